@@ -1,0 +1,65 @@
+"""Serve the chat page and the API: settings -> manager -> web."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from model.settings import Settings
+
+
+def main(argv: list[str]) -> int:
+    """Serve until told to end: 0 then, 1 when it cannot, 2 for wrong use."""
+    try:
+        from model.settings import read_settings
+        from model.types import LinlyError
+    except ModuleNotFoundError as error:
+        return _complain(_missing(error), 1)
+    try:
+        return run(read_settings(argv, os.environ))
+    except LinlyError as error:
+        return _complain(str(error), error.exit_status)
+    except ModuleNotFoundError as error:
+        return _complain(_missing(error), 1)
+
+
+def run(settings: Settings) -> int:
+    """Open the page at once and load the model behind it."""
+    from model.manager import ModelManager
+    from model.startup import check_early
+
+    check_early(settings)
+    from web import access, server, terminal
+
+    sock = server.bind(settings.server_name, settings.server_port)
+    manager = ModelManager(settings)
+    rules = access.decide(settings)
+    app = server.build_app(manager, rules)
+    port = sock.getsockname()[1]
+    terminal.greet(settings.server_name, port)
+    manager.start()
+    threading.Thread(target=terminal.follow_loading, args=(manager,), daemon=True).start()
+    if settings.share or settings.share_public:
+        told = (settings, rules, port)
+        threading.Thread(target=terminal.share_link, args=told, daemon=True).start()
+    server.serve(app, sock, on_end=manager.close)
+    return 0
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    return (
+        f"The Python package {error.name} is missing: run "
+        f"`{sys.executable} -m pip install -r requirements.txt`, or use `make run`."
+    )
+
+
+def _complain(sentence: str, status: int) -> int:
+    print(sentence, file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,46 @@
+"""What the manager may ask of an engine, whether it runs here or elsewhere."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from model.types import Emit, EngineRequest, EngineStatus
+
+
+class Engine(Protocol):
+    """Accepts requests from any thread and answers each through its `emit`.
+
+    `emit` is called on the engine's thread, must return at once and must not raise; its last
+    call carries a `finish_reason`.
+    """
+
+    name: str
+    device: str
+    context_length: int
+
+    def prepare(self, adapter: str) -> None:
+        """Make an adapter ready for use; may block while it loads.
+
+        Raises:
+            AdapterError: it cannot be used.
+        """
+        ...
+
+    def submit(self, request: EngineRequest, emit: Emit) -> None:
+        """Queue a request.
+
+        Raises:
+            BusyError: the queue is full.
+            EngineError: the engine has died or was closed.
+        """
+        ...
+
+    def abort(self, request_id: str) -> None:
+        """End a request within one token; unknown ids are ignored."""
+        ...
+
+    def status(self) -> EngineStatus: ...
+
+    def close(self) -> None:
+        """Abort everything and give the model back. Returns when the thread has ended."""
+        ...

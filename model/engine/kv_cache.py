@@ -1,0 +1,58 @@
+"""A sequence's keys and values, contiguous by layer, growing as the sequence does."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from model.layers.llama import LlamaShape
+
+GROWTH = 256  # positions; a chat turn grows its cache once or twice
+
+
+class SequenceCache:
+    """[layers, kv_heads, capacity, head_dim] of keys, and the same of values.
+
+    `length` positions are filled in every layer. While a forward runs, a layer may already hold
+    the positions that `advance` will count.
+    """
+
+    def __init__(self, shape: LlamaShape, dtype: torch.dtype, device: str) -> None:
+        self.length = 0
+        self._k = torch.empty(
+            shape.num_layers, shape.num_kv_heads, 0, shape.head_dim, dtype=dtype, device=device
+        )
+        self._v = torch.empty_like(self._k)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory in bytes, the unfilled part included."""
+        return self._k.nbytes + self._v.nbytes
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store `k` and `v` [new, kv_heads, head_dim] behind the filled positions of `layer`.
+
+        Returns:
+            All keys and values of the layer, views of [kv_heads, length + new, head_dim].
+        """
+        end = self.length + len(k)
+        if end > self._k.shape[2]:
+            self._grow(end)
+        self._k[layer, :, self.length : end] = k.transpose(0, 1)
+        self._v[layer, :, self.length : end] = v.transpose(0, 1)
+        return self._k[layer, :, :end], self._v[layer, :, :end]
+
+    def advance(self, new: int) -> None:
+        """Count `new` positions that every layer has stored."""
+        self.length += new
+
+    def _grow(self, needed: int) -> None:
+        capacity = -(-needed // GROWTH) * GROWTH
+        self._k = self._grown(self._k, capacity)
+        self._v = self._grown(self._v, capacity)
+
+    def _grown(self, old: Tensor, capacity: int) -> Tensor:
+        layers, heads, filled, head_dim = old.shape
+        new = old.new_empty(layers, heads, capacity, head_dim)
+        new[:, :, :filled] = old
+        return new

@@ -1,0 +1,202 @@
+"""Linear layers by device and quantisation, filled part by part while the weights arrive.
+
+A layer is made empty with its full shape and then filled by `put`, one checkpoint tensor at a
+time; several tensors may stand below each other in one layer (q, k and v share their input).
+Biases are kept in the activations' type whatever the quantisation.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+# Up to this many rows torch's fused int8 product is the faster one; above, unpacking the weights
+# once and multiplying in float32 is.
+FUSED_ROWS = 8
+QUANTIZE_ROWS = 4096
+
+
+class Linear(Protocol):
+    """y = x W^T + b, for `x` [rows, in_features]."""
+
+    in_features: int
+    out_features: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[rows, in_features] -> [rows, out_features], in the type of `x`."""
+        ...
+
+    def put(self, start: int, weight: Tensor) -> None:
+        """Take `weight` [n, in_features] as the output rows from `start` on."""
+        ...
+
+    def put_bias(self, start: int, bias: Tensor) -> None:
+        """Take `bias` [n] for the outputs from `start` on."""
+        ...
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """The weight's rows `ids` [n] -> [n, in_features]: the layer as an embedding."""
+        ...
+
+
+class _WithBias:
+    """The bias that all kinds share: none until a part of it arrives."""
+
+    def __init__(
+        self, in_features: int, out_features: int, dtype: torch.dtype, device: str
+    ) -> None:
+        self.in_features = in_features
+        self.out_features = out_features
+        self.dtype = dtype
+        self.device = device
+        self.bias: Tensor | None = None
+
+    def put_bias(self, start: int, bias: Tensor) -> None:
+        if self.bias is None:
+            self.bias = torch.zeros(self.out_features, dtype=self.dtype, device=self.device)
+        self.bias[start : start + len(bias)] = bias.to(self.bias)
+
+    def _biased(self, y: Tensor) -> Tensor:
+        return y if self.bias is None else y + self.bias
+
+
+class FloatLinear(_WithBias):
+    """Unquantised weights in the activations' type, on any device."""
+
+    def __init__(
+        self, in_features: int, out_features: int, dtype: torch.dtype, device: str
+    ) -> None:
+        super().__init__(in_features, out_features, dtype, device)
+        self.weight = torch.empty(out_features, in_features, dtype=dtype, device=device)
+
+    def put(self, start: int, weight: Tensor) -> None:
+        self.weight[start : start + len(weight)] = weight.to(self.weight)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight, self.bias)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        return functional.embedding(ids, self.weight)
+
+
+class Int8Linear(_WithBias):
+    """int8 weights with one float32 scale an output row, on the CPU.
+
+    Activations are never quantised: few rows go through torch's fused product in bfloat16, many
+    through float32 with the weights unpacked for the occasion.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, dtype: torch.dtype, device: str
+    ) -> None:
+        super().__init__(in_features, out_features, dtype, device)
+        self.weight = torch.empty(out_features, in_features, dtype=torch.int8)
+        self.scale = torch.empty(out_features, dtype=torch.float32)
+        self._scale16 = torch.empty(out_features, dtype=torch.bfloat16)
+
+    def put(self, start: int, weight: Tensor) -> None:
+        # In blocks: the float32 copies that quantising makes must not grow with the vocabulary.
+        for block in weight.split(QUANTIZE_ROWS):
+            stop = start + len(block)
+            self.weight[start:stop], self.scale[start:stop] = quantize_rows(block)
+            self._scale16[start:stop] = self.scale[start:stop]
+            start = stop
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if len(x) <= FUSED_ROWS:
+            # torch's own kernel behind its int8 weight-only quantisation; public only by name.
+            fused = torch._weight_int8pack_mm(x.bfloat16(), self.weight, self._scale16)
+            return self._biased(fused.to(x.dtype))
+        return self._biased(functional.linear(x, self.weight.to(x.dtype)) * self.scale)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        return self.weight[ids].to(self.dtype) * self.scale[ids, None]
+
+
+def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Symmetric int8 with one scale a row: absmax / 127.
+
+    [rows, columns] of any float type -> int8 [rows, columns], float32 [rows]. Zero rows get
+    scale 0.
+    """
+    weight = weight.float()
+    scale = weight.abs().amax(dim=1) / 127
+    inverse = torch.where(scale > 0, 1 / scale, 0)
+    return (weight * inverse[:, None]).round().to(torch.int8), scale
+
+
+class BitsAndBytesLinear(_WithBias):
+    """8-bit or 4-bit weights on CUDA, through bitsandbytes' own modules.
+
+    The parts are collected in the CPU's memory and quantised on the way to the GPU when the
+    last one has arrived.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, dtype: torch.dtype, device: str, bits: int
+    ) -> None:
+        super().__init__(in_features, out_features, dtype, device)
+        self._bits = bits
+        # LLM.int8 computes in float16 and logs a line a layer a token about any other type.
+        self._compute = torch.float16 if bits == 8 else dtype
+        self._parts: Tensor | None = torch.empty(out_features, in_features, dtype=self._compute)
+        self._missing = out_features
+        self._module: nn.Module | None = None
+
+    def put(self, start: int, weight: Tensor) -> None:
+        if self._parts is None:
+            raise RuntimeError("this layer has all of its weights already")
+        self._parts[start : start + len(weight)] = weight.to(self._compute)
+        self._missing -= len(weight)
+        if self._missing == 0:
+            self._module = self._quantize(self._parts)
+            self._parts = None
+
+    def _quantize(self, weight: Tensor) -> nn.Module:
+        import bitsandbytes as bnb
+
+        if self._bits == 8:
+            module = bnb.nn.Linear8bitLt(
+                self.in_features, self.out_features, bias=False, has_fp16_weights=False
+            )
+            module.weight = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+        else:
+            module = bnb.nn.Linear4bit(
+                self.in_features, self.out_features, bias=False,
+                compute_dtype=self._compute, quant_type="nf4",
+            )  # fmt: skip
+            module.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4")
+        return module.to(self.device)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._module is None:
+            raise RuntimeError(f"{self._missing} rows of this layer have no weights yet")
+        y: Tensor = self._module(x.to(self._compute))
+        return self._biased(y.to(x.dtype))
+
+    def rows(self, ids: Tensor) -> Tensor:  # noqa: ARG002 (the protocol's)
+        raise RuntimeError("embeddings are kept unquantised on CUDA")
+
+
+def make_linear(
+    in_features: int,
+    out_features: int,
+    *,
+    quantization: str,
+    dtype: torch.dtype,
+    device: str,
+    embedding: bool = False,
+) -> Linear:
+    """An empty layer of the kind that `device` and `quantization` ask for.
+
+    `embedding` marks the token embedding and the output head, which bitsandbytes leaves alone.
+    """
+    if quantization == "none" or (device != "cpu" and embedding):
+        return FloatLinear(in_features, out_features, dtype, device)
+    if device == "cpu":
+        return Int8Linear(in_features, out_features, dtype, device)
+    bits = 8 if quantization == "8bit" else 4
+    return BitsAndBytesLinear(in_features, out_features, dtype, device, bits)

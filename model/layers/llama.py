@@ -1,0 +1,224 @@
+"""The LLaMA forward (Touvron et al. 2023, https://arxiv.org/abs/2302.13971) over ragged batches.
+
+A batch is a run of rows: some sequences bring one row (decode), some a chunk (prefill). Linear
+layers see all rows at once; attention and adapters go sequence by sequence, group by group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from model.layers.attention import attend
+from model.layers.linear import Linear, make_linear
+from model.layers.lora import Lora, LoraRows, add_deltas
+from model.layers.rope import RotaryTable, rotate
+
+
+@dataclass(frozen=True)
+class LlamaShape:
+    """The sizes of a LLaMA, and what distinguishes its relatives by a flag."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    max_positions: int
+    tied_head: bool
+
+
+class KeyValues(Protocol):
+    """A sequence's keys and values, all layers."""
+
+    length: int
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store [new, kv_heads, head_dim] at `length`; all so far, [kv_heads, length + new, …]."""
+        ...
+
+    def advance(self, new: int) -> None:
+        """Every layer has stored `new` positions: count them."""
+        ...
+
+
+@dataclass(frozen=True)
+class Span:
+    """The part of a sequence that a forward computes: its next `tokens`, over its `cache`."""
+
+    tokens: Sequence[int]
+    cache: KeyValues
+    lora: Lora | None = None
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A batch laid out as rows."""
+
+    spans: Sequence[Span]
+    bounds: list[tuple[int, int]]
+    loras: list[LoraRows]
+    cos: Tensor
+    sin: Tensor
+
+
+class Packed:
+    """Linear layers that share their input, as one, with the adapters' deltas added to each."""
+
+    def __init__(self, layer: int, linear: Linear, names: Sequence[str], sizes: Sequence[int]):
+        self.layer = layer
+        self.linear = linear
+        edges = [0]
+        for size in sizes:
+            edges.append(edges[-1] + size)
+        self.parts = [(name, *edge) for name, edge in zip(names, pairwise(edges), strict=True)]
+
+    def __call__(self, x: Tensor, rows: _Rows) -> Tensor:
+        y = self.linear(x)
+        add_deltas(y, x, self.layer, self.parts, rows.loras)
+        return y
+
+
+class DecoderLayer:
+    """Attention and feed-forward, each behind a norm and added to the residual stream."""
+
+    def __init__(self, index: int, shape: LlamaShape, make: Callable[..., Linear]) -> None:
+        self.index = index
+        self.shape = shape
+        hidden, head, wide = shape.hidden_size, shape.head_dim, shape.intermediate_size
+        q, kv = shape.num_heads * head, shape.num_kv_heads * head
+        self.qkv = Packed(
+            index, make(hidden, q + 2 * kv), ("q_proj", "k_proj", "v_proj"), (q, kv, kv)
+        )
+        self.o = Packed(index, make(q, hidden), ("o_proj",), (hidden,))
+        self.gate_up = Packed(index, make(hidden, 2 * wide), ("gate_proj", "up_proj"), (wide, wide))
+        self.down = Packed(index, make(wide, hidden), ("down_proj",), (hidden,))
+        self.input_norm = torch.ones(hidden)
+        self.post_norm = torch.ones(hidden)
+
+    def __call__(self, x: Tensor, rows: _Rows) -> Tensor:
+        x = x + self._attention(rms_norm(x, self.input_norm, self.shape.rms_norm_eps), rows)
+        return x + self._feed_forward(rms_norm(x, self.post_norm, self.shape.rms_norm_eps), rows)
+
+    def _attention(self, x: Tensor, rows: _Rows) -> Tensor:
+        shape = self.shape
+        packed = self.qkv(x, rows).view(len(x), -1, shape.head_dim)
+        q, k, v = packed.split([shape.num_heads, shape.num_kv_heads, shape.num_kv_heads], dim=1)
+        q, k = rotate(q, rows.cos, rows.sin), rotate(k, rows.cos, rows.sin)
+        out = []
+        for span, (start, stop) in zip(rows.spans, rows.bounds, strict=True):
+            keys, values = span.cache.append(self.index, k[start:stop], v[start:stop])
+            out.append(attend(q[start:stop], keys, values))
+        return self.o(torch.cat(out), rows)
+
+    def _feed_forward(self, x: Tensor, rows: _Rows) -> Tensor:
+        gate, up = self.gate_up(x, rows).chunk(2, dim=-1)
+        return self.down(functional.silu(gate) * up, rows)
+
+
+class Llama:
+    """A LLaMA-family model. Made empty; `model.loading` fills it.
+
+    Args:
+        shape: the sizes.
+        dtype: type of the activations.
+        device: "cpu" or "cuda".
+        quantization: "8bit", "4bit" or "none", for the linear layers.
+        inv_freq, rope_scaling: see `RotaryTable`.
+        context_length: positions to serve, in tokens.
+    """
+
+    def __init__(
+        self,
+        shape: LlamaShape,
+        *,
+        dtype: torch.dtype,
+        device: str,
+        quantization: str,
+        inv_freq: Tensor,
+        rope_scaling: float,
+        context_length: int,
+    ) -> None:
+        self.shape = shape
+        self.dtype = dtype
+        self.device = device
+        self.context_length = context_length
+
+        def make(in_features: int, out_features: int, embedding: bool = False) -> Linear:
+            return make_linear(
+                in_features, out_features, quantization=quantization,
+                dtype=dtype, device=device, embedding=embedding,
+            )  # fmt: skip
+
+        self.embed_tokens = make(shape.hidden_size, shape.vocab_size, embedding=True)
+        self.layers = [DecoderLayer(i, shape, make) for i in range(shape.num_layers)]
+        self.norm = torch.ones(shape.hidden_size)
+        self.lm_head = self.embed_tokens
+        if not shape.tied_head:
+            self.lm_head = make(shape.hidden_size, shape.vocab_size, embedding=True)
+        self._rope = RotaryTable(inv_freq.to(device), rope_scaling, context_length)
+
+    @torch.inference_mode()
+    def forward(self, spans: Sequence[Span]) -> Tensor:
+        """Advance every span's cache by its tokens.
+
+        Spans with the same adapter and scale should stand together: each run of them is one
+        group of rows.
+
+        Returns:
+            Logits after the last token of each span, float32 [spans, vocab_size].
+        """
+        rows = self._lay_out(spans)
+        ids = torch.tensor([t for span in spans for t in span.tokens], device=self.device)
+        x = self.embed_tokens.rows(ids).to(self.dtype)
+        for layer in self.layers:
+            x = layer(x, rows)
+        for span in spans:
+            span.cache.advance(len(span.tokens))
+        last = torch.tensor([stop - 1 for _, stop in rows.bounds], device=self.device)
+        x = rms_norm(x[last], self.norm, self.shape.rms_norm_eps)
+        return self.lm_head(x).float()
+
+    def _lay_out(self, spans: Sequence[Span]) -> _Rows:
+        bounds: list[tuple[int, int]] = []
+        positions: list[int] = []
+        start = 0
+        for span in spans:
+            count = len(span.tokens)
+            bounds.append((start, start + count))
+            positions.extend(range(span.cache.length, span.cache.length + count))
+            start += count
+        cos, sin = self._rope.at(torch.tensor(positions, device=self.device), self.dtype)
+        return _Rows(spans, bounds, _group_loras(spans, bounds), cos, sin)
+
+
+def _group_loras(spans: Sequence[Span], bounds: Sequence[tuple[int, int]]) -> list[LoraRows]:
+    """Neighbouring spans with the same adapter and scale as one group of rows."""
+    groups: list[LoraRows] = []
+    for span, (start, stop) in zip(spans, bounds, strict=True):
+        if span.lora is None or span.scale == 0:
+            continue
+        last = groups[-1] if groups else None
+        joins = last and last.lora is span.lora and last.scale == span.scale and last.stop == start
+        if last and joins:
+            groups[-1] = LoraRows(last.start, stop, span.lora, span.scale)
+        else:
+            groups.append(LoraRows(start, stop, span.lora, span.scale))
+    return groups
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Root-mean-square norm (Zhang and Sennrich 2019) over the last axis, computed in float32."""
+    wide = x.float()
+    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    return weight * wide.to(x.dtype)

@@ -1,0 +1,284 @@
+"""ModelManager, the one door to the model: load, adapters, chat, status.
+
+It owns no tensor: the engine's thread does. Every method may be called from any thread, and the
+streams from any event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+
+from model.adapters import Adapter
+from model.engine.base import Engine
+from model.prompt import Prompt, PromptTemplate, encode_chat
+from model.settings import Settings
+from model.startup import Report, Serving, base_name, load_local
+from model.tokenizer import IncrementalDetokenizer, Run
+from model.types import (
+    ChatRequest,
+    CompletionRequest,
+    Delta,
+    EngineRequest,
+    EngineStatus,
+    LinlyError,
+    NotReadyError,
+    Phase,
+    PromptTooLongError,
+    RequestError,
+    Status,
+)
+
+MOST_SCALE = 8.0  # beyond it an adapter's update only makes noise
+REPLY_SHARE = 4  # when old turns are dropped, at most one in this many tokens is kept for the reply
+# How the phases share the progress bar: (where the phase begins, how much of it there is).
+SHARES = {
+    Phase.STARTING: (0.0, 0.0),
+    Phase.FETCHING: (0.02, 0.0),
+    Phase.CONVERTING: (0.2, 0.0),
+    Phase.READING: (0.5, 0.45),
+    Phase.READY: (1.0, 0.0),
+    Phase.FAILED: (0.0, 0.0),
+}
+
+log = logging.getLogger(__name__)
+
+Load = Callable[[Settings, Report], Serving]
+
+
+@dataclass(frozen=True)
+class _State:
+    """Replaced as a whole, so that readers need no lock."""
+
+    phase: Phase = Phase.STARTING
+    progress: float = 0.0
+    serving: Serving | None = None
+    error: str | None = None
+
+
+class ModelManager:
+    """Loads a base in the background and answers chats with it.
+
+    Args:
+        settings: what to load.
+        load: does the loading; tests pass their own.
+    """
+
+    def __init__(self, settings: Settings, load: Load = load_local) -> None:
+        self._settings = settings
+        self._load = load
+        self._state = _State()
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def start(self) -> None:
+        """Begin to load; returns at once."""
+        threading.Thread(target=self._load_in_background, name="loading", daemon=True).start()
+
+    def _load_in_background(self) -> None:
+        try:
+            serving = self._load(self._settings, self._report)
+        except LinlyError as error:
+            self._set(_State(Phase.FAILED, error=str(error)))
+        except MemoryError:
+            message = "There is not enough memory to load this model. Try --quantization 8bit."
+            self._set(_State(Phase.FAILED, error=message))
+        except Exception as error:
+            log.exception("loading failed")
+            self._set(_State(Phase.FAILED, error=f"Loading failed: {error}"))
+        else:
+            self._set(_State(Phase.READY, 1.0, serving))
+            if self._closed:  # close() came first and found nothing to close
+                serving.engine.close()
+
+    def _report(self, phase: Phase, share: float) -> None:
+        start, length = SHARES[phase]
+        self._set(_State(phase, start + length * share))
+
+    def _set(self, state: _State) -> None:
+        with self._changed:
+            self._state = state
+            self._changed.notify_all()
+
+    def wait(self, timeout: float | None = None) -> Status:
+        """Block until the model is ready or has failed, or for `timeout` seconds."""
+        ended = (Phase.READY, Phase.FAILED)
+        with self._changed:
+            self._changed.wait_for(lambda: self._state.phase in ended, timeout)
+        return self.status()
+
+    def status(self) -> Status:
+        """What the model is doing. Never blocks."""
+        state = self._state
+        engine = state.serving.engine if state.serving else None
+        work = engine.status() if engine else EngineStatus()
+        return Status(
+            phase=Phase.FAILED if work.error else state.phase,
+            progress=state.progress,
+            base_model=base_name(self._settings),
+            engine=engine.name if engine else "local",
+            device=engine.device if engine else self._settings.device,
+            quantization=self._settings.quantization,
+            running=work.running,
+            waiting=work.waiting,
+            error=state.error or work.error,
+        )
+
+    def adapters(self) -> list[Adapter]:
+        """Every adapter folder, the broken ones too; none while the model loads."""
+        serving = self._state.serving
+        return serving.registry.scan() if serving else []
+
+    def templates(self) -> list[PromptTemplate]:
+        """The prompt templates that a chat may ask for; none while the model loads."""
+        serving = self._state.serving
+        return list(serving.templates.values()) if serving else []
+
+    @property
+    def tuned(self) -> bool:
+        """Whether the base has a chat template of its own; without one it chats badly."""
+        serving = self._state.serving
+        return serving.tuned if serving else True
+
+    def chat(self, request: ChatRequest) -> AsyncIterator[Delta]:
+        """Answer `request.messages`. Closing the iterator ends the reply within one token.
+
+        Raises (from the iterator):
+            NotReadyError, UnknownModelError, AdapterError, RequestError, PromptTooLongError,
+            BusyError, EngineError
+        """
+        serving = self._serving()
+        if not request.messages:
+            raise RequestError("There are no messages to answer")
+        adapter = serving.registry.get(request.adapter) if request.adapter else None
+        template = _template(serving, request.template or (adapter.template if adapter else None))
+        reserved = _reserved(request, serving.engine)
+        room = serving.engine.context_length - reserved
+        prompt = encode_chat(
+            request.messages, template, serving.tokenizer, room, request.drop_oldest
+        )
+        sampling = request.sampling
+        stops = replace(sampling, stop=(*sampling.stop, *template.stop))
+        request = replace(request, sampling=stops)
+        return self._stream(serving, request, prompt, adapter)
+
+    def complete(self, request: CompletionRequest) -> AsyncIterator[Delta]:
+        """Continue `request.prompt` as it stands. Closing the iterator ends the reply."""
+        serving = self._serving()
+        adapter = serving.registry.get(request.adapter) if request.adapter else None
+        ids = _completion_ids(request, serving)
+        return self._stream(serving, request, Prompt(ids), adapter)
+
+    def abort(self, request_id: str) -> None:
+        """End a reply within one token; its stream then closes with finish_reason `abort`."""
+        if self._state.serving:
+            self._state.serving.engine.abort(request_id)
+
+    def close(self) -> None:
+        """End every reply and the engine's thread."""
+        self._closed = True
+        if self._state.serving:
+            self._state.serving.engine.close()
+
+    def _serving(self) -> Serving:
+        state = self._state
+        if state.serving is None:
+            if state.error:
+                raise NotReadyError(f"The model could not be loaded: {state.error}")
+            raise NotReadyError("The model is still loading", "Try again in a moment.")
+        return state.serving
+
+    async def _stream(
+        self,
+        serving: Serving,
+        request: ChatRequest | CompletionRequest,
+        prompt: Prompt,
+        adapter: Adapter | None,
+    ) -> AsyncIterator[Delta]:
+        if not 0 <= request.adapter_scale <= MOST_SCALE:
+            raise RequestError(f"adapter_scale must be between 0 and {MOST_SCALE:g}")
+        if adapter:
+            await asyncio.to_thread(serving.engine.prepare, adapter.name)
+        if prompt.dropped:
+            yield Delta(dropped=prompt.dropped)
+        async for delta in _run(serving.engine, _engine_request(serving, request, prompt)):
+            if delta.stats and adapter:
+                stats = replace(delta.stats, adapter=adapter.name, adapter_digest=adapter.digest)
+                delta = replace(delta, stats=stats)
+            yield delta
+
+
+async def _run(engine: Engine, request: EngineRequest) -> AsyncIterator[Delta]:
+    """Submit, and carry what the engine's thread emits over to this event loop."""
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[Delta] = asyncio.Queue()
+
+    def emit(delta: Delta) -> None:
+        try:
+            loop.call_soon_threadsafe(queue.put_nowait, delta)
+        except RuntimeError:  # the loop is gone, and so is whoever listened
+            engine.abort(request.id)
+
+    engine.submit(request, emit)
+    try:
+        while True:
+            delta = await queue.get()
+            yield delta
+            if delta.finish_reason:
+                return
+    finally:
+        engine.abort(request.id)
+
+
+def _engine_request(
+    serving: Serving, request: ChatRequest | CompletionRequest, prompt: Prompt
+) -> EngineRequest:
+    left = serving.engine.context_length - len(prompt.ids)
+    most = min(request.sampling.max_tokens or left, left)
+    tokenizer = serving.tokenizer
+    return EngineRequest(
+        id=request.id,
+        prompt_ids=prompt.ids,
+        sampling=replace(request.sampling, max_tokens=most),
+        eos_ids=serving.eos_ids,
+        detokenizer=IncrementalDetokenizer(tokenizer.decode, tokenizer.piece, prompt.ids),
+        adapter=request.adapter,
+        adapter_scale=request.adapter_scale,
+    )
+
+
+def _template(serving: Serving, name: str | None) -> PromptTemplate:
+    name = name or serving.default_template
+    if name not in serving.templates:
+        known = ", ".join(serving.templates)
+        raise RequestError(f"There is no prompt template {name!r}", f"There are: {known}.")
+    return serving.templates[name]
+
+
+def _reserved(request: ChatRequest, engine: Engine) -> int:
+    """Tokens to keep free for the reply: what was asked for while turns may go, else just one."""
+    if not request.drop_oldest:
+        return 1
+    most = engine.context_length // REPLY_SHARE
+    return min(request.sampling.max_tokens or most, most)
+
+
+def _completion_ids(request: CompletionRequest, serving: Serving) -> tuple[int, ...]:
+    tokenizer, context = serving.tokenizer, serving.engine.context_length
+    if isinstance(request.prompt, str):
+        ids = (*tokenizer.prefix_ids, *tokenizer.encode([Run(request.prompt)]))
+    else:
+        ids = request.prompt
+    if not ids:
+        raise RequestError("The prompt is empty")
+    if not all(0 <= i < tokenizer.pieces for i in ids):
+        raise RequestError(f"A token id lies outside of 0 to {tokenizer.pieces - 1}")
+    if len(ids) >= context:
+        raise PromptTooLongError(
+            f"The prompt is {len(ids)} tokens long and there is room for {context - 1}",
+            "Shorten it or raise --context_length.",
+        )
+    return ids

@@ -1,0 +1,214 @@
+"""The only renderer: messages and a template to token ids, for replies and for training.
+
+A template is Jinja, as transformers' chat templates are; the project's own lie in `prompts/` as
+TOML. What people and models said is carried through the template between markers, so that the
+tokenizer can tell it from the template's own text: a typed `<|im_end|>` stays text.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import NoReturn
+
+from jinja2 import Template, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from model.tokenizer import Run, Tokenizer
+from model.types import (
+    Dropped,
+    LinlyError,
+    Message,
+    PromptTooLongError,
+    RequestError,
+    SettingsError,
+)
+
+# Unicode noncharacters: never part of text that is exchanged, so nobody's text is lost with them.
+SAID, REPLIED, END = "\ufdd0", "\ufdd1", "\ufdd2"
+MARKED = re.compile(f"([{SAID}{REPLIED}])(.*?){END}", re.DOTALL)
+NO_MARKERS = str.maketrans("", "", SAID + REPLIED + END)
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """A way to write a chat down for a model.
+
+    `source` is Jinja over `messages`, `add_generation_prompt`, `bos_token` and `eos_token`; a
+    reply ends at any of the strings `stop`.
+    """
+
+    name: str
+    source: str
+    description: str = ""
+    stop: tuple[str, ...] = ()
+
+    @cached_property
+    def _compiled(self) -> Template:
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.globals["raise_exception"] = _raise
+        return environment.from_string(self.source)
+
+    def render(
+        self, messages: Sequence[Message], tokenizer: Tokenizer, reply_follows: bool = True
+    ) -> list[Run]:
+        """The chat as runs of text; with `reply_follows` it ends where the reply begins.
+
+        Raises:
+            RequestError: the template cannot write these messages.
+        """
+        try:
+            text = self._compiled.render(
+                messages=[_marked(message) for message in messages],
+                add_generation_prompt=reply_follows,
+                bos_token=tokenizer.bos or "",
+                eos_token=tokenizer.eos or "",
+            )
+        except TemplateError as error:
+            raise RequestError(
+                f"The prompt template {self.name!r} cannot write this chat: {error}",
+                "Choose another template or change the order of the messages.",
+            ) from error
+        return _unmarked(text)
+
+
+def _raise(message: str) -> NoReturn:
+    raise TemplateError(message)
+
+
+def _marked(message: Message) -> dict[str, str]:
+    """The message for a template. Outer space stays outside, where `trim` can reach it."""
+    text = message.content.translate(NO_MARKERS)
+    core = text.strip()
+    lead, _, trail = text.partition(core) if core else (text, "", "")
+    begin = REPLIED if message.role == "assistant" else SAID
+    return {"role": message.role, "content": f"{lead}{begin}{core}{END}{trail}"}
+
+
+def _unmarked(text: str) -> list[Run]:
+    runs, at = [], 0
+    for match in MARKED.finditer(text):
+        runs.append(Run(text[at : match.start()]))
+        runs.append(Run(match.group(2), control=False, reply=match.group(1) == REPLIED))
+        at = match.end()
+    runs.append(Run(text[at:]))
+    return [run for run in runs if run.text]
+
+
+def load_templates(folder: Path) -> dict[str, PromptTemplate]:
+    """The templates `<name>.toml` of a folder by name.
+
+    Raises:
+        SettingsError: one of them cannot be read.
+    """
+    return {path.stem: _read_template(path) for path in sorted(folder.glob("*.toml"))}
+
+
+def _read_template(path: Path) -> PromptTemplate:
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        template = PromptTemplate(
+            path.stem, data["template"], data.get("description", ""), tuple(data.get("stop", ()))
+        )
+        _ = template._compiled
+    except (OSError, ValueError, KeyError, TemplateError) as error:
+        raise SettingsError(
+            f"The prompt template {path} cannot be read: {error}", "Mend or remove the file."
+        ) from error
+    return template
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids to continue, and what was left out to make them fit."""
+
+    ids: tuple[int, ...]
+    dropped: Dropped | None = None
+
+
+def encode_chat(
+    messages: Sequence[Message],
+    template: PromptTemplate,
+    tokenizer: Tokenizer,
+    room: int,
+    drop_oldest: bool = False,
+) -> Prompt:
+    """Render a chat into at most `room` tokens.
+
+    With `drop_oldest`, whole turns go, oldest first; never the system prompt or the last message.
+
+    Raises:
+        PromptTooLongError: it does not fit, or even the question alone does not.
+    """
+
+    def ids_of(kept: Sequence[Message]) -> list[int]:
+        return tokenizer.encode(template.render(kept, tokenizer))
+
+    whole = ids_of(messages)
+    if len(whole) <= room:
+        return Prompt(tuple(whole))
+    if not drop_oldest:
+        raise _too_long("The chat", len(whole), room)
+    system = [m for m in messages[:1] if m.role == "system"]
+    for start in _later_questions(messages, len(system)):
+        kept = [*system, *messages[start:]]
+        ids = ids_of(kept)
+        if len(ids) <= room:
+            dropped = Dropped(len(messages) - len(kept), len(whole) - len(ids))
+            return Prompt(tuple(ids), dropped)
+    alone = ids_of([*system, messages[-1]])
+    raise _too_long("The question alone", len(alone), room)
+
+
+def _later_questions(messages: Sequence[Message], first: int) -> list[int]:
+    """Where a shortened chat may begin: at a user's message behind the first one."""
+    return [i for i in range(first + 1, len(messages)) if messages[i].role == "user"]
+
+
+def _too_long(what: str, tokens: int, room: int) -> LinlyError:
+    return PromptTooLongError(
+        f"{what} is {tokens} tokens long and there is room for {room}",
+        "Shorten it, start a new chat, or raise --context_length.",
+    )
+
+
+def encode_training(
+    messages: Sequence[Message], template: PromptTemplate, tokenizer: Tokenizer
+) -> tuple[list[int], list[bool]]:
+    """A chat with its replies as token ids, and which of them are to be learned.
+
+    Learned are the replies and the token that ends each: the template's own, where a control
+    token follows the reply, else the tokenizer's eos, which is then put in.
+    """
+    ids: list[int] = []
+    learned: list[bool] = []
+    after_reply = False
+    for is_reply, runs in _segments(template.render(messages, tokenizer, reply_follows=False)):
+        new = tokenizer.encode(runs)
+        ended = after_reply and tokenizer.is_control(new[0])
+        if after_reply and not ended:
+            ids += _eos(tokenizer)
+            learned += [True] * len(_eos(tokenizer))
+        ids += new
+        learned += [ended or is_reply, *[is_reply] * (len(new) - 1)]
+        after_reply = is_reply
+    if after_reply:
+        ids += _eos(tokenizer)
+        learned += [True] * len(_eos(tokenizer))
+    return ids, learned
+
+
+def _segments(runs: Sequence[Run]) -> list[tuple[bool, list[Run]]]:
+    """Runs grouped into replies and what stands between them."""
+    return [(reply, list(group)) for reply, group in groupby(runs, key=lambda run: run.reply)]
+
+
+def _eos(tokenizer: Tokenizer) -> list[int]:
+    return [] if tokenizer.eos_id is None else [tokenizer.eos_id]

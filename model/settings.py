@@ -1,0 +1,258 @@
+"""One frozen Settings, and the only reader of flags and environment.
+
+Every flag `--some_name` can be written `--some-name` and can come from the environment as
+`LINLY_SOME_NAME`; a flag wins over the environment, the environment over the default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from platformdirs import user_cache_path, user_data_path
+
+from model.types import SettingsError
+
+EMBEDDED_DEFAULT = "smollm2-135m-instruct"
+APP_NAME = "linly-chat"
+TRUE_WORDS = {"1", "true", "yes", "on"}
+FALSE_WORDS = {"", "0", "false", "no", "off"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the program was told. Sizes are in tokens, `server_port` 0 means any free port."""
+
+    base_model: str = EMBEDDED_DEFAULT
+    adapters_dir: Path = Path("adapters")
+    prompts_dir: Path = Path("prompts")
+    quantization: str = "8bit"
+    server_name: str = "127.0.0.1"
+    server_port: int = 7860
+    share: bool = False
+    share_public: bool = False
+    auth: str | None = None
+    api_key: str | None = None
+    max_sequences: int = 16
+    context_length: int | None = None
+    data_dir: Path = Path()
+    device: str = "auto"
+    cache_dir: Path = Path()
+
+    @property
+    def credentials(self) -> tuple[str, str] | None:
+        """User and password of `--auth`, or None."""
+        if self.auth is None:
+            return None
+        user, _, password = self.auth.partition(":")
+        return user, password
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one SettingsError instead of usage and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        message = message.removeprefix("argument ")
+        raise SettingsError(message[:1].upper() + message[1:], "See --help.")
+
+
+def read_settings(
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    checkout: Path | None = None,
+) -> Settings:
+    """Read `argv` (without the program's name) over `environ`.
+
+    `checkout` is where a folder `Open-Linly-13b` is looked for; the current folder by default.
+
+    Raises:
+        SettingsError: a flag or a value is wrong, in one sentence.
+    """
+    parser = build_parser()
+    words = [_underscored(word) for word in argv]
+    known, unknown = parser.parse_known_args(words)
+    if unknown:
+        raise SettingsError(*_unknown_flag(unknown[0], parser))
+    given = {key: value for key, value in vars(known).items() if value is not None}
+    from_environment = _read_environment(environ, parser)
+    merged = {**_defaults(checkout or Path.cwd()), **from_environment, **given}
+    settings = Settings(**merged)
+    _check(settings, explicit={*from_environment, *given})
+    return settings
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags of `app.py`, with their help. No default here: see `_defaults`."""
+    parser = _Parser(
+        prog="app.py",
+        description="Chat in a browser with a LLaMA-family model and its LoRA adapters.",
+        epilog="Every flag can come from the environment: --server_port as LINLY_SERVER_PORT.",
+        argument_default=None,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add(
+        "--base_model",
+        metavar="MODEL",
+        help="a model folder, a name in models/, a hub id, or "
+        f"{EMBEDDED_DEFAULT} (default: Open-Linly-13b if that folder is there, else the latter)",
+    )
+    add(
+        "--adapters_dir",
+        type=Path,
+        metavar="DIR",
+        help="a folder of PEFT LoRA adapter folders (default: adapters)",
+    )
+    add("--prompts_dir", type=Path, metavar="DIR", help="prompt templates (default: prompts)")
+    add(
+        "--quantization",
+        choices=["8bit", "4bit", "none"],
+        help="weights of the base: 8bit "
+        "(default), 4bit (needs a CUDA GPU), none (float32 on the CPU, 16 bits on CUDA)",
+    )
+    add(
+        "--server_name",
+        metavar="ADDRESS",
+        help="address to listen on (default: 127.0.0.1; 0.0.0.0 for every one)",
+    )
+    add("--server_port", type=_port, metavar="PORT", help="port (default: 7860; 0: any free one)")
+    add(
+        "--share",
+        action="store_true",
+        default=None,
+        help="print a temporary public link and the passphrase that its visitors must enter",
+    )
+    add(
+        "--share_public",
+        action="store_true",
+        default=None,
+        help="a public link with no passphrase: whoever has it can chat",
+    )
+    add("--auth", type=_user_and_password, metavar="USER:PASSWORD", help="ask visitors for these")
+    add("--api_key", metavar="KEY", help="the key that /v1 asks for (Authorization: Bearer KEY)")
+    add(
+        "--max_sequences",
+        type=_positive,
+        metavar="N",
+        help="replies made at the same time (default: 16); more wait in a queue",
+    )
+    add(
+        "--context_length",
+        type=_positive,
+        metavar="TOKENS",
+        help="longest prompt with its reply (default: what the model was trained for)",
+    )
+    add(
+        "--data_dir",
+        type=Path,
+        metavar="DIR",
+        help="where chats are kept (default: your data folder)",
+    )
+    add("--device", choices=["auto", "cpu", "cuda"], help="where the model runs (default: auto)")
+    add(
+        "--cache_dir",
+        type=Path,
+        metavar="DIR",
+        help="where the embedded default model is kept (default: your cache folder)",
+    )
+    return parser
+
+
+def _defaults(checkout: Path) -> dict[str, Any]:
+    return {
+        "base_model": default_base_model(checkout),
+        "cache_dir": user_cache_path(APP_NAME),
+        "data_dir": user_data_path(APP_NAME),
+    }
+
+
+def default_base_model(checkout: Path) -> str:
+    """Open-Linly-13b where somebody put it, else the embedded default."""
+    for folder in (checkout / "Open-Linly-13b", checkout / "models" / "Open-Linly-13b"):
+        if folder.is_dir():
+            return str(folder)
+    return EMBEDDED_DEFAULT
+
+
+def _underscored(word: str) -> str:
+    """`--server-port=1` as `--server_port=1`; values and short words stay as they are."""
+    if not word.startswith("--"):
+        return word
+    flag, equals, value = word.partition("=")
+    return "--" + flag[2:].replace("-", "_") + equals + value
+
+
+def _unknown_flag(word: str, parser: argparse.ArgumentParser) -> tuple[str, str]:
+    flags = [option for action in parser._actions for option in action.option_strings]
+    close = difflib.get_close_matches(word.partition("=")[0], flags, n=1)
+    remedy = f"Did you mean {close[0]}?" if close else "See --help."
+    return f"There is no flag {word}", remedy
+
+
+def _read_environment(
+    environ: Mapping[str, str], parser: argparse.ArgumentParser
+) -> dict[str, Any]:
+    """Each `LINLY_<FLAG>` parsed as its flag would be."""
+    found: dict[str, Any] = {}
+    for name in (f.name for f in fields(Settings)):
+        variable = f"LINLY_{name.upper()}"
+        if variable not in environ:
+            continue
+        text = environ[variable]
+        if name in ("share", "share_public"):
+            found[name] = _truth(variable, text)
+            continue
+        try:
+            found[name] = getattr(parser.parse_args([f"--{name}={text}"]), name)
+        except SettingsError as error:
+            raise SettingsError(f"{variable}: {error.message}", error.remedy) from error
+    return found
+
+
+def _truth(variable: str, text: str) -> bool:
+    if text.lower() in TRUE_WORDS:
+        return True
+    if text.lower() in FALSE_WORDS:
+        return False
+    raise SettingsError(f"{variable} is {text!r}", "Set it to 1 or 0.")
+
+
+def _check(settings: Settings, explicit: set[str]) -> None:
+    """What no single flag can tell."""
+    if settings.share and settings.share_public:
+        raise SettingsError("--share and --share_public exclude each other", "Pass one of them.")
+    if settings.share_public and settings.auth:
+        raise SettingsError(
+            "--share_public means no password, yet --auth sets one", "Use --share with --auth."
+        )
+    for name in ("adapters_dir", "prompts_dir"):
+        folder: Path = getattr(settings, name)
+        if name in explicit and not folder.is_dir():
+            raise SettingsError(
+                f"--{name}: there is no folder {folder}", "Create it or mend the path."
+            )
+    if settings.context_length is not None and settings.context_length < 16:
+        raise SettingsError("--context_length is below 16 tokens", "Leave it out, or raise it.")
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: a number from 0 to 65535")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _user_and_password(text: str) -> str:
+    user, colon, password = text.partition(":")
+    if not (user and colon and password):
+        raise argparse.ArgumentTypeError("expected user:password, both of them not empty")
+    return text

@@ -1,0 +1,141 @@
+"""From settings to something that serves: find the base, read it, start the local engine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.adapters import AdapterRegistry
+from model.embedded import ensure_embedded
+from model.engine.base import Engine
+from model.folder import ModelFolder, load_tokenizer, read_model_folder
+from model.prompt import PromptTemplate, load_templates
+from model.settings import EMBEDDED_DEFAULT, Settings
+from model.tokenizer import Tokenizer
+from model.types import ModelFolderError, Phase
+
+OWN_TEMPLATE = "model"  # the name under which the model's own chat template is listed
+HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
+HUB_FILES = ["*.json", "*.safetensors", "*.bin", "*.model", "*.jinja"]
+
+Report = Callable[[Phase, float], None]
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A base that can be talked to. `tuned` tells whether it has a chat template of its own."""
+
+    name: str
+    engine: Engine
+    tokenizer: Tokenizer
+    eos_ids: frozenset[int]
+    registry: AdapterRegistry
+    templates: Mapping[str, PromptTemplate]
+    default_template: str
+
+    @property
+    def tuned(self) -> bool:
+        return self.default_template == OWN_TEMPLATE
+
+
+def base_name(settings: Settings) -> str:
+    """What the base is called towards clients: never a path."""
+    return Path(settings.base_model).name
+
+
+def check_early(settings: Settings) -> None:
+    """What can be said about the settings in a moment, before anything is loaded or served.
+
+    Raises:
+        LinlyError: the base or the templates cannot be used.
+    """
+    load_templates(settings.prompts_dir)
+    if settings.base_model != EMBEDDED_DEFAULT and not _is_hub_id(settings.base_model):
+        read_model_folder(_local_folder(settings.base_model))
+
+
+def load_local(settings: Settings, report: Report) -> Serving:
+    """Load the base and start the engine on this machine. Takes seconds to minutes.
+
+    Raises:
+        LinlyError: it cannot be done, in one sentence.
+    """
+    report(Phase.STARTING, 0.0)
+    path = find_base(settings, report)
+    folder = read_model_folder(path)
+    tokenizer = load_tokenizer(folder)
+    templates, default = known_templates(folder, settings)
+
+    # These import torch, which takes seconds: the page is up by now.
+    from model.engine.local import LocalEngine
+    from model.loading import load_model, resolve_device
+
+    model = load_model(
+        folder,
+        quantization=settings.quantization,
+        device=resolve_device(settings.device, settings.quantization),
+        context_length=settings.context_length,
+        progress=lambda share: report(Phase.READING, share),
+    )
+    registry = AdapterRegistry(settings.adapters_dir, model.shape, templates)
+    registry.scan()
+    engine = LocalEngine(
+        model,
+        tokenizer.pieces,
+        lambda name: registry.load(name, model.dtype, model.device),
+        settings.max_sequences,
+    )
+    eos_ids = folder.eos_ids | ({tokenizer.eos_id} if tokenizer.eos_id is not None else set())
+    return Serving(base_name(settings), engine, tokenizer, eos_ids, registry, templates, default)
+
+
+def find_base(settings: Settings, report: Report) -> Path:
+    if settings.base_model == EMBEDDED_DEFAULT:
+        return ensure_embedded(settings.cache_dir, report)
+    if _is_hub_id(settings.base_model):
+        return _download(settings.base_model, report)
+    return _local_folder(settings.base_model)
+
+
+def _local_folder(name: str) -> Path:
+    """`name` as a path, or a folder of that name in models/."""
+    in_models = Path("models") / name
+    return in_models if not Path(name).is_dir() and in_models.is_dir() else Path(name)
+
+
+def _is_hub_id(name: str) -> bool:
+    """`org/name`, unless there is such a folder here, or at least the one above it."""
+    return bool(HUB_ID.match(name)) and not Path(name).parent.is_dir()
+
+
+def _download(repo: str, report: Report) -> Path:
+    from huggingface_hub import snapshot_download
+
+    report(Phase.FETCHING, 0.0)
+    try:
+        return Path(snapshot_download(repo, allow_patterns=HUB_FILES))
+    except Exception as error:  # the hub client, its HTTP library and the disk each have their own
+        said = str(error).splitlines() or [type(error).__name__]
+        raise ModelFolderError(
+            f"{repo} is no folder here and could not be downloaded from the hub: {said[0]}",
+            "Check the spelling and the network, or pass a local folder.",
+        ) from error
+
+
+def known_templates(
+    folder: ModelFolder, settings: Settings
+) -> tuple[dict[str, PromptTemplate], str]:
+    """All templates by name, and which of them this base speaks."""
+    templates = load_templates(settings.prompts_dir)
+    if folder.chat_template is not None:
+        own = PromptTemplate(OWN_TEMPLATE, folder.chat_template, "The model's own")
+        return {OWN_TEMPLATE: own, **templates}, OWN_TEMPLATE
+    if not templates:
+        raise ModelFolderError(
+            f"{folder.path} has no chat template and {settings.prompts_dir} has none either",
+            "Pass --prompts_dir with the project's prompts folder.",
+        )
+    looks_like = "chinese-alpaca" if "alpaca" in folder.name.lower() else "linly"
+    return templates, looks_like if looks_like in templates else next(iter(templates))

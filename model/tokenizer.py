@@ -1,0 +1,233 @@
+"""One interface over tokenizer.json (the tokenizers library) and SentencePiece.
+
+`encode` takes runs: text that may hold control tokens (from a template) and text that must not
+(from a person). What a person types is never parsed for control tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from model.types import ModelFolderError
+
+REPLACEMENT = "�"
+CONTEXT_TOKENS = 6  # of the prompt, so that the first piece is decoded as it stands in the text
+MOST_HELD = 8  # tokens; no character takes more, so beyond it the bytes are not going to be text
+
+
+@dataclass(frozen=True)
+class Run:
+    """A piece of a prompt. Control tokens are recognised only where `control` is True.
+
+    `reply` marks what an assistant said: the part that training learns.
+    """
+
+    text: str
+    control: bool = True
+    reply: bool = False
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back."""
+
+    pieces: int  # ids below this have text
+    bos: str | None  # the control tokens' texts; None where the tokenizer has none
+    eos: str | None
+    eos_id: int | None
+    prefix_ids: tuple[int, ...]  # what the model expects before any text: bos, or nothing
+
+    def encode(self, runs: Sequence[Run]) -> list[int]:
+        """The ids of the runs put together, with nothing added in front or behind."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids` without control tokens."""
+        ...
+
+    def is_control(self, token_id: int) -> bool:
+        """Whether the token is one that steers the model rather than text."""
+        ...
+
+    def piece(self, token_id: int) -> str:
+        """A token as it is written in the vocabulary's own text, control tokens included."""
+        ...
+
+
+class FastTokenizer:
+    """tokenizer.json through the tokenizers library.
+
+    Args:
+        path: the file.
+        bos, eos: their texts, from the folder's configuration; None where there is none.
+    """
+
+    def __init__(self, path: Path, bos: str | None, eos: str | None) -> None:
+        from tokenizers import Tokenizer as Backend
+
+        text = path.read_text(encoding="utf-8")
+        self._backend = Backend.from_str(text)
+        self._text = text
+        self._plain: Any = None
+        tokens = self._backend.get_added_tokens_decoder()
+        contents = sorted({t.content for t in tokens.values()} - {""}, key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, contents))) if contents else None
+        self._control_ids = {token.content: token_id for token_id, token in tokens.items()}
+        self._backend.no_padding()
+        self._backend.no_truncation()
+        self.pieces = max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
+        self.bos, self.eos = bos or None, eos or None
+        self.eos_id = self._backend.token_to_id(eos) if eos else None
+        bos_id = self._backend.token_to_id(bos) if bos else None
+        first = self._backend.encode("a", add_special_tokens=True).ids[:1]
+        self.prefix_ids = tuple(first) if first == [bos_id] else ()
+
+    def encode(self, runs: Sequence[Run]) -> list[int]:
+        whole = "".join(run.text for run in runs)
+        if self._only_in_control_runs(whole, runs):
+            ids: list[int] = self._backend.encode(whole, add_special_tokens=False).ids
+            return ids
+        return self._encode_apart(runs)
+
+    def _only_in_control_runs(self, whole: str, runs: Sequence[Run]) -> bool:
+        """Whether every control token in the text comes whole from a template."""
+        spans, start = [], 0
+        for run in runs:
+            if run.control:
+                spans.append((start, start + len(run.text)))
+            start += len(run.text)
+        matches = self._control.finditer(whole) if self._control else ()
+        return all(any(a <= m.start() and m.end() <= b for a, b in spans) for m in matches)
+
+    def _encode_apart(self, runs: Sequence[Run]) -> list[int]:
+        """Somebody typed a control token: split at the template's own, the rest is plain text."""
+        if self._plain is None:
+            self._plain = self._without_control_tokens()
+        ids: list[int] = []
+        for part in split_at_control(runs, self._control):
+            if part.control:
+                ids.append(self._control_ids[part.text])
+            else:
+                ids.extend(self._plain.encode(part.text, add_special_tokens=False).ids)
+        return ids
+
+    def _without_control_tokens(self) -> Any:
+        from tokenizers import Tokenizer as Backend
+
+        return Backend.from_str(json.dumps({**json.loads(self._text), "added_tokens": []}))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self._backend.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def is_control(self, token_id: int) -> bool:
+        return token_id in self._control_ids.values()
+
+    def piece(self, token_id: int) -> str:
+        text: str = self._backend.decode([token_id], skip_special_tokens=False)
+        return text
+
+
+class SpmTokenizer:
+    """tokenizer.model through sentencepiece itself, whose ids are the model's ids."""
+
+    def __init__(self, path: Path) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        try:
+            self._spm = SentencePieceProcessor(model_file=str(path))
+        except (RuntimeError, OSError) as error:
+            raise ModelFolderError(
+                f"{path.name} is not a SentencePiece model", "Copy the tokenizer.model again."
+            ) from error
+        self.pieces = self._spm.get_piece_size()
+        bos_id, eos_id = self._spm.bos_id(), self._spm.eos_id()
+        self.bos = self._spm.id_to_piece(bos_id) if bos_id >= 0 else None
+        self.eos = self._spm.id_to_piece(eos_id) if eos_id >= 0 else None
+        self.eos_id = eos_id if eos_id >= 0 else None
+        self.prefix_ids: tuple[int, ...] = (bos_id,) if bos_id >= 0 else ()
+        names = [self._spm.id_to_piece(i) for i in range(self.pieces) if self._spm.is_control(i)]
+        self._control = re.compile("|".join(map(re.escape, names))) if names else None
+
+    def encode(self, runs: Sequence[Run]) -> list[int]:
+        ids: list[int] = []
+        for part in split_at_control(runs, self._control):
+            if part.control:
+                ids.append(self._spm.piece_to_id(part.text))
+            else:
+                ids.extend(self._spm.encode(part.text))
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self._spm.decode([i for i in ids if not self._spm.is_control(i)])
+        return text
+
+    def is_control(self, token_id: int) -> bool:
+        return bool(self._spm.is_control(token_id))
+
+    def piece(self, token_id: int) -> str:
+        text: str = self._spm.id_to_piece(token_id)
+        return text.replace("▁", " ")
+
+
+def split_at_control(runs: Sequence[Run], control: re.Pattern[str] | None) -> list[Run]:
+    """Control tokens of the control runs, each alone; all text between two of them in one run."""
+    parts: list[Run] = []
+    text = ""
+    for run in runs:
+        at = 0
+        for match in control.finditer(run.text) if control and run.control else ():
+            text += run.text[at : match.start()]
+            parts += [Run(text, control=False)] if text else []
+            parts.append(Run(match.group()))
+            text, at = "", match.end()
+        text += run.text[at:]
+    return [*parts, Run(text, control=False)] if text else parts
+
+
+class IncrementalDetokenizer:
+    """Token by token, the text that is certain: a character split over tokens comes whole.
+
+    Decodes a short window again for each token, starting where the last certain text began, so
+    that a tokenizer's rules about spaces see what stands before.
+
+    Args:
+        decode: ids to text.
+        piece: one id to text.
+        prompt_ids: what the reply follows; only the last few matter.
+    """
+
+    def __init__(
+        self,
+        decode: Callable[[Sequence[int]], str],
+        piece: Callable[[int], str],
+        prompt_ids: Sequence[int] = (),
+    ) -> None:
+        self._decode = decode
+        self.piece = piece
+        self._window = list(prompt_ids[-CONTEXT_TOKENS:])
+        self._certain = len(self._window)
+
+    def push(self, token_id: int) -> str:
+        self._window.append(token_id)
+        text = self._new_text()
+        held = len(self._window) - self._certain
+        if text.endswith(REPLACEMENT) and held < MOST_HELD:
+            return ""
+        self._window = self._window[self._certain :] if text else self._window
+        self._certain = len(self._window) if text else self._certain
+        return text
+
+    def flush(self) -> str:
+        """What is left when the reply ends; an unfinished character is dropped."""
+        text = self._new_text().rstrip(REPLACEMENT)
+        self._certain = len(self._window)
+        return text
+
+    def _new_text(self) -> str:
+        before = self._decode(self._window[: self._certain])
+        return self._decode(self._window)[len(before) :]

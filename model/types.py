@@ -1,0 +1,306 @@
+"""The values that travel between the rooms, and the project's errors. Imports nothing of ours."""
+
+from __future__ import annotations
+
+import enum
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol
+
+Role = Literal["system", "user", "assistant"]
+
+
+class FinishReason(enum.StrEnum):
+    """Why a reply ended. `STOP` and `LENGTH` are OpenAI's words."""
+
+    STOP = "stop"  # an end token or a stop string
+    LENGTH = "length"  # max_tokens, or the context is full
+    ABORT = "abort"  # Stop was pressed, or nobody listens any more
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a chat, as a person or the model wrote it."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen, and when to stop. `temperature` 0 is greedy.
+
+    `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 switch those filters off. A `seed`
+    of None draws one; the last Delta tells which. `logprobs` is the number of alternatives to
+    report for each token, or None for none at all.
+    """
+
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    temperature: float = 0.7
+    top_k: int = 40
+    top_p: float = 0.9
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        checks = (
+            (self.temperature >= 0, "temperature must be 0 or more"),
+            (self.top_k >= 0, "top_k must be 0 (off) or more"),
+            (0 < self.top_p <= 1, "top_p must be above 0 and at most 1"),
+            (0 <= self.min_p <= 1, "min_p must be between 0 and 1"),
+            (self.repetition_penalty > 0, "repetition_penalty must be above 0"),
+            (self.max_tokens is None or self.max_tokens > 0, "max_tokens must be 1 or more"),
+            (self.min_tokens >= 0, "min_tokens must be 0 or more"),
+            (self.seed is None or 0 <= self.seed < 2**63, "seed must be between 0 and 2^63 - 1"),
+            (self.logprobs is None or 0 <= self.logprobs <= 20, "at most 20 logprobs a token"),
+            (all(self.stop), "a stop string must not be empty"),
+        )
+        for holds, message in checks:
+            if not holds:
+                raise RequestError(message)
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """Messages to answer. `adapter` is a name in the registry, or None for the base; `template`
+    one in `prompts/`, or None for the adapter's or the model's own.
+
+    With `drop_oldest`, turns that do not fit the context go, oldest first; without it a prompt
+    that is too long is refused.
+    """
+
+    messages: tuple[Message, ...]
+    adapter: str | None = None
+    adapter_scale: float = 1.0
+    sampling: Sampling = field(default_factory=Sampling)
+    template: str | None = None
+    drop_oldest: bool = False
+    id: str = field(default_factory=_new_id)
+
+
+@dataclass(frozen=True)
+class CompletionRequest:
+    """Text, or token ids, to continue as they stand, without a template."""
+
+    prompt: str | tuple[int, ...]
+    adapter: str | None = None
+    adapter_scale: float = 1.0
+    sampling: Sampling = field(default_factory=Sampling)
+    id: str = field(default_factory=_new_id)
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token's text and natural-log probability, with its likeliest alternatives."""
+
+    token: str
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """What was left out of a prompt so that it fits the context."""
+
+    messages: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Stats:
+    """The facts about a finished reply. Times in seconds."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    first_token_seconds: float
+    decode_seconds: float
+    seed: int
+    adapter: str | None = None
+    adapter_digest: str | None = None
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Decoding speed: the tokens after the first, over the time that they took."""
+        if self.completion_tokens < 2 or self.decode_seconds <= 0:
+            return 0.0
+        return (self.completion_tokens - 1) / self.decode_seconds
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A piece of a reply: whole characters only. The last one has `finish_reason` and `stats`."""
+
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    stats: Stats | None = None
+    dropped: Dropped | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+    error: str | None = None
+
+
+class Detokenizer(Protocol):
+    """Token ids in, whole characters out."""
+
+    def push(self, token_id: int) -> str: ...
+
+    def flush(self) -> str: ...
+
+    def piece(self, token_id: int) -> str: ...
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """What an engine is asked to do: continue `prompt_ids`, with one adapter or none.
+
+    `eos_ids` end the reply and are not part of it. `sampling.max_tokens` is set by the caller
+    and already fits the context.
+    """
+
+    id: str
+    prompt_ids: Sequence[int]
+    sampling: Sampling
+    eos_ids: frozenset[int]
+    detokenizer: Detokenizer
+    adapter: str | None = None
+    adapter_scale: float = 1.0
+
+
+Emit = Callable[[Delta], None]
+Progress = Callable[[float], None]
+
+
+class Phase(enum.StrEnum):
+    """What a model that is not ready yet is doing."""
+
+    STARTING = "starting"
+    FETCHING = "fetching"
+    CONVERTING = "converting"
+    READING = "reading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """How many sequences an engine works on, how many wait, and why it died, if it did."""
+
+    running: int = 0
+    waiting: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Status:
+    """What /health and the page tell about the model. `progress` runs from 0 to 1."""
+
+    phase: Phase
+    progress: float
+    base_model: str
+    engine: str
+    device: str
+    quantization: str
+    running: int = 0
+    waiting: int = 0
+    error: str | None = None
+
+    @property
+    def ready(self) -> bool:
+        return self.phase is Phase.READY
+
+
+class LinlyError(Exception):
+    """Something a person can act on: `message` says what is wrong, `remedy` what to do.
+
+    `http_status`, `code` and `exit_status` are how the error leaves the program.
+    """
+
+    http_status: ClassVar[int] = 500
+    exit_status: ClassVar[int] = 1
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        if not self.remedy:
+            return self.message
+        return f"{self.message.rstrip('.')}. {self.remedy}"
+
+
+class SettingsError(LinlyError):
+    """A flag or its value is wrong."""
+
+    exit_status = 2
+    code = "bad_settings"
+
+
+class ModelFolderError(LinlyError):
+    """A base model's folder is missing, torn or not of the LLaMA family."""
+
+    code = "bad_model_folder"
+
+
+class AdapterError(LinlyError):
+    """An adapter cannot be used."""
+
+    http_status = 409
+    code = "adapter_broken"
+
+
+class UnknownModelError(LinlyError):
+    """No base and no adapter of that name."""
+
+    http_status = 404
+    code = "model_not_found"
+
+
+class RequestError(LinlyError):
+    """The request itself is wrong."""
+
+    http_status = 400
+    code = "invalid_value"
+
+
+class PromptTooLongError(RequestError):
+    """The prompt does not fit the context."""
+
+    code = "context_length_exceeded"
+
+
+class NotReadyError(LinlyError):
+    """The model is still loading, or failed to load."""
+
+    http_status = 503
+    code = "not_ready"
+
+
+class BusyError(LinlyError):
+    """The queue is full."""
+
+    http_status = 429
+    code = "busy"
+
+
+class EngineError(LinlyError):
+    """The engine failed while it worked on a reply."""
+
+    code = "engine_error"
+
+
+class ShareError(LinlyError):
+    """The public link could not be made; the local page goes on."""
+
+    code = "share_failed"

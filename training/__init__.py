@@ -1,0 +1,1 @@
+"""Training LoRA adapters: chats through the one renderer, then transformers and peft."""

@@ -1,0 +1,1 @@
+"""What the outside sees: the page, the OpenAI-compatible API, /health, and the public link."""

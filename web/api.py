@@ -1,0 +1,209 @@
+"""/health and OpenAI's API over the manager, with the adapter as the `model`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from model.manager import ModelManager
+from model.types import ChatRequest, CompletionRequest, Delta, LinlyError, Phase, Stats, Status
+from web.access import Access
+from web.replies import ChatWriter, TextWriter, Writer
+from web.schemas import ChatCompletion, TextCompletion
+
+STARTED = 1735689600  # `created` of the models: OpenAI's clients insist on a number
+ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+class KeyRefusedError(LinlyError):
+    """No key, or a wrong one."""
+
+    http_status = 401
+    code = "invalid_api_key"
+
+
+@dataclass(frozen=True)
+class Api:
+    """The routes' handlers."""
+
+    manager: ModelManager
+    access: Access
+
+    def health(self) -> JSONResponse:
+        """How the model is; answers from the first second."""
+        status = self.manager.status()
+        return JSONResponse(health(status), status_code=200 if status.ready else 503)
+
+    def models(self) -> dict[str, Any]:
+        """The base first, then every healthy adapter."""
+        base = self.manager.status().base_model
+        healthy = [adapter.name for adapter in self.manager.adapters() if adapter.ready]
+        entries = [_model(base, None), *(_model(name, base) for name in healthy)]
+        return {"object": "list", "data": entries}
+
+    async def chat(self, body: ChatCompletion, request: Request) -> Response:
+        wanted = ChatRequest(
+            messages=tuple(message.to_message() for message in body.messages),
+            adapter=self._adapter(body.model),
+            adapter_scale=body.adapter_scale,
+            sampling=body.to_sampling(),
+        )
+        writer = ChatWriter(wanted.id, self._name(body.model))
+        deltas = self.manager.chat(wanted)
+        return await _respond(
+            deltas, writer, body.stream, body.stream_options.include_usage, request
+        )
+
+    async def complete(self, body: TextCompletion, request: Request) -> Response:
+        wanted = CompletionRequest(
+            prompt=body.to_prompt(),
+            adapter=self._adapter(body.model),
+            adapter_scale=body.adapter_scale,
+            sampling=body.to_sampling(),
+        )
+        writer = TextWriter(wanted.id, self._name(body.model))
+        deltas = self.manager.complete(wanted)
+        return await _respond(
+            deltas, writer, body.stream, body.stream_options.include_usage, request
+        )
+
+    def require_key(self, request: Request) -> None:
+        """Refuse a request without the right `Authorization: Bearer …`."""
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        if not self.access.allows_key(key if scheme.lower() == "bearer" else ""):
+            raise KeyRefusedError("The API key is missing or wrong", "Send it as a Bearer token.")
+
+    def _name(self, model: str) -> str:
+        return model or self.manager.status().base_model
+
+    def _adapter(self, model: str) -> str | None:
+        """The adapter that the `model` field names; None for the base, or for nothing at all."""
+        return None if self._name(model) == self.manager.status().base_model else model
+
+
+def install(app: FastAPI, manager: ModelManager, access: Access) -> None:
+    """Add the routes and the error handlers to `app`."""
+    api = Api(manager, access)
+    v1 = APIRouter(prefix="/v1", dependencies=[Depends(api.require_key)])
+    v1.add_api_route("/models", api.models, methods=["GET"])
+    v1.add_api_route("/chat/completions", api.chat, methods=["POST"], response_model=None)
+    v1.add_api_route("/completions", api.complete, methods=["POST"], response_model=None)
+    app.include_router(v1)
+    app.add_api_route("/health", api.health, methods=["GET"], response_model=None)
+    app.exception_handler(LinlyError)(_answer_error)
+    app.exception_handler(RequestValidationError)(_answer_invalid)
+
+
+def health(status: Status) -> dict[str, Any]:
+    """The body of /health."""
+    state = "error" if status.phase is Phase.FAILED else "ready" if status.ready else "loading"
+    return {
+        "status": state,
+        "progress": status.progress,
+        "base_model": status.base_model,
+        "engine": status.engine,
+        "device": status.device,
+        "quantization": status.quantization,
+        "running": status.running,
+        "waiting": status.waiting,
+        "error": status.error,
+    }
+
+
+def _model(name: str, parent: str | None) -> dict[str, Any]:
+    return {
+        "id": name, "object": "model", "created": STARTED, "owned_by": "linly-chat",
+        "root": parent or name, "parent": parent,
+    }  # fmt: skip
+
+
+async def _respond(
+    deltas: AsyncIterator[Delta], writer: Writer, stream: bool, with_usage: bool, request: Request
+) -> Response:
+    if stream:
+        # The first delta is waited for here, so that a refusal still has its HTTP status.
+        first = await anext(deltas)
+        events = _events(first, deltas, writer, with_usage)
+        return StreamingResponse(events, media_type="text/event-stream")
+    collected = await _unless_disconnected(_collect(deltas), request)
+    if collected is None:
+        return Response(status_code=499)  # nobody is there to read it
+    return JSONResponse(writer.whole(collected))
+
+
+async def _events(
+    first: Delta, rest: AsyncIterator[Delta], writer: Writer, with_usage: bool
+) -> AsyncIterator[bytes]:
+    """Server-sent events; closing this closes `rest`, which ends the reply."""
+    stats: Stats | None = None
+    opening = writer.opening()
+    if opening:
+        yield _event(opening)
+    async for delta in _chain(first, rest):
+        if delta.error:
+            yield _event({"error": {"message": delta.error, "type": "server_error", "code": None}})
+            break
+        stats = delta.stats or stats
+        if delta.text or delta.finish_reason or delta.logprobs:
+            yield _event(writer.chunk(delta))
+    if with_usage:
+        yield _event(writer.usage_chunk(stats))
+    yield b"data: [DONE]\n\n"
+
+
+async def _chain(first: Delta, rest: AsyncIterator[Delta]) -> AsyncIterator[Delta]:
+    yield first
+    async for delta in rest:
+        yield delta
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"
+
+
+async def _collect(deltas: AsyncIterator[Delta]) -> list[Delta]:
+    return [delta async for delta in deltas]
+
+
+async def _unless_disconnected(work: Any, request: Request) -> list[Delta] | None:
+    """The result of `work`; None, with `work` cancelled, if the client hangs up before."""
+    task = asyncio.ensure_future(work)
+    hung_up = asyncio.ensure_future(_hang_up(request))
+    try:
+        await asyncio.wait({task, hung_up}, return_when=asyncio.FIRST_COMPLETED)
+        return await task if task.done() else None
+    finally:
+        task.cancel()
+        hung_up.cancel()
+
+
+async def _hang_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _answer_error(_: Request, error: LinlyError) -> JSONResponse:
+    """Every error of ours as OpenAI's error object."""
+    status = error.http_status
+    kind = ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    headers = {"Retry-After": "5"} if status in (429, 503) else None
+    body = {"message": str(error), "type": kind, "param": None, "code": error.code}
+    return JSONResponse({"error": body}, status_code=status, headers=headers)
+
+
+def _answer_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    """A body that is not what the route takes, in one sentence."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"] if part != "body")
+    body = {
+        "message": f"{place}: {first['msg']}" if place else str(first["msg"]),
+        "type": "invalid_request_error", "param": place or None, "code": "invalid_value",
+    }  # fmt: skip
+    return JSONResponse({"error": body}, status_code=400)

@@ -1,0 +1,143 @@
+"""Deltas as OpenAI's responses: whole ones, and chunks of a stream."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+from model.types import Delta, EngineError, FinishReason, Stats, TokenLogprob
+
+Json = dict[str, Any]
+
+
+class Writer(ABC):
+    """Writes one reply in OpenAI's words. Subclasses know chat or text completions."""
+
+    kind: str
+    prefix: str
+
+    def __init__(self, request_id: str, model: str) -> None:
+        self._id = self.prefix + request_id
+        self._model = model
+        self._created = int(time.time())
+
+    def whole(self, deltas: Iterable[Delta]) -> Json:
+        """The response to a request that does not stream."""
+        collected = list(deltas)
+        last = collected[-1]
+        if last.error:
+            raise EngineError(last.error)
+        text = "".join(delta.text for delta in collected)
+        logprobs = [entry for delta in collected for entry in delta.logprobs]
+        choice = self._choice(text, logprobs, last.finish_reason)
+        return {**self._head(self.kind), "choices": [choice], "usage": usage(last.stats)}
+
+    def chunk(self, delta: Delta) -> Json:
+        """One event of a stream."""
+        choice = self._chunk_choice(delta)
+        return {**self._head(self._chunk_kind()), "choices": [choice]}
+
+    def usage_chunk(self, stats: Stats | None) -> Json:
+        """The event that follows the last one where `stream_options.include_usage` asks for it."""
+        return {**self._head(self._chunk_kind()), "choices": [], "usage": usage(stats)}
+
+    def opening(self) -> Json | None:
+        """An event before the first text, where there is one."""
+        return None
+
+    def _head(self, kind: str) -> Json:
+        return {"id": self._id, "object": kind, "created": self._created, "model": self._model}
+
+    def _chunk_kind(self) -> str:
+        return self.kind
+
+    @abstractmethod
+    def _choice(
+        self, text: str, logprobs: list[TokenLogprob], reason: FinishReason | None
+    ) -> Json: ...
+
+    @abstractmethod
+    def _chunk_choice(self, delta: Delta) -> Json: ...
+
+
+class ChatWriter(Writer):
+    """`chat.completion` and its chunks."""
+
+    kind = "chat.completion"
+    prefix = "chatcmpl-"
+
+    def opening(self) -> Json:
+        choice = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+        return {**self._head(self._chunk_kind()), "choices": [choice]}
+
+    def _chunk_kind(self) -> str:
+        return "chat.completion.chunk"
+
+    def _choice(self, text: str, logprobs: list[TokenLogprob], reason: FinishReason | None) -> Json:
+        message = {"role": "assistant", "content": text}
+        content = {"content": [_chat_logprob(entry) for entry in logprobs]} if logprobs else None
+        return {
+            "index": 0, "message": message, "logprobs": content, "finish_reason": _reason(reason),
+        }  # fmt: skip
+
+    def _chunk_choice(self, delta: Delta) -> Json:
+        choice: Json = {
+            "index": 0,
+            "delta": {"content": delta.text} if delta.text else {},
+            "finish_reason": _reason(delta.finish_reason),
+        }
+        if delta.logprobs:
+            choice["logprobs"] = {"content": [_chat_logprob(entry) for entry in delta.logprobs]}
+        return choice
+
+
+class TextWriter(Writer):
+    """`text_completion`, whole and in chunks."""
+
+    kind = "text_completion"
+    prefix = "cmpl-"
+
+    def _choice(self, text: str, logprobs: list[TokenLogprob], reason: FinishReason | None) -> Json:
+        return {
+            "index": 0, "text": text, "logprobs": _text_logprobs(logprobs),
+            "finish_reason": _reason(reason),
+        }  # fmt: skip
+
+    def _chunk_choice(self, delta: Delta) -> Json:
+        return self._choice(delta.text, list(delta.logprobs), delta.finish_reason)
+
+
+def usage(stats: Stats | None) -> Json:
+    """Token counts in OpenAI's words."""
+    prompt = stats.prompt_tokens if stats else 0
+    completion = stats.completion_tokens if stats else 0
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
+
+
+def _reason(reason: FinishReason | None) -> str | None:
+    # OpenAI has no word for an aborted reply; what is there counts as ended.
+    return "stop" if reason is FinishReason.ABORT else reason
+
+
+def _chat_logprob(entry: TokenLogprob) -> Json:
+    return {**_token(entry), "top_logprobs": [_token(other) for other in entry.top]}
+
+
+def _token(entry: TokenLogprob) -> Json:
+    return {"token": entry.token, "logprob": entry.logprob, "bytes": list(entry.token.encode())}
+
+
+def _text_logprobs(entries: list[TokenLogprob]) -> Json | None:
+    if not entries:
+        return None
+    return {
+        "tokens": [entry.token for entry in entries],
+        "token_logprobs": [entry.logprob for entry in entries],
+        "top_logprobs": [{other.token: other.logprob for other in e.top} for e in entries],
+    }

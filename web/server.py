@@ -1,0 +1,113 @@
+"""The page and the API on one port, and a clean end."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+
+from model.manager import ModelManager
+from model.types import LinlyError
+from web import api
+from web.access import Access
+from web.ui.page import STYLE, build_page
+
+GRACE_SECONDS = 1  # for open connections at the end; the page's own stay open for ever
+LOGIN_HINT = "Any name will do; enter the passphrase that you were given as the password."
+
+
+class AddressError(LinlyError):
+    """The port cannot be had."""
+
+    code = "address"
+
+
+def build_app(manager: ModelManager, access: Access) -> FastAPI:
+    """The whole application: API first, the page for every other path."""
+    app = FastAPI(title="Linly Chat", docs_url=None, redoc_url=None)
+    api.install(app, manager, access)
+    return gr.mount_gradio_app(
+        app,
+        build_page(manager),
+        path="/",
+        auth=access.login,
+        auth_message=LOGIN_HINT if access.login and access.user is None else None,
+        css_paths=STYLE,
+        theme=gr.themes.Soft(),
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+    )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take the port before anything slow begins.
+
+    Raises:
+        AddressError: it is in use, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+        sock.listen(128)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise AddressError(
+                f"Port {port} is in use already", "Pass another one with --server_port."
+            ) from error
+        raise AddressError(
+            f"{host}:{port} cannot be listened on: {error.strerror or error}",
+            "Check --server_name and --server_port.",
+        ) from error
+    return sock
+
+
+def serve(app: FastAPI, sock: socket.socket, on_end: Callable[[], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C; `on_end` is called at once then, in a thread."""
+    logging.getLogger("uvicorn.error").addFilter(_expected_at_the_end)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS
+    )
+    _Server(config, on_end).run(sockets=[sock])
+
+
+class _Server(uvicorn.Server):
+    """Ends with exit status 0 on a signal, where uvicorn would raise it again."""
+
+    def __init__(self, config: uvicorn.Config, on_end: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_end = on_end
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {
+            number: signal.signal(number, self.handle_exit)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        # In a thread: a handler must not wait for locks that the code it interrupted may hold.
+        threading.Thread(target=self._on_end, name="ending").start()
+
+
+def _expected_at_the_end(record: logging.LogRecord) -> bool:
+    """Drop uvicorn's complaint about connections that outlived the grace."""
+    return "graceful shutdown exceeded" not in record.getMessage()

@@ -1,0 +1,62 @@
+"""The temporary public link, through Gradio's tunnel.
+
+Three things can go wrong far from here: the tunnel client's download, the address of a share
+server, and the tunnel itself. Each is named; the local page goes on in any case.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import secrets
+from pathlib import Path
+
+from model.types import ShareError
+
+
+def open_tunnel(port: int) -> str:
+    """Open a tunnel to `port` on this machine; its public address. Takes up to a minute.
+
+    Raises:
+        ShareError: with the step that failed.
+    """
+    from gradio import networking
+
+    _download_client()
+    try:
+        # Gradio prints the client's log on failure; its last line is in our sentence as well.
+        with contextlib.redirect_stderr(io.StringIO()):
+            address = networking.setup_tunnel(
+                "127.0.0.1", port, secrets.token_urlsafe(32), None, None
+            )
+    except RuntimeError as error:
+        raise ShareError(
+            f"No public link: the share server's address could not be had{_because(error)}",
+            "Check the network. The local page goes on.",
+        ) from error
+    except Exception as error:  # whatever the client, its log and its certificate come up with
+        raise ShareError(
+            f"No public link: the tunnel was refused{_because(error)}",
+            "Try again later. The local page goes on.",
+        ) from error
+    return str(address)
+
+
+def _download_client() -> None:
+    from gradio.tunneling import BINARY_PATH, Tunnel
+
+    try:
+        Tunnel.download_binary()
+    except Exception as error:  # the HTTP library's, the disk's or Gradio's own
+        # A file that failed its checksum would be taken for good the next time.
+        Path(BINARY_PATH).unlink(missing_ok=True)
+        raise ShareError(
+            f"No public link: the tunnel client (frpc) could not be downloaded{_because(error)}",
+            "Check the network. The local page goes on.",
+        ) from error
+
+
+def _because(error: BaseException) -> str:
+    """The last line of what is behind an error, in brackets."""
+    lines = str(error.__cause__ or error).strip().splitlines()
+    return f" ({lines[-1]})" if lines else ""

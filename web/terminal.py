@@ -1,0 +1,78 @@
+"""What the terminal says: where the page is, how loading goes, the public link."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from model.manager import ModelManager
+from model.settings import Settings
+from model.types import Phase, ShareError
+from web.access import Access
+from web.share import open_tunnel
+
+WORDS = {
+    Phase.STARTING: "Starting",
+    Phase.FETCHING: "Fetching the model (once)",
+    Phase.CONVERTING: "Converting the model (once, about half a minute)",
+    Phase.READING: "Reading the weights",
+}
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 (only compared with)
+BAR = 24  # characters
+POLL_SECONDS = 0.2
+
+
+def greet(host: str, port: int) -> None:
+    """Where the page is."""
+    shown = "127.0.0.1" if host in EVERYWHERE else host
+    say(f"Linly Chat: http://{shown}:{port} (Ctrl-C ends it)")
+
+
+def follow_loading(manager: ModelManager) -> None:
+    """Tell each phase until the model is ready, with a bar where a line can be redrawn."""
+    began = time.monotonic()
+    redraws = sys.stdout.isatty()
+    told: Phase | None = None
+    while (status := manager.wait(POLL_SECONDS)).phase in WORDS:
+        words = WORDS[status.phase]
+        if redraws:
+            print(f"\r\x1b[K{words} {_bar(status.progress)}", end="", flush=True)
+        elif status.phase is not told:
+            say(f"{words} …")
+        told = status.phase
+    if redraws and told:
+        print("\r\x1b[K", end="")
+    if status.ready:
+        seconds = time.monotonic() - began
+        what = f"{status.base_model}, {status.quantization}, on {status.device}"
+        say(f"Ready after {seconds:.0f} s: {what}.")
+    else:
+        say(f"The model could not be loaded. {status.error}")
+    for adapter in manager.adapters():
+        if adapter.reason:
+            say(f"The adapter {adapter.name} is broken: {adapter.reason}.")
+
+
+def share_link(settings: Settings, rules: Access, port: int) -> None:
+    """Open the public link, and say how to come in."""
+    say("Asking for a public link …")
+    try:
+        address = open_tunnel(port)
+    except ShareError as error:
+        say(str(error))
+        return
+    say(f"Public link: {address}")
+    if settings.share_public:
+        say("Anybody who has the link can chat here: --share_public asks for no passphrase.")
+    elif rules.user is None:
+        say(f"Passphrase:  {rules.password}")
+
+
+def say(line: str) -> None:
+    """One line, at once, whoever reads it."""
+    print(line, flush=True)
+
+
+def _bar(progress: float) -> str:
+    done = round(progress * BAR)
+    return f"[{'#' * done}{' ' * (BAR - done)}] {progress:4.0%}"

@@ -1,0 +1,244 @@
+"""The chat page: components tied to what they do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from model.manager import ModelManager
+from model.types import LinlyError, Status
+from web.i18n import say
+from web.ui import layout as page_layout
+from web.ui import markup
+from web.ui.conversation import Ongoing, Replies, Turn, View, Wishes, answer
+from web.ui.layout import AUTOMATIC, BASE, Layout, preset_values, relabel
+from web.ui.presets import Preset, sampling
+
+REFRESH_SECONDS = 1.0  # while the model loads
+STYLE = Path(__file__).parent / "style.css"
+# The visitor's own choice, else the browser's language.
+READ_LANGUAGE = """() => {
+  const own = localStorage.getItem('linly-language');
+  return [own || (navigator.language.toLowerCase().startsWith('zh') ? 'zh' : 'en')];
+}"""
+KEEP_LANGUAGE = (
+    "language => { localStorage.setItem('linly-language', language); return [language]; }"
+)
+TOGGLE_THEME = "() => { document.body.classList.toggle('dark'); }"
+
+log = logging.getLogger(__name__)
+
+Updates = dict[Any, Any]
+
+
+def build_page(manager: ModelManager) -> gr.Blocks:
+    """The page for `manager`, to be mounted."""
+    with gr.Blocks(title="Linly Chat", fill_height=True, analytics_enabled=False) as blocks:
+        layout = page_layout.build()
+        page = Page(manager, layout, turns=gr.State(()), timer=gr.Timer(REFRESH_SECONDS))
+        page.connect(blocks)
+    return blocks
+
+
+class Page:
+    """The handlers. Everything about one visitor lies in `turns`, a state of the session."""
+
+    def __init__(
+        self, manager: ModelManager, layout: Layout, turns: gr.State, timer: gr.Timer
+    ) -> None:
+        self._manager = manager
+        self._layout = layout
+        self._turns = turns
+        self._timer = timer
+        self._replies = Replies(manager)
+
+    def connect(self, blocks: gr.Blocks) -> None:
+        """Tie every event to its handler."""
+        ui = self._layout
+        wishes = [
+            ui.adapter, ui.template, ui.system, *ui.sliders, ui.max_tokens, ui.seed, ui.language,
+        ]  # fmt: skip
+        changing = [self._turns, ui.log, ui.notice, ui.message, ui.send, ui.stop]
+        choices = [ui.status, ui.notice, ui.adapter, ui.template, self._timer]
+        # Many visitors at once: the engine has the queue, not the page.
+        many: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private"}
+        quiet: dict[str, Any] = {**many, "show_progress": "hidden"}
+        gr.on(
+            [ui.send.click, ui.message.submit], self.send, [ui.message, self._turns, *wishes],
+            changing, **quiet,
+        )  # fmt: skip
+        ui.regenerate.click(self.regenerate, [self._turns, *wishes], changing, **quiet)
+        ui.stop.click(self.stop, None, None, queue=False, **quiet)
+        # The log's own bin empties it too.
+        gr.on(
+            [ui.new_chat.click, ui.log.clear], self.new_chat, None, changing, queue=False, **quiet
+        )
+        ui.preset.input(preset_values, ui.preset, list(ui.sliders), queue=False, **quiet)
+        ui.theme.click(None, None, None, js=TOGGLE_THEME)
+        labelled = list(relabel(ui, "en"))
+        ui.language.input(
+            self.arrive, [ui.language, ui.adapter, ui.template], [*labelled, *choices],
+            js=f"(language, ...rest) => [...({KEEP_LANGUAGE})(language), ...rest]", **quiet,
+        )  # fmt: skip
+        blocks.load(
+            self.arrive, [ui.language, ui.adapter, ui.template], [*labelled, *choices],
+            js=f"(language, ...rest) => [...({READ_LANGUAGE})(), ...rest]", **quiet,
+        )  # fmt: skip
+        self._timer.tick(self.refresh, [ui.language, ui.adapter, ui.template], choices, **quiet)
+        blocks.unload(self.leave)
+
+    async def send(
+        self, request: gr.Request, message: str, turns: tuple[Turn, ...], *wishes: Any
+    ) -> AsyncIterator[Updates]:
+        """Ask. An empty message is not sent; neither is one while a reply is in the making."""
+        if not message.strip():
+            yield {self._layout.notice: gr.skip()}
+            return
+        ongoing = self._replies.begin(_session(request))
+        if ongoing is None:
+            yield {self._layout.notice: gr.skip()}
+            return
+        asked = (*turns, Turn("user", message))
+        emptied = {self._layout.message: ""}
+        async for updates in self._reply(asked, wishes, ongoing, request, emptied):
+            yield updates
+
+    async def regenerate(
+        self, request: gr.Request, turns: tuple[Turn, ...], *wishes: Any
+    ) -> AsyncIterator[Updates]:
+        """Answer the last question again, in place of the answer that it has."""
+        last = max((i for i, turn in enumerate(turns) if turn.role == "user"), default=None)
+        ongoing = self._replies.begin(_session(request)) if last is not None else None
+        if last is None or ongoing is None:
+            yield {self._layout.notice: gr.skip()}
+            return
+        async for updates in self._reply(turns[: last + 1], wishes, ongoing, request, {}):
+            yield updates
+
+    async def _reply(
+        self,
+        turns: tuple[Turn, ...],
+        wishes: tuple[Any, ...],
+        ongoing: Ongoing,
+        request: gr.Request,
+        at_first: Updates,
+    ) -> AsyncIterator[Updates]:
+        """Updates while the last of `turns` is answered; `at_first` goes with the first of them."""
+        try:
+            yield {**self._show(View(turns)), **at_first}
+            async for view in answer(self._manager, turns, _wishes(*wishes), ongoing):
+                if not ongoing.discarded:
+                    yield self._show(view)
+        except LinlyError as error:  # the wishes themselves were wrong
+            yield self._show(View(turns, str(error), busy=False))
+        except Exception:
+            # A fault of ours must not leave the page waiting with its Stop button for ever.
+            log.exception("a reply failed")
+            yield self._show(View(turns, say(wishes[-1], "fault"), busy=False))
+        finally:
+            self._replies.end(_session(request), ongoing)
+            if ongoing.request:
+                self._manager.abort(ongoing.request.id)
+
+    def stop(self, request: gr.Request) -> None:
+        """End the reply; what is there stays."""
+        self._replies.stop(_session(request))
+
+    def leave(self, request: gr.Request) -> None:
+        """The browser is gone: its reply ends."""
+        self._replies.stop(_session(request), discard=True)
+
+    def new_chat(self, request: gr.Request) -> Updates:
+        """Begin anew, ending whatever is in the making."""
+        self._replies.stop(_session(request), discard=True)
+        return self._show(View((), busy=False))
+
+    def arrive(self, language: str, adapter: str, template: str) -> Updates:
+        """A visitor has opened the page or chosen a language."""
+        return {**relabel(self._layout, language), **self.refresh(language, adapter, template)}
+
+    def refresh(self, language: str, adapter: str, template: str) -> Updates:
+        """How the model is, and once it is ready, what there is to choose from."""
+        status = self._manager.status()
+        ui = self._layout
+        updates: Updates = {ui.status: status_line(status, language)}
+        if status.error or status.ready:
+            updates[self._timer] = gr.Timer(active=False)
+        if status.error:
+            updates[ui.notice] = gr.Markdown(status.error, visible=True)
+        elif status.ready and not self._manager.tuned:
+            updates[ui.notice] = gr.Markdown(say(language, "untuned"), visible=True)
+        adapters = self._adapter_choices(status, language)
+        templates = self._template_choices(language)
+        updates[ui.adapter] = _choose(adapters, adapter, say(language, "adapter"))
+        updates[ui.template] = _choose(templates, template, say(language, "template"))
+        return updates
+
+    def _adapter_choices(self, status: Status, language: str) -> list[tuple[str, str]]:
+        choices = [(say(language, "base", name=status.base_model), BASE)]
+        for found in self._manager.adapters():
+            label = f"{found.name}: {found.description}" if found.description else found.name
+            if found.reason:
+                label = say(language, "broken", name=found.name, reason=found.reason)
+            choices.append((label, found.name))
+        return choices
+
+    def _template_choices(self, language: str) -> list[tuple[str, str]]:
+        known = ((t.description or t.name, t.name) for t in self._manager.templates())
+        return [(say(language, "template_auto"), AUTOMATIC), *known]
+
+    def _show(self, view: View) -> Updates:
+        ui = self._layout
+        return {
+            self._turns: view.turns,
+            ui.log: [_bubble(turn) for turn in view.turns],
+            ui.notice: gr.Markdown(view.notice, visible=bool(view.notice)),
+            ui.send: gr.Button(visible=not view.busy),
+            ui.stop: gr.Button(visible=view.busy),
+        }
+
+
+def _session(request: gr.Request) -> str:
+    return request.session_hash or ""
+
+
+def _wishes(adapter: str, template: str, system: str | None, *rest: Any) -> Wishes:
+    *sliders, max_tokens, seed, language = rest
+    return Wishes(
+        adapter=adapter or None,
+        template=template or None,
+        system=system or "",  # Gradio sends None while the settings have never been opened
+        sampling=sampling(Preset(*sliders), max_tokens, seed),
+        language=language,
+    )
+
+
+def _choose(choices: list[tuple[str, str]], current: str, label: str) -> gr.Dropdown:
+    values = [value for _, value in choices]
+    return gr.Dropdown(choices, value=current if current in values else values[0], label=label)
+
+
+def _bubble(turn: Turn) -> dict[str, str]:
+    if turn.role == "user":
+        return {"role": "user", "content": markup.typed(turn.text)}
+    line = markup.facts(turn.facts) if turn.facts else ""
+    return {"role": "assistant", "content": markup.replied(turn.text) + line}
+
+
+def status_line(status: Status, language: str) -> str:
+    """The model's name, or a progress bar while it loads."""
+    if status.ready:
+        return markup.plain(say(language, "ready", name=status.base_model, **_facts(status)))
+    if status.error:
+        return ""
+    percent = round(status.progress * 100)
+    words = markup.plain(say(language, f"phase_{status.phase}"))
+    return f'{words} <progress value="{percent}" max="100"></progress> {percent} %'
+
+
+def _facts(status: Status) -> dict[str, str]:
+    return {"quantization": status.quantization, "device": status.device}

@@ -1,0 +1,40 @@
+"""Sampling settings as the page offers them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from model.types import Sampling
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Values for the sliders, in their order on the page."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+
+
+PRESETS = {
+    "precise": Preset(0.0, 1.0, 0, 0.0, 1.1),
+    "balanced": Preset(0.7, 0.9, 40, 0.0, 1.1),
+    "creative": Preset(1.0, 0.95, 100, 0.05, 1.1),
+}
+FIRST = "balanced"
+MAX_TOKENS = 512
+
+
+def sampling(preset: Preset, max_tokens: float, seed: float) -> Sampling:
+    """From what the sliders say; Gradio hands numbers over as floats. A seed below 0 means none."""
+    return Sampling(
+        max_tokens=int(max_tokens),
+        temperature=float(preset.temperature),
+        top_p=float(preset.top_p),
+        top_k=int(preset.top_k),
+        min_p=float(preset.min_p),
+        repetition_penalty=float(preset.repetition_penalty),
+        seed=int(seed) if seed >= 0 else None,
+    )
