@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from model.settings import Settings
 
+JOIN_SECONDS = 2.0  # for the loading thread to notice that nobody wants its model any more
+
 
 def main(argv: list[str]) -> int:
     """Serve until told to end: 0 then, 1 when it cannot, 2 for wrong use."""
+    # Until the server has its own handlers: the imports alone take seconds.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
     try:
         from model.settings import read_settings
         from model.types import LinlyError
@@ -30,15 +36,16 @@ def run(settings: Settings) -> int:
     """Open the page at once and load the model behind it."""
     from model.manager import ModelManager
     from model.startup import check_early
+    from web.address import bind
 
     check_early(settings)
+    sock = bind(settings.server_name, settings.server_port)
+    port = sock.getsockname()[1]
     from web import access, server, terminal
 
-    sock = server.bind(settings.server_name, settings.server_port)
     manager = ModelManager(settings)
     rules = access.decide(settings)
     app = server.build_app(manager, rules)
-    port = sock.getsockname()[1]
     terminal.greet(settings.server_name, port)
     manager.start()
     threading.Thread(target=terminal.follow_loading, args=(manager,), daemon=True).start()
@@ -46,7 +53,15 @@ def run(settings: Settings) -> int:
         told = (settings, rules, port)
         threading.Thread(target=terminal.share_link, args=told, daemon=True).start()
     server.serve(app, sock, on_end=manager.close)
+    if not manager.join(JOIN_SECONDS):
+        # Torch aborts a process that ends while it works in another thread; nothing is left to do.
+        sys.stdout.flush()
+        os._exit(0)
     return 0
+
+
+def _end(*_: object) -> NoReturn:
+    sys.exit(0)
 
 
 def _missing(error: ModuleNotFoundError) -> str:

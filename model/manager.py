@@ -73,10 +73,13 @@ class ModelManager:
         self._state = _State()
         self._changed = threading.Condition()
         self._closed = False
+        self._loading = threading.Thread(
+            target=self._load_in_background, name="loading", daemon=True
+        )
 
     def start(self) -> None:
         """Begin to load; returns at once."""
-        threading.Thread(target=self._load_in_background, name="loading", daemon=True).start()
+        self._loading.start()
 
     def _load_in_background(self) -> None:
         try:
@@ -95,10 +98,14 @@ class ModelManager:
                 serving.engine.close()
 
     def _report(self, phase: Phase, share: float) -> None:
+        if self._closed:
+            raise NotReadyError("The program is shutting down")
         start, length = SHARES[phase]
         self._set(_State(phase, start + length * share))
 
     def _set(self, state: _State) -> None:
+        if self._closed and state.serving is None:
+            return  # what a loading that was called off says is no news
         with self._changed:
             self._state = state
             self._changed.notify_all()
@@ -178,10 +185,16 @@ class ModelManager:
             self._state.serving.engine.abort(request_id)
 
     def close(self) -> None:
-        """End every reply and the engine's thread."""
+        """End every reply and the engine's thread; loading stops at its next report."""
         self._closed = True
         if self._state.serving:
             self._state.serving.engine.close()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the loading thread; whether it has ended."""
+        if self._loading.ident is not None:
+            self._loading.join(timeout)
+        return not self._loading.is_alive()
 
     def _serving(self) -> Serving:
         state = self._state

@@ -77,7 +77,8 @@ def train(
     # The base is named as it is called, not by a path of the machine that trained on it.
     model.peft_config["default"].base_model_name_or_path = base.name
     _halve(model)
-    model.save_pretrained(output)
+    # The base's vocabulary is never changed here, so peft need not look for its configuration.
+    model.save_pretrained(output, save_embedding_layers=False)
     (output / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     return Result(train_loss, before, after)
 

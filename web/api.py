@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -17,6 +17,8 @@ from model.types import ChatRequest, CompletionRequest, Delta, LinlyError, Phase
 from web.access import Access
 from web.replies import ChatWriter, TextWriter, Writer
 from web.schemas import ChatCompletion, TextCompletion
+
+T = TypeVar("T")
 
 STARTED = 1735689600  # `created` of the models: OpenAI's clients insist on a number
 ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -127,15 +129,15 @@ def _model(name: str, parent: str | None) -> dict[str, Any]:
 async def _respond(
     deltas: AsyncIterator[Delta], writer: Writer, stream: bool, with_usage: bool, request: Request
 ) -> Response:
-    if stream:
-        # The first delta is waited for here, so that a refusal still has its HTTP status.
-        first = await anext(deltas)
-        events = _events(first, deltas, writer, with_usage)
-        return StreamingResponse(events, media_type="text/event-stream")
-    collected = await _unless_disconnected(_collect(deltas), request)
-    if collected is None:
+    if not stream:
+        collected = await _unless_disconnected(_collect(deltas), request)
+        return JSONResponse(writer.whole(collected)) if collected else Response(status_code=499)
+    # The first delta is waited for here, so that a refusal still has its HTTP status.
+    first = await _unless_disconnected(anext(deltas), request)
+    if first is None:
         return Response(status_code=499)  # nobody is there to read it
-    return JSONResponse(writer.whole(collected))
+    events = _events(first, deltas, writer, with_usage)
+    return StreamingResponse(events, media_type="text/event-stream")
 
 
 async def _events(
@@ -172,7 +174,7 @@ async def _collect(deltas: AsyncIterator[Delta]) -> list[Delta]:
     return [delta async for delta in deltas]
 
 
-async def _unless_disconnected(work: Any, request: Request) -> list[Delta] | None:
+async def _unless_disconnected(work: Awaitable[T], request: Request) -> T | None:
     """The result of `work`; None, with `work` cancelled, if the client hangs up before."""
     task = asyncio.ensure_future(work)
     hung_up = asyncio.ensure_future(_hang_up(request))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import signal
 import socket
@@ -16,19 +15,12 @@ import uvicorn
 from fastapi import FastAPI
 
 from model.manager import ModelManager
-from model.types import LinlyError
 from web import api
 from web.access import Access
 from web.ui.page import STYLE, build_page
 
 GRACE_SECONDS = 1  # for open connections at the end; the page's own stay open for ever
 LOGIN_HINT = "Any name will do; enter the passphrase that you were given as the password."
-
-
-class AddressError(LinlyError):
-    """The port cannot be had."""
-
-    code = "address"
 
 
 def build_app(manager: ModelManager, access: Access) -> FastAPI:
@@ -47,31 +39,6 @@ def build_app(manager: ModelManager, access: Access) -> FastAPI:
         run_history=False,
         show_error=False,
     )
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Take the port before anything slow begins.
-
-    Raises:
-        AddressError: it is in use, or the address is not this machine's.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((host, port))
-        sock.listen(128)
-    except OSError as error:
-        sock.close()
-        if error.errno == errno.EADDRINUSE:
-            raise AddressError(
-                f"Port {port} is in use already", "Pass another one with --server_port."
-            ) from error
-        raise AddressError(
-            f"{host}:{port} cannot be listened on: {error.strerror or error}",
-            "Check --server_name and --server_port.",
-        ) from error
-    return sock
 
 
 def serve(app: FastAPI, sock: socket.socket, on_end: Callable[[], None]) -> None:

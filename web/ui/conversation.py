@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
@@ -60,6 +59,7 @@ class Ongoing:
     request: ChatRequest | None = None
     stopped: bool = False
     discarded: bool = False
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass
@@ -76,20 +76,27 @@ class Replies:
         return self._by_session.setdefault(session, Ongoing())
 
     def end(self, session: str, ongoing: Ongoing) -> None:
-        if self._by_session.get(session) is ongoing:
-            del self._by_session[session]
-
-    def stop(self, session: str, discard: bool = False) -> None:
-        """Stop the session's reply, if it has one; its model stops within one token."""
-        ongoing = self._by_session.get(session)
-        if ongoing is None:
-            return
-        ongoing.stopped = True
-        if discard:
-            ongoing.discarded = True
-            self.end(session, ongoing)
+        """It has shown its last."""
+        del self._by_session[session]
         if ongoing.request:
             self.manager.abort(ongoing.request.id)
+        ongoing.ended.set()
+
+    def stop(self, session: str) -> Ongoing | None:
+        """Stop the session's reply, if it has one; its model stops within one token."""
+        ongoing = self._by_session.get(session)
+        if ongoing is not None:
+            ongoing.stopped = True
+            if ongoing.request:
+                self.manager.abort(ongoing.request.id)
+        return ongoing
+
+    async def discard(self, session: str) -> None:
+        """Stop the session's reply and wait until it can show nothing any more."""
+        ongoing = self.stop(session)
+        if ongoing is not None:
+            ongoing.discarded = True
+            await ongoing.ended.wait()
 
 
 async def answer(
@@ -122,16 +129,44 @@ async def answer(
 async def _stream(
     manager: ModelManager, request: ChatRequest, turns: tuple[Turn, ...], language: str
 ) -> AsyncIterator[View]:
-    text, notice, shown_at = "", "", 0.0
-    async for delta in manager.chat(request):
-        text += delta.text
-        if delta.dropped:
-            notice = say(language, "dropped", **vars(delta.dropped))
-        if delta.finish_reason:
-            yield _last_view(turns, text, delta, notice, language, manager)
-        elif text and time.monotonic() - shown_at >= UPDATE_SECONDS:
-            shown_at = time.monotonic()
-            yield View((*turns, Turn("assistant", text)), notice)
+    text, notice = "", ""
+    async for batch in paced(manager.chat(request), UPDATE_SECONDS):
+        text += "".join(delta.text for delta in batch)
+        for delta in batch:
+            if delta.dropped:
+                notice = say(language, "dropped", **vars(delta.dropped))
+        if batch[-1].finish_reason:
+            yield _last_view(turns, text, batch[-1], notice, language, manager)
+        else:
+            reply = (Turn("assistant", text),) if text else ()
+            yield View((*turns, *reply), notice)
+
+
+async def paced(deltas: AsyncIterator[Delta], seconds: float) -> AsyncIterator[list[Delta]]:
+    """Deltas in groups, at least `seconds` apart, so that a fast model does not flood a browser.
+
+    The first comes at once, and none is held back longer than that, even if no other follows.
+    """
+    loop = asyncio.get_running_loop()
+    coming = asyncio.ensure_future(anext(deltas))
+    try:
+        not_before = loop.time()
+        while True:
+            batch = [await coming]
+            while not batch[-1].finish_reason:
+                coming = asyncio.ensure_future(anext(deltas))
+                left = not_before - loop.time()
+                if left <= 0 or not (await asyncio.wait({coming}, timeout=left))[0]:
+                    break
+                batch.append(coming.result())
+            not_before = loop.time() + seconds
+            yield batch
+            if batch[-1].finish_reason:
+                return
+    finally:
+        # Ends the stream below, and with it the model's work, wherever this one was left.
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)
 
 
 def _last_view(

@@ -74,9 +74,7 @@ class Page:
         ui.regenerate.click(self.regenerate, [self._turns, *wishes], changing, **quiet)
         ui.stop.click(self.stop, None, None, queue=False, **quiet)
         # The log's own bin empties it too.
-        gr.on(
-            [ui.new_chat.click, ui.log.clear], self.new_chat, None, changing, queue=False, **quiet
-        )
+        gr.on([ui.new_chat.click, ui.log.clear], self.new_chat, None, changing, **quiet)
         ui.preset.input(preset_values, ui.preset, list(ui.sliders), queue=False, **quiet)
         ui.theme.click(None, None, None, js=TOGGLE_THEME)
         labelled = list(relabel(ui, "en"))
@@ -141,8 +139,6 @@ class Page:
             yield self._show(View(turns, say(wishes[-1], "fault"), busy=False))
         finally:
             self._replies.end(_session(request), ongoing)
-            if ongoing.request:
-                self._manager.abort(ongoing.request.id)
 
     def stop(self, request: gr.Request) -> None:
         """End the reply; what is there stays."""
@@ -150,11 +146,11 @@ class Page:
 
     def leave(self, request: gr.Request) -> None:
         """The browser is gone: its reply ends."""
-        self._replies.stop(_session(request), discard=True)
+        self._replies.stop(_session(request))
 
-    def new_chat(self, request: gr.Request) -> Updates:
+    async def new_chat(self, request: gr.Request) -> Updates:
         """Begin anew, ending whatever is in the making."""
-        self._replies.stop(_session(request), discard=True)
+        await self._replies.discard(_session(request))
         return self._show(View((), busy=False))
 
     def arrive(self, language: str, adapter: str, template: str) -> Updates:

@@ -1,0 +1,49 @@
+"""What the tests share: a tiny random LLaMA, the embedded default, adapters, and a fake engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from model.embedded import ensure_embedded
+from model.settings import APP_NAME
+from tests.tiny import make_adapter, make_folder
+
+MakeAdapter = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with a random two-layer LLaMA and a tokenizer of its own."""
+    return make_folder(tmp_path_factory.mktemp("base") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def default_folder() -> Path:
+    """The embedded default, fetched and converted where it is not in the cache yet."""
+    from platformdirs import user_cache_path
+
+    return ensure_embedded(user_cache_path(APP_NAME), lambda phase, share: None)
+
+
+@pytest.fixture(scope="session")
+def tiny_adapters(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
+    """A folder of four adapters for the tiny model: other ranks, targets and scalings."""
+    parent = tmp_path_factory.mktemp("adapters")
+    every = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    make_adapter(tiny_folder, parent / "qv", seed=1, r=4, target_modules=["q_proj", "v_proj"])
+    make_adapter(tiny_folder, parent / "all", seed=2, r=8, target_modules=every)
+    make_adapter(
+        tiny_folder, parent / "rs", seed=3, r=3, use_rslora=True, target_modules=["down_proj"]
+    )
+    make_adapter(
+        tiny_folder, parent / "patterned", seed=4, r=2, target_modules=["o_proj", "up_proj"],
+        rank_pattern={"layers.1.mlp.up_proj": 5}, alpha_pattern={"o_proj": 40},
+    )  # fmt: skip
+    return parent

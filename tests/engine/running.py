@@ -1,0 +1,116 @@
+"""An engine on its own, without prompts and text: token ids in, token ids out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from model.adapters import AdapterRegistry
+from model.engine.local import LocalEngine
+from model.folder import load_tokenizer, read_model_folder
+from model.layers.llama import Llama
+from model.loading import load_model
+from model.types import Delta, EngineRequest, Sampling
+
+Ids = tuple[int, ...]
+
+
+class NumberDetokenizer:
+    """Writes ids as numbers, so that a reply's text tells its ids."""
+
+    def push(self, token_id: int) -> str:
+        return f"{token_id} "
+
+    def flush(self) -> str:
+        return ""
+
+    def piece(self, token_id: int) -> str:
+        return str(token_id)
+
+
+@dataclass
+class Reply:
+    """A request's deltas as they arrive; `done` is set by the last one."""
+
+    id: str
+    on_delta: Callable[[Delta], None] | None = None
+    deltas: list[Delta] = field(default_factory=list)
+    done: threading.Event = field(default_factory=threading.Event)
+
+    def emit(self, delta: Delta) -> None:
+        self.deltas.append(delta)
+        if self.on_delta:
+            self.on_delta(delta)
+        if delta.finish_reason:
+            self.done.set()
+
+    def wait(self) -> Reply:
+        assert self.done.wait(120), "the reply never ended"
+        return self
+
+    @property
+    def ids(self) -> Ids:
+        return tuple(int(word) for delta in self.deltas for word in delta.text.split())
+
+    @property
+    def last(self) -> Delta:
+        return self.deltas[-1]
+
+
+@dataclass
+class Running:
+    """An engine with its model, and a way to ask it."""
+
+    engine: LocalEngine
+    model: Llama
+
+    def ask(
+        self,
+        prompt: Sequence[int],
+        adapter: str | None = None,
+        *,
+        name: str = "",
+        scale: float = 1.0,
+        eos: frozenset[int] = frozenset(),
+        on_delta: Callable[[Delta], None] | None = None,
+        sampling: Sampling | None = None,
+    ) -> Reply:
+        if adapter:
+            self.engine.prepare(adapter)
+        reply = Reply(name or f"{adapter}-{len(prompt)}-{id(prompt)}", on_delta)
+        wishes = sampling or Sampling(temperature=0, max_tokens=24)
+        self.engine.submit(
+            EngineRequest(
+                reply.id, tuple(prompt), wishes, eos, NumberDetokenizer(), adapter, scale
+            ),
+            reply.emit,
+        )
+        return reply
+
+
+@contextmanager
+def running(
+    base: Path, adapters: Path, quantization: str = "none", max_sequences: int = 16
+) -> Iterator[Running]:
+    """An engine over the folder `base` on the CPU."""
+    folder = read_model_folder(base)
+    model = load_model(
+        folder, quantization=quantization, device="cpu", context_length=None,
+        progress=lambda share: None,
+    )  # fmt: skip
+    registry = AdapterRegistry(adapters, model.shape, {"model"})
+    broken = [adapter for adapter in registry.scan() if adapter.reason]
+    assert not broken, broken
+    engine = LocalEngine(
+        model,
+        load_tokenizer(folder).pieces,
+        lambda name: registry.load(name, model.dtype, model.device),
+        max_sequences,
+    )
+    try:
+        yield Running(engine, model)
+    finally:
+        engine.close()

@@ -1,0 +1,175 @@
+"""The engine's own promises: aborts, faults that stay where they are, bounded work and queues."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.engine import local
+from model.engine.local import PREFILL_CHUNK
+from model.layers.llama import Span
+from model.types import BusyError, Delta, EngineError, FinishReason, Sampling
+from tests.engine.running import Reply, Running, running
+
+LONG = Sampling(temperature=0, max_tokens=200)
+PROMPT = (5, 6, 7, 8)
+
+
+@pytest.fixture
+def tiny(tiny_folder: Path, tiny_adapters: Path) -> Iterator[Running]:
+    with running(tiny_folder, tiny_adapters) as engine:
+        yield engine
+
+
+def completed(reply: Reply) -> int:
+    assert reply.last.stats
+    return reply.last.stats.completion_tokens
+
+
+def test_abort_ends_within_one_token(tiny: Running) -> None:
+    seen: list[Delta] = []
+
+    def abort_at_third(delta: Delta) -> None:
+        seen.append(delta)
+        if len(seen) == 3:
+            tiny.engine.abort("mine")
+
+    reply = tiny.ask(PROMPT, name="mine", on_delta=abort_at_third, sampling=LONG).wait()
+    assert reply.last.finish_reason is FinishReason.ABORT
+    assert completed(reply) in (3, 4)
+
+
+def test_abort_leaves_the_others_alone(tiny: Running) -> None:
+    undisturbed = tiny.ask(PROMPT, sampling=LONG).wait().ids
+    other = tiny.ask(PROMPT, name="other", sampling=LONG)
+    mine = tiny.ask(PROMPT, name="mine", sampling=LONG)
+    tiny.engine.abort("mine")
+    assert other.wait().ids == undisturbed
+    assert mine.wait().last.finish_reason is FinishReason.ABORT
+
+
+def test_abort_of_an_unknown_request_is_ignored(tiny: Running) -> None:
+    tiny.engine.abort("nobody")
+    assert tiny.ask(PROMPT).wait().last.finish_reason is FinishReason.LENGTH
+
+
+def test_a_waiting_request_can_be_aborted(tiny_folder: Path, tiny_adapters: Path) -> None:
+    with running(tiny_folder, tiny_adapters, max_sequences=1) as tiny:
+        first = tiny.ask(PROMPT, name="first", sampling=LONG)
+        second = tiny.ask(PROMPT, name="second", sampling=LONG)
+        tiny.engine.abort("second")
+        assert second.wait().last.finish_reason is FinishReason.ABORT
+        assert completed(second) == 0
+        assert completed(first.wait()) == 200
+
+
+def test_a_failing_step_ends_only_its_sequence(
+    tiny: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prefill that runs out of memory must not take the running replies with it."""
+    forward = tiny.model.forward
+
+    def failing(spans: Sequence[Span]) -> torch.Tensor:
+        if len(spans[0].tokens) > 50:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+        return forward(spans)
+
+    monkeypatch.setattr(tiny.model, "forward", failing)
+    healthy = tiny.ask(PROMPT, sampling=LONG)
+    broken = tiny.ask(tuple(range(5, 105)))
+    assert broken.wait().last.finish_reason is FinishReason.ERROR
+    assert "not enough memory" in (broken.last.error or "")
+    assert completed(healthy.wait()) == 200
+    assert tiny.engine.status().error is None
+
+
+def test_a_dying_thread_says_why(tiny: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dying(spans: Sequence[Span]) -> torch.Tensor:
+        raise KeyError("a fault of ours")
+
+    monkeypatch.setattr(tiny.model, "forward", dying)
+    reply = tiny.ask(PROMPT).wait()
+    assert reply.last.finish_reason is FinishReason.ERROR
+    with pytest.raises(EngineError, match="a fault of ours"):
+        tiny.ask(PROMPT)
+    assert "a fault of ours" in (tiny.engine.status().error or "")
+
+
+def test_a_long_prompt_does_not_stall_the_others(
+    tiny: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two chunks of one prompt, every running sequence gets a token."""
+    forward = tiny.model.forward
+    widths: list[int] = []
+
+    def noting(spans: Sequence[Span]) -> torch.Tensor:
+        widths.append(max(len(span.tokens) for span in spans))
+        return forward(spans)
+
+    talking = tiny.ask(PROMPT, sampling=Sampling(temperature=0, max_tokens=400))
+    while not talking.deltas:
+        talking.done.wait(0.001)
+    monkeypatch.setattr(tiny.model, "forward", noting)
+    tiny.ask(tuple([9] * 500)).wait()
+    chunks = [i for i, width in enumerate(widths) if width > 1]
+    assert [widths[i] for i in chunks] == [PREFILL_CHUNK, 500 - PREFILL_CHUNK]
+    assert chunks[1] - chunks[0] > 1
+    tiny.engine.abort(talking.id)
+
+
+def test_no_more_than_max_sequences_run(tiny_folder: Path, tiny_adapters: Path) -> None:
+    with running(tiny_folder, tiny_adapters, max_sequences=2) as tiny:
+        seen: list[int] = []
+        replies = [
+            tiny.ask(
+                PROMPT, name=f"{i}", on_delta=lambda _: seen.append(tiny.engine.status().running)
+            )
+            for i in range(5)
+        ]
+        assert len({reply.wait().ids for reply in replies}) == 1
+    assert max(seen) == 2
+
+
+def test_a_full_queue_refuses(tiny: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "MAX_WAITING", 0)
+    with pytest.raises(BusyError):
+        tiny.ask(PROMPT)
+
+
+def test_closing_ends_running_replies(tiny: Running) -> None:
+    reply = tiny.ask(PROMPT, sampling=LONG)
+    tiny.engine.close()
+    assert reply.wait().last.finish_reason is FinishReason.ABORT
+    with pytest.raises(EngineError):
+        tiny.ask(PROMPT)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_the_same_seed_gives_the_same_reply_alone_and_in_a_batch(
+    tiny: Running, temperature: float
+) -> None:
+    wishes = Sampling(temperature=temperature, seed=11, max_tokens=24)
+    alone = tiny.ask(PROMPT, "all", sampling=wishes).wait().ids
+    crowd = [tiny.ask(PROMPT, "all", name=f"{i}", sampling=wishes) for i in range(3)]
+    crowd.append(tiny.ask(PROMPT, name="base", sampling=wishes))
+    assert [reply.wait().ids for reply in crowd[:3]] == [alone] * 3
+    crowd[3].wait()
+
+
+def test_8bit_stays_close_to_full_precision(tiny_folder: Path, tiny_adapters: Path) -> None:
+    """Logits of the int8 weights against those of float32, in decode and in prefill."""
+    from model.engine.kv_cache import SequenceCache
+
+    logits = {}
+    for quantization in ("none", "8bit"):
+        with running(tiny_folder, tiny_adapters, quantization) as tiny:
+            cache = SequenceCache(tiny.model.shape, tiny.model.dtype, "cpu")
+            prefill = tiny.model.forward([Span(tuple(range(3, 40)), cache)])
+            decode = tiny.model.forward([Span((40,), cache)])
+            logits[quantization] = torch.cat((prefill, decode))
+    error = (logits["8bit"] - logits["none"]).std(dim=1) / logits["none"].std(dim=1)
+    assert (error > 0).all()  # or nothing was quantised
+    assert (error < 0.05).all()

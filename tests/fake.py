@@ -1,0 +1,162 @@
+"""An engine with a script of replies, and a manager over it: pages and APIs without a model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from model.adapters import Adapter, AdapterRegistry
+from model.manager import ModelManager
+from model.prompt import PromptTemplate, load_templates
+from model.settings import Settings
+from model.startup import OWN_TEMPLATE, Report, Serving
+from model.tokenizer import Run
+from model.types import (
+    AdapterError,
+    Delta,
+    Emit,
+    EngineRequest,
+    EngineStatus,
+    FinishReason,
+    Phase,
+    Stats,
+)
+from tests.tiny import TEMPLATE
+
+CHECKOUT = Path(__file__).parents[1]
+
+
+class LetterTokenizer:
+    """One token a character: its code point."""
+
+    pieces = 0x110000
+    bos = eos = None
+    eos_id = None
+    prefix_ids: tuple[int, ...] = ()
+
+    def encode(self, runs: Sequence[Run]) -> list[int]:
+        return [ord(letter) for run in runs for letter in run.text]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(map(chr, ids))
+
+    def is_control(self, token_id: int) -> bool:
+        return False
+
+    def piece(self, token_id: int) -> str:
+        return chr(token_id)
+
+
+@dataclass
+class FakeEngine:
+    """Answers with `script(prompt, request)`, a piece at each `tick`, or all at once without."""
+
+    script: Callable[[str, EngineRequest], list[str]]
+    name: str = "fake"
+    device: str = "cpu"
+    context_length: int = 2000
+    ticking: bool = False
+    error: str | None = None
+    requests: list[EngineRequest] = field(default_factory=list)
+    emitted: dict[str, int] = field(default_factory=dict)
+    aborted: set[str] = field(default_factory=set)
+    closed: bool = False
+    _ticks: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    _live: set[str] = field(default_factory=set)
+
+    def tick(self, pieces: int = 1) -> None:
+        """Let that many pieces go."""
+        for _ in range(pieces):
+            self._ticks.release()
+
+    def prepare(self, adapter: str) -> None:
+        if adapter == "unreadable":
+            raise AdapterError("The adapter 'unreadable' cannot be read")
+
+    def submit(self, request: EngineRequest, emit: Emit) -> None:
+        self.requests.append(request)
+        self._live.add(request.id)
+        threading.Thread(target=self._play, args=(request, emit), daemon=True).start()
+
+    def _play(self, request: EngineRequest, emit: Emit) -> None:
+        prompt = "".join(map(chr, request.prompt_ids))
+        reason, error = FinishReason.STOP, None
+        for piece in self.script(prompt, request):
+            while self.ticking and request.id not in self.aborted:
+                if self._ticks.acquire(timeout=0.01):
+                    break
+            if request.id in self.aborted:
+                reason = FinishReason.ABORT
+                break
+            if piece == "<fail>":
+                reason, error = FinishReason.ERROR, "There was not enough memory for this reply."
+                break
+            self.emitted[request.id] = self.emitted.get(request.id, 0) + 1
+            emit(Delta(piece))
+        self._live.discard(request.id)
+        count = self.emitted.get(request.id, 0)
+        stats = Stats(len(prompt), count, 0.1, max(count - 1, 0) * 0.1, seed=1)
+        emit(Delta("", reason, stats, error=error))
+
+    def abort(self, request_id: str) -> None:
+        self.aborted.add(request_id)
+
+    def status(self) -> EngineStatus:
+        return EngineStatus(len(self._live), 0, self.error)
+
+    def close(self) -> None:
+        self.closed = True
+        self.aborted.update(self._live)
+
+
+class FakeRegistry(AdapterRegistry):
+    """A registry with the adapters that it is given."""
+
+    def __init__(self, adapters: Sequence[Adapter]) -> None:
+        super().__init__(Path("nowhere"), None, ())
+        self._found = {adapter.name: adapter for adapter in adapters}
+
+    def scan(self) -> list[Adapter]:
+        return list(self._found.values())
+
+
+ADAPTERS = (
+    Adapter("pirate", Path("pirate"), "Talks like a pirate", digest="d1" * 32),
+    Adapter("linly", Path("linly"), "User and Bot", template="linly", digest="d2" * 32),
+    Adapter("torn", Path("torn"), reason="it has no adapter_model.safetensors"),
+)
+
+
+def echo(prompt: str, request: EngineRequest) -> list[str]:
+    """Says who answers what, word by word."""
+    question = prompt.split("<|im_start|>user\n")[-1].split("<|im_end|>")[0]
+    return [f"{word} " for word in f"{request.adapter or 'base'} heard: {question}".split(" ")]
+
+
+def fake_manager(
+    engine: FakeEngine,
+    loading: threading.Event | None = None,
+    fail: Exception | None = None,
+    settings: Settings | None = None,
+    adapters: Sequence[Adapter] = ADAPTERS,
+) -> ModelManager:
+    """A manager over `engine`; with `loading` it loads until that is set, then fails or serves."""
+
+    def load(_: Settings, report: Report) -> Serving:
+        report(Phase.READING, 0.4)
+        if loading:
+            loading.wait()
+        if fail:
+            raise fail
+        own = PromptTemplate(OWN_TEMPLATE, TEMPLATE, "The model's own")
+        templates = {OWN_TEMPLATE: own, **load_templates(CHECKOUT / "prompts")}
+        registry = FakeRegistry(adapters)
+        return Serving(
+            "fake-base", engine, LetterTokenizer(), frozenset(), registry, templates, OWN_TEMPLATE
+        )
+
+    manager = ModelManager(replace(settings or Settings(), base_model="fake-base"), load)
+    manager.start()
+    return manager

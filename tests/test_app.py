@@ -1,0 +1,146 @@
+"""The program as a person starts it: what it says, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[1]
+Process = subprocess.Popen[str]
+
+
+def run(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "app.py", *flags],
+        cwd=CHECKOUT, env={**os.environ, **environment}, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "says"),
+    [
+        (["--server-prt", "1"], 2, "Did you mean --server_port?"),
+        (["--server_port", "many"], 2, "'many' is no port"),
+        (["--quantization", "3bit"], 2, "invalid choice: '3bit'"),
+        (["--adapters_dir", "nowhere"], 2, "there is no folder nowhere"),
+        (["--auth", "nameless"], 2, "user:password"),
+        (["--base_model", "nowhere"], 1, "There is no model folder nowhere"),
+        (["--base_model", "docs"], 1, "docs has no config.json"),
+        (["--base_model", "./adapter"], 1, "Did you mean adapters?"),
+    ],
+)
+def test_wrong_use_is_one_sentence(flags: list[str], status: int, says: str) -> None:
+    done = run(*flags)
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert (done.returncode, done.stdout) == (status, "")
+
+
+def test_the_environment_is_read_and_blamed() -> None:
+    done = run(LINLY_SERVER_PORT="many")
+    assert done.returncode == 2
+    assert "LINLY_SERVER_PORT" in done.stderr
+
+
+def test_help_suffices() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    assert "--adapters_dir" in done.stdout
+
+
+def test_a_port_in_use() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("--server_port", str(port))
+    assert done.returncode == 1
+    assert done.stderr == f"Port {port} is in use already. Pass another one with --server_port.\n"
+
+
+def test_a_missing_package_is_named(tmp_path: Path) -> None:
+    """As after a `git clone` without `pip install`: one sentence, no stack trace."""
+    (tmp_path / "platformdirs.py").write_text("raise ModuleNotFoundError('x', name='platformdirs')")
+    done = run(PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert "platformdirs is missing: run" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@contextmanager
+def started(*flags: str) -> Iterator[tuple[Process, str]]:
+    """The program, serving; and its address."""
+    process = subprocess.Popen(
+        [sys.executable, "app.py", "--server_port", "0", *flags],
+        cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout
+        greeting = process.stdout.readline()
+        assert "http://" in greeting, process.communicate()
+        yield process, greeting.split()[2]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def read_until(process: Process, words: str) -> None:
+    """Read what the program prints up to a line with `words`."""
+    assert process.stdout
+    seen = ""
+    while words not in (line := process.stdout.readline()):
+        seen += line
+        assert line, f"it ended without {words!r}: {seen}"
+
+
+def health(address: str) -> dict[str, Any]:
+    try:
+        with urllib.request.urlopen(f"{address}/health", timeout=60) as answer:
+            return dict(json.load(answer))
+    except urllib.error.HTTPError as answer:
+        return dict(json.load(answer))
+
+
+@pytest.mark.real_model
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("when", ["loading", "ready"])
+def test_signals_end_it_cleanly(default_folder: Path, number: signal.Signals, when: str) -> None:
+    """Within 5 s, with status 0 and without a word on stderr, whatever it is doing."""
+    with started() as (process, address):
+        assert health(address)["status"] in ("loading", "ready")
+        if when == "ready":
+            read_until(process, "Ready after")
+        process.send_signal(number)
+        out, err = process.communicate(timeout=5)
+    assert (process.returncode, err) == (0, ""), out
+
+
+@pytest.mark.real_model
+@pytest.mark.slow
+def test_memory_with_the_default_model(default_folder: Path) -> None:
+    """Under 1.5 GB at its peak, after a reply."""
+    with started() as (process, address):
+        read_until(process, "Ready after")
+        assert health(address)["status"] == "ready"
+        body = {"messages": [{"role": "user", "content": "Tell me a story."}], "max_tokens": 50}
+        request = urllib.request.Request(
+            f"{address}/v1/chat/completions", json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )  # fmt: skip
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            assert json.load(answer)["usage"]["completion_tokens"] > 1
+        status = Path(f"/proc/{process.pid}/status").read_text()
+    peak = next(int(line.split()[1]) for line in status.splitlines() if "VmHWM" in line)
+    assert peak * 1024 < 1.5e9

@@ -1,0 +1,57 @@
+"""Imports go one way: app -> web -> model.manager -> engine -> layers -> types."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[1]
+PACKAGES = ("model", "web", "training")
+SOURCES = [path for package in PACKAGES for path in sorted((CHECKOUT / package).rglob("*.py"))]
+# Who may not import what, by the beginning of the modules' names.
+FORBIDDEN = {
+    "model.types": ("model", "web", "training"),
+    "model.layers": ("model.engine", "model.prompt", "model.folder", "model.settings",
+                     "model.adapters", "model.manager", "model.startup", "web", "training"),
+    "model.engine": ("model.prompt", "model.folder", "model.settings", "model.adapters",
+                     "model.tokenizer", "model.manager", "model.startup", "web", "training"),
+    "model": ("web", "training", "gradio", "fastapi"),
+    "web": ("training", "model.engine", "model.layers", "model.loading", "torch", "transformers"),
+    "training": ("web", "model.engine", "model.manager"),
+}  # fmt: skip
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(CHECKOUT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def within(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_imports_go_one_way(path: Path) -> None:
+    name = module_name(path)
+    forbidden = {f for layer, names in FORBIDDEN.items() if within(name, layer) for f in names}
+    broken = {i for i in imports(path) if any(within(i, f) for f in forbidden)}
+    assert not broken, f"{name} must not import {', '.join(sorted(broken))}"
+
+
+def test_the_check_sees_something() -> None:
+    """An empty list of files, or of imports, would pass the test above."""
+    assert len(SOURCES) > 30
+    assert "model.manager" in imports(CHECKOUT / "web" / "api.py")

@@ -1,0 +1,81 @@
+"""A real Chromium, driven by Playwright."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# Without a sandbox of its own, as root in a container; and silent towards the world.
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE = 30_000  # milliseconds; a bound, not a measure
+
+
+def executable() -> str:
+    """Chromium's path. Where there is none, CI fails and others skip."""
+    found = next((path for path in map(shutil.which, NAMES) if path), None)
+    if found is None and os.environ.get("CI"):
+        pytest.fail("CI must run the browser tests, and there is no Chromium")
+    if found is None:
+        pytest.skip("there is no Chromium on this machine: apt-get install chromium")
+    return found
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A browser for some tests."""
+    path = executable()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+class Chat:
+    """The page as a visitor uses it, by its labels."""
+
+    def __init__(self, page: Page) -> None:
+        page.set_default_timeout(PATIENCE)
+        self.page = page
+        self.complaints: list[str] = []
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("console", self._listen)
+        self.message = page.get_by_role("textbox", name="Message")
+        self.send = page.get_by_role("button", name="Send", exact=True)
+        self.stop = page.get_by_role("button", name="Stop", exact=True)
+        self.regenerate = page.get_by_role("button", name="Regenerate")
+        self.new_chat = page.get_by_role("button", name="New chat")
+        self.log = page.get_by_role("log")
+
+    def _listen(self, message: object) -> None:
+        if getattr(message, "type", "") == "error":
+            self.complaints.append(getattr(message, "text", ""))
+
+    def open(self, url: str) -> Chat:
+        self.page.goto(url)
+        self.page.locator("#message textarea").wait_for()
+        return self
+
+    def ask(self, text: str) -> None:
+        self.message.fill(text)
+        self.send.click()
+
+    def choose(self, label: str, option: str) -> None:
+        """Pick an option of a drop-down by the beginning of its text."""
+        self.page.get_by_role("listbox", name=label).or_(
+            self.page.get_by_role("combobox", name=label)
+        ).or_(self.page.get_by_label(label)).first.click()
+        self.page.get_by_role("option", name=option).first.click()

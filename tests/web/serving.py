@@ -1,0 +1,42 @@
+"""The application on a real port, in a thread of the test."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from model.manager import ModelManager
+from web.access import Access
+from web.address import bind
+from web.server import build_app
+
+
+@contextmanager
+def serving(manager: ModelManager, access: Access | None = None) -> Iterator[str]:
+    """Serve `manager`; gives the address."""
+    sock = bind("127.0.0.1", 0)
+    app = build_app(manager, access or Access())
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1, ws="none")
+    )
+    started = threading.Event()
+    startup = server.startup
+
+    async def tell(sockets: list[object] | None = None) -> None:
+        await startup(sockets=sockets)  # type: ignore[arg-type]
+        started.set()
+
+    server.startup = tell  # type: ignore[assignment, method-assign]
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
+    thread.start()
+    if not started.wait(60):
+        raise RuntimeError("the server did not start")
+    try:
+        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+    finally:
+        manager.close()
+        server.should_exit = True
+        thread.join(20)

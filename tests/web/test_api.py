@@ -1,0 +1,247 @@
+"""/health and OpenAI's API, asked by OpenAI's own client and by plain HTTP."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import httpx
+import openai
+import pytest
+
+from model.manager import ModelManager
+from model.types import EngineRequest, ModelFolderError
+from tests.fake import FakeEngine, echo, fake_manager
+from tests.web.serving import serving
+from web.access import Access
+
+HELLO = [{"role": "user", "content": "hello there"}]
+
+
+@pytest.fixture(scope="module")
+def engine() -> FakeEngine:
+    return FakeEngine(echo)
+
+
+@pytest.fixture(scope="module")
+def manager(engine: FakeEngine) -> ModelManager:
+    return fake_manager(engine)
+
+
+@pytest.fixture(scope="module")
+def url(manager: ModelManager) -> Iterator[str]:
+    manager.wait()
+    with serving(manager) as address:
+        yield address
+
+
+@pytest.fixture
+def client(url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+
+def test_models_lists_the_base_and_the_healthy_adapters(client: openai.OpenAI) -> None:
+    models = client.models.list().data
+    assert [model.id for model in models] == ["fake-base", "pirate", "linly"]
+    assert [getattr(model, "parent", None) for model in models] == [None, "fake-base", "fake-base"]
+
+
+def test_chat(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.create(model="fake-base", messages=HELLO)  # type: ignore[arg-type]
+    assert reply.choices[0].message.content == "base heard: hello there "
+    assert reply.choices[0].finish_reason == "stop"
+    assert reply.usage
+    assert reply.usage.completion_tokens == 4
+
+
+def test_the_model_field_selects_the_adapter(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.create(model="pirate", messages=HELLO)  # type: ignore[arg-type]
+    assert reply.choices[0].message.content == "pirate heard: hello there "
+    assert reply.model == "pirate"
+
+
+def test_an_adapters_template_writes_the_prompt(client: openai.OpenAI, engine: FakeEngine) -> None:
+    client.chat.completions.create(model="linly", messages=HELLO)  # type: ignore[arg-type]
+    prompt = "".join(map(chr, engine.requests[-1].prompt_ids))
+    assert prompt == "User: hello there\nBot: "
+    assert "User:" in engine.requests[-1].sampling.stop
+
+
+def test_streaming_with_usage(client: openai.OpenAI) -> None:
+    chunks = list(
+        client.chat.completions.create(  # type: ignore[call-overload]
+            model="pirate", messages=HELLO, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == "pirate heard: hello there "
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
+    assert chunks[-1].usage.completion_tokens == 4
+
+
+def test_completions_take_text_and_token_ids(client: openai.OpenAI, engine: FakeEngine) -> None:
+    reply = client.completions.create(model="fake-base", prompt="one two")
+    assert reply.choices[0].text == "base heard: one two "
+    client.completions.create(model="fake-base", prompt=[104, 105])
+    assert list(engine.requests[-1].prompt_ids) == [104, 105]
+
+
+def test_sampling_fields_arrive(client: openai.OpenAI, engine: FakeEngine) -> None:
+    client.chat.completions.create(
+        model="pirate", messages=HELLO, temperature=0, max_completion_tokens=7, seed=3,  # type: ignore[arg-type]
+        stop=["x"], top_p=0.5, logprobs=True, top_logprobs=2,
+        extra_body={"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.2, "ignore_eos": True,
+                    "min_tokens": 2, "adapter_scale": 0.5},
+    )  # fmt: skip
+    request = engine.requests[-1]
+    wishes = request.sampling
+    assert (wishes.temperature, wishes.max_tokens, wishes.seed, wishes.stop) == (0, 7, 3, ("x",))
+    assert (wishes.top_p, wishes.top_k, wishes.min_p, wishes.logprobs) == (0.5, 5, 0.1, 2)
+    assert (wishes.repetition_penalty, wishes.ignore_eos, wishes.min_tokens) == (1.2, True, 2)
+    assert request.adapter_scale == 0.5
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "says"),
+    [
+        ({"model": "pirat", "messages": HELLO}, 404, "model_not_found", "Did you mean 'pirate'"),
+        ({"model": "torn", "messages": HELLO}, 409, "adapter_broken", "adapter_model"),
+        ({"model": "../x", "messages": HELLO}, 404, "model_not_found", "no model or adapter"),
+        ({"messages": []}, 400, "invalid_value", "messages"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, 400, "invalid_value", "role"),
+        ({}, 400, "invalid_value", "messages"),
+        ({"messages": HELLO, "temperature": -1}, 400, "invalid_value", "temperature"),
+        ({"messages": HELLO, "top_p": 0}, 400, "invalid_value", "top_p"),
+        ({"messages": HELLO, "max_tokens": 0}, 400, "invalid_value", "max_tokens"),
+        ({"messages": HELLO, "adapter_scale": -1}, 400, "invalid_value", "adapter_scale"),
+        ({"messages": HELLO, "n": 2}, 400, "invalid_value", "n"),
+        (
+            {"messages": [{"role": "user", "content": "long " * 1000}]},
+            400, "context_length_exceeded", "room for 1999",
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("stream", [False, True])
+def test_wrong_requests_get_openais_error_object(
+    url: str, body: dict[str, object], status: int, code: str, says: str, stream: bool
+) -> None:
+    answer = httpx.post(f"{url}/v1/chat/completions", json={**body, "stream": stream})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (status, code)
+    assert says in error["message"]
+    assert set(error) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize("prompt", ["", [], [-1], [0x110000], ["a", "b"]])
+def test_wrong_prompts(url: str, prompt: object) -> None:
+    answer = httpx.post(f"{url}/v1/completions", json={"prompt": prompt})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"]
+
+
+def test_a_body_that_is_no_json(url: str) -> None:
+    answer = httpx.post(f"{url}/v1/chat/completions", content=b"{nonsense")
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "invalid_value"
+
+
+def test_health_when_ready(url: str) -> None:
+    answer = httpx.get(f"{url}/health")
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "status": "ready", "progress": 1.0, "base_model": "fake-base", "engine": "fake",
+        "device": "cpu", "quantization": "8bit", "running": 0, "waiting": 0, "error": None,
+    }  # fmt: skip
+
+
+def test_health_and_chat_while_loading_and_after_a_failure() -> None:
+    loading = threading.Event()
+    failure = ModelFolderError("The weights are torn", "Download them again.")
+    manager = fake_manager(FakeEngine(echo), loading, failure)
+    with serving(manager) as url:
+        answer = httpx.get(f"{url}/health")
+        assert (answer.status_code, answer.json()["status"]) == (503, "loading")
+        assert 0 < answer.json()["progress"] < 1
+        asked = httpx.post(f"{url}/v1/chat/completions", json={"messages": HELLO})
+        assert (asked.status_code, asked.json()["error"]["code"]) == (503, "not_ready")
+        assert httpx.get(f"{url}/v1/models").json()["data"][0]["id"] == "fake-base"
+        loading.set()
+        manager.wait()
+        answer = httpx.get(f"{url}/health")
+        assert (answer.status_code, answer.json()["status"]) == (503, "error")
+        assert "torn" in answer.json()["error"]
+
+
+def failing(prompt: str, request: EngineRequest) -> list[str]:
+    return ["half ", "<fail>"]
+
+
+def test_a_reply_that_fails_midway() -> None:
+    manager = fake_manager(FakeEngine(failing))
+    manager.wait()
+    with serving(manager) as url:
+        whole = httpx.post(f"{url}/v1/chat/completions", json={"messages": HELLO})
+        assert whole.status_code == 500
+        assert "memory" in whole.json()["error"]["message"]
+        stream = httpx.post(f"{url}/v1/chat/completions", json={"messages": HELLO, "stream": True})
+        assert stream.status_code == 200
+        assert "half " in stream.text
+        assert '"error"' in stream.text
+
+
+def endless(prompt: str, request: EngineRequest) -> list[str]:
+    return ["word "] * 1000
+
+
+def ended_after(engine: FakeEngine, url: str) -> int:
+    """Pieces that the only request still got after its connection was dropped."""
+    (request,) = engine.requests
+    while request.id not in engine.aborted:  # until the server has noticed the closed socket
+        httpx.get(f"{url}/health")
+    told = engine.emitted.get(request.id, 0)
+    engine.tick(10)
+    while engine.status().running:
+        httpx.get(f"{url}/health")
+    return engine.emitted.get(request.id, 0) - told
+
+
+@pytest.mark.parametrize("first_tokens", [0, 3])
+def test_a_dropped_stream_ends_the_reply_within_one_token(first_tokens: int) -> None:
+    engine = FakeEngine(endless, ticking=True)
+    manager = fake_manager(engine)
+    manager.wait()
+    with serving(manager) as url:
+        engine.tick(first_tokens)
+        ask = {"json": {"messages": HELLO, "stream": True}, "timeout": 1.0}
+        with (
+            pytest.raises(httpx.ReadTimeout),
+            httpx.stream("POST", f"{url}/v1/chat/completions", **ask) as answer,
+        ):
+            for _ in answer.iter_lines():
+                pass
+        assert ended_after(engine, url) <= 1
+
+
+def test_a_dropped_request_ends_the_reply_within_one_token() -> None:
+    engine = FakeEngine(endless, ticking=True)
+    manager = fake_manager(engine)
+    manager.wait()
+    with serving(manager) as url:
+        engine.tick(3)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/v1/chat/completions", json={"messages": HELLO}, timeout=1.0)
+        assert ended_after(engine, url) <= 1
+
+
+def test_the_api_asks_for_its_key() -> None:
+    manager = fake_manager(FakeEngine(echo))
+    manager.wait()
+    with serving(manager, Access(api_key="open-sesame")) as url:
+        answers = {
+            key: httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"})
+            for key in ("open-sesame", "wrong")
+        }
+        assert [answer.status_code for answer in answers.values()] == [200, 401]
+        assert answers["wrong"].json()["error"]["code"] == "invalid_api_key"
+        assert httpx.get(f"{url}/v1/models").status_code == 401
+        assert httpx.get(f"{url}/health").status_code == 200
