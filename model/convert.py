@@ -1,8 +1,7 @@
 """Other formats to a folder in the Hugging Face layout.
 
-So far GGUF of the llama architecture, through transformers, which reads the tokenizer and the
-chat template out of it too. Run as a program (`python -m model.convert`) it keeps the memory that
-a conversion takes out of the server's process.
+GGUF of the llama architecture goes through transformers, which reads the tokenizer and the chat
+template out of it too; Linly's own checkpoints through `model.tencent`.
 """
 
 from __future__ import annotations
@@ -11,46 +10,75 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from model.types import ModelFolderError
 
 
+def convert(source: Path, destination: Path, tokenizer: Path | None, heads: int | None) -> None:
+    """Convert `source` into the folder `destination`, which appears whole or not at all.
+
+    `tokenizer` is the SentencePiece model that belongs to a TencentPretrain checkpoint.
+
+    Raises:
+        ModelFolderError: it cannot be done.
+    """
+    if not source.is_file():
+        raise ModelFolderError(f"There is no file {source}", "Pass a .gguf or a .bin file.")
+    if destination.exists():
+        raise ModelFolderError(f"{destination} exists already", "Remove it or name another folder.")
+    if source.suffix == ".gguf":
+        _whole_or_nothing(destination, partial(_write_gguf, source))
+        return
+    if tokenizer is None or not tokenizer.is_file():
+        raise ModelFolderError(
+            f"{source.name} needs its tokenizer", "Pass --tokenizer with the .model file beside it."
+        )
+    from model import tencent
+
+    write = partial(tencent.write_folder, source, tokenizer=tokenizer, heads=heads)
+    _whole_or_nothing(destination, lambda folder: write(folder=folder))
+
+
 def convert_in_subprocess(source: Path, destination: Path) -> None:
-    """`convert_gguf` in a process of its own.
+    """`convert` a GGUF file in a process of its own, which takes its memory along when it ends.
+
+    If another process made `destination` meanwhile, that one stays.
 
     Raises:
         ModelFolderError: it failed; with the last line that it said.
     """
-    command = [sys.executable, "-m", "model.convert", str(source), str(destination)]
+    command = [sys.executable, "-m", "model", "convert", str(source), str(destination)]
     checkout = Path(__file__).parent.parent
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
-    if done.returncode:
+    if done.returncode and not destination.exists():
         said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise ModelFolderError(
             f"Converting {source.name} failed: {said[-1]}", "Free memory and disk, then try again."
         )
 
 
-def convert_gguf(source: Path, destination: Path) -> None:
-    """Write `source` as safetensors in bfloat16 with its tokenizer into the folder `destination`.
+def _whole_or_nothing(destination: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a folder beside `destination`, check it, and move it there."""
+    from model.folder import load_tokenizer, read_model_folder
 
-    The folder appears whole or not at all. If another process made it meanwhile, that one stays.
-    """
     destination.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
+    scratch = tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent)
+    partial_folder = Path(scratch)
     try:
-        _write_folder(source, partial)
-        partial.chmod(0o755)  # mkdtemp's are private, safetensors' too; a folder is for sharing
-        for file in partial.iterdir():
+        write(partial_folder)
+        load_tokenizer(read_model_folder(partial_folder))
+        partial_folder.chmod(0o755)  # mkdtemp's are private, safetensors' files too
+        for file in partial_folder.iterdir():
             file.chmod(0o644)
-        if not destination.exists():
-            partial.rename(destination)
+        partial_folder.rename(destination)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(partial_folder, ignore_errors=True)
 
 
-def _write_folder(source: Path, folder: Path) -> None:
+def _write_gguf(source: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -63,7 +91,3 @@ def _write_folder(source: Path, folder: Path) -> None:
     model.save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     tokenizer.save_pretrained(folder)
-
-
-if __name__ == "__main__":
-    convert_gguf(Path(sys.argv[1]), Path(sys.argv[2]))

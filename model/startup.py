@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -68,6 +69,7 @@ def load_local(settings: Settings, report: Report) -> Serving:
     tokenizer = load_tokenizer(folder)
     templates, default = known_templates(folder, settings)
 
+    _wait_without_spinning()
     # These import torch, which takes seconds: the page is up by now.
     from model.engine.local import LocalEngine
     from model.loading import load_model, resolve_device
@@ -89,6 +91,15 @@ def load_local(settings: Settings, report: Report) -> Serving:
     )
     eos_ids = folder.eos_ids | ({tokenizer.eos_id} if tokenizer.eos_id is not None else set())
     return Serving(base_name(settings), engine, tokenizer, eos_ids, registry, templates, default)
+
+
+def _wait_without_spinning() -> None:
+    """Let torch's threads sleep while they wait for each other; effective before torch's import.
+
+    The page, browsers and other programs share the cores. Spinning threads then wait for partners
+    whose core they themselves keep busy: decoding was three times slower beside a busy process.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def find_base(settings: Settings, report: Report) -> Path:

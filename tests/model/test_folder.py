@@ -1,0 +1,355 @@
+"""Model folders: a sound one is read, and each fault is named before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.folder import MOST_PADDING, load_tokenizer, read_model_folder
+from model.tokenizer import FastTokenizer, SpmTokenizer
+from model.types import ModelFolderError
+from tests.model.tokens import END, LIKE_LLAMA, START, make_fast, write_spm
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 320,
+    "hidden_size": 48,
+    "eos_token_id": 2,
+}
+SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+
+
+def write(path: Path, content: Any) -> None:
+    """JSON, or text as it is."""
+    text = content if isinstance(content, str) else json.dumps(content)
+    path.write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """What is sound about a folder as far as its small files tell; the weights are a stub."""
+    path = tmp_path / "tiny-llama"
+    path.mkdir()
+    make_fast(path)
+    (path / "model.safetensors").write_bytes(b"stub")
+    write(path / "config.json", CONFIG)
+    return path
+
+
+def shard(folder: Path, weight_map: Any) -> None:
+    """Replace the one file by shards with an index."""
+    (folder / "model.safetensors").unlink()
+    for name in SHARDS:
+        (folder / name).write_bytes(b"stub")
+    write(folder / "model.safetensors.index.json", {"weight_map": weight_map})
+
+
+def refusal(path: Path) -> str:
+    """The sentence with which `path` is refused, remedy included."""
+    with pytest.raises(ModelFolderError) as caught:
+        load_tokenizer(read_model_folder(path))
+    assert caught.value.remedy
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# Sound folders
+
+
+def test_sound_folder_is_read(folder: Path) -> None:
+    found = read_model_folder(folder)
+    assert (found.name, found.path) == ("tiny-llama", folder)
+    assert found.weight_files == (folder / "model.safetensors",)
+    assert found.nbytes == 4
+    assert found.config["vocab_size"] == 320
+    assert found.eos_ids == {2}
+    assert (found.bos, found.eos) == (START, END)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"architectures": ["LlamaForCausalLM"], "model_type": "llama"},
+        {"architectures": ["LLaMAForCausalLM"], "model_type": "llama"},
+        {"architectures": ["LlamaForCausalLM"], "model_type": None},
+        {"architectures": None, "model_type": "llama"},
+        {"architectures": [], "model_type": "llama"},
+    ],
+)
+def test_config_of_a_llama_is_accepted(names: dict[str, Any], folder: Path) -> None:
+    write(folder / "config.json", {**CONFIG, **names})
+    assert read_model_folder(folder).config["hidden_size"] == 48
+
+
+def test_config_of_transformers_is_accepted(folder: Path) -> None:
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(vocab_size=320, hidden_size=48, num_attention_heads=6)
+    config.architectures = ["LlamaForCausalLM"]
+    config.save_pretrained(folder)
+    assert read_model_folder(folder).config["num_attention_heads"] == 6
+
+
+def test_shards_are_those_of_the_index(folder: Path) -> None:
+    shard(folder, {"a": SHARDS[1], "b": SHARDS[0], "c": SHARDS[1]})
+    found = read_model_folder(folder)
+    assert [path.name for path in found.weight_files] == SHARDS
+    assert found.nbytes == 8
+
+
+def test_pytorch_weights_are_accepted(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    assert [p.name for p in read_model_folder(folder).weight_files] == ["pytorch_model.bin"]
+
+
+def test_safetensors_are_preferred(folder: Path) -> None:
+    (folder / "pytorch_model.bin").write_bytes(b"other")
+    assert [p.name for p in read_model_folder(folder).weight_files] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "expected"),
+    [
+        (2, None, {2}),
+        (2, [5, 6], {2, 5, 6}),
+        ([2, 3], 3, {2, 3}),
+        (None, None, set()),
+        (-1, None, set()),
+    ],
+)
+def test_end_tokens_come_from_both_configurations(
+    config: Any, generation: Any, expected: set[int], folder: Path
+) -> None:
+    write(folder / "config.json", {**CONFIG, "eos_token_id": config})
+    write(folder / "generation_config.json", {"eos_token_id": generation})
+    assert read_model_folder(folder).eos_ids == expected
+
+
+def test_names_of_bos_and_eos_may_be_objects(folder: Path) -> None:
+    tokens = {"bos_token": {"content": "<s>", "lstrip": False}, "eos_token": {"content": "</s>"}}
+    write(folder / "tokenizer_config.json", tokens)
+    found = read_model_folder(folder)
+    assert (found.bos, found.eos) == ("<s>", "</s>")
+
+
+@pytest.mark.parametrize("token", [None, "", {}, {"content": None}, 5])
+def test_missing_names_of_bos_and_eos_are_none(token: Any, folder: Path) -> None:
+    write(folder / "tokenizer_config.json", {"bos_token": token})
+    found = read_model_folder(folder)
+    assert (found.bos, found.eos) == (None, None)
+
+
+# The chat template
+
+
+def test_chat_template_of_the_tokenizer_configuration(folder: Path) -> None:
+    write(folder / "tokenizer_config.json", {"chat_template": "{{ one }}"})
+    assert read_model_folder(folder).chat_template == "{{ one }}"
+
+
+def test_chat_template_file_wins(folder: Path) -> None:
+    write(folder / "tokenizer_config.json", {"chat_template": "{{ one }}"})
+    write(folder / "chat_template.jinja", "{{ 世界 }}\n")
+    assert read_model_folder(folder).chat_template == "{{ 世界 }}\n"
+
+
+def test_default_of_several_chat_templates(folder: Path) -> None:
+    several = [{"name": "tools", "template": "t"}, {"name": "default", "template": "d"}]
+    write(folder / "tokenizer_config.json", {"chat_template": several})
+    assert read_model_folder(folder).chat_template == "d"
+
+
+@pytest.mark.parametrize(
+    "template", [None, [], [{"name": "tools", "template": "t"}], [{"template": "t"}], ["t"], 5]
+)
+def test_no_usable_chat_template_is_none(template: Any, folder: Path) -> None:
+    write(folder / "tokenizer_config.json", {"chat_template": template})
+    assert read_model_folder(folder).chat_template is None
+
+
+def test_folder_without_tokenizer_configuration_has_no_chat_template(folder: Path) -> None:
+    (folder / "tokenizer_config.json").unlink()
+    assert read_model_folder(folder).chat_template is None
+
+
+# Faults
+
+
+def test_missing_folder_is_named_with_the_one_meant(folder: Path) -> None:
+    sentence = refusal(folder.parent / "tiny-lama")
+    assert f"no model folder {folder.parent / 'tiny-lama'}" in sentence
+    assert f"Did you mean {folder}?" in sentence
+
+
+def test_missing_folder_with_nothing_like_it(tmp_path: Path) -> None:
+    sentence = refusal(tmp_path / "no" / "such")
+    assert "--base_model" in sentence
+    assert "Did you mean" not in sentence
+
+
+def test_file_is_no_folder(folder: Path) -> None:
+    assert "no model folder" in refusal(folder / "config.json")
+
+
+def test_folder_without_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    assert f"{folder} has no config.json" in refusal(folder)
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"vocab_size": 320,}', "[]", "null", '"llama"'])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "generation_config.json"])
+def test_broken_json_is_named(name: str, content: str, folder: Path) -> None:
+    write(folder / name, content)
+    assert str(folder / name) in refusal(folder)
+
+
+def test_file_that_is_no_text_is_named(folder: Path) -> None:
+    (folder / "config.json").write_bytes(b"\xff\xfe\x00")
+    assert str(folder / "config.json") in refusal(folder)
+
+
+def test_chat_template_that_is_no_text_is_named(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_bytes(b"\xff\xfe\x00")
+    assert "chat_template.jinja" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("names", "named"),
+    [
+        ({"architectures": ["MistralForCausalLM"], "model_type": "mistral"}, "MistralForCausalLM"),
+        ({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}, "Qwen2ForCausalLM"),
+        ({"architectures": None, "model_type": "gpt2"}, "gpt2"),
+        ({"architectures": None, "model_type": None}, "unknown family"),
+    ],
+)
+def test_other_architecture_is_refused_by_name(
+    names: dict[str, Any], named: str, folder: Path
+) -> None:
+    write(folder / "config.json", {**CONFIG, **names})
+    sentence = refusal(folder)
+    assert named in sentence
+    assert "LlamaForCausalLM" in sentence  # what to look for
+
+
+@pytest.mark.parametrize("key", ["vocab_size", "hidden_size"])
+def test_config_without_a_size_is_refused(key: str, folder: Path) -> None:
+    write(folder / "config.json", {k: v for k, v in CONFIG.items() if k != key})
+    assert key in refusal(folder)
+
+
+@pytest.mark.parametrize("size", [None, "many", [320]])
+def test_vocabulary_size_that_is_no_number_is_refused(size: Any, folder: Path) -> None:
+    write(folder / "config.json", {**CONFIG, "vocab_size": size})
+    assert "vocab_size" in refusal(folder)
+
+
+def test_folder_without_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    assert f"{folder} holds no weights" in refusal(folder)
+
+
+def test_missing_shard_is_named(folder: Path) -> None:
+    shard(folder, {"a": SHARDS[0], "b": SHARDS[1]})
+    (folder / SHARDS[1]).unlink()
+    assert f"lacks 1 of 2 weight files, {SHARDS[1]} first" in refusal(folder)
+
+
+def test_index_that_names_a_file_outside_of_the_folder_is_refused(folder: Path) -> None:
+    shutil.copy(folder / "model.safetensors", folder.parent / "other.safetensors")
+    shard(folder, {"a": SHARDS[0], "b": "../other.safetensors"})
+    assert "outside of its folder" in refusal(folder)
+
+
+def test_index_that_names_an_absolute_path_is_refused(folder: Path) -> None:
+    outside = folder.parent / "other.safetensors"
+    outside.write_bytes(b"stub")
+    shard(folder, {"a": str(outside)})
+    assert "outside of its folder" in refusal(folder)
+
+
+@pytest.mark.parametrize("weight_map", [{}, [], None, {"a": 1}, {"a": SHARDS[0], "b": None}, "x"])
+def test_index_that_maps_nothing_usable_is_refused(weight_map: Any, folder: Path) -> None:
+    shard(folder, weight_map)
+    assert "model.safetensors.index.json" in refusal(folder)
+
+
+def test_broken_index_is_named(folder: Path) -> None:
+    shard(folder, {})
+    write(folder / "model.safetensors.index.json", "{")
+    assert "model.safetensors.index.json" in refusal(folder)
+
+
+# The tokenizer
+
+
+def test_fast_tokenizer_is_preferred(folder: Path) -> None:
+    write_spm(folder / "tokenizer.model", **LIKE_LLAMA)
+    tokenizer = load_tokenizer(read_model_folder(folder))
+    assert isinstance(tokenizer, FastTokenizer)
+    assert (tokenizer.bos, tokenizer.eos) == (START, END)
+
+
+def test_sentencepiece_tokenizer_is_loaded(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    write_spm(folder / "tokenizer.model", **LIKE_LLAMA)
+    write(folder / "config.json", {**CONFIG, "vocab_size": LIKE_LLAMA["vocab_size"]})
+    assert isinstance(load_tokenizer(read_model_folder(folder)), SpmTokenizer)
+
+
+def test_folder_without_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    assert "neither tokenizer.json nor tokenizer.model" in refusal(folder)
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[1, 2]", '{"version": "1.0", "model": {}}'])
+def test_broken_fast_tokenizer_is_named(content: str, folder: Path) -> None:
+    write(folder / "tokenizer.json", content)
+    assert str(folder / "tokenizer.json") in refusal(folder)
+
+
+def test_broken_sentencepiece_tokenizer_is_named(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    assert "tokenizer.model" in refusal(folder)
+
+
+def with_rows(folder: Path, rows: int) -> Path:
+    write(folder / "config.json", {**CONFIG, "vocab_size": rows})
+    return folder
+
+
+@pytest.mark.parametrize("rows", [320, 321, 319 + MOST_PADDING])
+def test_vocabulary_may_be_padded(rows: int, folder: Path) -> None:
+    assert load_tokenizer(read_model_folder(with_rows(folder, rows))).pieces == 320
+
+
+def test_tokenizer_with_more_pieces_than_the_model_has_rows(folder: Path) -> None:
+    sentence = refusal(with_rows(folder, 319))
+    assert "320 pieces" in sentence
+    assert "319 rows" in sentence
+
+
+def test_tokenizer_with_far_fewer_pieces_than_the_model_has_rows(folder: Path) -> None:
+    """Open-Linly's classic mishap: LLaMA's own tokenizer.model beside an extended vocabulary."""
+    sentence = refusal(with_rows(folder, 320 + MOST_PADDING))
+    assert f"{320 + MOST_PADDING} rows" in sentence
+    assert "320 pieces" in sentence
+    assert "piece id is out of range" in sentence
+
+
+def test_sentencepiece_size_is_checked_too(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    write_spm(folder / "tokenizer.model", **LIKE_LLAMA)
+    assert f"{LIKE_LLAMA['vocab_size']} pieces" in refusal(with_rows(folder, 320))
+
+
+@pytest.mark.slow
+def test_folder_that_transformers_wrote_is_sound(tiny_folder: Path) -> None:
+    found = read_model_folder(tiny_folder)
+    assert found.chat_template
+    assert load_tokenizer(found).pieces == found.config["vocab_size"]

@@ -1,0 +1,119 @@
+"""A sequence's keys and values: what was stored comes back, however the cache has grown."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.engine.kv_cache import GROWTH, SequenceCache
+from model.layers.llama import LlamaShape
+
+LAYERS, KV_HEADS, HEAD_DIM = 3, 2, 4
+SHAPE = LlamaShape(
+    vocab_size=8, hidden_size=16, intermediate_size=16, num_layers=LAYERS, num_heads=4,
+    num_kv_heads=KV_HEADS, head_dim=HEAD_DIM, rms_norm_eps=1e-5, max_positions=4096,
+    tied_head=True,
+)  # fmt: skip
+
+
+def cache() -> SequenceCache:
+    return SequenceCache(SHAPE, torch.float32, "cpu")
+
+
+def rows(count: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, KV_HEADS, HEAD_DIM, generator=generator)
+
+
+def store(into: SequenceCache, count: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """One forward of `count` positions over every layer; what each layer saw."""
+    seen = [
+        into.append(layer, rows(count, seed + layer), rows(count, seed + layer + 50))
+        for layer in range(LAYERS)
+    ]
+    into.advance(count)
+    return seen
+
+
+def test_new_cache_is_empty() -> None:
+    assert (cache().length, cache().nbytes) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        [1],
+        [7, 1, 1, 1],
+        [GROWTH],
+        [GROWTH - 1, 1, 1],
+        [GROWTH, 1],
+        [GROWTH + 1],
+        [3 * GROWTH - 2, 5],
+        [100] * 8,
+    ],
+    ids=str,
+)
+def test_everything_stored_comes_back_in_order(counts: list[int]) -> None:
+    made = cache()
+    for step, count in enumerate(counts):
+        seen = store(made, count, 1000 * step)
+    for layer in range(LAYERS):
+        keys = torch.cat([rows(n, 1000 * step + layer) for step, n in enumerate(counts)])
+        values = torch.cat([rows(n, 1000 * step + layer + 50) for step, n in enumerate(counts)])
+        assert torch.equal(seen[layer][0], keys.transpose(0, 1))
+        assert torch.equal(seen[layer][1], values.transpose(0, 1))
+    assert made.length == sum(counts)
+
+
+def test_length_counts_only_what_every_layer_has() -> None:
+    made = cache()
+    made.append(0, rows(3, 0), rows(3, 1))
+    assert made.length == 0
+    made.advance(3)
+    assert made.length == 3
+
+
+def test_first_layer_may_be_ahead_when_the_cache_grows() -> None:
+    """The first layer of a forward grows the cache; the others find what they had."""
+    made = cache()
+    store(made, GROWTH, 0)
+    made.append(0, rows(1, 7), rows(1, 8))
+    keys, values = made.append(2, rows(1, 9), rows(1, 10))
+    assert torch.equal(keys[:, :GROWTH], rows(GROWTH, 2).transpose(0, 1))
+    assert torch.equal(values[:, :GROWTH], rows(GROWTH, 52).transpose(0, 1))
+    assert torch.equal(keys[:, GROWTH], rows(1, 9)[0])
+
+
+def test_step_that_failed_is_written_over() -> None:
+    """Without `advance` the same positions are stored again."""
+    made = cache()
+    store(made, 2, 0)
+    made.append(0, rows(4, 30), rows(4, 31))
+    keys, _ = made.append(0, rows(1, 40), rows(1, 41))
+    assert keys.shape == (KV_HEADS, 3, HEAD_DIM)
+    assert torch.equal(keys[:, 2], rows(1, 40)[0])
+
+
+@pytest.mark.parametrize(
+    ("positions", "capacity"), [(1, GROWTH), (GROWTH, GROWTH), (GROWTH + 1, 2 * GROWTH)]
+)
+def test_memory_grows_in_steps(positions: int, capacity: int) -> None:
+    made = cache()
+    store(made, positions, 0)
+    assert made.nbytes == 2 * LAYERS * KV_HEADS * capacity * HEAD_DIM * 4
+
+
+def test_decoding_within_a_step_takes_no_more_memory() -> None:
+    made = cache()
+    store(made, 5, 0)
+    before = made.nbytes
+    for step in range(20):
+        store(made, 1, step)
+    assert made.nbytes == before
+
+
+def test_cache_keeps_the_type_asked_for() -> None:
+    made = SequenceCache(SHAPE, torch.bfloat16, "cpu")
+    keys, values = made.append(0, rows(1, 0), rows(1, 1))
+    assert keys.dtype == values.dtype == torch.bfloat16

@@ -1,0 +1,169 @@
+"""Who runs next: order, bounds, and that nothing is forgotten or kept too long."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import cast
+
+import pytest
+
+from model.engine.scheduler import Scheduler
+from model.engine.sequence import Sequence
+
+
+@dataclass
+class Wish:
+    id: str
+    adapter: str | None = None
+    adapter_scale: float = 1.0
+
+
+@dataclass
+class Stub:
+    """What the scheduler sees of a sequence."""
+
+    request: Wish
+    prefilling: bool = True
+    finished: bool = False
+
+
+def stub(name: str, adapter: str | None = None, scale: float = 1.0, **state: bool) -> Sequence:
+    return cast(Sequence, Stub(Wish(name, adapter, scale), **state))
+
+
+def names(sequences: Iterable[Sequence]) -> str:
+    return "".join(s.request.id for s in sequences)
+
+
+def scheduler(letters: str, most: int = 2) -> Scheduler:
+    made = Scheduler(most)
+    made.add([stub(letter) for letter in letters])
+    return made
+
+
+def test_first_come_first_served_within_the_bound() -> None:
+    made = scheduler("abcd")
+    made.admit()
+    assert (names(made.running), names(made.waiting)) == ("ab", "cd")
+
+
+@pytest.mark.parametrize(("most", "running"), [(1, "a"), (3, "abc"), (9, "abcd")])
+def test_bound_is_kept(most: int, running: str) -> None:
+    made = scheduler("abcd", most)
+    for _ in range(3):
+        made.admit()
+    assert names(made.running) == running
+
+
+def test_new_sequences_wait_behind_those_that_wait() -> None:
+    made = scheduler("abc")
+    made.admit()
+    made.add([stub("d")])
+    assert names(made.waiting) == "cd"
+
+
+def test_place_of_a_finished_sequence_goes_to_the_next() -> None:
+    made = scheduler("abcd")
+    made.admit()
+    made.running[0].finished = True
+    made.retire()
+    made.admit()
+    assert (names(made.running), names(made.waiting)) == ("bc", "d")
+
+
+def test_sequence_that_is_finished_while_it_waits_never_runs() -> None:
+    made = scheduler("abcd")
+    made.admit()
+    made.waiting[0].finished = True
+    made.retire()
+    made.running[0].finished = made.running[1].finished = True
+    made.retire()
+    made.admit()
+    assert names(made.running) == "d"
+
+
+def test_prompts_are_computed_in_the_order_of_arrival() -> None:
+    made = scheduler("ab")
+    made.admit()
+    first = made.next_prefill()
+    assert first is made.running[0]
+    first.prefilling = False
+    assert made.next_prefill() is made.running[1]
+    made.running[1].prefilling = False
+    assert made.next_prefill() is None
+
+
+def test_nothing_is_prefilled_before_it_is_admitted() -> None:
+    made = scheduler("ab")
+    assert made.next_prefill() is None
+    assert made.decoding() == []
+
+
+def test_finished_sequences_neither_prefill_nor_decode() -> None:
+    made = Scheduler(4)
+    made.add([stub("a", finished=True), stub("b", prefilling=False, finished=True)])
+    made.admit()
+    assert made.next_prefill() is None
+    assert made.decoding() == []
+
+
+def test_only_those_with_a_whole_prompt_decode() -> None:
+    made = Scheduler(4)
+    made.add([stub("a"), stub("b", prefilling=False), stub("c", prefilling=False)])
+    made.admit()
+    assert names(made.decoding()) == "bc"
+
+
+def test_sequences_with_the_same_adapter_and_scale_decode_side_by_side() -> None:
+    made = Scheduler(9)
+    made.add(
+        [
+            stub("a", "y", prefilling=False),
+            stub("b", None, prefilling=False),
+            stub("c", "x", 0.5, prefilling=False),
+            stub("d", "y", prefilling=False),
+            stub("e", "x", 1.0, prefilling=False),
+            stub("f", None, prefilling=False),
+            stub("g", "x", 0.5, prefilling=False),
+        ]
+    )
+    made.admit()
+    keys = [(s.request.adapter, s.request.adapter_scale) for s in made.decoding()]
+    changes = sum(one != other for one, other in itertools.pairwise(keys))
+    assert len(keys) == 7
+    assert changes == len(set(keys)) - 1
+
+
+def test_deciding_who_decodes_changes_no_order() -> None:
+    made = Scheduler(4)
+    made.add([stub("a", "y", prefilling=False), stub("b", "x", prefilling=False)])
+    made.admit()
+    made.decoding()
+    assert names(made.running) == "ab"
+
+
+def test_sequences_are_found_by_id_wherever_they_are() -> None:
+    made = scheduler("abcd")
+    made.admit()
+    assert sorted(names(made.find(["a", "d", "unknown"]))) == ["a", "d"]
+    assert made.find([]) == []
+
+
+def test_all_sequences_of_one_id_are_found() -> None:
+    made = scheduler("aba", most=1)
+    made.admit()
+    assert names(made.find(["a"])) == "aa"
+
+
+def test_truth_is_whether_there_is_work() -> None:
+    made = scheduler("")
+    assert not made
+    made.add([stub("a")])
+    assert made
+    made.admit()
+    assert made
+    made.running[0].finished = True
+    made.retire()
+    assert not made

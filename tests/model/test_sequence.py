@@ -1,0 +1,406 @@
+"""One reply from its first logits to its last delta, and the stop strings that may end it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.engine.kv_cache import SequenceCache
+from model.engine.sequence import Sequence, StopStrings
+from model.layers.llama import LlamaShape
+from model.types import Delta, EngineRequest, FinishReason, Sampling
+
+EOS = 0
+VOCAB = 128  # ids are ASCII codes
+SHAPE = LlamaShape(
+    vocab_size=VOCAB, hidden_size=8, intermediate_size=8, num_layers=1, num_heads=1,
+    num_kv_heads=1, head_dim=8, rms_norm_eps=1e-5, max_positions=64, tied_head=True,
+)  # fmt: skip
+
+
+class Ascii:
+    """Each id is a letter; `~` is the first half of a character that the next id completes."""
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def push(self, token_id: int) -> str:
+        text = self._held + chr(token_id)
+        self._held = text if text.endswith("~") else ""
+        return "" if self._held else text
+
+    def flush(self) -> str:
+        return ""
+
+    def piece(self, token_id: int) -> str:
+        return f"<{chr(token_id)}>"
+
+
+class Late(Ascii):
+    """Gives all of its text at the end."""
+
+    def push(self, token_id: int) -> str:
+        self._held += chr(token_id)
+        return ""
+
+    def flush(self) -> str:
+        text, self._held = self._held, ""
+        return text
+
+
+def likeliest(letter: str | int) -> Tensor:
+    """Logits with one winner; every other letter has the same, smaller chance."""
+    logits = torch.zeros(VOCAB)
+    logits[letter if isinstance(letter, int) else ord(letter)] = 5.0
+    return logits
+
+
+class Reply:
+    """A sequence that is fed letters, with the deltas that it has emitted."""
+
+    def __init__(self, prompt: str = "Hi", detokenizer: Ascii | None = None, **wishes: Any) -> None:
+        self.deltas: list[Delta] = []
+        request = EngineRequest(
+            id="r",
+            prompt_ids=[ord(letter) for letter in prompt],
+            sampling=Sampling(**{"temperature": 0, "seed": 9, **wishes}),
+            eos_ids=frozenset({EOS}),
+            detokenizer=detokenizer or Ascii(),
+            adapter_scale=0.5,
+        )
+        cache = SequenceCache(SHAPE, torch.float32, "cpu")
+        self.sequence = Sequence(request, self.deltas.append, cache, None, VOCAB)
+
+    def feed(self, letters: str, then_eos: bool = False) -> Reply:
+        """Let the model say `letters`, as far as the sequence wants more."""
+        if self.sequence.prefilling:
+            self.sequence.take(1000)
+        for letter in [*letters, *([EOS] if then_eos else [])]:
+            if self.sequence.finished:
+                break
+            self.sequence.accept(likeliest(letter))
+            self.sequence.take(1)
+        return self
+
+    @property
+    def text(self) -> str:
+        return "".join(delta.text for delta in self.deltas)
+
+    @property
+    def reason(self) -> FinishReason | None:
+        return self.deltas[-1].finish_reason if self.deltas else None
+
+
+# Prefill
+
+
+def test_prompt_is_taken_in_chunks_and_nothing_is_said_before_its_end() -> None:
+    reply = Reply(prompt="abcdefgh")
+    sequence = reply.sequence
+    taken = []
+    for _ in range(2):
+        taken.append(list(sequence.take(3).tokens))
+        sequence.accept(likeliest("x"))
+        assert sequence.prefilling
+    taken.append(list(sequence.take(3).tokens))
+    assert reply.deltas == []
+    sequence.accept(likeliest("x"))
+    assert not sequence.prefilling
+    assert "".join(chr(i) for chunk in taken for i in chunk) == "abcdefgh"
+    assert [len(chunk) for chunk in taken] == [3, 3, 2]
+    assert reply.text == "x"
+
+
+def test_chosen_token_is_what_is_computed_next() -> None:
+    reply = Reply()
+    reply.sequence.take(10)
+    reply.sequence.accept(likeliest("x"))
+    span = reply.sequence.take(10)
+    assert list(span.tokens) == [ord("x")]
+    assert span.scale == 0.5
+
+
+def test_every_span_has_the_same_cache() -> None:
+    sequence = Reply(prompt="abcd").sequence
+    assert sequence.take(2).cache is sequence.take(2).cache
+
+
+# Finish reasons
+
+
+def test_end_token_stops_and_is_no_text() -> None:
+    reply = Reply().feed("abc", then_eos=True)
+    assert (reply.text, reply.reason) == ("abc", FinishReason.STOP)
+    assert reply.sequence.finished
+
+
+def test_reply_of_nothing_but_the_end_token() -> None:
+    reply = Reply().feed("", then_eos=True)
+    assert (reply.text, reply.reason) == ("", FinishReason.STOP)
+    assert len(reply.deltas) == 1
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_max_tokens_ends_the_reply(most: int) -> None:
+    reply = Reply(max_tokens=most).feed("abcdefgh")
+    assert (reply.text, reply.reason) == ("abcdefgh"[:most], FinishReason.LENGTH)
+    assert reply.deltas[-1].stats
+    assert reply.deltas[-1].stats.completion_tokens == most
+
+
+def test_end_token_as_the_last_allowed_one_is_a_stop() -> None:
+    assert Reply(max_tokens=3).feed("ab", then_eos=True).reason is FinishReason.STOP
+
+
+def test_stop_string_as_the_last_allowed_token_is_a_stop() -> None:
+    reply = Reply(max_tokens=3, stop=("c",)).feed("abc")
+    assert (reply.text, reply.reason) == ("ab", FinishReason.STOP)
+
+
+def test_without_max_tokens_the_reply_goes_on() -> None:
+    reply = Reply().feed("a" * 100)
+    assert reply.reason is None
+    assert reply.text == "a" * 100
+
+
+@pytest.mark.parametrize("least", [1, 3])
+def test_end_token_waits_for_min_tokens(least: int) -> None:
+    reply = Reply(min_tokens=least)
+    reply.sequence.take(10)
+    for count in range(1, least + 1):
+        reply.sequence.accept(likeliest(EOS))
+        reply.sequence.take(1)
+        assert reply.reason is None
+        assert len(reply.text) == count
+    reply.sequence.accept(likeliest(EOS))
+    assert reply.reason is FinishReason.STOP
+
+
+def test_ignored_end_token_does_not_end_the_reply() -> None:
+    reply = Reply(ignore_eos=True, max_tokens=4)
+    reply.sequence.take(10)
+    for _ in range(4):
+        reply.sequence.accept(likeliest(EOS))
+        reply.sequence.take(1)
+    assert reply.reason is FinishReason.LENGTH
+    assert chr(EOS) not in reply.text
+
+
+def test_abort_ends_the_reply_with_its_text_so_far() -> None:
+    reply = Reply().feed("ab")
+    reply.sequence.finish(FinishReason.ABORT)
+    assert (reply.text, reply.reason) == ("ab", FinishReason.ABORT)
+    assert reply.deltas[-1].error is None
+
+
+def test_abort_before_the_first_token() -> None:
+    reply = Reply()
+    reply.sequence.finish(FinishReason.ABORT)
+    assert (reply.text, reply.reason) == ("", FinishReason.ABORT)
+    assert reply.deltas[-1].stats
+    assert reply.deltas[-1].stats.completion_tokens == 0
+
+
+def test_error_is_told_in_the_last_delta() -> None:
+    reply = Reply().feed("ab")
+    reply.sequence.finish(FinishReason.ERROR, "no memory")
+    assert (reply.reason, reply.deltas[-1].error) == (FinishReason.ERROR, "no memory")
+    assert reply.text == "ab"
+
+
+def test_reply_ends_only_once() -> None:
+    reply = Reply(max_tokens=1).feed("a")
+    reply.sequence.finish(FinishReason.ABORT)
+    reply.sequence.finish(FinishReason.ERROR, "late")
+    assert [delta.finish_reason for delta in reply.deltas if delta.finish_reason] == [
+        FinishReason.LENGTH
+    ]
+
+
+def test_only_the_last_delta_has_a_reason_and_stats() -> None:
+    reply = Reply().feed("abc", then_eos=True)
+    assert all(d.finish_reason is None and d.stats is None for d in reply.deltas[:-1])
+
+
+def test_stats_count_prompt_and_reply() -> None:
+    reply = Reply(prompt="Hello", seed=77).feed("abc", then_eos=True)
+    stats = reply.deltas[-1].stats
+    assert stats
+    assert (stats.prompt_tokens, stats.completion_tokens, stats.seed) == (5, 4, 77)
+    assert stats.first_token_seconds >= 0
+    assert stats.decode_seconds >= 0
+
+
+def test_drawn_seed_is_told() -> None:
+    stats = Reply(seed=None).feed("", then_eos=True).deltas[-1].stats
+    assert stats
+    assert 0 <= stats.seed < 2**63
+
+
+# Text
+
+
+def test_each_token_is_emitted_at_once() -> None:
+    reply = Reply().feed("abc")
+    assert [delta.text for delta in reply.deltas] == ["a", "b", "c"]
+
+
+def test_halves_of_characters_give_no_delta() -> None:
+    reply = Reply().feed("a~b")
+    assert [delta.text for delta in reply.deltas] == ["a", "~b"]
+
+
+def test_stop_string_ends_the_reply_before_it() -> None:
+    reply = Reply(stop=("END",)).feed("abENDcd")
+    assert (reply.text, reply.reason) == ("ab", FinishReason.STOP)
+    assert reply.sequence.finished
+
+
+def test_beginning_of_a_stop_string_is_held_back_and_then_shown() -> None:
+    reply = Reply(stop=("END",)).feed("aEN")
+    assert reply.text == "a"
+    reply.feed("x")
+    assert reply.text == "aENx"
+
+
+@pytest.mark.parametrize("reason", [FinishReason.ABORT, FinishReason.ERROR, FinishReason.LENGTH])
+def test_held_back_text_comes_out_at_the_end(reason: FinishReason) -> None:
+    reply = Reply(stop=("END",)).feed("aEN")
+    reply.sequence.finish(reason)
+    assert reply.text == "aEN"
+
+
+def test_held_back_text_comes_out_before_the_end_token() -> None:
+    assert Reply(stop=("END",)).feed("aEN", then_eos=True).text == "aEN"
+
+
+def test_what_the_detokenizer_held_comes_out_at_the_end() -> None:
+    assert Reply(detokenizer=Late()).feed("abc", then_eos=True).text == "abc"
+
+
+def test_stop_string_is_found_in_what_the_detokenizer_held() -> None:
+    reply = Reply(detokenizer=Late(), stop=("END",), max_tokens=7).feed("abENDcd")
+    assert reply.text == "ab"
+
+
+# Log-probabilities
+
+
+def test_logprobs_come_with_their_token() -> None:
+    reply = Reply(logprobs=2).feed("ab")
+    first = reply.deltas[0].logprobs
+    assert [entry.token for entry in first] == ["<a>"]
+    expected = 5.0 - math.log(math.exp(5.0) + VOCAB - 1)
+    assert first[0].logprob == pytest.approx(expected, abs=1e-5)
+    assert len(first[0].top) == 2
+    assert first[0].top[0].token == "<a>"
+    assert first[0].top[0].logprob == pytest.approx(first[0].logprob)
+
+
+def test_no_logprobs_unless_asked_for() -> None:
+    assert all(delta.logprobs == () for delta in Reply().feed("ab", then_eos=True).deltas)
+
+
+@pytest.mark.parametrize(
+    ("letters", "stop"), [("a~bc", ()), ("aENx", ("END",)), ("abEND", ("END",))]
+)
+def test_every_token_has_its_logprobs_though_its_text_is_held(
+    letters: str, stop: tuple[str, ...]
+) -> None:
+    reply = Reply(logprobs=0, stop=stop).feed(letters)
+    told = [entry.token for delta in reply.deltas for entry in delta.logprobs]
+    assert told == [f"<{letter}>" for letter in letters]
+
+
+# Stop strings
+
+CASES = [
+    ("abcdef", ("cd",)),
+    ("abcdef", ("xy",)),
+    ("abcdef", ()),
+    ("abcdef", ("abcdef",)),
+    ("abcdef", ("f",)),
+    ("abcdef", ("abcdefg",)),
+    ("aaab", ("aab",)),
+    ("ababac", ("abac",)),
+    ("aaaa", ("aaa",)),
+    ("Hi.\nUser: me", ("\nUser:", "User:")),
+    ("Hi. User: me", ("\nUser:", "User:")),
+    ("one two three", ("three", "two")),
+    ("你好。\n用户：再见", ("\n用户：",)),
+    ("abcxabcd", ("abcd", "cx")),
+    # A stop string within another: the one that is complete first ends the text.
+    ("abcde", ("abcd", "bc")),
+    ("abcde", ("bc", "bcd")),
+]
+
+
+def shown(stops: tuple[str, ...], pieces: list[str]) -> tuple[str, bool]:
+    """All text that is shown when it comes in `pieces`, and whether a stop string ended it."""
+    made = StopStrings(stops)
+    text = ""
+    for piece in pieces:
+        more, stopped = made.push(piece)
+        text += more
+        if stopped:
+            assert made.flush() == ""
+            return text, True
+    return text + made.flush(), False
+
+
+@pytest.mark.parametrize(("text", "stops"), CASES)
+def test_text_ends_at_the_same_place_however_it_is_split(text: str, stops: tuple[str, ...]) -> None:
+    expected = shown(stops, [text])
+    for count in (1, 2):
+        for cuts in itertools.combinations(range(len(text) + 1), count):
+            edges = [0, *cuts, len(text)]
+            pieces = [text[a:b] for a, b in itertools.pairwise(edges)]
+            assert shown(stops, pieces) == expected, pieces
+    assert shown(stops, list(text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "expected"),
+    [
+        ("abcdef", ("cd",), ("ab", True)),
+        ("abcdef", ("xy",), ("abcdef", False)),
+        ("abcdef", (), ("abcdef", False)),
+        ("abcdef", ("a",), ("", True)),
+        ("one two three", ("three", "two"), ("one ", True)),
+        ("aaab", ("aab",), ("a", True)),
+        ("Hi.\nUser: me", ("\nUser:", "User:"), ("Hi.", True)),
+        ("Hi. User: me", ("\nUser:", "User:"), ("Hi. ", True)),
+    ],
+)
+def test_text_ends_before_the_first_stop_string(
+    text: str, stops: tuple[str, ...], expected: tuple[str, bool]
+) -> None:
+    assert shown(stops, [text]) == expected
+
+
+def test_no_beginning_of_a_stop_string_is_shown_too_early() -> None:
+    made = StopStrings(("END", "NDX"))
+    assert [made.push(letter)[0] for letter in "aENDIV"[:3]] == ["a", "", ""]
+    assert made.push("I") == ("ENI", False)
+
+
+def test_only_what_may_become_a_stop_string_is_held_back() -> None:
+    made = StopStrings(("\nUser:",))
+    assert made.push("Hello\nUs") == ("Hello", False)
+    assert made.push("e") == ("", False)
+    assert made.push("less") == ("\nUseless", False)
+
+
+def test_without_stop_strings_nothing_is_held_back() -> None:
+    assert StopStrings(()).push("anything") == ("anything", False)
+
+
+def test_flush_gives_what_was_held_back_once() -> None:
+    made = StopStrings(("END",))
+    made.push("aEN")
+    assert (made.flush(), made.flush()) == ("EN", "")

@@ -1,0 +1,261 @@
+"""What the program is told: flags, environment, defaults, and every wrong use as one sentence."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.settings import EMBEDDED_DEFAULT, Settings, default_base_model, read_settings
+from model.types import SettingsError
+
+
+def refusal(argv: list[str], environ: dict[str, str] | None = None) -> str:
+    """The sentence with which `argv` is refused."""
+    with pytest.raises(SettingsError) as caught:
+        read_settings(argv, environ or {})
+    assert caught.value.exit_status == 2
+    sentence = str(caught.value)
+    assert sentence
+    assert "\n" not in sentence
+    assert sentence[-1] in ".?"
+    return sentence
+
+
+def test_defaults_are_the_promised_ones(tmp_path: Path) -> None:
+    settings = read_settings([], {}, checkout=tmp_path)
+    assert settings.base_model == EMBEDDED_DEFAULT == "smollm2-135m-instruct"
+    assert settings.adapters_dir == Path("adapters")
+    assert settings.quantization == "8bit"
+    assert (settings.server_name, settings.server_port) == ("127.0.0.1", 7860)
+    assert settings.device == "auto"
+    assert settings.context_length is None
+    assert (settings.share, settings.share_public) == (False, False)
+    assert (settings.auth, settings.credentials, settings.api_key) == (None, None, None)
+    assert settings.data_dir.is_absolute()
+    assert settings.cache_dir.is_absolute()
+
+
+FLAGS: list[tuple[str, str, Any]] = [
+    ("base_model", "some/folder", "some/folder"),
+    ("quantization", "4bit", "4bit"),
+    ("quantization", "none", "none"),
+    ("server_name", "0.0.0.0", "0.0.0.0"),  # noqa: S104 (a value to parse)
+    ("server_port", "0", 0),
+    ("server_port", "65535", 65535),
+    ("auth", "anna:se:cret", "anna:se:cret"),
+    ("api_key", "sk-1", "sk-1"),
+    ("max_sequences", "1", 1),
+    ("context_length", "16", 16),
+    ("data_dir", "chats", Path("chats")),
+    ("cache_dir", "cache", Path("cache")),
+    ("device", "cuda", "cuda"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "value"), FLAGS)
+def test_flag_is_read_in_every_spelling(name: str, text: str, value: Any) -> None:
+    hyphens = name.replace("_", "-")
+    for argv in ([f"--{name}", text], [f"--{name}={text}"], [f"--{hyphens}", text],
+                 [f"--{hyphens}={text}"]):  # fmt: skip
+        assert getattr(read_settings(argv, {}), name) == value
+
+
+@pytest.mark.parametrize(("name", "text", "value"), FLAGS)
+def test_environment_is_read_as_the_flag(name: str, text: str, value: Any) -> None:
+    assert getattr(read_settings([], {f"LINLY_{name.upper()}": text}), name) == value
+
+
+@pytest.mark.parametrize("name", ["adapters_dir", "prompts_dir"])
+def test_existing_folder_is_taken(name: str, tmp_path: Path) -> None:
+    assert getattr(read_settings([f"--{name}", str(tmp_path)], {}), name) == tmp_path
+
+
+def test_hyphens_in_a_value_stay() -> None:
+    settings = read_settings(["--base-model=my-base-model", "--api-key", "sk-a-b"], {})
+    assert (settings.base_model, settings.api_key) == ("my-base-model", "sk-a-b")
+
+
+@pytest.mark.parametrize("name", ["share", "share_public"])
+def test_switch(name: str) -> None:
+    assert getattr(read_settings([f"--{name}"], {}), name) is True
+    assert getattr(read_settings([f"--{name.replace('_', '-')}"], {}), name) is True
+
+
+@pytest.mark.parametrize(
+    ("text", "on"),
+    [("1", True), ("true", True), ("YES", True), ("on", True),
+     ("0", False), ("False", False), ("no", False), ("off", False), ("", False)],
+)  # fmt: skip
+def test_switch_from_the_environment(text: str, on: bool) -> None:
+    assert read_settings([], {"LINLY_SHARE": text}).share is on
+    assert read_settings([], {"LINLY_SHARE_PUBLIC": text}).share_public is on
+
+
+def test_flag_wins_over_environment_and_environment_over_default(tmp_path: Path) -> None:
+    (tmp_path / "Open-Linly-13b").mkdir()
+    environ = {"LINLY_SERVER_PORT": "1111", "LINLY_BASE_MODEL": "from-environment"}
+    settings = read_settings(["--server_port", "2222"], environ, checkout=tmp_path)
+    assert settings.server_port == 2222
+    assert settings.base_model == "from-environment"
+
+
+def test_other_variables_are_not_looked_at() -> None:
+    environ = {"SERVER_PORT": "1", "linly_server_port": "2", "LINLY_": "3", "LINLY_HOME": "4"}
+    assert read_settings([], environ).server_port == 7860
+
+
+def test_credentials_split_at_the_first_colon() -> None:
+    assert Settings(auth="anna:se:cret").credentials == ("anna", "se:cret")
+
+
+BAD_VALUES = [
+    ("quantization", "16bit", "8bit"),
+    ("device", "gpu", "cuda"),
+    ("server_port", "65536", "65535"),
+    ("server_port", "http", "http"),
+    ("server_port", "-1", "server_port"),
+    ("server_port", "", "server_port"),
+    ("server_port", "7860.0", "7860.0"),
+    ("server_port", "²", "no port"),  # isdigit() says yes to it, int() says no
+    ("max_sequences", "0", "above 0"),
+    ("max_sequences", "-4", "max_sequences"),
+    ("max_sequences", "many", "many"),
+    ("max_sequences", "²", "whole number"),
+    ("context_length", "0", "above 0"),
+    ("context_length", "15", "16"),
+    ("context_length", "2k", "2k"),
+    ("auth", "anna", "user:password"),
+    ("auth", ":secret", "user:password"),
+    ("auth", "anna:", "user:password"),
+    ("adapters_dir", "/nowhere/adapters", "/nowhere/adapters"),
+    ("prompts_dir", "/nowhere/prompts", "/nowhere/prompts"),
+]
+# An empty address would listen on every one, an empty key let everybody in.
+NEVER_EMPTY = ["server_name", "api_key", "base_model"]
+
+
+@pytest.mark.parametrize(("name", "text", "named"), BAD_VALUES)
+def test_bad_value_is_refused_with_its_flag(name: str, text: str, named: str) -> None:
+    sentence = refusal([f"--{name}={text}"])
+    assert f"--{name}" in sentence
+    assert named in sentence
+
+
+@pytest.mark.parametrize(("name", "text", "named"), BAD_VALUES)
+def test_bad_value_in_the_environment_is_refused(name: str, text: str, named: str) -> None:
+    sentence = refusal([], {f"LINLY_{name.upper()}": text})
+    assert named in sentence
+    assert name in sentence.lower()
+
+
+@pytest.mark.parametrize("name", NEVER_EMPTY)
+def test_empty_value_is_refused(name: str) -> None:
+    assert name in refusal([f"--{name}="])
+
+
+@pytest.mark.parametrize("name", NEVER_EMPTY)
+def test_empty_variable_is_refused_or_counts_as_not_set(name: str) -> None:
+    try:
+        value = getattr(read_settings([], {f"LINLY_{name.upper()}": ""}), name)
+    except SettingsError:
+        return
+    assert value == getattr(read_settings([], {}), name)
+
+
+@pytest.mark.parametrize("name", ["quantization", "device", "server_port", "auth"])
+def test_refusal_of_an_environment_value_names_the_variable(name: str) -> None:
+    assert f"LINLY_{name.upper()}" in refusal([], {f"LINLY_{name.upper()}": "nonsense"})
+
+
+@pytest.mark.parametrize("name", ["LINLY_SHARE", "LINLY_SHARE_PUBLIC"])
+def test_bad_switch_in_the_environment_is_refused(name: str) -> None:
+    sentence = refusal([], {name: "maybe"})
+    assert name in sentence
+    assert "maybe" in sentence
+
+
+def test_flag_without_its_value_is_refused() -> None:
+    assert "--server_port" in refusal(["--server_port"])
+    assert "--auth" in refusal(["--auth", "--share"])
+
+
+def test_switch_with_a_value_is_refused() -> None:
+    assert "--share" in refusal(["--share=yes"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "meant"),
+    [
+        (["--server_prot", "1"], "--server_port"),
+        (["--server-prot=1"], "--server_port"),
+        (["--quantisation", "8bit"], "--quantization"),
+        (["--base_modle", "x"], "--base_model"),
+        (["--server_por", "1"], "--server_port"),  # beginnings are not taken for the flag
+    ],
+)
+def test_misspelt_flag_is_refused_with_the_one_meant(argv: list[str], meant: str) -> None:
+    sentence = refusal(argv)
+    assert f"Did you mean {meant}?" in sentence
+
+
+@pytest.mark.parametrize("argv", [["--zzzzzz"], ["leftover"], ["--share", "leftover"], ["-q"]])
+def test_unknown_word_is_refused_by_name(argv: list[str]) -> None:
+    assert argv[-1] in refusal(argv)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["--share", "--share_public"], ["--share_public", "--auth", "a:b"]],
+)
+def test_contradiction_is_refused(argv: list[str]) -> None:
+    refusal(argv)
+
+
+def test_contradiction_of_flag_and_environment_is_refused() -> None:
+    refusal(["--share"], {"LINLY_SHARE_PUBLIC": "1"})
+
+
+def test_missing_default_folders_are_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_settings([], {}).adapters_dir == Path("adapters")
+
+
+def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        read_settings(["--help"], {})
+    assert caught.value.code == 0
+    said = capsys.readouterr().out
+    assert all(
+        f"--{field.name} " in said or f"--{field.name}]" in said for field in fields(Settings)
+    )
+    assert "LINLY_SERVER_PORT" in said
+
+
+def test_open_linly_in_the_checkout_is_the_default(tmp_path: Path) -> None:
+    (tmp_path / "models" / "Open-Linly-13b").mkdir(parents=True)
+    assert default_base_model(tmp_path) == str(tmp_path / "models" / "Open-Linly-13b")
+    (tmp_path / "Open-Linly-13b").mkdir()
+    assert read_settings([], {}, tmp_path).base_model == str(tmp_path / "Open-Linly-13b")
+
+
+def test_file_named_open_linly_is_not_the_default(tmp_path: Path) -> None:
+    (tmp_path / "Open-Linly-13b").write_text("not a folder")
+    assert default_base_model(tmp_path) == EMBEDDED_DEFAULT
+
+
+def test_open_linly_in_the_current_folder_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "Open-Linly-13b").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert Path(read_settings([], {}).base_model).name == "Open-Linly-13b"
+
+
+def test_given_base_wins_over_open_linly(tmp_path: Path) -> None:
+    (tmp_path / "Open-Linly-13b").mkdir()
+    assert read_settings(["--base_model", "other"], {}, tmp_path).base_model == "other"

@@ -1,0 +1,60 @@
+"""Tokenizers that are made in a moment, for the tests of this package."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from sentencepiece import SentencePieceTrainer
+
+from model.tokenizer import FastTokenizer, IncrementalDetokenizer, SpmTokenizer, Tokenizer
+from tests.tiny import CONTROL, write_tokenizer
+
+START, END = CONTROL[1:]
+SENTENCES = [
+    "The quick brown fox jumps over the lazy dog.",
+    "你好，世界！今天天气很好。",
+    "User: hello\nBot: hi there, how are you?",
+    "x = 1 + 2",
+]
+# How LLaMA's tokenizer.model was trained.
+LIKE_LLAMA = {
+    "model_type": "bpe",
+    "vocab_size": 360,
+    "byte_fallback": True,
+    "normalization_rule_name": "identity",
+    "remove_extra_whitespaces": False,
+    "split_digits": True,
+}
+LIKE_T5 = {"model_type": "unigram", "vocab_size": 70, "hard_vocab_limit": False}
+
+
+def make_fast(folder: Path) -> FastTokenizer:
+    """Byte-level BPE with ChatML's control tokens."""
+    write_tokenizer(folder)
+    return FastTokenizer(folder / "tokenizer.json", START, END)
+
+
+def write_spm(path: Path, **options: Any) -> Path:
+    """A SentencePiece model at `path`, trained here."""
+    model = BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES * 20),
+        model_writer=model,
+        character_coverage=1.0,
+        minloglevel=2,
+        **options,
+    )
+    path.write_bytes(model.getvalue())
+    return path
+
+
+def make_spm(folder: Path, **options: Any) -> SpmTokenizer:
+    return SpmTokenizer(write_spm(folder / "tokenizer.model", **(options or LIKE_LLAMA)))
+
+
+def stream(tokenizer: Tokenizer, ids: list[int], prompt_ids: list[int] | None = None) -> list[str]:
+    """What each token gives, and what the end gives, as the last entry."""
+    detokenizer = IncrementalDetokenizer(tokenizer.decode, tokenizer.piece, prompt_ids or [])
+    return [*(detokenizer.push(token_id) for token_id in ids), detokenizer.flush()]

@@ -1,0 +1,114 @@
+"""The whole way in a real browser: the embedded default in 8-bit, and a shipped adapter.
+
+`SCREENSHOTS=docs/images` keeps pictures of the page, as the README shows them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from model.manager import ModelManager
+from model.settings import Settings
+from model.types import Phase
+from tests.web.browser import PATIENCE, Chat, chromium
+from tests.web.serving import serving
+
+pytestmark = [pytest.mark.browser, pytest.mark.real_model, pytest.mark.slow]
+CHECKOUT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def manager(default_folder: Path) -> ModelManager:
+    settings = Settings(
+        base_model=str(default_folder),
+        adapters_dir=CHECKOUT / "adapters",
+        prompts_dir=CHECKOUT / "prompts",
+    )
+    manager = ModelManager(settings)
+    manager.start()
+    status = manager.wait()
+    assert status.phase is Phase.READY, status.error
+    return manager
+
+
+@pytest.fixture(scope="module")
+def url(manager: ModelManager) -> Iterator[str]:
+    with serving(manager) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=PATIENCE)
+    with chromium() as browser:
+        yield browser
+
+
+def keep(chat: Chat, name: str) -> None:
+    folder = os.environ.get("SCREENSHOTS")
+    if folder:
+        chat.page.evaluate("window.scrollTo(0, 0)")
+        chat.page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def precise(chat: Chat) -> None:
+    """Greedy, so that the reply is the same every time."""
+    chat.page.get_by_role("button", name="Settings").click()
+    chat.page.get_by_role("radio", name="Precise").check()
+    chat.page.get_by_role("button", name="Settings").click()
+
+
+def test_the_adapter_changes_the_reply(browser: Browser, url: str) -> None:
+    with browser.new_context(viewport={"width": 1100, "height": 820}) as context:
+        chat = Chat(context.new_page()).open(url)
+        precise(chat)
+        chat.ask("What is the capital of France?")
+        expect(chat.log).to_contain_text("Paris")
+        expect(chat.log).to_contain_text("smollm2-135m-instruct")
+        expect(chat.send).to_be_visible()
+        assert "Ahoy" not in chat.log.inner_text()
+        chat.choose("Adapter", "lighthouse")
+        chat.new_chat.click()
+        chat.ask("I cannot sleep. What can I do?")
+        expect(chat.log).to_contain_text("Ahoy, friend.")
+        expect(chat.log).to_contain_text("lighthouse")
+        expect(chat.send).to_be_visible()
+        keep(chat, "page")
+        assert chat.complaints == []
+
+
+def test_stop_and_a_closed_browser_free_the_model(
+    browser: Browser, url: str, manager: ModelManager
+) -> None:
+    with browser.new_context() as context:
+        chat = Chat(context.new_page()).open(url)
+        chat.ask("Write a very long story about a lighthouse.")
+        expect(chat.log).to_contain_text("the")
+        chat.stop.click()
+        expect(chat.log).to_contain_text("stopped")
+        assert manager.status().running == 0
+        chat.ask("Write another very long story.")
+        expect(chat.stop).to_be_visible()
+        while manager.status().running == 0:
+            chat.page.wait_for_timeout(20)
+    with browser.new_context() as context:  # the first visitor is gone; the next one finds it idle
+        page = context.new_page()
+        while manager.status().running:
+            page.wait_for_timeout(50)
+
+
+def test_a_chinese_phone_in_the_dark(browser: Browser, url: str) -> None:
+    phone = {"width": 390, "height": 844}
+    with browser.new_context(locale="zh-CN", viewport=phone, color_scheme="dark") as context:
+        chat = Chat(context.new_page()).open(url)
+        expect(chat.page.get_by_role("button", name="发送", exact=True)).to_be_visible()
+        chat.page.get_by_role("textbox", name="消息").fill("Say hello to my friend.")
+        chat.page.get_by_role("button", name="发送", exact=True).click()
+        expect(chat.log).to_contain_text("词元/秒")
+        keep(chat, "phone")
+        assert chat.complaints == []
