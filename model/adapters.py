@@ -48,6 +48,10 @@ REFUSED = {
 }
 
 
+# Kinds of `init_lora_weights` that take the first weights out of the base, on loading too.
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
+
+
 @dataclass(frozen=True)
 class Adapter:
     """An adapter folder as it was found. `reason` says why it cannot be used, if it cannot."""
@@ -77,6 +81,7 @@ class AdapterRegistry:
     def scan(self) -> list[Adapter]:
         """Look at the folder again; only what has changed is read. Sorted by name."""
         if not self._folder.is_dir():
+            self._found, self._stamps = {}, {}
             return []
         paths = sorted(p for p in self._folder.iterdir() if (p / CONFIG).is_file())
         stamps = {path.name: _stamp(path) for path in paths}
@@ -110,8 +115,10 @@ class AdapterRegistry:
         adapter = self.get(name)
         try:
             return _load(adapter.path, dtype, device)
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
-            raise AdapterError(f"The adapter {name!r} cannot be read: {error}") from error
+        except AdapterError:
+            raise
+        except Exception as error:  # as in `_examine`
+            raise AdapterError(f"The adapter {name!r} cannot be read: {_said(error)}") from error
 
     def _examine(self, path: Path) -> Adapter:
         try:
@@ -124,9 +131,14 @@ class AdapterRegistry:
         except AdapterError as error:
             return Adapter(path.name, path, reason=error.message)
         except Exception as error:  # a torn file makes the parsers raise anything
-            said = str(error).splitlines() or [type(error).__name__]
-            return Adapter(path.name, path, reason=f"it cannot be read: {said[0]}")
+            return Adapter(path.name, path, reason=f"it cannot be read: {_said(error)}")
         return Adapter(path.name, path, str(card.get("description", "")), template, _digest(path))
+
+
+def _said(error: Exception) -> str:
+    """The parser's own words, without the paths that the loader puts around them."""
+    cause = error.__cause__ or error
+    return (str(cause).splitlines() or [type(cause).__name__])[0]
 
 
 def _stamp(path: Path) -> tuple[float, ...]:
@@ -148,6 +160,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     for key, what in REFUSED.items():
         if config.get(key):
             raise AdapterError(f"it uses {what}, which is not served: merge it into the base")
+    init = str(config.get("init_lora_weights")).lower()
+    if init.startswith(CHANGES_BASE):
+        raise AdapterError(f"it was made by {init}, over a base changed for it: merge it there")
     if config.get("bias", "none") != "none":
         raise AdapterError("it trains biases, which is not served: merge it into the base")
     if "lora_alpha" not in config:
@@ -200,6 +215,8 @@ def _check_shape(
     inputs, outputs = module_sizes(shape).get(module, (None, None))
     if inputs is None or layer >= shape.num_layers:
         raise AdapterError(f"the base has no {module} in layer {layer}: it belongs to another base")
+    if sides["A"].dim() != 2 or sides["B"].dim() != 2:
+        raise AdapterError(f"layer {layer} {module} is no pair of matrices")
     rank = sides["A"].shape[0]
     if tuple(sides["A"].shape) != (rank, inputs) or tuple(sides["B"].shape) != (outputs, rank):
         raise AdapterError(

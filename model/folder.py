@@ -128,7 +128,7 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"The model in {path} is {what}, and only the LLaMA family is served",
             "Choose a model whose config.json says LlamaForCausalLM.",
         )
-    if "vocab_size" not in config or "hidden_size" not in config:
+    if not all(isinstance(config.get(size), int) for size in ("vocab_size", "hidden_size")):
         raise ModelFolderError(
             f"{path / 'config.json'} lacks vocab_size or hidden_size",
             "Copy config.json again from the model's source.",
@@ -164,31 +164,47 @@ def _weight_files(path: Path) -> tuple[Path, ...]:
         )
     if not present.name.endswith(".index.json"):
         return (present,)
-    shards = sorted(set(_read_json(present).get("weight_map", {}).values()))
+    shards = _shards(present)
     missing = [name for name in shards if not (path / name).is_file()]
     if missing:
         raise ModelFolderError(
             f"{path} lacks {len(missing)} of {len(shards)} weight files, {missing[0]} first",
             "Download the missing files.",
         )
-    if not shards or any(Path(name).name != name for name in shards):
+    return tuple(path / name for name in shards)
+
+
+def _shards(index: Path) -> list[str]:
+    weight_map = _read_json(index).get("weight_map")
+    names = set(weight_map.values()) if isinstance(weight_map, dict) else set()
+    if not names or any(not isinstance(n, str) or Path(n).name != n for n in names):
         raise ModelFolderError(
-            f"{present.name} names no weight files, or some outside of its folder",
+            f"{index.name} names no weight files, or some outside of its folder",
             "Copy the index again from the model's source.",
         )
-    return tuple(path / name for name in shards)
+    return sorted(names)
 
 
 def _chat_template(path: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
     """The model's own template, where current and older folders keep it."""
     file = path / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        return _read_text(file)
     template = tokenizer_config.get("chat_template")
     if isinstance(template, list):  # several by name
-        named = {entry["name"]: entry["template"] for entry in template}
+        entries = [entry for entry in template if isinstance(entry, dict)]
+        named = {entry.get("name"): entry.get("template") for entry in entries}
         template = named.get("default")
     return template if isinstance(template, str) else None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ModelFolderError(
+            f"{path} cannot be read: {error}", "Copy the file again from its source."
+        ) from error
 
 
 def _token_text(token: Any) -> str | None:

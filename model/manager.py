@@ -214,7 +214,7 @@ class ModelManager:
         if not 0 <= request.adapter_scale <= MOST_SCALE:
             raise RequestError(f"adapter_scale must be between 0 and {MOST_SCALE:g}")
         if adapter:
-            await asyncio.to_thread(serving.engine.prepare, adapter.name)
+            await asyncio.to_thread(serving.engine.prepare, adapter.name, adapter.digest)
         if prompt.dropped:
             yield Delta(dropped=prompt.dropped)
         async for delta in _run(serving.engine, _engine_request(serving, request, prompt)):

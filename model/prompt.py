@@ -31,7 +31,8 @@ from model.types import (
 
 # Unicode noncharacters: never part of text that is exchanged, so nobody's text is lost with them.
 SAID, REPLIED, END = "\ufdd0", "\ufdd1", "\ufdd2"
-MARKED = re.compile(f"([{SAID}{REPLIED}])(.*?){END}", re.DOTALL)
+THINK = re.compile("(</?think>)")
+MARKER = re.compile(f"([{SAID}{REPLIED}{END}])")
 NO_MARKERS = str.maketrans("", "", SAID + REPLIED + END)
 
 
@@ -71,7 +72,7 @@ class PromptTemplate:
                 bos_token=tokenizer.bos or "",
                 eos_token=tokenizer.eos or "",
             )
-        except TemplateError as error:
+        except Exception as error:  # a template is a program: it fails in any way
             raise RequestError(
                 f"The prompt template {self.name!r} cannot write this chat: {error}",
                 "Choose another template or change the order of the messages.",
@@ -88,17 +89,26 @@ def _marked(message: Message) -> dict[str, str]:
     text = message.content.translate(NO_MARKERS)
     core = text.strip()
     lead, _, trail = text.partition(core) if core else (text, "", "")
-    begin = REPLIED if message.role == "assistant" else SAID
-    return {"role": message.role, "content": f"{lead}{begin}{core}{END}{trail}"}
+    if message.role != "assistant":
+        return {"role": message.role, "content": f"{lead}{SAID}{core}{END}{trail}"}
+    # Templates cut replies at these, so they stay outside of the markers.
+    parts = [p if THINK.fullmatch(p) else f"{REPLIED}{p}{END}" for p in THINK.split(core) if p]
+    return {"role": message.role, "content": f"{lead}{''.join(parts)}{trail}"}
 
 
 def _unmarked(text: str) -> list[Run]:
-    runs, at = [], 0
-    for match in MARKED.finditer(text):
-        runs.append(Run(text[at : match.start()]))
-        runs.append(Run(match.group(2), control=False, reply=match.group(1) == REPLIED))
-        at = match.end()
-    runs.append(Run(text[at:]))
+    """Runs by their markers.
+
+    Where a template has cut a message, one of its two markers is gone. All text up to the next
+    one then counts as said: better a piece of template too much than a control token typed.
+    """
+    pieces = MARKER.split(text)
+    runs: list[Run] = []
+    before = ""
+    for piece, behind in zip(pieces[::2], [*pieces[1::2], ""], strict=True):
+        said = before in (SAID, REPLIED) or behind == END
+        runs.append(Run(piece, control=not said, reply=before == REPLIED))
+        before = behind
     return [run for run in runs if run.text]
 
 
@@ -117,8 +127,11 @@ def _read_template(path: Path) -> PromptTemplate:
         template = PromptTemplate(
             path.stem, data["template"], data.get("description", ""), tuple(data.get("stop", ()))
         )
+        stop = data.get("stop", [])
+        if not isinstance(stop, list) or not all(isinstance(s, str) and s for s in stop):
+            raise ValueError("stop must be a list of strings")
         _ = template._compiled
-    except (OSError, ValueError, KeyError, TemplateError) as error:
+    except (OSError, ValueError, TypeError, KeyError, TemplateError) as error:
         raise SettingsError(
             f"The prompt template {path} cannot be read: {error}", "Mend or remove the file."
         ) from error
@@ -192,12 +205,12 @@ def encode_training(
     after_reply = False
     for is_reply, runs in _segments(template.render(messages, tokenizer, reply_follows=False)):
         new = tokenizer.encode(runs)
-        ended = after_reply and tokenizer.is_control(new[0])
+        ended = after_reply and bool(new) and tokenizer.is_control(new[0])
         if after_reply and not ended:
             ids += _eos(tokenizer)
             learned += [True] * len(_eos(tokenizer))
         ids += new
-        learned += [ended or is_reply, *[is_reply] * (len(new) - 1)]
+        learned += [is_reply or (ended and i == 0) for i in range(len(new))]
         after_reply = is_reply
     if after_reply:
         ids += _eos(tokenizer)

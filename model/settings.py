@@ -97,6 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "--base_model",
+        type=_not_empty,
         metavar="MODEL",
         help="a model folder, a name in models/, a hub id, or "
         f"{EMBEDDED_DEFAULT} (default: Open-Linly-13b if that folder is there, else the latter)",
@@ -116,6 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--server_name",
+        type=_not_empty,
         metavar="ADDRESS",
         help="address to listen on (default: 127.0.0.1; 0.0.0.0 for every one)",
     )
@@ -133,7 +135,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="a public link with no passphrase: whoever has it can chat",
     )
     add("--auth", type=_user_and_password, metavar="USER:PASSWORD", help="ask visitors for these")
-    add("--api_key", metavar="KEY", help="the key that /v1 asks for (Authorization: Bearer KEY)")
+    add(
+        "--api_key",
+        type=_not_empty,
+        metavar="KEY",
+        help="the key that /v1 asks for (Authorization: Bearer KEY)",
+    )
     add(
         "--max_sequences",
         type=_positive,
@@ -240,15 +247,21 @@ def _check(settings: Settings, explicit: set[str]) -> None:
 
 
 def _port(text: str) -> int:
-    if not text.isdigit() or int(text) > 65535:
+    if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no port: a number from 0 to 65535")
     return int(text)
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
+    if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("the value is empty")
+    return text
 
 
 def _user_and_password(text: str) -> str:

@@ -17,6 +17,8 @@ from model.types import ModelFolderError
 
 REPLACEMENT = "�"
 CONTEXT_TOKENS = 6  # of the prompt, so that the first piece is decoded as it stands in the text
+MARK = "\ufdd3"  # a noncharacter: never part of text that is exchanged
+NEVER = -1e9
 MOST_HELD = 8  # tokens; no character takes more, so beyond it the bytes are not going to be text
 
 
@@ -72,7 +74,7 @@ class FastTokenizer:
         text = path.read_text(encoding="utf-8")
         self._backend = Backend.from_str(text)
         self._text = text
-        self._plain: Any = None
+        self._apart: tuple[Any, dict[int, int]] | None = None
         tokens = self._backend.get_added_tokens_decoder()
         contents = sorted({t.content for t in tokens.values()} - {""}, key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, contents))) if contents else None
@@ -90,7 +92,9 @@ class FastTokenizer:
         whole = "".join(run.text for run in runs)
         if self._only_in_control_runs(whole, runs):
             ids: list[int] = self._backend.encode(whole, add_special_tokens=False).ids
-            return ids
+            wanted = len(self._control.findall(whole)) if self._control else 0
+            if sum(map(self.is_control, ids)) <= wanted:  # else a normaliser has made some
+                return ids
         return self._encode_apart(runs)
 
     def _only_in_control_runs(self, whole: str, runs: Sequence[Run]) -> bool:
@@ -104,21 +108,29 @@ class FastTokenizer:
         return all(any(a <= m.start() and m.end() <= b for a, b in spans) for m in matches)
 
     def _encode_apart(self, runs: Sequence[Run]) -> list[int]:
-        """Somebody typed a control token: split at the template's own, the rest is plain text."""
-        if self._plain is None:
-            self._plain = self._without_control_tokens()
-        ids: list[int] = []
-        for part in split_at_control(runs, self._control):
-            if part.control:
-                ids.append(self._control_ids[part.text])
-            else:
-                ids.extend(self._plain.encode(part.text, add_special_tokens=False).ids)
-        return ids
+        """Somebody typed a control token: only the template's own, marked ones are parsed for."""
+        if self._apart is None:
+            self._apart = self._with_marked_control_tokens()
+        backend, real_ids = self._apart
+        parts = split_at_control(runs, self._control)
+        text = "".join(f"{MARK}{p.text}" if p.control else p.text.replace(MARK, "") for p in parts)
+        ids = backend.encode(text, add_special_tokens=False).ids
+        return [real_ids.get(token_id, token_id) for token_id in ids]
 
-    def _without_control_tokens(self) -> Any:
+    def _with_marked_control_tokens(self) -> tuple[Any, dict[int, int]]:
+        """The tokenizer with a mark before each control token's text, and its ids for theirs."""
         from tokenizers import Tokenizer as Backend
 
-        return Backend.from_str(json.dumps({**json.loads(self._text), "added_tokens": []}))
+        data = json.loads(self._text)
+        _forget(data["model"], set(self._control_ids))
+        for token in data["added_tokens"]:
+            token["content"] = MARK + token["content"]
+        backend = Backend.from_str(json.dumps({**data, "post_processor": None}))
+        backend.no_padding()
+        backend.no_truncation()
+        ids = self._control_ids.items()
+        marked = backend.get_vocab(with_added_tokens=True)
+        return backend, {marked[MARK + text]: token_id for text, token_id in ids}
 
     def decode(self, ids: Sequence[int]) -> str:
         text: str = self._backend.decode(list(ids), skip_special_tokens=True)
@@ -130,6 +142,17 @@ class FastTokenizer:
     def piece(self, token_id: int) -> str:
         text: str = self._backend.decode([token_id], skip_special_tokens=False)
         return text
+
+
+def _forget(model: dict[str, Any], contents: set[str]) -> None:
+    """Take control tokens out of the words that text may become."""
+    contents = contents - {model.get("unk_token")}
+    if isinstance(model["vocab"], list):  # Unigram: [piece, score]
+        model["vocab"] = [[p, NEVER if p in contents else s] for p, s in model["vocab"]]
+        return
+    model["vocab"] = {p: i for p, i in model["vocab"].items() if p not in contents}
+    merges = [m.split(" ", 1) if isinstance(m, str) else m for m in model.get("merges", [])]
+    model["merges"] = [m for m in merges if "".join(m) not in contents and not contents & set(m)]
 
 
 class SpmTokenizer:
@@ -211,21 +234,29 @@ class IncrementalDetokenizer:
         self.piece = piece
         self._window = list(prompt_ids[-CONTEXT_TOKENS:])
         self._certain = len(self._window)
+        self._shown = 0  # characters behind the certain tokens that are out already
+        self._held = 0  # tokens since text last came out
 
     def push(self, token_id: int) -> str:
         self._window.append(token_id)
+        self._held += 1
         text = self._new_text()
-        held = len(self._window) - self._certain
-        if text.endswith(REPLACEMENT) and held < MOST_HELD:
-            return ""
-        self._window = self._window[self._certain :] if text else self._window
-        self._certain = len(self._window) if text else self._certain
-        return text
+        whole = text.rstrip(REPLACEMENT)
+        torn = whole != text and self._held < MOST_HELD
+        new = (whole if torn else text)[self._shown :]
+        if new:
+            self._held = 0
+        if torn:
+            self._shown += len(new)
+        elif text:
+            self._window = self._window[self._certain :]
+            self._certain, self._shown = len(self._window), 0
+        return new
 
     def flush(self) -> str:
         """What is left when the reply ends; an unfinished character is dropped."""
-        text = self._new_text().rstrip(REPLACEMENT)
-        self._certain = len(self._window)
+        text = self._new_text().rstrip(REPLACEMENT)[self._shown :]
+        self._certain, self._shown = len(self._window), 0
         return text
 
     def _new_text(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -51,11 +52,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         checks = (
-            (self.temperature >= 0, "temperature must be 0 or more"),
+            (0 <= self.temperature < math.inf, "temperature must be 0 or more"),
             (self.top_k >= 0, "top_k must be 0 (off) or more"),
             (0 < self.top_p <= 1, "top_p must be above 0 and at most 1"),
             (0 <= self.min_p <= 1, "min_p must be between 0 and 1"),
-            (self.repetition_penalty > 0, "repetition_penalty must be above 0"),
+            (0 < self.repetition_penalty < math.inf, "repetition_penalty must be above 0"),
             (self.max_tokens is None or self.max_tokens > 0, "max_tokens must be 1 or more"),
             (self.min_tokens >= 0, "min_tokens must be 0 or more"),
             (self.seed is None or 0 <= self.seed < 2**63, "seed must be between 0 and 2^63 - 1"),

@@ -71,7 +71,7 @@ class FakeEngine:
         for _ in range(pieces):
             self._ticks.release()
 
-    def prepare(self, adapter: str) -> None:
+    def prepare(self, adapter: str, digest: str) -> None:
         if adapter == "unreadable":
             raise AdapterError("The adapter 'unreadable' cannot be read")
 

@@ -18,8 +18,11 @@ class Engine(Protocol):
     device: str
     context_length: int
 
-    def prepare(self, adapter: str) -> None:
+    def prepare(self, adapter: str, digest: str) -> None:
         """Make an adapter ready for use; may block while it loads.
+
+        A `digest` other than before says that its files have changed: it is loaded again, and
+        replies that are running keep the old weights.
 
         Raises:
             AdapterError: it cannot be used.

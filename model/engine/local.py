@@ -56,7 +56,7 @@ class LocalEngine:
         self._model = model
         self._pieces = pieces
         self._load_adapter = load_adapter
-        self._loras: dict[str, Lora] = {}
+        self._loras: dict[str, tuple[str, Lora]] = {}  # name -> digest and weights
         self._lora_lock = threading.Lock()
         self._scheduler = Scheduler(max_sequences)
         self._inbox: list[Sequence] = []
@@ -67,14 +67,15 @@ class LocalEngine:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    def prepare(self, adapter: str) -> None:
-        """Load an adapter's weights, unless they are here already."""
+    def prepare(self, adapter: str, digest: str) -> None:
+        """Load an adapter's weights, unless they are here already, and still the same."""
         with self._lora_lock:
-            if adapter not in self._loras:
-                self._loras[adapter] = self._load_adapter(adapter)
+            loaded, _ = self._loras.get(adapter, ("", None))
+            if loaded != digest:
+                self._loras[adapter] = digest, self._load_adapter(adapter)
 
     def submit(self, request: EngineRequest, emit: Emit) -> None:
-        lora = None if request.adapter is None else self._loras[request.adapter]
+        lora = None if request.adapter is None else self._loras[request.adapter][1]
         cache = SequenceCache(self._model.shape, self._model.dtype, self.device)
         sequence = Sequence(request, emit, cache, lora, self._pieces)
         with self._wake:

@@ -6,6 +6,7 @@ temperature, top-k, top-p (Holtzman et al. 2020), min-p (Nguyen et al. 2024).
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Sampler:
         self.seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
         self._generator = torch.Generator().manual_seed(self.seed)
         self._seen = set(prompt_ids) if sampling.repetition_penalty != 1 else set()
-        self._eos = sorted(eos_ids)
+        self._eos = sorted(i for i in eos_ids if i < pieces)
         self._pieces = pieces
         self._count = 0
 
@@ -75,7 +76,9 @@ class Sampler:
     def _pick(self, logits: Tensor) -> int:
         if self.sampling.temperature == 0:
             return int(logits.argmax())
-        probabilities, ids = self._filtered(logits / self.sampling.temperature)
+        # From the highest down: a temperature next to zero must not overflow.
+        logits = (logits - logits.max()).double() / self.sampling.temperature
+        probabilities, ids = self._filtered(logits.float())
         drawn = torch.multinomial(probabilities, 1, generator=self._generator)
         return int(ids[drawn])
 
@@ -88,7 +91,7 @@ class Sampler:
             logits, ids = logits.sort(descending=True)
         probabilities = logits.softmax(0)
         before = probabilities.cumsum(0) - probabilities
-        keep = before < wishes.top_p
+        keep = before < (wishes.top_p if wishes.top_p < 1 else math.inf)
         if wishes.min_p:
             kept = probabilities * keep
             keep &= kept >= wishes.min_p * kept[0]

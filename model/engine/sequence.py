@@ -118,9 +118,11 @@ class StopStrings:
     def push(self, text: str) -> tuple[str, bool]:
         """The text that can be shown now, and whether a stop string has ended it."""
         self._held += text
-        found = [at for at in (self._held.find(stop) for stop in self._stops) if at >= 0]
+        # The one that is complete first; of two that end together the longer.
+        places = [(self._held.find(stop), len(stop)) for stop in self._stops]
+        found = [(at + length, at) for at, length in places if at >= 0]
         if found:
-            shown, self._held = self._held[: min(found)], ""
+            shown, self._held = self._held[: min(found)[1]], ""
             return shown, True
         keep = self._possible_beginning()
         cut = len(self._held) - keep

@@ -16,6 +16,7 @@ from torch.nn import functional
 # Up to this many rows torch's fused int8 product is the faster one; above, unpacking the weights
 # once and multiplying in float32 is.
 FUSED_ROWS = 8
+FUSED_COLUMNS = 32  # the fused product reads whole vectors: other widths run over the end
 QUANTIZE_ROWS = 4096
 
 
@@ -106,14 +107,15 @@ class Int8Linear(_WithBias):
             start = stop
 
     def __call__(self, x: Tensor) -> Tensor:
-        if len(x) <= FUSED_ROWS:
+        if len(x) <= FUSED_ROWS and self.in_features % FUSED_COLUMNS == 0:
             # torch's own kernel behind its int8 weight-only quantisation; public only by name.
             fused = torch._weight_int8pack_mm(x.bfloat16(), self.weight, self._scale16)
             return self._biased(fused.to(x.dtype))
-        return self._biased(functional.linear(x, self.weight.to(x.dtype)) * self.scale)
+        y = functional.linear(x, self.weight.to(x.dtype)) * self.scale
+        return self._biased(y.to(x.dtype))
 
     def rows(self, ids: Tensor) -> Tensor:
-        return self.weight[ids].to(self.dtype) * self.scale[ids, None]
+        return (self.weight[ids] * self.scale[ids, None]).to(self.dtype)
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:

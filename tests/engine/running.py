@@ -74,12 +74,13 @@ class Running:
         *,
         name: str = "",
         scale: float = 1.0,
+        digest: str = "same",
         eos: frozenset[int] = frozenset(),
         on_delta: Callable[[Delta], None] | None = None,
         sampling: Sampling | None = None,
     ) -> Reply:
         if adapter:
-            self.engine.prepare(adapter)
+            self.engine.prepare(adapter, digest)
         reply = Reply(name or f"{adapter}-{len(prompt)}-{id(prompt)}", on_delta)
         wishes = sampling or Sampling(temperature=0, max_tokens=24)
         self.engine.submit(

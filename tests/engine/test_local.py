@@ -13,6 +13,7 @@ from model.engine.local import PREFILL_CHUNK
 from model.layers.llama import Span
 from model.types import BusyError, Delta, EngineError, FinishReason, Sampling
 from tests.engine.running import Reply, Running, running
+from tests.tiny import make_adapter
 
 LONG = Sampling(temperature=0, max_tokens=200)
 PROMPT = (5, 6, 7, 8)
@@ -157,6 +158,17 @@ def test_the_same_seed_gives_the_same_reply_alone_and_in_a_batch(
     crowd.append(tiny.ask(PROMPT, name="base", sampling=wishes))
     assert [reply.wait().ids for reply in crowd[:3]] == [alone] * 3
     crowd[3].wait()
+
+
+def test_a_retrained_adapter_is_loaded_again(tiny_folder: Path, tmp_path: Path) -> None:
+    """By its name alone the engine would go on with the old weights under the new digest."""
+    path = tmp_path / "adapters" / "a"
+    make_adapter(tiny_folder, path, seed=1, r=4, target_modules=["q_proj", "down_proj"])
+    with running(tiny_folder, tmp_path / "adapters") as engine:
+        before = engine.ask(PROMPT, "a", digest="1").wait().ids
+        make_adapter(tiny_folder, path, seed=2, r=4, target_modules=["q_proj", "down_proj"])
+        assert engine.ask(PROMPT, "a", digest="1").wait().ids == before
+        assert engine.ask(PROMPT, "a", digest="2").wait().ids != before
 
 
 def test_8bit_stays_close_to_full_precision(tiny_folder: Path, tiny_adapters: Path) -> None:
