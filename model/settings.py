@@ -157,7 +157,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--data_dir",
         type=Path,
         metavar="DIR",
-        help="where chats are kept (default: your data folder)",
+        help="where the program keeps its data (default: your data folder); "
+        "chats are not stored yet",
     )
     add("--device", choices=["auto", "cpu", "cuda"], help="where the model runs (default: auto)")
     add(
