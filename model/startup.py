@@ -55,6 +55,11 @@ def check_early(settings: Settings) -> None:
     load_templates(settings.prompts_dir)
     if settings.base_model != EMBEDDED_DEFAULT and not _is_hub_id(settings.base_model):
         read_model_folder(_local_folder(settings.base_model))
+    if settings.quantization == "4bit" or settings.device == "cuda":
+        _wait_without_spinning()
+        from model.loading import resolve_device  # seconds for torch, where a refusal may follow
+
+        resolve_device(settings.device, settings.quantization)
 
 
 def load_local(settings: Settings, report: Report) -> Serving:

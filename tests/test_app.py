@@ -37,6 +37,7 @@ def run(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
         (["--quantization", "3bit"], 2, "invalid choice: '3bit'"),
         (["--adapters_dir", "nowhere"], 2, "there is no folder nowhere"),
         (["--auth", "nameless"], 2, "user:password"),
+        (["--quantization", "4bit", "--device", "cpu"], 2, "needs a CUDA GPU"),
         (["--base_model", "nowhere"], 1, "There is no model folder nowhere"),
         (["--base_model", "docs"], 1, "docs has no config.json"),
         (["--base_model", "./adapter"], 1, "Did you mean adapters?"),
