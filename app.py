@@ -41,7 +41,7 @@ def run(settings: Settings) -> int:
     check_early(settings)
     sock = bind(settings.server_name, settings.server_port)
     port = sock.getsockname()[1]
-    from web import access, server, terminal
+    from web import access, server, share, terminal
 
     manager = ModelManager(settings)
     rules = access.decide(settings)
@@ -55,6 +55,7 @@ def run(settings: Settings) -> int:
     server.serve(app, sock, on_end=manager.close)
     if not manager.join(JOIN_SECONDS):
         # Torch aborts a process that ends while it works in another thread; nothing is left to do.
+        share.close_tunnels()
         sys.stdout.flush()
         os._exit(0)
     return 0

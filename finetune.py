@@ -24,7 +24,6 @@ def main(argv: list[str]) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="finetune.py", description="Train a LoRA adapter on chats.", allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )  # fmt: skip
     add = parser.add_argument
     add("--base_model", default=EMBEDDED_DEFAULT, help="a model folder, or the embedded default")

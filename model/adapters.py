@@ -6,11 +6,13 @@ its reason and never loaded, and the others serve.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
 import math
 import re
+import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,26 +79,31 @@ class AdapterRegistry:
         self._templates = templates
         self._found: dict[str, Adapter] = {}
         self._stamps: dict[str, tuple[float, ...]] = {}
+        self._lock = threading.Lock()
 
     def scan(self) -> list[Adapter]:
         """Look at the folder again; only what has changed is read. Sorted by name."""
+        with self._lock:
+            paths = self._folders()
+            stamps = {path.name: _stamp(path) for path in paths}
+            known = {n: a for n, a in self._found.items() if self._stamps.get(n) == stamps.get(n)}
+            self._found = {p.name: known.get(p.name) or self._examine(p) for p in paths}
+            self._stamps = stamps
+            return list(self._found.values())
+
+    def _folders(self) -> list[Path]:
         if not self._folder.is_dir():
-            self._found, self._stamps = {}, {}
             return []
-        paths = sorted(p for p in self._folder.iterdir() if (p / CONFIG).is_file())
-        stamps = {path.name: _stamp(path) for path in paths}
-        kept = {n: a for n, a in self._found.items() if self._stamps.get(n) == stamps.get(n)}
-        self._found = {p.name: kept.get(p.name) or self._examine(p) for p in paths}
-        self._stamps = stamps
-        return list(self._found.values())
+        return sorted(path for path in self._folder.iterdir() if (path / CONFIG).is_file())
 
     def get(self, name: str) -> Adapter:
-        """A healthy adapter by name.
+        """A healthy adapter by name, as its folder is now.
 
         Raises:
             UnknownModelError: there is none of that name.
             AdapterError: it is broken.
         """
+        self.scan()
         adapter = self._found.get(name)
         if adapter is None:
             close = difflib.get_close_matches(name, self._found, n=1)
@@ -142,9 +149,13 @@ def _said(error: Exception) -> str:
 
 
 def _stamp(path: Path) -> tuple[float, ...]:
-    """Changes when any of the files that matter does."""
-    files = [path / name for name in (CONFIG, CARD, *WEIGHTS)]
-    return tuple(n for f in files if f.is_file() for n in (f.stat().st_mtime, f.stat().st_size))
+    """Changes when any of the files that matter does, or comes, or goes."""
+    stamp: list[float] = []
+    for name in (CONFIG, CARD, *WEIGHTS):
+        with contextlib.suppress(FileNotFoundError):
+            status = (path / name).stat()
+            stamp += [status.st_mtime, status.st_size]
+    return tuple(stamp)
 
 
 def _read_card(path: Path) -> dict[str, Any]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from model.adapters import Adapter
 from model.engine.base import Engine
@@ -24,11 +26,13 @@ from model.types import (
     Delta,
     EngineRequest,
     EngineStatus,
+    FinishReason,
     LinlyError,
     NotReadyError,
     Phase,
     PromptTooLongError,
     RequestError,
+    Stats,
     Status,
 )
 
@@ -44,9 +48,22 @@ SHARES = {
     Phase.FAILED: (0.0, 0.0),
 }
 
+FOLDERS = re.compile(r"(?<![\w:/])/(?:[^\s/:]+/)+")
+
 log = logging.getLogger(__name__)
 
+R = TypeVar("R", ChatRequest, CompletionRequest)
+
 Load = Callable[[Settings, Report], Serving]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A request made ready: what to continue, with which adapter, and where its template stops."""
+
+    prompt: Prompt
+    adapter: Adapter | None
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,6 +90,8 @@ class ModelManager:
         self._state = _State()
         self._changed = threading.Condition()
         self._closed = False
+        self._live: set[str] = set()  # ids of the requests that are being answered
+        self._aborted: set[str] = set()  # and of those among them that are to end
         self._loading = threading.Thread(
             target=self._load_in_background, name="loading", daemon=True
         )
@@ -85,13 +104,13 @@ class ModelManager:
         try:
             serving = self._load(self._settings, self._report)
         except LinlyError as error:
-            self._set(_State(Phase.FAILED, error=str(error)))
+            self._set(_State(Phase.FAILED, error=_without_paths(str(error))))
         except MemoryError:
             message = "There is not enough memory to load this model. Try --quantization 8bit."
             self._set(_State(Phase.FAILED, error=message))
         except Exception as error:
             log.exception("loading failed")
-            self._set(_State(Phase.FAILED, error=f"Loading failed: {error}"))
+            self._set(_State(Phase.FAILED, error=_without_paths(f"Loading failed: {error}")))
         else:
             self._set(_State(Phase.READY, 1.0, serving))
             if self._closed:  # close() came first and found nothing to close
@@ -157,30 +176,19 @@ class ModelManager:
             NotReadyError, UnknownModelError, AdapterError, RequestError, PromptTooLongError,
             BusyError, EngineError
         """
-        serving = self._serving()
-        if not request.messages:
-            raise RequestError("There are no messages to answer")
-        adapter = serving.registry.get(request.adapter) if request.adapter else None
-        template = _template(serving, request.template or (adapter.template if adapter else None))
-        reserved = _reserved(request, serving.engine)
-        room = serving.engine.context_length - reserved
-        prompt = encode_chat(
-            request.messages, template, serving.tokenizer, room, request.drop_oldest
-        )
-        sampling = request.sampling
-        stops = replace(sampling, stop=(*sampling.stop, *template.stop))
-        request = replace(request, sampling=stops)
-        return self._stream(serving, request, prompt, adapter)
+        return self._stream(request, _plan_chat)
 
     def complete(self, request: CompletionRequest) -> AsyncIterator[Delta]:
-        """Continue `request.prompt` as it stands. Closing the iterator ends the reply."""
-        serving = self._serving()
-        adapter = serving.registry.get(request.adapter) if request.adapter else None
-        ids = _completion_ids(request, serving)
-        return self._stream(serving, request, Prompt(ids), adapter)
+        """Continue `request.prompt` as it stands. Closing the iterator ends the reply.
+
+        Raises (from the iterator): as `chat`.
+        """
+        return self._stream(request, _plan_completion)
 
     def abort(self, request_id: str) -> None:
         """End a reply within one token; its stream then closes with finish_reason `abort`."""
+        if request_id in self._live:
+            self._aborted.add(request_id)
         if self._state.serving:
             self._state.serving.engine.abort(request_id)
 
@@ -204,24 +212,60 @@ class ModelManager:
             raise NotReadyError("The model is still loading", "Try again in a moment.")
         return state.serving
 
-    async def _stream(
-        self,
-        serving: Serving,
-        request: ChatRequest | CompletionRequest,
-        prompt: Prompt,
-        adapter: Adapter | None,
-    ) -> AsyncIterator[Delta]:
-        if not 0 <= request.adapter_scale <= MOST_SCALE:
-            raise RequestError(f"adapter_scale must be between 0 and {MOST_SCALE:g}")
-        if adapter:
-            await asyncio.to_thread(serving.engine.prepare, adapter.name, adapter.digest)
-        if prompt.dropped:
-            yield Delta(dropped=prompt.dropped)
-        async for delta in _run(serving.engine, _engine_request(serving, request, prompt)):
-            if delta.stats and adapter:
-                stats = replace(delta.stats, adapter=adapter.name, adapter_digest=adapter.digest)
-                delta = replace(delta, stats=stats)
-            yield delta
+    def _stream(self, request: R, plan: Callable[[Serving, R], _Plan]) -> AsyncIterator[Delta]:
+        # From this moment on, not from the first step on: Stop may come in between.
+        self._live.add(request.id)
+        return self._steps(request, plan)
+
+    async def _steps(self, request: R, plan: Callable[[Serving, R], _Plan]) -> AsyncIterator[Delta]:
+        try:
+            serving = self._serving()
+            # Rendering a long chat and loading an adapter take time: not on the event loop.
+            planned = await asyncio.to_thread(plan, serving, request)
+            if planned.prompt.dropped:
+                yield Delta(dropped=planned.prompt.dropped)
+            if request.id in self._aborted:
+                nothing = Stats(len(planned.prompt.ids), 0, 0.0, 0.0, seed=0)
+                yield _signed(Delta("", FinishReason.ABORT, nothing), planned.adapter)
+                return
+            async for delta in _run(serving.engine, _engine_request(serving, request, planned)):
+                yield _signed(delta, planned.adapter)
+        finally:
+            self._live.discard(request.id)
+            self._aborted.discard(request.id)
+
+
+def _plan_chat(serving: Serving, request: ChatRequest) -> _Plan:
+    if not request.messages:
+        raise RequestError("There are no messages to answer")
+    adapter = _ready_adapter(serving, request)
+    template = _template(serving, request.template or (adapter.template if adapter else None))
+    room = serving.engine.context_length - _reserved(request, serving.engine)
+    prompt = encode_chat(request.messages, template, serving.tokenizer, room, request.drop_oldest)
+    return _Plan(prompt, adapter, template.stop)
+
+
+def _plan_completion(serving: Serving, request: CompletionRequest) -> _Plan:
+    return _Plan(Prompt(_completion_ids(request, serving)), _ready_adapter(serving, request))
+
+
+def _ready_adapter(serving: Serving, request: ChatRequest | CompletionRequest) -> Adapter | None:
+    """The adapter that is asked for, loaded; None for the base."""
+    if not 0 <= request.adapter_scale <= MOST_SCALE:
+        raise RequestError(f"adapter_scale must be between 0 and {MOST_SCALE:g}")
+    if request.adapter is None:
+        return None
+    adapter = serving.registry.get(request.adapter)
+    serving.engine.prepare(adapter.name, adapter.digest)
+    return adapter
+
+
+def _signed(delta: Delta, adapter: Adapter | None) -> Delta:
+    """The last Delta tells whose words these were."""
+    if delta.stats is None or adapter is None:
+        return delta
+    stats = replace(delta.stats, adapter=adapter.name, adapter_digest=adapter.digest)
+    return replace(delta, stats=stats)
 
 
 async def _run(engine: Engine, request: EngineRequest) -> AsyncIterator[Delta]:
@@ -247,20 +291,26 @@ async def _run(engine: Engine, request: EngineRequest) -> AsyncIterator[Delta]:
 
 
 def _engine_request(
-    serving: Serving, request: ChatRequest | CompletionRequest, prompt: Prompt
+    serving: Serving, request: ChatRequest | CompletionRequest, plan: _Plan
 ) -> EngineRequest:
+    prompt, sampling = plan.prompt, request.sampling
     left = serving.engine.context_length - len(prompt.ids)
-    most = min(request.sampling.max_tokens or left, left)
+    most = min(sampling.max_tokens or left, left)
     tokenizer = serving.tokenizer
     return EngineRequest(
         id=request.id,
         prompt_ids=prompt.ids,
-        sampling=replace(request.sampling, max_tokens=most),
+        sampling=replace(sampling, max_tokens=most, stop=(*sampling.stop, *plan.stop)),
         eos_ids=serving.eos_ids,
         detokenizer=IncrementalDetokenizer(tokenizer.decode, tokenizer.piece, prompt.ids),
         adapter=request.adapter,
         adapter_scale=request.adapter_scale,
     )
+
+
+def _without_paths(text: str) -> str:
+    """Files by their names alone: visitors read this too, and the folders are nobody's business."""
+    return FOLDERS.sub("", text)
 
 
 def _template(serving: Serving, name: str | None) -> PromptTemplate:

@@ -19,6 +19,7 @@ from model.types import SettingsError
 
 EMBEDDED_DEFAULT = "smollm2-135m-instruct"
 APP_NAME = "linly-chat"
+CHECKOUT = Path(__file__).parent.parent
 TRUE_WORDS = {"1", "true", "yes", "on"}
 FALSE_WORDS = {"", "0", "false", "no", "off"}
 
@@ -67,7 +68,8 @@ def read_settings(
 ) -> Settings:
     """Read `argv` (without the program's name) over `environ`.
 
-    `checkout` is where a folder `Open-Linly-13b` is looked for; the current folder by default.
+    `checkout` is where `Open-Linly-13b`, `adapters` and `prompts` are looked for by default: the
+    project's own folder, wherever the program is started.
 
     Raises:
         SettingsError: a flag or a value is wrong, in one sentence.
@@ -79,7 +81,7 @@ def read_settings(
         raise SettingsError(*_unknown_flag(unknown[0], parser))
     given = {key: value for key, value in vars(known).items() if value is not None}
     from_environment = _read_environment(environ, parser)
-    merged = {**_defaults(checkout or Path.cwd()), **from_environment, **given}
+    merged = {**_defaults(checkout or CHECKOUT), **from_environment, **given}
     settings = Settings(**merged)
     _check(settings, explicit={*from_environment, *given})
     return settings
@@ -173,6 +175,8 @@ def build_parser() -> argparse.ArgumentParser:
 def _defaults(checkout: Path) -> dict[str, Any]:
     return {
         "base_model": default_base_model(checkout),
+        "adapters_dir": checkout / "adapters",
+        "prompts_dir": checkout / "prompts",
         "cache_dir": user_cache_path(APP_NAME),
         "data_dir": user_data_path(APP_NAME),
     }

@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
+MOST_STOPS = 20  # they are looked for in every token, on the thread that all replies share
+MOST_STOP = 200
+
 Role = Literal["system", "user", "assistant"]
 
 
@@ -56,12 +59,17 @@ class Sampling:
             (self.top_k >= 0, "top_k must be 0 (off) or more"),
             (0 < self.top_p <= 1, "top_p must be above 0 and at most 1"),
             (0 <= self.min_p <= 1, "min_p must be between 0 and 1"),
-            (0 < self.repetition_penalty < math.inf, "repetition_penalty must be above 0"),
+            (0.1 <= self.repetition_penalty <= 10, "repetition_penalty must be between 0.1 and 10"),
             (self.max_tokens is None or self.max_tokens > 0, "max_tokens must be 1 or more"),
             (self.min_tokens >= 0, "min_tokens must be 0 or more"),
             (self.seed is None or 0 <= self.seed < 2**63, "seed must be between 0 and 2^63 - 1"),
             (self.logprobs is None or 0 <= self.logprobs <= 20, "at most 20 logprobs a token"),
             (all(self.stop), "a stop string must not be empty"),
+            (len(self.stop) <= MOST_STOPS, f"at most {MOST_STOPS} stop strings"),
+            (
+                all(len(s) <= MOST_STOP for s in self.stop),
+                f"a stop string has over {MOST_STOP} letters",
+            ),
         )
         for holds, message in checks:
             if not holds:

@@ -8,27 +8,37 @@ from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from model.manager import ModelManager
-from model.types import ChatRequest, CompletionRequest, Delta, LinlyError, Phase, Stats, Status
+from model.types import (
+    ChatRequest,
+    CompletionRequest,
+    Delta,
+    FinishReason,
+    LinlyError,
+    Phase,
+    Stats,
+    Status,
+    UnknownModelError,
+)
 from web.access import Access
+from web.gate import Gate, TooLargeError, as_response
 from web.replies import ChatWriter, TextWriter, Writer
 from web.schemas import ChatCompletion, TextCompletion
 
 T = TypeVar("T")
 
-STARTED = 1735689600  # `created` of the models: OpenAI's clients insist on a number
-ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+CREATED = 1735689600  # `created` of the models: OpenAI's clients insist on a number
 
 
-class KeyRefusedError(LinlyError):
-    """No key, or a wrong one."""
+class NoSuchRouteError(LinlyError):
+    """A path or a method that the API does not have."""
 
-    http_status = 401
-    code = "invalid_api_key"
+    http_status = 404
+    code = "not_found"
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,6 @@ class Api:
     """The routes' handlers."""
 
     manager: ModelManager
-    access: Access
 
     def health(self) -> JSONResponse:
         """How the model is; answers from the first second."""
@@ -49,6 +58,17 @@ class Api:
         healthy = [adapter.name for adapter in self.manager.adapters() if adapter.ready]
         entries = [_model(base, None), *(_model(name, base) for name in healthy)]
         return {"object": "list", "data": entries}
+
+    def model(self, name: str) -> dict[str, Any]:
+        """One of `models` by its id."""
+        found = {entry["id"]: entry for entry in self.models()["data"]}
+        if name not in found:
+            raise UnknownModelError(f"There is no model or adapter {name!r}")
+        return dict(found[name])
+
+    def nothing(self, rest: str) -> None:
+        """Every other path below /v1."""
+        raise NoSuchRouteError(f"There is nothing at /v1/{rest} for this method")
 
     async def chat(self, body: ChatCompletion, request: Request) -> Response:
         wanted = ChatRequest(
@@ -76,12 +96,6 @@ class Api:
             deltas, writer, body.stream, body.stream_options.include_usage, request
         )
 
-    def require_key(self, request: Request) -> None:
-        """Refuse a request without the right `Authorization: Bearer …`."""
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        if not self.access.allows_key(key if scheme.lower() == "bearer" else ""):
-            raise KeyRefusedError("The API key is missing or wrong", "Send it as a Bearer token.")
-
     def _name(self, model: str) -> str:
         return model or self.manager.status().base_model
 
@@ -92,15 +106,20 @@ class Api:
 
 def install(app: FastAPI, manager: ModelManager, access: Access) -> None:
     """Add the routes and the error handlers to `app`."""
-    api = Api(manager, access)
-    v1 = APIRouter(prefix="/v1", dependencies=[Depends(api.require_key)])
+    api = Api(manager)
+    v1 = APIRouter(prefix="/v1")
     v1.add_api_route("/models", api.models, methods=["GET"])
     v1.add_api_route("/chat/completions", api.chat, methods=["POST"], response_model=None)
     v1.add_api_route("/completions", api.complete, methods=["POST"], response_model=None)
+    v1.add_api_route("/models/{name}", api.model, methods=["GET"])
+    every = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+    v1.add_api_route("/{rest:path}", api.nothing, methods=every)
     app.include_router(v1)
+    app.add_middleware(Gate, access=access)
     app.add_api_route("/health", api.health, methods=["GET"], response_model=None)
     app.exception_handler(LinlyError)(_answer_error)
     app.exception_handler(RequestValidationError)(_answer_invalid)
+    app.exception_handler(HTTPException)(_answer_too_large)
 
 
 def health(status: Status) -> dict[str, Any]:
@@ -121,7 +140,7 @@ def health(status: Status) -> dict[str, Any]:
 
 def _model(name: str, parent: str | None) -> dict[str, Any]:
     return {
-        "id": name, "object": "model", "created": STARTED, "owned_by": "linly-chat",
+        "id": name, "object": "model", "created": CREATED, "owned_by": "linly-chat",
         "root": parent or name, "parent": parent,
     }  # fmt: skip
 
@@ -149,8 +168,10 @@ async def _events(
     if opening:
         yield _event(opening)
     async for delta in _chain(first, rest):
-        if delta.error:
-            yield _event({"error": {"message": delta.error, "type": "server_error", "code": None}})
+        if delta.error or delta.finish_reason is FinishReason.ABORT:
+            # An abort that somebody is there to read was not the reader's own: a shutdown.
+            message = delta.error or "The program is shutting down"
+            yield _event({"error": {"message": message, "type": "server_error", "code": None}})
             break
         stats = delta.stats or stats
         if delta.text or delta.finish_reason or delta.logprobs:
@@ -192,18 +213,18 @@ async def _hang_up(request: Request) -> None:
 
 
 def _answer_error(_: Request, error: LinlyError) -> JSONResponse:
-    """Every error of ours as OpenAI's error object."""
-    status = error.http_status
-    kind = ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    headers = {"Retry-After": "5"} if status in (429, 503) else None
-    body = {"message": str(error), "type": kind, "param": None, "code": error.code}
-    return JSONResponse({"error": body}, status_code=status, headers=headers)
+    return as_response(error)
+
+
+def _answer_too_large(_: Request, error: HTTPException) -> JSONResponse:
+    return as_response(TooLargeError(error.detail))
 
 
 def _answer_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
     """A body that is not what the route takes, in one sentence."""
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if part != "body")
+    parts = [] if first["type"] == "json_invalid" else first["loc"]
+    place = ".".join(str(part) for part in parts if part != "body")
     body = {
         "message": f"{place}: {first['msg']}" if place else str(first["msg"]),
         "type": "invalid_request_error", "param": place or None, "code": "invalid_value",

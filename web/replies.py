@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
-from model.types import Delta, EngineError, FinishReason, Stats, TokenLogprob
+from model.types import Delta, EngineError, FinishReason, NotReadyError, Stats, TokenLogprob
 
 Json = dict[str, Any]
 
@@ -27,6 +27,8 @@ class Writer(ABC):
         """The response to a request that does not stream."""
         collected = list(deltas)
         last = collected[-1]
+        if last.finish_reason is FinishReason.ABORT:
+            raise NotReadyError("The program is shutting down")
         if last.error:
             raise EngineError(last.error)
         text = "".join(delta.text for delta in collected)
@@ -79,14 +81,14 @@ class ChatWriter(Writer):
         message = {"role": "assistant", "content": text}
         content = {"content": [_chat_logprob(entry) for entry in logprobs]} if logprobs else None
         return {
-            "index": 0, "message": message, "logprobs": content, "finish_reason": _reason(reason),
+            "index": 0, "message": message, "logprobs": content, "finish_reason": reason,
         }  # fmt: skip
 
     def _chunk_choice(self, delta: Delta) -> Json:
         choice: Json = {
             "index": 0,
             "delta": {"content": delta.text} if delta.text else {},
-            "finish_reason": _reason(delta.finish_reason),
+            "finish_reason": delta.finish_reason,
         }
         if delta.logprobs:
             choice["logprobs"] = {"content": [_chat_logprob(entry) for entry in delta.logprobs]}
@@ -102,7 +104,7 @@ class TextWriter(Writer):
     def _choice(self, text: str, logprobs: list[TokenLogprob], reason: FinishReason | None) -> Json:
         return {
             "index": 0, "text": text, "logprobs": _text_logprobs(logprobs),
-            "finish_reason": _reason(reason),
+            "finish_reason": reason,
         }  # fmt: skip
 
     def _chunk_choice(self, delta: Delta) -> Json:
@@ -118,11 +120,6 @@ def usage(stats: Stats | None) -> Json:
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
     }
-
-
-def _reason(reason: FinishReason | None) -> str | None:
-    # OpenAI has no word for an aborted reply; what is there counts as ended.
-    return "stop" if reason is FinishReason.ABORT else reason
 
 
 def _chat_logprob(entry: TokenLogprob) -> Json:

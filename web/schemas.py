@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from model.types import Message, RequestError, Sampling
 
+MOST_MESSAGES = 2000
 MOST_TEXT = 1_000_000  # characters of a message or a prompt
 
 
@@ -18,7 +19,7 @@ class TextPart(BaseModel):
     """One part of a message whose content is a list."""
 
     type: str
-    text: str = ""
+    text: str = Field("", max_length=MOST_TEXT)
 
 
 class ChatMessage(BaseModel):
@@ -40,7 +41,14 @@ class StreamOptions(BaseModel):
 
 
 class Generation(BaseModel):
-    """What chat and text completions have in common."""
+    """What chat and text completions have in common. A field that is null counts as left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {key: value for key, value in data.items() if value is not None}
 
     model: str = ""
     stream: bool = False
@@ -77,7 +85,7 @@ class Generation(BaseModel):
 
 
 class ChatCompletion(Generation):
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES)
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None

@@ -25,7 +25,7 @@ LOGIN_HINT = "Any name will do; enter the passphrase that you were given as the 
 
 def build_app(manager: ModelManager, access: Access) -> FastAPI:
     """The whole application: API first, the page for every other path."""
-    app = FastAPI(title="Linly Chat", docs_url=None, redoc_url=None)
+    app = FastAPI(title="Linly Chat", openapi_url=None)
     api.install(app, manager, access)
     return gr.mount_gradio_app(
         app,
@@ -37,6 +37,7 @@ def build_app(manager: ModelManager, access: Access) -> FastAPI:
         theme=gr.themes.Soft(),
         footer_links=[],
         run_history=False,
+        max_file_size=1,  # byte: nothing on the page takes a file, and visitors shall not leave any
         show_error=False,
     )
 

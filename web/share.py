@@ -6,10 +6,11 @@ server, and the tunnel itself. Each is named; the local page goes on in any case
 
 from __future__ import annotations
 
-import contextlib
 import io
 import secrets
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 from model.types import ShareError
 
@@ -20,12 +21,13 @@ def open_tunnel(port: int) -> str:
     Raises:
         ShareError: with the step that failed.
     """
-    from gradio import networking
+    from gradio import networking, tunneling
 
     _download_client()
     try:
-        # Gradio prints the client's log on failure; its last line is in our sentence as well.
-        with contextlib.redirect_stderr(io.StringIO()):
+        # On failure that module prints the client's log; its last line is in our sentence. Only
+        # its own stderr goes: the program's is for the other threads' words.
+        with mock.patch.object(tunneling, "sys", SimpleNamespace(stderr=io.StringIO())):
             address = networking.setup_tunnel(
                 "127.0.0.1", port, secrets.token_urlsafe(32), None, None
             )
@@ -60,3 +62,12 @@ def _because(error: BaseException) -> str:
     """The last line of what is behind an error, in brackets."""
     lines = str(error.__cause__ or error).strip().splitlines()
     return f" ({lines[-1]})" if lines else ""
+
+
+def close_tunnels() -> None:
+    """End the tunnel clients; for an end that skips Gradio's own clearing up."""
+    from gradio.tunneling import CURRENT_TUNNELS
+
+    for tunnel in CURRENT_TUNNELS:
+        if tunnel.proc is not None:
+            tunnel.proc.terminate()

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
+from torch import Tensor
+
 from model.engine.kv_cache import SequenceCache
 from model.engine.scheduler import Scheduler
 from model.engine.sequence import Sequence
@@ -23,7 +25,6 @@ from model.types import (
     EngineRequest,
     EngineStatus,
     FinishReason,
-    LinlyError,
 )
 
 PREFILL_CHUNK = 256  # tokens between two decode steps; bounds how long the others stand still
@@ -147,12 +148,21 @@ class LocalEngine:
         """One forward over the next `most` tokens of each; a failure ends only these."""
         try:
             logits = self._model.forward([s.take(most) for s in sequences])
-            for sequence, row in zip(sequences, logits, strict=True):
-                sequence.accept(row)
-        except (RuntimeError, MemoryError, LinlyError) as error:
+        except (RuntimeError, MemoryError) as error:
             log.exception("a step failed")
             for sequence in sequences:
                 sequence.finish(FinishReason.ERROR, _explain(error))
+            return
+        for sequence, row in zip(sequences, logits, strict=True):
+            self._accept(sequence, row)
+
+    def _accept(self, sequence: Sequence, logits: Tensor) -> None:
+        """Whatever one reply's sampling or text runs into is no business of its neighbours."""
+        try:
+            sequence.accept(logits)
+        except Exception as error:
+            log.exception("a reply failed")
+            sequence.finish(FinishReason.ERROR, _explain(error))
 
     def _finish_all(self, reason: FinishReason, error: str | None = None) -> None:
         for sequence in (*self._scheduler.running, *self._scheduler.waiting):

@@ -87,6 +87,22 @@ def test_a_failing_step_ends_only_its_sequence(
     assert tiny.engine.status().error is None
 
 
+def test_a_fault_in_one_reply_leaves_its_neighbours(tiny: Running) -> None:
+    """A reply's own text or sampling may fail in any way; the batch goes on."""
+    seen: list[Delta] = []
+
+    def fail_at_third(delta: Delta) -> None:
+        seen.append(delta)
+        if len(seen) == 3:
+            raise IndexError("piece id is out of range")
+
+    healthy = tiny.ask(PROMPT, name="healthy", sampling=LONG)
+    broken = tiny.ask(PROMPT, name="broken", on_delta=fail_at_third, sampling=LONG)
+    assert broken.wait().last.finish_reason is FinishReason.ERROR
+    assert completed(healthy.wait()) == 200
+    assert tiny.engine.status().error is None
+
+
 def test_a_dying_thread_says_why(tiny: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     def dying(spans: Sequence[Span]) -> torch.Tensor:
         raise KeyError("a fault of ours")

@@ -27,7 +27,8 @@ def refusal(argv: list[str], environ: dict[str, str] | None = None) -> str:
 def test_defaults_are_the_promised_ones(tmp_path: Path) -> None:
     settings = read_settings([], {}, checkout=tmp_path)
     assert settings.base_model == EMBEDDED_DEFAULT == "smollm2-135m-instruct"
-    assert settings.adapters_dir == Path("adapters")
+    assert settings.adapters_dir == tmp_path / "adapters"
+    assert settings.prompts_dir == tmp_path / "prompts"
     assert settings.quantization == "8bit"
     assert (settings.server_name, settings.server_port) == ("127.0.0.1", 7860)
     assert settings.device == "auto"
@@ -218,11 +219,8 @@ def test_contradiction_of_flag_and_environment_is_refused() -> None:
     refusal(["--share"], {"LINLY_SHARE_PUBLIC": "1"})
 
 
-def test_missing_default_folders_are_no_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert read_settings([], {}).adapters_dir == Path("adapters")
+def test_missing_default_folders_are_no_error(tmp_path: Path) -> None:
+    assert not read_settings([], {}, tmp_path).adapters_dir.exists()
 
 
 def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
@@ -248,12 +246,14 @@ def test_file_named_open_linly_is_not_the_default(tmp_path: Path) -> None:
     assert default_base_model(tmp_path) == EMBEDDED_DEFAULT
 
 
-def test_open_linly_in_the_current_folder_is_found(
+def test_the_defaults_do_not_depend_on_where_one_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "Open-Linly-13b").mkdir()
+    """Started from elsewhere, the program served without its adapters, and said nothing."""
     monkeypatch.chdir(tmp_path)
-    assert Path(read_settings([], {}).base_model).name == "Open-Linly-13b"
+    settings = read_settings([], {})
+    assert (settings.adapters_dir / "lighthouse").is_dir()
+    assert (settings.prompts_dir / "linly.toml").is_file()
 
 
 def test_given_base_wins_over_open_linly(tmp_path: Path) -> None:

@@ -115,6 +115,8 @@ def test_sampling_fields_arrive(client: openai.OpenAI, engine: FakeEngine) -> No
         ({"messages": HELLO, "max_tokens": 0}, 400, "invalid_value", "max_tokens"),
         ({"messages": HELLO, "adapter_scale": -1}, 400, "invalid_value", "adapter_scale"),
         ({"messages": HELLO, "n": 2}, 400, "invalid_value", "n"),
+        ({"messages": HELLO, "stop": ["x"] * 100}, 400, "invalid_value", "stop"),
+        ({"messages": HELLO, "repetition_penalty": 1e-37}, 400, "invalid_value", "penalty"),
         (
             {"messages": [{"role": "user", "content": "long " * 1000}]},
             400, "context_length_exceeded", "room for 1999",
@@ -139,6 +141,48 @@ def test_wrong_prompts(url: str, prompt: object) -> None:
     assert answer.json()["error"]["message"]
 
 
+def test_null_counts_as_left_out(url: str) -> None:
+    """Clients of other languages send every field that they know."""
+    names = ("stream", "stream_options", "n", "min_p", "repetition_penalty", "stop", "model")
+    body = {"messages": HELLO, **dict.fromkeys(names)}
+    assert httpx.post(f"{url}/v1/chat/completions", json=body).status_code == 200
+
+
+def test_one_model_is_retrieved(client: openai.OpenAI) -> None:
+    assert client.models.retrieve("pirate").id == "pirate"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("torn")
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "chat/completions"), ("POST", "nowhere")])
+def test_other_paths_get_the_error_object(url: str, method: str, path: str) -> None:
+    answer = httpx.request(method, f"{url}/v1/{path}")
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "not_found"
+
+
+def in_pieces(total: int) -> Iterator[bytes]:
+    """A body of unknown length: it is sent chunked."""
+    for _ in range(total // 100_000):
+        yield b" " * 100_000
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_an_enormous_body_is_refused(url: str, chunked: bool) -> None:
+    body = in_pieces(9_000_000) if chunked else b" " * 9_000_000
+    try:
+        answer = httpx.post(f"{url}/v1/chat/completions", content=body)
+    except httpx.WriteError:
+        return  # it hung up while we were still sending: refused all the same
+    assert answer.status_code == 413
+    assert answer.json()["error"]["code"] == "request_too_large"
+
+
+def test_visitors_leave_no_files(url: str) -> None:
+    answer = httpx.post(f"{url}/gradio_api/upload", files={"files": ("x.html", b"<b>hello</b>")})
+    assert answer.status_code >= 400
+
+
 def test_a_body_that_is_no_json(url: str) -> None:
     answer = httpx.post(f"{url}/v1/chat/completions", content=b"{nonsense")
     assert answer.status_code == 400
@@ -156,7 +200,7 @@ def test_health_when_ready(url: str) -> None:
 
 def test_health_and_chat_while_loading_and_after_a_failure() -> None:
     loading = threading.Event()
-    failure = ModelFolderError("The weights are torn", "Download them again.")
+    failure = ModelFolderError("The weights of /home/me/model.bin are torn", "Download them again.")
     manager = fake_manager(FakeEngine(echo), loading, failure)
     with serving(manager) as url:
         answer = httpx.get(f"{url}/health")
@@ -169,7 +213,7 @@ def test_health_and_chat_while_loading_and_after_a_failure() -> None:
         manager.wait()
         answer = httpx.get(f"{url}/health")
         assert (answer.status_code, answer.json()["status"]) == (503, "error")
-        assert "torn" in answer.json()["error"]
+        assert answer.json()["error"] == "The weights of model.bin are torn. Download them again."
 
 
 def failing(prompt: str, request: EngineRequest) -> list[str]:
@@ -244,4 +288,6 @@ def test_the_api_asks_for_its_key() -> None:
         assert [answer.status_code for answer in answers.values()] == [200, 401]
         assert answers["wrong"].json()["error"]["code"] == "invalid_api_key"
         assert httpx.get(f"{url}/v1/models").status_code == 401
+        wrong = httpx.post(f"{url}/v1/chat/completions", content=b"not even JSON")
+        assert wrong.status_code == 401  # the key comes first: nothing is read before
         assert httpx.get(f"{url}/health").status_code == 200

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 
-from model.types import Delta, FinishReason
+from model.types import ChatRequest, Delta, FinishReason, Message
 from tests.fake import FakeEngine, echo, fake_manager
 from web.ui.conversation import Replies, paced
 
@@ -66,6 +68,39 @@ def test_leaving_early_closes_the_stream() -> None:
 
     asyncio.run(leave())
     assert closed
+
+
+@dataclass
+class SlowAdapters(FakeEngine):
+    """Takes its time with `prepare`, until it is told to go on."""
+
+    loading: threading.Event = field(default_factory=threading.Event)
+    go_on: threading.Event = field(default_factory=threading.Event)
+
+    def prepare(self, adapter: str, digest: str) -> None:
+        self.loading.set()
+        self.go_on.wait()
+
+
+def test_stop_while_an_adapter_loads() -> None:
+    """The engine does not know the request yet; it must not start it afterwards."""
+
+    async def run() -> tuple[int, list[Delta]]:
+        engine = SlowAdapters(echo)
+        manager = fake_manager(engine)
+        await asyncio.to_thread(manager.wait)
+        request = ChatRequest((Message("user", "hello"),), adapter="pirate")
+        reply = manager.chat(request)
+        first = asyncio.ensure_future(anext(reply))
+        await asyncio.to_thread(engine.loading.wait)
+        manager.abort(request.id)
+        engine.go_on.set()
+        deltas = [await first, *[delta async for delta in reply]]
+        return len(engine.requests), deltas
+
+    submitted, deltas = asyncio.run(asyncio.wait_for(run(), 20))
+    assert submitted == 0
+    assert deltas[-1].finish_reason is FinishReason.ABORT
 
 
 def test_one_reply_a_session() -> None:

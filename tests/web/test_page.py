@@ -318,6 +318,24 @@ def test_a_phone_needs_no_sideways_scrolling(visit: Serve) -> None:
         assert box["x"] + box["width"] <= visible
 
 
+def test_an_emptied_seed_means_a_new_one(visit: Serve) -> None:
+    engine = FakeEngine(echo)
+    chat = visit(engine)
+    chat.page.get_by_role("button", name="Settings").click()
+    chat.page.get_by_role("spinbutton", name="Seed").fill("")
+    chat.page.get_by_role("spinbutton", name="Seed").blur()
+    chat.ask("hello")
+    expect(chat.log).to_contain_text("base heard: hello")
+    assert engine.requests[-1].sampling.seed is None
+
+
+def test_the_facts_stay_out_of_code_that_was_cut(visit: Serve) -> None:
+    chat = visit(FakeEngine(script("```python\nprint(1)")))
+    chat.ask("code")
+    expect(chat.log.locator(".facts")).to_contain_text("tokens/s")
+    expect(chat.log.locator("pre code")).not_to_contain_text("facts")
+
+
 def test_two_visitors_at_once(visit: Serve, browser: Browser) -> None:
     """Each gets the answer to the own question, from the own adapter."""
     engine = FakeEngine(echo, ticking=True)

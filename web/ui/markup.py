@@ -6,7 +6,11 @@ import html
 import re
 
 # Fenced blocks (the last one may still be open while a reply streams) and inline code.
-CODE = re.compile(r"(^```.*?(?:^```[^\S\n]*$|\Z)|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
+CODE = re.compile(
+    r"^[ \t]*(?P<fence>`{3,}|~{3,}).*?(?P<end>^[ \t]*(?P=fence)[`~]*[ \t]*$|\Z)"
+    r"|(?<![\\`])(?P<ticks>`+)(?!`)[^\n]+?(?<!`)(?P=ticks)(?!`)",
+    re.DOTALL | re.MULTILINE,
+)
 PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
 INDENT = re.compile(r"^ +|(?<= ) ", re.MULTILINE)
 
@@ -20,11 +24,18 @@ def typed(text: str) -> str:
 
 def replied(text: str) -> str:
     """A model's reply: its Markdown, code and LaTeX count, its HTML is shown as text."""
-    parts = CODE.split(text)
-    return "".join(
-        part if index % 2 else html.escape(part, quote=False).replace("&gt;", ">")
-        for index, part in enumerate(parts)
-    )
+    shown, at = "", 0
+    for code in CODE.finditer(text):
+        shown += _escaped(text[at : code.start()]) + code.group()
+        if code["fence"] and not code["end"]:
+            shown += f"\n{code['fence']}"  # cut off: what comes below is no code any more
+        at = code.end()
+    return shown + _escaped(text[at:])
+
+
+def _escaped(text: str) -> str:
+    # ">" stays: it begins a quotation, and alone it is no markup.
+    return html.escape(text, quote=False).replace("&gt;", ">")
 
 
 def facts(text: str) -> str:

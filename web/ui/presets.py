@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
-from model.types import Sampling
+from model.types import RequestError, Sampling
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,19 @@ FIRST = "balanced"
 MAX_TOKENS = 512
 
 
-def sampling(preset: Preset, max_tokens: float, seed: float) -> Sampling:
-    """From what the sliders say; Gradio hands numbers over as floats. A seed below 0 means none."""
+def sampling(preset: Preset, max_tokens: float | None, seed: float | None) -> Sampling:
+    """From what the sliders say; Gradio hands numbers over as floats, an emptied box as None.
+
+    A seed below 0, or none, means a new one each time.
+    """
+    if None in astuple(preset):
+        raise RequestError("A number in the settings is missing", "Choose a preset to fill it in.")
     return Sampling(
-        max_tokens=int(max_tokens),
+        max_tokens=int(max_tokens or MAX_TOKENS),
         temperature=float(preset.temperature),
         top_p=float(preset.top_p),
         top_k=int(preset.top_k),
         min_p=float(preset.min_p),
         repetition_penalty=float(preset.repetition_penalty),
-        seed=int(seed) if seed >= 0 else None,
+        seed=None if seed is None or seed < 0 else int(seed),
     )
