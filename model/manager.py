@@ -10,7 +10,8 @@ import asyncio
 import logging
 import re
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -52,6 +53,7 @@ FOLDERS = re.compile(r"(?<![\w:/])/(?:[^\s/:]+/)+")
 
 log = logging.getLogger(__name__)
 
+Deltas = AsyncGenerator[Delta, None]
 R = TypeVar("R", ChatRequest, CompletionRequest)
 
 Load = Callable[[Settings, Report], Serving]
@@ -169,7 +171,7 @@ class ModelManager:
         serving = self._state.serving
         return serving.tuned if serving else True
 
-    def chat(self, request: ChatRequest) -> AsyncIterator[Delta]:
+    def chat(self, request: ChatRequest) -> Deltas:
         """Answer `request.messages`. Closing the iterator ends the reply within one token.
 
         Raises (from the iterator):
@@ -178,7 +180,7 @@ class ModelManager:
         """
         return self._stream(request, _plan_chat)
 
-    def complete(self, request: CompletionRequest) -> AsyncIterator[Delta]:
+    def complete(self, request: CompletionRequest) -> Deltas:
         """Continue `request.prompt` as it stands. Closing the iterator ends the reply.
 
         Raises (from the iterator): as `chat`.
@@ -212,12 +214,12 @@ class ModelManager:
             raise NotReadyError("The model is still loading", "Try again in a moment.")
         return state.serving
 
-    def _stream(self, request: R, plan: Callable[[Serving, R], _Plan]) -> AsyncIterator[Delta]:
+    def _stream(self, request: R, plan: Callable[[Serving, R], _Plan]) -> Deltas:
         # From this moment on, not from the first step on: Stop may come in between.
         self._live.add(request.id)
         return self._steps(request, plan)
 
-    async def _steps(self, request: R, plan: Callable[[Serving, R], _Plan]) -> AsyncIterator[Delta]:
+    async def _steps(self, request: R, plan: Callable[[Serving, R], _Plan]) -> Deltas:
         try:
             serving = self._serving()
             # Rendering a long chat and loading an adapter take time: not on the event loop.
@@ -228,8 +230,10 @@ class ModelManager:
                 nothing = Stats(len(planned.prompt.ids), 0, 0.0, 0.0, seed=0)
                 yield _signed(Delta("", FinishReason.ABORT, nothing), planned.adapter)
                 return
-            async for delta in _run(serving.engine, _engine_request(serving, request, planned)):
-                yield _signed(delta, planned.adapter)
+            engine_request = _engine_request(serving, request, planned)
+            async with aclosing(_run(serving.engine, engine_request)) as deltas:
+                async for delta in deltas:
+                    yield _signed(delta, planned.adapter)
         finally:
             self._live.discard(request.id)
             self._aborted.discard(request.id)
@@ -268,7 +272,7 @@ def _signed(delta: Delta, adapter: Adapter | None) -> Delta:
     return replace(delta, stats=stats)
 
 
-async def _run(engine: Engine, request: EngineRequest) -> AsyncIterator[Delta]:
+async def _run(engine: Engine, request: EngineRequest) -> Deltas:
     """Submit, and carry what the engine's thread emits over to this event loop."""
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[Delta] = asyncio.Queue()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from model.types import ChatRequest, Delta, FinishReason, Message
@@ -15,7 +15,7 @@ LAST = Delta("!", FinishReason.STOP)
 
 
 def test_everything_arrives_in_few_groups() -> None:
-    async def stream() -> AsyncIterator[Delta]:
+    async def stream() -> AsyncGenerator[Delta, None]:
         for _ in range(100):
             yield Delta("x")
         yield LAST
@@ -34,7 +34,7 @@ def test_a_pause_holds_nothing_back() -> None:
     async def run() -> str:
         go_on = asyncio.Event()
 
-        async def stream() -> AsyncIterator[Delta]:
+        async def stream() -> AsyncGenerator[Delta, None]:
             for letter in "abc":
                 yield Delta(letter)
             await go_on.wait()
@@ -53,7 +53,7 @@ def test_a_pause_holds_nothing_back() -> None:
 def test_leaving_early_closes_the_stream() -> None:
     closed: list[bool] = []
 
-    async def stream() -> AsyncIterator[Delta]:
+    async def stream() -> AsyncGenerator[Delta, None]:
         try:
             while True:
                 yield Delta("x")
@@ -64,7 +64,7 @@ def test_leaving_early_closes_the_stream() -> None:
     async def leave() -> None:
         batches = paced(stream(), 0.01)
         await anext(batches)
-        await batches.aclose()  # type: ignore[attr-defined]
+        await batches.aclose()
 
     asyncio.run(leave())
     assert closed

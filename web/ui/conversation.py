@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
-from model.manager import ModelManager
+from model.manager import Deltas, ModelManager
 from model.types import (
     ChatRequest,
     Delta,
@@ -101,7 +102,7 @@ class Replies:
 
 async def answer(
     manager: ModelManager, turns: tuple[Turn, ...], wishes: Wishes, ongoing: Ongoing
-) -> AsyncIterator[View]:
+) -> AsyncGenerator[View, None]:
     """Answer the last turn: views for the page, the last one with `busy` False."""
     language = wishes.language
     while not (status := manager.status()).ready:
@@ -117,8 +118,8 @@ async def answer(
     ongoing.request = _request(turns, wishes)
     view = View(turns)
     try:
-        async for view in _stream(manager, ongoing.request, turns, language):
-            if not ongoing.discarded:
+        async with aclosing(_stream(manager, ongoing.request, turns, language)) as views:
+            async for view in views:
                 yield view
     except LinlyError as error:
         midway = len(view.turns) > len(turns)
@@ -128,21 +129,22 @@ async def answer(
 
 async def _stream(
     manager: ModelManager, request: ChatRequest, turns: tuple[Turn, ...], language: str
-) -> AsyncIterator[View]:
+) -> AsyncGenerator[View, None]:
     text, notice = "", ""
-    async for batch in paced(manager.chat(request), UPDATE_SECONDS):
-        text += "".join(delta.text for delta in batch)
-        for delta in batch:
-            if delta.dropped:
-                notice = say(language, "dropped", **vars(delta.dropped))
-        if batch[-1].finish_reason:
-            yield _last_view(turns, text, batch[-1], notice, language, manager)
-        else:
-            reply = (Turn("assistant", text),) if text else ()
-            yield View((*turns, *reply), notice)
+    async with aclosing(paced(manager.chat(request), UPDATE_SECONDS)) as batches:
+        async for batch in batches:
+            text += "".join(delta.text for delta in batch)
+            for delta in batch:
+                if delta.dropped:
+                    notice = say(language, "dropped", **vars(delta.dropped))
+            if batch[-1].finish_reason:
+                yield _last_view(turns, text, batch[-1], notice, language, manager)
+            else:
+                reply = (Turn("assistant", text),) if text else ()
+                yield View((*turns, *reply), notice)
 
 
-async def paced(deltas: AsyncIterator[Delta], seconds: float) -> AsyncIterator[list[Delta]]:
+async def paced(deltas: Deltas, seconds: float) -> AsyncGenerator[list[Delta], None]:
     """Deltas in groups, at least `seconds` apart, so that a fast model does not flood a browser.
 
     The first comes at once, and none is held back longer than that, even if no other follows.
@@ -167,6 +169,7 @@ async def paced(deltas: AsyncIterator[Delta], seconds: float) -> AsyncIterator[l
         # Ends the stream below, and with it the model's work, wherever this one was left.
         coming.cancel()
         await asyncio.gather(coming, return_exceptions=True)
+        await deltas.aclose()
 
 
 def _last_view(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +103,9 @@ class Page:
             return
         asked = (*turns, Turn("user", message))
         emptied = {self._layout.message: ""}
-        async for updates in self._reply(asked, wishes, ongoing, request, emptied):
-            yield updates
+        async with aclosing(self._reply(asked, wishes, ongoing, request, emptied)) as replies:
+            async for updates in replies:
+                yield updates
 
     async def regenerate(
         self, request: gr.Request, turns: tuple[Turn, ...], *wishes: Any
@@ -114,8 +116,10 @@ class Page:
         if last is None or ongoing is None:
             yield {self._layout.notice: gr.skip()}
             return
-        async for updates in self._reply(turns[: last + 1], wishes, ongoing, request, {}):
-            yield updates
+        kept = turns[: last + 1]
+        async with aclosing(self._reply(kept, wishes, ongoing, request, {})) as replies:
+            async for updates in replies:
+                yield updates
 
     async def _reply(
         self,
@@ -124,13 +128,14 @@ class Page:
         ongoing: Ongoing,
         request: gr.Request,
         at_first: Updates,
-    ) -> AsyncIterator[Updates]:
+    ) -> AsyncGenerator[Updates, None]:
         """Updates while the last of `turns` is answered; `at_first` goes with the first of them."""
         try:
             yield {**self._show(View(turns)), **at_first}
-            async for view in answer(self._manager, turns, _wishes(*wishes), ongoing):
-                if not ongoing.discarded:
-                    yield self._show(view)
+            async with aclosing(answer(self._manager, turns, _wishes(*wishes), ongoing)) as views:
+                async for view in views:
+                    if not ongoing.discarded:
+                        yield self._show(view)
         except LinlyError as error:  # the wishes themselves were wrong
             yield self._show(View(turns, str(error), busy=False))
         except Exception:
