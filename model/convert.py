@@ -50,7 +50,9 @@ def convert_in_subprocess(source: Path, destination: Path) -> None:
     Raises:
         ModelFolderError: it failed; with the last line that it said.
     """
-    command = [sys.executable, "-m", "model", "convert", str(source), str(destination)]
+    # The child starts in another folder, where relative paths would mean something else.
+    paths = [str(path.resolve()) for path in (source, destination)]
+    command = [sys.executable, "-m", "model", "convert", *paths]
     checkout = Path(__file__).parent.parent
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
     if done.returncode and not destination.exists():

@@ -133,7 +133,6 @@ def _shape(config: Any) -> LlamaShape:
         num_kv_heads=config.num_key_value_heads,
         head_dim=config.head_dim,
         rms_norm_eps=config.rms_norm_eps,
-        max_positions=config.max_position_embeddings,
         tied_head=config.tie_word_embeddings,
     )
 

@@ -13,7 +13,7 @@ from model.embedded import ensure_embedded
 from model.engine.base import Engine
 from model.folder import ModelFolder, load_tokenizer, read_model_folder
 from model.prompt import PromptTemplate, load_templates
-from model.settings import EMBEDDED_DEFAULT, Settings
+from model.settings import CHECKOUT, EMBEDDED_DEFAULT, Settings
 from model.tokenizer import Tokenizer
 from model.types import ModelFolderError, Phase
 
@@ -116,8 +116,8 @@ def find_base(settings: Settings, report: Report) -> Path:
 
 
 def _local_folder(name: str) -> Path:
-    """`name` as a path, or a folder of that name in models/."""
-    in_models = Path("models") / name
+    """`name` as a path, or a folder of that name in the checkout's models/."""
+    in_models = CHECKOUT / "models" / name
     return in_models if not Path(name).is_dir() and in_models.is_dir() else Path(name)
 
 

@@ -32,8 +32,9 @@ class LetterTokenizer:
     """One token a character: its code point."""
 
     pieces = 0x110000
-    bos = eos = None
-    eos_id = None
+    bos: str | None = None
+    eos: str | None = None
+    eos_id: int | None = None
     prefix_ids: tuple[int, ...] = ()
 
     def encode(self, runs: Sequence[Run]) -> list[int]:

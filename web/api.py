@@ -20,6 +20,7 @@ from model.types import (
     FinishReason,
     LinlyError,
     Phase,
+    RequestError,
     Stats,
     Status,
     UnknownModelError,
@@ -119,7 +120,7 @@ def install(app: FastAPI, manager: ModelManager, access: Access) -> None:
     app.add_api_route("/health", api.health, methods=["GET"], response_model=None)
     app.exception_handler(LinlyError)(_answer_error)
     app.exception_handler(RequestValidationError)(_answer_invalid)
-    app.exception_handler(HTTPException)(_answer_too_large)
+    app.exception_handler(HTTPException)(_answer_unreadable)
 
 
 def health(status: Status) -> dict[str, Any]:
@@ -216,8 +217,10 @@ def _answer_error(_: Request, error: LinlyError) -> JSONResponse:
     return as_response(error)
 
 
-def _answer_too_large(_: Request, error: HTTPException) -> JSONResponse:
-    return as_response(TooLargeError(error.detail))
+def _answer_unreadable(_: Request, error: HTTPException) -> JSONResponse:
+    """What FastAPI says of a body that it cannot read, and the gate of one that is too large."""
+    too_large = error.status_code == TooLargeError.http_status
+    return as_response(TooLargeError(error.detail) if too_large else RequestError(error.detail))
 
 
 def _answer_invalid(_: Request, error: RequestValidationError) -> JSONResponse:

@@ -33,7 +33,6 @@ class LlamaShape:
     num_kv_heads: int
     head_dim: int
     rms_norm_eps: float
-    max_positions: int
     tied_head: bool
 
 

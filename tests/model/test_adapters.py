@@ -20,7 +20,7 @@ from model.types import AdapterError, UnknownModelError
 
 SHAPE = LlamaShape(
     vocab_size=64, hidden_size=16, intermediate_size=40, num_layers=2, num_heads=4,
-    num_kv_heads=2, head_dim=8, rms_norm_eps=1e-5, max_positions=64, tied_head=True,
+    num_kv_heads=2, head_dim=8, rms_norm_eps=1e-5, tied_head=True,
 )  # fmt: skip
 CONFIG = {"peft_type": "LORA", "r": 3, "lora_alpha": 6, "target_modules": ["q_proj"]}
 Q = "base_model.model.model.layers.{}.self_attn.q_proj"

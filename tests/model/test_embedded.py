@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from model import embedded
+from model.convert import convert_in_subprocess
 from model.embedded import embedded_folder, ensure_embedded
 from model.types import ModelFolderError, Phase
 
@@ -77,3 +78,13 @@ def test_a_failed_conversion_is_one_sentence(
     with pytest.raises(ModelFolderError, match=r"Converting .* failed: MemoryError: none left"):
         ensure_embedded(tmp_path / "cache", silent)
     assert len(asked) == 1
+
+
+def test_a_relative_cache_is_where_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The converting process starts in the checkout and would write there."""
+    monkeypatch.chdir(tmp_path)
+    asked = run_says(monkeypatch, 0)
+    convert_in_subprocess(Path("model.gguf"), Path("cache") / "model")
+    assert asked[0][-2:] == [str(tmp_path / "model.gguf"), str(tmp_path / "cache" / "model")]

@@ -12,7 +12,7 @@ from model.layers.llama import LlamaShape
 LAYERS, KV_HEADS, HEAD_DIM = 3, 2, 4
 SHAPE = LlamaShape(
     vocab_size=8, hidden_size=16, intermediate_size=16, num_layers=LAYERS, num_heads=4,
-    num_kv_heads=KV_HEADS, head_dim=HEAD_DIM, rms_norm_eps=1e-5, max_positions=4096,
+    num_kv_heads=KV_HEADS, head_dim=HEAD_DIM, rms_norm_eps=1e-5,
     tied_head=True,
 )  # fmt: skip
 

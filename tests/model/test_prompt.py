@@ -18,32 +18,20 @@ from model.prompt import (
 )
 from model.tokenizer import FastTokenizer, Run, SpmTokenizer
 from model.types import Dropped, Message, PromptTooLongError, RequestError, SettingsError
-from tests.model.tokens import END, LIKE_T5, START, make_fast, make_spm
+from tests.fake import LetterTokenizer
+from tests.model.tokens import END, LIKE_T5, START, make_spm
 from tests.tiny import TEMPLATE as CHATML
 
 PROMPTS = Path(__file__).parents[2] / "prompts"
 
 
-class Letters:
-    """One token a character, so that lengths can be counted by eye."""
+class Letters(LetterTokenizer):
+    """One token a character, so that lengths can be counted by eye; with LLaMA's bos and eos."""
 
-    pieces = 0x110000
     bos: str | None = "<s>"
     eos: str | None = "</s>"
     eos_id: int | None = 2
     prefix_ids: tuple[int, ...] = (1,)
-
-    def encode(self, runs: Sequence[Run]) -> list[int]:
-        return [ord(letter) for run in runs for letter in run.text]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return "".join(map(chr, ids))
-
-    def is_control(self, token_id: int) -> bool:
-        return False
-
-    def piece(self, token_id: int) -> str:
-        return chr(token_id)
 
 
 def chat(*contents: str, system: str | None = None) -> list[Message]:
@@ -55,21 +43,6 @@ def chat(*contents: str, system: str | None = None) -> list[Message]:
 
 def text_of(runs: Sequence[Run]) -> str:
     return "".join(run.text for run in runs)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tokenizers")
-
-
-@pytest.fixture(scope="module")
-def fast(folder: Path) -> FastTokenizer:
-    return make_fast(folder)
-
-
-@pytest.fixture(scope="module")
-def spm(folder: Path) -> SpmTokenizer:
-    return make_spm(folder)
 
 
 @pytest.fixture(scope="module")

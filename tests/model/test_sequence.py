@@ -19,7 +19,7 @@ EOS = 0
 VOCAB = 128  # ids are ASCII codes
 SHAPE = LlamaShape(
     vocab_size=VOCAB, hidden_size=8, intermediate_size=8, num_layers=1, num_heads=1,
-    num_kv_heads=1, head_dim=8, rms_norm_eps=1e-5, max_positions=64, tied_head=True,
+    num_kv_heads=1, head_dim=8, rms_norm_eps=1e-5, tied_head=True,
 )  # fmt: skip
 
 

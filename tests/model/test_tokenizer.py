@@ -45,23 +45,8 @@ def typed(text: str) -> Run:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tokenizers")
-
-
-@pytest.fixture(scope="module")
-def fast(folder: Path) -> FastTokenizer:
-    return make_fast(folder)
-
-
-@pytest.fixture(scope="module")
 def library(fast: FastTokenizer, folder: Path) -> Backend:
     return Backend.from_file(str(folder / "tokenizer.json"))
-
-
-@pytest.fixture(scope="module")
-def spm(folder: Path) -> SpmTokenizer:
-    return make_spm(folder)
 
 
 @pytest.fixture(scope="module")

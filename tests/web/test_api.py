@@ -183,8 +183,10 @@ def test_visitors_leave_no_files(url: str) -> None:
     assert answer.status_code >= 400
 
 
-def test_a_body_that_is_no_json(url: str) -> None:
-    answer = httpx.post(f"{url}/v1/chat/completions", content=b"{nonsense")
+@pytest.mark.parametrize("body", [b"{nonsense", b'"\xff"', b"[]", b""])
+def test_a_body_that_is_no_request(url: str, body: bytes) -> None:
+    json = {"Content-Type": "application/json"}
+    answer = httpx.post(f"{url}/v1/chat/completions", content=body, headers=json)
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "invalid_value"
 

@@ -22,9 +22,3 @@ def texts(language: str) -> dict[str, str]:
 def say(language: str, key: str, **values: object) -> str:
     """The text `key` in `language`, with its {placeholders} filled in."""
     return texts(language)[key].format(**values)
-
-
-def closest(tag: str | None) -> str:
-    """A browser's language tag, such as zh-TW or de, to one of ours."""
-    primary = (tag or DEFAULT).replace("_", "-").partition("-")[0].lower()
-    return primary if primary in LANGUAGES else DEFAULT

@@ -1,0 +1,25 @@
+"""Tokenizers that several files of tests look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from model.tokenizer import FastTokenizer, SpmTokenizer
+from tests.model.tokens import make_fast, make_spm
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tokenizers")
+
+
+@pytest.fixture(scope="module")
+def fast(folder: Path) -> FastTokenizer:
+    return make_fast(folder)
+
+
+@pytest.fixture(scope="module")
+def spm(folder: Path) -> SpmTokenizer:
+    return make_spm(folder)
