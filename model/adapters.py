@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from model.layers.llama import LlamaShape
-    from model.layers.lora import Lora
+    from model.layers.lora import Lora, LoraPair
 
 CONFIG = "adapter_config.json"
 CARD = "linly_adapter.json"  # ours: {"template": …, "description": …}
@@ -252,13 +252,14 @@ def module_sizes(shape: LlamaShape) -> dict[str, tuple[int, int]]:
 
 
 def _load(path: Path, dtype: torch.dtype, device: str) -> Lora:
-    from model.layers.lora import Lora, LoraPair
+    from model.layers.lora import Lora, make_pair
 
     config = _read_config(path)
 
     def pair(key: tuple[int, str], sides: Mapping[str, torch.Tensor]) -> LoraPair:
-        a, b = (sides[side].to(device, dtype, copy=True) for side in "AB")
-        return LoraPair(a, b, scaling(config, key, rank=len(a)))
+        return make_pair(
+            sides["A"], sides["B"], scaling(config, key, len(sides["A"])), dtype, device
+        )
 
     return Lora({key: pair(key, sides) for key, sides in _pairs(_tensors(path)).items()})
 

@@ -40,6 +40,7 @@ class Settings:
     api_key: str | None = None
     max_sequences: int = 16
     context_length: int | None = None
+    threads: int | None = None
     data_dir: Path = Path()
     device: str = "auto"
     cache_dir: Path = Path()
@@ -148,6 +149,12 @@ def build_parser() -> argparse.ArgumentParser:
         type=_positive,
         metavar="N",
         help="replies made at the same time (default: 16); more wait in a queue",
+    )
+    add(
+        "--threads",
+        type=_positive,
+        metavar="N",
+        help="threads that compute on the CPU (default: the cores that this program may use)",
     )
     add(
         "--context_length",

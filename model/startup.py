@@ -7,15 +7,20 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from model.adapters import AdapterRegistry
+from model.cores import available_cores
 from model.embedded import ensure_embedded
 from model.engine.base import Engine
 from model.folder import ModelFolder, load_tokenizer, read_model_folder
 from model.prompt import PromptTemplate, load_templates
 from model.settings import CHECKOUT, EMBEDDED_DEFAULT, Settings
 from model.tokenizer import Tokenizer
-from model.types import ModelFolderError, Phase
+from model.types import ModelFolderError, Phase, Progress
+
+if TYPE_CHECKING:
+    from model.layers.llama import Llama
 
 OWN_TEMPLATE = "model"  # the name under which the model's own chat template is listed
 HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
@@ -77,25 +82,46 @@ def load_local(settings: Settings, report: Report) -> Serving:
     _wait_without_spinning()
     # These import torch, which takes seconds: the page is up by now.
     from model.engine.local import LocalEngine
-    from model.loading import load_model, resolve_device
 
-    model = load_model(
-        folder,
-        quantization=settings.quantization,
-        device=resolve_device(settings.device, settings.quantization),
-        context_length=settings.context_length,
-        progress=lambda share: report(Phase.READING, share),
-    )
+    model = _load_model(folder, settings, lambda share: report(Phase.READING, share))
     registry = AdapterRegistry(settings.adapters_dir, model.shape, templates)
     registry.scan()
     engine = LocalEngine(
         model,
         tokenizer.pieces,
-        lambda name: registry.load(name, model.dtype, model.device),
+        lambda name: registry.load(name, model.storage_dtype, model.device),
         settings.max_sequences,
     )
     eos_ids = folder.eos_ids | ({tokenizer.eos_id} if tokenizer.eos_id is not None else set())
     return Serving(base_name(settings), engine, tokenizer, eos_ids, registry, templates, default)
+
+
+def _load_model(folder: ModelFolder, settings: Settings, progress: Progress) -> Llama:
+    """Read the weights; compiled decoding joins the model whenever it is ready."""
+    import torch
+
+    from model.layers.compiled import Build, supported
+    from model.loading import load_model, resolve_device
+
+    device = resolve_device(settings.device, settings.quantization)
+    threads = settings.threads or available_cores()
+    torch.set_num_threads(threads)
+    build = Build(settings.cache_dir) if supported(device, settings.quantization) else None
+    try:
+        model = load_model(
+            folder,
+            quantization=settings.quantization,
+            device=device,
+            context_length=settings.context_length,
+            progress=progress,
+        )
+    except BaseException:
+        if build:
+            build.cancel()
+        raise
+    if build:
+        build.hand_over(model, threads, settings.max_sequences)
+    return model
 
 
 def _wait_without_spinning() -> None:

@@ -42,6 +42,12 @@ class SequenceCache:
         self._v[layer, :, self.length : end] = v.transpose(0, 1)
         return self._k[layer, :, :end], self._v[layer, :, :end]
 
+    def storage(self, needed: int) -> tuple[Tensor, Tensor]:
+        """Keys and values, [layers, kv_heads, capacity, head_dim], with room for `needed`."""
+        if needed > self._k.shape[2]:
+            self._grow(needed)
+        return self._k, self._v
+
     def advance(self, new: int) -> None:
         """Count `new` positions that every layer has stored."""
         self.length += new

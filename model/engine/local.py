@@ -77,7 +77,7 @@ class LocalEngine:
 
     def submit(self, request: EngineRequest, emit: Emit) -> None:
         lora = None if request.adapter is None else self._loras[request.adapter][1]
-        cache = SequenceCache(self._model.shape, self._model.dtype, self.device)
+        cache = SequenceCache(self._model.shape, self._model.storage_dtype, self.device)
         sequence = Sequence(request, emit, cache, lora, self._pieces)
         with self._wake:
             if self._error or self._closing:

@@ -18,6 +18,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         [new, heads * head_dim]
     """
     new, heads, head_dim = q.shape
+    k, v = k.to(q.dtype), v.to(q.dtype)
     kv_heads, length, _ = k.shape
     if new == 1:
         # The heads of a group stand in for query positions: nothing is repeated, no mask needed.

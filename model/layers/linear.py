@@ -7,16 +7,14 @@ Biases are kept in the activations' type whatever the quantisation.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# Up to this many rows torch's fused int8 product is the faster one; above, unpacking the weights
-# once and multiplying in float32 is.
-FUSED_ROWS = 8
-FUSED_COLUMNS = 32  # the fused product reads whole vectors: other widths run over the end
+BLOCK, LANES = 8, 16  # what compiled code takes at a time: see model/layers/kernels/dot.py
 QUANTIZE_ROWS = 4096
 
 
@@ -86,36 +84,52 @@ class FloatLinear(_WithBias):
 class Int8Linear(_WithBias):
     """int8 weights with one float32 scale an output row, on the CPU.
 
-    Activations are never quantised: few rows go through torch's fused product in bfloat16, many
-    through float32 with the weights unpacked for the occasion.
+    The weights lie in blocks, [out / BLOCK, in / LANES, BLOCK, LANES], padded with zeros: the
+    order in which compiled code reads them. `product` is that code once it is ready; until then,
+    torch multiplies in float32 with the weights unpacked for the occasion.
     """
 
     def __init__(
         self, in_features: int, out_features: int, dtype: torch.dtype, device: str
     ) -> None:
         super().__init__(in_features, out_features, dtype, device)
-        self.weight = torch.empty(out_features, in_features, dtype=torch.int8)
-        self.scale = torch.empty(out_features, dtype=torch.float32)
-        self._scale16 = torch.empty(out_features, dtype=torch.bfloat16)
+        blocks, groups = -(-out_features // BLOCK), -(-in_features // LANES)
+        self.packed = torch.zeros(blocks, groups, BLOCK, LANES, dtype=torch.int8)
+        self.scale = torch.zeros(blocks * BLOCK, dtype=torch.float32)
+        self.padded_bias: Tensor | None = None
+        self.product: Callable[[Int8Linear, Tensor], Tensor] | None = None
 
     def put(self, start: int, weight: Tensor) -> None:
         # In blocks: the float32 copies that quantising makes must not grow with the vocabulary.
-        for block in weight.split(QUANTIZE_ROWS):
-            stop = start + len(block)
-            self.weight[start:stop], self.scale[start:stop] = quantize_rows(block)
-            self._scale16[start:stop] = self.scale[start:stop]
-            start = stop
+        for part in weight.split(QUANTIZE_ROWS):
+            ids = torch.arange(start, start + len(part))
+            quantized, self.scale[ids] = quantize_rows(part)
+            room = self.packed.shape[1] * LANES - self.in_features
+            groups = functional.pad(quantized, (0, room)).view(len(part), -1, LANES)
+            self.packed[ids // BLOCK, :, ids % BLOCK] = groups
+            start += len(part)
+
+    def put_bias(self, start: int, bias: Tensor) -> None:
+        if self.bias is None:
+            self.padded_bias = torch.zeros_like(self.scale)
+            self.bias = self.padded_bias[: self.out_features]
+        super().put_bias(start, bias)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if len(x) <= FUSED_ROWS and self.in_features % FUSED_COLUMNS == 0:
-            # torch's own kernel behind its int8 weight-only quantisation; public only by name.
-            fused = torch._weight_int8pack_mm(x.bfloat16(), self.weight, self._scale16)
-            return self._biased(fused.to(x.dtype))
-        y = functional.linear(x, self.weight.to(x.dtype)) * self.scale
-        return self._biased(y.to(x.dtype))
+        if self.product is not None:
+            return self.product(self, x)
+        y = functional.linear(x, self.unpacked()[:, : self.in_features].to(x.dtype))
+        return self._biased((y * self.scale[: self.out_features]).to(x.dtype))
+
+    def unpacked(self) -> Tensor:
+        """int8 [out_features, padded in_features]."""
+        # As int64: moving whole lanes is several times faster than moving bytes.
+        lanes = self.packed.view(torch.int64).transpose(1, 2).contiguous()
+        return lanes.view(torch.int8).view(len(self.scale), -1)[: self.out_features]
 
     def rows(self, ids: Tensor) -> Tensor:
-        return (self.weight[ids] * self.scale[ids, None]).to(self.dtype)
+        rows = self.packed[ids // BLOCK, :, ids % BLOCK].flatten(1)[:, : self.in_features]
+        return (rows * self.scale[ids, None]).to(self.dtype)
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:

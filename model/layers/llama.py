@@ -6,19 +6,22 @@ layers see all rows at once; attention and adapters go sequence by sequence, gro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from model.layers.attention import attend
-from model.layers.linear import Linear, make_linear
+from model.layers.linear import Int8Linear, Linear, make_linear
 from model.layers.lora import Lora, LoraRows, add_deltas
 from model.layers.rope import RotaryTable, rotate
+
+if TYPE_CHECKING:
+    from model.layers.kernels.decoder import Decoder
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,11 @@ class KeyValues(Protocol):
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store [new, kv_heads, head_dim] at `length`; all so far, [kv_heads, length + new, …]."""
+        ...
+
+    def storage(self, needed: int) -> tuple[Tensor, Tensor]:
+        """All layers' keys and values, [layers, kv_heads, capacity, head_dim], capacity at least
+        `needed`."""
         ...
 
     def advance(self, new: int) -> None:
@@ -152,6 +160,7 @@ class Llama:
         self.dtype = dtype
         self.device = device
         self.context_length = context_length
+        self.quantization = quantization
 
         def make(in_features: int, out_features: int, embedding: bool = False) -> Linear:
             return make_linear(
@@ -166,6 +175,30 @@ class Llama:
         if not shape.tied_head:
             self.lm_head = make(shape.hidden_size, shape.vocab_size, embedding=True)
         self._rope = RotaryTable(inv_freq.to(device), rope_scaling, context_length)
+        self.decoder: Decoder | None = None
+
+    @property
+    def storage_dtype(self) -> torch.dtype:
+        """Type of keys, values and adapters: beside 8-bit weights 16 bits are fine enough."""
+        return torch.float16 if self.device == "cpu" and self.quantization != "none" else self.dtype
+
+    def use(self, decoder: Decoder) -> None:
+        """Compute with compiled code from the next forward on."""
+        for linear in self.linears():
+            if isinstance(linear, Int8Linear):
+                linear.product = decoder.product
+        self.decoder = decoder
+
+    @property
+    def rotary(self) -> tuple[Tensor, Tensor]:
+        """cos and sin, float32 [context_length, head_dim]."""
+        return self._rope.cos, self._rope.sin
+
+    def linears(self) -> Iterator[Linear]:
+        """Every linear layer, the head last."""
+        for layer in self.layers:
+            yield from (p.linear for p in (layer.qkv, layer.o, layer.gate_up, layer.down))
+        yield self.lm_head
 
     @torch.inference_mode()
     def forward(self, spans: Sequence[Span]) -> Tensor:
@@ -177,6 +210,9 @@ class Llama:
         Returns:
             Logits after the last token of each span, float32 [spans, vocab_size].
         """
+        decoder = self.decoder
+        if decoder and len(spans) <= decoder.max_rows and all(len(s.tokens) == 1 for s in spans):
+            return self._decode(decoder, spans)
         rows = self._lay_out(spans)
         ids = torch.tensor([t for span in spans for t in span.tokens], device=self.device)
         x = self.embed_tokens.rows(ids).to(self.dtype)
@@ -187,6 +223,13 @@ class Llama:
         last = torch.tensor([stop - 1 for _, stop in rows.bounds], device=self.device)
         x = rms_norm(x[last], self.norm, self.shape.rms_norm_eps)
         return self.lm_head(x).float()
+
+    def _decode(self, decoder: Decoder, spans: Sequence[Span]) -> Tensor:
+        ids = torch.tensor([span.tokens[0] for span in spans])
+        logits = decoder.step(spans, self.embed_tokens.rows(ids))
+        for span in spans:
+            span.cache.advance(1)
+        return logits
 
     def _lay_out(self, spans: Sequence[Span]) -> _Rows:
         bounds: list[tuple[int, int]] = []

@@ -6,9 +6,11 @@ brings its own, and each gets its own delta.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -16,7 +18,8 @@ from torch import Tensor
 class LoraPair:
     """The low-rank update of one linear layer: y += scaling * x A^T B^T.
 
-    `a` [rank, in_features], `b` [out_features, rank], in the activations' type and device.
+    `a` [rank, in_features], `b` [out_features, rank], on the activations' device and in their
+    type or in float16; compiled code relies on `b` lying in memory column by column.
     """
 
     a: Tensor
@@ -24,7 +27,17 @@ class LoraPair:
     scaling: float
 
 
-@dataclass(frozen=True)
+def make_pair(a: Tensor, b: Tensor, scaling: float, dtype: torch.dtype, device: str) -> LoraPair:
+    """A pair from `a` [rank, in_features] and `b` [out_features, rank] of any float type."""
+    if dtype == torch.float16:
+        # Small updates would lose digits below float16's normal range: a power of two costs none.
+        power = 2.0 ** math.floor(math.log2(b.abs().max().item() or 1.0))
+        b, scaling = b.float() / power, scaling * power
+    b = b.to(device, dtype, copy=True).T.contiguous().T
+    return LoraPair(a.to(device, dtype, copy=True), b, scaling)
+
+
+@dataclass(frozen=True, eq=False)
 class Lora:
     """An adapter's updates by (layer index, module name), for example (3, "q_proj")."""
 
@@ -65,5 +78,6 @@ def add_deltas(
             pair = group.lora.pairs.get((layer, name))
             if pair is None:
                 continue
-            delta = (x[group.start : group.stop] @ pair.a.T) @ pair.b.T
+            rows = x[group.start : group.stop]
+            delta = (rows @ pair.a.to(x.dtype).T) @ pair.b.to(x.dtype).T
             y[group.start : group.stop, first:last].add_(delta, alpha=pair.scaling * group.scale)

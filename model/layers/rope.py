@@ -22,13 +22,13 @@ class RotaryTable:
     def __init__(self, inv_freq: Tensor, scaling: float, length: int) -> None:
         angles = torch.arange(length, device=inv_freq.device)[:, None].float() * inv_freq.float()
         angles = torch.cat((angles, angles), dim=-1)
-        self._cos = angles.cos() * scaling
-        self._sin = angles.sin() * scaling
+        self.cos = angles.cos() * scaling
+        self.sin = angles.sin() * scaling
 
     def at(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """cos and sin at `positions` [rows], each [rows, 1, head_dim]."""
-        cos = self._cos[positions][:, None].to(dtype)
-        sin = self._sin[positions][:, None].to(dtype)
+        cos = self.cos[positions][:, None].to(dtype)
+        sin = self.sin[positions][:, None].to(dtype)
         return cos, sin
 
 

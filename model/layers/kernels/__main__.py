@@ -1,0 +1,23 @@
+"""python -m model.layers.kernels FOLDER: compile everything and keep the machine code there."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from numba import config
+
+from model.layers.compiled import DONE
+
+
+def main(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    config.CACHE_DIR = str(folder)
+    from model.layers.kernels.crew import compile_all
+
+    compile_all()
+    (folder / DONE).touch()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

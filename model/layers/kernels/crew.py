@@ -1,0 +1,78 @@
+"""The team's threads. They live in compiled code, without the GIL, and sleep when idle."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+
+import numpy as np
+
+from model.layers.kernels import layout, programs, team
+from model.layers.kernels.layout import Tables
+
+
+class Crew:
+    """`threads` - 1 threads that help the caller of `run`.
+
+    Other calls of `run` must not overlap.
+    """
+
+    def __init__(self, threads: int, tables: Tables) -> None:
+        helpers = threads - 1
+        size = team.SEMAPHORES + helpers * team.SEMAPHORE_BYTES
+        self._memory = np.zeros(size + 64, np.uint8)
+        self._counters = -(-self._memory.ctypes.data // 64) * 64
+        self._tables = tables
+        self._c = ctypes.CDLL(None)
+        for helper in range(helpers):
+            self._c.sem_init(self._semaphore(helper), 0, 0)
+        self._put(team.HELPERS, helpers)
+        self._threads = [
+            threading.Thread(target=self._follow, args=(helper,), daemon=True)
+            for helper in range(helpers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def run(self, job: np.ndarray) -> None:
+        """Run the program of `job`, a JOB record in an array [1]; returns when it is done."""
+        programs.lead(self._counters, job, self._tables)
+
+    def close(self) -> None:
+        """End the threads. Nothing may run."""
+        self._put(team.QUIT, 1)
+        for helper, thread in enumerate(self._threads):
+            self._c.sem_post(self._semaphore(helper))
+            thread.join()
+
+    def _follow(self, helper: int) -> None:
+        programs.follow(self._counters, helper, self._tables)
+
+    def _semaphore(self, helper: int) -> ctypes.c_void_p:
+        return ctypes.c_void_p(self._counters + team.SEMAPHORES + helper * team.SEMAPHORE_BYTES)
+
+    def _put(self, at: int, value: int) -> None:
+        ctypes.c_int64.from_address(self._counters + at).value = value
+
+
+def empty_tables(rows: int, layers: int) -> Tables:
+    """Tables of the right size with nothing in them."""
+    return Tables(
+        np.zeros(1, layout.JOB),
+        np.zeros(programs.LAYER_STAGES + 2, layout.STAGE),
+        np.zeros(rows, layout.ROW),
+        np.zeros((rows, layers * len(layout.MODULES)), layout.PAIR),
+        np.zeros((layers + 1, layout.LINEARS), layout.LINEAR),
+        np.zeros(2 * layers + 1, np.int64),
+    )
+
+
+def compile_all() -> None:
+    """Compile both sides of the team, by running a product of nothing."""
+    tables = empty_tables(1, 1)
+    tables.linears["ins"] = layout.LANES
+    crew = Crew(2, tables)
+    job = np.zeros(1, layout.JOB)
+    job["program"] = programs.PRODUCT
+    crew.run(job)
+    crew.close()

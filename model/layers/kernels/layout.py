@@ -1,0 +1,78 @@
+"""What compiled functions are told, as records: sizes, and addresses of memory that others own.
+
+Addresses are int64; a stride is in elements. `ins` and `outs` of a linear layer are its padded
+sizes. "Low" stands for the activations between the two matrices of a LoRA.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+LANES = 16  # weights of one row side by side; see `dot.py`
+BLOCK = 8  # rows in a block of weights
+
+# Linear layers by their place in `linears`; the last is whichever product stands alone.
+QKV, ATTENTION_OUT, GATE_UP, DOWN, HEAD, ALONE = range(6)
+LINEARS = 6
+MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+Q_PROJ, K_PROJ, V_PROJ, O_PROJ, GATE_PROJ, UP_PROJ, DOWN_PROJ = range(7)
+PARTS = 3  # most modules that share an input
+
+JOB = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "program", "region", "done",  # what to run; its first region; chunks done before it
+            "rows", "layers", "hidden", "heads", "kv_heads", "head_dim", "wide",
+            "x", "normed", "delta", "packed", "logits",  # float32 [rows, stride]
+            "normed_stride", "packed_stride", "delta_stride",
+            "values", "scales",  # the quantised input: int16 [rows, ins], float32 [rows]
+            "low", "most_rank",  # float32 [rows, PARTS, most_rank]
+            "cos", "sin",  # float32 [positions, head_dim]
+            "input", "output", "output_stride",  # of a product that stands alone
+        )
+    ]
+    + [("eps", np.float32)],
+    align=True,
+)  # fmt: skip
+
+# One of the steps that a decoder layer is made of. `linear` is the layer that multiplies now, or
+# next; `module` the first of its modules, or of those whose deltas are still to be added.
+STAGE = np.dtype(
+    [
+        (name, np.int64)
+        for name in ("kind", "linear", "module", "parts", "norm", "output", "output_stride")
+    ],
+    align=True,
+)
+
+LINEAR = np.dtype(
+    [(name, np.int64) for name in ("weight", "scale", "bias", "ins", "outs")], align=True
+)
+
+# A sequence's part in a step: where its keys and values of one layer begin, the token's position,
+# and what the deltas of its adapter are multiplied with.
+ROW = np.dtype(
+    [(name, np.int64) for name in ("keys", "values", "layer_stride", "head_stride", "position")]
+    + [("strength", np.float32)],
+    align=True,
+)
+
+# One module's update: a [rank, ins] and b [rank, outs] in float16; a rank of 0 means none.
+PAIR = np.dtype(
+    [(name, np.int64) for name in ("a", "b", "rank", "ins", "outs")] + [("scaling", np.float32)],
+    align=True,
+)
+
+
+class Tables(NamedTuple):
+    """All of it. The arrays stay where they are as long as anybody computes."""
+
+    jobs: np.ndarray  # JOB [1]
+    stages: np.ndarray  # STAGE: those of a layer, then the last two
+    rows: np.ndarray  # ROW [rows]
+    pairs: np.ndarray  # PAIR [rows, layers * modules]
+    linears: np.ndarray  # LINEAR [layers + 1, LINEARS]; the last row has HEAD and ALONE
+    norms: np.ndarray  # addresses of float32 [hidden]: two for each layer, and the last

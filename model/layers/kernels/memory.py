@@ -1,0 +1,33 @@
+"""Arrays over memory that is known by its address."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import carray
+
+from model.layers.kernels.atoms import pointer_at
+from model.layers.kernels.options import compiled
+
+
+@compiled
+def floats(address, count):
+    """float32 [count] at `address`."""
+    return carray(pointer_at(address), (count,), np.float32)
+
+
+@compiled
+def grid(address, rows, columns):
+    """float32 [rows, columns] at `address`."""
+    return carray(pointer_at(address), (rows, columns), np.float32)
+
+
+@compiled
+def shorts(address, count):
+    """int16 [count] at `address`; float16 travels as such too."""
+    return carray(pointer_at(address), (count,), np.int16)
+
+
+@compiled
+def halves(address, rows, columns):
+    """float16 [rows, columns] at `address`, as the int16 of the same bits."""
+    return carray(pointer_at(address), (rows, columns), np.int16)

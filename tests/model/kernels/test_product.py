@@ -1,0 +1,134 @@
+"""Compiled products against float64, in every size, and what no batch may change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.layers.linear import Int8Linear
+from tests.model.kernels.conftest import GROUPED, MakeDecoder, make_model
+
+if TYPE_CHECKING:
+    from model.layers.kernels.decoder import Decoder
+
+SIZES = [(1, 1), (16, 8), (48, 112), (33, 17), (576, 40), (640, 1009)]
+ROWS = [1, 2, 3, 4, 5, 8, 11, 16, 40]
+STEP = 2**-15  # an activation is off by at most half of it times its row's largest
+
+
+@pytest.fixture
+def decoder(decoder_for: MakeDecoder) -> Decoder:
+    return decoder_for(make_model(GROUPED))
+
+
+def int8(weight: Tensor) -> Int8Linear:
+    layer = Int8Linear(weight.shape[1], weight.shape[0], torch.float32, "cpu")
+    layer.put(0, weight)
+    return layer
+
+
+def exact(layer: Int8Linear, x: Tensor) -> Tensor:
+    """What the quantised weights give in float64."""
+    weight = layer.unpacked()[:, : layer.in_features].double()
+    return x.double() @ weight.T * layer.scale[: layer.out_features].double()
+
+
+def bound(layer: Int8Linear, x: Tensor) -> Tensor:
+    """How far rounding the activations to 16 bits can move each output."""
+    weight = layer.unpacked()[:, : layer.in_features].double().abs()
+    largest = x.double().abs().amax(dim=1, keepdim=True)
+    # Rows with many large values get a coarser scale, so that no sum leaves 32 bits.
+    coarsest = torch.maximum(largest * STEP, x.double().abs().sum(1, keepdim=True) * 127 / 2**31)
+    scale = layer.scale[: layer.out_features].double()
+    return (coarsest * 0.52 * weight.sum(1) + x.double().abs() @ weight.T * 1e-6) * scale + 1e-30
+
+
+@pytest.mark.parametrize(("ins", "outs"), SIZES)
+@pytest.mark.parametrize("rows", ROWS)
+def test_product_is_exact_within_16_bits(decoder: Decoder, ins: int, outs: int, rows: int) -> None:
+    torch.manual_seed(ins + outs + rows)
+    layer, x = (
+        int8(torch.randn(outs, ins)),
+        torch.randn(rows, ins) * torch.logspace(-4, 4, rows)[:, None],
+    )
+    y = decoder.product(layer, x)
+    assert y.shape == (rows, outs)
+    assert bool(((y - exact(layer, x)).abs() <= bound(layer, x)).all())
+
+
+def test_bound_would_notice_one_wrong_weight(decoder: Decoder) -> None:
+    torch.manual_seed(0)
+    layer, x = int8(torch.randn(24, 48)), torch.randn(5, 48)
+    before = exact(layer, x)
+    layer.packed[1, 2, 3, 4] ^= 1
+    assert bool(((decoder.product(layer, x) - before).abs() > bound(layer, x)).any())
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_row_is_the_same_alone_and_in_a_batch(decoder: Decoder, rows: int) -> None:
+    layer, x = int8(torch.randn(77, 100)), torch.randn(rows, 100)
+    together = decoder.product(layer, x)
+    alone = torch.cat([decoder.product(layer, row[None]) for row in x])
+    assert torch.equal(together, alone)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_number_of_threads_changes_nothing(decoder_for: MakeDecoder, threads: int) -> None:
+    torch.manual_seed(3)
+    layer, x = int8(torch.randn(1009, 640)), torch.randn(9, 640)
+    first = decoder_for(make_model(GROUPED), threads=1).product(layer, x)
+    other = decoder_for(make_model(GROUPED), threads=threads)
+    for _ in range(20):
+        assert torch.equal(other.product(layer, x), first)
+
+
+def test_largest_weights_and_activations_stay_within_32_bits(decoder: Decoder) -> None:
+    """13824 columns, as in a 13B, all of them at their largest: the worst sum there can be."""
+    layer, x = int8(torch.ones(8, 13824)), torch.ones(2, 13824)
+    x[1] *= -1e30
+    torch.testing.assert_close(
+        decoder.product(layer, x), exact(layer, x).float(), rtol=1e-3, atol=0
+    )
+
+
+def test_bias_is_added(decoder: Decoder) -> None:
+    layer, x = int8(torch.randn(12, 32)), torch.randn(6, 32)
+    plain = decoder.product(layer, x).clone()
+    layer.put_bias(4, torch.full((3,), 7.0))
+    plain[:, 4:7] += 7
+    torch.testing.assert_close(decoder.product(layer, x), plain)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_number_that_is_none_spoils_its_own_row_and_says_so(decoder: Decoder, bad: float) -> None:
+    layer, x = int8(torch.randn(24, 48)), torch.randn(6, 48)
+    clean = decoder.product(layer, x).clone()
+    x[2, 5] = bad
+    y = decoder.product(layer, x)
+    assert bool(y[2].isnan().all())
+    others = [0, 1, 3, 4, 5]
+    assert torch.equal(y[others], clean[others])
+
+
+def test_zero_rows_give_zero(decoder: Decoder) -> None:
+    layer, x = int8(torch.randn(24, 48)), torch.randn(3, 48)
+    x[1] = 0
+    assert not decoder.product(layer, x)[1].any()
+
+
+@pytest.mark.parametrize("size", [1e-38, 1e30])
+def test_very_small_and_very_large_activations_keep_their_digits(
+    decoder: Decoder, size: float
+) -> None:
+    torch.manual_seed(5)
+    layer, x = int8(torch.randn(24, 48)), torch.randn(3, 48) * size
+    y = decoder.product(layer, x)
+    assert bool(((y - exact(layer, x)).abs() <= bound(layer, x) + 1e-40).all())
+
+
+def test_view_with_gaps_is_read_right(decoder: Decoder) -> None:
+    layer, x = int8(torch.randn(24, 48)), torch.randn(6, 96)
+    assert torch.equal(decoder.product(layer, x[:, ::2]), decoder.product(layer, x[:, ::2].clone()))
