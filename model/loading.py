@@ -13,6 +13,7 @@ from model.folder import ModelFolder
 from model.layers.linear import Linear
 from model.layers.llama import DecoderLayer, Llama, LlamaShape
 from model.types import ModelFolderError, Progress, SettingsError
+from model.weight_cache import WeightCache
 
 Slot = Callable[[Tensor], None]
 # What old checkpoints carry besides weights.
@@ -48,8 +49,9 @@ def load_model(
     device: str,
     context_length: int | None,
     progress: Progress,
+    cache: WeightCache | None = None,
 ) -> Llama:
-    """Make the model of `folder` and fill it.
+    """Make the model of `folder` and fill it, from `cache` if it has these weights already.
 
     `progress` gets the share of weight bytes that have arrived, 0 to 1. `context_length` None
     means what the model was trained for.
@@ -58,6 +60,15 @@ def load_model(
         ModelFolderError: weights are missing, torn or of the wrong shape.
     """
     model = _empty_model(folder, quantization, device, context_length)
+    if cache and cache.load(model, progress):
+        return model
+    _fill_from(folder, model, progress)
+    if cache:
+        cache.save_later(model)
+    return model
+
+
+def _fill_from(folder: ModelFolder, model: Llama, progress: Progress) -> None:
     slots = weight_slots(model)
     total, arrived = folder.nbytes, 0
     for name, tensor in read_tensors(folder.weight_files):
@@ -77,7 +88,6 @@ def load_model(
             f"{folder.path} lacks {len(missing)} weights, {missing[0]} first",
             "Download the weight files again.",
         )
-    return model
 
 
 def _empty_model(
@@ -176,8 +186,13 @@ def _safetensors(file: Path) -> Iterator[tuple[str, Tensor]]:
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as opened:
-        for name in opened.keys():  # noqa: SIM118 (not a dict)
-            yield name, opened.get_tensor(name)
+        names = list(opened.keys())
+    for name in names:
+        # Opened anew for each: what was read through one mapping stays in memory as long as it.
+        with safe_open(file, framework="pt") as opened:
+            tensor = opened.get_tensor(name)
+        yield name, tensor
+        del tensor
 
 
 def _pickled(file: Path) -> Iterator[tuple[str, Tensor]]:

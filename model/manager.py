@@ -31,6 +31,7 @@ from model.types import (
     LinlyError,
     NotReadyError,
     Phase,
+    PreparedAdapter,
     PromptTooLongError,
     RequestError,
     Stats,
@@ -64,7 +65,7 @@ class _Plan:
     """A request made ready: what to continue, with which adapter, and where its template stops."""
 
     prompt: Prompt
-    adapter: Adapter | None
+    adapter: PreparedAdapter | None
     stop: tuple[str, ...] = ()
 
 
@@ -242,29 +243,34 @@ class ModelManager:
 def _plan_chat(serving: Serving, request: ChatRequest) -> _Plan:
     if not request.messages:
         raise RequestError("There are no messages to answer")
-    adapter = _ready_adapter(serving, request)
+    adapter = _chosen_adapter(serving, request)
     template = _template(serving, request.template or (adapter.template if adapter else None))
     room = serving.engine.context_length - _reserved(request, serving.engine)
     prompt = encode_chat(request.messages, template, serving.tokenizer, room, request.drop_oldest)
-    return _Plan(prompt, adapter, template.stop)
+    return _Plan(prompt, _prepared(serving, adapter), template.stop)
 
 
 def _plan_completion(serving: Serving, request: CompletionRequest) -> _Plan:
-    return _Plan(Prompt(_completion_ids(request, serving)), _ready_adapter(serving, request))
+    adapter = _chosen_adapter(serving, request)
+    prompt = Prompt(_completion_ids(request, serving))
+    return _Plan(prompt, _prepared(serving, adapter))
 
 
-def _ready_adapter(serving: Serving, request: ChatRequest | CompletionRequest) -> Adapter | None:
-    """The adapter that is asked for, loaded; None for the base."""
+def _chosen_adapter(serving: Serving, request: ChatRequest | CompletionRequest) -> Adapter | None:
+    """The adapter that is asked for, as its folder is now; None for the base."""
     if not 0 <= request.adapter_scale <= MOST_SCALE:
         raise RequestError(f"adapter_scale must be between 0 and {MOST_SCALE:g}")
     if request.adapter is None:
         return None
-    adapter = serving.registry.get(request.adapter)
-    serving.engine.prepare(adapter.name, adapter.digest)
-    return adapter
+    return serving.registry.get(request.adapter)
 
 
-def _signed(delta: Delta, adapter: Adapter | None) -> Delta:
+def _prepared(serving: Serving, adapter: Adapter | None) -> PreparedAdapter | None:
+    """Loaded; whoever holds it can submit it, whatever happens to its folder."""
+    return serving.engine.prepare(adapter.name, adapter.digest) if adapter else None
+
+
+def _signed(delta: Delta, adapter: PreparedAdapter | None) -> Delta:
     """The last Delta tells whose words these were."""
     if delta.stats is None or adapter is None:
         return delta
@@ -307,7 +313,7 @@ def _engine_request(
         sampling=replace(sampling, max_tokens=most, stop=(*sampling.stop, *plan.stop)),
         eos_ids=serving.eos_ids,
         detokenizer=IncrementalDetokenizer(tokenizer.decode, tokenizer.piece, prompt.ids),
-        adapter=request.adapter,
+        adapter=plan.adapter,
         adapter_scale=request.adapter_scale,
     )
 

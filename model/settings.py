@@ -20,6 +20,7 @@ from model.types import SettingsError
 EMBEDDED_DEFAULT = "smollm2-135m-instruct"
 APP_NAME = "linly-chat"
 CHECKOUT = Path(__file__).parent.parent
+SIZES = {"M": 1 << 20, "G": 1 << 30}
 TRUE_WORDS = {"1", "true", "yes", "on"}
 FALSE_WORDS = {"", "0", "false", "no", "off"}
 
@@ -41,6 +42,7 @@ class Settings:
     max_sequences: int = 16
     context_length: int | None = None
     threads: int | None = None
+    cache_memory: int | None = None  # bytes
     data_dir: Path = Path()
     device: str = "auto"
     cache_dir: Path = Path()
@@ -149,6 +151,13 @@ def build_parser() -> argparse.ArgumentParser:
         type=_positive,
         metavar="N",
         help="replies made at the same time (default: 16); more wait in a queue",
+    )
+    add(
+        "--cache_memory",
+        type=_size,
+        metavar="SIZE",
+        help="memory for the keys and values of running and idle chats, as in 500M or 4G "
+        "(default: half of what is free once the model is loaded)",
     )
     add(
         "--threads",
@@ -268,6 +277,13 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _size(text: str) -> int:
+    number, unit = text[:-1], text[-1:].upper()
+    if unit not in SIZES or not number.replace(".", "", 1).isdecimal() or float(number) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size, as in 500M or 4G")
+    return int(float(number) * SIZES[unit])
 
 
 def _not_empty(text: str) -> str:

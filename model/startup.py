@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.adapters import AdapterRegistry
-from model.cores import available_cores
 from model.embedded import ensure_embedded
 from model.engine.base import Engine
 from model.folder import ModelFolder, load_tokenizer, read_model_folder
+from model.machine import available_cores, available_memory
 from model.prompt import PromptTemplate, load_templates
 from model.settings import CHECKOUT, EMBEDDED_DEFAULT, Settings
 from model.tokenizer import Tokenizer
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 OWN_TEMPLATE = "model"  # the name under which the model's own chat template is listed
 HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
 HUB_FILES = ["*.json", "*.safetensors", "*.bin", "*.model", "*.jinja"]
+
+CACHE_SHARE = 0.5  # of the memory that is left once the base is there, for keys and values
+ADAPTER_SHARE = 0.25  # of that much again, for adapters
 
 Report = Callable[[Phase, float], None]
 
@@ -86,11 +89,14 @@ def load_local(settings: Settings, report: Report) -> Serving:
     model = _load_model(folder, settings, lambda share: report(Phase.READING, share))
     registry = AdapterRegistry(settings.adapters_dir, model.shape, templates)
     registry.scan()
+    memory = settings.cache_memory or available_memory() * CACHE_SHARE
     engine = LocalEngine(
         model,
         tokenizer.pieces,
         lambda name: registry.load(name, model.storage_dtype, model.device),
         settings.max_sequences,
+        cache_bytes=int(memory),
+        adapter_bytes=int(memory * ADAPTER_SHARE),
     )
     eos_ids = folder.eos_ids | ({tokenizer.eos_id} if tokenizer.eos_id is not None else set())
     return Serving(base_name(settings), engine, tokenizer, eos_ids, registry, templates, default)
@@ -102,6 +108,7 @@ def _load_model(folder: ModelFolder, settings: Settings, progress: Progress) -> 
 
     from model.layers.compiled import Build, supported
     from model.loading import load_model, resolve_device
+    from model.weight_cache import WeightCache
 
     device = resolve_device(settings.device, settings.quantization)
     threads = settings.threads or available_cores()
@@ -114,6 +121,7 @@ def _load_model(folder: ModelFolder, settings: Settings, progress: Progress) -> 
             device=device,
             context_length=settings.context_length,
             progress=progress,
+            cache=WeightCache(settings.cache_dir, folder) if build else None,
         )
     except BaseException:
         if build:

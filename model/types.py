@@ -128,7 +128,10 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Stats:
-    """The facts about a finished reply. Times in seconds."""
+    """The facts about a finished reply. Times in seconds.
+
+    `cached_tokens` counts those of the prompt that were computed before, for another reply.
+    """
 
     prompt_tokens: int
     completion_tokens: int
@@ -137,6 +140,7 @@ class Stats:
     seed: int
     adapter: str | None = None
     adapter_digest: str | None = None
+    cached_tokens: int = 0
 
     @property
     def tokens_per_second(self) -> float:
@@ -168,6 +172,14 @@ class Detokenizer(Protocol):
     def piece(self, token_id: int) -> str: ...
 
 
+@dataclass(frozen=True, eq=False)
+class PreparedAdapter:
+    """An adapter that an engine has made ready: its weights stay while somebody holds this."""
+
+    name: str
+    digest: str
+
+
 @dataclass(frozen=True)
 class EngineRequest:
     """What an engine is asked to do: continue `prompt_ids`, with one adapter or none.
@@ -181,7 +193,7 @@ class EngineRequest:
     sampling: Sampling
     eos_ids: frozenset[int]
     detokenizer: Detokenizer
-    adapter: str | None = None
+    adapter: PreparedAdapter | None = None
     adapter_scale: float = 1.0
 
 
@@ -202,11 +214,15 @@ class Phase(enum.StrEnum):
 
 @dataclass(frozen=True)
 class EngineStatus:
-    """How many sequences an engine works on, how many wait, and why it died, if it did."""
+    """How many sequences an engine works on, how many wait, and why it died, if it did.
+
+    `waiting_reason` is what the first in the queue waits for: "slots" or "memory".
+    """
 
     running: int = 0
     waiting: int = 0
     error: str | None = None
+    waiting_reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -297,10 +313,14 @@ class NotReadyError(LinlyError):
 
 
 class BusyError(LinlyError):
-    """The queue is full."""
+    """The queue is full; `retry_after` is the expected wait in seconds."""
 
     http_status = 429
     code = "busy"
+
+    def __init__(self, message: str, remedy: str = "", retry_after: float = 5.0) -> None:
+        super().__init__(message, remedy)
+        self.retry_after = retry_after
 
 
 class EngineError(LinlyError):

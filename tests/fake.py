@@ -21,6 +21,7 @@ from model.types import (
     EngineStatus,
     FinishReason,
     Phase,
+    PreparedAdapter,
     Stats,
 )
 from tests.tiny import TEMPLATE
@@ -72,9 +73,10 @@ class FakeEngine:
         for _ in range(pieces):
             self._ticks.release()
 
-    def prepare(self, adapter: str, digest: str) -> None:
+    def prepare(self, adapter: str, digest: str) -> PreparedAdapter:
         if adapter == "unreadable":
             raise AdapterError("The adapter 'unreadable' cannot be read")
+        return PreparedAdapter(adapter, digest)
 
     def submit(self, request: EngineRequest, emit: Emit) -> None:
         self.requests.append(request)
@@ -98,7 +100,7 @@ class FakeEngine:
             emit(Delta(piece))
         self._live.discard(request.id)
         count = self.emitted.get(request.id, 0)
-        stats = Stats(len(prompt), count, 0.1, max(count - 1, 0) * 0.1, seed=1)
+        stats = Stats(len(prompt), count, 0.1, max(count - 1, 0) * 0.1, seed=1, cached_tokens=2)
         emit(Delta("", reason, stats, error=error))
 
     def abort(self, request_id: str) -> None:
@@ -133,7 +135,8 @@ ADAPTERS = (
 def echo(prompt: str, request: EngineRequest) -> list[str]:
     """Says who answers what, word by word."""
     question = prompt.split("<|im_start|>user\n")[-1].split("<|im_end|>")[0]
-    return [f"{word} " for word in f"{request.adapter or 'base'} heard: {question}".split(" ")]
+    who = request.adapter.name if request.adapter else "base"
+    return [f"{word} " for word in f"{who} heard: {question}".split(" ")]
 
 
 def fake_manager(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
@@ -10,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from model.types import LinlyError
 from web.access import Access
 
+RETRY_SECONDS = 5  # where the error does not know better
 MOST_BYTES = 8_000_000  # of a request's body
 TOO_LARGE = f"The request is larger than {MOST_BYTES // 1_000_000} MB"
 ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -75,6 +78,7 @@ def as_response(error: LinlyError) -> JSONResponse:
     """An error of ours as OpenAI's error object with its HTTP status."""
     status = error.http_status
     kind = ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    headers = {"Retry-After": "5"} if status in (429, 503) else None
+    wait = max(1, math.ceil(getattr(error, "retry_after", 0) or RETRY_SECONDS))
+    headers = {"Retry-After": str(wait)} if status in (429, 503) else None
     body = {"message": str(error), "type": kind, "param": None, "code": error.code}
     return JSONResponse({"error": body}, status_code=status, headers=headers)

@@ -119,6 +119,7 @@ def usage(stats: Stats | None) -> Json:
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": stats.cached_tokens if stats else 0},
     }
 
 

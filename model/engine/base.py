@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from model.types import Emit, EngineRequest, EngineStatus
+from model.types import Emit, EngineRequest, EngineStatus, PreparedAdapter
 
 
 class Engine(Protocol):
@@ -18,11 +18,12 @@ class Engine(Protocol):
     device: str
     context_length: int
 
-    def prepare(self, adapter: str, digest: str) -> None:
-        """Make an adapter ready for use; may block while it loads.
+    def prepare(self, adapter: str, digest: str) -> PreparedAdapter:
+        """Make an adapter ready for a request; may block while it loads, and nobody else does.
 
         A `digest` other than before says that its files have changed: it is loaded again, and
-        replies that are running keep the old weights.
+        replies that are running keep the old weights. Whoever holds what is returned can submit
+        it, whatever happens to the files or to the memory in between.
 
         Raises:
             AdapterError: it cannot be used.
@@ -34,7 +35,7 @@ class Engine(Protocol):
 
         Raises:
             BusyError: the queue is full.
-            EngineError: the engine has died or was closed.
+            EngineError: the engine has died or was closed, or did not prepare the adapter.
         """
         ...
 

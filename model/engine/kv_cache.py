@@ -25,6 +25,11 @@ class SequenceCache:
         self._v = torch.empty_like(self._k)
 
     @property
+    def capacity(self) -> int:
+        """Positions that there is room for."""
+        return self._k.shape[2]
+
+    @property
     def nbytes(self) -> int:
         """Memory in bytes, the unfilled part included."""
         return self._k.nbytes + self._v.nbytes
@@ -36,29 +41,50 @@ class SequenceCache:
             All keys and values of the layer, views of [kv_heads, length + new, head_dim].
         """
         end = self.length + len(k)
-        if end > self._k.shape[2]:
-            self._grow(end)
+        self.reserve(end)
         self._k[layer, :, self.length : end] = k.transpose(0, 1)
         self._v[layer, :, self.length : end] = v.transpose(0, 1)
         return self._k[layer, :, :end], self._v[layer, :, :end]
 
     def storage(self, needed: int) -> tuple[Tensor, Tensor]:
         """Keys and values, [layers, kv_heads, capacity, head_dim], with room for `needed`."""
-        if needed > self._k.shape[2]:
-            self._grow(needed)
+        self.reserve(needed)
         return self._k, self._v
+
+    def reserve(self, needed: int) -> None:
+        """Make room for `needed` positions, whole steps of GROWTH, unless there is."""
+        if needed > self.capacity:
+            self._resize(rounded(needed))
 
     def advance(self, new: int) -> None:
         """Count `new` positions that every layer has stored."""
         self.length += new
 
-    def _grow(self, needed: int) -> None:
-        capacity = -(-needed // GROWTH) * GROWTH
-        self._k = self._grown(self._k, capacity)
-        self._v = self._grown(self._v, capacity)
+    def trim(self) -> None:
+        """Give back the room that is not filled, where it is most of it: it costs a copy."""
+        if self.capacity > 2 * self.length:
+            self._resize(self.length)
 
-    def _grown(self, old: Tensor, capacity: int) -> Tensor:
+    def copy_from(self, other: SequenceCache, stop: int) -> None:
+        """Fill the positions from `length` up to `stop` with those of `other`."""
+        keys, values = self.storage(stop)
+        with torch.inference_mode():  # what a forward has allocated is not to be written without
+            keys[:, :, self.length : stop] = other._k[:, :, self.length : stop]
+            values[:, :, self.length : stop] = other._v[:, :, self.length : stop]
+        self.length = stop
+
+    def _resize(self, capacity: int) -> None:
+        # Not one by one: a failure in between would leave them unequal.
+        self._k, self._v = self._resized(self._k, capacity), self._resized(self._v, capacity)
+
+    def _resized(self, old: Tensor, capacity: int) -> Tensor:
         layers, heads, filled, head_dim = old.shape
+        kept = min(filled, capacity)
         new = old.new_empty(layers, heads, capacity, head_dim)
-        new[:, :, :filled] = old
+        new[:, :, :kept] = old[:, :, :kept]
         return new
+
+
+def rounded(positions: int) -> int:
+    """Up to whole steps of GROWTH."""
+    return -(-positions // GROWTH) * GROWTH

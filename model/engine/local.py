@@ -13,7 +13,9 @@ from collections.abc import Sequence as Seq
 
 from torch import Tensor
 
-from model.engine.kv_cache import SequenceCache
+from model.engine.adapter_cache import AdapterCache, LoadedAdapter
+from model.engine.memory import CacheMemory
+from model.engine.pace import Pace
 from model.engine.scheduler import Scheduler
 from model.engine.sequence import Sequence
 from model.layers.llama import Llama
@@ -25,10 +27,12 @@ from model.types import (
     EngineRequest,
     EngineStatus,
     FinishReason,
+    PreparedAdapter,
 )
 
 PREFILL_CHUNK = 256  # tokens between two decode steps; bounds how long the others stand still
 MAX_WAITING = 256
+NO_MEMORY = "There was not enough memory for this reply. Ask again with a shorter chat."
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +40,16 @@ log = logging.getLogger(__name__)
 class LocalEngine:
     """Serves `model` to many sequences, each with its own adapter. See `base.Engine`.
 
+    `context_length` is the model's, or what `cache_bytes` hold for one sequence, if that is less.
+
     Args:
         model: the loaded base; from here on it belongs to the engine's thread.
         pieces: number of token ids that have text; higher ids are never chosen.
         load_adapter: gives an adapter's weights by its key, or raises AdapterError.
         max_sequences: sequences that run at the same time.
+        cache_bytes: for keys and values, of running sequences and of those kept for reuse. None:
+            no bound, and nothing is reused.
+        adapter_bytes: for adapters; those in use may exceed it. None: no bound.
     """
 
     name = "local"
@@ -51,15 +60,17 @@ class LocalEngine:
         pieces: int,
         load_adapter: Callable[[str], Lora],
         max_sequences: int,
+        cache_bytes: int | None = None,
+        adapter_bytes: int | None = None,
     ) -> None:
         self.device = model.device
-        self.context_length = model.context_length
         self._model = model
         self._pieces = pieces
-        self._load_adapter = load_adapter
-        self._loras: dict[str, tuple[str, Lora]] = {}  # name -> digest and weights
-        self._lora_lock = threading.Lock()
+        self._adapters = AdapterCache(load_adapter, adapter_bytes)
+        self._memory = CacheMemory(model.shape, model.storage_dtype, model.device, cache_bytes)
+        self.context_length = _bounded(model.context_length, self._memory.most_positions)
         self._scheduler = Scheduler(max_sequences)
+        self._pace = Pace(max_sequences)
         self._inbox: list[Sequence] = []
         self._aborts: set[str] = set()
         self._wake = threading.Condition()
@@ -68,26 +79,28 @@ class LocalEngine:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    def prepare(self, adapter: str, digest: str) -> None:
+    def prepare(self, adapter: str, digest: str) -> PreparedAdapter:
         """Load an adapter's weights, unless they are here already, and still the same."""
-        with self._lora_lock:
-            loaded, _ = self._loras.get(adapter, ("", None))
-            if loaded != digest:
-                self._loras[adapter] = digest, self._load_adapter(adapter)
+        return self._adapters.get(adapter, digest)
 
     def submit(self, request: EngineRequest, emit: Emit) -> None:
-        lora = None if request.adapter is None else self._loras[request.adapter][1]
-        cache = SequenceCache(self._model.shape, self._model.storage_dtype, self.device)
-        sequence = Sequence(request, emit, cache, lora, self._pieces)
+        sequence = Sequence(request, emit, self._memory.empty(), _weights(request), self._pieces)
         with self._wake:
             if self._error or self._closing:
                 raise EngineError(self._error or "The program is shutting down")
-            if len(self._inbox) + len(self._scheduler.waiting) >= MAX_WAITING:
-                raise BusyError(
-                    f"{MAX_WAITING} replies are waiting already", "Try again in a minute."
-                )
+            waiting = len(self._inbox) + len(self._scheduler.waiting)
+            if waiting >= MAX_WAITING:
+                raise self._busy(waiting)
             self._inbox.append(sequence)
             self._wake.notify()
+
+    def _busy(self, waiting: int) -> BusyError:
+        seconds = self._pace.wait(waiting)
+        return BusyError(
+            f"{waiting} replies are waiting already",
+            f"Try again in about {seconds:.0f} s.",
+            retry_after=seconds,
+        )
 
     def abort(self, request_id: str) -> None:
         with self._wake:
@@ -96,7 +109,8 @@ class LocalEngine:
 
     def status(self) -> EngineStatus:
         running, waiting = len(self._scheduler.running), len(self._scheduler.waiting)
-        return EngineStatus(running, waiting + len(self._inbox), self._error)
+        waiting += len(self._inbox)
+        return EngineStatus(running, waiting, self._error, self._scheduler.waiting_reason)
 
     def close(self) -> None:
         with self._wake:
@@ -125,7 +139,7 @@ class LocalEngine:
             aborts = self._collect_inbox()
         for sequence in self._scheduler.find(aborts):
             sequence.finish(FinishReason.ABORT)
-        self._scheduler.retire()
+        self._retire()
         return not self._closing
 
     def _collect_inbox(self) -> set[str]:
@@ -135,26 +149,96 @@ class LocalEngine:
         return aborts
 
     def _step(self) -> None:
-        self._scheduler.admit()
+        self._scheduler.admit(self._start)
         prefill = self._scheduler.next_prefill()
         if prefill:
+            self._memory.share(prefill, self._scheduler.running)
             self._advance([prefill], PREFILL_CHUNK)
-        decoding = self._scheduler.decoding()
-        if decoding:
-            self._advance(decoding, 1)
-        self._scheduler.retire()
+        for sequence in self._scheduler.decoding():
+            self._make_room(sequence)
+        self._advance(self._scheduler.decoding(), 1)
+        self._retire()
+
+    def _start(self, sequence: Sequence) -> bool:
+        """Give a waiting sequence its memory; False if it has to wait for it."""
+        running = self._scheduler.running
+        if self._has_memory(self._memory.begin, sequence):
+            return True
+        if running:
+            return False
+        # Nothing will be given back: what it has said stands, if it ran before.
+        self._give_up(sequence)
+        return True
+
+    def _make_room(self, sequence: Sequence) -> None:
+        """Room for one token more of a running sequence, at the cost of those that came last."""
+        while sequence in self._scheduler.running:
+            if self._has_memory(self._memory.grow, sequence):
+                return
+            if not self._preempt():
+                self._give_up(sequence)
+                return
+
+    def _has_memory(
+        self, ask: Callable[[Sequence, Seq[Sequence]], bool], sequence: Sequence
+    ) -> bool:
+        """What `ask` says; if memory itself runs out, again without anything kept for reuse."""
+        for _ in range(2):
+            try:
+                return ask(sequence, self._scheduler.running)
+            except (RuntimeError, MemoryError) as error:
+                if not _lacks_memory(error):
+                    raise
+            self._memory.forget()
+        return False
+
+    def _preempt(self) -> bool:
+        """Take the memory of the sequence that came last; False if no more than one runs."""
+        sequence = self._scheduler.preempt()
+        if sequence is None:
+            return False
+        sequence.begin(self._memory.empty())
+        log.warning("no memory for all: a reply starts over later")
+        return True
+
+    def _give_up(self, sequence: Sequence) -> None:
+        """End a sequence that has all the memory there is, as one that has reached its length."""
+        if sequence.completion_tokens:
+            log.warning("no memory for a longer reply")
+            sequence.finish(FinishReason.LENGTH)
+        else:
+            sequence.finish(FinishReason.ERROR, NO_MEMORY)
 
     def _advance(self, sequences: Seq[Sequence], most: int) -> None:
         """One forward over the next `most` tokens of each; a failure ends only these."""
+        while sequences:
+            logits = self._forward(sequences, most)
+            if logits is None:
+                sequences = self._give_way([s for s in sequences if not s.finished])
+                continue
+            for sequence, row in zip(sequences, logits, strict=True):
+                self._accept(sequence, row)
+            return
+
+    def _forward(self, sequences: Seq[Sequence], most: int) -> Tensor | None:
+        """Logits; None if memory ran out, or after another fault, which ends the sequences."""
         try:
-            logits = self._model.forward([s.take(most) for s in sequences])
+            return self._model.forward([s.take(most) for s in sequences])
         except (RuntimeError, MemoryError) as error:
             log.exception("a step failed")
             for sequence in sequences:
-                sequence.finish(FinishReason.ERROR, _explain(error))
-            return
-        for sequence, row in zip(sequences, logits, strict=True):
-            self._accept(sequence, row)
+                sequence.rewind()
+                if not _lacks_memory(error):
+                    sequence.finish(FinishReason.ERROR, _explain(error))
+            return None
+
+    def _give_way(self, sequences: Seq[Sequence]) -> Seq[Sequence]:
+        """Get memory for a step that ran out of it; those that can try again."""
+        if sequences and not (self._memory.forget() or self._preempt()):
+            for sequence in sequences:
+                sequence.finish(FinishReason.ERROR, NO_MEMORY)
+        running = self._scheduler.running
+        return [s for s in sequences if s in running and not s.finished]
 
     def _accept(self, sequence: Sequence, logits: Tensor) -> None:
         """Whatever one reply's sampling or text runs into is no business of its neighbours."""
@@ -164,17 +248,44 @@ class LocalEngine:
             log.exception("a reply failed")
             sequence.finish(FinishReason.ERROR, _explain(error))
 
+    def _retire(self) -> None:
+        for sequence in self._scheduler.retire():
+            if sequence.seconds:
+                self._pace.note(sequence.seconds)
+            self._memory.keep(sequence)
+
     def _finish_all(self, reason: FinishReason, error: str | None = None) -> None:
         for sequence in (*self._scheduler.running, *self._scheduler.waiting):
             sequence.finish(reason, error)
         self._scheduler.retire()
+        self._memory.forget()
+
+
+def _bounded(context_length: int, most: int | None) -> int:
+    if most is None or most >= context_length:
+        return context_length
+    log.warning("there is memory for a context of %d tokens, and not for %d", most, context_length)
+    return most
+
+
+def _weights(request: EngineRequest) -> Lora | None:
+    if request.adapter is None:
+        return None
+    if not isinstance(request.adapter, LoadedAdapter):
+        raise EngineError(f"The adapter {request.adapter.name!r} was not made ready here")
+    return request.adapter.lora
+
+
+def _lacks_memory(error: Exception) -> bool:
+    text = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text
 
 
 def _explain(error: Exception) -> str:
     """What went wrong, for the person whose reply it was."""
+    if _lacks_memory(error):
+        return NO_MEMORY
     text = str(error)
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text:
-        return "There was not enough memory for this reply. Ask again with a shorter chat."
     return (
         f"The model failed on this reply: {text.splitlines()[0] if text else type(error).__name__}"
     )

@@ -1,22 +1,30 @@
 """Choosing the next token of one sequence from its logits.
 
 The filters and their order are transformers': repetition penalty (Keskar et al. 2019),
-temperature, top-k, top-p (Holtzman et al. 2020), min-p (Nguyen et al. 2024).
+temperature, top-k, top-p (Holtzman et al. 2020), min-p (Nguyen et al. 2024). They look at a few
+hundred of the likeliest tokens; the whole vocabulary is sorted only where top-p wants more.
 """
 
 from __future__ import annotations
 
-import math
+import random
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.types import Sampling
 
-NEVER = float("-inf")
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Ids = NDArray[np.int64]
+
+NEVER = np.float32(-np.inf)
+FEW = 256  # tokens that usually hold what top-p keeps
+COLUMNS = 1024
 
 
 @dataclass(frozen=True)
@@ -43,62 +51,105 @@ class Sampler:
     ) -> None:
         self.sampling = sampling
         self.seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
-        self._generator = torch.Generator().manual_seed(self.seed)
+        self._random = random.Random(self.seed)  # noqa: S311 (nothing secret)
         self._seen = set(prompt_ids) if sampling.repetition_penalty != 1 else set()
         self._eos = sorted(i for i in eos_ids if i < pieces)
         self._pieces = pieces
         self._count = 0
 
     def choose(self, logits: Tensor) -> Choice:
-        """The next token for `logits`, float32 [vocab_size] on any device; they are not kept."""
-        logits = self._allowed(logits.cpu().clone())
-        logprobs = torch.log_softmax(logits, 0) if self.sampling.logprobs is not None else None
-        token_id = self._pick(self._penalized(logits))
+        """The next token for `logits`, float32 [vocab_size] on any device."""
+        row = self._allowed(logits.cpu().numpy()[: self._pieces])
+        logprobs = None if self.sampling.logprobs is None else _log_softmax(row)
+        token_id = self._pick(self._penalized(row))
         self._count += 1
         if self.sampling.repetition_penalty != 1:
             self._seen.add(token_id)
         return Choice(token_id) if logprobs is None else self._reported(token_id, logprobs)
 
-    def _allowed(self, logits: Tensor) -> Tensor:
-        logits[self._pieces :] = NEVER
-        if self.sampling.ignore_eos or self._count < self.sampling.min_tokens:
+    def _allowed(self, logits: Floats) -> Floats:
+        if self._eos and (self.sampling.ignore_eos or self._count < self.sampling.min_tokens):
+            logits = logits.copy()
             logits[self._eos] = NEVER
         return logits
 
-    def _penalized(self, logits: Tensor) -> Tensor:
+    def _penalized(self, logits: Floats) -> Floats:
         if not self._seen:
             return logits
-        ids = torch.tensor(sorted(self._seen))
-        seen, penalty = logits[ids], self.sampling.repetition_penalty
-        logits[ids] = torch.where(seen > 0, seen / penalty, seen * penalty)
+        ids = np.fromiter(self._seen, np.int64, len(self._seen))
+        seen, penalty = logits[ids], np.float32(self.sampling.repetition_penalty)
+        logits = logits.copy()
+        logits[ids] = np.where(seen > 0, seen / penalty, seen * penalty)
         return logits
 
-    def _pick(self, logits: Tensor) -> int:
+    def _pick(self, logits: Floats) -> int:
+        likeliest = int(logits.argmax())
+        if not np.isfinite(logits[likeliest]):  # argmax finds a NaN first
+            raise FloatingPointError("its output is not a number")
         if self.sampling.temperature == 0:
-            return int(logits.argmax())
-        # From the highest down: a temperature next to zero must not overflow.
-        logits = (logits - logits.max()).double() / self.sampling.temperature
-        probabilities, ids = self._filtered(logits.float())
-        drawn = torch.multinomial(probabilities, 1, generator=self._generator)
-        return int(ids[drawn])
+            return likeliest
+        ids, weights = self._kept(logits)
+        cumulative = np.cumsum(weights)
+        drawn = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
+        return int(ids[min(drawn, len(ids) - 1)])
 
-    def _filtered(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities, highest first, that survive the filters, and their token ids."""
-        wishes = self.sampling
+    def _kept(self, logits: Floats) -> tuple[Ids, Doubles]:
+        """Token ids that survive the filters, and their probabilities but for a common factor."""
+        wishes, highest = self.sampling, logits.max()
         if wishes.top_k:
-            logits, ids = logits.topk(min(wishes.top_k, len(logits)))
-        else:
-            logits, ids = logits.sort(descending=True)
-        probabilities = logits.softmax(0)
-        before = probabilities.cumsum(0) - probabilities
-        keep = before < (wishes.top_p if wishes.top_p < 1 else math.inf)
-        if wishes.min_p:
-            kept = probabilities * keep
-            keep &= kept >= wishes.min_p * kept[0]
-        keep[0] = True
-        return probabilities[keep], ids[keep]
+            ids = largest(logits, min(wishes.top_k, len(logits)))
+            weights = self._weights(logits[ids], highest)
+            return self._filtered(ids, weights, weights.sum())
+        weights = self._weights(logits, highest)
+        if wishes.top_p == 1 and wishes.min_p == 0:
+            return np.arange(len(logits)), weights
+        total = weights.sum()
+        ids = largest(logits, min(FEW, len(logits)))
+        if not self._suffice(weights[ids], total):
+            ids = largest(logits, len(logits))
+        return self._filtered(ids, weights[ids], total)
 
-    def _reported(self, token_id: int, logprobs: Tensor) -> Choice:
-        values, ids = logprobs.topk(self.sampling.logprobs or 0)
-        top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    def _weights(self, logits: Floats, highest: np.float32) -> Doubles:
+        # From the highest down, and in steps that float32 can divide by: a temperature next to
+        # zero must not overflow.
+        steps = np.float32(max(self.sampling.temperature, 1e-30))
+        with np.errstate(over="ignore", under="ignore"):
+            return np.exp((logits - highest) / steps).astype(np.float64)
+
+    def _filtered(self, ids: Ids, weights: Doubles, total: float) -> tuple[Ids, Doubles]:
+        """What top-p and min-p leave of `ids`, likeliest first; `total` weighs all there are."""
+        wishes = self.sampling
+        keep = weights >= wishes.min_p * weights[0]
+        if wishes.top_p < 1:
+            keep &= np.cumsum(weights) - weights < wishes.top_p * total
+        keep[0] = True
+        return ids[keep], weights[keep]
+
+    def _suffice(self, weights: Doubles, total: float) -> bool:
+        """Whether top-p or min-p ends within these, the likeliest."""
+        wishes = self.sampling
+        by_sum = wishes.top_p < 1 and weights.sum() >= wishes.top_p * total
+        return bool(by_sum or weights[-1] < wishes.min_p * weights[0])
+
+    def _reported(self, token_id: int, logprobs: Floats) -> Choice:
+        ids = largest(logprobs, self.sampling.logprobs or 0)
+        top = tuple(zip(ids.tolist(), logprobs[ids].tolist(), strict=True))
         return Choice(token_id, float(logprobs[token_id]), top)
+
+
+def largest(values: Floats, count: int) -> Ids:
+    """Where the `count` largest of `values` are, largest first; of equal ones the lower index."""
+    if count > COLUMNS // 2 or len(values) < 4 * COLUMNS:
+        return np.argsort(-values, kind="stable")[:count]
+    # Cut into columns: each of the `count` best columns has a value of at least the worst of
+    # their maxima, so nothing below that can be among the largest.
+    height = len(values) // COLUMNS
+    body = values[: height * COLUMNS].reshape(height, COLUMNS)
+    floor = np.partition(body.max(axis=0), -count)[-count] if count else np.inf
+    ids = np.flatnonzero(values >= floor)
+    return ids[np.argsort(-values[ids], kind="stable")][:count]
+
+
+def _log_softmax(logits: Floats) -> Floats:
+    shifted = logits - logits.max()
+    return shifted - np.float32(np.log(np.exp(shifted).sum(dtype=np.float64)))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
+import numpy as np
 from torch import Tensor
 
+from model.engine.kv_cache import SequenceCache
+from model.engine.prefix_cache import PrefixKey, Tokens
 from model.engine.sampler import Choice, Sampler
-from model.layers.llama import KeyValues, Span
+from model.layers.llama import Span
 from model.layers.lora import Lora
 from model.types import Delta, Emit, EngineRequest, FinishReason, Stats, TokenLogprob
 
@@ -27,39 +31,82 @@ class Sequence:
         self,
         request: EngineRequest,
         emit: Emit,
-        cache: KeyValues,
+        cache: SequenceCache,
         lora: Lora | None,
         pieces: int,
     ) -> None:
         self.request = request
-        self.finished = False
+        self.key = _prefix_key(request)
+        self.reason: FinishReason | None = None
         self.prefilling = True
+        self.cache = cache
+        self.tokens = list(request.prompt_ids)  # and what was chosen since
         self._emit = emit
-        self._cache = cache
         self._lora = lora
         self._sampler = Sampler(request.sampling, request.prompt_ids, request.eos_ids, pieces)
         self._stops = StopStrings(request.sampling.stop)
-        self._pending = tuple(request.prompt_ids)
-        self._completion_tokens = 0
+        self._pending = tuple(self.tokens)  # those that no forward has taken yet
+        self.completion_tokens = 0
+        self._cached_tokens = 0
         self._submitted = self._first_token = time.perf_counter()
+        self._begun: float | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.reason is not None
+
+    @property
+    def left(self) -> int:
+        """Tokens that may still come."""
+        return (self.request.sampling.max_tokens or sys.maxsize) - self.completion_tokens
+
+    @property
+    def seconds(self) -> float:
+        """Since it first ran; 0 if it never did."""
+        return time.perf_counter() - self._begun if self._begun else 0.0
+
+    def token_array(self) -> Tokens:
+        """The prompt and what was chosen since, int32."""
+        return np.array(self.tokens, dtype=np.int32)
+
+    def begin(self, cache: SequenceCache) -> None:
+        """Start, or start over, with `cache`, which holds the first of the tokens."""
+        self._begun = self._begun or time.perf_counter()
+        self.cache = cache
+        if not self.completion_tokens:
+            self._cached_tokens = cache.length
+        self.rewind()
+
+    def copy_beginning(self, cache: SequenceCache, length: int) -> None:
+        """Go on behind the first `length` tokens, which `cache` has computed for another."""
+        if not self.completion_tokens:
+            self._cached_tokens += length - self.cache.length
+        self.cache.copy_from(cache, length)
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Take up where the cache ends, after a step that failed or one that others have made."""
+        self._pending = tuple(self.tokens[self.cache.length :])
+        self.prefilling = self.prefilling or len(self._pending) > 1
 
     def take(self, most: int) -> Span:
         """The next `most` tokens at the most, as a span to compute."""
         tokens, self._pending = self._pending[:most], self._pending[most:]
-        return Span(tokens, self._cache, self._lora, self.request.adapter_scale)
+        return Span(tokens, self.cache, self._lora, self.request.adapter_scale)
 
     def accept(self, logits: Tensor) -> None:
         """The logits after the span last taken: sample, unless more of the prompt is to come."""
         if self._pending:
             return
-        if self.prefilling:
+        self.prefilling = False
+        if not self.completion_tokens:
             self._first_token = time.perf_counter()
-            self.prefilling = False
         choice = self._sampler.choose(logits)
-        self._completion_tokens += 1
+        self.completion_tokens += 1
         if choice.token_id in self.request.eos_ids:
             self.finish(FinishReason.STOP)
         else:
+            self.tokens.append(choice.token_id)
             self._pending = (choice.token_id,)
             self._write(choice)
 
@@ -78,7 +125,7 @@ class Sequence:
             return
         if text or logprobs:
             self._emit(Delta(text, logprobs=logprobs))
-        if self._completion_tokens == self.request.sampling.max_tokens:
+        if self.completion_tokens == self.request.sampling.max_tokens:
             self.finish(FinishReason.LENGTH)
 
     def _end(
@@ -88,16 +135,17 @@ class Sequence:
         logprobs: tuple[TokenLogprob, ...] = (),
         error: str | None = None,
     ) -> None:
-        self.finished = True
+        self.reason = reason
         self._emit(Delta(text, reason, self._stats(), logprobs=logprobs, error=error))
 
     def _stats(self) -> Stats:
         return Stats(
             prompt_tokens=len(self.request.prompt_ids),
-            completion_tokens=self._completion_tokens,
+            completion_tokens=self.completion_tokens,
             first_token_seconds=self._first_token - self._submitted,
             decode_seconds=time.perf_counter() - self._first_token,
             seed=self._sampler.seed,
+            cached_tokens=self._cached_tokens,
         )
 
     def _logprobs(self, choice: Choice) -> tuple[TokenLogprob, ...]:
@@ -106,6 +154,13 @@ class Sequence:
         piece = self.request.detokenizer.piece
         top = tuple(TokenLogprob(piece(token_id), value) for token_id, value in choice.top)
         return (TokenLogprob(piece(choice.token_id), choice.logprob, top),)
+
+
+def _prefix_key(request: EngineRequest) -> PrefixKey:
+    """What, beside its tokens, a sequence's keys and values depend on."""
+    if request.adapter is None or request.adapter_scale == 0:
+        return "", 0.0
+    return request.adapter.digest, request.adapter_scale
 
 
 class StopStrings:

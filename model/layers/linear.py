@@ -96,7 +96,8 @@ class Int8Linear(_WithBias):
         blocks, groups = -(-out_features // BLOCK), -(-in_features // LANES)
         self.packed = torch.zeros(blocks, groups, BLOCK, LANES, dtype=torch.int8)
         self.scale = torch.zeros(blocks * BLOCK, dtype=torch.float32)
-        self.padded_bias: Tensor | None = None
+        self.padded_bias = torch.zeros_like(self.scale)
+        self.bias = self.padded_bias[:out_features]
         self.product: Callable[[Int8Linear, Tensor], Tensor] | None = None
 
     def put(self, start: int, weight: Tensor) -> None:
@@ -109,17 +110,11 @@ class Int8Linear(_WithBias):
             self.packed[ids // BLOCK, :, ids % BLOCK] = groups
             start += len(part)
 
-    def put_bias(self, start: int, bias: Tensor) -> None:
-        if self.bias is None:
-            self.padded_bias = torch.zeros_like(self.scale)
-            self.bias = self.padded_bias[: self.out_features]
-        super().put_bias(start, bias)
-
     def __call__(self, x: Tensor) -> Tensor:
         if self.product is not None:
             return self.product(self, x)
         y = functional.linear(x, self.unpacked()[:, : self.in_features].to(x.dtype))
-        return self._biased((y * self.scale[: self.out_features]).to(x.dtype))
+        return self._biased(y * self.scale[: self.out_features]).to(x.dtype)
 
     def unpacked(self) -> Tensor:
         """int8 [out_features, padded in_features]."""

@@ -201,14 +201,15 @@ class Llama:
         yield self.lm_head
 
     @torch.inference_mode()
-    def forward(self, spans: Sequence[Span]) -> Tensor:
+    def forward(self, spans: Sequence[Span], every_position: bool = False) -> Tensor:
         """Advance every span's cache by its tokens.
 
         Spans with the same adapter and scale should stand together: each run of them is one
         group of rows.
 
         Returns:
-            Logits after the last token of each span, float32 [spans, vocab_size].
+            Logits after the last token of each span, float32 [spans, vocab_size], or with
+            `every_position` after every token, [tokens, vocab_size].
         """
         decoder = self.decoder
         if decoder and len(spans) <= decoder.max_rows and all(len(s.tokens) == 1 for s in spans):
@@ -220,8 +221,9 @@ class Llama:
             x = layer(x, rows)
         for span in spans:
             span.cache.advance(len(span.tokens))
-        last = torch.tensor([stop - 1 for _, stop in rows.bounds], device=self.device)
-        x = rms_norm(x[last], self.norm, self.shape.rms_norm_eps)
+        if not every_position:
+            x = x[torch.tensor([stop - 1 for _, stop in rows.bounds], device=self.device)]
+        x = rms_norm(x, self.norm, self.shape.rms_norm_eps)
         return self.lm_head(x).float()
 
     def _decode(self, decoder: Decoder, spans: Sequence[Span]) -> Tensor:

@@ -59,6 +59,12 @@ class Reply:
     def last(self) -> Delta:
         return self.deltas[-1]
 
+    @property
+    def cached(self) -> int:
+        """Tokens of the prompt that were not computed for this reply."""
+        assert self.last.stats
+        return self.last.stats.cached_tokens
+
 
 @dataclass
 class Running:
@@ -66,6 +72,7 @@ class Running:
 
     engine: LocalEngine
     model: Llama
+    registry: AdapterRegistry
 
     def ask(
         self,
@@ -74,18 +81,20 @@ class Running:
         *,
         name: str = "",
         scale: float = 1.0,
-        digest: str = "same",
+        digest: str = "",
         eos: frozenset[int] = frozenset(),
         on_delta: Callable[[Delta], None] | None = None,
         sampling: Sampling | None = None,
     ) -> Reply:
+        prepared = None
         if adapter:
-            self.engine.prepare(adapter, digest)
+            digest = digest or self.registry.get(adapter).digest
+            prepared = self.engine.prepare(adapter, digest)
         reply = Reply(name or f"{adapter}-{len(prompt)}-{id(prompt)}", on_delta)
         wishes = sampling or Sampling(temperature=0, max_tokens=24)
         self.engine.submit(
             EngineRequest(
-                reply.id, tuple(prompt), wishes, eos, NumberDetokenizer(), adapter, scale
+                reply.id, tuple(prompt), wishes, eos, NumberDetokenizer(), prepared, scale
             ),
             reply.emit,
         )
@@ -94,7 +103,12 @@ class Running:
 
 @contextmanager
 def running(
-    base: Path, adapters: Path, quantization: str = "none", max_sequences: int = 16
+    base: Path,
+    adapters: Path,
+    quantization: str = "none",
+    max_sequences: int = 16,
+    cache_bytes: int | None = None,
+    adapter_bytes: int | None = None,
 ) -> Iterator[Running]:
     """An engine over the folder `base` on the CPU."""
     folder = read_model_folder(base)
@@ -110,8 +124,10 @@ def running(
         load_tokenizer(folder).pieces,
         lambda name: registry.load(name, model.dtype, model.device),
         max_sequences,
+        cache_bytes,
+        adapter_bytes,
     )
     try:
-        yield Running(engine, model)
+        yield Running(engine, model, registry)
     finally:
         engine.close()

@@ -117,3 +117,53 @@ def test_cache_keeps_the_type_asked_for() -> None:
     made = SequenceCache(SHAPE, torch.bfloat16, "cpu")
     keys, values = made.append(0, rows(1, 0), rows(1, 1))
     assert keys.dtype == values.dtype == torch.bfloat16
+
+
+def test_room_is_made_beforehand() -> None:
+    made = cache()
+    made.reserve(GROWTH + 1)
+    assert (made.length, made.capacity) == (0, 2 * GROWTH)
+    before = made.nbytes
+    store(made, 2 * GROWTH, 0)
+    made.reserve(GROWTH)
+    assert made.nbytes == before
+
+
+def test_trimming_gives_back_what_is_mostly_empty() -> None:
+    made = cache()
+    store(made, 20, 0)
+    made.trim()
+    assert made.capacity == made.length == 20
+    keys, values = made.append(1, rows(1, 90), rows(1, 91))
+    assert torch.equal(keys[:, :20], rows(20, 1).transpose(0, 1))
+    assert torch.equal(values[:, :20], rows(20, 51).transpose(0, 1))
+
+
+def test_trimming_copies_nothing_that_is_mostly_full() -> None:
+    made = cache()
+    store(made, GROWTH // 2, 0)
+    made.trim()
+    assert made.capacity == GROWTH
+
+
+def test_a_beginning_is_copied_and_independent() -> None:
+    source, copy = cache(), cache()
+    store(source, 30, 0)
+    copy.copy_from(source, 10)
+    copy.copy_from(source, 25)
+    assert copy.length == 25
+    source.append(1, rows(0, 0), rows(0, 0))[0].zero_()
+    keys, values = copy.append(1, rows(1, 90), rows(1, 91))
+    assert torch.equal(keys[:, :25], rows(30, 1)[:25].transpose(0, 1))
+    assert torch.equal(values[:, :25], rows(30, 51)[:25].transpose(0, 1))
+    assert torch.equal(keys[:, 25], rows(1, 90)[0])
+
+
+def test_what_was_computed_without_gradients_can_be_copied_and_filled() -> None:
+    """Tensors made in inference mode refuse to be written to outside of it."""
+    with torch.inference_mode():
+        source, copy = cache(), cache()
+        store(source, 30, 0)
+        store(copy, 5, 0)
+    copy.copy_from(source, 30)
+    assert copy.length == 30

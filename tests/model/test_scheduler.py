@@ -28,6 +28,10 @@ class Stub:
     prefilling: bool = True
     finished: bool = False
 
+    @property
+    def key(self) -> tuple[str, float]:
+        return self.request.adapter or "", self.request.adapter_scale
+
 
 def stub(name: str, adapter: str | None = None, scale: float = 1.0, **state: bool) -> Sequence:
     return cast(Sequence, Stub(Wish(name, adapter, scale), **state))
@@ -167,3 +171,96 @@ def test_truth_is_whether_there_is_work() -> None:
     made.running[0].finished = True
     made.retire()
     assert not made
+
+
+def test_prompts_take_turns() -> None:
+    made = scheduler("abc", most=3)
+    made.admit()
+    chosen = [made.next_prefill() for _ in range(5)]
+    assert names(s for s in chosen if s) == "abcab"
+
+
+def test_a_newcomer_waits_for_one_turn_of_each() -> None:
+    made = scheduler("ab", most=9)
+    made.admit()
+    chosen = [made.next_prefill()]
+    made.add([stub("c")])
+    made.admit()
+    chosen += [made.next_prefill() for _ in range(4)]
+    assert names(s for s in chosen if s) == "abacb"
+
+
+def test_who_has_no_memory_yet_holds_up_those_behind() -> None:
+    made = scheduler("abc", most=3)
+    made.admit(lambda s: s.request.id != "b")
+    assert (names(made.running), names(made.waiting)) == ("a", "bc")
+    assert made.waiting_reason == "memory"
+    made.admit()
+    assert (names(made.running), made.waiting_reason) == ("abc", None)
+
+
+def test_full_slots_are_what_is_waited_for() -> None:
+    made = scheduler("abc")
+    made.admit(lambda s: True)
+    assert made.waiting_reason == "slots"
+
+
+def test_memory_is_not_asked_for_without_a_slot() -> None:
+    made = scheduler("abc", most=1)
+    asked: list[str] = []
+
+    def start(sequence: Sequence) -> bool:
+        asked.append(sequence.request.id)
+        return True
+
+    made.admit(start)
+    made.admit(start)
+    assert asked == ["a"]
+
+
+def test_the_last_to_come_gives_way_and_is_the_next_to_come_back() -> None:
+    made = scheduler("abcd", most=3)
+    made.admit()
+    made.running[2].finished = True
+    assert names(s for s in [made.preempt()] if s) == "b"
+    assert (names(made.running), names(made.waiting)) == ("ac", "bd")
+
+
+def test_nobody_gives_way_to_nobody() -> None:
+    made = scheduler("a")
+    assert made.preempt() is None
+    made.admit()
+    assert made.preempt() is None
+    assert names(made.running) == "a"
+
+
+def test_after_somebody_gave_way_nobody_starts_before_somebody_ends() -> None:
+    """The memory that it gave is for those that run: it would have to give way again."""
+    made = scheduler("abcd", most=3)
+    made.admit()
+    made.preempt()
+    made.admit()
+    assert (names(made.running), made.waiting_reason) == ("ab", "memory")
+    made.running[0].finished = True
+    made.retire()
+    made.admit()
+    assert names(made.running) == "bcd"
+
+
+def test_who_gave_way_has_no_turn() -> None:
+    made = scheduler("ab")
+    made.admit()
+    made.preempt()
+    assert [made.next_prefill() for _ in range(2)] == [made.running[0]] * 2
+    made.running[0].finished = True
+    made.retire()
+    made.admit()
+    assert names(s for s in [made.next_prefill(), made.next_prefill()] if s) == "bb"
+
+
+def test_retiring_tells_who_ran_and_keeps_nothing_of_them() -> None:
+    made = scheduler("abc")
+    made.admit()
+    made.running[1].finished = made.waiting[0].finished = True
+    assert names(made.retire()) == "b"
+    assert names(made._turns) == "a"

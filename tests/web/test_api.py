@@ -52,12 +52,17 @@ def test_chat(client: openai.OpenAI) -> None:
     assert reply.choices[0].finish_reason == "stop"
     assert reply.usage
     assert reply.usage.completion_tokens == 4
+    assert reply.usage.prompt_tokens_details
+    assert reply.usage.prompt_tokens_details.cached_tokens == 2
 
 
-def test_the_model_field_selects_the_adapter(client: openai.OpenAI) -> None:
+def test_the_model_field_selects_the_adapter(client: openai.OpenAI, engine: FakeEngine) -> None:
     reply = client.chat.completions.create(model="pirate", messages=HELLO)  # type: ignore[arg-type]
     assert reply.choices[0].message.content == "pirate heard: hello there "
     assert reply.model == "pirate"
+    used = engine.requests[-1].adapter
+    assert used
+    assert used.digest == "d1" * 32
 
 
 def test_an_adapters_template_writes_the_prompt(client: openai.OpenAI, engine: FakeEngine) -> None:
@@ -77,6 +82,7 @@ def test_streaming_with_usage(client: openai.OpenAI) -> None:
     assert text == "pirate heard: hello there "
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
     assert chunks[-1].usage.completion_tokens == 4
+    assert chunks[-1].usage.prompt_tokens_details.cached_tokens == 2
 
 
 def test_completions_take_text_and_token_ids(client: openai.OpenAI, engine: FakeEngine) -> None:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
-from model.types import ChatRequest, Delta, FinishReason, Message
+from model.types import ChatRequest, Delta, FinishReason, Message, PreparedAdapter
 from tests.fake import FakeEngine, echo, fake_manager
 from web.ui.conversation import Replies, paced
 
@@ -77,9 +77,10 @@ class SlowAdapters(FakeEngine):
     loading: threading.Event = field(default_factory=threading.Event)
     go_on: threading.Event = field(default_factory=threading.Event)
 
-    def prepare(self, adapter: str, digest: str) -> None:
+    def prepare(self, adapter: str, digest: str) -> PreparedAdapter:
         self.loading.set()
         self.go_on.wait()
+        return PreparedAdapter(adapter, digest)
 
 
 def test_stop_while_an_adapter_loads() -> None:

@@ -182,7 +182,7 @@ def _linear(linear: Linear) -> tuple[int, ...]:
     if not isinstance(linear, Int8Linear):
         raise TypeError("compiled code multiplies int8 weights alone")
     blocks, groups, block, lanes = linear.packed.shape
-    bias = 0 if linear.padded_bias is None else linear.padded_bias.data_ptr()
+    bias = linear.padded_bias.data_ptr() if linear.padded_bias.any() else 0
     sizes = groups * lanes, blocks * block
     return linear.packed.data_ptr(), linear.scale.data_ptr(), bias, *sizes
 

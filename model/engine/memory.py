@@ -1,0 +1,144 @@
+"""One budget for keys and values: those of running sequences, and those kept for later ones.
+
+What is kept goes first, least recently used first; the running sequences are the scheduler's to
+choose from. Growing takes up to twice a sequence's memory for a moment: the budget is for what
+stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+import torch
+
+from model.engine.kv_cache import GROWTH, SequenceCache, rounded
+from model.engine.prefix_cache import LEAST, Entry, Match, PrefixCache, common_prefix
+from model.engine.sequence import Sequence
+from model.layers.llama import LlamaShape
+from model.types import FinishReason
+
+
+class CacheMemory:
+    """Gives sequences their keys and values. Only the engine's thread touches it.
+
+    Args:
+        shape, dtype, device: as in `SequenceCache`.
+        budget: bytes, or None: no bound, and nothing is kept or shared.
+    """
+
+    def __init__(
+        self, shape: LlamaShape, dtype: torch.dtype, device: str, budget: int | None
+    ) -> None:
+        self._made = (shape, dtype, device)
+        self._budget = budget
+        per_head = shape.head_dim * dtype.itemsize
+        self._position = 2 * shape.num_layers * shape.num_kv_heads * per_head
+        self._idle = PrefixCache()
+
+    @property
+    def most_positions(self) -> int | None:
+        """What one sequence alone could have; None: no bound."""
+        if self._budget is None:
+            return None
+        return self._budget // self._position // GROWTH * GROWTH
+
+    def empty(self) -> SequenceCache:
+        """Keys and values of nothing, which take no memory."""
+        return SequenceCache(*self._made)
+
+    def begin(self, sequence: Sequence, running: Seq[Sequence]) -> bool:
+        """Give a sequence room for its tokens and a step more, with what is known of them.
+
+        False: it does not fit beside the `running` ones, whatever else goes.
+        """
+        wanted = self._wanted(sequence)
+        if not self._fits(wanted * self._position, running):
+            return False
+        match = self._idle.find(sequence.key, sequence.token_array())
+        cache = self._claimed(match)
+        self._make_room(max(wanted * self._position, cache.nbytes), running)
+        cache.reserve(wanted)
+        if match and match.entry.cache is not cache:
+            cache.copy_from(match.entry.cache, match.length)
+        sequence.begin(cache)
+        return True
+
+    def grow(self, sequence: Sequence, running: Seq[Sequence]) -> bool:
+        """Room for one position more; False if there is none while the `running` ones stay."""
+        cache = sequence.cache
+        if cache.length < cache.capacity:
+            return True
+        more = (rounded(cache.length + 1) - cache.capacity) * self._position
+        if not self._make_room(more, running):
+            return False
+        cache.reserve(cache.length + 1)
+        return True
+
+    def share(self, sequence: Sequence, running: Seq[Sequence]) -> None:
+        """Copy what others, `running` or ended since it began, have computed of its beginning."""
+        if self._budget is None:
+            return
+        known = [(_in_common(sequence, other), other.cache) for other in running]
+        match = self._idle.find(sequence.key, sequence.token_array())
+        if match:
+            known.append((match.length, match.entry.cache))
+        length, cache = max(known, key=lambda pair: pair[0])
+        if length >= sequence.cache.length + LEAST:
+            sequence.copy_beginning(cache, length)
+
+    def keep(self, sequence: Sequence) -> None:
+        """Keep what an ended sequence has computed; nothing after an error."""
+        cache, failed = sequence.cache, sequence.reason is FinishReason.ERROR
+        if self._budget is None or failed or not cache.length:
+            return
+        try:
+            cache.trim()
+        except (MemoryError, RuntimeError):
+            return  # memory is too short to keep anything
+        self._idle.put(Entry(sequence.key, sequence.token_array()[: cache.length], cache))
+
+    def forget(self) -> bool:
+        """Drop all that is kept; whether there was anything."""
+        had = len(self._idle) > 0
+        self._idle.clear()
+        return had
+
+    def _wanted(self, sequence: Sequence) -> int:
+        """Positions for the tokens, and for a step more where the whole budget has that much."""
+        tokens = len(sequence.tokens)
+        least, wanted = rounded(tokens), rounded(tokens + min(GROWTH, sequence.left))
+        most = self.most_positions
+        return wanted if most is None else max(least, min(wanted, most))
+
+    def _claimed(self, match: Match | None) -> SequenceCache:
+        """The entry's own memory where the prompt continues it; else empty, to be filled."""
+        if match is None:
+            return self.empty()
+        if match.whole:
+            return self._idle.take(match.entry)
+        # Somebody may come back to what follows; if there is no room, it goes, but as the last.
+        self._idle.touch(match.entry)
+        return self.empty()
+
+    def _fits(self, nbytes: int, running: Seq[Sequence]) -> bool:
+        """Whether they fit beside the running ones alone."""
+        used = sum(other.cache.nbytes for other in running)
+        return self._budget is None or used + nbytes <= self._budget
+
+    def _make_room(self, nbytes: int, running: Seq[Sequence]) -> bool:
+        """Evict until `nbytes` fit; False if all of it would not do."""
+        if not self._fits(nbytes, running):
+            return False
+        while not self._fits(nbytes + self._idle.nbytes, running):
+            self._idle.evict()
+        return True
+
+
+def _in_common(sequence: Sequence, other: Sequence) -> int:
+    """Tokens with which both begin, as far as `other` has computed them; never the last one."""
+    if other is sequence or other.key != sequence.key:
+        return 0
+    # Most have nothing in common: a look at a few tokens tells.
+    if sequence.tokens[:LEAST] != other.tokens[:LEAST]:
+        return 0
+    return common_prefix(sequence.token_array()[:-1], other.token_array()[: other.cache.length])

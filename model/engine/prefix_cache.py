@@ -1,0 +1,110 @@
+"""Keys and values of sequences that have ended, kept for prompts that begin alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from model.engine.kv_cache import SequenceCache
+
+LEAST = 16  # tokens; a shorter beginning is computed as fast as it is copied
+MOST_ENTRIES = 256  # each is compared with every new prompt
+
+Tokens = npt.NDArray[np.int32]
+PrefixKey = tuple[str, float]  # the adapter's digest and scale; "" is the base
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """`tokens` [cache.length] and their keys and values, computed under `key`."""
+
+    key: PrefixKey
+    tokens: Tokens
+    cache: SequenceCache
+
+
+@dataclass(frozen=True)
+class Match:
+    """The first `length` tokens of `entry` begin a prompt."""
+
+    entry: Entry
+    length: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether the prompt continues the entry just where it ends."""
+        return self.length == len(self.entry.tokens)
+
+
+class PrefixCache:
+    """Idle entries, in the order of their last use. It has no budget: see `CacheMemory`."""
+
+    def __init__(self) -> None:
+        self._entries: list[Entry] = []
+        self.nbytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def find(self, key: PrefixKey, tokens: Tokens) -> Match | None:
+        """The entry with the longest common beginning, the most recently used of several.
+
+        The last of `tokens` never counts: its logits are wanted.
+        """
+        best: Match | None = None
+        for entry in reversed(self._entries):
+            if entry.key != key:
+                continue
+            match = Match(entry, common_prefix(entry.tokens, tokens[:-1]))
+            if match.length >= LEAST or (match.whole and match.length):
+                best = _better(best, match)
+        return best
+
+    def put(self, entry: Entry) -> None:
+        """Keep an entry, unless another one holds all of it; it replaces those that it holds."""
+        for other in [o for o in self._entries if o.key == entry.key]:
+            common = common_prefix(other.tokens, entry.tokens)
+            if common == len(entry.tokens):
+                self.touch(other)
+                return
+            if common == len(other.tokens):
+                self.take(other)
+        if len(self._entries) == MOST_ENTRIES:
+            self.evict()
+        self._entries.append(entry)
+        self.nbytes += entry.cache.nbytes
+
+    def take(self, entry: Entry) -> SequenceCache:
+        """Hand an entry's keys and values over; the entry is gone."""
+        self._entries.remove(entry)
+        self.nbytes -= entry.cache.nbytes
+        return entry.cache
+
+    def touch(self, entry: Entry) -> None:
+        """Count as used just now."""
+        self._entries.remove(entry)
+        self._entries.append(entry)
+
+    def evict(self) -> None:
+        """Drop the least recently used entry."""
+        self.take(self._entries[0])
+
+    def clear(self) -> None:
+        self._entries.clear()
+        self.nbytes = 0
+
+
+def common_prefix(one: Tokens, other: Tokens) -> int:
+    """Number of tokens with which both begin."""
+    length = min(len(one), len(other))
+    differs = one[:length] != other[:length]
+    return int(differs.argmax()) if differs.any() else length
+
+
+def _better(best: Match | None, match: Match) -> Match:
+    """The longer one; of two as long the one that need not be copied, then the first."""
+    if best is None or (match.length, match.whole) > (best.length, best.whole):
+        return match
+    return best

@@ -1,0 +1,133 @@
+"""Weights that an earlier start has quantised, on disk in the form in which they are served.
+
+One folder for each source, named by what the source's files are: names, sizes, times, and the
+configuration. A source that changes gets another folder, and the old one goes. Anything that is
+wrong with an entry means reading the source again, never a failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from model.layers.linear import Int8Linear
+from model.types import Progress
+
+if TYPE_CHECKING:
+    from model.folder import ModelFolder
+    from model.layers.llama import Llama
+
+FORMAT = 1  # of the entries; another number, and all are made anew
+DONE = "complete.json"  # written last: {"source": the folder that it was made from}
+SPARE_BYTES = 2 << 30  # to be left on the disk
+
+Parts = dict[str, Tensor]
+log = logging.getLogger(__name__)
+
+
+class WeightCache:
+    """The entry for the 8-bit weights of `folder` under `cache`."""
+
+    def __init__(self, cache: Path, folder: ModelFolder) -> None:
+        self._source = folder.path.resolve()
+        self._entry = cache / "weights" / _fingerprint(folder)
+
+    def load(self, model: Llama, progress: Progress) -> bool:
+        """Fill the empty `model`; False without a sound entry, and it is still to be filled."""
+        if not (self._entry / DONE).is_file():
+            return False
+        try:
+            files = list(model_parts(model))
+            for done, (name, parts) in enumerate(files):
+                _read_into(parts, self._entry / f"{name}.safetensors")
+                progress((done + 1) / len(files))
+        except Exception as error:  # safetensors, the disk and torch each have their own
+            log.info("The cached weights in %s are not used: %s", self._entry, error)
+            return False
+        return True
+
+    def save_later(self, model: Llama) -> None:
+        """Write the entry in the background, if there is room; the weights must not change."""
+        threading.Thread(target=self.save, args=(model,), name="weights", daemon=True).start()
+
+    def save(self, model: Llama) -> None:
+        """Write the entry, if there is room, and remove those of earlier states of the source."""
+        try:
+            needed = sum(t.nbytes for _, parts in model_parts(model) for t in parts.values())
+            self._entry.mkdir(parents=True, exist_ok=True)
+            if shutil.disk_usage(self._entry).free < needed + SPARE_BYTES:
+                log.info("No room in %s to keep the quantised weights", self._entry)
+                return
+            self._write(model)
+            self._remove_older()
+        except OSError as error:
+            log.info("The quantised weights could not be kept: %s", error)
+
+    def _write(self, model: Llama) -> None:
+        from safetensors.torch import save_file
+
+        for name, parts in model_parts(model):
+            # A file for each layer: the library copies what it writes.
+            file = self._entry / f"{name}.safetensors"
+            save_file(parts, file.with_suffix(".part"))
+            file.with_suffix(".part").rename(file)
+        (self._entry / DONE).write_text(json.dumps({"source": str(self._source)}))
+
+    def _remove_older(self) -> None:
+        for other in self._entry.parent.glob(f"*/{DONE}"):
+            source = json.loads(other.read_text()).get("source")
+            if source == str(self._source) and other.parent != self._entry:
+                shutil.rmtree(other.parent, ignore_errors=True)
+
+
+def model_parts(model: Llama) -> Iterator[tuple[str, Parts]]:
+    """(file name, tensors by name) of everything that loading fills: the layers, then the ends."""
+    for layer in model.layers:
+        parts = {"input_norm": layer.input_norm, "post_norm": layer.post_norm}
+        for name in ("qkv", "o", "gate_up", "down"):
+            parts.update(_linear_parts(name, getattr(layer, name).linear))
+        yield f"layer-{layer.index:03}", parts
+    ends = {"norm": model.norm, **_linear_parts("embed_tokens", model.embed_tokens)}
+    if model.lm_head is not model.embed_tokens:
+        ends.update(_linear_parts("lm_head", model.lm_head))
+    yield "ends", ends
+
+
+def _linear_parts(name: str, linear: object) -> Parts:
+    if not isinstance(linear, Int8Linear):
+        raise TypeError("only int8 weights are cached")
+    return {
+        f"{name}.packed": linear.packed,
+        f"{name}.scale": linear.scale,
+        f"{name}.bias": linear.padded_bias,
+    }
+
+
+def _read_into(parts: Parts, file: Path) -> None:
+    from safetensors import safe_open
+
+    for name, tensor in parts.items():
+        with safe_open(file, framework="pt") as opened:
+            found = opened.get_tensor(name)
+        if found.shape != tensor.shape or found.dtype != tensor.dtype:
+            raise ValueError(f"{name} in {file.name} is {found.dtype} {list(found.shape)}")
+        tensor.copy_(found)
+
+
+def _fingerprint(folder: ModelFolder) -> str:
+    """Changes with the source, cheaply: no weights are read."""
+    facts: list[object] = [FORMAT, str(folder.path.resolve()), folder.config]
+    for file in folder.weight_files:
+        with contextlib.suppress(OSError):
+            status = file.stat()
+            facts.append([file.name, status.st_size, status.st_mtime_ns])
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,0 +1,61 @@
+"""Limits of the machine and of containers, in the files where the kernel tells them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from model.machine import NO_LIMIT, available_cores, available_memory
+
+CORES = len(os.sched_getaffinity(0))
+
+
+def write(folder: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = folder / name.replace("__", "/").replace("_dot_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("max 100000", CORES), ("50000 100000", 1), ("100000 100000", 1), ("", CORES),
+     ("nonsense", CORES), ("9999999999 100000", CORES), ("1000 0", CORES)],
+)  # fmt: skip
+def test_cores_of_a_container(tmp_path: Path, quota: str, cores: int) -> None:
+    assert available_cores(write(tmp_path, cpu_dot_max=quota + "\n")) == cores
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("-1", CORES), ("90000", 1)])
+def test_cores_of_an_older_container(tmp_path: Path, quota: str, cores: int) -> None:
+    files = {"cpu__cpu_dot_cfs_quota_us": quota, "cpu__cpu_dot_cfs_period_us": "100000"}
+    assert available_cores(write(tmp_path, **files)) == cores
+
+
+def test_without_a_container_all_cores_of_the_affinity(tmp_path: Path) -> None:
+    assert available_cores(tmp_path) == CORES
+
+
+MEMINFO = "MemTotal: 1000 kB\nMemFree: 5 kB\nMemAvailable:     400 kB\n"
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "expected"),
+    [("max", "100", 400 * 1024), ("300000", "100000", 200000), ("100", "300", 0)],
+)
+def test_memory_is_the_smaller_of_both(
+    tmp_path: Path, limit: str, used: str, expected: int
+) -> None:
+    meminfo = write(tmp_path, meminfo=MEMINFO) / "meminfo"
+    cgroup = write(tmp_path / "v2", memory_dot_max=limit, memory_dot_current=used)
+    assert available_memory(cgroup, meminfo) == expected
+    older = {"memory__memory_dot_limit_in_bytes": limit, "memory__memory_dot_usage_in_bytes": used}
+    assert available_memory(write(tmp_path / "v1", **older), meminfo) == expected
+
+
+def test_without_any_of_the_files_there_is_still_a_number(tmp_path: Path) -> None:
+    assert 0 < available_memory(tmp_path, tmp_path / "none") <= NO_LIMIT
+    assert available_memory() > 1 << 20

@@ -1,0 +1,132 @@
+"""Quantised weights on disk: the same model, sooner; and never an old or a torn one."""
+
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from model import weight_cache
+from model.folder import read_model_folder
+from model.layers.llama import Llama
+from model.loading import load_model, read_tensors
+from model.weight_cache import DONE, WeightCache, model_parts
+from tests.tiny import make_folder
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A base with biases, all of them different."""
+    return with_biases(make_folder(tmp_path / "base", attention_bias=True))
+
+
+def with_biases(folder: Path) -> Path:
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    for name, tensor in tensors.items():
+        if name.endswith(".bias"):
+            tensor.normal_()
+    save_file(tensors, file, metadata={"format": "pt"})
+    return folder
+
+
+def load(source: Path, cache: Path, quantization: str = "8bit") -> tuple[Llama, list[float]]:
+    """The model through the cache, which is written at once instead of later."""
+    folder = read_model_folder(source)
+    shares: list[float] = []
+    kept = WeightCache(cache, folder)
+    kept.save_later = kept.save  # type: ignore[method-assign]
+    model = load_model(
+        folder, quantization=quantization, device="cpu", context_length=None,
+        progress=shares.append, cache=kept,
+    )  # fmt: skip
+    return model, shares
+
+
+def no_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the source was read")
+
+    monkeypatch.setattr("model.loading.read_tensors", refuse)
+
+
+def assert_same(one: Llama, other: Llama) -> None:
+    for (_, parts), (_, others) in zip(model_parts(one), model_parts(other), strict=True):
+        assert parts.keys() == others.keys()
+        for name, tensor in parts.items():
+            assert torch.equal(tensor, others[name]), name
+
+
+def test_second_start_does_not_read_the_source(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = load(source, tmp_path / "cache")
+    assert any(bool(layer.qkv.linear.bias.any()) for layer in first.layers)  # type: ignore[attr-defined]
+    no_reading(monkeypatch)
+    second, shares = load(source, tmp_path / "cache")
+    assert_same(first, second)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+
+
+def test_changed_source_is_read_again_and_the_old_entry_goes(source: Path, tmp_path: Path) -> None:
+    load(source, tmp_path / "cache")
+    changed = with_biases(make_folder(tmp_path / "other", seed=5, attention_bias=True))
+    shutil.copy(changed / "model.safetensors", source / "model.safetensors")
+    model, _ = load(source, tmp_path / "cache")
+    assert_same(model, load(changed, tmp_path / "elsewhere")[0])
+    assert len(list((tmp_path / "cache" / "weights").iterdir())) == 1
+
+
+def test_two_sources_have_an_entry_each(source: Path, tmp_path: Path) -> None:
+    load(source, tmp_path / "cache")
+    load(make_folder(tmp_path / "other", seed=5), tmp_path / "cache")
+    assert len(list((tmp_path / "cache" / "weights").iterdir())) == 2
+
+
+@pytest.mark.parametrize("harm", ["torn", "missing", "interrupted"])
+def test_entry_that_is_not_whole_is_not_used(source: Path, tmp_path: Path, harm: str) -> None:
+    first, _ = load(source, tmp_path / "cache")
+    (entry,) = (tmp_path / "cache" / "weights").iterdir()
+    file = entry / "layer-001.safetensors"
+    if harm == "torn":
+        file.write_bytes(file.read_bytes()[:-7])
+    elif harm == "missing":
+        file.unlink()
+    else:
+        (entry / DONE).unlink()
+    again, _ = load(source, tmp_path / "cache")
+    assert_same(first, again)
+    assert_same(first, load(source, tmp_path / "cache")[0])  # and has been mended
+
+
+def test_full_disk_means_no_entry_and_no_failure(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(weight_cache.shutil, "disk_usage", lambda _: usage(10, 9, 1))
+    load(source, tmp_path / "cache")
+    assert not list((tmp_path / "cache").rglob(DONE))
+
+
+def test_folder_that_cannot_be_written_is_no_failure(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file, not a folder")
+    load(source, tmp_path / "cache")
+
+
+def test_tensors_are_let_go_one_by_one(source: Path) -> None:
+    """Or a shard of 5 GB would stay in memory as long as it is read."""
+    import gc
+    import weakref
+
+    gone: list[weakref.ref[torch.Tensor]] = []
+    for _, tensor in read_tensors(read_model_folder(source).weight_files):
+        assert sum(ref() is not None for ref in gone) <= 1
+        gone.append(weakref.ref(tensor))
+    del tensor
+    gc.collect()
+    assert not any(ref() is not None for ref in gone)
