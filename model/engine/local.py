@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 
 from torch import Tensor
@@ -31,6 +31,7 @@ from model.types import (
 )
 
 PREFILL_CHUNK = 256  # tokens between two decode steps; bounds how long the others stand still
+LEAST_PREFILL = 16  # what is left of a chunk, if it is less, is not worth another prompt's start
 MAX_WAITING = 256
 NO_MEMORY = "There was not enough memory for this reply. Ask again with a shorter chat."
 
@@ -150,14 +151,28 @@ class LocalEngine:
 
     def _step(self) -> None:
         self._scheduler.admit(self._start)
-        prefill = self._scheduler.next_prefill()
-        if prefill:
-            self._memory.share(prefill, self._scheduler.running)
-            self._advance([prefill], PREFILL_CHUNK)
+        self._advance(self._next_chunk())
         for sequence in self._scheduler.decoding():
             self._make_room(sequence)
-        self._advance(self._scheduler.decoding(), 1)
+        self._advance(dict.fromkeys(self._scheduler.decoding(), 1))
         self._retire()
+
+    def _next_chunk(self) -> dict[Sequence, int]:
+        """The prompts that are computed next, and how many tokens of each: one chunk in all."""
+        chunk: dict[Sequence, int] = {}
+        left = PREFILL_CHUNK
+        for _ in self._scheduler.running:
+            # Asked only while there is room: who is asked has had its turn.
+            sequence = self._scheduler.next_prefill() if left >= LEAST_PREFILL else None
+            if sequence is None or sequence in chunk:
+                break
+            self._memory.share(sequence, self._scheduler.running)
+            if chunk and self._memory.will_share(sequence, chunk):
+                continue  # what these compute now is copied at the next step
+            chunk[sequence] = min(left, sequence.pending)
+            left -= chunk[sequence]
+        # Those with the same adapter side by side, as everywhere.
+        return dict(sorted(chunk.items(), key=lambda part: part[0].key))
 
     def _start(self, sequence: Sequence) -> bool:
         """Give a waiting sequence its memory; False if it has to wait for it."""
@@ -209,28 +224,35 @@ class LocalEngine:
         else:
             sequence.finish(FinishReason.ERROR, NO_MEMORY)
 
-    def _advance(self, sequences: Seq[Sequence], most: int) -> None:
-        """One forward over the next `most` tokens of each; a failure ends only these."""
+    def _advance(self, counts: Mapping[Sequence, int]) -> None:
+        """One forward over that many tokens of each sequence."""
+        sequences: Seq[Sequence] = list(counts)
         while sequences:
-            logits = self._forward(sequences, most)
-            if logits is None:
-                sequences = self._give_way([s for s in sequences if not s.finished])
+            try:
+                logits = self._model.forward([s.take(counts[s]) for s in sequences])
+            except (RuntimeError, MemoryError) as error:
+                sequences = self._recover(sequences, error)
+                if len(sequences) > 1 and not _lacks_memory(error):
+                    # Whoever fails alone as well ends; its neighbours have nothing to do with it.
+                    for sequence in sequences:
+                        self._advance({sequence: counts[sequence]})
+                    return
                 continue
             for sequence, row in zip(sequences, logits, strict=True):
                 self._accept(sequence, row)
             return
 
-    def _forward(self, sequences: Seq[Sequence], most: int) -> Tensor | None:
-        """Logits; None if memory ran out, or after another fault, which ends the sequences."""
-        try:
-            return self._model.forward([s.take(most) for s in sequences])
-        except (RuntimeError, MemoryError) as error:
-            log.exception("a step failed")
-            for sequence in sequences:
-                sequence.rewind()
-                if not _lacks_memory(error):
-                    sequence.finish(FinishReason.ERROR, _explain(error))
-            return None
+    def _recover(self, sequences: Seq[Sequence], error: Exception) -> Seq[Sequence]:
+        """After a step that failed: those that can try again."""
+        log.exception("a step failed")
+        for sequence in sequences:
+            sequence.rewind()
+        if _lacks_memory(error):
+            return self._give_way(sequences)
+        if len(sequences) == 1:
+            sequences[0].finish(FinishReason.ERROR, _explain(error))
+            return []
+        return sequences
 
     def _give_way(self, sequences: Seq[Sequence]) -> Seq[Sequence]:
         """Get memory for a step that ran out of it; those that can try again."""

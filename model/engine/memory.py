@@ -7,6 +7,7 @@ stays.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 
 import torch
@@ -16,6 +17,8 @@ from model.engine.prefix_cache import LEAST, Entry, Match, PrefixCache, common_p
 from model.engine.sequence import Sequence
 from model.layers.llama import LlamaShape
 from model.types import FinishReason
+
+WORTH_WAITING = 64  # tokens: less is computed sooner than another step has come
 
 
 class CacheMemory:
@@ -73,6 +76,14 @@ class CacheMemory:
             return False
         cache.reserve(cache.length + 1)
         return True
+
+    def will_share(self, sequence: Sequence, others: Iterable[Sequence]) -> bool:
+        """Whether one of `others`, which compute now, is on its way to what `sequence` needs."""
+        if self._budget is None:
+            return False
+        tokens, worth = sequence.token_array(), sequence.cache.length + WORTH_WAITING
+        alike = (other for other in others if other.key == sequence.key)
+        return any(common_prefix(tokens, other.token_array()) >= worth for other in alike)
 
     def share(self, sequence: Sequence, running: Seq[Sequence]) -> None:
         """Copy what others, `running` or ended since it began, have computed of its beginning."""

@@ -65,6 +65,11 @@ class Sequence:
         """Since it first ran; 0 if it never did."""
         return time.perf_counter() - self._begun if self._begun else 0.0
 
+    @property
+    def pending(self) -> int:
+        """Tokens that no forward has taken yet."""
+        return len(self._pending)
+
     def token_array(self) -> Tokens:
         """The prompt and what was chosen since, int32."""
         return np.array(self.tokens, dtype=np.int32)

@@ -74,7 +74,7 @@ def test_a_failing_step_ends_only_its_sequence(
     forward = tiny.model.forward
 
     def failing(spans: Sequence[Span]) -> torch.Tensor:
-        if len(spans[0].tokens) > 50:
+        if any(len(span.tokens) > 50 for span in spans):
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
         return forward(spans)
 
@@ -85,6 +85,27 @@ def test_a_failing_step_ends_only_its_sequence(
     assert "not enough memory" in (broken.last.error or "")
     assert completed(healthy.wait()) == 200
     assert tiny.engine.status().error is None
+
+
+def test_who_makes_a_step_fail_is_found_and_ends_alone(
+    tiny: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a batch nobody knows at first whose fault it is."""
+    forward = tiny.model.forward
+
+    def failing(spans: Sequence[Span]) -> torch.Tensor:
+        if any(span.cache.length + len(span.tokens) == 40 for span in spans):
+            raise RuntimeError("boom")
+        return forward(spans)
+
+    short, long = PROMPT[:10], tuple(range(5, 35))
+    expected = [tiny.ask(prompt).wait().ids for prompt in (short, short[:5])]
+    monkeypatch.setattr(tiny.model, "forward", failing)
+    replies = [tiny.ask(prompt, name=str(i)) for i, prompt in enumerate((short, long, short[:5]))]
+    assert [reply.wait().ids for reply in replies[::2]] == expected
+    assert replies[1].wait().last.finish_reason is FinishReason.ERROR
+    assert "boom" in (replies[1].last.error or "")
+    assert len(replies[1].ids) == 10
 
 
 def test_a_fault_in_one_reply_leaves_its_neighbours(tiny: Running) -> None:
