@@ -51,7 +51,7 @@ class Chat:
         page.set_default_timeout(PATIENCE)
         self.page = page
         self.complaints: list[str] = []
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("pageerror", lambda error: self._note(str(error)))
         page.on("console", self._listen)
         self.message = page.get_by_role("textbox", name="Message")
         self.send = page.get_by_role("button", name="Send", exact=True)
@@ -68,6 +68,11 @@ class Chat:
         self.page.goto(url)
         self.page.locator("#message textarea").wait_for()
         return self
+
+    def _note(self, error: str) -> None:
+        # What a reload leaves behind: Gradio's requests under way are cut off, and say so.
+        if not error.startswith("AbortError: signal is aborted"):
+            self.complaints.append(error)
 
     def ask(self, text: str) -> None:
         self.message.fill(text)

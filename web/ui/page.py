@@ -71,6 +71,9 @@ class Page:
         gr.on(
             [ui.send.click, ui.message.submit], self.send, [ui.message, self._turns, *wishes],
             changing, **quiet,
+            # Gradio's default would drop a click while the one before, even an empty one, is on
+            # its way; what must not be asked twice is refused in `send`.
+            trigger_mode="multiple",
         )  # fmt: skip
         ui.regenerate.click(self.regenerate, [self._turns, *wishes], changing, **quiet)
         ui.stop.click(self.stop, None, None, queue=False, **quiet)
