@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # For a smaller download without CUDA: make run TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
-# Flags for app.py: make run ARGS="--share"
+# Flags for app.py: make run ARGS="--share"; for bench/serve.py: make bench ARGS="--rounds 5"
 ARGS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
@@ -29,8 +29,9 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed-dev
+bench: $(VENV)/.installed-bench
 	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/serve.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
@@ -51,4 +52,9 @@ $(VENV)/.installed: requirements.txt | $(BIN)/python
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	@echo "Installing the development tools into $(VENV) (once) …"
 	@$(PIP) -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/.installed-bench: requirements-bench.txt $(VENV)/.installed
+	@echo "Installing what is measured against into $(VENV) (once) …"
+	@$(PIP) -r requirements-bench.txt
 	@touch $@

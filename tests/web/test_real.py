@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from platformdirs import user_cache_path
 from playwright.sync_api import Browser, expect
 
 from model.manager import ModelManager
-from model.settings import Settings
+from model.settings import APP_NAME, Settings
 from model.types import Phase
 from tests.web.browser import PATIENCE, Chat, chromium
 from tests.web.serving import serving
@@ -28,6 +29,7 @@ def manager(default_folder: Path) -> ModelManager:
         base_model=str(default_folder),
         adapters_dir=CHECKOUT / "adapters",
         prompts_dir=CHECKOUT / "prompts",
+        cache_dir=user_cache_path(APP_NAME),
     )
     manager = ModelManager(settings)
     manager.start()

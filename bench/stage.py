@@ -1,0 +1,51 @@
+"""What the peers are given: the base, and adapters that are made once and kept in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from bench.adapters import NOISE, WEIGHTS, make_adapters
+from bench.options import Options
+from bench.peers.base import PeerError, Stage
+from model.embedded import ensure_embedded
+from model.settings import APP_NAME
+from model.types import ModelFolderError
+
+ADAPTERS = 12
+
+
+def prepare(options: Options, scratch: Path) -> Stage:
+    """The stage for these options; `scratch` is a folder that goes away with the measurement.
+
+    Raises:
+        PeerError: there is no base to measure with.
+    """
+    cache = user_cache_path(APP_NAME)
+    base = options.base_model or _embedded(cache)
+    # Made files are found again by what they were made of.
+    kept = cache / "bench" / fingerprint(base, options.adapter)
+    names = make_adapters(options.adapter, kept / "adapters", ADAPTERS)
+    threads = os.cpu_count() or 1
+    return Stage(base, kept / "adapters", tuple(names), kept, scratch, threads)
+
+
+def fingerprint(base: Path, adapter: Path) -> str:
+    """Twelve hex digits that change with the base's files and the adapter's weights."""
+    digest = hashlib.sha256(repr(NOISE).encode())
+    for file in sorted(base.iterdir()):
+        facts = file.stat()
+        digest.update(f"{base} {file.name} {facts.st_size} {facts.st_mtime_ns}".encode())
+    digest.update((adapter / WEIGHTS).read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _embedded(cache: Path) -> Path:
+    try:
+        return ensure_embedded(cache, lambda phase, _: print(f"{phase} …", file=sys.stderr))
+    except ModelFolderError as error:
+        raise PeerError(str(error)) from error

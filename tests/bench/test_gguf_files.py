@@ -1,0 +1,149 @@
+"""GGUF files: the order of rows that belong to heads, names, and a whole file read again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.gguf_files import (
+    GgufError,
+    base_tensor,
+    interleaved,
+    lora_tensor,
+    pieces,
+    write_adapter,
+    write_base,
+)
+from tests.tiny import make_adapter, make_folder
+
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
+LAYER = "model.layers.7"
+PEFT = f"base_model.model.{LAYER}"
+
+
+def rows(count: int, width: int = 3) -> Any:
+    return np.arange(count * width, dtype=np.float32).reshape(count, width)
+
+
+@pytest.mark.parametrize(("heads", "size"), [(1, 4), (3, 8), (9, 64)])
+def test_pairs_of_a_head_come_to_lie_side_by_side(heads: int, size: int) -> None:
+    given = rows(heads * size)
+    made = interleaved(given, heads)
+    for head in range(heads):
+        for pair in range(size // 2):
+            first = head * size + pair
+            assert (made[head * size + 2 * pair] == given[first]).all()
+            assert (made[head * size + 2 * pair + 1] == given[first + size // 2]).all()
+
+
+def test_rotating_pairs_gives_the_scores_that_rotating_halves_gave() -> None:
+    """The reason for the order: queries and keys turned llama.cpp's way agree as they did."""
+    size, angle = 8, np.arange(4, dtype=np.float32) / 3
+    given = np.random.default_rng(0).standard_normal((size, 1)).astype(np.float32)
+    cos, sin = np.cos(angle), np.sin(angle)
+    low, high = given[: size // 2, 0], given[size // 2 :, 0]
+    halves = np.concatenate([low * cos - high * sin, high * cos + low * sin])
+    even, odd = interleaved(given, 1)[0::2, 0], interleaved(given, 1)[1::2, 0]
+    np.testing.assert_allclose(even * cos - odd * sin, halves[: size // 2], rtol=1e-6)
+    np.testing.assert_allclose(odd * cos + even * sin, halves[size // 2 :], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("part", "named", "heads"),
+    [
+        ("self_attn.q_proj", "attn_q", 4),
+        ("self_attn.k_proj", "attn_k", 2),
+        ("self_attn.v_proj", "attn_v", 0),
+        ("mlp.down_proj", "ffn_down", 0),
+    ],
+)
+def test_only_q_and_k_are_reordered_each_by_its_own_heads(
+    part: str, named: str, heads: int
+) -> None:
+    given = rows(16)
+    name, made = base_tensor(f"{LAYER}.{part}.weight", given, HEADS)
+    assert name == f"blk.7.{named}.weight"
+    assert (made == (interleaved(given, heads) if heads else given)).all()
+
+
+def test_of_an_adapter_only_b_has_rows_of_heads() -> None:
+    given = rows(16)
+    name, made = lora_tensor(f"{PEFT}.self_attn.q_proj.lora_B.weight", given, HEADS)
+    assert name == "blk.7.attn_q.weight.lora_b"
+    assert (made == interleaved(given, 4)).all()
+    name, made = lora_tensor(f"{PEFT}.self_attn.q_proj.lora_A.weight", given, HEADS)
+    assert name == "blk.7.attn_q.weight.lora_a"
+    assert (made == given).all()
+
+
+def test_what_has_no_name_is_refused() -> None:
+    with pytest.raises(GgufError, match="rotary_emb"):
+        base_tensor(f"{LAYER}.self_attn.rotary_emb.inv_freq", rows(2), HEADS)
+    with pytest.raises(GgufError, match="lm_head"):
+        lora_tensor("base_model.model.lm_head.lora_A.weight", rows(2), HEADS)
+
+
+def test_pieces_are_by_id_with_their_kinds() -> None:
+    added = [{"id": 0, "content": "<s>", "special": True}]
+    tokenizer = {"model": {"vocab": {"b": 2, "a": 1}}, "added_tokens": added}
+    assert pieces(tokenizer, 4) == (["<s>", "a", "b", "[unused3]"], [3, 1, 1, 5])
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Widths that are multiples of 32, as Q8_0 wants them."""
+    sizes = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 96}
+    return make_folder(tmp_path_factory.mktemp("gguf") / "tiny", **sizes)
+
+
+def test_a_written_base_can_be_read_again(base: Path, tmp_path: Path) -> None:
+    from gguf import GGMLQuantizationType, GGUFReader
+    from gguf.quants import dequantize
+    from safetensors.numpy import load_file
+
+    write_base(base, tmp_path / "base.gguf")
+    reader = GGUFReader(tmp_path / "base.gguf")
+    assert reader.fields["tokenizer.ggml.pre"].contents() == "gpt-2"
+    assert len(reader.fields["tokenizer.ggml.tokens"].contents()) == 320
+    assert reader.fields["llama.attention.head_count_kv"].contents() == 2
+    found = {tensor.name: tensor for tensor in reader.tensors}
+    weights = load_file(base / "model.safetensors")
+    assert len(found) == len(weights)
+    assert found["blk.0.attn_norm.weight"].tensor_type == GGMLQuantizationType.F32
+    query = found["blk.1.attn_q.weight"]
+    assert query.tensor_type == GGMLQuantizationType.Q8_0
+    wanted = interleaved(weights["model.layers.1.self_attn.q_proj.weight"], 4)
+    read = dequantize(query.data, query.tensor_type)
+    np.testing.assert_allclose(read, wanted, atol=np.abs(wanted).max() / 127)
+
+
+def test_a_written_adapter_can_be_read_again(base: Path, tmp_path: Path) -> None:
+    from gguf import GGUFReader
+    from safetensors.numpy import load_file
+
+    adapter = make_adapter(
+        base, tmp_path / "some", seed=1, r=4, target_modules=["q_proj", "v_proj"]
+    )
+    write_adapter(adapter, tmp_path / "some.gguf", base)
+    reader = GGUFReader(tmp_path / "some.gguf")
+    assert reader.fields["general.type"].contents() == "adapter"
+    assert reader.fields["adapter.lora.alpha"].contents() == 16
+    found = {tensor.name: tensor.data for tensor in reader.tensors}
+    weights = load_file(adapter / "adapter_model.safetensors")
+    assert len(found) == len(weights) == 8
+    start = "base_model.model.model.layers.0.self_attn.q_proj.lora"
+    assert (found["blk.0.attn_q.weight.lora_a"] == weights[f"{start}_A.weight"]).all()
+    assert (
+        found["blk.0.attn_q.weight.lora_b"] == interleaved(weights[f"{start}_B.weight"], 4)
+    ).all()
+
+
+def test_adapters_with_more_than_one_rank_are_refused(base: Path, tmp_path: Path) -> None:
+    config = {"use_rslora": False, "alpha_pattern": {}, "rank_pattern": {"q_proj": 2}}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(GgufError, match="one rank"):
+        write_adapter(tmp_path, tmp_path / "some.gguf", base)

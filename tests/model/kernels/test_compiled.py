@@ -1,0 +1,113 @@
+"""How compiled decoding reaches a model, and what happens when it does not."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from platformdirs import user_cache_path
+
+from model.engine.kv_cache import SequenceCache
+from model.layers import compiled
+from model.layers.compiled import DONE, Build, build_folder, supported
+from model.layers.llama import Llama, Span
+from model.settings import APP_NAME
+from tests.model.kernels.conftest import GROUPED, make_model
+
+PATIENCE = 120  # seconds; compiling takes some ten of them
+
+
+@pytest.fixture
+def model() -> Iterator[Llama]:
+    made = make_model(GROUPED)
+    yield made
+    if made.decoder:
+        made.decoder.close()
+
+
+def wait_for_decoder(model: Llama) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while model.decoder is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert model.decoder is not None
+
+
+def logits(model: Llama) -> torch.Tensor:
+    cache = SequenceCache(model.shape, model.storage_dtype, "cpu")
+    model.forward([Span((3, 4, 5), cache)])
+    return model.forward([Span((6,), cache)])
+
+
+def pretend_child(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    def start(_: Path) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    monkeypatch.setattr(compiled, "_compile", start)
+
+
+def test_model_serves_before_and_after_the_hand_over(model: Llama) -> None:
+    before = logits(model)
+    Build(user_cache_path(APP_NAME)).hand_over(model, threads=2, max_rows=4)
+    wait_for_decoder(model)
+    after = logits(model)
+    assert not torch.equal(before, after), "compiled code was not used"
+    torch.testing.assert_close(after, before, rtol=0, atol=0.01 * float(before.abs().max()))
+
+
+@pytest.mark.slow
+def test_empty_cache_is_filled_by_a_process_of_its_own(tmp_path: Path, model: Llama) -> None:
+    build = Build(tmp_path)
+    assert not (build_folder(tmp_path) / DONE).exists()
+    build.hand_over(model, threads=2, max_rows=4)
+    wait_for_decoder(model)
+    assert (build_folder(tmp_path) / DONE).is_file()
+    assert Build(tmp_path).wait()  # and nothing is compiled a second time
+
+
+def test_failed_compilation_is_told_once_and_torch_serves(
+    tmp_path: Path, model: Llama, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pretend_child(monkeypatch, "import sys; print('noise'); sys.exit('no LLVM for this machine')")
+    with caplog.at_level(logging.WARNING):
+        build = Build(tmp_path)
+        assert not build.wait()
+    assert "no LLVM for this machine" in caplog.text
+    assert model.decoder is None
+    assert logits(model).isfinite().all()
+
+
+def test_cancelled_build_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_child(monkeypatch, "import time; time.sleep(600)")
+    build = Build(tmp_path)
+    build.cancel()
+    assert build._child is not None
+    assert build._child.stdout is not None
+    build._child.stdout.close()
+    assert build._child.returncode != 0
+
+
+def test_changed_sources_are_compiled_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = tmp_path / "kernels"
+    sources.mkdir()
+    (sources / "one.py").write_text("a = 1\n")
+    monkeypatch.setattr(compiled, "SOURCES", sources)
+    first = build_folder(tmp_path)
+    assert build_folder(tmp_path) == first
+    (sources / "one.py").write_text("a = 2\n")
+    assert build_folder(tmp_path) != first
+
+
+@pytest.mark.parametrize(
+    ("device", "quantization", "expected"),
+    [("cpu", "8bit", True), ("cpu", "none", False), ("cuda", "8bit", False)],
+)
+def test_only_int8_on_the_cpu_is_compiled(device: str, quantization: str, expected: bool) -> None:
+    assert supported(device, quantization) is expected
