@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -78,8 +79,9 @@ class WeightCache:
         for name, parts in model_parts(model):
             # A file for each layer: the library copies what it writes.
             file = self._entry / f"{name}.safetensors"
-            save_file(parts, file.with_suffix(".part"))
-            file.with_suffix(".part").rename(file)
+            part = file.with_suffix(f".{os.getpid()}.part")  # two programs may start at once
+            save_file(parts, part)
+            part.rename(file)
         (self._entry / DONE).write_text(json.dumps({"source": str(self._source)}))
 
     def _remove_older(self) -> None:

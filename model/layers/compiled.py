@@ -6,11 +6,14 @@ on disk, in a folder that any change of the sources, the compiler or the process
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import logging
 import platform
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from importlib.metadata import version
 from pathlib import Path
@@ -52,6 +55,8 @@ class Build:
 
     def __init__(self, cache: Path) -> None:
         self._folder = build_folder(cache)
+        if not _writable(self._folder):
+            self._folder = build_folder(_scratch())
         self._child: subprocess.Popen[bytes] | None = None
         if not (self._folder / DONE).is_file():
             self._child = _compile(self._folder)
@@ -97,6 +102,28 @@ def make_decoder(folder: Path, model: Llama, threads: int, max_rows: int) -> Dec
     from model.layers.kernels.decoder import Decoder
 
     return Decoder(model, threads, max_rows)
+
+
+def _writable(folder: Path) -> bool:
+    """Whether machine code is there already, or can be put there."""
+    if (folder / DONE).is_file():
+        return True
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _scratch() -> Path:
+    """A folder for this run alone, where the cache cannot be written, as in some containers.
+
+    No known name in a folder that others can write to: what lies there is executed.
+    """
+    folder = tempfile.mkdtemp(prefix="linly-chat-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def _compile(folder: Path) -> subprocess.Popen[bytes]:

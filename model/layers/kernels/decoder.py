@@ -182,9 +182,9 @@ def _linear(linear: Linear) -> tuple[int, ...]:
     if not isinstance(linear, Int8Linear):
         raise TypeError("compiled code multiplies int8 weights alone")
     blocks, groups, block, lanes = linear.packed.shape
-    bias = linear.padded_bias.data_ptr() if linear.padded_bias.any() else 0
     sizes = groups * lanes, blocks * block
-    return linear.packed.data_ptr(), linear.scale.data_ptr(), bias, *sizes
+    weights = linear.packed, linear.scale, linear.padded_bias
+    return *(part.data_ptr() for part in weights), *sizes
 
 
 def _describe_lora(lora: Lora, layers: int) -> np.ndarray:

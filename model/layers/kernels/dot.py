@@ -25,7 +25,6 @@ AHEAD = 2048  # bytes of weights, asked of the memory before they are needed
 HAS_AVX2 = bool(get_host_cpu_features().get("avx2"))
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-F32 = ir.FloatType()
 
 
 def _int(value: int) -> ir.Constant:

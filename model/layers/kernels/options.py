@@ -11,5 +11,3 @@ compiled: Any = njit(nogil=True, cache=True, error_model="numpy")
 fast: Any = njit(
     nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"}
 )
-# For what is too small to be called; LLVM decides, and takes over the caller's arithmetic.
-inlined: Any = compiled

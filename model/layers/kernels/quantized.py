@@ -13,7 +13,7 @@ from model.layers.kernels.atoms import float_of_bits
 from model.layers.kernels.dot import dot_tile
 from model.layers.kernels.layout import BLOCK, LANES
 from model.layers.kernels.memory import floats, grid
-from model.layers.kernels.options import compiled, fast, inlined
+from model.layers.kernels.options import compiled, fast
 
 MOST = 32767.0
 MOST_SUM = (2**31 - 1) / 127  # of the magnitudes of one row, times the largest weight
@@ -79,11 +79,10 @@ def multiply(linear, chunk, rows, values, scales, output, stride):
         part = y[:, j : j + BLOCK]
         multiply_block(linear.weight + j * linear.ins, values, linear.ins, row_scale,
                        scale[j : j + BLOCK], part)  # fmt: skip
-        if linear.bias:
-            bias = floats(linear.bias + 4 * j, BLOCK)
-            for r in range(rows):
-                for a in range(BLOCK):
-                    part[r, a] += bias[a]
+        bias = floats(linear.bias + 4 * j, BLOCK)
+        for r in range(rows):
+            for a in range(BLOCK):
+                part[r, a] += bias[a]
 
 
 @compiled
@@ -106,7 +105,7 @@ def multiply_block(weights, values, ins, row_scale, scale, y):
         put(sums, 8, 1, row_scale[row:], scale, y[row:])
 
 
-@inlined
+@compiled
 def put(sums, columns, rows, row_scale, scale, y):
     """A tile's sums, int32 [columns, rows], scaled into `y` [rows, columns]."""
     for j in range(columns):
@@ -114,7 +113,7 @@ def put(sums, columns, rows, row_scale, scale, y):
             y[r, j] = sums[j * rows + r] * (scale[j] * row_scale[r])
 
 
-@inlined
+@compiled
 def exp(x):
     """e^x to about 2e-7 relative: 2^n times a polynomial for the rest (Cephes' expf).
 

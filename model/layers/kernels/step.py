@@ -12,7 +12,7 @@ from model.layers.kernels import layout
 from model.layers.kernels.attention import append, mix, rotate, weigh
 from model.layers.kernels.low_rank import expand, shrink
 from model.layers.kernels.memory import floats, halves, shorts
-from model.layers.kernels.options import compiled, fast, inlined
+from model.layers.kernels.options import compiled, fast
 from model.layers.kernels.quantized import chunks, exp, multiply, quantize
 
 NORM, PRODUCT, ATTEND, QUANTIZE, GATE = range(5)
@@ -48,7 +48,7 @@ def perform(tables, layer, stage, chunk):
         gate(tables, job, layer, stage, chunk)
 
 
-@inlined
+@compiled
 def low_of(job, row, part):
     """The low-rank activations of one module of one row."""
     at = job.low + 4 * (row * layout.PARTS + part) * job.most_rank

@@ -72,6 +72,43 @@ def test_empty_cache_is_filled_by_a_process_of_its_own(tmp_path: Path, model: Ll
     assert Build(tmp_path).wait()  # and nothing is compiled a second time
 
 
+@pytest.mark.slow
+def test_cache_that_cannot_be_written_is_done_without(tmp_path: Path, model: Llama) -> None:
+    """As for a container's user in a folder of root's: decoding must be compiled all the same."""
+    (tmp_path / "cache").write_text("no folder")
+    Build(tmp_path / "cache").hand_over(model, threads=2, max_rows=4)
+    wait_for_decoder(model)
+    assert logits(model).isfinite().all()
+
+
+GENERIC = """
+import sys
+from numba import config
+config.CACHE_DIR = sys.argv[1]
+from model.layers.kernels import dot
+dot.HAS_AVX2 = False
+import torch
+from model.layers.kernels.decoder import Decoder
+from tests.model.kernels.conftest import GROUPED, make_model
+from tests.model.kernels.test_product import bound, exact, int8
+decoder = Decoder(make_model(GROUPED), 2, 4)
+layer = int8(torch.randn(41, 100))
+for rows in (1, 2, 3, 4, 9):
+    x = torch.randn(rows, 100)
+    assert ((decoder.product(layer, x) - exact(layer, x)).abs() <= bound(layer, x)).all(), rows
+decoder.close()
+"""
+
+
+@pytest.mark.slow
+def test_processor_without_avx2_computes_the_same(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", GENERIC, str(tmp_path)],
+        cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_failed_compilation_is_told_once_and_torch_serves(
     tmp_path: Path, model: Llama, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
