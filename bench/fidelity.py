@@ -154,12 +154,13 @@ def _eight_bits(path: Path, lora_model: Path | None, windows: Tensor) -> Iterato
     model = _load(path, "8bit")
     if supported("cpu", "8bit"):
         folder = build_folder(user_cache_path(APP_NAME))
-        model.use(make_decoder(folder, model, torch.get_num_threads(), len(windows)))
+        rows = windows.shape[1]
+        model.use(make_decoder(folder, model, torch.get_num_threads(), rows, len(windows)))
     lora = None if lora_model is None else _lora(lora_model, model)
     half = windows.shape[1] // 2
     caches = [SequenceCache(model.shape, model.storage_dtype, "cpu") for _ in windows]
     read = [
-        model.forward([Span(window[:half].tolist(), cache, lora)], every_position=True)
+        model.forward([Span(window[:half].tolist(), cache, lora)], every_position=True).clone()
         for window, cache in zip(windows, caches, strict=True)
     ]
     decoded = [

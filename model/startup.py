@@ -106,6 +106,7 @@ def _load_model(folder: ModelFolder, settings: Settings, progress: Progress) -> 
     """Read the weights; compiled decoding joins the model whenever it is ready."""
     import torch
 
+    from model.engine.local import PREFILL_CHUNK
     from model.layers.compiled import Build, supported
     from model.loading import load_model, resolve_device
     from model.weight_cache import WeightCache
@@ -128,7 +129,7 @@ def _load_model(folder: ModelFolder, settings: Settings, progress: Progress) -> 
             build.cancel()
         raise
     if build:
-        build.hand_over(model, threads, settings.max_sequences)
+        build.hand_over(model, threads, PREFILL_CHUNK, settings.max_sequences)
     return model
 
 

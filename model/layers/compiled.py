@@ -67,10 +67,13 @@ class Build:
             self._child.kill()
             self._child.wait()
 
-    def hand_over(self, model: Llama, threads: int, max_rows: int) -> None:
+    def hand_over(self, model: Llama, threads: int, max_rows: int, max_spans: int) -> None:
         """Give `model` its compiled decoding as soon as it is there; until then torch serves."""
         thread = threading.Thread(
-            target=self._finish, args=(model, threads, max_rows), name="kernels", daemon=True
+            target=self._finish,
+            args=(model, threads, max_rows, max_spans),
+            name="kernels",
+            daemon=True,
         )
         thread.start()
 
@@ -85,23 +88,25 @@ class Build:
         log.warning("Decoding stays slow, because it could not be compiled: %s", last[0])
         return False
 
-    def _finish(self, model: Llama, threads: int, max_rows: int) -> None:
+    def _finish(self, model: Llama, threads: int, max_rows: int, max_spans: int) -> None:
         if not self.wait():
             return
         try:
-            model.use(make_decoder(self._folder, model, threads, max_rows))
+            model.use(make_decoder(self._folder, model, threads, max_rows, max_spans))
         except Exception:
             log.exception("Decoding stays slow: its compiled form does not start")
 
 
-def make_decoder(folder: Path, model: Llama, threads: int, max_rows: int) -> Decoder:
+def make_decoder(
+    folder: Path, model: Llama, threads: int, max_rows: int, max_spans: int
+) -> Decoder:
     """Compiled decoding for `model`, from the machine code in `folder` (compiled if absent)."""
     from numba import config
 
     config.CACHE_DIR = str(folder)  # read when the compiled functions' modules are imported
     from model.layers.kernels.decoder import Decoder
 
-    return Decoder(model, threads, max_rows)
+    return Decoder(model, threads, max_rows, max_spans)
 
 
 def _writable(folder: Path) -> bool:

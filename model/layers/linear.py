@@ -7,14 +7,14 @@ Biases are kept in the activations' type whatever the quantisation.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-BLOCK, LANES = 8, 16  # what compiled code takes at a time: see model/layers/kernels/dot.py
+from model.layers.kernels.layout import BLOCK, COLUMNS, NEIGHBOURS
+
 QUANTIZE_ROWS = 4096
 
 
@@ -84,43 +84,42 @@ class FloatLinear(_WithBias):
 class Int8Linear(_WithBias):
     """int8 weights with one float32 scale an output row, on the CPU.
 
-    The weights lie in blocks, [out / BLOCK, in / LANES, BLOCK, LANES], padded with zeros: the
-    order in which compiled code reads them. `product` is that code once it is ready; until then,
-    torch multiplies in float32 with the weights unpacked for the occasion.
+    The weights lie in blocks, [out / BLOCK, in / NEIGHBOURS, BLOCK, NEIGHBOURS], padded with zeros:
+    the order in which compiled code reads them. Until that is ready, torch multiplies in float32
+    with the weights unpacked for the occasion.
     """
 
     def __init__(
         self, in_features: int, out_features: int, dtype: torch.dtype, device: str
     ) -> None:
         super().__init__(in_features, out_features, dtype, device)
-        blocks, groups = -(-out_features // BLOCK), -(-in_features // LANES)
-        self.packed = torch.zeros(blocks, groups, BLOCK, LANES, dtype=torch.int8)
+        blocks, columns = -(-out_features // BLOCK), -(-in_features // COLUMNS) * COLUMNS
+        self.packed = torch.zeros(
+            blocks, columns // NEIGHBOURS, BLOCK, NEIGHBOURS, dtype=torch.int8
+        )
         self.scale = torch.zeros(blocks * BLOCK, dtype=torch.float32)
         self.padded_bias = torch.zeros_like(self.scale)
         self.bias = self.padded_bias[:out_features]
-        self.product: Callable[[Int8Linear, Tensor], Tensor] | None = None
 
     def put(self, start: int, weight: Tensor) -> None:
         # In blocks: the float32 copies that quantising makes must not grow with the vocabulary.
         for part in weight.split(QUANTIZE_ROWS):
             ids = torch.arange(start, start + len(part))
             quantized, self.scale[ids] = quantize_rows(part)
-            room = self.packed.shape[1] * LANES - self.in_features
-            groups = functional.pad(quantized, (0, room)).view(len(part), -1, LANES)
-            self.packed[ids // BLOCK, :, ids % BLOCK] = groups
+            room = self.packed.shape[1] * NEIGHBOURS - self.in_features
+            pairs = functional.pad(quantized, (0, room)).view(len(part), -1, NEIGHBOURS)
+            self.packed[ids // BLOCK, :, ids % BLOCK] = pairs
             start += len(part)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.product is not None:
-            return self.product(self, x)
         y = functional.linear(x, self.unpacked()[:, : self.in_features].to(x.dtype))
         return self._biased(y * self.scale[: self.out_features]).to(x.dtype)
 
     def unpacked(self) -> Tensor:
         """int8 [out_features, padded in_features]."""
-        # As int64: moving whole lanes is several times faster than moving bytes.
-        lanes = self.packed.view(torch.int64).transpose(1, 2).contiguous()
-        return lanes.view(torch.int8).view(len(self.scale), -1)[: self.out_features]
+        # As int16: moving whole pairs is faster than moving bytes.
+        pairs = self.packed.view(torch.int16).transpose(1, 2).contiguous()
+        return pairs.view(torch.int8).view(len(self.scale), -1)[: self.out_features]
 
     def rows(self, ids: Tensor) -> Tensor:
         rows = self.packed[ids // BLOCK, :, ids % BLOCK].flatten(1)[:, : self.in_features]

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.layers.attention import attend
-from model.layers.linear import Int8Linear, Linear, make_linear
+from model.layers.linear import Linear, make_linear
 from model.layers.lora import Lora, LoraRows, add_deltas
 from model.layers.rope import RotaryTable, rotate
 
@@ -184,9 +184,6 @@ class Llama:
 
     def use(self, decoder: Decoder) -> None:
         """Compute with compiled code from the next forward on."""
-        for linear in self.linears():
-            if isinstance(linear, Int8Linear):
-                linear.product = decoder.product
         self.decoder = decoder
 
     @property
@@ -211,12 +208,15 @@ class Llama:
             Logits after the last token of each span, float32 [spans, vocab_size], or with
             `every_position` after every token, [tokens, vocab_size].
         """
-        decoder = self.decoder
-        if decoder and len(spans) <= decoder.max_rows and all(len(s.tokens) == 1 for s in spans):
-            return self._decode(decoder, spans)
-        rows = self._lay_out(spans)
         ids = torch.tensor([t for span in spans for t in span.tokens], device=self.device)
-        x = self.embed_tokens.rows(ids).to(self.dtype)
+        x = self.embed_tokens.rows(ids)
+        if self.decoder and self.decoder.takes(spans):
+            logits = self.decoder.forward(spans, x, every_position)
+            for span in spans:
+                span.cache.advance(len(span.tokens))
+            return logits
+        rows = self._lay_out(spans)
+        x = x.to(self.dtype)
         for layer in self.layers:
             x = layer(x, rows)
         for span in spans:
@@ -225,13 +225,6 @@ class Llama:
             x = x[torch.tensor([stop - 1 for _, stop in rows.bounds], device=self.device)]
         x = rms_norm(x, self.norm, self.shape.rms_norm_eps)
         return self.lm_head(x).float()
-
-    def _decode(self, decoder: Decoder, spans: Sequence[Span]) -> Tensor:
-        ids = torch.tensor([span.tokens[0] for span in spans])
-        logits = decoder.step(spans, self.embed_tokens.rows(ids))
-        for span in spans:
-            span.cache.advance(1)
-        return logits
 
     def _lay_out(self, spans: Sequence[Span]) -> _Rows:
         bounds: list[tuple[int, int]] = []

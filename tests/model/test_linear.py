@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from model.layers.linear import (
     BLOCK,
-    LANES,
+    NEIGHBOURS,
     QUANTIZE_ROWS,
     BitsAndBytesLinear,
     FloatLinear,
@@ -124,7 +124,7 @@ def test_bound_would_notice_one_wrong_weight(rows: int) -> None:
     weight = random_weight(48, 64)
     layer = int8(weight)
     position = int(weight[7].abs().argmax())
-    layer.packed[7 // BLOCK, position // LANES, 7 % BLOCK, position % LANES] *= -1
+    layer.packed[7 // BLOCK, position // NEIGHBOURS, 7 % BLOCK, position % NEIGHBOURS] *= -1
     x = torch.zeros(rows, 64)
     x[:, position] = 1.0
     error = (layer(x) - functional.linear(x, weight)).abs()

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from model.layers.kernels.atoms import float_to_half, half_to_float
+from model.layers.kernels.atoms import float_to_half
+from model.layers.kernels.half import dots, mix
+from model.layers.kernels.memory import floats
 from model.layers.kernels.options import fast
 from model.layers.kernels.quantized import exp
 
 
 @fast
-def append(keys, values, k, v):
-    """Store `k` and `v`, float32 [head_dim], as the last position of both."""
-    last = len(keys) - 1
-    for i in range(len(k)):
-        keys[last, i] = float_to_half(k[i])
-        values[last, i] = float_to_half(v[i])
+def narrow(x, halves):
+    """float32 `x` -> float16 `halves`."""
+    for i in range(len(x)):
+        halves[i] = float_to_half(x[i])
 
 
 @fast
@@ -29,29 +29,28 @@ def rotate(x, cos, sin):
 
 
 @fast
-def weigh(q, keys, weights):
-    """softmax(q K^T / sqrt(head_dim)) -> `weights`, float32 [length]."""
-    factor = np.float32(1) / np.sqrt(np.float32(len(q)))
-    highest = np.float32(-np.inf)
-    for p in range(len(weights)):
-        score = np.float32(0)
-        for i in range(len(q)):
-            score += q[i] * half_to_float(keys[p, i])
-        weights[p] = score * factor
-        highest = max(highest, weights[p])
-    total = np.float32(0)
-    for p in range(len(weights)):
-        weights[p] = exp(weights[p] - highest)
-        total += weights[p]
-    for p in range(len(weights)):
-        weights[p] /= total
+def attend_head(q, keys, values, length, size, weights, out):
+    """out = softmax(q K^T / sqrt(size)) V.
+
+    Addresses: float32 `q` and `out` [size], float16 `keys` and `values` [length, size], and room
+    for float32 `weights` [length].
+    """
+    dots(keys, 2 * size, length, q, size, weights)
+    soften(floats(weights, length), np.float32(1) / np.sqrt(np.float32(size)))
+    floats(out, size)[:] = 0
+    mix(values, 2 * size, weights, length, size, out)
 
 
 @fast
-def mix(weights, values, out):
-    """out, float32 [head_dim] = weights V."""
-    out[:] = 0
-    for p in range(len(weights)):
-        weight = weights[p]
-        for i in range(len(out)):
-            out[i] += weight * half_to_float(values[p, i])
+def soften(scores, factor):
+    """softmax(factor * scores), in place."""
+    highest = scores[0]
+    for p in range(len(scores)):
+        highest = max(highest, scores[p])
+    total = np.float32(0)
+    for p in range(len(scores)):
+        scores[p] = exp((scores[p] - highest) * factor)
+        total += scores[p]
+    share = np.float32(1) / total
+    for p in range(len(scores)):
+        scores[p] *= share

@@ -55,24 +55,23 @@ class Crew:
         ctypes.c_int64.from_address(self._counters + at).value = value
 
 
-def empty_tables(rows: int, layers: int) -> Tables:
+def empty_tables(rows: int, adapters: int, layers: int) -> Tables:
     """Tables of the right size with nothing in them."""
     return Tables(
         np.zeros(1, layout.JOB),
         np.zeros(programs.LAYER_STAGES + 2, layout.STAGE),
         np.zeros(rows, layout.ROW),
-        np.zeros((rows, layers * len(layout.MODULES)), layout.PAIR),
+        np.zeros(rows, np.int64),
+        np.zeros((adapters, layers * len(layout.MODULES)), layout.PAIR),
         np.zeros((layers + 1, layout.LINEARS), layout.LINEAR),
         np.zeros(2 * layers + 1, np.int64),
     )
 
 
 def compile_all() -> None:
-    """Compile both sides of the team, by running a product of nothing."""
-    tables = empty_tables(1, 1)
-    tables.linears["ins"] = layout.LANES
+    """Compile both sides of the team, by running a stack of no layers."""
+    tables = empty_tables(1, 1, 1)
+    tables.linears["ins"] = layout.COLUMNS
     crew = Crew(2, tables)
-    job = np.zeros(1, layout.JOB)
-    job["program"] = programs.PRODUCT
-    crew.run(job)
+    crew.run(np.zeros(1, layout.JOB))
     crew.close()

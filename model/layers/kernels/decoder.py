@@ -1,16 +1,16 @@
-"""Compiled decoding of one loaded model: its weights by address, its buffers, its threads."""
+"""The compiled forward of one loaded model: its weights by address, its buffers, its threads."""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from model.layers.kernels import layout, programs, step
+from model.layers.kernels import layout, step
 from model.layers.kernels.crew import Crew, empty_tables
 from model.layers.linear import Int8Linear, Linear
 
@@ -22,61 +22,60 @@ FIRST_RANK = 16  # room for low-rank activations, made larger when a larger rank
 
 
 class Decoder:
-    """Decode steps and products for the 8-bit `model`, on `threads` threads.
+    """The forward of the 8-bit `model`, on `threads` threads.
 
     All calls come from one thread, which is one of them. What they return are views of buffers
     that the next call writes to.
+
+    Args:
+        max_rows: tokens in a forward, of all sequences together.
+        max_spans: sequences in a forward.
     """
 
-    def __init__(self, model: Llama, threads: int, max_rows: int) -> None:
-        self.max_rows = max_rows
+    def __init__(self, model: Llama, threads: int, max_rows: int, max_spans: int) -> None:
+        self._max_rows, self._max_spans = max(max_rows, max_spans), max_spans
         self._shape = model.shape
-        self._kept: list[Tensor] = []  # whose addresses are known to compiled code alone
-        self._loras: list[Lora | None] = [None] * max_rows
+        self._kept: dict[str, Tensor] = {}  # whose addresses are known to compiled code alone
+        self._loras: list[Lora | None] = [None] * (max_spans + 1)
         self._described: weakref.WeakKeyDictionary[Lora, np.ndarray] = weakref.WeakKeyDictionary()
-        self._tables = empty_tables(max_rows, model.shape.num_layers)
+        self._tables = empty_tables(self._max_rows, max_spans + 1, model.shape.num_layers)
         self._describe_weights(model)
-        self._step, self._product = np.zeros(1, layout.JOB), np.zeros(1, layout.JOB)
+        self._job = np.zeros(1, layout.JOB)
         self._describe_sizes(model)
         self._make_buffers()
-        self._describe_stages()
+        self._make_low(FIRST_RANK)
+        self._make_logits(max_spans)
         self._crew = Crew(threads, self._tables)
 
     def close(self) -> None:
         """Send the other threads home."""
         self._crew.close()
 
-    def step(self, spans: Sequence[Span], x: Tensor) -> Tensor:
-        """Compute one token of each span, at most `max_rows`; the caches are not advanced.
+    def takes(self, spans: Sequence[Span]) -> bool:
+        """Whether there is room for so much at once."""
+        tokens = sum(len(span.tokens) for span in spans)
+        return tokens <= self._max_rows and len(spans) <= self._max_spans
+
+    def forward(self, spans: Sequence[Span], x: Tensor, every_position: bool = False) -> Tensor:
+        """Compute the tokens of `spans`, which `takes` them; the caches are not advanced.
 
         Args:
-            x: the tokens' embeddings, float32 [spans, hidden].
+            x: the tokens' embeddings, float32 [tokens, hidden].
+            every_position: give logits after every token, and not only after each span's last.
 
         Returns:
-            Logits, float32 [spans, vocab_size].
+            Logits, float32 [spans or tokens, vocab_size].
         """
-        for at, span in enumerate(spans):
-            self._place(at, span)
-        self._forget(len(spans))
-        self._x[: len(spans)] = x
-        self._step["rows"] = len(spans)
-        self._crew.run(self._step)
-        return self._logits[: len(spans), : self._shape.vocab_size]
-
-    def product(self, linear: Int8Linear, x: Tensor) -> Tensor:
-        """`linear` of `x`, float32 [rows, in_features] -> [rows, out_features]."""
-        x = x.contiguous()
-        rows, outs = len(x), len(linear.scale)
-        ins = linear.packed.shape[1] * linear.packed.shape[3]
-        values = torch.empty(rows, ins, dtype=torch.int16)
-        scales, y = torch.empty(rows), torch.empty(rows, outs)
-        job: Any = self._product[0]
-        job["rows"], job["hidden"] = rows, linear.in_features
-        job["input"], job["output"], job["output_stride"] = x.data_ptr(), y.data_ptr(), outs
-        job["values"], job["scales"] = values.data_ptr(), scales.data_ptr()
-        self._tables.linears[-1, layout.ALONE] = _linear(linear)
-        self._crew.run(self._product)
-        return y[:, : linear.out_features]
+        self._lend(spans)
+        ends = self._place(spans)
+        outputs = np.arange(ends[-1]) if every_position else np.array(ends) - 1
+        if len(outputs) > len(self._logits):
+            self._make_logits(len(outputs))
+        self._x[: ends[-1]] = x
+        self._tables.outputs[: len(outputs)] = outputs
+        self._job["rows"], self._job["outputs"] = ends[-1], len(outputs)
+        self._crew.run(self._job)
+        return self._logits[: len(outputs), : self._shape.vocab_size]
 
     def _describe_weights(self, model: Llama) -> None:
         linears, norms = self._tables.linears, self._tables.norms
@@ -84,55 +83,67 @@ class Decoder:
             packed = (layer.qkv, layer.o, layer.gate_up, layer.down)
             for place, module in enumerate(packed):
                 linears[at, place] = _linear(module.linear)
-            norms[2 * at] = self._keep(layer.input_norm)
-            norms[2 * at + 1] = self._keep(layer.post_norm)
+            for norm, weight in enumerate((layer.input_norm, layer.post_norm)):
+                norms[2 * at + norm] = self._keep(f"{at}.{norm}", weight.float().contiguous())
         linears[-1, layout.HEAD] = _linear(model.lm_head)
-        norms[-1] = self._keep(model.norm)
+        norms[-1] = self._keep("norm", model.norm.float().contiguous())
 
-    def _keep(self, tensor: Tensor) -> int:
-        tensor = tensor.float().contiguous()
-        self._kept.append(tensor)
+    def _keep(self, name: str, tensor: Tensor) -> int:
+        """Its address, as long as nothing else is kept by that name."""
+        self._kept[name] = tensor
         return tensor.data_ptr()
 
     def _describe_sizes(self, model: Llama) -> None:
-        shape, job = model.shape, self._step
-        job["program"], job["layers"] = programs.DECODE, shape.num_layers
-        job["hidden"], job["wide"] = shape.hidden_size, shape.intermediate_size
+        shape, job = model.shape, self._job
+        job["layers"], job["hidden"], job["wide"] = (
+            shape.num_layers, shape.hidden_size, shape.intermediate_size,
+        )  # fmt: skip
         job["heads"], job["kv_heads"] = shape.num_heads, shape.num_kv_heads
         job["head_dim"], job["eps"] = shape.head_dim, shape.rms_norm_eps
-        job["cos"], job["sin"] = (self._keep(table) for table in model.rotary)
-        self._product["program"], self._product["layers"] = programs.PRODUCT, shape.num_layers
+        for name, table in zip(("cos", "sin"), model.rotary, strict=True):
+            job[name] = self._keep(name, table.float().contiguous())
 
     def _make_buffers(self) -> None:
         shape, linears = self._shape, self._tables.linears
         outs = linears["outs"]
         widest = max(shape.hidden_size, shape.num_heads * shape.head_dim, shape.intermediate_size)
+        strides = {
+            "normed": widest,
+            "delta": int(outs[:, [layout.ATTENTION_OUT, layout.DOWN]].max()),
+            "packed": int(outs[:, [layout.QKV, layout.GATE_UP]].max()),
+        }
+        for name, stride in strides.items():
+            self._job[f"{name}_stride"] = stride
+            self._buffer(name, stride)
         self._x = self._buffer("x", shape.hidden_size)
-        self._logits = self._buffer("logits", int(outs[-1, layout.HEAD]))
-        self._step["normed_stride"] = widest
-        self._step["delta_stride"] = outs[:, [layout.ATTENTION_OUT, layout.DOWN]].max()
-        self._step["packed_stride"] = outs[:, [layout.QKV, layout.GATE_UP]].max()
-        for name in ("normed", "delta", "packed"):
-            self._buffer(name, int(self._step[f"{name}_stride"][0]))
         self._buffer("values", int(linears["ins"].max()), torch.int16)
         self._buffer("scales", 1)
-        self._make_low(FIRST_RANK)
 
     def _buffer(self, name: str, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        made = torch.zeros(self.max_rows, width, dtype=dtype)
-        self._kept.append(made)
-        self._step[name] = made.data_ptr()
+        made = torch.zeros(self._max_rows, width, dtype=dtype)
+        self._job[name] = self._keep(name, made)
         return made
 
+    def _make_low(self, rank: int) -> None:
+        self._buffer("low", layout.PARTS * rank)
+        self._job["most_rank"] = rank
+
+    def _make_logits(self, count: int) -> None:
+        width = int(self._tables.linears[-1, layout.HEAD]["outs"])
+        self._logits = torch.zeros(count, width)
+        self._job["logits"] = self._keep("logits", self._logits)
+        self._describe_stages()
+
     def _describe_stages(self) -> None:
-        job = self._step[0]
+        job = self._job[0]
         packed = job["packed"], job["packed_stride"]
         delta = job["delta"], job["delta_stride"]
-        logits = job["logits"], self._tables.linears[-1, layout.HEAD]["outs"]
+        logits = job["logits"], self._logits.shape[1]
         # kind, linear, first module, modules, norm, output, its stride
         self._tables.stages[:] = [
             (step.NORM, layout.QKV, layout.DOWN_PROJ, 0, 0, 0, 0),
             (step.PRODUCT, layout.QKV, layout.Q_PROJ, 3, 0, *packed),
+            (step.ROTATE, 0, 0, 0, 0, 0, 0),
             (step.ATTEND, 0, 0, 0, 0, 0, 0),
             (step.QUANTIZE, layout.ATTENTION_OUT, 0, 0, 0, 0, 0),
             (step.PRODUCT, layout.ATTENTION_OUT, layout.O_PROJ, 1, 0, *delta),
@@ -144,28 +155,37 @@ class Decoder:
             (step.PRODUCT, layout.HEAD, 0, 0, 0, *logits),
         ]
 
-    def _make_low(self, rank: int) -> None:
-        self._low = torch.zeros(self.max_rows, layout.PARTS, rank)
-        self._step["low"], self._step["most_rank"] = self._low.data_ptr(), rank
-
-    def _place(self, at: int, span: Span) -> None:
-        keys, values = span.cache.storage(span.cache.length + 1)
-        self._tables.rows[at] = (
-            keys.data_ptr(), values.data_ptr(), keys.stride(0), keys.stride(1),
-            span.cache.length, span.scale,
-        )  # fmt: skip
-        lora = span.lora if span.scale else None
-        if self._loras[at] is not lora:
+    def _lend(self, spans: Sequence[Span]) -> None:
+        """Give each adapter of `spans` a place in the tables; the first place is nobody's."""
+        wanted = {span.lora: None for span in spans if span.lora and span.scale}
+        for at, lora in enumerate(self._loras):
+            if lora in wanted:
+                del wanted[lora]
+            elif lora is not None:  # nobody here keeps the weights of whoever has left
+                self._loras[at] = None
+        free = (at for at in range(1, len(self._loras)) if self._loras[at] is None)
+        for lora, at in zip(wanted, free, strict=False):
             self._loras[at] = lora
-            self._tables.pairs[at] = 0 if lora is None else self._table(lora)
+            self._tables.pairs[at] = self._table(lora)
 
-    def _forget(self, used: int) -> None:
-        """Let go of the adapters of rows that are not used any more."""
-        for at in range(used, self.max_rows):
-            if self._loras[at] is None:
-                continue
-            self._loras[at] = None
-            self._tables.pairs[at] = 0
+    def _place(self, spans: Sequence[Span]) -> list[int]:
+        """Describe the rows. Returns where each span ends."""
+        rows, ends, begin = self._tables.rows, [], 0
+        for span in spans:
+            count, length = len(span.tokens), span.cache.length
+            keys, values = span.cache.storage(length + count)
+            lora = span.lora if span.scale else None
+            adapter = self._loras.index(lora) if lora else 0
+            described = (
+                keys.data_ptr(), values.data_ptr(), keys.stride(0), keys.stride(1), length,
+                adapter, span.scale,
+            )  # fmt: skip
+            rows[begin : begin + count] = described
+            if count > 1:
+                rows["position"][begin : begin + count] += np.arange(count)
+            begin += count
+            ends.append(begin)
+        return ends
 
     def _table(self, lora: Lora) -> np.ndarray:
         """The PAIR records of an adapter, by layer and module."""
@@ -173,7 +193,7 @@ class Decoder:
         if table is None:
             table = self._described[lora] = _describe_lora(lora, self._shape.num_layers)
         rank = int(table["rank"].max())
-        if rank > self._step["most_rank"][0]:
+        if rank > self._job["most_rank"][0]:
             self._make_low(rank)
         return table
 

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-LANES = 16  # weights of one row side by side; see `dot.py`
-BLOCK = 8  # rows in a block of weights
+BLOCK, NEIGHBOURS = 16, 2  # rows in a block of weights; columns side by side: see `dot.py`
+COLUMNS = 16  # the columns of weights are padded to a multiple of this
 
-# Linear layers by their place in `linears`; the last is whichever product stands alone.
-QKV, ATTENTION_OUT, GATE_UP, DOWN, HEAD, ALONE = range(6)
-LINEARS = 6
+# Linear layers by their place in `linears`.
+QKV, ATTENTION_OUT, GATE_UP, DOWN, HEAD = range(5)
+LINEARS = 5
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 Q_PROJ, K_PROJ, V_PROJ, O_PROJ, GATE_PROJ, UP_PROJ, DOWN_PROJ = range(7)
 PARTS = 3  # most modules that share an input
@@ -24,14 +24,14 @@ JOB = np.dtype(
     [
         (name, np.int64)
         for name in (
-            "program", "region", "done",  # what to run; its first region; chunks done before it
-            "rows", "layers", "hidden", "heads", "kv_heads", "head_dim", "wide",
+            "region", "done",  # the first region; chunks done before it
+            "rows", "outputs",  # tokens, and those of them whose logits are wanted
+            "layers", "hidden", "heads", "kv_heads", "head_dim", "wide",
             "x", "normed", "delta", "packed", "logits",  # float32 [rows, stride]
             "normed_stride", "packed_stride", "delta_stride",
             "values", "scales",  # the quantised input: int16 [rows, ins], float32 [rows]
             "low", "most_rank",  # float32 [rows, PARTS, most_rank]
             "cos", "sin",  # float32 [positions, head_dim]
-            "input", "output", "output_stride",  # of a product that stands alone
         )
     ]
     + [("eps", np.float32)],
@@ -52,10 +52,13 @@ LINEAR = np.dtype(
     [(name, np.int64) for name in ("weight", "scale", "bias", "ins", "outs")], align=True
 )
 
-# A sequence's part in a step: where its keys and values of one layer begin, the token's position,
-# and what the deltas of its adapter are multiplied with.
+# A token: where the keys and values of its sequence begin, its position there, its adapter's place
+# in `pairs`, and what that adapter's deltas are multiplied with.
 ROW = np.dtype(
-    [(name, np.int64) for name in ("keys", "values", "layer_stride", "head_stride", "position")]
+    [
+        (name, np.int64)
+        for name in ("keys", "values", "layer_stride", "head_stride", "position", "adapter")
+    ]
     + [("strength", np.float32)],
     align=True,
 )
@@ -73,6 +76,7 @@ class Tables(NamedTuple):
     jobs: np.ndarray  # JOB [1]
     stages: np.ndarray  # STAGE: those of a layer, then the last two
     rows: np.ndarray  # ROW [rows]
-    pairs: np.ndarray  # PAIR [rows, layers * modules]
-    linears: np.ndarray  # LINEAR [layers + 1, LINEARS]; the last row has HEAD and ALONE
-    norms: np.ndarray  # addresses of float32 [hidden]: two for each layer, and the last
+    outputs: np.ndarray  # int64 [rows]: the rows whose logits are wanted
+    pairs: np.ndarray  # PAIR [adapters, layers * modules]; the first of them changes nothing
+    linears: np.ndarray  # LINEAR [layers + 1, LINEARS]; the last row has the HEAD
+    norms: np.ndarray  # int64, addresses of float32 [hidden]: two for each layer, and the last

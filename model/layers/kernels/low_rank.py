@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from model.layers.kernels.atoms import half_to_float
-from model.layers.kernels.memory import shorts
-from model.layers.kernels.options import fast
+from model.layers.kernels.half import dots, mix
+from model.layers.kernels.memory import floats
+from model.layers.kernels.options import compiled
 
 
-@fast
+@compiled
 def shrink(pair, strength, x, low):
-    """low [rank] = strength * scaling * A x, for a PAIR record and float32 `x` [ins]."""
-    factor = np.float32(strength * pair.scaling)
+    """low [rank] = strength * scaling * A x, for a PAIR record and the addresses of float32 `x`
+    [ins] and `low`."""
+    dots(pair.a, 2 * pair.ins, pair.rank, x, pair.ins, low)
+    factor, values = np.float32(strength * pair.scaling), floats(low, pair.rank)
     for k in range(pair.rank):
-        row = shorts(pair.a + 2 * k * pair.ins, pair.ins)
-        total = np.float32(0)
-        for i in range(len(row)):
-            total += half_to_float(row[i]) * x[i]
-        low[k] = factor * total
+        values[k] *= factor
 
 
-@fast
-def expand(pair, low, first, y):
-    """y += (B low) from output `first` on, as many as `y` float32 [n] has."""
-    for k in range(pair.rank):
-        row = shorts(pair.b + 2 * (k * pair.outs + first), len(y))
-        factor = low[k]
-        for i in range(len(y)):
-            y[i] += factor * half_to_float(row[i])
+@compiled
+def expand(pair, low, first, y, count):
+    """y += (B low) from output `first` on, `count` of them; `low` and `y` are addresses."""
+    mix(pair.b + 2 * first, 2 * pair.outs, low, pair.rank, count, y)

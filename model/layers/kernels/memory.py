@@ -25,9 +25,3 @@ def grid(address, rows, columns):
 def shorts(address, count):
     """int16 [count] at `address`; float16 travels as such too."""
     return carray(pointer_at(address), (count,), np.int16)
-
-
-@compiled
-def halves(address, rows, columns):
-    """float16 [rows, columns] at `address`, as the int16 of the same bits."""
-    return carray(pointer_at(address), (rows, columns), np.int16)

@@ -1,17 +1,13 @@
-"""What a team of threads runs: a whole decode step, or one product for many rows."""
+"""What a team of threads runs: a decoder stack, stage by stage."""
 
 from __future__ import annotations
 
-from model.layers.kernels import layout, step, team
+from model.layers.kernels import step, team
 from model.layers.kernels.atoms import add, load, sem_post, sem_wait, store
 from model.layers.kernels.layout import Tables
-from model.layers.kernels.memory import floats, shorts
 from model.layers.kernels.options import compiled
-from model.layers.kernels.quantized import chunks, multiply, quantize
 
-DECODE, PRODUCT = 1, 2
-ROWS_A_CHUNK = 8  # that a product quantises
-LAYER_STAGES = 9  # the stages behind them come once
+LAYER_STAGES = 10  # the stages behind them come once
 
 
 @compiled
@@ -47,21 +43,16 @@ def follow(counters, helper, tables):
 @compiled
 def with_jobs(tables, jobs):
     """The tables, with a job that nobody else writes to."""
-    return Tables(jobs, tables.stages, tables.rows, tables.pairs, tables.linears, tables.norms)
+    return Tables(jobs, tables.stages, tables.rows, tables.outputs, tables.pairs, tables.linears,
+                  tables.norms)  # fmt: skip
 
 
 @compiled
 def run(counters, tables):
-    """This thread's part in the job; returns when its last region is over."""
-    if tables.jobs[0].program == DECODE:
-        decode(counters, tables)
-    else:
-        product(counters, tables)
+    """This thread's part in the job: all layers, then the last norm and the head.
 
-
-@compiled
-def decode(counters, tables):
-    """All stages of all layers, then the last norm and the head."""
+    Returns when its last region is over.
+    """
     job = tables.jobs[0]
     region, target = job.region, job.done
     for layer in range(job.layers + 1):
@@ -69,7 +60,7 @@ def decode(counters, tables):
         first, end = (LAYER_STAGES, len(tables.stages)) if last else (0, LAYER_STAGES)
         for at in range(first, end):
             stage = tables.stages[at]
-            total = step.stage_chunks(job, stage, tables.linears[layer, stage.linear])
+            total = step.stage_chunks(job, layer, stage, tables.linears[layer, stage.linear])
             target += total
             chunk = team.claim(counters, region, total)
             while chunk >= 0:
@@ -78,28 +69,3 @@ def decode(counters, tables):
                 chunk = team.claim(counters, region, total)
             team.finish(counters, region, target)
             region += 1
-
-
-@compiled
-def product(counters, tables):
-    """output [rows, output_stride] = input [rows, hidden] times the layer ALONE, both float32."""
-    job, linear = tables.jobs[0], tables.linears[-1, layout.ALONE]
-    total = (job.rows + ROWS_A_CHUNK - 1) // ROWS_A_CHUNK
-    region, target = job.region, job.done + total
-    chunk = team.claim(counters, region, total)
-    while chunk >= 0:
-        for row in range(chunk * ROWS_A_CHUNK, min((chunk + 1) * ROWS_A_CHUNK, job.rows)):
-            x = floats(job.input + 4 * row * job.hidden, job.hidden)
-            values = shorts(job.values + 2 * row * linear.ins, linear.ins)
-            floats(job.scales, job.rows)[row] = quantize(x, values)
-        add(counters + team.DONE, 1)
-        chunk = team.claim(counters, region, total)
-    team.finish(counters, region, target)
-    region += 1
-    total = chunks(linear.ins, linear.outs)
-    chunk = team.claim(counters, region, total)
-    while chunk >= 0:
-        multiply(linear, chunk, job.rows, job.values, job.scales, job.output, job.output_stride)
-        add(counters + team.DONE, 1)
-        chunk = team.claim(counters, region, total)
-    team.finish(counters, region, target + total)

@@ -11,7 +11,7 @@ import numpy as np
 
 from model.layers.kernels.atoms import float_of_bits
 from model.layers.kernels.dot import dot_tile
-from model.layers.kernels.layout import BLOCK, LANES
+from model.layers.kernels.layout import BLOCK
 from model.layers.kernels.memory import floats, grid
 from model.layers.kernels.options import compiled, fast
 
@@ -19,7 +19,9 @@ MOST = 32767.0
 MOST_SUM = (2**31 - 1) / 127  # of the magnitudes of one row, times the largest weight
 CHUNK_BYTES = 32 * 1024  # of weights: some microseconds of work
 
-tile_8x1, tile_4x2, tile_2x4 = dot_tile(8, 1), dot_tile(4, 2), dot_tile(2, 4)
+MOST_ROWS = 6  # in a tile: its sums fill the registers
+tile_1, tile_2, tile_3 = dot_tile(1, 8), dot_tile(2, 4), dot_tile(3, 4)
+tile_4, tile_5, tile_6 = dot_tile(4, 4), dot_tile(5, 2), dot_tile(6, 2)
 
 
 @fast
@@ -75,42 +77,45 @@ def multiply(linear, chunk, rows, values, scales, output, stride):
     size = chunk_rows(linear.ins)
     scale, row_scale = floats(linear.scale, linear.outs), floats(scales, rows)
     y = grid(output, rows, stride)
+    sums = np.empty((MOST_ROWS, BLOCK), np.int32)
     for j in range(chunk * size, min((chunk + 1) * size, linear.outs), BLOCK):
-        part = y[:, j : j + BLOCK]
         multiply_block(linear.weight + j * linear.ins, values, linear.ins, row_scale,
-                       scale[j : j + BLOCK], part)  # fmt: skip
-        bias = floats(linear.bias + 4 * j, BLOCK)
-        for r in range(rows):
-            for a in range(BLOCK):
-                part[r, a] += bias[a]
+                       scale[j : j + BLOCK], floats(linear.bias + 4 * j, BLOCK),
+                       sums, y[:, j : j + BLOCK])  # fmt: skip
 
 
 @compiled
-def multiply_block(weights, values, ins, row_scale, scale, y):
-    """BLOCK output columns, y [rows, BLOCK], from the block of weights at `weights`."""
-    sums = np.empty(BLOCK, np.int32)
-    out, stride, row, rows = sums.ctypes.data, 2 * ins, 0, len(row_scale)
-    while rows - row >= 4:
-        for j in range(0, BLOCK, 2):
-            tile_2x4(weights + LANES * j, values + row * stride, stride, ins, out)
-            put(sums, 2, 4, row_scale[row:], scale[j:], y[row:, j:])
-        row += 4
-    if rows - row >= 2:
-        for j in range(0, BLOCK, 4):
-            tile_4x2(weights + LANES * j, values + row * stride, stride, ins, out)
-            put(sums, 4, 2, row_scale[row:], scale[j:], y[row:, j:])
-        row += 2
-    if rows > row:
-        tile_8x1(weights, values + row * stride, stride, ins, out)
-        put(sums, 8, 1, row_scale[row:], scale, y[row:])
+def multiply_block(weights, values, ins, row_scale, scale, bias, sums, y):
+    """BLOCK output columns, y [rows, BLOCK], from the block of weights at `weights`.
+
+    `sums` is room for int32 [MOST_ROWS, BLOCK].
+    """
+    row, rows = 0, len(row_scale)
+    while row < rows:
+        tiles = (rows - row + MOST_ROWS - 1) // MOST_ROWS
+        count = (rows - row + tiles - 1) // tiles
+        multiply_tile(count, weights, values + 2 * ins * row, 2 * ins, ins, sums.ctypes.data)
+        for r in range(count):
+            for j in range(BLOCK):
+                y[row + r, j] = sums[r, j] * (scale[j] * row_scale[row + r]) + bias[j]
+        row += count
 
 
 @compiled
-def put(sums, columns, rows, row_scale, scale, y):
-    """A tile's sums, int32 [columns, rows], scaled into `y` [rows, columns]."""
-    for j in range(columns):
-        for r in range(rows):
-            y[r, j] = sums[j * rows + r] * (scale[j] * row_scale[r])
+def multiply_tile(rows, weights, values, stride, ins, sums):
+    """The sums of so many rows: see `dot_tile`."""
+    if rows == 1:
+        tile_1(weights, values, stride, ins, sums)
+    elif rows == 2:
+        tile_2(weights, values, stride, ins, sums)
+    elif rows == 3:
+        tile_3(weights, values, stride, ins, sums)
+    elif rows == 4:
+        tile_4(weights, values, stride, ins, sums)
+    elif rows == 5:
+        tile_5(weights, values, stride, ins, sums)
+    else:
+        tile_6(weights, values, stride, ins, sums)
 
 
 @compiled

@@ -1,7 +1,8 @@
-"""One token for every running sequence: a decoder stack as stages whose chunks threads share.
+"""Some tokens of some sequences: a decoder stack as stages whose chunks threads share.
 
 Each stage reads what earlier ones wrote and nothing of its own, so the order of its chunks does
-not matter. Per layer: norm; q k v; attention; quantise; o; norm; gate and up; SwiGLU; down.
+not matter. Per layer: norm; q k v; rotary embedding, and into the cache; attention; quantise; o;
+norm; gate and up; SwiGLU; down.
 """
 
 from __future__ import annotations
@@ -9,26 +10,33 @@ from __future__ import annotations
 import numpy as np
 
 from model.layers.kernels import layout
-from model.layers.kernels.attention import append, mix, rotate, weigh
+from model.layers.kernels.attention import attend_head, narrow, rotate
 from model.layers.kernels.low_rank import expand, shrink
-from model.layers.kernels.memory import floats, halves, shorts
+from model.layers.kernels.memory import floats, shorts
 from model.layers.kernels.options import compiled, fast
 from model.layers.kernels.quantized import chunks, exp, multiply, quantize
 
-NORM, PRODUCT, ATTEND, QUANTIZE, GATE = range(5)
+NORM, PRODUCT, ROTATE, ATTEND, QUANTIZE, GATE = range(6)
 Q, K, V = layout.Q_PROJ, layout.K_PROJ, layout.V_PROJ
 MODULES = len(layout.MODULES)
 
 
 @compiled
-def stage_chunks(job, stage, linear):
+def stage_rows(job, layer):
+    """The rows of a stage: all, and behind the last layer those whose logits are wanted."""
+    return job.rows if layer < job.layers else job.outputs
+
+
+@compiled
+def stage_chunks(job, layer, stage, linear):
     """Into how many chunks a stage is cut."""
-    if stage.kind == ATTEND:
-        return job.rows * job.kv_heads
+    rows = stage_rows(job, layer)
+    if stage.kind in (ROTATE, ATTEND):
+        return rows * job.kv_heads
     if stage.kind == PRODUCT:
-        deltas = job.rows if stage.parts else 0
+        deltas = rows if stage.parts else 0
         return deltas + chunks(linear.ins, linear.outs)
-    return job.rows
+    return rows
 
 
 @compiled
@@ -39,8 +47,10 @@ def perform(tables, layer, stage, chunk):
         norm(tables, job, layer, stage, chunk)
     elif stage.kind == PRODUCT:
         product(tables, job, layer, stage, chunk)
+    elif stage.kind == ROTATE:
+        place(tables, job, layer, chunk // job.kv_heads, chunk % job.kv_heads)
     elif stage.kind == ATTEND:
-        attend(tables, job, layer, chunk)
+        attend(tables, job, layer, chunk // job.kv_heads, chunk % job.kv_heads)
     elif stage.kind == QUANTIZE:
         x = floats(job.normed + 4 * chunk * job.normed_stride, job.heads * job.head_dim)
         keep(job, chunk, x, tables.linears[layer, stage.linear].ins)
@@ -49,10 +59,15 @@ def perform(tables, layer, stage, chunk):
 
 
 @compiled
+def pair_of(tables, row, layer, module):
+    """What the adapter of a row does to a module: a PAIR record."""
+    return tables.pairs[tables.rows[row].adapter, layer * MODULES + module]
+
+
+@compiled
 def low_of(job, row, part):
-    """The low-rank activations of one module of one row."""
-    at = job.low + 4 * (row * layout.PARTS + part) * job.most_rank
-    return floats(at, job.most_rank)
+    """Where the low-rank activations of one module of one row are."""
+    return job.low + 4 * (row * layout.PARTS + part) * job.most_rank
 
 
 @compiled
@@ -62,88 +77,103 @@ def keep(job, row, x, ins):
 
 
 @fast
-def norm(tables, job, layer, stage, row):
+def norm(tables, job, layer, stage, chunk):
     """Add to the residual stream what the last product left; norm and keep it."""
+    row = chunk if layer < job.layers else tables.outputs[chunk]
     x = floats(job.x + 4 * row * job.hidden, job.hidden)
     finished = layer if stage.module == layout.O_PROJ else layer - 1
     if finished >= 0:
-        delta = floats(job.delta + 4 * row * job.delta_stride, job.hidden)
-        pair = tables.pairs[row, finished * MODULES + stage.module]
+        at = job.delta + 4 * row * job.delta_stride
+        pair = pair_of(tables, row, finished, stage.module)
         if pair.rank:
-            expand(pair, low_of(job, row, 0), 0, delta)
+            expand(pair, low_of(job, row, 0), 0, at, job.hidden)
+        delta = floats(at, job.hidden)
         for i in range(len(x)):
             x[i] += delta[i]
     total = np.float32(0)
     for i in range(len(x)):
         total += x[i] * x[i]
     factor = np.float32(1) / np.sqrt(total / np.float32(len(x)) + job.eps)
-    normed = floats(job.normed + 4 * row * job.normed_stride, job.hidden)
+    normed = floats(job.normed + 4 * chunk * job.normed_stride, job.hidden)
     scale = floats(tables.norms[2 * layer + stage.norm], job.hidden)
     for i in range(len(x)):
         normed[i] = scale[i] * (x[i] * factor)
-    keep(job, row, normed, tables.linears[layer, stage.linear].ins)
+    keep(job, chunk, normed, tables.linears[layer, stage.linear].ins)
 
 
 @compiled
 def product(tables, job, layer, stage, chunk):
     """A chunk of a linear layer, or the first half of one row's deltas for it."""
-    deltas = job.rows if stage.parts else 0
+    rows = stage_rows(job, layer)
+    deltas = rows if stage.parts else 0
     if chunk >= deltas:
         linear = tables.linears[layer, stage.linear]
         multiply(
-            linear, chunk - deltas, job.rows, job.values, job.scales, stage.output,
+            linear, chunk - deltas, rows, job.values, job.scales, stage.output,
             stage.output_stride,
         )  # fmt: skip
         return
     for part in range(stage.parts):
-        pair = tables.pairs[chunk, layer * MODULES + stage.module + part]
+        pair = pair_of(tables, chunk, layer, stage.module + part)
         if pair.rank:
-            x = floats(job.normed + 4 * chunk * job.normed_stride, pair.ins)
+            x = job.normed + 4 * chunk * job.normed_stride
             shrink(pair, tables.rows[chunk].strength, x, low_of(job, chunk, part))
 
 
 @compiled
-def attend(tables, job, layer, chunk):
-    """Attention of one row in one group of heads; its key and value join the cache first."""
-    at, head = chunk // job.kv_heads, chunk % job.kv_heads
+def heads_of(job, row, head):
+    """Addresses of a row's q, k and v for one key head, [group, head_dim] and [head_dim] twice."""
+    packed, size = job.packed + 4 * row * job.packed_stride, 4 * job.head_dim
+    k = packed + (job.heads + head) * size
+    return packed + head * (job.heads // job.kv_heads) * size, k, k + job.kv_heads * size
+
+
+@compiled
+def place(tables, job, layer, at, head):
+    """Finish q, k and v of one row and one key head; k and v join the cache."""
     row, size, group = tables.rows[at], job.head_dim, job.heads // job.kv_heads
-    packed = floats(job.packed + 4 * at * job.packed_stride, (job.heads + 2 * job.kv_heads) * size)
-    first_q, first_k = head * group * size, (job.heads + head) * size
-    first_v = first_k + job.kv_heads * size
-    q = packed[first_q : first_q + group * size]
-    k = packed[first_k : first_k + size]
-    v = packed[first_v : first_v + size]
-    own = tables.pairs[at, layer * MODULES : (layer + 1) * MODULES]
-    if own[Q].rank:
-        expand(own[Q], low_of(job, at, 0), first_q, q)
-    if own[K].rank:
-        expand(own[K], low_of(job, at, 1), head * size, k)
-    if own[V].rank:
-        expand(own[V], low_of(job, at, 2), head * size, v)
+    q, k, v = heads_of(job, at, head)
+    for part, address, first, count in (
+        (Q, q, head * group * size, group * size),
+        (K, k, head * size, size),
+        (V, v, head * size, size),
+    ):
+        pair = pair_of(tables, at, layer, part)
+        if pair.rank:
+            expand(pair, low_of(job, at, part), first, address, count)
     cos = floats(job.cos + 4 * row.position * size, size)
     sin = floats(job.sin + 4 * row.position * size, size)
-    rotate(k, cos, sin)
+    for g in range(group):
+        rotate(floats(q + 4 * g * size, size), cos, sin)
+    rotate(floats(k, size), cos, sin)
+    offset = 2 * (layer * row.layer_stride + head * row.head_stride + row.position * size)
+    narrow(floats(k, size), shorts(row.keys + offset, size))
+    narrow(floats(v, size), shorts(row.values + offset, size))
+
+
+@compiled
+def attend(tables, job, layer, at, head):
+    """Attention of one row in the heads that share a key head."""
+    row, size, group = tables.rows[at], job.head_dim, job.heads // job.kv_heads
+    q, _, _ = heads_of(job, at, head)
     offset = 2 * (layer * row.layer_stride + head * row.head_stride)
-    keys = halves(row.keys + offset, row.position + 1, size)
-    values = halves(row.values + offset, row.position + 1, size)
-    append(keys, values, k, v)
-    out = floats(job.normed + 4 * (at * job.normed_stride + first_q), group * size)
-    weights = np.empty(len(keys), np.float32)
-    for g in range(0, group * size, size):
-        rotate(q[g : g + size], cos, sin)
-        weigh(q[g : g + size], keys, weights)
-        mix(weights, values, out[g : g + size])
+    out = job.normed + 4 * (at * job.normed_stride + head * group * size)
+    length = row.position + 1
+    weights = np.empty(length, np.float32)
+    for g in range(0, 4 * group * size, 4 * size):
+        attend_head(q + g, row.keys + offset, row.values + offset, length, size,
+                    weights.ctypes.data, out + g)  # fmt: skip
 
 
 @fast
 def gate(tables, job, layer, stage, row):
     """silu(gate) * up, quantised."""
-    packed = floats(job.packed + 4 * row * job.packed_stride, 2 * job.wide)
-    gated, up = packed[: job.wide], packed[job.wide :]
-    for part, y in enumerate((gated, up)):
-        pair = tables.pairs[row, layer * MODULES + stage.module + part]
+    packed = job.packed + 4 * row * job.packed_stride
+    gated, up = floats(packed, job.wide), floats(packed + 4 * job.wide, job.wide)
+    for part in range(2):
+        pair = pair_of(tables, row, layer, stage.module + part)
         if pair.rank:
-            expand(pair, low_of(job, row, part), 0, y)
+            expand(pair, low_of(job, row, part), 0, packed + 4 * part * job.wide, job.wide)
     out = floats(job.normed + 4 * row * job.normed_stride, job.wide)
     for i in range(len(out)):
         out[i] = gated[i] / (np.float32(1) + exp(-gated[i])) * up[i]

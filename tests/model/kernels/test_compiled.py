@@ -55,7 +55,7 @@ def pretend_child(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
 
 def test_model_serves_before_and_after_the_hand_over(model: Llama) -> None:
     before = logits(model)
-    Build(user_cache_path(APP_NAME)).hand_over(model, threads=2, max_rows=4)
+    Build(user_cache_path(APP_NAME)).hand_over(model, threads=2, max_rows=8, max_spans=4)
     wait_for_decoder(model)
     after = logits(model)
     assert not torch.equal(before, after), "compiled code was not used"
@@ -66,7 +66,7 @@ def test_model_serves_before_and_after_the_hand_over(model: Llama) -> None:
 def test_empty_cache_is_filled_by_a_process_of_its_own(tmp_path: Path, model: Llama) -> None:
     build = Build(tmp_path)
     assert not (build_folder(tmp_path) / DONE).exists()
-    build.hand_over(model, threads=2, max_rows=4)
+    build.hand_over(model, threads=2, max_rows=8, max_spans=4)
     wait_for_decoder(model)
     assert (build_folder(tmp_path) / DONE).is_file()
     assert Build(tmp_path).wait()  # and nothing is compiled a second time
@@ -76,7 +76,7 @@ def test_empty_cache_is_filled_by_a_process_of_its_own(tmp_path: Path, model: Ll
 def test_cache_that_cannot_be_written_is_done_without(tmp_path: Path, model: Llama) -> None:
     """As for a container's user in a folder of root's: decoding must be compiled all the same."""
     (tmp_path / "cache").write_text("no folder")
-    Build(tmp_path / "cache").hand_over(model, threads=2, max_rows=4)
+    Build(tmp_path / "cache").hand_over(model, threads=2, max_rows=8, max_spans=4)
     wait_for_decoder(model)
     assert logits(model).isfinite().all()
 
@@ -88,15 +88,12 @@ config.CACHE_DIR = sys.argv[1]
 from model.layers.kernels import dot
 dot.HAS_AVX2 = False
 import torch
-from model.layers.kernels.decoder import Decoder
-from tests.model.kernels.conftest import GROUPED, make_model
-from tests.model.kernels.test_product import bound, exact, int8
-decoder = Decoder(make_model(GROUPED), 2, 4)
+from tests.model.kernels.test_product import bound, exact, int8, multiplier
+product = multiplier()
 layer = int8(torch.randn(41, 100))
-for rows in (1, 2, 3, 4, 9):
+for rows in (1, 2, 3, 4, 5, 6, 9):
     x = torch.randn(rows, 100)
-    assert ((decoder.product(layer, x) - exact(layer, x)).abs() <= bound(layer, x)).all(), rows
-decoder.close()
+    assert ((product(layer, x) - exact(layer, x)).abs() <= bound(layer, x)).all(), rows
 """
 
 

@@ -1,4 +1,4 @@
-"""A compiled decode step against the torch forward of the same weights."""
+"""The compiled forward against the torch forward of the same weights."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Chats:
         self.adapters = adapters
         self.scales = [1.0, 0.7, 1.0, 1.5, 1.0, 0.0]
         kept, model.decoder = model.decoder, None
-        self.caches = [SequenceCache(model.shape, model.storage_dtype, "cpu") for _ in adapters]
+        self.caches = [empty_cache(model) for _ in adapters]
         for at, cache in enumerate(self.caches):
             model.forward([self.span(at, PROMPTS[at], cache)])
         model.decoder = kept
@@ -64,10 +64,19 @@ class Chats:
     def span(self, at: int, tokens: tuple[int, ...], cache: SequenceCache) -> Span:
         return Span(tokens, cache, self.adapters[at], self.scales[at])
 
+    def read(self) -> Tensor:
+        """The logits after each prompt, all read anew in one forward."""
+        prompts = zip(range(len(self.adapters)), PROMPTS, strict=True)
+        return self.model.forward([self.span(*p, empty_cache(self.model)) for p in prompts])
+
     def step(self, token: int, which: Sequence[int] | None = None) -> Tensor:
         which = range(len(self.caches)) if which is None else which
         spans = [self.span(at, (token + at,), self.caches[at]) for at in which]
         return self.model.forward(spans).clone()
+
+
+def empty_cache(model: Llama) -> SequenceCache:
+    return SequenceCache(model.shape, model.storage_dtype, "cpu")
 
 
 def assert_near(got: Tensor, expected: Tensor) -> None:
@@ -116,6 +125,43 @@ def test_row_is_the_same_alone_and_in_any_batch(decoder_for: MakeDecoder) -> Non
             assert torch.equal(alone.step(token, [at])[0], expected[at])
 
 
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_prompts_of_several_users_are_read_as_by_torch(
+    decoder_for: MakeDecoder, name: str, threads: int
+) -> None:
+    model = make_model(SHAPES[name], bias=True)
+    adapters = loras(model.shape)
+    torchs = Chats(model, adapters).read()
+    model.use(decoder_for(model, threads, max_rows=128))
+    assert_near(Chats(model, adapters).read(), torchs)
+
+
+def test_prompt_is_the_same_in_any_pieces_and_company(decoder_for: MakeDecoder) -> None:
+    """To the last bit: at once beside others, in pieces, or token by token."""
+    model = make_model(GROUPED)
+    model.use(decoder_for(model, max_rows=128))
+    adapters = loras(model.shape)
+    chats = Chats(model, adapters)
+    together = chats.read().clone()
+    for at, prompt in enumerate(PROMPTS):
+        for piece in (1, 5, 64):
+            cache = empty_cache(model)
+            for begin in range(0, len(prompt), piece):
+                alone = model.forward([chats.span(at, prompt[begin : begin + piece], cache)])
+            assert torch.equal(alone[0], together[at]), (at, piece)
+
+
+def test_logits_of_every_position(decoder_for: MakeDecoder) -> None:
+    model = make_model(GROUPED)
+    model.use(decoder_for(model, max_rows=128))
+    prompt, cache = PROMPTS[2], empty_cache(model)
+    steps = [model.forward([Span((token,), cache)]).clone() for token in prompt]
+    other = Span(PROMPTS[0], empty_cache(model))
+    logits = model.forward([other, Span(prompt, empty_cache(model))], every_position=True)
+    assert torch.equal(logits[len(PROMPTS[0]) :], torch.cat(steps))
+
+
 def test_caches_grow_and_advance(decoder_for: MakeDecoder) -> None:
     model = make_model(GROUPED)
     model.use(decoder_for(model))
@@ -132,7 +178,7 @@ def test_caches_grow_and_advance(decoder_for: MakeDecoder) -> None:
 
 def test_more_rows_than_it_has_room_for_go_through_torch(decoder_for: MakeDecoder) -> None:
     model = make_model(GROUPED)
-    model.use(decoder_for(model, max_rows=2))
+    model.use(decoder_for(model, max_rows=2, max_spans=2))
     adapters = loras(model.shape)
     got = Chats(model, adapters).step(20)
     model.decoder = None

@@ -1,0 +1,109 @@
+"""Words for writing LLVM instructions on vectors, where numba's own language has none.
+
+Addresses are int64 values; memory need not be aligned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+HALF, FLOAT = ir.HalfType(), ir.FloatType()
+LINE = 64  # bytes of a cache line
+FUSED = ("contract",)  # a product and a sum may become one instruction
+
+
+def integer(value: int) -> ir.Constant:
+    return ir.Constant(I64, value)
+
+
+def load(builder: Any, address: Any, kind: ir.Type) -> Any:
+    """The value of type `kind` at `address`."""
+    return builder.load(builder.inttoptr(address, kind.as_pointer()), align=1)
+
+
+def store(builder: Any, value: Any, address: Any) -> None:
+    builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=1)
+
+
+def prefetch(builder: Any, address: Any) -> None:
+    """Ask the memory for the line at `address`, which need not be anybody's."""
+    pointer = builder.inttoptr(address, I8.as_pointer())
+    kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+    ask = builder.module.declare_intrinsic("llvm.prefetch.p0", fnty=kind)
+    builder.call(ask, [pointer, *(ir.Constant(I32, value) for value in (0, 3, 1))])
+
+
+def further(builder: Any, address: Any, nbytes: int) -> Any:
+    """The address so many bytes on."""
+    return builder.add(address, integer(nbytes))
+
+
+def select(builder: Any, vector: Any, lanes: list[int]) -> Any:
+    """A vector of those elements of `vector`."""
+    return shuffle(builder, vector, ir.Constant(vector.type, ir.Undefined), lanes)
+
+
+def shuffle(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
+    """A vector of those elements of `a` and `b`, which are numbered on."""
+    mask = ir.Constant(ir.VectorType(I32, len(lanes)), lanes)
+    return builder.shuffle_vector(a, b, mask)
+
+
+def repeated(builder: Any, value: Any, count: int) -> Any:
+    """A vector with `value` in all of its `count` places."""
+    empty = ir.Constant(ir.VectorType(value.type, count), ir.Undefined)
+    first = builder.insert_element(empty, value, ir.Constant(I32, 0))
+    return select(builder, first, [0] * count)
+
+
+def multiply_add(builder: Any, a: Any, b: Any, total: Any) -> Any:
+    """a * b + total, of floats."""
+    return builder.fadd(builder.fmul(a, b, flags=FUSED), total, flags=FUSED)
+
+
+def loop(
+    builder: Any,
+    end: Any,
+    step: int,
+    carried: Sequence[Any],
+    body: Callable[[Any, list[Any]], list[Any]],
+) -> list[Any]:
+    """What is `carried` after `body(index, carried)` for index 0, `step` … below `end`, which is
+    positive."""
+    before = builder.block
+    turn, after = builder.append_basic_block("turn"), builder.append_basic_block("after")
+    builder.branch(turn)
+    builder.position_at_end(turn)
+    index = builder.phi(I64)
+    index.add_incoming(integer(0), before)
+    held = [builder.phi(value.type) for value in carried]
+    new = body(index, list(held))
+    following = builder.add(index, integer(step))
+    index.add_incoming(following, turn)
+    for phi, first, next_ in zip(held, carried, new, strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(next_, turn)
+    builder.cbranch(builder.icmp_signed("<", following, end), turn, after)
+    builder.position_at_end(after)
+    return new
+
+
+def instructions(write: Callable[[Any, Sequence[Any]], None]) -> Callable[..., None]:
+    """A function for compiled code, of five int64, whose instructions `write(builder, args)`
+    writes."""
+
+    def codegen(context: Any, builder: Any, _: Any, args: Any) -> Any:
+        write(builder, args)
+        return context.get_dummy_value()
+
+    def function(_: Any, a, b, c, d, e):  # type: ignore[no-untyped-def]  # noqa: ARG001
+        return types.void(*[types.int64] * 5), codegen
+
+    made: Callable[..., None] = intrinsic(function)
+    return made
