@@ -34,7 +34,7 @@ def default_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_adapters(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
-    """A folder of four adapters for the tiny model: other ranks, targets and scalings."""
+    """Adapters for the tiny model: other ranks, targets and scalings, and layers of their own."""
     parent = tmp_path_factory.mktemp("adapters")
     every = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     make_adapter(tiny_folder, parent / "qv", seed=1, r=4, target_modules=["q_proj", "v_proj"])
@@ -46,4 +46,9 @@ def tiny_adapters(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -
         tiny_folder, parent / "patterned", seed=4, r=2, target_modules=["o_proj", "up_proj"],
         rank_pattern={"layers.1.mlp.up_proj": 5}, alpha_pattern={"o_proj": 40},
     )  # fmt: skip
+    for name, layers in (("head", ["lm_head"]), ("whole", ["embed_tokens", "lm_head"])):
+        make_adapter(
+            tiny_folder, parent / name, seed=len(name), r=2, target_modules=["v_proj"],
+            modules_to_save=layers,
+        )  # fmt: skip
     return parent

@@ -60,7 +60,10 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def make_adapter(base: Path, folder: Path, seed: int, **lora: Any) -> Path:
-    """A PEFT adapter for `base` with random weights on both sides. `lora` goes to LoraConfig."""
+    """A PEFT adapter for `base` with random weights on both sides, and in layers of its own.
+
+    `lora` goes to LoraConfig.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -71,5 +74,7 @@ def make_adapter(base: Path, folder: Path, seed: int, **lora: Any) -> Path:
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
+        if "modules_to_save" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
     adapted.save_pretrained(folder)
     return folder

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.adapters import CARD
+from model.adapter_files import CARD
 from training.data import IGNORED, Example
 
 

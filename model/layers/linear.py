@@ -24,6 +24,11 @@ class Linear(Protocol):
     in_features: int
     out_features: int
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the weights in bytes."""
+        ...
+
     def __call__(self, x: Tensor) -> Tensor:
         """[rows, in_features] -> [rows, out_features], in the type of `x`."""
         ...
@@ -71,6 +76,10 @@ class FloatLinear(_WithBias):
         super().__init__(in_features, out_features, dtype, device)
         self.weight = torch.empty(out_features, in_features, dtype=dtype, device=device)
 
+    @property
+    def nbytes(self) -> int:
+        return self.weight.nbytes
+
     def put(self, start: int, weight: Tensor) -> None:
         self.weight[start : start + len(weight)] = weight.to(self.weight)
 
@@ -100,6 +109,10 @@ class Int8Linear(_WithBias):
         self.scale = torch.zeros(blocks * BLOCK, dtype=torch.float32)
         self.padded_bias = torch.zeros_like(self.scale)
         self.bias = self.padded_bias[:out_features]
+
+    @property
+    def nbytes(self) -> int:
+        return self.packed.nbytes + self.scale.nbytes
 
     def put(self, start: int, weight: Tensor) -> None:
         # In blocks: the float32 copies that quantising makes must not grow with the vocabulary.
@@ -155,6 +168,10 @@ class BitsAndBytesLinear(_WithBias):
         self._parts: Tensor | None = torch.empty(out_features, in_features, dtype=self._compute)
         self._missing = out_features
         self._module: nn.Module | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.in_features * self.out_features * self._bits // 8
 
     def put(self, start: int, weight: Tensor) -> None:
         if self._parts is None:

@@ -6,7 +6,7 @@ layers see all rows at once; attention and adapters go sequence by sequence, gro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
@@ -60,12 +60,21 @@ class KeyValues(Protocol):
 
 @dataclass(frozen=True)
 class Span:
-    """The part of a sequence that a forward computes: its next `tokens`, over its `cache`."""
+    """The part of a sequence that a forward computes: its next `tokens`, over its `cache`.
+
+    `scale` multiplies the deltas of `lora`; what that replaces, it replaces whole. At 0 the base
+    answers alone.
+    """
 
     tokens: Sequence[int]
     cache: KeyValues
     lora: Lora | None = None
     scale: float = 1.0
+
+    @property
+    def active(self) -> Lora | None:
+        """The adapter, unless its strength is 0."""
+        return self.lora if self.scale else None
 
 
 @dataclass(frozen=True)
@@ -168,6 +177,7 @@ class Llama:
                 dtype=dtype, device=device, embedding=embedding,
             )  # fmt: skip
 
+        self._make = make
         self.embed_tokens = make(shape.hidden_size, shape.vocab_size, embedding=True)
         self.layers = [DecoderLayer(i, shape, make) for i in range(shape.num_layers)]
         self.norm = torch.ones(shape.hidden_size)
@@ -208,8 +218,7 @@ class Llama:
             Logits after the last token of each span, float32 [spans, vocab_size], or with
             `every_position` after every token, [tokens, vocab_size].
         """
-        ids = torch.tensor([t for span in spans for t in span.tokens], device=self.device)
-        x = self.embed_tokens.rows(ids)
+        x = self._embed(spans)
         if self.decoder and self.decoder.takes(spans):
             logits = self.decoder.forward(spans, x, every_position)
             for span in spans:
@@ -224,7 +233,34 @@ class Llama:
         if not every_position:
             x = x[torch.tensor([stop - 1 for _, stop in rows.bounds], device=self.device)]
         x = rms_norm(x, self.norm, self.shape.rms_norm_eps)
-        return self.lm_head(x).float()
+        counts = [len(span.tokens) if every_position else 1 for span in spans]
+        return self._heads(x, spans, counts)
+
+    def own_layer(self, weight: Tensor) -> Linear:
+        """An adapter's own embedding or head, [vocab_size, hidden_size], as the base's are."""
+        layer = self._make(self.shape.hidden_size, self.shape.vocab_size, embedding=True)
+        layer.put(0, weight)
+        return layer
+
+    def _embed(self, spans: Sequence[Span]) -> Tensor:
+        """[tokens, hidden_size]."""
+
+        def rows(layer: Linear, some: Iterable[Span]) -> Tensor:
+            ids = [token for span in some for token in span.tokens]
+            return layer.rows(torch.tensor(ids, device=self.device))
+
+        layers = [(span.active and span.active.embedding) or self.embed_tokens for span in spans]
+        if len(set(layers)) == 1:
+            return rows(layers[0], spans)
+        return torch.cat([rows(*part) for part in zip(layers, ([s] for s in spans), strict=True)])
+
+    def _heads(self, x: Tensor, spans: Sequence[Span], counts: Sequence[int]) -> Tensor:
+        """Logits of so many rows of `x` for each span, float32 [rows, vocab_size]."""
+        layers = [(span.active and span.active.head) or self.lm_head for span in spans]
+        if len(set(layers)) == 1:
+            return layers[0](x).float()
+        parts = zip(layers, x.split(list(counts)), strict=True)
+        return torch.cat([layer(part).float() for layer, part in parts])
 
     def _lay_out(self, spans: Sequence[Span]) -> _Rows:
         bounds: list[tuple[int, int]] = []
@@ -243,14 +279,15 @@ def _group_loras(spans: Sequence[Span], bounds: Sequence[tuple[int, int]]) -> li
     """Neighbouring spans with the same adapter and scale as one group of rows."""
     groups: list[LoraRows] = []
     for span, (start, stop) in zip(spans, bounds, strict=True):
-        if span.lora is None or span.scale == 0:
+        lora = span.active
+        if lora is None:
             continue
         last = groups[-1] if groups else None
-        joins = last and last.lora is span.lora and last.scale == span.scale and last.stop == start
+        joins = last and last.lora is lora and last.scale == span.scale and last.stop == start
         if last and joins:
-            groups[-1] = LoraRows(last.start, stop, span.lora, span.scale)
+            groups[-1] = LoraRows(last.start, stop, lora, span.scale)
         else:
-            groups.append(LoraRows(start, stop, span.lora, span.scale))
+            groups.append(LoraRows(start, stop, lora, span.scale))
     return groups
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.layers.linear import Linear
+
 
 @dataclass(frozen=True)
 class LoraPair:
@@ -39,14 +41,20 @@ def make_pair(a: Tensor, b: Tensor, scaling: float, dtype: torch.dtype, device: 
 
 @dataclass(frozen=True, eq=False)
 class Lora:
-    """An adapter's updates by (layer index, module name), for example (3, "q_proj")."""
+    """An adapter's updates by (layer index, module name), for example (3, "q_proj").
+
+    `embedding` and `head`, where it has them, stand in for the base's.
+    """
 
     pairs: Mapping[tuple[int, str], LoraPair]
+    embedding: Linear | None = None
+    head: Linear | None = None
 
     @property
     def nbytes(self) -> int:
         """Memory of the weights in bytes."""
-        return sum(pair.a.nbytes + pair.b.nbytes for pair in self.pairs.values())
+        whole = sum(layer.nbytes for layer in (self.embedding, self.head) if layer)
+        return whole + sum(pair.a.nbytes + pair.b.nbytes for pair in self.pairs.values())
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def tiny(tiny_folder: Path, tiny_adapters: Path) -> Iterator[Running]:
         yield engine
 
 
-ADAPTERS = [None, "qv", "all", "rs", "patterned"]
+ADAPTERS = [None, "qv", "all", "rs", "patterned", "head", "whole"]
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
@@ -67,7 +67,7 @@ def test_alone(tiny: Running, tiny_folder: Path, tiny_adapters: Path, adapter: s
 
 def test_all_at_once(tiny: Running, tiny_folder: Path, tiny_adapters: Path) -> None:
     """Every adapter and the base, twice, with prompts of all lengths, one beyond a chunk."""
-    jobs = list(zip(prompts(10, 320, 400), ADAPTERS * 2, strict=True))
+    jobs = list(zip(prompts(14, 320, 400), ADAPTERS * 2, strict=True))
     replies = [tiny.ask(prompt, adapter, name=f"{i}") for i, (prompt, adapter) in enumerate(jobs)]
     expected = reference(tiny_folder, tiny_adapters, jobs)
     assert [reply.wait().ids for reply in replies] == expected
@@ -80,9 +80,10 @@ def test_the_adapters_differ(tiny: Running) -> None:
     assert len(set(replies)) == len(ADAPTERS)
 
 
-def test_scale_zero_is_the_base(tiny: Running) -> None:
+@pytest.mark.parametrize("adapter", ["all", "whole"])
+def test_scale_zero_is_the_base(tiny: Running, adapter: str) -> None:
     (prompt,) = prompts(1, 320, 12)
-    assert tiny.ask(prompt, "all", scale=0).wait().ids == tiny.ask(prompt).wait().ids
+    assert tiny.ask(prompt, adapter, scale=0).wait().ids == tiny.ask(prompt).wait().ids
 
 
 def test_scale_halves_the_update(tiny: Running, tiny_folder: Path, tiny_adapters: Path) -> None:
@@ -119,6 +120,24 @@ def test_relatives_of_the_family(tmp_path: Path, config: dict[str, object]) -> N
     base = make_folder(tmp_path / "base", seed=5, **config)
     make_adapter(base, tmp_path / "adapters" / "a", seed=6, r=4, target_modules="all-linear")
     jobs = list(zip(prompts(2, 320, 90), (None, "a"), strict=True))
+    with running(base, tmp_path / "adapters") as engine:
+        replies = [engine.ask(prompt, adapter) for prompt, adapter in jobs]
+        got = [reply.wait().ids for reply in replies]
+    assert got == reference(base, tmp_path / "adapters", jobs)
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings")
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("layers", [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]])
+def test_layers_of_its_own_over_a_base_that_ties_them(
+    tmp_path: Path, layers: list[str], tied: bool
+) -> None:
+    base = make_folder(tmp_path / "base", seed=5, tie_word_embeddings=True)
+    make_adapter(
+        base, tmp_path / "adapters" / "a", seed=6, r=4, target_modules=["q_proj"],
+        modules_to_save=layers, ensure_weight_tying=tied,
+    )  # fmt: skip
+    jobs = list(zip(prompts(3, 320, 90), (None, "a", "a"), strict=True))
     with running(base, tmp_path / "adapters") as engine:
         replies = [engine.ask(prompt, adapter) for prompt, adapter in jobs]
         got = [reply.wait().ids for reply in replies]

@@ -14,7 +14,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.adapters import REFUSED, Adapter, AdapterRegistry, module_sizes, scaling
+from model.adapter_files import REFUSED, module_sizes, scaling
+from model.adapters import Adapter, AdapterRegistry
+from model.layers.linear import FloatLinear, Linear
 from model.layers.llama import LlamaShape
 from model.types import AdapterError, UnknownModelError
 
@@ -52,6 +54,10 @@ def write_adapter(
     if card is not None:
         (path / "linly_adapter.json").write_text(json.dumps(card), encoding="utf-8")
     return path
+
+
+def no_layer(_: Tensor) -> Linear:
+    raise AssertionError("this adapter brings no layers of its own")
 
 
 def touch(path: Path) -> None:
@@ -95,7 +101,7 @@ def test_adapter_without_card_has_neither_template_nor_description(tmp_path: Pat
 
 def test_weights_of_a_good_adapter_are_loaded(tmp_path: Path) -> None:
     write_adapter(tmp_path / "poet")
-    lora = registry(tmp_path).load("poet", torch.float32, "cpu")
+    lora = registry(tmp_path).load("poet", torch.float32, "cpu", no_layer)
     assert set(lora.pairs) == {(0, "q_proj"), (1, "down_proj")}
     tensors = good()
     loaded = lora.pairs[1, "down_proj"]
@@ -107,7 +113,7 @@ def test_weights_of_a_good_adapter_are_loaded(tmp_path: Path) -> None:
 
 def test_weights_come_in_the_type_asked_for(tmp_path: Path) -> None:
     write_adapter(tmp_path / "poet")
-    lora = registry(tmp_path).load("poet", torch.bfloat16, "cpu")
+    lora = registry(tmp_path).load("poet", torch.bfloat16, "cpu", no_layer)
     assert {side.dtype for p in lora.pairs.values() for side in (p.a, p.b)} == {torch.bfloat16}
 
 
@@ -121,14 +127,14 @@ def test_weights_come_in_the_type_asked_for(tmp_path: Path) -> None:
 )
 def test_older_names_of_weights_are_understood(rename: Any, tmp_path: Path) -> None:
     write_adapter(tmp_path / "poet", tensors={rename(n): t for n, t in good().items()})
-    assert len(registry(tmp_path).load("poet", torch.float32, "cpu").pairs) == 2
+    assert len(registry(tmp_path).load("poet", torch.float32, "cpu", no_layer).pairs) == 2
 
 
 def test_pytorch_weights_are_understood(tmp_path: Path) -> None:
     path = write_adapter(tmp_path / "poet")
     (path / "adapter_model.safetensors").unlink()
     torch.save(good(), path / "adapter_model.bin")
-    assert len(registry(tmp_path).load("poet", torch.float32, "cpu").pairs) == 2
+    assert len(registry(tmp_path).load("poet", torch.float32, "cpu", no_layer).pairs) == 2
 
 
 def test_every_linear_layer_may_be_changed(tmp_path: Path) -> None:
@@ -137,7 +143,7 @@ def test_every_linear_layer_may_be_changed(tmp_path: Path) -> None:
         block = "mlp" if name in ("gate_proj", "up_proj", "down_proj") else "self_attn"
         tensors |= pair(f"base_model.model.model.layers.1.{block}.{name}", inputs, outputs)
     write_adapter(tmp_path / "poet", tensors=tensors)
-    assert len(registry(tmp_path).load("poet", torch.float32, "cpu").pairs) == 7
+    assert len(registry(tmp_path).load("poet", torch.float32, "cpu", no_layer).pairs) == 7
 
 
 def test_without_a_base_shapes_are_not_checked(tmp_path: Path) -> None:
@@ -218,6 +224,64 @@ def test_other_kind_of_adapter_is_refused_by_name(kind: str | None, tmp_path: Pa
 def test_weight_that_is_not_served_is_named(name: str, tmp_path: Path) -> None:
     write_adapter(tmp_path / "poet", tensors={**good(), name: torch.ones(3, 16)})
     assert name in reason(tmp_path)
+
+
+# Layers of its own
+
+OWN = {
+    "base_model.model.model.embed_tokens.weight": torch.ones(SHAPE.vocab_size, 16),
+    "base_model.model.lm_head.weight": torch.ones(SHAPE.vocab_size, 16) * 2,
+}
+BOTH = {"modules_to_save": ["embed_tokens", "lm_head"]}
+
+
+def own_layer(weight: Tensor) -> Linear:
+    layer = FloatLinear(weight.shape[1], weight.shape[0], torch.float32, "cpu")
+    layer.put(0, weight)
+    return layer
+
+
+def test_own_embedding_and_head_are_loaded(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "poet", BOTH, {**good(), **OWN})
+    lora = registry(tmp_path).load("poet", torch.float32, "cpu", own_layer)
+    plain = registry(write_adapter(tmp_path / "o" / "plain").parent)
+    assert lora.embedding
+    assert lora.head
+    ids = torch.tensor([3])
+    assert (lora.embedding.rows(ids).mean(), lora.head.rows(ids).mean()) == (1, 2)
+    less = plain.load("plain", torch.float32, "cpu", own_layer).nbytes
+    assert lora.nbytes - less == sum(weight.nbytes for weight in OWN.values())
+
+
+def test_own_layers_alone_are_an_adapter(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "poet", BOTH, OWN)
+    assert registry(tmp_path).get("poet").ready
+
+
+def test_own_layer_that_was_not_saved_is_named(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "poet", {"modules_to_save": ["lm_head"]})
+    assert "its own lm_head was not saved" in reason(tmp_path)
+
+
+def test_own_layer_of_another_kind_is_named(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "poet", {"modules_to_save": ["lm_head", "norm"]})
+    assert "its own norm" in reason(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        ((SHAPE.vocab_size + 2, 16), "changes the vocabulary"),
+        ((SHAPE.vocab_size, 24), "belongs to another base"),
+        ((SHAPE.vocab_size * 16,), "belongs to another base"),
+    ],
+)
+def test_own_layer_of_another_size_is_refused(
+    tmp_path: Path, size: tuple[int, ...], said: str
+) -> None:
+    name = "base_model.model.lm_head.weight"
+    write_adapter(tmp_path / "poet", {"modules_to_save": ["lm_head"]}, {name: torch.ones(size)})
+    assert said in reason(tmp_path)
 
 
 # Faults
@@ -343,7 +407,7 @@ def test_broken_adapter_is_refused_with_its_reason(tmp_path: Path) -> None:
     write_adapter(tmp_path / "poet", {"use_dora": True})
     for use in (
         lambda: registry(tmp_path).get("poet"),
-        lambda: registry(tmp_path).load("poet", torch.float32, "cpu"),
+        lambda: registry(tmp_path).load("poet", torch.float32, "cpu", no_layer),
     ):
         with pytest.raises(AdapterError, match="'poet' is broken: it uses DoRA") as caught:
             use()
@@ -359,7 +423,7 @@ def test_broken_adapter_does_not_disturb_a_good_one(tmp_path: Path) -> None:
     assert [(a.name, a.ready) for a in found] == [
         ("a-broken", False), ("b-torn", False), ("good", True),
     ]  # fmt: skip
-    assert registry(tmp_path).load("good", torch.float32, "cpu").pairs
+    assert registry(tmp_path).load("good", torch.float32, "cpu", no_layer).pairs
 
 
 def test_file_torn_after_the_scan_is_an_adapter_error(tmp_path: Path) -> None:
@@ -367,7 +431,7 @@ def test_file_torn_after_the_scan_is_an_adapter_error(tmp_path: Path) -> None:
     found = registry(tmp_path)
     (path / "adapter_model.safetensors").write_bytes(b"torn")
     with pytest.raises(AdapterError, match="'poet' is broken: it cannot be read"):
-        found.load("poet", torch.float32, "cpu")
+        found.load("poet", torch.float32, "cpu", no_layer)
 
 
 def test_folder_gone_after_the_scan_is_unknown(tmp_path: Path) -> None:
@@ -375,7 +439,7 @@ def test_folder_gone_after_the_scan_is_unknown(tmp_path: Path) -> None:
     found = registry(tmp_path)
     shutil.rmtree(path)
     with pytest.raises(UnknownModelError):
-        found.load("poet", torch.float32, "cpu")
+        found.load("poet", torch.float32, "cpu", no_layer)
 
 
 # Names

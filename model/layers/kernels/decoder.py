@@ -68,14 +68,36 @@ class Decoder:
         """
         self._lend(spans)
         ends = self._place(spans)
-        outputs = np.arange(ends[-1]) if every_position else np.array(ends) - 1
-        if len(outputs) > len(self._logits):
-            self._make_logits(len(outputs))
+        rows = np.arange(ends[-1]) if every_position else np.array(ends) - 1
+        if len(rows) > len(self._logits):
+            self._make_logits(len(rows))
         self._x[: ends[-1]] = x
-        self._tables.outputs[: len(outputs)] = outputs
-        self._job["rows"], self._job["outputs"] = ends[-1], len(outputs)
+        self._job["rows"], self._job["first"] = ends[-1], 0
+        if not any(span.active and span.active.head for span in spans):
+            self._run(rows, self._head, 0)
+            return self._logits[: len(rows), : self._shape.vocab_size]
+        return self._with_own_heads(spans, rows, np.searchsorted(ends, rows, side="right"))
+
+    def _run(self, rows: np.ndarray, head: tuple[int, ...], at: int) -> None:
+        """The job, with the logits of `rows` by `head` from row `at` of the logits on."""
+        self._tables.outputs[: len(rows)] = rows
+        self._job["outputs"] = len(rows)
+        self._tables.linears[-1, layout.HEAD] = head
+        self._tables.stages[-1]["output"] = self._logits[at:].data_ptr()
         self._crew.run(self._job)
-        return self._logits[: len(outputs), : self._shape.vocab_size]
+
+    def _with_own_heads(
+        self, spans: Sequence[Span], rows: np.ndarray, owners: np.ndarray
+    ) -> Tensor:
+        """Logits of `rows`, each the row of the span `owners` says, by the head of its adapter."""
+        heads = [span.active.head if span.active else None for span in spans]
+        order: list[int] = []
+        for head in dict.fromkeys(heads):
+            mine = [at for at, owner in enumerate(owners) if heads[owner] is head]
+            self._run(rows[mine], self._head if head is None else _linear(head), len(order))
+            self._job["first"] = self._shape.num_layers  # the layers are done
+            order += mine
+        return self._logits[np.argsort(order), : self._shape.vocab_size]
 
     def _describe_weights(self, model: Llama) -> None:
         linears, norms = self._tables.linears, self._tables.norms
@@ -85,7 +107,7 @@ class Decoder:
                 linears[at, place] = _linear(module.linear)
             for norm, weight in enumerate((layer.input_norm, layer.post_norm)):
                 norms[2 * at + norm] = self._keep(f"{at}.{norm}", weight.float().contiguous())
-        linears[-1, layout.HEAD] = _linear(model.lm_head)
+        self._head = linears[-1, layout.HEAD] = _linear(model.lm_head)
         norms[-1] = self._keep("norm", model.norm.float().contiguous())
 
     def _keep(self, name: str, tensor: Tensor) -> int:
@@ -131,14 +153,12 @@ class Decoder:
     def _make_logits(self, count: int) -> None:
         width = int(self._tables.linears[-1, layout.HEAD]["outs"])
         self._logits = torch.zeros(count, width)
-        self._job["logits"] = self._keep("logits", self._logits)
         self._describe_stages()
 
     def _describe_stages(self) -> None:
         job = self._job[0]
         packed = job["packed"], job["packed_stride"]
         delta = job["delta"], job["delta_stride"]
-        logits = job["logits"], self._logits.shape[1]
         # kind, linear, first module, modules, norm, output, its stride
         self._tables.stages[:] = [
             (step.NORM, layout.QKV, layout.DOWN_PROJ, 0, 0, 0, 0),
@@ -152,12 +172,12 @@ class Decoder:
             (step.GATE, layout.DOWN, layout.GATE_PROJ, 0, 0, 0, 0),
             (step.PRODUCT, layout.DOWN, layout.DOWN_PROJ, 1, 0, *delta),
             (step.NORM, layout.HEAD, layout.DOWN_PROJ, 0, 0, 0, 0),
-            (step.PRODUCT, layout.HEAD, 0, 0, 0, *logits),
+            (step.PRODUCT, layout.HEAD, 0, 0, 0, 0, self._logits.shape[1]),
         ]
 
     def _lend(self, spans: Sequence[Span]) -> None:
         """Give each adapter of `spans` a place in the tables; the first place is nobody's."""
-        wanted = {span.lora: None for span in spans if span.lora and span.scale}
+        wanted = {span.active: None for span in spans if span.active}
         for at, lora in enumerate(self._loras):
             if lora in wanted:
                 del wanted[lora]
@@ -174,8 +194,7 @@ class Decoder:
         for span in spans:
             count, length = len(span.tokens), span.cache.length
             keys, values = span.cache.storage(length + count)
-            lora = span.lora if span.scale else None
-            adapter = self._loras.index(lora) if lora else 0
+            adapter = self._loras.index(span.active) if span.active else 0
             described = (
                 keys.data_ptr(), values.data_ptr(), keys.stride(0), keys.stride(1), length,
                 adapter, span.scale,

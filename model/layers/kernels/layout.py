@@ -26,8 +26,9 @@ JOB = np.dtype(
         for name in (
             "region", "done",  # the first region; chunks done before it
             "rows", "outputs",  # tokens, and those of them whose logits are wanted
-            "layers", "hidden", "heads", "kv_heads", "head_dim", "wide",
-            "x", "normed", "delta", "packed", "logits",  # float32 [rows, stride]
+            "first", "layers",  # to begin with the last norm: as many as there are
+            "hidden", "heads", "kv_heads", "head_dim", "wide",
+            "x", "normed", "delta", "packed",  # float32 [rows, stride]
             "normed_stride", "packed_stride", "delta_stride",
             "values", "scales",  # the quantised input: int16 [rows, ins], float32 [rows]
             "low", "most_rank",  # float32 [rows, PARTS, most_rank]

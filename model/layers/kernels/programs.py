@@ -49,13 +49,13 @@ def with_jobs(tables, jobs):
 
 @compiled
 def run(counters, tables):
-    """This thread's part in the job: all layers, then the last norm and the head.
+    """This thread's part in the job: the layers, then the last norm and the head.
 
     Returns when its last region is over.
     """
     job = tables.jobs[0]
     region, target = job.region, job.done
-    for layer in range(job.layers + 1):
+    for layer in range(job.first, job.layers + 1):
         last = layer == job.layers
         first, end = (LAYER_STAGES, len(tables.stages)) if last else (0, LAYER_STAGES)
         for at in range(first, end):

@@ -44,7 +44,7 @@ def make_model(shape: LlamaShape, bias: bool = False, seed: int = 0) -> Llama:
 
 def slot_size(name: str, shape: LlamaShape) -> tuple[int, ...]:
     """The shape of a checkpoint's tensor."""
-    from model.adapters import module_sizes
+    from model.adapter_files import module_sizes
 
     if "norm" in name:
         return (shape.hidden_size,)

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from model.adapters import module_sizes
+from model.adapter_files import module_sizes
 from model.engine.kv_cache import SequenceCache
 from model.layers.llama import Llama, LlamaShape, Span
 from model.layers.lora import Lora, make_pair
 from tests.model.kernels.conftest import GROUPED, SHAPES, MakeDecoder, make_model
 
 TOLERANCE = 2e-3  # of the logits' spread: float16 keys and values, and another order of sums
-PROMPTS = [(5, 9, 2), (7,), tuple(range(3, 60)), (1, 2, 3, 4, 5, 6), (8, 8), (11, 12, 13)]
+PROMPTS = [
+    (5, 9, 2),
+    (7,),
+    tuple(range(3, 60)),
+    (1, 2, 3, 4, 5, 6),
+    (8, 8),
+    (11, 12, 13),
+    (4, 3, 2, 1),
+]
 
 
 def make_lora(
@@ -35,16 +44,22 @@ def make_lora(
     return Lora(pairs)
 
 
-def loras(shape: LlamaShape) -> list[Lora | None]:
-    """Other targets, ranks (one beyond the first room for them) and none at all."""
+def loras(model: Llama) -> list[Lora | None]:
+    """Other targets, ranks (one beyond the first room for them), own layers, and none at all."""
+    shape = model.shape
     every = list(module_sizes(shape))
+    first, second = (
+        torch.randn(shape.vocab_size, shape.hidden_size, generator=torch.Generator().manual_seed(i))
+        for i in (5, 6)
+    )
     return [
         None,
         make_lora(shape, every, 4, seed=1),
         make_lora(shape, ["q_proj", "v_proj"], 1, seed=2, scaling=2.0),
-        make_lora(shape, ["down_proj"], 24, seed=3),
+        replace(make_lora(shape, ["down_proj"], 24, seed=3), head=model.own_layer(first)),
         None,
         make_lora(shape, ["o_proj", "up_proj", "k_proj"], 3, seed=4),
+        Lora({}, embedding=model.own_layer(first), head=model.own_layer(second)),
     ]
 
 
@@ -54,7 +69,7 @@ class Chats:
     def __init__(self, model: Llama, adapters: Sequence[Lora | None]) -> None:
         self.model = model
         self.adapters = adapters
-        self.scales = [1.0, 0.7, 1.0, 1.5, 1.0, 0.0]
+        self.scales = [1.0, 0.7, 1.0, 1.5, 1.0, 0.0, 0.5]
         kept, model.decoder = model.decoder, None
         self.caches = [empty_cache(model) for _ in adapters]
         for at, cache in enumerate(self.caches):
@@ -92,7 +107,7 @@ def test_mixed_batch_is_the_torch_forward(
     decoder_for: MakeDecoder, name: str, bias: bool, threads: int
 ) -> None:
     model = make_model(SHAPES[name], bias)
-    adapters = loras(model.shape)
+    adapters = loras(model)
     ours, torchs = Chats(model, adapters), Chats(model, adapters)
     decoder = decoder_for(model, threads)
     for token in range(20, 30):
@@ -105,19 +120,19 @@ def test_mixed_batch_is_the_torch_forward(
 def test_adapter_changes_more_than_the_tolerance() -> None:
     """So that the test above can fail: without its adapter a row is far off."""
     model = make_model(GROUPED)
-    adapters = loras(model.shape)
+    adapters = loras(model)
     with_them = Chats(model, adapters).step(20)
     without = Chats(model, [None] * len(adapters)).step(20)
     spread = with_them.amax(dim=1) - with_them.amin(dim=1)
     off = (with_them - without).abs().amax(dim=1) / spread
-    assert bool((off[[1, 2, 3]] > 10 * TOLERANCE).all())
+    assert bool((off[[1, 2, 3, 6]] > 10 * TOLERANCE).all())
 
 
 def test_row_is_the_same_alone_and_in_any_batch(decoder_for: MakeDecoder) -> None:
     """To the last bit: what others ask does not change a reply."""
     model = make_model(GROUPED)
     model.use(decoder_for(model))
-    adapters = loras(model.shape)
+    adapters = loras(model)
     together, alone = Chats(model, adapters), Chats(model, adapters)
     for token in range(20, 26):
         expected = together.step(token)
@@ -131,7 +146,7 @@ def test_prompts_of_several_users_are_read_as_by_torch(
     decoder_for: MakeDecoder, name: str, threads: int
 ) -> None:
     model = make_model(SHAPES[name], bias=True)
-    adapters = loras(model.shape)
+    adapters = loras(model)
     torchs = Chats(model, adapters).read()
     model.use(decoder_for(model, threads, max_rows=128))
     assert_near(Chats(model, adapters).read(), torchs)
@@ -141,7 +156,7 @@ def test_prompt_is_the_same_in_any_pieces_and_company(decoder_for: MakeDecoder) 
     """To the last bit: at once beside others, in pieces, or token by token."""
     model = make_model(GROUPED)
     model.use(decoder_for(model, max_rows=128))
-    adapters = loras(model.shape)
+    adapters = loras(model)
     chats = Chats(model, adapters)
     together = chats.read().clone()
     for at, prompt in enumerate(PROMPTS):
@@ -179,7 +194,7 @@ def test_caches_grow_and_advance(decoder_for: MakeDecoder) -> None:
 def test_more_rows_than_it_has_room_for_go_through_torch(decoder_for: MakeDecoder) -> None:
     model = make_model(GROUPED)
     model.use(decoder_for(model, max_rows=2, max_spans=2))
-    adapters = loras(model.shape)
+    adapters = loras(model)
     got = Chats(model, adapters).step(20)
     model.decoder = None
     assert_near(got, Chats(model, adapters).step(20))
