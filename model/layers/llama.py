@@ -218,14 +218,13 @@ class Llama:
             Logits after the last token of each span, float32 [spans, vocab_size], or with
             `every_position` after every token, [tokens, vocab_size].
         """
-        x = self._embed(spans)
         if self.decoder and self.decoder.takes(spans):
-            logits = self.decoder.forward(spans, x, every_position)
+            logits = self.decoder.forward(spans, every_position)
             for span in spans:
                 span.cache.advance(len(span.tokens))
             return logits
         rows = self._lay_out(spans)
-        x = x.to(self.dtype)
+        x = self._embed(spans).to(self.dtype)
         for layer in self.layers:
             x = layer(x, rows)
         for span in spans:

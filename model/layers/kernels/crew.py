@@ -63,6 +63,7 @@ def empty_tables(rows: int, adapters: int, layers: int) -> Tables:
         np.zeros(rows, layout.ROW),
         np.zeros(rows, np.int64),
         np.zeros((adapters, layers * len(layout.MODULES)), layout.PAIR),
+        np.zeros(adapters, layout.LINEAR),
         np.zeros((layers + 1, layout.LINEARS), layout.LINEAR),
         np.zeros(2 * layers + 1, np.int64),
     )

@@ -56,11 +56,10 @@ class Decoder:
         tokens = sum(len(span.tokens) for span in spans)
         return tokens <= self._max_rows and len(spans) <= self._max_spans
 
-    def forward(self, spans: Sequence[Span], x: Tensor, every_position: bool = False) -> Tensor:
+    def forward(self, spans: Sequence[Span], every_position: bool = False) -> Tensor:
         """Compute the tokens of `spans`, which `takes` them; the caches are not advanced.
 
         Args:
-            x: the tokens' embeddings, float32 [tokens, hidden].
             every_position: give logits after every token, and not only after each span's last.
 
         Returns:
@@ -71,7 +70,6 @@ class Decoder:
         rows = np.arange(ends[-1]) if every_position else np.array(ends) - 1
         if len(rows) > len(self._logits):
             self._make_logits(len(rows))
-        self._x[: ends[-1]] = x
         self._job["rows"], self._job["first"] = ends[-1], 0
         if not any(span.active and span.active.head for span in spans):
             self._run(rows, self._head, 0)
@@ -107,6 +105,7 @@ class Decoder:
                 linears[at, place] = _linear(module.linear)
             for norm, weight in enumerate((layer.input_norm, layer.post_norm)):
                 norms[2 * at + norm] = self._keep(f"{at}.{norm}", weight.float().contiguous())
+        self._tables.embeddings[0] = _linear(model.embed_tokens)
         self._head = linears[-1, layout.HEAD] = _linear(model.lm_head)
         norms[-1] = self._keep("norm", model.norm.float().contiguous())
 
@@ -137,7 +136,7 @@ class Decoder:
         for name, stride in strides.items():
             self._job[f"{name}_stride"] = stride
             self._buffer(name, stride)
-        self._x = self._buffer("x", shape.hidden_size)
+        self._buffer("x", shape.hidden_size)
         self._buffer("values", int(linears["ins"].max()), torch.int16)
         self._buffer("scales", 1)
 
@@ -187,6 +186,10 @@ class Decoder:
         for lora, at in zip(wanted, free, strict=False):
             self._loras[at] = lora
             self._tables.pairs[at] = self._table(lora)
+            own = lora.embedding
+            self._tables.embeddings[at] = (
+                self._tables.embeddings[0] if own is None else _linear(own)
+            )
 
     def _place(self, spans: Sequence[Span]) -> list[int]:
         """Describe the rows. Returns where each span ends."""
@@ -195,13 +198,14 @@ class Decoder:
             count, length = len(span.tokens), span.cache.length
             keys, values = span.cache.storage(length + count)
             adapter = self._loras.index(span.active) if span.active else 0
-            described = (
+            mine = rows[begin : begin + count]
+            mine[:] = (
                 keys.data_ptr(), values.data_ptr(), keys.stride(0), keys.stride(1), length,
-                adapter, span.scale,
+                span.tokens[0], adapter, span.scale,
             )  # fmt: skip
-            rows[begin : begin + count] = described
             if count > 1:
-                rows["position"][begin : begin + count] += np.arange(count)
+                mine["position"] += np.arange(count)
+                mine["token"] = span.tokens
             begin += count
             ends.append(begin)
         return ends

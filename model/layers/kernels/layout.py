@@ -53,12 +53,20 @@ LINEAR = np.dtype(
     [(name, np.int64) for name in ("weight", "scale", "bias", "ins", "outs")], align=True
 )
 
-# A token: where the keys and values of its sequence begin, its position there, its adapter's place
-# in `pairs`, and what that adapter's deltas are multiplied with.
+# A token: where the keys and values of its sequence begin, its position there, its id, its
+# adapter's place in the tables, and what that adapter's deltas are multiplied with.
 ROW = np.dtype(
     [
         (name, np.int64)
-        for name in ("keys", "values", "layer_stride", "head_stride", "position", "adapter")
+        for name in (
+            "keys",
+            "values",
+            "layer_stride",
+            "head_stride",
+            "position",
+            "token",
+            "adapter",
+        )
     ]
     + [("strength", np.float32)],
     align=True,
@@ -79,5 +87,6 @@ class Tables(NamedTuple):
     rows: np.ndarray  # ROW [rows]
     outputs: np.ndarray  # int64 [rows]: the rows whose logits are wanted
     pairs: np.ndarray  # PAIR [adapters, layers * modules]; the first of them changes nothing
+    embeddings: np.ndarray  # LINEAR [adapters]
     linears: np.ndarray  # LINEAR [layers + 1, LINEARS]; the last row has the HEAD
     norms: np.ndarray  # int64, addresses of float32 [hidden]: two for each layer, and the last

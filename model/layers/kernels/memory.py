@@ -22,6 +22,12 @@ def grid(address, rows, columns):
 
 
 @compiled
+def bytes_at(address, count):
+    """int8 [count] at `address`."""
+    return carray(pointer_at(address), (count,), np.int8)
+
+
+@compiled
 def shorts(address, count):
     """int16 [count] at `address`; float16 travels as such too."""
     return carray(pointer_at(address), (count,), np.int16)

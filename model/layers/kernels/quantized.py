@@ -11,8 +11,8 @@ import numpy as np
 
 from model.layers.kernels.atoms import float_of_bits
 from model.layers.kernels.dot import dot_tile
-from model.layers.kernels.layout import BLOCK
-from model.layers.kernels.memory import floats, grid
+from model.layers.kernels.layout import BLOCK, NEIGHBOURS
+from model.layers.kernels.memory import bytes_at, floats, grid
 from model.layers.kernels.options import compiled, fast
 
 MOST = 32767.0
@@ -52,6 +52,16 @@ def quantize(x, values):
     for i in range(len(x)):
         values[i] = np.int16(np.rint(x[i] * inverse))
     return np.float32(1) / inverse
+
+
+@compiled
+def read_row(linear, row, x):
+    """A row of the weights -> float32 `x`: the layer as an embedding."""
+    begin = linear.weight + row // BLOCK * BLOCK * linear.ins + row % BLOCK * NEIGHBOURS
+    scale = floats(linear.scale, linear.outs)[row]
+    weights = bytes_at(begin, BLOCK * linear.ins)
+    for i in range(len(x)):
+        x[i] = weights[i // NEIGHBOURS * NEIGHBOURS * BLOCK + i % NEIGHBOURS] * scale
 
 
 @compiled

@@ -14,7 +14,7 @@ from model.layers.kernels.attention import attend_head, narrow, rotate
 from model.layers.kernels.low_rank import expand, shrink
 from model.layers.kernels.memory import floats, shorts
 from model.layers.kernels.options import compiled, fast
-from model.layers.kernels.quantized import chunks, exp, multiply, quantize
+from model.layers.kernels.quantized import chunks, exp, multiply, quantize, read_row
 
 NORM, PRODUCT, ROTATE, ATTEND, QUANTIZE, GATE = range(6)
 Q, K, V = layout.Q_PROJ, layout.K_PROJ, layout.V_PROJ
@@ -78,11 +78,13 @@ def keep(job, row, x, ins):
 
 @fast
 def norm(tables, job, layer, stage, chunk):
-    """Add to the residual stream what the last product left; norm and keep it."""
+    """Begin the residual stream, or add to it what the last product left; norm and keep it."""
     row = chunk if layer < job.layers else tables.outputs[chunk]
     x = floats(job.x + 4 * row * job.hidden, job.hidden)
     finished = layer if stage.module == layout.O_PROJ else layer - 1
-    if finished >= 0:
+    if finished < 0:
+        read_row(tables.embeddings[tables.rows[row].adapter], tables.rows[row].token, x)
+    else:
         at = job.delta + 4 * row * job.delta_stride
         pair = pair_of(tables, row, finished, stage.module)
         if pair.rank:
