@@ -60,6 +60,10 @@ class SequenceCache:
         """Count `new` positions that every layer has stored."""
         self.length += new
 
+    def retreat(self, count: int) -> None:
+        """Forget the last `count` positions."""
+        self.length -= count
+
     def trim(self) -> None:
         """Give back the room that is not filled, where it is most of it: it costs a copy."""
         if self.capacity > 2 * self.length:

@@ -31,6 +31,7 @@ from model.types import (
 )
 
 PREFILL_CHUNK = 256  # tokens between two decode steps; bounds how long the others stand still
+GUESS_ROWS = 4  # rows of a decode step, up to which reading the weights is most of the work
 LEAST_PREFILL = 16  # what is left of a chunk, if it is less, is not worth another prompt's start
 MAX_WAITING = 256
 NO_MEMORY = "There was not enough memory for this reply. Ask again with a shorter chat."
@@ -154,8 +155,18 @@ class LocalEngine:
         self._advance(self._next_chunk())
         for sequence in self._scheduler.decoding():
             self._make_room(sequence)
-        self._advance(dict.fromkeys(self._scheduler.decoding(), 1))
+        decoding = self._scheduler.decoding()
+        self._guess(decoding)
+        self._advance(dict.fromkeys(decoding, 1))
         self._retire()
+
+    def _guess(self, decoding: Seq[Sequence]) -> None:
+        """Have likely tokens computed ahead, while a few rows more cost next to nothing."""
+        left = GUESS_ROWS - len(decoding)
+        if self._model.batch_invariant:
+            for sequence in decoding:
+                sequence.guess(left)
+                left -= sequence.guessed
 
     def _next_chunk(self) -> dict[Sequence, int]:
         """The prompts that are computed next, and how many tokens of each: one chunk in all."""
@@ -229,7 +240,9 @@ class LocalEngine:
         sequences: Seq[Sequence] = list(counts)
         while sequences:
             try:
-                logits = self._model.forward([s.take(counts[s]) for s in sequences])
+                spans = [s.take(counts[s]) for s in sequences]
+                rows = [1 + s.guessed for s in sequences]
+                logits = self._model.forward(spans, every_position=max(rows) > 1)
             except (RuntimeError, MemoryError) as error:
                 sequences = self._recover(sequences, error)
                 if len(sequences) > 1 and not _lacks_memory(error):
@@ -238,8 +251,8 @@ class LocalEngine:
                         self._advance({sequence: counts[sequence]})
                     return
                 continue
-            for sequence, row in zip(sequences, logits, strict=True):
-                self._accept(sequence, row)
+            for sequence, mine in zip(sequences, logits.split(rows), strict=True):
+                self._accept(sequence, mine)
             return
 
     def _recover(self, sequences: Seq[Sequence], error: Exception) -> Seq[Sequence]:

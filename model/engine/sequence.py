@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from model.engine.kv_cache import SequenceCache
+from model.engine.lookup import Lookup
 from model.engine.prefix_cache import PrefixKey, Tokens
 from model.engine.sampler import Choice, Sampler
 from model.layers.llama import Span
@@ -46,6 +47,8 @@ class Sequence:
         self._sampler = Sampler(request.sampling, request.prompt_ids, request.eos_ids, pieces)
         self._stops = StopStrings(request.sampling.stop)
         self._pending = tuple(self.tokens)  # those that no forward has taken yet
+        self._lookup = Lookup(self.tokens)
+        self._guessed: tuple[int, ...] = ()  # what may follow the pending token
         self.completion_tokens = 0
         self._cached_tokens = 0
         self._submitted = self._first_token = time.perf_counter()
@@ -70,6 +73,11 @@ class Sequence:
         """Tokens that no forward has taken yet."""
         return len(self._pending)
 
+    @property
+    def guessed(self) -> int:
+        """Tokens that the next span computes ahead."""
+        return len(self._guessed)
+
     def token_array(self) -> Tokens:
         """The prompt and what was chosen since, int32."""
         return np.array(self.tokens, dtype=np.int32)
@@ -91,19 +99,43 @@ class Sequence:
 
     def rewind(self) -> None:
         """Take up where the cache ends, after a step that failed or one that others have made."""
-        self._pending = tuple(self.tokens[self.cache.length :])
+        self._pending, self._guessed = tuple(self.tokens[self.cache.length :]), ()
         self.prefilling = self.prefilling or len(self._pending) > 1
 
+    def guess(self, most: int) -> None:
+        """Have up to `most` likely tokens computed with the next one.
+
+        Only where there is room for them already, and where they may still come.
+        """
+        room = self.cache.capacity - self.cache.length - 1
+        self._guessed = self._lookup.guess(max(0, min(most, room, self.left - 1)))
+
     def take(self, most: int) -> Span:
-        """The next `most` tokens at the most, as a span to compute."""
+        """The next `most` tokens at the most, and what is guessed to follow, as a span to
+        compute."""
         tokens, self._pending = self._pending[:most], self._pending[most:]
-        return Span(tokens, self.cache, self._lora, self.request.adapter_scale)
+        guessed = () if self._pending else self._guessed
+        return Span((*tokens, *guessed), self.cache, self._lora, self.request.adapter_scale)
 
     def accept(self, logits: Tensor) -> None:
-        """The logits after the span last taken: sample, unless more of the prompt is to come."""
+        """Sample from the logits after the span last taken, unless more of the prompt is to come.
+
+        Args:
+            logits: float32 [positions, vocab_size]: after the last token that was pending, and
+                after each that was guessed.
+        """
         if self._pending:
             return
         self.prefilling = False
+        guessed, self._guessed = self._guessed, ()
+        for at, row in enumerate(logits):
+            right = at == 0 or self.tokens[-1] == guessed[at - 1]
+            if self.finished or not right:
+                self.cache.retreat(len(logits) - at)
+                return
+            self._choose(row)
+
+    def _choose(self, logits: Tensor) -> None:
         if not self.completion_tokens:
             self._first_token = time.perf_counter()
         choice = self._sampler.choose(logits)

@@ -197,6 +197,11 @@ class Llama:
         self.decoder = decoder
 
     @property
+    def batch_invariant(self) -> bool:
+        """Whether a token's logits are the same to the last bit in any company."""
+        return self.decoder is not None
+
+    @property
     def rotary(self) -> tuple[Tensor, Tensor]:
         """cos and sin, float32 [context_length, head_dim]."""
         return self._rope.cos, self._rope.sin

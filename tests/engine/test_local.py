@@ -73,10 +73,10 @@ def test_a_failing_step_ends_only_its_sequence(
     """A prefill that runs out of memory must not take the running replies with it."""
     forward = tiny.model.forward
 
-    def failing(spans: Sequence[Span]) -> torch.Tensor:
+    def failing(spans: Sequence[Span], every_position: bool = False) -> torch.Tensor:
         if any(len(span.tokens) > 50 for span in spans):
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
-        return forward(spans)
+        return forward(spans, every_position)
 
     monkeypatch.setattr(tiny.model, "forward", failing)
     healthy = tiny.ask(PROMPT, sampling=LONG)
@@ -93,10 +93,10 @@ def test_who_makes_a_step_fail_is_found_and_ends_alone(
     """In a batch nobody knows at first whose fault it is."""
     forward = tiny.model.forward
 
-    def failing(spans: Sequence[Span]) -> torch.Tensor:
+    def failing(spans: Sequence[Span], every_position: bool = False) -> torch.Tensor:
         if any(span.cache.length + len(span.tokens) == 40 for span in spans):
             raise RuntimeError("boom")
-        return forward(spans)
+        return forward(spans, every_position)
 
     short, long = PROMPT[:10], tuple(range(5, 35))
     expected = [tiny.ask(prompt).wait().ids for prompt in (short, short[:5])]
@@ -125,7 +125,7 @@ def test_a_fault_in_one_reply_leaves_its_neighbours(tiny: Running) -> None:
 
 
 def test_a_dying_thread_says_why(tiny: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    def dying(spans: Sequence[Span]) -> torch.Tensor:
+    def dying(spans: Sequence[Span], every_position: bool = False) -> torch.Tensor:
         raise KeyError("a fault of ours")
 
     monkeypatch.setattr(tiny.model, "forward", dying)
@@ -143,9 +143,9 @@ def test_a_long_prompt_does_not_stall_the_others(
     forward = tiny.model.forward
     widths: list[int] = []
 
-    def noting(spans: Sequence[Span]) -> torch.Tensor:
+    def noting(spans: Sequence[Span], every_position: bool = False) -> torch.Tensor:
         widths.append(max(len(span.tokens) for span in spans))
-        return forward(spans)
+        return forward(spans, every_position)
 
     talking = tiny.ask(PROMPT, sampling=Sampling(temperature=0, max_tokens=400))
     while not talking.deltas:

@@ -194,12 +194,12 @@ def test_the_budget_is_kept(
         seen: list[int] = []
         forward = tiny.model.forward
 
-        def noting(spans: Sequence[Span]) -> torch.Tensor:
+        def noting(spans: Sequence[Span], every_position: bool = False) -> torch.Tensor:
             scheduler = tiny.engine._scheduler
             sequences = (*scheduler.running, *scheduler.waiting)
             held = sum(sequence.cache.nbytes for sequence in sequences)
             seen.append(held + tiny.engine._memory._idle.nbytes)
-            return forward(spans)
+            return forward(spans, every_position)
 
         monkeypatch.setattr(tiny.model, "forward", noting)
         prompts = [some(10 + i, i) for i in range(4)]
@@ -257,10 +257,10 @@ def test_a_batch_without_memory_goes_on_with_fewer(
         expected = [reply.ids for reply in ask_at_once(tiny, 3, LONG, [])]
         forward = tiny.model.forward
 
-        def failing(spans: Sequence[Span]) -> torch.Tensor:
+        def failing(spans: Sequence[Span], every_position: bool = False) -> torch.Tensor:
             if len(spans) > 1:
                 raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
-            return forward(spans)
+            return forward(spans, every_position)
 
         monkeypatch.setattr(tiny.model, "forward", failing)
         assert [reply.ids for reply in ask_at_once(tiny, 3, LONG, [])] == expected
@@ -275,11 +275,11 @@ def test_what_is_kept_goes_when_a_step_lacks_memory(
         tiny.ask(some(30, 1)).wait()
         forward, failed = tiny.model.forward, []
 
-        def failing_once(spans: Sequence[Span]) -> torch.Tensor:
+        def failing_once(spans: Sequence[Span], every_position: bool = False) -> torch.Tensor:
             if not failed:
                 failed.append(True)
                 raise MemoryError
-            return forward(spans)
+            return forward(spans, every_position)
 
         monkeypatch.setattr(tiny.model, "forward", failing_once)
         assert tiny.ask(some(30, 0), sampling=LONG).wait().ids == expected

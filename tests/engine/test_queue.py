@@ -35,9 +35,9 @@ def test_a_short_prompt_waits_one_chunk_for_each_long_one(
     with running(tiny_folder, tiny_adapters) as tiny:
         forward = tiny.model.forward
 
-        def noting(spans: Sequence[Span]) -> torch.Tensor:
+        def noting(spans: Sequence[Span], every_position: bool = False) -> torch.Tensor:
             widths.append(len(spans[0].tokens))
-            return forward(spans)
+            return forward(spans, every_position)
 
         go_on = hold(tiny)
         monkeypatch.setattr(tiny.model, "forward", noting)

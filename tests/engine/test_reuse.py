@@ -269,10 +269,10 @@ def test_nothing_is_kept_of_a_failed_reply(tiny: Running, monkeypatch: pytest.Mo
     tiny.ask(kept).wait()
     forward = tiny.model.forward
 
-    def failing(spans: Sequence[Span]) -> torch.Tensor:
+    def failing(spans: Sequence[Span], every_position: bool = False) -> torch.Tensor:
         if len(spans[0].tokens) == 1:
             raise RuntimeError("a bad step")
-        return forward(spans)
+        return forward(spans, every_position)
 
     monkeypatch.setattr(tiny.model, "forward", failing)
     assert tiny.ask(prompt).wait().last.finish_reason is FinishReason.ERROR

@@ -1,0 +1,43 @@
+"""Guesses: where they come from."""
+
+from __future__ import annotations
+
+import pytest
+
+from model.engine.lookup import REACHES, Lookup
+
+
+@pytest.mark.parametrize(
+    ("tokens", "guess"),
+    [
+        ([], ()),
+        ([1], ()),
+        ([1, 2], ()),
+        ([1, 2, 3, 4], ()),
+        ([1, 2, 3, 4, 5, 1, 2], (3,)),  # two alike say one token
+        ([1, 2, 3, 4, 5, 6, 7, 1, 2, 3], (4, 5, 6)),
+        ([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3], (5, 1, 2)),  # the last time counts
+        ([1, 2, 3, 9, 2, 3, 5, 1, 2, 3], (9, 2, 3)),  # three alike before two
+        ([7, 7, 7, 7], (7,)),
+        ([1, 2, 3, 1, 2, 3], (1, 2, 3)),
+    ],
+)
+def test_what_followed_the_same_tokens_before(tokens: list[int], guess: tuple[int, ...]) -> None:
+    assert Lookup(tokens).guess(8) == guess
+
+
+@pytest.mark.parametrize("most", range(4))
+def test_no_more_than_wanted(most: int) -> None:
+    assert Lookup([1, 2, 3, 4, 5, 6, 7, 1, 2, 3]).guess(most) == (4, 5, 6)[:most]
+
+
+def test_token_by_token_is_the_same_as_at_once() -> None:
+    tokens: list[int] = []
+    growing = Lookup(tokens)
+    for token in [1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3, 4, 4, 4, 4, 2, 3, 4, 1, 2]:
+        tokens.append(token)
+        assert growing.guess(3) == Lookup(list(tokens)).guess(3)
+
+
+def test_reaches_begin_with_the_longest() -> None:
+    assert list(REACHES) == sorted(REACHES, reverse=True)
