@@ -119,6 +119,7 @@ class LocalEngine:
             self._closing = True
             self._wake.notify()
         self._thread.join()
+        self._model.close()
 
     def _run(self) -> None:
         try:

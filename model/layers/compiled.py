@@ -60,6 +60,7 @@ class Build:
         self._child: subprocess.Popen[bytes] | None = None
         if not (self._folder / DONE).is_file():
             self._child = _compile(self._folder)
+            atexit.register(self.cancel)
 
     def cancel(self) -> None:
         """Nobody will want it."""

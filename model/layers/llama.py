@@ -196,6 +196,11 @@ class Llama:
         """Compute with compiled code from the next forward on."""
         self.decoder = decoder
 
+    def close(self) -> None:
+        """End the threads that compute, if it has any of its own. Nothing may run."""
+        if self.decoder:
+            self.decoder.close()
+
     @property
     def batch_invariant(self) -> bool:
         """Whether a token's logits are the same to the last bit in any company."""

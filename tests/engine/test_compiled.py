@@ -6,6 +6,7 @@ themselves, alone, and to the last token.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +41,6 @@ def compiled(base: Path, adapters: Path, cache_bytes: int) -> Iterator[Running]:
         decoder = make_decoder(build_folder(user_cache_path(APP_NAME)), engine.model, 2, 256, 16)
         engine.model.use(decoder)
         yield engine
-    decoder.close()
 
 
 @pytest.fixture
@@ -189,3 +189,11 @@ def test_with_memory_for_one_and_a_half(
         replies = [engine.ask(p, a, name=str(i), sampling=w) for i, (p, a, w) in enumerate(asked)]
         assert [reply.wait().ids for reply in replies] == [reply.ids for reply in expected]
         assert any(given_way)
+
+
+def test_closing_sends_all_threads_home(tiny_folder: Path, tiny_adapters: Path) -> None:
+    before = threading.active_count()
+    with compiled(tiny_folder, tiny_adapters, cache_bytes=PLENTY) as engine:
+        engine.ask(prompts(1, 320, 12)[0]).wait()
+        assert threading.active_count() == before + 2  # the engine's, and the one that helps it
+    assert threading.active_count() == before
