@@ -180,7 +180,8 @@ def _load(path: Path, quantization: str) -> Llama:
 
 def _lora(folder: Path, model: Llama) -> Lora:
     registry = AdapterRegistry(folder.absolute().parent, model.shape, _AnyTemplate())
-    return registry.load(folder.name, model.storage_dtype, model.device, model.own_layer)
+    digest = registry.get(folder.name).digest
+    return registry.load(folder.name, digest, model.storage_dtype, model.device, model.own_layer)
 
 
 class _AnyTemplate(frozenset[str]):

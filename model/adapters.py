@@ -89,18 +89,23 @@ class AdapterRegistry:
     def load(
         self,
         name: str,
+        digest: str,
         dtype: torch.dtype,
         device: str,
         make_layer: Callable[[Tensor], Linear],
     ) -> Lora:
-        """The weights of a healthy adapter; see `adapter_files.load`.
+        """The weights of a healthy adapter as of `digest`; see `adapter_files.load`.
 
         Raises:
-            AdapterError: they cannot be read after all.
+            AdapterError: they cannot be read after all, or are others by now.
         """
-        adapter = self.get(name)
+        path = self.get(name).path
         try:
-            return adapter_files.load(adapter.path, dtype, device, make_layer)
+            lora = adapter_files.load(path, dtype, device, make_layer)
+            # Looked at afterwards: whoever trains may write while this reads.
+            if self.get(name).digest != digest:
+                raise AdapterError(f"The adapter {name!r} has just changed", "Ask again.")
+            return lora
         except AdapterError:
             raise
         except Exception as error:  # as in `_examine`

@@ -26,13 +26,13 @@ class AdapterCache:
     """The weights in memory, by name. Any thread may ask.
 
     Args:
-        load: gives an adapter's weights by its name, or raises AdapterError. It is called on the
-            threads that ask, for different adapters at the same time.
+        load: gives an adapter's weights by name and digest, or raises AdapterError. It is called
+            on the threads that ask, for different adapters at the same time.
         budget: bytes; beyond them, whenever another is loaded, those that nobody uses leave, the
             least recently asked for first. None: all stay.
     """
 
-    def __init__(self, load: Callable[[str], Lora], budget: int | None) -> None:
+    def __init__(self, load: Callable[[str, str], Lora], budget: int | None) -> None:
         self._load = load
         self._budget = budget
         self._resident: OrderedDict[str, _Resident] = OrderedDict()
@@ -67,7 +67,7 @@ class AdapterCache:
 
     def _fill(self, key: Key, loading: Future[LoadedAdapter]) -> None:
         try:
-            lora = self._load(key[0])
+            lora = self._load(*key)
         except BaseException as error:  # those who wait for it must hear of any
             with self._lock:
                 del self._loading[key]

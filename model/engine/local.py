@@ -47,7 +47,7 @@ class LocalEngine:
     Args:
         model: the loaded base; from here on it belongs to the engine's thread.
         pieces: number of token ids that have text; higher ids are never chosen.
-        load_adapter: gives an adapter's weights by its key, or raises AdapterError.
+        load_adapter: gives an adapter's weights by name and digest, or raises AdapterError.
         max_sequences: sequences that run at the same time.
         cache_bytes: for keys and values, of running sequences and of those kept for reuse. None:
             no bound, and nothing is reused.
@@ -60,7 +60,7 @@ class LocalEngine:
         self,
         model: Llama,
         pieces: int,
-        load_adapter: Callable[[str], Lora],
+        load_adapter: Callable[[str, str], Lora],
         max_sequences: int,
         cache_bytes: int | None = None,
         adapter_bytes: int | None = None,

@@ -122,7 +122,9 @@ def running(
     engine = LocalEngine(
         model,
         load_tokenizer(folder).pieces,
-        lambda name: registry.load(name, model.storage_dtype, model.device, model.own_layer),
+        lambda name, digest: registry.load(
+            name, digest, model.storage_dtype, model.device, model.own_layer
+        ),
         max_sequences,
         cache_bytes,
         adapter_bytes,

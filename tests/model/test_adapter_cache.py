@@ -27,7 +27,7 @@ class Loader:
     def hold(self, name: str) -> None:
         self.gates[name], self.begun[name] = threading.Event(), threading.Event()
 
-    def __call__(self, name: str) -> Lora:
+    def __call__(self, name: str, _: str) -> Lora:
         self.loads.append(name)
         if name in self.gates:
             self.begun[name].set()
