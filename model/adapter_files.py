@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,11 +186,18 @@ def _weights_file(path: Path) -> Path:
     return file
 
 
-def _read_weights(path: Path) -> Weights:
+def _tensors(file: Path) -> Iterable[tuple[str, Tensor]]:
+    from safetensors.torch import load_file
+
     from model.loading import read_tensors
 
+    # In one go, where bases are read piece by piece: an adapter is small, and somebody waits.
+    return load_file(file).items() if file.suffix == ".safetensors" else read_tensors((file,))
+
+
+def _read_weights(path: Path) -> Weights:
     weights = Weights()
-    for name, tensor in read_tensors((_weights_file(path),)):
+    for name, tensor in _tensors(_weights_file(path)):
         if match := PAIR_NAME.match(name):
             layer, module, side = match.groups()
             weights.pairs.setdefault((int(layer), module), {})[side] = tensor
