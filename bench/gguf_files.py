@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model.folder import read_model_folder
+
 Matrix = npt.NDArray[np.float32]
 
 ARCHITECTURE = "llama"
@@ -37,6 +39,7 @@ PARTS = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+Q8_VALUES = 32  # that share a scale in Q8_0
 # How a tokenizer.json cuts text before BPE, and llama.cpp's name for that.
 CUTS = {("ByteLevel",): "gpt-2", ("Digits", "ByteLevel"): "smollm"}
 
@@ -56,10 +59,12 @@ def write_base(folder: Path, target: Path) -> None:
     _add_sizes(writer, config)
     _add_tokenizer(writer, folder, config)
     eight_bit = GGMLQuantizationType.Q8_0
-    for name, weight in _tensors(folder / "model.safetensors"):
+    for name, weight in _weights(folder):
         named, rows = base_tensor(name, weight, config)
         if rows.ndim == 1:
             writer.add_tensor(named, rows)
+        elif rows.shape[1] % Q8_VALUES:
+            raise GgufError(f"{name} has rows of {rows.shape[1]}, and Q8_0 wants multiples of 32")
         else:
             writer.add_tensor(named, quantize(rows, eight_bit), raw_dtype=eight_bit)
     _finish(writer)
@@ -176,13 +181,19 @@ def _cut(splitter: dict[str, Any]) -> str:
     return CUTS[kinds]
 
 
+def _weights(folder: Path) -> Iterator[tuple[str, Matrix]]:
+    """Every tensor of a model folder, whatever the number of its files, as float32."""
+    for file in read_model_folder(folder).weight_files:
+        yield from _tensors(file)
+
+
 def _tensors(path: Path) -> Iterator[tuple[str, Matrix]]:
     """Every tensor of a safetensors file, as float32."""
     import torch
     from safetensors import safe_open
 
-    if not path.is_file():
-        raise GgufError(f"There is no {path.name} in {path.parent}: one file is needed")
+    if not path.is_file() or path.suffix != ".safetensors":
+        raise GgufError(f"{path} is no safetensors file")
     with safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 (not a dict)
             yield name, file.get_tensor(name).to(torch.float32).numpy()

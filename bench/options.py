@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
+from bench.flags import Parser, at_least, folder, positive
 from bench.workloads import ALL, NAMES, Workload
 
 CHECKOUT = Path(__file__).parents[1]
@@ -42,15 +41,6 @@ class Options:
     hf_dtype: str
 
 
-class _Parser(argparse.ArgumentParser):
-    """Its errors are one sentence, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        message = message.removeprefix("argument ")
-        print(f"{message[:1].upper()}{message[1:]}. See --help.", file=sys.stderr)
-        raise SystemExit(2)
-
-
 def read_options(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Options:
     """Read `argv` (without the program's name).
 
@@ -58,23 +48,23 @@ def read_options(argv: Sequence[str], environ: Mapping[str, str] | None = None) 
         SystemExit: with status 2 where something is wrong, after saying what.
     """
     parser = _parser(os.environ if environ is None else environ)
-    given = vars(parser.parse_args([_underscored(word) for word in argv]))
+    given = parser.read(argv)
     peers, workloads = given.pop("peers"), given.pop("workloads")
     return Options(peers=(OURS, *peers), workloads=workloads, **given)
 
 
-def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
-    parser = _Parser(prog="bench/serve.py", description=ABOUT, epilog=EPILOG, allow_abbrev=False)
+def _parser(environ: Mapping[str, str]) -> Parser:
+    parser = Parser(prog="bench/serve.py", description=ABOUT, epilog=EPILOG, allow_abbrev=False)
     add = parser.add_argument
     add("--peers", type=_peers, default=PEERS, metavar="A,B", help=f"of {', '.join(PEERS)}")
     add("--workloads", type=_workloads, default=ALL, metavar="A,B", help=f"of {', '.join(NAMES)}")
-    add("--rounds", type=_positive, default=3, metavar="N", help="turns of each peer (default 3)")
+    add("--rounds", type=positive, default=3, metavar="N", help="turns of each peer (default 3)")
     add("--tokens", type=_several, default=64, metavar="N", help="tokens a reply (default 64)")
     add("--json", action="store_true", help="print JSON instead of a table")
     add("--chart", type=_chart, metavar="FILE.png", help="draw the medians (needs matplotlib)")
     add("--check", action="store_true", help="compare the servers' first tokens; measure nothing")
-    add("--base_model", type=_folder, metavar="FOLDER", help="default: the embedded default")
-    add("--adapter", type=_folder, default=CHECKOUT / "adapters" / "lighthouse", metavar="FOLDER",
+    add("--base_model", type=folder, metavar="FOLDER", help="default: the embedded default")
+    add("--adapter", type=folder, default=CHECKOUT / "adapters" / "lighthouse", metavar="FOLDER",
         help="a PEFT LoRA folder, from which all adapters are made")  # fmt: skip
     add("--vllm_python", type=_program, default=environ.get(VLLM_PYTHON), metavar="PATH",
         help="the Python of vLLM's environment")  # fmt: skip
@@ -104,24 +94,8 @@ def _chosen(text: str, known: Sequence[str], what: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _positive(text: str) -> int:
-    return _at_least(1, text)
-
-
 def _several(text: str) -> int:
-    return _at_least(2, text)  # a speed needs two tokens
-
-
-def _at_least(least: int, text: str) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-    return int(text)
-
-
-def _folder(text: str) -> Path:
-    if not Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {text}")
-    return Path(text).resolve()
+    return at_least(2, text)  # a speed needs two tokens
 
 
 def _program(text: str) -> Path:
@@ -137,11 +111,3 @@ def _chart(text: str) -> Path:
     if importlib.util.find_spec("matplotlib") is None:
         raise argparse.ArgumentTypeError("matplotlib is missing (requirements-bench.txt)")
     return path
-
-
-def _underscored(word: str) -> str:
-    """Hyphens in a flag's name count as underscores."""
-    if not word.startswith("--"):
-        return word
-    flag, equals, value = word[2:].partition("=")
-    return f"--{flag.replace('-', '_')}{equals}{value}"

@@ -52,13 +52,13 @@ def table(results: Results, metrics: Sequence[Metric]) -> str:
     others = results.others()
     rows = [["", "", *results.peers, *(f"vs {peer}" for peer in others)]]
     for metric in metrics:
-        medians = [_number(results.median(metric.key, peer)) for peer in results.peers]
-        ratios = [_times(results.ratio(metric, peer)) for peer in others]
+        medians = [number(results.median(metric.key, peer)) for peer in results.peers]
+        ratios = [times(results.ratio(metric, peer)) for peer in others]
         rows.append([metric.title, metric.unit, *medians, *ratios])
     costs = [results.adapters_cost(peer) for peer in results.peers]
     if any(costs):
-        rows.append([COST_TITLE, "", *(_number(cost) for cost in costs), *("" for _ in others)])
-    return "\n".join(_aligned(rows))
+        rows.append([COST_TITLE, "", *(number(cost) for cost in costs), *("" for _ in others)])
+    return "\n".join(aligned(rows))
 
 
 def document(results: Results, metrics: Sequence[Metric]) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def _rounded(values: Sequence[float]) -> list[float]:
     return [round(value, 4) for value in values]
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
     """Three digits that say something: 123, 12.3, 0.123."""
     if value is None:
         return MISSING
@@ -98,16 +98,18 @@ def _number(value: float | None) -> str:
     return f"{value:.{decimals}f}"
 
 
-def _times(value: float | None) -> str:
+def times(value: float | None) -> str:
     return MISSING if value is None else f"{value:.2f}x"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]], words: int = 2) -> list[str]:
+    """The rows as lines, columns in line: the first so many are words, the others figures."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(_padded(row, widths)).rstrip() for row in rows]
+    return ["  ".join(_padded(row, widths, words)).rstrip() for row in rows]
 
 
-def _padded(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+def _padded(row: Sequence[str], widths: Sequence[int], words: int) -> list[str]:
     """Words to the left, figures to the right."""
-    words = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
-    return words + [cell.rjust(w) for cell, w in zip(row[2:], widths[2:], strict=True)]
+    cells = list(zip(row, widths, strict=True))
+    left = [cell.ljust(width) for cell, width in cells[:words]]
+    return left + [cell.rjust(width) for cell, width in cells[words:]]

@@ -8,9 +8,6 @@ Exit status 1: ours, or another that was there, failed; 2: wrong use.
 from __future__ import annotations
 
 import json
-import os
-import platform
-import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -21,6 +18,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.check import MOST, check
+from bench.ending import end_cleanly
+from bench.machine import machine
 from bench.options import Options, read_options
 from bench.peers.base import Peer, PeerError, Stage
 from bench.peers.hf import BitsAndBytes, HuggingFace
@@ -35,7 +34,7 @@ from bench.stage import prepare
 
 def main() -> int:
     options = read_options(sys.argv[1:])
-    signal.signal(signal.SIGTERM, _end)
+    end_cleanly()
     with tempfile.TemporaryDirectory(prefix="linly-bench-") as scratch:
         try:
             with started(make_peers(options, prepare(options, Path(scratch))), to_stderr) as cast:
@@ -45,12 +44,6 @@ def main() -> int:
             return 1
         except KeyboardInterrupt:
             return 130  # as shells tell it
-
-
-def _end(*_: Any) -> None:
-    """Ended from outside, too, no server stays behind; a second signal must not break that off."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.exit(143)  # as shells tell it
 
 
 def make_peers(options: Options, stage: Stage) -> list[Peer]:
@@ -112,14 +105,6 @@ def notes(cast: Cast, results: Results, options: Options) -> list[str]:
     lines += [f"{name}: {cast.about[name]}" for name in results.peers]
     lines += [f"{name} was skipped: {why}" for name, why in cast.skipped.items()]
     return lines + [f"{name} failed: {why}" for name, why in cast.failed.items()]
-
-
-def machine() -> str:
-    """The processor as Linux calls it, and the number of cores."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or 'unknown'}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

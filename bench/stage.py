@@ -34,13 +34,14 @@ def prepare(options: Options, scratch: Path) -> Stage:
     return Stage(base, kept / "adapters", tuple(names), kept, scratch, threads)
 
 
-def fingerprint(base: Path, adapter: Path) -> str:
+def fingerprint(base: Path, adapter: Path | None = None) -> str:
     """Twelve hex digits that change with the base's files and the adapter's weights."""
     digest = hashlib.sha256(repr(NOISE).encode())
     for file in sorted(base.iterdir()):
         facts = file.stat()
         digest.update(f"{base} {file.name} {facts.st_size} {facts.st_mtime_ns}".encode())
-    digest.update((adapter / WEIGHTS).read_bytes())
+    if adapter:
+        digest.update((adapter / WEIGHTS).read_bytes())
     return digest.hexdigest()[:12]
 
 

@@ -17,6 +17,11 @@ from pathlib import Path
 
 import httpx
 
+# Started as a script, Python only looks beside it.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench.machine import peak_bytes
+
 CHECKOUT = Path(__file__).parents[1]
 POLL_SECONDS = 0.05
 MOST_SECONDS = 120
@@ -72,7 +77,7 @@ def measure() -> Run:
         answer = httpx.post(f"{address}/v1/chat/completions", json=QUESTION, timeout=MOST_SECONDS)
         seconds = time.monotonic() - asked
         tokens = answer.json()["usage"]["completion_tokens"]
-        return Run(page, ready, tokens / seconds, _peak(process.pid))
+        return Run(page, ready, tokens / seconds, peak_bytes(process.pid) / 1e6)
     finally:
         process.terminate()
         process.wait()
@@ -94,12 +99,6 @@ def _until(url: str, began: float) -> float:
             pass
         time.sleep(POLL_SECONDS)
     raise TimeoutError(f"{url} did not answer")
-
-
-def _peak(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1000
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def convert(source: Path, destination: Path, tokenizer: Path | None, heads: int 
     if destination.exists():
         raise ModelFolderError(f"{destination} exists already", "Remove it or name another folder.")
     if source.suffix == ".gguf":
-        _whole_or_nothing(destination, partial(_write_gguf, source))
+        whole_or_nothing(destination, partial(_write_gguf, source))
         return
     if tokenizer is None or not tokenizer.is_file():
         raise ModelFolderError(
@@ -39,7 +39,7 @@ def convert(source: Path, destination: Path, tokenizer: Path | None, heads: int 
     from model import tencent
 
     write = partial(tencent.write_folder, source, tokenizer=tokenizer, heads=heads)
-    _whole_or_nothing(destination, lambda folder: write(folder=folder))
+    whole_or_nothing(destination, lambda folder: write(folder=folder))
 
 
 def convert_in_subprocess(source: Path, destination: Path) -> None:
@@ -62,7 +62,7 @@ def convert_in_subprocess(source: Path, destination: Path) -> None:
         )
 
 
-def _whole_or_nothing(destination: Path, write: Callable[[Path], None]) -> None:
+def whole_or_nothing(destination: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a folder beside `destination`, check it, and move it there."""
     from model.folder import load_tokenizer, read_model_folder
 

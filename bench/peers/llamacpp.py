@@ -19,28 +19,30 @@ CONTEXT = 32_768  # tokens of all slots together: more than any workload holds
 
 
 class LlamaCpp(HttpPeer):
-    """One server with twelve slots over one cache of keys and values, prompt cache on."""
+    """One server with its slots over one cache of keys and values, prompt cache on."""
 
     name = "llama.cpp"
     most_users = SLOTS
     most_adapters = 12
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, slots: int = SLOTS, context: int = CONTEXT) -> None:
         super().__init__()
         self._stage = stage
+        self._slots = slots
+        self._context = context
 
     def start(self) -> str:
         if importlib.util.find_spec("xllamacpp") is None:
             raise PeerMissing("xllamacpp is not installed: pip install -r requirements-bench.txt")
         base, adapters = self._files()
         command = [sys.executable, "-m", "bench.peers.llamacpp_server", str(base)]
-        command += ["--slots", str(SLOTS), "--context", str(CONTEXT)]
+        command += ["--slots", str(self._slots), "--context", str(self._context)]
         command += ["--threads", str(self._stage.threads)]
         command += [word for path in adapters for word in ("--lora", str(path))]
         self.child = Child(command, self._stage.scratch / "llamacpp.log")
         self.address, _, built = self.child.read().partition(" ")
         self.child.wait_for(f"{self.address}/health", MOST_SECONDS)
-        return f"its server over HTTP, Q8_0, {SLOTS} slots; {built}"
+        return f"its server over HTTP, Q8_0, {self._slots} slots; {built}"
 
     def first_token(self, question: Question, count: int) -> dict[str, float]:
         # The base, asked after an adapter in the same slot, is answered from the adapter's cache

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.geometry import Geometry
 from bench.gguf_files import (
     GgufError,
     base_tensor,
@@ -18,6 +19,7 @@ from bench.gguf_files import (
     write_adapter,
     write_base,
 )
+from bench.random_model import write_model
 from tests.tiny import make_adapter, make_folder
 
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
@@ -119,6 +121,21 @@ def test_a_written_base_can_be_read_again(base: Path, tmp_path: Path) -> None:
     wanted = interleaved(weights["model.layers.1.self_attn.q_proj.weight"], 4)
     read = dequantize(query.data, query.tensor_type)
     np.testing.assert_allclose(read, wanted, atol=np.abs(wanted).max() / 127)
+
+
+def test_a_base_in_several_files_is_written_whole(tmp_path: Path) -> None:
+    from gguf import GGUFReader
+
+    geometry = Geometry(layers=2, hidden=64, intermediate=96, heads=4, kv_heads=2, vocab=320)
+    found = []
+    for name, shard in (("one", 1_000_000), ("several", 60_000)):
+        write_model(tmp_path / name, geometry, shard, seed=0, say=lambda _: None)
+        write_base(tmp_path / name, tmp_path / f"{name}.gguf")
+        tensors = GGUFReader(tmp_path / f"{name}.gguf").tensors
+        found.append({tensor.name: tensor.data.tobytes() for tensor in tensors})
+    assert len(list((tmp_path / "several").glob("*.safetensors"))) > 2
+    assert len(found[0]) == 2 * 9 + 3
+    assert found[1] == found[0]
 
 
 def test_a_written_adapter_can_be_read_again(base: Path, tmp_path: Path) -> None:

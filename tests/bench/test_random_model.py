@@ -1,0 +1,219 @@
+"""Random models: their files are what they should be, and this program reads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bench import random_model
+from bench.geometry import Geometry
+from bench.random_model import main, shards, write_model
+from model.engine.kv_cache import SequenceCache
+from model.folder import load_tokenizer, read_model_folder
+from model.layers.llama import Span
+from model.loading import load_model
+from model.tokenizer import Run
+from model.types import ModelFolderError, SettingsError
+
+TINY = Geometry(layers=2, hidden=64, intermediate=96, heads=4, kv_heads=2, vocab=320)
+MOST = 60_000
+INDEX = "model.safetensors.index.json"
+FLAGS = ["--hidden", "64", "--heads", "4", "--intermediate", "96", "--layers", "1"]
+Start = Callable[..., int]
+
+
+def make(folder: Path, most: int = MOST, seed: int = 0) -> Path:
+    write_model(folder, TINY, most, seed, lambda _: None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model in several shards."""
+    return make(tmp_path_factory.mktemp("random") / "tiny")
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Start:
+    """`main` with these words."""
+    monkeypatch.setattr(random_model, "end_cleanly", lambda: None)
+
+    def run(*words: str) -> int:
+        monkeypatch.setattr("sys.argv", ["bench/random_model.py", *words])
+        return main()
+
+    return run
+
+
+def test_no_shard_is_larger_than_it_may_be(made: Path) -> None:
+    sizes = [file.stat().st_size for file in made.glob("*.safetensors")]
+    assert len(sizes) > 2
+    assert max(sizes) <= MOST
+
+
+def test_the_index_names_every_tensor_where_it_is(made: Path) -> None:
+    index = json.loads((made / INDEX).read_text(encoding="utf-8"))
+    files = {file.name: load_file(file) for file in made.glob("*.safetensors")}
+    assert index["weight_map"] == {name: file for file, found in files.items() for name in found}
+    shapes = {name: tuple(t.shape) for found in files.values() for name, t in found.items()}
+    assert shapes == dict(TINY.tensors())
+    total = sum(t.nbytes for found in files.values() for t in found.values())
+    assert index["metadata"]["total_size"] == total == TINY.nbytes
+
+
+def test_what_fits_in_one_file_has_no_index(tmp_path: Path) -> None:
+    folder = make(tmp_path / "one", most=1_000_000)
+    assert not (folder / INDEX).exists()
+    assert load_file(folder / "model.safetensors").keys() == dict(TINY.tensors()).keys()
+
+
+def test_weights_are_spread_as_told_and_norms_are_one(made: Path) -> None:
+    weights = {n: t.float() for f in made.glob("*.safetensors") for n, t in load_file(f).items()}
+    for name, weight in weights.items():
+        if "norm" in name:
+            assert (weight == 1).all()
+        else:
+            assert weight.std() == pytest.approx(0.02, rel=0.1)
+            assert len(weight.unique(dim=0)) == len(weight)
+    assert not torch.equal(weights["lm_head.weight"], weights["model.embed_tokens.weight"])
+
+
+def test_matrices_larger_than_the_block_still_have_no_two_rows_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random_model, "BLOCK_VALUES", 997)  # a prime too
+    weights = load_file(make(tmp_path / "small", most=1_000_000) / "model.safetensors")
+    head = weights["lm_head.weight"]
+    assert head.numel() > 20 * 997
+    assert len(head.unique(dim=0)) == len(head)
+
+
+def test_the_seed_decides_the_weights(made: Path, tmp_path: Path) -> None:
+    def contents(folder: Path) -> list[bytes]:
+        return [file.read_bytes() for file in sorted(folder.glob("*.safetensors"))]
+
+    assert contents(make(tmp_path / "same")) == contents(made)
+    assert contents(make(tmp_path / "other", seed=1)) != contents(made)
+
+
+@pytest.mark.parametrize("quantization", ["8bit", "none"])
+def test_it_loads_and_gives_finite_logits(made: Path, quantization: str) -> None:
+    model = load_model(
+        read_model_folder(made), quantization=quantization, device="cpu", context_length=None,
+        progress=lambda _: None,
+    )  # fmt: skip
+    cache = SequenceCache(model.shape, model.storage_dtype, "cpu")
+    logits = model.forward([Span([1, 5, 300], cache)])
+    assert logits.shape == (1, TINY.vocab)
+    assert logits.isfinite().all()
+    assert logits.std() > 0
+    assert (model.shape.num_kv_heads, model.shape.head_dim) == (2, 16)
+
+
+def test_its_tokenizer_has_a_piece_for_every_row(made: Path) -> None:
+    folder = read_model_folder(made)
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.pieces == TINY.vocab
+    assert (tokenizer.eos_id, folder.eos_ids) == (2, frozenset({2}))
+    text = "User: hello, 你好\nBot: "
+    assert tokenizer.decode(tokenizer.encode([Run(text)])) == text
+    assert tokenizer.decode([TINY.vocab - 1]).isalpha()
+    assert tokenizer.encode([Run("</s>")]) == [2]
+
+
+def test_the_defaults_have_the_size_of_the_13b_s_file() -> None:
+    geometry = Geometry()
+    assert geometry.nbytes == pytest.approx(26.4e9, rel=0.002)
+    assert dict(geometry.tensors())["model.layers.39.mlp.down_proj.weight"] == (5120, 13824)
+    parts = shards(geometry, random_model.SHARD_BYTES)
+    assert len(parts) == 6
+    assert sum(len(part) for part in parts) == 40 * 9 + 3
+
+
+def test_what_is_there_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(ModelFolderError, match="exists already and is not empty"):
+        make(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert read_model_folder(make(tmp_path / "empty")).nbytes > TINY.nbytes
+
+
+def test_a_full_disk_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Disk", (), {"free": 1_000_000_000}))
+    with pytest.raises(ModelFolderError, match=r"takes 0\.0 GB and .* has 1\.0 GB free"):
+        make(tmp_path / "made")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_up_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(random_model, "_write_tensor", full)
+    with pytest.raises(ModelFolderError, match="No space left"):
+        make(tmp_path / "made")
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_program_makes_what_its_flags_say(start: Start, tmp_path: Path) -> None:
+    assert start(str(tmp_path / "made"), *FLAGS, "--vocab", "300", "--shard-gb", "0.001") == 0
+    config = read_model_folder(tmp_path / "made").config
+    assert (config["hidden_size"], config["num_hidden_layers"]) == (64, 1)
+    assert config["num_key_value_heads"] == config["num_attention_heads"] == 4
+    assert config["vocab_size"] == 300
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--heads", "7"], "--heads 7 does not divide --hidden 64"),
+        (["--kv_heads", "3"], "--kv_heads 3 does not divide --heads 4"),
+        (["--heads", "64"], "--hidden 64 gives 64 heads an odd size"),
+        (["--vocab", "100"], "--vocab 100 is not from 264 to"),
+        (["--shard_gb", "0.00001"], "Pass a larger --shard_gb"),
+    ],
+)
+def test_sizes_that_do_not_belong_together_are_refused(
+    start: Start, words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert start(str(tmp_path / "made"), *FLAGS, *words) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["made", "--layers", "0"], "'0' is not a whole number of at least 1"),
+        (["made", "--shard_gb", "nan"], "'nan' is no number of gigabytes"),
+        (["made", "--seed", "-1"], "at least 0"),
+        ([], "arguments are required: FOLDER"),
+    ],
+)
+def test_flags_that_are_wrong_are_one_sentence(
+    start: Start, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        start(*words)
+    assert ended.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_no_layer_at_all_is_no_geometry() -> None:
+    with pytest.raises(SettingsError, match="--layers 0 is less than 1"):
+        Geometry(layers=0)
