@@ -15,7 +15,7 @@ import torch
 
 from bench.scaling.figures import AtContext, WithAdapters, WithUsers
 from bench.scaling.options import BEHIND
-from model.adapters import module_sizes
+from model.adapter_files import module_sizes
 from model.engine.kv_cache import SequenceCache
 from model.engine.local import PREFILL_CHUNK
 from model.layers.llama import Llama, Span
