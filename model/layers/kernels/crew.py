@@ -74,5 +74,7 @@ def compile_all() -> None:
     tables = empty_tables(1, 1, 1)
     tables.linears["ins"] = layout.COLUMNS
     crew = Crew(2, tables)
-    crew.run(np.zeros(1, layout.JOB))
+    job = np.zeros(1, layout.JOB)
+    job["threads"] = 1
+    crew.run(job)
     crew.close()

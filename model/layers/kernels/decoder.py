@@ -45,6 +45,7 @@ class Decoder:
         self._make_buffers()
         self._make_low(FIRST_RANK)
         self._make_logits(max_spans)
+        self._job["threads"] = threads
         self._crew = Crew(threads, self._tables)
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ JOB = np.dtype(
         (name, np.int64)
         for name in (
             "region", "done",  # the first region; chunks done before it
+            "threads",
             "rows", "outputs",  # tokens, and those of them whose logits are wanted
             "first", "layers",  # to begin with the last norm: as many as there are
             "hidden", "heads", "kv_heads", "head_dim", "wide",

@@ -110,16 +110,24 @@ def product(tables, job, layer, stage, chunk):
     deltas = rows if stage.parts else 0
     if chunk >= deltas:
         linear = tables.linears[layer, stage.linear]
-        multiply(
-            linear, chunk - deltas, rows, job.values, job.scales, stage.output,
-            stage.output_stride,
-        )  # fmt: skip
+        part = spread(chunk - deltas, chunks(linear.ins, linear.outs), job.threads)
+        multiply(linear, part, rows, job.values, job.scales, stage.output, stage.output_stride)
         return
     for part in range(stage.parts):
         pair = pair_of(tables, chunk, layer, stage.module + part)
         if pair.rank:
             x = job.normed + 4 * chunk * job.normed_stride
             shrink(pair, tables.rows[chunk].strength, x, low_of(job, chunk, part))
+
+
+@compiled
+def spread(chunk, total, threads):
+    """Which of `total` parts is the `chunk`-th to be done.
+
+    Threads that take turns each read on where they were, a stretch of memory of their own.
+    """
+    owner, turn = chunk % threads, chunk // threads
+    return owner * (total // threads) + min(owner, total % threads) + turn
 
 
 @compiled
