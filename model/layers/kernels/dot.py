@@ -34,7 +34,7 @@ from model.layers.kernels.vectors import (
     store,
 )
 
-AHEAD = 2048  # bytes of weights, asked of the memory before they are needed
+AHEAD = 1024  # bytes of weights, asked of the memory before they are needed
 LANES = 8  # outputs in a vector of sums
 HALVES = BLOCK // LANES
 HAS_AVX2 = bool(get_host_cpu_features().get("avx2"))
@@ -43,33 +43,37 @@ SUMS = ir.VectorType(I32, LANES)
 INT8S, INT16S = (ir.VectorType(kind, LANES * NEIGHBOURS) for kind in (I8, I16))
 
 
-def dot_tile(rows: int, unroll: int) -> Callable[..., None]:
-    """A function that multiplies a block of weights with some rows of activations.
+def dot_tile(rows: int, unroll: int, blocks: int = 1) -> Callable[..., None]:
+    """A function that multiplies some blocks of weights with some rows of activations.
 
     It is called as `tile(weights, values, stride, columns, out)` with addresses and a stride in
-    bytes: int8 weights [columns / NEIGHBOURS, BLOCK, NEIGHBOURS], int16 values [rows, columns];
-    `columns` a positive multiple of COLUMNS. It writes int32 [rows, BLOCK] at `out`. The caller
-    sees to it that no sum leaves the int32 range. `unroll` is how often NEIGHBOURS columns are
-    taken in one turn of the loop.
+    bytes: int8 weights [blocks, columns / NEIGHBOURS, BLOCK, NEIGHBOURS], int16 values [rows,
+    columns]; `columns` a positive multiple of COLUMNS. It writes int32 [blocks, rows, BLOCK] at
+    `out`. The caller sees to it that no sum leaves the int32 range. `unroll` is how often
+    NEIGHBOURS columns are taken in one turn of the loop.
     """
     if COLUMNS % (NEIGHBOURS * unroll):
         raise ValueError(f"{unroll} times {NEIGHBOURS} columns do not divide {COLUMNS}")
 
     def write(builder: Any, args: Sequence[Any]) -> None:
         weights, values, stride, columns, out = args
+        size = builder.mul(columns, integer(BLOCK))
+        begins = [builder.add(weights, builder.mul(size, integer(at))) for at in range(blocks)]
 
         def turn(column: Any, totals: list[Any]) -> list[Any]:
-            group = builder.add(weights, builder.mul(column, integer(BLOCK)))
+            offset = builder.mul(column, integer(BLOCK))
+            groups = [builder.add(begin, offset) for begin in begins]
             first = builder.add(values, builder.shl(column, integer(1)))
-            for at in range(0, unroll * BLOCK * NEIGHBOURS, LINE):
-                prefetch(builder, further(builder, group, AHEAD + at))
+            for group in groups:
+                for at in range(0, unroll * BLOCK * NEIGHBOURS, LINE):
+                    prefetch(builder, further(builder, group, AHEAD + at))
             for _ in range(unroll):
-                totals = _add_products(builder, group, first, stride, totals)
-                group = further(builder, group, BLOCK * NEIGHBOURS)
+                totals = _add_products(builder, groups, first, stride, totals)
+                groups = [further(builder, group, BLOCK * NEIGHBOURS) for group in groups]
                 first = further(builder, first, 2 * NEIGHBOURS)
             return totals
 
-        zeros = [ir.Constant(SUMS, None)] * (rows * HALVES)
+        zeros = [ir.Constant(SUMS, None)] * (blocks * rows * HALVES)
         sums = loop(builder, columns, NEIGHBOURS * unroll, zeros, turn)
         for at, vector in enumerate(sums):
             store(builder, vector, further(builder, out, 4 * LANES * at))
@@ -78,24 +82,25 @@ def dot_tile(rows: int, unroll: int) -> Callable[..., None]:
 
 
 def _add_products(
-    builder: Any, group: Any, first: Any, stride: Any, totals: list[Any]
+    builder: Any, groups: Sequence[Any], first: Any, stride: Any, totals: list[Any]
 ) -> list[Any]:
-    """`totals`, HALVES for each row, and the products of one group of weights."""
-    halves = [
+    """`totals`, HALVES for each row and block, and the products of a group of weights of each."""
+    rows = len(totals) // (len(groups) * HALVES)
+    weights = [
         builder.sext(
             load(builder, further(builder, group, LANES * NEIGHBOURS * half), INT8S), INT16S
         )
+        for group in groups
         for half in range(HALVES)
     ]
-    added = []
-    for row in range(len(totals) // HALVES):
+    added = list(totals)
+    for row in range(rows):
         address = builder.add(first, builder.mul(stride, integer(row)))
         values = builder.bitcast(repeated(builder, load(builder, address, I32), LANES), INT16S)
-        mine = totals[row * HALVES : (row + 1) * HALVES]
-        added += [
-            builder.add(total, _pairs(builder, weights, values))
-            for total, weights in zip(mine, halves, strict=True)
-        ]
+        for at, vector in enumerate(weights):
+            block, half = divmod(at, HALVES)
+            place = (block * rows + row) * HALVES + half
+            added[place] = builder.add(added[place], _pairs(builder, vector, values))
     return added
 
 

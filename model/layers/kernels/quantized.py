@@ -20,8 +20,11 @@ MOST_SUM = (2**31 - 1) / 127  # of the magnitudes of one row, times the largest 
 CHUNK_BYTES = 32 * 1024  # of weights: some microseconds of work
 
 MOST_ROWS = 6  # in a tile: its sums fill the registers
+MOST_ROWS_OF_TWO = 3  # in a tile of two blocks
+LARGE = 2048  # columns, from which on it pays to read two blocks at once
 tile_1, tile_2, tile_3 = dot_tile(1, 8), dot_tile(2, 4), dot_tile(3, 4)
 tile_4, tile_5, tile_6 = dot_tile(4, 4), dot_tile(5, 2), dot_tile(6, 2)
+two_1, two_2, two_3 = dot_tile(1, 4, 2), dot_tile(2, 2, 2), dot_tile(3, 2, 2)
 
 
 @fast
@@ -67,7 +70,7 @@ def read_row(linear, row, x):
 @compiled
 def chunk_rows(ins):
     """Weight rows in a chunk of a product: whole blocks."""
-    return max(BLOCK, CHUNK_BYTES // ins // BLOCK * BLOCK)
+    return max(2 * BLOCK if ins >= LARGE else BLOCK, CHUNK_BYTES // ins // BLOCK * BLOCK)
 
 
 @compiled
@@ -88,10 +91,19 @@ def multiply(linear, chunk, rows, values, scales, output, stride):
     scale, row_scale = floats(linear.scale, linear.outs), floats(scales, rows)
     y = grid(output, rows, stride)
     sums = np.empty((MOST_ROWS, BLOCK), np.int32)
-    for j in range(chunk * size, min((chunk + 1) * size, linear.outs), BLOCK):
-        multiply_block(linear.weight + j * linear.ins, values, linear.ins, row_scale,
-                       scale[j : j + BLOCK], floats(linear.bias + 4 * j, BLOCK),
-                       sums, y[:, j : j + BLOCK])  # fmt: skip
+    j, end = chunk * size, min((chunk + 1) * size, linear.outs)
+    while j < end:
+        weights, bias = linear.weight + j * linear.ins, floats(linear.bias + 4 * j, end - j)
+        if rows <= MOST_ROWS_OF_TWO and linear.ins >= LARGE and j + BLOCK < end:
+            # With few rows it is the memory that counts, and it gives more read at two places.
+            multiply_two(rows, weights, values, 2 * linear.ins, linear.ins, sums.ctypes.data)
+            put(sums, row_scale, scale[j:], bias, y[:, j : j + BLOCK])
+            j += BLOCK
+            put(sums[rows:], row_scale, scale[j:], bias[BLOCK:], y[:, j : j + BLOCK])
+        else:
+            multiply_block(weights, values, linear.ins, row_scale, scale[j:], bias, sums,
+                           y[:, j : j + BLOCK])  # fmt: skip
+        j += BLOCK
 
 
 @compiled
@@ -105,10 +117,27 @@ def multiply_block(weights, values, ins, row_scale, scale, bias, sums, y):
         tiles = (rows - row + MOST_ROWS - 1) // MOST_ROWS
         count = (rows - row + tiles - 1) // tiles
         multiply_tile(count, weights, values + 2 * ins * row, 2 * ins, ins, sums.ctypes.data)
-        for r in range(count):
-            for j in range(BLOCK):
-                y[row + r, j] = sums[r, j] * (scale[j] * row_scale[row + r]) + bias[j]
+        put(sums, row_scale[row : row + count], scale, bias, y[row:])
         row += count
+
+
+@compiled
+def put(sums, row_scale, scale, bias, y):
+    """The sums of a block, int32 [rows, BLOCK], scaled and with the bias -> `y` [rows, BLOCK]."""
+    for r in range(len(row_scale)):
+        for j in range(BLOCK):
+            y[r, j] = sums[r, j] * (scale[j] * row_scale[r]) + bias[j]
+
+
+@compiled
+def multiply_two(rows, weights, values, stride, ins, sums):
+    """The sums of so many rows and two blocks: see `dot_tile`."""
+    if rows == 1:
+        two_1(weights, values, stride, ins, sums)
+    elif rows == 2:
+        two_2(weights, values, stride, ins, sums)
+    else:
+        two_3(weights, values, stride, ins, sums)
 
 
 @compiled
