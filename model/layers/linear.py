@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from model.layers.kernels.layout import BLOCK, COLUMNS, NEIGHBOURS
 
-QUANTIZE_ROWS = 4096
+QUANTIZE_ROWS = 256  # at a time: their float32 copies stay in the processor's caches
 
 
 class Linear(Protocol):
@@ -115,14 +115,20 @@ class Int8Linear(_WithBias):
         return self.packed.nbytes + self.scale.nbytes
 
     def put(self, start: int, weight: Tensor) -> None:
-        # In blocks: the float32 copies that quantising makes must not grow with the vocabulary.
         for part in weight.split(QUANTIZE_ROWS):
-            ids = torch.arange(start, start + len(part))
-            quantized, self.scale[ids] = quantize_rows(part)
+            quantized, self.scale[start : start + len(part)] = quantize_rows(part)
             room = self.packed.shape[1] * NEIGHBOURS - self.in_features
-            pairs = functional.pad(quantized, (0, room)).view(len(part), -1, NEIGHBOURS)
-            self.packed[ids // BLOCK, :, ids % BLOCK] = pairs
+            self._pack(start, functional.pad(quantized, (0, room)))
             start += len(part)
+
+    def _pack(self, start: int, rows: Tensor) -> None:
+        """Put int8 `rows` [n, padded in_features] where the output rows from `start` on belong."""
+        pairs = rows.view(torch.int16)  # neighbours stay together
+        whole = len(rows) // BLOCK * BLOCK if start % BLOCK == 0 else 0
+        blocks = self.packed.view(torch.int16)[start // BLOCK : (start + whole) // BLOCK, :, :, 0]
+        blocks.copy_(pairs[:whole].view(-1, BLOCK, pairs.shape[1]).transpose(1, 2))
+        ids = torch.arange(start + whole, start + len(rows))
+        self.packed.view(torch.int16)[ids // BLOCK, :, ids % BLOCK, 0] = pairs[whole:]
 
     def __call__(self, x: Tensor) -> Tensor:
         y = functional.linear(x, self.unpacked()[:, : self.in_features].to(x.dtype))
