@@ -177,6 +177,7 @@ def test_llama_cpp_is_left_out_where_both_do_not_fit(
 
 
 def test_widths_that_q8_0_does_not_take_are_told(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
     odd = prepare(options("--hidden", "72"), tmp_path, lambda _: None)
     wanted = r"llama.cpp: .* multiples of 32. --no_llama_cpp leaves it out"
     with pytest.raises(PeerError, match=wanted), rival.started(odd, LOADING, 0, tmp_path, 2, 1):

@@ -54,9 +54,9 @@ class Late(Ascii):
 
 
 def likeliest(letter: str | int) -> Tensor:
-    """Logits with one winner; every other letter has the same, smaller chance."""
-    logits = torch.zeros(VOCAB)
-    logits[letter if isinstance(letter, int) else ord(letter)] = 5.0
+    """Logits [1, VOCAB] with one winner; every other letter has the same, smaller chance."""
+    logits = torch.zeros(1, VOCAB)
+    logits[0, letter if isinstance(letter, int) else ord(letter)] = 5.0
     return logits
 
 
