@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from model.folder import ModelFolder
     from model.layers.llama import Llama
 
-FORMAT = 2  # of the entries; another number, and all are made anew
+FORMAT = 3  # of the entries; another number, and all are made anew
 DONE = "complete.json"  # written last: {"source": the folder that it was made from}
 SPARE_BYTES = 2 << 30  # to be left on the disk
 

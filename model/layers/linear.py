@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.layers.kernels.layout import BLOCK, COLUMNS, NEIGHBOURS
+from model.layers.kernels.layout import BLOCK, COLUMNS, NEIGHBOURS, OUTPUTS
 
 QUANTIZE_ROWS = 256  # at a time: their float32 copies stay in the processor's caches
 
@@ -102,7 +102,8 @@ class Int8Linear(_WithBias):
         self, in_features: int, out_features: int, dtype: torch.dtype, device: str
     ) -> None:
         super().__init__(in_features, out_features, dtype, device)
-        blocks, columns = -(-out_features // BLOCK), -(-in_features // COLUMNS) * COLUMNS
+        blocks = -(-out_features // OUTPUTS) * OUTPUTS // BLOCK
+        columns = -(-in_features // COLUMNS) * COLUMNS
         self.packed = torch.zeros(
             blocks, columns // NEIGHBOURS, BLOCK, NEIGHBOURS, dtype=torch.int8
         )

@@ -1,17 +1,18 @@
-"""Integer dot products by the vector: blocks of int8 weights with rows of int16 activations.
+"""Products by the vector: blocks of int8 weights with rows of int16 activations.
 
 Weights lie as int8 [out / BLOCK, in / NEIGHBOURS, BLOCK, NEIGHBOURS]. Computing BLOCK outputs reads
 memory from front to back: with rows one behind another it was half as fast. And one instruction
-multiplies the neighbours of eight outputs with the same activations, so that the sums of different
-outputs never have to be told apart.
+multiplies the neighbours of a vector of outputs with the same activations, so that the sums of
+different outputs never have to be told apart.
 
-Whatever processor runs them gets its own: nothing but the choice of one instruction is written
-for a kind of processor.
+Whatever processor runs them gets its own: nothing but the width of a vector and the name of one
+instruction is written for a kind of processor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
@@ -19,99 +20,177 @@ from llvmlite.binding import get_host_cpu_features
 
 from model.layers.kernels.layout import BLOCK, COLUMNS, NEIGHBOURS
 from model.layers.kernels.vectors import (
+    FLOAT,
     I8,
     I16,
     I32,
     LINE,
+    cases,
     further,
     instructions,
     integer,
     load,
     loop,
+    multiply_add,
     prefetch,
     repeated,
     select,
     store,
 )
 
-AHEAD = 1024  # bytes of weights, asked of the memory before they are needed
-LANES = 8  # outputs in a vector of sums
-HALVES = BLOCK // LANES
-HAS_AVX2 = bool(get_host_cpu_features().get("avx2"))
-
-SUMS = ir.VectorType(I32, LANES)
-INT8S, INT16S = (ir.VectorType(kind, LANES * NEIGHBOURS) for kind in (I8, I16))
+ENOUGH = 8  # sums that do not wait for one another, to keep the multipliers busy
+UNROLLED = 32  # products in one turn of the loop, about
 
 
-def dot_tile(rows: int, unroll: int, blocks: int = 1) -> Callable[..., None]:
-    """A function that multiplies some blocks of weights with some rows of activations.
+@dataclass(frozen=True)
+class Unit:
+    """What a processor multiplies with.
 
-    It is called as `tile(weights, values, stride, columns, out)` with addresses and a stride in
-    bytes: int8 weights [blocks, columns / NEIGHBOURS, BLOCK, NEIGHBOURS], int16 values [rows,
-    columns]; `columns` a positive multiple of COLUMNS. It writes int32 [blocks, rows, BLOCK] at
-    `out`. The caller sees to it that no sum leaves the int32 range. `unroll` is how often
-    NEIGHBOURS columns are taken in one turn of the loop.
+    `lanes` outputs fit a vector of sums. `instruction` is what LLVM calls the product of int16
+    pairs, each pair added up; None where it has to be put together. Weights are asked of the
+    memory `ahead` bytes before they are needed: the faster the arithmetic, the earlier.
     """
-    if COLUMNS % (NEIGHBOURS * unroll):
-        raise ValueError(f"{unroll} times {NEIGHBOURS} columns do not divide {COLUMNS}")
 
-    def write(builder: Any, args: Sequence[Any]) -> None:
-        weights, values, stride, columns, out = args
+    lanes: int
+    instruction: str | None
+    ahead: int
+
+
+WIDE = Unit(16, "llvm.x86.avx512.pmaddw.d.512", 4096)
+NARROW = Unit(8, "llvm.x86.avx2.pmadd.wd", 1024)
+PLAIN = Unit(8, None, 1024)
+
+
+def best_unit() -> Unit:
+    """What this processor has."""
+    features = get_host_cpu_features()
+    if features.get("avx512bw"):
+        return WIDE
+    return NARROW if features.get("avx2") else PLAIN
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The sums of some rows in some neighbouring blocks, which stay in registers."""
+
+    unit: Unit
+    rows: int
+    blocks: int
+
+    @property
+    def halves(self) -> int:
+        """Vectors in a block."""
+        return BLOCK // self.unit.lanes
+
+    @property
+    def sums(self) -> int:
+        return self.rows * self.blocks * self.halves
+
+    @property
+    def parts(self) -> int:
+        """In how many parts each sum is made, as long as there are not enough of them."""
+        return 1 << max(0, (ENOUGH // self.sums).bit_length() - 1)
+
+    @property
+    def unroll(self) -> int:
+        """How many times NEIGHBOURS columns one turn of the loop takes: a power of two."""
+        turns = 1 << max(1, (UNROLLED // self.sums).bit_length() - 1)
+        return min(turns, COLUMNS // NEIGHBOURS)
+
+    def multiply(self, builder: Any, args: Sequence[Any]) -> None:
+        """The instructions of `product_tiles`, for as many rows as this tile has."""
+        weights, columns, values, row_scales, scales, biases, out, stride = args
+        totals = iter(self._add_up(builder, weights, columns, values))
+        floats = ir.VectorType(FLOAT, self.unit.lanes)
+        for row in range(self.rows):
+            row_scale = load(builder, further(builder, row_scales, 4 * row), FLOAT)
+            factor = repeated(builder, row_scale, self.unit.lanes)
+            for at in range(0, 4 * self.blocks * BLOCK, 4 * self.unit.lanes):
+                scale, bias = (load(builder, further(builder, a, at), floats)
+                               for a in (scales, biases))  # fmt: skip
+                total = builder.sitofp(next(totals), floats)
+                y = multiply_add(builder, total, builder.fmul(scale, factor), bias)
+                store(builder, y, further(builder, out, at))
+            out = builder.add(out, stride)
+
+    def _add_up(self, builder: Any, weights: Any, columns: Any, values: Any) -> list[Any]:
+        """int32 vectors: for each row the outputs of all blocks."""
         size = builder.mul(columns, integer(BLOCK))
-        begins = [builder.add(weights, builder.mul(size, integer(at))) for at in range(blocks)]
+        begins = [builder.add(weights, builder.mul(size, integer(at)))
+                  for at in range(self.blocks)]  # fmt: skip
+        stride = builder.shl(columns, integer(1))
 
         def turn(column: Any, totals: list[Any]) -> list[Any]:
             offset = builder.mul(column, integer(BLOCK))
             groups = [builder.add(begin, offset) for begin in begins]
-            first = builder.add(values, builder.shl(column, integer(1)))
             for group in groups:
-                for at in range(0, unroll * BLOCK * NEIGHBOURS, LINE):
-                    prefetch(builder, further(builder, group, AHEAD + at))
-            for _ in range(unroll):
-                totals = _add_products(builder, groups, first, stride, totals)
+                for at in range(0, self.unroll * BLOCK * NEIGHBOURS, LINE):
+                    prefetch(builder, further(builder, group, self.unit.ahead + at))
+            first = builder.add(values, builder.shl(column, integer(1)))
+            added = list(totals)
+            for step in range(self.unroll):
+                part = slice(step % self.parts, None, self.parts)
+                added[part] = self._add_products(builder, groups, first, stride, added[part])
                 groups = [further(builder, group, BLOCK * NEIGHBOURS) for group in groups]
                 first = further(builder, first, 2 * NEIGHBOURS)
-            return totals
+            return added
 
-        zeros = [ir.Constant(SUMS, None)] * (blocks * rows * HALVES)
-        sums = loop(builder, columns, NEIGHBOURS * unroll, zeros, turn)
-        for at, vector in enumerate(sums):
-            store(builder, vector, further(builder, out, 4 * LANES * at))
+        zero = ir.Constant(ir.VectorType(I32, self.unit.lanes), None)
+        sums = loop(builder, columns, NEIGHBOURS * self.unroll, [zero] * self.sums * self.parts,
+                    turn)  # fmt: skip
+        while len(sums) > self.sums:  # integers: in whatever order
+            sums = [builder.add(a, b) for a, b in zip(sums[::2], sums[1::2], strict=True)]
+        return sums
+
+    def _add_products(
+        self, builder: Any, groups: Sequence[Any], first: Any, stride: Any, totals: Sequence[Any]
+    ) -> list[Any]:
+        """`totals` and the products of a group of weights of each block."""
+        lanes, added = self.unit.lanes, iter(totals)
+        int8s, int16s = (ir.VectorType(kind, lanes * NEIGHBOURS) for kind in (I8, I16))
+        weights = [
+            builder.sext(load(builder, further(builder, group, at), int8s), int16s)
+            for group in groups
+            for at in range(0, BLOCK * NEIGHBOURS, lanes * NEIGHBOURS)
+        ]
+        sums = []
+        for row in range(self.rows):
+            address = builder.add(first, builder.mul(stride, integer(row)))
+            values = builder.bitcast(repeated(builder, load(builder, address, I32), lanes), int16s)
+            sums += [
+                builder.add(next(added), _pairs(builder, self.unit, vector, values))
+                for vector in weights
+            ]
+        return sums
+
+
+def product_tiles(most_rows: int, blocks: int, unit: Unit) -> Callable[..., None]:
+    """A function that multiplies some neighbouring blocks of weights with 1 to `most_rows` rows.
+
+    It is called as `tiles(rows, weights, columns, values, row_scales, scales, biases, out, stride)`
+    with addresses and a stride in bytes: int8 weights [blocks, columns / NEIGHBOURS, BLOCK,
+    NEIGHBOURS], int16 values [rows, columns], `columns` a positive multiple of COLUMNS. It writes
+    float32 [blocks * BLOCK] to each of the rows at `out`: the sums times `row_scales` [rows] times
+    `scales`, plus `biases`, both [blocks * BLOCK]. The caller sees to it that no sum leaves the
+    int32 range.
+    """
+
+    def write(builder: Any, args: Sequence[Any]) -> None:
+        rows, *others = args
+        tiles = [Tile(unit, count, blocks) for count in range(1, most_rows + 1)]
+        cases(builder, rows, {t.rows: lambda b, t=t: t.multiply(b, others) for t in tiles})
 
     return instructions(write)
 
 
-def _add_products(
-    builder: Any, groups: Sequence[Any], first: Any, stride: Any, totals: list[Any]
-) -> list[Any]:
-    """`totals`, HALVES for each row and block, and the products of a group of weights of each."""
-    rows = len(totals) // (len(groups) * HALVES)
-    weights = [
-        builder.sext(
-            load(builder, further(builder, group, LANES * NEIGHBOURS * half), INT8S), INT16S
-        )
-        for group in groups
-        for half in range(HALVES)
-    ]
-    added = list(totals)
-    for row in range(rows):
-        address = builder.add(first, builder.mul(stride, integer(row)))
-        values = builder.bitcast(repeated(builder, load(builder, address, I32), LANES), INT16S)
-        for at, vector in enumerate(weights):
-            block, half = divmod(at, HALVES)
-            place = (block * rows + row) * HALVES + half
-            added[place] = builder.add(added[place], _pairs(builder, vector, values))
-    return added
-
-
-def _pairs(builder: Any, weights: Any, values: Any) -> Any:
+def _pairs(builder: Any, unit: Unit, weights: Any, values: Any) -> Any:
     """int16 [2n] times int16 [2n], neighbours added: int32 [n]."""
     count = weights.type.count
     wide = ir.VectorType(I32, count // 2)
-    if HAS_AVX2:  # LLVM does not find this instruction by itself
+    if unit.instruction:  # LLVM does not find it by itself
         kind = ir.FunctionType(wide, [weights.type, values.type])
-        name = "llvm.x86.avx2.pmadd.wd"
-        return builder.call(builder.module.declare_intrinsic(name, fnty=kind), [weights, values])
+        multiply = builder.module.declare_intrinsic(unit.instruction, fnty=kind)
+        return builder.call(multiply, [weights, values])
     halves = []
     for first in (0, 1):
         lanes = list(range(first, count, 2))

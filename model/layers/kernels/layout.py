@@ -12,6 +12,7 @@ import numpy as np
 
 BLOCK, NEIGHBOURS = 16, 2  # rows in a block of weights; columns side by side: see `dot.py`
 COLUMNS = 16  # the columns of weights are padded to a multiple of this
+OUTPUTS = 2 * BLOCK  # and their rows to one of this: two blocks are sometimes taken at once
 
 # Linear layers by their place in `linears`.
 QKV, ATTENTION_OUT, GATE_UP, DOWN, HEAD = range(5)

@@ -10,21 +10,21 @@ from __future__ import annotations
 import numpy as np
 
 from model.layers.kernels.atoms import float_of_bits
-from model.layers.kernels.dot import dot_tile
-from model.layers.kernels.layout import BLOCK, NEIGHBOURS
-from model.layers.kernels.memory import bytes_at, floats, grid
+from model.layers.kernels.dot import WIDE, best_unit, product_tiles
+from model.layers.kernels.layout import BLOCK, NEIGHBOURS, OUTPUTS
+from model.layers.kernels.memory import bytes_at, floats
 from model.layers.kernels.options import compiled, fast
 
 MOST = 32767.0
 MOST_SUM = (2**31 - 1) / 127  # of the magnitudes of one row, times the largest weight
 CHUNK_BYTES = 32 * 1024  # of weights: some microseconds of work
 
-MOST_ROWS = 6  # in a tile: its sums fill the registers
-MOST_ROWS_OF_TWO = 3  # in a tile of two blocks
-LARGE = 2048  # columns, from which on it pays to read two blocks at once
-tile_1, tile_2, tile_3 = dot_tile(1, 8), dot_tile(2, 4), dot_tile(3, 4)
-tile_4, tile_5, tile_6 = dot_tile(4, 4), dot_tile(5, 2), dot_tile(6, 2)
-two_1, two_2, two_3 = dot_tile(1, 4, 2), dot_tile(2, 2, 2), dot_tile(3, 2, 2)
+UNIT = best_unit()
+IS_WIDE = UNIT is WIDE
+# In a tile of one block, and in one of two: their sums fill the registers.
+MOST_ROWS, MOST_ROWS_OF_PAIRS = (12, 12) if IS_WIDE else (6, 3)
+LARGE = 2048  # columns, from which on it pays to read at two places at once
+singles, pairs = product_tiles(MOST_ROWS, 1, UNIT), product_tiles(MOST_ROWS_OF_PAIRS, 2, UNIT)
 
 
 @fast
@@ -69,8 +69,8 @@ def read_row(linear, row, x):
 
 @compiled
 def chunk_rows(ins):
-    """Weight rows in a chunk of a product: whole blocks."""
-    return max(2 * BLOCK if ins >= LARGE else BLOCK, CHUNK_BYTES // ins // BLOCK * BLOCK)
+    """Weight rows in a chunk of a product: whole pairs of blocks."""
+    return max(OUTPUTS, CHUNK_BYTES // ins // OUTPUTS * OUTPUTS)
 
 
 @compiled
@@ -88,73 +88,52 @@ def multiply(linear, chunk, rows, values, scales, output, stride):
     addresses; `linear` a LINEAR record.
     """
     size = chunk_rows(linear.ins)
-    scale, row_scale = floats(linear.scale, linear.outs), floats(scales, rows)
-    y = grid(output, rows, stride)
-    sums = np.empty((MOST_ROWS, BLOCK), np.int32)
-    j, end = chunk * size, min((chunk + 1) * size, linear.outs)
-    while j < end:
-        weights, bias = linear.weight + j * linear.ins, floats(linear.bias + 4 * j, end - j)
-        if rows <= MOST_ROWS_OF_TWO and linear.ins >= LARGE and j + BLOCK < end:
-            # With few rows it is the memory that counts, and it gives more read at two places.
-            multiply_two(rows, weights, values, 2 * linear.ins, linear.ins, sums.ctypes.data)
-            put(sums, row_scale, scale[j:], bias, y[:, j : j + BLOCK])
-            j += BLOCK
-            put(sums[rows:], row_scale, scale[j:], bias[BLOCK:], y[:, j : j + BLOCK])
+    for j in range(chunk * size, min((chunk + 1) * size, linear.outs), OUTPUTS):
+        if pays_in_pairs(rows, linear.ins):
+            multiply_pair(linear, j, rows, values, scales, output, stride)
         else:
-            multiply_block(weights, values, linear.ins, row_scale, scale[j:], bias, sums,
-                           y[:, j : j + BLOCK])  # fmt: skip
-        j += BLOCK
+            multiply_block(linear, j, rows, values, scales, output, stride)
+            multiply_block(linear, j + BLOCK, rows, values, scales, output, stride)
 
 
 @compiled
-def multiply_block(weights, values, ins, row_scale, scale, bias, sums, y):
-    """BLOCK output columns, y [rows, BLOCK], from the block of weights at `weights`.
+def pays_in_pairs(rows, ins):
+    """Whether to take two blocks of weights at once."""
+    if IS_WIDE:  # with many rows it is arithmetic that counts, and loads of activations are saved
+        return rows > MOST_ROWS
+    # With few rows it is the memory, and it gives more read at two places.
+    return rows <= MOST_ROWS_OF_PAIRS and ins >= LARGE
 
-    `sums` is room for int32 [MOST_ROWS, BLOCK].
-    """
-    row, rows = 0, len(row_scale)
+
+@compiled
+def multiply_pair(linear, j, rows, values, scales, output, stride):
+    """Two blocks of output columns, from `j` on: see `multiply`."""
+    row = 0
     while row < rows:
-        tiles = (rows - row + MOST_ROWS - 1) // MOST_ROWS
-        count = (rows - row + tiles - 1) // tiles
-        multiply_tile(count, weights, values + 2 * ins * row, 2 * ins, ins, sums.ctypes.data)
-        put(sums, row_scale[row : row + count], scale, bias, y[row:])
+        count = tile_rows(rows - row, MOST_ROWS_OF_PAIRS)
+        pairs(count, linear.weight + j * linear.ins, linear.ins, values + 2 * row * linear.ins,
+              scales + 4 * row, linear.scale + 4 * j, linear.bias + 4 * j,
+              output + 4 * (row * stride + j), 4 * stride)  # fmt: skip
         row += count
 
 
 @compiled
-def put(sums, row_scale, scale, bias, y):
-    """The sums of a block, int32 [rows, BLOCK], scaled and with the bias -> `y` [rows, BLOCK]."""
-    for r in range(len(row_scale)):
-        for j in range(BLOCK):
-            y[r, j] = sums[r, j] * (scale[j] * row_scale[r]) + bias[j]
+def multiply_block(linear, j, rows, values, scales, output, stride):
+    """A block of output columns, from `j` on: see `multiply`."""
+    row = 0
+    while row < rows:
+        count = tile_rows(rows - row, MOST_ROWS)
+        singles(count, linear.weight + j * linear.ins, linear.ins, values + 2 * row * linear.ins,
+                scales + 4 * row, linear.scale + 4 * j, linear.bias + 4 * j,
+                output + 4 * (row * stride + j), 4 * stride)  # fmt: skip
+        row += count
 
 
 @compiled
-def multiply_two(rows, weights, values, stride, ins, sums):
-    """The sums of so many rows and two blocks: see `dot_tile`."""
-    if rows == 1:
-        two_1(weights, values, stride, ins, sums)
-    elif rows == 2:
-        two_2(weights, values, stride, ins, sums)
-    else:
-        two_3(weights, values, stride, ins, sums)
-
-
-@compiled
-def multiply_tile(rows, weights, values, stride, ins, sums):
-    """The sums of so many rows: see `dot_tile`."""
-    if rows == 1:
-        tile_1(weights, values, stride, ins, sums)
-    elif rows == 2:
-        tile_2(weights, values, stride, ins, sums)
-    elif rows == 3:
-        tile_3(weights, values, stride, ins, sums)
-    elif rows == 4:
-        tile_4(weights, values, stride, ins, sums)
-    elif rows == 5:
-        tile_5(weights, values, stride, ins, sums)
-    else:
-        tile_6(weights, values, stride, ins, sums)
+def tile_rows(rows, most):
+    """Of so many rows those that the next tile takes: tiles as equal as may be."""
+    tiles = (rows + most - 1) // most
+    return (rows + tiles - 1) // tiles
 
 
 @compiled

@@ -5,7 +5,7 @@ Addresses are int64 values; memory need not be aligned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -94,16 +94,29 @@ def loop(
     return new
 
 
+def cases(builder: Any, value: Any, bodies: Mapping[int, Callable[[Any], None]]) -> None:
+    """Run the body for `value`; nothing where there is none."""
+    after = builder.append_basic_block("after")
+    switch = builder.switch(value, after)
+    for case, body in bodies.items():
+        block = builder.append_basic_block(f"case{case}")
+        switch.add_case(integer(case), block)
+        builder.position_at_end(block)
+        body(builder)
+        builder.branch(after)
+    builder.position_at_end(after)
+
+
 def instructions(write: Callable[[Any, Sequence[Any]], None]) -> Callable[..., None]:
-    """A function for compiled code, of five int64, whose instructions `write(builder, args)`
-    writes."""
+    """A function for compiled code, of any number of int64, whose instructions
+    `write(builder, args)` writes."""
 
-    def codegen(context: Any, builder: Any, _: Any, args: Any) -> Any:
-        write(builder, args)
-        return context.get_dummy_value()
+    def codegen(_: Any, builder: Any, __: Any, args: Any) -> None:
+        count = len(args[0].type.elements)
+        write(builder, [builder.extract_value(args[0], at) for at in range(count)])
 
-    def function(_: Any, a, b, c, d, e):  # type: ignore[no-untyped-def]  # noqa: ARG001
-        return types.void(*[types.int64] * 5), codegen
+    def function(_: Any, *args: Any) -> tuple[Any, Any]:
+        return types.void(types.StarArgTuple([types.int64] * len(args))), codegen
 
     made: Callable[..., None] = intrinsic(function)
     return made
