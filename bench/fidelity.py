@@ -145,7 +145,7 @@ def _full_precision(path: Path, lora_model: Path | None, windows: Tensor) -> Ite
     model = _load(path, "none")
     lora = None if lora_model is None else _lora(lora_model, model)
     for window in windows:
-        cache = SequenceCache(model.shape, model.storage_dtype, "cpu")
+        cache = SequenceCache(model.cache_format)
         yield model.forward([Span(window.tolist(), cache, lora)], every_position=True)
 
 
@@ -158,7 +158,7 @@ def _eight_bits(path: Path, lora_model: Path | None, windows: Tensor) -> Iterato
         model.use(make_decoder(folder, model, torch.get_num_threads(), rows, len(windows)))
     lora = None if lora_model is None else _lora(lora_model, model)
     half = windows.shape[1] // 2
-    caches = [SequenceCache(model.shape, model.storage_dtype, "cpu") for _ in windows]
+    caches = [SequenceCache(model.cache_format) for _ in windows]
     read = [
         model.forward([Span(window[:half].tolist(), cache, lora)], every_position=True).clone()
         for window, cache in zip(windows, caches, strict=True)

@@ -86,10 +86,11 @@ def measure_adapters(
 
 def filled(model: Llama, length: int, room: int) -> SequenceCache:
     """Random keys and values of `length` positions, the same in all layers, and room for more."""
-    shape = model.shape
-    cache = SequenceCache(shape, model.storage_dtype, model.device)
-    for stored in cache.storage(length + room):
-        stored[:, :, :length] = torch.randn(shape.num_kv_heads, length, shape.head_dim)
+    cache, shape = SequenceCache(model.cache_format), model.shape
+    cache.reserve(length + room)
+    keys, values = torch.randn(2, length, shape.num_kv_heads, shape.head_dim)
+    for layer in range(shape.num_layers):
+        cache.append(layer, keys, values)
     cache.advance(length)
     return cache
 

@@ -5,29 +5,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.layers.llama import LlamaShape
+from model.layers.llama import CacheFormat
 
 GROWTH = 256  # positions; a chat turn grows its cache once or twice
 
 
 class SequenceCache:
-    """[layers, kv_heads, capacity, head_dim] of keys, and the same of values.
+    """Keys, [layers, kv_heads, capacity / block, head_dim, block], and values, [layers, kv_heads,
+    capacity, head_dim].
 
     `length` positions are filled in every layer. While a forward runs, a layer may already hold
     the positions that `advance` will count.
     """
 
-    def __init__(self, shape: LlamaShape, dtype: torch.dtype, device: str) -> None:
+    def __init__(self, form: CacheFormat) -> None:
         self.length = 0
-        self._k = torch.empty(
-            shape.num_layers, shape.num_kv_heads, 0, shape.head_dim, dtype=dtype, device=device
-        )
-        self._v = torch.empty_like(self._k)
+        self._block = form.block
+        heads = form.num_layers, form.num_kv_heads
+        like = torch.empty(0, dtype=form.dtype, device=form.device)
+        self._k = like.new_empty(*heads, 0, form.head_dim, form.block)
+        self._v = like.new_empty(*heads, 0, form.head_dim)
 
     @property
     def capacity(self) -> int:
         """Positions that there is room for."""
-        return self._k.shape[2]
+        return self._v.shape[2]
 
     @property
     def nbytes(self) -> int:
@@ -38,16 +40,19 @@ class SequenceCache:
         """Store `k` and `v` [new, kv_heads, head_dim] behind the filled positions of `layer`.
 
         Returns:
-            All keys and values of the layer, views of [kv_heads, length + new, head_dim].
+            All keys and values of the layer, [kv_heads, length + new, head_dim]: views, but for
+            keys in blocks.
         """
         end = self.length + len(k)
         self.reserve(end)
-        self._k[layer, :, self.length : end] = k.transpose(0, 1)
+        places = torch.arange(self.length, end, device=k.device)
+        self._k[layer][:, places // self._block, :, places % self._block] = k.to(self._k.dtype)
         self._v[layer, :, self.length : end] = v.transpose(0, 1)
-        return self._k[layer, :, :end], self._v[layer, :, :end]
+        keys = self._k[layer].transpose(-1, -2).flatten(1, 2)
+        return keys[:, :end], self._v[layer, :, :end]
 
     def storage(self, needed: int) -> tuple[Tensor, Tensor]:
-        """Keys and values, [layers, kv_heads, capacity, head_dim], with room for `needed`."""
+        """Keys and values as they lie in memory, with room for `needed` positions."""
         self.reserve(needed)
         return self._k, self._v
 
@@ -67,26 +72,29 @@ class SequenceCache:
     def trim(self) -> None:
         """Give back the room that is not filled, where it is most of it: it costs a copy."""
         if self.capacity > 2 * self.length:
-            self._resize(self.length)
+            self._resize(-(-self.length // self._block) * self._block)
 
     def copy_from(self, other: SequenceCache, stop: int) -> None:
-        """Fill the positions from `length` up to `stop` with those of `other`."""
+        """Fill the positions from `length` up to `stop` with those of `other`, which begins alike."""
         keys, values = self.storage(stop)
+        blocks = slice(self.length // self._block, -(-stop // self._block))
         with torch.inference_mode():  # what a forward has allocated is not to be written without
-            keys[:, :, self.length : stop] = other._k[:, :, self.length : stop]
+            keys[:, :, blocks] = other._k[:, :, blocks]
             values[:, :, self.length : stop] = other._v[:, :, self.length : stop]
         self.length = stop
 
     def _resize(self, capacity: int) -> None:
         # Not one by one: a failure in between would leave them unequal.
-        self._k, self._v = self._resized(self._k, capacity), self._resized(self._v, capacity)
+        blocks = capacity // self._block
+        self._k, self._v = _resized(self._k, blocks), _resized(self._v, capacity)
 
-    def _resized(self, old: Tensor, capacity: int) -> Tensor:
-        layers, heads, filled, head_dim = old.shape
-        kept = min(filled, capacity)
-        new = old.new_empty(layers, heads, capacity, head_dim)
-        new[:, :, :kept] = old[:, :, :kept]
-        return new
+
+def _resized(old: Tensor, size: int) -> Tensor:
+    """`old` with its third axis cut or extended to `size`."""
+    kept = min(old.shape[2], size)
+    new = old.new_empty(*old.shape[:2], size, *old.shape[3:])
+    new[:, :, :kept] = old[:, :, :kept]
+    return new
 
 
 def rounded(positions: int) -> int:

@@ -69,7 +69,7 @@ class LocalEngine:
         self._model = model
         self._pieces = pieces
         self._adapters = AdapterCache(load_adapter, adapter_bytes)
-        self._memory = CacheMemory(model.shape, model.storage_dtype, model.device, cache_bytes)
+        self._memory = CacheMemory(model.cache_format, cache_bytes)
         self.context_length = _bounded(model.context_length, self._memory.most_positions)
         self._scheduler = Scheduler(max_sequences)
         self._pace = Pace(max_sequences)

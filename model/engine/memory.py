@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 
-import torch
-
 from model.engine.kv_cache import GROWTH, SequenceCache, rounded
 from model.engine.prefix_cache import LEAST, Entry, Match, PrefixCache, common_prefix
 from model.engine.sequence import Sequence
-from model.layers.llama import LlamaShape
+from model.layers.llama import CacheFormat
 from model.types import FinishReason
 
 WORTH_WAITING = 64  # tokens: less is computed sooner than another step has come
@@ -25,17 +23,14 @@ class CacheMemory:
     """Gives sequences their keys and values. Only the engine's thread touches it.
 
     Args:
-        shape, dtype, device: as in `SequenceCache`.
+        form: of the keys and values.
         budget: bytes, or None: no bound, and nothing is kept or shared.
     """
 
-    def __init__(
-        self, shape: LlamaShape, dtype: torch.dtype, device: str, budget: int | None
-    ) -> None:
-        self._made = (shape, dtype, device)
+    def __init__(self, form: CacheFormat, budget: int | None) -> None:
+        self._form = form
         self._budget = budget
-        per_head = shape.head_dim * dtype.itemsize
-        self._position = 2 * shape.num_layers * shape.num_kv_heads * per_head
+        self._position = form.position_bytes
         self._idle = PrefixCache()
 
     @property
@@ -47,7 +42,7 @@ class CacheMemory:
 
     def empty(self) -> SequenceCache:
         """Keys and values of nothing, which take no memory."""
-        return SequenceCache(*self._made)
+        return SequenceCache(self._form)
 
     def begin(self, sequence: Sequence, running: Seq[Sequence]) -> bool:
         """Give a sequence room for its tokens and a step more, with what is known of them.

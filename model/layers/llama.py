@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.layers.attention import attend
+from model.layers.kernels.layout import KEY_BLOCK
 from model.layers.linear import Linear, make_linear
 from model.layers.lora import Lora, LoraRows, add_deltas
 from model.layers.rope import RotaryTable, rotate
@@ -39,6 +40,27 @@ class LlamaShape:
     tied_head: bool
 
 
+@dataclass(frozen=True)
+class CacheFormat:
+    """How keys and values lie in memory: layer by layer, head by head.
+
+    Values are [positions, head_dim]; keys [positions / block, head_dim, block], so with blocks of 1
+    the same.
+    """
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+    device: str
+    block: int = 1
+
+    @property
+    def position_bytes(self) -> int:
+        """Memory of a token's keys and values, all layers."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype.itemsize
+
+
 class KeyValues(Protocol):
     """A sequence's keys and values, all layers."""
 
@@ -49,8 +71,8 @@ class KeyValues(Protocol):
         ...
 
     def storage(self, needed: int) -> tuple[Tensor, Tensor]:
-        """All layers' keys and values, [layers, kv_heads, capacity, head_dim], capacity at least
-        `needed`."""
+        """All layers' keys and values, [layers, kv_heads, …] as the format says, with room for
+        `needed` positions."""
         ...
 
     def advance(self, new: int) -> None:
@@ -188,9 +210,22 @@ class Llama:
         self.decoder: Decoder | None = None
 
     @property
+    def _is_compact(self) -> bool:
+        return self.device == "cpu" and self.quantization != "none"
+
+    @property
     def storage_dtype(self) -> torch.dtype:
         """Type of keys, values and adapters: beside 8-bit weights 16 bits are fine enough."""
-        return torch.float16 if self.device == "cpu" and self.quantization != "none" else self.dtype
+        return torch.float16 if self._is_compact else self.dtype
+
+    @property
+    def cache_format(self) -> CacheFormat:
+        """What the keys and values of its sequences are like; compiled code wants blocks of keys."""
+        shape = self.shape
+        return CacheFormat(
+            shape.num_layers, shape.num_kv_heads, shape.head_dim, self.storage_dtype, self.device,
+            block=KEY_BLOCK if self._is_compact else 1,
+        )  # fmt: skip
 
     def use(self, decoder: Decoder) -> None:
         """Compute with compiled code from the next forward on."""

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from model.layers.kernels.layout import HALVES
 from model.layers.linear import Linear
 
 
@@ -21,12 +23,18 @@ class LoraPair:
     """The low-rank update of one linear layer: y += scaling * x A^T B^T.
 
     `a` [rank, in_features], `b` [out_features, rank], on the activations' device and in their
-    type or in float16; compiled code relies on `b` lying in memory column by column.
+    type or in float16; compiled code relies on both lying in memory column by column, and on the
+    columns of `a` being padded to whole vectors.
     """
 
     a: Tensor
     b: Tensor
     scaling: float
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the weights in bytes, padding included."""
+        return self.a.untyped_storage().nbytes() + self.b.nbytes
 
 
 def make_pair(a: Tensor, b: Tensor, scaling: float, dtype: torch.dtype, device: str) -> LoraPair:
@@ -35,8 +43,10 @@ def make_pair(a: Tensor, b: Tensor, scaling: float, dtype: torch.dtype, device: 
         # Small updates would lose digits below float16's normal range: a power of two costs none.
         power = 2.0 ** math.floor(math.log2(b.abs().max().item() or 1.0))
         b, scaling = b.float() / power, scaling * power
+    rank, padding = len(a), -len(a) % HALVES
+    columns = functional.pad(a.to(device, dtype).T, (0, padding)).contiguous()
     b = b.to(device, dtype, copy=True).T.contiguous().T
-    return LoraPair(a.to(device, dtype, copy=True), b, scaling)
+    return LoraPair(columns[:, :rank].T, b, scaling)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +64,7 @@ class Lora:
     def nbytes(self) -> int:
         """Memory of the weights in bytes."""
         whole = sum(layer.nbytes for layer in (self.embedding, self.head) if layer)
-        return whole + sum(pair.a.nbytes + pair.b.nbytes for pair in self.pairs.values())
+        return whole + sum(pair.nbytes for pair in self.pairs.values())
 
 
 @dataclass(frozen=True)

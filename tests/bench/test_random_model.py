@@ -107,7 +107,7 @@ def test_it_loads_and_gives_finite_logits(made: Path, quantization: str) -> None
         read_model_folder(made), quantization=quantization, device="cpu", context_length=None,
         progress=lambda _: None,
     )  # fmt: skip
-    cache = SequenceCache(model.shape, model.storage_dtype, "cpu")
+    cache = SequenceCache(model.cache_format)
     logits = model.forward([Span([1, 5, 300], cache)])
     assert logits.shape == (1, TINY.vocab)
     assert logits.isfinite().all()

@@ -216,7 +216,7 @@ def test_8bit_stays_close_to_full_precision(tiny_folder: Path, tiny_adapters: Pa
     logits = {}
     for quantization in ("none", "8bit"):
         with running(tiny_folder, tiny_adapters, quantization) as tiny:
-            cache = SequenceCache(tiny.model.shape, tiny.model.dtype, "cpu")
+            cache = SequenceCache(tiny.model.cache_format)
             prefill = tiny.model.forward([Span(tuple(range(3, 40)), cache)])
             decode = tiny.model.forward([Span((40,), cache)])
             logits[quantization] = torch.cat((prefill, decode))

@@ -117,7 +117,7 @@ def test_the_logits_and_the_tokens_are_the_sources(tmp_path: Path, spm: Path) ->
         folder, quantization="none", device="cpu", context_length=None, progress=lambda share: None
     )
     ids = tokenizer.encode([Run(TEXT[0])])
-    logits = model.forward([Span(ids, SequenceCache(model.shape, model.dtype, "cpu"))])
+    logits = model.forward([Span(ids, SequenceCache(model.cache_format))])
     assert torch.allclose(logits[0], source_logits(weights, ids)[-1], atol=1e-4)
 
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from model.engine.kv_cache import GROWTH, SequenceCache
-from model.layers.llama import LlamaShape
+from model.layers.llama import CacheFormat
 
 LAYERS, KV_HEADS, HEAD_DIM = 3, 2, 4
-SHAPE = LlamaShape(
-    vocab_size=8, hidden_size=16, intermediate_size=16, num_layers=LAYERS, num_heads=4,
-    num_kv_heads=KV_HEADS, head_dim=HEAD_DIM, rms_norm_eps=1e-5,
-    tied_head=True,
-)  # fmt: skip
+PLAIN = CacheFormat(LAYERS, KV_HEADS, HEAD_DIM, torch.float32, "cpu")
+BLOCKS = replace(PLAIN, block=16)
+
+MakeCache = Callable[[], SequenceCache]
 
 
-def cache() -> SequenceCache:
-    return SequenceCache(SHAPE, torch.float32, "cpu")
+@pytest.fixture(params=[PLAIN, BLOCKS], ids=["plain", "keys in blocks"])
+def cache(request: pytest.FixtureRequest) -> MakeCache:
+    return lambda: SequenceCache(request.param)
 
 
 def rows(count: int, seed: int) -> Tensor:
@@ -36,7 +39,7 @@ def store(into: SequenceCache, count: int, seed: int) -> list[tuple[Tensor, Tens
     return seen
 
 
-def test_new_cache_is_empty() -> None:
+def test_new_cache_is_empty(cache: MakeCache) -> None:
     assert (cache().length, cache().nbytes) == (0, 0)
 
 
@@ -54,7 +57,7 @@ def test_new_cache_is_empty() -> None:
     ],
     ids=str,
 )
-def test_everything_stored_comes_back_in_order(counts: list[int]) -> None:
+def test_everything_stored_comes_back_in_order(cache: MakeCache, counts: list[int]) -> None:
     made = cache()
     for step, count in enumerate(counts):
         seen = store(made, count, 1000 * step)
@@ -66,7 +69,7 @@ def test_everything_stored_comes_back_in_order(counts: list[int]) -> None:
     assert made.length == sum(counts)
 
 
-def test_length_counts_only_what_every_layer_has() -> None:
+def test_length_counts_only_what_every_layer_has(cache: MakeCache) -> None:
     made = cache()
     made.append(0, rows(3, 0), rows(3, 1))
     assert made.length == 0
@@ -74,7 +77,7 @@ def test_length_counts_only_what_every_layer_has() -> None:
     assert made.length == 3
 
 
-def test_first_layer_may_be_ahead_when_the_cache_grows() -> None:
+def test_first_layer_may_be_ahead_when_the_cache_grows(cache: MakeCache) -> None:
     """The first layer of a forward grows the cache; the others find what they had."""
     made = cache()
     store(made, GROWTH, 0)
@@ -85,7 +88,7 @@ def test_first_layer_may_be_ahead_when_the_cache_grows() -> None:
     assert torch.equal(keys[:, GROWTH], rows(1, 9)[0])
 
 
-def test_step_that_failed_is_written_over() -> None:
+def test_step_that_failed_is_written_over(cache: MakeCache) -> None:
     """Without `advance` the same positions are stored again."""
     made = cache()
     store(made, 2, 0)
@@ -98,13 +101,13 @@ def test_step_that_failed_is_written_over() -> None:
 @pytest.mark.parametrize(
     ("positions", "capacity"), [(1, GROWTH), (GROWTH, GROWTH), (GROWTH + 1, 2 * GROWTH)]
 )
-def test_memory_grows_in_steps(positions: int, capacity: int) -> None:
+def test_memory_grows_in_steps(cache: MakeCache, positions: int, capacity: int) -> None:
     made = cache()
     store(made, positions, 0)
     assert made.nbytes == 2 * LAYERS * KV_HEADS * capacity * HEAD_DIM * 4
 
 
-def test_decoding_within_a_step_takes_no_more_memory() -> None:
+def test_decoding_within_a_step_takes_no_more_memory(cache: MakeCache) -> None:
     made = cache()
     store(made, 5, 0)
     before = made.nbytes
@@ -114,12 +117,12 @@ def test_decoding_within_a_step_takes_no_more_memory() -> None:
 
 
 def test_cache_keeps_the_type_asked_for() -> None:
-    made = SequenceCache(SHAPE, torch.bfloat16, "cpu")
+    made = SequenceCache(replace(PLAIN, dtype=torch.bfloat16))
     keys, values = made.append(0, rows(1, 0), rows(1, 1))
     assert keys.dtype == values.dtype == torch.bfloat16
 
 
-def test_room_is_made_beforehand() -> None:
+def test_room_is_made_beforehand(cache: MakeCache) -> None:
     made = cache()
     made.reserve(GROWTH + 1)
     assert (made.length, made.capacity) == (0, 2 * GROWTH)
@@ -129,37 +132,37 @@ def test_room_is_made_beforehand() -> None:
     assert made.nbytes == before
 
 
-def test_trimming_gives_back_what_is_mostly_empty() -> None:
+def test_trimming_gives_back_what_is_mostly_empty(cache: MakeCache) -> None:
     made = cache()
     store(made, 20, 0)
     made.trim()
-    assert made.capacity == made.length == 20
+    assert made.length == 20 <= made.capacity < 20 + BLOCKS.block
     keys, values = made.append(1, rows(1, 90), rows(1, 91))
     assert torch.equal(keys[:, :20], rows(20, 1).transpose(0, 1))
     assert torch.equal(values[:, :20], rows(20, 51).transpose(0, 1))
 
 
-def test_trimming_copies_nothing_that_is_mostly_full() -> None:
+def test_trimming_copies_nothing_that_is_mostly_full(cache: MakeCache) -> None:
     made = cache()
     store(made, GROWTH // 2, 0)
     made.trim()
     assert made.capacity == GROWTH
 
 
-def test_a_beginning_is_copied_and_independent() -> None:
+def test_a_beginning_is_copied_and_independent(cache: MakeCache) -> None:
     source, copy = cache(), cache()
     store(source, 30, 0)
     copy.copy_from(source, 10)
     copy.copy_from(source, 25)
     assert copy.length == 25
-    source.append(1, rows(0, 0), rows(0, 0))[0].zero_()
+    source.storage(0)[0].zero_()
     keys, values = copy.append(1, rows(1, 90), rows(1, 91))
     assert torch.equal(keys[:, :25], rows(30, 1)[:25].transpose(0, 1))
     assert torch.equal(values[:, :25], rows(30, 51)[:25].transpose(0, 1))
     assert torch.equal(keys[:, 25], rows(1, 90)[0])
 
 
-def test_what_was_computed_without_gradients_can_be_copied_and_filled() -> None:
+def test_what_was_computed_without_gradients_can_be_copied_and_filled(cache: MakeCache) -> None:
     """Tensors made in inference mode refuse to be written to outside of it."""
     with torch.inference_mode():
         source, copy = cache(), cache()

@@ -11,19 +11,16 @@ import torch
 
 from model.engine.kv_cache import SequenceCache
 from model.engine.prefix_cache import LEAST, MOST_ENTRIES, Entry, PrefixCache, common_prefix
-from model.layers.llama import LlamaShape
+from model.layers.llama import CacheFormat
 
-SHAPE = LlamaShape(
-    vocab_size=8, hidden_size=2, intermediate_size=2, num_layers=1, num_heads=1, num_kv_heads=1,
-    head_dim=2, rms_norm_eps=1e-5, tied_head=True,
-)  # fmt: skip
+FORM = CacheFormat(1, 1, 2, torch.float32, "cpu")
 BASE = ("", 0.0)
 ADAPTED = ("digest", 1.0)
 A, B, C = (tuple(range(at, at + 40)) for at in (100, 200, 300))
 
 
 def entry(tokens: Sequence[int], key: tuple[str, float] = BASE) -> Entry:
-    cache = SequenceCache(SHAPE, torch.float32, "cpu")
+    cache = SequenceCache(FORM)
     cache.reserve(len(tokens))
     cache.length = len(tokens)
     return Entry(key, np.array(tokens, np.int32), cache)

@@ -12,15 +12,12 @@ from torch import Tensor
 
 from model.engine.kv_cache import SequenceCache
 from model.engine.sequence import Sequence, StopStrings
-from model.layers.llama import LlamaShape
+from model.layers.llama import CacheFormat
 from model.types import Delta, EngineRequest, FinishReason, Sampling
 
 EOS = 0
 VOCAB = 128  # ids are ASCII codes
-SHAPE = LlamaShape(
-    vocab_size=VOCAB, hidden_size=8, intermediate_size=8, num_layers=1, num_heads=1,
-    num_kv_heads=1, head_dim=8, rms_norm_eps=1e-5, tied_head=True,
-)  # fmt: skip
+FORM = CacheFormat(1, 1, 8, torch.float32, "cpu")
 
 
 class Ascii:
@@ -73,7 +70,7 @@ class Reply:
             detokenizer=detokenizer or Ascii(),
             adapter_scale=0.5,
         )
-        cache = SequenceCache(SHAPE, torch.float32, "cpu")
+        cache = SequenceCache(FORM)
         self.sequence = Sequence(request, self.deltas.append, cache, None, VOCAB)
 
     def feed(self, letters: str, then_eos: bool = False) -> Reply:

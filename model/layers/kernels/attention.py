@@ -1,19 +1,25 @@
-"""Attention of one new position in one head, over keys and values in float16."""
+"""Attention of a few neighbouring positions in the heads that share a key head.
+
+Keys and values are float16. Keys lie in blocks of KEY_BLOCK positions, [positions / KEY_BLOCK,
+head_dim, KEY_BLOCK]: a vector holds the same place of many keys, and so no sum of products has to
+be added up across one.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from model.layers.kernels.atoms import float_to_half
-from model.layers.kernels.half import dots, mix
+from model.layers.kernels.atoms import float_of_bits, float_to_half
+from model.layers.kernels.half import MOST_ROWS, mix, mix_rows
+from model.layers.kernels.layout import KEY_BLOCK
 from model.layers.kernels.memory import floats
-from model.layers.kernels.options import fast
-from model.layers.kernels.quantized import exp
+from model.layers.kernels.options import compiled, fast
+from model.layers.kernels.quantized import exp, tile_rows
 
 
 @fast
 def narrow(x, halves):
-    """float32 `x` -> float16 `halves`."""
+    """float32 `x` -> float16 `halves`, which may be strided."""
     for i in range(len(x)):
         halves[i] = float_to_half(x[i])
 
@@ -28,26 +34,46 @@ def rotate(x, cos, sin):
         x[i + half] = high * cos[i + half] + low * sin[i + half]
 
 
-@fast
-def attend_head(q, keys, values, length, size, weights, out):
-    """out = softmax(q K^T / sqrt(size)) V.
+@compiled
+def attend_heads(q, heads, keys, values, length, out):
+    """out = softmax(q K^T / sqrt(size)) V, for float32 arrays `q` and `out` [queries, size].
 
-    Addresses: float32 `q` and `out` [size], float16 `keys` and `values` [length, size], and room
-    for float32 `weights` [length].
+    `heads` queries belong to each of the last positions, up to `length`, and look no further.
+    `keys` and `values` are addresses.
     """
-    dots(keys, 2 * size, length, q, size, weights)
-    soften(floats(weights, length), np.float32(1) / np.sqrt(np.float32(size)))
-    floats(out, size)[:] = 0
-    mix(values, 2 * size, weights, length, size, out)
+    queries, size = q.shape
+    blocks = (length + KEY_BLOCK - 1) // KEY_BLOCK
+    weights = np.zeros((queries, blocks * KEY_BLOCK), np.float32)
+    step, wide = 4 * size, 4 * blocks * KEY_BLOCK
+    factor, first = np.float32(1) / np.sqrt(np.float32(size)), length - queries // heads + 1
+    at = 0
+    while at < queries:
+        count = tile_rows(queries - at, MOST_ROWS)
+        mine = weights.ctypes.data + at * wide
+        mix(count, keys, 2 * KEY_BLOCK, 2 * KEY_BLOCK * size, blocks, q.ctypes.data + at * step,
+            step, size, mine, wide)  # fmt: skip
+        for query in range(at, at + count):
+            seen = first + query // heads
+            soften(weights[query, :seen], factor)
+            weights[query, seen:length] = 0
+        mix_rows(count, values, size, 2 * size, mine, wide, length, out.ctypes.data + at * step,
+                 step)  # fmt: skip
+        at += count
+
+
+@compiled
+def in_order(bits):
+    """The bits of a float as an integer that compares as the float does; and back."""
+    return bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
 
 
 @fast
 def soften(scores, factor):
     """softmax(factor * scores), in place."""
-    highest = scores[0]
+    bits, most = scores.view(np.int32), np.int32(-(2**31))
     for p in range(len(scores)):
-        highest = max(highest, scores[p])
-    total = np.float32(0)
+        most = max(most, in_order(bits[p]))
+    highest, total = float_of_bits(in_order(most)), np.float32(0)
     for p in range(len(scores)):
         scores[p] = exp((scores[p] - highest) * factor)
         total += scores[p]

@@ -62,6 +62,7 @@ def empty_tables(rows: int, adapters: int, layers: int) -> Tables:
         np.zeros(programs.LAYER_STAGES + 2, layout.STAGE),
         np.zeros(rows, layout.ROW),
         np.zeros(rows, np.int64),
+        np.zeros((rows, 2), np.int64),
         np.zeros((adapters, layers * len(layout.MODULES)), layout.PAIR),
         np.zeros(adapters, layout.LINEAR),
         np.zeros((layers + 1, layout.LINEARS), layout.LINEAR),

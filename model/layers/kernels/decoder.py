@@ -72,6 +72,7 @@ class Decoder:
         if len(rows) > len(self._logits):
             self._make_logits(len(rows))
         self._job["rows"], self._job["first"] = ends[-1], 0
+        self._tile(ends)
         if not any(span.active and span.active.head for span in spans):
             self._run(rows, self._head, 0)
             return self._logits[: len(rows), : self._shape.vocab_size]
@@ -147,8 +148,9 @@ class Decoder:
         return made
 
     def _make_low(self, rank: int) -> None:
-        self._buffer("low", layout.PARTS * rank)
-        self._job["most_rank"] = rank
+        padded = -(-rank // layout.HALVES) * layout.HALVES
+        self._buffer("low", layout.PARTS * padded)
+        self._job["most_rank"] = padded
 
     def _make_logits(self, count: int) -> None:
         width = int(self._tables.linears[-1, layout.HEAD]["outs"])
@@ -210,6 +212,16 @@ class Decoder:
             begin += count
             ends.append(begin)
         return ends
+
+    def _tile(self, ends: Sequence[int]) -> None:
+        """Cut each span into the groups of rows whose attention is computed together."""
+        most = max(1, layout.TILE_QUERIES // (self._shape.num_heads // self._shape.num_kv_heads))
+        tiles, begin = [], 0
+        for end in ends:
+            tiles += [(row, min(most, end - row)) for row in range(begin, end, most)]
+            begin = end
+        self._tables.tiles[: len(tiles)] = tiles
+        self._job["tiles"] = len(tiles)
 
     def _table(self, lora: Lora) -> np.ndarray:
         """The PAIR records of an adapter, by layer and module."""

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
-from llvmlite.binding import get_host_cpu_features
 
 from model.layers.kernels.layout import BLOCK, COLUMNS, NEIGHBOURS
 from model.layers.kernels.vectors import (
@@ -25,6 +24,7 @@ from model.layers.kernels.vectors import (
     I16,
     I32,
     LINE,
+    Unit,
     cases,
     further,
     instructions,
@@ -40,33 +40,6 @@ from model.layers.kernels.vectors import (
 
 ENOUGH = 8  # sums that do not wait for one another, to keep the multipliers busy
 UNROLLED = 32  # products in one turn of the loop, about
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What a processor multiplies with.
-
-    `lanes` outputs fit a vector of sums. `instruction` is what LLVM calls the product of int16
-    pairs, each pair added up; None where it has to be put together. Weights are asked of the
-    memory `ahead` bytes before they are needed: the faster the arithmetic, the earlier.
-    """
-
-    lanes: int
-    instruction: str | None
-    ahead: int
-
-
-WIDE = Unit(16, "llvm.x86.avx512.pmaddw.d.512", 4096)
-NARROW = Unit(8, "llvm.x86.avx2.pmadd.wd", 1024)
-PLAIN = Unit(8, None, 1024)
-
-
-def best_unit() -> Unit:
-    """What this processor has."""
-    features = get_host_cpu_features()
-    if features.get("avx512bw"):
-        return WIDE
-    return NARROW if features.get("avx2") else PLAIN
 
 
 @dataclass(frozen=True)

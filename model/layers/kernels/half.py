@@ -1,24 +1,28 @@
-"""Products of float16 matrices with float32 vectors: keys, values and adapters.
+"""Sums of the rows of float16 matrices, weighted in float32: keys, values and adapters.
 
-What is converted on the way is never stored, and sums stay in registers. The order in which a sum
-is made depends on its own length alone.
+What is converted on the way is never stored, and sums stay in registers. Everything here is the
+same sum: out = weights matrix, row of the matrix by row. So what a row of weights gives depends on
+nothing but that row: not on how many others are computed with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 
 from model.layers.kernels.atoms import half_to_float
+from model.layers.kernels.layout import HALVES
 from model.layers.kernels.memory import floats, shorts
 from model.layers.kernels.options import compiled
 from model.layers.kernels.vectors import (
     FLOAT,
     HALF,
-    LINE,
+    UNIT,
+    WIDE,
+    cases,
     further,
     instructions,
     integer,
@@ -27,131 +31,145 @@ from model.layers.kernels.vectors import (
     multiply_add,
     prefetch,
     repeated,
-    shuffle,
     store,
 )
 
-LANES = 8  # numbers in a vector
 AHEAD = 2048  # bytes of a matrix, asked of the memory before they are needed
-WIDE = 8  # vectors of sums that stay in registers
-FLOATS, HALVES = ir.VectorType(FLOAT, LANES), ir.VectorType(HALF, LANES)
-ZERO = ir.Constant(FLOATS, None)
+VECTOR = 2 * HALVES  # bytes of a vector of the matrix
+# Rows of weights and vectors of the matrix whose sums fill the registers; vectors, if it is one row.
+MOST_ROWS, VECTORS = (6, 4) if UNIT is WIDE else (3, 2)
+WIDEST = 8 if UNIT is WIDE else 4
+FLOATS16, HALVES16 = ir.VectorType(FLOAT, HALVES), ir.VectorType(HALF, HALVES)
 
 
-def _load_halves(builder: Any, address: Any) -> Any:
-    return builder.fpext(load(builder, address, HALVES), FLOATS)
+@dataclass(frozen=True)
+class Tile:
+    """The sums of some rows of weights in some vectors, each made in `parts`."""
+
+    rows: int
+    vectors: int
+    parts: int = 1
+
+    def mix(self, builder: Any, args: Sequence[Any]) -> None:
+        """The instructions of `mix_tiles`, for as many rows as this tile has."""
+        matrix, row_step, vector_step, weights, weight_step, count, out, out_step = args
+        places = [
+            further(builder, builder.add(out, builder.mul(out_step, integer(row))), 2 * VECTOR * at)
+            for row in range(self.rows)
+            for at in range(self.vectors)
+        ]
+        firsts = [builder.add(weights, builder.mul(weight_step, integer(row)))
+                  for row in range(self.rows)]  # fmt: skip
+        begins = [builder.add(matrix, builder.mul(vector_step, integer(at)))
+                  for at in range(self.vectors)]  # fmt: skip
+
+        def turn(k: Any, totals: list[Any]) -> list[Any]:
+            added: list[Any] = []
+            for part in range(self.parts):
+                row = builder.add(k, integer(part))
+                mine = totals[len(added) : len(added) + len(places)]
+                added += self._add(builder, begins, row, row_step, firsts, mine)
+            return added
+
+        totals = [load(builder, place, FLOATS16) for place in places]
+        totals += [ir.Constant(FLOATS16, None)] * (len(places) * (self.parts - 1))
+        sums = loop(builder, count, self.parts, totals, turn)
+        while len(sums) > len(places):
+            half = len(sums) // 2
+            sums = [builder.fadd(a, b) for a, b in zip(sums[:half], sums[half:], strict=True)]
+        for total, place in zip(sums, places, strict=True):
+            store(builder, total, place)
+
+    def _add(
+        self,
+        builder: Any,
+        begins: Sequence[Any],
+        row: Any,
+        row_step: Any,
+        firsts: Sequence[Any],
+        totals: Sequence[Any],
+    ) -> list[Any]:
+        """`totals`, for each row of weights its vectors, and one row of the matrix."""
+        offset, place = builder.mul(row, row_step), builder.shl(row, integer(2))
+        vectors = []
+        for begin in begins:
+            address = builder.add(begin, offset)
+            prefetch(builder, further(builder, address, AHEAD))
+            vectors.append(builder.fpext(load(builder, address, HALVES16), FLOATS16))
+        added, before = [], iter(totals)
+        for first in firsts:
+            weight = repeated(builder, load(builder, builder.add(first, place), FLOAT), HALVES)
+            added += [multiply_add(builder, weight, vector, next(before)) for vector in vectors]
+        return added
 
 
-def _fold(builder: Any, a: Any, b: Any) -> Any:
-    """Neighbours of `a`, then those of `b`, added: half as many sums of twice as much."""
-    even, odd = (shuffle(builder, a, b, list(range(first, 2 * LANES, 2))) for first in (0, 1))
-    return builder.fadd(even, odd)
+def mix_tiles(most_rows: int, vectors: int, parts: int = 1) -> Callable[..., None]:
+    """A function that adds weighted rows of a matrix to 1 to `most_rows` rows.
 
+    It is called as `tiles(rows, matrix, row_step, vector_step, weights, weight_step, count, out,
+    out_step)` with addresses and steps in bytes. The matrix has `count` rows of `vectors` vectors
+    of HALVES float16; `weights` are float32 [rows, count], `out` float32 [rows, vectors * HALVES].
+    `count` is a positive multiple of `parts`.
+    """
 
-def _dot_tile(count: int) -> Callable[..., None]:
     def write(builder: Any, args: Sequence[Any]) -> None:
-        rows, stride, x, columns, out = args
-
-        def turn(column: Any, totals: list[Any]) -> list[Any]:
-            values = load(builder, builder.add(x, builder.shl(column, integer(2))), FLOATS)
-            first = builder.add(rows, builder.shl(column, integer(1)))
-            addresses = [builder.add(first, builder.mul(stride, integer(r))) for r in range(count)]
-            # The rows behind these, as many bytes in each turn as it reads.
-            next_ = builder.add(rows, builder.mul(column, integer(2 * count)))
-            for at in range(0, 2 * LANES * count, LINE):
-                prefetch(builder, further(builder, next_, AHEAD + at))
-            return [
-                multiply_add(builder, _load_halves(builder, address), values, total)
-                for address, total in zip(addresses, totals, strict=True)
-            ]
-
-        sums = loop(builder, columns, LANES, [ZERO] * count, turn)
-        sums += [ZERO] * (LANES - count)
-        while len(sums) > 1:
-            sums = [_fold(builder, a, b) for a, b in zip(sums[::2], sums[1::2], strict=True)]
-        for row in range(count):
-            total = builder.extract_element(sums[0], integer(row))
-            store(builder, total, further(builder, out, 4 * row))
+        rows, *others = args
+        tiles = [Tile(count, vectors, parts) for count in range(1, most_rows + 1)]
+        cases(builder, rows, {t.rows: lambda b, t=t: t.mix(b, others) for t in tiles})
 
     return instructions(write)
 
 
-def _mix_tile(vectors: int) -> Callable[..., None]:
-    def write(builder: Any, args: Sequence[Any]) -> None:
-        rows, stride, weights, count, out = args
-        places = [further(builder, out, 4 * LANES * at) for at in range(vectors)]
-
-        def turn(row: Any, totals: list[Any]) -> list[Any]:
-            weight = load(builder, builder.add(weights, builder.shl(row, integer(2))), FLOAT)
-            factor = repeated(builder, weight, LANES)
-            first = builder.add(rows, builder.mul(stride, row))
-            for at in range(0, 2 * LANES * vectors, LINE):
-                prefetch(builder, further(builder, first, AHEAD + at))
-            return [
-                multiply_add(
-                    builder, _load_halves(builder, further(builder, first, 2 * LANES * at)),
-                    factor, total,
-                )
-                for at, total in enumerate(totals)
-            ]  # fmt: skip
-
-        before = [load(builder, place, FLOATS) for place in places]
-        for vector, place in zip(loop(builder, count, 1, before, turn), places, strict=True):
-            store(builder, vector, place)
-
-    return instructions(write)
-
-
-# (rows, stride, x, columns, out): out, float32 [1 or LANES] = rows x, for float16 rows that are
-# `stride` bytes apart, and float32 x [columns]; `columns` a positive multiple of LANES.
-_dot, _dots = _dot_tile(1), _dot_tile(LANES)
-
-# (rows, stride, weights, count, out): out, float32 [LANES or WIDE * LANES] += weights rows, for
-# float32 weights [count] and float16 rows that are `stride` bytes apart; `count` positive.
-_mix, _mixes = _mix_tile(1), _mix_tile(WIDE)
+several, single = mix_tiles(MOST_ROWS, VECTORS), mix_tiles(MOST_ROWS, 1)
+widest, in_parts = mix_tiles(1, WIDEST), mix_tiles(1, 1, parts=4)
 
 
 @compiled
-def dots(rows, stride, count, x, columns, out):
-    """out = rows x: float16 [count, columns], `stride` bytes apart, with float32 [columns].
-
-    All are addresses.
-    """
-    even, row = columns // LANES * LANES, 0
-    while row + LANES <= count and even:
-        _dots(rows + row * stride, stride, x, even, out + 4 * row)
-        row += LANES
-    while row < count and even:
-        _dot(rows + row * stride, stride, x, even, out + 4 * row)
-        row += 1
-    if even == columns:
-        return
-    y, values = floats(out, count), floats(x, columns)
-    for r in range(count):
-        rest = shorts(rows + r * stride, columns)
-        total = y[r] if even else np.float32(0)
-        for i in range(even, columns):
-            total += half_to_float(rest[i]) * values[i]
-        y[r] = total
+def mix(rows, matrix, row_step, vector_step, vectors, weights, weight_step, count, out, out_step):
+    """out += weights matrix, for up to MOST_ROWS rows and any number of vectors: see `mix_tiles`."""
+    at = 0
+    while rows == 1 and at + WIDEST <= vectors:
+        widest(1, matrix + at * vector_step, row_step, vector_step, weights, weight_step, count,
+               out + 2 * VECTOR * at, out_step)  # fmt: skip
+        at += WIDEST
+    while at + VECTORS <= vectors:
+        several(rows, matrix + at * vector_step, row_step, vector_step, weights, weight_step, count,
+                out + 2 * VECTOR * at, out_step)  # fmt: skip
+        at += VECTORS
+    while at < vectors:
+        single(rows, matrix + at * vector_step, row_step, vector_step, weights, weight_step, count,
+               out + 2 * VECTOR * at, out_step)  # fmt: skip
+        at += 1
 
 
 @compiled
-def mix(rows, stride, weights, count, columns, out):
-    """out += weights rows: float32 [count] with float16 [count, columns], `stride` bytes apart.
-
-    All are addresses.
-    """
+def mix_rows(rows, matrix, columns, row_step, weights, weight_step, count, out, out_step):
+    """out += weights matrix, for float16 [count, columns] whose rows are `row_step` bytes apart."""
     if count == 0:
         return
-    column = 0
-    while column + WIDE * LANES <= columns:
-        _mixes(rows + 2 * column, stride, weights, count, out + 4 * column)
-        column += WIDE * LANES
-    while column + LANES <= columns:
-        _mix(rows + 2 * column, stride, weights, count, out + 4 * column)
-        column += LANES
-    y, factors = floats(out, columns), floats(weights, count)
-    for r in range(count if column < columns else 0):
-        row = shorts(rows + r * stride, columns)
-        for i in range(column, columns):
-            y[i] += factors[r] * half_to_float(row[i])
+    vectors = columns // HALVES
+    mix(rows, matrix, row_step, VECTOR, vectors, weights, weight_step, count, out, out_step)
+    even = vectors * HALVES
+    for r in range(rows if even < columns else 0):
+        y, factors = floats(out + r * out_step, columns), floats(weights + r * weight_step, count)
+        for k in range(count):
+            row = shorts(matrix + k * row_step, columns)
+            for i in range(even, columns):
+                y[i] += factors[k] * half_to_float(row[i])
+
+
+@compiled
+def mix_narrow(matrix, vectors, weights, count, out):
+    """out = weights matrix: float32 [count] with float16 [count, vectors * HALVES].
+
+    For matrices so narrow that a single sum would wait for itself: in several parts each.
+    """
+    even, step = count // 4 * 4, VECTOR * vectors
+    floats(out, vectors * HALVES)[:] = 0
+    for at in range(vectors):
+        first, place = matrix + VECTOR * at, out + 2 * VECTOR * at
+        if even:
+            in_parts(1, first, step, VECTOR, weights, 0, even, place, 0)
+        if even < count:
+            single(1, first + even * step, step, VECTOR, weights + 4 * even, 0, count - even, place,
+                   0)  # fmt: skip

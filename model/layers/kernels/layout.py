@@ -13,6 +13,9 @@ import numpy as np
 BLOCK, NEIGHBOURS = 16, 2  # rows in a block of weights; columns side by side: see `dot.py`
 COLUMNS = 16  # the columns of weights are padded to a multiple of this
 OUTPUTS = 2 * BLOCK  # and their rows to one of this: two blocks are sometimes taken at once
+HALVES = 16  # float16 numbers in a vector; the ranks of adapters are padded to a multiple of this
+KEY_BLOCK = HALVES  # positions in a block of keys: see `attention.py`
+TILE_QUERIES = 12  # rows of a prompt share the reading of its keys: so many, times the heads
 
 # Linear layers by their place in `linears`.
 QKV, ATTENTION_OUT, GATE_UP, DOWN, HEAD = range(5)
@@ -28,12 +31,13 @@ JOB = np.dtype(
             "region", "done",  # the first region; chunks done before it
             "threads",
             "rows", "outputs",  # tokens, and those of them whose logits are wanted
+            "tiles",  # groups of neighbouring rows of one sequence, for attention
             "first", "layers",  # to begin with the last norm: as many as there are
             "hidden", "heads", "kv_heads", "head_dim", "wide",
             "x", "normed", "delta", "packed",  # float32 [rows, stride]
             "normed_stride", "packed_stride", "delta_stride",
             "values", "scales",  # the quantised input: int16 [rows, ins], float32 [rows]
-            "low", "most_rank",  # float32 [rows, PARTS, most_rank]
+            "low", "most_rank",  # float32 [rows, PARTS, most_rank], which is a multiple of HALVES
             "cos", "sin",  # float32 [positions, head_dim]
         )
     ]
@@ -74,7 +78,7 @@ ROW = np.dtype(
     align=True,
 )
 
-# One module's update: a [rank, ins] and b [rank, outs] in float16; a rank of 0 means none.
+# One module's update: a [ins, padded rank] and b [rank, outs] in float16; a rank of 0: none.
 PAIR = np.dtype(
     [(name, np.int64) for name in ("a", "b", "rank", "ins", "outs")] + [("scaling", np.float32)],
     align=True,
@@ -88,6 +92,7 @@ class Tables(NamedTuple):
     stages: np.ndarray  # STAGE: those of a layer, then the last two
     rows: np.ndarray  # ROW [rows]
     outputs: np.ndarray  # int64 [rows]: the rows whose logits are wanted
+    tiles: np.ndarray  # int64 [rows, 2]: the first row of each tile, and how many there are
     pairs: np.ndarray  # PAIR [adapters, layers * modules]; the first of them changes nothing
     embeddings: np.ndarray  # LINEAR [adapters]
     linears: np.ndarray  # LINEAR [layers + 1, LINEARS]; the last row has the HEAD

@@ -16,12 +16,6 @@ def floats(address, count):
 
 
 @compiled
-def grid(address, rows, columns):
-    """float32 [rows, columns] at `address`."""
-    return carray(pointer_at(address), (rows, columns), np.float32)
-
-
-@compiled
 def bytes_at(address, count):
     """int8 [count] at `address`."""
     return carray(pointer_at(address), (count,), np.int8)

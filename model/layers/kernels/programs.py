@@ -43,8 +43,8 @@ def follow(counters, helper, tables):
 @compiled
 def with_jobs(tables, jobs):
     """The tables, with a job that nobody else writes to."""
-    return Tables(jobs, tables.stages, tables.rows, tables.outputs, tables.pairs,
-                  tables.embeddings, tables.linears, tables.norms)  # fmt: skip
+    return Tables(jobs, tables.stages, tables.rows, tables.outputs, tables.tiles,
+                  tables.pairs, tables.embeddings, tables.linears, tables.norms)  # fmt: skip
 
 
 @compiled

@@ -10,16 +10,16 @@ from __future__ import annotations
 import numpy as np
 
 from model.layers.kernels.atoms import float_of_bits
-from model.layers.kernels.dot import WIDE, best_unit, product_tiles
+from model.layers.kernels.dot import product_tiles
 from model.layers.kernels.layout import BLOCK, NEIGHBOURS, OUTPUTS
 from model.layers.kernels.memory import bytes_at, floats
 from model.layers.kernels.options import compiled, fast
+from model.layers.kernels.vectors import UNIT, WIDE
 
 MOST = 32767.0
 MOST_SUM = (2**31 - 1) / 127  # of the magnitudes of one row, times the largest weight
 CHUNK_BYTES = 32 * 1024  # of weights: some microseconds of work
 
-UNIT = best_unit()
 IS_WIDE = UNIT is WIDE
 # In a tile of one block, and in one of two: their sums fill the registers.
 MOST_ROWS, MOST_ROWS_OF_PAIRS = (12, 12) if IS_WIDE else (6, 3)
@@ -30,12 +30,12 @@ singles, pairs = product_tiles(MOST_ROWS, 1, UNIT), product_tiles(MOST_ROWS_OF_P
 @fast
 def sizes(x):
     """The largest magnitude in `x`, and the sum of all."""
-    peak, total = np.float32(0), np.float32(0)
+    # Floats without a sign are in the order of their bits, and integers are compared by the vector.
+    bits, peak, total = x.view(np.int32), np.int32(0), np.float32(0)
     for i in range(len(x)):
-        size = abs(x[i])
-        total += size
-        peak = max(peak, size)
-    return peak, total
+        peak = max(peak, bits[i] & np.int32(0x7FFFFFFF))
+        total += abs(x[i])
+    return float_of_bits(peak), total
 
 
 @compiled

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from model.layers.kernels import layout
-from model.layers.kernels.attention import attend_head, narrow, rotate
+from model.layers.kernels.attention import attend_heads, narrow, rotate
+from model.layers.kernels.layout import KEY_BLOCK
 from model.layers.kernels.low_rank import expand, shrink
 from model.layers.kernels.memory import floats, shorts
 from model.layers.kernels.options import compiled, fast
@@ -31,8 +32,10 @@ def stage_rows(job, layer):
 def stage_chunks(job, layer, stage, linear):
     """Into how many chunks a stage is cut."""
     rows = stage_rows(job, layer)
-    if stage.kind in (ROTATE, ATTEND):
+    if stage.kind == ROTATE:
         return rows * job.kv_heads
+    if stage.kind == ATTEND:
+        return job.tiles * job.kv_heads
     if stage.kind == PRODUCT:
         deltas = rows if stage.parts else 0
         return deltas + chunks(linear.ins, linear.outs)
@@ -156,23 +159,28 @@ def place(tables, job, layer, at, head):
     for g in range(group):
         rotate(floats(q + 4 * g * size, size), cos, sin)
     rotate(floats(k, size), cos, sin)
-    offset = 2 * (layer * row.layer_stride + head * row.head_stride + row.position * size)
-    narrow(floats(k, size), shorts(row.keys + offset, size))
-    narrow(floats(v, size), shorts(row.values + offset, size))
+    offset = 2 * (layer * row.layer_stride + head * row.head_stride)
+    block, place = row.position // KEY_BLOCK, row.position % KEY_BLOCK
+    keys = shorts(row.keys + offset + 2 * block * KEY_BLOCK * size, KEY_BLOCK * size)
+    narrow(floats(k, size), keys[place::KEY_BLOCK])
+    narrow(floats(v, size), shorts(row.values + offset + 2 * row.position * size, size))
 
 
 @compiled
-def attend(tables, job, layer, at, head):
-    """Attention of one row in the heads that share a key head."""
+def attend(tables, job, layer, tile, head):
+    """Attention of the rows of a tile in the heads that share a key head."""
+    at, count = tables.tiles[tile]
     row, size, group = tables.rows[at], job.head_dim, job.heads // job.kv_heads
-    q, _, _ = heads_of(job, at, head)
+    q = np.empty((count * group, size), np.float32)
+    out = np.zeros((count * group, size), np.float32)
+    for query in range(count * group):
+        mine, _, _ = heads_of(job, at + query // group, head)
+        q[query] = floats(mine + 4 * (query % group) * size, size)
     offset = 2 * (layer * row.layer_stride + head * row.head_stride)
-    out = job.normed + 4 * (at * job.normed_stride + head * group * size)
-    length = row.position + 1
-    weights = np.empty(length, np.float32)
-    for g in range(0, 4 * group * size, 4 * size):
-        attend_head(q + g, row.keys + offset, row.values + offset, length, size,
-                    weights.ctypes.data, out + g)  # fmt: skip
+    attend_heads(q, group, row.keys + offset, row.values + offset, row.position + count, out)
+    for query in range(count * group):
+        place = (at + query // group) * job.normed_stride + (head * group + query % group) * size
+        floats(job.normed + 4 * place, size)[:] = out[query]
 
 
 @fast

@@ -6,9 +6,11 @@ Addresses are int64 values; memory need not be aligned.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba import types
 from numba.extending import intrinsic
 
@@ -16,6 +18,36 @@ I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 HALF, FLOAT = ir.HalfType(), ir.FloatType()
 LINE = 64  # bytes of a cache line
 FUSED = ("contract",)  # a product and a sum may become one instruction
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a processor multiplies with.
+
+    `lanes` outputs fit a vector of sums. `instruction` is what LLVM calls the product of int16
+    pairs, each pair added up; None where it has to be put together. Weights are asked of the
+    memory `ahead` bytes before they are needed: the faster the arithmetic, the earlier.
+    """
+
+    lanes: int
+    instruction: str | None
+    ahead: int
+
+
+WIDE = Unit(16, "llvm.x86.avx512.pmaddw.d.512", 4096)
+NARROW = Unit(8, "llvm.x86.avx2.pmadd.wd", 1024)
+PLAIN = Unit(8, None, 1024)
+
+
+def best_unit() -> Unit:
+    """What this processor has."""
+    features = get_host_cpu_features()
+    if features.get("avx512bw"):
+        return WIDE
+    return NARROW if features.get("avx2") else PLAIN
+
+
+UNIT = best_unit()
 
 
 def integer(value: int) -> ir.Constant:
@@ -46,13 +78,8 @@ def further(builder: Any, address: Any, nbytes: int) -> Any:
 
 def select(builder: Any, vector: Any, lanes: list[int]) -> Any:
     """A vector of those elements of `vector`."""
-    return shuffle(builder, vector, ir.Constant(vector.type, ir.Undefined), lanes)
-
-
-def shuffle(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
-    """A vector of those elements of `a` and `b`, which are numbered on."""
     mask = ir.Constant(ir.VectorType(I32, len(lanes)), lanes)
-    return builder.shuffle_vector(a, b, mask)
+    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
 
 
 def repeated(builder: Any, value: Any, count: int) -> Any:

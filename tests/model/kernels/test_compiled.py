@@ -39,7 +39,7 @@ def wait_for_decoder(model: Llama) -> None:
 
 
 def logits(model: Llama) -> torch.Tensor:
-    cache = SequenceCache(model.shape, model.storage_dtype, "cpu")
+    cache = SequenceCache(model.cache_format)
     model.forward([Span((3, 4, 5), cache)])
     return model.forward([Span((6,), cache)])
 

@@ -91,7 +91,7 @@ class Chats:
 
 
 def empty_cache(model: Llama) -> SequenceCache:
-    return SequenceCache(model.shape, model.storage_dtype, "cpu")
+    return SequenceCache(model.cache_format)
 
 
 def assert_near(got: Tensor, expected: Tensor) -> None:
