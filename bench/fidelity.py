@@ -181,7 +181,7 @@ def _load(path: Path, quantization: str) -> Llama:
 def _lora(folder: Path, model: Llama) -> Lora:
     registry = AdapterRegistry(folder.absolute().parent, model.shape, _AnyTemplate())
     digest = registry.get(folder.name).digest
-    return registry.load(folder.name, digest, model.storage_dtype, model.device, model.own_layer)
+    return registry.load(folder.name, digest, model)
 
 
 class _AnyTemplate(frozenset[str]):

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any
 from model.types import AdapterError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-    from model.layers.linear import Linear
     from model.layers.llama import LlamaShape
-    from model.layers.lora import Lora, LoraPair
+    from model.layers.lora import Lora, LoraMaker, LoraPair
 
 CONFIG = "adapter_config.json"
 CARD = "linly_adapter.json"  # ours: {"template": …, "description": …}
@@ -91,27 +89,21 @@ def check(path: Path, shape: LlamaShape | None) -> None:
             _check_whole(name, weight, shape)
 
 
-def load(
-    path: Path, dtype: torch.dtype, device: str, make_layer: Callable[[Tensor], Linear]
-) -> Lora:
-    """The weights of the adapter in `path`, which was checked.
-
-    Args:
-        dtype, device: of the low-rank pairs.
-        make_layer: an embedding or head from its weight, [vocab_size, hidden_size].
+def load(path: Path, maker: LoraMaker) -> Lora:
+    """The weights of the adapter in `path`, which was checked, as `maker` makes them.
 
     Raises:
         AdapterError: it has changed since, for the worse. As in `check`.
     """
-    from model.layers.lora import Lora, make_pair
+    from model.layers.lora import Lora
 
     config, weights = _read_config(path), _read_weights(path)
 
     def pair(key: Key, sides: Mapping[str, Tensor]) -> LoraPair:
         factor = scaling(config, key, len(sides["A"]))
-        return make_pair(sides["A"], sides["B"], factor, dtype, device)
+        return maker.own_pair(sides["A"], sides["B"], factor)
 
-    whole = {name: make_layer(weight) for name, weight in weights.whole.items()}
+    whole = {name: maker.own_layer(weight) for name, weight in weights.whole.items()}
     pairs = {key: pair(key, sides) for key, sides in weights.pairs.items()}
     return Lora(pairs, embedding=whole.get("embed_tokens"), head=whole.get("lm_head"))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,12 +19,8 @@ from model.adapter_files import CONFIG, FILES
 from model.types import AdapterError, UnknownModelError
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from model.layers.linear import Linear
     from model.layers.llama import LlamaShape
-    from model.layers.lora import Lora
+    from model.layers.lora import Lora, LoraMaker
 
 
 @dataclass(frozen=True)
@@ -86,14 +82,7 @@ class AdapterRegistry:
             raise AdapterError(f"The adapter {name!r} is broken: {adapter.reason}")
         return adapter
 
-    def load(
-        self,
-        name: str,
-        digest: str,
-        dtype: torch.dtype,
-        device: str,
-        make_layer: Callable[[Tensor], Linear],
-    ) -> Lora:
+    def load(self, name: str, digest: str, maker: LoraMaker) -> Lora:
         """The weights of a healthy adapter as of `digest`; see `adapter_files.load`.
 
         Raises:
@@ -101,7 +90,7 @@ class AdapterRegistry:
         """
         path = self.get(name).path
         try:
-            lora = adapter_files.load(path, dtype, device, make_layer)
+            lora = adapter_files.load(path, maker)
             # Looked at afterwards: whoever trains may write while this reads.
             if self.get(name).digest != digest:
                 raise AdapterError(f"The adapter {name!r} has just changed", "Ask again.")

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from model.adapters import Adapter
 from model.engine.base import Engine
+from model.outbox import Burst, Outbox
 from model.prompt import Prompt, PromptTemplate, encode_chat
 from model.settings import Settings
 from model.startup import Report, Serving, base_name, load_local
@@ -54,7 +55,7 @@ FOLDERS = re.compile(r"(?<![\w:/])/(?:[^\s/:]+/)+")
 
 log = logging.getLogger(__name__)
 
-Deltas = AsyncGenerator[Delta, None]
+Bursts = AsyncGenerator[Burst, None]
 R = TypeVar("R", ChatRequest, CompletionRequest)
 
 Load = Callable[[Settings, Report], Serving]
@@ -172,21 +173,21 @@ class ModelManager:
         serving = self._state.serving
         return serving.tuned if serving else True
 
-    def chat(self, request: ChatRequest) -> Deltas:
+    def chat(self, request: ChatRequest, seconds: float = 0.0) -> Bursts:
         """Answer `request.messages`. Closing the iterator ends the reply within one token.
+
+        Args:
+            seconds: the least time between two bursts of Deltas.
 
         Raises (from the iterator):
             NotReadyError, UnknownModelError, AdapterError, RequestError, PromptTooLongError,
             BusyError, EngineError
         """
-        return self._stream(request, _plan_chat)
+        return self._stream(request, _plan_chat, seconds)
 
-    def complete(self, request: CompletionRequest) -> Deltas:
-        """Continue `request.prompt` as it stands. Closing the iterator ends the reply.
-
-        Raises (from the iterator): as `chat`.
-        """
-        return self._stream(request, _plan_completion)
+    def complete(self, request: CompletionRequest, seconds: float = 0.0) -> Bursts:
+        """Continue `request.prompt` as it stands, otherwise as `chat`."""
+        return self._stream(request, _plan_completion, seconds)
 
     def abort(self, request_id: str) -> None:
         """End a reply within one token; its stream then closes with finish_reason `abort`."""
@@ -215,26 +216,28 @@ class ModelManager:
             raise NotReadyError("The model is still loading", "Try again in a moment.")
         return state.serving
 
-    def _stream(self, request: R, plan: Callable[[Serving, R], _Plan]) -> Deltas:
+    def _stream(self, request: R, plan: Callable[[Serving, R], _Plan], seconds: float) -> Bursts:
         # From this moment on, not from the first step on: Stop may come in between.
         self._live.add(request.id)
-        return self._steps(request, plan)
+        return self._steps(request, plan, seconds)
 
-    async def _steps(self, request: R, plan: Callable[[Serving, R], _Plan]) -> Deltas:
+    async def _steps(
+        self, request: R, plan: Callable[[Serving, R], _Plan], seconds: float
+    ) -> Bursts:
         try:
             serving = self._serving()
             # Rendering a long chat and loading an adapter take time: not on the event loop.
             planned = await asyncio.to_thread(plan, serving, request)
             if planned.prompt.dropped:
-                yield Delta(dropped=planned.prompt.dropped)
+                yield (Delta(dropped=planned.prompt.dropped),)
             if request.id in self._aborted:
                 nothing = Stats(len(planned.prompt.ids), 0, 0.0, 0.0, seed=0)
-                yield _signed(Delta("", FinishReason.ABORT, nothing), planned.adapter)
+                yield _signed((Delta("", FinishReason.ABORT, nothing),), planned.adapter)
                 return
             engine_request = _engine_request(serving, request, planned)
-            async with aclosing(_run(serving.engine, engine_request)) as deltas:
-                async for delta in deltas:
-                    yield _signed(delta, planned.adapter)
+            async with aclosing(_run(serving.engine, engine_request, seconds)) as bursts:
+                async for burst in bursts:
+                    yield _signed(burst, planned.adapter)
         finally:
             self._live.discard(request.id)
             self._aborted.discard(request.id)
@@ -270,31 +273,31 @@ def _prepared(serving: Serving, adapter: Adapter | None) -> PreparedAdapter | No
     return serving.engine.prepare(adapter.name, adapter.digest) if adapter else None
 
 
-def _signed(delta: Delta, adapter: PreparedAdapter | None) -> Delta:
+def _signed(burst: Burst, adapter: PreparedAdapter | None) -> Burst:
     """The last Delta tells whose words these were."""
-    if delta.stats is None or adapter is None:
-        return delta
-    stats = replace(delta.stats, adapter=adapter.name, adapter_digest=adapter.digest)
-    return replace(delta, stats=stats)
+    *others, last = burst
+    if last.stats is None or adapter is None:
+        return burst
+    stats = replace(last.stats, adapter=adapter.name, adapter_digest=adapter.digest)
+    return (*others, replace(last, stats=stats))
 
 
-async def _run(engine: Engine, request: EngineRequest) -> Deltas:
+async def _run(engine: Engine, request: EngineRequest, seconds: float) -> Bursts:
     """Submit, and carry what the engine's thread emits over to this event loop."""
-    loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[Delta] = asyncio.Queue()
+    outbox = Outbox(seconds)
 
     def emit(delta: Delta) -> None:
         try:
-            loop.call_soon_threadsafe(queue.put_nowait, delta)
+            outbox.put(delta)
         except RuntimeError:  # the loop is gone, and so is whoever listened
             engine.abort(request.id)
 
     engine.submit(request, emit)
     try:
         while True:
-            delta = await queue.get()
-            yield delta
-            if delta.finish_reason:
+            burst = await outbox.take()
+            yield burst
+            if burst[-1].finish_reason:
                 return
     finally:
         engine.abort(request.id)

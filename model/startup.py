@@ -93,9 +93,7 @@ def load_local(settings: Settings, report: Report) -> Serving:
     engine = LocalEngine(
         model,
         tokenizer.pieces,
-        lambda name, digest: registry.load(
-            name, digest, model.storage_dtype, model.device, model.own_layer
-        ),
+        lambda name, digest: registry.load(name, digest, model),
         settings.max_sequences,
         cache_bytes=int(memory),
         adapter_bytes=int(memory * ADAPTER_SHARE),

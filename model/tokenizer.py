@@ -234,7 +234,8 @@ class IncrementalDetokenizer:
         self.piece = piece
         self._window = list(prompt_ids[-CONTEXT_TOKENS:])
         self._certain = len(self._window)
-        self._shown = 0  # characters behind the certain tokens that are out already
+        self._before = self._decode(self._window)  # the text of the certain tokens alone
+        self._shown = 0  # characters behind it that are out already
         self._held = 0  # tokens since text last came out
 
     def push(self, token_id: int) -> str:
@@ -249,16 +250,19 @@ class IncrementalDetokenizer:
         if torn:
             self._shown += len(new)
         elif text:
-            self._window = self._window[self._certain :]
-            self._certain, self._shown = len(self._window), 0
+            self._settle(self._window[self._certain :])
         return new
 
     def flush(self) -> str:
         """What is left when the reply ends; an unfinished character is dropped."""
         text = self._new_text().rstrip(REPLACEMENT)[self._shown :]
-        self._certain, self._shown = len(self._window), 0
+        self._settle(self._window)
         return text
 
+    def _settle(self, window: list[int]) -> None:
+        """Go on behind the tokens of `window`, whose text is certain."""
+        self._window, self._certain, self._shown = window, len(window), 0
+        self._before = self._decode(window)
+
     def _new_text(self) -> str:
-        before = self._decode(self._window[: self._certain])
-        return self._decode(self._window)[len(before) :]
+        return self._decode(self._window)[len(self._before) :]

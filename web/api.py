@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,16 +12,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from model.manager import ModelManager
+from model.manager import Bursts, ModelManager
+from model.outbox import Burst
 from model.types import (
     ChatRequest,
     CompletionRequest,
     Delta,
-    FinishReason,
     LinlyError,
     Phase,
     RequestError,
-    Stats,
     Status,
     UnknownModelError,
 )
@@ -33,6 +31,7 @@ from web.schemas import ChatCompletion, TextCompletion
 
 T = TypeVar("T")
 
+EVENT_SECONDS = 0.02  # between two packets of a stream; each token is an event all the same
 CREATED = 1735689600  # `created` of the models: OpenAI's clients insist on a number
 
 
@@ -80,9 +79,9 @@ class Api:
             sampling=body.to_sampling(),
         )
         writer = ChatWriter(wanted.id, self._name(body.model))
-        deltas = self.manager.chat(wanted)
+        bursts = self.manager.chat(wanted, EVENT_SECONDS)
         return await _respond(
-            deltas, writer, body.stream, body.stream_options.include_usage, request
+            bursts, writer, body.stream, body.stream_options.include_usage, request
         )
 
     async def complete(self, body: TextCompletion, request: Request) -> Response:
@@ -93,9 +92,9 @@ class Api:
             sampling=body.to_sampling(),
         )
         writer = TextWriter(wanted.id, self._name(body.model))
-        deltas = self.manager.complete(wanted)
+        bursts = self.manager.complete(wanted, EVENT_SECONDS)
         return await _respond(
-            deltas, writer, body.stream, body.stream_options.include_usage, request
+            bursts, writer, body.stream, body.stream_options.include_usage, request
         )
 
     def _name(self, model: str) -> str:
@@ -148,53 +147,34 @@ def _model(name: str, parent: str | None) -> dict[str, Any]:
 
 
 async def _respond(
-    deltas: AsyncIterator[Delta], writer: Writer, stream: bool, with_usage: bool, request: Request
+    bursts: Bursts, writer: Writer, stream: bool, with_usage: bool, request: Request
 ) -> Response:
     if not stream:
-        collected = await _unless_disconnected(_collect(deltas), request)
+        collected = await _unless_disconnected(_collect(bursts), request)
         return JSONResponse(writer.whole(collected)) if collected else Response(status_code=499)
-    # The first delta is waited for here, so that a refusal still has its HTTP status.
-    first = await _unless_disconnected(anext(deltas), request)
+    # The first burst is waited for here, so that a refusal still has its HTTP status.
+    first = await _unless_disconnected(anext(bursts), request)
     if first is None:
         return Response(status_code=499)  # nobody is there to read it
-    events = _events(first, deltas, writer, with_usage)
+    events = _packets(first, bursts, writer, with_usage)
     return StreamingResponse(events, media_type="text/event-stream")
 
 
-async def _events(
-    first: Delta, rest: AsyncIterator[Delta], writer: Writer, with_usage: bool
+async def _packets(
+    first: Burst, rest: Bursts, writer: Writer, with_usage: bool
 ) -> AsyncIterator[bytes]:
-    """Server-sent events; closing this closes `rest`, which ends the reply."""
-    stats: Stats | None = None
-    opening = writer.opening()
-    if opening:
-        yield _event(opening)
-    async for delta in _chain(first, rest):
-        if delta.error or delta.finish_reason is FinishReason.ABORT:
-            # An abort that somebody is there to read was not the reader's own: a shutdown.
-            message = delta.error or "The program is shutting down"
-            yield _event({"error": {"message": message, "type": "server_error", "code": None}})
-            break
-        stats = delta.stats or stats
-        if delta.text or delta.finish_reason or delta.logprobs:
-            yield _event(writer.chunk(delta))
-    if with_usage:
-        yield _event(writer.usage_chunk(stats))
-    yield b"data: [DONE]\n\n"
+    """Server-sent events, those of a burst together; closing this closes `rest`, which ends the
+    reply."""
+    yield writer.opening() + writer.events(first)
+    last = first[-1]
+    async for burst in rest:
+        yield writer.events(burst)
+        last = burst[-1]
+    yield writer.closing(last.stats if with_usage else None)
 
 
-async def _chain(first: Delta, rest: AsyncIterator[Delta]) -> AsyncIterator[Delta]:
-    yield first
-    async for delta in rest:
-        yield delta
-
-
-def _event(data: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"
-
-
-async def _collect(deltas: AsyncIterator[Delta]) -> list[Delta]:
-    return [delta async for delta in deltas]
+async def _collect(bursts: Bursts) -> list[Delta]:
+    return [delta async for burst in bursts for delta in burst]
 
 
 async def _unless_disconnected(work: Awaitable[T], request: Request) -> T | None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 from model.types import Delta, EngineError, FinishReason, NotReadyError, Stats, TokenLogprob
 
 Json = dict[str, Any]
+
+MARK = "\uffff"  # no character, and so in no model's name
 
 
 class Writer(ABC):
@@ -36,18 +40,39 @@ class Writer(ABC):
         choice = self._choice(text, logprobs, last.finish_reason)
         return {**self._head(self.kind), "choices": [choice], "usage": usage(last.stats)}
 
-    def chunk(self, delta: Delta) -> Json:
-        """One event of a stream."""
-        choice = self._chunk_choice(delta)
-        return {**self._head(self._chunk_kind()), "choices": [choice]}
+    def opening(self) -> bytes:
+        """What a stream begins with."""
+        return b""
 
-    def usage_chunk(self, stats: Stats | None) -> Json:
-        """The event that follows the last one where `stream_options.include_usage` asks for it."""
-        return {**self._head(self._chunk_kind()), "choices": [], "usage": usage(stats)}
+    def events(self, deltas: Iterable[Delta]) -> bytes:
+        """Their events in a stream, one for each that says something."""
+        return b"".join(map(self._event_of, deltas))
 
-    def opening(self) -> Json | None:
-        """An event before the first text, where there is one."""
-        return None
+    def closing(self, stats: Stats | None) -> bytes:
+        """What a stream ends with: `stats`, where `stream_options.include_usage` asks for them."""
+        end = b"data: [DONE]\n\n"
+        if stats is None:
+            return end
+        told = {**self._head(self._chunk_kind()), "choices": [], "usage": usage(stats)}
+        return _event(told) + end
+
+    def _event_of(self, delta: Delta) -> bytes:
+        if delta.error or delta.finish_reason is FinishReason.ABORT:
+            # An abort that somebody is there to read was not the reader's own: a shutdown.
+            message = delta.error or "The program is shutting down"
+            return _event({"error": {"message": message, "type": "server_error", "code": None}})
+        if delta.finish_reason or delta.logprobs:
+            return self._chunk(delta)
+        return self._around[0] + _json(delta.text) + self._around[1] if delta.text else b""
+
+    def _chunk(self, delta: Delta) -> bytes:
+        return _event({**self._head(self._chunk_kind()), "choices": [self._chunk_choice(delta)]})
+
+    @cached_property
+    def _around(self) -> tuple[bytes, bytes]:
+        """What stands before and behind the text of a chunk: the same for each token."""
+        before, after = self._chunk(Delta(MARK)).split(_json(MARK))
+        return before, after
 
     def _head(self, kind: str) -> Json:
         return {"id": self._id, "object": kind, "created": self._created, "model": self._model}
@@ -70,9 +95,9 @@ class ChatWriter(Writer):
     kind = "chat.completion"
     prefix = "chatcmpl-"
 
-    def opening(self) -> Json:
+    def opening(self) -> bytes:
         choice = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
-        return {**self._head(self._chunk_kind()), "choices": [choice]}
+        return _event({**self._head(self._chunk_kind()), "choices": [choice]})
 
     def _chunk_kind(self) -> str:
         return "chat.completion.chunk"
@@ -109,6 +134,15 @@ class TextWriter(Writer):
 
     def _chunk_choice(self, delta: Delta) -> Json:
         return self._choice(delta.text, list(delta.logprobs), delta.finish_reason)
+
+
+def _event(data: Json) -> bytes:
+    """A server-sent event."""
+    return b"data: " + _json(data) + b"\n\n"
+
+
+def _json(data: object) -> bytes:
+    return json.dumps(data, ensure_ascii=False).encode()
 
 
 def usage(stats: Stats | None) -> Json:

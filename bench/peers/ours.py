@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import sys
 
+from platformdirs import user_cache_path
+
 from bench.peers.base import Stage
 from bench.peers.child import Child
 from bench.peers.http_peer import HttpPeer, Json
+from model.layers.compiled import Build
+from model.settings import APP_NAME
 
 MOST_SECONDS = 300.0
 
@@ -26,6 +30,8 @@ class Ours(HttpPeer):
     def start(self) -> str:
         # Settings of whoever measures must not change what is measured.
         environ = {k: v for k, v in os.environ.items() if not k.startswith("LINLY_")}
+        # Else the first round would be without compiled code.
+        Build(user_cache_path(APP_NAME)).wait()
         log = self._stage.scratch / "ours.log"
         self.child = Child([sys.executable, "app.py", *self._flags()], log, environ)
         self.address = self.child.read().split()[2]

@@ -19,7 +19,7 @@ from model.adapter_files import module_sizes
 from model.engine.kv_cache import SequenceCache
 from model.engine.local import PREFILL_CHUNK
 from model.layers.llama import Llama, Span
-from model.layers.lora import Lora, make_pair
+from model.layers.lora import Lora
 
 CHUNKS = 3  # prefilled at each context
 RANK = 16
@@ -115,7 +115,7 @@ def random_lora(model: Llama, seed: int) -> Lora:
         for name, (inputs, outputs) in module_sizes(model.shape).items():
             a = torch.randn(RANK, inputs, generator=generator) * SPREAD
             b = torch.randn(outputs, RANK, generator=generator) * SPREAD
-            pairs[layer, name] = make_pair(a, b, 1.0, model.storage_dtype, model.device)
+            pairs[layer, name] = model.own_pair(a, b, 1.0)
     return Lora(pairs)
 
 

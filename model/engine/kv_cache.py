@@ -75,7 +75,7 @@ class SequenceCache:
             self._resize(-(-self.length // self._block) * self._block)
 
     def copy_from(self, other: SequenceCache, stop: int) -> None:
-        """Fill the positions from `length` up to `stop` with those of `other`, which begins alike."""
+        """Fill the positions from `length` to `stop` with those of `other`, which begins alike."""
         keys, values = self.storage(stop)
         blocks = slice(self.length // self._block, -(-stop // self._block))
         with torch.inference_mode():  # what a forward has allocated is not to be written without

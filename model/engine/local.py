@@ -11,11 +11,10 @@ import threading
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 
-from torch import Tensor
-
 from model.engine.adapter_cache import AdapterCache, LoadedAdapter
 from model.engine.memory import CacheMemory
 from model.engine.pace import Pace
+from model.engine.sampler import Floats
 from model.engine.scheduler import Scheduler
 from model.engine.sequence import Sequence
 from model.layers.llama import Llama
@@ -252,8 +251,10 @@ class LocalEngine:
                         self._advance({sequence: counts[sequence]})
                     return
                 continue
-            for sequence, mine in zip(sequences, logits.split(rows), strict=True):
-                self._accept(sequence, mine)
+            chosen_from, begin = logits.cpu().numpy(), 0
+            for sequence, count in zip(sequences, rows, strict=True):
+                self._accept(sequence, chosen_from[begin : begin + count])
+                begin += count
             return
 
     def _recover(self, sequences: Seq[Sequence], error: Exception) -> Seq[Sequence]:
@@ -276,7 +277,7 @@ class LocalEngine:
         running = self._scheduler.running
         return [s for s in sequences if s in running and not s.finished]
 
-    def _accept(self, sequence: Sequence, logits: Tensor) -> None:
+    def _accept(self, sequence: Sequence, logits: Floats) -> None:
         """Whatever one reply's sampling or text runs into is no business of its neighbours."""
         try:
             sequence.accept(logits)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from model.types import Sampling
 
@@ -57,9 +56,11 @@ class Sampler:
         self._pieces = pieces
         self._count = 0
 
-    def choose(self, logits: Tensor) -> Choice:
-        """The next token for `logits`, float32 [vocab_size] on any device."""
-        row = self._allowed(logits.cpu().numpy()[: self._pieces])
+    def choose(self, logits: Floats) -> Choice:
+        """The next token for `logits` [vocab_size], which may be changed."""
+        row = logits[: self._pieces]
+        if self._eos and (self.sampling.ignore_eos or self._count < self.sampling.min_tokens):
+            row[self._eos] = NEVER
         logprobs = None if self.sampling.logprobs is None else _log_softmax(row)
         token_id = self._pick(self._penalized(row))
         self._count += 1
@@ -67,18 +68,11 @@ class Sampler:
             self._seen.add(token_id)
         return Choice(token_id) if logprobs is None else self._reported(token_id, logprobs)
 
-    def _allowed(self, logits: Floats) -> Floats:
-        if self._eos and (self.sampling.ignore_eos or self._count < self.sampling.min_tokens):
-            logits = logits.copy()
-            logits[self._eos] = NEVER
-        return logits
-
     def _penalized(self, logits: Floats) -> Floats:
         if not self._seen:
             return logits
         ids = np.fromiter(self._seen, np.int64, len(self._seen))
         seen, penalty = logits[ids], np.float32(self.sampling.repetition_penalty)
-        logits = logits.copy()
         logits[ids] = np.where(seen > 0, seen / penalty, seen * penalty)
         return logits
 

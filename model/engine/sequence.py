@@ -6,12 +6,11 @@ import sys
 import time
 
 import numpy as np
-from torch import Tensor
 
 from model.engine.kv_cache import SequenceCache
 from model.engine.lookup import Lookup
 from model.engine.prefix_cache import PrefixKey, Tokens
-from model.engine.sampler import Choice, Sampler
+from model.engine.sampler import Choice, Floats, Sampler
 from model.layers.llama import Span
 from model.layers.lora import Lora
 from model.types import Delta, Emit, EngineRequest, FinishReason, Stats, TokenLogprob
@@ -117,12 +116,12 @@ class Sequence:
         guessed = () if self._pending else self._guessed
         return Span((*tokens, *guessed), self.cache, self._lora, self.request.adapter_scale)
 
-    def accept(self, logits: Tensor) -> None:
+    def accept(self, logits: Floats) -> None:
         """Sample from the logits after the span last taken, unless more of the prompt is to come.
 
         Args:
-            logits: float32 [positions, vocab_size]: after the last token that was pending, and
-                after each that was guessed.
+            logits: [positions, vocab_size], which may be changed: after the last token that was
+                pending, and after each that was guessed.
         """
         if self._pending:
             return
@@ -135,7 +134,7 @@ class Sequence:
                 return
             self._choose(row)
 
-    def _choose(self, logits: Tensor) -> None:
+    def _choose(self, logits: Floats) -> None:
         if not self.completion_tokens:
             self._first_token = time.perf_counter()
         choice = self._sampler.choose(logits)

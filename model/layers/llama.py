@@ -18,7 +18,7 @@ from torch.nn import functional
 from model.layers.attention import attend
 from model.layers.kernels.layout import KEY_BLOCK
 from model.layers.linear import Linear, make_linear
-from model.layers.lora import Lora, LoraRows, add_deltas
+from model.layers.lora import FloatPair, Lora, LoraPair, LoraRows, add_deltas, int8_pair
 from model.layers.rope import RotaryTable, rotate
 
 if TYPE_CHECKING:
@@ -214,17 +214,15 @@ class Llama:
         return self.device == "cpu" and self.quantization != "none"
 
     @property
-    def storage_dtype(self) -> torch.dtype:
-        """Type of keys, values and adapters: beside 8-bit weights 16 bits are fine enough."""
-        return torch.float16 if self._is_compact else self.dtype
-
-    @property
     def cache_format(self) -> CacheFormat:
-        """What the keys and values of its sequences are like; compiled code wants blocks of keys."""
-        shape = self.shape
+        """How its sequences keep keys and values.
+
+        Beside 8-bit weights 16 bits are fine enough; and compiled code wants keys in blocks.
+        """
+        shape, compact = self.shape, self._is_compact
         return CacheFormat(
-            shape.num_layers, shape.num_kv_heads, shape.head_dim, self.storage_dtype, self.device,
-            block=KEY_BLOCK if self._is_compact else 1,
+            shape.num_layers, shape.num_kv_heads, shape.head_dim,
+            torch.float16 if compact else self.dtype, self.device, KEY_BLOCK if compact else 1,
         )  # fmt: skip
 
     def use(self, decoder: Decoder) -> None:
@@ -279,6 +277,13 @@ class Llama:
         x = rms_norm(x, self.norm, self.shape.rms_norm_eps)
         counts = [len(span.tokens) if every_position else 1 for span in spans]
         return self._heads(x, spans, counts)
+
+    def own_pair(self, a: Tensor, b: Tensor, scaling: float) -> LoraPair:
+        """A low-rank update, from `a` [rank, in] and `b` [out, rank] of any float type."""
+        if self._is_compact:
+            return int8_pair(a, b, scaling)
+        a, b = (side.to(self.device, self.dtype, copy=True) for side in (a, b))
+        return FloatPair(a, b, scaling)
 
     def own_layer(self, weight: Tensor) -> Linear:
         """An adapter's own embedding or head, [vocab_size, hidden_size], as the base's are."""

@@ -6,26 +6,34 @@ brings its own, and each gets its own delta.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model.layers.kernels.layout import HALVES
-from model.layers.linear import Linear
+from model.layers.kernels.layout import VECTOR
+from model.layers.linear import Linear, quantize_rows
+
+
+class LoraPair(Protocol):
+    """The low-rank update of one linear layer."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the weights in bytes."""
+        ...
+
+    def delta(self, x: Tensor) -> Tensor:
+        """What it adds to the layer's output for `x`: [rows, in] -> [rows, out]."""
+        ...
 
 
 @dataclass(frozen=True)
-class LoraPair:
-    """The low-rank update of one linear layer: y += scaling * x A^T B^T.
-
-    `a` [rank, in_features], `b` [out_features, rank], on the activations' device and in their
-    type or in float16; compiled code relies on both lying in memory column by column, and on the
-    columns of `a` being padded to whole vectors.
-    """
+class FloatPair:
+    """delta = scaling * x A^T B^T, with `a` [rank, in] and `b` [out, rank] on the activations'
+    device and in their type."""
 
     a: Tensor
     b: Tensor
@@ -33,20 +41,51 @@ class LoraPair:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the weights in bytes, padding included."""
-        return self.a.untyped_storage().nbytes() + self.b.nbytes
+        return self.a.nbytes + self.b.nbytes
+
+    def delta(self, x: Tensor) -> Tensor:
+        return (x @ self.a.T) @ self.b.T * self.scaling
 
 
-def make_pair(a: Tensor, b: Tensor, scaling: float, dtype: torch.dtype, device: str) -> LoraPair:
-    """A pair from `a` [rank, in_features] and `b` [out_features, rank] of any float type."""
-    if dtype == torch.float16:
-        # Small updates would lose digits below float16's normal range: a power of two costs none.
-        power = 2.0 ** math.floor(math.log2(b.abs().max().item() or 1.0))
-        b, scaling = b.float() / power, scaling * power
-    rank, padding = len(a), -len(a) % HALVES
-    columns = functional.pad(a.to(device, dtype).T, (0, padding)).contiguous()
-    b = b.to(device, dtype, copy=True).T.contiguous().T
-    return LoraPair(columns[:, :rank].T, b, scaling)
+@dataclass(frozen=True)
+class Int8Pair:
+    """The same in 8 bits, as compiled code reads it: `a` int8 [in, rank], the rank padded with
+    zeros to a multiple of VECTOR, `b` int8 [rank, out], `scale` float32 [rank].
+
+    delta = (x a * scale) b. Both matrices have one scale for each of the ranks, and so there is
+    one for both, with the scaling in it.
+    """
+
+    a: Tensor
+    b: Tensor
+    scale: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.a.nbytes + self.b.nbytes + self.scale.nbytes
+
+    def delta(self, x: Tensor) -> Tensor:
+        low = x @ self.a[:, : len(self.scale)].to(x.dtype) * self.scale
+        return low.to(x.dtype) @ self.b.to(x.dtype)
+
+
+def int8_pair(a: Tensor, b: Tensor, scaling: float) -> Int8Pair:
+    """From `a` [rank, in] and `b` [out, rank] of any float type."""
+    (a, a_scale), (b, b_scale) = quantize_rows(a), quantize_rows(b.T)
+    padded = functional.pad(a.T, (0, -len(a) % VECTOR)).contiguous()
+    return Int8Pair(padded, b.contiguous(), a_scale * b_scale * scaling)
+
+
+class LoraMaker(Protocol):
+    """Makes the parts of an adapter as the model that they are for needs them."""
+
+    def own_pair(self, a: Tensor, b: Tensor, scaling: float) -> LoraPair:
+        """scaling * B A, from `a` [rank, in] and `b` [out, rank] of any float type."""
+        ...
+
+    def own_layer(self, weight: Tensor) -> Linear:
+        """An adapter's own embedding or head, [vocab_size, hidden_size], as the base's are."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +135,5 @@ def add_deltas(
             pair = group.lora.pairs.get((layer, name))
             if pair is None:
                 continue
-            rows = x[group.start : group.stop]
-            delta = (rows @ pair.a.to(x.dtype).T) @ pair.b.to(x.dtype).T
-            y[group.start : group.stop, first:last].add_(delta, alpha=pair.scaling * group.scale)
+            rows = slice(group.start, group.stop)
+            y[rows, first:last].add_(pair.delta(x[rows]), alpha=group.scale)

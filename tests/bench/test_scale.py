@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from bench import scale
 from bench.geometry import Geometry
@@ -30,6 +31,7 @@ from bench.scaling.loading import memory_bound, weight_sizes
 from bench.scaling.options import Options, read_options
 from bench.scaling.report import tables
 from bench.scaling.source import Source, prepare
+from model.engine.kv_cache import SequenceCache
 from model.layers.llama import Llama, Span
 from model.types import SettingsError
 from tests.model.kernels.conftest import GROUPED, make_model
@@ -193,14 +195,21 @@ def test_turns_alternate_and_the_first_one_does_not_count() -> None:
 
 def test_a_batch_leaves_the_caches_as_they_were(model: Llama) -> None:
     caches = [forward.filled(model, 5, room=1) for _ in range(3)]
-    before = [stored[:, :, :5].clone() for stored in caches[0].storage(5)]
+    before = contents(caches[0])
     taken = forward.batch(model, caches, 1)
     taken()
     taken()
     assert [cache.length for cache in caches] == [5, 5, 5]
     assert all(stored.isfinite().all() for stored in before)
-    for stored, kept in zip(caches[0].storage(5), before, strict=True):
-        assert torch.equal(stored[:, :, :5], kept)
+    for stored, kept in zip(contents(caches[0]), before, strict=True):
+        assert torch.equal(stored, kept)
+
+
+def contents(cache: SequenceCache) -> list[Tensor]:
+    """The filled positions of every layer: keys and values, [kv_heads, length, head_dim]."""
+    layers, heads, _, head_dim = cache.storage(cache.length)[1].shape
+    nothing = torch.empty(0, heads, head_dim)
+    return [part.clone() for at in range(layers) for part in cache.append(at, nothing, nothing)]
 
 
 def test_users_are_spread_over_the_adapters_side_by_side(

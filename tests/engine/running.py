@@ -122,9 +122,7 @@ def running(
     engine = LocalEngine(
         model,
         load_tokenizer(folder).pieces,
-        lambda name, digest: registry.load(
-            name, digest, model.storage_dtype, model.device, model.own_layer
-        ),
+        lambda name, digest: registry.load(name, digest, model),
         max_sequences,
         cache_bytes,
         adapter_bytes,

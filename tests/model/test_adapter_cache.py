@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from model.engine.adapter_cache import AdapterCache
-from model.layers.lora import Lora, LoraPair
+from model.layers.lora import FloatPair, Lora
 from model.types import AdapterError
 
 SIZE = 64  # bytes of each adapter here
@@ -34,7 +34,7 @@ class Loader:
             assert self.gates[name].wait(20)
         if self.fails:
             raise AdapterError("torn")
-        return Lora({(0, "q_proj"): LoraPair(torch.zeros(2, 4), torch.zeros(4, 2), 1.0)})
+        return Lora({(0, "q_proj"): FloatPair(torch.zeros(2, 4), torch.zeros(4, 2), 1.0)})
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from model.adapter_files import REFUSED, module_sizes, scaling
 from model.adapters import Adapter, AdapterRegistry
 from model.layers.linear import FloatLinear, Linear
 from model.layers.llama import LlamaShape
-from model.layers.lora import Lora
+from model.layers.lora import FloatPair, Lora, LoraMaker
 from model.types import AdapterError, UnknownModelError
 
 SHAPE = LlamaShape(
@@ -57,12 +57,18 @@ def write_adapter(
     return path
 
 
-def no_layer(_: Tensor) -> Linear:
-    raise AssertionError("this adapter brings no layers of its own")
+class Maker:
+    """Takes pairs as they are; these adapters bring no layers of their own."""
+
+    def own_pair(self, a: Tensor, b: Tensor, scaling: float) -> FloatPair:
+        return FloatPair(a, b, scaling)
+
+    def own_layer(self, weight: Tensor) -> Linear:
+        raise AssertionError("this adapter brings no layers of its own")
 
 
-def load(found: AdapterRegistry, name: str, *args: Any) -> Lora:
-    return found.load(name, found.get(name).digest, *args)
+def load(found: AdapterRegistry, name: str, maker: LoraMaker | None = None) -> Lora:
+    return found.load(name, found.get(name).digest, maker or Maker())
 
 
 def touch(path: Path) -> None:
@@ -106,20 +112,15 @@ def test_adapter_without_card_has_neither_template_nor_description(tmp_path: Pat
 
 def test_weights_of_a_good_adapter_are_loaded(tmp_path: Path) -> None:
     write_adapter(tmp_path / "poet")
-    lora = load(registry(tmp_path), "poet", torch.float32, "cpu", no_layer)
+    lora = load(registry(tmp_path), "poet")
     assert set(lora.pairs) == {(0, "q_proj"), (1, "down_proj")}
     tensors = good()
     loaded = lora.pairs[1, "down_proj"]
+    assert isinstance(loaded, FloatPair)
     assert torch.equal(loaded.a, tensors[f"{DOWN.format(1)}.lora_A.weight"])
     assert torch.equal(loaded.b, tensors[f"{DOWN.format(1)}.lora_B.weight"])
     assert loaded.scaling == 2.0
     assert lora.nbytes == 4 * sum(tensor.numel() for tensor in tensors.values())
-
-
-def test_weights_come_in_the_type_asked_for(tmp_path: Path) -> None:
-    write_adapter(tmp_path / "poet")
-    lora = load(registry(tmp_path), "poet", torch.bfloat16, "cpu", no_layer)
-    assert {side.dtype for p in lora.pairs.values() for side in (p.a, p.b)} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize(
@@ -132,14 +133,14 @@ def test_weights_come_in_the_type_asked_for(tmp_path: Path) -> None:
 )
 def test_older_names_of_weights_are_understood(rename: Any, tmp_path: Path) -> None:
     write_adapter(tmp_path / "poet", tensors={rename(n): t for n, t in good().items()})
-    assert len(load(registry(tmp_path), "poet", torch.float32, "cpu", no_layer).pairs) == 2
+    assert len(load(registry(tmp_path), "poet").pairs) == 2
 
 
 def test_pytorch_weights_are_understood(tmp_path: Path) -> None:
     path = write_adapter(tmp_path / "poet")
     (path / "adapter_model.safetensors").unlink()
     torch.save(good(), path / "adapter_model.bin")
-    assert len(load(registry(tmp_path), "poet", torch.float32, "cpu", no_layer).pairs) == 2
+    assert len(load(registry(tmp_path), "poet").pairs) == 2
 
 
 def test_every_linear_layer_may_be_changed(tmp_path: Path) -> None:
@@ -148,7 +149,7 @@ def test_every_linear_layer_may_be_changed(tmp_path: Path) -> None:
         block = "mlp" if name in ("gate_proj", "up_proj", "down_proj") else "self_attn"
         tensors |= pair(f"base_model.model.model.layers.1.{block}.{name}", inputs, outputs)
     write_adapter(tmp_path / "poet", tensors=tensors)
-    assert len(load(registry(tmp_path), "poet", torch.float32, "cpu", no_layer).pairs) == 7
+    assert len(load(registry(tmp_path), "poet").pairs) == 7
 
 
 def test_without_a_base_shapes_are_not_checked(tmp_path: Path) -> None:
@@ -240,21 +241,24 @@ OWN = {
 BOTH = {"modules_to_save": ["embed_tokens", "lm_head"]}
 
 
-def own_layer(weight: Tensor) -> Linear:
-    layer = FloatLinear(weight.shape[1], weight.shape[0], torch.float32, "cpu")
-    layer.put(0, weight)
-    return layer
+class WithLayers(Maker):
+    """And these do."""
+
+    def own_layer(self, weight: Tensor) -> Linear:
+        layer = FloatLinear(weight.shape[1], weight.shape[0], torch.float32, "cpu")
+        layer.put(0, weight)
+        return layer
 
 
 def test_own_embedding_and_head_are_loaded(tmp_path: Path) -> None:
     write_adapter(tmp_path / "poet", BOTH, {**good(), **OWN})
-    lora = load(registry(tmp_path), "poet", torch.float32, "cpu", own_layer)
+    lora = load(registry(tmp_path), "poet", WithLayers())
     plain = registry(write_adapter(tmp_path / "o" / "plain").parent)
     assert lora.embedding
     assert lora.head
     ids = torch.tensor([3])
     assert (lora.embedding.rows(ids).mean(), lora.head.rows(ids).mean()) == (1, 2)
-    less = load(plain, "plain", torch.float32, "cpu", own_layer).nbytes
+    less = load(plain, "plain", WithLayers()).nbytes
     assert lora.nbytes - less == sum(weight.nbytes for weight in OWN.values())
 
 
@@ -412,7 +416,7 @@ def test_broken_adapter_is_refused_with_its_reason(tmp_path: Path) -> None:
     write_adapter(tmp_path / "poet", {"use_dora": True})
     for use in (
         lambda: registry(tmp_path).get("poet"),
-        lambda: load(registry(tmp_path), "poet", torch.float32, "cpu", no_layer),
+        lambda: load(registry(tmp_path), "poet"),
     ):
         with pytest.raises(AdapterError, match="'poet' is broken: it uses DoRA") as caught:
             use()
@@ -428,7 +432,7 @@ def test_broken_adapter_does_not_disturb_a_good_one(tmp_path: Path) -> None:
     assert [(a.name, a.ready) for a in found] == [
         ("a-broken", False), ("b-torn", False), ("good", True),
     ]  # fmt: skip
-    assert load(registry(tmp_path), "good", torch.float32, "cpu", no_layer).pairs
+    assert load(registry(tmp_path), "good").pairs
 
 
 def test_file_torn_after_the_scan_is_an_adapter_error(tmp_path: Path) -> None:
@@ -436,7 +440,7 @@ def test_file_torn_after_the_scan_is_an_adapter_error(tmp_path: Path) -> None:
     found = registry(tmp_path)
     (path / "adapter_model.safetensors").write_bytes(b"torn")
     with pytest.raises(AdapterError, match="'poet' is broken: it cannot be read"):
-        load(found, "poet", torch.float32, "cpu", no_layer)
+        load(found, "poet")
 
 
 def test_weights_that_change_while_they_are_read_are_refused(tmp_path: Path) -> None:
@@ -447,8 +451,8 @@ def test_weights_that_change_while_they_are_read_are_refused(tmp_path: Path) -> 
     wanted = {**good(), **pair(Q.format(1), 16, 32)}
     write_adapter(path, tensors=wanted)
     with pytest.raises(AdapterError, match="'poet' has just changed"):
-        found.load("poet", digest, torch.float32, "cpu", no_layer)
-    assert load(found, "poet", torch.float32, "cpu", no_layer).pairs.keys() >= {(1, "q_proj")}
+        found.load("poet", digest, Maker())
+    assert load(found, "poet").pairs.keys() >= {(1, "q_proj")}
 
 
 def test_folder_gone_after_the_scan_is_unknown(tmp_path: Path) -> None:
@@ -456,7 +460,7 @@ def test_folder_gone_after_the_scan_is_unknown(tmp_path: Path) -> None:
     found = registry(tmp_path)
     shutil.rmtree(path)
     with pytest.raises(UnknownModelError):
-        load(found, "poet", torch.float32, "cpu", no_layer)
+        load(found, "poet")
 
 
 # Names

@@ -6,11 +6,12 @@ import itertools
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from model.engine.kv_cache import SequenceCache
+from model.engine.sampler import Floats
 from model.engine.sequence import Sequence, StopStrings
 from model.layers.llama import CacheFormat
 from model.types import Delta, EngineRequest, FinishReason, Sampling
@@ -50,9 +51,9 @@ class Late(Ascii):
         return text
 
 
-def likeliest(letter: str | int) -> Tensor:
+def likeliest(letter: str | int) -> Floats:
     """Logits [1, VOCAB] with one winner; every other letter has the same, smaller chance."""
-    logits = torch.zeros(1, VOCAB)
+    logits = np.zeros((1, VOCAB), np.float32)
     logits[0, letter if isinstance(letter, int) else ord(letter)] = 5.0
     return logits
 

@@ -1,73 +1,14 @@
-"""Pacing of a stream, apart from any page."""
+"""Replies and how they are stopped, apart from any page."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from model.types import ChatRequest, Delta, FinishReason, Message, PreparedAdapter
 from tests.fake import FakeEngine, echo, fake_manager
-from web.ui.conversation import Replies, paced
-
-LAST = Delta("!", FinishReason.STOP)
-
-
-def test_everything_arrives_in_few_groups() -> None:
-    async def stream() -> AsyncGenerator[Delta, None]:
-        for _ in range(100):
-            yield Delta("x")
-        yield LAST
-
-    async def collect() -> list[list[Delta]]:
-        return [batch async for batch in paced(stream(), 0.05)]
-
-    batches = asyncio.run(collect())
-    assert "".join(delta.text for batch in batches for delta in batch) == "x" * 100 + "!"
-    assert len(batches) < 50
-
-
-def test_a_pause_holds_nothing_back() -> None:
-    """Text that came within the pace must be shown even if no other delta follows for long."""
-
-    async def run() -> str:
-        go_on = asyncio.Event()
-
-        async def stream() -> AsyncGenerator[Delta, None]:
-            for letter in "abc":
-                yield Delta(letter)
-            await go_on.wait()
-            yield LAST
-
-        shown = ""
-        async for batch in paced(stream(), 0.01):
-            shown += "".join(delta.text for delta in batch)
-            if shown == "abc":
-                go_on.set()
-        return shown
-
-    assert asyncio.run(asyncio.wait_for(run(), 20)) == "abc!"
-
-
-def test_leaving_early_closes_the_stream() -> None:
-    closed: list[bool] = []
-
-    async def stream() -> AsyncGenerator[Delta, None]:
-        try:
-            while True:
-                yield Delta("x")
-                await asyncio.sleep(0)
-        finally:
-            closed.append(True)
-
-    async def leave() -> None:
-        batches = paced(stream(), 0.01)
-        await anext(batches)
-        await batches.aclose()
-
-    asyncio.run(leave())
-    assert closed
+from web.ui.conversation import Replies
 
 
 @dataclass
@@ -96,7 +37,7 @@ def test_stop_while_an_adapter_loads() -> None:
         await asyncio.to_thread(engine.loading.wait)
         manager.abort(request.id)
         engine.go_on.set()
-        deltas = [await first, *[delta async for delta in reply]]
+        deltas = [*await first, *[delta async for burst in reply for delta in burst]]
         return len(engine.requests), deltas
 
     submitted, deltas = asyncio.run(asyncio.wait_for(run(), 20))

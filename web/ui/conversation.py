@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
-from model.manager import Deltas, ModelManager
+from model.manager import ModelManager
 from model.types import (
     ChatRequest,
     Delta,
@@ -131,45 +131,17 @@ async def _stream(
     manager: ModelManager, request: ChatRequest, turns: tuple[Turn, ...], language: str
 ) -> AsyncGenerator[View, None]:
     text, notice = "", ""
-    async with aclosing(paced(manager.chat(request), UPDATE_SECONDS)) as batches:
-        async for batch in batches:
-            text += "".join(delta.text for delta in batch)
-            for delta in batch:
+    async with aclosing(manager.chat(request, UPDATE_SECONDS)) as bursts:
+        async for burst in bursts:
+            text += "".join(delta.text for delta in burst)
+            for delta in burst:
                 if delta.dropped:
                     notice = say(language, "dropped", **vars(delta.dropped))
-            if batch[-1].finish_reason:
-                yield _last_view(turns, text, batch[-1], notice, language, manager)
+            if burst[-1].finish_reason:
+                yield _last_view(turns, text, burst[-1], notice, language, manager)
             else:
                 reply = (Turn("assistant", text),) if text else ()
                 yield View((*turns, *reply), notice)
-
-
-async def paced(deltas: Deltas, seconds: float) -> AsyncGenerator[list[Delta], None]:
-    """Deltas in groups, at least `seconds` apart, so that a fast model does not flood a browser.
-
-    The first comes at once, and none is held back longer than that, even if no other follows.
-    """
-    loop = asyncio.get_running_loop()
-    coming = asyncio.ensure_future(anext(deltas))
-    try:
-        not_before = loop.time()
-        while True:
-            batch = [await coming]
-            while not batch[-1].finish_reason:
-                coming = asyncio.ensure_future(anext(deltas))
-                left = not_before - loop.time()
-                if left <= 0 or not (await asyncio.wait({coming}, timeout=left))[0]:
-                    break
-                batch.append(coming.result())
-            not_before = loop.time() + seconds
-            yield batch
-            if batch[-1].finish_reason:
-                return
-    finally:
-        # Ends the stream below, and with it the model's work, wherever this one was left.
-        coming.cancel()
-        await asyncio.gather(coming, return_exceptions=True)
-        await deltas.aclose()
 
 
 def _last_view(

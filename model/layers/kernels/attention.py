@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from model.layers.kernels.atoms import float_of_bits, float_to_half
-from model.layers.kernels.half import MOST_ROWS, mix, mix_rows
-from model.layers.kernels.layout import KEY_BLOCK
-from model.layers.kernels.memory import floats
+from model.layers.kernels.atoms import float_of_bits, float_to_half, half_to_float
+from model.layers.kernels.layout import KEY_BLOCK, VECTOR
+from model.layers.kernels.memory import floats, shorts
 from model.layers.kernels.options import compiled, fast
 from model.layers.kernels.quantized import exp, tile_rows
+from model.layers.kernels.sums import MOST_ROWS, VECTORS, WIDEST, mix_tiles
+from model.layers.kernels.vectors import HALF
+
+several, single = mix_tiles(HALF, MOST_ROWS, VECTORS), mix_tiles(HALF, MOST_ROWS, 1)
+widest = mix_tiles(HALF, 1, WIDEST)
 
 
 @fast
@@ -32,6 +36,41 @@ def rotate(x, cos, sin):
         low, high = x[i], x[i + half]
         x[i] = low * cos[i] - high * sin[i]
         x[i + half] = high * cos[i + half] + low * sin[i + half]
+
+
+@compiled
+def mix(rows, matrix, row_step, vector_step, vectors, weights, weight_step, count, out, out_step):
+    """out += weights matrix, for up to MOST_ROWS rows and any number of vectors.
+
+    See `mix_tiles`.
+    """
+    at = 0
+    while rows == 1 and at + WIDEST <= vectors:
+        widest(1, matrix + at * vector_step, row_step, vector_step, weights, weight_step, count,
+               out + 4 * VECTOR * at, out_step)  # fmt: skip
+        at += WIDEST
+    while at + VECTORS <= vectors:
+        several(rows, matrix + at * vector_step, row_step, vector_step, weights, weight_step, count,
+                out + 4 * VECTOR * at, out_step)  # fmt: skip
+        at += VECTORS
+    while at < vectors:
+        single(rows, matrix + at * vector_step, row_step, vector_step, weights, weight_step, count,
+               out + 4 * VECTOR * at, out_step)  # fmt: skip
+        at += 1
+
+
+@compiled
+def mix_values(rows, values, size, weights, weight_step, count, out):
+    """out += weights values, for float16 values [count, size] and float32 `out` [rows, size]."""
+    vectors = size // VECTOR
+    mix(rows, values, 2 * size, 2 * VECTOR, vectors, weights, weight_step, count, out, 4 * size)
+    even = vectors * VECTOR
+    for r in range(rows if even < size else 0):
+        y, factors = floats(out + 4 * r * size, size), floats(weights + r * weight_step, count)
+        for k in range(count):
+            row = shorts(values + 2 * k * size, size)
+            for i in range(even, size):
+                y[i] += factors[k] * half_to_float(row[i])
 
 
 @compiled
@@ -56,8 +95,7 @@ def attend_heads(q, heads, keys, values, length, out):
             seen = first + query // heads
             soften(weights[query, :seen], factor)
             weights[query, seen:length] = 0
-        mix_rows(count, values, size, 2 * size, mine, wide, length, out.ctypes.data + at * step,
-                 step)  # fmt: skip
+        mix_values(count, values, size, mine, wide, length, out.ctypes.data + at * step)
         at += count
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from model.layers.kernels import layout, step
 from model.layers.kernels.crew import Crew, empty_tables
 from model.layers.linear import Int8Linear, Linear
+from model.layers.lora import Int8Pair
 
 if TYPE_CHECKING:
     from model.layers.llama import Llama, Span
@@ -148,7 +149,7 @@ class Decoder:
         return made
 
     def _make_low(self, rank: int) -> None:
-        padded = -(-rank // layout.HALVES) * layout.HALVES
+        padded = -(-rank // layout.VECTOR) * layout.VECTOR
         self._buffer("low", layout.PARTS * padded)
         self._job["most_rank"] = padded
 
@@ -246,7 +247,10 @@ def _linear(linear: Linear) -> tuple[int, ...]:
 def _describe_lora(lora: Lora, layers: int) -> np.ndarray:
     table = np.zeros((layers, len(layout.MODULES)), layout.PAIR)
     for (layer, name), pair in lora.pairs.items():
+        if not isinstance(pair, Int8Pair):
+            raise TypeError("compiled code multiplies int8 adapters alone")
+        parts = pair.a, pair.b, pair.scale
         table[layer, layout.MODULES.index(name)] = (
-            pair.a.data_ptr(), pair.b.data_ptr(), *pair.a.shape, pair.b.shape[0], pair.scaling,
+            *(part.data_ptr() for part in parts), len(pair.scale), len(pair.a), pair.b.shape[1],
         )  # fmt: skip
     return table.reshape(-1)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -151,7 +152,7 @@ def product_tiles(most_rows: int, blocks: int, unit: Unit) -> Callable[..., None
     def write(builder: Any, args: Sequence[Any]) -> None:
         rows, *others = args
         tiles = [Tile(unit, count, blocks) for count in range(1, most_rows + 1)]
-        cases(builder, rows, {t.rows: lambda b, t=t: t.multiply(b, others) for t in tiles})
+        cases(builder, rows, {t.rows: partial(t.multiply, builder, others) for t in tiles})
 
     return instructions(write)
 

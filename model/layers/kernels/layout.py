@@ -13,8 +13,8 @@ import numpy as np
 BLOCK, NEIGHBOURS = 16, 2  # rows in a block of weights; columns side by side: see `dot.py`
 COLUMNS = 16  # the columns of weights are padded to a multiple of this
 OUTPUTS = 2 * BLOCK  # and their rows to one of this: two blocks are sometimes taken at once
-HALVES = 16  # float16 numbers in a vector; the ranks of adapters are padded to a multiple of this
-KEY_BLOCK = HALVES  # positions in a block of keys: see `attention.py`
+VECTOR = 16  # numbers in a vector; the ranks of adapters are padded to a multiple of this
+KEY_BLOCK = VECTOR  # positions in a block of keys: see `attention.py`
 TILE_QUERIES = 12  # rows of a prompt share the reading of its keys: so many, times the heads
 
 # Linear layers by their place in `linears`.
@@ -37,7 +37,7 @@ JOB = np.dtype(
             "x", "normed", "delta", "packed",  # float32 [rows, stride]
             "normed_stride", "packed_stride", "delta_stride",
             "values", "scales",  # the quantised input: int16 [rows, ins], float32 [rows]
-            "low", "most_rank",  # float32 [rows, PARTS, most_rank], which is a multiple of HALVES
+            "low", "most_rank",  # float32 [rows, PARTS, most_rank], which is a multiple of VECTOR
             "cos", "sin",  # float32 [positions, head_dim]
         )
     ]
@@ -78,10 +78,10 @@ ROW = np.dtype(
     align=True,
 )
 
-# One module's update: a [ins, padded rank] and b [rank, outs] in float16; a rank of 0: none.
+# One module's update: int8 a [ins, padded rank] and b [rank, outs], float32 scale [rank]; a rank
+# of 0 means none.
 PAIR = np.dtype(
-    [(name, np.int64) for name in ("a", "b", "rank", "ins", "outs")] + [("scaling", np.float32)],
-    align=True,
+    [(name, np.int64) for name in ("a", "b", "scale", "rank", "ins", "outs")], align=True
 )
 
 

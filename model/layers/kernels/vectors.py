@@ -121,7 +121,7 @@ def loop(
     return new
 
 
-def cases(builder: Any, value: Any, bodies: Mapping[int, Callable[[Any], None]]) -> None:
+def cases(builder: Any, value: Any, bodies: Mapping[int, Callable[[], None]]) -> None:
     """Run the body for `value`; nothing where there is none."""
     after = builder.append_basic_block("after")
     switch = builder.switch(value, after)
@@ -129,7 +129,7 @@ def cases(builder: Any, value: Any, bodies: Mapping[int, Callable[[Any], None]])
         block = builder.append_basic_block(f"case{case}")
         switch.add_case(integer(case), block)
         builder.position_at_end(block)
-        body(builder)
+        body()
         builder.branch(after)
     builder.position_at_end(after)
 

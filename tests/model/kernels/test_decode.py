@@ -13,7 +13,7 @@ from torch import Tensor
 from model.adapter_files import module_sizes
 from model.engine.kv_cache import SequenceCache
 from model.layers.llama import Llama, LlamaShape, Span
-from model.layers.lora import Lora, make_pair
+from model.layers.lora import Lora, int8_pair
 from tests.model.kernels.conftest import GROUPED, SHAPES, MakeDecoder, make_model
 
 TOLERANCE = 2e-3  # of the logits' spread: float16 keys and values, and another order of sums
@@ -40,7 +40,7 @@ def make_lora(
                 torch.randn(rank, ins, generator=generator),
                 torch.randn(outs, rank, generator=generator),
             )
-            pairs[layer, name] = make_pair(a * 0.1, b * 0.1, scaling, torch.float16, "cpu")
+            pairs[layer, name] = int8_pair(a * 0.1, b * 0.1, scaling)
     return Lora(pairs)
 
 
