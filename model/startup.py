@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +18,10 @@ from model.machine import available_cores, available_memory
 from model.prompt import PromptTemplate, load_templates
 from model.settings import CHECKOUT, EMBEDDED_DEFAULT, Settings
 from model.tokenizer import Tokenizer
-from model.types import ModelFolderError, Phase, Progress
+from model.types import ModelFolderError, Phase
 
 if TYPE_CHECKING:
+    from model.layers.compiled import Build
     from model.layers.llama import Llama
 
 OWN_TEMPLATE = "model"  # the name under which the model's own chat template is listed
@@ -77,16 +79,39 @@ def load_local(settings: Settings, report: Report) -> Serving:
         LinlyError: it cannot be done, in one sentence.
     """
     report(Phase.STARTING, 0.0)
-    path = find_base(settings, report)
-    folder = read_model_folder(path)
-    tokenizer = load_tokenizer(folder)
-    templates, default = known_templates(folder, settings)
-
     _wait_without_spinning()
     # These import torch, which takes seconds: the page is up by now.
+    from model.loading import resolve_device
+
+    device = resolve_device(settings.device, settings.quantization)
+    # Compiling takes longer than most of what follows, so it begins now.
+    with _compiling(settings, device) as build:
+        path = find_base(settings, report)
+        return _serve(settings, read_model_folder(path), device, build, report)
+
+
+@contextmanager
+def _compiling(settings: Settings, device: str) -> Iterator[Build | None]:
+    """Compiled decoding on its way where there is such a thing; called off if loading fails."""
+    from model.layers.compiled import Build, supported
+
+    build = Build(settings.cache_dir) if supported(device, settings.quantization) else None
+    try:
+        yield build
+    except BaseException:
+        if build:
+            build.cancel()
+        raise
+
+
+def _serve(
+    settings: Settings, folder: ModelFolder, device: str, build: Build | None, report: Report
+) -> Serving:
     from model.engine.local import LocalEngine
 
-    model = _load_model(folder, settings, lambda share: report(Phase.READING, share))
+    tokenizer = load_tokenizer(folder)
+    templates, default = known_templates(folder, settings)
+    model = _load_model(folder, settings, device, build, report)
     registry = AdapterRegistry(settings.adapters_dir, model.shape, templates)
     registry.scan()
     memory = settings.cache_memory or available_memory() * CACHE_SHARE
@@ -102,32 +127,26 @@ def load_local(settings: Settings, report: Report) -> Serving:
     return Serving(base_name(settings), engine, tokenizer, eos_ids, registry, templates, default)
 
 
-def _load_model(folder: ModelFolder, settings: Settings, progress: Progress) -> Llama:
+def _load_model(
+    folder: ModelFolder, settings: Settings, device: str, build: Build | None, report: Report
+) -> Llama:
     """Read the weights; compiled decoding joins the model whenever it is ready."""
     import torch
 
     from model.engine.local import PREFILL_CHUNK
-    from model.layers.compiled import Build, supported
-    from model.loading import load_model, resolve_device
+    from model.loading import load_model
     from model.weight_cache import WeightCache
 
-    device = resolve_device(settings.device, settings.quantization)
     threads = settings.threads or available_cores()
     torch.set_num_threads(threads)
-    build = Build(settings.cache_dir) if supported(device, settings.quantization) else None
-    try:
-        model = load_model(
-            folder,
-            quantization=settings.quantization,
-            device=device,
-            context_length=settings.context_length,
-            progress=progress,
-            cache=WeightCache(settings.cache_dir, folder) if build else None,
-        )
-    except BaseException:
-        if build:
-            build.cancel()
-        raise
+    model = load_model(
+        folder,
+        quantization=settings.quantization,
+        device=device,
+        context_length=settings.context_length,
+        progress=lambda share: report(Phase.READING, share),
+        cache=WeightCache(settings.cache_dir, folder) if build else None,
+    )
     if build:
         build.hand_over(model, threads, PREFILL_CHUNK, settings.max_sequences)
     return model

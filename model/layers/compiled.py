@@ -50,7 +50,7 @@ def build_folder(cache: Path) -> Path:
 class Build:
     """Machine code on its way: compiled by a child process where the disk has none yet.
 
-    Make it early: compiling runs beside the reading of the weights.
+    Make it early: compiling runs beside the fetching and reading of the weights.
     """
 
     def __init__(self, cache: Path) -> None:
@@ -58,12 +58,14 @@ class Build:
         if not _writable(self._folder):
             self._folder = build_folder(_scratch())
         self._child: subprocess.Popen[bytes] | None = None
+        self._cancelled = False
         if not (self._folder / DONE).is_file():
             self._child = _compile(self._folder)
             atexit.register(self.cancel)
 
     def cancel(self) -> None:
         """Nobody will want it."""
+        self._cancelled = True
         if self._child:
             self._child.kill()
             self._child.wait()
@@ -85,6 +87,8 @@ class Build:
         said, _ = self._child.communicate()
         if self._child.returncode == 0:
             return True
+        if self._cancelled:
+            return False
         last = said.decode(errors="replace").strip().splitlines()[-1:] or ["no word"]
         log.warning("Decoding stays slow, because it could not be compiled: %s", last[0])
         return False

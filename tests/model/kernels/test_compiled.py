@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from llvmlite.binding import get_host_cpu_features
 from platformdirs import user_cache_path
 
 from model.engine.kv_cache import SequenceCache
@@ -81,26 +82,50 @@ def test_cache_that_cannot_be_written_is_done_without(tmp_path: Path, model: Lla
     assert logits(model).isfinite().all()
 
 
-GENERIC = """
+OTHER_PROCESSOR = """
 import sys
 from numba import config
 config.CACHE_DIR = sys.argv[1]
-from model.layers.kernels import dot
-dot.HAS_AVX2 = False
+from model.layers.kernels import vectors
+vectors.UNIT = getattr(vectors, sys.argv[2])
 import torch
+from llvmlite.binding import get_host_cpu_features
+from tests.model.kernels import test_decode
+from tests.model.kernels.conftest import SHAPES, make_model
 from tests.model.kernels.test_product import bound, exact, int8, multiplier
+from model.layers.kernels import sums
+from model.layers.kernels.decoder import Decoder
+from model.layers.kernels.quantized import IS_WIDE
+assert not IS_WIDE and sums.VECTORS == 1, "not what other processors compute with"
 product = multiplier()
-layer = int8(torch.randn(41, 100))
-for rows in (1, 2, 3, 4, 5, 6, 9):
-    x = torch.randn(rows, 100)
-    assert ((product(layer, x) - exact(layer, x)).abs() <= bound(layer, x)).all(), rows
+for layer in (int8(torch.randn(41, 100)), int8(torch.randn(41, 2100))):
+    for rows in (1, 2, 3, 4, 5, 6, 9):
+        x = torch.randn(rows, layer.in_features)
+        assert ((product(layer, x) - exact(layer, x)).abs() <= bound(layer, x)).all(), rows
+for shape in SHAPES.values():
+    model = make_model(shape)
+    adapters = test_decode.loras(model)
+    expected = test_decode.Chats(model, adapters).read()
+    decoder = Decoder(model, 2, 128, 8)
+    model.use(decoder)
+    chats = test_decode.Chats(model, adapters)
+    together = chats.read().clone()
+    test_decode.assert_near(together, expected)
+    for at, prompt in enumerate(test_decode.PROMPTS):
+        alone = model.forward([chats.span(at, prompt, test_decode.empty_cache(model))])
+        assert torch.equal(alone[0], together[at]), at
+    decoder.close()
 """
 
 
 @pytest.mark.slow
-def test_processor_without_avx2_computes_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unit", ["NARROW", "PLAIN"])
+def test_processors_with_less_compute_the_same(tmp_path: Path, unit: str) -> None:
+    """Without vectors of 512 bits, and without those of 256."""
+    if unit == "NARROW" and not get_host_cpu_features().get("avx2"):
+        pytest.skip("this processor has no AVX2 either")
     done = subprocess.run(
-        [sys.executable, "-c", GENERIC, str(tmp_path)],
+        [sys.executable, "-c", OTHER_PROCESSOR, str(tmp_path), unit],
         cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
@@ -118,10 +143,15 @@ def test_failed_compilation_is_told_once_and_torch_serves(
     assert logits(model).isfinite().all()
 
 
-def test_cancelled_build_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancelled_build_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     pretend_child(monkeypatch, "import time; time.sleep(600)")
     build = Build(tmp_path)
-    build.cancel()
+    with caplog.at_level(logging.WARNING):
+        build.cancel()
+        assert not build.wait()
+    assert caplog.text == ""  # whoever ends the program knows
     assert build._child is not None
     assert build._child.stdout is not None
     build._child.stdout.close()
