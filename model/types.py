@@ -127,6 +127,16 @@ class Dropped:
 
 
 @dataclass(frozen=True)
+class Queued:
+    """A reply's place in the queue: how many wait before it, what the first of them waits for,
+    "slots" or "memory", and in about how many seconds it will begin."""
+
+    ahead: int
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Stats:
     """The facts about a finished reply. Times in seconds.
 
@@ -158,6 +168,7 @@ class Delta:
     finish_reason: FinishReason | None = None
     stats: Stats | None = None
     dropped: Dropped | None = None
+    queued: Queued | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
     error: str | None = None
 

@@ -27,6 +27,7 @@ from model.types import (
     EngineStatus,
     FinishReason,
     PreparedAdapter,
+    Queued,
 )
 
 PREFILL_CHUNK = 256  # tokens between two decode steps; bounds how long the others stand still
@@ -77,6 +78,7 @@ class LocalEngine:
         self._wake = threading.Condition()
         self._closing = False
         self._error: str | None = None
+        self._told: tuple[str | None, tuple[str, ...]] = None, ()  # to those in the queue
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -152,6 +154,7 @@ class LocalEngine:
 
     def _step(self) -> None:
         self._scheduler.admit(self._start)
+        self._tell_waiting()
         self._advance(self._next_chunk())
         for sequence in self._scheduler.decoding():
             self._make_room(sequence)
@@ -159,6 +162,15 @@ class LocalEngine:
         self._guess(decoding)
         self._advance(dict.fromkeys(decoding, 1))
         self._retire()
+
+    def _tell_waiting(self) -> None:
+        """Let those in the queue know what they wait for, whenever it has moved."""
+        reason, waiting = self._scheduler.waiting_reason, self._scheduler.waiting
+        queue = tuple(sequence.request.id for sequence in waiting)
+        if reason and (reason, queue) != self._told:
+            for ahead, sequence in enumerate(waiting):
+                sequence.wait(Queued(ahead, reason, self._pace.wait(ahead)))
+        self._told = reason, queue
 
     def _guess(self, decoding: Seq[Sequence]) -> None:
         """Have likely tokens computed ahead, while a few rows more cost next to nothing."""

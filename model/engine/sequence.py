@@ -13,7 +13,7 @@ from model.engine.prefix_cache import PrefixKey, Tokens
 from model.engine.sampler import Choice, Floats, Sampler
 from model.layers.llama import Span
 from model.layers.lora import Lora
-from model.types import Delta, Emit, EngineRequest, FinishReason, Stats, TokenLogprob
+from model.types import Delta, Emit, EngineRequest, FinishReason, Queued, Stats, TokenLogprob
 
 
 class Sequence:
@@ -52,6 +52,7 @@ class Sequence:
         self._cached_tokens = 0
         self._submitted = self._first_token = time.perf_counter()
         self._begun: float | None = None
+        self._told: tuple[int, str] | None = None
 
     @property
     def finished(self) -> bool:
@@ -145,6 +146,12 @@ class Sequence:
             self.tokens.append(choice.token_id)
             self._pending = (choice.token_id,)
             self._write(choice)
+
+    def wait(self, place: Queued) -> None:
+        """Tell where in the queue it stands, unless that has been told."""
+        if (place.ahead, place.reason) != self._told:
+            self._told = place.ahead, place.reason
+            self._emit(Delta(queued=place))
 
     def finish(self, reason: FinishReason, error: str | None = None) -> None:
         """End the reply with whatever text is still held back. A second call does nothing."""

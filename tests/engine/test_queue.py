@@ -73,6 +73,29 @@ def test_the_status_tells_that_slots_are_waited_for(tiny_folder: Path, tiny_adap
     assert seen[-1] == (0, None)
 
 
+def test_each_is_told_its_place_in_the_queue_whenever_it_moves(
+    tiny_folder: Path, tiny_adapters: Path
+) -> None:
+    with running(tiny_folder, tiny_adapters, max_sequences=1) as tiny:
+        told: dict[str, list[tuple[int, str]]] = {}
+
+        def note(name: str) -> local.Emit:
+            def emit(delta: Delta) -> None:
+                if delta.queued:
+                    told.setdefault(name, []).append((delta.queued.ahead, delta.queued.reason))
+
+            return emit
+
+        go_on = hold(tiny)
+        replies = [tiny.ask(some(9, i), name=f"{i}", on_delta=note(f"{i}")) for i in range(4)]
+        go_on.set()
+        for reply in replies:
+            reply.wait()
+    places = {name: [ahead for ahead, _ in seen] for name, seen in told.items()}
+    assert places == {"1": [0], "2": [1, 0], "3": [2, 1, 0]}
+    assert {reason for seen in told.values() for _, reason in seen} == {"slots"}
+
+
 def test_who_is_refused_is_told_when_to_come_back(
     tiny_folder: Path, tiny_adapters: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

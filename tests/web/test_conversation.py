@@ -6,9 +6,21 @@ import asyncio
 import threading
 from dataclasses import dataclass, field
 
-from model.types import ChatRequest, Delta, FinishReason, Message, PreparedAdapter
+import pytest
+
+from model.types import (
+    ChatRequest,
+    Delta,
+    Emit,
+    EngineRequest,
+    FinishReason,
+    Message,
+    PreparedAdapter,
+    Queued,
+    Sampling,
+)
 from tests.fake import FakeEngine, echo, fake_manager
-from web.ui.conversation import Replies
+from web.ui.conversation import Ongoing, Replies, Turn, View, Wishes, answer
 
 
 @dataclass
@@ -43,6 +55,34 @@ def test_stop_while_an_adapter_loads() -> None:
     submitted, deltas = asyncio.run(asyncio.wait_for(run(), 20))
     assert submitted == 0
     assert deltas[-1].finish_reason is FinishReason.ABORT
+
+
+class Crowded(FakeEngine):
+    """Lets everybody wait a little before it answers."""
+
+    def submit(self, request: EngineRequest, emit: Emit) -> None:
+        emit(Delta(queued=Queued(2, "memory", 7.4)))
+        super().submit(request, emit)
+
+
+@pytest.mark.parametrize(("language", "place"), [("en", "number 3"), ("zh", "第 3 位")])
+def test_who_waits_is_told_where_and_why_until_the_reply_comes(language: str, place: str) -> None:
+    async def run() -> list[View]:
+        engine = Crowded(echo, ticking=True)
+        manager = fake_manager(engine)
+        await asyncio.to_thread(manager.wait)
+        wishes = Wishes(None, None, "", Sampling(), language)
+        views = []
+        async for view in answer(manager, (Turn("user", "hello"),), wishes, Ongoing()):
+            views.append(view)
+            engine.tick(9)
+        return views
+
+    waiting, *others = asyncio.run(asyncio.wait_for(run(), 20))
+    assert place in waiting.notice
+    assert "7" in waiting.notice
+    assert [view.notice for view in others if place in view.notice] == []
+    assert others[-1].turns[-1].text == "base heard: hello "
 
 
 def test_one_reply_a_session() -> None:

@@ -14,6 +14,7 @@ from model.types import (
     FinishReason,
     LinlyError,
     Message,
+    Queued,
     Role,
     Sampling,
     Stats,
@@ -137,11 +138,18 @@ async def _stream(
             for delta in burst:
                 if delta.dropped:
                     notice = say(language, "dropped", **vars(delta.dropped))
+            queued = burst[-1].queued
             if burst[-1].finish_reason:
                 yield _last_view(turns, text, burst[-1], notice, language, manager)
             else:
                 reply = (Turn("assistant", text),) if text else ()
-                yield View((*turns, *reply), notice)
+                yield View((*turns, *reply), _queue_line(queued, language) if queued else notice)
+
+
+def _queue_line(queued: Queued, language: str) -> str:
+    """What a reply waits for, and for how long."""
+    place, seconds = queued.ahead + 1, round(queued.seconds)
+    return say(language, f"queued_{queued.reason}", place=place, seconds=seconds)
 
 
 def _last_view(
