@@ -31,7 +31,7 @@ from model.types import (
 )
 
 PREFILL_CHUNK = 256  # tokens between two decode steps; bounds how long the others stand still
-GUESS_ROWS = 4  # rows of a decode step, up to which reading the weights is most of the work
+GUESS_ROWS = 6  # rows of a decode step, up to which reading the weights is most of the work
 LEAST_PREFILL = 16  # what is left of a chunk, if it is less, is not worth another prompt's start
 MAX_WAITING = 256
 NO_MEMORY = "There was not enough memory for this reply. Ask again with a shorter chat."
@@ -175,9 +175,10 @@ class LocalEngine:
     def _guess(self, decoding: Seq[Sequence]) -> None:
         """Have likely tokens computed ahead, while a few rows more cost next to nothing."""
         left = GUESS_ROWS - len(decoding)
-        if self._model.batch_invariant:
+        least = 1 if len(decoding) == 1 else 2  # where rows are few, they are for better guesses
+        if self._model.batch_invariant and left > 0:
             for sequence in decoding:
-                sequence.guess(left)
+                sequence.guess(left, least)
                 left -= sequence.guessed
 
     def _next_chunk(self) -> dict[Sequence, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 # How many tokens must be alike, and how many that followed them then are guessed.
-REACHES = {3: 3, 2: 1}
+REACHES = {3: 5, 2: 2, 1: 1}
 
 
 class Lookup:
@@ -20,8 +20,8 @@ class Lookup:
         self._after: dict[tuple[int, ...], int] = {}  # a few tokens -> where the last such end
         self._indexed = 0
 
-    def guess(self, most: int) -> tuple[int, ...]:
-        """Up to `most` tokens that may follow; none where nothing alike is known."""
+    def guess(self, most: int, least: int = 1) -> tuple[int, ...]:
+        """Up to `most` tokens that may follow; none unless `least` tokens or more are alike."""
         tokens = self._tokens
         end = len(tokens)
         for at in range(self._indexed, end):
@@ -31,6 +31,6 @@ class Lookup:
         self._indexed = end
         for length, reach in REACHES.items():
             found = self._after.get(tuple(tokens[-length:]))
-            if found is not None:
+            if found is not None and length >= least:
                 return tuple(tokens[found : found + min(reach, most)])
         return ()

@@ -102,13 +102,13 @@ class Sequence:
         self._pending, self._guessed = tuple(self.tokens[self.cache.length :]), ()
         self.prefilling = self.prefilling or len(self._pending) > 1
 
-    def guess(self, most: int) -> None:
-        """Have up to `most` likely tokens computed with the next one.
+    def guess(self, most: int, least: int) -> None:
+        """Have up to `most` likely tokens computed with the next one: see `Lookup`.
 
         Only where there is room for them already, and where they may still come.
         """
         room = self.cache.capacity - self.cache.length - 1
-        self._guessed = self._lookup.guess(max(0, min(most, room, self.left - 1)))
+        self._guessed = self._lookup.guess(max(0, min(most, room, self.left - 1)), least)
 
     def take(self, most: int) -> Span:
         """The next `most` tokens at the most, and what is guessed to follow, as a span to

@@ -14,10 +14,11 @@ from model.engine.lookup import REACHES, Lookup
         ([1], ()),
         ([1, 2], ()),
         ([1, 2, 3, 4], ()),
-        ([1, 2, 3, 4, 5, 1, 2], (3,)),  # two alike say one token
-        ([1, 2, 3, 4, 5, 6, 7, 1, 2, 3], (4, 5, 6)),
-        ([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3], (5, 1, 2)),  # the last time counts
-        ([1, 2, 3, 9, 2, 3, 5, 1, 2, 3], (9, 2, 3)),  # three alike before two
+        ([1, 2, 3, 4, 2], (3,)),  # one alike says one token
+        ([1, 2, 3, 4, 5, 1, 2], (3, 4)),  # two say two
+        ([1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3], (4, 5, 6, 7, 8)),
+        ([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3], (5, 1, 2, 3)),  # the last time counts
+        ([1, 2, 3, 9, 2, 3, 5, 1, 2, 3], (9, 2, 3, 5, 1)),  # three alike before two
         ([7, 7, 7, 7], (7,)),
         ([1, 2, 3, 1, 2, 3], (1, 2, 3)),
     ],
@@ -29,6 +30,20 @@ def test_what_followed_the_same_tokens_before(tokens: list[int], guess: tuple[in
 @pytest.mark.parametrize("most", range(4))
 def test_no_more_than_wanted(most: int) -> None:
     assert Lookup([1, 2, 3, 4, 5, 6, 7, 1, 2, 3]).guess(most) == (4, 5, 6)[:most]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "guesses"),
+    [
+        ([1, 2, 3, 4, 2], [(3,), (), ()]),
+        ([1, 2, 3, 4, 1, 2], [(3, 4), (3, 4), ()]),
+        ([1, 2, 3, 4, 1, 2, 3], [(4, 1, 2, 3)] * 3),
+    ],
+)
+def test_nothing_where_too_little_is_alike(
+    tokens: list[int], guesses: list[tuple[int, ...]]
+) -> None:
+    assert [Lookup(tokens).guess(8, least) for least in (1, 2, 3)] == guesses
 
 
 def test_token_by_token_is_the_same_as_at_once() -> None:
