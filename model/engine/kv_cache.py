@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.layers.llama import CacheFormat
+from model.layers.llama import CacheFormat, KeyValuePlace
 
 GROWTH = 256  # positions; a chat turn grows its cache once or twice
 
@@ -25,6 +25,7 @@ class SequenceCache:
         like = torch.empty(0, dtype=form.dtype, device=form.device)
         self._k = like.new_empty(*heads, 0, form.head_dim, form.block)
         self._v = like.new_empty(*heads, 0, form.head_dim)
+        self._place = _place(self._k, self._v)
 
     @property
     def capacity(self) -> int:
@@ -51,10 +52,10 @@ class SequenceCache:
         keys = self._k[layer].transpose(-1, -2).flatten(1, 2)
         return keys[:, :end], self._v[layer, :, :end]
 
-    def storage(self, needed: int) -> tuple[Tensor, Tensor]:
-        """Keys and values as they lie in memory, with room for `needed` positions."""
+    def place(self, needed: int) -> KeyValuePlace:
+        """Where keys and values lie, with room for `needed` positions."""
         self.reserve(needed)
-        return self._k, self._v
+        return self._place
 
     def reserve(self, needed: int) -> None:
         """Make room for `needed` positions, whole steps of GROWTH, unless there is."""
@@ -76,17 +77,23 @@ class SequenceCache:
 
     def copy_from(self, other: SequenceCache, stop: int) -> None:
         """Fill the positions from `length` to `stop` with those of `other`, which begins alike."""
-        keys, values = self.storage(stop)
+        self.reserve(stop)
         blocks = slice(self.length // self._block, -(-stop // self._block))
         with torch.inference_mode():  # what a forward has allocated is not to be written without
-            keys[:, :, blocks] = other._k[:, :, blocks]
-            values[:, :, self.length : stop] = other._v[:, :, self.length : stop]
+            self._k[:, :, blocks] = other._k[:, :, blocks]
+            self._v[:, :, self.length : stop] = other._v[:, :, self.length : stop]
         self.length = stop
 
     def _resize(self, capacity: int) -> None:
         # Not one by one: a failure in between would leave them unequal.
         blocks = capacity // self._block
         self._k, self._v = _resized(self._k, blocks), _resized(self._v, capacity)
+        self._place = _place(self._k, self._v)
+
+
+def _place(keys: Tensor, values: Tensor) -> KeyValuePlace:
+    """A head's keys take as much room as its values, so the strides are the same."""
+    return KeyValuePlace(keys.data_ptr(), values.data_ptr(), keys.stride(0), keys.stride(1))
 
 
 def _resized(old: Tensor, size: int) -> Tensor:

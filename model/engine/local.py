@@ -255,7 +255,7 @@ class LocalEngine:
             try:
                 spans = [s.take(counts[s]) for s in sequences]
                 rows = [1 + s.guessed for s in sequences]
-                logits = self._model.forward(spans, every_position=max(rows) > 1)
+                logits = self._model.logits(spans, every_position=max(rows) > 1)
             except (RuntimeError, MemoryError) as error:
                 sequences = self._recover(sequences, error)
                 if len(sequences) > 1 and not _lacks_memory(error):
@@ -264,9 +264,9 @@ class LocalEngine:
                         self._advance({sequence: counts[sequence]})
                     return
                 continue
-            chosen_from, begin = logits.cpu().numpy(), 0
+            begin = 0
             for sequence, count in zip(sequences, rows, strict=True):
-                self._accept(sequence, chosen_from[begin : begin + count])
+                self._accept(sequence, logits[begin : begin + count])
                 begin += count
             return
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -61,6 +63,15 @@ class CacheFormat:
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype.itemsize
 
 
+class KeyValuePlace(NamedTuple):
+    """Addresses, and strides in elements, which are the keys' and the values'."""
+
+    keys: int
+    values: int
+    layer_stride: int
+    head_stride: int
+
+
 class KeyValues(Protocol):
     """A sequence's keys and values, all layers."""
 
@@ -70,9 +81,8 @@ class KeyValues(Protocol):
         """Store [new, kv_heads, head_dim] at `length`; all so far, [kv_heads, length + new, …]."""
         ...
 
-    def storage(self, needed: int) -> tuple[Tensor, Tensor]:
-        """All layers' keys and values, [layers, kv_heads, …] as the format says, with room for
-        `needed` positions."""
+    def place(self, needed: int) -> KeyValuePlace:
+        """Where all of it lies, with room for `needed` positions."""
         ...
 
     def advance(self, new: int) -> None:
@@ -250,7 +260,6 @@ class Llama:
             yield from (p.linear for p in (layer.qkv, layer.o, layer.gate_up, layer.down))
         yield self.lm_head
 
-    @torch.inference_mode()
     def forward(self, spans: Sequence[Span], every_position: bool = False) -> Tensor:
         """Advance every span's cache by its tokens.
 
@@ -262,10 +271,29 @@ class Llama:
             `every_position` after every token, [tokens, vocab_size].
         """
         if self.decoder and self.decoder.takes(spans):
-            logits = self.decoder.forward(spans, every_position)
-            for span in spans:
-                span.cache.advance(len(span.tokens))
-            return logits
+            return torch.from_numpy(self._decode(self.decoder, spans, every_position))
+        return self._forward(spans, every_position)
+
+    def logits(self, spans: Sequence[Span], every_position: bool = False) -> NDArray[np.float32]:
+        """As `forward`, for whoever samples: theirs to change until the next call.
+
+        Compiled code is reached without torch: each call of that costs more than it does
+        elsewhere, because the weights have just swept everything else out of the caches.
+        """
+        if self.decoder and self.decoder.takes(spans):
+            return self._decode(self.decoder, spans, every_position)
+        return self._forward(spans, every_position).cpu().numpy()
+
+    def _decode(
+        self, decoder: Decoder, spans: Sequence[Span], every_position: bool
+    ) -> NDArray[np.float32]:
+        logits = decoder.forward(spans, every_position)
+        for span in spans:
+            span.cache.advance(len(span.tokens))
+        return logits
+
+    @torch.inference_mode()
+    def _forward(self, spans: Sequence[Span], every_position: bool) -> Tensor:
         rows = self._lay_out(spans)
         x = self._embed(spans).to(self.dtype)
         for layer in self.layers:

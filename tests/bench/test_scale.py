@@ -207,9 +207,9 @@ def test_a_batch_leaves_the_caches_as_they_were(model: Llama) -> None:
 
 def contents(cache: SequenceCache) -> list[Tensor]:
     """The filled positions of every layer: keys and values, [kv_heads, length, head_dim]."""
-    layers, heads, _, head_dim = cache.storage(cache.length)[1].shape
-    nothing = torch.empty(0, heads, head_dim)
-    return [part.clone() for at in range(layers) for part in cache.append(at, nothing, nothing)]
+    nothing = torch.empty(0, GROUPED.num_kv_heads, GROUPED.head_dim)
+    layers = range(GROUPED.num_layers)
+    return [part.clone() for at in layers for part in cache.append(at, nothing, nothing)]
 
 
 def test_users_are_spread_over_the_adapters_side_by_side(

@@ -10,6 +10,7 @@ import torch
 
 from model.engine import local
 from model.engine.local import PREFILL_CHUNK
+from model.engine.sampler import Floats
 from model.layers.llama import Span
 from model.types import BusyError, Delta, EngineError, FinishReason, Sampling
 from tests.engine.running import Reply, Running, running
@@ -71,14 +72,14 @@ def test_a_failing_step_ends_only_its_sequence(
     tiny: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A prefill that runs out of memory must not take the running replies with it."""
-    forward = tiny.model.forward
+    forward = tiny.model.logits
 
-    def failing(spans: Sequence[Span], every_position: bool = False) -> torch.Tensor:
+    def failing(spans: Sequence[Span], every_position: bool = False) -> Floats:
         if any(len(span.tokens) > 50 for span in spans):
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
         return forward(spans, every_position)
 
-    monkeypatch.setattr(tiny.model, "forward", failing)
+    monkeypatch.setattr(tiny.model, "logits", failing)
     healthy = tiny.ask(PROMPT, sampling=LONG)
     broken = tiny.ask(tuple(range(5, 105)))
     assert broken.wait().last.finish_reason is FinishReason.ERROR
@@ -91,16 +92,16 @@ def test_who_makes_a_step_fail_is_found_and_ends_alone(
     tiny: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a batch nobody knows at first whose fault it is."""
-    forward = tiny.model.forward
+    forward = tiny.model.logits
 
-    def failing(spans: Sequence[Span], every_position: bool = False) -> torch.Tensor:
+    def failing(spans: Sequence[Span], every_position: bool = False) -> Floats:
         if any(span.cache.length + len(span.tokens) == 40 for span in spans):
             raise RuntimeError("boom")
         return forward(spans, every_position)
 
     short, long = PROMPT[:10], tuple(range(5, 35))
     expected = [tiny.ask(prompt).wait().ids for prompt in (short, short[:5])]
-    monkeypatch.setattr(tiny.model, "forward", failing)
+    monkeypatch.setattr(tiny.model, "logits", failing)
     replies = [tiny.ask(prompt, name=str(i)) for i, prompt in enumerate((short, long, short[:5]))]
     assert [reply.wait().ids for reply in replies[::2]] == expected
     assert replies[1].wait().last.finish_reason is FinishReason.ERROR
@@ -125,10 +126,10 @@ def test_a_fault_in_one_reply_leaves_its_neighbours(tiny: Running) -> None:
 
 
 def test_a_dying_thread_says_why(tiny: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    def dying(spans: Sequence[Span], every_position: bool = False) -> torch.Tensor:
+    def dying(spans: Sequence[Span], every_position: bool = False) -> Floats:
         raise KeyError("a fault of ours")
 
-    monkeypatch.setattr(tiny.model, "forward", dying)
+    monkeypatch.setattr(tiny.model, "logits", dying)
     reply = tiny.ask(PROMPT).wait()
     assert reply.last.finish_reason is FinishReason.ERROR
     with pytest.raises(EngineError, match="a fault of ours"):
@@ -140,17 +141,17 @@ def test_a_long_prompt_does_not_stall_the_others(
     tiny: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between two chunks of one prompt, every running sequence gets a token."""
-    forward = tiny.model.forward
+    forward = tiny.model.logits
     widths: list[int] = []
 
-    def noting(spans: Sequence[Span], every_position: bool = False) -> torch.Tensor:
+    def noting(spans: Sequence[Span], every_position: bool = False) -> Floats:
         widths.append(max(len(span.tokens) for span in spans))
         return forward(spans, every_position)
 
     talking = tiny.ask(PROMPT, sampling=Sampling(temperature=0, max_tokens=400))
     while not talking.deltas:
         talking.done.wait(0.001)
-    monkeypatch.setattr(tiny.model, "forward", noting)
+    monkeypatch.setattr(tiny.model, "logits", noting)
     tiny.ask(tuple([9] * 500)).wait()
     chunks = [i for i, width in enumerate(widths) if width > 1]
     assert [widths[i] for i in chunks] == [PREFILL_CHUNK, 500 - PREFILL_CHUNK]

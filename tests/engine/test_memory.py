@@ -10,10 +10,10 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 
 from model.engine import kv_cache, memory
 from model.engine.kv_cache import SequenceCache
+from model.engine.sampler import Floats
 from model.engine.scheduler import Scheduler
 from model.layers.llama import Span
 from model.types import Delta, FinishReason, Sampling
@@ -192,16 +192,16 @@ def test_the_budget_is_kept(
     """All in all, running, waiting and idle, at every forward."""
     with engine(9) as tiny:
         seen: list[int] = []
-        forward = tiny.model.forward
+        forward = tiny.model.logits
 
-        def noting(spans: Sequence[Span], every_position: bool = False) -> torch.Tensor:
+        def noting(spans: Sequence[Span], every_position: bool = False) -> Floats:
             scheduler = tiny.engine._scheduler
             sequences = (*scheduler.running, *scheduler.waiting)
             held = sum(sequence.cache.nbytes for sequence in sequences)
             seen.append(held + tiny.engine._memory._idle.nbytes)
             return forward(spans, every_position)
 
-        monkeypatch.setattr(tiny.model, "forward", noting)
+        monkeypatch.setattr(tiny.model, "logits", noting)
         prompts = [some(10 + i, i) for i in range(4)]
         for _ in range(3):
             go_on = hold(tiny)
@@ -255,14 +255,14 @@ def test_a_batch_without_memory_goes_on_with_fewer(
 ) -> None:  # fmt: skip
     with engine(None) as tiny:
         expected = [reply.ids for reply in ask_at_once(tiny, 3, LONG, [])]
-        forward = tiny.model.forward
+        forward = tiny.model.logits
 
-        def failing(spans: Sequence[Span], every_position: bool = False) -> torch.Tensor:
+        def failing(spans: Sequence[Span], every_position: bool = False) -> Floats:
             if len(spans) > 1:
                 raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
             return forward(spans, every_position)
 
-        monkeypatch.setattr(tiny.model, "forward", failing)
+        monkeypatch.setattr(tiny.model, "logits", failing)
         assert [reply.ids for reply in ask_at_once(tiny, 3, LONG, [])] == expected
     assert set(preempted) == {"1", "2"}
 
@@ -273,15 +273,15 @@ def test_what_is_kept_goes_when_a_step_lacks_memory(
     with engine(1000) as tiny:
         expected = tiny.ask(some(30, 0), sampling=LONG).wait().ids
         tiny.ask(some(30, 1)).wait()
-        forward, failed = tiny.model.forward, []
+        forward, failed = tiny.model.logits, []
 
-        def failing_once(spans: Sequence[Span], every_position: bool = False) -> torch.Tensor:
+        def failing_once(spans: Sequence[Span], every_position: bool = False) -> Floats:
             if not failed:
                 failed.append(True)
                 raise MemoryError
             return forward(spans, every_position)
 
-        monkeypatch.setattr(tiny.model, "forward", failing_once)
+        monkeypatch.setattr(tiny.model, "logits", failing_once)
         assert tiny.ask(some(30, 0), sampling=LONG).wait().ids == expected
         assert failed
         assert tiny.ask(some(30, 1)).wait().cached == 0

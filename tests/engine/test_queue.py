@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import torch
 
 from model.engine import local
+from model.engine.sampler import Floats
 from model.layers.llama import Span
 from model.types import BusyError, Delta, Sampling
 from tests.engine.running import running
@@ -33,14 +33,14 @@ def test_a_short_prompt_waits_one_chunk_for_each_long_one(
         return note
 
     with running(tiny_folder, tiny_adapters) as tiny:
-        forward = tiny.model.forward
+        forward = tiny.model.logits
 
-        def noting(spans: Sequence[Span], every_position: bool = False) -> torch.Tensor:
+        def noting(spans: Sequence[Span], every_position: bool = False) -> Floats:
             widths.append(len(spans[0].tokens))
             return forward(spans, every_position)
 
         go_on = hold(tiny)
-        monkeypatch.setattr(tiny.model, "forward", noting)
+        monkeypatch.setattr(tiny.model, "logits", noting)
         wishes = Sampling(temperature=0, max_tokens=1)
         prompts = {f"long {i}": some(320, i) for i in range(long_ones)}
         prompts |= {"short": some(20, 9), "second": some(50, 10)}

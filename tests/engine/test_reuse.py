@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-import torch
 
 from model.engine.kv_cache import SequenceCache
+from model.engine.sampler import Floats
 from model.layers.llama import Span
 from model.types import Delta, FinishReason, Sampling
 from tests.engine.running import Ids, Running, running
@@ -267,14 +267,14 @@ def test_nothing_is_kept_of_a_failed_reply(tiny: Running, monkeypatch: pytest.Mo
     """Half a step may be stored; but what others have computed stays."""
     kept, prompt = some(60, 1), some(60, 2)
     tiny.ask(kept).wait()
-    forward = tiny.model.forward
+    forward = tiny.model.logits
 
-    def failing(spans: Sequence[Span], every_position: bool = False) -> torch.Tensor:
+    def failing(spans: Sequence[Span], every_position: bool = False) -> Floats:
         if len(spans[0].tokens) == 1:
             raise RuntimeError("a bad step")
         return forward(spans, every_position)
 
-    monkeypatch.setattr(tiny.model, "forward", failing)
+    monkeypatch.setattr(tiny.model, "logits", failing)
     assert tiny.ask(prompt).wait().last.finish_reason is FinishReason.ERROR
     monkeypatch.undo()
     assert tiny.ask(prompt).wait().cached == 0

@@ -155,7 +155,7 @@ def test_a_beginning_is_copied_and_independent(cache: MakeCache) -> None:
     copy.copy_from(source, 10)
     copy.copy_from(source, 25)
     assert copy.length == 25
-    source.storage(0)[0].zero_()
+    source.append(1, rows(0, 0), rows(0, 0))[1].zero_()
     keys, values = copy.append(1, rows(1, 90), rows(1, 91))
     assert torch.equal(keys[:, :25], rows(30, 1)[:25].transpose(0, 1))
     assert torch.equal(values[:, :25], rows(30, 51)[:25].transpose(0, 1))

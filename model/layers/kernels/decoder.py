@@ -58,7 +58,7 @@ class Decoder:
         tokens = sum(len(span.tokens) for span in spans)
         return tokens <= self._max_rows and len(spans) <= self._max_spans
 
-    def forward(self, spans: Sequence[Span], every_position: bool = False) -> Tensor:
+    def forward(self, spans: Sequence[Span], every_position: bool = False) -> np.ndarray:
         """Compute the tokens of `spans`, which `takes` them; the caches are not advanced.
 
         Args:
@@ -84,12 +84,12 @@ class Decoder:
         self._tables.outputs[: len(rows)] = rows
         self._job["outputs"] = len(rows)
         self._tables.linears[-1, layout.HEAD] = head
-        self._tables.stages[-1]["output"] = self._logits[at:].data_ptr()
+        self._tables.stages[-1]["output"] = self._logits_address + at * self._logits.strides[0]
         self._crew.run(self._job)
 
     def _with_own_heads(
         self, spans: Sequence[Span], rows: np.ndarray, owners: np.ndarray
-    ) -> Tensor:
+    ) -> np.ndarray:
         """Logits of `rows`, each the row of the span `owners` says, by the head of its adapter."""
         heads = [span.active.head if span.active else None for span in spans]
         order: list[int] = []
@@ -155,7 +155,8 @@ class Decoder:
 
     def _make_logits(self, count: int) -> None:
         width = int(self._tables.linears[-1, layout.HEAD]["outs"])
-        self._logits = torch.zeros(count, width)
+        self._logits = np.zeros((count, width), np.float32)
+        self._logits_address = self._logits.ctypes.data
         self._describe_stages()
 
     def _describe_stages(self) -> None:
@@ -197,21 +198,15 @@ class Decoder:
 
     def _place(self, spans: Sequence[Span]) -> list[int]:
         """Describe the rows. Returns where each span ends."""
-        rows, ends, begin = self._tables.rows, [], 0
+        rows: list[tuple[float, ...]] = []
+        ends = []
         for span in spans:
-            count, length = len(span.tokens), span.cache.length
-            keys, values = span.cache.storage(length + count)
-            adapter = self._loras.index(span.active) if span.active else 0
-            mine = rows[begin : begin + count]
-            mine[:] = (
-                keys.data_ptr(), values.data_ptr(), keys.stride(0), keys.stride(1), length,
-                span.tokens[0], adapter, span.scale,
-            )  # fmt: skip
-            if count > 1:
-                mine["position"] += np.arange(count)
-                mine["token"] = span.tokens
-            begin += count
-            ends.append(begin)
+            length = span.cache.length
+            place = span.cache.place(length + len(span.tokens))
+            lent = (self._loras.index(span.active) if span.active else 0), span.scale
+            rows += [(*place, at, token, *lent) for at, token in enumerate(span.tokens, length)]
+            ends.append(len(rows))
+        self._tables.rows[: len(rows)] = rows
         return ends
 
     def _tile(self, ends: Sequence[int]) -> None:
