@@ -18,7 +18,15 @@ from model.settings import APP_NAME
 GROUPED = LlamaShape(320, 48, 112, 2, 6, 2, 8, 1e-5, tied_head=False)
 ODD = LlamaShape(101, 60, 77, 3, 5, 5, 12, 1e-6, tied_head=True)
 ONE_KEY = LlamaShape(97, 40, 33, 1, 3, 1, 20, 1e-6, tied_head=False)
-SHAPES = {"grouped": GROUPED, "odd": ODD, "one key head": ONE_KEY}
+MANY_A_KEY = LlamaShape(90, 64, 96, 2, 16, 2, 64, 1e-6, tied_head=True)
+LARGE_HEADS = LlamaShape(90, 48, 64, 1, 2, 2, 136, 1e-6, tied_head=True)
+SHAPES = {
+    "grouped": GROUPED,
+    "odd": ODD,
+    "one key head": ONE_KEY,
+    "many heads a key": MANY_A_KEY,
+    "large heads": LARGE_HEADS,
+}
 
 if TYPE_CHECKING:  # imported for good by `make_decoder`, which says first where the cache is
     from model.layers.kernels.decoder import Decoder

@@ -152,9 +152,10 @@ def test_prompts_of_several_users_are_read_as_by_torch(
     assert_near(Chats(model, adapters).read(), torchs)
 
 
-def test_prompt_is_the_same_in_any_pieces_and_company(decoder_for: MakeDecoder) -> None:
+@pytest.mark.parametrize("name", SHAPES)
+def test_prompt_is_the_same_in_any_pieces_and_company(decoder_for: MakeDecoder, name: str) -> None:
     """To the last bit: at once beside others, in pieces, or token by token."""
-    model = make_model(GROUPED)
+    model = make_model(SHAPES[name])
     model.use(decoder_for(model, max_rows=128))
     adapters = loras(model)
     chats = Chats(model, adapters)
