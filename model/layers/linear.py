@@ -104,9 +104,10 @@ class Int8Linear(_WithBias):
         super().__init__(in_features, out_features, dtype, device)
         blocks = -(-out_features // OUTPUTS) * OUTPUTS // BLOCK
         columns = -(-in_features // COLUMNS) * COLUMNS
-        self.packed = torch.zeros(
-            blocks, columns // NEIGHBOURS, BLOCK, NEIGHBOURS, dtype=torch.int8
-        )
+        # Not `zeros`: to touch the memory of a 13B takes seconds, and filling it does that too.
+        shape = blocks, columns // NEIGHBOURS, BLOCK, NEIGHBOURS
+        self.packed = torch.empty(shape, dtype=torch.int8)
+        self.packed[out_features // BLOCK :] = 0
         self.scale = torch.zeros(blocks * BLOCK, dtype=torch.float32)
         self.padded_bias = torch.zeros_like(self.scale)
         self.bias = self.padded_bias[:out_features]
