@@ -13,7 +13,7 @@ from collections.abc import Sequence as Seq
 from model.engine.kv_cache import GROWTH, SequenceCache, rounded
 from model.engine.prefix_cache import LEAST, Entry, Match, PrefixCache, common_prefix
 from model.engine.sequence import Sequence
-from model.layers.llama import CacheFormat
+from model.layers.key_values import CacheFormat
 from model.types import FinishReason
 
 WORTH_WAITING = 64  # tokens: less is computed sooner than another step has come

@@ -87,13 +87,13 @@ def multiply(linear, chunk, rows, values, scales, output, stride):
     `values` is int16 [rows, ins], `scales` float32 [rows], `output` float32 [rows, stride], all
     addresses; `linear` a LINEAR record.
     """
-    size = chunk_rows(linear.ins)
+    size, in_pairs = chunk_rows(linear.ins), pays_in_pairs(rows, linear.ins)
     for j in range(chunk * size, min((chunk + 1) * size, linear.outs), OUTPUTS):
-        if pays_in_pairs(rows, linear.ins):
-            multiply_pair(linear, j, rows, values, scales, output, stride)
+        if in_pairs:
+            multiply_blocks(linear, j, True, rows, values, scales, output, stride)
         else:
-            multiply_block(linear, j, rows, values, scales, output, stride)
-            multiply_block(linear, j + BLOCK, rows, values, scales, output, stride)
+            multiply_blocks(linear, j, False, rows, values, scales, output, stride)
+            multiply_blocks(linear, j + BLOCK, False, rows, values, scales, output, stride)
 
 
 @compiled
@@ -106,26 +106,18 @@ def pays_in_pairs(rows, ins):
 
 
 @compiled
-def multiply_pair(linear, j, rows, values, scales, output, stride):
-    """Two blocks of output columns, from `j` on: see `multiply`."""
-    row = 0
+def multiply_blocks(linear, j, in_pairs, rows, values, scales, output, stride):
+    """A block of output columns, from `j` on, or two of them: see `multiply`."""
+    weights, scale, bias = linear.weight + j * linear.ins, linear.scale + 4 * j, linear.bias + 4 * j
+    row, most = 0, MOST_ROWS_OF_PAIRS if in_pairs else MOST_ROWS
     while row < rows:
-        count = tile_rows(rows - row, MOST_ROWS_OF_PAIRS)
-        pairs(count, linear.weight + j * linear.ins, linear.ins, values + 2 * row * linear.ins,
-              scales + 4 * row, linear.scale + 4 * j, linear.bias + 4 * j,
-              output + 4 * (row * stride + j), 4 * stride)  # fmt: skip
-        row += count
-
-
-@compiled
-def multiply_block(linear, j, rows, values, scales, output, stride):
-    """A block of output columns, from `j` on: see `multiply`."""
-    row = 0
-    while row < rows:
-        count = tile_rows(rows - row, MOST_ROWS)
-        singles(count, linear.weight + j * linear.ins, linear.ins, values + 2 * row * linear.ins,
-                scales + 4 * row, linear.scale + 4 * j, linear.bias + 4 * j,
-                output + 4 * (row * stride + j), 4 * stride)  # fmt: skip
+        count = tile_rows(rows - row, most)
+        mine, row_scales = values + 2 * row * linear.ins, scales + 4 * row
+        out = output + 4 * (row * stride + j)
+        if in_pairs:
+            pairs(count, weights, linear.ins, mine, row_scales, scale, bias, out, 4 * stride)
+        else:
+            singles(count, weights, linear.ins, mine, row_scales, scale, bias, out, 4 * stride)
         row += count
 
 
