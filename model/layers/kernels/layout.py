@@ -15,9 +15,8 @@ COLUMNS = 16  # the columns of weights are padded to a multiple of this
 OUTPUTS = 2 * BLOCK  # and their rows to one of this: two blocks are sometimes taken at once
 VECTOR = 16  # numbers in a vector; the ranks of adapters are padded to a multiple of this
 KEY_BLOCK = VECTOR  # positions in a block of keys: see `attention.py`
-TILE_QUERIES = (
-    12  # that read a key together, about: neighbouring rows, times the heads that share it
-)
+# Neighbouring rows times the heads that share a key: about as many read it together.
+TILE_QUERIES = 12
 
 # Linear layers by their place in `linears`.
 QKV, ATTENTION_OUT, GATE_UP, DOWN, HEAD = range(5)
