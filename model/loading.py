@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from model.folder import ModelFolder
+from model.findings import folder_error
+from model.folder import IGNORED, ModelFolder
 from model.layers.linear import Linear
 from model.layers.llama import DecoderLayer, Llama, LlamaShape
-from model.types import ModelFolderError, Progress, SettingsError
+from model.types import Progress, SettingsError
 from model.weight_cache import WeightCache
+from model.weights import read_tensors
 
 Slot = Callable[[Tensor], None]
-# What old checkpoints carry besides weights.
-IGNORED = ("rotary_emb.inv_freq", "attention.bias", "masked_bias")
 UNSUPPORTED_ROPE = {"dynamic", "longrope"}  # their frequencies depend on the chat's length
 
 
@@ -74,19 +73,15 @@ def _fill_from(folder: ModelFolder, model: Llama, progress: Progress) -> None:
     for name, tensor in read_tensors(folder.weight_files):
         slot = slots.pop(name, None)
         if slot is None and not name.endswith(IGNORED) and name != "lm_head.weight":
-            raise ModelFolderError(
-                f"{folder.path} has a weight that a LLaMA does not have, or has it twice: {name}",
-                "Check that config.json belongs to these weights.",
-            )
+            raise folder_error("tensor_unknown", folder=folder.path, name=name)
         if slot is not None:
             _fill(slot, name, tensor, folder)
         arrived += tensor.nbytes
         progress(min(arrived / total, 1.0))
     missing = [name for name in slots if not name.endswith(".bias")]
     if missing:
-        raise ModelFolderError(
-            f"{folder.path} lacks {len(missing)} weights, {missing[0]} first",
-            "Download the weight files again.",
+        raise folder_error(
+            "tensor_missing", count=len(missing), name=missing[0], folder=folder.path
         )
 
 
@@ -98,10 +93,7 @@ def _empty_model(
     config = _llama_config(folder)
     rope_type = config.rope_parameters["rope_type"]
     if rope_type in UNSUPPORTED_ROPE:
-        raise ModelFolderError(
-            f"config.json asks for rope scaling {rope_type!r}, which is not supported",
-            "Remove rope_scaling from config.json to serve the model at its original length.",
-        )
+        raise folder_error("rope_unknown", kind=rope_type)
     rope = LlamaRotaryEmbedding(config)
     return Llama(
         _shape(config),
@@ -121,15 +113,10 @@ def _llama_config(folder: ModelFolder) -> Any:
     try:
         config = LlamaConfig(**{**folder.config, "model_type": "llama"})
     except Exception as error:  # its validation raises a type of its own per field
-        raise ModelFolderError(
-            f"{folder.path / 'config.json'} is not sound: {error}",
-            "Copy config.json again from the model's source.",
-        ) from error
+        said = str(error).splitlines()[-1].strip()
+        raise folder_error("config_unsound", file=folder.path / "config.json", said=said) from error
     if config.hidden_act != "silu":
-        raise ModelFolderError(
-            f"config.json asks for the activation {config.hidden_act!r}; a LLaMA has silu",
-            "Choose a model of the LLaMA family.",
-        )
+        raise folder_error("activation_unknown", kind=config.hidden_act)
     return config
 
 
@@ -158,46 +145,8 @@ def _fill(slot: Slot, name: str, tensor: Tensor, folder: ModelFolder) -> None:
     try:
         slot(tensor)
     except (RuntimeError, IndexError) as error:
-        raise ModelFolderError(
-            f"{name} in {folder.path} has the shape {list(tensor.shape)}, not what config.json "
-            "says",
-            "Check that config.json belongs to these weights.",
-        ) from error
-
-
-def read_tensors(files: tuple[Path, ...]) -> Iterator[tuple[str, Tensor]]:
-    """Every (name, tensor) of safetensors or PyTorch files, one at a time, on the CPU.
-
-    Raises:
-        ModelFolderError: a file is torn, or would run code.
-    """
-    for file in files:
-        try:
-            yield from _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
-        except ModelFolderError:
-            raise
-        except Exception as error:  # both libraries raise whatever their parsers do
-            raise ModelFolderError(
-                f"{file} cannot be read: {str(error).splitlines()[0]}", "Download the file again."
-            ) from error
-
-
-def _safetensors(file: Path) -> Iterator[tuple[str, Tensor]]:
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as opened:
-        names = list(opened.keys())
-    for name in names:
-        # Opened anew for each: what was read through one mapping stays in memory as long as it.
-        with safe_open(file, framework="pt") as opened:
-            tensor = opened.get_tensor(name)
-        yield name, tensor
-        del tensor
-
-
-def _pickled(file: Path) -> Iterator[tuple[str, Tensor]]:
-    # weights_only: a pickle may hold any code, and this loader refuses to run it.
-    yield from torch.load(file, map_location="cpu", weights_only=True, mmap=True).items()
+        shape = list(tensor.shape)
+        raise folder_error("tensor_shape", name=name, folder=folder.path, shape=shape) from error
 
 
 def weight_slots(model: Llama) -> dict[str, Slot]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +12,13 @@ from typing import TYPE_CHECKING
 from model.adapters import AdapterRegistry
 from model.embedded import ensure_embedded
 from model.engine.base import Engine
+from model.findings import folder_error
 from model.folder import ModelFolder, load_tokenizer, read_model_folder
+from model.hub import download, is_hub_id, is_offline, list_files
 from model.machine import available_cores, available_memory
 from model.prompt import PromptTemplate, load_templates
 from model.settings import CHECKOUT, EMBEDDED_DEFAULT, Settings
+from model.special_tokens import sane_ids
 from model.tokenizer import Tokenizer
 from model.types import ModelFolderError, Phase
 
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from model.layers.llama import Llama
 
 OWN_TEMPLATE = "model"  # the name under which the model's own chat template is listed
-HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
-HUB_FILES = ["*.json", "*.safetensors", "*.bin", "*.model", "*.jinja"]
 
 CACHE_SHARE = 0.5  # of the memory that is left once the base is there, for keys and values
 ADAPTER_SHARE = 0.25  # of that much again, for adapters
@@ -63,7 +63,7 @@ def check_early(settings: Settings) -> None:
         LinlyError: the base or the templates cannot be used.
     """
     load_templates(settings.prompts_dir)
-    if settings.base_model != EMBEDDED_DEFAULT and not _is_hub_id(settings.base_model):
+    if settings.base_model != EMBEDDED_DEFAULT and not is_hub_id(settings.base_model):
         read_model_folder(_local_folder(settings.base_model))
     if settings.quantization == "4bit" or settings.device == "cuda":
         _wait_without_spinning()
@@ -123,7 +123,7 @@ def _serve(
         cache_bytes=int(memory),
         adapter_bytes=int(memory * ADAPTER_SHARE),
     )
-    eos_ids = folder.eos_ids | ({tokenizer.eos_id} if tokenizer.eos_id is not None else set())
+    eos_ids = sane_ids(folder.eos_ids, tokenizer.eos_id, tokenizer.prefix_ids)
     return Serving(base_name(settings), engine, tokenizer, eos_ids, registry, templates, default)
 
 
@@ -164,34 +164,23 @@ def _wait_without_spinning() -> None:
 def find_base(settings: Settings, report: Report) -> Path:
     if settings.base_model == EMBEDDED_DEFAULT:
         return ensure_embedded(settings.cache_dir, report)
-    if _is_hub_id(settings.base_model):
-        return _download(settings.base_model, report)
+    if is_hub_id(settings.base_model):
+        report(Phase.FETCHING, 0.0)
+        return _download(settings.base_model)
     return _local_folder(settings.base_model)
+
+
+def _download(repo: str) -> Path:
+    """A repository in the Hugging Face layout; another format is named before it is fetched."""
+    if not is_offline() and "config.json" not in {file.name for file in list_files(repo)}:
+        raise folder_error("needs_conversion", folder=repo, source=repo)
+    return download(repo)
 
 
 def _local_folder(name: str) -> Path:
     """`name` as a path, or a folder of that name in the checkout's models/."""
     in_models = CHECKOUT / "models" / name
     return in_models if not Path(name).is_dir() and in_models.is_dir() else Path(name)
-
-
-def _is_hub_id(name: str) -> bool:
-    """`org/name`, unless there is such a folder here, or at least the one above it."""
-    return bool(HUB_ID.match(name)) and not Path(name).parent.is_dir()
-
-
-def _download(repo: str, report: Report) -> Path:
-    from huggingface_hub import snapshot_download
-
-    report(Phase.FETCHING, 0.0)
-    try:
-        return Path(snapshot_download(repo, allow_patterns=HUB_FILES))
-    except Exception as error:  # the hub client, its HTTP library and the disk each have their own
-        said = str(error).splitlines() or [type(error).__name__]
-        raise ModelFolderError(
-            f"{repo} is no folder here and could not be downloaded from the hub: {said[0]}",
-            "Check the spelling and the network, or pass a local folder.",
-        ) from error
 
 
 def known_templates(

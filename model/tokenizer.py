@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from model.types import ModelFolderError
+from model.findings import folder_error
+from model.special_tokens import SpecialTokens
+from model.weights import refuse_lfs_pointer
 
 REPLACEMENT = "�"
 CONTEXT_TOKENS = 6  # of the prompt, so that the first piece is decoded as it stands in the text
@@ -155,44 +157,75 @@ def _forget(model: dict[str, Any], contents: set[str]) -> None:
     model["merges"] = [m for m in merges if "".join(m) not in contents and not contents & set(m)]
 
 
+def open_spm(path: Path) -> Any:
+    """sentencepiece's processor for the model at `path`.
+
+    Raises:
+        ModelFolderError: it is none.
+    """
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        refuse_lfs_pointer(path)
+        return SentencePieceProcessor(model_file=str(path))
+    except (RuntimeError, OSError) as error:
+        raise folder_error("spm_unreadable", file=path) from error
+
+
 class SpmTokenizer:
-    """tokenizer.model through sentencepiece itself, whose ids are the model's ids."""
+    """tokenizer.model through sentencepiece itself, whose ids are the model's ids.
 
-    def __init__(self, path: Path) -> None:
-        from sentencepiece import SentencePieceProcessor
+    Args:
+        path: the file.
+        special: what the folder says about it; by default the file's own word counts.
+    """
 
-        try:
-            self._spm = SentencePieceProcessor(model_file=str(path))
-        except (RuntimeError, OSError) as error:
-            raise ModelFolderError(
-                f"{path.name} is not a SentencePiece model", "Copy the tokenizer.model again."
-            ) from error
-        self.pieces = self._spm.get_piece_size()
-        bos_id, eos_id = self._spm.bos_id(), self._spm.eos_id()
-        self.bos = self._spm.id_to_piece(bos_id) if bos_id >= 0 else None
-        self.eos = self._spm.id_to_piece(eos_id) if eos_id >= 0 else None
-        self.eos_id = eos_id if eos_id >= 0 else None
-        self.prefix_ids: tuple[int, ...] = (bos_id,) if bos_id >= 0 else ()
-        names = [self._spm.id_to_piece(i) for i in range(self.pieces) if self._spm.is_control(i)]
-        self._control = re.compile("|".join(map(re.escape, names))) if names else None
+    def __init__(self, path: Path, special: SpecialTokens | None = None) -> None:
+        self._spm = open_spm(path)
+        self._own = self._spm.get_piece_size()
+        special = special or self._special_of_its_own()
+        added = {text: token for text, token in special.added.items() if token >= self._own}
+        self._added = {token: text for text, token in added.items()}
+        self.pieces = max(self._own, *(token + 1 for token in self._added), 0)
+        names = [self._spm.id_to_piece(i) for i in range(self._own) if self._spm.is_control(i)]
+        self._ids = {name: self._spm.piece_to_id(name) for name in names} | added
+        longest_first = sorted(self._ids, key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, longest_first))) if names else None
+        self.bos, self.eos = special.bos, special.eos
+        self.unk = self._spm.id_to_piece(self._spm.unk_id()) if self._spm.unk_id() >= 0 else None
+        self.eos_id = None if self.eos is None else self._id(self.eos)
+        wanted = self.bos is not None and special.add_bos is not False
+        self.prefix_ids: tuple[int, ...] = (self._id(self.bos),) if wanted and self.bos else ()
+
+    def _special_of_its_own(self) -> SpecialTokens:
+        bos, eos = self._spm.bos_id(), self._spm.eos_id()
+        return SpecialTokens(
+            self._spm.id_to_piece(bos) if bos >= 0 else None,
+            self._spm.id_to_piece(eos) if eos >= 0 else None,
+        )
+
+    def _id(self, text: str) -> int:
+        return self._ids[text] if text in self._ids else int(self._spm.piece_to_id(text))
 
     def encode(self, runs: Sequence[Run]) -> list[int]:
         ids: list[int] = []
         for part in split_at_control(runs, self._control):
             if part.control:
-                ids.append(self._spm.piece_to_id(part.text))
+                ids.append(self._ids[part.text])
             else:
                 ids.extend(self._spm.encode(part.text))
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        text: str = self._spm.decode([i for i in ids if not self._spm.is_control(i)])
+        text: str = self._spm.decode([i for i in ids if not self.is_control(i)])
         return text
 
     def is_control(self, token_id: int) -> bool:
-        return bool(self._spm.is_control(token_id))
+        return token_id >= self._own or bool(self._spm.is_control(token_id))
 
     def piece(self, token_id: int) -> str:
+        if token_id >= self._own:
+            return self._added.get(token_id, "")
         text: str = self._spm.id_to_piece(token_id)
         return text.replace("▁", " ")
 

@@ -283,13 +283,21 @@ class SettingsError(LinlyError):
     code = "bad_settings"
 
 
-class ModelFolderError(LinlyError):
+class FolderError(LinlyError):
+    """Something is wrong with a folder; `finding` is what `model.findings` calls it."""
+
+    def __init__(self, message: str, remedy: str = "", finding: object = None) -> None:
+        super().__init__(message, remedy)
+        self.finding = finding
+
+
+class ModelFolderError(FolderError):
     """A base model's folder is missing, torn or not of the LLaMA family."""
 
     code = "bad_model_folder"
 
 
-class AdapterError(LinlyError):
+class AdapterError(FolderError):
     """An adapter cannot be used."""
 
     http_status = 409

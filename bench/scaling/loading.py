@@ -46,7 +46,7 @@ def weight_sizes(folder: ModelFolder) -> tuple[int, int]:
     Raises:
         ModelFolderError: a file is torn.
     """
-    from model.loading import read_tensors
+    from model.weights import read_tensors
 
     sizes = [(weight.numel(), weight.nbytes) for _, weight in read_tensors(folder.weight_files)]
     return sum(count for count, _ in sizes), max(nbytes for _, nbytes in sizes)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.geometry import Geometry
-from bench.random_model import SHARD_BYTES, write_model
+from bench.random_model import write_model
 from bench.rounds import Say
 from bench.scaling.options import Options
 from bench.stage import fingerprint
@@ -39,7 +39,7 @@ def prepare(options: Options, cache: Path, say: Say) -> Source:
         return Source(base.name, folder, kept, cache)
     kept = cache / "bench" / options.geometry.name
     if not (kept / "model").exists():
-        write_model(kept / "model", options.geometry, SHARD_BYTES, seed=0, say=say)
+        write_model(kept / "model", options.geometry, seed=0, say=say)
     about = f"random weights, {_sizes(options.geometry)}"
     return Source(about, read_model_folder(kept / "model"), kept, kept)
 

@@ -123,13 +123,16 @@ def test_a_written_base_can_be_read_again(base: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(read, wanted, atol=np.abs(wanted).max() / 127)
 
 
-def test_a_base_in_several_files_is_written_whole(tmp_path: Path) -> None:
+def test_a_base_in_several_files_is_written_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from gguf import GGUFReader
 
     geometry = Geometry(layers=2, hidden=64, intermediate=96, heads=4, kv_heads=2, vocab=320)
     found = []
     for name, shard in (("one", 1_000_000), ("several", 60_000)):
-        write_model(tmp_path / name, geometry, shard, seed=0, say=lambda _: None)
+        monkeypatch.setattr("model.weight_writer.SHARD_BYTES", shard)
+        write_model(tmp_path / name, geometry, seed=0, say=lambda _: None)
         write_base(tmp_path / name, tmp_path / f"{name}.gguf")
         tensors = GGUFReader(tmp_path / f"{name}.gguf").tensors
         found.append({tensor.name: tensor.data.tobytes() for tensor in tensors})

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from model import embedded
-from model.convert import convert_in_subprocess
 from model.embedded import embedded_folder, ensure_embedded
+from model.findings import folder_error
 from model.types import ModelFolderError, Phase
 
 
@@ -64,27 +65,54 @@ def test_a_damaged_file_is_not_converted(tmp_path: Path, monkeypatch: pytest.Mon
     assert asked == []
 
 
-def test_a_failed_conversion_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def fake_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package with a GGUF file that passes for the right one."""
     package = tmp_path / "llm_fake"
     package.mkdir()
     (package / "__init__.py").touch()
     (package / embedded.GGUF).write_bytes(b"good")
-    asked = run_says(monkeypatch, 1, "Traceback\nMemoryError: none left")
     monkeypatch.setattr(embedded, "PACKAGE", "llm_fake")
     monkeypatch.setattr(embedded, "_verify", lambda source: None)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModelFolderError, match=r"Converting .* failed: MemoryError: none left"):
+
+
+def test_a_failed_conversion_is_one_sentence(tmp_path: Path, fake_package: None) -> None:
+    with pytest.raises(ModelFolderError, match=r"Q4_1.gguf cannot be read") as raised:
         ensure_embedded(tmp_path / "cache", silent)
-    assert len(asked) == 1
+    assert raised.value.remedy
+    assert not any((tmp_path / "cache" / "models").glob("*"))
 
 
-def test_a_relative_cache_is_where_one_stands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_progress_of_the_conversion_is_reported(
+    tmp_path: Path, fake_package: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The converting process starts in the checkout and would write there."""
-    monkeypatch.chdir(tmp_path)
-    asked = run_says(monkeypatch, 0)
-    convert_in_subprocess(Path("model.gguf"), Path("cache") / "model")
-    assert asked[0][-2:] == [str(tmp_path / "model.gguf"), str(tmp_path / "cache" / "model")]
+    def convert(source: str, folder: Path, *, bar: Any, say: object) -> None:
+        with bar("Converting", 10) as progress:
+            progress(0.5)
+        folder.mkdir(parents=True)
+
+    monkeypatch.setattr(embedded, "convert", convert)
+    told: list[tuple[Phase, float]] = []
+    ensure_embedded(tmp_path / "cache", lambda phase, share: told.append((phase, share)))
+    assert told == [(Phase.FETCHING, 0.0), (Phase.CONVERTING, 0.0), (Phase.CONVERTING, 0.5)]
+
+
+def test_another_process_that_converts_is_waited_for(
+    tmp_path: Path, fake_package: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = embedded_folder(tmp_path / "cache")
+    waits: list[float] = []
+
+    def busy(*_: object, **__: object) -> None:
+        raise folder_error("destination_busy", folder=folder)
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            folder.mkdir(parents=True)
+
+    monkeypatch.setattr(embedded, "convert", busy)
+    monkeypatch.setattr("time.sleep", sleep)
+    assert ensure_embedded(tmp_path / "cache", silent) == folder
+    assert len(waits) == 3

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from model.folder import MOST_PADDING, load_tokenizer, read_model_folder
+from model.folder import load_tokenizer, read_model_folder
 from model.tokenizer import FastTokenizer, SpmTokenizer
+from model.tokenizer_files import MOST_PADDING
 from model.types import ModelFolderError
 from tests.model.tokens import END, LIKE_LLAMA, START, make_fast, write_spm
 
@@ -68,7 +69,6 @@ def test_sound_folder_is_read(folder: Path) -> None:
     assert found.nbytes == 4
     assert found.config["vocab_size"] == 320
     assert found.eos_ids == {2}
-    assert (found.bos, found.eos) == (START, END)
 
 
 @pytest.mark.parametrize(
@@ -128,20 +128,6 @@ def test_end_tokens_come_from_both_configurations(
     write(folder / "config.json", {**CONFIG, "eos_token_id": config})
     write(folder / "generation_config.json", {"eos_token_id": generation})
     assert read_model_folder(folder).eos_ids == expected
-
-
-def test_names_of_bos_and_eos_may_be_objects(folder: Path) -> None:
-    tokens = {"bos_token": {"content": "<s>", "lstrip": False}, "eos_token": {"content": "</s>"}}
-    write(folder / "tokenizer_config.json", tokens)
-    found = read_model_folder(folder)
-    assert (found.bos, found.eos) == ("<s>", "</s>")
-
-
-@pytest.mark.parametrize("token", [None, "", {}, {"content": None}, 5])
-def test_missing_names_of_bos_and_eos_are_none(token: Any, folder: Path) -> None:
-    write(folder / "tokenizer_config.json", {"bos_token": token})
-    found = read_model_folder(folder)
-    assert (found.bos, found.eos) == (None, None)
 
 
 # The chat template
@@ -253,6 +239,27 @@ def test_folder_without_weights(folder: Path) -> None:
     assert f"{folder} holds no weights" in refusal(folder)
 
 
+@pytest.mark.parametrize("names", [["model.gguf"], ["openllama_13b.bin", "open_llama.model"]])
+def test_another_format_is_named_with_the_command(names: list[str], folder: Path) -> None:
+    (folder / "config.json").unlink()
+    for name in names:
+        (folder / name).write_bytes(b"stub")
+    assert "python -m model convert" in refusal(folder)
+
+
+def test_metas_own_format_is_named(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    (folder / "consolidated.00.pth").write_bytes(b"stub")
+    assert "Meta's own format" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model"])
+def test_a_note_of_git_lfs_is_named(name: str, folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0")
+    assert "git lfs pull" in refusal(folder)
+
+
 def test_missing_shard_is_named(folder: Path) -> None:
     shard(folder, {"a": SHARDS[0], "b": SHARDS[1]})
     (folder / SHARDS[1]).unlink()
@@ -323,7 +330,7 @@ def with_rows(folder: Path, rows: int) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("rows", [320, 321, 319 + MOST_PADDING])
+@pytest.mark.parametrize("rows", [320, 328, 312 + MOST_PADDING])
 def test_vocabulary_may_be_padded(rows: int, folder: Path) -> None:
     assert load_tokenizer(read_model_folder(with_rows(folder, rows))).pieces == 320
 
@@ -340,6 +347,16 @@ def test_tokenizer_with_far_fewer_pieces_than_the_model_has_rows(folder: Path) -
     assert f"{320 + MOST_PADDING} rows" in sentence
     assert "320 pieces" in sentence
     assert "piece id is out of range" in sentence
+
+
+@pytest.mark.parametrize("rows", [321, 322, 511])
+def test_a_piece_or_two_missing_is_no_padding(rows: int, folder: Path) -> None:
+    """Chinese-LLaMA has 49953 pieces and Chinese-Alpaca 49954: they must not be mixed."""
+    assert f"{rows} rows" in refusal(with_rows(folder, rows))
+
+
+def test_the_likely_tokenizer_is_named(folder: Path) -> None:
+    assert "likely Chinese-Alpaca's" in refusal(with_rows(folder, 49954))
 
 
 def test_sentencepiece_size_is_checked_too(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -95,8 +96,10 @@ def source_logits(w: dict[str, Tensor], ids: list[int]) -> Tensor:
 
 def run(tmp_path: Path, weights: dict[str, Tensor], spm: Path, *more: str) -> tuple[int, Path]:
     source, folder = tmp_path / "source.bin", tmp_path / "Open-Linly-tiny"
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"heads_num": HEADS}), encoding="utf-8")
     torch.save(weights, source)
-    flags = ["--tokenizer", str(spm), "--heads", str(HEADS), *more]
+    flags = ["--tokenizer", str(spm), "--config", str(config), *more]
     return main(["convert", str(source), str(folder), *flags]), folder
 
 
@@ -122,7 +125,7 @@ def test_the_logits_and_the_tokens_are_the_sources(tmp_path: Path, spm: Path) ->
 
 
 def test_several_shards(tmp_path: Path, spm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.tencent.SHARD_BYTES", 20_000)
+    monkeypatch.setattr("model.weight_writer.SHARD_BYTES", 20_000)
     status, path = run(tmp_path, checkpoint(pieces(spm)), spm)
     assert status == 0
     assert len(list(path.glob("model-*.safetensors"))) > 2
@@ -151,8 +154,8 @@ def test_wrong_sources_are_one_sentence(
     (tmp_path / "text.bin").write_text("no pickle")
     torch.save({"lm_head.weight": torch.zeros(2, 2)}, tmp_path / "other.bin")
     for source, says in (
-        ("absent.bin", "There is no file"),
-        ("text.bin", "is no PyTorch checkpoint"),
+        ("absent.bin", "There is no file or folder"),
+        ("text.bin", "it is no PyTorch file, or torn"),
         ("other.bin", "is no TencentPretrain LLaMA checkpoint"),
     ):
         flags = ["--tokenizer", str(spm)]
@@ -165,9 +168,10 @@ def test_wrong_sources_are_one_sentence(
 
 def test_nothing_is_overwritten(tmp_path: Path, spm: Path) -> None:
     (tmp_path / "Open-Linly-tiny").mkdir()
+    (tmp_path / "Open-Linly-tiny" / "mine.txt").touch()
     status, path = run(tmp_path, checkpoint(pieces(spm)), spm)
     assert status == 1
-    assert list(path.iterdir()) == []
+    assert [p.name for p in path.iterdir()] == ["mine.txt"]
 
 
 def test_a_pickle_that_runs_code_is_refused(

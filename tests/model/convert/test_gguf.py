@@ -1,0 +1,248 @@
+"""GGUF files: the logits are those that transformers computes, the ids those of the vocabulary."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sentencepiece import SentencePieceProcessor
+from sentencepiece import sentencepiece_model_pb2 as proto
+
+from model.__main__ import main
+from model.engine.kv_cache import SequenceCache
+from model.folder import load_tokenizer, read_model_folder
+from model.layers.llama import Span
+from model.loading import load_model
+from model.tokenizer import Run
+from tests.model.tokens import LIKE_LLAMA, write_spm
+
+HIDDEN, WIDE, LAYERS, HEADS, KV_HEADS = 64, 96, 2, 4, 2
+TEXTS = ["The fox", "  two  spaces ", "你好，世界！", "x = 1\n\n\ty", "👋 emoji"]
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+
+
+def tensors(rows: int, tied: bool = False) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+    random = np.random.default_rng(5)
+
+    def some(*shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        return (random.standard_normal(shape) * 0.3).astype(np.float32)
+
+    size = HIDDEN // HEADS
+    found = {"token_embd.weight": some(rows, HIDDEN), "output_norm.weight": 1 + some(HIDDEN)}
+    if not tied:
+        found["output.weight"] = some(rows, HIDDEN)
+    for n in range(LAYERS):
+        p = f"blk.{n}."
+        found |= {
+            f"{p}attn_q.weight": some(HIDDEN, HIDDEN),
+            f"{p}attn_k.weight": some(KV_HEADS * size, HIDDEN),
+            f"{p}attn_v.weight": some(KV_HEADS * size, HIDDEN),
+            f"{p}attn_output.weight": some(HIDDEN, HIDDEN),
+            f"{p}ffn_gate.weight": some(WIDE, HIDDEN),
+            f"{p}ffn_up.weight": some(WIDE, HIDDEN),
+            f"{p}ffn_down.weight": some(HIDDEN, WIDE),
+            f"{p}attn_norm.weight": 1 + some(HIDDEN),
+            f"{p}ffn_norm.weight": 1 + some(HIDDEN),
+        }
+    return found
+
+
+def write(
+    file: Path, spm: Path, kind: str = "F32", extra: Any = None, tied: bool = False,
+    architecture: str = "llama",
+) -> Path:  # fmt: skip
+    """A random model with the vocabulary of `spm`; `extra` gets the writer before it ends."""
+    from gguf import GGMLQuantizationType, GGUFWriter
+    from gguf.quants import quantize
+
+    model = proto.ModelProto.FromString(spm.read_bytes())
+    quantised = GGMLQuantizationType[kind]
+    writer = GGUFWriter(file, architecture)
+    writer.add_block_count(LAYERS)
+    writer.add_context_length(128)
+    writer.add_embedding_length(HIDDEN)
+    writer.add_feed_forward_length(WIDE)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KV_HEADS)
+    writer.add_rope_dimension_count(HIDDEN // HEADS)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([piece.piece for piece in model.pieces])
+    writer.add_token_scores([piece.score for piece in model.pieces])
+    writer.add_token_types([piece.type for piece in model.pieces])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_add_space_prefix(model.normalizer_spec.add_dummy_prefix)
+    writer.add_chat_template("{{ messages }}")
+    for name, weight in tensors(len(model.pieces), tied).items():
+        if weight.ndim == 1 or kind == "F32":
+            writer.add_tensor(name, weight)
+        else:
+            writer.add_tensor(name, quantize(weight, quantised), raw_dtype=quantised)
+    if extra:
+        extra(writer)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+@pytest.fixture
+def spm(tmp_path: Path) -> Path:
+    return write_spm(tmp_path / "source.model", **LIKE_LLAMA)
+
+
+def logits(folder: Path, ids: list[int]) -> torch.Tensor:
+    model = load_model(
+        read_model_folder(folder), quantization="none", device="cpu", context_length=None,
+        progress=lambda share: None,
+    )  # fmt: skip
+    return model.forward([Span(ids, SequenceCache(model.cache_format))])[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q5_1"])
+def test_the_logits_are_those_that_transformers_computes(
+    kind: str, tmp_path: Path, spm: Path
+) -> None:
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    source = write(tmp_path / "m.gguf", spm, kind)
+    assert main(["convert", str(source), str(tmp_path / "out")]) == 0
+    theirs = AutoModelForCausalLM.from_pretrained(
+        tmp_path, gguf_file="m.gguf", dtype=torch.float32,
+        quantization_config=GgufConfig(dequantize=True),
+    )  # fmt: skip
+    ids = [1, 5, 77, 300, 8]
+    expected = theirs(torch.tensor([ids])).logits[0, -1]
+    exact = kind in ("F32", "F16", "BF16")  # what was quantised is rounded to bfloat16 here
+    close = torch.allclose(logits(tmp_path / "out", ids), expected, atol=1e-4 if exact else 0.15)
+    assert close, (logits(tmp_path / "out", ids) - expected).abs().max()
+
+
+def test_the_types_are_the_sources(tmp_path: Path, spm: Path) -> None:
+    from model.weights import list_tensors
+
+    for kind, expected in (("F16", "F16"), ("BF16", "BF16"), ("Q8_0", "BF16")):
+        out = tmp_path / f"out-{kind}"
+        assert main(["convert", str(write(tmp_path / f"{kind}.gguf", spm, kind)), str(out)]) == 0
+        found = {t.name: t.dtype for t in list_tensors(out / "model.safetensors")}
+        assert found["lm_head.weight"] == expected
+        assert found["model.norm.weight"] == "F32"
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_text_gets_the_ids_of_the_source(prefix: bool, tmp_path: Path) -> None:
+    """transformers' own conversion gives other ids on runs of spaces."""
+    spm = write_spm(tmp_path / "s.model", **LIKE_LLAMA, add_dummy_prefix=prefix)
+    assert main(["convert", str(write(tmp_path / "m.gguf", spm)), str(tmp_path / "out")]) == 0
+    folder = read_model_folder(tmp_path / "out")
+    tokenizer, source = load_tokenizer(folder), SentencePieceProcessor(model_file=str(spm))
+    for text in TEXTS:
+        ids = tokenizer.encode([Run(text, control=False)])
+        assert ids == source.encode(text)
+        assert tokenizer.decode(ids) == source.decode(ids)
+    assert (tokenizer.prefix_ids, tokenizer.eos_id, folder.eos_ids) == ((1,), 2, {2})
+    assert folder.chat_template == "{{ messages }}"
+
+
+def test_a_tied_model_has_no_head(tmp_path: Path, spm: Path) -> None:
+    source = write(tmp_path / "m.gguf", spm, tied=True)
+    assert main(["convert", str(source), str(tmp_path / "out")]) == 0
+    assert read_model_folder(tmp_path / "out").config["tie_word_embeddings"] is True
+    assert logits(tmp_path / "out", [1, 2]).isfinite().all()
+
+
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_the_stretched_positions_of_llama_3_1(factor: float, tmp_path: Path, spm: Path) -> None:
+    """GGUF has the factors alone, and of what they were computed from nothing."""
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    scaling = {
+        "rope_type": "llama3", "rope_theta": 10000.0, "factor": factor, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+    }  # fmt: skip
+    config = LlamaConfig(
+        hidden_size=HIDDEN, num_attention_heads=HEADS, rope_parameters=scaling,
+        max_position_embeddings=131072,
+    )  # fmt: skip
+    expected = LlamaRotaryEmbedding(config).inv_freq
+    plain = 10000.0 ** (-torch.arange(0, 16, 2) / 16)
+
+    def add(writer: Any) -> None:
+        writer.add_tensor("rope_freqs.weight", (plain / expected).numpy())
+
+    source = write(tmp_path / "m.gguf", spm, extra=add)
+    assert main(["convert", str(source), str(tmp_path / "out")]) == 0
+    found = LlamaConfig.from_pretrained(tmp_path / "out")
+    assert LlamaRotaryEmbedding(found).inv_freq.allclose(expected, rtol=1e-4)
+
+
+def test_other_factors_are_refused(
+    tmp_path: Path, spm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def add(writer: Any) -> None:
+        writer.add_tensor("rope_freqs.weight", np.linspace(1, 3, 8, dtype=np.float32))
+
+    source = write(tmp_path / "m.gguf", spm, extra=add)
+    assert main(["convert", str(source), str(tmp_path / "out")]) == 1
+    assert "stretches positions" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_linear_scaling_is_kept(tmp_path: Path, spm: Path) -> None:
+    def add(writer: Any) -> None:
+        writer.add_string("llama.rope.scaling.type", "linear")
+        writer.add_float32("llama.rope.scaling.factor", 4.0)
+
+    source = write(tmp_path / "m.gguf", spm, extra=add)
+    assert main(["convert", str(source), str(tmp_path / "out")]) == 0
+    config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+    assert config["rope_scaling"] == {"rope_type": "linear", "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "add", "says"),
+    [
+        ("qwen2", None, "qwen2"),
+        ("llama", lambda w: w.add_expert_count(8), "mixture of experts"),
+        ("llama", lambda w: w.add_tensor("blk.0.odd.weight", np.zeros(4, np.float32)), "odd"),
+    ],
+)
+def test_other_models_are_refused_by_name(
+    architecture: str, add: Any, says: str, tmp_path: Path, spm: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    source = write(tmp_path / "m.gguf", spm, extra=add, architecture=architecture)
+    assert main(["convert", str(source), str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert says in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("keep", [0, 3, 100, 5000, -100])
+def test_a_torn_file_is_one_sentence(
+    keep: int, tmp_path: Path, spm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write(tmp_path / "m.gguf", spm)
+    source.write_bytes(source.read_bytes()[:keep])
+    assert main(["convert", str(source), str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert "m.gguf" in said
+    assert "Traceback" not in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.gguf", "source.model"]
+
+
+def test_a_tokenizer_may_be_told(tmp_path: Path, spm: Path) -> None:
+    source = write(tmp_path / "m.gguf", spm)
+    assert main(["convert", str(source), str(tmp_path / "out"), "--tokenizer", str(spm)]) == 0
+    assert (tmp_path / "out" / "tokenizer.model").read_bytes() == spm.read_bytes()

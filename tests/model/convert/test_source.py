@@ -1,0 +1,256 @@
+"""What SOURCE may be, on the disk and on the hub; a hub is played by a small server."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import torch
+
+from model import hub
+from model.__main__ import main
+from model.convert.source import choose, find_source
+from model.folder import load_tokenizer, read_model_folder
+from model.types import ModelFolderError
+from tests.model.convert.test_tencent import HEADS, checkpoint, pieces
+from tests.model.tokens import LIKE_LLAMA, write_spm
+
+COMMIT = "c" * 40
+
+
+class Hub(ThreadingHTTPServer):
+    """Files by name in `org/name`. It counts what was fetched, and can break off in the middle."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answer)
+        self.files: dict[str, bytes] = {}
+        self.break_off_at: int | None = None
+        self.ranges: list[tuple[str, str | None]] = []
+
+
+class _Answer(BaseHTTPRequestHandler):
+    server: Hub
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, body: bool) -> None:
+        path = unquote(urlsplit(self.path).path)
+        if path.startswith("/api/models/org/name"):
+            self._json(path, body)
+            return
+        name = path.removeprefix("/org/name/resolve/").partition("/")[2]
+        content = self.server.files.get(name)
+        if content is None:
+            self._send(404, b"", {"X-Error-Code": "EntryNotFound"}, body)
+            return
+        self._file(name, content, body)
+
+    def _json(self, path: str, body: bool) -> None:
+        listed = [
+            {"type": "file", "path": n, "rfilename": n, "size": len(c), "oid": "0" * 40}
+            for n, c in self.server.files.items()
+        ]
+        info = {"id": "org/name", "sha": COMMIT, "siblings": listed, "private": False, "tags": []}
+        answer: Any = listed if "/tree/" in path else info
+        self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"}, body)
+
+    def _file(self, name: str, content: bytes, body: bool) -> None:
+        asked = self.headers.get("Range")
+        if body:
+            self.server.ranges.append((name, asked))
+        start = int(asked.removeprefix("bytes=").partition("-")[0]) if asked else 0
+        etag = hashlib.sha256(content).hexdigest()
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        if asked:
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        stop = self.server.break_off_at
+        end = len(content) if stop is None else max(start, stop)
+        self._send(206 if asked else 200, content[start:], headers, body, end - start)
+
+    def _send(
+        self, status: int, content: bytes, headers: dict[str, str], body: bool,
+        end: int | None = None,
+    ) -> None:  # fmt: skip
+        """With `end`, break off behind so many bytes."""
+        self.send_response(status)
+        for key, value in {**headers, "Content-Length": str(len(content))}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(content[:end])
+        self.close_connection = True
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub that the hub's client talks to, with a cache of its own."""
+    from huggingface_hub import constants
+
+    server = Hub()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    for name, value in (
+        ("ENDPOINT", address),
+        ("HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"),
+        ("HF_HUB_CACHE", str(tmp_path / "hub")),
+        ("HF_HUB_OFFLINE", False),
+        ("HF_HUB_DISABLE_XET", True),
+        ("DOWNLOAD_CHUNK_SIZE", 1000),  # else nothing of a small file is written before it is whole
+    ):
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setattr(hub, "LARGE", 50_000)
+    monkeypatch.chdir(tmp_path)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def linly(tmp_path: Path) -> dict[str, bytes]:
+    """What Linly publishes: one .bin and its SentencePiece model."""
+    spm = write_spm(tmp_path / "spm", **LIKE_LLAMA)
+    torch.save(checkpoint(pieces(spm)), tmp_path / "bin")
+    read = {"openllama_13b.bin": "bin", "open_llama.model": "spm"}
+    return {"README.md": b"hi"} | {n: (tmp_path / f).read_bytes() for n, f in read.items()}
+
+
+def told(tmp_path: Path) -> list[str]:
+    (tmp_path / "told.json").write_text(json.dumps({"heads_num": HEADS}), encoding="utf-8")
+    return ["--config", str(tmp_path / "told.json")]
+
+
+def test_one_command_from_the_hub(
+    served: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served.files = linly(tmp_path)
+    out = tmp_path / "Open-Linly-13b"
+    assert main(["convert", "org/name", str(out), *told(tmp_path)]) == 0
+    assert "Downloading" in capsys.readouterr().out
+    folder = read_model_folder(out)
+    assert load_tokenizer(folder).pieces == folder.config["vocab_size"]
+
+
+def test_a_download_that_broke_off_goes_on(
+    served: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.files = linly(tmp_path)
+    served.break_off_at = 20_000
+    command = ["convert", "org/name", str(tmp_path / "out"), *told(tmp_path)]
+    monkeypatch.setattr("time.sleep", lambda _: None)  # between its own attempts
+    assert main(command) == 1
+    said = capsys.readouterr().err
+    assert "goes on where a download stopped" in said
+    assert "Traceback" not in said
+    served.break_off_at = None
+    before = len(served.ranges)
+    assert main(command) == 0
+    again = dict(served.ranges[before:])
+    assert again["openllama_13b.bin"] == "bytes=20000-"
+
+
+def test_a_quantisation_on_the_hub_is_named(
+    served: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.model.convert.test_gguf import write
+
+    spm = write_spm(tmp_path / "s.model", **LIKE_LLAMA)
+    content = write(tmp_path / "m.gguf", spm).read_bytes()
+    served.files = {"a-Q4.gguf": content, "a-Q8.gguf": content}
+    assert main(["convert", "org/name", str(tmp_path / "out")]) == 1
+    assert "a-Q4.gguf, a-Q8.gguf" in capsys.readouterr().err
+    assert main(["convert", "org/name/a-Q8.gguf", str(tmp_path / "out")]) == 0
+    assert [name for name, _ in served.ranges] == ["a-Q8.gguf"]  # and nothing else
+    assert main(["convert", "org/name/b.gguf", str(tmp_path / "out2")]) == 1
+    assert "There is no file" in capsys.readouterr().err
+
+
+def test_what_needs_no_conversion_is_not_downloaded(
+    served: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served.files = {"config.json": b"{}", "model.safetensors": b"stub"}
+    assert main(["convert", "org/name", str(tmp_path / "out")]) == 1
+    assert "nothing to convert" in capsys.readouterr().err
+    assert served.ranges == []
+
+
+def test_too_small_a_disk_is_told_before_the_download(
+    served: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.files = linly(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Disk", (), {"free": 1000}))
+    assert main(["convert", "org/name", str(tmp_path / "out")]) == 1
+    assert "the disk has" in capsys.readouterr().err
+    assert served.ranges == []
+
+
+def test_no_network_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["convert", "org/name", "out"]) == 1
+    said = capsys.readouterr().err
+    assert "could not be downloaded" in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["a.gguf", "README.md"], "a.gguf"),
+        (["a.bin", "a.model"], "a.bin"),
+        (["a.bin", "training_args.bin"], "a.bin"),
+        (["config.json", "pytorch_model.bin"], None),
+        (["config.json", "a.gguf"], "a.gguf"),
+    ],
+)
+def test_a_folder_is_looked_into(names: list[str], chosen: str | None) -> None:
+    assert choose(names, "folder") == chosen
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ([], "nothing that can be converted"),
+        (["a.bin", "b.bin"], "a.bin, b.bin"),
+        (["consolidated.00.pth", "params.json"], "Meta's own format"),
+    ],
+)
+def test_a_folder_without_one_source_is_refused(names: list[str], says: str) -> None:
+    with pytest.raises(ModelFolderError, match=says):
+        choose(names, "folder")
+
+
+def test_the_tokenizer_beside_a_checkpoint_is_found_and_told(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").touch()
+    with pytest.raises(ModelFolderError, match=r"0 \.model files"):
+        find_source(str(tmp_path), None, lambda _: None)
+    (tmp_path / "a.model").touch()
+    said: list[str] = []
+    assert find_source(str(tmp_path), None, said.append).tokenizer == tmp_path / "a.model"
+    assert str(tmp_path / "a.model") in said[0]
+    (tmp_path / "b.model").touch()
+    with pytest.raises(ModelFolderError, match=r"2 \.model files"):
+        find_source(str(tmp_path / "a.bin"), None, lambda _: None)
+
+
+@pytest.mark.parametrize("name", ["org/name", "Linly-AI/OpenLLaMA-13B"])
+def test_hub_ids(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert hub.is_hub_id(name)
+    (tmp_path / name.partition("/")[0]).mkdir()
+    assert not hub.is_hub_id(name)  # a folder that was mistyped
