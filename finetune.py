@@ -50,8 +50,9 @@ def _say_nothing(phase: object, share: float) -> None:
 
 def run(options: argparse.Namespace) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a base that is not here is not trained on
+    from model.fingerprint import fingerprint
     from model.folder import load_tokenizer, read_model_folder
-    from model.startup import find_base, known_templates
+    from model.startup import base_name, find_base, known_templates
     from training.data import encode_chats, read_chats
     from training.trainer import Recipe, train
 
@@ -81,7 +82,12 @@ def run(options: argparse.Namespace) -> int:
         learning_rate=options.learning_rate,
         seed=options.seed,
     )
-    card = {"template": name, "description": options.description}
+    card = {
+        "template": name,
+        "description": options.description,
+        "base_model": base_name(settings),
+        "fingerprint": fingerprint(folder),
+    }
     result = train(folder.path, kept, held_out, options.output_dir, recipe, card)
     print(
         f"{options.output_dir}: {len(kept)} chats learned, {len(held_out)} held out; held-out loss "

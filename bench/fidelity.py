@@ -25,6 +25,7 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from model.adapters import AdapterRegistry
+from model.base_facts import base_facts
 from model.embedded import ensure_embedded
 from model.engine.kv_cache import SequenceCache
 from model.folder import load_tokenizer, read_model_folder
@@ -143,7 +144,7 @@ def _windows(path: Path, text: Path, tokens: int, window: int) -> Tensor:
 def _full_precision(path: Path, lora_model: Path | None, windows: Tensor) -> Iterator[Tensor]:
     """Logits [window, vocab_size] of each window in turn, each in one piece."""
     model = _load(path, "none")
-    lora = None if lora_model is None else _lora(lora_model, model)
+    lora = None if lora_model is None else _lora(lora_model, path, model)
     for window in windows:
         cache = SequenceCache(model.cache_format)
         yield model.forward([Span(window.tolist(), cache, lora)], every_position=True)
@@ -156,7 +157,7 @@ def _eight_bits(path: Path, lora_model: Path | None, windows: Tensor) -> Iterato
         folder = build_folder(user_cache_path(APP_NAME))
         rows = windows.shape[1]
         model.use(make_decoder(folder, model, torch.get_num_threads(), rows, len(windows)))
-    lora = None if lora_model is None else _lora(lora_model, model)
+    lora = None if lora_model is None else _lora(lora_model, path, model)
     half = windows.shape[1] // 2
     caches = [SequenceCache(model.cache_format) for _ in windows]
     read = [
@@ -178,8 +179,9 @@ def _load(path: Path, quantization: str) -> Llama:
     )  # fmt: skip
 
 
-def _lora(folder: Path, model: Llama) -> Lora:
-    registry = AdapterRegistry(folder.absolute().parent, model.shape, _AnyTemplate())
+def _lora(folder: Path, base: Path, model: Llama) -> Lora:
+    facts = base_facts(read_model_folder(base), base.name, tokenizer=None)
+    registry = AdapterRegistry(folder.absolute().parent, facts, _AnyTemplate())
     digest = registry.get(folder.name).digest
     return registry.load(folder.name, digest, model)
 

@@ -8,22 +8,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from model import flags
+from model.types import SettingsError
 
-class Parser(argparse.ArgumentParser):
-    """Its errors are one sentence, without the usage."""
+
+class Parser(flags.Parser):
+    """It ends the program when something is wrong."""
 
     def error(self, message: str) -> NoReturn:
-        message = message.removeprefix("argument ")
-        print(f"{message[:1].upper()}{message[1:]}. See --help.", file=sys.stderr)
-        raise SystemExit(2)
+        try:
+            super().error(message)
+        except SettingsError as error:
+            print(error, file=sys.stderr)
+            raise SystemExit(2) from error
 
-    def read(self, argv: Sequence[str]) -> dict[str, Any]:
+    def given(self, argv: Sequence[str]) -> dict[str, Any]:
         """The flags of `argv` (without the program's name) by name.
 
         Raises:
             SystemExit: with status 2 where something is wrong, after saying what.
         """
-        return vars(self.parse_args([_underscored(word) for word in argv]))
+        return vars(self.parse_args([flags.underscored(word) for word in argv]))
 
 
 def at_least(least: int, text: str) -> int:
@@ -43,11 +48,3 @@ def folder(text: str) -> Path:
     if not Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {text}")
     return Path(text).resolve()
-
-
-def _underscored(word: str) -> str:
-    """Hyphens in a flag's name count as underscores."""
-    if not word.startswith("--"):
-        return word
-    flag, equals, value = word[2:].partition("=")
-    return f"--{flag.replace('-', '_')}{equals}{value}"

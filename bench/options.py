@@ -48,7 +48,7 @@ def read_options(argv: Sequence[str], environ: Mapping[str, str] | None = None) 
         SystemExit: with status 2 where something is wrong, after saying what.
     """
     parser = _parser(os.environ if environ is None else environ)
-    given = parser.read(argv)
+    given = parser.given(argv)
     peers, workloads = given.pop("peers"), given.pop("workloads")
     return Options(peers=(OURS, *peers), workloads=workloads, **given)
 

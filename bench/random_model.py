@@ -46,7 +46,7 @@ Block = npt.NDArray[np.float16]
 def main() -> int:
     end_cleanly()
     try:
-        given = _parser().read(sys.argv[1:])
+        given = _parser().given(sys.argv[1:])
         geometry = geometry_of(given, Geometry.layers)
         write_model(given["folder"], geometry, given["seed"], to_stderr)
     except LinlyError as error:

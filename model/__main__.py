@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser
 
-from model.commands import convert_command
+from model.commands import check_command, convert_command, merge_command
+from model.flags import Parser
 from model.types import LinlyError
 
-COMMANDS = (convert_command,)
+COMMANDS = (check_command, convert_command, merge_command)
 
 
 def main(argv: list[str]) -> int:
     """Run a command: 0, 1 when it failed, 2 for wrong use."""
-    options = build_parser().parse_args(argv)
     try:
+        options = build_parser().read(argv)
         return int(options.run(options))
     except LinlyError as error:
         print(error, file=sys.stderr)
@@ -24,8 +24,8 @@ def main(argv: list[str]) -> int:
         return 1
 
 
-def build_parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="python -m model", allow_abbrev=False)
+def build_parser() -> Parser:
+    parser = Parser(prog="python -m model", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_to(commands)

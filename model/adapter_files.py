@@ -1,4 +1,4 @@
-"""One adapter's folder as peft writes it: read, checked against the base, and made into weights."""
+"""One adapter's folder as peft writes it: read, and made into weights."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.types import AdapterError
+from model.findings import adapter_error
+from model.types import AdapterError, ModelFolderError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from model.layers.llama import LlamaShape
     from model.layers.lora import Lora, LoraMaker, LoraPair
 
 CONFIG = "adapter_config.json"
@@ -30,6 +30,7 @@ PAIR_NAME = re.compile(
 WHOLE_NAME = re.compile(
     PREFIX + r"(?:model\.)?(embed_tokens|lm_head)(?:\.modules_to_save(?:\.default)?)?\.weight$"
 )
+ORIGINAL = ".original_module."  # the base's own layer, which peft saves beside one of another size
 WHOLE = ("embed_tokens", "lm_head")  # layers of which an adapter may bring its own
 # Settings of peft's LoraConfig that change what the adapter computes, and are not served yet.
 REFUSED = {
@@ -60,44 +61,64 @@ class Weights:
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """What we noted about the adapter in `path`; empty if nobody did."""
-    file = path / CARD
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-
-
-def check(path: Path, shape: LlamaShape | None) -> None:
-    """Whether the adapter in `path` can be served, on a base of `shape` if that is known.
+    """What we noted about the adapter in `path`; empty if nobody did.
 
     Raises:
-        AdapterError: it cannot. A torn file makes the parsers raise anything else, too.
+        AdapterError: it is torn.
     """
-    config, weights = _read_config(path), _read_weights(path)
-    if not weights.pairs and not weights.whole:
-        raise AdapterError("its weights file is empty: they were lost when it was saved")
-    torn = next((key for key, sides in weights.pairs.items() if set(sides) != {"A", "B"}), None)
-    if torn:
-        raise AdapterError(f"layer {torn[0]} {torn[1]} lacks one of lora_A and lora_B")
-    if not weights.whole and not any(sides["B"].any() for sides in weights.pairs.values()):
-        raise AdapterError("every lora_B is zero, so it would change nothing: train it again")
-    missing = _own_layers(config) - set(weights.whole)
-    if missing:
-        raise AdapterError(f"its own {' and '.join(sorted(missing))} was not saved with it")
-    if shape is not None:
-        for (layer, module), sides in weights.pairs.items():
-            _check_pair(layer, module, sides, shape)
-        for name, weight in weights.whole.items():
-            _check_whole(name, weight, shape)
+    return _read_json(path / CARD) if (path / CARD).is_file() else {}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The adapter_config.json in `path`, of a LoRA adapter.
+
+    Raises:
+        AdapterError: it is missing or torn, or of another kind.
+    """
+    config = _read_json(path / CONFIG)
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise adapter_error("adapter_not_lora", kind=kind)
+    return config
+
+
+def refuse_kind(path: Path, config: Mapping[str, Any]) -> None:
+    """Whether what `config` asks for can be served.
+
+    Raises:
+        AdapterError: it cannot, and is to be merged into its base.
+    """
+    for key, what in REFUSED.items():
+        if config.get(key):
+            raise adapter_error("adapter_kind", what=what, name=path.name)
+    if config.get("bias", "none") != "none":
+        raise adapter_error("adapter_kind", what="trained biases", name=path.name)
+    other = own_layers(config) - set(WHOLE)
+    if other:
+        raise adapter_error("adapter_other_layer", layer=min(other), name=path.name)
+    refuse_changed_base(config)
+
+
+def refuse_changed_base(config: Mapping[str, Any]) -> None:
+    """Whether the adapter was made over its base as it is.
+
+    Raises:
+        AdapterError: it took its first weights out of the base.
+    """
+    init = str(config.get("init_lora_weights")).lower()
+    if init.startswith(CHANGES_BASE):
+        raise adapter_error("adapter_changes_base", init=init)
 
 
 def load(path: Path, maker: LoraMaker) -> Lora:
     """The weights of the adapter in `path`, which was checked, as `maker` makes them.
 
     Raises:
-        AdapterError: it has changed since, for the worse. As in `check`.
+        AdapterError: it has changed since, for the worse.
     """
     from model.layers.lora import Lora
 
-    config, weights = _read_config(path), _read_weights(path)
+    config, weights = read_config(path), read_weights(path)
 
     def pair(key: Key, sides: Mapping[str, Tensor]) -> LoraPair:
         factor = scaling(config, key, len(sides["A"]))
@@ -111,114 +132,105 @@ def load(path: Path, maker: LoraMaker) -> Lora:
 def digest(path: Path) -> str:
     """sha256 over the configuration and the weights: what the adapter computes, and no more."""
     told = hashlib.sha256((path / CONFIG).read_bytes())
-    with _weights_file(path).open("rb") as file:
+    with weights_file(path).open("rb") as file:
         told.update(hashlib.file_digest(file, "sha256").digest())
     return told.hexdigest()
 
 
-def module_sizes(shape: LlamaShape) -> dict[str, tuple[int, int]]:
-    """(inputs, outputs) of each linear layer that an adapter may change."""
-    hidden, wide = shape.hidden_size, shape.intermediate_size
-    q, kv = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-    return {
-        "q_proj": (hidden, q),
-        "k_proj": (hidden, kv),
-        "v_proj": (hidden, kv),
-        "o_proj": (q, hidden),
-        "gate_proj": (hidden, wide),
-        "up_proj": (hidden, wide),
-        "down_proj": (wide, hidden),
-    }
+def dotted(key: Key) -> str:
+    """The name that a base's weight has without ".weight", for example of (3, "q_proj")."""
+    layer, module = key
+    block = "mlp" if module in ("gate_proj", "up_proj", "down_proj") else "self_attn"
+    return f"model.layers.{layer}.{block}.{module}"
 
 
 def scaling(config: Mapping[str, Any], key: Key, rank: int) -> float:
     """The factor on B A: alpha / rank, or alpha / sqrt(rank) with rsLoRA (Kalajdzievski 2023).
 
-    `alpha_pattern` overrides alpha by a module's name, as in peft: the pattern must match the end
-    of the dotted name.
+    `alpha_pattern` overrides alpha by a module's name.
     """
-    layer, module = key
-    block = "mlp" if module in ("gate_proj", "up_proj", "down_proj") else "self_attn"
-    dotted = f"model.layers.{layer}.{block}.{module}"
-    patterns = (config.get("alpha_pattern") or {}).items()
-    matching = (alpha for p, alpha in patterns if re.match(rf"(.*\.)?({p})$", dotted))
-    alpha = next(matching, config["lora_alpha"])
+    alpha = by_pattern(config, "alpha_pattern", key, config["lora_alpha"])
     return float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        raise AdapterError(f"it is of type {kind}, and only LORA is served")
-    for key, what in REFUSED.items():
-        if config.get(key):
-            raise AdapterError(f"it uses {what}, which is not served: merge it into the base")
-    other = _own_layers(config) - set(WHOLE)
-    if other:
-        raise AdapterError(f"it brings its own {min(other)}, and only {' and '.join(WHOLE)} may be")
-    init = str(config.get("init_lora_weights")).lower()
-    if init.startswith(CHANGES_BASE):
-        raise AdapterError(f"it was made by {init}, over a base changed for it: merge it there")
-    if config.get("bias", "none") != "none":
-        raise AdapterError("it trains biases, which is not served: merge it into the base")
-    if "lora_alpha" not in config:
-        raise AdapterError(f"{CONFIG} names no lora_alpha")
-    return config
+def by_pattern(config: Mapping[str, Any], patterns: str, key: Key, default: Any) -> Any:
+    """A setting that some modules have otherwise, as in peft: the pattern must match the end of
+    the dotted name."""
+    name = dotted(key)
+    matching = (
+        v for p, v in (config.get(patterns) or {}).items() if re.match(rf"(.*\.)?({p})$", name)
+    )
+    return next(matching, default)
 
 
-def _own_layers(config: Mapping[str, Any]) -> set[str]:
+def own_layers(config: Mapping[str, Any]) -> set[str]:
+    """Names of the layers that the adapter brings whole."""
     return {name.rpartition(".")[2] for name in config.get("modules_to_save") or ()}
 
 
-def _weights_file(path: Path) -> Path:
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise adapter_error("adapter_file_missing", name=file.name) from error
+    except (OSError, ValueError) as error:
+        said = str(error).replace(str(file), file.name)
+        raise adapter_error("adapter_unreadable", said=f"{file.name}: {said}") from error
+    if not isinstance(data, dict):
+        said = f"{file.name} holds no JSON object"
+        raise adapter_error("adapter_unreadable", said=said)
+    return data
+
+
+def weights_file(path: Path) -> Path:
+    """The file with the weights of the adapter in `path`.
+
+    Raises:
+        AdapterError: there is none.
+    """
     file = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
     if file is None:
-        raise AdapterError(f"it has no {WEIGHTS[0]}")
+        raise adapter_error("adapter_file_missing", name=WEIGHTS[0])
     return file
 
 
-def _tensors(file: Path) -> Iterable[tuple[str, Tensor]]:
-    from safetensors.torch import load_file
+def read_weights(path: Path) -> Weights:
+    """All weights of the adapter in `path`.
 
-    from model.weights import read_tensors
-
-    # In one go, where bases are read piece by piece: an adapter is small, and somebody waits.
-    return load_file(file).items() if file.suffix == ".safetensors" else read_tensors((file,))
-
-
-def _read_weights(path: Path) -> Weights:
+    Raises:
+        AdapterError: the file is torn, or holds something else.
+    """
     weights = Weights()
-    for name, tensor in _tensors(_weights_file(path)):
+    for name, tensor in all_tensors(path):
         if match := PAIR_NAME.match(name):
             layer, module, side = match.groups()
             weights.pairs.setdefault((int(layer), module), {})[side] = tensor
         elif match := WHOLE_NAME.match(name):
             weights.whole[match[1]] = tensor
         else:
-            raise AdapterError(f"it has a weight that is not served: {name}")
+            raise adapter_error("adapter_weight_unknown", name=name)
     return weights
 
 
-def _check_pair(layer: int, module: str, sides: Mapping[str, Tensor], shape: LlamaShape) -> None:
-    inputs, outputs = module_sizes(shape).get(module, (None, None))
-    if inputs is None or layer >= shape.num_layers:
-        raise AdapterError(f"the base has no {module} in layer {layer}: it belongs to another base")
-    if sides["A"].dim() != 2 or sides["B"].dim() != 2:
-        raise AdapterError(f"layer {layer} {module} is no pair of matrices")
-    rank = sides["A"].shape[0]
-    if tuple(sides["A"].shape) != (rank, inputs) or tuple(sides["B"].shape) != (outputs, rank):
-        raise AdapterError(
-            f"layer {layer} {module} is made for {sides['A'].shape[1]} -> {sides['B'].shape[0]} "
-            f"and the base has {inputs} -> {outputs}: it belongs to another base"
-        )
+def all_tensors(path: Path) -> Iterable[tuple[str, Tensor]]:
+    """Name and tensor of all that the adapter in `path` holds.
 
+    Raises:
+        AdapterError: there is nothing, or it is torn.
+    """
+    from safetensors.torch import load_file
 
-def _check_whole(name: str, weight: Tensor, shape: LlamaShape) -> None:
-    if tuple(weight.shape) == (shape.vocab_size, shape.hidden_size):
-        return
-    sizes = " x ".join(map(str, weight.shape))
-    what = f"its own {name} is {sizes} and the base's {shape.vocab_size} x {shape.hidden_size}"
-    if weight.dim() == 2 and weight.shape[1] == shape.hidden_size:
-        raise AdapterError(f"{what}: it changes the vocabulary, so merge it into the base")
-    raise AdapterError(f"{what}: it belongs to another base")
+    from model.weights import read_tensors, refuse_lfs_pointer
+
+    file = weights_file(path)
+    try:
+        refuse_lfs_pointer(file)
+        # In one go, where bases are read piece by piece: an adapter is small, and somebody waits.
+        held = load_file(file).items() if file.suffix == ".safetensors" else read_tensors((file,))
+        return [(name, tensor) for name, tensor in held if ORIGINAL not in name]
+    except ModelFolderError as error:
+        raise AdapterError(error.message, error.remedy, error.finding) from error
+    except Exception as error:  # a torn file makes the parsers raise anything
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        said = said.replace(str(file), file.name)
+        raise adapter_error("adapter_unreadable", said=said) from error

@@ -16,35 +16,39 @@ from typing import TYPE_CHECKING
 
 from model import adapter_files
 from model.adapter_files import CONFIG, FILES
+from model.base_facts import BaseFacts
+from model.doctor.adapter import check_adapter
+from model.findings import Finding, finding
 from model.types import AdapterError, UnknownModelError
 
 if TYPE_CHECKING:
-    from model.layers.llama import LlamaShape
     from model.layers.lora import Lora, LoraMaker
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter folder as it was found. `reason` says why it cannot be used, if it cannot."""
+    """An adapter folder as it was found. `problem` says why it cannot be used, if it cannot, and
+    `warnings` what is to be known before it is."""
 
     name: str
     path: Path
     description: str = ""
     template: str | None = None
     digest: str = ""
-    reason: str | None = None
+    problem: Finding | None = None
+    warnings: tuple[Finding, ...] = ()
 
     @property
     def ready(self) -> bool:
-        return self.reason is None
+        return self.problem is None
 
 
 class AdapterRegistry:
-    """What lies in `folder`, checked against the base's `shape` and the known `templates`."""
+    """What lies in `folder`, checked against the `base` and the known `templates`."""
 
-    def __init__(self, folder: Path, shape: LlamaShape | None, templates: Collection[str]) -> None:
+    def __init__(self, folder: Path, base: BaseFacts | None, templates: Collection[str]) -> None:
         self._folder = folder
-        self._shape = shape
+        self._base = base
         self._templates = templates
         self._found: dict[str, Adapter] = {}
         self._stamps: dict[str, tuple[float, ...]] = {}
@@ -78,8 +82,9 @@ class AdapterRegistry:
             close = difflib.get_close_matches(name, self._found, n=1)
             remedy = f"Did you mean {close[0]!r}?" if close else "GET /v1/models lists them."
             raise UnknownModelError(f"There is no model or adapter {name!r}", remedy)
-        if adapter.reason:
-            raise AdapterError(f"The adapter {name!r} is broken: {adapter.reason}")
+        if adapter.problem:
+            message = f"The adapter {name!r} is broken: {adapter.problem.message()}"
+            raise AdapterError(message, adapter.problem.remedy(), adapter.problem)
         return adapter
 
     def load(self, name: str, digest: str, maker: LoraMaker) -> Lora:
@@ -91,34 +96,34 @@ class AdapterRegistry:
         path = self.get(name).path
         try:
             lora = adapter_files.load(path, maker)
-            # Looked at afterwards: whoever trains may write while this reads.
-            if self.get(name).digest != digest:
-                raise AdapterError(f"The adapter {name!r} has just changed", "Ask again.")
-            return lora
-        except AdapterError:
-            raise
-        except Exception as error:  # as in `_examine`
-            raise AdapterError(f"The adapter {name!r} cannot be read: {_said(error)}") from error
+        except AdapterError as error:
+            message = f"The adapter {name!r} cannot be read: {error.message}"
+            raise AdapterError(message, error.remedy, error.finding) from error
+        # Looked at afterwards: whoever trains may write while this reads.
+        if self.get(name).digest != digest:
+            raise AdapterError(f"The adapter {name!r} has just changed", "Ask again.")
+        return lora
 
     def _examine(self, path: Path) -> Adapter:
         try:
+            found = tuple(check_adapter(path, self._base, self._templates))
             card = adapter_files.read_card(path)
-            adapter_files.check(path, self._shape)
-            template = card.get("template")
-            if template is not None and template not in self._templates:
-                raise AdapterError(f"its template {template!r} is not in the prompts folder")
             digest = adapter_files.digest(path)
         except AdapterError as error:
-            return Adapter(path.name, path, reason=error.message)
-        except Exception as error:  # a torn file makes the parsers raise anything
-            return Adapter(path.name, path, reason=f"it cannot be read: {_said(error)}")
-        return Adapter(path.name, path, str(card.get("description", "")), template, digest)
+            return Adapter(path.name, path, problem=_finding(error))
+        except Exception as error:  # a file that is being written can be anything
+            said = (str(error).splitlines() or [type(error).__name__])[0]
+            return Adapter(path.name, path, problem=finding("adapter_unreadable", said=said))
+        return Adapter(
+            path.name, path, str(card.get("description", "")), card.get("template"), digest,
+            warnings=tuple(warning for warning in found if warning.level == "warning"),
+        )  # fmt: skip
 
 
-def _said(error: Exception) -> str:
-    """The parser's own words, without the paths that the loader puts around them."""
-    cause = error.__cause__ or error
-    return (str(cause).splitlines() or [type(cause).__name__])[0]
+def _finding(error: AdapterError) -> Finding:
+    if isinstance(error.finding, Finding):
+        return error.finding
+    return finding("adapter_unreadable", said=error.message)
 
 
 def _stamp(path: Path) -> tuple[float, ...]:

@@ -7,7 +7,6 @@ text: the family, the files, the tokenizer's size against the weights.
 from __future__ import annotations
 
 import difflib
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +27,6 @@ WEIGHTS = (
 )
 IGNORED = ("rotary_emb.inv_freq", "attention.bias", "masked_bias")  # of old checkpoints: no weights
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class ModelFolder:
@@ -40,6 +37,7 @@ class ModelFolder:
     weight_files: tuple[Path, ...]
     eos_ids: frozenset[int]
     chat_template: str | None
+    stop: tuple[str, ...] = ()  # where a reply ends besides these
 
     @property
     def name(self) -> str:
@@ -60,15 +58,15 @@ def read_model_folder(path: Path, config: Mapping[str, Any] | None = None) -> Mo
     if not path.is_dir():
         raise _no_folder(path)
     config = check_config(path, read_config(path) if config is None else config)
+    read_json(path / "tokenizer_config.json", optional=True)  # or else it is torn
     generation = read_json(path / "generation_config.json", optional=True)
     return ModelFolder(
         path=path,
         config=config,
         weight_files=weight_files(path),
         eos_ids=_token_ids(generation.get("eos_token_id")) | _token_ids(config.get("eos_token_id")),
-        chat_template=_chat_template(
-            path, read_json(path / "tokenizer_config.json", optional=True)
-        ),
+        chat_template=chat_template(path),
+        stop=_strings(generation.get("stop_strings")),
     )
 
 
@@ -78,10 +76,8 @@ def load_tokenizer(folder: ModelFolder) -> Tokenizer:
     Raises:
         ModelFolderError: there is none, or it is another model's.
     """
-    tokenizer, special = read_tokenizer(folder.path)
+    tokenizer, _ = read_tokenizer(folder.path)
     check_pieces(tokenizer, folder.config)
-    for repair in special.repairs:
-        log.warning("%s. %s", repair.message().rstrip("."), repair.remedy())
     return tokenizer
 
 
@@ -162,11 +158,16 @@ def weight_map(index: Path) -> dict[str, str]:
     return dict(held)  # type: ignore[arg-type]
 
 
-def _chat_template(path: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
-    """The model's own template, where current and older folders keep it."""
+def chat_template(path: Path) -> str | None:
+    """The model's own template, where current and older folders keep it.
+
+    Raises:
+        ModelFolderError: the file that holds it cannot be read.
+    """
     file = path / "chat_template.jinja"
     if file.is_file():
         return _read_text(file)
+    tokenizer_config = read_json(path / "tokenizer_config.json", optional=True)
     template = tokenizer_config.get("chat_template")
     if isinstance(template, list):  # several by name
         entries = [entry for entry in template if isinstance(entry, dict)]
@@ -185,6 +186,12 @@ def _read_text(path: Path) -> str:
 def _token_ids(value: Any) -> frozenset[int]:
     ids = value if isinstance(value, list) else [value]
     return frozenset(i for i in ids if isinstance(i, int) and i >= 0)
+
+
+def _strings(value: Any) -> tuple[str, ...]:
+    """One text or a list of them, as transformers' generation_config.json allows."""
+    texts = value if isinstance(value, list) else [value]
+    return tuple(text for text in texts if isinstance(text, str) and text)
 
 
 def _no_folder(path: Path) -> ModelFolderError:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -90,10 +91,7 @@ def _empty_model(
 ) -> Llama:
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-    config = _llama_config(folder)
-    rope_type = config.rope_parameters["rope_type"]
-    if rope_type in UNSUPPORTED_ROPE:
-        raise folder_error("rope_unknown", kind=rope_type)
+    config = check_llama_config(folder.path, folder.config)
     rope = LlamaRotaryEmbedding(config)
     return Llama(
         _shape(config),
@@ -106,17 +104,28 @@ def _empty_model(
     )
 
 
-def _llama_config(folder: ModelFolder) -> Any:
-    """transformers' LlamaConfig: it knows every older spelling of the rope settings."""
+def check_llama_config(folder: Path, told: Mapping[str, Any]) -> Any:
+    """transformers' LlamaConfig, which knows every older spelling of the rope settings.
+
+    Args:
+        folder: whose config.json it is.
+        told: its contents.
+
+    Raises:
+        ModelFolderError: it is not sound, or asks for what is not served.
+    """
     from transformers import LlamaConfig
 
     try:
-        config = LlamaConfig(**{**folder.config, "model_type": "llama"})
+        config = LlamaConfig(**{**told, "model_type": "llama"})
     except Exception as error:  # its validation raises a type of its own per field
         said = str(error).splitlines()[-1].strip()
-        raise folder_error("config_unsound", file=folder.path / "config.json", said=said) from error
+        raise folder_error("config_unsound", file=folder / "config.json", said=said) from error
     if config.hidden_act != "silu":
         raise folder_error("activation_unknown", kind=config.hidden_act)
+    rope_type = config.rope_parameters["rope_type"]
+    if rope_type in UNSUPPORTED_ROPE:
+        raise folder_error("rope_unknown", kind=rope_type)
     return config
 
 

@@ -7,18 +7,30 @@ from contextlib import contextmanager
 
 from model.types import Progress
 
+LEAST_BYTES = 50_000_000  # less is done before anybody has read the bar
+
 
 @contextmanager
 def bar(what: str, nbytes: int) -> Iterator[Progress]:
-    """A bar over `nbytes` on stderr; it is given shares from 0 to 1."""
+    """A bar over `nbytes` on stderr, gone when it is done; it is given shares from 0 to 1."""
     from tqdm import tqdm
+
+    if nbytes < LEAST_BYTES:
+        yield _nothing
+        return
 
     layout = (
         "{desc} {percentage:3.0f}% |{bar:24}| {n_fmt}/{total_fmt} [{remaining} left, {rate_fmt}]"
     )
-    with tqdm(desc=what, total=nbytes, unit="B", unit_scale=True, bar_format=layout) as shown:
+    with tqdm(
+        desc=what, total=nbytes, unit="B", unit_scale=True, bar_format=layout, leave=False
+    ) as shown:  # fmt: skip
 
         def progress(share: float) -> None:
             shown.update(round(share * nbytes) - shown.n)
 
         yield progress
+
+
+def _nothing(_: float) -> None:
+    """No bar."""

@@ -7,14 +7,14 @@ Every flag `--some_name` can be written `--some-name` and can come from the envi
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from platformdirs import user_cache_path, user_data_path
 
+from model.flags import Parser
 from model.types import SettingsError
 
 EMBEDDED_DEFAULT = "smollm2-135m-instruct"
@@ -56,14 +56,6 @@ class Settings:
         return user, password
 
 
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one SettingsError instead of usage and exit."""
-
-    def error(self, message: str) -> NoReturn:
-        message = message.removeprefix("argument ")
-        raise SettingsError(message[:1].upper() + message[1:], "See --help.")
-
-
 def read_settings(
     argv: Sequence[str],
     environ: Mapping[str, str],
@@ -78,11 +70,8 @@ def read_settings(
         SettingsError: a flag or a value is wrong, in one sentence.
     """
     parser = build_parser()
-    words = [_underscored(word) for word in argv]
-    known, unknown = parser.parse_known_args(words)
-    if unknown:
-        raise SettingsError(*_unknown_flag(unknown[0], parser))
-    given = {key: value for key, value in vars(known).items() if value is not None}
+    read = vars(parser.read(argv)).items()
+    given = {key: value for key, value in read if value is not None}
     from_environment = _read_environment(environ, parser)
     merged = {**_defaults(checkout or CHECKOUT), **from_environment, **given}
     settings = Settings(**merged)
@@ -90,9 +79,9 @@ def read_settings(
     return settings
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The flags of `app.py`, with their help. No default here: see `_defaults`."""
-    parser = _Parser(
+    parser = Parser(
         prog="app.py",
         description="Chat in a browser with a LLaMA-family model and its LoRA adapters.",
         epilog="Every flag can come from the environment: --server_port as LINLY_SERVER_PORT.",
@@ -206,24 +195,7 @@ def default_base_model(checkout: Path) -> str:
     return EMBEDDED_DEFAULT
 
 
-def _underscored(word: str) -> str:
-    """`--server-port=1` as `--server_port=1`; values and short words stay as they are."""
-    if not word.startswith("--"):
-        return word
-    flag, equals, value = word.partition("=")
-    return "--" + flag[2:].replace("-", "_") + equals + value
-
-
-def _unknown_flag(word: str, parser: argparse.ArgumentParser) -> tuple[str, str]:
-    flags = [option for action in parser._actions for option in action.option_strings]
-    close = difflib.get_close_matches(word.partition("=")[0], flags, n=1)
-    remedy = f"Did you mean {close[0]}?" if close else "See --help."
-    return f"There is no flag {word}", remedy
-
-
-def _read_environment(
-    environ: Mapping[str, str], parser: argparse.ArgumentParser
-) -> dict[str, Any]:
+def _read_environment(environ: Mapping[str, str], parser: Parser) -> dict[str, Any]:
     """Each `LINLY_<FLAG>` parsed as its flag would be."""
     found: dict[str, Any] = {}
     for name in (f.name for f in fields(Settings)):

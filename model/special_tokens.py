@@ -12,7 +12,7 @@ from typing import Any
 
 from model.findings import Finding, finding
 
-KINDS = ("bos", "eos")
+KINDS = ("bos", "eos", "unk", "pad")  # only the first two are used, but all are looked at
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.adapters import AdapterRegistry
+from model.base_facts import base_facts
+from model.doctor.base import quick_check
 from model.embedded import ensure_embedded
 from model.engine.base import Engine
-from model.findings import folder_error
+from model.findings import Finding, folder_error, refusal
 from model.folder import ModelFolder, load_tokenizer, read_model_folder
 from model.hub import download, is_hub_id, is_offline, list_files
 from model.machine import available_cores, available_memory
@@ -32,6 +35,8 @@ CACHE_SHARE = 0.5  # of the memory that is left once the base is there, for keys
 ADAPTER_SHARE = 0.25  # of that much again, for adapters
 
 Report = Callable[[Phase, float], None]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,12 +69,28 @@ def check_early(settings: Settings) -> None:
     """
     load_templates(settings.prompts_dir)
     if settings.base_model != EMBEDDED_DEFAULT and not is_hub_id(settings.base_model):
-        read_model_folder(_local_folder(settings.base_model))
+        path = _local_folder(settings.base_model)
+        read_model_folder(path)
+        # Opening pickles takes torch, and its import seconds: these are looked at when loading.
+        refuse_errors(quick_check(path, pickles=False))
     if settings.quantization == "4bit" or settings.device == "cuda":
         _wait_without_spinning()
         from model.loading import resolve_device  # seconds for torch, where a refusal may follow
 
         resolve_device(settings.device, settings.quantization)
+
+
+def refuse_errors(found: Iterable[Finding]) -> list[Finding]:
+    """The warnings among what was found about a base.
+
+    Raises:
+        ModelFolderError: there is an error among them.
+    """
+    findings = list(found)
+    for one in findings:
+        if one.level == "error":
+            raise refusal(one)
+    return [one for one in findings if one.level == "warning"]
 
 
 def load_local(settings: Settings, report: Report) -> Serving:
@@ -87,6 +108,8 @@ def load_local(settings: Settings, report: Report) -> Serving:
     # Compiling takes longer than most of what follows, so it begins now.
     with _compiling(settings, device) as build:
         path = find_base(settings, report)
+        for warning in refuse_errors(quick_check(path)):
+            log.warning("%s. %s", warning.message().rstrip("."), warning.remedy())
         return _serve(settings, read_model_folder(path), device, build, report)
 
 
@@ -112,7 +135,8 @@ def _serve(
     tokenizer = load_tokenizer(folder)
     templates, default = known_templates(folder, settings)
     model = _load_model(folder, settings, device, build, report)
-    registry = AdapterRegistry(settings.adapters_dir, model.shape, templates)
+    facts = base_facts(folder, base_name(settings), tokenizer)
+    registry = AdapterRegistry(settings.adapters_dir, facts, templates)
     registry.scan()
     memory = settings.cache_memory or available_memory() * CACHE_SHARE
     engine = LocalEngine(
@@ -189,7 +213,7 @@ def known_templates(
     """All templates by name, and which of them this base speaks."""
     templates = load_templates(settings.prompts_dir)
     if folder.chat_template is not None:
-        own = PromptTemplate(OWN_TEMPLATE, folder.chat_template, "The model's own")
+        own = PromptTemplate(OWN_TEMPLATE, folder.chat_template, "The model's own", folder.stop)
         return {OWN_TEMPLATE: own, **templates}, OWN_TEMPLATE
     if not templates:
         raise ModelFolderError(

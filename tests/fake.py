@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from model.adapter_files import WEIGHTS
 from model.adapters import Adapter, AdapterRegistry
+from model.findings import finding
 from model.manager import ModelManager
 from model.prompt import PromptTemplate, load_templates
 from model.settings import Settings
@@ -128,7 +130,7 @@ class FakeRegistry(AdapterRegistry):
 ADAPTERS = (
     Adapter("pirate", Path("pirate"), "Talks like a pirate", digest="d1" * 32),
     Adapter("linly", Path("linly"), "User and Bot", template="linly", digest="d2" * 32),
-    Adapter("torn", Path("torn"), reason="it has no adapter_model.safetensors"),
+    Adapter("torn", Path("torn"), problem=finding("adapter_file_missing", name=WEIGHTS[0])),
 )
 
 

@@ -1,12 +1,13 @@
 """A LoRA adapter from chats, through transformers' Trainer and peft.
 
-The adapter's folder gets, beside peft's own files, the card that names its prompt template.
+The adapter's folder gets, beside peft's own files, the card that names its prompt template and the
+base.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def train(
     held_out: Sequence[Example],
     output: Path,
     recipe: Recipe,
-    card: dict[str, str],
+    card: Mapping[str, object],
 ) -> Result:
     """Train on `examples` and write the adapter into `output`."""
     import torch
@@ -79,7 +80,7 @@ def train(
     _halve(model)
     # The base's vocabulary is never changed here, so peft need not look for its configuration.
     model.save_pretrained(output, save_embedding_layers=False)
-    (output / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    (output / CARD).write_text(json.dumps(card) + "\n", encoding="utf-8")
     return Result(train_loss, before, after)
 
 

@@ -49,8 +49,11 @@ def follow_loading(manager: ModelManager) -> None:
     else:
         say(f"The model could not be loaded. {status.error}")
     for adapter in manager.adapters():
-        if adapter.reason:
-            say(f"The adapter {adapter.name} is broken: {adapter.reason}.")
+        if adapter.problem:
+            message = adapter.problem.message().rstrip(".")
+            say(f"The adapter {adapter.name} is broken: {message}. {adapter.problem.remedy()}")
+        for warning in adapter.warnings:
+            say(f"The adapter {adapter.name}: {warning.message()}. {warning.remedy()}")
 
 
 def share_link(settings: Settings, rules: Access, port: int) -> None:

@@ -15,7 +15,6 @@ import torch
 
 from bench.scaling.figures import AtContext, WithAdapters, WithUsers
 from bench.scaling.options import BEHIND
-from model.adapter_files import module_sizes
 from model.engine.kv_cache import SequenceCache
 from model.engine.local import PREFILL_CHUNK
 from model.layers.llama import Llama, Span
@@ -112,7 +111,7 @@ def random_lora(model: Llama, seed: int) -> Lora:
     generator = torch.Generator().manual_seed(seed)
     pairs = {}
     for layer in range(model.shape.num_layers):
-        for name, (inputs, outputs) in module_sizes(model.shape).items():
+        for name, (inputs, outputs) in model.shape.linear_sizes.items():
             a = torch.randn(RANK, inputs, generator=generator) * SPREAD
             b = torch.randn(outputs, RANK, generator=generator) * SPREAD
             pairs[layer, name] = model.own_pair(a, b, 1.0)

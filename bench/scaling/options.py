@@ -42,7 +42,7 @@ def read_options(argv: Sequence[str]) -> Options:
         SettingsError: the sizes do not belong together.
     """
     parser = _parser()
-    given = parser.read(argv)
+    given = parser.given(argv)
     sizes = {name: given.pop(name) for name in NAMES if name in given}
     if sizes and given["base_model"]:
         parser.error(f"--base_model has sizes of its own: leave out --{next(iter(sizes))}")

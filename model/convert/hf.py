@@ -34,7 +34,7 @@ def open_hf(source: Path, tokenizer: Path | None, told: Mapping[str, Any]) -> Co
         for tensor in list_tensors(file)
         if not _is_left_out(tensor, tied)
     ]
-    rest = partial(_copy_rest, source, tokenizer)
+    rest = partial(_write_rest, source, tokenizer)
     extra = () if tokenizer is None else (tokenizer,)
     return Conversion(folder.config, tensors, rest, (*folder.weight_files, *extra))
 
@@ -44,12 +44,17 @@ def _is_left_out(tensor: LazyTensor, tied: bool) -> bool:
     return tensor.name.endswith(IGNORED) or (tied and tensor.name == "lm_head.weight")
 
 
-def _copy_rest(source: Path, tokenizer: Path | None, folder: Path) -> None:
+def _write_rest(source: Path, tokenizer: Path | None, folder: Path) -> None:
+    copy_rest(source, folder)
+    if tokenizer is not None:
+        replace_tokenizer(tokenizer, folder)
+
+
+def copy_rest(source: Path, folder: Path) -> None:
+    """Copy what belongs to a model besides its configuration and weights."""
     left = {path for pattern in LEFT for path in source.glob(pattern)}
     for path in {path for pattern in REST for path in source.glob(pattern)} - left:
         shutil.copyfile(path, folder / path.name)
-    if tokenizer is not None:
-        replace_tokenizer(tokenizer, folder)
 
 
 def replace_tokenizer(tokenizer: Path, folder: Path) -> None:

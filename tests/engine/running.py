@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.adapters import AdapterRegistry
+from model.base_facts import base_facts
 from model.engine.local import LocalEngine
 from model.folder import load_tokenizer, read_model_folder
 from model.layers.llama import Llama
@@ -116,12 +117,13 @@ def running(
         folder, quantization=quantization, device="cpu", context_length=None,
         progress=lambda share: None,
     )  # fmt: skip
-    registry = AdapterRegistry(adapters, model.shape, {"model"})
-    broken = [adapter for adapter in registry.scan() if adapter.reason]
+    tokenizer = load_tokenizer(folder)
+    registry = AdapterRegistry(adapters, base_facts(folder, base.name, tokenizer), {"model"})
+    broken = [adapter for adapter in registry.scan() if adapter.problem]
     assert not broken, broken
     engine = LocalEngine(
         model,
-        load_tokenizer(folder).pieces,
+        tokenizer.pieces,
         lambda name, digest: registry.load(name, digest, model),
         max_sequences,
         cache_bytes,

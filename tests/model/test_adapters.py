@@ -14,17 +14,19 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.adapter_files import REFUSED, module_sizes, scaling
+from model.adapter_files import REFUSED, scaling
 from model.adapters import Adapter, AdapterRegistry
+from model.base_facts import BaseFacts
+from model.expected import expected_tensors
 from model.layers.linear import FloatLinear, Linear
-from model.layers.llama import LlamaShape
 from model.layers.lora import FloatPair, Lora, LoraMaker
 from model.types import AdapterError, UnknownModelError
 
-SHAPE = LlamaShape(
-    vocab_size=64, hidden_size=16, intermediate_size=40, num_layers=2, num_heads=4,
-    num_kv_heads=2, head_dim=8, rms_norm_eps=1e-5, tied_head=True,
-)  # fmt: skip
+SIZES = {
+    "vocab_size": 64, "hidden_size": 16, "intermediate_size": 40, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "tie_word_embeddings": True,
+}  # fmt: skip
+BASE = BaseFacts("tiny", expected_tensors(SIZES))
 CONFIG = {"peft_type": "LORA", "r": 3, "lora_alpha": 6, "target_modules": ["q_proj"]}
 Q = "base_model.model.model.layers.{}.self_attn.q_proj"
 DOWN = "base_model.model.model.layers.{}.mlp.down_proj"
@@ -39,7 +41,7 @@ def pair(module: str, inputs: int, outputs: int, rank: int = 3) -> dict[str, Ten
 
 
 def good() -> dict[str, Tensor]:
-    """q_proj of layer 0 and down_proj of layer 1, as they belong to SHAPE."""
+    """q_proj of layer 0 and down_proj of layer 1, as they belong to BASE."""
     return {**pair(Q.format(0), 16, 32), **pair(DOWN.format(1), 40, 16)}
 
 
@@ -78,18 +80,20 @@ def touch(path: Path) -> None:
 
 
 def registry(folder: Path, templates: tuple[str, ...] = ("linly",)) -> AdapterRegistry:
-    made = AdapterRegistry(folder, SHAPE, templates)
+    made = AdapterRegistry(folder, BASE, templates)
     made.scan()
     return made
 
 
 def reason(folder: Path) -> str:
     """Why the only adapter of `folder` cannot be used."""
-    (found,) = AdapterRegistry(folder, SHAPE, ("linly",)).scan()
+    (found,) = AdapterRegistry(folder, BASE, ("linly",)).scan()
     assert not found.ready
-    assert found.reason
-    assert "\n" not in found.reason
-    return found.reason
+    assert found.problem
+    said = f"{found.problem.message()}. {found.problem.remedy()}"
+    assert found.problem.remedy()
+    assert "\n" not in said
+    return said
 
 
 # Good adapters
@@ -145,9 +149,10 @@ def test_pytorch_weights_are_understood(tmp_path: Path) -> None:
 
 def test_every_linear_layer_may_be_changed(tmp_path: Path) -> None:
     tensors: dict[str, Tensor] = {}
-    for name, (inputs, outputs) in module_sizes(SHAPE).items():
-        block = "mlp" if name in ("gate_proj", "up_proj", "down_proj") else "self_attn"
-        tensors |= pair(f"base_model.model.model.layers.1.{block}.{name}", inputs, outputs)
+    for name, shape in BASE.tensors.items():
+        if "layers.1." in name and len(shape) == 2:
+            module = name.removesuffix(".weight")
+            tensors |= pair(f"base_model.model.{module}", shape[1], shape[0])
     write_adapter(tmp_path / "poet", tensors=tensors)
     assert len(load(registry(tmp_path), "poet").pairs) == 7
 
@@ -161,7 +166,7 @@ def test_without_a_base_shapes_are_not_checked(tmp_path: Path) -> None:
 def test_adapter_of_the_project_is_sound() -> None:
     folder = Path(__file__).parents[2] / "adapters"
     found = AdapterRegistry(folder, None, ("model", "linly")).scan()
-    assert [(a.name, a.reason) for a in found] == [("lighthouse", None)]
+    assert [(a.name, a.problem) for a in found] == [("lighthouse", None)]
 
 
 # What is not served
@@ -235,8 +240,8 @@ def test_weight_that_is_not_served_is_named(name: str, tmp_path: Path) -> None:
 # Layers of its own
 
 OWN = {
-    "base_model.model.model.embed_tokens.weight": torch.ones(SHAPE.vocab_size, 16),
-    "base_model.model.lm_head.weight": torch.ones(SHAPE.vocab_size, 16) * 2,
+    "base_model.model.model.embed_tokens.weight": torch.ones(BASE.rows, 16),
+    "base_model.model.lm_head.weight": torch.ones(BASE.rows, 16) * 2,
 }
 BOTH = {"modules_to_save": ["embed_tokens", "lm_head"]}
 
@@ -280,9 +285,9 @@ def test_own_layer_of_another_kind_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("size", "said"),
     [
-        ((SHAPE.vocab_size + 2, 16), "changes the vocabulary"),
-        ((SHAPE.vocab_size, 24), "belongs to another base"),
-        ((SHAPE.vocab_size * 16,), "belongs to another base"),
+        ((BASE.rows + 2, 16), "changes the vocabulary"),
+        ((BASE.rows, 24), "belongs to another base"),
+        ((BASE.rows * 16,), "belongs to another base"),
     ],
 )
 def test_own_layer_of_another_size_is_refused(
@@ -428,7 +433,7 @@ def test_broken_adapter_does_not_disturb_a_good_one(tmp_path: Path) -> None:
     torn = write_adapter(tmp_path / "b-torn") / "adapter_model.safetensors"
     torn.write_bytes(b"torn")
     write_adapter(tmp_path / "good")
-    found = AdapterRegistry(tmp_path, SHAPE, ()).scan()
+    found = AdapterRegistry(tmp_path, BASE, ()).scan()
     assert [(a.name, a.ready) for a in found] == [
         ("a-broken", False), ("b-torn", False), ("good", True),
     ]  # fmt: skip
@@ -486,11 +491,11 @@ def test_only_folders_with_a_config_are_adapters(tmp_path: Path) -> None:
     write_adapter(tmp_path / "poet")
     (tmp_path / "empty").mkdir()
     (tmp_path / "README.md").write_text("adapters live here")
-    assert [a.name for a in AdapterRegistry(tmp_path, SHAPE, ()).scan()] == ["poet"]
+    assert [a.name for a in AdapterRegistry(tmp_path, BASE, ()).scan()] == ["poet"]
 
 
 def test_missing_folder_holds_no_adapters(tmp_path: Path) -> None:
-    assert AdapterRegistry(tmp_path / "nowhere", SHAPE, ()).scan() == []
+    assert AdapterRegistry(tmp_path / "nowhere", BASE, ()).scan() == []
 
 
 # Scanning again

@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from model.adapters import Adapter
 from model.manager import ModelManager
 from model.types import LinlyError, Status
 from web.i18n import say
@@ -183,13 +184,9 @@ class Page:
         return updates
 
     def _adapter_choices(self, status: Status, language: str) -> list[tuple[str, str]]:
-        choices = [(say(language, "base", name=status.base_model), BASE)]
-        for found in self._manager.adapters():
-            label = f"{found.name}: {found.description}" if found.description else found.name
-            if found.reason:
-                label = say(language, "broken", name=found.name, reason=found.reason)
-            choices.append((label, found.name))
-        return choices
+        base = (say(language, "base", name=status.base_model), BASE)
+        found = self._manager.adapters()
+        return [base, *((_adapter_label(adapter, language), adapter.name) for adapter in found)]
 
     def _template_choices(self, language: str) -> list[tuple[str, str]]:
         known = ((t.description or t.name, t.name) for t in self._manager.templates())
@@ -204,6 +201,16 @@ class Page:
             ui.send: gr.Button(visible=not view.busy),
             ui.stop: gr.Button(visible=view.busy),
         }
+
+
+def _adapter_label(found: Adapter, language: str) -> str:
+    """An adapter as the drop-down shows it: ready, with a warning, or broken and why."""
+    if found.problem:
+        return say(language, "broken", name=found.name, reason=found.problem.message(language))
+    label = f"{found.name}: {found.description}" if found.description else found.name
+    if found.warnings:
+        return say(language, "warned", label=label, reason=found.warnings[0].message(language))
+    return label
 
 
 def _session(request: gr.Request) -> str:

@@ -52,13 +52,12 @@ def make_model(shape: LlamaShape, bias: bool = False, seed: int = 0) -> Llama:
 
 def slot_size(name: str, shape: LlamaShape) -> tuple[int, ...]:
     """The shape of a checkpoint's tensor."""
-    from model.adapter_files import module_sizes
 
     if "norm" in name:
         return (shape.hidden_size,)
     if name in ("model.embed_tokens.weight", "lm_head.weight"):
         return (shape.vocab_size, shape.hidden_size)
-    inputs, outputs = module_sizes(shape)[name.split(".")[-2]]
+    inputs, outputs = shape.linear_sizes[name.split(".")[-2]]
     return (outputs,) if name.endswith(".bias") else (outputs, inputs)
 
 

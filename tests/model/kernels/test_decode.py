@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.adapter_files import module_sizes
 from model.engine.kv_cache import SequenceCache
 from model.layers.llama import Llama, LlamaShape, Span
 from model.layers.lora import Lora, int8_pair
@@ -35,7 +34,7 @@ def make_lora(
     pairs = {}
     for layer in range(shape.num_layers):
         for name in modules:
-            ins, outs = module_sizes(shape)[name]
+            ins, outs = shape.linear_sizes[name]
             a, b = (
                 torch.randn(rank, ins, generator=generator),
                 torch.randn(outs, rank, generator=generator),
@@ -47,7 +46,7 @@ def make_lora(
 def loras(model: Llama) -> list[Lora | None]:
     """Other targets, ranks (one beyond the first room for them), own layers, and none at all."""
     shape = model.shape
-    every = list(module_sizes(shape))
+    every = list(shape.linear_sizes)
     first, second = (
         torch.randn(shape.vocab_size, shape.hidden_size, generator=torch.Generator().manual_seed(i))
         for i in (5, 6)

@@ -1,0 +1,80 @@
+"""`python -m model merge`: adapters into the weights of their base."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentTypeError, Namespace
+from pathlib import Path
+from typing import Any
+
+from model.commands.convert_command import shown
+from model.new_folder import interrupted, refuse_taken
+from model.progress import bar
+
+ABOUT = """\
+Merge adapters into their base: what each adds is worked into the weights themselves, and the folder
+that is written needs no adapter any more. Several are merged in their order, each at its own
+strength. Serve adapters as they are while you want to choose between them; merge one for programs
+that know no adapters, or if it cannot be served.
+"""
+DTYPES = {"auto": None, "bf16": "BF16", "fp16": "F16", "fp32": "F32"}
+MOST_SCALE = 8.0
+
+
+def add_to(commands: Any) -> None:
+    command = commands.add_parser(
+        "merge", help="adapters into the weights of their base", description=ABOUT,
+        allow_abbrev=False,
+    )  # fmt: skip
+    add = command.add_argument
+    add(
+        "--base_model", required=True, metavar="B",
+        help="a folder, a name in models/, a hub id, or the embedded default",
+    )  # fmt: skip
+    add(
+        "--lora_model", required=True, nargs="+", metavar="A",
+        help="one adapter or several in their order: folders, or names in adapters/",
+    )  # fmt: skip
+    add("--output_dir", required=True, type=Path, metavar="O", help="to be made")
+    add(
+        "--scale", type=_scale, nargs="+", default=[], metavar="S",
+        help="the strength of each adapter, in their order (default: 1)",
+    )  # fmt: skip
+    add(
+        "--dtype", choices=DTYPES, default="auto",
+        help="the type of the weights: auto (the default) is the base's own",
+    )  # fmt: skip
+    command.set_defaults(run=run)
+
+
+def run(options: Namespace) -> int:
+    refuse_taken(options.output_dir)  # before seconds of imports
+    from model.merge import merge
+    from model.merge.job import plan_merge
+
+    destination: Path = options.output_dir
+    try:
+        job = plan_merge(
+            options.base_model, options.lora_model, options.scale, DTYPES[options.dtype]
+        )
+        tally = merge(job, destination, bar)
+    except KeyboardInterrupt:
+        print(interrupted(destination), file=sys.stderr)
+        return 1
+    names = " and ".join(adapter.name for adapter in job.adapters)
+    print(
+        f"Merged {names} into {job.base.name}: {tally.changed} of {tally.layers} layers changed, "
+        f"by {tally.share:.1%} of their weights' length, and are now the model's own."
+    )
+    print(f"{destination} is ready: python app.py --base_model {shown(destination)}")
+    return 0
+
+
+def _scale(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < abs(value) <= MOST_SCALE:
+        raise ArgumentTypeError(f"{text!r} is no strength: a number up to {MOST_SCALE:g}, not 0")
+    return value

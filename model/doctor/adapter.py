@@ -1,0 +1,208 @@
+"""An adapter's folder, looked over before it is used: by itself, and against its base."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model.adapter_files import (
+    CARD,
+    PAIR_NAME,
+    WHOLE_NAME,
+    Key,
+    Weights,
+    all_tensors,
+    by_pattern,
+    dotted,
+    own_layers,
+    read_card,
+    read_config,
+    read_weights,
+    refuse_changed_base,
+    refuse_kind,
+    scaling,
+)
+from model.base_facts import BaseFacts
+from model.doctor.vocabulary import check_vocabulary
+from model.findings import Finding, adapter_error, finding
+from model.fingerprint import RELATED, SAME, distance
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MOST_SCALING = 64  # of published adapters; beyond it somebody has mistaken alpha for something
+
+
+def check_adapter(
+    path: Path, base: BaseFacts | None, templates: Collection[str]
+) -> Iterator[Finding]:
+    """What is wrong with, or worth knowing about, the adapter in `path`.
+
+    Args:
+        base: what it has to fit, if that is known.
+        templates: names of the prompt templates that there are.
+
+    Raises:
+        AdapterError: what is wrong with it keeps from looking further.
+    """
+    config, card = read_config(path), read_card(path)
+    refuse_kind(path, config)
+    _check_settings(config)
+    weights = read_weights(path)
+    if not weights.pairs and not weights.whole:
+        raise adapter_error("adapter_empty")
+    _check_pairs(config, weights)
+    if base is not None:
+        for key, sides in weights.pairs.items():
+            _check_fit(key, sides, base)
+        yield from check_vocabulary(path, weights.whole, base)
+        yield from _check_origin(config, card, base)
+    yield from _check_targets(config, weights)
+    yield from _check_template(card, templates)
+
+
+def check_for_merging(path: Path, base: BaseFacts) -> None:
+    """Whether the adapter in `path` can be merged into `base`: kinds that are not served can be.
+
+    Raises:
+        AdapterError: it cannot, or it would be nonsense.
+    """
+    config, card = read_config(path), read_card(path)
+    refuse_changed_base(config)
+    _check_settings(config)
+    held = dict(all_tensors(path))
+    if not held:
+        raise adapter_error("adapter_empty")
+    whole = {found[1]: held[name] for name in held if (found := WHOLE_NAME.match(name))}
+    if not whole and not any(held[name].any() for name in held if "lora_B" in name):
+        raise adapter_error("adapter_zero")
+    for name, tensor in held.items():
+        if not tensor.isfinite().all():
+            raise adapter_error("adapter_not_finite", name=name)
+    pairs: dict[Key, dict[str, Tensor]] = {}
+    for name, tensor in held.items():
+        if match := PAIR_NAME.match(name):
+            pairs.setdefault((int(match[1]), match[2]), {})[match[3]] = tensor
+    for key, sides in pairs.items():
+        _check_pair(key, sides)
+        _check_fit(key, sides, base)
+    # Both tell warnings too, which whoever merges has seen when checking.
+    list(check_vocabulary(path, whole, base))
+    list(_check_origin(config, card, base))
+
+
+def _check_settings(config: Mapping[str, Any]) -> None:
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if alpha is None:
+        raise adapter_error("alpha_missing")
+    if not _is_positive(alpha):
+        raise adapter_error("alpha_unsound", alpha=repr(alpha))
+    if rank is not None and not (isinstance(rank, int) and _is_positive(rank)):
+        raise adapter_error("rank_unsound", rank=repr(rank))
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def _check_pairs(config: Mapping[str, Any], weights: Weights) -> None:
+    """Whether the weights are whole, are numbers, and do anything.
+
+    Raises:
+        AdapterError: they are not, or do not.
+    """
+    for key, sides in weights.pairs.items():
+        _check_pair(key, sides)
+        _check_rank(config, key, sides)
+    for name, tensor in _named(weights):
+        if not tensor.isfinite().all():
+            raise adapter_error("adapter_not_finite", name=name)
+    if not weights.whole and not any(sides["B"].any() for sides in weights.pairs.values()):
+        raise adapter_error("adapter_zero")
+    missing = own_layers(config) - set(weights.whole)
+    if missing:
+        raise adapter_error("adapter_own_missing", names=" and ".join(sorted(missing)))
+
+
+def _check_pair(key: Key, sides: Mapping[str, Tensor]) -> None:
+    layer, module = key
+    if set(sides) != {"A", "B"}:
+        raise adapter_error("adapter_half_pair", layer=layer, module=module)
+    if sides["A"].dim() != 2 or sides["B"].dim() != 2:
+        raise adapter_error("adapter_no_matrices", layer=layer, module=module)
+
+
+def _check_rank(config: Mapping[str, Any], key: Key, sides: Mapping[str, Tensor]) -> None:
+    told, found = by_pattern(config, "rank_pattern", key, config.get("r")), len(sides["A"])
+    if told is not None and told != found:
+        raise adapter_error("rank_differs", layer=key[0], module=key[1], found=found, told=told)
+
+
+def _named(weights: Weights) -> Iterator[tuple[str, Tensor]]:
+    for key, sides in weights.pairs.items():
+        for side, tensor in sides.items():
+            yield f"lora_{side} of layer {key[0]} {key[1]}", tensor
+    yield from weights.whole.items()
+
+
+def _check_fit(key: Key, sides: Mapping[str, Tensor], base: BaseFacts) -> None:
+    shape = base.tensors.get(f"{dotted(key)}.weight")
+    layer, module = key
+    if shape is None:
+        raise adapter_error("adapter_no_layer", layer=layer, module=module, layers=base.num_layers)
+    outputs, inputs = shape
+    a, b = tuple(sides["A"].shape), tuple(sides["B"].shape)
+    if a[1] != inputs or b[0] != outputs or a[0] != b[1]:
+        raise adapter_error(
+            "adapter_shape", layer=layer, module=module,
+            found=f"{a[1]} -> {b[0]}", base=f"{inputs} -> {outputs}",
+        )  # fmt: skip
+
+
+def _check_origin(
+    config: Mapping[str, Any], card: Mapping[str, Any], base: BaseFacts
+) -> Iterator[Finding]:
+    """Whether this is the base that it was trained on: by its weights if they were noted, else by
+    its name."""
+    trained_on = card.get("base_model") or config.get("base_model_name_or_path")
+    name = str(trained_on).rstrip("/").replace("\\", "/").rpartition("/")[2]
+    noted = card.get("fingerprint")
+    if isinstance(noted, list) and noted and base.fingerprint:
+        apart = distance(noted, base.fingerprint)
+        if apart > RELATED:
+            raise adapter_error("adapter_other_base", base=base.name, trained_on=name)
+        if apart > SAME:
+            yield finding(
+                "adapter_base_changed", base=base.name, trained_on=name, percent=100 * apart
+            )
+    elif trained_on and name.casefold() != base.name.casefold():
+        yield finding("adapter_base_name", base=base.name, trained_on=name)
+
+
+def _check_targets(config: Mapping[str, Any], weights: Weights) -> Iterator[Finding]:
+    modules = sorted({module for _, module in weights.pairs})
+    layers = {layer for layer, _ in weights.pairs}
+    ranks = sorted({len(sides["A"]) for sides in weights.pairs.values()})
+    yield finding(
+        "adapter_targets", count=len(weights.pairs), modules=", ".join(modules) or "none",
+        layers=len(layers), ranks=", ".join(map(str, ranks)) or "none",
+    )  # fmt: skip
+    told = config.get("target_modules")
+    named = {str(name).rpartition(".")[2] for name in told} if isinstance(told, list) else set()
+    without = sorted(named - set(modules) - set(weights.whole))
+    if without:
+        yield finding("target_without_weights", names=", ".join(without))
+    largest = max(
+        (scaling(config, key, len(sides["A"])) for key, sides in weights.pairs.items()), default=0.0
+    )
+    if largest > MOST_SCALING:
+        yield finding("scaling_large", scaling=largest)
+
+
+def _check_template(card: Mapping[str, Any], templates: Collection[str]) -> Iterator[Finding]:
+    template = card.get("template")
+    if template is None:
+        yield finding("template_untold", file=CARD)
+    elif template not in templates:
+        raise adapter_error("template_unknown", template=repr(template))

@@ -1,0 +1,110 @@
+"""What a check found: as text for a person, or as JSON for a program."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.doctor.roles import FileRole
+from model.findings import Finding
+
+WORDS = {
+    "en": {
+        "base": "a base model", "adapter": "a LoRA adapter", "unknown": "no model and no adapter",
+        "error": "error", "warning": "warning", "sound": "No problems found.",
+        "problems": "{errors} errors, {warnings} warnings.", "dot": ". ", "colon": ": ",
+    },
+    "zh": {
+        "base": "基础模型", "adapter": "LoRA 适配器", "unknown": "既不是模型也不是适配器",
+        "error": "错误", "warning": "警告", "sound": "没有发现问题。",
+        "problems": "{errors} 个错误，{warnings} 个警告。", "dot": "。", "colon": "：",
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Report:
+    """A folder, what it is ("base", "adapter" or "unknown"), its files, and what was found."""
+
+    folder: Path
+    kind: str
+    files: Sequence[FileRole]
+    findings: Sequence[Finding]
+
+    @property
+    def ok(self) -> bool:
+        return not self.errors
+
+    @property
+    def errors(self) -> list[Finding]:
+        return [found for found in self.findings if found.level == "error"]
+
+    @property
+    def warnings(self) -> list[Finding]:
+        return [found for found in self.findings if found.level == "warning"]
+
+    @property
+    def notes(self) -> list[Finding]:
+        return [found for found in self.findings if found.level == "note"]
+
+    def to_json(self, language: str = "en") -> dict[str, Any]:
+        """Problems are errors and warnings; `notes` say what is merely good to know."""
+        return {
+            "ok": self.ok,
+            "kind": self.kind,
+            "files": [
+                {"name": file.name, "role": file.roles[language], "size": file.size}
+                for file in self.files
+            ],
+            "problems": [
+                {
+                    "level": found.level,
+                    "code": found.code,
+                    "message": found.message(language),
+                    "remedy": found.remedy(language),
+                }
+                for found in [*self.errors, *self.warnings]
+            ],
+            "notes": [
+                {"code": found.code, "message": found.message(language)} for found in self.notes
+            ],
+        }
+
+    def to_text(self, language: str = "en") -> str:
+        words = WORDS[language]
+        lines = [f"{self.folder}{words['colon']}{words[self.kind]}"]
+        width = max((len(file.name) for file in self.files), default=0)
+        for file in self.files:
+            size = human(file.size)
+            lines.append(f"  {file.name:{width}}  {size:>8}  {file.roles[language]}")
+        lines += [f"  {capitalised(found.message(language))}" for found in self.notes]
+        for found in [*self.errors, *self.warnings]:
+            message = capitalised(found.message(language)).rstrip(".。")
+            said = f"{message}{words['dot']}{found.remedy(language)}".rstrip()
+            lines.append(f"{words[found.level]} [{found.code}]{words['colon']}{said}")
+        lines.append(self._summary(words))
+        return "\n".join(lines)
+
+    def _summary(self, words: dict[str, str]) -> str:
+        if not self.errors and not self.warnings:
+            return words["sound"]
+        counts = {"errors": len(self.errors), "warnings": len(self.warnings)}
+        text = words["problems"].format(**counts)
+        if counts["errors"] == 1:
+            text = text.replace("errors", "error")
+        return text.replace("warnings", "warning") if counts["warnings"] == 1 else text
+
+
+def human(nbytes: float) -> str:
+    """A size as a person reads it, for example "26.4 GB"."""
+    for unit in ("B", "kB", "MB"):
+        if nbytes < 1000:
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.1f} GB"
+
+
+def capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,72 @@
+"""An adapter's own embedding, head and tokenizer, against its base's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from model.base_facts import EMBEDDING, BaseFacts
+from model.findings import Finding, adapter_error, finding
+from model.tokenizer import Run, Tokenizer
+from model.tokenizer_files import has_tokenizer, read_tokenizer
+from model.types import AdapterError, ModelFolderError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Two tokenizers that agree on these are the same for what people type.
+SAMPLES = ("Hello, how are you today?", "你好，世界！今天天气很好。", "x = 1 +  2\n")
+
+
+def check_vocabulary(path: Path, whole: Mapping[str, Tensor], base: BaseFacts) -> Iterator[Finding]:
+    """What the adapter in `path` does to the vocabulary, with the layers that it brings.
+
+    Raises:
+        AdapterError: its layers do not fit, or there is no tokenizer for them.
+    """
+    rows = {_rows(name, weight, base) for name, weight in whole.items()}
+    tokenizer = own_tokenizer(path)
+    if rows <= {base.rows}:
+        if (
+            tokenizer is not None
+            and base.tokenizer is not None
+            and differ(tokenizer, base.tokenizer)
+        ):
+            yield finding("adapter_tokenizer_differs")
+        return
+    if len(rows) > 1 or len(whole) < 2:
+        raise adapter_error("adapter_half_vocabulary", rows=max(rows), base=base.rows)
+    if tokenizer is None:
+        raise adapter_error("adapter_no_tokenizer", rows=max(rows), base=base.rows)
+    if tokenizer.pieces != max(rows):
+        raise adapter_error("adapter_tokenizer_size", rows=max(rows), pieces=tokenizer.pieces)
+    yield finding("adapter_vocabulary", rows=max(rows), base=base.rows)
+
+
+def own_tokenizer(path: Path) -> Tokenizer | None:
+    """The tokenizer in an adapter's folder, if there is one.
+
+    Raises:
+        AdapterError: it is torn.
+    """
+    if not has_tokenizer(path):
+        return None
+    try:
+        return read_tokenizer(path)[0]
+    except ModelFolderError as error:
+        raise AdapterError(error.message, error.remedy, error.finding) from error
+
+
+def differ(one: Tokenizer, other: Tokenizer) -> bool:
+    """Whether they cut the same text into other ids."""
+    runs = [[Run(text, control=False)] for text in SAMPLES]
+    return any(one.encode(run) != other.encode(run) for run in runs)
+
+
+def _rows(name: str, weight: Tensor, base: BaseFacts) -> int:
+    hidden = base.tensors[EMBEDDING][1]
+    if weight.dim() != 2 or weight.shape[1] != hidden:
+        sizes = " x ".join(map(str, weight.shape))
+        raise adapter_error("adapter_own_shape", name=name, found=sizes, hidden=hidden)
+    return int(weight.shape[0])

@@ -1,0 +1,143 @@
+"""`python -m model merge`: adapters into the weights of their base.
+
+Every tensor passes through memory alone: read, merged in float32, written in 16 or 32 bits. Never
+into 8 bits: rounding there would swallow most of what an adapter adds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from model.doctor.base import quick_check
+from model.expected import HEAD
+from model.findings import adapter_error, refusal
+from model.folder import IGNORED, ModelFolder
+from model.merge.rest import Voice, write_rest
+from model.merge.tally import Tally
+from model.merge.weights import AdapterWeights, merged
+from model.new_folder import new_folder
+from model.types import Progress
+from model.weight_writer import nbytes_of, write_weights
+from model.weights import LazyTensor, list_tensors, torch_dtype
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1  # of what is written
+CONFIG_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+EMBEDDING = "model.embed_tokens.weight"
+ENDS = {"model.embed_tokens", "lm_head"}
+
+Bar = Callable[[str, int], AbstractContextManager[Progress]]
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A base, the adapters in their order, the type of the result (None for the base's own), and
+    which tokenizer and template it is to have."""
+
+    base: ModelFolder
+    adapters: Sequence[AdapterWeights]
+    dtype: str | None
+    voice: Voice
+
+
+def merge(job: Merge, destination: Path, bar: Bar) -> Tally:
+    """Write the merged model into the folder `destination`, which appears whole or not at all.
+
+    Raises:
+        AdapterError: an adapter does not fit, or changed nothing.
+        ModelFolderError: the base cannot be read, or `destination` not be written.
+    """
+    held = _base_tensors(job)
+    dtype = job.dtype or _usual_dtype(held)
+    tally = Tally()
+    tensors = [_merged(tensor, job.adapters, dtype, tally) for tensor in held]
+    config = _config(job.base.config, tensors, dtype)
+    with new_folder(destination, _recipe(job, dtype), nbytes_of(tensors)) as folder:
+        text = json.dumps(config, indent=2)
+        (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+        write_rest(folder, job.base, job.voice)
+        with bar("Merging", nbytes_of(tensors)) as progress:
+            write_weights(tensors, folder, progress)
+        if tally.layers and not tally.changed:
+            raise adapter_error("merge_nothing")
+        for found in quick_check(folder):
+            if found.level == "error":
+                raise refusal(found)
+    return tally
+
+
+def _base_tensors(job: Merge) -> list[LazyTensor]:
+    """Those that make up the model, in the order of the files.
+
+    Where one tensor is embedding and head and an adapter changes either, they part ways.
+    """
+    listed = chain.from_iterable(map(list_tensors, job.base.weight_files))
+    tied = bool(job.base.config.get("tie_word_embeddings"))
+    held = [t for t in listed if not t.name.endswith(IGNORED) and not (tied and t.name == HEAD)]
+    parted = any(ENDS & adapter.touched for adapter in job.adapters)
+    if tied and parted:
+        held += [tensor.renamed(HEAD) for tensor in held if tensor.name == EMBEDDING]
+    return held
+
+
+def _usual_dtype(tensors: Sequence[LazyTensor]) -> str:
+    """The type of most of the numbers, if it is one to merge into."""
+    sizes: dict[str, int] = {}
+    for tensor in tensors:
+        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
+    usual = max(sizes, key=lambda name: sizes[name])
+    return usual if usual in CONFIG_NAMES else "BF16"
+
+
+def _merged(
+    tensor: LazyTensor, adapters: Sequence[AdapterWeights], dtype: str, tally: Tally
+) -> LazyTensor:
+    layer = tensor.name.removesuffix(".weight")
+    touching = [adapter for adapter in adapters if layer in adapter.touched]
+    shape = tensor.shape
+    for adapter in touching:
+        shape = tuple(adapter.whole[layer].shape) if layer in adapter.whole else shape
+    read = partial(_read, tensor, touching, dtype, tally)
+    return LazyTensor(tensor.name, dtype, shape, read)
+
+
+def _read(
+    tensor: LazyTensor, adapters: Sequence[AdapterWeights], dtype: str, tally: Tally
+) -> Tensor:
+    before, target = tensor.read(), torch_dtype(dtype)
+    if not adapters:
+        return before.to(target)
+    weight, layer = before.float(), tensor.name.removesuffix(".weight")
+    if weight is before:
+        weight = weight.clone()  # peft adds in place, and what was is compared with
+    for adapter in adapters:
+        weight = merged(adapter, layer, weight)
+    after = weight.to(target)
+    tally.count(layer, before.to(target), after)
+    return after
+
+
+def _config(config: Mapping[str, Any], tensors: Sequence[LazyTensor], dtype: str) -> dict[str, Any]:
+    shapes = {tensor.name: tensor.shape for tensor in tensors}
+    changed = {"vocab_size": shapes[EMBEDDING][0], "dtype": CONFIG_NAMES[dtype]}
+    kept = {key: value for key, value in config.items() if key != "torch_dtype"}
+    return {**kept, **changed, "tie_word_embeddings": HEAD not in shapes}
+
+
+def _recipe(job: Merge, dtype: str) -> dict[str, object]:
+    files = {str(path.resolve()): path.stat() for path in job.base.weight_files}
+    return {
+        "format": FORMAT,
+        "dtype": dtype,
+        "base": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in files.items()},
+        "adapters": [[adapter.digest, adapter.strength] for adapter in job.adapters],
+    }

@@ -1,0 +1,87 @@
+"""From what somebody asked for to a merge that can be done: folders found, and checked first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from model.adapter_files import own_layers, read_card, read_config
+from model.base_facts import BaseFacts, base_facts
+from model.doctor import find_folder
+from model.doctor.adapter import check_for_merging
+from model.doctor.vocabulary import own_tokenizer
+from model.folder import ModelFolder, load_tokenizer, read_model_folder
+from model.merge import Merge
+from model.merge.rest import Voice
+from model.merge.weights import AdapterWeights, read_adapter
+from model.prompt import PromptTemplate
+from model.settings import read_settings
+from model.types import AdapterError, Phase, SettingsError
+
+
+def plan_merge(
+    base_model: str, lora_models: Sequence[str], scales: Sequence[float], dtype: str | None
+) -> Merge:
+    """What is to be merged, in this order.
+
+    Args:
+        base_model: a folder, a name or a hub id.
+        lora_models: adapters: folders, or names in adapters/.
+        scales: a strength for each of them, or none for 1 throughout.
+        dtype: safetensors' name of the type, None for the base's own.
+
+    Raises:
+        SettingsError: there are more or fewer strengths than adapters.
+        FolderError: one of the folders cannot be used, in one sentence.
+    """
+    from model.startup import base_name, find_base, known_templates
+
+    strengths = list(scales) or [1.0] * len(lora_models)
+    if len(strengths) != len(lora_models):
+        raise SettingsError(
+            f"--scale has {len(strengths)} numbers for {len(lora_models)} adapters",
+            "Pass one for each adapter, in their order, or none.",
+        )
+    settings = read_settings([f"--base_model={base_model}"], os.environ)
+    base = read_model_folder(find_base(settings, _silent))
+    templates, _ = known_templates(base, settings)
+    facts = base_facts(base, base_name(settings), load_tokenizer(base))
+    paths = [find_folder(name) for name in lora_models]
+    adapters = [_checked(*pair, facts) for pair in zip(paths, strengths, strict=True)]
+    voice = Voice(_tokenizer(paths), _template(paths, templates, base), _story(facts, adapters))
+    return Merge(base, adapters, dtype, voice)
+
+
+def _checked(path: Path, strength: float, facts: BaseFacts) -> AdapterWeights:
+    try:
+        check_for_merging(path, facts)
+        return read_adapter(path, strength)
+    except AdapterError as error:
+        message = f"The adapter {path.name} cannot be merged: {error.message}"
+        raise AdapterError(message, error.remedy, error.finding) from error
+
+
+def _tokenizer(paths: Sequence[Path]) -> Path | None:
+    """The last adapter that brings an embedding and a tokenizer decides."""
+    own = [p for p in paths if own_layers(read_config(p)) and own_tokenizer(p) is not None]
+    return own[-1] if own else None
+
+
+def _template(
+    paths: Sequence[Path], templates: Mapping[str, PromptTemplate], base: ModelFolder
+) -> PromptTemplate | None:
+    """The last adapter that tells one decides; the model's own stays where it is."""
+    told = [str(read_card(path).get("template")) for path in paths]
+    known = [templates[name] for name in told if name in templates]
+    chosen = known[-1] if known else None
+    return None if chosen is None or chosen.source == base.chat_template else chosen
+
+
+def _story(facts: BaseFacts, adapters: Sequence[AdapterWeights]) -> str:
+    parts = [f"{adapter.name} at strength {adapter.strength:g}" for adapter in adapters]
+    return f"# Merged\n\n{facts.name} with {', then '.join(parts)}, merged into its weights."
+
+
+def _silent(phase: Phase, share: float) -> None:
+    """Fetching the embedded default says nothing here."""
