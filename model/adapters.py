@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING
 from model import adapter_files
 from model.adapter_files import CONFIG, FILES
 from model.base_facts import BaseFacts
-from model.doctor.adapter import check_adapter
+from model.doctor.adapter import check_adapter, usual_template
+from model.doctor.vocabulary import own_tokenizer
 from model.findings import Finding, finding
+from model.tokenizer import Tokenizer
+from model.tokenizer_files import TOKENIZER
 from model.types import AdapterError, UnknownModelError
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Adapter:
     """An adapter folder as it was found. `problem` says why it cannot be used, if it cannot, and
-    `warnings` what is to be known before it is."""
+    `warnings` what is to be known before it is. `tokenizer` comes with a vocabulary of its own."""
 
     name: str
     path: Path
@@ -37,6 +40,7 @@ class Adapter:
     digest: str = ""
     problem: Finding | None = None
     warnings: tuple[Finding, ...] = ()
+    tokenizer: Tokenizer | None = None
 
     @property
     def ready(self) -> bool:
@@ -114,10 +118,16 @@ class AdapterRegistry:
         except Exception as error:  # a file that is being written can be anything
             said = (str(error).splitlines() or [type(error).__name__])[0]
             return Adapter(path.name, path, problem=finding("adapter_unreadable", said=said))
+        own = any(one.code == "adapter_vocabulary" for one in found)
         return Adapter(
-            path.name, path, str(card.get("description", "")), card.get("template"), digest,
+            path.name,
+            path,
+            description=str(card.get("description", "")),
+            template=card.get("template") or usual_template(own, self._templates),
+            digest=digest,
             warnings=tuple(warning for warning in found if warning.level == "warning"),
-        )  # fmt: skip
+            tokenizer=own_tokenizer(path) if own else None,
+        )
 
 
 def _finding(error: AdapterError) -> Finding:
@@ -129,7 +139,7 @@ def _finding(error: AdapterError) -> Finding:
 def _stamp(path: Path) -> tuple[float, ...]:
     """Changes when any of the files that matter does, or comes, or goes."""
     stamp: list[float] = []
-    for name in FILES:
+    for name in (*FILES, *TOKENIZER):
         with contextlib.suppress(FileNotFoundError):
             status = (path / name).stat()
             stamp += [status.st_mtime, status.st_size]

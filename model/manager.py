@@ -21,7 +21,7 @@ from model.outbox import Burst, Outbox
 from model.prompt import Prompt, PromptTemplate, encode_chat
 from model.settings import Settings
 from model.startup import Report, Serving, base_name, load_local
-from model.tokenizer import IncrementalDetokenizer, Run
+from model.tokenizer import IncrementalDetokenizer, Run, Tokenizer
 from model.types import (
     ChatRequest,
     CompletionRequest,
@@ -63,10 +63,13 @@ Load = Callable[[Settings, Report], Serving]
 
 @dataclass(frozen=True)
 class _Plan:
-    """A request made ready: what to continue, with which adapter, and where its template stops."""
+    """A request made ready: what to continue, with which adapter, in whose vocabulary (`eos_ids`
+    end a reply in it), and where its template stops."""
 
     prompt: Prompt
     adapter: PreparedAdapter | None
+    tokenizer: Tokenizer
+    eos_ids: frozenset[int]
     stop: tuple[str, ...] = ()
 
 
@@ -249,14 +252,16 @@ def _plan_chat(serving: Serving, request: ChatRequest) -> _Plan:
     adapter = _chosen_adapter(serving, request)
     template = _template(serving, request.template or (adapter.template if adapter else None))
     room = serving.engine.context_length - _reserved(request, serving.engine)
-    prompt = encode_chat(request.messages, template, serving.tokenizer, room, request.drop_oldest)
-    return _Plan(prompt, _prepared(serving, adapter), template.stop)
+    tokenizer, eos_ids = _vocabulary(serving, adapter, request.adapter_scale)
+    prompt = encode_chat(request.messages, template, tokenizer, room, request.drop_oldest)
+    return _Plan(prompt, _prepared(serving, adapter), tokenizer, eos_ids, template.stop)
 
 
 def _plan_completion(serving: Serving, request: CompletionRequest) -> _Plan:
     adapter = _chosen_adapter(serving, request)
-    prompt = Prompt(_completion_ids(request, serving))
-    return _Plan(prompt, _prepared(serving, adapter))
+    tokenizer, eos_ids = _vocabulary(serving, adapter, request.adapter_scale)
+    prompt = Prompt(_completion_ids(request, tokenizer, serving.engine.context_length))
+    return _Plan(prompt, _prepared(serving, adapter), tokenizer, eos_ids)
 
 
 def _chosen_adapter(serving: Serving, request: ChatRequest | CompletionRequest) -> Adapter | None:
@@ -266,6 +271,19 @@ def _chosen_adapter(serving: Serving, request: ChatRequest | CompletionRequest) 
     if request.adapter is None:
         return None
     return serving.registry.get(request.adapter)
+
+
+def _vocabulary(
+    serving: Serving, adapter: Adapter | None, scale: float
+) -> tuple[Tokenizer, frozenset[int]]:
+    """The tokenizer, and the ids that end a reply: an adapter's own, if it brings a vocabulary.
+
+    At strength 0 the base answers alone, and knows no other ids than its own.
+    """
+    own = adapter.tokenizer if adapter and scale else None
+    if own is None:
+        return serving.tokenizer, serving.eos_ids
+    return own, frozenset() if own.eos_id is None else frozenset([own.eos_id])
 
 
 def _prepared(serving: Serving, adapter: Adapter | None) -> PreparedAdapter | None:
@@ -309,15 +327,16 @@ def _engine_request(
     prompt, sampling = plan.prompt, request.sampling
     left = serving.engine.context_length - len(prompt.ids)
     most = min(sampling.max_tokens or left, left)
-    tokenizer = serving.tokenizer
+    tokenizer = plan.tokenizer
     return EngineRequest(
         id=request.id,
         prompt_ids=prompt.ids,
         sampling=replace(sampling, max_tokens=most, stop=(*sampling.stop, *plan.stop)),
-        eos_ids=serving.eos_ids,
+        eos_ids=plan.eos_ids,
         detokenizer=IncrementalDetokenizer(tokenizer.decode, tokenizer.piece, prompt.ids),
         adapter=plan.adapter,
         adapter_scale=request.adapter_scale,
+        pieces=tokenizer.pieces,
     )
 
 
@@ -342,8 +361,9 @@ def _reserved(request: ChatRequest, engine: Engine) -> int:
     return min(request.sampling.max_tokens or most, most)
 
 
-def _completion_ids(request: CompletionRequest, serving: Serving) -> tuple[int, ...]:
-    tokenizer, context = serving.tokenizer, serving.engine.context_length
+def _completion_ids(
+    request: CompletionRequest, tokenizer: Tokenizer, context: int
+) -> tuple[int, ...]:
     if isinstance(request.prompt, str):
         ids = (*tokenizer.prefix_ids, *tokenizer.encode([Run(request.prompt)]))
     else:

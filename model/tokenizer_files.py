@@ -19,6 +19,8 @@ TELLING = (
     "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "config.json",
     "added_tokens.json",
 )  # fmt: skip
+# What makes up a tokenizer, and nothing else.
+TOKENIZER = (FAST, SPM, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 # A vocabulary is padded to a multiple of PADDED_TO, by fewer rows than MOST_PADDING.
 PADDED_TO, MOST_PADDING = 8, 512
 # Whose tokenizer a model with so many rows has, as far as published models go.

@@ -196,7 +196,8 @@ class EngineRequest:
     """What an engine is asked to do: continue `prompt_ids`, with one adapter or none.
 
     `eos_ids` end the reply and are not part of it. `sampling.max_tokens` is set by the caller
-    and already fits the context.
+    and already fits the context. Ids from `pieces` on have no text and are never chosen; None
+    means as many as the base's tokenizer has.
     """
 
     id: str
@@ -206,6 +207,7 @@ class EngineRequest:
     detokenizer: Detokenizer
     adapter: PreparedAdapter | None = None
     adapter_scale: float = 1.0
+    pieces: int | None = None
 
 
 Emit = Callable[[Delta], None]

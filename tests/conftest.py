@@ -13,7 +13,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from model.embedded import ensure_embedded
 from model.settings import APP_NAME
-from tests.tiny import make_adapter, make_folder
+from tests.tiny import make_adapter, make_extended_adapter, make_folder
 
 MakeAdapter = Callable[..., Path]
 
@@ -34,7 +34,8 @@ def default_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_adapters(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
-    """Adapters for the tiny model: other ranks, targets and scalings, and layers of their own."""
+    """Adapters for the tiny model: other ranks, targets and scalings, layers of their own, and a
+    vocabulary of its own."""
     parent = tmp_path_factory.mktemp("adapters")
     every = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     make_adapter(tiny_folder, parent / "qv", seed=1, r=4, target_modules=["q_proj", "v_proj"])
@@ -51,4 +52,5 @@ def tiny_adapters(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -
             tiny_folder, parent / name, seed=len(name), r=2, target_modules=["v_proj"],
             modules_to_save=layers,
         )  # fmt: skip
+    make_extended_adapter(tiny_folder, parent / "extended")
     return parent

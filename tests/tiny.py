@@ -78,3 +78,33 @@ def make_adapter(base: Path, folder: Path, seed: int, **lora: Any) -> Path:
             torch.nn.init.normal_(parameter, std=0.3)
     adapted.save_pretrained(folder)
     return folder
+
+
+def make_extended_adapter(base: Path, folder: Path) -> Path:
+    """As Chinese-Alpaca's are: embedding and head of another size, a SentencePiece tokenizer with
+    a pad token behind its pieces, and settings that today's peft does not know."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from tests.model.tokens import LIKE_LLAMA, write_spm
+
+    rows = int(LIKE_LLAMA["vocab_size"]) + 1
+    torch.manual_seed(9)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    lora = LoraConfig(
+        task_type="CAUSAL_LM", r=4, target_modules=["q_proj"],
+        modules_to_save=["embed_tokens", "lm_head"],
+    )  # fmt: skip
+    adapted = get_peft_model(model, lora)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name or "modules_to_save" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    adapted.save_pretrained(folder, save_embedding_layers=True)
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    old = {**config, "enable_lora": None, "merge_weights": False}
+    (folder / "adapter_config.json").write_text(json.dumps(old), encoding="utf-8")
+    write_spm(folder / "tokenizer.model", **LIKE_LLAMA)
+    (folder / "added_tokens.json").write_text(json.dumps({"[PAD]": rows - 1}), encoding="utf-8")
+    return folder

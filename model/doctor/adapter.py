@@ -31,6 +31,7 @@ from model.fingerprint import RELATED, SAME, distance
 if TYPE_CHECKING:
     from torch import Tensor
 
+CHINESE_ALPACA = "chinese-alpaca"
 MOST_SCALING = 64  # of published adapters; beyond it somebody has mistaken alpha for something
 
 
@@ -59,7 +60,8 @@ def check_adapter(
         yield from check_vocabulary(path, weights.whole, base)
         yield from _check_origin(config, card, base)
     yield from _check_targets(config, weights)
-    yield from _check_template(card, templates)
+    own = base is not None and any(len(w) != base.rows for w in weights.whole.values())
+    yield from _check_template(card, templates, own)
 
 
 def check_for_merging(path: Path, base: BaseFacts) -> None:
@@ -200,9 +202,18 @@ def _check_targets(config: Mapping[str, Any], weights: Weights) -> Iterator[Find
         yield finding("scaling_large", scaling=largest)
 
 
-def _check_template(card: Mapping[str, Any], templates: Collection[str]) -> Iterator[Finding]:
+def usual_template(own_vocabulary: bool, templates: Collection[str]) -> str | None:
+    """The template of an adapter that tells none; None for the base's. An own vocabulary does not
+    have the control tokens of its base's template, and is Chinese-Alpaca's as far as is known."""
+    return CHINESE_ALPACA if own_vocabulary and CHINESE_ALPACA in templates else None
+
+
+def _check_template(
+    card: Mapping[str, Any], templates: Collection[str], own_vocabulary: bool
+) -> Iterator[Finding]:
     template = card.get("template")
     if template is None:
-        yield finding("template_untold", file=CARD)
+        used = usual_template(own_vocabulary, templates) or "the base's own"
+        yield finding("template_untold", file=CARD, used=used)
     elif template not in templates:
         raise adapter_error("template_unknown", template=repr(template))

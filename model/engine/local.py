@@ -46,7 +46,8 @@ class LocalEngine:
 
     Args:
         model: the loaded base; from here on it belongs to the engine's thread.
-        pieces: number of token ids that have text; higher ids are never chosen.
+        pieces: number of token ids that have text; higher ids are never chosen. A request may
+            tell another, with an adapter that brings a vocabulary of its own.
         load_adapter: gives an adapter's weights by name and digest, or raises AdapterError.
         max_sequences: sequences that run at the same time.
         cache_bytes: for keys and values, of running sequences and of those kept for reuse. None:
@@ -87,7 +88,8 @@ class LocalEngine:
         return self._adapters.get(adapter, digest)
 
     def submit(self, request: EngineRequest, emit: Emit) -> None:
-        sequence = Sequence(request, emit, self._memory.empty(), _weights(request), self._pieces)
+        pieces = request.pieces or self._pieces
+        sequence = Sequence(request, emit, self._memory.empty(), _weights(request), pieces)
         with self._wake:
             if self._error or self._closing:
                 raise EngineError(self._error or "The program is shutting down")

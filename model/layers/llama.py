@@ -236,7 +236,8 @@ class Llama:
 
         Returns:
             Logits after the last token of each span, float32 [spans, vocab_size], or with
-            `every_position` after every token, [tokens, vocab_size].
+            `every_position` after every token, [tokens, vocab_size]. Where an adapter brings a
+            larger vocabulary they are as wide as that, and what others do not have is -inf.
         """
         if self.decoder and self.decoder.takes(spans):
             return torch.from_numpy(self._decode(self.decoder, spans, every_position))
@@ -282,8 +283,8 @@ class Llama:
         return FloatPair(a, b, scaling)
 
     def own_layer(self, weight: Tensor) -> Linear:
-        """An adapter's own embedding or head, [vocab_size, hidden_size], as the base's are."""
-        layer = self._make(self.shape.hidden_size, self.shape.vocab_size, embedding=True)
+        """An adapter's own embedding or head, [rows, hidden_size], as the base's are."""
+        layer = self._make(self.shape.hidden_size, len(weight), embedding=True)
         layer.put(0, weight)
         return layer
 
@@ -300,12 +301,16 @@ class Llama:
         return torch.cat([rows(*part) for part in zip(layers, ([s] for s in spans), strict=True)])
 
     def _heads(self, x: Tensor, spans: Sequence[Span], counts: Sequence[int]) -> Tensor:
-        """Logits of so many rows of `x` for each span, float32 [rows, vocab_size]."""
+        """Logits of so many rows of `x` for each span, float32 [rows, widest vocabulary]."""
         layers = [(span.active and span.active.head) or self.lm_head for span in spans]
         if len(set(layers)) == 1:
             return layers[0](x).float()
         parts = zip(layers, x.split(list(counts)), strict=True)
-        return torch.cat([layer(part).float() for layer, part in parts])
+        logits = [layer(part).float() for layer, part in parts]
+        widest = max(layer.out_features for layer in layers)
+        padding = [(0, widest - layer.out_features) for layer in layers]
+        padded = zip(logits, padding, strict=True)
+        return torch.cat([functional.pad(part, pad, value=-torch.inf) for part, pad in padded])
 
     def _lay_out(self, spans: Sequence[Span]) -> _Rows:
         bounds: list[tuple[int, int]] = []

@@ -84,7 +84,7 @@ class LoraMaker(Protocol):
         ...
 
     def own_layer(self, weight: Tensor) -> Linear:
-        """An adapter's own embedding or head, [vocab_size, hidden_size], as the base's are."""
+        """An adapter's own embedding or head, [rows, hidden_size], as the base's are."""
         ...
 
 
@@ -92,7 +92,7 @@ class LoraMaker(Protocol):
 class Lora:
     """An adapter's updates by (layer index, module name), for example (3, "q_proj").
 
-    `embedding` and `head`, where it has them, stand in for the base's.
+    `embedding` and `head`, where it has them, stand in for the base's, and may have more rows.
     """
 
     pairs: Mapping[tuple[int, str], LoraPair]

@@ -10,13 +10,10 @@ from pathlib import Path
 from model.convert.hf import copy_rest
 from model.folder import ModelFolder
 from model.prompt import PromptTemplate
-from model.tokenizer_files import FAST, SPM, read_json
+from model.tokenizer_files import TOKENIZER, read_json
 
-# What makes up a tokenizer; another's are all taken away before these come.
-TOKENIZER = (
-    FAST, SPM, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "tokenizer_checklist.chk", "vocab.json", "merges.txt",
-)  # fmt: skip
+# Goes with the tokenizer that the base had, where another comes.
+OLD = ("tokenizer_checklist.chk", "vocab.json", "merges.txt")
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ def write_rest(folder: Path, base: ModelFolder, voice: Voice) -> None:
     """Write everything but config.json and the weights into `folder`."""
     copy_rest(base.path, folder)
     if voice.tokenizer is not None:
-        for name in TOKENIZER:
+        for name in (*TOKENIZER, *OLD):
             (folder / name).unlink(missing_ok=True)
             if (voice.tokenizer / name).is_file():
                 shutil.copyfile(voice.tokenizer / name, folder / name)

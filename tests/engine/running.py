@@ -87,15 +87,16 @@ class Running:
         on_delta: Callable[[Delta], None] | None = None,
         sampling: Sampling | None = None,
     ) -> Reply:
-        prepared = None
+        prepared = pieces = None
         if adapter:
-            digest = digest or self.registry.get(adapter).digest
-            prepared = self.engine.prepare(adapter, digest)
+            found = self.registry.get(adapter)
+            prepared = self.engine.prepare(adapter, digest or found.digest)
+            pieces = found.tokenizer.pieces if found.tokenizer and scale else None
         reply = Reply(name or f"{adapter}-{len(prompt)}-{id(prompt)}", on_delta)
         wishes = sampling or Sampling(temperature=0, max_tokens=24)
         self.engine.submit(
             EngineRequest(
-                reply.id, tuple(prompt), wishes, eos, NumberDetokenizer(), prepared, scale
+                reply.id, tuple(prompt), wishes, eos, NumberDetokenizer(), prepared, scale, pieces
             ),
             reply.emit,
         )

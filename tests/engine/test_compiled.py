@@ -140,7 +140,7 @@ def test_torch_gets_no_guesses(
 
 
 def mixed() -> list[Job]:
-    jobs = zip(prompts(14, 320, 300), ADAPTERS * 2, strict=True)
+    jobs = zip(prompts(16, 320, 300), ADAPTERS * 2, strict=True)
     wishes = GREEDY, DRAWN, PENALIZED
     return [(prompt, adapter, wishes[i % 3]) for i, (prompt, adapter) in enumerate(jobs)]
 

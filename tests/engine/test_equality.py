@@ -11,8 +11,12 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from model.doctor.vocabulary import own_tokenizer
 from tests.engine.running import Ids, Running, running
 from tests.tiny import make_adapter, make_folder
+
+# Keys of the peft of 2023, which an adapter here has on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:Unexpected keyword arguments.*enable_lora")
 
 TOKENS = 24
 CHECKOUT = Path(__file__).parents[2]
@@ -28,6 +32,9 @@ def reference(base: Path, adapters: Path, jobs: list[tuple[Ids, str | None]]) ->
             replies.append(base_reply)
             continue
         fresh = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        own = own_tokenizer(adapters / adapter)
+        if own is not None:
+            fresh.resize_token_embeddings(own.pieces, mean_resizing=False)
         replies.append(_generate(PeftModel.from_pretrained(fresh, adapters / adapter), prompt))
     return replies
 
@@ -55,7 +62,7 @@ def tiny(tiny_folder: Path, tiny_adapters: Path) -> Iterator[Running]:
         yield engine
 
 
-ADAPTERS = [None, "qv", "all", "rs", "patterned", "head", "whole"]
+ADAPTERS = [None, "qv", "all", "rs", "patterned", "head", "whole", "extended"]
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
@@ -67,10 +74,17 @@ def test_alone(tiny: Running, tiny_folder: Path, tiny_adapters: Path, adapter: s
 
 def test_all_at_once(tiny: Running, tiny_folder: Path, tiny_adapters: Path) -> None:
     """Every adapter and the base, twice, with prompts of all lengths, one beyond a chunk."""
-    jobs = list(zip(prompts(14, 320, 400), ADAPTERS * 2, strict=True))
+    jobs = list(zip(prompts(16, 320, 400), ADAPTERS * 2, strict=True))
     replies = [tiny.ask(prompt, adapter, name=f"{i}") for i, (prompt, adapter) in enumerate(jobs)]
     expected = reference(tiny_folder, tiny_adapters, jobs)
     assert [reply.wait().ids for reply in replies] == expected
+
+
+def test_a_vocabulary_of_its_own_is_spoken(tiny: Running) -> None:
+    """Ids that only the adapter has are chosen, and may stand in a prompt."""
+    replies = [tiny.ask(prompt, "extended").wait().ids for prompt in prompts(8, 361, 60)]
+    assert any(token >= 320 for reply in replies for token in reply)
+    assert all(token < 361 for reply in replies for token in reply)
 
 
 def test_the_adapters_differ(tiny: Running) -> None:
@@ -80,7 +94,7 @@ def test_the_adapters_differ(tiny: Running) -> None:
     assert len(set(replies)) == len(ADAPTERS)
 
 
-@pytest.mark.parametrize("adapter", ["all", "whole"])
+@pytest.mark.parametrize("adapter", ["all", "whole", "extended"])
 def test_scale_zero_is_the_base(tiny: Running, adapter: str) -> None:
     (prompt,) = prompts(1, 320, 12)
     assert tiny.ask(prompt, adapter, scale=0).wait().ids == tiny.ask(prompt).wait().ids

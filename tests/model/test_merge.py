@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,6 @@ from model.__main__ import main
 from model.folder import load_tokenizer, read_model_folder
 from model.settings import read_settings
 from model.startup import OWN_TEMPLATE, known_templates
-from tests.model.tokens import LIKE_LLAMA, write_spm
 from tests.tiny import make_adapter, make_folder
 
 Capture = pytest.CaptureFixture[str]
@@ -134,29 +132,8 @@ def test_half_strength_of_an_own_layer_lies_between(
 
 
 @pytest.fixture
-def extended(tiny_folder: Path, tmp_path: Path) -> Path:
-    """As Chinese-LLaMA's adapters are: embedding and head of another size, and a tokenizer."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(tiny_folder)
-    rows = int(LIKE_LLAMA["vocab_size"]) + 1  # a pad token behind the spm's, as Chinese-Alpaca
-    model.resize_token_embeddings(rows, mean_resizing=False)
-    adapted = get_peft_model(
-        model,
-        LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"]),
-    )
-    for name, parameter in adapted.named_parameters():
-        if "lora_B" in name or "modules_to_save" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
-    path = tmp_path / "chinese-alpaca"
-    adapted.save_pretrained(path)
-    config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
-    old = {"enable_lora": None, "merge_weights": False}  # of the peft of 2023
-    (path / "adapter_config.json").write_text(json.dumps({**config, **old}), encoding="utf-8")
-    write_spm(path / "tokenizer.model", **LIKE_LLAMA)
-    (path / "added_tokens.json").write_text(json.dumps({"[PAD]": rows - 1}), encoding="utf-8")
-    return path
+def extended(tiny_adapters: Path) -> Path:
+    return tiny_adapters / "extended"
 
 
 def test_a_vocabulary_of_its_own_comes_along(

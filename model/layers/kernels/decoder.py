@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from model.layers.llama import Llama, Span
     from model.layers.lora import Lora
 
+OUTS = -1  # the place of the padded outputs in what describes a linear layer
 FIRST_RANK = 16  # room for low-rank activations, made larger when a larger rank comes
 
 
@@ -45,7 +46,7 @@ class Decoder:
         self._describe_sizes(model)
         self._make_buffers()
         self._make_low(FIRST_RANK)
-        self._make_logits(max_spans)
+        self._make_logits(max_spans, self._head[OUTS])
         self._job["threads"] = threads
         self._crew = Crew(threads, self._tables)
 
@@ -65,13 +66,14 @@ class Decoder:
             every_position: give logits after every token, and not only after each span's last.
 
         Returns:
-            Logits, float32 [spans or tokens, vocab_size].
+            Logits, float32 [spans or tokens, vocab_size], or as wide as the largest vocabulary
+            that an adapter of `spans` brings; what a row's own does not have is -inf.
         """
         self._lend(spans)
         ends = self._place(spans)
         rows = np.arange(ends[-1]) if every_position else np.array(ends) - 1
         if len(rows) > len(self._logits):
-            self._make_logits(len(rows))
+            self._make_logits(len(rows), self._logits.shape[1])
         self._job["rows"], self._job["first"] = ends[-1], 0
         self._tile(ends)
         if not any(span.active and span.active.head for span in spans):
@@ -92,13 +94,20 @@ class Decoder:
     ) -> np.ndarray:
         """Logits of `rows`, each the row of the span `owners` says, by the head of its adapter."""
         heads = [span.active.head if span.active else None for span in spans]
+        described = {head: self._head if head is None else _linear(head) for head in heads}
+        sizes = {head: head.out_features if head else self._shape.vocab_size for head in heads}
+        widest = max(described.values(), key=lambda linear: linear[OUTS])[OUTS]
+        if widest > self._logits.shape[1]:
+            self._make_logits(len(self._logits), widest)
         order: list[int] = []
-        for head in dict.fromkeys(heads):
+        for head, linear in described.items():
             mine = [at for at, owner in enumerate(owners) if heads[owner] is head]
-            self._run(rows[mine], self._head if head is None else _linear(head), len(order))
+            begin = len(order)
+            self._run(rows[mine], linear, begin)
             self._job["first"] = self._shape.num_layers  # the layers are done
+            self._logits[begin : begin + len(mine), sizes[head] :] = -np.inf
             order += mine
-        return self._logits[np.argsort(order), : self._shape.vocab_size]
+        return self._logits[np.argsort(order), : max(sizes.values())]
 
     def _describe_weights(self, model: Llama) -> None:
         linears, norms = self._tables.linears, self._tables.norms
@@ -153,8 +162,7 @@ class Decoder:
         self._buffer("low", layout.PARTS * padded)
         self._job["most_rank"] = padded
 
-    def _make_logits(self, count: int) -> None:
-        width = int(self._tables.linears[-1, layout.HEAD]["outs"])
+    def _make_logits(self, count: int, width: int) -> None:
         self._logits = np.zeros((count, width), np.float32)
         self._logits_address = self._logits.ctypes.data
         self._describe_stages()
