@@ -213,7 +213,10 @@ def _check_template(
 ) -> Iterator[Finding]:
     template = card.get("template")
     if template is None:
-        used = usual_template(own_vocabulary, templates) or "the base's own"
-        yield finding("template_untold", file=CARD, used=used)
+        guessed = usual_template(own_vocabulary, templates)
+        if guessed:
+            yield finding("template_guessed", file=CARD, used=guessed)
+        else:
+            yield finding("template_untold", file=CARD)
     elif template not in templates:
         raise adapter_error("template_unknown", template=repr(template))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -21,7 +21,7 @@ from model.findings import adapter_error, refusal
 from model.folder import IGNORED, ModelFolder
 from model.merge.rest import Voice, write_rest
 from model.merge.tally import Tally
-from model.merge.weights import AdapterWeights, merged
+from model.merge.weights import AdapterWeights, Merger
 from model.new_folder import new_folder
 from model.types import Progress
 from model.weight_writer import nbytes_of, write_weights
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 FORMAT = 1  # of what is written
 CONFIG_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 EMBEDDING = "model.embed_tokens.weight"
+CHUNK_VALUES = 1 << 20  # that are merged at once: 4 MB in float32
 ENDS = {"model.embed_tokens", "lm_head"}
 
 Bar = Callable[[str, int], AbstractContextManager[Progress]]
@@ -101,28 +102,29 @@ def _usual_dtype(tensors: Sequence[LazyTensor]) -> str:
 def _merged(
     tensor: LazyTensor, adapters: Sequence[AdapterWeights], dtype: str, tally: Tally
 ) -> LazyTensor:
-    layer = tensor.name.removesuffix(".weight")
-    touching = [adapter for adapter in adapters if layer in adapter.touched]
-    shape = tensor.shape
-    for adapter in touching:
-        shape = tuple(adapter.whole[layer].shape) if layer in adapter.whole else shape
-    read = partial(_read, tensor, touching, dtype, tally)
-    return LazyTensor(tensor.name, dtype, shape, read)
+    merger = Merger(tensor.name.removesuffix(".weight"), adapters)
+    if not merger:
+        return replace(tensor, dtype=dtype, read=lambda: tensor.read().to(torch_dtype(dtype)))
+    shape = merger.shape(tensor.shape)
+    return LazyTensor(tensor.name, dtype, shape, partial(_read, tensor, adapters, dtype, tally))
 
 
 def _read(
     tensor: LazyTensor, adapters: Sequence[AdapterWeights], dtype: str, tally: Tally
 ) -> Tensor:
-    before, target = tensor.read(), torch_dtype(dtype)
-    if not adapters:
-        return before.to(target)
-    weight, layer = before.float(), tensor.name.removesuffix(".weight")
-    if weight is before:
-        weight = weight.clone()  # peft adds in place, and what was is compared with
-    for adapter in adapters:
-        weight = merged(adapter, layer, weight)
-    after = weight.to(target)
-    tally.count(layer, before.to(target), after)
+    """A few rows after the other, so that what is computed with stays in the processor's caches."""
+    import torch
+
+    # Made here, for the layer that it is needed for: it keeps the adapters' parts in float32.
+    merger = Merger(tensor.name.removesuffix(".weight"), adapters)
+    before = tensor.read()
+    after = torch.empty(merger.shape(tensor.shape), dtype=torch_dtype(dtype))
+    step = max(1, CHUNK_VALUES // before.shape[1])
+    tally.begin()
+    for start in range(0, len(after), step):
+        stop = min(start + step, len(after))
+        after[start:stop] = merger.rows(before[start:stop], start, stop)
+        tally.count(tensor.name, before[start:stop], after[start:stop])
     return after
 
 

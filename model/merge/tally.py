@@ -13,28 +13,35 @@ if TYPE_CHECKING:
 
 @dataclass
 class Tally:
-    """Of the layers that were merged: how many, how many of them changed, and by how much."""
+    """How many layers were merged, how many of them changed, and how far the weights moved."""
 
     layers: int = 0
     changed: int = 0
-    moved: float = 0.0
+    moved: float = 0.0  # squares of lengths
     whole: float = 0.0
+    _has_changed: bool = False  # the layer whose rows come
+
+    def begin(self) -> None:
+        """The next layer's rows come."""
+        self.layers += 1
+        self._has_changed = False
 
     def count(self, name: str, before: Tensor, after: Tensor) -> None:
-        """Count the layer `name`, both in the type that is written.
+        """Count rows of the layer `name`: `after` in the type that is written, `before` the base's,
+        which are fewer where it has no more.
 
         Raises:
             AdapterError: `after` holds what is no number.
         """
-        if not after.isfinite().all():
+        new, old = after.float(), before.to(after.dtype).float()
+        if not new.sum().isfinite() and not new.isfinite().all():
             raise adapter_error("merge_not_finite", layer=name)
-        self.layers += 1
-        if before.shape != after.shape:
+        moved = float((new[: len(old)] - old[: len(new)]).norm()) ** 2
+        self.moved += moved
+        self.whole += float(old.norm()) ** 2
+        if (moved or len(new) != len(old)) and not self._has_changed:
+            self._has_changed = True
             self.changed += 1
-            return
-        self.changed += not before.equal(after)
-        self.moved += float((after.float() - before.float()).norm()) ** 2
-        self.whole += float(before.float().norm()) ** 2
 
     @property
     def share(self) -> float:

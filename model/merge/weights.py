@@ -1,8 +1,8 @@
 """One tensor of a base with an adapter merged into it, by peft itself, a layer at a time.
 
-peft merges whole models, which takes a 13B's 52 GB in float32. So each linear layer is put alone
-into a module tree with the names that it has in the model, and peft merges that: every kind of LoRA
-that it knows, by its own formulas.
+peft merges whole models, which takes a 13B's 52 GB in float32. So each linear layer stands alone in
+a module tree with the names that it has in the model, and peft merges that: every kind of LoRA that
+it knows, by its own formulas.
 """
 
 from __future__ import annotations
@@ -10,19 +10,23 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.adapter_files import WHOLE_NAME, all_tensors, digest, read_config
 from model.findings import adapter_error
+from model.types import AdapterError
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
 LAYER_TENSOR = re.compile(r"^(?:base_model\.model\.)?(model\.layers\..+?|lm_head)\.(lora_.+)$")
+SIDES = (("lora_B.weight", 0), ("lora_A.weight", 1))  # which tell the layer's rows and columns
+BY_ROW = ("lora_B", "lora_magnitude_vector")
 WHOLE_TENSORS = {"embed_tokens": "model.embed_tokens", "lm_head": "lm_head"}
 
 
@@ -77,18 +81,49 @@ def _known(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key in names}
 
 
-def merged(adapter: AdapterWeights, name: str, weight: Tensor) -> Tensor:
-    """The layer `name` with the adapter merged into `weight`, float32; both of one shape unless
-    the adapter changes the vocabulary.
+class Merger:
+    """What some adapters, in their order, make of one layer, a few rows at a time.
 
-    Raises:
-        AdapterError: peft cannot do it, because the shapes differ for example.
+    All that a LoRA does to a row of a weight depends on that row alone, and few rows stay in the
+    processor's caches: merging whole matrices took twice as long.
     """
-    if name in adapter.whole:
-        weight = _blended(weight, adapter.whole[name].float(), adapter.strength)
-    if name in adapter.layers:
-        weight = _added(adapter, name, weight)
-    return weight
+
+    def __init__(self, name: str, adapters: Sequence[AdapterWeights]) -> None:
+        self._adapters = [adapter for adapter in adapters if name in adapter.touched]
+        self._name = name
+
+    @cached_property
+    def _layers(self) -> list[_PeftLayer | None]:
+        name = self._name
+        return [_peft_layer(a, name) if name in a.layers else None for a in self._adapters]
+
+    def __bool__(self) -> bool:
+        return bool(self._adapters)
+
+    def shape(self, base: tuple[int, ...]) -> tuple[int, ...]:
+        """The layer's shape afterwards, from that in the base: a vocabulary may have grown."""
+        for adapter in self._adapters:
+            if self._name in adapter.whole:
+                base = tuple(adapter.whole[self._name].shape)
+        return base
+
+    def rows(self, weight: Tensor, start: int, stop: int) -> Tensor:
+        """The rows from `start` to before `stop` afterwards, float32, from the same ones of the
+        base, which are fewer where it has no more.
+
+        Raises:
+            AdapterError: peft cannot do it, because the shapes differ for example.
+        """
+        result = weight.float()
+        if result is weight:
+            result = weight.clone()  # peft adds in place
+        for adapter, layer in zip(self._adapters, self._layers, strict=True):
+            if self._name in adapter.whole:
+                own = adapter.whole[self._name][start:stop].float()
+                result = _blended(result, own, adapter.strength)
+            if layer is not None:
+                result = layer.merged(result, start)
+        return result
 
 
 def _blended(old: Tensor, new: Tensor, strength: float) -> Tensor:
@@ -100,34 +135,67 @@ def _blended(old: Tensor, new: Tensor, strength: float) -> Tensor:
     return blend
 
 
-def _added(adapter: AdapterWeights, name: str, weight: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class _PeftLayer:
+    """One of peft's layers, whose parameters that have a row for each row of the weight are kept
+    whole in `by_row`."""
+
+    name: str
+    layer: Any
+    by_row: Mapping[str, Tensor]
+
+    def merged(self, weight: Tensor, start: int) -> Tensor:
+        """`weight`, the rows from `start` on, with the adapter in them."""
+        try:
+            self.layer.get_base_layer().weight.data = weight
+            parameters = dict(self.layer.named_parameters())
+            for name, whole in self.by_row.items():
+                parameters[name].data = whole[start : start + len(weight)]
+            self.layer.merge()
+            self.layer.merged_adapters.clear()
+        except Exception as error:  # peft and torch raise whatever they run into
+            raise _failed(self.name, error) from error
+        result: Tensor = self.layer.get_base_layer().weight.data
+        return result
+
+
+def _peft_layer(adapter: AdapterWeights, name: str) -> _PeftLayer:
     from peft import inject_adapter_in_model, set_peft_model_state_dict
 
+    held = {f"{name}.{key}": tensor for key, tensor in adapter.layers[name].items()}
     try:
+        rows, columns = (adapter.layers[name][key].shape[at] for key, at in SIDES)
         with warnings.catch_warnings():
             # That patterns match no layer of the tree: they are other layers'.
             warnings.simplefilter("ignore")
-            tree = inject_adapter_in_model(adapter.config, _tree(name, weight))
-        held = {f"{name}.{key}": tensor for key, tensor in adapter.layers[name].items()}
+            tree = inject_adapter_in_model(adapter.config, _tree(name, rows, columns))
         unexpected = set_peft_model_state_dict(tree, held).unexpected_keys
         layer: Any = tree.get_submodule(name)
         layer.scale_layer(adapter.strength)
-        layer.merge()
-    except Exception as error:  # peft and torch raise whatever they run into
-        said = (str(error).splitlines() or [type(error).__name__])[-1].strip()
-        raise adapter_error("merge_failed", layer=name, said=said) from error
+    except Exception as error:  # as above
+        raise _failed(name, error) from error
     if unexpected:
         raise adapter_error("adapter_weight_unknown", name=unexpected[0])
-    result: Tensor = layer.get_base_layer().weight.data
-    return result
+    by_row = {
+        key: parameter.data
+        for key, parameter in layer.named_parameters()
+        if any(part in key for part in BY_ROW)
+    }
+    return _PeftLayer(name, layer, by_row)
 
 
-def _tree(name: str, weight: Tensor) -> Module:
-    """Modules inside each other by a dotted name, a linear layer at the end."""
-    from torch import nn
+def _failed(name: str, error: Exception) -> AdapterError:
+    said = (str(error).splitlines() or [type(error).__name__])[-1].strip()
+    return adapter_error("merge_failed", layer=name, said=said)
 
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    linear.weight = nn.Parameter(weight, requires_grad=False)
+
+def _tree(name: str, rows: int, columns: int) -> Module:
+    """Modules inside each other by a dotted name, a linear layer at the end, whose weight takes no
+    memory."""
+    from torch import nn, zeros
+
+    linear = nn.Linear(columns, rows, bias=False, device="meta")
+    linear.weight = nn.Parameter(zeros(1, columns).expand(rows, columns), requires_grad=False)
     root = node = nn.Module()
     *parents, last = name.split(".")
     for parent in parents:

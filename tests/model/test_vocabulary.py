@@ -101,6 +101,6 @@ def test_the_chat_is_written_in_a_template_that_it_knows(
     (adapter,) = [found for found in manager.adapters() if found.name == "extended"]
     assert adapter.ready
     assert adapter.template == "chinese-alpaca"
-    assert [found.code for found in adapter.warnings] == ["template_untold"]
+    assert [found.code for found in adapter.warnings] == ["template_guessed"]
     request = ChatRequest((Message("user", "你好"),), "extended", sampling=GREEDY)
     assert said(manager, request)

@@ -1,0 +1,1 @@
+"""What `bench/folders.py` makes before it measures."""
