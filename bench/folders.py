@@ -131,7 +131,8 @@ def _timed(command: Sequence[str], made: Path, writes: bool) -> Run:
         command, cwd=CHECKOUT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     assert process.stderr  # noqa: S101 (a pipe was asked for)
-    said = process.stderr.read()
+    with process.stderr as errors:
+        said = errors.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

@@ -27,13 +27,15 @@ class Vocabulary:
 class SpecialTokens:
     """The texts of the tokens that begin and end a text; `add_bos` None where no file tells.
 
-    `added` are ids beyond the vocabulary's file, by their texts. `repairs` tell what was broken.
+    `added` are ids beyond the vocabulary's file, by their texts; those of them in `plain` are text
+    and no control tokens. `repairs` tell what was broken.
     """
 
     bos: str | None = None
     eos: str | None = None
     add_bos: bool | None = None
     added: Mapping[str, int] = field(default_factory=dict)
+    plain: frozenset[int] = frozenset()
     repairs: tuple[Finding, ...] = ()
 
 
@@ -72,6 +74,7 @@ def choose_special(
         chosen["eos"],
         add_bos if isinstance(add_bos, bool) else None,
         added,
+        frozenset(int(token) for token, entry in _listed(files) if entry.get("special") is False),
         tuple(repairs),
     )
 
@@ -79,12 +82,17 @@ def choose_special(
 def added_tokens(files: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
     """Ids by text: of added_tokens.json, and of tokenizer_config.json's list."""
     found = {t: i for t, i in files.get("added_tokens.json", {}).items() if _is_id(i)}
+    return found | {entry["content"]: int(token) for token, entry in _listed(files)}
+
+
+def _listed(files: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """The sane entries of tokenizer_config.json's list: an id as text, and what is told of it."""
     listed = files.get("tokenizer_config.json", {}).get("added_tokens_decoder")
-    for token, entry in (listed if isinstance(listed, dict) else {}).items():
-        text = _plain(entry)
-        if text and str(token).isdecimal():
-            found[text] = int(token)
-    return found
+    return [
+        (token, entry)
+        for token, entry in (listed if isinstance(listed, dict) else {}).items()
+        if token.isdecimal() and isinstance(entry, dict) and entry.get("content")
+    ]
 
 
 def sane_ids(ids: frozenset[int], tokenizer_eos: int | None, bos: Sequence[int]) -> frozenset[int]:

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -186,6 +187,7 @@ class SpmTokenizer:
         special = special or self._special_of_its_own()
         added = {text: token for text, token in special.added.items() if token >= self._own}
         self._added = {token: text for text, token in added.items()}
+        self._plain = special.plain & self._added.keys()
         self.pieces = max(self._own, *(token + 1 for token in self._added), 0)
         names = [self._spm.id_to_piece(i) for i in range(self._own) if self._spm.is_control(i)]
         self._ids = {name: self._spm.piece_to_id(name) for name in names} | added
@@ -217,11 +219,21 @@ class SpmTokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        text: str = self._spm.decode([i for i in ids if not self.is_control(i)])
+        kept = [i for i in ids if not self.is_control(i)]
+        parts = [list(part) for _, part in groupby(kept, self._plain.__contains__)]
+        return "".join(map(self._text, parts))
+
+    def _text(self, ids: list[int]) -> str:
+        """Of pieces that are all the model's own, or all added."""
+        if ids[0] in self._plain:
+            return "".join(self._added[i] for i in ids)
+        text: str = self._spm.decode(ids)
         return text
 
     def is_control(self, token_id: int) -> bool:
-        return token_id >= self._own or bool(self._spm.is_control(token_id))
+        if token_id >= self._own:
+            return token_id not in self._plain
+        return bool(self._spm.is_control(token_id))
 
     def piece(self, token_id: int) -> str:
         if token_id >= self._own:

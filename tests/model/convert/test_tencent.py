@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -107,8 +108,11 @@ def pieces(spm: Path) -> int:
     return int(SentencePieceProcessor(model_file=str(spm)).get_piece_size())
 
 
-def test_the_logits_and_the_tokens_are_the_sources(tmp_path: Path, spm: Path) -> None:
-    weights = checkpoint(pieces(spm))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_the_logits_and_the_tokens_are_the_sources(
+    dtype: torch.dtype, tmp_path: Path, spm: Path
+) -> None:
+    weights = {name: tensor.to(dtype) for name, tensor in checkpoint(pieces(spm)).items()}
     status, path = run(tmp_path, weights, spm)
     assert status == 0
     folder = read_model_folder(path)
@@ -121,7 +125,129 @@ def test_the_logits_and_the_tokens_are_the_sources(tmp_path: Path, spm: Path) ->
     )
     ids = tokenizer.encode([Run(TEXT[0])])
     logits = model.forward([Span(ids, SequenceCache(model.cache_format))])
-    assert torch.allclose(logits[0], source_logits(weights, ids)[-1], atol=1e-4)
+    wide = {name: tensor.float() for name, tensor in weights.items()}
+    assert torch.allclose(logits[0], source_logits(wide, ids)[-1], atol=1e-4)
+    assert folder.config["dtype"] == str(dtype).removeprefix("torch.")
+
+
+def test_transformers_loads_it_and_computes_the_same(tmp_path: Path, spm: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    weights = checkpoint(pieces(spm))
+    _, path = run(tmp_path, weights, spm)
+    ids = [1, 5, 77, 200]
+    with torch.inference_mode():
+        logits = AutoModelForCausalLM.from_pretrained(path)(torch.tensor([ids])).logits[0]
+    assert torch.allclose(logits, source_logits(weights, ids), atol=1e-4)
+
+
+def test_a_tied_head_is_left_out(tmp_path: Path, spm: Path) -> None:
+    weights = checkpoint(pieces(spm))
+    del weights["target.lm.output_layer.weight"]
+    status, path = run(tmp_path, weights, spm)
+    assert status == 0
+    assert read_model_folder(path).config["tie_word_embeddings"] is True
+
+
+def test_fewer_key_heads_are_read_off_the_shapes(tmp_path: Path, spm: Path) -> None:
+    """As LLaMA 2 and 3 have them."""
+    weights = checkpoint(pieces(spm))
+    for name in weights:
+        if "linear_layers.1" in name or "linear_layers.2" in name:
+            weights[name] = weights[name][: HIDDEN // 2]
+    status, path = run(tmp_path, weights, spm)
+    assert status == 0
+    assert read_model_folder(path).config["num_key_value_heads"] == HEADS // 2
+
+
+@pytest.mark.parametrize(
+    "name", ["encoder.layer_norm.weight", "encoder.transformer.1.feed_forward.linear_2.weight",
+             "encoder.transformer.0.self_attn.linear_layers.1.weight"],
+)  # fmt: skip
+def test_a_missing_weight_is_named(
+    name: str, tmp_path: Path, spm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = checkpoint(pieces(spm))
+    del weights[name]
+    status, path = run(tmp_path, weights, spm)
+    assert status == 1
+    assert name in capsys.readouterr().err
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("missing", [1, 2, 8])
+def test_a_piece_or_two_missing_is_refused(
+    missing: int, tmp_path: Path, spm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unless somebody says that the last rows are padding."""
+    rows = pieces(spm) + missing
+    status, path = run(tmp_path, checkpoint(rows), spm)
+    assert status == 1
+    assert f"{rows} rows but the tokenizer {rows - missing} pieces" in capsys.readouterr().err
+    assert not path.exists()
+
+
+def test_rows_that_are_told_to_be_padding(tmp_path: Path, spm: Path) -> None:
+    rows = -(-pieces(spm) // 8) * 8 + 8
+    torch.save(checkpoint(rows), tmp_path / "source.bin")
+    told = tmp_path / "told.json"
+    told.write_text(json.dumps({"heads_num": HEADS, "vocab_size": rows}), encoding="utf-8")
+    words = [str(tmp_path / "source.bin"), str(tmp_path / "out"), "--config", str(told)]
+    assert main(["convert", *words, "--tokenizer", str(spm)]) == 0
+    assert read_model_folder(tmp_path / "out").config["vocab_size"] == rows
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [({}, "do not make heads of 128"), ({"heads_num": 5}, "do not make heads"),
+     ([1], "holds no JSON object"), ("{", "cannot be read")],
+)  # fmt: skip
+def test_what_is_told_has_to_fit(
+    told: object, says: str, tmp_path: Path, spm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(checkpoint(pieces(spm)), tmp_path / "source.bin")
+    file = tmp_path / "told.json"
+    file.write_text(told if isinstance(told, str) else json.dumps(told), encoding="utf-8")
+    words = [str(tmp_path / "source.bin"), str(tmp_path / "out"), "--config", str(file)]
+    assert main(["convert", *words, "--tokenizer", str(spm)]) == 1
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("keep", ["safetensors", "nothing"])
+def test_an_interrupted_conversion_goes_on(
+    keep: str, tmp_path: Path, spm: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Ctrl-C in the middle, then the same command: what was finished is not written again."""
+    from model import weight_writer
+
+    monkeypatch.setattr("model.weight_writer.SHARD_BYTES", 20_000 if keep != "nothing" else 10**9)
+    write, count = weight_writer._write_values, 0
+
+    def interrupted(*args: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == 12:
+            raise KeyboardInterrupt
+        write(*args)
+
+    weights = checkpoint(pieces(spm))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weight_writer, "_write_values", interrupted)
+        status, path = run(tmp_path, weights, spm)
+    assert status == 1
+    said = capsys.readouterr().err
+    assert ("kept in" if keep != "nothing" else "nothing was left behind") in said
+    assert not path.exists()
+    source = (tmp_path / "source.bin").stat()
+    done = {p: p.stat().st_mtime_ns for p in tmp_path.glob(".Open*/*.safetensors")}
+    assert bool(done) == (keep != "nothing")
+    words = [str(tmp_path / "source.bin"), str(path), "--config", str(tmp_path / "config.json")]
+    assert main(["convert", *words, "--tokenizer", str(spm)]) == 0
+    assert (tmp_path / "source.bin").stat().st_mtime_ns == source.st_mtime_ns
+    assert all((path / p.name).stat().st_mtime_ns == when for p, when in done.items())
+    assert not list(tmp_path.glob(".Open*"))
 
 
 def test_several_shards(tmp_path: Path, spm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
