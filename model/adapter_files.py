@@ -79,7 +79,24 @@ def read_config(path: Path) -> dict[str, Any]:
     kind = config.get("peft_type")
     if kind != "LORA":
         raise adapter_error("adapter_not_lora", kind=kind)
+    for name, sane in (("rank_pattern", _is_pattern), ("alpha_pattern", _is_pattern),
+                       ("modules_to_save", _is_list_of_names)):  # fmt: skip
+        if config.get(name) is not None and not sane(config[name]):
+            said = f"{CONFIG} has nonsense in {name}"
+            raise adapter_error("adapter_unreadable", said=said)
     return config
+
+
+def _is_list_of_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _is_pattern(value: Any) -> bool:
+    """Numbers by regular expressions."""
+    try:
+        return all(re.compile(key) and number > 0 for key, number in value.items())
+    except (AttributeError, TypeError, re.error):
+        return False
 
 
 def refuse_kind(path: Path, config: Mapping[str, Any]) -> None:

@@ -112,7 +112,8 @@ def check_config(path: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
     Raises:
         ModelFolderError: it is not, or lacks what everything else needs.
     """
-    architectures = config.get("architectures") or []
+    told = config.get("architectures")
+    architectures = [str(name) for name in told] if isinstance(told, list) else []
     if not ARCHITECTURES.intersection(architectures) and config.get("model_type") != "llama":
         what = ", ".join(architectures) or config.get("model_type") or "of an unknown family"
         raise folder_error("not_llama", folder=path, what=what)

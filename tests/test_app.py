@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,27 @@ def test_wrong_use_is_one_sentence(flags: list[str], status: int, says: str) -> 
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert (done.returncode, done.stdout) == (status, "")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda p: (p / "model.safetensors").write_bytes(b"torn"), "cannot be read"),
+        (lambda p: (p / "tokenizer.json").unlink(), "neither tokenizer.json nor tokenizer.model"),
+        (lambda p: (p / "config.json").write_text('{"model_type": "gpt2"}'), "is gpt2, and only"),
+        (lambda p: [(p / "config.json").unlink(), (p / "m.gguf").touch()], "-m model convert"),
+    ],
+)
+def test_a_base_that_cannot_be_served_is_refused_at_the_door(
+    spoil: Callable[[Path], object], says: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Before the page, and before anything is loaded."""
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "base"))
+    spoil(folder)
+    done = run("--base_model", str(folder))
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert (done.returncode, done.stdout) == (1, "")
 
 
 def test_the_environment_is_read_and_blamed() -> None:

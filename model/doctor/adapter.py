@@ -218,5 +218,5 @@ def _check_template(
             yield finding("template_guessed", file=CARD, used=guessed)
         else:
             yield finding("template_untold", file=CARD)
-    elif template not in templates:
+    elif not isinstance(template, str) or template not in templates:
         raise adapter_error("template_unknown", template=repr(template))

@@ -66,11 +66,14 @@ def quick_check(folder: Path, pickles: bool = True) -> Iterator[Finding]:
 
 
 def caught(check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-    """What a check finds, and what it is refused for."""
+    """What a check finds, and what it is refused for; whatever else it runs into is told, too."""
     try:
         yield from check()
     except FolderError as error:
         yield from found_by(error)
+    except Exception as error:
+        said = (str(error).splitlines() or [""])[0]
+        yield finding("check_failed", said=f"{type(error).__name__}: {said}")
 
 
 def found_by(error: FolderError) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from model.machine import available_memory
 from model.weights import LazyTensor
 
 PROGRAM_BYTES = 1_000_000_000
+POSITIONS = 2048  # where config.json tells none, or nonsense
 KEY_VALUE_BYTES = 2  # each, beside 8-bit weights
 CAPABILITY = (7, 5)  # what LLM.int8 needs (Turing)
 
@@ -38,6 +39,7 @@ def memory_in_8bit(config: Mapping[str, Any], tensors: Sequence[LazyTensor]) -> 
     heads = config.get("num_attention_heads") or 1
     size = config.get("head_dim") or config["hidden_size"] // heads
     keys = (config.get("num_key_value_heads") or heads) * size
-    layers, positions = config.get("num_hidden_layers") or 0, config.get("max_position_embeddings")
-    chat = 2 * KEY_VALUE_BYTES * keys * layers * (positions or 2048)
+    layers, told = config.get("num_hidden_layers") or 0, config.get("max_position_embeddings")
+    positions = told if isinstance(told, int) and told > 0 else POSITIONS
+    chat = 2 * KEY_VALUE_BYTES * keys * layers * positions
     return sum(prod(tensor.shape) for tensor in tensors) + chat + PROGRAM_BYTES
