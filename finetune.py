@@ -50,8 +50,8 @@ def _say_nothing(phase: object, share: float) -> None:
 
 def run(options: argparse.Namespace) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a base that is not here is not trained on
-    from model.fingerprint import fingerprint
-    from model.folder import load_tokenizer, read_model_folder
+    from model.folders.fingerprint import fingerprint
+    from model.folders.model_folder import load_tokenizer, read_model_folder
     from model.startup import base_name, find_base, known_templates
     from training.data import encode_chats, read_chats
     from training.trainer import Recipe, train

@@ -25,10 +25,10 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from model.adapters import AdapterRegistry
-from model.base_facts import base_facts
 from model.embedded import ensure_embedded
 from model.engine.kv_cache import SequenceCache
-from model.folder import load_tokenizer, read_model_folder
+from model.folders.base_facts import base_facts
+from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.layers.compiled import build_folder, make_decoder, supported
 from model.layers.llama import Llama, Span
 from model.layers.lora import Lora

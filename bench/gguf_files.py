@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.folder import read_model_folder
+from model.folders.model_folder import read_model_folder
 
 Matrix = npt.NDArray[np.float32]
 

@@ -29,10 +29,10 @@ from bench.flags import Parser, at_least
 from bench.geometry import Geometry, add_geometry, geometry_of
 from bench.random_tokenizer import write_tokenizer
 from bench.rounds import Say, to_stderr
-from model.new_folder import new_folder
+from model.folders.new_folder import new_folder
+from model.folders.weight_writer import nbytes_of, write_weights
+from model.folders.weights import LazyTensor
 from model.types import LinlyError
-from model.weight_writer import nbytes_of, write_weights
-from model.weights import LazyTensor
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model import adapter_files
-from model.adapter_files import CONFIG, FILES
-from model.base_facts import BaseFacts
 from model.doctor.adapter import check_adapter, usual_template
 from model.doctor.vocabulary import own_tokenizer
 from model.findings import Finding, finding
+from model.folders import adapter_files
+from model.folders.adapter_files import CONFIG, FILES
+from model.folders.base_facts import BaseFacts
+from model.folders.tokenizer_files import TOKENIZER
 from model.tokenizer import Tokenizer
-from model.tokenizer_files import TOKENIZER
 from model.types import AdapterError, UnknownModelError
 
 if TYPE_CHECKING:

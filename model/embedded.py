@@ -21,7 +21,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from model.convert import convert
-from model.new_folder import is_busy
+from model.folders.new_folder import is_busy
 from model.settings import APP_NAME, EMBEDDED_DEFAULT
 from model.types import ModelFolderError, Phase
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from model.findings import folder_error
-from model.folder import IGNORED, ModelFolder
+from model.folders.model_folder import IGNORED, ModelFolder
+from model.folders.weights import read_tensors
 from model.layers.linear import Linear
 from model.layers.llama import DecoderLayer, Llama, LlamaShape
 from model.types import Progress, SettingsError
 from model.weight_cache import WeightCache
-from model.weights import read_tensors
 
 Slot = Callable[[Tensor], None]
 UNSUPPORTED_ROPE = {"dynamic", "longrope"}  # their frequencies depend on the chat's length

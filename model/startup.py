@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.adapters import AdapterRegistry
-from model.base_facts import base_facts
 from model.doctor.base import quick_check
 from model.embedded import ensure_embedded
 from model.engine.base import Engine
 from model.findings import Finding, folder_error, refusal
-from model.folder import ModelFolder, load_tokenizer, read_model_folder
-from model.hub import download, is_hub_id, is_offline, list_files
+from model.folders.base_facts import base_facts
+from model.folders.hub import download, is_hub_id, is_offline, list_files
+from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
+from model.folders.special_tokens import sane_ids
 from model.machine import available_cores, available_memory
 from model.prompt import PromptTemplate, load_templates
 from model.settings import CHECKOUT, EMBEDDED_DEFAULT, Settings
-from model.special_tokens import sane_ids
 from model.tokenizer import Tokenizer
 from model.types import ModelFolderError, Phase
 

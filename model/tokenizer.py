@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from model.findings import folder_error
-from model.special_tokens import SpecialTokens
-from model.weights import refuse_lfs_pointer
+from model.folders.special_tokens import SpecialTokens
+from model.folders.weights import refuse_lfs_pointer
 
 REPLACEMENT = "�"
 CONTEXT_TOKENS = 6  # of the prompt, so that the first piece is decoded as it stands in the text

@@ -24,7 +24,7 @@ from model.layers.linear import Int8Linear
 from model.types import Progress
 
 if TYPE_CHECKING:
-    from model.folder import ModelFolder
+    from model.folders.model_folder import ModelFolder
     from model.layers.llama import Llama
 
 FORMAT = 3  # of the entries; another number, and all are made anew

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from model.adapter_files import WEIGHTS
 from model.adapters import Adapter, AdapterRegistry
 from model.findings import finding
+from model.folders.adapter_files import WEIGHTS
 from model.manager import ModelManager
 from model.prompt import PromptTemplate, load_templates
 from model.settings import Settings

@@ -10,13 +10,17 @@ import pytest
 CHECKOUT = Path(__file__).parents[1]
 PACKAGES = ("model", "web", "training")
 SOURCES = [path for package in PACKAGES for path in sorted((CHECKOUT / package).rglob("*.py"))]
+# The rooms around what lies on the disk.
+FILES = ("model.folders", "model.doctor", "model.convert", "model.merge", "model.commands")
 # Who may not import what, by the beginning of the modules' names.
 FORBIDDEN = {
     "model.types": ("model", "web", "training"),
-    "model.layers": ("model.engine", "model.prompt", "model.folder", "model.settings",
+    "model.layers": ("model.engine", "model.prompt", *FILES, "model.settings",
                      "model.adapters", "model.manager", "model.startup", "web", "training"),
-    "model.engine": ("model.prompt", "model.folder", "model.settings", "model.adapters",
+    "model.engine": ("model.prompt", *FILES, "model.settings", "model.adapters",
                      "model.tokenizer", "model.manager", "model.startup", "web", "training"),
+    "model.folders": ("model.doctor", "model.convert", "model.merge", "model.commands",
+                      "model.engine", "model.adapters", "model.manager", "model.startup"),
     "model": ("web", "training", "gradio", "fastapi"),
     "web": ("training", "model.engine", "model.layers", "model.loading", "torch", "transformers"),
     "training": ("web", "model.engine", "model.manager"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.adapter_files import CARD
+from model.folders.adapter_files import CARD
 from training.data import IGNORED, Example
 
 

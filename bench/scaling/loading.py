@@ -16,7 +16,7 @@ from bench.peers.child import Child
 from bench.rounds import Say
 from bench.scaling.figures import Load, Loading
 from bench.scaling.source import Source
-from model.folder import ModelFolder
+from model.folders.model_folder import ModelFolder
 
 SOURCE, CACHE = "source", "cache"
 PROGRAM_BYTES = 1_500_000_000  # Python, torch, and what is quantised at a time
@@ -46,7 +46,7 @@ def weight_sizes(folder: ModelFolder) -> tuple[int, int]:
     Raises:
         ModelFolderError: a file is torn.
     """
-    from model.weights import read_tensors
+    from model.folders.weights import read_tensors
 
     sizes = [(weight.numel(), weight.nbytes) for _, weight in read_tensors(folder.weight_files)]
     return sum(count for count, _ in sizes), max(nbytes for _, nbytes in sizes)

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.folder import read_model_folder
+from model.folders.model_folder import read_model_folder
 from model.machine import available_cores
 from model.weight_cache import DONE, WeightCache
 

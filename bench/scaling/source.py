@@ -10,7 +10,7 @@ from bench.random_model import write_model
 from bench.rounds import Say
 from bench.scaling.options import Options
 from bench.stage import fingerprint
-from model.folder import ModelFolder, read_model_folder
+from model.folders.model_folder import ModelFolder, read_model_folder
 
 
 @dataclass(frozen=True)

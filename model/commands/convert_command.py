@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from model.new_folder import interrupted
+from model.folders.new_folder import interrupted
 from model.progress import bar
 
 ABOUT = """\

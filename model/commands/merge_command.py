@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model.commands.convert_command import shown
-from model.new_folder import interrupted, refuse_taken
+from model.folders.new_folder import interrupted, refuse_taken
 from model.progress import bar
 
 ABOUT = """\

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from model.convert.conversion import Conversion, read_config
 from model.convert.source import Source, find_source
-from model.expected import compare
 from model.findings import folder_error, refusal
-from model.folder import read_model_folder
-from model.new_folder import new_folder, refuse_taken
-from model.tokenizer_files import check_pieces, read_tokenizer
+from model.folders.expected import compare
+from model.folders.model_folder import read_model_folder
+from model.folders.new_folder import new_folder, refuse_taken
+from model.folders.tokenizer_files import check_pieces, read_tokenizer
+from model.folders.weight_writer import nbytes_of, write_weights
 from model.types import Progress
-from model.weight_writer import nbytes_of, write_weights
 
 FORMAT = 1  # of what is written; an unfinished folder of another one is started over
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model.findings import folder_error
-from model.weights import LazyTensor
+from model.folders.weights import LazyTensor
 
 # What --config may tell that weights do not, by the names that TencentPretrain has for it.
 TOLD = {

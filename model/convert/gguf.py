@@ -20,8 +20,8 @@ from model.convert.hf import replace_tokenizer
 from model.convert.spm_file import write_spm
 from model.convert.tencent import halves_from_pairs
 from model.findings import folder_error
+from model.folders.weights import LazyTensor, read_bytes
 from model.types import ModelFolderError
-from model.weights import LazyTensor, read_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,8 +10,8 @@ from typing import Any
 
 from model.convert.conversion import Conversion
 from model.findings import folder_error
-from model.folder import IGNORED, read_model_folder
-from model.weights import LazyTensor, list_tensors
+from model.folders.model_folder import IGNORED, read_model_folder
+from model.folders.weights import LazyTensor, list_tensors
 
 # What belongs to a model besides its weights. checklist.chk tells sums of files that stay behind.
 REST = ("*.json", "*.model", "*.jinja", "*.txt", "*.md", "LICENSE*", "tokenizer_checklist.chk")

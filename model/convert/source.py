@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from model import hub
 from model.findings import folder_error
+from model.folders import hub
 
 WEIGHTS = ("*.gguf", "*.bin")
 REST = ("*.json", "*.model", "*.jinja", "*.txt", "*.md", "LICENSE*", "*.chk")

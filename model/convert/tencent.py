@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from model.convert.conversion import Conversion, told_by
 from model.findings import folder_error
-from model.weights import LazyTensor, list_tensors
+from model.folders.weights import LazyTensor, list_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor

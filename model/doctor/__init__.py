@@ -11,15 +11,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from model.adapter_files import CARD, WEIGHTS, read_card
-from model.adapter_files import CONFIG as ADAPTER_CONFIG
-from model.base_facts import base_facts
 from model.doctor.adapter import check_adapter
 from model.doctor.base import Bar, caught, check_base
 from model.doctor.report import Report
 from model.doctor.roles import files_of
 from model.findings import Finding, finding, folder_error
-from model.folder import ModelFolder, load_tokenizer, read_config, read_model_folder
+from model.folders.adapter_files import CARD, WEIGHTS, read_card
+from model.folders.adapter_files import CONFIG as ADAPTER_CONFIG
+from model.folders.base_facts import base_facts
+from model.folders.model_folder import ModelFolder, load_tokenizer, read_config, read_model_folder
 from model.prompt import PromptTemplate, load_templates
 from model.settings import CHECKOUT, Settings, read_settings
 from model.types import Phase

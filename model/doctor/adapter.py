@@ -6,7 +6,9 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.adapter_files import (
+from model.doctor.vocabulary import check_vocabulary
+from model.findings import Finding, adapter_error, finding
+from model.folders.adapter_files import (
     CARD,
     PAIR_NAME,
     WHOLE_NAME,
@@ -23,10 +25,8 @@ from model.adapter_files import (
     refuse_kind,
     scaling,
 )
-from model.base_facts import BaseFacts
-from model.doctor.vocabulary import check_vocabulary
-from model.findings import Finding, adapter_error, finding
-from model.fingerprint import RELATED, SAME, distance
+from model.folders.base_facts import BaseFacts
+from model.folders.fingerprint import RELATED, SAME, distance
 
 if TYPE_CHECKING:
     from torch import Tensor

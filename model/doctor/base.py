@@ -11,12 +11,19 @@ from typing import Any
 from model.doctor.checksums import bytes_to_sum, check_sums
 from model.doctor.deep import check_numbers
 from model.doctor.machine import check_machine
-from model.expected import compare, expected_tensors
 from model.findings import Finding, finding
-from model.folder import WEIGHTS, chat_template, check_config, read_config, weight_files, weight_map
-from model.tokenizer_files import SPM, check_pieces, read_tokenizer
+from model.folders.expected import compare, expected_tensors
+from model.folders.model_folder import (
+    WEIGHTS,
+    chat_template,
+    check_config,
+    read_config,
+    weight_files,
+    weight_map,
+)
+from model.folders.tokenizer_files import SPM, check_pieces, read_tokenizer
+from model.folders.weights import LazyTensor, list_tensors
 from model.types import FolderError, Progress
-from model.weights import LazyTensor, list_tensors
 
 Bar = Callable[[str, int], AbstractContextManager[Progress]]
 Held = list[tuple[Path, LazyTensor]]

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from model.findings import Finding, finding
+from model.folders.weights import LazyTensor
 from model.types import FolderError, Progress
-from model.weights import LazyTensor
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 

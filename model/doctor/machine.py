@@ -7,8 +7,8 @@ from math import prod
 from typing import Any
 
 from model.findings import Finding, finding
+from model.folders.weights import LazyTensor
 from model.machine import available_memory
-from model.weights import LazyTensor
 
 PROGRAM_BYTES = 1_000_000_000
 POSITIONS = 2048  # where config.json tells none, or nonsense

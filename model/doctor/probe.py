@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model import adapter_files
 from model.findings import Finding, finding
-from model.folder import ModelFolder, load_tokenizer
+from model.folders import adapter_files
+from model.folders.model_folder import ModelFolder, load_tokenizer
 from model.prompt import PromptTemplate, encode_chat
 from model.types import Message
 

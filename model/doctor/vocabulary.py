@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.base_facts import EMBEDDING, BaseFacts
 from model.findings import Finding, adapter_error, finding
+from model.folders.base_facts import EMBEDDING, BaseFacts
+from model.folders.tokenizer_files import has_tokenizer, read_tokenizer
 from model.tokenizer import Run, Tokenizer
-from model.tokenizer_files import has_tokenizer, read_tokenizer
 from model.types import AdapterError, ModelFolderError
 
 if TYPE_CHECKING:

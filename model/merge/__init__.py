@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.doctor.base import quick_check
-from model.expected import HEAD
 from model.findings import adapter_error, refusal
-from model.folder import IGNORED, ModelFolder
+from model.folders.expected import HEAD
+from model.folders.model_folder import IGNORED, ModelFolder
+from model.folders.new_folder import new_folder
+from model.folders.weight_writer import nbytes_of, write_weights
+from model.folders.weights import LazyTensor, list_tensors, torch_dtype
 from model.merge.rest import Voice, write_rest
 from model.merge.tally import Tally
 from model.merge.weights import AdapterWeights, Merger
-from model.new_folder import new_folder
 from model.types import Progress
-from model.weight_writer import nbytes_of, write_weights
-from model.weights import LazyTensor, list_tensors, torch_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor

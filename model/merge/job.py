@@ -6,12 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from model.adapter_files import own_layers, read_card, read_config
-from model.base_facts import BaseFacts, base_facts
 from model.doctor import find_folder
 from model.doctor.adapter import check_for_merging
 from model.doctor.vocabulary import own_tokenizer
-from model.folder import ModelFolder, load_tokenizer, read_model_folder
+from model.folders.adapter_files import own_layers, read_card, read_config
+from model.folders.base_facts import BaseFacts, base_facts
+from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
 from model.merge import Merge
 from model.merge.rest import Voice
 from model.merge.weights import AdapterWeights, read_adapter

@@ -16,8 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.adapter_files import WHOLE_NAME, all_tensors, digest, read_config
 from model.findings import adapter_error
+from model.folders.adapter_files import WHOLE_NAME, all_tensors, digest, read_config
 from model.types import AdapterError
 
 if TYPE_CHECKING:

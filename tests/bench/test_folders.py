@@ -10,7 +10,7 @@ import pytest
 from bench import folders
 from bench.foldering import made
 from bench.geometry import Geometry
-from model.folder import load_tokenizer, read_model_folder
+from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.types import SettingsError
 
 TINY = [

@@ -131,7 +131,7 @@ def test_a_base_in_several_files_is_written_whole(
     geometry = Geometry(layers=2, hidden=64, intermediate=96, heads=4, kv_heads=2, vocab=320)
     found = []
     for name, shard in (("one", 1_000_000), ("several", 60_000)):
-        monkeypatch.setattr("model.weight_writer.SHARD_BYTES", shard)
+        monkeypatch.setattr("model.folders.weight_writer.SHARD_BYTES", shard)
         write_model(tmp_path / name, geometry, seed=0, say=lambda _: None)
         write_base(tmp_path / name, tmp_path / f"{name}.gguf")
         tensors = GGUFReader(tmp_path / f"{name}.gguf").tensors

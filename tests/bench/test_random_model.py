@@ -14,7 +14,7 @@ from bench import random_model
 from bench.geometry import Geometry
 from bench.random_model import main, write_model
 from model.engine.kv_cache import SequenceCache
-from model.folder import load_tokenizer, read_model_folder
+from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.layers.llama import Span
 from model.loading import load_model
 from model.tokenizer import Run
@@ -29,7 +29,7 @@ Start = Callable[..., int]
 
 def make(folder: Path, most: int = MOST, seed: int = 0) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("model.weight_writer.SHARD_BYTES", most)
+        patch.setattr("model.folders.weight_writer.SHARD_BYTES", most)
         write_model(folder, TINY, seed, lambda _: None)
     return folder
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.adapters import AdapterRegistry
-from model.base_facts import base_facts
 from model.engine.local import LocalEngine
-from model.folder import load_tokenizer, read_model_folder
+from model.folders.base_facts import base_facts
+from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.layers.llama import Llama
 from model.loading import load_model
 from model.types import Delta, EngineRequest, Sampling

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.adapter_files import REFUSED, scaling
 from model.adapters import Adapter, AdapterRegistry
-from model.base_facts import BaseFacts
-from model.expected import expected_tensors
+from model.folders.adapter_files import REFUSED, scaling
+from model.folders.base_facts import BaseFacts
+from model.folders.expected import expected_tensors
 from model.layers.linear import FloatLinear, Linear
 from model.layers.lora import FloatPair, Lora, LoraMaker
 from model.types import AdapterError, UnknownModelError

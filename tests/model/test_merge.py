@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.__main__ import main
-from model.folder import load_tokenizer, read_model_folder
+from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.settings import read_settings
 from model.startup import OWN_TEMPLATE, known_templates
 from tests.tiny import make_adapter, make_folder
@@ -286,7 +286,7 @@ def test_a_full_disk_leaves_nothing(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("model.weight_writer._write_values", full)
+    monkeypatch.setattr("model.folders.weight_writer._write_values", full)
     assert run(tiny_folder, [tiny_adapters / "qv"], tmp_path / "out") == 1
     assert "The disk is full" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from model.doctor.vocabulary import own_tokenizer
-from model.folder import load_tokenizer, read_model_folder
+from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.manager import ModelManager
 from model.settings import CHECKOUT, Settings
 from model.tokenizer import Run, Tokenizer

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model import weight_cache
-from model.folder import read_model_folder
+from model.folders.model_folder import read_model_folder
+from model.folders.weights import read_tensors
 from model.layers.llama import Llama
 from model.loading import load_model
 from model.weight_cache import DONE, WeightCache, model_parts
-from model.weights import read_tensors
 from tests.tiny import make_folder
 
 

@@ -14,7 +14,7 @@ from sentencepiece import sentencepiece_model_pb2 as proto
 
 from model.__main__ import main
 from model.engine.kv_cache import SequenceCache
-from model.folder import load_tokenizer, read_model_folder
+from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.layers.llama import Span
 from model.loading import load_model
 from model.tokenizer import Run
@@ -129,7 +129,7 @@ def test_the_logits_are_those_that_transformers_computes(
 
 
 def test_the_types_are_the_sources(tmp_path: Path, spm: Path) -> None:
-    from model.weights import list_tensors
+    from model.folders.weights import list_tensors
 
     for kind, expected in (("F16", "F16"), ("BF16", "BF16"), ("Q8_0", "BF16")):
         out = tmp_path / f"out-{kind}"

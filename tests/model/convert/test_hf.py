@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from model.__main__ import main
-from model.folder import load_tokenizer, read_model_folder
+from model.folders.model_folder import load_tokenizer, read_model_folder
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 320,

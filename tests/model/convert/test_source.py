@@ -14,10 +14,10 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import torch
 
-from model import hub
 from model.__main__ import main
 from model.convert.source import choose, find_source
-from model.folder import load_tokenizer, read_model_folder
+from model.folders import hub
+from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.types import ModelFolderError
 from tests.model.convert.test_tencent import HEADS, checkpoint, pieces
 from tests.model.tokens import LIKE_LLAMA, write_spm

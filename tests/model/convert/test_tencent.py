@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from model.__main__ import main
 from model.engine.kv_cache import SequenceCache
-from model.folder import load_tokenizer, read_model_folder
+from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.layers.llama import Span
 from model.loading import load_model
 from model.tokenizer import Run
@@ -220,9 +220,11 @@ def test_an_interrupted_conversion_goes_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """Ctrl-C in the middle, then the same command: what was finished is not written again."""
-    from model import weight_writer
+    from model.folders import weight_writer
 
-    monkeypatch.setattr("model.weight_writer.SHARD_BYTES", 20_000 if keep != "nothing" else 10**9)
+    monkeypatch.setattr(
+        "model.folders.weight_writer.SHARD_BYTES", 20_000 if keep != "nothing" else 10**9
+    )
     write, count = weight_writer._write_values, 0
 
     def interrupted(*args: Any) -> None:
@@ -251,7 +253,7 @@ def test_an_interrupted_conversion_goes_on(
 
 
 def test_several_shards(tmp_path: Path, spm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.weight_writer.SHARD_BYTES", 20_000)
+    monkeypatch.setattr("model.folders.weight_writer.SHARD_BYTES", 20_000)
     status, path = run(tmp_path, checkpoint(pieces(spm)), spm)
     assert status == 0
     assert len(list(path.glob("model-*.safetensors"))) > 2

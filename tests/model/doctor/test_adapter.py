@@ -13,13 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.base_facts import BaseFacts, base_facts
 from model.doctor.adapter import check_adapter
 from model.doctor.base import caught
 from model.doctor.probe import probe
 from model.findings import Finding
-from model.fingerprint import RELATED, SAME, distance, fingerprint
-from model.folder import load_tokenizer, read_model_folder
+from model.folders.base_facts import BaseFacts, base_facts
+from model.folders.fingerprint import RELATED, SAME, distance, fingerprint
+from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.prompt import PromptTemplate
 from tests.model.tokens import LIKE_LLAMA, write_spm
 from tests.tiny import TEMPLATE, make_adapter, make_folder, write_tokenizer

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from model.folders.weight_writer import write_weights
+from model.folders.weights import LazyTensor, list_tensors, read_bytes, read_tensors
 from model.types import ModelFolderError
-from model.weight_writer import write_weights
-from model.weights import LazyTensor, list_tensors, read_bytes, read_tensors
 
 
 def some_tensors() -> dict[str, Tensor]:
@@ -66,7 +66,7 @@ def test_the_old_format_is_read_as_a_whole(tmp_path: Path, monkeypatch: pytest.M
     file = tmp_path / "old.bin"
     torch.save(some_tensors(), file, _use_new_zipfile_serialization=False)
     assert dict(read_tensors([file]))["half"].equal(some_tensors()["half"])
-    monkeypatch.setattr("model.weights.available_memory", lambda: 5)
+    monkeypatch.setattr("model.folders.weights.available_memory", lambda: 5)
     with pytest.raises(ModelFolderError, match="old format"):
         list_tensors(file)
 
@@ -135,7 +135,7 @@ def test_what_is_written_is_what_the_library_reads(
 ) -> None:
     from safetensors.torch import load_file
 
-    monkeypatch.setattr("model.weight_writer.SHARD_BYTES", most)
+    monkeypatch.setattr("model.folders.weight_writer.SHARD_BYTES", most)
     folder = tmp_path / "out"
     folder.mkdir()
     shares: list[float] = []
@@ -154,7 +154,7 @@ def test_what_is_written_is_what_the_library_reads(
 def test_files_that_are_done_are_not_written_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.weight_writer.SHARD_BYTES", 60)
+    monkeypatch.setattr("model.folders.weight_writer.SHARD_BYTES", 60)
     tensors = lazy(some_tensors(), tmp_path)
     write_weights(tensors, tmp_path, lambda share: None)
     done = sorted(tmp_path.glob("model-*.safetensors"))

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from model.folder import load_tokenizer, read_model_folder
+from model.folders.model_folder import load_tokenizer, read_model_folder
+from model.folders.tokenizer_files import MOST_PADDING
 from model.tokenizer import FastTokenizer, SpmTokenizer
-from model.tokenizer_files import MOST_PADDING
 from model.types import ModelFolderError
 from tests.model.tokens import END, LIKE_LLAMA, START, make_fast, write_spm
 

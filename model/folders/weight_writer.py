@@ -15,8 +15,8 @@ from io import RawIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from model.folders.weights import LENGTH, LazyTensor, bytes_of
 from model.types import Progress
-from model.weights import LENGTH, LazyTensor, bytes_of
 
 if TYPE_CHECKING:
     from torch import Tensor

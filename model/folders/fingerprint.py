@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 from itertools import chain
 
-from model.folder import ModelFolder
-from model.weights import list_tensors
+from model.folders.model_folder import ModelFolder
+from model.folders.weights import list_tensors
 
 COUNT = 32  # numbers of each tensor
 # Attention and feed-forward of the first layer: no two models that were trained apart agree there.

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from model.findings import folder_error
-from model.special_tokens import SpecialTokens, Vocabulary, choose_special
+from model.folders.special_tokens import SpecialTokens, Vocabulary, choose_special
+from model.folders.weights import refuse_lfs_pointer
 from model.tokenizer import FastTokenizer, SpmTokenizer, Tokenizer, open_spm
 from model.types import ModelFolderError
-from model.weights import refuse_lfs_pointer
 
 FAST, SPM = "tokenizer.json", "tokenizer.model"
 # What may name special tokens, the most reliable first.

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from model.findings import folder_error
+from model.folders.tokenizer_files import check_pieces, read_json, read_tokenizer
 from model.tokenizer import Tokenizer
-from model.tokenizer_files import check_pieces, read_json, read_tokenizer
 from model.types import ModelFolderError
 
 ARCHITECTURES = {"LlamaForCausalLM", "LLaMAForCausalLM"}  # the second is what early files say

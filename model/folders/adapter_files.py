@@ -237,7 +237,7 @@ def all_tensors(path: Path) -> Iterable[tuple[str, Tensor]]:
     """
     from safetensors.torch import load_file
 
-    from model.weights import read_tensors, refuse_lfs_pointer
+    from model.folders.weights import read_tensors, refuse_lfs_pointer
 
     file = weights_file(path)
     try:

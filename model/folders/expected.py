@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from model.findings import Finding, finding, folder_error
-from model.folder import IGNORED
-from model.weights import LazyTensor
+from model.folders.model_folder import IGNORED
+from model.folders.weights import LazyTensor
 
 Shape = tuple[int, ...]
 

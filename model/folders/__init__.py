@@ -1,0 +1,1 @@
+"""What lies on the disk: folders of models and adapters, their weights and their tokenizers."""
