@@ -25,7 +25,9 @@ def add_to(commands: Any) -> None:
     )
     add = command.add_argument
     add("source", metavar="SOURCE", help="a file, a folder or a hub id")
-    add("destination", type=Path, metavar="DEST", help="the folder to make; empty, or not there yet")
+    add(
+        "destination", type=Path, metavar="DEST", help="the folder to make; empty, or not there yet"
+    )
     add(
         "--tokenizer", type=Path, metavar="FILE",
         help="the tokenizer: needed for a .bin without a .model file beside it",
