@@ -8,6 +8,7 @@ from model.commands import check_command, convert_command, merge_command
 from model.flags import Parser
 from model.types import LinlyError
 
+REMEDY = "Run `python -m model check` on the folders involved; their files may be damaged."
 COMMANDS = (check_command, convert_command, merge_command)
 
 
@@ -19,6 +20,10 @@ def main(argv: list[str]) -> int:
     except LinlyError as error:
         print(error, file=sys.stderr)
         return error.exit_status
+    except Exception as error:  # somebody's files hold what nobody has thought of
+        said = (str(error).splitlines() or [""])[0]
+        print(f"This went wrong: {type(error).__name__}: {said}. {REMEDY}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 1

@@ -113,12 +113,13 @@ class AdapterRegistry:
             found = tuple(check_adapter(path, self._base, self._templates))
             card = adapter_files.read_card(path)
             digest = adapter_files.digest(path)
+            own = any(one.code == "adapter_vocabulary" for one in found)
+            tokenizer = own_tokenizer(path) if own else None
         except AdapterError as error:
             return Adapter(path.name, path, problem=_finding(error))
         except Exception as error:  # a file that is being written can be anything
             said = (str(error).splitlines() or [type(error).__name__])[0]
             return Adapter(path.name, path, problem=finding("adapter_unreadable", said=said))
-        own = any(one.code == "adapter_vocabulary" for one in found)
         return Adapter(
             path.name,
             path,
@@ -126,7 +127,7 @@ class AdapterRegistry:
             template=card.get("template") or usual_template(own, self._templates),
             digest=digest,
             warnings=tuple(warning for warning in found if warning.level == "warning"),
-            tokenizer=own_tokenizer(path) if own else None,
+            tokenizer=tokenizer,
         )
 
 
@@ -140,7 +141,7 @@ def _stamp(path: Path) -> tuple[float, ...]:
     """Changes when any of the files that matter does, or comes, or goes."""
     stamp: list[float] = []
     for name in (*FILES, *TOKENIZER):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             status = (path / name).stat()
             stamp += [status.st_mtime, status.st_size]
     return tuple(stamp)

@@ -115,9 +115,16 @@ def check_llama_config(folder: Path, told: Mapping[str, Any]) -> Any:
         ModelFolderError: it is not sound, or asks for what is not served.
     """
     from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
     try:
         config = LlamaConfig(**{**told, "model_type": "llama"})
+        for name in ("max_position_embeddings", "rms_norm_eps"):
+            if not getattr(config, name) > 0:
+                raise ValueError(f"{name} is {getattr(config, name)!r}")
+        theta = config.rope_parameters["rope_theta"]
+        if not theta > 0:
+            raise ValueError(f"rope_theta is {theta!r}")
     except Exception as error:  # its validation raises a type of its own per field
         said = str(error).splitlines()[-1].strip()
         raise folder_error("config_unsound", file=folder / "config.json", said=said) from error
@@ -126,6 +133,10 @@ def check_llama_config(folder: Path, told: Mapping[str, Any]) -> Any:
     rope_type = config.rope_parameters["rope_type"]
     if rope_type in UNSUPPORTED_ROPE:
         raise folder_error("rope_unknown", kind=rope_type)
+    try:
+        LlamaRotaryEmbedding(config)
+    except Exception as error:  # whatever its formulas run into
+        raise folder_error("rope_unknown", kind=rope_type) from error
     return config
 
 

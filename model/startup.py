@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.adapters import AdapterRegistry
-from model.doctor.base import quick_check
+from model.doctor.base import caught, quick_check
 from model.embedded import ensure_embedded
 from model.engine.base import Engine
 from model.findings import Finding, folder_error, refusal
@@ -72,7 +72,7 @@ def check_early(settings: Settings) -> None:
         path = _local_folder(settings.base_model)
         read_model_folder(path)
         # Opening pickles takes torch, and its import seconds: these are looked at when loading.
-        refuse_errors(quick_check(path, pickles=False))
+        refuse_errors(caught(lambda: quick_check(path, pickles=False)))
     if settings.quantization == "4bit" or settings.device == "cuda":
         _wait_without_spinning()
         from model.loading import resolve_device  # seconds for torch, where a refusal may follow
@@ -108,7 +108,7 @@ def load_local(settings: Settings, report: Report) -> Serving:
     # Compiling takes longer than most of what follows, so it begins now.
     with _compiling(settings, device) as build:
         path = find_base(settings, report)
-        for warning in refuse_errors(quick_check(path)):
+        for warning in refuse_errors(caught(lambda: quick_check(path))):
             log.warning("%s. %s", warning.message().rstrip("."), warning.remedy())
         return _serve(settings, read_model_folder(path), device, build, report)
 

@@ -62,9 +62,10 @@ def run(options: Namespace) -> int:
         print(interrupted(destination), file=sys.stderr)
         return 1
     names = " and ".join(adapter.name for adapter in job.adapters)
+    counted = "since the interruption " if tally.partial else ""
     print(
-        f"Merged {names} into {job.base.name}: {tally.changed} of {tally.layers} layers changed, "
-        f"by {tally.share:.1%} of their weights' length, and are now the model's own."
+        f"Merged {names} into {job.base.name}: {counted}{tally.changed} of {tally.layers} layers "
+        f"changed, by {tally.share:.1%} of their weights' length, and are now the model's own."
     )
     print(f"{destination} is ready: python app.py --base_model {shown(destination)}")
     return 0

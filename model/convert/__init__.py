@@ -47,6 +47,8 @@ def convert(
     Raises:
         ModelFolderError: it cannot be done.
     """
+    from model.loading import check_llama_config
+
     refuse_taken(destination)  # before anything is downloaded
     conversion = _open(find_source(source, tokenizer, say), config)
     nbytes = nbytes_of(conversion.tensors)
@@ -57,6 +59,7 @@ def convert(
         # Before the weights, which take minutes.
         tokenizer_read, _ = read_tokenizer(folder)
         check_pieces(tokenizer_read, conversion.config, conversion.exact)
+        check_llama_config(folder, conversion.config)
         for problem in compare(conversion.config, conversion.tensors, conversion.sources[0]):
             raise refusal(problem)
         with bar("Converting", nbytes) as progress:

@@ -50,7 +50,7 @@ def read_config(path: Path | None) -> dict[str, Any]:
         return {}
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise folder_error("config_unreadable", file=path, said=error) from error
     if not isinstance(config, dict):
         raise folder_error("config_unreadable", file=path, said="it holds no JSON object")

@@ -49,6 +49,8 @@ LLAMA3 = {
     "original_max_position_embeddings": 8192,
 }  # fmt: skip
 PLAIN = {"F32": "F32", "F16": "F16", "BF16": "BF16"}  # types that stay as they are
+# What Python says to metadata that are no metadata.
+NONSENSE = (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError)
 END_TOKENS = ("eos", "eot", "eom")
 
 
@@ -93,11 +95,19 @@ def open_gguf(source: Path, tokenizer: Path | None, told: Mapping[str, Any]) -> 
         what = architecture if architecture != "llama" else "a mixture of experts"
         raise folder_error("not_llama", folder=source, what=what)
     held = {tensor.name: tensor for tensor in metadata.reader.tensors}
-    config = _config(metadata, held) | told_by(told)
-    head_dim = config["head_dim"]
-    tensors = [_lazy(source, t, head_dim) for t in held.values() if t.name != ROPE_FACTORS]
+    try:
+        config = _config(metadata, held) | told_by(told)
+        size = config["head_dim"]
+        tensors = [_lazy(source, t, size) for t in held.values() if t.name != ROPE_FACTORS]
+    except NONSENSE as error:
+        raise _nonsense(source, error) from error
     rest = partial(_write_rest, metadata, tokenizer)
     return Conversion(config, tensors, rest, (source, *((tokenizer,) if tokenizer else ())))
+
+
+def _nonsense(source: Path, error: Exception) -> ModelFolderError:
+    said = f"its metadata make no sense ({type(error).__name__}: {error})"
+    return folder_error("weights_torn", file=source, said=said)
 
 
 def _config(metadata: Metadata, held: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,7 +128,7 @@ def _config(metadata: Metadata, held: Mapping[str, Any]) -> dict[str, Any]:
         "num_hidden_layers": metadata.llama("block_count"),
         "num_attention_heads": heads,
         "num_key_value_heads": metadata.llama("attention.head_count_kv", heads),
-        "head_dim": metadata.llama("rope.dimension_count", hidden // heads),
+        "head_dim": metadata.llama("rope.dimension_count", _head_size(metadata, hidden // heads)),
         "max_position_embeddings": metadata.llama("context_length"),
         "rms_norm_eps": metadata.llama("attention.layer_norm_rms_epsilon"),
         "rope_theta": metadata.llama("rope.freq_base", 10000.0),
@@ -134,12 +144,19 @@ def _config(metadata: Metadata, held: Mapping[str, Any]) -> dict[str, Any]:
     return config | _rope_scaling(metadata, held, config)
 
 
+def _head_size(metadata: Metadata, usual: int) -> int:
+    return int(metadata.llama("attention.key_length", usual))
+
+
 def _rope_scaling(
     metadata: Metadata, held: Mapping[str, Any], config: Mapping[str, Any]
 ) -> dict[str, Any]:
     """How positions are stretched, where they are."""
     if ROPE_FACTORS in held:
         return {"rope_scaling": _llama3(metadata.file, held[ROPE_FACTORS].data, config)}
+    older = metadata.get("llama.rope.scale_linear", 1.0)
+    if older != 1.0:
+        return {"rope_scaling": {"rope_type": "linear", "factor": older}}
     kind = metadata.get("llama.rope.scaling.type", "none")
     if kind == "none":
         return {}
@@ -207,6 +224,13 @@ def _dequantized(
 
 
 def _write_rest(metadata: Metadata, tokenizer: Path | None, folder: Path) -> None:
+    try:
+        _write_small(metadata, tokenizer, folder)
+    except NONSENSE as error:
+        raise _nonsense(metadata.file, error) from error
+
+
+def _write_small(metadata: Metadata, tokenizer: Path | None, folder: Path) -> None:
     if tokenizer is not None:
         replace_tokenizer(tokenizer, folder)
     elif metadata.get("tokenizer.ggml.model") == "llama":

@@ -54,7 +54,8 @@ def copy_rest(source: Path, folder: Path) -> None:
     """Copy what belongs to a model besides its configuration and weights."""
     left = {path for pattern in LEFT for path in source.glob(pattern)}
     for path in {path for pattern in REST for path in source.glob(pattern)} - left:
-        shutil.copyfile(path, folder / path.name)
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)
 
 
 def replace_tokenizer(tokenizer: Path, folder: Path) -> None:

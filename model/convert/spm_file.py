@@ -10,6 +10,7 @@ from typing import Any
 Get = Callable[..., Any]  # a field's value by its name, or the default given
 
 GGML = "tokenizer.ggml."
+NORMAL = 1  # a piece's type, in GGUF as in SentencePiece
 
 
 def write_spm(get: Get, folder: Path) -> None:
@@ -18,7 +19,8 @@ def write_spm(get: Get, folder: Path) -> None:
 
     model = proto.ModelProto()
     tokens = get(f"{GGML}tokens")
-    scores, types = get(f"{GGML}scores"), get(f"{GGML}token_type")
+    types = [kind or NORMAL for kind in get(f"{GGML}token_type", [NORMAL] * len(tokens))]
+    scores = get(f"{GGML}scores", [0.0] * len(tokens))
     for text, score, kind in zip(tokens, scores, types, strict=True):
         model.pieces.add(piece=text, score=score, type=kind)
     # What is called "llama" in GGUF merges by score, as SentencePiece's BPE does.
@@ -27,6 +29,8 @@ def write_spm(get: Get, folder: Path) -> None:
     model.trainer_spec.byte_fallback = proto.ModelProto.SentencePiece.BYTE in types
     for kind in ("unknown", "bos", "eos", "padding"):
         token = get(f"{GGML}{kind}_token_id")
+        if token is not None and not 0 <= token < len(tokens):
+            token = None  # some files tell "none" by an id that there is not
         name = {"unknown": "unk", "padding": "pad"}.get(kind, kind)
         setattr(model.trainer_spec, f"{name}_id", -1 if token is None else token)
         if token is not None:

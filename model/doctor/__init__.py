@@ -93,8 +93,9 @@ def _adapter(
     facts = base_facts(base, base_name(settings), load_tokenizer(base))
     found = list(caught(lambda: check_adapter(folder, facts, known)))
     yield from found
-    sound = not any(one.level == "error" for one in found)
-    if sound and (deep or base.nbytes <= PROBED_BYTES):
+    # Ids of another vocabulary mean other words: their distributions do not compare.
+    comparable = not any(o.level == "error" or o.code == "adapter_vocabulary" for o in found)
+    if comparable and (deep or base.nbytes <= PROBED_BYTES):
         template = known[read_card(folder).get("template") or default]
         yield from _effect(folder, base, template)
 

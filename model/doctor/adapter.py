@@ -104,8 +104,12 @@ def _check_settings(config: Mapping[str, Any]) -> None:
         raise adapter_error("rank_unsound", rank=repr(rank))
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    return _is_number(value) and value > 0
 
 
 def _check_pairs(config: Mapping[str, Any], weights: Weights) -> None:
@@ -170,7 +174,7 @@ def _check_origin(
     trained_on = card.get("base_model") or config.get("base_model_name_or_path")
     name = str(trained_on).rstrip("/").replace("\\", "/").rpartition("/")[2]
     noted = card.get("fingerprint")
-    if isinstance(noted, list) and noted and base.fingerprint:
+    if isinstance(noted, list) and all(map(_is_number, noted)) and noted and base.fingerprint:
         apart = distance(noted, base.fingerprint)
         if apart > RELATED:
             raise adapter_error("adapter_other_base", base=base.name, trained_on=name)

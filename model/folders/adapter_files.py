@@ -30,6 +30,7 @@ PAIR_NAME = re.compile(
 WHOLE_NAME = re.compile(
     PREFIX + r"(?:model\.)?(embed_tokens|lm_head)(?:\.modules_to_save(?:\.default)?)?\.weight$"
 )
+FLOATS = ("torch.float16", "torch.bfloat16", "torch.float32", "torch.float64")
 ORIGINAL = ".original_module."  # the base's own layer, which peft saves beside one of another size
 WHOLE = ("embed_tokens", "lm_head")  # layers of which an adapter may bring its own
 # Settings of peft's LoraConfig that change what the adapter computes, and are not served yet.
@@ -190,7 +191,7 @@ def _read_json(file: Path) -> dict[str, Any]:
         data = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise adapter_error("adapter_file_missing", name=file.name) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         said = str(error).replace(str(file), file.name)
         raise adapter_error("adapter_unreadable", said=f"{file.name}: {said}") from error
     if not isinstance(data, dict):
@@ -244,10 +245,14 @@ def all_tensors(path: Path) -> Iterable[tuple[str, Tensor]]:
         refuse_lfs_pointer(file)
         # In one go, where bases are read piece by piece: an adapter is small, and somebody waits.
         held = load_file(file).items() if file.suffix == ".safetensors" else read_tensors((file,))
-        return [(name, tensor) for name, tensor in held if ORIGINAL not in name]
+        kept = [(name, tensor) for name, tensor in held if ORIGINAL not in name]
     except ModelFolderError as error:
         raise AdapterError(error.message, error.remedy, error.finding) from error
     except Exception as error:  # a torn file makes the parsers raise anything
         said = (str(error).splitlines() or [type(error).__name__])[0]
         said = said.replace(str(file), file.name)
         raise adapter_error("adapter_unreadable", said=said) from error
+    odd = [name for name, tensor in kept if str(tensor.dtype) not in FLOATS]
+    if odd:
+        raise adapter_error("adapter_unreadable", said=f"{odd[0]} is of no type that is served")
+    return kept

@@ -14,6 +14,7 @@ from model.folders.weights import LazyTensor
 Shape = tuple[int, ...]
 
 HEAD = "lm_head.weight"
+MOST_LAYERS = 10_000  # no model has nearly as many, and their names would fill the memory
 
 
 def expected_tensors(config: Mapping[str, Any]) -> dict[str, Shape]:
@@ -40,8 +41,12 @@ def expected_tensors(config: Mapping[str, Any]) -> dict[str, Shape]:
         "input_layernorm": (hidden,),
         "post_attention_layernorm": (hidden,),
     }
+    layers = _size(config, "num_hidden_layers")
+    if layers > MOST_LAYERS:
+        said = f"num_hidden_layers is {layers}"
+        raise folder_error("config_unsound", file="config.json", said=said)
     found: dict[str, Shape] = {"model.embed_tokens.weight": (vocab, hidden)}
-    for layer in range(_size(config, "num_hidden_layers")):
+    for layer in range(layers):
         found |= {f"model.layers.{layer}.{part}.weight": shape for part, shape in parts.items()}
     found["model.norm.weight"] = (hidden,)
     if not config.get("tie_word_embeddings"):

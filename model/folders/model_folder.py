@@ -186,7 +186,7 @@ def _read_text(path: Path) -> str:
 
 def _token_ids(value: Any) -> frozenset[int]:
     ids = value if isinstance(value, list) else [value]
-    return frozenset(i for i in ids if isinstance(i, int) and i >= 0)
+    return frozenset(i for i in ids if isinstance(i, int) and i >= 0 and i is not True)
 
 
 def _strings(value: Any) -> tuple[str, ...]:

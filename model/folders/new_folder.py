@@ -41,9 +41,9 @@ def new_folder(destination: Path, recipe: Mapping[str, object], nbytes: int) -> 
     refuse_taken(destination)
     with _explained(destination), _locked(scratch, destination):
         refuse_taken(destination)  # by somebody who was quicker
+        _take_over(scratch, recipe)
+        _check_room(scratch, destination, nbytes)
         with _emptied_after_errors(scratch):
-            _take_over(scratch, recipe)
-            _check_room(scratch, destination, nbytes)
             yield scratch
             (scratch / RECIPE).unlink()
             if destination.exists():
@@ -58,7 +58,8 @@ def refuse_taken(destination: Path) -> None:
     Raises:
         ModelFolderError: there is something else.
     """
-    if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
+    empty = destination.is_dir() and not any(destination.iterdir())
+    if destination.is_symlink() or (destination.exists() and not empty):
         raise folder_error("destination_exists", folder=destination)
 
 
@@ -121,23 +122,31 @@ def _check_room(scratch: Path, destination: Path, nbytes: int) -> None:
     left = nbytes - sum(path.stat().st_size for path in scratch.glob(FINISHED))
     free = shutil.disk_usage(scratch).free
     if free < left:
+        if left == nbytes:  # nothing is done that somebody could go on with
+            shutil.rmtree(scratch, ignore_errors=True)
         raise folder_error("disk_too_small", folder=destination, needed=left / 1e9, free=free / 1e9)
 
 
 def interrupted(destination: Path) -> str:
     """What to tell somebody who has pressed Ctrl-C."""
     scratch = unfinished(destination.absolute())
-    done: list[Path] = []
-    with suppress(OSError):
-        done = list(scratch.glob(FINISHED))
+    done = list(scratch.glob(FINISHED)) if scratch.is_dir() else []
     if not done:
-        shutil.rmtree(scratch, ignore_errors=True)
+        _remove_unless_in_use(scratch)
         return "Interrupted; nothing was left behind."
     gigabytes = sum(path.stat().st_size for path in done) / 1e9
     return (
         f"Interrupted. {gigabytes:.1f} GB are done and kept in {scratch}: the same command goes "
         "on from there, or delete that folder."
     )
+
+
+def _remove_unless_in_use(scratch: Path) -> None:
+    """Another process may be at work there, towards the same destination."""
+    with suppress(OSError, Timeout):
+        if scratch.is_dir():
+            with FileLock(scratch / LOCK).acquire(timeout=0):
+                shutil.rmtree(scratch, ignore_errors=True)
 
 
 def is_busy(error: ModelFolderError) -> bool:

@@ -91,7 +91,7 @@ def _listed(files: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, dict[str,
     return [
         (token, entry)
         for token, entry in (listed if isinstance(listed, dict) else {}).items()
-        if token.isdecimal() and isinstance(entry, dict) and entry.get("content")
+        if token.isdecimal() and isinstance(entry, dict) and _is_text(entry.get("content"))
     ]
 
 
@@ -109,21 +109,27 @@ def _named(files: Mapping[str, Mapping[str, Any]], kind: str) -> Iterator[tuple[
         if entry is not None:
             yield name, entry
         number = content.get(f"{kind}_token_id")
-        if isinstance(number, int):
+        if isinstance(number, int) and not isinstance(number, bool):
             yield name, number
 
 
 def _text(entry: Any, vocabulary: Vocabulary) -> str | None:
     """The token's text if there is such a token."""
-    if isinstance(entry, int):
+    if isinstance(entry, int) and not isinstance(entry, bool):
         return vocabulary.text_of(entry) if entry >= 0 else None
     text = _plain(entry)
-    return text if text and vocabulary.id_of(text) is not None else None
+    if not isinstance(text, str) or not text or vocabulary.id_of(text) is None:
+        return None
+    return text
 
 
 def _plain(entry: Any) -> Any:
     """A token's text, which may stand in an object with settings."""
     return entry.get("content") if isinstance(entry, dict) else entry
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
 
 
 def _is_id(value: Any) -> bool:

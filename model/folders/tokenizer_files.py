@@ -112,7 +112,7 @@ def read_json(path: Path, optional: bool = False) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise folder_error("file_missing", folder=path.parent, name=path.name) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise folder_error("file_unreadable", file=path, said=error) from error
     if not isinstance(data, dict):
         raise folder_error("file_unreadable", file=path, said="it holds no JSON object")

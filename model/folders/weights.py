@@ -204,7 +204,12 @@ def _pickled(file: Path) -> list[LazyTensor]:
 def _weights(file: Path, held: Any) -> Mapping[str, Tensor]:
     import torch
 
-    if isinstance(held, Mapping) and all(isinstance(v, torch.Tensor) for v in held.values()):
+    if isinstance(held, Mapping) and all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in held.items()
+    ):
+        for name, value in held.items():
+            if dtype_name(value.dtype) not in TYPES:
+                raise folder_error("weights_type", file=file, name=name, dtype=value.dtype)
         return held
     raise folder_error("weights_unnamed", file=file)
 

@@ -19,7 +19,7 @@ from model.doctor.base import quick_check
 from model.findings import adapter_error, refusal
 from model.folders.expected import HEAD
 from model.folders.model_folder import IGNORED, ModelFolder
-from model.folders.new_folder import new_folder
+from model.folders.new_folder import FINISHED, new_folder
 from model.folders.weight_writer import nbytes_of, write_weights
 from model.folders.weights import LazyTensor, list_tensors, torch_dtype
 from model.merge.rest import Voice, write_rest
@@ -63,12 +63,13 @@ def merge(job: Merge, destination: Path, bar: Bar) -> Tally:
     tensors = [_merged(tensor, job.adapters, dtype, tally) for tensor in held]
     config = _config(job.base.config, tensors, dtype)
     with new_folder(destination, _recipe(job, dtype), nbytes_of(tensors)) as folder:
+        tally.partial = any(folder.glob(FINISHED))
         text = json.dumps(config, indent=2)
         (folder / "config.json").write_text(text + "\n", encoding="utf-8")
         write_rest(folder, job.base, job.voice)
         with bar("Merging", nbytes_of(tensors)) as progress:
             write_weights(tensors, folder, progress)
-        if tally.layers and not tally.changed:
+        if not tally.changed and not tally.partial:
             raise adapter_error("merge_nothing")
         for found in quick_check(folder):
             if found.level == "error":

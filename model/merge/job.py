@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from model.doctor import find_folder
-from model.doctor.adapter import check_for_merging
+from model.doctor.adapter import check_for_merging, usual_template
+from model.doctor.base import quick_check
 from model.doctor.vocabulary import own_tokenizer
-from model.folders.adapter_files import own_layers, read_card, read_config
+from model.folders.adapter_files import read_card
 from model.folders.base_facts import BaseFacts, base_facts
-from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
+from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.merge import Merge
 from model.merge.rest import Voice
 from model.merge.weights import AdapterWeights, read_adapter
@@ -35,7 +36,7 @@ def plan_merge(
         SettingsError: there are more or fewer strengths than adapters.
         FolderError: one of the folders cannot be used, in one sentence.
     """
-    from model.startup import base_name, find_base, known_templates
+    from model.startup import OWN_TEMPLATE, base_name, find_base, known_templates, refuse_errors
 
     strengths = list(scales) or [1.0] * len(lora_models)
     if len(strengths) != len(lora_models):
@@ -45,11 +46,17 @@ def plan_merge(
         )
     settings = read_settings([f"--base_model={base_model}"], os.environ)
     base = read_model_folder(find_base(settings, _silent))
+    refuse_errors(quick_check(base.path))
     templates, _ = known_templates(base, settings)
     facts = base_facts(base, base_name(settings), load_tokenizer(base))
     paths = [find_folder(name) for name in lora_models]
     adapters = [_checked(*pair, facts) for pair in zip(paths, strengths, strict=True)]
-    voice = Voice(_tokenizer(paths), _template(paths, templates, base), _story(facts, adapters))
+    own = _tokenizer(paths, adapters)
+    grown = any(len(w) != facts.rows for a in adapters for w in a.whole.values())
+    template = _template(paths, templates, usual_template(grown, templates) or OWN_TEMPLATE)
+    if own is None and template is not None and template.source == base.chat_template:
+        template = None  # it is there, and stays where it is
+    voice = Voice(own, template, _story(facts, adapters))
     return Merge(base, adapters, dtype, voice)
 
 
@@ -62,20 +69,20 @@ def _checked(path: Path, strength: float, facts: BaseFacts) -> AdapterWeights:
         raise AdapterError(message, error.remedy, error.finding) from error
 
 
-def _tokenizer(paths: Sequence[Path]) -> Path | None:
+def _tokenizer(paths: Sequence[Path], adapters: Sequence[AdapterWeights]) -> Path | None:
     """The last adapter that brings an embedding and a tokenizer decides."""
-    own = [p for p in paths if own_layers(read_config(p)) and own_tokenizer(p) is not None]
+    pairs = zip(paths, adapters, strict=True)
+    own = [path for path, adapter in pairs if adapter.whole and own_tokenizer(path) is not None]
     return own[-1] if own else None
 
 
 def _template(
-    paths: Sequence[Path], templates: Mapping[str, PromptTemplate], base: ModelFolder
+    paths: Sequence[Path], templates: Mapping[str, PromptTemplate], usual: str
 ) -> PromptTemplate | None:
-    """The last adapter that tells one decides; the model's own stays where it is."""
+    """The last adapter that tells one decides; else the usual one, if there is such a one."""
     told = [str(read_card(path).get("template")) for path in paths]
     known = [templates[name] for name in told if name in templates]
-    chosen = known[-1] if known else None
-    return None if chosen is None or chosen.source == base.chat_template else chosen
+    return known[-1] if known else templates.get(usual)
 
 
 def _story(facts: BaseFacts, adapters: Sequence[AdapterWeights]) -> str:

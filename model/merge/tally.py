@@ -15,10 +15,11 @@ SAMPLED = 8  # of so many pieces of a layer, one is measured
 @dataclass
 class Tally:
     """How many layers were merged, how many of them changed, and how far the weights moved, which
-    is measured on a sample."""
+    is measured on a sample. `partial` where others were merged before an interruption."""
 
     layers: int = 0
     changed: int = 0
+    partial: bool = False
     _moved: float = 0.0  # squares of lengths
     _whole: float = 0.0
     _has_changed: bool = False  # the layer whose pieces come

@@ -58,7 +58,11 @@ def read_adapter(path: Path, strength: float) -> AdapterWeights:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from peft import LoraConfig
 
-    config = LoraConfig.from_peft_type(**_known(read_config(path)))
+    try:
+        config = LoraConfig.from_peft_type(**_known(read_config(path)))
+    except (TypeError, ValueError) as error:  # peft's own checks
+        said = f"adapter_config.json: {str(error).splitlines()[0]}"
+        raise adapter_error("adapter_unreadable", said=said) from error
     layers: dict[str, dict[str, Tensor]] = {}
     whole: dict[str, Tensor] = {}
     for name, tensor in all_tensors(path):

@@ -96,6 +96,15 @@ def reason(folder: Path) -> str:
     return said
 
 
+def test_a_loop_of_links_in_one_folder_is_that_folders_problem(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "poet")
+    bad = write_adapter(tmp_path / "bad")
+    (bad / "linly_adapter.json").symlink_to("linly_adapter.json")
+    (bad / "tokenizer.json").symlink_to("tokenizer.json")
+    found = {adapter.name: adapter.ready for adapter in AdapterRegistry(tmp_path, BASE, ()).scan()}
+    assert found["poet"]
+
+
 # Good adapters
 
 

@@ -148,7 +148,8 @@ def test_a_vocabulary_of_its_own_comes_along(
     tokenizer = load_tokenizer(folder)
     assert tokenizer.pieces == 361
     assert not (out / "tokenizer.json").exists()
-    assert folder.chat_template is None  # the base's was for its own control tokens
+    # The base's was for its own control tokens.
+    assert "### Instruction" in (folder.chat_template or "")
     own = load_file(extended / "adapter_model.safetensors")
     held = load_file(out / "model.safetensors")
     for layer, name in (("embed_tokens", "model.embed_tokens.weight"), ("lm_head",) * 2):
@@ -168,6 +169,61 @@ def test_two_vocabularies_the_later_one_counts(
 
 
 # What belongs to it
+
+
+def test_the_bases_template_stays_where_the_tokenizer_changes(
+    tiny_folder: Path, tiny_adapters: Path, tmp_path: Path
+) -> None:
+    """It may stand in the settings of the tokenizer that goes."""
+    adapter = Path(shutil.copytree(tiny_adapters / "whole", tmp_path / "a"))
+    shutil.copy(tiny_folder / "tokenizer.json", adapter)
+    assert run(tiny_folder, [adapter], tmp_path / "out") == 0
+    expected = read_model_folder(tiny_folder).chat_template
+    assert expected
+    assert read_model_folder(tmp_path / "out").chat_template == expected
+
+
+def test_an_interrupted_merge_goes_on(
+    tiny_folder: Path, tiny_adapters: Path, tmp_path: Path, capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """What was merged before is not counted, and not missed either: all that is left here are
+    layers that the adapter does not change."""
+    from model.folders import weight_writer
+
+    monkeypatch.setattr("model.folders.weight_writer.SHARD_BYTES", 60_000)
+    write, count = weight_writer._write_values, 0
+
+    def interrupted(*args: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == 20:
+            raise KeyboardInterrupt
+        write(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weight_writer, "_write_values", interrupted)
+        assert run(tiny_folder, [tiny_adapters / "qv"], tmp_path / "out") == 1
+    assert "kept in" in capsys.readouterr().err
+    assert run(tiny_folder, [tiny_adapters / "qv"], tmp_path / "out") == 0
+    assert "since the interruption" in capsys.readouterr().out
+    assert run(tiny_folder, [tiny_adapters / "qv"], tmp_path / "whole") == 0
+    for file in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "rename", [lambda name: name.removeprefix("model."), lambda name: f"{name}.odd"]
+)
+def test_a_base_with_other_names_is_refused_before_anything_is_written(
+    rename: Any, tiny_folder: Path, tiny_adapters: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    base = Path(shutil.copytree(tiny_folder, tmp_path / "base"))
+    held = load_file(base / "model.safetensors")
+    save_file({rename(name): tensor for name, tensor in held.items()}, base / "model.safetensors")
+    assert run(base, [tiny_adapters / "qv"], tmp_path / "out") == 1
+    assert "lacks" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
 def test_the_template_of_the_adapter_becomes_the_models_own(

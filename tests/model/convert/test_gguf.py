@@ -229,6 +229,43 @@ def test_other_models_are_refused_by_name(
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    "add",
+    [
+        lambda w: w.add_pad_token_id(4_294_967_295),
+        lambda w: w.add_pad_token_id(360),
+        lambda w: w.add_key_length(HIDDEN // HEADS),
+    ],
+)
+def test_what_published_files_have_is_taken(add: Any, tmp_path: Path, spm: Path) -> None:
+    source = write(tmp_path / "m.gguf", spm, extra=add)
+    assert main(["convert", str(source), str(tmp_path / "out")]) == 0
+
+
+def test_the_older_word_for_linear_scaling(tmp_path: Path, spm: Path) -> None:
+    def add(writer: Any) -> None:
+        writer.add_float32("llama.rope.scale_linear", 4.0)
+
+    source = write(tmp_path / "m.gguf", spm, extra=add)
+    assert main(["convert", str(source), str(tmp_path / "out")]) == 0
+    assert read_model_folder(tmp_path / "out").config["rope_scaling"]["factor"] == 4.0
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        lambda w: w.add_tensor("rope_freqs.weight", np.ones(5, np.float32)),
+        lambda w: w.add_int32("tokenizer.chat_template.odd", 5),
+    ],
+)
+def test_metadata_that_make_no_sense_give_no_stack_trace(
+    add: Any, tmp_path: Path, spm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write(tmp_path / "m.gguf", spm, extra=add)
+    main(["convert", str(source), str(tmp_path / "out")])
+    assert "Traceback" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("keep", [0, 3, 100, 5000, -100])
 def test_a_torn_file_is_one_sentence(
     keep: int, tmp_path: Path, spm: Path, capsys: pytest.CaptureFixture[str]

@@ -143,6 +143,18 @@ def test_wrong_use_is_one_sentence(
     assert says in line
 
 
+def test_what_nobody_has_thought_of_is_a_sentence_too(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("odd")
+
+    monkeypatch.setattr("model.doctor.examine", fail)
+    assert main(["check", "x"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "KeyError: 'odd'" in line
+
+
 def test_help_suffices(capsys: Capture) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["check", "--help"])

@@ -126,6 +126,31 @@ def test_somebody_who_interrupts_is_told_what_is_kept(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_whoever_interrupts_leaves_the_work_of_others(tmp_path: Path) -> None:
+    """A second process, interrupted while a first one writes."""
+    scratch = unfinished(tmp_path / "made")
+    scratch.mkdir()
+    (scratch / "model.writing").touch()
+    with FileLock(scratch / LOCK):
+        interrupted(tmp_path / "made")
+        assert (scratch / "model.writing").exists()
+
+
+def test_too_small_a_disk_keeps_what_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = interrupt(tmp_path / "made")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Disk", (), {"free": 1}))
+    assert refusal(tmp_path / "made", 100).remedy
+    assert (folder / SHARD).exists()
+
+
+def test_a_link_is_not_filled(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    assert "exists already" in refusal(tmp_path / "link").message
+
+
 def test_two_processes_do_not_make_the_same_folder(tmp_path: Path) -> None:
     scratch = unfinished(tmp_path / "made")
     scratch.mkdir()

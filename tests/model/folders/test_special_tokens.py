@@ -55,6 +55,8 @@ def test_sane_files_say_what_the_model_says(files: Files, tmp_path: Path) -> Non
     [
         {"tokenizer_config.json": {"bos_token": "", "eos_token": "", "unk_token": ""}},
         {"special_tokens_map.json": {"bos_token": {"content": ""}, "eos_token": "<|nowhere|>"}},
+        {"special_tokens_map.json": {"bos_token": ["<s>"], "eos_token": {"content": ["x"]}}},
+        {"tokenizer_config.json": {"bos_token": True, "eos_token": 1.5}},
         {"config.json": {"bos_token_id": -1, "eos_token_id": 100_000, "pad_token_id": -1}},
     ],
 )
