@@ -6,6 +6,7 @@ themselves, alone, and to the last token.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -81,6 +82,18 @@ def one_by_one(tiny: Running, asked: Sequence[Job]) -> list[Reply]:
             replies.append(tiny.ask(prompt, adapter, sampling=wishes).wait())
             tiny.engine._memory.forget()
     return replies
+
+
+def test_nobody_gets_logits_of_anothers_vocabulary(tiny: Running) -> None:
+    adapter = tiny.registry.get("extended")
+    lora = tiny.registry.load("extended", adapter.digest, tiny.model)
+    caches = [kv_cache.SequenceCache(tiny.model.cache_format) for _ in range(3)]
+    spans = [Span([5, 6], caches[0]), Span([5, 360], caches[1], lora), Span([7], caches[2])]
+    logits = tiny.model.forward(spans)
+    assert logits.shape == (3, 361)
+    assert (logits[[0, 2], 320:] == -math.inf).all()
+    assert logits[[0, 2], :320].isfinite().all()
+    assert logits[1].isfinite().all()
 
 
 @pytest.mark.parametrize("wishes", WISHES, ids=["greedy", "drawn", "logprobs"])

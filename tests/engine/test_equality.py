@@ -12,6 +12,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from model.doctor.vocabulary import own_tokenizer
+from model.engine.kv_cache import SequenceCache
+from model.layers.llama import Span
 from tests.engine.running import Ids, Running, running
 from tests.tiny import make_adapter, make_folder
 
@@ -85,6 +87,17 @@ def test_a_vocabulary_of_its_own_is_spoken(tiny: Running) -> None:
     replies = [tiny.ask(prompt, "extended").wait().ids for prompt in prompts(8, 361, 60)]
     assert any(token >= 320 for reply in replies for token in reply)
     assert all(token < 361 for reply in replies for token in reply)
+
+
+def test_nobody_gets_logits_of_anothers_vocabulary(tiny: Running) -> None:
+    adapter = tiny.registry.get("extended")
+    lora = tiny.registry.load("extended", adapter.digest, tiny.model)
+    caches = [SequenceCache(tiny.model.cache_format) for _ in range(2)]
+    logits = tiny.model.forward([Span([5, 6], caches[0]), Span([5, 360], caches[1], lora)])
+    assert logits.shape == (2, 361)
+    assert (logits[0, 320:] == -torch.inf).all()
+    assert logits[0, :320].isfinite().all()
+    assert logits[1].isfinite().all()
 
 
 def test_the_adapters_differ(tiny: Running) -> None:

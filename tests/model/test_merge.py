@@ -29,6 +29,12 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that even a tiny layer is merged in several pieces."""
+    monkeypatch.setattr("model.merge.CHUNK_VALUES", 700)
+
+
 def run(base: Path, adapters: Sequence[Path | str], out: Path, *more: str) -> int:
     names = [str(adapter) for adapter in adapters]
     words = ["--base_model", str(base), "--lora_model", *names, "--output_dir", str(out)]
