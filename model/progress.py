@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from model.types import Progress
+
+# Makes a bar of a text and a number of bytes; tests and the app pass their own.
+Bar = Callable[[str, int], AbstractContextManager[Progress]]
 
 LEAST_BYTES = 50_000_000  # less is done before anybody has read the bar
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from model.convert.conversion import Conversion, read_config
@@ -19,11 +18,9 @@ from model.folders.model_folder import read_model_folder
 from model.folders.new_folder import new_folder, refuse_taken
 from model.folders.tokenizer_files import check_pieces, read_tokenizer
 from model.folders.weight_writer import nbytes_of, write_weights
-from model.types import Progress
+from model.progress import Bar
 
 FORMAT = 1  # of what is written; an unfinished folder of another one is started over
-
-Bar = Callable[[str, int], AbstractContextManager[Progress]]
 
 
 def convert(

@@ -62,11 +62,6 @@ def open_tencent(source: Path, tokenizer: Path, told: Mapping[str, Any]) -> Conv
     return Conversion(config, tensors, rest, (source, tokenizer), exact)
 
 
-def is_tencent(names: set[str]) -> bool:
-    """Whether a file that holds tensors of these names is such a checkpoint."""
-    return EMBEDDING in names
-
-
 def _check_names(source: Path, held: Mapping[str, LazyTensor]) -> None:
     unknown = [name for name in held if _renamed(name) is None]
     if unknown or EMBEDDING not in held:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,9 @@ from model.folders.model_folder import (
 )
 from model.folders.tokenizer_files import SPM, check_pieces, read_tokenizer
 from model.folders.weights import LazyTensor, list_tensors
-from model.types import FolderError, Progress
+from model.progress import Bar
+from model.types import FolderError
 
-Bar = Callable[[str, int], AbstractContextManager[Progress]]
 Held = list[tuple[Path, LazyTensor]]
 
 METAS_ROWS = 32000

@@ -7,8 +7,7 @@ into 8 bits: rounding there would swallow most of what an adapter adds.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from model.doctor.base import quick_check
 from model.findings import adapter_error, refusal
+from model.folders.base_facts import EMBEDDING
 from model.folders.expected import HEAD
 from model.folders.model_folder import IGNORED, ModelFolder
 from model.folders.new_folder import FINISHED, new_folder
@@ -25,18 +25,15 @@ from model.folders.weights import LazyTensor, list_tensors, torch_dtype
 from model.merge.rest import Voice, write_rest
 from model.merge.tally import Tally
 from model.merge.weights import AdapterWeights, Merger
-from model.types import Progress
+from model.progress import Bar
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1  # of what is written
 CONFIG_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
-EMBEDDING = "model.embed_tokens.weight"
 CHUNK_VALUES = 1 << 20  # that are merged at once: 4 MB in float32
 ENDS = {"model.embed_tokens", "lm_head"}
-
-Bar = Callable[[str, int], AbstractContextManager[Progress]]
 
 
 @dataclass(frozen=True)
