@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from model.doctor.adapter import check_adapter
-from model.doctor.base import Bar, caught, check_base
+from model.doctor.base import caught, check_base
 from model.doctor.report import Report
 from model.doctor.roles import files_of
 from model.findings import Finding, finding, folder_error
@@ -20,6 +20,7 @@ from model.folders.adapter_files import CARD, WEIGHTS, read_card
 from model.folders.adapter_files import CONFIG as ADAPTER_CONFIG
 from model.folders.base_facts import base_facts
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_config, read_model_folder
+from model.progress import Bar
 from model.prompt import PromptTemplate, load_templates
 from model.settings import CHECKOUT, Settings, read_settings
 from model.types import Phase
