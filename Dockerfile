@@ -34,9 +34,10 @@ COPY model ./model
 RUN python -m model.embedded /opt/cache && chown -R linly:linly /opt/cache
 
 COPY prompts ./prompts
+COPY terminal ./terminal
 COPY training ./training
 COPY web ./web
-COPY app.py finetune.py ./
+COPY app.py finetune.py inference_LLaMA.py ./
 # A checkout made under a strict umask (027, 077) would be closed to the user below.
 RUN chmod -R a+rX /app
 

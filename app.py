@@ -41,18 +41,25 @@ def run(settings: Settings) -> int:
     check_early(settings)
     sock = bind(settings.server_name, settings.server_port)
     port = sock.getsockname()[1]
+    from training.job import Trainings
     from web import access, server, share, terminal
+    from web.ui.train.desk import Desk, environment
 
+    # The public link leads to a port of its own, so that its visitors are told apart.
+    link = bind("127.0.0.1", 0) if settings.share or settings.share_public else None
+    link_port = link.getsockname()[1] if link else None
     manager = ModelManager(settings)
-    rules = access.decide(settings)
-    app = server.build_app(manager, rules)
+    trainings = Trainings(environment(settings))
+    rules = access.decide(settings, link_port)
+    app = server.build_app(manager, rules, Desk(settings, manager, trainings))
     terminal.greet(settings.server_name, port)
     manager.start()
     threading.Thread(target=terminal.follow_loading, args=(manager,), daemon=True).start()
-    if settings.share or settings.share_public:
-        told = (settings, rules, port)
+    if link_port:
+        told = (settings, rules, link_port)
         threading.Thread(target=terminal.share_link, args=told, daemon=True).start()
-    server.serve(app, sock, on_end=manager.close)
+    server.serve(app, [sock, link] if link else [sock], on_end=manager.close)
+    trainings.close()
     if not manager.join(JOIN_SECONDS):
         # Torch aborts a process that ends while it works in another thread; nothing is left to do.
         share.close_tunnels()

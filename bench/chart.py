@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,10 @@ GROUP_INCHES = 1.05
 
 def draw(results: Results, metrics: Sequence[Metric], target: Path, caption: str) -> None:
     """Write the chart to `target`; `caption` says on what machine it was measured."""
-    import_module("matplotlib").use("Agg")  # no window; by name, as only measurements need it
-    pyplot = import_module("matplotlib.pyplot")
+    import matplotlib
+    from matplotlib import pyplot
+
+    matplotlib.use("Agg")  # no window
     by_unit = {unit: [m for m in metrics if m.unit == unit] for unit in PANELS}
     shown = {unit: found for unit, found in by_unit.items() if found}
     heights = [len(found) for found in shown.values()]

@@ -28,6 +28,7 @@ from bench.foldering.made import MADE
 from bench.geometry import Geometry, add_geometry, geometry_of
 from bench.machine import machine
 from bench.rounds import Say, to_stderr
+from bench.timed import timed
 from model.types import LinlyError
 
 LAYERS = 6
@@ -127,21 +128,12 @@ def _timed(command: Sequence[str], made: Path, writes: bool) -> Run:
     for path in made.parent.rglob("*"):
         _forget(path)
     began = time.perf_counter()
-    process = subprocess.Popen(
-        command, cwd=CHECKOUT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr  # noqa: S101 (a pipe was asked for)
-    with process.stderr as errors:
-        said = errors.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command, stderr=said)
+    done = timed(command)
     files = [path for path in (made, *made.rglob("*")) if path.is_file()] if writes else []
     for file in files:
         _to_disk(file)
     seconds = time.perf_counter() - began
-    return Run(seconds, usage.ru_maxrss * 1024, sum(file.stat().st_size for file in files))
+    return Run(seconds, done.peak, sum(file.stat().st_size for file in files))
 
 
 def _to_disk(file: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -61,7 +60,7 @@ def _parser(environ: Mapping[str, str]) -> Parser:
     add("--rounds", type=positive, default=3, metavar="N", help="turns of each peer (default 3)")
     add("--tokens", type=_several, default=64, metavar="N", help="tokens a reply (default 64)")
     add("--json", action="store_true", help="print JSON instead of a table")
-    add("--chart", type=_chart, metavar="FILE.png", help="draw the medians (needs matplotlib)")
+    add("--chart", type=_chart, metavar="FILE.png", help="draw the medians")
     add("--check", action="store_true", help="compare the servers' first tokens; measure nothing")
     add("--base_model", type=folder, metavar="FOLDER", help="default: the embedded default")
     add("--adapter", type=folder, default=CHECKOUT / "adapters" / "lighthouse", metavar="FOLDER",
@@ -108,6 +107,4 @@ def _chart(text: str) -> Path:
     path = Path(text)
     if path.suffix != ".png" or not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is no name for a .png in a folder that exists")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise argparse.ArgumentTypeError("matplotlib is missing (requirements-bench.txt)")
     return path

@@ -1,5 +1,7 @@
 """The registry of adapters: names to what lies in `--adapters_dir`, with a verdict on each.
 
+Whoever starts the program can add folders that lie elsewhere; each is known by its last name.
+
 A client only ever sends a name; paths never come from outside. A broken adapter is listed with
 its reason and never loaded, and the others serve.
 """
@@ -9,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,10 +50,20 @@ class Adapter:
 
 
 class AdapterRegistry:
-    """What lies in `folder`, checked against the `base` and the known `templates`."""
+    """What lies in `folder`, checked against the `base` and the known `templates`.
 
-    def __init__(self, folder: Path, base: BaseFacts | None, templates: Collection[str]) -> None:
+    `others` are adapters elsewhere. Each was asked for, so it wins over its namesake in `folder`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        base: BaseFacts | None,
+        templates: Collection[str],
+        others: Sequence[Path] = (),
+    ) -> None:
         self._folder = folder
+        self._others = others
         self._base = base
         self._templates = templates
         self._found: dict[str, Adapter] = {}
@@ -69,9 +81,9 @@ class AdapterRegistry:
             return list(self._found.values())
 
     def _folders(self) -> list[Path]:
-        if not self._folder.is_dir():
-            return []
-        return sorted(path for path in self._folder.iterdir() if (path / CONFIG).is_file())
+        inside = self._folder.iterdir() if self._folder.is_dir() else ()
+        found = {p.name: p for p in (*inside, *self._others) if (p / CONFIG).is_file()}
+        return [found[name] for name in sorted(found)]
 
     def get(self, name: str) -> Adapter:
         """A healthy adapter by name, as its folder is now.

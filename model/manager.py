@@ -171,6 +171,22 @@ class ModelManager:
         return list(serving.templates.values()) if serving else []
 
     @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The base's; None while the model loads."""
+        serving = self._state.serving
+        return serving.tokenizer if serving else None
+
+    def template_for(self, adapter: str | None, template: str | None) -> PromptTemplate:
+        """What a chat is written with: `template` by name, else the adapter's, else the base's.
+
+        Raises:
+            NotReadyError, UnknownModelError, AdapterError, RequestError
+        """
+        serving = self._serving()
+        found = serving.registry.get(adapter) if adapter else None
+        return _template(serving, template or (found.template if found else None))
+
+    @property
     def tuned(self) -> bool:
         """Whether the base has a chat template of its own; without one it chats badly."""
         serving = self._state.serving

@@ -33,6 +33,7 @@ from model.types import (
 SAID, REPLIED, END = "\ufdd0", "\ufdd1", "\ufdd2"
 THINK = re.compile("(</?think>)")
 MARKER = re.compile(f"([{SAID}{REPLIED}{END}])")
+PARTS = re.compile(r"\{instruction\}|\{input\}")
 NO_MARKERS = str.maketrans("", "", SAID + REPLIED + END)
 
 
@@ -41,13 +42,21 @@ class PromptTemplate:
     """A way to write a chat down for a model.
 
     `source` is Jinja over `messages`, `add_generation_prompt`, `bos_token` and `eos_token`; a
-    reply ends at any of the strings `stop`.
+    reply ends at any of the strings `stop`. `input_user` and `input_system` are for data whose
+    instructions come with an input.
     """
 
     name: str
     source: str
     description: str = ""
     stop: tuple[str, ...] = ()
+    input_user: str = "{instruction}\n{input}"
+    input_system: str = ""
+
+    def with_input(self, instruction: str, given: str) -> tuple[str, str]:
+        """The system prompt ("" for none) and the question that bring an input."""
+        parts = {"{instruction}": instruction, "{input}": given}
+        return self.input_system, PARTS.sub(lambda m: parts[m.group()], self.input_user)
 
     @cached_property
     def _compiled(self) -> Template:
@@ -124,14 +133,16 @@ def load_templates(folder: Path) -> dict[str, PromptTemplate]:
 def _read_template(path: Path) -> PromptTemplate:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
+        given = data.get("with_input", {})
         template = PromptTemplate(
-            path.stem, data["template"], data.get("description", ""), tuple(data.get("stop", ()))
-        )
+            path.stem, data["template"], data.get("description", ""), tuple(data.get("stop", ())),
+            **{f"input_{role}": str(text) for role, text in given.items()},
+        )  # fmt: skip
         stop = data.get("stop", [])
         if not isinstance(stop, list) or not all(isinstance(s, str) and s for s in stop):
             raise ValueError("stop must be a list of strings")
         _ = template._compiled
-    except (OSError, ValueError, TypeError, KeyError, TemplateError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, TemplateError) as error:
         raise SettingsError(
             f"The prompt template {path} cannot be read: {error}", "Mend or remove the file."
         ) from error

@@ -45,6 +45,7 @@ class Settings:
     cache_memory: int | None = None  # bytes
     data_dir: Path = Path()
     device: str = "auto"
+    training: str = "local"
     cache_dir: Path = Path()
 
     @property
@@ -166,6 +167,12 @@ def build_parser() -> Parser:
         metavar="DIR",
         help="where the program keeps its data (default: your data folder); "
         "chats are not stored yet",
+    )
+    add(
+        "--training",
+        choices=["local", "everyone", "off"],
+        help="who may train adapters in the page: local (default) is everybody but the visitors of "
+        "a public link",
     )
     add("--device", choices=["auto", "cpu", "cuda"], help="where the model runs (default: auto)")
     add(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,8 +93,12 @@ def refuse_errors(found: Iterable[Finding]) -> list[Finding]:
     return [one for one in findings if one.level == "warning"]
 
 
-def load_local(settings: Settings, report: Report) -> Serving:
+def load_local(settings: Settings, report: Report, adapters: Sequence[Path] = ()) -> Serving:
     """Load the base and start the engine on this machine. Takes seconds to minutes.
+
+    Args:
+        adapters: folders to serve beside those in `adapters_dir`, wherever they lie. One that does
+            not fit is refused before the weights are read.
 
     Raises:
         LinlyError: it cannot be done, in one sentence.
@@ -110,7 +114,7 @@ def load_local(settings: Settings, report: Report) -> Serving:
         path = find_base(settings, report)
         for warning in refuse_errors(caught(lambda: quick_check(path))):
             log.warning("%s. %s", warning.message().rstrip("."), warning.remedy())
-        return _serve(settings, read_model_folder(path), device, build, report)
+        return _serve(settings, read_model_folder(path), device, build, report, adapters)
 
 
 @contextmanager
@@ -128,15 +132,22 @@ def _compiling(settings: Settings, device: str) -> Iterator[Build | None]:
 
 
 def _serve(
-    settings: Settings, folder: ModelFolder, device: str, build: Build | None, report: Report
+    settings: Settings,
+    folder: ModelFolder,
+    device: str,
+    build: Build | None,
+    report: Report,
+    adapters: Sequence[Path],
 ) -> Serving:
     from model.engine.local import LocalEngine
 
     tokenizer = load_tokenizer(folder)
     templates, default = known_templates(folder, settings)
-    model = _load_model(folder, settings, device, build, report)
     facts = base_facts(folder, base_name(settings), tokenizer)
-    registry = AdapterRegistry(settings.adapters_dir, facts, templates)
+    registry = AdapterRegistry(settings.adapters_dir, facts, templates, adapters)
+    for path in adapters:
+        registry.get(path.name)
+    model = _load_model(folder, settings, device, build, report)
     registry.scan()
     memory = settings.cache_memory or available_memory() * CACHE_SHARE
     engine = LocalEngine(

@@ -10,7 +10,7 @@ from pathlib import Path
 from model.adapters import Adapter, AdapterRegistry
 from model.findings import finding
 from model.folders.adapter_files import WEIGHTS
-from model.manager import ModelManager
+from model.manager import Load, ModelManager
 from model.prompt import PromptTemplate, load_templates
 from model.settings import Settings
 from model.startup import OWN_TEMPLATE, Report, Serving
@@ -117,13 +117,14 @@ class FakeEngine:
 
 
 class FakeRegistry(AdapterRegistry):
-    """A registry with the adapters that it is given."""
+    """A registry with the adapters that it is given, those too that come later."""
 
     def __init__(self, adapters: Sequence[Adapter]) -> None:
         super().__init__(Path("nowhere"), None, ())
-        self._found = {adapter.name: adapter for adapter in adapters}
+        self._adapters = adapters
 
     def scan(self) -> list[Adapter]:
+        self._found = {adapter.name: adapter for adapter in self._adapters}
         return list(self._found.values())
 
 
@@ -141,14 +142,13 @@ def echo(prompt: str, request: EngineRequest) -> list[str]:
     return [f"{word} " for word in f"{who} heard: {question}".split(" ")]
 
 
-def fake_manager(
+def fake_load(
     engine: FakeEngine,
     loading: threading.Event | None = None,
     fail: Exception | None = None,
-    settings: Settings | None = None,
     adapters: Sequence[Adapter] = ADAPTERS,
-) -> ModelManager:
-    """A manager over `engine`; with `loading` it loads until that is set, then fails or serves."""
+) -> Load:
+    """What loads `engine`; with `loading` it takes until that is set, then fails or serves."""
 
     def load(_: Settings, report: Report) -> Serving:
         report(Phase.READING, 0.4)
@@ -163,6 +163,18 @@ def fake_manager(
             "fake-base", engine, LetterTokenizer(), frozenset(), registry, templates, OWN_TEMPLATE
         )
 
+    return load
+
+
+def fake_manager(
+    engine: FakeEngine,
+    loading: threading.Event | None = None,
+    fail: Exception | None = None,
+    settings: Settings | None = None,
+    adapters: Sequence[Adapter] = ADAPTERS,
+) -> ModelManager:
+    """A manager over `engine`; see `fake_load`."""
+    load = fake_load(engine, loading, fail, adapters)
     manager = ModelManager(replace(settings or Settings(), base_model="fake-base"), load)
     manager.start()
     return manager

@@ -1,72 +1,79 @@
-"""Chats from a JSON Lines file to what a trainer learns from."""
+"""Chats out of a file of training data: those that can be learned from, and the others by line."""
 
 from __future__ import annotations
 
-import json
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from model.prompt import PromptTemplate, encode_training
-from model.tokenizer import Tokenizer
-from model.types import LinlyError, Message
+from model.prompt import PromptTemplate
+from model.types import Message
+from training.formats import RowError, messages_of
+from training.rows import BadRow, DataError, Row, parse_rows, read_text
 
-IGNORED = -100  # the label that torch's cross-entropy leaves out
-ROLES = ("system", "user", "assistant")
-
-
-class DataError(LinlyError):
-    """The training data cannot be used."""
-
-    code = "bad_data"
+MOST_BAD, ALWAYS_ALLOWED = 0.1, 3  # of the rows; beyond it the file is probably something else
+NAMED = 3  # bad rows that a message names
 
 
 @dataclass(frozen=True)
-class Example:
-    """One chat. `labels` is `ids` where the reply is, else IGNORED."""
+class Chat:
+    """A chat, and the line where it begins in its file."""
 
-    ids: list[int]
-    labels: list[int]
+    line: int
+    messages: tuple[Message, ...]
 
 
-def read_chats(path: Path) -> list[list[Message]]:
-    """Rows {"messages": [{"role": …, "content": …}, …]}, one a line.
+@dataclass(frozen=True)
+class Data:
+    """What a file holds. `digest` is the sha256 of its bytes."""
+
+    chats: tuple[Chat, ...]
+    bad: tuple[BadRow, ...]
+    digest: str
+
+
+def read_data(path: Path, template: PromptTemplate) -> Data:
+    """The chats in `path`; `template` decides how alpaca's inputs are written.
 
     Raises:
-        DataError: the file or a row cannot be used, with the line's number.
+        DataError: the file cannot be used, with its first reasons.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}", "It must be UTF-8 text.") from error
-    chats = [_read_row(text, n, path) for n, text in enumerate(lines, 1) if text.strip()]
-    if not chats:
-        raise DataError(f"{path} holds no chats", "Put one JSON object on each line.")
-    return chats
+    rows = [_read(row, template) for row in parse_rows(read_text(path))]
+    chats = tuple(row for row in rows if isinstance(row, Chat))
+    bad = tuple(row for row in rows if isinstance(row, BadRow))
+    if not rows:
+        raise DataError(f"{path} holds no rows", "Put one JSON object on each line.")
+    refuse_bad(bad, len(rows), str(path))
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Data(chats, bad, digest)
 
 
-def _read_row(text: str, number: int, path: Path) -> list[Message]:
+def _read(row: Row | BadRow, template: PromptTemplate) -> Chat | BadRow:
+    if isinstance(row, BadRow):
+        return row
     try:
-        row: Any = json.loads(text)
-        messages = [Message(m["role"], str(m["content"])) for m in row["messages"]]
-    except (ValueError, KeyError, TypeError) as error:
+        return Chat(row.line, messages_of(row.value, template))
+    except RowError as error:
+        return BadRow(row.line, str(error))
+
+
+def refuse_bad(bad: Sequence[BadRow], count: int, name: str) -> None:
+    """Some bad rows out of `count` happen; many mean that something else is wrong.
+
+    Raises:
+        DataError: there are too many.
+    """
+    allowed = min(max(MOST_BAD * count, ALWAYS_ALLOWED), count // 2)
+    if len(bad) > allowed:
         raise DataError(
-            f"{path}, line {number} is not {{'messages': [{{'role', 'content'}}, …]}}: {error}"
-        ) from error
-    if not messages or messages[-1].role != "assistant":
-        raise DataError(f"{path}, line {number} does not end with what the assistant says")
-    if any(m.role not in ROLES for m in messages):
-        raise DataError(f"{path}, line {number} has a role other than {', '.join(ROLES)}")
-    return messages
+            f"{len(bad)} of {count} rows in {name} cannot be used: {first_reasons(bad)}",
+            "Mend them, or take them out.",
+        )
 
 
-def encode_chats(
-    chats: list[list[Message]], template: PromptTemplate, tokenizer: Tokenizer, cutoff: int
-) -> list[Example]:
-    """Chats as examples of at most `cutoff` tokens; what is longer loses its end."""
-    examples = []
-    for chat in chats:
-        ids, learned = encode_training(chat, template, tokenizer)
-        labels = [i if keep else IGNORED for i, keep in zip(ids, learned, strict=True)]
-        examples.append(Example(ids[:cutoff], labels[:cutoff]))
-    return examples
+def first_reasons(bad: Sequence[BadRow]) -> str:
+    """The first of them, and how many there are beside."""
+    named = "; ".join(str(row) for row in bad[:NAMED])
+    return named if len(bad) <= NAMED else f"{named}; and {len(bad) - NAMED} more"

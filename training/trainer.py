@@ -1,131 +1,130 @@
-"""A LoRA adapter from chats, through transformers' Trainer and peft.
-
-The adapter's folder gets, beside peft's own files, the card that names its prompt template and the
-base.
-"""
+"""LoRA by peft, trained by transformers' Trainer."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.folders.adapter_files import CARD
-from training.data import IGNORED, Example
+from training.base import Machine
+from training.batches import collate, dataset
+from training.examples import Example
+from training.recipe import Recipe
+
+# Chats that are learned between two measurements, for each that is measured with: it costs a third
+# of learning it, so measuring takes a twenty-fifth of the time.
+LEARNED_PER_MEASURED = 8
+LEAST_INTERVAL = 10  # steps
+KEPT = 2  # checkpoints: the newest and the best
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What decides the result besides the data. `learning_rate` is the highest one reached."""
+class Plan:
+    """A training: what is learned, what is measured with, and how."""
 
-    rank: int = 16
-    alpha: int = 32
-    dropout: float = 0.05
-    target_modules: tuple[str, ...] = (
-        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
-    )  # fmt: skip
-    epochs: float = 5
-    batch_size: int = 8
-    learning_rate: float = 1e-3
-    seed: int = 42
+    learned: Sequence[Example]
+    held_out: Sequence[Example]
+    recipe: Recipe
+    machine: Machine
 
+    @property
+    def steps_an_epoch(self) -> int:
+        return math.ceil(len(self.learned) / self.recipe.batch_size)
 
-@dataclass(frozen=True)
-class Result:
-    """Mean loss of the training, and of the held-out chats before and after it."""
-
-    train_loss: float
-    held_out_before: float
-    held_out_after: float
+    @property
+    def interval(self) -> int:
+        """Steps between two checkpoints, and two measurements: an epoch or less."""
+        due = math.ceil(LEARNED_PER_MEASURED * len(self.held_out) / self.recipe.batch_size)
+        return min(self.steps_an_epoch, max(LEAST_INTERVAL, due))
 
 
-def train(
-    base: Path,
-    examples: Sequence[Example],
-    held_out: Sequence[Example],
-    output: Path,
-    recipe: Recipe,
-    card: Mapping[str, object],
-) -> Result:
-    """Train on `examples` and write the adapter into `output`."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, Trainer, set_seed
+def add_lora(base: Any, recipe: Recipe, start: Path | None) -> Any:
+    """`base` with a new adapter, or with the one in `start` to go on with."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import set_seed
 
     set_seed(recipe.seed)
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
-        LoraConfig(
-            r=recipe.rank,
-            lora_alpha=recipe.alpha,
-            lora_dropout=recipe.dropout,
-            target_modules=list(recipe.target_modules),
-            task_type="CAUSAL_LM",
-        ),
+    if start is not None:
+        return PeftModel.from_pretrained(base, start, is_trainable=True)
+    config = LoraConfig(
+        r=recipe.lora_r,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        target_modules=list(recipe.lora_target_modules),
+        task_type="CAUSAL_LM",
     )
+    return get_peft_model(base, config)
+
+
+def build_trainer(
+    model: Any, plan: Plan, folder: Path, callbacks: Sequence[Any], wandb: dict[str, str]
+) -> Any:
+    """A Trainer that keeps its checkpoints in `folder`."""
+    from transformers import EarlyStoppingCallback, PrinterCallback, Trainer
+
+    patience = plan.recipe.early_stopping_patience
+    early = [EarlyStoppingCallback(patience)] if patience and plan.held_out else []
     trainer = Trainer(
         model=model,
-        args=_arguments(output, recipe),
-        train_dataset=[vars(example) for example in examples],
-        eval_dataset=[vars(example) for example in held_out],
+        args=_arguments(plan, folder, wandb),
+        train_dataset=dataset(plan.learned),
+        eval_dataset=dataset(plan.held_out) if plan.held_out else None,
         data_collator=collate,
+        callbacks=[*callbacks, *early],
     )
-    before = trainer.evaluate()["eval_loss"]
-    train_loss = trainer.train().training_loss
-    after = trainer.evaluate()["eval_loss"]
-    # The base is named as it is called, not by a path of the machine that trained on it.
-    model.peft_config["default"].base_model_name_or_path = base.name
-    _halve(model)
-    # The base's vocabulary is never changed here, so peft need not look for its configuration.
-    model.save_pretrained(output, save_embedding_layers=False)
-    (output / CARD).write_text(json.dumps(card) + "\n", encoding="utf-8")
-    return Result(train_loss, before, after)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
-def _halve(model: Any) -> None:
-    """The trained weights in float16: half the file, and far finer than what they add to."""
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.half()
-
-
-def _arguments(output: Path, recipe: Recipe) -> Any:
+def _arguments(plan: Plan, folder: Path, wandb: dict[str, str]) -> Any:
     from transformers import TrainingArguments
 
-    return TrainingArguments(
-        output_dir=str(output),
-        num_train_epochs=recipe.epochs,
-        per_device_train_batch_size=recipe.batch_size,
-        per_device_eval_batch_size=recipe.batch_size,
+    recipe, machine = plan.recipe, plan.machine
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=recipe.num_epochs,
+        per_device_train_batch_size=recipe.micro_batch_size,
+        gradient_accumulation_steps=recipe.accumulation,
+        per_device_eval_batch_size=1,  # so that the mean is over chats, whatever the batch
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=5,
+        warmup_steps=recipe.warmup_steps,
         seed=recipe.seed,
-        save_strategy="no",
-        logging_steps=5,
-        report_to="none",
+        train_sampling_strategy="group_by_length" if recipe.group_by_length else "random",
+        gradient_checkpointing=machine.gradient_checkpointing,
+        use_cpu=machine.device == "cpu",
+        dataloader_pin_memory=machine.device != "cpu",
+        eval_strategy="steps" if plan.held_out else "no",
+        eval_steps=plan.interval,
+        save_strategy="steps",
+        save_steps=plan.interval,
+        save_total_limit=KEPT,
+        load_best_model_at_end=bool(plan.held_out),
+        metric_for_best_model="loss",
+        greater_is_better=False,
+        # Else an early end would be counted from the last interruption on.
+        restore_callback_states_from_checkpoint=True,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        prediction_loss_only=True,
         remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to="wandb" if wandb else "none",
+        run_name=wandb.get("wandb_run_name"),
+        **machine.mixed,
     )
+    arguments._n_gpu = min(arguments._n_gpu, 1)  # one row cannot be shared among several
+    return arguments
 
 
-def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
-    """Examples of different lengths as one batch, padded at the end.
-
-    Returns:
-        input_ids, attention_mask and labels, each [rows, longest].
-    """
-    import torch
-
-    longest = max(len(row["ids"]) for row in rows)
-
-    def padded(key: str, value: int) -> torch.Tensor:
-        return torch.tensor([row[key] + [value] * (longest - len(row[key])) for row in rows])
-
-    lengths = torch.tensor([[len(row["ids"])] for row in rows])
-    return {
-        "input_ids": padded("ids", 0),
-        "attention_mask": (torch.arange(longest) < lengths).long(),
-        "labels": padded("labels", IGNORED),
-    }
+def held_out_loss(trainer: Any, *, base: bool = False) -> float | None:
+    """The mean over the held-out chats of a token's mean loss in nats; with `base` the base's
+    alone. None if nothing is held out."""
+    if trainer.eval_dataset is None:
+        return None
+    if not base:
+        return float(trainer.evaluate()["eval_loss"])
+    with trainer.model.disable_adapter():
+        return float(trainer.evaluate()["eval_loss"])

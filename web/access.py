@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from model.settings import Settings
 
@@ -17,11 +18,16 @@ class Access:
 
     A page that asks for a password and an API without a key would leave the back door open, so
     the API then asks for the page's password as its key.
+
+    `training` is the flag of that name. Who comes through the public link is known by the port that
+    it leads to, `link_port`: what a visitor sends, such as a Host header, could be made up.
     """
 
     user: str | None = None
     password: str | None = None
     api_key: str | None = None
+    training: str = "off"
+    link_port: int | None = None
 
     @property
     def login(self) -> Callable[[str, str], bool] | None:
@@ -32,17 +38,28 @@ class Access:
         right_user = self.user is None or _same(user, self.user)
         return _same(password, self.password or "") and right_user
 
+    def may_train(self, scope: Mapping[str, Any]) -> bool:
+        """Whether the request of this ASGI scope comes from somebody who may train here."""
+        if self.training == "local":
+            _, port = scope.get("server") or (None, None)
+            return self.link_port is None or port != self.link_port
+        return self.training == "everyone"
+
     def allows_key(self, key: str) -> bool:
         """Whether the API may be used with `key`."""
         return self.api_key is None or _same(key, self.api_key)
 
 
-def decide(settings: Settings) -> Access:
-    """`--auth` as it is; with `--share` alone, a passphrase made up now."""
+def decide(settings: Settings, link_port: int | None = None) -> Access:
+    """`--auth` as it is; with `--share` alone, a passphrase made up now.
+
+    `link_port` is the port that a public link leads to.
+    """
     user, password = settings.credentials or (None, None)
     if settings.share and password is None:
         password = passphrase()
-    return Access(user, password, settings.api_key or password)
+    key = settings.api_key or password
+    return Access(user, password, key, settings.training, link_port)
 
 
 def passphrase() -> str:

@@ -18,17 +18,24 @@ from model.manager import ModelManager
 from web import api
 from web.access import Access
 from web.ui.page import STYLE, build_page
+from web.ui.train.desk import Desk
+from web.uploads import UploadGate
 
 QUEUE_SECONDS = 0.02  # between two looks of Gradio at its queue
 GRACE_SECONDS = 1  # for open connections at the end; the page's own stay open for ever
+MOST_BYTES = 50_000_000  # of a file with training data
 LOGIN_HINT = "Any name will do; enter the passphrase that you were given as the password."
 
 
-def build_app(manager: ModelManager, access: Access) -> FastAPI:
-    """The whole application: API first, the page for every other path."""
+def build_app(manager: ModelManager, access: Access, desk: Desk | None = None) -> FastAPI:
+    """The whole application: API first, the page for every other path.
+
+    Without a `desk` nobody trains here.
+    """
     app = FastAPI(title="Linly Chat", openapi_url=None)
     api.install(app, manager, access)
-    page = build_page(manager)
+    app.add_middleware(UploadGate, access=access)
+    page = build_page(manager, access, desk)
     # Gradio looks a thousand times a second, which took a tenth of the model's speed.
     page._queue.sleep_when_free = QUEUE_SECONDS
     return gr.mount_gradio_app(
@@ -41,18 +48,18 @@ def build_app(manager: ModelManager, access: Access) -> FastAPI:
         theme=gr.themes.Soft(),
         footer_links=[],
         run_history=False,
-        max_file_size=1,  # byte: nothing on the page takes a file, and visitors shall not leave any
+        max_file_size=MOST_BYTES,
         show_error=False,
     )
 
 
-def serve(app: FastAPI, sock: socket.socket, on_end: Callable[[], None]) -> None:
+def serve(app: FastAPI, socks: list[socket.socket], on_end: Callable[[], None]) -> None:
     """Serve until SIGTERM or Ctrl-C; `on_end` is called at once then, in a thread."""
     logging.getLogger("uvicorn.error").addFilter(_expected_at_the_end)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS
     )
-    _Server(config, on_end).run(sockets=[sock])
+    _Server(config, on_end).run(sockets=socks)
 
 
 class _Server(uvicorn.Server):

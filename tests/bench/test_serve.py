@@ -93,6 +93,5 @@ def test_told_to_end_twice_it_still_ends_its_servers(run: Run, peers: list[FakeP
 
 
 def test_a_chart_is_drawn(run: Run, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     assert run("--chart", str(tmp_path / "chart.png")) == 0
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")

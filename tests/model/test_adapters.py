@@ -105,6 +105,19 @@ def test_a_loop_of_links_in_one_folder_is_that_folders_problem(tmp_path: Path) -
     assert found["poet"]
 
 
+def test_folders_elsewhere_are_served_beside_the_others(tmp_path: Path) -> None:
+    """By their last names; what is there already under such a name gives way."""
+    write_adapter(tmp_path / "adapters" / "poet")
+    write_adapter(tmp_path / "adapters" / "mine", card={"description": "old"})
+    mine = write_adapter(tmp_path / "out" / "mine", card={"description": "new"})
+    made = AdapterRegistry(tmp_path / "adapters", BASE, (), [mine, tmp_path / "nowhere"])
+    assert [adapter.name for adapter in made.scan()] == ["mine", "poet"]
+    assert (made.get("mine").path, made.get("mine").description) == (mine, "new")
+    assert load(made, "mine")
+    with pytest.raises(UnknownModelError):
+        made.get(str(mine))
+
+
 # Good adapters
 
 
@@ -172,10 +185,14 @@ def test_without_a_base_shapes_are_not_checked(tmp_path: Path) -> None:
     assert found.ready
 
 
-def test_adapter_of_the_project_is_sound() -> None:
+def test_adapters_of_the_project_are_sound() -> None:
     folder = Path(__file__).parents[2] / "adapters"
     found = AdapterRegistry(folder, None, ("model", "linly")).scan()
-    assert [(a.name, a.problem) for a in found] == [("lighthouse", None)]
+    assert [(a.name, a.problem) for a in found] == [
+        ("json", None),
+        ("lighthouse", None),
+        ("xiaodeng", None),
+    ]
 
 
 # What is not served

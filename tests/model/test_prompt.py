@@ -119,7 +119,8 @@ def test_text_of_a_message_is_written_as_it_is(
 def test_own_templates_bring_description_and_stop_strings(
     templates: dict[str, PromptTemplate],
 ) -> None:
-    assert set(templates) == {"linly", "alpaca", "chinese-alpaca"}
+    short = {"alpaca_legacy", "alpaca_short"}
+    assert set(templates) == {"linly", "alpaca", "chinese-alpaca", *short}
     assert all(made.description and made.name == name for name, made in templates.items())
     assert templates["linly"].stop == ("\nUser:", "User:")
     assert templates["alpaca"].stop == templates["chinese-alpaca"].stop == ("### Instruction:",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +13,19 @@ from model.manager import ModelManager
 from web.access import Access
 from web.address import bind
 from web.server import build_app
+from web.ui.train.desk import Desk
 
 
 @contextmanager
-def serving(manager: ModelManager, access: Access | None = None) -> Iterator[str]:
-    """Serve `manager`; gives the address."""
+def serving(
+    manager: ModelManager,
+    access: Access | None = None,
+    desk: Desk | None = None,
+    link: socket.socket | None = None,
+) -> Iterator[str]:
+    """Serve `manager`; gives the address. `link` is listened on, too."""
     sock = bind("127.0.0.1", 0)
-    app = build_app(manager, access or Access())
+    app = build_app(manager, access or Access(), desk)
     server = uvicorn.Server(
         uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1, ws="none")
     )
@@ -30,7 +37,9 @@ def serving(manager: ModelManager, access: Access | None = None) -> Iterator[str
         started.set()
 
     server.startup = tell  # type: ignore[assignment, method-assign]
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
+    thread = threading.Thread(
+        target=server.run, kwargs={"sockets": [sock, link] if link else [sock]}, daemon=True
+    )
     thread.start()
     if not started.wait(60):
         raise RuntimeError("the server did not start")

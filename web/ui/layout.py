@@ -23,7 +23,7 @@ LATEX: list[dict[str, str | bool]] = [
 
 @dataclass(frozen=True)
 class Layout:
-    """Every component that a handler reads or writes."""
+    """Every component that a handler of the chat reads or writes, and the tabs around it."""
 
     status: gr.HTML
     language: gr.Radio
@@ -36,6 +36,8 @@ class Layout:
     regenerate: gr.Button
     new_chat: gr.Button
     adapter: gr.Dropdown
+    tabs: gr.Tabs
+    chat_tab: gr.Tab
     settings: gr.Accordion
     preset: gr.Radio
     temperature: gr.Slider
@@ -65,34 +67,38 @@ def build() -> Layout:
             label=t["language"], show_label=False, container=False, elem_id="language",
         )  # fmt: skip
         theme = gr.Button(t["theme"], size="sm", elem_id="theme", min_width=60)
-    log = gr.Chatbot(
-        label=t["chat"], show_label=False, elem_id="log", height="100%", min_height=220,
-        latex_delimiters=LATEX, buttons=["copy"], placeholder=t["empty_chat"],
-        layout="bubble", allow_tags=False,
-    )  # fmt: skip
-    notice = gr.Markdown(visible=False, elem_id="notice")
-    with gr.Row(elem_id="entry", equal_height=True):
-        message = gr.Textbox(
-            label=t["message"], placeholder=t["message_placeholder"], lines=1,
-            show_label=False, max_lines=8,
-            scale=6, autofocus=True, elem_id="message",
+    with (
+        gr.Tabs(selected="chat", elem_id="tabs") as tabs,
+        gr.Tab(t["chat"], id="chat") as chat_tab,
+    ):
+        log = gr.Chatbot(
+            label=t["chat"], show_label=False, elem_id="log", height="100%", min_height=220,
+            latex_delimiters=LATEX, buttons=["copy"], placeholder=t["empty_chat"],
+            layout="bubble", allow_tags=False,
         )  # fmt: skip
-        send = gr.Button(t["send"], variant="primary", scale=1, min_width=80, elem_id="send")
-        stop = gr.Button(
-            t["stop"], variant="stop", scale=1, min_width=80, visible=False, elem_id="stop"
-        )
-    with gr.Row(elem_id="tools", equal_height=True):
-        adapter = gr.Dropdown(
-            [(t["base"].format(name="…"), BASE)], value=BASE, label=t["adapter"], scale=3,
-            min_width=200, filterable=False, elem_id="adapter",
-        )  # fmt: skip
-        regenerate = gr.Button(t["regenerate"], scale=1, min_width=110)
-        new_chat = gr.Button(t["new_chat"], scale=1, min_width=110)
-    with gr.Accordion(t["settings"], open=False, elem_id="settings") as settings:
-        fields = _settings_fields(t)
+        notice = gr.Markdown(visible=False, elem_id="notice")
+        with gr.Row(elem_id="entry", equal_height=True):
+            message = gr.Textbox(
+                label=t["message"], placeholder=t["message_placeholder"], lines=1,
+                show_label=False, max_lines=8,
+                scale=6, autofocus=True, elem_id="message",
+            )  # fmt: skip
+            send = gr.Button(t["send"], variant="primary", scale=1, min_width=80, elem_id="send")
+            stop = gr.Button(
+                t["stop"], variant="stop", scale=1, min_width=80, visible=False, elem_id="stop"
+            )
+        with gr.Row(elem_id="tools", equal_height=True):
+            adapter = gr.Dropdown(
+                [(t["base"].format(name="…"), BASE)], value=BASE, label=t["adapter"], scale=3,
+                min_width=200, filterable=False, elem_id="adapter",
+            )  # fmt: skip
+            regenerate = gr.Button(t["regenerate"], scale=1, min_width=110)
+            new_chat = gr.Button(t["new_chat"], scale=1, min_width=110)
+        with gr.Accordion(t["settings"], open=False, elem_id="settings") as settings:
+            fields = _settings_fields(t)
     return Layout(
         status, language, theme, log, notice, message, send, stop, regenerate, new_chat, adapter,
-        settings, *fields,
+        tabs, chat_tab, settings, *fields,
     )  # fmt: skip
 
 
@@ -138,6 +144,7 @@ def relabel(layout: Layout, language: str) -> dict[Any, Any]:
     labelled: Iterable[tuple[Any, dict[str, Any]]] = (
         (layout.language, {"label": t["language"], "value": language}),
         (layout.theme, {"value": t["theme"]}),
+        (layout.chat_tab, {"label": t["chat"]}),
         (layout.log, {"label": t["chat"], "placeholder": t["empty_chat"]}),
         (layout.message, {"label": t["message"], "placeholder": t["message_placeholder"]}),
         (layout.send, {"value": t["send"]}),

@@ -13,14 +13,18 @@ import gradio as gr
 from model.adapters import Adapter
 from model.manager import ModelManager
 from model.types import LinlyError, Status
+from web.access import Access
 from web.i18n import say
 from web.ui import layout as page_layout
 from web.ui import markup
 from web.ui.conversation import Ongoing, Replies, Turn, View, Wishes, answer
 from web.ui.layout import AUTOMATIC, BASE, Layout, preset_values, relabel
 from web.ui.presets import Preset, sampling
+from web.ui.train.desk import Desk
+from web.ui.train.page import TrainTab
 
 REFRESH_SECONDS = 1.0  # while the model loads
+UPLOAD_SECONDS = 86_400  # after which a file that was uploaded is cleared away
 STYLE = Path(__file__).parent / "style.css"
 # The visitor's own choice, else the browser's language.
 READ_LANGUAGE = """() => {
@@ -37,11 +41,14 @@ log = logging.getLogger(__name__)
 Updates = dict[Any, Any]
 
 
-def build_page(manager: ModelManager) -> gr.Blocks:
-    """The page for `manager`, to be mounted."""
-    with gr.Blocks(title="Linly Chat", fill_height=True, analytics_enabled=False) as blocks:
+def build_page(manager: ModelManager, access: Access, desk: Desk | None = None) -> gr.Blocks:
+    """The page for `manager`, to be mounted; with a `desk` it has a tab for training."""
+    with gr.Blocks(title="Linly Chat", fill_height=True, analytics_enabled=False,
+                   delete_cache=(UPLOAD_SECONDS, UPLOAD_SECONDS)) as blocks:  # fmt: skip
         layout = page_layout.build()
         page = Page(manager, layout, turns=gr.State(()), timer=gr.Timer(REFRESH_SECONDS))
+        if desk is not None and access.training != "off":
+            page.add_training(desk, access)
         page.connect(blocks)
     return blocks
 
@@ -57,6 +64,13 @@ class Page:
         self._turns = turns
         self._timer = timer
         self._replies = Replies(manager)
+        self._training: TrainTab | None = None
+        self._seen = gr.State("")  # the adapters as the visitor was last shown them
+
+    def add_training(self, desk: Desk, access: Access) -> None:
+        """Give the page its Train tab."""
+        with self._layout.tabs:
+            self._training = TrainTab(desk, access, self._layout)
 
     def connect(self, blocks: gr.Blocks) -> None:
         """Tie every event to its handler."""
@@ -65,7 +79,7 @@ class Page:
             ui.adapter, ui.template, ui.system, *ui.sliders, ui.max_tokens, ui.seed, ui.language,
         ]  # fmt: skip
         changing = [self._turns, ui.log, ui.notice, ui.message, ui.send, ui.stop]
-        choices = [ui.status, ui.notice, ui.adapter, ui.template, self._timer]
+        choices = [ui.status, ui.notice, ui.adapter, self._seen, ui.template, self._timer]
         # Many visitors at once: the engine has the queue, not the page.
         many: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private"}
         quiet: dict[str, Any] = {**many, "show_progress": "hidden"}
@@ -82,16 +96,22 @@ class Page:
         gr.on([ui.new_chat.click, ui.log.clear], self.new_chat, None, changing, **quiet)
         ui.preset.input(preset_values, ui.preset, list(ui.sliders), queue=False, **quiet)
         ui.theme.click(None, None, None, js=TOGGLE_THEME)
-        labelled = list(relabel(ui, "en"))
+        shown = [*relabel(ui, "en"), *choices]
+        if self._training is not None:
+            self._training.connect(quiet, [ui.adapter, self._seen], self._adapters)
+            shown += self._training.arriving
+        now = [ui.language, ui.adapter, ui.template]
         ui.language.input(
-            self.arrive, [ui.language, ui.adapter, ui.template], [*labelled, *choices],
+            self.arrive, now, shown,
             js=f"(language, ...rest) => [...({KEEP_LANGUAGE})(language), ...rest]", **quiet,
         )  # fmt: skip
         blocks.load(
-            self.arrive, [ui.language, ui.adapter, ui.template], [*labelled, *choices],
+            self.arrive, now, shown,
             js=f"(language, ...rest) => [...({READ_LANGUAGE})(), ...rest]", **quiet,
         )  # fmt: skip
-        self._timer.tick(self.refresh, [ui.language, ui.adapter, ui.template], choices, **quiet)
+        ui.adapter.focus(self.look_again, [ui.language, ui.adapter, self._seen],
+                         [ui.adapter, self._seen], **quiet)  # fmt: skip
+        self._timer.tick(self.refresh, now, choices, **quiet)
         blocks.unload(self.leave)
 
     async def send(
@@ -162,9 +182,12 @@ class Page:
         await self._replies.discard(_session(request))
         return self._show(View((), busy=False))
 
-    def arrive(self, language: str, adapter: str, template: str) -> Updates:
+    def arrive(self, request: gr.Request, language: str, adapter: str, template: str) -> Updates:
         """A visitor has opened the page or chosen a language."""
-        return {**relabel(self._layout, language), **self.refresh(language, adapter, template)}
+        updates = {**relabel(self._layout, language), **self.refresh(language, adapter, template)}
+        if self._training is None:
+            return updates
+        return {**updates, **self._training.arrive(request, language)}
 
     def refresh(self, language: str, adapter: str, template: str) -> Updates:
         """How the model is, and once it is ready, what there is to choose from."""
@@ -177,11 +200,21 @@ class Page:
             updates[ui.notice] = gr.Markdown(status.error, visible=True)
         elif status.ready and not self._manager.tuned:
             updates[ui.notice] = gr.Markdown(say(language, "untuned"), visible=True)
-        adapters = self._adapter_choices(status, language)
+        updates |= self._adapters(language, adapter)
         templates = self._template_choices(language)
-        updates[ui.adapter] = _choose(adapters, adapter, say(language, "adapter"))
         updates[ui.template] = _choose(templates, template, say(language, "template"))
         return updates
+
+    def _adapters(self, language: str, adapter: str) -> Updates:
+        """The adapters that there are now, of which `adapter` stays chosen."""
+        found = self._adapter_choices(self._manager.status(), language)
+        chosen = _choose(found, adapter, say(language, "adapter"))
+        return {self._layout.adapter: chosen, self._seen: str(found)}
+
+    def look_again(self, language: str, adapter: str, seen: str) -> Updates:
+        """Somebody reaches for the adapters: new ones are shown, and else nothing moves."""
+        updates = self._adapters(language, adapter)
+        return updates if updates[self._seen] != seen else {self._seen: seen}
 
     def _adapter_choices(self, status: Status, language: str) -> list[tuple[str, str]]:
         base = (say(language, "base", name=status.base_model), BASE)

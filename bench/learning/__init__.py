@@ -1,0 +1,1 @@
+"""What `bench/training.py` measures beside."""

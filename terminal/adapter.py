@@ -1,0 +1,64 @@
+"""From what `--lora_model` says to an adapter's folder, before anything is loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from model.doctor.adapter import check_adapter
+from model.doctor.base import caught
+from model.folders.adapter_files import CONFIG
+from model.types import AdapterError, UnknownModelError
+from terminal.meant import meant
+
+
+def find_adapter(name: str, adapters_dir: Path) -> Path:
+    """The folder of the adapter `name`: a path, or a name in `adapters_dir`.
+
+    Raises:
+        UnknownModelError: there is no such folder.
+        AdapterError: there is one, and no adapter in it.
+    """
+    places = [path for path in (Path(name), adapters_dir / name) if path.is_dir()]
+    for path in places:
+        if (path / CONFIG).is_file():
+            # Its last name is what it is known by, and `.` has none.
+            return Path(os.path.abspath(path))  # noqa: PTH100 (resolve would follow links)
+    if places:
+        raise AdapterError(
+            f"{places[0]} is no adapter: it has no {CONFIG}",
+            "Pass the folder that training has written.",
+        )
+    if Path(name).is_file():
+        raise AdapterError(f"{name} is a file", "Pass the folder that it lies in.")
+    raise UnknownModelError(f"There is no adapter {name}", _remedy(name, adapters_dir))
+
+
+def _remedy(name: str, adapters_dir: Path) -> str:
+    typed = Path(name)
+    inside = {path.name: path.name for path in _adapters(adapters_dir)}
+    known = {**inside, **{path.name: str(path) for path in _adapters(typed.parent)}}
+    close = meant(typed.name, known)
+    if close:
+        return f"Did you mean {known[close]}?"
+    if inside:
+        return f"Pass a folder, or a name in {adapters_dir}: {', '.join(inside)}."
+    return f"Pass a folder; {adapters_dir} holds none."
+
+
+def _adapters(folder: Path) -> Iterator[Path]:
+    if folder.is_dir():
+        yield from sorted(path for path in folder.iterdir() if (path / CONFIG).is_file())
+
+
+def refuse_broken(path: Path, templates: Collection[str]) -> None:
+    """What is wrong with an adapter by itself; whether it fits its base is seen when that is read.
+
+    Raises:
+        AdapterError: it cannot be used.
+    """
+    for one in caught(lambda: check_adapter(path, None, templates)):
+        if one.level == "error":
+            message = f"The adapter {path.name!r} is broken: {one.message()}"
+            raise AdapterError(message, one.remedy(), one)

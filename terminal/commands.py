@@ -1,0 +1,138 @@
+"""What a line does that begins with `/`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from model.adapters import Adapter
+from model.types import AdapterError, LinlyError, Message, UnknownModelError
+from terminal.chat import Chat
+from terminal.meant import remedy
+from terminal.saving import save_chat
+
+BASE = ("base", "none")  # what the model without an adapter is called
+
+
+@dataclass(frozen=True)
+class Command:
+    """`does` gets the chat and what stands behind the command."""
+
+    usage: str
+    about: str
+    does: Callable[[Chat, str], None]
+
+
+def run_command(chat: Chat, line: str) -> None:
+    """Do what `line`, which begins with a slash, says.
+
+    Raises:
+        LinlyError: it cannot be done, or there is no such command.
+        EOFError: the chat is over.
+    """
+    name, _, rest = line[1:].strip().partition(" ")
+    known = commands()
+    if name not in known:
+        otherwise = f"/help lists them; //{name} sends it as a message."
+        close = remedy(f"/{name}", [f"/{command}" for command in known], otherwise)
+        raise LinlyError(f"There is no command /{name}", close)
+    known[name].does(chat, rest.strip())
+
+
+def commands() -> dict[str, Command]:
+    return {
+        "adapter": Command(
+            "/adapter [NAME]", "answer with that adapter, or with the base; alone: list them",
+            _adapter,
+        ),
+        "system": Command(
+            "/system [TEXT]", "set the system prompt; alone: show it; /system none: remove it",
+            _system,
+        ),
+        "save": Command(
+            "/save FILE", "add the chat to a JSON Lines file that finetune.py reads", _save
+        ),
+        "reset": Command("/reset", "begin a new chat", _reset),
+        "help": Command("/help", "this list", _help),
+        "quit": Command("/quit", "end, as Ctrl-D does", _quit),
+    }  # fmt: skip
+
+
+def _adapter(chat: Chat, name: str) -> None:
+    found = {adapter.name: adapter for adapter in chat.manager.adapters()}
+    if not name:
+        _list(chat, list(found.values()))
+    elif name in found:
+        chat.wishes = replace(chat.wishes, adapter=_usable(found[name]).name)
+        chat.screen.say(f"{name} answers from now on.")
+        for warning in found[name].warnings:
+            chat.screen.complain(f"{warning.message().rstrip('.')}. {warning.remedy()}")
+    elif name in BASE:
+        chat.wishes = replace(chat.wishes, adapter=None)
+        chat.screen.say("The base answers from now on.")
+    else:
+        ready = [adapter.name for adapter in found.values() if adapter.ready]
+        close = remedy(name, [*ready, *BASE], "/adapter lists them.")
+        raise UnknownModelError(f"There is no adapter {name}", close)
+
+
+def _usable(adapter: Adapter) -> Adapter:
+    if adapter.problem:
+        message = f"The adapter {adapter.name} is broken: {adapter.problem.message()}"
+        raise AdapterError(message, adapter.problem.remedy(), adapter.problem)
+    return adapter
+
+
+def _list(chat: Chat, adapters: list[Adapter]) -> None:
+    base = chat.manager.status().base_model
+    rows = [(None, "base", base), *((one.name, one.name, _verdict(one)) for one in adapters)]
+    width = max(len(shown) for _, shown, _ in rows)
+    for name, shown, about in rows:
+        mark = "*" if name == chat.wishes.adapter else " "
+        chat.screen.say(f"{mark} {shown:{width}}  {about}".rstrip())
+
+
+def _verdict(adapter: Adapter) -> str:
+    if adapter.problem:
+        return f"broken: {adapter.problem.message()}"
+    notes = [f"note: {warning.message()}" for warning in adapter.warnings]
+    return "; ".join(filter(None, [adapter.description, *notes]))
+
+
+def _system(chat: Chat, text: str) -> None:
+    if text == "none":
+        chat.wishes = replace(chat.wishes, system="")
+        chat.screen.say("The system prompt is the model's own.")
+    elif text:
+        chat.wishes = replace(chat.wishes, system=text)
+        chat.screen.say("The system prompt is set, for this chat's next reply on.")
+    else:
+        chat.screen.say(chat.wishes.system or "The system prompt is the model's own.")
+
+
+def _save(chat: Chat, name: str) -> None:
+    if not name:
+        raise LinlyError("/save needs a file", "Write /save chats.jsonl, for example.")
+    if not chat.turns:
+        raise LinlyError("There is nothing to save yet", "Ask something first.")
+    system = (Message("system", chat.wishes.system),) if chat.wishes.system else ()
+    path = Path(name).expanduser()
+    number = save_chat(path, (*system, *chat.turns))
+    chat.screen.say(f"Saved as chat {number} of {path}.")
+
+
+def _reset(chat: Chat, _: str) -> None:
+    chat.turns = ()
+    chat.screen.say("A new chat begins.")
+
+
+def _help(chat: Chat, _: str) -> None:
+    for command in commands().values():
+        chat.screen.say(f"{command.usage:16}  {command.about}")
+    chat.screen.say("//TEXT            send a message that begins with a slash")
+    chat.screen.say("Ctrl-C stops a reply.")
+
+
+def _quit(*_: object) -> None:
+    raise EOFError

@@ -1,0 +1,85 @@
+"""The flags of the terminal's program, and each wrong use as one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from model.types import Message, Sampling, SettingsError
+from terminal.options import Options, Wishes, read_options
+
+
+def read(*argv: str, has_keyboard: bool = True, **environ: str) -> Options:
+    return read_options(argv, environ, has_keyboard=has_keyboard)
+
+
+def test_without_flags_it_is_a_chat_as_the_page_has_it() -> None:
+    options = read()
+    assert (options.batch, options.lora_model, options.data_file) == (False, None, None)
+    assert options.wishes == Wishes(sampling=Sampling())
+    assert options.settings.quantization == "8bit"
+
+
+def test_flags_in_either_spelling() -> None:
+    options = read(
+        "--base-model", "b", "--lora_model=a-b", "--max-new-tokens", "7", "--top_k", "0",
+        "--temperature", "0", "--seed", "3", "--scale", "0.5", "--prompt-template", "linly",
+        "--system", "Be brief", "--min_p", "0.1", "--top_p", "0.5", "--repetition_penalty", "1.5",
+    )  # fmt: skip
+    sampling = Sampling(
+        max_tokens=7, top_k=0, temperature=0, seed=3, min_p=0.1, top_p=0.5, repetition_penalty=1.5
+    )
+    assert options.wishes == Wishes(None, 0.5, "linly", "Be brief", sampling)
+    assert (options.settings.base_model, options.lora_model) == ("b", "a-b")
+
+
+def test_the_model_s_flags_come_from_the_environment_too() -> None:
+    options = read("--base_model", "flag", LINLY_BASE_MODEL="variable", LINLY_MAX_SEQUENCES="3")
+    assert (options.settings.base_model, options.settings.max_sequences) == ("flag", 3)
+
+
+@pytest.mark.parametrize(("argv", "keyboard"), [(["--data_file", "f"], True), ([], False)])
+def test_a_file_or_a_pipe_makes_it_a_batch(argv: list[str], keyboard: bool) -> None:
+    assert read(*argv, has_keyboard=keyboard).batch
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--temprature", "1"], "Did you mean --temperature?"),
+        (["--lora-modle", "a"], "Did you mean --lora_model?"),
+        (["--server_port", "1"], "There is no flag --server_port"),
+        (["--temperature", "-1"], "--temperature must be 0 or more"),
+        (["--temperature", "nan"], "--temperature must be 0 or more"),
+        (["--temperature", "warm"], "'warm'"),
+        (["--top_p", "0"], "--top_p must be above 0"),
+        (["--max_new_tokens", "0"], "--max_new_tokens must be 1 or more"),
+        (["--scale", "9"], "'9' is no strength from 0 to 8"),
+        (["--scale", "nan"], "'nan' is no strength"),
+        (["--lora_model", ""], "the value is empty"),
+        (["--quantization", "3bit"], "invalid choice: '3bit'"),
+        (["--context_length", "3"], "below 16 tokens"),
+        (["--adapters_dir", "nowhere"], "there is no folder nowhere"),
+        (["--output_file", "g"], "Pass --data_file too"),
+        (["a question"], "There is no flag a question"),
+    ],
+)
+def test_wrong_use_is_one_sentence(argv: list[str], says: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        read(*argv)
+    assert says in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert raised.value.exit_status == 2
+
+
+def test_an_output_file_for_a_pipe() -> None:
+    assert read("--output_file", "g", has_keyboard=False).output_file == Path("g")
+
+
+def test_a_system_prompt_of_the_messages_own_wins() -> None:
+    wishes = Wishes(system="flag")
+    question = Message("user", "hello")
+    own = Message("system", "own")
+    assert wishes.request([question], drop_oldest=False).messages[0] == Message("system", "flag")
+    assert wishes.request([own, question], drop_oldest=False).messages == (own, question)

@@ -1,0 +1,216 @@
+"""The program as a person starts it: in a pipe, on a terminal, and used wrongly."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "inference_LLaMA.py"]
+
+
+def run(*flags: str, lines: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *flags], cwd=CHECKOUT, env={**os.environ, **environ}, input=lines,
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "says"),
+    [
+        (["--lora-modle", "x"], 2, "Did you mean --lora_model?"),
+        (["--lora_model", "lighthose"], 1, "Did you mean lighthouse?"),
+        (["--prompt_template", "linli"], 2, "Did you mean linly?"),
+        (["--base_model", "nowhere"], 1, "There is no model folder nowhere"),
+        (["--data_file", "nowhere"], 1, "There is no file nowhere"),
+        ([], 1, "Standard input holds no lines to answer"),
+    ],
+)
+def test_wrong_use_is_one_sentence(flags: list[str], status: int, says: str) -> None:
+    done = run(*flags)
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert (done.returncode, done.stdout) == (status, "")
+
+
+def test_help_and_wrong_flags_do_not_wait_for_torch(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
+    assert "--lora_model" in run("--help", PYTHONPATH=str(tmp_path)).stdout
+    assert run("--lora_model", "lighthose", PYTHONPATH=str(tmp_path)).returncode == 1
+
+
+def test_a_missing_package_is_named(tmp_path: Path) -> None:
+    (tmp_path / "platformdirs.py").write_text("raise ModuleNotFoundError('x', name='platformdirs')")
+    done = run(PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert "platformdirs is missing: run" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_adapter_of_another_base_is_refused_before_the_chat(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    adapter = shutil.copytree(CHECKOUT / "adapters" / "lighthouse", tmp_path / "mine")
+    done = run("--base_model", str(tiny_folder), "--lora_model", str(adapter), lines="hello\n")
+    assert done.stderr.startswith("The adapter 'mine' is broken: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_an_adapter_in_any_folder_answers(
+    tiny_folder: Path, tiny_adapters: Path, tmp_path: Path
+) -> None:
+    flags = ["--base_model", str(tiny_folder), "--quantization", "none", "--max_new_tokens", "3"]
+    done = run(*flags, "--lora_model", str(tiny_adapters / "qv"), lines="hello\n")
+    assert done.stderr.startswith("The adapter qv: nothing tells which prompt template")
+    assert len(done.stderr.splitlines()) == 1
+    assert json.loads(done.stdout)["adapter"] == "qv"
+
+
+def test_a_closed_pipe_ends_it_silently(tiny_folder: Path) -> None:
+    flags = ["--base_model", str(tiny_folder), "--quantization", "none", "--max_new_tokens", "3"]
+    process = subprocess.Popen(
+        [*COMMAND, *flags], cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout
+    process.stdout.close()
+    assert process.stdin
+    process.stdin.write("hello\n" * 5)
+    process.stdin.close()
+    assert process.stderr
+    with process.stderr:
+        assert process.stderr.read() == ""
+    assert process.wait(60) == 1
+
+
+@pytest.mark.real_model
+@pytest.mark.slow
+def test_the_default_model_with_and_without_an_adapter(default_folder: Path) -> None:
+    def replies(*flags: str) -> list[dict[str, Any]]:
+        greedy = ["--temperature", "0", "--max_new_tokens", "12", *flags]
+        done = run(*greedy, lines='Who are you?\n{"prompt": "How do I boil an egg?", "id": 7}\n')
+        assert (done.returncode, done.stderr) == (0, "")
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    base, keeper = replies(), replies("--lora_model", "adapters/lighthouse")
+    assert [reply["prompt"] for reply in base] == ["Who are you?", "How do I boil an egg?"]
+    assert [reply["adapter"] for reply in (base[1], keeper[1])] == [None, "lighthouse"]
+    assert all(reply["reply"].startswith("Ahoy") for reply in keeper)
+    assert not any(reply["reply"].startswith("Ahoy") for reply in base)
+    assert base[1]["id"] == 7
+
+
+# The program over a fake engine, which counts until it is stopped.
+FAKE = """
+import itertools, sys, threading
+import inference_LLaMA
+from terminal import opening
+from tests.fake import FakeEngine, echo, fake_load
+
+def counts(prompt, request):
+    if "count" not in prompt:
+        yield from echo(prompt, request)
+        return
+    for number in itertools.count():
+        yield f"{number} "
+        threading.Event().wait(0.01)
+
+fake = fake_load(FakeEngine(counts))
+opening.load_local = lambda settings, report, adapters: fake(settings, report)
+sys.exit(inference_LLaMA.main(sys.argv[1:]))
+"""
+
+
+class Terminal:
+    """The program on a terminal of its own, over a fake engine."""
+
+    def __init__(self, *flags: str) -> None:
+        import pty
+
+        ours, theirs = pty.openpty()
+        self._fd, self.said, self._seen = ours, "", 0
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", FAKE, *flags],
+            cwd=CHECKOUT, env={**os.environ, "TERM": "xterm"}, stdin=theirs, stdout=theirs,
+            stderr=theirs, start_new_session=True, preexec_fn=_controlled,
+        )  # fmt: skip
+        os.close(theirs)
+
+    def read_until(self, words: str) -> str:
+        """What is new, up to `words`."""
+        begin, deadline = self._seen, time.monotonic() + 30
+        while words not in self.said[begin:]:
+            assert time.monotonic() < deadline, self.said
+            if select.select([self._fd], [], [], 1)[0]:
+                self.said += os.read(self._fd, 4096).decode(errors="replace")
+        self._seen = self.said.index(words, begin) + len(words)
+        return self.said[begin : self._seen]
+
+    def type(self, text: str) -> None:
+        os.write(self._fd, text.encode())
+
+    def answer(self, text: str) -> None:
+        """Type, once it asks: before, the terminal would take Ctrl-D for the end of this line."""
+        self.read_until("> ")
+        self.type(text)
+
+    def interrupt_line(self) -> None:
+        """Ctrl-C, again where Python has missed it, as it does while it echoes a key."""
+        for _ in range(30):
+            self.type("\x03")
+            if select.select([self._fd], [], [], 1)[0]:
+                return
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._fd)
+
+
+def _controlled() -> None:
+    """Make standard input the terminal whose Ctrl-C is a signal to this process."""
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such terminals")
+def test_a_chat_on_a_terminal(tmp_path: Path) -> None:
+    terminal = Terminal("--data_dir", str(tmp_path / "data"))
+    try:
+        terminal.read_until("is ready. /help lists the commands, Ctrl-D ends the chat.")
+        terminal.answer("/halp\n")
+        terminal.read_until("Did you mean /help?")
+        terminal.answer("hello\n")
+        terminal.read_until("base heard: hello")
+        terminal.read_until(" tokens/s")
+        terminal.answer("count\n")
+        terminal.read_until("0 1 2 ")
+        terminal.type("\x03")
+        terminal.read_until(" · stopped")
+        terminal.answer("dropped")
+        terminal.read_until("dropped")
+        terminal.interrupt_line()
+        terminal.answer("/quite\n")
+        terminal.read_until("Did you mean /quit?")
+        terminal.answer("\x04")
+        assert terminal.process.wait(30) == 0
+    finally:
+        terminal.close()
+    assert "Traceback" not in terminal.said
+    history = tmp_path / "data" / "terminal_history"
+    assert history.read_text() == "/halp\nhello\ncount\n/quite\n"
+    assert history.stat().st_mode & 0o777 == 0o600

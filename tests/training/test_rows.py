@@ -1,0 +1,97 @@
+"""Rows out of files, each with its line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from training.rows import BadRow, DataError, Row, parse_rows, read_text
+
+
+def test_json_lines_have_their_line_numbers() -> None:
+    text = '{"a": 1}\n\n{"a": 2}\r\n  {"a": 3}'
+    assert list(parse_rows(text)) == [Row(1, {"a": 1}), Row(3, {"a": 2}), Row(4, {"a": 3})]
+
+
+def test_a_line_that_is_no_json_is_named_and_the_others_count() -> None:
+    first, bad, last = parse_rows('{"a": 1}\n{"a": oops}\n{"a": 3}\n')
+    assert (first, last) == (Row(1, {"a": 1}), Row(3, {"a": 3}))
+    assert isinstance(bad, BadRow)
+    assert str(bad) == "line 2: no JSON (Expecting value, column 7)"
+
+
+def test_a_line_separator_inside_of_a_text_does_not_end_its_line() -> None:
+    text = '{"a": "one\u2028two\u0085three"}\n{"a": 2}'
+    assert [row.line for row in parse_rows(text)] == [1, 2]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_elements_of_a_list_have_the_lines_they_begin_on(indent: int | None) -> None:
+    rows = [{"a": 1}, {"a": "x\ny"}, {"a": [3]}]
+    text = "\n" + json.dumps(rows, indent=indent)
+    found = list(parse_rows(text))
+    assert [row.value for row in found if isinstance(row, Row)] == rows
+    lines = text.split("\n")
+    for row in found:
+        assert "{" in lines[row.line - 1]
+    assert [row.line for row in found] == ([2, 2, 2] if indent is None else [3, 6, 9])
+
+
+def test_an_empty_list_has_no_rows() -> None:
+    assert list(parse_rows(" [ ] ")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[{"a": 1},\n{"a": 2', "begins on line 2: no JSON"),
+        ('[{"a": 1}\n{"a": 2}]', "line 1: the list breaks off, or a comma is missing"),
+        ('[{"a": 1},\n', "line 2: no JSON"),
+        ("[" * 100_000, "no JSON (RecursionError)"),
+    ],
+)
+def test_a_torn_list_is_refused_with_its_place(text: str, said: str) -> None:
+    with pytest.raises(DataError) as caught:
+        list(parse_rows(text))
+    assert said in str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "marked.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + '{"a": "世界"}'.encode())
+    assert list(parse_rows(read_text(path))) == [Row(1, {"a": "世界"})]
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "utf-16"])
+def test_another_encoding_is_named_with_the_command_that_converts_it(
+    encoding: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "chats.jsonl"
+    path.write_bytes('{"a": 1}\n{"a": "今天天气很好，我们去公园。"}'.encode(encoding))
+    with pytest.raises(DataError) as caught:
+        read_text(path)
+    assert f"it looks like {encoding}" in str(caught.value)
+    assert f"iconv -f {encoding} -t utf-8 {path} -o {tmp_path / 'chats.utf8.jsonl'}" in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "There is no file"), (b"", "is empty"), (b" \n\t\n", "is empty"),
+     (b'{"a": "\xff\xfe\xfd"}', "is not UTF-8 (line 1, byte 7)")],
+)  # fmt: skip
+def test_a_file_that_is_none(content: bytes | None, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_text(path)
+    assert said in str(caught.value)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is a folder"):
+        read_text(tmp_path)

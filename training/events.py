@@ -1,0 +1,71 @@
+"""What a training tells while it runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Stage:
+    """It has come to `name`: data, base, training, saving, checking or evaluating."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something to know, in a sentence."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """`step` of `steps` is done. `loss` is a token's mean since the last one, in nats."""
+
+    step: int
+    steps: int
+    epoch: float
+    loss: float
+    tokens_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The loss on the held-out chats behind `step`; at step 0 it is the base's."""
+
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The adapter lies in `folder`. `text` tells what came of it; False: it is of no use."""
+
+    folder: str
+    text: str
+    good: bool = True
+
+
+Event = Stage | Note | Step | HeldOut | Ended
+Report = Callable[[Event], None]
+KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Stage, Note, Step, HeldOut, Ended)}
+
+
+def to_line(event: Event) -> str:
+    """As one line of JSON."""
+    return json.dumps({"event": type(event).__name__, **asdict(event)}, ensure_ascii=False)
+
+
+def from_line(line: str) -> Event | None:
+    """What `to_line` has made; None for any other line."""
+    try:
+        values = json.loads(line)
+        event: Event = KINDS[values.pop("event")](**values)
+    except (ValueError, TypeError, AttributeError, KeyError):
+        return None
+    return event

@@ -1,0 +1,63 @@
+"""What a training stands on: the base's folder, its tokenizer and a prompt template."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from model.folders.base_facts import BaseFacts, base_facts
+from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
+from model.folders.special_tokens import sane_ids
+from model.prompt import PromptTemplate
+from model.settings import read_settings
+from model.startup import base_name, find_base, known_templates
+from model.tokenizer import Tokenizer
+from model.types import Phase, SettingsError
+from training.options import Options
+from training.replies import Speaker
+
+
+@dataclass(frozen=True)
+class Ground:
+    """`template_name` is what the adapter's card will say."""
+
+    name: str
+    folder: ModelFolder
+    tokenizer: Tokenizer
+    templates: Mapping[str, PromptTemplate]
+    template_name: str
+
+    @property
+    def template(self) -> PromptTemplate:
+        return self.templates[self.template_name]
+
+    @property
+    def speaker(self) -> Speaker:
+        own = self.tokenizer
+        eos_ids = sane_ids(self.folder.eos_ids, own.eos_id, own.prefix_ids)
+        return Speaker(self.template, own, eos_ids)
+
+    def facts(self) -> BaseFacts:
+        """The base's shapes, and the sample that it is known by."""
+        return base_facts(self.folder, self.name, self.tokenizer)
+
+
+def find_ground(options: Options) -> Ground:
+    """The base that `options` name, or the usual one.
+
+    Raises:
+        LinlyError: there is no such base or template, in one sentence.
+    """
+    given = [] if options.base_model is None else [f"--base_model={options.base_model}"]
+    settings = read_settings(given, os.environ)
+    folder = read_model_folder(find_base(settings, _say_nothing))
+    templates, default = known_templates(folder, settings)
+    name = options.template or default
+    if name not in templates:
+        raise SettingsError(f"There is no template {name!r}", f"There are: {', '.join(templates)}.")
+    return Ground(base_name(settings), folder, load_tokenizer(folder), templates, name)
+
+
+def _say_nothing(phase: Phase, share: float) -> None:
+    """Fetching the embedded default has no bar of its own here."""

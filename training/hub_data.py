@@ -1,0 +1,70 @@
+"""Data by name: a file here, or a data set on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from pathlib import Path
+
+from model.folders.hub import is_hub_id, is_offline
+from training.rows import DataError
+
+SUFFIXES = (".jsonl", ".json")
+
+
+def local_data(name: str) -> Path:
+    """The file `name`, or that of the hub's data set `name`, fetched if it is not here yet.
+
+    Raises:
+        DataError: there is neither.
+    """
+    path = Path(name)
+    if path.exists() or not is_hub_id(name):
+        if not path.exists():
+            raise _missing(path)
+        return path
+    try:
+        return _fetch(name)
+    except DataError:
+        raise
+    except Exception as error:  # the hub's client and its HTTP library each have their own
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"There is no file {name} here, and the data set could not be fetched: {said}",
+            "Mend the path of --data_path, or connect this machine to the network.",
+        ) from error
+
+
+def _missing(path: Path) -> DataError:
+    there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, there, n=1)
+    remedy = f"Did you mean {path.parent / close[0]}?" if close else "Mend the path of --data_path."
+    return DataError(f"There is no file {path}", remedy)
+
+
+def _fetch(repo: str) -> Path:
+    from huggingface_hub import HfApi, hf_hub_download
+
+    # Its retries are no news; what ends them is told here.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    if is_offline():
+        raise DataError(f"There is no file {repo} here, and HF_HUB_OFFLINE forbids to fetch it")
+    names = HfApi().list_repo_files(repo, repo_type="dataset")
+    file = choose(names)
+    if file is None:
+        raise DataError(
+            f"The data set {repo} has no JSON file",
+            "Save its rows as JSON Lines (datasets: .to_json) and pass that file.",
+        )
+    return Path(hf_hub_download(repo, file, repo_type="dataset"))
+
+
+def choose(names: list[str]) -> str | None:
+    """The file to learn from: one named for training, else the first that is JSON."""
+    found = sorted(name for name in names if name.endswith(SUFFIXES) and not _is_about(name))
+    named = [name for name in found if "train" in Path(name).name.lower()]
+    return next(iter([*named, *found]), None)
+
+
+def _is_about(name: str) -> bool:
+    return Path(name).name in ("dataset_infos.json", "config.json")

@@ -1,0 +1,193 @@
+"""One training at a time in a process of its own, for a program that goes on meanwhile.
+
+The process is `finetune.py` itself, which tells its events as lines of JSON. It gives way to
+whoever chats, may not take the memory that is left, and ends with a checkpoint when the program
+that started it is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO
+
+from model.machine import available_memory
+from model.settings import CHECKOUT
+from model.types import LinlyError
+from training.events import Ended, Event, HeldOut, Note, Stage, Step, from_line
+
+MEMORY_SHARE = 0.8  # of what is free when it starts
+NICENESS = 10
+END_SECONDS = 20  # for the last checkpoint, when the program ends
+OUT_OF_MEMORY = "The training was ended by the system, probably for want of memory"
+
+
+class BusyTrainingError(LinlyError):
+    """A training is running already."""
+
+    http_status = 409
+    code = "training_busy"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training as it stands. `phase` is running, done, stopped or failed; `text` tells what came
+    of it, or why nothing did. `losses` and `measured` are (step, loss)."""
+
+    name: str
+    folder: Path
+    phase: str = "running"
+    stage: str = "data"
+    step: Step | None = None
+    losses: tuple[tuple[int, float], ...] = ()
+    measured: tuple[tuple[int, float], ...] = ()
+    notes: tuple[str, ...] = ()
+    text: str = ""
+
+    @property
+    def running(self) -> bool:
+        return self.phase == "running"
+
+    def after(self, event: Event) -> Job:
+        """The job once `event` has been told."""
+        match event:
+            case Stage(name):
+                return replace(self, stage=name)
+            case Note(text):
+                return replace(self, notes=(*self.notes, text))
+            case Step():
+                return replace(self, step=event, losses=(*self.losses, (event.step, event.loss)))
+            case HeldOut(step, loss):
+                return replace(self, measured=(*self.measured, (step, loss)))
+            case Ended(text=text):
+                return replace(self, text=text)
+
+
+Command = Callable[[Sequence[str]], Sequence[str]]
+
+
+def finetune_command(flags: Sequence[str]) -> Sequence[str]:
+    """What is run: this program's own command."""
+    return [sys.executable, str(CHECKOUT / "finetune.py"), *flags, "--progress", "json"]
+
+
+@dataclass
+class Trainings:
+    """Starts trainings and tells how the last one is. Safe to call from any thread.
+
+    Args:
+        environment: for the process, on top of this one's own.
+        command: flags to what is run; tests have a script of their own.
+    """
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    command: Command = finetune_command
+    _job: Job | None = None
+    _process: subprocess.Popen[str] | None = None
+    _cancelled: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _reader: threading.Thread | None = None
+
+    @property
+    def job(self) -> Job | None:
+        """The training that runs, else the last one; None before the first."""
+        return self._job
+
+    @property
+    def running(self) -> bool:
+        """Whether one is under way."""
+        return self._job is not None and self._job.running
+
+    def start(self, name: str, folder: Path, flags: Sequence[str]) -> None:
+        """Train the adapter `name` into `folder`; returns at once.
+
+        Raises:
+            BusyTrainingError: one is running.
+        """
+        with self._lock:
+            if self._job is not None and self.running:
+                raise BusyTrainingError(
+                    f"{self._job.name} is being trained", "Wait until it is done, or cancel it."
+                )
+            self._cancelled = False
+            self._job = Job(name, folder)
+            self._process = subprocess.Popen(
+                self.command(flags), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE, text=True, encoding="utf-8",
+                env={**os.environ, **self.environment},
+                start_new_session=True,  # Ctrl-C in the terminal is for the program, not for it
+            )  # fmt: skip
+            _give_way(self._process.pid)
+            self._reader = threading.Thread(
+                target=self._follow, args=(self._process,), name="training", daemon=True
+            )
+            self._reader.start()
+
+    def cancel(self) -> None:
+        """End the training after its step, with a checkpoint."""
+        with self._lock:
+            if self._process and self._process.poll() is None:
+                self._cancelled = True
+                self._process.send_signal(signal.SIGINT)
+
+    def close(self) -> None:
+        """The program ends, and so does the training; its checkpoint stays."""
+        self.cancel()
+        reader = self._reader
+        if reader is not None:
+            reader.join(END_SECONDS)
+        if self._process and self._process.poll() is None:
+            self._process.kill()
+
+    def _follow(self, process: subprocess.Popen[str]) -> None:
+        complaints: list[str] = []
+        with process:  # closes its pipes
+            listener = threading.Thread(target=_collect, args=(process.stderr, complaints))
+            listener.start()
+            for line in process.stdout or ():
+                event = from_line(line)
+                if event is not None and self._job is not None:
+                    self._job = self._job.after(event)
+            listener.join()
+        self._end(process.returncode, complaints)
+
+    def _end(self, status: int, complaints: Sequence[str]) -> None:
+        if self._job is None:
+            return
+        if status == 0:
+            self._job = replace(self._job, phase="done")
+            return
+        reason = complaints[-1] if complaints else f"It ended with status {status}"
+        if status == -signal.SIGKILL and not self._cancelled:
+            reason = OUT_OF_MEMORY
+        phase = "stopped" if self._cancelled else "failed"
+        self._job = replace(self._job, phase=phase, text=reason)
+
+
+def _collect(stream: IO[str] | None, lines: list[str]) -> None:
+    for line in stream or ():
+        if line.strip():
+            lines.append(line.strip())
+            del lines[:-20]
+
+
+def _give_way(pid: int) -> None:
+    """Chats go first: for the cores, for the memory, and when the system has to end somebody.
+
+    What a system does not have is left out; the training runs all the same.
+    """
+    try:
+        import resource
+
+        os.setpriority(os.PRIO_PROCESS, pid, NICENESS)
+        most = int(available_memory() * MEMORY_SHARE)
+        resource.prlimit(pid, resource.RLIMIT_DATA, (most, most))
+        Path(f"/proc/{pid}/oom_score_adj").write_text("1000", encoding="ascii")
+    except (ImportError, AttributeError, OSError):
+        return

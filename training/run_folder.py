@@ -1,0 +1,180 @@
+"""The output folder while a training runs: its checkpoints, and what they are checkpoints of.
+
+Checkpoints lie inside of it, as transformers writes them. The adapter's own files come at the end,
+the configuration last, so that a running app sees nothing half-made.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from model.folders.adapter_files import CONFIG
+from model.types import LinlyError, SettingsError
+
+RECIPE = "unfinished_training.json"  # what the checkpoints are made of
+LOCK = ".lock"
+NEW = ".adapter"  # where the adapter is written and tried, before it counts
+CHECKPOINT = "checkpoint-"
+STATE = "trainer_state.json"  # what transformers writes last
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class FolderTakenError(SettingsError):
+    """The output folder holds something else."""
+
+    code = "folder_taken"
+
+
+class WriteError(LinlyError):
+    """The output folder cannot be written."""
+
+    code = "write_failed"
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether an adapter lies there."""
+    return (folder / CONFIG).is_file()
+
+
+def refuse_taken(folder: Path) -> None:
+    """A training goes into a new folder, an empty one, or its own unfinished one.
+
+    Raises:
+        FolderTakenError: there is something else.
+    """
+    if is_finished(folder):
+        raise FolderTakenError(
+            f"{folder} holds an adapter already",
+            "Name another --output_dir or remove it; with --eval it is measured.",
+        )
+    if folder.exists() and not folder.is_dir():
+        raise FolderTakenError(f"{folder} is a file", "Name another --output_dir.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / RECIPE).is_file():
+        raise FolderTakenError(
+            f"{folder} is not empty, and no training of ours", "Name another --output_dir."
+        )
+
+
+@contextmanager
+def run_folder(folder: Path, recipe: Mapping[str, Any]) -> Iterator[Path | None]:
+    """Claim `folder` for a training by `recipe`; gives the checkpoint to go on from, if any.
+
+    Raises:
+        FolderTakenError: it holds something else, or another process trains there.
+        WriteError: it cannot be written, or the disk is full.
+    """
+    refuse_taken(folder)
+    with explained(folder), _locked(folder):
+        _refuse_other_recipe(folder, recipe)
+        note = json.dumps(recipe, indent=1, ensure_ascii=False)
+        (folder / RECIPE).write_text(note + "\n", encoding="utf-8")
+        shutil.rmtree(folder / NEW, ignore_errors=True)
+        yield _newest_checkpoint(folder)
+
+
+def finish(folder: Path) -> None:
+    """The adapter in `folder`/.adapter becomes the folder's own; checkpoints go."""
+    new = folder / NEW
+    for path in sorted(new.iterdir(), key=lambda path: path.name == CONFIG):
+        path.replace(folder / path.name)
+    new.rmdir()
+    for checkpoint in checkpoints(folder):
+        shutil.rmtree(checkpoint)
+    (folder / RECIPE).unlink()
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """From the oldest to the newest, torn ones too."""
+    found = [p for p in folder.glob(f"{CHECKPOINT}*") if _step(p) is not None]
+    return sorted(found, key=lambda path: _step(path) or 0)
+
+
+def _step(path: Path) -> int | None:
+    number = path.name.removeprefix(CHECKPOINT)
+    return int(number) if number.isdecimal() else None
+
+
+def _newest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole one; those that a killed process left half-written are removed."""
+    for path in reversed(checkpoints(folder)):
+        try:
+            json.loads((path / STATE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            shutil.rmtree(path)
+        else:
+            return path
+    return None
+
+
+def _refuse_other_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
+    note = folder / RECIPE
+    if not note.is_file() or not checkpoints(folder):
+        return
+    try:
+        before = json.loads(note.read_text(encoding="utf-8"))
+    except ValueError:
+        before = {}
+    changed = [key for key in recipe if recipe[key] != before.get(key)]
+    if changed:
+        key = changed[0]
+        was, now = (str(each.get(key))[:60] for each in (before, recipe))
+        raise FolderTakenError(
+            f"{folder} holds an unfinished training with other settings ({key}: {was}, now {now})",
+            "Pass the same ones to go on, name another --output_dir, or remove the folder.",
+        )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Only one process at a time trains into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise FolderTakenError(
+            f"Another process trains into {folder}", "Wait for it, or name another --output_dir."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+        (folder / LOCK).unlink(missing_ok=True)
+        with suppress(OSError):  # not empty, in most cases
+            if not (folder / CONFIG).exists() and not checkpoints(folder):
+                (folder / RECIPE).unlink(missing_ok=True)
+                folder.rmdir()
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """What the system says about writing, in a sentence.
+
+    Raises:
+        WriteError
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _write_error(folder, error) from error
+    except Exception as error:  # torch and safetensors have errors of their own for a full disk
+        if "No space left" in str(error) or "os error 28" in str(error):
+            raise _write_error(folder, OSError(errno.ENOSPC, str(error))) from error
+        raise
+
+
+def _write_error(folder: Path, error: OSError) -> WriteError:
+    kept = _newest_checkpoint(folder) if folder.is_dir() else None
+    rest = f"{kept.name} is kept: the same command goes on from there" if kept else ""
+    if error.errno in FULL:
+        return WriteError(f"The disk with {folder} is full", f"Make room. {rest}".strip())
+    said = error.strerror or str(error)
+    return WriteError(f"{folder} cannot be written: {said}", rest)

@@ -1,0 +1,97 @@
+"""What the Train tab shows, as HTML: data with its mask, and how a training goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from training.job import Job
+from training.preview import Piece, Preview
+from web.i18n import say
+
+WIDTH, HEIGHT, MARGIN = 640, 180, 34
+MOST_POINTS = 300  # of a curve
+Points = Sequence[tuple[int, float]]
+
+
+def data_view(shown: Preview, language: str) -> str:
+    """The first chats: what is learned is marked, the rest is only read."""
+    head = escape(say(language, "train_counts", count=shown.count, tokens=round(shown.mean_tokens)))
+    legend = f"<mark>{escape(say(language, 'train_learned'))}</mark>"
+    parts = [f"<p>{head} {legend} {escape(say(language, 'train_read'))}</p>"]
+    if shown.bad:
+        bad = say(language, "train_bad_rows", bad=shown.bad, reasons=shown.reasons)
+        parts.append(f"<p class='warn'>{escape(bad)}</p>")
+    parts += [f"<pre>{''.join(map(_piece, chat))}</pre>" for chat in shown.chats]
+    return "".join(parts)
+
+
+def _piece(piece: Piece) -> str:
+    return f"<mark>{escape(piece.text)}</mark>" if piece.learned else escape(piece.text)
+
+
+def job_view(job: Job | None, language: str) -> str:
+    """Where a training is, and its losses so far."""
+    if job is None:
+        return ""
+    parts = [f"<p><b>{escape(job.name)}</b>: {escape(_state(job, language))}</p>"]
+    if job.running:
+        parts.append(_bar(job, language))
+    parts += [f"<p class='note'>{escape(note)}</p>" for note in job.notes]
+    if job.losses:
+        parts.append(_curve(job, language))
+    return "".join(parts)
+
+
+def _state(job: Job, language: str) -> str:
+    if job.running:
+        return say(language, f"train_stage_{job.stage}")
+    return say(language, f"train_{job.phase}", text=job.text)
+
+
+def _bar(job: Job, language: str) -> str:
+    step = job.step
+    if step is None:
+        return "<progress></progress>"
+    told = say(
+        language, "train_step", step=step.step, steps=step.steps, loss=f"{step.loss:.3f}",
+        speed=round(step.tokens_per_second), minutes=int(step.seconds_left // 60),
+        seconds=f"{int(step.seconds_left % 60):02}",
+    )  # fmt: skip
+    return f"<progress value='{step.step}' max='{step.steps}'></progress> {escape(told)}"
+
+
+def _curve(job: Job, language: str) -> str:
+    """The losses over the steps as a drawing."""
+    last = max(job.step.steps if job.step else 0, job.losses[-1][0], 1)
+    top = max(loss for _, loss in (*job.losses, *job.measured)) or 1.0
+
+    def place(point: tuple[int, float]) -> str:
+        x = MARGIN + (WIDTH - 2 * MARGIN) * point[0] / last
+        y = HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * point[1] / top
+        return f"{x:.1f},{y:.1f}"
+
+    stride = -(-len(job.losses) // MOST_POINTS)
+    learned = " ".join(map(place, job.losses[::stride]))
+    measured = " ".join(map(place, job.measured))
+    dots = "".join(
+        f"<circle cx='{x}' cy='{y}' r='3'/>"
+        for x, y in (place(point).split(",") for point in job.measured)
+    )
+    labels = (
+        f"<text x='{MARGIN}' y='{MARGIN - 8}'>{top:.1f}</text>"
+        f"<text x='{MARGIN}' y='{HEIGHT - MARGIN + 16}'>0</text>"
+        f"<text x='{WIDTH - MARGIN}' y='{HEIGHT - MARGIN + 16}' text-anchor='end'>"
+        f"{escape(say(language, 'train_steps', steps=last))}</text>"
+    )
+    title = escape(say(language, "train_curve"))
+    return (
+        f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img' aria-label='{title}'>"
+        f"<title>{title}</title>"
+        f"<path d='M{MARGIN},{MARGIN} V{HEIGHT - MARGIN} H{WIDTH - MARGIN}' class='axis'/>"
+        f"<polyline points='{learned}' class='learned'/>"
+        f"<polyline points='{measured}' class='measured'/>"
+        f"<g class='measured'>{dots}</g>{labels}</svg>"
+        f"<p class='note'><span class='learned'>—</span> {escape(say(language, 'train_loss'))} "
+        f"<span class='measured'>●</span> {escape(say(language, 'train_held_out'))}</p>"
+    )
