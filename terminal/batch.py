@@ -33,9 +33,10 @@ def run(options: Options, wishes: Wishes, load: Load) -> int:
     path, target = options.data_file, options.output_file
     if path and target and path.exists() and target.exists() and path.samefile(target):
         raise LinlyError("--data_file and --output_file are the same", "Name another output.")
-    rows = read_rows(open_source(path))
+    source = open_source(path)
+    rows = read_rows(source)
     with ExitStack() as unread:
-        unread.callback(rows.close)
+        unread.callback(source.close)
         resumed = resume(target, rows, wishes.adapter)
         tally, first = resumed.tally, next(rows, None)
         if first is None and not tally.done:

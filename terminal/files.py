@@ -92,6 +92,9 @@ def resume(path: Path | None, rows: Iterator[Row], adapter: str | None) -> Resum
                     raise _others(path, tally.done + 1)
                 tally.count(result)
                 size += len(line)
+            # Behind results lies what a killed run has left; without any, it may be anybody's.
+            if not tally.done and path.stat().st_size and not _is_torn(path):
+                raise _others(path, 1)
     except OSError as error:
         raise _unwritable(path, error) from error
     return Resumed(tally, size)
@@ -100,6 +103,12 @@ def resume(path: Path | None, rows: Iterator[Row], adapter: str | None) -> Resum
 def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
     """All lines but a last one that a killed run has left unfinished."""
     return (line for line in file if line.endswith(b"\n"))
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether all that `path` holds is the beginning of a result: an object that does not end."""
+    text = path.read_bytes()
+    return text.startswith(b"{") and _parsed(text) is None
 
 
 def _parsed(line: bytes) -> Any:

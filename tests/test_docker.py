@@ -109,7 +109,7 @@ def test_compose_keeps_data_and_stops_in_time(name: str) -> None:
     assert "./models:/app/models:ro" in service["volumes"]
     assert [port.split(":")[-1] for port in service["ports"]] == arguments("EXPOSE") == ["7860"]
     assert service["env_file"] == [{"path": ".env", "required": False}]
-    assert (service["restart"], service["stop_grace_period"]) == ("unless-stopped", "10s")
+    assert (service["restart"], service["stop_grace_period"]) == ("unless-stopped", "30s")
     assert "healthcheck" not in service  # the image's own
 
 

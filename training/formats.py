@@ -60,7 +60,8 @@ def _alpaca(row: Mapping[str, Any], template: PromptTemplate) -> list[Message]:
     if given.strip():
         intro, question = template.with_input(question, given)
         messages = messages or ([Message("system", intro)] if intro else [])
-    for turn in row.get("history") or ():
+    history = row.get("history") or []
+    for turn in history if isinstance(history, list) else [history]:
         if not isinstance(turn, list) or len(turn) != 2:
             raise RowError("history must be a list of pairs")
         messages += [
@@ -112,6 +113,10 @@ def _text(value: Any, place: str) -> str:
         value = "\n".join(str(part.get("text", "")) for part in value)
     if not isinstance(value, str):
         raise RowError(f"{place} is {_kind(value)} where text was expected")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise RowError(f"{place} holds half a character (a lone surrogate)") from None
     return value
 
 

@@ -35,6 +35,12 @@ class BusyTrainingError(LinlyError):
     code = "training_busy"
 
 
+class StartError(LinlyError):
+    """The system refuses to start a process."""
+
+    code = "training_not_started"
+
+
 @dataclass(frozen=True)
 class Job:
     """A training as it stands. `phase` is running, done, stopped or failed; `text` tells what came
@@ -115,24 +121,32 @@ class Trainings:
                 raise BusyTrainingError(
                     f"{self._job.name} is being trained", "Wait until it is done, or cancel it."
                 )
+            self._process = self._started(flags)
             self._cancelled = False
             self._job = Job(name, folder)
-            self._process = subprocess.Popen(
-                self.command(flags), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE, text=True, encoding="utf-8",
-                env={**os.environ, **self.environment},
-                start_new_session=True,  # Ctrl-C in the terminal is for the program, not for it
-            )  # fmt: skip
             _give_way(self._process.pid)
             self._reader = threading.Thread(
                 target=self._follow, args=(self._process,), name="training", daemon=True
             )
             self._reader.start()
 
+    def _started(self, flags: Sequence[str]) -> subprocess.Popen[str]:
+        try:
+            return subprocess.Popen(
+                self.command(flags), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="replace",
+                env={**os.environ, "PYTHONIOENCODING": "utf-8", **self.environment},
+                start_new_session=True,  # Ctrl-C in the terminal is for the program, not for it
+            )  # fmt: skip
+        except OSError as error:
+            said = error.strerror or str(error)
+            raise StartError(f"The training could not be started: {said}") from error
+
     def cancel(self) -> None:
         """End the training after its step, with a checkpoint."""
         with self._lock:
-            if self._process and self._process.poll() is None:
+            # A second signal would end it at once, without its checkpoint.
+            if self._process and self._process.poll() is None and not self._cancelled:
                 self._cancelled = True
                 self._process.send_signal(signal.SIGINT)
 

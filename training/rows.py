@@ -124,6 +124,11 @@ def _list_rows(text: str) -> Iterator[Row]:
             at = _skip(text, at + 1)
         elif text[at : at + 1] != "]":
             raise _torn(line, "the list breaks off, or a comma is missing, behind this row")
+    if _skip(text, at + 1) < len(text):
+        line += text.count("\n", counted, at)
+        raise DataError(
+            f"There is more behind the list that ends on line {line}", "Put all rows into one list."
+        )
 
 
 def _skip(text: str, at: int) -> int:

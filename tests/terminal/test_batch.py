@@ -238,6 +238,15 @@ def test_it_goes_on_behind_whole_lines(torn: str, source: Path, target: Path) ->
     assert len(engine.requests) == 4
 
 
+@pytest.mark.parametrize("content", ['{"my": "only copy"}', "my notes", "[1, 2]"])
+def test_a_file_of_somebody_elses_is_left_alone(content: str, source: Path, target: Path) -> None:
+    """Also where it has no whole line, as files of one JSON value often have none."""
+    target.write_text(content)
+    with pytest.raises(LinlyError, match=r"Line 1 of .* is no reply"):
+        run(source, target)
+    assert target.read_text() == content
+
+
 def test_all_done_is_told_and_nothing_loaded(
     source: Path, target: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -90,6 +90,8 @@ def test_an_input_is_written_as_the_template_wants_it() -> None:
         ({"instruction": "Hi", "output": None}, "output is null where text"),
         ({"instruction": "Hi", "output": " \n"}, "the reply is empty"),
         ({"instruction": "Hi", "output": "x", "history": [["a"]]}, "history must be a list"),
+        ({"instruction": "Hi", "output": "x", "history": 5}, "history must be a list"),
+        ({"instruction": "Hi", "output": "\ud83d"}, "output holds half a character"),
         ({"messages": "Hi"}, "messages is text where a list"),
         ({"messages": []}, "nothing that the assistant says"),
         ({"messages": [{"role": "user", "content": "Hi"}]}, "nothing that the assistant says"),

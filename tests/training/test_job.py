@@ -13,7 +13,14 @@ import pytest
 
 from tests.training.script import command, until
 from training.events import Ended, HeldOut, Note, Stage, Step, from_line, to_line
-from training.job import OUT_OF_MEMORY, BusyTrainingError, Job, Trainings, finetune_command
+from training.job import (
+    OUT_OF_MEMORY,
+    BusyTrainingError,
+    Job,
+    StartError,
+    Trainings,
+    finetune_command,
+)
 
 EVENTS = (
     Stage("data"),
@@ -91,6 +98,47 @@ def test_cancelling_ends_it_with_what_it_says(tmp_path: Path) -> None:
         job = ended(trainings)
     assert job.phase == "stopped"
     assert job.text == "Interrupted after step 2 of 4. The same command goes on."
+
+
+def test_cancelling_twice_does_not_cost_the_checkpoint(tmp_path: Path) -> None:
+    """A second signal would end it at once; so would the program's end behind a cancelling."""
+    told = (
+        "import signal, sys, time\n"
+        "got = []\n"
+        "signal.signal(signal.SIGINT, lambda *_: got.append(1))\n"
+        f"print({to_line(EVENTS[4])!r}, flush=True)\n"
+        "while not got:\n    time.sleep(0.01)\n"
+        "time.sleep(0.3)\n"
+        "print(len(got), 'signal', file=sys.stderr)\n"
+        "sys.exit(1)"
+    )
+    trainings = Trainings(command=lambda flags: [sys.executable, "-c", told])
+    trainings.start("mine", tmp_path, [])
+    until(lambda: len(job_of(trainings).losses) == 1)
+    trainings.cancel()
+    trainings.cancel()
+    trainings.close()
+    assert (job_of(trainings).phase, job_of(trainings).text) == ("stopped", "1 signal")
+
+
+def test_a_process_that_cannot_be_started_is_no_training(tmp_path: Path) -> None:
+    trainings = Trainings(command=lambda flags: [str(tmp_path / "nowhere")])
+    for _ in range(2):
+        with pytest.raises(StartError, match="could not be started: No such file"):
+            trainings.start("mine", tmp_path, [])
+    assert trainings.job is None
+
+
+def test_bytes_that_are_no_text_do_not_hide_its_end(tmp_path: Path) -> None:
+    told = (
+        "import sys\n"
+        "sys.stdout.buffer.write(b'\\xff\\n')\n"
+        "sys.stderr.buffer.write(b'\\xfe no good\\n')\n"
+        "sys.exit(1)"
+    )
+    trainings = Trainings(command=lambda flags: [sys.executable, "-c", told])
+    trainings.start("mine", tmp_path, [])
+    assert ended(trainings).text.endswith("no good")
 
 
 def test_a_failure_shows_its_reason(tmp_path: Path) -> None:

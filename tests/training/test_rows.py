@@ -58,6 +58,11 @@ def test_a_torn_list_is_refused_with_its_place(text: str, said: str) -> None:
     assert said in str(caught.value)
 
 
+def test_what_stands_behind_a_list_is_not_dropped_in_silence() -> None:
+    with pytest.raises(DataError, match="more behind the list that ends on line 2"):
+        list(parse_rows('[{"a": 1},\n{"a": 2}]\n[{"a": 3}]'))
+
+
 def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
     path = tmp_path / "marked.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + '{"a": "世界"}'.encode())

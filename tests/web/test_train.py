@@ -17,7 +17,7 @@ from model.adapters import Adapter
 from model.manager import ModelManager
 from model.settings import Settings, read_settings
 from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
-from tests.training.script import command
+from tests.training.script import command, until
 from tests.web.browser import PATIENCE, Chat, chromium
 from tests.web.serving import serving
 from training.events import Ended, HeldOut, Note, Stage, Step, to_line
@@ -268,26 +268,42 @@ def test_visitors_of_a_public_link_cannot_start_one_by_hand(tmp_path: Path) -> N
     link = bind("127.0.0.1", 0)
     port = link.getsockname()[1]
     access = Access(training="local", link_port=port)
+    shop.desk.trainings.start("secret", tmp_path / "secret", [])
+    until(lambda: bool(shop.desk.job and shop.desk.job.losses))
+    shop.flags.clear()
     with serving(shop.manager, access, shop.desk, link) as own:
         config = httpx.get(f"{own}/config").json()
         labels = {c["id"]: c["props"].get("value") for c in config["components"]}
-        (start,) = (
-            number for number, event in enumerate(config["dependencies"])
-            if any(labels.get(target) == "Start training" for target, _ in event["targets"])
-        )  # fmt: skip
-        data = [None, "mine", "", 3, 8, None, "", False, "en", ""]
-        for address, said in (
-            (f"http://127.0.0.1:{port}", "Training is off for visitors"),
-            (own, "Upload a file with dialogues first."),
+        calls = {
+            labels[target]: number
+            for number, event in enumerate(config["dependencies"])
+            for target, _ in event["targets"]
+            if labels.get(target) in ("Start training", "Cancel training")
+        }
+        starting = [None, "mine", "", 3, 8, None, "", False, "en", ""]
+        for address, call, data, said in (
+            (f"http://127.0.0.1:{port}", "Start training", starting, REFUSED),
+            (f"http://127.0.0.1:{port}", "Cancel training", ["en", ""], REFUSED),
+            (own, "Start training", starting, "Upload a file with dialogues first."),
         ):
-            body = {"data": data, "fn_index": start, "session_hash": "s", "event_data": None}
-            httpx.post(f"{address}/gradio_api/queue/join", json=body).raise_for_status()
-            with httpx.stream(
-                "GET", f"{address}/gradio_api/queue/data?session_hash=s", timeout=60
-            ) as stream:
-                events = "".join(stream.iter_text())
+            events = called(address, calls[call], data)
             assert said in events
+            assert ("secret" in events) == (address == own)
+    assert shop.desk.running
     assert shop.flags == []
+    shop.desk.trainings.close()
+
+
+REFUSED = "Training is off for visitors"
+
+
+def called(address: str, number: int, data: list[object]) -> str:
+    """What the page's handler `number` answers to `data`."""
+    body = {"data": data, "fn_index": number, "session_hash": "s", "event_data": None}
+    httpx.post(f"{address}/gradio_api/queue/join", json=body).raise_for_status()
+    stream = f"{address}/gradio_api/queue/data?session_hash=s"
+    with httpx.stream("GET", stream, timeout=60) as events:
+        return "".join(events.iter_text())
 
 
 def test_what_finetune_is_given(tmp_path: Path) -> None:

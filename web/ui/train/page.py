@@ -104,7 +104,7 @@ class TrainTab:
     ) -> Updates:  # fmt: skip
         """Begin to train."""
         if not self.allowed(request):
-            return self._shown(language, adapter, say(language, "train_not_allowed"))
+            return self._refused(language)
         wanted = Wanted(
             Path(file) if file else None, name.strip(), template or None, int(epochs), int(rank),
             rate or None, description, inputs,
@@ -119,8 +119,9 @@ class TrainTab:
 
     def cancel(self, request: gr.Request, language: str, adapter: str) -> Updates:
         """End it after its step."""
-        if self.allowed(request):
-            self._desk.cancel()
+        if not self.allowed(request):
+            return self._refused(language)
+        self._desk.cancel()
         return self._shown(language, adapter)
 
     def refresh(self, request: gr.Request, language: str, adapter: str) -> Updates:
@@ -129,9 +130,9 @@ class TrainTab:
             return {self._timer: gr.Timer(active=False)}
         return self._shown(language, adapter)
 
-    def talk(self, language: str, adapter: str) -> Updates:
+    def talk(self, request: gr.Request, language: str, adapter: str) -> Updates:
         """On to the chat, with what was trained."""
-        job = self._desk.job
+        job = self._desk.job if self.allowed(request) else None
         chosen = job.name if job else adapter
         return {**self._choices(language, chosen), self._chat.tabs: gr.Tabs(selected="chat")}
 
@@ -139,6 +140,10 @@ class TrainTab:
         """Whether this visitor may train."""
         inner = request.request
         return inner is not None and self._access.may_train(inner.scope)
+
+    def _refused(self, language: str) -> Updates:
+        """Nothing of a training is anybody else's business."""
+        return {self._layout.notice: gr.Markdown(say(language, "train_not_allowed"), visible=True)}
 
     def _shown(self, language: str, adapter: str, notice: str = "") -> Updates:
         ui, job = self._layout, self._desk.job
