@@ -51,6 +51,7 @@ class TrainTab:
         gr.on(
             [ui.file.upload, ui.file.clear, ui.template.input, ui.inputs.input],
             self.look, looking, [ui.data, ui.notice, ui.name], **events,
+            trigger_mode="always_last",  # else what comes while it looks would never be shown
         )  # fmt: skip
         ui.start.click(self.start, [*ui.wanted, *now], progress, **events)
         ui.cancel.click(self.cancel, now, progress, **events)
