@@ -16,7 +16,7 @@ def main(argv: list[str]) -> int:
     except LinlyError as error:
         return _complain(str(error), error.exit_status)
     except KeyboardInterrupt:
-        return _complain("Interrupted; nothing new was kept.", 1)
+        return _complain("Interrupted. The same command goes on with what was kept.", 1)
     except Exception as error:
         return _complain(_unexpected(error), 1)
 
@@ -39,7 +39,7 @@ def run(argv: list[str]) -> int:
             return 0
         from training.run import fine_tune
 
-        with stoppable() as stop:
+        with stoppable(terminal.ending) as stop:
             report(fine_tune(options, report, stop))
     finally:
         terminal.close()

@@ -22,14 +22,13 @@ from statistics import median
 # Started as a script, Python only looks beside it.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.ending import end_cleanly
+from bench.ending import told
 from bench.flags import Parser, positive
 from bench.foldering.made import MADE
 from bench.geometry import Geometry, add_geometry, geometry_of
 from bench.machine import machine
 from bench.rounds import Say, to_stderr
 from bench.timed import timed
-from model.types import LinlyError
 
 LAYERS = 6
 ROUNDS = 3
@@ -49,24 +48,16 @@ Rounds = Mapping[str, list[Run]]
 
 
 def main() -> int:
-    end_cleanly()
-    try:
-        given = _parser().given(sys.argv[1:])
-        geometry = geometry_of(given, LAYERS)
-        with tempfile.TemporaryDirectory(prefix="linly-bench-", dir=given["dir"]) as scratch:
-            rounds = measure(geometry, given["rounds"], Path(scratch), to_stderr)
-    except LinlyError as error:
-        print(error, file=sys.stderr)
-        return error.exit_status
-    except subprocess.CalledProcessError as error:
-        said = (error.stderr or "").strip().splitlines() or [str(error)]
-        print(f"The measurement broke off: {said[-1]}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130  # as shells tell it
+    return told(_figures)
+
+
+def _figures() -> str:
+    given = _parser().given(sys.argv[1:])
+    geometry = geometry_of(given, LAYERS)
+    with tempfile.TemporaryDirectory(prefix="linly-bench-", dir=given["dir"]) as scratch:
+        rounds = measure(geometry, given["rounds"], Path(scratch), to_stderr)
     figures = summary(rounds)
-    print(json.dumps(figures) if given["json"] else table(figures))
-    return 0
+    return json.dumps(figures) if given["json"] else table(figures)
 
 
 def _parser() -> Parser:

@@ -44,11 +44,10 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Ended:
-    """The adapter lies in `folder`. `text` tells what came of it; False: it is of no use."""
+    """The adapter lies in `folder`. `text` tells what came of it."""
 
     folder: str
     text: str
-    good: bool = True
 
 
 Event = Stage | Note | Step | HeldOut | Ended

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from model.doctor.adapter import check_adapter
 from model.folders.adapter_files import CARD
 from model.types import FolderError, LinlyError
 from training import evaluation, run_folder
-from training.events import Ended, Report, Stage
+from training.events import Ended, Note, Report, Stage
 from training.ground import Ground
 from training.options import Options
+from training.recipe import LINEAR, Recipe
 from training.replies import Asked, ask_both
 from training.results import Origin, Outcome, losses, write_results
 from training.run_folder import NEW
@@ -56,6 +58,9 @@ def finish(
     asked = ask_both(model, ground.speaker, (plan.held_out or plan.learned)[:PROBES])
     _refuse_unchanged(asked, trainer.state.global_step)
     adapter_loss = held_out_loss(trainer)
+    if base_loss is not None and adapter_loss is not None and adapter_loss > base_loss:
+        report(Note("It is worse than its base on what was held out. Fewer --num_epochs or a lower "
+                    "--learning_rate may help"))  # fmt: skip
     outcome = _outcome(options, plan, origin, trainer, base_loss, adapter_loss, asked)
     write_results(new, outcome)
     if options.evaluate:
@@ -115,9 +120,20 @@ def _outcome(
     history = trainer.state.log_history
     measured = [(0, base_loss)] if base_loss is not None else []
     return Outcome(
-        origin, plan.recipe, len(plan.learned), len(plan.held_out), trainer.state.global_step,
+        origin, _as_trained(plan.recipe, trainer.model), len(plan.learned), len(plan.held_out),
+        trainer.state.global_step,
         base_loss, adapter_loss, curve(history, "loss"), [*measured, *curve(history, "eval_loss")],
         asked[0], options.command,
+    )  # fmt: skip
+
+
+def _as_trained(recipe: Recipe, model: Any) -> Recipe:
+    """With the adapter's own sizes, which an adapter that is trained further has brought along."""
+    config = model.peft_config["default"]
+    modules = tuple(name for name in LINEAR if name in config.target_modules)
+    return replace(
+        recipe, lora_r=config.r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
+        lora_target_modules=modules,
     )  # fmt: skip
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from model.doctor.adapter import check_adapter
+from model.doctor.base import caught
 from model.folders.base_facts import BaseFacts, base_facts
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
 from model.folders.special_tokens import sane_ids
@@ -13,7 +16,7 @@ from model.prompt import PromptTemplate
 from model.settings import read_settings
 from model.startup import base_name, find_base, known_templates
 from model.tokenizer import Tokenizer
-from model.types import Phase, SettingsError
+from model.types import AdapterError, Phase, SettingsError
 from training.options import Options
 from training.replies import Speaker
 
@@ -41,6 +44,21 @@ class Ground:
     def facts(self) -> BaseFacts:
         """The base's shapes, and the sample that it is known by."""
         return base_facts(self.folder, self.name, self.tokenizer)
+
+    def refuse_foreign(self, adapter: Path) -> None:
+        """Whether the adapter in that folder is this base's, and speaks its vocabulary.
+
+        Raises:
+            AdapterError: it is not.
+        """
+        for one in caught(lambda: check_adapter(adapter, self.facts(), self.templates)):
+            if one.level == "error":
+                message = f"{adapter} cannot be used: {one.message()}"
+                raise AdapterError(message, one.remedy(), one)
+            if one.code == "adapter_vocabulary":
+                raise AdapterError(
+                    f"{adapter} has a vocabulary of its own, which is served and not trained here"
+                )
 
 
 def find_ground(options: Options) -> Ground:

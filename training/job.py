@@ -55,6 +55,7 @@ class Job:
     measured: tuple[tuple[int, float], ...] = ()
     notes: tuple[str, ...] = ()
     text: str = ""
+    cancelling: bool = False
 
     @property
     def running(self) -> bool:
@@ -148,6 +149,8 @@ class Trainings:
             # A second signal would end it at once, without its checkpoint.
             if self._process and self._process.poll() is None and not self._cancelled:
                 self._cancelled = True
+                if self._job is not None:
+                    self._job = replace(self._job, cancelling=True)
                 self._process.send_signal(signal.SIGINT)
 
     def close(self) -> None:
@@ -166,10 +169,15 @@ class Trainings:
             listener.start()
             for line in process.stdout or ():
                 event = from_line(line)
-                if event is not None and self._job is not None:
-                    self._job = self._job.after(event)
+                if event is not None:
+                    self._tell(event)
             listener.join()
         self._end(process.returncode, complaints)
+
+    def _tell(self, event: Event) -> None:
+        with self._lock:
+            if self._job is not None:
+                self._job = self._job.after(event)
 
     def _end(self, status: int, complaints: Sequence[str]) -> None:
         if self._job is None:

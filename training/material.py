@@ -55,7 +55,8 @@ def read_material(
         )
     width = int(ground.folder.config["hidden_size"])
     recipe = resolve(given, len(learned), len(held_out), width)
-    report(Note(f"{len(learned)} chats to learn, {len(held_out)} held out to measure with"))
+    counted = f"{len(learned)} chats to learn, {len(held_out)} held out to measure with"
+    report(Note(f"{len(held_out)} chats to measure with" if all_held_out else counted))
     return Material(data, learned, held_out, recipe)
 
 

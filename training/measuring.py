@@ -35,6 +35,7 @@ def measure(options: Options, report: Report) -> Ended:
     report(Stage("data"))
     ground = find_ground(replace(options, template=options.template or card.get("template")))
     material = _material(options, ground, card.get("training") or {}, report)
+    ground.refuse_foreign(adapter)
     report(Stage("base"))
     machine = find_machine(
         options.device, options.quantization, options.dtype, options.gradient_checkpointing,
@@ -49,8 +50,16 @@ def measure(options: Options, report: Report) -> Ended:
     losses = None if before is None or after is None else (before, after)
     asked = ask_both(model, ground.speaker, material.held_out)
     text = evaluation.report_of(adapter.resolve().name, ground.name, losses, asked)
-    (adapter / evaluation.FILE).write_text(text, encoding="utf-8")
-    return Ended(str(adapter), f"{text}\nWritten to {adapter / evaluation.FILE}")
+    return Ended(str(adapter), f"{text}\n{_written(adapter / evaluation.FILE, text)}")
+
+
+def _written(file: Path, text: str) -> str:
+    """Where the table lies now; it is told in any case."""
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        return f"{file} cannot be written: {error.strerror or error}"
+    return f"Written to {file}"
 
 
 def _material(
@@ -68,5 +77,8 @@ def _material(
     given = {**options.hyperparameters, **kept}
     if same and used.get("val_set_size"):
         return read_material(replace(options, hyperparameters=given), ground, report)
-    report(Note("These are other data than the adapter was trained on: all of them are measured"))
+    if same:
+        report(Note("All of these were learned, nothing held out: the adapter knows them"))
+    else:
+        report(Note("These are other data than it was trained on: all of them are measured"))
     return read_material(replace(options, hyperparameters=given), ground, report, all_held_out=True)

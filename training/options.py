@@ -129,7 +129,7 @@ def _add_training(group: Any) -> None:
     _switch(add, "--group_by_length", False, "chats of like length in one batch")
     add("--early_stopping_patience", type=_whole, default=3,
         help="end when so many measurements have brought no better one (3; 0: never)")  # fmt: skip
-    add("--seed", type=_whole, default=42, help="the same seed gives the same adapter (42)")
+    add("--seed", type=_seed, default=42, help="the same seed gives the same adapter (42)")
 
 
 def _add_lora(group: Any) -> None:
@@ -183,6 +183,13 @@ def _whole(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
     return int(text)
+
+
+def _seed(text: str) -> int:
+    value = _whole(text)
+    if value >= 2**32:  # numpy's limit
+        raise argparse.ArgumentTypeError("it must be below 2^32")
+    return value
 
 
 def _number(text: str) -> float:

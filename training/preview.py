@@ -13,6 +13,7 @@ from training.data import first_reasons, read_data, refuse_bad
 from training.examples import IGNORED, Encoder, Example
 
 SHOWN = 3
+SAMPLE = 200  # chats that are encoded: whoever looks shares the cores with those who chat
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Piece:
 
 @dataclass(frozen=True)
 class Preview:
-    """The first chats of a file in pieces, how many there are in all, how long they are in tokens
-    on average, and what is wrong with the rows that are left out."""
+    """The first chats of a file in pieces, how many there are in all, how long the first 200 are in
+    tokens on average, and what is wrong with the rows that are left out."""
 
     chats: tuple[tuple[Piece, ...], ...]
     count: int
@@ -46,13 +47,13 @@ def preview(
     """
     data = read_data(path, template)
     encoder = Encoder(template, tokenizer, cutoff, train_on_inputs)
-    examples, unusable = encoder.encode(data.chats)
+    examples, unusable = encoder.encode(data.chats[:SAMPLE])
+    refuse_bad(unusable, len(examples) + len(unusable), path.name)
     bad = sorted([*data.bad, *unusable], key=lambda row: row.line)
-    refuse_bad(bad, len(examples) + len(bad), path.name)
     tokens = sum(len(example.ids) for example in examples)
     return Preview(
         tuple(_pieces(example, tokenizer) for example in examples[:SHOWN]),
-        len(examples),
+        len(data.chats) - len(unusable),
         tokens / len(examples),
         len(bad),
         first_reasons(bad) if bad else "",

@@ -12,7 +12,7 @@ from training.events import Ended, HeldOut, Note, Report, Stage
 from training.ground import Ground, find_ground
 from training.material import Material, read_material
 from training.options import Options
-from training.run_folder import STATE
+from training.run_folder import ENDED, STATE
 from training.stopping import Stop
 
 if TYPE_CHECKING:
@@ -69,37 +69,66 @@ def _train(
 ) -> Ended:  # fmt: skip
     from training.base import load_base
     from training.callback import Telling
-    from training.trainer import Plan, add_lora, build_trainer, held_out_loss
+    from training.trainer import Plan, add_lora, build_trainer, held_out_loss, restore
 
-    resume, start = _beginning(options, checkpoint)
+    resume, start = _beginning(options, ground, checkpoint)
     plan = Plan(material.learned, material.held_out, material.recipe, machine)
     model = add_lora(load_base(ground.folder.path, machine), material.recipe, start)
+    _refuse_stopped(stop)
     callback = Telling(report, stop, sum(len(example.ids) for example in plan.learned))
     trainer = build_trainer(model, plan, options.output_dir, [callback], options.wandb)
     report(Stage("measuring"))
     base_loss = held_out_loss(trainer, base=True)
     if base_loss is not None:
         report(HeldOut(0, base_loss))
+    _refuse_stopped(stop)
     report(Stage("training"))
-    if resume is not None:
-        report(Note(f"Going on from {resume}"))
-    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
-    state = trainer.state
-    if stop.asked and state.global_step < state.max_steps:
-        raise StoppedError(
-            f"Interrupted after step {state.global_step} of {state.max_steps}",
-            f"A checkpoint is kept in {options.output_dir}: the same command goes on from there.",
-        )
+    if done := run_folder.ended(options.output_dir):
+        report(Note("It had come to its end: going on with what is left to do"))
+        restore(trainer, done)
+    else:
+        _to_the_end(trainer, resume, options.output_dir, report, stop)
     from training.finishing import finish
 
     return finish(options, ground, plan, material.data.digest, trainer, base_loss, report)
 
 
-def _beginning(options: Options, newest: Path | None) -> tuple[Path | None, Path | None]:
+def _to_the_end(
+    trainer: Any, resume: Path | None, folder: Path, report: Report, stop: Stop
+) -> None:
+    """Train, and note that it is done: what comes then can be interrupted, too.
+
+    Raises:
+        StoppedError: somebody asked for the end before.
+    """
+    from training.trainer import has_ended_early
+
+    if resume is not None:
+        run_folder.mend_best(resume)
+        report(Note(f"Going on from {resume}"))
+    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    state = trainer.state
+    if stop.asked and state.global_step < state.max_steps and not has_ended_early(trainer):
+        raise StoppedError(
+            f"Interrupted after step {state.global_step} of {state.max_steps}",
+            f"A checkpoint is kept in {folder}: the same command goes on from there.",
+        )
+    state.save_to_json(str(folder / ENDED))
+
+
+def _refuse_stopped(stop: Stop) -> None:
+    if stop.asked:
+        raise StoppedError("Interrupted before the first step", "The same command begins again.")
+
+
+def _beginning(
+    options: Options, ground: Ground, newest: Path | None
+) -> tuple[Path | None, Path | None]:
     """A checkpoint to go on from, or an adapter to begin with, or neither.
 
     Raises:
         SettingsError: --resume_from_checkpoint names something else.
+        AdapterError: the adapter is another base's.
     """
     named = options.resume_from
     if named in (None, "last", "True"):
@@ -108,6 +137,7 @@ def _beginning(options: Options, newest: Path | None) -> tuple[Path | None, Path
     if (path / STATE).is_file():
         return path, None
     if (path / CONFIG).is_file():
+        ground.refuse_foreign(path)
         return (newest, None) if newest else (None, path)
     raise SettingsError(
         f"--resume_from_checkpoint: {path} is neither a checkpoint nor an adapter",

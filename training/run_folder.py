@@ -24,7 +24,18 @@ LOCK = ".lock"
 NEW = ".adapter"  # where the adapter is written and tried, before it counts
 CHECKPOINT = "checkpoint-"
 STATE = "trainer_state.json"  # what transformers writes last
+ENDED = "ended_training.json"  # the same of a training that has come to its end
+BEST = "best_model_checkpoint"  # in it: a path, as it was spelt then
 FULL = (errno.ENOSPC, errno.EDQUOT)
+REFUSED = (
+    *FULL,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EIO,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+)
 
 
 class FolderTakenError(SettingsError):
@@ -51,6 +62,7 @@ def refuse_taken(folder: Path) -> None:
         FolderTakenError: there is something else.
     """
     if is_finished(folder):
+        _clean(folder)  # of what a process that was killed right there has left
         raise FolderTakenError(
             f"{folder} holds an adapter already",
             "Name another --output_dir or remove it; with --eval it is measured.",
@@ -86,9 +98,53 @@ def finish(folder: Path) -> None:
     for path in sorted(new.iterdir(), key=lambda path: path.name == CONFIG):
         path.replace(folder / path.name)
     new.rmdir()
+    _clean(folder)
+
+
+def _clean(folder: Path) -> None:
+    """What a training needs and an adapter does not."""
+    if not (folder / RECIPE).is_file():
+        return  # then what looks like it is somebody else's
     for checkpoint in checkpoints(folder):
         shutil.rmtree(checkpoint)
+    (folder / ENDED).unlink(missing_ok=True)
     (folder / RECIPE).unlink()
+
+
+def mend_best(checkpoint: Path) -> None:
+    """Have a checkpoint's state name the best one where it lies now, beside it.
+
+    Raises:
+        FolderTakenError: it is not there any more.
+    """
+    state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    if state.get(BEST) is None:
+        return
+    best = checkpoint.parent / Path(state[BEST]).name
+    if not best.is_dir():
+        raise FolderTakenError(
+            f"{best}, the best checkpoint of an unfinished training, is missing",
+            f"Remove {checkpoint.parent} to begin anew, or name another --output_dir.",
+        )
+    state[BEST] = str(best)
+    new = checkpoint / f"{STATE}.new"
+    new.write_text(json.dumps(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    new.replace(checkpoint / STATE)
+
+
+def ended(folder: Path) -> Path | None:
+    """The state of a training that has come to its end, if what it came to still lies there."""
+    try:
+        state = json.loads((folder / ENDED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return folder / ENDED if outcome(folder, state).is_dir() else None
+
+
+def outcome(folder: Path, state: Mapping[str, Any]) -> Path:
+    """The checkpoint that an ended training has come to: the best, else the last."""
+    last = f"{CHECKPOINT}{state['global_step']}"
+    return folder / Path(state.get(BEST) or last).name
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -164,7 +220,9 @@ def explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _write_error(folder, error) from error
+        if error.errno in REFUSED:
+            raise _write_error(folder, error) from error
+        raise
     except Exception as error:  # torch and safetensors have errors of their own for a full disk
         if "No space left" in str(error) or "os error 28" in str(error):
             raise _write_error(folder, OSError(errno.ENOSPC, str(error))) from error

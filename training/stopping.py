@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -17,8 +17,11 @@ class Stop:
 
 
 @contextmanager
-def stoppable() -> Iterator[Stop]:
+def stoppable(told: Callable[[], None] = lambda: None) -> Iterator[Stop]:
     """SIGINT and SIGTERM ask for the end; a second one interrupts at once.
+
+    Args:
+        told: called when the end is asked for.
 
     Raises (inside of the block):
         KeyboardInterrupt: a second signal came.
@@ -29,6 +32,7 @@ def stoppable() -> Iterator[Stop]:
         if stop.asked:
             raise KeyboardInterrupt
         stop.asked = True
+        told()
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -47,6 +47,11 @@ class Terminal:
                 self._close()
                 print(text, flush=True)
 
+    def ending(self) -> None:
+        """Somebody has pressed Ctrl-C. By the system alone: a signal's handler may interrupt a
+        print."""
+        os.write(2, b"\nEnding after this step. Ctrl-C again ends at once.\n")
+
     def _step(self, step: Step) -> None:
         said = (
             f"epoch {step.epoch:.1f}, loss {step.loss:.3f}, {step.tokens_per_second:.0f} tokens/s, "

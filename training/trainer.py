@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from training.base import Machine
 from training.batches import collate, dataset
 from training.examples import Example
 from training.recipe import Recipe
+from training.run_folder import outcome
 
 # Chats that are learned between two measurements, for each that is measured with: it costs a third
 # of learning it, so measuring takes a twenty-fifth of the time.
@@ -64,6 +66,7 @@ def build_trainer(
     """A Trainer that keeps its checkpoints in `folder`."""
     from transformers import EarlyStoppingCallback, PrinterCallback, Trainer
 
+    os.environ.update({name.upper(): value for name, value in wandb.items()})
     patience = plan.recipe.early_stopping_patience
     early = [EarlyStoppingCallback(patience)] if patience and plan.held_out else []
     trainer = Trainer(
@@ -117,6 +120,26 @@ def _arguments(plan: Plan, folder: Path, wandb: dict[str, str]) -> Any:
     )
     arguments._n_gpu = min(arguments._n_gpu, 1)  # one row cannot be shared among several
     return arguments
+
+
+def has_ended_early(trainer: Any) -> bool:
+    """Whether it was the lack of better measurements that has ended the training."""
+    from transformers import EarlyStoppingCallback
+
+    return any(
+        callback.early_stopping_patience_counter >= callback.early_stopping_patience
+        for callback in trainer.callback_handler.callbacks
+        if isinstance(callback, EarlyStoppingCallback)
+    )
+
+
+def restore(trainer: Any, state: Path) -> None:
+    """Have `trainer` stand where the training stood whose end is kept in `state`."""
+    from transformers import TrainerState
+
+    trainer.state = TrainerState.load_from_json(str(state))
+    trained = outcome(state.parent, vars(trainer.state))
+    trainer.model.load_adapter(str(trained), "default", is_trainable=True)
 
 
 def held_out_loss(trainer: Any, *, base: bool = False) -> float | None:

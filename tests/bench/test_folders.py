@@ -28,7 +28,7 @@ TINY = [
 
 
 def start(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr(folders, "end_cleanly", lambda: None)
+    monkeypatch.setattr("bench.ending.end_cleanly", lambda: None)
     monkeypatch.setattr("sys.argv", ["bench/folders.py", *words])
     return folders.main()
 

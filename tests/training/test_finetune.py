@@ -24,6 +24,7 @@ from model.adapters import AdapterRegistry
 from model.folders.base_facts import base_facts
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.tokenizer import Run
+from tests.tiny import make_adapter, make_folder
 from training import finishing, run_folder, trainer
 from training.events import Event, Step
 from training.stopping import Stop, stoppable
@@ -222,6 +223,101 @@ def test_a_killed_training_goes_on_to_the_same_result(
     assert not list((tmp_path / "mine").glob("checkpoint-*"))
 
 
+def test_what_was_interrupted_behind_its_end_is_finished(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Also when it had ended early: the same command does not train on."""
+    flags = ("--num_epochs", "30", "--early_stopping_patience", "1")
+    assert train("whole", *flags) == 0
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(finishing, "save", interrupt)
+    assert train("mine", *flags) == 1
+    assert "Interrupted. The same command goes on" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert train("mine", *flags) == 0
+    assert "It had come to its end" in capsys.readouterr().err
+    assert same_weights(tmp_path / "mine", tmp_path / "whole")
+    one, other = (
+        json.loads((tmp_path / name / "training.json").read_text(encoding="utf-8"))
+        for name in ("mine", "whole")
+    )
+    assert one == other
+    assert not list((tmp_path / "mine").glob("*checkpoint*"))
+    assert not list((tmp_path / "mine").glob("*ed_training.json"))
+
+
+def test_a_folder_that_was_moved_goes_on_from_its_best(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint names the best one by a path, which is another then."""
+    flags = ("--num_epochs", "4", "--learning_rate", "0.5", "--early_stopping_patience", "0")
+    assert train("whole", *flags) == 0
+    stop = StopAfter(40)
+    monkeypatch.setattr("training.terminal.Terminal.__call__", lambda self, event: stop(event))
+    assert train("first", *flags) == 1
+    monkeypatch.undo()
+    newest = run_folder.checkpoints(tmp_path / "first")[-1]
+    state = json.loads((newest / "trainer_state.json").read_text(encoding="utf-8"))
+    best = Path(state["best_model_checkpoint"])
+    assert best.name != newest.name
+    (tmp_path / "first").rename(tmp_path / "mine")
+    assert train("mine", *flags) == 0
+    assert same_weights(tmp_path / "mine", tmp_path / "whole")
+
+
+def test_without_its_best_checkpoint_it_does_not_go_on(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    flags = ("--num_epochs", "4", "--learning_rate", "0.5", "--early_stopping_patience", "0")
+    stop = StopAfter(40)
+    monkeypatch.setattr("training.terminal.Terminal.__call__", lambda self, event: stop(event))
+    assert train("mine", *flags) == 1
+    monkeypatch.undo()
+    shutil.rmtree(run_folder.checkpoints(tmp_path / "mine")[0])
+    capsys.readouterr()
+    assert train("mine", *flags) == 2
+    assert "the best checkpoint of an unfinished training, is missing" in capsys.readouterr().err
+
+
+def test_what_a_kill_has_left_beside_an_adapter_is_cleared_away(
+    train: Train, tmp_path: Path
+) -> None:
+    assert train("mine", "--num_epochs", "1") == 0
+    (tmp_path / "mine" / "checkpoint-5").mkdir()
+    (tmp_path / "mine" / run_folder.RECIPE).write_text("{}", encoding="utf-8")
+    assert train("mine") == 2
+    assert not (tmp_path / "mine" / "checkpoint-5").exists()
+    assert (tmp_path / "mine" / "adapter_config.json").exists()
+
+
+def test_an_adapter_worse_than_its_base_is_told(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(finishing, "held_out_loss", lambda trainer: 99.0)
+    assert train("mine", "--num_epochs", "1") == 0
+    assert "It is worse than its base on what was held out." in capsys.readouterr().err
+
+
+def test_foreign_adapters_are_refused_by_name(
+    train: Train, tmp_path: Path, tiny_adapters: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And not by torch, after the base is loaded."""
+    other = make_folder(tmp_path / "other", hidden_size=24, num_attention_heads=3)
+    make_adapter(other, tmp_path / "foreign", seed=1, r=2, target_modules=["q_proj"])
+    assert train("foreign", "--eval") == 1
+    assert "cannot be used" in capsys.readouterr().err
+    assert train("mine", "--resume_from_checkpoint", str(tmp_path / "foreign")) == 1
+    assert "cannot be used" in capsys.readouterr().err
+    shutil.copytree(tiny_adapters / "extended", tmp_path / "extended")
+    assert train("extended", "--eval") == 1
+    assert "a vocabulary of its own" in capsys.readouterr().err
+
+
 def test_an_adapter_can_be_trained_further(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -235,6 +331,9 @@ def test_an_adapter_can_be_trained_further(
         for name in ("first", "second")
     )
     assert second[0][1] < 0.5 * first[0][1]
+    assert train("fourth", "--num_epochs", "1", "--lora_r", "4", "--resume_from_checkpoint",
+                 str(tmp_path / "first")) == 0  # fmt: skip
+    assert "rank 8, alpha 16" in (tmp_path / "fourth" / "README.md").read_text(encoding="utf-8")
     capsys.readouterr()
     assert train("third", "--resume_from_checkpoint", str(tmp_path)) == 2
     assert "neither a checkpoint nor an adapter" in capsys.readouterr().err
@@ -379,7 +478,7 @@ def test_eval_measures_base_and_adapter_side_by_side(
     data.write_text("\n".join(rows[:7]), encoding="utf-8")
     assert train("mine", "--eval") == 0
     out, err = capsys.readouterr()
-    assert "These are other data than the adapter was trained on" in err
+    assert "These are other data than it was trained on" in err
     assert "held-out loss, 7 chats" in out
 
 

@@ -85,6 +85,7 @@ def test_flags_of_old_commands_are_taken() -> None:
         (["--num_epochs", "nan"], "is not a number above 0"),
         (["--learning_rate", "x"], "is not a number"),
         (["--batch_size", "0"], "must be above 0"),
+        (["--seed", "4294967296"], "must be below 2^32"),
         (["--lora_r", "-1"], "is not a whole number"),
         (["--lora_dropout", "1"], "is not between 0 and 1"),
         (["--lora_target_modules", "[query]"], "'query' is none of q_proj"),

@@ -164,7 +164,6 @@ def test_a_training_is_followed_and_its_result_is_chatted_with(
     expect(chat.log).to_contain_text("mine heard: who is there?")
     (told,) = shop.flags
     assert f"--output_dir={tmp_path / 'adapters' / 'mine'}" in told
-    assert (tmp_path / "data" / "training" / "mine.jsonl").is_file()
 
 
 @pytest.mark.browser
@@ -256,10 +255,29 @@ def test_visitors_of_a_public_link_leave_no_files(tmp_path: Path) -> None:
             (own, "/gradio_api/upload", 200),
             (f"http://127.0.0.1:{port}", "/gradio_api/upload", 403),
             (f"http://127.0.0.1:{port}", "/gradio_api/upload/", 403),
+            (f"http://127.0.0.1:{port}", "/gradio_api/process_recording", 403),
         ):
             headers = {"Host": "127.0.0.1:7860", "X-Forwarded-For": "127.0.0.1"}
             answer = httpx.post(f"{address}{path}", files=files, headers=headers)
             assert answer.status_code == status, (address, path, answer.text)
+
+
+def test_visitors_of_a_public_link_have_no_files_fetched(tmp_path: Path) -> None:
+    """Gradio fetches what a value names before any handler is asked."""
+    shop = Shop(tmp_path, LINES)
+    link = bind("127.0.0.1", 0)
+    port = link.getsockname()[1]
+    access = Access(training="local", link_port=port)
+    named = {"path": "https://example.com/a", "meta": {"_type": "gradio.FileData"}}
+    escaped = json.dumps({"data": [[{"a": named}]], "fn_index": 0, "session_hash": "s"})
+    escaped = escaped.replace("gradio", "\\u0067radio")
+    with serving(shop.manager, access, shop.desk, link):
+        join = f"http://127.0.0.1:{port}/gradio_api/queue/join"
+        headers = {"Content-Type": "application/json"}
+        assert httpx.post(join, content=escaped, headers=headers).status_code == 403
+        plain = {"data": ["gradio.FileData"], "fn_index": 0, "session_hash": "s"}
+        assert httpx.post(join, json=plain).status_code != 403
+        assert httpx.post(join, content=b"[" + b" " * 9_000_000).status_code == 403
 
 
 def test_visitors_of_a_public_link_cannot_start_one_by_hand(tmp_path: Path) -> None:

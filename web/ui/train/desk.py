@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from model.manager import ModelManager
@@ -13,7 +12,7 @@ from model.settings import Settings
 from model.types import LinlyError, NotReadyError
 from training.job import Job, Trainings
 from training.preview import Preview, preview
-from training.run_folder import explained, refuse_taken
+from training.run_folder import refuse_taken
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 CUTOFF = 512  # tokens, as finetune.py has it by default
@@ -93,19 +92,12 @@ class Desk:
             TrainingRequestError: something is missing or wrong.
             LinlyError: the name is taken, or a training is running.
         """
-        if wanted.data is None:
+        if wanted.data is None or not wanted.data.is_file():  # uploads are cleared away in time
             raise TrainingRequestError("train_no_data")
         if not NAME.fullmatch(wanted.name):
             raise TrainingRequestError("train_bad_name")
         folder = self.settings.adapters_dir / wanted.name
         refuse_taken(folder)
-        if not self.running:
-            # Uploads are cleared away in the end, and a training that was interrupted needs them.
-            kept = self.settings.data_dir / "training" / f"{wanted.name}{wanted.data.suffix}"
-            with explained(kept.parent):
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(wanted.data, kept)
-            wanted = replace(wanted, data=kept)
         self.trainings.start(wanted.name, folder, flags(self.settings, wanted, folder))
 
     def cancel(self) -> None:

@@ -50,7 +50,8 @@ class TrainTab:
         now = [chat.language, chat.adapter]
         gr.on(
             [ui.file.upload, ui.file.clear, ui.template.input, ui.inputs.input],
-            self.look, looking, [ui.data, ui.notice, ui.name], **events,
+            self.look, looking, [ui.data, ui.notice, ui.name],
+            **{**events, "concurrency_limit": 1},  # large files take seconds of a core
             trigger_mode="always_last",  # else what comes while it looks would never be shown
         )  # fmt: skip
         ui.start.click(self.start, [*ui.wanted, *now], progress, **events)

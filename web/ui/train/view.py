@@ -44,6 +44,8 @@ def job_view(job: Job | None, language: str) -> str:
 
 
 def _state(job: Job, language: str) -> str:
+    if job.running and job.cancelling:
+        return say(language, "train_cancelling")
     if job.running:
         return say(language, f"train_stage_{job.stage}")
     return say(language, f"train_{job.phase}", text=job.text)
