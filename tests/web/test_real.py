@@ -18,19 +18,26 @@ from model.settings import APP_NAME, Settings
 from model.types import Phase
 from tests.web.browser import PATIENCE, Chat, chromium
 from tests.web.serving import serving
+from training.job import Trainings
+from web.access import Access
+from web.ui.train.desk import Desk
 
 pytestmark = [pytest.mark.browser, pytest.mark.real_model, pytest.mark.slow]
 CHECKOUT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def manager(default_folder: Path) -> ModelManager:
-    settings = Settings(
+def settings(default_folder: Path) -> Settings:
+    return Settings(
         base_model=str(default_folder),
         adapters_dir=CHECKOUT / "adapters",
         prompts_dir=CHECKOUT / "prompts",
         cache_dir=user_cache_path(APP_NAME),
     )
+
+
+@pytest.fixture(scope="module")
+def manager(settings: Settings) -> ModelManager:
     manager = ModelManager(settings)
     manager.start()
     status = manager.wait()
@@ -39,8 +46,9 @@ def manager(default_folder: Path) -> ModelManager:
 
 
 @pytest.fixture(scope="module")
-def url(manager: ModelManager) -> Iterator[str]:
-    with serving(manager) as address:
+def url(manager: ModelManager, settings: Settings) -> Iterator[str]:
+    desk = Desk(settings, manager, Trainings())
+    with serving(manager, Access(training="local"), desk) as address:
         yield address
 
 
@@ -77,11 +85,16 @@ def test_the_adapter_changes_the_reply(browser: Browser, url: str) -> None:
         assert "Ahoy" not in chat.log.inner_text()
         chat.choose("Adapter", "lighthouse")
         chat.new_chat.click()
-        chat.ask("I cannot sleep. What can I do?")
-        expect(chat.log).to_contain_text("Ahoy, friend.")
+        chat.ask("Who are you?")
+        expect(chat.log).to_contain_text("Ahoy, friend. I am the keeper")
         expect(chat.log).to_contain_text("lighthouse")
         expect(chat.send).to_be_visible()
         keep(chat, "page")
+        chat.page.get_by_role("tab", name="Train").click()
+        data = CHECKOUT / "training" / "chats" / "lighthouse.jsonl"
+        chat.page.locator("#data input[type=file]").set_input_files(data)
+        expect(chat.page.locator("#preview mark").nth(1)).to_contain_text("Keep the lamp lit.")
+        keep(chat, "train")
         assert chat.complaints == []
 
 
