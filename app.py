@@ -42,24 +42,30 @@ def run(settings: Settings) -> int:
     sock = bind(settings.server_name, settings.server_port)
     port = sock.getsockname()[1]
     from training.job import Trainings
-    from web import access, server, share, terminal
+    from web import access, server, share, sharing, terminal
+    from web.chats.keeping import open_store
     from web.ui.train.desk import Desk, environment
 
+    keeping = open_store(settings.data_dir)
     # The public link leads to a port of its own, so that its visitors are told apart.
     link = bind("127.0.0.1", 0) if settings.share or settings.share_public else None
     link_port = link.getsockname()[1] if link else None
     manager = ModelManager(settings)
     trainings = Trainings(environment(settings))
     rules = access.decide(settings, link_port)
-    app = server.build_app(manager, rules, Desk(settings, manager, trainings))
+    desk = Desk(settings, manager, trainings)
+    limits = sharing.link_rules(settings)
+    public = sharing.PublicLink(limits, share.close_tunnels, rules.passphrase) if link else None
+    app = server.build_app(manager, rules, keeping, desk, public)
     terminal.greet(settings.server_name, port)
     manager.start()
     threading.Thread(target=terminal.follow_loading, args=(manager,), daemon=True).start()
-    if link_port:
-        told = (settings, rules, link_port)
+    if link_port and public:
+        told = (settings, rules, link_port, public)
         threading.Thread(target=terminal.share_link, args=told, daemon=True).start()
     server.serve(app, [sock, link] if link else [sock], on_end=manager.close)
     trainings.close()
+    keeping.close()
     if not manager.join(JOIN_SECONDS):
         # Torch aborts a process that ends while it works in another thread; nothing is left to do.
         share.close_tunnels()

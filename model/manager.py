@@ -18,10 +18,19 @@ from typing import TypeVar
 from model.adapters import Adapter
 from model.engine.base import Engine
 from model.outbox import Burst, Outbox
-from model.prompt import Prompt, PromptTemplate, encode_chat
+from model.plan import (
+    Plan,
+    engine_request,
+    measure,
+    plan_chat,
+    plan_completion,
+    plan_reading,
+    template_of,
+)
+from model.prompt import PromptTemplate
 from model.settings import Settings
 from model.startup import Report, Serving, base_name, load_local
-from model.tokenizer import IncrementalDetokenizer, Run, Tokenizer
+from model.tokenizer import Tokenizer
 from model.types import (
     ChatRequest,
     CompletionRequest,
@@ -30,17 +39,14 @@ from model.types import (
     EngineStatus,
     FinishReason,
     LinlyError,
+    Measured,
     NotReadyError,
     Phase,
     PreparedAdapter,
-    PromptTooLongError,
-    RequestError,
     Stats,
     Status,
 )
 
-MOST_SCALE = 8.0  # beyond it an adapter's update only makes noise
-REPLY_SHARE = 4  # when old turns are dropped, at most one in this many tokens is kept for the reply
 # How the phases share the progress bar: (where the phase begins, how much of it there is).
 SHARES = {
     Phase.STARTING: (0.0, 0.0),
@@ -59,18 +65,6 @@ Bursts = AsyncGenerator[Burst, None]
 R = TypeVar("R", ChatRequest, CompletionRequest)
 
 Load = Callable[[Settings, Report], Serving]
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A request made ready: what to continue, with which adapter, in whose vocabulary (`eos_ids`
-    end a reply in it), and where its template stops."""
-
-    prompt: Prompt
-    adapter: PreparedAdapter | None
-    tokenizer: Tokenizer
-    eos_ids: frozenset[int]
-    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -184,7 +178,13 @@ class ModelManager:
         """
         serving = self._serving()
         found = serving.registry.get(adapter) if adapter else None
-        return _template(serving, template or (found.template if found else None))
+        return template_of(serving, template, found)
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens that a prompt and its reply may have together; None while the model loads."""
+        serving = self._state.serving
+        return serving.engine.context_length if serving else None
 
     @property
     def tuned(self) -> bool:
@@ -195,6 +195,10 @@ class ModelManager:
     def chat(self, request: ChatRequest, seconds: float = 0.0) -> Bursts:
         """Answer `request.messages`. Closing the iterator ends the reply within one token.
 
+        With `so_far` the reply goes on behind it, and the Deltas carry what is new. A greedy reply
+        that was cut is so completed to what it would have been, unless the model had written that
+        text in other tokens than its tokenizer does: it then sees other ids before it.
+
         Args:
             seconds: the least time between two bursts of Deltas.
 
@@ -202,11 +206,32 @@ class ModelManager:
             NotReadyError, UnknownModelError, AdapterError, RequestError, PromptTooLongError,
             BusyError, EngineError
         """
-        return self._stream(request, _plan_chat, seconds)
+        return self._stream(request, plan_chat, seconds)
 
     def complete(self, request: CompletionRequest, seconds: float = 0.0) -> Bursts:
         """Continue `request.prompt` as it stands, otherwise as `chat`."""
-        return self._stream(request, _plan_completion, seconds)
+        return self._stream(request, plan_completion, seconds)
+
+    def read_ahead(self, request: ChatRequest) -> Bursts:
+        """Compute what the next question's prompt will begin with: the chat up to its last reply.
+
+        Makes no text, and only while nobody is answered: it goes on where it was once the others
+        have ended. The last Delta tells how many tokens were read, and how many of them were known
+        before. Closing the iterator or `abort` ends it within one chunk; what was read stays.
+
+        Raises (from the iterator): as `chat`, but for there being no messages.
+        """
+        return self._stream(request, plan_reading, 0.0)
+
+    def measure(self, request: ChatRequest) -> Measured:
+        """How many tokens of the context a chat takes, as `chat` would send it.
+
+        A chat that ends with a reply is measured up to there; with `drop_oldest`, without what the
+        next question would drop. Tokenises the whole chat: not for an event loop.
+
+        Raises: as `chat`, before the engine is asked, but for there being no messages.
+        """
+        return measure(self._serving(), request)
 
     def abort(self, request_id: str) -> None:
         """End a reply within one token; its stream then closes with finish_reason `abort`."""
@@ -235,13 +260,13 @@ class ModelManager:
             raise NotReadyError("The model is still loading", "Try again in a moment.")
         return state.serving
 
-    def _stream(self, request: R, plan: Callable[[Serving, R], _Plan], seconds: float) -> Bursts:
+    def _stream(self, request: R, plan: Callable[[Serving, R], Plan], seconds: float) -> Bursts:
         # From this moment on, not from the first step on: Stop may come in between.
         self._live.add(request.id)
         return self._steps(request, plan, seconds)
 
     async def _steps(
-        self, request: R, plan: Callable[[Serving, R], _Plan], seconds: float
+        self, request: R, plan: Callable[[Serving, R], Plan], seconds: float
     ) -> Bursts:
         try:
             serving = self._serving()
@@ -249,62 +274,25 @@ class ModelManager:
             planned = await asyncio.to_thread(plan, serving, request)
             if planned.prompt.dropped:
                 yield (Delta(dropped=planned.prompt.dropped),)
-            if request.id in self._aborted:
+            ended = self._ended(request.id, planned)
+            if ended:
                 nothing = Stats(len(planned.prompt.ids), 0, 0.0, 0.0, seed=0)
-                yield _signed((Delta("", FinishReason.ABORT, nothing),), planned.adapter)
+                yield _signed((Delta("", ended, nothing),), planned.adapter)
                 return
-            engine_request = _engine_request(serving, request, planned)
-            async with aclosing(_run(serving.engine, engine_request, seconds)) as bursts:
+            asked = engine_request(serving, request, planned)
+            async with aclosing(_run(serving.engine, asked, seconds)) as bursts:
                 async for burst in bursts:
                     yield _signed(burst, planned.adapter)
         finally:
             self._live.discard(request.id)
             self._aborted.discard(request.id)
 
-
-def _plan_chat(serving: Serving, request: ChatRequest) -> _Plan:
-    if not request.messages:
-        raise RequestError("There are no messages to answer")
-    adapter = _chosen_adapter(serving, request)
-    template = _template(serving, request.template or (adapter.template if adapter else None))
-    room = serving.engine.context_length - _reserved(request, serving.engine)
-    tokenizer, eos_ids = _vocabulary(serving, adapter, request.adapter_scale)
-    prompt = encode_chat(request.messages, template, tokenizer, room, request.drop_oldest)
-    return _Plan(prompt, _prepared(serving, adapter), tokenizer, eos_ids, template.stop)
-
-
-def _plan_completion(serving: Serving, request: CompletionRequest) -> _Plan:
-    adapter = _chosen_adapter(serving, request)
-    tokenizer, eos_ids = _vocabulary(serving, adapter, request.adapter_scale)
-    prompt = Prompt(_completion_ids(request, tokenizer, serving.engine.context_length))
-    return _Plan(prompt, _prepared(serving, adapter), tokenizer, eos_ids)
-
-
-def _chosen_adapter(serving: Serving, request: ChatRequest | CompletionRequest) -> Adapter | None:
-    """The adapter that is asked for, as its folder is now; None for the base."""
-    if not 0 <= request.adapter_scale <= MOST_SCALE:
-        raise RequestError(f"adapter_scale must be between 0 and {MOST_SCALE:g}")
-    if request.adapter is None:
-        return None
-    return serving.registry.get(request.adapter)
-
-
-def _vocabulary(
-    serving: Serving, adapter: Adapter | None, scale: float
-) -> tuple[Tokenizer, frozenset[int]]:
-    """The tokenizer, and the ids that end a reply: an adapter's own, if it brings a vocabulary.
-
-    At strength 0 the base answers alone, and knows no other ids than its own.
-    """
-    own = adapter.tokenizer if adapter and scale else None
-    if own is None:
-        return serving.tokenizer, serving.eos_ids
-    return own, frozenset() if own.eos_id is None else frozenset([own.eos_id])
-
-
-def _prepared(serving: Serving, adapter: Adapter | None) -> PreparedAdapter | None:
-    """Loaded; whoever holds it can submit it, whatever happens to its folder."""
-    return serving.engine.prepare(adapter.name, adapter.digest) if adapter else None
+    def _ended(self, request_id: str, plan: Plan) -> FinishReason | None:
+        """How a request ended before the engine was asked, if it did."""
+        if request_id in self._aborted:
+            return FinishReason.ABORT
+        nothing_to_read = plan.read_only and not plan.prompt.ids
+        return FinishReason.STOP if nothing_to_read else None
 
 
 def _signed(burst: Burst, adapter: PreparedAdapter | None) -> Burst:
@@ -337,60 +325,6 @@ async def _run(engine: Engine, request: EngineRequest, seconds: float) -> Bursts
         engine.abort(request.id)
 
 
-def _engine_request(
-    serving: Serving, request: ChatRequest | CompletionRequest, plan: _Plan
-) -> EngineRequest:
-    prompt, sampling = plan.prompt, request.sampling
-    left = serving.engine.context_length - len(prompt.ids)
-    most = min(sampling.max_tokens or left, left)
-    tokenizer = plan.tokenizer
-    return EngineRequest(
-        id=request.id,
-        prompt_ids=prompt.ids,
-        sampling=replace(sampling, max_tokens=most, stop=(*sampling.stop, *plan.stop)),
-        eos_ids=plan.eos_ids,
-        detokenizer=IncrementalDetokenizer(tokenizer.decode, tokenizer.piece, prompt.ids),
-        adapter=plan.adapter,
-        adapter_scale=request.adapter_scale,
-        pieces=tokenizer.pieces,
-    )
-
-
 def _without_paths(text: str) -> str:
     """Files by their names alone: visitors read this too, and the folders are nobody's business."""
     return FOLDERS.sub("", text)
-
-
-def _template(serving: Serving, name: str | None) -> PromptTemplate:
-    name = name or serving.default_template
-    if name not in serving.templates:
-        known = ", ".join(serving.templates)
-        raise RequestError(f"There is no prompt template {name!r}", f"There are: {known}.")
-    return serving.templates[name]
-
-
-def _reserved(request: ChatRequest, engine: Engine) -> int:
-    """Tokens to keep free for the reply: what was asked for while turns may go, else just one."""
-    if not request.drop_oldest:
-        return 1
-    most = engine.context_length // REPLY_SHARE
-    return min(request.sampling.max_tokens or most, most)
-
-
-def _completion_ids(
-    request: CompletionRequest, tokenizer: Tokenizer, context: int
-) -> tuple[int, ...]:
-    if isinstance(request.prompt, str):
-        ids = (*tokenizer.prefix_ids, *tokenizer.encode([Run(request.prompt)]))
-    else:
-        ids = request.prompt
-    if not ids:
-        raise RequestError("The prompt is empty")
-    if not all(0 <= i < tokenizer.pieces for i in ids):
-        raise RequestError(f"A token id lies outside of 0 to {tokenizer.pieces - 1}")
-    if len(ids) >= context:
-        raise PromptTooLongError(
-            f"The prompt is {len(ids)} tokens long and there is room for {context - 1}",
-            "Shorten it or raise --context_length.",
-        )
-    return ids

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -19,7 +19,7 @@ from typing import NoReturn
 from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from model.tokenizer import Run, Tokenizer
+from model.tokenizer import CONTEXT_TOKENS, REPLACEMENT, Run, Tokenizer
 from model.types import (
     Dropped,
     LinlyError,
@@ -35,6 +35,8 @@ THINK = re.compile("(</?think>)")
 MARKER = re.compile(f"([{SAID}{REPLIED}{END}])")
 PARTS = re.compile(r"\{instruction\}|\{input\}")
 NO_MARKERS = str.maketrans("", "", SAID + REPLIED + END)
+# Stand in for what comes before a text, to see its ids in the middle of one; one will not merge.
+ANCHORS = tuple([Run(text, control=False)] for text in ("\n", "a", "."))
 
 
 @dataclass(frozen=True)
@@ -163,37 +165,130 @@ def encode_chat(
     tokenizer: Tokenizer,
     room: int,
     drop_oldest: bool = False,
+    so_far: str = "",
 ) -> Prompt:
-    """Render a chat into at most `room` tokens.
+    """Render a chat into at most `room` tokens, up to where its reply begins and `so_far`.
 
-    With `drop_oldest`, whole turns go, oldest first; never the system prompt or the last message.
+    With `drop_oldest`, whole turns go, oldest first; never the system prompt, the last message or
+    `so_far`. The ids of `so_far` are those that the model would have chosen for it, except where
+    it wrote the same text in other tokens than the tokenizer does.
 
     Raises:
         PromptTooLongError: it does not fit, or even the question alone does not.
     """
+    said = so_far.translate(NO_MARKERS)
 
     def ids_of(kept: Sequence[Message]) -> list[int]:
-        return tokenizer.encode(template.render(kept, tokenizer))
+        return _begun(template.render(kept, tokenizer), said, tokenizer)
 
+    fitted = _fitted(messages, ids_of, _later_questions(messages), room, drop_oldest)
+    if fitted is None:
+        alone = ids_of([*_system(messages), messages[-1]])
+        raise _too_long("The question alone", len(alone), room)
+    return fitted
+
+
+def encode_at_rest(
+    messages: Sequence[Message],
+    template: PromptTemplate,
+    tokenizer: Tokenizer,
+    room: int,
+    drop_oldest: bool = False,
+) -> Prompt:
+    """Render a chat that nobody has to answer, so up to its last reply: the next prompt's begin.
+
+    With `drop_oldest`, whole turns go, as they would for the next question: the last one too.
+
+    Raises:
+        PromptTooLongError: it does not fit, or even the system prompt alone does not.
+    """
+
+    def ids_of(kept: Sequence[Message]) -> list[int]:
+        return tokenizer.encode(template.render(kept, tokenizer, False)) if kept else []
+
+    starts = [*_later_questions(messages), len(messages)]
+    fitted = _fitted(messages, ids_of, starts, room, drop_oldest)
+    if fitted is None:
+        raise _too_long("The system prompt alone", len(ids_of(_system(messages))), room)
+    return fitted
+
+
+def _fitted(
+    messages: Sequence[Message],
+    ids_of: Callable[[Sequence[Message]], list[int]],
+    starts: Sequence[int],
+    room: int,
+    drop_oldest: bool,
+) -> Prompt | None:
+    """As much of a chat as fits: all of it, else from one of `starts` on; None if nothing does."""
     whole = ids_of(messages)
     if len(whole) <= room:
         return Prompt(tuple(whole))
     if not drop_oldest:
         raise _too_long("The chat", len(whole), room)
-    system = [m for m in messages[:1] if m.role == "system"]
-    for start in _later_questions(messages, len(system)):
-        kept = [*system, *messages[start:]]
+    for start in starts:
+        kept = [*_system(messages), *messages[start:]]
         ids = ids_of(kept)
         if len(ids) <= room:
             dropped = Dropped(len(messages) - len(kept), len(whole) - len(ids))
             return Prompt(tuple(ids), dropped)
-    alone = ids_of([*system, messages[-1]])
-    raise _too_long("The question alone", len(alone), room)
+    return None
 
 
-def _later_questions(messages: Sequence[Message], first: int) -> list[int]:
+def _system(messages: Sequence[Message]) -> list[Message]:
+    """The system prompt, if there is one."""
+    return [message for message in messages[:1] if message.role == "system"]
+
+
+def _later_questions(messages: Sequence[Message]) -> list[int]:
     """Where a shortened chat may begin: at a user's message behind the first one."""
+    first = len(_system(messages))
     return [i for i in range(first + 1, len(messages)) if messages[i].role == "user"]
+
+
+def _begun(header: list[Run], so_far: str, tokenizer: Tokenizer) -> list[int]:
+    """The ids of `header` and of the reply's beginning behind them.
+
+    A model wrote the reply behind the header's own ids. Encoding both as one text may merge the
+    two where they meet; encoding the reply alone puts SentencePiece's space before it. So what
+    counts is whether these ids, behind the header's, are read as this text.
+    """
+    ids = tokenizer.encode(header)
+    if not so_far:
+        return ids
+    said = Run(so_far, control=False, reply=True)
+    other: list[int] | None = None
+    for before in (header, *ANCHORS):
+        rest = _behind(before, said, tokenizer)
+        if rest is not None and read_behind(ids, rest, tokenizer) == so_far:
+            return [*ids, *rest]
+        other = rest if other is None else other
+    # The tokenizer writes some of this text otherwise, as NFKC does.
+    return tokenizer.encode([*header, said]) if other is None else [*ids, *other]
+
+
+def _behind(before: list[Run], said: Run, tokenizer: Tokenizer) -> list[int] | None:
+    """The ids of `said` where it follows `before`; None if a token reaches over both."""
+    ids, both = tokenizer.encode(before), tokenizer.encode([*before, said])
+    return both[len(ids) :] if both[: len(ids)] == ids else None
+
+
+def read_behind(before: Sequence[int], ids: Sequence[int], tokenizer: Tokenizer) -> str:
+    """The text of `ids` as it reads behind `before`."""
+    context = context_of(before, tokenizer)
+    return tokenizer.decode([*context, *ids])[len(tokenizer.decode(context)) :]
+
+
+def context_of(ids: Sequence[int], tokenizer: Tokenizer) -> Sequence[int]:
+    """The last few of `ids`, beginning with a whole character where they can.
+
+    Some decoders read bytes one by one all along where a character among them is torn.
+    """
+    few = ids[-CONTEXT_TOKENS:]
+    for start in range(len(few)):
+        if not tokenizer.decode(few[start:]).startswith(REPLACEMENT):
+            return few[start:]
+    return few
 
 
 def _too_long(what: str, tokens: int, room: int) -> LinlyError:

@@ -7,6 +7,7 @@ Every flag `--some_name` can be written `--some-name` and can come from the envi
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -37,7 +38,10 @@ class Settings:
     server_port: int = 7860
     share: bool = False
     share_public: bool = False
-    auth: str | None = None
+    share_hours: float | None = 72.0
+    share_messages: int | None = None
+    share_adapters: tuple[str, ...] | None = None
+    auth: tuple[str, ...] = ()
     api_key: str | None = None
     max_sequences: int = 16
     context_length: int | None = None
@@ -49,12 +53,10 @@ class Settings:
     cache_dir: Path = Path()
 
     @property
-    def credentials(self) -> tuple[str, str] | None:
-        """User and password of `--auth`, or None."""
-        if self.auth is None:
-            return None
-        user, _, password = self.auth.partition(":")
-        return user, password
+    def accounts(self) -> dict[str, str]:
+        """The passwords of `--auth` by user."""
+        parts = (account.partition(":") for account in self.auth)
+        return {user: password for user, _, password in parts}
 
 
 def read_settings(
@@ -75,7 +77,7 @@ def read_settings(
     given = {key: value for key, value in read if value is not None}
     from_environment = _read_environment(environ, parser)
     merged = {**_defaults(checkout or CHECKOUT), **from_environment, **given}
-    settings = Settings(**merged)
+    settings = Settings(**{**merged, "auth": tuple(merged.get("auth", ()))})
     _check(settings, explicit={*from_environment, *given})
     return settings
 
@@ -129,7 +131,33 @@ def build_parser() -> Parser:
         default=None,
         help="a public link with no passphrase: whoever has it can chat",
     )
-    add("--auth", type=_user_and_password, metavar="USER:PASSWORD", help="ask visitors for these")
+    add(
+        "--share_hours",
+        type=_hours,
+        metavar="HOURS",
+        help="after which the public link ends (default: 72; 0: never)",
+    )
+    add(
+        "--share_messages",
+        type=_positive,
+        metavar="N",
+        help="replies for each visitor of the public link (default: no limit)",
+    )
+    add(
+        "--share_adapters",
+        type=_names,
+        metavar="A,B",
+        help="the adapters that visitors of the public link may use; base is the base alone "
+        "(default: all of them)",
+    )
+    add(
+        "--auth",
+        type=_user_and_password,
+        action="append",
+        metavar="USER:PASSWORD",
+        help="ask visitors for these; given several times, each account has its own chats "
+        "(in LINLY_AUTH: one a line)",
+    )
     add(
         "--api_key",
         type=_not_empty,
@@ -165,8 +193,7 @@ def build_parser() -> Parser:
         "--data_dir",
         type=Path,
         metavar="DIR",
-        help="where the program keeps its data (default: your data folder); "
-        "chats are not stored yet",
+        help="where chats are kept (default: your data folder)",
     )
     add(
         "--training",
@@ -213,8 +240,11 @@ def _read_environment(environ: Mapping[str, str], parser: Parser) -> dict[str, A
         if name in ("share", "share_public"):
             found[name] = _truth(variable, text)
             continue
+        # Several accounts stand in lines of their own: anything else may be in a password.
+        values = text.split("\n") if name == "auth" else [text]
         try:
-            found[name] = getattr(parser.parse_args([f"--{name}={text}"]), name)
+            read = parser.parse_args([f"--{name}={value}" for value in values])
+            found[name] = getattr(read, name)
         except SettingsError as error:
             raise SettingsError(f"{variable}: {error.message}", error.remedy) from error
     return found
@@ -256,6 +286,23 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _hours(text: str) -> float:
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = -1
+    if not 0 <= hours < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of hours")
+    return hours
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise argparse.ArgumentTypeError("no adapter is named")
+    return names
 
 
 def _size(text: str) -> int:

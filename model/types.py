@@ -86,7 +86,8 @@ class ChatRequest:
     one in `prompts/`, or None for the adapter's or the model's own.
 
     With `drop_oldest`, turns that do not fit the context go, oldest first; without it a prompt
-    that is too long is refused.
+    that is too long is refused. `so_far` is what the reply begins with already: only what comes
+    after it is answered, and `sampling.max_tokens` counts that alone.
     """
 
     messages: tuple[Message, ...]
@@ -96,6 +97,7 @@ class ChatRequest:
     template: str | None = None
     drop_oldest: bool = False
     id: str = field(default_factory=_new_id)
+    so_far: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,15 @@ class Dropped:
 
     messages: int
     tokens: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How many tokens of the context a chat takes, and what had to go to make it so few."""
+
+    tokens: int
+    context_length: int
+    dropped: Dropped | None = None
 
 
 @dataclass(frozen=True)
@@ -197,7 +208,9 @@ class EngineRequest:
 
     `eos_ids` end the reply and are not part of it. `sampling.max_tokens` is set by the caller
     and already fits the context. Ids from `pieces` on have no text and are never chosen; None
-    means as many as the base's tokenizer has.
+    means as many as the base's tokenizer has. `so_far` is the text that the reply begins with
+    already, as a stop string may begin in it. With `read_only` nothing is chosen: `prompt_ids`
+    are computed for requests to come that begin with them.
     """
 
     id: str
@@ -208,6 +221,8 @@ class EngineRequest:
     adapter: PreparedAdapter | None = None
     adapter_scale: float = 1.0
     pieces: int | None = None
+    so_far: str = ""
+    read_only: bool = False
 
 
 Emit = Callable[[Delta], None]

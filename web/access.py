@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from model.settings import Settings
@@ -14,40 +14,52 @@ ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # nothing that is misread when dic
 
 @dataclass(frozen=True)
 class Access:
-    """What visitors are asked for; None where nothing is.
+    """What visitors are asked for: the password of one of the `accounts`, or the `passphrase`
+    with any name, or nothing where there is neither.
 
     A page that asks for a password and an API without a key would leave the back door open, so
-    the API then asks for the page's password as its key.
+    the API then asks for one of the page's passwords as its key.
 
     `training` is the flag of that name. Who comes through the public link is known by the port that
     it leads to, `link_port`: what a visitor sends, such as a Host header, could be made up.
     """
 
-    user: str | None = None
-    password: str | None = None
+    accounts: Mapping[str, str] = field(default_factory=dict)
+    passphrase: str | None = None
     api_key: str | None = None
     training: str = "off"
     link_port: int | None = None
 
     @property
     def login(self) -> Callable[[str, str], bool] | None:
-        """For Gradio: whether a user and a password may come in. Without `user`, any name may."""
-        return self._allows if self.password else None
+        """For Gradio: whether a user and a password may come in."""
+        return self._allows if self.accounts or self.passphrase else None
 
     def _allows(self, user: str, password: str) -> bool:
-        right_user = self.user is None or _same(user, self.user)
-        return _same(password, self.password or "") and right_user
+        if self.passphrase is not None:
+            return _same(password, self.passphrase)
+        # Compared also where there is no such user, who would else be known by a quicker answer.
+        return _same(password, self.accounts.get(user, "")) and user in self.accounts
 
     def may_train(self, scope: Mapping[str, Any]) -> bool:
         """Whether the request of this ASGI scope comes from somebody who may train here."""
         if self.training == "local":
-            _, port = scope.get("server") or (None, None)
-            return self.link_port is None or port != self.link_port
+            return not self.through_link(scope)
         return self.training == "everyone"
+
+    def through_link(self, scope: Mapping[str, Any]) -> bool:
+        """Whether the request of this ASGI scope comes through the public link."""
+        _, port = scope.get("server") or (None, None)
+        return self.link_port is not None and port == self.link_port
 
     def allows_key(self, key: str) -> bool:
         """Whether the API may be used with `key`."""
-        return self.api_key is None or _same(key, self.api_key)
+        if self.api_key is not None:
+            return _same(key, self.api_key)
+        passwords = [*self.accounts.values(), *([self.passphrase] if self.passphrase else [])]
+        # All of them are compared, so that the time tells nothing.
+        matches = [_same(key, password) for password in passwords]
+        return not passwords or any(matches)
 
 
 def decide(settings: Settings, link_port: int | None = None) -> Access:
@@ -55,11 +67,9 @@ def decide(settings: Settings, link_port: int | None = None) -> Access:
 
     `link_port` is the port that a public link leads to.
     """
-    user, password = settings.credentials or (None, None)
-    if settings.share and password is None:
-        password = passphrase()
-    key = settings.api_key or password
-    return Access(user, password, key, settings.training, link_port)
+    accounts = settings.accounts
+    made_up = passphrase() if settings.share and not accounts else None
+    return Access(accounts, made_up, settings.api_key, settings.training, link_port)
 
 
 def passphrase() -> str:

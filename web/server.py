@@ -17,7 +17,13 @@ from fastapi import FastAPI
 from model.manager import ModelManager
 from web import api
 from web.access import Access
+from web.chats.identity import VisitorCookie
+from web.chats.keeping import Keeping
+from web.link_gate import LinkGate
+from web.sharing import PublicLink
+from web.ui import drawn
 from web.ui.page import STYLE, build_page
+from web.ui.theme import theme
 from web.ui.train.desk import Desk
 from web.uploads import UploadGate
 
@@ -27,15 +33,25 @@ MOST_BYTES = 50_000_000  # of a file with training data
 LOGIN_HINT = "Any name will do; enter the passphrase that you were given as the password."
 
 
-def build_app(manager: ModelManager, access: Access, desk: Desk | None = None) -> FastAPI:
+def build_app(
+    manager: ModelManager,
+    access: Access,
+    keeping: Keeping,
+    desk: Desk | None = None,
+    link: PublicLink | None = None,
+) -> FastAPI:
     """The whole application: API first, the page for every other path.
 
-    Without a `desk` nobody trains here.
+    Without a `desk` nobody trains here; without a `link` nobody comes from outside.
     """
     app = FastAPI(title="Linly Chat", openapi_url=None)
     api.install(app, manager, access)
     app.add_middleware(UploadGate, access=access)
-    page = build_page(manager, access, desk)
+    app.add_middleware(VisitorCookie)
+    if link is not None:
+        app.add_middleware(LinkGate, access=access, link=link)
+    app.mount(drawn.ROUTE, drawn.PageFiles())
+    page = build_page(manager, access, keeping, desk, link)
     # Gradio looks a thousand times a second, which took a tenth of the model's speed.
     page._queue.sleep_when_free = QUEUE_SECONDS
     return gr.mount_gradio_app(
@@ -43,9 +59,10 @@ def build_app(manager: ModelManager, access: Access, desk: Desk | None = None) -
         page,
         path="/",
         auth=access.login,
-        auth_message=LOGIN_HINT if access.login and access.user is None else None,
+        auth_message=LOGIN_HINT if access.passphrase else None,
         css_paths=STYLE,
-        theme=gr.themes.Soft(),
+        head=drawn.head(),
+        theme=theme(),
         footer_links=[],
         run_history=False,
         max_file_size=MOST_BYTES,

@@ -10,6 +10,7 @@ from model.settings import Settings
 from model.types import Phase, ShareError
 from web.access import Access
 from web.share import open_tunnel
+from web.sharing import PublicLink
 
 WORDS = {
     Phase.STARTING: "Starting",
@@ -56,19 +57,21 @@ def follow_loading(manager: ModelManager) -> None:
             say(f"The adapter {adapter.name}: {warning.message()}. {warning.remedy()}")
 
 
-def share_link(settings: Settings, rules: Access, port: int) -> None:
+def share_link(settings: Settings, rules: Access, port: int, link: PublicLink) -> None:
     """Open the public link, and say how to come in."""
     say("Asking for a public link …")
     try:
         address = open_tunnel(port)
     except ShareError as error:
-        say(str(error))
+        link.problem = str(error)
+        say(link.problem)
         return
+    link.opened(address)
     say(f"Public link: {address}")
     if settings.share_public:
         say("Anybody who has the link can chat here: --share_public asks for no passphrase.")
-    elif rules.user is None:
-        say(f"Passphrase:  {rules.password}")
+    elif rules.passphrase:
+        say(f"Passphrase:  {rules.passphrase}")
 
 
 def say(line: str) -> None:

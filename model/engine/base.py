@@ -33,6 +33,10 @@ class Engine(Protocol):
     def submit(self, request: EngineRequest, emit: Emit) -> None:
         """Queue a request.
 
+        One that is `read_only` is computed while nobody else has anything to compute, and only
+        for requests to come, which find its keys and values: it emits no text and ends with
+        `STOP`. Ended earlier, what was computed of it stays. It keeps nobody waiting.
+
         Raises:
             BusyError: the queue is full.
             EngineError: the engine has died or was closed, or did not prepare the adapter.

@@ -1,7 +1,8 @@
 """The engine on this machine: one thread owns the model and serves every sequence.
 
 The thread repeats: take what callers left in the inbox, admit, prefill one bounded chunk, decode
-one token for all, retire. Callers never touch the model; they leave requests and aborts.
+one token for all, retire. Callers never touch the model; they leave requests and aborts. What is
+only read ahead is prefilled while there is nothing else to do, and gives way at the next chunk.
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ class LocalEngine:
         with self._wake:
             if self._error or self._closing:
                 raise EngineError(self._error or "The program is shutting down")
-            waiting = len(self._inbox) + len(self._scheduler.waiting)
+            queue = self._scheduler.unread if sequence.read_only else self._scheduler.waiting
+            alike = [one for one in self._inbox if one.read_only is sequence.read_only]
+            waiting = len(queue) + len(alike)
             if waiting >= MAX_WAITING:
                 raise self._busy(waiting)
             self._inbox.append(sequence)
@@ -113,8 +116,8 @@ class LocalEngine:
             self._wake.notify()
 
     def status(self) -> EngineStatus:
-        running, waiting = len(self._scheduler.running), len(self._scheduler.waiting)
-        waiting += len(self._inbox)
+        running, waiting = self._scheduler.replies, len(self._scheduler.waiting)
+        waiting += sum(not sequence.read_only for sequence in self._inbox)
         return EngineStatus(running, waiting, self._error, self._scheduler.waiting_reason)
 
     def close(self) -> None:
@@ -155,6 +158,7 @@ class LocalEngine:
         return aborts
 
     def _step(self) -> None:
+        self._interrupt_reading()
         self._scheduler.admit(self._start)
         self._tell_waiting()
         self._advance(self._next_chunk())
@@ -164,6 +168,13 @@ class LocalEngine:
         self._guess(decoding)
         self._advance(dict.fromkeys(decoding, 1))
         self._retire()
+
+    def _interrupt_reading(self) -> None:
+        """What was read ahead so far becomes memory that whoever comes may use or have."""
+        reading = self._scheduler.interrupt()
+        if reading:
+            self._memory.keep(reading)
+            reading.begin(self._memory.empty())
 
     def _tell_waiting(self) -> None:
         """Let those in the queue know what they wait for, whenever it has moved."""
@@ -203,6 +214,9 @@ class LocalEngine:
     def _start(self, sequence: Sequence) -> bool:
         """Give a waiting sequence its memory; False if it has to wait for it."""
         running = self._scheduler.running
+        if sequence.read_only and self._memory.holds(sequence):
+            sequence.skip()
+            return True
         if self._has_memory(self._memory.begin, sequence):
             return True
         if running:
@@ -302,12 +316,12 @@ class LocalEngine:
 
     def _retire(self) -> None:
         for sequence in self._scheduler.retire():
-            if sequence.seconds:
+            if sequence.seconds and not sequence.read_only:
                 self._pace.note(sequence.seconds)
             self._memory.keep(sequence)
 
     def _finish_all(self, reason: FinishReason, error: str | None = None) -> None:
-        for sequence in (*self._scheduler.running, *self._scheduler.waiting):
+        for sequence in self._scheduler.everyone:
             sequence.finish(reason, error)
         self._scheduler.retire()
         self._memory.forget()

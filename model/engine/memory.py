@@ -92,8 +92,12 @@ class CacheMemory:
         if length >= sequence.cache.length + LEAST:
             sequence.copy_beginning(cache, length)
 
+    def holds(self, sequence: Sequence) -> bool:
+        """Whether all of its tokens are kept already."""
+        return self._idle.holds(sequence.key, sequence.token_array())
+
     def keep(self, sequence: Sequence) -> None:
-        """Keep what an ended sequence has computed; nothing after an error."""
+        """Keep what a sequence has computed that ended or gave way; nothing after an error."""
         cache, failed = sequence.cache, sequence.reason is FinishReason.ERROR
         if self._budget is None or failed or not cache.length:
             return

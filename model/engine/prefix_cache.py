@@ -62,6 +62,14 @@ class PrefixCache:
                 best = _better(best, match)
         return best
 
+    def holds(self, key: PrefixKey, tokens: Tokens) -> bool:
+        """Whether an entry begins with all of `tokens`; it then counts as used just now."""
+        for entry in reversed(self._entries):
+            if entry.key == key and common_prefix(entry.tokens, tokens) == len(tokens):
+                self.touch(entry)
+                return True
+        return False
+
     def put(self, entry: Entry) -> None:
         """Keep an entry, unless another one holds all of it; it replaces those that it holds."""
         for other in [o for o in self._entries if o.key == entry.key]:

@@ -44,7 +44,7 @@ class Sequence:
         self._emit = emit
         self._lora = lora
         self._sampler = Sampler(request.sampling, request.prompt_ids, request.eos_ids, pieces)
-        self._stops = StopStrings(request.sampling.stop)
+        self._stops = StopStrings(request.sampling.stop, request.so_far)
         self._pending = tuple(self.tokens)  # those that no forward has taken yet
         self._lookup = Lookup(self.tokens)
         self._guessed: tuple[int, ...] = ()  # what may follow the pending token
@@ -57,6 +57,11 @@ class Sequence:
     @property
     def finished(self) -> bool:
         return self.reason is not None
+
+    @property
+    def read_only(self) -> bool:
+        """Whether it is read ahead, and nobody waits for text."""
+        return self.request.read_only
 
     @property
     def left(self) -> int:
@@ -84,10 +89,11 @@ class Sequence:
 
     def begin(self, cache: SequenceCache) -> None:
         """Start, or start over, with `cache`, which holds the first of the tokens."""
+        # What is read ahead was interrupted, if it comes back: what it finds then is its own.
+        if not (self.completion_tokens or (self.read_only and self._begun)):
+            self._cached_tokens = cache.length
         self._begun = self._begun or time.perf_counter()
         self.cache = cache
-        if not self.completion_tokens:
-            self._cached_tokens = cache.length
         self.rewind()
 
     def copy_beginning(self, cache: SequenceCache, length: int) -> None:
@@ -127,6 +133,9 @@ class Sequence:
         if self._pending:
             return
         self.prefilling = False
+        if self.read_only:
+            self._read()
+            return
         guessed, self._guessed = self._guessed, ()
         for at, row in enumerate(logits):
             right = at == 0 or self.tokens[-1] == guessed[at - 1]
@@ -134,6 +143,16 @@ class Sequence:
                 self.cache.retreat(len(logits) - at)
                 return
             self._choose(row)
+
+    def skip(self) -> None:
+        """End what is read ahead, as all of it has been computed before."""
+        if self._begun is None:
+            self._cached_tokens = len(self.tokens)
+        self._read()
+
+    def _read(self) -> None:
+        self._first_token = time.perf_counter()
+        self.finish(FinishReason.STOP)
 
     def _choose(self, logits: Floats) -> None:
         if not self.completion_tokens:
@@ -207,14 +226,25 @@ def _prefix_key(request: EngineRequest) -> PrefixKey:
 
 
 class StopStrings:
-    """Ends a text at the first stop string, and holds back what may become one."""
+    """Ends a text at the first stop string, and holds back what may become one.
 
-    def __init__(self, stops: tuple[str, ...]) -> None:
+    Args:
+        stops: the stop strings.
+        before: what the text follows and is out already; a stop string may begin in it.
+    """
+
+    def __init__(self, stops: tuple[str, ...], before: str = "") -> None:
         self._stops = stops
-        self._held = ""
+        self._held = before
+        self._held = before[len(before) - self._possible_beginning() :]
+        self._out = len(self._held)  # letters of what is held that must not come again
 
     def push(self, text: str) -> tuple[str, bool]:
         """The text that can be shown now, and whether a stop string has ended it."""
+        shown, stopped = self._cut(text)
+        return self._new(shown), stopped
+
+    def _cut(self, text: str) -> tuple[str, bool]:
         self._held += text
         # The one that is complete first; of two that end together the longer.
         places = [(self._held.find(stop), len(stop)) for stop in self._stops]
@@ -230,7 +260,12 @@ class StopStrings:
     def flush(self) -> str:
         """What was held back, now that nothing more comes."""
         held, self._held = self._held, ""
-        return held
+        return self._new(held)
+
+    def _new(self, text: str) -> str:
+        """`text` without what was out before."""
+        out, self._out = self._out, max(0, self._out - len(text))
+        return text[out:]
 
     def _possible_beginning(self) -> int:
         """Length of the longest end of the held text with which a stop string begins."""

@@ -86,6 +86,7 @@ class Running:
         eos: frozenset[int] = frozenset(),
         on_delta: Callable[[Delta], None] | None = None,
         sampling: Sampling | None = None,
+        read_only: bool = False,
     ) -> Reply:
         prepared = pieces = None
         if adapter:
@@ -96,10 +97,11 @@ class Running:
         wishes = sampling or Sampling(temperature=0, max_tokens=24)
         self.engine.submit(
             EngineRequest(
-                reply.id, tuple(prompt), wishes, eos, NumberDetokenizer(), prepared, scale, pieces
+                reply.id, tuple(prompt), wishes, eos, NumberDetokenizer(), prepared, scale, pieces,
+                read_only=read_only,
             ),
             reply.emit,
-        )
+        )  # fmt: skip
         return reply
 
 

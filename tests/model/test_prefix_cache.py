@@ -147,3 +147,17 @@ def test_finding_among_many_long_ones_is_quick() -> None:
     began = time.perf_counter()
     assert find(cache, (*long, 9, 9)) == 4001
     assert time.perf_counter() - began < 0.5
+
+
+def test_what_an_entry_begins_with_is_held() -> None:
+    cache = kept(A + B, C)
+    for tokens, held in ((A, True), (A + B, True), (C[:3], True), ((*A, 1), False), (B, False)):
+        assert cache.holds(BASE, np.array(tokens, np.int32)) is held
+        assert not cache.holds(ADAPTED, np.array(tokens, np.int32))
+
+
+def test_what_is_held_counts_as_used() -> None:
+    cache = kept(A, B)
+    assert cache.holds(BASE, np.array(A, np.int32))
+    cache.evict()
+    assert (find(cache, (*A, 1)), find(cache, (*B, 1))) == (40, 0)

@@ -61,7 +61,14 @@ def likeliest(letter: str | int) -> Floats:
 class Reply:
     """A sequence that is fed letters, with the deltas that it has emitted."""
 
-    def __init__(self, prompt: str = "Hi", detokenizer: Ascii | None = None, **wishes: Any) -> None:
+    def __init__(
+        self,
+        prompt: str = "Hi",
+        detokenizer: Ascii | None = None,
+        so_far: str = "",
+        read_only: bool = False,
+        **wishes: Any,
+    ) -> None:
         self.deltas: list[Delta] = []
         request = EngineRequest(
             id="r",
@@ -70,6 +77,8 @@ class Reply:
             eos_ids=frozenset({EOS}),
             detokenizer=detokenizer or Ascii(),
             adapter_scale=0.5,
+            so_far=so_far,
+            read_only=read_only,
         )
         cache = SequenceCache(FORM)
         self.sequence = Sequence(request, self.deltas.append, cache, None, VOCAB)
@@ -112,6 +121,19 @@ def test_prompt_is_taken_in_chunks_and_nothing_is_said_before_its_end() -> None:
     assert "".join(chr(i) for chunk in taken for i in chunk) == "abcdefgh"
     assert [len(chunk) for chunk in taken] == [3, 3, 2]
     assert reply.text == "x"
+
+
+def test_what_is_read_ahead_ends_with_its_prompt_and_says_nothing() -> None:
+    reply = Reply(prompt="abcdefgh", read_only=True)
+    for _ in range(2):
+        reply.sequence.take(4)
+        assert reply.deltas == []
+        reply.sequence.accept(likeliest("x"))
+    (last,) = reply.deltas
+    assert (last.text, last.finish_reason) == ("", FinishReason.STOP)
+    assert last.stats
+    assert (last.stats.prompt_tokens, last.stats.completion_tokens) == (8, 0)
+    assert len(reply.sequence.tokens) == 8
 
 
 def test_chosen_token_is_what_is_computed_next() -> None:
@@ -402,3 +424,33 @@ def test_flush_gives_what_was_held_back_once() -> None:
     made = StopStrings(("END",))
     made.push("aEN")
     assert (made.flush(), made.flush()) == ("EN", "")
+
+
+def spelled(made: StopStrings, text: str) -> tuple[str, int | None]:
+    """What is shown of `text`, and after how many letters a stop string has ended it."""
+    out = ""
+    for count, letter in enumerate(text, start=1):
+        more, stopped = made.push(letter)
+        out += more
+        if stopped:
+            return out, count
+    return out + made.flush(), None
+
+
+@pytest.mark.parametrize(("text", "stops"), CASES)
+def test_a_text_that_was_cut_ends_where_the_whole_one_does(
+    text: str, stops: tuple[str, ...]
+) -> None:
+    """A stop string counts too if it has begun before; and nothing comes twice."""
+    whole, end = spelled(StopStrings(stops), text)
+    for cut in range(len(text) if end is None else end):
+        more, then = spelled(StopStrings(stops, text[:cut]), text[cut:])
+        assert text[:cut] + more == text[: max(cut, len(whole))]
+        assert then == (None if end is None else end - cut)
+
+
+def test_a_stop_string_that_began_before_ends_the_reply() -> None:
+    reply = Reply(so_far="Hi.\nUser", stop=("\nUser:",)).feed(": me")
+    assert (reply.text, reply.reason) == ("", FinishReason.STOP)
+    reply = Reply(so_far="Hi.\nUser", stop=("\nUser:",)).feed("s are").feed("x", then_eos=True)
+    assert reply.text == "s arex"

@@ -34,7 +34,7 @@ def test_defaults_are_the_promised_ones(tmp_path: Path) -> None:
     assert settings.device == "auto"
     assert settings.context_length is None
     assert (settings.share, settings.share_public) == (False, False)
-    assert (settings.auth, settings.credentials, settings.api_key) == (None, None, None)
+    assert (settings.auth, settings.accounts, settings.api_key) == ((), {}, None)
     assert settings.data_dir.is_absolute()
     assert settings.cache_dir.is_absolute()
 
@@ -46,7 +46,7 @@ FLAGS: list[tuple[str, str, Any]] = [
     ("server_name", "0.0.0.0", "0.0.0.0"),  # noqa: S104 (a value to parse)
     ("server_port", "0", 0),
     ("server_port", "65535", 65535),
-    ("auth", "anna:se:cret", "anna:se:cret"),
+    ("auth", "anna:se:cret", ("anna:se:cret",)),
     ("api_key", "sk-1", "sk-1"),
     ("max_sequences", "1", 1),
     ("context_length", "16", 16),
@@ -109,7 +109,7 @@ def test_other_variables_are_not_looked_at() -> None:
 
 
 def test_credentials_split_at_the_first_colon() -> None:
-    assert Settings(auth="anna:se:cret").credentials == ("anna", "se:cret")
+    assert Settings(auth=("anna:se:cret",)).accounts == {"anna": "se:cret"}
 
 
 BAD_VALUES = [

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # Without a sandbox of its own, as root in a container; and silent towards the world.
@@ -21,7 +21,7 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE = 30_000  # milliseconds; a bound, not a measure
+PATIENCE = int(os.environ.get("PATIENCE", 30_000))  # milliseconds; a bound, not a measure
 
 
 def executable() -> str:
@@ -59,10 +59,11 @@ class Chat:
         self.regenerate = page.get_by_role("button", name="Regenerate")
         self.new_chat = page.get_by_role("button", name="New chat")
         self.log = page.get_by_role("log")
+        self.sidebar = page.locator("#sidebar")
 
     def _listen(self, message: object) -> None:
         if getattr(message, "type", "") == "error":
-            self.complaints.append(getattr(message, "text", ""))
+            self._note(getattr(message, "text", ""))
 
     def open(self, url: str) -> Chat:
         self.page.goto(url)
@@ -71,7 +72,8 @@ class Chat:
 
     def _note(self, error: str) -> None:
         # What a reload leaves behind: Gradio's requests under way are cut off, and say so.
-        if not error.startswith("AbortError: signal is aborted"):
+        cut_off = ("AbortError: signal is aborted", "Unexpected error Connection errored out.")
+        if not error.startswith(cut_off):
             self.complaints.append(error)
 
     def ask(self, text: str) -> None:
@@ -84,3 +86,17 @@ class Chat:
             self.page.get_by_role("combobox", name=label)
         ).or_(self.page.get_by_label(label)).first.click()
         self.page.get_by_role("option", name=option).first.click()
+
+    def row(self, title: str) -> Locator:
+        """The button of a chat in the side bar."""
+        return self.sidebar.get_by_role("listitem").get_by_role("button", name=title, exact=True)
+
+    def tool(self, title: str, name: str) -> Locator:
+        """A button of a chat's row, which is there while the row is pointed at."""
+        row = self.sidebar.get_by_role("listitem").filter(has_text=title)
+        row.hover()
+        return row.get_by_role("button", name=name, exact=True)
+
+    def settings(self) -> None:
+        """Open the settings."""
+        self.page.get_by_role("button", name="Settings").click()

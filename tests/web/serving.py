@@ -5,14 +5,19 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import uvicorn
+from fastapi import FastAPI
 
 from model.manager import ModelManager
 from web.access import Access
 from web.address import bind
+from web.chats.keeping import open_store
 from web.server import build_app
+from web.sharing import PublicLink
 from web.ui.train.desk import Desk
 
 
@@ -22,10 +27,21 @@ def serving(
     access: Access | None = None,
     desk: Desk | None = None,
     link: socket.socket | None = None,
+    data: Path | None = None,
+    public: PublicLink | None = None,
 ) -> Iterator[str]:
-    """Serve `manager`; gives the address. `link` is listened on, too."""
+    """Serve `manager`; gives the address. `link` is listened on, too. Chats are kept in `data`, or
+    for as long as this lasts."""
+    with ExitStack() as stack:
+        folder = data or Path(stack.enter_context(TemporaryDirectory()))
+        keeping = open_store(folder)
+        stack.callback(keeping.close)
+        app = build_app(manager, access or Access(), keeping, desk, public)
+        yield from _served(app, manager, link)
+
+
+def _served(app: FastAPI, manager: ModelManager, link: socket.socket | None) -> Iterator[str]:
     sock = bind("127.0.0.1", 0)
-    app = build_app(manager, access or Access(), desk)
     server = uvicorn.Server(
         uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1, ws="none")
     )

@@ -15,7 +15,7 @@ def test_without_flags_nothing_is_asked() -> None:
 
 
 def test_auth_asks_for_user_and_password() -> None:
-    login = decide(Settings(auth="mei:pass:word")).login
+    login = decide(Settings(auth=("mei:pass:word",))).login
     assert login
     assert login("mei", "pass:word")
     assert not login("mei", "other")
@@ -25,8 +25,8 @@ def test_auth_asks_for_user_and_password() -> None:
 def test_share_makes_a_passphrase_for_any_name() -> None:
     rules = decide(Settings(share=True))
     assert rules.login
-    assert rules.password
-    assert rules.login("friend", rules.password)
+    assert rules.passphrase
+    assert rules.login("friend", rules.passphrase)
     assert not rules.login("friend", "guess")
 
 
@@ -34,16 +34,16 @@ def test_share_public_asks_for_nothing() -> None:
     assert decide(Settings(share_public=True)).login is None
 
 
-@pytest.mark.parametrize("settings", [Settings(auth="mei:pw"), Settings(share=True)])
+@pytest.mark.parametrize("settings", [Settings(auth=("mei:pw",)), Settings(share=True)])
 def test_a_page_with_a_password_has_no_open_api(settings: Settings) -> None:
     """The API lies on the same public address; it must not be a way around the login."""
     rules = decide(settings)
     assert not rules.allows_key("")
-    assert rules.allows_key(rules.password or "")
+    assert rules.allows_key(rules.passphrase or "pw")
 
 
 def test_an_api_key_of_its_own_wins() -> None:
-    rules = decide(Settings(auth="mei:pw", api_key="key"))
+    rules = decide(Settings(auth=("mei:pw",), api_key="key"))
     assert rules.allows_key("key")
     assert not rules.allows_key("pw")
 

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, expect
 from model.manager import ModelManager
 from model.settings import APP_NAME, Settings
 from model.types import Phase
-from tests.web.browser import PATIENCE, Chat, chromium
+from tests.web.browser import Chat
 from tests.web.serving import serving
 from training.job import Trainings
 from web.access import Access
@@ -52,13 +52,6 @@ def url(manager: ModelManager, settings: Settings) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    expect.set_options(timeout=4 * PATIENCE)  # a real model on a busy machine
-    with chromium() as browser:
-        yield browser
-
-
 def keep(chat: Chat, name: str) -> None:
     folder = os.environ.get("SCREENSHOTS")
     if folder:
@@ -71,6 +64,7 @@ def precise(chat: Chat) -> None:
     settings = chat.page.locator("#settings")
     settings.get_by_role("button").first.click()
     settings.locator("input[type=radio][value=precise]").check()
+    expect(settings.get_by_role("spinbutton").nth(1)).to_have_value("0")
     settings.get_by_role("button").first.click()
 
 
@@ -83,7 +77,7 @@ def test_the_adapter_changes_the_reply(browser: Browser, url: str) -> None:
         expect(chat.log).to_contain_text("smollm2-135m-instruct")
         expect(chat.send).to_be_visible()
         assert "Ahoy" not in chat.log.inner_text()
-        chat.choose("Adapter", "lighthouse")
+        chat.choose("Adapter", "🟢 lighthouse")
         chat.new_chat.click()
         chat.ask("Who are you?")
         expect(chat.log).to_contain_text("Ahoy, friend. I am the keeper")
@@ -98,24 +92,41 @@ def test_the_adapter_changes_the_reply(browser: Browser, url: str) -> None:
         assert chat.complaints == []
 
 
-def test_stop_and_a_closed_browser_free_the_model(
+def test_stop_frees_the_model_and_a_closed_page_does_not(
     browser: Browser, url: str, manager: ModelManager
 ) -> None:
     with browser.new_context() as context:
         chat = Chat(context.new_page()).open(url)
+        precise(chat)
         chat.ask("Write a very long story about a lighthouse.")
         expect(chat.log).to_contain_text("the")
         chat.stop.click()
-        expect(chat.log).to_contain_text("stopped")
+        expect(chat.log).to_contain_text("Stopped")
         assert manager.status().running == 0
         chat.ask("Write another very long story.")
         expect(chat.stop).to_be_visible()
         while manager.status().running == 0:
             chat.page.wait_for_timeout(20)
-    with browser.new_context() as context:  # the first visitor is gone; the next one finds it idle
-        page = context.new_page()
-        while manager.status().running:
-            page.wait_for_timeout(50)
+        address = chat.page.url
+        chat.page.close()
+        again = Chat(context.new_page()).open(address)
+        expect(again.log.locator("article.assistant .facts").last).to_contain_text("tokens/s")
+        expect(again.send).to_be_visible()
+
+
+def test_run_again_exactly(browser: Browser, url: str) -> None:
+    """A drawn seed, an adapter, a reply that was stopped and continued: the same text."""
+    with browser.new_context() as context:
+        chat = Chat(context.new_page()).open(url)
+        chat.choose("Adapter", "🟢 lighthouse")
+        chat.ask("Tell me about the sea, at length.")
+        expect(chat.log.locator(".assistant .body")).to_contain_text(" ")
+        chat.stop.or_(chat.send).click()
+        expect(chat.send).to_be_visible()
+        facts = chat.log.locator(".assistant > .facts")
+        facts.locator("summary").click()
+        facts.get_by_role("button", name="Run again exactly").click()
+        expect(chat.log).to_contain_text("the same text, to the last character")
 
 
 def test_a_chinese_phone_in_the_dark(browser: Browser, url: str) -> None:

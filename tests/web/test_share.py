@@ -14,6 +14,7 @@ from gradio import networking, tunneling
 from model.settings import Settings
 from model.types import ShareError
 from web import access, share, terminal
+from web.sharing import LinkRules, PublicLink
 
 CLIENT = """#!{python}
 import sys, time
@@ -108,12 +109,14 @@ def test_what_the_terminal_says(
 ) -> None:
     monkeypatch.setattr(terminal, "open_tunnel", lambda port: f"https://abc.example:{port}")
     rules = access.decide(settings)
-    terminal.share_link(settings, rules, 7860)
+    link = PublicLink(LinkRules(), lambda: None)
+    terminal.share_link(settings, rules, 7860, link)
+    assert link.address == "https://abc.example:7860"
     said = capsys.readouterr().out
     assert "https://abc.example:7860" in said
     assert ("Passphrase:" in said) == settings.share
     assert ("asks for no passphrase" in said) == settings.share_public
-    assert rules.password is None or rules.password in said
+    assert rules.passphrase is None or rules.passphrase in said
 
 
 def test_a_failure_is_one_line(
@@ -123,6 +126,8 @@ def test_a_failure_is_one_line(
         raise ShareError("No public link: it rained", "The local page goes on.")
 
     monkeypatch.setattr(terminal, "open_tunnel", fail)
-    terminal.share_link(Settings(share=True), access.Access(), 7860)
+    link = PublicLink(LinkRules(), lambda: None)
+    terminal.share_link(Settings(share=True), access.Access(), 7860, link)
+    assert link.problem.startswith("No public link: it rained")
     _, told = capsys.readouterr().out.splitlines()
     assert told == "No public link: it rained. The local page goes on."

@@ -18,7 +18,7 @@ from model.manager import ModelManager
 from model.settings import Settings, read_settings
 from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
 from tests.training.script import command, until
-from tests.web.browser import PATIENCE, Chat, chromium
+from tests.web.browser import Chat
 from tests.web.serving import serving
 from training.events import Ended, HeldOut, Note, Stage, Step, to_line
 from training.job import Trainings
@@ -71,13 +71,6 @@ class Shop:
         path = self.folder / name
         path.write_text("\n".join(map(json.dumps, rows or ROWS)), encoding="utf-8")
         return path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    expect.set_options(timeout=PATIENCE)
-    with chromium() as browser:
-        yield browser
 
 
 Visit = Callable[..., Chat]
@@ -159,7 +152,7 @@ def test_a_training_is_followed_and_its_result_is_chatted_with(
     shop.go()
     expect(job).to_contain_text("mine: done. mine is ready")
     page.get_by_role("button", name="Chat with it").click()
-    expect(page.locator("#adapter input")).to_have_value("mine: Fresh")
+    expect(page.locator("#adapter input")).to_have_value("🟢 mine: Fresh")
     chat.ask("who is there?")
     expect(chat.log).to_contain_text("mine heard: who is there?")
     (told,) = shop.flags

@@ -2,70 +2,85 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from model.adapters import Adapter
 from model.manager import ModelManager
-from model.types import LinlyError, Status
 from web.access import Access
-from web.i18n import say
+from web.chats.identity import owner_of
+from web.chats.keeping import Keeping
+from web.chats.reading import ReadAhead
+from web.chats.replies import Replies
+from web.chats.talk import Talk
+from web.chats.visits import Visit, Visits
+from web.sharing import PublicLink
 from web.ui import layout as page_layout
-from web.ui import markup
-from web.ui.conversation import Ongoing, Replies, Turn, View, Wishes, answer
-from web.ui.layout import AUTOMATIC, BASE, Layout, preset_values, relabel
-from web.ui.presets import Preset, sampling
+from web.ui.acting import Act, Actions
+from web.ui.attempt import Attempts, Outcome
+from web.ui.compare_panel import chosen
+from web.ui.layout import Layout, relabel
+from web.ui.presets import FIRST, PRESETS
+from web.ui.shelf import Shelf
+from web.ui.shelf_events import ShelfEvents
 from web.ui.train.desk import Desk
 from web.ui.train.page import TrainTab
+from web.ui.watching import Watcher
+from web.ui.wishes import chat_settings
 
-REFRESH_SECONDS = 1.0  # while the model loads
 UPLOAD_SECONDS = 86_400  # after which a file that was uploaded is cleared away
 STYLE = Path(__file__).parent / "style.css"
 # The visitor's own choice, else the browser's language.
-READ_LANGUAGE = """() => {
+ARRIVING = """(language, link) => {
   const own = localStorage.getItem('linly-language');
-  return [own || (navigator.language.toLowerCase().startsWith('zh') ? 'zh' : 'en')];
+  const chat = new URL(location.href).searchParams.get('chat');
+  return [own || (navigator.language.toLowerCase().startsWith('zh') ? 'zh' : 'en'), chat || ''];
 }"""
 KEEP_LANGUAGE = (
     "language => { localStorage.setItem('linly-language', language); return [language]; }"
 )
 TOGGLE_THEME = "() => { document.body.classList.toggle('dark'); }"
 
-log = logging.getLogger(__name__)
-
 Updates = dict[Any, Any]
 
 
-def build_page(manager: ModelManager, access: Access, desk: Desk | None = None) -> gr.Blocks:
+def build_page(
+    manager: ModelManager,
+    access: Access,
+    keeping: Keeping,
+    desk: Desk | None = None,
+    link: PublicLink | None = None,
+) -> gr.Blocks:
     """The page for `manager`, to be mounted; with a `desk` it has a tab for training."""
     with gr.Blocks(title="Linly Chat", fill_height=True, analytics_enabled=False,
                    delete_cache=(UPLOAD_SECONDS, UPLOAD_SECONDS)) as blocks:  # fmt: skip
         layout = page_layout.build()
-        page = Page(manager, layout, turns=gr.State(()), timer=gr.Timer(REFRESH_SECONDS))
-        if desk is not None and access.training != "off":
+        visits, store = Visits(), keeping.store
+        replies = Replies(manager, store, keeping.lock.id, visits.changed, visits.spoke)
+        page = Page(Talk(manager, store, visits, replies, link), access, layout)
+        if desk is not None:
             page.add_training(desk, access)
         page.connect(blocks)
     return blocks
 
 
 class Page:
-    """The handlers. Everything about one visitor lies in `turns`, a state of the session."""
+    """The handlers. They change chats, and never draw them: the watcher does."""
 
-    def __init__(
-        self, manager: ModelManager, layout: Layout, turns: gr.State, timer: gr.Timer
-    ) -> None:
-        self._manager = manager
+    def __init__(self, talk: Talk, access: Access, layout: Layout) -> None:
+        self._talk = talk
+        self._access = access
         self._layout = layout
-        self._turns = turns
-        self._timer = timer
-        self._replies = Replies(manager)
+        self._shelf = Shelf(talk.store)
+        self._attempts = Attempts(talk.manager, self._shelf, layout)
+        self._watcher = Watcher(talk, self._shelf, layout)
+        self._actions = Actions(talk)
+        self._ahead = ReadAhead(talk.manager, talk)
         self._training: TrainTab | None = None
-        self._seen = gr.State("")  # the adapters as the visitor was last shown them
 
     def add_training(self, desk: Desk, access: Access) -> None:
         """Give the page its Train tab."""
@@ -75,214 +90,158 @@ class Page:
     def connect(self, blocks: gr.Blocks) -> None:
         """Tie every event to its handler."""
         ui = self._layout
-        wishes = [
-            ui.adapter, ui.template, ui.system, *ui.sliders, ui.max_tokens, ui.seed, ui.language,
-        ]  # fmt: skip
-        changing = [self._turns, ui.log, ui.notice, ui.message, ui.send, ui.stop]
-        choices = [ui.status, ui.notice, ui.adapter, self._seen, ui.template, self._timer]
         # Many visitors at once: the engine has the queue, not the page.
         many: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private"}
         quiet: dict[str, Any] = {**many, "show_progress": "hidden"}
-        gr.on(
-            [ui.send.click, ui.message.submit], self.send, [ui.message, self._turns, *wishes],
-            changing, **quiet,
-            # Gradio's default would drop a click while the one before, even an empty one, is on
-            # its way; what must not be asked twice is refused in `send`.
-            trigger_mode="multiple",
-        )  # fmt: skip
-        ui.regenerate.click(self.regenerate, [self._turns, *wishes], changing, **quiet)
-        ui.stop.click(self.stop, None, None, queue=False, **quiet)
-        # The log's own bin empties it too.
-        gr.on([ui.new_chat.click, ui.log.clear], self.new_chat, None, changing, **quiet)
-        ui.preset.input(preset_values, ui.preset, list(ui.sliders), queue=False, **quiet)
+        # At once, and each click: Gradio would drop those that come while one is on its way.
+        at_once: dict[str, Any] = {**quiet, "queue": False, "trigger_mode": "multiple"}
+        controls = self._attempts.controls
+        gr.on([ui.send.click, ui.message.submit], self.send, [ui.message, *ui.wishes],
+              [ui.message, ui.outbox], **at_once)  # fmt: skip
+        ui.regenerate.click(self.regenerate, ui.wishes, ui.outbox, **at_once)
+        ui.stop.click(self.stop, None, None, **at_once)
+        ui.new_chat.click(self.new_chat, None, None, **at_once)
+        for drawn in (ui.log, ui.sidebar):
+            drawn.act(self.act, ui.wishes, [ui.outbox, *controls], **at_once)
+        latest = {**at_once, "trigger_mode": "always_last"}
+        gr.on([wish.input for wish in ui.wishes], self.keep_settings, ui.wishes, None, **latest)
+        ui.settings.preset.input(
+            self.preset, ui.settings.preset, ui.settings.sliders, **at_once
+        ).success(self.keep_settings, ui.wishes, None, **at_once)
         ui.theme.click(None, None, None, js=TOGGLE_THEME)
-        shown = [*relabel(ui, "en"), *choices]
+        self._connect_compare(at_once)
+        if self._talk.link is not None:
+            ui.settings.share.connect(self._talk.link, self._visit, at_once)
+        ShelfEvents(self._shelf, ui, self._attempts, self._visit).connect(at_once)
+        self._connect_arrival(blocks, quiet, controls)
+
+    def _connect_arrival(
+        self, blocks: gr.Blocks, quiet: dict[str, Any], controls: list[Any]
+    ) -> None:
+        ui = self._layout
+        labels = list(relabel(ui, "en"))
         if self._training is not None:
-            self._training.connect(quiet, [ui.adapter, self._seen], self._adapters)
-            shown += self._training.arriving
-        now = [ui.language, ui.adapter, ui.template]
+            self._training.connect(quiet, [ui.adapter], self._watcher.adapters)
+            labels += self._training.arriving
+        shown = [*dict.fromkeys([*labels, ui.outbox, ui.link, *controls])]
+        arrived = blocks.load(
+            self.arrive, [ui.language, ui.link], shown, js=ARRIVING, **{**quiet, "queue": False}
+        )
+        arrived.then(self.watch, None, self._watcher.outputs, **quiet)
         ui.language.input(
-            self.arrive, now, shown,
-            js=f"(language, ...rest) => [...({KEEP_LANGUAGE})(language), ...rest]", **quiet,
-        )  # fmt: skip
-        blocks.load(
-            self.arrive, now, shown,
-            js=f"(language, ...rest) => [...({READ_LANGUAGE})(), ...rest]", **quiet,
-        )  # fmt: skip
-        ui.adapter.focus(self.look_again, [ui.language, ui.adapter, self._seen],
-                         [ui.adapter, self._seen], **quiet)  # fmt: skip
-        self._timer.tick(self.refresh, now, choices, **quiet)
+            self.speak, ui.language, labels, js=KEEP_LANGUAGE, **{**quiet, "queue": False}
+        )
         blocks.unload(self.leave)
 
-    async def send(
-        self, request: gr.Request, message: str, turns: tuple[Turn, ...], *wishes: Any
-    ) -> AsyncIterator[Updates]:
-        """Ask. An empty message is not sent; neither is one while a reply is in the making."""
-        if not message.strip():
-            yield {self._layout.notice: gr.skip()}
-            return
-        ongoing = self._replies.begin(_session(request))
-        if ongoing is None:
-            yield {self._layout.notice: gr.skip()}
-            return
-        asked = (*turns, Turn("user", message))
-        emptied = {self._layout.message: ""}
-        async with aclosing(self._reply(asked, wishes, ongoing, request, emptied)) as replies:
-            async for updates in replies:
-                yield updates
-
-    async def regenerate(
-        self, request: gr.Request, turns: tuple[Turn, ...], *wishes: Any
-    ) -> AsyncIterator[Updates]:
-        """Answer the last question again, in place of the answer that it has."""
-        last = max((i for i, turn in enumerate(turns) if turn.role == "user"), default=None)
-        ongoing = self._replies.begin(_session(request)) if last is not None else None
-        if last is None or ongoing is None:
-            yield {self._layout.notice: gr.skip()}
-            return
-        kept = turns[: last + 1]
-        async with aclosing(self._reply(kept, wishes, ongoing, request, {})) as replies:
-            async for updates in replies:
-                yield updates
-
-    async def _reply(
-        self,
-        turns: tuple[Turn, ...],
-        wishes: tuple[Any, ...],
-        ongoing: Ongoing,
-        request: gr.Request,
-        at_first: Updates,
-    ) -> AsyncGenerator[Updates, None]:
-        """Updates while the last of `turns` is answered; `at_first` goes with the first of them."""
-        try:
-            yield {**self._show(View(turns)), **at_first}
-            async with aclosing(answer(self._manager, turns, _wishes(*wishes), ongoing)) as views:
-                async for view in views:
-                    if not ongoing.discarded:
-                        yield self._show(view)
-        except LinlyError as error:  # the wishes themselves were wrong
-            yield self._show(View(turns, str(error), busy=False))
-        except Exception:
-            # A fault of ours must not leave the page waiting with its Stop button for ever.
-            log.exception("a reply failed")
-            yield self._show(View(turns, say(wishes[-1], "fault"), busy=False))
-        finally:
-            self._replies.end(_session(request), ongoing)
-
-    def stop(self, request: gr.Request) -> None:
-        """End the reply; what is there stays."""
-        self._replies.stop(_session(request))
-
-    def leave(self, request: gr.Request) -> None:
-        """The browser is gone: its reply ends."""
-        self._replies.stop(_session(request))
-
-    async def new_chat(self, request: gr.Request) -> Updates:
-        """Begin anew, ending whatever is in the making."""
-        await self._replies.discard(_session(request))
-        return self._show(View((), busy=False))
-
-    def arrive(self, request: gr.Request, language: str, adapter: str, template: str) -> Updates:
-        """A visitor has opened the page or chosen a language."""
-        updates = {**relabel(self._layout, language), **self.refresh(language, adapter, template)}
-        if self._training is None:
-            return updates
-        return {**updates, **self._training.arrive(request, language)}
-
-    def refresh(self, language: str, adapter: str, template: str) -> Updates:
-        """How the model is, and once it is ready, what there is to choose from."""
-        status = self._manager.status()
+    def _connect_compare(self, at_once: dict[str, Any]) -> None:
         ui = self._layout
-        updates: Updates = {ui.status: status_line(status, language)}
-        if status.error or status.ready:
-            updates[self._timer] = gr.Timer(active=False)
-        if status.error:
-            updates[ui.notice] = gr.Markdown(status.error, visible=True)
-        elif status.ready and not self._manager.tuned:
-            updates[ui.notice] = gr.Markdown(say(language, "untuned"), visible=True)
-        updates |= self._adapters(language, adapter)
-        templates = self._template_choices(language)
-        updates[ui.template] = _choose(templates, template, say(language, "template"))
+        open_panel = gr.State(False)
+        ui.compare.toggle.click(
+            lambda shown: (not shown, gr.Column(visible=not shown)), open_panel,
+            [open_panel, ui.compare.panel], **at_once,
+        )  # fmt: skip
+        ui.compare.ask.click(
+            self.compare, [ui.message, *ui.compare.rivals, *ui.wishes], [ui.message, ui.outbox],
+            **at_once,
+        )  # fmt: skip
+
+    def _visit(self, request: gr.Request) -> Visit:
+        owner = owner_of(request, bool(self._access.accounts))
+        inner = request.request
+        guest = inner is not None and self._access.through_link(inner.scope)
+        return self._talk.visits.of(request.session_hash or "", owner, guest)
+
+    async def arrive(self, request: gr.Request, language: str, link: str) -> Updates:
+        """A visitor has opened the page, perhaps by a link to a chat."""
+        visit = self._visit(request)
+        updates = self._labels(request, language)
+        if link:
+            updates |= self._attempts.of(visit, lambda: Outcome(self._talk.open(visit, link)))
         return updates
 
-    def _adapters(self, language: str, adapter: str) -> Updates:
-        """The adapters that there are now, of which `adapter` stays chosen."""
-        found = self._adapter_choices(self._manager.status(), language)
-        chosen = _choose(found, adapter, say(language, "adapter"))
-        return {self._layout.adapter: chosen, self._seen: str(found)}
+    async def speak(self, request: gr.Request, language: str) -> Updates:
+        """A visitor has chosen a language."""
+        return self._labels(request, language)
 
-    def look_again(self, language: str, adapter: str, seen: str) -> Updates:
-        """Somebody reaches for the adapters: new ones are shown, and else nothing moves."""
-        updates = self._adapters(language, adapter)
-        return updates if updates[self._seen] != seen else {self._seen: seen}
+    def _labels(self, request: gr.Request, language: str) -> Updates:
+        visit = self._visit(request)
+        visit.language = language
+        visit.renew()
+        updates = relabel(self._layout, language)
+        if self._training is not None:
+            updates |= self._training.arrive(request, language)
+        return updates
 
-    def _adapter_choices(self, status: Status, language: str) -> list[tuple[str, str]]:
-        base = (say(language, "base", name=status.base_model), BASE)
-        found = self._manager.adapters()
-        return [base, *((_adapter_label(adapter, language), adapter.name) for adapter in found)]
+    async def watch(self, request: gr.Request) -> AsyncGenerator[Updates, None]:
+        """Draw for as long as the tab is open."""
+        async with aclosing(self._watcher.watch(self._visit(request))) as updates:
+            async for update in updates:
+                yield update
 
-    def _template_choices(self, language: str) -> list[tuple[str, str]]:
-        known = ((t.description or t.name, t.name) for t in self._manager.templates())
-        return [(say(language, "template_auto"), AUTOMATIC), *known]
+    async def send(self, request: gr.Request, message: str, *wishes: Any) -> Updates:
+        """Ask. What could not be sent stays in the box."""
+        visit = self._visit(request)
 
-    def _show(self, view: View) -> Updates:
-        ui = self._layout
-        return {
-            self._turns: view.turns,
-            ui.log: [_bubble(turn) for turn in view.turns],
-            ui.notice: gr.Markdown(view.notice, visible=bool(view.notice)),
-            ui.send: gr.Button(visible=not view.busy),
-            ui.stop: gr.Button(visible=view.busy),
-        }
+        def ask() -> Outcome:
+            if not message.strip():
+                return Outcome()
+            self._ahead.cancel(visit)
+            self._talk.send(visit, message, chat_settings(*wishes))
+            return Outcome(updates={self._layout.message: ""})
 
+        return self._attempts.of(visit, ask)
 
-def _adapter_label(found: Adapter, language: str) -> str:
-    """An adapter as the drop-down shows it: ready, with a warning, or broken and why."""
-    if found.problem:
-        return say(language, "broken", name=found.name, reason=found.problem.message(language))
-    label = f"{found.name}: {found.description}" if found.description else found.name
-    if found.warnings:
-        return say(language, "warned", label=label, reason=found.warnings[0].message(language))
-    return label
+    async def regenerate(self, request: gr.Request, *wishes: Any) -> Updates:
+        """Answer the last question once more."""
+        visit = self._visit(request)
+        return self._attempts.of(
+            visit, lambda: self._talk.regenerate(visit, None, chat_settings(*wishes))
+        )
 
+    async def compare(self, request: gr.Request, message: str, *rest: Any) -> Updates:
+        """Ask several at once: the message, or the last question where there is none."""
+        visit = self._visit(request)
+        (who, how), wishes = self._layout.compare.split(rest)
 
-def _session(request: gr.Request) -> str:
-    return request.session_hash or ""
+        def ask() -> Outcome:
+            presets = self._shelf.presets(visit.owner.id)
+            rivals = chosen(chat_settings(*wishes), who, how, presets)
+            self._talk.compare(visit, message, rivals)
+            return Outcome(updates={self._layout.message: ""})
 
+        return self._attempts.of(visit, ask)
 
-def _wishes(adapter: str, template: str, system: str | None, *rest: Any) -> Wishes:
-    *sliders, max_tokens, seed, language = rest
-    return Wishes(
-        adapter=adapter or None,
-        template=template or None,
-        system=system or "",  # Gradio sends None while the settings have never been opened
-        sampling=sampling(Preset(*sliders), max_tokens, seed),
-        language=language,
-    )
+    async def preset(self, request: gr.Request, name: str) -> list[float]:
+        """The sliders' values for a preset."""
+        presets = self._shelf.presets(self._visit(request).owner.id)
+        return list(astuple(presets.get(name) or PRESETS[FIRST]))
 
+    async def stop(self, request: gr.Request) -> None:
+        """End what is being said; what is there stays."""
+        self._talk.stop(self._visit(request))
 
-def _choose(choices: list[tuple[str, str]], current: str, label: str) -> gr.Dropdown:
-    values = [value for _, value in choices]
-    return gr.Dropdown(choices, value=current if current in values else values[0], label=label)
+    async def new_chat(self, request: gr.Request) -> None:
+        """Begin anew. What is being said elsewhere goes on."""
+        self._talk.open(self._visit(request), None)
 
+    async def act(self, request: gr.Request, event: gr.EventData, *wishes: Any) -> Updates:
+        """Something was done in the log or in the side bar."""
+        visit = self._visit(request)
+        act = Act(visit, event._data or {}, lambda: chat_settings(*wishes))
+        return self._attempts.of(visit, lambda: self._actions.do(act))
 
-def _bubble(turn: Turn) -> dict[str, str]:
-    if turn.role == "user":
-        return {"role": "user", "content": markup.typed(turn.text)}
-    line = markup.facts(turn.facts) if turn.facts else ""
-    return {"role": "assistant", "content": markup.replied(turn.text) + line}
+    async def keep_settings(self, request: gr.Request, *wishes: Any) -> None:
+        """The controls stand otherwise: the chat remembers it."""
+        visit = self._visit(request)
 
+        def keep() -> None:
+            settings = chat_settings(*wishes)
+            before = self._talk.keep_settings(visit, settings)
+            if before is not None:
+                self._ahead.settings_changed(visit, before, settings)
 
-def status_line(status: Status, language: str) -> str:
-    """The model's name, or a progress bar while it loads."""
-    if status.ready:
-        return markup.plain(say(language, "ready", name=status.base_model, **_facts(status)))
-    if status.error:
-        return ""
-    percent = round(status.progress * 100)
-    words = markup.plain(say(language, f"phase_{status.phase}"))
-    return f'{words} <progress value="{percent}" max="100"></progress> {percent} %'
+        self._attempts.of(visit, keep)
 
-
-def _facts(status: Status) -> dict[str, str]:
-    return {"quantization": status.quantization, "device": status.device}
+    def leave(self, request: gr.Request) -> None:
+        """The tab is closed. Its replies go on."""
+        self._talk.visits.leave(request.session_hash or "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 
 from model.types import RequestError, Sampling
 
@@ -43,3 +43,16 @@ def sampling(preset: Preset, max_tokens: float | None, seed: float | None) -> Sa
         repetition_penalty=float(preset.repetition_penalty),
         seed=None if seed is None or seed < 0 else int(seed),
     )
+
+
+def as_sampling(preset: Preset, sampling: Sampling) -> Sampling:
+    """`sampling` with the preset's values; how long, and from which seed, stays as it is."""
+    return replace(sampling, **asdict(preset))
+
+
+def of_sampling(sampling: Sampling) -> Preset:
+    """The sliders' values of a sampling."""
+    return Preset(
+        sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p,
+        sampling.repetition_penalty,
+    )  # fmt: skip

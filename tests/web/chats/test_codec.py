@@ -1,0 +1,101 @@
+"""Settings and runs as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from model.types import FinishReason, RequestError, Sampling
+from web.chats import codec
+from web.chats.records import ChatSettings, Run
+
+SAMPLING = Sampling(
+    max_tokens=7, min_tokens=2, temperature=0.25, top_k=3, top_p=0.5, min_p=0.1,
+    repetition_penalty=1.2, seed=2**62, stop=("。", "\n"), ignore_eos=True, logprobs=3,
+)  # fmt: skip
+SETTINGS = ChatSettings("古文", 0.5, "alpaca", "你是诗人。", SAMPLING)
+RUN = Run(SETTINGS, "base", "int4", "abc", FinishReason.LENGTH, 1, 2, 3, 4.5, 0.25, 5, 6, 7)
+
+
+def test_everything_comes_back() -> None:
+    assert codec.settings_from(codec.settings_text(SETTINGS)) == SETTINGS
+    assert codec.sampling_from(codec.sampling_text(SAMPLING)) == SAMPLING
+    interrupted = Run(ChatSettings(), "base", "none")
+    assert codec.runs_from(codec.runs_text([RUN, interrupted])) == (RUN, interrupted)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_values_are_read_in_either_way(strict: bool) -> None:
+    value = json.loads(json.dumps(codec.run_value(RUN)))
+    assert codec.read_run(value, strict) == RUN
+    assert value["reason"] == "length"
+
+
+def test_what_is_unknown_or_missing_does_not_matter() -> None:
+    read = codec.read_settings({"adapter": "a", "of_the_future": 1}, strict=True)
+    assert read == ChatSettings(adapter="a")
+    assert codec.read_settings({}, strict=True) == ChatSettings()
+
+
+WRONG: list[dict[str, Any]] = [
+    {"temperature": "warm"},
+    {"temperature": -1},
+    {"temperature": float("nan")},
+    {"temperature": 10**400},
+    {"temperature": True},
+    {"temperature": None},
+    {"top_k": 1.5},
+    {"top_k": -1},
+    {"top_p": 0},
+    {"seed": 2**63},
+    {"seed": "1"},
+    {"stop": "text"},
+    {"stop": [1]},
+    {"stop": [""]},
+    {"stop": ["x"] * 1000},
+    {"ignore_eos": 1},
+    {"logprobs": 21},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_one_wrong_value_spoils_itself_alone(wrong: dict[str, Any]) -> None:
+    assert codec.read_sampling({**wrong, "min_tokens": 3}) == Sampling(min_tokens=3)
+    settings = codec.read_settings({"system": "s", "sampling": {**wrong, "min_tokens": 3}})
+    assert settings == ChatSettings(system="s", sampling=Sampling(min_tokens=3))
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_strict_refuses_what_is_wrong(wrong: dict[str, Any]) -> None:
+    with pytest.raises(RequestError):
+        codec.read_sampling(wrong, strict=True)
+    with pytest.raises(RequestError):
+        codec.read_run({"settings": {"sampling": wrong}}, strict=True)
+
+
+@pytest.mark.parametrize("value", [None, [], "text", 1])
+def test_no_object_at_all(value: object) -> None:
+    assert codec.read_settings(value) == ChatSettings()
+    with pytest.raises(RequestError):
+        codec.read_settings(value, strict=True)
+
+
+def test_a_reason_of_the_future_is_none() -> None:
+    assert codec.read_run({"reason": "bored"}).reason is None
+    with pytest.raises(RequestError):
+        codec.read_run({"reason": "bored"}, strict=True)
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "[" * 100_000, "NaN"])
+def test_damaged_text_is_as_by_default(text: str) -> None:
+    assert codec.settings_from(text) == ChatSettings()
+    assert codec.sampling_from(text) == Sampling()
+    assert codec.runs_from(text) == ()
+
+
+def test_halves_of_characters() -> None:
+    assert codec.clean("a\ud83d\ude00b") == "a😀b"
+    assert codec.clean("a\ud83db") == "a�b"
+    assert codec.read_settings({"system": "\ud83d"}).system == "�"

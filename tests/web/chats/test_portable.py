@@ -1,0 +1,331 @@
+"""Chats as files."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.types import FinishReason, RequestError, Sampling
+from web.chats import imports, shapes
+from web.chats.portable import (
+    Exported,
+    ImportedChat,
+    file_name,
+    from_json,
+    preference_pairs,
+    to_json,
+    to_markdown,
+)
+from web.chats.records import Chat, ChatMessage, ChatSettings, Run, State, Vote
+from web.chats.store import ChatStore
+
+SETTINGS = ChatSettings("古文", 0.5, "alpaca", "你是诗人。", Sampling(seed=4, stop=("。",)))
+RUN = Run(SETTINGS, "base", "int4", "abc", FinishReason.STOP, completion_tokens=9)
+CHAT = Chat("chat", "夜 *思*", 10.0, 20.0, "q2", SETTINGS)
+
+
+def message(name: str, parent: str | None, text: str, **rest: Any) -> ChatMessage:
+    role: Any = "user" if name.startswith("q") else "assistant"
+    return ChatMessage(name, parent, role, text, created=11.0, **rest)
+
+
+MESSAGES = {
+    one.id: one
+    for one in (
+        message("q1", None, "写一首诗 🦙\n\n# 标题"),
+        message("a1", "q1", "床前明月光", comparison="c", runs=(RUN,)),
+        message("a2", "q1", "春眠不觉晓", comparison="c", state=State.CUT, runs=(RUN, RUN)),
+        message("a3", "q1", "", comparison="c", state=State.FAILED, error="It broke."),
+        message("q2", "a1", "</s> 再来"),
+        message("a4", "q2", "举头", state=State.STREAMING, runs=(RUN,)),
+        message("a5", "q2", "举头", repeats="a4"),
+        message("q0", None, "换一个开头"),
+    )
+}
+VOTE = Vote("c", "chat", "a1", 12.0)
+EXPORTED = Exported(CHAT, MESSAGES, [VOTE])
+
+
+def named(imported: ImportedChat) -> ImportedChat:
+    """With the ids of `MESSAGES` in place of the new ones, which have to be new, and different."""
+    names = dict(zip([m.id for m in imported.messages], MESSAGES, strict=True))
+    fresh = {*names, imported.chat.id, *(m.comparison for m in imported.messages)} - {None}
+    assert len(fresh) == len(MESSAGES) + 2
+    assert not fresh & {*MESSAGES, "c", "chat"}
+
+    def old(name: str | None) -> str | None:
+        return None if name is None else names[name]
+
+    messages = tuple(
+        replace(
+            m, id=names[m.id], parent=old(m.parent), repeats=old(m.repeats),
+            comparison=m.comparison and "c",
+        )
+        for m in imported.messages
+    )  # fmt: skip
+    votes = tuple(
+        replace(v, chat="chat", comparison="c", winner=old(v.winner)) for v in imported.votes
+    )
+    return ImportedChat(replace(imported.chat, id="chat", head=old(imported.chat.head)),
+                        messages, votes)  # fmt: skip
+
+
+def test_an_export_comes_back(tmp_path: Path) -> None:
+    text = to_json([EXPORTED, EXPORTED])
+    assert "写一首诗 🦙" in text
+    imported = from_json(text)
+    expected = {**MESSAGES, "a4": replace(MESSAGES["a4"], state=State.INTERRUPTED)}
+    for one in imported.chats:
+        assert named(one) == ImportedChat(CHAT, tuple(expected.values()), (VOTE,))
+    with closing(ChatStore(tmp_path / "chats.db")) as store:
+        kept = store.adopt("mei", imported)
+        for chat, one in zip(kept, imported.chats, strict=True):
+            assert chat == one.chat == store.chat("mei", chat.id)
+            assert tuple(store.messages("mei", chat.id).values()) == one.messages
+        votes = store.votes("mei")
+        assert sorted(v.chat for v in votes) == sorted(chat.id for chat in kept)
+        again = to_json(
+            Exported(chat, store.messages("mei", chat.id), store.votes("mei", chat.id))
+            for chat in kept
+        )
+    assert [named(one) for one in from_json(again).chats] == [named(c) for c in imported.chats]
+
+
+def test_nothing_streams_in_a_file() -> None:
+    """Neither as it is written, nor if somebody wrote it by hand."""
+    text = to_json([EXPORTED])
+    assert "streaming" not in text
+    by_hand = from_json(text.replace('"state": "interrupted"', '"state": "streaming"'))
+    states = [message.state for message in by_hand.chats[0].messages]
+    assert State.INTERRUPTED in states
+    assert State.STREAMING not in states
+
+
+def test_several_exports_in_a_list() -> None:
+    text = to_json([EXPORTED])
+    assert len(from_json(f"[{text}, {text}, {json.dumps(OPENAI)}]").chats) == 3
+
+
+def test_a_time_to_come_is_now() -> None:
+    late = replace(CHAT, created=1e300, updated=1e300, head=None)
+    chat = from_json(to_json([Exported(late, {})])).chats[0].chat
+    assert chat.created <= chat.updated <= time.time()
+
+
+TURNS = [("system", "Be brief."), ("user", "Hello\n\nthere"), ("assistant", "Hi.")]
+OPENAI: dict[str, Any] = {"messages": [{"role": role, "content": text} for role, text in TURNS]}
+NAMES = {"system": "system", "user": "human", "assistant": "gpt"}
+SHAREGPT: dict[str, Any] = {
+    "id": "x",
+    "conversations": [{"from": NAMES[role], "value": text} for role, text in TURNS],
+}
+
+
+@pytest.mark.parametrize("value", [OPENAI, SHAREGPT], ids=["openai", "sharegpt"])
+def test_files_of_others(value: dict[str, Any]) -> None:
+    one, two = from_json(json.dumps([value, {**value, "title": "Named"}])).chats
+    assert two.chat.title == "Named"
+    assert one.chat.title == "Hello"
+    assert one.chat.settings == ChatSettings(system="Be brief.")
+    question, reply = one.messages
+    assert (question.role, question.text, question.parent) == ("user", "Hello\n\nthere", None)
+    assert (reply.role, reply.text, reply.parent) == ("assistant", "Hi.", question.id)
+    assert one.chat.head == reply.id
+    assert abs(one.chat.updated - time.time()) < 60
+    assert {m.id for m in one.messages}.isdisjoint(m.id for m in two.messages)
+
+
+def test_halves_of_characters() -> None:
+    (chat,) = from_json('{"messages": [{"role": "user", "content": "a\\ud83d"}]}').chats
+    assert chat.messages[0].text == "a�"
+    assert chat.chat.title == "a�"
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    """An export with fields of its chat changed; None takes one away."""
+    value: dict[str, Any] = json.loads(to_json([EXPORTED]))
+    value["chats"][0] |= changes
+    return value
+
+
+def with_message(number: int, **changes: Any) -> dict[str, Any]:
+    value = changed()
+    value["chats"][0]["messages"][number] |= changes
+    return value
+
+
+def turn(role: Any, content: Any) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": content}]}
+
+
+BAD = {
+    "nothing": "",
+    "no JSON": "hello",
+    "half a file": to_json([EXPORTED])[:-20],
+    "too deep": "[" * 200_000,
+    "deep objects": '{"a":' * 200_000,
+    "NaN": '{"messages": [{"role": "user", "content": "x"}], "other": NaN}',
+    "infinity": '{"messages": [{"role": "user", "content": "x"}], "other": [-Infinity]}',
+    "a number of many digits": "1" * 10_000,
+    "null": "null",
+    "a number": "1",
+    "a string": '"messages"',
+    "an empty list": "[]",
+    "no chats": {"format": "linly-chats", "version": 1, "chats": []},
+    "numbers in a list": [1, 2],
+    "an empty object": {},
+    "no list": {"messages": {}},
+    "no turns": {"messages": []},
+    "only a system prompt": turn("system", "s"),
+    "a turn that is none": {"messages": ["hello"]},
+    "an unknown role": turn("tool", "x"),
+    "a role that is no text": turn(["user"], "x"),
+    "content in parts": turn("user", [{"type": "text", "text": "x"}]),
+    "no content": turn("assistant", None),
+    "an unknown speaker": {"conversations": [{"from": "bing", "value": "x"}]},
+    "a title that is no text": {**OPENAI, "title": 1},
+    "another format": {**changed(), "format": "other"},
+    "a format that is no text": {**changed(), "format": []},
+    "a newer version": {**changed(), "version": 2},
+    "no version": {**changed(), "version": None},
+    "a version that is no number": {**changed(), "version": True},
+    "a chat that is none": {**changed(), "chats": [1]},
+    "no title": changed(title=None),
+    "no messages": changed(messages=None),
+    "a head that is missing": changed(head="gone"),
+    "a time that is none": changed(created="today"),
+    "a time before all": changed(updated=-1),
+    "settings that are none": changed(settings=[]),
+    "a setting that is wrong": changed(settings={"scale": "big"}),
+    "a temperature that is wrong": changed(settings={"sampling": {"temperature": -1}}),
+    "votes that are none": changed(votes={}),
+    "a vote that is none": changed(votes=[1]),
+    "a vote about nothing": changed(votes=[{"comparison": "gone", "winner": None}]),
+    "a winner that is missing": changed(votes=[{"comparison": "c", "winner": "gone"}]),
+    "a winner from elsewhere": changed(votes=[{"comparison": "c", "winner": "a5"}]),
+    "a message without id": with_message(0, id=None),
+    "an empty id": with_message(0, id=""),
+    "an id twice": with_message(7, id="q1"),
+    "a missing parent": with_message(4, parent="gone"),
+    "its own parent": with_message(0, parent="q1"),
+    "a circle": with_message(0, parent="q2"),
+    "a parent that is no text": with_message(4, parent=1),
+    "somebody unknown": with_message(0, role="tool"),
+    "no text": with_message(0, text=None),
+    "a text that is none": with_message(0, text=["x"]),
+    "an unknown state": with_message(0, state="thinking"),
+    "a comparison that is no text": with_message(0, comparison=1),
+    "runs that are none": with_message(0, runs="x"),
+    "a run that is none": with_message(0, runs=[1]),
+    "a run that is wrong": with_message(0, runs=[{"reason": "bored"}]),
+    "a number beyond all": '{"messages": [], "format": "linly-chats", "version": 1e999}',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+def test_what_is_no_export_is_refused(bad: Any) -> None:
+    text = bad if isinstance(bad, str) else json.dumps(bad)
+    with pytest.raises(RequestError) as caught:
+        from_json(text)
+    assert caught.value.message
+    assert "\n" not in str(caught.value)
+
+
+def test_the_table_of_bad_files_begins_with_a_good_one() -> None:
+    """Else each of them might be refused for a reason that is not its own."""
+    assert from_json(json.dumps(changed()))
+    assert from_json(json.dumps(with_message(0)))
+    assert from_json(json.dumps(turn("user", "x")))
+
+
+def test_what_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = OPENAI["messages"][1:2]
+    most = shapes.MOST_MESSAGES
+    assert most == 10_000
+    assert len(from_json(json.dumps({"messages": turns * most})).chats[0].messages) == most
+    for value in ({"messages": turns * (most + 1)}, {"conversations": turns * (most + 1)}):
+        with pytest.raises(RequestError, match="over 10000 messages"):
+            from_json(json.dumps(value))
+    monkeypatch.setattr(imports, "MOST_CHATS", 2)
+    assert from_json(json.dumps([OPENAI] * 2))
+    with pytest.raises(RequestError, match="over 2 chats"):
+        from_json(json.dumps([OPENAI] * 3))
+    monkeypatch.setattr(imports, "MOST_MESSAGES", 3)
+    with pytest.raises(RequestError, match="or 3 messages"):
+        from_json(json.dumps([OPENAI] * 2))
+    monkeypatch.setattr(imports, "MOST_JSON", 10)
+    with pytest.raises(RequestError, match="longer"):
+        from_json(json.dumps(OPENAI))
+
+
+def test_markdown() -> None:
+    branch = [MESSAGES["q1"], MESSAGES["a1"], replace(MESSAGES["a5"], text="  举头\n")]
+    assert to_markdown(CHAT, branch) == (
+        "# 夜 *思*\n\n## System\n\n你是诗人。\n\n## User\n\n写一首诗 🦙\n\n# 标题\n\n"
+        "## Assistant (古文)\n\n床前明月光\n\n## Assistant\n\n  举头\n\n"
+    )
+
+
+def test_file_names() -> None:
+    names = {
+        "夜思: 1/2": "夜思-1-2",
+        "../../etc/passwd": "etc-passwd",
+        "🦙": "chat",
+        "x" * 99: "x" * 60,
+        'a"\r\nb': "a-b",
+    }
+    assert {title: file_name(replace(CHAT, title=title)) for title in names} == names
+
+
+def pairs(*votes: Vote, messages: dict[str, ChatMessage] = MESSAGES) -> list[dict[str, Any]]:
+    text = preference_pairs([Exported(CHAT, messages, votes)])
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_preference_pairs() -> None:
+    """The reply that failed is nobody's rival."""
+    assert pairs(VOTE) == [
+        {
+            "prompt": [
+                {"role": "system", "content": "你是诗人。"},
+                {"role": "user", "content": "写一首诗 🦙\n\n# 标题"},
+            ],
+            "chosen": [{"role": "assistant", "content": "床前明月光"}],
+            "rejected": [{"role": "assistant", "content": "春眠不觉晓"}],
+        }
+    ]
+
+
+def test_a_pair_for_each_loser() -> None:
+    third = replace(MESSAGES["a3"], state=State.DONE, text="三")
+    found = pairs(VOTE, messages={**MESSAGES, "a3": third})
+    assert [pair["rejected"][0]["content"] for pair in found] == ["春眠不觉晓", "三"]
+    assert {pair["chosen"][0]["content"] for pair in found} == {"床前明月光"}
+
+
+@pytest.mark.parametrize("winner", [None, "a3", "gone", "q1"])
+def test_votes_without_pairs(winner: str | None) -> None:
+    assert pairs(replace(VOTE, winner=winner)) == []
+
+
+def test_equal_replies_are_no_pair() -> None:
+    same = replace(MESSAGES["a2"], text=MESSAGES["a1"].text)
+    assert pairs(VOTE, messages={**MESSAGES, "a2": same}) == []
+
+
+def test_the_prompt_is_the_branch() -> None:
+    """With the turns before the question, and without those that came to nothing."""
+    rivals = [message(name, "q2", name, comparison="d") for name in ("a8", "a9")]
+    messages = {**MESSAGES, **{rival.id: rival for rival in rivals}}
+    (pair,) = pairs(Vote("d", "chat", "a9", 1.0), messages=messages)
+    assert [turn["role"] for turn in pair["prompt"]] == ["user", "assistant", "user"]
+    assert pair["prompt"][1]["content"] == "床前明月光"
+    messages["a1"] = replace(messages["a1"], text="")
+    (pair,) = pairs(Vote("d", "chat", "a9", 1.0), messages=messages)
+    assert [turn["role"] for turn in pair["prompt"]] == ["user", "user"]

@@ -1,0 +1,432 @@
+"""Replies in the making: they belong to the server, and what they say is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from model.types import Delta, Emit, EngineRequest, Queued, Sampling
+from tests.fake import FakeEngine, echo, fake_manager
+from web.chats.identity import Owner
+from web.chats.records import ChatMessage, ChatSettings, State
+from web.chats.replies import SAVE_SECONDS, Replies, ReplyBusyError
+from web.chats.store import ChatStore
+from web.chats.talk import NotExactError, Talk
+from web.chats.visits import Visit, Visits
+
+ANNA = "browser:anna"
+GREEDY = ChatSettings(sampling=Sampling(temperature=0))
+
+
+@dataclass
+class World:
+    """A store, a scripted engine, and what ties them."""
+
+    engine: FakeEngine
+    path: Path
+    spoken: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.store = ChatStore(self.path)
+        self.manager = fake_manager(self.engine)
+        self.manager.wait()
+        self.visits = Visits()
+        self.replies = Replies(
+            self.manager, self.store, "server", self.visits.changed,
+            lambda owner, chat: self.spoken.append((owner, chat)),
+        )  # fmt: skip
+        self.talk = Talk(self.manager, self.store, self.visits, self.replies)
+        self.visit = Visit(Owner(ANNA))
+
+    @property
+    def branch(self) -> list[ChatMessage]:
+        talk = self.talk.conversation(self.visit)
+        return talk.branch if talk else []
+
+    async def ended(self) -> None:
+        while self.replies.count:
+            await asyncio.sleep(0.005)
+
+
+MakeWorld = Callable[..., World]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[MakeWorld]:
+    made: list[World] = []
+
+    def make(engine: FakeEngine) -> World:
+        made.append(World(engine, tmp_path / "chats.sqlite3"))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.manager.close()
+        each.store.close()
+
+
+def run(coroutine: Awaitable[None]) -> None:
+    async def bounded() -> None:
+        await asyncio.wait_for(coroutine, 20)
+
+    asyncio.run(bounded())
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    while not holds():
+        await asyncio.sleep(0.005)
+
+
+def texts(branch: list[ChatMessage]) -> list[str]:
+    return [message.text for message in branch]
+
+
+def test_a_question_and_its_reply_are_kept(world: MakeWorld) -> None:
+    here = world(FakeEngine(echo))
+
+    async def chat() -> None:
+        here.talk.send(here.visit, "hello there", GREEDY)
+        await here.ended()
+        here.talk.send(here.visit, "again", replace(GREEDY, adapter="pirate"))
+        await here.ended()
+
+    run(chat())
+    assert texts(here.branch) == [
+        "hello there", "base heard: hello there ", "again", "pirate heard: again ",
+    ]  # fmt: skip
+    (made,) = here.branch[3].runs
+    assert (made.settings.adapter, made.adapter_digest) == ("pirate", "d1" * 32)
+    assert made.settings.template
+    assert made.completion_tokens == 3
+    assert here.store.chats(ANNA)[0].title == "hello there"
+
+
+def test_what_streams_is_in_the_store_before_it_ends(world: MakeWorld) -> None:
+    """Were the process killed now, the text would be there."""
+    here = world(FakeEngine(lambda p, r: ["word "] * 9, ticking=True))
+
+    async def chat() -> None:
+        here.talk.send(here.visit, "go on", GREEDY)
+        here.engine.tick(3)
+        await until(lambda: "word word word" in here.branch[-1].text)
+        assert here.branch[-1].state is State.STREAMING
+        here.engine.tick(6)
+        await here.ended()
+
+    run(chat())
+    assert SAVE_SECONDS < 0.5
+    assert here.branch[-1].state is State.DONE
+
+
+def test_a_reply_needs_no_tab(world: MakeWorld) -> None:
+    here = world(FakeEngine(echo, ticking=True))
+
+    async def chat() -> None:
+        here.visits.of("tab", here.visit.owner)
+        here.talk.send(here.visit, "hello", GREEDY)
+        here.visits.leave("tab")
+        here.engine.tick(9)
+        await here.ended()
+
+    run(chat())
+    assert here.branch[-1].text == "base heard: hello "
+
+
+def test_stop_keeps_what_is_there_and_can_be_continued(world: MakeWorld) -> None:
+    def script(prompt: str, request: EngineRequest) -> list[str]:
+        assert prompt.endswith(("assistant\n", "assistant\none "))
+        return ["two"] if prompt.endswith("one ") else ["one ", "two ", "three "]
+
+    here = world(FakeEngine(script, ticking=True))
+
+    async def chat() -> None:
+        here.talk.send(here.visit, "count", GREEDY)
+        here.engine.tick()
+        (reply,) = here.replies.in_chat(here.visit.chat or "")
+        await until(lambda: reply.text == "one ")
+        here.talk.stop(here.visit)
+        await here.ended()
+        assert here.branch[-1].state is State.STOPPED
+        here.engine.tick(5)
+        here.talk.go_on(here.visit, here.branch[-1].id, ChatSettings())
+        await here.ended()
+
+    run(chat())
+    last = here.branch[-1]
+    assert (last.text, last.state) == ("one two", State.DONE)
+    assert [one.begins for one in last.runs] == [0, 4]
+    assert {one.settings.sampling.temperature for one in last.runs} == {0}
+
+
+def test_stop_before_the_model_is_loaded(tmp_path: Path, world: MakeWorld) -> None:
+    import threading
+
+    loading = threading.Event()
+    here = world(FakeEngine(echo))
+    here.replies._manager = fake_manager(here.engine, loading)
+
+    async def chat() -> None:
+        here.talk.send(here.visit, "early", GREEDY)
+        await until(lambda: bool(here.spoken))
+        (reply,) = here.replies.in_chat(here.visit.chat or "")
+        assert reply.loading
+        here.talk.stop(here.visit)
+        await here.ended()
+        loading.set()
+
+    run(chat())
+    assert here.branch[-1].state is State.STOPPED
+    assert here.engine.requests == []
+
+
+def test_one_reply_at_a_time_in_a_chat(world: MakeWorld) -> None:
+    here = world(FakeEngine(echo, ticking=True))
+
+    async def chat() -> None:
+        here.talk.send(here.visit, "first", GREEDY)
+        with pytest.raises(ReplyBusyError):
+            here.talk.send(here.visit, "second", GREEDY)
+        with pytest.raises(ReplyBusyError):
+            here.talk.edit(here.visit, here.branch[0].id, "other", GREEDY)
+        with pytest.raises(ReplyBusyError):
+            here.talk.regenerate(here.visit, None, GREEDY)
+        here.engine.tick(9)
+        await here.ended()
+
+    run(chat())
+    assert texts(here.branch) == ["first", "base heard: first "]
+
+
+def test_edit_and_regenerate_make_branches(world: MakeWorld) -> None:
+    here = world(FakeEngine(echo))
+
+    async def chat() -> None:
+        here.talk.send(here.visit, "one", GREEDY)
+        await here.ended()
+        first = here.branch[0]
+        here.talk.edit(here.visit, first.id, "two", GREEDY)
+        await here.ended()
+        assert texts(here.branch) == ["two", "base heard: two "]
+        here.talk.regenerate(here.visit, here.branch[1].id, replace(GREEDY, adapter="pirate"))
+        await here.ended()
+        assert texts(here.branch) == ["two", "pirate heard: two "]
+        here.talk.branch(here.visit, first.id)
+
+    run(chat())
+    assert texts(here.branch) == ["one", "base heard: one "]
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_run_again_exactly(world: MakeWorld, stopped: bool) -> None:
+    """The same seed, prompt and adapter; and where it was stopped, it ends at the same letter."""
+
+    def script(prompt: str, request: EngineRequest) -> list[str]:
+        return [f"{request.sampling.seed} ", "and ", "so ", "on"]
+
+    here = world(FakeEngine(script, ticking=True))
+
+    async def chat() -> None:
+        here.talk.send(here.visit, "hello", replace(ChatSettings(), adapter="pirate"))
+        here.engine.tick(2)
+        (reply,) = here.replies.in_chat(here.visit.chat or "")
+        await until(lambda: reply.text.endswith("and "))
+        if stopped:
+            here.talk.stop(here.visit)
+        here.engine.tick(0 if stopped else 2)
+        await here.ended()
+        here.engine.tick(4)
+        here.talk.again(here.visit, here.branch[-1].id)
+        await here.ended()
+
+    run(chat())
+    *_, first, second = here.store.messages(ANNA, here.visit.chat or "").values()
+    assert second.repeats == first.id
+    assert second.text == first.text
+    assert second.state is first.state
+    assert len(here.engine.requests) == 2
+    assert here.engine.requests[0].prompt_ids == here.engine.requests[1].prompt_ids
+
+
+def test_an_adapter_that_changed_is_not_run_again(world: MakeWorld) -> None:
+    here = world(FakeEngine(echo))
+
+    async def chat() -> None:
+        here.talk.send(here.visit, "hello", replace(GREEDY, adapter="pirate"))
+        await here.ended()
+        reply = here.branch[-1]
+        changed = replace(reply, runs=(replace(reply.runs[0], adapter_digest="other"),))
+        here.store.finish(changed)
+        with pytest.raises(NotExactError, match="pirate"):
+            here.talk.again(here.visit, reply.id)
+
+    run(chat())
+
+
+def test_replies_side_by_side(world: MakeWorld) -> None:
+    here = world(FakeEngine(echo, ticking=True))
+    rivals = [GREEDY, replace(GREEDY, adapter="pirate"), replace(GREEDY, adapter="linly")]
+
+    async def chat() -> None:
+        here.talk.compare(here.visit, "who?", rivals)
+        await until(lambda: len(here.engine.requests) == 3)
+        here.engine.tick(20)
+        await here.ended()
+        talk = here.talk.conversation(here.visit)
+        assert talk
+        assert texts(talk.branch) == ["who?"]
+        assert len(talk.compared) == 3
+        pirate = talk.compared[1]
+        here.talk.vote(here.visit, pirate.comparison or "", pirate.id)
+        here.talk.send(here.visit, "and then?", GREEDY)  # the best goes on
+        here.engine.tick(9)
+        await here.ended()
+
+    run(chat())
+    assert texts(here.branch)[:3] == ["who?", "pirate heard: who? ", "and then?"]
+    assert here.store.votes(ANNA)[0].winner == here.branch[1].id
+
+
+def test_choosing_a_rival_makes_it_the_branch(world: MakeWorld) -> None:
+    here = world(FakeEngine(echo))
+
+    async def chat() -> None:
+        here.talk.send(here.visit, "who?", GREEDY)
+        await here.ended()
+        here.talk.compare(here.visit, "", [GREEDY, replace(GREEDY, adapter="linly")])
+        await here.ended()
+        talk = here.talk.conversation(here.visit)
+        assert talk
+        here.talk.choose(here.visit, talk.compared[1].id)
+        assert here.branch[-1].text.startswith("linly heard")
+        here.talk.side_by_side(here.visit, here.branch[-1].id)
+
+    run(chat())
+    assert texts(here.branch) == ["who?"]
+
+
+class Dying(FakeEngine):
+    """Ends everything by itself, as an engine does whose program is told to end."""
+
+    def submit(self, request: EngineRequest, emit: Emit) -> None:
+        super().submit(request, emit)
+        self.tick()
+        self.aborted.add(request.id)
+
+
+def test_an_end_that_nobody_asked_for_is_an_interruption(world: MakeWorld) -> None:
+    here = world(Dying(echo, ticking=True))
+
+    async def chat() -> None:
+        here.talk.send(here.visit, "hello", GREEDY)
+        await here.ended()
+
+    run(chat())
+    assert here.branch[-1].state is State.INTERRUPTED
+
+
+def test_a_failure_is_a_sentence(world: MakeWorld) -> None:
+    here = world(FakeEngine(lambda p, r: ["half", "<fail>"]))
+
+    async def chat() -> None:
+        here.talk.send(here.visit, "hello", GREEDY)
+        await here.ended()
+        here.talk.send(here.visit, "more", replace(GREEDY, adapter="torn"))
+        await here.ended()
+
+    run(chat())
+    failed, broken = here.branch[1], here.branch[3]
+    assert (failed.text, failed.state) == ("half", State.FAILED)
+    assert "memory" in failed.error
+    assert broken.state is State.FAILED
+    assert "adapter_model.safetensors" in broken.error
+
+
+class Crowded(FakeEngine):
+    """Lets everybody wait a little before it answers."""
+
+    def submit(self, request: EngineRequest, emit: Emit) -> None:
+        emit(Delta(queued=Queued(2, "memory", 7.4)))
+        super().submit(request, emit)
+
+
+def test_who_waits_is_told_where(world: MakeWorld) -> None:
+    here = world(Crowded(echo, ticking=True))
+
+    async def chat() -> None:
+        here.talk.send(here.visit, "hello", GREEDY)
+        (reply,) = here.replies.in_chat(here.visit.chat or "")
+        await until(lambda: reply.queued is not None)
+        here.engine.tick(9)
+        await here.ended()
+
+    run(chat())
+    assert here.branch[-1].text == "base heard: hello "
+
+
+def test_nobody_reaches_the_chats_of_others(world: MakeWorld) -> None:
+    here = world(FakeEngine(echo))
+    other = Visit(Owner("browser:mallory"))
+
+    async def chat() -> None:
+        from web.chats.errors import UnknownChatError
+
+        here.talk.send(here.visit, "secret", GREEDY)
+        await here.ended()
+        question, reply = here.branch
+        with pytest.raises(UnknownChatError):
+            here.talk.open(other, here.visit.chat)
+        other.chat = here.visit.chat  # a page can send anything
+        assert here.talk.conversation(other) is None
+        other.chat = here.visit.chat
+        attempts: list[Callable[[], object]] = [
+            lambda: here.talk.edit(other, question.id, "mine", GREEDY),
+            lambda: here.talk.regenerate(other, reply.id, GREEDY),
+            lambda: here.talk.again(other, reply.id),
+            lambda: here.talk.branch(other, reply.id),
+            lambda: here.talk.choose(other, reply.id),
+            lambda: here.talk.rename(other, here.visit.chat or "", "mine"),
+            lambda: here.talk.delete(other, here.visit.chat or ""),
+        ]
+        for attempt in attempts:
+            with pytest.raises(UnknownChatError):
+                attempt()
+
+    run(chat())
+    assert len(here.store.messages(ANNA, here.visit.chat or "")) == 2
+
+
+def test_a_stop_of_others_does_nothing(world: MakeWorld) -> None:
+    here = world(FakeEngine(echo, ticking=True))
+    other = Visit(Owner("browser:mallory"))
+
+    async def chat() -> None:
+        here.talk.send(here.visit, "hello", GREEDY)
+        other.chat = here.visit.chat
+        here.talk.stop(other)
+        here.engine.tick(9)
+        await here.ended()
+
+    run(chat())
+    assert here.branch[-1].state is State.DONE
+
+
+def test_a_kept_text_is_no_older_than_half_a_second(world: MakeWorld) -> None:
+    """Whatever the pace of the model, what it said is saved soon after, without another word."""
+    here = world(FakeEngine(lambda p, r: ["a", "b", "c"], ticking=True))
+
+    async def chat() -> None:
+        here.talk.send(here.visit, "slow", GREEDY)
+        for so_far in ("a", "ab"):
+            here.engine.tick()
+            began = time.monotonic()
+            await until(lambda so_far=so_far: here.branch[-1].text == so_far)
+            assert time.monotonic() - began < 10  # it comes at all; the bound is no measure
+        here.engine.tick()
+        await here.ended()
+
+    run(chat())

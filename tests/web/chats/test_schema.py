@@ -1,0 +1,291 @@
+"""The database file, and how it becomes what this version needs."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from web.chats import schema
+from web.chats.schema import MIGRATIONS, StoreError, open_database
+
+CHECKOUT = Path(__file__).parents[3]
+LATER = (
+    "CREATE TABLE counted (number INTEGER);\nINSERT INTO counted VALUES (1);",
+    "INSERT INTO counted VALUES (2);",
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "chats.db"
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version with two more migrations."""
+    monkeypatch.setattr(schema, "MIGRATIONS", MIGRATIONS + LATER)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "BUSY_SECONDS", 0.1)
+
+
+def version(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        number: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return number
+
+
+def of_version(path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file as an earlier version left it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:number])
+        open_database(path).close()
+
+
+def tables(path: Path) -> list[tuple[str, str]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
+
+
+def test_a_new_file_and_its_folders(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "chats.db"
+    with closing(open_database(path)) as connection:
+        pragmas = {
+            name: connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+    assert pragmas == {
+        "journal_mode": "wal", "synchronous": 1, "foreign_keys": 1, "busy_timeout": 5000
+    }  # fmt: skip
+    assert version(path) == len(MIGRATIONS)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="rights are another matter there")
+def test_only_its_owner_can_read_the_file(path: Path) -> None:
+    with closing(open_database(path)):
+        files = list(path.parent.iterdir())
+        assert len(files) == 3  # with what WAL needs
+        assert all(stat.S_IMODE(file.stat().st_mode) & 0o077 == 0 for file in files)
+
+
+@pytest.mark.usefixtures("later")
+@pytest.mark.parametrize("number", range(len(MIGRATIONS) + len(LATER) + 1))
+def test_every_earlier_version_becomes_this_one(
+    path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_version(path, number, monkeypatch)
+    assert version(path) == number
+    with closing(open_database(path)) as connection:
+        rows = connection.execute("SELECT number FROM counted").fetchall()
+    assert rows == [(1,), (2,)]
+    new = path.with_name("new.db")
+    open_database(new).close()
+    assert tables(path) == tables(new)
+
+
+def test_an_empty_file_is_version_0(path: Path) -> None:
+    path.touch()
+    open_database(path).close()
+    assert version(path) == len(MIGRATIONS)
+
+
+def test_a_migration_happens_as_a_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_database(path).close()
+    broken = "CREATE TABLE half (x);\nINSERT INTO nowhere VALUES (1);"
+    monkeypatch.setattr(schema, "MIGRATIONS", (*MIGRATIONS, LATER[0], broken))
+    with pytest.raises(StoreError, match="nowhere"):
+        open_database(path)
+    assert version(path) == len(MIGRATIONS) + 1
+    assert "half" not in dict(tables(path))
+
+
+def test_statements_are_told_apart() -> None:
+    script = """
+        CREATE TABLE a (x TEXT DEFAULT ';');
+        CREATE TRIGGER t AFTER INSERT ON a BEGIN
+            DELETE FROM a;
+            SELECT 1;
+        END;
+    """
+    assert len(list(schema._statements(script))) == 2
+
+
+def test_no_migration_is_lost_for_want_of_a_semicolon() -> None:
+    for script in (*MIGRATIONS, *LATER):
+        assert "".join(schema._statements(script)).rstrip() == script.rstrip()
+
+
+def test_a_newer_version_is_left_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_version(path, 1, monkeypatch)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("PRAGMA user_version = 99")
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="newer version") as caught:
+        open_database(path)
+    assert caught.value.remedy
+    assert path.read_bytes() == before
+
+
+def test_another_programs_database_is_left_alone(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE bookmarks (x)")
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="another program's"):
+        open_database(path)
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_is_no_database(path: Path) -> None:
+    path.write_text("These are no chats, but a text that is longer than a header. " * 20)
+    with pytest.raises(StoreError, match="is no database") as caught:
+        open_database(path)
+    assert (caught.value.code, caught.value.exit_status) == ("store", 1)
+    assert "Move it away" in caught.value.remedy
+
+
+def test_a_damaged_file(path: Path) -> None:
+    open_database(path).close()
+    content = bytearray(path.read_bytes())
+    content[100:] = b"\xff" * (len(content) - 100)
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match="damaged"):
+        open_database(path)
+
+
+def test_a_folder_in_place_of_the_file(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(StoreError, match="cannot be written"):
+        open_database(path)
+
+
+def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot be kept in") as caught:
+        open_database(tmp_path / "file" / "chats.db")
+    assert "writable" in caught.value.remedy
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32" or os.geteuid() == 0, reason="nothing is read-only to root"
+)
+def test_a_read_only_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir(mode=0o500)
+    with pytest.raises(StoreError, match="cannot be kept in"):
+        open_database(folder / "chats.db")
+
+
+def test_a_read_only_folder_even_for_root(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, mode: int = 0, exist_ok: bool = True) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(StoreError, match="Permission denied"):
+        open_database(path)
+
+
+def test_a_read_only_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even when nothing is to be migrated may one that cannot be written pass."""
+    open_database(path).close()
+    connect = sqlite3.connect
+    uri = f"{path.as_uri()}?mode=ro"
+    monkeypatch.setattr(sqlite3, "connect", lambda path, **rest: connect(uri, uri=True, **rest))
+    with pytest.raises(StoreError, match="cannot be written"):
+        open_database(path)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_locked_file(path: Path) -> None:
+    open_database(path).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match="another program holds") as caught:
+            open_database(path)
+    assert "Close that program" in caught.value.remedy
+
+
+def test_a_lock_of_a_moment_is_waited_for(path: Path) -> None:
+    """Also while the file is about to get its journal, for which SQLite does not wait."""
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        timer = threading.Timer(0.3, lambda: other.execute("ROLLBACK"))
+        timer.start()
+        began = time.monotonic()
+        open_database(path).close()
+        timer.join()
+    assert time.monotonic() - began > 0.25
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("times", [2, 1000])
+def test_what_sqlite_does_not_wait_for(path: Path, times: int) -> None:
+    """Two processes that switch the journal at once: one of them is refused without a wait."""
+
+    class Refusing(sqlite3.Connection):
+        left = times
+
+        def execute(self, query: str, *values: Any) -> sqlite3.Cursor:
+            self.left -= 1
+            if self.left < 0:
+                return super().execute(query, *values)
+            error = sqlite3.OperationalError("database is locked")
+            error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+            raise error
+
+    with closing(sqlite3.connect(path, factory=Refusing)) as connection:
+        if times == 2:
+            schema._use_wal(connection)
+            connection.left = 0
+            assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        else:
+            with pytest.raises(sqlite3.OperationalError):
+                schema._use_wal(connection)
+
+
+OPEN = """
+import sys, time
+from pathlib import Path
+from web.chats import schema
+
+path, go = Path(sys.argv[1]), Path(sys.argv[2])
+schema.MIGRATIONS += tuple(sys.argv[3:])
+print("ready", flush=True)
+while not go.exists():
+    time.sleep(0.001)
+schema.open_database(path).close()
+"""
+
+
+def test_several_processes_open_at_once(path: Path) -> None:
+    """Each migration happens once."""
+    go = path.with_name("go")
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", OPEN, str(path), str(go), *LATER],
+            cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(4)
+    ]  # fmt: skip
+    for child in children:
+        assert child.stdout
+        assert child.stdout.readline() == "ready\n"
+    go.touch()
+    for child in children:
+        _, problem = child.communicate(timeout=60)
+        assert child.returncode == 0, problem
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT number FROM counted").fetchall() == [(1,), (2,)]
+    assert version(path) == len(MIGRATIONS) + len(LATER)

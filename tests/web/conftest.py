@@ -1,0 +1,46 @@
+"""A browser for each file of tests, and visitors of a page over a scripted engine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.fake import FakeEngine, fake_manager
+from tests.web.browser import PATIENCE, Chat, chromium
+from tests.web.serving import serving
+from web.access import Access
+
+Serve = Callable[..., Chat]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=PATIENCE)
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Serve]:
+    """Serve an engine and open its page; fails a test whose page complained."""
+    with ExitStack() as stack:
+        chats: list[Chat] = []
+
+        def serve(engine: FakeEngine, ready: bool = True, access: Access | None = None,
+                  loading: threading.Event | None = None, fail: Exception | None = None,
+                  data: Path | None = None, **context: object) -> Chat:  # fmt: skip
+            manager = fake_manager(engine, loading, fail)
+            if ready:
+                manager.wait()
+            url = stack.enter_context(serving(manager, access, data=data))
+            page = stack.enter_context(browser.new_context(**context)).new_page()
+            chats.append(Chat(page).open(url))
+            return chats[-1]
+
+        yield serve
+        assert [complaint for chat in chats for complaint in chat.complaints] == []

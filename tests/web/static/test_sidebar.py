@@ -1,0 +1,191 @@
+"""The side bar: the visitor's chats, and what can be done with them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, expect
+
+from tests.web.static.conftest import Open
+from tests.web.static.harness import Harness, sidebar
+
+pytestmark = pytest.mark.browser
+
+DAY = 24 * 60 * 60
+EVIL = "<img src=x onerror='window.pwned = 1'>"
+
+
+def chat(key: str, title: str, age: float = 0, running: bool = False) -> dict[str, Any]:
+    return {"id": key, "title": title, "updated": time.time() - age, "running": running}
+
+
+def row(harness: Harness, key: str) -> Locator:
+    return harness.page.locator(f'.linly-sidebar li[data-id="{key}"]')
+
+
+def press(scope: Locator, name: str) -> None:
+    scope.get_by_role("button", name=name, exact=True).click()
+
+
+def menu(harness: Harness, entry: str) -> None:
+    harness.page.get_by_text("Export and import").click()
+    press(harness.page.locator(".menu"), entry)
+
+
+def test_chats_by_day(harness: Harness) -> None:
+    harness.set("Sidebar", sidebar(
+        chat("a", "Ships"), chat("b", "Sea", running=True), chat("c", "Rum", 1.01 * DAY),
+        chat("d", "Gold", 40 * DAY), current="a",
+    ))  # fmt: skip
+    nav = harness.page.get_by_role("navigation", name="Chats")
+    today = nav.locator("section", has=harness.page.get_by_role("heading", name="Today"))
+    expect(today.get_by_role("listitem")).to_have_count(2)
+    expect(nav.locator("section", has_text="Earlier").get_by_role("listitem")).to_have_text("Gold")
+    expect(nav.locator('[aria-current="page"]')).to_have_text("Ships")
+    expect(row(harness, "b")).to_contain_text("A reply is under way")
+    press(row(harness, "c"), "Rum")
+    assert harness.actions() == [{"kind": "open", "id": "c"}]
+
+
+def test_no_chats(harness: Harness) -> None:
+    harness.set("Sidebar", sidebar(kept=False))
+    expect(harness.page.get_by_text("Your chats will be here.")).to_be_visible()
+    expect(harness.page.get_by_text("Cookies are off")).to_be_visible()
+    harness.set("Sidebar", sidebar(query="rum"))
+    expect(harness.page.get_by_text("No chat has these words.")).to_be_visible()
+    expect(harness.page.get_by_text("Cookies are off")).to_be_hidden()
+
+
+def test_searching_waits_for_the_word(opened: Open) -> None:
+    harness = opened(fake_clock=True)
+    harness.set("Sidebar", sidebar(chat("a", "Ships")))
+    search = harness.page.get_by_role("searchbox", name="Search chats")
+    for letter in "rum":
+        search.press(letter)
+        harness.page.clock.run_for(100)
+    assert harness.actions() == []
+    harness.page.clock.run_for(200)
+    assert harness.actions() == [{"kind": "search", "text": "rum"}]
+    harness.set("Sidebar", sidebar(query="ru"))  # an answer that is late
+    expect(search).to_have_value("rum")
+    expect(search).to_be_focused()
+
+
+def test_renaming(harness: Harness) -> None:
+    harness.set("Sidebar", sidebar(chat("a", "Ships"), chat("b", "Sea")))
+    row(harness, "a").hover()
+    press(row(harness, "a"), "Rename")
+    box = harness.page.get_by_role("textbox", name="Name of the chat")
+    expect(box).to_be_focused()
+    box.press("End")
+    box.type(" ahoy")
+    harness.set(
+        "Sidebar", sidebar(chat("b", "Sea"), chat("a", "Ships", DAY * 30), chat("c", "New"))
+    )
+    expect(box).to_have_value("Ships ahoy")
+    expect(box).to_be_focused()
+    box.press("Enter")
+    assert harness.actions() == [{"kind": "rename", "id": "a", "title": "Ships ahoy"}]
+    expect(box).to_have_count(0)
+
+
+def test_giving_up_a_name(harness: Harness) -> None:
+    harness.set("Sidebar", sidebar(chat("a", "Ships")))
+    for keys in (["x", "Escape"], ["Enter"], ["Backspace", "Enter"]):
+        row(harness, "a").hover()
+        press(row(harness, "a"), "Rename")
+        for key in keys:
+            harness.page.get_by_role("textbox", name="Name of the chat").press(key)
+        expect(harness.page.get_by_role("textbox", name="Name of the chat")).to_have_count(0)
+    assert harness.actions() == []
+
+
+def test_deleting_and_the_way_back(harness: Harness) -> None:
+    harness.set("Sidebar", sidebar(chat("a", "Ships")))
+    row(harness, "a").hover()
+    press(row(harness, "a"), "Delete")
+    assert harness.actions() == [{"kind": "delete", "id": "a"}]
+    gone = sidebar(deleted={"id": "a", "title": "Ships"})
+    harness.set("Sidebar", gone)
+    bar = harness.page.locator(".deleted")
+    expect(bar).to_have_role("status")
+    expect(bar).to_contain_text("Deleted “Ships”")
+    press(bar, "Undo")
+    assert harness.actions() == [{"kind": "undo", "id": "a"}]
+    press(bar, "Close")
+    harness.set("Sidebar", gone | {"chats": [chat("b", "Sea")]})
+    expect(bar).to_be_hidden()
+    harness.set("Sidebar", sidebar(deleted={"id": "b", "title": "Sea"}))
+    expect(bar).to_contain_text("Sea")
+
+
+@pytest.mark.parametrize(
+    ("entry", "action"),
+    [
+        ("Export chat as JSON", {"kind": "export", "format": "json"}),
+        ("Export chat as Markdown", {"kind": "export", "format": "markdown"}),
+        ("Export all chats", {"kind": "export_all"}),
+        ("Export votes", {"kind": "pairs"}),
+    ],
+)
+def test_exports(harness: Harness, entry: str, action: dict[str, str]) -> None:
+    harness.set("Sidebar", sidebar(chat("a", "Ships"), current="a"))
+    menu(harness, entry)
+    assert harness.actions() == [action]
+    expect(harness.page.get_by_text(entry)).to_be_hidden()
+
+
+def test_without_a_chat_there_is_nothing_to_export(harness: Harness) -> None:
+    harness.set("Sidebar", sidebar())
+    harness.page.get_by_text("Export and import").click()
+    expect(harness.page.get_by_role("button", name="Export chat as JSON")).to_be_disabled()
+    expect(harness.page.get_by_role("button", name="Copy link")).to_be_disabled()
+
+
+def test_importing(harness: Harness) -> None:
+    harness.set("Sidebar", sidebar())
+    with harness.page.expect_file_chooser() as chooser:
+        menu(harness, "Import …")
+    file = {"name": "my.json", "mimeType": "application/json", "buffer": '{"船": 1}'.encode()}
+    chooser.value.set_files(file)
+    harness.page.wait_for_function("harness.actions.length")
+    assert harness.actions() == [{"kind": "import", "name": "my.json", "text": '{"船": 1}'}]
+    harness.page.locator("input[type=file]").set_input_files(file | {"buffer": b" " * 5_000_001})
+    expect(harness.page.get_by_text("“my.json” is larger than 5 MB")).to_be_visible()
+    assert harness.actions() == []
+
+
+def test_the_link_to_a_chat(harness: Harness) -> None:
+    harness.set("Sidebar", sidebar(chat("c1", "Ships"), current="c1"))
+    harness.log(chat="c1")
+    menu(harness, "Copy link")
+    expect(harness.page.get_by_text("The link is copied.")).to_be_visible()
+    link = harness.page.evaluate("navigator.clipboard.readText()")
+    assert link == f"{harness.site.url}?chat=c1"
+
+
+@pytest.mark.parametrize(("width", "told"), [(1200, 0), (400, 1)])
+def test_on_a_phone_an_opened_chat_takes_the_room(opened: Open, width: int, told: int) -> None:
+    harness = opened(viewport={"width": width, "height": 800})
+    harness.page.evaluate("""document.getElementById('side').className = 'shown';
+        window.told = 0; document.addEventListener('linly:opened', () => { told += 1; })""")
+    harness.set("Sidebar", sidebar(chat("a", "Ships")))
+    press(row(harness, "a"), "Ships")
+    assert harness.page.evaluate("told") == told
+
+
+def test_titles_are_never_run(harness: Harness) -> None:
+    harness.set("Sidebar", sidebar(chat("a", EVIL), deleted={"id": "d", "title": EVIL}))
+    expect(row(harness, "a").locator(".title")).to_have_text(EVIL)
+    expect(harness.page.locator(".deleted")).to_contain_text(EVIL)
+    assert harness.page.evaluate("window.pwned") is None
+
+
+def test_a_redraw_keeps_the_focus(harness: Harness) -> None:
+    harness.set("Sidebar", sidebar(chat("a", "Ships"), chat("b", "Sea", 60)))
+    open_sea = row(harness, "b").get_by_role("button", name="Sea", exact=True)
+    open_sea.focus()
+    harness.set("Sidebar", sidebar(chat("b", "Sea"), chat("a", "Ships", DAY * 9), current="b"))
+    expect(open_sea).to_be_focused()

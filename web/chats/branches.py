@@ -1,0 +1,41 @@
+"""Ways through a chat's tree of messages. Pure, and in time that grows with the messages alone.
+
+The messages come in order of creation, as the store gives them: a parent before its children.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from web.chats.records import ChatMessage
+
+
+def path(messages: Mapping[str, ChatMessage], head: str | None) -> list[ChatMessage]:
+    """From the first message to `head`; a parent that is missing, or a circle, ends it."""
+    seen: dict[str, ChatMessage] = {}
+    while head is not None and head in messages and head not in seen:
+        seen[head] = messages[head]
+        head = seen[head].parent
+    return list(reversed(seen.values()))
+
+
+def siblings(messages: Mapping[str, ChatMessage], message: ChatMessage) -> list[ChatMessage]:
+    """Those of the same role that follow the same message, `message` among them."""
+    place = (message.parent, message.role)
+    return [other for other in messages.values() if (other.parent, other.role) == place]
+
+
+def newest_leaf(messages: Mapping[str, ChatMessage], message: str) -> str:
+    """The last that was said below `message`, where a reader of it left off, or itself."""
+    below, newest = {message}, message
+    for other in messages.values():
+        if other.parent in below:
+            below.add(other.id)
+            newest = other.id
+    return newest
+
+
+def comparison(messages: Mapping[str, ChatMessage], question: str) -> list[ChatMessage]:
+    """The replies that were last made side by side to answer the message `question`."""
+    compared = [m for m in messages.values() if m.parent == question and m.comparison]
+    return [reply for reply in compared if reply.comparison == compared[-1].comparison]

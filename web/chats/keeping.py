@@ -1,0 +1,45 @@
+"""The data folder: its database of chats, and which servers use it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from web.chats.errors import StoreError
+from web.chats.servers import ServerLock
+from web.chats.store import ChatStore
+
+DATABASE = "chats.sqlite3"
+UNDO_SECONDS = 7 * 86_400  # after which a deleted chat is gone for good
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What is open while the program runs."""
+
+    store: ChatStore
+    lock: ServerLock
+
+    def close(self) -> None:
+        self.store.close()
+        self.lock.release()
+
+
+def open_store(folder: Path) -> Keeping:
+    """Open the folder's database, and mark what a server that died was about to say.
+
+    Raises:
+        StoreError: the folder cannot be written, or its database cannot be used.
+    """
+    try:
+        lock = ServerLock(folder / "servers")
+    except OSError as error:
+        raise StoreError(
+            f"Chats cannot be kept in {folder}: {error.strerror or error}",
+            "Pass another folder with --data_dir.",
+        ) from error
+    store = ChatStore(folder / DATABASE)
+    store.interrupt(lock.alive)
+    store.purge(time.time() - UNDO_SECONDS)
+    return Keeping(store, lock)

@@ -1,0 +1,85 @@
+"""A chat as this program's own exports have it, read back with new ids."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from web.chats.codec import clean, read_run, read_settings
+from web.chats.records import Chat, ChatMessage, State, Vote
+from web.chats.shapes import NoExportError, field, listed, role_field, time_field
+
+Parts = tuple[Chat, tuple[ChatMessage, ...], tuple[Vote, ...]]
+
+
+def read_chat(raw: object) -> Parts:
+    """The chat, its messages with parents before children, and its votes.
+
+    Raises:
+        RequestError: something is missing, or not as it should be.
+    """
+    return _Reader().read(raw)
+
+
+class _Reader:
+    """Reads one chat; knows the new ids of what came before."""
+
+    def __init__(self) -> None:
+        self._ids: dict[str, str] = {}  # of messages, by their ids in the file
+        self._comparisons: dict[str, str] = {}
+        self._rivals: set[tuple[str, str]] = set()  # comparisons and their replies, in the file
+
+    def read(self, raw: object) -> Parts:
+        messages = tuple(self._message(one) for one in listed(raw, "messages"))
+        chat = Chat(
+            new_id(), clean(field(raw, "title", str)), time_field(raw, "created"),
+            time_field(raw, "updated"), self._known(field(raw, "head", str, None)),
+            read_settings(field(raw, "settings", dict, {}), strict=True),
+        )  # fmt: skip
+        votes = tuple(self._vote(one, chat.id) for one in field(raw, "votes", list, []))
+        return chat, messages, votes
+
+    def _message(self, raw: object) -> ChatMessage:
+        """As its parent has to be known before, there is neither a circle nor a gap."""
+        name = field(raw, "id", str)
+        if not name or name in self._ids:
+            raise NoExportError("two of its messages have the same id, or one has none")
+        parent = self._known(field(raw, "parent", str, None))
+        comparison = self._comparison(field(raw, "comparison", str, None), name)
+        self._ids[name] = new_id()
+        return ChatMessage(
+            self._ids[name], parent, role_field(raw), clean(field(raw, "text", str)), _state(raw),
+            time_field(raw, "created"), clean(field(raw, "error", str, "")), comparison,
+            tuple(read_run(run, strict=True) for run in field(raw, "runs", list, [])),
+            self._ids.get(field(raw, "repeats", str, "")),
+        )  # fmt: skip
+
+    def _known(self, name: str | None) -> str | None:
+        if name is not None and name not in self._ids:
+            raise NoExportError("it refers to a message that is not there, or not before it")
+        return None if name is None else self._ids[name]
+
+    def _comparison(self, name: str | None, reply: str) -> str | None:
+        if name is None:
+            return None
+        self._rivals.add((name, reply))
+        return self._comparisons.setdefault(name, new_id())
+
+    def _vote(self, raw: object, chat: str) -> Vote:
+        name, winner = field(raw, "comparison", str), field(raw, "winner", str, None)
+        if name not in self._comparisons or (winner and (name, winner) not in self._rivals):
+            raise NoExportError("a vote in it is about replies that are not there")
+        return Vote(self._comparisons[name], chat, self._known(winner), time_field(raw, "created"))
+
+
+def new_id() -> str:
+    """For a chat, a message or a comparison."""
+    return uuid.uuid4().hex
+
+
+def _state(raw: Any) -> State:
+    try:
+        state = State(field(raw, "state", str, State.DONE.value))
+    except ValueError as error:
+        raise NoExportError("a message in it has an unknown state") from error
+    return State.INTERRUPTED if state is State.STREAMING else state

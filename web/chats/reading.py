@@ -1,0 +1,81 @@
+"""Reading ahead: a chat that goes on with another adapter has to be read again by it. That begins
+when the adapter is chosen, and not when the next question is asked."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from model.manager import ModelManager
+from model.types import ChatRequest, LinlyError, Message
+from web.chats.records import ChatSettings
+from web.chats.replies import spoken
+from web.chats.talk import Talk
+from web.chats.visits import Reading, Visit
+
+PATIENCE = 0.3  # seconds without another change: a slider passes many values on its way
+
+
+@dataclass
+class ReadAhead:
+    """At most one reading for each tab."""
+
+    manager: ModelManager
+    talk: Talk
+    _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+
+    def settings_changed(self, visit: Visit, before: ChatSettings, now: ChatSettings) -> None:
+        """Begin, if the chat's tokens or who reads them are others now."""
+        if _reader(before) == _reader(now) or not self.manager.status().ready:
+            return
+        self.cancel(visit)
+        task = asyncio.create_task(self._read(visit, now))
+        self._tasks[id(visit)] = task
+        task.add_done_callback(lambda ended: self._forget(visit, ended))
+
+    def cancel(self, visit: Visit) -> None:
+        """Something else is of more importance now."""
+        task = self._tasks.pop(id(visit), None)
+        if task is not None:
+            task.cancel()
+        visit.reading = None
+
+    def _forget(self, visit: Visit, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(id(visit)) is task:
+            del self._tasks[id(visit)]
+
+    async def _read(self, visit: Visit, settings: ChatSettings) -> None:
+        await asyncio.sleep(PATIENCE)
+        talk = self.talk.conversation(visit)
+        if talk is None or talk.last is None or self.talk.replies.in_chat(talk.chat.id):
+            return
+        request = chat_request(spoken(talk.branch, settings.system), settings)
+        try:
+            measured = await asyncio.to_thread(self.manager.measure, request)
+            self._tell(visit, Reading(settings.adapter, measured.tokens))
+            async with aclosing(self.manager.read_ahead(request)) as bursts:
+                async for burst in bursts:
+                    stats = burst[-1].stats
+                    if stats:
+                        known = min(stats.cached_tokens, measured.tokens)
+                        done = Reading(settings.adapter, measured.tokens, known, done=True)
+                        self._tell(visit, done)
+        except LinlyError:  # it is said when the next question is asked
+            self._tell(visit, None)
+
+    def _tell(self, visit: Visit, reading: Reading | None) -> None:
+        visit.reading = reading
+        visit.renew()
+
+
+def chat_request(messages: tuple[Message, ...], settings: ChatSettings) -> ChatRequest:
+    """A branch as the manager measures it and reads it ahead."""
+    return ChatRequest(
+        messages, settings.adapter or None, settings.scale, settings.sampling,
+        settings.template or None, drop_oldest=True,
+    )  # fmt: skip
+
+
+def _reader(settings: ChatSettings) -> tuple[str, float, str, str]:
+    return settings.adapter, settings.scale, settings.template, settings.system

@@ -1,0 +1,354 @@
+"""Replies in the making. They belong to the server: tabs come and go, a reply goes on.
+
+Each is a task on the server's event loop. What it has said so far is in the store within
+`SAVE_SECONDS`, so that not even a killed process loses more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from model.manager import ModelManager
+from model.outbox import Burst
+from model.types import (
+    ChatRequest,
+    Delta,
+    FinishReason,
+    LinlyError,
+    Message,
+    NotReadyError,
+    Queued,
+    Stats,
+    Status,
+)
+from web.chats.branches import path
+from web.chats.records import ChatMessage, ChatSettings, Run, State
+from web.chats.store import ChatStore
+
+SAVE_SECONDS = 0.3  # between two savings of what streams
+POLL_SECONDS = 0.3  # between two looks at a model that is still loading
+UPDATE_SECONDS = 0.05  # between two bursts of one reply, while few are made
+CROWD_SECONDS = 0.01  # and this much more for each: the event loop's work is the model's loss
+FAULT = "Something went wrong here; the terminal says what."
+STATES = {
+    FinishReason.STOP: State.DONE,
+    FinishReason.LENGTH: State.CUT,
+    FinishReason.ABORT: State.STOPPED,
+    FinishReason.ERROR: State.FAILED,
+}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Reply:
+    """One in the making: what it has said, and what it waits for, if it waits.
+
+    `message` is as it began, its last run being the one in the making. `repeats` is the reply
+    that it is to repeat exactly, if there is one, and `until` where the run in the making was
+    ended from outside then, in characters.
+    """
+
+    owner: str
+    chat: str
+    message: ChatMessage
+    text: str
+    run: Run
+    repeats: ChatMessage | None = None
+    until: int | None = None
+    loading: Status | None = None
+    queued: Queued | None = None
+    request: ChatRequest | None = None
+    stopped: bool = False
+    saved: bool = True
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether a repetition has come to where the first one was ended."""
+        return self.until is not None and len(self.text) >= self.until
+
+
+class ReplyBusyError(LinlyError):
+    """A chat has a reply in the making already."""
+
+    http_status = 409
+    code = "reply_in_progress"
+
+    def __init__(self) -> None:
+        super().__init__("This chat has a reply in the making", "Stop it, or wait for its end.")
+
+
+class Replies:
+    """Makes replies and keeps them.
+
+    Args:
+        server: what this process is known by in the store.
+        changed: told of an owner whose chats have changed.
+        spoke: told of an owner and a chat where a reply has grown.
+    """
+
+    def __init__(
+        self,
+        manager: ModelManager,
+        store: ChatStore,
+        server: str,
+        changed: Callable[[str], None],
+        spoke: Callable[[str, str], None],
+    ) -> None:
+        self._manager = manager
+        self._store = store
+        self._server = server
+        self._changed = changed
+        self._spoke = spoke
+        self._replies: dict[str, Reply] = {}  # by message
+        self._saver: asyncio.Task[None] | None = None
+
+    @property
+    def count(self) -> int:
+        """How many are in the making."""
+        return len(self._replies)
+
+    def in_chat(self, chat: str) -> list[Reply]:
+        """Those of a chat, in the order in which they began."""
+        return [reply for reply in self._replies.values() if reply.chat == chat]
+
+    def chats(self, owner: str) -> set[str]:
+        """The owner's chats in which something is said now."""
+        return {reply.chat for reply in self._replies.values() if reply.owner == owner}
+
+    def begin(
+        self,
+        owner: str,
+        chat: str,
+        parent: str,
+        settings: ChatSettings,
+        comparison: str | None = None,
+        repeats: ChatMessage | None = None,
+    ) -> ChatMessage:
+        """Begin to answer the message `parent`, or to repeat exactly how it was answered.
+
+        Raises:
+            UnknownChatError, StoreError
+            ReplyBusyError: the chat has a reply in the making, outside of this comparison.
+        """
+        self._refuse_second(chat, comparison)
+        run = self._new_run(repeats.runs[0].settings if repeats else settings)
+        message = ChatMessage(
+            uuid.uuid4().hex, parent, "assistant", "", State.STREAMING, time.time(),
+            comparison=comparison, runs=(run,), repeats=repeats.id if repeats else None,
+        )  # fmt: skip
+        self._store.add(owner, chat, message, server=self._server)
+        self._start(Reply(owner, chat, message, "", run, repeats))
+        return message
+
+    def go_on(self, owner: str, chat: str, message: ChatMessage, settings: ChatSettings) -> None:
+        """Continue a reply that was cut, stopped or interrupted, as it was begun.
+
+        Raises:
+            UnknownChatError, StoreError, ReplyBusyError
+        """
+        self._refuse_second(chat, None)
+        run = self._new_run(message.runs[-1].settings if message.runs else settings)
+        run = replace(run, begins=len(message.text))
+        runs = (*message.runs, run) if message.text else (run,)
+        streaming = replace(message, state=State.STREAMING, error="", runs=runs)
+        self._store.reopen(owner, streaming, self._server)
+        self._start(Reply(owner, chat, streaming, message.text, run))
+
+    def stop(self, owner: str, chat: str) -> None:
+        """End the replies of the owner's chat within one token; what is there stays."""
+        for reply in (reply for reply in self.in_chat(chat) if reply.owner == owner):
+            reply.stopped = True
+            if reply.request:
+                self._manager.abort(reply.request.id)
+
+    def _refuse_second(self, chat: str, comparison: str | None) -> None:
+        for reply in self.in_chat(chat):
+            if comparison is None or reply.message.comparison != comparison:
+                raise ReplyBusyError
+
+    def _new_run(self, settings: ChatSettings) -> Run:
+        """With a seed of its own where none was asked for, so that it can be repeated."""
+        sampling = settings.sampling
+        if sampling.seed is None:
+            sampling = replace(sampling, seed=secrets.randbelow(2**31))
+        status = self._manager.status()
+        return Run(replace(settings, sampling=sampling), status.base_model, status.quantization)
+
+    def _start(self, reply: Reply) -> None:
+        self._replies[reply.message.id] = reply
+        reply.task = asyncio.create_task(self._make(reply))
+        if self._saver is None or self._saver.done():
+            self._saver = asyncio.create_task(self._save_often())
+        self._changed(reply.owner)
+
+    async def _save_often(self) -> None:
+        while self._replies:
+            await asyncio.sleep(SAVE_SECONDS)
+            for reply in tuple(self._replies.values()):
+                if not reply.saved:
+                    reply.saved = True
+                    self._save(reply)
+
+    def _save(self, reply: Reply) -> None:
+        try:
+            self._store.save_text(reply.message.id, reply.text)
+        except LinlyError as error:  # the reply is worth more: it goes on
+            log.warning("%s", error)
+
+    async def _make(self, reply: Reply) -> None:
+        """From the question to the last word, whatever happens in between."""
+        state, error = State.INTERRUPTED, ""
+        runs = list(reply.message.runs[:-1])
+        try:
+            await self._loaded(reply)
+            for run, until in _parts(reply):
+                reply.run, reply.until = run, until
+                last = await self._run(reply)
+                runs.append(_finished(reply.run, last))
+                state, error = _state(reply, last), last.error or ""
+                if reply.stopped or state is State.FAILED:
+                    break
+        except LinlyError as problem:
+            state, error = State.FAILED, _sentence(str(problem))
+        except _StoppedError:
+            state = State.STOPPED
+        except Exception:
+            log.exception("a reply failed")
+            state, error = State.FAILED, FAULT
+        finally:
+            runs = runs or [reply.run]
+            self._end(reply, replace(
+                reply.message, text=reply.text, state=state, error=error, runs=tuple(runs)
+            ))  # fmt: skip
+
+    def _end(self, reply: Reply, ended: ChatMessage) -> None:
+        del self._replies[reply.message.id]
+        try:
+            self._store.finish(ended)
+        except LinlyError as error:
+            log.warning("%s", error)
+        self._changed(reply.owner)
+
+    async def _loaded(self, reply: Reply) -> None:
+        """Wait until the model is there.
+
+        Raises:
+            NotReadyError: it cannot be loaded.
+        """
+        while not (status := self._manager.status()).ready:
+            if status.error:
+                raise NotReadyError(status.error)
+            if reply.stopped:
+                raise _StoppedError
+            reply.loading = status
+            self._spoke(reply.owner, reply.chat)
+            await asyncio.sleep(POLL_SECONDS)
+        reply.loading = None
+        settings = reply.run.settings
+        template = await asyncio.to_thread(
+            self._manager.template_for, settings.adapter or None, settings.template or None
+        )
+        reply.run = replace(reply.run, settings=replace(settings, template=template.name))
+
+    async def _run(self, reply: Reply) -> Delta:
+        """One go of the model; its last Delta."""
+        reply.request = self._request(reply)
+        if reply.stopped:
+            raise _StoppedError
+        seconds = max(UPDATE_SECONDS, CROWD_SECONDS * len(self._replies))
+        stream: AsyncGenerator[Burst, None] = self._manager.chat(reply.request, seconds)
+        last = Delta()
+        async with aclosing(stream) as bursts:
+            async for burst in bursts:
+                self._hear(reply, burst)
+                last = burst[-1]
+        return last
+
+    def _hear(self, reply: Reply, burst: Burst) -> None:
+        for delta in burst:
+            if not reply.done:
+                reply.text += delta.text
+            if delta.dropped:
+                reply.run = replace(
+                    reply.run, dropped_messages=delta.dropped.messages,
+                    dropped_tokens=delta.dropped.tokens,
+                )  # fmt: skip
+        if reply.done:
+            reply.text = reply.text[: reply.until]
+            self._manager.abort(reply.request.id if reply.request else "")
+        reply.queued = burst[-1].queued
+        reply.saved = False
+        self._spoke(reply.owner, reply.chat)
+
+    def _request(self, reply: Reply) -> ChatRequest:
+        settings = reply.run.settings
+        messages = self._store.messages(reply.owner, reply.chat)
+        asked = path(messages, reply.message.parent)
+        return ChatRequest(
+            messages=spoken(asked, settings.system),
+            adapter=settings.adapter or None,
+            adapter_scale=settings.scale,
+            sampling=settings.sampling,
+            template=settings.template or None,
+            drop_oldest=True,
+            so_far=reply.text,
+        )
+
+
+class _StoppedError(Exception):
+    """Stop was pressed before there was anything to stop."""
+
+
+def spoken(messages: list[ChatMessage], system: str) -> tuple[Message, ...]:
+    """A branch as the model is sent it. Replies that came to nothing are left out."""
+    first = (Message("system", system),) if system.strip() else ()
+    return (*first, *(Message(m.role, m.text) for m in messages if m.text or m.role == "user"))
+
+
+def _parts(reply: Reply) -> list[tuple[Run, int | None]]:
+    """The runs to make, and where each is to end if the model does not end it by itself."""
+    if reply.repeats is None:
+        return [(reply.run, None)]
+    text, runs = reply.repeats.text, reply.repeats.runs
+    ends = [*(run.begins for run in runs[1:]), len(text)]
+    from_outside = (None, FinishReason.ABORT)
+    return [
+        (replace(run, reason=None), end if run.reason in from_outside else None)
+        for run, end in zip(runs, ends, strict=True)
+    ]
+
+
+def _finished(run: Run, last: Delta) -> Run:
+    stats = last.stats or Stats(0, 0, 0.0, 0.0, seed=run.settings.sampling.seed or 0)
+    return replace(
+        run,
+        adapter_digest=stats.adapter_digest or "",
+        reason=last.finish_reason,
+        prompt_tokens=stats.prompt_tokens,
+        cached_tokens=stats.cached_tokens,
+        completion_tokens=stats.completion_tokens,
+        tokens_per_second=stats.tokens_per_second,
+        first_token_seconds=stats.first_token_seconds,
+    )
+
+
+def _state(reply: Reply, last: Delta) -> State:
+    """An end that nobody asked for is an interruption: the program is going down."""
+    if reply.done:
+        return State.STOPPED
+    if last.finish_reason is FinishReason.ABORT and not reply.stopped:
+        return State.INTERRUPTED
+    return STATES.get(last.finish_reason or FinishReason.ERROR, State.FAILED)
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "?", "!", "。")) else f"{text}."

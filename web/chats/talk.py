@@ -1,0 +1,287 @@
+"""What a visitor can do with chats, free of Gradio.
+
+Whatever is asked for is looked up among the visitor's own chats; ids from a page are only names.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from model.manager import ModelManager
+from model.types import LinlyError, RequestError
+from web.chats import branches
+from web.chats.records import Chat, ChatMessage, ChatSettings, Vote
+from web.chats.replies import Replies, ReplyBusyError
+from web.chats.store import ChatStore, UnknownChatError
+from web.chats.titles import title_for
+from web.chats.visits import Visit, Visits
+from web.sharing import PublicLink
+
+
+class NotExactError(LinlyError):
+    """A reply cannot be run again as it was: something that it depends on has changed."""
+
+    http_status = 409
+    code = "not_exact"
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """The chat that a tab shows, read once."""
+
+    chat: Chat
+    messages: dict[str, ChatMessage]
+    branch: list[ChatMessage]
+
+    @property
+    def last(self) -> ChatMessage | None:
+        return self.branch[-1] if self.branch else None
+
+    @property
+    def compared(self) -> list[ChatMessage]:
+        """The replies that stand side by side at the end, while none of them is chosen."""
+        if self.last is None or self.last.role != "user":
+            return []
+        return branches.comparison(self.messages, self.last.id)
+
+
+class Talk:
+    """Operations on the chat that a `Visit` shows. All on the server's event loop."""
+
+    def __init__(
+        self,
+        manager: ModelManager,
+        store: ChatStore,
+        visits: Visits,
+        replies: Replies,
+        link: PublicLink | None = None,
+    ) -> None:
+        self.manager = manager
+        self.store = store
+        self.visits = visits
+        self.replies = replies
+        self.link = link
+
+    def conversation(self, visit: Visit) -> Conversation | None:
+        """What the tab shows; None for a chat that has not begun, or is gone."""
+        if visit.chat is None:
+            return None
+        try:
+            chat = self.store.chat(visit.owner.id, visit.chat)
+        except UnknownChatError:
+            visit.chat = None
+            return None
+        messages = self.store.messages(visit.owner.id, chat.id)
+        return Conversation(chat, messages, branches.path(messages, chat.head))
+
+    def send(self, visit: Visit, text: str, settings: ChatSettings) -> None:
+        """Ask in the chat that is shown, or begin one."""
+        question = self._ask(visit, text, settings)
+        self._answer(visit, question, settings)
+
+    def compare(self, visit: Visit, text: str, rivals: Sequence[ChatSettings]) -> None:
+        """Ask several at once; without text, the last question once more."""
+        again = not text.strip()
+        question = self._last_question(visit) if again else self._ask(visit, text, rivals[0])
+        comparison = uuid.uuid4().hex
+        for settings in rivals:
+            self._spend(visit, settings)
+        for settings in rivals:
+            self.replies.begin(visit.owner.id, _shown(visit), question, settings, comparison)
+        self.store.set_head(visit.owner.id, _shown(visit), question)
+        self.visits.changed(visit.owner.id)
+
+    def edit(self, visit: Visit, message: str, text: str, settings: ChatSettings) -> None:
+        """Ask in other words: a branch beside the message, and its answer."""
+        _, before = self._own(visit, message)
+        if before.role != "user" or not text.strip():
+            raise RequestError("There is nothing to ask", "Write something.")
+        self._refuse_busy(visit)
+        question = self._add_question(visit, text, before.parent)
+        self._answer(visit, question, settings)
+
+    def regenerate(self, visit: Visit, message: str | None, settings: ChatSettings) -> None:
+        """Answer again, as a branch beside the reply; None means the last one that is shown."""
+        if message is None:
+            question = self._last_question(visit)
+        else:
+            _, reply = self._own(visit, message)
+            question = reply.parent or ""
+        self._answer(visit, question, settings)
+
+    def again(self, visit: Visit, message: str) -> None:
+        """Make a reply once more, exactly as it was.
+
+        Raises:
+            NotExactError: the base, its quantisation or the adapter is another by now.
+        """
+        _, reply = self._own(visit, message)
+        if not reply.runs or reply.parent is None:
+            raise NotExactError("It is not known how this reply was made", "Regenerate it.")
+        status = self.manager.status()
+        digests = {adapter.name: adapter.digest for adapter in self.manager.adapters()}
+        for run in reply.runs:
+            if (run.base, run.quantization) != (status.base_model, status.quantization):
+                raise NotExactError(
+                    f"This reply was made by {run.base} in {run.quantization}",
+                    "Start that model to run it again exactly.",
+                )
+            adapter = run.settings.adapter
+            if adapter and run.adapter_digest and digests.get(adapter) != run.adapter_digest:
+                raise NotExactError(
+                    f"The adapter {adapter} is not the one that made this reply any more",
+                    "Regenerate asks it as it is now.",
+                )
+        self._spend(visit, reply.runs[0].settings)
+        self.replies.begin(
+            visit.owner.id, _shown(visit), reply.parent, reply.runs[0].settings, repeats=reply
+        )
+
+    def go_on(self, visit: Visit, message: str, settings: ChatSettings) -> None:
+        """Continue the reply that the chat ends with."""
+        talk = self.conversation(visit)
+        last = talk.last if talk else None
+        if last is None or last.id != message or not last.state.can_go_on:
+            raise RequestError("There is nothing left to continue", "Regenerate it instead.")
+        self._spend(visit, last.runs[-1].settings if last.runs else settings)
+        self.replies.go_on(visit.owner.id, _shown(visit), last, settings)
+
+    def branch(self, visit: Visit, message: str) -> None:
+        """Show the branch that leads through a message, to where it ends."""
+        chat, chosen = self._own(visit, message)
+        messages = self.store.messages(visit.owner.id, chat)
+        leaf = messages[branches.newest_leaf(messages, chosen.id)]
+        undecided = leaf.comparison is not None and leaf.id != chosen.id
+        head = leaf.parent if undecided else leaf.id
+        self.store.set_head(visit.owner.id, chat, head)
+        self.visits.changed(visit.owner.id)
+
+    def side_by_side(self, visit: Visit, message: str) -> None:
+        """Show the comparison that a reply was part of."""
+        chat, reply = self._own(visit, message)
+        if reply.comparison and reply.parent:
+            self.store.set_head(visit.owner.id, chat, reply.parent)
+            self.visits.changed(visit.owner.id)
+
+    def choose(self, visit: Visit, message: str) -> None:
+        """Go on with one of the replies side by side."""
+        chat, _ = self._own(visit, message)
+        self.store.set_head(visit.owner.id, chat, message)
+        self.visits.changed(visit.owner.id)
+
+    def vote(self, visit: Visit, comparison: str, winner: str | None) -> None:
+        """Say which reply of a comparison is the best, or that there is none."""
+        if winner is not None:
+            self._own(visit, winner)
+        vote = Vote(comparison, _shown(visit), winner, time.time())
+        self.store.vote(visit.owner.id, vote)
+        self.visits.changed(visit.owner.id)
+
+    def stop(self, visit: Visit) -> None:
+        """End what is being said in the chat; what is there stays."""
+        if visit.chat:
+            self.replies.stop(visit.owner.id, visit.chat)
+
+    def open(self, visit: Visit, chat: str | None) -> ChatSettings | None:
+        """Show a chat, or a new one; its settings.
+
+        Raises:
+            UnknownChatError: it is gone, or somebody else's.
+        """
+        found = self.store.chat(visit.owner.id, chat) if chat else None
+        visit.chat = found.id if found else None
+        visit.renew()
+        return found.settings if found else None
+
+    def rename(self, visit: Visit, chat: str, title: str) -> None:
+        self.store.rename(visit.owner.id, chat, title)
+        self.visits.changed(visit.owner.id)
+
+    def delete(self, visit: Visit, chat: str) -> None:
+        """Put a chat away. It can be brought back until another one is deleted."""
+        removed = self.store.chat(visit.owner.id, chat)
+        self.store.delete(visit.owner.id, chat)
+        self.replies.stop(visit.owner.id, chat)
+        visit.removed = removed
+        self.visits.changed(visit.owner.id)
+
+    def undo(self, visit: Visit, chat: str) -> ChatSettings | None:
+        """Bring a deleted chat back, into view where nothing else is; its settings then."""
+        self.store.restore(visit.owner.id, chat)
+        visit.removed = None
+        self.visits.changed(visit.owner.id)
+        return self.open(visit, chat) if visit.chat is None else None
+
+    def keep_settings(self, visit: Visit, settings: ChatSettings) -> ChatSettings | None:
+        """Remember how the chat is to be answered; how it was before, if there is a chat."""
+        if visit.chat is None:
+            return None
+        before = self.store.chat(visit.owner.id, visit.chat).settings
+        if before != settings:
+            self.store.set_settings(visit.owner.id, visit.chat, settings)
+            visit.renew()
+        return before
+
+    def _ask(self, visit: Visit, text: str, settings: ChatSettings) -> str:
+        """Add a question to the branch that is shown; its id."""
+        self._refuse_busy(visit)
+        talk = self.conversation(visit)
+        if talk is None:
+            visit.chat = self.store.create(visit.owner.id, title_for(text), settings).id
+            return self._add_question(visit, text, None)
+        self.store.set_settings(visit.owner.id, talk.chat.id, settings)
+        if talk.compared:
+            return self._add_question(visit, text, self._favourite(visit, talk).id)
+        return self._add_question(visit, text, talk.last.id if talk.last else None)
+
+    def _favourite(self, visit: Visit, talk: Conversation) -> ChatMessage:
+        """Who goes on where replies stand side by side and none was chosen: the best, or first."""
+        votes = self.store.votes(visit.owner.id, talk.chat.id)
+        winners = {vote.comparison: vote.winner for vote in votes}
+        best = (r for r in talk.compared if winners.get(r.comparison or "") == r.id)
+        return next(best, talk.compared[0])
+
+    def _add_question(self, visit: Visit, text: str, parent: str | None) -> str:
+        question = ChatMessage(uuid.uuid4().hex, parent, "user", text, created=time.time())
+        self.store.add(visit.owner.id, _shown(visit), question)
+        return question.id
+
+    def _spend(self, visit: Visit, settings: ChatSettings) -> None:
+        """What visitors of the public link may have is counted."""
+        if self.link is not None and visit.guest:
+            self.link.spend(visit.owner.id, settings.adapter)
+
+    def _answer(self, visit: Visit, question: str, settings: ChatSettings) -> None:
+        self._spend(visit, settings)
+        self.replies.begin(visit.owner.id, _shown(visit), question, settings)
+
+    def _refuse_busy(self, visit: Visit) -> None:
+        if visit.chat and self.replies.in_chat(visit.chat):
+            raise ReplyBusyError
+
+    def _last_question(self, visit: Visit) -> str:
+        talk = self.conversation(visit)
+        asked = [m.id for m in talk.branch if m.role == "user"] if talk else []
+        if not asked:
+            raise RequestError("There is no question to answer yet", "Write a message.")
+        return asked[-1]
+
+    def _own(self, visit: Visit, message: str) -> tuple[str, ChatMessage]:
+        """A message of the chat that is shown, with the chat.
+
+        Raises:
+            UnknownChatError
+        """
+        chat, found = self.store.message(visit.owner.id, message)
+        if chat != visit.chat:
+            raise UnknownChatError
+        return chat, found
+
+
+def _shown(visit: Visit) -> str:
+    if visit.chat is None:
+        raise UnknownChatError
+    return visit.chat

@@ -1,0 +1,33 @@
+"""What chats are called."""
+
+from __future__ import annotations
+
+from model.types import RequestError
+
+MOST_TITLE = 200  # characters
+MOST_MADE_UP = 60  # characters of a title that nobody chose
+
+
+def checked_title(title: str) -> str:
+    """A title that somebody wrote, without the space around it.
+
+    Raises:
+        RequestError: nothing is left, or too much.
+    """
+    title = one_line(title)
+    if not title:
+        raise RequestError("The title is empty", "Write one.")
+    if len(title) > MOST_TITLE:
+        raise RequestError(f"The title has over {MOST_TITLE} characters", "Shorten it.")
+    return title
+
+
+def title_for(text: str) -> str:
+    """A chat's title from what it began with."""
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "…")
+    return line if len(line) <= MOST_MADE_UP else f"{line[: MOST_MADE_UP - 1].rstrip()}…"
+
+
+def one_line(title: str) -> str:
+    """The title with every run of white space as one space."""
+    return " ".join(title.split())

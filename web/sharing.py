@@ -1,0 +1,124 @@
+"""The public link while it is open: until when, for how many messages, with which adapters.
+
+Everything here is about visitors who come through the link; they are known by its port (see
+`access`). Those on this machine and in its network are never counted.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from model.settings import Settings
+from model.types import LinlyError
+
+HOUR = 3600.0  # seconds
+BASE = "base"  # how the list of adapters names the base
+
+
+class LinkLimitError(LinlyError):
+    """A visitor of the link wants more than its owner allows."""
+
+    http_status = 403
+    code = "link_limit"
+
+
+@dataclass(frozen=True)
+class LinkRules:
+    """What whoever opened the link allows. None: no limit, and every adapter.
+
+    `messages` are replies for each visitor, `hours` the time from the opening on.
+    """
+
+    hours: float | None = None
+    messages: int | None = None
+    adapters: tuple[str, ...] | None = None
+
+    @property
+    def limits_use(self) -> bool:
+        """Whether visitors may not have everything; then the API would lead around the limit."""
+        return self.messages is not None or self.adapters is not None
+
+
+def link_rules(settings: Settings) -> LinkRules:
+    """From the flags."""
+    return LinkRules(settings.share_hours or None, settings.share_messages, settings.share_adapters)
+
+
+@dataclass
+class PublicLink:
+    """The link of this run. `address` is None until it is open, `problem` says why it is not.
+
+    Args:
+        close_tunnel: ends what leads here; called once the link is closed.
+    """
+
+    rules: LinkRules
+    close_tunnel: Callable[[], None]
+    passphrase: str | None = None
+    clock: Callable[[], float] = time.time
+    address: str | None = None
+    problem: str = ""
+    until: float | None = None
+    revoked: bool = False
+    _spent: Counter[str] = field(default_factory=Counter)
+
+    def opened(self, address: str) -> None:
+        """The tunnel is there: its time begins."""
+        self.address = address
+        if self.rules.hours is None:
+            return
+        seconds = self.rules.hours * HOUR
+        self.until = self.clock() + seconds
+        timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), self.close_tunnel)
+        timer.daemon = True
+        timer.start()
+
+    def revoke(self) -> None:
+        """Close it for good; whoever comes through it is refused from now on."""
+        self.revoked = True
+        self.close_tunnel()
+
+    @property
+    def closed(self) -> bool:
+        """Whether its visitors are refused."""
+        return self.revoked or (self.until is not None and self.clock() >= self.until)
+
+    @property
+    def visitors(self) -> int:
+        """How many have asked for a reply."""
+        return len(self._spent)
+
+    @property
+    def replies(self) -> int:
+        """How many were made for them all."""
+        return self._spent.total()
+
+    def allows(self, adapter: str) -> bool:
+        """Whether visitors may use an adapter; "" is the base."""
+        allowed = self.rules.adapters
+        return allowed is None or (adapter or BASE) in allowed
+
+    def spend(self, visitor: str, adapter: str) -> None:
+        """Count a reply of `adapter` for a visitor.
+
+        Raises:
+            LinkLimitError: the visitor has had as many as there are, or may not use the adapter.
+        """
+        if self.closed:
+            raise LinkLimitError("This link has ended", "Ask for a new one.")
+        if not self.allows(adapter):
+            names = ", ".join(self.rules.adapters or ())
+            raise LinkLimitError(
+                f"This link is not for {adapter or 'the base'}", f"Choose one of: {names}."
+            )
+        most = self.rules.messages
+        if most is not None and self._spent[visitor] >= most:
+            raise LinkLimitError(
+                f"This link is for {most} replies a visitor, and you have had them",
+                "What was said stays here for as long as the link is open.",
+            )
+        self._spent[visitor] += 1

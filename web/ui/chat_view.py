@@ -1,0 +1,227 @@
+"""What the browser draws of chats: values for the log, the live replies and the side bar.
+
+Their shape is a contract with `web/ui/static/log.js` and `sidebar.js`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from html import escape
+from typing import Any
+
+from model.types import Queued, Status
+from web.chats import branches
+from web.chats.records import Chat, ChatMessage, Run, State, Vote
+from web.chats.replies import Reply
+from web.chats.talk import Conversation
+from web.chats.visits import Reading, Visit
+from web.i18n import say
+
+DIGEST = 12  # characters of a digest that are shown
+Value = dict[str, Any]
+
+
+def log_value(talk: Conversation | None, votes: Iterable[Vote], language: str) -> Value:
+    """The branch that is shown, and replies side by side where it ends with a comparison."""
+    value: Value = {
+        "chat": talk.chat.id if talk else None,
+        "language": language,
+        "empty": say(language, "empty_chat"),
+        "messages": [],
+        "comparison": None,
+    }
+    if talk is None:
+        return value
+    last = talk.last.id if talk.last else None
+    value["messages"] = [
+        _message(message, talk, language, last=message.id == last) for message in talk.branch
+    ]
+    compared = talk.compared
+    if compared:
+        value["comparison"] = _comparison(compared, talk, votes, language)
+    return value
+
+
+def _comparison(
+    compared: list[ChatMessage], talk: Conversation, votes: Iterable[Vote], language: str
+) -> Value:
+    number = compared[0].comparison
+    vote = next((vote for vote in votes if vote.comparison == number), None)
+    return {
+        "id": number,
+        "vote": (vote.winner or "tie") if vote else None,
+        "replies": [
+            {**_message(reply, talk, language, last=False), "who": _rival(reply, language)}
+            for reply in compared
+        ],
+    }
+
+
+def _rival(reply: ChatMessage, language: str) -> str:
+    """Who answers, in a comparison: adapter, strength and what else tells rivals apart."""
+    if not reply.runs:
+        return ""
+    settings = reply.runs[0].settings
+    who = settings.adapter or say(language, "the_base")
+    strength = f" × {settings.scale:g}" if settings.adapter and settings.scale != 1 else ""
+    return f"{who}{strength} · {say(language, 'temperature')} {settings.sampling.temperature:g}"
+
+
+def _message(message: ChatMessage, talk: Conversation, language: str, last: bool) -> Value:
+    beside = branches.siblings(talk.messages, message)
+    at = next(i for i, other in enumerate(beside) if other.id == message.id)
+    run = message.runs[-1] if message.runs else None
+    ended = run is not None and run.reason is not None
+    return {
+        "id": message.id,
+        "role": message.role,
+        "text": message.text,
+        "state": message.state.value,
+        "error": message.error,
+        "notice": _notice(message, talk, language),
+        "branch": {
+            "at": at + 1,
+            "of": len(beside),
+            "before": beside[at - 1].id if at else None,
+            "after": beside[at + 1].id if at + 1 < len(beside) else None,
+        },
+        "facts": facts_line(message.runs, language) if ended else "",
+        "provenance": _provenance(message.runs, language) if run else [],
+        "exact": ended and message.state is not State.STREAMING,
+        "continues": last and message.role == "assistant" and message.state.can_go_on,
+        "comparison": message.comparison,
+    }
+
+
+def _notice(message: ChatMessage, talk: Conversation, language: str) -> str:
+    """What is to be known about a reply: turns that were left out, or how a repetition went."""
+    said = []
+    dropped = [run for run in message.runs if run.dropped_messages]
+    if dropped:
+        last = dropped[-1]
+        said.append(say(language, "dropped", messages=last.dropped_messages,
+                        tokens=last.dropped_tokens))  # fmt: skip
+    first = talk.messages.get(message.repeats or "")
+    if first and message.state is not State.STREAMING:
+        key = "same_text" if first.text == message.text else "other_text"
+        said.append(say(language, key))
+    return " ".join(said)
+
+
+def facts_line(runs: tuple[Run, ...], language: str) -> str:
+    """Tokens, speed and who answered."""
+    last = runs[-1]
+    return say(
+        language, "facts",
+        completion=sum(run.completion_tokens for run in runs),
+        prompt=last.prompt_tokens,
+        speed=f"{last.tokens_per_second:.1f}",
+        who=_who(last),
+    )  # fmt: skip
+
+
+def _who(run: Run) -> str:
+    settings = run.settings
+    if not settings.adapter:
+        return run.base
+    strength = f" × {settings.scale:g}" if settings.scale != 1 else ""
+    return f"{settings.adapter}{strength}"
+
+
+def _provenance(runs: tuple[Run, ...], language: str) -> list[list[str]]:
+    """Everything that a reply came from, as rows of a label and a value."""
+    run = runs[-1]
+    settings, sampling = run.settings, run.settings.sampling
+    rows = {
+        "provenance_adapter": settings.adapter or "–",
+        "provenance_digest": run.adapter_digest[:DIGEST] or "–",
+        "strength": f"{settings.scale:g}" if settings.adapter else "–",
+        "provenance_base": run.base,
+        "provenance_quantization": run.quantization,
+        "template": settings.template or "–",
+        "system_prompt": settings.system or "–",
+        "provenance_seed": ", ".join(str(one.settings.sampling.seed) for one in runs),
+        "preset": say(
+            language, "provenance_sampling", temperature=f"{sampling.temperature:g}",
+            top_p=f"{sampling.top_p:g}", top_k=sampling.top_k, min_p=f"{sampling.min_p:g}",
+            penalty=f"{sampling.repetition_penalty:g}", max_tokens=sampling.max_tokens,
+        ),
+        "provenance_tokens": say(
+            language, "provenance_counts", prompt=run.prompt_tokens, cached=run.cached_tokens,
+            completion=sum(one.completion_tokens for one in runs),
+        ),
+        "provenance_speed": say(
+            language, "provenance_speeds", speed=f"{run.tokens_per_second:.1f}",
+            first=f"{run.first_token_seconds:.2f}",
+        ),
+    }  # fmt: skip
+    return [[say(language, key), value] for key, value in rows.items()]
+
+
+def live_value(replies: Iterable[Reply], beat: int, language: str) -> Value:
+    """What is being said now. It is all that travels while a reply streams."""
+    return {
+        "beat": beat,
+        "replies": {
+            reply.message.id: {"text": reply.text, "notice": _waiting(reply, language)}
+            for reply in replies
+        },
+    }
+
+
+def _waiting(reply: Reply, language: str) -> str:
+    if reply.loading:
+        return _loading(reply.loading, language)
+    return _queue_line(reply.queued, language) if reply.queued else ""
+
+
+def _loading(status: Status, language: str) -> str:
+    return say(language, "waiting_for_model", percent=round(status.progress * 100))
+
+
+def _queue_line(queued: Queued, language: str) -> str:
+    """What a reply waits for, and for how long."""
+    place, seconds = queued.ahead + 1, round(queued.seconds)
+    return say(language, f"queued_{queued.reason}", place=place, seconds=seconds)
+
+
+def meter_line(tokens: int, context_length: int, language: str) -> str:
+    """How much of the context a chat takes, as HTML."""
+    words = escape(say(language, "meter", tokens=tokens, context=context_length))
+    return (
+        f'<meter min="0" max="{context_length}" high="{context_length * 0.85:.0f}" '
+        f'value="{tokens}" aria-label="{words}" title="{words}"></meter>'
+        f"<span>{words}</span>"
+    )
+
+
+def reading_line(reading: Reading | None, language: str) -> str:
+    """What is read ahead, as HTML."""
+    if reading is None:
+        return ""
+    who = reading.adapter or say(language, "the_base")
+    key = "read" if reading.done else "reading"
+    words = say(language, key, who=who, tokens=reading.tokens, known=reading.known)
+    return f'<span class="reading" role="status">{escape(words)}</span>'
+
+
+def sidebar_value(chats: Iterable[Chat], running: Collection[str], visit: Visit) -> Value:
+    """The visitor's chats."""
+    return {
+        "language": visit.language,
+        "chats": [
+            {
+                "id": chat.id,
+                "title": chat.title,
+                "updated": chat.updated,
+                "running": chat.id in running,
+            }
+            for chat in chats
+        ],
+        "current": visit.chat,
+        "query": visit.query,
+        "deleted": {"id": visit.removed.id, "title": visit.removed.title}
+        if visit.removed
+        else None,
+        "kept": visit.owner.kept,
+    }

@@ -1,0 +1,127 @@
+"""One question to several: who is asked, in a panel that opens on request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+
+from model.types import RequestError
+from web.chats.records import ChatSettings
+from web.i18n import DEFAULT, texts
+from web.ui.presets import as_sampling
+
+MOST_RIVALS = 4
+NOBODY = "-"  # the value of a place that is not taken; "" is the base
+AS_SET = ""  # the preset's value for "as the settings say"
+
+
+@dataclass(frozen=True)
+class ComparePanel:
+    """Up to four places, each with an adapter and a preset."""
+
+    toggle: gr.Button
+    panel: gr.Column
+    about: gr.Markdown
+    adapters: tuple[gr.Dropdown, ...]
+    presets: tuple[gr.Dropdown, ...]
+    ask: gr.Button
+
+    @property
+    def rivals(self) -> list[Any]:
+        """The places, in the order of `chosen`."""
+        return [*self.adapters, *self.presets]
+
+    def split(self, values: Sequence[Any]) -> tuple[tuple[Sequence[str], Sequence[str]], Any]:
+        """What the places say, adapters and presets, and the values behind theirs."""
+        first, both = len(self.adapters), len(self.rivals)
+        return (values[:first], values[first:both]), values[both:]
+
+    @classmethod
+    def button(cls) -> gr.Button:
+        """What opens the panel; it lies among the tools."""
+        return gr.Button(texts(DEFAULT)["compare"], scale=1, min_width=110, elem_id="compare")
+
+    @classmethod
+    def build(cls, toggle: gr.Button) -> ComparePanel:
+        """Lay the panel out; call it inside a `gr.Blocks`."""
+        t = texts(DEFAULT)
+        with gr.Column(visible=False, elem_id="rivals") as panel:
+            about = gr.Markdown(t["compare_about"])
+            with gr.Row():
+                places = [_place(number) for number in range(MOST_RIVALS)]
+            ask = gr.Button(t["compare_ask"], variant="primary")
+        adapters, presets = zip(*places, strict=True)
+        return cls(toggle, panel, about, adapters, presets, ask)
+
+    def labels(self, t: Mapping[str, str]) -> Iterable[tuple[Any, dict[str, Any]]]:
+        """Its texts."""
+        return (
+            (self.toggle, {"value": t["compare"]}),
+            (self.about, {"value": t["compare_about"]}),
+            (self.ask, {"value": t["compare_ask"]}),
+            *((box, {"label": _label(t["compare_who"], n)}) for n, box in enumerate(self.adapters)),
+            *((box, {"label": _label(t["preset"], n)}) for n, box in enumerate(self.presets)),
+        )
+
+    def offer(
+        self, adapters: Sequence[tuple[str, str]], presets: Sequence[tuple[str, str]],
+        t: Mapping[str, str],
+    ) -> dict[Any, Any]:  # fmt: skip
+        """Updates with what there is to choose from: labels and names."""
+        who = [(t["compare_nobody"], NOBODY), *adapters]
+        how = [(t["compare_as_set"], AS_SET), *presets]
+        return {
+            **{box: gr.update(choices=who) for box in self.adapters},
+            **{box: gr.update(choices=how) for box in self.presets},
+        }
+
+
+def _place(number: int) -> tuple[gr.Dropdown, gr.Dropdown]:
+    t = texts(DEFAULT)
+    with gr.Column(min_width=180):
+        adapter = gr.Dropdown(
+            [(t["compare_nobody"], NOBODY)], value=NOBODY, filterable=False,
+            label=_label(t["compare_who"], number),
+        )  # fmt: skip
+        preset = gr.Dropdown(
+            [(t["compare_as_set"], AS_SET)], value=AS_SET, filterable=False,
+            label=_label(t["preset"], number),
+        )  # fmt: skip
+    return adapter, preset
+
+
+def _label(word: str, number: int) -> str:
+    return f"{word} {number + 1}"
+
+
+def chosen(
+    settings: ChatSettings, adapters: Sequence[str], presets: Sequence[str],
+    known: Mapping[str, Any],
+) -> list[ChatSettings]:  # fmt: skip
+    """Those who are asked: the chat's settings with another adapter, and a preset of `known`.
+
+    Raises:
+        RequestError: fewer than two, or two that are the same.
+    """
+    rivals = [
+        replace(
+            settings,
+            adapter=adapter or "",
+            # A template belongs to an adapter; another's would put words into its mouth.
+            template=settings.template if (adapter or "") == settings.adapter else "",
+            sampling=as_sampling(known[preset], settings.sampling)
+            if preset in known
+            else settings.sampling,
+        )
+        for adapter, preset in zip(adapters, presets, strict=True)
+        if adapter != NOBODY
+    ]
+    if len(rivals) < 2:
+        raise RequestError("A comparison needs two at least", "Choose who is to be asked.")
+    seeded = settings.sampling.seed is not None
+    if len(set(rivals)) < len(rivals) and (seeded or settings.sampling.temperature == 0):
+        raise RequestError("Two of them would say the same", "Choose other adapters or presets.")
+    return rivals

@@ -1,0 +1,60 @@
+"""Components that JavaScript of our own draws: Gradio carries their values and their actions.
+
+Gradio's Chatbot is sent its whole history for each word, knows no branches and nothing to press
+under a reply. These are sent what has changed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import gradio as gr
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from web.i18n import texts
+
+STATIC = Path(__file__).parent / "static"
+ROUTE = "/page"
+MOUNT = """
+import(new URL('page/chat.js', document.baseURI)).then(
+  (chat) => chat.mount%s({element, props, trigger, watch})); // it may trigger 'act'
+"""
+
+
+def drawn(name: str, elem_id: str, visible: bool | Literal["hidden"] = True) -> gr.HTML:
+    """A component that `mount<name>` of chat.js draws. Its event `act` brings what was done."""
+    return gr.HTML(
+        {}, html_template='<div class="drawn"></div>', js_on_load=MOUNT % name, elem_id=elem_id,
+        apply_default_css=False, visible=visible, padding=False,
+    )  # fmt: skip
+
+
+def head() -> str:
+    """What the page's head needs: the style, and every text that JavaScript shows."""
+    words = json.loads((STATIC / "words.json").read_text(encoding="utf-8"))
+    for language, known in words.items():
+        known |= {f"bar_{bar}": texts(language)[bar] for bar in ("chats", "settings")}
+    safe = json.dumps(words, ensure_ascii=False).replace("</", "<\\/")
+    return (
+        f'<link rel="stylesheet" href="{ROUTE[1:]}/chat.css">'
+        f"<script>window.linlyWords = {safe};</script>"
+        f'<link rel="modulepreload" href="{ROUTE[1:]}/chat.js">'
+    )
+
+
+class PageFiles(StaticFiles):
+    """The folder `static`. A browser asks each time whether a file is still the same, or it would
+    mix the modules of two versions."""
+
+    def __init__(self) -> None:
+        super().__init__(directory=STATIC)
+
+    def file_response(self, full_path: Any, stat_result: Any, scope: Scope,
+                      status_code: int = 200) -> Response:  # fmt: skip
+        response = super().file_response(full_path, stat_result, scope, status_code)
+        response.headers["Cache-Control"] = "no-cache"
+        return response

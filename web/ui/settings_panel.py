@@ -1,0 +1,124 @@
+"""The settings, one click away: how a chat is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import gradio as gr
+
+from web.chats.records import ChatSettings
+from web.i18n import DEFAULT, say, texts
+from web.ui.presets import FIRST, MAX_TOKENS, PRESETS, Preset, of_sampling
+from web.ui.share_panel import SharePanel
+from web.ui.shelf_panel import ShelfPanel
+
+MOST_SCALE = 1.5  # of an adapter's strength
+Updates = dict[Any, Any]
+
+
+@dataclass(frozen=True)
+class SettingsPanel:
+    """A side bar at the right with everything that a chat remembers beside its adapter."""
+
+    bar: gr.Sidebar
+    scale: gr.Slider
+    preset: gr.Radio
+    temperature: gr.Slider
+    top_p: gr.Slider
+    top_k: gr.Slider
+    min_p: gr.Slider
+    repetition_penalty: gr.Slider
+    max_tokens: gr.Slider
+    seed: gr.Number
+    template: gr.Dropdown
+    system: gr.Textbox
+    shelf: ShelfPanel
+    share: SharePanel
+
+    @property
+    def sliders(self) -> list[gr.Slider]:
+        """Those that a preset sets, in its order."""
+        return [self.temperature, self.top_p, self.top_k, self.min_p, self.repetition_penalty]
+
+    @property
+    def wishes(self) -> list[Any]:
+        """What a reply is asked for with, in the order of `wishes.chat_settings`."""
+        return [
+            self.scale, self.template, self.system, *self.sliders, self.max_tokens, self.seed,
+        ]  # fmt: skip
+
+    @classmethod
+    def build(cls) -> SettingsPanel:
+        """Lay it out; call it inside a `gr.Blocks`."""
+        t = texts(DEFAULT)
+        first = PRESETS[FIRST]
+        with gr.Sidebar(
+            label=t["settings"], open=False, position="right", width=340, elem_id="settings"
+        ) as bar:
+            scale = gr.Slider(
+                0, MOST_SCALE, 1, step=0.05, label=t["strength"], info=t["strength_info"]
+            )
+            system = gr.Textbox(label=t["system_prompt"], info=t["system_prompt_info"], lines=3)
+            preset = gr.Radio(preset_choices(DEFAULT), value=FIRST, label=t["preset"])
+            temperature = gr.Slider(
+                0, 2, first.temperature, step=0.05, label=t["temperature"],
+                info=t["temperature_info"],
+            )  # fmt: skip
+            top_p = gr.Slider(0.05, 1, first.top_p, step=0.05, label=t["top_p"])
+            top_k = gr.Slider(0, 200, first.top_k, step=1, label=t["top_k"])
+            min_p = gr.Slider(0, 0.5, first.min_p, step=0.01, label=t["min_p"])
+            penalty = gr.Slider(
+                1, 2, first.repetition_penalty, step=0.05, label=t["repetition_penalty"]
+            )
+            max_tokens = gr.Slider(16, 4096, MAX_TOKENS, step=16, label=t["max_tokens"])
+            seed = gr.Number(-1, label=t["seed"], precision=0, minimum=-1)
+            template = gr.Dropdown(
+                [(t["template_auto"], "")], value="", label=t["template"], filterable=False
+            )
+            shelf = ShelfPanel.build()
+            share = SharePanel.build()
+        return cls(
+            bar, scale, preset, temperature, top_p, top_k, min_p, penalty, max_tokens, seed,
+            template, system, shelf, share,
+        )  # fmt: skip
+
+    def labels(self, t: Mapping[str, str]) -> Iterable[tuple[Any, dict[str, Any]]]:
+        """Its texts."""
+        return (
+            (self.bar, {"label": t["settings"]}),
+            (self.scale, {"label": t["strength"], "info": t["strength_info"]}),
+            (self.preset, {"label": t["preset"]}),
+            (self.temperature, {"label": t["temperature"], "info": t["temperature_info"]}),
+            (self.top_p, {"label": t["top_p"]}),
+            (self.top_k, {"label": t["top_k"]}),
+            (self.min_p, {"label": t["min_p"]}),
+            (self.repetition_penalty, {"label": t["repetition_penalty"]}),
+            (self.max_tokens, {"label": t["max_tokens"]}),
+            (self.seed, {"label": t["seed"]}),
+            (self.template, {"label": t["template"]}),
+            (self.system, {"label": t["system_prompt"], "info": t["system_prompt_info"]}),
+            *self.shelf.labels(t),
+            *self.share.labels(t),
+        )
+
+    def filled(self, settings: ChatSettings, templates: Collection[str],
+               presets: Mapping[str, Preset]) -> Updates:  # fmt: skip
+        """Updates that show a chat's settings."""
+        sampling = settings.sampling
+        preset = of_sampling(sampling)
+        return {
+            self.scale: settings.scale,
+            self.system: settings.system,
+            self.template: settings.template if settings.template in templates else "",
+            self.max_tokens: sampling.max_tokens or MAX_TOKENS,
+            self.seed: -1 if sampling.seed is None else sampling.seed,
+            # The values may be nobody's preset, and then none is marked.
+            self.preset: next((name for name, known in presets.items() if known == preset), None),
+            **dict(zip(self.sliders, astuple(preset), strict=True)),
+        }
+
+
+def preset_choices(language: str) -> list[tuple[str, str]]:
+    return [(say(language, f"preset_{name}"), name) for name in PRESETS]

@@ -1,0 +1,109 @@
+"""The public link, for whoever opened it: its code to scan, its limits, and its end."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from web.chats.visits import Visit
+from web.i18n import DEFAULT, say, texts
+from web.sharing import HOUR, PublicLink
+
+Updates = dict[Any, Any]
+
+
+@dataclass(frozen=True)
+class SharePanel:
+    """A part of the settings that visitors of the link never get to see."""
+
+    panel: gr.Accordion
+    link: gr.HTML
+    revoke: gr.Button
+
+    @classmethod
+    def build(cls) -> SharePanel:
+        """Lay it out; call it inside of the settings."""
+        t = texts(DEFAULT)
+        with gr.Accordion(t["share"], open=True, visible=False, elem_id="share") as panel:
+            link = gr.HTML(elem_id="link")
+            revoke = gr.Button(t["share_revoke"], variant="stop", size="sm")
+        return cls(panel, link, revoke)
+
+    def labels(self, t: Mapping[str, str]) -> Iterable[tuple[Any, dict[str, Any]]]:
+        """Its texts."""
+        return ((self.panel, {"label": t["share"]}), (self.revoke, {"value": t["share_revoke"]}))
+
+    @property
+    def outputs(self) -> list[Any]:
+        return [self.panel, self.link, self.revoke]
+
+    def connect(
+        self, link: PublicLink, visit_of: Callable[[gr.Request], Visit], events: dict[str, Any]
+    ) -> None:
+        """Tie the button."""
+
+        async def revoke(request: gr.Request) -> Updates:
+            visit = visit_of(request)
+            if not visit.guest:
+                link.revoke()
+            return self.shown(link, visit)
+
+        self.revoke.click(revoke, None, self.outputs, **events)
+
+    def shown(self, link: PublicLink | None, visit: Visit) -> Updates:
+        """How the link is; nothing for its visitors."""
+        if link is None or visit.guest:
+            return {self.panel: gr.update(visible=False)}
+        return {
+            self.panel: gr.update(visible=True),
+            self.link: describe(link, visit.language),
+            self.revoke: gr.update(visible=link.address is not None and not link.closed),
+        }
+
+
+def describe(link: PublicLink, language: str) -> str:
+    """The link as HTML."""
+    if link.problem:
+        return f"<p>{escape(link.problem)}</p>"
+    if link.closed:
+        return f"<p>{escape(say(language, 'share_closed'))}</p>"
+    if link.address is None:
+        return f"<p>{escape(say(language, 'share_opening'))}</p>"
+    address = escape(link.address)
+    lines = "".join(f"<p>{escape(line)}</p>" for line in _facts(link, language))
+    return (
+        f"{_code(link.address, say(language, 'share_code'))}"
+        f'<p><a href="{address}" target="_blank" rel="noopener">{address}</a></p>{lines}'
+    )
+
+
+def _facts(link: PublicLink, language: str) -> list[str]:
+    rules = link.rules
+    facts = [say(language, "share_use", visitors=link.visitors, replies=link.replies)]
+    if link.passphrase:
+        facts.insert(0, say(language, "share_passphrase", passphrase=link.passphrase))
+    if link.until is not None:
+        hours = max(0.0, (link.until - link.clock()) / HOUR)
+        facts.append(say(language, "share_until", hours=f"{hours:.1f}"))
+    if rules.messages is not None:
+        facts.append(say(language, "share_messages", messages=rules.messages))
+    if rules.adapters is not None:
+        facts.append(say(language, "share_adapters", adapters=", ".join(rules.adapters)))
+    return facts
+
+
+def _code(address: str, label: str) -> str:
+    """A QR code as SVG: dark on white in any theme, for scanners that know no other."""
+    import segno
+
+    drawing = io.BytesIO()
+    segno.make(address, error="m").save(
+        drawing, kind="svg", scale=4, xmldecl=False, light="white", omitsize=True
+    )
+    words = escape(label)
+    return f'<div class="code" role="img" aria-label="{words}">{drawing.getvalue().decode()}</div>'

@@ -1,0 +1,64 @@
+// Replies side by side: `element` has a column for each, with what its reader can say about them;
+// `show(comparison)` brings it up to date.
+
+import { arrange, h, keepingFocus, refresh } from './dom.js';
+import { MessageView } from './message.js';
+import { withLive } from './live.js';
+import { language, words } from './words.js';
+
+export class ComparisonView {
+  #views = new Map();
+
+  constructor(act) {
+    this.act = act;
+    this.columns = h('div', { class: 'columns' });
+    this.tie = h('div', { class: 'tie' });
+    this.element = h('section', { class: 'comparison' }, this.columns, this.tie);
+  }
+
+  show(comparison) {
+    const { id, vote, replies } = comparison;
+    const busy = replies.some(({ state }) => state === 'streaming');
+    this.element.setAttribute('aria-label', words()('side_by_side'));
+    const views = replies.map((reply) => {
+      const view = this.#view(reply, id);
+      view.show({ ...withLive(reply), vote, busy });
+      return view;
+    });
+    const ids = new Set(replies.map((reply) => reply.id));
+    for (const known of this.#views.keys()) if (!ids.has(known)) this.#views.delete(known);
+    arrange(this.columns, views.map(({ article }) => article));
+    keepingFocus(() => this.#showTie(id, vote, busy));
+  }
+
+  #view(reply, comparison) {
+    if (!this.#views.has(reply.id)) {
+      const tools = (view) => votingTools(view, comparison);
+      const kind = { name: ({ who }) => who, heading, tools };
+      this.#views.set(reply.id, new MessageView(reply, this.act, kind));
+    }
+    return this.#views.get(reply.id);
+  }
+
+  #showTie(comparison, vote, busy) {
+    const press = () => this.act({ kind: 'vote', comparison, winner: 'tie' });
+    refresh(this.tie, [language(), comparison, vote, busy], () =>
+      choice('tie', press, { 'aria-pressed': String(vote === 'tie'), disabled: busy }));
+  }
+}
+
+const heading = ({ who }) => who && h('h3', {}, who);
+
+function votingTools({ message, act }, comparison) {
+  const { id, vote, busy } = message;
+  const best = { 'aria-pressed': String(vote === id), disabled: busy };
+  return [
+    choice('best', () => act({ kind: 'vote', comparison, winner: id }), best),
+    choice('choose', () => act({ kind: 'choose', id }), { disabled: busy }),
+  ];
+}
+
+function choice(kind, onclick, attributes) {
+  const names = { type: 'button', class: 'linly-button', 'data-act': kind };
+  return h('button', { ...names, onclick, ...attributes }, words()(kind));
+}

@@ -1,0 +1,63 @@
+// Gradio's own message box: its keys, its drafts, and the address that belongs to it. Enter that
+// ends an input method's word sends nothing, ArrowUp in an empty box edits one's last message, and
+// Escape stops a reply.
+
+import { keepAddress } from './address.js';
+import { mountBars } from './bars.js';
+import { composing, whenThere } from './dom.js';
+import { Drafts } from './drafts.js';
+import { onShown } from './shown.js';
+
+const BOX = '#message textarea';
+const SEND = '#send, #send button';
+const STOP = '#stop button, button#stop';
+const OPEN_LIST = 'ul.options, :is([role="combobox"], [role="listbox"])[aria-expanded="true"]';
+
+const box = () => document.querySelector(BOX);
+const visible = (element) => Boolean(element?.getClientRects().length);
+const inBox = (event) => event.target.matches?.(BOX);
+
+export function mountEntry() {
+  const drafts = new Drafts(() => box()?.value ?? '', write);
+  mountBars();
+  onShown(keepAddress);
+  whenThere(BOX).then(() => onShown((value) => drafts.show(value)));
+  // Before Gradio's own listeners, which are further down.
+  window.addEventListener('keydown', (event) => pressed(event, drafts), { capture: true });
+  document.addEventListener('keydown', escaped);
+  document.addEventListener('input', (event) => inBox(event) && drafts.typed());
+  document.addEventListener('click', (event) => event.target.closest(SEND) && drafts.sending(),
+    { capture: true });
+  window.addEventListener('pagehide', () => drafts.flush());
+}
+
+/** Put a text into the message box, as if it had been typed. */
+export function write(text) {
+  const area = box();
+  if (!area || area.value === text) return;
+  // Svelte listens to `input`, and frameworks may have replaced the element's own setter.
+  Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, 'value').set.call(area, text);
+  area.dispatchEvent(new Event('input', { bubbles: true }));
+}
+
+let listWasOpen = false; // when Escape was pressed: by the time it bubbles, the list is closed
+
+function pressed(event, drafts) {
+  listWasOpen = [...document.querySelectorAll(OPEN_LIST)].some(visible);
+  if (!inBox(event)) return;
+  if (event.key === 'Enter' && composing(event)) event.stopImmediatePropagation();
+  else if (event.key === 'Enter' && !event.shiftKey) drafts.sending();
+  else if (event.key === 'ArrowUp' && !event.target.value) editLast(event);
+}
+
+function editLast(event) {
+  event.preventDefault();
+  document.dispatchEvent(new CustomEvent('linly:edit-last'));
+}
+
+function escaped(event) {
+  if (event.key !== 'Escape' || event.defaultPrevented || composing(event) || listWasOpen) return;
+  const clearsSearch = event.target.matches?.('input[type="search"]') && event.target.value;
+  const stop = document.querySelector(STOP);
+  if (!clearsSearch && visible(stop)) stop.click();
+}

@@ -1,0 +1,102 @@
+// The messages of a chat as children of `list`, each drawn again only when its data changes. Of a
+// long chat the end is drawn at once, and the rest, from the end to the beginning, when the browser
+// has time. `follower` keeps what is read in its place.
+
+import { arrange, keepingFocus } from './dom.js';
+import { MessageView } from './message.js';
+import { withLive } from './live.js';
+
+const AT_ONCE = 20;
+const SLICE = 8; // milliseconds of drawing at a time: half a frame
+
+const whenIdle = window.requestIdleCallback ?? ((work) => setTimeout(work, 30));
+
+export class Messages {
+  #views = new Map();
+  #messages = [];
+  #footer = null;
+  #filling = false;
+
+  constructor(list, follower, act) {
+    this.list = list;
+    this.follower = follower;
+    this.act = act;
+  }
+
+  /** Show these messages, and an element behind them if there is one. */
+  show(messages, footer) {
+    const focused = this.#focusedTool();
+    this.#messages = messages;
+    this.#footer = footer;
+    const ids = new Set(messages.map(({ id }) => id));
+    for (const id of this.#views.keys()) if (!ids.has(id)) this.#views.delete(id);
+    const late = messages.length - AT_ONCE;
+    this.#draw(messages.filter(({ id }, i) => i >= late || this.#views.has(id)));
+    this.#focusAgain(focused);
+    this.#fill();
+  }
+
+  /** Draw again what is being said. */
+  showLive() {
+    const spoken = ({ id, state }) => state === 'streaming' && this.#views.has(id);
+    this.#draw(this.#messages.filter(spoken));
+  }
+
+  /** The view of the last message by `role`, if there is one. */
+  last(role) {
+    const message = this.#messages.findLast((one) => one.role === role);
+    if (message) this.#draw([message]);
+    return message && this.#views.get(message.id);
+  }
+
+  #draw(messages) {
+    this.follower.keep(() => keepingFocus(() => {
+      for (const message of messages) this.#view(message).show(withLive(message));
+      const views = this.#messages.map(({ id }) => this.#views.get(id)).filter(Boolean);
+      const nodes = [...views.map(({ article }) => article), this.#footer];
+      arrange(this.list, nodes.filter(Boolean));
+    }));
+  }
+
+  #view(message) {
+    if (!this.#views.has(message.id)) {
+      this.#views.set(message.id, new MessageView(message, this.act));
+    }
+    return this.#views.get(message.id);
+  }
+
+  // Screen readers are not to read out what was said long ago: the list is busy until it is whole.
+  #fill() {
+    const missing = this.#messages.filter(({ id }) => !this.#views.has(id));
+    this.list.setAttribute('aria-busy', missing.length > 0);
+    if (this.#filling || !missing.length) return;
+    this.#filling = true;
+    whenIdle(() => {
+      this.#filling = false;
+      this.#drawSlice();
+      this.#fill();
+    }, { timeout: 500 });
+  }
+
+  #drawSlice() {
+    const missing = this.#messages.filter(({ id }) => !this.#views.has(id));
+    const end = performance.now() + SLICE;
+    do {
+      const message = missing.pop();
+      if (message) this.#view(message).show(withLive(message));
+    } while (missing.length && performance.now() < end);
+    this.#draw([]);
+  }
+
+  // Another version of a message is another element; whoever pages by keyboard stays on the arrow.
+  #focusedTool() {
+    const article = document.activeElement?.closest?.('article');
+    const at = [...this.list.children].indexOf(article);
+    return { at, tool: at >= 0 ? document.activeElement.dataset.act : null };
+  }
+
+  #focusAgain({ at, tool }) {
+    if (!tool || document.activeElement !== document.body) return;
+    this.list.children[at]?.querySelector(`[data-act="${tool}"]`)?.focus({ preventScroll: true });
+  }
+}

@@ -1,0 +1,15 @@
+// The newest value of the log, for modules beside it. Until one has come, nobody is told anything.
+
+let shown = null;
+const listeners = new Set();
+
+export function show(value) {
+  shown = value;
+  for (const listen of listeners) listen(value);
+}
+
+/** Call `listen` with the value that is shown, if any, and with each that follows. */
+export function onShown(listen) {
+  listeners.add(listen);
+  if (shown) listen(shown);
+}

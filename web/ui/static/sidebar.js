@@ -1,0 +1,125 @@
+// The visitor's chats: a search, the list by day, a way back for a chat that was deleted, and a
+// menu. `mountSidebar` draws its component's value and sends what its reader wants as `act`.
+// On a phone, opening a chat sends `linly:opened` to the document, so that the page can make room.
+
+import { arrange, h, keepingFocus, refresh } from './dom.js';
+import { iconButton } from './icons.js';
+import { ChatRow } from './row.js';
+import { TransferMenu } from './transfer.js';
+import { onValue } from './value.js';
+import { language, speak, words } from './words.js';
+
+const TYPING = 200; // milliseconds without a key until a search begins
+const PHONE = '(max-width: 40rem)';
+const DAYS = ['today', 'yesterday', 'earlier'];
+
+export function mountSidebar({ element, props, trigger, watch }) {
+  const sidebar = new Sidebar((action) => trigger('act', action));
+  element.replaceChildren(sidebar.element);
+  onValue({ props, watch }, (value) => value.chats && sidebar.show(value));
+}
+
+class Sidebar {
+  #rows = new Map();
+  #hidden = null; // the deleted chat whose bar was closed
+  #typing = 0;
+
+  constructor(act) {
+    this.act = act;
+    this.search = h('input', { type: 'search', oninput: () => this.#searchSoon() });
+    this.days = DAYS.map((day) => ({ day, title: h('h3'), list: h('ul') }));
+    this.none = h('p', { class: 'none' });
+    const sections = this.days.map(({ title, list }) => h('section', {}, title, list));
+    this.nav = h('nav', {}, sections, this.none);
+    this.deleted = h('div', { class: 'deleted', role: 'status' });
+    this.note = h('p', { class: 'note' });
+    this.menu = new TransferMenu(act);
+    this.element = h('div', { class: 'linly-sidebar' },
+      this.search, this.nav, this.deleted, this.note, this.menu.element);
+  }
+
+  show(value) {
+    speak(value.language);
+    keepingFocus(() => this.#draw(value));
+  }
+
+  #draw({ chats, current, query, deleted, kept }) {
+    const t = words();
+    this.#drawSearch(query);
+    this.nav.setAttribute('aria-label', t('chats'));
+    this.none.textContent = chats.length ? '' : t(query ? 'nothing_found' : 'no_chats');
+    this.#drawChats(chats, current);
+    this.#drawDeleted(deleted);
+    this.note.textContent = kept === false ? t('not_kept') : '';
+    this.menu.show(current);
+  }
+
+  // While somebody types, the server's idea of what is searched for is older than theirs.
+  #drawSearch(query) {
+    const label = words()('search_chats');
+    this.search.placeholder = label;
+    this.search.setAttribute('aria-label', label);
+    if (document.activeElement !== this.search) this.search.value = query ?? '';
+  }
+
+  #searchSoon() {
+    clearTimeout(this.#typing);
+    this.#typing = setTimeout(() => this.act({ kind: 'search', text: this.search.value }), TYPING);
+  }
+
+  #drawChats(chats, current) {
+    const ids = new Set(chats.map(({ id }) => id));
+    for (const id of this.#rows.keys()) if (!ids.has(id)) this.#rows.delete(id);
+    for (const { day, title, list } of this.days) {
+      const those = chats.filter(({ updated }) => dayOf(updated) === day);
+      title.textContent = words()(day);
+      list.parentElement.hidden = !those.length;
+      arrange(list, those.map((chat) => this.#row(chat, chat.id === current)));
+    }
+  }
+
+  #row(chat, isCurrent) {
+    if (!this.#rows.has(chat.id)) {
+      this.#rows.set(chat.id, new ChatRow(chat.id, (action) => this.#did(action)));
+    }
+    const row = this.#rows.get(chat.id);
+    row.show(chat, isCurrent);
+    return row.item;
+  }
+
+  #did(action) {
+    this.act(action);
+    const makesRoom = action.kind === 'open' && window.matchMedia(PHONE).matches;
+    if (makesRoom) document.dispatchEvent(new CustomEvent('linly:opened'));
+  }
+
+  #drawDeleted(deleted) {
+    if (deleted?.id !== this.#hidden) this.#hidden = null;
+    const chat = deleted && deleted.id !== this.#hidden ? deleted : null;
+    refresh(this.deleted, [language(), chat], () => chat && this.#wayBack(chat));
+  }
+
+  #wayBack(chat) {
+    const t = words();
+    const undo = () => this.act({ kind: 'undo', id: chat.id });
+    const hide = () => {
+      this.#hidden = chat.id;
+      this.#drawDeleted(chat);
+    };
+    return [
+      h('span', {}, t('deleted', { title: chat.title || t('untitled') })),
+      h('button', { type: 'button', class: 'linly-button', onclick: undo }, t('undo')),
+      iconButton('close', t('close'), hide),
+    ];
+  }
+}
+
+/** Which part of the list a time belongs to, by this browser's clock. */
+function dayOf(seconds) {
+  const midnight = new Date();
+  midnight.setHours(0, 0, 0, 0);
+  const time = seconds * 1000;
+  if (time >= midnight.getTime()) return 'today';
+  midnight.setDate(midnight.getDate() - 1);
+  return time >= midnight.getTime() ? 'yesterday' : 'earlier';
+}

@@ -1,0 +1,199 @@
+"""One watcher for each open tab: the only one that draws log, side bar and what streams.
+
+Whoever changes something says so to the tab's `Visit`; the watcher looks and sends what is new.
+So it makes no difference in which tab something was done, or whether it was a tab at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from model.adapters import Adapter
+from model.types import LinlyError, Status
+from web.chats.reading import chat_request
+from web.chats.replies import spoken
+from web.chats.talk import Conversation, Talk
+from web.chats.visits import Visit
+from web.i18n import say, texts
+from web.ui.chat_view import live_value, log_value, meter_line, reading_line, sidebar_value
+from web.ui.layout import AUTOMATIC, BASE, Layout
+from web.ui.shelf import Shelf
+
+UPDATE_SECONDS = 0.05  # between two updates of a tab
+CROWD_SECONDS = 0.01  # and this much more for each reply that is made: cores are the model's
+BEAT_SECONDS = 4.0  # between two signs of life; the page counts on them
+LOADING_SECONDS = 0.5  # between two looks at a model that is still loading
+
+Updates = dict[Any, Any]
+
+
+@dataclass
+class Shown:
+    """What a tab has been sent already."""
+
+    model: str = ""
+    choices: str = ""
+    beat: int = 0
+
+
+class Watcher:
+    """Updates for tabs, from what their visits say is stale."""
+
+    def __init__(self, talk: Talk, shelf: Shelf, layout: Layout) -> None:
+        self._manager = talk.manager
+        self._talk = talk
+        self._shelf = shelf
+        self._layout = layout
+
+    @property
+    def outputs(self) -> list[Any]:
+        ui = self._layout
+        return [
+            ui.log, ui.live, ui.sidebar, ui.meter, ui.send, ui.stop, ui.status, ui.notice,
+            ui.adapter, ui.settings.template, ui.settings.preset, ui.settings.shelf.snippet,
+            *ui.compare.rivals, *ui.settings.share.outputs,
+        ]  # fmt: skip
+
+    async def watch(self, visit: Visit) -> AsyncGenerator[Updates, None]:
+        """Everything that is to be drawn in a tab, for as long as it is open."""
+        shown = Shown()
+        visit.renew()
+        while True:
+            ready = self._manager.status().ready
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(
+                    visit.wake.wait(), BEAT_SECONDS if ready else LOADING_SECONDS
+                )
+            visit.wake.clear()
+            yield await self._updates(visit, shown)
+            await asyncio.sleep(self._pause())
+
+    def _pause(self) -> float:
+        return max(UPDATE_SECONDS, CROWD_SECONDS * self._talk.replies.count)
+
+    async def _updates(self, visit: Visit, shown: Shown) -> Updates:
+        ui = self._layout
+        shown.beat += 1
+        replies = self._talk.replies.in_chat(visit.chat) if visit.chat else []
+        updates: Updates = {ui.live: live_value(replies, shown.beat, visit.language)}
+        if visit.stale:
+            visit.stale = False
+            updates |= await self._chats(visit)
+        return updates | self._model(visit, shown)
+
+    async def _chats(self, visit: Visit) -> Updates:
+        """Log, side bar and what goes with them."""
+        ui, store, owner = self._layout, self._talk.store, visit.owner.id
+        talk = self._talk.conversation(visit)
+        votes = store.votes(owner, talk.chat.id) if talk else []
+        chats = store.chats(owner, visit.query)
+        speaking = bool(visit.chat and self._talk.replies.in_chat(visit.chat))
+        updates: Updates = {
+            ui.log: log_value(talk, votes, visit.language),
+            ui.sidebar: sidebar_value(chats, self._talk.replies.chats(owner), visit),
+            ui.send: gr.Button(visible=not speaking),
+            ui.stop: gr.Button(visible=speaking),
+        }
+        if not speaking:
+            updates[ui.meter] = await self._meter(talk, visit)
+        return updates
+
+    async def _meter(self, talk: Conversation | None, visit: Visit) -> str:
+        """How full the context is, and what is read ahead."""
+        most = self._manager.context_length
+        if talk is None or most is None:
+            return ""
+        settings = talk.chat.settings
+        request = chat_request(spoken(talk.branch, settings.system), settings)
+        try:
+            measured = await asyncio.to_thread(self._manager.measure, request)
+        except LinlyError:  # said when it is asked for
+            return ""
+        line = meter_line(measured.tokens, measured.context_length, visit.language)
+        return line + reading_line(visit.reading, visit.language)
+
+    def _model(self, visit: Visit, shown: Shown) -> Updates:
+        """How the model is and what there is to choose from, if that is news."""
+        ui, status = self._layout, self._manager.status()
+        updates: Updates = {}
+        line = status_line(status, visit.language)
+        if line != shown.model:
+            shown.model = line
+            updates[ui.status] = line
+            updates[ui.notice] = self._notice(status, visit.language)
+        choices = self._choices(visit)
+        if str(choices) != shown.choices:
+            shown.choices = str(choices)
+            updates |= choices
+        return updates
+
+    def _choices(self, visit: Visit) -> Updates:
+        """Whatever there is to choose from."""
+        ui, language, owner = self._layout, visit.language, visit.owner.id
+        presets = self._shelf.preset_choices(owner, language)
+        snippets = self._shelf.snippets(owner)
+        adapters = self._adapters(language, visit.guest)
+        return {
+            ui.adapter: gr.update(choices=adapters),
+            **self._templates(language),
+            **ui.compare.offer(adapters, presets, texts(language)),
+            **ui.settings.share.shown(self._talk.link, visit),
+            ui.settings.preset: gr.update(choices=presets),
+            ui.settings.shelf.snippet: gr.update(choices=snippets),
+        }
+
+    def _notice(self, status: Status, language: str) -> gr.Markdown:
+        said = status.error or ""
+        if status.ready and not self._manager.tuned:
+            said = say(language, "untuned")
+        return gr.Markdown(said, visible=bool(said))
+
+    def adapters(self, language: str, chosen: str | None = None) -> Updates:
+        """The adapters that there are now; `chosen` becomes the one that is selected."""
+        choices = self._adapters(language)
+        if chosen is None:
+            return {self._layout.adapter: gr.update(choices=choices)}
+        return {self._layout.adapter: gr.update(choices=choices, value=chosen)}
+
+    def _adapters(self, language: str, guest: bool = False) -> list[tuple[str, str]]:
+        base = (say(language, "base", name=self._manager.status().base_model), BASE)
+        found = [(adapter_label(a, language), a.name) for a in self._manager.adapters()]
+        link = self._talk.link if guest else None
+        return [c for c in (base, *found) if link is None or link.allows(c[1])]
+
+    def _templates(self, language: str) -> Updates:
+        known = [(t.description or t.name, t.name) for t in self._manager.templates()]
+        automatic = (say(language, "template_auto"), AUTOMATIC)
+        return {self._layout.settings.template: gr.update(choices=[automatic, *known])}
+
+
+def adapter_label(found: Adapter, language: str) -> str:
+    """An adapter as the drop-down shows it: ready, with a warning, or broken and why."""
+    if found.problem:
+        return say(language, "broken", name=found.name, reason=found.problem.message(language))
+    label = f"{found.name}: {found.description}" if found.description else found.name
+    if found.warnings:
+        return say(language, "warned", label=label, reason=found.warnings[0].message(language))
+    return say(language, "healthy", label=label)
+
+
+def status_line(status: Status, language: str) -> str:
+    """The model's name, or a progress bar while it loads."""
+    if status.ready:
+        facts = {"quantization": status.quantization, "device": status.device}
+        return escape(say(language, "ready", name=status.base_model, **facts))
+    if status.error:
+        return "&nbsp;"
+    percent = round(status.progress * 100)
+    words = escape(say(language, f"phase_{status.phase}"))
+    return (
+        f'{words} <progress value="{percent}" max="100" aria-label="{words}"></progress> '
+        f"{percent} %"
+    )
