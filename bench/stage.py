@@ -16,6 +16,7 @@ from model.embedded import ensure_embedded
 from model.settings import APP_NAME
 from model.types import ModelFolderError
 
+CHECKOUT = Path(__file__).parents[1]
 ADAPTERS = 12
 
 
@@ -32,6 +33,12 @@ def prepare(options: Options, scratch: Path) -> Stage:
     names = make_adapters(options.adapter, kept / "adapters", ADAPTERS)
     threads = os.cpu_count() or 1
     return Stage(base, kept / "adapters", tuple(names), kept, scratch, threads)
+
+
+def embedded_stage(scratch: Path) -> Stage:
+    """The embedded default and the adapters that the project ships."""
+    base = _embedded(user_cache_path(APP_NAME))
+    return Stage(base, CHECKOUT / "adapters", (), scratch, scratch, os.cpu_count() or 1)
 
 
 def fingerprint(base: Path, adapter: Path | None = None) -> str:

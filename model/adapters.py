@@ -96,7 +96,9 @@ class AdapterRegistry:
         adapter = self._found.get(name)
         if adapter is None:
             close = difflib.get_close_matches(name, self._found, n=1)
-            remedy = f"Did you mean {close[0]!r}?" if close else "GET /v1/models lists them."
+            remedy = (
+                f"Did you mean {close[0]!r}?" if close else "Choose one of those that are listed."
+            )
             raise UnknownModelError(f"There is no model or adapter {name!r}", remedy)
         if adapter.problem:
             message = f"The adapter {name!r} is broken: {adapter.problem.message()}"

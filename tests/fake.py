@@ -55,7 +55,10 @@ class LetterTokenizer:
 
 @dataclass
 class FakeEngine:
-    """Answers with `script(prompt, request)`, a piece at each `tick`, or all at once without."""
+    """Answers with `script(prompt, request)`, a piece at each `tick`, or all at once without.
+
+    What is only to be read ahead is read at once, and kept in `read`, apart from the `requests`.
+    """
 
     script: Callable[[str, EngineRequest], list[str]]
     name: str = "fake"
@@ -64,6 +67,7 @@ class FakeEngine:
     ticking: bool = False
     error: str | None = None
     requests: list[EngineRequest] = field(default_factory=list)
+    read: list[EngineRequest] = field(default_factory=list)
     emitted: dict[str, int] = field(default_factory=dict)
     aborted: set[str] = field(default_factory=set)
     closed: bool = False
@@ -81,6 +85,11 @@ class FakeEngine:
         return PreparedAdapter(adapter, digest)
 
     def submit(self, request: EngineRequest, emit: Emit) -> None:
+        if request.read_only:
+            self.read.append(request)
+            stats = Stats(len(request.prompt_ids), 0, 0.0, 0.0, seed=1, cached_tokens=2)
+            emit(Delta("", FinishReason.STOP, stats))
+            return
         self.requests.append(request)
         self._live.add(request.id)
         threading.Thread(target=self._play, args=(request, emit), daemon=True).start()
@@ -147,6 +156,7 @@ def fake_load(
     loading: threading.Event | None = None,
     fail: Exception | None = None,
     adapters: Sequence[Adapter] = ADAPTERS,
+    tuned: bool = True,
 ) -> Load:
     """What loads `engine`; with `loading` it takes until that is set, then fails or serves."""
 
@@ -159,8 +169,9 @@ def fake_load(
         own = PromptTemplate(OWN_TEMPLATE, TEMPLATE, "The model's own")
         templates = {OWN_TEMPLATE: own, **load_templates(CHECKOUT / "prompts")}
         registry = FakeRegistry(adapters)
+        default = OWN_TEMPLATE if tuned else "linly"
         return Serving(
-            "fake-base", engine, LetterTokenizer(), frozenset(), registry, templates, OWN_TEMPLATE
+            "fake-base", engine, LetterTokenizer(), frozenset(), registry, templates, default
         )
 
     return load
@@ -172,9 +183,10 @@ def fake_manager(
     fail: Exception | None = None,
     settings: Settings | None = None,
     adapters: Sequence[Adapter] = ADAPTERS,
+    tuned: bool = True,
 ) -> ModelManager:
     """A manager over `engine`; see `fake_load`."""
-    load = fake_load(engine, loading, fail, adapters)
+    load = fake_load(engine, loading, fail, adapters, tuned)
     manager = ModelManager(replace(settings or Settings(), base_model="fake-base"), load)
     manager.start()
     return manager

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -42,6 +43,10 @@ def run(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
         (["--base_model", "nowhere"], 1, "There is no model folder nowhere"),
         (["--base_model", "docs"], 1, "docs has no config.json"),
         (["--base_model", "./adapter"], 1, "Did you mean adapters?"),
+        (["--server_port", "0", "--data_dir", "app.py"], 1, "Pass another folder with --data_dir."),
+        (["--share_hours", "-1"], 2, "no number of hours"),
+        (["--share_messages", "0"], 2, "not a whole number above 0"),
+        (["--share_adapters", ","], 2, "no adapter is named"),
     ],
 )
 def test_wrong_use_is_one_sentence(flags: list[str], status: int, says: str) -> None:
@@ -102,12 +107,19 @@ def test_a_missing_package_is_named(tmp_path: Path) -> None:
 
 
 @contextmanager
-def started(*flags: str) -> Iterator[tuple[Process, str]]:
-    """The program, serving; and its address."""
-    process = subprocess.Popen(
-        [sys.executable, "app.py", "--server_port", "0", *flags],
-        cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+def started(*flags: str, port: int = 0) -> Iterator[tuple[Process, str]]:
+    """The program, serving; and its address. Its chats are nobody's."""
+    with TemporaryDirectory() as chats:
+        environment = {**os.environ, "LINLY_DATA_DIR": chats}
+        process = subprocess.Popen(
+            [sys.executable, "app.py", "--server_port", str(port), *flags],
+            cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=environment,
+        )  # fmt: skip
+        yield from _greeted(process)
+
+
+def _greeted(process: Process) -> Iterator[tuple[Process, str]]:
     try:
         assert process.stdout
         greeting = process.stdout.readline()

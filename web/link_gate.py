@@ -1,9 +1,15 @@
-"""The gate of the public link: closed once the link is, and no way around its limits."""
+"""The gate of the public link: closed once the link is, and no way around its limits.
+
+What streams when the link ends, ends with its next piece: the page sends a sign of life every few
+seconds, and a reply of the API its next token.
+"""
 
 from __future__ import annotations
 
+import contextlib
+
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from web.access import Access
 from web.gate import as_response
@@ -17,6 +23,10 @@ GONE = 410
 NO_API = LinkLimitError(
     "The API is not served through a link with limits", "Use the page, or a link without limits."
 )
+
+
+class _EndedError(Exception):
+    """Leads out of an application that still has something to send."""
 
 
 class LinkGate:
@@ -35,4 +45,20 @@ class LinkGate:
         elif self._link.rules.limits_use and scope["path"].startswith("/v1/"):
             await as_response(NO_API)(scope, receive, send)
         else:
-            await self._app(scope, receive, send)
+            await self._until_closed(scope, receive, send)
+
+    async def _until_closed(self, scope: Scope, receive: Receive, send: Send) -> None:
+        streams = False
+
+        async def watched(message: Message) -> None:
+            nonlocal streams
+            if message["type"] == "http.response.start":
+                # Whatever has a length comes at once, and nothing but all of it.
+                streams = all(name != b"content-length" for name, _ in message["headers"])
+            elif streams and self._link.closed:
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                raise _EndedError
+            await send(message)
+
+        with contextlib.suppress(_EndedError):
+            await self._app(scope, receive, watched)

@@ -22,7 +22,7 @@ from web.chats.keeping import Keeping
 from web.link_gate import LinkGate
 from web.sharing import PublicLink
 from web.ui import drawn
-from web.ui.page import STYLE, build_page
+from web.ui.page import build_page
 from web.ui.theme import theme
 from web.ui.train.desk import Desk
 from web.uploads import UploadGate
@@ -60,7 +60,6 @@ def build_app(
         path="/",
         auth=access.login,
         auth_message=LOGIN_HINT if access.passphrase else None,
-        css_paths=STYLE,
         head=drawn.head(),
         theme=theme(),
         footer_links=[],

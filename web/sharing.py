@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from model.settings import Settings
@@ -69,6 +69,9 @@ class PublicLink:
     def opened(self, address: str) -> None:
         """The tunnel is there: its time begins."""
         self.address = address
+        if self.revoked:  # while it was asked for
+            self.close_tunnel()
+            return
         if self.rules.hours is None:
             return
         seconds = self.rules.hours * HOUR
@@ -102,23 +105,42 @@ class PublicLink:
         allowed = self.rules.adapters
         return allowed is None or (adapter or BASE) in allowed
 
-    def spend(self, visitor: str, adapter: str) -> None:
-        """Count a reply of `adapter` for a visitor.
+    @property
+    def first(self) -> str:
+        """An adapter that visitors may use, "" being the base."""
+        names = self.rules.adapters or (BASE,)
+        return "" if BASE in names else names[0]
+
+    def check(self, visitor: str, adapters: Sequence[str]) -> None:
+        """That a visitor may have a reply of each of these.
 
         Raises:
-            LinkLimitError: the visitor has had as many as there are, or may not use the adapter.
+            LinkLimitError: they would be more than there are, or one is not to be used.
         """
         if self.closed:
             raise LinkLimitError("This link has ended", "Ask for a new one.")
-        if not self.allows(adapter):
-            names = ", ".join(self.rules.adapters or ())
-            raise LinkLimitError(
-                f"This link is not for {adapter or 'the base'}", f"Choose one of: {names}."
-            )
+        for adapter in adapters:
+            if not self.allows(adapter):
+                names = ", ".join(self.rules.adapters or ())
+                raise LinkLimitError(
+                    f"This link is not for {adapter or 'the base'}", f"Choose one of: {names}."
+                )
         most = self.rules.messages
-        if most is not None and self._spent[visitor] >= most:
-            raise LinkLimitError(
-                f"This link is for {most} replies a visitor, and you have had them",
-                "What was said stays here for as long as the link is open.",
-            )
-        self._spent[visitor] += 1
+        if most is not None:
+            _check_left(most, most - self._spent[visitor], len(adapters))
+
+    def count(self, visitor: str, replies: int) -> None:
+        """Remember that a visitor was given so many."""
+        self._spent[visitor] += replies
+
+
+def _check_left(most: int, left: int, wanted: int) -> None:
+    if left <= 0:
+        raise LinkLimitError(
+            f"This link is for {most} replies a visitor, and you have had them",
+            "What was said stays here for as long as the link is open.",
+        )
+    if wanted > left:
+        raise LinkLimitError(
+            f"That takes {wanted} replies, and of {most} you have {left} left", "Ask fewer."
+        )

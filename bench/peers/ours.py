@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
 from platformdirs import user_cache_path
 
@@ -23,9 +24,10 @@ class Ours(HttpPeer):
     most_users = 12
     most_adapters = 12
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, flags: Sequence[str] = ()) -> None:
         super().__init__()
         self._stage = stage
+        self._more = flags
 
     def start(self) -> str:
         # Settings of whoever measures must not change what is measured.
@@ -46,7 +48,8 @@ class Ours(HttpPeer):
             "adapters_dir": str(stage.adapters),
             "data_dir": str(stage.scratch / "data"),
         }
-        return [word for flag, value in flags.items() for word in (f"--{flag}", value)]
+        given = [word for flag, value in flags.items() for word in (f"--{flag}", value)]
+        return [*given, *self._more]
 
     def _selection(self, adapter: int | None) -> Json:
         return {} if adapter is None else {"model": self._stage.names[adapter]}

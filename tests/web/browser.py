@@ -53,7 +53,7 @@ class Chat:
         self.complaints: list[str] = []
         page.on("pageerror", lambda error: self._note(str(error)))
         page.on("console", self._listen)
-        self.message = page.get_by_role("textbox", name="Message")
+        self.message = page.get_by_role("textbox", name="Message", exact=True)
         self.send = page.get_by_role("button", name="Send", exact=True)
         self.stop = page.get_by_role("button", name="Stop", exact=True)
         self.regenerate = page.get_by_role("button", name="Regenerate")
@@ -68,6 +68,7 @@ class Chat:
     def open(self, url: str) -> Chat:
         self.page.goto(url)
         self.page.locator("#message textarea").wait_for()
+        self.log.wait_for()  # drawn by the page's own script, which then listens
         return self
 
     def _note(self, error: str) -> None:

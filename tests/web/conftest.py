@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.fake import FakeEngine, fake_manager
+from model.adapters import Adapter
+from tests.fake import ADAPTERS, FakeEngine, fake_manager
 from tests.web.browser import PATIENCE, Chat, chromium
 from tests.web.serving import serving
 from web.access import Access
@@ -33,8 +34,9 @@ def visit(browser: Browser) -> Iterator[Serve]:
 
         def serve(engine: FakeEngine, ready: bool = True, access: Access | None = None,
                   loading: threading.Event | None = None, fail: Exception | None = None,
-                  data: Path | None = None, **context: object) -> Chat:  # fmt: skip
-            manager = fake_manager(engine, loading, fail)
+                  data: Path | None = None, adapters: Sequence[Adapter] = ADAPTERS,
+                  tuned: bool = True, **context: object) -> Chat:  # fmt: skip
+            manager = fake_manager(engine, loading, fail, adapters=adapters, tuned=tuned)
             if ready:
                 manager.wait()
             url = stack.enter_context(serving(manager, access, data=data))

@@ -16,6 +16,10 @@ from tests.web.browser import Chat
 from tests.web.conftest import Serve
 from tests.web.serving import serving
 from web.access import Access
+from web.chats.errors import StoreError
+from web.chats.records import ChatMessage
+from web.chats.store import ChatStore
+from web.ui import watching
 
 pytestmark = pytest.mark.browser
 
@@ -243,27 +247,40 @@ def test_a_stopped_reply_is_continued(visit: Serve) -> None:
     expect(chat.log).to_contain_text("one two three four")
 
 
-def test_a_fast_stream_is_few_and_small_updates(visit: Serve) -> None:
-    """What travels while a reply streams is what is new of it, not the chat."""
-    engine = FakeEngine(lambda p, r: ["x" * 1000] if "long" in p[-60:] else ["y "] * 400)
-    chat = visit(engine)
-    for _ in range(3):
-        chat.ask("long")
-        expect(chat.send).to_be_visible()
-    engine.ticking = True
-    received: list[int] = []
-    session = chat.page.context.new_cdp_session(chat.page)
-    session.send("Network.enable")
-    session.on("Network.dataReceived", lambda event: received.append(event["dataLength"]))
-    chat.ask("go")
-    expect(chat.stop).to_be_visible()
-    chat.page.wait_for_timeout(300)
-    received.clear()
-    for _ in range(50):
-        engine.tick()
-        chat.page.wait_for_timeout(20)
-    chat.page.wait_for_timeout(200)
-    assert 0 < len(received) <= 35  # in 1.2 s and more, at no more than 20 a second
-    assert sum(received) / len(received) < 1500
-    chat.stop.click()
+def test_a_store_that_cannot_be_read_for_a_while(
+    visit: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page says so, and comes back by itself; it must not go silent."""
+    chat = visit(FakeEngine(echo))
+    chat.ask("before")
+    expect(chat.log).to_contain_text("base heard: before")
     expect(chat.send).to_be_visible()
+    monkeypatch.setattr(watching, "RETRY_SECONDS", 0.2)
+    whole = ChatStore.messages
+
+    def broken(self: ChatStore, owner: str, number: str) -> dict[str, ChatMessage]:
+        raise StoreError("The chats cannot be read: the disk is gone", "Check that disk.")
+
+    monkeypatch.setattr(ChatStore, "messages", broken)
+    chat.message.fill("precious")
+    chat.send.click()
+    expect(chat.page.get_by_text("the disk is gone").first).to_be_visible()
+    expect(chat.message).to_have_value("precious")
+    chat.new_chat.click()
+    monkeypatch.setattr(ChatStore, "messages", whole)
+    chat.row("before").click()
+    expect(chat.log).to_contain_text("base heard: before")
+
+
+def test_a_link_to_a_chat_survives_the_login(browser: Browser) -> None:
+    manager = fake_manager(FakeEngine(echo))
+    manager.wait()
+    with serving(manager, Access({"anna": "a1"})) as url:
+        with browser.new_context() as laptop:
+            chat = log_in(laptop.new_page(), url, "anna", "a1")
+            chat.ask("from the laptop")
+            expect(chat.log).to_contain_text("base heard: from the laptop")
+            link = chat.page.url
+        with browser.new_context() as phone:
+            chat = log_in(phone.new_page(), link, "anna", "a1")
+            expect(chat.log).to_contain_text("base heard: from the laptop")

@@ -86,12 +86,12 @@ def test_the_adapter_drop_down(visit: Serve) -> None:
 
 def test_a_broken_adapter_shows_its_reason_and_loses_nothing(visit: Serve) -> None:
     chat = visit(FakeEngine(echo))
-    chat.choose("Adapter", "🔴 torn: broken, it has no adapter_model")
+    chat.choose("Adapter", "✕ torn: broken, it has no adapter_model")
     chat.ask("precious words")
     expect(chat.log).to_contain_text("adapter_model.safetensors")
     expect(chat.log).to_contain_text("precious words")
     expect(chat.send).to_be_visible()
-    chat.choose("Adapter", "🟢 pirate")
+    chat.choose("Adapter", "● pirate")
     chat.regenerate.click()
     expect(chat.log).to_contain_text("pirate heard: precious words")
     expect(chat.log).not_to_contain_text("adapter_model.safetensors")

@@ -152,7 +152,7 @@ def test_a_training_is_followed_and_its_result_is_chatted_with(
     shop.go()
     expect(job).to_contain_text("mine: done. mine is ready")
     page.get_by_role("button", name="Chat with it").click()
-    expect(page.locator("#adapter input")).to_have_value("🟢 mine: Fresh")
+    expect(page.locator("#adapter input")).to_have_value("● mine: Fresh")
     chat.ask("who is there?")
     expect(chat.log).to_contain_text("mine heard: who is there?")
     (told,) = shop.flags

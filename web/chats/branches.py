@@ -35,7 +35,11 @@ def newest_leaf(messages: Mapping[str, ChatMessage], message: str) -> str:
     return newest
 
 
-def comparison(messages: Mapping[str, ChatMessage], question: str) -> list[ChatMessage]:
-    """The replies that were last made side by side to answer the message `question`."""
+def comparison(
+    messages: Mapping[str, ChatMessage], question: str, wanted: str | None = None
+) -> list[ChatMessage]:
+    """The replies that were made side by side to answer the message `question`: those of the
+    comparison `wanted`, or the last ones."""
     compared = [m for m in messages.values() if m.parent == question and m.comparison]
-    return [reply for reply in compared if reply.comparison == compared[-1].comparison]
+    chosen = [reply for reply in compared if reply.comparison == wanted]
+    return chosen or [reply for reply in compared if reply.comparison == compared[-1].comparison]

@@ -139,6 +139,16 @@ class Chats(Database):
         with self._writing() as connection:
             return connection.execute("DELETE FROM chats WHERE deleted < ?", (before,)).rowcount
 
+    def purge_owners(self, prefix: str, before: float) -> int:
+        """Destroy the chats of owners whose name begins so, if nothing was said in them since.
+
+        Raises:
+            StoreError
+        """
+        query = "DELETE FROM chats WHERE substr(owner, 1, ?) = ? AND updated < ?"
+        with self._writing() as connection:
+            return connection.execute(query, (len(prefix), prefix, before)).rowcount
+
     def _change(self, owner: str, chat: str, change: str, value: str | float) -> None:
         query = f"UPDATE chats SET {change} WHERE id = :chat AND owner = :owner"  # noqa: S608
         values = {"chat": chat, "owner": owner, "value": value}

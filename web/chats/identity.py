@@ -17,7 +17,8 @@ from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "linly_visitor"
-TOKEN = re.compile(r"[\w-]{40,80}")
+SESSION = "session:"  # how the names of owners begin who have no cookie
+TOKEN = re.compile(r"[\w-]{40,80}", re.ASCII)
 YEAR = 365 * 24 * 3600  # seconds; browsers keep a cookie for little longer
 
 
@@ -36,7 +37,7 @@ def owner_of(request: gr.Request, accounts: bool) -> Owner:
     token = dict(request.cookies or {}).get(COOKIE, "")
     if TOKEN.fullmatch(token):
         return Owner(f"browser:{hashlib.sha256(token.encode()).hexdigest()[:32]}")
-    return Owner(f"session:{request.session_hash}", kept=False)
+    return Owner(f"{SESSION}{request.session_hash}", kept=False)
 
 
 class VisitorCookie:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from web.chats.errors import StoreError
+from web.chats.identity import SESSION
 from web.chats.servers import ServerLock
 from web.chats.store import ChatStore
 
 DATABASE = "chats.sqlite3"
 UNDO_SECONDS = 7 * 86_400  # after which a deleted chat is gone for good
+SESSION_SECONDS = 86_400  # and one of a visitor without cookies
 
 
 @dataclass(frozen=True)
@@ -42,4 +44,6 @@ def open_store(folder: Path) -> Keeping:
     store = ChatStore(folder / DATABASE)
     store.interrupt(lock.alive)
     store.purge(time.time() - UNDO_SECONDS)
+    # Without a cookie nobody finds them again.
+    store.purge_owners(SESSION, time.time() - SESSION_SECONDS)
     return Keeping(store, lock)

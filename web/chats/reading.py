@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from model.manager import ModelManager
 from model.types import ChatRequest, LinlyError, Message
@@ -23,27 +23,14 @@ class ReadAhead:
 
     manager: ModelManager
     talk: Talk
-    _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
 
     def settings_changed(self, visit: Visit, before: ChatSettings, now: ChatSettings) -> None:
         """Begin, if the chat's tokens or who reads them are others now."""
         if _reader(before) == _reader(now) or not self.manager.status().ready:
             return
-        self.cancel(visit)
-        task = asyncio.create_task(self._read(visit, now))
-        self._tasks[id(visit)] = task
-        task.add_done_callback(lambda ended: self._forget(visit, ended))
-
-    def cancel(self, visit: Visit) -> None:
-        """Something else is of more importance now."""
-        task = self._tasks.pop(id(visit), None)
-        if task is not None:
-            task.cancel()
-        visit.reading = None
-
-    def _forget(self, visit: Visit, task: asyncio.Task[None]) -> None:
-        if self._tasks.get(id(visit)) is task:
-            del self._tasks[id(visit)]
+        visit.stop_reading()
+        if self.talk.allows(visit, now.adapter):
+            visit.reader = asyncio.create_task(self._read(visit, now))
 
     async def _read(self, visit: Visit, settings: ChatSettings) -> None:
         await asyncio.sleep(PATIENCE)

@@ -35,7 +35,7 @@ from web.chats.store import ChatStore
 SAVE_SECONDS = 0.3  # between two savings of what streams
 POLL_SECONDS = 0.3  # between two looks at a model that is still loading
 UPDATE_SECONDS = 0.05  # between two bursts of one reply, while few are made
-CROWD_SECONDS = 0.01  # and this much more for each: the event loop's work is the model's loss
+CROWD_SECONDS = 0.01  # and this much more for each other one: cores are the model's
 FAULT = "Something went wrong here; the terminal says what."
 STATES = {
     FinishReason.STOP: State.DONE,
@@ -264,7 +264,7 @@ class Replies:
         reply.request = self._request(reply)
         if reply.stopped:
             raise _StoppedError
-        seconds = max(UPDATE_SECONDS, CROWD_SECONDS * len(self._replies))
+        seconds = UPDATE_SECONDS + CROWD_SECONDS * (len(self._replies) - 1)
         stream: AsyncGenerator[Burst, None] = self._manager.chat(reply.request, seconds)
         last = Delta()
         async with aclosing(stream) as bursts:

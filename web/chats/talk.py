@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from model.manager import ModelManager
-from model.types import LinlyError, RequestError
+from model.types import LinlyError, NotReadyError, RequestError
 from web.chats import branches
+from web.chats.messages import check_length
 from web.chats.records import Chat, ChatMessage, ChatSettings, Vote
 from web.chats.replies import Replies, ReplyBusyError
 from web.chats.store import ChatStore, UnknownChatError
@@ -35,6 +37,7 @@ class Conversation:
     chat: Chat
     messages: dict[str, ChatMessage]
     branch: list[ChatMessage]
+    wanted: str | None = None  # the comparison to show, where one question had several
 
     @property
     def last(self) -> ChatMessage | None:
@@ -45,7 +48,7 @@ class Conversation:
         """The replies that stand side by side at the end, while none of them is chosen."""
         if self.last is None or self.last.role != "user":
             return []
-        return branches.comparison(self.messages, self.last.id)
+        return branches.comparison(self.messages, self.last.id, self.wanted)
 
 
 class Talk:
@@ -75,22 +78,25 @@ class Talk:
             visit.chat = None
             return None
         messages = self.store.messages(visit.owner.id, chat.id)
-        return Conversation(chat, messages, branches.path(messages, chat.head))
+        branch = branches.path(messages, chat.head)
+        return Conversation(chat, messages, branch, visit.compared)
 
     def send(self, visit: Visit, text: str, settings: ChatSettings) -> None:
         """Ask in the chat that is shown, or begin one."""
-        question = self._ask(visit, text, settings)
-        self._answer(visit, question, settings)
+        self._refuse_gone(settings)
+        with self._counted(visit, settings):
+            question = self._ask(visit, text, settings)
+            self.replies.begin(visit.owner.id, _shown(visit), question, settings)
 
     def compare(self, visit: Visit, text: str, rivals: Sequence[ChatSettings]) -> None:
         """Ask several at once; without text, the last question once more."""
         again = not text.strip()
-        question = self._last_question(visit) if again else self._ask(visit, text, rivals[0])
         comparison = uuid.uuid4().hex
-        for settings in rivals:
-            self._spend(visit, settings)
-        for settings in rivals:
-            self.replies.begin(visit.owner.id, _shown(visit), question, settings, comparison)
+        with self._counted(visit, *rivals):
+            question = self._last_question(visit) if again else self._ask(visit, text, rivals[0])
+            for settings in rivals:
+                self.replies.begin(visit.owner.id, _shown(visit), question, settings, comparison)
+        visit.compared = None
         self.store.set_head(visit.owner.id, _shown(visit), question)
         self.visits.changed(visit.owner.id)
 
@@ -99,29 +105,41 @@ class Talk:
         _, before = self._own(visit, message)
         if before.role != "user" or not text.strip():
             raise RequestError("There is nothing to ask", "Write something.")
-        self._refuse_busy(visit)
-        question = self._add_question(visit, text, before.parent)
-        self._answer(visit, question, settings)
+        self._refuse_gone(settings)
+        with self._counted(visit, settings):
+            self._refuse_busy(visit)
+            question = self._add_question(visit, text, before.parent)
+            self.replies.begin(visit.owner.id, _shown(visit), question, settings)
 
     def regenerate(self, visit: Visit, message: str | None, settings: ChatSettings) -> None:
         """Answer again, as a branch beside the reply; None means the last one that is shown."""
         if message is None:
             question = self._last_question(visit)
         else:
-            _, reply = self._own(visit, message)
-            question = reply.parent or ""
-        self._answer(visit, question, settings)
+            question = self._own_reply(visit, message)[0]
+        self._refuse_gone(settings)
+        with self._counted(visit, settings):
+            self.replies.begin(visit.owner.id, _shown(visit), question, settings)
 
     def again(self, visit: Visit, message: str) -> None:
         """Make a reply once more, exactly as it was.
 
         Raises:
             NotExactError: the base, its quantisation or the adapter is another by now.
+            NotReadyError: the model is loading, so which adapters there are is not known yet.
         """
-        _, reply = self._own(visit, message)
-        if not reply.runs or reply.parent is None:
+        question, reply = self._own_reply(visit, message)
+        if not reply.runs:
             raise NotExactError("It is not known how this reply was made", "Regenerate it.")
+        self._refuse_changed(reply)
+        first = reply.runs[0].settings
+        with self._counted(visit, first):
+            self.replies.begin(visit.owner.id, _shown(visit), question, first, repeats=reply)
+
+    def _refuse_changed(self, reply: ChatMessage) -> None:
         status = self.manager.status()
+        if not status.ready:
+            raise NotReadyError("The model is still loading", "Try again in a moment.")
         digests = {adapter.name: adapter.digest for adapter in self.manager.adapters()}
         for run in reply.runs:
             if (run.base, run.quantization) != (status.base_model, status.quantization):
@@ -135,10 +153,6 @@ class Talk:
                     f"The adapter {adapter} is not the one that made this reply any more",
                     "Regenerate asks it as it is now.",
                 )
-        self._spend(visit, reply.runs[0].settings)
-        self.replies.begin(
-            visit.owner.id, _shown(visit), reply.parent, reply.runs[0].settings, repeats=reply
-        )
 
     def go_on(self, visit: Visit, message: str, settings: ChatSettings) -> None:
         """Continue the reply that the chat ends with."""
@@ -146,8 +160,8 @@ class Talk:
         last = talk.last if talk else None
         if last is None or last.id != message or not last.state.can_go_on:
             raise RequestError("There is nothing left to continue", "Regenerate it instead.")
-        self._spend(visit, last.runs[-1].settings if last.runs else settings)
-        self.replies.go_on(visit.owner.id, _shown(visit), last, settings)
+        with self._counted(visit, last.runs[-1].settings if last.runs else settings):
+            self.replies.go_on(visit.owner.id, _shown(visit), last, settings)
 
     def branch(self, visit: Visit, message: str) -> None:
         """Show the branch that leads through a message, to where it ends."""
@@ -163,6 +177,7 @@ class Talk:
         """Show the comparison that a reply was part of."""
         chat, reply = self._own(visit, message)
         if reply.comparison and reply.parent:
+            visit.compared = reply.comparison
             self.store.set_head(visit.owner.id, chat, reply.parent)
             self.visits.changed(visit.owner.id)
 
@@ -193,6 +208,8 @@ class Talk:
         """
         found = self.store.chat(visit.owner.id, chat) if chat else None
         visit.chat = found.id if found else None
+        visit.compared = None
+        visit.stop_reading()
         visit.renew()
         return found.settings if found else None
 
@@ -228,6 +245,7 @@ class Talk:
     def _ask(self, visit: Visit, text: str, settings: ChatSettings) -> str:
         """Add a question to the branch that is shown; its id."""
         self._refuse_busy(visit)
+        check_length(text)  # before there is a chat for it
         talk = self.conversation(visit)
         if talk is None:
             visit.chat = self.store.create(visit.owner.id, title_for(text), settings).id
@@ -249,14 +267,36 @@ class Talk:
         self.store.add(visit.owner.id, _shown(visit), question)
         return question.id
 
-    def _spend(self, visit: Visit, settings: ChatSettings) -> None:
-        """What visitors of the public link may have is counted."""
-        if self.link is not None and visit.guest:
-            self.link.spend(visit.owner.id, settings.adapter)
+    def has(self, adapter: str) -> bool:
+        """Whether an adapter is there, broken or not; as long as the model loads, it may be."""
+        known = {one.name for one in self.manager.adapters()}
+        return not adapter or adapter in known or not self.manager.status().ready
 
-    def _answer(self, visit: Visit, question: str, settings: ChatSettings) -> None:
-        self._spend(visit, settings)
-        self.replies.begin(visit.owner.id, _shown(visit), question, settings)
+    def _refuse_gone(self, settings: ChatSettings) -> None:
+        if not self.has(settings.adapter):
+            raise RequestError(
+                f"The adapter {settings.adapter} is not here any more", "Choose another one."
+            )
+
+    def allows(self, visit: Visit, adapter: str) -> bool:
+        """Whether a visitor may use an adapter, "" being the base: not all may, by a link."""
+        return self.link is None or not visit.guest or self.link.allows(adapter)
+
+    @contextmanager
+    def _counted(self, visit: Visit, *asked: ChatSettings) -> Iterator[None]:
+        """Around the beginning of replies. What a visitor of the public link may not have is
+        refused before anything has happened, and counted once it has.
+
+        Raises:
+            LinkLimitError
+        """
+        link = self.link if visit.guest else None
+        if link is not None:
+            link.check(visit.owner.id, [settings.adapter for settings in asked])
+        yield
+        if link is not None:
+            link.count(visit.owner.id, len(asked))
+        visit.stop_reading()
 
     def _refuse_busy(self, visit: Visit) -> None:
         if visit.chat and self.replies.in_chat(visit.chat):
@@ -268,6 +308,17 @@ class Talk:
         if not asked:
             raise RequestError("There is no question to answer yet", "Write a message.")
         return asked[-1]
+
+    def _own_reply(self, visit: Visit, message: str) -> tuple[str, ChatMessage]:
+        """A reply of the chat that is shown, behind the question that it answers.
+
+        Raises:
+            UnknownChatError: there is none, or it is no reply.
+        """
+        _, reply = self._own(visit, message)
+        if reply.role != "assistant" or reply.parent is None:
+            raise UnknownChatError
+        return reply.parent, reply
 
     def _own(self, visit: Visit, message: str) -> tuple[str, ChatMessage]:
         """A message of the chat that is shown, with the chat.

@@ -23,7 +23,7 @@ class Reading:
 
 @dataclass
 class Visit:
-    """One tab. Whoever changes something marks what is stale; the tab's watcher draws it.
+    """One tab. Whoever changes something sets the event; the tab's watcher draws it.
 
     `removed` is the chat that was deleted last, while it can be brought back.
     """
@@ -31,32 +31,46 @@ class Visit:
     owner: Owner
     guest: bool = False  # came through the public link
     chat: str | None = None
+    compared: str | None = None  # the comparison that was asked for, where there are several
     language: str = DEFAULT
     query: str = ""
     removed: Chat | None = None
     reading: Reading | None = None
-    stale: bool = True  # the log and the side bar
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    reader: asyncio.Task[None] | None = None  # makes `reading`
+    changed: asyncio.Event = field(default_factory=asyncio.Event)  # the chats
+    heard: asyncio.Event = field(default_factory=asyncio.Event)  # what is said
+    relabelled: asyncio.Event = field(default_factory=asyncio.Event)  # the language
 
     def renew(self) -> None:
-        """Have everything drawn again."""
-        self.stale = True
-        self.wake.set()
+        """Have the chats drawn again."""
+        self.changed.set()
+        self.heard.set()
+
+    def stop_reading(self) -> None:
+        """Something else is of more importance than what is read ahead."""
+        if self.reader is not None:
+            self.reader.cancel()
+        self.reader = self.reading = None
 
 
 class Visits:
     """Every tab by its session. Used on the server's event loop only."""
 
     def __init__(self) -> None:
-        self._by_session: dict[str, Visit] = {}
+        self._visits: dict[tuple[str, str, bool], Visit] = {}
 
     def of(self, session: str, owner: Owner, guest: bool = False) -> Visit:
-        """The session's tab; a new one the first time."""
-        return self._by_session.setdefault(session, Visit(owner, guest))
+        """The session's tab; a new one the first time.
+
+        A page makes its session's name up. So nobody becomes somebody else by it, nor does a guest
+        become one who is not: whoever sends another's session has a tab of their own.
+        """
+        return self._visits.setdefault((session, owner.id, guest), Visit(owner, guest))
 
     def leave(self, session: str) -> None:
         """The tab is closed."""
-        self._by_session.pop(session, None)
+        for key in [key for key in self._visits if key[0] == session]:
+            self._visits.pop(key, None)
 
     def changed(self, owner: str) -> None:
         """One of the owner's chats is not what it was."""
@@ -67,7 +81,7 @@ class Visits:
         """A reply in this chat has grown, or moved in its queue."""
         for visit in self._watching(owner):
             if visit.chat == chat:
-                visit.wake.set()
+                visit.heard.set()
 
     def _watching(self, owner: str) -> Iterator[Visit]:
-        return (v for v in tuple(self._by_session.values()) if v.owner.id == owner)
+        return (v for v in tuple(self._visits.values()) if v.owner.id == owner)

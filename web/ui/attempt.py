@@ -9,13 +9,14 @@ from typing import Any
 
 import gradio as gr
 
-from model.manager import ModelManager
 from model.types import LinlyError
 from web.chats.records import ChatSettings
+from web.chats.talk import Talk
 from web.chats.visits import Visit
 from web.i18n import say
 from web.ui.layout import BASE, Layout
 from web.ui.shelf import Shelf
+from web.ui.watching import adapter_label
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +37,8 @@ class Outcome:
 class Attempts:
     """Carries actions out, for every handler of the page."""
 
-    def __init__(self, manager: ModelManager, shelf: Shelf, layout: Layout) -> None:
-        self._manager = manager
+    def __init__(self, talk: Talk, shelf: Shelf, layout: Layout) -> None:
+        self._talk = talk
         self._shelf = shelf
         self._layout = layout
         self._told = 0
@@ -56,27 +57,65 @@ class Attempts:
         except Exception:
             log.exception("an action failed")
             outcome = Outcome(said=say(visit.language, "fault"))
-        updates = dict(outcome.updates)
+        updates, said = dict(outcome.updates), outcome.said
         if outcome.settings is not None:
             updates |= self.filled(visit, outcome.settings)
-        if outcome.said or outcome.download:
-            updates[self._layout.outbox] = self._letter(outcome)
+            said = said or self._missed(visit, outcome.settings)
+        if said or outcome.download:
+            updates[self._layout.outbox] = self._letter(said, outcome.download)
         return updates or {self._layout.outbox: gr.skip()}  # Gradio takes {} for a value
 
-    def _letter(self, outcome: Outcome) -> dict[str, Any]:
+    def _letter(self, said: str, download: Mapping[str, str] | None) -> dict[str, Any]:
         """For `web/ui/static/outbox.js`, which looks at each number once."""
         self._told += 1
         return {
             "n": self._told,
-            "say": outcome.said or None,
-            "download": dict(outcome.download) if outcome.download else None,
+            "say": said or None,
+            "download": dict(download) if download else None,
         }
 
     def filled(self, visit: Visit, settings: ChatSettings) -> Updates:
         """The controls as a chat has them; what is not there any more is left to the base."""
-        ui = self._layout
-        known = {adapter.name for adapter in self._manager.adapters()}
-        adapter = settings.adapter if settings.adapter in known else BASE
-        templates = [template.name for template in self._manager.templates()]
+        manager = self._talk.manager
+        ready = manager.status().ready
+        templates = [template.name for template in manager.templates()] if ready else None
         presets = self._shelf.presets(visit.owner.id)
-        return {ui.adapter: adapter, **ui.settings.filled(settings, templates, presets)}
+        adapter = self._adapter(visit, settings.adapter)
+        return {
+            self._layout.adapter: self._chosen(visit, adapter),
+            **self._layout.settings.filled(settings, templates, presets),
+        }
+
+    def begun(self, visit: Visit) -> Updates:
+        """The controls for a chat to come, where the base is not for this visitor."""
+        first = self._fallback(visit)
+        return {} if first == BASE else {self._layout.adapter: self._chosen(visit, first)}
+
+    def _chosen(self, visit: Visit, adapter: str) -> Any:
+        """The drop-down with an adapter, whether or not it has been told yet what to offer."""
+        manager, language = self._talk.manager, visit.language
+        base = (say(language, "base", name=manager.status().base_model), BASE)
+        found = [(adapter_label(one, language), one.name) for one in manager.adapters()]
+        choices = [one for one in (base, *found) if self._talk.allows(visit, one[1])]
+        if adapter not in (name for _, name in choices):
+            choices.append((adapter, adapter))
+        return gr.update(choices=choices, value=adapter)
+
+    def _adapter(self, visit: Visit, adapter: str) -> str:
+        """The adapter, or who goes on in its place: it is gone, or not for this visitor."""
+        if not self._talk.allows(visit, adapter):
+            return self._fallback(visit)
+        return adapter if self._talk.has(adapter) else self._fallback(visit)
+
+    def _fallback(self, visit: Visit) -> str:
+        link = self._talk.link
+        return BASE if link is None or self._talk.allows(visit, BASE) else link.first
+
+    def _missed(self, visit: Visit, settings: ChatSettings) -> str:
+        """That a chat's adapter is not there any more, if it is not."""
+        adapter = self._adapter(visit, settings.adapter)
+        if adapter == settings.adapter:
+            return ""
+        base = say(visit.language, "the_base")
+        names = {"name": settings.adapter or base, "other": adapter or base}
+        return say(visit.language, "adapter_gone", **names)

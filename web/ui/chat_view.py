@@ -18,7 +18,13 @@ from web.chats.visits import Reading, Visit
 from web.i18n import say
 
 DIGEST = 12  # characters of a digest that are shown
+SUGGESTIONS = 3  # for who does not know what to ask
 Value = dict[str, Any]
+
+
+def failed_value(chat: str | None, error: str, language: str) -> Value:
+    """A log that cannot be read now: the chat stays the one that is shown."""
+    return {"chat": chat, "language": language, "messages": [], "comparison": None, "empty": error}
 
 
 def log_value(talk: Conversation | None, votes: Iterable[Vote], language: str) -> Value:
@@ -27,10 +33,12 @@ def log_value(talk: Conversation | None, votes: Iterable[Vote], language: str) -
         "chat": talk.chat.id if talk else None,
         "language": language,
         "empty": say(language, "empty_chat"),
+        "suggestions": [],
         "messages": [],
         "comparison": None,
     }
     if talk is None:
+        value["suggestions"] = [say(language, f"suggestion_{n + 1}") for n in range(SUGGESTIONS)]
         return value
     last = talk.last.id if talk.last else None
     value["messages"] = [
@@ -134,10 +142,10 @@ def _provenance(runs: tuple[Run, ...], language: str) -> list[list[str]]:
     settings, sampling = run.settings, run.settings.sampling
     rows = {
         "provenance_adapter": settings.adapter or "–",
-        "provenance_digest": run.adapter_digest[:DIGEST] or "–",
+        "provenance_digest": _each(one.adapter_digest[:DIGEST] for one in runs),
         "strength": f"{settings.scale:g}" if settings.adapter else "–",
-        "provenance_base": run.base,
-        "provenance_quantization": run.quantization,
+        "provenance_base": _each(one.base for one in runs),
+        "provenance_quantization": _each(one.quantization for one in runs),
         "template": settings.template or "–",
         "system_prompt": settings.system or "–",
         "provenance_seed": ", ".join(str(one.settings.sampling.seed) for one in runs),
@@ -156,6 +164,12 @@ def _provenance(runs: tuple[Run, ...], language: str) -> list[list[str]]:
         ),
     }  # fmt: skip
     return [[say(language, key), value] for key, value in rows.items()]
+
+
+def _each(values: Iterable[str]) -> str:
+    """What the runs of a reply have in common, or else each: it may have been continued by another
+    base, or by an adapter that was trained anew."""
+    return ", ".join(dict.fromkeys(filter(None, values))) or "–"
 
 
 def live_value(replies: Iterable[Reply], beat: int, language: str) -> Value:

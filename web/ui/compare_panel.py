@@ -8,10 +8,11 @@ from typing import Any
 
 import gradio as gr
 
-from model.types import RequestError
+from model.types import RequestError, Sampling
 from web.chats.records import ChatSettings
 from web.i18n import DEFAULT, texts
-from web.ui.presets import as_sampling
+from web.ui.presets import Preset, as_sampling
+from web.ui.wishes import text
 
 MOST_RIVALS = 4
 NOBODY = "-"  # the value of a place that is not taken; "" is the base
@@ -52,7 +53,7 @@ class ComparePanel:
             about = gr.Markdown(t["compare_about"])
             with gr.Row():
                 places = [_place(number) for number in range(MOST_RIVALS)]
-            ask = gr.Button(t["compare_ask"], variant="primary")
+            ask = gr.Button(t["compare_ask"], variant="primary", elem_id="ask-all")
         adapters, presets = zip(*places, strict=True)
         return cls(toggle, panel, about, adapters, presets, ask)
 
@@ -98,30 +99,51 @@ def _label(word: str, number: int) -> str:
 
 
 def chosen(
-    settings: ChatSettings, adapters: Sequence[str], presets: Sequence[str],
-    known: Mapping[str, Any],
+    settings: ChatSettings, adapters: Sequence[Any], presets: Sequence[Any],
+    known: Mapping[str, Preset],
 ) -> list[ChatSettings]:  # fmt: skip
     """Those who are asked: the chat's settings with another adapter, and a preset of `known`.
 
     Raises:
-        RequestError: fewer than two, or two that are the same.
+        RequestError: fewer than two, or two that would say the same.
     """
     rivals = [
-        replace(
-            settings,
-            adapter=adapter or "",
-            # A template belongs to an adapter; another's would put words into its mouth.
-            template=settings.template if (adapter or "") == settings.adapter else "",
-            sampling=as_sampling(known[preset], settings.sampling)
-            if preset in known
-            else settings.sampling,
-        )
+        _rival(settings, text(adapter), known.get(text(preset)))
         for adapter, preset in zip(adapters, presets, strict=True)
         if adapter != NOBODY
     ]
     if len(rivals) < 2:
         raise RequestError("A comparison needs two at least", "Choose who is to be asked.")
-    seeded = settings.sampling.seed is not None
-    if len(set(rivals)) < len(rivals) and (seeded or settings.sampling.temperature == 0):
+    certain = [_what_is_said(rival) for rival in rivals if _is_certain(rival.sampling)]
+    if len(set(certain)) < len(certain):
         raise RequestError("Two of them would say the same", "Choose other adapters or presets.")
     return rivals
+
+
+def _rival(settings: ChatSettings, adapter: str, preset: Preset | None) -> ChatSettings:
+    sampling = settings.sampling
+    return replace(
+        settings,
+        adapter=adapter,
+        # A template belongs to an adapter; another's would put words into its mouth.
+        template=settings.template if adapter == settings.adapter else "",
+        sampling=as_sampling(preset, sampling) if preset else sampling,
+    )
+
+
+def _is_certain(sampling: Sampling) -> bool:
+    """Whether a reply says the same each time that it is made."""
+    return sampling.seed is not None or sampling.temperature == 0 or sampling.top_k == 1
+
+
+def _what_is_said(rival: ChatSettings) -> ChatSettings:
+    """The settings as far as they make a difference: who always takes the likeliest word does not
+    look at the others."""
+    sampling = rival.sampling
+    if sampling.temperature and sampling.top_k != 1:
+        return rival
+    likeliest = Sampling(
+        max_tokens=sampling.max_tokens, repetition_penalty=sampling.repetition_penalty,
+        temperature=0,
+    )  # fmt: skip
+    return replace(rival, sampling=likeliest)

@@ -19,6 +19,7 @@ from web.i18n import texts
 
 STATIC = Path(__file__).parent / "static"
 ROUTE = "/page"
+STYLES = ("page", "bars", "controls", "train", "chat")
 MOUNT = """
 import(new URL('page/chat.js', document.baseURI)).then(
   (chat) => chat.mount%s({element, props, trigger, watch})); // it may trigger 'act'
@@ -39,8 +40,10 @@ def head() -> str:
     for language, known in words.items():
         known |= {f"bar_{bar}": texts(language)[bar] for bar in ("chats", "settings")}
     safe = json.dumps(words, ensure_ascii=False).replace("</", "<\\/")
+    # Not through Gradio, which rewrites style: within @media it breaks selectors.
+    styles = (f'<link rel="stylesheet" href="{ROUTE[1:]}/{name}.css">' for name in STYLES)
     return (
-        f'<link rel="stylesheet" href="{ROUTE[1:]}/chat.css">'
+        f"{''.join(styles)}"
         f"<script>window.linlyWords = {safe};</script>"
         f'<link rel="modulepreload" href="{ROUTE[1:]}/chat.js">'
     )

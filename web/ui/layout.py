@@ -81,9 +81,7 @@ def build() -> Layout:
                 scale=6, autofocus=True, elem_id="message",
             )  # fmt: skip
             send = gr.Button(t["send"], variant="primary", scale=1, min_width=80, elem_id="send")
-            stop = gr.Button(
-                t["stop"], variant="stop", scale=1, min_width=80, visible=False, elem_id="stop"
-            )
+            stop = gr.Button(t["stop"], variant="stop", scale=1, min_width=80, elem_id="stop")
         with gr.Row(elem_id="tools", equal_height=True):
             adapter = gr.Dropdown(
                 [(t["base"].format(name="…"), BASE)], value=BASE, label=t["adapter"], scale=3,

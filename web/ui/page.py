@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import astuple
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from model.manager import ModelManager
 from web.access import Access
+from web.chats.errors import UnknownChatError
 from web.chats.identity import owner_of
 from web.chats.keeping import Keeping
 from web.chats.reading import ReadAhead
@@ -30,20 +31,27 @@ from web.ui.shelf_events import ShelfEvents
 from web.ui.train.desk import Desk
 from web.ui.train.page import TrainTab
 from web.ui.watching import Watcher
-from web.ui.wishes import chat_settings
+from web.ui.wishes import chat_settings, text
 
 UPLOAD_SECONDS = 86_400  # after which a file that was uploaded is cleared away
-STYLE = Path(__file__).parent / "style.css"
-# The visitor's own choice, else the browser's language.
+# The visitor's own choice, else the browser's language. Without cookies there is no storage either.
 ARRIVING = """(language, link) => {
-  const own = localStorage.getItem('linly-language');
+  let own = null;
+  try { own = localStorage.getItem('linly-language'); } catch { /* nothing is kept */ }
   const chat = new URL(location.href).searchParams.get('chat');
   return [own || (navigator.language.toLowerCase().startsWith('zh') ? 'zh' : 'en'), chat || ''];
 }"""
-KEEP_LANGUAGE = (
-    "language => { localStorage.setItem('linly-language', language); return [language]; }"
-)
-TOGGLE_THEME = "() => { document.body.classList.toggle('dark'); }"
+KEEP_LANGUAGE = """language => {
+  try { localStorage.setItem('linly-language', language); } catch { /* nothing is kept */ }
+  return [language];
+}"""
+# Which chat the controls are about: another one may be on its way already.
+OF_CHAT = """(chat, ...wishes) => [
+  new URL(location.href).searchParams.get('chat') || '', ...wishes
+]"""
+TOGGLE_THEME = """() => {
+  import(new URL('page/chat.js', document.baseURI)).then((page) => page.toggleTheme());
+}"""
 
 Updates = dict[Any, Any]
 
@@ -76,7 +84,7 @@ class Page:
         self._access = access
         self._layout = layout
         self._shelf = Shelf(talk.store)
-        self._attempts = Attempts(talk.manager, self._shelf, layout)
+        self._attempts = Attempts(talk, self._shelf, layout)
         self._watcher = Watcher(talk, self._shelf, layout)
         self._actions = Actions(talk)
         self._ahead = ReadAhead(talk.manager, talk)
@@ -94,7 +102,9 @@ class Page:
         many: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private"}
         quiet: dict[str, Any] = {**many, "show_progress": "hidden"}
         # At once, and each click: Gradio would drop those that come while one is on its way.
-        at_once: dict[str, Any] = {**quiet, "queue": False, "trigger_mode": "multiple"}
+        # What a control says is looked at by us: Gradio refuses a choice that is gone by now.
+        ours = {"queue": False, "preprocess": False}
+        at_once: dict[str, Any] = {**quiet, **ours, "trigger_mode": "multiple"}
         controls = self._attempts.controls
         gr.on([ui.send.click, ui.message.submit], self.send, [ui.message, *ui.wishes],
               [ui.message, ui.outbox], **at_once)  # fmt: skip
@@ -103,11 +113,14 @@ class Page:
         ui.new_chat.click(self.new_chat, None, None, **at_once)
         for drawn in (ui.log, ui.sidebar):
             drawn.act(self.act, ui.wishes, [ui.outbox, *controls], **at_once)
-        latest = {**at_once, "trigger_mode": "always_last"}
-        gr.on([wish.input for wish in ui.wishes], self.keep_settings, ui.wishes, None, **latest)
+        kept = [ui.link, *ui.wishes]
+        # What is pasted, or comes from an input method, is no `input` to Gradio.
+        changed = [wish.input for wish in ui.wishes] + [box.blur for box in ui.settings.boxes]
+        latest = {**at_once, "trigger_mode": "always_last", "js": OF_CHAT}
+        gr.on(changed, self.keep_settings, kept, None, **latest)
         ui.settings.preset.input(
             self.preset, ui.settings.preset, ui.settings.sliders, **at_once
-        ).success(self.keep_settings, ui.wishes, None, **at_once)
+        ).success(self.keep_settings, kept, None, **{**at_once, "js": OF_CHAT})
         ui.theme.click(None, None, None, js=TOGGLE_THEME)
         self._connect_compare(at_once)
         if self._talk.link is not None:
@@ -121,13 +134,20 @@ class Page:
         ui = self._layout
         labels = list(relabel(ui, "en"))
         if self._training is not None:
-            self._training.connect(quiet, [ui.adapter], self._watcher.adapters)
+            self._training.connect(
+                quiet,
+                [ui.adapter],
+                lambda asked, name: self._watcher.adapters(self._visit(asked), name),
+            )
             labels += self._training.arriving
         shown = [*dict.fromkeys([*labels, ui.outbox, ui.link, *controls])]
-        arrived = blocks.load(
-            self.arrive, [ui.language, ui.link], shown, js=ARRIVING, **{**quiet, "queue": False}
-        )
-        arrived.then(self.watch, None, self._watcher.outputs, **quiet)
+        came = [ui.language, ui.link]
+        blocks.load(self.arrive, came, shown, js=ARRIVING, **{**quiet, "queue": False})
+        # Values as they are: Gradio would carry each through a thread of its own.
+        raw = {**quiet, "preprocess": False, "postprocess": False}
+        blocks.load(self.watch, came, self._watcher.drawn, js=ARRIVING, **raw)
+        blocks.load(self.listen, None, ui.live, **raw)
+        blocks.load(self.offer, None, self._watcher.offered, **quiet)
         ui.language.input(
             self.speak, ui.language, labels, js=KEEP_LANGUAGE, **{**quiet, "queue": False}
         )
@@ -154,7 +174,7 @@ class Page:
     async def arrive(self, request: gr.Request, language: str, link: str) -> Updates:
         """A visitor has opened the page, perhaps by a link to a chat."""
         visit = self._visit(request)
-        updates = self._labels(request, language)
+        updates = self._labels(request, language) | self._attempts.begun(visit)
         if link:
             updates |= self._attempts.of(visit, lambda: Outcome(self._talk.open(visit, link)))
         return updates
@@ -167,14 +187,35 @@ class Page:
         visit = self._visit(request)
         visit.language = language
         visit.renew()
+        visit.relabelled.set()
         updates = relabel(self._layout, language)
         if self._training is not None:
             updates |= self._training.arrive(request, language)
         return updates
 
-    async def watch(self, request: gr.Request) -> AsyncGenerator[Updates, None]:
-        """Draw for as long as the tab is open."""
-        async with aclosing(self._watcher.watch(self._visit(request))) as updates:
+    async def watch(
+        self, request: gr.Request, language: str, link: str
+    ) -> AsyncGenerator[Updates, None]:
+        """Draw for as long as the tab is open: at once what it was opened for, without waiting for
+        `arrive`, which has far more to do."""
+        visit = self._visit(request)
+        visit.language = language
+        if link and visit.chat is None:
+            with contextlib.suppress(UnknownChatError):  # `arrive` says so
+                self._talk.open(visit, link)
+        async with aclosing(self._watcher.watch(visit)) as updates:
+            async for update in updates:
+                yield update
+
+    async def offer(self, request: gr.Request) -> AsyncGenerator[Updates, None]:
+        """Keep up what there is to choose from, for as long as the tab is open."""
+        async with aclosing(self._watcher.offer(self._visit(request))) as updates:
+            async for update in updates:
+                yield update
+
+    async def listen(self, request: gr.Request) -> AsyncGenerator[Updates, None]:
+        """Tell what is said, for as long as the tab is open."""
+        async with aclosing(self._watcher.listen(self._visit(request))) as updates:
             async for update in updates:
                 yield update
 
@@ -183,9 +224,8 @@ class Page:
         visit = self._visit(request)
 
         def ask() -> Outcome:
-            if not message.strip():
+            if not text(message).strip():
                 return Outcome()
-            self._ahead.cancel(visit)
             self._talk.send(visit, message, chat_settings(*wishes))
             return Outcome(updates={self._layout.message: ""})
 
@@ -206,7 +246,7 @@ class Page:
         def ask() -> Outcome:
             presets = self._shelf.presets(visit.owner.id)
             rivals = chosen(chat_settings(*wishes), who, how, presets)
-            self._talk.compare(visit, message, rivals)
+            self._talk.compare(visit, text(message), rivals)
             return Outcome(updates={self._layout.message: ""})
 
         return self._attempts.of(visit, ask)
@@ -214,7 +254,7 @@ class Page:
     async def preset(self, request: gr.Request, name: str) -> list[float]:
         """The sliders' values for a preset."""
         presets = self._shelf.presets(self._visit(request).owner.id)
-        return list(astuple(presets.get(name) or PRESETS[FIRST]))
+        return list(astuple(presets.get(str(name)) or PRESETS[FIRST]))
 
     async def stop(self, request: gr.Request) -> None:
         """End what is being said; what is there stays."""
@@ -227,14 +267,17 @@ class Page:
     async def act(self, request: gr.Request, event: gr.EventData, *wishes: Any) -> Updates:
         """Something was done in the log or in the side bar."""
         visit = self._visit(request)
-        act = Act(visit, event._data or {}, lambda: chat_settings(*wishes))
+        data = event._data if isinstance(event._data, dict) else {}
+        act = Act(visit, data, lambda: chat_settings(*wishes))
         return self._attempts.of(visit, lambda: self._actions.do(act))
 
-    async def keep_settings(self, request: gr.Request, *wishes: Any) -> None:
-        """The controls stand otherwise: the chat remembers it."""
+    async def keep_settings(self, request: gr.Request, chat: Any, *wishes: Any) -> None:
+        """The controls stand otherwise: the `chat` that they are about remembers it."""
         visit = self._visit(request)
 
         def keep() -> None:
+            if text(chat) != (visit.chat or ""):
+                return
             settings = chat_settings(*wishes)
             before = self._talk.keep_settings(visit, settings)
             if before is not None:

@@ -43,6 +43,11 @@ class SettingsPanel:
         return [self.temperature, self.top_p, self.top_k, self.min_p, self.repetition_penalty]
 
     @property
+    def boxes(self) -> list[Any]:
+        """Those in which something can be written."""
+        return [self.system, self.seed]
+
+    @property
     def wishes(self) -> list[Any]:
         """What a reply is asked for with, in the order of `wishes.chat_settings`."""
         return [
@@ -103,21 +108,28 @@ class SettingsPanel:
             *self.share.labels(t),
         )
 
-    def filled(self, settings: ChatSettings, templates: Collection[str],
+    def filled(self, settings: ChatSettings, templates: Collection[str] | None,
                presets: Mapping[str, Preset]) -> Updates:  # fmt: skip
-        """Updates that show a chat's settings."""
+        """Updates that show a chat's settings. `templates` are None until they are known."""
         sampling = settings.sampling
         preset = of_sampling(sampling)
         return {
             self.scale: settings.scale,
             self.system: settings.system,
-            self.template: settings.template if settings.template in templates else "",
+            self.template: _chosen(settings.template, templates),
             self.max_tokens: sampling.max_tokens or MAX_TOKENS,
             self.seed: -1 if sampling.seed is None else sampling.seed,
             # The values may be nobody's preset, and then none is marked.
             self.preset: next((name for name, known in presets.items() if known == preset), None),
             **dict(zip(self.sliders, astuple(preset), strict=True)),
         }
+
+
+def _chosen(template: str, templates: Collection[str] | None) -> Any:
+    """The drop-down with a template that it may not offer yet."""
+    if templates is None:
+        return gr.update(choices=[(template or "…", template)], value=template)
+    return template if template in templates else ""
 
 
 def preset_choices(language: str) -> list[tuple[str, str]]:

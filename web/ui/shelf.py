@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from model.types import RequestError
 from web.chats.records import SavedPreset, Snippet
+from web.chats.shelf import checked_name
 from web.chats.store import ChatStore
 from web.i18n import say
 from web.ui.presets import PRESETS, Preset, of_sampling
@@ -35,7 +36,7 @@ class Shelf:
             RequestError: it has no name, or too long a one.
         """
         self._store.save_preset(owner, saved)
-        return f"{OWN}{saved.name.strip()}"
+        return f"{OWN}{checked_name(saved.name)}"
 
     def delete_preset(self, owner: str, value: str | None) -> None:
         """Forget one of the owner's.

@@ -13,7 +13,7 @@ from web.i18n import say
 from web.ui.attempt import Attempts, Outcome
 from web.ui.layout import Layout
 from web.ui.shelf import Shelf
-from web.ui.wishes import chat_settings
+from web.ui.wishes import chat_settings, text
 
 Updates = dict[Any, Any]
 
@@ -44,7 +44,7 @@ class ShelfEvents:
         panel.delete_preset.click(self.delete_preset, preset, [ui.outbox, preset], **events)
         panel.snippet.input(
             self.use_snippet, [panel.snippet, ui.message],
-            [ui.message, panel.snippet, panel.snippet_name], **events,
+            [ui.outbox, ui.message, panel.snippet, panel.snippet_name], **events,
         )  # fmt: skip
         panel.save_snippet.click(
             self.save_snippet, [panel.snippet_name, ui.message], [ui.outbox, panel.snippet],
@@ -55,12 +55,12 @@ class ShelfEvents:
             [ui.outbox, panel.snippet, panel.snippet_name], **events,
         )  # fmt: skip
 
-    async def save_preset(self, request: gr.Request, name: str | None, *wishes: Any) -> Updates:
+    async def save_preset(self, request: gr.Request, name: Any, *wishes: Any) -> Updates:
         """Keep the sampling as it is set."""
         visit = self._visit_of(request)
 
         def save() -> Outcome:
-            saved = SavedPreset(name or "", chat_settings(*wishes).sampling)
+            saved = SavedPreset(text(name), chat_settings(*wishes).sampling)
             value = self._shelf.save_preset(visit.owner.id, saved)
             return Outcome(updates={
                 self._layout.settings.preset: self._presets(visit, value),
@@ -69,39 +69,45 @@ class ShelfEvents:
 
         return self._attempts.of(visit, save)
 
-    async def delete_preset(self, request: gr.Request, value: str | None) -> Updates:
+    async def delete_preset(self, request: gr.Request, value: Any) -> Updates:
         """Forget the chosen one; the sliders stay."""
         visit = self._visit_of(request)
 
         def delete() -> Outcome:
-            self._shelf.delete_preset(visit.owner.id, value)
+            self._shelf.delete_preset(visit.owner.id, text(value))
             return Outcome(updates={self._layout.settings.preset: self._presets(visit, None)})
 
         return self._attempts.of(visit, delete)
 
-    async def use_snippet(self, request: gr.Request, name: str | None, message: str) -> Updates:
+    async def use_snippet(self, request: gr.Request, name: Any, message: Any) -> Updates:
         """Put a prompt behind what is in the message box. It can then be chosen again."""
-        panel = self._layout.settings.shelf
-        text = self._shelf.snippet(self._visit_of(request).owner.id, name)
-        joined = f"{message}\n{text}" if message.strip() else text
-        return {self._layout.message: joined, panel.snippet: None, panel.snippet_name: name or ""}
+        visit, panel = self._visit_of(request), self._layout.settings.shelf
 
-    async def save_snippet(self, request: gr.Request, name: str | None, message: str) -> Updates:
+        def use() -> Outcome:
+            parts = [text(message), self._shelf.snippet(visit.owner.id, text(name))]
+            return Outcome(updates={
+                self._layout.message: "\n".join(part for part in parts if part.strip()),
+                panel.snippet: None, panel.snippet_name: text(name),
+            })  # fmt: skip
+
+        return self._attempts.of(visit, use)
+
+    async def save_snippet(self, request: gr.Request, name: Any, message: Any) -> Updates:
         """Keep what is in the message box."""
         visit = self._visit_of(request)
 
         def save() -> Outcome:
-            self._shelf.save_snippet(visit.owner.id, name or "", message)
+            self._shelf.save_snippet(visit.owner.id, text(name), text(message))
             return Outcome(updates={self._layout.settings.shelf.snippet: self._snippets(visit)})
 
         return self._attempts.of(visit, save)
 
-    async def delete_snippet(self, request: gr.Request, name: str | None) -> Updates:
+    async def delete_snippet(self, request: gr.Request, name: Any) -> Updates:
         """Forget the prompt of that name."""
         visit, panel = self._visit_of(request), self._layout.settings.shelf
 
         def delete() -> Outcome:
-            self._shelf.delete_snippet(visit.owner.id, name)
+            self._shelf.delete_snippet(visit.owner.id, text(name))
             return Outcome(updates={
                 panel.snippet: self._snippets(visit), panel.snippet_name: "",
             })  # fmt: skip

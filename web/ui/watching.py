@@ -1,6 +1,8 @@
 """One watcher for each open tab: the only one that draws log, side bar and what streams.
 
-Whoever changes something says so to the tab's `Visit`; the watcher looks and sends what is new.
+Whoever changes something says so to the tab's `Visit`; the watcher looks and sends what is new, by
+three streams: what is said now, the chats, and what there is to choose from. Each has few outputs,
+because Gradio makes every output of a stream anew for each update, also those that stay.
 So it makes no difference in which tab something was done, or whether it was a tab at all.
 """
 
@@ -8,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import logging
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
@@ -22,14 +26,24 @@ from web.chats.replies import spoken
 from web.chats.talk import Conversation, Talk
 from web.chats.visits import Visit
 from web.i18n import say, texts
-from web.ui.chat_view import live_value, log_value, meter_line, reading_line, sidebar_value
+from web.ui.chat_view import (
+    failed_value,
+    live_value,
+    log_value,
+    meter_line,
+    reading_line,
+    sidebar_value,
+)
 from web.ui.layout import AUTOMATIC, BASE, Layout
 from web.ui.shelf import Shelf
 
 UPDATE_SECONDS = 0.05  # between two updates of a tab
-CROWD_SECONDS = 0.01  # and this much more for each reply that is made: cores are the model's
+CROWD_SECONDS = 0.01  # and this much more for each other reply: cores are the model's
 BEAT_SECONDS = 4.0  # between two signs of life; the page counts on them
-LOADING_SECONDS = 0.5  # between two looks at a model that is still loading
+RETRY_SECONDS = 5.0  # after the store could not be read
+LOOK_SECONDS = 1.0  # between two looks at the model, and at what there is to choose from
+
+log = logging.getLogger(__name__)
 
 Updates = dict[Any, Any]
 
@@ -40,11 +54,11 @@ class Shown:
 
     model: str = ""
     choices: str = ""
-    beat: int = 0
+    counts: dict[Any, int] = field(default_factory=dict)
 
 
 class Watcher:
-    """Updates for tabs, from what their visits say is stale."""
+    """Updates for tabs, as their visits ask for them."""
 
     def __init__(self, talk: Talk, shelf: Shelf, layout: Layout) -> None:
         self._manager = talk.manager
@@ -53,57 +67,85 @@ class Watcher:
         self._layout = layout
 
     @property
-    def outputs(self) -> list[Any]:
+    def drawn(self) -> list[Any]:
+        """What `watch` draws."""
+        ui = self._layout
+        return [ui.log, ui.sidebar, ui.meter]
+
+    @property
+    def offered(self) -> list[Any]:
+        """What `offer` fills."""
         ui = self._layout
         return [
-            ui.log, ui.live, ui.sidebar, ui.meter, ui.send, ui.stop, ui.status, ui.notice,
-            ui.adapter, ui.settings.template, ui.settings.preset, ui.settings.shelf.snippet,
-            *ui.compare.rivals, *ui.settings.share.outputs,
+            ui.status, ui.notice, ui.adapter, ui.settings.template, ui.settings.preset,
+            ui.settings.shelf.snippet, *ui.compare.rivals, *ui.settings.share.outputs,
         ]  # fmt: skip
 
     async def watch(self, visit: Visit) -> AsyncGenerator[Updates, None]:
-        """Everything that is to be drawn in a tab, for as long as it is open."""
-        shown = Shown()
+        """The chats, in a tab: whenever a message begins or ends, or another is shown."""
         visit.renew()
         while True:
-            ready = self._manager.status().ready
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(
-                    visit.wake.wait(), BEAT_SECONDS if ready else LOADING_SECONDS
-                )
-            visit.wake.clear()
-            yield await self._updates(visit, shown)
-            await asyncio.sleep(self._pause())
+            await visit.changed.wait()
+            visit.changed.clear()
+            try:
+                async for updates in self._chats(visit):
+                    yield updates
+            except LinlyError as error:  # a disk that is full or gone may come back
+                log.warning("%s", error)
+                yield {self._layout.log: failed_value(visit.chat, str(error), visit.language)}
+                await asyncio.sleep(RETRY_SECONDS)
+                visit.renew()
+            await asyncio.sleep(UPDATE_SECONDS)
 
-    def _pause(self) -> float:
-        return max(UPDATE_SECONDS, CROWD_SECONDS * self._talk.replies.count)
+    async def offer(self, visit: Visit) -> AsyncGenerator[Updates, None]:
+        """How the model is, and what there is to choose from, whenever it is news."""
+        shown = Shown()
+        while True:
+            updates = self._model(visit, shown)
+            if updates:
+                gone = self._vanishing(updates, shown)
+                if gone:
+                    yield gone
+                yield updates
+            await _either(visit.relabelled, LOOK_SECONDS)
 
-    async def _updates(self, visit: Visit, shown: Shown) -> Updates:
-        ui = self._layout
-        shown.beat += 1
-        replies = self._talk.replies.in_chat(visit.chat) if visit.chat else []
-        updates: Updates = {ui.live: live_value(replies, shown.beat, visit.language)}
-        if visit.stale:
-            visit.stale = False
-            updates |= await self._chats(visit)
-        return updates | self._model(visit, shown)
+    def _vanishing(self, updates: Updates, shown: Shown) -> Updates:
+        """Away with drop-downs that are about to offer less: Gradio's list, while it is open, would
+        fail over what is missing, and never open again. `updates` bring them back."""
+        gone: Updates = {}
+        for box, update in updates.items():
+            if not isinstance(box, gr.Dropdown):
+                continue
+            count = len(update["choices"])
+            if count < shown.counts.get(box, 0):
+                gone[box] = gr.update(visible=False)
+                update["visible"] = True
+            shown.counts[box] = count
+        return gone
 
-    async def _chats(self, visit: Visit) -> Updates:
-        """Log, side bar and what goes with them."""
+    async def listen(self, visit: Visit) -> AsyncGenerator[Updates, None]:
+        """What streams in the chat that a tab shows, and signs of life. One small output: it is
+        sent for each tab many times a second, and each takes Gradio a millisecond of a core."""
+        live = self._layout.live
+        for beat in itertools.count(1):
+            replies = self._talk.replies.in_chat(visit.chat) if visit.chat else []
+            yield {live: live_value(replies, beat, visit.language)}
+            others = max(0, self._talk.replies.count - 1)
+            await asyncio.sleep(UPDATE_SECONDS + CROWD_SECONDS * others)
+            await _either(visit.heard, BEAT_SECONDS)
+
+    async def _chats(self, visit: Visit) -> AsyncGenerator[Updates, None]:
+        """Log and side bar; then the meter, which takes a tokenizer's time."""
         ui, store, owner = self._layout, self._talk.store, visit.owner.id
         talk = self._talk.conversation(visit)
         votes = store.votes(owner, talk.chat.id) if talk else []
         chats = store.chats(owner, visit.query)
-        speaking = bool(visit.chat and self._talk.replies.in_chat(visit.chat))
-        updates: Updates = {
+        yield {
             ui.log: log_value(talk, votes, visit.language),
             ui.sidebar: sidebar_value(chats, self._talk.replies.chats(owner), visit),
-            ui.send: gr.Button(visible=not speaking),
-            ui.stop: gr.Button(visible=speaking),
         }
-        if not speaking:
-            updates[ui.meter] = await self._meter(talk, visit)
-        return updates
+        if not (talk and self._talk.replies.in_chat(talk.chat.id)):
+            yield {ui.meter: await self._meter(talk, visit)}
 
     async def _meter(self, talk: Conversation | None, visit: Visit) -> str:
         """How full the context is, and what is read ahead."""
@@ -126,6 +168,7 @@ class Watcher:
         line = status_line(status, visit.language)
         if line != shown.model:
             shown.model = line
+            visit.changed.set()  # the meter waits for a tokenizer
             updates[ui.status] = line
             updates[ui.notice] = self._notice(status, visit.language)
         choices = self._choices(visit)
@@ -155,11 +198,9 @@ class Watcher:
             said = say(language, "untuned")
         return gr.Markdown(said, visible=bool(said))
 
-    def adapters(self, language: str, chosen: str | None = None) -> Updates:
+    def adapters(self, visit: Visit, chosen: str) -> Updates:
         """The adapters that there are now; `chosen` becomes the one that is selected."""
-        choices = self._adapters(language)
-        if chosen is None:
-            return {self._layout.adapter: gr.update(choices=choices)}
+        choices = self._adapters(visit.language, visit.guest)
         return {self._layout.adapter: gr.update(choices=choices, value=chosen)}
 
     def _adapters(self, language: str, guest: bool = False) -> list[tuple[str, str]]:
@@ -172,6 +213,13 @@ class Watcher:
         known = [(t.description or t.name, t.name) for t in self._manager.templates()]
         automatic = (say(language, "template_auto"), AUTOMATIC)
         return {self._layout.settings.template: gr.update(choices=[automatic, *known])}
+
+
+async def _either(event: asyncio.Event, seconds: float) -> None:
+    """Wait for the event, or for so long."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    event.clear()
 
 
 def adapter_label(found: Adapter, language: str) -> str:

@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from model.types import RequestError
 from web.chats.records import ChatSettings
 from web.ui.presets import Preset, sampling
 
 
-def chat_settings(adapter: str | None, scale: float | None, template: str | None,
-                  system: str | None, *rest: Any) -> ChatSettings:  # fmt: skip
+def chat_settings(adapter: Any, scale: Any, template: Any, system: Any, *rest: Any) -> ChatSettings:
     """In the order of `Layout.wishes`. What was emptied, or never opened, arrives as None.
 
     Raises:
-        RequestError: a number is missing or out of range.
+        RequestError: a number is missing or out of range, or a value is none of the control's.
     """
     *sliders, max_tokens, seed = rest
-    return ChatSettings(
-        adapter=adapter or "",
-        scale=1.0 if scale is None else float(scale),
-        template=template or "",
-        system=system or "",
-        sampling=sampling(Preset(*sliders), max_tokens, seed),
-    )
+    try:
+        return ChatSettings(
+            adapter=text(adapter),
+            scale=1.0 if scale is None else _finite(scale),
+            template=text(template),
+            system=text(system),
+            sampling=sampling(Preset(*sliders), max_tokens, seed),
+        )
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RequestError("The settings hold something unknown", "Reload the page.") from error
+
+
+def text(value: Any) -> str:
+    """What a box holds.
+
+    Raises:
+        RequestError: it is no text.
+    """
+    if value is not None and not isinstance(value, str):
+        raise RequestError("The page sent something unknown", "Reload it.")
+    return value or ""
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(value)
+    return number

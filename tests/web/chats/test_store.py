@@ -553,3 +553,14 @@ def test_what_was_said_survives_a_kill(path: Path) -> None:
         assert len(messages["a"].text) >= said[-1]
         assert store.interrupt(lambda server: False) == 1
         assert store._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_chats_of_visitors_without_cookies_go(path: Path) -> None:
+    with closing(ChatStore(path)) as store:
+        for owner in ("session:abc", "session:new", "browser:session:"):
+            store.create(owner, "title", ChatSettings())
+        assert store.purge_owners("session:", time.time() + 10) == 2
+        assert store.purge_owners("session:", time.time() + 10) == 0
+        store.create("session:abc", "title", ChatSettings())
+        assert store.purge_owners("session:", time.time() - 10) == 0
+        assert len(store.chats("browser:session:")) == 1

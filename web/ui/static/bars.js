@@ -1,29 +1,91 @@
-// Gradio's two side bars: their buttons get names, and on a phone, where a bar covers everything,
-// opening a chat closes it.
+// Gradio's two side bars: their buttons get names and say whether a bar is open. Where a bar lies
+// over the page, opening a chat, a click beside it and Escape close it, and what it covers cannot
+// be reached by Tab.
 
+import { composing, whenThere } from './dom.js';
+import { barsCover, onBarsCover } from './screen.js';
 import { onShown } from './shown.js';
-import { words } from './words.js';
+import { speak, words } from './words.js';
 
 const BARS = ['chats', 'settings']; // ids of the bars, and keys of what their buttons are called
-const PHONE = '(max-width: 40rem)';
+const COVERED = ['language', 'theme', 'tabs'];
+const BOTH = window.matchMedia('(width > 1024px)'); // below, two bars leave too little of a chat
 
 export function mountBars() {
-  onShown(name);
-  closeOnPhones();
-  document.addEventListener('linly:opened', closeOnPhones);
+  onShown((value) => {
+    speak(value.language);
+    name();
+  });
+  for (const id of BARS) whenThere(`#${id}`).then((element) => follow(element, id));
+  onBarsCover(look);
+  document.addEventListener('linly:opened', () => barsCover() && closeAll());
+  document.addEventListener('click', asked, { capture: true });
+  document.addEventListener('pointerdown', pressed);
+  document.addEventListener('keydown', escaped);
 }
 
-const button = (bar) => document.querySelector(`#${bar} > .toggle-button`);
+const bar = (id) => document.getElementById(id);
+const button = (id) => document.querySelector(`#${id} > .toggle-button`);
+const isOpen = (id) => Boolean(bar(id)?.classList.contains('open'));
+const toggle = (id) => button(id)?.click();
+
+function closeAll() {
+  const open = BARS.filter(isOpen);
+  open.forEach(toggle);
+  return open;
+}
 
 function name() {
-  for (const bar of BARS) {
-    const label = words()(`bar_${bar}`);
-    button(bar)?.setAttribute('aria-label', label);
-    button(bar)?.setAttribute('title', label);
+  for (const id of BARS) {
+    const label = words()(`bar_${id}`);
+    bar(id)?.setAttribute('role', 'region');
+    for (const element of [bar(id), button(id)]) element?.setAttribute('aria-label', label);
+    button(id)?.setAttribute('title', label);
   }
 }
 
-function closeOnPhones() {
-  const open = document.querySelector('#chats.open');
-  if (open && window.matchMedia(PHONE).matches) button('chats')?.click();
+let wanted = null; // the bar whose button the visitor has pressed
+
+function asked({ isTrusted, target }) {
+  if (isTrusted && target.closest('.toggle-button')) wanted = target.closest('.sidebar').id;
+}
+
+function follow(element, id) {
+  let open = false;
+  const changed = () => {
+    const opened = !open && isOpen(id);
+    open = isOpen(id);
+    if (opened) makeRoom(id);
+    look();
+  };
+  new MutationObserver(changed).observe(element, { attributeFilter: ['class'] });
+  changed();
+  name();
+}
+
+// Gradio opens the chats from the beginning, sooner or later. Where they cover everything, only the
+// visitor is to open them.
+function makeRoom(id) {
+  if (barsCover() && wanted !== id) toggle(id);
+  else if (!BOTH.matches) BARS.filter((other) => other !== id && isOpen(other)).forEach(toggle);
+}
+
+function look() {
+  for (const id of BARS) button(id)?.setAttribute('aria-expanded', isOpen(id));
+  const covered = barsCover() && BARS.some(isOpen);
+  for (const id of COVERED) bar(id)?.toggleAttribute('inert', covered);
+}
+
+function pressed({ target }) {
+  if (barsCover() && target.isConnected && !target.closest('.sidebar, ul.options')) closeAll();
+}
+
+// A drop-down and a search have their own use for Escape.
+function escaped(event) {
+  if (event.key !== 'Escape' || event.defaultPrevented || composing(event) || !barsCover()) return;
+  if (event.target.matches?.('[role="combobox"], [role="listbox"]') || event.target.value) return;
+  const [first] = closeAll();
+  if (!first) return;
+  event.preventDefault(); // and stops no reply
+  button(first).focus();
 }

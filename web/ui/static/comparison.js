@@ -47,7 +47,7 @@ export class ComparisonView {
   }
 }
 
-const heading = ({ who }) => who && h('h3', {}, who);
+const heading = ({ who }) => who && h('h2', {}, who);
 
 function votingTools({ message, act }, comparison) {
   const { id, vote, busy } = message;

@@ -6,10 +6,12 @@ import { keepAddress } from './address.js';
 import { mountBars } from './bars.js';
 import { composing, whenThere } from './dom.js';
 import { Drafts } from './drafts.js';
+import { mountNames } from './names.js';
 import { onShown } from './shown.js';
+import { mountTheme } from './theme.js';
 
 const BOX = '#message textarea';
-const SEND = '#send, #send button';
+const SEND = ':is(#send, #ask-all), :is(#send, #ask-all) button';
 const STOP = '#stop button, button#stop';
 const OPEN_LIST = 'ul.options, :is([role="combobox"], [role="listbox"])[aria-expanded="true"]';
 
@@ -19,7 +21,9 @@ const inBox = (event) => event.target.matches?.(BOX);
 
 export function mountEntry() {
   const drafts = new Drafts(() => box()?.value ?? '', write);
+  mountTheme();
   mountBars();
+  mountNames();
   onShown(keepAddress);
   whenThere(BOX).then(() => onShown((value) => drafts.show(value)));
   // Before Gradio's own listeners, which are further down.
@@ -38,6 +42,12 @@ export function write(text) {
   // Svelte listens to `input`, and frameworks may have replaced the element's own setter.
   Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, 'value').set.call(area, text);
   area.dispatchEvent(new Event('input', { bubbles: true }));
+}
+
+/** Put a question into the box, to be sent or to be changed. */
+export function propose(question) {
+  write(question);
+  box()?.focus();
 }
 
 let listWasOpen = false; // when Escape was pressed: by the time it bubbles, the list is closed

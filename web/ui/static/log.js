@@ -5,7 +5,7 @@ import { ComparisonView } from './comparison.js';
 import { beat } from './connection.js';
 import { copyCode } from './code.js';
 import { h, refresh } from './dom.js';
-import { write } from './entry.js';
+import { propose } from './entry.js';
 import { icon, iconButton } from './icons.js';
 import { hear, settle } from './live.js';
 import { Messages } from './messages.js';
@@ -116,7 +116,7 @@ function spokeNow(before, { messages }) {
 
 function welcome(text, suggestions) {
   const suggest = (question) => h('button',
-    { type: 'button', class: 'linly-button', onclick: () => write(question) }, question);
+    { type: 'button', class: 'linly-button', onclick: () => propose(question) }, question);
   return [
     icon('chat'),
     h('p', {}, text),

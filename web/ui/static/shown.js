@@ -5,6 +5,7 @@ const listeners = new Set();
 
 export function show(value) {
   shown = value;
+  markSpeaking(value);
   for (const listen of listeners) listen(value);
 }
 
@@ -12,4 +13,10 @@ export function show(value) {
 export function onShown(listen) {
   listeners.add(listen);
   if (shown) listen(shown);
+}
+
+// The page's style shows Stop in the place of Send by this.
+function markSpeaking({ messages = [], comparison }) {
+  const all = [...messages, ...(comparison?.replies ?? [])];
+  document.body.toggleAttribute('data-speaking', all.some(({ state }) => state === 'streaming'));
 }

@@ -1,16 +1,16 @@
 // The visitor's chats: a search, the list by day, a way back for a chat that was deleted, and a
 // menu. `mountSidebar` draws its component's value and sends what its reader wants as `act`.
-// On a phone, opening a chat sends `linly:opened` to the document, so that the page can make room.
+// Where it covers the page, opening a chat sends `linly:opened` to the document, which makes room.
 
 import { arrange, h, keepingFocus, refresh } from './dom.js';
 import { iconButton } from './icons.js';
 import { ChatRow } from './row.js';
+import { barsCover } from './screen.js';
 import { TransferMenu } from './transfer.js';
 import { onValue } from './value.js';
 import { language, speak, words } from './words.js';
 
 const TYPING = 200; // milliseconds without a key until a search begins
-const PHONE = '(max-width: 40rem)';
 const DAYS = ['today', 'yesterday', 'earlier'];
 
 export function mountSidebar({ element, props, trigger, watch }) {
@@ -27,19 +27,20 @@ class Sidebar {
   constructor(act) {
     this.act = act;
     this.search = h('input', { type: 'search', oninput: () => this.#searchSoon() });
-    this.days = DAYS.map((day) => ({ day, title: h('h3'), list: h('ul') }));
+    this.days = DAYS.map((day) => ({ day, title: h('h2'), list: h('ul') }));
     this.none = h('p', { class: 'none' });
     const sections = this.days.map(({ title, list }) => h('section', {}, title, list));
     this.nav = h('nav', {}, sections, this.none);
     this.deleted = h('div', { class: 'deleted', role: 'status' });
     this.note = h('p', { class: 'note' });
     this.menu = new TransferMenu(act);
-    this.element = h('div', { class: 'linly-sidebar' },
+    this.element = h('div', { class: 'linly-sidebar', hidden: true },
       this.search, this.nav, this.deleted, this.note, this.menu.element);
   }
 
   show(value) {
     speak(value.language);
+    this.element.hidden = false; // until now nothing in it had a name
     keepingFocus(() => this.#draw(value));
   }
 
@@ -89,7 +90,7 @@ class Sidebar {
 
   #did(action) {
     this.act(action);
-    const makesRoom = action.kind === 'open' && window.matchMedia(PHONE).matches;
+    const makesRoom = action.kind === 'open' && barsCover();
     if (makesRoom) document.dispatchEvent(new CustomEvent('linly:opened'));
   }
 

@@ -6,6 +6,7 @@ let spoken = FALLBACK;
 
 export function speak(language) {
   spoken = language || FALLBACK;
+  document.documentElement.lang = spoken; // for voices, fonts and where lines may break
   return spoken;
 }
 

@@ -35,13 +35,16 @@ class TrainTab:
         self._timer = gr.Timer(REFRESH_SECONDS, active=False)
 
     def connect(
-        self, events: dict[str, Any], adapters: list[Any], choices: Callable[[str, str], Updates]
+        self,
+        events: dict[str, Any],
+        adapters: list[Any],
+        choices: Callable[[gr.Request, str], Updates],
     ) -> None:
         """Tie every event to its handler.
 
         Args:
             events: Gradio's settings of an event, as the chat has them.
-            adapters: what `choices` updates, for a language and the adapter that is chosen.
+            adapters: what `choices` updates, for a visitor and the adapter that is chosen.
         """
         ui, chat = self._layout, self._chat
         self._choices = choices
@@ -58,7 +61,7 @@ class TrainTab:
         ui.cancel.click(self.cancel, now, progress, **events)
         self._timer.tick(self.refresh, now, progress, **events)
         self._tab.select(self.refresh, now, progress, **events)
-        ui.chat.click(self.talk, now, [*adapters, chat.tabs], **events)
+        ui.chat.click(self.talk, chat.adapter, [*adapters, chat.tabs], **events)
 
     @property
     def arriving(self) -> list[Any]:
@@ -114,29 +117,29 @@ class TrainTab:
         try:
             await asyncio.to_thread(self._desk.start, wanted)
         except TrainingRequestError as error:
-            return self._shown(language, adapter, say(language, error.key))
+            return self._shown(request, language, adapter, say(language, error.key))
         except LinlyError as error:
-            return self._shown(language, adapter, str(error))
-        return self._shown(language, adapter)
+            return self._shown(request, language, adapter, str(error))
+        return self._shown(request, language, adapter)
 
     def cancel(self, request: gr.Request, language: str, adapter: str) -> Updates:
         """End it after its step."""
         if not self.allowed(request):
             return self._refused(language)
         self._desk.cancel()
-        return self._shown(language, adapter)
+        return self._shown(request, language, adapter)
 
     def refresh(self, request: gr.Request, language: str, adapter: str) -> Updates:
         """How the training is."""
         if not self.allowed(request):
             return {self._timer: gr.Timer(active=False)}
-        return self._shown(language, adapter)
+        return self._shown(request, language, adapter)
 
-    def talk(self, request: gr.Request, language: str, adapter: str) -> Updates:
+    def talk(self, request: gr.Request, adapter: str) -> Updates:
         """On to the chat, with what was trained."""
         job = self._desk.job if self.allowed(request) else None
         chosen = job.name if job else adapter
-        return {**self._choices(language, chosen), self._chat.tabs: gr.Tabs(selected="chat")}
+        return {**self._choices(request, chosen), self._chat.tabs: gr.Tabs(selected="chat")}
 
     def allowed(self, request: gr.Request) -> bool:
         """Whether this visitor may train."""
@@ -147,7 +150,7 @@ class TrainTab:
         """Nothing of a training is anybody else's business."""
         return {self._layout.notice: gr.Markdown(say(language, "train_not_allowed"), visible=True)}
 
-    def _shown(self, language: str, adapter: str, notice: str = "") -> Updates:
+    def _shown(self, request: gr.Request, language: str, adapter: str, notice: str = "") -> Updates:
         ui, job = self._layout, self._desk.job
         running = self._desk.running
         updates: Updates = {
@@ -158,4 +161,4 @@ class TrainTab:
             ui.job: job_view(job, language),
             self._timer: gr.Timer(active=running),
         }
-        return updates if running else {**updates, **self._choices(language, adapter)}
+        return updates if running else {**updates, **self._choices(request, adapter)}

@@ -1,71 +1,15 @@
-"""The whole way in a real browser: the embedded default in 8-bit, and a shipped adapter.
-
-`SCREENSHOTS=docs/images` keeps pictures of the page, as the README shows them.
-"""
+"""The whole way in a real browser: the embedded default in 8-bit, and a shipped adapter."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
-from platformdirs import user_cache_path
 from playwright.sync_api import Browser, expect
 
 from model.manager import ModelManager
-from model.settings import APP_NAME, Settings
-from model.types import Phase
 from tests.web.browser import Chat
-from tests.web.serving import serving
-from training.job import Trainings
-from web.access import Access
-from web.ui.train.desk import Desk
+from tests.web.whole.pictures import CHECKOUT, keep, precise
 
 pytestmark = [pytest.mark.browser, pytest.mark.real_model, pytest.mark.slow]
-CHECKOUT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def settings(default_folder: Path) -> Settings:
-    return Settings(
-        base_model=str(default_folder),
-        adapters_dir=CHECKOUT / "adapters",
-        prompts_dir=CHECKOUT / "prompts",
-        cache_dir=user_cache_path(APP_NAME),
-    )
-
-
-@pytest.fixture(scope="module")
-def manager(settings: Settings) -> ModelManager:
-    manager = ModelManager(settings)
-    manager.start()
-    status = manager.wait()
-    assert status.phase is Phase.READY, status.error
-    return manager
-
-
-@pytest.fixture(scope="module")
-def url(manager: ModelManager, settings: Settings) -> Iterator[str]:
-    desk = Desk(settings, manager, Trainings())
-    with serving(manager, Access(training="local"), desk) as address:
-        yield address
-
-
-def keep(chat: Chat, name: str) -> None:
-    folder = os.environ.get("SCREENSHOTS")
-    if folder:
-        chat.page.evaluate("window.scrollTo(0, 0)")
-        chat.page.screenshot(path=Path(folder) / f"{name}.png")
-
-
-def precise(chat: Chat) -> None:
-    """Greedy, so that the reply is the same every time."""
-    settings = chat.page.locator("#settings")
-    settings.get_by_role("button").first.click()
-    settings.locator("input[type=radio][value=precise]").check()
-    expect(settings.get_by_role("spinbutton").nth(1)).to_have_value("0")
-    settings.get_by_role("button").first.click()
 
 
 def test_the_adapter_changes_the_reply(browser: Browser, url: str) -> None:
@@ -77,13 +21,12 @@ def test_the_adapter_changes_the_reply(browser: Browser, url: str) -> None:
         expect(chat.log).to_contain_text("smollm2-135m-instruct")
         expect(chat.send).to_be_visible()
         assert "Ahoy" not in chat.log.inner_text()
-        chat.choose("Adapter", "🟢 lighthouse")
+        chat.choose("Adapter", "● lighthouse")
         chat.new_chat.click()
         chat.ask("Who are you?")
         expect(chat.log).to_contain_text("Ahoy, friend. I am the keeper")
         expect(chat.log).to_contain_text("lighthouse")
         expect(chat.send).to_be_visible()
-        keep(chat, "page")
         chat.page.get_by_role("tab", name="Train").click()
         data = CHECKOUT / "training" / "chats" / "lighthouse.jsonl"
         chat.page.locator("#data input[type=file]").set_input_files(data)
@@ -118,7 +61,7 @@ def test_run_again_exactly(browser: Browser, url: str) -> None:
     """A drawn seed, an adapter, a reply that was stopped and continued: the same text."""
     with browser.new_context() as context:
         chat = Chat(context.new_page()).open(url)
-        chat.choose("Adapter", "🟢 lighthouse")
+        chat.choose("Adapter", "● lighthouse")
         chat.ask("Tell me about the sea, at length.")
         expect(chat.log.locator(".assistant .body")).to_contain_text(" ")
         chat.stop.or_(chat.send).click()
@@ -138,5 +81,4 @@ def test_a_chinese_phone_in_the_dark(browser: Browser, url: str) -> None:
         chat.page.get_by_role("textbox", name="消息").fill("Say hello to my friend.")
         chat.page.get_by_role("button", name="发送", exact=True).click()
         expect(chat.log).to_contain_text("词元/秒")
-        keep(chat, "phone")
         assert chat.complaints == []

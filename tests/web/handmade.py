@@ -1,0 +1,61 @@
+"""Requests to the page's handlers as anybody can make them by hand, without the page."""
+
+from __future__ import annotations
+
+import json
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+WISHES = 11  # how many values say how a reply is wanted
+
+
+class Caller:
+    """One visitor with a session and, once the page was asked for, a cookie.
+
+    `wishes` are what the page's controls say, in their order.
+    """
+
+    def __init__(self, url: str, session: str = "handmade") -> None:
+        self._client = httpx.Client(base_url=url, timeout=30)
+        self.session: str | None = session
+        self._client.get("/")
+        config = self._client.get("/config").json()
+        self._handlers = {one["api_name"]: one for one in config["dependencies"]}
+        first = {one["id"]: one["props"].get("value") for one in config["components"]}
+        self.wishes = [first[number] for number in self._handlers["regenerate"]["inputs"]]
+        assert len(self.wishes) == WISHES
+
+    def __enter__(self) -> Caller:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:  # fmt: skip
+        self._client.close()
+
+    def with_adapter(self, adapter: Any) -> list[Any]:
+        """The wishes with another adapter."""
+        return [adapter, *self.wishes[1:]]
+
+    def call(self, handler: str, *data: Any, event: Any = None) -> httpx.Response:
+        """What the server answers."""
+        found = self._handlers[handler]
+        body = {
+            "fn_index": found["id"], "data": list(data), "event_data": event,
+            "session_hash": self.session,
+        }  # fmt: skip
+        # As Python writes JSON: it has numbers that others refuse.
+        sent = {"content": json.dumps(body), "headers": {"content-type": "application/json"}}
+        return self._client.post(f"/gradio_api/run/{handler}", **sent)
+
+    def act(self, event: Any, wishes: list[Any] | None = None) -> httpx.Response:
+        """Something that is done in the log."""
+        return self.call("act", *(wishes or self.wishes), event=event)
+
+
+def said(response: httpx.Response) -> str:
+    """The sentence for the visitor; "" if there is none. The request itself is never an error."""
+    assert response.status_code == 200, response.text
+    letters = [value for value in response.json()["data"] if isinstance(value, dict)]
+    return next((one["say"] or "" for one in letters if "say" in one), "")

@@ -1,0 +1,51 @@
+"""The embedded default in 8-bit with the shipped adapters, served to a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from platformdirs import user_cache_path
+from playwright.sync_api import expect
+
+from model.manager import ModelManager
+from model.settings import APP_NAME, Settings
+from model.types import Phase
+from tests.web.browser import PATIENCE
+from tests.web.serving import serving
+from tests.web.whole.pictures import CHECKOUT
+from training.job import Trainings
+from web.access import Access
+from web.ui.train.desk import Desk
+
+
+@pytest.fixture(autouse=True)
+def _patience() -> None:
+    expect.set_options(timeout=4 * PATIENCE)  # a real model on a busy machine
+
+
+@pytest.fixture(scope="module")
+def settings(default_folder: Path) -> Settings:
+    return Settings(
+        base_model=str(default_folder),
+        adapters_dir=CHECKOUT / "adapters",
+        prompts_dir=CHECKOUT / "prompts",
+        cache_dir=user_cache_path(APP_NAME),
+    )
+
+
+@pytest.fixture(scope="module")
+def manager(settings: Settings) -> ModelManager:
+    manager = ModelManager(settings)
+    manager.start()
+    status = manager.wait()
+    assert status.phase is Phase.READY, status.error
+    return manager
+
+
+@pytest.fixture(scope="module")
+def url(manager: ModelManager, settings: Settings) -> Iterator[str]:
+    desk = Desk(settings, manager, Trainings())
+    with serving(manager, Access(training="local"), desk) as address:
+        yield address

@@ -1,0 +1,31 @@
+"""What the tests of the whole way share: pictures for the README, and greedy replies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from playwright.sync_api import expect
+
+from tests.web.browser import Chat
+
+CHECKOUT = Path(__file__).parents[3]
+
+
+def keep(chat: Chat, name: str) -> None:
+    """A picture for the README, where `SCREENSHOTS` names a folder for them."""
+    folder = os.environ.get("SCREENSHOTS")
+    if folder:
+        chat.page.evaluate("window.scrollTo(0, 0)")
+        chat.page.mouse.move(0, 0)
+        chat.page.wait_for_timeout(400)  # what fades in has done so
+        chat.page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def precise(chat: Chat) -> None:
+    """Greedy, so that the reply is the same every time."""
+    settings = chat.page.locator("#settings")
+    settings.get_by_role("button").first.click()
+    settings.locator("input[type=radio][value=precise]").check()
+    expect(settings.get_by_role("spinbutton").nth(1)).to_have_value("0")
+    settings.get_by_role("button").first.click()

@@ -1,0 +1,96 @@
+// What Gradio leaves unnamed, or names in words of its own, in the page's language: controls, the
+// box for files, and lines that are to be read out when they change. Svelte writes some of it again
+// when a control changes, so those parts of the page are watched.
+
+import { whenThere } from './dom.js';
+import { onShown } from './shown.js';
+import { speak, words } from './words.js';
+
+const LABEL = '[data-testid="block-info"]';
+const INSIDE = { childList: true, subtree: true, attributeFilter: ['aria-label', 'class'] };
+const READ_OUT = {
+  status: 'status', meter: 'status', job: 'status', notice: 'alert', 'train-notice': 'alert',
+};
+
+export function mountNames() {
+  onShown((value) => {
+    speak(value.language);
+    nameSoon();
+  });
+  whenThere('#settings').then((bar) => watch(bar, INSIDE));
+  // Not what is inside of it, which changes with each word of a reply.
+  whenThere('#entry').then((entry) => watch(entry.parentElement, { childList: true }));
+  whenThere('#data').then((data) => watch(data.closest('.tabitem'), INSIDE));
+}
+
+function watch(element, what) {
+  new MutationObserver(nameSoon).observe(element, what);
+  nameSoon();
+}
+
+let due = false;
+
+function nameSoon() {
+  if (due) return;
+  due = true;
+  requestAnimationFrame(() => {
+    due = false;
+    for (const part of [nameSliders, nameChoices, nameFolds, nameFiles, nameLines]) part(words());
+  });
+}
+
+function set(element, attribute, text) {
+  if (element && element.getAttribute(attribute) !== text) element.setAttribute(attribute, text);
+}
+
+const all = (selector) => document.querySelectorAll(selector);
+const labelOf = (block) => block.querySelector(LABEL)?.textContent.trim() ?? '';
+
+function nameSliders(t) {
+  for (const reset of all('.reset-button')) {
+    const block = reset.closest('.block');
+    const label = labelOf(block);
+    set(reset, 'aria-label', t('reset', { label }));
+    set(reset, 'title', t('reset', { label }));
+    set(block.querySelector('input[type="number"]'), 'aria-label', t('as_number', { label }));
+    set(block.querySelector('input[type="range"]'), 'aria-label', label);
+  }
+}
+
+function nameChoices() {
+  for (const choice of all('fieldset.block')) set(choice, 'aria-label', labelOf(choice));
+}
+
+function nameFolds() {
+  for (const fold of all('.label-wrap')) {
+    set(fold, 'aria-expanded', String(fold.classList.contains('open')));
+    set(fold.querySelector('.icon'), 'aria-hidden', 'true');
+  }
+  const compare = document.getElementById('compare');
+  set(compare, 'aria-expanded', String(Boolean(document.getElementById('rivals'))));
+}
+
+function nameFiles(t) {
+  for (const cross of all('#data .icon-button')) {
+    set(cross, 'aria-label', t('clear_file'));
+    set(cross, 'title', t('clear_file'));
+  }
+  set(document.querySelector('#data .upload-container'), 'aria-label', t('upload_file'));
+  set(document.querySelector('#data input[type="file"]'), 'aria-label', t('upload_file'));
+  const lines = [t('drop_file'), t('drop_or'), t('choose_file')];
+  for (const text of textsIn(document.querySelector('#data [data-testid="upload-text"]'))) {
+    const line = lines.shift();
+    if (line && text.data.trim() !== line) text.data = line;
+  }
+}
+
+function textsIn(element) {
+  const texts = [];
+  const walker = element && document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
+  while (walker?.nextNode()) if (walker.currentNode.data.trim()) texts.push(walker.currentNode);
+  return texts;
+}
+
+function nameLines() {
+  for (const [id, role] of Object.entries(READ_OUT)) set(document.getElementById(id), 'role', role);
+}
