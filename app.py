@@ -59,7 +59,7 @@ def run(settings: Settings) -> int:
     app = server.build_app(manager, rules, keeping, desk, public)
     terminal.greet(settings.server_name, port)
     manager.start()
-    threading.Thread(target=terminal.follow_loading, args=(manager,), daemon=True).start()
+    threading.Thread(target=terminal.follow_loading, args=(manager, public), daemon=True).start()
     if link_port and public:
         told = (settings, rules, link_port, public)
         threading.Thread(target=terminal.share_link, args=told, daemon=True).start()

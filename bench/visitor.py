@@ -73,7 +73,7 @@ class Visitor:
     def ask(self, question: str) -> Heard:
         """Send a question and follow its reply to the end."""
         began = time.perf_counter()
-        self._predict(self._event("click", "send"), {0: question})
+        self._predict(self._event("click", "send"), {0: "", 1: question})
         text, first, sizes = "", 0.0, []
         for live, log, size in self._stream:
             now = time.perf_counter() - began

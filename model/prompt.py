@@ -183,8 +183,11 @@ def encode_chat(
 
     fitted = _fitted(messages, ids_of, _later_questions(messages), room, drop_oldest)
     if fitted is None:
-        alone = ids_of([*_system(messages), messages[-1]])
-        raise _too_long("The question alone", len(alone), room)
+        last = [*_system(messages), messages[-1]]
+        question = len(tokenizer.encode(template.render(last, tokenizer)))
+        if question > room:
+            raise _too_long("The question alone", question, room)
+        raise _too_long("The question with the reply so far", len(ids_of(last)), room)
     return fitted
 
 
@@ -220,19 +223,47 @@ def _fitted(
     room: int,
     drop_oldest: bool,
 ) -> Prompt | None:
-    """As much of a chat as fits: all of it, else from one of `starts` on; None if nothing does."""
+    """As much of a chat as fits: all of it, else from one of `starts` on; None if nothing does.
+
+    Raises:
+        PromptTooLongError: not all of it fits, and `drop_oldest` is not set.
+    """
     whole = ids_of(messages)
     if len(whole) <= room:
         return Prompt(tuple(whole))
     if not drop_oldest:
         raise _too_long("The chat", len(whole), room)
-    for start in starts:
-        kept = [*_system(messages), *messages[start:]]
-        ids = ids_of(kept)
+    system = _system(messages)
+    found = _earliest(starts, lambda start: ids_of([*system, *messages[start:]]), room)
+    if found is None:
+        return None
+    start, ids = found
+    return Prompt(tuple(ids), Dropped(start - len(system), len(whole) - len(ids)))
+
+
+def _earliest(
+    starts: Sequence[int], ids_from: Callable[[int], list[int]], room: int
+) -> tuple[int, list[int]] | None:
+    """The earliest of `starts` from which on the chat fits, and its ids; None if none fits.
+
+    Takes it that a chat grows with its turns. Where a template breaks that, the answer fits all
+    the same and the start before it does not, but one far before it may. Goes back from the end
+    in steps that double, then halves: the number of encodings is logarithmic, and of a long chat
+    little more than what fits is encoded. The last start is tried last, as some templates cannot
+    write a system prompt alone.
+    """
+    found: list[int] | None = None
+    low, high, step = 0, len(starts) - 1, 1
+    while low < high:  # before `low` nothing fits; from `high` on it does, unless that is the last
+        middle = max(high - step, (low + high) // 2)
+        ids = ids_from(starts[middle])
         if len(ids) <= room:
-            dropped = Dropped(len(messages) - len(kept), len(whole) - len(ids))
-            return Prompt(tuple(ids), dropped)
-    return None
+            found, high, step = ids, middle, step * 2
+        else:
+            low = middle + 1
+    if found is None and starts:
+        found = ids_from(starts[high])
+    return (starts[high], found) if found is not None and len(found) <= room else None
 
 
 def _system(messages: Sequence[Message]) -> list[Message]:

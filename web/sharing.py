@@ -105,11 +105,14 @@ class PublicLink:
         allowed = self.rules.adapters
         return allowed is None or (adapter or BASE) in allowed
 
-    @property
-    def first(self) -> str:
-        """An adapter that visitors may use, "" being the base."""
+    def first(self, has: Callable[[str], bool]) -> str:
+        """An adapter that visitors may use, "" being the base: one that is there, if any is.
+
+        Args:
+            has: whether an adapter is there.
+        """
         names = self.rules.adapters or (BASE,)
-        return "" if BASE in names else names[0]
+        return "" if BASE in names else next(filter(has, names), names[0])
 
     def check(self, visitor: str, adapters: Sequence[str]) -> None:
         """That a visitor may have a reply of each of these.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 import time
+from collections.abc import Sequence
 
 from model.manager import ModelManager
 from model.settings import Settings
 from model.types import Phase, ShareError
 from web.access import Access
 from web.share import open_tunnel
-from web.sharing import PublicLink
+from web.sharing import BASE, PublicLink
 
 WORDS = {
     Phase.STARTING: "Starting",
@@ -29,8 +31,11 @@ def greet(host: str, port: int) -> None:
     say(f"Linly Chat: http://{shown}:{port} (Ctrl-C ends it)")
 
 
-def follow_loading(manager: ModelManager) -> None:
-    """Tell each phase until the model is ready, with a bar where a line can be redrawn."""
+def follow_loading(manager: ModelManager, link: PublicLink | None = None) -> None:
+    """Tell each phase until the model is ready, with a bar where a line can be redrawn.
+
+    Then what is amiss: broken adapters, and those that the `link` is for and that are not there.
+    """
     began = time.monotonic()
     redraws = sys.stdout.isatty()
     told: Phase | None = None
@@ -55,6 +60,18 @@ def follow_loading(manager: ModelManager) -> None:
             say(f"The adapter {adapter.name} is broken: {message}. {adapter.problem.remedy()}")
         for warning in adapter.warnings:
             say(f"The adapter {adapter.name}: {warning.message()}. {warning.remedy()}")
+    if status.ready and link:
+        _tell_absent(link.rules.adapters or (), [one.name for one in manager.adapters()])
+
+
+def _tell_absent(shared: Sequence[str], there: Sequence[str]) -> None:
+    """Each name of `--share_adapters` that nothing stands for: its replies would all fail."""
+    names = [BASE, *there]
+    for name in shared:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            remedy = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(names)}."
+            say(f"--share_adapters: there is no adapter {name}. {remedy}")
 
 
 def share_link(settings: Settings, rules: Access, port: int, link: PublicLink) -> None:

@@ -183,9 +183,18 @@ def test_turns_make_room_for_what_is_said_already(room: int, kept: list[str]) ->
     assert prompt.dropped == (Dropped(gone, gone // 2 * 15) if gone else None)
 
 
-@pytest.mark.parametrize(("room", "drop", "tokens"), [(18, True, 19), (48, False, 49)])
-def test_what_is_said_already_never_goes(room: int, drop: bool, tokens: int) -> None:
-    with pytest.raises(PromptTooLongError, match=f"{tokens} tokens long .* room for {room}"):
+@pytest.mark.parametrize(
+    ("room", "drop", "what", "tokens"),
+    [
+        (18, True, "The question with the reply so far", 19),
+        (16, True, "The question with the reply so far", 19),
+        (15, True, "The question alone", 16),
+        (48, False, "The chat", 49),
+    ],
+)
+def test_what_is_said_already_never_goes(room: int, drop: bool, what: str, tokens: int) -> None:
+    expected = f"{what} is {tokens} tokens long and there is room for {room}"
+    with pytest.raises(PromptTooLongError, match=expected):
         encode_chat(LONG, TEMPLATES["linly"], Letters(), room, drop, so_far="Yes")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,14 @@ from model.prompt import END as END_MARK
 from model.prompt import (
     REPLIED,
     SAID,
+    Prompt,
     PromptTemplate,
+    encode_at_rest,
     encode_chat,
     encode_training,
     load_templates,
 )
-from model.tokenizer import FastTokenizer, Run, SpmTokenizer
+from model.tokenizer import FastTokenizer, Run, SpmTokenizer, Tokenizer
 from model.types import Dropped, Message, PromptTooLongError, RequestError, SettingsError
 from tests.fake import LetterTokenizer
 from tests.model.tokens import END, LIKE_T5, START, make_spm
@@ -375,6 +378,120 @@ def test_question_that_is_too_long_alone_is_refused(
         encode_chat(messages, templates["linly"], Letters(), room=15, drop_oldest=True)
     assert "room for 15" in caught.value.message
     assert caught.value.code == "context_length_exceeded"
+
+
+# Which turns go, against the plain definition
+
+CROWDED = (
+    "{{ bos_token }}{% if messages | length == 1 %}{{ 'An example. ' * 9 }}{% endif %}"
+    "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+)
+WORDS = ("hello", "世界", "\n", "how?", "🙂")
+
+
+class Counted(Letters):
+    """Counts what it encodes."""
+
+    def __init__(self) -> None:
+        self.lengths: list[int] = []
+
+    def encode(self, runs: Sequence[Run]) -> list[int]:
+        ids = super().encode(runs)
+        self.lengths.append(len(ids))
+        return ids
+
+
+def slowly(
+    messages: list[Message], made: PromptTemplate, tokenizer: Tokenizer, room: int, rest: bool
+) -> Prompt | None:
+    """All of the chat, else from the first question on that fits, one after the other."""
+
+    def ids_of(kept: list[Message]) -> list[int]:
+        return tokenizer.encode(made.render(kept, tokenizer, not rest)) if kept else []
+
+    whole = ids_of(messages)
+    if len(whole) <= room:
+        return Prompt(tuple(whole))
+    system = [m for m in messages[:1] if m.role == "system"]
+    for start in range(len(system) + 1, len(messages) + rest):
+        if start == len(messages) or messages[start].role == "user":
+            ids = ids_of([*system, *messages[start:]])
+            if len(ids) <= room:
+                return Prompt(tuple(ids), Dropped(start - len(system), len(whole) - len(ids)))
+    return None
+
+
+def some_chat(dice: random.Random, rest: bool) -> list[Message]:
+    """A chat of up to 12 questions, some long, some empty, some never answered."""
+    system = [Message("system", "Be kind.")] if dice.random() < 0.5 else []
+    messages: list[Message] = []
+    for _ in range(dice.randint(1, 12)):
+        for role in ("user", "assistant") if dice.random() < 0.9 else ("user",):
+            words = dice.choices(WORDS, k=dice.choice((0, 1, 3, 40)))
+            messages.append(Message(role, " ".join(words)))
+    return [*system, *messages] if rest else [*system, *messages, Message("user", "Why?")]
+
+
+@pytest.mark.parametrize("rest", [False, True])
+@pytest.mark.parametrize("name", ["linly", "alpaca", "chinese-alpaca", "chatml", "llama-2"])
+@pytest.mark.parametrize("tokens", ["fast", "spm", "letters"])
+def test_the_earliest_start_that_fits_is_found(
+    tokens: str,
+    name: str,
+    rest: bool,
+    fast: FastTokenizer,
+    spm: SpmTokenizer,
+    templates: dict[str, PromptTemplate],
+) -> None:
+    dice = random.Random(f"{tokens} {name} {rest}")  # noqa: S311
+    tokenizers: dict[str, Tokenizer] = {"fast": fast, "spm": spm, "letters": Letters()}
+    tokenizer = tokenizers[tokens]
+    made = {"chatml": template(CHATML), "llama-2": template(LLAMA_2), **templates}[name]
+    encode: Callable[..., Prompt] = encode_at_rest if rest else encode_chat
+    for _ in range(40):
+        messages, room = some_chat(dice, rest), dice.randint(5, 900)
+        expected = slowly(messages, made, tokenizer, room, rest)
+        if expected is None:
+            with pytest.raises(PromptTooLongError):
+                encode(messages, made, tokenizer, room, drop_oldest=True)
+        else:
+            assert encode(messages, made, tokenizer, room, drop_oldest=True) == expected
+
+
+@pytest.mark.parametrize("room", range(60, 110))
+def test_what_is_found_fits_where_fewer_turns_take_more(room: int) -> None:
+    """This template writes more for a question alone than for the two turns before it."""
+    made = template(CROWDED)
+    prompt = encode_chat(LONG, made, Letters(), room, drop_oldest=True)
+    assert len(prompt.ids) <= room
+    assert prompt == slowly(LONG, made, Letters(), room, rest=False)
+
+
+@pytest.mark.parametrize("turns", [1, 2, 50, 1000])
+@pytest.mark.parametrize("kept", [1, 2, 40, 900])
+def test_a_long_chat_is_encoded_a_few_times(
+    turns: int, kept: int, templates: dict[str, PromptTemplate]
+) -> None:
+    """It was encoded once for each turn that went."""
+    messages = chat(*"ab" * turns, "c")
+    tokenizer, room = Counted(), 16 + 15 * kept
+    encode_chat(messages, templates["linly"], tokenizer, room, drop_oldest=True)
+    whole, *tries = tokenizer.lengths
+    assert whole == 16 + 15 * turns
+    assert len(tries) <= 2 * turns.bit_length() + 1
+    assert max(tries, default=0) <= 3 * room
+
+
+def test_a_system_prompt_alone_is_written_only_if_it_must_be() -> None:
+    """Some templates refuse a chat without a question."""
+    refusal = "{% if messages | length == 1 %}{{ raise_exception('Ask.') }}{% endif %}"
+    made = template(CHATML + refusal)
+    messages = chat("Hi " * 50, "Hello.", "Why?", "So.", system="Be kind.")
+    prompt = encode_at_rest(messages, made, Letters(), 150, drop_oldest=True)
+    assert prompt.dropped is not None
+    assert prompt.dropped.messages == 2
+    with pytest.raises(RequestError, match="Ask"):
+        encode_at_rest(messages, made, Letters(), 90, drop_oldest=True)
 
 
 # Training

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+OF_CHAT = ("send", "regenerate", "compare", "stop")  # what also says the chat of the address
 WISHES = 11  # how many values say how a reply is wanted
 
 
@@ -24,8 +25,9 @@ class Caller:
         config = self._client.get("/config").json()
         self._handlers = {one["api_name"]: one for one in config["dependencies"]}
         first = {one["id"]: one["props"].get("value") for one in config["components"]}
-        self.wishes = [first[number] for number in self._handlers["regenerate"]["inputs"]]
+        self.wishes = [first[number] for number in self._handlers["regenerate"]["inputs"][1:]]
         assert len(self.wishes) == WISHES
+        self.call("arrive", "en", "")
 
     def __enter__(self) -> Caller:
         return self
@@ -41,6 +43,8 @@ class Caller:
     def call(self, handler: str, *data: Any, event: Any = None) -> httpx.Response:
         """What the server answers."""
         found = self._handlers[handler]
+        if handler in OF_CHAT:
+            data = ("", *data)
         body = {
             "fn_index": found["id"], "data": list(data), "event_data": event,
             "session_hash": self.session,

@@ -29,6 +29,7 @@ def serving(
     link: socket.socket | None = None,
     data: Path | None = None,
     public: PublicLink | None = None,
+    port: int = 0,
 ) -> Iterator[str]:
     """Serve `manager`; gives the address. `link` is listened on, too. Chats are kept in `data`, or
     for as long as this lasts."""
@@ -37,11 +38,13 @@ def serving(
         keeping = open_store(folder)
         stack.callback(keeping.close)
         app = build_app(manager, access or Access(), keeping, desk, public)
-        yield from _served(app, manager, link)
+        yield from _served(app, manager, link, port)
 
 
-def _served(app: FastAPI, manager: ModelManager, link: socket.socket | None) -> Iterator[str]:
-    sock = bind("127.0.0.1", 0)
+def _served(
+    app: FastAPI, manager: ModelManager, link: socket.socket | None, port: int
+) -> Iterator[str]:
+    sock = bind("127.0.0.1", port)
     server = uvicorn.Server(
         uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1, ws="none")
     )

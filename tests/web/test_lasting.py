@@ -16,6 +16,7 @@ from tests.web.browser import Chat
 from tests.web.conftest import Serve
 from tests.web.serving import serving
 from web.access import Access
+from web.address import bind
 from web.chats.errors import StoreError
 from web.chats.records import ChatMessage
 from web.chats.store import ChatStore
@@ -284,3 +285,28 @@ def test_a_link_to_a_chat_survives_the_login(browser: Browser) -> None:
         with browser.new_context() as phone:
             chat = log_in(phone.new_page(), link, "anna", "a1")
             expect(chat.log).to_contain_text("base heard: from the laptop")
+
+
+def test_a_tab_that_the_server_forgot_asks_in_its_own_chat(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """The server is started anew under an open page: what is sent then must not begin another
+    chat, nor go unseen."""
+    link = bind("127.0.0.1", 0)
+    port = link.getsockname()[1]
+    link.close()
+    with browser.new_context() as context:
+        manager = fake_manager(FakeEngine(echo))
+        manager.wait()
+        with serving(manager, data=tmp_path, port=port) as url:
+            chat = Chat(context.new_page()).open(url)
+            chat.ask("before")
+            expect(chat.log).to_contain_text("base heard: before")
+            expect(chat.send).to_be_visible()
+        manager = fake_manager(FakeEngine(echo))
+        manager.wait()
+        with serving(manager, data=tmp_path, port=port):
+            chat.ask("after")
+            expect(chat.log).to_contain_text("base heard: after")
+            expect(chat.log).to_contain_text("base heard: before")
+            expect(chat.sidebar.get_by_role("listitem")).to_have_count(1)

@@ -13,6 +13,7 @@ from gradio import networking, tunneling
 
 from model.settings import Settings
 from model.types import ShareError
+from tests.fake import FakeEngine, echo, fake_manager
 from web import access, share, terminal
 from web.sharing import LinkRules, PublicLink
 
@@ -131,3 +132,46 @@ def test_a_failure_is_one_line(
     assert link.problem.startswith("No public link: it rained")
     _, told = capsys.readouterr().out.splitlines()
     assert told == "No public link: it rained. The local page goes on."
+
+
+# Adapters that the link is for, of which the fake manager has pirate, linly and torn
+
+
+def sharing(*adapters: str) -> PublicLink:
+    return PublicLink(LinkRules(adapters=adapters or None), lambda: None)
+
+
+def told_of_sharing(link: PublicLink | None, capsys: pytest.CaptureFixture[str], **how: Any) -> str:
+    """What is said of `--share_adapters` once the model is ready, or has failed."""
+    terminal.follow_loading(fake_manager(FakeEngine(echo), **how), link)
+    said = capsys.readouterr().out.splitlines()
+    return "\n".join(line for line in said if line.startswith("--share_adapters"))
+
+
+def test_names_that_are_not_there_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    link = sharing("pirat", "pirate", "bsae", "base", "zzz", "torn")
+    assert told_of_sharing(link, capsys).splitlines() == [
+        "--share_adapters: there is no adapter pirat. Did you mean pirate?",
+        "--share_adapters: there is no adapter bsae. Did you mean base?",
+        "--share_adapters: there is no adapter zzz. There are: base, pirate, linly, torn.",
+    ]
+
+
+def test_nothing_is_told_where_nothing_is_amiss(capsys: pytest.CaptureFixture[str]) -> None:
+    for link in (None, sharing(), sharing("base"), sharing("linly", "pirate")):
+        assert told_of_sharing(link, capsys) == ""
+    # Without a model nobody knows which adapters there are.
+    assert told_of_sharing(sharing("pirat"), capsys, fail=OSError("the disk is gone")) == ""
+
+
+@pytest.mark.parametrize(
+    ("adapters", "first"),
+    [
+        ((), ""),
+        (("pirat", "base"), ""),
+        (("pirat", "linly", "pirate"), "linly"),
+        (("pirat", "lin"), "pirat"),
+    ],
+)
+def test_visitors_begin_with_one_that_is_there(adapters: tuple[str, ...], first: str) -> None:
+    assert sharing(*adapters).first({"pirate", "linly"}.__contains__) == first

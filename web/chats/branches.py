@@ -25,6 +25,16 @@ def siblings(messages: Mapping[str, ChatMessage], message: ChatMessage) -> list[
     return [other for other in messages.values() if (other.parent, other.role) == place]
 
 
+def families(
+    messages: Mapping[str, ChatMessage],
+) -> dict[tuple[str | None, str], list[ChatMessage]]:
+    """All siblings at once, by the message that they follow and their role."""
+    found: dict[tuple[str | None, str], list[ChatMessage]] = {}
+    for message in messages.values():
+        found.setdefault((message.parent, message.role), []).append(message)
+    return found
+
+
 def newest_leaf(messages: Mapping[str, ChatMessage], message: str) -> str:
     """The last that was said below `message`, where a reader of it left off, or itself."""
     below, newest = {message}, message

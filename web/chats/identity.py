@@ -41,20 +41,23 @@ def owner_of(request: gr.Request, accounts: bool) -> Owner:
 
 
 class VisitorCookie:
-    """ASGI middleware that gives each browser its cookie with the page."""
+    """ASGI middleware that gives each browser its cookie with the page.
+
+    The same one again at each visit, so that its time begins anew: whoever keeps coming keeps it.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         page = scope["type"] == "http" and scope["method"] == "GET" and scope["path"] == "/"
-        if not page or TOKEN.fullmatch(_cookie(scope)):
+        if not page:
             await self._app(scope, receive, send)
             return
 
         async def with_cookie(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).append("set-cookie", _new_cookie(scope))
+                MutableHeaders(scope=message).append("set-cookie", _renewed(scope))
             await send(message)
 
         await self._app(scope, receive, with_cookie)
@@ -65,7 +68,9 @@ def _cookie(scope: Scope) -> str:
     return cookie_parser(headers.get(b"cookie", b"").decode("latin-1")).get(COOKIE, "")
 
 
-def _new_cookie(scope: Scope) -> str:
+def _renewed(scope: Scope) -> str:
+    """The cookie with a year before it: of the token that was sent, or of a new one."""
     secure = "; Secure" if scope["scheme"] == "https" else ""
-    token = secrets.token_urlsafe(32)
+    sent = _cookie(scope)
+    token = sent if TOKEN.fullmatch(sent) else secrets.token_urlsafe(32)
     return f"{COOKIE}={token}; Path=/; Max-Age={YEAR}; HttpOnly; SameSite=Lax{secure}"

@@ -23,6 +23,14 @@ class Keeping:
     store: ChatStore
     lock: ServerLock
 
+    def mend(self) -> None:
+        """Mark what a server that died was about to say.
+
+        Raises:
+            StoreError
+        """
+        self.store.interrupt(self.lock.alive)
+
     def close(self) -> None:
         self.store.close()
         self.lock.release()
@@ -42,8 +50,9 @@ def open_store(folder: Path) -> Keeping:
             "Pass another folder with --data_dir.",
         ) from error
     store = ChatStore(folder / DATABASE)
-    store.interrupt(lock.alive)
+    keeping = Keeping(store, lock)
+    keeping.mend()
     store.purge(time.time() - UNDO_SECONDS)
     # Without a cookie nobody finds them again.
     store.purge_owners(SESSION, time.time() - SESSION_SECONDS)
-    return Keeping(store, lock)
+    return keeping

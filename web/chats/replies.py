@@ -29,6 +29,7 @@ from model.types import (
     Status,
 )
 from web.chats.branches import path
+from web.chats.errors import UnknownChatError
 from web.chats.records import ChatMessage, ChatSettings, Run, State
 from web.chats.store import ChatStore
 
@@ -109,12 +110,17 @@ class Replies:
         self._changed = changed
         self._spoke = spoke
         self._replies: dict[str, Reply] = {}  # by message
+        self._unsaved: dict[str, tuple[str, ChatMessage]] = {}  # by message, with its owner
         self._saver: asyncio.Task[None] | None = None
 
     @property
     def count(self) -> int:
         """How many are in the making."""
         return len(self._replies)
+
+    def makes(self, message: str) -> bool:
+        """Whether a reply is in the making here."""
+        return message in self._replies
 
     def in_chat(self, chat: str) -> list[Reply]:
         """Those of a chat, in the order in which they began."""
@@ -191,8 +197,9 @@ class Replies:
         self._changed(reply.owner)
 
     async def _save_often(self) -> None:
-        while self._replies:
+        while self._replies or self._unsaved:
             await asyncio.sleep(SAVE_SECONDS)
+            self._finish()
             for reply in tuple(self._replies.values()):
                 if not reply.saved:
                     reply.saved = True
@@ -225,18 +232,30 @@ class Replies:
             log.exception("a reply failed")
             state, error = State.FAILED, FAULT
         finally:
-            runs = runs or [reply.run]
+            if not runs or len(reply.text) > reply.run.begins > runs[-1].begins:
+                runs.append(reply.run)  # it ended before it could say how
             self._end(reply, replace(
                 reply.message, text=reply.text, state=state, error=error, runs=tuple(runs)
             ))  # fmt: skip
 
     def _end(self, reply: Reply, ended: ChatMessage) -> None:
         del self._replies[reply.message.id]
-        try:
-            self._store.finish(ended)
-        except LinlyError as error:
-            log.warning("%s", error)
-        self._changed(reply.owner)
+        self._unsaved[ended.id] = reply.owner, ended
+        self._finish()
+        if ended.id in self._unsaved:
+            log.warning("a reply could not be saved; it is tried again until it can")
+
+    def _finish(self) -> None:
+        """Save what has ended. What cannot be saved now, as the disk is full, waits here."""
+        for number, (owner, ended) in tuple(self._unsaved.items()):
+            try:
+                self._store.finish(ended)
+            except UnknownChatError:
+                pass  # its chat is gone for good
+            except LinlyError:
+                continue
+            del self._unsaved[number]
+            self._changed(owner)
 
     async def _loaded(self, reply: Reply) -> None:
         """Wait until the model is there.
@@ -261,9 +280,9 @@ class Replies:
 
     async def _run(self, reply: Reply) -> Delta:
         """One go of the model; its last Delta."""
-        reply.request = self._request(reply)
         if reply.stopped:
             raise _StoppedError
+        reply.request = self._request(reply)
         seconds = UPDATE_SECONDS + CROWD_SECONDS * (len(self._replies) - 1)
         stream: AsyncGenerator[Burst, None] = self._manager.chat(reply.request, seconds)
         last = Delta()
@@ -320,7 +339,7 @@ def _parts(reply: Reply) -> list[tuple[Run, int | None]]:
         return [(reply.run, None)]
     text, runs = reply.repeats.text, reply.repeats.runs
     ends = [*(run.begins for run in runs[1:]), len(text)]
-    from_outside = (None, FinishReason.ABORT)
+    from_outside = (None, FinishReason.ABORT, FinishReason.ERROR)
     return [
         (replace(run, reason=None), end if run.reason in from_outside else None)
         for run, end in zip(runs, ends, strict=True)

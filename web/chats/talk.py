@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 from model.manager import ModelManager
 from model.types import LinlyError, NotReadyError, RequestError
 from web.chats import branches
 from web.chats.messages import check_length
-from web.chats.records import Chat, ChatMessage, ChatSettings, Vote
+from web.chats.records import Chat, ChatMessage, ChatSettings, State, Vote
 from web.chats.replies import Replies, ReplyBusyError
 from web.chats.store import ChatStore, UnknownChatError
 from web.chats.titles import title_for
@@ -39,6 +40,11 @@ class Conversation:
     branch: list[ChatMessage]
     wanted: str | None = None  # the comparison to show, where one question had several
 
+    @cached_property
+    def families(self) -> dict[tuple[str | None, str], list[ChatMessage]]:
+        """Siblings by their place; see `branches.families`."""
+        return branches.families(self.messages)
+
     @property
     def last(self) -> ChatMessage | None:
         return self.branch[-1] if self.branch else None
@@ -52,7 +58,10 @@ class Conversation:
 
 
 class Talk:
-    """Operations on the chat that a `Visit` shows. All on the server's event loop."""
+    """Operations on the chat that a `Visit` shows. All on the server's event loop.
+
+    `mend` marks replies as interrupted whose server has died.
+    """
 
     def __init__(
         self,
@@ -61,12 +70,14 @@ class Talk:
         visits: Visits,
         replies: Replies,
         link: PublicLink | None = None,
+        mend: Callable[[], object] = lambda: None,
     ) -> None:
         self.manager = manager
         self.store = store
         self.visits = visits
         self.replies = replies
         self.link = link
+        self._mend = mend
 
     def conversation(self, visit: Visit) -> Conversation | None:
         """What the tab shows; None for a chat that has not begun, or is gone."""
@@ -78,6 +89,11 @@ class Talk:
             visit.chat = None
             return None
         messages = self.store.messages(visit.owner.id, chat.id)
+        if any(
+            m.state is State.STREAMING and not self.replies.makes(m.id) for m in messages.values()
+        ):
+            self._mend()  # another server makes them, if it is still alive
+            messages = self.store.messages(visit.owner.id, chat.id)
         branch = branches.path(messages, chat.head)
         return Conversation(chat, messages, branch, visit.compared)
 
@@ -88,14 +104,22 @@ class Talk:
             question = self._ask(visit, text, settings)
             self.replies.begin(visit.owner.id, _shown(visit), question, settings)
 
-    def compare(self, visit: Visit, text: str, rivals: Sequence[ChatSettings]) -> None:
-        """Ask several at once; without text, the last question once more."""
+    def compare(
+        self,
+        visit: Visit,
+        text: str,
+        rivals: Sequence[ChatSettings],
+        settings: ChatSettings | None = None,
+    ) -> None:
+        """Ask several at once; without text, the last question once more. The chat itself keeps
+        `settings`, or begins with the first rival's."""
         again = not text.strip()
         comparison = uuid.uuid4().hex
         with self._counted(visit, *rivals):
-            question = self._last_question(visit) if again else self._ask(visit, text, rivals[0])
-            for settings in rivals:
-                self.replies.begin(visit.owner.id, _shown(visit), question, settings, comparison)
+            kept = settings or rivals[0]
+            question = self._last_question(visit) if again else self._ask(visit, text, kept)
+            for rival in rivals:
+                self.replies.begin(visit.owner.id, _shown(visit), question, rival, comparison)
         visit.compared = None
         self.store.set_head(visit.owner.id, _shown(visit), question)
         self.visits.changed(visit.owner.id)
@@ -133,7 +157,8 @@ class Talk:
             raise NotExactError("It is not known how this reply was made", "Regenerate it.")
         self._refuse_changed(reply)
         first = reply.runs[0].settings
-        with self._counted(visit, first):
+        # An import can hold runs of anybody.
+        with self._counted(visit, *(run.settings for run in reply.runs)):
             self.replies.begin(visit.owner.id, _shown(visit), question, first, repeats=reply)
 
     def _refuse_changed(self, reply: ChatMessage) -> None:

@@ -35,6 +35,8 @@ class Visit:
     language: str = DEFAULT
     query: str = ""
     removed: Chat | None = None
+    lost: bool = False  # nobody draws it: the server was started anew, or took the tab for closed
+    closed: bool = False
     reading: Reading | None = None
     reader: asyncio.Task[None] | None = None  # makes `reading`
     changed: asyncio.Event = field(default_factory=asyncio.Event)  # the chats
@@ -59,8 +61,13 @@ class Visits:
     def __init__(self) -> None:
         self._visits: dict[tuple[str, str, bool], Visit] = {}
 
+    def find(self, session: str, owner: Owner, guest: bool = False) -> Visit:
+        """The session's tab; for one that is not open here, a lost one that nobody keeps."""
+        known = self._visits.get((session, owner.id, guest))
+        return known or Visit(owner, guest, lost=True)
+
     def of(self, session: str, owner: Owner, guest: bool = False) -> Visit:
-        """The session's tab; a new one the first time.
+        """The session's tab, which is open from now on.
 
         A page makes its session's name up. So nobody becomes somebody else by it, nor does a guest
         become one who is not: whoever sends another's session has a tab of their own.
@@ -68,9 +75,13 @@ class Visits:
         return self._visits.setdefault((session, owner.id, guest), Visit(owner, guest))
 
     def leave(self, session: str) -> None:
-        """The tab is closed."""
+        """The tab is closed: whatever waits for news of it ends."""
         for key in [key for key in self._visits if key[0] == session]:
-            self._visits.pop(key, None)
+            visit = self._visits.pop(key)
+            visit.closed = True
+            visit.stop_reading()
+            visit.renew()
+            visit.relabelled.set()
 
     def changed(self, owner: str) -> None:
         """One of the owner's chats is not what it was."""

@@ -116,7 +116,7 @@ class Actions:
         store, owner = self._talk.store, visit.owner.id
         return [
             portable.Exported(chat, store.messages(owner, chat.id), store.votes(owner, chat.id))
-            for chat in store.chats(owner)
+            for chat in store.chats(owner, limit=-1)
         ]
 
     def _import(self, act: Act) -> Outcome:

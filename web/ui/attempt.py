@@ -25,12 +25,13 @@ Updates = dict[Any, Any]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the tab that acted is to do: show a chat's settings, save a file, tell a sentence, or
-    whatever else `updates` say."""
+    """What the tab that acted is to do: show a chat's settings, save a file, tell a sentence, take
+    what was `sent` out of the message box, or whatever else `updates` say."""
 
     settings: ChatSettings | None = None
     download: Mapping[str, str] | None = None
     said: str = ""
+    sent: str = ""
     updates: Updates = field(default_factory=dict)
 
 
@@ -61,17 +62,20 @@ class Attempts:
         if outcome.settings is not None:
             updates |= self.filled(visit, outcome.settings)
             said = said or self._missed(visit, outcome.settings)
-        if said or outcome.download:
-            updates[self._layout.outbox] = self._letter(said, outcome.download)
+        if said or outcome.download or outcome.sent or visit.lost:
+            updates[self._layout.outbox] = self._letter(visit, said, outcome)
         return updates or {self._layout.outbox: gr.skip()}  # Gradio takes {} for a value
 
-    def _letter(self, said: str, download: Mapping[str, str] | None) -> dict[str, Any]:
-        """For `web/ui/static/outbox.js`, which looks at each number once."""
+    def _letter(self, visit: Visit, said: str, outcome: Outcome) -> dict[str, Any]:
+        """For `web/ui/static/outbox.js`, which looks at each number once. A tab that nobody draws
+        is to load itself again, with its chat."""
         self._told += 1
         return {
             "n": self._told,
             "say": said or None,
-            "download": dict(download) if download else None,
+            "download": dict(outcome.download) if outcome.download else None,
+            "sent": outcome.sent or None,
+            "reload": (visit.chat or "") if visit.lost else None,
         }
 
     def filled(self, visit: Visit, settings: ChatSettings) -> Updates:
@@ -109,7 +113,9 @@ class Attempts:
 
     def _fallback(self, visit: Visit) -> str:
         link = self._talk.link
-        return BASE if link is None or self._talk.allows(visit, BASE) else link.first
+        if link is None or self._talk.allows(visit, BASE):
+            return BASE
+        return link.first(self._talk.has)
 
     def _missed(self, visit: Visit, settings: ChatSettings) -> str:
         """That a chat's adapter is not there any more, if it is not."""

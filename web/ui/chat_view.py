@@ -10,7 +10,6 @@ from html import escape
 from typing import Any
 
 from model.types import Queued, Status
-from web.chats import branches
 from web.chats.records import Chat, ChatMessage, Run, State, Vote
 from web.chats.replies import Reply
 from web.chats.talk import Conversation
@@ -76,7 +75,7 @@ def _rival(reply: ChatMessage, language: str) -> str:
 
 
 def _message(message: ChatMessage, talk: Conversation, language: str, last: bool) -> Value:
-    beside = branches.siblings(talk.messages, message)
+    beside = talk.families[message.parent, message.role]
     at = next(i for i, other in enumerate(beside) if other.id == message.id)
     run = message.runs[-1] if message.runs else None
     ended = run is not None and run.reason is not None

@@ -22,7 +22,9 @@ ROUTE = "/page"
 STYLES = ("page", "bars", "controls", "train", "chat")
 MOUNT = """
 import(new URL('page/chat.js', document.baseURI)).then(
-  (chat) => chat.mount%s({element, props, trigger, watch})); // it may trigger 'act'
+  (chat) => chat.mount%s({element, props, watch, trigger: (name, data) => trigger(name, {
+    ...data, chat: new URL(location.href).searchParams.get('chat') || '',
+  })})); // what it triggers is 'act'
 """
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import gradio as gr
 
 from model.manager import ModelManager
+from model.types import LinlyError
 from web.access import Access
-from web.chats.errors import UnknownChatError
-from web.chats.identity import owner_of
+from web.chats.identity import Owner, owner_of
 from web.chats.keeping import Keeping
 from web.chats.reading import ReadAhead
 from web.chats.replies import Replies
@@ -69,7 +69,8 @@ def build_page(
         layout = page_layout.build()
         visits, store = Visits(), keeping.store
         replies = Replies(manager, store, keeping.lock.id, visits.changed, visits.spoke)
-        page = Page(Talk(manager, store, visits, replies, link), access, layout)
+        talk = Talk(manager, store, visits, replies, link, keeping.mend)
+        page = Page(talk, access, layout)
         if desk is not None:
             page.add_training(desk, access)
         page.connect(blocks)
@@ -106,26 +107,27 @@ class Page:
         ours = {"queue": False, "preprocess": False}
         at_once: dict[str, Any] = {**quiet, **ours, "trigger_mode": "multiple"}
         controls = self._attempts.controls
-        gr.on([ui.send.click, ui.message.submit], self.send, [ui.message, *ui.wishes],
-              [ui.message, ui.outbox], **at_once)  # fmt: skip
-        ui.regenerate.click(self.regenerate, ui.wishes, ui.outbox, **at_once)
-        ui.stop.click(self.stop, None, None, **at_once)
-        ui.new_chat.click(self.new_chat, None, None, **at_once)
+        of_chat: dict[str, Any] = {**at_once, "js": OF_CHAT}
+        gr.on([ui.send.click, ui.message.submit], self.send, [ui.link, ui.message, *ui.wishes],
+              ui.outbox, **of_chat)  # fmt: skip
+        ui.regenerate.click(self.regenerate, [ui.link, *ui.wishes], ui.outbox, **of_chat)
+        ui.stop.click(self.stop, ui.link, ui.outbox, **of_chat)
+        ui.new_chat.click(self.new_chat, None, ui.outbox, **at_once)
         for drawn in (ui.log, ui.sidebar):
             drawn.act(self.act, ui.wishes, [ui.outbox, *controls], **at_once)
         kept = [ui.link, *ui.wishes]
         # What is pasted, or comes from an input method, is no `input` to Gradio.
         changed = [wish.input for wish in ui.wishes] + [box.blur for box in ui.settings.boxes]
-        latest = {**at_once, "trigger_mode": "always_last", "js": OF_CHAT}
-        gr.on(changed, self.keep_settings, kept, None, **latest)
+        latest = {**of_chat, "trigger_mode": "always_last"}
+        gr.on(changed, self.keep_settings, kept, ui.outbox, **latest)
         ui.settings.preset.input(
             self.preset, ui.settings.preset, ui.settings.sliders, **at_once
-        ).success(self.keep_settings, kept, None, **{**at_once, "js": OF_CHAT})
+        ).success(self.keep_settings, kept, ui.outbox, **of_chat)
         ui.theme.click(None, None, None, js=TOGGLE_THEME)
-        self._connect_compare(at_once)
+        self._connect_compare(at_once, of_chat)
         if self._talk.link is not None:
-            ui.settings.share.connect(self._talk.link, self._visit, at_once)
-        ShelfEvents(self._shelf, ui, self._attempts, self._visit).connect(at_once)
+            ui.settings.share.connect(self._talk.link, self._known, at_once)
+        ShelfEvents(self._shelf, ui, self._attempts, self._known).connect(at_once)
         self._connect_arrival(blocks, quiet, controls)
 
     def _connect_arrival(
@@ -137,7 +139,7 @@ class Page:
             self._training.connect(
                 quiet,
                 [ui.adapter],
-                lambda asked, name: self._watcher.adapters(self._visit(asked), name),
+                lambda asked, name: self._watcher.adapters(self._known(asked), name),
             )
             labels += self._training.arriving
         shown = [*dict.fromkeys([*labels, ui.outbox, ui.link, *controls])]
@@ -153,7 +155,7 @@ class Page:
         )
         blocks.unload(self.leave)
 
-    def _connect_compare(self, at_once: dict[str, Any]) -> None:
+    def _connect_compare(self, at_once: dict[str, Any], of_chat: dict[str, Any]) -> None:
         ui = self._layout
         open_panel = gr.State(False)
         ui.compare.toggle.click(
@@ -161,30 +163,42 @@ class Page:
             [open_panel, ui.compare.panel], **at_once,
         )  # fmt: skip
         ui.compare.ask.click(
-            self.compare, [ui.message, *ui.compare.rivals, *ui.wishes], [ui.message, ui.outbox],
-            **at_once,
+            self.compare, [ui.link, ui.message, *ui.compare.rivals, *ui.wishes],
+            ui.outbox, **of_chat,
         )  # fmt: skip
 
     def _visit(self, request: gr.Request) -> Visit:
-        owner = owner_of(request, bool(self._access.accounts))
+        owner, guest = self._who(request)
+        return self._talk.visits.of(request.session_hash or "", owner, guest)
+
+    def _known(self, request: gr.Request, chat: Any = "") -> Visit:
+        """The tab of a request, as it is; where it is not known here any more, one that shows the
+        chat of the page's address."""
+        owner, guest = self._who(request)
+        visit = self._talk.visits.find(request.session_hash or "", owner, guest)
+        if visit.lost and text(chat):
+            with contextlib.suppress(LinlyError):
+                self._talk.open(visit, text(chat))
+        return visit
+
+    def _who(self, request: gr.Request) -> tuple[Owner, bool]:
         inner = request.request
         guest = inner is not None and self._access.through_link(inner.scope)
-        return self._talk.visits.of(request.session_hash or "", owner, guest)
+        return owner_of(request, bool(self._access.accounts)), guest
 
     async def arrive(self, request: gr.Request, language: str, link: str) -> Updates:
         """A visitor has opened the page, perhaps by a link to a chat."""
         visit = self._visit(request)
-        updates = self._labels(request, language) | self._attempts.begun(visit)
+        updates = self._labels(request, visit, language) | self._attempts.begun(visit)
         if link:
             updates |= self._attempts.of(visit, lambda: Outcome(self._talk.open(visit, link)))
         return updates
 
     async def speak(self, request: gr.Request, language: str) -> Updates:
         """A visitor has chosen a language."""
-        return self._labels(request, language)
+        return self._labels(request, self._known(request), language)
 
-    def _labels(self, request: gr.Request, language: str) -> Updates:
-        visit = self._visit(request)
+    def _labels(self, request: gr.Request, visit: Visit, language: str) -> Updates:
         visit.language = language
         visit.renew()
         visit.relabelled.set()
@@ -201,7 +215,7 @@ class Page:
         visit = self._visit(request)
         visit.language = language
         if link and visit.chat is None:
-            with contextlib.suppress(UnknownChatError):  # `arrive` says so
+            with contextlib.suppress(LinlyError):  # `arrive` says so
                 self._talk.open(visit, link)
         async with aclosing(self._watcher.watch(visit)) as updates:
             async for update in updates:
@@ -219,61 +233,68 @@ class Page:
             async for update in updates:
                 yield update
 
-    async def send(self, request: gr.Request, message: str, *wishes: Any) -> Updates:
-        """Ask. What could not be sent stays in the box."""
-        visit = self._visit(request)
+    async def send(self, request: gr.Request, chat: Any, message: str, *wishes: Any) -> Updates:
+        """Ask. What could not be sent stays in the box, and so does what was typed meanwhile."""
+        visit = self._known(request, chat)
 
         def ask() -> Outcome:
             if not text(message).strip():
                 return Outcome()
             self._talk.send(visit, message, chat_settings(*wishes))
-            return Outcome(updates={self._layout.message: ""})
+            return Outcome(sent=message)
 
         return self._attempts.of(visit, ask)
 
-    async def regenerate(self, request: gr.Request, *wishes: Any) -> Updates:
+    async def regenerate(self, request: gr.Request, chat: Any, *wishes: Any) -> Updates:
         """Answer the last question once more."""
-        visit = self._visit(request)
+        visit = self._known(request, chat)
         return self._attempts.of(
             visit, lambda: self._talk.regenerate(visit, None, chat_settings(*wishes))
         )
 
-    async def compare(self, request: gr.Request, message: str, *rest: Any) -> Updates:
+    async def compare(self, request: gr.Request, chat: Any, message: str, *rest: Any) -> Updates:
         """Ask several at once: the message, or the last question where there is none."""
-        visit = self._visit(request)
+        visit = self._known(request, chat)
         (who, how), wishes = self._layout.compare.split(rest)
 
         def ask() -> Outcome:
             presets = self._shelf.presets(visit.owner.id)
-            rivals = chosen(chat_settings(*wishes), who, how, presets)
-            self._talk.compare(visit, text(message), rivals)
-            return Outcome(updates={self._layout.message: ""})
+            settings = chat_settings(*wishes)
+            rivals = chosen(settings, who, how, presets)
+            self._talk.compare(visit, text(message), rivals, settings)
+            return Outcome(sent=text(message) if text(message).strip() else "")
 
         return self._attempts.of(visit, ask)
 
     async def preset(self, request: gr.Request, name: str) -> list[float]:
         """The sliders' values for a preset."""
-        presets = self._shelf.presets(self._visit(request).owner.id)
+        presets = self._shelf.presets(self._who(request)[0].id)
         return list(astuple(presets.get(str(name)) or PRESETS[FIRST]))
 
-    async def stop(self, request: gr.Request) -> None:
+    async def stop(self, request: gr.Request, chat: Any) -> Updates:
         """End what is being said; what is there stays."""
-        self._talk.stop(self._visit(request))
+        visit = self._known(request, chat)
+        return self._attempts.of(visit, lambda: self._talk.stop(visit))
 
-    async def new_chat(self, request: gr.Request) -> None:
+    async def new_chat(self, request: gr.Request) -> Updates:
         """Begin anew. What is being said elsewhere goes on."""
-        self._talk.open(self._visit(request), None)
+        visit = self._known(request)
+
+        def begin() -> None:
+            self._talk.open(visit, None)
+
+        return self._attempts.of(visit, begin)
 
     async def act(self, request: gr.Request, event: gr.EventData, *wishes: Any) -> Updates:
         """Something was done in the log or in the side bar."""
-        visit = self._visit(request)
         data = event._data if isinstance(event._data, dict) else {}
+        visit = self._known(request, data.get("chat"))
         act = Act(visit, data, lambda: chat_settings(*wishes))
         return self._attempts.of(visit, lambda: self._actions.do(act))
 
-    async def keep_settings(self, request: gr.Request, chat: Any, *wishes: Any) -> None:
+    async def keep_settings(self, request: gr.Request, chat: Any, *wishes: Any) -> Updates:
         """The controls stand otherwise: the `chat` that they are about remembers it."""
-        visit = self._visit(request)
+        visit = self._known(request, chat)
 
         def keep() -> None:
             if text(chat) != (visit.chat or ""):
@@ -283,8 +304,8 @@ class Page:
             if before is not None:
                 self._ahead.settings_changed(visit, before, settings)
 
-        self._attempts.of(visit, keep)
+        return self._attempts.of(visit, keep)
 
-    def leave(self, request: gr.Request) -> None:
+    async def leave(self, request: gr.Request) -> None:
         """The tab is closed. Its replies go on."""
         self._talk.visits.leave(request.session_hash or "")

@@ -84,9 +84,7 @@ class Watcher:
     async def watch(self, visit: Visit) -> AsyncGenerator[Updates, None]:
         """The chats, in a tab: whenever a message begins or ends, or another is shown."""
         visit.renew()
-        while True:
-            await visit.changed.wait()
-            visit.changed.clear()
+        while await _news(visit, visit.changed):
             try:
                 async for updates in self._chats(visit):
                     yield updates
@@ -100,8 +98,8 @@ class Watcher:
     async def offer(self, visit: Visit) -> AsyncGenerator[Updates, None]:
         """How the model is, and what there is to choose from, whenever it is news."""
         shown = Shown()
-        while True:
-            updates = self._model(visit, shown)
+        while not visit.closed:
+            updates = self._offers(visit, shown)
             if updates:
                 gone = self._vanishing(updates, shown)
                 if gone:
@@ -128,6 +126,8 @@ class Watcher:
         sent for each tab many times a second, and each takes Gradio a millisecond of a core."""
         live = self._layout.live
         for beat in itertools.count(1):
+            if visit.closed:
+                return
             replies = self._talk.replies.in_chat(visit.chat) if visit.chat else []
             yield {live: live_value(replies, beat, visit.language)}
             others = max(0, self._talk.replies.count - 1)
@@ -160,6 +160,13 @@ class Watcher:
             return ""
         line = meter_line(measured.tokens, measured.context_length, visit.language)
         return line + reading_line(visit.reading, visit.language)
+
+    def _offers(self, visit: Visit, shown: Shown) -> Updates:
+        try:
+            return self._model(visit, shown)
+        except LinlyError as error:  # a disk that is busy or gone may come back
+            log.warning("%s", error)
+            return {}
 
     def _model(self, visit: Visit, shown: Shown) -> Updates:
         """How the model is and what there is to choose from, if that is news."""
@@ -213,6 +220,13 @@ class Watcher:
         known = [(t.description or t.name, t.name) for t in self._manager.templates()]
         automatic = (say(language, "template_auto"), AUTOMATIC)
         return {self._layout.settings.template: gr.update(choices=[automatic, *known])}
+
+
+async def _news(visit: Visit, event: asyncio.Event) -> bool:
+    """Wait for the event; False once the tab is closed."""
+    await event.wait()
+    event.clear()
+    return not visit.closed
 
 
 async def _either(event: asyncio.Event, seconds: float) -> None:

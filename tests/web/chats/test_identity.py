@@ -19,7 +19,7 @@ from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.browser import ARGUMENTS, PATIENCE, Chat, executable
 from tests.web.handmade import Caller, said
 from tests.web.serving import serving
-from web.chats.identity import COOKIE, VisitorCookie, owner_of
+from web.chats.identity import COOKIE, YEAR, VisitorCookie, owner_of
 
 TOKEN = "t" * 43
 
@@ -36,14 +36,16 @@ def cookies(response: httpx.Response) -> list[str]:
     return [one for one in response.headers.get_list("set-cookie") if one.startswith(COOKIE)]
 
 
-def test_a_browser_is_given_one_cookie_once(served: tuple[str, Path]) -> None:
+def test_a_browser_is_given_one_cookie(served: tuple[str, Path]) -> None:
     url, _ = served
     with httpx.Client(base_url=url) as client:
         (cookie,) = cookies(client.get("/"))
         assert re.fullmatch(
             rf"{COOKIE}=[\w-]{{43}}; Path=/; Max-Age=\d+; HttpOnly; SameSite=Lax", cookie
         )
-        assert cookies(client.get("/")) == []
+        # Renewed at each visit: it lasts for a year, and with it went a daily visitor's chats.
+        assert cookies(client.get("/")) == [cookie]
+        assert cookies(client.get("/health")) == []
     with httpx.Client(base_url=url) as client:
         assert cookies(client.get("/")) != [cookie]
         assert cookies(client.get("/health")) == []
@@ -58,6 +60,12 @@ def test_garbage_is_replaced(served: tuple[str, Path], garbage: str) -> None:
     sent = f"{COOKIE}={garbage}".encode("latin-1")
     (cookie,) = cookies(httpx.get(url, headers=[(b"cookie", sent)]))
     assert len(cookie.partition(";")[0]) == len(COOKIE) + 44
+
+
+@pytest.mark.parametrize("token", ["t" * 40, "-_" * 40])
+def test_a_valid_one_is_kept(served: tuple[str, Path], token: str) -> None:
+    (cookie,) = cookies(httpx.get(served[0], headers={"cookie": f"a=b; {COOKIE}={token}; c=d"}))
+    assert cookie.startswith(f"{COOKIE}={token}; Path=/; Max-Age={YEAR}; HttpOnly")
 
 
 @pytest.mark.parametrize(("scheme", "secure"), [("http", False), ("https", True)])

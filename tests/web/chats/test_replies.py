@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,12 +12,15 @@ import pytest
 
 from model.types import Delta, Emit, EngineRequest, Queued, Sampling
 from tests.fake import FakeEngine, echo, fake_manager
+from web.chats.errors import StoreError
 from web.chats.identity import Owner
 from web.chats.records import ChatMessage, ChatSettings, State
 from web.chats.replies import SAVE_SECONDS, Replies, ReplyBusyError
+from web.chats.servers import ServerLock
 from web.chats.store import ChatStore
 from web.chats.talk import NotExactError, Talk
 from web.chats.visits import Visit, Visits
+from web.ui.watching import Watcher
 
 ANNA = "browser:anna"
 GREEDY = ChatSettings(sampling=Sampling(temperature=0))
@@ -430,3 +433,98 @@ def test_a_kept_text_is_no_older_than_half_a_second(world: MakeWorld) -> None:
         await here.ended()
 
     run(chat())
+
+
+def test_a_reply_that_cannot_be_saved_now_is_saved_later(
+    world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full for a moment must not cost the text, nor leave the chat waiting."""
+    here = world(FakeEngine(echo))
+    whole = ChatStore.finish
+
+    def full(self: ChatStore, message: ChatMessage) -> None:
+        raise StoreError("The chats cannot be saved: the disk is full", "Free some space.")
+
+    async def chat() -> None:
+        monkeypatch.setattr(ChatStore, "finish", full)
+        here.talk.send(here.visit, "precious", GREEDY)
+        await here.ended()
+        assert here.branch[-1].state is State.STREAMING
+        monkeypatch.setattr(ChatStore, "finish", whole)
+        await until(lambda: here.branch[-1].state is State.DONE)
+
+    run(chat())
+    assert here.branch[-1].text == "base heard: precious "
+
+
+def test_a_comparison_leaves_the_chat_s_settings(world: MakeWorld) -> None:
+    here = world(FakeEngine(echo))
+    pirate = replace(GREEDY, adapter="pirate")
+
+    async def chat() -> None:
+        here.talk.send(here.visit, "one", pirate)
+        await here.ended()
+        here.talk.compare(here.visit, "two", [GREEDY, replace(GREEDY, adapter="linly")], pirate)
+        await here.ended()
+
+    run(chat())
+    assert here.store.chat(ANNA, here.visit.chat or "").settings == pirate
+
+
+def test_a_reply_that_failed_is_run_again_to_where_it_failed(world: MakeWorld) -> None:
+    here = world(FakeEngine(lambda p, r: ["half ", "<fail>"]))
+
+    async def chat() -> None:
+        here.talk.send(here.visit, "hello", GREEDY)
+        await here.ended()
+        here.engine.script = lambda p, r: ["half ", "and more"]
+        here.talk.again(here.visit, here.branch[-1].id)
+        await here.ended()
+
+    run(chat())
+    assert here.branch[-1].text == "half "
+
+
+def test_a_reply_of_another_server_that_died(world: MakeWorld, tmp_path: Path) -> None:
+    """Two servers share a folder: what the dead one was about to say can be continued here."""
+    here = world(FakeEngine(echo))
+    lock = ServerLock(tmp_path / "servers")
+    there = ServerLock(tmp_path / "servers")
+    here.talk._mend = lambda: here.store.interrupt(lock.alive)
+
+    async def chat() -> None:
+        here.talk.send(here.visit, "hello", GREEDY)
+        await here.ended()
+        question = here.branch[0].id
+        theirs = ChatMessage("theirs", question, "assistant", "half", State.STREAMING)
+        here.store.add(ANNA, here.visit.chat or "", theirs, server=there.id)
+        assert here.branch[-1].state is State.STREAMING
+        there.release()
+        assert here.branch[-1].state is State.INTERRUPTED
+
+    run(chat())
+    lock.release()
+
+
+def test_a_closed_tab_leaves_nothing_behind(world: MakeWorld) -> None:
+    here = world(FakeEngine(echo))
+
+    class _Layout:
+        log, sidebar, meter, live = "log", "sidebar", "meter", "live"
+
+    async def watched() -> None:
+        watcher = Watcher(here.talk, None, _Layout())  # type: ignore[arg-type]
+        visit = here.visits.of("tab", here.visit.owner)
+        streams = [watcher.watch(visit), watcher.listen(visit)]
+
+        async def follow(stream: AsyncGenerator[object, None]) -> None:
+            async for _ in stream:
+                pass
+
+        tasks = [asyncio.ensure_future(follow(stream)) for stream in streams]
+        await asyncio.sleep(0)
+        here.visits.leave("tab")
+        await asyncio.gather(*tasks)
+        assert here.visits.find("tab", here.visit.owner).lost
+
+    run(watched())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Locator, expect
 
+from tests.web.static.conftest import Open
 from tests.web.static.harness import Harness, asked, replied
 
 pytestmark = pytest.mark.browser
@@ -124,11 +125,57 @@ def test_editing_sends_what_was_written(harness: Harness) -> None:
     box.type("there")
     box.press("Enter")
     assert harness.actions() == [{"kind": "edit", "id": "u", "text": "Hi\nthere"}]
+    expect(box).to_be_disabled()  # until the log has it
+    assert kept_edit(harness) == "Hi\nthere"
+    harness.log(asked("v", "Hi\nthere"))
     expect(box).to_have_count(0)
+    assert kept_edit(harness) is None
+    expect(harness.message("v").get_by_role("button", name="Edit")).to_be_focused()
+    harness.log(asked("u", "Hi"), replied("a", "Arr"))
     press(harness.message("u"), "Edit")
     expect(box).to_have_value("Hi")
     press(harness.message("u"), "Ask again")
     assert harness.actions() == [{"kind": "edit", "id": "u", "text": "Hi"}]
+
+
+def kept_edit(harness: Harness) -> str | None:
+    found: str | None = harness.page.evaluate("localStorage.getItem('linly.edit.u')")
+    return found
+
+
+@pytest.mark.parametrize("why", ["refused", "no answer"])
+def test_an_edit_that_does_not_arrive_is_kept(opened: Open, why: str) -> None:
+    harness = opened(fake_clock=True)
+    harness.log(asked("u", "Hi"), replied("a", "Arr"))
+    press(harness.message("u"), "Edit")
+    box = harness.page.get_by_role("textbox", name="Edit what you wrote")
+    box.fill("Ahoy")
+    press(harness.message("u"), "Ask again")
+    expect(harness.message("u").locator(".editor")).to_have_attribute("aria-busy", "true")
+    expect(harness.message("u").get_by_role("button", name="Cancel")).to_be_disabled()
+    if why == "refused":
+        harness.set("Outbox", {"n": 1, "download": None, "say": "Busy", "sent": None})
+    else:
+        harness.page.clock.run_for(10_000)
+    expect(box).to_be_enabled()
+    expect(box).to_be_focused()
+    expect(box).to_have_value("Ahoy")
+    assert kept_edit(harness) == "Ahoy"
+    press(harness.message("u"), "Ask again")
+    assert [action["text"] for action in harness.actions()] == ["Ahoy", "Ahoy"]
+
+
+def test_an_edit_is_kept_where_another_message_comes(harness: Harness) -> None:
+    harness.log(asked("u", "Hi"))
+    press(harness.message("u"), "Edit")
+    box = harness.page.get_by_role("textbox", name="Edit what you wrote")
+    box.fill("Ahoy")
+    box.press("Enter")
+    harness.log(asked("v", "Something else"), chat="c2")
+    assert kept_edit(harness) == "Ahoy"
+    harness.log(asked("u", "Hi"))
+    expect(box).to_have_value("Ahoy")
+    expect(box).to_be_enabled()
 
 
 @pytest.mark.parametrize("how", ["Cancel", "Escape"])

@@ -3,18 +3,18 @@
 import { keep, kept } from './store.js';
 
 const DELAY = 200; // milliseconds after typing until it is kept
-const LOOK = 200; // and between two looks at whether a sent message has left the box
 const NEW = 'new';
 
 const key = (chat) => `draft.${chat ?? NEW}`;
-const lastQuestion = (messages) => messages.findLast(({ role }) => role === 'user')?.text.trim();
+const lastQuestion = (messages) => messages.findLast(({ role }) => role === 'user');
+const without = (text, sent) => (text.startsWith(sent) ? text.slice(sent.length) : text);
 
 /** `read()` is the text of the box, `write(text)` changes it. */
 export class Drafts {
   #chat; // undefined until the log has said which it is
   #typing = 0;
-  #leaving = 0;
-  #sent = null; // what is on its way to the server
+  #asked; // the id of the last question that the log showed
+  #underway = []; // what was sent, until both the server has said so and its chat is known
 
   constructor(read, write) {
     this.read = read;
@@ -26,32 +26,66 @@ export class Drafts {
     this.#typing = setTimeout(() => this.#keep(), DELAY);
   }
 
-  /** The server will empty the box, and no event will tell. */
+  /** What is in the box is on its way. It belongs to this chat, whichever is shown by then. */
   sending() {
-    this.#sent = this.read().trim() || this.#sent;
-    clearInterval(this.#leaving);
-    this.#leaving = setInterval(() => !this.read() && this.flush(), LOOK);
+    const [chat, text] = [this.#chat, this.read()];
+    if (!text.trim()) return;
+    const others = this.#underway.filter((one) => one.chat !== chat || one.text !== text);
+    this.#underway = [...others, { chat, text, after: this.#asked, taken: false, shown: false }];
+  }
+
+  /** The server has this text: it leaves the box, and what was typed behind it stays. */
+  sent(text) {
+    const found = this.#underway.find((one) => one.text === text);
+    this.#take(found ?? { chat: this.#chat, text });
+    // The log has yet to show which chat the first message of a new one has begun.
+    const begins = (found?.chat ?? null) === null;
+    if (!begins) this.#underway = this.#underway.filter((one) => one !== found);
   }
 
   /** Keep what is in the box now. */
   flush() {
     clearTimeout(this.#typing);
-    clearInterval(this.#leaving);
     this.#keep();
   }
 
-  /** The log shows this chat with these messages. */
+  /** The log shows this chat with these messages. It may do so before the server says `sent`. */
   show({ chat, messages }) {
-    const arrived = this.#sent !== null && lastQuestion(messages) === this.#sent;
-    const begun = arrived && this.#chat === null;
-    if (begun) this.#moveTo(chat);
+    const question = lastQuestion(messages);
+    const arrived = this.#underway.find((one) => this.#isShown(one, chat, question));
+    if (arrived && this.#chat === null && chat !== null) this.#moveTo(chat);
     else if (chat !== this.#chat) this.#turnTo(chat);
-    if (arrived && this.read().trim() === this.#sent) keep(key(chat), null);
-    if (arrived) this.#sent = null;
+    if (arrived) this.#settle(arrived, chat);
+    this.#asked = question?.id;
   }
 
   #keep() {
     if (this.#chat !== undefined) keep(key(this.#chat), this.read() || null);
+  }
+
+  // The same words may have been asked before: only another message tells that these arrived.
+  #isShown(one, chat, question) {
+    const here = one.chat === chat || (one.chat === null && this.#chat === null);
+    const another = question && question.id !== one.after && !one.shown;
+    return here && another && question.text.trim() === one.text.trim();
+  }
+
+  #settle(one, chat) {
+    const told = one.taken;
+    Object.assign(one, { chat, shown: true });
+    this.#take(one);
+    if (told) this.#underway = this.#underway.filter((other) => other !== one);
+  }
+
+  #take(one) {
+    if (one.taken) return;
+    one.taken = true;
+    if (one.chat !== this.#chat) {
+      keep(key(one.chat), without(kept(key(one.chat)) ?? '', one.text) || null);
+      return;
+    }
+    this.write(without(this.read(), one.text));
+    this.flush();
   }
 
   // The first message made a chat of the new one: what has been typed since belongs to it.
@@ -65,7 +99,8 @@ export class Drafts {
     const first = this.#chat === undefined;
     this.flush();
     this.#chat = chat;
-    this.#sent = null;
+    if (first) for (const one of this.#underway) one.chat ??= chat;
+    else this.#underway = this.#underway.filter(({ taken }) => !taken);
     const draft = kept(key(chat)) ?? '';
     // Whoever typed while the page was loading keeps that.
     if (!first || !this.read()) this.write(draft);

@@ -1,33 +1,64 @@
 // The box in which one's own message is written anew. What is in it is kept in this browser until
-// it is sent or given up, so that neither a redraw nor a reload loses it.
+// it has arrived or is given up, so that neither a redraw, nor a reload, nor a refusal loses it.
 
 import { composing, h } from './dom.js';
 import { keep, kept } from './store.js';
 import { words } from './words.js';
 
+const PATIENCE = 10_000; // milliseconds without an answer until it can be sent again
+
 const key = (id) => `edit.${id}`;
 
-/** What was written into message `id`'s box and neither sent nor given up; else null. */
+/** What was written into message `id`'s box and has neither arrived nor been given up; or null. */
 export const unfinished = (id) => kept(key(id));
 
-/** An element; `send(text)` or `cancel()` is called at its end. */
+/** The log shows `text` in message `id`'s place. What was written since stays. */
+export function arrived(id, text) {
+  if (unfinished(id)?.trim() === text.trim()) keep(key(id), null);
+}
+
+/** An element; `send(text)` is called whenever it is to be sent, or `cancel()` at its end. */
 export function editor(id, text, { send, cancel }) {
   const t = words();
   const area = h('textarea', { 'aria-label': t('edit_message'), rows: 1 });
-  const end = (then) => {
-    keep(key(id), null);
-    then();
+  const save = () => {
+    if (!area.value.trim()) return;
+    wait(box, area);
+    send(area.value);
   };
-  const save = () => area.value.trim() && end(() => send(area.value));
-  const giveUp = () => end(cancel);
+  const giveUp = () => {
+    keep(key(id), null);
+    cancel();
+  };
   area.value = text;
   area.addEventListener('input', () => keep(key(id), area.value));
   area.addEventListener('keydown', (event) => pressed(event, save, giveUp));
   keep(key(id), text);
   const button = (kind, onclick, name) => h('button', { type: 'button', class: kind, onclick }, name);
-  return h('div', { class: 'editor' }, area, h('div', { class: 'choices' },
+  const box = h('div', { class: 'editor' }, area, h('div', { class: 'choices' },
     button('linly-button', giveUp, t('cancel')),
     button('linly-button primary', save, t('save_and_send'))));
+  return box;
+}
+
+// Where it arrives, the log takes the box away. Else a sentence says why not, or nothing comes.
+function wait(box, area) {
+  const end = () => {
+    clearTimeout(late);
+    document.removeEventListener('linly:said', end);
+    setBusy(box, false);
+    if (document.activeElement === document.body) area.focus();
+  };
+  const late = setTimeout(end, PATIENCE);
+  document.addEventListener('linly:said', end);
+  setBusy(box, true);
+}
+
+function setBusy(box, busy) {
+  // What is disabled would keep the focus in some browsers, and lose it in others.
+  if (busy && box.contains(document.activeElement)) document.activeElement.blur();
+  box.setAttribute('aria-busy', busy);
+  for (const control of box.querySelectorAll('textarea, button')) control.disabled = busy;
 }
 
 function pressed(event, save, giveUp) {

@@ -32,6 +32,7 @@ export function mountEntry() {
   document.addEventListener('input', (event) => inBox(event) && drafts.typed());
   document.addEventListener('click', (event) => event.target.closest(SEND) && drafts.sending(),
     { capture: true });
+  document.addEventListener('linly:sent', ({ detail }) => drafts.sent(detail));
   window.addEventListener('pagehide', () => drafts.flush());
 }
 
@@ -39,10 +40,15 @@ export function mountEntry() {
 export function write(text) {
   const area = box();
   if (!area || area.value === text) return;
+  const left = area.value.endsWith(text) ? area.value.length - area.selectionEnd : 0;
   // Svelte listens to `input`, and frameworks may have replaced the element's own setter.
   Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, 'value').set.call(area, text);
   area.dispatchEvent(new Event('input', { bubbles: true }));
+  if (document.activeElement === area) placeCaret(area, text.length - left);
 }
+
+// Whoever was typing in the middle of what stays goes on there.
+const placeCaret = (area, at) => area.setSelectionRange(Math.max(0, at), Math.max(0, at));
 
 /** Put a question into the box, to be sent or to be changed. */
 export function propose(question) {

@@ -4,7 +4,7 @@
 
 import { copyFrom } from './clipboard.js';
 import { h, refresh } from './dom.js';
-import { editor, unfinished } from './editor.js';
+import { arrived, editor, unfinished } from './editor.js';
 import { iconButton } from './icons.js';
 import { renderReply, renderTyped } from './markdown.js';
 import { language, words } from './words.js';
@@ -51,6 +51,11 @@ export class MessageView {
     area.setSelectionRange(area.value.length, area.value.length);
   }
 
+  /** The log shows another message, or none, in this one's place. */
+  replaced(other) {
+    if (this.#editor && other?.role === 'user') arrived(this.message.id, other.text);
+  }
+
   #showBody({ role, text }) {
     if (role === 'user') renderTyped(this.body, text);
     else renderReply(this.body, text);
@@ -64,10 +69,7 @@ export class MessageView {
 
   #open(text) {
     this.#editor = editor(this.article.dataset.id, text, {
-      send: (edited) => {
-        this.#close();
-        this.act({ kind: 'edit', id: this.message.id, text: edited });
-      },
+      send: (edited) => this.act({ kind: 'edit', id: this.message.id, text: edited }),
       cancel: () => this.#close(),
     });
     this.body.after(this.#editor);

@@ -7,6 +7,7 @@ import { MessageView } from './message.js';
 import { withLive } from './live.js';
 
 const AT_ONCE = 20;
+const WAITING = '.editor[aria-busy="true"]';
 const SLICE = 8; // milliseconds of drawing at a time: half a frame
 
 const whenIdle = window.requestIdleCallback ?? ((work) => setTimeout(work, 30));
@@ -26,10 +27,9 @@ export class Messages {
   /** Show these messages, and an element behind them if there is one. */
   show(messages, footer) {
     const focused = this.#focusedTool();
+    this.#drop(messages);
     this.#messages = messages;
     this.#footer = footer;
-    const ids = new Set(messages.map(({ id }) => id));
-    for (const id of this.#views.keys()) if (!ids.has(id)) this.#views.delete(id);
     const late = messages.length - AT_ONCE;
     this.#draw(messages.filter(({ id }, i) => i >= late || this.#views.has(id)));
     this.#focusAgain(focused);
@@ -47,6 +47,16 @@ export class Messages {
     const message = this.#messages.findLast((one) => one.role === role);
     if (message) this.#draw([message]);
     return message && this.#views.get(message.id);
+  }
+
+  // Forget the views of what is not among `messages`.
+  #drop(messages) {
+    const ids = new Set(messages.map(({ id }) => id));
+    this.#messages.forEach(({ id }, i) => {
+      if (ids.has(id)) return;
+      this.#views.get(id)?.replaced(messages[i]);
+      this.#views.delete(id);
+    });
   }
 
   #draw(messages) {
@@ -88,11 +98,13 @@ export class Messages {
     this.#draw([]);
   }
 
-  // Another version of a message is another element; whoever pages by keyboard stays on the arrow.
+  // Another version of a message is another element; whoever pages by keyboard stays on the arrow,
+  // and whoever wrote that version, and waited without a focus, comes to its tools.
   #focusedTool() {
-    const article = document.activeElement?.closest?.('article');
-    const at = [...this.list.children].indexOf(article);
-    return { at, tool: at >= 0 ? document.activeElement.dataset.act : null };
+    const focused = document.activeElement;
+    const waiting = focused === document.body ? this.list.querySelector(WAITING) : null;
+    const at = [...this.list.children].indexOf((waiting ?? focused)?.closest?.('article'));
+    return { at, tool: waiting ? 'edit' : at >= 0 && focused.dataset.act };
   }
 
   #focusAgain({ at, tool }) {
