@@ -129,7 +129,9 @@ def _chosen(template: str, templates: Collection[str] | None) -> Any:
     """The drop-down with a template that it may not offer yet."""
     if templates is None:
         return gr.update(choices=[(template or "…", template)], value=template)
-    return template if template in templates else ""
+    known = template if template in templates else ""
+    # With what it offers: the stream that fills it may come later than a chat's settings.
+    return gr.update(choices=[("…", ""), *((name, name) for name in templates)], value=known)
 
 
 def preset_choices(language: str) -> list[tuple[str, str]]:
