@@ -14,9 +14,9 @@ from web.chats.records import ChatSettings
 from web.chats.talk import Talk
 from web.chats.visits import Visit
 from web.i18n import say
-from web.ui.layout import BASE, Layout
+from web.ui.choices import AUTOMATIC, BASE, Choices, adapter_choices, template_choices
+from web.ui.layout import Layout
 from web.ui.shelf import Shelf
-from web.ui.watching import adapter_label
 
 log = logging.getLogger(__name__)
 
@@ -80,14 +80,12 @@ class Attempts:
 
     def filled(self, visit: Visit, settings: ChatSettings) -> Updates:
         """The controls as a chat has them; what is not there any more is left to the base."""
-        manager = self._talk.manager
-        ready = manager.status().ready
-        templates = [template.name for template in manager.templates()] if ready else None
-        presets = self._shelf.presets(visit.owner.id)
         adapter = self._adapter(visit, settings.adapter)
+        panel, presets = self._layout.settings, self._shelf.presets(visit.owner.id)
         return {
+            **panel.filled(settings, presets),
             self._layout.adapter: self._chosen(visit, adapter),
-            **self._layout.settings.filled(settings, templates, presets),
+            panel.template: self._template(visit, settings.template),
         }
 
     def begun(self, visit: Visit) -> Updates:
@@ -97,13 +95,13 @@ class Attempts:
 
     def _chosen(self, visit: Visit, adapter: str) -> Any:
         """The drop-down with an adapter, whether or not it has been told yet what to offer."""
-        manager, language = self._talk.manager, visit.language
-        base = (say(language, "base", name=manager.status().base_model), BASE)
-        found = [(adapter_label(one, language), one.name) for one in manager.adapters()]
-        choices = [one for one in (base, *found) if self._talk.allows(visit, one[1])]
-        if adapter not in (name for _, name in choices):
-            choices.append((adapter, adapter))
-        return gr.update(choices=choices, value=adapter)
+        return _with(adapter_choices(self._talk, visit), adapter)
+
+    def _template(self, visit: Visit, template: str) -> Any:
+        """And the one with a template; what is gone gives way once it is known to be."""
+        choices = template_choices(self._talk.manager, visit.language)
+        gone = self._talk.manager.status().ready and template not in [name for _, name in choices]
+        return _with(choices, AUTOMATIC if gone else template)
 
     def _adapter(self, visit: Visit, adapter: str) -> str:
         """The adapter, or who goes on in its place: it is gone, or not for this visitor."""
@@ -125,3 +123,9 @@ class Attempts:
         base = say(visit.language, "the_base")
         names = {"name": settings.adapter or base, "other": adapter or base}
         return say(visit.language, "adapter_gone", **names)
+
+
+def _with(choices: Choices, value: str) -> Any:
+    """A drop-down of these, and of the value that is shown in any case."""
+    missing = [] if value in (name for _, name in choices) else [(value, value)]
+    return gr.update(choices=[*choices, *missing], value=value)

@@ -9,12 +9,10 @@ from typing import Any
 import gradio as gr
 
 from web.i18n import DEFAULT, LANGUAGES, texts
+from web.ui.choices import BASE
 from web.ui.compare_panel import ComparePanel
 from web.ui.drawn import drawn
 from web.ui.settings_panel import SettingsPanel
-
-BASE = ""  # the drop-down's value for "no adapter"
-AUTOMATIC = ""  # and for "whatever template belongs to it"
 
 
 @dataclass(frozen=True)

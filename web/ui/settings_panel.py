@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
 from typing import Any
 
 import gradio as gr
 
 from web.chats.records import ChatSettings
-from web.i18n import DEFAULT, say, texts
+from web.i18n import DEFAULT, texts
+from web.ui.choices import preset_choices
 from web.ui.presets import FIRST, MAX_TOKENS, PRESETS, Preset, of_sampling
 from web.ui.share_panel import SharePanel
 from web.ui.shelf_panel import ShelfPanel
@@ -108,31 +109,16 @@ class SettingsPanel:
             *self.share.labels(t),
         )
 
-    def filled(self, settings: ChatSettings, templates: Collection[str] | None,
-               presets: Mapping[str, Preset]) -> Updates:  # fmt: skip
-        """Updates that show a chat's settings. `templates` are None until they are known."""
+    def filled(self, settings: ChatSettings, presets: Mapping[str, Preset]) -> Updates:
+        """Updates that show a chat's settings, but for its template."""
         sampling = settings.sampling
         preset = of_sampling(sampling)
         return {
             self.scale: settings.scale,
             self.system: settings.system,
-            self.template: _chosen(settings.template, templates),
             self.max_tokens: sampling.max_tokens or MAX_TOKENS,
             self.seed: -1 if sampling.seed is None else sampling.seed,
             # The values may be nobody's preset, and then none is marked.
             self.preset: next((name for name, known in presets.items() if known == preset), None),
             **dict(zip(self.sliders, astuple(preset), strict=True)),
         }
-
-
-def _chosen(template: str, templates: Collection[str] | None) -> Any:
-    """The drop-down with a template that it may not offer yet."""
-    if templates is None:
-        return gr.update(choices=[(template or "…", template)], value=template)
-    known = template if template in templates else ""
-    # With what it offers: the stream that fills it may come later than a chat's settings.
-    return gr.update(choices=[("…", ""), *((name, name) for name in templates)], value=known)
-
-
-def preset_choices(language: str) -> list[tuple[str, str]]:
-    return [(say(language, f"preset_{name}"), name) for name in PRESETS]

@@ -6,7 +6,7 @@ from model.types import RequestError
 from web.chats.records import SavedPreset, Snippet
 from web.chats.shelf import checked_name
 from web.chats.store import ChatStore
-from web.i18n import say
+from web.ui.choices import preset_choices
 from web.ui.presets import PRESETS, Preset, of_sampling
 
 OWN = "own:"  # before the name of a preset of the visitor's, so that it hides none of ours
@@ -25,9 +25,8 @@ class Shelf:
 
     def preset_choices(self, owner: str, language: str) -> list[tuple[str, str]]:
         """The presets with their labels."""
-        ours = [(say(language, f"preset_{name}"), name) for name in PRESETS]
         own = [(p.name, f"{OWN}{p.name}") for p in self._store.presets(owner)]
-        return [*ours, *own]
+        return [*preset_choices(language), *own]
 
     def save_preset(self, owner: str, saved: SavedPreset) -> str:
         """Keep a preset; the value of the control for it.

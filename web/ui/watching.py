@@ -19,7 +19,6 @@ from typing import Any
 
 import gradio as gr
 
-from model.adapters import Adapter
 from model.types import LinlyError, Status
 from web.chats.reading import chat_request
 from web.chats.replies import spoken
@@ -34,7 +33,8 @@ from web.ui.chat_view import (
     reading_line,
     sidebar_value,
 )
-from web.ui.layout import AUTOMATIC, BASE, Layout
+from web.ui.choices import adapter_choices, template_choices
+from web.ui.layout import Layout
 from web.ui.shelf import Shelf
 
 UPDATE_SECONDS = 0.05  # between two updates of a tab
@@ -189,10 +189,11 @@ class Watcher:
         ui, language, owner = self._layout, visit.language, visit.owner.id
         presets = self._shelf.preset_choices(owner, language)
         snippets = self._shelf.snippets(owner)
-        adapters = self._adapters(language, visit.guest)
+        adapters = adapter_choices(self._talk, visit)
+        templates = template_choices(self._manager, language)
         return {
             ui.adapter: gr.update(choices=adapters),
-            **self._templates(language),
+            ui.settings.template: gr.update(choices=templates),
             **ui.compare.offer(adapters, presets, texts(language)),
             **ui.settings.share.shown(self._talk.link, visit),
             ui.settings.preset: gr.update(choices=presets),
@@ -207,19 +208,8 @@ class Watcher:
 
     def adapters(self, visit: Visit, chosen: str) -> Updates:
         """The adapters that there are now; `chosen` becomes the one that is selected."""
-        choices = self._adapters(visit.language, visit.guest)
+        choices = adapter_choices(self._talk, visit)
         return {self._layout.adapter: gr.update(choices=choices, value=chosen)}
-
-    def _adapters(self, language: str, guest: bool = False) -> list[tuple[str, str]]:
-        base = (say(language, "base", name=self._manager.status().base_model), BASE)
-        found = [(adapter_label(a, language), a.name) for a in self._manager.adapters()]
-        link = self._talk.link if guest else None
-        return [c for c in (base, *found) if link is None or link.allows(c[1])]
-
-    def _templates(self, language: str) -> Updates:
-        known = [(t.description or t.name, t.name) for t in self._manager.templates()]
-        automatic = (say(language, "template_auto"), AUTOMATIC)
-        return {self._layout.settings.template: gr.update(choices=[automatic, *known])}
 
 
 async def _news(visit: Visit, event: asyncio.Event) -> bool:
@@ -234,16 +224,6 @@ async def _either(event: asyncio.Event, seconds: float) -> None:
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(event.wait(), seconds)
     event.clear()
-
-
-def adapter_label(found: Adapter, language: str) -> str:
-    """An adapter as the drop-down shows it: ready, with a warning, or broken and why."""
-    if found.problem:
-        return say(language, "broken", name=found.name, reason=found.problem.message(language))
-    label = f"{found.name}: {found.description}" if found.description else found.name
-    if found.warnings:
-        return say(language, "warned", label=label, reason=found.warnings[0].message(language))
-    return say(language, "healthy", label=label)
 
 
 def status_line(status: Status, language: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from web.i18n import DEFAULT, texts
-from web.ui.layout import AUTOMATIC
+from web.ui.choices import AUTOMATIC
 
 TYPES = [".json", ".jsonl", ".txt"]
 

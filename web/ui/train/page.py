@@ -12,7 +12,8 @@ import gradio as gr
 from model.types import LinlyError
 from web.access import Access
 from web.i18n import DEFAULT, say, texts
-from web.ui.layout import AUTOMATIC, Layout
+from web.ui.choices import AUTOMATIC
+from web.ui.layout import Layout
 from web.ui.train import layout
 from web.ui.train.desk import Desk, TrainingRequestError, Wanted, name_for
 from web.ui.train.view import data_view, job_view

@@ -1,0 +1,44 @@
+"""What there is to choose from, as labels and values for a drop-down. Free of Gradio."""
+
+from __future__ import annotations
+
+from model.adapters import Adapter
+from model.manager import ModelManager
+from web.chats.talk import Talk
+from web.chats.visits import Visit
+from web.i18n import say
+from web.ui.presets import PRESETS
+
+BASE = ""  # the value for "no adapter"
+AUTOMATIC = ""  # and for "whatever template belongs to it"
+
+Choices = list[tuple[str, str]]
+
+
+def adapter_choices(talk: Talk, visit: Visit) -> Choices:
+    """The base and the adapters, as far as a visitor may use them."""
+    status, language = talk.manager.status(), visit.language
+    base = (say(language, "base", name=status.base_model), BASE)
+    found = [(adapter_label(one, language), one.name) for one in talk.manager.adapters()]
+    return [choice for choice in (base, *found) if talk.allows(visit, choice[1])]
+
+
+def adapter_label(found: Adapter, language: str) -> str:
+    """An adapter as a drop-down shows it: ready, with a warning, or broken and why."""
+    if found.problem:
+        return say(language, "broken", name=found.name, reason=found.problem.message(language))
+    label = f"{found.name}: {found.description}" if found.description else found.name
+    if found.warnings:
+        return say(language, "warned", label=label, reason=found.warnings[0].message(language))
+    return say(language, "healthy", label=label)
+
+
+def template_choices(manager: ModelManager, language: str) -> Choices:
+    """The prompt templates; none but the automatic one while the model loads."""
+    known = [(t.description or t.name, t.name) for t in manager.templates()]
+    return [(say(language, "template_auto"), AUTOMATIC), *known]
+
+
+def preset_choices(language: str) -> Choices:
+    """The presets that everybody has."""
+    return [(say(language, f"preset_{name}"), name) for name in PRESETS]
