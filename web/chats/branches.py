@@ -19,12 +19,6 @@ def path(messages: Mapping[str, ChatMessage], head: str | None) -> list[ChatMess
     return list(reversed(seen.values()))
 
 
-def siblings(messages: Mapping[str, ChatMessage], message: ChatMessage) -> list[ChatMessage]:
-    """Those of the same role that follow the same message, `message` among them."""
-    place = (message.parent, message.role)
-    return [other for other in messages.values() if (other.parent, other.role) == place]
-
-
 def families(
     messages: Mapping[str, ChatMessage],
 ) -> dict[tuple[str | None, str], list[ChatMessage]]:

@@ -42,18 +42,7 @@ class Chats(Database):
         Raises:
             UnknownChatError, StoreError
         """
-        return self._chat(owner, chat, "deleted IS NULL")
-
-    def deleted_chat(self, owner: str, chat: str) -> Chat:
-        """One that the owner has deleted, and that can still be restored.
-
-        Raises:
-            UnknownChatError, StoreError
-        """
-        return self._chat(owner, chat, "deleted IS NOT NULL")
-
-    def _chat(self, owner: str, chat: str, state: str) -> Chat:
-        query = f"SELECT {COLUMNS} FROM chats WHERE id = ? AND owner = ? AND {state}"  # noqa: S608
+        query = f"SELECT {COLUMNS} FROM chats WHERE id = ? AND owner = ? AND deleted IS NULL"  # noqa: S608
         with self._reading() as connection:
             row = connection.execute(query, (chat, owner)).fetchone()
         if row is None:

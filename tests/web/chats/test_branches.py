@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from model.types import Role
-from web.chats.branches import comparison, newest_leaf, path, siblings
+from web.chats.branches import comparison, families, newest_leaf, path
 from web.chats.records import ChatMessage
 
 Tree = dict[str, ChatMessage]
@@ -60,7 +60,7 @@ def test_random_trees_agree_with_a_slow_search(seed: int) -> None:
         newest = max(slow_descent(messages, message.id), key=order.index)
         assert newest_leaf(messages, message.id) == newest
         assert not [m for m in messages.values() if m.parent == newest]
-        beside = siblings(messages, message)
+        beside = families(messages)[message.parent, message.role]
         assert message in beside
         assert ids(beside) == sorted(ids(beside), key=order.index)
         assert {(m.parent, m.role) for m in beside} == {(message.parent, message.role)}
@@ -98,7 +98,8 @@ def test_the_newest_leaf_is_where_one_left_off() -> None:
 
 def test_siblings_differ_in_role() -> None:
     messages = tree(asked("q", None), replied("a", "q"), asked("odd", "q"))
-    assert ids(siblings(messages, messages["a"])) == ["a"]
+    assert ids(families(messages)["q", "assistant"]) == ["a"]
+    assert ids(families(messages)["q", "user"]) == ["odd"]
 
 
 def test_the_newest_comparison() -> None:

@@ -187,14 +187,10 @@ def test_deleting_can_be_undone(store: ChatStore) -> None:
     for call in set(FOR_OWNERS) - {"restore"}:
         with pytest.raises(UnknownChatError):
             FOR_OWNERS[call](store, MEI, chat.id, "a")
-    assert store.deleted_chat(MEI, chat.id) == before[0]
-    with pytest.raises(UnknownChatError):
-        store.deleted_chat(OTHER, chat.id)
     store.restore(MEI, chat.id)
     assert (store.chat(MEI, chat.id), store.messages(MEI, chat.id), store.votes(MEI)) == before
     store.restore(MEI, chat.id)
-    with pytest.raises(UnknownChatError):
-        store.deleted_chat(MEI, chat.id)
+    assert store.chats(MEI) == [before[0]]
 
 
 def test_purging_destroys(store: ChatStore, path: Path) -> None:
