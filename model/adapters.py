@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import math
 import threading
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,16 +70,28 @@ class AdapterRegistry:
         self._templates = templates
         self._found: dict[str, Adapter] = {}
         self._stamps: dict[str, tuple[float, ...]] = {}
+        self._looked = -math.inf  # when, by the monotonic clock
         self._lock = threading.Lock()
 
-    def scan(self) -> list[Adapter]:
-        """Look at the folder again; only what has changed is read. Sorted by name."""
+    def known(self) -> list[Adapter]:
+        """What the last look has found, without another; the first one is taken now."""
+        return self.scan(math.inf)
+
+    def scan(self, fresh: float = 0.0) -> list[Adapter]:
+        """Look at the folder again; only what has changed is read. Sorted by name.
+
+        Args:
+            fresh: seconds for which a look is as good as a new one.
+        """
+        if time.monotonic() - self._looked < fresh:
+            return list(self._found.values())
         with self._lock:
             paths = self._folders()
             stamps = {path.name: _stamp(path) for path in paths}
             known = {n: a for n, a in self._found.items() if self._stamps.get(n) == stamps.get(n)}
             self._found = {p.name: known.get(p.name) or self._examine(p) for p in paths}
             self._stamps = stamps
+            self._looked = time.monotonic()
             return list(self._found.values())
 
     def _folders(self) -> list[Path]:

@@ -154,10 +154,19 @@ class ModelManager:
             error=state.error or work.error,
         )
 
-    def adapters(self) -> list[Adapter]:
-        """Every adapter folder, the broken ones too; none while the model loads."""
+    def adapters(self, fresh: float = 0.0) -> list[Adapter]:
+        """Every adapter folder, the broken ones too; none while the model loads.
+
+        Reads what has changed, unless somebody looked within the last `fresh` seconds: not for an
+        event loop.
+        """
         serving = self._state.serving
-        return serving.registry.scan() if serving else []
+        return serving.registry.scan(fresh) if serving else []
+
+    def known_adapters(self) -> list[Adapter]:
+        """The same as they were at the last look, at once."""
+        serving = self._state.serving
+        return serving.registry.known() if serving else []
 
     def templates(self) -> list[PromptTemplate]:
         """The prompt templates that a chat may ask for; none while the model loads."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -29,7 +30,10 @@ def default_folder() -> Path:
     """The embedded default, fetched and converted where it is not in the cache yet."""
     from platformdirs import user_cache_path
 
-    return ensure_embedded(user_cache_path(APP_NAME), lambda phase, share: None)
+    cache = user_cache_path(APP_NAME)
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / "tests.lock"):  # of two processes that test, the first one fetches
+        return ensure_embedded(cache, lambda phase, share: None)
 
 
 @pytest.fixture(scope="session")

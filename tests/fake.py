@@ -132,7 +132,7 @@ class FakeRegistry(AdapterRegistry):
         super().__init__(Path("nowhere"), None, ())
         self._adapters = adapters
 
-    def scan(self) -> list[Adapter]:
+    def scan(self, fresh: float = 0.0) -> list[Adapter]:
         self._found = {adapter.name: adapter for adapter in self._adapters}
         return list(self._found.values())
 

@@ -22,6 +22,7 @@ from web.chats.keeping import Keeping
 from web.link_gate import LinkGate
 from web.sharing import PublicLink
 from web.ui import drawn
+from web.ui.early import EarlyHead
 from web.ui.page import build_page
 from web.ui.theme import theme
 from web.ui.train.desk import Desk
@@ -48,6 +49,7 @@ def build_app(
     api.install(app, manager, access)
     app.add_middleware(UploadGate, access=access)
     app.add_middleware(VisitorCookie)
+    app.add_middleware(EarlyHead)
     if link is not None:
         app.add_middleware(LinkGate, access=access, link=link)
     app.mount(drawn.ROUTE, drawn.PageFiles())

@@ -17,6 +17,7 @@ from model.types import LinlyError
 
 HOUR = 3600.0  # seconds
 BASE = "base"  # how the list of adapters names the base
+MOST_KEPT = 50_000_000  # characters that all visitors of a link may leave here unasked
 
 
 class LinkLimitError(LinlyError):
@@ -65,6 +66,7 @@ class PublicLink:
     until: float | None = None
     revoked: bool = False
     _spent: Counter[str] = field(default_factory=Counter)
+    _kept: int = 0
 
     def opened(self, address: str) -> None:
         """The tunnel is there: its time begins."""
@@ -131,6 +133,20 @@ class PublicLink:
         most = self.rules.messages
         if most is not None:
             _check_left(most, most - self._spent[visitor], len(adapters))
+
+    def make_room(self, characters: int) -> None:
+        """For what a visitor leaves here that is no question: chats from a file, or a prompt. By
+        link and not by visitor, as whoever forgets their cookie is another one.
+
+        Raises:
+            LinkLimitError: it would be more than there is room for.
+        """
+        if self._kept + characters > MOST_KEPT:
+            raise LinkLimitError(
+                "There is no room left for what visitors of this link bring along",
+                "Ask for a new link.",
+            )
+        self._kept += characters
 
     def count(self, visitor: str, replies: int) -> None:
         """Remember that a visitor was given so many."""

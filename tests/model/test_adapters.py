@@ -105,6 +105,16 @@ def test_a_loop_of_links_in_one_folder_is_that_folders_problem(tmp_path: Path) -
     assert found["poet"]
 
 
+def test_a_look_is_as_good_as_a_new_one_for_a_while(tmp_path: Path) -> None:
+    """Looking reads files; what draws a page asks for what is known."""
+    made = AdapterRegistry(tmp_path, BASE, ())
+    assert made.known() == []
+    write_adapter(tmp_path / "poet")
+    assert made.known() == made.scan(fresh=60) == []
+    assert [adapter.name for adapter in made.scan()] == ["poet"]
+    assert made.known() == made.scan()
+
+
 def test_folders_elsewhere_are_served_beside_the_others(tmp_path: Path) -> None:
     """By their last names; what is there already under such a name gives way."""
     write_adapter(tmp_path / "adapters" / "poet")

@@ -25,7 +25,9 @@ class Caller:
         config = self._client.get("/config").json()
         self._handlers = {one["api_name"]: one for one in config["dependencies"]}
         first = {one["id"]: one["props"].get("value") for one in config["components"]}
-        self.wishes = [first[number] for number in self._handlers["regenerate"]["inputs"][1:]]
+        self._filled, *wishes = self._handlers["regenerate"]["inputs"][1:]
+        self.wishes = [first[number] for number in wishes]
+        self._of = ""  # the chat that the controls are about
         assert len(self.wishes) == WISHES
         self.call("arrive", "en", "")
 
@@ -43,15 +45,28 @@ class Caller:
     def call(self, handler: str, *data: Any, event: Any = None) -> httpx.Response:
         """What the server answers."""
         found = self._handlers[handler]
+        sent = list(data)
         if handler in OF_CHAT:
-            data = ("", *data)
+            sent.insert(0, "")
+        if self._filled in found["inputs"]:
+            sent.insert(found["inputs"].index(self._filled), self._of)
         body = {
-            "fn_index": found["id"], "data": list(data), "event_data": event,
+            "fn_index": found["id"], "data": sent, "event_data": event,
             "session_hash": self.session,
         }  # fmt: skip
         # As Python writes JSON: it has numbers that others refuse.
-        sent = {"content": json.dumps(body), "headers": {"content-type": "application/json"}}
-        return self._client.post(f"/gradio_api/run/{handler}", **sent)
+        headers = {"content-type": "application/json"}
+        url = f"/gradio_api/run/{handler}"
+        answer = self._client.post(url, content=json.dumps(body), headers=headers)
+        self._hear(found["outputs"], answer)
+        return answer
+
+    def _hear(self, outputs: list[int], answer: httpx.Response) -> None:
+        """As the page does: the answer may say which chat the controls are about now."""
+        if answer.status_code == 200 and self._filled in outputs:
+            value = answer.json()["data"][outputs.index(self._filled)]
+            if isinstance(value, str):
+                self._of = value
 
     def act(self, event: Any, wishes: list[Any] | None = None) -> httpx.Response:
         """Something that is done in the log."""

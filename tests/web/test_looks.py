@@ -180,6 +180,13 @@ def prefer(page: Page, scheme: str) -> None:
     page.wait_for_function("window.heard")
 
 
+EACH_FRAME = """window.seen = new Set();
+(function look() {
+  if (document.body) seen.add(document.body.classList.contains('dark'));
+  requestAnimationFrame(look);
+})()"""
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("system", ["light", "dark"])
 def test_light_and_dark(visit: Serve, system: str) -> None:
@@ -191,9 +198,12 @@ def test_light_and_dark(visit: Serve, system: str) -> None:
     as_system(dark)
     toggle.click()
     other(dark)
+    chat.page.add_init_script(EACH_FRAME)
     chat.page.reload()
     there(chat)
     other(dark)
+    # Nor was it in the other one for a moment.
+    assert chat.page.evaluate("[...seen]") == [system == "light"]
     # Whoever has chosen keeps it, whatever the system prefers by now.
     for scheme in ("light" if system == "dark" else "dark", system):
         prefer(chat.page, scheme)

@@ -14,6 +14,7 @@ from web.chats.records import Chat, ChatSettings
 from web.chats.titles import MOST_TITLE, checked_title, one_line
 
 MOST_QUERY = 200  # characters of what is searched for
+MOST_LISTED = 500  # chats, unless more are asked for
 COLUMNS = "id, title, created, updated, head, settings"
 FOUND = """
     SELECT {columns} FROM chats WHERE owner = :owner AND deleted IS NULL AND (
@@ -49,7 +50,7 @@ class Chats(Database):
             raise UnknownChatError
         return _chat(row)
 
-    def chats(self, owner: str, query: str = "", limit: int = 500) -> list[Chat]:
+    def chats(self, owner: str, query: str = "", limit: int = MOST_LISTED) -> list[Chat]:
         """The owner's chats, the one that was last written in first.
 
         Args:

@@ -12,7 +12,7 @@ from model.types import RequestError
 from web.chats.codec import clean, runs_from, runs_text
 from web.chats.database import Database, check_chat, check_message
 from web.chats.errors import UnknownChatError
-from web.chats.records import ChatMessage, State
+from web.chats.records import ChatMessage, Run, State
 
 MOST_TEXT = 2_000_000  # bytes of one message
 COLUMNS = "id, parent, role, text, state, created, error, comparison, runs, repeats"
@@ -99,6 +99,16 @@ class Messages(Database):
         query = "UPDATE messages SET text = ? WHERE id = ? AND state = 'streaming'"
         with self._writing() as connection:
             connection.execute(query, (clean(text), message))
+
+    def save_runs(self, message: str, runs: tuple[Run, ...]) -> None:
+        """How a reply is made. Nothing happens if it does not stream any more.
+
+        Raises:
+            StoreError
+        """
+        query = "UPDATE messages SET runs = ? WHERE id = ? AND state = 'streaming'"
+        with self._writing() as connection:
+            connection.execute(query, (runs_text(runs), message))
 
     def finish(self, message: ChatMessage) -> None:
         """A reply as it ended: its text, state, error and runs. No matter if it was purged.

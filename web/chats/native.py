@@ -11,6 +11,8 @@ from web.chats.shapes import NoExportError, field, listed, role_field, time_fiel
 
 Parts = tuple[Chat, tuple[ChatMessage, ...], tuple[Vote, ...]]
 
+MOST_ERROR = 500  # characters: a sentence of ours is shorter
+
 
 def read_chat(raw: object) -> Parts:
     """The chat, its messages with parents before children, and its votes.
@@ -49,7 +51,8 @@ class _Reader:
         self._ids[name] = new_id()
         return ChatMessage(
             self._ids[name], parent, role_field(raw), clean(field(raw, "text", str)), _state(raw),
-            time_field(raw, "created"), clean(field(raw, "error", str, "")), comparison,
+            time_field(raw, "created"), clean(field(raw, "error", str, "")[:MOST_ERROR]),
+            comparison,
             tuple(read_run(run, strict=True) for run in field(raw, "runs", list, [])),
             self._ids.get(field(raw, "repeats", str, "")),
         )  # fmt: skip

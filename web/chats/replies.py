@@ -11,8 +11,8 @@ import logging
 import secrets
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 
 from model.manager import ModelManager
@@ -206,10 +206,8 @@ class Replies:
                     self._save(reply)
 
     def _save(self, reply: Reply) -> None:
-        try:
+        with _spared():
             self._store.save_text(reply.message.id, reply.text)
-        except LinlyError as error:  # the reply is worth more: it goes on
-            log.warning("%s", error)
 
     async def _make(self, reply: Reply) -> None:
         """From the question to the last word, whatever happens in between."""
@@ -273,10 +271,20 @@ class Replies:
             await asyncio.sleep(POLL_SECONDS)
         reply.loading = None
         settings = reply.run.settings
-        template = await asyncio.to_thread(
-            self._manager.template_for, settings.adapter or None, settings.template or None
+        template, digest = await asyncio.to_thread(self._known, settings)
+        reply.run = replace(
+            reply.run, settings=replace(settings, template=template), adapter_digest=digest
         )
-        reply.run = replace(reply.run, settings=replace(settings, template=template.name))
+        # Were the process killed now, it would still be known who was about to answer.
+        with _spared():
+            self._store.save_runs(reply.message.id, (*reply.message.runs[:-1], reply.run))
+
+    def _known(self, settings: ChatSettings) -> tuple[str, str]:
+        """The template and the adapter's digest; looking takes files."""
+        adapter = settings.adapter
+        template = self._manager.template_for(adapter or None, settings.template or None)
+        digests = {one.name: one.digest for one in self._manager.adapters()}
+        return template.name, digests.get(adapter, "")
 
     async def _run(self, reply: Reply) -> Delta:
         """One go of the model; its last Delta."""
@@ -321,6 +329,15 @@ class Replies:
             drop_oldest=True,
             so_far=reply.text,
         )
+
+
+@contextmanager
+def _spared() -> Iterator[None]:
+    """Around what saves a reply on its way: where that fails, the reply goes on."""
+    try:
+        yield
+    except LinlyError as error:
+        log.warning("%s", error)
 
 
 class _StoppedError(Exception):

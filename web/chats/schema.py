@@ -16,7 +16,8 @@ from web.chats.errors import StoreError, told
 __all__ = ["MIGRATIONS", "StoreError", "open_database"]
 
 APPLICATION = 0x4C696E6C  # "Linl", in the file's header
-BUSY_SECONDS = 5.0  # how long to wait for another process
+OPEN_SECONDS = 5.0  # how long to wait for another process, which may be migrating the file
+BUSY_SECONDS = 0.5  # and later on, where whatever streams waits as well
 RETRY_SECONDS = 0.05
 
 MIGRATIONS = (
@@ -87,7 +88,7 @@ def open_database(path: Path) -> sqlite3.Connection:
     _make_file(path)
     with told(path, "opened"):
         connection = sqlite3.connect(
-            path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            path, timeout=OPEN_SECONDS, isolation_level=None, check_same_thread=False
         )
         try:
             _prepare(connection, path)
@@ -119,11 +120,12 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA secure_delete = ON")  # what is deleted is gone from the file, too
     while _migrate(connection, path):
         pass
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
     """SQLite does not wait by itself here when another process does the same."""
-    deadline = time.monotonic() + BUSY_SECONDS
+    deadline = time.monotonic() + OPEN_SECONDS
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")

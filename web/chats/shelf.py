@@ -12,6 +12,7 @@ from web.chats.messages import check_length
 from web.chats.records import SavedPreset, Snippet, Vote
 
 MOST_NAME = 60  # characters
+MOST_KEPT = 500  # prompts of one owner, and presets
 
 
 class Shelf(Database):
@@ -49,27 +50,38 @@ class Shelf(Database):
         with self._reading() as connection:
             return [Vote(*row) for row in connection.execute(query, (owner, chat))]
 
-    def snippets(self, owner: str) -> list[Snippet]:
-        """The owner's prompts, by name.
+    def snippets(self, owner: str) -> list[str]:
+        """The names of the owner's prompts, sorted.
 
         Raises:
             StoreError
         """
-        query = "SELECT name, text FROM snippets WHERE owner = ?"
         with self._reading() as connection:
-            found = [Snippet(*row) for row in connection.execute(query, (owner,))]
-        return sorted(found, key=lambda snippet: (snippet.name.casefold(), snippet.name))
+            found = connection.execute("SELECT name FROM snippets WHERE owner = ?", (owner,))
+            return sorted((name for (name,) in found), key=_by_name)
+
+    def snippet(self, owner: str, name: str) -> str:
+        """The text of one of the owner's prompts; "" if it is gone.
+
+        Raises:
+            StoreError
+        """
+        query = "SELECT text FROM snippets WHERE owner = ? AND name = ?"
+        with self._reading() as connection:
+            (text,) = connection.execute(query, (owner, name)).fetchone() or ("",)
+        return str(text)
 
     def save_snippet(self, owner: str, snippet: Snippet) -> None:
         """Keep a prompt under its name.
 
         Raises:
-            RequestError: its name is empty or too long, or its text is too long.
+            RequestError: its name is empty, it is too long, or there are too many.
             StoreError
         """
         name, text = checked_name(snippet.name), clean(snippet.text)
         check_length(text)
         with self._writing() as connection:
+            _check_room(connection, "snippets", owner, name)
             connection.execute(
                 "INSERT OR REPLACE INTO snippets (owner, name, text) VALUES (?, ?, ?)",
                 (owner, name, text),
@@ -94,17 +106,19 @@ class Shelf(Database):
         with self._reading() as connection:
             found = connection.execute(query, (owner,)).fetchall()
         presets = [SavedPreset(name, sampling_from(sampling)) for name, sampling in found]
-        return sorted(presets, key=lambda preset: (preset.name.casefold(), preset.name))
+        return sorted(presets, key=lambda preset: _by_name(preset.name))
 
     def save_preset(self, owner: str, preset: SavedPreset) -> None:
         """Keep sampling settings under their name.
 
         Raises:
-            RequestError: the name is empty or too long.
+            RequestError: the name is empty or too long, or there are too many.
             StoreError
         """
-        values = (owner, checked_name(preset.name), sampling_text(preset.sampling))
+        name = checked_name(preset.name)
+        values = (owner, name, sampling_text(preset.sampling))
         with self._writing() as connection:
+            _check_room(connection, "presets", owner, name)
             connection.execute(
                 "INSERT OR REPLACE INTO presets (owner, name, sampling) VALUES (?, ?, ?)", values
             )
@@ -129,6 +143,22 @@ def checked_name(name: str) -> str:
     if not 1 <= len(name) <= MOST_NAME:
         raise RequestError(f"A name has 1 to {MOST_NAME} characters", "Choose another one.")
     return name
+
+
+def _by_name(name: str) -> tuple[str, str]:
+    return name.casefold(), name
+
+
+def _check_room(connection: sqlite3.Connection, table: str, owner: str, name: str) -> None:
+    """Within a transaction: that there is room for one of this name.
+
+    Raises:
+        RequestError: there are too many others.
+    """
+    query = f"SELECT count(*) FROM {table} WHERE owner = ? AND name <> ?"  # noqa: S608
+    (others,) = connection.execute(query, (owner, name)).fetchone()
+    if others >= MOST_KEPT:
+        raise RequestError(f"There is no room for more than {MOST_KEPT}", "Delete some first.")
 
 
 def insert_vote(connection: sqlite3.Connection, vote: Vote) -> None:

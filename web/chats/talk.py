@@ -9,52 +9,19 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 
 from model.manager import ModelManager
-from model.types import LinlyError, NotReadyError, RequestError
+from model.types import RequestError
 from web.chats import branches
+from web.chats.conversation import Conversation
+from web.chats.exact import check_exact
 from web.chats.messages import check_length
-from web.chats.records import Chat, ChatMessage, ChatSettings, State, Vote
+from web.chats.records import ChatMessage, ChatSettings, State, Vote
 from web.chats.replies import Replies, ReplyBusyError
 from web.chats.store import ChatStore, UnknownChatError
 from web.chats.titles import title_for
 from web.chats.visits import Visit, Visits
 from web.sharing import PublicLink
-
-
-class NotExactError(LinlyError):
-    """A reply cannot be run again as it was: something that it depends on has changed."""
-
-    http_status = 409
-    code = "not_exact"
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """The chat that a tab shows, read once."""
-
-    chat: Chat
-    messages: dict[str, ChatMessage]
-    branch: list[ChatMessage]
-    wanted: str | None = None  # the comparison to show, where one question had several
-
-    @cached_property
-    def families(self) -> dict[tuple[str | None, str], list[ChatMessage]]:
-        """Siblings by their place; see `branches.families`."""
-        return branches.families(self.messages)
-
-    @property
-    def last(self) -> ChatMessage | None:
-        return self.branch[-1] if self.branch else None
-
-    @property
-    def compared(self) -> list[ChatMessage]:
-        """The replies that stand side by side at the end, while none of them is chosen."""
-        if self.last is None or self.last.role != "user":
-            return []
-        return branches.comparison(self.messages, self.last.id, self.wanted)
 
 
 class Talk:
@@ -149,35 +116,14 @@ class Talk:
         """Make a reply once more, exactly as it was.
 
         Raises:
-            NotExactError: the base, its quantisation or the adapter is another by now.
-            NotReadyError: the model is loading, so which adapters there are is not known yet.
+            NotExactError, NotReadyError: as `check_exact`.
         """
         question, reply = self._own_reply(visit, message)
-        if not reply.runs:
-            raise NotExactError("It is not known how this reply was made", "Regenerate it.")
-        self._refuse_changed(reply)
+        check_exact(self.manager, reply)
         first = reply.runs[0].settings
         # An import can hold runs of anybody.
         with self._counted(visit, *(run.settings for run in reply.runs)):
             self.replies.begin(visit.owner.id, _shown(visit), question, first, repeats=reply)
-
-    def _refuse_changed(self, reply: ChatMessage) -> None:
-        status = self.manager.status()
-        if not status.ready:
-            raise NotReadyError("The model is still loading", "Try again in a moment.")
-        digests = {adapter.name: adapter.digest for adapter in self.manager.adapters()}
-        for run in reply.runs:
-            if (run.base, run.quantization) != (status.base_model, status.quantization):
-                raise NotExactError(
-                    f"This reply was made by {run.base} in {run.quantization}",
-                    "Start that model to run it again exactly.",
-                )
-            adapter = run.settings.adapter
-            if adapter and run.adapter_digest and digests.get(adapter) != run.adapter_digest:
-                raise NotExactError(
-                    f"The adapter {adapter} is not the one that made this reply any more",
-                    "Regenerate asks it as it is now.",
-                )
 
     def go_on(self, visit: Visit, message: str, settings: ChatSettings) -> None:
         """Continue the reply that the chat ends with."""
@@ -257,13 +203,23 @@ class Talk:
         self.visits.changed(visit.owner.id)
         return self.open(visit, chat) if visit.chat is None else None
 
-    def keep_settings(self, visit: Visit, settings: ChatSettings) -> ChatSettings | None:
-        """Remember how the chat is to be answered; how it was before, if there is a chat."""
+    def settings(self, visit: Visit) -> ChatSettings | None:
+        """How the chat that is shown is to be answered; None for one that is yet to begin."""
         if visit.chat is None:
             return None
-        before = self.store.chat(visit.owner.id, visit.chat).settings
+        try:
+            return self.store.chat(visit.owner.id, visit.chat).settings
+        except UnknownChatError:
+            return None
+
+    def keep_settings(self, visit: Visit, chat: str, settings: ChatSettings) -> ChatSettings | None:
+        """Remember how a chat is to be answered; how it was before, if there is such a chat."""
+        try:
+            before = self.store.chat(visit.owner.id, chat).settings
+        except UnknownChatError:  # it has not begun, or was deleted
+            return None
         if before != settings:
-            self.store.set_settings(visit.owner.id, visit.chat, settings)
+            self.store.set_settings(visit.owner.id, chat, settings)
             visit.renew()
         return before
 
@@ -294,7 +250,7 @@ class Talk:
 
     def has(self, adapter: str) -> bool:
         """Whether an adapter is there, broken or not; as long as the model loads, it may be."""
-        known = {one.name for one in self.manager.adapters()}
+        known = {one.name for one in self.manager.known_adapters()}
         return not adapter or adapter in known or not self.manager.status().ready
 
     def _refuse_gone(self, settings: ChatSettings) -> None:
@@ -306,6 +262,15 @@ class Talk:
     def allows(self, visit: Visit, adapter: str) -> bool:
         """Whether a visitor may use an adapter, "" being the base: not all may, by a link."""
         return self.link is None or not visit.guest or self.link.allows(adapter)
+
+    def make_room(self, visit: Visit, characters: int) -> None:
+        """For what a visitor wants to be kept besides questions: by the link there is a limit.
+
+        Raises:
+            LinkLimitError
+        """
+        if self.link is not None and visit.guest:
+            self.link.make_room(characters)
 
     @contextmanager
     def _counted(self, visit: Visit, *asked: ChatSettings) -> Iterator[None]:

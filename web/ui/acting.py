@@ -17,7 +17,8 @@ from web.chats.talk import Talk
 from web.chats.visits import Visit
 from web.ui.attempt import Outcome
 
-MOST_IMPORTED = 5_000_000  # characters
+MOST_IMPORTED = 5_000_000  # characters; the page sends a larger file in parts
+READS = ("export", "export_all", "pairs")  # what changes nothing, and may take its time
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class Act:
     visit: Visit
     data: Mapping[str, Any]
     settings: Callable[[], ChatSettings]
+
+    @property
+    def only_reads(self) -> bool:
+        """Whether it can be done in a thread, beside everything else."""
+        return self.data.get("kind") in READS
 
     def text(self, key: str) -> str:
         """A string of the data.
@@ -123,8 +129,10 @@ class Actions:
         text = act.text("text")
         if len(text) > MOST_IMPORTED:
             raise RequestError("The file is larger than 5 MB", "Import a part of it.")
+        imported = portable.from_json(text)
+        self._talk.make_room(act.visit, len(text))
         owner = act.visit.owner.id
-        chats = self._talk.store.adopt(owner, portable.from_json(text))
+        chats = self._talk.store.adopt(owner, imported)
         self._talk.visits.changed(owner)
         return Outcome(settings=self._talk.open(act.visit, chats[-1].id) if chats else None)
 

@@ -14,6 +14,7 @@ from web.chats.records import ChatSettings
 from web.chats.talk import Talk
 from web.chats.visits import Visit
 from web.i18n import say
+from web.i18n.refusals import refused
 from web.ui.choices import AUTOMATIC, BASE, Choices, adapter_choices, template_choices
 from web.ui.layout import Layout
 from web.ui.shelf import Shelf
@@ -47,14 +48,14 @@ class Attempts:
     @property
     def controls(self) -> list[Any]:
         """What a chat's settings fill in."""
-        return [*self._layout.wishes, self._layout.settings.preset]
+        return [*self._layout.wishes, self._layout.settings.preset, self._layout.filled]
 
     def of(self, visit: Visit, action: Callable[[], Outcome | None]) -> Updates:
         """Do it; updates for what came of it, or for why it could not be done."""
         try:
             outcome = action() or Outcome()
         except LinlyError as error:
-            outcome = Outcome(said=str(error))
+            outcome = Outcome(said=refused(str(error), visit.language))
         except Exception:
             log.exception("an action failed")
             outcome = Outcome(said=say(visit.language, "fault"))
@@ -83,6 +84,7 @@ class Attempts:
         adapter = self._adapter(visit, settings.adapter)
         panel, presets = self._layout.settings, self._shelf.presets(visit.owner.id)
         return {
+            self._layout.filled: visit.chat or "",
             **panel.filled(settings, presets),
             self._layout.adapter: self._chosen(visit, adapter),
             panel.template: self._template(visit, settings.template),

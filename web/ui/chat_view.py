@@ -5,16 +5,18 @@ Their shape is a contract with `web/ui/static/log.js` and `sidebar.js`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from html import escape
 from typing import Any
 
 from model.types import Queued, Status
+from web.chats.chats import MOST_LISTED
+from web.chats.conversation import Conversation
 from web.chats.records import Chat, ChatMessage, Run, State, Vote
 from web.chats.replies import Reply
-from web.chats.talk import Conversation
 from web.chats.visits import Reading, Visit
 from web.i18n import say
+from web.i18n.refusals import refused
 
 DIGEST = 12  # characters of a digest that are shown
 SUGGESTIONS = 3  # for who does not know what to ask
@@ -23,7 +25,8 @@ Value = dict[str, Any]
 
 def failed_value(chat: str | None, error: str, language: str) -> Value:
     """A log that cannot be read now: the chat stays the one that is shown."""
-    return {"chat": chat, "language": language, "messages": [], "comparison": None, "empty": error}
+    said = refused(error, language)
+    return {"chat": chat, "language": language, "messages": [], "comparison": None, "empty": said}
 
 
 def log_value(talk: Conversation | None, votes: Iterable[Vote], language: str) -> Value:
@@ -84,7 +87,7 @@ def _message(message: ChatMessage, talk: Conversation, language: str, last: bool
         "role": message.role,
         "text": message.text,
         "state": message.state.value,
-        "error": message.error,
+        "error": refused(message.error, language),
         "notice": _notice(message, talk, language),
         "branch": {
             "at": at + 1,
@@ -218,7 +221,7 @@ def reading_line(reading: Reading | None, language: str) -> str:
     return f'<span class="reading" role="status">{escape(words)}</span>'
 
 
-def sidebar_value(chats: Iterable[Chat], running: Collection[str], visit: Visit) -> Value:
+def sidebar_value(chats: Sequence[Chat], running: Collection[str], visit: Visit) -> Value:
     """The visitor's chats."""
     return {
         "language": visit.language,
@@ -231,6 +234,7 @@ def sidebar_value(chats: Iterable[Chat], running: Collection[str], visit: Visit)
             }
             for chat in chats
         ],
+        "more": len(chats) >= MOST_LISTED,
         "current": visit.chat,
         "query": visit.query,
         "deleted": {"id": visit.removed.id, "title": visit.removed.title}

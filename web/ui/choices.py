@@ -19,7 +19,7 @@ def adapter_choices(talk: Talk, visit: Visit) -> Choices:
     """The base and the adapters, as far as a visitor may use them."""
     status, language = talk.manager.status(), visit.language
     base = (say(language, "base", name=status.base_model), BASE)
-    found = [(adapter_label(one, language), one.name) for one in talk.manager.adapters()]
+    found = [(adapter_label(one, language), one.name) for one in talk.manager.known_adapters()]
     return [choice for choice in (base, *found) if talk.allows(visit, choice[1])]
 
 

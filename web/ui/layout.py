@@ -20,7 +20,8 @@ class Layout:
     """Every component that a handler of the chat reads or writes, and the tabs around it.
 
     `live` and `outbox` show nothing: they carry what streams, and what is downloaded or told once.
-    `link` is the chat that the page's address names.
+    `link` is the chat that the page's address names, `filled` the one whose settings the controls
+    show: they follow a moment after a chat has been opened.
     """
 
     status: gr.HTML
@@ -34,6 +35,7 @@ class Layout:
     live: gr.HTML
     outbox: gr.HTML
     link: gr.Textbox
+    filled: gr.Textbox
     notice: gr.Markdown
     message: gr.Textbox
     send: gr.Button
@@ -92,10 +94,10 @@ def build() -> Layout:
     live = drawn("Live", elem_id="live", visible="hidden")
     outbox = drawn("Outbox", elem_id="outbox", visible="hidden")
     drawn("Entry", elem_id="keyboard", visible="hidden")
-    link = gr.Textbox(visible=False)
+    link, filled = gr.Textbox(visible=False), gr.Textbox("", visible=False)
     return Layout(
-        status, meter, language, theme, chats, new_chat, sidebar, log, live, outbox, link, notice,
-        message, send, stop, regenerate, adapter, tabs, chat_tab, settings, compare,
+        status, meter, language, theme, chats, new_chat, sidebar, log, live, outbox, link, filled,
+        notice, message, send, stop, regenerate, adapter, tabs, chat_tab, settings, compare,
     )  # fmt: skip
 
 

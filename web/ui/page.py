@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import astuple
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -16,6 +18,7 @@ from web.access import Access
 from web.chats.identity import Owner, owner_of
 from web.chats.keeping import Keeping
 from web.chats.reading import ReadAhead
+from web.chats.records import ChatSettings
 from web.chats.replies import Replies
 from web.chats.talk import Talk
 from web.chats.visits import Visit, Visits
@@ -49,9 +52,7 @@ KEEP_LANGUAGE = """language => {
 OF_CHAT = """(chat, ...wishes) => [
   new URL(location.href).searchParams.get('chat') || '', ...wishes
 ]"""
-TOGGLE_THEME = """() => {
-  import(new URL('page/chat.js', document.baseURI)).then((page) => page.toggleTheme());
-}"""
+TOGGLE_THEME = "() => { document.dispatchEvent(new Event('linly:theme')); }"
 
 Updates = dict[Any, Any]
 
@@ -108,26 +109,28 @@ class Page:
         at_once: dict[str, Any] = {**quiet, **ours, "trigger_mode": "multiple"}
         controls = self._attempts.controls
         of_chat: dict[str, Any] = {**at_once, "js": OF_CHAT}
-        gr.on([ui.send.click, ui.message.submit], self.send, [ui.link, ui.message, *ui.wishes],
-              ui.outbox, **of_chat)  # fmt: skip
-        ui.regenerate.click(self.regenerate, [ui.link, *ui.wishes], ui.outbox, **of_chat)
+        stand = [ui.filled, *ui.wishes]  # how the controls stand, and for which chat
+        gr.on([ui.send.click, ui.message.submit], self.send, [ui.link, ui.message, *stand],
+              [ui.outbox, ui.filled], **of_chat)  # fmt: skip
+        ui.regenerate.click(self.regenerate, [ui.link, *stand], ui.outbox, **of_chat)
         ui.stop.click(self.stop, ui.link, ui.outbox, **of_chat)
-        ui.new_chat.click(self.new_chat, None, ui.outbox, **at_once)
+        ui.new_chat.click(self.new_chat, None, [ui.outbox, ui.filled], **at_once)
         for drawn in (ui.log, ui.sidebar):
-            drawn.act(self.act, ui.wishes, [ui.outbox, *controls], **at_once)
-        kept = [ui.link, *ui.wishes]
+            drawn.act(self.act, stand, [ui.outbox, *controls], **at_once)
         # What is pasted, or comes from an input method, is no `input` to Gradio.
         changed = [wish.input for wish in ui.wishes] + [box.blur for box in ui.settings.boxes]
-        latest = {**of_chat, "trigger_mode": "always_last"}
-        gr.on(changed, self.keep_settings, kept, ui.outbox, **latest)
+        latest = {**at_once, "trigger_mode": "always_last"}
+        gr.on(changed, self.keep_settings, stand, ui.outbox, **latest)
         ui.settings.preset.input(
             self.preset, ui.settings.preset, ui.settings.sliders, **at_once
-        ).success(self.keep_settings, kept, ui.outbox, **of_chat)
+        ).success(self.keep_settings, stand, ui.outbox, **at_once)
         ui.theme.click(None, None, None, js=TOGGLE_THEME)
         self._connect_compare(at_once, of_chat)
         if self._talk.link is not None:
             ui.settings.share.connect(self._talk.link, self._known, at_once)
-        ShelfEvents(self._shelf, ui, self._attempts, self._known).connect(at_once)
+        ShelfEvents(self._shelf, ui, self._attempts, self._known, self._talk.make_room).connect(
+            at_once
+        )
         self._connect_arrival(blocks, quiet, controls)
 
     def _connect_arrival(
@@ -163,8 +166,8 @@ class Page:
             [open_panel, ui.compare.panel], **at_once,
         )  # fmt: skip
         ui.compare.ask.click(
-            self.compare, [ui.link, ui.message, *ui.compare.rivals, *ui.wishes],
-            ui.outbox, **of_chat,
+            self.compare, [ui.link, ui.message, *ui.compare.rivals, ui.filled, *ui.wishes],
+            [ui.outbox, ui.filled], **of_chat,
         )  # fmt: skip
 
     def _visit(self, request: gr.Request) -> Visit:
@@ -233,36 +236,48 @@ class Page:
             async for update in updates:
                 yield update
 
-    async def send(self, request: gr.Request, chat: Any, message: str, *wishes: Any) -> Updates:
+    async def send(self, request: gr.Request, chat: Any, message: str, *controls: Any) -> Updates:
         """Ask. What could not be sent stays in the box, and so does what was typed meanwhile."""
         visit = self._known(request, chat)
+        before = visit.chat
 
         def ask() -> Outcome:
             if not text(message).strip():
                 return Outcome()
-            self._talk.send(visit, message, chat_settings(*wishes))
-            return Outcome(sent=message)
+            self._talk.send(visit, message, self._settings(visit, *controls))
+            return Outcome(sent=message, updates=self._begun(visit, before))
 
         return self._attempts.of(visit, ask)
 
-    async def regenerate(self, request: gr.Request, chat: Any, *wishes: Any) -> Updates:
+    def _settings(self, visit: Visit, filled: Any, *wishes: Any) -> ChatSettings:
+        """What the controls say, unless they are still those of the chat that was shown before."""
+        own = self._talk.settings(visit)
+        return chat_settings(*wishes) if own is None or text(filled) == visit.chat else own
+
+    def _begun(self, visit: Visit, before: str | None) -> Updates:
+        """From its first question on, a new chat has the controls as they are."""
+        return {} if visit.chat == before else {self._layout.filled: visit.chat or ""}
+
+    async def regenerate(self, request: gr.Request, chat: Any, *controls: Any) -> Updates:
         """Answer the last question once more."""
         visit = self._known(request, chat)
         return self._attempts.of(
-            visit, lambda: self._talk.regenerate(visit, None, chat_settings(*wishes))
+            visit, lambda: self._talk.regenerate(visit, None, self._settings(visit, *controls))
         )
 
     async def compare(self, request: gr.Request, chat: Any, message: str, *rest: Any) -> Updates:
         """Ask several at once: the message, or the last question where there is none."""
         visit = self._known(request, chat)
-        (who, how), wishes = self._layout.compare.split(rest)
+        (who, how), controls = self._layout.compare.split(rest)
+        before = visit.chat
 
         def ask() -> Outcome:
             presets = self._shelf.presets(visit.owner.id)
-            settings = chat_settings(*wishes)
+            settings = self._settings(visit, *controls)
             rivals = chosen(settings, who, how, presets)
             self._talk.compare(visit, text(message), rivals, settings)
-            return Outcome(sent=text(message) if text(message).strip() else "")
+            sent = text(message) if text(message).strip() else ""
+            return Outcome(sent=sent, updates=self._begun(visit, before))
 
         return self._attempts.of(visit, ask)
 
@@ -280,28 +295,29 @@ class Page:
         """Begin anew. What is being said elsewhere goes on."""
         visit = self._known(request)
 
-        def begin() -> None:
+        def begin() -> Outcome:
             self._talk.open(visit, None)
+            return Outcome(updates={self._layout.filled: ""})
 
         return self._attempts.of(visit, begin)
 
-    async def act(self, request: gr.Request, event: gr.EventData, *wishes: Any) -> Updates:
+    async def act(self, request: gr.Request, event: gr.EventData, *controls: Any) -> Updates:
         """Something was done in the log or in the side bar."""
         data = event._data if isinstance(event._data, dict) else {}
         visit = self._known(request, data.get("chat"))
-        act = Act(visit, data, lambda: chat_settings(*wishes))
-        return self._attempts.of(visit, lambda: self._actions.do(act))
+        act = Act(visit, data, lambda: self._settings(visit, *controls))
+        do = partial(self._attempts.of, visit, lambda: self._actions.do(act))
+        return await asyncio.to_thread(do) if act.only_reads else do()
 
-    async def keep_settings(self, request: gr.Request, chat: Any, *wishes: Any) -> Updates:
-        """The controls stand otherwise: the `chat` that they are about remembers it."""
-        visit = self._known(request, chat)
+    async def keep_settings(self, request: gr.Request, filled: Any, *wishes: Any) -> Updates:
+        """The controls stand otherwise: the chat that they are about remembers it, though another
+        one may have been opened since."""
+        visit = self._known(request, filled)
 
         def keep() -> None:
-            if text(chat) != (visit.chat or ""):
-                return
             settings = chat_settings(*wishes)
-            before = self._talk.keep_settings(visit, settings)
-            if before is not None:
+            before = self._talk.keep_settings(visit, text(filled), settings)
+            if before is not None and text(filled) == visit.chat:
                 self._ahead.settings_changed(visit, before, settings)
 
         return self._attempts.of(visit, keep)

@@ -12,6 +12,7 @@ import gradio as gr
 
 from web.chats.visits import Visit
 from web.i18n import DEFAULT, say, texts
+from web.i18n.refusals import refused
 from web.sharing import HOUR, PublicLink
 
 Updates = dict[Any, Any]
@@ -69,7 +70,7 @@ class SharePanel:
 def describe(link: PublicLink, language: str) -> str:
     """The link as HTML."""
     if link.problem:
-        return f"<p>{escape(link.problem)}</p>"
+        return f"<p>{escape(refused(link.problem, language))}</p>"
     if link.closed:
         return f"<p>{escape(say(language, 'share_closed'))}</p>"
     if link.address is None:

@@ -49,12 +49,11 @@ class Shelf:
 
     def snippets(self, owner: str) -> list[tuple[str, str]]:
         """The owner's prompts as choices: name and value are the same."""
-        return [(snippet.name, snippet.name) for snippet in self._store.snippets(owner)]
+        return [(name, name) for name in self._store.snippets(owner)]
 
     def snippet(self, owner: str, name: str | None) -> str:
         """A prompt's text; "" for one that is gone."""
-        found = (s.text for s in self._store.snippets(owner) if s.name == name)
-        return next(found, "")
+        return self._store.snippet(owner, name or "")
 
     def save_snippet(self, owner: str, name: str, text: str) -> None:
         """Keep a prompt.

@@ -19,7 +19,7 @@ Updates = dict[Any, Any]
 
 
 class ShelfEvents:
-    """Handlers. `visit_of` tells whose shelf it is."""
+    """Handlers. `visit_of` tells whose shelf it is, `make_room` refuses what is too much."""
 
     def __init__(
         self,
@@ -27,11 +27,13 @@ class ShelfEvents:
         layout: Layout,
         attempts: Attempts,
         visit_of: Callable[[gr.Request], Visit],
+        make_room: Callable[[Visit, int], None],
     ) -> None:
         self._shelf = shelf
         self._layout = layout
         self._attempts = attempts
         self._visit_of = visit_of
+        self._make_room = make_room
 
     def connect(self, events: dict[str, Any]) -> None:
         """Tie them; `events` are Gradio's settings of an event."""
@@ -97,6 +99,7 @@ class ShelfEvents:
         visit = self._visit_of(request)
 
         def save() -> Outcome:
+            self._make_room(visit, len(text(message)))
             self._shelf.save_snippet(visit.owner.id, text(name), text(message))
             return Outcome(updates={self._layout.settings.shelf.snippet: self._snippets(visit)})
 

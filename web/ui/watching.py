@@ -20,11 +20,13 @@ from typing import Any
 import gradio as gr
 
 from model.types import LinlyError, Status
+from web.chats.conversation import Conversation
 from web.chats.reading import chat_request
 from web.chats.replies import spoken
-from web.chats.talk import Conversation, Talk
+from web.chats.talk import Talk
 from web.chats.visits import Visit
 from web.i18n import say, texts
+from web.i18n.refusals import refused
 from web.ui.chat_view import (
     failed_value,
     live_value,
@@ -52,7 +54,7 @@ Updates = dict[Any, Any]
 class Shown:
     """What a tab has been sent already."""
 
-    model: str = ""
+    model: tuple[str, str] = ("", "")
     choices: str = ""
     counts: dict[Any, int] = field(default_factory=dict)
 
@@ -99,6 +101,7 @@ class Watcher:
         """How the model is, and what there is to choose from, whenever it is news."""
         shown = Shown()
         while not visit.closed:
+            await asyncio.to_thread(self._manager.adapters, LOOK_SECONDS)
             updates = self._offers(visit, shown)
             if updates:
                 gone = self._vanishing(updates, shown)
@@ -172,12 +175,12 @@ class Watcher:
         """How the model is and what there is to choose from, if that is news."""
         ui, status = self._layout, self._manager.status()
         updates: Updates = {}
-        line = status_line(status, visit.language)
-        if line != shown.model:
-            shown.model = line
+        line, said = status_line(status, visit.language), self._said(status, visit.language)
+        if (line, said) != shown.model:
+            shown.model = line, said
             visit.changed.set()  # the meter waits for a tokenizer
             updates[ui.status] = line
-            updates[ui.notice] = self._notice(status, visit.language)
+            updates[ui.notice] = gr.Markdown(said, visible=bool(said))
         choices = self._choices(visit)
         if str(choices) != shown.choices:
             shown.choices = str(choices)
@@ -200,14 +203,15 @@ class Watcher:
             ui.settings.shelf.snippet: gr.update(choices=snippets),
         }
 
-    def _notice(self, status: Status, language: str) -> gr.Markdown:
-        said = status.error or ""
+    def _said(self, status: Status, language: str) -> str:
+        """What is to be known about the model, if anything."""
         if status.ready and not self._manager.tuned:
-            said = say(language, "untuned")
-        return gr.Markdown(said, visible=bool(said))
+            return say(language, "untuned")
+        return refused(status.error or "", language)
 
     def adapters(self, visit: Visit, chosen: str) -> Updates:
         """The adapters that there are now; `chosen` becomes the one that is selected."""
+        self._manager.adapters()
         choices = adapter_choices(self._talk, visit)
         return {self._layout.adapter: gr.update(choices=choices, value=chosen)}
 

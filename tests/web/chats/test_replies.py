@@ -13,12 +13,13 @@ import pytest
 from model.types import Delta, Emit, EngineRequest, Queued, Sampling
 from tests.fake import FakeEngine, echo, fake_manager
 from web.chats.errors import StoreError
+from web.chats.exact import NotExactError
 from web.chats.identity import Owner
 from web.chats.records import ChatMessage, ChatSettings, State
 from web.chats.replies import SAVE_SECONDS, Replies, ReplyBusyError
 from web.chats.servers import ServerLock
 from web.chats.store import ChatStore
-from web.chats.talk import NotExactError, Talk
+from web.chats.talk import Talk
 from web.chats.visits import Visit, Visits
 from web.ui.watching import Watcher
 
@@ -110,14 +111,16 @@ def test_a_question_and_its_reply_are_kept(world: MakeWorld) -> None:
 
 
 def test_what_streams_is_in_the_store_before_it_ends(world: MakeWorld) -> None:
-    """Were the process killed now, the text would be there."""
+    """Were the process killed now, the text would be there, and who had said it."""
     here = world(FakeEngine(lambda p, r: ["word "] * 9, ticking=True))
 
     async def chat() -> None:
-        here.talk.send(here.visit, "go on", GREEDY)
+        here.talk.send(here.visit, "go on", replace(GREEDY, adapter="linly"))
         here.engine.tick(3)
         await until(lambda: "word word word" in here.branch[-1].text)
         assert here.branch[-1].state is State.STREAMING
+        (run,) = here.branch[-1].runs
+        assert (run.settings.template, run.adapter_digest) == ("linly", "d2" * 32)
         here.engine.tick(6)
         await here.ended()
 

@@ -38,7 +38,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(schema, "OPEN_SECONDS", 0.1)
 
 
 def version(path: Path) -> int:
@@ -67,7 +67,7 @@ def test_a_new_file_and_its_folders(tmp_path: Path) -> None:
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
         }
     assert pragmas == {
-        "journal_mode": "wal", "synchronous": 1, "foreign_keys": 1, "busy_timeout": 5000
+        "journal_mode": "wal", "synchronous": 1, "foreign_keys": 1, "busy_timeout": 500
     }  # fmt: skip
     assert version(path) == len(MIGRATIONS)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from model.types import FinishReason, RequestError, Sampling
-from web.chats import schema
+from web.chats import schema, shelf
 from web.chats.imports import Imported, ImportedChat
 from web.chats.messages import MOST_TEXT
 from web.chats.records import (
@@ -383,10 +383,13 @@ def test_one_vote_for_each_comparison(store: ChatStore) -> None:
 def test_snippets_and_presets(store: ChatStore) -> None:
     for name, text in (("b", "1"), (" A ", "2"), ("b", "3")):
         store.save_snippet(MEI, Snippet(name, text))
-    assert store.snippets(MEI) == [Snippet("A", "2"), Snippet("b", "3")]
+    assert store.snippets(MEI) == ["A", "b"]
+    assert [store.snippet(MEI, name) for name in ("A", "b", "none")] == ["2", "3", ""]
+    assert store.snippet(OTHER, "A") == ""
     store.delete_snippet(MEI, "b")
     store.delete_snippet(MEI, "none")
-    assert store.snippets(MEI) == [Snippet("A", "2")]
+    assert store.snippets(MEI) == ["A"]
+    assert store.snippet(MEI, "b") == ""
     for name, seed in (("冷", 1), ("B", 2), ("冷", 3)):
         store.save_preset(MEI, SavedPreset(name, Sampling(seed=seed)))
     assert store.presets(MEI) == [
@@ -394,6 +397,27 @@ def test_snippets_and_presets(store: ChatStore) -> None:
     ]  # fmt: skip
     store.delete_preset(MEI, "B")
     assert [preset.name for preset in store.presets(MEI)] == ["冷"]
+
+
+def test_there_is_room_for_so_many(store: ChatStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each open tab is told of them every second."""
+    monkeypatch.setattr(shelf, "MOST_KEPT", 2)
+
+    def keep(name: str, owner: str = MEI) -> None:
+        store.save_snippet(owner, Snippet(name, "text"))
+        store.save_preset(owner, SavedPreset(name, Sampling()))
+
+    for name in ("a", "b", "b"):
+        keep(name)
+    with pytest.raises(RequestError, match="no room for more than 2"):
+        store.save_snippet(MEI, Snippet("c", "text"))
+    with pytest.raises(RequestError, match="no room for more than 2"):
+        store.save_preset(MEI, SavedPreset("c", Sampling()))
+    keep("c", OTHER)
+    store.delete_snippet(MEI, "a")
+    store.delete_preset(MEI, "a")
+    keep("c")
+    assert store.snippets(MEI) == ["b", "c"]
 
 
 @pytest.mark.parametrize("name", ["", "  ", "x" * 61])

@@ -151,5 +151,5 @@ def replied(key: str, text: str, **more: Any) -> dict[str, Any]:
 
 def sidebar(*chats: dict[str, Any], **more: Any) -> dict[str, Any]:
     """A value of the side bar."""
-    return {"language": "en", "chats": chats, "current": None, "query": "", "deleted": None,
-            "kept": True} | more  # fmt: skip
+    return {"language": "en", "chats": chats, "more": False, "current": None, "query": "",
+            "deleted": None, "kept": True} | more  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -144,6 +145,12 @@ def test_without_a_chat_there_is_nothing_to_export(harness: Harness) -> None:
     expect(harness.page.get_by_role("button", name="Copy link")).to_be_disabled()
 
 
+def choose(harness: Harness, text: str) -> None:
+    """Import a file with this text."""
+    file = {"name": "my.json", "mimeType": "application/json", "buffer": text.encode()}
+    harness.page.locator("input[type=file]").set_input_files(file)
+
+
 def test_importing(harness: Harness) -> None:
     harness.set("Sidebar", sidebar())
     with harness.page.expect_file_chooser() as chooser:
@@ -152,9 +159,39 @@ def test_importing(harness: Harness) -> None:
     chooser.value.set_files(file)
     harness.page.wait_for_function("harness.actions.length")
     assert harness.actions() == [{"kind": "import", "name": "my.json", "text": '{"船": 1}'}]
-    harness.page.locator("input[type=file]").set_input_files(file | {"buffer": b" " * 5_000_001})
-    expect(harness.page.get_by_text("“my.json” is larger than 5 MB")).to_be_visible()
+
+
+def test_a_large_file_is_imported_in_parts(harness: Harness) -> None:
+    """As the server takes so much at once; a file with everybody's chats could not be read back."""
+    harness.set("Sidebar", sidebar())
+    chats = [{"title": f"{number}", "text": "长" * 300_000} for number in range(7)]
+    whole = {"format": "linly-chats", "version": 1, "chats": chats}
+    for value, those in ((whole, lambda part: part["chats"]), (chats, lambda part: part)):
+        choose(harness, json.dumps(value, ensure_ascii=False))
+        harness.page.wait_for_function("harness.actions.length >= 3")
+        sent = [json.loads(action["text"]) for action in harness.actions()]
+        assert [chat for part in sent for chat in those(part)] == chats
+        assert len(sent) == 3
+        if value is whole:
+            assert all(part | {"chats": chats} == whole for part in sent)
+
+
+ENDLESS = json.dumps({"chats": [{"text": "长" * 1_700_000}]}, ensure_ascii=False)
+
+
+@pytest.mark.parametrize("text", [" " * 5_000_001, ENDLESS])
+def test_what_is_too_large_even_so(harness: Harness, text: str) -> None:
+    harness.set("Sidebar", sidebar())
+    choose(harness, text)
+    expect(harness.page.get_by_text("A chat in “my.json” is larger than 5 MB")).to_be_visible()
     assert harness.actions() == []
+
+
+def test_that_there_are_more_is_said(harness: Harness) -> None:
+    harness.set("Sidebar", sidebar(chat("c1", "Ships"), chat("c2", "Sails"), more=True))
+    expect(harness.page.get_by_text("These are the last 2; a search finds")).to_be_visible()
+    harness.set("Sidebar", sidebar(chat("c1", "Ships")))
+    expect(harness.page.get_by_text("These are the last")).to_be_hidden()
 
 
 def test_the_link_to_a_chat(harness: Harness) -> None:

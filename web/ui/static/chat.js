@@ -4,4 +4,3 @@ export { mountEntry } from './entry.js';
 export { mountLive, mountLog } from './log.js';
 export { mountOutbox } from './outbox.js';
 export { mountSidebar } from './sidebar.js';
-export { toggleTheme } from './theme.js';

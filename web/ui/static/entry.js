@@ -8,7 +8,6 @@ import { composing, whenThere } from './dom.js';
 import { Drafts } from './drafts.js';
 import { mountNames } from './names.js';
 import { onShown } from './shown.js';
-import { mountTheme } from './theme.js';
 
 const BOX = '#message textarea';
 const SEND = ':is(#send, #ask-all), :is(#send, #ask-all) button';
@@ -21,7 +20,6 @@ const inBox = (event) => event.target.matches?.(BOX);
 
 export function mountEntry() {
   const drafts = new Drafts(() => box()?.value ?? '', write);
-  mountTheme();
   mountBars();
   mountNames();
   onShown(keepAddress);

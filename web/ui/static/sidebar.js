@@ -30,7 +30,8 @@ class Sidebar {
     this.days = DAYS.map((day) => ({ day, title: h('h2'), list: h('ul') }));
     this.none = h('p', { class: 'none' });
     const sections = this.days.map(({ title, list }) => h('section', {}, title, list));
-    this.nav = h('nav', {}, sections, this.none);
+    this.more = h('p', { class: 'more' });
+    this.nav = h('nav', {}, sections, this.none, this.more);
     this.deleted = h('div', { class: 'deleted', role: 'status' });
     this.note = h('p', { class: 'note' });
     this.menu = new TransferMenu(act);
@@ -44,11 +45,12 @@ class Sidebar {
     keepingFocus(() => this.#draw(value));
   }
 
-  #draw({ chats, current, query, deleted, kept }) {
+  #draw({ chats, more, current, query, deleted, kept }) {
     const t = words();
     this.#drawSearch(query);
     this.nav.setAttribute('aria-label', t('chats'));
     this.none.textContent = chats.length ? '' : t(query ? 'nothing_found' : 'no_chats');
+    this.more.textContent = more ? t('older_chats', { count: chats.length }) : '';
     this.#drawChats(chats, current);
     this.#drawDeleted(deleted);
     this.note.textContent = kept === false ? t('not_kept') : '';

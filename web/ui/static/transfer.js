@@ -6,7 +6,8 @@ import { h, refresh } from './dom.js';
 import { toast } from './toast.js';
 import { language, words } from './words.js';
 
-const LARGEST = 5_000_000; // bytes
+const LARGEST = 5_000_000; // bytes that are sent at once
+const PART = 1_000_000; // characters that one part of a larger file should have
 const KINDS = '.json,application/json';
 
 export class TransferMenu {
@@ -49,17 +50,49 @@ export class TransferMenu {
     const [file] = this.file.files;
     if (!file) return;
     const { name } = file;
-    if (file.size > LARGEST) toast(words()('too_large', { name }));
-    else await this.#send(file, name);
-    this.file.value = ''; // so that the same file can be chosen again
-  }
-
-  async #send(file, name) {
     try {
-      this.act({ kind: 'import', name, text: await file.text() });
+      for (const text of parts(await file.text())) this.#send(name, text);
     } catch {
       toast(words()('unreadable', { name }));
     }
+    this.file.value = ''; // so that the same file can be chosen again
+  }
+
+  #send(name, text) {
+    if (new Blob([text]).size > LARGEST) toast(words()('too_large', { name }));
+    else this.act({ kind: 'import', name, text });
+  }
+}
+
+/** A file that is too large to be sent at once, as several with some of its chats each. */
+function parts(text) {
+  if (text.length <= PART) return [text];
+  const value = parsed(text);
+  if (Array.isArray(value)) return grouped(value).map((chats) => JSON.stringify(chats));
+  if (!Array.isArray(value?.chats)) return [text];
+  return grouped(value.chats).map((chats) => JSON.stringify({ ...value, chats }));
+}
+
+function grouped(chats) {
+  const groups = [];
+  let room = 0;
+  for (const chat of chats) {
+    const { length } = JSON.stringify(chat);
+    if (length > room) {
+      groups.push([]);
+      room = PART;
+    }
+    groups.at(-1).push(chat);
+    room -= length;
+  }
+  return groups;
+}
+
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null; // the server says what is wrong with it
   }
 }
 

@@ -12,6 +12,7 @@ import gradio as gr
 from model.types import LinlyError
 from web.access import Access
 from web.i18n import DEFAULT, say, texts
+from web.i18n.refusals import refused
 from web.ui.choices import AUTOMATIC
 from web.ui.layout import Layout
 from web.ui.train import layout
@@ -95,7 +96,7 @@ class TrainTab:
         try:
             seen = await asyncio.to_thread(self._desk.look, path, template or None, inputs)
         except LinlyError as error:
-            said = str(error).replace(str(path), path.name)
+            said = refused(str(error).replace(str(path), path.name), language)
             return {ui.data: "", ui.notice: gr.Markdown(said, visible=True), ui.name: name}
         return {
             ui.data: data_view(seen, language),
@@ -120,7 +121,7 @@ class TrainTab:
         except TrainingRequestError as error:
             return self._shown(request, language, adapter, say(language, error.key))
         except LinlyError as error:
-            return self._shown(request, language, adapter, str(error))
+            return self._shown(request, language, adapter, refused(str(error), language))
         return self._shown(request, language, adapter)
 
     def cancel(self, request: gr.Request, language: str, adapter: str) -> Updates:

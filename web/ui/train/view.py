@@ -8,6 +8,7 @@ from html import escape
 from training.job import Job
 from training.preview import Piece, Preview
 from web.i18n import say
+from web.i18n.refusals import refused
 
 WIDTH, HEIGHT, MARGIN = 640, 180, 34
 MOST_POINTS = 300  # of a curve
@@ -20,7 +21,8 @@ def data_view(shown: Preview, language: str) -> str:
     legend = f"<mark>{escape(say(language, 'train_learned'))}</mark>"
     parts = [f"<p>{head} {legend} {escape(say(language, 'train_read'))}</p>"]
     if shown.bad:
-        bad = say(language, "train_bad_rows", bad=shown.bad, reasons=shown.reasons)
+        reasons = refused(shown.reasons, language)
+        bad = say(language, "train_bad_rows", bad=shown.bad, reasons=reasons)
         parts.append(f"<p class='warn'>{escape(bad)}</p>")
     parts += [f"<pre>{''.join(map(_piece, chat))}</pre>" for chat in shown.chats]
     return "".join(parts)
@@ -37,7 +39,7 @@ def job_view(job: Job | None, language: str) -> str:
     parts = [f"<p><b>{escape(job.name)}</b>: {escape(_state(job, language))}</p>"]
     if job.running:
         parts.append(_bar(job, language))
-    parts += [f"<p class='note'>{escape(note)}</p>" for note in job.notes]
+    parts += [f"<p class='note'>{escape(refused(note, language))}</p>" for note in job.notes]
     if job.losses:
         parts.append(_curve(job, language))
     return "".join(parts)
@@ -48,7 +50,7 @@ def _state(job: Job, language: str) -> str:
         return say(language, "train_cancelling")
     if job.running:
         return say(language, f"train_stage_{job.stage}")
-    return say(language, f"train_{job.phase}", text=job.text)
+    return say(language, f"train_{job.phase}", text=refused(job.text, language))
 
 
 def _bar(job: Job, language: str) -> str:

@@ -1,0 +1,90 @@
+"""The controls above a chat, in a real browser, while another chat is on its way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import Route, expect
+
+from tests.fake import FakeEngine, echo
+from tests.web.browser import Chat
+from tests.web.conftest import Serve
+
+pytestmark = pytest.mark.browser
+
+CALLS = "**/gradio_api/run/**"
+
+
+def two_chats(visit: Serve) -> Chat:
+    """ "first" with an adapter, and "second", which is shown, with the base."""
+    chat = visit(FakeEngine(echo))
+    chat.choose("Adapter", "● pirate")
+    ask(chat, "first", "pirate heard: first")
+    chat.new_chat.click()
+    expect(chat.log.locator("article")).to_have_count(0)
+    chat.choose("Adapter", "Base model")
+    ask(chat, "second", "base heard: second")
+    return chat
+
+
+def ask(chat: Chat, text: str, answer: str) -> None:
+    chat.ask(text)
+    expect(chat.log).to_contain_text(answer)
+    expect(chat.send).to_be_visible()
+
+
+def test_a_question_that_is_quicker_than_the_controls(visit: Serve) -> None:
+    """It was asked of the adapter of the chat before, and the chat kept that."""
+    chat = two_chats(visit)
+    held: list[Any] = []
+
+    def hold(route: Route) -> None:
+        if '"open"' in (route.request.post_data or ""):
+            held.append((route, route.fetch()))
+        else:
+            route.continue_()
+
+    chat.page.route(CALLS, hold)
+    chat.row("first").click()
+    expect(chat.log).to_contain_text("pirate heard: first")
+    adapter = chat.page.get_by_label("Adapter", exact=True)
+    expect(adapter).to_have_value("Base model (fake-base)")  # still
+    ask(chat, "and now?", "pirate heard: and now?")
+    ((route, response),) = held
+    route.fulfill(response=response)
+    expect(adapter).to_have_value("● pirate: Talks like a pirate")
+    ask(chat, "and then?", "pirate heard: and then?")
+
+
+def test_a_setting_that_is_slower_than_another_chat(visit: Serve) -> None:
+    """It was dropped, as its chat was not the one that was shown any more."""
+    chat = two_chats(visit)
+    held: list[Any] = []
+    chat.page.route(CALLS, lambda route: held.append(route), times=1)
+    chat.choose("Adapter", "● linly")
+    while not held:
+        chat.page.wait_for_timeout(20)
+    chat.row("first").click()
+    expect(chat.log).to_contain_text("pirate heard: first")
+    held[0].continue_()
+    adapter = chat.page.get_by_label("Adapter", exact=True)
+    expect(adapter).to_have_value("● pirate: Talks like a pirate")
+    chat.row("second").click()
+    expect(adapter).to_have_value("● linly: User and Bot")
+    ask(chat, "and now?", "linly heard: User")
+
+
+def test_a_new_chat_keeps_what_is_changed_in_it(visit: Serve) -> None:
+    chat = two_chats(visit)
+    chat.new_chat.click()
+    expect(chat.log.locator("article")).to_have_count(0)
+    chat.choose("Adapter", "● pirate")
+    ask(chat, "third", "pirate heard: third")
+    chat.choose("Adapter", "● linly")
+    chat.row("second").click()
+    adapter = chat.page.get_by_label("Adapter", exact=True)
+    expect(adapter).to_have_value("Base model (fake-base)")
+    chat.row("third").click()
+    expect(adapter).to_have_value("● linly: User and Bot")
+    ask(chat, "and now?", "linly heard: User")
