@@ -86,6 +86,8 @@ class AdapterRegistry:
         if time.monotonic() - self._looked < fresh:
             return list(self._found.values())
         with self._lock:
+            if time.monotonic() - self._looked < fresh:  # somebody has looked meanwhile
+                return list(self._found.values())
             paths = self._folders()
             stamps = {path.name: _stamp(path) for path in paths}
             known = {n: a for n, a in self._found.items() if self._stamps.get(n) == stamps.get(n)}

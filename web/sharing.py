@@ -134,9 +134,9 @@ class PublicLink:
         if most is not None:
             _check_left(most, most - self._spent[visitor], len(adapters))
 
-    def make_room(self, characters: int) -> None:
-        """For what a visitor leaves here that is no question: chats from a file, or a prompt. By
-        link and not by visitor, as whoever forgets their cookie is another one.
+    def check_room(self, characters: int) -> None:
+        """That a visitor may leave so much here besides questions: chats from a file, or a prompt.
+        By link and not by visitor, as whoever forgets their cookie is another one.
 
         Raises:
             LinkLimitError: it would be more than there is room for.
@@ -146,6 +146,9 @@ class PublicLink:
                 "There is no room left for what visitors of this link bring along",
                 "Ask for a new link.",
             )
+
+    def keep(self, characters: int) -> None:
+        """Remember that a visitor has left so much."""
         self._kept += characters
 
     def count(self, visitor: str, replies: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,32 @@ def test_a_look_is_as_good_as_a_new_one_for_a_while(tmp_path: Path) -> None:
     assert made.known() == made.scan(fresh=60) == []
     assert [adapter.name for adapter in made.scan()] == ["poet"]
     assert made.known() == made.scan()
+
+
+def test_who_waits_for_a_look_takes_it_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each tab looked anew, one behind the other."""
+    looks = []
+    made = AdapterRegistry(tmp_path, BASE, ())
+    folders = made._folders
+
+    def slow() -> list[Path]:
+        looks.append(1)
+        second.start()
+        while not waiting.is_set():
+            waiting.wait(0.01)
+        return folders()
+
+    def wait() -> None:
+        waiting.set()
+        made.scan(fresh=60)
+
+    waiting, second = threading.Event(), threading.Thread(target=wait)
+    monkeypatch.setattr(made, "_folders", slow)
+    made.scan(fresh=60)
+    second.join()
+    assert len(looks) == 1
 
 
 def test_folders_elsewhere_are_served_beside_the_others(tmp_path: Path) -> None:

@@ -10,7 +10,13 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+NAMES = (
+    "chromium-headless-shell",
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+)
 # Without a sandbox of its own, as root in a container; and silent towards the world.
 ARGUMENTS = [
     "--no-sandbox",

@@ -27,7 +27,7 @@ class Caller:
         first = {one["id"]: one["props"].get("value") for one in config["components"]}
         self._filled, *wishes = self._handlers["regenerate"]["inputs"][1:]
         self.wishes = [first[number] for number in wishes]
-        self._of = ""  # the chat that the controls are about
+        self.of = ""  # the chat that the controls are about
         assert len(self.wishes) == WISHES
         self.call("arrive", "en", "")
 
@@ -49,7 +49,7 @@ class Caller:
         if handler in OF_CHAT:
             sent.insert(0, "")
         if self._filled in found["inputs"]:
-            sent.insert(found["inputs"].index(self._filled), self._of)
+            sent.insert(found["inputs"].index(self._filled), self.of)
         body = {
             "fn_index": found["id"], "data": sent, "event_data": event,
             "session_hash": self.session,
@@ -66,7 +66,7 @@ class Caller:
         if answer.status_code == 200 and self._filled in outputs:
             value = answer.json()["data"][outputs.index(self._filled)]
             if isinstance(value, str):
-                self._of = value
+                self.of = value
 
     def act(self, event: Any, wishes: list[Any] | None = None) -> httpx.Response:
         """Something that is done in the log."""

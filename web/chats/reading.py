@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from model.manager import ModelManager
 from model.types import ChatRequest, LinlyError, Message
 from web.chats.records import ChatSettings
-from web.chats.replies import spoken
+from web.chats.reply import spoken
 from web.chats.talk import Talk
 from web.chats.visits import Reading, Visit
 

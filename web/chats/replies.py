@@ -13,24 +13,20 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from model.manager import ModelManager
 from model.outbox import Burst
 from model.types import (
     ChatRequest,
     Delta,
-    FinishReason,
     LinlyError,
-    Message,
     NotReadyError,
-    Queued,
-    Stats,
-    Status,
 )
 from web.chats.branches import path
 from web.chats.errors import UnknownChatError
 from web.chats.records import ChatMessage, ChatSettings, Run, State
+from web.chats.reply import Reply, end_of, finished, parts, sentence, spoken
 from web.chats.store import ChatStore
 
 SAVE_SECONDS = 0.3  # between two savings of what streams
@@ -38,43 +34,7 @@ POLL_SECONDS = 0.3  # between two looks at a model that is still loading
 UPDATE_SECONDS = 0.05  # between two bursts of one reply, while few are made
 CROWD_SECONDS = 0.01  # and this much more for each other one: cores are the model's
 FAULT = "Something went wrong here; the terminal says what."
-STATES = {
-    FinishReason.STOP: State.DONE,
-    FinishReason.LENGTH: State.CUT,
-    FinishReason.ABORT: State.STOPPED,
-    FinishReason.ERROR: State.FAILED,
-}
-
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Reply:
-    """One in the making: what it has said, and what it waits for, if it waits.
-
-    `message` is as it began, its last run being the one in the making. `repeats` is the reply
-    that it is to repeat exactly, if there is one, and `until` where the run in the making was
-    ended from outside then, in characters.
-    """
-
-    owner: str
-    chat: str
-    message: ChatMessage
-    text: str
-    run: Run
-    repeats: ChatMessage | None = None
-    until: int | None = None
-    loading: Status | None = None
-    queued: Queued | None = None
-    request: ChatRequest | None = None
-    stopped: bool = False
-    saved: bool = True
-    task: asyncio.Task[None] | None = None
-
-    @property
-    def done(self) -> bool:
-        """Whether a repetition has come to where the first one was ended."""
-        return self.until is not None and len(self.text) >= self.until
 
 
 class ReplyBusyError(LinlyError):
@@ -215,15 +175,15 @@ class Replies:
         runs = list(reply.message.runs[:-1])
         try:
             await self._loaded(reply)
-            for run, until in _parts(reply):
+            for run, until in parts(reply):
                 reply.run, reply.until = run, until
                 last = await self._run(reply)
-                runs.append(_finished(reply.run, last))
-                state, error = _state(reply, last), last.error or ""
+                runs.append(finished(reply.run, last))
+                state, error = end_of(reply, last), last.error or ""
                 if reply.stopped or state is State.FAILED:
                     break
         except LinlyError as problem:
-            state, error = State.FAILED, _sentence(str(problem))
+            state, error = State.FAILED, sentence(str(problem))
         except _StoppedError:
             state = State.STOPPED
         except Exception:
@@ -283,7 +243,7 @@ class Replies:
         """The template and the adapter's digest; looking takes files."""
         adapter = settings.adapter
         template = self._manager.template_for(adapter or None, settings.template or None)
-        digests = {one.name: one.digest for one in self._manager.adapters()}
+        digests = {one.name: one.digest for one in self._manager.known_adapters()}
         return template.name, digests.get(adapter, "")
 
     async def _run(self, reply: Reply) -> Delta:
@@ -342,49 +302,3 @@ def _spared() -> Iterator[None]:
 
 class _StoppedError(Exception):
     """Stop was pressed before there was anything to stop."""
-
-
-def spoken(messages: list[ChatMessage], system: str) -> tuple[Message, ...]:
-    """A branch as the model is sent it. Replies that came to nothing are left out."""
-    first = (Message("system", system),) if system.strip() else ()
-    return (*first, *(Message(m.role, m.text) for m in messages if m.text or m.role == "user"))
-
-
-def _parts(reply: Reply) -> list[tuple[Run, int | None]]:
-    """The runs to make, and where each is to end if the model does not end it by itself."""
-    if reply.repeats is None:
-        return [(reply.run, None)]
-    text, runs = reply.repeats.text, reply.repeats.runs
-    ends = [*(run.begins for run in runs[1:]), len(text)]
-    from_outside = (None, FinishReason.ABORT, FinishReason.ERROR)
-    return [
-        (replace(run, reason=None), end if run.reason in from_outside else None)
-        for run, end in zip(runs, ends, strict=True)
-    ]
-
-
-def _finished(run: Run, last: Delta) -> Run:
-    stats = last.stats or Stats(0, 0, 0.0, 0.0, seed=run.settings.sampling.seed or 0)
-    return replace(
-        run,
-        adapter_digest=stats.adapter_digest or "",
-        reason=last.finish_reason,
-        prompt_tokens=stats.prompt_tokens,
-        cached_tokens=stats.cached_tokens,
-        completion_tokens=stats.completion_tokens,
-        tokens_per_second=stats.tokens_per_second,
-        first_token_seconds=stats.first_token_seconds,
-    )
-
-
-def _state(reply: Reply, last: Delta) -> State:
-    """An end that nobody asked for is an interruption: the program is going down."""
-    if reply.done:
-        return State.STOPPED
-    if last.finish_reason is FinishReason.ABORT and not reply.stopped:
-        return State.INTERRUPTED
-    return STATES.get(last.finish_reason or FinishReason.ERROR, State.FAILED)
-
-
-def _sentence(text: str) -> str:
-    return text if text.endswith((".", "?", "!", "。")) else f"{text}."

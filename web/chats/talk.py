@@ -25,7 +25,8 @@ from web.sharing import PublicLink
 
 
 class Talk:
-    """Operations on the chat that a `Visit` shows. All on the server's event loop.
+    """Operations on the chat that a `Visit` shows. What changes something is for the server's event
+    loop alone.
 
     `mend` marks replies as interrupted whose server has died.
     """
@@ -50,10 +51,12 @@ class Talk:
         """What the tab shows; None for a chat that has not begun, or is gone."""
         if visit.chat is None:
             return None
+        shown = visit.chat
         try:
-            chat = self.store.chat(visit.owner.id, visit.chat)
+            chat = self.store.chat(visit.owner.id, shown)
         except UnknownChatError:
-            visit.chat = None
+            if visit.chat == shown:
+                visit.chat = None
             return None
         messages = self.store.messages(visit.owner.id, chat.id)
         if any(
@@ -263,14 +266,19 @@ class Talk:
         """Whether a visitor may use an adapter, "" being the base: not all may, by a link."""
         return self.link is None or not visit.guest or self.link.allows(adapter)
 
-    def make_room(self, visit: Visit, characters: int) -> None:
-        """For what a visitor wants to be kept besides questions: by the link there is a limit.
+    @contextmanager
+    def room(self, visit: Visit, characters: int) -> Iterator[None]:
+        """Around the keeping of what is no question: by the link there is a limit for that.
 
         Raises:
             LinkLimitError
         """
-        if self.link is not None and visit.guest:
-            self.link.make_room(characters)
+        link = self.link if visit.guest else None
+        if link is not None:
+            link.check_room(characters)
+        yield
+        if link is not None:
+            link.keep(characters)
 
     @contextmanager
     def _counted(self, visit: Visit, *asked: ChatSettings) -> Iterator[None]:

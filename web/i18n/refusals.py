@@ -28,32 +28,49 @@ ENDS = ("。", "？", "！")
 
 @dataclass(frozen=True)
 class Template:
-    """A sentence with places for values: its English as a pattern, and its Chinese.
+    """A sentence with places for values: its English around them, and its Chinese.
 
-    `anchor` is its longest stretch without a place, to pass it over quickly. `open_end` tells
-    whether a value stands last, which can be a sentence by itself.
+    `literals` stand before, between and behind the places called `names`; `anchor` is the longest,
+    to pass the sentence over quickly.
     """
 
-    pattern: re.Pattern[str]
+    literals: tuple[str, ...]
+    names: tuple[str, ...]
     anchor: str
-    open_end: bool
     chinese: str
 
     def read(self, text: str, loose: bool) -> str | None:
         """`text` in Chinese, or None if it is another sentence."""
-        found = self.pattern.fullmatch(text)
-        if found is None or not (loose or self._is_plain(found.groups())):
+        values = self._values(text)
+        if values is None or not (loose or self._is_plain(values)):
             return None
-        return self._filled({name: _value(value) for name, value in found.groupdict().items()})
+        return self._filled(dict(zip(self.names, map(_value, values), strict=True)))
+
+    def _values(self, text: str) -> list[str] | None:
+        """What stands in the places, each as short as can be. No regular expression: with several
+        places it takes very long on a text that was made for that."""
+        first, *inner, last = self.literals
+        if not text.startswith(first):
+            return None
+        values, at = [], len(first)
+        for literal in inner:
+            end = text.find(literal, at)
+            if end < 0:
+                return None
+            values.append(text[at:end])
+            at = end + len(literal)
+        end = len(text) - len(last)
+        return [*values, text[at:end]] if end >= at and text.endswith(last) else None
 
     def _is_plain(self, values: Sequence[str]) -> bool:
-        """Whether no value reaches over the end of a sentence, or of what stands before a colon."""
-        inner = values[:-1] if self.open_end else values
+        """Whether no value reaches over the end of a sentence, or of what stands before a colon.
+        One that stands last can be a sentence by itself."""
+        inner = values if self.literals[-1] else values[:-1]
         return not any(STOP in value for value in values) and not any(": " in v for v in inner)
 
     def _filled(self, values: Mapping[str, str]) -> str:
         return "".join(
-            literal + (values[_group(name)] if name is not None else "")
+            literal + (values[name] if name is not None else "")
             for literal, name, _, _ in Formatter().parse(self.chinese)
         )
 
@@ -93,6 +110,7 @@ def _read(parts: Sequence[str], loose: bool) -> list[str] | None:
     return None if whole is None else [whole]
 
 
+@lru_cache(maxsize=1024)
 def _known(text: str, loose: bool) -> str | None:
     """A message, a remedy or a reason in Chinese, or None."""
     rows = ROWS.split(text)
@@ -131,14 +149,11 @@ def _catalogue() -> tuple[dict[str, str], list[Template]]:
     exact: dict[str, str] = {}
     templates: list[tuple[int, Template]] = []
     for english, chinese in _entries():
-        english = english.removesuffix(".")
-        parsed = list(Formatter().parse(english))
-        if all(name is None for _, name, _, _ in parsed):
-            exact[english] = chinese
+        literals, names = _parsed(english.removesuffix("."))
+        if not names:
+            exact[literals[0]] = chinese.format()
             continue
-        literals = [literal for literal, *_ in parsed]
-        open_end = parsed[-1][1] is not None
-        template = Template(_pattern(english), max(literals, key=len), open_end, chinese)
+        template = Template(literals, names, max(literals, key=len), chinese)
         templates.append((len("".join(literals)), template))
     return exact, [one for _, one in sorted(templates, key=lambda pair: -pair[0])]
 
@@ -155,16 +170,13 @@ def _entries() -> Iterator[tuple[str, str]]:
                 yield entry[part], chinese[code][part]
 
 
-def _pattern(english: str) -> re.Pattern[str]:
-    pattern, number = "", 0
+def _parsed(english: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What stands around the places, one more than there are places, and their names; those
+    without one are counted."""
+    literals, names = [""], list[str]()
     for literal, name, _, _ in Formatter().parse(english):
-        pattern += re.escape(literal)
+        literals[-1] += literal  # a brace that is meant ends a literal, too
         if name is not None:
-            pattern += f"(?P<{_group(name or str(number))}>.*?)"
-            number += 1
-    return re.compile(pattern, re.DOTALL)
-
-
-def _group(name: str) -> str:
-    """The place `name` in a pattern, where a number is no name."""
-    return f"_{name}"
+            names.append(name or str(len(names)))
+            literals.append("")
+    return tuple(literals), tuple(names)

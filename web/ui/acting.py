@@ -130,11 +130,13 @@ class Actions:
         if len(text) > MOST_IMPORTED:
             raise RequestError("The file is larger than 5 MB", "Import a part of it.")
         imported = portable.from_json(text)
-        self._talk.make_room(act.visit, len(text))
         owner = act.visit.owner.id
-        chats = self._talk.store.adopt(owner, imported)
+        with self._talk.room(act.visit, len(text)):
+            chats = self._talk.store.adopt(owner, imported)
         self._talk.visits.changed(owner)
-        return Outcome(settings=self._talk.open(act.visit, chats[-1].id) if chats else None)
+        if act.data.get("more") is True:  # of the same file; its last part is opened
+            return Outcome()
+        return Outcome(settings=self._talk.open(act.visit, chats[-1].id))
 
 
 def _file(name: str, kind: str, text: str) -> Outcome:

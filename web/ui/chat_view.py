@@ -13,7 +13,7 @@ from model.types import Queued, Status
 from web.chats.chats import MOST_LISTED
 from web.chats.conversation import Conversation
 from web.chats.records import Chat, ChatMessage, Run, State, Vote
-from web.chats.replies import Reply
+from web.chats.reply import Reply
 from web.chats.visits import Reading, Visit
 from web.i18n import say
 from web.i18n.refusals import refused
@@ -222,7 +222,7 @@ def reading_line(reading: Reading | None, language: str) -> str:
 
 
 def sidebar_value(chats: Sequence[Chat], running: Collection[str], visit: Visit) -> Value:
-    """The visitor's chats."""
+    """The visitor's chats; one more than are shown tells that there are more."""
     return {
         "language": visit.language,
         "chats": [
@@ -232,9 +232,9 @@ def sidebar_value(chats: Sequence[Chat], running: Collection[str], visit: Visit)
                 "updated": chat.updated,
                 "running": chat.id in running,
             }
-            for chat in chats
+            for chat in chats[:MOST_LISTED]
         ],
-        "more": len(chats) >= MOST_LISTED,
+        "more": len(chats) > MOST_LISTED and not visit.query,
         "current": visit.chat,
         "query": visit.query,
         "deleted": {"id": visit.removed.id, "title": visit.removed.title}

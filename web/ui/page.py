@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import astuple
 from functools import partial
@@ -110,27 +110,26 @@ class Page:
         controls = self._attempts.controls
         of_chat: dict[str, Any] = {**at_once, "js": OF_CHAT}
         stand = [ui.filled, *ui.wishes]  # how the controls stand, and for which chat
+        told = [ui.outbox, *controls]
         gr.on([ui.send.click, ui.message.submit], self.send, [ui.link, ui.message, *stand],
-              [ui.outbox, ui.filled], **of_chat)  # fmt: skip
+              told, **of_chat)  # fmt: skip
         ui.regenerate.click(self.regenerate, [ui.link, *stand], ui.outbox, **of_chat)
         ui.stop.click(self.stop, ui.link, ui.outbox, **of_chat)
         ui.new_chat.click(self.new_chat, None, [ui.outbox, ui.filled], **at_once)
         for drawn in (ui.log, ui.sidebar):
-            drawn.act(self.act, stand, [ui.outbox, *controls], **at_once)
+            drawn.act(self.act, stand, told, **at_once)
         # What is pasted, or comes from an input method, is no `input` to Gradio.
         changed = [wish.input for wish in ui.wishes] + [box.blur for box in ui.settings.boxes]
         latest = {**at_once, "trigger_mode": "always_last"}
-        gr.on(changed, self.keep_settings, stand, ui.outbox, **latest)
+        gr.on(changed, self.keep_settings, stand, told, **latest)
         ui.settings.preset.input(
             self.preset, ui.settings.preset, ui.settings.sliders, **at_once
-        ).success(self.keep_settings, stand, ui.outbox, **at_once)
+        ).success(self.keep_settings, stand, told, **at_once)
         ui.theme.click(None, None, None, js=TOGGLE_THEME)
         self._connect_compare(at_once, of_chat)
         if self._talk.link is not None:
             ui.settings.share.connect(self._talk.link, self._known, at_once)
-        ShelfEvents(self._shelf, ui, self._attempts, self._known, self._talk.make_room).connect(
-            at_once
-        )
+        ShelfEvents(self._shelf, ui, self._attempts, self._known, self._talk.room).connect(at_once)
         self._connect_arrival(blocks, quiet, controls)
 
     def _connect_arrival(
@@ -167,7 +166,7 @@ class Page:
         )  # fmt: skip
         ui.compare.ask.click(
             self.compare, [ui.link, ui.message, *ui.compare.rivals, ui.filled, *ui.wishes],
-            [ui.outbox, ui.filled], **of_chat,
+            [ui.outbox, *self._attempts.controls], **of_chat,
         )  # fmt: skip
 
     def _visit(self, request: gr.Request) -> Visit:
@@ -239,24 +238,32 @@ class Page:
     async def send(self, request: gr.Request, chat: Any, message: str, *controls: Any) -> Updates:
         """Ask. What could not be sent stays in the box, and so does what was typed meanwhile."""
         visit = self._known(request, chat)
-        before = visit.chat
 
         def ask() -> Outcome:
             if not text(message).strip():
                 return Outcome()
             self._talk.send(visit, message, self._settings(visit, *controls))
-            return Outcome(sent=message, updates=self._begun(visit, before))
+            return Outcome(sent=message)
 
-        return self._attempts.of(visit, ask)
+        return self._in_step(visit, controls[0], ask)
 
     def _settings(self, visit: Visit, filled: Any, *wishes: Any) -> ChatSettings:
         """What the controls say, unless they are still those of the chat that was shown before."""
         own = self._talk.settings(visit)
         return chat_settings(*wishes) if own is None or text(filled) == visit.chat else own
 
-    def _begun(self, visit: Visit, before: str | None) -> Updates:
-        """From its first question on, a new chat has the controls as they are."""
-        return {} if visit.chat == before else {self._layout.filled: visit.chat or ""}
+    def _in_step(self, visit: Visit, filled: Any, action: Callable[[], Outcome | None]) -> Updates:
+        """Do it, and see to it that the controls are about the chat that is shown then: a new one
+        has them as they are, and an older one fills them, as whatever should have filled them has
+        not come, or came too early."""
+        before = visit.chat
+        updates = self._attempts.of(visit, action)
+        if visit.chat != before:
+            return {**updates, self._layout.filled: visit.chat or ""}
+        own = self._talk.settings(visit)
+        if own is None or text(filled) == visit.chat:
+            return updates
+        return {**self._attempts.filled(visit, own), **updates}
 
     async def regenerate(self, request: gr.Request, chat: Any, *controls: Any) -> Updates:
         """Answer the last question once more."""
@@ -269,7 +276,6 @@ class Page:
         """Ask several at once: the message, or the last question where there is none."""
         visit = self._known(request, chat)
         (who, how), controls = self._layout.compare.split(rest)
-        before = visit.chat
 
         def ask() -> Outcome:
             presets = self._shelf.presets(visit.owner.id)
@@ -277,9 +283,9 @@ class Page:
             rivals = chosen(settings, who, how, presets)
             self._talk.compare(visit, text(message), rivals, settings)
             sent = text(message) if text(message).strip() else ""
-            return Outcome(sent=sent, updates=self._begun(visit, before))
+            return Outcome(sent=sent)
 
-        return self._attempts.of(visit, ask)
+        return self._in_step(visit, controls[0], ask)
 
     async def preset(self, request: gr.Request, name: str) -> list[float]:
         """The sliders' values for a preset."""
@@ -320,7 +326,7 @@ class Page:
             if before is not None and text(filled) == visit.chat:
                 self._ahead.settings_changed(visit, before, settings)
 
-        return self._attempts.of(visit, keep)
+        return self._in_step(visit, filled, keep)
 
     async def leave(self, request: gr.Request) -> None:
         """The tab is closed. Its replies go on."""

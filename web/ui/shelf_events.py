@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import gradio as gr
@@ -19,7 +20,7 @@ Updates = dict[Any, Any]
 
 
 class ShelfEvents:
-    """Handlers. `visit_of` tells whose shelf it is, `make_room` refuses what is too much."""
+    """Handlers. `visit_of` tells whose shelf it is, `room` is around what is kept."""
 
     def __init__(
         self,
@@ -27,13 +28,13 @@ class ShelfEvents:
         layout: Layout,
         attempts: Attempts,
         visit_of: Callable[[gr.Request], Visit],
-        make_room: Callable[[Visit, int], None],
+        room: Callable[[Visit, int], AbstractContextManager[None]],
     ) -> None:
         self._shelf = shelf
         self._layout = layout
         self._attempts = attempts
         self._visit_of = visit_of
-        self._make_room = make_room
+        self._room = room
 
     def connect(self, events: dict[str, Any]) -> None:
         """Tie them; `events` are Gradio's settings of an event."""
@@ -99,8 +100,8 @@ class ShelfEvents:
         visit = self._visit_of(request)
 
         def save() -> Outcome:
-            self._make_room(visit, len(text(message)))
-            self._shelf.save_snippet(visit.owner.id, text(name), text(message))
+            with self._room(visit, len(text(message))):
+                self._shelf.save_snippet(visit.owner.id, text(name), text(message))
             return Outcome(updates={self._layout.settings.shelf.snippet: self._snippets(visit)})
 
         return self._attempts.of(visit, save)

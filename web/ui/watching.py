@@ -19,10 +19,12 @@ from typing import Any
 
 import gradio as gr
 
+from model.adapters import Adapter
 from model.types import LinlyError, Status
+from web.chats.chats import MOST_LISTED
 from web.chats.conversation import Conversation
 from web.chats.reading import chat_request
-from web.chats.replies import spoken
+from web.chats.reply import spoken
 from web.chats.talk import Talk
 from web.chats.visits import Visit
 from web.i18n import say, texts
@@ -67,6 +69,7 @@ class Watcher:
         self._talk = talk
         self._shelf = shelf
         self._layout = layout
+        self._looking: asyncio.Task[list[Adapter]] | None = None
 
     @property
     def drawn(self) -> list[Any]:
@@ -101,7 +104,7 @@ class Watcher:
         """How the model is, and what there is to choose from, whenever it is news."""
         shown = Shown()
         while not visit.closed:
-            await asyncio.to_thread(self._manager.adapters, LOOK_SECONDS)
+            await self._look()
             updates = self._offers(visit, shown)
             if updates:
                 gone = self._vanishing(updates, shown)
@@ -142,7 +145,7 @@ class Watcher:
         ui, store, owner = self._layout, self._talk.store, visit.owner.id
         talk = self._talk.conversation(visit)
         votes = store.votes(owner, talk.chat.id) if talk else []
-        chats = store.chats(owner, visit.query)
+        chats = store.chats(owner, visit.query, MOST_LISTED + 1)
         yield {
             ui.log: log_value(talk, votes, visit.language),
             ui.sidebar: sidebar_value(chats, self._talk.replies.chats(owner), visit),
@@ -163,6 +166,17 @@ class Watcher:
             return ""
         line = meter_line(measured.tokens, measured.context_length, visit.language)
         return line + reading_line(visit.reading, visit.language)
+
+    async def _look(self) -> None:
+        """See which adapters there are. One look serves all tabs, and one waits for it: a large
+        adapter that has just come is read, and threads are few."""
+        if self._looking is None or self._looking.done():
+            look = asyncio.to_thread(self._manager.adapters, LOOK_SECONDS)
+            self._looking = asyncio.create_task(look)
+        try:
+            await asyncio.shield(self._looking)
+        except OSError as error:  # a disk that is gone may come back
+            log.warning("The adapters cannot be looked at: %s", error)
 
     def _offers(self, visit: Visit, shown: Shown) -> Updates:
         try:

@@ -14,6 +14,9 @@ import pytest
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.handmade import Caller, said
 from tests.web.serving import serving
+from web.chats.errors import StoreError
+from web.chats.replies import Replies
+from web.ui.wishes import MOST_SYSTEM
 
 UNKNOWN = "The page asked for something unknown"
 MISSING = "This chat is not here"
@@ -129,6 +132,62 @@ def test_huge_texts(caller: Caller) -> None:
     assert said(caller.act(imported))
     saved = caller.call("save_snippet", "x" * 100, "text")
     assert said(saved).startswith("A name has 1 to 60 characters")
+
+
+def test_the_last_part_of_a_file_is_shown(caller: Caller) -> None:
+    """Whichever came last was, also of a file that came in many parts at once."""
+    for at, more in enumerate([True, True, False, True]):
+        chat = {"title": f"part {at}", "messages": [{"role": "user", "content": "hello"}]}
+        event = {"kind": "import", "text": json.dumps(chat), "more": more}
+        assert said(caller.act(event)) == ""
+    shown = caller.act({"kind": "export", "format": "markdown"}).json()["data"][0]["download"]
+    assert shown["text"].startswith("# part 2")
+    assert len(exported(caller)) == 4
+
+
+def test_a_chat_whose_first_question_failed_takes_the_controls(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chat was there, and ignored from then on what was chosen for it."""
+    begin_reply = Replies.begin
+
+    def once(*args: Any, **named: Any) -> Any:
+        monkeypatch.setattr(Replies, "begin", begin_reply)
+        raise StoreError("The disk is full")
+
+    monkeypatch.setattr(Replies, "begin", once)
+    assert said(caller.call("send", "hello", *caller.wishes)) == "The disk is full"
+    assert said(caller.call("send", "hello", *caller.with_adapter("pirate"))) == ""
+    (chat,) = exported(caller)
+    assert chat["messages"][-1]["runs"][0]["settings"]["adapter"] == "pirate"
+
+
+def test_controls_of_another_chat_are_put_right(caller: Caller) -> None:
+    """Answers can overtake each other: the controls then stayed another chat's."""
+    begin(caller, "first")
+    first = caller.of
+    caller.call("new_chat")
+    caller.call("send", "second", *caller.with_adapter("pirate"))
+    second = caller.of
+    assert first != second
+    for handler, data in (("keep_settings", []), ("send", ["again"])):
+        caller.of = first
+        answer = caller.call(handler, *data, *caller.with_adapter("linly"))
+        assert said(answer) == ""
+        assert caller.of == second
+        adapter = next(v for v in answer.json()["data"] if isinstance(v, dict) and "choices" in v)
+        assert adapter["value"] == "pirate"
+        while any(chat["messages"][-1]["state"] == "interrupted" for chat in exported(caller)):
+            time.sleep(0.02)
+    settings = {chat["title"]: chat["settings"]["adapter"] for chat in exported(caller)}
+    assert settings == {"second": "pirate", "first": "linly"}
+
+
+def test_a_system_prompt_that_no_context_holds(caller: Caller) -> None:
+    wishes = [*caller.wishes]
+    wishes[3] = "x" * (MOST_SYSTEM + 1)
+    assert said(caller.call("send", "hi", *wishes)).startswith("The system prompt is longer than")
+    assert exported(caller) == []
 
 
 TEXTS, NUMBERS = (0, 2, 3), (1, *range(4, 11))  # where the wishes are what

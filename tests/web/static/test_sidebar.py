@@ -158,7 +158,9 @@ def test_importing(harness: Harness) -> None:
     file = {"name": "my.json", "mimeType": "application/json", "buffer": '{"船": 1}'.encode()}
     chooser.value.set_files(file)
     harness.page.wait_for_function("harness.actions.length")
-    assert harness.actions() == [{"kind": "import", "name": "my.json", "text": '{"船": 1}'}]
+    assert harness.actions() == [
+        {"kind": "import", "name": "my.json", "text": '{"船": 1}', "more": False}
+    ]
 
 
 def test_a_large_file_is_imported_in_parts(harness: Harness) -> None:
@@ -169,7 +171,9 @@ def test_a_large_file_is_imported_in_parts(harness: Harness) -> None:
     for value, those in ((whole, lambda part: part["chats"]), (chats, lambda part: part)):
         choose(harness, json.dumps(value, ensure_ascii=False))
         harness.page.wait_for_function("harness.actions.length >= 3")
-        sent = [json.loads(action["text"]) for action in harness.actions()]
+        actions = harness.actions()
+        assert [action["more"] for action in actions] == [True, True, False]
+        sent = [json.loads(action["text"]) for action in actions]
         assert [chat for part in sent for chat in those(part)] == chats
         assert len(sent) == 3
         if value is whole:
@@ -183,7 +187,7 @@ ENDLESS = json.dumps({"chats": [{"text": "长" * 1_700_000}]}, ensure_ascii=Fals
 def test_what_is_too_large_even_so(harness: Harness, text: str) -> None:
     harness.set("Sidebar", sidebar())
     choose(harness, text)
-    expect(harness.page.get_by_text("A chat in “my.json” is larger than 5 MB")).to_be_visible()
+    expect(harness.page.get_by_text("A part of “my.json” is larger than 5 MB")).to_be_visible()
     assert harness.actions() == []
 
 

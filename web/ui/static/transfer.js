@@ -7,7 +7,7 @@ import { toast } from './toast.js';
 import { language, words } from './words.js';
 
 const LARGEST = 5_000_000; // bytes that are sent at once
-const PART = 1_000_000; // characters that one part of a larger file should have
+const PART = 1_000_000; // characters of each part of a larger file, if its chats are not larger
 const KINDS = '.json,application/json';
 
 export class TransferMenu {
@@ -51,27 +51,30 @@ export class TransferMenu {
     if (!file) return;
     const { name } = file;
     try {
-      for (const text of parts(await file.text())) this.#send(name, text);
+      const texts = parts(await file.text());
+      texts.forEach((text, at) => this.#send(name, text, at < texts.length - 1));
     } catch {
       toast(words()('unreadable', { name }));
     }
     this.file.value = ''; // so that the same file can be chosen again
   }
 
-  #send(name, text) {
-    if (new Blob([text]).size > LARGEST) toast(words()('too_large', { name }));
-    else this.act({ kind: 'import', name, text });
+  #send(name, text, more) {
+    if (bytes(text) > LARGEST) toast(words()('too_large', { name }));
+    else this.act({ kind: 'import', name, text, more });
   }
 }
 
 /** A file that is too large to be sent at once, as several with some of its chats each. */
 function parts(text) {
-  if (text.length <= PART) return [text];
+  if (bytes(text) <= LARGEST) return [text];
   const value = parsed(text);
   if (Array.isArray(value)) return grouped(value).map((chats) => JSON.stringify(chats));
   if (!Array.isArray(value?.chats)) return [text];
   return grouped(value.chats).map((chats) => JSON.stringify({ ...value, chats }));
 }
+
+const bytes = (text) => new Blob([text]).size;
 
 function grouped(chats) {
   const groups = [];

@@ -119,10 +119,12 @@ class TrainTab:
         try:
             await asyncio.to_thread(self._desk.start, wanted)
         except TrainingRequestError as error:
-            return self._shown(request, language, adapter, say(language, error.key))
+            said = say(language, error.key)
         except LinlyError as error:
-            return self._shown(request, language, adapter, refused(str(error), language))
-        return self._shown(request, language, adapter)
+            said = refused(str(error), language)
+        else:
+            said = ""
+        return await asyncio.to_thread(self._shown, request, language, adapter, said)
 
     def cancel(self, request: gr.Request, language: str, adapter: str) -> Updates:
         """End it after its step."""

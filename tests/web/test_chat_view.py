@@ -1,0 +1,29 @@
+"""Values that the browser draws."""
+
+from __future__ import annotations
+
+import pytest
+
+from web.chats.identity import Owner
+from web.chats.records import Chat, ChatSettings
+from web.chats.visits import Visit
+from web.ui import chat_view
+from web.ui.chat_view import sidebar_value
+
+
+def chats(count: int) -> list[Chat]:
+    return [Chat(f"{n}", f"chat {n}", 1.0, 2.0, None, ChatSettings()) for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("found", "query", "shown", "more"),
+    [(2, "", 2, False), (3, "", 3, False), (4, "", 3, True), (4, "ship", 3, False)],
+)
+def test_that_there_are_more_chats_is_told(
+    monkeypatch: pytest.MonkeyPatch, found: int, query: str, shown: int, more: bool
+) -> None:
+    """And that a search finds them, where nothing is searched for."""
+    monkeypatch.setattr(chat_view, "MOST_LISTED", 3)
+    value = sidebar_value(chats(found), (), Visit(Owner("anna"), query=query))
+    assert [chat["title"] for chat in value["chats"]] == [f"chat {n}" for n in range(shown)]
+    assert value["more"] is more
