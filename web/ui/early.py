@@ -6,8 +6,14 @@ from __future__ import annotations
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from web.ui.drawn import ROUTE
+from web.ui.drawn import ROUTE, STATIC
 
+# All at once, while Gradio's own load: each would be asked for only by the one that imports it.
+MODULES = "".join(
+    f'<link rel="modulepreload" fetchpriority="low" href="{ROUTE[1:]}/{path.name}">'
+    for path in sorted(STATIC.glob("*.js"))
+    if path.name != "theme.js"
+)
 # The colours that Gradio begins with follow the system; theme.js says what was chosen instead.
 FIRST = f"""
 <style>
@@ -15,6 +21,7 @@ FIRST = f"""
   :root[data-theme=dark] {{ --bg: var(--bg-dark); --col: var(--col-dark); }}
 </style>
 <script src="{ROUTE[1:]}/theme.js"></script>
+{MODULES}
 """.encode()
 BASE = b'<base href="./" />'  # in Gradio's page, for addresses like the script's
 
