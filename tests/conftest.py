@@ -11,6 +11,8 @@ from filelock import FileLock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:  # each has a core, and threads of two would wait in turns
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from model.embedded import ensure_embedded
 from model.settings import APP_NAME

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +12,10 @@ from typing import Any
 import gradio as gr
 import httpx
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import Route, expect
 
 from tests.fake import FakeEngine, echo, fake_manager
-from tests.web.browser import ARGUMENTS, PATIENCE, Chat, executable
+from tests.web.browser import PATIENCE, Chat, chromium
 from tests.web.handmade import Caller, said
 from tests.web.serving import serving
 from web.chats.identity import COOKIE, YEAR, VisitorCookie, owner_of
@@ -119,19 +118,31 @@ def test_who_owns_what() -> None:
     assert owner_of(request(session="anna"), True).id.startswith("session:")
 
 
+# What a browser does whose cookies are blocked in its settings, which the headless shell lacks.
+BLOCKED = """for (const name of ['localStorage', 'sessionStorage', 'indexedDB']) {
+  Object.defineProperty(window, name, {
+    get() { throw new DOMException('Access is denied for this document.', 'SecurityError'); },
+  });
+}
+Object.defineProperty(Document.prototype, 'cookie', { get: () => '', set: () => {} });"""
+
+
+def without_cookies(route: Route) -> None:
+    answer = route.fetch()
+    headers = {name: value for name, value in answer.headers.items() if name != "set-cookie"}
+    route.fulfill(response=answer, headers=headers)
+    route.request.frame.page.context.clear_cookies()
+
+
 @pytest.mark.browser
-def test_a_browser_that_keeps_nothing(served: tuple[str, Path], tmp_path: Path) -> None:
+def test_a_browser_that_keeps_nothing(served: tuple[str, Path]) -> None:
     """Blocked cookies block the page's storage, too: it stayed empty, and said "Error"."""
     url, _ = served
-    profile = tmp_path / "profile"
-    (profile / "Default").mkdir(parents=True)
-    blocked = {"profile": {"default_content_setting_values": {"cookies": 2}}}
-    (profile / "Default" / "Preferences").write_text(json.dumps(blocked))
     expect.set_options(timeout=PATIENCE)
-    with sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            profile, executable_path=executable(), args=ARGUMENTS
-        )
+    with chromium() as browser:
+        context = browser.new_context()
+        context.add_init_script(BLOCKED)
+        context.route(f"{url}/", without_cookies)
         chat = Chat(context.new_page()).open(url)
         expect(chat.sidebar).to_contain_text("Cookies are off, so the chats of this visit are not")
         chat.ask("hello")
@@ -144,4 +155,3 @@ def test_a_browser_that_keeps_nothing(served: tuple[str, Path], tmp_path: Path) 
         expect(chat.log).not_to_contain_text("hello")
         expect(chat.row("hello")).to_have_count(0)
         assert chat.complaints == []
-        context.close()
