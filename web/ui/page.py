@@ -188,6 +188,25 @@ class Page:
         guest = inner is not None and self._access.through_link(inner.scope)
         return owner_of(request, bool(self._access.accounts)), guest
 
+    def _settings(self, visit: Visit, filled: Any, *wishes: Any) -> ChatSettings:
+        """What the controls say, unless they are still those of the chat that was shown before."""
+        own = self._talk.settings(visit)
+        return chat_settings(*wishes) if own is None or text(filled) == visit.chat else own
+
+    def _in_step(self, visit: Visit, filled: Any, action: Callable[[], Outcome | None]) -> Updates:
+        """Do it, and see to it that the controls are about the chat that is shown then: a new one
+        has them as they are, and an older one fills them, as whatever should have filled them has
+        not come, or came too early."""
+        before = visit.chat
+        updates = self._attempts.of(visit, action)
+        if visit.chat != before:
+            return {**updates, self._layout.filled: visit.chat or ""}
+        with contextlib.suppress(LinlyError):  # what could not be read was told already
+            own = self._talk.settings(visit)
+            if own is not None and text(filled) != visit.chat:
+                return {**self._attempts.filled(visit, own), **updates}
+        return updates
+
     async def arrive(self, request: gr.Request, language: str, link: str) -> Updates:
         """A visitor has opened the page, perhaps by a link to a chat."""
         visit = self._visit(request)
@@ -246,24 +265,6 @@ class Page:
             return Outcome(sent=message)
 
         return self._in_step(visit, controls[0], ask)
-
-    def _settings(self, visit: Visit, filled: Any, *wishes: Any) -> ChatSettings:
-        """What the controls say, unless they are still those of the chat that was shown before."""
-        own = self._talk.settings(visit)
-        return chat_settings(*wishes) if own is None or text(filled) == visit.chat else own
-
-    def _in_step(self, visit: Visit, filled: Any, action: Callable[[], Outcome | None]) -> Updates:
-        """Do it, and see to it that the controls are about the chat that is shown then: a new one
-        has them as they are, and an older one fills them, as whatever should have filled them has
-        not come, or came too early."""
-        before = visit.chat
-        updates = self._attempts.of(visit, action)
-        if visit.chat != before:
-            return {**updates, self._layout.filled: visit.chat or ""}
-        own = self._talk.settings(visit)
-        if own is None or text(filled) == visit.chat:
-            return updates
-        return {**self._attempts.filled(visit, own), **updates}
 
     async def regenerate(self, request: gr.Request, chat: Any, *controls: Any) -> Updates:
         """Answer the last question once more."""

@@ -16,6 +16,7 @@ from tests.web.handmade import Caller, said
 from tests.web.serving import serving
 from web.chats.errors import StoreError
 from web.chats.replies import Replies
+from web.chats.store import ChatStore
 from web.ui.wishes import MOST_SYSTEM
 
 UNKNOWN = "The page asked for something unknown"
@@ -160,6 +161,19 @@ def test_a_chat_whose_first_question_failed_takes_the_controls(
     assert said(caller.call("send", "hello", *caller.with_adapter("pirate"))) == ""
     (chat,) = exported(caller)
     assert chat["messages"][-1]["runs"][0]["settings"]["adapter"] == "pirate"
+
+
+def test_a_disk_that_is_gone(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sentence, from whatever is asked."""
+    begin(caller, "hello")
+
+    def gone(*args: Any) -> None:
+        raise StoreError("The chats cannot be read: the disk is gone")
+
+    monkeypatch.setattr(ChatStore, "chat", gone)
+    for handler, data in (("send", ["again"]), ("keep_settings", []), ("regenerate", [])):
+        answer = said(caller.call(handler, *data, *caller.wishes))
+        assert answer.startswith("The chats cannot be read")
 
 
 def test_controls_of_another_chat_are_put_right(caller: Caller) -> None:
