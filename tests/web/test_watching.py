@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -97,6 +98,36 @@ def test_many_replies_are_told_less_often(tab: _Tab) -> None:
             tab.talk.stop(visit)
         while tab.talk.replies.count:
             await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_one_look_at_the_adapters_serves_all_tabs(
+    tab: _Tab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each took a thread, of which there are few; and a disk that was gone for a moment left all
+    open tabs without news."""
+    looks, done = 0, threading.Event()
+
+    def look(fresh: float) -> None:
+        nonlocal looks
+        looks += 1
+        done.wait(20)
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(tab.talk.manager, "adapters", look)
+
+    async def run() -> None:
+        waiting = [asyncio.create_task(tab.watcher._look()) for _ in range(9)]
+        while not looks:
+            await asyncio.sleep(0.01)
+        waiting[0].cancel()  # its tab is closed
+        await asyncio.sleep(0.01)
+        done.set()
+        assert [await one for one in waiting[1:]] == [None] * 8
+        assert looks == 1
+        await tab.watcher._look()
+        assert looks == 2
 
     asyncio.run(asyncio.wait_for(run(), 30))
 

@@ -34,6 +34,7 @@ POLL_SECONDS = 0.3  # between two looks at a model that is still loading
 UPDATE_SECONDS = 0.05  # between two bursts of one reply, while few are made
 CROWD_SECONDS = 0.01  # and this much more for each other one: cores are the model's
 FAULT = "Something went wrong here; the terminal says what."
+
 log = logging.getLogger(__name__)
 
 
