@@ -17,13 +17,14 @@ run: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	@scripts/install-chromium
+	@scripts/install-postgresql
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(TESTS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/hadolint Dockerfile
+	$(BIN)/hadolint Dockerfile deploy/router/Dockerfile
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

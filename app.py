@@ -42,11 +42,12 @@ def run(settings: Settings) -> int:
     sock = bind(settings.server_name, settings.server_port)
     port = sock.getsockname()[1]
     from training.job import Trainings
-    from web import access, server, share, sharing, terminal
+    from web import access, logs, server, share, sharing, terminal
     from web.chats.keeping import open_store
     from web.ui.train.desk import Desk, environment
 
-    keeping = open_store(settings.data_dir)
+    logs.configure(settings)
+    keeping = open_store(settings.data_dir, settings.database_url)
     # The public link leads to a port of its own, so that its visitors are told apart.
     link = bind("127.0.0.1", 0) if settings.share or settings.share_public else None
     link_port = link.getsockname()[1] if link else None

@@ -14,7 +14,7 @@ import math
 import threading
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,9 @@ from model.types import AdapterError, UnknownModelError
 
 if TYPE_CHECKING:
     from model.layers.lora import Lora, LoraMaker
+
+
+WITHDRAWN = "adapter_withdrawn"
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,27 @@ class AdapterRegistry:
         self._stamps: dict[str, tuple[float, ...]] = {}
         self._looked = -math.inf  # when, by the monotonic clock
         self._lock = threading.Lock()
+        self._withdrawn: frozenset[str] = frozenset()
+
+    def withdraw(self, name: str) -> None:
+        """Serve an adapter no more, whatever happens to its files, until `serve` is asked for.
+
+        Raises:
+            UnknownModelError: there is none of that name.
+        """
+        self._there(name)
+        with self._lock:
+            self._withdrawn |= {name}
+
+    def serve(self, name: str) -> None:
+        """Take a withdrawal back.
+
+        Raises:
+            UnknownModelError: there is none of that name.
+        """
+        self._there(name)
+        with self._lock:
+            self._withdrawn -= {name}
 
     def known(self) -> list[Adapter]:
         """What the last look has found, without another; the first one is taken now."""
@@ -84,17 +108,31 @@ class AdapterRegistry:
             fresh: seconds for which a look is as good as a new one.
         """
         if time.monotonic() - self._looked < fresh:
-            return list(self._found.values())
+            return self._listed()
         with self._lock:
             if time.monotonic() - self._looked < fresh:  # somebody has looked meanwhile
-                return list(self._found.values())
+                return self._listed()
             paths = self._folders()
             stamps = {path.name: _stamp(path) for path in paths}
             known = {n: a for n, a in self._found.items() if self._stamps.get(n) == stamps.get(n)}
-            self._found = {p.name: known.get(p.name) or self._examine(p) for p in paths}
+            here = {p.name: known.get(p.name) or self._examine(p) for p in paths}
+            every = {**self._elsewhere(), **here}
+            self._found = {name: every[name] for name in sorted(every)}
             self._stamps = stamps
             self._looked = time.monotonic()
-            return list(self._found.values())
+            return self._listed()
+
+    def _listed(self) -> list[Adapter]:
+        return [self._verdict(adapter) for adapter in self._found.values()]
+
+    def _verdict(self, adapter: Adapter) -> Adapter:
+        if adapter.problem is None and adapter.name in self._withdrawn:
+            return replace(adapter, problem=finding("adapter_withdrawn"))
+        return adapter
+
+    def _elsewhere(self) -> dict[str, Adapter]:
+        """Adapters by name that have no folder here."""
+        return {}
 
     def _folders(self) -> list[Path]:
         inside = self._folder.iterdir() if self._folder.is_dir() else ()
@@ -108,6 +146,17 @@ class AdapterRegistry:
             UnknownModelError: there is none of that name.
             AdapterError: it is broken.
         """
+        adapter = self._verdict(self._there(name))
+        if adapter.problem and adapter.problem.code == WITHDRAWN:
+            message = f"The adapter {name!r} is not served at present"
+            raise AdapterError(message, "Choose another one.", adapter.problem)
+        if adapter.problem:
+            message = f"The adapter {name!r} is broken: {adapter.problem.message()}"
+            raise AdapterError(message, adapter.problem.remedy(), adapter.problem)
+        return adapter
+
+    def _there(self, name: str) -> Adapter:
+        """The adapter of that name as its folder is now, healthy or not."""
         self.scan()
         adapter = self._found.get(name)
         if adapter is None:
@@ -116,9 +165,6 @@ class AdapterRegistry:
                 f"Did you mean {close[0]!r}?" if close else "Choose one of those that are listed."
             )
             raise UnknownModelError(f"There is no model or adapter {name!r}", remedy)
-        if adapter.problem:
-            message = f"The adapter {name!r} is broken: {adapter.problem.message()}"
-            raise AdapterError(message, adapter.problem.remedy(), adapter.problem)
         return adapter
 
     def load(self, name: str, digest: str, maker: LoraMaker) -> Lora:

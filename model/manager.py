@@ -12,11 +12,13 @@ import re
 import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from model.adapters import Adapter
+from model.elsewhere import load_remote
 from model.engine.base import Engine
+from model.listening import Account, Kind, Listener, signed
 from model.outbox import Burst, Outbox
 from model.plan import (
     Plan,
@@ -25,6 +27,7 @@ from model.plan import (
     plan_chat,
     plan_completion,
     plan_reading,
+    prompt_text,
     template_of,
 )
 from model.prompt import PromptTemplate
@@ -35,6 +38,7 @@ from model.types import (
     ChatRequest,
     CompletionRequest,
     Delta,
+    EngineCounts,
     EngineRequest,
     EngineStatus,
     FinishReason,
@@ -81,18 +85,19 @@ class ModelManager:
     """Loads a base in the background and answers chats with it.
 
     Args:
-        settings: what to load.
-        load: does the loading; tests pass their own.
+        settings: what to load, and where it is served.
+        load: does the loading, by default here or over there, as they say.
     """
 
-    def __init__(self, settings: Settings, load: Load = load_local) -> None:
+    def __init__(self, settings: Settings, load: Load | None = None) -> None:
         self._settings = settings
-        self._load = load
+        self._load = load or (load_remote if settings.engine_url else load_local)
         self._state = _State()
         self._changed = threading.Condition()
         self._closed = False
         self._live: set[str] = set()  # ids of the requests that are being answered
         self._aborted: set[str] = set()  # and of those among them that are to end
+        self._listeners: list[Listener] = []
         self._loading = threading.Thread(
             target=self._load_in_background, name="loading", daemon=True
         )
@@ -146,9 +151,9 @@ class ModelManager:
             phase=Phase.FAILED if work.error else state.phase,
             progress=state.progress,
             base_model=base_name(self._settings),
-            engine=engine.name if engine else "local",
+            engine=engine.name if engine else "remote" if self._settings.engine_url else "local",
             device=engine.device if engine else self._settings.device,
-            quantization=self._settings.quantization,
+            quantization=engine.quantization if engine else self._settings.quantization,
             running=work.running,
             waiting=work.waiting,
             error=state.error or work.error,
@@ -167,6 +172,36 @@ class ModelManager:
         """The same as they were at the last look, at once."""
         serving = self._state.serving
         return serving.registry.known() if serving else []
+
+    def load_adapter(self, name: str) -> None:
+        """Serve an adapter, withdrawn before or not, and have its weights in memory. Takes files.
+
+        Raises:
+            NotReadyError, UnknownModelError, AdapterError
+        """
+        serving = self._serving()
+        serving.registry.serve(name)
+        adapter = serving.registry.get(name)
+        serving.engine.prepare(name, adapter.digest)
+
+    def unload_adapter(self, name: str) -> None:
+        """Serve an adapter no more until it is loaded again; replies that it is in go on.
+
+        Raises:
+            NotReadyError, UnknownModelError
+        """
+        serving = self._serving()
+        serving.registry.withdraw(name)
+        serving.engine.unload(name)
+
+    def counts(self) -> EngineCounts:
+        """What the engine has done, and what it holds. Never blocks."""
+        serving = self._state.serving
+        return serving.engine.counts() if serving else EngineCounts()
+
+    def listen(self, listener: Listener) -> None:
+        """Have each request told when it is over, on the event loop that it was made on."""
+        self._listeners.append(listener)
 
     def templates(self) -> list[PromptTemplate]:
         """The prompt templates that a chat may ask for; none while the model loads."""
@@ -215,11 +250,19 @@ class ModelManager:
             NotReadyError, UnknownModelError, AdapterError, RequestError, PromptTooLongError,
             BusyError, EngineError
         """
-        return self._stream(request, plan_chat, seconds)
+        return self._stream(request, plan_chat, seconds, "chat")
 
     def complete(self, request: CompletionRequest, seconds: float = 0.0) -> Bursts:
         """Continue `request.prompt` as it stands, otherwise as `chat`."""
-        return self._stream(request, plan_completion, seconds)
+        return self._stream(request, plan_completion, seconds, "completion")
+
+    def text_of(self, request: CompletionRequest) -> str:
+        """A prompt as text, also where it was sent as token ids. Not for an event loop.
+
+        Raises:
+            NotReadyError, UnknownModelError, AdapterError, RequestError
+        """
+        return prompt_text(self._serving(), request)
 
     def read_ahead(self, request: ChatRequest) -> Bursts:
         """Compute what the next question's prompt will begin with: the chat up to its last reply.
@@ -230,7 +273,7 @@ class ModelManager:
 
         Raises (from the iterator): as `chat`, but for there being no messages.
         """
-        return self._stream(request, plan_reading, 0.0)
+        return self._stream(request, plan_reading, 0.0, "reading")
 
     def measure(self, request: ChatRequest) -> Measured:
         """How many tokens of the context a chat takes, as `chat` would send it.
@@ -269,14 +312,17 @@ class ModelManager:
             raise NotReadyError("The model is still loading", "Try again in a moment.")
         return state.serving
 
-    def _stream(self, request: R, plan: Callable[[Serving, R], Plan], seconds: float) -> Bursts:
+    def _stream(
+        self, request: R, plan: Callable[[Serving, R], Plan], seconds: float, kind: Kind
+    ) -> Bursts:
         # From this moment on, not from the first step on: Stop may come in between.
         self._live.add(request.id)
-        return self._steps(request, plan, seconds)
+        return self._steps(request, plan, seconds, kind)
 
     async def _steps(
-        self, request: R, plan: Callable[[Serving, R], Plan], seconds: float
+        self, request: R, plan: Callable[[Serving, R], Plan], seconds: float, kind: Kind
     ) -> Bursts:
+        account = Account(request, kind, self._listeners, self._settings.log_prompts)
         try:
             serving = self._serving()
             # Rendering a long chat and loading an adapter take time: not on the event loop.
@@ -286,13 +332,19 @@ class ModelManager:
             ended = self._ended(request.id, planned)
             if ended:
                 nothing = Stats(len(planned.prompt.ids), 0, 0.0, 0.0, seed=0)
-                yield _signed((Delta("", ended, nothing),), planned.adapter)
+                last = signed(Delta("", ended, nothing), planned.adapter)
+                account.hear(last, None)
+                yield (last,)
                 return
             asked = engine_request(serving, request, planned)
-            async with aclosing(_run(serving.engine, asked, seconds)) as bursts:
+            async with aclosing(_run(serving.engine, asked, seconds, account)) as bursts:
                 async for burst in bursts:
                     yield _signed(burst, planned.adapter)
+        except LinlyError as error:
+            account.close(error.code)
+            raise
         finally:
+            account.close()
             self._live.discard(request.id)
             self._aborted.discard(request.id)
 
@@ -305,28 +357,27 @@ class ModelManager:
 
 
 def _signed(burst: Burst, adapter: PreparedAdapter | None) -> Burst:
-    """The last Delta tells whose words these were."""
-    *others, last = burst
-    if last.stats is None or adapter is None:
-        return burst
-    stats = replace(last.stats, adapter=adapter.name, adapter_digest=adapter.digest)
-    return (*others, replace(last, stats=stats))
+    return (*burst[:-1], signed(burst[-1], adapter))
 
 
-async def _run(engine: Engine, request: EngineRequest, seconds: float) -> Bursts:
+async def _run(engine: Engine, request: EngineRequest, seconds: float, account: Account) -> Bursts:
     """Submit, and carry what the engine's thread emits over to this event loop."""
     outbox = Outbox(seconds)
 
     def emit(delta: Delta) -> None:
+        account.hear(delta, request.adapter)
         try:
             outbox.put(delta)
         except RuntimeError:  # the loop is gone, and so is whoever listened
             engine.abort(request.id)
 
     engine.submit(request, emit)
+    account.submitted()
     try:
         while True:
             burst = await outbox.take()
+            if burst[-1].refusal:
+                raise burst[-1].refusal
             yield burst
             if burst[-1].finish_reason:
                 return

@@ -6,13 +6,14 @@ belongs on an event loop.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from model.adapters import Adapter
 from model.engine.base import Engine
 from model.prompt import Prompt, PromptTemplate, context_of, encode_at_rest, encode_chat
 from model.startup import Serving
-from model.tokenizer import IncrementalDetokenizer, Run, Tokenizer
+from model.tokenizer import IncrementalDetokenizer, Run, Tokenizer, written
 from model.types import (
     ChatRequest,
     CompletionRequest,
@@ -84,6 +85,18 @@ def plan_completion(serving: Serving, request: CompletionRequest) -> Plan:
     return Plan(prompt, _prepared(serving, adapter), tokenizer, eos_ids)
 
 
+def prompt_text(serving: Serving, request: CompletionRequest) -> str:
+    """The prompt as text, also where it was sent as token ids.
+
+    Raises: as `plan_completion`, before anything is loaded.
+    """
+    if isinstance(request.prompt, str):
+        return request.prompt
+    adapter = _chosen_adapter(serving, request)
+    tokenizer, _ = _vocabulary(serving, adapter, request.adapter_scale)
+    return tokenizer.decode(_completion_ids(request, tokenizer, serving.engine.context_length))
+
+
 def measure(serving: Serving, request: ChatRequest) -> Measured:
     """How much of the context a chat takes. Loads nothing and asks no engine.
 
@@ -109,8 +122,13 @@ def template_of(serving: Serving, name: str | None, adapter: Adapter | None) -> 
 def engine_request(
     serving: Serving, request: ChatRequest | CompletionRequest, plan: Plan
 ) -> EngineRequest:
-    """What the engine is asked for."""
+    """What the engine is asked for.
+
+    Raises:
+        RequestError: `logit_bias` names a token that there is not.
+    """
     ids, sampling = plan.prompt.ids, request.sampling
+    _check_ids([i for i, _ in sampling.logit_bias], plan.tokenizer)
     left = serving.engine.context_length - len(ids)
     most = min(sampling.max_tokens or left, left)
     return EngineRequest(
@@ -124,6 +142,8 @@ def engine_request(
         pieces=plan.tokenizer.pieces,
         so_far=plan.so_far,
         read_only=plan.read_only,
+        affinity=request.affinity,
+        prompt_text="" if serving.engine.takes_ids else written(plan.tokenizer, ids),
     )
 
 
@@ -202,14 +222,18 @@ def _completion_ids(
         ids = request.prompt
     if not ids:
         raise RequestError("The prompt is empty")
-    if not all(0 <= i < tokenizer.pieces for i in ids):
-        raise RequestError(f"A token id lies outside of 0 to {tokenizer.pieces - 1}")
+    _check_ids(ids, tokenizer)
     if len(ids) >= context:
         raise PromptTooLongError(
             f"The prompt is {len(ids)} tokens long and there is room for {context - 1}",
             "Shorten it or raise --context_length.",
         )
     return ids
+
+
+def _check_ids(ids: Sequence[int], tokenizer: Tokenizer) -> None:
+    if not all(0 <= i < tokenizer.pieces for i in ids):
+        raise RequestError(f"A token id lies outside of 0 to {tokenizer.pieces - 1}")
 
 
 def _detokenizer(plan: Plan) -> Detokenizer:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from platformdirs import user_cache_path, user_data_path
 
@@ -23,6 +24,7 @@ APP_NAME = "linly-chat"
 CHECKOUT = Path(__file__).parent.parent
 SIZES = {"M": 1 << 20, "G": 1 << 30}
 TRUE_WORDS = {"1", "true", "yes", "on"}
+SWITCHES = {"share", "share_public", "api_without_key", "log_requests", "log_prompts"}
 FALSE_WORDS = {"", "0", "false", "no", "off"}
 
 
@@ -42,12 +44,21 @@ class Settings:
     share_messages: int | None = None
     share_adapters: tuple[str, ...] | None = None
     auth: tuple[str, ...] = ()
-    api_key: str | None = None
+    api_key: tuple[str, ...] = ()
+    api_key_file: Path | None = None
+    api_without_key: bool = False
+    admin_key: str | None = None
+    engine_url: str | None = None
+    engine_key: str | None = None
+    log_format: str = "text"
+    log_requests: bool = False
+    log_prompts: bool = False
     max_sequences: int = 16
     context_length: int | None = None
     threads: int | None = None
     cache_memory: int | None = None  # bytes
     data_dir: Path = Path()
+    database_url: str | None = field(default=None, repr=False)  # it may have a password in it
     device: str = "auto"
     training: str = "local"
     cache_dir: Path = Path()
@@ -77,9 +88,31 @@ def read_settings(
     given = {key: value for key, value in read if value is not None}
     from_environment = _read_environment(environ, parser)
     merged = {**_defaults(checkout or CHECKOUT), **from_environment, **given}
-    settings = Settings(**{**merged, "auth": tuple(merged.get("auth", ()))})
+    settings = Settings(**{
+        **merged, "auth": tuple(merged.get("auth", ())), "api_key": _api_keys(merged)
+    })  # fmt: skip
     _check(settings, explicit={*from_environment, *given})
     return settings
+
+
+def _api_keys(merged: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those that were passed, and those of the file."""
+    keys = [key for text in merged.get("api_key", ()) for key in text.split()]
+    file: Path | None = merged.get("api_key_file")
+    if file is not None:
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is no text"
+            raise SettingsError(
+                f"--api_key_file: {file} cannot be read: {reason}", "Mend the path."
+            ) from error
+        keys += [key for line in lines for key in line.partition("#")[0].split()]
+        if not keys:
+            raise SettingsError(
+                f"--api_key_file: there is no key in {file}", "Write one into each line."
+            )
+    return tuple(dict.fromkeys(keys))
 
 
 def build_parser() -> Parser:
@@ -160,10 +193,38 @@ def build_parser() -> Parser:
     )
     add(
         "--api_key",
-        type=_not_empty,
+        type=_keys,
+        action="append",
         metavar="KEY",
-        help="the key that /v1 asks for (Authorization: Bearer KEY)",
+        help="a key that /v1 asks for (Authorization: Bearer KEY); may be given several times "
+        "(in LINLY_API_KEY: with spaces between). Without any, only this machine may use /v1",
     )
+    add(
+        "--api_key_file",
+        type=Path,
+        metavar="FILE",
+        help="a file of such keys, one a line; the machine's other users do not see it",
+    )
+    add(
+        "--api_without_key",
+        action="store_true",
+        default=None,
+        help="let other machines use /v1 without a key, too",
+    )
+    add(
+        "--admin_key",
+        type=_one_key,
+        metavar="KEY",
+        help="the key that loads, unloads and rescans adapters through /v1/adapters",
+    )
+    add(
+        "--engine_url",
+        type=_url,
+        metavar="URL",
+        help="answer through this OpenAI-compatible server, such as vLLM: http://gpu-box:8000/v1. "
+        "Of --base_model only its tokenizer is read then",
+    )
+    add("--engine_key", type=_one_key, metavar="KEY", help="the key that this server asks for")
     add(
         "--max_sequences",
         type=_positive,
@@ -196,10 +257,35 @@ def build_parser() -> Parser:
         help="where chats are kept (default: your data folder)",
     )
     add(
+        "--database_url",
+        type=_database_url,
+        metavar="URL",
+        help="keep chats in this PostgreSQL instead, for several replicas at once: "
+        "postgresql://user:password@host/database (the machine's other users see flags, not "
+        "LINLY_DATABASE_URL)",
+    )
+    add(
         "--training",
         choices=["local", "everyone", "off"],
         help="who may train adapters in the page: local (default) is everybody but the visitors of "
         "a public link",
+    )
+    add(
+        "--log_format",
+        choices=["text", "json"],
+        help="what the terminal gets to see: text (default), or a JSON object a line",
+    )
+    add(
+        "--log_requests",
+        action="store_true",
+        default=None,
+        help="a line for each request to the API and for each reply",
+    )
+    add(
+        "--log_prompts",
+        action="store_true",
+        default=None,
+        help="in these lines what was asked and said, too",
     )
     add("--device", choices=["auto", "cpu", "cuda"], help="where the model runs (default: auto)")
     add(
@@ -237,11 +323,11 @@ def _read_environment(environ: Mapping[str, str], parser: Parser) -> dict[str, A
         if variable not in environ:
             continue
         text = environ[variable]
-        if name in ("share", "share_public"):
+        if name in SWITCHES:
             found[name] = _truth(variable, text)
             continue
         # Several accounts stand in lines of their own: anything else may be in a password.
-        values = text.split("\n") if name == "auth" else [text]
+        values = text.split("\n") if name in ("auth", "api_key") else [text]
         try:
             read = parser.parse_args([f"--{name}={value}" for value in values])
             found[name] = getattr(read, name)
@@ -310,6 +396,64 @@ def _size(text: str) -> int:
     if unit not in SIZES or not number.replace(".", "", 1).isdecimal() or float(number) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no size, as in 500M or 4G")
     return int(float(number) * SIZES[unit])
+
+
+def _keys(text: str) -> str:
+    """Keys with white space between."""
+    for key in text.split():
+        _one_key(key)
+    return _not_empty(text.strip())
+
+
+def _one_key(text: str) -> str:
+    if not text.isascii() or any(not character.isprintable() for character in text):
+        raise argparse.ArgumentTypeError("a key is of ASCII letters, digits and signs")
+    if " " in text:
+        raise argparse.ArgumentTypeError("a key has no spaces")
+    return _not_empty(text)
+
+
+def _url(text: str) -> str:
+    """Where /v1 begins: it is added where only a host is given."""
+    parts = urlsplit(text)
+    try:
+        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:
+        good = False
+    if not good or parts.query or parts.fragment:
+        raise argparse.ArgumentTypeError(f"{text!r} is no address, as in http://127.0.0.1:8000/v1")
+    if parts.username or parts.password:
+        raise argparse.ArgumentTypeError("keys do not belong into an address: use --engine_key")
+    return text.rstrip("/") if parts.path.strip("/") else f"{text.rstrip('/')}/v1"
+
+
+def _database_url(text: str) -> str:
+    """An address as libpq reads it. What is wrong with one is told without its password."""
+    scheme, colon, _ = text.partition("://")
+    if scheme not in ("postgresql", "postgres"):
+        kind = f"{scheme}://" if colon else "it"
+        raise argparse.ArgumentTypeError(f"{kind} is no PostgreSQL: it begins with postgresql://")
+    if not _reads_as_address(text):
+        raise argparse.ArgumentTypeError(
+            "no address as in postgresql://user:password@host/database; in a password, signs like "
+            "@ : / ? # % are written as %40 and so on"
+        )
+    return text
+
+
+def _reads_as_address(url: str) -> bool:
+    """Also, a password with signs that are not written as they should be must not be taken for a
+    host or a database, whose name would be told."""
+    from psycopg import ProgrammingError  # few pass an address, so few wait for this
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        given = {key: str(value) for key, value in conninfo_to_dict(url).items()}
+    except (ProgrammingError, UnicodeError):
+        return False
+    names = given.get("host", "") + given.get("dbname", "")
+    ports = given.get("port", "").replace(",", "")
+    return "@" not in names and (not ports or ports.isdecimal())
 
 
 def _not_empty(text: str) -> str:

@@ -68,6 +68,10 @@ def check_early(settings: Settings) -> None:
         LinlyError: the base or the templates cannot be used.
     """
     load_templates(settings.prompts_dir)
+    if settings.engine_url:
+        if settings.base_model != EMBEDDED_DEFAULT and not is_hub_id(settings.base_model):
+            read_model_folder(_local_folder(settings.base_model), weights=False)
+        return
     if settings.base_model != EMBEDDED_DEFAULT and not is_hub_id(settings.base_model):
         path = _local_folder(settings.base_model)
         read_model_folder(path)

@@ -242,6 +242,21 @@ class SpmTokenizer:
         return text.replace("▁", " ")
 
 
+def written(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """Ids as text for whoever tokenizes it again, control tokens included: without what the model
+    expects in front of any text, which is put there again.
+
+    Not the same to the last id: a control token that somebody typed becomes one.
+    """
+    lead = tokenizer.prefix_ids
+    kept = ids[len(lead) :] if tuple(ids[: len(lead)]) == lead else ids
+    parts = [(control, list(part)) for control, part in groupby(kept, tokenizer.is_control)]
+    return "".join(
+        "".join(map(tokenizer.piece, part)) if control else tokenizer.decode(part)
+        for control, part in parts
+    )
+
+
 def split_at_control(runs: Sequence[Run], control: re.Pattern[str] | None) -> list[Run]:
     """Control tokens of the control runs, each alone; all text between two of them in one run."""
     parts: list[Run] = []

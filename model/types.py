@@ -5,12 +5,13 @@ from __future__ import annotations
 import enum
 import math
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
 MOST_STOPS = 20  # they are looked for in every token, on the thread that all replies share
 MOST_STOP = 200
+MOST_BIASES = 1000
 
 Role = Literal["system", "user", "assistant"]
 
@@ -36,9 +37,11 @@ class Message:
 class Sampling:
     """How the next token is chosen, and when to stop. `temperature` 0 is greedy.
 
-    `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 switch those filters off. A `seed`
-    of None draws one; the last Delta tells which. `logprobs` is the number of alternatives to
-    report for each token, or None for none at all.
+    `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 switch those filters off. The other
+    two penalties are OpenAI's: what is taken off a token's logit once it was said, and once more
+    each time. `logit_bias` has (token id, what is added to its logit). A `seed` of None draws one;
+    the last Delta tells which. `logprobs` is the number of alternatives to report for each token,
+    or None for none at all.
     """
 
     max_tokens: int | None = None
@@ -52,6 +55,9 @@ class Sampling:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         checks = (
@@ -60,6 +66,13 @@ class Sampling:
             (0 < self.top_p <= 1, "top_p must be above 0 and at most 1"),
             (0 <= self.min_p <= 1, "min_p must be between 0 and 1"),
             (0.1 <= self.repetition_penalty <= 10, "repetition_penalty must be between 0.1 and 10"),
+            (-2 <= self.presence_penalty <= 2, "presence_penalty must be between -2 and 2"),
+            (-2 <= self.frequency_penalty <= 2, "frequency_penalty must be between -2 and 2"),
+            (
+                all(i >= 0 and -100 <= bias <= 100 for i, bias in self.logit_bias),
+                "logit_bias goes from -100 to 100, by token ids",
+            ),
+            (len(self.logit_bias) <= MOST_BIASES, f"at most {MOST_BIASES} tokens in logit_bias"),
             (self.max_tokens is None or self.max_tokens > 0, "max_tokens must be 1 or more"),
             (self.min_tokens >= 0, "min_tokens must be 0 or more"),
             (self.seed is None or 0 <= self.seed < 2**63, "seed must be between 0 and 2^63 - 1"),
@@ -76,7 +89,8 @@ class Sampling:
                 raise RequestError(message)
 
 
-def _new_id() -> str:
+def new_id() -> str:
+    """What nothing else is known by."""
     return uuid.uuid4().hex
 
 
@@ -87,7 +101,9 @@ class ChatRequest:
 
     With `drop_oldest`, turns that do not fit the context go, oldest first; without it a prompt
     that is too long is refused. `so_far` is what the reply begins with already: only what comes
-    after it is answered, and `sampling.max_tokens` counts that alone.
+    after it is answered, and `sampling.max_tokens` counts that alone. `trace` is what the logs know
+    it by, and requests that begin alike share an `affinity`: where there are several servers, the
+    one that has read that beginning is the better one.
     """
 
     messages: tuple[Message, ...]
@@ -96,8 +112,10 @@ class ChatRequest:
     sampling: Sampling = field(default_factory=Sampling)
     template: str | None = None
     drop_oldest: bool = False
-    id: str = field(default_factory=_new_id)
+    id: str = field(default_factory=new_id)
     so_far: str = ""
+    trace: str = ""
+    affinity: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,7 +126,9 @@ class CompletionRequest:
     adapter: str | None = None
     adapter_scale: float = 1.0
     sampling: Sampling = field(default_factory=Sampling)
-    id: str = field(default_factory=_new_id)
+    id: str = field(default_factory=new_id)
+    trace: str = ""
+    affinity: str = ""
 
 
 @dataclass(frozen=True)
@@ -162,6 +182,7 @@ class Stats:
     adapter: str | None = None
     adapter_digest: str | None = None
     cached_tokens: int = 0
+    queue_seconds: float = 0.0
 
     @property
     def tokens_per_second(self) -> float:
@@ -173,7 +194,11 @@ class Stats:
 
 @dataclass(frozen=True)
 class Delta:
-    """A piece of a reply: whole characters only. The last one has `finish_reason` and `stats`."""
+    """A piece of a reply: whole characters only. The last one has `finish_reason` and `stats`.
+
+    An `error` with `ABORT` says what has interrupted the reply. A `refusal` comes from an engine
+    that has to ask elsewhere before it knows: as if it had never taken the request.
+    """
 
     text: str = ""
     finish_reason: FinishReason | None = None
@@ -182,6 +207,7 @@ class Delta:
     queued: Queued | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
     error: str | None = None
+    refusal: LinlyError | None = None
 
 
 class Detokenizer(Protocol):
@@ -210,7 +236,8 @@ class EngineRequest:
     and already fits the context. Ids from `pieces` on have no text and are never chosen; None
     means as many as the base's tokenizer has. `so_far` is the text that the reply begins with
     already, as a stop string may begin in it. With `read_only` nothing is chosen: `prompt_ids`
-    are computed for requests to come that begin with them.
+    are computed for requests to come that begin with them. `affinity` is the caller's, and
+    `prompt_text` says the same as `prompt_ids`, for an engine that takes no ids.
     """
 
     id: str
@@ -223,6 +250,8 @@ class EngineRequest:
     pieces: int | None = None
     so_far: str = ""
     read_only: bool = False
+    affinity: str = ""
+    prompt_text: str = ""
 
 
 Emit = Callable[[Delta], None]
@@ -270,6 +299,41 @@ class Status:
     @property
     def ready(self) -> bool:
         return self.phase is Phase.READY
+
+    @property
+    def remote(self) -> bool:
+        """Whether the weights are elsewhere, and somebody else's to tell about."""
+        return self.engine == "remote"
+
+
+@dataclass(frozen=True)
+class EngineCounts:
+    """What an engine has done since it began, and what it holds. Memory in bytes.
+
+    `decode_steps` has the number of steps by their batch size: the sequences that each moved on.
+    """
+
+    decode_steps: Mapping[int, int] = field(default_factory=dict)
+    preemptions: int = 0
+    adapter_loads: int = 0
+    adapter_evictions: int = 0
+    adapters: tuple[str, ...] = ()
+    adapter_bytes: int = 0
+    cache_bytes: int = 0
+    cache_budget: int | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A request that is over. `reason` None means that it was refused, with `code`; `stats` are
+    there if an engine had it. `text` is what was said, where that is recorded."""
+
+    request: ChatRequest | CompletionRequest
+    kind: Literal["chat", "completion", "reading"]
+    reason: FinishReason | None
+    stats: Stats | None
+    code: str = ""
+    text: str | None = None
 
 
 class LinlyError(Exception):

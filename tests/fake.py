@@ -19,6 +19,7 @@ from model.types import (
     AdapterError,
     Delta,
     Emit,
+    EngineCounts,
     EngineRequest,
     EngineStatus,
     FinishReason,
@@ -63,6 +64,8 @@ class FakeEngine:
     script: Callable[[str, EngineRequest], list[str]]
     name: str = "fake"
     device: str = "cpu"
+    quantization: str = "8bit"
+    takes_ids: bool = True
     context_length: int = 2000
     ticking: bool = False
     error: str | None = None
@@ -71,6 +74,7 @@ class FakeEngine:
     emitted: dict[str, int] = field(default_factory=dict)
     aborted: set[str] = field(default_factory=set)
     closed: bool = False
+    loaded: tuple[str, ...] = ()
     _ticks: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     _live: set[str] = field(default_factory=set)
 
@@ -82,6 +86,7 @@ class FakeEngine:
     def prepare(self, adapter: str, digest: str) -> PreparedAdapter:
         if adapter == "unreadable":
             raise AdapterError("The adapter 'unreadable' cannot be read")
+        self.loaded = (*(name for name in self.loaded if name != adapter), adapter)
         return PreparedAdapter(adapter, digest)
 
     def submit(self, request: EngineRequest, emit: Emit) -> None:
@@ -117,6 +122,12 @@ class FakeEngine:
     def abort(self, request_id: str) -> None:
         self.aborted.add(request_id)
 
+    def unload(self, adapter: str) -> None:
+        self.loaded = tuple(name for name in self.loaded if name != adapter)
+
+    def counts(self) -> EngineCounts:
+        return EngineCounts(decode_steps={1: 5, 3: 2}, adapters=self.loaded)
+
     def status(self) -> EngineStatus:
         return EngineStatus(len(self._live), 0, self.error)
 
@@ -134,7 +145,7 @@ class FakeRegistry(AdapterRegistry):
 
     def scan(self, fresh: float = 0.0) -> list[Adapter]:
         self._found = {adapter.name: adapter for adapter in self._adapters}
-        return list(self._found.values())
+        return self._listed()
 
 
 ADAPTERS = (

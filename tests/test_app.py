@@ -44,6 +44,12 @@ def run(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
         (["--base_model", "docs"], 1, "docs has no config.json"),
         (["--base_model", "./adapter"], 1, "Did you mean adapters?"),
         (["--server_port", "0", "--data_dir", "app.py"], 1, "Pass another folder with --data_dir."),
+        (["--database_url", "mysql://u:p@host/chats"], 2, "mysql:// is no PostgreSQL"),
+        (
+            ["--server_port", "0", "--database_url", "postgresql://u:p@127.0.0.1:1/chats"],
+            1,
+            "The chats cannot be opened in the database chats: connection to server",
+        ),
         (["--share_hours", "-1"], 2, "no number of hours"),
         (["--share_messages", "0"], 2, "not a whole number above 0"),
         (["--share_adapters", ","], 2, "no adapter is named"),

@@ -58,7 +58,11 @@ def health_server(status: int) -> Iterator[int]:
 @pytest.mark.skipif(HADOLINT is None, reason="hadolint is not installed: requirements-dev.txt")
 def test_hadolint_has_no_complaint() -> None:
     done = subprocess.run(
-        [str(HADOLINT), "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False
+        [str(HADOLINT), "Dockerfile", "deploy/router/Dockerfile"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
@@ -101,7 +105,7 @@ def test_the_health_check_asks_health(status: int, healthy: bool) -> None:
     assert (done.returncode == 0) is healthy
 
 
-@pytest.mark.parametrize("name", ["chat", "chat-gpu"])
+@pytest.mark.parametrize("name", ["chat", "chat-gpu", "chat-vllm", "chat-router"])
 def test_compose_keeps_data_and_stops_in_time(name: str) -> None:
     service = services()[name]
     targets = {volume.split(":")[1] for volume in service["volumes"]}

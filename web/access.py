@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from model.settings import Settings
 
+FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-real-ip")  # what proxies add
 ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # nothing that is misread when dictated
 
 
@@ -20,13 +23,18 @@ class Access:
     A page that asks for a password and an API without a key would leave the back door open, so
     the API then asks for one of the page's passwords as its key.
 
+    Where there is neither a password nor a key, the API answers this machine alone, unless it is
+    `api_open`: whoever serves a page to others did not mean to serve programs.
+
     `training` is the flag of that name. Who comes through the public link is known by the port that
     it leads to, `link_port`: what a visitor sends, such as a Host header, could be made up.
     """
 
     accounts: Mapping[str, str] = field(default_factory=dict)
     passphrase: str | None = None
-    api_key: str | None = None
+    api_keys: tuple[str, ...] = ()
+    api_open: bool = False
+    admin_key: str | None = None
     training: str = "off"
     link_port: int | None = None
 
@@ -52,14 +60,40 @@ class Access:
         _, port = scope.get("server") or (None, None)
         return self.link_port is not None and port == self.link_port
 
-    def allows_key(self, key: str) -> bool:
-        """Whether the API may be used with `key`."""
-        if self.api_key is not None:
-            return _same(key, self.api_key)
-        passwords = [*self.accounts.values(), *([self.passphrase] if self.passphrase else [])]
+    def allows_api(self, scope: Mapping[str, Any], key: str) -> bool:
+        """Whether the API answers a request of this ASGI scope that comes with `key`."""
+        keys = self.keys
         # All of them are compared, so that the time tells nothing.
-        matches = [_same(key, password) for password in passwords]
-        return not passwords or any(matches)
+        matches = [_same(key, known) for known in (*keys, self.admin_key or "")]
+        if key and any(matches):
+            return True
+        return not keys and (self.api_open or self.is_local(scope))
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Those that the API asks for; the page's passwords, where it has no keys of its own."""
+        made_up = (self.passphrase,) if self.passphrase else ()
+        return self.api_keys or (*self.accounts.values(), *made_up)
+
+    def allows_admin(self, key: str) -> bool:
+        """Whether adapters may be loaded and unloaded with `key`."""
+        return self.admin_key is not None and _same(key, self.admin_key)
+
+    def is_local(self, scope: Mapping[str, Any]) -> bool:
+        """Whether a request comes from this machine itself, not through a proxy or the link.
+
+        A page of somebody else's in a browser here could reach this address under a name of its
+        own (DNS rebinding): so the name that was asked for counts, too.
+        """
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        ends = [end[0] for end in (scope.get("server"), scope.get("client")) if end]
+        asked = urlsplit(f"//{headers.get(b'host', '')}").hostname or ""
+        return (
+            len(ends) == 2
+            and all(map(_is_loopback, (*ends, asked)))
+            and not any(name in headers for name in FORWARDED)
+            and not self.through_link(scope)
+        )
 
 
 def decide(settings: Settings, link_port: int | None = None) -> Access:
@@ -69,13 +103,28 @@ def decide(settings: Settings, link_port: int | None = None) -> Access:
     """
     accounts = settings.accounts
     made_up = passphrase() if settings.share and not accounts else None
-    return Access(accounts, made_up, settings.api_key, settings.training, link_port)
+    return Access(
+        accounts=accounts,
+        passphrase=made_up,
+        api_keys=settings.api_key,
+        api_open=settings.api_without_key,
+        admin_key=settings.admin_key,
+        training=settings.training,
+        link_port=link_port,
+    )
 
 
 def passphrase() -> str:
     """12 characters in groups of four, 59 bits."""
     groups = ("".join(secrets.choice(ALPHABET) for _ in range(4)) for _ in range(3))
     return "-".join(groups)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _same(a: str, b: str) -> bool:

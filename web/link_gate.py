@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from web.access import Access
-from web.gate import as_response
+from web.api.errors import as_response
 from web.sharing import LinkLimitError, PublicLink
 
 ENDED = (
@@ -20,6 +20,7 @@ ENDED = (
     "此链接已失效，请向分享者索取新链接。\n"
 )
 GONE = 410
+PRIVATE = ("/metrics",)  # what is the business of whoever runs the program
 NO_API = LinkLimitError(
     "The API is not served through a link with limits", "Use the page, or a link without limits."
 )
@@ -44,6 +45,8 @@ class LinkGate:
             await PlainTextResponse(ENDED, GONE)(scope, receive, send)
         elif self._link.rules.limits_use and scope["path"].startswith("/v1/"):
             await as_response(NO_API)(scope, receive, send)
+        elif scope["path"] in PRIVATE:
+            await PlainTextResponse("There is nothing here.\n", 404)(scope, receive, send)
         else:
             await self._until_closed(scope, receive, send)
 

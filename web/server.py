@@ -13,6 +13,7 @@ from types import FrameType
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from model.manager import ModelManager
 from web import api
@@ -31,6 +32,7 @@ from web.uploads import UploadGate
 QUEUE_SECONDS = 0.02  # between two looks of Gradio at its queue
 GRACE_SECONDS = 1  # for open connections at the end; the page's own stay open for ever
 MOST_BYTES = 50_000_000  # of a file with training data
+ABOUT = "OpenAI's API over one base and its adapters: the adapter is the `model`."
 LOGIN_HINT = "Any name will do; enter the passphrase that you were given as the password."
 
 
@@ -45,7 +47,7 @@ def build_app(
 
     Without a `desk` nobody trains here; without a `link` nobody comes from outside.
     """
-    app = FastAPI(title="Linly Chat", openapi_url=None)
+    app = FastAPIOffline(title="Linly Chat", description=ABOUT, version="1", redoc_url=None)
     api.install(app, manager, access)
     app.add_middleware(UploadGate, access=access)
     app.add_middleware(VisitorCookie)

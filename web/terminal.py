@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from model.manager import ModelManager
 from model.settings import Settings
-from model.types import Phase, ShareError
+from model.types import Phase, ShareError, Status
 from web.access import Access
+from web.logs import say
 from web.share import open_tunnel
 from web.sharing import BASE, PublicLink
 
@@ -48,12 +49,7 @@ def follow_loading(manager: ModelManager, link: PublicLink | None = None) -> Non
         told = status.phase
     if redraws and told:
         print("\r\x1b[K", end="")
-    if status.ready:
-        seconds = time.monotonic() - began
-        what = f"{status.base_model}, {status.quantization}, on {status.device}"
-        say(f"Ready after {seconds:.0f} s: {what}.")
-    else:
-        say(f"The model could not be loaded. {status.error}")
+    _tell_outcome(status, time.monotonic() - began)
     for adapter in manager.adapters():
         if adapter.problem:
             message = adapter.problem.message().rstrip(".")
@@ -62,6 +58,14 @@ def follow_loading(manager: ModelManager, link: PublicLink | None = None) -> Non
             say(f"The adapter {adapter.name}: {warning.message()}. {warning.remedy()}")
     if status.ready and link:
         _tell_absent(link.rules.adapters or (), [one.name for one in manager.adapters()])
+
+
+def _tell_outcome(status: Status, seconds: float) -> None:
+    if status.ready:
+        what = f"{status.base_model}, {status.quantization}, on {status.device}"
+        say(f"Ready after {seconds:.0f} s: {status.base_model if status.remote else what}.")
+    elif not status.remote:  # a server elsewhere may answer yet; the log says whether it does
+        say(f"The model could not be loaded. {status.error}")
 
 
 def _tell_absent(shared: Sequence[str], there: Sequence[str]) -> None:
@@ -89,11 +93,6 @@ def share_link(settings: Settings, rules: Access, port: int, link: PublicLink) -
         say("Anybody who has the link can chat here: --share_public asks for no passphrase.")
     elif rules.passphrase:
         say(f"Passphrase:  {rules.passphrase}")
-
-
-def say(line: str) -> None:
-    """One line, at once, whoever reads it."""
-    print(line, flush=True)
 
 
 def _bar(progress: float) -> str:

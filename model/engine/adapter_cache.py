@@ -38,11 +38,19 @@ class AdapterCache:
         self._resident: OrderedDict[str, _Resident] = OrderedDict()
         self._loading: dict[Key, Future[LoadedAdapter]] = {}
         self._lock = threading.Lock()  # never held while something loads
+        self.loads = 0
+        self.evictions = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that are resident, the least recently asked for first."""
+        with self._lock:
+            return tuple(self._resident)
 
     @property
     def nbytes(self) -> int:
         """Memory of what is resident, in bytes."""
-        return sum(resident.lora.nbytes for resident in self._resident.values())
+        return sum(resident.lora.nbytes for resident in tuple(self._resident.values()))
 
     def get(self, name: str, digest: str) -> LoadedAdapter:
         """An adapter's weights as of `digest`; loads them, or waits for whoever does.
@@ -65,6 +73,11 @@ class AdapterCache:
             self._fill(key, loading)
         return loading.result()
 
+    def drop(self, name: str) -> None:
+        """Let an adapter's weights go, if they are here; whoever holds them keeps them."""
+        with self._lock:
+            self._resident.pop(name, None)
+
     def _fill(self, key: Key, loading: Future[LoadedAdapter]) -> None:
         try:
             lora = self._load(*key)
@@ -80,6 +93,7 @@ class AdapterCache:
 
     def _keep(self, key: Key, lora: Lora) -> LoadedAdapter:
         name, digest = key
+        self.loads += 1
         self._resident[name] = _Resident(digest, lora)
         self._resident.move_to_end(name)
         adapter = self._resident[name].lent(name)
@@ -88,6 +102,7 @@ class AdapterCache:
                 break
             if not self._resident[other].used:
                 del self._resident[other]
+                self.evictions += 1
         return adapter
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from model.types import Emit, EngineRequest, EngineStatus, PreparedAdapter
+from model.types import Emit, EngineCounts, EngineRequest, EngineStatus, PreparedAdapter
 
 
 class Engine(Protocol):
@@ -16,7 +16,17 @@ class Engine(Protocol):
 
     name: str
     device: str
-    context_length: int
+    quantization: str
+
+    @property
+    def takes_ids(self) -> bool:
+        """Whether a prompt's ids will do; else it has to be given the text, too."""
+        ...
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that a prompt and its reply may have together."""
+        ...
 
     def prepare(self, adapter: str, digest: str) -> PreparedAdapter:
         """Make an adapter ready for a request; may block while it loads, and nobody else does.
@@ -33,6 +43,9 @@ class Engine(Protocol):
     def submit(self, request: EngineRequest, emit: Emit) -> None:
         """Queue a request.
 
+        An engine that has to ask elsewhere may still refuse it afterwards: by a last Delta with a
+        `refusal`.
+
         One that is `read_only` is computed while nobody else has anything to compute, and only
         for requests to come, which find its keys and values: it emits no text and ends with
         `STOP`. Ended earlier, what was computed of it stays. It keeps nobody waiting.
@@ -47,7 +60,13 @@ class Engine(Protocol):
         """End a request within one token; unknown ids are ignored."""
         ...
 
+    def unload(self, adapter: str) -> None:
+        """Give up an adapter's weights once nobody holds them; unknown ones are ignored."""
+        ...
+
     def status(self) -> EngineStatus: ...
+
+    def counts(self) -> EngineCounts: ...
 
     def close(self) -> None:
         """Abort everything and give the model back. Returns when the thread has ended."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 
@@ -23,6 +24,7 @@ from model.layers.lora import Lora
 from model.types import (
     BusyError,
     Emit,
+    EngineCounts,
     EngineError,
     EngineRequest,
     EngineStatus,
@@ -57,6 +59,7 @@ class LocalEngine:
     """
 
     name = "local"
+    takes_ids = True
 
     def __init__(
         self,
@@ -68,6 +71,7 @@ class LocalEngine:
         adapter_bytes: int | None = None,
     ) -> None:
         self.device = model.device
+        self.quantization = model.quantization
         self._model = model
         self._pieces = pieces
         self._adapters = AdapterCache(load_adapter, adapter_bytes)
@@ -80,6 +84,8 @@ class LocalEngine:
         self._wake = threading.Condition()
         self._closing = False
         self._error: str | None = None
+        self._steps: Counter[int] = Counter()  # by how many sequences each moved on
+        self._preemptions = 0
         self._told: tuple[str | None, tuple[str, ...]] = None, ()  # to those in the queue
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -119,6 +125,21 @@ class LocalEngine:
         running, waiting = self._scheduler.replies, len(self._scheduler.waiting)
         waiting += sum(not sequence.read_only for sequence in self._inbox)
         return EngineStatus(running, waiting, self._error, self._scheduler.waiting_reason)
+
+    def unload(self, adapter: str) -> None:
+        self._adapters.drop(adapter)
+
+    def counts(self) -> EngineCounts:
+        return EngineCounts(
+            decode_steps=dict(self._steps),
+            preemptions=self._preemptions,
+            adapter_loads=self._adapters.loads,
+            adapter_evictions=self._adapters.evictions,
+            adapters=self._adapters.names,
+            adapter_bytes=self._adapters.nbytes,
+            cache_bytes=self._memory.nbytes(self._scheduler.running),
+            cache_budget=self._memory.budget,
+        )
 
     def close(self) -> None:
         with self._wake:
@@ -166,6 +187,8 @@ class LocalEngine:
             self._make_room(sequence)
         decoding = self._scheduler.decoding()
         self._guess(decoding)
+        if decoding:
+            self._steps[len(decoding)] += 1
         self._advance(dict.fromkeys(decoding, 1))
         self._retire()
 
@@ -253,6 +276,7 @@ class LocalEngine:
         if sequence is None:
             return False
         sequence.begin(self._memory.empty())
+        self._preemptions += 1
         log.warning("no memory for all: a reply starts over later")
         return True
 

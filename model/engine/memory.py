@@ -40,6 +40,15 @@ class CacheMemory:
             return None
         return self._budget // self._position // GROWTH * GROWTH
 
+    @property
+    def budget(self) -> int | None:
+        """Bytes; None: no bound."""
+        return self._budget
+
+    def nbytes(self, running: Iterable[Sequence]) -> int:
+        """What the running sequences and the kept ones take."""
+        return self._idle.nbytes + sum(sequence.cache.nbytes for sequence in running)
+
     def empty(self) -> SequenceCache:
         """Keys and values of nothing, which take no memory."""
         return SequenceCache(self._form)

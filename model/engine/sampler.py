@@ -1,15 +1,17 @@
 """Choosing the next token of one sequence from its logits.
 
-The filters and their order are transformers': repetition penalty (Keskar et al. 2019),
-temperature, top-k, top-p (Holtzman et al. 2020), min-p (Nguyen et al. 2024). They look at a few
-hundred of the likeliest tokens; the whole vocabulary is sorted only where top-p wants more.
+Logits are changed in vLLM's order: bias, repetition penalty (Keskar et al. 2019), OpenAI's
+frequency and presence penalties. The filters and their order are transformers': temperature, top-k,
+top-p (Holtzman et al. 2020), min-p (Nguyen et al. 2024). They look at a few hundred of the
+likeliest tokens; the whole vocabulary is sorted only where top-p wants more.
 """
 
 from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +54,9 @@ class Sampler:
         self.seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
         self._random = random.Random(self.seed)  # noqa: S311 (nothing secret)
         self._seen = set(prompt_ids) if sampling.repetition_penalty != 1 else set()
+        self._said: Counter[int] = Counter()  # kept only where it is penalised
+        self._penal = bool(sampling.presence_penalty or sampling.frequency_penalty)
+        self._bias = dict(sampling.logit_bias)
         self._eos = sorted(i for i in eos_ids if i < pieces)
         self._pieces = pieces
         self._count = 0
@@ -62,19 +67,27 @@ class Sampler:
         if self._eos and (self.sampling.ignore_eos or self._count < self.sampling.min_tokens):
             row[self._eos] = NEVER
         logprobs = None if self.sampling.logprobs is None else _log_softmax(row)
-        token_id = self._pick(self._penalized(row))
+        self._change(row)
+        token_id = self._pick(row)
         self._count += 1
         if self.sampling.repetition_penalty != 1:
             self._seen.add(token_id)
+        if self._penal:
+            self._said[token_id] += 1
         return Choice(token_id) if logprobs is None else self._reported(token_id, logprobs)
 
-    def _penalized(self, logits: Floats) -> Floats:
-        if not self._seen:
-            return logits
-        ids = np.fromiter(self._seen, np.int64, len(self._seen))
-        seen, penalty = logits[ids], np.float32(self.sampling.repetition_penalty)
-        logits[ids] = np.where(seen > 0, seen / penalty, seen * penalty)
-        return logits
+    def _change(self, logits: Floats) -> None:
+        """Bias and penalties, in place."""
+        if self._bias:
+            logits[_ids(self._bias)] += _floats(self._bias.values())
+        if self._seen:
+            ids, penalty = _ids(self._seen), np.float32(self.sampling.repetition_penalty)
+            seen = logits[ids]
+            logits[ids] = np.where(seen > 0, seen / penalty, seen * penalty)
+        if self._said:
+            wishes, times = self.sampling, _floats(self._said.values())
+            taken = times * wishes.frequency_penalty + wishes.presence_penalty
+            logits[_ids(self._said)] -= taken.astype(np.float32)
 
     def _pick(self, logits: Floats) -> int:
         likeliest = int(logits.argmax())
@@ -142,6 +155,14 @@ def largest(values: Floats, count: int) -> Ids:
     floor = np.partition(body.max(axis=0), -count)[-count] if count else np.inf
     ids = np.flatnonzero(values >= floor)
     return ids[np.argsort(-values[ids], kind="stable")][:count]
+
+
+def _ids(values: Iterable[int]) -> Ids:
+    return np.fromiter(values, np.int64)
+
+
+def _floats(values: Iterable[float]) -> Floats:
+    return np.fromiter(values, np.float32)
 
 
 def _log_softmax(logits: Floats) -> Floats:

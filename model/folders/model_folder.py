@@ -49,8 +49,12 @@ class ModelFolder:
         return sum(path.stat().st_size for path in self.weight_files)
 
 
-def read_model_folder(path: Path, config: Mapping[str, Any] | None = None) -> ModelFolder:
+def read_model_folder(
+    path: Path, config: Mapping[str, Any] | None = None, weights: bool = True
+) -> ModelFolder:
     """Read the small files of a folder; `config`, if given, stands in for its config.json.
+
+    Without `weights` they need not be there: somebody else has them, and the tokenizer is wanted.
 
     Raises:
         ModelFolderError: it cannot be served, in one sentence with a remedy.
@@ -63,7 +67,7 @@ def read_model_folder(path: Path, config: Mapping[str, Any] | None = None) -> Mo
     return ModelFolder(
         path=path,
         config=config,
-        weight_files=weight_files(path),
+        weight_files=weight_files(path) if weights else _weights_that_are_there(path),
         eos_ids=_token_ids(generation.get("eos_token_id")) | _token_ids(config.get("eos_token_id")),
         chat_template=chat_template(path),
         stop=_strings(generation.get("stop_strings")),
@@ -144,6 +148,13 @@ def weight_files(path: Path) -> tuple[Path, ...]:
             "shards_missing", folder=path, count=len(missing), of=len(shards), name=missing[0]
         )
     return tuple(path / name for name in shards)
+
+
+def _weights_that_are_there(path: Path) -> tuple[Path, ...]:
+    try:
+        return weight_files(path)
+    except ModelFolderError:
+        return ()
 
 
 def weight_map(index: Path) -> dict[str, str]:

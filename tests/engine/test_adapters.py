@@ -88,6 +88,42 @@ def test_an_adapter_deleted_while_in_use(
         assert reply.wait().ids == expected
 
 
+def test_an_unloaded_adapter_finishes_what_it_says(tiny_folder: Path, tiny_adapters: Path) -> None:
+    with running(tiny_folder, tiny_adapters) as tiny:
+        expected = tiny.ask(PROMPT, "all", sampling=LONG).wait().ids
+        go_on = hold(tiny)
+        reply = tiny.ask(PROMPT, "all", sampling=LONG, name="again")
+        tiny.engine.unload("all")
+        tiny.engine.unload("nobody")
+        assert tiny.engine.counts().adapters == ()
+        go_on.set()
+        assert reply.wait().ids == expected
+
+
+def test_loads_and_evictions_are_counted(tiny_folder: Path, tiny_adapters: Path) -> None:
+    with running(tiny_folder, tiny_adapters, adapter_bytes=1) as tiny:
+        for name in ("qv", "all", "qv"):
+            tiny.ask(PROMPT, name).wait()
+        counts = tiny.engine.counts()
+        assert (counts.adapter_loads, counts.adapter_evictions) == (3, 2)
+        assert counts.adapters == ("qv",)
+        assert counts.adapter_bytes > 0
+
+
+def test_steps_are_counted_by_their_size(tiny_folder: Path, tiny_adapters: Path) -> None:
+    with running(tiny_folder, tiny_adapters, cache_bytes=1 << 24) as tiny:
+        go_on = hold(tiny)
+        replies = [tiny.ask(PROMPT, name, name=name, sampling=LONG) for name in NAMES]
+        go_on.set()
+        tokens = sum(len(reply.wait().ids) for reply in replies)
+        counts = tiny.engine.counts()
+    rows = sum(size * steps for size, steps in counts.decode_steps.items())
+    assert max(counts.decode_steps) >= len(NAMES)
+    # Each reply's first token comes of its prompt, and a guessed one saves its step.
+    assert 0 < rows <= tokens
+    assert 0 < counts.cache_bytes <= (counts.cache_budget or 0)
+
+
 def test_what_was_prepared_elsewhere_is_refused(tiny_folder: Path, tiny_adapters: Path) -> None:
     with running(tiny_folder, tiny_adapters) as tiny:
         foreign = PreparedAdapter("all", tiny.registry.get("all").digest)

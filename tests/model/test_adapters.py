@@ -591,6 +591,25 @@ def test_rescan_forgets_all_when_the_whole_folder_is_gone(tmp_path: Path) -> Non
         found.get("poet")
 
 
+def test_a_withdrawn_adapter_is_listed_and_not_served(tmp_path: Path) -> None:
+    path = write_adapter(tmp_path / "poet")
+    found = registry(tmp_path)
+    found.withdraw("poet")
+    (adapter,) = found.scan()
+    assert adapter.problem
+    assert adapter.problem.code == "adapter_withdrawn"
+    assert found.known() == [adapter]
+    shutil.rmtree(path)
+    write_adapter(path)  # nor do new files bring it back
+    with pytest.raises(AdapterError, match="not served at present"):
+        found.get("poet")
+    found.serve("poet")
+    assert found.get("poet").ready
+    for change in (found.withdraw, found.serve):
+        with pytest.raises(UnknownModelError):
+            change("nobody")
+
+
 def test_rescan_sees_mended_and_broken_files(tmp_path: Path) -> None:
     path = write_adapter(tmp_path / "poet", {"use_dora": True})
     found = registry(tmp_path)

@@ -167,6 +167,40 @@ def test_penalty_of_one_changes_nothing() -> None:
     assert drawn({"repetition_penalty": 1.0, "prompt": (1, 2, 3)}, logits) == drawn({}, logits)
 
 
+@pytest.mark.parametrize("presence", [-1.5, 0.0, 0.7])
+@pytest.mark.parametrize("frequency", [-0.6, 0.0, 2.0])
+def test_presence_and_frequency_penalties_are_openais(presence: float, frequency: float) -> None:
+    """What was said counts, and how often; the prompt does not."""
+    made = sampler((1, 2, 2, 3), temperature=0, presence_penalty=presence,
+                   frequency_penalty=frequency)  # fmt: skip
+    said: Counter[int] = Counter()
+    steady = random_logits(11)  # so that the same token would come again and again
+    for step in range(25):
+        logits = steady + random_logits(step) / 10
+        expected = logits.clone()
+        for token, times in said.items():
+            expected[token] -= times * frequency + presence
+        chosen = made.choose(row(logits)).token_id
+        assert chosen == int(expected.argmax())
+        said[chosen] += 1
+
+
+def test_logit_bias_forces_and_forbids() -> None:
+    logits = random_logits(5)
+    best = int(logits.argmax())
+    assert sampler(temperature=0, logit_bias=((17, 100.0),)).choose(row(logits)).token_id == 17
+    forbidden = sampler(temperature=0, logit_bias=((best, -100.0),)).choose(row(logits)).token_id
+    assert forbidden == int(logits.topk(2).indices[1])
+
+
+def test_logprobs_are_those_before_any_penalty() -> None:
+    logits = random_logits(6)
+    wishes = {"temperature": 0, "logprobs": 1, "presence_penalty": 2.0, "logit_bias": ((9, 100.0),)}
+    choice = sampler(**wishes).choose(row(logits))
+    assert choice.token_id == 9
+    assert choice.logprob == pytest.approx(float(logits.log_softmax(0)[9]), abs=1e-5)
+
+
 # Seeds
 
 
@@ -305,6 +339,10 @@ def test_asking_for_logprobs_changes_no_token() -> None:
         {"seed": -1}, {"seed": 2**63},
         {"logprobs": -1}, {"logprobs": 21},
         {"stop": ("",)},
+        {"presence_penalty": 2.1}, {"presence_penalty": float("nan")},
+        {"frequency_penalty": -2.1}, {"frequency_penalty": float("nan")},
+        {"logit_bias": ((1, 101.0),)}, {"logit_bias": ((-1, 1.0),)},
+        {"logit_bias": ((1, float("nan")),)}, {"logit_bias": tuple((i, 1.0) for i in range(1001))},
     ],
     ids=str,
 )  # fmt: skip

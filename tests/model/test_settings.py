@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from model.settings import EMBEDDED_DEFAULT, Settings, default_base_model, read_settings
+from model.settings import EMBEDDED_DEFAULT, SWITCHES, Settings, default_base_model, read_settings
 from model.types import SettingsError
 
 
@@ -34,7 +34,7 @@ def test_defaults_are_the_promised_ones(tmp_path: Path) -> None:
     assert settings.device == "auto"
     assert settings.context_length is None
     assert (settings.share, settings.share_public) == (False, False)
-    assert (settings.auth, settings.accounts, settings.api_key) == ((), {}, None)
+    assert (settings.auth, settings.accounts, settings.api_key) == ((), {}, ())
     assert settings.data_dir.is_absolute()
     assert settings.cache_dir.is_absolute()
 
@@ -47,10 +47,22 @@ FLAGS: list[tuple[str, str, Any]] = [
     ("server_port", "0", 0),
     ("server_port", "65535", 65535),
     ("auth", "anna:se:cret", ("anna:se:cret",)),
-    ("api_key", "sk-1", "sk-1"),
+    ("api_key", "sk-1", ("sk-1",)),
+    ("admin_key", "sk-2", "sk-2"),
+    ("engine_url", "http://gpu-box:8000", "http://gpu-box:8000/v1"),
+    ("engine_url", "https://gpu-box/vllm/v1/", "https://gpu-box/vllm/v1"),
+    ("engine_key", "sk-3", "sk-3"),
+    ("log_format", "json", "json"),
     ("max_sequences", "1", 1),
     ("context_length", "16", 16),
     ("data_dir", "chats", Path("chats")),
+    (
+        "database_url",
+        "postgresql://u:p%40w@host:5432/chats",
+        "postgresql://u:p%40w@host:5432/chats",
+    ),
+    ("database_url", "postgres://u@host/chats", "postgres://u@host/chats"),
+    ("database_url", "postgresql:///chats?host=/run/pg", "postgresql:///chats?host=/run/pg"),
     ("cache_dir", "cache", Path("cache")),
     ("device", "cuda", "cuda"),
 ]
@@ -69,6 +81,29 @@ def test_environment_is_read_as_the_flag(name: str, text: str, value: Any) -> No
     assert getattr(read_settings([], {f"LINLY_{name.upper()}": text}), name) == value
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["mysql://u:s3cret@host/chats", "chats.db", "s3cret", "", "postgresql:u:s3cret@host",
+     "postgresql://u:s3cret@host:port/chats", "postgresql://u:s3cret@[::1/chats",
+     "postgresql://u:s3cret@host/chats?nonsense=1", "postgresql://u:s3cret%zz@host/chats",
+     "postgresql://u:s3cret%00@host/chats",
+     # What was meant as the password would be looked up as a host, or told as a database's name.
+     "postgresql://u:@s3cret@host/chats", "postgresql://u:5/s3cret@host/chats",
+     "postgresql://u:/s3cret@host/chats"],
+)  # fmt: skip
+def test_what_is_no_address_of_postgresql(url: str) -> None:
+    for said in (
+        refusal([f"--database_url={url}"]), refusal([], {"LINLY_DATABASE_URL": url})
+    ):  # fmt: skip
+        assert "postgresql://" in said
+        assert "s3cret" not in said
+
+
+def test_a_database_s_password_is_not_shown() -> None:
+    settings = read_settings(["--database_url", "postgresql://u:s3cret@host/chats"], {})
+    assert "s3cret" not in repr(settings)
+
+
 @pytest.mark.parametrize("name", ["adapters_dir", "prompts_dir"])
 def test_existing_folder_is_taken(name: str, tmp_path: Path) -> None:
     assert getattr(read_settings([f"--{name}", str(tmp_path)], {}), name) == tmp_path
@@ -76,10 +111,10 @@ def test_existing_folder_is_taken(name: str, tmp_path: Path) -> None:
 
 def test_hyphens_in_a_value_stay() -> None:
     settings = read_settings(["--base-model=my-base-model", "--api-key", "sk-a-b"], {})
-    assert (settings.base_model, settings.api_key) == ("my-base-model", "sk-a-b")
+    assert (settings.base_model, settings.api_key) == ("my-base-model", ("sk-a-b",))
 
 
-@pytest.mark.parametrize("name", ["share", "share_public"])
+@pytest.mark.parametrize("name", sorted(SWITCHES))
 def test_switch(name: str) -> None:
     assert getattr(read_settings([f"--{name}"], {}), name) is True
     assert getattr(read_settings([f"--{name.replace('_', '-')}"], {}), name) is True
@@ -91,8 +126,8 @@ def test_switch(name: str) -> None:
      ("0", False), ("False", False), ("no", False), ("off", False), ("", False)],
 )  # fmt: skip
 def test_switch_from_the_environment(text: str, on: bool) -> None:
-    assert read_settings([], {"LINLY_SHARE": text}).share is on
-    assert read_settings([], {"LINLY_SHARE_PUBLIC": text}).share_public is on
+    for name in SWITCHES:
+        assert getattr(read_settings([], {f"LINLY_{name.upper()}": text}), name) is on
 
 
 def test_flag_wins_over_environment_and_environment_over_default(tmp_path: Path) -> None:
@@ -131,11 +166,20 @@ BAD_VALUES = [
     ("auth", "anna", "user:password"),
     ("auth", ":secret", "user:password"),
     ("auth", "anna:", "user:password"),
+    ("api_key", "sk key\x00", "ASCII"),
+    ("admin_key", "two words", "spaces"),
+    ("engine_url", "gpu-box:8000", "http://"),
+    ("engine_url", "ftp://gpu-box", "http://"),
+    ("engine_url", "http://", "http://"),
+    ("engine_url", "http://gpu-box:port/v1", "http://"),
+    ("engine_url", "http://gpu-box/v1?x=1", "http://"),
+    ("engine_url", "http://user:pw@gpu-box/v1", "--engine_key"),
+    ("log_format", "xml", "json"),
     ("adapters_dir", "/nowhere/adapters", "/nowhere/adapters"),
     ("prompts_dir", "/nowhere/prompts", "/nowhere/prompts"),
 ]
 # An empty address would listen on every one, an empty key let everybody in.
-NEVER_EMPTY = ["server_name", "api_key", "base_model"]
+NEVER_EMPTY = ["server_name", "api_key", "admin_key", "engine_key", "base_model"]
 
 
 @pytest.mark.parametrize(("name", "text", "named"), BAD_VALUES)

@@ -30,12 +30,13 @@ def serving(
     data: Path | None = None,
     public: PublicLink | None = None,
     port: int = 0,
+    database_url: str | None = None,
 ) -> Iterator[str]:
-    """Serve `manager`; gives the address. `link` is listened on, too. Chats are kept in `data`, or
-    for as long as this lasts."""
+    """Serve `manager`; gives the address. `link` is listened on, too. Chats are kept in `data` or
+    at `database_url`, or for as long as this lasts."""
     with ExitStack() as stack:
         folder = data or Path(stack.enter_context(TemporaryDirectory()))
-        keeping = open_store(folder)
+        keeping = open_store(folder, database_url)
         stack.callback(keeping.close)
         app = build_app(manager, access or Access(), keeping, desk, public)
         yield from _served(app, manager, link, port)

@@ -1,8 +1,6 @@
-"""Who may come in."""
+"""Who may come in to the page; for the API see `api/test_keys`."""
 
 from __future__ import annotations
-
-import pytest
 
 from model.settings import Settings
 from web.access import decide, passphrase
@@ -11,7 +9,7 @@ from web.access import decide, passphrase
 def test_without_flags_nothing_is_asked() -> None:
     rules = decide(Settings())
     assert rules.login is None
-    assert rules.allows_key("")
+    assert rules.keys == ()
 
 
 def test_auth_asks_for_user_and_password() -> None:
@@ -32,20 +30,6 @@ def test_share_makes_a_passphrase_for_any_name() -> None:
 
 def test_share_public_asks_for_nothing() -> None:
     assert decide(Settings(share_public=True)).login is None
-
-
-@pytest.mark.parametrize("settings", [Settings(auth=("mei:pw",)), Settings(share=True)])
-def test_a_page_with_a_password_has_no_open_api(settings: Settings) -> None:
-    """The API lies on the same public address; it must not be a way around the login."""
-    rules = decide(settings)
-    assert not rules.allows_key("")
-    assert rules.allows_key(rules.passphrase or "pw")
-
-
-def test_an_api_key_of_its_own_wins() -> None:
-    rules = decide(Settings(auth=("mei:pw",), api_key="key"))
-    assert rules.allows_key("key")
-    assert not rules.allows_key("pw")
 
 
 def test_passphrases_differ() -> None:

@@ -55,7 +55,7 @@ class Shared:
         manager.wait()
         sock = bind("127.0.0.1", 0)
         port = sock.getsockname()[1]
-        access = Access(link_port=port)
+        access = Access(link_port=port, api_open=True)
         with serving(manager, access, link=sock, public=self.public) as own:
             self.own, self.link = own, f"http://127.0.0.1:{port}"
             yield self

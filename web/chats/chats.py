@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 import uuid
 from typing import Any
 
+from sqlalchemy import Connection, Select, bindparam, delete, func, insert, or_, select, update
+
 from web.chats.codec import clean, settings_from, settings_text
-from web.chats.database import Database, check_chat, check_message
+from web.chats.database import OWN_CHAT, Database, check_message, hold_chat
 from web.chats.errors import UnknownChatError
 from web.chats.records import Chat, ChatSettings
+from web.chats.searching import holds
+from web.chats.tables import CHATS, MESSAGES
 from web.chats.titles import MOST_TITLE, checked_title, one_line
 
 MOST_QUERY = 200  # characters of what is searched for
 MOST_LISTED = 500  # chats, unless more are asked for
-COLUMNS = "id, title, created, updated, head, settings"
-FOUND = """
-    SELECT {columns} FROM chats WHERE owner = :owner AND deleted IS NULL AND (
-        {title} OR EXISTS (SELECT 1 FROM messages WHERE chat = chats.id AND {text})
-    ) ORDER BY updated DESC, number DESC LIMIT :limit
-"""
+FIELDS = (
+    CHATS.c.id, CHATS.c.title, CHATS.c.created, CHATS.c.updated, CHATS.c.head, CHATS.c.settings
+)  # fmt: skip
+CHAT = OWN_CHAT.with_only_columns(*FIELDS)
+LISTED = (
+    select(*FIELDS)
+    .where(CHATS.c.owner == bindparam("owner"), CHATS.c.deleted.is_(None))
+    .order_by(CHATS.c.updated.desc(), CHATS.c.number.desc())
+    .limit(bindparam("limit"))
+)
+CHANGED = update(CHATS).where(CHATS.c.id == bindparam("chat"))
+HEAD = CHANGED.values(head=bindparam("value"))
+DELETED = select(CHATS.c.id).where(CHATS.c.deleted < bindparam("before"))
+LEFT = select(CHATS.c.id).where(
+    func.substr(CHATS.c.owner, 1, bindparam("length")) == bindparam("prefix"),
+    CHATS.c.updated < bindparam("before"),
+)
 
 
 class Chats(Database):
@@ -43,12 +57,11 @@ class Chats(Database):
         Raises:
             UnknownChatError, StoreError
         """
-        query = f"SELECT {COLUMNS} FROM chats WHERE id = ? AND owner = ? AND deleted IS NULL"  # noqa: S608
         with self._reading() as connection:
-            row = connection.execute(query, (chat, owner)).fetchone()
+            row = connection.execute(CHAT, {"chat": chat, "owner": owner}).first()
         if row is None:
             raise UnknownChatError
-        return _chat(row)
+        return _chat(*row)
 
     def chats(self, owner: str, query: str = "", limit: int = MOST_LISTED) -> list[Chat]:
         """The owner's chats, the one that was last written in first.
@@ -59,17 +72,16 @@ class Chats(Database):
         Raises:
             StoreError
         """
-        values: dict[str, Any] = {"owner": owner, "limit": limit}
-        title = text = "TRUE"
+        found = LISTED
         query = clean(query.strip()[:MOST_QUERY])
         if query:
-            condition, values["query"] = _condition(query)
-            title, text = condition.format("title"), condition.format("text")
-        with self._reading() as connection:
-            found = connection.execute(
-                FOUND.format(columns=COLUMNS, title=title, text=text), values
+            said = select(MESSAGES.c.id).where(
+                MESSAGES.c.chat == CHATS.c.id, holds(MESSAGES.c.text, query)
             )
-            return [_chat(row) for row in found]
+            found = LISTED.where(or_(holds(CHATS.c.title, query), said.exists()))
+        with self._reading() as connection:
+            rows = connection.execute(found, {"owner": owner, "limit": limit})
+            return [_chat(*row) for row in rows]
 
     def rename(self, owner: str, chat: str, title: str) -> None:
         """Give a chat a title of its owner's own.
@@ -79,7 +91,7 @@ class Chats(Database):
             UnknownChatError, StoreError
         """
         title = clean(checked_title(title))
-        self._change(owner, chat, "title = :value, named = 1", title)
+        self._change(owner, chat, title=title, named=1)
 
     def set_settings(self, owner: str, chat: str, settings: ChatSettings) -> None:
         """How the chat is to be answered from now on.
@@ -87,7 +99,7 @@ class Chats(Database):
         Raises:
             UnknownChatError, StoreError
         """
-        self._change(owner, chat, "settings = :value", settings_text(settings))
+        self._change(owner, chat, settings=settings_text(settings))
 
     def set_head(self, owner: str, chat: str, message: str | None) -> None:
         """Which message the branch ends with that is shown.
@@ -97,9 +109,9 @@ class Chats(Database):
             StoreError
         """
         with self._writing() as connection:
-            check_chat(connection, owner, chat)
+            hold_chat(connection, owner, chat)
             check_message(connection, chat, message)
-            connection.execute("UPDATE chats SET head = ? WHERE id = ?", (message, chat))
+            set_head(connection, chat, message)
 
     def delete(self, owner: str, chat: str) -> None:
         """Put a chat away. `restore` brings it back, until it is purged.
@@ -107,7 +119,7 @@ class Chats(Database):
         Raises:
             UnknownChatError, StoreError
         """
-        self._change(owner, chat, "deleted = :value", time.time())
+        self._change(owner, chat, deleted=time.time())
 
     def restore(self, owner: str, chat: str) -> None:
         """Bring a deleted chat back as it was; one that is there stays.
@@ -115,9 +127,9 @@ class Chats(Database):
         Raises:
             UnknownChatError, StoreError
         """
-        query = "UPDATE chats SET deleted = NULL WHERE id = ? AND owner = ?"
+        restored = CHANGED.where(CHATS.c.owner == owner).values(deleted=None)
         with self._writing() as connection:
-            if not connection.execute(query, (chat, owner)).rowcount:
+            if not connection.execute(restored, {"chat": chat}).rowcount:
                 raise UnknownChatError
 
     def purge(self, before: float) -> int:
@@ -127,7 +139,7 @@ class Chats(Database):
             StoreError
         """
         with self._writing() as connection:
-            return connection.execute("DELETE FROM chats WHERE deleted < ?", (before,)).rowcount
+            return _destroy(connection, DELETED, {"before": before})
 
     def purge_owners(self, prefix: str, before: float) -> int:
         """Destroy the chats of owners whose name begins so, if nothing was said in them since.
@@ -135,43 +147,39 @@ class Chats(Database):
         Raises:
             StoreError
         """
-        query = "DELETE FROM chats WHERE substr(owner, 1, ?) = ? AND updated < ?"
+        values = {"prefix": prefix, "length": len(prefix), "before": before}
         with self._writing() as connection:
-            return connection.execute(query, (len(prefix), prefix, before)).rowcount
+            return _destroy(connection, LEFT, values)
 
-    def _change(self, owner: str, chat: str, change: str, value: str | float) -> None:
-        query = f"UPDATE chats SET {change} WHERE id = :chat AND owner = :owner"  # noqa: S608
-        values = {"chat": chat, "owner": owner, "value": value}
+    def _change(self, owner: str, chat: str, **values: str | float) -> None:
         with self._writing() as connection:
-            check_chat(connection, owner, chat)
-            connection.execute(query, values)
+            hold_chat(connection, owner, chat)
+            connection.execute(CHANGED.values(**values), {"chat": chat})
 
 
-def insert_chat(connection: sqlite3.Connection, owner: str, chat: Chat) -> Chat:
+def set_head(connection: Connection, chat: str, message: str | None) -> None:
+    """Within a transaction."""
+    connection.execute(HEAD, {"chat": chat, "value": message})
+
+
+def insert_chat(connection: Connection, owner: str, chat: Chat) -> Chat:
     """Within a transaction; the chat as it was stored."""
     title = clean(one_line(chat.title))[:MOST_TITLE]
-    row = (
-        chat.id, owner, title, chat.created, chat.updated, chat.head, settings_text(chat.settings)
-    )  # fmt: skip
-    connection.execute(
-        "INSERT INTO chats (id, owner, title, created, updated, head, settings)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        row,
-    )
+    row = {
+        "id": chat.id, "owner": owner, "title": title, "created": chat.created,
+        "updated": chat.updated, "head": chat.head, "settings": settings_text(chat.settings),
+    }  # fmt: skip
+    connection.execute(insert(CHATS), row)
     return Chat(chat.id, title, chat.created, chat.updated, chat.head, chat.settings)
 
 
-def _condition(query: str) -> tuple[str, str]:
-    """SQL that says whether {} contains the query, and the value of :query in it.
-
-    LIKE is several times as fast, but knows only A to Z in both cases.
-    """
-    if all(letter.isascii() or letter.lower() == letter.upper() for letter in query):
-        escaped = "".join(f"\\{letter}" if letter in "\\%_" else letter for letter in query)
-        return "{} LIKE :query ESCAPE '\\'", f"%{escaped}%"
-    return "holds({}, :query)", query.casefold()
+def _destroy(connection: Connection, found: Select[str], values: dict[str, Any]) -> int:
+    """Where several programs do so at once, each takes what the others do not."""
+    theirs = found.with_for_update(skip_locked=True)
+    return connection.execute(delete(CHATS).where(CHATS.c.id.in_(theirs)), values).rowcount
 
 
-def _chat(row: tuple[Any, ...]) -> Chat:
-    number, title, created, updated, head, settings = row
+def _chat(
+    number: str, title: str, created: float, updated: float, head: str | None, settings: str
+) -> Chat:
     return Chat(number, title, created, updated, head, settings_from(settings))

@@ -14,7 +14,7 @@ from dataclasses import asdict, fields, replace
 from functools import lru_cache
 from typing import Any, TypeVar, get_type_hints
 
-from model.types import FinishReason, RequestError, Sampling
+from model.types import MOST_BIASES, FinishReason, RequestError, Sampling
 from web.chats.records import ChatSettings, Run
 
 MOST_INTEGER = 2**63
@@ -101,8 +101,9 @@ def runs_from(text: str) -> tuple[Run, ...]:
 
 
 def clean(text: str) -> str:
-    """Text that can be encoded: halves of characters are joined, or become "�"."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    """Text that can be encoded and kept: halves of characters are joined, or become "�", and so
+    does NUL, which PostgreSQL does not know."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "�")
 
 
 def _loads(text: str) -> object:
@@ -157,6 +158,14 @@ def _texts(value: object, strict: bool) -> tuple[str, ...]:
     return tuple(_text(text, strict) for text in value)
 
 
+def _numbered(value: object, strict: bool) -> tuple[tuple[int, float], ...]:
+    """Pairs of a token id and a number."""
+    if not isinstance(value, list | tuple) or len(value) > MOST_BIASES:
+        raise TypeError
+    pairs = [tuple(pair) for pair in value]
+    return tuple((_integer(token, strict), _number(number, strict)) for token, number in pairs)
+
+
 def _number(value: object, _: bool) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError
@@ -194,6 +203,7 @@ READERS: dict[object, Callable[[object, bool], Any]] = {  # by what a field is d
     bool: _truth,
     int | None: _or_none(_integer),
     tuple[str, ...]: _texts,
+    tuple[tuple[int, float], ...]: _numbered,
     FinishReason | None: _or_none(_reason),
     Sampling: read_sampling,
     ChatSettings: read_settings,

@@ -1,72 +1,93 @@
-"""One connection to the chats' database for all threads of this process."""
+"""What the tables' classes share: transactions, and who owns what."""
 
 from __future__ import annotations
 
-import sqlite3
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Protocol
+
+from sqlalchemy import Connection, bindparam, select
 
 from web.chats.errors import UnknownChatError, told
-from web.chats.schema import open_database
+from web.chats.sqlite import SqliteFile
+from web.chats.tables import CHATS, MESSAGES
+
+OWN_CHAT = select(CHATS.c.id).where(
+    CHATS.c.id == bindparam("chat"),
+    CHATS.c.owner == bindparam("owner"),
+    CHATS.c.deleted.is_(None),
+)
+# SQLite knows no locks on rows: there, whoever writes is alone anyway.
+OWN_CHAT_LOCKED = OWN_CHAT.with_for_update()
+IN_CHAT = select(MESSAGES.c.id).where(
+    MESSAGES.c.id == bindparam("message"), MESSAGES.c.chat == bindparam("chat")
+)
+
+
+class Home(Protocol):
+    """Where chats are kept; as a text, what it is called. May be used from any thread."""
+
+    def reading(self) -> AbstractContextManager[Connection]: ...
+
+    def writing(self) -> AbstractContextManager[Connection]:
+        """A transaction: all of it happens, or nothing."""
+
+    def close(self) -> None: ...
 
 
 class Database:
-    """What the tables' classes share: transactions, one at a time, and who owns what.
+    """Chats at `home`; a path is a SQLite file.
 
     Raises:
-        StoreError: as `open_database`.
+        StoreError: it cannot be opened or written, is none of ours, or is newer than the program.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        self._connection = open_database(path)
-        self._connection.create_function("holds", 2, _holds, deterministic=True)
+    def __init__(self, home: Path | Home) -> None:
+        self.home: Home = SqliteFile(home) if isinstance(home, Path) else home
 
     def close(self) -> None:
         """Nothing can be read or saved from here on."""
-        with self._lock:
-            self._connection.close()
+        self.home.close()
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, told(self._path, "read"):
-            yield self._connection
+    def _reading(self) -> Iterator[Connection]:
+        with told(self.home, "read"), self.home.reading() as connection:
+            yield connection
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def _writing(self) -> Iterator[Connection]:
         """All of it happens, or nothing."""
-        with self._lock, told(self._path, "saved"), self._connection as connection:
-            connection.execute("BEGIN IMMEDIATE")
+        with told(self.home, "saved"), self.home.writing() as connection:
             yield connection
 
 
-def check_chat(connection: sqlite3.Connection, owner: str, chat: str) -> None:
+def check_chat(connection: Connection, owner: str, chat: str) -> None:
     """That the owner has this chat, and has not deleted it.
 
     Raises:
         UnknownChatError
     """
-    found = connection.execute(
-        "SELECT 1 FROM chats WHERE id = ? AND owner = ? AND deleted IS NULL", (chat, owner)
-    )
-    if found.fetchone() is None:
+    if connection.execute(OWN_CHAT, {"chat": chat, "owner": owner}).first() is None:
         raise UnknownChatError
 
 
-def check_message(connection: sqlite3.Connection, chat: str, message: str | None) -> None:
+def hold_chat(connection: Connection, owner: str, chat: str) -> None:
+    """As `check_chat`, and nobody else writes in the chat until this transaction ends.
+
+    Raises:
+        UnknownChatError
+    """
+    if connection.execute(OWN_CHAT_LOCKED, {"chat": chat, "owner": owner}).first() is None:
+        raise UnknownChatError
+
+
+def check_message(connection: Connection, chat: str, message: str | None) -> None:
     """That a message is in a chat; None always is.
 
     Raises:
         UnknownChatError
     """
-    query = "SELECT 1 FROM messages WHERE id = ? AND chat = ?"
-    if message is not None and not connection.execute(query, (message, chat)).fetchone():
+    values = {"message": message, "chat": chat}
+    if message is not None and connection.execute(IN_CHAT, values).first() is None:
         raise UnknownChatError
-
-
-def _holds(text: str, folded: str) -> bool:
-    """For SQL: whether `folded` is in the text, in whatever case."""
-    return folded in text.casefold()

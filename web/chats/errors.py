@@ -5,29 +5,51 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from model.types import LinlyError, RequestError
 
 UNWRITABLE = (
-    "{path} cannot be written",
+    "{place} cannot be written",
     "Make its folder writable for this user, or choose another one.",
 )
-HELD = ("another program holds {path}", "Close that program, then try again.")
-REASONS = {  # by SQLite's primary result code
-    sqlite3.SQLITE_FULL: ("the disk is full", "Free some space on the disk with {path}."),
+HELD = ("another program holds {place}", "Close that program, then try again.")
+FULL = ("the disk is full", "Free some space on the disk with {place}.")
+AWAY = ("{place} does not answer", "Try again in a moment.")
+BUSY = ("{place} is busy", "Try again in a moment.")
+CLOSED = ("the program is ending", "Start it again.")
+FORBIDDEN = ("{place} does not let its user do that", "Make that user the owner of {place}.")
+REASONS: dict[int | str, tuple[str, str]] = {
+    # By SQLite's primary result code.
+    sqlite3.SQLITE_FULL: FULL,
     sqlite3.SQLITE_BUSY: HELD,
     sqlite3.SQLITE_LOCKED: HELD,
     sqlite3.SQLITE_PROTOCOL: HELD,
     sqlite3.SQLITE_READONLY: UNWRITABLE,
     sqlite3.SQLITE_CANTOPEN: UNWRITABLE,
     sqlite3.SQLITE_PERM: UNWRITABLE,
-    sqlite3.SQLITE_NOTADB: ("{path} is no database", "Move it away; a new one will be made."),
+    sqlite3.SQLITE_NOTADB: ("{place} is no database", "Move it away; a new one will be made."),
     sqlite3.SQLITE_CORRUPT: (
-        "{path} is damaged",
+        "{place} is damaged",
         "Put a copy back in its place, or move it away; a new one will be made.",
     ),
-    sqlite3.SQLITE_IOERR: ("the disk with {path} does not work", "Check that disk."),
+    sqlite3.SQLITE_IOERR: ("the disk with {place} does not work", "Check that disk."),
+    # By PostgreSQL's SQLSTATE, or the class of it.
+    "53100": FULL,
+    "53": BUSY,  # out of memory, or of connections
+    "55P03": BUSY,  # lock_timeout
+    "57014": BUSY,  # statement_timeout
+    "40": BUSY,  # a deadlock
+    "57": AWAY,  # it is shut down, or starts
+    "08": AWAY,
+    "25006": ("{place} is read-only", "Use the one that can be written."),
+    "42501": FORBIDDEN,
+    # By what is not the databases' own.
+    "away": AWAY,
+    "busy": BUSY,
+    "closed": CLOSED,
 }
 
 
@@ -48,24 +70,50 @@ class UnknownChatError(LinlyError):
         super().__init__("This chat is not here (any more)", "Choose another one in the side bar.")
 
 
+class ClosedError(Exception):
+    """The store was closed."""
+
+
 @contextmanager
-def told(path: Path, deed: str) -> Iterator[None]:
-    """Say what SQLite's errors mean. `deed` is what failed: opened, read or saved.
+def told(place: object, deed: str) -> Iterator[None]:
+    """Say what a database's errors mean. `place` is what it is called, `deed` what failed: opened,
+    read or saved.
 
     Raises:
-        StoreError: in place of `sqlite3.Error`.
+        StoreError: in place of the database's errors.
         RequestError: a text cannot be kept, as it holds half a character.
     """
     try:
         yield
-    except sqlite3.Error as error:
-        raise _store_error(error, path, deed) from error
+    except (SQLAlchemyError, sqlite3.Error, ClosedError) as error:
+        raise _store_error(error, place, deed) from error
     except UnicodeEncodeError as error:
         raise RequestError("The text has half a character in it", "Remove it.") from error
 
 
-def _store_error(error: sqlite3.Error, path: Path, deed: str) -> StoreError:
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # none from Python's own part
-    reason, remedy = REASONS.get(code & 0xFF, ("{error}", "Start the program again."))
-    told = reason.format(path=path, error=error)
-    return StoreError(f"The chats cannot be {deed}: {told}", remedy.format(path=path))
+def _store_error(error: Exception, place: object, deed: str) -> StoreError:
+    cause = (error.orig if isinstance(error, DBAPIError) else None) or error
+    reason, remedy = next(
+        (REASONS[kind] for kind in _kinds(cause) if kind in REASONS),
+        ("{error}", "Start the program again."),
+    )
+    diagnosis = getattr(getattr(cause, "diag", None), "message_primary", None)  # PostgreSQL's
+    told = reason.format(place=place, error=diagnosis or cause)
+    return StoreError(f"The chats cannot be {deed}: {told}", remedy.format(place=place))
+
+
+def _kinds(cause: BaseException) -> Iterator[int | str]:
+    """What an error may be listed as, the most telling first."""
+    if isinstance(cause, sqlite3.Error):
+        # None comes from Python's own part.
+        yield getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    elif isinstance(cause, PoolTimeoutError):
+        yield "busy"
+    elif isinstance(cause, ClosedError):
+        yield "closed"
+    elif state := getattr(cause, "sqlstate", None):
+        yield from (state, state[:2])
+    elif isinstance(cause, SQLAlchemyError):
+        return
+    else:  # psycopg's own: there was nobody who could have given it a state
+        yield "away"

@@ -1,13 +1,15 @@
-"""The data folder: its database of chats, and which servers use it."""
+"""Where chats are kept, and which servers keep theirs there: a data folder, or PostgreSQL."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from web.chats.errors import StoreError
 from web.chats.identity import SESSION
+from web.chats.news import Nobody, Others
 from web.chats.servers import ServerLock
 from web.chats.store import ChatStore
 
@@ -16,12 +18,23 @@ UNDO_SECONDS = 7 * 86_400  # after which a deleted chat is gone for good
 SESSION_SECONDS = 86_400  # and one of a visitor without cookies
 
 
+class Lock(Protocol):
+    """What a server is known by while it lives."""
+
+    id: str
+
+    def alive(self, server: str) -> bool: ...
+
+    def release(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class Keeping:
     """What is open while the program runs."""
 
     store: ChatStore
-    lock: ServerLock
+    lock: Lock
+    others: Others = field(default_factory=Nobody)
 
     def mend(self) -> None:
         """Mark what a server that died was about to say.
@@ -36,12 +49,26 @@ class Keeping:
         self.lock.release()
 
 
-def open_store(folder: Path) -> Keeping:
-    """Open the folder's database, and mark what a server that died was about to say.
+def open_store(folder: Path, database_url: str | None = None) -> Keeping:
+    """Open the database at the address, or else the folder's, and mark what a server that died was
+    about to say.
 
     Raises:
-        StoreError: the folder cannot be written, or its database cannot be used.
+        StoreError: the folder cannot be written, or the database cannot be used.
     """
+    keeping = _in_postgres(database_url) if database_url else _in_folder(folder)
+    try:
+        keeping.mend()
+        keeping.store.purge(time.time() - UNDO_SECONDS)
+        # Without a cookie nobody finds them again.
+        keeping.store.purge_owners(SESSION, time.time() - SESSION_SECONDS)
+    except BaseException:
+        keeping.close()
+        raise
+    return keeping
+
+
+def _in_folder(folder: Path) -> Keeping:
     try:
         lock = ServerLock(folder / "servers")
     except OSError as error:
@@ -49,10 +76,21 @@ def open_store(folder: Path) -> Keeping:
             f"Chats cannot be kept in {folder}: {error.strerror or error}",
             "Pass another folder with --data_dir.",
         ) from error
-    store = ChatStore(folder / DATABASE)
-    keeping = Keeping(store, lock)
-    keeping.mend()
-    store.purge(time.time() - UNDO_SECONDS)
-    # Without a cookie nobody finds them again.
-    store.purge_owners(SESSION, time.time() - SESSION_SECONDS)
-    return keeping
+    try:
+        return Keeping(ChatStore(folder / DATABASE), lock)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _in_postgres(url: str) -> Keeping:
+    from web.chats.postgres import Postgres  # whoever has no PostgreSQL need not wait for it
+    from web.chats.replica import Replica
+
+    postgres = Postgres(url)
+    try:
+        replica = Replica(postgres)
+        return Keeping(ChatStore(postgres), replica, replica)
+    except BaseException:
+        postgres.close()
+        raise

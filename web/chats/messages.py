@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from sqlalchemy import Connection, bindparam, insert, select, update
+
 from model.types import RequestError
+from web.chats.chats import CHANGED, set_head
 from web.chats.codec import clean, runs_from, runs_text
-from web.chats.database import Database, check_chat, check_message
+from web.chats.database import Database, check_chat, check_message, hold_chat
 from web.chats.errors import UnknownChatError
 from web.chats.records import ChatMessage, Run, State
+from web.chats.tables import MESSAGES
 
 MOST_TEXT = 2_000_000  # bytes of one message
-COLUMNS = "id, parent, role, text, state, created, error, comparison, runs, repeats"
+FIELDS = (
+    MESSAGES.c.id, MESSAGES.c.parent, MESSAGES.c.role, MESSAGES.c.text, MESSAGES.c.state,
+    MESSAGES.c.created, MESSAGES.c.error, MESSAGES.c.comparison, MESSAGES.c.runs,
+    MESSAGES.c.repeats,
+)  # fmt: skip
+IN_ORDER = select(*FIELDS).where(MESSAGES.c.chat == bindparam("of")).order_by(MESSAGES.c.number)
+ONE = select(MESSAGES.c.chat, *FIELDS).where(MESSAGES.c.id == bindparam("message"))
+WHERE = select(MESSAGES.c.chat).where(MESSAGES.c.id == bindparam("message"))
+STATE = select(MESSAGES.c.state).where(MESSAGES.c.id == bindparam("message"))
+CHANGED_MESSAGE = update(MESSAGES).where(MESSAGES.c.id == bindparam("message"))
+STREAMS = MESSAGES.c.state == State.STREAMING.value
+# A server that could not be seen to live may go on all the same: what it writes is good, as long as
+# nobody else has taken its reply up.
+WRITTEN_BY = CHANGED_MESSAGE.where(MESSAGES.c.server == bindparam("writer"))
+GOES_ON = WRITTEN_BY.where(
+    MESSAGES.c.state.in_([State.STREAMING.value, State.INTERRUPTED.value])
+).values(state=State.STREAMING.value)
 
 
 class Messages(Database):
@@ -27,10 +46,9 @@ class Messages(Database):
         Raises:
             UnknownChatError, StoreError
         """
-        query = f"SELECT {COLUMNS} FROM messages WHERE chat = ? ORDER BY number"  # noqa: S608
         with self._reading() as connection:
             check_chat(connection, owner, chat)
-            found = [_message(row) for row in connection.execute(query, (chat,))]
+            found = [_message(row) for row in connection.execute(IN_ORDER, {"of": chat})]
         return {message.id: message for message in found}
 
     def message(self, owner: str, message: str) -> tuple[str, ChatMessage]:
@@ -39,9 +57,8 @@ class Messages(Database):
         Raises:
             UnknownChatError, StoreError
         """
-        query = f"SELECT chat, {COLUMNS} FROM messages WHERE id = ?"  # noqa: S608
         with self._reading() as connection:
-            row = connection.execute(query, (message,)).fetchone()
+            row = connection.execute(ONE, {"message": message}).first()
             if row is None:
                 raise UnknownChatError
             check_chat(connection, owner, row[0])
@@ -60,12 +77,12 @@ class Messages(Database):
         """
         message = storable(message)
         with self._writing() as connection:
-            check_chat(connection, owner, chat)
+            hold_chat(connection, owner, chat)
             check_message(connection, chat, message.parent)
-            insert_message(connection, chat, message, server)
+            insert_messages(connection, chat, [message], server)
             _touch(connection, chat)
             if message.comparison is None:
-                connection.execute("UPDATE chats SET head = ? WHERE id = ?", (message.id, chat))
+                set_head(connection, chat, message.id)
 
     def reopen(self, owner: str, message: ChatMessage, server: str) -> None:
         """Let a reply stream on, with the runs that it has now; its text stays as it is.
@@ -76,79 +93,70 @@ class Messages(Database):
             StoreError
         """
         with self._writing() as connection:
-            row = connection.execute(
-                "SELECT chat, state FROM messages WHERE id = ?", (message.id,)
-            ).fetchone()
-            if row is None:
+            chat = connection.execute(WHERE, {"message": message.id}).scalar()
+            if chat is None:
                 raise UnknownChatError
-            check_chat(connection, owner, row[0])
-            if row[1] == State.STREAMING:
+            hold_chat(connection, owner, chat)
+            if connection.execute(STATE, {"message": message.id}).scalar() == State.STREAMING:
                 raise RequestError("This reply is in the making already", "Wait for its end.")
-            connection.execute(
-                "UPDATE messages SET state = ?, error = '', runs = ?, server = ? WHERE id = ?",
-                (State.STREAMING.value, runs_text(message.runs), server, message.id),
+            streaming = CHANGED_MESSAGE.values(
+                state=State.STREAMING.value, error="", runs=runs_text(message.runs), server=server
             )
-            _touch(connection, row[0])
+            connection.execute(streaming, {"message": message.id})
+            _touch(connection, chat)
 
-    def save_text(self, message: str, text: str) -> None:
-        """What a reply has come to. Nothing happens if it does not stream any more.
+    def save_text(self, message: str, text: str, server: str = "") -> None:
+        """What a reply has come to. Nothing happens if it has ended, or another server writes it.
 
         Raises:
             StoreError
         """
-        query = "UPDATE messages SET text = ? WHERE id = ? AND state = 'streaming'"
+        self._go_on(message, server, text=clean(text))
+
+    def save_runs(self, message: str, runs: tuple[Run, ...], server: str = "") -> None:
+        """How a reply is made. Nothing happens if it has ended, or another server writes it.
+
+        Raises:
+            StoreError
+        """
+        self._go_on(message, server, runs=runs_text(runs))
+
+    def _go_on(self, message: str, server: str, **values: str) -> None:
         with self._writing() as connection:
-            connection.execute(query, (clean(text), message))
+            connection.execute(GOES_ON.values(**values), {"message": message, "writer": server})
 
-    def save_runs(self, message: str, runs: tuple[Run, ...]) -> None:
-        """How a reply is made. Nothing happens if it does not stream any more.
-
-        Raises:
-            StoreError
-        """
-        query = "UPDATE messages SET runs = ? WHERE id = ? AND state = 'streaming'"
-        with self._writing() as connection:
-            connection.execute(query, (runs_text(runs), message))
-
-    def finish(self, message: ChatMessage) -> None:
-        """A reply as it ended: its text, state, error and runs. No matter if it was purged.
+    def finish(self, message: ChatMessage, server: str = "") -> None:
+        """A reply as it ended: its text, state, error and runs. No matter if it was purged, or
+        another server writes it by now.
 
         Raises:
             StoreError
         """
-        values = (
-            clean(message.text), message.state.value, clean(message.error),
-            runs_text(message.runs), message.id,
+        ended = WRITTEN_BY.values(
+            text=clean(message.text), state=message.state.value, error=clean(message.error),
+            runs=runs_text(message.runs), server="",
         )  # fmt: skip
         with self._writing() as connection:
-            connection.execute(
-                "UPDATE messages SET text = ?, state = ?, error = ?, runs = ?, server = ''"
-                " WHERE id = ?",
-                values,
-            )
+            connection.execute(ended, {"message": message.id, "writer": server})
 
     def interrupt(self, alive: Callable[[str], bool]) -> int:
         """Mark the replies as interrupted that no living server writes; how many.
 
         Args:
-            alive: whether the server of this id lives. A dead one's id does not come back.
+            alive: whether the server of this id lives.
 
         Raises:
             StoreError
         """
         with self._reading() as connection:
-            found = connection.execute(
-                "SELECT DISTINCT server FROM messages WHERE state = 'streaming'"
-            ).fetchall()
-        dead = [(server,) for (server,) in found if not alive(server)]
+            found = connection.execute(select(MESSAGES.c.server).where(STREAMS).distinct())
+            servers = found.scalars().all()
+        dead = [server for server in servers if not alive(server)]
         if not dead:
             return 0
+        interrupted = update(MESSAGES).where(STREAMS, MESSAGES.c.server.in_(dead))
         with self._writing() as connection:
-            return connection.executemany(
-                "UPDATE messages SET state = 'interrupted', server = ''"
-                " WHERE state = 'streaming' AND server = ?",
-                dead,
-            ).rowcount
+            return connection.execute(interrupted.values(state=State.INTERRUPTED.value)).rowcount
 
 
 def storable(message: ChatMessage) -> ChatMessage:
@@ -174,27 +182,27 @@ def check_length(text: str) -> None:
         )
 
 
-def insert_message(
-    connection: sqlite3.Connection, chat: str, message: ChatMessage, server: str = ""
+def insert_messages(
+    connection: Connection, chat: str, messages: Iterable[ChatMessage], server: str = ""
 ) -> None:
-    """Within a transaction. The message is `storable`."""
-    values = (
-        message.id, message.parent, message.role, message.text, message.state.value,
-        message.created, message.error, message.comparison, runs_text(message.runs),
-        message.repeats, chat, server,
-    )  # fmt: skip
-    places = ", ".join("?" for _ in values)
-    connection.execute(
-        f"INSERT INTO messages ({COLUMNS}, chat, server) VALUES ({places})",  # noqa: S608
-        values,
-    )
+    """Within a transaction. The messages are `storable`."""
+    rows = [
+        {
+            "id": m.id, "parent": m.parent, "role": m.role, "text": m.text, "state": m.state.value,
+            "created": m.created, "error": m.error, "comparison": m.comparison,
+            "runs": runs_text(m.runs), "repeats": m.repeats, "chat": chat, "server": server,
+        }
+        for m in messages
+    ]  # fmt: skip
+    if rows:
+        connection.execute(insert(MESSAGES), rows)
 
 
-def _touch(connection: sqlite3.Connection, chat: str) -> None:
-    connection.execute("UPDATE chats SET updated = ? WHERE id = ?", (time.time(), chat))
+def _touch(connection: Connection, chat: str) -> None:
+    connection.execute(CHANGED.values(updated=time.time()), {"chat": chat})
 
 
-def _message(row: tuple[Any, ...]) -> ChatMessage:
+def _message(row: Sequence[Any]) -> ChatMessage:
     number, parent, role, text, state, created, error, comparison, runs, repeats = row
     return ChatMessage(
         number, parent, role, text, State(state), created, error, comparison,

@@ -25,6 +25,7 @@ from model.types import (
 )
 from web.chats.branches import path
 from web.chats.errors import UnknownChatError
+from web.chats.news import News, Nobody, Others, whose
 from web.chats.records import ChatMessage, ChatSettings, Run, State
 from web.chats.reply import Reply, end_of, finished, parts, sentence, spoken
 from web.chats.store import ChatStore
@@ -55,6 +56,8 @@ class Replies:
         server: what this process is known by in the store.
         changed: told of an owner whose chats have changed.
         spoke: told of an owner and a chat where a reply has grown.
+        saved: told of an owner whose reply has been saved as far as it is.
+        others: the replicas that may be making a reply which is to stop.
     """
 
     def __init__(
@@ -64,12 +67,16 @@ class Replies:
         server: str,
         changed: Callable[[str], None],
         spoke: Callable[[str, str], None],
+        saved: Callable[[str], None] = lambda _: None,
+        others: Others | None = None,
     ) -> None:
         self._manager = manager
         self._store = store
         self._server = server
         self._changed = changed
         self._spoke = spoke
+        self._saved = saved
+        self._others = others or Nobody()
         self._replies: dict[str, Reply] = {}  # by message
         self._unsaved: dict[str, tuple[str, ChatMessage]] = {}  # by message, with its owner
         self._saver: asyncio.Task[None] | None = None
@@ -132,10 +139,16 @@ class Replies:
 
     def stop(self, owner: str, chat: str) -> None:
         """End the replies of the owner's chat within one token; what is there stays."""
-        for reply in (reply for reply in self.in_chat(chat) if reply.owner == owner):
-            reply.stopped = True
-            if reply.request:
-                self._manager.abort(reply.request.id)
+        self.stop_as(News(whose(owner), chat))
+        self._others.tell(News(whose(owner), chat))
+
+    def stop_as(self, news: News) -> None:
+        """As `stop`, of what is made here."""
+        for reply in self.in_chat(news.stop):
+            if whose(reply.owner) == news.owner:
+                reply.stopped = True
+                if reply.request:
+                    self._manager.abort(reply.request.id)
 
     def _refuse_second(self, chat: str, comparison: str | None) -> None:
         for reply in self.in_chat(chat):
@@ -168,7 +181,8 @@ class Replies:
 
     def _save(self, reply: Reply) -> None:
         with _spared():
-            self._store.save_text(reply.message.id, reply.text)
+            self._store.save_text(reply.message.id, reply.text, self._server)
+            self._saved(reply.owner)
 
     async def _make(self, reply: Reply) -> None:
         """From the question to the last word, whatever happens in between."""
@@ -208,7 +222,7 @@ class Replies:
         """Save what has ended. What cannot be saved now, as the disk is full, waits here."""
         for number, (owner, ended) in tuple(self._unsaved.items()):
             try:
-                self._store.finish(ended)
+                self._store.finish(ended, self._server)
             except UnknownChatError:
                 pass  # its chat is gone for good
             except LinlyError:
@@ -238,7 +252,8 @@ class Replies:
         )
         # Were the process killed now, it would still be known who was about to answer.
         with _spared():
-            self._store.save_runs(reply.message.id, (*reply.message.runs[:-1], reply.run))
+            runs = (*reply.message.runs[:-1], reply.run)
+            self._store.save_runs(reply.message.id, runs, self._server)
 
     def _known(self, settings: ChatSettings) -> tuple[str, str]:
         """The template and the adapter's digest; looking takes files."""

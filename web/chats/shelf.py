@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import sqlite3
+from dataclasses import asdict
+
+from sqlalchemy import Connection, Table, delete, func, select
 
 from model.types import RequestError
 from web.chats.codec import clean, sampling_from, sampling_text
-from web.chats.database import Database, check_chat
+from web.chats.database import Database, hold_chat
 from web.chats.errors import UnknownChatError
 from web.chats.messages import check_length
 from web.chats.records import SavedPreset, Snippet, Vote
+from web.chats.tables import CHATS, MESSAGES, PRESETS, SNIPPETS, VOTES, put
 
 MOST_NAME = 60  # characters
 MOST_KEPT = 500  # prompts of one owner, and presets
@@ -26,12 +29,12 @@ class Shelf(Database):
             StoreError
         """
         with self._writing() as connection:
-            check_chat(connection, owner, vote.chat)
-            rivals = connection.execute(
-                "SELECT id FROM messages WHERE chat = ? AND comparison = ?",
-                (vote.chat, vote.comparison),
-            ).fetchall()
-            if not rivals or (vote.winner is not None and (vote.winner,) not in rivals):
+            hold_chat(connection, owner, vote.chat)
+            compared = select(MESSAGES.c.id).where(
+                MESSAGES.c.chat == vote.chat, MESSAGES.c.comparison == vote.comparison
+            )
+            rivals = connection.execute(compared).scalars().all()
+            if not rivals or (vote.winner is not None and vote.winner not in rivals):
                 raise UnknownChatError
             insert_vote(connection, vote)
 
@@ -41,14 +44,16 @@ class Shelf(Database):
         Raises:
             StoreError
         """
-        query = """
-            SELECT comparison, chat, winner, votes.created FROM votes
-            JOIN chats ON chats.id = chat
-            WHERE owner = ? AND deleted IS NULL AND chat = coalesce(?, chat)
-            ORDER BY votes.created, comparison
-        """
+        found = (
+            select(VOTES.c.comparison, VOTES.c.chat, VOTES.c.winner, VOTES.c.created)
+            .join(CHATS, CHATS.c.id == VOTES.c.chat)
+            .where(CHATS.c.owner == owner, CHATS.c.deleted.is_(None))
+        )
+        if chat is not None:
+            found = found.where(VOTES.c.chat == chat)
         with self._reading() as connection:
-            return [Vote(*row) for row in connection.execute(query, (owner, chat))]
+            votes = [Vote(*row) for row in connection.execute(found)]
+        return sorted(votes, key=lambda vote: (vote.created, vote.comparison))
 
     def snippets(self, owner: str) -> list[str]:
         """The names of the owner's prompts, sorted.
@@ -56,9 +61,9 @@ class Shelf(Database):
         Raises:
             StoreError
         """
+        names = select(SNIPPETS.c.name).where(SNIPPETS.c.owner == owner)
         with self._reading() as connection:
-            found = connection.execute("SELECT name FROM snippets WHERE owner = ?", (owner,))
-            return sorted((name for (name,) in found), key=_by_name)
+            return sorted(connection.execute(names).scalars(), key=_by_name)
 
     def snippet(self, owner: str, name: str) -> str:
         """The text of one of the owner's prompts; "" if it is gone.
@@ -66,10 +71,9 @@ class Shelf(Database):
         Raises:
             StoreError
         """
-        query = "SELECT text FROM snippets WHERE owner = ? AND name = ?"
+        text = select(SNIPPETS.c.text).where(SNIPPETS.c.owner == owner, SNIPPETS.c.name == name)
         with self._reading() as connection:
-            (text,) = connection.execute(query, (owner, name)).fetchone() or ("",)
-        return str(text)
+            return connection.execute(text).scalar() or ""
 
     def save_snippet(self, owner: str, snippet: Snippet) -> None:
         """Keep a prompt under its name.
@@ -81,11 +85,8 @@ class Shelf(Database):
         name, text = checked_name(snippet.name), clean(snippet.text)
         check_length(text)
         with self._writing() as connection:
-            _check_room(connection, "snippets", owner, name)
-            connection.execute(
-                "INSERT OR REPLACE INTO snippets (owner, name, text) VALUES (?, ?, ?)",
-                (owner, name, text),
-            )
+            _check_room(connection, SNIPPETS, owner, name)
+            put(connection, SNIPPETS, {"owner": owner, "name": name, "text": text})
 
     def delete_snippet(self, owner: str, name: str) -> None:
         """Forget a prompt, if it is there.
@@ -93,8 +94,7 @@ class Shelf(Database):
         Raises:
             StoreError
         """
-        with self._writing() as connection:
-            connection.execute("DELETE FROM snippets WHERE owner = ? AND name = ?", (owner, name))
+        self._forget(SNIPPETS, owner, name)
 
     def presets(self, owner: str) -> list[SavedPreset]:
         """The owner's sampling settings, by name.
@@ -102,9 +102,9 @@ class Shelf(Database):
         Raises:
             StoreError
         """
-        query = "SELECT name, sampling FROM presets WHERE owner = ?"
+        own = select(PRESETS.c.name, PRESETS.c.sampling).where(PRESETS.c.owner == owner)
         with self._reading() as connection:
-            found = connection.execute(query, (owner,)).fetchall()
+            found = connection.execute(own).all()
         presets = [SavedPreset(name, sampling_from(sampling)) for name, sampling in found]
         return sorted(presets, key=lambda preset: _by_name(preset.name))
 
@@ -116,12 +116,10 @@ class Shelf(Database):
             StoreError
         """
         name = checked_name(preset.name)
-        values = (owner, name, sampling_text(preset.sampling))
+        row = {"owner": owner, "name": name, "sampling": sampling_text(preset.sampling)}
         with self._writing() as connection:
-            _check_room(connection, "presets", owner, name)
-            connection.execute(
-                "INSERT OR REPLACE INTO presets (owner, name, sampling) VALUES (?, ?, ?)", values
-            )
+            _check_room(connection, PRESETS, owner, name)
+            put(connection, PRESETS, row)
 
     def delete_preset(self, owner: str, name: str) -> None:
         """Forget sampling settings, if they are there.
@@ -129,8 +127,12 @@ class Shelf(Database):
         Raises:
             StoreError
         """
+        self._forget(PRESETS, owner, name)
+
+    def _forget(self, table: Table, owner: str, name: str) -> None:
+        gone = delete(table).where(table.c.owner == owner, table.c.name == name)
         with self._writing() as connection:
-            connection.execute("DELETE FROM presets WHERE owner = ? AND name = ?", (owner, name))
+            connection.execute(gone)
 
 
 def checked_name(name: str) -> str:
@@ -149,21 +151,18 @@ def _by_name(name: str) -> tuple[str, str]:
     return name.casefold(), name
 
 
-def _check_room(connection: sqlite3.Connection, table: str, owner: str, name: str) -> None:
-    """Within a transaction: that there is room for one of this name.
+def _check_room(connection: Connection, table: Table, owner: str, name: str) -> None:
+    """Within a transaction: that there is room for one of this name. (In PostgreSQL, what is saved
+    in the same moment is not counted; the limit is for the page's sake, so a few more do no harm.)
 
     Raises:
         RequestError: there are too many others.
     """
-    query = f"SELECT count(*) FROM {table} WHERE owner = ? AND name <> ?"  # noqa: S608
-    (others,) = connection.execute(query, (owner, name)).fetchone()
-    if others >= MOST_KEPT:
+    others = select(func.count()).where(table.c.owner == owner, table.c.name != name)
+    if connection.execute(others).scalar_one() >= MOST_KEPT:
         raise RequestError(f"There is no room for more than {MOST_KEPT}", "Delete some first.")
 
 
-def insert_vote(connection: sqlite3.Connection, vote: Vote) -> None:
+def insert_vote(connection: Connection, vote: Vote) -> None:
     """Within a transaction; an earlier vote goes."""
-    connection.execute(
-        "INSERT OR REPLACE INTO votes (chat, comparison, winner, created) VALUES (?, ?, ?, ?)",
-        (vote.chat, vote.comparison, vote.winner, vote.created),
-    )
+    put(connection, VOTES, asdict(vote))

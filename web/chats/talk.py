@@ -16,6 +16,7 @@ from web.chats import branches
 from web.chats.conversation import Conversation
 from web.chats.exact import check_exact
 from web.chats.messages import check_length
+from web.chats.news import News
 from web.chats.records import ChatMessage, ChatSettings, State, Vote
 from web.chats.replies import Replies, ReplyBusyError
 from web.chats.store import ChatStore, UnknownChatError
@@ -46,6 +47,13 @@ class Talk:
         self.replies = replies
         self.link = link
         self._mend = mend
+
+    def hear(self, news: News | None) -> None:
+        """What another replica did or wants done; None: any of them may have done something."""
+        if news is not None and news.stop:
+            self.replies.stop_as(news)
+        else:
+            self.visits.changed_elsewhere(news)
 
     def conversation(self, visit: Visit) -> Conversation | None:
         """What the tab shows; None for a chat that has not begun, or is gone."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from web.chats.identity import Owner
+from web.chats.news import Hear, News, Nobody, Others, whose
 from web.chats.records import Chat
 from web.i18n import DEFAULT
 
@@ -56,10 +57,14 @@ class Visit:
 
 
 class Visits:
-    """Every tab by its session. Used on the server's event loop only."""
+    """Every tab by its session. Used on the server's event loop only.
 
-    def __init__(self) -> None:
+    Tabs can be at `others`, too: they are told what changes here.
+    """
+
+    def __init__(self, others: Others | None = None) -> None:
         self._visits: dict[tuple[str, str, bool], Visit] = {}
+        self._others = others or Nobody()
 
     def find(self, session: str, owner: Owner, guest: bool = False) -> Visit:
         """The session's tab; for one that is not open here, a lost one that nobody keeps."""
@@ -87,6 +92,21 @@ class Visits:
         """One of the owner's chats is not what it was."""
         for visit in self._watching(owner):
             visit.renew()
+        self.saved(owner)
+
+    def saved(self, owner: str) -> None:
+        """What the tabs here know already is in the store now."""
+        self._others.tell(News(whose(owner)))
+
+    def follow(self, hear: Hear) -> None:
+        """Have `hear` called with what the others tell from now on."""
+        self._others.follow(hear)
+
+    def changed_elsewhere(self, news: News | None) -> None:
+        """As `changed`, but another replica's doing; None where that may be anybody's."""
+        for visit in tuple(self._visits.values()):
+            if news is None or news.owner == whose(visit.owner.id):
+                visit.renew()
 
     def spoke(self, owner: str, chat: str) -> None:
         """A reply in this chat has grown, or moved in its queue."""

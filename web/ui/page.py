@@ -68,8 +68,9 @@ def build_page(
     with gr.Blocks(title="Linly Chat", fill_height=True, analytics_enabled=False,
                    delete_cache=(UPLOAD_SECONDS, UPLOAD_SECONDS)) as blocks:  # fmt: skip
         layout = page_layout.build()
-        visits, store = Visits(), keeping.store
-        replies = Replies(manager, store, keeping.lock.id, visits.changed, visits.spoke)
+        visits, store = Visits(keeping.others), keeping.store
+        replies = Replies(manager, store, keeping.lock.id, visits.changed, visits.spoke,
+                          visits.saved, keeping.others)  # fmt: skip
         talk = Talk(manager, store, visits, replies, link, keeping.mend)
         page = Page(talk, access, layout)
         if desk is not None:
@@ -210,6 +211,7 @@ class Page:
     async def arrive(self, request: gr.Request, language: str, link: str) -> Updates:
         """A visitor has opened the page, perhaps by a link to a chat."""
         visit = self._visit(request)
+        self._talk.visits.follow(self._talk.hear)
         updates = self._labels(request, visit, language) | self._attempts.begun(visit)
         if link:
             updates |= self._attempts.of(visit, lambda: Outcome(self._talk.open(visit, link)))

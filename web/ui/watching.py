@@ -247,6 +247,8 @@ async def _either(event: asyncio.Event, seconds: float) -> None:
 def status_line(status: Status, language: str) -> str:
     """The model's name, or a progress bar while it loads."""
     if status.ready:
+        if status.remote:
+            return escape(say(language, "ready_remote", name=status.base_model))
         facts = {"quantization": status.quantization, "device": status.device}
         return escape(say(language, "ready", name=status.base_model, **facts))
     if status.error:

@@ -1,80 +1,74 @@
-"""The database file: its tables, and how it gets from any earlier version to this one.
+"""The embedded default: chats in a SQLite file.
 
-`PRAGMA user_version` counts the migrations that a file has seen. A migration that was ever released
-is never changed: what is to be different is a new one at the end.
+`PRAGMA user_version` counts the migrations that a file has seen, `PRAGMA application_id` says that
+it is ours.
 """
 
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from web.chats.errors import StoreError, told
+from sqlalchemy import Connection, StaticPool, create_engine
 
-__all__ = ["MIGRATIONS", "StoreError", "open_database"]
+from web.chats import migrations
+from web.chats.errors import ClosedError, StoreError, told
+from web.chats.migrations import SQLITE, statements
+from web.chats.searching import folded_holds
 
 APPLICATION = 0x4C696E6C  # "Linl", in the file's header
 OPEN_SECONDS = 5.0  # how long to wait for another process, which may be migrating the file
 BUSY_SECONDS = 0.5  # and later on, where whatever streams waits as well
 RETRY_SECONDS = 0.05
 
-MIGRATIONS = (
-    f"""
-    PRAGMA application_id = {APPLICATION};
-    CREATE TABLE chats (
-        number INTEGER PRIMARY KEY,
-        id TEXT NOT NULL UNIQUE,
-        owner TEXT NOT NULL,
-        title TEXT NOT NULL,
-        named INTEGER NOT NULL DEFAULT 0,  -- whether its owner gave it its title
-        created REAL NOT NULL,
-        updated REAL NOT NULL,
-        deleted REAL,
-        head TEXT,
-        settings TEXT NOT NULL
-    );
-    CREATE INDEX chats_by_owner ON chats (owner, updated) WHERE deleted IS NULL;
-    CREATE INDEX chats_deleted ON chats (deleted) WHERE deleted IS NOT NULL;
-    CREATE TABLE messages (
-        number INTEGER PRIMARY KEY,  -- the order of creation, whatever the clock said
-        id TEXT NOT NULL UNIQUE,
-        chat TEXT NOT NULL REFERENCES chats (id) ON DELETE CASCADE,
-        parent TEXT,
-        role TEXT NOT NULL,
-        state TEXT NOT NULL,
-        created REAL NOT NULL,
-        error TEXT NOT NULL,
-        comparison TEXT,
-        repeats TEXT,
-        server TEXT NOT NULL DEFAULT '',  -- the process that writes it while it streams
-        runs TEXT NOT NULL,
-        text TEXT NOT NULL
-    );
-    CREATE INDEX messages_by_chat ON messages (chat);
-    CREATE INDEX messages_streaming ON messages (server) WHERE state = 'streaming';
-    CREATE TABLE votes (
-        chat TEXT NOT NULL REFERENCES chats (id) ON DELETE CASCADE,
-        comparison TEXT NOT NULL,
-        winner TEXT,
-        created REAL NOT NULL,
-        PRIMARY KEY (chat, comparison)
-    );
-    CREATE TABLE snippets (
-        owner TEXT NOT NULL,
-        name TEXT NOT NULL,
-        text TEXT NOT NULL,
-        PRIMARY KEY (owner, name)
-    );
-    CREATE TABLE presets (
-        owner TEXT NOT NULL,
-        name TEXT NOT NULL,
-        sampling TEXT NOT NULL,
-        PRIMARY KEY (owner, name)
-    );
-    """,
-)
+
+class SqliteFile:
+    """One connection for all threads of this process, one at a time.
+
+    Raises:
+        StoreError: as `open_database`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._closed = False
+        connection = open_database(path)
+        connection.create_function("holds", 2, folded_holds, deterministic=True)
+        self._engine = create_engine(
+            "sqlite://", creator=lambda: connection, poolclass=StaticPool, hide_parameters=True
+        )
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """In no transaction: nothing is held up by who only looks."""
+        with self._lock, self._connection() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Alone from the beginning: who looks first, and then writes, must not find it changed."""
+        with self._lock, self._connection() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            yield connection
+            connection.commit()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._engine.dispose()
+
+    def _connection(self) -> Connection:
+        if self._closed:
+            raise ClosedError
+        return self._engine.connect()
 
 
 def open_database(path: Path) -> sqlite3.Connection:
@@ -142,23 +136,15 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> bool:
     with connection:
         connection.execute("BEGIN IMMEDIATE")
         version = _version(connection, path)  # another process may have been quicker
-        if version == len(MIGRATIONS):
+        if version == len(migrations.MIGRATIONS):
             connection.execute(f"PRAGMA user_version = {version}")  # finds out if it is read-only
             return False
-        for statement in _statements(MIGRATIONS[version]):
+        if version == 0:
+            connection.execute(f"PRAGMA application_id = {APPLICATION}")
+        for statement in statements(migrations.MIGRATIONS[version], SQLITE):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {version + 1}")
     return True
-
-
-def _statements(script: str) -> Iterator[str]:
-    """One by one, as `executescript` would commit what has begun."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
@@ -171,7 +157,7 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
     used = version or _only(connection, "SELECT count(*) FROM sqlite_master")
     if used and _only(connection, "PRAGMA application_id") != APPLICATION:
         raise StoreError(f"{path} is another program's database", "Move it away.")
-    if version > len(MIGRATIONS):
+    if version > len(migrations.MIGRATIONS):
         raise StoreError(
             f"{path} was written by a newer version of this program",
             "Start that version, or move the file away; a new one will be made.",

@@ -13,7 +13,6 @@ from model.manager import ModelManager
 from model.types import EngineRequest, ModelFolderError
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.serving import serving
-from web.access import Access
 
 HELLO = [{"role": "user", "content": "hello there"}]
 
@@ -83,6 +82,7 @@ def test_streaming_with_usage(client: openai.OpenAI) -> None:
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
     assert chunks[-1].usage.completion_tokens == 4
     assert chunks[-1].usage.prompt_tokens_details.cached_tokens == 2
+    assert {chunk.usage for chunk in chunks[:-1]} == {None}
 
 
 def test_completions_take_text_and_token_ids(client: openai.OpenAI, engine: FakeEngine) -> None:
@@ -95,7 +95,8 @@ def test_completions_take_text_and_token_ids(client: openai.OpenAI, engine: Fake
 def test_sampling_fields_arrive(client: openai.OpenAI, engine: FakeEngine) -> None:
     client.chat.completions.create(
         model="pirate", messages=HELLO, temperature=0, max_completion_tokens=7, seed=3,  # type: ignore[arg-type]
-        stop=["x"], top_p=0.5, logprobs=True, top_logprobs=2,
+        stop=["x"], top_p=0.5, logprobs=True, top_logprobs=2, presence_penalty=0.5,
+        frequency_penalty=-0.5, logit_bias={"104": -100},
         extra_body={"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.2, "ignore_eos": True,
                     "min_tokens": 2, "adapter_scale": 0.5},
     )  # fmt: skip
@@ -104,6 +105,8 @@ def test_sampling_fields_arrive(client: openai.OpenAI, engine: FakeEngine) -> No
     assert (wishes.temperature, wishes.max_tokens, wishes.seed, wishes.stop) == (0, 7, 3, ("x",))
     assert (wishes.top_p, wishes.top_k, wishes.min_p, wishes.logprobs) == (0.5, 5, 0.1, 2)
     assert (wishes.repetition_penalty, wishes.ignore_eos, wishes.min_tokens) == (1.2, True, 2)
+    assert (wishes.presence_penalty, wishes.frequency_penalty) == (0.5, -0.5)
+    assert wishes.logit_bias == ((104, -100.0),)
     assert request.adapter_scale == 0.5
 
 
@@ -120,7 +123,23 @@ def test_sampling_fields_arrive(client: openai.OpenAI, engine: FakeEngine) -> No
         ({"messages": HELLO, "top_p": 0}, 400, "invalid_value", "top_p"),
         ({"messages": HELLO, "max_tokens": 0}, 400, "invalid_value", "max_tokens"),
         ({"messages": HELLO, "adapter_scale": -1}, 400, "invalid_value", "adapter_scale"),
-        ({"messages": HELLO, "n": 2}, 400, "invalid_value", "n"),
+        ({"messages": HELLO, "n": 0}, 400, "invalid_value", "n"),
+        ({"messages": HELLO, "n": 33}, 400, "invalid_value", "n"),
+        ({"messages": HELLO, "temperature": "warm"}, 400, "invalid_value", "temperature"),
+        ({"messages": HELLO, "max_completion_tokens": 0}, 400, "invalid_value", "max_completion"),
+        ({"messages": HELLO, "presence_penalty": 3}, 400, "invalid_value", "presence_penalty"),
+        ({"messages": HELLO, "logit_bias": {"x": 1}}, 400, "invalid_value", "logit_bias"),
+        ({"messages": HELLO, "logit_bias": {"99999999": 1}}, 400, "invalid_value", "token id"),
+        ({"messages": HELLO, "top_logprobs": 2}, 400, "invalid_value", "logprobs: true"),
+        ({"messages": HELLO, "tools": [{}]}, 400, "invalid_value", "Tools"),
+        (
+            {"messages": HELLO, "response_format": {"type": "json_object"}},
+            400, "invalid_value", "response_format",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            400, "invalid_value", "Only text",
+        ),
         ({"messages": HELLO, "stop": ["x"] * 100}, 400, "invalid_value", "stop"),
         ({"messages": HELLO, "repetition_penalty": 1e-37}, 400, "invalid_value", "penalty"),
         (
@@ -140,9 +159,19 @@ def test_wrong_requests_get_openais_error_object(
     assert set(error) == {"message", "type", "param", "code"}
 
 
-@pytest.mark.parametrize("prompt", ["", [], [-1], [0x110000], ["a", "b"]])
-def test_wrong_prompts(url: str, prompt: object) -> None:
-    answer = httpx.post(f"{url}/v1/completions", json={"prompt": prompt})
+@pytest.mark.parametrize(
+    "body",
+    [
+        *({"prompt": prompt} for prompt in ("", [], [-1], [0x110000], ["a", ""], [[1], []], 7)),
+        {"prompt": ["a"] * 33},
+        {"prompt": ["a"] * 9, "n": 4},
+        {"prompt": "a", "suffix": "b"},
+        {"prompt": "a", "best_of": 2},
+        {"prompt": "a", "echo": True, "logprobs": 1},
+    ],
+)
+def test_wrong_completions(url: str, body: dict[str, object]) -> None:
+    answer = httpx.post(f"{url}/v1/completions", json=body)
     assert answer.status_code == 400
     assert answer.json()["error"]["message"]
 
@@ -160,11 +189,25 @@ def test_one_model_is_retrieved(client: openai.OpenAI) -> None:
         client.models.retrieve("torn")
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", "chat/completions"), ("POST", "nowhere")])
-def test_other_paths_get_the_error_object(url: str, method: str, path: str) -> None:
-    answer = httpx.request(method, f"{url}/v1/{path}")
-    assert answer.status_code == 404
-    assert answer.json()["error"]["code"] == "not_found"
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/v1/chat/completions", "POST"),
+        ("POST", "/v1/models", "GET"),
+        ("DELETE", "/v1/models/pirate", "GET"),
+        ("PUT", "/v1/adapters/pirate/load", "POST"),
+        ("POST", "/health", "GET"),
+        ("POST", "/v1/nowhere", None),
+        ("GET", "/v1/", None),
+    ],
+)
+def test_other_paths_get_the_error_object(
+    url: str, method: str, path: str, allowed: str | None
+) -> None:
+    answer = httpx.request(method, f"{url}{path}")
+    code = "method_not_allowed" if allowed else "not_found"
+    assert (answer.status_code, answer.json()["error"]["code"]) == (405 if allowed else 404, code)
+    assert answer.headers.get("allow") == allowed
 
 
 def in_pieces(total: int) -> Iterator[bytes]:
@@ -283,19 +326,3 @@ def test_a_dropped_request_ends_the_reply_within_one_token() -> None:
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{url}/v1/chat/completions", json={"messages": HELLO}, timeout=1.0)
         assert ended_after(engine, url) <= 1
-
-
-def test_the_api_asks_for_its_key() -> None:
-    manager = fake_manager(FakeEngine(echo))
-    manager.wait()
-    with serving(manager, Access(api_key="open-sesame")) as url:
-        answers = {
-            key: httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"})
-            for key in ("open-sesame", "wrong")
-        }
-        assert [answer.status_code for answer in answers.values()] == [200, 401]
-        assert answers["wrong"].json()["error"]["code"] == "invalid_api_key"
-        assert httpx.get(f"{url}/v1/models").status_code == 401
-        wrong = httpx.post(f"{url}/v1/chat/completions", content=b"not even JSON")
-        assert wrong.status_code == 401  # the key comes first: nothing is read before
-        assert httpx.get(f"{url}/health").status_code == 200

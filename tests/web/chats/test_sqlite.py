@@ -1,4 +1,4 @@
-"""The database file, and how it becomes what this version needs."""
+"""The SQLite file: how it becomes what this version needs, and what is its own."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import pytest
 
-from web.chats import schema
-from web.chats.schema import MIGRATIONS, StoreError, open_database
+from web.chats import migrations, sqlite
+from web.chats.errors import StoreError
+from web.chats.migrations import MIGRATIONS, SQLITE, statements
+from web.chats.records import ChatMessage, ChatSettings
+from web.chats.sqlite import open_database
+from web.chats.store import ChatStore
 
 CHECKOUT = Path(__file__).parents[3]
 LATER = (
@@ -33,12 +38,12 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
     """A version with two more migrations."""
-    monkeypatch.setattr(schema, "MIGRATIONS", MIGRATIONS + LATER)
+    monkeypatch.setattr(migrations, "MIGRATIONS", MIGRATIONS + LATER)
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "OPEN_SECONDS", 0.1)
+    monkeypatch.setattr(sqlite, "OPEN_SECONDS", 0.1)
 
 
 def version(path: Path) -> int:
@@ -50,7 +55,7 @@ def version(path: Path) -> int:
 def of_version(path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file as an earlier version left it."""
     with monkeypatch.context() as patch:
-        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:number])
+        patch.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:number])
         open_database(path).close()
 
 
@@ -104,7 +109,7 @@ def test_an_empty_file_is_version_0(path: Path) -> None:
 def test_a_migration_happens_as_a_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_database(path).close()
     broken = "CREATE TABLE half (x);\nINSERT INTO nowhere VALUES (1);"
-    monkeypatch.setattr(schema, "MIGRATIONS", (*MIGRATIONS, LATER[0], broken))
+    monkeypatch.setattr(migrations, "MIGRATIONS", (*MIGRATIONS, LATER[0], broken))
     with pytest.raises(StoreError, match="nowhere"):
         open_database(path)
     assert version(path) == len(MIGRATIONS) + 1
@@ -119,12 +124,13 @@ def test_statements_are_told_apart() -> None:
             SELECT 1;
         END;
     """
-    assert len(list(schema._statements(script))) == 2
+    assert len(list(statements(script, SQLITE))) == 2
 
 
 def test_no_migration_is_lost_for_want_of_a_semicolon() -> None:
     for script in (*MIGRATIONS, *LATER):
-        assert "".join(schema._statements(script)).rstrip() == script.rstrip()
+        whole = Template(script).substitute(SQLITE)
+        assert "".join(statements(script, SQLITE)).rstrip() == whole.rstrip()
 
 
 def test_a_newer_version_is_left_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,25 +253,26 @@ def test_what_sqlite_does_not_wait_for(path: Path, times: int) -> None:
 
     with closing(sqlite3.connect(path, factory=Refusing)) as connection:
         if times == 2:
-            schema._use_wal(connection)
+            sqlite._use_wal(connection)
             connection.left = 0
             assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         else:
             with pytest.raises(sqlite3.OperationalError):
-                schema._use_wal(connection)
+                sqlite._use_wal(connection)
 
 
 OPEN = """
 import sys, time
 from pathlib import Path
-from web.chats import schema
+from string import Template
+from web.chats import migrations, sqlite
 
 path, go = Path(sys.argv[1]), Path(sys.argv[2])
-schema.MIGRATIONS += tuple(sys.argv[3:])
+migrations.MIGRATIONS += tuple(sys.argv[3:])
 print("ready", flush=True)
 while not go.exists():
     time.sleep(0.001)
-schema.open_database(path).close()
+sqlite.open_database(path).close()
 """
 
 
@@ -289,3 +296,97 @@ def test_several_processes_open_at_once(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT number FROM counted").fetchall() == [(1,), (2,)]
     assert version(path) == len(MIGRATIONS) + len(LATER)
+
+
+RELEASED = """
+    PRAGMA application_id = 1281977964;
+    CREATE TABLE chats (
+        number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL,
+        title TEXT NOT NULL, named INTEGER NOT NULL DEFAULT 0, created REAL NOT NULL,
+        updated REAL NOT NULL, deleted REAL, head TEXT, settings TEXT NOT NULL
+    );
+    CREATE TABLE messages (
+        number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,
+        chat TEXT NOT NULL REFERENCES chats (id) ON DELETE CASCADE, parent TEXT,
+        role TEXT NOT NULL, state TEXT NOT NULL, created REAL NOT NULL, error TEXT NOT NULL,
+        comparison TEXT, repeats TEXT, server TEXT NOT NULL DEFAULT '', runs TEXT NOT NULL,
+        text TEXT NOT NULL
+    );
+    CREATE TABLE votes (
+        chat TEXT NOT NULL REFERENCES chats (id) ON DELETE CASCADE, comparison TEXT NOT NULL,
+        winner TEXT, created REAL NOT NULL, PRIMARY KEY (chat, comparison)
+    );
+    CREATE TABLE snippets (
+        owner TEXT NOT NULL, name TEXT NOT NULL, text TEXT NOT NULL, PRIMARY KEY (owner, name)
+    );
+    CREATE TABLE presets (
+        owner TEXT NOT NULL, name TEXT NOT NULL, sampling TEXT NOT NULL, PRIMARY KEY (owner, name)
+    );
+    PRAGMA user_version = 1;
+    INSERT INTO chats VALUES (7, 'c', 'mei', '旧', 1, 1.5, 2.5, NULL, 'a', '{"adapter": "poet"}');
+    INSERT INTO messages VALUES
+        (3, 'q', 'c', NULL, 'user', 'done', 1.5, '', NULL, NULL, '', '[]', 'a NUL' || char(0)),
+        (4, 'a', 'c', 'q', 'assistant', 'streaming', 1.5, '', NULL, NULL, 'dead', '[]', 'half');
+    INSERT INTO snippets VALUES ('mei', 'n' || char(0), 'text');
+"""
+
+
+def test_a_file_of_the_first_version_opens_as_it_is(path: Path) -> None:
+    """Written without this program, so that no change of it changes the file, too."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(RELEASED)
+    before = tables(path)
+    with closing(ChatStore(path)) as store:
+        (chat,) = store.chats("mei")
+        assert (chat.title, chat.created, chat.settings) == ("旧", 1.5, ChatSettings("poet"))
+        assert store.interrupt(lambda server: False) == 1
+        said = store.messages("mei", "c")
+        assert [message.text for message in said.values()] == ["a NUL\0", "half"]
+        store.add("mei", "c", ChatMessage("q2", "a", "user", "and now"))
+        assert list(store.messages("mei", "c")) == ["q", "a", "q2"]
+        (name,) = store.snippets("mei")
+        assert store.snippet("mei", name) == "text"
+        store.delete_snippet("mei", name)
+        assert store.snippets("mei") == []
+    assert tables(path) == before
+
+
+def begun(store: ChatStore) -> str:
+    """A chat with a message."""
+    chat = store.create("mei", "A chat", ChatSettings()).id
+    store.add("mei", chat, ChatMessage("q", None, "user", "?"))
+    return chat
+
+
+def test_what_is_destroyed_is_gone_from_the_file(path: Path) -> None:
+    with closing(ChatStore(path)) as store:
+        chat = begun(store)
+        store.add("mei", chat, ChatMessage("secret", None, "user", "密语" * 10_000))
+        store.delete("mei", chat)
+        assert store.purge(time.time() + 1) == 1
+    assert "密语".encode() not in path.read_bytes()
+
+
+def test_a_full_disk(path: Path) -> None:
+    with closing(ChatStore(path)) as store:
+        chat = begun(store)
+        with store.home.reading() as connection:
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(StoreError, match="cannot be saved: the disk is full") as caught:
+            store.add("mei", chat, ChatMessage("big", None, "user", "x" * 100_000))
+        assert caught.value.remedy == f"Free some space on the disk with {path}."
+        store.rename("mei", chat, "still there")
+        assert list(store.messages("mei", chat)) == ["q"]
+
+
+def test_a_lock_that_stays(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.1)
+    with closing(ChatStore(path)) as store, closing(sqlite3.connect(path)) as other:
+        chat = begun(store)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match="cannot be saved: another program holds"):
+            store.rename("mei", chat, "new")
+        assert store.chat("mei", chat).title == "A chat"
+        other.rollback()
+        store.rename("mei", chat, "new")

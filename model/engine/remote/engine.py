@@ -1,0 +1,263 @@
+"""The engine at the other end of a line: one thread with an event loop that asks a server.
+
+The loop looks at the server again and again: what it serves, and whether it is there. While it is
+not, requests are refused with that sentence, replies that were under way end as interrupted, and
+it is tried again, less and less often.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import threading
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from model.engine.remote.line import Line
+from model.engine.remote.probe import Probe
+from model.engine.remote.reply import RemoteReply
+from model.engine.remote.server import ANSWER_SECONDS, ModelServer, UnknownThereError
+from model.types import (
+    AdapterError,
+    BusyError,
+    Emit,
+    EngineCounts,
+    EngineError,
+    EngineRequest,
+    EngineStatus,
+    LinlyError,
+    NotReadyError,
+    PreparedAdapter,
+    RequestError,
+)
+
+LOOK_SECONDS = 5.0  # between two looks at a server that is there
+FIRST_WAIT, LONGEST_WAIT = 0.5, 15.0  # between two tries at one that is not
+MOST_RUNNING = 1024  # requests on their way at the same time; the server has a queue of its own
+CLOSE_SECONDS = 5.0
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class RemoteEngine:
+    """Asks the server at `url`. See `base.Engine`.
+
+    Args:
+        url: where its API begins.
+        key: what it asks for, if anything.
+        base: the name of the base that it is to serve.
+        longest: tokens that a prompt and its reply may have together, at the most.
+        probe: tells whether its tokenizer is the right one.
+        find: where an adapter's folder lies, by its name; None if there is none here.
+    """
+
+    name = "remote"
+    device = "remote"
+    quantization = "remote"
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None,
+        base: str,
+        longest: int,
+        probe: Probe,
+        find: Callable[[str], Path | None],
+    ) -> None:
+        self._longest = longest
+        self._server = ModelServer(url, key)
+        self._line = Line(self._server, base, probe, find)
+        self._replies: dict[str, RemoteReply] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._heard = -math.inf  # when a reply last said something
+        self._closing = False
+        self._hurry = asyncio.Event()
+        self._tried = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def context_length(self) -> int:
+        state = self._line.state
+        return min(self._longest, state.served.longest.get(state.base, self._longest))
+
+    @property
+    def takes_ids(self) -> bool:
+        return self._line.state.ids
+
+    @property
+    def adapters(self) -> frozenset[str]:
+        """What the server listed when it was last looked at."""
+        return self._line.state.served.adapters
+
+    def can_have(self, adapter: str) -> bool:
+        """Whether the server has an adapter, or reads those that it is told of."""
+        return adapter in self.adapters or self._line.state.loads
+
+    def wait(self, seconds: float) -> None:
+        """Until the server was looked at once, or for so long."""
+        self._tried.wait(seconds)
+
+    def prepare(self, adapter: str, digest: str) -> PreparedAdapter:
+        """Have the server read the adapter's folder, unless it has it, and still the same one."""
+        self._check_line()
+        self._ask(self._line.have(adapter, digest))
+        return PreparedAdapter(adapter, digest)
+
+    def submit(self, request: EngineRequest, emit: Emit) -> None:
+        self._check_line()
+        if request.adapter and request.adapter_scale not in (0, 1):
+            raise RequestError(
+                "A model server elsewhere serves adapters at strength 1 alone",
+                "Set the strength to 1, or to 0 for the base.",
+            )
+        if len(self._replies) >= MOST_RUNNING:
+            raise BusyError(f"{MOST_RUNNING} replies are on their way already", "Try again soon.")
+        self._loop.call_soon_threadsafe(self._begin, RemoteReply(request, emit))
+
+    def abort(self, request_id: str) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._cancel, request_id)
+
+    def unload(self, adapter: str) -> None:
+        if self._line.state.error is None and not self._closing:
+            self._ask(self._line.forget(adapter))
+
+    def status(self) -> EngineStatus:
+        replies = tuple(self._replies.values())
+        running = sum(reply.spoke for reply in replies)
+        return EngineStatus(running, len(replies) - running, self._line.state.error)
+
+    def counts(self) -> EngineCounts:
+        return EngineCounts(
+            adapter_loads=self._line.loads, adapters=tuple(sorted(self._line.loaded))
+        )
+
+    def close(self) -> None:
+        self._closing = True
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._hurry.set)
+        self._thread.join(CLOSE_SECONDS)
+
+    def _check_line(self) -> None:
+        if self._closing:
+            raise EngineError("The program is shutting down")
+        if self._line.state.error:
+            raise NotReadyError(self._line.state.error)
+
+    def _ask(self, question: Coroutine[Any, Any, T]) -> T:
+        """The answer to a question that is asked on the engine's thread."""
+        return asyncio.run_coroutine_threadsafe(question, self._loop).result()
+
+    # From here on, all runs on the engine's thread.
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._watch())
+        except BaseException as error:  # the thread must not die without a word
+            log.exception("the engine stopped")
+            self._line.lost(EngineError(f"The engine stopped: {error or type(error).__name__}"))
+        finally:
+            self._tried.set()
+            self._loop.run_until_complete(self._end_all())
+            self._loop.close()
+
+    async def _end_all(self) -> None:
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await self._server.close()
+
+    async def _watch(self) -> None:
+        """Look at the server, again and again."""
+        pause = FIRST_WAIT
+        while not self._closing:
+            self._hurry.clear()
+            await self._look()
+            self._tried.set()
+            broken = self._line.state.error is not None
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), pause if broken else LOOK_SECONDS)
+            pause = min(2 * pause, LONGEST_WAIT) if broken else FIRST_WAIT
+
+    async def _look(self) -> None:
+        try:
+            await self._line.look()
+        except LinlyError as error:
+            if self._loop.time() - self._heard < ANSWER_SECONDS and self._replies:
+                return  # it answers others: too busy to be asked
+            self._line.lost(error)
+            for reply in tuple(self._replies.values()):
+                reply.interrupt(error)
+                self._cancel(reply.request.id)
+
+    def _begin(self, reply: RemoteReply) -> None:
+        number = reply.request.id
+        if reply.request.read_only:  # what a server reads ahead is its own business
+            reply.skip()
+            return
+        self._replies[number] = reply
+        self._tasks[number] = self._loop.create_task(self._answer(reply))
+
+    def _cancel(self, number: str) -> None:
+        if number in self._tasks:
+            self._tasks[number].cancel()
+
+    async def _answer(self, reply: RemoteReply) -> None:
+        """One reply, from its question to its last Delta."""
+        try:
+            await self._stream(reply)
+        except asyncio.CancelledError:
+            reply.abort()
+        except NotReadyError as error:
+            reply.lose(error)
+            self._hurry.set()
+        except LinlyError as error:
+            reply.fail(error)
+        except Exception as error:
+            log.exception("a reply failed")
+            reply.fail(EngineError(f"The model server's answer cannot be read: {error}"))
+        finally:
+            del self._replies[reply.request.id], self._tasks[reply.request.id]
+            reply.close()
+
+    async def _stream(self, reply: RemoteReply) -> None:
+        adapter = reply.request.adapter if reply.request.adapter_scale else None
+        try:
+            await self._hear(reply, adapter.name if adapter else self._line.state.base)
+        except UnknownThereError as error:
+            if adapter is None:
+                raise
+            # It has been started anew since it was looked at, and has forgotten what it was given.
+            affinity = reply.request.affinity
+            if not await self._line.have_again(adapter.name, adapter.digest, affinity):
+                raise _unserved(adapter.name) from error
+            await self._hear(reply, adapter.name)
+
+    async def _hear(self, reply: RemoteReply, model: str) -> None:
+        asked = reply.body(model), reply.request.affinity
+        async with self._server.completion(*asked) as chunks:
+            reply.taken = True
+            async for chunk in chunks:
+                self._heard = self._loop.time()
+                reply.take(chunk)
+                if reply.cut:
+                    return
+        if reply.reason is None:
+            raise NotReadyError("The model server broke off", "Continue the reply, or ask again.")
+
+
+def _unserved(adapter: str) -> AdapterError:
+    return AdapterError(
+        f"The model server does not serve the adapter {adapter!r}",
+        f"Start it with --lora-modules {adapter}=FOLDER, or let it load adapters by itself: "
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True.",
+    )

@@ -1,0 +1,153 @@
+"""A server with OpenAI's API as vLLM has it, that says what a test wants: on a real port."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from web.address import bind
+
+Json = dict[str, Any]
+Script = Callable[[Json], Sequence[int]]  # from what was asked for to the ids that are said
+
+
+def refusal(status: int, message: str, **headers: str) -> Response:
+    """As vLLM writes it."""
+    body = {"error": {"message": message, "type": "x", "param": None, "code": status}}
+    return JSONResponse(body, status, headers=headers)
+
+
+@dataclass
+class Server:
+    """What it serves, and how it behaves; `asked` has every request for a completion."""
+
+    script: Script
+    encode: Callable[[str], Sequence[int]] | None = None
+    text: Callable[[Sequence[int]], str] | None = None  # instead of token ids
+    base: str = "tiny"
+    longest: int | None = None
+    adapters: list[str] = field(default_factory=list)
+    loads: bool = True
+    takes_ids: bool = True
+    key: str | None = None
+    refuse: Response | None = None  # what a completion is answered
+    broken_after: int | None = None  # tokens, after which the connection is dropped
+    held: threading.Event | None = None  # nothing is said before it is set
+    asked: list[Json] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    given: list[Json] = field(default_factory=list)  # adapters to load
+    taken_away: list[str] = field(default_factory=list)
+    hung_up: int = 0
+
+    def app(self) -> Starlette:
+        return Starlette(
+            routes=[
+                Route("/v1/models", self._models),
+                Route("/tokenize", self._tokenize, methods=["POST"]),
+                Route("/v1/completions", self._complete, methods=["POST"]),
+                Route("/v1/load_lora_adapter", self._load, methods=["POST"]),
+                Route("/v1/unload_lora_adapter", self._unload, methods=["POST"]),
+            ]
+        )
+
+    async def _models(self, request: Request) -> Response:
+        if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
+            return refusal(401, "Unauthorized")
+        base = {"id": self.base, "object": "model", "parent": None, "max_model_len": self.longest}
+        adapters = [{"id": name, "object": "model", "parent": self.base} for name in self.adapters]
+        return JSONResponse({"object": "list", "data": [base, *adapters]})
+
+    async def _tokenize(self, request: Request) -> Response:
+        if self.encode is None:
+            return refusal(404, "Not Found")
+        return JSONResponse({"tokens": list(self.encode((await request.json())["prompt"]))})
+
+    async def _load(self, request: Request) -> Response:
+        if not self.loads:
+            return JSONResponse({"detail": "Not Found"}, 404)
+        body = await request.json()
+        if "lora_name" not in body:
+            return refusal(400, "lora_name: Field required")
+        if body["lora_name"] == "unreadable":
+            return refusal(404, f"No adapter found for {body['lora_path']}")
+        self.given.append(body)
+        self.adapters = [*(n for n in self.adapters if n != body["lora_name"]), body["lora_name"]]
+        return Response("Success")
+
+    async def _unload(self, request: Request) -> Response:
+        name = (await request.json())["lora_name"]
+        self.taken_away.append(name)
+        self.adapters.remove(name)
+        return Response("Success")
+
+    async def _complete(self, request: Request) -> Response:
+        body = await request.json()
+        if not self.takes_ids and not isinstance(body["prompt"], str):
+            return refusal(422, "prompt: Input should be a valid string")
+        if not body.get("stream"):  # somebody tries
+            return JSONResponse({"choices": [{"text": "x"}]})
+        self.asked.append(body)
+        self.headers.append(dict(request.headers))
+        if self.refuse is not None:
+            return self.refuse
+        if body["model"] not in (self.base, *self.adapters):
+            return refusal(404, f"The model `{body['model']}` does not exist.")
+        return StreamingResponse(self._said(body, request), media_type="text/event-stream")
+
+    async def _said(self, body: Json, request: Request) -> AsyncIterator[str]:
+        try:
+            ids = list(self.script(body))
+            for at, token in enumerate(ids):
+                while self.held is not None and not self.held.is_set():
+                    await asyncio.sleep(0.005)
+                if at == self.broken_after:
+                    raise ConnectionResetError
+                yield self._event(body, token, "stop" if at == len(ids) - 1 else None)
+            usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": len(ids)}
+            yield f"data: {json.dumps({'choices': [], 'usage': usage})}\n\n"
+            yield "data: [DONE]\n\n"
+        except (asyncio.CancelledError, GeneratorExit):
+            self.hung_up += 1
+            raise
+
+    def _event(self, body: Json, token: int, ended: str | None) -> str:
+        choice: Json = {"index": 0, "text": "", "finish_reason": ended, "logprobs": None}
+        if self.text:
+            choice["text"] = self.text([token])
+        else:
+            choice["token_ids"] = [token]
+        if body.get("logprobs") is not None:
+            choice["logprobs"] = {
+                "tokens": [""], "token_logprobs": [-0.5],
+                "top_logprobs": [{"b": -0.7, "a": -0.5, "c": -0.9}],
+            }  # fmt: skip
+        return f"data: {json.dumps({'choices': [choice]})}\n\n"
+
+
+@contextmanager
+def running(server: Server, port: int = 0) -> Iterator[str]:
+    """Serve it; gives the address where its API begins."""
+    sock = bind("127.0.0.1", port)
+    config = uvicorn.Config(
+        server.app(), log_level="critical", timeout_graceful_shutdown=0, ws="none"
+    )
+    served = uvicorn.Server(config)
+    thread = threading.Thread(target=served.run, kwargs={"sockets": [sock]}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{sock.getsockname()[1]}/v1"
+    finally:
+        served.should_exit = served.force_exit = True
+        thread.join(20)
+        sock.close()

@@ -1,0 +1,204 @@
+"""compose.yaml and deploy/: what is named in one place and meant in another is there.
+
+Flags, ports, addresses, paths, images; and what compose starts, without an engine.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import fields
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from model.settings import Settings, read_settings
+from tests.deployed import (
+    DEPLOY,
+    KUBERNETES,
+    ROOT,
+    container,
+    documents,
+    exposed,
+    instructions,
+    mounts,
+    of_kind,
+    ports,
+    services,
+)
+
+FLAGS = {f"LINLY_{field.name.upper()}" for field in fields(Settings)}
+COMPOSE_ALONE = {"LINLY_ADDRESS"}  # where the port is published: compose's business
+
+
+def deploy_files() -> list[Path]:
+    found = [path for path in DEPLOY.rglob("*") if path.is_file() and path.name != "secret.yaml"]
+    return [ROOT / "compose.yaml", *found, *sorted((ROOT / "docs").glob("scaling*.md"))]
+
+
+@pytest.mark.parametrize("path", deploy_files(), ids=lambda path: path.name)
+def test_every_variable_is_a_flag(path: Path) -> None:
+    """A variable without a flag would be ignored without a word."""
+    assert set(re.findall(r"LINLY_[A-Z_]+", path.read_text())) - COMPOSE_ALONE <= FLAGS
+
+
+def test_what_the_page_is_told_can_be_read() -> None:
+    told = dict(of_kind("ConfigMap")["settings"]["data"])
+    told |= of_kind("Secret")["page"]["stringData"]
+    told |= {e["name"]: e["value"] for e in container("chat")["env"] if "value" in e}
+    # The file is where the secret is mounted.
+    (keys,) = (m for m in container("chat")["volumeMounts"] if m["name"] == "api-keys")
+    folder, _, name = told.pop("LINLY_API_KEY_FILE").rpartition("/")
+    assert (folder, set(of_kind("Secret")["api-keys"]["stringData"])) == (keys["mountPath"], {name})
+    settings = read_settings([], told)
+    assert sorted(settings.accounts) == ["anna", "bo"]
+    assert settings.training == "off"
+
+
+def test_ports_agree() -> None:
+    assert exposed(ROOT / "Dockerfile") == set(ports("chat").values())
+    assert exposed(DEPLOY / "router" / "Dockerfile") == set(ports("router").values())
+    published = {p for s in services().values() for p in s.get("ports", [])}
+    assert published == {"${LINLY_ADDRESS:-127.0.0.1}:7860:7860"}
+    upstreams = re.findall(r"server (chat-\d):(\d+)", (DEPLOY / "nginx.conf").read_text())
+    assert {int(port) for _, port in upstreams} == {ports("chat")["http"]}
+    assert {name for name, _ in upstreams} == {n for n in services() if re.match(r"chat-\d", n)}
+
+
+def test_addresses_name_services_and_their_ports() -> None:
+    expected = {"vllm": ports("vllm")["http"], "router": ports("router")["http"]}
+    inside = of_kind("ConfigMap")["settings"]["data"]["LINLY_ENGINE_URL"]
+    asked = [s["environment"]["LINLY_ENGINE_URL"] for s in services().values()
+             if "LINLY_ENGINE_URL" in s.get("environment", {})]  # fmt: skip
+    assert len(asked) == 4
+    for url in (*map(urlsplit, asked), urlsplit(inside)):
+        assert (url.port, url.path) == (expected[str(url.hostname)], "/v1")
+    for url in map(urlsplit, services()["router"]["command"][1:]):
+        assert services()[str(url.hostname)]["image"].startswith("vllm/")
+        assert url.port == expected["vllm"]
+
+
+def test_databases_are_where_the_pages_look_for_them() -> None:
+    env = {e["name"]: e for e in container("chat")["env"]}
+    urls = [
+        env["LINLY_DATABASE_URL"]["value"],
+        services()["chat-1"]["environment"]["LINLY_DATABASE_URL"],
+    ]
+    for url in urls:
+        assert re.fullmatch(r"postgresql://linly:\$[({]POSTGRES_PASSWORD.*[)}]@postgres/linly", url)
+    made = {e["name"]: e.get("value") for e in container("postgres")["env"]}
+    for said in (made, services()["postgres"]["environment"]):
+        assert (said["POSTGRES_USER"], said["POSTGRES_DB"]) == ("linly", "linly")
+
+
+def test_images_agree() -> None:
+    for name, service in (("vllm", "vllm-1"), ("postgres", "postgres")):
+        assert container(name)["image"] == services()[service]["image"]
+    (kustomization,) = documents(KUBERNETES / "kustomization.yaml")
+    named = {i["name"]: f"{i['newName']}:{i['newTag']}" for i in kustomization["images"]}
+    assert {container("chat")["image"], container("router")["image"]} == set(named)
+    assert named["linly-chat"].endswith("/" + services()["chat"]["image"])
+    assert named["linly-router"].endswith("/" + services()["router"]["image"])
+    assert container("load-model")["image"] == named["linly-chat"]
+    version = re.search(r"vllm-router==(\S+)", (DEPLOY / "router" / "Dockerfile").read_text())
+    assert version
+    assert services()["router"]["image"] == f"linly-router:{version[1]}"
+    assert f"vllm-router=={version[1]};" in (ROOT / "requirements-dev.txt").read_text()
+
+
+def test_vllm_is_started_alike_everywhere() -> None:
+    model = "${LINLY_BASE_MODEL:-Open-Linly-13b}"
+    inside = [arg.replace("$(MODEL)", model) for arg in container("vllm")["args"]]
+    assert services()["vllm-1"]["command"] == services()["vllm-2"]["command"] == inside
+    assert services()["vllm"]["command"] == [*inside, "--tensor-parallel-size=2"]
+    assert services()["vllm"]["entrypoint"] == container("vllm")["command"] == ["vllm", "serve"]
+    env = {e["name"]: e.get("value") for e in container("vllm")["env"]}
+    for name in ("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "HF_HUB_OFFLINE", "VLLM_NO_USAGE_STATS"):
+        assert services()["vllm"]["environment"][name] == env[name]
+
+
+def test_adapters_and_models_have_one_path_everywhere() -> None:
+    """Adapters are loaded into vLLM by path, so it must see what the page sees."""
+    for name in ("chat", "vllm"):
+        paths = {m["name"]: m["mountPath"] for m in container(name)["volumeMounts"]}
+        assert (paths["adapters"], paths["models"]) == ("/app/adapters", "/app/models")
+    for name, service in services().items():
+        if name.startswith(("chat", "vllm")):
+            inside = mounts(service)
+            assert (inside["/app/adapters"], inside["/app/models"]) == ("./adapters", "./models")
+    said = " ".join(instructions(ROOT / "Dockerfile", "ENV"))
+    assert "LINLY_ADAPTERS_DIR=/app/adapters" in said
+
+
+# compose.yaml
+
+
+def needed(name: str) -> set[str]:
+    """The service and what is started with it."""
+    return {name}.union(*(needed(other) for other in services()[name].get("depends_on", {})))
+
+
+def test_nothing_but_the_page_on_the_cpu_starts_by_itself() -> None:
+    assert [name for name, service in services().items() if "profiles" not in service] == ["chat"]
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus"),
+    [("chat", 0), ("chat-gpu", 1), ("chat-vllm", 1), ("chat-router", 2), ("proxy", 2)],
+)
+def test_what_is_started_together_shares_a_profile_and_one_port(name: str, gpus: int) -> None:
+    """Compose starts what a service depends on only where they have a profile in common."""
+    together = {other: services()[other] for other in needed(name)}
+    profiles = [set(s["profiles"]) for s in together.values() if "profiles" in s]
+    assert not profiles or set.intersection(*profiles)
+    assert [other for other, s in together.items() if "ports" in s] == [name]
+    assert sum("deploy" in service for service in together.values()) == gpus
+    text = (ROOT / "compose.yaml").read_text()
+    assert f"docker compose up {name}" in text
+
+
+def test_two_vllms_have_a_gpu_each() -> None:
+    def gpus(name: str) -> list[str]:
+        (device,) = services()[name]["deploy"]["resources"]["reservations"]["devices"]
+        return device["device_ids"]
+
+    assert (gpus("vllm-1"), gpus("vllm-2")) == (["0"], ["1"])
+
+
+def test_volumes_are_declared() -> None:
+    compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
+    sources = {source for s in compose["services"].values() for source in mounts(s).values()}
+    assert {s for s in sources if not s.startswith(".")} == set(compose["volumes"])
+    files = [source for source in sources if source.startswith("./deploy")]
+    assert all((ROOT / source).is_file() for source in files)
+
+
+def test_who_waits_for_health_is_told_it() -> None:
+    own = {"linly-chat:cpu", "linly-chat:gpu", "linly-router:0.1.17"}  # in the image
+    for service in services().values():
+        for other, how in service.get("depends_on", {}).items():
+            assert how == {"condition": "service_healthy"}
+            assert "healthcheck" in services()[other] or services()[other]["image"] in own
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="no docker-compose")
+def test_compose_reads_it() -> None:
+    command = ["docker-compose", "-f", ROOT / "compose.yaml", "--profile", "*", "config"]
+    done = subprocess.run(
+        [*command, "--format", "json"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)["services"]) == set(services())
+
+
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+def test_nginx_reads_its_file(tmp_path: Path) -> None:
+    text = re.sub(r"chat-(\d):7860", r"127.0.0.\1:7860", (DEPLOY / "nginx.conf").read_text())
+    path = tmp_path / "nginx.conf"
+    path.write_text(text.replace("/tmp/nginx.pid", str(tmp_path / "nginx.pid")))  # noqa: S108
+    done = subprocess.run(["nginx", "-t", "-c", path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

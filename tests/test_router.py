@@ -1,0 +1,157 @@
+"""deploy/router: the flags in its image, tried with the router itself before two small servers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.deployed import DEPLOY, instructions
+
+SCRIPTS = Path(sys.executable).parent
+ROUTER = shutil.which("vllm-router", path=os.pathsep.join([str(SCRIPTS), os.environ["PATH"]]))
+pytestmark = pytest.mark.skipif(ROUTER is None, reason="vllm-router is not installed")
+
+STREAM = 'data: {"choices": [{"text": "%s", "token_ids": [5]}]}\n\ndata: {"usage": {}}\n\n'
+
+
+class Replica(ThreadingHTTPServer):
+    """What the router sees of a vLLM. It says its own port, and keeps what it was asked."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, object]] = []
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.name = str(self.server_port)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def die(self) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Replica
+
+    def do_GET(self) -> None:
+        self._answer(200, json.dumps({"data": [{"id": "base"}, {"id": "lighthouse"}]}))
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append({"path": self.path, **body})
+        if body.get("prompt") == [429]:
+            self._answer(429, '{"error": {"message": "busy"}}', {"Retry-After": "7"})
+        elif body.get("stream"):
+            self._answer(200, STREAM % self.server.name, {"Content-Type": "text/event-stream"})
+        else:
+            self._answer(200, self.server.name)
+
+    def _answer(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(text)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Nothing."""
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def command(port: int, urls: list[str]) -> list[str]:
+    """The image's, with addresses of this machine."""
+    (line,) = instructions(DEPLOY / "router" / "Dockerfile", "ENTRYPOINT")
+    _, *flags = json.loads(line)
+    own = {"--host": "127.0.0.1", "--port": str(port)}
+    own |= {"--prometheus-host": "127.0.0.1", "--prometheus-port": str(free_port())}
+    for flag, value in own.items():
+        flags[flags.index(flag) + 1] = value
+    return [str(ROUTER), *flags, "--worker-urls", *urls]
+
+
+@contextlib.contextmanager
+def routing(replicas: list[Replica]) -> Iterator[httpx.Client]:
+    port = free_port()
+    urls = [f"http://127.0.0.1:{replica.name}" for replica in replicas]
+    process = subprocess.Popen(
+        command(port, urls), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as http:
+            until = time.monotonic() + 60
+            while time.monotonic() < until:
+                with contextlib.suppress(httpx.TransportError):
+                    if http.get("/readiness").status_code == 200:
+                        break
+                time.sleep(0.1)
+            yield http
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture
+def replicas() -> Iterator[list[Replica]]:
+    both = [Replica(), Replica()]
+    yield both
+    for replica in both:
+        replica.die()
+
+
+def ask(http: httpx.Client, chat: str, **more: object) -> httpx.Response:
+    body = {"model": "lighthouse", "prompt": [1, 2, 3], "stream": False, **more}
+    return http.post("/v1/completions", json=body, headers={"X-Session-Id": chat})
+
+
+@pytest.mark.slow
+def test_a_chat_stays_with_a_replica_and_moves_when_it_dies(replicas: list[Replica]) -> None:
+    with routing(replicas) as http:
+        chats = [f"chat-{number}" for number in range(6)]
+        first = {chat: ask(http, chat).text for chat in chats}
+        assert sorted(first.values()).count(replicas[0].name) == 3
+        assert {chat: ask(http, chat).text for chat in chats} == first
+        dead, left = replicas if first["chat-0"] == replicas[0].name else replicas[::-1]
+        dead.die()
+        after = [ask(http, chat) for chat in chats]
+        assert {(answer.status_code, answer.text) for answer in after} == {(200, left.name)}
+
+
+@pytest.mark.slow
+def test_what_is_asked_and_said_passes_as_it_is(replicas: list[Replica]) -> None:
+    with routing(replicas) as http:
+        said = ask(http, "a", stream=True, top_k=5, adapter_scale=0.5, return_token_ids=True)
+        assert said.text in {STREAM % replica.name for replica in replicas}
+        (asked,) = (one for replica in replicas for one in replica.asked)
+        assert asked.items() >= {"prompt": [1, 2, 3], "model": "lighthouse", "top_k": 5}.items()
+        assert asked.items() >= {"adapter_scale": 0.5, "return_token_ids": True}.items()
+        assert [m["id"] for m in http.get("/v1/models").json()["data"]] == ["base", "lighthouse"]
+        busy = ask(http, "a", prompt=[429])
+        assert (busy.status_code, busy.headers["Retry-After"]) == (429, "7")
+
+
+@pytest.mark.slow
+def test_an_adapter_is_loaded_where_its_chat_is(replicas: list[Replica]) -> None:
+    with routing(replicas) as http:
+        for chat in ("a", "b", "c", "d"):
+            home = ask(http, chat).text
+            body = {"lora_name": chat, "lora_path": f"/app/adapters/{chat}"}
+            loaded = http.post("/v1/load_lora_adapter", json=body, headers={"X-Session-Id": chat})
+            assert (loaded.status_code, loaded.text) == (200, home)

@@ -1,0 +1,153 @@
+"""Who may use the API: keys, the page's passwords, or this machine alone."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from model.settings import Settings, read_settings
+from model.types import SettingsError
+from tests.fake import FakeEngine, echo, fake_manager
+from tests.web.serving import serving
+from web.access import Access, decide
+
+LOCAL = ("127.0.0.1", 7860)
+
+
+def scope(
+    server: Any = LOCAL, client: Any = LOCAL, host: str = "127.0.0.1:7860", **headers: str
+) -> dict[str, Any]:
+    """An ASGI scope of a request from `client` to the address `server`."""
+    named = {"host": host, **{name.replace("_", "-"): value for name, value in headers.items()}}
+    raw = [(name.encode(), value.encode()) for name, value in named.items()]
+    return {"type": "http", "server": server, "client": client, "headers": raw}
+
+
+def answer(url: str, key: str | None, path: str = "models") -> httpx.Response:
+    sent = "" if key is None else f"Bearer {key}".strip()
+    headers = {b"Authorization": sent.encode("latin-1")} if sent else {}
+    return httpx.get(f"{url}/v1/{path}", headers=headers)
+
+
+def test_any_of_the_keys_will_do() -> None:
+    manager = fake_manager(FakeEngine(echo))
+    manager.wait()
+    with serving(manager, Access(api_keys=("open-sesame", "second"), admin_key="boss")) as url:
+        for key in ("open-sesame", "second", "boss"):
+            assert answer(url, key).status_code == 200
+        for wrong in ("open", "", None, "open-sesame second", "ключ".encode().decode("latin-1")):
+            refused = answer(url, wrong)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (
+                401, "invalid_api_key",
+            )  # fmt: skip
+            assert refused.headers["www-authenticate"] == "Bearer"
+        wrong_first = httpx.post(f"{url}/v1/chat/completions", content=b"not even JSON")
+        assert wrong_first.status_code == 401  # the key comes first: nothing is read before
+        assert httpx.get(f"{url}/health").status_code == 200
+
+
+def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them, whichever it is: the time must not tell."""
+    compared: list[bytes] = []
+
+    def compare(a: bytes, b: bytes) -> bool:
+        compared.append(b)
+        return a == b
+
+    monkeypatch.setattr(secrets, "compare_digest", compare)
+    rules = Access(api_keys=("one", "two"), admin_key="three")
+    for key in ("one", "two", "three", "four"):
+        compared.clear()
+        rules.allows_api(scope(), key)
+        assert compared == [b"one", b"two", b"three"]
+
+
+def test_without_a_key_this_machine_alone_is_answered() -> None:
+    rules = Access()
+    assert rules.allows_api(scope(), "")
+    assert rules.allows_api(scope(server=("::1", 7860), client=("::1", 5), host="[::1]:7860"), "")
+    assert rules.allows_api(scope(host="localhost:7860"), "")
+    elsewhere = [
+        scope(server=("10.0.0.2", 7860), client=("10.0.0.3", 9)),
+        scope(server=("10.0.0.2", 7860), client=("10.0.0.2", 9)),
+        scope(client=("10.0.0.3", 9)),
+        scope(server=None),
+        scope(client=None),
+        scope(host="evil.example:7860"),  # a page elsewhere that has its name lead here
+        scope(host=""),
+        scope(x_forwarded_for="10.0.0.3"),
+        scope(forwarded="for=10.0.0.3"),
+    ]
+    for asked in elsewhere:
+        assert not rules.allows_api(asked, "")
+        assert not rules.allows_api(asked, "guess")
+        assert Access(api_open=True).allows_api(asked, "")
+        assert Access(api_keys=("key",)).allows_api(asked, "key")
+
+
+def test_a_public_link_without_a_password_has_no_api() -> None:
+    rules = decide(Settings(share_public=True), link_port=9000)
+    through = scope(server=("127.0.0.1", 9000))
+    assert not rules.allows_api(through, "")
+    assert rules.allows_api(scope(), "")
+
+
+def test_the_refusal_says_what_to_do() -> None:
+    manager = fake_manager(FakeEngine(echo))
+    manager.wait()
+    with serving(manager) as url:
+        told = httpx.get(f"{url}/v1/models", headers={"X-Forwarded-For": "10.0.0.3"})
+        assert told.status_code == 401
+        assert "--api_key" in told.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("settings", [Settings(auth=("mei:pw",)), Settings(share=True)])
+def test_a_page_with_a_password_has_no_open_api(settings: Settings) -> None:
+    """The API lies on the same public address; it must not be a way around the login."""
+    rules = decide(settings)
+    assert not rules.allows_api(scope(), "")
+    assert rules.allows_api(scope(), rules.passphrase or "pw")
+
+
+def test_api_keys_of_its_own_win() -> None:
+    rules = decide(Settings(auth=("mei:pw",), api_key=("key",)))
+    assert rules.allows_api(scope(), "key")
+    assert not rules.allows_api(scope(), "pw")
+
+
+def test_an_admin_key_alone_closes_nothing() -> None:
+    rules = Access(admin_key="boss")
+    assert rules.allows_api(scope(), "")
+    assert not rules.allows_admin("")
+    assert not Access().allows_admin("")
+
+
+def test_keys_come_from_flags_the_environment_and_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# who has which\nalpha  # Ann\n\nbeta gamma\nalpha\n")
+    assert read_settings(["--api_key", "a", "--api-key", "b"], {}).api_key == ("a", "b")
+    assert read_settings([], {"LINLY_API_KEY": "a b\nc"}).api_key == ("a", "b", "c")
+    both = read_settings(["--api_key", "a", "--api_key_file", str(file)], {})
+    assert both.api_key == ("a", "alpha", "beta", "gamma")
+    assert read_settings([], {"LINLY_API_KEY_FILE": str(file)}).api_key[0] == "alpha"
+
+
+@pytest.mark.parametrize("text", [None, "", "# nothing\n", b"\xff\xfe\x00"])
+def test_a_file_without_keys_is_refused(tmp_path: Path, text: str | bytes | None) -> None:
+    """An empty one must not let everybody in."""
+    file = tmp_path / "keys"
+    if text is not None:
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(SettingsError, match="--api_key_file"):
+        read_settings(["--api_key_file", str(file)], {})
+
+
+@pytest.mark.parametrize("key", ["ключ", "a\x00b", ""])
+@pytest.mark.parametrize("flag", ["api_key", "admin_key", "engine_key"])
+def test_a_key_that_no_header_can_carry_is_refused(flag: str, key: str) -> None:
+    with pytest.raises(SettingsError, match=flag):
+        read_settings([f"--{flag}={key}"], {})

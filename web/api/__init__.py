@@ -1,0 +1,29 @@
+"""OpenAI's API, /health, /metrics and the admin's routes, on the page's port."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from model.manager import ModelManager
+from web import logs
+from web.access import Access
+from web.api import admin, errors, health, routes
+from web.api.gate import Gate
+from web.metrics import Metrics
+from web.tracing import Tracing
+
+
+def install(app: FastAPI, manager: ModelManager, access: Access) -> None:
+    """Add the routes, the error handlers and the gate to `app`; count and log what comes."""
+    metrics = Metrics(manager)
+    manager.listen(metrics.count)
+    manager.listen(logs.reply)
+    known = [
+        health.router(manager, metrics), routes.router(manager), admin.router(manager, access)
+    ]  # fmt: skip
+    for router in known:
+        app.include_router(router)
+    app.router.routes.extend(routes.Nothing(known).routes())
+    errors.install(app)
+    app.add_middleware(Gate, access=access)
+    app.add_middleware(Tracing)

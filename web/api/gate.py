@@ -1,0 +1,72 @@
+"""The gate before /v1: the key and the size of a request, before anything of it is read."""
+
+from __future__ import annotations
+
+from fastapi import Security
+from fastapi.security import HTTPBearer
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from model.types import LinlyError
+from web.access import Access
+from web.api.errors import KeyRefusedError, TooLargeError, as_response, too_large
+
+MOST_BYTES = 8_000_000  # of a request's body
+# For the document at /docs alone: by the time that a route is looked for, the gate has decided.
+ASKS_FOR_A_KEY = Security(HTTPBearer(auto_error=False, description="--api_key, or --admin_key"))
+TOO_LARGE = f"The request is larger than {MOST_BYTES // 1_000_000} MB"
+
+
+class Gate:
+    """ASGI middleware for the paths below /v1."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
+            await self._app(scope, receive, send)
+            return
+        try:
+            self._check(scope)
+            await self._app(scope, _bounded(receive), send)
+        except LinlyError as error:
+            await as_response(error)(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        if not self._access.allows_api(scope, bearer(headers)):
+            raise KeyRefusedError(*self._refused())
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > MOST_BYTES:
+            raise TooLargeError(TOO_LARGE)
+
+    def _refused(self) -> tuple[str, str]:
+        if self._access.keys:
+            return "The API key is missing or wrong", "Send it as a Bearer token."
+        return (
+            "Without a key the API answers only the machine that it runs on",
+            "Start the program with --api_key, or with --api_without_key.",
+        )
+
+
+def bearer(headers: Headers) -> str:
+    """The key that a request brings; empty where it brings none."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
+
+
+def _bounded(receive: Receive) -> Receive:
+    """`receive`, for bodies that come in pieces of unknown number."""
+    total = 0
+
+    async def counted() -> Message:
+        nonlocal total
+        message = await receive()
+        total += len(message.get("body", b""))
+        if total > MOST_BYTES:
+            raise too_large(TOO_LARGE)
+        return message
+
+    return counted

@@ -1,0 +1,229 @@
+"""OpenAI's requests as they come in, with this project's own fields beside them.
+
+A field that is null counts as left out. Unknown fields are ignored, as OpenAI's clients send what
+their server may not know; known ones that would change the reply and are not served are refused.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from model.types import MOST_BIASES, MOST_STOPS, Message, RequestError, Sampling
+
+MOST_MESSAGES = 2000
+MOST_TEXT = 1_000_000  # characters of a message or a prompt
+MOST_IDS = 200_000  # tokens of a prompt
+MOST_CHOICES = 32  # of one request, over all of its prompts
+MOST_LOGPROBS = 20
+MOST_SEED = 2**63
+MOST_ID = 2**31  # of a token, in any vocabulary
+
+
+def _whole(value: Any) -> Any:
+    """JSON knows one kind of number: 4.0 is a whole one."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)  # behind the limits, or else the document would not tell them
+
+Int = Annotated[int, WHOLE]
+Text = Annotated[str, Field(max_length=MOST_TEXT)]
+Prompt = Annotated[str, Field(min_length=1, max_length=MOST_TEXT)]
+Name = Annotated[str, Field(max_length=256)]
+Positive = Annotated[int, Field(ge=1), WHOLE]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Ids = Annotated[
+    list[Annotated[int, Field(ge=0, lt=MOST_ID), WHOLE]], Field(min_length=1, max_length=MOST_IDS)
+]
+# What is read so that it can be refused with a sentence: the document tells the one thing allowed.
+NoTools = Annotated[list[Any], Field(json_schema_extra={"maxItems": 0})]
+OnlyText = Annotated[str, Field(json_schema_extra={"const": "text"})]
+
+
+class Body(BaseModel):
+    """JSON's own types only: "5" is no number."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class TextPart(Body):
+    """One part of a message whose content is a list."""
+
+    type: OnlyText
+    text: Text | None = None
+
+
+class ChatMessage(Body):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text | list[TextPart] | None = None
+    tool_calls: NoTools | None = None
+
+    def to_message(self) -> Message:
+        """As the engine room's own value; only text is understood.
+
+        Raises:
+            RequestError: there is something else in it.
+        """
+        if self.tool_calls:
+            raise RequestError("Tools are not served here", "Leave tool_calls out.")
+        role = "system" if self.role == "developer" else self.role
+        if isinstance(self.content, list):
+            if any(part.type != "text" for part in self.content):
+                raise RequestError("Only text is understood in a message's content")
+            return Message(role, "".join(part.text or "" for part in self.content))
+        return Message(role, self.content or "")
+
+
+class StreamOptions(Body):
+    include_usage: bool | None = None
+
+
+class ResponseFormat(Body):
+    type: OnlyText
+
+
+class Generation(Body):
+    """What chat and text completions have in common."""
+
+    model: Name | None = Field(None, description="An adapter's name, or the base's, the default")
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES), WHOLE] | None = None
+    max_tokens: Positive | None = None
+    temperature: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: (
+        Annotated[
+            dict[
+                Annotated[str, Field(pattern=r"^[0-9]{1,9}$")],
+                Annotated[float, Field(ge=-100, le=100)],
+            ],
+            Field(max_length=MOST_BIASES, json_schema_extra={"additionalProperties": False}),
+        ]
+        | None
+    ) = None
+    seed: Annotated[int, Field(ge=0, lt=MOST_SEED), WHOLE] | None = None
+    stop: str | Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
+    user: str | None = None
+    prompt_cache_key: str | None = None
+    # Not OpenAI's: vLLM's names, where it has them.
+    top_k: Int | None = Field(None, description="0 or less: off")
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.1, le=10)] | None = None
+    min_tokens: Annotated[int, Field(ge=0), WHOLE] | None = None
+    ignore_eos: bool | None = None
+    adapter_scale: Annotated[float, Field(ge=0, le=8)] | None = None
+
+    @property
+    def choices(self) -> int:
+        return 1 if self.n is None else self.n
+
+    @property
+    def scale(self) -> float:
+        return 1.0 if self.adapter_scale is None else self.adapter_scale
+
+    @property
+    def affinity(self) -> str:
+        """What requests have in common that begin alike."""
+        return self.prompt_cache_key or self.user or ""
+
+    @property
+    def with_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def sampling(self, max_tokens: int | None, logprobs: int | None) -> Sampling:
+        """The engine room's value. As at OpenAI, temperature and top_p are 1 unless given."""
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        bias = {int(token): value for token, value in (self.logit_bias or {}).items()}
+        return Sampling(
+            max_tokens=max_tokens,
+            min_tokens=self.min_tokens or 0,
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_k=max(0, self.top_k or 0),
+            top_p=self.top_p or 1.0,
+            min_p=self.min_p or 0.0,
+            repetition_penalty=self.repetition_penalty or 1.0,
+            seed=self.seed,
+            stop=tuple(stop),
+            ignore_eos=bool(self.ignore_eos),
+            logprobs=logprobs,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias=tuple(bias.items()),
+        )
+
+
+class ChatCompletion(Generation):
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
+    max_completion_tokens: Positive | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS), WHOLE] | None = None
+    response_format: ResponseFormat | None = None
+    tools: NoTools | None = None
+    functions: NoTools | None = None
+
+    def check(self) -> None:
+        """Refuse what would be answered otherwise than its sender expects.
+
+        Raises:
+            RequestError
+        """
+        if self.tools or self.functions:
+            raise RequestError("Tools are not served here", "Leave tools and functions out.")
+        if self.response_format and self.response_format.type != "text":
+            raise RequestError(
+                "No response_format but text is served here",
+                "Ask for the form in a message, or use an adapter that keeps it.",
+            )
+        if self.top_logprobs and not self.logprobs:
+            raise RequestError("top_logprobs goes with logprobs", "Send logprobs: true with it.")
+
+    def to_sampling(self) -> Sampling:
+        wanted = (self.top_logprobs or 0) if self.logprobs else None
+        return self.sampling(self.max_completion_tokens or self.max_tokens, wanted)
+
+
+class TextCompletion(Generation):
+    prompt: (
+        Prompt
+        | Ids
+        | Annotated[list[Prompt], Field(min_length=1)]
+        | Annotated[list[Ids], Field(min_length=1)]
+    )
+    logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS), WHOLE] | None = None
+    echo: bool | None = None
+    best_of: Int | None = Field(None, json_schema_extra={"const": 1})
+    suffix: str | None = Field(None, json_schema_extra={"maxLength": 0})
+
+    def check(self) -> None:
+        """Refuse what would be answered otherwise than its sender expects.
+
+        Raises:
+            RequestError
+        """
+        if self.suffix:
+            raise RequestError("suffix is not served here", "Leave it out.")
+        if self.best_of not in (None, 1, self.choices):
+            raise RequestError("best_of other than n is not served here", "Leave it out.")
+        if self.echo and self.logprobs is not None:
+            raise RequestError("A prompt's logprobs are not served here", "Leave echo out.")
+        if len(self.prompts()) * self.choices > MOST_CHOICES:
+            raise RequestError(
+                f"At most {MOST_CHOICES} choices a request", "Send several requests."
+            )
+
+    def to_sampling(self) -> Sampling:
+        return self.sampling(16 if self.max_tokens is None else self.max_tokens, self.logprobs)
+
+    def prompts(self) -> list[str | tuple[int, ...]]:
+        """Each prompt: text or token ids."""
+        prompt: Any = self.prompt
+        if isinstance(prompt, str):
+            return [prompt]
+        if isinstance(prompt[0], int):
+            return [tuple(prompt)]
+        return [one if isinstance(one, str) else tuple(one) for one in prompt]

@@ -1,0 +1,134 @@
+"""What Prometheus asks for at /metrics. Names begin with `linly_`; times are in seconds.
+
+Replies are counted when they end, the page's like the API's; what the engine holds is asked for
+when somebody looks. docs/grafana.json draws them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from model.manager import ModelManager
+from model.types import Ended
+
+FIRST_TOKEN = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
+PER_TOKEN = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
+BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
+BASE = "base"  # the label of replies without an adapter
+
+
+class Metrics:
+    """The counters of one program."""
+
+    def __init__(self, manager: ModelManager) -> None:
+        registry = CollectorRegistry(auto_describe=True)
+        self._registry = registry
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        registry.register(_EngineCollector(manager))
+        by = ["adapter"]
+        self._requests = Counter(
+            "linly_requests", "Requests that have ended, and how: stop, length, abort, error, or "
+            "the code of a refusal.", ["kind", "adapter", "ended"], registry=registry,
+        )  # fmt: skip
+        self._prompt = Counter("linly_prompt_tokens", "Tokens of prompts.", by, registry=registry)
+        self._cached = Counter(
+            "linly_cached_tokens", "Those that were computed before: hits of the prefix cache.", by,
+            registry=registry,
+        )  # fmt: skip
+        self._completion = Counter(
+            "linly_completion_tokens", "Tokens of replies.", by, registry=registry
+        )
+        self._first = Histogram(
+            "linly_first_token_seconds", "From the request to its first token.", by,
+            buckets=FIRST_TOKEN, registry=registry,
+        )  # fmt: skip
+        self._token = Histogram(
+            "linly_token_seconds", "A reply's time per token after the first.", by,
+            buckets=PER_TOKEN, registry=registry,
+        )  # fmt: skip
+        self._queue = Histogram(
+            "linly_queue_seconds", "From the request to its first step.", buckets=FIRST_TOKEN,
+            registry=registry,
+        )  # fmt: skip
+
+    def text(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def count(self, ended: Ended) -> None:
+        """A request is over."""
+        # Of a refusal the name may be anybody's invention: no label of its own for each.
+        adapter = (ended.stats.adapter or BASE) if ended.stats else ""
+        how = ended.reason.value if ended.reason else ended.code
+        self._requests.labels(ended.kind, adapter, how).inc()
+        if ended.stats is None:
+            return
+        stats = ended.stats
+        self._prompt.labels(adapter).inc(stats.prompt_tokens)
+        self._cached.labels(adapter).inc(stats.cached_tokens)
+        self._completion.labels(adapter).inc(stats.completion_tokens)
+        self._queue.observe(stats.queue_seconds)
+        if stats.completion_tokens:
+            self._first.labels(adapter).observe(stats.first_token_seconds)
+        if stats.completion_tokens > 1:
+            self._token.labels(adapter).observe(
+                stats.decode_seconds / (stats.completion_tokens - 1)
+            )
+
+
+class _EngineCollector(Collector):
+    """What the manager tells when it is asked."""
+
+    def __init__(self, manager: ModelManager) -> None:
+        self._manager = manager
+
+    def collect(self) -> Iterable[Metric]:
+        status, counts = self._manager.status(), self._manager.counts()
+        info = {
+            "base_model": status.base_model, "engine": status.engine,
+            "device": status.device, "quantization": status.quantization,
+        }  # fmt: skip
+        yield InfoMetricFamily("linly_model", "What answers.", value=info)
+        yield _gauge("linly_ready", "1 if the model can answer.", float(status.ready))
+        yield _gauge("linly_running", "Replies in the making.", status.running)
+        yield _gauge("linly_waiting", "Requests in the queue.", status.waiting)
+        yield _gauge("linly_adapters_loaded", "Adapters in memory.", len(counts.adapters))
+        yield _gauge("linly_adapter_bytes", "Memory of adapters.", counts.adapter_bytes)
+        yield _gauge("linly_cache_bytes", "Memory of keys and values.", counts.cache_bytes)
+        if counts.cache_budget is not None:
+            yield _gauge("linly_cache_budget_bytes", "What they may take.", counts.cache_budget)
+        for name, words, value in (
+            ("linly_adapter_loads", "Adapters that were read into memory.", counts.adapter_loads),
+            ("linly_adapter_evictions", "And that had to leave it.", counts.adapter_evictions),
+            ("linly_preemptions", "Replies that gave way for want of memory.", counts.preemptions),
+        ):
+            yield CounterMetricFamily(name, words, value=value)
+        yield _batches(counts.decode_steps)
+
+
+def _gauge(name: str, words: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, words, value=value)
+
+
+def _batches(steps: Mapping[int, int]) -> HistogramMetricFamily:
+    """A histogram of batch sizes, from the number of steps of each size."""
+    within = [(str(most), sum(n for rows, n in steps.items() if rows <= most)) for most in BATCHES]
+    return HistogramMetricFamily(
+        "linly_batch_size",
+        "Replies that a decode step moved on.",
+        buckets=[*within, ("+Inf", sum(steps.values()))],
+        sum_value=sum(rows * n for rows, n in steps.items()),
+    )
