@@ -9,7 +9,7 @@ TORCH_INDEX ?=
 ARGS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test lint format bench clean
+.PHONY: run test vllm lint format bench clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed
@@ -19,6 +19,10 @@ test: $(VENV)/.installed-dev
 	@scripts/install-chromium
 	@scripts/install-postgresql
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(TESTS)
+
+# For the tests over the real vLLM, which are skipped without it: 3.4 GB in the cache folder, once.
+vllm:
+	@PYTHON=$(PYTHON) scripts/install-vllm
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -54,6 +54,7 @@ class Settings:
     log_requests: bool = False
     log_prompts: bool = False
     max_sequences: int = 16
+    max_waiting: int = 256
     context_length: int | None = None
     threads: int | None = None
     cache_memory: int | None = None  # bytes
@@ -230,6 +231,12 @@ def build_parser() -> Parser:
         type=_positive,
         metavar="N",
         help="replies made at the same time (default: 16); more wait in a queue",
+    )
+    add(
+        "--max_waiting",
+        type=_positive,
+        metavar="N",
+        help="how many may wait there (default: 256); more are told when to try again",
     )
     add(
         "--cache_memory",

@@ -161,6 +161,7 @@ def _serve(
         settings.max_sequences,
         cache_bytes=int(memory),
         adapter_bytes=int(memory * ADAPTER_SHARE),
+        max_waiting=settings.max_waiting,
     )
     eos_ids = sane_ids(folder.eos_ids, tokenizer.eos_id, tokenizer.prefix_ids)
     return Serving(base_name(settings), engine, tokenizer, eos_ids, registry, templates, default)

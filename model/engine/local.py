@@ -36,7 +36,6 @@ from model.types import (
 PREFILL_CHUNK = 256  # tokens between two decode steps; bounds how long the others stand still
 GUESS_ROWS = 6  # rows of a decode step, up to which reading the weights is most of the work
 LEAST_PREFILL = 16  # what is left of a chunk, if it is less, is not worth another prompt's start
-MAX_WAITING = 256
 NO_MEMORY = "There was not enough memory for this reply. Ask again with a shorter chat."
 
 log = logging.getLogger(__name__)
@@ -53,6 +52,7 @@ class LocalEngine:
             tell another, with an adapter that brings a vocabulary of its own.
         load_adapter: gives an adapter's weights by name and digest, or raises AdapterError.
         max_sequences: sequences that run at the same time.
+        max_waiting: requests that may wait for their turn.
         cache_bytes: for keys and values, of running sequences and of those kept for reuse. None:
             no bound, and nothing is reused.
         adapter_bytes: for adapters; those in use may exceed it. None: no bound.
@@ -69,6 +69,7 @@ class LocalEngine:
         max_sequences: int,
         cache_bytes: int | None = None,
         adapter_bytes: int | None = None,
+        max_waiting: int = 256,
     ) -> None:
         self.device = model.device
         self.quantization = model.quantization
@@ -78,6 +79,7 @@ class LocalEngine:
         self._memory = CacheMemory(model.cache_format, cache_bytes)
         self.context_length = _bounded(model.context_length, self._memory.most_positions)
         self._scheduler = Scheduler(max_sequences)
+        self._max_waiting = max_waiting
         self._pace = Pace(max_sequences)
         self._inbox: list[Sequence] = []
         self._aborts: set[str] = set()
@@ -103,7 +105,7 @@ class LocalEngine:
             queue = self._scheduler.unread if sequence.read_only else self._scheduler.waiting
             alike = [one for one in self._inbox if one.read_only is sequence.read_only]
             waiting = len(queue) + len(alike)
-            if waiting >= MAX_WAITING:
+            if waiting >= self._max_waiting:
                 raise self._busy(waiting)
             self._inbox.append(sequence)
             self._wake.notify()

@@ -113,6 +113,7 @@ def running(
     max_sequences: int = 16,
     cache_bytes: int | None = None,
     adapter_bytes: int | None = None,
+    max_waiting: int = 256,
 ) -> Iterator[Running]:
     """An engine over the folder `base` on the CPU."""
     folder = read_model_folder(base)
@@ -131,6 +132,7 @@ def running(
         max_sequences,
         cache_bytes,
         adapter_bytes,
+        max_waiting,
     )
     try:
         yield Running(engine, model, registry)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.engine import local
 from model.engine.local import PREFILL_CHUNK
 from model.engine.sampler import Floats
 from model.layers.llama import Span
@@ -173,7 +172,7 @@ def test_no_more_than_max_sequences_run(tiny_folder: Path, tiny_adapters: Path) 
 
 
 def test_a_full_queue_refuses(tiny: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "MAX_WAITING", 0)
+    monkeypatch.setattr(tiny.engine, "_max_waiting", 0)
     with pytest.raises(BusyError):
         tiny.ask(PROMPT)
 

@@ -96,11 +96,8 @@ def test_each_is_told_its_place_in_the_queue_whenever_it_moves(
     assert {reason for seen in told.values() for _, reason in seen} == {"slots"}
 
 
-def test_who_is_refused_is_told_when_to_come_back(
-    tiny_folder: Path, tiny_adapters: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(local, "MAX_WAITING", 3)
-    with running(tiny_folder, tiny_adapters, max_sequences=2) as tiny:
+def test_who_is_refused_is_told_when_to_come_back(tiny_folder: Path, tiny_adapters: Path) -> None:
+    with running(tiny_folder, tiny_adapters, max_sequences=2, max_waiting=3) as tiny:
         go_on = hold(tiny)
         tiny.engine._pace.note(20.0)
         replies = [tiny.ask(some(9, i), name=f"{i}") for i in range(3)]

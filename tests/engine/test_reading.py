@@ -172,7 +172,7 @@ def test_memory_that_was_read_into_is_there_for_replies(
 def test_those_who_are_to_be_read_fill_nobodys_queue(
     tiny: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "MAX_WAITING", 2)
+    monkeypatch.setattr(tiny.engine, "_max_waiting", 2)
     go_on = hold(tiny)
     readings = [read(tiny, some(30, i), name=f"{i}") for i in range(2)]
     with pytest.raises(BusyError):

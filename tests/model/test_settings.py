@@ -54,6 +54,7 @@ FLAGS: list[tuple[str, str, Any]] = [
     ("engine_key", "sk-3", "sk-3"),
     ("log_format", "json", "json"),
     ("max_sequences", "1", 1),
+    ("max_waiting", "1", 1),
     ("context_length", "16", 16),
     ("data_dir", "chats", Path("chats")),
     (

@@ -196,7 +196,7 @@ class RemoteEngine:
                 return  # it answers others: too busy to be asked
             self._line.lost(error)
             for reply in tuple(self._replies.values()):
-                reply.interrupt(error)
+                reply.lose(_broke_off() if reply.taken else error)
                 self._cancel(reply.request.id)
 
     def _begin(self, reply: RemoteReply) -> None:
@@ -218,7 +218,7 @@ class RemoteEngine:
         except asyncio.CancelledError:
             reply.abort()
         except NotReadyError as error:
-            reply.lose(error)
+            reply.lose(_broke_off() if reply.taken else error)
             self._hurry.set()
         except LinlyError as error:
             reply.fail(error)
@@ -252,7 +252,11 @@ class RemoteEngine:
                 if reply.cut:
                     return
         if reply.reason is None:
-            raise NotReadyError("The model server broke off", "Continue the reply, or ask again.")
+            raise _broke_off()
+
+
+def _broke_off() -> NotReadyError:
+    return NotReadyError("The model server broke off", "Continue the reply, or ask again.")
 
 
 def _unserved(adapter: str) -> AdapterError:

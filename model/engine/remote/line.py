@@ -125,7 +125,7 @@ class Line:
         self.state = replace(self.state, served=served)
 
     def _turn(self, state: State) -> None:
-        if state.error != self.state.error:
+        if state.error != self.state.error and (state.error or self.state.error != SILENT):
             log.warning("%s", state.error or f"The model server at {self._server.place} answers.")
         self.state = state
 

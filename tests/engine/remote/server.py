@@ -106,20 +106,19 @@ class Server:
         return StreamingResponse(self._said(body, request), media_type="text/event-stream")
 
     async def _said(self, body: Json, request: Request) -> AsyncIterator[str]:
-        try:
-            ids = list(self.script(body))
-            for at, token in enumerate(ids):
-                while self.held is not None and not self.held.is_set():
-                    await asyncio.sleep(0.005)
-                if at == self.broken_after:
-                    raise ConnectionResetError
-                yield self._event(body, token, "stop" if at == len(ids) - 1 else None)
-            usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": len(ids)}
-            yield f"data: {json.dumps({'choices': [], 'usage': usage})}\n\n"
-            yield "data: [DONE]\n\n"
-        except (asyncio.CancelledError, GeneratorExit):
-            self.hung_up += 1
-            raise
+        ids = list(self.script(body))
+        for at, token in enumerate(ids):
+            while self.held is not None and not self.held.is_set():
+                await asyncio.sleep(0.005)
+            if at == self.broken_after:
+                raise ConnectionResetError
+            if await request.is_disconnected():
+                self.hung_up += 1
+                return
+            yield self._event(body, token, "stop" if at == len(ids) - 1 else None)
+        usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": len(ids)}
+        yield f"data: {json.dumps({'choices': [], 'usage': usage})}\n\n"
+        yield "data: [DONE]\n\n"
 
     def _event(self, body: Json, token: int, ended: str | None) -> str:
         choice: Json = {"index": 0, "text": "", "finish_reason": ended, "logprobs": None}

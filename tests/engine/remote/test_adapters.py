@@ -1,0 +1,124 @@
+"""Adapters of a server elsewhere: those that it lists, and those that it is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from model.types import AdapterError, ChatRequest, Message
+from tests.engine.remote.conftest import Open, ask, text
+from tests.engine.remote.server import Server
+from tests.tiny import make_adapter
+
+HELLO = (Message("user", "Hello"),)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_folder: Path) -> Path:
+    """Two adapters, one of them with a template of its own."""
+    for name in ("mine", "other"):
+        make_adapter(tiny_folder, tmp_path / name, seed=1, r=2, target_modules=["q_proj"])
+    (tmp_path / "mine" / "linly_adapter.json").write_text('{"template": "linly"}')
+    return tmp_path
+
+
+def names(manager: object) -> dict[str, bool]:
+    return {one.name: one.ready for one in manager.adapters()}  # type: ignore[attr-defined]
+
+
+def test_those_of_the_server_are_listed_beside_those_here(
+    opened: Open, server: Server, folder: Path
+) -> None:
+    server.adapters = ["theirs"]
+    manager = opened(server, adapters_dir=folder)
+    assert names(manager) == {"mine": True, "other": True, "theirs": True}
+    assert text(ask(manager, ChatRequest(HELLO, adapter="theirs"))).startswith("theirs read")
+    assert server.given == []  # nothing lies here that it could be given
+
+
+def test_one_that_it_does_not_have_is_loaded_once(
+    opened: Open, server: Server, folder: Path
+) -> None:
+    manager = opened(server, adapters_dir=folder)
+    for _ in range(2):
+        said = ask(manager, ChatRequest(HELLO, adapter="mine"))
+        assert text(said).startswith("mine read")
+    (given,) = server.given
+    assert given["lora_path"] == str((folder / "mine").resolve())
+    assert said[-1].stats
+    assert said[-1].stats.adapter == "mine"
+    assert said[-1].stats.adapter_digest
+    assert manager.counts().adapters == ("mine",)
+    assert manager.counts().adapter_loads == 1
+
+
+def test_its_own_template_writes_the_prompt(opened: Open, server: Server, folder: Path) -> None:
+    server.adapters = ["mine"]
+    ask(opened(server, adapters_dir=folder), ChatRequest(HELLO, adapter="mine"))
+    assert server.given == []
+    assert "User:" in server.asked[0]["stop"]
+
+
+def test_one_that_changes_is_loaded_anew(
+    opened: Open, server: Server, folder: Path, tiny_folder: Path
+) -> None:
+    manager = opened(server, adapters_dir=folder)
+    first = ask(manager, ChatRequest(HELLO, adapter="other"))[-1].stats
+    make_adapter(tiny_folder, folder / "other", seed=2, r=4, target_modules=["q_proj"])
+    then = ask(manager, ChatRequest(HELLO, adapter="other"))[-1].stats
+    assert len(server.given) == 2
+    assert first
+    assert then
+    assert first.adapter_digest != then.adapter_digest
+
+
+def test_a_server_that_was_started_anew_is_given_it_again(
+    opened: Open, server: Server, folder: Path
+) -> None:
+    manager = opened(server, adapters_dir=folder)
+    ask(manager, ChatRequest(HELLO, adapter="mine"))
+    server.adapters = []  # it has forgotten, and nobody has looked since
+    said = ask(manager, ChatRequest(HELLO, adapter="mine", affinity="c-1"))
+    assert text(said).startswith("mine read")
+    assert len(server.given) == 2
+
+
+def test_a_server_that_loads_none_says_so_beforehand(
+    opened: Open, server: Server, folder: Path
+) -> None:
+    server.loads, server.adapters = False, ["mine"]
+    manager = opened(server, adapters_dir=folder)
+    assert names(manager) == {"mine": True, "other": False}
+    with pytest.raises(AdapterError, match="--lora-modules"):
+        ask(manager, ChatRequest(HELLO, adapter="other"))
+    assert text(ask(manager, ChatRequest(HELLO, adapter="mine"))).startswith("mine read")
+
+
+def test_one_that_it_cannot_read(
+    opened: Open, server: Server, folder: Path, tiny_folder: Path
+) -> None:
+    make_adapter(tiny_folder, folder / "unreadable", seed=1, r=2, target_modules=["q_proj"])
+    manager = opened(server, adapters_dir=folder)
+    with pytest.raises(AdapterError, match="under the same path"):
+        ask(manager, ChatRequest(HELLO, adapter="unreadable"))
+
+
+def test_one_that_vanished_there(opened: Open, server: Server, folder: Path) -> None:
+    """It was listed, and lies nowhere here."""
+    server.adapters = ["theirs"]
+    manager = opened(server, adapters_dir=folder)
+    server.adapters = []
+    with pytest.raises(AdapterError, match="does not serve the adapter 'theirs'"):
+        ask(manager, ChatRequest(HELLO, adapter="theirs"))
+
+
+def test_unloading_takes_it_from_the_server(opened: Open, server: Server, folder: Path) -> None:
+    manager = opened(server, adapters_dir=folder)
+    manager.load_adapter("mine")
+    assert server.adapters == ["mine"]
+    manager.unload_adapter("mine")
+    assert server.taken_away == ["mine"]
+    assert names(manager)["mine"] is False
+    manager.load_adapter("mine")
+    assert names(manager)["mine"] is True
