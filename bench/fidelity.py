@@ -25,6 +25,7 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from model.adapters import AdapterRegistry
+from model.app_flags import EMBEDDED_DEFAULT
 from model.embedded import ensure_embedded
 from model.engine.kv_cache import SequenceCache
 from model.folders.base_facts import base_facts
@@ -33,7 +34,7 @@ from model.layers.compiled import build_folder, make_decoder, supported
 from model.layers.llama import Llama, Span
 from model.layers.lora import Lora
 from model.loading import load_model
-from model.settings import APP_NAME, EMBEDDED_DEFAULT
+from model.settings import APP_NAME
 from model.tokenizer import Run
 from model.types import LinlyError, SettingsError
 

@@ -74,6 +74,9 @@ class PacedEngine:
     def prepare(self, adapter: str, digest: str) -> PreparedAdapter:
         return PreparedAdapter(adapter, digest)
 
+    def load(self, adapter: str, digest: str) -> None:
+        pass
+
     def submit(self, request: EngineRequest, emit: Emit) -> None:
         most, pace = request.sampling.max_tokens or 1, request.sampling.seed or 1
         spoken = _Spoken(emit, most, pace, began=time.perf_counter())

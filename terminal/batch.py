@@ -11,7 +11,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from model.manager import Load, ModelManager
+from model.loader import Load
+from model.manager import ModelManager
 from model.types import EngineError, LinlyError, Sampling
 from terminal.files import Output, Tally, nothing_in, open_source, resume
 from terminal.opening import serving

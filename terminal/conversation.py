@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.manager import Load
+from model.loader import Load
 from model.types import LinlyError
 from terminal.chat import Chat
 from terminal.commands import run_command

@@ -10,7 +10,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from model.manager import Load, ModelManager
+from model.elsewhere import load_remote
+from model.loader import Load
+from model.manager import ModelManager
 from model.prompt import load_templates
 from model.settings import Settings
 from model.startup import OWN_TEMPLATE, check_early, load_local
@@ -43,7 +45,8 @@ def checked(options: Options) -> tuple[Wishes, Load]:
     _refuse_unknown(wishes.template, [OWN_TEMPLATE, *load_templates(settings.prompts_dir)])
     check_early(settings)
     named = replace(wishes, adapter=adapter.name if adapter else None)
-    return named, partial(load_local, adapters=[adapter] if adapter else [])
+    load = load_remote if settings.engine_url else load_local
+    return named, partial(load, adapters=[adapter] if adapter else [])
 
 
 def _adapter(options: Options) -> Path | None:

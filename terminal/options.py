@@ -10,13 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from model.app_flags import build_parser
 from model.flags import Parser
-from model.settings import Settings, build_parser, read_settings
+from model.settings import Settings, read_settings
 from model.types import ChatRequest, Message, RequestError, Sampling, SettingsError
 
 # Read as app.py reads them.
 SHARED = ("base_model", "adapters_dir", "prompts_dir", "quantization", "device", "threads",
-          "context_length", "max_sequences", "cache_memory", "cache_dir", "data_dir")  # fmt: skip
+          "context_length", "max_sequences", "cache_memory", "cache_dir", "data_dir", "engine_url",
+          "engine_key")  # fmt: skip
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
 MOST_SCALE = 8.0
 ABOUT = """\

@@ -10,7 +10,8 @@ from pathlib import Path
 from model.adapters import Adapter, AdapterRegistry
 from model.findings import finding
 from model.folders.adapter_files import WEIGHTS
-from model.manager import Load, ModelManager
+from model.loader import Load
+from model.manager import ModelManager
 from model.prompt import PromptTemplate, load_templates
 from model.settings import Settings
 from model.startup import OWN_TEMPLATE, Report, Serving
@@ -121,6 +122,9 @@ class FakeEngine:
 
     def abort(self, request_id: str) -> None:
         self.aborted.add(request_id)
+
+    def load(self, adapter: str, digest: str) -> None:
+        self.prepare(adapter, digest)
 
     def unload(self, adapter: str) -> None:
         self.loaded = tuple(name for name in self.loaded if name != adapter)

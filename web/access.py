@@ -26,6 +26,8 @@ class Access:
     Where there is neither a password nor a key, the API answers this machine alone, unless it is
     `api_open`: whoever serves a page to others did not mean to serve programs.
 
+    Web pages of the `origins` may use it from a browser, with a key like everybody.
+
     `training` is the flag of that name. Who comes through the public link is known by the port that
     it leads to, `link_port`: what a visitor sends, such as a Host header, could be made up.
     """
@@ -34,6 +36,7 @@ class Access:
     passphrase: str | None = None
     api_keys: tuple[str, ...] = ()
     api_open: bool = False
+    origins: tuple[str, ...] = ()
     admin_key: str | None = None
     training: str = "off"
     link_port: int | None = None
@@ -108,6 +111,7 @@ def decide(settings: Settings, link_port: int | None = None) -> Access:
         passphrase=made_up,
         api_keys=settings.api_key,
         api_open=settings.api_without_key,
+        origins=settings.allow_origin,
         admin_key=settings.admin_key,
         training=settings.training,
         link_port=link_port,

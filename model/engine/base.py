@@ -40,6 +40,15 @@ class Engine(Protocol):
         """
         ...
 
+    def load(self, adapter: str, digest: str) -> None:
+        """Have an adapter's weights where they are needed, now; may block while they load.
+
+        Raises:
+            AdapterError: it cannot be used.
+            NotReadyError: whoever has to load it is not there.
+        """
+        ...
+
     def submit(self, request: EngineRequest, emit: Emit) -> None:
         """Queue a request.
 

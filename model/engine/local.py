@@ -96,6 +96,9 @@ class LocalEngine:
         """Load an adapter's weights, unless they are here already, and still the same."""
         return self._adapters.get(adapter, digest)
 
+    def load(self, adapter: str, digest: str) -> None:
+        self._adapters.get(adapter, digest)
+
     def submit(self, request: EngineRequest, emit: Emit) -> None:
         pieces = request.pieces or self._pieces
         sequence = Sequence(request, emit, self._memory.empty(), _weights(request), pieces)

@@ -116,7 +116,7 @@ class Watched:
     """A manager's chats with the ids that its engine got and chose."""
 
     def __init__(self, manager: ModelManager, monkeypatch: pytest.MonkeyPatch) -> None:
-        serving = manager._state.serving
+        serving = manager._loader.state.serving
         assert serving
         self._manager, self._submit = manager, serving.engine.submit
         monkeypatch.setattr(serving.engine, "submit", self._noting)
@@ -204,7 +204,7 @@ def test_an_empty_chat_is_measured(other: ModelManager) -> None:
 
 
 def test_measuring_loads_no_adapter(other: ModelManager, monkeypatch: pytest.MonkeyPatch) -> None:
-    serving = other._state.serving
+    serving = other._loader.state.serving
     assert serving
     monkeypatch.setattr(serving.engine, "prepare", None)
     assert other.measure(asked(QUESTION, adapter="rs")).tokens

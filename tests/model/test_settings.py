@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from model.settings import EMBEDDED_DEFAULT, SWITCHES, Settings, default_base_model, read_settings
+from model.app_flags import EMBEDDED_DEFAULT
+from model.settings import SWITCHES, Settings, default_base_model, read_settings
 from model.types import SettingsError
 
 
@@ -49,6 +50,7 @@ FLAGS: list[tuple[str, str, Any]] = [
     ("auth", "anna:se:cret", ("anna:se:cret",)),
     ("api_key", "sk-1", ("sk-1",)),
     ("admin_key", "sk-2", "sk-2"),
+    ("allow_origin", "https://chat.example.com/", ("https://chat.example.com",)),
     ("engine_url", "http://gpu-box:8000", "http://gpu-box:8000/v1"),
     ("engine_url", "https://gpu-box/vllm/v1/", "https://gpu-box/vllm/v1"),
     ("engine_key", "sk-3", "sk-3"),
@@ -169,6 +171,9 @@ BAD_VALUES = [
     ("auth", "anna:", "user:password"),
     ("api_key", "sk key\x00", "ASCII"),
     ("admin_key", "two words", "spaces"),
+    ("allow_origin", "*", "origin"),
+    ("allow_origin", "chat.example.com", "origin"),
+    ("allow_origin", "https://chat.example.com/page", "origin"),
     ("engine_url", "gpu-box:8000", "http://"),
     ("engine_url", "ftp://gpu-box", "http://"),
     ("engine_url", "http://", "http://"),

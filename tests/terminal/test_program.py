@@ -14,6 +14,10 @@ from typing import Any
 
 import pytest
 
+from model.folders.model_folder import load_tokenizer, read_model_folder
+from model.tokenizer import Run
+from tests.engine.remote.server import Server, running
+
 CHECKOUT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "inference_LLaMA.py"]
 
@@ -214,3 +218,17 @@ def test_a_chat_on_a_terminal(tmp_path: Path) -> None:
     history = tmp_path / "data" / "terminal_history"
     assert history.read_text() == "/halp\nhello\ncount\n/quite\n"
     assert history.stat().st_mode & 0o777 == 0o600
+
+
+def test_lines_are_answered_by_a_server_elsewhere(tiny_folder: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(read_model_folder(tiny_folder))
+    words = tokenizer.encode([Run("from afar", control=False)])
+    server = Server(lambda body: words)
+    with running(server) as url:
+        flags = ("--engine_url", url, "--base_model", str(tiny_folder))
+        done = run(*flags, lines="Who are you?\n", LINLY_DATA_DIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["reply"] == "from afar"
+    gone = run(*flags, lines="Who are you?\n")
+    assert gone.returncode == 1
+    assert "cannot be reached" in gone.stderr

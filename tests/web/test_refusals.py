@@ -47,7 +47,7 @@ ELSEWHERE = {
 
 # What is said without being raised, and what is put into a sentence for a value.
 SAID = {
-    "model/manager.py": (
+    "model/loader.py": (
         "There is not enough memory to load this model. Try --quantization 8bit.",
         "Loading failed: {}",
     ),

@@ -8,7 +8,7 @@ from model.manager import ModelManager
 from web import logs
 from web.access import Access
 from web.api import admin, errors, health, routes
-from web.api.gate import Gate
+from web.api.gate import Gate, Origins
 from web.metrics import Metrics
 from web.tracing import Tracing
 
@@ -26,4 +26,5 @@ def install(app: FastAPI, manager: ModelManager, access: Access) -> None:
     app.router.routes.extend(routes.Nothing(known).routes())
     errors.install(app)
     app.add_middleware(Gate, access=access)
+    app.add_middleware(Origins, origins=access.origins)  # browsers ask before they send a key
     app.add_middleware(Tracing)

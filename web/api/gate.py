@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastapi import Security
 from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.types import LinlyError
@@ -49,6 +52,21 @@ class Gate:
             "Without a key the API answers only the machine that it runs on",
             "Start the program with --api_key, or with --api_without_key.",
         )
+
+
+class Origins:
+    """ASGI middleware that lets browsers send the web pages of some origins to /v1."""
+
+    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
+        self._app = app
+        self._shared = CORSMiddleware(
+            app, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )  # fmt: skip
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        api = scope["type"] == "http" and scope["path"].startswith("/v1/")
+        await (self._shared if api else self._app)(scope, receive, send)
 
 
 def bearer(headers: Headers) -> str:

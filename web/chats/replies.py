@@ -304,6 +304,8 @@ class Replies:
             template=settings.template or None,
             drop_oldest=True,
             so_far=reply.text,
+            trace=reply.message.id,
+            affinity=reply.chat,  # its turns begin alike
         )
 
 

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,6 +38,7 @@ from model.types import (
 LOOK_SECONDS = 5.0  # between two looks at a server that is there
 FIRST_WAIT, LONGEST_WAIT = 0.5, 15.0  # between two tries at one that is not
 MOST_RUNNING = 1024  # requests on their way at the same time; the server has a queue of its own
+GONE = 3  # looks in vain, after which nothing is to be expected of a server any more
 CLOSE_SECONDS = 5.0
 T = TypeVar("T")
 
@@ -76,6 +78,7 @@ class RemoteEngine:
         self._heard = -math.inf  # when a reply last said something
         self._closing = False
         self._hurry = asyncio.Event()
+        self._ended = asyncio.Event()
         self._tried = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -104,10 +107,14 @@ class RemoteEngine:
         self._tried.wait(seconds)
 
     def prepare(self, adapter: str, digest: str) -> PreparedAdapter:
-        """Have the server read the adapter's folder, unless it has it, and still the same one."""
+        """Nothing yet: the server is told when it is asked, on the engine's own thread, as that can
+        take long, and threads that could wait for it are few."""
+        self._check_line()
+        return PreparedAdapter(adapter, digest)
+
+    def load(self, adapter: str, digest: str) -> None:
         self._check_line()
         self._ask(self._line.have(adapter, digest))
-        return PreparedAdapter(adapter, digest)
 
     def submit(self, request: EngineRequest, emit: Emit) -> None:
         self._check_line()
@@ -141,7 +148,7 @@ class RemoteEngine:
     def close(self) -> None:
         self._closing = True
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._hurry.set)
+            self._loop.call_soon_threadsafe(self._ended.set)
         self._thread.join(CLOSE_SECONDS)
 
     def _check_line(self) -> None:
@@ -159,7 +166,7 @@ class RemoteEngine:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_until_complete(self._watch())
+            self._loop.run_until_complete(self._work())
         except BaseException as error:  # the thread must not die without a word
             log.exception("the engine stopped")
             self._line.lost(EngineError(f"The engine stopped: {error or type(error).__name__}"))
@@ -168,36 +175,62 @@ class RemoteEngine:
             self._loop.run_until_complete(self._end_all())
             self._loop.close()
 
+    async def _work(self) -> None:
+        """Until it is closed."""
+        watching = asyncio.ensure_future(self._watch())
+        ended = asyncio.ensure_future(self._ended.wait())
+        await asyncio.wait({watching, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if watching.done():
+            watching.result()  # it never ends by itself, but for a fault
+
     async def _end_all(self) -> None:
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in tasks:
+        for number in tuple(self._tasks):
+            self._cancel(number)
+        replies = set(self._tasks.values())
+        others = asyncio.all_tasks() - replies - {asyncio.current_task()}
+        for task in others:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        if replies or others:
+            await asyncio.wait(replies | others)
         await self._server.close()
 
     async def _watch(self) -> None:
         """Look at the server, again and again."""
-        pause = FIRST_WAIT
-        while not self._closing:
+        pause, failures = FIRST_WAIT, 0
+        while True:
             self._hurry.clear()
-            await self._look()
+            failures = await self._look(failures)
             self._tried.set()
-            broken = self._line.state.error is not None
+            broken = failures > 0
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), pause if broken else LOOK_SECONDS)
             pause = min(2 * pause, LONGEST_WAIT) if broken else FIRST_WAIT
 
-    async def _look(self) -> None:
+    async def _look(self, failures: int) -> int:
+        """Look once; how often in a row that has failed now.
+
+        One failure more than once means that it is gone: a connection may break, and a server that
+        answers others may be too busy to be asked. Replies that it has taken end with their own
+        connections, but for a network that says nothing.
+        """
         try:
             await self._line.look()
+        except BusyError:
+            return 0
         except LinlyError as error:
-            if self._loop.time() - self._heard < ANSWER_SECONDS and self._replies:
-                return  # it answers others: too busy to be asked
+            answers = self._replies and self._loop.time() - self._heard < ANSWER_SECONDS
+            if answers or (failures == 0 and self._line.state.error is None):
+                return failures + 1
             self._line.lost(error)
-            for reply in tuple(self._replies.values()):
-                reply.lose(_broke_off() if reply.taken else error)
-                self._cancel(reply.request.id)
+            if isinstance(error, NotReadyError) and failures + 1 >= GONE:
+                self._interrupt_all()
+            return failures + 1
+        return 0
+
+    def _interrupt_all(self) -> None:
+        for reply in tuple(self._replies.values()):
+            reply.lose(_broke_off())
+            self._cancel(reply.request.id)
 
     def _begin(self, reply: RemoteReply) -> None:
         number = reply.request.id
@@ -208,13 +241,20 @@ class RemoteEngine:
         self._tasks[number] = self._loop.create_task(self._answer(reply))
 
     def _cancel(self, number: str) -> None:
-        if number in self._tasks:
+        """End a reply. A task that is cancelled before its first step would never take one."""
+        reply = self._replies.get(number)
+        if reply is None:
+            return
+        reply.abort()
+        if reply.begun:
             self._tasks[number].cancel()
 
     async def _answer(self, reply: RemoteReply) -> None:
         """One reply, from its question to its last Delta."""
+        reply.begun = True
         try:
-            await self._stream(reply)
+            if reply.reason is None:
+                await self._stream(reply)
         except asyncio.CancelledError:
             reply.abort()
         except NotReadyError as error:
@@ -231,14 +271,17 @@ class RemoteEngine:
 
     async def _stream(self, reply: RemoteReply) -> None:
         adapter = reply.request.adapter if reply.request.adapter_scale else None
+        if adapter is None:
+            await self._hear(reply, self._line.state.base)
+            return
+        await self._line.have(adapter.name, adapter.digest)
+        asked = time.monotonic()
         try:
-            await self._hear(reply, adapter.name if adapter else self._line.state.base)
+            await self._hear(reply, adapter.name)
         except UnknownThereError as error:
-            if adapter is None:
-                raise
-            # It has been started anew since it was looked at, and has forgotten what it was given.
+            # It has been started anew since it was looked at, or is another one than was looked at.
             affinity = reply.request.affinity
-            if not await self._line.have_again(adapter.name, adapter.digest, affinity):
+            if not await self._line.have_again(adapter.name, adapter.digest, affinity, asked):
                 raise _unserved(adapter.name) from error
             await self._hear(reply, adapter.name)
 

@@ -21,6 +21,7 @@ from model.types import (
 
 Json = dict[str, Any]
 
+MOST_STOPS = 16  # that a server is told of; all are looked for here
 REASONS = {"length": FinishReason.LENGTH}  # whatever else ends a reply by itself is a stop
 
 
@@ -34,6 +35,7 @@ class RemoteReply:
     def __init__(self, request: EngineRequest, emit: Emit) -> None:
         self.request = request
         self.reason: FinishReason | None = None
+        self.begun = False  # to be asked for
         self.taken = False  # by the server
         self.spoke = False  # its first token is there
         self.cut = False  # by a stop string that is ours: the server would go on
@@ -59,8 +61,11 @@ class RemoteReply:
             "max_tokens": wishes.max_tokens,
             "temperature": wishes.temperature,
             "seed": self._seed,
-            "stop": list(wishes.stop),
+            "stop": [stop for stop in wishes.stop if _encodable(stop)][:MOST_STOPS],
         }
+        if request.adapter and request.adapter.digest:
+            # Or else vLLM would go on with keys and values of the adapter's earlier weights.
+            body["cache_salt"] = request.adapter.digest
         if request.eos_ids and not wishes.ignore_eos:
             body["stop_token_ids"] = sorted(request.eos_ids)
         if wishes.logprobs is not None:
@@ -163,6 +168,11 @@ class RemoteReply:
             seed=self._seed,
             cached_tokens=cached or 0,
         )
+
+
+def _encodable(text: str) -> bool:
+    """Half of a character can stand in JSON, and in no reply."""
+    return text == text.encode("utf-8", "replace").decode()
 
 
 def _read_logprobs(told: object, count: int | None) -> tuple[TokenLogprob, ...]:

@@ -68,7 +68,7 @@ class ModelServer:
         answer = await self._ask("GET", f"{self._url}/models")
         entries = answer.get("data")
         if not isinstance(entries, list):
-            raise EngineError(f"{self.place} does not list its models as OpenAI's API does")
+            raise EngineError("The model server does not list its models as OpenAI's API does")
         known = [e for e in entries if isinstance(e, dict) and isinstance(e.get("id"), str)]
         longest = {e["id"]: e["max_model_len"] for e in known if _is_size(e.get("max_model_len"))}
         bases = tuple(entry["id"] for entry in known if not entry.get("parent"))
@@ -84,7 +84,7 @@ class ModelServer:
             return None
         tokens = answer.get("tokens")
         good = isinstance(tokens, list) and all(isinstance(token, int) for token in tokens)
-        return tokens if good else None
+        return tokens or None if good else None  # llama.cpp's looks for the text elsewhere
 
     async def takes_ids(self, model: str, ids: Sequence[int]) -> bool:
         """Whether it takes a prompt as token ids: tried with one token to say."""
@@ -102,15 +102,17 @@ class ModelServer:
             return response.status_code not in (404, 405)
 
     async def load_adapter(self, name: str, path: str, affinity: str = "") -> None:
-        """Have it read an adapter from a folder that it can reach, anew if it has it already.
+        """Have it read an adapter from a folder that it can reach, unless it has one of that name.
 
-        Raises: as every question; RequestError with its words if it cannot read it.
+        Raises: as every question; with its words if it cannot read it.
         """
-        body = {"lora_name": name, "lora_path": path, "load_inplace": True}
+        body = {"lora_name": name, "lora_path": path}
         url = f"{self._url}/load_lora_adapter"
         headers = _session(affinity)
         async with self._opened("POST", url, body, LOAD_SECONDS, headers) as response:
-            _check(response, _words(await response.aread()), self.place)
+            said = _words(await response.aread())
+            if "already been loaded" not in said:
+                _check(response, said)
 
     async def unload_adapter(self, name: str) -> None:
         """Have it forget an adapter; one that it does not know is no error."""
@@ -132,27 +134,27 @@ class ModelServer:
         headers = _session(affinity)
         async with self._opened("POST", url, body, SILENT_SECONDS, headers) as response:
             if response.status_code != httpx.codes.OK:
-                _check(response, _words(await response.aread()), self.place)
+                _check(response, _words(await response.aread()))
             yield self._chunks(response)
 
     async def _chunks(self, response: httpx.Response) -> AsyncIterator[Json]:
         try:
             async for line in response.aiter_lines():
                 if line.startswith("data:") and (data := line[5:].strip()) != "[DONE]":
-                    yield _chunk(data, self.place)
+                    yield _chunk(data)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
 
     async def _ask(self, method: str, url: str, body: Json | None = None) -> Json:
         async with self._opened(method, url, body) as response:
             content = await response.aread()
-            _check(response, _words(content), self.place)
+            _check(response, _words(content))
         try:
             answer = json.loads(content)
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            raise EngineError(f"{self.place} does not answer as OpenAI's API does")
+            raise EngineError("The model server does not answer as OpenAI's API does")
         return answer
 
     @asynccontextmanager
@@ -176,8 +178,7 @@ class ModelServer:
     def _unreachable(self, error: httpx.HTTPError) -> NotReadyError:
         said = str(error).partition("\n")[0] or type(error).__name__
         return NotReadyError(
-            f"The model server at {self.place} cannot be reached: {said}",
-            "It is tried again until it answers.",
+            f"The model server cannot be reached: {said}", "It is tried again until it answers."
         )
 
 
@@ -187,15 +188,15 @@ def _session(affinity: str) -> dict[str, str]:
     return {"X-Session-Id": safe.strip()} if safe.strip() else {}
 
 
-def _check(response: httpx.Response, said: str, place: str) -> None:
+def _check(response: httpx.Response, said: str) -> None:
     """Raise what an answer's status means here."""
     status = response.status_code
     if status < httpx.codes.BAD_REQUEST:
         return
-    raise _refusal(status, said, place, response.headers.get("retry-after", ""))
+    raise _refusal(status, said, response.headers.get("retry-after", ""))
 
 
-def _refusal(status: int, said: str, place: str, retry_after: str) -> LinlyError:
+def _refusal(status: int, said: str, retry_after: str) -> LinlyError:
     if status == httpx.codes.TOO_MANY_REQUESTS:
         seconds = float(retry_after) if retry_after.isdecimal() else 5.0
         return BusyError(
@@ -205,13 +206,11 @@ def _refusal(status: int, said: str, place: str, retry_after: str) -> LinlyError
         )
     if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
         return EngineError(
-            f"The model server at {place} does not accept this program's key",
+            "The model server does not accept this program's key",
             "Start this program with the right --engine_key.",
         )
     if status in (502, 503, 504):
-        return NotReadyError(
-            f"The model server at {place} is not ready", "It is tried again until it is."
-        )
+        return NotReadyError("The model server is not ready", "It is tried again until it is.")
     if status == httpx.codes.NOT_FOUND:
         return UnknownThereError(f"The model server does not know this: {said}")
     if status < httpx.codes.INTERNAL_SERVER_ERROR:
@@ -231,11 +230,11 @@ def _words(content: bytes) -> str:
     return str(told).strip().partition("\n")[0][:MOST_SAID] or "it gives no reason"
 
 
-def _chunk(data: str, place: str) -> Json:
+def _chunk(data: str) -> Json:
     try:
         chunk = json.loads(data)
     except ValueError as error:
-        raise EngineError(f"{place} does not stream as OpenAI's API does") from error
+        raise EngineError("The model server does not stream as OpenAI's API does") from error
     if not isinstance(chunk, dict) or chunk.get("error"):
         raise EngineError(f"The model server has failed: {_words(data.encode())}")
     return chunk

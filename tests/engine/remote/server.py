@@ -49,6 +49,10 @@ class Server:
     given: list[Json] = field(default_factory=list)  # adapters to load
     taken_away: list[str] = field(default_factory=list)
     hung_up: int = 0
+    listing: Response | None = None  # what a look is answered
+    looks: int = 0
+    silent: bool = False  # towards a look
+    loading: threading.Event | None = None  # an adapter, until it is set
 
     def app(self) -> Starlette:
         return Starlette(
@@ -62,6 +66,11 @@ class Server:
         )
 
     async def _models(self, request: Request) -> Response:
+        self.looks += 1
+        while self.silent and not await request.is_disconnected():
+            await asyncio.sleep(0.005)
+        if self.listing is not None:
+            return self.listing
         if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
             return refusal(401, "Unauthorized")
         base = {"id": self.base, "object": "model", "parent": None, "max_model_len": self.longest}
@@ -81,8 +90,16 @@ class Server:
             return refusal(400, "lora_name: Field required")
         if body["lora_name"] == "unreadable":
             return refusal(404, f"No adapter found for {body['lora_path']}")
+        if body["lora_name"] == "unfit":
+            self.given.append(body)
+            return refusal(500, "LoRA rank 64 is greater than max_lora_rank 16.")
+        if body["lora_name"] in self.adapters:
+            name = body["lora_name"]
+            return refusal(400, f"The lora adapter '{name}' has already been loaded.")
+        while self.loading is not None and not self.loading.is_set():
+            await asyncio.sleep(0.005)
         self.given.append(body)
-        self.adapters = [*(n for n in self.adapters if n != body["lora_name"]), body["lora_name"]]
+        self.adapters.append(body["lora_name"])
         return Response("Success")
 
     async def _unload(self, request: Request) -> Response:

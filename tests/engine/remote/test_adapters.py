@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
 from pathlib import Path
 
 import pytest
+from starlette.responses import JSONResponse
 
+from model.manager import ModelManager
 from model.types import AdapterError, ChatRequest, Message
 from tests.engine.remote.conftest import Open, ask, text
 from tests.engine.remote.server import Server
@@ -68,9 +73,67 @@ def test_one_that_changes_is_loaded_anew(
     make_adapter(tiny_folder, folder / "other", seed=2, r=4, target_modules=["q_proj"])
     then = ask(manager, ChatRequest(HELLO, adapter="other"))[-1].stats
     assert len(server.given) == 2
+    # In place, vLLM would read the files again at each step.
+    assert server.taken_away == ["other"]
+    assert not any("load_inplace" in given for given in server.given)
     assert first
     assert then
     assert first.adapter_digest != then.adapter_digest
+    # What it has computed with the earlier weights must not be found again.
+    salts = [asked["cache_salt"] for asked in server.asked]
+    assert salts == [first.adapter_digest, then.adapter_digest]
+
+
+def test_a_listing_that_forgets_loads_nothing_again(
+    opened: Open, server: Server, folder: Path
+) -> None:
+    """Behind a router, one server speaks for all."""
+    manager = opened(server, adapters_dir=folder)
+    ask(manager, ChatRequest(HELLO, adapter="mine"))
+    server.listing = JSONResponse({"data": [{"id": "tiny", "parent": None}]})
+    server.looks = 0
+    while server.looks < 2:
+        time.sleep(0.01)
+    for _ in range(3):
+        assert text(ask(manager, ChatRequest(HELLO, adapter="mine"))).startswith("mine read")
+    assert len(server.given) == 1
+
+
+def test_one_that_loads_keeps_nobody_else_waiting(
+    opened: Open, server: Server, folder: Path
+) -> None:
+    server.loading = threading.Event()
+    manager = opened(server, adapters_dir=folder)
+
+    async def together() -> tuple[list[str], str]:
+        slow = [
+            asyncio.ensure_future(collected(manager, ChatRequest(HELLO, adapter="mine")))
+            for _ in range(30)
+        ]
+        base = await collected(manager, ChatRequest(HELLO))
+        assert not any(task.done() for task in slow)
+        server.loading.set()  # type: ignore[union-attr]
+        return await asyncio.gather(*slow), base
+
+    slow, base = asyncio.run(together())
+    assert base.startswith("tiny read")
+    assert {said.split()[0] for said in slow} == {"mine"}
+    assert len(server.given) == 1
+
+
+async def collected(manager: ModelManager, request: ChatRequest) -> str:
+    return "".join([d.text async for burst in manager.chat(request) for d in burst])
+
+
+def test_one_that_does_not_fit_is_tried_once(
+    opened: Open, server: Server, folder: Path, tiny_folder: Path
+) -> None:
+    make_adapter(tiny_folder, folder / "unfit", seed=1, r=2, target_modules=["q_proj"])
+    manager = opened(server, adapters_dir=folder)
+    for _ in range(3):
+        with pytest.raises(AdapterError, match="greater than max_lora_rank"):
+            ask(manager, ChatRequest(HELLO, adapter="unfit"))
+    assert len(server.given) == 1
 
 
 def test_a_server_that_was_started_anew_is_given_it_again(
@@ -100,8 +163,9 @@ def test_one_that_it_cannot_read(
 ) -> None:
     make_adapter(tiny_folder, folder / "unreadable", seed=1, r=2, target_modules=["q_proj"])
     manager = opened(server, adapters_dir=folder)
-    with pytest.raises(AdapterError, match="under the same path"):
+    with pytest.raises(AdapterError, match="under the same path") as caught:
         ask(manager, ChatRequest(HELLO, adapter="unreadable"))
+    assert str(folder) not in str(caught.value)  # where it lies is nobody's business
 
 
 def test_one_that_vanished_there(opened: Open, server: Server, folder: Path) -> None:

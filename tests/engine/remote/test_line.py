@@ -7,14 +7,25 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, aclosing
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from model.manager import ModelManager
-from model.types import ChatRequest, Delta, FinishReason, Message, NotReadyError, Phase
+from model.types import (
+    ChatRequest,
+    Delta,
+    EngineRequest,
+    FinishReason,
+    Message,
+    NotReadyError,
+    Phase,
+    Sampling,
+)
 from tests.engine.remote.conftest import Open, ask, text
-from tests.engine.remote.server import Server, running
+from tests.engine.remote.server import Server, refusal, running
+from tests.engine.running import NumberDetokenizer
 from web.address import bind
 
 HELLO = (Message("user", "Hello"),)
@@ -38,7 +49,8 @@ def test_a_server_that_comes_later(opened: Open, server: Server) -> None:
     manager: ModelManager = opened.at(f"http://127.0.0.1:{port}/v1")  # type: ignore[attr-defined]
     status = manager.status()
     assert status.phase is Phase.FAILED
-    assert f"127.0.0.1:{port} cannot be reached" in (status.error or "")
+    assert "cannot be reached" in (status.error or "")
+    assert str(port) not in (status.error or "")  # visitors read this, too
     with pytest.raises(NotReadyError, match="cannot be reached"):
         ask(manager, ChatRequest(HELLO))
     with running(server, port):
@@ -124,6 +136,66 @@ def test_abort_ends_it_too(opened: Open, server: Server) -> None:
     assert last.finish_reason is FinishReason.ABORT
     assert last.error is None
     until(lambda: server.hung_up == 1)
+
+
+def test_a_reply_that_is_aborted_at_once_ends_too(opened: Open, server: Server) -> None:
+    """Its task has not begun by then: such a task never would."""
+    manager = opened(server)
+    serving = manager._loader.serving()
+    engine = serving.engine
+    told: list[Delta] = []
+    for number in range(50):
+        request = EngineRequest(
+            f"r{number}", (5, 6), Sampling(max_tokens=5), frozenset(), NumberDetokenizer()
+        )
+        engine.submit(request, told.append)
+        engine.abort(request.id)
+    until(lambda: len([one for one in told if one.finish_reason]) == 50)
+    assert {one.finish_reason for one in told if one.finish_reason} == {FinishReason.ABORT}
+    assert engine.status().running == engine.status().waiting == 0
+    engine.submit(replace(request, id="last"), told.append)
+    engine.close()  # nor is one lost then
+    assert len([one for one in told if one.finish_reason]) == 51
+
+
+def test_one_look_in_vain_ends_nothing(opened: Open, server: Server) -> None:
+    """A connection may break; and who is too busy to be asked is not gone."""
+    server.held = threading.Event()
+    manager = opened(server)
+
+    async def asked() -> list[Delta]:
+        async with aclosing(manager.chat(ChatRequest(HELLO))) as bursts:
+            task = asyncio.ensure_future(anext(bursts))
+            while not server.asked:
+                await asyncio.sleep(0.01)
+            for answer in (refusal(429, "busy"), refusal(401, "who?"), None):
+                server.listing, server.looks = answer, 0
+                while server.looks < 3:
+                    await asyncio.sleep(0.01)
+            server.held.set()  # type: ignore[union-attr]
+            return [*(await task), *[d async for burst in bursts for d in burst]]
+
+    said = asyncio.run(asked())
+    assert said[-1].finish_reason is FinishReason.STOP
+    assert text(said).startswith("tiny read")
+
+
+def test_closing_does_not_wait_for_a_server_that_says_nothing(opened: Open, server: Server) -> None:
+    server.held = threading.Event()
+    manager = opened(server)
+    server.silent, server.looks = True, 0
+
+    async def close() -> Delta:
+        async with aclosing(manager.chat(ChatRequest(HELLO))) as bursts:
+            task = asyncio.ensure_future(anext(bursts))
+            while not (server.asked and server.looks):
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(manager.close)
+            assert not manager._loader.serving().engine._thread.is_alive()  # type: ignore[attr-defined]
+            return (await task)[-1]
+
+    assert asyncio.run(close()).finish_reason is FinishReason.ABORT
+    server.silent = False
 
 
 def test_closing_ends_everything(opened: Open, server: Server) -> None:

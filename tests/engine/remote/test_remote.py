@@ -152,6 +152,20 @@ def test_a_server_that_takes_no_ids_is_given_text(
     assert text(said) == "as text"
 
 
+def test_a_server_that_does_not_tell_its_ids_is_tried(opened: Open, server: Server) -> None:
+    """llama.cpp's has the same path for it, and looks for the text elsewhere."""
+    server.encode = lambda said: []
+    assert opened(server).status().ready
+
+
+def test_more_stop_strings_than_servers_take(opened: Open, server: Server, encode: Encode) -> None:
+    server.script = lambda body: encode("one two STOP three")
+    stops = (*(f"never {i}" for i in range(18)), "\ud800", "STOP")
+    said = ask(opened(server), ChatRequest(HELLO, sampling=Sampling(stop=stops)))
+    assert text(said) == "one two "
+    assert len(server.asked[0]["stop"]) == 16
+
+
 def test_the_context_is_the_shorter_one(opened: Open, server: Server) -> None:
     server.longest = 100
     assert opened(server).context_length == 100

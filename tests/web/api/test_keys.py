@@ -119,6 +119,27 @@ def test_api_keys_of_its_own_win() -> None:
     assert not rules.allows_api(scope(), "pw")
 
 
+def test_web_pages_of_an_origin_may_use_the_api() -> None:
+    manager = fake_manager(FakeEngine(echo))
+    manager.wait()
+    friend = "https://chat.example.com"
+    with serving(manager, Access(api_keys=("key",), origins=(friend,))) as url:
+        wish = {"Access-Control-Request-Method": "POST",
+                "Access-Control-Request-Headers": "authorization,content-type"}  # fmt: skip
+        path = f"{url}/v1/chat/completions"
+        allowed = httpx.options(path, headers={"Origin": friend, **wish})
+        assert allowed.status_code == 200
+        assert allowed.headers["access-control-allow-origin"] == friend
+        other = httpx.options(path, headers={"Origin": "https://evil.example", **wish})
+        assert other.status_code == 400
+        assert "access-control-allow-origin" not in other.headers
+        asked = httpx.get(f"{url}/v1/models", headers={"Origin": friend})
+        assert asked.status_code == 401  # with a key, like everybody
+        assert asked.headers["access-control-allow-origin"] == friend
+        page = httpx.get(f"{url}/config", headers={"Origin": friend})
+        assert page.headers.get("access-control-allow-origin") != friend
+
+
 def test_an_admin_key_alone_closes_nothing() -> None:
     rules = Access(admin_key="boss")
     assert rules.allows_api(scope(), "")
