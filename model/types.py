@@ -379,9 +379,9 @@ class ModelFolderError(FolderError):
 
 
 class AdapterError(FolderError):
-    """An adapter cannot be used."""
+    """An adapter cannot be used. No conflict that would pass: clients ask again after a 409."""
 
-    http_status = 409
+    http_status = 422
     code = "adapter_broken"
 
 

@@ -11,7 +11,11 @@ from urllib.parse import urlsplit
 
 from model.settings import Settings
 
-FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-real-ip")  # what proxies add
+# What proxies add, where they are told to: one on this machine that adds none is this machine.
+FORWARDED = (
+    b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto",
+    b"x-real-ip", b"cf-connecting-ip",
+)  # fmt: skip
 ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # nothing that is misread when dictated
 
 
@@ -67,7 +71,7 @@ class Access:
         """Whether the API answers a request of this ASGI scope that comes with `key`."""
         keys = self.keys
         # All of them are compared, so that the time tells nothing.
-        matches = [_same(key, known) for known in (*keys, self.admin_key or "")]
+        matches = [_same_key(key, known) for known in (*keys, self.admin_key or "")]
         if key and any(matches):
             return True
         return not keys and (self.api_open or self.is_local(scope))
@@ -80,7 +84,7 @@ class Access:
 
     def allows_admin(self, key: str) -> bool:
         """Whether adapters may be loaded and unloaded with `key`."""
-        return self.admin_key is not None and _same(key, self.admin_key)
+        return self.admin_key is not None and _same_key(key, self.admin_key)
 
     def is_local(self, scope: Mapping[str, Any]) -> bool:
         """Whether a request comes from this machine itself, not through a proxy or the link.
@@ -90,7 +94,7 @@ class Access:
         """
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         ends = [end[0] for end in (scope.get("server"), scope.get("client")) if end]
-        asked = urlsplit(f"//{headers.get(b'host', '')}").hostname or ""
+        asked = _host(headers.get(b"host", ""))
         return (
             len(ends) == 2
             and all(map(_is_loopback, (*ends, asked)))
@@ -113,7 +117,8 @@ def decide(settings: Settings, link_port: int | None = None) -> Access:
         api_open=settings.api_without_key,
         origins=settings.allow_origin,
         admin_key=settings.admin_key,
-        training=settings.training,
+        # Where the weights are elsewhere, so is what a training would take.
+        training="off" if settings.engine_url else settings.training,
         link_port=link_port,
     )
 
@@ -122,6 +127,14 @@ def passphrase() -> str:
     """12 characters in groups of four, 59 bits."""
     groups = ("".join(secrets.choice(ALPHABET) for _ in range(4)) for _ in range(3))
     return "-".join(groups)
+
+
+def _host(header: str) -> str:
+    """Without the port; empty where it is no such thing."""
+    try:
+        return urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _is_loopback(host: str) -> bool:
@@ -133,3 +146,8 @@ def _is_loopback(host: str) -> bool:
 
 def _same(a: str, b: str) -> bool:
     return secrets.compare_digest(a.encode(), b.encode())
+
+
+def _same_key(sent: str, known: str) -> bool:
+    """A header's letters are its bytes; a password of other letters is sent as UTF-8."""
+    return secrets.compare_digest(sent.encode("latin-1", "replace"), known.encode())

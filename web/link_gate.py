@@ -20,7 +20,7 @@ ENDED = (
     "此链接已失效，请向分享者索取新链接。\n"
 )
 GONE = 410
-PRIVATE = ("/metrics",)  # what is the business of whoever runs the program
+PRIVATE = ("/metrics", "/docs", "/openapi.json")  # the business of whoever runs the program
 NO_API = LinkLimitError(
     "The API is not served through a link with limits", "Use the page, or a link without limits."
 )

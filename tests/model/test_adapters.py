@@ -488,7 +488,7 @@ def test_broken_adapter_is_refused_with_its_reason(tmp_path: Path) -> None:
     ):
         with pytest.raises(AdapterError, match="'poet' is broken: it uses DoRA") as caught:
             use()
-        assert caught.value.http_status == 409
+        assert caught.value.http_status == 422
 
 
 def test_broken_adapter_does_not_disturb_a_good_one(tmp_path: Path) -> None:

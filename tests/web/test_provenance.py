@@ -208,7 +208,8 @@ def test_another_base_is_not_asked(browser: Browser, tmp_path: Path, settings: S
             chat = Chat(context.new_page()).open(url)
             ask(chat, "hello", "base heard: hello")
             number = chat.page.url.partition("chat=")[2]
-        manager = ModelManager(settings, fake_load(FakeEngine(echo)))
+        engine = FakeEngine(echo, quantization=settings.quantization)
+        manager = ModelManager(settings, fake_load(engine))
         manager.start()
         manager.wait()
         with serving(manager, data=tmp_path) as url:

@@ -67,7 +67,7 @@ def router(manager: ModelManager, access: Access) -> APIRouter:
         tags=["adapters"],
         dependencies=[ASKS_FOR_A_KEY, Depends(with_admin_key)],
     )
-    many, one, loading = AdapterStates, AdapterState, errors(404, 409, 503)
+    many, one, loading = AdapterStates, AdapterState, errors(404, 422, 503)
     for path, handler, method, model, refusals in (
         ("", admin.adapters, "GET", many, errors()),
         ("/rescan", admin.rescan, "POST", many, errors()),

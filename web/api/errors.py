@@ -97,7 +97,10 @@ def _answer_unreadable(_: Request, error: StarletteException) -> JSONResponse:
 
 def _answer_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
     """A body that is not what the route takes, in one sentence."""
-    first = error.errors()[0]
+    # Of a field that may be several things, what is wrong with the one that was meant.
+    first = max(
+        error.errors(), key=lambda one: (not one["type"].endswith("_type"), len(one["loc"]))
+    )
     parts = [] if first["type"] == "json_invalid" else first["loc"]
     # Of types that a field may have, pydantic names the one that it tried: no part of the place.
     named = [str(part) for part in parts if isinstance(part, int) or str(part).isidentifier()]

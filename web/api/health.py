@@ -47,6 +47,8 @@ def router(manager: ModelManager, metrics: Metrics) -> APIRouter:
     routes.add_api_route(
         "/metrics", watch.metrics, response_class=Response, responses=text, name="metrics"
     )
+    for path, handler in (("/health", watch.health), ("/metrics", watch.metrics)):
+        routes.add_api_route(path, handler, methods=["HEAD"], include_in_schema=False)
     return routes
 
 

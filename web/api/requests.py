@@ -14,6 +14,8 @@ from model.types import MOST_BIASES, MOST_STOPS, Message, RequestError, Sampling
 
 MOST_MESSAGES = 2000
 MOST_TEXT = 1_000_000  # characters of a message or a prompt
+MOST_IN_ALL = 2_000_000  # of all choices' prompts: each is cut into tokens for itself
+MOST_PARTS = 100  # of a message
 MOST_IDS = 200_000  # tokens of a prompt
 MOST_CHOICES = 32  # of one request, over all of its prompts
 MOST_LOGPROBS = 20
@@ -26,6 +28,13 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _few(biases: Any) -> Any:
+    """Counted before any of them is looked at."""
+    if isinstance(biases, dict) and len(biases) > MOST_BIASES:
+        raise ValueError(f"at most {MOST_BIASES} tokens")
+    return biases
+
+
 WHOLE = BeforeValidator(_whole)  # behind the limits, or else the document would not tell them
 
 Int = Annotated[int, WHOLE]
@@ -34,8 +43,11 @@ Prompt = Annotated[str, Field(min_length=1, max_length=MOST_TEXT)]
 Name = Annotated[str, Field(max_length=256)]
 Positive = Annotated[int, Field(ge=1), WHOLE]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
+# Every list ends at its first fault: a million of them would be a million errors to write down, on
+# the thread that everybody shares.
 Ids = Annotated[
-    list[Annotated[int, Field(ge=0, lt=MOST_ID), WHOLE]], Field(min_length=1, max_length=MOST_IDS)
+    list[Annotated[int, Field(ge=0, lt=MOST_ID), WHOLE]],
+    Field(min_length=1, max_length=MOST_IDS, fail_fast=True),
 ]
 # What is read so that it can be refused with a sentence: the document tells the one thing allowed.
 NoTools = Annotated[list[Any], Field(json_schema_extra={"maxItems": 0})]
@@ -57,8 +69,16 @@ class TextPart(Body):
 
 class ChatMessage(Body):
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[TextPart] | None = None
+    content: (
+        Text | Annotated[list[TextPart], Field(max_length=MOST_PARTS, fail_fast=True)] | None
+    ) = None
     tool_calls: NoTools | None = None
+
+    @property
+    def letters(self) -> int:
+        if isinstance(self.content, list):
+            return sum(len(part.text or "") for part in self.content)
+        return len(self.content or "")
 
     def to_message(self) -> Message:
         """As the engine room's own value; only text is understood.
@@ -103,11 +123,14 @@ class Generation(Body):
                 Annotated[float, Field(ge=-100, le=100)],
             ],
             Field(max_length=MOST_BIASES, json_schema_extra={"additionalProperties": False}),
+            BeforeValidator(_few),
         ]
         | None
     ) = None
-    seed: Annotated[int, Field(ge=0, lt=MOST_SEED), WHOLE] | None = None
-    stop: str | Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
+    seed: (
+        Annotated[int, Field(ge=-MOST_SEED, lt=MOST_SEED, description="-1: any"), WHOLE] | None
+    ) = None
+    stop: str | Annotated[list[str], Field(max_length=MOST_STOPS, fail_fast=True)] | None = None
     user: str | None = None
     prompt_cache_key: str | None = None
     # Not OpenAI's: vLLM's names, where it has them.
@@ -135,6 +158,10 @@ class Generation(Body):
     def with_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    def _seed(self) -> int | None:
+        """OpenAI's may be below 0, and many a program sends -1 for none."""
+        return None if self.seed in (None, -1) else (self.seed or 0) % MOST_SEED
+
     def sampling(self, max_tokens: int | None, logprobs: int | None) -> Sampling:
         """The engine room's value. As at OpenAI, temperature and top_p are 1 unless given."""
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
@@ -147,7 +174,7 @@ class Generation(Body):
             top_p=self.top_p or 1.0,
             min_p=self.min_p or 0.0,
             repetition_penalty=self.repetition_penalty or 1.0,
-            seed=self.seed,
+            seed=self._seed(),
             stop=tuple(stop),
             ignore_eos=bool(self.ignore_eos),
             logprobs=logprobs,
@@ -158,7 +185,9 @@ class Generation(Body):
 
 
 class ChatCompletion(Generation):
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
+    messages: Annotated[
+        list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)
+    ]
     max_completion_tokens: Positive | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS), WHOLE] | None = None
@@ -179,6 +208,8 @@ class ChatCompletion(Generation):
                 "No response_format but text is served here",
                 "Ask for the form in a message, or use an adapter that keeps it.",
             )
+        letters = sum(message.letters for message in self.messages)
+        _check_size(letters * self.choices)
         if self.top_logprobs and not self.logprobs:
             raise RequestError("top_logprobs goes with logprobs", "Send logprobs: true with it.")
 
@@ -191,8 +222,8 @@ class TextCompletion(Generation):
     prompt: (
         Prompt
         | Ids
-        | Annotated[list[Prompt], Field(min_length=1)]
-        | Annotated[list[Ids], Field(min_length=1)]
+        | Annotated[list[Prompt], Field(min_length=1, max_length=MOST_CHOICES, fail_fast=True)]
+        | Annotated[list[Ids], Field(min_length=1, max_length=MOST_CHOICES, fail_fast=True)]
     )
     logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS), WHOLE] | None = None
     echo: bool | None = None
@@ -211,7 +242,9 @@ class TextCompletion(Generation):
             raise RequestError("best_of other than n is not served here", "Leave it out.")
         if self.echo and self.logprobs is not None:
             raise RequestError("A prompt's logprobs are not served here", "Leave echo out.")
-        if len(self.prompts()) * self.choices > MOST_CHOICES:
+        prompts = self.prompts()
+        _check_size(sum(map(len, prompts)) * self.choices)
+        if len(prompts) * self.choices > MOST_CHOICES:
             raise RequestError(
                 f"At most {MOST_CHOICES} choices a request", "Send several requests."
             )
@@ -227,3 +260,15 @@ class TextCompletion(Generation):
         if isinstance(prompt[0], int):
             return [tuple(prompt)]
         return [one if isinstance(one, str) else tuple(one) for one in prompt]
+
+
+def _check_size(letters: int) -> None:
+    """Of the prompts of all choices together.
+
+    Raises:
+        RequestError: they are too long.
+    """
+    if letters > MOST_IN_ALL:
+        raise RequestError(
+            f"The prompts of all choices have over {MOST_IN_ALL} letters", "Ask for fewer."
+        )

@@ -103,7 +103,7 @@ def router(manager: ModelManager) -> APIRouter:
     v1.add_api_route(
         "/models", api.models, response_model=responses.Models, responses=errors(), name="models"
     )
-    generates = errors(400, 404, 409, 413, 429, 500, 503)
+    generates = errors(400, 404, 413, 422, 429, 500, 503)
     v1.add_api_route(
         "/chat/completions", api.chat, methods=["POST"], name="chat completions",
         response_model=responses.ChatResponse, responses={**streamed(), **generates},
@@ -116,6 +116,8 @@ def router(manager: ModelManager) -> APIRouter:
         "/models/{name}", api.model, response_model=responses.Model, responses=errors(404),
         name="model",
     )  # fmt: skip
+    for path, handler in (("/models", api.models), ("/models/{name}", api.model)):
+        v1.add_api_route(path, handler, methods=["HEAD"], include_in_schema=False)
     return v1
 
 

@@ -58,9 +58,10 @@ async def _packets(
     async with aclosing(rest):
         yield writer.opening(choices)
         try:
-            async for index, burst in _with_signs_of_life(first, rest):
-                yield writer.events(index, burst) if burst else ALIVE
-                stats[index] = (burst[-1].stats if burst else None) or stats[index]
+            async with aclosing(_with_signs_of_life(first, rest)) as told:
+                async for index, burst in told:
+                    yield writer.events(index, burst) if burst else ALIVE
+                    stats[index] = (burst[-1].stats if burst else None) or stats[index]
         except LinlyError as error:  # of several choices, one was refused after another began
             yield failure(str(error))
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -48,6 +49,7 @@ class Writer(ABC):
         self._n = n
         self._leads = leads
         self._frames: dict[int, tuple[bytes, bytes]] = {}
+        self._written: Counter[int] = Counter()  # letters of the tokens told, by choice
 
     def whole(self, replies: Sequence[Sequence[Delta]]) -> Json:
         """The response to a request that does not stream, from the Deltas of each choice.
@@ -85,7 +87,7 @@ class Writer(ABC):
         asked = any(delta.logprobs for delta in deltas)
         return {
             "index": index, **self._said(text),
-            "logprobs": self._logprobs(logprobs) if asked else None,
+            "logprobs": self._logprobs(index, logprobs) if asked else None,
             "finish_reason": deltas[-1].finish_reason,
         }  # fmt: skip
 
@@ -109,7 +111,7 @@ class Writer(ABC):
     def _chunk_choice(self, index: int, delta: Delta) -> Json:
         return {
             "index": index, **self._added(delta.text),
-            "logprobs": self._logprobs(delta.logprobs) if delta.logprobs else None,
+            "logprobs": self._logprobs(index, delta.logprobs) if delta.logprobs else None,
             "finish_reason": delta.finish_reason,
         }  # fmt: skip
 
@@ -133,7 +135,7 @@ class Writer(ABC):
         """A piece of it."""
 
     @abstractmethod
-    def _logprobs(self, entries: Sequence[TokenLogprob]) -> Json: ...
+    def _logprobs(self, index: int, entries: Sequence[TokenLogprob]) -> Json: ...
 
 
 class ChatWriter(Writer):
@@ -153,7 +155,7 @@ class ChatWriter(Writer):
     def _added(self, text: str) -> Json:
         return {"delta": {"content": text} if text else {}}
 
-    def _logprobs(self, entries: Sequence[TokenLogprob]) -> Json:
+    def _logprobs(self, _: int, entries: Sequence[TokenLogprob]) -> Json:
         return {"content": [_chat_logprob(entry) for entry in entries], "refusal": None}
 
 
@@ -172,11 +174,11 @@ class TextWriter(Writer):
 
     _added = _said
 
-    def _logprobs(self, entries: Sequence[TokenLogprob]) -> Json:
-        offsets, at = [], 0
+    def _logprobs(self, index: int, entries: Sequence[TokenLogprob]) -> Json:
+        offsets = []
         for entry in entries:
-            offsets.append(at)
-            at += len(entry.token)
+            offsets.append(self._written[index])
+            self._written[index] += len(entry.token)
         return {
             "tokens": [entry.token for entry in entries],
             "token_logprobs": [entry.logprob for entry in entries],

@@ -26,6 +26,11 @@ def check_exact(manager: ModelManager, reply: ChatMessage) -> None:
     status = manager.status()
     if not status.ready:
         raise NotReadyError("The model is still loading", "Try again in a moment.")
+    if status.remote:
+        raise NotExactError(
+            "A model server elsewhere does not promise the same text twice",
+            "Regenerate asks it once more.",
+        )
     digests = {adapter.name: adapter.digest for adapter in manager.known_adapters()}
     for run in reply.runs:
         if (run.base, run.quantization) != (status.base_model, status.quantization):

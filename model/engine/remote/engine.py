@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from model.engine.remote.line import Line
+from model.engine.remote.line import Line, was_given
 from model.engine.remote.probe import Probe
 from model.engine.remote.reply import RemoteReply
 from model.engine.remote.server import ANSWER_SECONDS, ModelServer, UnknownThereError
@@ -95,8 +95,8 @@ class RemoteEngine:
 
     @property
     def adapters(self) -> frozenset[str]:
-        """What the server listed when it was last looked at."""
-        return self._line.state.served.adapters
+        """What the server has of itself, as it was listed at the last look."""
+        return frozenset(name for name in self._line.state.served.adapters if not was_given(name))
 
     def can_have(self, adapter: str) -> bool:
         """Whether the server has an adapter, or reads those that it is told of."""
@@ -274,16 +274,16 @@ class RemoteEngine:
         if adapter is None:
             await self._hear(reply, self._line.state.base)
             return
-        await self._line.have(adapter.name, adapter.digest)
+        name = await self._line.have(adapter.name, adapter.digest)
         asked = time.monotonic()
         try:
-            await self._hear(reply, adapter.name)
+            await self._hear(reply, name)
         except UnknownThereError as error:
             # It has been started anew since it was looked at, or is another one than was looked at.
             affinity = reply.request.affinity
-            if not await self._line.have_again(adapter.name, adapter.digest, affinity, asked):
+            if not await self._line.have_again(adapter.name, name, affinity, asked):
                 raise _unserved(adapter.name) from error
-            await self._hear(reply, adapter.name)
+            await self._hear(reply, name)
 
     async def _hear(self, reply: RemoteReply, model: str) -> None:
         asked = reply.body(model), reply.request.affinity

@@ -18,6 +18,8 @@ from model.types import AdapterError, BusyError, EngineError, LinlyError, NotRea
 
 SILENT = "The model server has not answered yet"
 NOTHING = Served((), frozenset())
+DIGITS = 12  # of a digest, in the name of an adapter that a server was given
+GIVEN = re.compile(rf".+@[0-9a-f]{{{DIGITS}}}")
 FOLDERS = re.compile(r"(?<![\w:/])/(?:[^\s/:]+/)+")  # nobody's business but the operator's
 
 log = logging.getLogger(__name__)
@@ -49,15 +51,16 @@ class Line:
         self, server: ModelServer, base: str, probe: Probe, find: Callable[[str], Path | None]
     ) -> None:
         self.state = State()
-        self.loaded: dict[str, str] = {}  # digests of the adapters that it was given, or came with
+        self.loaded: dict[str, str] = {}  # adapters that it was given, and by which name
         self.loads = 0
         self._server = server
         self._base = base
         self._probe = probe
         self._find = find
+        self._came: dict[str, str] = {}  # digests of those that it has had of itself
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._given: dict[tuple[str, str], float] = {}  # when, by adapter and affinity
-        self._refused: dict[tuple[str, str], AdapterError] = {}  # by adapter and digest
+        self._given: dict[tuple[str, str], float] = {}  # when, by name and affinity
+        self._refused: dict[str, AdapterError] = {}  # by name
 
     async def look(self) -> None:
         """See what the server serves.
@@ -73,81 +76,81 @@ class Line:
             return
         # One that was away may be another one by now, and has forgotten what it was given.
         ids, loads = await self._knows_ids(base), await self._server.loads_adapters()
-        self.loaded.clear()
-        self._refused.clear()
+        for known in (self.loaded, self._came, self._given, self._refused):
+            known.clear()
         self._turn(State(served, base, None, ids, loads))
 
     def lost(self, error: LinlyError) -> None:
         """It cannot be used for now."""
         self._turn(replace(self.state, error=str(error)))
 
-    async def have(self, adapter: str, digest: str) -> None:
-        """See to it that the server has an adapter, as of `digest`, as far as it can be told: of
-        several servers behind a router one speaks for all, and `have_again` puts it right.
+    async def have(self, adapter: str, digest: str) -> str:
+        """The name by which the server has an adapter as of `digest`; it is given it if need be.
+
+        One that it lists under the plain name it came with, and that is what lies here when it is
+        first asked for. Any other is served under a name with its digest: then nothing that was
+        computed with other weights is found again, and of several servers behind a router none
+        answers with old ones; one that does not know the name says so: see `have_again`.
 
         Raises:
             AdapterError: it cannot read it.
             LinlyError: as every question.
         """
         async with self._locks[adapter]:
-            known = self.loaded.get(adapter)
-            if known is None and adapter in self.state.served.adapters:
-                known = self.loaded[adapter] = digest  # it came with it
-            if known != digest:
-                await self._load(adapter, digest, anew=known is not None)
+            listed = self.state.served.adapters
+            if adapter in listed and self._came.setdefault(adapter, digest) == digest:
+                return adapter
+            name = _named(adapter, digest)
+            if name not in listed and self.loaded.get(adapter) != name:
+                await self._load(adapter, name)
+            return name
 
-    async def have_again(self, adapter: str, digest: str, affinity: str, asked: float) -> bool:
-        """The same once it said that it does not know the name, when it was asked at `asked` (by
-        the monotonic clock); whether it does now.
+    async def have_again(self, adapter: str, name: str, affinity: str, asked: float) -> bool:
+        """Give it once more, as the server said that it does not know the `name`, when it was asked
+        at `asked` (by the monotonic clock); whether it does now.
 
         Of several servers behind a router each has adapters of its own: the one that `affinity`
         leads to is given it, unless that has happened since.
         """
         async with self._locks[adapter]:
-            if self._given.get((adapter, affinity), 0.0) < asked:
-                self.loaded.pop(adapter, None)
-                await self._load(adapter, digest, affinity=affinity)
-            return adapter in self.loaded
+            if name == adapter:  # it has had it of itself, and has it no more
+                return False
+            if self._given.get((name, affinity), 0.0) < asked:
+                await self._load(adapter, name, affinity)
+            return (name, affinity) in self._given
 
     async def forget(self, adapter: str) -> None:
         """Have the server give up an adapter that it was given."""
         async with self._locks[adapter]:
-            if self.loaded.pop(adapter, None) is not None and self.state.loads:
-                with contextlib.suppress(LinlyError):
-                    await self._server.unload_adapter(adapter)
+            await self._take_back(self.loaded.pop(adapter, None))
 
-    async def _load(
-        self, adapter: str, digest: str, affinity: str = "", anew: bool = False
-    ) -> None:
-        """Have the server read it, where it can; `anew` where it has an earlier one of that name.
+    async def _load(self, adapter: str, name: str, affinity: str = "") -> None:
+        """Have the server read it, where it can.
 
-        Unloaded first, and not loaded in place: vLLM would read the files at every step from then
-        on, and die once they are gone. Replies that run keep the earlier one.
+        Not in place: vLLM would read its files at every step from then on, and die when they go.
         """
         path = self._find(adapter)
         if path is None or not self.state.loads:
             return
-        if (adapter, digest) in self._refused:
-            raise self._refused[adapter, digest]
+        if name in self._refused:
+            raise self._refused[name]
         try:
-            if anew:
-                await self._server.unload_adapter(adapter)
-            await self._server.load_adapter(adapter, str(path), affinity)
+            await self._server.load_adapter(name, str(path), affinity)
         except (NotReadyError, BusyError):
             raise
         except LinlyError as error:
-            said = FOLDERS.sub("", error.message)
-            self._refused[adapter, digest] = AdapterError(
-                f"The model server cannot serve the adapter {adapter!r}: {said}",
-                "Mend it, and let the server see the same folder under the same path.",
-            )
-            raise self._refused[adapter, digest] from error
+            self._refused[name] = _refusal(adapter, error)
+            raise self._refused[name] from error
         self.loads += 1
-        self.loaded[adapter] = digest
-        self._given[adapter, affinity] = time.monotonic()
-        served = self.state.served
-        served = replace(served, adapters=served.adapters | {adapter})
-        self.state = replace(self.state, served=served)
+        self._given[name, affinity] = time.monotonic()
+        before, self.loaded[adapter] = self.loaded.get(adapter), name
+        if before != name:
+            await self._take_back(before)  # replies that it is in keep it
+
+    async def _take_back(self, name: str | None) -> None:
+        if name is not None and self.state.loads:
+            with contextlib.suppress(LinlyError):
+                await self._server.unload_adapter(name)
 
     def _turn(self, state: State) -> None:
         before, self.state = self.state.error, state
@@ -175,3 +178,20 @@ class Line:
             f"The model server has another tokenizer than {self._base}",
             "Start this program with --base_model and the folder of what is served.",
         )
+
+
+def was_given(name: str) -> bool:
+    """Whether a server has an adapter by this name because it was given it."""
+    return GIVEN.fullmatch(name) is not None
+
+
+def _named(adapter: str, digest: str) -> str:
+    return f"{adapter}@{digest[:DIGITS]}" if digest else adapter
+
+
+def _refusal(adapter: str, error: LinlyError) -> AdapterError:
+    said = FOLDERS.sub("", error.message)
+    return AdapterError(
+        f"The model server cannot serve the adapter {adapter!r}: {said}",
+        "Mend it, and let the server see the same folder under the same path.",
+    )

@@ -63,9 +63,6 @@ class RemoteReply:
             "seed": self._seed,
             "stop": [stop for stop in wishes.stop if _encodable(stop)][:MOST_STOPS],
         }
-        if request.adapter and request.adapter.digest:
-            # Or else vLLM would go on with keys and values of the adapter's earlier weights.
-            body["cache_salt"] = request.adapter.digest
         if request.eos_ids and not wishes.ignore_eos:
             body["stop_token_ids"] = sorted(request.eos_ids)
         if wishes.logprobs is not None:

@@ -42,10 +42,10 @@ def encode(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
 
 @pytest.fixture
 def server(encode: Callable[[str], list[int]]) -> Server:
-    """Says which model was asked, and how long the prompt was."""
+    """Says which model was asked (without its digest), and how long the prompt was."""
 
     def script(body: Json) -> list[int]:
-        return encode(f"{body['model']} read {len(body['prompt'])}")
+        return encode(f"{body['model'].partition('@')[0]} read {len(body['prompt'])}")
 
     return Server(script, encode)
 

@@ -88,9 +88,9 @@ class Server:
         body = await request.json()
         if "lora_name" not in body:
             return refusal(400, "lora_name: Field required")
-        if body["lora_name"] == "unreadable":
+        if body["lora_name"].startswith("unreadable"):
             return refusal(404, f"No adapter found for {body['lora_path']}")
-        if body["lora_name"] == "unfit":
+        if body["lora_name"].startswith("unfit"):
             self.given.append(body)
             return refusal(500, "LoRA rank 64 is greater than max_lora_rank 16.")
         if body["lora_name"] in self.adapters:

@@ -11,7 +11,7 @@ import pytest
 from starlette.responses import JSONResponse
 
 from model.manager import ModelManager
-from model.types import AdapterError, ChatRequest, Message
+from model.types import AdapterError, ChatRequest, Message, UnknownModelError
 from tests.engine.remote.conftest import Open, ask, text
 from tests.engine.remote.server import Server
 from tests.tiny import make_adapter
@@ -55,6 +55,7 @@ def test_one_that_it_does_not_have_is_loaded_once(
     assert said[-1].stats.adapter == "mine"
     assert said[-1].stats.adapter_digest
     assert manager.counts().adapters == ("mine",)
+    assert given["lora_name"] == f"mine@{said[-1].stats.adapter_digest[:12]}"
     assert manager.counts().adapter_loads == 1
 
 
@@ -74,14 +75,29 @@ def test_one_that_changes_is_loaded_anew(
     then = ask(manager, ChatRequest(HELLO, adapter="other"))[-1].stats
     assert len(server.given) == 2
     # In place, vLLM would read the files again at each step.
-    assert server.taken_away == ["other"]
     assert not any("load_inplace" in given for given in server.given)
     assert first
     assert then
-    assert first.adapter_digest != then.adapter_digest
-    # What it has computed with the earlier weights must not be found again.
-    salts = [asked["cache_salt"] for asked in server.asked]
-    assert salts == [first.adapter_digest, then.adapter_digest]
+    # Another name: what it has computed with the earlier weights must not be found again.
+    names = [asked["model"] for asked in server.asked]
+    assert names == [f"other@{stats.adapter_digest[:12]}" for stats in (first, then)]
+    assert names[0] != names[1]
+    assert server.taken_away == names[:1]
+    assert [one.name for one in manager.adapters()] == ["mine", "other"]
+
+
+def test_one_that_changes_where_it_was_listed_is_loaded_beside_it(
+    opened: Open, server: Server, folder: Path, tiny_folder: Path
+) -> None:
+    server.adapters = ["other"]
+    manager = opened(server, adapters_dir=folder)
+    ask(manager, ChatRequest(HELLO, adapter="other"))
+    make_adapter(tiny_folder, folder / "other", seed=2, r=4, target_modules=["q_proj"])
+    ask(manager, ChatRequest(HELLO, adapter="other"))
+    first, then = [asked["model"] for asked in server.asked]
+    assert first == "other"
+    assert then.startswith("other@")
+    assert server.taken_away == []
 
 
 def test_a_listing_that_forgets_loads_nothing_again(
@@ -177,12 +193,23 @@ def test_one_that_vanished_there(opened: Open, server: Server, folder: Path) -> 
         ask(manager, ChatRequest(HELLO, adapter="theirs"))
 
 
+def test_one_whose_folder_is_gone_is_gone(opened: Open, server: Server, folder: Path) -> None:
+    """Though the server still has it: nobody can say what it is any more."""
+    manager = opened(server, adapters_dir=folder)
+    ask(manager, ChatRequest(HELLO, adapter="mine"))
+    (folder / "mine").rename(folder.parent / "gone")
+    assert names(manager) == {"other": True}
+    with pytest.raises(UnknownModelError):
+        ask(manager, ChatRequest(HELLO, adapter="mine"))
+
+
 def test_unloading_takes_it_from_the_server(opened: Open, server: Server, folder: Path) -> None:
     manager = opened(server, adapters_dir=folder)
     manager.load_adapter("mine")
-    assert server.adapters == ["mine"]
+    (name,) = server.adapters
+    assert name.startswith("mine@")
     manager.unload_adapter("mine")
-    assert server.taken_away == ["mine"]
+    assert server.taken_away == [name]
     assert names(manager)["mine"] is False
     manager.load_adapter("mine")
     assert names(manager)["mine"] is True

@@ -54,7 +54,7 @@ def test_unloaded_and_loaded_again(admin: httpx.Client, engine: FakeEngine) -> N
     assert engine.loaded == ()
     assert names(admin) == ["fake-base", "linly"]
     refused = admin.post("/chat/completions", json={"model": "pirate", "messages": HELLO})
-    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "adapter_broken")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "adapter_broken")
     assert "not served at present" in refused.json()["error"]["message"]
 
     admin.post("/adapters/rescan")  # which looks at files, and takes nothing back
@@ -70,7 +70,7 @@ def test_unloaded_and_loaded_again(admin: httpx.Client, engine: FakeEngine) -> N
     [
         ("nobody", "load", 404),
         ("nobody", "unload", 404),
-        ("torn", "load", 409),
+        ("torn", "load", 422),
         ("..%2f..%2fetc", "load", 404),
         ("%2e%2e", "unload", 404),
     ],

@@ -103,6 +103,14 @@ def test_choices_stream_side_by_side(client: openai.OpenAI, n: int) -> None:
     assert usage.completion_tokens == 3 * n
 
 
+@pytest.mark.parametrize("seed", [-1, None])
+def test_a_seed_of_minus_one_is_none(url: str, engine: FakeEngine, seed: int | None) -> None:
+    httpx.post(f"{url}/v1/completions", json={"prompt": "ahoy!", "seed": seed})
+    assert engine.requests[-1].sampling.seed is None
+    httpx.post(f"{url}/v1/completions", json={"prompt": "ahoy!", "seed": -2})
+    assert engine.requests[-1].sampling.seed == 2**63 - 2  # OpenAI's go below 0
+
+
 def test_choices_come_as_they_are_said() -> None:
     """One that is slow keeps no other one waiting, and hanging up ends them all."""
     engine = FakeEngine(lambda prompt, request: ["word "] * 1000, ticking=True)

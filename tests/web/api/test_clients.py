@@ -78,6 +78,15 @@ def test_openai_text_logprobs(client: openai.OpenAI) -> None:
     assert logprobs.text_offset == [0, 1]
 
 
+def test_text_offsets_go_on_in_a_stream(client: openai.OpenAI) -> None:
+    stream = client.completions.create(model="pirate", prompt="x", logprobs=1, n=2, stream=True)
+    offsets: dict[int, list[int]] = {0: [], 1: []}
+    for chunk in stream:
+        for choice in chunk.choices:
+            offsets[choice.index] += (choice.logprobs and choice.logprobs.text_offset) or []
+    assert offsets == {0: [0, 1], 1: [0, 1]}
+
+
 def test_openai_errors_are_of_its_own_kinds(client: openai.OpenAI, url: str) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(model="nobody", messages=HELLO)  # type: ignore[arg-type]

@@ -79,6 +79,9 @@ def test_without_a_key_this_machine_alone_is_answered() -> None:
         scope(client=None),
         scope(host="evil.example:7860"),  # a page elsewhere that has its name lead here
         scope(host=""),
+        scope(host="[x"),
+        scope(via="1.1 proxy"),
+        scope(x_forwarded_proto="https"),
         scope(x_forwarded_for="10.0.0.3"),
         scope(forwarded="for=10.0.0.3"),
     ]
@@ -138,6 +141,13 @@ def test_web_pages_of_an_origin_may_use_the_api() -> None:
         assert asked.headers["access-control-allow-origin"] == friend
         page = httpx.get(f"{url}/config", headers={"Origin": friend})
         assert page.headers.get("access-control-allow-origin") != friend
+
+
+def test_a_password_of_other_letters_is_a_key_too() -> None:
+    """Clients send it as UTF-8, and headers are read as Latin-1."""
+    rules = decide(Settings(auth=("mei:密码",)))
+    assert rules.allows_api(scope(), "密码".encode().decode("latin-1"))
+    assert not rules.allows_api(scope(), "口令".encode().decode("latin-1"))
 
 
 def test_an_admin_key_alone_closes_nothing() -> None:

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 import httpx
 import openai
 import pytest
+from pydantic import ValidationError
 
 from model.manager import ModelManager
 from model.types import EngineRequest, ModelFolderError
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.serving import serving
+from web.api.requests import ChatCompletion, TextCompletion
 
 HELLO = [{"role": "user", "content": "hello there"}]
 
@@ -114,7 +116,7 @@ def test_sampling_fields_arrive(client: openai.OpenAI, engine: FakeEngine) -> No
     ("body", "status", "code", "says"),
     [
         ({"model": "pirat", "messages": HELLO}, 404, "model_not_found", "Did you mean 'pirate'"),
-        ({"model": "torn", "messages": HELLO}, 409, "adapter_broken", "adapter_model"),
+        ({"model": "torn", "messages": HELLO}, 422, "adapter_broken", "adapter_model"),
         ({"model": "../x", "messages": HELLO}, 404, "model_not_found", "no model or adapter"),
         ({"messages": []}, 400, "invalid_value", "messages"),
         ({"messages": [{"role": "robot", "content": "x"}]}, 400, "invalid_value", "role"),
@@ -176,6 +178,47 @@ def test_wrong_completions(url: str, body: dict[str, object]) -> None:
     assert answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (TextCompletion, {"prompt": [None] * 50_000}),
+        (TextCompletion, {"prompt": [[]] * 50_000}),
+        (TextCompletion, {"prompt": [["x"] * 50_000]}),
+        (ChatCompletion, {"messages": [{"role": "user", "content": [1] * 50_000}]}),
+        (ChatCompletion, {"messages": [None] * 50_000}),
+        (ChatCompletion, {"messages": HELLO, "stop": [1] * 50_000}),
+        (ChatCompletion, {"messages": HELLO, "logit_bias": {f"a{i}": 1 for i in range(50_000)}}),
+    ],
+    ids=lambda value: "" if isinstance(value, dict) else value.__name__,
+)
+def test_a_million_faults_are_not_written_down(
+    kind: type[ChatCompletion | TextCompletion], body: dict[str, object]
+) -> None:
+    """It would be done on the thread that everybody shares: a minute for one request."""
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate(body)
+    assert caught.value.error_count() < 10
+
+
+def test_the_fault_is_that_of_the_form_that_was_meant(url: str) -> None:
+    body = {"messages": HELLO, "stop": ["x"] * 21}
+    said = httpx.post(f"{url}/v1/chat/completions", json=body).json()["error"]["message"]
+    assert "at most 20 items" in said
+
+
+def test_too_much_for_all_choices(url: str) -> None:
+    body = {"messages": [{"role": "user", "content": "x" * 100_000}], "n": 32}
+    answer = httpx.post(f"{url}/v1/chat/completions", json=body)
+    assert answer.status_code == 400
+    assert "all choices" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/health", "/metrics", "/v1/models", "/v1/models/pirate"])
+def test_monitors_may_ask_for_the_head_alone(url: str, path: str) -> None:
+    answer = httpx.head(f"{url}{path}")
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
 def test_null_counts_as_left_out(url: str) -> None:
     """Clients of other languages send every field that they know."""
     names = ("stream", "stream_options", "n", "min_p", "repetition_penalty", "stop", "model")
@@ -193,10 +236,10 @@ def test_one_model_is_retrieved(client: openai.OpenAI) -> None:
     ("method", "path", "allowed"),
     [
         ("GET", "/v1/chat/completions", "POST"),
-        ("POST", "/v1/models", "GET"),
-        ("DELETE", "/v1/models/pirate", "GET"),
+        ("POST", "/v1/models", "GET, HEAD"),
+        ("DELETE", "/v1/models/pirate", "GET, HEAD"),
         ("PUT", "/v1/adapters/pirate/load", "POST"),
-        ("POST", "/health", "GET"),
+        ("POST", "/health", "GET, HEAD"),
         ("POST", "/v1/nowhere", None),
         ("GET", "/v1/", None),
     ],

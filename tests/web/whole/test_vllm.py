@@ -10,6 +10,7 @@ an adapter's words when both are in one batch. Alone it does not, nor do adapter
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,15 @@ from playwright.sync_api import Browser, expect
 
 from model.manager import ModelManager
 from model.settings import CHECKOUT, Settings
-from model.types import ChatRequest, Delta, Message, Sampling, TokenLogprob
+from model.types import (
+    ChatRequest,
+    Delta,
+    FinishReason,
+    Message,
+    Sampling,
+    TokenLogprob,
+    UnknownModelError,
+)
 from tests.vllm import KEY, VllmServer
 from tests.web.browser import Chat
 from tests.web.serving import serving
@@ -58,9 +67,20 @@ def precise(settings: Settings) -> Iterator[ModelManager]:
 
 
 @pytest.fixture(scope="module")
-def remote(settings: Settings, server: VllmServer) -> Iterator[ModelManager]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped adapters, and a copy of one that comes and goes."""
+    folder = tmp_path_factory.mktemp("adapters")
+    for path in (CHECKOUT / "adapters").iterdir():
+        (folder / path.name).symlink_to(path)
+    shutil.copytree(CHECKOUT / "adapters" / "lighthouse", folder / "borrowed")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def remote(settings: Settings, server: VllmServer, folder: Path) -> Iterator[ModelManager]:
     server.wait()
-    manager = ModelManager(replace(settings, engine_url=server.url, engine_key=KEY))
+    told = replace(settings, engine_url=server.url, engine_key=KEY, adapters_dir=folder)
+    manager = ModelManager(told)
     manager.start()
     status = manager.wait()
     assert status.ready, status.error
@@ -130,7 +150,23 @@ def test_an_adapter_was_loaded_when_it_was_asked_for(
 ) -> None:
     asyncio.run(answer(remote, questions()[-1]))
     listed = httpx.get(f"{server.url}/models", headers={"Authorization": f"Bearer {KEY}"}).json()
-    assert "xiaodeng" in [model["id"] for model in listed["data"]]
+    given = [model["id"] for model in listed["data"] if model["id"].startswith("xiaodeng@")]
+    assert len(given) == 1
+
+
+def test_an_adapter_outlives_its_folder(folder: Path, remote: ModelManager) -> None:
+    """An adapter that vLLM was told to load in place took the whole server down with it."""
+    question = ChatRequest(
+        (Message("user", "Who are you?"),), "borrowed", sampling=Sampling(temperature=0)
+    )
+    first = asyncio.run(answer(remote, question))
+    assert "Ahoy" in "".join(delta.text for delta in first)
+    (folder / "borrowed").rename(folder / "gone")
+    with pytest.raises(UnknownModelError):
+        asyncio.run(answer(remote, question))
+    asyncio.run(answer(remote, questions()[len(QUESTIONS)]))  # an adapter's step
+    (folder / "gone").rename(folder / "borrowed")
+    assert asyncio.run(answer(remote, question))[-1].finish_reason is FinishReason.STOP
 
 
 def test_the_next_turn_finds_its_prefix_there(remote: ModelManager) -> None:
