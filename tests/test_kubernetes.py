@@ -12,6 +12,8 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 from tests.deployed import (
     DEPLOY,
@@ -26,6 +28,7 @@ from tests.deployed import (
     ports,
     walk,
 )
+from web.ui import drawn
 
 APART = {"kustomization.yaml", "load-model.yaml"}  # what `kubectl apply -k` does not send
 
@@ -52,7 +55,10 @@ def test_kustomize_sends_every_file_and_the_secrets_stay_out_of_git() -> None:
     assert "/deploy/kubernetes/secret.yaml" in ignored
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+@pytest.mark.skipif(
+    shutil.which("kubectl") is None,
+    reason="there is no kubectl, nor in CI: run by hand with kubectl 1.32",
+)
 def test_kubectl_builds_the_kustomization(tmp_path: Path) -> None:
     folder = tmp_path / "kubernetes"
     shutil.copytree(KUBERNETES, folder)
@@ -114,7 +120,7 @@ def test_every_key_that_a_pod_asks_for_is_in_its_secret_or_config_map() -> None:
                 asked.append((kind, found[field]["name"], None))
         if "secretName" in found:
             asked.append(("secret", found["secretName"], None))
-    assert len(asked) == 7
+    assert len(asked) == 8
     for kind, name, key in asked:
         assert (kind, name) in known
         assert key is None or key in known[(kind, name)]
@@ -159,9 +165,10 @@ def test_visitors_stay_with_a_pod() -> None:
     assert ingress["metadata"]["annotations"][nginx] == "cookie"
 
 
-@pytest.mark.parametrize(
-    ("name", "path"), [("chat", "/health"), ("vllm", "/health"), ("router", "/readiness")]
-)
+READY = {"chat": "/page/chat.js", "vllm": "/health", "router": "/readiness"}
+
+
+@pytest.mark.parametrize(("name", "path"), READY.items())
 def test_a_pod_is_asked_whether_it_is_ready_and_has_time_to_start(name: str, path: str) -> None:
     ready, start = (container(name)[f"{probe}Probe"] for probe in ("readiness", "startup"))
     assert ready["httpGet"] == {"path": path, "port": "http"}
@@ -169,8 +176,24 @@ def test_a_pod_is_asked_whether_it_is_ready_and_has_time_to_start(name: str, pat
     assert start["httpGet"]["port"] in ports(name)
 
 
-def test_a_page_whose_vllm_is_away_is_not_killed_for_it() -> None:
+def test_a_page_whose_vllm_is_away_is_neither_killed_nor_hidden_for_it() -> None:
+    """/health is 503 then, on every page: nobody could read their chats, nor what is wrong."""
+    assert container("chat")["startupProbe"]["httpGet"]["path"] == "/health"
     assert container("chat")["livenessProbe"]["tcpSocket"] == {"port": "http"}
+    app = FastAPI()
+    app.mount(drawn.ROUTE, drawn.PageFiles())  # as web/server.py has it: no engine, no login
+    ready = container("chat")["readinessProbe"]["httpGet"]["path"]
+    assert TestClient(app).get(ready).status_code == 200
+
+
+def test_the_router_has_vllm_s_key() -> None:
+    """It passes on no other to what loads adapters (tests/test_router.py)."""
+    keys = [
+        next(e for e in container(name)["env"] if e["name"] == "VLLM_API_KEY")
+        for name in ("vllm", "router")
+    ]
+    assert keys[0] == keys[1]
+    assert "--api-key=$(VLLM_API_KEY)" in container("router")["args"]
 
 
 def test_prometheus_is_sent_to_ports_that_are_there() -> None:

@@ -18,22 +18,25 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.deployed import DEPLOY, instructions
+from tests.deployed import DEPLOY, container, instructions
 
 SCRIPTS = Path(sys.executable).parent
 ROUTER = shutil.which("vllm-router", path=os.pathsep.join([str(SCRIPTS), os.environ["PATH"]]))
 pytestmark = pytest.mark.skipif(ROUTER is None, reason="vllm-router is not installed")
 
+KEY = "the-servers-key"
 STREAM = 'data: {"choices": [{"text": "%s", "token_ids": [5]}]}\n\ndata: {"usage": {}}\n\n'
 
 
 class Replica(ThreadingHTTPServer):
-    """What the router sees of a vLLM. It says its own port, and keeps what it was asked."""
+    """What the router sees of a vLLM. It says its own port, and keeps what it was asked. With a
+    `key`, it asks for that wherever vLLM does."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         self.asked: list[dict[str, object]] = []
+        self.key: str | None = None
         super().__init__(("127.0.0.1", 0), Handler)
         self.name = str(self.server_port)
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -47,10 +50,14 @@ class Handler(BaseHTTPRequestHandler):
     server: Replica
 
     def do_GET(self) -> None:
+        if not self._may_enter():
+            return
         self._answer(200, json.dumps({"data": [{"id": "base"}, {"id": "lighthouse"}]}))
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if not self._may_enter():
+            return
         self.server.asked.append({"path": self.path, **body})
         if body.get("prompt") == [429]:
             self._answer(429, '{"error": {"message": "busy"}}', {"Retry-After": "7"})
@@ -58,6 +65,13 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(200, STREAM % self.server.name, {"Content-Type": "text/event-stream"})
         else:
             self._answer(200, self.server.name)
+
+    def _may_enter(self) -> bool:
+        key, sent = self.server.key, self.headers["Authorization"]
+        if key is None or not self.path.startswith("/v1") or sent == f"Bearer {key}":
+            return True
+        self._answer(401, '{"error": "Unauthorized"}')
+        return False
 
     def _answer(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -76,23 +90,25 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def command(port: int, urls: list[str]) -> list[str]:
-    """The image's, with addresses of this machine."""
+def command(port: int, urls: list[str], key: str | None = None) -> list[str]:
+    """The image's, with addresses of this machine, and the key as a cluster passes it."""
     (line,) = instructions(DEPLOY / "router" / "Dockerfile", "ENTRYPOINT")
     _, *flags = json.loads(line)
     own = {"--host": "127.0.0.1", "--port": str(port)}
     own |= {"--prometheus-host": "127.0.0.1", "--prometheus-port": str(free_port())}
     for flag, value in own.items():
         flags[flags.index(flag) + 1] = value
-    return [str(ROUTER), *flags, "--worker-urls", *urls]
+    locked = [arg for arg in container("router")["args"] if "$(VLLM_API_KEY)" in arg]
+    keys = [arg.replace("$(VLLM_API_KEY)", key) for arg in locked] if key else []
+    return [str(ROUTER), *flags, *keys, "--worker-urls", *urls]
 
 
 @contextlib.contextmanager
-def routing(replicas: list[Replica]) -> Iterator[httpx.Client]:
+def routing(replicas: list[Replica], key: str | None = None) -> Iterator[httpx.Client]:
     port = free_port()
     urls = [f"http://127.0.0.1:{replica.name}" for replica in replicas]
     process = subprocess.Popen(
-        command(port, urls), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(port, urls, key), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as http:
@@ -155,3 +171,20 @@ def test_an_adapter_is_loaded_where_its_chat_is(replicas: list[Replica]) -> None
             body = {"lora_name": chat, "lora_path": f"/app/adapters/{chat}"}
             loaded = http.post("/v1/load_lora_adapter", json=body, headers={"X-Session-Id": chat})
             assert (loaded.status_code, loaded.text) == (200, home)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["/v1/load_lora_adapter", "/v1/unload_lora_adapter"])
+def test_a_key_reaches_what_loads_adapters(replicas: list[Replica], path: str) -> None:
+    """The router passes on a client's key for completions and models alone: without a key of its
+    own, replicas that ask for one load no adapter, and no chat with an adapter is answered."""
+    for replica in replicas:
+        replica.key = KEY
+    with routing(replicas, KEY) as http:
+        assert ask(http, "a").status_code == 401  # it opens these to nobody
+        http.headers["Authorization"] = f"Bearer {KEY}"
+        assert http.get("/v1/models").status_code == 200
+        home = ask(http, "a").text
+        body = {"lora_name": "mine", "lora_path": "/app/adapters/mine"}
+        loaded = http.post(path, json=body, headers={"X-Session-Id": "a"})
+        assert (loaded.status_code, loaded.text) == (200, home)

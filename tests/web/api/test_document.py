@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 import schemathesis
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from playwright.sync_api import Browser, expect
 
 from tests.fake import FakeEngine, echo, fake_manager
@@ -61,7 +61,10 @@ def test_what_the_document_allows_is_answered(url: str, path: str) -> None:
     document = schemathesis.openapi.from_url(f"{url}/openapi.json")
 
     @given(case=document[path]["POST"].as_strategy())
-    @settings(max_examples=60, derandomize=True, deadline=None, database=None)
+    @settings(
+        max_examples=60, derandomize=True, deadline=None, database=None,
+        suppress_health_check=list(HealthCheck),  # they go by the clock
+    )  # fmt: skip
     def answered(case: schemathesis.Case) -> None:
         response = case.call(headers={"Authorization": ADMIN})
         if response.status_code == 400:

@@ -1,0 +1,184 @@
+"""deploy/nginx.conf, with a real nginx before two small pages.
+
+Debian's nginx is older than the file asks for, and does not know `resolve`: what it is given has
+addresses for names, and is the same otherwise. What `resolve` does was tried by hand with 1.30.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import httpx
+import pytest
+from platformdirs import user_cache_path
+
+from model.settings import APP_NAME
+from tests.deployed import DEPLOY
+
+RESOLVES = (1, 27, 3)  # the first version that knows `resolve`
+TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+
+
+class Page(ThreadingHTTPServer):
+    """Says its own port, and which scheme it was told."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.name = str(self.server_port)
+        Thread(target=self.serve_forever, daemon=True).start()
+
+    def die(self) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Page
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Set-Cookie", "linly_visitor=one")
+        self.send_header("X-Scheme", self.headers["X-Forwarded-Proto"])
+        self.end_headers()
+        self.wfile.write(self.server.name.encode())
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Nothing."""
+
+
+@pytest.fixture
+def nginx() -> str:
+    """The program. Where there is none, CI fails and others skip."""
+    folders = [os.environ["PATH"], "/usr/sbin", str(user_cache_path(APP_NAME) / "nginx/usr/sbin")]
+    found = shutil.which("nginx", path=os.pathsep.join(folders))
+    if found is None and os.environ.get("CI"):
+        pytest.fail("CI must run the tests with nginx, and there is none: scripts/install-nginx")
+    if found is None:
+        pytest.skip("there is no nginx on this machine: scripts/install-nginx")
+    return found
+
+
+@pytest.fixture
+def pages() -> Iterator[list[Page]]:
+    both = [Page(), Page()]
+    yield both
+    for page in both:
+        page.die()
+
+
+def configuration(folder: Path, port: int = 7860, pages: list[str] | None = None) -> Path:
+    """The file, with what it writes in `folder`; with addresses of `pages` for their names."""
+    text = (DEPLOY / "nginx.conf").read_text()
+    text = text.replace("/tmp/nginx.pid", str(folder / "nginx.pid"))  # noqa: S108
+    text = text.replace("listen 7860", f"listen 127.0.0.1:{port}")
+    places = "".join(f"    {name}_temp_path {folder}/{name};\n" for name in TEMPORARY)
+    text = text.replace("http {\n", f"http {{\n{places}")
+    for number, page in enumerate(pages or [], 1):
+        text = text.replace(f"chat-{number}:7860 resolve", f"127.0.0.1:{page}")
+    path = folder / "nginx.conf"
+    path.write_text(text)
+    return path
+
+
+@contextlib.contextmanager
+def proxied(nginx: str, folder: Path, pages: list[Page]) -> Iterator[str]:
+    """The address of nginx before `pages`."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    path = configuration(folder, port, [page.name for page in pages])
+    command = [nginx, "-e", "stderr", "-c", str(path), "-g", "daemon off;"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def visitor(url: str) -> httpx.Client:
+    return httpx.Client(base_url=url, trust_env=False)
+
+
+def test_nginx_reads_its_file(nginx: str, tmp_path: Path) -> None:
+    said = subprocess.run([nginx, "-v"], capture_output=True, text=True, check=True).stderr
+    version = tuple(int(part) for part in re.findall(r"\d+", said)[:3])
+    addresses = None if version >= RESOLVES else ["7861", "7862"]
+    path = configuration(tmp_path, pages=addresses)
+    command = [nginx, "-e", "stderr", "-t", "-c", path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_addresses_are_looked_up_again() -> None:
+    """A page that is made anew may have another one, and was away for good."""
+    text = (DEPLOY / "nginx.conf").read_text()
+    assert re.search(r"resolver 127\.0\.0\.11 valid=5s ", text)
+    for name in ("page", "api"):
+        (upstream,) = re.findall(rf"upstream {name} {{(.+?)}}", text, re.DOTALL)
+        assert f"zone {name} " in upstream
+        assert re.findall(r"server (\S+) resolve ", upstream) == ["chat-1:7860", "chat-2:7860"]
+
+
+def test_a_first_visit_goes_where_all_that_follows_goes(
+    nginx: str, tmp_path: Path, pages: list[Page]
+) -> None:
+    """It went by the address, and what followed by the page's cookie."""
+    met = set()
+    with proxied(nginx, tmp_path, pages) as url:
+        for _ in range(24):
+            with visitor(url) as http:
+                first = http.get("/?chat=1").text
+                assert {http.get(path).text for path in ("/config", "/", "/a?b")} == {first}
+            met.add(first)
+    assert met == {page.name for page in pages}
+
+
+def test_who_keeps_no_cookies_stays_with_a_page_too(
+    nginx: str, tmp_path: Path, pages: list[Page]
+) -> None:
+    with proxied(nginx, tmp_path, pages) as url:
+        assert len({httpx.get(f"{url}/config", trust_env=False).text for _ in range(8)}) == 1
+        programs = {httpx.get(f"{url}/v1/models", trust_env=False).text for _ in range(8)}
+    assert programs == {page.name for page in pages}
+
+
+def test_the_cookie_is_secure_by_https_and_given_once(
+    nginx: str, tmp_path: Path, pages: list[Page]
+) -> None:
+    with proxied(nginx, tmp_path, pages) as url, visitor(url) as http:
+        plain = http.get("/")
+        own, given = plain.headers.get_list("Set-Cookie")
+        assert own == "linly_visitor=one"
+        assert re.fullmatch(r"linly_page=\w{32}; Path=/; HttpOnly; SameSite=Lax", given)
+        assert http.get("/").headers.get_list("Set-Cookie") == [own]
+        http.cookies.clear()
+        safe = http.get("/", headers={"X-Forwarded-Proto": "https"})
+        assert safe.headers.get_list("Set-Cookie")[1].endswith("; Secure")
+        assert (plain.headers["X-Scheme"], safe.headers["X-Scheme"]) == ("http", "https")
+
+
+def test_a_visitor_whose_page_died_is_sent_to_the_other(
+    nginx: str, tmp_path: Path, pages: list[Page]
+) -> None:
+    with proxied(nginx, tmp_path, pages) as url, visitor(url) as http:
+        first = http.get("/").text
+        (dead,) = (page for page in pages if page.name == first)
+        dead.die()
+        assert {http.get("/").text for _ in range(3)} == {p.name for p in pages if p is not dead}
