@@ -24,6 +24,7 @@ from psycopg import sql
 USER, PASSWORD = "linly", "se:cr@t"
 ENCODED = "se%3Acr%40t"
 SECONDS = 60.0  # to start or to stop; a bound, not a measure
+STOP_SECONDS = 60.0
 QUICK = (
     "fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=16MB",
     "max_connections=60", "autovacuum=off", "unix_socket_directories=",
@@ -75,6 +76,21 @@ class PostgresServer:
         """After `stop`, at the same address. On the main thread: it ends with the one it is of."""
         self._process = self._started()
 
+    @contextmanager
+    def hanging(self, url: str) -> Iterator[None]:
+        """As on a machine that is paused: who is connected to the database is not even cut off."""
+        pids = [pid for (pid,) in rows(url, "SELECT pid FROM pg_stat_activity"
+                                            " WHERE datname = current_database()"
+                                            " AND pid <> pg_backend_pid()")]  # fmt: skip
+        stopped = [self._process.pid, *pids]
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+
     def kill(self) -> None:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGQUIT)
@@ -106,6 +122,8 @@ class PostgresServer:
                 psycopg.connect(self.url("postgres")).close()
                 return process
             time.sleep(0.02)
+        process.send_signal(signal.SIGQUIT)
+        process.wait(STOP_SECONDS)
         raise RuntimeError((self._folder / "log").read_text(encoding="utf-8"))
 
 
@@ -157,5 +175,10 @@ def do(url: str, *deeds: str) -> None:
 
 def cut_off(url: str) -> None:
     """As a restart would, whoever else is connected to the database."""
-    do(url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()")  # fmt: skip
+    gone = {pid for pid, _ in rows(url, "SELECT pid, pg_terminate_backend(pid)"
+                                        " FROM pg_stat_activity WHERE datname = current_database()"
+                                        " AND pid <> pg_backend_pid()")}  # fmt: skip
+    deadline = time.monotonic() + SECONDS
+    while gone & {pid for (pid,) in rows(url, "SELECT pid FROM pg_stat_activity")}:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)

@@ -57,7 +57,7 @@ def test_no_more_than_twenty_updates_a_second(tab: _Tab) -> None:
     async def run() -> None:
         visit = tab.visits.of("tab", Owner("anna"))
         tab.talk.send(visit, "go", ChatSettings())
-        engine = tab.talk.manager._serving().engine
+        engine = tab.talk.manager._loader.serving().engine
         assert isinstance(engine, FakeEngine)
         loop, times = asyncio.get_running_loop(), []
         async with aclosing(tab.watcher.listen(visit)) as updates:

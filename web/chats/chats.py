@@ -6,7 +6,19 @@ import time
 import uuid
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    Connection,
+    Delete,
+    Select,
+    Update,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from web.chats.codec import clean, settings_from, settings_text
 from web.chats.database import OWN_CHAT, Database, check_message, hold_chat
@@ -18,6 +30,7 @@ from web.chats.titles import MOST_TITLE, checked_title, one_line
 
 MOST_QUERY = 200  # characters of what is searched for
 MOST_LISTED = 500  # chats, unless more are asked for
+AT_ONCE = 500  # chats that are destroyed in one go, which must not take long
 FIELDS = (
     CHATS.c.id, CHATS.c.title, CHATS.c.created, CHATS.c.updated, CHATS.c.head, CHATS.c.settings
 )  # fmt: skip
@@ -30,11 +43,25 @@ LISTED = (
 )
 CHANGED = update(CHATS).where(CHATS.c.id == bindparam("chat"))
 HEAD = CHANGED.values(head=bindparam("value"))
+TITLE = CHANGED.values(title=bindparam("value"), named=1)
+SETTINGS = CHANGED.values(settings=bindparam("value"))
+PUT_AWAY = CHANGED.values(deleted=bindparam("value"))
+BACK = CHANGED.where(CHATS.c.owner == bindparam("of")).values(deleted=None)
+NEW = insert(CHATS)
 DELETED = select(CHATS.c.id).where(CHATS.c.deleted < bindparam("before"))
 LEFT = select(CHATS.c.id).where(
     func.substr(CHATS.c.owner, 1, bindparam("length")) == bindparam("prefix"),
     CHATS.c.updated < bindparam("before"),
 )
+
+
+def _destroying(found: Select[str]) -> Delete:
+    """Some of them. Where several programs do so at once, each takes what the others do not."""
+    some = found.limit(bindparam("most")).with_for_update(skip_locked=True)
+    return delete(CHATS).where(CHATS.c.id.in_(some))
+
+
+DESTROY_DELETED, DESTROY_LEFT = _destroying(DELETED), _destroying(LEFT)
 
 
 class Chats(Database):
@@ -48,7 +75,7 @@ class Chats(Database):
         """
         now = time.time()
         chat = Chat(uuid.uuid4().hex, title, now, now, None, settings)
-        with self._writing() as connection:
+        with self._once() as connection:
             return insert_chat(connection, owner, chat)
 
     def chat(self, owner: str, chat: str) -> Chat:
@@ -91,7 +118,7 @@ class Chats(Database):
             UnknownChatError, StoreError
         """
         title = clean(checked_title(title))
-        self._change(owner, chat, title=title, named=1)
+        self._change(owner, chat, TITLE, title)
 
     def set_settings(self, owner: str, chat: str, settings: ChatSettings) -> None:
         """How the chat is to be answered from now on.
@@ -99,7 +126,7 @@ class Chats(Database):
         Raises:
             UnknownChatError, StoreError
         """
-        self._change(owner, chat, settings=settings_text(settings))
+        self._change(owner, chat, SETTINGS, settings_text(settings))
 
     def set_head(self, owner: str, chat: str, message: str | None) -> None:
         """Which message the branch ends with that is shown.
@@ -119,7 +146,7 @@ class Chats(Database):
         Raises:
             UnknownChatError, StoreError
         """
-        self._change(owner, chat, deleted=time.time())
+        self._change(owner, chat, PUT_AWAY, time.time())
 
     def restore(self, owner: str, chat: str) -> None:
         """Bring a deleted chat back as it was; one that is there stays.
@@ -127,9 +154,8 @@ class Chats(Database):
         Raises:
             UnknownChatError, StoreError
         """
-        restored = CHANGED.where(CHATS.c.owner == owner).values(deleted=None)
-        with self._writing() as connection:
-            if not connection.execute(restored, {"chat": chat}).rowcount:
+        with self._once() as connection:
+            if not connection.execute(BACK, {"chat": chat, "of": owner}).rowcount:
                 raise UnknownChatError
 
     def purge(self, before: float) -> int:
@@ -138,8 +164,7 @@ class Chats(Database):
         Raises:
             StoreError
         """
-        with self._writing() as connection:
-            return _destroy(connection, DELETED, {"before": before})
+        return self._destroy(DESTROY_DELETED, {"before": before})
 
     def purge_owners(self, prefix: str, before: float) -> int:
         """Destroy the chats of owners whose name begins so, if nothing was said in them since.
@@ -148,13 +173,22 @@ class Chats(Database):
             StoreError
         """
         values = {"prefix": prefix, "length": len(prefix), "before": before}
-        with self._writing() as connection:
-            return _destroy(connection, LEFT, values)
+        return self._destroy(DESTROY_LEFT, values)
 
-    def _change(self, owner: str, chat: str, **values: str | float) -> None:
+    def _destroy(self, some: Delete, values: dict[str, Any]) -> int:
+        """All of them, a few at a time: what is gone stays so, whatever becomes of the rest."""
+        count = 0
+        while True:
+            with self._once() as connection:
+                gone = connection.execute(some, {**values, "most": AT_ONCE}).rowcount
+            count += gone
+            if gone < AT_ONCE:
+                return count
+
+    def _change(self, owner: str, chat: str, changed: Update, value: str | float) -> None:
         with self._writing() as connection:
             hold_chat(connection, owner, chat)
-            connection.execute(CHANGED.values(**values), {"chat": chat})
+            connection.execute(changed, {"chat": chat, "value": value})
 
 
 def set_head(connection: Connection, chat: str, message: str | None) -> None:
@@ -169,14 +203,8 @@ def insert_chat(connection: Connection, owner: str, chat: Chat) -> Chat:
         "id": chat.id, "owner": owner, "title": title, "created": chat.created,
         "updated": chat.updated, "head": chat.head, "settings": settings_text(chat.settings),
     }  # fmt: skip
-    connection.execute(insert(CHATS), row)
+    connection.execute(NEW, row)
     return Chat(chat.id, title, chat.created, chat.updated, chat.head, chat.settings)
-
-
-def _destroy(connection: Connection, found: Select[str], values: dict[str, Any]) -> int:
-    """Where several programs do so at once, each takes what the others do not."""
-    theirs = found.with_for_update(skip_locked=True)
-    return connection.execute(delete(CHATS).where(CHATS.c.id.in_(theirs)), values).rowcount
 
 
 def _chat(

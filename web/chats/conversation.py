@@ -17,6 +17,7 @@ class Conversation:
     messages: dict[str, ChatMessage]
     branch: list[ChatMessage]
     wanted: str | None = None  # the comparison to show, where one question had several
+    elsewhere: bool = False  # another server is making a reply in it
 
     @cached_property
     def families(self) -> dict[tuple[str | None, str], list[ChatMessage]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -28,7 +28,8 @@ IN_CHAT = select(MESSAGES.c.id).where(
 class Home(Protocol):
     """Where chats are kept; as a text, what it is called. May be used from any thread."""
 
-    def reading(self) -> AbstractContextManager[Connection]: ...
+    def reading(self) -> AbstractContextManager[Connection]:
+        """In no transaction: each statement is one of its own."""
 
     def writing(self) -> AbstractContextManager[Connection]:
         """A transaction: all of it happens, or nothing."""
@@ -37,14 +38,15 @@ class Home(Protocol):
 
 
 class Database:
-    """Chats at `home`; a path is a SQLite file.
+    """Chats at `home`; a path is a SQLite file. `alive` says whether the server of this id lives.
 
     Raises:
         StoreError: it cannot be opened or written, is none of ours, or is newer than the program.
     """
 
-    def __init__(self, home: Path | Home) -> None:
+    def __init__(self, home: Path | Home, alive: Callable[[str], bool] = lambda _: False) -> None:
         self.home: Home = SqliteFile(home) if isinstance(home, Path) else home
+        self._alive = alive
 
     def close(self) -> None:
         """Nothing can be read or saved from here on."""
@@ -53,6 +55,12 @@ class Database:
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         with told(self.home, "read"), self.home.reading() as connection:
+            yield connection
+
+    @contextmanager
+    def _once(self) -> Iterator[Connection]:
+        """For a single statement that writes, in fewer steps than `_writing`."""
+        with told(self.home, "saved"), self.home.reading() as connection:
             yield connection
 
     @contextmanager

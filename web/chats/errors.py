@@ -70,6 +70,16 @@ class UnknownChatError(LinlyError):
         super().__init__("This chat is not here (any more)", "Choose another one in the side bar.")
 
 
+class ReplyBusyError(LinlyError):
+    """A chat has a reply in the making already."""
+
+    http_status = 409
+    code = "reply_in_progress"
+
+    def __init__(self) -> None:
+        super().__init__("This chat has a reply in the making", "Stop it, or wait for its end.")
+
+
 class ClosedError(Exception):
     """The store was closed."""
 

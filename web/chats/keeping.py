@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from web.chats.store import ChatStore
 DATABASE = "chats.sqlite3"
 UNDO_SECONDS = 7 * 86_400  # after which a deleted chat is gone for good
 SESSION_SECONDS = 86_400  # and one of a visitor without cookies
+
+log = logging.getLogger(__name__)
 
 
 class Lock(Protocol):
@@ -59,13 +62,21 @@ def open_store(folder: Path, database_url: str | None = None) -> Keeping:
     keeping = _in_postgres(database_url) if database_url else _in_folder(folder)
     try:
         keeping.mend()
-        keeping.store.purge(time.time() - UNDO_SECONDS)
-        # Without a cookie nobody finds them again.
-        keeping.store.purge_owners(SESSION, time.time() - SESSION_SECONDS)
+        _clear_away(keeping.store)
     except BaseException:
         keeping.close()
         raise
     return keeping
+
+
+def _clear_away(store: ChatStore) -> None:
+    """What nobody is to find again. If that fails, it can wait for the next start."""
+    try:
+        store.purge(time.time() - UNDO_SECONDS)
+        # Without a cookie nobody finds them again.
+        store.purge_owners(SESSION, time.time() - SESSION_SECONDS)
+    except StoreError as error:
+        log.warning("Old chats are not cleared away. %s", error)
 
 
 def _in_folder(folder: Path) -> Keeping:
@@ -77,7 +88,7 @@ def _in_folder(folder: Path) -> Keeping:
             "Pass another folder with --data_dir.",
         ) from error
     try:
-        return Keeping(ChatStore(folder / DATABASE), lock)
+        return Keeping(ChatStore(folder / DATABASE, lock.alive), lock)
     except BaseException:
         lock.release()
         raise
@@ -90,7 +101,7 @@ def _in_postgres(url: str) -> Keeping:
     postgres = Postgres(url)
     try:
         replica = Replica(postgres)
-        return Keeping(ChatStore(postgres), replica, replica)
+        return Keeping(ChatStore(postgres, replica.alive), replica, replica)
     except BaseException:
         postgres.close()
         raise

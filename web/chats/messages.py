@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, Update, bindparam, insert, or_, select, update
 
 from model.types import RequestError
-from web.chats.chats import CHANGED, set_head
+from web.chats.chats import CHANGED
 from web.chats.codec import clean, runs_from, runs_text
 from web.chats.database import Database, check_chat, check_message, hold_chat
-from web.chats.errors import UnknownChatError
+from web.chats.errors import ReplyBusyError, UnknownChatError
 from web.chats.records import ChatMessage, Run, State
 from web.chats.tables import MESSAGES
 
@@ -35,6 +35,38 @@ WRITTEN_BY = CHANGED_MESSAGE.where(MESSAGES.c.server == bindparam("writer"))
 GOES_ON = WRITTEN_BY.where(
     MESSAGES.c.state.in_([State.STREAMING.value, State.INTERRUPTED.value])
 ).values(state=State.STREAMING.value)
+SAY = GOES_ON.values(text=bindparam("value"))
+TELL_RUNS = GOES_ON.values(runs=bindparam("value"))
+END = WRITTEN_BY.values(
+    text=bindparam("said"), state=bindparam("how"), error=bindparam("why"), runs=bindparam("made"),
+    server="",
+)  # fmt: skip
+REOPEN = CHANGED_MESSAGE.values(
+    state=State.STREAMING.value, error="", runs=bindparam("made"), server=bindparam("writer")
+)
+INTERRUPT = (
+    update(MESSAGES)
+    .where(STREAMS, MESSAGES.c.server.in_(bindparam("dead", expanding=True)))
+    .values(state=State.INTERRUPTED.value)
+)
+WRITERS = select(MESSAGES.c.server).where(STREAMS).distinct()
+STREAMING_IN = select(MESSAGES.c.id).where(MESSAGES.c.chat == bindparam("of"), STREAMS)
+RIVALS_ASIDE = (
+    select(MESSAGES.c.server)
+    .where(
+        MESSAGES.c.chat == bindparam("of"),
+        STREAMS,
+        MESSAGES.c.server != bindparam("writer"),
+        or_(
+            MESSAGES.c.comparison.is_(None),
+            MESSAGES.c.comparison != bindparam("comparison"),
+        ),
+    )
+    .distinct()
+)
+NEW = insert(MESSAGES)
+TOUCH = CHANGED.values(updated=bindparam("now"))
+TOUCH_HEAD = TOUCH.values(head=bindparam("value"))
 
 
 class Messages(Database):
@@ -73,16 +105,22 @@ class Messages(Database):
         Raises:
             UnknownChatError: the chat is not there, or the message's parent not in it.
             RequestError: its text is too long.
+            ReplyBusyError: it streams, and another living server's does so there, outside of its
+                comparison.
             StoreError
         """
         message = storable(message)
         with self._writing() as connection:
             hold_chat(connection, owner, chat)
             check_message(connection, chat, message.parent)
+            if message.state is State.STREAMING:
+                self._refuse_second(connection, chat, message, server)
             insert_messages(connection, chat, [message], server)
-            _touch(connection, chat)
+            values = {"chat": chat, "now": time.time()}
             if message.comparison is None:
-                set_head(connection, chat, message.id)
+                connection.execute(TOUCH_HEAD, {**values, "value": message.id})
+            else:
+                connection.execute(TOUCH, values)
 
     def reopen(self, owner: str, message: ChatMessage, server: str) -> None:
         """Let a reply stream on, with the runs that it has now; its text stays as it is.
@@ -90,6 +128,7 @@ class Messages(Database):
         Raises:
             UnknownChatError: it is not there.
             RequestError: it is streaming.
+            ReplyBusyError: as `add`.
             StoreError
         """
         with self._writing() as connection:
@@ -99,11 +138,27 @@ class Messages(Database):
             hold_chat(connection, owner, chat)
             if connection.execute(STATE, {"message": message.id}).scalar() == State.STREAMING:
                 raise RequestError("This reply is in the making already", "Wait for its end.")
-            streaming = CHANGED_MESSAGE.values(
-                state=State.STREAMING.value, error="", runs=runs_text(message.runs), server=server
-            )
-            connection.execute(streaming, {"message": message.id})
-            _touch(connection, chat)
+            self._refuse_second(connection, chat, replace(message, comparison=None), server)
+            made = {"made": runs_text(message.runs), "message": message.id, "writer": server}
+            connection.execute(REOPEN, made)
+            connection.execute(TOUCH, {"chat": chat, "now": time.time()})
+
+    def _refuse_second(
+        self, connection: Connection, chat: str, message: ChatMessage, server: str
+    ) -> None:
+        """Within a transaction that holds the chat. What this server makes itself, it knows."""
+        others = {"of": chat, "writer": server, "comparison": message.comparison or ""}
+        if any(map(self._alive, connection.execute(RIVALS_ASIDE, others).scalars().all())):
+            raise ReplyBusyError
+
+    def streaming(self, chat: str) -> list[str]:
+        """The replies that stream in a chat, whoever's it is, and whoever writes them.
+
+        Raises:
+            StoreError
+        """
+        with self._reading() as connection:
+            return list(connection.execute(STREAMING_IN, {"of": chat}).scalars())
 
     def save_text(self, message: str, text: str, server: str = "") -> None:
         """What a reply has come to. Nothing happens if it has ended, or another server writes it.
@@ -111,7 +166,7 @@ class Messages(Database):
         Raises:
             StoreError
         """
-        self._go_on(message, server, text=clean(text))
+        self._go_on(SAY, message, server, clean(text))
 
     def save_runs(self, message: str, runs: tuple[Run, ...], server: str = "") -> None:
         """How a reply is made. Nothing happens if it has ended, or another server writes it.
@@ -119,11 +174,11 @@ class Messages(Database):
         Raises:
             StoreError
         """
-        self._go_on(message, server, runs=runs_text(runs))
+        self._go_on(TELL_RUNS, message, server, runs_text(runs))
 
-    def _go_on(self, message: str, server: str, **values: str) -> None:
-        with self._writing() as connection:
-            connection.execute(GOES_ON.values(**values), {"message": message, "writer": server})
+    def _go_on(self, changed: Update, message: str, server: str, value: str) -> None:
+        with self._once() as connection:
+            connection.execute(changed, {"message": message, "writer": server, "value": value})
 
     def finish(self, message: ChatMessage, server: str = "") -> None:
         """A reply as it ended: its text, state, error and runs. No matter if it was purged, or
@@ -132,12 +187,13 @@ class Messages(Database):
         Raises:
             StoreError
         """
-        ended = WRITTEN_BY.values(
-            text=clean(message.text), state=message.state.value, error=clean(message.error),
-            runs=runs_text(message.runs), server="",
-        )  # fmt: skip
-        with self._writing() as connection:
-            connection.execute(ended, {"message": message.id, "writer": server})
+        ended = {
+            "message": message.id, "writer": server, "said": clean(message.text),
+            "how": message.state.value, "why": clean(message.error),
+            "made": runs_text(message.runs),
+        }  # fmt: skip
+        with self._once() as connection:
+            connection.execute(END, ended)
 
     def interrupt(self, alive: Callable[[str], bool]) -> int:
         """Mark the replies as interrupted that no living server writes; how many.
@@ -149,14 +205,12 @@ class Messages(Database):
             StoreError
         """
         with self._reading() as connection:
-            found = connection.execute(select(MESSAGES.c.server).where(STREAMS).distinct())
-            servers = found.scalars().all()
+            servers = connection.execute(WRITERS).scalars().all()
         dead = [server for server in servers if not alive(server)]
         if not dead:
             return 0
-        interrupted = update(MESSAGES).where(STREAMS, MESSAGES.c.server.in_(dead))
-        with self._writing() as connection:
-            return connection.execute(interrupted.values(state=State.INTERRUPTED.value)).rowcount
+        with self._once() as connection:
+            return connection.execute(INTERRUPT, {"dead": dead}).rowcount
 
 
 def storable(message: ChatMessage) -> ChatMessage:
@@ -195,11 +249,7 @@ def insert_messages(
         for m in messages
     ]  # fmt: skip
     if rows:
-        connection.execute(insert(MESSAGES), rows)
-
-
-def _touch(connection: Connection, chat: str) -> None:
-    connection.execute(CHANGED.values(updated=time.time()), {"chat": chat})
+        connection.execute(NEW, rows)
 
 
 def _message(row: Sequence[Any]) -> ChatMessage:

@@ -8,17 +8,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Protocol
 
 
 @dataclass(frozen=True)
 class News:
-    """Of an owner, by `whose`: the chats have changed, or what is said in one is to stop."""
+    """Of an owner, by `whose`: the chats have changed, or what is said in one is to stop.
+
+    `chat` is a chat by `which`, if it is about that one alone; there, a reply only `grew`. `again`
+    asks everybody to tell once more what is to stop: who asks has heard nothing for a while.
+    """
 
     owner: str
     stop: str = ""  # a chat
+    message: str = ""  # the reply in it; "" for all of them
+    chat: str = ""
+    grew: bool = False
+    again: bool = False
 
 
 Hear = Callable[[News | None], None]
@@ -51,15 +59,23 @@ def whose(owner: str) -> str:
     return hashlib.sha256(owner.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def which(chat: str) -> str:
+    """What stands for a chat, which need not be told either."""
+    return hashlib.sha256(chat.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
 def written(news: News) -> str:
     """As a text of less than 8000 bytes."""
-    return json.dumps(asdict(news))
+    values = {one.name: getattr(news, one.name) for one in fields(news)}
+    return json.dumps({name: value for name, value in values.items() if value or name == "owner"})
 
 
 def read(text: str) -> News | None:
     """What `written` wrote, in this version or another; None for what is of no use here."""
     try:
         value = json.loads(text)
-        return News(str(value["owner"]), str(value.get("stop", "")))
+        stop, message, chat = (str(value.get(name, "")) for name in ("stop", "message", "chat"))
+        grew, again = (value.get(name) is True for name in ("grew", "again"))
+        return News(str(value["owner"]), stop, message, chat, grew, again)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

@@ -13,15 +13,20 @@ from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy import Connection, QueuePool, create_engine, text
+from sqlalchemy import Connection, Engine, NullPool, QueuePool, create_engine, event, text
+from sqlalchemy.exc import InvalidatePoolError
 
 from web.chats import migrations
+from web.chats.deadline import BoundedConnection, has_something
 from web.chats.errors import ClosedError, StoreError, told
 from web.chats.migrations import POSTGRES, statements
 from web.chats.sqlite import APPLICATION, BUSY_SECONDS, OPEN_SECONDS
 
 POOL_SIZE = 4  # connections: of the event loop and of the threads that look or import
 STATEMENT_SECONDS = 5.0  # a search through all of somebody's chats takes the longest
+IDLE_SECONDS = 30.0  # between two statements of a transaction
+ANSWER_SECONDS = 1.0  # this much longer, and it is not the statement that takes so long
+PING_SECONDS = 5.0  # a connection that was used since then is taken as it is
 PAUSES = 4  # for how many times as long as it took in vain nobody tries again
 # A host that is gone says nothing, so somebody has to stop waiting.
 WAITING = {
@@ -31,6 +36,12 @@ WAITING = {
     "keepalives_count": 3,
     "tcp_user_timeout": 5000,  # milliseconds
 }
+# Nor does a machine without power: within half a minute, PostgreSQL lets go of what it held. (While
+# something it sent is not acknowledged, no keepalives are sent; the last setting is for then.)
+NOTICED = """
+    SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
+    SET tcp_user_timeout = 25000
+"""
 TABLES = "chats", "messages", "votes", "snippets", "presets"
 
 
@@ -55,14 +66,15 @@ class Postgres:
         self._engine = create_engine(
             "postgresql+psycopg://", creator=self._patiently, hide_parameters=True,
             poolclass=QueuePool, pool_size=POOL_SIZE, max_overflow=POOL_SIZE,
-            pool_timeout=BUSY_SECONDS, pool_pre_ping=True,
+            pool_timeout=BUSY_SECONDS,
         )  # fmt: skip
+        event.listen(self._engine, "checkin", _put_back)
+        event.listen(self._engine, "checkout", self._check_alive)
         self._looking = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         try:
             with told(self, "opened"):
                 self._check()
-                while self._migrate():
-                    pass
+                self._migrate_all()
         except BaseException:
             self.close()
             raise
@@ -71,8 +83,10 @@ class Postgres:
         """Without the password, and without what a visitor need not know."""
         return f"the database {self._name}" if self._name else "the database"
 
-    def connect(self) -> psycopg.Connection[Any]:
+    def connect(self) -> BoundedConnection:
         """A connection outside of the pool, each statement of which is a transaction.
+
+        Nothing bounds how long one is waited for, until `seconds` of it is set.
 
         Raises:
             psycopg.Error
@@ -81,10 +95,11 @@ class Postgres:
         settings: dict[str, Any] = {
             "application_name": "linly-chat", **WAITING, **given, "client_encoding": "utf8"
         }  # fmt: skip
-        return psycopg.connect(**settings, autocommit=True)
+        return BoundedConnection.connect(**settings, autocommit=True)
 
     def reading(self) -> AbstractContextManager[Connection]:
-        """In no transaction: nothing is held up by who only looks."""
+        """In no transaction: nothing is held up by who only looks, and nothing but the statement
+        itself travels."""
         self._check_open()
         return self._looking.connect()
 
@@ -97,21 +112,63 @@ class Postgres:
         self._closed = True
         self._engine.dispose()
 
+    def answers(self) -> None:
+        """Somebody has found out that there is no need to wait any more."""
+        self._shut_until = 0.0
+
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedError
 
-    def _patiently(self) -> psycopg.Connection[Any]:
+    def _fell_silent(self) -> None:
+        """SQLAlchemy gives up all connections with the one that is lost, and a new one would be
+        waited for as well."""
+        self._shut_until = time.monotonic() + PAUSES * silence()
+
+    def _check_alive(self, connection: BoundedConnection, record: Any, _: object) -> None:
+        """Before a connection is used again: that it is still there. Most often, no question is
+        needed for that.
+
+        Raises:
+            InvalidatePoolError: it is not; nor are the others, then.
+        """
+        since = record.info.get("since")
+        if since is None:  # it is new
+            return
+        if time.monotonic() - since < PING_SECONDS and not has_something(connection):
+            return
+        try:
+            self._engine.dialect.do_ping(connection)  # type: ignore[arg-type]
+        except psycopg.Error as error:
+            raise InvalidatePoolError from error
+
+    def _patiently(self) -> BoundedConnection:
         """For the pool: as `connect`, unless that was in vain just now, and took long."""
         began = time.monotonic()
         if began < self._shut_until:
             raise psycopg.OperationalError("it did not answer just now")
         try:
-            return _bound(self.connect())
+            return self._bound(self.connect())
         except psycopg.Error:
             ended = time.monotonic()
             self._shut_until = ended + PAUSES * (ended - began)
             raise
+
+    def _bound(self, connection: BoundedConnection) -> BoundedConnection:
+        """No statement waits for long: the event loop may be waiting for it. Nor does anybody wait
+        for whoever died between two statements."""
+        connection.seconds, connection.silent = silence(), self._fell_silent
+        try:
+            connection.execute(
+                f"SET lock_timeout = '{BUSY_SECONDS}s';"
+                f"SET statement_timeout = '{STATEMENT_SECONDS}s';"
+                f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'; {NOTICED}"
+            )
+            connection.autocommit = False
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def _check(self) -> None:
         """That the database can keep every text, and find it."""
@@ -124,9 +181,22 @@ class Postgres:
         if unicode is None:
             raise StoreError(f"{self} knows no Unicode (ICU)", "Use a PostgreSQL that does.")
 
-    def _migrate(self) -> bool:
+    def _migrate_all(self) -> None:
+        """On connections that may be silent: a migration takes what it takes."""
+        patient = create_engine(
+            "postgresql+psycopg://", creator=self._unbound, hide_parameters=True, poolclass=NullPool
+        )
+        while self._migrate(patient):
+            pass
+
+    def _unbound(self) -> BoundedConnection:
+        connection = self.connect()
+        connection.autocommit = False
+        return connection
+
+    def _migrate(self, engine: Engine) -> bool:
         """One step towards the current version, all or nothing; False when there is none left."""
-        with self._engine.begin() as connection:
+        with engine.begin() as connection:
             for setting in (f"lock_timeout = '{OPEN_SECONDS}s'", "statement_timeout = 0"):
                 connection.execute(text(f"SET LOCAL {setting}"))
             # Replicas may start in the same moment.
@@ -185,17 +255,14 @@ def reason(error: psycopg.Error) -> str:
     return first
 
 
-def _bound(connection: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
-    """No statement waits for long: the event loop may be waiting for it."""
-    try:
-        connection.execute(
-            f"SET lock_timeout = '{BUSY_SECONDS}s'; SET statement_timeout = '{STATEMENT_SECONDS}s'"
-        )
-        connection.autocommit = False
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+def silence() -> float:
+    """Seconds after which a server that says nothing is taken to hang."""
+    return STATEMENT_SECONDS + ANSWER_SECONDS
+
+
+def _put_back(connection: object, record: Any) -> None:
+    if connection is not None:
+        record.info["since"] = time.monotonic()
 
 
 def _there(connection: Connection, table: str) -> bool:

@@ -3,7 +3,8 @@
 Each holds an advisory lock and listens, on a connection of its own. The database lets go of the
 lock however the process ends. When the connection is lost, a thread makes another one and takes the
 lock again under the same name. Until then this server looks dead, and its replies interrupted;
-what it writes next mends that.
+what it writes next mends that. What it did not hear meanwhile, it looks for; what is to stop, it
+has told once more.
 """
 
 from __future__ import annotations
@@ -14,27 +15,32 @@ import logging
 import selectors
 import socket
 import threading
+import time
 import uuid
 from collections import deque
-from typing import Any
 
 import psycopg
 from sqlalchemy import text
 
+from web.chats.backoff import Backoff
+from web.chats.deadline import BoundedConnection
 from web.chats.errors import told
 from web.chats.news import Hear, News, read, written
-from web.chats.postgres import Postgres, told_at_start
+from web.chats.postgres import NOTICED, Postgres, reason, silence, told_at_start
 from web.chats.servers import NAME
 
 CHANNEL = "linly_chats"
-RETRY_SECONDS = 0.2  # between two tries to connect again
+RETRY_SECONDS, MOST_RETRY_SECONDS = 0.2, 5.0  # between two tries to connect, or to tell
+STEADY_SECONDS = 10.0  # that a connection holds before a loss of it is nothing unusual
+READ_SECONDS = 10.0  # between two signs of life
+STOP_SECONDS = 30.0  # after which nobody means a Stop any more
 RELEASE_SECONDS = 3.0  # for a connection that is being made
 MOST_NEWS = 1000  # that wait to be told
-# A machine without power says nothing; its lock goes after half a minute.
-NOTICED = (
-    "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3"
-)
+MOST_STOPS = 100  # that may have to be told once more
+# It says nothing for long. (Before PostgreSQL 14, nobody minded.)
+STAY = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'"
 TAKE = "SELECT pg_try_advisory_lock(%s)"
+LET_GO = "SELECT pg_advisory_unlock_all()"
 TELL = "SELECT pg_notify(%s, news) FROM unnest(%s::text[]) AS news"
 HELD = text(
     "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
@@ -55,14 +61,18 @@ class Replica:
     def __init__(self, postgres: Postgres) -> None:
         self._postgres = postgres
         self.id = uuid.uuid4().hex
-        self._released = False
-        self._untold: deque[News] = deque(maxlen=MOST_NEWS)
+        self._released = threading.Event()
+        self._untold: deque[tuple[float, News]] = deque(maxlen=MOST_NEWS)  # and when it was news
+        self._stops: deque[tuple[float, News]] = deque(maxlen=MOST_STOPS)  # those that were told
         self._hear: Hear = lambda _: None
+        self._tries = Backoff(RETRY_SECONDS, MOST_RETRY_SECONDS)
+        self._refusals = Backoff(RETRY_SECONDS, MOST_RETRY_SECONDS)
+        self._refused_until = self._read_at = 0.0
+        with told_at_start(postgres):
+            self._connection = self._connected()
         self._wake, self._woken = socket.socketpair()
         self._wake.setblocking(False)
         self._woken.setblocking(False)
-        with told_at_start(postgres):
-            self._connection = self._connected()
         self._thread = threading.Thread(target=self._keep, name="replica", daemon=True)
         self._thread.start()
 
@@ -82,7 +92,7 @@ class Replica:
 
     def tell(self, news: News) -> None:
         """Let the others know, soon: the thread tells it, so that nobody waits here."""
-        self._untold.append(news)
+        self._untold.append((time.monotonic(), news))
         self._rouse()
 
     def follow(self, hear: Hear) -> None:
@@ -97,7 +107,7 @@ class Replica:
 
     def release(self) -> None:
         """The process is about to end."""
-        self._released = True
+        self._released.set()
         self._rouse()
         self._thread.join(RELEASE_SECONDS)
         if not self._thread.is_alive():
@@ -108,15 +118,17 @@ class Replica:
         with contextlib.suppress(OSError):  # full: the thread is being woken already
             self._wake.send(b".")
 
-    def _connected(self) -> psycopg.Connection[Any]:
+    def _connected(self) -> BoundedConnection:
         """A connection that holds the lock, and listens.
 
         Raises:
             psycopg.Error: there is none to be had, or the one before still holds the lock.
         """
         connection = self._postgres.connect()
+        connection.seconds = silence()
         try:
             connection.execute(NOTICED)
+            connection.execute(STAY)
             (taken,) = connection.execute(TAKE, [_key(self.id)]).fetchone() or (False,)
             if not taken:
                 raise psycopg.OperationalError("its last connection still holds the lock")
@@ -128,62 +140,100 @@ class Replica:
 
     def _keep(self) -> None:
         """In a thread of its own: whenever the connection ends, make another one."""
-        while not self._released:
+        while not self._released.is_set():
+            began = time.monotonic()
             try:
                 self._serve(self._connection)
             except (psycopg.Error, OSError):
                 self._connection.close()
-                if not self._released:
+                if not self._released.is_set():
                     log.warning("%s does not answer", self._postgres)
+                    self._pause(time.monotonic() - began)
                     self._regain()
+        with contextlib.suppress(psycopg.Error):
+            self._connection.execute(LET_GO)  # a connection's end takes a while to be noticed
         self._connection.close()
 
+    def _pause(self, seconds: float) -> None:
+        """Where the connection has not held for long, the next one may not either."""
+        if seconds > STEADY_SECONDS:
+            self._tries.reset()
+        else:
+            self._released.wait(self._tries.pause())
+
     def _regain(self) -> None:
-        while not self._released:
+        while not self._released.is_set():
             try:
                 self._connection = self._connected()
             except psycopg.Error:
-                self._wait(RETRY_SECONDS)
+                self._released.wait(self._tries.pause())
             else:
                 log.warning("%s answers again", self._postgres)
+                self._postgres.answers()
+                self.tell(News("", again=True))
                 self._hear(None)
                 return
 
-    def _serve(self, connection: psycopg.Connection[Any]) -> None:
+    def _serve(self, connection: BoundedConnection) -> None:
         """Tell and hear, until the release.
 
         Raises:
             psycopg.Error: the connection was lost.
         """
-        while not self._released:
+        while not self._released.is_set():
             self._tell_all(connection)
+            if time.monotonic() >= self._read_at:
+                connection.execute("SELECT 1")  # whoever is idle may be cut off
+                self._read_at = time.monotonic() + READ_SECONDS
             for notify in connection.notifies(timeout=0):
                 news = read(notify.payload)
                 if news is not None and notify.pid != connection.info.backend_pid:
-                    self._hear(news)
-            self._wait(None, connection)
+                    self._take(news)
+            self._wait(connection)
 
-    def _tell_all(self, connection: psycopg.Connection[Any]) -> None:
-        waiting: dict[News, None] = {}  # the same once
+    def _take(self, news: News) -> None:
+        if news.again:
+            self._untold.extend(self._stops)
+            self._stops.clear()
+            self._rouse()
+        else:
+            self._hear(news)
+
+    def _tell_all(self, connection: BoundedConnection) -> None:
+        """All that is still of use, the same once. What cannot be told now waits.
+
+        Raises:
+            psycopg.Error: the connection was lost.
+        """
+        if not self._untold or time.monotonic() < self._refused_until:
+            return
+        waiting: dict[News, float] = {}
         while self._untold:
-            waiting[self._untold.popleft()] = None
+            since, news = self._untold.popleft()
+            if not news.stop or time.monotonic() - since < STOP_SECONDS:
+                waiting[news] = since
         if not waiting:
             return
         try:
             connection.execute(TELL, [CHANNEL, [written(news) for news in waiting]])
-        except psycopg.Error:
-            self._untold.extend(waiting)
-            raise
+        except psycopg.Error as error:
+            if isinstance(error, psycopg.OperationalError):  # else it will never be taken
+                self._untold.extend((since, news) for news, since in waiting.items())
+            if connection.closed:
+                raise
+            log.warning("%s takes no news: %s", self._postgres, reason(error))
+            self._refused_until = time.monotonic() + self._refusals.pause()
+        else:
+            self._refusals.reset()
+            self._stops.extend((since, news) for news, since in waiting.items() if news.stop)
 
-    def _wait(
-        self, seconds: float | None, connection: psycopg.Connection[Any] | None = None
-    ) -> None:
-        """Until somebody is roused, something comes, or for so long."""
+    def _wait(self, connection: BoundedConnection) -> None:
+        """Until somebody is roused, something comes, or there is something to do."""
+        until = min(self._read_at, self._refused_until if self._untold else self._read_at)
         with selectors.DefaultSelector() as selector:
             selector.register(self._woken, selectors.EVENT_READ)
-            if connection is not None:
-                selector.register(connection.fileno(), selectors.EVENT_READ)
-            selector.select(seconds)
+            selector.register(connection.fileno(), selectors.EVENT_READ)
+            selector.select(max(0.0, until - time.monotonic()))
         with contextlib.suppress(BlockingIOError):
             self._woken.recv(4096)
 

@@ -24,7 +24,7 @@ from model.types import (
     NotReadyError,
 )
 from web.chats.branches import path
-from web.chats.errors import UnknownChatError
+from web.chats.errors import ReplyBusyError, UnknownChatError
 from web.chats.news import News, Nobody, Others, whose
 from web.chats.records import ChatMessage, ChatSettings, Run, State
 from web.chats.reply import Reply, end_of, finished, parts, sentence, spoken
@@ -39,16 +39,6 @@ FAULT = "Something went wrong here; the terminal says what."
 log = logging.getLogger(__name__)
 
 
-class ReplyBusyError(LinlyError):
-    """A chat has a reply in the making already."""
-
-    http_status = 409
-    code = "reply_in_progress"
-
-    def __init__(self) -> None:
-        super().__init__("This chat has a reply in the making", "Stop it, or wait for its end.")
-
-
 class Replies:
     """Makes replies and keeps them.
 
@@ -56,7 +46,7 @@ class Replies:
         server: what this process is known by in the store.
         changed: told of an owner whose chats have changed.
         spoke: told of an owner and a chat where a reply has grown.
-        saved: told of an owner whose reply has been saved as far as it is.
+        saved: told of an owner and a chat whose reply has been saved as far as it is.
         others: the replicas that may be making a reply which is to stop.
     """
 
@@ -67,7 +57,7 @@ class Replies:
         server: str,
         changed: Callable[[str], None],
         spoke: Callable[[str, str], None],
-        saved: Callable[[str], None] = lambda _: None,
+        saved: Callable[[str, str], None] = lambda *_: None,
         others: Others | None = None,
     ) -> None:
         self._manager = manager
@@ -87,8 +77,8 @@ class Replies:
         return len(self._replies)
 
     def makes(self, message: str) -> bool:
-        """Whether a reply is in the making here."""
-        return message in self._replies
+        """Whether a reply is in the making here, or has yet to be saved."""
+        return message in self._replies or message in self._unsaved
 
     def in_chat(self, chat: str) -> list[Reply]:
         """Those of a chat, in the order in which they began."""
@@ -138,14 +128,24 @@ class Replies:
         self._start(Reply(owner, chat, streaming, message.text, run))
 
     def stop(self, owner: str, chat: str) -> None:
-        """End the replies of the owner's chat within one token; what is there stays."""
+        """End the replies of the owner's chat within one token; what is there stays.
+
+        Raises:
+            StoreError: it is not known what the others make there.
+        """
+        here = self.in_chat(chat)
         self.stop_as(News(whose(owner), chat))
-        self._others.tell(News(whose(owner), chat))
+        if here:  # then nobody else says anything there
+            return
+        for message in self._store.streaming(chat):
+            if not self.makes(message):
+                self._others.tell(News(whose(owner), chat, message))
 
     def stop_as(self, news: News) -> None:
         """As `stop`, of what is made here."""
         for reply in self.in_chat(news.stop):
-            if whose(reply.owner) == news.owner:
+            named = news.message in ("", reply.message.id)
+            if named and whose(reply.owner) == news.owner:
                 reply.stopped = True
                 if reply.request:
                     self._manager.abort(reply.request.id)
@@ -182,7 +182,7 @@ class Replies:
     def _save(self, reply: Reply) -> None:
         with _spared():
             self._store.save_text(reply.message.id, reply.text, self._server)
-            self._saved(reply.owner)
+            self._saved(reply.owner, reply.chat)
 
     async def _make(self, reply: Reply) -> None:
         """From the question to the last word, whatever happens in between."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from sqlalchemy import Connection, Table, delete, func, select
+from sqlalchemy import Connection, Delete, Select, bindparam, delete, func, select
 
 from model.types import RequestError
 from web.chats.codec import clean, sampling_from, sampling_text
@@ -16,6 +16,30 @@ from web.chats.tables import CHATS, MESSAGES, PRESETS, SNIPPETS, VOTES, put
 
 MOST_NAME = 60  # characters
 MOST_KEPT = 500  # prompts of one owner, and presets
+COMPARED = select(MESSAGES.c.id).where(
+    MESSAGES.c.chat == bindparam("chat"), MESSAGES.c.comparison == bindparam("comparison")
+)
+VOTED = (
+    select(VOTES.c.comparison, VOTES.c.chat, VOTES.c.winner, VOTES.c.created)
+    .join(CHATS, CHATS.c.id == VOTES.c.chat)
+    .where(CHATS.c.owner == bindparam("owner"), CHATS.c.deleted.is_(None))
+)
+VOTED_IN = VOTED.where(VOTES.c.chat == bindparam("chat"))
+SNIPPET_NAMES = select(SNIPPETS.c.name).where(SNIPPETS.c.owner == bindparam("owner"))
+SNIPPET_TEXT = select(SNIPPETS.c.text).where(
+    SNIPPETS.c.owner == bindparam("owner"), SNIPPETS.c.name == bindparam("name")
+)
+SAMPLINGS = select(PRESETS.c.name, PRESETS.c.sampling).where(PRESETS.c.owner == bindparam("owner"))
+OTHER_SNIPPETS, OTHER_PRESETS = (
+    select(func.count()).where(
+        table.c.owner == bindparam("owner"), table.c.name != bindparam("name")
+    )
+    for table in (SNIPPETS, PRESETS)
+)
+NO_SNIPPET, NO_PRESET = (
+    delete(table).where(table.c.owner == bindparam("owner"), table.c.name == bindparam("name"))
+    for table in (SNIPPETS, PRESETS)
+)
 
 
 class Shelf(Database):
@@ -30,10 +54,8 @@ class Shelf(Database):
         """
         with self._writing() as connection:
             hold_chat(connection, owner, vote.chat)
-            compared = select(MESSAGES.c.id).where(
-                MESSAGES.c.chat == vote.chat, MESSAGES.c.comparison == vote.comparison
-            )
-            rivals = connection.execute(compared).scalars().all()
+            compared = {"chat": vote.chat, "comparison": vote.comparison}
+            rivals = connection.execute(COMPARED, compared).scalars().all()
             if not rivals or (vote.winner is not None and vote.winner not in rivals):
                 raise UnknownChatError
             insert_vote(connection, vote)
@@ -44,15 +66,9 @@ class Shelf(Database):
         Raises:
             StoreError
         """
-        found = (
-            select(VOTES.c.comparison, VOTES.c.chat, VOTES.c.winner, VOTES.c.created)
-            .join(CHATS, CHATS.c.id == VOTES.c.chat)
-            .where(CHATS.c.owner == owner, CHATS.c.deleted.is_(None))
-        )
-        if chat is not None:
-            found = found.where(VOTES.c.chat == chat)
+        found, values = (VOTED, {}) if chat is None else (VOTED_IN, {"chat": chat})
         with self._reading() as connection:
-            votes = [Vote(*row) for row in connection.execute(found)]
+            votes = [Vote(*row) for row in connection.execute(found, {"owner": owner, **values})]
         return sorted(votes, key=lambda vote: (vote.created, vote.comparison))
 
     def snippets(self, owner: str) -> list[str]:
@@ -61,9 +77,9 @@ class Shelf(Database):
         Raises:
             StoreError
         """
-        names = select(SNIPPETS.c.name).where(SNIPPETS.c.owner == owner)
         with self._reading() as connection:
-            return sorted(connection.execute(names).scalars(), key=_by_name)
+            names = connection.execute(SNIPPET_NAMES, {"owner": owner}).scalars()
+            return sorted(names, key=_by_name)
 
     def snippet(self, owner: str, name: str) -> str:
         """The text of one of the owner's prompts; "" if it is gone.
@@ -71,9 +87,9 @@ class Shelf(Database):
         Raises:
             StoreError
         """
-        text = select(SNIPPETS.c.text).where(SNIPPETS.c.owner == owner, SNIPPETS.c.name == name)
         with self._reading() as connection:
-            return connection.execute(text).scalar() or ""
+            found = connection.execute(SNIPPET_TEXT, {"owner": owner, "name": name})
+            return found.scalar() or ""
 
     def save_snippet(self, owner: str, snippet: Snippet) -> None:
         """Keep a prompt under its name.
@@ -85,7 +101,7 @@ class Shelf(Database):
         name, text = checked_name(snippet.name), clean(snippet.text)
         check_length(text)
         with self._writing() as connection:
-            _check_room(connection, SNIPPETS, owner, name)
+            _check_room(connection, OTHER_SNIPPETS, owner, name)
             put(connection, SNIPPETS, {"owner": owner, "name": name, "text": text})
 
     def delete_snippet(self, owner: str, name: str) -> None:
@@ -94,7 +110,7 @@ class Shelf(Database):
         Raises:
             StoreError
         """
-        self._forget(SNIPPETS, owner, name)
+        self._forget(NO_SNIPPET, owner, name)
 
     def presets(self, owner: str) -> list[SavedPreset]:
         """The owner's sampling settings, by name.
@@ -102,9 +118,8 @@ class Shelf(Database):
         Raises:
             StoreError
         """
-        own = select(PRESETS.c.name, PRESETS.c.sampling).where(PRESETS.c.owner == owner)
         with self._reading() as connection:
-            found = connection.execute(own).all()
+            found = connection.execute(SAMPLINGS, {"owner": owner}).all()
         presets = [SavedPreset(name, sampling_from(sampling)) for name, sampling in found]
         return sorted(presets, key=lambda preset: _by_name(preset.name))
 
@@ -118,7 +133,7 @@ class Shelf(Database):
         name = checked_name(preset.name)
         row = {"owner": owner, "name": name, "sampling": sampling_text(preset.sampling)}
         with self._writing() as connection:
-            _check_room(connection, PRESETS, owner, name)
+            _check_room(connection, OTHER_PRESETS, owner, name)
             put(connection, PRESETS, row)
 
     def delete_preset(self, owner: str, name: str) -> None:
@@ -127,12 +142,11 @@ class Shelf(Database):
         Raises:
             StoreError
         """
-        self._forget(PRESETS, owner, name)
+        self._forget(NO_PRESET, owner, name)
 
-    def _forget(self, table: Table, owner: str, name: str) -> None:
-        gone = delete(table).where(table.c.owner == owner, table.c.name == name)
-        with self._writing() as connection:
-            connection.execute(gone)
+    def _forget(self, gone: Delete, owner: str, name: str) -> None:
+        with self._once() as connection:
+            connection.execute(gone, {"owner": owner, "name": name})
 
 
 def checked_name(name: str) -> str:
@@ -151,15 +165,14 @@ def _by_name(name: str) -> tuple[str, str]:
     return name.casefold(), name
 
 
-def _check_room(connection: Connection, table: Table, owner: str, name: str) -> None:
+def _check_room(connection: Connection, others: Select[int], owner: str, name: str) -> None:
     """Within a transaction: that there is room for one of this name. (In PostgreSQL, what is saved
     in the same moment is not counted; the limit is for the page's sake, so a few more do no harm.)
 
     Raises:
         RequestError: there are too many others.
     """
-    others = select(func.count()).where(table.c.owner == owner, table.c.name != name)
-    if connection.execute(others).scalar_one() >= MOST_KEPT:
+    if connection.execute(others, {"owner": owner, "name": name}).scalar_one() >= MOST_KEPT:
         raise RequestError(f"There is no room for more than {MOST_KEPT}", "Delete some first.")
 
 

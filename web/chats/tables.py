@@ -6,6 +6,7 @@ Nothing is made from these: that is what `migrations` do.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -95,16 +96,22 @@ PRESETS = Table(
 
 
 def put(connection: Connection, table: Table, row: Mapping[str, Any]) -> None:
-    """Within a transaction: the row, in place of the one that has its key."""
-    insert = _replacing(connection, table)
+    """Within a transaction: the whole row, in place of the one that has its key."""
+    connection.execute(_putting(connection.dialect.name, table), row)
+
+
+@lru_cache
+def _putting(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
+    """Of rows that have a value for each column."""
+    insert = _replacing(dialect, table)
     keys = [key.name for key in table.primary_key]
-    rest = {name: insert.excluded[name] for name in row if name not in keys}
-    connection.execute(insert.on_conflict_do_update(index_elements=keys, set_=rest), row)
+    rest = {c.name: insert.excluded[c.name] for c in table.columns if not c.primary_key}
+    return insert.on_conflict_do_update(index_elements=keys, set_=rest)
 
 
-def _replacing(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
+def _replacing(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
     """Both databases can replace a row, in the same words; SQLAlchemy has them twice."""
-    if connection.dialect.name == "sqlite":
+    if dialect == "sqlite":
         return sqlite.insert(table)
     from sqlalchemy.dialects import postgresql  # whoever has none need not wait for it
 

@@ -14,11 +14,12 @@ from model.manager import ModelManager
 from model.types import RequestError
 from web.chats import branches
 from web.chats.conversation import Conversation
+from web.chats.errors import ReplyBusyError
 from web.chats.exact import check_exact
 from web.chats.messages import check_length
 from web.chats.news import News
 from web.chats.records import ChatMessage, ChatSettings, State, Vote
-from web.chats.replies import Replies, ReplyBusyError
+from web.chats.replies import Replies
 from web.chats.store import ChatStore, UnknownChatError
 from web.chats.titles import title_for
 from web.chats.visits import Visit, Visits
@@ -67,13 +68,18 @@ class Talk:
                 visit.chat = None
             return None
         messages = self.store.messages(visit.owner.id, chat.id)
-        if any(
-            m.state is State.STREAMING and not self.replies.makes(m.id) for m in messages.values()
-        ):
+        if elsewhere := self._elsewhere(messages):
             self._mend()  # another server makes them, if it is still alive
             messages = self.store.messages(visit.owner.id, chat.id)
+            elsewhere = self._elsewhere(messages)
         branch = branches.path(messages, chat.head)
-        return Conversation(chat, messages, branch, visit.compared)
+        return Conversation(chat, messages, branch, visit.compared, elsewhere)
+
+    def _elsewhere(self, messages: dict[str, ChatMessage]) -> bool:
+        """Whether some of them are replies that another server makes, or made when it died."""
+        return any(
+            m.state is State.STREAMING and not self.replies.makes(m.id) for m in messages.values()
+        )
 
     def send(self, visit: Visit, text: str, settings: ChatSettings) -> None:
         """Ask in the chat that is shown, or begin one."""
@@ -178,9 +184,17 @@ class Talk:
         self.visits.changed(visit.owner.id)
 
     def stop(self, visit: Visit) -> None:
-        """End what is being said in the chat; what is there stays."""
-        if visit.chat:
-            self.replies.stop(visit.owner.id, visit.chat)
+        """End what is being said in the chat; what is there stays.
+
+        Raises:
+            StoreError: only what is made here has been ended.
+        """
+        if visit.chat is None:
+            return
+        self.replies.stop(visit.owner.id, visit.chat)
+        if not self.replies.in_chat(visit.chat):  # nobody may be left who could end it
+            self._mend()
+            visit.renew()
 
     def open(self, visit: Visit, chat: str | None) -> ChatSettings | None:
         """Show a chat, or a new one; its settings.
@@ -203,9 +217,9 @@ class Talk:
         """Put a chat away. It can be brought back until another one is deleted."""
         removed = self.store.chat(visit.owner.id, chat)
         self.store.delete(visit.owner.id, chat)
-        self.replies.stop(visit.owner.id, chat)
         visit.removed = removed
         self.visits.changed(visit.owner.id)
+        self.replies.stop(visit.owner.id, chat)
 
     def undo(self, visit: Visit, chat: str) -> ChatSettings | None:
         """Bring a deleted chat back, into view where nothing else is; its settings then."""
@@ -236,9 +250,8 @@ class Talk:
 
     def _ask(self, visit: Visit, text: str, settings: ChatSettings) -> str:
         """Add a question to the branch that is shown; its id."""
-        self._refuse_busy(visit)
         check_length(text)  # before there is a chat for it
-        talk = self.conversation(visit)
+        talk = self._refuse_busy(visit)
         if talk is None:
             visit.chat = self.store.create(visit.owner.id, title_for(text), settings).id
             return self._add_question(visit, text, None)
@@ -304,9 +317,18 @@ class Talk:
             link.count(visit.owner.id, len(asked))
         visit.stop_reading()
 
-    def _refuse_busy(self, visit: Visit) -> None:
+    def _refuse_busy(self, visit: Visit) -> Conversation | None:
+        """What the tab shows, where nobody speaks.
+
+        Raises:
+            ReplyBusyError
+        """
         if visit.chat and self.replies.in_chat(visit.chat):
             raise ReplyBusyError
+        talk = self.conversation(visit)
+        if talk and talk.elsewhere:
+            raise ReplyBusyError
+        return talk
 
     def _last_question(self, visit: Visit) -> str:
         talk = self.conversation(visit)

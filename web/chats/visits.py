@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from web.chats.identity import Owner
-from web.chats.news import Hear, News, Nobody, Others, whose
+from web.chats.news import Hear, News, Nobody, Others, which, whose
 from web.chats.records import Chat
 from web.i18n import DEFAULT
 
@@ -92,21 +92,26 @@ class Visits:
         """One of the owner's chats is not what it was."""
         for visit in self._watching(owner):
             visit.renew()
-        self.saved(owner)
-
-    def saved(self, owner: str) -> None:
-        """What the tabs here know already is in the store now."""
         self._others.tell(News(whose(owner)))
+
+    def saved(self, owner: str, chat: str) -> None:
+        """What the tabs here know already of a reply in this chat is in the store now."""
+        self._others.tell(News(whose(owner), chat=which(chat), grew=True))
 
     def follow(self, hear: Hear) -> None:
         """Have `hear` called with what the others tell from now on."""
         self._others.follow(hear)
 
     def changed_elsewhere(self, news: News | None) -> None:
-        """As `changed`, but another replica's doing; None where that may be anybody's."""
+        """As `changed`, but another replica's doing; None where that may be anybody's. A reply that
+        only grew is of no interest to who looks at something else."""
         for visit in tuple(self._visits.values()):
-            if news is None or news.owner == whose(visit.owner.id):
-                visit.renew()
+            if news is not None:
+                if news.owner != whose(visit.owner.id):
+                    continue
+                if news.grew and news.chat != which(visit.chat or ""):
+                    continue
+            visit.renew()
 
     def spoke(self, owner: str, chat: str) -> None:
         """A reply in this chat has grown, or moved in its queue."""

@@ -45,6 +45,7 @@ UPDATE_SECONDS = 0.05  # between two updates of a tab
 CROWD_SECONDS = 0.01  # and this much more for each other reply: cores are the model's
 BEAT_SECONDS = 4.0  # between two signs of life; the page counts on them
 RETRY_SECONDS = 5.0  # after the store could not be read
+AFAR_SECONDS = 3.0  # between two looks at what another server says, which may have died
 LOOK_SECONDS = 1.0  # between two looks at the model, and at what there is to choose from
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Shown:
 
     model: tuple[str, str] = ("", "")
     choices: str = ""
+    elsewhere: bool = False  # another server says something there
     counts: dict[Any, int] = field(default_factory=dict)
 
 
@@ -89,9 +91,10 @@ class Watcher:
     async def watch(self, visit: Visit) -> AsyncGenerator[Updates, None]:
         """The chats, in a tab: whenever a message begins or ends, or another is shown."""
         visit.renew()
-        while await _news(visit, visit.changed):
+        shown = Shown()
+        while await _news(visit, visit.changed, AFAR_SECONDS if shown.elsewhere else None):
             try:
-                async for updates in self._chats(visit):
+                async for updates in self._chats(visit, shown):
                     yield updates
             except LinlyError as error:  # a disk that is full or gone may come back
                 log.warning("%s", error)
@@ -140,17 +143,18 @@ class Watcher:
             await asyncio.sleep(UPDATE_SECONDS + CROWD_SECONDS * others)
             await _either(visit.heard, BEAT_SECONDS)
 
-    async def _chats(self, visit: Visit) -> AsyncGenerator[Updates, None]:
+    async def _chats(self, visit: Visit, shown: Shown) -> AsyncGenerator[Updates, None]:
         """Log and side bar; then the meter, which takes a tokenizer's time."""
         ui, store, owner = self._layout, self._talk.store, visit.owner.id
         talk = self._talk.conversation(visit)
+        shown.elsewhere = talk is not None and talk.elsewhere
         votes = store.votes(owner, talk.chat.id) if talk else []
         chats = store.chats(owner, visit.query, MOST_LISTED + 1)
         yield {
             ui.log: log_value(talk, votes, visit.language),
             ui.sidebar: sidebar_value(chats, self._talk.replies.chats(owner), visit),
         }
-        if not (talk and self._talk.replies.in_chat(talk.chat.id)):
+        if not (talk and (talk.elsewhere or self._talk.replies.in_chat(talk.chat.id))):
             yield {ui.meter: await self._meter(talk, visit)}
 
     async def _meter(self, talk: Conversation | None, visit: Visit) -> str:
@@ -230,15 +234,14 @@ class Watcher:
         return {self._layout.adapter: gr.update(choices=choices, value=chosen)}
 
 
-async def _news(visit: Visit, event: asyncio.Event) -> bool:
-    """Wait for the event; False once the tab is closed."""
-    await event.wait()
-    event.clear()
+async def _news(visit: Visit, event: asyncio.Event, seconds: float | None) -> bool:
+    """Wait for the event, or for so long; False once the tab is closed."""
+    await _either(event, seconds)
     return not visit.closed
 
 
-async def _either(event: asyncio.Event, seconds: float) -> None:
-    """Wait for the event, or for so long."""
+async def _either(event: asyncio.Event, seconds: float | None) -> None:
+    """Wait for the event, or for so long; None: for as long as it takes."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(event.wait(), seconds)
     event.clear()

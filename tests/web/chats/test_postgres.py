@@ -7,16 +7,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
+import tests.web.postgres
 from tests.web.chats.conftest import store_at
 from tests.web.chats.test_sqlite import LATER
 from tests.web.postgres import PASSWORD, PostgresServer, cut_off, do, rows
-from web.chats import migrations, postgres
+from web.chats import chats, deadline, migrations, postgres
+from web.chats.deadline import BoundedConnection
 from web.chats.errors import StoreError
 from web.chats.keeping import open_store
 from web.chats.migrations import MIGRATIONS, POSTGRES, SQLITE, statements
@@ -295,6 +299,156 @@ def test_a_connection_that_is_lost_in_a_transaction(url: str) -> None:
         assert store.chat(MEI, chat).title == "title"
 
 
+def test_a_server_that_hangs(
+    server: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own limits are none then. The event loop stood still until it went on."""
+    monkeypatch.setattr(postgres, "STATEMENT_SECONDS", 0.3)
+    monkeypatch.setattr(postgres, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(postgres, "PAUSES", 1000)
+    home = Postgres(url)
+    with closing(ChatStore(home)) as store:
+        chat = store.create(MEI, "title", ChatSettings()).id
+        other = home.reading()
+        store.chats(MEI)  # on a second connection
+        other.__exit__(None, None, None)
+        waits = 0
+        wait = BoundedConnection.wait
+
+        def counted(*given: Any) -> Any:
+            nonlocal waits
+            waits += 1
+            return wait(*given)
+
+        with server.hanging(url):
+            monkeypatch.setattr(BoundedConnection, "wait", counted)
+            for call in (lambda: store.rename(MEI, chat, "new"), lambda: store.chats(MEI)) * 2:
+                with pytest.raises(StoreError, match="does not answer"):
+                    call()
+            assert waits == 1  # the others were not even tried
+        home.answers()
+        assert store.chat(MEI, chat).title == "title"
+        store.rename(MEI, chat, "new")
+
+
+def test_a_server_that_hangs_between_two_statements(
+    server: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit is waited for no longer than a statement is."""
+    monkeypatch.setattr(postgres, "STATEMENT_SECONDS", 0.3)
+    monkeypatch.setattr(postgres, "ANSWER_SECONDS", 0.2)
+    with closing(store_at(url)) as store:
+        stack = ExitStack()
+
+        def write() -> None:
+            with store._writing() as connection:
+                connection.exec_driver_sql("SELECT 1")
+                stack.enter_context(server.hanging(url))
+
+        with stack, pytest.raises(StoreError, match="does not answer"):
+            write()
+        assert isinstance(store.home, Postgres)
+        store.home.answers()
+        assert store.chats(MEI) == []
+
+
+def test_a_migration_may_take_long(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "STATEMENT_SECONDS", 0.05)
+    monkeypatch.setattr(postgres, "ANSWER_SECONDS", 0.0)
+    monkeypatch.setattr(migrations, "MIGRATIONS", (*MIGRATIONS, "SELECT pg_sleep(0.5);"))
+    Postgres(url).close()
+    assert version(url) == len(MIGRATIONS) + 1
+
+
+def test_what_a_server_without_power_held_is_let_go(url: str) -> None:
+    """Keepalives are not sent while something is not acknowledged."""
+    with closing(store_at(url)) as store, store._reading() as connection:
+        for setting, value in (
+            ("tcp_user_timeout", "25000"), ("tcp_keepalives_idle", "10"),
+            ("idle_in_transaction_session_timeout", "30s"),
+        ):  # fmt: skip
+            assert connection.exec_driver_sql(f"SHOW {setting}").scalar() == value
+
+
+def test_how_often_the_database_is_asked(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second replica is milliseconds away from it: each way counts."""
+    ways = 0
+    bounded = deadline._bounded
+
+    def counted(*given: Any) -> Any:
+        nonlocal ways
+        steps = bounded(*given)
+        try:
+            wanted = next(steps)
+            ways += 1
+            while True:
+                ready = yield wanted
+                wanted = steps.send(ready)
+        except StopIteration as ended:
+            return ended.value
+
+    def asked(call: Callable[[], object]) -> int:
+        nonlocal ways
+        ways = 0
+        call()
+        return ways
+
+    monkeypatch.setattr(postgres, "PING_SECONDS", 1000.0)
+    with closing(store_at(url)) as store:
+        chat = store.create(MEI, "title", ChatSettings()).id
+        reply = ChatMessage("a", None, "assistant", "", State.STREAMING)
+        monkeypatch.setattr(deadline, "_bounded", counted)
+        assert asked(lambda: store.chats(MEI)) == 1
+        assert asked(lambda: store.create(MEI, "other", ChatSettings())) == 1
+        assert asked(lambda: store.add(MEI, chat, reply, "me")) == 5
+        assert asked(lambda: store.save_text("a", "text", "me")) == 1
+        assert asked(lambda: store.finish(replace(reply, text="all"), "me")) == 1
+        assert asked(lambda: store.rename(MEI, chat, "new")) == 3
+        monkeypatch.setattr(postgres, "PING_SECONDS", -1.0)
+        assert asked(lambda: store.chats(MEI)) == 2
+        monkeypatch.setattr(postgres, "PING_SECONDS", 1000.0)
+        cut_off(url)
+        assert [one.title for one in store.chats(MEI)] == ["new", "other"]
+
+
+FEW_MUST_STAY = (
+    """
+    CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF (SELECT count(*) FROM chats) <= 2 THEN RAISE EXCEPTION 'no more'; END IF;
+        RETURN OLD;
+    END $$
+    """,
+    "CREATE TRIGGER keep BEFORE DELETE ON chats FOR EACH ROW EXECUTE FUNCTION keep()",
+)
+
+
+def test_what_cannot_be_cleared_away_is_no_reason_not_to_start(
+    url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was one statement: where that took too long, nobody could start the program any more."""
+    monkeypatch.setattr(chats, "AT_ONCE", 2)
+    with closing(store_at(url)) as store:
+        for _ in range(6):
+            store.delete(MEI, store.create(MEI, "title", ChatSettings()).id)
+    do(url, "UPDATE chats SET deleted = 1", *FEW_MUST_STAY)
+    open_store(Path("nowhere"), url).close()
+    assert "Old chats are not cleared away" in caplog.text
+    assert rows(url, "SELECT count(*) FROM chats") == [(2,)]
+
+
+def test_a_test_s_server_that_does_not_start_is_ended(
+    back: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back.stop()
+    with monkeypatch.context() as patch:
+        patch.setattr(tests.web.postgres, "SECONDS", 0.0)
+        with pytest.raises(RuntimeError):
+            back.start()
+    back.start()
+    back.stop()
+
+
 def test_nobody_waits_again_and_again_for_a_host_that_is_silent(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,7 +464,7 @@ def test_nobody_waits_again_and_again_for_a_host_that_is_silent(
     with closing(ChatStore(home)) as store, monkeypatch.context() as patch:
         home._engine.dispose()
         patch.setattr(postgres.time, "monotonic", lambda: now)
-        patch.setattr(psycopg, "connect", silent)
+        patch.setattr(BoundedConnection, "connect", silent)
         for _ in range(5):
             with pytest.raises(StoreError, match="does not answer"):
                 store.chats(MEI)

@@ -12,11 +12,11 @@ import pytest
 
 from model.types import Delta, Emit, EngineRequest, Queued, Sampling
 from tests.fake import FakeEngine, echo, fake_manager
-from web.chats.errors import StoreError
+from web.chats.errors import ReplyBusyError, StoreError
 from web.chats.exact import NotExactError
 from web.chats.identity import Owner
 from web.chats.records import ChatMessage, ChatSettings, State
-from web.chats.replies import SAVE_SECONDS, Replies, ReplyBusyError
+from web.chats.replies import SAVE_SECONDS, Replies
 from web.chats.servers import ServerLock
 from web.chats.store import ChatStore
 from web.chats.talk import Talk

@@ -16,7 +16,8 @@ import pytest
 
 from model.types import FinishReason, RequestError, Sampling
 from tests.web.chats.conftest import OpenStore
-from web.chats import shelf
+from web.chats import chats, shelf
+from web.chats.errors import ReplyBusyError
 from web.chats.imports import Imported, ImportedChat
 from web.chats.messages import MOST_TEXT
 from web.chats.records import (
@@ -195,6 +196,43 @@ def test_purging_destroys(store: ChatStore) -> None:
     assert store.chats(MEI) == [kept]
     with store.home.reading() as connection:
         assert connection.exec_driver_sql("SELECT id FROM messages").all() == [(kept.head,)]
+
+
+def test_purging_goes_a_few_at_a_time(store: ChatStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them at once may take longer than a statement may."""
+    monkeypatch.setattr(chats, "AT_ONCE", 2)
+    for count in (5, 4, 0):
+        for _ in range(count):
+            store.delete(MEI, store.create(MEI, "title", SETTINGS).id)
+        assert store.purge(time.time() + 1) == count
+    for number in range(5):
+        store.create(f"session:{number}", "title", SETTINGS)
+    assert store.purge_owners("session:", time.time() + 10) == 5
+
+
+def test_one_server_at_a_time_says_something_in_a_chat(store: ChatStore) -> None:
+    living = {"a", "b"}
+    store._alive = living.__contains__
+    chat = store.create(MEI, "title", SETTINGS).id
+    reply = ChatMessage("1", None, "assistant", "", State.STREAMING, comparison="c")
+    store.add(MEI, chat, reply, "a")
+    for other in (
+        replace(reply, id="2", comparison=None),
+        replace(reply, id="2", comparison="another"),
+    ):
+        with pytest.raises(ReplyBusyError):
+            store.add(MEI, chat, other, "b")
+    store.add(MEI, chat, replace(reply, id="2"), "b")
+    cut = replace(reply, id="3", state=State.CUT)
+    store.add(MEI, chat, cut)
+    with pytest.raises(ReplyBusyError):
+        store.reopen(MEI, cut, "b")
+    assert store.streaming(chat) == ["1", "2"]
+    assert store.message(MEI, "3")[1].state is State.CUT
+    store.finish(replace(reply, id="2", state=State.DONE), "b")
+    store.add(MEI, chat, replace(reply, id="4", comparison=None), "a")  # it knows its own
+    living.remove("a")
+    store.reopen(MEI, cut, "b")
 
 
 def test_the_head(store: ChatStore) -> None:

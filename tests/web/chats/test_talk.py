@@ -12,10 +12,10 @@ import pytest
 from model.adapters import Adapter
 from model.types import FinishReason, LinlyError, RequestError, Sampling
 from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
-from web.chats.errors import UnknownChatError
+from web.chats.errors import ReplyBusyError, UnknownChatError
 from web.chats.identity import Owner
 from web.chats.records import ChatMessage, ChatSettings, Run, State
-from web.chats.replies import Replies, ReplyBusyError
+from web.chats.replies import Replies
 from web.chats.store import ChatStore
 from web.chats.talk import Talk
 from web.chats.visits import Visit, Visits
