@@ -140,6 +140,7 @@ def test_abort_ends_it_too(opened: Open, server: Server) -> None:
 
 def test_a_reply_that_is_aborted_at_once_ends_too(opened: Open, server: Server) -> None:
     """Its task has not begun by then: such a task never would."""
+    server.held = threading.Event()  # or else some would be quicker
     manager = opened(server)
     serving = manager._loader.serving()
     engine = serving.engine
