@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from model.discretion import without_paths
 from model.settings import Settings
 from model.startup import Report, Serving
 from model.types import LinlyError, NotReadyError, Phase
@@ -21,7 +21,6 @@ SHARES = {
     Phase.READY: (1.0, 0.0),
     Phase.FAILED: (0.0, 0.0),
 }
-FOLDERS = re.compile(r"(?<![\w:/])/(?:[^\s/:]+/)+")
 
 log = logging.getLogger(__name__)
 
@@ -93,13 +92,13 @@ class Loader:
         try:
             serving = self._load(self._settings, self._report)
         except LinlyError as error:
-            self._set(Loaded(Phase.FAILED, error=_without_paths(str(error))))
+            self._set(Loaded(Phase.FAILED, error=without_paths(str(error))))
         except MemoryError:
             message = "There is not enough memory to load this model. Try --quantization 8bit."
             self._set(Loaded(Phase.FAILED, error=message))
         except Exception as error:
             log.exception("loading failed")
-            self._set(Loaded(Phase.FAILED, error=_without_paths(f"Loading failed: {error}")))
+            self._set(Loaded(Phase.FAILED, error=without_paths(f"Loading failed: {error}")))
         else:
             self._set(Loaded(Phase.READY, 1.0, serving))
             if self._closed:  # close() came first and found nothing to close
@@ -117,8 +116,3 @@ class Loader:
         with self._changed:
             self.state = state
             self._changed.notify_all()
-
-
-def _without_paths(text: str) -> str:
-    """Files by their names alone: visitors read this too, and the folders are nobody's business."""
-    return FOLDERS.sub("", text)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from model.discretion import without_paths
 from model.engine.remote.probe import Probe
 from model.engine.remote.server import ModelServer, Served
 from model.types import AdapterError, BusyError, EngineError, LinlyError, NotReadyError
@@ -20,7 +21,6 @@ SILENT = "The model server has not answered yet"
 NOTHING = Served((), frozenset())
 DIGITS = 12  # of a digest, in the name of an adapter that a server was given
 GIVEN = re.compile(rf".+@[0-9a-f]{{{DIGITS}}}")
-FOLDERS = re.compile(r"(?<![\w:/])/(?:[^\s/:]+/)+")  # nobody's business but the operator's
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +190,7 @@ def _named(adapter: str, digest: str) -> str:
 
 
 def _refusal(adapter: str, error: LinlyError) -> AdapterError:
-    said = FOLDERS.sub("", error.message)
+    said = without_paths(error.message)
     return AdapterError(
         f"The model server cannot serve the adapter {adapter!r}: {said}",
         "Mend it, and let the server see the same folder under the same path.",
