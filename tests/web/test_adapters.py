@@ -171,6 +171,22 @@ def test_the_strength_is_this_chats_alone(visit: Serve) -> None:
     assert engine.requests[-1].adapter_scale == 1
 
 
+def test_over_a_model_server_an_adapter_is_whole_or_off(visit: Serve) -> None:
+    """It knows no other strengths, so the page offers none."""
+    engine = FakeEngine(echo, name="remote")
+    chat = visit(engine)
+    chat.choose("Adapter", "● pirate")
+    chat.settings()
+    expect(chat.page.get_by_text("A model server knows nothing between")).to_be_visible()
+    number = chat.page.get_by_label("Strength as a number")
+    expect(number).to_have_attribute("max", "1")
+    expect(number).to_have_attribute("step", "1")
+    ask(chat, "whole", "pirate heard: whole")
+    slide(chat, "Strength", "0")
+    ask(chat, "off", "pirate heard: off")
+    assert [request.adapter_scale for request in engine.requests] == [1, 0]
+
+
 def set_up(chat: Chat) -> None:
     """A chat with everything set otherwise."""
     chat.choose("Adapter", "● pirate")

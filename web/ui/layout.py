@@ -53,12 +53,13 @@ class Layout:
         return [self.adapter, *self.settings.wishes]
 
 
-def build() -> Layout:
-    """Lay the components out; call it inside a `gr.Blocks`."""
+def build(whole_strengths: bool = False) -> Layout:
+    """Lay the components out; call it inside a `gr.Blocks`. With `whole_strengths`, an adapter is
+    served at strength 0 or 1 alone."""
     t = texts(DEFAULT)
     with gr.Sidebar(label=t["chats"], width=300, elem_id="chats") as chats:
         sidebar = drawn("Sidebar", elem_id="sidebar")
-    settings = SettingsPanel.build()
+    settings = SettingsPanel.build(whole_strengths)
     with gr.Row(elem_id="top", equal_height=True):
         gr.HTML(f"<h1>{t['title']}</h1>", elem_id="title")
         status = gr.HTML(elem_id="status")

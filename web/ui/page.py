@@ -67,7 +67,7 @@ def build_page(
     """The page for `manager`, to be mounted; with a `desk` it has a tab for training."""
     with gr.Blocks(title="Linly Chat", fill_height=True, analytics_enabled=False,
                    delete_cache=(UPLOAD_SECONDS, UPLOAD_SECONDS)) as blocks:  # fmt: skip
-        layout = page_layout.build()
+        layout = page_layout.build(whole_strengths=manager.status().remote)
         visits, store = Visits(keeping.others), keeping.store
         replies = Replies(manager, store, keeping.lock.id, visits.changed, visits.spoke,
                           visits.saved, keeping.others)  # fmt: skip

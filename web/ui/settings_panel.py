@@ -21,7 +21,10 @@ Updates = dict[Any, Any]
 
 @dataclass(frozen=True)
 class SettingsPanel:
-    """A side bar at the right with everything that a chat remembers beside its adapter."""
+    """A side bar at the right with everything that a chat remembers beside its adapter.
+
+    `whole` adapters are served at strength 0 or 1, and nothing between.
+    """
 
     bar: gr.Sidebar
     scale: gr.Slider
@@ -37,6 +40,7 @@ class SettingsPanel:
     system: gr.Textbox
     shelf: ShelfPanel
     share: SharePanel
+    whole: bool = False
 
     @property
     def sliders(self) -> list[gr.Slider]:
@@ -56,7 +60,7 @@ class SettingsPanel:
         ]  # fmt: skip
 
     @classmethod
-    def build(cls) -> SettingsPanel:
+    def build(cls, whole: bool = False) -> SettingsPanel:
         """Lay it out; call it inside a `gr.Blocks`."""
         t = texts(DEFAULT)
         first = PRESETS[FIRST]
@@ -64,8 +68,9 @@ class SettingsPanel:
             label=t["settings"], open=False, position="right", width=340, elem_id="settings"
         ) as bar:
             scale = gr.Slider(
-                0, MOST_SCALE, 1, step=0.05, label=t["strength"], info=t["strength_info"]
-            )
+                0, 1 if whole else MOST_SCALE, 1, step=1 if whole else 0.05, label=t["strength"],
+                info=t[_strength_info(whole)],
+            )  # fmt: skip
             system = gr.Textbox(label=t["system_prompt"], info=t["system_prompt_info"], lines=3)
             preset = gr.Radio(preset_choices(DEFAULT), value=FIRST, label=t["preset"])
             temperature = gr.Slider(
@@ -87,14 +92,14 @@ class SettingsPanel:
             share = SharePanel.build()
         return cls(
             bar, scale, preset, temperature, top_p, top_k, min_p, penalty, max_tokens, seed,
-            template, system, shelf, share,
+            template, system, shelf, share, whole,
         )  # fmt: skip
 
     def labels(self, t: Mapping[str, str]) -> Iterable[tuple[Any, dict[str, Any]]]:
         """Its texts."""
         return (
             (self.bar, {"label": t["settings"]}),
-            (self.scale, {"label": t["strength"], "info": t["strength_info"]}),
+            (self.scale, {"label": t["strength"], "info": t[_strength_info(self.whole)]}),
             (self.preset, {"label": t["preset"]}),
             (self.temperature, {"label": t["temperature"], "info": t["temperature_info"]}),
             (self.top_p, {"label": t["top_p"]}),
@@ -122,3 +127,7 @@ class SettingsPanel:
             self.preset: next((name for name, known in presets.items() if known == preset), None),
             **dict(zip(self.sliders, astuple(preset), strict=True)),
         }
+
+
+def _strength_info(whole: bool) -> str:
+    return "strength_info_whole" if whole else "strength_info"

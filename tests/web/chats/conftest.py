@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.fake import FakeEngine, echo
+from tests.web.chats.world import Open, World
 from tests.web.postgres import PostgresServer, postgres_server
+from web.chats import keeping
 from web.chats.postgres import Postgres
 from web.chats.store import ChatStore
 
@@ -65,3 +68,26 @@ def open_store(address: str) -> Iterator[OpenStore]:
 @pytest.fixture
 def store(open_store: OpenStore) -> ChatStore:
     return open_store()
+
+
+@pytest.fixture
+def opened(url: str) -> Iterator[Open]:
+    """Each call is another replica of the program."""
+    with ExitStack() as stack:
+
+        def one() -> keeping.Keeping:
+            kept = keeping.open_store(Path("unused"), url)
+            stack.callback(kept.close)
+            return kept
+
+        yield one
+
+
+@pytest.fixture
+def worlds(opened: Open, url: str) -> Iterator[tuple[World, World]]:
+    pair = World(opened(), FakeEngine(echo, ticking=True)), World(opened(), FakeEngine(echo))
+    for one in pair:
+        one.url = url
+    yield pair
+    for one in pair:
+        one.manager.close()

@@ -1,0 +1,77 @@
+"""A replica of the program, as far as its chats go."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from model.types import Sampling
+from tests.fake import FakeEngine, fake_manager
+from web.chats.identity import Owner
+from web.chats.keeping import Keeping
+from web.chats.records import ChatMessage, ChatSettings, State
+from web.chats.replies import Replies
+from web.chats.talk import Talk
+from web.chats.visits import Visits
+
+ANNA = "browser:anna"
+GREEDY = ChatSettings(sampling=Sampling(temperature=0))
+Open = Callable[[], Keeping]
+SECONDS = 30.0  # a bound, not a measure
+
+
+class World:
+    """A replica, as far as its chats go, with a tab of Anna's."""
+
+    def __init__(self, keeping: Keeping, engine: FakeEngine) -> None:
+        self.keeping, self.store, self.engine = keeping, keeping.store, engine
+        self.manager = fake_manager(engine)
+        self.manager.wait()
+        self.visits = Visits(keeping.others)
+        self.replies = Replies(
+            self.manager, self.store, keeping.lock.id, self.visits.changed, lambda *_: None,
+            self.visits.saved, keeping.others,
+        )  # fmt: skip
+        self.talk = Talk(
+            self.manager, self.store, self.visits, self.replies, mend=keeping.mend
+        )  # fmt: skip
+        self.visit = self.visits.of("tab", Owner(ANNA))
+        self.url = ""
+
+    def follow(self) -> None:
+        self.visits.follow(self.talk.hear)
+
+    @property
+    def last(self) -> ChatMessage:
+        talk = self.talk.conversation(self.visit)
+        assert talk
+        assert talk.last
+        return talk.last
+
+    async def news(self) -> None:
+        """Until the tab has something to draw."""
+        await self.visit.changed.wait()
+        self.visit.changed.clear()
+
+
+def run(coroutine: Awaitable[None]) -> None:
+    async def bounded() -> None:
+        await asyncio.wait_for(coroutine, 2 * SECONDS)
+
+    asyncio.run(bounded())
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def streaming(keeping: Keeping, server: str) -> tuple[str, Callable[[], State]]:
+    """A chat with a reply that a server writes, and how that one is."""
+    chat = keeping.store.create(ANNA, "title", GREEDY).id
+    message = ChatMessage(f"a-{chat}", None, "assistant", "half", State.STREAMING)
+    keeping.store.add(ANNA, chat, message, server)
+    return message.id, lambda: keeping.store.message(ANNA, message.id)[1].state
