@@ -53,7 +53,7 @@ def write_base(folder: Path, target: Path) -> None:
     from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
     from gguf.quants import quantize
 
-    config = _read(folder / "config.json")
+    config = _config(folder)
     writer = GGUFWriter(target, ARCHITECTURE)
     writer.add_file_type(LlamaFileType.MOSTLY_Q8_0)
     _add_sizes(writer, config)
@@ -74,7 +74,7 @@ def write_adapter(folder: Path, target: Path, base: Path) -> None:
     """Write the LoRA adapter in `folder`, made for the model in `base`, to `target`."""
     from gguf import GGUFWriter
 
-    config, lora = _read(base / "config.json"), _read(folder / "adapter_config.json")
+    config, lora = _config(base), _read(folder / "adapter_config.json")
     if lora["use_rslora"] or lora["alpha_pattern"] or lora["rank_pattern"]:
         raise GgufError(f"{folder.name}: one alpha and one rank for all layers are needed")
     writer = GGUFWriter(target, ARCHITECTURE)
@@ -204,6 +204,14 @@ def _finish(writer: Any) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """A model's config.json in today's words, whichever transformers has written it."""
+    from transformers import LlamaConfig
+
+    config: dict[str, Any] = LlamaConfig.from_pretrained(folder).to_dict()
+    return config
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, aclosing
+from collections.abc import Callable
+from contextlib import ExitStack, aclosing, closing
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from model.types import EngineError, LinlyError, Sampling
 from terminal.files import Output, Tally, nothing_in, open_source, resume
 from terminal.opening import serving
 from terminal.options import Options, Wishes
-from terminal.order import Result, in_order
+from terminal.order import Result, Rows, in_order
 from terminal.results import failed, replied
 from terminal.rows import Row, read_rows
 from terminal.screen import sentence, standard_screen
@@ -46,17 +45,24 @@ def run(options: Options, wishes: Wishes, load: Load) -> int:
             print(f"{target} holds the results of all {tally.done} lines.", file=sys.stderr)
             return _told(tally)
         output = Output(target, resumed.size)
-        unread.pop_all()  # whoever reads them from now on, another thread, closes them
-    try:
-        with serving(options.settings, wishes, load, standard_screen()) as manager:
-            answerer = Answerer(manager, wishes, options.settings.max_sequences)
-            asyncio.run(_write(chain([first], rows), answerer, output, tally, _bar(options)))
-    except KeyboardInterrupt:
-        print(_interrupted(tally, target), file=sys.stderr)
-        return 1
-    finally:
-        output.close()
+        try:
+            with serving(options.settings, wishes, load, standard_screen()) as manager:
+                answerer = Answerer(manager, wishes, options.settings.max_sequences)
+                unread.pop_all()  # whoever reads them from now on, another thread, closes them
+                asyncio.run(_write(_all(first, rows), answerer, output, tally, _bar(options)))
+        except KeyboardInterrupt:
+            print(_interrupted(tally, target), file=sys.stderr)
+            return 1
+        finally:
+            output.close()
     return _told(tally)
+
+
+def _all(first: Row | None, rows: Rows) -> Rows:
+    with closing(rows):
+        if first is not None:
+            yield first
+        yield from rows
 
 
 def _told(tally: Tally) -> int:
@@ -89,7 +95,7 @@ def _bar(options: Options) -> Callable[[int], Any]:
 
 
 async def _write(
-    rows: Iterator[Row], answerer: Answerer, output: Output, tally: Tally,
+    rows: Rows, answerer: Answerer, output: Output, tally: Tally,
     bar: Callable[[int], Any],
 ) -> None:  # fmt: skip
     with bar(tally.done) as progress:

@@ -6,20 +6,22 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from typing import Any
 
 from terminal.rows import Row
 
 WINDOW = 4  # times as many rows are held as are answered at once: a long reply stops no others
 
+Rows = Generator[Row, None, None]
 Result = Mapping[str, Any]
 
 
 async def in_order(
-    rows: Iterator[Row], answer: Callable[[Row], Awaitable[Result]], width: int
+    rows: Rows, answer: Callable[[Row], Awaitable[Result]], width: int
 ) -> AsyncGenerator[Result, None]:
-    """Each row's result, while at most WINDOW times `width` rows are held."""
+    """Each row's result, while at most WINDOW times `width` rows are held. `rows` is closed at the
+    end, by the thread that reads."""
     feed = _Feed(rows, width)
     held: deque[asyncio.Future[Result]] = deque()
     reading: asyncio.Future[Row | None] | None = asyncio.ensure_future(feed.next())
@@ -49,7 +51,7 @@ class _Feed:
     No more than `ahead` of them are read before they are taken.
     """
 
-    def __init__(self, rows: Iterator[Row], ahead: int) -> None:
+    def __init__(self, rows: Rows, ahead: int) -> None:
         self._rows = rows
         self._room = threading.Semaphore(ahead)
         self._read: asyncio.Queue[Row | BaseException | None] = asyncio.Queue()
@@ -71,7 +73,8 @@ class _Feed:
         self._room.release()
 
     def _run(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants them any more
+        # The loop may be closed: nobody wants them any more.
+        with contextlib.closing(self._rows), contextlib.suppress(RuntimeError):
             try:
                 for row in self._rows:
                     self._put(row)

@@ -15,12 +15,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:  # each has a core, and threads of two would wait in turns
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what is in the background:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that interrupt would wait on
-
 from model.embedded import ensure_embedded
 from model.settings import APP_NAME
 from tests.tiny import make_adapter, make_extended_adapter, make_folder
+
+# Ignored where a shell has started the tests in the background: those that interrupt would hang.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MakeAdapter = Callable[..., Path]
 

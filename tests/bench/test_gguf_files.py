@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,25 @@ def test_a_base_in_several_files_is_written_whole(
     assert len(list((tmp_path / "several").glob("*.safetensors"))) > 2
     assert len(found[0]) == 2 * 9 + 3
     assert found[1] == found[0]
+
+
+def test_a_config_as_older_libraries_wrote_it(base: Path, tmp_path: Path) -> None:
+    """So is the embedded default's: without `rope_parameters`, and without what has a default."""
+    from gguf import GGUFReader
+
+    older = tmp_path / "older"
+    shutil.copytree(base, older)
+    config = json.loads((older / "config.json").read_text())
+    theta = config.pop("rope_parameters")["rope_theta"]
+    config.pop("head_dim")
+    (older / "config.json").write_text(json.dumps({**config, "rope_theta": theta}))
+    sizes = []
+    for folder in (base, older):
+        write_base(folder, tmp_path / f"{folder.name}.gguf")
+        fields = GGUFReader(tmp_path / f"{folder.name}.gguf").fields
+        sizes.append({n: f.contents() for n, f in fields.items() if n.startswith("llama.")})
+    assert sizes[0]["llama.rope.freq_base"] == theta
+    assert sizes[0] == sizes[1]
 
 
 def test_a_written_adapter_can_be_read_again(base: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from web.chats.errors import ClosedError, StoreError, told
 from web.chats.migrations import POSTGRES, statements
 from web.chats.sqlite import APPLICATION, BUSY_SECONDS, OPEN_SECONDS
 
+START_SECONDS = 15  # for a connection, when nobody waits yet but who starts the program
 POOL_SIZE = 4  # connections: of the event loop and of the threads that look or import
 STATEMENT_SECONDS = 5.0  # a search through all of somebody's chats takes the longest
 IDLE_SECONDS = 30.0  # between two statements of a transaction
@@ -62,7 +63,7 @@ class Postgres:
         self._shut_until = 0.0
         self._closed = False
         with told_at_start(self):
-            self.connect().close()
+            self._unbound().close()
         self._engine = create_engine(
             "postgresql+psycopg://", creator=self._patiently, hide_parameters=True,
             poolclass=QueuePool, pool_size=POOL_SIZE, max_overflow=POOL_SIZE,
@@ -73,8 +74,7 @@ class Postgres:
         self._looking = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         try:
             with told(self, "opened"):
-                self._check()
-                self._migrate_all()
+                self._open()
         except BaseException:
             self.close()
             raise
@@ -83,17 +83,19 @@ class Postgres:
         """Without the password, and without what a visitor need not know."""
         return f"the database {self._name}" if self._name else "the database"
 
-    def connect(self) -> BoundedConnection:
+    def connect(self, **waiting: int) -> BoundedConnection:
         """A connection outside of the pool, each statement of which is a transaction.
 
-        Nothing bounds how long one is waited for, until `seconds` of it is set.
+        Nothing bounds how long one is waited for, until `seconds` of it is set. For the connection
+        itself, `WAITING` and what comes in its place do.
 
         Raises:
             psycopg.Error
         """
         given = conninfo_to_dict(self._url)
         settings: dict[str, Any] = {
-            "application_name": "linly-chat", **WAITING, **given, "client_encoding": "utf8"
+            "application_name": "linly-chat", **WAITING, **waiting, **given,
+            "client_encoding": "utf8",
         }  # fmt: skip
         return BoundedConnection.connect(**settings, autocommit=True)
 
@@ -170,9 +172,18 @@ class Postgres:
             raise
         return connection
 
-    def _check(self) -> None:
+    def _open(self) -> None:
+        """Check and migrate, on connections that may be silent: a migration takes what it takes."""
+        patient = create_engine(
+            "postgresql+psycopg://", creator=self._unbound, hide_parameters=True, poolclass=NullPool
+        )
+        self._check(patient)
+        while self._migrate(patient):
+            pass
+
+    def _check(self, engine: Engine) -> None:
         """That the database can keep every text, and find it."""
-        with self._looking.connect() as connection:
+        with engine.connect() as connection:
             encoding = connection.execute(text("SHOW server_encoding")).scalar()
             known = text("SELECT 1 FROM pg_collation WHERE collname = 'und-x-icu'")
             unicode = connection.execute(known).first()
@@ -181,16 +192,8 @@ class Postgres:
         if unicode is None:
             raise StoreError(f"{self} knows no Unicode (ICU)", "Use a PostgreSQL that does.")
 
-    def _migrate_all(self) -> None:
-        """On connections that may be silent: a migration takes what it takes."""
-        patient = create_engine(
-            "postgresql+psycopg://", creator=self._unbound, hide_parameters=True, poolclass=NullPool
-        )
-        while self._migrate(patient):
-            pass
-
     def _unbound(self) -> BoundedConnection:
-        connection = self.connect()
+        connection = self.connect(connect_timeout=START_SECONDS)
         connection.autocommit = False
         return connection
 

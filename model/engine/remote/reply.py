@@ -176,12 +176,19 @@ def _read_logprobs(told: object, count: int | None) -> tuple[TokenLogprob, ...]:
     """A choice's logprobs, `count` of the likeliest: vLLM puts the chosen one among them."""
     if count is None or not isinstance(told, dict):
         return ()
+    if isinstance(told.get("content"), list):  # as chats have them: llama.cpp's way
+        return tuple(_read_entry(entry, count) for entry in told["content"])
     tokens, values = told.get("tokens") or (), told.get("token_logprobs") or ()
     tops = told.get("top_logprobs") or [{}] * len(tokens)
     return tuple(
         TokenLogprob(token, value, _likeliest(top or {}, count))
         for token, value, top in zip(tokens, values, tops, strict=False)
     )
+
+
+def _read_entry(entry: Json, count: int) -> TokenLogprob:
+    top = tuple(_read_entry(one, 0) for one in (entry.get("top_logprobs") or ())[:count])
+    return TokenLogprob(entry["token"], entry["logprob"], top)
 
 
 def _likeliest(top: Mapping[str, float], count: int) -> tuple[TokenLogprob, ...]:

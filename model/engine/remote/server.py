@@ -77,14 +77,19 @@ class ModelServer:
 
     async def tokens(self, model: str, text: str) -> list[int] | None:
         """How it cuts a text into ids, without any that it adds; None if it does not tell."""
-        body = {"model": model, "prompt": text, "add_special_tokens": False}
-        try:
-            answer = await self._ask("POST", f"{self._root}/tokenize", body)
-        except (RequestError, EngineError):  # vLLM's alone
-            return None
-        tokens = answer.get("tokens")
-        good = isinstance(tokens, list) and all(isinstance(token, int) for token in tokens)
-        return tokens or None if good else None  # llama.cpp's looks for the text elsewhere
+        bodies: tuple[Json, ...] = (
+            {"model": model, "prompt": text, "add_special_tokens": False},  # vLLM's words
+            {"content": text, "add_special": False},  # llama.cpp's, which finds no text in those
+        )
+        for body in bodies:
+            try:
+                answer = await self._ask("POST", f"{self._root}/tokenize", body)
+            except (RequestError, EngineError):
+                continue
+            tokens = answer.get("tokens")
+            if tokens and isinstance(tokens, list) and all(isinstance(t, int) for t in tokens):
+                return tokens
+        return None
 
     async def takes_ids(self, model: str, ids: Sequence[int]) -> bool:
         """Whether it takes a prompt as token ids: tried with one token to say."""

@@ -35,6 +35,7 @@ class Server:
     script: Script
     encode: Callable[[str], Sequence[int]] | None = None
     text: Callable[[Sequence[int]], str] | None = None  # instead of token ids
+    llama: bool = False  # speaks as llama.cpp's does
     base: str = "tiny"
     longest: int | None = None
     adapters: list[str] = field(default_factory=list)
@@ -80,7 +81,10 @@ class Server:
     async def _tokenize(self, request: Request) -> Response:
         if self.encode is None:
             return refusal(404, "Not Found")
-        return JSONResponse({"tokens": list(self.encode((await request.json())["prompt"]))})
+        body = await request.json()
+        if self.llama:
+            return JSONResponse({"tokens": list(self.encode(body.get("content", "")))})
+        return JSONResponse({"tokens": list(self.encode(body["prompt"]))})
 
     async def _load(self, request: Request) -> Response:
         if not self.loads:
@@ -143,7 +147,14 @@ class Server:
             choice["text"] = self.text([token])
         else:
             choice["token_ids"] = [token]
-        if body.get("logprobs") is not None:
+        if body.get("logprobs") is not None and self.llama:
+            top = [
+                {"id": i, "token": t, "logprob": p} for i, t, p in ((1, "a", -0.5), (2, "b", -0.7))
+            ]
+            choice["logprobs"] = {
+                "content": [{**top[0], "token": choice["text"], "top_logprobs": top}]
+            }
+        elif body.get("logprobs") is not None:
             choice["logprobs"] = {
                 "tokens": [""], "token_logprobs": [-0.5],
                 "top_logprobs": [{"b": -0.7, "a": -0.5, "c": -0.9}],

@@ -153,9 +153,20 @@ def test_a_server_that_takes_no_ids_is_given_text(
 
 
 def test_a_server_that_does_not_tell_its_ids_is_tried(opened: Open, server: Server) -> None:
-    """llama.cpp's has the same path for it, and looks for the text elsewhere."""
     server.encode = lambda said: []
     assert opened(server).status().ready
+
+
+def test_a_server_of_llama_cpp_s(opened: Open, server: Server, encode: Encode) -> None:
+    """It has the same path for ids, with another word for the text, and logprobs as chats do."""
+    server.llama, server.text = True, lambda ids: decoded(server, ids)
+    server.script = lambda body: encode("one two")
+    said = ask(opened(server), ChatRequest(HELLO, sampling=Sampling(logprobs=1)))
+    assert isinstance(server.asked[0]["prompt"], list)
+    assert text(said) == "one two"
+    entries = [entry for delta in said for entry in delta.logprobs]
+    assert "".join(entry.token for entry in entries) == "one two"
+    assert [(one.token, one.logprob) for one in entries[0].top] == [("a", -0.5)]
 
 
 def test_more_stop_strings_than_servers_take(opened: Open, server: Server, encode: Encode) -> None:
@@ -235,7 +246,9 @@ def test_the_base_is_known_by_any_name_if_it_is_the_only_one(
     assert text(ask(manager, ChatRequest(HELLO))).startswith(name)
 
 
-def test_another_tokenizer_is_refused(opened: Open, server: Server) -> None:
+@pytest.mark.parametrize("llama", [False, True])
+def test_another_tokenizer_is_refused(opened: Open, server: Server, llama: bool) -> None:
+    server.llama = llama
     server.encode = lambda said: [ord(letter) % 300 for letter in said]
     status = opened(server).status()
     assert "another tokenizer than tiny" in (status.error or "")
