@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 # Flags for app.py: make run ARGS="--share"; for bench/serve.py: make bench ARGS="--rounds 5"
 ARGS ?=
+# All tests, also those that take long, as CI has them: make test ALL=1
+ALL ?= $(CI)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: run test vllm lint format bench clean
@@ -19,7 +21,8 @@ test: $(VENV)/.installed-dev
 	@scripts/install-chromium
 	@scripts/install-postgresql
 	@scripts/install-nginx
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder \
+		$(if $(ALL)$(TESTS),,-m "not slow") $(TESTS)
 
 # For the tests over the real vLLM, which are skipped without it: 3.4 GB in the cache folder, once.
 vllm:

@@ -223,6 +223,7 @@ def test_a_killed_training_goes_on_to_the_same_result(
     assert not list((tmp_path / "mine").glob("checkpoint-*"))
 
 
+@pytest.mark.slow
 def test_what_was_interrupted_behind_its_end_is_finished(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -318,6 +319,7 @@ def test_foreign_adapters_are_refused_by_name(
     assert "a vocabulary of its own" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_adapter_can_be_trained_further(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -339,6 +341,7 @@ def test_an_adapter_can_be_trained_further(
     assert "neither a checkpoint nor an adapter" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_it_ends_early_when_nothing_gets_better(train: Train, tmp_path: Path) -> None:
     assert train("mine", "--num_epochs", "30", "--early_stopping_patience", "1") == 0
     figures = json.loads((tmp_path / "mine" / "training.json").read_text(encoding="utf-8"))

@@ -211,6 +211,7 @@ def is_set_up(chat: Chat) -> None:
     expect(page.get_by_label("Prompt template")).to_have_value(re.compile("Alpaca"))
 
 
+@pytest.mark.slow
 def test_settings_come_back_with_their_chat(browser: Browser, tmp_path: Path) -> None:
     """When it is opened, in another tab, after a restart, and while the model is loading: then
     the adapters are not known yet, and the chat went on with the base."""

@@ -184,6 +184,7 @@ def save_preset(chat: Chat, name: str) -> None:
     press(chat, "Save preset")
 
 
+@pytest.mark.slow
 def test_presets_of_ones_own(visit: Serve, browser: Browser) -> None:
     engine = FakeEngine(echo)
     chat = visit(engine)
@@ -275,6 +276,7 @@ def insert(chat: Chat, name: str) -> None:
     chat.page.get_by_role("option", name=name, exact=True).click()
 
 
+@pytest.mark.slow
 def test_prompts_are_saved_inserted_and_deleted(prompts: Chat, browser: Browser) -> None:
     chat = prompts
     save_prompt(chat, "Summary", "Sum it up:\nin three lines")

@@ -264,6 +264,7 @@ def test_votes_as_preference_pairs(visit: Serve) -> None:
     expect(chat.page.locator(".linly-toast")).to_contain_text("There are no votes yet")
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_a_comparison_that_a_restart_interrupted(browser: Browser, tmp_path: Path) -> None:
     with browser.new_context() as context:

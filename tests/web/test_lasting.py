@@ -287,6 +287,7 @@ def test_a_link_to_a_chat_survives_the_login(browser: Browser) -> None:
             expect(chat.log).to_contain_text("base heard: from the laptop")
 
 
+@pytest.mark.slow
 def test_a_tab_that_the_server_forgot_asks_in_its_own_chat(
     browser: Browser, tmp_path: Path
 ) -> None:

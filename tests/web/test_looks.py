@@ -90,7 +90,9 @@ def fits(page: Page) -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("width", [360, 390, 768, 1200])
+@pytest.mark.parametrize(
+    "width", [360, *(pytest.param(width, marks=pytest.mark.slow) for width in (390, 768, 1200))]
+)
 def test_the_page_never_scrolls_sideways(visit: Serve, width: int) -> None:
     long = Adapter("a-long-name" * 5, Path("a"), "Described at length " * 8, digest="d9" * 32)
     chat = visit(speaks(LONG), adapters=[*ADAPTERS, long],

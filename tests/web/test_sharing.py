@@ -86,6 +86,7 @@ def toast(chat: Chat, sentence: str) -> None:
     expect(chat.page.locator(".linly-toast").last).to_contain_text(sentence)
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_replies_are_counted_by_browser(browser: Browser, stack: ExitStack) -> None:
     here = shared(stack, LinkRules(messages=2))
@@ -215,6 +216,7 @@ def words(prompt: str, request: EngineRequest) -> list[str]:
     return [f"w{number} " for number in range(40)]
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.parametrize("revoked", [True, False])
 def test_the_end_of_the_link(browser: Browser, stack: ExitStack, revoked: bool) -> None:

@@ -9,7 +9,7 @@ from model.manager import ModelManager
 from tests.web.browser import Chat
 from tests.web.whole.pictures import CHECKOUT, keep, precise
 
-pytestmark = [pytest.mark.browser, pytest.mark.real_model, pytest.mark.slow]
+pytestmark = [pytest.mark.browser, pytest.mark.real_model]
 
 
 def test_the_adapter_changes_the_reply(browser: Browser, url: str) -> None:
