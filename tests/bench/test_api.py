@@ -19,6 +19,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "SETTLE_SECONDS", 0)
 
 
+@pytest.mark.slow
 def test_the_paced_server_does_what_it_is_told(tmp_path: Path, quick: None) -> None:
     paced = api.Paced(tmp_path)
     try:

@@ -139,10 +139,8 @@ class Watched:
         }
 
 
-@pytest.mark.parametrize(
-    "adapter",
-    [None, *(pytest.param(name, marks=pytest.mark.slow) for name in ("all", "extended"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", [None, "all", "extended"])
 def test_a_cut_reply_goes_on_to_the_same_end(
     other: ModelManager, adapter: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

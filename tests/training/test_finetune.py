@@ -251,6 +251,7 @@ def test_what_was_interrupted_behind_its_end_is_finished(
     assert not list((tmp_path / "mine").glob("*ed_training.json"))
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_moved_goes_on_from_its_best(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

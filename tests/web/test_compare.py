@@ -68,7 +68,10 @@ def everybody_speaks(engine: FakeEngine, rivals: int, pieces: int = 1) -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("rivals", [(BASE, PIRATE), (BASE, PIRATE, LINLY, PIRATE)])
+@pytest.mark.parametrize(
+    "rivals",
+    [(BASE, PIRATE), pytest.param((BASE, PIRATE, LINLY, PIRATE), marks=pytest.mark.slow)],
+)
 def test_rivals_stream_side_by_side(visit: Serve, rivals: tuple[str, ...]) -> None:
     engine = FakeEngine(words(200), ticking=True)
     chat = visit(engine)

@@ -261,6 +261,7 @@ def english(page: Page) -> list[str]:
     return [text for text in said if re.search(r"[A-Za-z]{2}", names.sub("", text))]
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_every_text_changes_with_the_language(browser: Browser, tmp_path: Path) -> None:
     with training(browser, tmp_path, **WIDE) as (chat, shop):

@@ -15,6 +15,7 @@ from tests.web.browser import PATIENCE, Chat
 from tests.web.conftest import Serve
 from tests.web.serving import serving
 from web.access import Access
+from web.ui import drawn
 
 pytestmark = pytest.mark.browser
 
@@ -229,7 +230,10 @@ def test_the_settings_arrive(visit: Serve) -> None:
     assert "system\nBe brief." in "".join(map(chr, request.prompt_ids))
 
 
-@pytest.mark.parametrize(("locale", "word"), [("zh-CN", "发送"), ("zh-TW", "发送"), ("de", "Send")])
+@pytest.mark.parametrize(
+    ("locale", "word"),
+    [("zh-CN", "发送"), pytest.param("zh-TW", "发送", marks=pytest.mark.slow), ("de", "Send")],
+)
 def test_the_browsers_language(visit: Serve, locale: str, word: str) -> None:
     chat = visit(FakeEngine(echo), locale=locale)
     expect(chat.page.get_by_role("button", name=word, exact=True)).to_be_visible()
@@ -257,6 +261,7 @@ def test_dark_and_light(visit: Serve) -> None:
     chat.page.wait_for_function(f"!{dark}")
 
 
+@pytest.mark.slow
 def test_a_phone_needs_no_sideways_scrolling(visit: Serve) -> None:
     code = "```\n" + "wide " * 60 + "\n```\n" + "w" * 300
     chat = visit(FakeEngine(script(code)), viewport={"width": 360, "height": 740})
@@ -330,3 +335,36 @@ def test_a_shared_page_asks_for_the_passphrase(browser: Browser) -> None:
         password.fill("abcd-efgh-jkmn")
         page.get_by_role("button", name="Login").click()
         expect(page.locator("#message")).to_be_visible()
+
+
+@pytest.mark.slow
+def test_a_script_that_comes_at_last(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every part of the page asked for it in vain, and asks once more."""
+    monkeypatch.setattr(drawn, "AGAIN_MS", 5_000)
+    manager = fake_manager(FakeEngine(echo))
+    manager.wait()
+    with serving(manager) as url, browser.new_context() as context:
+        page = context.new_page()
+        page.route("**/page/messages.js", lambda route: route.abort())
+        page.goto(url)
+        page.locator("#message textarea").wait_for()
+        page.wait_for_timeout(1_500)
+        page.unroute("**/page/messages.js")
+        chat = Chat(page)
+        chat.ask("hello")
+        expect(chat.log).to_contain_text("base heard: hello")
+
+
+@pytest.mark.parametrize(
+    ("locale", "sentence"),
+    [("en", "A part of the page could not be loaded"), ("zh-CN", "页面未能完整加载")],
+)
+def test_a_script_that_never_comes(browser: Browser, locale: str, sentence: str) -> None:
+    """The page stayed blank, and did not say why."""
+    manager = fake_manager(FakeEngine(echo))
+    manager.wait()
+    with serving(manager) as url, browser.new_context(locale=locale) as context:
+        page = context.new_page()
+        page.route("**/page/messages.js", lambda route: route.abort())
+        page.goto(url)
+        expect(page.locator("#log").get_by_role("alert")).to_contain_text(sentence)

@@ -198,7 +198,10 @@ def test_a_changed_adapter_is_not_run_again(visit: Serve) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [Settings(base_model="other-base"), Settings(base_model="fake-base", quantization="none")],
+    [
+        Settings(base_model="other-base"),
+        pytest.param(Settings(base_model="fake-base", quantization="none"), marks=pytest.mark.slow),
+    ],
 )
 def test_another_base_is_not_asked(browser: Browser, tmp_path: Path, settings: Settings) -> None:
     with browser.new_context() as context:

@@ -20,19 +20,29 @@ from web.i18n import texts
 STATIC = Path(__file__).parent / "static"
 ROUTE = "/page"
 STYLES = ("page", "bars", "controls", "train", "chat")
+# A part that did not come is asked for once more. If it never comes, nothing is drawn: say so.
 MOUNT = """
-import(new URL('page/chat.js', document.baseURI)).then(
+const door = () => import(new URL('page/chat.js', document.baseURI));
+door().catch(() => new Promise((later) => setTimeout(later, %d)).then(door)).then(
   (chat) => chat.mount%s({element, props, watch, trigger: (name, data) => trigger(name, {
     ...data, chat: new URL(location.href).searchParams.get('chat') || '',
-  })})); // what it triggers is 'act'
+  })}), // what it triggers is 'act'
+  () => {
+    const language = navigator.language.startsWith('zh') ? 'zh' : 'en';
+    const said = document.createElement('p');
+    said.setAttribute('role', 'alert');
+    said.textContent = window.linlyWords[language]['not_loaded'];
+    element.replaceChildren(said);
+  });
 """
+AGAIN_MS = 1_000  # before a part is asked for once more
 
 
 def drawn(name: str, elem_id: str, visible: bool | Literal["hidden"] = True) -> gr.HTML:
     """A component that `mount<name>` of chat.js draws. Its event `act` brings what was done."""
     return gr.HTML(
-        {}, html_template='<div class="drawn"></div>', js_on_load=MOUNT % name, elem_id=elem_id,
-        apply_default_css=False, visible=visible, padding=False,
+        {}, html_template='<div class="drawn"></div>', js_on_load=MOUNT % (AGAIN_MS, name),
+        elem_id=elem_id, apply_default_css=False, visible=visible, padding=False,
     )  # fmt: skip
 
 

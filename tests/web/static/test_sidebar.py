@@ -163,6 +163,7 @@ def test_importing(harness: Harness) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_large_file_is_imported_in_parts(harness: Harness) -> None:
     """As the server takes so much at once; a file with everybody's chats could not be read back."""
     harness.set("Sidebar", sidebar())

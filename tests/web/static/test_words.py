@@ -6,9 +6,10 @@ import json
 import re
 
 from tests.web.static.harness import STATIC
+from web.ui.drawn import MOUNT
 
 WORDS = json.loads((STATIC / "words.json").read_text(encoding="utf-8"))
-SCRIPTS = "".join(path.read_text(encoding="utf-8") for path in STATIC.glob("*.js"))
+SCRIPTS = MOUNT + "".join(path.read_text(encoding="utf-8") for path in STATIC.glob("*.js"))
 
 
 def test_both_languages_have_the_same_texts() -> None:
