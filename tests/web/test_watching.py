@@ -6,15 +6,18 @@ import asyncio
 import itertools
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from gradio.utils import diff
+from playwright.sync_api import Browser, expect
 
-from tests.fake import FakeEngine, fake_manager
+from tests.fake import FakeEngine, echo, fake_manager
+from tests.web.browser import Chat
+from tests.web.serving import serving
 from web.chats.identity import Owner
 from web.chats.records import ChatSettings
 from web.chats.replies import Replies
@@ -22,7 +25,7 @@ from web.chats.store import ChatStore
 from web.chats.talk import Talk
 from web.chats.visits import Visits
 from web.ui.chat_view import live_value
-from web.ui.watching import CROWD_SECONDS, UPDATE_SECONDS, Watcher
+from web.ui.watching import CROWD_SECONDS, UPDATE_SECONDS, Updates, Watcher, whole
 
 MOST_A_SECOND = 20
 
@@ -150,3 +153,60 @@ def test_what_travels_is_what_is_new(tab: _Tab) -> None:
             await asyncio.sleep(0.01)
 
     asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_each_update_has_every_output() -> None:
+    """Also where Gradio takes out of one what it has used."""
+
+    async def stream() -> AsyncGenerator[Updates, None]:
+        yield {"log": "one", "box": {"value": 1}}
+        yield {"meter": "half"}
+        yield {"log": "two"}
+
+    async def run() -> list[Updates]:
+        seen = []
+        async with aclosing(whole(stream())) as updates:
+            async for update in updates:
+                seen.append({**update, "box": dict(update["box"])})
+                update["box"].clear()
+        return seen
+
+    assert asyncio.run(run()) == [
+        {"log": "one", "box": {"value": 1}},
+        {"log": "one", "box": {"value": 1}, "meter": "half"},
+        {"log": "two", "box": {"value": 1}, "meter": "half"},
+    ]
+
+
+# The page hears that its streams are there when several of their updates have come already, and
+# looks at all of these at once. The first one opens the line for all.
+LATE = """
+let first = true;
+const ask = window.fetch;
+window.fetch = async (...asked) => {
+  const answer = await ask(...asked);
+  if (!String(asked[0].url ?? asked[0]).includes('/queue/join')) return answer;
+  if (!first) await new Promise((later) => setTimeout(later, 2500));
+  first = false;
+  return answer;
+};
+"""
+
+
+@pytest.mark.browser
+def test_a_page_that_is_too_busy_to_look(browser: Browser, tmp_path: Path) -> None:
+    """What had come was lost but for the last: no chats, no reply, no adapters to choose from."""
+    loading = threading.Event()
+    manager = fake_manager(FakeEngine(echo), loading)
+    with serving(manager, data=tmp_path) as url, browser.new_context() as context:
+        context.add_init_script(LATE)
+        page = context.new_page()
+        threading.Timer(1.5, loading.set).start()
+        chat = Chat(page).open(url)
+        expect(chat.sidebar).to_contain_text("Your chats will be here")
+        expect(page.locator("#status")).to_contain_text("fake-base")
+        chat.choose("Adapter", "● pirate")
+        chat.ask("hello")
+        expect(chat.log).to_contain_text("pirate heard: hello")
+        expect(page.locator("#meter")).not_to_be_empty()
+        assert chat.complaints == []

@@ -20,7 +20,8 @@ from web.i18n import texts
 STATIC = Path(__file__).parent / "static"
 ROUTE = "/page"
 STYLES = ("page", "bars", "controls", "train", "chat")
-# A part that did not come is asked for once more. If it never comes, nothing is drawn: say so.
+AGAIN_MS = 1_000  # before what did not come is asked for once more
+# If it never comes, nothing is drawn: say so.
 MOUNT = """
 const door = () => import(new URL('page/chat.js', document.baseURI));
 door().catch(() => new Promise((later) => setTimeout(later, %d)).then(door)).then(
@@ -35,7 +36,6 @@ door().catch(() => new Promise((later) => setTimeout(later, %d)).then(door)).the
     element.replaceChildren(said);
   });
 """
-AGAIN_MS = 1_000  # before a part is asked for once more
 
 
 def drawn(name: str, elem_id: str, visible: bool | Literal["hidden"] = True) -> gr.HTML:

@@ -33,7 +33,7 @@ from web.ui.shelf import Shelf
 from web.ui.shelf_events import ShelfEvents
 from web.ui.train.desk import Desk
 from web.ui.train.page import TrainTab
-from web.ui.watching import Watcher
+from web.ui.watching import Watcher, whole
 from web.ui.wishes import chat_settings, text
 
 UPLOAD_SECONDS = 86_400  # after which a file that was uploaded is cleared away
@@ -240,13 +240,13 @@ class Page:
         if link and visit.chat is None:
             with contextlib.suppress(LinlyError):  # `arrive` says so
                 self._talk.open(visit, link)
-        async with aclosing(self._watcher.watch(visit)) as updates:
+        async with aclosing(whole(self._watcher.watch(visit))) as updates:
             async for update in updates:
                 yield update
 
     async def offer(self, request: gr.Request) -> AsyncGenerator[Updates, None]:
         """Keep up what there is to choose from, for as long as the tab is open."""
-        async with aclosing(self._watcher.offer(self._visit(request))) as updates:
+        async with aclosing(whole(self._watcher.offer(self._visit(request)))) as updates:
             async for update in updates:
                 yield update
 

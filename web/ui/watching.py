@@ -2,7 +2,8 @@
 
 Whoever changes something says so to the tab's `Visit`; the watcher looks and sends what is new, by
 three streams: what is said now, the chats, and what there is to choose from. Each has few outputs,
-because Gradio makes every output of a stream anew for each update, also those that stay.
+because Gradio makes every output of a stream anew for each update, also those that stay; and each
+update has all of them (`whole`).
 So it makes no difference in which tab something was done, or whether it was a tab at all.
 """
 
@@ -13,6 +14,7 @@ import contextlib
 import itertools
 import logging
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -232,6 +234,21 @@ class Watcher:
         self._manager.adapters()
         choices = adapter_choices(self._talk, visit)
         return {self._layout.adapter: gr.update(choices=choices, value=chosen)}
+
+
+async def whole(stream: AsyncGenerator[Updates, None]) -> AsyncGenerator[Updates, None]:
+    """A stream's updates with every output as it was last.
+
+    Gradio sends what has changed since the update before, and its client makes one out of the other
+    in place. Where a page is too busy to have looked at the first, what the second leaves out is
+    gone: an answer that is never shown, an adapter that cannot be chosen.
+    """
+    last: Updates = {}
+    async with aclosing(stream) as updates:
+        async for update in updates:
+            last |= update
+            # Copies: Gradio takes values out of what it is given.
+            yield {key: dict(one) if isinstance(one, dict) else one for key, one in last.items()}
 
 
 async def _news(visit: Visit, event: asyncio.Event, seconds: float | None) -> bool:
