@@ -16,7 +16,7 @@ from tests.web.serving import serving
 from tests.web.test_train import LINES, Shop, to_training, upload
 from web.access import Access
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 # Gradio's login page is a form and nothing around it: it takes a theme from us, but no markup.
@@ -50,14 +50,7 @@ VISITORS = {
     "chinese": {**WIDE, "locale": "zh-CN"},
     "chinese-dark-phone": {**PHONE, "locale": "zh-CN", "color_scheme": "dark"},
 }
-QUICK = "light", "chinese-dark-phone"
-each_visitor = pytest.mark.parametrize(
-    "context",
-    [
-        pytest.param(context, id=name, marks=() if name in QUICK else pytest.mark.slow)
-        for name, context in VISITORS.items()
-    ],
-)
+each_visitor = pytest.mark.parametrize("context", VISITORS.values(), ids=VISITORS)
 
 
 def violations(page: Page, *without: str) -> list[str]:
@@ -128,7 +121,6 @@ def test_settings_and_comparisons_are_accessible(visit: Serve, context: dict[str
     assert violations(chat.page) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("context", [WIDE, DARK, PHONE], ids=["light", "dark", "phone"])
 def test_the_train_tab_is_accessible(
     browser: Browser, tmp_path: Path, context: dict[str, Any]
@@ -226,7 +218,6 @@ def test_tab_reaches_everything_and_it_can_be_seen(
     assert "Temperature" not in names  # the settings are closed
 
 
-@pytest.mark.slow
 def test_tab_reaches_every_setting_and_the_rivals(visit: Serve) -> None:
     chat = there(visit(FakeEngine(echo), **WIDE))
     chat.page.locator("#settings > .toggle-button").press("Enter")

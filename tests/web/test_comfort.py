@@ -15,7 +15,7 @@ from tests.web.browser import Chat
 from tests.web.conftest import Serve
 from tests.web.serving import serving
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 def ask(chat: Chat, text: str, answer: str) -> None:
@@ -184,7 +184,6 @@ def save_preset(chat: Chat, name: str) -> None:
     press(chat, "Save preset")
 
 
-@pytest.mark.slow
 def test_presets_of_ones_own(visit: Serve, browser: Browser) -> None:
     engine = FakeEngine(echo)
     chat = visit(engine)
@@ -276,7 +275,6 @@ def insert(chat: Chat, name: str) -> None:
     chat.page.get_by_role("option", name=name, exact=True).click()
 
 
-@pytest.mark.slow
 def test_prompts_are_saved_inserted_and_deleted(prompts: Chat, browser: Browser) -> None:
     chat = prompts
     save_prompt(chat, "Summary", "Sum it up:\nin three lines")

@@ -23,6 +23,8 @@ from tests.web.test_accessible import PHONE, WIDE, compare, send, speaks, there
 from tests.web.test_train import LINES, Shop, upload
 from web.access import Access
 
+pytestmark = pytest.mark.slow
+
 WEB = Path(__file__).parents[2] / "web"
 I18N = {tag: json.loads((WEB / "i18n" / f"{tag}.json").read_text("utf-8")) for tag in ("en", "zh")}
 LONG = (
@@ -90,9 +92,7 @@ def fits(page: Page) -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize(
-    "width", [360, *(pytest.param(width, marks=pytest.mark.slow) for width in (390, 768, 1200))]
-)
+@pytest.mark.parametrize("width", [360, 390, 768, 1200])
 def test_the_page_never_scrolls_sideways(visit: Serve, width: int) -> None:
     long = Adapter("a-long-name" * 5, Path("a"), "Described at length " * 8, digest="d9" * 32)
     chat = visit(speaks(LONG), adapters=[*ADAPTERS, long],
@@ -261,7 +261,6 @@ def english(page: Page) -> list[str]:
     return [text for text in said if re.search(r"[A-Za-z]{2}", names.sub("", text))]
 
 
-@pytest.mark.slow
 @pytest.mark.browser
 def test_every_text_changes_with_the_language(browser: Browser, tmp_path: Path) -> None:
     with training(browser, tmp_path, **WIDE) as (chat, shop):

@@ -17,7 +17,7 @@ from tests.web.browser import Chat
 from tests.web.conftest import Serve
 from tests.web.serving import serving
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 PIRATE, LINLY, _ = ADAPTERS
 
@@ -198,10 +198,7 @@ def test_a_changed_adapter_is_not_run_again(visit: Serve) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [
-        Settings(base_model="other-base"),
-        pytest.param(Settings(base_model="fake-base", quantization="none"), marks=pytest.mark.slow),
-    ],
+    [Settings(base_model="other-base"), Settings(base_model="fake-base", quantization="none")],
 )
 def test_another_base_is_not_asked(browser: Browser, tmp_path: Path, settings: Settings) -> None:
     with browser.new_context() as context:

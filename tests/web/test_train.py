@@ -26,6 +26,8 @@ from web.access import Access
 from web.address import bind
 from web.ui.train.desk import Desk, Wanted, environment, flags, name_for
 
+pytestmark = pytest.mark.slow
+
 LINES = [
     to_line(Stage("training")),
     to_line(Note("2 chats to learn")),
