@@ -13,7 +13,7 @@ from tests.web.browser import Chat
 from tests.web.postgres import PostgresServer, postgres_server
 from tests.web.serving import serving
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,8 @@ from web.access import Access
 from web.address import bind
 from web.sharing import HOUR, LinkLimitError, LinkRules, PublicLink
 
+pytestmark = pytest.mark.slow
+
 ADDRESS = "https://0123456789abcdef.gradio.live"
 
 
@@ -86,7 +88,6 @@ def toast(chat: Chat, sentence: str) -> None:
     expect(chat.page.locator(".linly-toast").last).to_contain_text(sentence)
 
 
-@pytest.mark.slow
 @pytest.mark.browser
 def test_replies_are_counted_by_browser(browser: Browser, stack: ExitStack) -> None:
     here = shared(stack, LinkRules(messages=2))
@@ -216,7 +217,6 @@ def words(prompt: str, request: EngineRequest) -> list[str]:
     return [f"w{number} " for number in range(40)]
 
 
-@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.parametrize("revoked", [True, False])
 def test_the_end_of_the_link(browser: Browser, stack: ExitStack, revoked: bool) -> None:

@@ -35,6 +35,7 @@ def test_the_adapter_changes_the_reply(browser: Browser, url: str) -> None:
         assert chat.complaints == []
 
 
+@pytest.mark.slow
 def test_stop_frees_the_model_and_a_closed_page_does_not(
     browser: Browser, url: str, manager: ModelManager
 ) -> None:
@@ -57,6 +58,7 @@ def test_stop_frees_the_model_and_a_closed_page_does_not(
         expect(again.send).to_be_visible()
 
 
+@pytest.mark.slow
 def test_run_again_exactly(browser: Browser, url: str) -> None:
     """A drawn seed, an adapter, a reply that was stopped and continued: the same text."""
     with browser.new_context() as context:
@@ -72,6 +74,7 @@ def test_run_again_exactly(browser: Browser, url: str) -> None:
         expect(chat.log).to_contain_text("the same text, to the last character")
 
 
+@pytest.mark.slow
 def test_a_chinese_phone_in_the_dark(browser: Browser, url: str) -> None:
     phone = {"width": 390, "height": 844}
     with browser.new_context(locale="zh-CN", viewport=phone, color_scheme="dark") as context:
