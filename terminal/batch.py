@@ -58,10 +58,9 @@ def run(options: Options, wishes: Wishes, load: Load) -> int:
     return _told(tally)
 
 
-def _all(first: Row | None, rows: Rows) -> Rows:
+def _all(first: Row, rows: Rows) -> Rows:
     with closing(rows):
-        if first is not None:
-            yield first
+        yield first
         yield from rows
 
 
