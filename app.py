@@ -57,7 +57,7 @@ def run(settings: Settings) -> int:
     desk = Desk(settings, manager, trainings)
     limits = sharing.link_rules(settings)
     public = sharing.PublicLink(limits, share.close_tunnels, rules.passphrase) if link else None
-    app = server.build_app(manager, rules, keeping, desk, public)
+    app = server.build_app(manager, rules, keeping, desk, public, settings.data_dir)
     terminal.greet(settings.server_name, port)
     manager.start()
     threading.Thread(target=terminal.follow_loading, args=(manager, public), daemon=True).start()

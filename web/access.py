@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from model.settings import Settings
+from web.hosts import HostNames, host_name, is_loopback
 
 # What proxies add, where they are told to: one on this machine that adds none is this machine.
 FORWARDED = (
@@ -21,14 +20,14 @@ ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # nothing that is misread when dic
 
 @dataclass(frozen=True)
 class Access:
-    """What visitors are asked for: the password of one of the `accounts`, or the `passphrase`
-    with any name, or nothing where there is neither.
+    """What visitors are asked for: the password of one of the `accounts`; without accounts, those
+    who come through the public link are asked for the `passphrase`, with any name.
 
     A page that asks for a password and an API without a key would leave the back door open, so
     the API then asks for one of the page's passwords as its key.
 
     Where there is neither a password nor a key, the API answers this machine alone, unless it is
-    `api_open`: whoever serves a page to others did not mean to serve programs.
+    `api_open`: serving a page to others does not mean serving programs.
 
     Web pages of the `origins` may use it from a browser, with a key like everybody.
 
@@ -44,17 +43,19 @@ class Access:
     admin_key: str | None = None
     training: str = "off"
     link_port: int | None = None
+    hosts: HostNames = field(default_factory=HostNames)
 
-    @property
-    def login(self) -> Callable[[str, str], bool] | None:
-        """For Gradio: whether a user and a password may come in."""
-        return self._allows if self.accounts or self.passphrase else None
+    def needs_login(self, scope: Mapping[str, Any]) -> bool:
+        """Whether the page asks the sender of this ASGI scope for a password."""
+        return bool(self.accounts) or self._asks_passphrase(scope)
 
-    def _allows(self, user: str, password: str) -> bool:
-        if self.passphrase is not None:
-            return _same(password, self.passphrase)
-        # Compared also where there is no such user, who would else be known by a quicker answer.
-        return _same(password, self.accounts.get(user, "")) and user in self.accounts
+    def verify(self, scope: Mapping[str, Any], user: str, password: str) -> bool:
+        """Whether a user and a password may come in."""
+        if self.accounts:
+            # Compared where there is no such user, too: a quicker answer would tell.
+            known = self.accounts.get(user, "")
+            return _same(password, known) and user in self.accounts
+        return self._asks_passphrase(scope) and _same(password, self.passphrase or "")
 
     def may_train(self, scope: Mapping[str, Any]) -> bool:
         """Whether the request of this ASGI scope comes from somebody who may train here."""
@@ -69,17 +70,16 @@ class Access:
 
     def allows_api(self, scope: Mapping[str, Any], key: str) -> bool:
         """Whether the API answers a request of this ASGI scope that comes with `key`."""
-        keys = self.keys
+        keys = self.keys(scope)
         # All of them are compared, so that the time tells nothing.
         matches = [_same_key(key, known) for known in (*keys, self.admin_key or "")]
         if key and any(matches):
             return True
         return not keys and (self.api_open or self.is_local(scope))
 
-    @property
-    def keys(self) -> tuple[str, ...]:
+    def keys(self, scope: Mapping[str, Any]) -> tuple[str, ...]:
         """Those that the API asks for; the page's passwords, where it has no keys of its own."""
-        made_up = (self.passphrase,) if self.passphrase else ()
+        made_up = (self.passphrase,) if self.passphrase and self._asks_passphrase(scope) else ()
         return self.api_keys or (*self.accounts.values(), *made_up)
 
     def allows_admin(self, key: str) -> bool:
@@ -89,18 +89,21 @@ class Access:
     def is_local(self, scope: Mapping[str, Any]) -> bool:
         """Whether a request comes from this machine itself, not through a proxy or the link.
 
-        A page of somebody else's in a browser here could reach this address under a name of its
-        own (DNS rebinding): so the name that was asked for counts, too.
+        Another web page in a browser here could reach this address under a name of its own (DNS
+        rebinding): so the name that was asked for counts, too.
         """
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         ends = [end[0] for end in (scope.get("server"), scope.get("client")) if end]
-        asked = _host(headers.get(b"host", ""))
+        asked = host_name(headers.get(b"host", ""))
         return (
             len(ends) == 2
-            and all(map(_is_loopback, (*ends, asked)))
+            and all(map(is_loopback, (*ends, asked)))
             and not any(name in headers for name in FORWARDED)
             and not self.through_link(scope)
         )
+
+    def _asks_passphrase(self, scope: Mapping[str, Any]) -> bool:
+        return self.passphrase is not None and self.through_link(scope)
 
 
 def decide(settings: Settings, link_port: int | None = None) -> Access:
@@ -120,6 +123,7 @@ def decide(settings: Settings, link_port: int | None = None) -> Access:
         # Where the weights are elsewhere, so is what a training would take.
         training="off" if settings.engine_url else settings.training,
         link_port=link_port,
+        hosts=HostNames(settings.server_name, getattr(settings, "allowed_hosts", ())),
     )
 
 
@@ -127,21 +131,6 @@ def passphrase() -> str:
     """12 characters in groups of four, 59 bits."""
     groups = ("".join(secrets.choice(ALPHABET) for _ in range(4)) for _ in range(3))
     return "-".join(groups)
-
-
-def _host(header: str) -> str:
-    """Without the port; empty where it is no such thing."""
-    try:
-        return urlsplit(f"//{header}").hostname or ""
-    except ValueError:
-        return ""
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _same(a: str, b: str) -> bool:

@@ -8,32 +8,42 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import mkdtemp
 from types import FrameType
+from typing import Any
 
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.routing import BaseRoute, Mount
 
 from model.manager import ModelManager
-from web import api
+from web import api, login
 from web.access import Access
-from web.chats.identity import VisitorCookie
 from web.chats.keeping import Keeping
 from web.link_gate import LinkGate
+from web.login import Logins
+from web.page_gate import PageGate
+from web.security_headers import SecurityHeaders
 from web.sharing import PublicLink
-from web.ui import drawn
+from web.ui import drawn, routes
 from web.ui.early import EarlyHead
-from web.ui.page import build_page
+from web.ui.service import PageService
 from web.ui.theme import theme
 from web.ui.train.desk import Desk
-from web.uploads import UploadGate
 
-QUEUE_SECONDS = 0.02  # between two looks of Gradio at its queue
 GRACE_SECONDS = 1  # for open connections at the end; the page's own stay open for ever
-MOST_BYTES = 50_000_000  # of a file with training data
 ABOUT = "OpenAI's API over one base and its adapters: the adapter is the `model`."
-LOGIN_HINT = "Any name will do; enter the passphrase that you were given as the password."
+# What the page takes of Gradio: its document and its files. Nothing of it that is called, uploaded
+# to, or serves files of this machine's.
+GRADIO_PATHS = ("/", "/assets/{path:path}", "/static/{path:path}", "/theme.css", "/favicon.ico")
+# A tab has nothing to say, and compressing for each tab would take 300 kB of memory.
+WEBSOCKETS: dict[str, Any] = {
+    "ws": "websockets-sansio", "ws_max_size": 4_000, "ws_per_message_deflate": False,
+    "ws_ping_interval": 30.0, "ws_ping_timeout": 30.0,
+}  # fmt: skip
 
 
 def build_app(
@@ -42,43 +52,54 @@ def build_app(
     keeping: Keeping,
     desk: Desk | None = None,
     link: PublicLink | None = None,
+    data_dir: Path | None = None,
 ) -> FastAPI:
     """The whole application: API first, the page for every other path.
 
-    Without a `desk` nobody trains here; without a `link` nobody comes from outside.
+    Without a `desk` nobody trains here; without a `link` nobody comes from outside. Without a
+    `data_dir`, uploads and the key of the logins are for this run alone.
     """
     app = FastAPIOffline(title="Linly Chat", description=ABOUT, version="1", redoc_url=None)
+    folder = data_dir or Path(mkdtemp(prefix="linly-"))
+    logins = Logins(access, link, login.key_in(folder))
+    service = PageService.build(manager, keeping, desk, link, folder)
     api.install(app, manager, access)
-    app.add_middleware(UploadGate, access=access)
-    app.add_middleware(VisitorCookie)
     app.add_middleware(EarlyHead)
+    app.add_middleware(PageGate, access=access, logins=logins, link=link)
     if link is not None:
         app.add_middleware(LinkGate, access=access, link=link)
+    app.add_middleware(SecurityHeaders)
+    app.include_router(login.router(logins))
+    app.include_router(routes.routes(service))
     app.mount(drawn.ROUTE, drawn.PageFiles())
-    page = build_page(manager, access, keeping, desk, link)
-    # Gradio looks a thousand times a second, which took a tenth of the model's speed.
-    page._queue.sleep_when_free = QUEUE_SECONDS
-    return gr.mount_gradio_app(
-        app,
-        page,
-        path="/",
-        auth=access.login,
-        auth_message=LOGIN_HINT if access.passphrase else None,
-        head=drawn.head(),
-        theme=theme(),
-        footer_links=[],
-        run_history=False,
-        max_file_size=MOST_BYTES,
+    app = gr.mount_gradio_app(
+        app, service.blocks, path="/", theme=theme(), footer_links=[], run_history=False,
         show_error=False,
-    )
+    )  # fmt: skip
+    _close_gradio(app)
+    app.state.service = service
+    return app
+
+
+def _close_gradio(app: FastAPI) -> None:
+    """Take away what Gradio serves beside its document and its files."""
+    for mount in app.routes:
+        if isinstance(mount, Mount) and isinstance(mount.app, gr.routes.App):
+            mount.app.router.routes[:] = [one for one in mount.app.routes if _is_needed(one)]
+
+
+def _is_needed(route: BaseRoute) -> bool:
+    methods = getattr(route, "methods", None) or set()
+    return getattr(route, "path", None) in GRADIO_PATHS and methods <= {"GET", "HEAD"}
 
 
 def serve(app: FastAPI, socks: list[socket.socket], on_end: Callable[[], None]) -> None:
     """Serve until SIGTERM or Ctrl-C; `on_end` is called at once then, in a thread."""
     logging.getLogger("uvicorn.error").addFilter(_expected_at_the_end)
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS
-    )
+        app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS,
+        **WEBSOCKETS,
+    )  # fmt: skip
     _Server(config, on_end).run(sockets=socks)
 
 

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from model.settings import Settings
 from model.types import LinlyError
@@ -86,6 +87,11 @@ class PublicLink:
         """Close it for good; whoever comes through it is refused from now on."""
         self.revoked = True
         self.close_tunnel()
+
+    @property
+    def host(self) -> str:
+        """The name in its address; "" while there is none."""
+        return urlsplit(self.address or "").hostname or ""
 
     @property
     def closed(self) -> bool:

@@ -16,7 +16,7 @@ from model.manager import ModelManager
 from web.access import Access
 from web.address import bind
 from web.chats.keeping import open_store
-from web.server import build_app
+from web.server import WEBSOCKETS, build_app
 from web.sharing import PublicLink
 from web.ui.train.desk import Desk
 
@@ -38,7 +38,7 @@ def serving(
         folder = data or Path(stack.enter_context(TemporaryDirectory()))
         keeping = open_store(folder, database_url)
         stack.callback(keeping.close)
-        app = build_app(manager, access or Access(), keeping, desk, public)
+        app = build_app(manager, access or Access(), keeping, desk, public, folder)
         yield from _served(app, manager, link, port)
 
 
@@ -47,7 +47,7 @@ def _served(
 ) -> Iterator[str]:
     sock = bind("127.0.0.1", port)
     server = uvicorn.Server(
-        uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1, ws="none")
+        uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1, **WEBSOCKETS)
     )
     started = threading.Event()
     startup = server.startup

@@ -40,13 +40,13 @@ class Gate:
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         if not self._access.allows_api(scope, bearer(headers)):
-            raise KeyRefusedError(*self._refused())
+            raise KeyRefusedError(*self._refused(scope))
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > MOST_BYTES:
             raise TooLargeError(TOO_LARGE)
 
-    def _refused(self) -> tuple[str, str]:
-        if self._access.keys:
+    def _refused(self, scope: Scope) -> tuple[str, str]:
+        if self._access.keys(scope):
             return "The API key is missing or wrong", "Send it as a Bearer token."
         return (
             "Without a key the API answers only the machine that it runs on",

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import gradio as gr
-from starlette.datastructures import MutableHeaders
 from starlette.requests import cookie_parser
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "linly_visitor"
+SECURE_COOKIE = f"__Host-{COOKIE}"  # browsers let no other name of the same site set that one
 SESSION = "session:"  # how the names of owners begin who have no cookie
 TOKEN = re.compile(r"[\w-]{40,80}", re.ASCII)
 YEAR = 365 * 24 * 3600  # seconds; browsers keep a cookie for little longer
@@ -30,47 +30,46 @@ class Owner:
     kept: bool = True
 
 
-def owner_of(request: gr.Request, accounts: bool) -> Owner:
-    """Who sent a request; with `accounts`, the name at the login is somebody's own."""
-    if accounts and request.username:
-        return Owner(f"account:{request.username}")
-    token = dict(request.cookies or {}).get(COOKIE, "")
-    if TOKEN.fullmatch(token):
-        return Owner(f"browser:{hashlib.sha256(token.encode()).hexdigest()[:32]}")
-    return Owner(f"{SESSION}{request.session_hash}", kept=False)
+def owner_of(scope: Mapping[str, Any], account: str, secure: bool = False) -> Owner:
+    """Who sent a request.
 
-
-class VisitorCookie:
-    """ASGI middleware that gives each browser its cookie with the page.
-
-    The same one again at each visit, so that its time begins anew: whoever keeps coming keeps it.
+    Args:
+        account: the name at the login, if it is somebody's own; "" else.
+        secure: whether it came over TLS.
     """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        page = scope["type"] == "http" and scope["method"] == "GET" and scope["path"] == "/"
-        if not page:
-            await self._app(scope, receive, send)
-            return
-
-        async def with_cookie(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).append("set-cookie", _renewed(scope))
-            await send(message)
-
-        await self._app(scope, receive, with_cookie)
+    if account:
+        return Owner(f"account:{account}")
+    token = _token(scope, secure)
+    if token:
+        return Owner(f"browser:{hashlib.sha256(token.encode()).hexdigest()[:32]}")
+    return Owner(f"{SESSION}{secrets.token_hex(16)}", kept=False)
 
 
-def _cookie(scope: Scope) -> str:
-    headers = dict(scope["headers"])
-    return cookie_parser(headers.get(b"cookie", b"").decode("latin-1")).get(COOKIE, "")
+def visitor_cookie(scope: Mapping[str, Any], secure: bool) -> str:
+    """A Set-Cookie header with a year before it: of the token that was sent, or of a new one.
+
+    The same one again at each visit, so that its time begins anew: who keeps coming keeps it.
+    """
+    token = _token(scope, secure) or secrets.token_urlsafe(32)
+    name = SECURE_COOKIE if secure else COOKIE
+    return cookie(name, token, YEAR, secure)
 
 
-def _renewed(scope: Scope) -> str:
-    """The cookie with a year before it: of the token that was sent, or of a new one."""
-    secure = "; Secure" if scope["scheme"] == "https" else ""
-    sent = _cookie(scope)
-    token = sent if TOKEN.fullmatch(sent) else secrets.token_urlsafe(32)
-    return f"{COOKIE}={token}; Path=/; Max-Age={YEAR}; HttpOnly; SameSite=Lax{secure}"
+def cookie(name: str, value: str, seconds: int, secure: bool) -> str:
+    """A Set-Cookie header that no script reads and no other site's request carries."""
+    end = "; Secure" if secure else ""
+    return f"{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{end}"
+
+
+def cookies(scope: Mapping[str, Any]) -> dict[str, str]:
+    """What a request's Cookie header says."""
+    sent = b"; ".join(value for name, value in scope["headers"] if name == b"cookie")
+    return cookie_parser(sent.decode("latin-1"))
+
+
+def _token(scope: Mapping[str, Any], secure: bool) -> str:
+    """Over TLS the name that only this very host can set comes first; the plain one is from before
+    there was the other."""
+    sent = cookies(scope)
+    names = (SECURE_COOKIE, COOKIE) if secure else (COOKIE,)
+    return next((sent[one] for one in names if TOKEN.fullmatch(sent.get(one, ""))), "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from model.manager import ModelManager
 from model.types import ChatRequest, LinlyError, Message
@@ -13,6 +13,7 @@ from web.chats.records import ChatSettings
 from web.chats.reply import spoken
 from web.chats.talk import Talk
 from web.chats.visits import Reading, Visit
+from web.workers import Kind, Workers
 
 PATIENCE = 0.3  # seconds without another change: a slider passes many values on its way
 
@@ -23,6 +24,7 @@ class ReadAhead:
 
     manager: ModelManager
     talk: Talk
+    workers: Workers = field(default_factory=Workers)
 
     def settings_changed(self, visit: Visit, before: ChatSettings, now: ChatSettings) -> None:
         """Begin, if the chat's tokens or who reads them are others now."""
@@ -30,16 +32,19 @@ class ReadAhead:
             return
         visit.stop_reading()
         if self.talk.allows(visit, now.adapter):
-            visit.reader = asyncio.create_task(self._read(visit, now))
+            visit.on_loop(self._begin, visit, now)
+
+    def _begin(self, visit: Visit, settings: ChatSettings) -> None:
+        visit.reader = asyncio.create_task(self._read(visit, settings))
 
     async def _read(self, visit: Visit, settings: ChatSettings) -> None:
         await asyncio.sleep(PATIENCE)
-        talk = self.talk.conversation(visit)
+        talk = await self.workers.call(Kind.DRAW, self.talk.conversation, visit)
         if talk is None or talk.last is None or self.talk.replies.in_chat(talk.chat.id):
             return
         request = chat_request(spoken(talk.branch, settings.system), settings)
         try:
-            measured = await asyncio.to_thread(self.manager.measure, request)
+            measured = await self.workers.call(Kind.DRAW, self.manager.measure, request)
             self._tell(visit, Reading(settings.adapter, measured.tokens))
             async with aclosing(self.manager.read_ahead(request)) as bursts:
                 async for burst in bursts:

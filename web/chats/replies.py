@@ -1,7 +1,7 @@
 """Replies in the making. They belong to the server: tabs come and go, a reply goes on.
 
-Each is a task on the server's event loop. What it has said so far is in the store within
-`SAVE_SECONDS`, so that not even a killed process loses more.
+Each is a task on the server's event loop; what it reads and saves, worker threads do. What it has
+said so far is in the store within `SAVE_SECONDS`, so that not even a killed process loses more.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import threading
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -29,6 +30,7 @@ from web.chats.news import News, Nobody, Others, whose
 from web.chats.records import ChatMessage, ChatSettings, Run, State
 from web.chats.reply import Reply, end_of, finished, parts, sentence, spoken
 from web.chats.store import ChatStore
+from web.workers import Kind, LoopCaller, Workers
 
 SAVE_SECONDS = 0.3  # between two savings of what streams
 POLL_SECONDS = 0.3  # between two looks at a model that is still loading
@@ -59,7 +61,11 @@ class Replies:
         spoke: Callable[[str, str], None],
         saved: Callable[[str, str], None] = lambda *_: None,
         others: Others | None = None,
+        workers: Workers | None = None,
+        on_loop: LoopCaller | None = None,
     ) -> None:
+        self._workers = workers or Workers()
+        self._on_loop = on_loop or LoopCaller()
         self._manager = manager
         self._store = store
         self._server = server
@@ -69,6 +75,7 @@ class Replies:
         self._others = others or Nobody()
         self._replies: dict[str, Reply] = {}  # by message
         self._unsaved: dict[str, tuple[str, ChatMessage]] = {}  # by message, with its owner
+        self._saving = threading.Lock()
         self._saver: asyncio.Task[None] | None = None
 
     @property
@@ -82,11 +89,15 @@ class Replies:
 
     def in_chat(self, chat: str) -> list[Reply]:
         """Those of a chat, in the order in which they began."""
-        return [reply for reply in self._replies.values() if reply.chat == chat]
+        return [reply for reply in self._all() if reply.chat == chat]
 
     def chats(self, owner: str) -> set[str]:
         """The owner's chats in which something is said now."""
-        return {reply.chat for reply in self._replies.values() if reply.owner == owner}
+        return {reply.chat for reply in self._all() if reply.owner == owner}
+
+    def _all(self) -> tuple[Reply, ...]:
+        """A copy: worker threads look while the event loop changes it."""
+        return tuple(self._replies.values())
 
     def begin(
         self,
@@ -143,6 +154,9 @@ class Replies:
 
     def stop_as(self, news: News) -> None:
         """As `stop`, of what is made here."""
+        self._on_loop(self._stop_here, news)
+
+    def _stop_here(self, news: News) -> None:
         for reply in self.in_chat(news.stop):
             named = news.message in ("", reply.message.id)
             if named and whose(reply.owner) == news.owner:
@@ -165,19 +179,25 @@ class Replies:
 
     def _start(self, reply: Reply) -> None:
         self._replies[reply.message.id] = reply
+        self._on_loop(self._launch, reply)
+        self._changed(reply.owner)
+
+    def _launch(self, reply: Reply) -> None:
         reply.task = asyncio.create_task(self._make(reply))
         if self._saver is None or self._saver.done():
             self._saver = asyncio.create_task(self._save_often())
-        self._changed(reply.owner)
 
     async def _save_often(self) -> None:
         while self._replies or self._unsaved:
             await asyncio.sleep(SAVE_SECONDS)
-            self._finish()
-            for reply in tuple(self._replies.values()):
-                if not reply.saved:
-                    reply.saved = True
-                    self._save(reply)
+            await self._workers.call(Kind.SAVE, self._save_all)
+
+    def _save_all(self) -> None:
+        self._finish()
+        for reply in self._all():
+            if not reply.saved:
+                reply.saved = True
+                self._save(reply)
 
     def _save(self, reply: Reply) -> None:
         with _spared():
@@ -207,28 +227,29 @@ class Replies:
         finally:
             if not runs or len(reply.text) > reply.run.begins > runs[-1].begins:
                 runs.append(reply.run)  # it ended before it could say how
-            self._end(reply, replace(
+            await self._end(reply, replace(
                 reply.message, text=reply.text, state=state, error=error, runs=tuple(runs)
             ))  # fmt: skip
 
-    def _end(self, reply: Reply, ended: ChatMessage) -> None:
+    async def _end(self, reply: Reply, ended: ChatMessage) -> None:
+        self._unsaved[ended.id] = reply.owner, ended  # first: one or the other always has it
         del self._replies[reply.message.id]
-        self._unsaved[ended.id] = reply.owner, ended
-        self._finish()
+        await self._workers.call(Kind.SAVE, self._finish)
         if ended.id in self._unsaved:
             log.warning("a reply could not be saved; it is tried again until it can")
 
     def _finish(self) -> None:
         """Save what has ended. What cannot be saved now, as the disk is full, waits here."""
-        for number, (owner, ended) in tuple(self._unsaved.items()):
-            try:
-                self._store.finish(ended, self._server)
-            except UnknownChatError:
-                pass  # its chat is gone for good
-            except LinlyError:
-                continue
-            del self._unsaved[number]
-            self._changed(owner)
+        with self._saving:
+            for number, (owner, ended) in tuple(self._unsaved.items()):
+                try:
+                    self._store.finish(ended, self._server)
+                except UnknownChatError:
+                    pass  # its chat is gone for good
+                except LinlyError:
+                    continue
+                del self._unsaved[number]
+                self._changed(owner)
 
     async def _loaded(self, reply: Reply) -> None:
         """Wait until the model is there.
@@ -246,11 +267,14 @@ class Replies:
             await asyncio.sleep(POLL_SECONDS)
         reply.loading = None
         settings = reply.run.settings
-        template, digest = await asyncio.to_thread(self._known, settings)
+        template, digest = await self._workers.call(Kind.DRAW, self._known, settings)
         reply.run = replace(
             reply.run, settings=replace(settings, template=template), adapter_digest=digest
         )
-        # Were the process killed now, it would still be known who was about to answer.
+        await self._workers.call(Kind.SAVE, self._save_runs, reply)
+
+    def _save_runs(self, reply: Reply) -> None:
+        """Were the process killed now, it would still be known who was about to answer."""
         with _spared():
             runs = (*reply.message.runs[:-1], reply.run)
             self._store.save_runs(reply.message.id, runs, self._server)
@@ -264,9 +288,10 @@ class Replies:
 
     async def _run(self, reply: Reply) -> Delta:
         """One go of the model; its last Delta."""
+        request = await self._workers.call(Kind.DRAW, self._request, reply)
         if reply.stopped:
             raise _StoppedError
-        reply.request = self._request(reply)
+        reply.request = request
         seconds = UPDATE_SECONDS + CROWD_SECONDS * (len(self._replies) - 1)
         stream: AsyncGenerator[Burst, None] = self._manager.chat(reply.request, seconds)
         last = Delta()

@@ -27,8 +27,8 @@ from web.sharing import PublicLink
 
 
 class Talk:
-    """Operations on the chat that a `Visit` shows. What changes something is for the server's event
-    loop alone.
+    """Operations on the chat that a `Visit` shows. They read and write the store, so they run in
+    worker threads; those of one visitor run one after another (see `web.workers`).
 
     `mend` marks replies as interrupted whose server has died.
     """

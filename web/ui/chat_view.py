@@ -1,4 +1,4 @@
-"""What the browser draws of chats: values for the log, the live replies and the side bar.
+"""What the browser draws of chats: values for the log and the side bar.
 
 Their shape is a contract with `web/ui/static/log.js` and `sidebar.js`.
 """
@@ -174,18 +174,8 @@ def _each(values: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(filter(None, values))) or "–"
 
 
-def live_value(replies: Iterable[Reply], beat: int, language: str) -> Value:
-    """What is being said now. It is all that travels while a reply streams."""
-    return {
-        "beat": beat,
-        "replies": {
-            reply.message.id: {"text": reply.text, "notice": _waiting(reply, language)}
-            for reply in replies
-        },
-    }
-
-
-def _waiting(reply: Reply, language: str) -> str:
+def live_notice(reply: Reply, language: str) -> str:
+    """What a reply in the making waits for; "" if it does not."""
     if reply.loading:
         return _loading(reply.loading, language)
     return _queue_line(reply.queued, language) if reply.queued else ""

@@ -12,7 +12,6 @@ from model.types import RequestError, Sampling
 from web.chats.records import ChatSettings
 from web.i18n import DEFAULT, texts
 from web.ui.presets import Preset, as_sampling
-from web.ui.wishes import text
 
 MOST_RIVALS = 4
 NOBODY = "-"  # the value of a place that is not taken; "" is the base
@@ -29,16 +28,6 @@ class ComparePanel:
     adapters: tuple[gr.Dropdown, ...]
     presets: tuple[gr.Dropdown, ...]
     ask: gr.Button
-
-    @property
-    def rivals(self) -> list[Any]:
-        """The places, in the order of `chosen`."""
-        return [*self.adapters, *self.presets]
-
-    def split(self, values: Sequence[Any]) -> tuple[tuple[Sequence[str], Sequence[str]], Any]:
-        """What the places say, adapters and presets, and the values behind theirs."""
-        first, both = len(self.adapters), len(self.rivals)
-        return (values[:first], values[first:both]), values[both:]
 
     @classmethod
     def button(cls) -> gr.Button:
@@ -99,17 +88,19 @@ def _label(word: str, number: int) -> str:
 
 
 def chosen(
-    settings: ChatSettings, adapters: Sequence[Any], presets: Sequence[Any],
-    known: Mapping[str, Preset],
-) -> list[ChatSettings]:  # fmt: skip
+    settings: ChatSettings, places: Sequence[tuple[str, str]], known: Mapping[str, Preset]
+) -> list[ChatSettings]:
     """Those who are asked: the chat's settings with another adapter, and a preset of `known`.
+
+    Args:
+        places: the adapter and the preset of each, in their order.
 
     Raises:
         RequestError: fewer than two, or two that would say the same.
     """
     rivals = [
-        _rival(settings, text(adapter), known.get(text(preset)))
-        for adapter, preset in zip(adapters, presets, strict=True)
+        _rival(settings, adapter, known.get(preset))
+        for adapter, preset in places
         if adapter != NOBODY
     ]
     if len(rivals) < 2:

@@ -1,4 +1,4 @@
-"""Components that JavaScript of our own draws: Gradio carries their values and their actions.
+"""Components that JavaScript of our own draws, from the events of the page's stream.
 
 Gradio's Chatbot is sent its whole history for each word, knows no branches and nothing to press
 under a reply. These are sent what has changed.
@@ -6,7 +6,9 @@ under a reply. These are sent what has changed.
 
 from __future__ import annotations
 
+import hashlib
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,9 +27,7 @@ AGAIN_MS = 1_000  # before what did not come is asked for once more
 MOUNT = """
 const door = () => import(new URL('page/chat.js', document.baseURI));
 door().catch(() => new Promise((later) => setTimeout(later, %d)).then(door)).then(
-  (chat) => chat.mount%s({element, props, watch, trigger: (name, data) => trigger(name, {
-    ...data, chat: new URL(location.href).searchParams.get('chat') || '',
-  })}), // what it triggers is 'act'
+  (chat) => chat.mount%s(element, trigger), // it triggers %s
   () => {
     const language = navigator.language.startsWith('zh') ? 'zh' : 'en';
     const said = document.createElement('p');
@@ -36,13 +36,16 @@ door().catch(() => new Promise((later) => setTimeout(later, %d)).then(door)).the
     element.replaceChildren(said);
   });
 """
+EVENTS = ("read", "update")  # of the bridge: Gradio looks for their names in the script
 
 
 def drawn(name: str, elem_id: str, visible: bool | Literal["hidden"] = True) -> gr.HTML:
-    """A component that `mount<name>` of chat.js draws. Its event `act` brings what was done."""
+    """A component that `mount<name>` of chat.js draws."""
+    events = " and ".join(f"'{event}'" for event in EVENTS) if name == "Page" else "nothing"
     return gr.HTML(
-        {}, html_template='<div class="drawn"></div>', js_on_load=MOUNT % (AGAIN_MS, name),
-        elem_id=elem_id, apply_default_css=False, visible=visible, padding=False,
+        {}, html_template='<div class="drawn"></div>',
+        js_on_load=MOUNT % (AGAIN_MS, name, events), elem_id=elem_id, apply_default_css=False,
+        visible=visible, padding=False,
     )  # fmt: skip
 
 
@@ -59,6 +62,15 @@ def head() -> str:
         f"<script>window.linlyWords = {safe};</script>"
         f'<link rel="modulepreload" href="{ROUTE[1:]}/chat.js">'
     )
+
+
+@cache
+def version() -> str:
+    """Changes with any of the files: a tab that was opened before then loads itself again."""
+    digest = hashlib.sha256()
+    for path in sorted(STATIC.glob("*.*")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 class PageFiles(StaticFiles):

@@ -1,12 +1,17 @@
-"""What has to be in the page before Gradio's own script runs, which reads `head` from its
-configuration and puts it in late: light or dark would flash."""
+"""The head of the page: what has to be in it before Gradio's own script runs, and a nonce for each
+of its scripts. Gradio would read a head from its configuration and put it in late: light or dark
+would flash."""
 
 from __future__ import annotations
+
+import re
+import secrets
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from web.ui.drawn import ROUTE, STATIC
+from web.security_headers import PAGE_POLICY
+from web.ui.drawn import ROUTE, STATIC, head
 
 # All at once, while Gradio's own load: each would be asked for only by the one that imports it.
 MODULES = "".join(
@@ -15,7 +20,7 @@ MODULES = "".join(
     if path.name != "theme.js"
 )
 # The colours that Gradio begins with follow the system; theme.js says what was chosen instead.
-FIRST = f"""
+FIRST = f"""{head()}
 <style>
   :root[data-theme=light] {{ --bg-dark: var(--bg); --col-dark: var(--col); }}
   :root[data-theme=dark] {{ --bg: var(--bg-dark); --col: var(--col-dark); }}
@@ -23,6 +28,7 @@ FIRST = f"""
 <script src="{ROUTE[1:]}/theme.js"></script>
 {MODULES}
 """.encode()
+SCRIPT = re.compile(rb"<script(?=[\s>])")
 BASE = b'<base href="./" />'  # in Gradio's page, for addresses like the script's
 
 
@@ -46,9 +52,13 @@ class EarlyHead:
             parts.append(message.get("body", b""))
             if message.get("more_body"):
                 return
-            body = _with_first(b"".join(parts))
+            nonce = secrets.token_urlsafe(16)
+            body = _with_nonce(_with_first(b"".join(parts)), nonce)
             (start,) = began
-            MutableHeaders(scope=start)["content-length"] = str(len(body))
+            headers = MutableHeaders(scope=start)
+            headers["content-length"] = str(len(body))
+            headers["content-security-policy"] = PAGE_POLICY.format(nonce=nonce)
+            headers["cache-control"] = "no-store"
             await send(start)
             await send({"type": "http.response.body", "body": body})
 
@@ -58,3 +68,8 @@ class EarlyHead:
 def _with_first(page: bytes) -> bytes:
     """The page; whatever else is sent, such as a redirection, stays as it is."""
     return page.replace(BASE, BASE + FIRST, 1)
+
+
+def _with_nonce(page: bytes, nonce: str) -> bytes:
+    """Every script tag of the page gets the nonce. Within scripts, `<` is written as an escape."""
+    return SCRIPT.sub(b'<script nonce="%s"' % nonce.encode(), page)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import gradio as gr
@@ -11,17 +12,20 @@ import gradio as gr
 from web.i18n import DEFAULT, LANGUAGES, texts
 from web.ui.choices import BASE
 from web.ui.compare_panel import ComparePanel
+from web.ui.controls import Controls
 from web.ui.drawn import drawn
 from web.ui.settings_panel import SettingsPanel
+from web.ui.train.layout import TrainLayout
+from web.ui.train.layout import build as train_layout
+from web.ui.train.layout import relabel as train_relabel
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Every component that a handler of the chat reads or writes, and the tabs around it.
+    """Every component that events read or updates change, and the tabs around it.
 
-    `live` and `outbox` show nothing: they carry what streams, and what is downloaded or told once.
-    `link` is the chat that the page's address names, `filled` the one whose settings the controls
-    show: they follow a moment after a chat has been opened.
+    `log` and `sidebar` are drawn by scripts of our own. `bridge` shows nothing: through it those
+    scripts read Gradio's controls, and bring them up to date.
     """
 
     status: gr.HTML
@@ -32,10 +36,7 @@ class Layout:
     new_chat: gr.Button
     sidebar: gr.HTML
     log: gr.HTML
-    live: gr.HTML
-    outbox: gr.HTML
-    link: gr.Textbox
-    filled: gr.Textbox
+    bridge: gr.HTML
     notice: gr.Markdown
     message: gr.Textbox
     send: gr.Button
@@ -46,16 +47,43 @@ class Layout:
     chat_tab: gr.Tab
     settings: SettingsPanel
     compare: ComparePanel
+    train: TrainLayout | None = None
 
     @property
     def wishes(self) -> list[Any]:
-        """How the visitor wants to be answered, in the order of `wishes.chat_settings`."""
+        """How the visitor wants to be answered."""
         return [self.adapter, *self.settings.wishes]
 
+    @property
+    def form(self) -> dict[str, Any]:
+        """What the browser reads of the controls, by name; see `static/controls.js`."""
+        shelf = self.settings.shelf
+        train = self.train.form if self.train is not None else {}
+        return {
+            "message": self.message, "language": self.language, "adapter": self.adapter,
+            **self.settings.form, "preset": self.settings.preset,
+            **{f"rival_{n}": box for n, box in enumerate(self.compare.adapters)},
+            **{f"rival_preset_{n}": box for n, box in enumerate(self.compare.presets)},
+            "preset_name": shelf.preset_name, "snippet": shelf.snippet,
+            "snippet_name": shelf.snippet_name, **train,
+        }  # fmt: skip
 
-def build(whole_strengths: bool = False) -> Layout:
+    @cached_property
+    def controls(self) -> Controls:
+        """Every component that updates are for, by number."""
+        train = self.train
+        trains = [] if train is None else [
+            *train_relabel(train, DEFAULT), train.data, train.notice, train.job,
+        ]  # fmt: skip
+        return Controls([
+            *relabel(self, DEFAULT), *self.form.values(), self.status, self.meter, self.notice,
+            self.tabs, *self.settings.share.outputs, *trains,
+        ])  # fmt: skip
+
+
+def build(whole_strengths: bool = False, trains: bool = False) -> Layout:
     """Lay the components out; call it inside a `gr.Blocks`. With `whole_strengths`, an adapter is
-    served at strength 0 or 1 alone."""
+    served at strength 0 or 1 alone; if it `trains`, the page has a tab for that."""
     t = texts(DEFAULT)
     with gr.Sidebar(label=t["chats"], width=300, elem_id="chats") as chats:
         sidebar = drawn("Sidebar", elem_id="sidebar")
@@ -92,13 +120,14 @@ def build(whole_strengths: bool = False) -> Layout:
             new_chat = gr.Button(t["new_chat"], scale=1, min_width=110)
             toggle = ComparePanel.button()
         compare = ComparePanel.build(toggle)
-    live = drawn("Live", elem_id="live", visible="hidden")
-    outbox = drawn("Outbox", elem_id="outbox", visible="hidden")
-    drawn("Entry", elem_id="keyboard", visible="hidden")
-    link, filled = gr.Textbox(visible=False), gr.Textbox("", visible=False)
+    train = None
+    if trains:
+        with tabs:
+            train = train_layout()
+    bridge = drawn("Page", elem_id="bridge", visible="hidden")
     return Layout(
-        status, meter, language, theme, chats, new_chat, sidebar, log, live, outbox, link, filled,
-        notice, message, send, stop, regenerate, adapter, tabs, chat_tab, settings, compare,
+        status, meter, language, theme, chats, new_chat, sidebar, log, bridge, notice, message,
+        send, stop, regenerate, adapter, tabs, chat_tab, settings, compare, train,
     )  # fmt: skip
 
 

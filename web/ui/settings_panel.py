@@ -53,11 +53,19 @@ class SettingsPanel:
         return [self.system, self.seed]
 
     @property
+    def form(self) -> dict[str, Any]:
+        """What a reply is asked for with, by the names of `form_values.FormValues`."""
+        return {
+            "scale": self.scale, "template": self.template, "system": self.system,
+            "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k,
+            "min_p": self.min_p, "repetition_penalty": self.repetition_penalty,
+            "max_tokens": self.max_tokens, "seed": self.seed,
+        }  # fmt: skip
+
+    @property
     def wishes(self) -> list[Any]:
-        """What a reply is asked for with, in the order of `wishes.chat_settings`."""
-        return [
-            self.scale, self.template, self.system, *self.sliders, self.max_tokens, self.seed,
-        ]  # fmt: skip
+        """The components of `form`."""
+        return list(self.form.values())
 
     @classmethod
     def build(cls, whole: bool = False) -> SettingsPanel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -42,19 +42,6 @@ class SharePanel:
     @property
     def outputs(self) -> list[Any]:
         return [self.panel, self.link, self.revoke]
-
-    def connect(
-        self, link: PublicLink, visit_of: Callable[[gr.Request], Visit], events: dict[str, Any]
-    ) -> None:
-        """Tie the button."""
-
-        async def revoke(request: gr.Request) -> Updates:
-            visit = visit_of(request)
-            if not visit.guest:
-                link.revoke()
-            return self.shown(link, visit)
-
-        self.revoke.click(revoke, None, self.outputs, **events)
 
     def shown(self, link: PublicLink | None, visit: Visit) -> Updates:
         """How the link is; nothing for its visitors."""

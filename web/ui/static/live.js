@@ -3,10 +3,21 @@
 // the other. A reply never gets shorter by it.
 
 const heard = new Map(); // message id → {text, notice}
+const ids = new Map(); // the number that the stream knows a reply by → its message's id
 
-export function hear(replies) {
-  for (const reply of heard.values()) reply.notice = '';
-  for (const [id, { text, notice }] of Object.entries(replies)) heard.set(id, { text, notice });
+/** What is new of some replies; the messages' ids. A stream that begins anew counts anew. */
+export function hear(news) {
+  return news.map(({ n, id, text, notice, add }) => {
+    if (id !== undefined) {
+      ids.set(n, id);
+      heard.set(id, { text, notice });
+      return id;
+    }
+    const known = ids.get(n);
+    const live = heard.get(known);
+    if (live) heard.set(known, { ...live, text: live.text + add });
+    return known;
+  });
 }
 
 /** Forget what the log has the last word on. */

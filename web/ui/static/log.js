@@ -1,42 +1,35 @@
-// The log of a chat, and what is said live in it. `mountLog` draws the log's value and sends what
-// its reader wants as `act`; `mountLive` adds replies in the making and watches the connection.
+// The log of a chat, and what is said live in it: the stream's events `log` and `live`.
 
+import { act } from './actions.js';
 import { ComparisonView } from './comparison.js';
-import { beat } from './connection.js';
 import { copyCode } from './code.js';
 import { h, refresh } from './dom.js';
 import { propose } from './entry.js';
 import { icon, iconButton } from './icons.js';
+import { Items } from './items.js';
 import { hear, settle } from './live.js';
 import { Messages } from './messages.js';
 import { Follower } from './scroll.js';
 import { onShown, show } from './shown.js';
-import { onValue } from './value.js';
+import { onEvent } from './stream.js';
 import { language, speak, words } from './words.js';
 
-let log = null; // there is one on the page
-
-export function mountLog({ element, props, trigger, watch }) {
-  log = new Log((action) => trigger('act', action));
+export function mountLog(element) {
+  const log = new Log(act);
+  let messages = new Items();
   element.replaceChildren(log.element);
   onShown((value) => log.take(value));
-  onValue({ props, watch }, (value) => value.messages && show(value));
+  onEvent('tab', () => { messages = new Items(); }); // the stream begins anew
+  onEvent('log', (value) => show({ ...value, messages: messages.whole(value.messages) }));
+  onEvent('live', (news) => log.drawLive(hear(news)));
   document.addEventListener('linly:edit-last', () => log.editLast());
-}
-
-export function mountLive({ props, watch }) {
-  onValue({ props, watch }, ({ beat: count, replies }) => {
-    if (!replies) return;
-    beat(count);
-    hear(replies);
-    log?.drawLive();
-  });
 }
 
 class Log {
   #value = null; // the newest
   #drawn = null; // the one on the screen
   #due = new Set(); // what the next frame is to draw
+  #heard = new Set(); // the messages that have grown since the last one
 
   constructor(act) {
     this.list = h('div', { class: 'messages' });
@@ -57,7 +50,8 @@ class Log {
     this.#nextFrame('all');
   }
 
-  drawLive() {
+  drawLive(ids) {
+    for (const id of ids) this.#heard.add(id);
     this.#nextFrame('live');
   }
 
@@ -78,10 +72,11 @@ class Log {
     this.#due.clear();
     if (all) this.#drawAll();
     else if (this.#drawn) this.#drawReplies();
+    this.#heard.clear();
   }
 
   #drawReplies() {
-    this.messages.showLive();
+    this.messages.showLive(this.#heard);
     const { comparison } = this.#drawn;
     if (comparison) this.follower.keep(() => this.comparison.show(comparison));
   }

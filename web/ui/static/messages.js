@@ -36,10 +36,13 @@ export class Messages {
     this.#fill();
   }
 
-  /** Draw again what is being said. */
-  showLive() {
-    const spoken = ({ id, state }) => state === 'streaming' && this.#views.has(id);
-    this.#draw(this.#messages.filter(spoken));
+  /** Draw again the messages of these ids, which are being said. */
+  showLive(ids) {
+    const said = this.#messages.slice(-AT_ONCE).filter(({ id }) => ids.has(id));
+    if (!said.length) return;
+    this.follower.keep(() => {
+      for (const message of said) this.#views.get(message.id)?.show(withLive(message));
+    });
   }
 
   /** The view of the last message by `role`, if there is one. */

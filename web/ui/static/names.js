@@ -1,5 +1,5 @@
-// What Gradio leaves unnamed, or names in words of its own, in the page's language: controls, the
-// box for files, and lines that are to be read out when they change. Svelte writes some of it again
+// What Gradio leaves unnamed, or names in words of its own, in the page's language: controls, and
+// lines that are to be read out when they change. Svelte writes some of it again
 // when a control changes, so those parts of the page are watched.
 
 import { whenThere } from './dom.js';
@@ -20,7 +20,6 @@ export function mountNames() {
   whenThere('#settings').then((bar) => watch(bar, INSIDE));
   // Not what is inside of it, which changes with each word of a reply.
   whenThere('#entry').then((entry) => watch(entry.parentElement, { childList: true }));
-  whenThere('#data').then((data) => watch(data.closest('.tabitem'), INSIDE));
 }
 
 function watch(element, what) {
@@ -35,7 +34,7 @@ function nameSoon() {
   due = true;
   requestAnimationFrame(() => {
     due = false;
-    for (const part of [nameSliders, nameChoices, nameFolds, nameFiles, nameLines]) part(words());
+    for (const part of [nameSliders, nameChoices, nameFolds, nameLines]) part(words());
   });
 }
 
@@ -68,27 +67,6 @@ function nameFolds() {
   }
   const compare = document.getElementById('compare');
   set(compare, 'aria-expanded', String(Boolean(document.getElementById('rivals'))));
-}
-
-function nameFiles(t) {
-  for (const cross of all('#data .icon-button')) {
-    set(cross, 'aria-label', t('clear_file'));
-    set(cross, 'title', t('clear_file'));
-  }
-  set(document.querySelector('#data .upload-container'), 'aria-label', t('upload_file'));
-  set(document.querySelector('#data input[type="file"]'), 'aria-label', t('upload_file'));
-  const lines = [t('drop_file'), t('drop_or'), t('choose_file')];
-  for (const text of textsIn(document.querySelector('#data [data-testid="upload-text"]'))) {
-    const line = lines.shift();
-    if (line && text.data.trim() !== line) text.data = line;
-  }
-}
-
-function textsIn(element) {
-  const texts = [];
-  const walker = element && document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
-  while (walker?.nextNode()) if (walker.currentNode.data.trim()) texts.push(walker.currentNode);
-  return texts;
 }
 
 function nameLines() {

@@ -1,22 +1,25 @@
 // The visitor's chats: a search, the list by day, a way back for a chat that was deleted, and a
-// menu. `mountSidebar` draws its component's value and sends what its reader wants as `act`.
-// Where it covers the page, opening a chat sends `linly:opened` to the document, which makes room.
+// menu: the stream's event `sidebar`. Where it covers the page, opening a chat sends `linly:opened` to the document, which makes room.
 
+import { act } from './actions.js';
 import { arrange, h, keepingFocus, refresh } from './dom.js';
 import { iconButton } from './icons.js';
+import { Items } from './items.js';
 import { ChatRow } from './row.js';
 import { barsCover } from './screen.js';
+import { onEvent } from './stream.js';
 import { TransferMenu } from './transfer.js';
-import { onValue } from './value.js';
 import { language, speak, words } from './words.js';
 
 const TYPING = 200; // milliseconds without a key until a search begins
 const DAYS = ['today', 'yesterday', 'earlier'];
 
-export function mountSidebar({ element, props, trigger, watch }) {
-  const sidebar = new Sidebar((action) => trigger('act', action));
+export function mountSidebar(element) {
+  const sidebar = new Sidebar(act);
+  let chats = new Items();
   element.replaceChildren(sidebar.element);
-  onValue({ props, watch }, (value) => value.chats && sidebar.show(value));
+  onEvent('tab', () => { chats = new Items(); }); // the stream begins anew
+  onEvent('sidebar', (value) => sidebar.show({ ...value, chats: chats.whole(value.chats) }));
 }
 
 class Sidebar {
@@ -34,7 +37,7 @@ class Sidebar {
     this.nav = h('nav', {}, sections, this.none, this.more);
     this.deleted = h('div', { class: 'deleted', role: 'status' });
     this.note = h('p', { class: 'note' });
-    this.menu = new TransferMenu(act);
+    this.menu = new TransferMenu();
     this.element = h('div', { class: 'linly-sidebar', hidden: true },
       this.search, this.nav, this.deleted, this.note, this.menu.element);
   }

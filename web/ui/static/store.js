@@ -10,6 +10,24 @@ export function kept(key) {
   }
 }
 
+const LANGUAGE = 'linly-language';
+
+export function keptLanguage() {
+  try {
+    return localStorage.getItem(LANGUAGE);
+  } catch {
+    return null;
+  }
+}
+
+export function keepLanguage(language) {
+  try {
+    localStorage.setItem(LANGUAGE, language);
+  } catch {
+    // As below.
+  }
+}
+
 /** Keep a text; null removes it. */
 export function keep(key, text) {
   try {

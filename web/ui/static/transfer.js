@@ -1,6 +1,7 @@
 // The side bar's menu: chats out as files, in from a file, and the link to a chat. `element` is the
 // menu, `show(chat)` tells it which chat is open, if any.
 
+import { exportChats, importChats } from './actions.js';
 import { copy } from './clipboard.js';
 import { h, refresh } from './dom.js';
 import { toast } from './toast.js';
@@ -11,8 +12,7 @@ const PART = 1_000_000; // characters of each part of a larger file, if its chat
 const KINDS = '.json,application/json';
 
 export class TransferMenu {
-  constructor(act) {
-    this.act = act;
+  constructor() {
     const chosen = () => this.#import();
     this.file = h('input', { type: 'file', hidden: true, accept: KINDS, onchange: chosen });
     this.element = h('details', { class: 'menu' });
@@ -26,16 +26,16 @@ export class TransferMenu {
     const t = words();
     const entry = (key, press, enabled = true) => h('li', {}, h('button',
       { type: 'button', disabled: !enabled, onclick: () => this.#choose(press) }, t(key)));
-    const send = (action) => () => this.act(action);
+    const save = (kind) => () => exportChats(kind);
     this.file.setAttribute('aria-label', t('import'));
     return [
       h('summary', {}, t('transfer')),
       h('ul', {},
         entry('copy_link', copyLink, isOpen),
-        entry('export_json', send({ kind: 'export', format: 'json' }), isOpen),
-        entry('export_markdown', send({ kind: 'export', format: 'markdown' }), isOpen),
-        entry('export_all', send({ kind: 'export_all' })),
-        entry('export_pairs', send({ kind: 'pairs' })),
+        entry('export_json', save('json'), isOpen),
+        entry('export_markdown', save('markdown'), isOpen),
+        entry('export_all', save('all')),
+        entry('export_pairs', save('pairs')),
         entry('import', () => this.file.click())),
       this.file,
     ];
@@ -61,7 +61,7 @@ export class TransferMenu {
 
   #send(name, text, more) {
     if (bytes(text) > LARGEST) toast(words()('too_large', { name }));
-    else this.act({ kind: 'import', name, text, more });
+    else importChats(text, more);
   }
 }
 

@@ -10,16 +10,16 @@ import gradio as gr
 
 from web.i18n import DEFAULT, texts
 from web.ui.choices import AUTOMATIC
-
-TYPES = [".json", ".jsonl", ".txt"]
+from web.ui.drawn import drawn
 
 
 @dataclass(frozen=True)
 class TrainLayout:
-    """Every component that a handler reads or writes."""
+    """Every component of the tab. The browser's own script draws `file`, and uploads it."""
 
+    tab: gr.Tab
     about: gr.Markdown
-    file: gr.File
+    file: gr.HTML
     name: gr.Textbox
     description: gr.Textbox
     template: gr.Dropdown
@@ -35,21 +35,28 @@ class TrainLayout:
     job: gr.HTML
 
     @property
-    def wanted(self) -> list[Any]:
-        """What a training is started with, in the order of `page.start`."""
-        return [
-            self.file, self.name, self.template, self.epochs, self.rank, self.learning_rate,
-            self.description, self.inputs,
-        ]  # fmt: skip
+    def form(self) -> dict[str, Any]:
+        """What a training is started with, by the names of `actions.TrainForm`."""
+        return {
+            "train_name": self.name, "train_template": self.template,
+            "train_epochs": self.epochs, "train_rank": self.rank,
+            "train_rate": self.learning_rate, "train_description": self.description,
+            "train_inputs": self.inputs,
+        }  # fmt: skip
 
 
 def build() -> TrainLayout:
-    """Lay the components out; call it inside of the tab."""
+    """Lay the tab out; call it inside of the page's tabs."""
+    with gr.Tab(texts(DEFAULT)["train"], id="train", visible=False) as tab:
+        return _inside(tab)
+
+
+def _inside(tab: gr.Tab) -> TrainLayout:
     t = texts(DEFAULT)
     about = gr.Markdown(t["train_about"])
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            file = gr.File(label=t["train_file"], file_types=TYPES, height=120, elem_id="data")
+            file = drawn("Upload", elem_id="data")
             name = gr.Textbox(label=t["train_name"], info=t["train_name_info"], max_lines=1)
             description = gr.Textbox(label=t["train_description"], max_lines=1)
             template = gr.Dropdown(
@@ -69,8 +76,8 @@ def build() -> TrainLayout:
         chat = gr.Button(t["train_chat"], visible=False)
     job = gr.HTML(elem_id="job")
     return TrainLayout(
-        about, file, name, description, template, epochs, rank, rate, inputs, data, notice, start,
-        cancel, chat, job,
+        tab, about, file, name, description, template, epochs, rank, rate, inputs, data, notice,
+        start, cancel, chat, job,
     )  # fmt: skip
 
 
@@ -78,8 +85,9 @@ def relabel(layout: TrainLayout, language: str) -> dict[Any, Any]:
     """Updates that put every fixed text of the tab into `language`."""
     t = texts(language)
     labelled: Iterable[tuple[Any, dict[str, Any]]] = (
+        (layout.tab, {"label": t["train"]}),
         (layout.about, {"value": t["train_about"]}),
-        (layout.file, {"label": t["train_file"]}),
+        (layout.template, {"label": t["template"]}),
         (layout.name, {"label": t["train_name"], "info": t["train_name_info"]}),
         (layout.description, {"label": t["train_description"]}),
         (layout.epochs, {"label": t["train_epochs"]}),

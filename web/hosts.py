@@ -1,0 +1,74 @@
+"""The names that the page is served under: what a Host header may say.
+
+A foreign name that has been made to lead to this machine (DNS rebinding) would give the web page
+behind that name everything that the visitor's browser can see here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from urllib.parse import urlsplit
+
+LOOPBACK = "localhost"
+
+
+@dataclass(frozen=True)
+class HostNames:
+    """Names from the settings: `--server_name`, where it listens, and `--allowed_hosts`."""
+
+    server_name: str = "127.0.0.1"
+    allowed: tuple[str, ...] = ()
+
+    def allows(self, header: str, more: Iterable[str] = ()) -> bool:
+        """Whether a Host header names this server; `more` are names for this request alone."""
+        if "*" in self.allowed:
+            return True
+        host = host_name(header)
+        if not host:
+            return False
+        if is_loopback(host) or host.endswith(f".{LOOPBACK}"):
+            return True
+        if host in (self.server_name.lower(), *self.allowed, *more):
+            return True
+        if any(name.startswith("*.") and host.endswith(name[1:]) for name in self.allowed):
+            return True
+        # An address cannot be made to lead somewhere else, nor can this machine's own name.
+        return not is_loopback(self.server_name) and (_is_address(host) or host in _own_names())
+
+
+def host_name(header: str) -> str:
+    """A Host header without the port, in lower case; "" where it is no such thing."""
+    try:
+        parts = urlsplit(f"//{header}")
+        if parts.username is not None or parts.path or parts.query or parts.fragment:
+            return ""
+        _ = parts.port  # refuses what is none
+        return (parts.hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is this machine's own, which no other machine sees."""
+    try:
+        return host == LOOPBACK or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+@cache
+def _own_names() -> frozenset[str]:
+    name = socket.gethostname().lower()
+    return frozenset({name, f"{name.partition('.')[0]}.local"})

@@ -1,0 +1,203 @@
+"""The login page and its cookie, for a page that asks for a password.
+
+The cookie is signed with a key of this data folder, so it outlives a restart; it is bound to the
+password that it was given for, so another password ends it.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlencode
+
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from itsdangerous import BadData, URLSafeTimedSerializer
+from starlette.responses import HTMLResponse, RedirectResponse
+
+from web.access import Access
+from web.chats.identity import SECURE_COOKIE, cookie, cookies
+from web.i18n import say
+from web.sharing import PublicLink
+from web.visitor import is_secure, language_of
+
+COOKIE = "linly_login"
+SECONDS = 30 * 86_400  # for which a login lasts
+MAX_FIELD = 1_000  # characters of a name or a password
+CHAT = re.compile(r"[\w-]{1,100}", re.ASCII)
+KEY_FILE = "login_key"
+KEY_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Logins:
+    """Gives and reads the cookies. Without accounts, the name in one is "": a passphrase's."""
+
+    access: Access
+    link: PublicLink | None = None
+    key: bytes = field(default_factory=lambda: secrets.token_bytes(KEY_BYTES), repr=False)
+
+    def account(self, scope: Mapping[str, Any]) -> str | None:
+        """Whose login a request brings; None if it brings none that is any good."""
+        try:
+            told = self._signer().loads(cookies(scope).get(self._name(scope), ""), SECONDS)
+            account, proof = str(told["user"]), str(told["proof"])
+        except (BadData, KeyError, TypeError):
+            return None
+        known = account in self.access.accounts if self.access.accounts else account == ""
+        good = secrets.compare_digest(proof, self._proof(scope, account))
+        return account if known and good else None
+
+    def issue(self, scope: Mapping[str, Any], user: str) -> str:
+        """A Set-Cookie header for somebody whose password was right."""
+        account = user if self.access.accounts else ""
+        value = self._signer().dumps({"user": account, "proof": self._proof(scope, account)})
+        return cookie(self._name(scope), str(value), SECONDS, self._secure(scope))
+
+    def end(self, scope: Mapping[str, Any]) -> str:
+        """A Set-Cookie header that takes the cookie away."""
+        return cookie(self._name(scope), "", 0, self._secure(scope))
+
+    def _secure(self, scope: Mapping[str, Any]) -> bool:
+        return is_secure(scope, self.access, self.link)
+
+    def _name(self, scope: Mapping[str, Any]) -> str:
+        prefix = SECURE_COOKIE.partition("linly")[0]
+        return f"{prefix}{COOKIE}" if self._secure(scope) else COOKIE
+
+    def _signer(self) -> URLSafeTimedSerializer:
+        return URLSafeTimedSerializer(self.key, salt=COOKIE)
+
+    def _proof(self, scope: Mapping[str, Any], account: str) -> str:
+        """What a cookie holds of the password that it was given for."""
+        access = self.access
+        password = access.accounts.get(account, "") if access.accounts else access.passphrase or ""
+        door = "link" if access.through_link(scope) and not access.accounts else "page"
+        text = json.dumps([door, account, password])
+        return hmac.new(self.key, text.encode(), "sha256").hexdigest()
+
+
+def key_in(folder: Path) -> bytes:
+    """The folder's key, made at the first call; one of this run alone where it cannot be kept."""
+    path = folder / KEY_FILE
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        known = path.read_bytes()
+        return known if len(known) == KEY_BYTES else secrets.token_bytes(KEY_BYTES)
+    except OSError:
+        return secrets.token_bytes(KEY_BYTES)
+    key = secrets.token_bytes(KEY_BYTES)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(key)
+    return key
+
+
+def router(logins: Logins) -> APIRouter:
+    """`/login` and `/logout`. Sizes and origins were checked before."""
+    routes = APIRouter(include_in_schema=False)
+
+    async def show(request: Request) -> Response:
+        return login_page(request.scope, logins.access)
+
+    async def log_in(request: Request) -> Response:
+        form = _form(await request.body())
+        user, password = form.get("username", ""), form.get("password", "")
+        fits = max(len(user), len(password)) <= MAX_FIELD
+        # In a thread: a hash that is slow on purpose is not for the event loop.
+        right = fits and await run_in_threadpool(
+            logins.access.verify, request.scope, user, password
+        )
+        if not right:
+            return login_page(request.scope, logins.access, "login_wrong", form.get("chat", ""))
+        target = (
+            f"./?{urlencode({'chat': chat})}" if (chat := _chat(form.get("chat", ""))) else "./"
+        )
+        answer = RedirectResponse(target, 303)
+        answer.headers.append("set-cookie", logins.issue(request.scope, user))
+        return answer
+
+    async def log_out(request: Request) -> Response:
+        answer = RedirectResponse("./", 303)
+        answer.headers.append("set-cookie", logins.end(request.scope))
+        return answer
+
+    routes.add_api_route("/login", show, methods=["GET"])
+    routes.add_api_route("/login", log_in, methods=["POST"])
+    routes.add_api_route("/logout", log_out, methods=["POST"])
+    return routes
+
+
+def login_page(
+    scope: Mapping[str, Any], access: Access, wrong: str = "", chat: str = ""
+) -> HTMLResponse:
+    """The form, in the browser's language; what is asked for is shown once somebody is in."""
+    language = language_of(scope)
+    asked = chat or parse_qs(scope["query_string"].decode("latin-1")).get("chat", [""])[0]
+    fields = {
+        "language": language,
+        "chat": _chat(asked),
+        "wrong": f'<p role="alert">{escape(say(language, wrong))}</p>' if wrong else "",
+        "hint": "" if access.accounts else f"<p>{escape(say(language, 'login_passphrase'))}</p>",
+    }
+    keys = ("title", "login", "login_name", "login_password")
+    words = {key: escape(say(language, key)) for key in keys}
+    return HTMLResponse(PAGE.format(**words, **fields), 401, {"Cache-Control": "no-store"})
+
+
+def _form(body: bytes) -> dict[str, str]:
+    """A form's fields; half characters and a second value of one name are left out."""
+    try:
+        parsed = parse_qs(body.decode("utf-8"), keep_blank_values=True, max_num_fields=10)
+    except ValueError:
+        return {}
+    return {name: values[0] for name, values in parsed.items()}
+
+
+def _chat(text: str) -> str:
+    return text if CHAT.fullmatch(text) else ""
+
+
+PAGE = """<!doctype html>
+<html lang="{language}">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; --accent: #0f766e; }}
+body {{ font-family: system-ui, sans-serif; margin: 0; min-height: 100vh; display: grid;
+  place-items: center; background: Canvas; color: CanvasText; }}
+main {{ width: min(22rem, calc(100vw - 2rem)); }}
+form {{ display: grid; gap: 0.75rem; }}
+label {{ display: grid; gap: 0.25rem; }}
+input {{ font: inherit; padding: 0.5rem; border: 1px solid #768390; border-radius: 8px;
+  background: Field; color: FieldText; }}
+button {{ font: inherit; padding: 0.55rem; border: 0; border-radius: 8px; cursor: pointer;
+  background: var(--accent); color: #fff; }}
+[role=alert] {{ color: light-dark(#b42318, #ffb4ab); }}
+</style>
+</head>
+<body>
+<main>
+<h1>{title}</h1>
+{hint}{wrong}
+<form method="post" action="login">
+<input type="hidden" name="chat" value="{chat}">
+<label>{login_name}<input name="username" autocomplete="username" autofocus required></label>
+<label>{login_password}<input name="password" type="password" autocomplete="current-password"
+ required></label>
+<button>{login}</button>
+</form>
+</main>
+</body>
+</html>
+"""

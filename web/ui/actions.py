@@ -1,0 +1,373 @@
+"""What visitors do on the page: each action by its name, with the values that it takes.
+
+Names and values are a contract with `static/actions.js`. What comes from a browser can be anything:
+pydantic refuses values of another type or size, and ids are looked up among the visitor's own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import astuple, dataclass, field
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, StringConstraints
+
+from model.types import LinlyError, RequestError
+from web.chats import portable
+from web.chats.reading import ReadAhead
+from web.chats.records import ChatSettings, SavedPreset
+from web.chats.talk import Talk
+from web.chats.visits import Visit
+from web.i18n import LANGUAGES, say
+from web.i18n.refusals import refused
+from web.ui.compare_panel import MOST_RIVALS, chosen
+from web.ui.control_updates import ControlUpdates
+from web.ui.controls import Updates
+from web.ui.form_values import Body, FormValues, Name, Text
+from web.ui.layout import Layout
+from web.ui.presets import FIRST, PRESETS
+from web.ui.shelf import Shelf
+from web.ui.train.actions import TrainActions, TrainForm
+from web.ui.train.desk import TrainingRequestError
+
+log = logging.getLogger(__name__)
+
+MAX_QUERY = 200  # characters of a search
+
+
+class Nothing(Body):
+    """No values."""
+
+
+class Of(Body):
+    """A message or a chat, by its id."""
+
+    id: Name
+
+
+class Ask(Body):
+    text: Text = ""
+    form: FormValues
+
+
+class Form(Body):
+    form: FormValues
+
+
+class Regenerate(Form):
+    """A reply by its id, or the last one that is shown."""
+
+    id: Name | None = None
+
+
+class OfForm(Of):
+    form: FormValues
+
+
+class Edit(OfForm):
+    text: Text
+
+
+class Vote(Body):
+    """`winner` is a reply's id, or null for a tie."""
+
+    comparison: Name
+    winner: Name | None
+
+
+class Search(Body):
+    text: Annotated[str, StringConstraints(max_length=10_000)]
+
+
+class Rename(Of):
+    title: Annotated[str, StringConstraints(max_length=10_000)]
+
+
+class Rival(Body):
+    adapter: Name
+    preset: Name
+
+
+class Compare(Ask):
+    rivals: Annotated[list[Rival], Field(max_length=MOST_RIVALS)]
+
+
+class Named(Body):
+    name: Name | None = None
+
+
+class SavePreset(Named):
+    form: FormValues
+
+
+class SnippetText(Named):
+    message: Text | None = None
+
+
+class Language(Body):
+    language: Annotated[str, StringConstraints(pattern=f"^({'|'.join(LANGUAGES)})$")]
+
+
+class Train(Body):
+    form: TrainForm
+
+
+class Export(Body):
+    kind: Literal["json", "markdown", "all", "pairs"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the tab that acted is to do: show a chat's settings, tell a sentence, take what was
+    `sent` out of the message box, bring controls up to date. `filled` is the chat that the controls
+    are about from now on, "" for one to come, if that is another one."""
+
+    settings: ChatSettings | None = None
+    said: str = ""
+    sent: str = ""
+    updates: Updates = field(default_factory=dict)
+    filled: str | None = None
+
+
+Does = Callable[[Visit, Any], Outcome | None]
+B = TypeVar("B", bound=Body)
+
+
+class Actions:
+    """Does what the browser asks for. For worker threads, one at a time for a visitor."""
+
+    def __init__(
+        self, talk: Talk, shelf: Shelf, layout: Layout, controls: ControlUpdates,
+        ahead: ReadAhead, training: TrainActions | None = None,
+    ) -> None:  # fmt: skip
+        self._talk = talk
+        self._shelf = shelf
+        self._layout = layout
+        self._controls = controls
+        self._ahead = ahead
+        self.known: dict[str, tuple[type[Body], Does]] = {
+            "send": (Ask, self._send),
+            "regenerate": (Regenerate, self._regenerate),
+            "stop": (Nothing, lambda v, _: talk.stop(v)),
+            "new_chat": (Nothing, self._new_chat),
+            "open": (Of, lambda v, b: Outcome(talk.open(v, b.id))),
+            "edit": (Edit, self._edit),
+            "continue": (OfForm, self._continue),
+            "again": (Of, lambda v, b: talk.again(v, b.id)),
+            "branch": (Of, lambda v, b: talk.branch(v, b.id)),
+            "side_by_side": (Of, lambda v, b: talk.side_by_side(v, b.id)),
+            "choose": (Of, lambda v, b: talk.choose(v, b.id)),
+            "vote": (Vote, lambda v, b: talk.vote(v, b.comparison, b.winner)),
+            "search": (Search, self._search),
+            "rename": (Rename, lambda v, b: talk.rename(v, b.id, b.title)),
+            "delete": (Of, lambda v, b: talk.delete(v, b.id)),
+            "undo": (Of, lambda v, b: Outcome(talk.undo(v, b.id))),
+            "compare": (Compare, self._compare),
+            "settings": (Form, self._settings_changed),
+            "preset": (Named, self._preset),
+            "language": (Language, self._language),
+            "save_preset": (SavePreset, self._save_preset),
+            "delete_preset": (Named, self._delete_preset),
+            "use_snippet": (SnippetText, self._use_snippet),
+            "save_snippet": (SnippetText, self._save_snippet),
+            "delete_snippet": (Named, self._delete_snippet),
+            "revoke": (Nothing, self._revoke),
+        }
+        if training is not None:
+            self.known |= {
+                "train_look": (Train, lambda v, b: Outcome(updates=training.look(v, b.form))),
+                "train_start": (Train, lambda v, b: Outcome(updates=training.start(v, b.form))),
+                "train_cancel": (Nothing, lambda v, _: Outcome(updates=training.cancel(v))),
+                "train_chat": (Nothing, lambda v, _: self._train_chat(v, training)),
+            }
+
+    def do(self, visit: Visit, kind: str, body: Body) -> dict[str, Any]:
+        """Carry an action out; what the tab is told of it.
+
+        Raises:
+            LinlyError: it cannot be done; the sentence is for the visitor.
+        """
+        return self.told(visit, lambda: self.known[kind][1](visit, body))
+
+    def adopt(self, visit: Visit, text: str, more: bool) -> dict[str, Any]:
+        """Import chats from a file's text; of one that comes in parts, the last one is opened.
+
+        Raises:
+            LinlyError
+        """
+
+        def adopted() -> Outcome:
+            imported = portable.from_json(text)
+            owner = visit.owner.id
+            with self._talk.room(visit, len(text)):
+                chats = self._talk.store.adopt(owner, imported)
+            self._talk.visits.changed(owner)
+            return Outcome() if more else Outcome(self._talk.open(visit, chats[-1].id))
+
+        return self.told(visit, adopted)
+
+    def told(self, visit: Visit, action: Callable[[], Outcome | None]) -> dict[str, Any]:
+        """Do something; what the tab is told of it."""
+        outcome = action() or Outcome()
+        updates, said, filled = dict(outcome.updates), outcome.said, outcome.filled
+        if outcome.settings is not None:
+            updates |= self._controls.filled(visit, outcome.settings)
+            said = said or self._controls.missed(visit, outcome.settings)
+            filled = visit.chat or ""
+        return {
+            "say": said or None,
+            "sent": outcome.sent or None,
+            "chat": visit.chat,
+            "filled": filled,
+            "lost": visit.lost,
+            "controls": self._layout.controls.encode(updates),
+        }
+
+    def _form(self, visit: Visit, form: FormValues) -> ChatSettings:
+        """What the controls say, unless they are still those of the chat that was shown before."""
+        own = self._talk.settings(visit)
+        return form.settings() if own is None or form.filled == visit.chat else own
+
+    def _in_step(self, visit: Visit, form: FormValues, action: Callable[[], Outcome]) -> Outcome:
+        """Do it, and see to it that the controls are about the chat that is shown then: a new one
+        has them as they are, and an older one fills them, as whatever should have filled them has
+        not come, or came too early."""
+        before = visit.chat
+        outcome = action()
+        if visit.chat != before:
+            return _with(outcome, filled=visit.chat or "")
+        with suppress(LinlyError):  # what could not be read was told already
+            own = self._talk.settings(visit)
+            if own is not None and form.filled != visit.chat:
+                return _with(outcome, settings=own)
+        return outcome
+
+    def _send(self, visit: Visit, body: Ask) -> Outcome:
+        """Ask. What could not be sent stays in the box, and so does what was typed meanwhile."""
+
+        def ask() -> Outcome:
+            if not body.text.strip():
+                return Outcome()
+            self._talk.send(visit, body.text, self._form(visit, body.form))
+            return Outcome(sent=body.text)
+
+        return self._in_step(visit, body.form, ask)
+
+    def _regenerate(self, visit: Visit, body: Regenerate) -> None:
+        self._talk.regenerate(visit, body.id, self._form(visit, body.form))
+
+    def _edit(self, visit: Visit, body: Edit) -> None:
+        self._talk.edit(visit, body.id, body.text, self._form(visit, body.form))
+
+    def _continue(self, visit: Visit, body: OfForm) -> None:
+        self._talk.go_on(visit, body.id, self._form(visit, body.form))
+
+    def _new_chat(self, visit: Visit, _: Body) -> Outcome:
+        """Begin anew. What is being said in another chat goes on."""
+        self._talk.open(visit, None)
+        return Outcome(filled="")
+
+    def _search(self, visit: Visit, body: Search) -> None:
+        visit.query = body.text[:MAX_QUERY]
+        visit.renew()
+
+    def _compare(self, visit: Visit, body: Compare) -> Outcome:
+        """Ask several at once: the message, or the last question where there is none."""
+
+        def ask() -> Outcome:
+            presets = self._shelf.presets(visit.owner.id)
+            settings = self._form(visit, body.form)
+            places = [(rival.adapter, rival.preset) for rival in body.rivals]
+            self._talk.compare(visit, body.text, chosen(settings, places, presets), settings)
+            return Outcome(sent=body.text if body.text.strip() else "")
+
+        return self._in_step(visit, body.form, ask)
+
+    def _settings_changed(self, visit: Visit, body: Form) -> Outcome:
+        """The controls stand otherwise: the chat that they are about remembers it, though another
+        one may have been opened since."""
+
+        def keep() -> Outcome:
+            settings, chat = body.form.settings(), body.form.filled or ""
+            before = self._talk.keep_settings(visit, chat, settings)
+            if before is not None and chat == visit.chat:
+                self._ahead.settings_changed(visit, before, settings)
+            return Outcome()
+
+        return self._in_step(visit, body.form, keep)
+
+    def _preset(self, visit: Visit, body: Named) -> Outcome:
+        """The sliders' values for a preset."""
+        preset = self._shelf.presets(visit.owner.id).get(body.name or "") or PRESETS[FIRST]
+        sliders = self._layout.settings.sliders
+        return Outcome(updates=dict(zip(sliders, astuple(preset), strict=True)))
+
+    def _language(self, visit: Visit, body: Language) -> None:
+        visit.language = body.language
+        visit.renew()
+        visit.offer()
+
+    def _save_preset(self, visit: Visit, body: SavePreset) -> Outcome:
+        """Keep the sampling as it is set."""
+        saved = SavedPreset(body.name or "", body.form.settings().sampling)
+        with self._talk.room(visit, len(saved.name)):
+            value = self._shelf.save_preset(visit.owner.id, saved)
+        self._talk.visits.library_changed(visit.owner.id)
+        cleared: Updates = {self._layout.settings.shelf.preset_name: ""}
+        return Outcome(updates=self._controls.presets(visit, value) | cleared)
+
+    def _delete_preset(self, visit: Visit, body: Named) -> Outcome:
+        """Forget the chosen one; the sliders stay."""
+        self._shelf.delete_preset(visit.owner.id, body.name)
+        self._talk.visits.library_changed(visit.owner.id)
+        return Outcome(updates=self._controls.presets(visit, None))
+
+    def _use_snippet(self, visit: Visit, body: SnippetText) -> Outcome:
+        """Put a prompt behind what is in the message box. It can then be chosen again."""
+        panel = self._layout.settings.shelf
+        parts = [body.message or "", self._shelf.snippet(visit.owner.id, body.name)]
+        return Outcome(updates={
+            self._layout.message: "\n".join(part for part in parts if part.strip()),
+            panel.snippet: None, panel.snippet_name: body.name or "",
+        })  # fmt: skip
+
+    def _save_snippet(self, visit: Visit, body: SnippetText) -> None:
+        """Keep what is in the message box."""
+        text = body.message or ""
+        with self._talk.room(visit, len(text)):
+            self._shelf.save_snippet(visit.owner.id, body.name or "", text)
+        self._talk.visits.library_changed(visit.owner.id)
+
+    def _delete_snippet(self, visit: Visit, body: Named) -> Outcome:
+        """Forget the prompt of that name."""
+        self._shelf.delete_snippet(visit.owner.id, body.name)
+        self._talk.visits.library_changed(visit.owner.id)
+        return Outcome(updates={self._layout.settings.shelf.snippet_name: ""})
+
+    def _revoke(self, visit: Visit, _: Body) -> None:
+        """End the public link; visitors of it cannot."""
+        if self._talk.link is None or visit.guest:
+            raise RequestError("There is no link to revoke", "Reload the page.")
+        self._talk.link.revoke()
+        for tab in self._talk.visits:
+            tab.offer()
+
+    def _train_chat(self, visit: Visit, training: TrainActions) -> Outcome:
+        ui = self._layout
+        updates = training.chosen(lambda name: {ui.adapter: self._controls.adapter(visit, name)})
+        selected: Updates = {ui.tabs: {"__type__": "update", "selected": "chat"}}
+        return Outcome(updates=updates | selected)
+
+
+def sentence(error: LinlyError, language: str) -> str:
+    """What a visitor is told of an error."""
+    if isinstance(error, TrainingRequestError):
+        return say(language, error.key)
+    return refused(str(error), language)
+
+
+def _with(outcome: Outcome, **more: Any) -> Outcome:
+    values: Mapping[str, Any] = {**vars(outcome), **more}
+    return Outcome(**values)

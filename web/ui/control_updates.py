@@ -1,0 +1,142 @@
+"""What the page's controls show a visitor: texts, choices, a chat's settings, how the model is."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from model.types import Status
+from web.chats.records import ChatSettings
+from web.chats.talk import Talk
+from web.chats.visits import Visit
+from web.i18n import say, texts
+from web.i18n.refusals import refused
+from web.ui.choices import AUTOMATIC, BASE, Choices, adapter_choices, template_choices
+from web.ui.controls import Updates, merge
+from web.ui.layout import Layout, relabel
+from web.ui.shelf import Shelf
+from web.ui.train.actions import TrainActions
+
+
+class ControlUpdates:
+    """Updates of Gradio's components for one tab. They read the store: for worker threads."""
+
+    def __init__(
+        self, talk: Talk, shelf: Shelf, layout: Layout, training: TrainActions | None
+    ) -> None:
+        self._talk = talk
+        self._manager = talk.manager
+        self._shelf = shelf
+        self._layout = layout
+        self._training = training
+
+    def all(self, visit: Visit) -> Updates:
+        """Everything but a chat's settings."""
+        ui, language = self._layout, visit.language
+        status = self._manager.status()
+        notice = self._notice(status, language)
+        updates: Updates = relabel(ui, language)
+        merge(updates, {
+            ui.status: status_line(status, language),
+            ui.notice: gr.update(value=notice, visible=bool(notice)),
+        })  # fmt: skip
+        merge(updates, self._choices(visit))
+        merge(updates, ui.settings.share.shown(self._talk.link, visit))
+        if self._training is not None:
+            merge(updates, self._training.updates(visit))
+        return updates
+
+    def filled(self, visit: Visit, settings: ChatSettings) -> Updates:
+        """The controls as a chat has them; what is not there any more is left to the base."""
+        adapter = self._adapter(visit, settings.adapter)
+        panel, presets = self._layout.settings, self._shelf.presets(visit.owner.id)
+        return {
+            **panel.filled(settings, presets),
+            self._layout.adapter: self.adapter(visit, adapter),
+            panel.template: self._template(visit, settings.template),
+        }
+
+    def begun(self, visit: Visit) -> Updates:
+        """The controls for a chat to come, where the base is not for this visitor."""
+        first = self._fallback(visit)
+        return {} if first == BASE else {self._layout.adapter: self.adapter(visit, first)}
+
+    def missed(self, visit: Visit, settings: ChatSettings) -> str:
+        """That a chat's adapter is not there any more, if it is not."""
+        adapter = self._adapter(visit, settings.adapter)
+        if adapter == settings.adapter:
+            return ""
+        base = say(visit.language, "the_base")
+        names = {"name": settings.adapter or base, "other": adapter or base}
+        return say(visit.language, "adapter_gone", **names)
+
+    def adapter(self, visit: Visit, adapter: str) -> Any:
+        """The drop-down with an adapter, whether or not it has been told yet what to offer."""
+        return _with(adapter_choices(self._talk, visit), adapter)
+
+    def presets(self, visit: Visit, value: str | None) -> Updates:
+        """The presets that there are; this one is marked."""
+        choices = self._shelf.preset_choices(visit.owner.id, visit.language)
+        return {self._layout.settings.preset: gr.update(choices=choices, value=value)}
+
+    def _choices(self, visit: Visit) -> Updates:
+        """Whatever there is to choose from."""
+        ui, language, owner = self._layout, visit.language, visit.owner.id
+        presets = self._shelf.preset_choices(owner, language)
+        adapters = adapter_choices(self._talk, visit)
+        return {
+            ui.adapter: gr.update(choices=adapters),
+            ui.settings.template: gr.update(choices=template_choices(self._manager, language)),
+            **ui.compare.offer(adapters, presets, texts(language)),
+            ui.settings.preset: gr.update(choices=presets),
+            ui.settings.shelf.snippet: gr.update(choices=self._shelf.snippets(owner)),
+        }
+
+    def _notice(self, status: Status, language: str) -> str:
+        """What is to be known about the model, if anything."""
+        if status.ready and not self._manager.tuned:
+            return say(language, "untuned")
+        return refused(status.error or "", language)
+
+    def _template(self, visit: Visit, template: str) -> Any:
+        """What is gone gives way once it is known to be."""
+        choices = template_choices(self._manager, visit.language)
+        gone = self._manager.status().ready and template not in [name for _, name in choices]
+        return _with(choices, AUTOMATIC if gone else template)
+
+    def _adapter(self, visit: Visit, adapter: str) -> str:
+        """The adapter, or who goes on in its place: it is gone, or not for this visitor."""
+        if not self._talk.allows(visit, adapter):
+            return self._fallback(visit)
+        return adapter if self._talk.has(adapter) else self._fallback(visit)
+
+    def _fallback(self, visit: Visit) -> str:
+        link = self._talk.link
+        if link is None or self._talk.allows(visit, BASE):
+            return BASE
+        return link.first(self._talk.has)
+
+
+def _with(choices: Choices, value: str) -> Any:
+    """A drop-down of these, and of the value that is shown in any case."""
+    missing = [] if value in (name for _, name in choices) else [(value, value)]
+    return gr.update(choices=[*choices, *missing], value=value)
+
+
+def status_line(status: Status, language: str) -> str:
+    """The model's name, or a progress bar while it loads."""
+    if status.ready:
+        if status.remote:
+            return escape(say(language, "ready_remote", name=status.base_model))
+        facts = {"quantization": status.quantization, "device": status.device}
+        return escape(say(language, "ready", name=status.base_model, **facts))
+    if status.error:
+        return "&nbsp;"
+    percent = round(status.progress * 100)
+    words = escape(say(language, f"phase_{status.phase}"))
+    return (
+        f'{words} <progress value="{percent}" max="100" aria-label="{words}"></progress> '
+        f"{percent} %"
+    )

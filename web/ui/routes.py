@@ -1,0 +1,227 @@
+"""The page's endpoints: the stream, a post for each action, imports, exports and uploads.
+
+`web/page_gate.py` has checked names, origins, logins and sizes before any of this is reached. The
+headers `X-Linly-*` say which tab asks; without them nothing is done.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import ValidationError
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket
+
+from model.types import LinlyError, RequestError
+from web.chats.visits import Visit
+from web.i18n import DEFAULT, LANGUAGES, say
+from web.ui.actions import Export, sentence
+from web.ui.exports import exported
+from web.ui.service import PageService
+from web.ui.stream import serve_tab
+from web.visitor import Visitor, visitor_of
+from web.workers import Kind
+
+PREFIX = "/page"
+MAX_HEADER = 200  # characters of what tells the tab
+PIECE = 1_000_000  # bytes that are written at once
+UNKNOWN = ("The page asked for something unknown", "Reload it.")
+
+log = logging.getLogger(__name__)
+
+
+class UnknownActionError(LinlyError):
+    """There is no such action."""
+
+    http_status = 404
+    code = "unknown_action"
+
+
+class Endpoints:
+    """The handlers."""
+
+    def __init__(self, service: PageService) -> None:
+        self._service = service
+
+    async def act(self, kind: str, request: Request) -> Response:
+        """An action of `actions.Actions`."""
+        body = await request.body()
+
+        def act() -> dict[str, Any]:
+            known = self._service.actions.known.get(kind)
+            if known is None:
+                raise UnknownActionError(*UNKNOWN)
+            visit = self._visit(request)
+            return self._service.actions.do(visit, kind, _parsed(known[0], body))
+
+        # Stop is not kept waiting by what was asked before.
+        return await self._answer(request, act, at_once=kind == "stop")
+
+    async def adopt(self, request: Request) -> Response:
+        """Chats from a file: the body. `more` says that this is not its last part."""
+        body = await request.body()
+        more = request.query_params.get("more") == "1"
+
+        def adopt() -> dict[str, Any]:
+            try:
+                text = body.decode("utf-8-sig")
+            except UnicodeDecodeError as error:
+                raise RequestError("The file is no text in UTF-8", "Save it as UTF-8.") from error
+            return self._service.actions.adopt(self._visit(request), text, more)
+
+        return await self._answer(request, adopt, slow=True)
+
+    async def export(self, request: Request) -> Response:
+        """Chats as a file, made piece by piece."""
+        body = await request.body()
+
+        def begin() -> tuple[str, str, Iterator[str]]:
+            kind = _parsed(Export, body).kind
+            return exported(self._service.talk, self._visit(request), kind)
+
+        try:
+            name, media_type, pieces = await self._service.workers.act(_key(request), begin, True)
+        except LinlyError as error:
+            return _refusal(error, request)
+        disposition = {"Content-Disposition": f'attachment; filename="{name}"'}
+        stream = self._service.workers.stream(_key(request), pieces)
+        return StreamingResponse(_encoded(stream), 200, disposition, media_type)
+
+    async def upload(self, request: Request) -> Response:
+        """A file with training data: the body. Its token is for its visitor alone."""
+        service, owner = self._service, _key(request)
+        name = request.query_params.get("name", "")[:MAX_HEADER]
+        size = int(request.headers.get("content-length", 0))
+        if service.uploads is None:
+            return _refusal(UnknownActionError(*UNKNOWN), request)
+        try:
+            token, path = await service.workers.call(
+                Kind.QUICK, service.uploads.begin, self._visit(request).owner.id, name, size
+            )
+        except LinlyError as error:
+            return _refusal(error, request)
+        try:
+            await self._written(request, path)
+        except BaseException:
+            await service.workers.call(Kind.QUICK, service.uploads.drop, token)
+            raise
+        log.debug("a file of %d bytes from %s", size, owner)
+        return JSONResponse({"upload": token, "name": path.name})
+
+    async def _written(self, request: Request, path: Path) -> None:
+        pending = b""
+        with await self._service.workers.call(Kind.QUICK, path.open, "wb") as file:
+            async for piece in request.stream():
+                pending += piece
+                if len(pending) >= PIECE or not piece:
+                    await self._service.workers.call(Kind.QUICK, file.write, pending)
+                    pending = b""
+            await self._service.workers.call(Kind.QUICK, file.write, pending)
+
+    async def _answer(
+        self, request: Request, action: Callable[[], dict[str, Any]], slow: bool = False,
+        at_once: bool = False,
+    ) -> Response:  # fmt: skip
+        def made() -> Response:
+            return JSONResponse(action())  # its JSON is made in the thread, too
+
+        workers = self._service.workers
+        try:
+            if at_once:
+                return await workers.call(Kind.QUICK, made)
+            return await workers.act(_key(request), made, slow)
+        except LinlyError as error:
+            return _refusal(error, request)
+        except Exception:
+            log.exception("an action failed")
+            body = {"code": "fault", "message": say(_language(request.headers), "fault")}
+            return JSONResponse({"error": body}, 500)
+
+    def _visit(self, request: Request) -> Visit:
+        """The tab of a request; where it has no stream here any more, one that shows the chat which
+        the request names.
+
+        Raises:
+            LinlyError: no tab is named, or the chat is gone.
+        """
+        visitor, headers = visitor_of(request.scope), request.headers
+        tab = headers.get("x-linly-tab", "")
+        if not 0 < len(tab) <= MAX_HEADER:
+            raise RequestError(*UNKNOWN)
+        visit = self._service.visits.find(tab, visitor.owner, visitor.guest)
+        if visit.lost:
+            visit.language, visit.may_train = _language(headers), visitor.may_train
+            chat = headers.get("x-linly-chat", "")
+            if 0 < len(chat) <= MAX_HEADER:
+                self._service.talk.open(visit, chat)
+        return visit
+
+
+def routes(service: PageService) -> APIRouter:
+    """Everything below /page but the files."""
+    endpoints = Endpoints(service)
+    found = APIRouter(prefix=PREFIX, include_in_schema=False)
+    for path, handler in (
+        ("/actions/{kind}", endpoints.act),
+        ("/import", endpoints.adopt),
+        ("/export", endpoints.export),
+        ("/upload", endpoints.upload),
+    ):
+        found.add_api_route(path, handler, methods=["POST"])
+
+    async def serve(socket: WebSocket) -> None:
+        await serve_tab(socket, service)
+
+    found.routes.append(WebSocketRoute(f"{PREFIX}/events", serve))
+    return found
+
+
+def _parsed(model: type[Any], body: bytes) -> Any:
+    """
+    Raises:
+        RequestError: the body is not what the action takes.
+    """
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise RequestError(_reason(error), "Reload the page.") from error
+
+
+def _reason(error: ValidationError) -> str:
+    """What is wrong with a body, without any of its values."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    if first["type"] == "string_too_long":
+        return "A text is too long"
+    place = ".".join(str(part) for part in first["loc"])[:100]
+    return f"The page sent something unknown ({place})" if place else UNKNOWN[0]
+
+
+def _key(request: Request) -> str:
+    """Whose turn a request waits for: without cookies, a tab is all that is known of a visitor."""
+    visitor: Visitor = visitor_of(request.scope)
+    if visitor.owner.kept:
+        return visitor.owner.id
+    return f"tab:{request.headers.get('x-linly-tab', '')[:MAX_HEADER]}"
+
+
+def _language(headers: Headers) -> str:
+    language = headers.get("x-linly-language", "")
+    return language if language in LANGUAGES else DEFAULT
+
+
+def _refusal(error: LinlyError, request: Request) -> JSONResponse:
+    body = {"code": error.code, "message": sentence(error, _language(request.headers))}
+    wait = getattr(error, "retry_after", None)
+    headers = {"Retry-After": str(wait)} if wait else None
+    return JSONResponse({"error": body}, error.http_status, headers)
+
+
+async def _encoded(pieces: AsyncIterator[str]) -> AsyncIterator[bytes]:
+    async for piece in pieces:
+        yield piece.encode("utf-8", "replace")

@@ -1,0 +1,75 @@
+"""Everything behind the page, tied together: chats, replies, controls, actions, tabs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradio as gr
+
+from model.manager import ModelManager
+from web.chats.keeping import Keeping
+from web.chats.reading import ReadAhead
+from web.chats.replies import Replies
+from web.chats.talk import Talk
+from web.chats.visits import Visits
+from web.sharing import PublicLink
+from web.ui.actions import Actions
+from web.ui.control_updates import ControlUpdates
+from web.ui.layout import Layout
+from web.ui.model_watch import ModelWatch
+from web.ui.page import build_page
+from web.ui.shelf import Shelf
+from web.ui.train.actions import TrainActions
+from web.ui.train.desk import Desk
+from web.ui.train.uploads import Uploads
+from web.workers import LoopCaller, Workers
+
+UPLOADS = "uploads"  # in the data folder
+
+
+@dataclass(frozen=True)
+class PageService:
+    """What the page's endpoints use."""
+
+    blocks: gr.Blocks
+    layout: Layout
+    talk: Talk
+    workers: Workers
+    controls: ControlUpdates
+    actions: Actions
+    watch: ModelWatch
+    uploads: Uploads | None
+
+    def begin(self) -> None:
+        """A tab has been opened, on the event loop that runs now."""
+        self.visits.on_loop.bind()
+        self.visits.follow(self.talk.hear)
+        self.watch.begin()
+
+    @property
+    def visits(self) -> Visits:
+        return self.talk.visits
+
+    @classmethod
+    def build(
+        cls, manager: ModelManager, keeping: Keeping, desk: Desk | None, link: PublicLink | None,
+        data_dir: Path,
+    ) -> PageService:  # fmt: skip
+        """The service for `manager`; with a `desk` the page has a tab for training."""
+        blocks, layout = build_page(manager.status().remote, desk is not None)
+        workers, on_loop = Workers(), LoopCaller()
+        visits, store = Visits(keeping.others, on_loop), keeping.store
+        replies = Replies(manager, store, keeping.lock.id, visits.changed, visits.spoke,
+                          visits.saved, keeping.others, workers, on_loop)  # fmt: skip
+        talk = Talk(manager, store, visits, replies, link, keeping.mend)
+        shelf = Shelf(store)
+        training = uploads = None
+        if desk is not None and layout.train is not None:
+            uploads = Uploads(data_dir / UPLOADS)
+            training = TrainActions(desk, layout.train, uploads)
+        controls = ControlUpdates(talk, shelf, layout, training)
+        ahead = ReadAhead(manager, talk, workers)
+        actions = Actions(talk, shelf, layout, controls, ahead, training)
+        watch = ModelWatch(talk, desk)
+        return cls(blocks, layout, talk, workers, controls, actions, watch, uploads)

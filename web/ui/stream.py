@@ -1,0 +1,327 @@
+"""The page's stream: a WebSocket for each tab, with everything that the tab shows.
+
+A message is a JSON object of one or more events by name:
+
+- `tab`: the tab's id, which its posts bring along, and the `version` of the page's scripts;
+- `log`, `sidebar`: what is shown, with only those messages and chats that have changed since;
+- `live`: what replies in the making have said since the last time;
+- `controls`: updates of Gradio's components by number; `filled` is the chat that they are about;
+- `beat`: a sign of life.
+
+Nothing is queued for a tab. Each part is made from what is true when it is sent, so a slow client
+misses steps and no outcome. Reading the store and making JSON is done in worker threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from model.types import LinlyError
+from web.chats.chats import MOST_LISTED
+from web.chats.conversation import Conversation
+from web.chats.reading import chat_request
+from web.chats.reply import Reply, spoken
+from web.chats.visits import TooManyTabsError, Visit
+from web.i18n import DEFAULT, LANGUAGES
+from web.ui.actions import sentence
+from web.ui.chat_view import (
+    failed_value,
+    live_notice,
+    log_value,
+    meter_line,
+    reading_line,
+    sidebar_value,
+)
+from web.ui.controls import Encoded
+from web.ui.drawn import version
+from web.ui.service import PageService
+from web.visitor import Visitor, visitor_of
+from web.workers import Kind
+
+UPDATE_SECONDS = 0.05  # between two updates of a tab
+CROWD_SECONDS = 0.01  # and this much more for each other reply: cores are the model's
+BEAT_SECONDS = 10.0  # between two signs of life; `static/stream.js` counts on them
+RETRY_SECONDS = 5.0  # after the store could not be read
+AFAR_SECONDS = 3.0  # between two looks at what another server says, which may have died
+SEND_SECONDS = 30.0  # for which a client may take nothing of what it is sent
+MAX_NAME = 100  # characters of a chat's id
+TOO_MANY_TABS = 4429  # close codes; `static/stream.js` knows them
+LINK_ENDED = 4410
+
+log = logging.getLogger(__name__)
+Value = dict[str, Any]
+
+
+async def serve_tab(socket: WebSocket, service: PageService) -> None:
+    """Serve one tab from its beginning to its end."""
+    visitor = visitor_of(socket.scope)
+    await socket.accept()
+    service.begin()
+    try:
+        visit = service.visits.open(visitor.owner, visitor.guest, visitor.address)
+    except TooManyTabsError as error:
+        await socket.close(TOO_MANY_TABS, str(error))
+        return
+    try:
+        _greet(visit, visitor, socket)
+        await Tab(service, socket, visit).serve(_chat_of(socket))
+    finally:
+        service.visits.close(visit)
+
+
+def _greet(visit: Visit, visitor: Visitor, socket: WebSocket) -> None:
+    language = socket.query_params.get("language", DEFAULT)
+    visit.language = language if language in LANGUAGES else DEFAULT
+    visit.may_train = visitor.may_train
+
+
+def _chat_of(socket: WebSocket) -> str:
+    """The chat that the page's address names."""
+    chat = socket.query_params.get("chat", "")
+    return chat if len(chat) <= MAX_NAME else ""
+
+
+@dataclass
+class Sent:
+    """Which items a tab has, so that only those are sent again that have changed."""
+
+    hashes: dict[str, int] = field(default_factory=dict)
+
+    def changed(self, items: Iterable[Value]) -> Value:
+        """Their order, and those that are new or another than before, by id."""
+        fresh: dict[str, Value] = {}
+        hashes: dict[str, int] = {}
+        for item in items:
+            key = item["id"]
+            hashes[key] = hash(json.dumps(item, ensure_ascii=False))
+            if self.hashes.get(key) != hashes[key]:
+                fresh[key] = item
+        self.hashes = hashes
+        return {"order": list(hashes), "changed": fresh}
+
+
+class Tab:
+    """What one tab is sent, by tasks for the chats, for what streams, and for the controls."""
+
+    def __init__(self, service: PageService, socket: WebSocket, visit: Visit) -> None:
+        self._service = service
+        self._socket = socket
+        self._visit = visit
+        self._talk = service.talk
+        self._messages, self._chats = Sent(), Sent()
+        self._controls: dict[int, int] = {}  # hashes of what each was sent last
+        self._counts: dict[int, int] = {}  # how many choices each offers
+        self._afar = False  # another server says something in the chat that is shown
+
+    async def serve(self, chat: str) -> None:
+        """Send until the client goes, or the link that it came through ends."""
+        await self._send({"tab": self._visit.id, "version": version()})
+        self._visit.renew()
+        self._visit.offered.set()
+        parts = (self._begin(chat), self._send_live(), self._send_controls(), self._receive())
+        tasks = [asyncio.create_task(part) for part in parts]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                _report(task)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _begin(self, chat: str) -> None:
+        """Open the chat of the page's address; then keep the chats up to date."""
+        said, encoded = await self._service.workers.call(Kind.DRAW, self._opened, chat)
+        begun: Value = {"controls": encoded, "filled": self._visit.chat or ""}
+        await self._send(begun | ({"say": said} if said else {}))
+        await self._send_chats()
+
+    def _opened(self, chat: str) -> tuple[str, Encoded]:
+        visit, controls = self._visit, self._service.controls
+        encode = self._service.layout.controls.encode
+        try:
+            settings = self._talk.open(visit, chat) if chat else None
+            if settings is None:
+                return "", encode(controls.begun(visit))
+            return controls.missed(visit, settings), encode(controls.filled(visit, settings))
+        except LinlyError as error:
+            return sentence(error, visit.language), encode(controls.begun(visit))
+
+    async def _send_chats(self) -> None:
+        """Log and side bar, whenever a message begins or ends, or another chat is shown."""
+        visit, workers = self._visit, self._service.workers
+        while True:
+            await _either(visit.changed, AFAR_SECONDS if self._afar else None)
+            kind = Kind.SLOW if visit.query else Kind.DRAW
+            try:
+                text, talk = await workers.call(kind, self._drawn)
+                await self._send_text(text)
+                if not (talk and (talk.elsewhere or self._talk.replies.in_chat(talk.chat.id))):
+                    meter = await workers.call(Kind.DRAW, self._meter, talk)
+                    shown = self._service.layout.controls.encode(
+                        {self._service.layout.meter: meter}
+                    )
+                    await self._send({"controls": shown})
+            except LinlyError as error:  # a disk that is full or gone may come back
+                log.warning("%s", error)
+                await self._send_failed(error)
+                await asyncio.sleep(RETRY_SECONDS)
+                visit.changed.set()
+            await asyncio.sleep(UPDATE_SECONDS)
+
+    def _drawn(self) -> tuple[str, Conversation | None]:
+        """What is to be sent of log and side bar, as JSON."""
+        visit, store, owner = self._visit, self._talk.store, self._visit.owner.id
+        talk = self._talk.conversation(visit)
+        self._afar = talk is not None and talk.elsewhere
+        votes = store.votes(owner, talk.chat.id) if talk else []
+        chats = store.chats(owner, visit.query, MOST_LISTED + 1)
+        shown = log_value(talk, votes, visit.language)
+        sidebar = sidebar_value(chats, self._talk.replies.chats(owner), visit)
+        shown["messages"] = self._messages.changed(shown["messages"])
+        sidebar["chats"] = self._chats.changed(sidebar["chats"])
+        return _json({"log": shown, "sidebar": sidebar}), talk
+
+    async def _send_failed(self, error: LinlyError) -> None:
+        """A log that cannot be read now; what it shows is sent anew afterwards."""
+        shown = failed_value(self._visit.chat, str(error), self._visit.language)
+        self._messages = Sent()
+        await self._send({"log": {**shown, "messages": {"order": [], "changed": {}}}})
+
+    def _meter(self, talk: Conversation | None) -> str:
+        """How full the context is, and what is read ahead."""
+        manager, visit = self._talk.manager, self._visit
+        if talk is None or manager.context_length is None:
+            return ""
+        settings = talk.chat.settings
+        request = chat_request(spoken(talk.branch, settings.system), settings)
+        try:
+            measured = manager.measure(request)
+        except LinlyError:  # said when it is asked for
+            return ""
+        line = meter_line(measured.tokens, measured.context_length, visit.language)
+        return line + reading_line(visit.reading, visit.language)
+
+    async def _send_live(self) -> None:
+        """What streams in the chat that is shown, and signs of life."""
+        visit, replies = self._visit, self._talk.replies
+        said = Said()
+        while not self._link_ended():
+            news = said.news(replies.in_chat(visit.chat) if visit.chat else [], visit.language)
+            if news:
+                await self._send({"live": news})
+                others = max(0, replies.count - 1)
+                await asyncio.sleep(UPDATE_SECONDS + CROWD_SECONDS * others)
+            if not await _either(visit.heard, BEAT_SECONDS):
+                await self._send({"beat": True})
+        await self._socket.close(LINK_ENDED)
+
+    def _link_ended(self) -> bool:
+        link = self._talk.link
+        return self._visit.guest and link is not None and link.closed
+
+    async def _send_controls(self) -> None:
+        """Texts, choices, and how the model is, whenever they are news."""
+        while True:
+            await _either(self._visit.offered, None)
+            try:
+                frames = await self._service.workers.call(Kind.DRAW, self._news_of_controls)
+            except LinlyError as error:
+                log.warning("%s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+                self._visit.offered.set()
+                continue
+            for frame in frames:
+                await self._send({"controls": frame})
+            await asyncio.sleep(UPDATE_SECONDS)
+
+    def _news_of_controls(self) -> list[Encoded]:
+        """Updates that the tab has not had. A drop-down that is about to offer less is taken away
+        first: Gradio's list, while it is open, would fail over what is missing."""
+        controls, layout = self._service.controls, self._service.layout.controls
+        updates = layout.encode(controls.all(self._visit))
+        fresh: Encoded = []
+        gone: Encoded = []
+        for number, properties in updates:
+            known = hash(json.dumps(properties, ensure_ascii=False))
+            if self._controls.get(number) == known:
+                continue
+            self._controls[number] = known
+            fresh.append([number, properties])
+            if isinstance(layout.components[number], gr.Dropdown) and "choices" in properties:
+                count = len(properties["choices"])
+                if count < self._counts.get(number, 0):
+                    gone.append([number, {"visible": False}])
+                    properties["visible"] = True
+                self._counts[number] = count
+        return [frame for frame in (gone, fresh) if frame]
+
+    async def _receive(self) -> None:
+        """Wait for the client's end. It has nothing to say here."""
+        with contextlib.suppress(WebSocketDisconnect):
+            while True:
+                await self._socket.receive_text()
+
+    async def _send(self, event: Mapping[str, Any]) -> None:
+        await self._send_text(_json(event))
+
+    async def _send_text(self, text: str) -> None:
+        async with asyncio.timeout(SEND_SECONDS):
+            await self._socket.send_text(text)
+
+
+@dataclass
+class Said:
+    """What a tab has been told of the replies in the making, each known by a short number."""
+
+    count: int = 0
+    told: dict[str, tuple[int, str, str]] = field(default_factory=dict)  # number, text, notice
+
+    def news(self, replies: Sequence[Reply], language: str) -> list[Value]:
+        """For each that has changed: what it goes on with, or all of it."""
+        news = [self._of(reply, language) for reply in replies]
+        ids = {reply.message.id for reply in replies}
+        self.told = {key: one for key, one in self.told.items() if key in ids}
+        return [one for one in news if one]
+
+    def _of(self, reply: Reply, language: str) -> Value:
+        key, text, notice = reply.message.id, reply.text, live_notice(reply, language)
+        before = self.told.get(key)
+        if before is None:
+            self.count += 1
+        number, known, noticed = before or (self.count, "", "")
+        self.told[key] = number, text, notice
+        if before is None or noticed != notice or not text.startswith(known):
+            return {"n": number, "id": key, "text": text, "notice": notice}
+        return {"n": number, "add": text[len(known) :]} if text != known else {}
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """Log a tab's end that nobody expects; a client that is gone is none."""
+    error = None if task.cancelled() else task.exception()
+    expected = (WebSocketDisconnect, TimeoutError, OSError, RuntimeError)
+    if error is not None and not isinstance(error, expected):
+        log.error("a tab failed", exc_info=error)
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+async def _either(event: asyncio.Event, seconds: float | None) -> bool:
+    """Wait for the event, or for so long; None: for as long as it takes. Whether it has come."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    came = event.is_set()
+    event.clear()
+    return came

@@ -1,0 +1,130 @@
+"""Runs what visitors ask for in worker threads, so that none of it waits on the event loop.
+
+A visitor's actions run one after another, whichever tab they come from; slow ones have an order of
+their own. Between visitors nothing
+is ordered: quick actions, slow ones (imports, exports, searches) and redraws have threads of their
+own, so that many slow ones leave the others alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, ParamSpec, TypeVar
+
+from model.types import LinlyError
+
+T = TypeVar("T")
+P = ParamSpec("P")
+MAX_WAITING = 32  # actions of one visitor that wait for their turn
+MAX_PENDING = 1_000  # actions of all visitors
+END = object()  # of an iterator
+
+
+class Kind(enum.Enum):
+    """Which threads do a piece of work."""
+
+    QUICK = enum.auto()
+    SLOW = enum.auto()  # imports, exports, searches
+    DRAW = enum.auto()  # what the tabs show
+    SAVE = enum.auto()  # replies in the making
+
+
+THREADS = {Kind.QUICK: 4, Kind.SLOW: 1, Kind.DRAW: 2, Kind.SAVE: 1}
+
+
+class TooBusyError(LinlyError):
+    """There is more to do than anybody could wait for."""
+
+    http_status = 429
+    code = "too_busy"
+    retry_after = 2
+
+
+@dataclass
+class _Turns:
+    """A visitor's place in the order of their own actions."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    count: int = 0
+
+
+class Workers:
+    """Thread pools, and each visitor's turns."""
+
+    def __init__(self) -> None:
+        self._pools = {
+            kind: ThreadPoolExecutor(count, f"web-{kind.name.lower()}")
+            for kind, count in THREADS.items()
+        }
+        self._turns: dict[str, _Turns] = {}
+        self._pending = 0
+
+    async def call(
+        self, kind: Kind, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run in a thread of `kind`, outside of any visitor's turn."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pools[kind], lambda: function(*args, **kwargs))
+
+    async def act(self, owner: str, function: Callable[[], T], slow: bool = False) -> T:
+        """Run an action of a visitor's behind the ones that they asked for before.
+
+        Raises:
+            TooBusyError: too many wait already.
+        """
+        async with self._turn(f"{owner}:slow" if slow else owner):
+            return await self.call(Kind.SLOW if slow else Kind.QUICK, function)
+
+    async def stream(self, owner: str, items: Iterator[T]) -> AsyncIterator[T]:
+        """The items of an iterator that takes long, each made in a thread; an action as `act`."""
+        async with self._turn(f"{owner}:slow"):
+            while (item := await self.call(Kind.SLOW, next, items, END)) is not END:
+                yield item  # type: ignore[misc]
+
+    def close(self) -> None:
+        """Take no more work."""
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    @asynccontextmanager
+    async def _turn(self, owner: str) -> AsyncIterator[None]:
+        turns = self._turns.setdefault(owner, _Turns())
+        if turns.count > MAX_WAITING or self._pending > MAX_PENDING:
+            raise TooBusyError("Too much was asked for at once", "Try again in a moment.")
+        turns.count += 1
+        self._pending += 1
+        try:
+            async with turns.lock:
+                yield
+        finally:
+            turns.count -= 1
+            self._pending -= 1
+            if not turns.count:
+                self._turns.pop(owner, None)
+
+
+class LoopCaller:
+    """Calls functions on the server's event loop, from whichever thread."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def bind(self) -> None:
+        """The loop that runs now is the server's."""
+        self._loop = asyncio.get_running_loop()
+
+    def __call__(self, function: Callable[..., object], *args: Any) -> None:
+        """At once on the loop itself, soon from a thread."""
+        try:
+            running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if self._loop is None or running is self._loop:
+            function(*args)
+        elif not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *args)
