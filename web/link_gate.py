@@ -1,7 +1,7 @@
 """The gate of the public link: closed once the link is, and no way around its limits.
 
-What streams when the link ends, ends with its next piece: the page sends a sign of life every few
-seconds, and a reply of the API its next token.
+A reply of the API that streams when the link ends, ends with its next token. The page's own streams
+end themselves, with their next sign of life at the latest (`web/ui/stream.py`).
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ class LinkGate:
         self._link = link
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self._access.through_link(scope):
+        if scope["type"] == "lifespan" or not self._access.through_link(scope):
             await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._socket(scope, receive, send)
         elif self._link.closed:
             await PlainTextResponse(ENDED, GONE)(scope, receive, send)
         elif self._link.rules.limits_use and scope["path"].startswith("/v1/"):
@@ -49,6 +51,13 @@ class LinkGate:
             await PlainTextResponse("There is nothing here.\n", 404)(scope, receive, send)
         else:
             await self._until_closed(scope, receive, send)
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._link.closed:
+            await receive()  # its beginning
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await self._app(scope, receive, send)
 
     async def _until_closed(self, scope: Scope, receive: Receive, send: Send) -> None:
         streams = False
