@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,33 @@ def test_misspelt_flag_is_refused_with_the_one_meant(argv: list[str], meant: str
 @pytest.mark.parametrize("argv", [["--zzzzzz"], ["leftover"], ["--share", "leftover"], ["-q"]])
 def test_unknown_word_is_refused_by_name(argv: list[str]) -> None:
     assert argv[-1] in refusal(argv)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--aut=anna:s3cret"],  # misspelt
+        ["--adminkey=s3cret"],
+        ["--auth", "anna:my", "s3cret"],  # without quotes
+        ["--api_key=a", "-s3cret", "--share"],
+        ["--admin-key", "two", "s3cret", "--share", "s3cret"],
+        ["--engine_url", "http://user:s3cret@host:port/v1?x=1"],
+        ["--auth_file", "nowhere", "--auth", "s3cret"],
+        ["--admin_key", "my s3cret"],
+    ],
+)
+def test_a_refusal_repeats_no_secret(argv: list[str]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read_settings(argv, {})
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_repr_shows_no_secret() -> None:
+    argv = ["--auth", "anna:s3cret", "--api_key", "s3cret", "--admin_key", "s3cret"]
+    argv += ["--engine_key", "s3cret", "--database_url", "postgresql://u:s3cret@host/chats"]
+    settings = read_settings(argv, {})
+    assert settings.engine_key == "s3cret"
+    assert "s3cret" not in repr(settings)
 
 
 @pytest.mark.parametrize(

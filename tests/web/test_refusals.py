@@ -41,6 +41,7 @@ ELSEWHERE = {
     "web/link_gate.py",
     "model/flags.py",  # flags, read before anything is served; the page writes its own for training
     "model/settings.py",
+    "model/secret_files.py",
     "training/options.py",
     "model/merge/job.py",  # a command
 }
