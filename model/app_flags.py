@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from model.secret_values import database_url, keys, one_key, user_and_password
 EMBEDDED_DEFAULT = "smollm2-135m-instruct"
 # Their values are in no message, log, command line or child process.
 SECRET_FLAGS = ("auth", "api_key", "admin_key", "engine_key", "database_url")
+LABEL_RE = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")  # of a host name
 SIZES = {"M": 1 << 20, "G": 1 << 30}
 
 
@@ -128,6 +130,15 @@ def build_parser() -> Parser:
         metavar="ORIGIN",
         help="let web pages of this origin, such as https://chat.example.com, use /v1 from a "
         "browser; may be given several times (default: none)",
+    )
+    add(
+        "--allowed_hosts",
+        type=_host_names,
+        action="extend",
+        metavar="NAME,NAME",
+        help="further names under which browsers may ask for the page, such as chat.example.com "
+        "or *.example.com; * for any. Known without this flag: loopback names, IP addresses, "
+        "--server_name and this machine's own name",
     )
     add(
         "--admin_key",
@@ -255,6 +266,28 @@ def _size(text: str) -> int:
     if unit not in SIZES or not number.replace(".", "", 1).isdecimal() or float(number) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no size, as in 500M or 4G")
     return int(float(number) * SIZES[unit])
+
+
+def _host_names(text: str) -> tuple[str, ...]:
+    names = tuple(_host_name(name.strip()) for name in text.split(",") if name.strip())
+    if not names:
+        raise argparse.ArgumentTypeError("no host is named")
+    return names
+
+
+def _host_name(text: str) -> str:
+    """A host name as browsers send it: in lower case, names of other letters in their ASCII form.
+    `*.` before it stands for its subdomains, `*` alone for every host."""
+    wildcard, name = ("*.", text[2:]) if text.startswith("*.") else ("", text)
+    try:
+        name = name.removesuffix(".").lower().encode("idna").decode("ascii").lower()
+    except UnicodeError:
+        name = ""
+    if text != "*" and not (len(name) <= 253 and all(map(LABEL_RE.fullmatch, name.split(".")))):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no host name, as in chat.example.com (without scheme and port)"
+        )
+    return wildcard + name
 
 
 def _origin(text: str) -> str:

@@ -23,7 +23,7 @@ APP_NAME = "linly-chat"
 CHECKOUT = Path(__file__).parent.parent
 TRUE_WORDS = {"1", "true", "yes", "on"}
 SWITCHES = {"share", "share_public", "api_without_key", "log_requests", "log_prompts"}
-REPEATED = {"auth", "api_key", "allow_origin"}  # in the environment one a line
+REPEATED = {"auth", "api_key", "allow_origin", "allowed_hosts"}  # in the environment one a line
 FALSE_WORDS = {"", "0", "false", "no", "off"}
 
 
@@ -53,6 +53,7 @@ class Settings:
     api_key_file: Path | None = None
     api_without_key: bool = False
     allow_origin: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()  # "*.example.com" for subdomains, "*" for any
     admin_key: str | None = _secret(None)
     engine_url: str | None = None
     engine_key: str | None = _secret(None)
@@ -101,6 +102,7 @@ def read_settings(
     settings = Settings(**{
         **merged, "auth": _accounts(merged), "api_key": _api_keys(merged),
         "allow_origin": tuple(merged.get("allow_origin", ())),
+        "allowed_hosts": tuple(dict.fromkeys(merged.get("allowed_hosts", ()))),
     })  # fmt: skip
     _check(settings, explicit={*from_environment, *given})
     return settings

@@ -52,6 +52,10 @@ FLAGS: list[tuple[str, str, Any]] = [
     ("api_key", "sk-1", ("sk-1",)),
     ("admin_key", "sk-2", "sk-2"),
     ("allow_origin", "https://chat.example.com/", ("https://chat.example.com",)),
+    ("allowed_hosts", "Chat.Example.com", ("chat.example.com",)),
+    ("allowed_hosts", "a.example, *.B.example.", ("a.example", "*.b.example")),
+    ("allowed_hosts", "linly_chat,例子.中国", ("linly_chat", "xn--fsqu00a.xn--fiqs8s")),
+    ("allowed_hosts", "*", ("*",)),
     ("engine_url", "http://gpu-box:8000", "http://gpu-box:8000/v1"),
     ("engine_url", "https://gpu-box/vllm/v1/", "https://gpu-box/vllm/v1"),
     ("engine_key", "sk-3", "sk-3"),
@@ -181,12 +185,23 @@ BAD_VALUES = [
     ("engine_url", "http://gpu-box:port/v1", "http://"),
     ("engine_url", "http://gpu-box/v1?x=1", "http://"),
     ("engine_url", "http://user:pw@gpu-box/v1", "--engine_key"),
+    ("allowed_hosts", "chat.example.com:8443", "without scheme and port"),
+    ("allowed_hosts", "https://chat.example.com", "host name"),
+    ("allowed_hosts", "[::1]", "host name"),
+    ("allowed_hosts", "two words", "host name"),
+    ("allowed_hosts", "a..example", "host name"),
+    ("allowed_hosts", "-a.example", "host name"),
+    ("allowed_hosts", "*.", "host name"),
+    ("allowed_hosts", "chat.*.example", "host name"),
+    ("allowed_hosts", "a" * 64 + ".example", "host name"),
+    ("allowed_hosts", ".".join(["abcdefg"] * 33), "host name"),
+    ("allowed_hosts", " , ", "no host is named"),
     ("log_format", "xml", "json"),
     ("adapters_dir", "/nowhere/adapters", "/nowhere/adapters"),
     ("prompts_dir", "/nowhere/prompts", "/nowhere/prompts"),
 ]
 # An empty address would listen on every one, an empty key let everybody in.
-NEVER_EMPTY = ["server_name", "api_key", "admin_key", "engine_key", "base_model"]
+NEVER_EMPTY = ["allowed_hosts", "server_name", "api_key", "admin_key", "engine_key", "base_model"]
 
 
 @pytest.mark.parametrize(("name", "text", "named"), BAD_VALUES)
@@ -283,6 +298,14 @@ def test_repr_shows_no_secret() -> None:
     settings = read_settings(argv, {})
     assert settings.engine_key == "s3cret"
     assert "s3cret" not in repr(settings)
+
+
+def test_hosts_are_given_several_times_and_in_lines() -> None:
+    twice = read_settings(["--allowed_hosts", "a.example,b.example", "--allowed-hosts=c"], {})
+    assert twice.allowed_hosts == ("a.example", "b.example", "c")
+    environ = {"LINLY_ALLOWED_HOSTS": "a.example,b.example\nA.example"}
+    assert read_settings([], environ).allowed_hosts == ("a.example", "b.example")
+    assert read_settings([], {}).allowed_hosts == ()
 
 
 @pytest.mark.parametrize(
