@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from model.settings import Settings
+from web.passwords import PasswordChecker, is_hash
 
 # What proxies add, where they are told to: one on this machine that adds none is this machine.
 FORWARDED = (
@@ -36,14 +37,15 @@ class Access:
     it leads to, `link_port`: what a visitor sends, such as a Host header, could be made up.
     """
 
-    accounts: Mapping[str, str] = field(default_factory=dict)
-    passphrase: str | None = None
-    api_keys: tuple[str, ...] = ()
+    accounts: Mapping[str, str] = field(default_factory=dict, repr=False)
+    passphrase: str | None = field(default=None, repr=False)
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
     api_open: bool = False
     origins: tuple[str, ...] = ()
-    admin_key: str | None = None
+    admin_key: str | None = field(default=None, repr=False)
     training: str = "off"
     link_port: int | None = None
+    checker: PasswordChecker = field(default_factory=PasswordChecker, repr=False, compare=False)
 
     @property
     def login(self) -> Callable[[str, str], bool] | None:
@@ -53,8 +55,7 @@ class Access:
     def _allows(self, user: str, password: str) -> bool:
         if self.passphrase is not None:
             return _same(password, self.passphrase)
-        # Compared also where there is no such user, who would else be known by a quicker answer.
-        return _same(password, self.accounts.get(user, "")) and user in self.accounts
+        return self.checker.verify_account(self.accounts, user, password)
 
     def may_train(self, scope: Mapping[str, Any]) -> bool:
         """Whether the request of this ASGI scope comes from somebody who may train here."""
@@ -70,9 +71,10 @@ class Access:
     def allows_api(self, scope: Mapping[str, Any], key: str) -> bool:
         """Whether the API answers a request of this ASGI scope that comes with `key`."""
         keys = self.keys
+        plain = [known for known in (*keys, self.admin_key or "") if not is_hash(known)]
         # All of them are compared, so that the time tells nothing.
-        matches = [_same_key(key, known) for known in (*keys, self.admin_key or "")]
-        if key and any(matches):
+        matches = [_same_key(key, known) for known in plain]
+        if key and (any(matches) or self.checker.verify_key(_key_bytes(key), self.hashed_keys)):
             return True
         return not keys and (self.api_open or self.is_local(scope))
 
@@ -81,6 +83,16 @@ class Access:
         """Those that the API asks for; the page's passwords, where it has no keys of its own."""
         made_up = (self.passphrase,) if self.passphrase else ()
         return self.api_keys or (*self.accounts.values(), *made_up)
+
+    @property
+    def hashed_keys(self) -> tuple[str, ...]:
+        """Those of the keys that are hashes."""
+        return tuple(filter(is_hash, self.keys))
+
+    def is_slow(self, key: str) -> bool:
+        """Whether checking `key` takes tens of milliseconds, because hashes have to be computed."""
+        hashes = self.hashed_keys
+        return bool(key and hashes) and not self.checker.has_verified(_key_bytes(key), hashes)
 
     def allows_admin(self, key: str) -> bool:
         """Whether adapters may be loaded and unloaded with `key`."""
@@ -150,4 +162,8 @@ def _same(a: str, b: str) -> bool:
 
 def _same_key(sent: str, known: str) -> bool:
     """A header's letters are its bytes; a password of other letters is sent as UTF-8."""
-    return secrets.compare_digest(sent.encode("latin-1", "replace"), known.encode())
+    return secrets.compare_digest(_key_bytes(sent), known.encode())
+
+
+def _key_bytes(sent: str) -> bytes:
+    return sent.encode("latin-1", "replace")

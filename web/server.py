@@ -7,7 +7,7 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from types import FrameType
 
 import gradio as gr
@@ -62,7 +62,7 @@ def build_app(
         app,
         page,
         path="/",
-        auth=access.login,
+        auth=_login(access),
         auth_message=LOGIN_HINT if access.passphrase else None,
         head=drawn.head(),
         theme=theme(),
@@ -71,6 +71,18 @@ def build_app(
         max_file_size=MOST_BYTES,
         show_error=False,
     )
+
+
+def _login(access: Access) -> Callable[[str, str], Awaitable[bool]] | None:
+    """For Gradio: `access.login` in a thread, since hashes take tens of milliseconds."""
+    check = access.login
+    if check is None:
+        return None
+
+    async def allows(user: str, password: str) -> bool:
+        return await access.checker.in_thread(check, user, password)
+
+    return allows
 
 
 def serve(app: FastAPI, socks: list[socket.socket], on_end: Callable[[], None]) -> None:
