@@ -84,7 +84,7 @@ MAKERS: list[tuple[Callable[[Path], object], str]] = [
     (lambda p: p.write_bytes(b" \n\t\n"), "empty"),
     (lambda p: p.write_bytes(SECRET.encode() + b"\xff"), "no UTF-8"),
     (lambda p: p.write_bytes(f"anna:{SECRET}\0".encode()), "NUL"),
-    (lambda p: p.write_bytes(b"# nobody\n"), "Write one into each line"),
+    (lambda p: p.write_bytes(b"# none yet\n"), "Write one into each line"),
 ]
 
 

@@ -62,6 +62,6 @@ def test_hashes_are_known_by_their_beginning() -> None:
 
 @pytest.mark.parametrize("key", [HASH, "sk s3cret", "s3cret\x00", "schlüssel-s3cret"])
 def test_a_key_is_refused_without_being_repeated(key: str) -> None:
-    """A hash as a key would be the key itself, which is not what somebody who hashes it wants."""
+    """A hash as a key would be the key itself, which is not what hashing is for."""
     assert key not in refusal(one_key, key)
     assert "s3cret" not in refusal(one_key, key)
