@@ -20,12 +20,18 @@ def main(argv: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
     try:
-        from model.settings import read_settings
+        from model.process_secrets import hide_secrets
+        from model.secret_files import exposure_warnings
+        from model.settings import read_settings, secret_files
         from model.types import LinlyError
     except ModuleNotFoundError as error:
         return _complain(_missing(error), 1)
     try:
-        return run(read_settings(argv, os.environ))
+        settings = read_settings(argv, os.environ)
+        for warning in exposure_warnings(secret_files(settings, os.environ)):
+            print(warning, file=sys.stderr)
+        hide_secrets()
+        return run(settings)
     except LinlyError as error:
         return _complain(str(error), error.exit_status)
     except ModuleNotFoundError as error:

@@ -33,11 +33,14 @@ def main(argv: list[str]) -> int:
 
 
 def _guarded(argv: list[str]) -> int:
+    from model.process_secrets import hide_secrets
     from model.types import LinlyError
     from terminal.options import read_options
 
     try:
-        return run(read_options(argv, os.environ, has_keyboard=_has_keyboard()))
+        options = read_options(argv, os.environ, has_keyboard=_has_keyboard())
+        hide_secrets()  # --engine_key
+        return run(options)
     except LinlyError as error:
         return _complain(str(error), error.exit_status)
 

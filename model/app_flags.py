@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from model.flags import Parser
+from model.flags import Parser, not_empty
+from model.secret_values import database_url, keys, one_key, user_and_password
 
 EMBEDDED_DEFAULT = "smollm2-135m-instruct"
+# Their values are in no message, log, command line or child process.
+SECRET_FLAGS = ("auth", "api_key", "admin_key", "engine_key", "database_url")
+LABEL_RE = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")  # of a host name
 SIZES = {"M": 1 << 20, "G": 1 << 30}
 
 
@@ -18,14 +23,16 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="app.py",
         description="Chat in a browser with a LLaMA-family model and its LoRA adapters.",
-        epilog="Every flag can come from the environment: --server_port as LINLY_SERVER_PORT.",
+        epilog="Every flag can come from the environment: --server_port as LINLY_SERVER_PORT, or "
+        "from the file that LINLY_SERVER_PORT_FILE names.",
         argument_default=None,
         allow_abbrev=False,
     )
+    parser.secret_flags = frozenset(SECRET_FLAGS)
     add = parser.add_argument
     add(
         "--base_model",
-        type=_not_empty,
+        type=not_empty,
         metavar="MODEL",
         help="a model folder, a name in models/, a hub id, or "
         f"{EMBEDDED_DEFAULT} (default: Open-Linly-13b if that folder is there, else the latter)",
@@ -45,7 +52,7 @@ def build_parser() -> Parser:
     )
     add(
         "--server_name",
-        type=_not_empty,
+        type=not_empty,
         metavar="ADDRESS",
         help="address to listen on (default: 127.0.0.1; 0.0.0.0 for every one)",
     )
@@ -83,15 +90,22 @@ def build_parser() -> Parser:
     )
     add(
         "--auth",
-        type=_user_and_password,
+        type=user_and_password,
         action="append",
         metavar="USER:PASSWORD",
         help="ask visitors for these; given several times, each account has its own chats "
         "(in LINLY_AUTH: one a line)",
     )
     add(
+        "--auth_file",
+        type=Path,
+        metavar="FILE",
+        help="a file of such accounts, one a line; the passwords may be hashes: "
+        "python -m web.passwords makes such lines",
+    )
+    add(
         "--api_key",
-        type=_keys,
+        type=keys,
         action="append",
         metavar="KEY",
         help="a key that /v1 asks for (Authorization: Bearer KEY); may be given several times "
@@ -118,8 +132,17 @@ def build_parser() -> Parser:
         "browser; may be given several times (default: none)",
     )
     add(
+        "--allowed_hosts",
+        type=_host_names,
+        action="extend",
+        metavar="NAME,NAME",
+        help="further names under which browsers may ask for the page, such as chat.example.com "
+        "or *.example.com; * for any. Known without this flag: loopback names, IP addresses, "
+        "--server_name and this machine's own name",
+    )
+    add(
         "--admin_key",
-        type=_one_key,
+        type=one_key,
         metavar="KEY",
         help="the key that loads, unloads and rescans adapters through /v1/adapters",
     )
@@ -130,7 +153,7 @@ def build_parser() -> Parser:
         help="answer through this OpenAI-compatible server, such as vLLM: http://gpu-box:8000/v1. "
         "Of --base_model only its tokenizer is read then",
     )
-    add("--engine_key", type=_one_key, metavar="KEY", help="the key that this server asks for")
+    add("--engine_key", type=one_key, metavar="KEY", help="the key that this server asks for")
     add(
         "--max_sequences",
         type=_positive,
@@ -170,7 +193,7 @@ def build_parser() -> Parser:
     )
     add(
         "--database_url",
-        type=_database_url,
+        type=database_url,
         metavar="URL",
         help="keep chats in this PostgreSQL instead, for several replicas at once: "
         "postgresql://user:password@host/database (the machine's other users see flags, not "
@@ -245,19 +268,26 @@ def _size(text: str) -> int:
     return int(float(number) * SIZES[unit])
 
 
-def _keys(text: str) -> str:
-    """Keys with white space between."""
-    for key in text.split():
-        _one_key(key)
-    return _not_empty(text.strip())
+def _host_names(text: str) -> tuple[str, ...]:
+    names = tuple(_host_name(name.strip()) for name in text.split(",") if name.strip())
+    if not names:
+        raise argparse.ArgumentTypeError("no host is named")
+    return names
 
 
-def _one_key(text: str) -> str:
-    if not text.isascii() or any(not character.isprintable() for character in text):
-        raise argparse.ArgumentTypeError("a key is of ASCII letters, digits and signs")
-    if " " in text:
-        raise argparse.ArgumentTypeError("a key has no spaces")
-    return _not_empty(text)
+def _host_name(text: str) -> str:
+    """A host name as browsers send it: in lower case, names of other letters in their ASCII form.
+    `*.` before it stands for its subdomains, `*` alone for every host."""
+    wildcard, name = ("*.", text[2:]) if text.startswith("*.") else ("", text)
+    try:
+        name = name.removesuffix(".").lower().encode("idna").decode("ascii").lower()
+    except UnicodeError:
+        name = ""
+    if text != "*" and not (len(name) <= 253 and all(map(LABEL_RE.fullmatch, name.split(".")))):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no host name, as in chat.example.com (without scheme and port)"
+        )
+    return wildcard + name
 
 
 def _origin(text: str) -> str:
@@ -269,55 +299,13 @@ def _origin(text: str) -> str:
 
 def _url(text: str) -> str:
     """Where /v1 begins: it is added where only a host is given."""
-    parts = urlsplit(text)
+    if "@" in text:  # looked for first, so that no other sentence repeats a password
+        raise argparse.ArgumentTypeError("keys do not belong into an address: use --engine_key")
     try:
+        parts = urlsplit(text)
         good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
     except ValueError:
         good = False
     if not good or parts.query or parts.fragment:
         raise argparse.ArgumentTypeError(f"{text!r} is no address, as in http://127.0.0.1:8000/v1")
-    if parts.username or parts.password:
-        raise argparse.ArgumentTypeError("keys do not belong into an address: use --engine_key")
     return text.rstrip("/") if parts.path.strip("/") else f"{text.rstrip('/')}/v1"
-
-
-def _database_url(text: str) -> str:
-    """An address as libpq reads it. What is wrong with one is told without its password."""
-    scheme, colon, _ = text.partition("://")
-    if scheme not in ("postgresql", "postgres"):
-        kind = f"{scheme}://" if colon else "it"
-        raise argparse.ArgumentTypeError(f"{kind} is no PostgreSQL: it begins with postgresql://")
-    if not _reads_as_address(text):
-        raise argparse.ArgumentTypeError(
-            "no address as in postgresql://user:password@host/database; in a password, signs like "
-            "@ : / ? # % are written as %40 and so on"
-        )
-    return text
-
-
-def _reads_as_address(url: str) -> bool:
-    """Also, a password with signs that are not written as they should be must not be taken for a
-    host or a database, whose name would be told."""
-    from psycopg import ProgrammingError  # few pass an address, so few wait for this
-    from psycopg.conninfo import conninfo_to_dict
-
-    try:
-        given = {key: str(value) for key, value in conninfo_to_dict(url).items()}
-    except (ProgrammingError, UnicodeError):
-        return False
-    names = given.get("host", "") + given.get("dbname", "")
-    ports = given.get("port", "").replace(",", "")
-    return "@" not in names and (not ports or ports.isdecimal())
-
-
-def _not_empty(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("the value is empty")
-    return text
-
-
-def _user_and_password(text: str) -> str:
-    user, colon, password = text.partition(":")
-    if not (user and colon and password):
-        raise argparse.ArgumentTypeError("expected user:password, both of them not empty")
-    return text

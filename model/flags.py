@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from model.types import SettingsError
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises one SettingsError where argparse prints and exits."""
+    """An argument parser that raises one SettingsError where argparse prints and exits.
+
+    Words behind a flag of `secret_flags` are not repeated in errors.
+    """
+
+    secret_flags: frozenset[str] = frozenset()
 
     def error(self, message: str) -> NoReturn:
         message = message.removeprefix("argument ")
@@ -23,18 +28,41 @@ class Parser(argparse.ArgumentParser):
         Raises:
             SettingsError: one of them is wrong.
         """
-        known, unknown = self.parse_known_args([underscored(word) for word in argv])
+        words = [underscored(word) for word in argv]
+        known, unknown = self.parse_known_args(words)
         if unknown:
-            flags = [option for parser in self._all() for option in parser._option_string_actions]
-            close = difflib.get_close_matches(unknown[0].partition("=")[0], flags, n=1)
-            remedy = f"Did you mean {close[0]}?" if close else "See --help."
-            raise SettingsError(f"There is no flag {unknown[0]}", remedy)
+            raise self._unknown(unknown[0], words)
         return known
+
+    def _unknown(self, word: str, words: Sequence[str]) -> SettingsError:
+        """What is said of a word that no flag takes."""
+        if not word.startswith("--"):
+            for flag in _flags_before(word, words):
+                if flag.removeprefix("--") in self.secret_flags:
+                    return SettingsError(
+                        f"{flag} takes one value, and more words follow", "Put it in quotes."
+                    )
+            return SettingsError(f"There is no flag {word}", "See --help.")
+        flag = word.partition("=")[0]  # a misspelt flag's value may be a secret
+        flags = [option for parser in self._all() for option in parser._option_string_actions]
+        close = difflib.get_close_matches(flag, flags, n=1)
+        remedy = f"Did you mean {close[0]}?" if close else "See --help."
+        return SettingsError(f"There is no flag {flag}", remedy)
 
     def _all(self) -> list[argparse.ArgumentParser]:
         """This parser, and those of its commands."""
         choices = [a.choices for a in self._actions if isinstance(a, argparse._SubParsersAction)]
         return [self, *(parser for each in choices for parser in each.values())]
+
+
+def _flags_before(word: str, words: Sequence[str]) -> Iterator[str]:
+    """For each place of `word`, the last flag before it."""
+    flag = ""
+    for one in words:
+        if one == word:
+            yield flag
+        elif one.startswith("--"):
+            flag = one.partition("=")[0]
 
 
 def underscored(word: str) -> str:
@@ -43,3 +71,10 @@ def underscored(word: str) -> str:
         return word
     flag, equals, value = word.partition("=")
     return "--" + flag[2:].replace("-", "_") + equals + value
+
+
+def not_empty(text: str) -> str:
+    """The text of a value that must not be empty."""
+    if not text:
+        raise argparse.ArgumentTypeError("the value is empty")
+    return text

@@ -1,7 +1,8 @@
 """One frozen Settings, and the only reader of flags and environment.
 
 Every flag `--some_name` can be written `--some-name` and can come from the environment as
-`LINLY_SOME_NAME`; a flag wins over the environment, the environment over the default.
+`LINLY_SOME_NAME`, or from the file that `LINLY_SOME_NAME_FILE` names; a flag wins over the
+environment, the environment over the default.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ from typing import Any
 
 from platformdirs import user_cache_path, user_data_path
 
-from model.app_flags import EMBEDDED_DEFAULT, build_parser
+from model.app_flags import EMBEDDED_DEFAULT, SECRET_FLAGS, build_parser
 from model.flags import Parser
+from model.secret_files import read_accounts, read_keys, read_value
 from model.types import SettingsError
 
 APP_NAME = "linly-chat"
 CHECKOUT = Path(__file__).parent.parent
 TRUE_WORDS = {"1", "true", "yes", "on"}
 SWITCHES = {"share", "share_public", "api_without_key", "log_requests", "log_prompts"}
-REPEATED = {"auth", "api_key", "allow_origin"}  # in the environment one a line
+REPEATED = {"auth", "api_key", "allow_origin", "allowed_hosts"}  # in the environment one a line
 FALSE_WORDS = {"", "0", "false", "no", "off"}
 
 
@@ -45,11 +47,13 @@ class Settings:
     share_hours: float | None = 72.0
     share_messages: int | None = None
     share_adapters: tuple[str, ...] | None = None
-    auth: tuple[str, ...] = _secret(())
+    auth: tuple[str, ...] = _secret(())  # those of `auth_file` among them
+    auth_file: Path | None = None
     api_key: tuple[str, ...] = _secret(())
     api_key_file: Path | None = None
     api_without_key: bool = False
     allow_origin: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()  # "*.example.com" for subdomains, "*" for any
     admin_key: str | None = _secret(None)
     engine_url: str | None = None
     engine_key: str | None = _secret(None)
@@ -69,9 +73,12 @@ class Settings:
 
     @property
     def accounts(self) -> dict[str, str]:
-        """The passwords of `--auth` by user."""
+        """The passwords of `--auth` by user, or their hashes."""
         parts = (account.partition(":") for account in self.auth)
         return {user: password for user, _, password in parts}
+
+
+FIELDS = tuple(field.name for field in fields(Settings))
 
 
 def read_settings(
@@ -93,11 +100,33 @@ def read_settings(
     from_environment = _read_environment(environ, parser)
     merged = {**_defaults(checkout or CHECKOUT), **from_environment, **given}
     settings = Settings(**{
-        **merged, "auth": tuple(merged.get("auth", ())), "api_key": _api_keys(merged),
+        **merged, "auth": _accounts(merged), "api_key": _api_keys(merged),
         "allow_origin": tuple(merged.get("allow_origin", ())),
+        "allowed_hosts": tuple(dict.fromkeys(merged.get("allowed_hosts", ()))),
     })  # fmt: skip
     _check(settings, explicit={*from_environment, *given})
     return settings
+
+
+def secret_files(settings: Settings, environ: Mapping[str, str]) -> dict[str, Path]:
+    """The files that secrets were read from, by the flag or variable that names them."""
+    named = {"--auth_file": settings.auth_file, "--api_key_file": settings.api_key_file}
+    files = {flag: file for flag, file in named.items() if file is not None}
+    for name in SECRET_FLAGS:
+        variable = f"{_variable(name)}_FILE"
+        if variable in environ and f"{name}_file" not in FIELDS:
+            files[variable] = Path(environ[variable])
+    return files
+
+
+def _accounts(merged: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those that were passed, and those of the file."""
+    accounts = tuple(merged.get("auth", ()))
+    file: Path | None = merged.get("auth_file")
+    if file is not None:
+        users = [account.partition(":")[0] for account in accounts]
+        accounts += read_accounts("--auth_file", file, users)
+    return accounts
 
 
 def _api_keys(merged: Mapping[str, Any]) -> tuple[str, ...]:
@@ -105,18 +134,7 @@ def _api_keys(merged: Mapping[str, Any]) -> tuple[str, ...]:
     keys = [key for text in merged.get("api_key", ()) for key in text.split()]
     file: Path | None = merged.get("api_key_file")
     if file is not None:
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is no text"
-            raise SettingsError(
-                f"--api_key_file: {file} cannot be read: {reason}", "Mend the path."
-            ) from error
-        keys += [key for line in lines for key in line.partition("#")[0].split()]
-        if not keys:
-            raise SettingsError(
-                f"--api_key_file: there is no key in {file}", "Write one into each line."
-            )
+        keys += read_keys("--api_key_file", file)
     return tuple(dict.fromkeys(keys))
 
 
@@ -138,25 +156,47 @@ def default_base_model(checkout: Path) -> str:
     return EMBEDDED_DEFAULT
 
 
+def _variable(name: str) -> str:
+    return f"LINLY_{name.upper()}"
+
+
 def _read_environment(environ: Mapping[str, str], parser: Parser) -> dict[str, Any]:
-    """Each `LINLY_<FLAG>` parsed as its flag would be."""
+    """Each `LINLY_<FLAG>`, or what is in the file of `LINLY_<FLAG>_FILE`, parsed as its flag would
+    be."""
     found: dict[str, Any] = {}
-    for name in (f.name for f in fields(Settings)):
-        variable = f"LINLY_{name.upper()}"
-        if variable not in environ:
-            continue
-        text = environ[variable]
-        if name in SWITCHES:
-            found[name] = _truth(variable, text)
-            continue
-        # Several accounts stand in lines of their own: anything else may be in a password.
-        values = text.split("\n") if name in REPEATED else [text]
-        try:
-            read = parser.parse_args([f"--{name}={value}" for value in values])
-            found[name] = getattr(read, name)
-        except SettingsError as error:
-            raise SettingsError(f"{variable}: {error.message}", error.remedy) from error
+    for name in FIELDS:
+        variable, file_variable = _variable(name), f"{_variable(name)}_FILE"
+        if variable in environ and file_variable in environ:
+            raise SettingsError(f"{variable} and {file_variable} are both set", "Keep one of them.")
+        if variable in environ:
+            found[name] = _parse(name, variable, environ[variable], parser)
+        elif file_variable in environ and f"{name}_file" not in FIELDS:
+            text = read_value(file_variable, environ[file_variable])
+            found[name] = _parse_file(name, file_variable, text, parser)
     return found
+
+
+def _parse_file(name: str, variable: str, text: str, parser: Parser) -> Any:
+    try:
+        return _parse(name, variable, text, parser)
+    except SettingsError:
+        if name in SECRET_FLAGS:
+            raise  # what is said of these repeats nothing
+        # The variable may name the wrong file, one with a secret.
+        raise SettingsError(
+            f"{variable}: its file holds no value of --{name}", "See --help."
+        ) from None
+
+
+def _parse(name: str, variable: str, text: str, parser: Parser) -> Any:
+    if name in SWITCHES:
+        return _truth(variable, text)
+    # Several accounts stand in lines of their own: anything else may be in a password.
+    values = text.split("\n") if name in REPEATED else [text]
+    try:
+        return getattr(parser.parse_args([f"--{name}={value}" for value in values]), name)
+    except SettingsError as error:
+        raise SettingsError(f"{variable}: {error.message}", error.remedy) from error
 
 
 def _truth(variable: str, text: str) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from model.app_flags import build_parser
 from model.flags import Parser
+from model.process_secrets import without_secrets
 from model.settings import Settings, read_settings
 from model.types import ChatRequest, Message, RequestError, Sampling, SettingsError
 
@@ -87,8 +88,9 @@ def read_options(argv: Sequence[str], environ: Mapping[str, str], *, has_keyboar
         system=given.get("system", ""),
         sampling=_sampling(given),
     )
+    settings = read_settings(shared, without_secrets(environ, keep=SHARED))
     return Options(
-        read_settings(shared, environ), given.get("lora_model"), wishes, batch,
+        settings, given.get("lora_model"), wishes, batch,
         given.get("data_file"), given.get("output_file"),
     )  # fmt: skip
 

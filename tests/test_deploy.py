@@ -42,7 +42,7 @@ from tests.deployed import (
 from web.access import Access
 from web.chats.identity import VisitorCookie
 
-FLAGS = {f"LINLY_{field.name.upper()}" for field in fields(Settings)}
+FLAGS = {f"LINLY_{field.name.upper()}{end}" for field in fields(Settings) for end in ("", "_FILE")}
 PATHS = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 COMPOSE = shutil.which("docker-compose", path=PATHS)
 COMPOSE_ALONE = {"LINLY_ADDRESS"}  # where the port is published: compose's business
@@ -59,17 +59,39 @@ def test_every_variable_is_a_flag(path: Path) -> None:
     assert set(re.findall(r"LINLY_[A-Z_]+", path.read_text())) - COMPOSE_ALONE <= FLAGS
 
 
-def test_what_the_page_is_told_can_be_read() -> None:
+def test_what_the_page_is_told_can_be_read(tmp_path: Path) -> None:
     told = dict(of_kind("ConfigMap")["settings"]["data"])
-    told |= of_kind("Secret")["page"]["stringData"]
     told |= {e["name"]: e["value"] for e in container("chat")["env"] if "value" in e}
-    # The file is where the secret is mounted.
-    (keys,) = (m for m in container("chat")["volumeMounts"] if m["name"] == "api-keys")
-    folder, _, name = told.pop("LINLY_API_KEY_FILE").rpartition("/")
-    assert (folder, set(of_kind("Secret")["api-keys"]["stringData"])) == (keys["mountPath"], {name})
+    # The files are where the secret is mounted.
+    (mounted,) = (m for m in container("chat")["volumeMounts"] if m["name"] == "secrets")
+    secrets = of_kind("Secret")["page"]["stringData"]
+    for name, text in secrets.items():
+        (tmp_path / name).write_text(text)
+    for variable in [name for name in told if name.endswith("_FILE")]:
+        folder, _, name = told[variable].rpartition("/")
+        assert (folder, name in secrets) == (mounted["mountPath"], True)
+        told[variable] = str(tmp_path / name)
     settings = read_settings([], told)
     assert sorted(settings.accounts) == ["anna", "bo"]
     assert settings.training == "off"
+    assert settings.api_key == ("REPLACE",)
+    assert (settings.admin_key, settings.engine_key) == ("REPLACE", "REPLACE")
+
+
+def test_secrets_of_the_page_are_in_no_environment() -> None:
+    """Environments are told by `kubectl describe`, inherited, and end up in reports of crashes."""
+    for name in ("chat", "postgres"):
+        assert "secretRef" not in str(container(name).get("envFrom"))
+        assert "secretKeyRef" not in str(container(name)["env"])
+
+
+def test_compose_has_a_folder_for_files_of_secrets() -> None:
+    """Where .env can say LINLY_AUTH_FILE=/run/secrets/accounts; it is in no image and no commit."""
+    for name, service in services().items():
+        if name.startswith("chat"):
+            assert "./secrets:/run/secrets:ro" in service["volumes"]
+    assert "LINLY_AUTH_FILE=/run/secrets/accounts" in (ROOT / "compose.yaml").read_text()
+    assert "/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
 
 
 def test_ports_agree() -> None:
@@ -99,13 +121,11 @@ def test_addresses_name_services_and_their_ports() -> None:
 
 
 def test_databases_are_where_the_pages_look_for_them() -> None:
-    env = {e["name"]: e for e in container("chat")["env"]}
-    urls = [
-        env["LINLY_DATABASE_URL"]["value"],
-        services()["chat-1"]["environment"]["LINLY_DATABASE_URL"],
-    ]
-    for url in urls:
-        assert re.fullmatch(r"postgresql://linly:\$[({]POSTGRES_PASSWORD.*[)}]@postgres/linly", url)
+    inside = of_kind("Secret")["page"]["stringData"]["database_url"]
+    password = of_kind("Secret")["postgres"]["stringData"]["POSTGRES_PASSWORD"]
+    assert inside == f"postgresql://linly:{password}@postgres/linly"
+    url = services()["chat-1"]["environment"]["LINLY_DATABASE_URL"]
+    assert re.fullmatch(r"postgresql://linly:\$\{POSTGRES_PASSWORD.*\}@postgres/linly", url)
     made = {e["name"]: e.get("value") for e in container("postgres")["env"]}
     for said in (made, services()["postgres"]["environment"]):
         assert (said["POSTGRES_USER"], said["POSTGRES_DB"]) == ("linly", "linly")

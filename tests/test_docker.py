@@ -109,7 +109,7 @@ def test_the_health_check_asks_health(status: int, healthy: bool) -> None:
 def test_compose_keeps_data_and_stops_in_time(name: str) -> None:
     service = services()[name]
     targets = {volume.split(":")[1] for volume in service["volumes"]}
-    assert targets == {"/app/models", *json.loads(arguments("VOLUME")[0])}
+    assert targets == {"/app/models", "/run/secrets", *json.loads(arguments("VOLUME")[0])}
     assert "./models:/app/models:ro" in service["volumes"]
     assert [port.split(":")[-1] for port in service["ports"]] == arguments("EXPOSE") == ["7860"]
     assert service["env_file"] == [{"path": ".env", "required": False}]

@@ -120,7 +120,7 @@ def test_every_key_that_a_pod_asks_for_is_in_its_secret_or_config_map() -> None:
                 asked.append((kind, found[field]["name"], None))
         if "secretName" in found:
             asked.append(("secret", found["secretName"], None))
-    assert len(asked) == 8
+    assert len(asked) == 6
     for kind, name, key in asked:
         assert (kind, name) in known
         assert key is None or key in known[(kind, name)]

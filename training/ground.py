@@ -12,6 +12,7 @@ from model.doctor.base import caught
 from model.folders.base_facts import BaseFacts, base_facts
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
 from model.folders.special_tokens import sane_ids
+from model.process_secrets import without_secrets
 from model.prompt import PromptTemplate
 from model.settings import read_settings
 from model.startup import base_name, find_base, known_templates
@@ -68,7 +69,7 @@ def find_ground(options: Options) -> Ground:
         LinlyError: there is no such base or template, in one sentence.
     """
     given = [] if options.base_model is None else [f"--base_model={options.base_model}"]
-    settings = read_settings(given, os.environ)
+    settings = read_settings(given, without_secrets(os.environ))
     folder = read_model_folder(find_base(settings, _say_nothing))
     templates, default = known_templates(folder, settings)
     name = options.template or default

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from model.machine import available_memory
+from model.process_secrets import without_secrets
 from model.settings import CHECKOUT
 from model.types import LinlyError
 from training.events import Ended, Event, HeldOut, Note, Stage, Step, from_line
@@ -89,7 +90,7 @@ class Trainings:
     """Starts trainings and tells how the last one is. Safe to call from any thread.
 
     Args:
-        environment: for the process, on top of this one's own.
+        environment: for the process, on top of this one's own without its secrets.
         command: flags to what is run; tests have a script of their own.
     """
 
@@ -136,7 +137,9 @@ class Trainings:
             return subprocess.Popen(
                 self.command(flags), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="replace",
-                env={**os.environ, "PYTHONIOENCODING": "utf-8", **self.environment},
+                env={
+                    **without_secrets(os.environ), "PYTHONIOENCODING": "utf-8", **self.environment,
+                },
                 start_new_session=True,  # Ctrl-C in the terminal is for the program, not for it
             )  # fmt: skip
         except OSError as error:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from model.settings import Settings
 from web.hosts import HostNames, host_name, is_loopback
+from web.passwords import PasswordChecker, is_hash
 
 # What proxies add, where they are told to: one on this machine that adds none is this machine.
 FORWARDED = (
@@ -35,26 +36,25 @@ class Access:
     it leads to, `link_port`: what a visitor sends, such as a Host header, could be made up.
     """
 
-    accounts: Mapping[str, str] = field(default_factory=dict)
-    passphrase: str | None = None
-    api_keys: tuple[str, ...] = ()
+    accounts: Mapping[str, str] = field(default_factory=dict, repr=False)
+    passphrase: str | None = field(default=None, repr=False)
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
     api_open: bool = False
     origins: tuple[str, ...] = ()
-    admin_key: str | None = None
+    admin_key: str | None = field(default=None, repr=False)
     training: str = "off"
     link_port: int | None = None
     hosts: HostNames = field(default_factory=HostNames)
+    checker: PasswordChecker = field(default_factory=PasswordChecker, repr=False, compare=False)
 
     def needs_login(self, scope: Mapping[str, Any]) -> bool:
         """Whether the page asks the sender of this ASGI scope for a password."""
         return bool(self.accounts) or self._asks_passphrase(scope)
 
     def verify(self, scope: Mapping[str, Any], user: str, password: str) -> bool:
-        """Whether a user and a password may come in."""
+        """Whether a user and a password may come in. Hashes take tens of milliseconds."""
         if self.accounts:
-            # Compared where there is no such user, too: a quicker answer would tell.
-            known = self.accounts.get(user, "")
-            return _same(password, known) and user in self.accounts
+            return self.checker.verify_account(self.accounts, user, password)
         return self._asks_passphrase(scope) and _same(password, self.passphrase or "")
 
     def may_train(self, scope: Mapping[str, Any]) -> bool:
@@ -71,9 +71,10 @@ class Access:
     def allows_api(self, scope: Mapping[str, Any], key: str) -> bool:
         """Whether the API answers a request of this ASGI scope that comes with `key`."""
         keys = self.keys(scope)
+        plain = [known for known in (*keys, self.admin_key or "") if not is_hash(known)]
         # All of them are compared, so that the time tells nothing.
-        matches = [_same_key(key, known) for known in (*keys, self.admin_key or "")]
-        if key and any(matches):
+        matches = [_same_key(key, known) for known in plain]
+        if key and (any(matches) or self.checker.verify_key(_key_bytes(key), _hashes(keys))):
             return True
         return not keys and (self.api_open or self.is_local(scope))
 
@@ -81,6 +82,11 @@ class Access:
         """Those that the API asks for; the page's passwords, where it has no keys of its own."""
         made_up = (self.passphrase,) if self.passphrase and self._asks_passphrase(scope) else ()
         return self.api_keys or (*self.accounts.values(), *made_up)
+
+    def is_slow(self, scope: Mapping[str, Any], key: str) -> bool:
+        """Whether checking `key` takes tens of milliseconds, because hashes have to be computed."""
+        hashes = _hashes(self.keys(scope))
+        return bool(key and hashes) and not self.checker.has_verified(_key_bytes(key), hashes)
 
     def allows_admin(self, key: str) -> bool:
         """Whether adapters may be loaded and unloaded with `key`."""
@@ -123,7 +129,7 @@ def decide(settings: Settings, link_port: int | None = None) -> Access:
         # Where the weights are elsewhere, so is what a training would take.
         training="off" if settings.engine_url else settings.training,
         link_port=link_port,
-        hosts=HostNames(settings.server_name, getattr(settings, "allowed_hosts", ())),
+        hosts=HostNames(settings.server_name, settings.allowed_hosts),
     )
 
 
@@ -133,10 +139,18 @@ def passphrase() -> str:
     return "-".join(groups)
 
 
+def _hashes(keys: Iterable[str]) -> tuple[str, ...]:
+    return tuple(filter(is_hash, keys))
+
+
 def _same(a: str, b: str) -> bool:
     return secrets.compare_digest(a.encode(), b.encode())
 
 
 def _same_key(sent: str, known: str) -> bool:
     """A header's letters are its bytes; a password of other letters is sent as UTF-8."""
-    return secrets.compare_digest(sent.encode("latin-1", "replace"), known.encode())
+    return secrets.compare_digest(_key_bytes(sent), known.encode())
+
+
+def _key_bytes(sent: str) -> bytes:
+    return sent.encode("latin-1", "replace")

@@ -19,7 +19,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode
 
 from fastapi import APIRouter, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from itsdangerous import BadData, URLSafeTimedSerializer
 from starlette.responses import HTMLResponse, RedirectResponse
 
@@ -113,9 +112,8 @@ def router(logins: Logins) -> APIRouter:
         user, password = form.get("username", ""), form.get("password", "")
         fits = max(len(user), len(password)) <= MAX_FIELD
         # In a thread: a hash that is slow on purpose is not for the event loop.
-        right = fits and await run_in_threadpool(
-            logins.access.verify, request.scope, user, password
-        )
+        check, access = logins.access.checker, logins.access
+        right = fits and await check.in_thread(access.verify, request.scope, user, password)
         if not right:
             return login_page(request.scope, logins.access, "login_wrong", form.get("chat", ""))
         target = (

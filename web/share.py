@@ -7,12 +7,23 @@ server, and the tunnel itself. Each is named; the local page goes on in any case
 from __future__ import annotations
 
 import io
+import os
 import secrets
+import subprocess
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
 from model.types import ShareError
+
+# What the tunnel client gets of this program's environment: it is another party's program, which is
+# downloaded, so no tokens and keys.
+PASSED_ON = {
+    "PATH", "HOME", "USERPROFILE", "SYSTEMROOT", "TMPDIR", "TEMP", "TMP", "LANG", "SSL_CERT_FILE",
+    "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",
+}  # fmt: skip
 
 
 def open_tunnel(port: int) -> str:
@@ -27,7 +38,10 @@ def open_tunnel(port: int) -> str:
     try:
         # On failure that module prints the client's log; its last line is in our sentence. Only
         # its own stderr goes: the program's is for the other threads' words.
-        with mock.patch.object(tunneling, "sys", SimpleNamespace(stderr=io.StringIO())):
+        with (
+            mock.patch.object(tunneling, "sys", SimpleNamespace(stderr=io.StringIO())),
+            mock.patch.object(tunneling, "subprocess", _client_processes()),
+        ):
             address = networking.setup_tunnel(
                 "127.0.0.1", port, secrets.token_urlsafe(32), None, None
             )
@@ -42,6 +56,17 @@ def open_tunnel(port: int) -> str:
             "Try again later. The local page goes on.",
         ) from error
     return str(address)
+
+
+def _client_processes() -> SimpleNamespace:
+    """The `subprocess` of Gradio's tunnel module, for a client with few variables."""
+    start = partial(subprocess.Popen, env=client_environment(os.environ))
+    return SimpleNamespace(Popen=start, PIPE=subprocess.PIPE)
+
+
+def client_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that a tunnel client needs."""
+    return {name: value for name, value in environ.items() if name.upper() in PASSED_ON}
 
 
 def _download_client() -> None:

@@ -20,6 +20,7 @@ from model.folders.adapter_files import CARD, WEIGHTS, read_card
 from model.folders.adapter_files import CONFIG as ADAPTER_CONFIG
 from model.folders.base_facts import base_facts
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_config, read_model_folder
+from model.process_secrets import without_secrets
 from model.progress import Bar
 from model.prompt import PromptTemplate, load_templates
 from model.settings import CHECKOUT, Settings, read_settings
@@ -35,7 +36,8 @@ def examine(name: str, base_model: str | None, *, deep: bool, bar: Bar) -> Repor
         ModelFolderError: there is no such folder, or no such base.
     """
     folder = find_folder(name)
-    settings = read_settings([f"--base_model={base_model}"] if base_model else [], os.environ)
+    flags = [f"--base_model={base_model}"] if base_model else []
+    settings = read_settings(flags, without_secrets(os.environ))
     if any((folder / file).is_file() for file in (ADAPTER_CONFIG, CARD, *WEIGHTS)):
         kind, found = "adapter", list(_adapter(folder, settings, base_model, deep))
     elif (folder / "config.json").is_file():
@@ -69,7 +71,7 @@ def find_folder(name: str) -> Path:
 
 
 def _cache() -> Path:
-    return read_settings([], os.environ).cache_dir
+    return read_settings([], without_secrets(os.environ)).cache_dir
 
 
 def _nothing(folder: Path) -> Iterator[Finding]:

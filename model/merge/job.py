@@ -16,6 +16,7 @@ from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.merge import Merge
 from model.merge.rest import Voice
 from model.merge.weights import AdapterWeights, read_adapter
+from model.process_secrets import without_secrets
 from model.prompt import PromptTemplate
 from model.settings import read_settings
 from model.types import AdapterError, Phase, SettingsError
@@ -44,7 +45,7 @@ def plan_merge(
             f"--scale has {len(strengths)} numbers for {len(lora_models)} adapters",
             "Pass one for each adapter, in their order, or none.",
         )
-    settings = read_settings([f"--base_model={base_model}"], os.environ)
+    settings = read_settings([f"--base_model={base_model}"], without_secrets(os.environ))
     base = read_model_folder(find_base(settings, _silent))
     refuse_errors(quick_check(base.path))
     templates, _ = known_templates(base, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,10 @@ FLAGS: list[tuple[str, str, Any]] = [
     ("api_key", "sk-1", ("sk-1",)),
     ("admin_key", "sk-2", "sk-2"),
     ("allow_origin", "https://chat.example.com/", ("https://chat.example.com",)),
+    ("allowed_hosts", "Chat.Example.com", ("chat.example.com",)),
+    ("allowed_hosts", "a.example, *.B.example.", ("a.example", "*.b.example")),
+    ("allowed_hosts", "linly_chat,例子.中国", ("linly_chat", "xn--fsqu00a.xn--fiqs8s")),
+    ("allowed_hosts", "*", ("*",)),
     ("engine_url", "http://gpu-box:8000", "http://gpu-box:8000/v1"),
     ("engine_url", "https://gpu-box/vllm/v1/", "https://gpu-box/vllm/v1"),
     ("engine_key", "sk-3", "sk-3"),
@@ -180,12 +185,23 @@ BAD_VALUES = [
     ("engine_url", "http://gpu-box:port/v1", "http://"),
     ("engine_url", "http://gpu-box/v1?x=1", "http://"),
     ("engine_url", "http://user:pw@gpu-box/v1", "--engine_key"),
+    ("allowed_hosts", "chat.example.com:8443", "without scheme and port"),
+    ("allowed_hosts", "https://chat.example.com", "host name"),
+    ("allowed_hosts", "[::1]", "host name"),
+    ("allowed_hosts", "two words", "host name"),
+    ("allowed_hosts", "a..example", "host name"),
+    ("allowed_hosts", "-a.example", "host name"),
+    ("allowed_hosts", "*.", "host name"),
+    ("allowed_hosts", "chat.*.example", "host name"),
+    ("allowed_hosts", "a" * 64 + ".example", "host name"),
+    ("allowed_hosts", ".".join(["abcdefg"] * 33), "host name"),
+    ("allowed_hosts", " , ", "no host is named"),
     ("log_format", "xml", "json"),
     ("adapters_dir", "/nowhere/adapters", "/nowhere/adapters"),
     ("prompts_dir", "/nowhere/prompts", "/nowhere/prompts"),
 ]
 # An empty address would listen on every one, an empty key let everybody in.
-NEVER_EMPTY = ["server_name", "api_key", "admin_key", "engine_key", "base_model"]
+NEVER_EMPTY = ["allowed_hosts", "server_name", "api_key", "admin_key", "engine_key", "base_model"]
 
 
 @pytest.mark.parametrize(("name", "text", "named"), BAD_VALUES)
@@ -255,6 +271,41 @@ def test_misspelt_flag_is_refused_with_the_one_meant(argv: list[str], meant: str
 @pytest.mark.parametrize("argv", [["--zzzzzz"], ["leftover"], ["--share", "leftover"], ["-q"]])
 def test_unknown_word_is_refused_by_name(argv: list[str]) -> None:
     assert argv[-1] in refusal(argv)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--aut=anna:s3cret"],  # misspelt
+        ["--adminkey=s3cret"],
+        ["--auth", "anna:my", "s3cret"],  # without quotes
+        ["--api_key=a", "-s3cret", "--share"],
+        ["--admin-key", "two", "s3cret", "--share", "s3cret"],
+        ["--engine_url", "http://user:s3cret@host:port/v1?x=1"],
+        ["--auth_file", "nowhere", "--auth", "s3cret"],
+        ["--admin_key", "my s3cret"],
+    ],
+)
+def test_a_refusal_repeats_no_secret(argv: list[str]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read_settings(argv, {})
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_repr_shows_no_secret() -> None:
+    argv = ["--auth", "anna:s3cret", "--api_key", "s3cret", "--admin_key", "s3cret"]
+    argv += ["--engine_key", "s3cret", "--database_url", "postgresql://u:s3cret@host/chats"]
+    settings = read_settings(argv, {})
+    assert settings.engine_key == "s3cret"
+    assert "s3cret" not in repr(settings)
+
+
+def test_hosts_are_given_several_times_and_in_lines() -> None:
+    twice = read_settings(["--allowed_hosts", "a.example,b.example", "--allowed-hosts=c"], {})
+    assert twice.allowed_hosts == ("a.example", "b.example", "c")
+    environ = {"LINLY_ALLOWED_HOSTS": "a.example,b.example\nA.example"}
+    assert read_settings([], environ).allowed_hosts == ("a.example", "b.example")
+    assert read_settings([], {}).allowed_hosts == ()
 
 
 @pytest.mark.parametrize(

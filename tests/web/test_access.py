@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from model.settings import Settings
 from web.access import decide, passphrase
+from web.passwords import hash_password
 
 
 def test_without_flags_nothing_is_asked() -> None:
@@ -18,6 +19,24 @@ def test_auth_asks_for_user_and_password() -> None:
     assert login("mei", "pass:word")
     assert not login("mei", "other")
     assert not login("other", "pass:word")
+
+
+def test_a_hashed_password_comes_in_as_itself() -> None:
+    hashed = hash_password("pass:word")
+    login = decide(Settings(auth=(f"mei:{hashed}", "bo:plain"))).login
+    assert login
+    assert login("mei", "pass:word")
+    assert login("bo", "plain")
+    for user, password in [("mei", hashed), ("mei", "plain"), ("bo", hashed), ("other", "plain")]:
+        assert not login(user, password)
+
+
+def test_repr_shows_no_secret() -> None:
+    rules = decide(Settings(auth=("mei:s3cret",), api_key=("s3cret",), admin_key="s3cret"))
+    assert "s3cret" not in repr(rules)
+    shared = decide(Settings(share=True))
+    assert shared.passphrase
+    assert shared.passphrase not in repr(shared)
 
 
 def test_share_makes_a_passphrase_for_any_name() -> None:

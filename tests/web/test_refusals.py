@@ -41,8 +41,10 @@ ELSEWHERE = {
     "web/link_gate.py",
     "model/flags.py",  # flags, read before anything is served; the page writes its own for training
     "model/settings.py",
+    "model/secret_files.py",
     "training/options.py",
     "model/merge/job.py",  # a command
+    "web/passwords.py",  # another
 }
 
 # What is said without being raised, and what is put into a sentence for a value.

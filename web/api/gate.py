@@ -32,18 +32,24 @@ class Gate:
             await self._app(scope, receive, send)
             return
         try:
-            self._check(scope)
+            await self._check(scope)
             await self._app(scope, _bounded(receive), send)
         except LinlyError as error:
             await as_response(error)(scope, receive, send)
 
-    def _check(self, scope: Scope) -> None:
+    async def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
-        if not self._access.allows_api(scope, bearer(headers)):
+        if not await self._allows(scope, bearer(headers)):
             raise KeyRefusedError(*self._refused(scope))
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > MOST_BYTES:
             raise TooLargeError(TOO_LARGE)
+
+    async def _allows(self, scope: Scope, key: str) -> bool:
+        access = self._access
+        if access.is_slow(scope, key):
+            return await access.checker.in_thread(access.allows_api, scope, key)
+        return access.allows_api(scope, key)
 
     def _refused(self, scope: Scope) -> tuple[str, str]:
         if self._access.keys(scope):

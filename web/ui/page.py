@@ -76,5 +76,5 @@ def _connect_bridge(ui: Layout, events: dict[str, Any]) -> None:
 
 
 def _tell(event: str) -> str:
-    told = f"new CustomEvent('linly:control', {{detail: {json.dumps(event)}}})"
-    return f"() => {{ document.dispatchEvent({told}); }}"
+    # What is done before the page's scripts have come waits for them.
+    return f"() => {{ (window.linlyControl ??= []).push({json.dumps(event)}); }}"

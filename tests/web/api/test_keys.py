@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from model.settings import Settings, read_settings
 from model.types import SettingsError
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.serving import serving
+from web import passwords
 from web.access import Access, decide
+from web.passwords import hash_password
 
 LOCAL = ("127.0.0.1", 7860)
 
@@ -148,6 +151,55 @@ def test_a_password_of_other_letters_is_a_key_too() -> None:
     rules = decide(Settings(auth=("mei:密码",)))
     assert rules.allows_api(scope(), "密码".encode().decode("latin-1"))
     assert not rules.allows_api(scope(), "口令".encode().decode("latin-1"))
+
+
+def test_a_hashed_password_is_a_key_and_its_hash_is_none() -> None:
+    hashed = hash_password("密码")
+    rules = decide(Settings(auth=(f"mei:{hashed}", "bo:plain")))
+    sent = "密码".encode().decode("latin-1")
+    assert rules.is_slow(sent)
+    assert rules.allows_api(scope(), sent)
+    assert not rules.is_slow(sent)  # it is remembered
+    assert rules.allows_api(scope(), sent)
+    assert rules.allows_api(scope(), "plain")
+    for wrong in ("", hashed, hashed.partition("$argon2id")[2], "口令", "mei", "x" * 2000):
+        assert not rules.allows_api(scope(), wrong)
+    assert not rules.is_slow("")  # a request without a key costs nothing
+
+
+def test_keys_of_their_own_win_over_hashed_passwords() -> None:
+    hashed = hash_password("pw")
+    rules = decide(Settings(auth=(f"mei:{hashed}",), api_key=("key",)))
+    assert rules.allows_api(scope(), "key")
+    assert not rules.allows_api(scope(), "pw")
+    assert not rules.is_slow("pw")
+
+
+def test_hashes_are_computed_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes tens of milliseconds, in which no reply would stream."""
+    threads: list[str] = []
+    verify = passwords.verify_password
+
+    def told(password: str | bytes, stored: str) -> bool:
+        threads.append(threading.current_thread().name)
+        return verify(password, stored)
+
+    monkeypatch.setattr(passwords, "verify_password", told)
+    manager = fake_manager(FakeEngine(echo))
+    manager.wait()
+    rules = decide(Settings(auth=(f"mei:{hash_password('pw')}",)))
+    with serving(manager, rules) as url:
+        for _ in range(3):
+            assert answer(url, "pw").status_code == 200
+        assert len(threads) == 1  # paid once
+        assert answer(url, "guess").status_code == 401
+        assert answer(url, None).status_code == 401
+        assert len(threads) == 2
+        form = {"username": "mei", "password": "pw"}
+        assert httpx.post(f"{url}/login", data=form).status_code == 200
+        assert httpx.post(f"{url}/login", data={**form, "password": "guess"}).status_code == 400
+    assert len(threads) == 4
+    assert all("AnyIO worker" in name for name in threads)
 
 
 def test_an_admin_key_alone_closes_nothing() -> None:

@@ -40,7 +40,9 @@ let imports = Promise.resolve(); // and of what is imported
 const newest = {}; // of each kind in LATEST, how many there were
 
 export function mountActions() {
-  document.addEventListener('linly:control', ({ detail }) => act({ kind: detail }));
+  const early = window.linlyControl ?? []; // what was done before this script had come
+  window.linlyControl = { push: (kind) => act({ kind }) };
+  for (const kind of early) act({ kind });
 }
 
 /** Do `kind` with these values, and with what it needs of the controls as they are now. */
