@@ -295,16 +295,16 @@ def test_what_is_set_late_is_not_kept_for_another_chat(visit: Serve) -> None:
         else:
             held.append(route)
 
-    chat.page.route("**/run/**", hold)
+    chat.page.route("**/page/actions/**", hold)
     box = chat.page.get_by_label("System prompt")
     box.fill("Be a poet.")
     box.blur()
     while not held:
         chat.page.wait_for_timeout(20)
-    chat.row("first").click()
-    expect(chat.log).to_contain_text("base heard: first")
-    with chat.page.expect_response("**/run/**"):
+    chat.row("first").click()  # waits for its turn
+    with chat.page.expect_response("**/page/actions/**"):
         held[0].continue_()
+    expect(chat.log).to_contain_text("base heard: first")
     chat.page.reload()
     chat.settings()
     expect(chat.log).to_contain_text("base heard: first")

@@ -13,7 +13,7 @@ from tests.web.conftest import Serve
 
 pytestmark = pytest.mark.browser
 
-CALLS = "**/gradio_api/run/**"
+CALLS = "**/page/actions/**"
 
 
 def two_chats(visit: Serve) -> Chat:
@@ -40,7 +40,7 @@ def test_a_question_that_is_quicker_than_the_controls(visit: Serve) -> None:
     held: list[Any] = []
 
     def hold(route: Route) -> None:
-        if '"open"' in (route.request.post_data or ""):
+        if route.request.url.endswith("/open"):
             held.append((route, route.fetch()))
         else:
             route.continue_()
@@ -50,9 +50,11 @@ def test_a_question_that_is_quicker_than_the_controls(visit: Serve) -> None:
     expect(chat.log).to_contain_text("pirate heard: first")
     adapter = chat.page.get_by_label("Adapter", exact=True)
     expect(adapter).to_have_value("Base model (fake-base)")  # still
-    ask(chat, "and now?", "pirate heard: and now?")
+    chat.ask("and now?")
     ((route, response),) = held
     route.fulfill(response=response)
+    expect(chat.log).to_contain_text("pirate heard: and now?")
+    expect(chat.send).to_be_visible()
     expect(adapter).to_have_value("● pirate: Talks like a pirate")
     ask(chat, "and then?", "pirate heard: and then?")
 
@@ -65,9 +67,9 @@ def test_a_setting_that_is_slower_than_another_chat(visit: Serve) -> None:
     chat.choose("Adapter", "● linly")
     while not held:
         chat.page.wait_for_timeout(20)
-    chat.row("first").click()
-    expect(chat.log).to_contain_text("pirate heard: first")
+    chat.row("first").click()  # waits for its turn: what was done first is done first
     held[0].continue_()
+    expect(chat.log).to_contain_text("pirate heard: first")
     adapter = chat.page.get_by_label("Adapter", exact=True)
     expect(adapter).to_have_value("● pirate: Talks like a pirate")
     chat.row("second").click()

@@ -20,7 +20,7 @@ from web.address import bind
 from web.chats.errors import StoreError
 from web.chats.records import ChatMessage
 from web.chats.store import ChatStore
-from web.ui import watching
+from web.ui import stream
 
 pytestmark = pytest.mark.browser
 
@@ -256,7 +256,7 @@ def test_a_store_that_cannot_be_read_for_a_while(
     chat.ask("before")
     expect(chat.log).to_contain_text("base heard: before")
     expect(chat.send).to_be_visible()
-    monkeypatch.setattr(watching, "RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(stream, "RETRY_SECONDS", 0.2)
     whole = ChatStore.messages
 
     def broken(self: ChatStore, owner: str, number: str) -> dict[str, ChatMessage]:

@@ -15,6 +15,7 @@ from tests.web.browser import PATIENCE, Chat
 from tests.web.conftest import Serve
 from tests.web.serving import serving
 from web.access import Access
+from web.address import bind
 from web.ui import drawn
 
 pytestmark = pytest.mark.browser
@@ -317,20 +318,25 @@ def test_two_visitors_at_once(visit: Serve, browser: Browser) -> None:
 
 
 def test_a_shared_page_asks_for_the_passphrase(browser: Browser) -> None:
+    """Those who come through the link; at this machine's own address nothing is asked."""
     manager = fake_manager(FakeEngine(echo))
     manager.wait()
-    access = Access(passphrase="abcd-efgh-jkmn")
-    with serving(manager, access) as url, browser.new_context() as context:
+    link = bind("127.0.0.1", 0)
+    port = link.getsockname()[1]
+    access = Access(passphrase="abcd-efgh-jkmn", link_port=port)
+    with serving(manager, access, link=link) as url, browser.new_context() as context:
         page = context.new_page()
         page.set_default_timeout(PATIENCE)
         page.goto(url)
-        name, password = page.locator("input").nth(0), page.locator("input[type=password]")
-        expect(page.get_by_text("enter the passphrase")).to_be_visible()
+        expect(page.locator("#message")).to_be_visible()
+        page.goto(f"http://127.0.0.1:{port}")
+        name, password = page.get_by_label("Username"), page.get_by_label("Password")
+        expect(page.get_by_text("as password, the passphrase")).to_be_visible()
         assert page.locator("#message").count() == 0
         name.fill("friend")
         password.fill("wrong")
         page.get_by_role("button", name="Login").click()
-        expect(page.get_by_text("Incorrect")).to_be_visible()
+        expect(page.get_by_role("alert")).to_have_text("Wrong user name or password.")
         name.fill("friend")
         password.fill("abcd-efgh-jkmn")
         page.get_by_role("button", name="Login").click()

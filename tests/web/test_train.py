@@ -239,40 +239,50 @@ def test_visitors_of_a_public_link_do_not_train_unless_allowed(
     expect(chat.log).to_contain_text("base heard: hello")
 
 
+TAB = {"X-Linly-Tab": "by-hand"}
+
+
 def test_visitors_of_a_public_link_leave_no_files(tmp_path: Path) -> None:
     shop = Shop(tmp_path, LINES)
     link: socket.socket = bind("127.0.0.1", 0)
     port = link.getsockname()[1]
     access = Access(training="local", link_port=port)
-    files = {"files": ("a.jsonl", b"{}")}
-    with serving(shop.manager, access, shop.desk, link) as own:
-        for address, path, status in (
-            (own, "/gradio_api/upload", 200),
-            (f"http://127.0.0.1:{port}", "/gradio_api/upload", 403),
-            (f"http://127.0.0.1:{port}", "/gradio_api/upload/", 403),
-            (f"http://127.0.0.1:{port}", "/gradio_api/process_recording", 403),
+    with serving(shop.manager, access, shop.desk, link, data=tmp_path / "data") as own:
+        for address, name, status in (
+            (own, "a.jsonl", 200),
+            (own, "a.html", 400),
+            (own, "../../a.jsonl", 200),
+            (f"http://127.0.0.1:{port}", "a.jsonl", 403),
         ):
-            headers = {"Host": "127.0.0.1:7860", "X-Forwarded-For": "127.0.0.1"}
-            answer = httpx.post(f"{address}{path}", files=files, headers=headers)
-            assert answer.status_code == status, (address, path, answer.text)
+            headers = {**TAB, "X-Forwarded-For": "127.0.0.1"}
+            url = f"{address}/page/upload"
+            answer = httpx.post(url, content=b"{}", params={"name": name}, headers=headers)
+            assert answer.status_code == status, (address, name, answer.text)
+        kept = sorted((tmp_path / "data" / "uploads").glob("*/*"))
+        assert [path.name for path in kept] == ["a.jsonl", "a.jsonl"]
 
 
-def test_visitors_of_a_public_link_have_no_files_fetched(tmp_path: Path) -> None:
-    """Gradio fetches what a value names before any handler is asked."""
+def test_an_upload_is_its_visitors_own(tmp_path: Path) -> None:
     shop = Shop(tmp_path, LINES)
-    link = bind("127.0.0.1", 0)
-    port = link.getsockname()[1]
-    access = Access(training="local", link_port=port)
-    named = {"path": "https://example.com/a", "meta": {"_type": "gradio.FileData"}}
-    escaped = json.dumps({"data": [[{"a": named}]], "fn_index": 0, "session_hash": "s"})
-    escaped = escaped.replace("gradio", "\\u0067radio")
-    with serving(shop.manager, access, shop.desk, link):
-        join = f"http://127.0.0.1:{port}/gradio_api/queue/join"
-        headers = {"Content-Type": "application/json"}
-        assert httpx.post(join, content=escaped, headers=headers).status_code == 403
-        plain = {"data": ["gradio.FileData"], "fn_index": 0, "session_hash": "s"}
-        assert httpx.post(join, json=plain).status_code != 403
-        assert httpx.post(join, content=b"[" + b" " * 9_000_000).status_code == 403
+    form = {"train_name": "mine"}
+    with serving(shop.manager, Access(training="local"), shop.desk) as url:
+        anna, mallory = (httpx.Client(base_url=url, headers=TAB) for _ in range(2))
+        for client in (anna, mallory):
+            client.get("/")  # gives the cookie
+        answer = anna.post("/page/upload", content=b"{}", params={"name": "a.jsonl"})
+        token = answer.json()["upload"]
+        body = {"form": {**form, "upload": token}}
+        refused = mallory.post("/page/actions/train_start", json=body)
+        assert "Upload a file" in refused.text
+        assert shop.flags == []
+        for wrong in ("../../etc/passwd", "/etc/passwd", {"path": "/etc/passwd"}, ["x"], 7):
+            body = {"form": {**form, "upload": wrong}}
+            refused = anna.post("/page/actions/train_start", json=body)
+            assert refused.status_code in (200, 400), refused.text
+            assert "root:" not in refused.text
+        assert shop.flags == []
+        anna.close()
+        mallory.close()
 
 
 def test_visitors_of_a_public_link_cannot_start_one_by_hand(tmp_path: Path) -> None:
@@ -285,38 +295,21 @@ def test_visitors_of_a_public_link_cannot_start_one_by_hand(tmp_path: Path) -> N
     until(lambda: bool(shop.desk.job and shop.desk.job.losses))
     shop.flags.clear()
     with serving(shop.manager, access, shop.desk, link) as own:
-        config = httpx.get(f"{own}/config").json()
-        labels = {c["id"]: c["props"].get("value") for c in config["components"]}
-        calls = {
-            labels[target]: number
-            for number, event in enumerate(config["dependencies"])
-            for target, _ in event["targets"]
-            if labels.get(target) in ("Start training", "Cancel training")
-        }
-        starting = [None, "mine", "", 3, 8, None, "", False, "en", ""]
-        for address, call, data, said in (
-            (f"http://127.0.0.1:{port}", "Start training", starting, REFUSED),
-            (f"http://127.0.0.1:{port}", "Cancel training", ["en", ""], REFUSED),
-            (own, "Start training", starting, "Upload a file with dialogues first."),
+        for address, call, body in (
+            (f"http://127.0.0.1:{port}", "train_start", {"form": {"train_name": "mine"}}),
+            (f"http://127.0.0.1:{port}", "train_cancel", {}),
+            (f"http://127.0.0.1:{port}", "train_look", {"form": {}}),
+            (f"http://127.0.0.1:{port}", "train_chat", {}),
+            (own, "train_start", {"form": {"train_name": "mine"}}),
         ):
-            events = called(address, calls[call], data)
-            assert said in events
-            assert ("secret" in events) == (address == own)
+            answer = httpx.post(f"{address}/page/actions/{call}", json=body, headers=TAB)
+            assert answer.status_code == (200 if address == own else 403)
+            said = "Upload a file with dialogues first." if address == own else "Training is off"
+            assert said in answer.text
+            assert "secret" not in answer.text
     assert shop.desk.running
     assert shop.flags == []
     shop.desk.trainings.close()
-
-
-REFUSED = "Training is off for visitors"
-
-
-def called(address: str, number: int, data: list[object]) -> str:
-    """What the page's handler `number` answers to `data`."""
-    body = {"data": data, "fn_index": number, "session_hash": "s", "event_data": None}
-    httpx.post(f"{address}/gradio_api/queue/join", json=body).raise_for_status()
-    stream = f"{address}/gradio_api/queue/data?session_hash=s"
-    with httpx.stream("GET", stream, timeout=60) as events:
-        return "".join(events.iter_text())
 
 
 def test_what_finetune_is_given(tmp_path: Path) -> None:

@@ -25,9 +25,9 @@ def hold(chat: Chat) -> tuple[list[Route], Callable[[], None]]:
     def release() -> None:
         for route in held:
             route.continue_()
-        chat.page.unroute("**/run/predict*")
+        chat.page.unroute("**/page/actions/*")
 
-    chat.page.route("**/run/predict*", lambda route: held.append(route))
+    chat.page.route("**/page/actions/*", lambda route: held.append(route))
     return held, release
 
 

@@ -8,6 +8,7 @@ import re
 import secrets
 
 from starlette.datastructures import MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from web.security_headers import PAGE_POLICY
@@ -20,12 +21,13 @@ MODULES = "".join(
     if path.name != "theme.js"
 )
 # The colours that Gradio begins with follow the system; theme.js says what was chosen instead.
-FIRST = f"""{head()}
+FIRST = f"""
 <style>
   :root[data-theme=light] {{ --bg-dark: var(--bg); --col-dark: var(--col); }}
   :root[data-theme=dark] {{ --bg: var(--bg-dark); --col: var(--col-dark); }}
 </style>
 <script src="{ROUTE[1:]}/theme.js"></script>
+{head()}
 {MODULES}
 """.encode()
 SCRIPT = re.compile(rb"<script(?=[\s>])")
@@ -39,8 +41,11 @@ class EarlyHead:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or (scope["method"], scope["path"]) != ("GET", "/"):
+        if scope["type"] != "http" or scope["path"] != "/":
             await self._app(scope, receive, send)
+            return
+        if scope["method"] == "HEAD":  # a tab that looks whether the server is back
+            await Response(media_type="text/html")(scope, receive, send)
             return
         parts: list[bytes] = []
         began: list[Message] = []

@@ -61,7 +61,7 @@ class Uploads:
         Raises:
             UploadError: the name is no data's, or there is no room.
         """
-        stem = re.sub(r"[^\w.-]+", "_", Path(name).name)[-100:].lstrip(".")
+        stem = re.sub(r"[^\w. ()-]+", "_", Path(name).name)[-100:].lstrip(".")
         if not stem.lower().endswith(TYPES):
             raise UploadError(
                 "This is no file with dialogues", "Choose a .json, .jsonl or .txt file."
