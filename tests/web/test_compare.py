@@ -326,7 +326,7 @@ SEEDED = ChatSettings(sampling=Sampling(seed=7))
 )
 def test_who_would_say_the_same(settings: ChatSettings, presets: tuple[str, str]) -> None:
     with pytest.raises(RequestError, match="would say the same"):
-        chosen(settings, ["pirate", "pirate"], presets, PRESETS)
+        chosen(settings, [("pirate", preset) for preset in presets], PRESETS)
 
 
 @pytest.mark.parametrize(
@@ -341,11 +341,11 @@ def test_who_would_say_the_same(settings: ChatSettings, presets: tuple[str, str]
 def test_who_may_say_something_else(
     settings: ChatSettings, adapters: tuple[str, str], presets: tuple[str, str]
 ) -> None:
-    assert len(chosen(settings, adapters, presets, PRESETS)) == 2
+    assert len(chosen(settings, list(zip(adapters, presets, strict=True)), PRESETS)) == 2
 
 
 def test_a_template_is_asked_of_its_own_adapter_alone() -> None:
     settings = ChatSettings(adapter="pirate", template="alpaca", system="Be brief.", scale=0.5)
-    rivals = chosen(settings, ["pirate", NOBODY, ""], ["", "", ""], PRESETS)
+    rivals = chosen(settings, [("pirate", ""), (NOBODY, ""), ("", "")], PRESETS)
     assert [(r.adapter, r.template) for r in rivals] == [("pirate", "alpaca"), ("", "")]
     assert {(r.system, r.scale) for r in rivals} == {("Be brief.", 0.5)}

@@ -35,6 +35,7 @@ from web.ui.train.desk import TrainingRequestError
 log = logging.getLogger(__name__)
 
 MAX_QUERY = 200  # characters of a search
+TIE = "tie"
 
 
 class Nothing(Body):
@@ -71,10 +72,10 @@ class Edit(OfForm):
 
 
 class Vote(Body):
-    """`winner` is a reply's id, or null for a tie."""
+    """`winner` is a reply's id, or `TIE`."""
 
     comparison: Name
-    winner: Name | None
+    winner: Name
 
 
 class Search(Body):
@@ -159,7 +160,7 @@ class Actions:
             "branch": (Of, lambda v, b: talk.branch(v, b.id)),
             "side_by_side": (Of, lambda v, b: talk.side_by_side(v, b.id)),
             "choose": (Of, lambda v, b: talk.choose(v, b.id)),
-            "vote": (Vote, lambda v, b: talk.vote(v, b.comparison, b.winner)),
+            "vote": (Vote, self._vote),
             "search": (Search, self._search),
             "rename": (Rename, lambda v, b: talk.rename(v, b.id, b.title)),
             "delete": (Of, lambda v, b: talk.delete(v, b.id)),
@@ -268,6 +269,10 @@ class Actions:
         """Begin anew. What is being said in another chat goes on."""
         self._talk.open(visit, None)
         return Outcome(filled="")
+
+    def _vote(self, visit: Visit, body: Vote) -> None:
+        winner = None if body.winner == TIE else body.winner
+        self._talk.vote(visit, body.comparison, winner)
 
     def _search(self, visit: Visit, body: Search) -> None:
         visit.query = body.text[:MAX_QUERY]
