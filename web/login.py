@@ -189,11 +189,11 @@ button {{ font: inherit; padding: 0.55rem; border: 0; border-radius: 8px; cursor
 <h1>{title}</h1>
 {hint}{wrong}
 <form method="post" action="login">
-<input type="hidden" name="chat" value="{chat}">
 <label>{login_name}<input name="username" autocomplete="username" autofocus required></label>
 <label>{login_password}<input name="password" type="password" autocomplete="current-password"
  required></label>
 <button>{login}</button>
+<input type="hidden" name="chat" value="{chat}">
 </form>
 </main>
 </body>

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, sync_playwright
 
 NAMES = (
     "chromium-headless-shell",
@@ -27,6 +27,7 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+REFUSED = "Failed to load resource: the server responded with a status of 4"
 PATIENCE = int(os.environ.get("PATIENCE", 30_000))  # milliseconds; a bound, not a measure
 
 
@@ -67,9 +68,11 @@ class Chat:
         self.log = page.get_by_role("log")
         self.sidebar = page.locator("#sidebar")
 
-    def _listen(self, message: object) -> None:
-        if getattr(message, "type", "") == "error":
-            self._note(getattr(message, "text", ""))
+    def _listen(self, message: ConsoleMessage) -> None:
+        # The browser itself remarks on each action that was refused, which the page says, too.
+        refused = message.text.startswith(REFUSED) and "/page/" in message.location["url"]
+        if message.type == "error" and not refused:
+            self._note(message.text)
 
     def open(self, url: str) -> Chat:
         self.page.goto(url)

@@ -132,6 +132,7 @@ class Endpoints:
             return JSONResponse(action())  # its JSON is made in the thread, too
 
         workers = self._service.workers
+        self._service.bind()
         try:
             if at_once:
                 return await workers.call(Kind.QUICK, made)

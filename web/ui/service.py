@@ -41,9 +41,13 @@ class PageService:
     watch: ModelWatch
     uploads: Uploads | None
 
-    def begin(self) -> None:
-        """A tab has been opened, on the event loop that runs now."""
+    def bind(self) -> None:
+        """The event loop that runs now is the server's."""
         self.visits.on_loop.bind()
+
+    def begin(self) -> None:
+        """A tab has been opened."""
+        self.bind()
         self.visits.follow(self.talk.hear)
         self.watch.begin()
 
