@@ -20,6 +20,7 @@ from web import api
 from web.access import Access
 from web.chats.identity import VisitorCookie
 from web.chats.keeping import Keeping
+from web.http_protocol import server_config
 from web.link_gate import LinkGate
 from web.sharing import PublicLink
 from web.ui import drawn
@@ -76,10 +77,7 @@ def build_app(
 def serve(app: FastAPI, socks: list[socket.socket], on_end: Callable[[], None]) -> None:
     """Serve until SIGTERM or Ctrl-C; `on_end` is called at once then, in a thread."""
     logging.getLogger("uvicorn.error").addFilter(_expected_at_the_end)
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS
-    )
-    _Server(config, on_end).run(sockets=socks)
+    _Server(server_config(app, grace_seconds=GRACE_SECONDS), on_end).run(sockets=socks)
 
 
 class _Server(uvicorn.Server):
