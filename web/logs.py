@@ -91,11 +91,14 @@ def _tell(line: str, facts: dict[str, Any]) -> None:
     """In JSON the facts; as text the line that they make, with what was asked and said."""
     known = facts["request_id"] or facts.get("reply_id", "")
     said = "".join(f" {name}={facts[name]!r}" for name in ("prompt", "text") if name in facts)
-    REQUESTS.info("%s %s%s", known, _one_line(line), said, extra=facts)
+    REQUESTS.info("%s %s%s", known, one_line(line), said, extra=facts)
 
 
-def _one_line(text: str) -> str:
-    """With what a client could forge lines by written out."""
+def one_line(text: str) -> str:
+    """`text` with control, bidirectional and invisible characters escaped.
+
+    A client could otherwise forge lines, or take over the operator's terminal.
+    """
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 

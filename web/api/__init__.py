@@ -8,23 +8,30 @@ from model.manager import ModelManager
 from web import logs
 from web.access import Access
 from web.api import admin, errors, health, routes
-from web.api.gate import Gate, Origins
+from web.api.gate import Gate, KeyAttempts, Origins
 from web.metrics import Metrics
+from web.rate_limits import AttemptLimiter
 from web.tracing import Tracing
 
 
-def install(app: FastAPI, manager: ModelManager, access: Access) -> None:
-    """Add the routes, the error handlers and the gate to `app`; count and log what comes."""
+def install(
+    app: FastAPI, manager: ModelManager, access: Access, attempts: AttemptLimiter | None = None
+) -> None:
+    """Add the routes, the error handlers and the gate to `app`; count and log what comes.
+
+    `attempts` counts wrong keys, together with the wrong passwords of the page.
+    """
+    keys = KeyAttempts(access, attempts or AttemptLimiter())
     metrics = Metrics(manager)
     manager.listen(metrics.count)
     manager.listen(logs.reply)
     known = [
-        health.router(manager, metrics), routes.router(manager), admin.router(manager, access)
+        health.router(manager, metrics), routes.router(manager), admin.router(manager, access, keys)
     ]  # fmt: skip
     for router in known:
         app.include_router(router)
     app.router.routes.extend(routes.Nothing(known).routes())
     errors.install(app)
-    app.add_middleware(Gate, access=access)
+    app.add_middleware(Gate, access=access, keys=keys)
     app.add_middleware(Origins, origins=access.origins)  # browsers ask before they send a key
     app.add_middleware(Tracing)
