@@ -47,6 +47,7 @@ def server_config(
         http=HttpProtocol,
         ws="websockets-sansio",
         ws_max_size=MAX_WEBSOCKET_BYTES,
+        log_config=None,  # uvicorn's own handlers would bypass those of web/logs.py
         log_level=log_level,
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable
 from typing import TypeVar
 
 from model.types import LinlyError
-from web.logs import one_line
+from web.log_escaping import one_line
 
 MAX_KEYS = 10_000  # of each kind
 MAX_NAME = 64  # characters of an account's name that count, and that are logged
