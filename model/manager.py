@@ -91,6 +91,8 @@ class ModelManager:
             running=work.running,
             waiting=work.waiting,
             error=state.error or work.error,
+            step_age=work.step_age,
+            slowest_step=work.slowest_step,
         )
 
     def adapters(self, fresh: float = 0.0) -> list[Adapter]:

@@ -273,13 +273,17 @@ class Phase(enum.StrEnum):
 class EngineStatus:
     """How many sequences an engine works on, how many wait, and why it died, if it did.
 
-    `waiting_reason` is what the first in the queue waits for: "slots" or "memory".
+    `waiting_reason` is what the first in the queue waits for: "slots" or "memory". `step_age` are
+    the seconds since its last step, or since work came to it; `slowest_step` those of its longest
+    step so far, None before the first one and where the steps are another server's.
     """
 
     running: int = 0
     waiting: int = 0
     error: str | None = None
     waiting_reason: str | None = None
+    step_age: float = 0.0
+    slowest_step: float | None = None
 
 
 @dataclass(frozen=True)
@@ -295,6 +299,8 @@ class Status:
     running: int = 0
     waiting: int = 0
     error: str | None = None
+    step_age: float = 0.0
+    slowest_step: float | None = None
 
     @property
     def ready(self) -> bool:

@@ -51,6 +51,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Set-Cookie", "linly_visitor=one")
         self.send_header("X-Scheme", self.headers["X-Forwarded-Proto"])
+        self.send_header("X-Address", self.headers["X-Forwarded-For"])
         self.end_headers()
         self.wfile.write(self.server.name.encode())
 
@@ -172,6 +173,13 @@ def test_the_cookie_is_secure_by_https_and_given_once(
         safe = http.get("/", headers={"X-Forwarded-Proto": "https"})
         assert safe.headers.get_list("Set-Cookie")[1].endswith("; Secure")
         assert (plain.headers["X-Scheme"], safe.headers["X-Scheme"]) == ("http", "https")
+
+
+def test_a_visitor_cannot_choose_an_address(nginx: str, tmp_path: Path, pages: list[Page]) -> None:
+    """The page believes the first one, and limits on guessing go by it."""
+    with proxied(nginx, tmp_path, pages) as url, visitor(url) as http:
+        answer = http.get("/", headers={"X-Forwarded-For": "203.0.113.9"})
+        assert answer.headers["X-Address"] == "127.0.0.1"
 
 
 def test_a_visitor_whose_page_died_is_sent_to_the_other(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import math
 import os
 import re
 import secrets
@@ -24,7 +25,10 @@ from starlette.responses import HTMLResponse, RedirectResponse
 
 from web.access import Access
 from web.chats.identity import SECURE_COOKIE, cookie, cookies
+from web.client_address import client_address
 from web.i18n import say
+from web.i18n.refusals import refused
+from web.rate_limits import AttemptLimiter, TooManyAttemptsError
 from web.sharing import PublicLink
 from web.visitor import is_secure, language_of
 
@@ -42,6 +46,7 @@ class Logins:
 
     access: Access
     link: PublicLink | None = None
+    attempts: AttemptLimiter = field(default_factory=AttemptLimiter)
     key: bytes = field(default_factory=lambda: secrets.token_bytes(KEY_BYTES), repr=False)
 
     def account(self, scope: Mapping[str, Any]) -> str | None:
@@ -54,6 +59,23 @@ class Logins:
         known = account in self.access.accounts if self.access.accounts else account == ""
         good = secrets.compare_digest(proof, self._proof(scope, account))
         return account if known and good else None
+
+    async def verify(self, scope: Mapping[str, Any], user: str, password: str) -> bool:
+        """Whether a user and a password may come in; hashes are computed in a thread.
+
+        Raises:
+            TooManyAttemptsError
+        """
+        if max(len(user), len(password)) > MAX_FIELD:
+            return False
+        address, account = client_address(scope), user if self.access.accounts else ""
+        self.attempts.check(address, account)
+        check = self.access.checker.in_thread
+        if not await check(self.access.verify, scope, user, password):
+            self.attempts.failed(address, account, password)
+            return False
+        self.attempts.succeeded(address, account)
+        return True
 
     def issue(self, scope: Mapping[str, Any], user: str) -> str:
         """A Set-Cookie header for somebody whose password was right."""
@@ -110,18 +132,20 @@ def router(logins: Logins) -> APIRouter:
     async def log_in(request: Request) -> Response:
         form = _form(await request.body())
         user, password = form.get("username", ""), form.get("password", "")
-        fits = max(len(user), len(password)) <= MAX_FIELD
-        # In a thread: a hash that is slow on purpose is not for the event loop.
-        check, access = logins.access.checker, logins.access
-        right = fits and await check.in_thread(access.verify, request.scope, user, password)
+        chat = _chat(form.get("chat", ""))
+        try:
+            right = await logins.verify(request.scope, user, password)
+        except TooManyAttemptsError as error:
+            said = refused(str(error), language_of(request.scope))
+            answer = login_page(request.scope, logins.access, said, chat, error.http_status)
+            answer.headers["Retry-After"] = str(math.ceil(error.retry_after))
+            return answer
         if not right:
-            return login_page(request.scope, logins.access, "login_wrong", form.get("chat", ""))
-        target = (
-            f"./?{urlencode({'chat': chat})}" if (chat := _chat(form.get("chat", ""))) else "./"
-        )
-        answer = RedirectResponse(target, 303)
-        answer.headers.append("set-cookie", logins.issue(request.scope, user))
-        return answer
+            said = say(language_of(request.scope), "login_wrong")
+            return login_page(request.scope, logins.access, said, chat)
+        to_page = RedirectResponse(f"./?{urlencode({'chat': chat})}" if chat else "./", 303)
+        to_page.headers.append("set-cookie", logins.issue(request.scope, user))
+        return to_page
 
     async def log_out(request: Request) -> Response:
         answer = RedirectResponse("./", 303)
@@ -135,7 +159,7 @@ def router(logins: Logins) -> APIRouter:
 
 
 def login_page(
-    scope: Mapping[str, Any], access: Access, wrong: str = "", chat: str = ""
+    scope: Mapping[str, Any], access: Access, wrong: str = "", chat: str = "", status: int = 401
 ) -> HTMLResponse:
     """The form, in the browser's language; what is asked for is shown once somebody is in."""
     language = language_of(scope)
@@ -143,12 +167,12 @@ def login_page(
     fields = {
         "language": language,
         "chat": _chat(asked),
-        "wrong": f'<p role="alert">{escape(say(language, wrong))}</p>' if wrong else "",
+        "wrong": f'<p role="alert">{escape(wrong)}</p>' if wrong else "",
         "hint": "" if access.accounts else f"<p>{escape(say(language, 'login_passphrase'))}</p>",
     }
     keys = ("title", "login", "login_name", "login_password")
     words = {key: escape(say(language, key)) for key in keys}
-    return HTMLResponse(PAGE.format(**words, **fields), 401, {"Cache-Control": "no-store"})
+    return HTMLResponse(PAGE.format(**words, **fields), status, {"Cache-Control": "no-store"})
 
 
 def _form(body: bytes) -> dict[str, str]:

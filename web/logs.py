@@ -5,36 +5,76 @@ Nothing of what people write is told unless `--log_prompts` asks for it, and no 
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
+import threading
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
 from model.settings import Settings
 from model.types import ChatRequest, Ended
+from web.log_escaping import EscapingStream, LoggedStream, SafeRecord, json_line, one_line
 
 # The program's own words (in JSON only: as text they are printed), and what --log_requests tells.
 SAYS = logging.getLogger("linly.says")
 REQUESTS = logging.getLogger("linly.requests")
+PRINTED = logging.getLogger("linly.printed")  # in JSON: what libraries print
 FIELDS = ("levelname", "name", "message")
 
 
 def configure(settings: Settings) -> None:
-    """Set the handlers of this process up as `settings` say."""
-    told = settings.log_requests or settings.log_prompts
-    REQUESTS.setLevel(logging.INFO if told else logging.WARNING)
+    """Set the handlers and the standard streams of this process up as `settings` say.
+
+    Nothing that a client sends can begin a line, or reach the terminal as a control character.
+    """
+    logging.setLogRecordFactory(SafeRecord)
+    logging.captureWarnings(True)
+    threading.excepthook = _log_thread_error
+    log_requests = settings.log_requests or settings.log_prompts
+    REQUESTS.setLevel(logging.INFO if log_requests else logging.WARNING)
     if settings.log_format == "json":
-        handler: logging.Handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(_json_lines())
-        logging.getLogger().addHandler(handler)
-        SAYS.setLevel(logging.INFO)
-    elif told:
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        REQUESTS.addHandler(handler)
+        _log_json()
+    else:
+        _log_text(log_requests)
+
+
+def _log_json() -> None:
+    """JSON objects on stdout for everything, also for what libraries print."""
+    _add_handler(logging.getLogger(), sys.stdout, _json_lines())
+    SAYS.setLevel(logging.INFO)
+    PRINTED.setLevel(logging.INFO)
+    sys.stdout = LoggedStream(PRINTED, logging.INFO)
+    sys.stderr = LoggedStream(PRINTED, logging.WARNING)
+
+
+def _log_text(log_requests: bool) -> None:
+    """Lines: warnings on stderr, and requests on stdout where they are logged."""
+    lines = logging.Formatter("%(asctime)s %(levelname)s: %(message)s")
+    _add_handler(logging.getLogger(), sys.stderr, lines)
+    if log_requests:
+        _add_handler(REQUESTS, sys.stdout, logging.Formatter("%(asctime)s %(message)s"))
         REQUESTS.propagate = False
+    sys.stdout, sys.stderr = EscapingStream(sys.stdout), EscapingStream(sys.stderr)
+
+
+def _add_handler(logger: logging.Logger, stream: TextIO, formatter: logging.Formatter) -> None:
+    if isinstance(stream, io.TextIOWrapper):
+        # A letter that the terminal's encoding lacks must not be an error.
+        stream.reconfigure(errors="backslashreplace")
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter)
+    logger.addHandler(handler)
+
+
+def _log_thread_error(args: threading.ExceptHookArgs) -> None:
+    """Python would print it."""
+    if args.exc_type is not SystemExit and args.exc_value is not None:
+        error = (args.exc_type, args.exc_value, args.exc_traceback)
+        name = args.thread.name if args.thread else "unknown"
+        logging.getLogger("linly").error("the thread %s failed", name, exc_info=error)
 
 
 def say(line: str) -> None:
@@ -42,7 +82,7 @@ def say(line: str) -> None:
     if SAYS.isEnabledFor(logging.INFO):
         SAYS.info(line)
     else:
-        print(line, flush=True)
+        print(one_line(line), flush=True)
 
 
 def request(trace: str, method: str, path: str, status: int, seconds: float) -> None:
@@ -91,12 +131,7 @@ def _tell(line: str, facts: dict[str, Any]) -> None:
     """In JSON the facts; as text the line that they make, with what was asked and said."""
     known = facts["request_id"] or facts.get("reply_id", "")
     said = "".join(f" {name}={facts[name]!r}" for name in ("prompt", "text") if name in facts)
-    REQUESTS.info("%s %s%s", known, _one_line(line), said, extra=facts)
-
-
-def _one_line(text: str) -> str:
-    """With what a client could forge lines by written out."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    REQUESTS.info("%s %s%s", known, one_line(line), said, extra=facts)
 
 
 def _json_lines() -> logging.Formatter:
@@ -105,4 +140,5 @@ def _json_lines() -> logging.Formatter:
         rename_fields={"levelname": "level", "name": "logger"},
         timestamp="time",
         json_ensure_ascii=False,
+        json_serializer=json_line,
     )

@@ -24,10 +24,13 @@ from web.hosts import host_name
 from web.i18n.refusals import refused
 from web.login import Logins, login_page
 from web.sharing import PublicLink
-from web.visitor import KEY, identify, is_secure, language_of
+from web.rate_limits import RequestLimiter, TooManyRequestsError
+from web.visitor import KEY, Visitor, identify, is_secure, language_of
 
 MB = 1_000_000
 API_PATHS = re.compile(r"/(?:v1(?:/.*)?|health/?|metrics/?)", re.ASCII)
+VISITOR_RATE, VISITOR_BURST = 20.0, 200  # posts and streams of one visitor: a second, at once
+ADDRESS_RATE, ADDRESS_BURST = 200.0, 1_000  # and of one address
 MAX_BODIES = 100 * MB  # of all requests that are being read
 BODY_SECONDS = 120.0  # for a whole body; between its pieces, the server itself has less patience
 
@@ -83,6 +86,7 @@ CODES = {
     411: "length_required",
     413: "request_too_large",
     421: "unknown_host",
+    429: "too_many_requests",
     503: "too_busy",
 }
 
@@ -106,6 +110,8 @@ class PageGate:
         self._logins = logins
         self._link = link
         self._reading = 0  # bytes of bodies that may be on their way
+        self._requests = RequestLimiter(VISITOR_RATE, VISITOR_BURST)
+        self._addresses = RequestLimiter(ADDRESS_RATE, ADDRESS_BURST)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket") or API_PATHS.fullmatch(scope["path"]):
@@ -135,7 +141,21 @@ class PageGate:
         scope[KEY] = identify(scope, self._access, account, self._link)
         if rule.trains and not scope[KEY].may_train:
             raise GateError(403, "Training is off for this address")
+        if scope["type"] == "websocket" or scope["method"] == "POST":
+            self._count(scope[KEY])
         return rule
+
+    def _count(self, visitor: Visitor) -> None:
+        """
+        Raises:
+            GateError: this is more than one visitor, or one address, may ask for.
+        """
+        try:
+            self._requests.check(visitor.owner.id)
+            if visitor.address or visitor.guest:
+                self._addresses.check(visitor.address or "guests")
+        except TooManyRequestsError as error:
+            raise GateError(429, error.message, error.remedy) from error
 
     def _check_host(self, scope: Scope, headers: Headers) -> None:
         asked = headers.getlist("host")
@@ -166,7 +186,9 @@ class PageGate:
         size = _body_size(scope) if rule.max_bytes else 0
         if size > rule.max_bytes:
             raise GateError(413, f"This is larger than {rule.max_bytes:,} bytes")
-        if size and self._reading + size > MAX_BODIES:
+        if size and self._reading + size > VISITOR_RATE, VISITOR_BURST = 20.0, 200  # posts and streams of one visitor: a second, at once
+ADDRESS_RATE, ADDRESS_BURST = 200.0, 1_000  # and of one address
+MAX_BODIES:
             raise GateError(503, "Too much is being sent at once", "Try again in a moment.")
         self._reading += size
         try:
@@ -200,6 +222,8 @@ class PageGate:
             answer = JSONResponse({"error": body}, error.status)
         else:
             answer = PlainTextResponse(f"{refused(str(error), language)}\n", error.status)
+        if error.status == 429:
+            answer.headers["retry-after"] = "2"
         if error.status in (408, 413, 503):
             answer.headers["connection"] = "close"  # the body is not waited for
         await answer(scope, receive, send)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import mkdtemp
 from types import FrameType
-from typing import Any
 
 import gradio as gr
 import uvicorn
@@ -23,9 +22,12 @@ from model.manager import ModelManager
 from web import api, login
 from web.access import Access
 from web.chats.keeping import Keeping
+from web.health_checks import HealthCheck
+from web.http_protocol import server_config
 from web.link_gate import LinkGate
 from web.login import Logins
 from web.page_gate import PageGate
+from web.rate_limits import AttemptLimiter
 from web.security_headers import SecurityHeaders
 from web.sharing import PublicLink
 from web.ui import drawn, routes
@@ -39,11 +41,6 @@ ABOUT = "OpenAI's API over one base and its adapters: the adapter is the `model`
 # What the page takes of Gradio: its document and its files. Nothing of it that is called, uploaded
 # to, or serves files of this machine's.
 GRADIO_PATHS = ("/", "/assets/{path:path}", "/static/{path:path}", "/theme.css", "/favicon.ico")
-# A tab has nothing to say, and compressing for each tab would take 300 kB of memory.
-WEBSOCKETS: dict[str, Any] = {
-    "ws": "websockets-sansio", "ws_max_size": 4_000, "ws_per_message_deflate": False,
-    "ws_ping_interval": 30.0, "ws_ping_timeout": 30.0,
-}  # fmt: skip
 
 
 def build_app(
@@ -61,9 +58,14 @@ def build_app(
     """
     app = FastAPIOffline(title="Linly Chat", description=ABOUT, version="1", redoc_url=None)
     folder = data_dir or Path(mkdtemp(prefix="linly-"))
-    logins = Logins(access, link, login.key_in(folder))
+    attempts = AttemptLimiter()
+    logins = Logins(access, link, attempts, login.key_in(folder))
     service = PageService.build(manager, keeping, desk, link, folder)
-    api.install(app, manager, access)
+    checks = [
+        HealthCheck("The chat store", lambda: _read(keeping)),
+        HealthCheck("The page", service.check),
+    ]
+    api.install(app, manager, access, attempts, checks)
     app.add_middleware(EarlyHead)
     app.add_middleware(PageGate, access=access, logins=logins, link=link)
     if link is not None:
@@ -93,14 +95,14 @@ def _is_needed(route: BaseRoute) -> bool:
     return getattr(route, "path", None) in GRADIO_PATHS and methods <= {"GET", "HEAD"}
 
 
+def _read(keeping: Keeping) -> None:
+    keeping.store.chats(owner="", limit=1)
+
+
 def serve(app: FastAPI, socks: list[socket.socket], on_end: Callable[[], None]) -> None:
     """Serve until SIGTERM or Ctrl-C; `on_end` is called at once then, in a thread."""
     logging.getLogger("uvicorn.error").addFilter(_expected_at_the_end)
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS,
-        **WEBSOCKETS,
-    )  # fmt: skip
-    _Server(config, on_end).run(sockets=socks)
+    _Server(server_config(app, grace_seconds=GRACE_SECONDS), on_end).run(sockets=socks)
 
 
 class _Server(uvicorn.Server):

@@ -22,6 +22,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 MAX_WAITING = 32  # actions of one visitor that wait for their turn
 MAX_PENDING = 1_000  # actions of all visitors
+CHECK_SECONDS = 30.0  # for a thread to become free
 END = object()  # of an iterator
 
 
@@ -85,6 +86,15 @@ class Workers:
         async with self._turn(f"{owner}:slow"):
             while (item := await self.call(Kind.SLOW, next, items, END)) is not END:
                 yield item  # type: ignore[misc]
+
+    def check(self) -> None:
+        """That there are threads for quick work and for drawing.
+
+        Raises:
+            TimeoutError: none has become free for a while.
+        """
+        for kind in (Kind.QUICK, Kind.DRAW):
+            self._pools[kind].submit(lambda: None).result(CHECK_SECONDS)
 
     def close(self) -> None:
         """Take no more work."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 
 from model.engine.adapter_cache import AdapterCache, LoadedAdapter
+from model.engine.heartbeat import Heartbeat
 from model.engine.memory import CacheMemory
 from model.engine.pace import Pace
 from model.engine.sampler import Floats
@@ -88,6 +89,7 @@ class LocalEngine:
         self._error: str | None = None
         self._steps: Counter[int] = Counter()  # by how many sequences each moved on
         self._preemptions = 0
+        self._heartbeat = Heartbeat()
         self._told: tuple[str | None, tuple[str, ...]] = None, ()  # to those in the queue
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -110,6 +112,8 @@ class LocalEngine:
             waiting = len(queue) + len(alike)
             if waiting >= self._max_waiting:
                 raise self._busy(waiting)
+            if not (self._inbox or self._scheduler):
+                self._heartbeat.wake()
             self._inbox.append(sequence)
             self._wake.notify()
 
@@ -129,7 +133,13 @@ class LocalEngine:
     def status(self) -> EngineStatus:
         running, waiting = self._scheduler.replies, len(self._scheduler.waiting)
         waiting += sum(not sequence.read_only for sequence in self._inbox)
-        return EngineStatus(running, waiting, self._error, self._scheduler.waiting_reason)
+        error = self._error
+        if not (error or self._closing or self._thread.is_alive()):
+            error = "The engine stopped: its thread has ended"
+        return EngineStatus(
+            running, waiting, error, self._scheduler.waiting_reason,
+            self._heartbeat.age, self._heartbeat.slowest_step,
+        )  # fmt: skip
 
     def unload(self, adapter: str) -> None:
         self._adapters.drop(adapter)
@@ -157,6 +167,7 @@ class LocalEngine:
         try:
             while self._collect():
                 self._step()
+                self._heartbeat.beat()
             self._finish_all(FinishReason.ABORT)
         except BaseException as error:  # the thread must not die without a word
             log.exception("the engine stopped")

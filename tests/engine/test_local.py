@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from model.engine.heartbeat import Heartbeat
 from model.engine.local import PREFILL_CHUNK
 from model.engine.sampler import Floats
 from model.layers.llama import Span
@@ -223,3 +226,40 @@ def test_8bit_stays_close_to_full_precision(tiny_folder: Path, tiny_adapters: Pa
     error = (logits["8bit"] - logits["none"]).std(dim=1) / logits["none"].std(dim=1)
     assert (error > 0).all()  # or nothing was quantised
     assert (error < 0.05).all()
+
+
+def test_an_engine_that_stands_still_shows_it(
+    tiny: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/health goes by it; the time without anything to do is no part of it."""
+    now = 0.0
+    tiny.engine._heartbeat = Heartbeat(lambda: now)
+    inside, released = threading.Event(), threading.Event()
+    logits = tiny.engine._model.logits
+
+    def hang(*args: Any, **kwargs: Any) -> Floats:
+        inside.set()
+        released.wait()
+        return logits(*args, **kwargs)
+
+    monkeypatch.setattr(tiny.engine._model, "logits", hang)
+    now = 1000.0
+    reply = tiny.ask(PROMPT)
+    assert inside.wait(60)
+    now = 1090.0
+    status = tiny.engine.status()
+    assert (status.running, status.step_age, status.slowest_step) == (1, 90, None)
+    released.set()
+    assert reply.wait().last.finish_reason is FinishReason.LENGTH
+    while tiny.engine.status().slowest_step != 90:
+        pass  # the step that emits the last token ends after it
+    assert tiny.engine.status().step_age == 0
+
+
+def test_a_thread_that_has_ended_is_an_error(
+    tiny: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny.engine._thread, "is_alive", lambda: False)
+    assert tiny.engine.status().error == "The engine stopped: its thread has ended"
+    monkeypatch.undo()
+    assert tiny.engine.status().error is None

@@ -16,7 +16,8 @@ from model.manager import ModelManager
 from web.access import Access
 from web.address import bind
 from web.chats.keeping import open_store
-from web.server import WEBSOCKETS, build_app
+from web.http_protocol import server_config
+from web.server import build_app
 from web.sharing import PublicLink
 from web.ui.train.desk import Desk
 
@@ -46,9 +47,7 @@ def _served(
     app: FastAPI, manager: ModelManager, link: socket.socket | None, port: int
 ) -> Iterator[str]:
     sock = bind("127.0.0.1", port)
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1, **WEBSOCKETS)
-    )
+    server = uvicorn.Server(server_config(app, log_level="error", grace_seconds=1))
     started = threading.Event()
     startup = server.startup
 

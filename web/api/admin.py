@@ -15,7 +15,7 @@ from model.adapters import Adapter
 from model.manager import ModelManager
 from web.access import Access
 from web.api.errors import ForbiddenError
-from web.api.gate import ASKS_FOR_A_KEY, bearer
+from web.api.gate import ASKS_FOR_A_KEY, KeyAttempts, bearer
 from web.api.responses import AdapterState, AdapterStates, errors
 
 
@@ -52,13 +52,15 @@ class Admin:
         return {"adapters": [_state(adapter, adapter.name in loaded) for adapter in adapters]}
 
 
-def router(manager: ModelManager, access: Access) -> APIRouter:
+def router(manager: ModelManager, access: Access, keys: KeyAttempts) -> APIRouter:
     """The routes below /v1/adapters."""
 
     def with_admin_key(request: Request) -> None:
         if access.admin_key is None:
             raise ForbiddenError("There is no admin key", "Start the program with --admin_key.")
-        if not access.allows_admin(bearer(request.headers)):
+        key = bearer(request.headers)
+        if not access.allows_admin(key):
+            keys.failed(request.scope, key)
             raise ForbiddenError("This takes the admin key", "Send it as a Bearer token.")
 
     admin = Admin(manager)

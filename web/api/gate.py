@@ -13,6 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from model.types import LinlyError
 from web.access import Access
 from web.api.errors import KeyRefusedError, TooLargeError, as_response, too_large
+from web.client_address import client_address, is_loopback
+from web.rate_limits import AttemptLimiter
 
 MOST_BYTES = 8_000_000  # of a request's body
 # For the document at /docs alone: by the time that a route is looked for, the gate has decided.
@@ -23,9 +25,10 @@ TOO_LARGE = f"The request is larger than {MOST_BYTES // 1_000_000} MB"
 class Gate:
     """ASGI middleware for the paths below /v1."""
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
+    def __init__(self, app: ASGIApp, access: Access, keys: KeyAttempts) -> None:
         self._app = app
         self._access = access
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
@@ -39,7 +42,10 @@ class Gate:
 
     async def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
-        if not await self._allows(scope, bearer(headers)):
+        key = bearer(headers)
+        self._keys.check(scope, key)
+        if not await self._allows(scope, key):
+            self._keys.failed(scope, key)
             raise KeyRefusedError(*self._refused(scope))
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > MOST_BYTES:
@@ -58,6 +64,32 @@ class Gate:
             "Without a key the API answers only the machine that it runs on",
             "Start the program with --api_key, or with --api_without_key.",
         )
+
+
+class KeyAttempts:
+    """Counts wrong API and admin keys by address.
+
+    This machine itself may try as often as it likes. What comes through the public link has its
+    address, and counts.
+    """
+
+    def __init__(self, access: Access, attempts: AttemptLimiter) -> None:
+        self._access = access
+        self._attempts = attempts
+
+    def check(self, scope: Scope, key: str) -> None:
+        """Raise TooManyAttemptsError if the sender of this request has tried too many keys."""
+        if self._counts(scope, key):
+            self._attempts.check(client_address(scope), None)
+
+    def failed(self, scope: Scope, key: str) -> None:
+        """`key` was wrong."""
+        if self._counts(scope, key):
+            self._attempts.failed(client_address(scope), None, key)
+
+    def _counts(self, scope: Scope, key: str) -> bool:
+        local = is_loopback(client_address(scope)) and not self._access.through_link(scope)
+        return bool(key) and not local
 
 
 class Origins:

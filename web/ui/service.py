@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
 
 from model.manager import ModelManager
+from web.chats.identity import Owner
 from web.chats.keeping import Keeping
 from web.chats.reading import ReadAhead
 from web.chats.replies import Replies
 from web.chats.talk import Talk
-from web.chats.visits import Visits
+from web.chats.visits import Visit, Visits
 from web.sharing import PublicLink
 from web.ui.actions import Actions
 from web.ui.control_updates import ControlUpdates
@@ -40,6 +42,17 @@ class PageService:
     actions: Actions
     watch: ModelWatch
     uploads: Uploads | None
+
+    def check(self) -> None:
+        """That a page can be drawn now: controls for an unknown visitor, and threads that work.
+
+        Raises:
+            Exception: it cannot.
+        """
+        visit = Visit(Owner("session:health", kept=False))
+        updates = self.layout.controls.encode(self.controls.all(visit))
+        json.dumps(updates, ensure_ascii=False).encode()
+        self.workers.check()
 
     def bind(self) -> None:
         """The event loop that runs now is the server's."""

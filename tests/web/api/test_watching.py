@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from model.settings import CHECKOUT, Settings
 from model.types import EngineRequest
 from tests.fake import FakeEngine, echo, fake_manager
+from tests.web.log_state import restored_logging
 from tests.web.serving import serving
 from web import logs
 from web.access import Access
@@ -126,14 +126,10 @@ def test_what_a_reader_who_left_has_cost_is_counted() -> None:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Handlers and levels as they were, afterwards."""
-    loggers = [logging.getLogger(), logs.REQUESTS, logs.SAYS]
-    before = [(one, list(one.handlers), one.level, one.propagate) for one in loggers]
-    yield
-    for one, handlers, level, propagate in before:
-        one.handlers[:], one.propagate = handlers, propagate
-        one.setLevel(level)
+def told() -> Iterator[None]:
+    """Logging as it was, afterwards."""
+    with restored_logging():
+        yield
 
 
 def answered(settings: Settings, capsys: pytest.CaptureFixture[str]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from web.ui.wishes import MOST_SYSTEM
 
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.handmade import Caller, said
@@ -17,7 +18,6 @@ from tests.web.serving import serving
 from web.chats.errors import StoreError
 from web.chats.replies import Replies
 from web.chats.store import ChatStore
-from web.ui.wishes import MOST_SYSTEM
 
 UNKNOWN = "The page asked for something unknown"
 MISSING = "This chat is not here"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from web.ui.watching import Watcher
 
 from model.types import Delta, Emit, EngineRequest, Queued, Sampling
 from tests.fake import FakeEngine, echo, fake_manager
@@ -21,7 +22,6 @@ from web.chats.servers import ServerLock
 from web.chats.store import ChatStore
 from web.chats.talk import Talk
 from web.chats.visits import Visit, Visits
-from web.ui.watching import Watcher
 
 ANNA = "browser:anna"
 GREEDY = ChatSettings(sampling=Sampling(temperature=0))
