@@ -152,12 +152,17 @@ def test_an_edit_that_does_not_arrive_is_kept(opened: Open, why: str) -> None:
     box.fill("Ahoy")
     if why == "refused":
         harness.answer("actions/edit", held=True, status=429, error={"message": "Busy"})
+    else:
+        harness.answer("actions/edit", held=True)
     press(harness.message("u"), "Ask again")
     expect(harness.message("u").locator(".editor")).to_have_attribute("aria-busy", "true")
     expect(harness.message("u").get_by_role("button", name="Cancel")).to_be_disabled()
     if why == "refused":
         harness.release()
     else:
+        harness.page.clock.run_for(20_000)
+        expect(box).to_be_disabled()  # sent again, it would be there twice
+        harness.release()
         harness.page.clock.run_for(10_000)
     expect(box).to_be_enabled()
     expect(box).to_be_focused()
