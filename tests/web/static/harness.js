@@ -105,7 +105,10 @@
     if (given.fails) throw new TypeError('Failed to fetch');
     const { status = 200, text, headers, ...values } = given;
     const error = status >= 400 ? values : { ...NONE, ...values };
-    return new Response(text ?? JSON.stringify(error), { status, headers });
+    const body = text ?? JSON.stringify(error);
+    const response = new Response(body, { status, headers });
+    response.json = async () => JSON.parse(body); // at once, so that tests need not wait
+    return response;
   }
 
   const whole = window.fetch.bind(window);
@@ -129,6 +132,7 @@
 
   const places = { Log: 'log', Sidebar: 'side', Upload: 'data' };
   const bridge = (event) => queueMicrotask(() => {
+    if (harness.mute) return;
     if (event === 'update') {
       harness.updates.push(window.linlyControls.next());
       return;
@@ -146,6 +150,7 @@
     looks: 0, // how often the page has asked whether the server answers
     updates: [], // of controls, as Gradio was given them
     values: { ...VALUES },
+    mute: false, // whether the controls do not answer
     tab: null,
     get socket() {
       return this.sockets.at(-1);
