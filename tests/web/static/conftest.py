@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -34,15 +35,18 @@ def opened(browser: Browser, served: Site) -> Iterator[Open]:
     with ExitStack() as stack:
         opened: list[Harness] = []
 
-        def open_harness(query: str = "", fake_clock: bool = False, **context: object) -> Harness:
+        def open_harness(
+            query: str = "", fake_clock: bool = False, server: dict[str, object] | None = None,
+            **context: object,
+        ) -> Harness:  # fmt: skip
             visitor = stack.enter_context(browser.new_context(permissions=MAY_COPY, **context))
             harness = Harness(visitor.new_page(), served)
+            harness.page.add_init_script(f"window.harnessServer = {json.dumps(server or {})};")
             if fake_clock:
                 harness.page.clock.install()
             opened.append(harness)
             return harness.open(query)
 
-        served.healthy = True
         yield open_harness
         assert [complaint for harness in opened for complaint in harness.complaints] == []
 

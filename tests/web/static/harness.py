@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,27 +17,17 @@ from tests.web.browser import PATIENCE
 
 HERE = Path(__file__).parent
 STATIC = HERE.parents[2] / "web" / "ui" / "static"
+ACTIONS = "page/actions/"
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """The harness, the scripts below `page/`, and a health that a test can switch off."""
-
-    def __init__(self, *args: Any, site: Site, **keywords: Any) -> None:
-        self.site = site
-        super().__init__(*args, **keywords)
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        if path == "/health" and not self.site.healthy:
-            self.close_connection = True  # no answer at all
-        elif path == "/health":
-            self.send_error(HTTPStatus.SERVICE_UNAVAILABLE)
-        else:
-            super().do_GET()
+    """The harness, and the scripts below `page/`."""
 
     def translate_path(self, path: str) -> str:
-        inner = path.partition("?")[0].removeprefix("/page/")
-        return str(HERE / "harness.html" if inner.startswith("/") else STATIC / inner)
+        name = path.partition("?")[0].removeprefix("/")
+        if name.startswith("page/"):
+            return str(STATIC / name.removeprefix("page/"))
+        return str(HERE / (name if name == "harness.js" else "harness.html"))
 
     def log_message(self, *args: Any) -> None:
         """Nothing is logged."""
@@ -46,27 +35,24 @@ class Handler(SimpleHTTPRequestHandler):
 
 @dataclass
 class Site:
-    """Where the harness is, and whether its server counts as healthy."""
+    """Where the harness is."""
 
     url: str = ""
-    healthy: bool = True
 
 
 @contextmanager
 def site() -> Iterator[Site]:
-    served = Site()
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, site=served)) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        served.url = f"http://127.0.0.1:{server.server_port}/"
-        yield served
+        yield Site(f"http://127.0.0.1:{server.server_port}/")
         server.shutdown()
         thread.join()
 
 
 @dataclass
 class Harness:
-    """The open page."""
+    """The open page, and the server and the controls that `harness.js` stands for."""
 
     page: Page
     site: Site
@@ -80,8 +66,7 @@ class Harness:
         return self.wait()
 
     def _listen(self, message: Any) -> None:
-        # The browser itself remarks on a health that does not answer; that is tested, not wrong.
-        if message.type in ("error", "warning") and "/health" not in message.location["url"]:
+        if message.type in ("error", "warning"):
             self.complaints.append(message.text)
 
     def wait(self) -> Harness:
@@ -92,21 +77,90 @@ class Harness:
         self.page.reload()
         return self.wait()
 
-    def set(self, component: str, value: Any) -> None:
-        self.page.evaluate("([name, value]) => harness.set(name, value)", [component, value])
+    # What the server sends.
+
+    def event(self, **events: Any) -> None:
+        """Send one message of the stream, and let what is due be drawn."""
+        self.page.evaluate("(events) => harness.event(events)", events)
+        self.frames()
 
     def log(self, *messages: dict[str, Any], **more: Any) -> None:
         """Show these messages, and wait until they are drawn."""
         value = {"chat": "c1", "language": "en", "messages": messages, "comparison": None,
                  "empty": "Say something.", "suggestions": []}  # fmt: skip
-        self.set("Log", value | more)
+        self.page.evaluate("(value) => harness.log(value)", value | more)
         self.frames()
 
-    def live(self, beat: int = 1, **texts: str) -> None:
-        """Say these texts live, by message."""
-        replies = {key: {"text": text, "notice": ""} for key, text in texts.items()}
-        self.set("Live", {"beat": beat, "replies": replies})
+    def sidebar(self, *chats: dict[str, Any], **more: Any) -> None:
+        """Show these chats in the side bar."""
+        value = {"language": "en", "chats": chats, "more": False, "current": None, "query": "",
+                 "deleted": None, "kept": True}  # fmt: skip
+        self.page.evaluate("(value) => harness.sidebar(value)", value | more)
+
+    def live(self, notice: str = "", **texts: str) -> None:
+        """These replies are in the making, by message, and have said so much."""
+        replies = {key: {"text": text, "notice": notice} for key, text in texts.items()}
+        self.page.evaluate("(replies) => harness.live(replies)", replies)
         self.frames()
+
+    # What becomes of connections.
+
+    def server(self, **values: Any) -> None:
+        """How it answers from now on: `way`, `version` and `head` of `harness.js`."""
+        self.page.evaluate("(values) => { Object.assign(harness.server, values); }", values)
+
+    def drop(self, code: int = 1006, reason: str = "") -> None:
+        """End the connection."""
+        self.page.evaluate("([code, reason]) => harness.socket.end(code, reason)", [code, reason])
+
+    def connections(self) -> list[str]:
+        """The queries of all connections, in their order."""
+        found: list[str] = self.page.evaluate(
+            "harness.sockets.map(({ url }) => url.replace('ws://' + location.host + '/', ''))"
+        )
+        return found
+
+    # What is posted, and answered.
+
+    def answer(self, path: str, **values: Any) -> None:
+        """What the next post to this path is answered: the action's answer; with `status` an error;
+        `held` until `release`; `fails` for none. With `text` and `headers` it is a file."""
+        script = "([path, values]) => { (harness.server.answers[path] ??= []).push(values); }"
+        self.page.evaluate(script, [f"page/{path}", values])
+
+    def refuse(self, path: str, message: str, status: int = 400) -> None:
+        self.answer(path, status=status, error={"code": "refused", "message": message})
+
+    def release(self) -> None:
+        """Give the answer that has been held back for longest."""
+        self.page.evaluate("harness.held.shift()()")
+
+    def posts(self) -> list[dict[str, Any]]:
+        """What has been posted since the last call: path, query, headers and body of each."""
+        found: list[dict[str, Any]] = self.page.evaluate("harness.posts.splice(0)")
+        return found
+
+    def wait_for_posts(self, count: int = 1) -> list[dict[str, Any]]:
+        self.page.wait_for_function("(count) => harness.posts.length >= count", arg=count)
+        return self.posts()
+
+    def actions(self, form: bool = False) -> list[dict[str, Any]]:
+        """The actions among the posts since the last call, without what the controls say unless
+        that is asked for."""
+        actions = [
+            {"kind": post["path"].removeprefix(ACTIONS), **json.loads(post["body"])}
+            for post in self.posts()
+            if post["path"].startswith(ACTIONS)
+        ]
+        left_out = () if form else ("form",)
+        return [{k: v for k, v in one.items() if k not in left_out} for one in actions]
+
+    # What the visitor does.
+
+    def control(self, kind: str, **values: Any) -> None:
+        """Gradio tells of an event of one of its controls; the controls have these values."""
+        self.page.evaluate("(values) => { Object.assign(harness.values, values); }", values)
+        self.page.evaluate("(kind) => harness.control(kind)", kind)
 
     def frames(self) -> None:
         """Let what is due be drawn."""
@@ -118,11 +172,6 @@ class Harness:
         """Let everything be drawn that waits for an idle moment."""
         self.page.wait_for_function("document.querySelector('.messages').ariaBusy === 'false'")
         self.frames()
-
-    def actions(self) -> list[dict[str, Any]]:
-        """What has been asked of the server since the last call."""
-        found: list[dict[str, Any]] = self.page.evaluate("harness.actions.splice(0)")
-        return found
 
     def message(self, key: str) -> Locator:
         return self.page.locator(f'article[data-id="{key}"]')
@@ -147,9 +196,3 @@ def asked(key: str, text: str, **more: Any) -> dict[str, Any]:
 
 def replied(key: str, text: str, **more: Any) -> dict[str, Any]:
     return message(key, "assistant", text, **more)
-
-
-def sidebar(*chats: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """A value of the side bar."""
-    return {"language": "en", "chats": chats, "more": False, "current": None, "query": "",
-            "deleted": None, "kept": True} | more  # fmt: skip

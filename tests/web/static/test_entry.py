@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.web.static.conftest import Open
-from tests.web.static.harness import Harness, asked, replied, sidebar
+from tests.web.static.harness import Harness, asked, replied
 
 pytestmark = pytest.mark.browser
 
@@ -70,7 +70,7 @@ def test_escape_may_be_meant_for_something_else(harness: Harness) -> None:
     harness.page.evaluate(RUNS)
     harness.log(asked("u", "Hi"))
     chat = {"id": "c1", "title": "Ships", "updated": 0, "running": True}
-    harness.set("Sidebar", sidebar(chat))
+    harness.sidebar(chat)
     harness.message("u").get_by_role("button", name="Edit").click()
     harness.page.get_by_role("textbox", name="Edit what you wrote").press("Escape")
     harness.page.get_by_text("Ships").hover()
@@ -124,9 +124,10 @@ def test_what_is_typed_while_the_page_loads_stays(harness: Harness) -> None:
     expect(harness.box).to_have_value("typed at once")
 
 
-def letter(harness: Harness, sent: str | None, number: int = 1) -> None:
-    """What the server answers."""
-    harness.set("Outbox", {"n": number, "download": None, "say": None, "sent": sent})
+def answered(harness: Harness, sent: str | None) -> None:
+    """The server has the message, or an action of another kind is done."""
+    harness.answer("actions/send", sent=sent)
+    harness.control("send")
 
 
 def test_a_sent_message_is_no_draft(harness: Harness) -> None:
@@ -135,9 +136,9 @@ def test_a_sent_message_is_no_draft(harness: Harness) -> None:
     harness.box.fill("And now?")
     wait_for_draft(harness, "c1", "And now?")
     harness.box.press("Enter")
-    letter(harness, None)
+    answered(harness, None)
     assert draft(harness, "c1") == "And now?"
-    letter(harness, "And now?", 2)
+    answered(harness, "And now?")
     assert harness.box.input_value() == ""
     assert draft(harness, "c1") is None
 
@@ -149,12 +150,12 @@ def test_what_is_typed_behind_a_sent_message_stays(harness: Harness) -> None:
     harness.box.press("Enter")
     harness.box.type("And now? Or")
     harness.box.press("ArrowLeft")
-    letter(harness, "And now?")
+    answered(harness, "And now?")
     assert harness.box.input_value() == "And now? Or"
     assert draft(harness, "c1") == "And now? Or"
     harness.box.type("x")
     assert harness.box.input_value() == "And now? Oxr"
-    letter(harness, None, 2)
+    answered(harness, None)
     harness.log(asked("u", "Hi"), asked("v", "And now?"))
     assert harness.box.input_value() == "And now? Oxr"
 
@@ -165,7 +166,7 @@ def test_a_text_that_was_rewritten_meanwhile_stays(harness: Harness) -> None:
     harness.box.fill("And now?")
     harness.box.press("Enter")
     harness.box.fill("So: And now?")
-    letter(harness, "And now?")
+    answered(harness, "And now?")
     assert harness.box.input_value() == "So: And now?"
     assert draft(harness, "c1") == "So: And now?"
 
@@ -189,12 +190,12 @@ def test_a_chat_that_was_left_while_its_message_was_on_its_way(harness: Harness)
     harness.box.type(" More")
     harness.log(asked("v", "Ho"), chat="c2")
     harness.box.fill("And now? is for the second")
-    letter(harness, "And now?")
+    answered(harness, "And now?")
     assert harness.box.input_value() == "And now? is for the second"
     assert draft(harness, "c1") == " More"
 
 
-@pytest.mark.parametrize("order", ["log first", "letter first"])
+@pytest.mark.parametrize("order", ["log first", "answer first"])
 def test_the_first_message_of_a_chat(harness: Harness, order: str) -> None:
     harness.page.evaluate(SENDS)
     harness.log(chat=None)
@@ -202,8 +203,8 @@ def test_the_first_message_of_a_chat(harness: Harness, order: str) -> None:
     wait_for_draft(harness, "new", "Hello")
     harness.box.press("Enter")
     harness.box.type("Next")
-    if order == "letter first":
-        letter(harness, "Hello")
+    if order == "answer first":
+        answered(harness, "Hello")
         assert harness.box.input_value() == "Next"
     harness.log(asked("u", "Hello"), chat="c1")
     assert harness.box.input_value() == "Next"
@@ -212,7 +213,7 @@ def test_the_first_message_of_a_chat(harness: Harness, order: str) -> None:
     harness.log(asked("u", "Hello"), replied("a", "Arr"), chat="c1")
     if order == "log first":
         harness.box.fill("Hello again")
-        letter(harness, "Hello")
+        answered(harness, "Hello")
         assert harness.box.input_value() == "Hello again"  # it has been taken once
 
 
@@ -221,7 +222,7 @@ def test_a_message_that_is_sent_before_the_log_has_come(harness: Harness) -> Non
     harness.box.fill("Hello")
     harness.box.press("Enter")
     harness.box.type("Next")
-    letter(harness, "Hello")
+    answered(harness, "Hello")
     harness.log(chat=None)
     harness.log(asked("u", "Hello"), chat="c1")
     assert harness.box.input_value() == "Next"

@@ -143,19 +143,26 @@ def kept_edit(harness: Harness) -> str | None:
     return found
 
 
-@pytest.mark.parametrize("why", ["refused", "no answer"])
+@pytest.mark.parametrize("why", ["refused", "not shown"])
 def test_an_edit_that_does_not_arrive_is_kept(opened: Open, why: str) -> None:
     harness = opened(fake_clock=True)
     harness.log(asked("u", "Hi"), replied("a", "Arr"))
     press(harness.message("u"), "Edit")
     box = harness.page.get_by_role("textbox", name="Edit what you wrote")
     box.fill("Ahoy")
+    if why == "refused":
+        harness.answer("actions/edit", held=True, status=429, error={"message": "Busy"})
+    else:
+        harness.answer("actions/edit", held=True)
     press(harness.message("u"), "Ask again")
     expect(harness.message("u").locator(".editor")).to_have_attribute("aria-busy", "true")
     expect(harness.message("u").get_by_role("button", name="Cancel")).to_be_disabled()
     if why == "refused":
-        harness.set("Outbox", {"n": 1, "download": None, "say": "Busy", "sent": None})
+        harness.release()
     else:
+        harness.page.clock.run_for(20_000)
+        expect(box).to_be_disabled()  # sent again, it would be there twice
+        harness.release()
         harness.page.clock.run_for(10_000)
     expect(box).to_be_enabled()
     expect(box).to_be_focused()
@@ -238,8 +245,7 @@ def test_live_never_shows_less_than_the_log(harness: Harness) -> None:
 
 def test_what_a_reply_waits_for(harness: Harness) -> None:
     harness.log(replied("a", "", state="streaming"))
-    waiting = {"beat": 1, "replies": {"a": {"text": "", "notice": "number 3 in the queue"}}}
-    harness.set("Live", waiting)
+    harness.live(notice="number 3 in the queue", a="")
     expect(harness.message("a")).to_contain_text("number 3 in the queue")
     harness.live(a="Arr")
     expect(harness.message("a")).not_to_contain_text("queue")

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.web.static.conftest import Open
-from tests.web.static.harness import Harness, asked, replied, sidebar
+from tests.web.static.harness import Harness, asked, replied
 
 pytestmark = pytest.mark.browser
 
@@ -38,8 +38,7 @@ def fill(harness: Harness) -> None:
     chats = [
         {"id": str(i), "title": "t" * 90, "updated": time.time(), "running": True} for i in range(2)
     ]
-    harness.set("Sidebar", sidebar(*chats, current="1", kept=False,
-                                   deleted={"id": "d", "title": "d" * 90}))  # fmt: skip
+    harness.sidebar(*chats, current="1", kept=False, deleted={"id": "d", "title": "d" * 90})
     harness.page.locator(".hljs-keyword").first.wait_for()
     harness.page.locator("math").first.wait_for()
 

@@ -41,7 +41,7 @@ def top_of(harness: Harness, key: str) -> float:
 def test_a_long_chat_is_drawn_from_its_end(harness: Harness) -> None:
     drawn = harness.page.evaluate(
         """async (messages) => {
-          harness.set('Log', {chat: 'c1', language: 'en', messages, comparison: null, empty: ''});
+          harness.log({chat: 'c1', language: 'en', messages, comparison: null, empty: ''});
           await new Promise((painted) => requestAnimationFrame(painted));
           return document.querySelectorAll('article').length;
         }""",

@@ -10,11 +10,12 @@ import pytest
 from playwright.sync_api import Locator, expect
 
 from tests.web.static.conftest import Open
-from tests.web.static.harness import Harness, sidebar
+from tests.web.static.harness import Harness
 
 pytestmark = pytest.mark.browser
 
 DAY = 24 * 60 * 60
+NAMED = {"Content-Disposition": 'attachment; filename="chats.md"'}
 EVIL = "<img src=x onerror='window.pwned = 1'>"
 
 
@@ -36,10 +37,10 @@ def menu(harness: Harness, entry: str) -> None:
 
 
 def test_chats_by_day(harness: Harness) -> None:
-    harness.set("Sidebar", sidebar(
+    harness.sidebar(
         chat("a", "Ships"), chat("b", "Sea", running=True), chat("c", "Rum", 1.01 * DAY),
         chat("d", "Gold", 40 * DAY), current="a",
-    ))  # fmt: skip
+    )  # fmt: skip
     nav = harness.page.get_by_role("navigation", name="Chats")
     today = nav.locator("section", has=harness.page.get_by_role("heading", name="Today"))
     expect(today.get_by_role("listitem")).to_have_count(2)
@@ -51,17 +52,17 @@ def test_chats_by_day(harness: Harness) -> None:
 
 
 def test_no_chats(harness: Harness) -> None:
-    harness.set("Sidebar", sidebar(kept=False))
+    harness.sidebar(kept=False)
     expect(harness.page.get_by_text("Your chats will be here.")).to_be_visible()
     expect(harness.page.get_by_text("Cookies are off")).to_be_visible()
-    harness.set("Sidebar", sidebar(query="rum"))
+    harness.sidebar(query="rum")
     expect(harness.page.get_by_text("No chat has these words.")).to_be_visible()
     expect(harness.page.get_by_text("Cookies are off")).to_be_hidden()
 
 
 def test_searching_waits_for_the_word(opened: Open) -> None:
     harness = opened(fake_clock=True)
-    harness.set("Sidebar", sidebar(chat("a", "Ships")))
+    harness.sidebar(chat("a", "Ships"))
     search = harness.page.get_by_role("searchbox", name="Search chats")
     for letter in "rum":
         search.press(letter)
@@ -69,22 +70,20 @@ def test_searching_waits_for_the_word(opened: Open) -> None:
     assert harness.actions() == []
     harness.page.clock.run_for(200)
     assert harness.actions() == [{"kind": "search", "text": "rum"}]
-    harness.set("Sidebar", sidebar(query="ru"))  # an answer that is late
+    harness.sidebar(query="ru")  # an answer that is late
     expect(search).to_have_value("rum")
     expect(search).to_be_focused()
 
 
 def test_renaming(harness: Harness) -> None:
-    harness.set("Sidebar", sidebar(chat("a", "Ships"), chat("b", "Sea")))
+    harness.sidebar(chat("a", "Ships"), chat("b", "Sea"))
     row(harness, "a").hover()
     press(row(harness, "a"), "Rename")
     box = harness.page.get_by_role("textbox", name="Name of the chat")
     expect(box).to_be_focused()
     box.press("End")
     box.type(" ahoy")
-    harness.set(
-        "Sidebar", sidebar(chat("b", "Sea"), chat("a", "Ships", DAY * 30), chat("c", "New"))
-    )
+    harness.sidebar(chat("b", "Sea"), chat("a", "Ships", DAY * 30), chat("c", "New"))
     expect(box).to_have_value("Ships ahoy")
     expect(box).to_be_focused()
     box.press("Enter")
@@ -93,7 +92,7 @@ def test_renaming(harness: Harness) -> None:
 
 
 def test_giving_up_a_name(harness: Harness) -> None:
-    harness.set("Sidebar", sidebar(chat("a", "Ships")))
+    harness.sidebar(chat("a", "Ships"))
     for keys in (["x", "Escape"], ["Enter"], ["Backspace", "Enter"]):
         row(harness, "a").hover()
         press(row(harness, "a"), "Rename")
@@ -104,42 +103,46 @@ def test_giving_up_a_name(harness: Harness) -> None:
 
 
 def test_deleting_and_the_way_back(harness: Harness) -> None:
-    harness.set("Sidebar", sidebar(chat("a", "Ships")))
+    harness.sidebar(chat("a", "Ships"))
     row(harness, "a").hover()
     press(row(harness, "a"), "Delete")
     assert harness.actions() == [{"kind": "delete", "id": "a"}]
-    gone = sidebar(deleted={"id": "a", "title": "Ships"})
-    harness.set("Sidebar", gone)
+    gone = {"id": "a", "title": "Ships"}
+    harness.sidebar(deleted=gone)
     bar = harness.page.locator(".deleted")
     expect(bar).to_have_role("status")
     expect(bar).to_contain_text("Deleted “Ships”")
     press(bar, "Undo")
     assert harness.actions() == [{"kind": "undo", "id": "a"}]
     press(bar, "Close")
-    harness.set("Sidebar", gone | {"chats": [chat("b", "Sea")]})
+    harness.sidebar(chat("b", "Sea"), deleted=gone)
     expect(bar).to_be_hidden()
-    harness.set("Sidebar", sidebar(deleted={"id": "b", "title": "Sea"}))
+    harness.sidebar(deleted={"id": "b", "title": "Sea"})
     expect(bar).to_contain_text("Sea")
 
 
 @pytest.mark.parametrize(
-    ("entry", "action"),
+    ("entry", "kind"),
     [
-        ("Export chat as JSON", {"kind": "export", "format": "json"}),
-        ("Export chat as Markdown", {"kind": "export", "format": "markdown"}),
-        ("Export all chats", {"kind": "export_all"}),
-        ("Export votes", {"kind": "pairs"}),
+        ("Export chat as JSON", "json"),
+        ("Export chat as Markdown", "markdown"),
+        ("Export all chats", "all"),
+        ("Export votes", "pairs"),
     ],
 )
-def test_exports(harness: Harness, entry: str, action: dict[str, str]) -> None:
-    harness.set("Sidebar", sidebar(chat("a", "Ships"), current="a"))
-    menu(harness, entry)
-    assert harness.actions() == [action]
+def test_exports(harness: Harness, entry: str, kind: str) -> None:
+    harness.sidebar(chat("a", "Ships"), current="a")
+    harness.answer("export", text="x", headers=NAMED)
+    with harness.page.expect_download() as download:
+        menu(harness, entry)
+    (post,) = harness.posts()
+    assert (post["path"], json.loads(post["body"])) == ("page/export", {"kind": kind})
+    assert download.value.suggested_filename == "chats.md"
     expect(harness.page.get_by_text(entry)).to_be_hidden()
 
 
 def test_without_a_chat_there_is_nothing_to_export(harness: Harness) -> None:
-    harness.set("Sidebar", sidebar())
+    harness.sidebar()
     harness.page.get_by_text("Export and import").click()
     expect(harness.page.get_by_role("button", name="Export chat as JSON")).to_be_disabled()
     expect(harness.page.get_by_role("button", name="Copy link")).to_be_disabled()
@@ -148,33 +151,31 @@ def test_without_a_chat_there_is_nothing_to_export(harness: Harness) -> None:
 def choose(harness: Harness, text: str) -> None:
     """Import a file with this text."""
     file = {"name": "my.json", "mimeType": "application/json", "buffer": text.encode()}
-    harness.page.locator("input[type=file]").set_input_files(file)
+    harness.page.locator("#side input[type=file]").set_input_files(file)
 
 
 def test_importing(harness: Harness) -> None:
-    harness.set("Sidebar", sidebar())
+    harness.sidebar()
     with harness.page.expect_file_chooser() as chooser:
         menu(harness, "Import …")
     file = {"name": "my.json", "mimeType": "application/json", "buffer": '{"船": 1}'.encode()}
     chooser.value.set_files(file)
-    harness.page.wait_for_function("harness.actions.length")
-    assert harness.actions() == [
-        {"kind": "import", "name": "my.json", "text": '{"船": 1}', "more": False}
-    ]
+    (post,) = harness.wait_for_posts()
+    assert (post["path"], post["query"]) == ("page/import", "?more=0")
+    assert post["body"] == '{"船": 1}'
 
 
 @pytest.mark.slow
 def test_a_large_file_is_imported_in_parts(harness: Harness) -> None:
     """As the server takes so much at once; a file with everybody's chats could not be read back."""
-    harness.set("Sidebar", sidebar())
+    harness.sidebar()
     chats = [{"title": f"{number}", "text": "长" * 300_000} for number in range(7)]
     whole = {"format": "linly-chats", "version": 1, "chats": chats}
     for value, those in ((whole, lambda part: part["chats"]), (chats, lambda part: part)):
         choose(harness, json.dumps(value, ensure_ascii=False))
-        harness.page.wait_for_function("harness.actions.length >= 3")
-        actions = harness.actions()
-        assert [action["more"] for action in actions] == [True, True, False]
-        sent = [json.loads(action["text"]) for action in actions]
+        posts = harness.wait_for_posts(3)
+        assert [post["query"] for post in posts] == ["?more=1", "?more=1", "?more=0"]
+        sent = [json.loads(post["body"]) for post in posts]
         assert [chat for part in sent for chat in those(part)] == chats
         assert len(sent) == 3
         if value is whole:
@@ -186,21 +187,21 @@ ENDLESS = json.dumps({"chats": [{"text": "长" * 1_700_000}]}, ensure_ascii=Fals
 
 @pytest.mark.parametrize("text", [" " * 5_000_001, ENDLESS])
 def test_what_is_too_large_even_so(harness: Harness, text: str) -> None:
-    harness.set("Sidebar", sidebar())
+    harness.sidebar()
     choose(harness, text)
     expect(harness.page.get_by_text("A part of “my.json” is larger than 5 MB")).to_be_visible()
-    assert harness.actions() == []
+    assert harness.posts() == []
 
 
 def test_that_there_are_more_is_said(harness: Harness) -> None:
-    harness.set("Sidebar", sidebar(chat("c1", "Ships"), chat("c2", "Sails"), more=True))
+    harness.sidebar(chat("c1", "Ships"), chat("c2", "Sails"), more=True)
     expect(harness.page.get_by_text("These are the last 2; a search finds")).to_be_visible()
-    harness.set("Sidebar", sidebar(chat("c1", "Ships")))
+    harness.sidebar(chat("c1", "Ships"))
     expect(harness.page.get_by_text("These are the last")).to_be_hidden()
 
 
 def test_the_link_to_a_chat(harness: Harness) -> None:
-    harness.set("Sidebar", sidebar(chat("c1", "Ships"), current="c1"))
+    harness.sidebar(chat("c1", "Ships"), current="c1")
     harness.log(chat="c1")
     menu(harness, "Copy link")
     expect(harness.page.get_by_text("The link is copied.")).to_be_visible()
@@ -213,21 +214,21 @@ def test_on_a_phone_an_opened_chat_takes_the_room(opened: Open, width: int, told
     harness = opened(viewport={"width": width, "height": 800})
     harness.page.evaluate("""document.getElementById('side').className = 'shown';
         window.told = 0; document.addEventListener('linly:opened', () => { told += 1; })""")
-    harness.set("Sidebar", sidebar(chat("a", "Ships")))
+    harness.sidebar(chat("a", "Ships"))
     press(row(harness, "a"), "Ships")
     assert harness.page.evaluate("told") == told
 
 
 def test_titles_are_never_run(harness: Harness) -> None:
-    harness.set("Sidebar", sidebar(chat("a", EVIL), deleted={"id": "d", "title": EVIL}))
+    harness.sidebar(chat("a", EVIL), deleted={"id": "d", "title": EVIL})
     expect(row(harness, "a").locator(".title")).to_have_text(EVIL)
     expect(harness.page.locator(".deleted")).to_contain_text(EVIL)
     assert harness.page.evaluate("window.pwned") is None
 
 
 def test_a_redraw_keeps_the_focus(harness: Harness) -> None:
-    harness.set("Sidebar", sidebar(chat("a", "Ships"), chat("b", "Sea", 60)))
+    harness.sidebar(chat("a", "Ships"), chat("b", "Sea", 60))
     open_sea = row(harness, "b").get_by_role("button", name="Sea", exact=True)
     open_sea.focus()
-    harness.set("Sidebar", sidebar(chat("b", "Sea"), chat("a", "Ships", DAY * 9), current="b"))
+    harness.sidebar(chat("b", "Sea"), chat("a", "Ships", DAY * 9), current="b")
     expect(open_sea).to_be_focused()

@@ -60,8 +60,13 @@ export function act({ kind, ...given }) {
     if (THEN[kind]) act({ kind: THEN[kind] });
   };
   if (AT_ONCE.includes(kind)) return send();
-  line = line.then(send);
+  line = line.then(send).catch(failed); // what comes behind it is done all the same
   return line;
+}
+
+function failed(error) {
+  console.error(error);
+  said(words()('not_sent'));
 }
 
 async function remember() {
@@ -73,7 +78,8 @@ const rivals = (all) => [0, 1, 2, 3]
 
 /** Chats from a file: its text, or a part of it with `more` behind. */
 export function importChats(text, more) {
-  const send = () => post(`page/import?more=${more ? 1 : 0}`, text, { 'Content-Type': 'text/plain' });
+  const path = `page/import?more=${more ? 1 : 0}`;
+  const send = () => post(path, text, { 'Content-Type': 'text/plain' }, taking, null);
   imports = imports.then(send);
   return imports;
 }
@@ -85,7 +91,7 @@ export function exportChats(kind) {
     const named = /filename="([^"]*)"/.exec(response.headers.get('content-disposition') ?? '');
     download(await response.blob(), named?.[1] ?? 'chats.json');
   };
-  return post('page/export', body, { 'Content-Type': 'application/json' }, save);
+  return post('page/export', body, { 'Content-Type': 'application/json' }, save, null);
 }
 
 /** A file with training data; the token that it is known by, or null. */
@@ -98,8 +104,10 @@ export async function upload(file) {
   return token;
 }
 
-// The answer is taken by `take`; without one it is the page's business.
-async function post(path, body, headers, take = null, wait = WAIT) {
+const taking = async (response) => taken(await response.json());
+
+// `take` takes the answer. Files travel for as long as it takes: without `wait`.
+async function post(path, body, headers, take = taking, wait = WAIT) {
   let response;
   try {
     response = await fetch(new URL(path, document.baseURI), {
@@ -108,7 +116,7 @@ async function post(path, body, headers, take = null, wait = WAIT) {
       headers: { ...headers, ...who() },
       signal: wait ? AbortSignal.timeout(wait) : undefined,
     });
-    if (response.ok) await (take ? take(response) : taken(await response.json()));
+    if (response.ok) await take(response);
     else await refused(response);
   } catch {
     said(words()('not_sent'));

@@ -2,7 +2,8 @@
 // is asked through the hidden component `bridge`, whose events `read` and `update` run functions of
 // this module (see `web/ui/page.py`).
 
-const readers = []; // who waits for the controls' values
+const WAIT = 10_000; // milliseconds for the controls' values
+const readers = []; // functions that wait for them
 const updates = []; // what Gradio has yet to be given, oldest first
 let trigger = null;
 let filled = ''; // the chat that the controls are about
@@ -28,10 +29,18 @@ export function mountControls(send) {
   };
 }
 
-/** What the controls say, by name. */
+/** What the controls say, by name. Rejects where Gradio does not tell. */
 export function values() {
-  return new Promise((resolve) => {
-    readers.push(resolve);
+  return new Promise((resolve, reject) => {
+    const late = setTimeout(() => {
+      readers.splice(readers.indexOf(reader), 1);
+      reject(new Error('the controls do not answer'));
+    }, WAIT);
+    const reader = (all) => {
+      clearTimeout(late);
+      resolve(all);
+    };
+    readers.push(reader);
     trigger('read', {});
   });
 }

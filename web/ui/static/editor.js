@@ -5,7 +5,7 @@ import { composing, h } from './dom.js';
 import { keep, kept } from './store.js';
 import { words } from './words.js';
 
-const PATIENCE = 10_000; // milliseconds without an answer until it can be sent again
+const PATIENCE = 10_000; // milliseconds after the answer until it can be sent again
 
 const key = (id) => `edit.${id}`;
 
@@ -17,14 +17,14 @@ export function arrived(id, text) {
   if (unfinished(id)?.trim() === text.trim()) keep(key(id), null);
 }
 
-/** An element; `send(text)` is called whenever it is to be sent, or `cancel()` at its end. */
+/** An element; `send(text)` is called whenever it is to be sent, and settles with the server's
+ * answer; `cancel()` is called at its end. */
 export function editor(id, text, { send, cancel }) {
   const t = words();
   const area = h('textarea', { 'aria-label': t('edit_message'), rows: 1 });
   const save = () => {
     if (!area.value.trim()) return;
-    wait(box, area);
-    send(area.value);
+    wait(box, area, send(area.value));
   };
   const giveUp = () => {
     keep(key(id), null);
@@ -41,17 +41,22 @@ export function editor(id, text, { send, cancel }) {
   return box;
 }
 
-// Where it arrives, the log takes the box away. Else a sentence says why not, or nothing comes.
-function wait(box, area) {
+// Where it arrives, the log takes the box away. Else a sentence says why not, or nothing comes. Until
+// there is an answer it may still arrive: sent again, it would be there twice.
+async function wait(box, area, answer) {
+  let late = 0;
+  let ended = false;
   const end = () => {
+    ended = true;
     clearTimeout(late);
     document.removeEventListener('linly:said', end);
     setBusy(box, false);
     if (document.activeElement === document.body) area.focus();
   };
-  const late = setTimeout(end, PATIENCE);
   document.addEventListener('linly:said', end);
   setBusy(box, true);
+  await answer;
+  if (!ended) late = setTimeout(end, PATIENCE);
 }
 
 function setBusy(box, busy) {

@@ -1,5 +1,6 @@
 // The visitor's chats: a search, the list by day, a way back for a chat that was deleted, and a
-// menu: the stream's event `sidebar`. Where it covers the page, opening a chat sends `linly:opened` to the document, which makes room.
+// menu: the stream's event `sidebar`. Where it covers the page, opening a chat sends `linly:opened`
+// to the document, which makes room.
 
 import { act } from './actions.js';
 import { arrange, h, keepingFocus, refresh } from './dom.js';

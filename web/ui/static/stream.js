@@ -3,7 +3,7 @@
 // once the server answers; drafts are in this browser, and replies go on at the server.
 
 import { h } from './dom.js';
-import { words, language } from './words.js';
+import { words } from './words.js';
 
 const PATIENCE = 25_000; // milliseconds without a sign of life; the server gives one each 10 s
 const LOOK = 1_000;
@@ -37,9 +37,15 @@ export function begin(spoken) {
   onEvent('tab', greet);
   connect();
   setInterval(look, LOOK);
-  window.addEventListener('online', connect);
+  window.addEventListener('online', wake);
+  document.addEventListener('visibilitychange', () => document.hidden || wake());
   // A page that comes back from the browser's cache has a connection no more.
-  window.addEventListener('pageshow', ({ persisted }) => persisted && connect());
+  window.addEventListener('pageshow', ({ persisted }) => persisted && reconnect());
+}
+
+function wake() {
+  look();
+  connect();
 }
 
 function connect() {
@@ -60,6 +66,7 @@ function connect() {
 export function reconnect() {
   const before = socket;
   socket = null;
+  tab = '';
   before?.close();
   connect();
 }
@@ -79,24 +86,27 @@ function greet(id, { version: served }) {
   if (version && version !== served) location.reload();
   version = served;
   clearTimeout(waiting);
+  clearTimeout(retrying);
   banner?.remove();
   banner = null;
 }
 
-let waiting = 0;
+let waiting = 0; // until the banner shows
+let retrying = 0;
 let refusals = 0; // times in a row that the server answered, and its stream did not begin
 
 function lost({ code, reason }) {
   tab = '';
   if (FINAL.includes(code)) {
-    say(reason || words(language())('connection_lost'));
+    say(reason || words()('connection_lost'));
     return;
   }
   if (!banner) {
     clearTimeout(waiting);
     waiting = setTimeout(() => say(words()('connection_lost')), BANNER);
   }
-  setTimeout(again, retry * (0.5 + Math.random()));
+  clearTimeout(retrying);
+  retrying = setTimeout(again, retry * (0.5 + Math.random()));
   retry = Math.min(retry * 2, MAX_RETRY);
 }
 
@@ -105,7 +115,9 @@ function lost({ code, reason }) {
 async function again() {
   const page = new URL('./', document.baseURI);
   try {
-    const { ok, status } = await fetch(page, { method: 'HEAD', cache: 'no-store' });
+    const signal = AbortSignal.timeout(PATIENCE);
+    const { ok, status } = await fetch(page, { method: 'HEAD', cache: 'no-store', signal });
+    if (tab) return; // connected meanwhile
     if (!ok && status < 500) location.reload();
     refusals = ok ? refusals + 1 : 0;
     if (refusals >= REFUSALS) say(words()('no_websocket'));
@@ -116,14 +128,15 @@ async function again() {
 }
 
 function say(sentence) {
+  clearTimeout(waiting);
   banner?.remove();
   banner = h('div', { class: 'linly-banner', role: 'status' }, sentence);
   document.body.append(banner);
 }
 
-// A connection can be dead without an end: a machine that was unplugged says nothing.
+// A connection can be dead without an end, or never begin: a machine that was unplugged says nothing.
 function look() {
-  if (!socket || socket.readyState !== WebSocket.OPEN || Date.now() - heard < PATIENCE) return;
+  if (!socket || socket.readyState > WebSocket.OPEN || Date.now() - heard < PATIENCE) return;
   const before = socket;
   socket = null;
   before.close();

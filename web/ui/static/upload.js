@@ -1,11 +1,11 @@
 // The Train tab's file: a box to drop one into, or to choose one with. It is uploaded at once, and
-// known by a token from then on: `uploaded()`.
+// known by a token from then on: `uploaded()`. While it is on its way, there is none.
 
 import { act, upload } from './actions.js';
-import { h, refresh } from './dom.js';
+import { h } from './dom.js';
 import { iconButton } from './icons.js';
-import { onEvent } from './stream.js';
-import { language, words } from './words.js';
+import { onShown } from './shown.js';
+import { speak, words } from './words.js';
 
 const TYPES = '.json,.jsonl,.txt';
 
@@ -16,19 +16,27 @@ export const uploaded = () => token;
 export function mountUpload(element) {
   const box = new UploadBox();
   element.replaceChildren(box.element);
-  onEvent('log', () => box.show());
+  onShown((value) => {
+    speak(value.language);
+    box.show();
+  });
   box.show();
 }
 
 class UploadBox {
   #name = '';
   #busy = false;
+  #count = 0; // of what was chosen or cleared: only the newest counts
 
   constructor() {
-    this.input = h('input', { type: 'file', accept: TYPES, class: 'linly-hidden',
+    this.input = h('input', { type: 'file', accept: TYPES, class: 'linly-hidden', tabindex: -1,
       onchange: () => this.#chosen(this.input.files[0]) });
-    this.slot = h('div', { class: 'inside' });
-    this.element = h('div', { class: 'upload' }, this.input, this.slot);
+    this.label = h('span', { class: 'label' });
+    this.choose = h('button', { type: 'button', class: 'choose',
+      onclick: () => this.input.click() });
+    this.clear = iconButton('close', '', () => this.#clear());
+    this.element = h('div', { class: 'upload' }, this.input,
+      h('div', { class: 'inside' }, this.label, this.choose, this.clear));
     this.element.addEventListener('dragover', (event) => event.preventDefault());
     this.element.addEventListener('drop', (event) => {
       event.preventDefault();
@@ -40,36 +48,37 @@ class UploadBox {
     const t = words();
     this.input.setAttribute('aria-label', t('upload_file'));
     this.element.setAttribute('aria-busy', this.#busy);
-    refresh(this.slot, [language(), this.#name, this.#busy], () => this.#inside(t));
-  }
-
-  #inside(t) {
-    const choose = h('button', { type: 'button', class: 'choose',
-      onclick: () => this.input.click() }, this.#name || `${t('drop_file')} ${t('drop_or')} ${t('choose_file')}`);
-    return [
-      h('span', { class: 'label' }, t('train_file')),
-      choose,
-      this.#name && iconButton('close', t('clear_file'), () => this.#clear()),
-    ];
+    this.label.textContent = t('train_file');
+    this.choose.textContent = this.#name
+      || `${t('drop_file')} ${t('drop_or')} ${t('choose_file')}`;
+    this.clear.hidden = !this.#name;
+    this.clear.title = t('clear_file');
+    this.clear.setAttribute('aria-label', t('clear_file'));
   }
 
   async #chosen(file) {
     this.input.value = ''; // so that the same file can be chosen again
     if (!file) return;
-    this.#busy = true;
-    this.#name = file.name;
-    this.show();
-    token = await upload(file);
-    this.#busy = false;
-    if (!token) this.#name = '';
-    this.show();
+    const mine = this.#set(file.name, true);
+    const answer = await upload(file);
+    if (mine !== this.#count) return;
+    this.#set(answer && file.name, false);
+    token = answer;
     act({ kind: 'train_look' });
   }
 
   #clear() {
-    token = null;
-    this.#name = '';
-    this.show();
+    this.#set('', false);
+    this.choose.focus(); // what was pressed is hidden now
     act({ kind: 'train_look' });
+  }
+
+  #set(name, busy) {
+    token = null;
+    this.#name = name ?? '';
+    this.#busy = busy;
+    this.show();
+    this.#count += 1;
+    return this.#count;
   }
 }

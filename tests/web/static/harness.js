@@ -1,0 +1,183 @@
+// A server, and Gradio's controls, that a test has in its hands. It is there before the page's own
+// scripts: they connect to `Socket`, post through `fetch`, and read controls by the bridge.
+(() => {
+  const NONE = { say: null, sent: null, chat: null, filled: null, lost: false, controls: [] };
+  const VALUES = { // of Gradio's controls, by the names of `Layout.form`; a test may change them
+    language: 'en', adapter: '', scale: 1, template: '', system: '', temperature: 0.7, top_p: 0.9,
+    top_k: 40, min_p: 0, repetition_penalty: 1.1, max_tokens: 512, seed: null, preset: 'Balanced',
+    rival_0: '', rival_1: '-', rival_2: '-', rival_3: '-', rival_preset_0: '',
+    rival_preset_1: '', rival_preset_2: '', rival_preset_3: '', preset_name: '', snippet: null,
+    snippet_name: '', train_name: '', train_template: '', train_epochs: 3, train_rank: 8,
+    train_rate: 0.0003, train_description: '', train_inputs: false,
+  };
+
+  class Socket extends EventTarget {
+    static CONNECTING = 0;
+    static OPEN = 1;
+    static CLOSING = 2;
+    static CLOSED = 3;
+
+    readyState = Socket.CONNECTING;
+
+    constructor(url) {
+      super();
+      this.url = String(url);
+      harness.sockets.push(this);
+      queueMicrotask(() => server.accept(this));
+    }
+
+    close() {
+      if (this.readyState !== Socket.CLOSED) this.readyState = Socket.CLOSING;
+    }
+
+    send() {
+      throw new Error('the page has nothing to say in its stream');
+    }
+
+    /** The server, or the network, ends it. */
+    end(code = 1006, reason = '') {
+      if (this.readyState === Socket.CLOSED) return;
+      this.readyState = Socket.CLOSED;
+      this.dispatchEvent(new CloseEvent('close', { code, reason, wasClean: code !== 1006 }));
+    }
+
+    hear(events) {
+      if (this.readyState !== Socket.OPEN) throw new Error('there is no connection');
+      this.dispatchEvent(new MessageEvent('message', { data: JSON.stringify(events) }));
+    }
+  }
+
+  /** What `web/ui/stream.py` remembers of a tab. */
+  class Tab {
+    #parts = { messages: new Map(), chats: new Map() };
+    #told = new Map();
+    #count = 0;
+
+    /** A whole list as the order, and what has changed since the last time. */
+    changed(kind, items) {
+      const before = this.#parts[kind];
+      const now = new Map(items.map((item) => [item.id, JSON.stringify(item)]));
+      const fresh = items.filter(({ id }) => before.get(id) !== now.get(id));
+      this.#parts[kind] = now;
+      return { order: [...now.keys()], changed: Object.fromEntries(fresh.map((item) => [item.id, item])) };
+    }
+
+    /** Replies in the making as what they go on with, or all of one. */
+    news(replies) {
+      const all = Object.entries(replies);
+      const news = all.map(([id, { text, notice }]) => {
+        const before = this.#told.get(id);
+        const n = before?.n ?? (this.#count += 1);
+        this.#told.set(id, { n, text, notice });
+        const goesOn = before && before.notice === notice && text.startsWith(before.text);
+        if (!goesOn) return { n, id, text, notice };
+        return text !== before.text && { n, add: text.slice(before.text.length) };
+      });
+      for (const id of this.#told.keys()) if (!(id in replies)) this.#told.delete(id);
+      return news.filter(Boolean);
+    }
+  }
+
+  const server = {
+    way: 'open', // what becomes of a connection: open, silent, or {code, reason} at once
+    version: 'v1',
+    head: 200, // the status of the page itself; 0 is no answer
+    tabs: 0,
+    answers: {}, // by path: what the next posts are answered, one after another
+    ...window.harnessServer,
+    accept(socket) {
+      if (this.way === 'silent') return;
+      if (this.way !== 'open') {
+        socket.end(this.way.code, this.way.reason);
+        return;
+      }
+      this.tabs += 1;
+      harness.tab = new Tab();
+      socket.readyState = Socket.OPEN;
+      socket.dispatchEvent(new Event('open'));
+      socket.hear({ tab: `t${this.tabs}`, version: this.version });
+    },
+  };
+
+  async function answer(path) {
+    const given = server.answers[path]?.shift() ?? {};
+    if (given.held) await new Promise((go) => { harness.held.push(go); });
+    if (given.fails) throw new TypeError('Failed to fetch');
+    const { status = 200, text, headers, ...values } = given;
+    const error = status >= 400 ? values : { ...NONE, ...values };
+    const body = text ?? JSON.stringify(error);
+    const response = new Response(body, { status, headers });
+    response.json = async () => JSON.parse(body); // at once, so that tests need not wait
+    return response;
+  }
+
+  const whole = window.fetch.bind(window);
+  window.WebSocket = Socket;
+  window.fetch = async (url, init = {}) => {
+    if (init.method === 'HEAD') {
+      harness.looks += 1;
+      if (!server.head) throw new TypeError('Failed to fetch');
+      return new Response(null, { status: server.head });
+    }
+    if (init.method !== 'POST') return whole(url, init);
+    const { pathname, search } = new URL(url);
+    const { headers } = new Request(url, init); // as a browser would send them, or refuse to
+    const { body } = init;
+    harness.posts.push({
+      path: pathname.slice(1), query: search, headers: Object.fromEntries(headers),
+      body: body instanceof File ? await body.text() : body,
+    });
+    return answer(pathname.slice(1));
+  };
+
+  const places = { Log: 'log', Sidebar: 'side', Upload: 'data' };
+  const bridge = (event) => queueMicrotask(() => {
+    if (harness.mute) return;
+    if (event === 'update') {
+      harness.updates.push(window.linlyControls.next());
+      return;
+    }
+    const message = document.querySelector('#message textarea').value;
+    const values = { message, ...harness.values };
+    window.linlyControls.read(Object.keys(values), Object.values(values));
+  });
+
+  window.harness = {
+    server,
+    sockets: [],
+    posts: [],
+    held: [], // answers that wait for `release`
+    looks: 0, // how often the page has asked whether the server answers
+    updates: [], // of controls, as Gradio was given them
+    values: { ...VALUES },
+    mute: false, // whether the controls do not answer
+    tab: null,
+    get socket() {
+      return this.sockets.at(-1);
+    },
+    event(events) {
+      this.socket.hear(events);
+    },
+    log(value) {
+      this.event({ log: { ...value, messages: this.tab.changed('messages', value.messages) } });
+    },
+    sidebar(value) {
+      this.event({ sidebar: { ...value, chats: this.tab.changed('chats', value.chats) } });
+    },
+    live(replies) {
+      const news = this.tab.news(replies);
+      if (news.length) this.event({ live: news });
+    },
+    control(kind) {
+      document.dispatchEvent(new CustomEvent('linly:control', { detail: kind }));
+    },
+    async mount() {
+      const door = await import(new URL('page/chat.js', document.baseURI));
+      for (const name of ['Upload', 'Log', 'Sidebar', 'Page']) {
+        door[`mount${name}`](document.getElementById(places[name]), bridge);
+      }
+      await Promise.resolve(); // the connection is there
+      this.ready = true;
+    },
+  };
+})();
