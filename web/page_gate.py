@@ -23,8 +23,8 @@ from web.chats.identity import visitor_cookie
 from web.hosts import host_name
 from web.i18n.refusals import refused
 from web.login import Logins, login_page
-from web.sharing import PublicLink
 from web.rate_limits import RequestLimiter, TooManyRequestsError
+from web.sharing import PublicLink
 from web.visitor import KEY, Visitor, identify, is_secure, language_of
 
 MB = 1_000_000
@@ -186,9 +186,7 @@ class PageGate:
         size = _body_size(scope) if rule.max_bytes else 0
         if size > rule.max_bytes:
             raise GateError(413, f"This is larger than {rule.max_bytes:,} bytes")
-        if size and self._reading + size > VISITOR_RATE, VISITOR_BURST = 20.0, 200  # posts and streams of one visitor: a second, at once
-ADDRESS_RATE, ADDRESS_BURST = 200.0, 1_000  # and of one address
-MAX_BODIES:
+        if size and self._reading + size > MAX_BODIES:
             raise GateError(503, "Too much is being sent at once", "Try again in a moment.")
         self._reading += size
         try:
