@@ -13,13 +13,15 @@ from model.tokenizer import Run, Tokenizer
 from model.types import AdapterError, ModelFolderError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from model.folders.weights import LazyTensor
 
 # Two tokenizers that agree on these are the same for what people type.
 SAMPLES = ("Hello, how are you today?", "你好，世界！今天天气很好。", "x = 1 +  2\n")
 
 
-def check_vocabulary(path: Path, whole: Mapping[str, Tensor], base: BaseFacts) -> Iterator[Finding]:
+def check_vocabulary(
+    path: Path, whole: Mapping[str, LazyTensor], base: BaseFacts
+) -> Iterator[Finding]:
     """What the adapter in `path` does to the vocabulary, with the layers that it brings.
 
     Raises:
@@ -64,9 +66,9 @@ def differ(one: Tokenizer, other: Tokenizer) -> bool:
     return any(one.encode(run) != other.encode(run) for run in runs)
 
 
-def _rows(name: str, weight: Tensor, base: BaseFacts) -> int:
+def _rows(name: str, weight: LazyTensor, base: BaseFacts) -> int:
     hidden = base.tensors[EMBEDDING][1]
-    if weight.dim() != 2 or weight.shape[1] != hidden:
+    if len(weight.shape) != 2 or weight.shape[1] != hidden:
         sizes = " x ".join(map(str, weight.shape))
         raise adapter_error("adapter_own_shape", name=name, found=sizes, hidden=hidden)
-    return int(weight.shape[0])
+    return weight.shape[0]
