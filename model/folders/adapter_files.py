@@ -264,7 +264,7 @@ def weights_file(path: Path) -> Path:
     try:
         require_inside(file)
     except (OSError, ValueError) as error:
-        raise adapter_error("adapter_unreadable", said=f"{file.name}: {error}") from error
+        raise adapter_error("adapter_unreadable", said=error) from error
     return file
 
 
@@ -323,5 +323,5 @@ def _as_adapters(error: ModelFolderError, file: Path) -> AdapterError:
     """A weights file's fault as its adapter's: without the folder, which clients are not told."""
     found = error.finding
     if isinstance(found, Finding) and found.code in ("weights_torn", "file_unreadable"):
-        return adapter_error("adapter_unreadable", said=f"{file.name}: {found.facts['said']}")
+        return adapter_error("adapter_unreadable", said=found.facts["said"])
     return AdapterError(error.message.replace(str(file), file.name), error.remedy, error.finding)
