@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from model.findings import Finding, adapter_error, finding
 from model.folders.base_facts import EMBEDDING, BaseFacts
-from model.folders.tokenizer_files import has_tokenizer, read_tokenizer
+from model.folders.bounded_files import UnfitFileError, require_inside
+from model.folders.tokenizer_files import TOKENIZER, has_tokenizer, read_tokenizer
 from model.tokenizer import Run, Tokenizer
 from model.types import AdapterError, ModelFolderError
 
@@ -55,9 +56,25 @@ def own_tokenizer(path: Path) -> Tokenizer | None:
     if not has_tokenizer(path):
         return None
     try:
+        for name in TOKENIZER:
+            require_inside(path / name)
         return read_tokenizer(path)[0]
     except ModelFolderError as error:
-        raise AdapterError(error.message, error.remedy, error.finding) from error
+        raise _as_adapters(error, path) from error
+    except UnfitFileError as error:
+        raise adapter_error("adapter_unreadable", said=error) from error
+
+
+def _as_adapters(error: ModelFolderError, folder: Path) -> AdapterError:
+    """The tokenizer's fault as its adapter's, with files by their names: clients are not told
+    where the folder is."""
+    if not isinstance(error.finding, Finding):
+        return AdapterError(error.message, error.remedy)
+    facts = {
+        name: fact.name if isinstance(fact, Path) and fact.parent == folder else fact
+        for name, fact in error.finding.facts.items()
+    }
+    return adapter_error(error.finding.code, **facts)
 
 
 def differ(one: Tokenizer, other: Tokenizer) -> bool:

@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.findings import Finding, adapter_error
-from model.folders.bounded_files import open_file, parse_json, read_text, require_inside
+from model.folders.bounded_files import (
+    UnfitFileError,
+    open_file,
+    parse_json,
+    read_text,
+    require_inside,
+)
 from model.folders.patterns import MAX_PATTERNS, UnfitPatternError, module_matcher
 from model.types import AdapterError, ModelFolderError
 
@@ -263,7 +269,7 @@ def weights_file(path: Path) -> Path:
         raise adapter_error("adapter_file_missing", name=WEIGHTS[0])
     try:
         require_inside(file)
-    except (OSError, ValueError) as error:
+    except UnfitFileError as error:
         raise adapter_error("adapter_unreadable", said=error) from error
     return file
 

@@ -97,8 +97,7 @@ def require_inside(path: Path) -> None:
     every file is a link, it may lie among the blobs of the same repository.
 
     Raises:
-        UnfitFileError: it leads somewhere else.
-        OSError: it leads in a circle.
+        UnfitFileError: it leads somewhere else, or nowhere.
     """
     if not path.is_symlink():
         return
@@ -106,7 +105,10 @@ def require_inside(path: Path) -> None:
     allowed = [folder]
     if folder.parent.name == "snapshots":
         allowed.append(folder.parent.parent / "blobs")
-    real = path.resolve(strict=True)
+    try:
+        real = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:  # it leads nowhere, or in a circle
+        raise UnfitFileError("it is a link that leads out of its folder") from error
     if not any(real.is_relative_to(place) for place in allowed):
         raise UnfitFileError("it is a link that leads out of its folder")
 
