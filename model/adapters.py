@@ -3,24 +3,32 @@
 Whoever starts the program can add folders that lie elsewhere; each is known by its last name.
 
 A client only ever sends a name; paths never come from outside. A broken adapter is listed with
-its reason and never loaded, and the others serve.
+its reason and never loaded, and the others serve. Folders are foreign input: whatever goes wrong
+with one, or how long it takes, is its own verdict.
 """
 
 from __future__ import annotations
 
 import contextlib
 import difflib
+import logging
 import math
+import os
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from model.display import MAX_NAME, clean_description, is_plain_name, printable_name
 from model.doctor.adapter import check_adapter, usual_template
 from model.doctor.vocabulary import own_tokenizer
 from model.findings import Finding, finding
+from model.folder_looks import FolderLooks
 from model.folders import adapter_files
 from model.folders.adapter_files import CONFIG, FILES
 from model.folders.base_facts import BaseFacts
@@ -31,8 +39,16 @@ from model.types import AdapterError, UnknownModelError
 if TYPE_CHECKING:
     from model.layers.lora import Lora, LoraMaker
 
-
 WITHDRAWN = "adapter_withdrawn"
+MAX_ADAPTERS = 2000  # folders that are looked at; a look at one that has not changed takes 20 µs
+MAX_ENTRIES = 100_000  # of the folder that they lie in
+PATIENCE = 10.0  # seconds for the look at one folder
+PATIENCE_ASKED_FOR = 300.0  # for one that was named when the program was started
+BUSY_SECONDS = 1.0  # to wait for a look that goes on, before what is known has to do
+LISTING = ""  # the key of the look at the whole folder
+
+Stamp = tuple[float, ...]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,6 +74,7 @@ class AdapterRegistry:
     """What lies in `folder`, checked against the `base` and the known `templates`.
 
     `others` are adapters elsewhere. Each was asked for, so it wins over its namesake in `folder`.
+    `patience` are the seconds that the look at one folder may take.
     """
 
     def __init__(
@@ -66,13 +83,18 @@ class AdapterRegistry:
         base: BaseFacts | None,
         templates: Collection[str],
         others: Sequence[Path] = (),
+        patience: float = PATIENCE,
     ) -> None:
         self._folder = folder
         self._others = others
         self._base = base
         self._templates = templates
         self._found: dict[str, Adapter] = {}
-        self._stamps: dict[str, tuple[float, ...]] = {}
+        self._stamps: dict[str, Stamp] = {}
+        self._listings = FolderLooks[list[Path]](patience)
+        self._looks = FolderLooks[_Look](patience)
+        self._paths: list[Path] = []
+        self._left_out = False  # whether it was logged that there are too many
         self._looked = -math.inf  # when, by the monotonic clock
         self._lock = threading.Lock()
         self._withdrawn: frozenset[str] = frozenset()
@@ -109,18 +131,51 @@ class AdapterRegistry:
         """
         if time.monotonic() - self._looked < fresh:
             return self._listed()
-        with self._lock:
-            if time.monotonic() - self._looked < fresh:  # somebody has looked meanwhile
-                return self._listed()
-            paths = self._folders()
-            stamps = {path.name: _stamp(path) for path in paths}
-            known = {n: a for n, a in self._found.items() if self._stamps.get(n) == stamps.get(n)}
-            here = {p.name: known.get(p.name) or self._examine(p) for p in paths}
-            every = {**self._elsewhere(), **here}
-            self._found = {name: every[name] for name in sorted(every)}
-            self._stamps = stamps
-            self._looked = time.monotonic()
-            return self._listed()
+        with self._turn() as mine:
+            if mine and time.monotonic() - self._looked >= fresh:  # else it was done meanwhile
+                self._scan()
+        return self._listed()
+
+    @contextmanager
+    def _turn(self) -> Iterator[bool]:
+        """The right to look; False where another look takes long, and what is known has to do."""
+        known = self._looked > -math.inf
+        mine = self._lock.acquire(timeout=BUSY_SECONDS if known else -1)
+        try:
+            yield mine
+        finally:
+            if mine:
+                self._lock.release()
+
+    def _scan(self) -> None:
+        listed = self._listings.run({LISTING: self._folders})
+        self._paths = listed.get(LISTING, self._paths)
+        here = self._look_at(self._paths)
+        every = {**self._elsewhere(), **{name: one.adapter for name, one in here.items()}}
+        self._found = {name: every[name] for name in sorted(every)}
+        self._stamps = {name: one.stamp for name, one in here.items()}
+        self._looked = time.monotonic()
+
+    def _look_at(self, paths: Sequence[Path]) -> dict[str, _Look]:
+        """What is at `paths`, by name; only what has changed is read."""
+        plain = {path.name: path for path in paths if is_plain_name(path.name)}
+        odd = [path for path in paths if path.name not in plain]
+        found = {printable_name(path.name): _Look((), _unfit(path)) for path in odd}
+        looks = {str(path): partial(self._look, path) for path in plain.values()}
+        asked_for = any(path in self._others for path in paths) and self._looked == -math.inf
+        seen = self._looks.run(looks, PATIENCE_ASKED_FOR if asked_for else 0.0)
+        for name, path in plain.items():
+            one = seen.get(str(path)) or _Look((), Adapter(name, path, problem=SLOW))
+            if one.is_there:
+                found[name] = one
+        return found
+
+    def _look(self, path: Path) -> _Look:
+        stamp = _stamp(path)
+        known = self._found.get(path.name)
+        if known and known.path == path and stamp and self._stamps.get(path.name) == stamp:
+            return _Look(stamp, known)
+        return _Look(stamp, self._examine(path), bool(stamp))
 
     def _listed(self) -> list[Adapter]:
         return [self._verdict(adapter) for adapter in self._found.values()]
@@ -135,9 +190,23 @@ class AdapterRegistry:
         return {}
 
     def _folders(self) -> list[Path]:
-        inside = self._folder.iterdir() if self._folder.is_dir() else ()
-        found = {p.name: p for p in (*inside, *self._others) if (p / CONFIG).is_file()}
+        inside: list[Path] = []
+        with contextlib.suppress(OSError), os.scandir(self._folder) as entries:
+            inside = [self._folder / entry.name for entry in islice(entries, MAX_ENTRIES)]
+        found: dict[str, Path] = {}
+        for path in sorted(inside):
+            if len(found) >= MAX_ADAPTERS:
+                self._tell_left_out()
+                break
+            if _has_config(path):
+                found[path.name] = path
+        found |= {path.name: path for path in self._others if _has_config(path)}
         return [found[name] for name in sorted(found)]
+
+    def _tell_left_out(self) -> None:
+        if not self._left_out:
+            log.warning("Only the first %d adapters of %s are served", MAX_ADAPTERS, self._folder)
+        self._left_out = True
 
     def get(self, name: str) -> Adapter:
         """A healthy adapter by name, as its folder is now.
@@ -157,15 +226,30 @@ class AdapterRegistry:
 
     def _there(self, name: str) -> Adapter:
         """The adapter of that name as its folder is now, healthy or not."""
-        self.scan()
+        with self._turn() as mine:
+            if mine and not self._refreshed(name):
+                self._scan()
         adapter = self._found.get(name)
         if adapter is None:
-            close = difflib.get_close_matches(name, self._found, n=1)
+            names = self._found if len(name) <= MAX_NAME else ()
+            close = difflib.get_close_matches(name, names, n=1)
             remedy = (
                 f"Did you mean {close[0]!r}?" if close else "Choose one of those that are listed."
             )
             raise UnknownModelError(f"There is no model or adapter {name!r}", remedy)
         return adapter
+
+    def _refreshed(self, name: str) -> bool:
+        """Look at one folder alone; False if that does not tell all, because it has gone or is
+        new. A request need not pay for the other folders."""
+        known = self._found.get(name)
+        if known is None or not self._stamps.get(name):
+            return False
+        seen = self._look_at([known.path]).get(name)
+        if seen is None:
+            return False
+        self._found[name], self._stamps[name] = seen.adapter, seen.stamp
+        return True
 
     def load(self, name: str, digest: str, maker: LoraMaker) -> Lora:
         """The weights of a healthy adapter as of `digest`; see `adapter_files.load`.
@@ -193,18 +277,42 @@ class AdapterRegistry:
             tokenizer = own_tokenizer(path) if own else None
         except AdapterError as error:
             return Adapter(path.name, path, problem=_finding(error))
-        except Exception as error:  # a file that is being written can be anything
+        except BaseException as error:  # of Rust libraries too, whose panics are no Exceptions
             said = (str(error).splitlines() or [type(error).__name__])[0]
             return Adapter(path.name, path, problem=finding("adapter_unreadable", said=said))
         return Adapter(
             path.name,
             path,
-            description=str(card.get("description", "")),
+            description=clean_description(card.get("description")),
             template=card.get("template") or usual_template(own, self._templates),
             digest=digest,
             warnings=tuple(warning for warning in found if warning.level == "warning"),
             tokenizer=tokenizer,
         )
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What was found at a folder, and the state of its files before that."""
+
+    stamp: Stamp
+    adapter: Adapter
+    is_there: bool = True
+
+
+SLOW = finding("adapter_slow")
+
+
+def _unfit(path: Path) -> Adapter:
+    """One whose name cannot be sent or shown; its folder stays unopened."""
+    return Adapter(printable_name(path.name), path, problem=finding("adapter_name_unfit"))
+
+
+def _has_config(path: Path) -> bool:
+    try:
+        return (path / CONFIG).is_file()
+    except OSError:
+        return False
 
 
 def _finding(error: AdapterError) -> Finding:
@@ -213,11 +321,11 @@ def _finding(error: AdapterError) -> Finding:
     return finding("adapter_unreadable", said=error.message)
 
 
-def _stamp(path: Path) -> tuple[float, ...]:
+def _stamp(path: Path) -> Stamp:
     """Changes when any of the files that matter does, or comes, or goes."""
     stamp: list[float] = []
     for name in (*FILES, *TOKENIZER):
         with contextlib.suppress(OSError):
             status = (path / name).stat()
-            stamp += [status.st_mtime, status.st_size]
+            stamp += [status.st_mtime_ns, status.st_size]
     return tuple(stamp)

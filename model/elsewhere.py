@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from model.adapters import Adapter, AdapterRegistry
+from model.display import is_plain_name
 from model.engine.remote import Probe, RemoteEngine
 from model.findings import finding
 from model.folders.base_facts import base_facts
@@ -75,7 +76,7 @@ class ServedRegistry(AdapterRegistry):
 
     def _elsewhere(self) -> dict[str, Adapter]:
         names = self._engine.adapters if self._engine else frozenset[str]()
-        return {name: Adapter(name, Path(name)) for name in names}
+        return {name: Adapter(name, Path(name)) for name in names if is_plain_name(name)}
 
     def _verdict(self, adapter: Adapter) -> Adapter:
         if adapter.ready and self._engine and not self._engine.can_have(adapter.name):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,10 @@ from model.layers.llama import DecoderLayer, Llama, LlamaShape
 from model.types import Progress, SettingsError
 from model.weight_cache import WeightCache
 
+log = logging.getLogger(__name__)
 Slot = Callable[[Tensor], None]
+MAX_ANGLE_BYTES = 4 << 30  # a million positions of heads of 128
+ANGLE_COPIES = 8  # in float32, while the table is made
 UNSUPPORTED_ROPE = {"dynamic", "longrope"}  # their frequencies depend on the chat's length
 
 
@@ -100,8 +105,18 @@ def _empty_model(
         quantization=quantization,
         inv_freq=rope.inv_freq,
         rope_scaling=float(rope.attention_scaling),
-        context_length=context_length or config.max_position_embeddings,
+        context_length=context_length or _positions(config),
     )
+
+
+def _positions(config: Any) -> int:
+    """How many positions to serve: what the model was trained for, while their angles are no more
+    than MAX_ANGLE_BYTES."""
+    told: int = config.max_position_embeddings
+    most = MAX_ANGLE_BYTES // (ANGLE_COPIES * 4 * config.head_dim)
+    if told > most:
+        log.warning("config.json tells %d positions; %d are served: --context_length", told, most)
+    return min(told, most)
 
 
 def check_llama_config(folder: Path, told: Mapping[str, Any]) -> Any:
@@ -120,10 +135,10 @@ def check_llama_config(folder: Path, told: Mapping[str, Any]) -> Any:
     try:
         config = LlamaConfig(**{**told, "model_type": "llama"})
         for name in ("max_position_embeddings", "rms_norm_eps"):
-            if not getattr(config, name) > 0:
+            if not 0 < getattr(config, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(config, name)!r}")
         theta = config.rope_parameters["rope_theta"]
-        if not theta > 0:
+        if not 0 < theta < math.inf:
             raise ValueError(f"rope_theta is {theta!r}")
     except Exception as error:  # its validation raises a type of its own per field
         said = str(error).splitlines()[-1].strip()
@@ -217,7 +232,7 @@ def _bias(linear: Linear, start: int, stop: int) -> Slot:
 def _vector(owner: Llama | DecoderLayer, name: str, model: Llama) -> Slot:
     def put(tensor: Tensor) -> None:
         _require(tensor, (model.shape.hidden_size,))
-        # A copy: a view would keep the whole file mapped.
+        # A copy: a tensor of an old pickle would keep all that was read with it.
         setattr(owner, name, tensor.to(model.device, model.dtype, copy=True))
 
     return put

@@ -3,6 +3,8 @@
 A template is Jinja, as transformers' chat templates are; the project's own lie in `prompts/` as
 TOML. What people and models said is carried through the template between markers, so that the
 tokenizer can tell it from the template's own text: a typed `<|im_end|>` stays text.
+
+A template is a program of whoever made the model: `template_sandbox` bounds it.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import NoReturn
 
 from jinja2 import Template, TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from model.display import clean_description
+from model.folders.bounded_files import read_text
+from model.template_sandbox import BoundedEnvironment
 from model.tokenizer import CONTEXT_TOKENS, REPLACEMENT, Run, Tokenizer
 from model.types import (
     Dropped,
@@ -61,12 +64,9 @@ class PromptTemplate:
         return self.input_system, PARTS.sub(lambda m: parts[m.group()], self.input_user)
 
     @cached_property
-    def _compiled(self) -> Template:
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.globals["raise_exception"] = _raise
-        return environment.from_string(self.source)
+    def _compiled(self) -> tuple[BoundedEnvironment, Template]:
+        environment = BoundedEnvironment()
+        return environment, environment.compiled(self.source)
 
     def render(
         self, messages: Sequence[Message], tokenizer: Tokenizer, reply_follows: bool = True
@@ -77,22 +77,21 @@ class PromptTemplate:
             RequestError: the template cannot write these messages.
         """
         try:
-            text = self._compiled.render(
-                messages=[_marked(message) for message in messages],
+            environment, template = self._compiled
+            text = environment.written(
+                template,
+                [_marked(message) for message in messages],
                 add_generation_prompt=reply_follows,
                 bos_token=tokenizer.bos or "",
                 eos_token=tokenizer.eos or "",
             )
+            text.encode()  # "\ud800" in a template is half a character
         except Exception as error:  # a template is a program: it fails in any way
             raise RequestError(
                 f"The prompt template {self.name!r} cannot write this chat: {error}",
                 "Choose another template or change the order of the messages.",
             ) from error
         return _unmarked(text)
-
-
-def _raise(message: str) -> NoReturn:
-    raise TemplateError(message)
 
 
 def _marked(message: Message) -> dict[str, str]:
@@ -134,17 +133,19 @@ def load_templates(folder: Path) -> dict[str, PromptTemplate]:
 
 def _read_template(path: Path) -> PromptTemplate:
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(read_text(path))
         given = data.get("with_input", {})
         template = PromptTemplate(
-            path.stem, data["template"], data.get("description", ""), tuple(data.get("stop", ())),
+            path.stem, data["template"], clean_description(data.get("description")),
+            tuple(data.get("stop", ())),
             **{f"input_{role}": str(text) for role, text in given.items()},
         )  # fmt: skip
         stop = data.get("stop", [])
         if not isinstance(stop, list) or not all(isinstance(s, str) and s for s in stop):
             raise ValueError("stop must be a list of strings")
         _ = template._compiled
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, TemplateError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError,
+            TemplateError) as error:  # fmt: skip
         raise SettingsError(
             f"The prompt template {path} cannot be read: {error}", "Mend or remove the file."
         ) from error

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from model.adapters import AdapterRegistry
 from model.app_flags import EMBEDDED_DEFAULT
+from model.display import printable_name
 from model.doctor.base import caught, quick_check
 from model.embedded import ensure_embedded
 from model.engine.base import Engine
@@ -58,8 +59,8 @@ class Serving:
 
 
 def base_name(settings: Settings) -> str:
-    """What the base is called towards clients: never a path."""
-    return Path(settings.base_model).name
+    """What the base is called towards clients: never a path, and always text that can be sent."""
+    return printable_name(Path(settings.base_model).name)
 
 
 def check_early(settings: Settings) -> None:

@@ -14,14 +14,21 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
+import re2
+
 from model.findings import folder_error
+from model.folders.bounded_files import read_file, read_text
 from model.folders.special_tokens import SpecialTokens
+from model.folders.tokenizer_bounds import check_charsmap
 from model.folders.weights import refuse_lfs_pointer
+from model.types import ModelFolderError, RequestError
 
 REPLACEMENT = "�"
 CONTEXT_TOKENS = 6  # of the prompt, so that the first piece is decoded as it stands in the text
 MARK = "\ufdd3"  # a noncharacter: never part of text that is exchanged
 NEVER = -1e9
+FEW_LITERALS = 256  # up to here Python's own search is quicker
+LITERALS_MEMORY = 256 << 20  # bytes for the automaton of a vocabulary's control tokens
 MOST_HELD = 8  # tokens; no character takes more, so beyond it the bytes are not going to be text
 
 
@@ -69,32 +76,35 @@ class FastTokenizer:
     Args:
         path: the file.
         bos, eos: their texts, from the folder's configuration; None where there is none.
+        text: what the file holds, if it was read.
     """
 
-    def __init__(self, path: Path, bos: str | None, eos: str | None) -> None:
+    def __init__(
+        self, path: Path, bos: str | None, eos: str | None, text: str | None = None
+    ) -> None:
         from tokenizers import Tokenizer as Backend
 
-        text = path.read_text(encoding="utf-8")
-        self._backend = Backend.from_str(text)
-        self._text = text
+        self._text = read_text(path) if text is None else text
+        self._backend = Backend.from_str(self._text)
         self._apart: tuple[Any, dict[int, int]] | None = None
         tokens = self._backend.get_added_tokens_decoder()
         contents = sorted({t.content for t in tokens.values()} - {""}, key=len, reverse=True)
-        self._control = re.compile("|".join(map(re.escape, contents))) if contents else None
+        self._control = _any_of(contents) if contents else None
         self._control_ids = {token.content: token_id for token_id, token in tokens.items()}
+        self._controls = frozenset(self._control_ids.values())
         self._backend.no_padding()
         self._backend.no_truncation()
         self.pieces = max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
         self.bos, self.eos = bos or None, eos or None
         self.eos_id = self._backend.token_to_id(eos) if eos else None
         bos_id = self._backend.token_to_id(bos) if bos else None
-        first = self._backend.encode("a", add_special_tokens=True).ids[:1]
+        first = _encode(self._backend, "a", add_special_tokens=True)[:1]
         self.prefix_ids = tuple(first) if first == [bos_id] else ()
 
     def encode(self, runs: Sequence[Run]) -> list[int]:
         whole = "".join(run.text for run in runs)
         if self._only_in_control_runs(whole, runs):
-            ids: list[int] = self._backend.encode(whole, add_special_tokens=False).ids
+            ids = _encode(self._backend, whole)
             wanted = len(self._control.findall(whole)) if self._control else 0
             if sum(map(self.is_control, ids)) <= wanted:  # else a normaliser has made some
                 return ids
@@ -117,7 +127,7 @@ class FastTokenizer:
         backend, real_ids = self._apart
         parts = split_at_control(runs, self._control)
         text = "".join(f"{MARK}{p.text}" if p.control else p.text.replace(MARK, "") for p in parts)
-        ids = backend.encode(text, add_special_tokens=False).ids
+        ids = _encode(backend, text)
         return [real_ids.get(token_id, token_id) for token_id in ids]
 
     def _with_marked_control_tokens(self) -> tuple[Any, dict[int, int]]:
@@ -140,11 +150,39 @@ class FastTokenizer:
         return text
 
     def is_control(self, token_id: int) -> bool:
-        return token_id in self._control_ids.values()
+        return token_id in self._controls
 
     def piece(self, token_id: int) -> str:
         text: str = self._backend.decode([token_id], skip_special_tokens=False)
         return text
+
+
+def _encode(backend: Any, text: str, add_special_tokens: bool = False) -> list[int]:
+    """The ids of `text`.
+
+    Raises:
+        RequestError: the library cannot.
+    """
+    try:
+        ids: list[int] = backend.encode(text, add_special_tokens=add_special_tokens).ids
+    except BaseException as error:
+        # A panic in Rust, as when a pattern is tried too often, is no Exception.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise RequestError("The tokenizer cannot read this text", "Shorten or change it.") from None
+    return ids
+
+
+def _any_of(longest_first: Sequence[str]) -> re.Pattern[str]:
+    """Matches any of these texts. Python's search tries one after the other at each place, which
+    takes long with a whole vocabulary of them; RE2 has a pattern's methods, too."""
+    pattern = "|".join(map(re.escape, longest_first))
+    if len(longest_first) <= FEW_LITERALS:
+        return re.compile(pattern)
+    options = re2.Options()
+    options.max_mem = LITERALS_MEMORY
+    options.literal = False
+    return re2.compile("|".join(map(re2.escape, longest_first)), options)
 
 
 def _forget(model: dict[str, Any], contents: set[str]) -> None:
@@ -164,12 +202,20 @@ def open_spm(path: Path) -> Any:
     Raises:
         ModelFolderError: it is none.
     """
-    from sentencepiece import SentencePieceProcessor
+    from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
     try:
         refuse_lfs_pointer(path)
-        return SentencePieceProcessor(model_file=str(path))
-    except (RuntimeError, OSError) as error:
+        content = read_file(path)
+        proto = sentencepiece_model_pb2.ModelProto.FromString(content)
+        check_charsmap(proto.normalizer_spec.precompiled_charsmap)
+        check_charsmap(proto.denormalizer_spec.precompiled_charsmap)
+        if not proto.pieces:
+            raise ValueError("it holds no pieces")
+        return SentencePieceProcessor(model_proto=content)
+    except ModelFolderError:
+        raise
+    except Exception as error:  # protobuf, sentencepiece and the disk each have their own
         raise folder_error("spm_unreadable", file=path) from error
 
 
@@ -192,7 +238,7 @@ class SpmTokenizer:
         names = [self._spm.id_to_piece(i) for i in range(self._own) if self._spm.is_control(i)]
         self._ids = {name: self._spm.piece_to_id(name) for name in names} | added
         longest_first = sorted(self._ids, key=len, reverse=True)
-        self._control = re.compile("|".join(map(re.escape, longest_first))) if names else None
+        self._control = _any_of(longest_first) if names else None
         self.bos, self.eos = special.bos, special.eos
         self.unk = self._spm.id_to_piece(self._spm.unk_id()) if self._spm.unk_id() >= 0 else None
         self.eos_id = None if self.eos is None else self._id(self.eos)

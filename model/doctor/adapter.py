@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,8 @@ from model.doctor.vocabulary import check_vocabulary
 from model.findings import Finding, adapter_error, finding
 from model.folders.adapter_files import (
     CARD,
+    MAX_ALPHA,
+    MAX_RANK,
     PAIR_NAME,
     WHOLE_NAME,
     Key,
@@ -17,6 +19,8 @@ from model.folders.adapter_files import (
     all_tensors,
     by_pattern,
     dotted,
+    is_number,
+    is_positive,
     own_layers,
     read_card,
     read_config,
@@ -29,7 +33,7 @@ from model.folders.base_facts import BaseFacts
 from model.folders.fingerprint import RELATED, SAME, distance
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from model.folders.weights import LazyTensor
 
 CHINESE_ALPACA = "chinese-alpaca"
 MOST_SCALING = 64  # of published adapters; beyond it somebody has mistaken alpha for something
@@ -58,9 +62,11 @@ def check_adapter(
         for key, sides in weights.pairs.items():
             _check_fit(key, sides, base)
         yield from check_vocabulary(path, weights.whole, base)
+    _check_numbers(weights)  # which reads them: all sizes are known to be sound by now
+    if base is not None:
         yield from _check_origin(config, card, base)
     yield from _check_targets(config, weights)
-    own = base is not None and any(len(w) != base.rows for w in weights.whole.values())
+    own = base is not None and any(w.shape[0] != base.rows for w in weights.whole.values())
     yield from _check_template(card, templates, own)
 
 
@@ -73,22 +79,19 @@ def check_for_merging(path: Path, base: BaseFacts) -> None:
     config, card = read_config(path), read_card(path)
     refuse_changed_base(config)
     _check_settings(config)
-    held = dict(all_tensors(path))
+    held = {tensor.name: tensor for tensor in all_tensors(path)}
     if not held:
         raise adapter_error("adapter_empty")
-    whole = {found[1]: held[name] for name in held if (found := WHOLE_NAME.match(name))}
-    if not whole and not any(held[name].any() for name in held if "lora_B" in name):
-        raise adapter_error("adapter_zero")
-    for name, tensor in held.items():
-        if not tensor.isfinite().all():
-            raise adapter_error("adapter_not_finite", name=name)
-    pairs: dict[Key, dict[str, Tensor]] = {}
+    pairs: dict[Key, dict[str, LazyTensor]] = {}
     for name, tensor in held.items():
         if match := PAIR_NAME.match(name):
             pairs.setdefault((int(match[1]), match[2]), {})[match[3]] = tensor
     for key, sides in pairs.items():
         _check_pair(key, sides)
         _check_fit(key, sides, base)
+    whole = {found[1]: held[name] for name in held if (found := WHOLE_NAME.match(name))}
+    if not _check_finite(held.items(), "lora_B") and not whole:
+        raise adapter_error("adapter_zero")
     # Both tell warnings too, which whoever merges has seen when checking.
     list(check_vocabulary(path, whole, base))
     list(_check_origin(config, card, base))
@@ -98,67 +101,79 @@ def _check_settings(config: Mapping[str, Any]) -> None:
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if alpha is None:
         raise adapter_error("alpha_missing")
-    if not _is_positive(alpha):
+    if not is_positive(alpha) or alpha > MAX_ALPHA:
         raise adapter_error("alpha_unsound", alpha=repr(alpha))
-    if rank is not None and not (isinstance(rank, int) and _is_positive(rank)):
+    if rank is not None and not (type(rank) is int and 0 < rank <= MAX_RANK):
         raise adapter_error("rank_unsound", rank=repr(rank))
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_positive(value: Any) -> bool:
-    return _is_number(value) and value > 0
-
-
 def _check_pairs(config: Mapping[str, Any], weights: Weights) -> None:
-    """Whether the weights are whole, are numbers, and do anything.
+    """Whether the weights are whole, as far as their sizes tell.
 
     Raises:
-        AdapterError: they are not, or do not.
+        AdapterError: they are not.
     """
     for key, sides in weights.pairs.items():
         _check_pair(key, sides)
         _check_rank(config, key, sides)
-    for name, tensor in _named(weights):
-        if not tensor.isfinite().all():
-            raise adapter_error("adapter_not_finite", name=name)
-    if not weights.whole and not any(sides["B"].any() for sides in weights.pairs.values()):
-        raise adapter_error("adapter_zero")
     missing = own_layers(config) - set(weights.whole)
     if missing:
         raise adapter_error("adapter_own_missing", names=" and ".join(sorted(missing)))
 
 
-def _check_pair(key: Key, sides: Mapping[str, Tensor]) -> None:
+def _check_numbers(weights: Weights) -> None:
+    """Whether the weights are numbers, and do anything. Reads them, one after the other.
+
+    Raises:
+        AdapterError: they are not, or do not.
+    """
+    if not _check_finite(_named(weights), "lora_B") and not weights.whole:
+        raise adapter_error("adapter_zero")
+
+
+def _check_finite(held: Iterable[tuple[str, LazyTensor]], telling: str) -> bool:
+    """Whether any of those whose names hold `telling` is not zero throughout.
+
+    Raises:
+        AdapterError: one holds what is no number.
+    """
+    does_something = False
+    for name, tensor in held:
+        values = tensor.read()
+        if not values.isfinite().all():
+            raise adapter_error("adapter_not_finite", name=name)
+        does_something = does_something or (telling in name and bool(values.any()))
+    return does_something
+
+
+def _check_pair(key: Key, sides: Mapping[str, LazyTensor]) -> None:
     layer, module = key
     if set(sides) != {"A", "B"}:
         raise adapter_error("adapter_half_pair", layer=layer, module=module)
-    if sides["A"].dim() != 2 or sides["B"].dim() != 2:
+    if any(len(side.shape) != 2 for side in sides.values()):
         raise adapter_error("adapter_no_matrices", layer=layer, module=module)
 
 
-def _check_rank(config: Mapping[str, Any], key: Key, sides: Mapping[str, Tensor]) -> None:
-    told, found = by_pattern(config, "rank_pattern", key, config.get("r")), len(sides["A"])
+def _check_rank(config: Mapping[str, Any], key: Key, sides: Mapping[str, LazyTensor]) -> None:
+    told, found = by_pattern(config, "rank_pattern", key, config.get("r")), sides["A"].shape[0]
     if told is not None and told != found:
         raise adapter_error("rank_differs", layer=key[0], module=key[1], found=found, told=told)
 
 
-def _named(weights: Weights) -> Iterator[tuple[str, Tensor]]:
+def _named(weights: Weights) -> Iterator[tuple[str, LazyTensor]]:
     for key, sides in weights.pairs.items():
         for side, tensor in sides.items():
             yield f"lora_{side} of layer {key[0]} {key[1]}", tensor
     yield from weights.whole.items()
 
 
-def _check_fit(key: Key, sides: Mapping[str, Tensor], base: BaseFacts) -> None:
+def _check_fit(key: Key, sides: Mapping[str, LazyTensor], base: BaseFacts) -> None:
     shape = base.tensors.get(f"{dotted(key)}.weight")
     layer, module = key
     if shape is None:
         raise adapter_error("adapter_no_layer", layer=layer, module=module, layers=base.num_layers)
     outputs, inputs = shape
-    a, b = tuple(sides["A"].shape), tuple(sides["B"].shape)
+    a, b = sides["A"].shape, sides["B"].shape
     if a[1] != inputs or b[0] != outputs or a[0] != b[1]:
         raise adapter_error(
             "adapter_shape", layer=layer, module=module,
@@ -174,9 +189,9 @@ def _check_origin(
     trained_on = card.get("base_model") or config.get("base_model_name_or_path")
     name = str(trained_on).rstrip("/").replace("\\", "/").rpartition("/")[2]
     noted = card.get("fingerprint")
-    if isinstance(noted, list) and all(map(_is_number, noted)) and noted and base.fingerprint:
+    if isinstance(noted, list) and all(map(is_number, noted)) and noted and base.fingerprint:
         apart = distance(noted, base.fingerprint)
-        if apart > RELATED:
+        if not apart <= RELATED:
             raise adapter_error("adapter_other_base", base=base.name, trained_on=name)
         if apart > SAME:
             yield finding(
@@ -189,7 +204,7 @@ def _check_origin(
 def _check_targets(config: Mapping[str, Any], weights: Weights) -> Iterator[Finding]:
     modules = sorted({module for _, module in weights.pairs})
     layers = {layer for layer, _ in weights.pairs}
-    ranks = sorted({len(sides["A"]) for sides in weights.pairs.values()})
+    ranks = sorted({sides["A"].shape[0] for sides in weights.pairs.values()})
     yield finding(
         "adapter_targets", count=len(weights.pairs), modules=", ".join(modules) or "none",
         layers=len(layers), ranks=", ".join(map(str, ranks)) or "none",
@@ -200,7 +215,8 @@ def _check_targets(config: Mapping[str, Any], weights: Weights) -> Iterator[Find
     if without:
         yield finding("target_without_weights", names=", ".join(without))
     largest = max(
-        (scaling(config, key, len(sides["A"])) for key, sides in weights.pairs.items()), default=0.0
+        (scaling(config, key, sides["A"].shape[0]) for key, sides in weights.pairs.items()),
+        default=0.0,
     )
     if largest > MOST_SCALING:
         yield finding("scaling_large", scaling=largest)

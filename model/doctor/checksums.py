@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from model.findings import Finding, finding
+from model.folders.bounded_files import read_file
 from model.types import Progress
 
 LISTS = ("checklist.chk", "tokenizer_checklist.chk")
@@ -55,7 +56,10 @@ def check_sums(folder: Path, deep: bool, progress: Progress) -> Iterator[Finding
 def read_list(file: Path) -> tuple[list[tuple[str, str]], int]:
     """(sum, name) for each line, and how many lines are neither that nor empty. A name that is
     more than a name counts as unreadable: lists only tell of their own folder."""
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        lines = read_file(file).decode("utf-8", errors="replace").splitlines()
+    except (OSError, ValueError):
+        return [], 1
     found = [LINE.match(line.strip()) for line in lines if line.strip()]
     pairs = [(m[1].lower(), m[2].strip()) for m in found if m and Path(m[2]).name == m[2].strip()]
     return pairs, len(found) - len(pairs)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.display import clean_text
 from model.doctor.roles import FileRole
-from model.findings import Finding
+from model.findings import MAX_FACT, Finding
 
 WORDS = {
     "en": {
@@ -74,7 +75,7 @@ class Report:
 
     def to_text(self, language: str = "en") -> str:
         words = WORDS[language]
-        lines = [f"{self.folder}{words['colon']}{words[self.kind]}"]
+        lines = [f"{clean_text(str(self.folder), MAX_FACT)}{words['colon']}{words[self.kind]}"]
         width = max((len(file.name) for file in self.files), default=0)
         for file in self.files:
             size = human(file.size)

@@ -8,6 +8,8 @@ from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
+from model.display import printable_name
+
 
 @dataclass(frozen=True)
 class FileRole:
@@ -21,7 +23,9 @@ class FileRole:
 def files_of(folder: Path) -> list[FileRole]:
     """The visible files of `folder`, by name."""
     paths = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    return [FileRole(path.name, path.stat().st_size, _role(path.name)) for path in paths]
+    return [
+        FileRole(printable_name(path.name), path.stat().st_size, _role(path.name)) for path in paths
+    ]
 
 
 def _role(name: str) -> dict[str, str]:

@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING
 
 from model.findings import Finding, adapter_error, finding
 from model.folders.base_facts import EMBEDDING, BaseFacts
-from model.folders.tokenizer_files import has_tokenizer, read_tokenizer
+from model.folders.bounded_files import UnfitFileError, require_inside
+from model.folders.tokenizer_files import TOKENIZER, has_tokenizer, read_tokenizer
 from model.tokenizer import Run, Tokenizer
 from model.types import AdapterError, ModelFolderError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from model.folders.weights import LazyTensor
 
 # Two tokenizers that agree on these are the same for what people type.
 SAMPLES = ("Hello, how are you today?", "你好，世界！今天天气很好。", "x = 1 +  2\n")
 
 
-def check_vocabulary(path: Path, whole: Mapping[str, Tensor], base: BaseFacts) -> Iterator[Finding]:
+def check_vocabulary(
+    path: Path, whole: Mapping[str, LazyTensor], base: BaseFacts
+) -> Iterator[Finding]:
     """What the adapter in `path` does to the vocabulary, with the layers that it brings.
 
     Raises:
@@ -53,9 +56,25 @@ def own_tokenizer(path: Path) -> Tokenizer | None:
     if not has_tokenizer(path):
         return None
     try:
+        for name in TOKENIZER:
+            require_inside(path / name)
         return read_tokenizer(path)[0]
     except ModelFolderError as error:
-        raise AdapterError(error.message, error.remedy, error.finding) from error
+        raise _as_adapters(error, path) from error
+    except UnfitFileError as error:
+        raise adapter_error("adapter_unreadable", said=error) from error
+
+
+def _as_adapters(error: ModelFolderError, folder: Path) -> AdapterError:
+    """The tokenizer's fault as its adapter's, with files by their names: clients are not told
+    where the folder is."""
+    if not isinstance(error.finding, Finding):
+        return AdapterError(error.message, error.remedy)
+    facts = {
+        name: fact.name if isinstance(fact, Path) and fact.parent == folder else fact
+        for name, fact in error.finding.facts.items()
+    }
+    return adapter_error(error.finding.code, **facts)
 
 
 def differ(one: Tokenizer, other: Tokenizer) -> bool:
@@ -64,9 +83,9 @@ def differ(one: Tokenizer, other: Tokenizer) -> bool:
     return any(one.encode(run) != other.encode(run) for run in runs)
 
 
-def _rows(name: str, weight: Tensor, base: BaseFacts) -> int:
+def _rows(name: str, weight: LazyTensor, base: BaseFacts) -> int:
     hidden = base.tensors[EMBEDDING][1]
-    if weight.dim() != 2 or weight.shape[1] != hidden:
+    if len(weight.shape) != 2 or weight.shape[1] != hidden:
         sizes = " x ".join(map(str, weight.shape))
         raise adapter_error("adapter_own_shape", name=name, found=sizes, hidden=hidden)
-    return int(weight.shape[0])
+    return weight.shape[0]

@@ -14,16 +14,21 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from model.display import clean_text
 from model.types import AdapterError, FolderError, ModelFolderError
 
 Level = Literal["error", "warning", "note"]
 LANGUAGES = ("en", "zh")
+MAX_FACT = 1000  # characters: names and texts out of a folder can have any length
 E = TypeVar("E", bound=FolderError)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A code with the facts that its text has places for."""
+    """A code with the facts that its text has places for.
+
+    Facts come out of folders that anybody may have made: their text is cleaned where it is shown.
+    """
 
     code: str
     facts: Mapping[str, object]
@@ -34,15 +39,25 @@ class Finding:
 
     def message(self, language: str = "en") -> str:
         """One sentence or two, without the last full stop in English."""
-        return texts(language)[self.code]["message"].format_map(self.facts)
+        return texts(language)[self.code]["message"].format_map(self._shown())
 
     def remedy(self, language: str = "en") -> str:
         """What to do about it; empty where nothing needs to be done."""
-        return texts(language)[self.code].get("remedy", "").format_map(self.facts)
+        return texts(language)[self.code].get("remedy", "").format_map(self._shown())
+
+    def _shown(self) -> dict[str, object]:
+        return {name: _cleaned(fact) for name, fact in self.facts.items()}
 
 
 def finding(code: str, **facts: object) -> Finding:
     return Finding(code, facts)
+
+
+def _cleaned(fact: object) -> object:
+    """Numbers stay what they are, for the sake of their formats."""
+    if isinstance(fact, int | float):
+        return fact
+    return clean_text(str(fact), MAX_FACT)
 
 
 def folder_error(code: str, **facts: object) -> ModelFolderError:

@@ -1,22 +1,34 @@
-"""One adapter's folder as peft writes it: read, and made into weights."""
+"""One adapter's folder as peft writes it: read, and made into weights.
+
+It is foreign input: its files are read up to a bound, its patterns matched in linear time, and its
+numbers are numbers before anything is computed with them.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.findings import adapter_error
+from model.findings import Finding, adapter_error
+from model.folders.bounded_files import (
+    UnfitFileError,
+    open_file,
+    parse_json,
+    read_text,
+    require_inside,
+)
+from model.folders.patterns import MAX_PATTERNS, UnfitPatternError, module_matcher
 from model.types import AdapterError, ModelFolderError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from model.folders.weights import LazyTensor
     from model.layers.lora import Lora, LoraMaker, LoraPair
 
 CONFIG = "adapter_config.json"
@@ -30,7 +42,10 @@ PAIR_NAME = re.compile(
 WHOLE_NAME = re.compile(
     PREFIX + r"(?:model\.)?(embed_tokens|lm_head)(?:\.modules_to_save(?:\.default)?)?\.weight$"
 )
-FLOATS = ("torch.float16", "torch.bfloat16", "torch.float32", "torch.float64")
+FLOATS = ("F16", "BF16", "F32", "F64")
+MAX_RANK = 65_536  # more than any layer has rows
+MAX_ALPHA = 1e6
+MAX_OWN_LAYERS = 1000  # names in modules_to_save
 ORIGINAL = ".original_module."  # the base's own layer, which peft saves beside one of another size
 WHOLE = ("embed_tokens", "lm_head")  # layers of which an adapter may bring its own
 # Settings of peft's LoraConfig that change what the adapter computes, and are not served yet.
@@ -55,10 +70,11 @@ Key = tuple[int, str]  # layer and module, for example (3, "q_proj")
 
 @dataclass
 class Weights:
-    """What a weights file holds: "A" and "B" by layer and module, and whole layers by name."""
+    """What a weights file holds: "A" and "B" by layer and module, and whole layers by name. Each
+    is read when it is wanted."""
 
-    pairs: dict[Key, dict[str, Tensor]] = field(default_factory=dict)
-    whole: dict[str, Tensor] = field(default_factory=dict)
+    pairs: dict[Key, dict[str, LazyTensor]] = field(default_factory=dict)
+    whole: dict[str, LazyTensor] = field(default_factory=dict)
 
 
 def read_card(path: Path) -> dict[str, Any]:
@@ -80,24 +96,56 @@ def read_config(path: Path) -> dict[str, Any]:
     kind = config.get("peft_type")
     if kind != "LORA":
         raise adapter_error("adapter_not_lora", kind=kind)
-    for name, sane in (("rank_pattern", _is_pattern), ("alpha_pattern", _is_pattern),
-                       ("modules_to_save", _is_list_of_names)):  # fmt: skip
-        if config.get(name) is not None and not sane(config[name]):
-            said = f"{CONFIG} has nonsense in {name}"
-            raise adapter_error("adapter_unreadable", said=said)
+    for name, bound in (("rank_pattern", MAX_RANK), ("alpha_pattern", MAX_ALPHA)):
+        _check_patterns(name, config.get(name), bound)
+    if config.get("modules_to_save") is not None and not _is_names(config["modules_to_save"]):
+        raise _nonsense("modules_to_save")
     return config
 
 
-def _is_list_of_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+def _is_names(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) <= MAX_OWN_LAYERS
+        and all(isinstance(name, str) for name in value)
+    )
 
 
-def _is_pattern(value: Any) -> bool:
-    """Numbers by regular expressions."""
-    try:
-        return all(re.compile(key) and number > 0 for key, number in value.items())
-    except (AttributeError, TypeError, re.error):
+def _check_patterns(name: str, patterns: Any, bound: float) -> None:
+    """Whether these are numbers up to `bound` by regular expressions that can be matched.
+
+    Raises:
+        AdapterError: they are something else.
+    """
+    if patterns is None:
+        return
+    if not isinstance(patterns, dict) or len(patterns) > MAX_PATTERNS:
+        raise _nonsense(name)
+    if not all(is_positive(number) and number <= bound for number in patterns.values()):
+        raise _nonsense(name)
+    for pattern in patterns:
+        try:
+            module_matcher(pattern)
+        except UnfitPatternError as error:
+            raise adapter_error("adapter_pattern", key=name, pattern=repr(pattern[:100])) from error
+
+
+def _nonsense(name: str) -> AdapterError:
+    return adapter_error("adapter_unreadable", said=f"{CONFIG} has nonsense in {name}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a number that can be computed with: no truth value, no NaN, finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond what floats can be
+        return False
+
+
+def is_positive(value: Any) -> bool:
+    return is_number(value) and value > 0
 
 
 def refuse_kind(path: Path, config: Mapping[str, Any]) -> None:
@@ -138,19 +186,19 @@ def load(path: Path, maker: LoraMaker) -> Lora:
 
     config, weights = read_config(path), read_weights(path)
 
-    def pair(key: Key, sides: Mapping[str, Tensor]) -> LoraPair:
-        factor = scaling(config, key, len(sides["A"]))
-        return maker.own_pair(sides["A"], sides["B"], factor)
+    def pair(key: Key, sides: Mapping[str, LazyTensor]) -> LoraPair:
+        a, b = sides["A"].read(), sides["B"].read()
+        return maker.own_pair(a, b, scaling(config, key, len(a)))
 
-    whole = {name: maker.own_layer(weight) for name, weight in weights.whole.items()}
+    whole = {name: maker.own_layer(weight.read()) for name, weight in weights.whole.items()}
     pairs = {key: pair(key, sides) for key, sides in weights.pairs.items()}
     return Lora(pairs, embedding=whole.get("embed_tokens"), head=whole.get("lm_head"))
 
 
 def digest(path: Path) -> str:
     """sha256 over the configuration and the weights: what the adapter computes, and no more."""
-    told = hashlib.sha256((path / CONFIG).read_bytes())
-    with weights_file(path).open("rb") as file:
+    told = hashlib.sha256(_read_text(path / CONFIG).encode())
+    with open_file(weights_file(path)) as file:
         told.update(hashlib.file_digest(file, "sha256").digest())
     return told.hexdigest()
 
@@ -174,11 +222,13 @@ def scaling(config: Mapping[str, Any], key: Key, rank: int) -> float:
 def by_pattern(config: Mapping[str, Any], patterns: str, key: Key, default: Any) -> Any:
     """A setting that some modules have otherwise, as in peft: the pattern must match the end of
     the dotted name."""
-    name = dotted(key)
-    matching = (
-        v for p, v in (config.get(patterns) or {}).items() if re.match(rf"(.*\.)?({p})$", name)
-    )
-    return next(matching, default)
+    return by_name(config, patterns, dotted(key), default)
+
+
+def by_name(config: Mapping[str, Any], patterns: str, name: str, default: Any) -> Any:
+    """The same by the dotted name itself."""
+    given = config.get(patterns) or {}
+    return next((v for pattern, v in given.items() if module_matcher(pattern)(name)), default)
 
 
 def own_layers(config: Mapping[str, Any]) -> set[str]:
@@ -188,27 +238,39 @@ def own_layers(config: Mapping[str, Any]) -> set[str]:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise adapter_error("adapter_file_missing", name=file.name) from error
-    except (OSError, ValueError, RecursionError) as error:
-        said = str(error).replace(str(file), file.name)
-        raise adapter_error("adapter_unreadable", said=f"{file.name}: {said}") from error
+        data = parse_json(_read_text(file))
+    except ValueError as error:
+        raise adapter_error("adapter_unreadable", said=f"{file.name}: {error}") from error
     if not isinstance(data, dict):
         said = f"{file.name} holds no JSON object"
         raise adapter_error("adapter_unreadable", said=said)
     return data
 
 
+def _read_text(file: Path) -> str:
+    try:
+        require_inside(file)
+        return read_text(file)
+    except FileNotFoundError as error:
+        raise adapter_error("adapter_file_missing", name=file.name) from error
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise adapter_error("adapter_unreadable", said=f"{file.name}: {said}") from error
+
+
 def weights_file(path: Path) -> Path:
     """The file with the weights of the adapter in `path`.
 
     Raises:
-        AdapterError: there is none.
+        AdapterError: there is none, or it is a link that leads out of the folder.
     """
     file = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
     if file is None:
         raise adapter_error("adapter_file_missing", name=WEIGHTS[0])
+    try:
+        require_inside(file)
+    except UnfitFileError as error:
+        raise adapter_error("adapter_unreadable", said=error) from error
     return file
 
 
@@ -219,40 +281,53 @@ def read_weights(path: Path) -> Weights:
         AdapterError: the file is torn, or holds something else.
     """
     weights = Weights()
-    for name, tensor in all_tensors(path):
-        if match := PAIR_NAME.match(name):
+    for tensor in all_tensors(path):
+        if match := PAIR_NAME.match(tensor.name):
             layer, module, side = match.groups()
             weights.pairs.setdefault((int(layer), module), {})[side] = tensor
-        elif match := WHOLE_NAME.match(name):
+        elif match := WHOLE_NAME.match(tensor.name):
             weights.whole[match[1]] = tensor
         else:
-            raise adapter_error("adapter_weight_unknown", name=name)
+            raise adapter_error("adapter_weight_unknown", name=tensor.name)
     return weights
 
 
-def all_tensors(path: Path) -> Iterable[tuple[str, Tensor]]:
-    """Name and tensor of all that the adapter in `path` holds.
+def all_tensors(path: Path) -> list[LazyTensor]:
+    """All that the adapter in `path` holds, each to be read when it is wanted.
 
-    Raises:
+    Raises (and so does each of them when it is read):
         AdapterError: there is nothing, or it is torn.
     """
-    from safetensors.torch import load_file
-
-    from model.folders.weights import read_tensors, refuse_lfs_pointer
+    from model.folders.weights import list_tensors
 
     file = weights_file(path)
     try:
-        refuse_lfs_pointer(file)
-        # In one go, where bases are read piece by piece: an adapter is small, and somebody waits.
-        held = load_file(file).items() if file.suffix == ".safetensors" else read_tensors((file,))
-        kept = [(name, tensor) for name, tensor in held if ORIGINAL not in name]
+        held = list_tensors(file, old_pickles=False)
     except ModelFolderError as error:
-        raise AdapterError(error.message, error.remedy, error.finding) from error
-    except Exception as error:  # a torn file makes the parsers raise anything
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        said = said.replace(str(file), file.name)
-        raise adapter_error("adapter_unreadable", said=said) from error
-    odd = [name for name, tensor in kept if str(tensor.dtype) not in FLOATS]
+        raise _as_adapters(error, file) from error
+    kept = [_of_adapter(tensor, file) for tensor in held if ORIGINAL not in tensor.name]
+    odd = [tensor.name for tensor in kept if tensor.dtype not in FLOATS]
     if odd:
         raise adapter_error("adapter_unreadable", said=f"{odd[0]} is of no type that is served")
     return kept
+
+
+def _of_adapter(tensor: LazyTensor, file: Path) -> LazyTensor:
+    """`tensor`, whose reading fails as an adapter's."""
+    read = tensor.read
+
+    def reading() -> Tensor:
+        try:
+            return read()
+        except ModelFolderError as error:
+            raise _as_adapters(error, file) from error
+
+    return replace(tensor, read=reading)
+
+
+def _as_adapters(error: ModelFolderError, file: Path) -> AdapterError:
+    """A weights file's fault as its adapter's: without the folder, which clients are not told."""
+    found = error.finding
+    if isinstance(found, Finding) and found.code in ("weights_torn", "file_unreadable"):
+        return adapter_error("adapter_unreadable", said=found.facts["said"])
+    return AdapterError(error.message.replace(str(file), file.name), error.remedy, error.finding)

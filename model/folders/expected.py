@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from model.findings import Finding, finding, folder_error
-from model.folders.model_folder import IGNORED
+from model.folders.model_folder import IGNORED, MAX_SIZES
 from model.folders.weights import LazyTensor
 
 Shape = tuple[int, ...]
 
 HEAD = "lm_head.weight"
-MOST_LAYERS = 10_000  # no model has nearly as many, and their names would fill the memory
 
 
 def expected_tensors(config: Mapping[str, Any]) -> dict[str, Shape]:
@@ -42,7 +41,7 @@ def expected_tensors(config: Mapping[str, Any]) -> dict[str, Shape]:
         "post_attention_layernorm": (hidden,),
     }
     layers = _size(config, "num_hidden_layers")
-    if layers > MOST_LAYERS:
+    if layers > MAX_SIZES["num_hidden_layers"]:  # their names would fill the memory
         said = f"num_hidden_layers is {layers}"
         raise folder_error("config_unsound", file="config.json", said=said)
     found: dict[str, Shape] = {"model.embed_tokens.weight": (vocab, hidden)}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from model.findings import folder_error
+from model.folders.bounded_files import read_text
 from model.folders.tokenizer_files import check_pieces, read_json, read_tokenizer
 from model.tokenizer import Tokenizer
 from model.types import ModelFolderError
@@ -25,6 +26,19 @@ WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+# Sizes beyond these are no model's: what is made of them would fill the memory before it is known
+# whether the weights are there.
+MAX_SIZES = {
+    "vocab_size": 10_000_000,
+    "hidden_size": 1_000_000,
+    "intermediate_size": 10_000_000,
+    "num_hidden_layers": 10_000,
+    "num_attention_heads": 100_000,
+    "num_key_value_heads": 100_000,
+    "head_dim": 100_000,
+    "max_position_embeddings": 100_000_000,
+}
+MAX_END_TOKENS, MAX_STOPS, MAX_STOP = 1000, 64, 1000  # the last in characters
 IGNORED = ("rotary_emb.inv_freq", "attention.bias", "masked_bias")  # of old checkpoints: no weights
 
 
@@ -123,6 +137,10 @@ def check_config(path: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
         raise folder_error("not_llama", folder=path, what=what)
     if not all(_is_size(config.get(size)) for size in ("vocab_size", "hidden_size")):
         raise folder_error("config_incomplete", file=path / "config.json")
+    for name, most in MAX_SIZES.items():
+        if config.get(name) is not None and not (_is_size(config[name]) and config[name] <= most):
+            said = f"{name} is {config[name]!r}"
+            raise folder_error("config_unsound", file=path / "config.json", said=said)
     return config
 
 
@@ -190,20 +208,20 @@ def chat_template(path: Path) -> str | None:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except (OSError, ValueError) as error:
         raise folder_error("file_unreadable", file=path, said=error) from error
 
 
 def _token_ids(value: Any) -> frozenset[int]:
-    ids = value if isinstance(value, list) else [value]
-    return frozenset(i for i in ids if isinstance(i, int) and i >= 0 and i is not True)
+    ids = value[:MAX_END_TOKENS] if isinstance(value, list) else [value]
+    return frozenset(i for i in ids if type(i) is int and 0 <= i < MAX_SIZES["vocab_size"])
 
 
 def _strings(value: Any) -> tuple[str, ...]:
     """One text or a list of them, as transformers' generation_config.json allows."""
-    texts = value if isinstance(value, list) else [value]
-    return tuple(text for text in texts if isinstance(text, str) and text)
+    texts = value[:MAX_STOPS] if isinstance(value, list) else [value]
+    return tuple(text for text in texts if isinstance(text, str) and 0 < len(text) <= MAX_STOP)
 
 
 def _no_folder(path: Path) -> ModelFolderError:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from model.findings import folder_error
+from model.folders.bounded_files import parse_json, read_text
 from model.folders.special_tokens import SpecialTokens, Vocabulary, choose_special
+from model.folders.tokenizer_bounds import check_tokenizer_data
 from model.folders.weights import refuse_lfs_pointer
 from model.tokenizer import FastTokenizer, SpmTokenizer, Tokenizer, open_spm
 from model.types import ModelFolderError
@@ -51,7 +52,9 @@ def read_tokenizer(path: Path) -> tuple[Tokenizer, SpecialTokens]:
 def _fast(file: Path, files: Mapping[str, Mapping[str, Any]]) -> tuple[Tokenizer, SpecialTokens]:
     try:
         refuse_lfs_pointer(file)
-        data = json.loads(file.read_text(encoding="utf-8"))
+        text = read_text(file)
+        data = parse_json(text)
+        check_tokenizer_data(data, file.name)
         held = data["model"]["vocab"]
         pairs = (
             enumerate(p for p, _ in held) if isinstance(held, list) else map(reversed, held.items())
@@ -59,10 +62,12 @@ def _fast(file: Path, files: Mapping[str, Mapping[str, Any]]) -> tuple[Tokenizer
         texts = dict(pairs) | {token["id"]: token["content"] for token in data["added_tokens"]}
         ids = {text: token for token, text in texts.items()}
         special = choose_special(files, Vocabulary(ids.get, texts.get), {})
-        return FastTokenizer(file, special.bos, special.eos), special
+        return FastTokenizer(file, special.bos, special.eos, text), special
     except ModelFolderError:
         raise
-    except Exception as error:  # the tokenizers library raises bare Exception
+    except BaseException as error:  # a panic in the tokenizers library is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise folder_error("tokenizer_unreadable", file=file, said=said) from error
 
@@ -109,10 +114,10 @@ def read_json(path: Path, optional: bool = False) -> dict[str, Any]:
     if optional and not path.is_file():
         return {}
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(read_text(path))
     except FileNotFoundError as error:
         raise folder_error("file_missing", folder=path.parent, name=path.name) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise folder_error("file_unreadable", file=path, said=error) from error
     if not isinstance(data, dict):
         raise folder_error("file_unreadable", file=path, said="it holds no JSON object")

@@ -1,23 +1,26 @@
 """Weight files: which tensors they hold, each to be read alone and when it is wanted.
 
-Each tensor is read through a mapping of its own, of just its place in the file: what is mapped
-counts as this process's memory, and with the whole file all of a 13B would.
+Tensors are read with read(), in bounded pieces, and never mapped: a file that another program cuts
+short while it is mapped ends the process (SIGBUS), and a read that comes up short is a sentence.
+The lists of tensors that files begin with are foreign input: bounded, and held against the file.
 """
 
 from __future__ import annotations
 
-import json
-import mmap
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from io import FileIO
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model.display import is_plain_name
 from model.findings import folder_error
+from model.folders.bounded_files import UnfitFileError, open_file, parse_json
+from model.folders.torch_archive import check_archive, is_archive
 from model.machine import available_memory
 from model.types import ModelFolderError
 
@@ -42,6 +45,13 @@ BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2} 
 LFS_POINTER = b"version https://git-lfs"
 RUNS_CODE = ("Unsupported global", "Unsupported class")  # torch's words
 LENGTH = struct.Struct("<Q")  # of the header that a safetensors file begins with
+MAX_HEADER_BYTES = 16 << 20  # a mixture of experts with 60,000 tensors takes 8 MB
+MAX_TENSORS = 100_000  # in a file
+MAX_DIMENSIONS = 8
+PIECE = 64 << 20  # bytes of one read
+LARGE = 1 << 30  # bytes of a tensor from which on it is asked whether there is memory for it
+TOO_SHORT = "it ends too early"
+UNSOUND = "its table of tensors does not fit the file"
 
 
 @dataclass(frozen=True)
@@ -90,15 +100,19 @@ def bytes_of(tensor: Tensor) -> memoryview:
     return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
-def list_tensors(file: Path) -> list[LazyTensor]:
+def list_tensors(file: Path, old_pickles: bool = True) -> list[LazyTensor]:
     """The tensors of a safetensors or PyTorch file; of the latter none is read yet, either.
+
+    Without `old_pickles`, PyTorch files from before 2020 are refused: those are read as a whole.
 
     Raises:
         ModelFolderError: it is torn, of a type that is not known, or would run code.
     """
     try:
         refuse_lfs_pointer(file)
-        return _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
+        if file.suffix == ".safetensors":
+            return _safetensors(file)
+        return _pickled(file, old_pickles)
     except ModelFolderError:
         raise
     except OSError as error:
@@ -124,7 +138,7 @@ def refuse_lfs_pointer(file: Path) -> None:
     Raises:
         ModelFolderError: `file` is such a note; OSError where it cannot be read.
     """
-    with file.open("rb") as opened:
+    with open_file(file) as opened:
         if opened.read(len(LFS_POINTER)) == LFS_POINTER:
             raise folder_error("lfs_pointer", file=file)
 
@@ -139,62 +153,124 @@ def _torn(file: Path, error: Exception) -> ModelFolderError:
 
 
 def _safetensors(file: Path) -> list[LazyTensor]:
-    from safetensors import safe_open
-
-    with safe_open(file, framework="np"):  # which checks the header against the file's size
-        pass
-    with file.open("rb") as opened:
-        (length,) = LENGTH.unpack(opened.read(LENGTH.size))
-        header: dict[str, Any] = json.loads(opened.read(length))
+    with open_file(file) as opened:
+        size = os.fstat(opened.fileno()).st_size
+        prefix = opened.read(LENGTH.size)
+        if len(prefix) < LENGTH.size:
+            raise UnfitFileError(TOO_SHORT)
+        (length,) = LENGTH.unpack(prefix)
+        if length > MAX_HEADER_BYTES:
+            raise UnfitFileError(f"its table of tensors is larger than {MAX_HEADER_BYTES >> 20} MB")
+        header = parse_json(_read_exactly(opened, length).decode("utf-8"))
+    if not isinstance(header, dict):
+        raise UnfitFileError(UNSOUND)
     header.pop("__metadata__", None)
-    start = LENGTH.size + length
-    found = []
-    for name, entry in header.items():
-        if entry["dtype"] not in TYPES:
-            raise folder_error("weights_type", file=file, name=name, dtype=entry["dtype"])
-        shape = tuple(entry["shape"])
-        offset = start + entry["data_offsets"][0]
-        read = partial(_read, file, entry["dtype"], shape, offset)
-        found.append((offset, LazyTensor(name, entry["dtype"], shape, read)))
-    return [tensor for _, tensor in sorted(found, key=lambda pair: pair[0])]
+    _check_names(header)
+    found = [_entry(file, name, header[name], LENGTH.size + length) for name in header]
+    found.sort(key=lambda pair: pair[0])
+    _check_covered(found, LENGTH.size + length, size)
+    return [tensor for _, tensor in found]
+
+
+def _read_exactly(opened: FileIO, length: int) -> bytes:
+    content = opened.read(length)
+    while content and len(content) < length and (more := opened.read(length - len(content))):
+        content += more
+    if len(content) < length:
+        raise UnfitFileError(TOO_SHORT)
+    return content
+
+
+def _check_names(held: Mapping[Any, object]) -> None:
+    if len(held) > MAX_TENSORS:
+        raise UnfitFileError(f"it holds more than {MAX_TENSORS} tensors")
+    if not all(isinstance(name, str) and is_plain_name(name) for name in held):
+        raise UnfitFileError("it holds a tensor whose name is no plain text")
+
+
+def _entry(file: Path, name: str, entry: Any, start: int) -> tuple[int, LazyTensor]:
+    """A tensor of a safetensors file, whose contents begin at `start`, and its place."""
+    dtype, shape, place = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if dtype not in TYPES:
+        raise folder_error("weights_type", file=file, name=name, dtype=dtype)
+    if not _are_sizes(shape) or not _are_sizes(place) or len(place) != 2:
+        raise UnfitFileError(UNSOUND)
+    begin, end = place
+    tensor = LazyTensor(
+        name, dtype, tuple(shape), partial(_read, file, dtype, tuple(shape), start + begin)
+    )
+    if len(shape) > MAX_DIMENSIONS or end - begin != tensor.nbytes:
+        raise UnfitFileError(UNSOUND)
+    return start + begin, tensor
+
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(size) is int and size >= 0 for size in value)
+
+
+def _check_covered(found: list[tuple[int, LazyTensor]], start: int, size: int) -> None:
+    """Whether the tensors lie one behind the other up to the end of the file, as the format says:
+    so none overlaps another, and none lies outside."""
+    for offset, tensor in found:
+        if offset != start:
+            raise UnfitFileError(UNSOUND)
+        start += tensor.nbytes
+    if start != size:
+        raise UnfitFileError(TOO_SHORT if size < start else UNSOUND)
 
 
 def _read(file: Path, dtype: str, shape: tuple[int, ...], offset: int) -> Tensor:
-    """A tensor over a mapping of its own place in the file, which goes when it goes."""
+    """A tensor in memory of its own, filled from its place in the file."""
     import torch
 
     kind, count = torch_dtype(dtype), prod(shape)
     if not count:
         return torch.empty(shape, dtype=kind)
-    begin = offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-    length = offset - begin + count * kind.itemsize
     try:
-        with file.open("rb") as opened:
-            if os.fstat(opened.fileno()).st_size < begin + length:
-                raise folder_error("weights_torn", file=file, said="it ends too early")
-            # Private: whoever changes the tensor changes nothing in the file.
-            mapped = mmap.mmap(opened.fileno(), length, access=mmap.ACCESS_COPY, offset=begin)
+        with open_file(file) as opened:
+            nbytes = count * kind.itemsize
+            if offset < 0 or os.fstat(opened.fileno()).st_size < offset + nbytes:
+                raise UnfitFileError(TOO_SHORT)
+            _require_memory(file, nbytes)
+            tensor = torch.empty(count, dtype=kind)
+            opened.seek(offset)
+            _fill(opened, bytes_of(tensor))
     except OSError as error:
         raise folder_error("file_unreadable", file=file, said=error.strerror) from error
-    if hasattr(mapped, "madvise"):
-        mapped.madvise(mmap.MADV_WILLNEED)
-    if (offset - begin) % kind.itemsize:  # an old file, whose header has an odd length
-        raw = bytearray(mapped[offset - begin :])
-        return torch.frombuffer(raw, dtype=kind).view(shape)
-    flat = torch.frombuffer(mapped, dtype=kind, count=count, offset=offset - begin)
-    return flat.view(shape)
+    except UnfitFileError as error:
+        raise folder_error("weights_torn", file=file, said=error) from error
+    return tensor.view(shape)
 
 
-def _pickled(file: Path) -> list[LazyTensor]:
+def _fill(opened: FileIO, memory: memoryview) -> None:
+    at = 0
+    while at < len(memory):
+        count = opened.readinto(memory[at : at + PIECE])
+        if not count:
+            raise UnfitFileError("it became shorter while it was read")
+        at += count
+
+
+def _require_memory(file: Path, nbytes: int) -> None:
+    """A file without contents on the disk (a sparse one) can tell tensors of any size."""
+    if nbytes < LARGE:
+        return
+    free = available_memory()
+    if nbytes > free:
+        raise folder_error("tensor_too_large", file=file, needed=nbytes / 1e9, free=free / 1e9)
+
+
+def _pickled(file: Path, old_pickles: bool) -> list[LazyTensor]:
     """By the places that torch tells when nothing but the pickle is read (its notes on
     serialization: loading under FakeTensorMode)."""
-    import zipfile
-
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    if not zipfile.is_zipfile(file):
+    if not is_archive(file):
+        if not old_pickles:
+            raise UnfitFileError("it is in PyTorch's old format")
         return _old_pickled(file)
+    check_archive(file)
     # weights_only: a pickle may hold any code, and this loader refuses to run it.
     with FakeTensorMode():
         held = torch.load(file, map_location="cpu", weights_only=True)
@@ -207,6 +283,7 @@ def _weights(file: Path, held: Any) -> Mapping[str, Tensor]:
     if isinstance(held, Mapping) and all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in held.items()
     ):
+        _check_names(held)
         for name, value in held.items():
             if dtype_name(value.dtype) not in TYPES:
                 raise folder_error("weights_type", file=file, name=name, dtype=value.dtype)
@@ -221,6 +298,8 @@ def _placed(file: Path, name: str, tensor: Tensor) -> LazyTensor:
     if tensor.is_contiguous():
         return LazyTensor(name, dtype, shape, partial(_read, file, dtype, shape, start))
     extent = 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+    if prod(shape) > file.stat().st_size:  # one value that is told to fill a whole matrix
+        raise UnfitFileError(UNSOUND)
 
     def read() -> Tensor:
         return _read(file, dtype, (extent,), start).as_strided(shape, stride).contiguous()

@@ -10,14 +10,14 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.findings import adapter_error
-from model.folders.adapter_files import WHOLE_NAME, all_tensors, digest, read_config
+from model.folders.adapter_files import WHOLE_NAME, all_tensors, by_name, digest, read_config
 from model.types import AdapterError
 
 if TYPE_CHECKING:
@@ -58,21 +58,40 @@ def read_adapter(path: Path, strength: float) -> AdapterWeights:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from peft import LoraConfig
 
-    try:
-        config = LoraConfig.from_peft_type(**_known(read_config(path)))
-    except (TypeError, ValueError) as error:  # peft's own checks
-        said = f"adapter_config.json: {str(error).splitlines()[0]}"
-        raise adapter_error("adapter_unreadable", said=said) from error
     layers: dict[str, dict[str, Tensor]] = {}
     whole: dict[str, Tensor] = {}
-    for name, tensor in all_tensors(path):
+    for lazy in all_tensors(path):
+        name, tensor = lazy.name, lazy.read()
         if match := LAYER_TENSOR.match(name):
             layers.setdefault(match[1], {})[match[2].replace(".default", "")] = tensor
         elif match := WHOLE_NAME.match(name):
             whole[WHOLE_TENSORS[match[1]]] = tensor
         else:
             raise adapter_error("adapter_weight_unknown", name=name)
+    given = _resolved(read_config(path), layers)
+    try:
+        config = LoraConfig.from_peft_type(**_known(given))
+    except (TypeError, ValueError) as error:  # peft's own checks
+        said = f"adapter_config.json: {str(error).splitlines()[0]}"
+        raise adapter_error("adapter_unreadable", said=said) from error
     return AdapterWeights(path.name, digest(path), config, strength, layers, whole)
+
+
+def _resolved(config: Mapping[str, Any], layers: Iterable[str]) -> dict[str, Any]:
+    """`config` with the names of `layers` in the place of its patterns: peft matches them by
+    backtracking, which some never come back from. What has weights is what is merged."""
+    names = list(layers)
+    return {
+        **config,
+        **dict.fromkeys(("exclude_modules", "layers_to_transform", "layers_pattern")),
+        "target_modules": names,
+        **{key: _exact(config, key, names) for key in ("rank_pattern", "alpha_pattern")},
+    }
+
+
+def _exact(config: Mapping[str, Any], patterns: str, names: Sequence[str]) -> dict[str, Any]:
+    found = {name: by_name(config, patterns, name, None) for name in names}
+    return {re.escape(name): value for name, value in found.items() if value is not None}
 
 
 def _known(config: Mapping[str, Any]) -> dict[str, Any]:
