@@ -29,7 +29,10 @@ class Home(Protocol):
     """Where chats are kept; as a text, what it is called. May be used from any thread."""
 
     def reading(self) -> AbstractContextManager[Connection]:
-        """In no transaction: each statement is one of its own."""
+        """For statements that read, each a transaction of its own. Waits for no writer."""
+
+    def once(self) -> AbstractContextManager[Connection]:
+        """For one statement that writes, which is a transaction of its own."""
 
     def writing(self) -> AbstractContextManager[Connection]:
         """A transaction: all of it happens, or nothing."""
@@ -60,7 +63,7 @@ class Database:
     @contextmanager
     def _once(self) -> Iterator[Connection]:
         """For a single statement that writes, in fewer steps than `_writing`."""
-        with told(self.home, "saved"), self.home.reading() as connection:
+        with told(self.home, "saved"), self.home.once() as connection:
             yield connection
 
     @contextmanager
