@@ -17,6 +17,8 @@ from model.types import MOST_BIASES, FinishReason, RequestError, Sampling
 from web.chats.records import ChatSettings, Run
 
 MOST_INTEGER = 2**63
+MAX_TEXT = 2_000_000  # bytes of one message
+MAX_SETTING = 100_000  # characters of a text that comes from outside, as a system prompt
 MAX_CACHED = 10_000  # characters of a text that is decoded once; longer ones would fill the memory
 NO_SAMPLING, NO_SETTINGS = Sampling(), ChatSettings()
 NO_RUNS = "[]"  # of messages that people wrote
@@ -80,8 +82,9 @@ def sampling_text(sampling: Sampling) -> str:
 
 
 def runs_text(runs: Iterable[Run]) -> str:
-    """Runs as the store keeps them."""
-    return json.dumps([run_value(run) for run in runs])
+    """Runs as the store keeps them. Each is encoded by itself, as all other threads wait for that:
+    those of an imported reply may hold many long system prompts."""
+    return f"[{', '.join(json.dumps(run_value(run)) for run in runs)}]"
 
 
 def settings_from(text: str) -> ChatSettings:
@@ -124,6 +127,20 @@ def clean(text: str) -> str:
     except UnicodeEncodeError:
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text.replace("\0", "�") if "\0" in text else text
+
+
+def check_length(text: str) -> None:
+    """That a text is not too long to be kept.
+
+    Raises:
+        RequestError: it is.
+    """
+    # The number of characters first: to encode many more of them would take long. Halves of
+    # characters are counted as they will be kept.
+    if len(text) > MAX_TEXT or len(text.encode(errors="replace")) > MAX_TEXT:
+        raise RequestError(
+            f"The text is longer than {MAX_TEXT // 1_000_000} MB", "Shorten it, or split it."
+        )
 
 
 def _loads(text: str) -> object:
@@ -169,9 +186,11 @@ def _changed(empty: Record, changes: dict[str, Any], strict: bool) -> Record:
     return empty
 
 
-def _text(value: object, _: bool) -> str:
+def _text(value: object, strict: bool) -> str:
     if not isinstance(value, str):
         raise TypeError
+    if strict and len(value) > MAX_SETTING:
+        raise ValueError
     return clean(value)
 
 

@@ -10,16 +10,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from json.decoder import JSONDecoder, scanstring
+from json.decoder import JSONDecoder, scanstring  # type: ignore[attr-defined]
 from typing import Any, Final, NoReturn
 
 WINDOW = 32_768  # characters that are decoded at once; longer than any word or escape
 MAX_DEPTH = 32  # of containers that are larger than a window
+MAX_STEPS = 200_000  # values of such containers: an export has one for each message
+MAX_ITEMS = 20_000  # of one of them: a chat has 10,000 messages at the most
+TOO_MANY = "it has too many parts"
 SPACE = re.compile(r"[ \t\n\r]*")
 
 
 class JsonError(ValueError):
-    """The text is no JSON, for the reason of the message."""
+    """The text cannot be read; the message says why, for people."""
+
+    def __init__(self, message: str = "it is no JSON") -> None:
+        super().__init__(message)
 
 
 class _TooLarge:
@@ -39,42 +45,50 @@ class JsonReader:
     def __init__(self, text: str) -> None:
         self._text = text
         self._at = 0
-        self._depth = 0
+        self._depth = self._steps = 0
         self._decoder = JSONDecoder(parse_constant=_refuse_constant)
         self._window, self._window_start = "", 0
 
     def peek(self) -> str:
         """The character with which the next value begins, or "" at the end."""
-        self._at = SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
+        while True:
+            end = self._at + WINDOW
+            self._at = SPACE.match(self._text, self._at, end).end()  # type: ignore[union-attr]
+            if self._at < end:
+                break
         return self._text[self._at : self._at + 1]
 
     def finish(self) -> None:
         """Checks that nothing but white space is left."""
         if self.peek():
-            raise JsonError("something stands behind its end")
+            raise JsonError
 
     def items(self) -> Iterator[None]:
         """Stops at each item of a list, which the caller reads."""
         self._enter("[")
         if not self._ends("]"):
-            while True:
+            for _ in range(MAX_ITEMS):
                 yield
                 if not self._goes_on("]"):
                     break
+            else:
+                raise JsonError(TOO_MANY)
         self._depth -= 1
 
     def members(self) -> Iterator[str]:
         """Stops at each value of an object, which the caller reads, and gives its key."""
         self._enter("{")
         if not self._ends("}"):
-            while True:
+            for _ in range(MAX_ITEMS):
                 if self.peek() != '"':
-                    raise JsonError("a key is missing")
+                    raise JsonError
                 key = self.value()
                 self._expect(":")
                 yield str(key)
                 if not self._goes_on("}"):
                     break
+            else:
+                raise JsonError(TOO_MANY)
         self._depth -= 1
 
     def value(self) -> Any:
@@ -90,6 +104,20 @@ class JsonReader:
         if start == '"':
             return self._long_string()
         return self._number()
+
+    def skip(self) -> None:
+        """Reads the next value without keeping it."""
+        start = self.peek()
+        if self._from_window() is not TOO_LARGE:
+            return
+        if start == "[":
+            for _ in self.items():
+                self.skip()
+        elif start == "{":
+            for _ in self.members():
+                self.skip()
+        else:
+            self.value()
 
     def _from_window(self) -> Any:
         """The next value, if what is left of the window holds it, or else the next window."""
@@ -110,7 +138,7 @@ class JsonReader:
         except json.JSONDecodeError:
             return TOO_LARGE  # it is cut off, or wrong: whoever reads it in smaller parts finds out
         except ValueError as error:
-            raise JsonError("a number in it has too many digits") from error
+            raise JsonError from error
         if end == len(self._window) and self._window_start + end < len(self._text):
             return TOO_LARGE  # a number may go on behind the window
         self._at = self._window_start + end
@@ -121,9 +149,9 @@ class JsonReader:
         try:
             value, end = self._decoder.raw_decode(self._text[self._at : self._at + WINDOW])
         except ValueError as error:
-            raise JsonError("a value is missing") from error
+            raise JsonError from error
         if end == WINDOW:
-            raise JsonError("a number in it has too many digits")
+            raise JsonError
         self._at += end
         return value
 
@@ -137,14 +165,14 @@ class JsonReader:
             try:
                 part, end = scanstring(f'{piece}"', 0, True)
             except json.JSONDecodeError as error:
-                raise JsonError("a text in it is broken") from error
+                raise JsonError from error
             parts.append(part)
             at += end
             if end <= len(piece):  # the quotation mark is the text's own
                 self._at = at
                 return "".join(parts)
             at -= 1
-        raise JsonError("a text in it does not end")
+        raise JsonError
 
     def _enter(self, bracket: str) -> None:
         self._expect(bracket)
@@ -161,15 +189,18 @@ class JsonReader:
 
     def _goes_on(self, bracket: str) -> bool:
         """Whether a comma stands here, and not the container's end."""
+        self._steps += 1
+        if self._steps > MAX_STEPS:
+            raise JsonError(TOO_MANY)
         found = self.peek()
         if found not in (",", bracket) or not found:
-            raise JsonError("a comma or a bracket is missing")
+            raise JsonError
         self._at += 1
         return found == ","
 
     def _expect(self, sign: str) -> None:
         if self.peek() != sign:
-            raise JsonError(f"a {sign} is missing")
+            raise JsonError
         self._at += 1
 
 

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Update, bindparam, insert, or_, select, updat
 
 from model.types import RequestError
 from web.chats.chats import CHANGED
+from web.chats.codec import check_length as check_length  # `talk` has it from here
 from web.chats.codec import clean, runs_from, runs_text
 from web.chats.database import Database, check_chat, check_message, hold_chat
 from web.chats.errors import ReplyBusyError, UnknownChatError
@@ -18,7 +19,6 @@ from web.chats.records import ChatMessage, Run, State
 from web.chats.tables import MESSAGES
 
 STATES = {state.value: state for state in State}  # looked up faster than by the class
-MOST_TEXT = 2_000_000  # bytes of one message
 FIELDS = (
     MESSAGES.c.id, MESSAGES.c.parent, MESSAGES.c.role, MESSAGES.c.text, MESSAGES.c.state,
     MESSAGES.c.created, MESSAGES.c.error, MESSAGES.c.comparison, MESSAGES.c.runs,
@@ -223,18 +223,6 @@ def storable(message: ChatMessage) -> ChatMessage:
     text = clean(message.text)
     check_length(text)
     return replace(message, text=text, error=clean(message.error))
-
-
-def check_length(text: str) -> None:
-    """That a text is not too long to be kept.
-
-    Raises:
-        RequestError: it is.
-    """
-    if len(text.encode()) > MOST_TEXT:
-        raise RequestError(
-            f"The text is longer than {MOST_TEXT // 1_000_000} MB", "Shorten it, or split it."
-        )
 
 
 def insert_messages(

@@ -7,10 +7,9 @@ from dataclasses import asdict
 from sqlalchemy import Connection, Delete, Select, bindparam, delete, func, select
 
 from model.types import RequestError
-from web.chats.codec import clean, sampling_from, sampling_text
+from web.chats.codec import check_length, clean, sampling_from, sampling_text
 from web.chats.database import Database, hold_chat
 from web.chats.errors import UnknownChatError
-from web.chats.messages import check_length
 from web.chats.records import SavedPreset, Snippet, Vote
 from web.chats.tables import CHATS, MESSAGES, PRESETS, SNIPPETS, VOTES, put
 

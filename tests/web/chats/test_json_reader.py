@@ -27,9 +27,9 @@ def read(text: str) -> Any:
 
 
 VALUES: list[Any] = [
-    None, True, False, 0, -1.5e-7, 123_456_789_012, "", "a", '"\\/\b\f\n\r\t', "字🦙" * 50, "\\" * 99,
-    "\ud83d", "\u2028", [], {}, [[]], [{}], {"": {"": []}}, [1, [2, [3]]], {"a": 1, "b": [True, "x"]},
-    list(range(100)), {str(n): {"text": "字" * n} for n in range(30)},
+    None, True, False, 0, -1.5e-7, 123_456_789_012, "", "a", '"\\/\b\f\n\r\t', "字🦙" * 50,
+    "\\" * 99, "\ud83d", "\u2028", [], {}, [[]], [{}], {"": {"": []}}, [1, [2, [3]]],
+    {"a": 1, "b": [True, "x"]}, list(range(100)), {str(n): {"text": "字" * n} for n in range(30)},
 ]  # fmt: skip
 
 
@@ -37,7 +37,9 @@ VALUES: list[Any] = [
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20])
 @pytest.mark.parametrize("indent", [None, 2])
 @pytest.mark.parametrize("ascii_only", [True, False])
-def test_json_reader_reads_what_json_wrote(value: Any, indent: int | None, ascii_only: bool) -> None:
+def test_json_reader_reads_what_json_wrote(
+    value: Any, indent: int | None, ascii_only: bool
+) -> None:
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
     assert joined(read(f" {text}\n")) == joined(json.loads(text))
 
@@ -69,9 +71,10 @@ def test_json_reader_reads_what_json_reads(seed: int, monkeypatch: pytest.Monkey
 @pytest.mark.usefixtures("window")
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "[", "]", "[1", "[1,", "[1,]", "[1 2]", "{", '{"a"', '{"a":', '{"a":1', '{"a":1,}', "{a:1}",
-     '{1:1}', '"', '"a', '"\\', '"\\u00', '"\\x"', '"\n"', "1 2", "[] []", "nul", "NaN", "[Infinity]",
-     "-Infinity", "1" * 5000, "1" * 70_000, "[" * 100_000, '{"a":' * 100_000, "[[1," * 100_000],
+    ["", " ", "[", "]", "[1", "[1,", "[1,]", "[1 2]", "{", '{"a"', '{"a":', '{"a":1', '{"a":1,}',
+     "{a:1}", '{1:1}', '"', '"a', '"\\', '"\\u00', '"\\x"', '"\n"', "1 2", "[] []", "nul", "NaN",
+     "[Infinity]", "-Infinity", "1" * 5000, "1" * 70_000,
+     "[" * 100_000, '{"a":' * 100_000, "[[1," * 100_000],
     ids=lambda text: text[:10],
 )  # fmt: skip
 def test_json_reader_refuses(text: str) -> None:
@@ -86,6 +89,31 @@ def test_json_reader_nests_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read("[" * deep + "]" * deep)
     with pytest.raises(JsonError, match="nested too deeply"):
         read("[" * (deep + 9) + "]" * (deep + 9))
+
+
+@pytest.mark.usefixtures("window")
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20])
+def test_json_reader_skips_a_value(value: Any) -> None:
+    reader = JsonReader(f"[{json.dumps(value)}, 7]")
+    items = reader.items()
+    next(items)
+    reader.skip()
+    next(items)
+    assert reader.value() == 7
+
+
+def test_json_reader_takes_so_many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of empty lists took seconds, and a hundred times its size in memory."""
+    monkeypatch.setattr(json_reader, "WINDOW", 16)
+    monkeypatch.setattr(json_reader, "MAX_STEPS", 30)
+    assert len(read("[" + "[]," * 29 + "[]]")) == 30
+    with pytest.raises(JsonError, match="too many parts"):
+        read("[" + "[]," * 30 + "[]]")
+    monkeypatch.setattr(json_reader, "MAX_STEPS", 1000)
+    monkeypatch.setattr(json_reader, "MAX_ITEMS", 20)
+    for text in ("[" + "1," * 99 + "1]", json.dumps(dict.fromkeys(map(str, range(99)), 1))):
+        with pytest.raises(JsonError, match="too many parts"):
+            read(text)
 
 
 def test_json_reader_stops_at_items_and_members() -> None:
@@ -103,7 +131,7 @@ def test_json_reader_stops_at_items_and_members() -> None:
 def test_no_step_of_the_json_reader_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a call into C is given, however large the file: all threads wait for it."""
     longest = 0
-    text = json.dumps([{"text": "x" * 300_000}, [[]] * 50_000, "\n" * 100_000])
+    text = json.dumps([{"text": "x" * 300_000}, [[]] * 15_000, "\n" * 100_000])
     reader = JsonReader(text)
 
     class Watched(json.JSONDecoder):

@@ -141,6 +141,56 @@ def test_files_of_others(value: dict[str, Any]) -> None:
     assert {m.id for m in one.messages}.isdisjoint(m.id for m in two.messages)
 
 
+FORMS: dict[str, dict[str, Any]] = {
+    "parts": {"messages": [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "Hello\n"},
+                                     {"type": "text", "text": "there"}]},
+        {"role": "assistant", "content": "Hi."}]},
+    "developer": {"messages": [
+        {"role": "developer", "content": "Be brief."}, *OPENAI["messages"][1:]]},
+    "capitals": {"conversations": [
+        {"from": "System", "value": "Be brief."},
+        {"from": "Human", "value": "Hello\n\nthere"}, {"from": "GPT", "value": "Hi."}]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("value", FORMS.values(), ids=FORMS)
+def test_forms_of_training_data_are_chats_too(value: dict[str, Any]) -> None:
+    (chat,) = from_json(json.dumps(value)).chats
+    assert chat.chat.settings.system == "Be brief."
+    assert [m.text for m in chat.messages] == ["Hello\n\nthere", "Hi."]
+    assert [m.role for m in chat.messages] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize(
+    ("value", "program"),
+    [
+        ([{"title": "T", "current_node": "c", "mapping": {"a": {"message": None}}}], "ChatGPT"),
+        ([{"id": "1", "title": "T", "chat": {"history": {"messages": {}}}}], "Open WebUI"),
+    ],
+)
+def test_exports_of_other_programs_are_refused_by_name(value: Any, program: str) -> None:
+    with pytest.raises(RequestError, match=f"an export of {program}"):
+        from_json(json.dumps(value))
+
+
+def test_an_export_whose_fields_come_in_another_order() -> None:
+    """Where it says what it is behind its chats, they are read at the end."""
+    value = changed()
+    backwards = dict(reversed(value.items()))
+    assert list(backwards) == ["chats", "version", "format"]
+    (chat,) = from_json(json.dumps(backwards)).chats
+    assert [m.text for m in chat.messages] == [m.text for m in MESSAGES.values()]
+
+
+def test_votes_about_one_comparison_are_one() -> None:
+    """A file of nothing but votes would be as many statements for the database."""
+    votes = [{"comparison": "c", "winner": winner} for winner in ("a1", None, "a2")]
+    (chat,) = from_json(json.dumps(changed(votes=votes))).chats
+    assert [vote.winner for vote in chat.votes] == [chat.messages[2].id]
+
+
 def test_halves_of_characters() -> None:
     (chat,) = from_json('{"messages": [{"role": "user", "content": "a\\ud83d"}]}').chats
     assert chat.messages[0].text == "a�"
@@ -186,7 +236,9 @@ BAD = {
     "a turn that is none": {"messages": ["hello"]},
     "an unknown role": turn("tool", "x"),
     "a role that is no text": turn(["user"], "x"),
-    "content in parts": turn("user", [{"type": "text", "text": "x"}]),
+    "content that is not all text": turn("user", [{"type": "image_url", "image_url": "x"}]),
+    "a part that is none": turn("user", ["x"]),
+    "a part without text": turn("user", [{"type": "text"}]),
     "no content": turn("assistant", None),
     "an unknown speaker": {"conversations": [{"from": "bing", "value": "x"}]},
     "a title that is no text": {**OPENAI, "title": 1},
@@ -246,20 +298,20 @@ def test_the_table_of_bad_files_begins_with_a_good_one() -> None:
 
 def test_what_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     turns = OPENAI["messages"][1:2]
-    most = shapes.MOST_MESSAGES
+    most = shapes.MAX_CHAT_MESSAGES
     assert most == 10_000
     assert len(from_json(json.dumps({"messages": turns * most})).chats[0].messages) == most
     for value in ({"messages": turns * (most + 1)}, {"conversations": turns * (most + 1)}):
         with pytest.raises(RequestError, match="over 10000 messages"):
             from_json(json.dumps(value))
-    monkeypatch.setattr(imports, "MOST_CHATS", 2)
+    monkeypatch.setattr(imports, "MAX_CHATS", 2)
     assert from_json(json.dumps([OPENAI] * 2))
     with pytest.raises(RequestError, match="over 2 chats"):
         from_json(json.dumps([OPENAI] * 3))
-    monkeypatch.setattr(imports, "MOST_MESSAGES", 3)
+    monkeypatch.setattr(imports, "MAX_MESSAGES", 3)
     with pytest.raises(RequestError, match="or 3 messages"):
         from_json(json.dumps([OPENAI] * 2))
-    monkeypatch.setattr(imports, "MOST_JSON", 10)
+    monkeypatch.setattr(imports, "MAX_JSON", 10)
     with pytest.raises(RequestError, match="longer"):
         from_json(json.dumps(OPENAI))
 
