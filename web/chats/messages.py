@@ -105,12 +105,13 @@ class Messages(Database):
 
         Raises:
             UnknownChatError: the chat is not there, or the message's parent not in it.
-            RequestError: its text is too long.
+            RequestError: its text is too long, or the owner has no room left.
             ReplyBusyError: it streams, and another living server's does so there, outside of its
                 comparison.
             StoreError
         """
         message = storable(message)
+        self._check_room(owner, size=len(message.text.encode()))
         with self._writing() as connection:
             hold_chat(connection, owner, chat)
             check_message(connection, chat, message.parent)
@@ -229,16 +230,19 @@ def insert_messages(
     connection: Connection, chat: str, messages: Iterable[ChatMessage], server: str = ""
 ) -> None:
     """Within a transaction. The messages are `storable`."""
-    rows = [
-        {
-            "id": m.id, "parent": m.parent, "role": m.role, "text": m.text, "state": m.state.value,
-            "created": m.created, "error": m.error, "comparison": m.comparison,
-            "runs": runs_text(m.runs), "repeats": m.repeats, "chat": chat, "server": server,
-        }
-        for m in messages
-    ]  # fmt: skip
+    rows = [message_row(chat, message, server) for message in messages]
     if rows:
         connection.execute(NEW, rows)
+
+
+def message_row(chat: str, message: ChatMessage, server: str = "") -> dict[str, Any]:
+    """What `NEW` takes. The message is `storable`."""
+    return {
+        "id": message.id, "parent": message.parent, "role": message.role, "text": message.text,
+        "state": message.state.value, "created": message.created, "error": message.error,
+        "comparison": message.comparison, "runs": runs_text(message.runs),
+        "repeats": message.repeats, "chat": chat, "server": server,
+    }  # fmt: skip
 
 
 def _message(row: Sequence[Any]) -> ChatMessage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from typing import Any
 
 from sqlalchemy import Connection, Delete, Select, bindparam, delete, func, select
 
@@ -94,11 +94,12 @@ class Shelf(Database):
         """Keep a prompt under its name.
 
         Raises:
-            RequestError: its name is empty, it is too long, or there are too many.
+            RequestError: its name is empty, it is too long, or there is no room for it.
             StoreError
         """
         name, text = checked_name(snippet.name), clean(snippet.text)
         check_length(text)
+        self._check_room(owner, size=len(text.encode()))
         with self._writing() as connection:
             _check_room(connection, OTHER_SNIPPETS, owner, name)
             put(connection, SNIPPETS, {"owner": owner, "name": name, "text": text})
@@ -177,4 +178,9 @@ def _check_room(connection: Connection, others: Select[int], owner: str, name: s
 
 def insert_vote(connection: Connection, vote: Vote) -> None:
     """Within a transaction; an earlier vote goes."""
-    put(connection, VOTES, asdict(vote))
+    put(connection, VOTES, vote_row(vote))
+
+
+def vote_row(vote: Vote) -> dict[str, Any]:
+    """What `put` takes."""
+    return {**vars(vote)}
