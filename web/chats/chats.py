@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +34,8 @@ from web.chats.usage import Usage
 MOST_QUERY = 200  # characters of what is searched for
 MOST_LISTED = 500  # chats, unless more are asked for
 AT_ONCE = 50  # chats that are destroyed in one go, which must not take long
+PAGE = 100  # chats that are read at once, where all are
+MAX_NUMBER = 2**63 - 1
 UNDO_SECONDS = 60.0  # for which a chat can be restored, however much its owner deletes
 FIELDS = (
     CHATS.c.id, CHATS.c.title, CHATS.c.created, CHATS.c.updated, CHATS.c.head, CHATS.c.settings
@@ -42,6 +45,16 @@ LISTED = (
     select(*FIELDS)
     .where(CHATS.c.owner == bindparam("owner"), CHATS.c.deleted.is_(None))
     .order_by(CHATS.c.updated.desc(), CHATS.c.number.desc())
+    .limit(bindparam("limit"))
+)
+NUMBERED = (
+    select(CHATS.c.number, *FIELDS)
+    .where(
+        CHATS.c.owner == bindparam("owner"),
+        CHATS.c.deleted.is_(None),
+        CHATS.c.number < bindparam("below"),
+    )
+    .order_by(CHATS.c.number.desc())
     .limit(bindparam("limit"))
 )
 CHANGED = update(CHATS).where(CHATS.c.id == bindparam("chat"))
@@ -107,6 +120,7 @@ class Chats(Database):
 
         Args:
             query: what the title or a message has to contain, in whatever case.
+            limit: how many at the most; `each_chat` gives all.
 
         Raises:
             StoreError
@@ -121,6 +135,23 @@ class Chats(Database):
         with self._reading() as connection:
             rows = connection.execute(found, {"owner": owner, "limit": limit})
             return [_chat(*row) for row in rows]
+
+    def each_chat(self, owner: str) -> Iterator[Chat]:
+        """All of the owner's chats, the newest first, read page by page: none of those that were
+        there at the beginning is missed, unless it is deleted.
+
+        Raises:
+            StoreError: while they are read.
+        """
+        below = MAX_NUMBER
+        while True:
+            with self._reading() as connection:
+                page = {"owner": owner, "below": below, "limit": PAGE}
+                rows = connection.execute(NUMBERED, page).all()
+            yield from (_chat(*fields) for _, *fields in rows)
+            if len(rows) < PAGE:
+                return
+            below = rows[-1].number
 
     def rename(self, owner: str, chat: str, title: str) -> None:
         """Give a chat a title of its owner's own.

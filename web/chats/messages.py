@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,12 +19,20 @@ from web.chats.records import ChatMessage, Run, State
 from web.chats.tables import MESSAGES
 
 STATES = {state.value: state for state in State}  # looked up faster than by the class
+FIRST_PAGE, MAX_PAGE = 20, 200  # messages that are read at once, where all of a chat are
+PAGE_CHARACTERS = 1_000_000  # of their texts, about
 FIELDS = (
     MESSAGES.c.id, MESSAGES.c.parent, MESSAGES.c.role, MESSAGES.c.text, MESSAGES.c.state,
     MESSAGES.c.created, MESSAGES.c.error, MESSAGES.c.comparison, MESSAGES.c.runs,
     MESSAGES.c.repeats,
 )  # fmt: skip
 IN_ORDER = select(*FIELDS).where(MESSAGES.c.chat == bindparam("of")).order_by(MESSAGES.c.number)
+NUMBERED = (
+    select(MESSAGES.c.number, *FIELDS)
+    .where(MESSAGES.c.chat == bindparam("of"), MESSAGES.c.number > bindparam("above"))
+    .order_by(MESSAGES.c.number)
+    .limit(bindparam("limit"))
+)
 ONE = select(MESSAGES.c.chat, *FIELDS).where(MESSAGES.c.id == bindparam("message"))
 WHERE = select(MESSAGES.c.chat).where(MESSAGES.c.id == bindparam("message"))
 STATE = select(MESSAGES.c.state).where(MESSAGES.c.id == bindparam("message"))
@@ -83,6 +91,31 @@ class Messages(Database):
             check_chat(connection, owner, chat)
             rows = connection.execute(IN_ORDER, {"of": chat}).all()
         return {row[0]: _message(row) for row in rows}
+
+    def each_message(self, owner: str, chat: str) -> Iterator[ChatMessage]:
+        """All of a chat's messages in order of creation, read page by page.
+
+        Raises:
+            UnknownChatError: at once.
+            StoreError
+        """
+        with self._reading() as connection:
+            check_chat(connection, owner, chat)
+        return self._pages(chat)
+
+    def _pages(self, chat: str) -> Iterator[ChatMessage]:
+        """Smaller pages where messages are long: a few of 2 MB each are in memory, not hundreds."""
+        above, limit = -1, FIRST_PAGE
+        while True:
+            with self._reading() as connection:
+                page = {"of": chat, "above": above, "limit": limit}
+                rows = connection.execute(NUMBERED, page).all()
+            yield from (_message(fields) for _, *fields in rows)
+            if len(rows) < limit:
+                return
+            above = rows[-1].number
+            long = sum(len(row.text) for row in rows) > PAGE_CHARACTERS
+            limit = max(1, limit // 4) if long else min(2 * limit, MAX_PAGE)
 
     def message(self, owner: str, message: str) -> tuple[str, ChatMessage]:
         """A message of any of the owner's chats, after the id of the chat.

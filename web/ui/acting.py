@@ -12,6 +12,7 @@ from typing import Any
 
 from model.types import RequestError
 from web.chats import portable
+from web.chats.exports import export_chat, export_chats, export_pairs
 from web.chats.records import ChatSettings
 from web.chats.talk import Talk
 from web.chats.visits import Visit
@@ -102,37 +103,28 @@ class Actions:
             raise RequestError("There is no chat to export yet", "Write a message.")
         name = portable.file_name(talk.chat)
         if act.text("format") == "markdown":
-            text = portable.to_markdown(talk.chat, talk.branch)
+            text = "".join(portable.markdown_parts(talk.chat, talk.branch))
             return _file(f"{name}.md", "text/markdown", text)
-        votes = self._talk.store.votes(act.visit.owner.id, talk.chat.id)
-        text = portable.to_json([portable.Exported(talk.chat, talk.messages, votes)])
+        text = "".join(export_chat(self._talk.store, act.visit.owner.id, talk.chat.id))
         return _file(f"{name}.json", "application/json", text)
 
     def _export_all(self, act: Act) -> Outcome:
-        text = portable.to_json(self._everything(act.visit))
+        text = "".join(export_chats(self._talk.store, act.visit.owner.id))
         return _file("chats.json", "application/json", text)
 
     def _pairs(self, act: Act) -> Outcome:
-        text = portable.preference_pairs(self._everything(act.visit))
+        text = "".join(export_pairs(self._talk.store, act.visit.owner.id))
         if not text:
             raise RequestError("There are no votes yet", "Compare adapters, and vote.")
         return _file("preferences.jsonl", "application/jsonl", text)
-
-    def _everything(self, visit: Visit) -> list[portable.Exported]:
-        store, owner = self._talk.store, visit.owner.id
-        return [
-            portable.Exported(chat, store.messages(owner, chat.id), store.votes(owner, chat.id))
-            for chat in store.chats(owner, limit=-1)
-        ]
 
     def _import(self, act: Act) -> Outcome:
         text = act.text("text")
         if len(text) > MOST_IMPORTED:
             raise RequestError("The file is larger than 5 MB", "Import a part of it.")
-        imported = portable.from_json(text)
         owner = act.visit.owner.id
         with self._talk.room(act.visit, len(text)):
-            chats = self._talk.store.adopt(owner, imported)
+            chats = self._talk.store.adopt(owner, portable.read_chats(text))
         self._talk.visits.changed(owner)
         if act.data.get("more") is True:  # of the same file; its last part is opened
             return Outcome()

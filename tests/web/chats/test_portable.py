@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +14,15 @@ import pytest
 
 from model.types import FinishReason, RequestError, Sampling
 from web.chats import imports, shapes
+from web.chats.exports import export_chats
 from web.chats.portable import (
-    Exported,
     ImportedChat,
+    Parts,
     file_name,
     from_json,
-    preference_pairs,
-    to_json,
-    to_markdown,
+    json_parts,
+    markdown_parts,
+    pair_parts,
 )
 from web.chats.records import Chat, ChatMessage, ChatSettings, Run, State, Vote
 from web.chats.store import ChatStore
@@ -49,7 +51,11 @@ MESSAGES = {
     )
 }
 VOTE = Vote("c", "chat", "a1", 12.0)
-EXPORTED = Exported(CHAT, MESSAGES, [VOTE])
+EXPORTED: Parts = (CHAT, [VOTE], MESSAGES.values())
+
+
+def to_json(chats: Iterable[Parts]) -> str:
+    return "".join(json_parts(chats))
 
 
 def named(imported: ImportedChat) -> ImportedChat:
@@ -90,11 +96,8 @@ def test_an_export_comes_back(tmp_path: Path) -> None:
             assert tuple(store.messages("mei", chat.id).values()) == one.messages
         votes = store.votes("mei")
         assert sorted(v.chat for v in votes) == sorted(chat.id for chat in kept)
-        again = to_json(
-            Exported(chat, store.messages("mei", chat.id), store.votes("mei", chat.id))
-            for chat in kept
-        )
-    assert [named(one) for one in from_json(again).chats] == [named(c) for c in imported.chats]
+        again = from_json("".join(export_chats(store, "mei"))).chats
+    assert [named(one) for one in again] == [named(c) for c in imported.chats]
 
 
 def test_nothing_streams_in_a_file() -> None:
@@ -114,7 +117,7 @@ def test_several_exports_in_a_list() -> None:
 
 def test_a_time_to_come_is_now() -> None:
     late = replace(CHAT, created=1e300, updated=1e300, head=None)
-    chat = from_json(to_json([Exported(late, {})])).chats[0].chat
+    chat = from_json(to_json([(late, [], ())])).chats[0].chat
     assert chat.created <= chat.updated <= time.time()
 
 
@@ -318,7 +321,7 @@ def test_what_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_markdown() -> None:
     branch = [MESSAGES["q1"], MESSAGES["a1"], replace(MESSAGES["a5"], text="  举头\n")]
-    assert to_markdown(CHAT, branch) == (
+    assert "".join(markdown_parts(CHAT, branch)) == (
         "# 夜 *思*\n\n## System\n\n你是诗人。\n\n## User\n\n写一首诗 🦙\n\n# 标题\n\n"
         "## Assistant (古文)\n\n床前明月光\n\n## Assistant\n\n  举头\n\n"
     )
@@ -336,8 +339,7 @@ def test_file_names() -> None:
 
 
 def pairs(*votes: Vote, messages: dict[str, ChatMessage] = MESSAGES) -> list[dict[str, Any]]:
-    text = preference_pairs([Exported(CHAT, messages, votes)])
-    return [json.loads(line) for line in text.splitlines()]
+    return [json.loads(line) for line in pair_parts(messages, votes)]
 
 
 def test_preference_pairs() -> None:
