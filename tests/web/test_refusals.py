@@ -114,6 +114,12 @@ SAID = {
         "factors of its own",
         "its metadata make no sense ({}: {})",
     ),
+    "web/chats/json_reader.py": (
+        "it is no JSON",
+        "it is nested too deeply",
+        "it has too many parts",
+        "there is a number {} in it",
+    ),
     "web/chats/imports.py": ("{} chats, or {} messages",),
     "web/chats/replies.py": (FAULT,),
     "web/sharing.py": ("the base",),

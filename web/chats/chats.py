@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import (
@@ -27,10 +29,14 @@ from web.chats.records import Chat, ChatSettings
 from web.chats.searching import holds
 from web.chats.tables import CHATS, MESSAGES
 from web.chats.titles import MOST_TITLE, checked_title, one_line
+from web.chats.usage import Usage
 
 MOST_QUERY = 200  # characters of what is searched for
 MOST_LISTED = 500  # chats, unless more are asked for
-AT_ONCE = 500  # chats that are destroyed in one go, which must not take long
+AT_ONCE = 50  # chats that are destroyed in one go, which must not take long
+PAGE = 100  # chats that are read at once, where all are
+MAX_NUMBER = 2**63 - 1
+UNDO_SECONDS = 60.0  # for which a chat can be restored, however much its owner deletes
 FIELDS = (
     CHATS.c.id, CHATS.c.title, CHATS.c.created, CHATS.c.updated, CHATS.c.head, CHATS.c.settings
 )  # fmt: skip
@@ -39,6 +45,16 @@ LISTED = (
     select(*FIELDS)
     .where(CHATS.c.owner == bindparam("owner"), CHATS.c.deleted.is_(None))
     .order_by(CHATS.c.updated.desc(), CHATS.c.number.desc())
+    .limit(bindparam("limit"))
+)
+NUMBERED = (
+    select(CHATS.c.number, *FIELDS)
+    .where(
+        CHATS.c.owner == bindparam("owner"),
+        CHATS.c.deleted.is_(None),
+        CHATS.c.number < bindparam("below"),
+    )
+    .order_by(CHATS.c.number.desc())
     .limit(bindparam("limit"))
 )
 CHANGED = update(CHATS).where(CHATS.c.id == bindparam("chat"))
@@ -55,13 +71,20 @@ LEFT = select(CHATS.c.id).where(
 )
 
 
+DELETED_OF = DELETED.where(CHATS.c.owner == bindparam("of"))
+HIDDEN = CHATS.c.deleted == bindparam("since"), CHATS.c.owner == bindparam("hidden")
+PUBLISH = update(CHATS).where(*HIDDEN).values(owner=bindparam("of"), deleted=None)
+
+
 def _destroying(found: Select[str]) -> Delete:
     """Some of them. Where several programs do so at once, each takes what the others do not."""
     some = found.limit(bindparam("most")).with_for_update(skip_locked=True)
     return delete(CHATS).where(CHATS.c.id.in_(some))
 
 
-DESTROY_DELETED, DESTROY_LEFT = _destroying(DELETED), _destroying(LEFT)
+DESTROY_DELETED, DESTROY_DELETED_OF, DESTROY_LEFT, DESTROY_HIDDEN = map(
+    _destroying, (DELETED, DELETED_OF, LEFT, select(CHATS.c.id).where(*HIDDEN))
+)
 
 
 class Chats(Database):
@@ -71,10 +94,12 @@ class Chats(Database):
         """A new chat without messages.
 
         Raises:
+            RequestError: the owner has too many, or no room left.
             StoreError
         """
         now = time.time()
         chat = Chat(uuid.uuid4().hex, title, now, now, None, settings)
+        self._check_room(owner, chats=1, size=len(settings.system))
         with self._once() as connection:
             return insert_chat(connection, owner, chat)
 
@@ -95,6 +120,7 @@ class Chats(Database):
 
         Args:
             query: what the title or a message has to contain, in whatever case.
+            limit: how many at the most; `each_chat` gives all.
 
         Raises:
             StoreError
@@ -110,6 +136,23 @@ class Chats(Database):
             rows = connection.execute(found, {"owner": owner, "limit": limit})
             return [_chat(*row) for row in rows]
 
+    def each_chat(self, owner: str) -> Iterator[Chat]:
+        """All of the owner's chats, the newest first, read page by page: none of those that were
+        there at the beginning is missed, unless it is deleted.
+
+        Raises:
+            StoreError: while they are read.
+        """
+        below = MAX_NUMBER
+        while True:
+            with self._reading() as connection:
+                page = {"owner": owner, "below": below, "limit": PAGE}
+                rows = connection.execute(NUMBERED, page).all()
+            yield from (_chat(*fields) for _, *fields in rows)
+            if len(rows) < PAGE:
+                return
+            below = rows[-1].number
+
     def rename(self, owner: str, chat: str, title: str) -> None:
         """Give a chat a title of its owner's own.
 
@@ -124,8 +167,10 @@ class Chats(Database):
         """How the chat is to be answered from now on.
 
         Raises:
+            RequestError: the owner has no room left.
             UnknownChatError, StoreError
         """
+        self._check_room(owner, size=len(settings.system))
         self._change(owner, chat, SETTINGS, settings_text(settings))
 
     def set_head(self, owner: str, chat: str, message: str | None) -> None:
@@ -147,6 +192,7 @@ class Chats(Database):
             UnknownChatError, StoreError
         """
         self._change(owner, chat, PUT_AWAY, time.time())
+        self._usage.forget(owner)
 
     def restore(self, owner: str, chat: str) -> None:
         """Bring a deleted chat back as it was; one that is there stays.
@@ -157,6 +203,7 @@ class Chats(Database):
         with self._once() as connection:
             if not connection.execute(BACK, {"chat": chat, "of": owner}).rowcount:
                 raise UnknownChatError
+        self._usage.forget(owner)
 
     def purge(self, before: float) -> int:
         """Destroy what was deleted before a time, in seconds since 1970; how many chats.
@@ -174,6 +221,13 @@ class Chats(Database):
         """
         values = {"prefix": prefix, "length": len(prefix), "before": before}
         return self._destroy(DESTROY_LEFT, values)
+
+    def _measured(self, owner: str) -> Usage:
+        """Makes room, too, where the owner has deleted more than anybody may keep."""
+        usage = super()._measured(owner)
+        if usage.deletes_too_much:
+            self._destroy(DESTROY_DELETED_OF, {"of": owner, "before": time.time() - UNDO_SECONDS})
+        return usage
 
     def _destroy(self, some: Delete, values: dict[str, Any]) -> int:
         """All of them, a few at a time: what is gone stays so, whatever becomes of the rest."""
@@ -198,13 +252,23 @@ def set_head(connection: Connection, chat: str, message: str | None) -> None:
 
 def insert_chat(connection: Connection, owner: str, chat: Chat) -> Chat:
     """Within a transaction; the chat as it was stored."""
-    title = clean(one_line(chat.title))[:MOST_TITLE]
-    row = {
-        "id": chat.id, "owner": owner, "title": title, "created": chat.created,
-        "updated": chat.updated, "head": chat.head, "settings": settings_text(chat.settings),
+    chat = storable_chat(chat)
+    connection.execute(NEW, chat_row(owner, chat))
+    return chat
+
+
+def storable_chat(chat: Chat) -> Chat:
+    """The chat with a title that can be kept."""
+    return replace(chat, title=clean(one_line(chat.title))[:MOST_TITLE])
+
+
+def chat_row(owner: str, chat: Chat, deleted: float | None = None) -> dict[str, Any]:
+    """What `NEW` takes. The chat is `storable_chat`."""
+    return {
+        "id": chat.id, "owner": owner, "title": chat.title, "created": chat.created,
+        "updated": chat.updated, "deleted": deleted, "head": chat.head,
+        "settings": settings_text(chat.settings),
     }  # fmt: skip
-    connection.execute(NEW, row)
-    return Chat(chat.id, title, chat.created, chat.updated, chat.head, chat.settings)
 
 
 def _chat(

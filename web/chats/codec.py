@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, fields, replace
 from functools import lru_cache
 from typing import Any, TypeVar, get_type_hints
 
@@ -18,26 +17,31 @@ from model.types import MOST_BIASES, FinishReason, RequestError, Sampling
 from web.chats.records import ChatSettings, Run
 
 MOST_INTEGER = 2**63
-HINTS: dict[object, dict[str, Any]] = {
-    record: get_type_hints(record) for record in (Sampling, ChatSettings, Run)
-}
+MAX_TEXT = 2_000_000  # bytes of one message
+MAX_SETTING = 100_000  # characters of a text that comes from outside, as a system prompt
+MAX_CACHED = 10_000  # characters of a text that is decoded once; longer ones would fill the memory
+NO_SAMPLING, NO_SETTINGS = Sampling(), ChatSettings()
+NO_RUNS = "[]"  # of messages that people wrote
+NO_RUN = Run(NO_SETTINGS, "", "")
 
 Record = TypeVar("Record", Sampling, ChatSettings, Run)
 
 
 def settings_value(settings: ChatSettings) -> dict[str, Any]:
     """What `json.dumps` takes."""
-    return asdict(settings)
+    return {**vars(settings), "sampling": sampling_value(settings.sampling)}
 
 
 def sampling_value(sampling: Sampling) -> dict[str, Any]:
     """What `json.dumps` takes."""
-    return asdict(sampling)
+    return {**vars(sampling)}
 
 
 def run_value(run: Run) -> dict[str, Any]:
-    """What `json.dumps` takes."""
-    return {**asdict(run), "reason": run.reason.value if run.reason else None}
+    """What `json.dumps` takes. (`dataclasses.asdict` copies each value deeply: that took half of
+    the time of an import.)"""
+    reason = run.reason.value if run.reason else None
+    return {**vars(run), "settings": settings_value(run.settings), "reason": reason}
 
 
 def read_settings(value: object, strict: bool = False) -> ChatSettings:
@@ -46,7 +50,7 @@ def read_settings(value: object, strict: bool = False) -> ChatSettings:
     Raises:
         RequestError: only if `strict`: something is wrong.
     """
-    return _read(ChatSettings(), value, strict)
+    return _read(NO_SETTINGS, value, strict)
 
 
 def read_sampling(value: object, strict: bool = False) -> Sampling:
@@ -55,7 +59,7 @@ def read_sampling(value: object, strict: bool = False) -> Sampling:
     Raises:
         RequestError: only if `strict`: something is wrong.
     """
-    return _read(Sampling(), value, strict)
+    return _read(NO_SAMPLING, value, strict)
 
 
 def read_run(value: object, strict: bool = False) -> Run:
@@ -64,7 +68,7 @@ def read_run(value: object, strict: bool = False) -> Run:
     Raises:
         RequestError: only if `strict`: something is wrong.
     """
-    return _read(Run(ChatSettings(), "", ""), value, strict)
+    return _read(NO_RUN, value, strict)
 
 
 def settings_text(settings: ChatSettings) -> str:
@@ -78,13 +82,18 @@ def sampling_text(sampling: Sampling) -> str:
 
 
 def runs_text(runs: Iterable[Run]) -> str:
-    """Runs as the store keeps them."""
-    return json.dumps([run_value(run) for run in runs])
+    """Runs as the store keeps them. Each is encoded by itself, as all other threads wait for that:
+    those of an imported reply may hold many long system prompts."""
+    return f"[{', '.join(json.dumps(run_value(run)) for run in runs)}]"
+
+
+def settings_from(text: str) -> ChatSettings:
+    """What `settings_text` wrote, in this version or another."""
+    return _cached_settings(text) if len(text) <= MAX_CACHED else read_settings(_loads(text))
 
 
 @lru_cache(maxsize=1024)
-def settings_from(text: str) -> ChatSettings:
-    """What `settings_text` wrote, in this version or another."""
+def _cached_settings(text: str) -> ChatSettings:
     return read_settings(_loads(text))
 
 
@@ -93,9 +102,19 @@ def sampling_from(text: str) -> Sampling:
     return read_sampling(_loads(text))
 
 
-@lru_cache(maxsize=4096)  # a chat is read anew whenever something happens in it
 def runs_from(text: str) -> tuple[Run, ...]:
     """What `runs_text` wrote, in this version or another."""
+    if text == NO_RUNS:
+        return ()
+    return _cached_runs(text) if len(text) <= MAX_CACHED else _runs(text)
+
+
+@lru_cache(maxsize=4096)  # a chat is read anew whenever something happens in it
+def _cached_runs(text: str) -> tuple[Run, ...]:
+    return _runs(text)
+
+
+def _runs(text: str) -> tuple[Run, ...]:
     values = _loads(text)
     return tuple(read_run(value) for value in values) if isinstance(values, list) else ()
 
@@ -103,7 +122,25 @@ def runs_from(text: str) -> tuple[Run, ...]:
 def clean(text: str) -> str:
     """Text that can be encoded and kept: halves of characters are joined, or become "�", and so
     does NUL, which PostgreSQL does not know."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "�")
+    try:
+        text.isascii() or text.encode()
+    except UnicodeEncodeError:
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text.replace("\0", "�") if "\0" in text else text
+
+
+def check_length(text: str) -> None:
+    """That a text is not too long to be kept.
+
+    Raises:
+        RequestError: it is.
+    """
+    # The number of characters first: to encode many more of them would take long. Halves of
+    # characters are counted as they will be kept.
+    if len(text) > MAX_TEXT or len(text.encode(errors="replace")) > MAX_TEXT:
+        raise RequestError(
+            f"The text is longer than {MAX_TEXT // 1_000_000} MB", "Shorten it, or split it."
+        )
 
 
 def _loads(text: str) -> object:
@@ -119,12 +156,14 @@ def _read(empty: Record, value: object, strict: bool) -> Record:
         if strict:
             raise RequestError("Settings are not as they should be")
         return empty
-    hints = HINTS[type(empty)]
     changes: dict[str, Any] = {}
-    for name in (field.name for field in fields(empty)):
+    for name, reader, default in FIELDS[type(empty)]:
+        found = value.get(name, default)
+        # Most settings of most replies are the defaults: there is nothing to check, then.
+        if found is default or (type(found) is type(default) and found == default):
+            continue
         try:
-            if name in value:
-                changes[name] = READERS[hints[name]](value[name], strict)
+            changes[name] = reader(found, strict)
         except (TypeError, ValueError, OverflowError) as error:
             if strict:
                 raise RequestError(f"The setting {name} is not as it should be") from error
@@ -133,22 +172,25 @@ def _read(empty: Record, value: object, strict: bool) -> Record:
 
 def _changed(empty: Record, changes: dict[str, Any], strict: bool) -> Record:
     """With all the changes, or with those that are allowed."""
+    kind = type(empty)
     try:
-        return replace(empty, **changes)
+        return kind(**{**vars(empty), **changes})
     except RequestError:
         if strict:
             raise
     for name, value in changes.items():
         try:
-            empty = replace(empty, **{name: value})
+            empty = kind(**{**vars(empty), name: value})
         except RequestError:
             continue
     return empty
 
 
-def _text(value: object, _: bool) -> str:
+def _text(value: object, strict: bool) -> str:
     if not isinstance(value, str):
         raise TypeError
+    if strict and len(value) > MAX_SETTING:
+        raise ValueError
     return clean(value)
 
 
@@ -207,4 +249,11 @@ READERS: dict[object, Callable[[object, bool], Any]] = {  # by what a field is d
     FinishReason | None: _or_none(_reason),
     Sampling: read_sampling,
     ChatSettings: read_settings,
+}
+FIELDS: dict[object, list[tuple[str, Callable[[object, bool], Any], object]]] = {
+    type(empty): [
+        (name, READERS[hint], getattr(empty, name))
+        for name, hint in get_type_hints(type(empty)).items()
+    ]
+    for empty in (NO_SAMPLING, NO_SETTINGS, NO_RUN)
 }

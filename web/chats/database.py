@@ -12,6 +12,7 @@ from sqlalchemy import Connection, bindparam, select
 from web.chats.errors import UnknownChatError, told
 from web.chats.sqlite import SqliteFile
 from web.chats.tables import CHATS, MESSAGES
+from web.chats.usage import USAGE, Usage, UsageCache, usage_from
 
 OWN_CHAT = select(CHATS.c.id).where(
     CHATS.c.id == bindparam("chat"),
@@ -29,7 +30,10 @@ class Home(Protocol):
     """Where chats are kept; as a text, what it is called. May be used from any thread."""
 
     def reading(self) -> AbstractContextManager[Connection]:
-        """In no transaction: each statement is one of its own."""
+        """For statements that read, each a transaction of its own. Waits for no writer."""
+
+    def once(self) -> AbstractContextManager[Connection]:
+        """For one statement that writes, which is a transaction of its own."""
 
     def writing(self) -> AbstractContextManager[Connection]:
         """A transaction: all of it happens, or nothing."""
@@ -47,6 +51,7 @@ class Database:
     def __init__(self, home: Path | Home, alive: Callable[[str], bool] = lambda _: False) -> None:
         self.home: Home = SqliteFile(home) if isinstance(home, Path) else home
         self._alive = alive
+        self._usage = UsageCache()
 
     def close(self) -> None:
         """Nothing can be read or saved from here on."""
@@ -60,7 +65,7 @@ class Database:
     @contextmanager
     def _once(self) -> Iterator[Connection]:
         """For a single statement that writes, in fewer steps than `_writing`."""
-        with told(self.home, "saved"), self.home.reading() as connection:
+        with told(self.home, "saved"), self.home.once() as connection:
             yield connection
 
     @contextmanager
@@ -68,6 +73,22 @@ class Database:
         """All of it happens, or nothing."""
         with told(self.home, "saved"), self.home.writing() as connection:
             yield connection
+
+    def _check_room(self, owner: str, chats: int = 0, size: int = 0) -> None:
+        """Before something is kept: that its owner has room for so many more chats and bytes, which
+        are counted from here on.
+
+        Raises:
+            RequestError: there is none.
+            StoreError
+        """
+        if not self._usage.knows(owner, chats, size):
+            self._usage.keep(owner, self._measured(owner))
+        self._usage.add(owner, chats, size)
+
+    def _measured(self, owner: str) -> Usage:
+        with told(self.home, "saved"), self.home.reading() as connection:
+            return usage_from(connection.execute(USAGE, {"owner": owner}).one())
 
 
 def check_chat(connection: Connection, owner: str, chat: str) -> None:

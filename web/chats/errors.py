@@ -20,6 +20,7 @@ FULL = ("the disk is full", "Free some space on the disk with {place}.")
 AWAY = ("{place} does not answer", "Try again in a moment.")
 BUSY = ("{place} is busy", "Try again in a moment.")
 CLOSED = ("the program is ending", "Start it again.")
+MOVED = ("{place} was moved or deleted", "Put it back, then start the program again.")
 FORBIDDEN = ("{place} does not let its user do that", "Make that user the owner of {place}.")
 REASONS: dict[int | str, tuple[str, str]] = {
     # By SQLite's primary result code.
@@ -50,6 +51,7 @@ REASONS: dict[int | str, tuple[str, str]] = {
     "away": AWAY,
     "busy": BUSY,
     "closed": CLOSED,
+    "moved": MOVED,
 }
 
 
@@ -83,6 +85,23 @@ class ReplyBusyError(LinlyError):
 class ClosedError(Exception):
     """The store was closed."""
 
+    kind = "closed"
+
+
+class BusyError(Exception):
+    """Other threads of this process used a connection for too long."""
+
+    kind = "busy"
+
+
+class MovedError(Exception):
+    """The database's file is not where it was opened."""
+
+    kind = "moved"
+
+
+OWN_ERRORS = (ClosedError, BusyError, MovedError)
+
 
 @contextmanager
 def told(place: object, deed: str) -> Iterator[None]:
@@ -95,7 +114,7 @@ def told(place: object, deed: str) -> Iterator[None]:
     """
     try:
         yield
-    except (SQLAlchemyError, sqlite3.Error, ClosedError) as error:
+    except (SQLAlchemyError, sqlite3.Error, *OWN_ERRORS) as error:
         raise _store_error(error, place, deed) from error
     except UnicodeEncodeError as error:
         raise RequestError("The text has half a character in it", "Remove it.") from error
@@ -119,8 +138,8 @@ def _kinds(cause: BaseException) -> Iterator[int | str]:
         yield getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     elif isinstance(cause, PoolTimeoutError):
         yield "busy"
-    elif isinstance(cause, ClosedError):
-        yield "closed"
+    elif isinstance(cause, OWN_ERRORS):
+        yield cause.kind
     elif state := getattr(cause, "sqlstate", None):
         yield from (state, state[:2])
     elif isinstance(cause, SQLAlchemyError):

@@ -1,17 +1,25 @@
-"""What other programs' files have in place of a tree of messages: turns, one after the other."""
+"""Chats of other programs: lists of turns, and exports that are refused by their program's name."""
 
 from __future__ import annotations
 
-from model.types import Role
-from web.chats.codec import clean
-from web.chats.shapes import ROLES, field, listed, role_field
+from typing import Any
+
+from model.types import RequestError, Role
+from web.chats.codec import check_length, clean
+from web.chats.shapes import NoExportError, field, listed, role_field
 
 Turn = tuple[Role, str]
-SPEAKERS: dict[str, Role] = {  # ShareGPT's
-    **ROLES,
+PROGRAMS = {"mapping": "ChatGPT", "chat": "Open WebUI"}  # by what their chats alone have
+SPEAKERS: dict[str, Role] = {  # those of training data, too, in lower case
+    "system": "system",
+    "developer": "system",
+    "user": "user",
     "human": "user",
+    "assistant": "assistant",
     "gpt": "assistant",
     "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
 }
 
 
@@ -22,7 +30,8 @@ def message_turns(value: object) -> list[Turn]:
         RequestError: it is not of that shape.
     """
     return [
-        (role_field(turn), clean(field(turn, "content", str))) for turn in listed(value, "messages")
+        (role_field(turn, "role", SPEAKERS), content_field(turn, "content"))
+        for turn in listed(value, "messages")
     ]
 
 
@@ -33,6 +42,37 @@ def conversation_turns(value: object) -> list[Turn]:
         RequestError: it is not of that shape.
     """
     return [
-        (role_field(turn, "from", SPEAKERS), clean(field(turn, "value", str)))
+        (role_field(turn, "from", SPEAKERS), content_field(turn, "value"))
         for turn in listed(value, "conversations")
     ]
+
+
+def content_field(turn: dict[str, Any], name: str) -> str:
+    """What a turn says: a text, or OpenAI's list of parts if all of them are text.
+
+    Raises:
+        NoExportError: it is neither.
+    """
+    content = turn.get(name)
+    if isinstance(content, list):
+        if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+            raise NoExportError("a message in it holds more than text")
+        content = "\n".join(field(part, "text", str) for part in content)
+    if not isinstance(content, str):
+        raise NoExportError(f'"{name}" is missing, or not as it should be')
+    check_length(content)
+    return clean(content)
+
+
+def refuse_other_programs(value: dict[str, Any]) -> None:
+    """Refuses the exports that people are likely to have, by name.
+
+    Raises:
+        RequestError: it is one of them.
+    """
+    for key, program in PROGRAMS.items():
+        if isinstance(value.get(key), dict):
+            raise RequestError(
+                f"The file is an export of {program}, which cannot be read here",
+                'Make it a list of chats with "messages" of role and content.',
+            )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,19 +11,28 @@ from sqlalchemy import Connection, Update, bindparam, insert, or_, select, updat
 
 from model.types import RequestError
 from web.chats.chats import CHANGED
+from web.chats.codec import check_length as check_length  # `talk` has it from here
 from web.chats.codec import clean, runs_from, runs_text
 from web.chats.database import Database, check_chat, check_message, hold_chat
 from web.chats.errors import ReplyBusyError, UnknownChatError
 from web.chats.records import ChatMessage, Run, State
 from web.chats.tables import MESSAGES
 
-MOST_TEXT = 2_000_000  # bytes of one message
+STATES = {state.value: state for state in State}  # looked up faster than by the class
+FIRST_PAGE, MAX_PAGE = 20, 200  # messages that are read at once, where all of a chat are
+PAGE_CHARACTERS = 1_000_000  # of their texts, about
 FIELDS = (
     MESSAGES.c.id, MESSAGES.c.parent, MESSAGES.c.role, MESSAGES.c.text, MESSAGES.c.state,
     MESSAGES.c.created, MESSAGES.c.error, MESSAGES.c.comparison, MESSAGES.c.runs,
     MESSAGES.c.repeats,
 )  # fmt: skip
 IN_ORDER = select(*FIELDS).where(MESSAGES.c.chat == bindparam("of")).order_by(MESSAGES.c.number)
+NUMBERED = (
+    select(MESSAGES.c.number, *FIELDS)
+    .where(MESSAGES.c.chat == bindparam("of"), MESSAGES.c.number > bindparam("above"))
+    .order_by(MESSAGES.c.number)
+    .limit(bindparam("limit"))
+)
 ONE = select(MESSAGES.c.chat, *FIELDS).where(MESSAGES.c.id == bindparam("message"))
 WHERE = select(MESSAGES.c.chat).where(MESSAGES.c.id == bindparam("message"))
 STATE = select(MESSAGES.c.state).where(MESSAGES.c.id == bindparam("message"))
@@ -80,8 +89,33 @@ class Messages(Database):
         """
         with self._reading() as connection:
             check_chat(connection, owner, chat)
-            found = [_message(row) for row in connection.execute(IN_ORDER, {"of": chat})]
-        return {message.id: message for message in found}
+            rows = connection.execute(IN_ORDER, {"of": chat}).all()
+        return {row[0]: _message(row) for row in rows}
+
+    def each_message(self, owner: str, chat: str) -> Iterator[ChatMessage]:
+        """All of a chat's messages in order of creation, read page by page.
+
+        Raises:
+            UnknownChatError: at once.
+            StoreError
+        """
+        with self._reading() as connection:
+            check_chat(connection, owner, chat)
+        return self._pages(chat)
+
+    def _pages(self, chat: str) -> Iterator[ChatMessage]:
+        """Smaller pages where messages are long: a few of 2 MB each are in memory, not hundreds."""
+        above, limit = -1, FIRST_PAGE
+        while True:
+            with self._reading() as connection:
+                page = {"of": chat, "above": above, "limit": limit}
+                rows = connection.execute(NUMBERED, page).all()
+            yield from (_message(fields) for _, *fields in rows)
+            if len(rows) < limit:
+                return
+            above = rows[-1].number
+            long = sum(len(row.text) for row in rows) > PAGE_CHARACTERS
+            limit = max(1, limit // 4) if long else min(2 * limit, MAX_PAGE)
 
     def message(self, owner: str, message: str) -> tuple[str, ChatMessage]:
         """A message of any of the owner's chats, after the id of the chat.
@@ -104,12 +138,13 @@ class Messages(Database):
 
         Raises:
             UnknownChatError: the chat is not there, or the message's parent not in it.
-            RequestError: its text is too long.
+            RequestError: its text is too long, or the owner has no room left.
             ReplyBusyError: it streams, and another living server's does so there, outside of its
                 comparison.
             StoreError
         """
         message = storable(message)
+        self._check_room(owner, size=len(message.text.encode()))
         with self._writing() as connection:
             hold_chat(connection, owner, chat)
             check_message(connection, chat, message.parent)
@@ -224,37 +259,28 @@ def storable(message: ChatMessage) -> ChatMessage:
     return replace(message, text=text, error=clean(message.error))
 
 
-def check_length(text: str) -> None:
-    """That a text is not too long to be kept.
-
-    Raises:
-        RequestError: it is.
-    """
-    if len(text.encode()) > MOST_TEXT:
-        raise RequestError(
-            f"The text is longer than {MOST_TEXT // 1_000_000} MB", "Shorten it, or split it."
-        )
-
-
 def insert_messages(
     connection: Connection, chat: str, messages: Iterable[ChatMessage], server: str = ""
 ) -> None:
     """Within a transaction. The messages are `storable`."""
-    rows = [
-        {
-            "id": m.id, "parent": m.parent, "role": m.role, "text": m.text, "state": m.state.value,
-            "created": m.created, "error": m.error, "comparison": m.comparison,
-            "runs": runs_text(m.runs), "repeats": m.repeats, "chat": chat, "server": server,
-        }
-        for m in messages
-    ]  # fmt: skip
+    rows = [message_row(chat, message, server) for message in messages]
     if rows:
         connection.execute(NEW, rows)
+
+
+def message_row(chat: str, message: ChatMessage, server: str = "") -> dict[str, Any]:
+    """What `NEW` takes. The message is `storable`."""
+    return {
+        "id": message.id, "parent": message.parent, "role": message.role, "text": message.text,
+        "state": message.state.value, "created": message.created, "error": message.error,
+        "comparison": message.comparison, "runs": runs_text(message.runs),
+        "repeats": message.repeats, "chat": chat, "server": server,
+    }  # fmt: skip
 
 
 def _message(row: Sequence[Any]) -> ChatMessage:
     number, parent, role, text, state, created, error, comparison, runs, repeats = row
     return ChatMessage(
-        number, parent, role, text, State(state), created, error, comparison,
+        number, parent, role, text, STATES[state], created, error, comparison,
         runs_from(runs), repeats,
     )  # fmt: skip

@@ -5,13 +5,15 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from web.chats.codec import clean, read_run, read_settings
-from web.chats.records import Chat, ChatMessage, State, Vote
+from web.chats.codec import check_length, clean, read_run, read_settings
+from web.chats.records import Chat, ChatMessage, Run, State, Vote
 from web.chats.shapes import NoExportError, field, listed, role_field, time_field
+from web.chats.titles import one_line
 
 Parts = tuple[Chat, tuple[ChatMessage, ...], tuple[Vote, ...]]
 
 MOST_ERROR = 300  # characters: few sentences of ours are longer
+MAX_RUNS = 100  # of one reply: it has one more each time that it is continued
 
 
 def read_chat(raw: object) -> Parts:
@@ -34,12 +36,12 @@ class _Reader:
     def read(self, raw: object) -> Parts:
         messages = tuple(self._message(one) for one in listed(raw, "messages"))
         chat = Chat(
-            new_id(), clean(field(raw, "title", str)), time_field(raw, "created"),
+            new_id(), clean(one_line(field(raw, "title", str))), time_field(raw, "created"),
             time_field(raw, "updated"), self._known(field(raw, "head", str, None)),
             read_settings(field(raw, "settings", dict, {}), strict=True),
         )  # fmt: skip
-        votes = tuple(self._vote(one, chat.id) for one in field(raw, "votes", list, []))
-        return chat, messages, votes
+        votes = (self._vote(one, chat.id) for one in field(raw, "votes", list, []))
+        return chat, messages, tuple({vote.comparison: vote for vote in votes}.values())
 
     def _message(self, raw: object) -> ChatMessage:
         """As its parent has to be known before, there is neither a circle nor a gap."""
@@ -49,11 +51,13 @@ class _Reader:
         parent = self._known(field(raw, "parent", str, None))
         comparison = self._comparison(field(raw, "comparison", str, None), name)
         self._ids[name] = new_id()
+        text = field(raw, "text", str)
+        check_length(text)
         return ChatMessage(
-            self._ids[name], parent, role_field(raw), clean(field(raw, "text", str)), _state(raw),
+            self._ids[name], parent, role_field(raw), clean(text), _state(raw),
             time_field(raw, "created"), clean(field(raw, "error", str, "")[:MOST_ERROR]),
             comparison,
-            tuple(read_run(run, strict=True) for run in field(raw, "runs", list, [])),
+            _runs(raw),
             self._ids.get(field(raw, "repeats", str, "")),
         )  # fmt: skip
 
@@ -78,6 +82,13 @@ class _Reader:
 def new_id() -> str:
     """For a chat, a message or a comparison."""
     return uuid.uuid4().hex
+
+
+def _runs(raw: Any) -> tuple[Run, ...]:
+    found = field(raw, "runs", list, [])
+    if len(found) > MAX_RUNS:
+        raise NoExportError(f"a reply in it was made in over {MAX_RUNS} runs")
+    return tuple(read_run(run, strict=True) for run in found)
 
 
 def _state(raw: Any) -> State:

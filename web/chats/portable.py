@@ -1,4 +1,7 @@
-"""Chats as files: JSON that can be read back, Markdown for people, and data for a training."""
+"""Chats as files: JSON that can be read back, Markdown for people, and data for a training.
+
+What is written comes in parts, one for each message, so that no file is ever in memory as a whole.
+"""
 
 from __future__ import annotations
 
@@ -6,36 +9,27 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from web.chats import branches
 from web.chats.codec import run_value, settings_value
-from web.chats.imports import FORMAT, VERSION, Imported, ImportedChat, from_json
+from web.chats.imports import FORMAT, VERSION, Imported, ImportedChat, from_json, read_chats
 from web.chats.records import Chat, ChatMessage, State, Vote
 from web.chats.titles import MOST_MADE_UP, one_line
 
 __all__ = [
-    "Exported",
     "Imported",
     "ImportedChat",
     "file_name",
     "from_json",
-    "preference_pairs",
-    "to_json",
-    "to_markdown",
+    "json_parts",
+    "markdown_parts",
+    "pair_parts",
+    "read_chats",
 ]
 
 Turn = dict[str, str]
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A chat with all its messages, in order of creation, and its votes."""
-
-    chat: Chat
-    messages: Mapping[str, ChatMessage]
-    votes: Sequence[Vote] = ()
+Parts = tuple[Chat, Sequence[Vote], Iterable[ChatMessage]]
 
 
 def file_name(chat: Chat) -> str:
@@ -43,30 +37,45 @@ def file_name(chat: Chat) -> str:
     return re.sub(r"\W+", "-", chat.title)[:MOST_MADE_UP].strip("-") or "chat"
 
 
-def to_json(chats: Iterable[Exported]) -> str:
-    """Everything about some chats, for `from_json`."""
-    value = {"format": FORMAT, "version": VERSION, "chats": [_chat(chat) for chat in chats]}
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+def json_parts(chats: Iterable[Parts]) -> Iterator[str]:
+    """Everything about some chats, for `read_chats`: the chats, their votes, and their messages in
+    order of creation, each of which is a line."""
+    yield f'{{\n "format": {_json(FORMAT)},\n "version": {VERSION},\n "chats": ['
+    comma = ""
+    for chat, votes, messages in chats:
+        yield f"{comma}\n  {{\n"
+        yield from (f"   {_json(key)}: {_json(value)},\n" for key, value in _chat(chat, votes))
+        yield '   "messages": ['
+        comma = ""
+        for message in messages:
+            yield f"{comma}\n    {_json(_message(message))}"
+            comma = ","
+        yield "\n   ]\n  }"
+        comma = ","
+    yield "\n ]\n}\n"
 
 
-def _chat(exported: Exported) -> dict[str, Any]:
-    chat = exported.chat
-    return {
-        "title": chat.title,
-        "created": chat.created,
-        "updated": chat.updated,
-        "head": chat.head,
-        "settings": settings_value(chat.settings),
-        "messages": [_message(message) for message in exported.messages.values()],
-        "votes": [
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _chat(chat: Chat, votes: Sequence[Vote]) -> Iterator[tuple[str, object]]:
+    yield "title", chat.title
+    yield "created", chat.created
+    yield "updated", chat.updated
+    yield "head", chat.head
+    yield "settings", settings_value(chat.settings)
+    yield (
+        "votes",
+        [
             {"comparison": vote.comparison, "winner": vote.winner, "created": vote.created}
-            for vote in exported.votes
+            for vote in votes
         ],
-    }
+    )
 
 
 def _message(message: ChatMessage) -> dict[str, Any]:
-    streaming = message.state is State.STREAMING  # nobody goes on with it in a file
+    streaming = message.state is State.STREAMING  # no server goes on with it in a file
     return {
         "id": message.id,
         "parent": message.parent,
@@ -81,14 +90,14 @@ def _message(message: ChatMessage) -> dict[str, Any]:
     }
 
 
-def to_markdown(chat: Chat, path: Iterable[ChatMessage]) -> str:
-    """One branch, to be read. What was said stands in it letter by letter."""
-    parts = [f"# {one_line(chat.title)}"]
+def markdown_parts(chat: Chat, path: Iterable[ChatMessage]) -> Iterator[str]:
+    """One branch, to be read. The messages stand in it letter by letter."""
+    yield f"# {one_line(chat.title)}"
     if chat.settings.system.strip():
-        parts += ["## System", chat.settings.system]
+        yield f"\n\n## System\n\n{chat.settings.system}"
     for message in path:
-        parts += [f"## {_speaker(message)}", message.text]
-    return "\n\n".join(parts) + "\n"
+        yield f"\n\n## {_speaker(message)}\n\n{message.text}"
+    yield "\n"
 
 
 def _speaker(message: ChatMessage) -> str:
@@ -98,27 +107,24 @@ def _speaker(message: ChatMessage) -> str:
     return f"Assistant ({one_line(run.settings.adapter or run.base)})"
 
 
-def preference_pairs(chats: Iterable[Exported]) -> str:
-    """JSON Lines of `prompt`, `chosen` and `rejected`, as TRL takes them for conversations.
+def pair_parts(messages: Mapping[str, ChatMessage], votes: Iterable[Vote]) -> Iterator[str]:
+    """JSON Lines of `prompt`, `chosen` and `rejected`, as TRL takes them for conversations, from
+    the votes in one chat.
 
     Each reply that lost a vote makes a line with the one that won. Ties make none, nor do replies
     that failed or are empty, nor those that say the same.
     """
-    pairs = (pair for chat in chats for pair in _pairs(chat))
-    return "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs)
-
-
-def _pairs(exported: Exported) -> Iterator[dict[str, list[Turn]]]:
     compared = defaultdict(list)
-    for message in exported.messages.values():
+    for message in messages.values():
         if message.comparison and _counts(message):
             compared[message.comparison].append(message)
-    for vote in exported.votes:
+    for vote in votes:
         rivals = compared[vote.comparison]
         for winner in (reply for reply in rivals if reply.id == vote.winner):
-            prompt = _prompt(exported.messages, winner)
+            prompt = _prompt(messages, winner)
             for loser in (reply for reply in rivals if reply.text != winner.text):
-                yield {"prompt": prompt, "chosen": [_turn(winner)], "rejected": [_turn(loser)]}
+                pair = {"prompt": prompt, "chosen": [_turn(winner)], "rejected": [_turn(loser)]}
+                yield f"{_json(pair)}\n"
 
 
 def _prompt(messages: Mapping[str, ChatMessage], reply: ChatMessage) -> list[Turn]:

@@ -105,6 +105,10 @@ class Postgres:
         self._check_open()
         return self._looking.connect()
 
+    def once(self) -> AbstractContextManager[Connection]:
+        """As `reading`: a statement alone needs no other transaction to write."""
+        return self.reading()
+
     def writing(self) -> AbstractContextManager[Connection]:
         """What two must not do at once is held by a lock on its chat's row."""
         self._check_open()

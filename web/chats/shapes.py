@@ -9,7 +9,8 @@ from typing import Any, Final, TypeVar
 
 from model.types import RequestError, Role
 
-MOST_MESSAGES = 10_000  # in one chat
+MAX_CHAT_MESSAGES = 10_000
+MAX_ROLE = 20  # characters that are looked at
 ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 
 T = TypeVar("T")
@@ -55,18 +56,18 @@ def listed(value: object, name: str) -> list[Any]:
         RequestError: there is none, or it is too long.
     """
     found = field(value, name, list)
-    if len(found) > MOST_MESSAGES:
-        raise RequestError(f"A chat in the file has over {MOST_MESSAGES} messages", "Split it.")
+    if len(found) > MAX_CHAT_MESSAGES:
+        raise RequestError(f"A chat in the file has over {MAX_CHAT_MESSAGES} messages", "Split it.")
     return found
 
 
 def role_field(value: object, name: str = "role", roles: Mapping[str, Role] = ROLES) -> Role:
-    """Who speaks.
+    """Who speaks, in capitals or not.
 
     Raises:
-        NoExportError: nobody that is known.
+        NoExportError: a role that is not known.
     """
-    found = field(value, name, str)
+    found = field(value, name, str)[:MAX_ROLE].lower()
     if found not in roles:
         raise NoExportError("somebody unknown speaks in it")
     return roles[found]

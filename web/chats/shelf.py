@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from typing import Any
 
 from sqlalchemy import Connection, Delete, Select, bindparam, delete, func, select
 
 from model.types import RequestError
-from web.chats.codec import clean, sampling_from, sampling_text
+from web.chats.codec import check_length, clean, sampling_from, sampling_text
 from web.chats.database import Database, hold_chat
 from web.chats.errors import UnknownChatError
-from web.chats.messages import check_length
 from web.chats.records import SavedPreset, Snippet, Vote
 from web.chats.tables import CHATS, MESSAGES, PRESETS, SNIPPETS, VOTES, put
 
@@ -95,11 +94,12 @@ class Shelf(Database):
         """Keep a prompt under its name.
 
         Raises:
-            RequestError: its name is empty, it is too long, or there are too many.
+            RequestError: its name is empty, it is too long, or there is no room for it.
             StoreError
         """
         name, text = checked_name(snippet.name), clean(snippet.text)
         check_length(text)
+        self._check_room(owner, size=len(text.encode()))
         with self._writing() as connection:
             _check_room(connection, OTHER_SNIPPETS, owner, name)
             put(connection, SNIPPETS, {"owner": owner, "name": name, "text": text})
@@ -178,4 +178,9 @@ def _check_room(connection: Connection, others: Select[int], owner: str, name: s
 
 def insert_vote(connection: Connection, vote: Vote) -> None:
     """Within a transaction; an earlier vote goes."""
-    put(connection, VOTES, asdict(vote))
+    put(connection, VOTES, vote_row(vote))
+
+
+def vote_row(vote: Vote) -> dict[str, Any]:
+    """What `put` takes."""
+    return {**vars(vote)}

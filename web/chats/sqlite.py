@@ -6,28 +6,35 @@ it is ours.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Connection, StaticPool, create_engine
+from sqlalchemy import Connection, QueuePool, StaticPool, create_engine
 
 from web.chats import migrations
-from web.chats.errors import ClosedError, StoreError, told
+from web.chats.errors import BusyError, ClosedError, MovedError, StoreError, told
+from web.chats.fair_lock import FairLock
 from web.chats.migrations import SQLITE, statements
 from web.chats.searching import folded_holds
 
 APPLICATION = 0x4C696E6C  # "Linl", in the file's header
 OPEN_SECONDS = 5.0  # how long to wait for another process, which may be migrating the file
-BUSY_SECONDS = 0.5  # and later on, where whatever streams waits as well
+BUSY_SECONDS = 0.5  # and later on, while other threads wait for this one
+TURN_SECONDS = 5.0  # how long a thread waits for the others of this process
+READERS = 4  # connections that read, each with at most 2 MB of the file in memory
+MAX_JOURNAL = 64_000_000  # bytes of it that stay on the disk once they are in the file
 RETRY_SECONDS = 0.05
 
 
 class SqliteFile:
-    """One connection for all threads of this process, one at a time.
+    """One connection that writes, for one thread at a time, and a few that read beside it.
+
+    The journal (WAL) lets them: a read sees what was committed when it began, and neither waits for
+    the writer nor holds it up.
 
     Raises:
         StoreError: as `open_database`.
@@ -35,40 +42,80 @@ class SqliteFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = threading.Lock()
+        self._writing = FairLock()
         self._closed = False
-        connection = open_database(path)
-        connection.create_function("holds", 2, folded_holds, deterministic=True)
-        self._engine = create_engine(
-            "sqlite://", creator=lambda: connection, poolclass=StaticPool, hide_parameters=True
+        writer = open_database(path)
+        self._file = _identity(path)
+        self._writer = create_engine(
+            "sqlite://", creator=lambda: writer, poolclass=StaticPool, hide_parameters=True
         )
+        self._readers = create_engine(
+            "sqlite://", creator=self._open_reader, hide_parameters=True, poolclass=QueuePool,
+            pool_size=READERS, max_overflow=0, pool_timeout=TURN_SECONDS, pool_use_lifo=True,
+        )  # fmt: skip
 
     def __str__(self) -> str:
         return str(self._path)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """In no transaction: nothing is held up by who only looks."""
-        with self._lock, self._connection() as connection:
-            yield connection
+        self._check_open()
+        try:
+            with self._readers.connect() as connection:
+                yield connection
+        finally:
+            if self._closed:  # `close` did not see this connection
+                self._readers.pool.dispose()
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """Alone from the beginning: who looks first, and then writes, must not find it changed."""
-        with self._lock, self._connection() as connection:
+        """Has the write lock from the beginning: what a transaction reads before it writes must
+        not change in between."""
+        with self.once() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield connection
             connection.commit()
 
-    def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            self._engine.dispose()
+    @contextmanager
+    def once(self) -> Iterator[Connection]:
+        with self._writing.held(TURN_SECONDS):
+            self._check_open()
+            with self._writer.connect() as connection:
+                yield connection
 
-    def _connection(self) -> Connection:
+    def close(self) -> None:
+        """The writer goes last: the last connection of all empties the journal into the file. A
+        thread that is not done with the writer by then leaves that to the next start."""
+        self._closed = True
+        with contextlib.suppress(BusyError), self._writing.held(TURN_SECONDS):
+            self._readers.pool.dispose()
+            self._writer.dispose()
+
+    def _check_open(self) -> None:
         if self._closed:
             raise ClosedError
-        return self._engine.connect()
+
+    def _open_reader(self) -> sqlite3.Connection:
+        """For the pool. A file that has taken the place of the open one has another journal:
+        reading it beside a writer of the old one would damage both."""
+        if _identity(self._path) != self._file:
+            raise MovedError
+        connection = sqlite3.connect(
+            f"{self._path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS,
+            isolation_level=None, check_same_thread=False,
+        )  # fmt: skip
+        connection.execute("PRAGMA query_only = ON")
+        connection.create_function("holds", 2, folded_holds, deterministic=True)
+        return connection
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another one at the same path; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def open_database(path: Path) -> sqlite3.Connection:
@@ -112,6 +159,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA secure_delete = ON")  # what is deleted is gone from the file, too
+    connection.execute(f"PRAGMA journal_size_limit = {MAX_JOURNAL}")
     while _migrate(connection, path):
         pass
     connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")

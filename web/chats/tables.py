@@ -5,7 +5,7 @@ Nothing is made from these: that is what `migrations` do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -95,8 +95,10 @@ PRESETS = Table(
 )
 
 
-def put(connection: Connection, table: Table, row: Mapping[str, Any]) -> None:
-    """Within a transaction: the whole row, in place of the one that has its key."""
+def put(
+    connection: Connection, table: Table, row: Mapping[str, Any] | Sequence[Mapping[str, Any]]
+) -> None:
+    """Within a transaction: the whole row, or several, each in place of the one with its key."""
     connection.execute(_putting(connection.dialect.name, table), row)
 
 

@@ -6,6 +6,7 @@ from model.types import RequestError
 
 MOST_TITLE = 200  # characters
 MOST_MADE_UP = 60  # characters of a title that nobody chose
+MAX_LOOKED_AT = 5_000  # characters: splitting millions of them would hold all threads up
 
 
 def checked_title(title: str) -> str:
@@ -14,7 +15,7 @@ def checked_title(title: str) -> str:
     Raises:
         RequestError: nothing is left, or too much.
     """
-    title = one_line(title)
+    title = one_line(title) if len(title) <= MAX_LOOKED_AT else title
     if not title:
         raise RequestError("The title is empty", "Write one.")
     if len(title) > MOST_TITLE:
@@ -24,10 +25,11 @@ def checked_title(title: str) -> str:
 
 def title_for(text: str) -> str:
     """A chat's title from what it began with."""
-    line = next((line.strip() for line in text.splitlines() if line.strip()), "…")
+    lines = text[:MAX_LOOKED_AT].splitlines()
+    line = next((line.strip() for line in lines if line.strip()), "…")
     return line if len(line) <= MOST_MADE_UP else f"{line[: MOST_MADE_UP - 1].rstrip()}…"
 
 
 def one_line(title: str) -> str:
-    """The title with every run of white space as one space."""
-    return " ".join(title.split())
+    """The title with every run of white space as one space; only its beginning, if it is long."""
+    return " ".join(title[:MAX_LOOKED_AT].split())

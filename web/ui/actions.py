@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, StringConstraints
 
 from model.types import LinlyError, RequestError
-from web.chats import portable
+from web.chats.imports import read_chats
 from web.chats.reading import ReadAhead
 from web.chats.records import ChatSettings, SavedPreset
 from web.chats.talk import Talk
@@ -200,10 +200,9 @@ class Actions:
         """
 
         def adopted() -> Outcome:
-            imported = portable.from_json(text)
             owner = visit.owner.id
             with self._talk.room(visit, len(text)):
-                chats = self._talk.store.adopt(owner, imported)
+                chats = self._talk.store.adopt(owner, read_chats(text))
             self._talk.visits.changed(owner)
             return Outcome() if more else Outcome(self._talk.open(visit, chats[-1].id))
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 from model.types import RequestError
-from web.chats import portable
+from web.chats.exports import export_chat, export_chats, export_markdown, export_pairs
+from web.chats.portable import file_name
 from web.chats.talk import Talk
 from web.chats.visits import Visit
 
@@ -13,37 +15,35 @@ File = tuple[str, str, Iterator[str]]
 
 
 def exported(talk: Talk, visit: Visit, kind: str) -> File:
-    """One of: the chat that is shown as `json` or `markdown`, `all` chats, votes as `pairs`.
+    """One of: the chat that is shown as `json` or `markdown`, `all` chats, votes as `pairs`. Its
+    first piece is made here, the others when they are asked for.
 
     Raises:
-        RequestError: there is nothing to export.
+        LinlyError: there is nothing to export, or it cannot be read.
     """
-    if kind == "all":
-        return "chats.json", "application/json", iter([portable.to_json(_everything(talk, visit))])
-    if kind == "pairs":
-        return "preferences.jsonl", "application/jsonl", iter([_pairs(talk, visit)])
-    shown = talk.conversation(visit)
-    if shown is None:
-        raise RequestError("There is no chat to export yet", "Write a message.")
-    name = portable.file_name(shown.chat)
-    if kind == "markdown":
-        text = portable.to_markdown(shown.chat, shown.branch)
-        return f"{name}.md", "text/markdown", iter([text])
-    votes = talk.store.votes(visit.owner.id, shown.chat.id)
-    text = portable.to_json([portable.Exported(shown.chat, shown.messages, votes)])
-    return f"{name}.json", "application/json", iter([text])
-
-
-def _pairs(talk: Talk, visit: Visit) -> str:
-    text = portable.preference_pairs(_everything(talk, visit))
-    if not text:
-        raise RequestError("There are no votes yet", "Compare adapters, and vote.")
-    return text
-
-
-def _everything(talk: Talk, visit: Visit) -> list[portable.Exported]:
     store, owner = talk.store, visit.owner.id
-    return [
-        portable.Exported(chat, store.messages(owner, chat.id), store.votes(owner, chat.id))
-        for chat in store.chats(owner, limit=-1)
-    ]
+    if kind == "all":
+        return "chats.json", "application/json", _begun(export_chats(store, owner))
+    if kind == "pairs":
+        pairs = _begun(
+            export_pairs(store, owner), "There are no votes yet", "Compare adapters, and vote."
+        )
+        return "preferences.jsonl", "application/jsonl", pairs
+    if visit.chat is None:
+        raise RequestError("There is no chat to export yet", "Write a message.")
+    chat = store.chat(owner, visit.chat)
+    if kind == "markdown":
+        return (
+            f"{file_name(chat)}.md",
+            "text/markdown",
+            _begun(export_markdown(store, owner, chat.id)),
+        )
+    text = _begun(export_chat(store, owner, chat.id))
+    return f"{file_name(chat)}.json", "application/json", text
+
+
+def _begun(pieces: Iterator[str], empty: str = "", remedy: str = "") -> Iterator[str]:
+    first = next(pieces, "")
+    if not first and empty:
+        raise RequestError(empty, remedy)
+    return chain([first], pieces)

@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
@@ -89,7 +90,7 @@ class Endpoints:
             name, media_type, pieces = await self._service.workers.act(_key(request), begin, True)
         except LinlyError as error:
             return _refusal(error, request)
-        disposition = {"Content-Disposition": f'attachment; filename="{name}"'}
+        disposition = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}"}
         stream = self._service.workers.stream(_key(request), pieces)
         return StreamingResponse(_encoded(stream), 200, disposition, media_type)
 

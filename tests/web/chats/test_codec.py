@@ -99,3 +99,31 @@ def test_halves_of_characters() -> None:
     assert codec.clean("a\ud83d\ude00b") == "a😀b"
     assert codec.clean("a\ud83db") == "a�b"
     assert codec.read_settings({"system": "\ud83d"}).system == "�"
+
+
+def test_large_texts_are_not_kept_in_memory() -> None:
+    """Thousands of them were, each of an import's making, and each as long as a file may be."""
+    for cached in (codec._cached_runs, codec._cached_settings):
+        cached.cache_clear()
+    large = ChatSettings(system="x" * codec.MAX_CACHED)
+    assert codec.settings_from(codec.settings_text(large)) == large
+    assert codec.runs_from(codec.runs_text([Run(large, "base", "none")]))[0].settings == large
+    assert codec._cached_runs.cache_info().currsize == 0
+    assert codec._cached_settings.cache_info().currsize == 0
+    assert codec.runs_from(codec.runs_text([RUN])) == (RUN,)
+    assert codec._cached_runs.cache_info().currsize == 1
+
+
+def test_values_like_the_defaults_are_still_of_the_right_kind() -> None:
+    """True equals 1, and 0 equals 0.0."""
+    with pytest.raises(RequestError, match="temperature"):
+        codec.read_sampling({"temperature": True}, strict=True)
+    with pytest.raises(RequestError, match="min_tokens"):
+        codec.read_sampling({"min_tokens": 0.0}, strict=True)
+    assert type(codec.read_sampling({"top_p": 1}).top_p) is float
+    assert type(codec.read_settings({"scale": 1}).scale) is float
+
+
+def test_nul_is_replaced() -> None:
+    assert codec.clean("a\0b") == "a�b"
+    assert codec.clean("字\0\ud83d") == "字��"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +14,15 @@ import pytest
 
 from model.types import FinishReason, RequestError, Sampling
 from web.chats import imports, shapes
+from web.chats.exports import export_chats
 from web.chats.portable import (
-    Exported,
     ImportedChat,
+    Parts,
     file_name,
     from_json,
-    preference_pairs,
-    to_json,
-    to_markdown,
+    json_parts,
+    markdown_parts,
+    pair_parts,
 )
 from web.chats.records import Chat, ChatMessage, ChatSettings, Run, State, Vote
 from web.chats.store import ChatStore
@@ -49,7 +51,11 @@ MESSAGES = {
     )
 }
 VOTE = Vote("c", "chat", "a1", 12.0)
-EXPORTED = Exported(CHAT, MESSAGES, [VOTE])
+EXPORTED: Parts = (CHAT, [VOTE], MESSAGES.values())
+
+
+def to_json(chats: Iterable[Parts]) -> str:
+    return "".join(json_parts(chats))
 
 
 def named(imported: ImportedChat) -> ImportedChat:
@@ -90,11 +96,8 @@ def test_an_export_comes_back(tmp_path: Path) -> None:
             assert tuple(store.messages("mei", chat.id).values()) == one.messages
         votes = store.votes("mei")
         assert sorted(v.chat for v in votes) == sorted(chat.id for chat in kept)
-        again = to_json(
-            Exported(chat, store.messages("mei", chat.id), store.votes("mei", chat.id))
-            for chat in kept
-        )
-    assert [named(one) for one in from_json(again).chats] == [named(c) for c in imported.chats]
+        again = from_json("".join(export_chats(store, "mei"))).chats
+    assert [named(one) for one in again] == [named(c) for c in imported.chats]
 
 
 def test_nothing_streams_in_a_file() -> None:
@@ -114,7 +117,7 @@ def test_several_exports_in_a_list() -> None:
 
 def test_a_time_to_come_is_now() -> None:
     late = replace(CHAT, created=1e300, updated=1e300, head=None)
-    chat = from_json(to_json([Exported(late, {})])).chats[0].chat
+    chat = from_json(to_json([(late, [], ())])).chats[0].chat
     assert chat.created <= chat.updated <= time.time()
 
 
@@ -139,6 +142,56 @@ def test_files_of_others(value: dict[str, Any]) -> None:
     assert one.chat.head == reply.id
     assert abs(one.chat.updated - time.time()) < 60
     assert {m.id for m in one.messages}.isdisjoint(m.id for m in two.messages)
+
+
+FORMS: dict[str, dict[str, Any]] = {
+    "parts": {"messages": [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "Hello\n"},
+                                     {"type": "text", "text": "there"}]},
+        {"role": "assistant", "content": "Hi."}]},
+    "developer": {"messages": [
+        {"role": "developer", "content": "Be brief."}, *OPENAI["messages"][1:]]},
+    "capitals": {"conversations": [
+        {"from": "System", "value": "Be brief."},
+        {"from": "Human", "value": "Hello\n\nthere"}, {"from": "GPT", "value": "Hi."}]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("value", FORMS.values(), ids=FORMS)
+def test_forms_of_training_data_are_chats_too(value: dict[str, Any]) -> None:
+    (chat,) = from_json(json.dumps(value)).chats
+    assert chat.chat.settings.system == "Be brief."
+    assert [m.text for m in chat.messages] == ["Hello\n\nthere", "Hi."]
+    assert [m.role for m in chat.messages] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize(
+    ("value", "program"),
+    [
+        ([{"title": "T", "current_node": "c", "mapping": {"a": {"message": None}}}], "ChatGPT"),
+        ([{"id": "1", "title": "T", "chat": {"history": {"messages": {}}}}], "Open WebUI"),
+    ],
+)
+def test_exports_of_other_programs_are_refused_by_name(value: Any, program: str) -> None:
+    with pytest.raises(RequestError, match=f"an export of {program}"):
+        from_json(json.dumps(value))
+
+
+def test_an_export_whose_fields_come_in_another_order() -> None:
+    """Where it says what it is behind its chats, they are read at the end."""
+    value = changed()
+    backwards = dict(reversed(value.items()))
+    assert list(backwards) == ["chats", "version", "format"]
+    (chat,) = from_json(json.dumps(backwards)).chats
+    assert [m.text for m in chat.messages] == [m.text for m in MESSAGES.values()]
+
+
+def test_votes_about_one_comparison_are_one() -> None:
+    """A file of nothing but votes would be as many statements for the database."""
+    votes = [{"comparison": "c", "winner": winner} for winner in ("a1", None, "a2")]
+    (chat,) = from_json(json.dumps(changed(votes=votes))).chats
+    assert [vote.winner for vote in chat.votes] == [chat.messages[2].id]
 
 
 def test_halves_of_characters() -> None:
@@ -186,7 +239,9 @@ BAD = {
     "a turn that is none": {"messages": ["hello"]},
     "an unknown role": turn("tool", "x"),
     "a role that is no text": turn(["user"], "x"),
-    "content in parts": turn("user", [{"type": "text", "text": "x"}]),
+    "content that is not all text": turn("user", [{"type": "image_url", "image_url": "x"}]),
+    "a part that is none": turn("user", ["x"]),
+    "a part without text": turn("user", [{"type": "text"}]),
     "no content": turn("assistant", None),
     "an unknown speaker": {"conversations": [{"from": "bing", "value": "x"}]},
     "a title that is no text": {**OPENAI, "title": 1},
@@ -246,27 +301,27 @@ def test_the_table_of_bad_files_begins_with_a_good_one() -> None:
 
 def test_what_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     turns = OPENAI["messages"][1:2]
-    most = shapes.MOST_MESSAGES
+    most = shapes.MAX_CHAT_MESSAGES
     assert most == 10_000
     assert len(from_json(json.dumps({"messages": turns * most})).chats[0].messages) == most
     for value in ({"messages": turns * (most + 1)}, {"conversations": turns * (most + 1)}):
         with pytest.raises(RequestError, match="over 10000 messages"):
             from_json(json.dumps(value))
-    monkeypatch.setattr(imports, "MOST_CHATS", 2)
+    monkeypatch.setattr(imports, "MAX_CHATS", 2)
     assert from_json(json.dumps([OPENAI] * 2))
     with pytest.raises(RequestError, match="over 2 chats"):
         from_json(json.dumps([OPENAI] * 3))
-    monkeypatch.setattr(imports, "MOST_MESSAGES", 3)
+    monkeypatch.setattr(imports, "MAX_MESSAGES", 3)
     with pytest.raises(RequestError, match="or 3 messages"):
         from_json(json.dumps([OPENAI] * 2))
-    monkeypatch.setattr(imports, "MOST_JSON", 10)
+    monkeypatch.setattr(imports, "MAX_JSON", 10)
     with pytest.raises(RequestError, match="longer"):
         from_json(json.dumps(OPENAI))
 
 
 def test_markdown() -> None:
     branch = [MESSAGES["q1"], MESSAGES["a1"], replace(MESSAGES["a5"], text="  举头\n")]
-    assert to_markdown(CHAT, branch) == (
+    assert "".join(markdown_parts(CHAT, branch)) == (
         "# 夜 *思*\n\n## System\n\n你是诗人。\n\n## User\n\n写一首诗 🦙\n\n# 标题\n\n"
         "## Assistant (古文)\n\n床前明月光\n\n## Assistant\n\n  举头\n\n"
     )
@@ -284,8 +339,7 @@ def test_file_names() -> None:
 
 
 def pairs(*votes: Vote, messages: dict[str, ChatMessage] = MESSAGES) -> list[dict[str, Any]]:
-    text = preference_pairs([Exported(CHAT, messages, votes)])
-    return [json.loads(line) for line in text.splitlines()]
+    return [json.loads(line) for line in pair_parts(messages, votes)]
 
 
 def test_preference_pairs() -> None:

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -370,7 +371,7 @@ def test_what_is_destroyed_is_gone_from_the_file(path: Path) -> None:
 def test_a_full_disk(path: Path) -> None:
     with closing(ChatStore(path)) as store:
         chat = begun(store)
-        with store.home.reading() as connection:
+        with store.home.once() as connection:
             pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
             connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(StoreError, match="cannot be saved: the disk is full") as caught:
@@ -390,3 +391,88 @@ def test_a_lock_that_stays(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert store.chat("mei", chat).title == "A chat"
         other.rollback()
         store.rename("mei", chat, "new")
+
+
+def in_thread(call: Callable[[], object]) -> object:
+    """What a call gives or raises in a thread of its own, which must come to an end."""
+    found: list[object] = []
+
+    def run() -> None:
+        try:
+            found.append(call())
+        except BaseException as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert found, "it still waits"
+    return found[0]
+
+
+def test_reads_do_not_wait_for_a_writer(path: Path) -> None:
+    """They see what was there before. An import held up each look at a chat until its end."""
+    with closing(ChatStore(path)) as store:
+        chat = begun(store)
+        with store.home.writing() as connection:
+            connection.exec_driver_sql("UPDATE chats SET title = 'new'")
+            titles = in_thread(lambda: store.chat("mei", chat).title)
+            found = in_thread(lambda: [one.title for one in store.chats("mei", "a chat")])
+            assert (titles, found) == ("A chat", ["A chat"])
+        assert store.chat("mei", chat).title == "new"
+
+
+def test_readers_cannot_write(path: Path) -> None:
+    with closing(ChatStore(path)) as store:
+        begun(store)
+        with pytest.raises(StoreError, match="cannot be written"), store._reading() as connection:
+            connection.exec_driver_sql("DELETE FROM chats")
+        assert len(store.chats("mei")) == 1
+
+
+def test_writers_wait_for_a_bounded_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "TURN_SECONDS", 0.05)
+    with closing(ChatStore(path)) as store:
+        chat = begun(store)
+        with store.home.writing():
+            problem = in_thread(lambda: store.rename("mei", chat, "new"))
+        assert str(problem) == f"The chats cannot be saved: {path} is busy. Try again in a moment."
+        store.rename("mei", chat, "new")
+
+
+def test_readers_are_so_many(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many threads read: each connection costs memory and files."""
+    monkeypatch.setattr(sqlite, "TURN_SECONDS", 0.05)
+    with closing(ChatStore(path)) as store:
+        begun(store)
+        with ExitStack() as stack:
+            for _ in range(sqlite.READERS):
+                stack.enter_context(store.home.reading())
+            problem = in_thread(lambda: store.chats("mei"))
+            assert isinstance(problem, StoreError)
+            assert "is busy" in str(problem)
+        assert len(store.chats("mei")) == 1
+
+
+def test_a_file_in_the_place_of_the_open_one_is_not_read(path: Path) -> None:
+    """A copy that was put back while the program runs: its journal is another one."""
+    with closing(ChatStore(path)) as store:
+        begun(store)
+        with store.home.reading():  # the connection that is there already
+            path.rename(path.with_name("moved.db"))
+            path.touch()
+            problem = in_thread(lambda: store.chats("mei"))
+        assert str(problem) == (
+            f"The chats cannot be read: {path} was moved or deleted. "
+            "Put it back, then start the program again."
+        )
+
+
+def test_a_reader_that_outlives_the_store_is_closed(path: Path) -> None:
+    store = ChatStore(path)
+    begun(store)
+    with store.home.reading() as connection:
+        raw = connection.connection.dbapi_connection
+        store.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        raw.execute("SELECT 1")  # type: ignore[union-attr]

@@ -17,9 +17,9 @@ import pytest
 from model.types import FinishReason, RequestError, Sampling
 from tests.web.chats.conftest import OpenStore
 from web.chats import chats, shelf
+from web.chats.codec import MAX_TEXT
 from web.chats.errors import ReplyBusyError
 from web.chats.imports import Imported, ImportedChat
-from web.chats.messages import MOST_TEXT
 from web.chats.records import (
     Chat,
     ChatMessage,
@@ -367,8 +367,8 @@ def test_what_dead_servers_wrote_is_interrupted(store: ChatStore) -> None:
 
 def test_a_text_can_be_too_long(store: ChatStore) -> None:
     chat = begun(store)
-    store.add(MEI, chat.id, asked("long", text="x" * MOST_TEXT))
-    for text in ("x" * (MOST_TEXT + 1), "字" * (MOST_TEXT // 3 + 1)):
+    store.add(MEI, chat.id, asked("long", text="x" * MAX_TEXT))
+    for text in ("x" * (MAX_TEXT + 1), "字" * (MAX_TEXT // 3 + 1)):
         with pytest.raises(RequestError, match="2 MB"):
             store.add(MEI, chat.id, asked("longer", text=text))
         with pytest.raises(RequestError, match="2 MB"):
@@ -465,7 +465,7 @@ def test_chats_from_a_file_are_kept_all_or_none(store: ChatStore) -> None:
     assert store.adopt(MEI, Imported((good,))) == [good.chat] == store.chats(MEI)
     assert tuple(store.messages(MEI, "1").values()) == messages
     assert store.votes(MEI) == list(good.votes)
-    long = ImportedChat(again.chat, (asked("long", text="x" * (MOST_TEXT + 1)),))
+    long = ImportedChat(again.chat, (asked("long", text="x" * (MAX_TEXT + 1)),))
     with pytest.raises(RequestError):
         store.adopt(MEI, Imported((long,)))
 

@@ -246,7 +246,10 @@ def test_a_login_that_has_ended(harness: Harness, status: int) -> None:
 
 @pytest.mark.parametrize(
     ("headers", "name"),
-    [({"Content-Disposition": 'attachment; filename="ships.md"'}, "ships.md"), ({}, "chats.json")],
+    [
+        ({"Content-Disposition": "attachment; filename*=UTF-8''%E8%88%B9.md"}, "船.md"),
+        ({}, "chats.json"),
+    ],
 )
 def test_an_export(harness: Harness, headers: dict[str, str], name: str) -> None:
     harness.answer("export", text='{"船": 1}', headers=headers)

@@ -15,7 +15,7 @@ from tests.web.static.harness import Harness
 pytestmark = pytest.mark.browser
 
 DAY = 24 * 60 * 60
-NAMED = {"Content-Disposition": 'attachment; filename="chats.md"'}
+NAMED = {"Content-Disposition": "attachment; filename*=UTF-8''chats.md"}
 EVIL = "<img src=x onerror='window.pwned = 1'>"
 
 

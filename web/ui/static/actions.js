@@ -88,8 +88,9 @@ export function importChats(text, more) {
 export function exportChats(kind) {
   const body = JSON.stringify({ kind });
   const save = async (response) => {
-    const named = /filename="([^"]*)"/.exec(response.headers.get('content-disposition') ?? '');
-    download(await response.blob(), named?.[1] ?? 'chats.json');
+    const told = response.headers.get('content-disposition') ?? '';
+    const named = /filename\*=UTF-8''([^;]+)/.exec(told);
+    download(await response.blob(), named ? decodeURIComponent(named[1]) : 'chats.json');
   };
   return post('page/export', body, { 'Content-Type': 'application/json' }, save, null);
 }

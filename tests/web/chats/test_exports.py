@@ -1,0 +1,214 @@
+"""Exports that are read from the store page by page, over both databases."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from model.types import Sampling
+from web.chats import chats, exports, messages
+from web.chats.errors import UnknownChatError
+from web.chats.exports import (
+    export_chat,
+    export_chats,
+    export_markdown,
+    export_pairs,
+    in_chunks,
+)
+from web.chats.portable import read_chats
+from web.chats.records import ChatMessage, ChatSettings, Run, State, Vote
+from web.chats.store import ChatStore
+
+MEI, OTHER = "browser:mei", "account:other"
+SETTINGS = ChatSettings("古文", 0.5, "alpaca", "你是诗人。", Sampling(seed=4))
+
+
+def filled(store: ChatStore, owner: str = MEI, count: int = 5, questions: int = 7) -> list[str]:
+    """Chats with questions one after the other; the ids of the chats."""
+    made = []
+    for number in range(count):
+        made.append(store.create(owner, f"chat {number}", SETTINGS).id)
+        parent = None
+        for question in range(questions):
+            name = f"{owner}-{number}-{question}"
+            store.add(owner, made[-1], ChatMessage(name, parent, "user", f"{name} 字"))
+            parent = name
+    return made
+
+
+def compared(store: ChatStore, owner: str = MEI) -> str:
+    """A chat in which one of two replies has won."""
+    chat = store.create(owner, "compared", SETTINGS).id
+    store.add(owner, chat, ChatMessage(f"{owner}-q", None, "user", "?"))
+    run = Run(SETTINGS, "base", "none")
+    for name, text in (("a", "yes"), ("b", "no")):
+        reply = ChatMessage(
+            f"{owner}-{name}", f"{owner}-q", "assistant", text, comparison=f"{owner}-c", runs=(run,)
+        )
+        store.add(owner, chat, reply)
+    store.vote(owner, Vote(f"{owner}-c", chat, f"{owner}-a", 1.0))
+    return chat
+
+
+@pytest.fixture
+def pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several pages for everything."""
+    monkeypatch.setattr(chats, "PAGE", 2)
+    monkeypatch.setattr(messages, "FIRST_PAGE", 1)
+    monkeypatch.setattr(messages, "MAX_PAGE", 3)
+
+
+@pytest.mark.usefixtures("pages")
+def test_export_of_all_chats(store: ChatStore) -> None:
+    """Over PostgreSQL it always failed: it knows no LIMIT -1."""
+    filled(store)
+    filled(store, OTHER, 1)
+    value = json.loads("".join(export_chats(store, MEI)))
+    assert [chat["title"] for chat in value["chats"]] == [f"chat {n}" for n in (4, 3, 2, 1, 0)]
+    for number, chat in zip((4, 3, 2, 1, 0), value["chats"], strict=True):
+        assert [m["id"] for m in chat["messages"]] == [f"{MEI}-{number}-{q}" for q in range(7)]
+        assert chat["head"] == f"{MEI}-{number}-6"
+
+
+@pytest.mark.usefixtures("pages")
+def test_export_comes_back(store: ChatStore) -> None:
+    filled(store)
+    compared(store)
+    kept = store.adopt(OTHER, read_chats("".join(export_chats(store, MEI))))
+    assert [chat.title for chat in kept] == [chat.title for chat in store.each_chat(MEI)]
+    for mine, theirs in zip(store.each_chat(MEI), kept, strict=True):
+        before, after = store.messages(MEI, mine.id), store.messages(OTHER, theirs.id)
+        assert [(m.text, m.runs) for m in before.values()] == [
+            (m.text, m.runs) for m in after.values()
+        ]
+        assert theirs.settings == SETTINGS
+    assert len(store.votes(OTHER)) == 1
+
+
+def test_export_of_nothing(store: ChatStore) -> None:
+    assert json.loads("".join(export_chats(store, MEI)))["chats"] == []
+    assert list(export_pairs(store, MEI)) == []
+    chat = store.create(MEI, "empty", SETTINGS).id
+    (one,) = json.loads("".join(export_chat(store, MEI, chat)))["chats"]
+    assert one["messages"] == []
+    assert "".join(export_markdown(store, MEI, chat)) == "# empty\n\n## System\n\n你是诗人。\n"
+
+
+def test_export_of_one_chat(store: ChatStore) -> None:
+    made = filled(store)
+    (one,) = json.loads("".join(export_chat(store, MEI, made[2])))["chats"]
+    assert one["title"] == "chat 2"
+    assert len(one["messages"]) == 7
+    text = "".join(export_markdown(store, MEI, made[2]))
+    assert text.startswith("# chat 2\n\n## System\n\n你是诗人。\n\n## User\n\n")
+    assert text.count("## User") == 7
+
+
+def test_exports_are_of_ones_own(store: ChatStore) -> None:
+    (chat,) = filled(store, count=1)
+    compared(store)
+    for export in (export_chat, export_markdown):
+        for owner, name in ((OTHER, chat), (MEI, "none"), (MEI, "x" * 1_000_000)):
+            with pytest.raises(UnknownChatError):
+                export(store, owner, name)
+    assert json.loads("".join(export_chats(store, OTHER)))["chats"] == []
+    assert list(export_pairs(store, OTHER)) == []
+
+
+def test_export_of_preference_pairs(store: ChatStore) -> None:
+    compared(store)
+    compared(store, OTHER)
+    filled(store)
+    (line,) = "".join(export_pairs(store, MEI)).splitlines()
+    assert json.loads(line) == {
+        "prompt": [{"role": "system", "content": "你是诗人。"}, {"role": "user", "content": "?"}],
+        "chosen": [{"role": "assistant", "content": "yes"}],
+        "rejected": [{"role": "assistant", "content": "no"}],
+    }
+
+
+@pytest.mark.usefixtures("pages")
+def test_export_while_chats_come_and_go(store: ChatStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was there at the beginning and still is comes once."""
+    monkeypatch.setattr(exports, "CHUNK", 10)
+    made = filled(store)
+    chunks = export_chats(store, MEI)
+    text = ""
+    while "chat 4" not in text:
+        text += next(chunks)
+    store.delete(MEI, made[1])
+    store.create(MEI, "new", SETTINGS)
+    store.add(MEI, made[0], ChatMessage("more", None, "user", "now the first of the list"))
+    value = json.loads(text + "".join(chunks))
+    assert [chat["title"] for chat in value["chats"]] == ["chat 4", "chat 3", "chat 2", "chat 0"]
+
+
+def test_export_of_a_chat_in_which_things_happen(
+    store: ChatStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever comes meanwhile, the file can be imported: it refers to nothing that it lacks."""
+    chat = store.create(MEI, "title", SETTINGS).id
+    store.add(MEI, chat, ChatMessage("q", None, "user", "?"))
+    each_message = store.each_message
+
+    def late(owner: str, chat: str) -> Any:
+        reply = ChatMessage("a", "q", "assistant", "", State.STREAMING, comparison="c")
+        store.add(owner, chat, reply)
+        store.vote(owner, Vote("c", chat, "a", 1.0))
+        return each_message(owner, chat)
+
+    monkeypatch.setattr(store, "each_message", late)
+    (one,) = read_chats("".join(export_chats(store, MEI)))
+    assert [m.state for m in one.messages] == [State.DONE, State.INTERRUPTED]
+
+
+def test_pages_of_long_messages_are_small(
+    store: ChatStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chat may have gigabytes of them."""
+    monkeypatch.setattr(messages, "PAGE_CHARACTERS", 1000)
+    monkeypatch.setattr(messages, "FIRST_PAGE", 4)
+    chat = store.create(MEI, "title", SETTINGS).id
+    for number in range(12):
+        store.add(MEI, chat, ChatMessage(str(number), None, "user", "x" * 500))
+    sizes: list[int] = []
+    message = messages._message
+
+    def counted(row: Any) -> ChatMessage:
+        sizes[-1] += 1
+        return message(row)
+
+    reading = store._reading
+
+    def read() -> Any:
+        sizes.append(0)
+        return reading()
+
+    monkeypatch.setattr(messages, "_message", counted)
+    monkeypatch.setattr(store, "_reading", read)
+    assert len(list(store.each_message(MEI, chat))) == 12
+    assert sizes == [0, 4, 1, 2, 4, 1, 0]
+
+
+@pytest.mark.parametrize("size", [1, 3, 10, 65_536])
+def test_chunks(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exports, "CHUNK", size)
+    parts = ["", "a", "bc" * 10, "", "d" * 33, "e"]
+    chunks = list(in_chunks(parts))
+    assert "".join(chunks) == "".join(parts)
+    assert all(0 < len(chunk) <= size for chunk in chunks)
+    assert list(in_chunks([])) == []
+
+
+def test_chunks_of_a_large_export(store: ChatStore) -> None:
+    chat = store.create(MEI, "title", SETTINGS).id
+    question = ChatMessage("q", None, "user", "字" * 300_000)
+    store.add(MEI, chat, question)
+    store.add(MEI, chat, replace(question, id="q2"))
+    for export in (export_chat(store, MEI, chat), export_markdown(store, MEI, chat)):
+        lengths = [len(chunk) for chunk in export]
+        assert max(lengths) <= exports.CHUNK
+        assert sum(lengths) > 300_000

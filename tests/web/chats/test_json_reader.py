@@ -1,0 +1,152 @@
+"""JSON in small steps: the same values, and the same refusals, as all at once."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+
+from web.chats import json_reader
+from web.chats.json_reader import JsonError, JsonReader
+
+
+@pytest.fixture(params=[16, 17, 64, 32_768])
+def window(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(json_reader, "WINDOW", request.param)
+    monkeypatch.setattr(json_reader, "MAX_DEPTH", 1000)
+    return int(request.param)
+
+
+def read(text: str) -> Any:
+    reader = JsonReader(text)
+    value = reader.value()
+    reader.finish()
+    return value
+
+
+VALUES: list[Any] = [
+    None, True, False, 0, -1.5e-7, 123_456_789_012, "", "a", '"\\/\b\f\n\r\t', "字🦙" * 50,
+    "\\" * 99, "\ud83d", "\u2028", [], {}, [[]], [{}], {"": {"": []}}, [1, [2, [3]]],
+    {"a": 1, "b": [True, "x"]}, list(range(100)), {str(n): {"text": "字" * n} for n in range(30)},
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("window")
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20])
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_json_reader_reads_what_json_wrote(
+    value: Any, indent: int | None, ascii_only: bool
+) -> None:
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
+    assert joined(read(f" {text}\n")) == joined(json.loads(text))
+
+
+def joined(value: Any) -> str:
+    """Texts whose halves of characters met only when the pieces of a string were joined."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_json_reader_reads_what_json_reads(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of texts with an error somewhere: neither takes what the other refuses."""
+    dice = random.Random(seed)  # noqa: S311
+    text = json.dumps([VALUES] * 2, indent=dice.choice([None, 1]), ensure_ascii=dice.random() < 0.5)
+    for _ in range(40):
+        monkeypatch.setattr(json_reader, "WINDOW", dice.randrange(20, 400))
+        at = dice.randrange(len(text))
+        broken = text[:at] + dice.choice('{}[]",:\\0u-x \n\0') + text[at + dice.randrange(2) :]
+        try:
+            expected = json.loads(broken)
+        except ValueError:
+            with pytest.raises(JsonError):
+                read(broken)
+        else:
+            assert joined(read(broken)) == joined(expected)
+
+
+@pytest.mark.usefixtures("window")
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "[", "]", "[1", "[1,", "[1,]", "[1 2]", "{", '{"a"', '{"a":', '{"a":1', '{"a":1,}',
+     "{a:1}", '{1:1}', '"', '"a', '"\\', '"\\u00', '"\\x"', '"\n"', "1 2", "[] []", "nul", "NaN",
+     "[Infinity]", "-Infinity", "1" * 5000, "1" * 70_000,
+     "[" * 100_000, '{"a":' * 100_000, "[[1," * 100_000],
+    ids=lambda text: text[:10],
+)  # fmt: skip
+def test_json_reader_refuses(text: str) -> None:
+    with pytest.raises(JsonError):
+        read(text)
+
+
+def test_json_reader_nests_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's own stack must not run out."""
+    monkeypatch.setattr(json_reader, "WINDOW", 8)
+    deep = json_reader.MAX_DEPTH
+    assert read("[" * deep + "]" * deep)
+    with pytest.raises(JsonError, match="nested too deeply"):
+        read("[" * (deep + 9) + "]" * (deep + 9))
+
+
+@pytest.mark.usefixtures("window")
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20])
+def test_json_reader_skips_a_value(value: Any) -> None:
+    reader = JsonReader(f"[{json.dumps(value)}, 7]")
+    items = reader.items()
+    next(items)
+    reader.skip()
+    next(items)
+    assert reader.value() == 7
+
+
+def test_json_reader_takes_so_many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of empty lists took seconds, and a hundred times its size in memory."""
+    monkeypatch.setattr(json_reader, "WINDOW", 16)
+    monkeypatch.setattr(json_reader, "MAX_STEPS", 30)
+    assert len(read("[" + "[]," * 29 + "[]]")) == 30
+    with pytest.raises(JsonError, match="too many parts"):
+        read("[" + "[]," * 30 + "[]]")
+    monkeypatch.setattr(json_reader, "MAX_STEPS", 1000)
+    monkeypatch.setattr(json_reader, "MAX_ITEMS", 20)
+    for text in ("[" + "1," * 99 + "1]", json.dumps(dict.fromkeys(map(str, range(99)), 1))):
+        with pytest.raises(JsonError, match="too many parts"):
+            read(text)
+
+
+def test_json_reader_stops_at_items_and_members() -> None:
+    reader = JsonReader('{"a": [1, [2]], "b": {"c": "d"}}')
+    found: list[Any] = []
+    for key in reader.members():
+        if reader.peek() == "[":
+            found += [(key, reader.value()) for _ in reader.items()]
+        else:
+            found.append((key, reader.value()))
+    reader.finish()
+    assert found == [("a", 1), ("a", [2]), ("b", {"c": "d"})]
+
+
+def test_no_step_of_the_json_reader_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a call into C is given, however large the file: all threads wait for it."""
+    longest = 0
+    text = json.dumps([{"text": "x" * 300_000}, [[]] * 15_000, "\n" * 100_000])
+    reader = JsonReader(text)
+
+    class Watched(json.JSONDecoder):
+        def raw_decode(self, s: str, idx: int = 0) -> tuple[Any, int]:
+            nonlocal longest
+            longest = max(longest, len(s))
+            return super().raw_decode(s, idx)
+
+    def watched(s: str, *rest: Any) -> Any:
+        nonlocal longest
+        longest = max(longest, len(s))
+        return scanstring(s, *rest)
+
+    scanstring = json_reader.scanstring
+    monkeypatch.setattr(json_reader, "scanstring", watched)
+    reader._decoder = Watched()
+    assert reader.value() == json.loads(text)
+    assert longest <= json_reader.WINDOW + 1
