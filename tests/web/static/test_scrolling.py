@@ -108,3 +108,82 @@ def test_one_s_own_message_is_seen(harness: Harness) -> None:
     scroll_up(harness)
     harness.log(*chat(6), asked("new", "And now?"), replied("s", "", state="streaming"))
     assert distance(harness) < 2
+
+
+LAID_OUT = """() => [...document.querySelectorAll('article')]
+  .filter((article) => article.checkVisibility({contentVisibilityAuto: true}))
+  .map((article) => article.dataset.id)"""
+# Scrolls up step by step; how far what is read went beside what it should have.
+STEPS = """async (steps) => {
+  const scroller = document.querySelector('.scroller');
+  const next = () => new Promise((done) => requestAnimationFrame(done));
+  const {top} = scroller.getBoundingClientRect();
+  const errors = [];
+  for (let step = 0; step < steps && scroller.scrollTop > 800; step += 1) {
+    const read = [...document.querySelectorAll('article')]
+      .find((article) => article.getBoundingClientRect().bottom > top);
+    const before = read.getBoundingClientRect().top;
+    scroller.scrollTop -= 500;
+    await next();
+    await next();
+    errors.push(Math.abs(read.getBoundingClientRect().top - before - 500));
+  }
+  return errors;
+}"""
+
+
+def test_what_is_far_away_is_left_out(harness: Harness) -> None:
+    """A word more cost as much as all that was said before."""
+    messages = chat(200)
+    harness.log(*messages, replied("s", "", state="streaming"))
+    harness.idle()
+    laid_out = harness.page.evaluate(LAID_OUT)
+    assert "s" in laid_out
+    assert len(laid_out) < 60
+    harness.message("m0").scroll_into_view_if_needed()
+    harness.frames()
+    laid_out = harness.page.evaluate(LAID_OUT)
+    assert "m0" in laid_out
+    assert len(laid_out) < 80
+    harness.live(s=PARAGRAPHS)
+    assert abs(top_of(harness, "m0")) < 100
+    harness.page.get_by_role("button", name="To the newest message").click()
+    harness.frames()
+    assert distance(harness) < 2
+    expect(harness.message("s")).to_be_in_viewport()
+
+
+@pytest.mark.parametrize("width", [1280, 500])
+def test_scrolling_through_a_long_chat_never_jumps(harness: Harness, width: int) -> None:
+    """With another width of the page, what is left out is not as high as it was."""
+    harness.log(*chat(120))
+    harness.idle()
+    harness.page.set_viewport_size({"width": width, "height": 720})
+    harness.frames()
+    assert distance(harness) < 2
+    errors = harness.page.evaluate(STEPS, 60)
+    assert len(errors) == 60
+    assert max(errors) < 2
+
+
+def test_what_is_read_stays_when_something_above_grows_by_itself(harness: Harness) -> None:
+    """As formulas do, whose library comes late."""
+    harness.log(*chat(8))
+    scroll_up(harness)
+    before = top_of(harness, "m6")
+    harness.message("m2").evaluate("e => { e.style.minHeight = '3000px'; }")
+    harness.frames()
+    assert abs(top_of(harness, "m6") - before) < 2
+
+
+def test_the_tools_of_the_last_message_are_always_there(harness: Harness) -> None:
+    harness.log(*chat(45))
+    harness.idle()
+    harness.page.mouse.move(0, 0)
+    harness.page.wait_for_timeout(200)
+    shown = harness.page.evaluate(
+        """[...document.querySelectorAll('article')]
+          .filter((article) => getComputedStyle(article.querySelector('.tools > .linly-tool'))
+            .opacity === '1').map((article) => article.dataset.id)"""
+    )
+    assert shown == ["m44"]

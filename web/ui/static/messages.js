@@ -3,6 +3,7 @@
 // has time. `follower` keeps what is read in its place.
 
 import { arrange, keepingFocus } from './dom.js';
+import { Groups } from './groups.js';
 import { MessageView } from './message.js';
 import { withLive } from './live.js';
 
@@ -17,6 +18,7 @@ export class Messages {
   #messages = [];
   #footer = null;
   #filling = false;
+  #groups = new Groups();
 
   constructor(list, follower, act) {
     this.list = list;
@@ -65,9 +67,8 @@ export class Messages {
   #draw(messages) {
     this.follower.keep(() => keepingFocus(() => {
       for (const message of messages) this.#view(message).show(withLive(message));
-      const views = this.#messages.map(({ id }) => this.#views.get(id)).filter(Boolean);
-      const nodes = [...views.map(({ article }) => article), this.#footer];
-      arrange(this.list, nodes.filter(Boolean));
+      const articles = this.#messages.map(({ id }) => this.#views.get(id)?.article ?? null);
+      arrange(this.list, [...this.#groups.of(articles), this.#footer].filter(Boolean));
     }));
   }
 
@@ -106,12 +107,14 @@ export class Messages {
   #focusedTool() {
     const focused = document.activeElement;
     const waiting = focused === document.body ? this.list.querySelector(WAITING) : null;
-    const at = [...this.list.children].indexOf((waiting ?? focused)?.closest?.('article'));
-    return { at, tool: waiting ? 'edit' : at >= 0 && focused.dataset.act };
+    const article = (waiting ?? focused)?.closest?.('article');
+    const at = this.#messages.findIndex(({ id }) => this.#views.get(id)?.article === article);
+    return { at, tool: waiting ? 'edit' : article && at >= 0 && focused.dataset.act };
   }
 
   #focusAgain({ at, tool }) {
     if (!tool || document.activeElement !== document.body) return;
-    this.list.children[at]?.querySelector(`[data-act="${tool}"]`)?.focus({ preventScroll: true });
+    const article = this.#views.get(this.#messages[at]?.id)?.article;
+    article?.querySelector(`[data-act="${tool}"]`)?.focus({ preventScroll: true });
   }
 }

@@ -1,19 +1,20 @@
 // Follows the end of a scrolling element while its reader is there, and leaves it alone otherwise.
 // `keep(change)` changes the content without moving what is read; `away(told)` says by true and
-// false whether the reader has left the end.
+// false whether the reader has left the end. The content's children may be groups of what is read.
 
 const NEAR = 40; // pixels from the end that still count as being there
 
 export class Follower {
   #following = true;
   #top = 0;
+  #mark = null; // what is read, away from the end: an element, and how far it is from the top
 
   constructor(scroller, content, away) {
     this.scroller = scroller;
     this.content = content;
     this.away = away;
     scroller.addEventListener('scroll', () => this.#scrolled(), { passive: true });
-    const resized = new ResizeObserver(() => this.#leads && this.toEnd());
+    const resized = new ResizeObserver(() => (this.#leads ? this.toEnd() : this.#toMark()));
     resized.observe(scroller);
     resized.observe(content);
   }
@@ -25,13 +26,10 @@ export class Follower {
   }
 
   keep(change) {
-    const anchor = this.#leads ? null : this.#firstVisible();
-    const before = anchor?.getBoundingClientRect().top;
+    if (!this.#leads) this.#mark = this.#marked();
     change();
     if (this.#leads) this.toEnd();
-    else if (anchor?.isConnected) {
-      this.scroller.scrollTop += anchor.getBoundingClientRect().top - before;
-    }
+    else this.#toMark();
   }
 
   // Whoever edits a message would be carried away from it by what comes in below.
@@ -41,9 +39,20 @@ export class Follower {
     return this.#following && !editing;
   }
 
-  #firstVisible() {
+  #marked() {
     const { top } = this.scroller.getBoundingClientRect();
-    return [...this.content.children].find((child) => child.getBoundingClientRect().bottom > top);
+    const firstOf = (parent) => [...parent.children]
+      .find((child) => child.getBoundingClientRect().bottom > top);
+    const first = firstOf(this.content);
+    const element = first?.matches('.group') ? firstOf(first) : first;
+    return element && { element, from: element.getBoundingClientRect().top - top };
+  }
+
+  #toMark() {
+    if (!this.#mark?.element.isConnected) return;
+    const { element, from } = this.#mark;
+    const { top } = this.scroller.getBoundingClientRect();
+    this.scroller.scrollTop += element.getBoundingClientRect().top - top - from;
   }
 
   // Only moving up leaves the end: growing content makes the distance larger all by itself.
@@ -52,6 +61,7 @@ export class Follower {
     if (scrollHeight - scrollTop - clientHeight <= NEAR) this.#follow(true);
     else if (scrollTop < this.#top) this.#follow(false);
     this.#top = scrollTop;
+    this.#mark = this.#following ? null : this.#marked();
   }
 
   #follow(following) {
