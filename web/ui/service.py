@@ -41,10 +41,14 @@ class PageService:
     watch: ModelWatch
     uploads: Uploads | None
 
-    def begin(self) -> None:
-        """A tab has been opened, on the event loop that runs now."""
+    def bind(self) -> None:
+        """Something is asked for on the event loop that runs now; it may precede any tab."""
         self.visits.on_loop.bind()
         self.visits.follow(self.talk.hear)
+
+    def begin(self) -> None:
+        """A tab has been opened, on the event loop that runs now."""
+        self.bind()
         self.watch.begin()
 
     @property
