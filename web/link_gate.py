@@ -10,6 +10,7 @@ import contextlib
 
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from web.access import Access
 from web.api.errors import as_response
@@ -39,10 +40,15 @@ class LinkGate:
         self._link = link
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self._access.through_link(scope):
+        kind = scope["type"]
+        if kind not in ("http", "websocket") or not self._access.through_link(scope):
             await self._app(scope, receive, send)
+        elif self._link.closed and kind == "websocket":
+            await WebSocketClose()(scope, receive, send)
         elif self._link.closed:
             await PlainTextResponse(ENDED, GONE)(scope, receive, send)
+        elif kind == "websocket":
+            await self._app(scope, receive, send)  # the page's stream ends by itself
         elif self._link.rules.limits_use and scope["path"].startswith("/v1/"):
             await as_response(NO_API)(scope, receive, send)
         elif scope["path"] in PRIVATE:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from gradio.utils import diff
 from playwright.sync_api import Browser, expect
+from web.ui.watching import CROWD_SECONDS, UPDATE_SECONDS, Updates, Watcher, whole
 
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.browser import Chat
@@ -25,7 +26,6 @@ from web.chats.store import ChatStore
 from web.chats.talk import Talk
 from web.chats.visits import Visits
 from web.ui.chat_view import live_value
-from web.ui.watching import CROWD_SECONDS, UPDATE_SECONDS, Updates, Watcher, whole
 
 MOST_A_SECOND = 20
 
