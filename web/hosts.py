@@ -32,9 +32,10 @@ class HostNames:
             return False
         if is_loopback(host) or host.endswith(f".{LOOPBACK}"):
             return True
-        if host in (self.server_name.lower(), *self.allowed, *more):
+        allowed = [name.lower() for name in self.allowed]
+        if host in (self.server_name.lower(), *allowed, *more):
             return True
-        if any(name.startswith("*.") and host.endswith(name[1:]) for name in self.allowed):
+        if any(name.startswith("*.") and host.endswith(name[1:]) for name in allowed):
             return True
         # An address cannot be made to lead somewhere else, nor can this machine's own name.
         return not is_loopback(self.server_name) and (_is_address(host) or host in _own_names())

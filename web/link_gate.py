@@ -10,6 +10,7 @@ import contextlib
 
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from web.access import Access
 from web.api.errors import as_response
@@ -39,25 +40,21 @@ class LinkGate:
         self._link = link
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or not self._access.through_link(scope):
+        kind = scope["type"]
+        if kind not in ("http", "websocket") or not self._access.through_link(scope):
             await self._app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await self._socket(scope, receive, send)
+        elif self._link.closed and kind == "websocket":
+            await WebSocketClose()(scope, receive, send)
         elif self._link.closed:
             await PlainTextResponse(ENDED, GONE)(scope, receive, send)
+        elif kind == "websocket":
+            await self._app(scope, receive, send)  # the page's stream ends by itself
         elif self._link.rules.limits_use and scope["path"].startswith("/v1/"):
             await as_response(NO_API)(scope, receive, send)
         elif scope["path"] in PRIVATE:
             await PlainTextResponse("There is nothing here.\n", 404)(scope, receive, send)
         else:
             await self._until_closed(scope, receive, send)
-
-    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._link.closed:
-            await receive()  # its beginning
-            await send({"type": "websocket.close", "code": 1008})
-        else:
-            await self._app(scope, receive, send)
 
     async def _until_closed(self, scope: Scope, receive: Receive, send: Send) -> None:
         streams = False

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
@@ -38,6 +39,7 @@ MAX_FIELD = 1_000  # characters of a name or a password
 CHAT = re.compile(r"[\w-]{1,100}", re.ASCII)
 KEY_FILE = "login_key"
 KEY_BYTES = 32
+KEY_SECONDS, KEY_READS = 1.0, 20  # for which a key that is being written is waited for
 
 
 @dataclass(frozen=True)
@@ -108,18 +110,29 @@ class Logins:
 
 def key_in(folder: Path) -> bytes:
     """The folder's key, made at the first call; one of this run alone where it cannot be kept."""
-    path = folder / KEY_FILE
+    path, key = folder / KEY_FILE, secrets.token_bytes(KEY_BYTES)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        known = path.read_bytes()
-        return known if len(known) == KEY_BYTES else secrets.token_bytes(KEY_BYTES)
+        return _known_key(path) or key
     except OSError:
-        return secrets.token_bytes(KEY_BYTES)
-    key = secrets.token_bytes(KEY_BYTES)
+        return key
     with os.fdopen(descriptor, "wb") as file:
         file.write(key)
     return key
+
+
+def _known_key(path: Path) -> bytes | None:
+    """A key that is there; another program may be about to write it."""
+    for _ in range(KEY_READS):
+        try:
+            known = path.read_bytes()
+        except OSError:
+            return None
+        if len(known) == KEY_BYTES:
+            return known
+        time.sleep(KEY_SECONDS / KEY_READS)
+    return None
 
 
 def router(logins: Logins) -> APIRouter:

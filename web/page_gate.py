@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,9 +30,10 @@ from web.visitor import KEY, Visitor, identify, is_secure, language_of
 
 MB = 1_000_000
 API_PATHS = re.compile(r"/(?:v1(?:/.*)?|health/?|metrics/?)", re.ASCII)
+SMALL = 100_000  # bytes of a body that is no file
+MAX_BODIES = 100 * MB  # of all small requests that are being read; and of all large ones
 VISITOR_RATE, VISITOR_BURST = 20.0, 200  # posts and streams of one visitor: a second, at once
 ADDRESS_RATE, ADDRESS_BURST = 200.0, 1_000  # and of one address
-MAX_BODIES = 100 * MB  # of all requests that are being read
 BODY_SECONDS = 120.0  # for a whole body; between its pieces, the server itself has less patience
 
 
@@ -99,6 +101,10 @@ class GateError(LinlyError):
         self.status = status
 
 
+class _TooSlowError(Exception):
+    """A body did not come in time. No error of the program's: the routes would answer those."""
+
+
 class PageGate:
     """ASGI middleware for everything but the API."""
 
@@ -109,7 +115,7 @@ class PageGate:
         self._access = access
         self._logins = logins
         self._link = link
-        self._reading = 0  # bytes of bodies that may be on their way
+        self._reading = {False: 0, True: 0}  # bytes of bodies on their way: small ones, large ones
         self._requests = RequestLimiter(VISITOR_RATE, VISITOR_BURST)
         self._addresses = RequestLimiter(ADDRESS_RATE, ADDRESS_BURST)
 
@@ -123,6 +129,11 @@ class PageGate:
                 await self._app(scope, _bounded(receive, size), self._with_cookie(scope, send))
         except GateError as error:
             await self._refuse(error, scope, receive, send)
+        except _TooSlowError:
+            late = GateError(408, "The request did not come in time")
+            await self._refuse(late, scope, receive, send)
+        except ClientDisconnect:  # while its body was read: no answer would arrive
+            pass
 
     def _check(self, scope: Scope) -> Rule:
         """The rule for a request that is let in.
@@ -186,13 +197,14 @@ class PageGate:
         size = _body_size(scope) if rule.max_bytes else 0
         if size > rule.max_bytes:
             raise GateError(413, f"This is larger than {rule.max_bytes:,} bytes")
-        if size and self._reading + size > MAX_BODIES:
+        large = size > SMALL  # files that take long leave messages their room
+        if size and self._reading[large] + size > MAX_BODIES:
             raise GateError(503, "Too much is being sent at once", "Try again in a moment.")
-        self._reading += size
+        self._reading[large] += size
         try:
             yield size
         finally:
-            self._reading -= size
+            self._reading[large] -= size
 
     def _with_cookie(self, scope: Scope, send: Send) -> Send:
         """Each browser gets its cookie with the page."""
@@ -272,8 +284,9 @@ def _body_size(scope: Scope) -> int:
     Raises:
         GateError: no Content-Length tells it.
     """
-    length = Headers(scope=scope).get("content-length", "")
-    if not re.fullmatch(r"\d{1,15}", length, re.ASCII):
+    headers = Headers(scope=scope)
+    length = headers.get("content-length", "")
+    if "transfer-encoding" in headers or not re.fullmatch(r"\d{1,15}", length, re.ASCII):
         raise GateError(411, "A request needs a Content-Length")
     return int(length)
 
@@ -293,7 +306,7 @@ def _bounded(receive: Receive, size: int) -> Receive:
             async with asyncio.timeout_at(deadline):
                 message = await receive()
         except TimeoutError as error:
-            raise GateError(408, "The request did not come in time") from error
+            raise _TooSlowError from error
         left -= len(message.get("body", b""))
         if not message.get("more_body"):
             left = 0

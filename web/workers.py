@@ -1,9 +1,9 @@
 """Runs what visitors ask for in worker threads, so that none of it waits on the event loop.
 
-A visitor's actions run one after another, whichever tab they come from; slow ones have an order of
-their own. Between visitors nothing
-is ordered: quick actions, slow ones (imports, exports, searches) and redraws have threads of their
-own, so that many slow ones leave the others alone.
+A visitor's actions run one after another, whichever tab they come from. Slow ones (imports,
+exports, searches), Stop and redraws have orders of their own, so each visitor has one thread of
+each kind at most: what takes long for one of them leaves the others alone. Between visitors nothing
+is ordered.
 """
 
 from __future__ import annotations
@@ -39,16 +39,28 @@ THREADS = {Kind.QUICK: 4, Kind.SLOW: 1, Kind.DRAW: 2, Kind.SAVE: 1}
 
 
 class TooBusyError(LinlyError):
-    """There is more to do than anybody could wait for."""
+    """There is more to do than a visitor would wait for."""
 
     http_status = 429
     code = "too_busy"
     retry_after = 2
 
 
+class Order(enum.Enum):
+    """Of a visitor's actions those of one order run one after another."""
+
+    ACTIONS = enum.auto()
+    SLOW = enum.auto()
+    STOP = enum.auto()  # not kept waiting by what was asked before
+    DRAW = enum.auto()
+
+
+KINDS = {Order.ACTIONS: Kind.QUICK, Order.SLOW: Kind.SLOW, Order.STOP: Kind.QUICK}
+
+
 @dataclass
 class _Turns:
-    """A visitor's place in the order of their own actions."""
+    """Those of one visitor, in one order."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     count: int = 0
@@ -62,7 +74,7 @@ class Workers:
             kind: ThreadPoolExecutor(count, f"web-{kind.name.lower()}")
             for kind, count in THREADS.items()
         }
-        self._turns: dict[str, _Turns] = {}
+        self._turns: dict[tuple[str, Order], _Turns] = {}
         self._pending = 0
 
     async def call(
@@ -72,20 +84,36 @@ class Workers:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pools[kind], lambda: function(*args, **kwargs))
 
-    async def act(self, owner: str, function: Callable[[], T], slow: bool = False) -> T:
-        """Run an action of a visitor's behind the ones that they asked for before.
+    async def act(self, owner: str, function: Callable[[], T], order: Order = Order.ACTIONS) -> T:
+        """Run an action of a visitor's behind those of the same order that they asked for before.
 
         Raises:
             TooBusyError: too many wait already.
         """
-        async with self._turn(f"{owner}:slow" if slow else owner):
-            return await self.call(Kind.SLOW if slow else Kind.QUICK, function)
+        waiting = self._turns.get((owner, order), _Turns()).count
+        if waiting > MAX_WAITING or self._pending > MAX_PENDING:
+            raise TooBusyError("Too much was asked for at once", "Try again in a moment.")
+        self._pending += 1
+        try:
+            async with self._turn(owner, order):
+                return await self.call(KINDS[order], function)
+        finally:
+            self._pending -= 1
+
+    async def draw(self, owner: str, function: Callable[[], T], slow: bool = False) -> T:
+        """Make what one of a visitor's tabs shows, or what a reply needs; one for each visitor."""
+        async with self._turn(owner, Order.DRAW):
+            return await self.call(Kind.SLOW if slow else Kind.DRAW, function)
 
     async def stream(self, owner: str, items: Iterator[T]) -> AsyncIterator[T]:
-        """The items of an iterator that takes long, each made in a thread; an action as `act`."""
-        async with self._turn(f"{owner}:slow"):
-            while (item := await self.call(Kind.SLOW, next, items, END)) is not END:
-                yield item  # type: ignore[misc]
+        """The items of an iterator that takes long, each made in a thread in the visitor's turn.
+        Between them others have theirs: whoever takes the items may be slow."""
+        while (item := await self._next(owner, items)) is not END:
+            yield item  # type: ignore[misc]
+
+    async def _next(self, owner: str, items: Iterator[T]) -> T | object:
+        async with self._turn(owner, Order.SLOW):
+            return await self.call(Kind.SLOW, next, items, END)
 
     def check(self) -> None:
         """That there are threads for quick work and for drawing.
@@ -102,20 +130,16 @@ class Workers:
             pool.shutdown(wait=False, cancel_futures=True)
 
     @asynccontextmanager
-    async def _turn(self, owner: str) -> AsyncIterator[None]:
-        turns = self._turns.setdefault(owner, _Turns())
-        if turns.count > MAX_WAITING or self._pending > MAX_PENDING:
-            raise TooBusyError("Too much was asked for at once", "Try again in a moment.")
+    async def _turn(self, owner: str, order: Order) -> AsyncIterator[None]:
+        turns = self._turns.setdefault((owner, order), _Turns())
         turns.count += 1
-        self._pending += 1
         try:
             async with turns.lock:
                 yield
         finally:
             turns.count -= 1
-            self._pending -= 1
             if not turns.count:
-                self._turns.pop(owner, None)
+                del self._turns[owner, order]
 
 
 class LoopCaller:

@@ -1,80 +1,221 @@
-"""Requests to the page's handlers as anybody can make them by hand, without the page."""
+"""Requests to the page's endpoints as anybody can make them by hand, without the page."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import secrets
+import threading
+import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 import httpx
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
-OF_CHAT = ("send", "regenerate", "compare", "stop")  # what also says the chat of the address
-WISHES = 11  # how many values say how a reply is wanted
+from web.chats.identity import COOKIE
+from web.ui.presets import FIRST, MAX_TOKENS, PRESETS
+
+SECONDS = 30.0  # a bound, not a measure
+FORM: dict[str, Any] = {
+    "filled": "", "adapter": "", "scale": 1.0, "template": "", "system": "",
+    **vars(PRESETS[FIRST]), "max_tokens": MAX_TOKENS, "seed": -1,
+}  # fmt: skip
+Event = dict[str, Any]
+
+
+class Stream:
+    """A tab's stream, read by a thread of its own until either side ends it.
+
+    `log` and `sidebar` are what the page would show: the items that were sent, put together.
+    """
+
+    def __init__(self, url: str, headers: dict[str, str] | None = None, query: str = "",
+                 **options: Any) -> None:  # fmt: skip
+        address = f"{url.replace('http', 'ws', 1)}/page/events{query}"
+        self._stack = contextlib.ExitStack()
+        self.socket = self._stack.enter_context(connect(
+            address, additional_headers=headers or {}, compression=None, proxy=None,
+            max_size=None, **options,
+        ))  # fmt: skip
+        self.events: list[Event] = []
+        self.tab = ""
+        self.log: Event = {}
+        self.sidebar: Event = {}
+        self.live: dict[str, str] = {}  # texts by message
+        self._names: dict[int, str] = {}
+        self._items: dict[str, dict[str, Any]] = {"messages": {}, "chats": {}}
+        self._news = threading.Condition()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            for text in self.socket:
+                with self._news:
+                    self._take(json.loads(text))
+                    self._news.notify_all()
+        with self._news:
+            self._news.notify_all()
+
+    def _take(self, event: Event) -> None:
+        self.events.append(event)
+        self.tab = event.get("tab", self.tab)
+        if "log" in event:
+            self.log = self._whole(event["log"], "messages")
+        if "sidebar" in event:
+            self.sidebar = self._whole(event["sidebar"], "chats")
+        for one in event.get("live", []):
+            name = self._names.setdefault(one["n"], one.get("id", ""))
+            self.live[name] = one["text"] if "text" in one else self.live[name] + one["add"]
+
+    def _whole(self, value: Event, key: str) -> Event:
+        known = {**self._items[key], **value[key]["changed"]}
+        self._items[key] = {number: known[number] for number in value[key]["order"]}
+        return {**value, key: list(self._items[key].values())}
+
+    def until(self, holds: Callable[[Stream], object]) -> None:
+        """Wait until something holds of what has been sent."""
+        with self._news:
+            assert self._news.wait_for(lambda: holds(self), SECONDS), self.events[-3:]
+
+    def ended(self) -> int:
+        """Wait for the server to end it; the code that it says."""
+        self._thread.join(SECONDS)
+        assert not self._thread.is_alive()
+        return self.socket.protocol.close_code or 0
+
+    def updates(self) -> dict[int, dict[str, Any]]:
+        """What has been said of the controls, the latest by their numbers."""
+        with self._news:
+            found: dict[int, dict[str, Any]] = {}
+            for event in self.events:
+                for number, properties in event.get("controls", []):
+                    found.setdefault(number, {}).update(properties)
+            return found
+
+    @property
+    def texts(self) -> list[str]:
+        """Of the messages that the log shows."""
+        return [message["text"] for message in self.log.get("messages", [])]
+
+    def close(self) -> None:
+        self._stack.close()
+        self._thread.join(SECONDS)
 
 
 class Caller:
-    """One visitor with a session and, once the page was asked for, a cookie.
+    """One visitor with a tab and a cookie, such as the page gives one.
 
-    `wishes` are what the page's controls say, in their order.
+    Args:
+        tab: an id that was made up, or somebody else's; None opens a stream, and takes the id that
+            it gives.
+        known: whether there is a cookie.
+        chat: the one that the page's address names.
+        cookies: more of them.
+
+    `form` is what the page's controls say; its `filled` follows the answers, as the page does.
     """
 
-    def __init__(self, url: str, session: str = "handmade") -> None:
-        self._client = httpx.Client(base_url=url, timeout=30)
-        self.session: str | None = session
-        self._client.get("/")
-        config = self._client.get("/config").json()
-        self._handlers = {one["api_name"]: one for one in config["dependencies"]}
-        first = {one["id"]: one["props"].get("value") for one in config["components"]}
-        self._filled, *wishes = self._handlers["regenerate"]["inputs"][1:]
-        self.wishes = [first[number] for number in wishes]
-        self.of = ""  # the chat that the controls are about
-        assert len(self.wishes) == WISHES
-        self.call("arrive", "en", "")
+    def __init__(self, url: str, tab: str | None = None, known: bool = True, chat: str = "",
+                 language: str = "en", cookies: dict[str, str] | None = None) -> None:  # fmt: skip
+        self.url = url
+        own = {COOKIE: secrets.token_urlsafe(32)} if known else {}
+        jar = {**own, **(cookies or {})}
+        self.client = httpx.Client(base_url=url, timeout=SECONDS, cookies=jar, trust_env=False)
+        self.form = dict(FORM)
+        self.headers = {"X-Linly-Language": language}
+        self.stream: Stream | None = None
+        if tab is None:
+            query = f"?language={language}&chat={chat}"
+            self.stream = self.open(query)
+            self.stream.until(lambda stream: stream.tab)
+            tab = self.stream.tab
+        self.tab: str | None = tab
+
+    def open(self, query: str = "", **options: Any) -> Stream:
+        """One more stream of this visitor."""
+        return Stream(self.url, self.cookies, query, **options)
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """The header."""
+        pairs = "; ".join(f"{name}={value}" for name, value in self.client.cookies.items())
+        return {"Cookie": pairs} if pairs else {}
 
     def __enter__(self) -> Caller:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:  # fmt: skip
-        self._client.close()
+        if self.stream is not None:
+            self.stream.close()
+        self.client.close()
 
-    def with_adapter(self, adapter: Any) -> list[Any]:
-        """The wishes with another adapter."""
-        return [adapter, *self.wishes[1:]]
+    def post(self, path: str, content: bytes | str = b"", **headers: str) -> httpx.Response:
+        """What the server answers to these bytes."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        tab = {} if self.tab is None else {"X-Linly-Tab": self.tab}
+        sent = {"Content-Type": "application/json", **self.headers, **tab, **named}
+        return self.client.post(path, content=content, headers=sent)
 
-    def call(self, handler: str, *data: Any, event: Any = None) -> httpx.Response:
-        """What the server answers."""
-        found = self._handlers[handler]
-        sent = list(data)
-        if handler in OF_CHAT:
-            sent.insert(0, "")
-        if self._filled in found["inputs"]:
-            sent.insert(found["inputs"].index(self._filled), self.of)
-        body = {
-            "fn_index": found["id"], "data": sent, "event_data": event,
-            "session_hash": self.session,
-        }  # fmt: skip
+    def call(self, kind: str, **values: Any) -> httpx.Response:
+        """What the server answers to an action."""
         # As Python writes JSON: it has numbers that others refuse.
-        headers = {"content-type": "application/json"}
-        url = f"/gradio_api/run/{handler}"
-        answer = self._client.post(url, content=json.dumps(body), headers=headers)
-        self._hear(found["outputs"], answer)
+        body = json.dumps(values, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        answer = self.post(f"/page/actions/{kind}", body)
+        if answer.status_code == 200 and answer.json()["filled"] is not None:
+            self.form["filled"] = answer.json()["filled"]
         return answer
 
-    def _hear(self, outputs: list[int], answer: httpx.Response) -> None:
-        """As the page does: the answer may say which chat the controls are about now."""
-        if answer.status_code == 200 and self._filled in outputs:
-            value = answer.json()["data"][outputs.index(self._filled)]
-            if isinstance(value, str):
-                self.of = value
+    def formed(self, **controls: Any) -> dict[str, Any]:
+        """The form with other values."""
+        return {**self.form, **controls}
 
-    def act(self, event: Any, wishes: list[Any] | None = None) -> httpx.Response:
-        """Something that is done in the log."""
-        return self.call("act", *(wishes or self.wishes), event=event)
+    def send(self, text: str, **controls: Any) -> httpx.Response:
+        """Ask, with other values in the form."""
+        return self.call("send", text=text, form=self.formed(**controls))
+
+    def export(self, kind: str) -> httpx.Response:
+        """A file of chats."""
+        return self.post("/page/export", json.dumps({"kind": kind}))
+
+    def adopt(self, text: str | bytes, more: bool = False) -> httpx.Response:
+        """Import chats."""
+        return self.post(f"/page/import?more={int(more)}", text)
+
+    def chats(self) -> list[dict[str, Any]]:
+        """All of the visitor's chats, the latest first."""
+        chats: list[dict[str, Any]] = self.export("all").json()["chats"]
+        return chats
+
+    def begin(self, text: str, **controls: Any) -> list[str]:
+        """Ask, and wait for the reply; the ids of the latest chat's messages."""
+        assert said(self.send(text, **controls)) == ""
+        return self.answered()
+
+    def answered(self) -> list[str]:
+        """Wait until the latest chat has its reply; the ids of its messages."""
+        deadline = time.monotonic() + SECONDS
+        while not (chats := self.chats()) or chats[0]["messages"][-1]["state"] != "done":
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return [message["id"] for message in chats[0]["messages"]]
 
 
 def said(response: httpx.Response) -> str:
-    """The sentence for the visitor; "" if there is none. The request itself is never an error."""
-    assert response.status_code == 200, response.text
-    letters = [value for value in response.json()["data"] if isinstance(value, dict)]
-    return next((one["say"] or "" for one in letters if "say" in one), "")
+    """The sentence for the visitor; "" if there is none. No request is ever a fault."""
+    assert '"fault"' not in response.text
+    if response.status_code == 200:
+        return response.json()["say"] or ""
+    message: str = response.json()["error"]["message"]
+    assert message
+    return message
+
+
+def refused(response: httpx.Response) -> tuple[int, str]:
+    """The status and the code of a refusal, which has a sentence."""
+    assert said(response)
+    return response.status_code, response.json()["error"]["code"]

@@ -1,34 +1,53 @@
-"""Who may come in to the page; for the API see `api/test_keys`."""
+"""Who may come in to the page; for the API see `api/test_keys`, for the login `test_login`."""
 
 from __future__ import annotations
 
+import secrets
+from typing import Any
+
+import pytest
+
 from model.settings import Settings
-from web.access import decide, passphrase
+from tests.web.api.test_keys import scope
+from web.access import Access, decide, passphrase
 from web.passwords import hash_password
+
+LINK_PORT = 9000
+LINK: dict[str, Any] = scope(server=("127.0.0.1", LINK_PORT))
+OWN: dict[str, Any] = scope()
 
 
 def test_without_flags_nothing_is_asked() -> None:
     rules = decide(Settings())
-    assert rules.login is None
-    assert rules.keys == ()
+    assert not rules.needs_login(OWN)
+    assert rules.keys(OWN) == ()
 
 
 def test_auth_asks_for_user_and_password() -> None:
-    login = decide(Settings(auth=("mei:pass:word",))).login
-    assert login
-    assert login("mei", "pass:word")
-    assert not login("mei", "other")
-    assert not login("other", "pass:word")
+    rules = decide(Settings(auth=("mei:pass:word",)), LINK_PORT)
+    for sender in (OWN, LINK):
+        assert rules.needs_login(sender)
+        assert rules.verify(sender, "mei", "pass:word")
+        assert not rules.verify(sender, "mei", "pass")
+        assert not rules.verify(sender, "mei", "")
+        assert not rules.verify(sender, "other", "pass:word")
+        assert not rules.verify(sender, "other", "")
+    assert rules.keys(OWN) == ("pass:word",)
+
+
+def test_a_password_is_its_account_s_alone() -> None:
+    rules = decide(Settings(auth=("mei:one", "lin:two")))
+    assert rules.verify(OWN, "lin", "two")
+    assert not rules.verify(OWN, "lin", "one")
 
 
 def test_a_hashed_password_comes_in_as_itself() -> None:
     hashed = hash_password("pass:word")
-    login = decide(Settings(auth=(f"mei:{hashed}", "bo:plain"))).login
-    assert login
-    assert login("mei", "pass:word")
-    assert login("bo", "plain")
+    rules = decide(Settings(auth=(f"mei:{hashed}", "bo:plain")))
+    assert rules.verify(OWN, "mei", "pass:word")
+    assert rules.verify(OWN, "bo", "plain")
     for user, password in [("mei", hashed), ("mei", "plain"), ("bo", hashed), ("other", "plain")]:
-        assert not login(user, password)
+        assert not rules.verify(OWN, user, password)
 
 
 def test_repr_shows_no_secret() -> None:
@@ -40,16 +59,61 @@ def test_repr_shows_no_secret() -> None:
 
 
 def test_share_makes_a_passphrase_for_any_name() -> None:
-    rules = decide(Settings(share=True))
-    assert rules.login
+    rules = decide(Settings(share=True), LINK_PORT)
     assert rules.passphrase
-    assert rules.login("friend", rules.passphrase)
-    assert not rules.login("friend", "guess")
+    assert rules.needs_login(LINK)
+    assert rules.verify(LINK, "friend", rules.passphrase)
+    assert rules.verify(LINK, "", rules.passphrase)
+    assert not rules.verify(LINK, "friend", "guess")
+    assert not rules.verify(LINK, "friend", "")
+
+
+def test_the_passphrase_is_asked_for_through_the_link_alone() -> None:
+    """Who sits at the machine was asked for it, too."""
+    rules = decide(Settings(share=True), LINK_PORT)
+    assert rules.passphrase
+    for sender in (OWN, scope(server=("10.0.0.2", 7860)), scope(server=None)):
+        assert not rules.needs_login(sender)
+        assert not rules.verify(sender, "friend", rules.passphrase)
+        assert rules.keys(sender) == ()
+    assert rules.keys(LINK) == (rules.passphrase,)
+
+
+def test_a_header_does_not_make_a_request_the_link_s_or_another_s() -> None:
+    rules = decide(Settings(share=True), LINK_PORT)
+    assert rules.needs_login(scope(server=("127.0.0.1", LINK_PORT), host="127.0.0.1:7860"))
+    assert not rules.needs_login(scope(host=f"127.0.0.1:{LINK_PORT}"))
 
 
 def test_share_public_asks_for_nothing() -> None:
-    assert decide(Settings(share_public=True)).login is None
+    rules = decide(Settings(share_public=True), LINK_PORT)
+    assert not rules.needs_login(LINK)
+    assert not rules.verify(LINK, "friend", "")
+
+
+def test_with_accounts_there_is_no_passphrase() -> None:
+    rules = decide(Settings(share=True, auth=("mei:one",)), LINK_PORT)
+    assert rules.passphrase is None
+    assert rules.needs_login(LINK)
+    assert not rules.verify(LINK, "friend", "one")
+
+
+@pytest.mark.parametrize("user", ["mei", "nobody"])
+def test_a_password_is_compared_in_constant_time(
+    user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is no such account, too: a quicker answer would tell."""
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(a: bytes, b: bytes) -> bool:
+        compared.append((a, b))
+        return a == b
+
+    monkeypatch.setattr(secrets, "compare_digest", compare)
+    Access({"mei": "密码"}).verify(OWN, user, "密")
+    assert len(compared) == 1
 
 
 def test_passphrases_differ() -> None:
     assert len({passphrase() for _ in range(100)}) == 100
+    assert all(len(passphrase()) == 14 for _ in range(100))

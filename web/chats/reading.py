@@ -13,7 +13,7 @@ from web.chats.records import ChatSettings
 from web.chats.reply import spoken
 from web.chats.talk import Talk
 from web.chats.visits import Reading, Visit
-from web.workers import Kind, Workers
+from web.workers import Workers
 
 PATIENCE = 0.3  # seconds without another change: a slider passes many values on its way
 
@@ -35,16 +35,18 @@ class ReadAhead:
             visit.on_loop(self._begin, visit, now)
 
     def _begin(self, visit: Visit, settings: ChatSettings) -> None:
-        visit.reader = asyncio.create_task(self._read(visit, settings))
+        if not (visit.lost or visit.closed):
+            visit.reader = asyncio.create_task(self._read(visit, settings))
 
     async def _read(self, visit: Visit, settings: ChatSettings) -> None:
         await asyncio.sleep(PATIENCE)
-        talk = await self.workers.call(Kind.DRAW, self.talk.conversation, visit)
+        owner = visit.owner.id
+        talk = await self.workers.draw(owner, lambda: self.talk.conversation(visit))
         if talk is None or talk.last is None or self.talk.replies.in_chat(talk.chat.id):
             return
         request = chat_request(spoken(talk.branch, settings.system), settings)
         try:
-            measured = await self.workers.call(Kind.DRAW, self.manager.measure, request)
+            measured = await self.workers.draw(owner, lambda: self.manager.measure(request))
             self._tell(visit, Reading(settings.adapter, measured.tokens))
             async with aclosing(self.manager.read_ahead(request)) as bursts:
                 async for burst in bursts:

@@ -232,9 +232,15 @@ class Replies:
             ))  # fmt: skip
 
     async def _end(self, reply: Reply, ended: ChatMessage) -> None:
-        self._unsaved[ended.id] = reply.owner, ended  # first: one or the other always has it
-        del self._replies[reply.message.id]
-        await self._workers.call(Kind.SAVE, self._finish)
+        """Save it. Until that has been tried, the chat is busy: a question that came meanwhile
+        would be kept, and refused an answer."""
+        reply.saved = True
+        self._unsaved[ended.id] = reply.owner, ended
+        try:
+            await self._workers.call(Kind.SAVE, self._finish)
+        finally:
+            del self._replies[ended.id]
+            self._changed(reply.owner)
         if ended.id in self._unsaved:
             log.warning("a reply could not be saved; it is tried again until it can")
 
@@ -267,7 +273,7 @@ class Replies:
             await asyncio.sleep(POLL_SECONDS)
         reply.loading = None
         settings = reply.run.settings
-        template, digest = await self._workers.call(Kind.DRAW, self._known, settings)
+        template, digest = await self._workers.draw(reply.owner, lambda: self._known(settings))
         reply.run = replace(
             reply.run, settings=replace(settings, template=template), adapter_digest=digest
         )
@@ -288,7 +294,7 @@ class Replies:
 
     async def _run(self, reply: Reply) -> Delta:
         """One go of the model; its last Delta."""
-        request = await self._workers.call(Kind.DRAW, self._request, reply)
+        request = await self._workers.draw(reply.owner, lambda: self._request(reply))
         if reply.stopped:
             raise _StoppedError
         reply.request = request

@@ -235,7 +235,13 @@ class Actions:
         has them as they are, and an older one fills them, as whatever should have filled them has
         not come, or came too early."""
         before = visit.chat
-        outcome = action()
+        try:
+            outcome = action()
+        except LinlyError as error:
+            if visit.chat == before:
+                raise
+            # The chat has begun, and what is chosen from now on is for that one.
+            return Outcome(said=sentence(error, visit.language), filled=visit.chat or "")
         if visit.chat != before:
             return _with(outcome, filled=visit.chat or "")
         with suppress(LinlyError):  # what could not be read was told already
@@ -357,6 +363,8 @@ class Actions:
         self._talk.link.revoke()
         for tab in self._talk.visits:
             tab.offer()
+            if tab.guest:
+                tab.renew()  # its stream looks whether the link has ended
 
     def _train_chat(self, visit: Visit, training: TrainActions) -> Outcome:
         ui = self._layout

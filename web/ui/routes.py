@@ -27,12 +27,13 @@ from web.ui.exports import exported
 from web.ui.service import PageService
 from web.ui.stream import serve_tab
 from web.visitor import Visitor, visitor_of
-from web.workers import Kind
+from web.workers import Kind, Order
 
 PREFIX = "/page"
 MAX_HEADER = 200  # characters of what tells the tab
 PIECE = 1_000_000  # bytes that are written at once
 UNKNOWN = ("The page asked for something unknown", "Reload it.")
+LOST = ("This tab has lost its connection", "Try again in a moment.")
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,13 @@ class UnknownActionError(LinlyError):
 
     http_status = 404
     code = "unknown_action"
+
+
+class LostTabError(LinlyError):
+    """The tab has no stream, and its visitor no cookie."""
+
+    http_status = 409
+    code = "lost_tab"
 
 
 class Endpoints:
@@ -61,8 +69,7 @@ class Endpoints:
             visit = self._visit(request)
             return self._service.actions.do(visit, kind, _parsed(known[0], body))
 
-        # Stop is not kept waiting by what was asked before.
-        return await self._answer(request, act, at_once=kind == "stop")
+        return await self._answer(request, act, Order.STOP if kind == "stop" else Order.ACTIONS)
 
     async def adopt(self, request: Request) -> Response:
         """Chats from a file: the body. `more` says that this is not its last part."""
@@ -76,7 +83,7 @@ class Endpoints:
                 raise RequestError("The file is no text in UTF-8", "Save it as UTF-8.") from error
             return self._service.actions.adopt(self._visit(request), text, more)
 
-        return await self._answer(request, adopt, slow=True)
+        return await self._answer(request, adopt, Order.SLOW)
 
     async def export(self, request: Request) -> Response:
         """Chats as a file, made piece by piece."""
@@ -87,7 +94,9 @@ class Endpoints:
             return exported(self._service.talk, self._visit(request), kind)
 
         try:
-            name, media_type, pieces = await self._service.workers.act(_key(request), begin, True)
+            name, media_type, pieces = await self._service.workers.act(
+                _key(request), begin, Order.SLOW
+            )
         except LinlyError as error:
             return _refusal(error, request)
         disposition = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}"}
@@ -96,23 +105,22 @@ class Endpoints:
 
     async def upload(self, request: Request) -> Response:
         """A file with training data: the body. Its token is for its visitor alone."""
-        service, owner = self._service, _key(request)
+        uploads, workers = self._service.uploads, self._service.workers
         name = request.query_params.get("name", "")[:MAX_HEADER]
         size = int(request.headers.get("content-length", 0))
-        if service.uploads is None:
+        if uploads is None:
             return _refusal(UnknownActionError(*UNKNOWN), request)
         try:
-            token, path = await service.workers.call(
-                Kind.QUICK, service.uploads.begin, self._visit(request).owner.id, name, size
+            token, path = await workers.act(
+                _key(request), lambda: uploads.begin(self._visit(request).owner.id, name, size)
             )
         except LinlyError as error:
             return _refusal(error, request)
         try:
             await self._written(request, path)
         except BaseException:
-            await service.workers.call(Kind.QUICK, service.uploads.drop, token)
+            await workers.call(Kind.QUICK, uploads.drop, token)
             raise
-        log.debug("a file of %d bytes from %s", size, owner)
         return JSONResponse({"upload": token, "name": path.name})
 
     async def _written(self, request: Request, path: Path) -> None:
@@ -126,18 +134,14 @@ class Endpoints:
             await self._service.workers.call(Kind.QUICK, file.write, pending)
 
     async def _answer(
-        self, request: Request, action: Callable[[], dict[str, Any]], slow: bool = False,
-        at_once: bool = False,
-    ) -> Response:  # fmt: skip
+        self, request: Request, action: Callable[[], dict[str, Any]], order: Order
+    ) -> Response:
         def made() -> Response:
             return JSONResponse(action())  # its JSON is made in the thread, too
 
-        workers = self._service.workers
         self._service.bind()
         try:
-            if at_once:
-                return await workers.call(Kind.QUICK, made)
-            return await workers.act(_key(request), made, slow)
+            return await self._service.workers.act(_key(request), made, order)
         except LinlyError as error:
             return _refusal(error, request)
         except Exception:
@@ -150,13 +154,16 @@ class Endpoints:
         the request names.
 
         Raises:
-            LinlyError: no tab is named, or the chat is gone.
+            LinlyError: no tab is named, the chat is gone, or nobody knows whose it would be:
+                without cookies a visitor is known by the tab's stream alone.
         """
         visitor, headers = visitor_of(request.scope), request.headers
         tab = headers.get("x-linly-tab", "")
         if not 0 < len(tab) <= MAX_HEADER:
             raise RequestError(*UNKNOWN)
         visit = self._service.visits.find(tab, visitor.owner, visitor.guest)
+        if visit.lost and not visit.owner.kept:
+            raise LostTabError(*LOST)
         if visit.lost:
             visit.language, visit.may_train = _language(headers), visitor.may_train
             chat = headers.get("x-linly-chat", "")

@@ -55,13 +55,13 @@ class PageService:
         self.workers.check()
 
     def bind(self) -> None:
-        """The event loop that runs now is the server's."""
+        """Something is asked for on the event loop that runs now; it may precede any tab."""
         self.visits.on_loop.bind()
+        self.visits.follow(self.talk.hear)
 
     def begin(self) -> None:
-        """A tab has been opened."""
+        """A tab has been opened, on the event loop that runs now."""
         self.bind()
-        self.visits.follow(self.talk.hear)
         self.watch.begin()
 
     @property

@@ -2,7 +2,8 @@
 
 A message is a JSON object of one or more events by name:
 
-- `tab`: the tab's id, which its posts bring along, and the `version` of the page's scripts;
+- `tab`: the tab's id, which its posts bring along, and the `version` of the page's scripts; sent
+  once the chat of the page's address is open, or what is asked first would go into another one;
 - `log`, `sidebar`: what is shown, with only those messages and chats that have changed since;
 - `live`: what replies in the making have said since the last time;
 - `controls`: updates of Gradio's components by number; `filled` is the chat that they are about;
@@ -18,12 +19,13 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import gradio as gr
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from model.types import LinlyError
 from web.chats.chats import MOST_LISTED
@@ -44,8 +46,7 @@ from web.ui.chat_view import (
 from web.ui.controls import Encoded
 from web.ui.drawn import version
 from web.ui.service import PageService
-from web.visitor import Visitor, visitor_of
-from web.workers import Kind
+from web.visitor import visitor_of
 
 UPDATE_SECONDS = 0.05  # between two updates of a tab
 CROWD_SECONDS = 0.01  # and this much more for each other reply: cores are the model's
@@ -56,32 +57,31 @@ SEND_SECONDS = 30.0  # for which a client may take nothing of what it is sent
 MAX_NAME = 100  # characters of a chat's id
 TOO_MANY_TABS = 4429  # close codes; `static/stream.js` knows them
 LINK_ENDED = 4410
+NO_PAGE = 1008
+GONE = (WebSocketDisconnect, TimeoutError, ConnectionError)  # how a client's end shows
 
 log = logging.getLogger(__name__)
 Value = dict[str, Any]
+T = TypeVar("T")
 
 
 async def serve_tab(socket: WebSocket, service: PageService) -> None:
     """Serve one tab from its beginning to its end."""
     visitor = visitor_of(socket.scope)
+    language = socket.query_params.get("language", DEFAULT)
+    language = language if language in LANGUAGES else DEFAULT
     await socket.accept()
     service.begin()
     try:
         visit = service.visits.open(visitor.owner, visitor.guest, visitor.address)
     except TooManyTabsError as error:
-        await socket.close(TOO_MANY_TABS, str(error))
+        await socket.close(TOO_MANY_TABS, sentence(error, language))
         return
+    visit.language, visit.may_train = language, visitor.may_train
     try:
-        _greet(visit, visitor, socket)
         await Tab(service, socket, visit).serve(_chat_of(socket))
     finally:
         service.visits.close(visit)
-
-
-def _greet(visit: Visit, visitor: Visitor, socket: WebSocket) -> None:
-    language = socket.query_params.get("language", DEFAULT)
-    visit.language = language if language in LANGUAGES else DEFAULT
-    visit.may_train = visitor.may_train
 
 
 def _chat_of(socket: WebSocket) -> str:
@@ -124,26 +124,38 @@ class Tab:
 
     async def serve(self, chat: str) -> None:
         """Send until the client goes, or the link that it came through ends."""
-        await self._send({"tab": self._visit.id, "version": version()})
-        self._visit.renew()
-        self._visit.offered.set()
-        parts = (self._begin(chat), self._send_live(), self._send_controls(), self._receive())
-        tasks = [asyncio.create_task(part) for part in parts]
+        tasks = [asyncio.create_task(part) for part in (self._show(chat), self._receive())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                _report(task)
+                self._report(task)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _begin(self, chat: str) -> None:
-        """Open the chat of the page's address; then keep the chats up to date."""
-        said, encoded = await self._service.workers.call(Kind.DRAW, self._opened, chat)
+    async def _show(self, chat: str) -> None:
+        """Open the chat of the page's address; then keep everything up to date, until one of the
+        parts ends: all of them end then."""
+        said, encoded = await self._draw(lambda: self._opened(chat))
+        await self._send({"tab": self._visit.id, "version": version()})
         begun: Value = {"controls": encoded, "filled": self._visit.chat or ""}
         await self._send(begun | ({"say": said} if said else {}))
-        await self._send_chats()
+        self._visit.renew()
+        self._visit.offer()
+        parts = (self._send_chats(), self._send_live(), self._send_controls())
+        tasks = [asyncio.create_task(part) for part in parts]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                self._report(task)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _draw(self, function: Callable[[], T], slow: bool = False) -> T:
+        return await self._service.workers.draw(self._visit.owner.id, function, slow)
 
     def _opened(self, chat: str) -> tuple[str, Encoded]:
         visit, controls = self._visit, self._service.controls
@@ -158,15 +170,14 @@ class Tab:
 
     async def _send_chats(self) -> None:
         """Log and side bar, whenever a message begins or ends, or another chat is shown."""
-        visit, workers = self._visit, self._service.workers
+        visit = self._visit
         while True:
             await _either(visit.changed, AFAR_SECONDS if self._afar else None)
-            kind = Kind.SLOW if visit.query else Kind.DRAW
             try:
-                text, talk = await workers.call(kind, self._drawn)
+                text, talk = await self._draw(self._drawn, slow=bool(visit.query))
                 await self._send_text(text)
                 if not (talk and (talk.elsewhere or self._talk.replies.in_chat(talk.chat.id))):
-                    meter = await workers.call(Kind.DRAW, self._meter, talk)
+                    meter = await self._draw(partial(self._meter, talk))
                     shown = self._service.layout.controls.encode(
                         {self._service.layout.meter: meter}
                     )
@@ -234,7 +245,7 @@ class Tab:
         while True:
             await _either(self._visit.offered, None)
             try:
-                frames = await self._service.workers.call(Kind.DRAW, self._news_of_controls)
+                frames = await self._draw(self._news_of_controls)
             except LinlyError as error:
                 log.warning("%s", error)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -266,10 +277,23 @@ class Tab:
         return [frame for frame in (gone, fresh) if frame]
 
     async def _receive(self) -> None:
-        """Wait for the client's end. It has nothing to say here."""
-        with contextlib.suppress(WebSocketDisconnect):
-            while True:
-                await self._socket.receive_text()
+        """Wait for the client's end. It has nothing to say here, and one that says something is
+        no page."""
+        message = await self._socket.receive()
+        if message["type"] != "websocket.disconnect":
+            await self._socket.close(NO_PAGE)
+
+    def _report(self, task: asyncio.Task[None]) -> None:
+        """Log the end of a tab that is a fault. That its client is gone, or too slow, is none."""
+        error = None if task.cancelled() else task.exception()
+        gone = isinstance(error, RuntimeError) and not self._open
+        if error is not None and not gone and not isinstance(error, GONE):
+            log.error("a tab failed", exc_info=error)
+
+    @property
+    def _open(self) -> bool:
+        both = (self._socket.client_state, self._socket.application_state)
+        return both == (WebSocketState.CONNECTED, WebSocketState.CONNECTED)
 
     async def _send(self, event: Mapping[str, Any]) -> None:
         await self._send_text(_json(event))
@@ -303,14 +327,6 @@ class Said:
         if before is None or noticed != notice or not text.startswith(known):
             return {"n": number, "id": key, "text": text, "notice": notice}
         return {"n": number, "add": text[len(known) :]} if text != known else {}
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    """Log a tab's end that nobody expects; a client that is gone is none."""
-    error = None if task.cancelled() else task.exception()
-    expected = (WebSocketDisconnect, TimeoutError, OSError, RuntimeError)
-    if error is not None and not isinstance(error, expected):
-        log.error("a tab failed", exc_info=error)
 
 
 def _json(value: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Whatever a browser may send: one sentence, never a fault."""
+"""Whatever a browser may send to the page's actions: one sentence, never a fault."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
-from web.ui.wishes import MOST_SYSTEM
 
 from tests.fake import FakeEngine, echo, fake_manager
-from tests.web.handmade import Caller, said
+from tests.web.handmade import Caller, refused, said
 from tests.web.serving import serving
 from web.chats.errors import StoreError
 from web.chats.replies import Replies
 from web.chats.store import ChatStore
+from web.ui.form_values import MAX_SYSTEM
 
-UNKNOWN = "The page asked for something unknown"
 MISSING = "This chat is not here"
 
 
@@ -37,6 +37,14 @@ def caller(url: str) -> Iterator[Caller]:
         yield caller
 
 
+@pytest.fixture(scope="module")
+def silent(url: str) -> Iterator[Caller]:
+    """A visitor who comes to have no chat."""
+    with Caller(url) as caller:
+        yield caller
+        assert caller.chats() == []
+
+
 @pytest.fixture(autouse=True)
 def no_stack_trace(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Any:
     caplog.set_level(logging.WARNING, logger="web")
@@ -45,105 +53,187 @@ def no_stack_trace(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixtur
     assert "Traceback" not in capfd.readouterr().err
 
 
-KINDS = (
-    "edit", "regenerate", "continue", "again", "branch", "side_by_side", "choose", "vote", "open",
-    "search", "rename", "delete", "undo", "export", "export_all", "pairs", "import",
-)  # fmt: skip
+# What each action takes, beside the form.
+FIELDS: dict[str, tuple[str, ...]] = {
+    "edit": ("id", "text"), "regenerate": ("id",), "continue": ("id",), "again": ("id",),
+    "branch": ("id",), "side_by_side": ("id",), "choose": ("id",), "open": ("id",),
+    "vote": ("comparison", "winner"), "search": ("text",), "rename": ("id", "title"),
+    "delete": ("id",), "undo": ("id",),
+}  # fmt: skip
+WITH_FORM = ("edit", "regenerate", "continue")
 
 
-@pytest.mark.parametrize(
-    "event", [None, {}, [], "edit", 7, {"kind": None}, {"kind": 7}, {"kind": "nonsense"},
-              {"kind": ["edit"]}, {"kind": "__init__"}],
-)  # fmt: skip
-def test_no_action(caller: Caller, event: Any) -> None:
-    assert said(caller.act(event)).startswith(UNKNOWN)
+def act(caller: Caller, kind: str, value: Any) -> httpx.Response:
+    """An action with one value for all of its fields."""
+    form = {"form": caller.form} if kind in WITH_FORM else {}
+    return caller.call(kind, **dict.fromkeys(FIELDS[kind], value), **form)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["nonsense", "__init__", "Send", "do", "known"])
+def test_an_action_that_there_is_not(silent: Caller, kind: str) -> None:
+    answer = silent.call(kind)
+    assert refused(answer)[0] == 404
+
+
+@pytest.mark.parametrize("body", ["null", "[]", '"edit"', "7", "", "{", "nonsense"])
+@pytest.mark.parametrize("kind", [*FIELDS, "send", "settings", "compare"])
+def test_a_body_that_is_no_object(silent: Caller, kind: str, body: str) -> None:
+    assert refused(silent.post(f"/page/actions/{kind}", body))[0] == 400
+
+
+@pytest.mark.parametrize("kind", FIELDS)
 @pytest.mark.parametrize("value", [None, 7, ["x"], {"x": 1}, True])
-def test_values_of_another_kind(caller: Caller, kind: str, value: Any) -> None:
-    keys = ("id", "text", "title", "winner", "comparison", "format")
-    answer = said(caller.act({"kind": kind, **dict.fromkeys(keys, value)}))
-    assert answer or kind == "export_all"
+def test_values_of_another_kind(silent: Caller, kind: str, value: Any) -> None:
+    answer = act(silent, kind, value)
+    assert said(answer)
+    assert 400 <= answer.status_code < 500
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FIELDS)
 @pytest.mark.parametrize("number", ["", "x", "../../etc/passwd", "'; DROP TABLE chats; --", "\0"])
-def test_ids_of_nothing(caller: Caller, kind: str, number: str) -> None:
-    keys = ("id", "text", "title", "winner", "comparison", "format")
-    answer = said(caller.act({"kind": kind, **dict.fromkeys(keys, number)}))
-    assert answer or kind in ("export_all", "search", "open")
+def test_ids_of_nothing(silent: Caller, kind: str, number: str) -> None:
+    answer = said(act(silent, kind, number))
+    assert answer or kind == "search" or (kind, number) == ("open", "")
 
 
-def exported(caller: Caller) -> list[dict[str, Any]]:
-    """All of somebody's chats."""
-    text = caller.act({"kind": "export_all"}).json()["data"][0]["download"]["text"]
-    chats: list[dict[str, Any]] = json.loads(text)["chats"]
-    return chats
-
-
-def begin(caller: Caller, text: str) -> list[str]:
-    """A chat with a reply; the ids of its messages."""
-    assert said(caller.call("send", text, *caller.wishes)) == ""
-    while not (chats := exported(caller)) or chats[0]["messages"][-1]["state"] != "done":
-        time.sleep(0.02)
-    return [message["id"] for message in chats[0]["messages"]]
+@pytest.mark.parametrize("kind", [*FIELDS, "stop", "new_chat", "language"])
+def test_a_value_that_no_action_takes(silent: Caller, kind: str) -> None:
+    """A page of another version, or a guess; it is not read over."""
+    form = {"form": silent.form} if kind in WITH_FORM else {}
+    fields = dict.fromkeys(FIELDS.get(kind, ()), "x")
+    answer = silent.call(kind, **fields, **form, owner="browser:anna")
+    assert refused(answer)[0] == 400
 
 
 def test_ids_of_others(url: str) -> None:
     """Known by a link that leaked, say."""
-    with Caller(url, "anna") as anna, Caller(url, "mallory") as mallory:
-        messages = begin(anna, "secret")
-        begin(mallory, "hello")
+    with Caller(url) as anna, Caller(url) as mallory:
+        messages = anna.begin("secret")
+        mallory.begin("hello")
         for kind in ("edit", "regenerate", "again", "branch", "side_by_side", "choose"):
             for number in messages:
-                answer = mallory.act({"kind": kind, "id": number, "text": "mine"})
+                answer = act(mallory, kind, number)
                 assert said(answer).startswith(MISSING)
+                assert answer.status_code == 404
                 assert "secret" not in answer.text
-        assert len(exported(anna)[0]["messages"]) == 2
+        chat = anna.form["filled"]
+        for kind in ("open", "rename", "delete", "undo"):
+            assert said(act(mallory, kind, chat)).startswith(MISSING)
+        assert len(anna.chats()[0]["messages"]) == 2
 
 
-@pytest.mark.parametrize("session", ["anna", None])
-def test_the_session_of_somebody_else_opens_nothing(url: str, session: str | None) -> None:
-    """A page makes its session's name up, and may leave it out: that alone let others in."""
-    with Caller(url, "anna") as anna, Caller(url, "anna") as mallory:
-        anna.session = mallory.session = session
-        messages = begin(anna, "secret")
-        for event in (
-            {"kind": "export", "format": "json"},
-            {"kind": "export_all"},
-            {"kind": "regenerate", "id": messages[1]},
-        ):
-            assert "secret" not in mallory.act(event).text
-        assert said(mallory.act({"kind": "export", "format": "json"})).startswith(
-            "There is no chat"
-        )
+def attempts(mallory: Caller, messages: list[str]) -> Iterator[httpx.Response]:
+    yield mallory.export("json")
+    yield mallory.export("markdown")
+    yield mallory.export("all")
+    yield mallory.call("regenerate", id=messages[1], form=mallory.form)
+    yield mallory.call("regenerate", form=mallory.form)
+    yield mallory.call("branch", id=messages[0])
+
+
+def test_the_tab_of_somebody_else_opens_nothing(url: str) -> None:
+    """An id that leaked, of a tab that is open: with a cookie of one's own, or none at all."""
+    with Caller(url) as anna:
+        messages = anna.begin("secret")
+        for known in (True, False):
+            with Caller(url, tab=anna.tab, known=known) as mallory:
+                for answer in attempts(mallory, messages):
+                    assert "secret" not in answer.text
+                assert said(mallory.export("json"))
+                said(mallory.call("new_chat"))
+                said(mallory.call("language", language="zh"))
+        assert "secret" in anna.export("json").text
+        assert said(anna.call("new_chat")) == ""
+
+
+@pytest.mark.parametrize("tab", ["", "x" * 201])
+def test_without_a_tab_nothing_is_done(url: str, tab: str) -> None:
+    with Caller(url, tab=tab) as caller:
+        assert refused(caller.send("hello"))[0] == 400
+        caller.tab = None
+        assert refused(caller.send("hello"))[0] == 400
+        caller.tab = "x"
+        assert caller.chats() == []
+
+
+def test_a_tab_whose_stream_is_gone_goes_on_by_its_chat(url: str) -> None:
+    """The server was started anew: the message that is sent meanwhile goes where it was meant."""
+    with Caller(url) as caller:
+        caller.begin("first")
+        chat = caller.form["filled"]
+        assert caller.stream
+        caller.stream.close()
+        caller.headers["X-Linly-Chat"] = chat
+        answer = caller.send("second")
+        assert (said(answer), answer.json()["lost"], answer.json()["chat"]) == ("", True, chat)
+        caller.answered()
+        (only,) = caller.chats()
+        assert [one["text"] for one in only["messages"]][::2] == ["first", "second"]
+        caller.headers["X-Linly-Chat"] = "of somebody else"
+        assert said(caller.send("third")).startswith(MISSING)
+
+
+def test_the_first_request_to_a_server_may_be_a_message(tmp_path: Any) -> None:
+    """A tab of before the restart was quicker with its post than with its stream: the reply was
+    begun in a thread that has no event loop."""
+    manager = fake_manager(FakeEngine(echo))
+    manager.wait()
+    with serving(manager, data=tmp_path) as url, Caller(url, tab="from-before") as caller:
+        caller.begin("hello")
+        (chat,) = caller.chats()
+        assert chat["messages"][-1]["text"] == "base heard: hello "
+
+
+def test_without_cookies_a_visitor_is_known_by_the_stream_alone(url: str) -> None:
+    """A post without either would leave a chat that belongs to nobody."""
+    with Caller(url, known=False) as caller:
+        caller.begin("hello")
+        with Caller(url, known=False) as other:
+            other.begin("hi")
+            assert len(other.chats()) == len(caller.chats()) == 1
+        for tab in ("made-up", other.tab):
+            with Caller(url, tab=tab, known=False) as nobody:
+                assert refused(nobody.send("hello")) == (409, "lost_tab")
+                assert refused(nobody.adopt('{"messages": []}')) == (409, "lost_tab")
+                assert refused(nobody.export("all")) == (409, "lost_tab")
+        caller.headers["X-Linly-Language"] = "zh"
+        caller.tab = "made-up"
+        assert said(caller.call("stop")) == "此标签页的连接已断开。请稍后再试。"
 
 
 def test_huge_texts(caller: Caller) -> None:
     huge = "长" * 1_000_000  # 3 MB
-    messages = begin(caller, "hello")
-    edited = caller.act({"kind": "edit", "id": messages[0], "text": huge})
+    messages = caller.begin("hello")
+    edited = caller.call("edit", id=messages[0], text=huge, form=caller.form)
     assert said(edited).startswith("The text is longer than 2 MB")
-    assert said(caller.call("send", huge, *caller.wishes)).startswith("The text is longer")
-    assert said(caller.act({"kind": "search", "text": huge})) == ""
-    titled = {"kind": "rename", "id": "x", "title": huge}
-    assert said(caller.act(titled)).startswith("The title has over 200 characters")
-    imported = {"kind": "import", "text": "[" * 100_000}
-    assert said(caller.act(imported))
-    saved = caller.call("save_snippet", "x" * 100, "text")
+    assert said(caller.send(huge)).startswith("The text is longer")
+    assert said(caller.send("x" * 2_000_001)).startswith("A text is too long")
+    assert caller.send("x" * 5_000_001).status_code == 413
+    assert said(caller.call("search", text="长" * 10_000)) == ""
+    assert said(caller.call("search", text="长" * 10_001)) == "A text is too long. Reload the page."
+    assert caller.call("search", text=huge).status_code == 413
+    titled = caller.call("rename", id="x", title="长" * 201)
+    assert said(titled).startswith("The title has over 200 characters")
+    assert said(caller.adopt("[" * 100_000))
+    assert caller.adopt(" " * 5_000_001).status_code == 413
+    saved = caller.call("save_snippet", name="x" * 100, message="text")
     assert said(saved).startswith("A name has 1 to 60 characters")
+    assert len(caller.chats()) == 1
 
 
 def test_the_last_part_of_a_file_is_shown(caller: Caller) -> None:
     """Whichever came last was, also of a file that came in many parts at once."""
     for at, more in enumerate([True, True, False, True]):
         chat = {"title": f"part {at}", "messages": [{"role": "user", "content": "hello"}]}
-        event = {"kind": "import", "text": json.dumps(chat), "more": more}
-        assert said(caller.act(event)) == ""
-    shown = caller.act({"kind": "export", "format": "markdown"}).json()["data"][0]["download"]
-    assert shown["text"].startswith("# part 2")
-    assert len(exported(caller)) == 4
+        assert said(caller.adopt(json.dumps(chat), more)) == ""
+    assert caller.export("markdown").text.startswith("# part 2")
+    assert len(caller.chats()) == 4
+
+
+def test_a_file_that_is_no_text(caller: Caller) -> None:
+    assert said(caller.adopt(b"\xff\xfe\x00")) == "The file is no text in UTF-8. Save it as UTF-8."
+    chat = b'{"messages": [{"role": "user", "content": "x"}]}'
+    assert said(caller.adopt(b"\xef\xbb\xbf" + chat)) == ""
 
 
 def test_a_chat_whose_first_question_failed_takes_the_controls(
@@ -157,77 +247,122 @@ def test_a_chat_whose_first_question_failed_takes_the_controls(
         raise StoreError("The disk is full")
 
     monkeypatch.setattr(Replies, "begin", once)
-    assert said(caller.call("send", "hello", *caller.wishes)) == "The disk is full"
-    assert said(caller.call("send", "hello", *caller.with_adapter("pirate"))) == ""
-    (chat,) = exported(caller)
+    assert said(caller.send("hello")) == "The disk is full"
+    assert said(caller.send("hello", adapter="pirate")) == ""
+    caller.answered()
+    (chat,) = caller.chats()
     assert chat["messages"][-1]["runs"][0]["settings"]["adapter"] == "pirate"
 
 
 def test_a_disk_that_is_gone(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sentence, from whatever is asked."""
-    begin(caller, "hello")
+    caller.begin("hello")
 
     def gone(*args: Any) -> None:
         raise StoreError("The chats cannot be read: the disk is gone")
 
     monkeypatch.setattr(ChatStore, "chat", gone)
-    for handler, data in (("send", ["again"]), ("keep_settings", []), ("regenerate", [])):
-        answer = said(caller.call(handler, *data, *caller.wishes))
-        assert answer.startswith("The chats cannot be read")
+    for kind, values in (("send", {"text": "again"}), ("settings", {}), ("regenerate", {})):
+        answer = caller.call(kind, **values, form=caller.form)
+        assert answer.json()["error"]["message"].startswith("The chats cannot be read")
+        assert answer.status_code == StoreError.http_status
 
 
 def test_controls_of_another_chat_are_put_right(caller: Caller) -> None:
     """Answers can overtake each other: the controls then stayed another chat's."""
-    begin(caller, "first")
-    first = caller.of
+    caller.begin("first")
+    first = caller.form["filled"]
     caller.call("new_chat")
-    caller.call("send", "second", *caller.with_adapter("pirate"))
-    second = caller.of
+    assert caller.form["filled"] == ""
+    caller.send("second", adapter="pirate")
+    second = caller.form["filled"]
     assert first != second
-    for handler, data in (("keep_settings", []), ("send", ["again"])):
-        caller.of = first
-        answer = caller.call(handler, *data, *caller.with_adapter("linly"))
+    for kind, values in (("settings", {}), ("send", {"text": "again"})):
+        caller.answered()
+        form = caller.formed(filled=first, adapter="linly")
+        answer = caller.call(kind, **values, form=form)
         assert said(answer) == ""
-        assert caller.of == second
-        adapter = next(v for v in answer.json()["data"] if isinstance(v, dict) and "choices" in v)
+        assert caller.form["filled"] == second
+        (adapter,) = (
+            properties for _, properties in answer.json()["controls"]
+            if ["● pirate: Talks like a pirate", "pirate"] in properties.get("choices", [])
+            and "value" in properties
+        )  # fmt: skip
         assert adapter["value"] == "pirate"
-        while any(chat["messages"][-1]["state"] == "interrupted" for chat in exported(caller)):
-            time.sleep(0.02)
-    settings = {chat["title"]: chat["settings"]["adapter"] for chat in exported(caller)}
+    caller.answered()
+    settings = {chat["title"]: chat["settings"]["adapter"] for chat in caller.chats()}
     assert settings == {"second": "pirate", "first": "linly"}
 
 
 def test_a_system_prompt_that_no_context_holds(caller: Caller) -> None:
-    wishes = [*caller.wishes]
-    wishes[3] = "x" * (MOST_SYSTEM + 1)
-    assert said(caller.call("send", "hi", *wishes)).startswith("The system prompt is longer than")
-    assert exported(caller) == []
+    assert said(caller.send("hi", system="x" * (MAX_SYSTEM + 1))).startswith("A text is too long")
+    assert caller.chats() == []
 
 
-TEXTS, NUMBERS = (0, 2, 3), (1, *range(4, 11))  # where the wishes are what
+TEXTS = ("filled", "adapter", "template", "system")
+NUMBERS = (
+    "scale", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens", "seed"
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("at", "value"),
-    [(at, value) for at in TEXTS for value in (7, ["x"], {"x": 1}, True)]
-    + [(at, value) for at in NUMBERS for value in ("nonsense", ["x"], {"x": 1}, math.inf)],
+    ("name", "value"),
+    [(name, value) for name in TEXTS for value in (7, ["x"], {"x": 1}, True)]
+    + [(name, value) for name in NUMBERS
+       for value in ("nonsense", "1", ["x"], {"x": 1}, True, math.inf, math.nan, 10**400)],
+)  # fmt: skip
+def test_settings_of_another_kind(silent: Caller, name: str, value: Any) -> None:
+    for kind, values in (("send", {"text": "hello"}), ("settings", {})):
+        answer = silent.call(kind, **values, form=silent.formed(**{name: value}))
+        assert refused(answer)[0] == 400
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p", "top_k", "min_p", "repetition_penalty"])
+def test_a_number_that_is_missing(silent: Caller, name: str) -> None:
+    answer = silent.send("hello", **{name: None})
+    assert said(answer).startswith("A number in the settings is missing")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name in NUMBERS for value in (-1e300, 1e300) if name != "seed"]
+    + [("seed", 1e300)],
 )
-def test_settings_of_another_kind(caller: Caller, at: int, value: Any) -> None:
-    """They ended as errors of Gradio's, which the server answers with status 500."""
-    wishes = [*caller.wishes]
-    wishes[at] = value
-    answer = said(caller.call("send", "hello", *wishes))
-    assert answer
-    assert exported(caller) == []
+def test_a_number_that_is_out_of_range(caller: Caller, name: str, value: float) -> None:
+    answer = caller.send("hello", **{name: value})
+    if answer.status_code == 200:  # then it is the reply that says so
+        deadline = time.monotonic() + 20
+        while caller.chats()[0]["messages"][-1]["state"] == "interrupted":
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    else:
+        assert refused(answer)[0] in (400, 422)
 
 
-@pytest.mark.parametrize("value", [None, 7, ["x"], {"x": 1}])
-def test_controls_of_another_kind(caller: Caller, value: Any) -> None:
-    for handler, count in (("save_preset", 1), ("save_snippet", 2), ("delete_snippet", 1),
-                           ("delete_preset", 1)):  # fmt: skip
-        wishes = caller.wishes if handler == "save_preset" else []
-        assert said(caller.call(handler, *[value] * count, *wishes))
-    said(caller.call("use_snippet", value, value))
-    said(caller.call("send", value, *caller.wishes))
-    assert said(caller.call("compare", value, *[value] * 8, *caller.wishes))
-    assert caller.call("preset", value).status_code == 200
+@pytest.mark.parametrize("value", [7, ["x"], {"x": 1}])
+def test_controls_of_another_kind(silent: Caller, value: Any) -> None:
+    for kind, values in (
+        ("save_preset", {"name": value, "form": silent.form}),
+        ("save_snippet", {"name": value, "message": value}),
+        ("delete_snippet", {"name": value}),
+        ("delete_preset", {"name": value}),
+        ("use_snippet", {"name": value, "message": value}),
+        ("send", {"text": value, "form": silent.form}),
+        ("compare", {"text": value, "form": silent.form, "rivals": value}),
+        ("compare", {"text": "x", "form": silent.form, "rivals": [{"adapter": value}]}),
+        ("preset", {"name": value}),
+        ("language", {"language": value}),
+    ):
+        assert refused(silent.call(kind, **values))[0] == 400
+
+
+def test_what_was_not_chosen_is_null(caller: Caller) -> None:
+    """As a drop-down says that nothing is chosen in it."""
+    assert said(caller.call("save_preset", name=None, form=caller.form))
+    assert said(caller.call("save_snippet", name=None, message=None))
+    assert said(caller.call("delete_snippet", name=None)) is not None
+    assert said(caller.call("delete_preset", name=None))
+    said(caller.call("use_snippet", name=None, message=None))
+    assert caller.call("preset", name=None).status_code == 200
+    assert said(caller.call("compare", text="x", form=caller.form, rivals=[]))
+    assert caller.chats() == []

@@ -71,7 +71,7 @@ def test_what_grows_is_drawn_where_it_is_seen(worlds: tuple[World, World]) -> No
     """Each of an owner's tabs was drawn anew three times a second, whatever it showed."""
     here, _ = worlds
     here.visit.chat = "shown"
-    tab, other = here.visit, here.visits.of("other", Owner(ANNA))
+    tab, other = here.visit, here.visits.open(Owner(ANNA))
     heard: list[News] = []
     here.visits._others = Telling(heard)
     here.visits.saved(ANNA, "shown")

@@ -141,3 +141,27 @@ def test_a_change_ends_the_reading_of_the_one_before(world: World) -> None:
         assert [r.adapter.name for r in world.engine.read if r.adapter] == ["linly"]
 
     run(chat())
+
+
+@pytest.mark.parametrize("gone", ["lost", "closed"])
+def test_nothing_is_read_for_a_tab_that_is_not_there(world: World, gone: str) -> None:
+    async def chat() -> None:
+        await asked(world)
+        setattr(world.visit, gone, True)
+        await changed(world, BASE, PIRATE)
+        assert world.visit.reader is None
+        assert world.engine.read == []
+
+    run(chat())
+
+
+def test_settings_that_change_in_a_thread_are_read_on_the_event_loop(world: World) -> None:
+    async def chat() -> None:
+        await asked(world)
+        world.visit.on_loop.bind()
+        ahead = ReadAhead(world.manager, world.talk)
+        await asyncio.to_thread(ahead.settings_changed, world.visit, BASE, PIRATE)
+        await until(lambda: world.visit.reading and world.visit.reading.done)
+        assert len(world.engine.read) == 1
+
+    run(chat())

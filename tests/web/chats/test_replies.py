@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from web.ui.watching import Watcher
 
 from model.types import Delta, Emit, EngineRequest, Queued, Sampling
 from tests.fake import FakeEngine, echo, fake_manager
@@ -133,9 +134,10 @@ def test_a_reply_needs_no_tab(world: MakeWorld) -> None:
     here = world(FakeEngine(echo, ticking=True))
 
     async def chat() -> None:
-        here.visits.of("tab", here.visit.owner)
-        here.talk.send(here.visit, "hello", GREEDY)
-        here.visits.leave("tab")
+        visit = here.visits.open(here.visit.owner)
+        here.talk.send(visit, "hello", GREEDY)
+        here.visits.close(visit)
+        here.visit.chat = visit.chat
         here.engine.tick(9)
         await here.ended()
 
@@ -170,8 +172,6 @@ def test_stop_keeps_what_is_there_and_can_be_continued(world: MakeWorld) -> None
 
 
 def test_stop_before_the_model_is_loaded(tmp_path: Path, world: MakeWorld) -> None:
-    import threading
-
     loading = threading.Event()
     here = world(FakeEngine(echo))
     here.replies._manager = fake_manager(here.engine, loading)
@@ -509,25 +509,77 @@ def test_a_reply_of_another_server_that_died(world: MakeWorld, tmp_path: Path) -
     lock.release()
 
 
-def test_a_closed_tab_leaves_nothing_behind(world: MakeWorld) -> None:
+def test_worker_threads_and_the_event_loop_meet(world: MakeWorld) -> None:
+    """As the page does it: every operation in a thread, every reply a task of the loop."""
+    here = world(FakeEngine(echo))
+    here.replies._on_loop = here.visits.on_loop
+
+    async def chat() -> None:
+        here.visits.on_loop.bind()
+        visits = [here.visits.open(Owner(f"browser:{n}")) for n in range(8)]
+
+        async def ask(visit: Visit) -> None:
+            for text in ("one", "two"):
+                await asyncio.to_thread(here.talk.send, visit, text, GREEDY)
+                await until(lambda: not here.replies.in_chat(visit.chat or ""))
+
+        await asyncio.gather(*map(ask, visits))
+        for visit in visits:
+            assert visit.changed.is_set()
+            talk = here.talk.conversation(visit)
+            assert talk
+            assert texts(talk.branch) == [
+                "one", "base heard: one ", "two", "base heard: two ",
+            ]  # fmt: skip
+
+    run(chat())
+
+
+def test_replies_a_question_while_the_reply_before_is_being_saved(
+    world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was kept, and then refused its answer: the chat ended with a question for good."""
+    here = world(FakeEngine(echo))
+    saving, may_go_on = threading.Event(), threading.Event()
+    finish = ChatStore.finish
+
+    def slow(self: ChatStore, *args: Any) -> None:
+        saving.set()
+        assert may_go_on.wait(20)
+        finish(self, *args)
+
+    async def chat() -> None:
+        monkeypatch.setattr(ChatStore, "finish", slow)
+        here.talk.send(here.visit, "hello", GREEDY)
+        await until(saving.is_set)
+        with pytest.raises(ReplyBusyError):
+            here.talk.send(here.visit, "and on", GREEDY)
+        may_go_on.set()
+        await here.ended()
+        assert texts(here.branch) == ["hello", "base heard: hello "]
+        here.talk.send(here.visit, "and on", GREEDY)
+        await here.ended()
+
+    run(chat())
+    assert texts(here.branch)[2:] == ["and on", "base heard: and on "]
+
+
+def test_replies_a_fault_in_saving_does_not_leave_the_chat_busy(
+    world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here = world(FakeEngine(echo))
 
-    class _Layout:
-        log, sidebar, meter, live = "log", "sidebar", "meter", "live"
+    def broken(*args: Any) -> None:
+        raise ValueError("a fault")
 
-    async def watched() -> None:
-        watcher = Watcher(here.talk, None, _Layout())  # type: ignore[arg-type]
-        visit = here.visits.of("tab", here.visit.owner)
-        streams = [watcher.watch(visit), watcher.listen(visit)]
+    async def chat() -> None:
+        monkeypatch.setattr(here.replies, "_finish", broken)
+        here.talk.send(here.visit, "hello", GREEDY)
+        (reply,) = here.replies.in_chat(here.visit.chat or "")
+        await here.ended()
+        assert reply.task
+        await asyncio.wait([reply.task])
+        assert isinstance(reply.task.exception(), ValueError)
+        here.replies._saver.cancel()  # type: ignore[union-attr]
 
-        async def follow(stream: AsyncGenerator[object, None]) -> None:
-            async for _ in stream:
-                pass
-
-        tasks = [asyncio.ensure_future(follow(stream)) for stream in streams]
-        await asyncio.sleep(0)
-        here.visits.leave("tab")
-        await asyncio.gather(*tasks)
-        assert here.visits.find("tab", here.visit.owner).lost
-
-    run(watched())
+    run(chat())

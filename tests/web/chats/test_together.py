@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
-from contextlib import aclosing
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,8 @@ from web.chats.identity import Owner
 from web.chats.records import State
 from web.chats.replica import Replica
 from web.chats.visits import Visit
-from web.ui import watching
+from web.ui import stream
+from web.workers import Workers
 
 
 def test_a_reply_goes_on_through_an_outage(
@@ -66,30 +69,39 @@ def test_a_tab_at_one_replica_follows_what_another_says(worlds: tuple[World, Wor
     assert here.last.text == "base heard: "
 
 
-class Layout:
-    """What a tab's chats are drawn in."""
+class Socket:
+    """A tab's, which keeps what is sent."""
 
-    log, sidebar, meter = "log", "sidebar", "meter"
+    def __init__(self) -> None:
+        self.sent: asyncio.Queue[str] = asyncio.Queue()
+
+    async def send_text(self, text: str) -> None:
+        await self.sent.put(text)
 
 
 def test_a_tab_whose_replica_died(
     worlds: tuple[World, World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody told it, so it streamed for ever."""
-    monkeypatch.setattr(watching, "AFAR_SECONDS", 0.05)
+    """The tab was not told, so it streamed for ever."""
+    monkeypatch.setattr(stream, "AFAR_SECONDS", 0.05)
     here, there = worlds
     name, state = streaming(here.keeping, there.keeping.lock.id)
     here.visit.chat = here.store.message(ANNA, name)[0]
-    watcher = watching.Watcher(here.talk, None, Layout())  # type: ignore[arg-type]
+    layout = SimpleNamespace(meter="meter", controls=SimpleNamespace(encode=list))
+    service: Any = SimpleNamespace(talk=here.talk, workers=Workers(), layout=layout)
 
     async def look() -> None:
-        async with aclosing(watcher.watch(here.visit)) as updates:
-            for _ in range(2):  # no meter in between, which takes a tokenizer's time
-                assert set(await anext(updates)) == {"log", "sidebar"}
-            there.keeping.lock.release()
-            while state() is State.STREAMING:
-                await anext(updates)
-            assert "meter" in await anext(updates)
+        socket: Any = Socket()
+        sending = asyncio.create_task(stream.Tab(service, socket, here.visit)._send_chats())
+        here.visit.renew()
+        for _ in range(2):  # no meter in between, which takes a tokenizer's time
+            assert set(json.loads(await socket.sent.get())) == {"log", "sidebar"}
+        there.keeping.lock.release()
+        while state() is State.STREAMING:
+            await socket.sent.get()
+        while json.loads(await socket.sent.get()) != {"controls": ["meter"]}:
+            pass
+        sending.cancel()
 
     run(look())
 

@@ -14,6 +14,7 @@ from web.chats.records import ChatMessage, ChatSettings, State
 from web.chats.replies import Replies
 from web.chats.talk import Talk
 from web.chats.visits import Visits
+from web.workers import LoopCaller
 
 ANNA = "browser:anna"
 GREEDY = ChatSettings(sampling=Sampling(temperature=0))
@@ -28,18 +29,21 @@ class World:
         self.keeping, self.store, self.engine = keeping, keeping.store, engine
         self.manager = fake_manager(engine)
         self.manager.wait()
-        self.visits = Visits(keeping.others)
+        self.on_loop = LoopCaller()
+        self.visits = Visits(keeping.others, self.on_loop)
         self.replies = Replies(
             self.manager, self.store, keeping.lock.id, self.visits.changed, lambda *_: None,
-            self.visits.saved, keeping.others,
+            self.visits.saved, keeping.others, on_loop=self.on_loop,
         )  # fmt: skip
         self.talk = Talk(
             self.manager, self.store, self.visits, self.replies, mend=keeping.mend
         )  # fmt: skip
-        self.visit = self.visits.of("tab", Owner(ANNA))
+        self.visit = self.visits.open(Owner(ANNA))
         self.url = ""
 
     def follow(self) -> None:
+        """On the event loop that runs now."""
+        self.on_loop.bind()
         self.visits.follow(self.talk.hear)
 
     @property
