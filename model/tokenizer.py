@@ -94,7 +94,7 @@ class FastTokenizer:
     def encode(self, runs: Sequence[Run]) -> list[int]:
         whole = "".join(run.text for run in runs)
         if self._only_in_control_runs(whole, runs):
-            ids: list[int] = self._backend.encode(whole, add_special_tokens=False).ids
+            ids = _encoded(self._backend, whole)
             wanted = len(self._control.findall(whole)) if self._control else 0
             if sum(map(self.is_control, ids)) <= wanted:  # else a normaliser has made some
                 return ids
@@ -117,7 +117,7 @@ class FastTokenizer:
         backend, real_ids = self._apart
         parts = split_at_control(runs, self._control)
         text = "".join(f"{MARK}{p.text}" if p.control else p.text.replace(MARK, "") for p in parts)
-        ids = backend.encode(text, add_special_tokens=False).ids
+        ids = _encoded(backend, text)
         return [real_ids.get(token_id, token_id) for token_id in ids]
 
     def _with_marked_control_tokens(self) -> tuple[Any, dict[int, int]]:
@@ -145,6 +145,13 @@ class FastTokenizer:
     def piece(self, token_id: int) -> str:
         text: str = self._backend.decode([token_id], skip_special_tokens=False)
         return text
+
+
+def _encoded(backend: Any, text: str) -> list[int]:
+    """Encode text as it is. A batch of one, as `encode` would stop all other threads: for a long
+    chat, a tenth of a second."""
+    ids: list[int] = backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
+    return ids
 
 
 def _forget(model: dict[str, Any], contents: set[str]) -> None:
