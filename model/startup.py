@@ -21,6 +21,7 @@ from model.folders.base_facts import base_facts
 from model.folders.hub import download, is_hub_id, is_offline, list_files
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
 from model.folders.special_tokens import sane_ids
+from model.garbage import spare_loaded_objects
 from model.machine import available_cores, available_memory
 from model.prompt import PromptTemplate, load_templates
 from model.settings import CHECKOUT, Settings
@@ -120,7 +121,9 @@ def load_local(settings: Settings, report: Report, adapters: Sequence[Path] = ()
         path = find_base(settings, report)
         for warning in refuse_errors(caught(lambda: quick_check(path))):
             log.warning("%s. %s", warning.message().rstrip("."), warning.remedy())
-        return _serve(settings, read_model_folder(path), device, build, report, adapters)
+        serving = _serve(settings, read_model_folder(path), device, build, report, adapters)
+    spare_loaded_objects()
+    return serving
 
 
 @contextmanager

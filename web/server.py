@@ -74,10 +74,13 @@ def build_app(
     app.include_router(login.router(logins))
     app.include_router(routes.routes(service))
     app.mount(drawn.ROUTE, drawn.PageFiles())
+    lifespan = app.router.lifespan_context
     app = gr.mount_gradio_app(
         app, service.blocks, path="/", theme=theme(), footer_links=[], run_history=False,
         show_error=False,
     )  # fmt: skip
+    # Gradio's own would start its queue, which looks for work a thousand times a second.
+    app.router.lifespan_context = lifespan
     _close_gradio(app)
     app.state.service = service
     return app

@@ -19,6 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from model.garbage import spare_loaded_objects
+
 if TYPE_CHECKING:
     from model.layers.kernels.decoder import Decoder
     from model.layers.llama import Llama
@@ -100,6 +102,7 @@ class Build:
             model.use(make_decoder(self._folder, model, threads, max_rows, max_spans))
         except Exception:
             log.exception("Decoding stays slow: its compiled form does not start")
+        spare_loaded_objects()  # numba's
 
 
 def make_decoder(
