@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from model.manager import ModelManager
 from model.types import Ended
+from web.health_checks import HealthChecks
 
 FIRST_TOKEN = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
 PER_TOKEN = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
@@ -32,12 +33,12 @@ BASE = "base"  # the label of replies without an adapter
 class Metrics:
     """The counters of one program."""
 
-    def __init__(self, manager: ModelManager) -> None:
+    def __init__(self, manager: ModelManager, checks: HealthChecks) -> None:
         registry = CollectorRegistry(auto_describe=True)
         self._registry = registry
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
-        registry.register(_EngineCollector(manager))
+        registry.register(_EngineCollector(manager, checks))
         by = ["adapter"]
         self._requests = Counter(
             "linly_requests", "Requests that have ended, and how: stop, length, abort, error, or "
@@ -92,8 +93,9 @@ class Metrics:
 class _EngineCollector(Collector):
     """What the manager tells when it is asked."""
 
-    def __init__(self, manager: ModelManager) -> None:
+    def __init__(self, manager: ModelManager, checks: HealthChecks) -> None:
         self._manager = manager
+        self._checks = checks
 
     def collect(self) -> Iterable[Metric]:
         status, counts = self._manager.status(), self._manager.counts()
@@ -102,7 +104,8 @@ class _EngineCollector(Collector):
             "device": status.device, "quantization": status.quantization,
         }  # fmt: skip
         yield InfoMetricFamily("linly_model", "What answers.", value=info)
-        yield _gauge("linly_ready", "1 if the model can answer.", float(status.ready))
+        ready = status.ready and self._checks.wait_for_problem() is None
+        yield _gauge("linly_ready", "1 if /health says ready.", float(ready))
         yield _gauge("linly_running", "Replies in the making.", status.running)
         yield _gauge("linly_waiting", "Requests in the queue.", status.waiting)
         yield _gauge("linly_adapters_loaded", "Adapters in memory.", len(counts.adapters))

@@ -20,6 +20,7 @@ from web import api
 from web.access import Access
 from web.chats.identity import VisitorCookie
 from web.chats.keeping import Keeping
+from web.health_checks import HealthCheck
 from web.http_protocol import server_config
 from web.link_gate import LinkGate
 from web.sharing import PublicLink
@@ -49,7 +50,8 @@ def build_app(
     Without a `desk` nobody trains here; without a `link` nobody comes from outside.
     """
     app = FastAPIOffline(title="Linly Chat", description=ABOUT, version="1", redoc_url=None)
-    api.install(app, manager, access)
+    store = HealthCheck("The chat store", lambda: _read(keeping))
+    api.install(app, manager, access, checks=[store])
     app.add_middleware(UploadGate, access=access)
     app.add_middleware(VisitorCookie)
     app.add_middleware(EarlyHead)
@@ -72,6 +74,10 @@ def build_app(
         max_file_size=MOST_BYTES,
         show_error=False,
     )
+
+
+def _read(keeping: Keeping) -> None:
+    keeping.store.chats(owner="", limit=1)
 
 
 def serve(app: FastAPI, socks: list[socket.socket], on_end: Callable[[], None]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastapi import FastAPI
 
 from model.manager import ModelManager
@@ -9,25 +11,34 @@ from web import logs
 from web.access import Access
 from web.api import admin, errors, health, routes
 from web.api.gate import Gate, KeyAttempts, Origins
+from web.health_checks import HealthCheck, HealthChecks, engine_check
 from web.metrics import Metrics
 from web.rate_limits import AttemptLimiter
 from web.tracing import Tracing
 
 
 def install(
-    app: FastAPI, manager: ModelManager, access: Access, attempts: AttemptLimiter | None = None
+    app: FastAPI,
+    manager: ModelManager,
+    access: Access,
+    attempts: AttemptLimiter | None = None,
+    checks: Sequence[HealthCheck] = (),
 ) -> None:
     """Add the routes, the error handlers and the gate to `app`; count and log what comes.
 
-    `attempts` counts wrong keys, together with the wrong passwords of the page.
+    `attempts` counts wrong keys, together with the wrong passwords of the page. The `checks` are
+    those of /health, beside the engine's.
     """
     keys = KeyAttempts(access, attempts or AttemptLimiter())
-    metrics = Metrics(manager)
+    health_checks = HealthChecks([engine_check(manager), *checks])
+    metrics = Metrics(manager, health_checks)
     manager.listen(metrics.count)
     manager.listen(logs.reply)
     known = [
-        health.router(manager, metrics), routes.router(manager), admin.router(manager, access, keys)
-    ]  # fmt: skip
+        health.router(manager, metrics, health_checks),
+        routes.router(manager),
+        admin.router(manager, access, keys),
+    ]
     for router in known:
         app.include_router(router)
     app.router.routes.extend(routes.Nothing(known).routes())

@@ -1,4 +1,4 @@
-"""/health and /metrics: how the model is, for whoever watches over it."""
+"""The routes /health and /metrics, for monitoring."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from model.manager import ModelManager
 from model.types import Phase, Status
 from web.api import responses
+from web.health_checks import HealthChecks
 from web.metrics import Metrics
 
 
@@ -21,19 +22,23 @@ class Watch:
 
     manager: ModelManager
     measured: Metrics
+    checks: HealthChecks
 
     async def health(self) -> JSONResponse:
-        """How the model is; answers from the first second."""
+        """Whether replies can be given and kept; answers from the first second."""
         status = self.manager.status()
-        return JSONResponse(health(status), status_code=200 if status.ready else 503)
+        problem = await self.checks.problem() if status.ready else None
+        ready = status.ready and problem is None
+        return JSONResponse(health(status, problem), status_code=200 if ready else 503)
 
     def metrics(self) -> Response:
         """Prometheus' text format."""
         return Response(self.measured.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-def router(manager: ModelManager, metrics: Metrics) -> APIRouter:
-    watch = Watch(manager, metrics)
+def router(manager: ModelManager, metrics: Metrics, checks: HealthChecks) -> APIRouter:
+    """The two routes; GET and HEAD."""
+    watch = Watch(manager, metrics, checks)
     routes = APIRouter(tags=["watching"])
     not_ready: responses.Documented = {
         503: {"model": responses.Health, "description": "Not ready: loading, or failed"}
@@ -52,9 +57,10 @@ def router(manager: ModelManager, metrics: Metrics) -> APIRouter:
     return routes
 
 
-def health(status: Status) -> dict[str, Any]:
-    """The body of /health."""
-    state = "error" if status.phase is Phase.FAILED else "ready" if status.ready else "loading"
+def health(status: Status, problem: str | None = None) -> dict[str, Any]:
+    """The body of /health; with a `problem`, a model that is ready cannot be used."""
+    failed = status.phase is Phase.FAILED or problem is not None
+    state = "error" if failed else "ready" if status.ready else "loading"
     return {
         "status": state,
         "progress": status.progress,
@@ -64,5 +70,5 @@ def health(status: Status) -> dict[str, Any]:
         "quantization": status.quantization,
         "running": status.running,
         "waiting": status.waiting,
-        "error": status.error,
+        "error": status.error or problem,
     }
