@@ -33,11 +33,12 @@ CHINESE: dict[str, str] = json.loads(CATALOGUE.read_text(encoding="utf-8"))
 ELSEWHERE = {
     "web/address.py",  # the start: the port
     "web/chats/keeping.py",  # the start: the data folder
-    "web/api/admin.py",  # the API, and the five that follow
+    "web/api/admin.py",  # the API, and the six that follow
     "web/api/gate.py",
     "web/api/requests.py",
     "web/api/routes.py",
     "web/api/writers.py",
+    "web/health_checks.py",
     "web/link_gate.py",
     "model/flags.py",  # flags, read before anything is served; the page writes its own for training
     "model/settings.py",
