@@ -102,10 +102,6 @@ def _read(keeping: Keeping) -> None:
     keeping.store.chats(owner="", limit=1)
 
 
-def _read(keeping: Keeping) -> None:
-    keeping.store.chats(owner="", limit=1)
-
-
 def serve(app: FastAPI, socks: list[socket.socket], on_end: Callable[[], None]) -> None:
     """Serve until SIGTERM or Ctrl-C; `on_end` is called at once then, in a thread."""
     logging.getLogger("uvicorn.error").addFilter(_expected_at_the_end)
