@@ -84,6 +84,7 @@ class HttpProtocol(HttpToolsProtocol):
     MAX_HEAD_BYTES = 32_768  # the request line and all header fields
     MAX_HEADERS = 100
     MAX_URL_BYTES = 8_192
+    MAX_BODY_BYTES = 100_000_000  # whatever the application takes at a path
     MAX_PIPELINED = 16  # requests that wait for the response to an earlier one
     MAX_DRAIN_BYTES = 64_000_000  # an upload that was refused may arrive completely
     MAX_CONNECTIONS = 5_000
@@ -106,6 +107,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._callbacks = 0  # of the parser, which keeps what it has not reported
         self._unreported = 0  # bytes that the parser was given since its last callback
         self._head_bytes = 0
+        self._body_bytes = 0
         self._period_bytes = 0  # of the body, in the current period of BODY_SECONDS
         self._excused = False  # the client could not send for a part of that period
         self._dropped = 0  # bytes
@@ -205,14 +207,17 @@ class HttpProtocol(HttpToolsProtocol):
                 # uvicorn reads no further here, and so would not see the client leave.
                 self.flow.resume_reading()
         self._part = _Part.BODY
-        self._period_bytes = 0
+        self._body_bytes = self._period_bytes = 0
         self._excused = False
 
     def on_body(self, body: bytes) -> None:
         self._callbacks += 1
         self._period_bytes += len(body)
+        self._body_bytes += len(body)
         if self.cycle.response_complete:
             self._drop(len(body))
+        elif self._body_bytes > self.MAX_BODY_BYTES:
+            raise _RefusedError(413, f"The body is longer than {self.MAX_BODY_BYTES} bytes.")
         super().on_body(body)
         self._excused = self._excused or self.flow.read_paused
 

@@ -204,6 +204,16 @@ def test_a_large_body_is_read_in_pieces(port: int, app: App) -> None:
     assert app.buffered < 1_000_000
 
 
+@pytest.mark.parametrize("framing", [b"Content-Length: 1000", b"Transfer-Encoding: chunked"])
+def test_a_body_is_bounded_whatever_reads_it(
+    port: int, app: App, monkeypatch: pytest.MonkeyPatch, framing: bytes
+) -> None:
+    monkeypatch.setattr(HttpProtocol, "MAX_BODY_BYTES", 100)
+    head = b"POST / HTTP/1.1\r\nHost: a\r\n" + framing + b"\r\n\r\n"
+    assert exchange(port, head, b"70\r\n" + b"a" * 112).startswith(b"HTTP/1.1 413 ")
+    assert app.disconnected.wait(PATIENCE)
+
+
 def test_a_body_that_stalls_is_ended(port: int, app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HttpProtocol, "BODY_SECONDS", 0.3)
     received = exchange(port, POST % (b"/echo", 100), b"a" * 50)
