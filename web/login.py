@@ -6,6 +6,7 @@ password that it was given for, so another password ends it.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import math
@@ -49,6 +50,7 @@ class Logins:
     access: Access
     link: PublicLink | None = None
     attempts: AttemptLimiter = field(default_factory=AttemptLimiter)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
     key: bytes = field(default_factory=lambda: secrets.token_bytes(KEY_BYTES), repr=False)
 
     def account(self, scope: Mapping[str, Any]) -> str | None:
@@ -71,13 +73,14 @@ class Logins:
         if max(len(user), len(password)) > MAX_FIELD:
             return False
         address, account = client_address(scope), user if self.access.accounts else ""
-        self.attempts.check(address, account)
-        check = self.access.checker.in_thread
-        if not await check(self.access.verify, scope, user, password):
-            self.attempts.failed(address, account, password)
-            return False
-        self.attempts.succeeded(address, account)
-        return True
+        async with self.turn:  # guesses at the same time would all pass the check
+            self.attempts.check(address, account)
+            verify = self.access.checker.in_thread
+            if not await verify(self.access.verify, scope, user, password):
+                self.attempts.failed(address, account, password)
+                return False
+            self.attempts.succeeded(address, account)
+            return True
 
     def issue(self, scope: Mapping[str, Any], user: str) -> str:
         """A Set-Cookie header for somebody whose password was right."""

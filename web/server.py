@@ -59,7 +59,7 @@ def build_app(
     app = FastAPIOffline(title="Linly Chat", description=ABOUT, version="1", redoc_url=None)
     folder = data_dir or Path(mkdtemp(prefix="linly-"))
     attempts = AttemptLimiter()
-    logins = Logins(access, link, attempts, login.key_in(folder))
+    logins = Logins(access, link, attempts, key=login.key_in(folder))
     service = PageService.build(manager, keeping, desk, link, folder)
     checks = [
         HealthCheck("The chat store", lambda: _read(keeping)),

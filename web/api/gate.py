@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from fastapi import Security
@@ -29,6 +30,7 @@ class Gate:
         self._app = app
         self._access = access
         self._keys = keys
+        self._turn = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
@@ -43,13 +45,20 @@ class Gate:
     async def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         key = bearer(headers)
+        if self._access.is_slow(scope, key):
+            async with self._turn:  # guesses at the same time would all pass the check
+                await self._check_key(scope, key)
+        else:
+            await self._check_key(scope, key)
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > MOST_BYTES:
+            raise TooLargeError(TOO_LARGE)
+
+    async def _check_key(self, scope: Scope, key: str) -> None:
         self._keys.check(scope, key)
         if not await self._allows(scope, key):
             self._keys.failed(scope, key)
             raise KeyRefusedError(*self._refused(scope))
-        length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > MOST_BYTES:
-            raise TooLargeError(TOO_LARGE)
 
     async def _allows(self, scope: Scope, key: str) -> bool:
         access = self._access
