@@ -161,7 +161,7 @@ def test_going_on_with_one_and_coming_back(visit: Serve) -> None:
     expect(after).to_be_disabled()
     chat.log.get_by_role("button", name="Side by side").click()
     expect(columns(chat)).to_have_count(3)
-    expect(chat.log.locator(".messages > article")).to_have_count(1)
+    expect(chat.log.locator(".group > article")).to_have_count(1)
 
 
 @pytest.mark.browser

@@ -26,7 +26,8 @@ export class Follower {
   }
 
   keep(change) {
-    if (!this.#leads) this.#mark = this.#marked();
+    const marked = this.#mark?.element.isConnected && this.scroller.scrollTop === this.#top;
+    if (!this.#leads && !marked) this.#mark = this.#marked();
     change();
     if (this.#leads) this.toEnd();
     else this.#toMark();
@@ -52,7 +53,10 @@ export class Follower {
     if (!this.#mark?.element.isConnected) return;
     const { element, from } = this.#mark;
     const { top } = this.scroller.getBoundingClientRect();
-    this.scroller.scrollTop += element.getBoundingClientRect().top - top - from;
+    const moved = element.getBoundingClientRect().top - top - from;
+    if (!moved) return;
+    this.scroller.scrollTop += moved;
+    this.#top = this.scroller.scrollTop;
   }
 
   // Only moving up leaves the end: growing content makes the distance larger all by itself.
