@@ -308,7 +308,8 @@ class Said:
     """What a tab has been told of the replies in the making, each known by a short number."""
 
     count: int = 0
-    told: dict[str, tuple[int, str, str]] = field(default_factory=dict)  # number, text, notice
+    # By message: the reply (a message that is continued has another), its number, text and notice.
+    told: dict[str, tuple[Reply, int, str, str]] = field(default_factory=dict)
 
     def news(self, replies: Sequence[Reply], language: str) -> list[Value]:
         """For each that has changed: what it goes on with, or all of it."""
@@ -320,10 +321,11 @@ class Said:
     def _of(self, reply: Reply, language: str) -> Value:
         key, text, notice = reply.message.id, reply.text, live_notice(reply, language)
         before = self.told.get(key)
-        if before is None:
+        if before is None or before[0] is not reply:
             self.count += 1
-        number, known, noticed = before or (self.count, "", "")
-        self.told[key] = number, text, notice
+            before = None
+        _, number, known, noticed = before or (reply, self.count, "", "")
+        self.told[key] = reply, number, text, notice
         if before is None or noticed != notice or not text.startswith(known):
             return {"n": number, "id": key, "text": text, "notice": notice}
         return {"n": number, "add": text[len(known) :]} if text != known else {}

@@ -22,6 +22,7 @@ from web.ui.train.layout import TrainLayout, relabel
 from web.ui.train.uploads import Uploads
 from web.ui.train.view import data_view, job_view
 
+EPOCHS, RANK = 3, 8  # where the sliders were never touched
 MAX_EPOCHS, MAX_RANK = 100, 1_024
 
 
@@ -31,8 +32,8 @@ class TrainForm(Body):
     upload: Annotated[str, StringConstraints(max_length=100)] | None = None
     train_name: Name | None = None
     train_template: Name | None = None
-    train_epochs: Annotated[float, Field(ge=1, le=MAX_EPOCHS)] = 3.0
-    train_rank: Annotated[float, Field(ge=1, le=MAX_RANK)] = 8.0
+    train_epochs: Annotated[float, Field(ge=1, le=MAX_EPOCHS)] | None = None
+    train_rank: Annotated[float, Field(ge=1, le=MAX_RANK)] | None = None
     train_rate: Number = None
     train_description: Name | None = None
     train_inputs: bool | None = None
@@ -72,7 +73,7 @@ class TrainActions:
             data = self.uploads.path(visit.owner.id, form.upload or "")
             self.desk.start(Wanted(
                 data, (form.train_name or "").strip(), form.train_template or None,
-                int(form.train_epochs), int(form.train_rank), form.train_rate or None,
+                int(form.train_epochs or EPOCHS), int(form.train_rank or RANK), form.train_rate or None,
                 form.train_description or "", bool(form.train_inputs),
             ))  # fmt: skip
         except TrainingRequestError as error:
