@@ -73,8 +73,8 @@ class TrainActions:
             data = self.uploads.path(visit.owner.id, form.upload or "")
             self.desk.start(Wanted(
                 data, (form.train_name or "").strip(), form.train_template or None,
-                int(form.train_epochs or EPOCHS), int(form.train_rank or RANK), form.train_rate or None,
-                form.train_description or "", bool(form.train_inputs),
+                int(form.train_epochs or EPOCHS), int(form.train_rank or RANK),
+                form.train_rate or None, form.train_description or "", bool(form.train_inputs),
             ))  # fmt: skip
         except TrainingRequestError as error:
             return self._notice(say(visit.language, error.key))
