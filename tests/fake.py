@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -147,9 +148,9 @@ class FakeRegistry(AdapterRegistry):
         super().__init__(Path("nowhere"), None, ())
         self._adapters = adapters
 
-    def scan(self, fresh: float = 0.0) -> list[Adapter]:
+    def _scan(self) -> None:
         self._found = {adapter.name: adapter for adapter in self._adapters}
-        return self._listed()
+        self._looked = time.monotonic()
 
 
 ADAPTERS = (
