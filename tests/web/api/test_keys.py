@@ -114,9 +114,12 @@ def test_the_refusal_says_what_to_do() -> None:
 @pytest.mark.parametrize("settings", [Settings(auth=("mei:pw",)), Settings(share=True)])
 def test_a_page_with_a_password_has_no_open_api(settings: Settings) -> None:
     """The API lies on the same public address; it must not be a way around the login."""
-    rules = decide(settings)
-    assert not rules.allows_api(scope(), "")
-    assert rules.allows_api(scope(), rules.passphrase or "pw")
+    rules = decide(settings, 9000)
+    link = scope(server=("127.0.0.1", 9000))
+    assert not rules.allows_api(link, "")
+    assert rules.allows_api(link, rules.passphrase or "pw")
+    # A link changes nothing for this machine.
+    assert rules.allows_api(scope(), "") == settings.share
 
 
 def test_api_keys_of_its_own_win() -> None:
@@ -157,14 +160,14 @@ def test_a_hashed_password_is_a_key_and_its_hash_is_none() -> None:
     hashed = hash_password("密码")
     rules = decide(Settings(auth=(f"mei:{hashed}", "bo:plain")))
     sent = "密码".encode().decode("latin-1")
-    assert rules.is_slow(sent)
+    assert rules.is_slow(scope(), sent)
     assert rules.allows_api(scope(), sent)
-    assert not rules.is_slow(sent)  # it is remembered
+    assert not rules.is_slow(scope(), sent)  # it is remembered
     assert rules.allows_api(scope(), sent)
     assert rules.allows_api(scope(), "plain")
     for wrong in ("", hashed, hashed.partition("$argon2id")[2], "口令", "mei", "x" * 2000):
         assert not rules.allows_api(scope(), wrong)
-    assert not rules.is_slow("")  # a request without a key costs nothing
+    assert not rules.is_slow(scope(), "")  # a request without a key costs nothing
 
 
 def test_keys_of_their_own_win_over_hashed_passwords() -> None:
@@ -172,7 +175,7 @@ def test_keys_of_their_own_win_over_hashed_passwords() -> None:
     rules = decide(Settings(auth=(f"mei:{hashed}",), api_key=("key",)))
     assert rules.allows_api(scope(), "key")
     assert not rules.allows_api(scope(), "pw")
-    assert not rules.is_slow("pw")
+    assert not rules.is_slow(scope(), "pw")
 
 
 def test_hashes_are_computed_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,8 +199,8 @@ def test_hashes_are_computed_beside_the_event_loop(monkeypatch: pytest.MonkeyPat
         assert answer(url, None).status_code == 401
         assert len(threads) == 2
         form = {"username": "mei", "password": "pw"}
-        assert httpx.post(f"{url}/login", data=form).status_code == 200
-        assert httpx.post(f"{url}/login", data={**form, "password": "guess"}).status_code == 400
+        assert httpx.post(f"{url}/login", data=form).status_code == 303
+        assert httpx.post(f"{url}/login", data={**form, "password": "guess"}).status_code == 401
     assert len(threads) == 4
     assert all("AnyIO worker" in name for name in threads)
 
