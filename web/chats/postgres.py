@@ -105,6 +105,10 @@ class Postgres:
         self._check_open()
         return self._looking.connect()
 
+    def searching(self) -> AbstractContextManager[Connection]:
+        """As `reading`: no statement takes longer than `STATEMENT_SECONDS`."""
+        return self.reading()
+
     def once(self) -> AbstractContextManager[Connection]:
         """As `reading`: a statement alone needs no other transaction to write."""
         return self.reading()

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, QueuePool, StaticPool, create_engine
 
@@ -25,6 +27,7 @@ APPLICATION = 0x4C696E6C  # "Linl", in the file's header
 OPEN_SECONDS = 5.0  # how long to wait for another process, which may be migrating the file
 BUSY_SECONDS = 0.5  # and later on, while other threads wait for this one
 TURN_SECONDS = 5.0  # how long a thread waits for the others of this process
+SEARCH_SECONDS = 3.0  # after which a search is ended
 READERS = 4  # connections that read, each with at most 2 MB of the file in memory
 MAX_JOURNAL = 64_000_000  # bytes of it that stay on the disk once they are in the file
 RETRY_SECONDS = 0.05
@@ -66,6 +69,21 @@ class SqliteFile:
         finally:
             if self._closed:  # `close` did not see this connection
                 self._readers.pool.dispose()
+
+    @contextmanager
+    def searching(self) -> Iterator[Connection]:
+        """A timer ends the statement: what SQLite calls itself, to see the time, would take the
+        interpreter's lock again and again."""
+        with self.reading() as connection:
+            driver: Any = connection.connection.dbapi_connection
+            timer = threading.Timer(SEARCH_SECONDS, driver.interrupt)
+            timer.daemon = True
+            timer.start()
+            try:
+                yield connection
+            finally:
+                timer.cancel()
+                timer.join()  # it must not interrupt what the connection does next
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
