@@ -46,6 +46,9 @@ class Home(Protocol):
     def writing(self) -> AbstractContextManager[Connection]:
         """A transaction: all of it happens, or nothing."""
 
+    def check(self) -> None:
+        """Finds out, within a second or so, whether it can be written."""
+
     def close(self) -> None: ...
 
 
@@ -65,6 +68,16 @@ class Database:
     def close(self) -> None:
         """Nothing can be read or saved from here on."""
         self.home.close()
+
+    def check(self) -> None:
+        """That chats can be saved now. Takes a millisecond, and a second or two where a database is
+        busy or away; meant to be called about once a second, from a worker thread.
+
+        Raises:
+            StoreError: they cannot.
+        """
+        with told(self.home, "saved"):
+            self.home.check()
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:

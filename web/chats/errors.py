@@ -107,7 +107,13 @@ class MovedError(Exception):
     kind = "moved"
 
 
-OWN_ERRORS = (ClosedError, BusyError, MovedError)
+class ReadOnlyError(Exception):
+    """The database takes no changes: it is a standby, say."""
+
+    kind = "25006"
+
+
+OWN_ERRORS = (ClosedError, BusyError, MovedError, ReadOnlyError)
 
 
 @contextmanager

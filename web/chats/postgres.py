@@ -18,7 +18,7 @@ from sqlalchemy.exc import InvalidatePoolError
 
 from web.chats import migrations
 from web.chats.deadline import BoundedConnection, has_something
-from web.chats.errors import ClosedError, StoreError, told
+from web.chats.errors import ClosedError, ReadOnlyError, StoreError, told
 from web.chats.migrations import POSTGRES, statements
 from web.chats.sqlite import APPLICATION, BUSY_SECONDS, OPEN_SECONDS
 
@@ -27,6 +27,7 @@ POOL_SIZE = 4  # connections: of the event loop and of the threads that look or 
 STATEMENT_SECONDS = 5.0  # a search through all of somebody's chats takes the longest
 IDLE_SECONDS = 30.0  # between two statements of a transaction
 ANSWER_SECONDS = 1.0  # this much longer, and it is not the statement that takes so long
+CHECK_SECONDS = 1.0  # that a check waits for the server
 PING_SECONDS = 5.0  # a connection that was used since then is taken as it is
 PAUSES = 4  # for how many times as long as it took in vain nobody tries again
 # A host that is gone says nothing, so somebody has to stop waiting.
@@ -117,6 +118,17 @@ class Postgres:
         """What two must not do at once is held by a lock on its chat's row."""
         self._check_open()
         return self._engine.begin()
+
+    def check(self) -> None:
+        with self.reading() as connection:
+            driver: Any = connection.connection.dbapi_connection
+            seconds, driver.seconds = driver.seconds, CHECK_SECONDS
+            try:
+                read_only = connection.exec_driver_sql("SHOW transaction_read_only").scalar_one()
+            finally:
+                driver.seconds = seconds
+        if read_only == "on":  # a standby's always are
+            raise ReadOnlyError
 
     def close(self) -> None:
         self._closed = True

@@ -27,6 +27,7 @@ APPLICATION = 0x4C696E6C  # "Linl", in the file's header
 OPEN_SECONDS = 5.0  # how long to wait for another process, which may be migrating the file
 BUSY_SECONDS = 0.5  # and later on, while other threads wait for this one
 TURN_SECONDS = 5.0  # how long a thread waits for the others of this process
+CHECK_SECONDS = 1.0  # after which a store that cannot be checked is one that cannot be written
 SEARCH_SECONDS = 3.0  # after which a search is ended
 READERS = 4  # connections that read, each with at most 2 MB of the file in memory
 MAX_JOURNAL = 64_000_000  # bytes of it that stay on the disk once they are in the file
@@ -86,20 +87,29 @@ class SqliteFile:
                 timer.join()  # it must not interrupt what the connection does next
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self, seconds: float | None = None) -> Iterator[Connection]:
         """Has the write lock from the beginning: what a transaction reads before it writes must
         not change in between."""
-        with self.once() as connection:
+        with self.once(seconds) as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield connection
             connection.commit()
 
     @contextmanager
-    def once(self) -> Iterator[Connection]:
-        with self._writing.held(TURN_SECONDS):
+    def once(self, seconds: float | None = None) -> Iterator[Connection]:
+        with self._writing.held(TURN_SECONDS if seconds is None else seconds):
             self._check_open()
             with self._writer.connect() as connection:
                 yield connection
+
+    def check(self) -> None:
+        """Writes the number that is there already: a transaction that changes nothing would not
+        notice a full disk."""
+        if _identity(self._path) != self._file:
+            raise MovedError
+        with self.writing(CHECK_SECONDS) as connection:
+            version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+            connection.exec_driver_sql(f"PRAGMA user_version = {version}")
 
     def close(self) -> None:
         """The writer goes last: the last connection of all empties the journal into the file. A
