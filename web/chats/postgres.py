@@ -6,6 +6,7 @@ address says itself (libpq's words, behind a "?") comes before what is set here.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -63,6 +64,7 @@ class Postgres:
         self._name = conninfo_to_dict(url).get("dbname")
         self._shut_until = 0.0
         self._closed = False
+        self._patience = threading.local()  # `seconds` that this thread waits for the server
         with told_at_start(self):
             self._unbound().close()
         self._engine = create_engine(
@@ -120,13 +122,12 @@ class Postgres:
         return self._engine.begin()
 
     def check(self) -> None:
-        with self.reading() as connection:
-            driver: Any = connection.connection.dbapi_connection
-            seconds, driver.seconds = driver.seconds, CHECK_SECONDS
-            try:
+        self._patience.seconds = CHECK_SECONDS
+        try:
+            with self.reading() as connection:
                 read_only = connection.exec_driver_sql("SHOW transaction_read_only").scalar_one()
-            finally:
-                driver.seconds = seconds
+        finally:
+            del self._patience.seconds
         if read_only == "on":  # a standby's always are
             raise ReadOnlyError
 
@@ -154,6 +155,7 @@ class Postgres:
         Raises:
             InvalidatePoolError: it is not; nor are the others, then.
         """
+        connection.seconds = getattr(self._patience, "seconds", silence())
         since = record.info.get("since")
         if since is None:  # it is new
             return
