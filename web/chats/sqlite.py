@@ -46,7 +46,7 @@ class SqliteFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._writing = FairLock()
+        self._writing, self._reading = FairLock(), FairLock(READERS)
         self._closed = False
         writer = open_database(path)
         self._file = _identity(path)
@@ -65,7 +65,7 @@ class SqliteFile:
     def reading(self) -> Iterator[Connection]:
         self._check_open()
         try:
-            with self._readers.connect() as connection:
+            with self._reading.held(TURN_SECONDS), self._readers.connect() as connection:
                 yield connection
         finally:
             if self._closed:  # `close` did not see this connection
