@@ -28,7 +28,7 @@ from web.chats.errors import UnknownChatError
 from web.chats.records import Chat, ChatSettings
 from web.chats.searching import holds
 from web.chats.tables import CHATS, MESSAGES
-from web.chats.titles import MOST_TITLE, checked_title, one_line
+from web.chats.titles import MAX_LOOKED_AT, MOST_TITLE, checked_title, one_line
 from web.chats.usage import Usage
 
 MOST_QUERY = 200  # characters of what is searched for
@@ -123,18 +123,24 @@ class Chats(Database):
             limit: how many at the most; `each_chat` gives all.
 
         Raises:
-            StoreError
+            StoreError: also, if the search takes too long.
         """
-        found = LISTED
-        query = clean(query.strip()[:MOST_QUERY])
+        query = clean(query[:MAX_LOOKED_AT].strip()[:MOST_QUERY])
+        values = {"owner": owner, "limit": limit}
         if query:
-            said = select(MESSAGES.c.id).where(
-                MESSAGES.c.chat == CHATS.c.id, holds(MESSAGES.c.text, query)
-            )
-            found = LISTED.where(or_(holds(CHATS.c.title, query), said.exists()))
+            return self._search(query, values)
         with self._reading() as connection:
-            rows = connection.execute(found, {"owner": owner, "limit": limit})
-            return [_chat(*row) for row in rows]
+            rows = connection.execute(LISTED, values).all()
+        return [_chat(*row) for row in rows]
+
+    def _search(self, query: str, values: dict[str, Any]) -> list[Chat]:
+        said = select(MESSAGES.c.id).where(
+            MESSAGES.c.chat == CHATS.c.id, holds(MESSAGES.c.text, query)
+        )
+        found = LISTED.where(or_(holds(CHATS.c.title, query), said.exists()))
+        with self._searching(values["owner"]) as connection:
+            rows = connection.execute(found, values).all()
+        return [_chat(*row) for row in rows]
 
     def each_chat(self, owner: str) -> Iterator[Chat]:
         """All of the owner's chats, the newest first, read page by page: none of those that were

@@ -9,9 +9,10 @@ from typing import Protocol
 
 from sqlalchemy import Connection, bindparam, select
 
-from web.chats.errors import UnknownChatError, told
+from web.chats.errors import UnknownChatError, search_told, told
 from web.chats.sqlite import SqliteFile
 from web.chats.tables import CHATS, MESSAGES
+from web.chats.turns import Turns
 from web.chats.usage import USAGE, Usage, UsageCache, usage_from
 
 OWN_CHAT = select(CHATS.c.id).where(
@@ -26,17 +27,27 @@ IN_CHAT = select(MESSAGES.c.id).where(
 )
 
 
+SEARCHES = 2  # at a time
+SEARCH_SECONDS = 3.0  # that one waits for its turn
+
+
 class Home(Protocol):
     """Where chats are kept; as a text, what it is called. May be used from any thread."""
 
     def reading(self) -> AbstractContextManager[Connection]:
         """For statements that read, each a transaction of its own. Waits for no writer."""
 
+    def searching(self) -> AbstractContextManager[Connection]:
+        """As `reading`, for a statement that the database ends after a few seconds."""
+
     def once(self) -> AbstractContextManager[Connection]:
         """For one statement that writes, which is a transaction of its own."""
 
     def writing(self) -> AbstractContextManager[Connection]:
         """A transaction: all of it happens, or nothing."""
+
+    def check(self) -> None:
+        """Finds out, within a second or so, whether it can be written."""
 
     def close(self) -> None: ...
 
@@ -52,14 +63,35 @@ class Database:
         self.home: Home = SqliteFile(home) if isinstance(home, Path) else home
         self._alive = alive
         self._usage = UsageCache()
+        self._searches = Turns(SEARCHES)
 
     def close(self) -> None:
         """Nothing can be read or saved from here on."""
         self.home.close()
 
+    def check(self) -> None:
+        """That chats can be saved now. Takes a millisecond, and a second or two where a database is
+        busy or away; meant to be called about once a second, from a worker thread.
+
+        Raises:
+            StoreError: they cannot.
+        """
+        with told(self.home, "saved"):
+            self.home.check()
+
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         with told(self.home, "read"), self.home.reading() as connection:
+            yield connection
+
+    @contextmanager
+    def _searching(self, owner: str) -> Iterator[Connection]:
+        """As `_reading`, for what may take long: the connections are not all to do that."""
+        with (
+            search_told(self.home),
+            self._searches.of(owner, SEARCH_SECONDS),
+            self.home.searching() as connection,
+        ):
             yield connection
 
     @contextmanager

@@ -20,6 +20,10 @@ FULL = ("the disk is full", "Free some space on the disk with {place}.")
 AWAY = ("{place} does not answer", "Try again in a moment.")
 BUSY = ("{place} is busy", "Try again in a moment.")
 CLOSED = ("the program is ending", "Start it again.")
+SLOW_SEARCH = (
+    "The search took too long",
+    "Try again in a moment, or delete chats that you no longer need.",
+)
 MOVED = ("{place} was moved or deleted", "Put it back, then start the program again.")
 FORBIDDEN = ("{place} does not let its user do that", "Make that user the owner of {place}.")
 REASONS: dict[int | str, tuple[str, str]] = {
@@ -53,6 +57,9 @@ REASONS: dict[int | str, tuple[str, str]] = {
     "closed": CLOSED,
     "moved": MOVED,
 }
+
+
+SLOW: set[int | str] = {sqlite3.SQLITE_INTERRUPT, "57014", "busy"}  # where it was a search
 
 
 class StoreError(LinlyError):
@@ -100,7 +107,30 @@ class MovedError(Exception):
     kind = "moved"
 
 
-OWN_ERRORS = (ClosedError, BusyError, MovedError)
+class ReadOnlyError(Exception):
+    """The database takes no changes: it is a standby, say."""
+
+    kind = "25006"
+
+
+OWN_ERRORS = (ClosedError, BusyError, MovedError, ReadOnlyError)
+
+
+@contextmanager
+def search_told(place: object) -> Iterator[None]:
+    """As `told`, for a search, which the database may have ended for its length.
+
+    Raises:
+        StoreError
+    """
+    try:
+        with told(place, "read"):
+            yield
+    except StoreError as error:
+        cause = error.__cause__
+        if cause is not None and SLOW.intersection(_kinds(_origin(cause))):
+            raise StoreError(*SLOW_SEARCH) from cause
+        raise
 
 
 @contextmanager
@@ -121,7 +151,7 @@ def told(place: object, deed: str) -> Iterator[None]:
 
 
 def _store_error(error: Exception, place: object, deed: str) -> StoreError:
-    cause = (error.orig if isinstance(error, DBAPIError) else None) or error
+    cause = _origin(error)
     reason, remedy = next(
         (REASONS[kind] for kind in _kinds(cause) if kind in REASONS),
         ("{error}", "Start the program again."),
@@ -129,6 +159,11 @@ def _store_error(error: Exception, place: object, deed: str) -> StoreError:
     diagnosis = getattr(getattr(cause, "diag", None), "message_primary", None)  # PostgreSQL's
     told = reason.format(place=place, error=diagnosis or cause)
     return StoreError(f"The chats cannot be {deed}: {told}", remedy.format(place=place))
+
+
+def _origin(error: BaseException) -> BaseException:
+    """The driver's error, where there is one."""
+    return (error.orig if isinstance(error, DBAPIError) else None) or error
 
 
 def _kinds(cause: BaseException) -> Iterator[int | str]:

@@ -1,4 +1,4 @@
-"""A mutex for worker threads: first come, first served, and no wait without end."""
+"""A semaphore for worker threads: first come, first served, and no wait without end."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from web.chats.errors import BusyError
 
 
 class FairLock:
-    """Not reentrant. `threading.Lock` promises no order: a thread that takes its lock again and
-    again, as an import does, can keep others out for as long as it runs."""
+    """Held by at most `count` threads. Not reentrant.
 
-    def __init__(self) -> None:
+    `threading.Lock` and SQLAlchemy's pool promise no order: a thread that comes again and again, as
+    one that imports or exports does, can keep others out for as long as it runs.
+    """
+
+    def __init__(self, count: int = 1) -> None:
         self._lock = threading.Lock()
-        self._held = False
+        self._free = count
         self._waiting: deque[threading.Event] = deque()
 
     @contextmanager
     def held(self, seconds: float) -> Iterator[None]:
-        """Holds the lock for the block.
+        """Holds a turn for the block.
 
         Raises:
-            BusyError: it was not to be had within `seconds`.
+            BusyError: there was none within `seconds`.
         """
         self._acquire(seconds)
         try:
@@ -34,8 +37,8 @@ class FairLock:
 
     def _acquire(self, seconds: float) -> None:
         with self._lock:
-            if not self._held:
-                self._held = True
+            if self._free:
+                self._free -= 1
                 return
             turn = threading.Event()
             self._waiting.append(turn)
@@ -47,9 +50,9 @@ class FairLock:
                 raise BusyError
 
     def _release(self) -> None:
-        """Hands the lock to the thread that has waited longest, without letting go of it."""
+        """Hands the turn to the thread that has waited longest, without letting go of it."""
         with self._lock:
             if self._waiting:
                 self._waiting.popleft().set()
             else:
-                self._held = False
+                self._free += 1

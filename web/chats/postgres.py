@@ -6,6 +6,7 @@ address says itself (libpq's words, behind a "?") comes before what is set here.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -18,7 +19,7 @@ from sqlalchemy.exc import InvalidatePoolError
 
 from web.chats import migrations
 from web.chats.deadline import BoundedConnection, has_something
-from web.chats.errors import ClosedError, StoreError, told
+from web.chats.errors import ClosedError, ReadOnlyError, StoreError, told
 from web.chats.migrations import POSTGRES, statements
 from web.chats.sqlite import APPLICATION, BUSY_SECONDS, OPEN_SECONDS
 
@@ -27,6 +28,7 @@ POOL_SIZE = 4  # connections: of the event loop and of the threads that look or 
 STATEMENT_SECONDS = 5.0  # a search through all of somebody's chats takes the longest
 IDLE_SECONDS = 30.0  # between two statements of a transaction
 ANSWER_SECONDS = 1.0  # this much longer, and it is not the statement that takes so long
+CHECK_SECONDS = 1.0  # that a check waits for the server
 PING_SECONDS = 5.0  # a connection that was used since then is taken as it is
 PAUSES = 4  # for how many times as long as it took in vain nobody tries again
 # A host that is gone says nothing, so somebody has to stop waiting.
@@ -62,6 +64,7 @@ class Postgres:
         self._name = conninfo_to_dict(url).get("dbname")
         self._shut_until = 0.0
         self._closed = False
+        self._patience = threading.local()  # `seconds` that this thread waits for the server
         with told_at_start(self):
             self._unbound().close()
         self._engine = create_engine(
@@ -105,6 +108,10 @@ class Postgres:
         self._check_open()
         return self._looking.connect()
 
+    def searching(self) -> AbstractContextManager[Connection]:
+        """As `reading`: no statement takes longer than `STATEMENT_SECONDS`."""
+        return self.reading()
+
     def once(self) -> AbstractContextManager[Connection]:
         """As `reading`: a statement alone needs no other transaction to write."""
         return self.reading()
@@ -113,6 +120,16 @@ class Postgres:
         """What two must not do at once is held by a lock on its chat's row."""
         self._check_open()
         return self._engine.begin()
+
+    def check(self) -> None:
+        self._patience.seconds = CHECK_SECONDS
+        try:
+            with self.reading() as connection:
+                read_only = connection.exec_driver_sql("SHOW transaction_read_only").scalar_one()
+        finally:
+            del self._patience.seconds
+        if read_only == "on":  # a standby's always are
+            raise ReadOnlyError
 
     def close(self) -> None:
         self._closed = True
@@ -138,6 +155,7 @@ class Postgres:
         Raises:
             InvalidatePoolError: it is not; nor are the others, then.
         """
+        connection.seconds = getattr(self._patience, "seconds", silence())
         since = record.info.get("since")
         if since is None:  # it is new
             return

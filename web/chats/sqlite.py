@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, QueuePool, StaticPool, create_engine
 
@@ -25,6 +27,8 @@ APPLICATION = 0x4C696E6C  # "Linl", in the file's header
 OPEN_SECONDS = 5.0  # how long to wait for another process, which may be migrating the file
 BUSY_SECONDS = 0.5  # and later on, while other threads wait for this one
 TURN_SECONDS = 5.0  # how long a thread waits for the others of this process
+CHECK_SECONDS = 1.0  # after which a store that cannot be checked is one that cannot be written
+SEARCH_SECONDS = 3.0  # after which a search is ended
 READERS = 4  # connections that read, each with at most 2 MB of the file in memory
 MAX_JOURNAL = 64_000_000  # bytes of it that stay on the disk once they are in the file
 RETRY_SECONDS = 0.05
@@ -42,7 +46,7 @@ class SqliteFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._writing = FairLock()
+        self._writing, self._reading = FairLock(), FairLock(READERS)
         self._closed = False
         writer = open_database(path)
         self._file = _identity(path)
@@ -61,27 +65,51 @@ class SqliteFile:
     def reading(self) -> Iterator[Connection]:
         self._check_open()
         try:
-            with self._readers.connect() as connection:
+            with self._reading.held(TURN_SECONDS), self._readers.connect() as connection:
                 yield connection
         finally:
             if self._closed:  # `close` did not see this connection
                 self._readers.pool.dispose()
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def searching(self) -> Iterator[Connection]:
+        """A timer ends the statement: what SQLite calls itself, to see the time, would take the
+        interpreter's lock again and again."""
+        with self.reading() as connection:
+            driver: Any = connection.connection.dbapi_connection
+            timer = threading.Timer(SEARCH_SECONDS, driver.interrupt)
+            timer.daemon = True
+            timer.start()
+            try:
+                yield connection
+            finally:
+                timer.cancel()
+                timer.join()  # it must not interrupt what the connection does next
+
+    @contextmanager
+    def writing(self, seconds: float | None = None) -> Iterator[Connection]:
         """Has the write lock from the beginning: what a transaction reads before it writes must
         not change in between."""
-        with self.once() as connection:
+        with self.once(seconds) as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield connection
             connection.commit()
 
     @contextmanager
-    def once(self) -> Iterator[Connection]:
-        with self._writing.held(TURN_SECONDS):
+    def once(self, seconds: float | None = None) -> Iterator[Connection]:
+        with self._writing.held(TURN_SECONDS if seconds is None else seconds):
             self._check_open()
             with self._writer.connect() as connection:
                 yield connection
+
+    def check(self) -> None:
+        """Writes the number that is there already: a transaction that changes nothing would not
+        notice a full disk."""
+        if _identity(self._path) != self._file:
+            raise MovedError
+        with self.writing(CHECK_SECONDS) as connection:
+            version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+            connection.exec_driver_sql(f"PRAGMA user_version = {version}")
 
     def close(self) -> None:
         """The writer goes last: the last connection of all empties the journal into the file. A

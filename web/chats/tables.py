@@ -5,6 +5,7 @@ Nothing is made from these: that is what `migrations` do.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from sqlalchemy.dialects import postgresql
 
 
+MAX_KEY = 200  # characters; an id has 32, a name 60, an owner few more than an account's name
+
+
 class Words(TypeDecorator[str]):
     """Text. PostgreSQL knows none with NUL, so an id that has one is one that nothing has."""
 
@@ -39,58 +43,70 @@ class Words(TypeDecorator[str]):
         return value
 
 
+class Key(Words):
+    """A short text that rows are found by. One that is longer than any of ours comes from outside;
+    its digest stands for it, so that megabytes of it neither travel nor are kept."""
+
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value and len(value) > MAX_KEY:
+            return hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()
+        return super().process_bind_param(value, dialect)
+
+
 METADATA = MetaData()
 CHATS = Table(
     "chats",
     METADATA,
     Column("number", BigInteger),
-    Column("id", Words, primary_key=True),
-    Column("owner", Words),
+    Column("id", Key, primary_key=True),
+    Column("owner", Key),
     Column("title", Words),
     Column("named", Integer),
     Column("created", Double),
     Column("updated", Double),
     Column("deleted", Double),
-    Column("head", Words),
+    Column("head", Key),
     Column("settings", Words),
 )
 MESSAGES = Table(
     "messages",
     METADATA,
     Column("number", BigInteger),
-    Column("id", Words, primary_key=True),
-    Column("chat", Words),
-    Column("parent", Words),
+    Column("id", Key, primary_key=True),
+    Column("chat", Key),
+    Column("parent", Key),
     Column("role", Words),
     Column("state", Words),
     Column("created", Double),
     Column("error", Words),
-    Column("comparison", Words),
-    Column("repeats", Words),
-    Column("server", Words),
+    Column("comparison", Key),
+    Column("repeats", Key),
+    Column("server", Key),
     Column("runs", Words),
     Column("text", Words),
 )
 VOTES = Table(
     "votes",
     METADATA,
-    Column("chat", Words, primary_key=True),
-    Column("comparison", Words, primary_key=True),
-    Column("winner", Words),
+    Column("chat", Key, primary_key=True),
+    Column("comparison", Key, primary_key=True),
+    Column("winner", Key),
     Column("created", Double),
 )
 SNIPPETS = Table(
     "snippets",
     METADATA,
-    Column("owner", Words, primary_key=True),
-    Column("name", Words, primary_key=True),
+    Column("owner", Key, primary_key=True),
+    Column("name", Key, primary_key=True),
     Column("text", Words),
 )
 PRESETS = Table(
     "presets",
     METADATA,
-    Column("owner", Words, primary_key=True),
-    Column("name", Words, primary_key=True),
+    Column("owner", Key, primary_key=True),
+    Column("name", Key, primary_key=True),
     Column("sampling", Words),
 )
 

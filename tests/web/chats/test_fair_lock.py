@@ -82,3 +82,11 @@ def test_fair_lock_is_held_by_one_thread_at_a_time() -> None:
     assert not lock._waiting
     with lock.held(0.01):
         pass
+
+
+def test_fair_lock_is_held_by_so_many_threads() -> None:
+    lock = FairLock(2)
+    with lock.held(LONG), lock.held(LONG), pytest.raises(BusyError), lock.held(0.01):
+        pass
+    with lock.held(0.01), lock.held(0.01):
+        pass

@@ -176,6 +176,33 @@ def test_a_database_that_is_read_only(url: str) -> None:
         assert store.chat(MEI, chat).title == "title"
 
 
+def test_check(back: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a database that can be written, is read-only, hangs, or is away."""
+    monkeypatch.setattr(postgres, "STATEMENT_SECONDS", 30.0)
+    monkeypatch.setattr(postgres, "CHECK_SECONDS", 0.2)
+    home = Postgres(url)
+    with closing(ChatStore(home)) as store:
+        store.check()
+        for seconds in (1000.0, -1.0):  # without a ping and with one
+            monkeypatch.setattr(postgres, "PING_SECONDS", seconds)
+            began = time.monotonic()
+            with back.hanging(url), pytest.raises(StoreError, match="does not answer"):
+                store.check()
+            assert time.monotonic() - began < postgres.silence()
+            home.answers()
+            store.check()
+        with store.home.reading() as connection:
+            driver: Any = connection.connection.dbapi_connection
+            assert driver.seconds == postgres.silence()
+        do(url, f"ALTER DATABASE {url.rpartition('/')[2]} SET default_transaction_read_only = on")
+        cut_off(url)
+        with pytest.raises(StoreError, match=r"cannot be saved: the database \w+ is read-only"):
+            store.check()
+        back.stop()
+        with pytest.raises(StoreError, match="does not answer"):
+            store.check()
+
+
 OPEN = """
 import sys, time
 from pathlib import Path

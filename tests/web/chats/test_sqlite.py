@@ -9,8 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -476,3 +476,92 @@ def test_a_reader_that_outlives_the_store_is_closed(path: Path) -> None:
         store.close()
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         raw.execute("SELECT 1")  # type: ignore[union-attr]
+
+
+def test_check_of_a_store_that_can_be_written(path: Path) -> None:
+    """It changes nothing, and leaves no more on the disk however often it is called."""
+    with closing(ChatStore(path)) as store:
+        begun(store)
+        for _ in range(2_000):
+            store.check()
+        assert sum(file.stat().st_size for file in path.parent.iterdir()) < 20_000_000
+    assert version(path) == len(MIGRATIONS)
+
+
+def test_check_of_a_full_disk(path: Path) -> None:
+    with closing(ChatStore(path)) as store:
+        begun(store)
+        with store.home.once() as connection:
+            connection.exec_driver_sql("PRAGMA max_page_count = 1")
+        store.check()  # what is there can be written over
+    with mounted(path.parent / "small") as small, closing(ChatStore(small / "chats.db")) as store:
+        store.check()
+        with (small / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
+            while True:
+                ballast.write(b"x" * 4096)
+
+        def checked() -> None:  # until the journal has to grow
+            for _ in range(2_000):
+                store.check()
+
+        with pytest.raises(StoreError, match="cannot be saved: the disk"):
+            checked()
+        (small / "ballast").unlink()
+        store.check()
+
+
+@contextmanager
+def mounted(folder: Path, *options: str) -> Iterator[Path]:
+    """A file system of its own with little room."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("file systems cannot be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_check_of_a_file_that_is_gone(path: Path) -> None:
+    with closing(ChatStore(path)) as store:
+        begun(store)
+        path.unlink()
+        with pytest.raises(StoreError, match="was moved or deleted") as caught:
+            store.check()
+        path.touch()  # another one, which is not that
+        with pytest.raises(StoreError, match="was moved or deleted"):
+            store.check()
+    assert caught.value.remedy == "Put it back, then start the program again."
+
+
+def test_check_of_a_folder_that_is_gone(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    with closing(ChatStore(folder / "chats.db")) as store:
+        begun(store)
+        folder.rename(tmp_path / "elsewhere")
+        with pytest.raises(StoreError, match="was moved or deleted"):
+            store.check()
+        (tmp_path / "elsewhere").rename(folder)
+        store.check()
+
+
+def test_check_of_a_read_only_file(path: Path) -> None:
+    with closing(ChatStore(path)) as store:
+        with store.home.once() as connection:
+            connection.exec_driver_sql("PRAGMA query_only = ON")
+        with pytest.raises(StoreError, match="cannot be written"):
+            store.check()
+
+
+def test_check_beside_a_writer(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that does not come to an end is as bad as none."""
+    monkeypatch.setattr(sqlite, "CHECK_SECONDS", 0.05)
+    with closing(ChatStore(path)) as store:
+        with store.home.writing():
+            problem = in_thread(store.check)
+        assert isinstance(problem, StoreError)
+        assert "is busy" in str(problem)
+        store.check()
+    with pytest.raises(StoreError, match="the program is ending"):
+        store.check()
