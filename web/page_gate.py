@@ -28,7 +28,7 @@ from web.sharing import PublicLink
 from web.visitor import KEY, identify, is_secure, language_of
 
 MB = 1_000_000
-API_PATHS = re.compile(r"/(?:v1(?:/.*)?|health/?|metrics/?)", re.ASCII)
+API_PATHS = re.compile(r"/(?:v1(?:/.*)?|health/?|metrics/?)", re.ASCII | re.DOTALL)
 SMALL = 100_000  # bytes of a body that is no file
 MAX_BODIES = 100 * MB  # of all small requests that are being read; and of all large ones
 BODY_SECONDS = 120.0  # for a whole body; between its pieces, the server itself has less patience
