@@ -61,7 +61,7 @@ class Logins:
         except (BadData, KeyError, TypeError):
             return None
         known = account in self.access.accounts if self.access.accounts else account == ""
-        good = secrets.compare_digest(proof, self._proof(scope, account))
+        good = secrets.compare_digest(proof.encode(), self._proof(scope, account).encode())
         return account if known and good else None
 
     async def verify(self, scope: Mapping[str, Any], user: str, password: str) -> bool:

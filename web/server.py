@@ -62,7 +62,7 @@ def build_app(
     logins = Logins(access, link, attempts, key=login.key_in(folder))
     service = PageService.build(manager, keeping, desk, link, folder)
     checks = [
-        HealthCheck("The chat store", lambda: _read(keeping)),
+        HealthCheck("The chat store", keeping.store.check),
         HealthCheck("The page", service.check),
     ]
     api.install(app, manager, access, attempts, checks)
@@ -96,10 +96,6 @@ def _close_gradio(app: FastAPI) -> None:
 def _is_needed(route: BaseRoute) -> bool:
     methods = getattr(route, "methods", None) or set()
     return getattr(route, "path", None) in GRADIO_PATHS and methods <= {"GET", "HEAD"}
-
-
-def _read(keeping: Keeping) -> None:
-    keeping.store.chats(owner="", limit=1)
 
 
 def serve(app: FastAPI, socks: list[socket.socket], on_end: Callable[[], None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-REFUSED = "Failed to load resource: the server responded with a status of 4"
+REFUSED = re.compile("Failed to load resource: the server responded with a status of (4..|503)")
 PATIENCE = int(os.environ.get("PATIENCE", 30_000))  # milliseconds; a bound, not a measure
 
 
@@ -70,7 +71,7 @@ class Chat:
 
     def _listen(self, message: ConsoleMessage) -> None:
         # The browser itself remarks on each action that was refused, which the page says, too.
-        refused = message.text.startswith(REFUSED) and "/page/" in message.location["url"]
+        refused = REFUSED.match(message.text) and "/page/" in message.location["url"]
         if message.type == "error" and not refused:
             self._note(message.text)
 

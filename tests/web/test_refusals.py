@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import httpx
 import pytest
 from playwright.sync_api import expect
 
@@ -368,13 +369,44 @@ def test_rows_that_are_left_out_of_a_training() -> None:
 def test_a_refusal_on_the_page(tmp_path: Path) -> None:
     manager = fake_manager(FakeEngine(echo))
     manager.wait()
-    with serving(manager, data=tmp_path) as url, Caller(url) as caller:
-        assert (
-            said(caller.act({"kind": "pairs"}))
-            == "There are no votes yet. Compare adapters, and vote."
-        )
-        caller.call("arrive", "zh", "")
-        assert said(caller.act({"kind": "pairs"})) == "还没有投票。请对比适配器并投票。"
+    english, chinese = (
+        "There are no votes yet. Compare adapters, and vote.",
+        "还没有投票。请对比适配器并投票。",
+    )
+    with serving(manager, data=tmp_path) as url:
+        with Caller(url) as caller:
+            assert said(caller.export("pairs")) == english
+        with Caller(url, language="zh") as caller:
+            assert said(caller.export("pairs")) == chinese
+        with Caller(url, language="fr") as caller:
+            assert said(caller.export("pairs")) == english
+
+
+REFUSED = {
+    "/page/actions/send": (404, "这里没有内容", {"path": "/page/actions/send/x"}),
+    "method": (405, "此路径不接受 PUT 请求", {"method": "PUT"}),
+    "host": (421, "本页不以 'evil.example' 这个名称提供服务。"
+                  "请用 --allowed_hosts 加上该名称启动程序。", {"host": "evil.example"}),
+    "origin": (403, "该请求来自另一个网页。若经过代理，请让它原样转发 Host 标头。",
+               {"origin": "https://evil.example"}),
+    "site": (403, "该请求来自另一个网页。请直接打开本页。", {"sec-fetch-site": "cross-site"}),
+    "size": (413, "内容超过 1,000,000 字节", {"content": "1000001"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refusal_of_the_gate_is_in_the_browser_s_language(name: str, tmp_path: Path) -> None:
+    """It comes before the page's own language is known."""
+    status, chinese, changed = REFUSED[name]
+    method, path = changed.pop("method", "POST"), changed.pop("path", "/page/actions/stop")
+    manager = fake_manager(FakeEngine(echo))
+    with serving(manager, data=tmp_path) as url:
+        headers = {"accept-language": "zh-CN,zh;q=0.9", **changed}
+        content = b" " * int(headers.pop("content", 0))
+        answer = httpx.request(method, f"{url}{path}", content=content, headers=headers)
+    assert answer.status_code == status
+    told = answer.json()["error"]["message"] if method == "POST" else answer.text.strip()
+    assert told.removesuffix("。") == chinese.removesuffix("。")
 
 
 @pytest.mark.browser

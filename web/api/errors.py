@@ -90,7 +90,10 @@ def _answer_error(_: Request, error: LinlyError) -> JSONResponse:
 
 
 def _answer_unreadable(_: Request, error: StarletteException) -> JSONResponse:
-    """What FastAPI says of a body that it cannot read, and the gate of one that is too large."""
+    """What FastAPI says of a body that it cannot read, the gate of one that is too large, and the
+    page's folder of a file that is not there."""
+    if error.status_code == NoSuchRouteError.http_status:
+        return as_response(NoSuchRouteError("There is nothing here"))
     too_large = error.status_code == TooLargeError.http_status
     return as_response(TooLargeError(error.detail) if too_large else RequestError(error.detail))
 

@@ -65,6 +65,7 @@ SLOW: set[int | str] = {sqlite3.SQLITE_INTERRUPT, "57014", "busy"}  # where it w
 class StoreError(LinlyError):
     """The chats cannot be opened, read or saved."""
 
+    http_status = 503
     exit_status = 1
     code = "store"
 

@@ -114,12 +114,13 @@ def test_the_refusal_says_what_to_do() -> None:
 @pytest.mark.parametrize("settings", [Settings(auth=("mei:pw",)), Settings(share=True)])
 def test_a_page_with_a_password_has_no_open_api(settings: Settings) -> None:
     """The API lies on the same public address; it must not be a way around the login."""
-    rules = decide(settings, 9000)
-    link = scope(server=("127.0.0.1", 9000))
-    assert not rules.allows_api(link, "")
-    assert rules.allows_api(link, rules.passphrase or "pw")
-    # A link changes nothing for this machine.
-    assert rules.allows_api(scope(), "") == settings.share
+    rules = decide(settings, link_port=9000)
+    through = scope(server=("127.0.0.1", 9000))
+    assert not rules.allows_api(through, "")
+    assert rules.allows_api(through, rules.passphrase or "pw")
+    # With accounts everybody is asked; the passphrase is the link's.
+    assert rules.allows_api(scope(), "") is settings.share
+    assert rules.allows_api(scope(), "pw") or settings.share
 
 
 def test_api_keys_of_its_own_win() -> None:

@@ -1,0 +1,349 @@
+"""The login page and its cookie."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from itsdangerous import URLSafeTimedSerializer
+from websockets.exceptions import InvalidStatus
+
+from tests.fake import FakeEngine, echo, fake_manager
+from tests.web.handmade import FORM, Stream
+from tests.web.serving import serving
+from web import login
+from web.access import Access
+from web.address import bind
+from web.login import COOKIE, SECONDS, Logins, key_in
+from web.sharing import LinkRules, PublicLink
+
+MEI, LIN = ("mei", "mei's 密码"), ("lin", "lin's")
+ACCOUNTS = dict([MEI, LIN])
+PASSPHRASE = "abcd-efgh-jkmn"
+NAME = "abc.share.example"
+
+
+@dataclass
+class Page:
+    """A page that is served, by its own port and by the link's."""
+
+    own: str
+    link: str
+    folder: Path
+
+
+@contextmanager
+def served(folder: Path, accounts: dict[str, str] | None = None,
+           passphrase: str | None = None) -> Iterator[Page]:  # fmt: skip
+    manager = fake_manager(FakeEngine(echo))
+    manager.wait()
+    tunnel: socket.socket = bind("127.0.0.1", 0)
+    port = tunnel.getsockname()[1]
+    access = Access(accounts or {}, passphrase, link_port=port)
+    public = PublicLink(LinkRules(), lambda: None, passphrase)
+    public.opened(f"https://{NAME}")
+    with serving(manager, access, link=tunnel, data=folder, public=public) as url:
+        yield Page(url, f"http://127.0.0.1:{port}", folder)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with served(tmp_path_factory.mktemp("accounts"), ACCOUNTS) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def linked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with served(tmp_path_factory.mktemp("link"), passphrase=PASSPHRASE) as page:
+        yield page
+
+
+def browser(url: str, **headers: str) -> httpx.Client:
+    return httpx.Client(base_url=url, trust_env=False, headers=headers, timeout=30)
+
+
+def log_in(client: httpx.Client, user: str, password: str, **more: str) -> httpx.Response:
+    return client.post("/login", data={"username": user, "password": password, **more})
+
+
+def given(answer: httpx.Response) -> str:
+    """The login cookie that an answer sets; "" if there is none."""
+    found = [one for one in answer.headers.get_list("set-cookie") if COOKIE in one]
+    return found[0] if found else ""
+
+
+def is_in(client: httpx.Client) -> bool:
+    """Whether the page is shown, an action let in and a stream opened; all or none."""
+    acted = client.post("/page/actions/stop", content="{}", headers={"X-Linly-Tab": "x"})
+    pairs = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+    try:
+        Stream(str(client.base_url).rstrip("/"), {"Cookie": pairs}).close()
+        streamed = True
+    except InvalidStatus:
+        streamed = False
+    shown = client.get("/")
+    assert {shown.status_code == 200, acted.status_code != 401, streamed} in ({True}, {False})
+    assert streamed or (shown.status_code, acted.status_code) == (401, 401)
+    assert streamed or "<form" in shown.text
+    assert streamed or "linly_visitor" not in str(shown.headers)
+    return streamed
+
+
+def test_login_with_a_right_password(page: Page) -> None:
+    for url in (page.own, page.link):
+        with browser(url) as client:
+            assert not is_in(client)
+            answer = log_in(client, *MEI)
+            assert (answer.status_code, answer.headers["location"]) == (303, "./")
+            assert re.fullmatch(
+                rf"{COOKIE}=[\w.-]+; Path=/; Max-Age={SECONDS}; HttpOnly; SameSite=Lax",
+                given(answer),
+            )
+            assert is_in(client)
+
+
+@pytest.mark.parametrize(
+    ("user", "password"),
+    [("mei", "wrong"), ("mei", ""), ("", ""), MEI[::-1], ("mei", LIN[1]), ("nobody", MEI[1]),
+     ("nobody", ""), ("MEI", MEI[1]), ("mei", f"{MEI[1]} "), ("mei", "x" * 1_001)],
+)  # fmt: skip
+def test_login_with_a_wrong_one(page: Page, user: str, password: str) -> None:
+    with browser(page.own) as client:
+        answer = log_in(client, user, password)
+        assert (answer.status_code, given(answer)) == (401, "")
+        assert "Wrong user name or password." in answer.text
+        assert MEI[1] not in answer.text
+        assert not is_in(client)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"\xff\xfe", b"username=mei", b"=&=&=", b"username=%ff&password=%ed%a0%80",
+     b"&".join(b"a=b" for _ in range(50)), b"%00" * 100, b'{"username": "mei"}'],
+)  # fmt: skip
+def test_login_with_a_form_that_is_none(page: Page, body: bytes) -> None:
+    with browser(page.own) as client:
+        answer = client.post("/login", content=body)
+        assert (answer.status_code, given(answer)) == (401, "")
+
+
+def test_login_form_is_small(page: Page) -> None:
+    with browser(page.own) as client:
+        assert client.post("/login", content=b"x" * 8_001).status_code == 413
+
+
+def test_login_leads_back_to_the_chat(page: Page) -> None:
+    with browser(page.own) as client:
+        assert 'name="chat" value="0a-b_1"' in client.get("/?chat=0a-b_1").text
+        assert log_in(client, *MEI, chat="0a-b_1").headers["location"] == "./?chat=0a-b_1"
+        for chat in ("//evil.example", "https://evil.example", '"><script>', "x" * 101, "a b"):
+            assert chat not in client.get("/login", params={"chat": chat}).text
+            assert log_in(client, *MEI, chat=chat).headers["location"] == "./"
+        assert 'value="0a-b_1"' in log_in(client, "mei", "wrong", chat="0a-b_1").text
+
+
+@pytest.mark.parametrize(
+    ("language", "title"),
+    [("en-US,en;q=0.9", 'lang="en"'), ("zh-CN,zh;q=0.9", 'lang="zh"'), ("fr", 'lang="en"'),
+     ("", 'lang="en"'), ("zh", "用户名")],
+)  # fmt: skip
+def test_login_page_is_in_the_browser_s_language(page: Page, language: str, title: str) -> None:
+    with browser(page.own, **{"Accept-Language": language}) as client:
+        answer = client.get("/")
+        assert title in answer.text
+        assert (answer.status_code, answer.headers["cache-control"]) == (401, "no-store")
+        if language == "zh":
+            assert "用户名或密码不正确。" in log_in(client, "mei", "wrong").text
+
+
+def test_login_is_of_one_account(page: Page) -> None:
+    """Each finds the own chats, in whatever browser."""
+    with browser(page.own) as mei, browser(page.own) as lin:
+        log_in(mei, *MEI)
+        log_in(lin, *LIN)
+        tab = {"X-Linly-Tab": "x"}
+        sent = mei.post("/page/actions/send", json={"text": "secret", "form": FORM}, headers=tab)
+        assert sent.status_code == 200
+        for client, seen in ((mei, True), (lin, False)):
+            found = client.post("/page/export", json={"kind": "all"}, headers=tab)
+            assert ("secret" in found.text) is seen
+        with browser(page.link) as again:
+            log_in(again, *MEI)
+            assert "secret" in again.post("/page/export", json={"kind": "all"}, headers=tab).text
+
+
+def test_logout_takes_the_cookie_away(page: Page) -> None:
+    with browser(page.own) as client:
+        assert client.post("/logout").status_code == 401
+        log_in(client, *MEI)
+        assert client.get("/logout").status_code == 405  # an image's address would do it
+        answer = client.post("/logout")
+        assert (answer.status_code, answer.headers["location"]) == (303, "./")
+        assert f"{COOKIE}=; Path=/; Max-Age=0" in given(answer)
+        assert not is_in(client)
+
+
+def signed(key: bytes, told: Any, salt: str = COOKIE) -> str:
+    return str(URLSafeTimedSerializer(key, salt=salt).dumps(told))
+
+
+def test_login_cookie_that_is_forged(page: Page) -> None:
+    key = (page.folder / login.KEY_FILE).read_bytes()
+    with browser(page.own) as client:
+        log_in(client, *MEI)
+        good = client.cookies[COOKIE]
+        body, stamp, _ = good.rsplit(".", 2)
+    proof = URLSafeTimedSerializer(key, salt=COOKIE).loads(good)["proof"]
+    forged = [
+        "", "x", "..", good[:-1], good[1:], f"{body}.{stamp}.", f"{body}.{stamp}", f"{good}x",
+        signed(b"x" * 32, {"user": "mei", "proof": proof}),
+        signed(key, {"user": "mei", "proof": proof}, "another salt"),
+        # Even with the key: not without a password that is known, nor with another's.
+        signed(key, {"user": "lin", "proof": proof}),
+        signed(key, {"user": "nobody", "proof": proof}),
+        signed(key, {"user": "", "proof": proof}),
+        signed(key, {"user": "mei", "proof": ""}),
+        signed(key, {"user": "mei", "proof": "密"}),
+        signed(key, {"user": "mei"}),
+        signed(key, ["mei", proof]),
+        signed(key, None),
+    ]  # fmt: skip
+    for value in forged:
+        with browser(page.own) as client:
+            client.cookies.set(COOKIE, value)
+            assert client.get("/").status_code == 401, value
+    with browser(page.own, Cookie=f"{COOKIE}={good}") as client:
+        assert client.get("/").status_code == 200
+
+
+def scope(cookie: str = "", port: int = 7860, **more: Any) -> dict[str, Any]:
+    headers = [(b"host", b"127.0.0.1"), (b"cookie", cookie.encode())]
+    return {"type": "http", "scheme": "http", "server": ("127.0.0.1", port), "headers": headers,
+            **more}  # fmt: skip
+
+
+def value(set_cookie: str) -> str:
+    return set_cookie.partition(";")[0]
+
+
+def test_login_ends_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    logins = Logins(Access(ACCOUNTS))
+    cookie = value(logins.issue(scope(), "mei"))
+    assert logins.account(scope(cookie)) == "mei"
+    monkeypatch.setattr(login, "SECONDS", -1)
+    assert logins.account(scope(cookie)) is None
+
+
+def test_login_ends_with_its_password() -> None:
+    logins = Logins(Access(ACCOUNTS))
+    cookie = value(logins.issue(scope(), "mei"))
+    for accounts in ({**ACCOUNTS, "mei": "another"}, {"lin": ACCOUNTS["lin"]}, {}):
+        assert dataclasses.replace(logins, access=Access(accounts)).account(scope(cookie)) is None
+    others = dataclasses.replace(logins, access=Access({**ACCOUNTS, "lin": "another"}))
+    assert others.account(scope(cookie)) == "mei"
+
+
+def test_login_outlives_a_restart(tmp_path: Path) -> None:
+    for folder, kept in ((tmp_path / "a", True), (tmp_path / "b", False)):
+        folder.mkdir()
+        with served(folder, ACCOUNTS) as page, browser(page.own) as client:
+            log_in(client, *MEI)
+            cookie = client.cookies[COOKIE]
+        other = folder if kept else tmp_path / "a"
+        with served(other, ACCOUNTS) as page, browser(page.own) as client:
+            client.cookies.set(COOKIE, cookie)
+            assert is_in(client) is kept
+
+
+def test_login_key_is_the_folder_s(tmp_path: Path) -> None:
+    key = key_in(tmp_path)
+    assert (key_in(tmp_path), len(key)) == (key, 32)
+    assert (tmp_path / login.KEY_FILE).stat().st_mode & 0o777 == 0o600
+    assert key_in(tmp_path / "nowhere") != key_in(tmp_path / "nowhere")  # of each run alone
+
+
+def test_login_key_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program ended with a stack trace at its start."""
+    monkeypatch.setattr(login, "KEY_SECONDS", 0.0)
+    path = tmp_path / login.KEY_FILE
+    path.write_bytes(b"torn")
+    assert len(key_in(tmp_path)) == 32
+    path.unlink()
+    path.mkdir()
+    assert len(key_in(tmp_path)) == 32
+
+
+def test_login_key_that_another_program_is_writing(tmp_path: Path) -> None:
+    """Replicas that share a folder start at once: each must have the same one."""
+    import threading
+
+    path = tmp_path / login.KEY_FILE
+    path.touch()
+    timer = threading.Timer(0.1, path.write_bytes, (b"k" * 32,))
+    timer.start()
+    assert key_in(tmp_path) == b"k" * 32
+    timer.join()
+
+
+def test_passphrase_is_asked_for_through_the_link_alone(linked: Page) -> None:
+    with browser(linked.own) as own:
+        assert is_in(own)
+        answer = log_in(own, "friend", PASSPHRASE)
+        assert (answer.status_code, given(answer)) == (401, "")
+    with browser(linked.link) as client:
+        assert "Enter any name and, as password, the passphrase." in client.get("/").text
+        assert not is_in(client)
+        for wrong in ("", "guess", PASSPHRASE.upper(), f"{PASSPHRASE} "):
+            assert log_in(client, "friend", wrong).status_code == 401
+        assert log_in(client, "", PASSPHRASE).status_code == 303
+        assert is_in(client)
+    # A name at the login is not an account: the visitor stays the browser's.
+    with browser(linked.link) as client:
+        log_in(client, "friend", PASSPHRASE)
+        first = client.get("/").headers["set-cookie"]
+        client.cookies.clear()
+        log_in(client, "friend", PASSPHRASE)
+        assert client.get("/").headers["set-cookie"] != first
+
+
+def test_login_by_tls_has_a_name_that_no_other_host_sets() -> None:
+    link = PublicLink(LinkRules(), lambda: None, PASSPHRASE, address=f"https://{NAME}")
+    access = Access(passphrase=PASSPHRASE, link_port=9000)
+    logins = Logins(access, link)
+    named = [(b"host", NAME.encode())]
+    for sender, secure in (
+        (scope(scheme="https"), True),
+        (scope(scheme="wss"), True),
+        (scope(), False),
+        (scope(port=9000, headers=named), True),  # the tunnel's server has the certificate
+        (scope(port=9000), False),
+        (scope(headers=named), False),  # not through the link
+    ):
+        issued = logins.issue(sender, "friend")
+        assert issued.startswith("__Host-linly_login=" if secure else "linly_login=")
+        assert issued.endswith("; Secure") is secure
+        assert logins.end(sender).startswith(issued.partition("=")[0] + "=;")
+        assert "Path=/;" in issued
+        assert "HttpOnly; SameSite=Lax" in issued
+    safe = value(logins.issue(scope(port=9000, headers=named), "friend"))
+    cookie = (b"cookie", safe.encode())
+    assert logins.account(scope(port=9000, headers=[*named, cookie])) == ""
+    plain = safe.removeprefix("__Host-")  # as another host of the same site could set it
+    assert logins.account(scope(port=9000, headers=[*named, (b"cookie", plain.encode())])) is None
+
+
+def test_passphrase_is_no_account_s_login() -> None:
+    """A cookie of the link does not open a page that has accounts, and the other way round."""
+    key = b"k" * 32
+    shared = Logins(Access(passphrase=PASSPHRASE, link_port=7860), key=key)
+    with_accounts = Logins(Access({"": PASSPHRASE, **ACCOUNTS}, link_port=7860), key=key)
+    assert with_accounts.account(scope(value(shared.issue(scope(), "")))) is None
+    assert shared.account(scope(value(with_accounts.issue(scope(), "mei")))) is None
