@@ -40,7 +40,9 @@ from tests.deployed import (
     services,
 )
 from web.access import Access
-from web.chats.identity import VisitorCookie
+from web.hosts import HostNames
+from web.login import Logins
+from web.page_gate import PageGate
 
 FLAGS = {f"LINLY_{field.name.upper()}{end}" for field in fields(Settings) for end in ("", "_FILE")}
 PATHS = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -156,11 +158,14 @@ def test_a_page_believes_its_proxy_about_https_and_nothing_more(
     says of where somebody comes from opens nothing."""
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", environment["FORWARDED_ALLOW_IPS"])
 
+    access = Access(hosts=HostNames("0.0.0.0"))  # noqa: S104 (as in a container)
+
     async def allowed(request: Request) -> PlainTextResponse:
-        return PlainTextResponse(str(Access().allows_api(request.scope, "")))
+        return PlainTextResponse(str(access.allows_api(request.scope, "")))
 
     app = Starlette(routes=[Route("/", allowed)])
-    config = uvicorn.Config(VisitorCookie(app), log_config=None)  # as web/server.py has it
+    gate = PageGate(app, access, Logins(access), None)  # as web/server.py has it
+    config = uvicorn.Config(gate, log_config=None)
     config.load()
     page = TestClient(config.loaded_app, "http://localhost:7860", client=("172.18.0.9", 50000))
     for scheme, secure in (("https", True), ("http", False)):

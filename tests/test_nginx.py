@@ -52,6 +52,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Set-Cookie", "linly_visitor=one")
         self.send_header("X-Scheme", self.headers["X-Forwarded-Proto"])
         self.send_header("X-Address", self.headers["X-Forwarded-For"])
+        self.send_header("X-Connection", self.headers["Connection"] or "kept")
+        self.send_header("X-Upgrade", self.headers["Upgrade"] or "none")
         self.end_headers()
         self.wfile.write(self.server.name.encode())
 
@@ -158,6 +160,16 @@ def test_who_keeps_no_cookies_stays_with_a_page_too(
         assert len({httpx.get(f"{url}/config", trust_env=False).text for _ in range(8)}) == 1
         programs = {httpx.get(f"{url}/v1/models", trust_env=False).text for _ in range(8)}
     assert programs == {page.name for page in pages}
+
+
+def test_a_tab_gets_its_websocket(nginx: str, tmp_path: Path, pages: list[Page]) -> None:
+    """Without these headers a page is asked for a plain document, and the tab stays blank."""
+    asks = {"Connection": "Upgrade", "Upgrade": "websocket"}
+    with proxied(nginx, tmp_path, pages) as url, visitor(url) as http:
+        told = http.get("/page/events", headers=asks).headers
+        assert (told["X-Connection"], told["X-Upgrade"]) == ("upgrade", "websocket")
+        plain = http.get("/").headers
+        assert (plain["X-Connection"], plain["X-Upgrade"]) == ("kept", "none")
 
 
 def test_the_cookie_is_secure_by_https_and_given_once(

@@ -146,7 +146,7 @@ def test_web_pages_of_an_origin_may_use_the_api() -> None:
         asked = httpx.get(f"{url}/v1/models", headers={"Origin": friend})
         assert asked.status_code == 401  # with a key, like everybody
         assert asked.headers["access-control-allow-origin"] == friend
-        page = httpx.get(f"{url}/config", headers={"Origin": friend})
+        page = httpx.get(f"{url}/", headers={"Origin": friend})
         assert page.headers.get("access-control-allow-origin") != friend
 
 

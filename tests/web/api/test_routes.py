@@ -271,7 +271,7 @@ def test_an_enormous_body_is_refused(url: str, chunked: bool) -> None:
 
 
 def test_visitors_leave_no_files(url: str) -> None:
-    answer = httpx.post(f"{url}/gradio_api/upload", files={"files": ("x.html", b"<b>hello</b>")})
+    answer = httpx.post(f"{url}/page/upload", files={"files": ("x.html", b"<b>hello</b>")})
     assert answer.status_code >= 400
 
 
