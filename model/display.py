@@ -20,11 +20,11 @@ NONCHARACTERS = range(0xFDD0, 0xFDF0)
 
 def is_plain_name(name: str) -> bool:
     """Whether `name` is text that shows all that it holds, and can be sent as UTF-8."""
-    return (
-        0 < len(name) <= MAX_NAME
-        and name == name.strip()
-        and not any(_is_unseen(character) for character in name)
-    )
+    if not 0 < len(name) <= MAX_NAME or name != name.strip():
+        return False
+    if name.isascii():  # as the names of tensors are, of which there are many
+        return name.isprintable()
+    return not any(_is_unseen(character) for character in name)
 
 
 def printable_name(name: str) -> str:

@@ -302,7 +302,7 @@ def all_tensors(path: Path) -> list[LazyTensor]:
 
     file = weights_file(path)
     try:
-        held = list_tensors(file, old_pickles=False)
+        held = list_tensors(file, of_adapter=True)
     except ModelFolderError as error:
         raise _as_adapters(error, file) from error
     kept = [_of_adapter(tensor, file) for tensor in held if ORIGINAL not in tensor.name]

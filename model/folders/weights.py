@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from io import FileIO
+from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +52,8 @@ MAX_TENSORS = 100_000  # in a file
 MAX_DIMENSIONS = 8
 PIECE = 64 << 20  # bytes of one read
 LARGE = 1 << 30  # bytes of a tensor from which on it is asked whether there is memory for it
+AHEAD_BYTES = 64 << 20  # of a tensor that is read while the one before it is used
+SMALL_FILE = 256 << 20  # bytes of a file that may be read in one go
 TOO_SHORT = "it ends too early"
 UNSOUND = "its table of tensors does not fit the file"
 
@@ -100,10 +104,12 @@ def bytes_of(tensor: Tensor) -> memoryview:
     return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
-def list_tensors(file: Path, old_pickles: bool = True) -> list[LazyTensor]:
+def list_tensors(file: Path, of_adapter: bool = False) -> list[LazyTensor]:
     """The tensors of a safetensors or PyTorch file; of the latter none is read yet, either.
 
-    Without `old_pickles`, PyTorch files from before 2020 are refused: those are read as a whole.
+    `of_adapter`: hundreds of small tensors, which somebody waits for. A safetensors file that is
+    not large is read in one go, with the first that is wanted. PyTorch files from before 2020,
+    when there were none, are refused: those would be read as a whole, however large.
 
     Raises:
         ModelFolderError: it is torn, of a type that is not known, or would run code.
@@ -111,8 +117,8 @@ def list_tensors(file: Path, old_pickles: bool = True) -> list[LazyTensor]:
     try:
         refuse_lfs_pointer(file)
         if file.suffix == ".safetensors":
-            return _safetensors(file)
-        return _pickled(file, old_pickles)
+            return _safetensors(file, in_one_go=of_adapter)
+        return _pickled(file, old_pickles=not of_adapter)
     except ModelFolderError:
         raise
     except OSError as error:
@@ -127,9 +133,27 @@ def read_tensors(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
     Raises:
         ModelFolderError: as `list_tensors`, or the file ends too early.
     """
-    for file in files:
-        for tensor in list_tensors(file):
-            yield tensor.name, tensor.read()
+    listed = chain.from_iterable(map(list_tensors, files))
+    with ThreadPoolExecutor(1, "weights") as ahead:
+        waiting: _Waiting | None = None
+        for tensor in listed:
+            early = ahead.submit(tensor.read) if tensor.nbytes <= AHEAD_BYTES else None
+            if waiting:
+                yield waiting.read()
+            waiting = _Waiting(tensor, early)
+        if waiting:
+            yield waiting.read()
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A tensor whose turn comes, being read already if it is not large."""
+
+    tensor: LazyTensor
+    early: Future[Tensor] | None
+
+    def read(self) -> tuple[str, Tensor]:
+        return self.tensor.name, self.early.result() if self.early else self.tensor.read()
 
 
 def refuse_lfs_pointer(file: Path) -> None:
@@ -152,7 +176,7 @@ def _torn(file: Path, error: Exception) -> ModelFolderError:
     return folder_error("weights_torn", file=file, said=said)
 
 
-def _safetensors(file: Path) -> list[LazyTensor]:
+def _safetensors(file: Path, in_one_go: bool) -> list[LazyTensor]:
     with open_file(file) as opened:
         size = os.fstat(opened.fileno()).st_size
         prefix = opened.read(LENGTH.size)
@@ -166,7 +190,8 @@ def _safetensors(file: Path) -> list[LazyTensor]:
         raise UnfitFileError(UNSOUND)
     header.pop("__metadata__", None)
     _check_names(header)
-    found = [_entry(file, name, header[name], LENGTH.size + length) for name in header]
+    read = _WholeFile(file).read if in_one_go and size <= SMALL_FILE else partial(_read, file)
+    found = [_entry(file, name, header[name], LENGTH.size + length, read) for name in header]
     found.sort(key=lambda pair: pair[0])
     _check_covered(found, LENGTH.size + length, size)
     return [tensor for _, tensor in found]
@@ -188,7 +213,13 @@ def _check_names(held: Mapping[Any, object]) -> None:
         raise UnfitFileError("it holds a tensor whose name is no plain text")
 
 
-def _entry(file: Path, name: str, entry: Any, start: int) -> tuple[int, LazyTensor]:
+def _entry(
+    file: Path,
+    name: str,
+    entry: Any,
+    start: int,
+    read: Callable[[str, tuple[int, ...], int], Tensor],
+) -> tuple[int, LazyTensor]:
     """A tensor of a safetensors file, whose contents begin at `start`, and its place."""
     dtype, shape, place = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
     if dtype not in TYPES:
@@ -196,9 +227,8 @@ def _entry(file: Path, name: str, entry: Any, start: int) -> tuple[int, LazyTens
     if not _are_sizes(shape) or not _are_sizes(place) or len(place) != 2:
         raise UnfitFileError(UNSOUND)
     begin, end = place
-    tensor = LazyTensor(
-        name, dtype, tuple(shape), partial(_read, file, dtype, tuple(shape), start + begin)
-    )
+    sizes = tuple(shape)
+    tensor = LazyTensor(name, dtype, sizes, partial(read, dtype, sizes, start + begin))
     if len(shape) > MAX_DIMENSIONS or end - begin != tensor.nbytes:
         raise UnfitFileError(UNSOUND)
     return start + begin, tensor
@@ -240,6 +270,25 @@ def _read(file: Path, dtype: str, shape: tuple[int, ...], offset: int) -> Tensor
     except UnfitFileError as error:
         raise folder_error("weights_torn", file=file, said=error) from error
     return tensor.view(shape)
+
+
+class _WholeFile:
+    """Reads a file in one go when the first of its tensors is wanted; they are views of that."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._content: Tensor | None = None
+
+    def read(self, dtype: str, shape: tuple[int, ...], offset: int) -> Tensor:
+        kind = torch_dtype(dtype)
+        if self._content is None:
+            self._content = _read(self._file, "U8", (self._file.stat().st_size,), 0)
+        part = self._content[offset : offset + prod(shape) * kind.itemsize]
+        if len(part) < prod(shape) * kind.itemsize:
+            raise folder_error("weights_torn", file=self._file, said=TOO_SHORT)
+        if offset % kind.itemsize:  # an old file, whose table has an odd length
+            part = part.clone()
+        return part.view(kind).view(shape)
 
 
 def _fill(opened: FileIO, memory: memoryview) -> None:
