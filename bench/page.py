@@ -41,12 +41,13 @@ from bench.browser import (
 from bench.ending import told
 from bench.flags import Parser, positive
 from bench.machine import machine
-from bench.page_load.app_server import allow_many_files, app_server
+from bench.page_load.app_server import app_server
 from bench.page_load.figures import bars, table
 from bench.page_load.pauses import pauses
 from bench.page_load.replies import crowd, reply_bytes
 from bench.page_load.tabs import idle_tabs, open_tabs, steps
 from bench.rounds import Say, to_stderr
+from model.machine import allow_many_files
 
 VISITORS, TABS, ROUNDS = 20, 2_000, 3
 IDLE_TABS = 500
@@ -100,7 +101,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 def measure(names: Sequence[str], options: Options, say: Say) -> Figures:
     """These parts, one after another: medians over the rounds."""
-    allow_many_files()
+    allow_many_files()  # the tabs are its own, too
     say(f"on {machine()}")
     figures: Figures = {}
     for name in names:

@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.routing import BaseRoute, Mount
 
+from model.machine import allow_many_files
 from model.manager import ModelManager
 from web import api, login
 from web.access import Access
@@ -98,6 +99,7 @@ def _is_needed(route: BaseRoute) -> bool:
 
 def serve(app: FastAPI, socks: list[socket.socket], on_end: Callable[[], None]) -> None:
     """Serve until SIGTERM or Ctrl-C; `on_end` is called at once then, in a thread."""
+    allow_many_files()  # each tab is one
     logging.getLogger("uvicorn.error").addFilter(_expected_at_the_end)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS,

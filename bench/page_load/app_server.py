@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,9 +48,3 @@ def app_server(*flags: str, sampled: bool = False) -> Iterator[AppServer]:
             yield AppServer(server.address, server.child.pid, scratch, lag)
         finally:
             server.stop()
-
-
-def allow_many_files() -> None:
-    """Raise this process's limit of open files as far as it may: each tab is one."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
