@@ -1,195 +1,287 @@
-"""A visitor of the page without a browser: what Gradio's own script would send, and what it gets.
+"""A visitor of the page without a browser: one tab's WebSocket, and a POST for each action.
 
-Plain sockets, as in `streaming`: the client shares the cores with the server that it measures.
+All visitors of a process share its event loop and one HTTP client, because they share the cores
+with the server that they measure. A browser gets its cookie with the page; a visitor here makes one
+up.
 """
 
 from __future__ import annotations
 
-import http.client
+import asyncio
 import json
+import secrets
 import time
-import uuid
-from collections.abc import Generator
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode
+
+import httpx
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import WebSocketException
 
 from bench.peers.base import PeerError
 
 Json = dict[str, Any]
 
-DATA = b"data: "
-MOST_SECONDS = 600.0
+MAX_SECONDS = 600.0  # for a whole reply
+COOKIE = "linly_visitor"
+LANGUAGE = "en"
+FORM = {
+    "adapter": "", "scale": 1.0, "template": "", "system": "", "temperature": 0.7, "top_p": 0.9,
+    "top_k": 40, "min_p": 0.0, "repetition_penalty": 1.1, "max_tokens": 512, "seed": None,
+}  # fmt: skip
+DRAWN = ("log", "sidebar", "controls")  # what a tab needs before it can be used
 
 
 @dataclass(frozen=True)
-class Heard:
-    """A reply as the visitor saw it. Seconds since the question; `updates` came while it streamed,
-    of `sizes` bytes each."""
+class ReplyTiming:
+    """A reply as the visitor saw it, in seconds since the question.
+
+    While it streamed, one update came for each of `sizes`, of so many bytes. `received` counts the
+    bytes of all frames of the tab, headers included, from the question to the reply's end.
+    """
 
     text: str
     first: float
     total: float
     tokens: int
     sizes: tuple[int, ...]
+    received: int
 
     @property
     def updates_per_second(self) -> float:
         return len(self.sizes) / max(1e-9, self.total - self.first)
 
+    @property
+    def bytes_ratio(self) -> float:
+        """Received bytes over the bytes of the text."""
+        return self.received / max(1, len(self.text.encode()))
+
+
+def http_client() -> httpx.AsyncClient:
+    """The client for the posts of all visitors, without a proxy."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
+    return httpx.AsyncClient(timeout=MAX_SECONDS, limits=limits, trust_env=False)
+
+
+class _CountedConnection(ClientConnection):
+    """Counts the bytes that its socket receives."""
+
+    received = 0
+
+    def data_received(self, data: bytes) -> None:
+        self.received += len(data)
+        super().data_received(data)
+
 
 class Visitor:
-    """One open tab: the page's configuration is read, its watcher runs.
+    """One open tab. `log` and `sidebar` are the last ones received; `messages` and `order` those of
+    the log."""
 
-    Args:
-        address: of the server.
-        settings: values of the page's controls by their label, where they are not the first ones.
-    """
+    def __init__(
+        self, address: str, http: httpx.AsyncClient, settings: Mapping[str, Any], cookie: str
+    ) -> None:
+        self._address = address
+        self._http = http
+        self._form = {**FORM, **settings}
+        self.cookie = cookie or secrets.token_urlsafe(32)
+        self.tab, self.filled = "", ""
+        self.log: Json = {}
+        self.sidebar: Json = {}
+        self.messages: dict[str, Json] = {}
+        self.order: list[str] = []
+        self._seen: set[str] = set()  # names of the events so far
+        self._updates: list[tuple[float, int]] = []  # of replies: when, and how many bytes
+        self._news = asyncio.Event()
+        self._socket: _CountedConnection | None = None
+        self._reader: asyncio.Task[None] | None = None
 
-    def __init__(self, address: str, settings: Json) -> None:
-        self._where = urlsplit(address)
-        self._session = uuid.uuid4().hex[:11]
-        self._cookie = self._visit()
-        config = json.loads(self._ask("GET", "/config"))
-        self._components = {c["id"]: c["props"] for c in config["components"]}
-        self._events = config["dependencies"]
-        for number, props in self._components.items():
-            if props.get("label") in settings:
-                self._components[number] = {**props, "value": settings[props["label"]]}
-        self._open = self._connection()  # what streams to this tab
-        self._predict(self._event("load", "arrive"), {0: "en", 1: ""})
-        self._stream = self._watch()
-        self._answered = ""  # the id of the last reply that was followed
+    @classmethod
+    async def open(
+        cls, address: str, http: httpx.AsyncClient, settings: Mapping[str, Any] | None = None,
+        cookie: str = "", chat: str = "",
+    ) -> Visitor:  # fmt: skip
+        """A tab that shows a chat, "" being a new one.
 
-    def close(self) -> None:
-        """The tab is closed."""
-        self._stream.close()
-        self._open.close()
+        Args:
+            settings: of `FORM`, those that differ.
 
-    def new_chat(self) -> None:
-        """Leave what was said behind."""
-        self._predict(self._event("click", "new_chat"), {})
+        Raises:
+            PeerError: the server does not let it in, or sends nothing to draw.
+        """
+        visitor = cls(address, http, settings or {}, cookie)
+        await visitor._connect(chat)
+        try:
+            await visitor.wait(lambda: visitor.drawn)
+        except BaseException:
+            await visitor.close()
+            raise
+        return visitor
 
-    def ask(self, question: str) -> Heard:
-        """Send a question and follow its reply to the end."""
-        began = time.perf_counter()
-        self._predict(self._event("click", "send"), {0: "", 1: question})
-        text, first, sizes = "", 0.0, []
-        for live, log, size in self._stream:
-            now = time.perf_counter() - began
-            said = "".join(reply["text"] for reply in live.get("replies", {}).values())
-            if said:
-                first = first or now
-                text = said
-                sizes.append(size)
-            last = (log.get("messages") or [{}])[-1]
-            ended = last.get("role") == "assistant" and last["state"] != "streaming"
-            if ended and last["id"] != self._answered:
-                self._answered = last["id"]
-                tokens = int(last["facts"].split()[0])
-                return Heard(last["text"], first, now, tokens, tuple(sizes))
-        raise PeerError(f"the page went silent after {len(text)} characters")
+    @property
+    def drawn(self) -> bool:
+        """Whether everything has arrived that the tab shows."""
+        return self._seen.issuperset(DRAWN)
 
-    def _visit(self) -> str:
-        connection = self._connection()
-        connection.request("GET", "/")
-        response = connection.getresponse()
-        response.read()
-        connection.close()
-        return (response.getheader("set-cookie") or "").partition(";")[0]
+    @property
+    def connected(self) -> bool:
+        return self._reader is not None and not self._reader.done()
 
-    def _event(self, trigger: str, name: str) -> Json:
-        """What the page knows of a handler, by its trigger and its name."""
-        for event in self._events:
-            if event.get("api_name") == name and any(t[1] == trigger for t in event["targets"]):
-                return dict(event)
-        raise PeerError(f"the page has no handler {name!r}")
+    @property
+    def received(self) -> int:
+        """Bytes from the server so far, those of the handshake and of frame headers included."""
+        return self._socket.received if self._socket else 0
 
-    def _predict(self, event: Json, given: dict[int, Any]) -> None:
-        self._ask("POST", "/gradio_api/run/predict", self._body(event, given))
+    async def close(self) -> None:
+        """Close the tab."""
+        if self._socket is not None:
+            await self._socket.close()
+        if self._reader is not None:
+            with suppress(asyncio.CancelledError):
+                await self._reader
 
-    def _body(self, event: Json, given: dict[int, Any]) -> Json:
-        values = [self._components[number].get("value") for number in event["inputs"]]
-        data = [given.get(place, value) for place, value in enumerate(values)]
-        return {"data": data, "fn_index": event["id"], "session_hash": self._session,
-                "event_data": None, "trigger_id": None}  # fmt: skip
+    async def wait(self, happened: Callable[[], bool], seconds: float = MAX_SECONDS) -> None:
+        """Wait for what the tab's events bring.
 
-    def _watch(self) -> Generator[tuple[Json, Json, int], None, None]:
-        """Live value, log and size of each update."""
-        running = [self._join("watch"), self._join("listen")]
-        path = f"/gradio_api/queue/data?session_hash={self._session}"
-        self._open.request("GET", path, headers=self._headers())
-        values: dict[str, list[Any]] = {}
-        shown: Json = {}
-        for line in self._open.getresponse():
-            if not line.startswith(DATA):
-                continue
-            message = json.loads(line[len(DATA) :])
-            if message["msg"] != "process_generating" or not message["success"]:
-                continue
-            event = message["event_id"]
-            values[event] = patched(values.get(event, []), message["output"]["data"])
-            for name, value in zip(dict(running)[event], values[event], strict=True):
-                if name in ("live", "log") and _says(value):
-                    shown[name] = value
-            yield shown.get("live", {}), shown.get("log", {}), len(line)
+        Raises:
+            PeerError: it did not come in time, or the stream ended.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                while not happened():
+                    if not self.connected:
+                        raise PeerError("the page's stream ended")
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError as error:
+            raise PeerError(
+                f"the page sent nothing of what was expected in {seconds:g} s"
+            ) from error
 
-    def _join(self, name: str) -> tuple[str, list[str]]:
-        """Have a handler run; what its run is called, and the ids of what it draws."""
-        event = next(e for e in self._events if e.get("api_name") == name)
-        body = self._body(event, {0: "en", 1: ""})
-        answer = json.loads(self._ask("POST", "/gradio_api/queue/join", body))
-        return answer["event_id"], [self._components[n].get("elem_id") for n in event["outputs"]]
+    async def act(self, kind: str, body: Json | None = None) -> Json:
+        """Do what a control of the page does.
 
-    def _ask(self, method: str, path: str, body: Json | None = None) -> bytes:
-        connection = self._connection()
-        content = None if body is None else json.dumps(body).encode()
-        connection.request(method, path, content, self._headers())
-        response = connection.getresponse()
-        answer = response.read()
-        connection.close()
-        if response.status != http.client.OK:
-            raise PeerError(f"{path}: {response.status} {answer[:300].decode(errors='replace')}")
+        Raises:
+            PeerError: the server refused it.
+        """
+        content = json.dumps(body or {}).encode()
+        answer: Json = (await self._post(f"/page/actions/{kind}", content)).json()
+        if isinstance(answer["filled"], str):
+            self.filled = answer["filled"]
         return answer
 
-    def _headers(self) -> dict[str, str]:
-        return {"Content-Type": "application/json", "Cookie": self._cookie}
+    async def ask(self, question: str) -> ReplyTiming:
+        """Send a question and follow its reply to the end."""
+        self._updates, before, known = [], self.received, set(self.messages)
+        began = time.perf_counter()
+        await self.act("send", {"text": question, "form": self.form()})
+        await self.wait(lambda: self._ended(known))
+        ended = time.perf_counter()
+        last = self.messages[self.order[-1]]
+        updates = self._updates
+        return ReplyTiming(
+            text=last["text"],
+            first=(updates[0][0] if updates else ended) - began,
+            total=ended - began,
+            tokens=int(last["facts"].split()[0]),
+            sizes=tuple(size for _, size in updates),
+            received=self.received - before,
+        )
 
-    def _connection(self) -> http.client.HTTPConnection:
-        where = self._where
-        return http.client.HTTPConnection(where.hostname or "", where.port, timeout=MOST_SECONDS)
+    async def new_chat(self) -> None:
+        """Leave the chat that is shown."""
+        await self.act("new_chat")
+        await self.wait(lambda: self.log["chat"] is None)
 
+    async def import_chats(self, content: bytes) -> None:
+        """Import a file of chats, the last of which is then shown."""
+        answer = (await self._post("/page/import?more=0", content)).json()
+        self.filled = answer["filled"]
 
-def _says(output: Any) -> bool:
-    """Whether an update has something to say about a component's value."""
-    return isinstance(output, dict) and "__type__" not in output
+    async def export(self, kind: str) -> int:
+        """Export chats; how many bytes the file has."""
+        return len((await self._post("/page/export", json.dumps({"kind": kind}).encode())).content)
 
+    async def compare(self, question: str, rivals: Sequence[Json]) -> None:
+        """Have several answer the same question, and wait for all of their replies."""
+        body = {"text": question, "form": self.form(), "rivals": list(rivals)}
+        await self.act("compare", body)
+        await self.wait(lambda: self._compared(len(rivals)))
 
-def patched(values: list[Any], sent: list[Any]) -> list[Any]:
-    """The outputs after an update: the first comes whole, later ones as edits."""
-    if not values:
-        return sent
-    return [apply(value, edits) for value, edits in zip(values, sent, strict=True)]
+    async def search(self, text: str) -> None:
+        """Search the visitor's chats, until the side bar shows what was found."""
+        await self.act("search", {"text": text})
+        await self.wait(lambda: self.sidebar["query"] == text)
 
+    def form(self) -> Json:
+        """How the visitor wants to be answered."""
+        return {**self._form, "filled": self.filled}
 
-def apply(value: Any, edits: list[Any]) -> Any:
-    """Gradio's edits: (what is done, the path to where, the value)."""
-    for action, path, new in edits:
-        value = _edited(value, action, path, new)
-    return value
+    async def _connect(self, chat: str) -> None:
+        query = urlencode({"language": LANGUAGE, **({"chat": chat} if chat else {})})
+        address = f"{self._address.replace('http', 'ws', 1)}/page/events?{query}"
+        try:
+            socket = await connect(
+                address, additional_headers={"Cookie": f"{COOKIE}={self.cookie}"},
+                compression=None, max_size=None, proxy=None, ping_interval=None,
+                open_timeout=MAX_SECONDS, create_connection=_CountedConnection,
+            )  # fmt: skip
+        except (OSError, TimeoutError, WebSocketException) as error:
+            raise PeerError(f"the page did not let a tab in: {error}") from error
+        if not isinstance(socket, _CountedConnection):
+            raise TypeError(socket)
+        self._socket = socket
+        self._reader = asyncio.create_task(self._read(socket))
 
+    async def _read(self, socket: ClientConnection) -> None:
+        try:
+            async for message in socket:
+                self._take(json.loads(message), len(message))
+                self._news.set()
+        except WebSocketException:
+            pass  # `wait` tells that the stream ended
+        finally:
+            self._news.set()
 
-def _edited(value: Any, action: str, path: list[Any], new: Any) -> Any:
-    if not path:
-        return value + new if action == "append" else new
-    key, *rest = path
-    copy = list(value) if isinstance(value, list) else dict(value)
-    if rest:
-        copy[key] = _edited(copy[key], action, rest, new)
-    elif action == "delete":
-        del copy[key]
-    elif action == "add" and isinstance(copy, list):
-        copy.insert(key, new)
-    else:
-        copy[key] = copy[key] + new if action == "append" else new
-    return copy
+    def _take(self, events: Json, size: int) -> None:
+        self._seen.update(name for name, value in events.items() if value)
+        self.tab = events.get("tab", self.tab)
+        self.filled = events.get("filled", self.filled)
+        self.sidebar = events.get("sidebar", self.sidebar)
+        if any(reply.get("text") or reply.get("add") for reply in events.get("live", ())):
+            self._updates.append((time.perf_counter(), size))
+        if "log" in events:
+            self.log = events["log"]
+            self.order = self.log["messages"]["order"]
+            known = {**self.messages, **self.log["messages"]["changed"]}
+            self.messages = {key: known[key] for key in self.order}
+
+    def _ended(self, known: set[str]) -> bool:
+        """Whether the log ends with a reply that is complete and not among the `known` messages."""
+        last = self.messages.get(self.order[-1]) if self.order else None
+        if last is None or last["id"] in known or last["role"] != "assistant":
+            return False
+        return bool(last["state"] != "streaming")
+
+    def _compared(self, count: int) -> bool:
+        replies = (self.log["comparison"] or {}).get("replies", ())
+        return len(replies) == count and all(one["state"] != "streaming" for one in replies)
+
+    async def _post(self, path: str, content: bytes) -> httpx.Response:
+        headers = {
+            "Cookie": f"{COOKIE}={self.cookie}", "X-Linly-Tab": self.tab,
+            "X-Linly-Language": LANGUAGE, "Content-Type": "application/json",
+        }  # fmt: skip
+        if self.log.get("chat"):
+            headers["X-Linly-Chat"] = self.log["chat"]
+        try:
+            answer = await self._http.post(
+                f"{self._address}{path}", content=content, headers=headers
+            )
+        except httpx.HTTPError as error:
+            raise PeerError(f"{path}: {error!r}") from error
+        if answer.status_code != httpx.codes.OK:
+            raise PeerError(f"{path}: {answer.status_code} {answer.text[:300]}")
+        return answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")  # version 2; version 1 has folders in it
@@ -58,3 +59,13 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="utf-8").strip()
     except OSError:
         return ""
+
+
+def allow_many_files() -> None:
+    """Raise the limit of open files, sockets included, as far as this process may: many systems
+    begin with 1,024."""
+    with suppress(ImportError, OSError, ValueError):  # Windows; macOS, whose limit may be endless
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

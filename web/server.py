@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.routing import BaseRoute, Mount
 
+from model.machine import allow_many_files
 from model.manager import ModelManager
 from web import api, login
 from web.access import Access
@@ -100,6 +101,7 @@ def _is_needed(route: BaseRoute) -> bool:
 
 def serve(app: FastAPI, socks: list[socket.socket], on_end: Callable[[], None]) -> None:
     """Serve until SIGTERM or Ctrl-C; `on_end` is called at once then, in a thread."""
+    allow_many_files()  # each tab is one
     logging.getLogger("uvicorn.error").addFilter(_expected_at_the_end)
     _Server(server_config(app, grace_seconds=GRACE_SECONDS), on_end).run(sockets=socks)
 

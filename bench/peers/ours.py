@@ -24,8 +24,11 @@ class Ours(HttpPeer):
     most_users = 12
     most_adapters = 12
 
-    def __init__(self, stage: Stage, flags: Sequence[str] = ()) -> None:
+    def __init__(
+        self, stage: Stage, flags: Sequence[str] = (), program: Sequence[str] = ("app.py",)
+    ) -> None:
         super().__init__()
+        self._program = program
         self._stage = stage
         self._more = flags
 
@@ -35,7 +38,7 @@ class Ours(HttpPeer):
         # Else the first round would be without compiled code.
         Build(user_cache_path(APP_NAME)).wait()
         log = self._stage.scratch / "ours.log"
-        self.child = Child([sys.executable, "app.py", *self._flags()], log, environ)
+        self.child = Child([sys.executable, *self._program, *self._flags()], log, environ)
         self.address = self.child.read().split()[2]
         self.child.wait_for(f"{self.address}/health", MOST_SECONDS)
         return "app.py over HTTP, int8 weights"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
 
-from model.machine import NO_LIMIT, available_cores, available_memory
+from model.machine import NO_LIMIT, allow_many_files, available_cores, available_memory
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -59,3 +60,14 @@ def test_memory_is_the_smaller_of_both(
 def test_without_any_of_the_files_there_is_still_a_number(tmp_path: Path) -> None:
     assert 0 < available_memory(tmp_path, tmp_path / "none") <= NO_LIMIT
     assert available_memory() > 1 << 20
+
+
+def test_the_limit_of_open_files_does_not_limit_tabs() -> None:
+    """Many systems begin with 1,024 files, and each tab takes one."""
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before - 1, most))
+        allow_many_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (most, most)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
