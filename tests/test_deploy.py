@@ -40,7 +40,9 @@ from tests.deployed import (
     services,
 )
 from web.access import Access
-from web.chats.identity import VisitorCookie
+from web.hosts import HostNames
+from web.login import Logins
+from web.page_gate import PageGate
 
 FLAGS = {f"LINLY_{field.name.upper()}" for field in fields(Settings)}
 PATHS = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -140,12 +142,15 @@ def test_a_page_believes_its_proxy_about_https_and_nothing_more(
         return PlainTextResponse(str(Access().allows_api(request.scope, "")))
 
     app = Starlette(routes=[Route("/", allowed)])
-    config = uvicorn.Config(VisitorCookie(app), log_config=None)  # as web/server.py has it
+    access = Access(hosts=HostNames(allowed=("*",)))
+    gate = PageGate(app, access, Logins(access), None)
+    config = uvicorn.Config(gate, log_config=None)  # as web/server.py has it
     config.load()
     page = TestClient(config.loaded_app, "http://localhost:7860", client=("172.18.0.9", 50000))
     for scheme, secure in (("https", True), ("http", False)):
         said = page.get("/", headers={"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Proto": scheme})
         assert said.headers["Set-Cookie"].endswith("; Secure") is secure
+        assert said.headers["Set-Cookie"].startswith("__Host-") is secure
         assert said.text == "False"
 
 
