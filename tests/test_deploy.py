@@ -158,19 +158,20 @@ def test_a_page_believes_its_proxy_about_https_and_nothing_more(
     says of where somebody comes from opens nothing."""
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", environment["FORWARDED_ALLOW_IPS"])
 
-    access = Access(hosts=HostNames("0.0.0.0"))  # noqa: S104 (as in a container)
+    access = Access(hosts=HostNames(allowed=("*",)))
 
     async def allowed(request: Request) -> PlainTextResponse:
         return PlainTextResponse(str(access.allows_api(request.scope, "")))
 
     app = Starlette(routes=[Route("/", allowed)])
-    gate = PageGate(app, access, Logins(access), None)  # as web/server.py has it
-    config = uvicorn.Config(gate, log_config=None)
+    gate = PageGate(app, access, Logins(access), None)
+    config = uvicorn.Config(gate, log_config=None)  # as web/server.py has it
     config.load()
     page = TestClient(config.loaded_app, "http://localhost:7860", client=("172.18.0.9", 50000))
     for scheme, secure in (("https", True), ("http", False)):
         said = page.get("/", headers={"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Proto": scheme})
         assert said.headers["Set-Cookie"].endswith("; Secure") is secure
+        assert said.headers["Set-Cookie"].startswith("__Host-") is secure
         assert said.text == "False"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,9 @@ LEARNING = (
     "training.replies",
     "training.results",
 )
+WEB = ("access", "api", "chats", "hosts", "i18n", "login", "page_gate", "server", "sharing", "ui",
+       "visitor", "workers")  # fmt: skip
+PAGE = ("web.login", "web.page_gate", "web.visitor", "web.api", "web.ui", "web.server")
 # Who may not import what, by the beginning of the modules' names.
 FORBIDDEN = {
     "model.types": ("model", "web", "terminal", "training"),
@@ -35,6 +39,19 @@ FORBIDDEN = {
     # Of a training the page knows the data and the process; learning itself is not its business.
     "web": (*LEARNING, "terminal", "model.engine", "model.layers", "model.loading", "torch",
             "transformers"),
+    # Within the page: who somebody is comes before what they may do, and that before what is shown.
+    "web.hosts": ("web", "model"),
+    "web.workers": ("web",),
+    "web.i18n": tuple(f"web.{name}" for name in WEB if name != "i18n"),
+    "web.access": ("web.sharing", "web.chats", *PAGE),
+    "web.sharing": ("web.access", "web.chats", *PAGE),
+    "web.chats": ("web.access", "web.hosts", *PAGE),
+    "web.visitor": ("web.login", "web.page_gate", "web.api", "web.ui", "web.server"),
+    "web.login": ("web.page_gate", "web.api", "web.ui", "web.server"),
+    "web.page_gate": ("web.api", "web.ui", "web.server"),
+    "web.link_gate": ("web.ui", "web.server"),
+    "web.api": ("web.chats", "web.ui", "web.server", "web.login", "web.page_gate", "web.visitor"),
+    "web.ui": ("web.api", "web.login", "web.page_gate", "web.server"),
     "terminal": ("training", "web", "model.engine", "model.layers", "model.loading", "torch",
                  "transformers", "gradio", "fastapi"),
     "training": ("web", "terminal", "model.engine", "model.manager"),
@@ -44,6 +61,9 @@ FORBIDDEN = {
 def module_name(path: Path) -> str:
     parts = path.relative_to(CHECKOUT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path) for path in SOURCES}
 
 
 def imports(path: Path) -> set[str]:
@@ -67,6 +87,25 @@ def test_imports_go_one_way(path: Path) -> None:
     forbidden = {f for layer, names in FORBIDDEN.items() if within(name, layer) for f in names}
     broken = {i for i in imports(path) if any(within(i, f) for f in forbidden)}
     assert not broken, f"{name} must not import {', '.join(sorted(broken))}"
+
+
+def test_no_module_of_the_page_leads_back_to_itself() -> None:
+    """Also by an import within a function."""
+    names = {module_name(path): path for path in SOURCES if within(module_name(path), "web")}
+    graph = {name: targets(path) & names.keys() - {name} for name, path in names.items()}
+    assert len(tuple(TopologicalSorter(graph).static_order())) == len(names)
+    with pytest.raises(CycleError):
+        tuple(TopologicalSorter({**graph, "web.hosts": {"web.server"}}).static_order())
+
+
+def targets(path: Path) -> set[str]:
+    """What a file imports, modules that it names behind their package, too."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    behind = {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
+    packages = {node.module for node in nodes if any(
+        f"{node.module}.{alias.name}" not in behind & MODULES for alias in node.names)}  # fmt: skip
+    return behind | {package for package in packages if package}
 
 
 def test_the_check_sees_something() -> None:

@@ -48,14 +48,27 @@ class Handler(BaseHTTPRequestHandler):
     server: Page
 
     def do_GET(self) -> None:
+        if self.headers["Upgrade"]:
+            self.switch()
+            return
         self.send_response(200)
+        self.send_header("X-Connection", self.headers["Connection"] or "none")
         self.send_header("Set-Cookie", "linly_visitor=one")
         self.send_header("X-Scheme", self.headers["X-Forwarded-Proto"])
         self.send_header("X-Address", self.headers["X-Forwarded-For"])
-        self.send_header("X-Connection", self.headers["Connection"] or "kept")
-        self.send_header("X-Upgrade", self.headers["Upgrade"] or "none")
         self.end_headers()
         self.wfile.write(self.server.name.encode())
+
+    def switch(self) -> None:
+        """To a protocol that says its port, and everything that it hears."""
+        self.protocol_version = "HTTP/1.1"
+        self.send_response(101)
+        self.send_header("Upgrade", self.headers["Upgrade"])
+        self.send_header("Connection", self.headers["Connection"])
+        self.end_headers()
+        self.wfile.write(self.server.name.encode())
+        while said := self.rfile.read1():
+            self.wfile.write(said)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Nothing."""
@@ -162,14 +175,29 @@ def test_who_keeps_no_cookies_stays_with_a_page_too(
     assert programs == {page.name for page in pages}
 
 
-def test_a_tab_gets_its_websocket(nginx: str, tmp_path: Path, pages: list[Page]) -> None:
-    """Without these headers a page is asked for a plain document, and the tab stays blank."""
-    asks = {"Connection": "Upgrade", "Upgrade": "websocket"}
-    with proxied(nginx, tmp_path, pages) as url, visitor(url) as http:
-        told = http.get("/page/events", headers=asks).headers
-        assert (told["X-Connection"], told["X-Upgrade"]) == ("upgrade", "websocket")
-        plain = http.get("/").headers
-        assert (plain["X-Connection"], plain["X-Upgrade"]) == ("kept", "none")
+def test_a_tab_s_stream_goes_through_and_stays_with_its_page(
+    nginx: str, tmp_path: Path, pages: list[Page]
+) -> None:
+    """A WebSocket needs two headers that a proxy does not pass on by itself."""
+    with proxied(nginx, tmp_path, pages) as url:
+        for _ in range(8):
+            with visitor(url) as http:
+                plain = http.get("/")
+                assert plain.headers["X-Connection"] == "none"
+                cookie = f"linly_page={http.cookies['linly_page']}"
+            lines = ["GET /page/events?chat=1 HTTP/1.1", "Host: localhost", "Upgrade: websocket",
+                     "Connection: Upgrade", f"Cookie: {cookie}", "", ""]  # fmt: skip
+            port = int(url.rpartition(":")[2])
+            with socket.create_connection(("127.0.0.1", port), 20) as line:
+                line.sendall("\r\n".join(lines).encode())
+                heard = b""
+                while not heard.endswith(plain.content):
+                    piece = line.recv(4096)
+                    assert piece, heard
+                    heard += piece
+                assert heard.startswith(b"HTTP/1.1 101 ")
+                line.sendall(b"both ways")
+                assert line.recv(4096) == b"both ways"
 
 
 def test_the_cookie_is_secure_by_https_and_given_once(

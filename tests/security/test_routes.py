@@ -33,9 +33,10 @@ PAGE = {
     ("/docs/oauth2-redirect", GET), ("/static-offline-docs", FILES),
 }  # fmt: skip
 # The document and its files. What else Gradio has is looked at by `web/page_gate.py`, and refused.
+HEADS = ("/health", "/metrics", "/v1/models", "/v1/models/{name}")
 GRADIO = {("/", HEAD), *((path, GET) for path in GRADIO_PATHS)}
 EXPECTED = {
-    *API.items(), *((path, HEAD) for path, methods in API.items() if methods == GET),
+    *API.items(), *((path, HEAD) for path in HEADS),
     *((path, ANY) for path in (*API, "/v1/{rest:path}")), *PAGE, *GRADIO,
 }  # fmt: skip
 # Files of the page's own under a name that Gradio has, too, or paths that have the same name.

@@ -1,0 +1,398 @@
+"""What can be sent to the page's actions by hand: a sentence with a status, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from model.settings import Settings
+from tests.fake import FakeEngine, echo, fake_manager
+from tests.web.handmade import FORM, Caller, refused, said
+from tests.web.serving import serving
+from training.job import Trainings
+from web.access import Access
+from web.address import bind
+from web.chats.identity import COOKIE
+from web.sharing import LinkRules, PublicLink
+from web.ui.actions import Actions
+from web.ui.train.desk import Desk
+
+IDS = ("open", "again", "branch", "side_by_side", "choose", "delete", "undo")
+TRAIN = {
+    "upload": None, "train_name": "mine", "train_template": None, "train_epochs": 1,
+    "train_rank": 8, "train_rate": None, "train_description": "", "train_inputs": False,
+}  # fmt: skip
+# A body that each action takes; ids are of nothing.
+BODIES: dict[str, dict[str, Any]] = {
+    "send": {"text": "hello", "form": FORM},
+    "regenerate": {"id": "x", "form": FORM},
+    "stop": {},
+    "new_chat": {},
+    **{kind: {"id": "x"} for kind in IDS},
+    "edit": {"id": "x", "text": "y", "form": FORM},
+    "continue": {"id": "x", "form": FORM},
+    "vote": {"comparison": "x", "winner": None},
+    "search": {"text": "x"},
+    "rename": {"id": "x", "title": "y"},
+    "compare": {"text": "x", "form": FORM, "rivals": []},
+    "settings": {"form": FORM},
+    "preset": {"name": "balanced"},
+    "language": {"language": "en"},
+    "save_preset": {"name": "mine", "form": FORM},
+    "delete_preset": {"name": "x"},
+    "use_snippet": {"name": "x", "message": "y"},
+    "save_snippet": {"name": "mine", "message": "y"},
+    "delete_snippet": {"name": "x"},
+    "revoke": {},
+    "train_look": {"form": TRAIN},
+    "train_start": {"form": TRAIN},
+    "train_cancel": {},
+    "train_chat": {},
+}
+TRAINS = [kind for kind in BODIES if kind.startswith("train_")]
+BY_ID = [kind for kind, body in BODIES.items() if "id" in body]
+WRONG: list[Any] = [None, 7, -1.5, True, "x", ["x"], {"x": 1}, [[]], {"form": {"form": {}}}]
+
+
+@dataclass
+class Served:
+    """A page that trains, by its own port and by the link's."""
+
+    own: str
+    link: str
+    public: PublicLink
+    engine: FakeEngine
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[Served]:
+    engine = FakeEngine(echo)
+    settings = replace(Settings(), adapters_dir=folder / "adapters", data_dir=folder)
+    manager = fake_manager(engine, settings=settings)
+    manager.wait()
+    tunnel = bind("127.0.0.1", 0)
+    port = tunnel.getsockname()[1]
+    public = PublicLink(LinkRules(), lambda: None)
+    desk = Desk(settings, manager, Trainings())
+    access = Access(training="local", link_port=port)
+    with serving(manager, access, desk, tunnel, folder, public) as url:
+        yield Served(url, f"http://127.0.0.1:{port}", public, engine)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("page")) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def anna(page: Served) -> Iterator[Caller]:
+    """A visitor with a chat, to whom none of this does anything."""
+    with Caller(page.own) as anna:
+        anna.begin("precious")
+        before = anna.chats()
+        yield anna
+        assert anna.chats() == before
+        assert said(anna.send("and on")) == ""
+
+
+@pytest.fixture(scope="module")
+def mallory(page: Served, anna: Caller) -> Iterator[Caller]:
+    with Caller(page.own) as mallory:
+        yield mallory
+        assert mallory.chats() == []
+
+
+@pytest.fixture(autouse=True)
+def still_shared(page: Served) -> Iterator[None]:
+    """A local visitor may revoke the link; the next test has it again."""
+    yield
+    page.public.revoked = False
+
+
+@pytest.fixture(autouse=True)
+def no_stack_trace(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Any:
+    caplog.set_level(logging.WARNING)
+    yield
+    assert [record for record in caplog.records if record.exc_info] == []
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_actions_all_of_them_are_tried(page: Served) -> None:
+    nothing: Any = None
+    assert set(Actions(*[nothing] * 5, training=nothing).known) | set(TRAINS) == set(BODIES)
+
+
+def wrong_values(body: Any) -> Iterator[Any]:
+    """The body with one value after the other of another type."""
+    yield from (value for value in WRONG if value != body)
+    if not isinstance(body, dict):
+        return
+    yield {**body, "more": 1}
+    for name, value in body.items():
+        yield {key: one for key, one in body.items() if key != name}
+        for other in (
+            wrong_values(value) if isinstance(value, dict) else [7.5, ["x"], {"x": 1}, [None]]
+        ):
+            yield {**body, name: other}
+
+
+OK = 200  # what is left out, or a number where one belongs, can be right
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_actions_with_wrong_types(mallory: Caller, kind: str) -> None:
+    if kind in ("send", "compare", "save_preset", "save_snippet", "train_start"):
+        keep = {"text": " "} if "text" in BODIES[kind] else {"name": ""}  # nothing comes of it
+    else:
+        keep = {}
+    body = {**BODIES[kind], **({} if kind == "train_start" else keep)}
+    tried = 0
+    for wrong in wrong_values(body):
+        answer = mallory.post(f"/page/actions/{kind}", json.dumps(wrong))
+        if answer.status_code != OK:
+            assert said(answer)
+            assert 400 <= answer.status_code < 500
+            tried += 1
+    assert tried >= len(WRONG) - 1
+
+
+DEEP = 10_000
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_actions_that_are_nested_deep(mallory: Caller, kind: str) -> None:
+    for body in ("[" * DEEP, "[" * DEEP + "]" * DEEP, '{"form":' * DEEP + "1" + "}" * DEEP,
+                 '{"id":' + "[" * DEEP + "]" * DEEP + "}"):  # fmt: skip
+        assert refused(mallory.post(f"/page/actions/{kind}", body))[0] == 400
+
+
+@pytest.mark.parametrize("kind", BODIES)
+@pytest.mark.parametrize("half", [r'"\ud800"', r'"\udc00x"', b'"\xed\xa0\x80"', b'"\xff"'])
+def test_actions_with_half_characters(mallory: Caller, kind: str, half: str | bytes) -> None:
+    written = half.encode() if isinstance(half, str) else half
+    for name in [*BODIES[kind], "more"]:
+        if name == "form":
+            continue
+        values = {key: value for key, value in BODIES[kind].items() if key != name}
+        body = json.dumps({**values, name: "@"}).encode().replace(b'"@"', written)
+        assert refused(mallory.post(f"/page/actions/{kind}", body))[0] == 400
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_actions_with_texts_of_300_kilobytes(mallory: Caller, kind: str) -> None:
+    """What may be long is a message; nothing else."""
+    for name, value in BODIES[kind].items():
+        if name in ("form", "rivals") or (kind, name) in (
+            ("send", "text"), ("edit", "text"), ("compare", "text"),
+            ("save_snippet", "message"), ("use_snippet", "message"),
+        ):  # fmt: skip
+            continue
+        assert isinstance(value, str | None)
+        answer = mallory.call(kind, **{**BODIES[kind], name: "x" * 300_000})
+        assert refused(answer)[0] == 400
+    if "form" in BODIES[kind]:
+        for name in ("adapter", "template", "system", "filled", "upload", "train_name"):
+            if name in BODIES[kind]["form"]:
+                form = {**BODIES[kind]["form"], name: "x" * 300_000}
+                assert refused(mallory.call(kind, **{**BODIES[kind], "form": form}))[0] == 400
+
+
+@pytest.mark.parametrize("kind", BY_ID)
+def test_actions_with_ids_of_another_visitor(anna: Caller, mallory: Caller, kind: str) -> None:
+    (chat,) = anna.chats()
+    for number in (anna.form["filled"], *(one["id"] for one in chat["messages"]), anna.tab):
+        answer = mallory.call(kind, **{**BODIES[kind], "id": number})
+        assert said(answer)
+        assert answer.status_code in (400, 404)
+        assert "precious" not in answer.text
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_actions_in_the_tab_of_another_visitor(page: Served, anna: Caller, kind: str) -> None:
+    """Also with the chat that it shows."""
+    assert anna.stream
+    count = len(anna.stream.events)
+    with Caller(page.own, tab=anna.tab) as mallory:
+        mallory.headers["X-Linly-Chat"] = anna.form["filled"]
+        answer = mallory.call(kind, **BODIES[kind])
+        assert said(answer).startswith("This chat is not here")
+        mallory.headers.pop("X-Linly-Chat")
+        answer = mallory.call(kind, **BODIES[kind])
+        assert "precious" not in answer.text
+        if answer.status_code == 200:
+            assert answer.json()["lost"] is True
+        assert said(mallory.export("json")) if kind not in ("send", "train_chat") else True
+    assert len(anna.stream.events) - count <= 1  # a sign of life
+
+
+@pytest.mark.parametrize("kind", BY_ID)
+def test_actions_with_ids_that_were_deleted(page: Served, kind: str) -> None:
+    with Caller(page.own) as caller:
+        question, reply = caller.begin("hello")
+        chat = caller.form["filled"]
+        assert said(caller.call("delete", id=chat)) == ""
+        for number in (chat, question, reply):
+            if (kind, number) == ("undo", chat):
+                continue
+            assert said(caller.call(kind, **{**BODIES[kind], "id": number}))
+        assert caller.chats() == []
+        assert said(caller.call("undo", id=chat)) == ""
+        assert len(caller.chats()) == 1
+
+
+def test_actions_of_a_tab_that_was_closed(page: Served) -> None:
+    """What is sent meanwhile is done; nothing that the tab had is there."""
+    with Caller(page.own) as caller:
+        caller.begin("hello")
+        assert caller.stream
+        caller.stream.close()
+        for kind in BODIES:
+            answer = caller.call(kind, **BODIES[kind])
+            assert said(answer) or answer.json()["lost"] is True
+            assert answer.status_code < 500
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_actions_of_a_guest(page: Served, kind: str) -> None:
+    with Caller(page.link) as guest:
+        answer = guest.call(kind, **BODIES[kind])
+        if kind in TRAINS:
+            assert refused(answer) == (403, "forbidden")
+        if kind == "revoke":
+            assert refused(answer)[0] == 400
+            assert not page.public.closed
+        # A tab is of the door that it came through.
+        with Caller(page.own, tab=guest.tab, known=False,
+                    cookies={COOKIE: guest.client.cookies[COOKIE]}) as outside:  # fmt: skip
+            answer = outside.call("stop")
+            assert answer.json()["lost"] is True
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_actions_from_elsewhere(page: Served, anna: Caller, kind: str) -> None:
+    """Of another page, of another name that leads here: with the cookie, and the tab's id."""
+    body = json.dumps(BODIES[kind])
+    for headers, status in (
+        ({"Origin": "https://evil.example"}, 403), ({"Origin": "null"}, 403),
+        ({"Sec_Fetch_Site": "cross-site"}, 403), ({"Host": "evil.example"}, 421),
+        ({"Host": "evil.example", "Origin": "http://evil.example"}, 421),
+    ):  # fmt: skip
+        assert refused(anna.post(f"/page/actions/{kind}", body, **headers))[0] == status
+    for method in ("GET", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        assert anna.client.request(method, f"/page/actions/{kind}").status_code == 405
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_actions_without_a_cookie(page: Served, anna: Caller, kind: str) -> None:
+    for tab in (anna.tab, "made-up"):
+        with Caller(page.own, tab=tab, known=False) as nobody:
+            assert refused(nobody.call(kind, **BODIES[kind])) == (409, "lost_tab")
+
+
+ORDER: list[Callable[[Caller], httpx.Response]] = [
+    lambda c: c.call("vote", comparison="x", winner=None),
+    lambda c: c.call("regenerate", form=c.form),
+    lambda c: c.call("continue", id="x", form=c.form),
+    lambda c: c.call("compare", text="", form=c.form, rivals=[
+        {"adapter": "", "preset": "precise"}, {"adapter": "pirate", "preset": "precise"}]),
+    lambda c: c.call("undo", id=""),
+    lambda c: c.call("delete", id=""),
+    lambda c: c.export("json"),
+    lambda c: c.export("pairs"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("act", ORDER)
+def test_actions_out_of_order(mallory: Caller, act: Callable[[Caller], httpx.Response]) -> None:
+    """Before there is a chat, a question, a comparison."""
+    answer = act(mallory)
+    assert said(answer)
+    assert 400 <= answer.status_code < 500
+
+
+def test_actions_twice(page: Served) -> None:
+    with Caller(page.own) as caller:
+        question, reply = caller.begin("hello")
+        chat = caller.form["filled"]
+        for kind, values in (
+            ("stop", {}), ("rename", {"id": chat, "title": "one"}), ("branch", {"id": question}),
+            ("choose", {"id": reply}), ("settings", {"form": caller.form}), ("new_chat", {}),
+            ("open", {"id": chat}), ("save_snippet", {"name": "one", "message": "text"}),
+        ):  # fmt: skip
+            for _ in range(2):
+                assert said(caller.call(kind, **values)) == ""
+        assert said(caller.call("delete", id=chat)) == ""
+        assert refused(caller.call("delete", id=chat))[0] == 404
+        assert said(caller.call("undo", id=chat)) == ""
+        said(caller.call("undo", id=chat))
+        assert len(caller.chats()) == 1
+
+
+def test_actions_after_the_link_has_ended(tmp_path: Path) -> None:
+    with served(tmp_path) as page, Caller(page.link) as guest, Caller(page.own) as local:
+        guest.begin("hello")
+        assert said(local.call("revoke")) == ""
+        assert guest.stream
+        began = time.monotonic()
+        assert guest.stream.ended() == 4410
+        assert time.monotonic() - began < 5  # it heard of it, and did not have to look
+        for kind in BODIES:
+            assert guest.call(kind, **BODIES[kind]).status_code == 410
+        assert guest.export("all").status_code == 410
+        with pytest.raises(InvalidStatus, match="403"):
+            guest.open()
+        assert said(local.send("hello")) == ""
+
+
+@pytest.mark.slow
+def test_actions_a_thousand_at_once(tmp_path: Path) -> None:
+    """Of one visitor: some are refused, and others do not wait for them."""
+    with served(tmp_path) as page, Caller(page.own) as caller, Caller(page.own) as other:
+        caller.begin("hello")
+
+        async def flood() -> list[int]:
+            limits = httpx.Limits(max_connections=200)
+            async with httpx.AsyncClient(base_url=page.own, timeout=150, limits=limits) as client:
+                headers = {"X-Linly-Tab": caller.tab or "", **caller.cookies}
+
+                async def post(n: int) -> int:
+                    kind, body = (("send", BODIES["send"]), ("stop", {}), ("new_chat", {}),
+                                  ("settings", BODIES["settings"]))[n % 4]  # fmt: skip
+                    path = "/page/export" if n % 10 == 9 else f"/page/actions/{kind}"
+                    content = '{"kind": "all"}' if n % 10 == 9 else json.dumps(body)
+                    answer = await client.post(path, content=content, headers=headers)
+                    if answer.status_code == 429:
+                        assert answer.headers["retry-after"]
+                        assert answer.json()["error"]["message"]
+                    return answer.status_code
+
+                async def meanwhile() -> None:
+                    await asyncio.sleep(0.2)
+                    answer = await asyncio.to_thread(other.send, "in the middle")
+                    assert said(answer) == ""
+
+                calm = asyncio.ensure_future(meanwhile())
+                statuses = await asyncio.gather(*(post(n) for n in range(1_000)))
+                assert calm.done()  # the other visitor did not wait for all of them
+                await calm
+                return statuses
+
+        statuses = asyncio.run(flood())
+        assert set(statuses) <= {200, 400, 409, 429}
+        assert 429 in statuses
+        assert 200 in statuses
+        other.answered()
+        assert said(caller.call("new_chat")) == ""
+        assert said(caller.send("still here")) == ""
