@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from web.chats import branches
 from web.chats.errors import UnknownChatError
 from web.chats.portable import Parts, json_parts, markdown_parts, pair_parts
-from web.chats.records import Chat, Vote
+from web.chats.records import Vote
 from web.chats.store import ChatStore
 
 CHUNK = 65_536  # characters
@@ -18,12 +18,12 @@ CHUNK = 65_536  # characters
 
 def export_chats(store: ChatStore, owner: str) -> Iterator[str]:
     """All of the owner's chats as one JSON document, the newest first, in chunks of at most `CHUNK`
-    characters. A chat that is deleted meanwhile may be missing.
+    characters. Chats that are deleted meanwhile may be in it or not, but none in part.
 
     Raises:
         StoreError: while it is read.
     """
-    return in_chunks(json_parts(_readable(store, owner, store.each_chat(owner))))
+    return in_chunks(json_parts(_readable(store, owner)))
 
 
 def export_chat(store: ChatStore, owner: str, chat: str) -> Iterator[str]:
@@ -33,8 +33,8 @@ def export_chat(store: ChatStore, owner: str, chat: str) -> Iterator[str]:
         UnknownChatError: at once.
         StoreError
     """
-    found = store.chat(owner, chat)
-    return in_chunks(json_parts(_readable(store, owner, [found])))
+    found, votes = store.chat(owner, chat), store.votes(owner, chat)
+    return in_chunks(json_parts([(found, votes, store.each_message(owner, chat))]))
 
 
 def export_markdown(store: ChatStore, owner: str, chat: str) -> Iterator[str]:
@@ -73,24 +73,25 @@ def in_chunks(parts: Iterable[str]) -> Iterator[str]:
         yield "".join(waiting)
 
 
-def _readable(store: ChatStore, owner: str, chats: Iterable[Chat]) -> Iterator[Parts]:
-    """A chat's votes are read before its messages: what they are about is there by then."""
-    for chat in chats:
-        votes = store.votes(owner, chat.id)
-        try:
-            messages = store.each_message(owner, chat.id)
-        except UnknownChatError:
-            continue
-        yield chat, votes, messages
+def _readable(store: ChatStore, owner: str) -> Iterator[Parts]:
+    """The votes are read before the messages: what they are about is there by then."""
+    votes = _votes(store, owner)
+    for chat in store.each_chat(owner):
+        yield chat, votes.get(chat.id, []), store.each_message(owner, chat.id)
 
 
-def _pairs(store: ChatStore, owner: str) -> Iterator[str]:
+def _votes(store: ChatStore, owner: str) -> dict[str, list[Vote]]:
+    """By chat. They are small, and few: a reader casts each."""
     votes: dict[str, list[Vote]] = defaultdict(list)
     for vote in store.votes(owner):
         votes[vote.chat].append(vote)
-    for chat, its_votes in votes.items():
+    return votes
+
+
+def _pairs(store: ChatStore, owner: str) -> Iterator[str]:
+    for chat, votes in _votes(store, owner).items():
         try:
             messages = store.messages(owner, chat)
         except UnknownChatError:  # it was deleted meanwhile
             continue
-        yield from pair_parts(messages, its_votes)
+        yield from pair_parts(messages, votes)

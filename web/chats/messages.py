@@ -16,7 +16,7 @@ from web.chats.codec import clean, runs_from, runs_text
 from web.chats.database import Database, check_chat, check_message, hold_chat
 from web.chats.errors import ReplyBusyError, UnknownChatError
 from web.chats.records import ChatMessage, Run, State
-from web.chats.tables import MESSAGES
+from web.chats.tables import CHATS, MESSAGES
 
 STATES = {state.value: state for state in State}  # looked up faster than by the class
 FIRST_PAGE, MAX_PAGE = 20, 200  # messages that are read at once, where all of a chat are
@@ -29,7 +29,12 @@ FIELDS = (
 IN_ORDER = select(*FIELDS).where(MESSAGES.c.chat == bindparam("of")).order_by(MESSAGES.c.number)
 NUMBERED = (
     select(MESSAGES.c.number, *FIELDS)
-    .where(MESSAGES.c.chat == bindparam("of"), MESSAGES.c.number > bindparam("above"))
+    .join(CHATS, CHATS.c.id == MESSAGES.c.chat)
+    .where(
+        MESSAGES.c.chat == bindparam("of"),
+        MESSAGES.c.number > bindparam("above"),
+        CHATS.c.owner == bindparam("owner"),
+    )
     .order_by(MESSAGES.c.number)
     .limit(bindparam("limit"))
 )
@@ -93,22 +98,17 @@ class Messages(Database):
         return {row[0]: _message(row) for row in rows}
 
     def each_message(self, owner: str, chat: str) -> Iterator[ChatMessage]:
-        """All of a chat's messages in order of creation, read page by page.
+        """All of a chat's messages in order of creation, read page by page; none, if the owner has
+        no such chat. One that is deleted meanwhile is read to its end. Pages are smaller where
+        messages are long: a few of 2 MB each are in memory, not hundreds.
 
         Raises:
-            UnknownChatError: at once.
-            StoreError
+            StoreError: while they are read.
         """
-        with self._reading() as connection:
-            check_chat(connection, owner, chat)
-        return self._pages(chat)
-
-    def _pages(self, chat: str) -> Iterator[ChatMessage]:
-        """Smaller pages where messages are long: a few of 2 MB each are in memory, not hundreds."""
         above, limit = -1, FIRST_PAGE
         while True:
             with self._reading() as connection:
-                page = {"of": chat, "above": above, "limit": limit}
+                page = {"owner": owner, "of": chat, "above": above, "limit": limit}
                 rows = connection.execute(NUMBERED, page).all()
             yield from (_message(fields) for _, *fields in rows)
             if len(rows) < limit:
