@@ -28,7 +28,7 @@ from model.folders.weights import LARGE, list_tensors, read_tensors
 from model.prompt import PromptTemplate, load_templates
 from model.settings import read_settings
 from model.startup import base_name
-from model.types import Message, ModelFolderError, RequestError
+from model.types import LinlyError, Message, ModelFolderError, RequestError
 from tests.model.test_adapters import BASE, reason, write_adapter
 from tests.model.tokens import make_spm
 from tests.tiny import make_folder, write_tokenizer
@@ -36,7 +36,7 @@ from tests.tiny import make_folder, write_tokenizer
 CHECKOUT = Path(__file__).parents[2]
 HANG_SECONDS = 300  # by far more than any of these takes, on any machine
 GBK = os.fsdecode("小灯".encode("gbk"))
-CATASTROPHIC = r"(\w|[a-z._])+\d"  # two ways for each letter
+CATASTROPHIC = r"([\w.]+)+\d"  # 2^30 ways to cut a name of 31 letters into parts
 
 
 def survives(code: str, *args: object) -> str:
@@ -515,6 +515,23 @@ def test_so_many_folders_are_looked_at_and_no_more(
     assert [one.name for one in made.scan()] == ["a0", "a1", "a2"]
     made.scan()
     assert caplog.text.count("Only the first 3 adapters") == 1
+
+
+def test_very_many_folders_are_not_looked_at_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by whoever asks for names that there are not, either."""
+    monkeypatch.setattr("model.adapters.FEW", 2)
+    monkeypatch.setattr("model.adapters.SECONDS_A_FOLDER", 1000.0)
+    for number in range(3):
+        write_adapter(tmp_path / f"a{number}")
+    made = AdapterRegistry(tmp_path, BASE, ())
+    assert len(made.scan()) == 3
+    monkeypatch.setattr(made, "_scan", None)  # calling it would fail
+    assert len(made.scan()) == 3
+    with pytest.raises(LinlyError, match="no model or adapter"):
+        made.get("unknown")
+    assert made.get("a1").ready
 
 
 # Templates

@@ -1,0 +1,60 @@
+"""Patterns of tokenizers: those of published ones pass, and those that backtrack do not."""
+
+from __future__ import annotations
+
+import pytest
+
+from model.folders.bounded_files import UnfitFileError
+from model.folders.tokenizer_bounds import MAX_GROWTH, check_tokenizer_data, is_linear
+
+CONTRACTIONS = "'s|'t|'re|'ve|'m|'ll|'d"
+UPPER = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
+LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+TAIL = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+PUBLISHED = {
+    "GPT-2": rf"{CONTRACTIONS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S)|\s+",
+    "Llama 3": rf"(?i:{CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}"
+               rf"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{TAIL}",
+    "Qwen2": rf"(?i:{CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}"
+             rf"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{TAIL}",
+    "o200k": rf"{UPPER}*{LOWER}+(?i:{CONTRACTIONS})?|{UPPER}+{LOWER}*(?i:{CONTRACTIONS})?"
+             rf"|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{TAIL}",
+    "Tekken": rf"{UPPER}*{LOWER}+|{UPPER}+{LOWER}*|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{TAIL}",
+    "DeepSeek V3": r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"
+                   r"|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|" + TAIL,
+    "DeepSeek, Chinese": "[一-龥぀-ゟ゠-ヿ]+",
+    "DeepSeek LLM": r"\s?[A-Za-zµÀ-ÖØ-öø-ƺ]+",
+    "DeepSeek LLM, signs": r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
+    "DeepSeek LLM, space": r"\s+$",
+    "BLOOM": " ?[^(\\s|[.,!?…。，、।۔،])]+",
+    "spaces": " {2,}",
+    "thousands": r"(?=(\d{3})+(?!\d))",
+    "a token": r"<\|im_end\|>",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_patterns_of_published_tokenizers_pass(name: str) -> None:
+    assert is_linear(PUBLISHED[name])
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "(a+)+b", "a*a*b", "a+b", "(a|aa)+$", "(?:a|a){30}b", "(a?){40}a{40}", "a?" * 12 + "a{12}",
+        r"(\w+)\1", r"\s*[\r\n]+", "(?>a+)b", "a{1,5}+b", "(a*)*", ".*.*x", "(?=a*b)c", "a++b",
+        "(" * 24 + "a" + ")" * 24, "[", "(", "\\", "a{2,1}", "(?", "a**", r"\p{", "(?R)",
+        "x" * 5000, "(a|b)(a|b)" * 8 + "c",
+    ],
+)  # fmt: skip
+def test_others_are_refused(pattern: str) -> None:
+    assert not is_linear(pattern)
+
+
+def test_texts_may_grow_a_little() -> None:
+    step = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    check_tokenizer_data({"normalizer": {"type": "Sequence", "normalizers": [step] * 9}}, "t")
+    double = {**step, "content": "▁▁"}
+    many = [double] * MAX_GROWTH.bit_length()
+    with pytest.raises(UnfitFileError, match="without bound"):
+        check_tokenizer_data({"normalizer": {"type": "Sequence", "normalizers": many}}, "t")
