@@ -42,7 +42,7 @@ PAUSE = Bar(50, 20)
 ACTIONS = {
     "import": "1,000 chats are imported",
     "search": "25,000 messages are searched",
-    "search_chinese": "and in Chinese",
+    "search_folded": "they are searched for letters beyond ASCII",
     "export": "all of them are exported",
     "open": "a chat of 1,000 messages is opened",
     "compare": "20 replies are compared",

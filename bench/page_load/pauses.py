@@ -26,7 +26,8 @@ PROBE = Path(__file__).with_name("probe.py")
 WARM_UP_SECONDS, SETTLE_SECONDS, IDLE_SECONDS = 10.0, 1.0, 3.0
 TEXT = "The keeper wrote into the log what the sea had brought: 海浪很高, and the light was seen. "
 TEXT_CHARACTERS = 142  # with which a file of 1,000 chats of 25 messages has nearly 5 MB
-NOT_FOUND, NOT_FOUND_CHINESE = "no such lighthouse", "没有灯塔"  # so that all messages are read
+# Not there, so that all messages are read; letters beyond ASCII are compared by Python.
+NOT_FOUND, NOT_FOUND_FOLDED = "no such lighthouse", "kein Leuchtturmwächter"
 RIVAL = {"adapter": "", "preset": ""}
 RIVALS, TOKENS = 4, 64
 MS = 1_000
@@ -129,7 +130,7 @@ def _actions(
         "idle": lambda: asyncio.sleep(IDLE_SECONDS),
         "import": import_all,
         "search": lambda: visitor.search(NOT_FOUND),
-        "search_chinese": lambda: visitor.search(NOT_FOUND_CHINESE),
+        "search_folded": lambda: visitor.search(NOT_FOUND_FOLDED),
         "export": lambda: visitor.export("all"),
         "open": open_long,
         "compare": compare,
