@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -148,9 +147,12 @@ class FakeRegistry(AdapterRegistry):
         super().__init__(Path("nowhere"), None, ())
         self._adapters = adapters
 
+    def scan(self, fresh: float = 0.0) -> list[Adapter]:
+        self._scan()
+        return self._listed()
+
     def _scan(self) -> None:
         self._found = {adapter.name: adapter for adapter in self._adapters}
-        self._looked = time.monotonic()
 
 
 ADAPTERS = (

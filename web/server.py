@@ -63,7 +63,7 @@ def build_app(
     logins = Logins(access, link, attempts, key=login.key_in(folder))
     service = PageService.build(manager, keeping, desk, link, folder)
     checks = [
-        HealthCheck("The chat store", keeping.store.check),
+        HealthCheck("The chat store", lambda: keeping.store.check()),
         HealthCheck("The page", service.check),
     ]
     api.install(app, manager, access, attempts, checks)

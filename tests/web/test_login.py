@@ -6,6 +6,7 @@ import dataclasses
 import re
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from web import login
 from web.access import Access
 from web.address import bind
 from web.login import COOKIE, SECONDS, Logins, key_in
+from web.rate_limits import AttemptLimiter
 from web.sharing import LinkRules, PublicLink
 
 MEI, LIN = ("mei", "mei's 密码"), ("lin", "lin's")
@@ -52,6 +54,15 @@ def served(folder: Path, accounts: dict[str, str] | None = None,
     public.opened(f"https://{NAME}")
     with serving(manager, access, link=tunnel, data=folder, public=public) as url:
         yield Page(url, f"http://127.0.0.1:{port}", folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def patient() -> Iterator[None]:
+    """These tests try more wrong passwords than one address may."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("PAIR_FAILURES", "ADDRESS_FAILURES", "ACCOUNT_FAILURES"):
+            patched.setattr(AttemptLimiter, name, 10_000)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -347,3 +358,22 @@ def test_passphrase_is_no_account_s_login() -> None:
     with_accounts = Logins(Access({"": PASSPHRASE, **ACCOUNTS}, link_port=7860), key=key)
     assert with_accounts.account(scope(value(shared.issue(scope(), "")))) is None
     assert shared.account(scope(value(with_accounts.issue(scope(), "mei")))) is None
+
+
+def test_login_slows_guessing_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guesses at once count, too; other accounts are not held up."""
+    monkeypatch.setattr(AttemptLimiter, "PAIR_FAILURES", 5)
+    with served(tmp_path, ACCOUNTS) as page, ThreadPoolExecutor(10) as pool:
+
+        def guess(number: int) -> int:
+            with browser(page.own) as client:
+                return log_in(client, MEI[0], f"guess {number}").status_code
+
+        statuses = list(pool.map(guess, range(20)))
+        assert sorted(statuses) == [401] * 5 + [429] * 15
+        with browser(page.own) as client:
+            answer = log_in(client, *MEI)
+            assert answer.status_code == 429
+            assert int(answer.headers["Retry-After"]) > 0
+            assert "too many wrong passwords" in answer.text
+            assert log_in(client, *LIN).status_code == 303

@@ -183,7 +183,7 @@ class Replies:
         self._changed(reply.owner)
 
     def _launch(self, reply: Reply) -> None:
-        reply.task = asyncio.create_task(self._make(reply))
+        reply.task = asyncio.get_running_loop().create_task(self._make(reply))
         if self._saver is None or self._saver.done():
             self._saver = asyncio.create_task(self._save_often())
 

@@ -13,8 +13,8 @@ import pytest
 
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.serving import serving
-from web.chats.chats import Chats
 from web.chats.errors import StoreError
+from web.chats.store import ChatStore
 from web.health_checks import HealthChecks
 
 
@@ -46,7 +46,7 @@ def test_a_store_that_fails_is_not_ready(url: str, monkeypatch: pytest.MonkeyPat
         raise StoreError("The chats cannot be read or written: the disk is full", "Make room.")
 
     with monkeypatch.context() as broken:
-        broken.setattr(Chats, "chats", fail)
+        broken.setattr(ChatStore, "check", fail)
         status, body = health(url)
         assert (status, body["status"]) == (503, "error")
         assert body["error"] == (
@@ -61,7 +61,7 @@ def test_a_store_that_hangs_is_not_ready(url: str, monkeypatch: pytest.MonkeyPat
     """And /health answers all the same."""
     released = threading.Event()
     with monkeypatch.context() as hanging:
-        hanging.setattr(Chats, "chats", lambda *_, **__: released.wait())
+        hanging.setattr(ChatStore, "check", lambda *_, **__: released.wait())
         for _ in range(3):
             status, body = health(url)
             assert (status, body["status"]) == (503, "error")
@@ -74,7 +74,7 @@ def test_while_the_model_loads_it_is_loading(
 ) -> None:
     loading = threading.Event()
     manager = fake_manager(FakeEngine(echo), loading)
-    monkeypatch.setattr(Chats, "chats", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(ChatStore, "check", lambda *_, **__: 1 / 0)
     with serving(manager, data=tmp_path) as url:
         assert health(url)[1]["status"] == "loading"
         loading.set()

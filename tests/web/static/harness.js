@@ -169,7 +169,7 @@
       if (news.length) this.event({ live: news });
     },
     control(kind) {
-      document.dispatchEvent(new CustomEvent('linly:control', { detail: kind }));
+      (window.linlyControl ??= []).push(kind);
     },
     async mount() {
       const door = await import(new URL('page/chat.js', document.baseURI));
