@@ -146,7 +146,7 @@ def test_a_link_without_the_base_begins_with_an_adapter(browser: Browser, stack:
 def begin(caller: Caller, text: str, adapter: str, engine: FakeEngine) -> None:
     """A question, and its reply."""
     before = len(engine.emitted)
-    assert said(caller.call("send", text, *caller.with_adapter(adapter))) == ""
+    assert said(caller.send(text, adapter=adapter)) == ""
     until(lambda: len(engine.emitted) > before and not engine.status().running)
 
 
@@ -161,29 +161,31 @@ FORBIDDEN = "This link is not for linly"
 def test_no_request_made_by_hand_leads_to_other_adapters(stack: ExitStack) -> None:
     here = shared(stack, LinkRules(adapters=("pirate",)))
     with Caller(here.link) as caller:
-        linly = caller.with_adapter("linly")
-        assert said(caller.call("send", "hello", *linly)).startswith(FORBIDDEN)
+        assert said(caller.send("hello", adapter="linly")).startswith(FORBIDDEN)
         begin(caller, "hello", "pirate", here.engine)
-        rivals = ["pirate", "linly", "-", "-", "", "", "", ""]
-        pirate = caller.with_adapter("pirate")
-        assert said(caller.call("compare", "who?", *rivals, *pirate)).startswith(FORBIDDEN)
-        assert said(caller.call("regenerate", *linly)).startswith(FORBIDDEN)
-        exported = caller.act({"kind": "export", "format": "json"}).json()["data"][0]["download"]
+        rivals = [{"adapter": name, "preset": ""} for name in ("pirate", "linly", "-", "-")]
+        pirate = caller.formed(adapter="pirate")
+        compared = caller.call("compare", text="who?", rivals=rivals, form=pirate)
+        assert said(compared).startswith(FORBIDDEN)
+        linly = caller.formed(adapter="linly")
+        assert said(caller.call("regenerate", form=linly)).startswith(FORBIDDEN)
+        exported = caller.export("json").text
         # A chat from a file says that another adapter had been speaking in it.
-        forged = exported["text"].replace('"pirate"', '"linly"').replace('"done"', '"stopped"')
-        assert said(caller.act({"kind": "import", "text": forged})).startswith("linly is not here")
-        again = caller.act({"kind": "export", "format": "json"}).json()["data"][0]["download"]
-        assert '"adapter": "linly"' in again["text"]
-        question, reply = re.findall(r'"id": "(\w+)"', again["text"])
-        for event in (
-            {"kind": "again", "id": reply},
-            {"kind": "continue", "id": reply},
-            {"kind": "regenerate", "id": reply},
-            {"kind": "edit", "id": question, "text": "other"},
+        forged = exported.replace('"pirate"', '"linly"').replace('"done"', '"stopped"')
+        assert said(caller.adopt(forged)).startswith("linly is not here")
+        again = caller.export("json").json()["chats"][0]
+        assert "linly" in json.dumps(again)
+        question, reply = (message["id"] for message in again["messages"])
+        form = caller.formed(adapter="linly")
+        for kind, values in (
+            ("again", {"id": reply}),
+            ("continue", {"id": reply, "form": form}),
+            ("regenerate", {"id": reply, "form": form}),
+            ("edit", {"id": question, "text": "other", "form": form}),
         ):
             # Running again looks at the digest first, of which the file knows another adapter's.
-            answer = said(caller.act(event, linly))
-            assert answer.startswith((FORBIDDEN, "The adapter linly is not the one")), event
+            answer = said(caller.call(kind, **values))
+            assert answer.startswith((FORBIDDEN, "The adapter linly is not the one")), kind
         begin(caller, "and now?", "pirate", here.engine)
     asked = [*here.engine.requests, *here.engine.read]
     assert {request.adapter.name for request in asked if request.adapter} == {"pirate"}
@@ -293,7 +295,7 @@ def test_what_the_owner_sees(browser: Browser, stack: ExitStack) -> None:
     ):  # fmt: skip
         assert line in shown
     expect(owner.page.locator("#link a")).to_have_attribute("href", ADDRESS)
-    with Caller(here.link, "another") as caller:
+    with Caller(here.link) as caller:
         begin(caller, "hello", "pirate", here.engine)
     expect(owner.page.locator("#link")).to_contain_text("2 visitors, 2 replies")
     here.now += HOUR
@@ -354,12 +356,12 @@ def test_visitors_see_nothing_of_the_link_and_cannot_end_it(
     panel(owner.page)
     with Caller(here.link) as caller, Caller(here.own) as local:
         answer = caller.call("revoke")
+        assert answer.status_code == 400
         assert "abcd-efgh-jkmn" not in answer.text
-        caller.session = None
+        # With the id of a tab of this machine's, a guest is still one.
+        caller.tab = local.tab
         caller.call("revoke")
-        # Whoever knows the session of somebody on this machine is still a guest.
-        local.session = caller.session = "shared"
-        local.call("new_chat")
+        caller.client.cookies = local.client.cookies
         caller.call("revoke")
         assert not here.public.closed
         local.call("revoke")
@@ -371,21 +373,24 @@ def test_visitors_do_not_fill_the_disk(stack: ExitStack, monkeypatch: pytest.Mon
     monkeypatch.setattr(sharing, "MOST_KEPT", 1000)
     here = shared(stack, LinkRules())
     messages = [{"role": "user", "content": "x" * 350}]
-    event = {"kind": "import", "text": json.dumps({"messages": messages})}
-    for session in ("anna", "mei"):
-        with Caller(here.link, session) as caller:
-            assert said(caller.act(event)) == ""
-    with Caller(here.link, "mallory") as caller:
-        assert said(caller.act(event)).startswith("There is no room left for what visitors")
+    text = json.dumps({"messages": messages})
+    for _ in ("anna", "mei"):
+        with Caller(here.link) as caller:
+            assert said(caller.adopt(text)) == ""
+    with Caller(here.link) as caller:
+        assert said(caller.adopt(text)).startswith("There is no room left for what visitors")
+
+        def save(name: str, message: str) -> str:
+            return said(caller.call("save_snippet", name=name, message=message))
+
         # What is refused for another reason takes no room.
         for _ in range(5):
-            assert said(caller.call("save_snippet", "", "x" * 100)).startswith("A name has")
-        long = caller.call("save_snippet", "name", "x" * 500)
-        assert said(long).startswith("There is no room left")
-        assert said(caller.call("save_snippet", "name", "x" * 100)) == ""
-    with Caller(here.own, "owner") as owner:
+            assert save("", "x" * 100).startswith("A name has")
+        assert save("name", "x" * 500).startswith("There is no room left")
+        assert save("name", "x" * 100) == ""
+    with Caller(here.own) as owner:
         for _ in range(4):
-            assert said(owner.act(event)) == ""
+            assert said(owner.adopt(text)) == ""
 
 
 def test_a_link_that_is_revoked_while_it_is_asked_for() -> None:

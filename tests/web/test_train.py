@@ -247,16 +247,20 @@ def test_visitors_of_a_public_link_leave_no_files(tmp_path: Path) -> None:
     link: socket.socket = bind("127.0.0.1", 0)
     port = link.getsockname()[1]
     access = Access(training="local", link_port=port)
-    with serving(shop.manager, access, shop.desk, link, data=tmp_path / "data") as own:
+    with (
+        serving(shop.manager, access, shop.desk, link, data=tmp_path / "data") as own,
+        httpx.Client(headers=TAB) as client,
+    ):
+        client.get(own)  # gives the cookie
         for address, name, status in (
             (own, "a.jsonl", 200),
             (own, "a.html", 400),
             (own, "../../a.jsonl", 200),
             (f"http://127.0.0.1:{port}", "a.jsonl", 403),
         ):
-            headers = {**TAB, "X-Forwarded-For": "127.0.0.1"}
+            headers = {"X-Forwarded-For": "127.0.0.1"}
             url = f"{address}/page/upload"
-            answer = httpx.post(url, content=b"{}", params={"name": name}, headers=headers)
+            answer = client.post(url, content=b"{}", params={"name": name}, headers=headers)
             assert answer.status_code == status, (address, name, answer.text)
         kept = sorted((tmp_path / "data" / "uploads").glob("*/*"))
         assert [path.name for path in kept] == ["a.jsonl", "a.jsonl"]
@@ -294,7 +298,11 @@ def test_visitors_of_a_public_link_cannot_start_one_by_hand(tmp_path: Path) -> N
     shop.desk.trainings.start("secret", tmp_path / "secret", [])
     until(lambda: bool(shop.desk.job and shop.desk.job.losses))
     shop.flags.clear()
-    with serving(shop.manager, access, shop.desk, link) as own:
+    with (
+        serving(shop.manager, access, shop.desk, link) as own,
+        httpx.Client(headers=TAB) as client,
+    ):
+        client.get(own)  # gives the cookie
         for address, call, body in (
             (f"http://127.0.0.1:{port}", "train_start", {"form": {"train_name": "mine"}}),
             (f"http://127.0.0.1:{port}", "train_cancel", {}),
@@ -302,7 +310,7 @@ def test_visitors_of_a_public_link_cannot_start_one_by_hand(tmp_path: Path) -> N
             (f"http://127.0.0.1:{port}", "train_chat", {}),
             (own, "train_start", {"form": {"train_name": "mine"}}),
         ):
-            answer = httpx.post(f"{address}/page/actions/{call}", json=body, headers=TAB)
+            answer = client.post(f"{address}/page/actions/{call}", json=body)
             assert answer.status_code == (200 if address == own else 403)
             said = "Upload a file with dialogues first." if address == own else "Training is off"
             assert said in answer.text

@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 from web.chats.talk import Talk
+from web.sharing import HOUR, PublicLink
 from web.ui.train.desk import Desk
 
 LOOK_SECONDS = 1.0
@@ -47,7 +48,9 @@ class ModelWatch:
         )  # fmt: skip
         adapters = manager.adapters(LOOK_SECONDS)
         templates = [(one.name, one.description) for one in manager.templates()]
-        shared = link and (link.address, link.problem, link.closed, link.visitors, link.replies)
+        shared = link and (
+            link.address, link.problem, link.closed, link.visitors, link.replies, _hours(link)
+        )  # fmt: skip
         return model, adapters, templates, shared, self._desk and self._desk.job
 
     def _tell(self, seen: object) -> None:
@@ -60,3 +63,8 @@ class ModelWatch:
             if ready != self._ready:
                 visit.changed.set()  # the meter waits for a tokenizer
         self._ready = ready
+
+
+def _hours(link: PublicLink) -> float | None:
+    """How long the link is open yet, as exactly as the page shows it."""
+    return None if link.until is None else round((link.until - link.clock()) / HOUR, 1)
