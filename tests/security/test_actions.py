@@ -21,6 +21,7 @@ from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.handmade import FORM, Caller, refused, said
 from tests.web.serving import serving
 from training.job import Trainings
+from web import page_gate
 from web.access import Access
 from web.address import bind
 from web.chats.identity import COOKIE
@@ -88,6 +89,15 @@ def served(folder: Path) -> Iterator[Served]:
     access = Access(training="local", link_port=port)
     with serving(manager, access, desk, tunnel, folder, public) as url:
         yield Served(url, f"http://127.0.0.1:{port}", public, engine)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def patient() -> Iterator[None]:
+    """One visitor sends all of these; how many they may is tests/web/test_page_gate.py's matter."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(page_gate, "VISITOR_BURST", 100_000)
+        patched.setattr(page_gate, "ADDRESS_BURST", 100_000)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -351,3 +351,16 @@ def test_gate_a_stream_is_a_page_s(url: str) -> None:
         stream(url, path="/v1/models")
     with pytest.raises(InvalidStatus):
         stream(url, path="/")
+
+
+def test_gate_requests_of_one_visitor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than anybody clicks are refused; others do not notice."""
+    monkeypatch.setattr(page_gate, "VISITOR_BURST", 10)
+    monkeypatch.setattr(page_gate, "VISITOR_RATE", 0.01)
+    with served() as url, Caller(url) as busy, Caller(url) as calm:
+        answers = [busy.call("stop") for _ in range(20)]
+        statuses = [answer.status_code for answer in answers]
+        assert statuses == [200] * 9 + [429] * 11  # the stream was the first
+        assert int(answers[-1].headers["retry-after"]) > 0
+        assert refused(answers[-1]) == (429, "too_many_requests")
+        assert calm.call("stop").status_code == 200
