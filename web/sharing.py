@@ -60,7 +60,7 @@ class PublicLink:
 
     rules: LinkRules
     close_tunnel: Callable[[], None]
-    passphrase: str | None = None
+    passphrase: str | None = field(default=None, repr=False)
     clock: Callable[[], float] = time.time
     address: str | None = None
     problem: str = ""
