@@ -18,7 +18,7 @@ export function mountNames() {
     nameSoon();
   });
   whenThere('#settings').then((bar) => watch(bar, INSIDE));
-  whenThere('#data').then((data) => watch(data.closest('.tabitem'), INSIDE));
+  whenThere('.tabitem #data').then((data) => watch(data.closest('.tabitem'), INSIDE));
   // Not what is inside of it, which changes with each word of a reply.
   whenThere('#entry').then((entry) => watch(entry.parentElement, { childList: true }));
 }
