@@ -172,7 +172,9 @@ def test_no_request_made_by_hand_leads_to_other_adapters(stack: ExitStack) -> No
         exported = caller.export("json").text
         # A chat from a file says that another adapter had been speaking in it.
         forged = exported.replace('"pirate"', '"linly"').replace('"done"', '"stopped"')
-        assert said(caller.adopt(forged)).startswith("linly is not here")
+        adopted = caller.adopt(forged)
+        assert said(adopted).startswith("linly is not here")
+        caller.form["filled"] = adopted.json()["filled"]
         again = caller.export("json").json()["chats"][0]
         assert "linly" in json.dumps(again)
         question, reply = (message["id"] for message in again["messages"])
