@@ -1,6 +1,6 @@
 """Health checks: whether each part that a reply needs does its work, for /health and /metrics.
 
-A check runs in a thread of its own, at most once a second and only when somebody asks; its result
+A check runs in a thread of its own, at most once a second and only when asked for; its result
 is kept. One that hangs is never started a second time, and counts as failed after some seconds. So
 asking is cheap, and always answered.
 """

@@ -83,7 +83,7 @@ class Logins:
             return True
 
     def issue(self, scope: Mapping[str, Any], user: str) -> str:
-        """A Set-Cookie header for somebody whose password was right."""
+        """A Set-Cookie header for a visitor whose password was right."""
         account = user if self.access.accounts else ""
         value = self._signer().dumps({"user": account, "proof": self._proof(scope, account)})
         return cookie(self._name(scope), str(value), SECONDS, self._secure(scope))
@@ -177,7 +177,7 @@ def router(logins: Logins) -> APIRouter:
 def login_page(
     scope: Mapping[str, Any], access: Access, wrong: str = "", chat: str = "", status: int = 401
 ) -> HTMLResponse:
-    """The form, in the browser's language; what is asked for is shown once somebody is in."""
+    """The form, in the browser's language; a chat in the address is opened after the login."""
     language = language_of(scope)
     asked = chat or parse_qs(scope["query_string"].decode("latin-1")).get("chat", [""])[0]
     fields = {

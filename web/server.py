@@ -55,7 +55,7 @@ def build_app(
 ) -> FastAPI:
     """The whole application: API first, the page for every other path.
 
-    Without a `desk` nobody trains here; without a `link` nobody comes from outside. Without a
+    Without a `desk` the page does not train; without a `link` there is no public link. Without a
     `data_dir`, uploads and the key of the logins are for this run alone.
     """
     app = FastAPIOffline(title="Linly Chat", description=ABOUT, version="1", redoc_url=None)

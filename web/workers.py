@@ -107,7 +107,7 @@ class Workers:
 
     async def stream(self, owner: str, items: Iterator[T]) -> AsyncIterator[T]:
         """The items of an iterator that takes long, each made in a thread in the visitor's turn.
-        Between them others have theirs: whoever takes the items may be slow."""
+        Between them others have theirs: the client that takes the items may be slow."""
         while (item := await self._next(owner, items)) is not END:
             yield item  # type: ignore[misc]
 

@@ -34,7 +34,7 @@ def owner_of(scope: Mapping[str, Any], account: str, secure: bool = False) -> Ow
     """Who sent a request.
 
     Args:
-        account: the name at the login, if it is somebody's own; "" else.
+        account: the name at the login, "" without accounts.
         secure: whether it came over TLS.
     """
     if account:

@@ -122,7 +122,7 @@ class Visits:
         one's own.
         """
         known = self._visits.get(tab)
-        # Without a cookie the id, which nobody else is told, is all that a visitor is known by.
+        # Without a cookie, the id (told to this visitor alone) is all that a visitor is known by.
         same = known is not None and (known.owner == owner or not (known.owner.kept or owner.kept))
         if known is not None and same and known.guest == guest:
             return known

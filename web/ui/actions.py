@@ -232,8 +232,8 @@ class Actions:
 
     def _in_step(self, visit: Visit, form: FormValues, action: Callable[[], Outcome]) -> Outcome:
         """Do it, and see to it that the controls are about the chat that is shown then: a new one
-        has them as they are, and an older one fills them, as whatever should have filled them has
-        not come, or came too early."""
+        has them as they are, and an older one fills them, as the update that should have filled
+        them has not come, or came too early."""
         before = visit.chat
         try:
             outcome = action()

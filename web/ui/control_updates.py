@@ -82,7 +82,7 @@ class ControlUpdates:
         return {self._layout.settings.preset: gr.update(choices=choices, value=value)}
 
     def _choices(self, visit: Visit) -> Updates:
-        """Whatever there is to choose from."""
+        """The choices of every drop-down."""
         ui, language, owner = self._layout, visit.language, visit.owner.id
         presets = self._shelf.preset_choices(owner, language)
         adapters = adapter_choices(self._talk, visit)

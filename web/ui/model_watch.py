@@ -24,7 +24,7 @@ class ModelWatch:
         self._ready = False
 
     def begin(self) -> None:
-        """See to it that somebody looks, from the event loop."""
+        """Start looking, if no task does; from the event loop."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._look_often())
 

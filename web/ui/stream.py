@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -124,15 +124,7 @@ class Tab:
 
     async def serve(self, chat: str) -> None:
         """Send until the client goes, or the link that it came through ends."""
-        tasks = [asyncio.create_task(part) for part in (self._show(chat), self._receive())]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                self._report(task)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await self._run_until_first(self._show(chat), self._receive())
 
     async def _show(self, chat: str) -> None:
         """Open the chat of the page's address; then keep everything up to date, until one of the
@@ -143,7 +135,10 @@ class Tab:
         await self._send(begun | ({"say": said} if said else {}))
         self._visit.renew()
         self._visit.offer()
-        parts = (self._send_chats(), self._send_live(), self._send_controls())
+        await self._run_until_first(self._send_chats(), self._send_live(), self._send_controls())
+
+    async def _run_until_first(self, *parts: Coroutine[Any, Any, None]) -> None:
+        """Run the parts until one of them ends, then cancel the others."""
         tasks = [asyncio.create_task(part) for part in parts]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

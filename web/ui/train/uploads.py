@@ -42,7 +42,7 @@ class Uploads:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: dict[str, Upload] = {}
-        shutil.rmtree(folder, ignore_errors=True)  # nobody knows those of an earlier run
+        shutil.rmtree(folder, ignore_errors=True)  # the tokens of an earlier run are lost
 
     def path(self, owner: str, token: str) -> Path:
         """The file of this token, if it is this visitor's.
