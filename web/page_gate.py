@@ -62,7 +62,7 @@ def _rule(path: str, *methods: str, max_bytes: int = 0, public: bool = False,
 RULES = (
     _rule(r"/"),
     _rule(r"/page/events", "WEBSOCKET"),
-    _rule(r"/page/actions/(send|edit|compare|save_snippet|use_snippet)", "POST", max_bytes=5 * MB),
+    _rule(r"/page/actions/(send|edit|compare|save_snippet)", "POST", max_bytes=5 * MB),
     _rule(r"/page/actions/train_(look|start|cancel|chat)", "POST", max_bytes=MB, trains=True),
     _rule(r"/page/actions/[a-z_]{1,40}", "POST", max_bytes=MB),
     _rule(r"/page/import", "POST", max_bytes=5 * MB),

@@ -199,7 +199,7 @@ def test_gate_a_page_of_another_site_sends_nothing(url: str) -> None:
 
 
 def sizes() -> Iterator[tuple[str, int]]:
-    for path in ("send", "edit", "compare", "save_snippet", "use_snippet"):
+    for path in ("send", "edit", "compare", "save_snippet"):
         yield f"/page/actions/{path}", 5 * MB
     yield "/page/actions/settings", MB
     yield "/page/import?more=0", 5 * MB

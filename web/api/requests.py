@@ -127,9 +127,7 @@ class Generation(Body):
         ]
         | None
     ) = None
-    seed: (
-        Annotated[int, Field(ge=-MOST_SEED, lt=MOST_SEED, description="-1: any"), WHOLE] | None
-    ) = None
+    seed: Annotated[int, Field(description="modulo 2^63; -1: any"), WHOLE] | None = None
     stop: str | Annotated[list[str], Field(max_length=MOST_STOPS, fail_fast=True)] | None = None
     user: str | None = None
     prompt_cache_key: str | None = None
@@ -159,7 +157,10 @@ class Generation(Body):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def _seed(self) -> int | None:
-        """OpenAI's may be below 0, and many a program sends -1 for none."""
+        """Of any size: OpenAI's may be below 0, and many a program sends -1 for none.
+
+        Without bounds, as the document could tell such ones only as floats, which are not exact.
+        """
         return None if self.seed in (None, -1) else (self.seed or 0) % MOST_SEED
 
     def sampling(self, max_tokens: int | None, logprobs: int | None) -> Sampling:

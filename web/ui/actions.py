@@ -122,12 +122,14 @@ class Export(Body):
 @dataclass(frozen=True)
 class Outcome:
     """What the tab that acted is to do: show a chat's settings, tell a sentence, take what was
-    `sent` out of the message box, bring controls up to date. `filled` is the chat that the controls
-    are about from now on, "" for one to come, if that is another one."""
+    `sent` out of the message box, put `inserted` behind what is in it, bring controls up to date.
+    `filled` is the chat that the controls are about from now on, "" for one to come, if that is
+    another one."""
 
     settings: ChatSettings | None = None
     said: str = ""
     sent: str = ""
+    inserted: str = ""
     updates: Updates = field(default_factory=dict)
     filled: str | None = None
 
@@ -171,7 +173,7 @@ class Actions:
             "language": (Language, self._language),
             "save_preset": (SavePreset, self._save_preset),
             "delete_preset": (Named, self._delete_preset),
-            "use_snippet": (SnippetText, self._use_snippet),
+            "use_snippet": (Named, self._use_snippet),
             "save_snippet": (SnippetText, self._save_snippet),
             "delete_snippet": (Named, self._delete_snippet),
             "revoke": (Nothing, self._revoke),
@@ -219,6 +221,7 @@ class Actions:
         return {
             "say": said or None,
             "sent": outcome.sent or None,
+            "inserted": outcome.inserted or None,
             "chat": visit.chat,
             "filled": filled,
             "lost": visit.lost,
@@ -334,14 +337,13 @@ class Actions:
         self._talk.visits.library_changed(visit.owner.id)
         return Outcome(updates=self._controls.presets(visit, None))
 
-    def _use_snippet(self, visit: Visit, body: SnippetText) -> Outcome:
+    def _use_snippet(self, visit: Visit, body: Named) -> Outcome:
         """Put a prompt behind what is in the message box. It can then be chosen again."""
         panel = self._layout.settings.shelf
-        parts = [body.message or "", self._shelf.snippet(visit.owner.id, body.name)]
-        return Outcome(updates={
-            self._layout.message: "\n".join(part for part in parts if part.strip()),
-            panel.snippet: None, panel.snippet_name: body.name or "",
-        })  # fmt: skip
+        return Outcome(
+            inserted=self._shelf.snippet(visit.owner.id, body.name),
+            updates={panel.snippet: None, panel.snippet_name: body.name or ""},
+        )
 
     def _save_snippet(self, visit: Visit, body: SnippetText) -> None:
         """Keep what is in the message box."""

@@ -60,7 +60,7 @@ class Layout:
         shelf = self.settings.shelf
         train = self.train.form if self.train is not None else {}
         return {
-            "message": self.message, "language": self.language, "adapter": self.adapter,
+            "language": self.language, "adapter": self.adapter,
             **self.settings.form, "preset": self.settings.preset,
             **{f"rival_{n}": box for n, box in enumerate(self.compare.adapters)},
             **{f"rival_preset_{n}": box for n, box in enumerate(self.compare.presets)},
@@ -106,8 +106,8 @@ def build(whole_strengths: bool = False, trains: bool = False) -> Layout:
         with gr.Row(elem_id="entry", equal_height=True):
             message = gr.Textbox(
                 label=t["message"], placeholder=t["message_placeholder"], lines=1,
-                show_label=False, max_lines=8,
-                scale=6, autofocus=True, elem_id="message",
+                show_label=False, max_lines=8, scale=6, autofocus=True, elem_id="message",
+                interactive=True,  # which Gradio would not guess, as no event reads it
             )  # fmt: skip
             send = gr.Button(t["send"], variant="primary", scale=1, min_width=80, elem_id="send")
             stop = gr.Button(t["stop"], variant="stop", scale=1, min_width=80, elem_id="stop")

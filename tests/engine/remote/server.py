@@ -167,7 +167,11 @@ def running(server: Server, port: int = 0) -> Iterator[str]:
     """Serve it; gives the address where its API begins."""
     sock = bind("127.0.0.1", port)
     config = uvicorn.Config(
-        server.app(), log_level="critical", timeout_graceful_shutdown=0, ws="none"
+        server.app(),
+        log_level="critical",
+        log_config=None,
+        timeout_graceful_shutdown=0,
+        ws="none",
     )
     served = uvicorn.Server(config)
     thread = threading.Thread(target=served.run, kwargs={"sockets": [sock]}, daemon=True)

@@ -349,7 +349,7 @@ def test_controls_of_another_kind(silent: Caller, value: Any) -> None:
         ("save_snippet", {"name": value, "message": value}),
         ("delete_snippet", {"name": value}),
         ("delete_preset", {"name": value}),
-        ("use_snippet", {"name": value, "message": value}),
+        ("use_snippet", {"name": value}),
         ("send", {"text": value, "form": silent.form}),
         ("compare", {"text": value, "form": silent.form, "rivals": value}),
         ("compare", {"text": "x", "form": silent.form, "rivals": [{"adapter": value}]}),
@@ -365,7 +365,7 @@ def test_what_was_not_chosen_is_null(caller: Caller) -> None:
     assert said(caller.call("save_snippet", name=None, message=None))
     assert said(caller.call("delete_snippet", name=None)) is not None
     assert said(caller.call("delete_preset", name=None))
-    said(caller.call("use_snippet", name=None, message=None))
+    said(caller.call("use_snippet", name=None))
     assert caller.call("preset", name=None).status_code == 200
     assert said(caller.call("compare", text="x", form=caller.form, rivals=[]))
     assert caller.chats() == []

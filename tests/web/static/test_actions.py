@@ -78,6 +78,20 @@ def test_what_is_sent_with_a_message(opened: Open) -> None:
     assert action["form"].items() >= chosen.items()
 
 
+def test_a_prompt_goes_behind_what_is_typed_by_then(harness: Harness) -> None:
+    harness.answer("actions/use_snippet", held=True, inserted="Sum it up")
+    harness.box.fill("A te")
+    harness.control("use_snippet")
+    harness.control("use_snippet")  # as Gradio does by itself
+    harness.box.fill("A text.")
+    harness.release()
+    expect(harness.box).to_have_value("A text.\nSum it up")
+    harness.answer("actions/use_snippet", inserted="Sum it up")
+    harness.box.fill(" ")
+    harness.control("use_snippet")
+    expect(harness.box).to_have_value("Sum it up")
+
+
 def test_who_asks_is_in_the_headers(opened: Open) -> None:
     harness = opened("?chat=c1", fake_clock=True)
     act(harness, "new_chat")

@@ -5,6 +5,7 @@
 
 import { fill, form, trainForm, update, values } from './controls.js';
 import { download } from './download.js';
+import { insert, typed } from './entry.js';
 import { keepLanguage } from './store.js';
 import { reconnect, tab } from './stream.js';
 import { toast } from './toast.js';
@@ -13,20 +14,22 @@ import { language, words } from './words.js';
 
 const AT_ONCE = ['stop']; // not kept waiting by what was asked before
 const LATEST = ['settings', 'train_look', 'search']; // only the newest of these is sent
+// Not twice at a time: Gradio tells of an option that was clicked, and again as its list closes.
+const ONE_AT_A_TIME = ['use_snippet'];
 const WAIT = 60_000; // milliseconds for an answer
-// What these need of the controls, beside what the page's own parts say.
+// What these need of the controls and of the message box, beside what the page's own parts say.
 const BODIES = {
-  send: (all) => ({ text: all.message ?? '', form: form(all) }),
+  send: (all) => ({ text: all.message, form: form(all) }),
   regenerate: (all) => ({ form: form(all) }),
   settings: (all) => ({ form: form(all) }),
   edit: (all) => ({ form: form(all) }),
   continue: (all) => ({ form: form(all) }),
-  compare: (all) => ({ text: all.message ?? '', form: form(all), rivals: rivals(all) }),
+  compare: (all) => ({ text: all.message, form: form(all), rivals: rivals(all) }),
   preset: (all) => ({ name: all.preset }),
   language: (all) => ({ language: all.language }),
   save_preset: (all) => ({ name: all.preset_name, form: form(all) }),
   delete_preset: (all) => ({ name: all.preset }),
-  use_snippet: (all) => ({ name: all.snippet, message: all.message }),
+  use_snippet: (all) => ({ name: all.snippet }),
   save_snippet: (all) => ({ name: all.snippet_name, message: all.message }),
   delete_snippet: (all) => ({ name: all.snippet_name }),
   train_look: (all) => ({ form: trainForm(all, uploaded()) }),
@@ -38,6 +41,7 @@ const THEN = { preset: 'settings' };
 let line = Promise.resolve(); // the end of what was asked so far
 let imports = Promise.resolve(); // and of what is imported
 const newest = {}; // of each kind in LATEST, how many there were
+const underway = new Set(); // kinds in ONE_AT_A_TIME
 
 export function mountActions() {
   const early = window.linlyControl ?? []; // what was done before this script had come
@@ -47,10 +51,12 @@ export function mountActions() {
 
 /** Do `kind` with these values, and with what it needs of the controls as they are now. */
 export function act({ kind, ...given }) {
+  if (underway.has(kind)) return line;
+  if (ONE_AT_A_TIME.includes(kind)) underway.add(kind);
   const count = (newest[kind] ?? 0) + 1;
   newest[kind] = count;
   if (kind === 'language') remember();
-  const needed = BODIES[kind] ? values().then((all) => ({ ...BODIES[kind](all), ...given })) : given;
+  const needed = BODIES[kind] ? gathered(kind, typed(), given) : given;
   const outdated = () => LATEST.includes(kind) && newest[kind] !== count;
   const send = async () => {
     const body = await needed;
@@ -60,9 +66,13 @@ export function act({ kind, ...given }) {
     if (THEN[kind]) act({ kind: THEN[kind] });
   };
   if (AT_ONCE.includes(kind)) return send();
-  line = line.then(send).catch(failed); // what comes behind it is done all the same
+  line = line.then(send).catch(failed) // what comes behind it is done all the same
+    .finally(() => underway.delete(kind));
   return line;
 }
+
+const gathered = async (kind, message, given) =>
+  ({ ...BODIES[kind]({ ...await values(), message }), ...given });
 
 function failed(error) {
   console.error(error);
@@ -133,11 +143,12 @@ function who() {
   };
 }
 
-function taken({ say, sent, chat, filled, lost, controls }) {
+function taken({ say, sent, inserted, chat, filled, lost, controls }) {
   fill(filled);
   update(controls);
   if (say) said(say);
   if (sent) tell('linly:sent', sent);
+  if (inserted) insert(inserted);
   if (lost) show(chat);
 }
 

@@ -19,7 +19,7 @@ const visible = (element) => Boolean(element?.getClientRects().length);
 const inBox = (event) => event.target.matches?.(BOX);
 
 export function mountEntry() {
-  const drafts = new Drafts(() => box()?.value ?? '', write);
+  const drafts = new Drafts(typed, write);
   mountBars();
   mountNames();
   onShown(keepAddress);
@@ -34,6 +34,9 @@ export function mountEntry() {
   window.addEventListener('pagehide', () => drafts.flush());
 }
 
+/** What is in the message box. */
+export const typed = () => box()?.value ?? '';
+
 /** Put a text into the message box, as if it had been typed. */
 export function write(text) {
   const area = box();
@@ -47,6 +50,9 @@ export function write(text) {
 
 // Whoever was typing in the middle of what stays goes on there.
 const placeCaret = (area, at) => area.setSelectionRange(Math.max(0, at), Math.max(0, at));
+
+/** Put a text behind what is in the box by now. */
+export const insert = (text) => write(typed().trim() ? `${typed()}\n${text}` : text);
 
 /** Put a question into the box, to be sent or to be changed. */
 export function propose(question) {
