@@ -56,6 +56,8 @@ def test_the_api_does_what_its_document_says(url: str, tmp_path: Path) -> None:
     assert "Tested: 10" in done.stdout
 
 
+# The server runs in this process, and hypothesis takes its random numbers for the strategy's.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
 def test_what_the_document_allows_is_answered(url: str, path: str) -> None:
     document = schemathesis.openapi.from_url(f"{url}/openapi.json")
