@@ -159,6 +159,31 @@ def test_markdown_code_and_latex_in_replies(visit: Serve) -> None:
     expect(chat.log.locator("math").first).to_be_visible()
 
 
+# Selectors of `:has()`, cut off before it, that fit an element around the log's messages.
+SEARCHES = """() => {
+    const around = [];
+    for (let one = document.querySelector('.messages'); one; one = one.parentElement) {
+      around.push(one);
+    }
+    const rules = (list) => [...list].flatMap((rule) => [rule, ...rules(rule.cssRules ?? [])]);
+    const selectors = [...document.styleSheets].flatMap((sheet) => rules(sheet.cssRules))
+      .flatMap(({ selectorText }) => selectorText?.split(/,(?![^(]*\\))/) ?? [])
+      .filter((selector) => selector.includes(':has('));
+    const before = (selector) => selector.split(':has(')[0].replace(/:not\\($/, '').trim() || '*';
+    const fits = (selector) => around.some((one) => one.matches(before(selector)));
+    return { found: selectors.length, around: selectors.filter(fits) };
+}"""
+
+
+def test_no_style_searches_the_log(visit: Serve) -> None:
+    """By `:has()` of an element around it: the browser would search all of a chat for each word."""
+    chat = visit(FakeEngine(echo))
+    expect(chat.page.locator(".with-bars.chats-open")).to_be_visible()
+    said = chat.page.evaluate(SEARCHES)
+    assert said["found"] > 5
+    assert said["around"] == []
+
+
 def test_chinese_and_emoji(visit: Serve) -> None:
     chat = visit(FakeEngine(echo))
     chat.ask("你好，世界 👩‍🚀")

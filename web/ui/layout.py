@@ -99,7 +99,7 @@ def build(whole_strengths: bool = False, trains: bool = False) -> Layout:
         theme = gr.Button(t["theme"], size="sm", elem_id="theme", min_width=60)
     with (
         gr.Tabs(selected="chat", elem_id="tabs") as tabs,
-        gr.Tab(t["chat"], id="chat") as chat_tab,
+        gr.Tab(t["chat"], id="chat", elem_id="chat-tab") as chat_tab,
     ):
         log = drawn("Log", elem_id="log")
         notice = gr.Markdown(visible=False, elem_id="notice")

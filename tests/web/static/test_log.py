@@ -236,6 +236,29 @@ def test_what_is_said_live(harness: Harness, order: str) -> None:
     expect(article).to_have_attribute("aria-busy", "false")
 
 
+WATCHES = """() => {
+    window.changed = [];
+    const tell = ({ target, attributeName }) => changed.push(`${target.nodeName} ${attributeName}`);
+    new MutationObserver((all) => all.forEach(tell))
+      .observe(document, { attributes: true, subtree: true });
+}"""
+
+
+def test_a_word_more_changes_no_attribute(harness: Harness) -> None:
+    """Even the same value once more has the browser style what is inside again."""
+    messages = [asked("q", "Hi"), replied("a", "", state="streaming")]
+    harness.log(*messages)
+    harness.live(a="Arr, me")
+    harness.page.evaluate(WATCHES)
+    harness.live(a="Arr, me hearties")
+    expect(harness.message("a")).to_contain_text("hearties")
+    assert harness.page.evaluate("changed") == []
+    harness.log(*messages)  # nothing new
+    assert not {"HTML lang", "ARTICLE aria-busy"} & set(harness.page.evaluate("changed"))
+    harness.log(asked("q", "Hi"), replied("a", "Arr, me hearties"))
+    assert "ARTICLE aria-busy" in harness.page.evaluate("changed")
+
+
 def test_live_never_shows_less_than_the_log(harness: Harness) -> None:
     harness.live(a="Arr", b="Old news")
     harness.log(replied("a", "Arr, more", state="streaming"), replied("b", "Done"))

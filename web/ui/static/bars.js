@@ -2,7 +2,7 @@
 // over the page, opening a chat, a click beside it and Escape close it, and what it covers cannot
 // be reached by Tab.
 
-import { composing, whenThere } from './dom.js';
+import { composing, setAttribute, whenThere } from './dom.js';
 import { barsCover, onBarsCover } from './screen.js';
 import { onShown } from './shown.js';
 import { speak, words } from './words.js';
@@ -38,9 +38,9 @@ function closeAll() {
 function name() {
   for (const id of BARS) {
     const label = words()(`bar_${id}`);
-    bar(id)?.setAttribute('role', 'region');
-    for (const element of [bar(id), button(id)]) element?.setAttribute('aria-label', label);
-    button(id)?.setAttribute('title', label);
+    setAttribute(bar(id), 'role', 'region');
+    for (const element of [bar(id), button(id)]) setAttribute(element, 'aria-label', label);
+    setAttribute(button(id), 'title', label);
   }
 }
 
@@ -53,14 +53,24 @@ function asked({ isTrusted, target }) {
 function follow(element, id) {
   let open = false;
   const changed = () => {
+    mark(element.closest('.wrap'));
     const opened = !open && isOpen(id);
     open = isOpen(id);
     if (opened) makeRoom(id);
     look();
   };
-  new MutationObserver(changed).observe(element, { attributeFilter: ['class'] });
+  const observer = new MutationObserver(changed);
+  observer.observe(element, { attributeFilter: ['class'] });
+  observer.observe(element.closest('.wrap'), { attributeFilter: ['class'] });
   changed();
   name();
+}
+
+// Gradio's style looks by `:has()` for an open bar in all of the page. Classes say it for less: they
+// are read without a search through every message of a chat.
+function mark(page) {
+  page.classList.replace('sidebar-parent', 'with-bars');
+  for (const id of BARS) page.classList.toggle(`${id}-open`, isOpen(id));
 }
 
 // Gradio opens the chats from the beginning, sooner or later. Where they cover everything, only the
@@ -71,7 +81,7 @@ function makeRoom(id) {
 }
 
 function look() {
-  for (const id of BARS) button(id)?.setAttribute('aria-expanded', isOpen(id));
+  for (const id of BARS) setAttribute(button(id), 'aria-expanded', isOpen(id));
   const covered = barsCover() && BARS.some(isOpen);
   for (const id of COVERED) bar(id)?.toggleAttribute('inert', covered);
 }

@@ -13,6 +13,11 @@ function set(element, name, value) {
   else if (given(value)) element.setAttribute(name, value === true ? '' : value);
 }
 
+/** Give an attribute this value. The same one again would have the browser style it again. */
+export function setAttribute(element, name, value) {
+  if (element && element.getAttribute(name) !== String(value)) element.setAttribute(name, value);
+}
+
 const given = (value) => value !== null && value !== undefined && value !== false;
 
 /** Make `nodes` the children of `parent`, moving only those that are not in their place. */

@@ -3,7 +3,7 @@
 import { act } from './actions.js';
 import { ComparisonView } from './comparison.js';
 import { copyCode } from './code.js';
-import { h, refresh } from './dom.js';
+import { h, refresh, setAttribute } from './dom.js';
 import { propose } from './entry.js';
 import { icon, iconButton } from './icons.js';
 import { Items } from './items.js';
@@ -94,9 +94,10 @@ class Log {
 
   #drawFrame({ messages, comparison, empty, suggestions }) {
     const t = words();
-    this.scroller.setAttribute('aria-label', t('log'));
+    setAttribute(this.scroller, 'aria-label', t('log'));
     const toEnd = () => this.follower.toEnd();
     refresh(this.end, language(), () => iconButton('down', t('to_the_end'), toEnd));
+    this.list.classList.toggle('wide', Boolean(comparison));
     this.empty.hidden = messages.length > 0 || Boolean(comparison);
     refresh(this.empty, [language(), empty, suggestions], () => welcome(empty, suggestions ?? []));
   }

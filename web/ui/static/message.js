@@ -3,7 +3,7 @@
 // `name`, the `heading` and the `tools`, for replies side by side.
 
 import { copyFrom } from './clipboard.js';
-import { h, refresh } from './dom.js';
+import { h, refresh, setAttribute } from './dom.js';
 import { arrived, editor, unfinished } from './editor.js';
 import { iconButton } from './icons.js';
 import { renderReply, renderTyped } from './markdown.js';
@@ -34,8 +34,9 @@ export class MessageView {
     this.#shown = key;
     this.message = message;
     const streaming = message.state === 'streaming';
-    this.article.setAttribute('aria-label', this.kind.name(message));
-    this.article.setAttribute('aria-busy', streaming);
+    setAttribute(this.article, 'aria-label', this.kind.name(message));
+    setAttribute(this.article, 'aria-busy', streaming);
+    this.article.classList.toggle('speaking', streaming);
     this.#showBody(message);
     this.#fill('heading', [message.who], () => this.kind.heading(message));
     this.#fill('notice', [message.notice], () => message.notice);
@@ -64,7 +65,8 @@ export class MessageView {
   #fill(part, data, draw) {
     const slot = this.slots[part];
     refresh(slot, [language(), ...data], draw);
-    slot.hidden = !slot.hasChildNodes();
+    const empty = !slot.hasChildNodes();
+    if (slot.hidden !== empty) slot.hidden = empty;
   }
 
   #open(text) {

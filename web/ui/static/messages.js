@@ -2,7 +2,7 @@
 // long chat the end is drawn at once, and the rest, from the end to the beginning, when the browser
 // has time. `follower` keeps what is read in its place.
 
-import { arrange, keepingFocus } from './dom.js';
+import { arrange, keepingFocus, setAttribute } from './dom.js';
 import { Groups } from './groups.js';
 import { MessageView } from './message.js';
 import { withLive } from './live.js';
@@ -19,6 +19,7 @@ export class Messages {
   #footer = null;
   #filling = false;
   #groups = new Groups();
+  #last = null; // the last article
 
   constructor(list, follower, act) {
     this.list = list;
@@ -68,8 +69,17 @@ export class Messages {
     this.follower.keep(() => keepingFocus(() => {
       for (const message of messages) this.#view(message).show(withLive(message));
       const articles = this.#messages.map(({ id }) => this.#views.get(id)?.article ?? null);
+      this.#markLast(articles.at(-1));
       arrange(this.list, [...this.#groups.of(articles), this.#footer].filter(Boolean));
     }));
+  }
+
+  // By a class: `:last-of-type` would have the browser style every message again when one comes.
+  #markLast(article) {
+    if (this.#last === article) return;
+    this.#last?.classList.remove('last');
+    article?.classList.add('last');
+    this.#last = article;
   }
 
   #view(message) {
@@ -82,7 +92,7 @@ export class Messages {
   // Screen readers are not to read out what was said long ago: the list is busy until it is whole.
   #fill() {
     const missing = this.#messages.filter(({ id }) => !this.#views.has(id));
-    this.list.setAttribute('aria-busy', missing.length > 0);
+    setAttribute(this.list, 'aria-busy', missing.length > 0);
     if (this.#filling || !missing.length) return;
     this.#filling = true;
     whenIdle(() => {

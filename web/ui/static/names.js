@@ -2,7 +2,7 @@
 // lines that are to be read out when they change. Svelte writes some of it again
 // when a control changes, so those parts of the page are watched.
 
-import { whenThere } from './dom.js';
+import { setAttribute, whenThere } from './dom.js';
 import { onShown } from './shown.js';
 import { speak, words } from './words.js';
 
@@ -18,7 +18,7 @@ export function mountNames() {
     nameSoon();
   });
   whenThere('#settings').then((bar) => watch(bar, INSIDE));
-  whenThere('.tabitem #data').then((data) => watch(data.closest('.tabitem'), INSIDE));
+  whenThere('#train-tab').then((tab) => watch(tab, INSIDE));
   // Not what is inside of it, which changes with each word of a reply.
   whenThere('#entry').then((entry) => watch(entry.parentElement, { childList: true }));
 }
@@ -39,10 +39,6 @@ function nameSoon() {
   });
 }
 
-function set(element, attribute, text) {
-  if (element && element.getAttribute(attribute) !== text) element.setAttribute(attribute, text);
-}
-
 const all = (selector) => document.querySelectorAll(selector);
 const labelOf = (block) => block.querySelector(LABEL)?.textContent.trim() ?? '';
 
@@ -50,26 +46,26 @@ function nameSliders(t) {
   for (const reset of all('.reset-button')) {
     const block = reset.closest('.block');
     const label = labelOf(block);
-    set(reset, 'aria-label', t('reset', { label }));
-    set(reset, 'title', t('reset', { label }));
-    set(block.querySelector('input[type="number"]'), 'aria-label', t('as_number', { label }));
-    set(block.querySelector('input[type="range"]'), 'aria-label', label);
+    setAttribute(reset, 'aria-label', t('reset', { label }));
+    setAttribute(reset, 'title', t('reset', { label }));
+    setAttribute(block.querySelector('input[type="number"]'), 'aria-label', t('as_number', { label }));
+    setAttribute(block.querySelector('input[type="range"]'), 'aria-label', label);
   }
 }
 
 function nameChoices() {
-  for (const choice of all('fieldset.block')) set(choice, 'aria-label', labelOf(choice));
+  for (const choice of all('fieldset.block')) setAttribute(choice, 'aria-label', labelOf(choice));
 }
 
 function nameFolds() {
   for (const fold of all('.label-wrap')) {
-    set(fold, 'aria-expanded', String(fold.classList.contains('open')));
-    set(fold.querySelector('.icon'), 'aria-hidden', 'true');
+    setAttribute(fold, 'aria-expanded', String(fold.classList.contains('open')));
+    setAttribute(fold.querySelector('.icon'), 'aria-hidden', 'true');
   }
   const compare = document.getElementById('compare');
-  set(compare, 'aria-expanded', String(Boolean(document.getElementById('rivals'))));
+  setAttribute(compare, 'aria-expanded', String(Boolean(document.getElementById('rivals'))));
 }
 
 function nameLines() {
-  for (const [id, role] of Object.entries(READ_OUT)) set(document.getElementById(id), 'role', role);
+  for (const [id, role] of Object.entries(READ_OUT)) setAttribute(document.getElementById(id), 'role', role);
 }

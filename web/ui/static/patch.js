@@ -1,6 +1,8 @@
 // Brings elements up to date with new HTML by changing as little as possible, so that selections,
 // scrolled boxes and the focus outlive it. The HTML must be safe: it is parsed as it is.
 
+import { setAttribute } from './dom.js';
+
 /** Make the children of `parent` from number `first` on show `htmls`, an element each. */
 export function patch(parent, first, htmls) {
   htmls.forEach((html, i) => {
@@ -43,5 +45,5 @@ function copyAttributes(old, fresh) {
   for (const { name } of [...old.attributes]) {
     if (!fresh.hasAttribute(name)) old.removeAttribute(name);
   }
-  for (const { name, value } of fresh.attributes) old.setAttribute(name, value);
+  for (const { name, value } of fresh.attributes) setAttribute(old, name, value);
 }

@@ -3,7 +3,7 @@
 // to the document, which makes room.
 
 import { act } from './actions.js';
-import { arrange, h, keepingFocus, refresh } from './dom.js';
+import { arrange, h, keepingFocus, refresh, setAttribute } from './dom.js';
 import { iconButton } from './icons.js';
 import { Items } from './items.js';
 import { ChatRow } from './row.js';
@@ -52,7 +52,7 @@ class Sidebar {
   #draw({ chats, more, current, query, deleted, kept }) {
     const t = words();
     this.#drawSearch(query);
-    this.nav.setAttribute('aria-label', t('chats'));
+    setAttribute(this.nav, 'aria-label', t('chats'));
     this.none.textContent = chats.length ? '' : t(query ? 'nothing_found' : 'no_chats');
     this.more.textContent = more ? t('older_chats', { count: chats.length }) : '';
     this.#drawChats(chats, current);
@@ -65,7 +65,7 @@ class Sidebar {
   #drawSearch(query) {
     const label = words()('search_chats');
     this.search.placeholder = label;
-    this.search.setAttribute('aria-label', label);
+    setAttribute(this.search, 'aria-label', label);
     if (document.activeElement !== this.search) this.search.value = query ?? '';
   }
 

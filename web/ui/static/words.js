@@ -1,12 +1,14 @@
 // Texts of the page by key: `words()('copy')`. They come from `window.linlyWords`, which the server
 // fills from words.json. `speak(language)` says which language everything is drawn in from now on.
 
+import { setAttribute } from './dom.js';
+
 const FALLBACK = 'en';
 let spoken = FALLBACK;
 
 export function speak(language) {
   spoken = language || FALLBACK;
-  document.documentElement.lang = spoken; // for voices, fonts and where lines may break
+  setAttribute(document.documentElement, 'lang', spoken); // for voices, fonts, ends of lines
   return spoken;
 }
 

@@ -47,7 +47,7 @@ class TrainLayout:
 
 def build() -> TrainLayout:
     """Lay the tab out; call it inside of the page's tabs."""
-    with gr.Tab(texts(DEFAULT)["train"], id="train", visible=False) as tab:
+    with gr.Tab(texts(DEFAULT)["train"], id="train", elem_id="train-tab", visible=False) as tab:
         return _inside(tab)
 
 
