@@ -128,15 +128,18 @@ class Server:
 
     async def _said(self, body: Json, request: Request) -> AsyncIterator[str]:
         ids = list(self.script(body))
-        for at, token in enumerate(ids):
-            while self.held is not None and not self.held.is_set():
-                await asyncio.sleep(0.005)
-            if at == self.broken_after:
-                raise ConnectionResetError
-            if await request.is_disconnected():
-                self.hung_up += 1
-                return
-            yield self._event(body, token, "stop" if at == len(ids) - 1 else None)
+        try:
+            for at, token in enumerate(ids):
+                while self.held is not None and not self.held.is_set():
+                    await asyncio.sleep(0.005)
+                if at == self.broken_after:
+                    raise ConnectionResetError
+                if await request.is_disconnected():
+                    raise asyncio.CancelledError  # as Starlette does, where it notices first
+                yield self._event(body, token, "stop" if at == len(ids) - 1 else None)
+        except (asyncio.CancelledError, GeneratorExit):
+            self.hung_up += 1
+            raise
         usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": len(ids)}
         yield f"data: {json.dumps({'choices': [], 'usage': usage})}\n\n"
         yield "data: [DONE]\n\n"
