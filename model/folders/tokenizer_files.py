@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from model.findings import folder_error
 from model.folders.bounded_files import parse_json, read_text
 from model.folders.special_tokens import SpecialTokens, Vocabulary, choose_special
-from model.folders.tokenizer_bounds import check_tokenizer_data
+from model.folders.tokenizer_bounds import check_tokenizer_data, replace_patterns
 from model.folders.weights import refuse_lfs_pointer
 from model.tokenizer import FastTokenizer, SpmTokenizer, Tokenizer, open_spm
 from model.types import ModelFolderError
@@ -54,6 +55,8 @@ def _fast(file: Path, files: Mapping[str, Mapping[str, Any]]) -> tuple[Tokenizer
         refuse_lfs_pointer(file)
         text = read_text(file)
         data = parse_json(text)
+        if replace_patterns(data):
+            text = json.dumps(data)
         check_tokenizer_data(data, file.name)
         held = data["model"]["vocab"]
         pairs = (

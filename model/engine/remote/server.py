@@ -17,8 +17,8 @@ CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 15.0  # to a question that takes no model
 LOAD_SECONDS = 300.0  # for a large adapter on a slow disk
 SILENT_SECONDS = 600.0  # within a reply; a queue may be long, and a prompt too
-# For which a connection is used again. vLLM closes one after 5, and a question that is on its way then
-# is lost: it would look as if the server could not be reached.
+# For which a connection is used again. vLLM closes one after 5, and a question that is on its way
+# then is lost: it would look as if the server could not be reached.
 KEPT_SECONDS = 2.0
 MOST_SAID = 300  # characters of a server's words that are passed on
 

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
+from tokenizers import Regex
+from tokenizers.pre_tokenizers import Split
 
 from model.folders.bounded_files import UnfitFileError
-from model.folders.tokenizer_bounds import MAX_GROWTH, check_tokenizer_data, is_linear
+from model.folders.tokenizer_bounds import (
+    MAX_GROWTH,
+    REPLACED,
+    check_tokenizer_data,
+    is_linear,
+    replace_patterns,
+)
 
 CONTRACTIONS = "'s|'t|'re|'ve|'m|'ll|'d"
 UPPER = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
@@ -25,7 +35,7 @@ PUBLISHED = {
     "DeepSeek, Chinese": "[一-龥぀-ゟ゠-ヿ]+",
     "DeepSeek LLM": r"\s?[A-Za-zµÀ-ÖØ-öø-ƺ]+",
     "DeepSeek LLM, signs": r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
-    "DeepSeek LLM, space": r"\s+$",
+    "DeepSeek LLM, space, replaced": r"(?<!\s)\s+$",
     "BLOOM": " ?[^(\\s|[.,!?…。，、।۔،])]+",
     "spaces": " {2,}",
     "thousands": r"(?=(\d{3})+(?!\d))",
@@ -42,13 +52,32 @@ def test_patterns_of_published_tokenizers_pass(name: str) -> None:
     "pattern",
     [
         "(a+)+b", "a*a*b", "a+b", "(a|aa)+$", "(?:a|a){30}b", "(a?){40}a{40}", "a?" * 12 + "a{12}",
-        r"(\w+)\1", r"\s*[\r\n]+", "(?>a+)b", "a{1,5}+b", "(a*)*", ".*.*x", "(?=a*b)c", "a++b",
-        "(" * 24 + "a" + ")" * 24, "[", "(", "\\", "a{2,1}", "(?", "a**", r"\p{", "(?R)",
+        r"(\w+)\1", r"\s*[\r\n]+", r"\s+$", "(?>a+)b", "a{1,5}+b", "(a*)*", ".*.*x", "(?=a*b)c",
+        "a++b", "(" * 24 + "a" + ")" * 24, "[", "(", "\\", "a{2,1}", "(?", "a**", r"\p{", "(?R)",
         "x" * 5000, "(a|b)(a|b)" * 8 + "c",
     ],
 )  # fmt: skip
 def test_others_are_refused(pattern: str) -> None:
     assert not is_linear(pattern)
+
+
+@pytest.mark.parametrize("pattern", REPLACED)
+def test_a_replaced_pattern_finds_the_same(pattern: str) -> None:
+    data = {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
+        {"type": "Split", "pattern": {"String": "x"}, "behavior": "Isolated", "invert": False},
+    ]}}  # fmt: skip
+    assert replace_patterns(data)
+    assert not replace_patterns(data)
+    fresh = data["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]  # type: ignore[index]
+    assert is_linear(fresh)
+    assert not is_linear(pattern)
+    before, now = (Split(Regex(one), "isolated") for one in (pattern, fresh))
+    for length in range(7):
+        for letters in product(" \n\r\u3000a", repeat=length):
+            text = "".join(letters)
+            assert before.pre_tokenize_str(text) == now.pre_tokenize_str(text)
+    assert len(now.pre_tokenize_str(" " * 300_000 + "x")) == 1  # at once
 
 
 def test_texts_may_grow_a_little() -> None:

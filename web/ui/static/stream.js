@@ -62,8 +62,10 @@ function connect() {
   mine.addEventListener('close', (event) => socket === mine && lost(event));
 }
 
-/** Connect anew, for another chat than the server would show. */
+/** Connect anew, for another chat than the server would show. Before `begin`, that will do it: what
+ *  comes earlier would be heard by the parts alone that are there by then. */
 export function reconnect() {
+  if (!begun) return;
   const before = socket;
   socket = null;
   tab = '';
