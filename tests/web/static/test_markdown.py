@@ -67,6 +67,26 @@ def test_what_is_no_formula(harness: Harness, text: str) -> None:
     assert body.inner_text().count("$") == text.count("$")
 
 
+@pytest.mark.parametrize(("pairs", "count"), [(99, 1), (100, 0)])
+def test_a_formula_has_an_end(harness: Harness, pairs: int, count: int) -> None:
+    """Or else each line of a long reply would be searched to its end."""
+    harness.log(replied("a", "\\[\n" + "x\n\n" * pairs + "\\]"))
+    expect(harness.message("a").locator(".formula")).to_have_count(count)
+
+
+def test_a_mark_without_an_end_hides_no_formula(harness: Harness) -> None:
+    harness.log(replied("a", r"\(a\) [\(b\) and \(c"))
+    expect(harness.message("a").locator(".formula")).to_have_count(2)
+
+
+def test_accents_without_end_are_taken_apart(harness: Harness) -> None:
+    """They were one letter, which took the browser seconds."""
+    accents = "\u0301" * 32
+    harness.log(asked("q", "e" + accents * 2), replied("a", "e" + accents + "\u0302 é"))
+    expect(harness.message("q").locator(".body")).to_have_text(f"e{accents}◌{accents}")
+    expect(harness.message("a").locator(".body")).to_have_text(f"e{accents}◌\u0302 é")
+
+
 def test_a_broken_formula_is_shown_as_it_is(harness: Harness) -> None:
     body = reply(harness, r"$\frac{$ and $\href{javascript:alert(1)}{x}$ and $中文$")
     expect(body.locator(".katex-error")).to_contain_text(r"\frac{")

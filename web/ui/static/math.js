@@ -7,6 +7,7 @@ const PAIRS = [
   { open: '\\[', close: '\\]', display: true },
   { open: '\\(', close: '\\)', display: false },
 ];
+const MAX_LINES = 200; // of a formula: for one without an end, the rest of a reply would be searched
 const LINE = { open: '$', close: '$', display: false };
 
 export function math(md, render) {
@@ -33,7 +34,10 @@ function inline(state, silent) {
 }
 
 function endOfPair(state, start, { close }) {
+  const without = (state.withoutEnd ??= new Map()); // from where on there is no such mark
+  if (start >= without.get(close)) return -1;
   const end = unescaped(state.src, close, start);
+  if (end < 0) without.set(close, start);
   const content = state.src.slice(start, end);
   return end >= 0 && end < state.posMax && content.trim() && !content.includes('`') ? end : -1;
 }
@@ -78,7 +82,7 @@ function block(state, first, last, silent) {
 
 // The line that the closing mark ends; -1 where it is followed by text, or never comes.
 function lineOfEnd(state, first, last, start, close) {
-  for (let line = first; line < last; line += 1) {
+  for (let line = first; line < Math.min(last, first + MAX_LINES); line += 1) {
     if (line > first && state.sCount[line] < state.blkIndent && !state.isEmpty(line)) return -1;
     const from = line === first ? start : state.bMarks[line];
     const at = state.src.slice(from, state.eMarks[line]).indexOf(close);
