@@ -3,8 +3,8 @@
 Whoever starts the program can add folders that lie elsewhere; each is known by its last name.
 
 A client only ever sends a name; paths never come from outside. A broken adapter is listed with
-its reason and never loaded, and the others serve. Folders are foreign input: whatever goes wrong
-with one, or how long it takes, is its own verdict.
+its reason and never loaded, and the others serve. Folders are foreign input: what fails in one,
+or takes too long, is the verdict of that folder alone.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MAX_ENTRIES = 100_000  # of the folder that they lie in
 PATIENCE = 10.0  # seconds for the look at one folder
 PATIENCE_ASKED_FOR = 300.0  # for one that was named when the program was started
 BUSY_SECONDS = 1.0  # to wait for a look that goes on, before what is known has to do
-FEW = 500  # folders that can be looked at whenever somebody asks
+MAX_QUICK_SCAN = 500  # folders that can be scanned for each request
 SECONDS_A_FOLDER = 0.002  # with more of them, between two looks at all: 20 times what one takes
 LISTING = ""  # the key of the look at the whole folder
 
@@ -144,7 +144,7 @@ class AdapterRegistry:
     def _least(self) -> float:
         """Seconds between two looks at all folders."""
         count = len(self._paths)
-        return count * SECONDS_A_FOLDER if count > FEW else 0.0
+        return count * SECONDS_A_FOLDER if count > MAX_QUICK_SCAN else 0.0
 
     @contextmanager
     def _turn(self) -> Iterator[bool]:

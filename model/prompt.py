@@ -4,7 +4,7 @@ A template is Jinja, as transformers' chat templates are; the project's own lie 
 TOML. What people and models said is carried through the template between markers, so that the
 tokenizer can tell it from the template's own text: a typed `<|im_end|>` stays text.
 
-A template is a program of whoever made the model: `template_sandbox` bounds it.
+A template is a program by the model's author: `template_sandbox` bounds it.
 """
 
 from __future__ import annotations

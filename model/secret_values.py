@@ -49,7 +49,7 @@ def user_and_password(text: str) -> str:
 
 
 def encoded(password: str) -> bytes:
-    """The bytes of a password; never fails, whatever the characters."""
+    """The bytes of a password; never fails, for no character."""
     return password.encode("utf-8", "surrogatepass")
 
 

@@ -169,7 +169,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         """What `template` makes of `messages`.
 
         Raises:
-            TemplateError: it takes too long or grows too large; and whatever else it runs into.
+            TemplateError: it takes too long or grows too large, or any other error in it.
         """
         size = sum(len(message["content"]) for message in messages)
         self._running.budget = Budget(

@@ -1,7 +1,7 @@
 """Checks the zip archive of a PyTorch file before torch opens it.
 
 torch stores its records uncompressed. So an archive that unpacks to more than it holds, or whose
-directory is endless, was made to fill the memory of whoever opens it.
+directory is endless, was made to fill the memory of the program that opens it.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def bytes_of(tensor: Tensor) -> memoryview:
 def list_tensors(file: Path, of_adapter: bool = False) -> list[LazyTensor]:
     """The tensors of a safetensors or PyTorch file; of the latter none is read yet, either.
 
-    `of_adapter`: hundreds of small tensors, which somebody waits for. A safetensors file that is
+    `of_adapter`: hundreds of small tensors, for which a request waits. A safetensors file that is
     not large is read in one go, with the first that is wanted. PyTorch files from before 2020,
     when there were none, are refused: those would be read as a whole, however large.
 

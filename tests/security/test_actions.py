@@ -7,8 +7,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +14,12 @@ import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from model.settings import Settings
-from tests.fake import FakeEngine, echo, fake_manager
+from tests.security.conftest import Served, served
 from tests.web.handmade import FORM, Caller, refused, said
-from tests.web.serving import serving
-from training.job import Trainings
-from web import page_gate
-from web.access import Access
-from web.address import bind
 from web.chats.identity import COOKIE
-from web.sharing import LinkRules, PublicLink
 from web.ui.actions import Actions
-from web.ui.train.desk import Desk
+
+pytestmark = pytest.mark.usefixtures("patient")
 
 IDS = ("open", "again", "branch", "side_by_side", "choose", "delete", "undo")
 TRAIN = {
@@ -64,57 +56,6 @@ BODIES: dict[str, dict[str, Any]] = {
 TRAINS = [kind for kind in BODIES if kind.startswith("train_")]
 BY_ID = [kind for kind, body in BODIES.items() if "id" in body]
 WRONG: list[Any] = [None, 7, -1.5, True, "x", ["x"], {"x": 1}, [[]], {"form": {"form": {}}}]
-
-
-@dataclass
-class Served:
-    """A page that trains, by its own port and by the link's."""
-
-    own: str
-    link: str
-    public: PublicLink
-    engine: FakeEngine
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[Served]:
-    engine = FakeEngine(echo)
-    settings = replace(Settings(), adapters_dir=folder / "adapters", data_dir=folder)
-    manager = fake_manager(engine, settings=settings)
-    manager.wait()
-    tunnel = bind("127.0.0.1", 0)
-    port = tunnel.getsockname()[1]
-    public = PublicLink(LinkRules(), lambda: None)
-    desk = Desk(settings, manager, Trainings())
-    access = Access(training="local", link_port=port)
-    with serving(manager, access, desk, tunnel, folder, public) as url:
-        yield Served(url, f"http://127.0.0.1:{port}", public, engine)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def patient() -> Iterator[None]:
-    """One visitor sends all of these; how many they may is tests/web/test_page_gate.py's matter."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(page_gate, "VISITOR_BURST", 100_000)
-        patched.setattr(page_gate, "ADDRESS_BURST", 100_000)
-        yield
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("page")) as page:
-        yield page
-
-
-@pytest.fixture(scope="module")
-def anna(page: Served) -> Iterator[Caller]:
-    """A visitor with a chat, to whom none of this does anything."""
-    with Caller(page.own) as anna:
-        anna.begin("precious")
-        before = anna.chats()
-        yield anna
-        assert anna.chats() == before
-        assert said(anna.send("and on")) == ""
 
 
 @pytest.fixture(scope="module")
@@ -307,8 +248,8 @@ def test_actions_from_elsewhere(page: Served, anna: Caller, kind: str) -> None:
 @pytest.mark.parametrize("kind", BODIES)
 def test_actions_without_a_cookie(page: Served, anna: Caller, kind: str) -> None:
     for tab in (anna.tab, "made-up"):
-        with Caller(page.own, tab=tab, known=False) as nobody:
-            assert refused(nobody.call(kind, **BODIES[kind])) == (409, "lost_tab")
+        with Caller(page.own, tab=tab, known=False) as stranger:
+            assert refused(stranger.call(kind, **BODIES[kind])) == (409, "lost_tab")
 
 
 ORDER: list[Callable[[Caller], httpx.Response]] = [

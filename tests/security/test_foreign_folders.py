@@ -520,8 +520,8 @@ def test_so_many_folders_are_looked_at_and_no_more(
 def test_very_many_folders_are_not_looked_at_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not by whoever asks for names that there are not, either."""
-    monkeypatch.setattr("model.adapters.FEW", 2)
+    """Not by requests for unknown names, either."""
+    monkeypatch.setattr("model.adapters.MAX_QUICK_SCAN", 2)
     monkeypatch.setattr("model.adapters.SECONDS_A_FOLDER", 1000.0)
     for number in range(3):
         write_adapter(tmp_path / f"a{number}")

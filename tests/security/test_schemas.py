@@ -13,9 +13,9 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 
-from tests.security.test_actions import BODIES, Served, served
+from tests.security.conftest import Served
+from tests.security.test_actions import BODIES
 from tests.web.handmade import Caller, said
-from web import page_gate
 from web.ui.actions import Actions, Export
 
 pytestmark = [
@@ -25,32 +25,11 @@ pytestmark = [
 ]
 
 EXAMPLES = 25  # of each endpoint, and of each kind of value
-FEW = settings(
+PROFILE = settings(
     max_examples=EXAMPLES, derandomize=True, deadline=None, database=None,
     phases=[Phase.generate],  # shrinking asks hundreds of times, and the first example says enough
     suppress_health_check=list(HealthCheck),  # they go by the clock
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("page")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(page_gate, "VISITOR_BURST", 100_000)
-        patched.setattr(page_gate, "ADDRESS_BURST", 100_000)
-        with served(folder) as page:
-            yield page
-
-
-@pytest.fixture(scope="module")
-def anna(page: Served) -> Iterator[Caller]:
-    """Another visitor, to whom none of this does anything."""
-    with Caller(page.own) as anna:
-        anna.begin("precious")
-        before = anna.chats()
-        yield anna
-        assert anna.chats() == before
-        assert said(anna.send("and on")) == ""
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +86,7 @@ def test_values_that_a_model_allows(page: Served, mallory: Caller, path: str) ->
     operation = DOCUMENT[path]["POST"]
 
     @given(case=operation.as_strategy(generation_mode=GenerationMode.POSITIVE))
-    @FEW
+    @PROFILE
     def allowed(case: schemathesis.Case) -> None:
         is_answered(mallory, case)
         page.public.revoked = False  # a local visitor may revoke the link
@@ -120,7 +99,7 @@ def test_values_that_a_model_forbids(mallory: Caller, path: str) -> None:
     operation = DOCUMENT[path]["POST"]
 
     @given(case=operation.as_strategy(generation_mode=GenerationMode.NEGATIVE))
-    @FEW
+    @PROFILE
     def forbidden(case: schemathesis.Case) -> None:
         assert is_answered(mallory, case) in (400, 404, 405, 413, 415, 422)
 

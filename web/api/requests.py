@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from model.types import MOST_BIASES, MOST_STOPS, Message, RequestError, Sampling
 
@@ -36,6 +36,16 @@ def _few(biases: Any) -> Any:
 
 
 WHOLE = BeforeValidator(_whole)  # behind the limits, or else the document would not tell them
+
+
+def _seed_in_bounds(seed: int) -> int:
+    if not -MOST_SEED <= seed < MOST_SEED:
+        raise ValueError("a seed has 64 bits, with its sign")
+    return seed
+
+
+# No bounds of the field's: the document tells those as floats, of which 2^63 - 1 is none.
+SEED = AfterValidator(_seed_in_bounds)
 
 Int = Annotated[int, WHOLE]
 Text = Annotated[str, Field(max_length=MOST_TEXT)]
@@ -127,7 +137,7 @@ class Generation(Body):
         ]
         | None
     ) = None
-    seed: Annotated[int, Field(description="modulo 2^63; -1: any"), WHOLE] | None = None
+    seed: Annotated[int, Field(description="64 bits, signed; -1: any"), WHOLE, SEED] | None = None
     stop: str | Annotated[list[str], Field(max_length=MOST_STOPS, fail_fast=True)] | None = None
     user: str | None = None
     prompt_cache_key: str | None = None
@@ -157,10 +167,7 @@ class Generation(Body):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def _seed(self) -> int | None:
-        """Of any size: OpenAI's may be below 0, and many a program sends -1 for none.
-
-        Without bounds, as the document could tell such ones only as floats, which are not exact.
-        """
+        """OpenAI's may be below 0, and many a program sends -1 for none."""
         return None if self.seed in (None, -1) else (self.seed or 0) % MOST_SEED
 
     def sampling(self, max_tokens: int | None, logprobs: int | None) -> Sampling:

@@ -103,6 +103,17 @@ def test_choices_stream_side_by_side(client: openai.OpenAI, n: int) -> None:
     assert usage.completion_tokens == 3 * n
 
 
+@pytest.mark.parametrize("seed", [str(2**63), str(-(2**63) - 1), "1e300", "9" * 9000])
+def test_a_seed_of_more_than_64_bits_is_refused(url: str, engine: FakeEngine, seed: str) -> None:
+    before = len(engine.requests)
+    body = '{"prompt": "ahoy!", "seed": ' + seed + "}"
+    headers = {"Content-Type": "application/json"}
+    answer = httpx.post(f"{url}/v1/completions", content=body, headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"]
+    assert len(engine.requests) == before
+
+
 @pytest.mark.parametrize("seed", [-1, None])
 def test_a_seed_of_minus_one_is_none(url: str, engine: FakeEngine, seed: int | None) -> None:
     httpx.post(f"{url}/v1/completions", json={"prompt": "ahoy!", "seed": seed})

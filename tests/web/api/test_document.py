@@ -30,6 +30,7 @@ KNOWN = (
     "is longer than the context",
     "tokens long and there is room for",
     "a stop string",
+    "a seed has 64 bits",
     "The prompt is empty",
 )
 

@@ -188,17 +188,17 @@ def test_the_first_request_to_a_server_may_be_a_message(tmp_path: Any) -> None:
 
 
 def test_without_cookies_a_visitor_is_known_by_the_stream_alone(url: str) -> None:
-    """A post without either would leave a chat that belongs to nobody."""
+    """A post without either would leave a chat that belongs to no visitor."""
     with Caller(url, known=False) as caller:
         caller.begin("hello")
         with Caller(url, known=False) as other:
             other.begin("hi")
             assert len(other.chats()) == len(caller.chats()) == 1
         for tab in ("made-up", other.tab):
-            with Caller(url, tab=tab, known=False) as nobody:
-                assert refused(nobody.send("hello")) == (409, "lost_tab")
-                assert refused(nobody.adopt('{"messages": []}')) == (409, "lost_tab")
-                assert refused(nobody.export("all")) == (409, "lost_tab")
+            with Caller(url, tab=tab, known=False) as stranger:
+                assert refused(stranger.send("hello")) == (409, "lost_tab")
+                assert refused(stranger.adopt('{"messages": []}')) == (409, "lost_tab")
+                assert refused(stranger.export("all")) == (409, "lost_tab")
         caller.headers["X-Linly-Language"] = "zh"
         caller.tab = "made-up"
         assert said(caller.call("stop")) == "此标签页的连接已断开。请稍后再试。"

@@ -1,0 +1,72 @@
+"""What the attacks share: a page to attack, and a visitor whom none of them is to reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from model.settings import Settings
+from tests.fake import FakeEngine, echo, fake_manager
+from tests.web.handmade import Caller, said
+from tests.web.serving import serving
+from training.job import Trainings
+from web import page_gate
+from web.access import Access
+from web.address import bind
+from web.sharing import LinkRules, PublicLink
+from web.ui.train.desk import Desk
+
+
+@dataclass
+class Served:
+    """A page that trains, by its own port and by the link's."""
+
+    own: str
+    link: str
+    public: PublicLink
+    engine: FakeEngine
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[Served]:
+    engine = FakeEngine(echo)
+    settings = replace(Settings(), adapters_dir=folder / "adapters", data_dir=folder)
+    manager = fake_manager(engine, settings=settings)
+    manager.wait()
+    tunnel = bind("127.0.0.1", 0)
+    port = tunnel.getsockname()[1]
+    public = PublicLink(LinkRules(), lambda: None)
+    desk = Desk(settings, manager, Trainings())
+    access = Access(training="local", link_port=port)
+    with serving(manager, access, desk, tunnel, folder, public) as url:
+        yield Served(url, f"http://127.0.0.1:{port}", public, engine)
+
+
+@pytest.fixture(scope="module")
+def patient() -> Iterator[None]:
+    """One visitor sends all of these; how many they may is tests/web/test_page_gate.py's matter."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(page_gate, "VISITOR_BURST", 100_000)
+        patched.setattr(page_gate, "ADDRESS_BURST", 100_000)
+        yield
+
+
+@pytest.fixture(scope="module")
+def page(patient: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("page")) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def anna(page: Served) -> Iterator[Caller]:
+    """A visitor with a chat, to whom none of this does anything."""
+    with Caller(page.own) as anna:
+        anna.begin("precious")
+        before = anna.chats()
+        yield anna
+        assert anna.chats() == before
+        assert said(anna.send("and on")) == ""
