@@ -207,8 +207,7 @@ def test_actions_of_a_tab_that_was_closed(page: Served) -> None:
     """What is sent meanwhile is done; nothing that the tab had is there."""
     with Caller(page.own) as caller:
         caller.begin("hello")
-        assert caller.stream
-        caller.stream.close()
+        caller.close_stream()
         for kind in BODIES:
             answer = caller.call(kind, **BODIES[kind])
             assert said(answer) or answer.json()["lost"] is True

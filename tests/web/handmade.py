@@ -139,6 +139,15 @@ class Caller:
         """One more stream of this visitor."""
         return Stream(self.url, self.cookies, query, **options)
 
+    def close_stream(self) -> None:
+        """Close the tab's stream, and wait until the server has noticed."""
+        assert self.stream
+        self.stream.close()
+        deadline = time.monotonic() + SECONDS
+        while not self.call("language", language="en").json()["lost"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
     @property
     def cookies(self) -> dict[str, str]:
         """The header."""

@@ -15,6 +15,9 @@ from web import logs
 def restored_logging() -> Iterator[None]:
     loggers = [logging.getLogger(), logs.REQUESTS, logs.SAYS, logs.PRINTED]
     before = [(one, list(one.handlers), one.level, one.propagate) for one in loggers]
+    uvicorn = logging.getLogger("uvicorn.error")
+    before.append((uvicorn, list(uvicorn.handlers), uvicorn.level, uvicorn.propagate))
+    uvicorn.setLevel(logging.NOTSET)  # a server of a test before may have asked for less
     factory, hook = logging.getLogRecordFactory(), threading.excepthook
     streams = sys.stdout, sys.stderr
     try:

@@ -164,8 +164,7 @@ def test_a_tab_whose_stream_is_gone_goes_on_by_its_chat(url: str) -> None:
     with Caller(url) as caller:
         caller.begin("first")
         chat = caller.form["filled"]
-        assert caller.stream
-        caller.stream.close()
+        caller.close_stream()
         caller.headers["X-Linly-Chat"] = chat
         answer = caller.send("second")
         assert (said(answer), answer.json()["lost"], answer.json()["chat"]) == ("", True, chat)
