@@ -25,6 +25,7 @@ USER, PASSWORD = "linly", "se:cr@t"
 ENCODED = "se%3Acr%40t"
 SECONDS = 60.0  # to start or to stop; a bound, not a measure
 STOP_SECONDS = 60.0
+SIGNAL_SECONDS = 1.0  # until a signal is sent again
 QUICK = (
     "fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=16MB",
     "max_connections=60", "autovacuum=off", "unix_socket_directories=",
@@ -69,8 +70,7 @@ class PostgresServer:
 
     def stop(self) -> None:
         """At once; whoever is connected is cut off."""
-        self._process.send_signal(signal.SIGINT)
-        self._process.wait(SECONDS)
+        end(self._process, signal.SIGINT)
 
     def start(self) -> None:
         """After `stop`, at the same address. On the main thread: it ends with the one it is of."""
@@ -93,8 +93,7 @@ class PostgresServer:
 
     def kill(self) -> None:
         if self._process.poll() is None:
-            self._process.send_signal(signal.SIGQUIT)
-            self._process.wait(SECONDS)
+            end(self._process, signal.SIGQUIT)
 
     def _init(self) -> None:
         secret = self._folder / "password"
@@ -122,9 +121,19 @@ class PostgresServer:
                 psycopg.connect(self.url("postgres")).close()
                 return process
             time.sleep(0.02)
-        process.send_signal(signal.SIGQUIT)
-        process.wait(STOP_SECONDS)
+        end(process, signal.SIGQUIT)
         raise RuntimeError((self._folder / "log").read_text(encoding="utf-8"))
+
+
+def end(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Send the signal until the process has ended: one that comes before its handlers are set is
+    ignored where a shell has started the tests in the background."""
+    deadline = time.monotonic() + STOP_SECONDS
+    while process.poll() is None:
+        assert time.monotonic() < deadline
+        process.send_signal(number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(SIGNAL_SECONDS)
 
 
 def unprivileged() -> list[str]:
