@@ -80,7 +80,7 @@ class Frames:
 
     def _take(self, payload: str | bytes) -> None:
         text = payload if isinstance(payload, str) else payload.decode()
-        if text.startswith('{"live":'):
+        if text.startswith(('{"live":', "[[")):
             self.sizes.append(len(text.encode()))
 
 

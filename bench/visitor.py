@@ -92,6 +92,8 @@ class Visitor:
         self.sidebar: Json = {}
         self.messages: dict[str, Json] = {}
         self.order: list[str] = []
+        self._live: dict[int, str] = {}  # texts of streaming replies, by their numbers
+        self._numbers: dict[str, int] = {}  # of messages
         self._seen: set[str] = set()  # names of the events so far
         self._updates: list[tuple[float, int]] = []  # of replies: when, and how many bytes
         self._news = asyncio.Event()
@@ -245,18 +247,33 @@ class Visitor:
         finally:
             self._news.set()
 
-    def _take(self, events: Json, size: int) -> None:
+    def _take(self, message: Json | list[Any], size: int) -> None:
+        events: Json = {"live": message} if isinstance(message, list) else message
         self._seen.update(name for name, value in events.items() if value)
         self.tab = events.get("tab", self.tab)
         self.filled = events.get("filled", self.filled)
         self.sidebar = events.get("sidebar", self.sidebar)
-        if any(reply.get("text") or reply.get("add") for reply in events.get("live", ())):
+        texts = [self._take_live(reply) for reply in events.get("live", ())]
+        if any(texts):
             self._updates.append((time.perf_counter(), size))
         if "log" in events:
             self.log = events["log"]
             self.order = self.log["messages"]["order"]
             known = {**self.messages, **self.log["messages"]["changed"]}
             self.messages = {key: known[key] for key in self.order}
+            for key, message in self.messages.items():
+                if message["text"] is None:  # the tab has it
+                    message["text"] = self._live[self._numbers[key]]
+
+    def _take_live(self, reply: Json | list[Any]) -> str:
+        """Take what a streaming reply has said; its text by then."""
+        if isinstance(reply, list):
+            number, added = reply
+            self._live[number] += added
+        else:
+            number = self._numbers[reply["id"]] = reply["n"]
+            self._live[number] = reply["text"]
+        return self._live[number]
 
     def _ended(self, known: set[str]) -> bool:
         """Whether the log ends with a reply that is complete and not among the `known` messages."""

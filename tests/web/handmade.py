@@ -41,6 +41,7 @@ class Stream:
             max_size=None, **options,
         ))  # fmt: skip
         self.events: list[Event] = []
+        self.received: list[str] = []  # as they came
         self.tab = ""
         self.log: Event = {}
         self.sidebar: Event = {}
@@ -55,12 +56,14 @@ class Stream:
         with contextlib.suppress(ConnectionClosed):
             for text in self.socket:
                 with self._news:
+                    self.received.append(str(text))
                     self._take(json.loads(text))
                     self._news.notify_all()
         with self._news:
             self._news.notify_all()
 
-    def _take(self, event: Event) -> None:
+    def _take(self, message: Event | list[Any]) -> None:
+        event = {"live": message} if isinstance(message, list) else message
         self.events.append(event)
         self.tab = event.get("tab", self.tab)
         if "log" in event:
@@ -68,10 +71,17 @@ class Stream:
         if "sidebar" in event:
             self.sidebar = self._whole(event["sidebar"], "chats")
         for one in event.get("live", []):
-            name = self._names.setdefault(one["n"], one.get("id", ""))
-            self.live[name] = one["text"] if "text" in one else self.live[name] + one["add"]
+            if isinstance(one, list):
+                number, added = one
+                self.live[self._names[number]] += added
+            else:
+                self._names[one["n"]] = one["id"]
+                self.live[one["id"]] = one["text"]
 
     def _whole(self, value: Event, key: str) -> Event:
+        for number, item in value[key]["changed"].items():
+            if key == "messages" and item["text"] is None:
+                item["text"] = self.live[number]
         known = {**self._items[key], **value[key]["changed"]}
         self._items[key] = {number: known[number] for number in value[key]["order"]}
         return {**value, key: list(self._items[key].values())}

@@ -81,6 +81,7 @@ def _message(message: ChatMessage, talk: Conversation, language: str, last: bool
     beside = talk.families[message.parent, message.role]
     at = next(i for i, other in enumerate(beside) if other.id == message.id)
     run = message.runs[-1] if message.runs else None
+    streaming = message.state is State.STREAMING
     ended = run is not None and run.reason is not None
     return {
         "id": message.id,
@@ -96,8 +97,8 @@ def _message(message: ChatMessage, talk: Conversation, language: str, last: bool
             "after": beside[at + 1].id if at + 1 < len(beside) else None,
         },
         "facts": facts_line(message.runs, language) if ended else "",
-        "provenance": _provenance(message.runs, language) if run else [],
-        "exact": ended and message.state is not State.STREAMING,
+        "provenance": _provenance(message.runs, language) if run and not streaming else [],
+        "exact": ended and not streaming,
         "continues": last and message.role == "assistant" and message.state.can_go_on,
         "comparison": message.comparison,
     }

@@ -5,9 +5,12 @@ A message is a JSON object of one or more events by name:
 - `tab`: the tab's id, which its posts bring along, and the `version` of the page's scripts; sent
   once the chat of the page's address is open, or what is asked first would go into another one;
 - `log`, `sidebar`: what is shown, with only those messages and chats that have changed since;
-- `live`: what replies in the making have said since the last time;
+- `live`: texts of replies in the making, each with the number that it has from now on;
 - `controls`: updates of Gradio's components by number; `filled` is the chat that they are about;
 - `beat`: a sign of life.
+
+A message that is an array holds a pair for each reply that has grown: its number and the added
+text. A reply that has ended comes without its text (`null`) where the tab has all of it from these.
 
 Nothing is queued for a tab. Each part is made from what is true when it is sent, so a slow client
 misses steps and no outcome. Reading the store and making JSON is done in worker threads.
@@ -19,8 +22,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -31,13 +33,13 @@ from model.types import LinlyError
 from web.chats.chats import MOST_LISTED
 from web.chats.conversation import Conversation
 from web.chats.reading import chat_request
+from web.chats.records import State
 from web.chats.reply import Reply, spoken
 from web.chats.visits import TooManyTabsError, Visit
 from web.i18n import DEFAULT, LANGUAGES
 from web.ui.actions import sentence
 from web.ui.chat_view import (
     failed_value,
-    live_notice,
     log_value,
     meter_line,
     reading_line,
@@ -45,6 +47,7 @@ from web.ui.chat_view import (
 )
 from web.ui.controls import Encoded
 from web.ui.drawn import version
+from web.ui.sent import LiveTexts, Sent
 from web.ui.service import PageService
 from web.visitor import visitor_of
 
@@ -90,25 +93,6 @@ def _chat_of(socket: WebSocket) -> str:
     return chat if len(chat) <= MAX_NAME else ""
 
 
-@dataclass
-class Sent:
-    """Which items a tab has, so that only those are sent again that have changed."""
-
-    hashes: dict[str, int] = field(default_factory=dict)
-
-    def changed(self, items: Iterable[Value]) -> Value:
-        """Their order, and those that are new or another than before, by id."""
-        fresh: dict[str, Value] = {}
-        hashes: dict[str, int] = {}
-        for item in items:
-            key = item["id"]
-            hashes[key] = hash(json.dumps(item, ensure_ascii=False))
-            if self.hashes.get(key) != hashes[key]:
-                fresh[key] = item
-        self.hashes = hashes
-        return {"order": list(hashes), "changed": fresh}
-
-
 class Tab:
     """What one tab is sent, by tasks for the chats, for what streams, and for the controls."""
 
@@ -118,6 +102,7 @@ class Tab:
         self._visit = visit
         self._talk = service.talk
         self._messages, self._chats = Sent(), Sent()
+        self._live = LiveTexts()
         self._controls: dict[int, int] = {}  # hashes of what each was sent last
         self._counts: dict[int, int] = {}  # how many choices each offers
         self._afar = False  # another server says something in the chat that is shown
@@ -169,8 +154,11 @@ class Tab:
         while True:
             await _either(visit.changed, AFAR_SECONDS if self._afar else None)
             try:
-                text, talk = await self._draw(self._drawn, slow=bool(visit.query))
+                await self._send_news()  # how those end that have ended
+                known = self._live.texts()
+                text, talk = await self._draw(partial(self._drawn, known), slow=bool(visit.query))
                 await self._send_text(text)
+                self._live.keep([reply.message.id for reply in self._replies()] + streaming(talk))
                 if not (talk and (talk.elsewhere or self._talk.replies.in_chat(talk.chat.id))):
                     meter = await self._draw(partial(self._meter, talk))
                     shown = self._service.layout.controls.encode(
@@ -184,8 +172,12 @@ class Tab:
                 visit.changed.set()
             await asyncio.sleep(UPDATE_SECONDS)
 
-    def _drawn(self) -> tuple[str, Conversation | None]:
-        """What is to be sent of log and side bar, as JSON."""
+    def _drawn(self, known: Mapping[str, str]) -> tuple[str, Conversation | None]:
+        """What is to be sent of log and side bar, as JSON, and the chat.
+
+        Args:
+            known: texts that the tab has from `live`, by message.
+        """
         visit, store, owner = self._visit, self._talk.store, self._visit.owner.id
         talk = self._talk.conversation(visit)
         self._afar = talk is not None and talk.elsewhere
@@ -194,6 +186,9 @@ class Tab:
         shown = log_value(talk, votes, visit.language)
         sidebar = sidebar_value(chats, self._talk.replies.chats(owner), visit)
         shown["messages"] = self._messages.changed(shown["messages"])
+        for key, message in shown["messages"]["changed"].items():
+            if message["state"] != State.STREAMING and known.get(key) == message["text"]:
+                message["text"] = None
         sidebar["chats"] = self._chats.changed(sidebar["chats"])
         return _json({"log": shown, "sidebar": sidebar}), talk
 
@@ -219,17 +214,27 @@ class Tab:
 
     async def _send_live(self) -> None:
         """What streams in the chat that is shown, and signs of life."""
-        visit, replies = self._visit, self._talk.replies
-        said = Said()
+        visit = self._visit
         while not self._link_ended():
-            news = said.news(replies.in_chat(visit.chat) if visit.chat else [], visit.language)
-            if news:
-                await self._send({"live": news})
-                others = max(0, replies.count - 1)
+            if await self._send_news():
+                others = max(0, self._talk.replies.count - 1)
                 await asyncio.sleep(UPDATE_SECONDS + CROWD_SECONDS * others)
             if not await _either(visit.heard, BEAT_SECONDS):
                 await self._send({"beat": True})
         await self._socket.close(LINK_ENDED)
+
+    async def _send_news(self) -> bool:
+        """What streams; whether there was anything new."""
+        news = self._live.news(self._replies(), self._visit.language)
+        if news:
+            grown = all(isinstance(one, list) for one in news)
+            await self._send_text(_json(news if grown else {"live": news}))
+        return bool(news)
+
+    def _replies(self) -> Sequence[Reply]:
+        """Those in the making, in the chat that is shown."""
+        chat = self._visit.chat
+        return self._talk.replies.in_chat(chat) if chat else []
 
     def _link_ended(self) -> bool:
         link = self._talk.link
@@ -298,35 +303,12 @@ class Tab:
             await self._socket.send_text(text)
 
 
-@dataclass
-class Said:
-    """What a tab has been told of the replies in the making, each known by a short number."""
-
-    count: int = 0
-    # By message: the reply (a message that is continued has another), its number, text and notice.
-    told: dict[str, tuple[Reply, int, str, str]] = field(default_factory=dict)
-
-    def news(self, replies: Sequence[Reply], language: str) -> list[Value]:
-        """For each that has changed: what it goes on with, or all of it."""
-        news = [self._of(reply, language) for reply in replies]
-        ids = {reply.message.id for reply in replies}
-        self.told = {key: one for key, one in self.told.items() if key in ids}
-        return [one for one in news if one]
-
-    def _of(self, reply: Reply, language: str) -> Value:
-        key, text, notice = reply.message.id, reply.text, live_notice(reply, language)
-        before = self.told.get(key)
-        if before is None or before[0] is not reply:
-            self.count += 1
-            before = None
-        _, number, known, noticed = before or (reply, self.count, "", "")
-        self.told[key] = reply, number, text, notice
-        if before is None or noticed != notice or not text.startswith(known):
-            return {"n": number, "id": key, "text": text, "notice": notice}
-        return {"n": number, "add": text[len(known) :]} if text != known else {}
+def streaming(talk: Conversation | None) -> list[str]:
+    """The messages that were streaming when the chat was read."""
+    return [one.id for one in talk.branch if one.state is State.STREAMING] if talk else []
 
 
-def _json(value: Mapping[str, Any]) -> str:
+def _json(value: Mapping[str, Any] | Sequence[Any]) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 

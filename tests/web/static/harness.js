@@ -71,7 +71,7 @@
         this.#told.set(id, { n, text, notice });
         const goesOn = before && before.notice === notice && text.startsWith(before.text);
         if (!goesOn) return { n, id, text, notice };
-        return text !== before.text && { n, add: text.slice(before.text.length) };
+        return text !== before.text && [n, text.slice(before.text.length)];
       });
       for (const id of this.#told.keys()) if (!(id in replies)) this.#told.delete(id);
       return news.filter(Boolean);
@@ -164,7 +164,7 @@
     },
     live(replies) {
       const news = this.tab.news(replies);
-      if (news.length) this.event({ live: news });
+      if (news.length) this.event(news.every(Array.isArray) ? news : { live: news });
     },
     control(kind) {
       (window.linlyControl ??= []).push(kind);

@@ -181,7 +181,7 @@ class Harness:
         return self.page.get_by_role("textbox", name="Message", exact=True)
 
 
-def message(key: str, role: str, text: str, **more: Any) -> dict[str, Any]:
+def message(key: str, role: str, text: str | None, **more: Any) -> dict[str, Any]:
     """A message as the log's value has it."""
     return {
         "id": key, "role": role, "text": text, "state": "done", "error": "", "notice": "",
@@ -194,5 +194,5 @@ def asked(key: str, text: str, **more: Any) -> dict[str, Any]:
     return message(key, "user", text, **more)
 
 
-def replied(key: str, text: str, **more: Any) -> dict[str, Any]:
+def replied(key: str, text: str | None, **more: Any) -> dict[str, Any]:
     return message(key, "assistant", text, **more)

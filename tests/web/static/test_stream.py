@@ -129,6 +129,21 @@ def test_replies_have_other_numbers_afterwards(harness: Harness) -> None:
     expect(harness.message("b").locator(".body")).to_have_text("two and more")
 
 
+def test_a_reply_that_has_ended_comes_without_the_text_that_was_heard(harness: Harness) -> None:
+    harness.log(asked("u", "Hi"), replied("a", "", state="streaming"))
+    harness.live(a="Arr")
+    harness.live(a="Arr, matey 🏴")
+    harness.log(asked("u", "Hi"), replied("a", None, facts="3 tokens"))
+    expect(harness.message("a").locator(".body")).to_have_text("Arr, matey 🏴")
+    expect(harness.message("a").locator(".facts")).to_have_text("3 tokens")
+    assert count(harness) == 1
+    harness.log(asked("u", "Hi"), replied("a", None, facts="4 tokens"))  # it is not heard any more
+    run(harness, 1_000)
+    assert count(harness) == 2
+    harness.log(asked("u", "Hi"), replied("a", "Arr, matey"))
+    expect(harness.message("a").locator(".body")).to_have_text("Arr, matey")
+
+
 def test_signs_of_life_keep_the_page_calm(harness: Harness) -> None:
     for _ in range(6):
         run(harness, 10_000)

@@ -7,17 +7,26 @@ const ids = new Map(); // the number that the stream knows a reply by → its me
 
 /** What is new of some replies; the messages' ids. A stream that begins anew counts anew. */
 export function hear(news) {
-  return news.map(({ n, id, text, notice, add }) => {
-    if (id !== undefined) {
-      ids.set(n, id);
-      heard.set(id, { text, notice });
-      return id;
-    }
-    const known = ids.get(n);
-    const live = heard.get(known);
-    if (live) heard.set(known, { ...live, text: live.text + add });
-    return known;
+  return news.map((one) => {
+    if (Array.isArray(one)) return grow(...one);
+    const { n, id, text, notice } = one;
+    ids.set(n, id);
+    heard.set(id, { text, notice });
+    return id;
   });
+}
+
+function grow(number, added) {
+  const id = ids.get(number);
+  const live = heard.get(id);
+  if (live) heard.set(id, { ...live, text: live.text + added });
+  return id;
+}
+
+/** Give messages of the log that came without their text what was heard of it; whether all have one. */
+export function fillTexts(messages) {
+  for (const message of messages) message.text ??= heard.get(message.id)?.text;
+  return messages.every(({ text }) => text !== undefined);
 }
 
 /** Forget what the log has the last word on. */

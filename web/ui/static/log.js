@@ -7,11 +7,11 @@ import { h, refresh, setAttribute } from './dom.js';
 import { propose } from './entry.js';
 import { icon, iconButton } from './icons.js';
 import { Items } from './items.js';
-import { hear, settle } from './live.js';
+import { fillTexts, hear, settle } from './live.js';
 import { Messages } from './messages.js';
 import { Follower } from './scroll.js';
 import { onShown, show } from './shown.js';
-import { onEvent } from './stream.js';
+import { onEvent, reconnect } from './stream.js';
 import { language, speak, words } from './words.js';
 
 export function mountLog(element) {
@@ -20,7 +20,10 @@ export function mountLog(element) {
   element.replaceChildren(log.element);
   onShown((value) => log.take(value));
   onEvent('tab', () => { messages = new Items(); }); // the stream begins anew
-  onEvent('log', (value) => show({ ...value, messages: messages.whole(value.messages) }));
+  onEvent('log', (value) => {
+    if (!fillTexts(Object.values(value.messages.changed))) return reconnect();
+    return show({ ...value, messages: messages.whole(value.messages) });
+  });
   onEvent('live', (news) => log.drawLive(hear(news)));
   document.addEventListener('linly:edit-last', () => log.editLast());
 }

@@ -73,8 +73,9 @@ export function reconnect() {
   connect();
 }
 
-function take(message) {
+function take(received) {
   heard = Date.now();
+  const message = Array.isArray(received) ? { live: received } : received;
   for (const [name, value] of Object.entries(message)) {
     for (const listen of listeners.get(name) ?? []) listen(value, message);
   }
