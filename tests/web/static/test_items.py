@@ -67,10 +67,10 @@ def test_ids_that_look_like_numbers_keep_their_order(harness: Harness) -> None:
 def test_replies_go_on_by_number(harness: Harness) -> None:
     ids, a, b = harness.page.evaluate(HEAR, [
         [whole(1, "a", "Arr"), whole(2, "b", "", "2nd in the queue")],
-        [{"n": 2, "add": "Ay"}, {"n": 1, "add": ", me"}],
-        [{"n": 2, "add": "e"}],
+        [[2, "Ay"], [1, ", me"]],
+        [[2, "e"]],
         [whole(1, "a", "Anew")],
-        [{"n": 7, "add": "of a reply that is not known"}],
+        [[7, "of a reply that is not known"]],
     ])  # fmt: skip
     assert ids[:4] == [["a", "b"], ["b", "a"], ["b"], ["a"]]
     assert (a, b) == ("Anew", "Aye")
@@ -80,7 +80,7 @@ def test_a_stream_that_begins_anew_counts_anew(harness: Harness) -> None:
     _, a, b = harness.page.evaluate(HEAR, [
         [whole(1, "a", "Arr")],
         [whole(1, "b", "Aye")],
-        [{"n": 1, "add": "!"}],
+        [[1, "!"]],
     ])  # fmt: skip
     assert (a, b) == ("Arr", "Aye!")
 
