@@ -119,9 +119,11 @@ def _timed(store: ChatStore, job: Callable[[], object]) -> dict[str, float]:
     reply = ChatMessage(uuid.uuid4().hex, None, "assistant", "", State.STREAMING)
     store.add("bench:reader", chat, reply, "bench")
     seconds: list[float] = []
+    saving = threading.Event()
 
     def work() -> None:
-        time.sleep(5 * PAUSE_SECONDS)  # until the others run
+        saving.wait()
+        time.sleep(5 * PAUSE_SECONDS)  # until the event loop runs
         began = time.perf_counter()
         job()
         seconds.append(time.perf_counter() - began)
@@ -130,11 +132,15 @@ def _timed(store: ChatStore, job: Callable[[], object]) -> dict[str, float]:
     waits: list[float] = []
 
     def save() -> None:
-        while worker.is_alive():
-            began = time.perf_counter()
-            store.save_text(reply.id, "x" * 1000, "bench")
-            waits.append(time.perf_counter() - began)
-            time.sleep(PAUSE_SECONDS)
+        try:
+            while worker.is_alive():
+                began = time.perf_counter()
+                store.save_text(reply.id, "x" * 1000, "bench")
+                waits.append(time.perf_counter() - began)
+                saving.set()
+                time.sleep(PAUSE_SECONDS)
+        finally:
+            saving.set()  # what was never saved ends the measurement, and holds up nothing
 
     saver = threading.Thread(target=save)
     gap = asyncio.run(_gap_beside(worker, saver))
