@@ -82,6 +82,33 @@ def test_a_sent_message_leaves_an_empty_box(visit: Serve) -> None:
     expect(chat.message).to_have_value("")
 
 
+@pytest.mark.parametrize("sent_early", [True, False])
+def test_what_is_typed_while_a_new_chat_is_on_its_way(visit: Serve, sent_early: bool) -> None:
+    """It went into the draft of the chat before, and an empty message was sent."""
+    chat = visit(FakeEngine(echo))
+    chat.ask("first")
+    expect(chat.log).to_contain_text("base heard: first")
+    first = shown(chat)
+    chat.message.fill("half a")
+    held, release = hold(chat)
+    chat.new_chat.click()
+    chat.message.fill("Who are you?")
+    chat.page.wait_for_timeout(300)  # until it is kept
+    assert len(held) == 1
+    if sent_early:
+        chat.send.click()
+    release()
+    if not sent_early:
+        expect(chat.log).not_to_contain_text("first")
+        expect(chat.message).to_have_value("Who are you?")
+        chat.send.click()
+    expect(chat.log).to_contain_text("base heard: Who are you?")
+    expect(chat.message).to_have_value("")
+    assert shown(chat) != first
+    assert draft(chat, first) == "half a"
+    wait_for_draft(chat, shown(chat), None)
+
+
 def test_comparing_without_a_text_takes_nothing(visit: Serve) -> None:
     chat = visit(FakeEngine(echo))
     chat.ask("who?")

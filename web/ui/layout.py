@@ -117,7 +117,7 @@ def build(whole_strengths: bool = False, trains: bool = False) -> Layout:
                 min_width=200, filterable=False, elem_id="adapter",
             )  # fmt: skip
             regenerate = gr.Button(t["regenerate"], scale=1, min_width=110)
-            new_chat = gr.Button(t["new_chat"], scale=1, min_width=110)
+            new_chat = gr.Button(t["new_chat"], scale=1, min_width=110, elem_id="new-chat")
             toggle = ComparePanel.button()
         compare = ComparePanel.build(toggle)
     train = None

@@ -35,6 +35,8 @@ const BODIES = {
   train_look: (all) => ({ form: trainForm(all, uploaded()) }),
   train_start: (all) => ({ form: trainForm(all, uploaded()) }),
 };
+// What these leave for, if the server lets them.
+const LEAVES = { new_chat: () => null, open: ({ id }) => id };
 // Sliders that were set by a preset are settings of the chat, too.
 const THEN = { preset: 'settings' };
 
@@ -56,13 +58,15 @@ export function act({ kind, ...given }) {
   const count = (newest[kind] ?? 0) + 1;
   newest[kind] = count;
   if (kind === 'language') remember();
+  if (LEAVES[kind]) tell('linly:leaving', LEAVES[kind](given));
   const needed = BODIES[kind] ? gathered(kind, typed(), given) : given;
   const outdated = () => LATEST.includes(kind) && newest[kind] !== count;
   const send = async () => {
     const body = await needed;
     if (outdated()) return;
     const path = `page/actions/${kind}`;
-    await post(path, JSON.stringify(body), { 'Content-Type': 'application/json' });
+    const done = await post(path, JSON.stringify(body), { 'Content-Type': 'application/json' });
+    if (LEAVES[kind] && !done) tell('linly:stayed');
     if (THEN[kind]) act({ kind: THEN[kind] });
   };
   if (AT_ONCE.includes(kind)) return send();
@@ -117,7 +121,7 @@ export async function upload(file) {
 
 const taking = async (response) => taken(await response.json());
 
-// `take` takes the answer. Files travel for as long as it takes: without `wait`.
+// Whether it was done. `take` takes the answer. Files travel for as long as it takes: without `wait`.
 async function post(path, body, headers, take = taking, wait = WAIT) {
   let response;
   try {
@@ -129,8 +133,10 @@ async function post(path, body, headers, take = taking, wait = WAIT) {
     });
     if (response.ok) await take(response);
     else await refused(response);
+    return response.ok;
   } catch {
     said(words()('not_sent'));
+    return false;
   }
 }
 

@@ -14,6 +14,7 @@ export class Drafts {
   #chat; // undefined until the log has said which it is
   #typing = 0;
   #asked; // the id of the last question that the log showed
+  #leaving = null; // the chat that was asked for, and what was in the box then
   #underway = []; // what was sent, until both the server has said so and its chat is known
 
   constructor(read, write) {
@@ -26,9 +27,22 @@ export class Drafts {
     this.#typing = setTimeout(() => this.#keep(), DELAY);
   }
 
+  /** Another chat was asked for. What is typed from now on belongs to that one. */
+  leaving(chat) {
+    if (this.#chat === undefined) return;
+    if (chat === this.#chat) this.#leaving = null;
+    else this.#leaving = { text: this.read(), ...this.#leaving, chat };
+  }
+
+  /** The server refused to open it. */
+  stayed() {
+    this.#leaving = null;
+  }
+
   /** What is in the box is on its way. It belongs to this chat, whichever is shown by then. */
   sending() {
-    const [chat, text] = [this.#chat, this.read()];
+    const chat = this.#leaving ? this.#leaving.chat : this.#chat;
+    const text = this.read();
     if (!text.trim()) return;
     const others = this.#underway.filter((one) => one.chat !== chat || one.text !== text);
     this.#underway = [...others, { chat, text, after: this.#asked, taken: false, shown: false }];
@@ -52,6 +66,8 @@ export class Drafts {
   /** The log shows this chat with these messages. It may do so before the server says `sent`. */
   show({ chat, messages }) {
     const question = lastQuestion(messages);
+    // The log may skip the new chat, and show what its first message made of it.
+    if (this.#leaving?.chat === null && chat !== this.#chat && chat !== null) this.#turnTo(null);
     const arrived = this.#underway.find((one) => this.#isShown(one, chat, question));
     if (arrived && this.#chat === null && chat !== null) this.#moveTo(chat);
     else if (chat !== this.#chat) this.#turnTo(chat);
@@ -97,12 +113,25 @@ export class Drafts {
 
   #turnTo(chat) {
     const first = this.#chat === undefined;
-    this.flush();
+    const added = this.#leave();
     this.#chat = chat;
     if (first) for (const one of this.#underway) one.chat ??= chat;
     else this.#underway = this.#underway.filter(({ taken }) => !taken);
-    const draft = kept(key(chat)) ?? '';
+    const draft = [kept(key(chat)), added].filter(Boolean).join('\n');
     // Whoever typed while the page was loading keeps that.
     if (!first || !this.read()) this.write(draft);
+  }
+
+  /** Keep the draft of the chat that is left; what was typed after another one was asked for. */
+  #leave() {
+    const leaving = this.#leaving;
+    this.#leaving = null;
+    if (!leaving) {
+      this.flush();
+      return '';
+    }
+    clearTimeout(this.#typing);
+    keep(key(this.#chat), leaving.text || null);
+    return without(this.read(), leaving.text);
   }
 }

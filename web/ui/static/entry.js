@@ -11,6 +11,7 @@ import { onShown } from './shown.js';
 
 const BOX = '#message textarea';
 const SEND = ':is(#send, #ask-all), :is(#send, #ask-all) button';
+const NEW_CHAT = ':is(#new-chat, #new-chat button)';
 const STOP = '#stop button, button#stop';
 const OPEN_LIST = 'ul.options, :is([role="combobox"], [role="listbox"])[aria-expanded="true"]';
 
@@ -30,6 +31,11 @@ export function mountEntry() {
   document.addEventListener('input', (event) => inBox(event) && drafts.typed());
   document.addEventListener('click', (event) => event.target.closest(SEND) && drafts.sending(),
     { capture: true });
+  // At the click itself: Gradio tells of it later.
+  document.addEventListener('click', (event) => event.target.closest(NEW_CHAT)
+    && drafts.leaving(null), { capture: true });
+  document.addEventListener('linly:leaving', ({ detail }) => drafts.leaving(detail));
+  document.addEventListener('linly:stayed', () => drafts.stayed());
   document.addEventListener('linly:sent', ({ detail }) => drafts.sent(detail));
   window.addEventListener('pagehide', () => drafts.flush());
 }
