@@ -19,7 +19,7 @@ MOST_PARTS = 100  # of a message
 MOST_IDS = 200_000  # tokens of a prompt
 MOST_CHOICES = 32  # of one request, over all of its prompts
 MOST_LOGPROBS = 20
-MOST_SEED = 2**63
+MAX_SEED = 2**63
 MOST_ID = 2**31  # of a token, in any vocabulary
 
 
@@ -39,7 +39,7 @@ WHOLE = BeforeValidator(_whole)  # behind the limits, or else the document would
 
 
 def _seed_in_bounds(seed: int) -> int:
-    if not -MOST_SEED <= seed < MOST_SEED:
+    if not -MAX_SEED <= seed < MAX_SEED:
         raise ValueError("a seed has 64 bits, with its sign")
     return seed
 
@@ -168,7 +168,7 @@ class Generation(Body):
 
     def _seed(self) -> int | None:
         """OpenAI's may be below 0, and many a program sends -1 for none."""
-        return None if self.seed in (None, -1) else (self.seed or 0) % MOST_SEED
+        return None if self.seed in (None, -1) else (self.seed or 0) % MAX_SEED
 
     def sampling(self, max_tokens: int | None, logprobs: int | None) -> Sampling:
         """The engine room's value. As at OpenAI, temperature and top_p are 1 unless given."""

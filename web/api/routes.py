@@ -16,7 +16,7 @@ from model.types import ChatRequest, CompletionRequest, Sampling, UnknownModelEr
 from web.api import responses
 from web.api.errors import NoSuchRouteError, WrongMethodError
 from web.api.gate import ASKS_FOR_A_KEY
-from web.api.requests import MOST_SEED, ChatCompletion, Generation, TextCompletion
+from web.api.requests import MAX_SEED, ChatCompletion, Generation, TextCompletion
 from web.api.responses import errors, streamed
 from web.api.streams import respond
 from web.api.writers import ChatWriter, TextWriter
@@ -151,7 +151,7 @@ def _each(body: Generation, sampling: Sampling) -> list[Sampling]:
     if sampling.seed is None:
         return [sampling] * body.choices
     seeds = range(sampling.seed, sampling.seed + body.choices)
-    return [replace(sampling, seed=seed % MOST_SEED) for seed in seeds]
+    return [replace(sampling, seed=seed % MAX_SEED) for seed in seeds]
 
 
 def _model(name: str, parent: str | None) -> dict[str, Any]:

@@ -224,7 +224,11 @@ class Tab:
         await self._socket.close(LINK_ENDED)
 
     async def _send_news(self) -> bool:
-        """What streams; whether there was anything new."""
+        """What streams; whether there was anything new.
+
+        Two tasks send it. Nothing is awaited between `news` and the socket, so that additions
+        stay in order.
+        """
         news = self._live.news(self._replies(), self._visit.language)
         if news:
             grown = all(isinstance(one, list) for one in news)

@@ -195,6 +195,49 @@ def test_a_chat_that_was_left_while_its_message_was_on_its_way(harness: Harness)
     assert draft(harness, "c1") == " More"
 
 
+OPEN = """async (id) => {
+  const { act } = await import(new URL('page/actions.js', document.baseURI));
+  await act({ kind: 'open', id });
+}"""
+
+
+def test_what_is_typed_after_another_chat_was_chosen_goes_there(harness: Harness) -> None:
+    harness.page.evaluate("localStorage.setItem('linly.draft.c2', 'older')")
+    harness.log(asked("u", "Hi"))
+    harness.box.fill("half")
+    harness.page.evaluate(OPEN, "c2")
+    harness.box.fill("half of it")
+    harness.log(asked("v", "Ho"), chat="c2")
+    assert harness.box.input_value() == "older\n of it"
+    assert draft(harness, "c1") == "half"
+
+
+def test_what_is_typed_stays_where_another_chat_is_refused(harness: Harness) -> None:
+    harness.log(asked("u", "Hi"))
+    harness.box.fill("half")
+    harness.refuse("actions/open", "This chat is not here.", 404)
+    harness.page.evaluate(OPEN, "c2")
+    harness.box.fill("half of it")
+    harness.log(asked("u", "Hi"), chat="c3")
+    assert harness.box.input_value() == ""
+    assert draft(harness, "c1") == "half of it"
+
+
+def test_a_log_that_skips_the_new_chat(harness: Harness) -> None:
+    harness.page.evaluate(SENDS)
+    harness.log(asked("u", "Hi"))
+    harness.box.fill("half")
+    harness.control("new_chat")
+    harness.box.fill("Hello")
+    harness.box.press("Enter")
+    harness.log(asked("v", "Hello"), chat="c2")
+    answered(harness, "Hello")
+    assert harness.box.input_value() == ""
+    assert draft(harness, "c1") == "half"
+    assert draft(harness, "c2") is None
+    assert draft(harness, "new") is None
+
+
 @pytest.mark.parametrize("order", ["log first", "answer first"])
 def test_the_first_message_of_a_chat(harness: Harness, order: str) -> None:
     harness.page.evaluate(SENDS)
