@@ -70,6 +70,26 @@ def test_what_is_typed_while_a_message_is_on_its_way(visit: Serve) -> None:
     wait_for_draft(chat, shown(chat), None)
 
 
+# Enter, and before Gradio tells of it, a word more.
+ENTER_AND_MORE = """(box, more) => {
+  for (const kind of ['keydown', 'keypress']) {
+    const init = {key: 'Enter', code: 'Enter', bubbles: true, cancelable: true};
+    box.dispatchEvent(new KeyboardEvent(kind, init));
+  }
+  box.value += more;
+  box.dispatchEvent(new Event('input', {bubbles: true}));
+}"""
+
+
+def test_what_is_typed_just_after_enter_is_not_sent(visit: Serve) -> None:
+    chat = visit(FakeEngine(echo))
+    chat.message.press_sequentially("first")
+    chat.message.evaluate(ENTER_AND_MORE, " second")
+    expect(chat.log).to_contain_text("base heard: first")
+    expect(chat.log).not_to_contain_text("second")
+    expect(chat.message).to_have_value(" second")
+
+
 def test_a_sent_message_leaves_an_empty_box(visit: Serve) -> None:
     chat = visit(FakeEngine(echo))
     chat.message.press_sequentially("two lines")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from starlette.responses import JSONResponse
 
+from model.engine.remote import engine
 from model.manager import ModelManager
 from model.types import AdapterError, ChatRequest, Message, UnknownModelError
 from tests.engine.remote.conftest import Open, ask, text
@@ -184,8 +185,11 @@ def test_one_that_it_cannot_read(
     assert str(folder) not in str(caught.value)  # where it lies is nobody's business
 
 
-def test_one_that_vanished_there(opened: Open, server: Server, folder: Path) -> None:
+def test_one_that_vanished_there(
+    opened: Open, server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It was listed, and lies nowhere here."""
+    monkeypatch.setattr(engine, "LOOK_SECONDS", 600)  # no other look before the request
     server.adapters = ["theirs"]
     manager = opened(server, adapters_dir=folder)
     server.adapters = []

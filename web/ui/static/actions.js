@@ -5,7 +5,7 @@
 
 import { fill, form, trainForm, update, values } from './controls.js';
 import { download } from './download.js';
-import { insert, typed } from './entry.js';
+import { entered, insert, typed } from './entry.js';
 import { keepLanguage } from './store.js';
 import { reconnect, tab } from './stream.js';
 import { toast } from './toast.js';
@@ -13,6 +13,7 @@ import { uploaded } from './upload.js';
 import { language, words } from './words.js';
 
 const AT_ONCE = ['stop']; // not kept waiting by what was asked before
+const SENDS = ['send', 'compare']; // what was in the message box at Enter or Send
 const LATEST = ['settings', 'train_look', 'search']; // only the newest of these is sent
 // Not twice at a time: Gradio tells of an option that was clicked, and again as its list closes.
 const ONE_AT_A_TIME = ['use_snippet'];
@@ -59,7 +60,8 @@ export function act({ kind, ...given }) {
   newest[kind] = count;
   if (kind === 'language') remember();
   if (LEAVES[kind]) tell('linly:leaving', LEAVES[kind](given));
-  const needed = BODIES[kind] ? gathered(kind, typed(), given) : given;
+  const text = SENDS.includes(kind) ? entered() : typed();
+  const needed = BODIES[kind] ? gathered(kind, text, given) : given;
   const outdated = () => LATEST.includes(kind) && newest[kind] !== count;
   const send = async () => {
     const body = await needed;

@@ -29,7 +29,7 @@ export function mountEntry() {
   window.addEventListener('keydown', (event) => pressed(event, drafts), { capture: true });
   document.addEventListener('keydown', escaped);
   document.addEventListener('input', (event) => inBox(event) && drafts.typed());
-  document.addEventListener('click', (event) => event.target.closest(SEND) && drafts.sending(),
+  document.addEventListener('click', (event) => event.target.closest(SEND) && enter(drafts),
     { capture: true });
   // At the click itself: Gradio tells of it later.
   document.addEventListener('click', (event) => event.target.closest(NEW_CHAT)
@@ -42,6 +42,20 @@ export function mountEntry() {
 
 /** What is in the message box. */
 export const typed = () => box()?.value ?? '';
+
+let atEnter = null; // what was in the box at Enter or Send: Gradio tells of them a little later
+
+function enter(drafts) {
+  atEnter = typed();
+  drafts.sending();
+}
+
+/** What is to be sent: not what has been typed since Enter. */
+export function entered() {
+  const text = atEnter ?? typed();
+  atEnter = null;
+  return text;
+}
 
 /** Put a text into the message box, as if it had been typed. */
 export function write(text) {
@@ -72,7 +86,7 @@ function pressed(event, drafts) {
   listWasOpen = [...document.querySelectorAll(OPEN_LIST)].some(visible);
   if (!inBox(event)) return;
   if (event.key === 'Enter' && composing(event)) event.stopImmediatePropagation();
-  else if (event.key === 'Enter' && !event.shiftKey) drafts.sending();
+  else if (event.key === 'Enter' && !event.shiftKey) enter(drafts);
   else if (event.key === 'ArrowUp' && !event.target.value) editLast(event);
 }
 
