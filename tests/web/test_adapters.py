@@ -33,9 +33,12 @@ def offered(chat: Chat) -> list[str]:
     """What the drop-down offers."""
     expect(chat.page.locator("#status")).to_contain_text("fake-base")  # the model is there
     box(chat).click()
-    options = chat.page.get_by_role("option").all_inner_texts()
+    options = chat.page.get_by_role("option")
+    expect(options.first).to_be_visible()
+    shown = options.all_inner_texts()
     box(chat).blur()
-    return [option.replace("✓", "").strip() for option in options]
+    expect(options).to_have_count(0)  # this list fades out, and may be there as another is opened
+    return [option.replace("✓", "").strip() for option in shown]
 
 
 def slide(chat: Chat, label: str, value: str) -> None:

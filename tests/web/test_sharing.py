@@ -113,9 +113,12 @@ def test_replies_are_counted_by_browser(browser: Browser, stack: ExitStack) -> N
 def offered(chat: Chat, label: str) -> list[str]:
     box = chat.page.get_by_label(label, exact=True)
     box.click()
-    options = chat.page.get_by_role("option").all_inner_texts()
+    options = chat.page.get_by_role("option")
+    expect(options.first).to_be_visible()
+    shown = options.all_inner_texts()
     box.blur()
-    return [option.replace("✓", "").strip() for option in options]
+    expect(options).to_have_count(0)  # this list fades out, and may be there as another is opened
+    return [option.replace("✓", "").strip() for option in shown]
 
 
 @pytest.mark.browser

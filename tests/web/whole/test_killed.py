@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.test_app import read_until, started
 from tests.web.browser import Chat
+from tests.web.whole.pictures import precise
 
 pytestmark = [pytest.mark.browser, pytest.mark.real_model, pytest.mark.slow]
 HALF_A_SECOND = 500  # milliseconds: no more than that may be lost
@@ -24,6 +25,7 @@ def test_nothing_is_lost_and_the_page_comes_back_by_itself(
         with started(*flags) as (process, address):
             read_until(process, "Ready after")
             chat.open(address)
+            precise(chat)  # a drawn story may end by itself, before or right behind "Continue"
             chat.ask("Write a very long story about the sea, with many chapters.")
             body = chat.log.locator("article.assistant .body")
             chat.page.wait_for_function(
