@@ -75,6 +75,7 @@ class RemoteEngine:
         self._line = Line(self._server, base, probe, find)
         self._replies: dict[str, RemoteReply] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._others: set[asyncio.Task[Any]] = set()  # the engine's own, beside those of replies
         self._heard = -math.inf  # when a reply last said something
         self._closing = False
         self._hurry = asyncio.Event()
@@ -159,7 +160,7 @@ class RemoteEngine:
 
     def _ask(self, question: Coroutine[Any, Any, T]) -> T:
         """The answer to a question that is asked on the engine's thread."""
-        return asyncio.run_coroutine_threadsafe(question, self._loop).result()
+        return asyncio.run_coroutine_threadsafe(self._result(question), self._loop).result()
 
     # From here on, all runs on the engine's thread.
 
@@ -177,21 +178,31 @@ class RemoteEngine:
 
     async def _work(self) -> None:
         """Until it is closed."""
-        watching = asyncio.ensure_future(self._watch())
-        ended = asyncio.ensure_future(self._ended.wait())
+        watching = self._start(self._watch())
+        ended = self._start(self._ended.wait())
         await asyncio.wait({watching, ended}, return_when=asyncio.FIRST_COMPLETED)
         if watching.done():
             watching.result()  # it never ends by itself, but for a fault
 
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A task that `_end_all` cancels."""
+        task = self._loop.create_task(work)
+        self._others.add(task)
+        task.add_done_callback(self._others.discard)
+        return task
+
+    async def _result(self, work: Coroutine[Any, Any, T]) -> T:
+        return await self._start(work)
+
     async def _end_all(self) -> None:
+        """Cancel the engine's own tasks, and wait for all. Those of the HTTP library are ended by
+        it: one that is cancelled before its first step leaves a coroutine that nothing awaits."""
         for number in tuple(self._tasks):
             self._cancel(number)
-        replies = set(self._tasks.values())
-        others = asyncio.all_tasks() - replies - {asyncio.current_task()}
-        for task in others:
+        for task in tuple(self._others):
             task.cancel()
-        if replies or others:
-            await asyncio.wait(replies | others)
+        if tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(tasks)
         await self._server.close()
 
     async def _watch(self) -> None:
@@ -241,12 +252,14 @@ class RemoteEngine:
         self._tasks[number] = self._loop.create_task(self._answer(reply))
 
     def _cancel(self, number: str) -> None:
-        """End a reply. A task that is cancelled before its first step would never take one."""
+        """End a reply, once: cancelled again, its task would leave the connection open, and the
+        server would go on. One that is cancelled before its first step would never take one."""
         reply = self._replies.get(number)
         if reply is None:
             return
         reply.abort()
-        if reply.begun:
+        if reply.begun and not reply.cancelled:
+            reply.cancelled = True
             self._tasks[number].cancel()
 
     async def _answer(self, reply: RemoteReply) -> None:

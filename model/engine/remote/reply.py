@@ -36,6 +36,7 @@ class RemoteReply:
         self.request = request
         self.reason: FinishReason | None = None
         self.begun = False  # to be asked for
+        self.cancelled = False
         self.taken = False  # by the server
         self.spoke = False  # its first token is there
         self.cut = False  # by a stop string that is ours: the server would go on

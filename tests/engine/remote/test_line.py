@@ -138,6 +138,27 @@ def test_abort_ends_it_too(opened: Open, server: Server) -> None:
     until(lambda: server.hung_up == 1)
 
 
+def test_many_aborts_hang_up_too(opened: Open, server: Server) -> None:
+    """Cancelled again while it hung up, a reply left its connection open: the server went on."""
+    server.script = lambda body: [10] * 100_000
+    manager = opened(server)
+
+    def abort_again(request_id: str) -> None:
+        for _ in range(200):
+            manager.abort(request_id)
+            time.sleep(0.0001)
+
+    async def stop() -> None:
+        request = ChatRequest(HELLO)
+        async with aclosing(manager.chat(request)) as bursts:
+            await anext(bursts)
+            await asyncio.to_thread(abort_again, request.id)
+
+    for number in range(1, 11):
+        asyncio.run(stop())
+        until(lambda number=number: server.hung_up == number)
+
+
 def test_a_reply_that_is_aborted_at_once_ends_too(opened: Open, server: Server) -> None:
     """Its task has not begun by then: such a task never would."""
     server.held = threading.Event()  # or else some would be quicker
