@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
 
 NAMES = (
     "chromium-headless-shell",
@@ -97,6 +97,17 @@ class Chat:
             self.page.get_by_role("combobox", name=label)
         ).or_(self.page.get_by_label(label)).first.click()
         self.page.get_by_role("option", name=option).first.click()
+
+    def offered(self, label: str = "Adapter") -> list[str]:
+        """What a drop-down offers."""
+        box = self.page.get_by_label(label, exact=True)
+        options = self.page.get_by_role("option")
+        box.click()
+        expect(options.first).to_be_visible()
+        shown = options.all_inner_texts()
+        box.blur()
+        expect(options).to_have_count(0)  # it fades out, and may be there as another is opened
+        return [option.replace("✓", "").strip() for option in shown]
 
     def row(self, title: str) -> Locator:
         """The button of a chat in the side bar."""

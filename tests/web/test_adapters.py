@@ -30,15 +30,9 @@ def box(chat: Chat) -> Locator:
 
 
 def offered(chat: Chat) -> list[str]:
-    """What the drop-down offers."""
-    expect(chat.page.locator("#status")).to_contain_text("fake-base")  # the model is there
-    box(chat).click()
-    options = chat.page.get_by_role("option")
-    expect(options.first).to_be_visible()
-    shown = options.all_inner_texts()
-    box(chat).blur()
-    expect(options).to_have_count(0)  # this list fades out, and may be there as another is opened
-    return [option.replace("✓", "").strip() for option in shown]
+    """The adapters of a page whose model is there."""
+    expect(chat.page.locator("#status")).to_contain_text("fake-base")
+    return chat.offered()
 
 
 def slide(chat: Chat, label: str, value: str) -> None:

@@ -110,31 +110,20 @@ def test_replies_are_counted_by_browser(browser: Browser, stack: ExitStack) -> N
     assert (here.public.visitors, here.public.replies) == (2, 3)
 
 
-def offered(chat: Chat, label: str) -> list[str]:
-    box = chat.page.get_by_label(label, exact=True)
-    box.click()
-    options = chat.page.get_by_role("option")
-    expect(options.first).to_be_visible()
-    shown = options.all_inner_texts()
-    box.blur()
-    expect(options).to_have_count(0)  # this list fades out, and may be there as another is opened
-    return [option.replace("✓", "").strip() for option in shown]
-
-
 @pytest.mark.browser
 def test_only_the_adapters_of_the_link_are_offered(browser: Browser, stack: ExitStack) -> None:
     here = shared(stack, LinkRules(adapters=("base", "pirate")))
     chat = visitor(stack, browser, here.link)
     expect(chat.page.locator("#status")).to_contain_text("fake-base")
     only = ["Base model (fake-base)", "● pirate: Talks like a pirate"]
-    assert offered(chat, "Adapter") == only
+    assert chat.offered() == only
     chat.page.get_by_role("button", name="Compare", exact=True).click()
-    assert offered(chat, "Rival 1") == ["–", *only]
+    assert chat.offered("Rival 1") == ["–", *only]
     # Names of the page's own apart, the adapter is not even in its source.
     assert "linly" not in re.sub(r"linly([-:]|[A-Z])", "", chat.page.content())
     owner = visitor(stack, browser, here.own)
     expect(owner.page.locator("#status")).to_contain_text("fake-base")
-    assert len(offered(owner, "Adapter")) == 4
+    assert len(owner.offered()) == 4
 
 
 @pytest.mark.browser
