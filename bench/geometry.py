@@ -11,8 +11,8 @@ from typing import Any
 from bench.flags import Parser, positive
 from model.types import SettingsError
 
-LEAST_VOCAB = 264  # every byte, the control tokens, and some that are merged
-MOST_VOCAB = 400_000
+MIN_VOCAB = 264  # every byte, the control tokens, and some that are merged
+MAX_VOCAB = 400_000
 POSITIONS = 2048
 FLOAT16_BYTES = 2
 
@@ -45,8 +45,8 @@ class Geometry:
                 f"--hidden {self.hidden} gives {self.heads} heads an odd size",
             ),
             (
-                LEAST_VOCAB <= self.vocab <= MOST_VOCAB,
-                f"--vocab {self.vocab} is not from {LEAST_VOCAB} to {MOST_VOCAB}",
+                MIN_VOCAB <= self.vocab <= MAX_VOCAB,
+                f"--vocab {self.vocab} is not from {MIN_VOCAB} to {MAX_VOCAB}",
             ),
         )
         for holds, message in checks:

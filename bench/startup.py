@@ -24,7 +24,7 @@ from bench.machine import peak_bytes
 
 CHECKOUT = Path(__file__).parents[1]
 POLL_SECONDS = 0.05
-MOST_SECONDS = 120
+MAX_SECONDS = 120
 QUESTION = {
     "messages": [{"role": "user", "content": "Write a short story about the sea."}],
     "max_tokens": 100,
@@ -74,7 +74,7 @@ def measure() -> Run:
         page = _until(f"{address}/", began)
         ready = _until(f"{address}/health", began)
         asked = time.monotonic()
-        answer = httpx.post(f"{address}/v1/chat/completions", json=QUESTION, timeout=MOST_SECONDS)
+        answer = httpx.post(f"{address}/v1/chat/completions", json=QUESTION, timeout=MAX_SECONDS)
         seconds = time.monotonic() - asked
         tokens = answer.json()["usage"]["completion_tokens"]
         return Run(page, ready, tokens / seconds, peak_bytes(process.pid) / 1e6)
@@ -91,9 +91,9 @@ def _address(process: subprocess.Popen[str]) -> str:
 
 def _until(url: str, began: float) -> float:
     """Seconds from `began` until `url` answers with 200."""
-    while time.monotonic() - began < MOST_SECONDS:
+    while time.monotonic() - began < MAX_SECONDS:
         try:
-            if httpx.get(url, timeout=MOST_SECONDS).status_code == httpx.codes.OK:
+            if httpx.get(url, timeout=MAX_SECONDS).status_code == httpx.codes.OK:
                 return time.monotonic() - began
         except httpx.TransportError:
             pass

@@ -18,7 +18,7 @@ from bench.peers.base import PeerError, Reply
 
 Json = dict[str, Any]
 
-MOST_SECONDS = 600.0
+MAX_SECONDS = 600.0
 PATH = "/v1/chat/completions"
 DATA = b"data: "
 DONE = b"[DONE]"
@@ -109,7 +109,7 @@ def _piece(event: Json) -> str:
 
 def _connection(address: str) -> http.client.HTTPConnection:
     parts = urlsplit(address)
-    return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=MOST_SECONDS)
+    return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=MAX_SECONDS)
 
 
 def _post(connection: http.client.HTTPConnection, body: Json) -> http.client.HTTPResponse:

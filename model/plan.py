@@ -25,7 +25,7 @@ from model.types import (
     RequestError,
 )
 
-MOST_SCALE = 8.0  # beyond it an adapter's update only makes noise
+MAX_SCALE = 8.0  # beyond it an adapter's update only makes noise
 REPLY_SHARE = 4  # when old turns are dropped, at most one in this many tokens is kept for the reply
 
 
@@ -179,8 +179,8 @@ def _as_it_is(serving: Serving, request: ChatRequest, voice: _Voice) -> Prompt:
 
 def _chosen_adapter(serving: Serving, request: ChatRequest | CompletionRequest) -> Adapter | None:
     """The adapter that is asked for, as its folder is now; None for the base."""
-    if not 0 <= request.adapter_scale <= MOST_SCALE:
-        raise RequestError(f"adapter_scale must be between 0 and {MOST_SCALE:g}")
+    if not 0 <= request.adapter_scale <= MAX_SCALE:
+        raise RequestError(f"adapter_scale must be between 0 and {MAX_SCALE:g}")
     if request.adapter is None:
         return None
     return serving.registry.get(request.adapter)

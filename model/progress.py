@@ -10,7 +10,7 @@ from model.types import Progress
 # Makes a bar of a text and a number of bytes; tests and the app pass their own.
 Bar = Callable[[str, int], AbstractContextManager[Progress]]
 
-LEAST_BYTES = 50_000_000  # less is done before anybody has read the bar
+MIN_BYTES = 50_000_000  # less is done before anybody has read the bar
 
 
 @contextmanager
@@ -18,7 +18,7 @@ def bar(what: str, nbytes: int) -> Iterator[Progress]:
     """A bar over `nbytes` on stderr, gone when it is done; it is given shares from 0 to 1."""
     from tqdm import tqdm
 
-    if nbytes < LEAST_BYTES:
+    if nbytes < MIN_BYTES:
         yield _nothing
         return
 

@@ -29,7 +29,7 @@ MARK = "\ufdd3"  # a noncharacter: never part of text that is exchanged
 NEVER = -1e9
 FEW_LITERALS = 256  # up to here Python's own search is quicker
 LITERALS_MEMORY = 256 << 20  # bytes for the automaton of a vocabulary's control tokens
-MOST_HELD = 8  # tokens; no character takes more, so beyond it the bytes are not going to be text
+MAX_HELD_TOKENS = 8  # tokens; no character takes more, so beyond it the bytes are not going to be text
 
 
 @dataclass(frozen=True)
@@ -351,7 +351,7 @@ class IncrementalDetokenizer:
         self._held += 1
         text = self._new_text()
         whole = text.rstrip(REPLACEMENT)
-        torn = whole != text and self._held < MOST_HELD
+        torn = whole != text and self._held < MAX_HELD_TOKENS
         new = (whole if torn else text)[self._shown :]
         if new:
             self._held = 0

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
-MOST_STOPS = 20  # they are looked for in every token, on the thread that all replies share
-MOST_STOP = 200
-MOST_BIASES = 1000
+MAX_STOPS = 20  # they are looked for in every token, on the thread that all replies share
+MAX_STOP = 200
+MAX_BIASES = 1000
 
 Role = Literal["system", "user", "assistant"]
 
@@ -72,16 +72,16 @@ class Sampling:
                 all(i >= 0 and -100 <= bias <= 100 for i, bias in self.logit_bias),
                 "logit_bias goes from -100 to 100, by token ids",
             ),
-            (len(self.logit_bias) <= MOST_BIASES, f"at most {MOST_BIASES} tokens in logit_bias"),
+            (len(self.logit_bias) <= MAX_BIASES, f"at most {MAX_BIASES} tokens in logit_bias"),
             (self.max_tokens is None or self.max_tokens > 0, "max_tokens must be 1 or more"),
             (self.min_tokens >= 0, "min_tokens must be 0 or more"),
             (self.seed is None or 0 <= self.seed < 2**63, "seed must be between 0 and 2^63 - 1"),
             (self.logprobs is None or 0 <= self.logprobs <= 20, "at most 20 logprobs a token"),
             (all(self.stop), "a stop string must not be empty"),
-            (len(self.stop) <= MOST_STOPS, f"at most {MOST_STOPS} stop strings"),
+            (len(self.stop) <= MAX_STOPS, f"at most {MAX_STOPS} stop strings"),
             (
-                all(len(s) <= MOST_STOP for s in self.stop),
-                f"a stop string has over {MOST_STOP} letters",
+                all(len(s) <= MAX_STOP for s in self.stop),
+                f"a stop string has over {MAX_STOP} letters",
             ),
         )
         for holds, message in checks:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-MOST_LINES = 1000  # that are remembered
+MAX_LINES = 1000  # that are remembered
 
 
 # Gets a prompt, and text that is there already and can be edited. Raises EOFError behind the last
@@ -46,7 +46,7 @@ def _insert(readline: ModuleType, text: str) -> Callable[[], None]:
 
 
 def _prepare(readline: ModuleType, history: Path) -> None:
-    readline.set_history_length(MOST_LINES)
+    readline.set_history_length(MAX_LINES)
     with contextlib.suppress(OSError):  # a chat without a memory is one, too
         history.parent.mkdir(parents=True, exist_ok=True)
         history.touch(mode=0o600)

@@ -21,7 +21,7 @@ SHARED = ("base_model", "adapters_dir", "prompts_dir", "quantization", "device",
           "context_length", "max_sequences", "cache_memory", "cache_dir", "data_dir", "engine_url",
           "engine_key")  # fmt: skip
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
-MOST_SCALE = 8.0
+MAX_SCALE = 8.0
 ABOUT = """\
 Chat in the terminal with a LLaMA-family model and its LoRA adapters. With --data_file, or with
 lines piped in, answer each line and write one JSON object a line.
@@ -106,7 +106,7 @@ def _parser() -> Parser:
     )  # fmt: skip
     add(
         "--scale", type=_scale, metavar="S",
-        help=f"the adapter's strength, from 0 to {MOST_SCALE:g} (default: 1)",
+        help=f"the adapter's strength, from 0 to {MAX_SCALE:g} (default: 1)",
     )  # fmt: skip
     add(
         "--prompt_template", type=_not_empty, metavar="NAME",
@@ -163,8 +163,8 @@ def _scale(text: str) -> float:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0 <= value <= MOST_SCALE:
-        raise argparse.ArgumentTypeError(f"{text!r} is no strength from 0 to {MOST_SCALE:g}")
+    if not 0 <= value <= MAX_SCALE:
+        raise argparse.ArgumentTypeError(f"{text!r} is no strength from 0 to {MAX_SCALE:g}")
     return value
 
 

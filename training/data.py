@@ -12,7 +12,7 @@ from model.types import Message
 from training.formats import RowError, messages_of
 from training.rows import BadRow, DataError, Row, parse_rows, read_text
 
-MOST_BAD, ALWAYS_ALLOWED = 0.1, 3  # of the rows; beyond it the file is probably something else
+MAX_BAD_SHARE, ALWAYS_ALLOWED = 0.1, 3  # of the rows; beyond it the file is probably something else
 NAMED = 3  # bad rows that a message names
 
 
@@ -65,7 +65,7 @@ def refuse_bad(bad: Sequence[BadRow], count: int, name: str) -> None:
     Raises:
         DataError: there are too many.
     """
-    allowed = min(max(MOST_BAD * count, ALWAYS_ALLOWED), count // 2)
+    allowed = min(max(MAX_BAD_SHARE * count, ALWAYS_ALLOWED), count // 2)
     if len(bad) > allowed:
         raise DataError(
             f"{len(bad)} of {count} rows in {name} cannot be used: {first_reasons(bad)}",

@@ -13,7 +13,7 @@ from training.data import Chat
 from training.rows import BadRow
 
 IGNORED = -100  # the label that torch's cross-entropy leaves out
-MOST_LETTERS = 64  # of a token: text beyond this times the cutoff cannot count
+MAX_TOKEN_CHARS = 64  # of a token: text beyond this times the cutoff cannot count
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Encoder:
 
     def _shortened(self, message: Message) -> Message:
         """What cannot count anyway is not worth a tokenizer's time and memory."""
-        return replace(message, content=message.content[: self.cutoff * MOST_LETTERS])
+        return replace(message, content=message.content[: self.cutoff * MAX_TOKEN_CHARS])
 
     def _fitting(self, chat: Chat) -> Example:
         """Without its last turns where that is enough; else its end is cut off."""

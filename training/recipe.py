@@ -10,9 +10,9 @@ from typing import Any
 from model.types import SettingsError
 
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-LEAST_STEPS = 60  # fewer change the replies too little
-MOST_BATCH = 128  # alpaca-lora's
-HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 2000  # the latter alpaca-lora's, too
+MIN_STEPS = 60  # fewer change the replies too little
+MAX_BATCH = 128  # alpaca-lora's
+HELD_OUT_SHARE, MAX_HELD_OUT = 0.1, 2000  # the latter alpaca-lora's, too
 WARM_UP_SHARE = 0.05
 RATE, RATE_WIDTH = 3e-4, 4096  # alpaca-lora's rate, and the width of the model it was found on
 
@@ -55,7 +55,7 @@ def held_out_size(wanted: int | None, examples: int) -> int:
         SettingsError: so many were wanted that none is left to learn.
     """
     if wanted is None:
-        usual = min(MOST_HELD_OUT, max(1, int(examples * HELD_OUT_SHARE)))
+        usual = min(MAX_HELD_OUT, max(1, int(examples * HELD_OUT_SHARE)))
         return usual if examples > 1 else 0
     if wanted >= examples:
         raise SettingsError(
@@ -89,7 +89,7 @@ def resolve(given: Mapping[str, Any], learned: int, held_out: int, width: int) -
 
 def usual_batch(seen: float) -> int:
     """A power of two that leaves enough optimizer steps when `seen` chats pass in all."""
-    most = max(1.0, min(seen / LEAST_STEPS, MOST_BATCH))
+    most = max(1.0, min(seen / MIN_STEPS, MAX_BATCH))
     return int(2 ** math.floor(math.log2(most)))
 
 

@@ -11,7 +11,7 @@ from model.tokenizer import REPLACEMENT, Tokenizer
 from model.types import Message
 from training.examples import Example
 
-MOST_TOKENS = 64
+MAX_TOKENS = 64
 BATCH = 8
 
 
@@ -43,7 +43,7 @@ class Speaker:
     def _batch(self, model: Any, chats: Sequence[Sequence[Message]]) -> list[str]:
         import torch
 
-        room = model.config.max_position_embeddings - MOST_TOKENS
+        room = model.config.max_position_embeddings - MAX_TOKENS
         prompts = [
             encode_chat(chat, self.template, self.tokenizer, room, drop_oldest=True).ids
             for chat in chats
@@ -56,7 +56,7 @@ class Speaker:
             made = model.generate(
                 input_ids=torch.tensor(padded, device=device),
                 attention_mask=torch.tensor(mask, device=device),
-                max_new_tokens=MOST_TOKENS, do_sample=False, num_beams=1, use_cache=True,
+                max_new_tokens=MAX_TOKENS, do_sample=False, num_beams=1, use_cache=True,
                 eos_token_id=sorted(self.eos_ids) or None, pad_token_id=0,
             )  # fmt: skip
         return [self._text(ids) for ids in made[:, longest:].tolist()]

@@ -18,7 +18,7 @@ from training.run_folder import outcome
 # Chats that are learned between two measurements, for each that is measured with: it costs a third
 # of learning it, so measuring takes a twenty-fifth of the time.
 LEARNED_PER_MEASURED = 8
-LEAST_INTERVAL = 10  # steps
+MIN_INTERVAL = 10  # steps
 KEPT = 2  # checkpoints: the newest and the best
 
 
@@ -39,7 +39,7 @@ class Plan:
     def interval(self) -> int:
         """Steps between two checkpoints, and two measurements: an epoch or less."""
         due = math.ceil(LEARNED_PER_MEASURED * len(self.held_out) / self.recipe.batch_size)
-        return min(self.steps_an_epoch, max(LEAST_INTERVAL, due))
+        return min(self.steps_an_epoch, max(MIN_INTERVAL, due))
 
 
 def add_lora(base: Any, recipe: Recipe, start: Path | None) -> Any:

@@ -18,7 +18,7 @@ from model.types import LinlyError
 
 HOUR = 3600.0  # seconds
 BASE = "base"  # how the list of adapters names the base
-MOST_KEPT = 50_000_000  # characters that all visitors of a link may leave here unasked
+MAX_STORED_CHARS = 50_000_000  # characters that all visitors of a link may leave here unasked
 
 
 class LinkLimitError(LinlyError):
@@ -147,7 +147,7 @@ class PublicLink:
         Raises:
             LinkLimitError: it would be more than there is room for.
         """
-        if self._kept + characters > MOST_KEPT:
+        if self._kept + characters > MAX_STORED_CHARS:
             raise LinkLimitError(
                 "There is no room left for what visitors of this link bring along",
                 "Ask for a new link.",

@@ -13,7 +13,7 @@ from bench.peers.child import Child
 from bench.peers.http_peer import HttpPeer, Json
 from bench.streaming import first_token
 
-MOST_SECONDS = 300.0
+MAX_SECONDS = 300.0
 SLOTS = 12
 CONTEXT = 32_768  # tokens of all slots together: more than any workload holds
 
@@ -41,7 +41,7 @@ class LlamaCpp(HttpPeer):
         command += [word for path in adapters for word in ("--lora", str(path))]
         self.child = Child(command, self._stage.scratch / "llamacpp.log")
         self.address, _, built = self.child.read().partition(" ")
-        self.child.wait_for(f"{self.address}/health", MOST_SECONDS)
+        self.child.wait_for(f"{self.address}/health", MAX_SECONDS)
         return f"its server over HTTP, Q8_0, {self._slots} slots; {built}"
 
     def first_token(self, question: Question, count: int) -> dict[str, float]:

@@ -14,7 +14,7 @@ from bench.peers.http_peer import HttpPeer, Json
 from model.layers.compiled import Build
 from model.settings import APP_NAME
 
-MOST_SECONDS = 300.0
+MAX_SECONDS = 300.0
 
 
 class Ours(HttpPeer):
@@ -40,7 +40,7 @@ class Ours(HttpPeer):
         log = self._stage.scratch / "ours.log"
         self.child = Child([sys.executable, *self._program, *self._flags()], log, environ)
         self.address = self.child.read().split()[2]
-        self.child.wait_for(f"{self.address}/health", MOST_SECONDS)
+        self.child.wait_for(f"{self.address}/health", MAX_SECONDS)
         return "app.py over HTTP, int8 weights"
 
     def _flags(self) -> list[str]:

@@ -10,7 +10,7 @@ from bench.peers.base import PeerMissing, Stage
 from bench.peers.child import Child
 from bench.peers.http_peer import HttpPeer, Json
 
-MOST_SECONDS = 600.0
+MAX_SECONDS = 600.0
 BASE = "base"
 ENVIRON = {"VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 
@@ -35,7 +35,7 @@ class Vllm(HttpPeer):
         command = [str(self._python), "-m", "vllm.entrypoints.openai.api_server", "--port", port]
         self.child = Child([*command, *self._flags()], log, {**os.environ, **ENVIRON})
         self.address = f"http://127.0.0.1:{port}"
-        self.child.wait_for(f"{self.address}/health", MOST_SECONDS)
+        self.child.wait_for(f"{self.address}/health", MAX_SECONDS)
         return "its server over HTTP, bfloat16"
 
     def _flags(self) -> list[str]:

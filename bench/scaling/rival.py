@@ -15,7 +15,7 @@ from bench.scaling.options import BEHIND
 from bench.scaling.room import check_room
 from bench.scaling.source import Source
 
-MOST_SECONDS = 600.0
+MAX_SECONDS = 600.0
 FIRST_ID = 3  # after the control tokens
 
 
@@ -44,7 +44,7 @@ class Rival(LlamaCpp):
         self.resume()
         try:
             answer = httpx.post(
-                f"{self.address}/completion", json=self._request, timeout=MOST_SECONDS
+                f"{self.address}/completion", json=self._request, timeout=MAX_SECONDS
             )
         except httpx.TransportError as error:
             raise PeerError(f"it does not answer: {error}") from error

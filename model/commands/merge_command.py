@@ -18,7 +18,7 @@ strength. Serve adapters as they are while you want to choose between them; merg
 that know no adapters, or if it cannot be served.
 """
 DTYPES = {"auto": None, "bf16": "BF16", "fp16": "F16", "fp32": "F32"}
-MOST_SCALE = 8.0
+MAX_SCALE = 8.0
 
 
 def add_to(commands: Any) -> None:
@@ -76,6 +76,6 @@ def _scale(text: str) -> float:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not 0 < abs(value) <= MOST_SCALE:
-        raise ArgumentTypeError(f"{text!r} is no strength: a number up to {MOST_SCALE:g}, not 0")
+    if not 0 < abs(value) <= MAX_SCALE:
+        raise ArgumentTypeError(f"{text!r} is no strength: a number up to {MAX_SCALE:g}, not 0")
     return value

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from model.folders.weights import LazyTensor
 
 CHINESE_ALPACA = "chinese-alpaca"
-MOST_SCALING = 64  # of published adapters; beyond it somebody has mistaken alpha for something
+MAX_SCALING = 64  # of published adapters; beyond it somebody has mistaken alpha for something
 
 
 def check_adapter(
@@ -218,7 +218,7 @@ def _check_targets(config: Mapping[str, Any], weights: Weights) -> Iterator[Find
         (scaling(config, key, sides["A"].shape[0]) for key, sides in weights.pairs.items()),
         default=0.0,
     )
-    if largest > MOST_SCALING:
+    if largest > MAX_SCALING:
         yield finding("scaling_large", scaling=largest)
 
 

@@ -36,7 +36,7 @@ from model.types import (
 
 PREFILL_CHUNK = 256  # tokens between two decode steps; bounds how long the others stand still
 GUESS_ROWS = 6  # rows of a decode step, up to which reading the weights is most of the work
-LEAST_PREFILL = 16  # what is left of a chunk, if it is less, is not worth another prompt's start
+MIN_PREFILL = 16  # what is left of a chunk, if it is less, is not worth another prompt's start
 NO_MEMORY = "There was not enough memory for this reply. Ask again with a shorter chat."
 
 log = logging.getLogger(__name__)
@@ -239,7 +239,7 @@ class LocalEngine:
         left = PREFILL_CHUNK
         for _ in self._scheduler.running:
             # Asked only while there is room: who is asked has had its turn.
-            sequence = self._scheduler.next_prefill() if left >= LEAST_PREFILL else None
+            sequence = self._scheduler.next_prefill() if left >= MIN_PREFILL else None
             if sequence is None or sequence in chunk:
                 break
             self._memory.share(sequence, self._scheduler.running)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from model.engine.kv_cache import SequenceCache
 
 LEAST = 16  # tokens; a shorter beginning is computed as fast as it is copied
-MOST_ENTRIES = 256  # each is compared with every new prompt
+MAX_ENTRIES = 256  # each is compared with every new prompt
 
 Tokens = npt.NDArray[np.int32]
 PrefixKey = tuple[str, float]  # the adapter's digest and scale; "" is the base
@@ -79,7 +79,7 @@ class PrefixCache:
                 return
             if common == len(other.tokens):
                 self.take(other)
-        if len(self._entries) == MOST_ENTRIES:
+        if len(self._entries) == MAX_ENTRIES:
             self.evict()
         self._entries.append(entry)
         self.nbytes += entry.cache.nbytes

@@ -23,8 +23,8 @@ TELLING = (
 )  # fmt: skip
 # What makes up a tokenizer, and nothing else.
 TOKENIZER = (FAST, SPM, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-# A vocabulary is padded to a multiple of PADDED_TO, by fewer rows than MOST_PADDING.
-PADDED_TO, MOST_PADDING = 8, 512
+# A vocabulary is padded to a multiple of PADDED_TO, by fewer rows than MAX_PADDING.
+PADDED_TO, MAX_PADDING = 8, 512
 # Whose tokenizer a model with so many rows has, as far as published models go.
 OWNERS = {
     32000: "LLaMA's own", 49953: "Chinese-LLaMA's", 49954: "Chinese-Alpaca's",
@@ -100,7 +100,7 @@ def check_pieces(tokenizer: Tokenizer, config: Mapping[str, Any], exact: bool = 
     rows, pieces = int(config["vocab_size"]), tokenizer.pieces
     if pieces > rows:
         raise folder_error("tokenizer_too_large", pieces=pieces, rows=rows)
-    padded = rows % PADDED_TO == 0 and rows - pieces < MOST_PADDING and not exact
+    padded = rows % PADDED_TO == 0 and rows - pieces < MAX_PADDING and not exact
     if pieces < rows and not padded:
         owner = OWNERS.get(rows)
         likely = f"; with {rows} rows it is likely {owner}" if owner else ""

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from model.engine.kv_cache import SequenceCache
-from model.engine.prefix_cache import LEAST, MOST_ENTRIES, Entry, PrefixCache, common_prefix
+from model.engine.prefix_cache import LEAST, MAX_ENTRIES, Entry, PrefixCache, common_prefix
 from model.layers.key_values import CacheFormat
 
 FORM = CacheFormat(1, 1, 2, torch.float32, "cpu")
@@ -134,8 +134,8 @@ def test_memory_is_counted() -> None:
 
 
 def test_number_of_entries_is_bounded() -> None:
-    cache = kept(*((i, *A) for i in range(MOST_ENTRIES + 1)))
-    assert len(cache) == MOST_ENTRIES
+    cache = kept(*((i, *A) for i in range(MAX_ENTRIES + 1)))
+    assert len(cache) == MAX_ENTRIES
     assert find(cache, (0, *A, 1)) == 0
     assert find(cache, (1, *A, 1)) == 41
 
@@ -143,7 +143,7 @@ def test_number_of_entries_is_bounded() -> None:
 def test_finding_among_many_long_ones_is_quick() -> None:
     """Token by token in Python it would take seconds."""
     long = tuple(range(4000))
-    cache = kept(*((*long, i) for i in range(MOST_ENTRIES)))
+    cache = kept(*((*long, i) for i in range(MAX_ENTRIES)))
     began = time.perf_counter()
     assert find(cache, (*long, 9, 9)) == 4001
     assert time.perf_counter() - began < 0.5

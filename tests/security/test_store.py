@@ -26,7 +26,7 @@ from web.chats.imports import ImportedChat, from_json, read_chats
 from web.chats.records import Chat, ChatMessage, ChatSettings, Snippet, State
 from web.chats.sqlite import SqliteFile
 from web.chats.store import ChatStore
-from web.chats.titles import MOST_TITLE
+from web.chats.titles import MAX_TITLE
 
 ANNA, MALLORY = "browser:anna", "browser:mallory"
 LONG = 5_000_000
@@ -194,7 +194,7 @@ def test_long_titles(store: ChatStore) -> None:
     """They are cut in a file, and refused from a person; none is split into a million words."""
     for title in ("x" * 300_000, "a " * 2_000_000, "\n" * 300_000 + "x", "\ud83d\0" * 150_000):
         (kept,) = store.adopt(ANNA, read_chats(exported(native(title=title))))
-        assert len(kept.title) <= MOST_TITLE
+        assert len(kept.title) <= MAX_TITLE
         assert store.chat(ANNA, kept.id).title == kept.title
         with pytest.raises(RequestError, match="has over 200 characters"):
             store.rename(ANNA, kept.id, title)

@@ -23,7 +23,7 @@ def test_that_there_are_more_chats_is_told(
     monkeypatch: pytest.MonkeyPatch, found: int, query: str, shown: int, more: bool
 ) -> None:
     """And that a search finds them, where nothing is searched for."""
-    monkeypatch.setattr(chat_view, "MOST_LISTED", 3)
+    monkeypatch.setattr(chat_view, "MAX_LISTED_CHATS", 3)
     value = sidebar_value(chats(found), (), Visit(Owner("anna"), query=query))
     assert [chat["title"] for chat in value["chats"]] == [f"chat {n}" for n in range(shown)]
     assert value["more"] is more

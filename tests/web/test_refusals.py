@@ -19,7 +19,7 @@ from tests.web.raised import CHECKOUT, kinds, sources
 from tests.web.serving import serving
 from training.preview import Preview
 from web.chats.errors import REASONS, UnknownChatError
-from web.chats.native import MOST_ERROR
+from web.chats.native import MAX_ERROR
 from web.chats.replies import FAULT
 from web.i18n import texts
 from web.i18n.refusals import LONGEST, Template, refused
@@ -341,7 +341,7 @@ def test_a_text_that_was_made_to_take_long_does_not(
         return read(self, text)
 
     monkeypatch.setattr(Template, "_values", counted)
-    refused(text[:MOST_ERROR], "zh")
+    refused(text[:MAX_ERROR], "zh")
     assert looks < 10_000
 
 

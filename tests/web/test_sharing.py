@@ -364,7 +364,7 @@ def test_visitors_see_nothing_of_the_link_and_cannot_end_it(
 
 def test_visitors_do_not_fill_the_disk(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes no time of the model's was without a limit, for whoever forgot their cookie."""
-    monkeypatch.setattr(sharing, "MOST_KEPT", 1000)
+    monkeypatch.setattr(sharing, "MAX_STORED_CHARS", 1000)
     here = shared(stack, LinkRules())
     messages = [{"role": "user", "content": "x" * 350}]
     text = json.dumps({"messages": messages})

@@ -17,10 +17,10 @@ from web.api.errors import KeyRefusedError, TooLargeError, as_response, too_larg
 from web.client_address import client_address, is_loopback
 from web.rate_limits import AttemptLimiter
 
-MOST_BYTES = 8_000_000  # of a request's body
+MAX_BODY_BYTES = 8_000_000  # of a request's body
 # For the document at /docs alone: by the time that a route is looked for, the gate has decided.
 ASKS_FOR_A_KEY = Security(HTTPBearer(auto_error=False, description="--api_key, or --admin_key"))
-TOO_LARGE = f"The request is larger than {MOST_BYTES // 1_000_000} MB"
+TOO_LARGE = f"The request is larger than {MAX_BODY_BYTES // 1_000_000} MB"
 
 
 class Gate:
@@ -51,7 +51,7 @@ class Gate:
         else:
             await self._check_key(scope, key)
         length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > MOST_BYTES:
+        if length.isdecimal() and int(length) > MAX_BODY_BYTES:
             raise TooLargeError(TOO_LARGE)
 
     async def _check_key(self, scope: Scope, key: str) -> None:
@@ -130,7 +130,7 @@ def _bounded(receive: Receive) -> Receive:
         nonlocal total
         message = await receive()
         total += len(message.get("body", b""))
-        if total > MOST_BYTES:
+        if total > MAX_BODY_BYTES:
             raise too_large(TOO_LARGE)
         return message
 

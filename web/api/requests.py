@@ -10,17 +10,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from model.types import MOST_BIASES, MOST_STOPS, Message, RequestError, Sampling
+from model.types import MAX_BIASES, MAX_STOPS, Message, RequestError, Sampling
 
-MOST_MESSAGES = 2000
-MOST_TEXT = 1_000_000  # characters of a message or a prompt
-MOST_IN_ALL = 2_000_000  # of all choices' prompts: each is cut into tokens for itself
-MOST_PARTS = 100  # of a message
-MOST_IDS = 200_000  # tokens of a prompt
-MOST_CHOICES = 32  # of one request, over all of its prompts
-MOST_LOGPROBS = 20
+MAX_MESSAGES = 2000
+MAX_TEXT = 1_000_000  # characters of a message or a prompt
+MAX_TOTAL_TEXT = 2_000_000  # of all choices' prompts: each is cut into tokens for itself
+MAX_PARTS = 100  # of a message
+MAX_PROMPT_TOKENS = 200_000  # tokens of a prompt
+MAX_CHOICES = 32  # of one request, over all of its prompts
+MAX_LOGPROBS = 20
 MAX_SEED = 2**63
-MOST_ID = 2**31  # of a token, in any vocabulary
+MAX_TOKEN_ID = 2**31  # of a token, in any vocabulary
 
 
 def _whole(value: Any) -> Any:
@@ -30,8 +30,8 @@ def _whole(value: Any) -> Any:
 
 def _few(biases: Any) -> Any:
     """Counted before any of them is looked at."""
-    if isinstance(biases, dict) and len(biases) > MOST_BIASES:
-        raise ValueError(f"at most {MOST_BIASES} tokens")
+    if isinstance(biases, dict) and len(biases) > MAX_BIASES:
+        raise ValueError(f"at most {MAX_BIASES} tokens")
     return biases
 
 
@@ -48,16 +48,16 @@ def _seed_in_bounds(seed: int) -> int:
 SEED = AfterValidator(_seed_in_bounds)
 
 Int = Annotated[int, WHOLE]
-Text = Annotated[str, Field(max_length=MOST_TEXT)]
-Prompt = Annotated[str, Field(min_length=1, max_length=MOST_TEXT)]
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
+Prompt = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
 Name = Annotated[str, Field(max_length=256)]
 Positive = Annotated[int, Field(ge=1), WHOLE]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 # Every list ends at its first fault: a million of them would be a million errors to write down, on
 # the thread that everybody shares.
 Ids = Annotated[
-    list[Annotated[int, Field(ge=0, lt=MOST_ID), WHOLE]],
-    Field(min_length=1, max_length=MOST_IDS, fail_fast=True),
+    list[Annotated[int, Field(ge=0, lt=MAX_TOKEN_ID), WHOLE]],
+    Field(min_length=1, max_length=MAX_PROMPT_TOKENS, fail_fast=True),
 ]
 # What is read so that it can be refused with a sentence: the document tells the one thing allowed.
 NoTools = Annotated[list[Any], Field(json_schema_extra={"maxItems": 0})]
@@ -80,7 +80,7 @@ class TextPart(Body):
 class ChatMessage(Body):
     role: Literal["system", "developer", "user", "assistant"]
     content: (
-        Text | Annotated[list[TextPart], Field(max_length=MOST_PARTS, fail_fast=True)] | None
+        Text | Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None
     ) = None
     tool_calls: NoTools | None = None
 
@@ -120,7 +120,7 @@ class Generation(Body):
     model: Name | None = Field(None, description="An adapter's name, or the base's, the default")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=MOST_CHOICES), WHOLE] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES), WHOLE] | None = None
     max_tokens: Positive | None = None
     temperature: Annotated[float, Field(ge=0, le=1e6)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -132,13 +132,13 @@ class Generation(Body):
                 Annotated[str, Field(pattern=r"^[0-9]{1,9}$")],
                 Annotated[float, Field(ge=-100, le=100)],
             ],
-            Field(max_length=MOST_BIASES, json_schema_extra={"additionalProperties": False}),
+            Field(max_length=MAX_BIASES, json_schema_extra={"additionalProperties": False}),
             BeforeValidator(_few),
         ]
         | None
     ) = None
     seed: Annotated[int, Field(description="64 bits, signed; -1: any"), WHOLE, SEED] | None = None
-    stop: str | Annotated[list[str], Field(max_length=MOST_STOPS, fail_fast=True)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
     user: str | None = None
     prompt_cache_key: str | None = None
     # Not OpenAI's: vLLM's names, where it has them.
@@ -194,11 +194,11 @@ class Generation(Body):
 
 class ChatCompletion(Generation):
     messages: Annotated[
-        list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)
+        list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
     ]
     max_completion_tokens: Positive | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS), WHOLE] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), WHOLE] | None = None
     response_format: ResponseFormat | None = None
     tools: NoTools | None = None
     functions: NoTools | None = None
@@ -230,10 +230,10 @@ class TextCompletion(Generation):
     prompt: (
         Prompt
         | Ids
-        | Annotated[list[Prompt], Field(min_length=1, max_length=MOST_CHOICES, fail_fast=True)]
-        | Annotated[list[Ids], Field(min_length=1, max_length=MOST_CHOICES, fail_fast=True)]
+        | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
+        | Annotated[list[Ids], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
     )
-    logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS), WHOLE] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), WHOLE] | None = None
     echo: bool | None = None
     best_of: Int | None = Field(None, json_schema_extra={"const": 1})
     suffix: str | None = Field(None, json_schema_extra={"maxLength": 0})
@@ -252,9 +252,9 @@ class TextCompletion(Generation):
             raise RequestError("A prompt's logprobs are not served here", "Leave echo out.")
         prompts = self.prompts()
         _check_size(sum(map(len, prompts)) * self.choices)
-        if len(prompts) * self.choices > MOST_CHOICES:
+        if len(prompts) * self.choices > MAX_CHOICES:
             raise RequestError(
-                f"At most {MOST_CHOICES} choices a request", "Send several requests."
+                f"At most {MAX_CHOICES} choices a request", "Send several requests."
             )
 
     def to_sampling(self) -> Sampling:
@@ -276,7 +276,7 @@ def _check_size(letters: int) -> None:
     Raises:
         RequestError: they are too long.
     """
-    if letters > MOST_IN_ALL:
+    if letters > MAX_TOTAL_TEXT:
         raise RequestError(
-            f"The prompts of all choices have over {MOST_IN_ALL} letters", "Ask for fewer."
+            f"The prompts of all choices have over {MAX_TOTAL_TEXT} letters", "Ask for fewer."
         )

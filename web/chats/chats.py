@@ -28,11 +28,11 @@ from web.chats.errors import UnknownChatError
 from web.chats.records import Chat, ChatSettings
 from web.chats.searching import holds
 from web.chats.tables import CHATS, MESSAGES
-from web.chats.titles import MAX_LOOKED_AT, MOST_TITLE, checked_title, one_line
+from web.chats.titles import MAX_LOOKED_AT, MAX_TITLE, checked_title, one_line
 from web.chats.usage import Usage
 
-MOST_QUERY = 200  # characters of what is searched for
-MOST_LISTED = 500  # chats, unless more are asked for
+MAX_QUERY = 200  # characters of what is searched for
+MAX_LISTED_CHATS = 500  # chats, unless more are asked for
 AT_ONCE = 50  # chats that are destroyed in one go, which must not take long
 PAGE = 100  # chats that are read at once, where all are
 MAX_NUMBER = 2**63 - 1
@@ -115,7 +115,7 @@ class Chats(Database):
             raise UnknownChatError
         return _chat(*row)
 
-    def chats(self, owner: str, query: str = "", limit: int = MOST_LISTED) -> list[Chat]:
+    def chats(self, owner: str, query: str = "", limit: int = MAX_LISTED_CHATS) -> list[Chat]:
         """The owner's chats, the one that was last written in first.
 
         Args:
@@ -125,7 +125,7 @@ class Chats(Database):
         Raises:
             StoreError: also, if the search takes too long.
         """
-        query = clean(query[:MAX_LOOKED_AT].strip()[:MOST_QUERY])
+        query = clean(query[:MAX_LOOKED_AT].strip()[:MAX_QUERY])
         values = {"owner": owner, "limit": limit}
         if query:
             return self._search(query, values)
@@ -265,7 +265,7 @@ def insert_chat(connection: Connection, owner: str, chat: Chat) -> Chat:
 
 def storable_chat(chat: Chat) -> Chat:
     """The chat with a title that can be kept."""
-    return replace(chat, title=clean(one_line(chat.title))[:MOST_TITLE])
+    return replace(chat, title=clean(one_line(chat.title))[:MAX_TITLE])
 
 
 def chat_row(owner: str, chat: Chat, deleted: float | None = None) -> dict[str, Any]:

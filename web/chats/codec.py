@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, TypeVar, get_type_hints
 
-from model.types import MOST_BIASES, FinishReason, RequestError, Sampling
+from model.types import MAX_BIASES, FinishReason, RequestError, Sampling
 from web.chats.records import ChatSettings, Run
 
-MOST_INTEGER = 2**63
+MAX_INTEGER = 2**63
 MAX_TEXT = 2_000_000  # bytes of one message
 MAX_SETTING = 100_000  # characters of a text that comes from outside, as a system prompt
 MAX_CACHED = 10_000  # characters of a text that is decoded once; longer ones would fill the memory
@@ -202,7 +202,7 @@ def _texts(value: object, strict: bool) -> tuple[str, ...]:
 
 def _numbered(value: object, strict: bool) -> tuple[tuple[int, float], ...]:
     """Pairs of a token id and a number."""
-    if not isinstance(value, list | tuple) or len(value) > MOST_BIASES:
+    if not isinstance(value, list | tuple) or len(value) > MAX_BIASES:
         raise TypeError
     pairs = [tuple(pair) for pair in value]
     return tuple((_integer(token, strict), _number(number, strict)) for token, number in pairs)
@@ -219,7 +219,7 @@ def _number(value: object, _: bool) -> float:
 def _integer(value: object, _: bool) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError
-    if not 0 <= value < MOST_INTEGER:
+    if not 0 <= value < MAX_INTEGER:
         raise ValueError
     return value
 

@@ -12,7 +12,7 @@ from web.chats.titles import one_line
 
 Parts = tuple[Chat, tuple[ChatMessage, ...], tuple[Vote, ...]]
 
-MOST_ERROR = 300  # characters: few sentences of ours are longer
+MAX_ERROR = 300  # characters: few sentences of ours are longer
 MAX_RUNS = 100  # of one reply: it has one more each time that it is continued
 
 
@@ -55,7 +55,7 @@ class _Reader:
         check_length(text)
         return ChatMessage(
             self._ids[name], parent, role_field(raw), clean(text), _state(raw),
-            time_field(raw, "created"), clean(field(raw, "error", str, "")[:MOST_ERROR]),
+            time_field(raw, "created"), clean(field(raw, "error", str, "")[:MAX_ERROR]),
             comparison,
             _runs(raw),
             self._ids.get(field(raw, "repeats", str, "")),

@@ -15,7 +15,7 @@ from web.chats import branches
 from web.chats.codec import run_value, settings_value
 from web.chats.imports import FORMAT, VERSION, Imported, ImportedChat, from_json, read_chats
 from web.chats.records import Chat, ChatMessage, State, Vote
-from web.chats.titles import MOST_MADE_UP, one_line
+from web.chats.titles import MAX_GENERATED_TITLE, one_line
 
 __all__ = [
     "Imported",
@@ -34,7 +34,7 @@ Parts = tuple[Chat, Sequence[Vote], Iterable[ChatMessage]]
 
 def file_name(chat: Chat) -> str:
     """A name for a chat's file, without its ending."""
-    return re.sub(r"\W+", "-", chat.title)[:MOST_MADE_UP].strip("-") or "chat"
+    return re.sub(r"\W+", "-", chat.title)[:MAX_GENERATED_TITLE].strip("-") or "chat"
 
 
 def json_parts(chats: Iterable[Parts]) -> Iterator[str]:

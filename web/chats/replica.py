@@ -30,13 +30,13 @@ from web.chats.postgres import NOTICED, Postgres, reason, silence, told_at_start
 from web.chats.servers import NAME
 
 CHANNEL = "linly_chats"
-RETRY_SECONDS, MOST_RETRY_SECONDS = 0.2, 5.0  # between two tries to connect, or to tell
+RETRY_SECONDS, MAX_RETRY_SECONDS = 0.2, 5.0  # between two tries to connect, or to tell
 STEADY_SECONDS = 10.0  # that a connection holds before a loss of it is nothing unusual
 READ_SECONDS = 10.0  # between two signs of life
 STOP_SECONDS = 30.0  # after which nobody means a Stop any more
 RELEASE_SECONDS = 3.0  # for a connection that is being made
-MOST_NEWS = 1000  # that wait to be told
-MOST_STOPS = 100  # that may have to be told once more
+MAX_PENDING_EVENTS = 1000  # that wait to be told
+MAX_STOPS = 100  # that may have to be told once more
 # It says nothing for long. (Before PostgreSQL 14, nobody minded.)
 STAY = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'"
 TAKE = "SELECT pg_try_advisory_lock(%s)"
@@ -62,11 +62,11 @@ class Replica:
         self._postgres = postgres
         self.id = uuid.uuid4().hex
         self._released = threading.Event()
-        self._untold: deque[tuple[float, News]] = deque(maxlen=MOST_NEWS)  # and when it was news
-        self._stops: deque[tuple[float, News]] = deque(maxlen=MOST_STOPS)  # those that were told
+        self._untold: deque[tuple[float, News]] = deque(maxlen=MAX_PENDING_EVENTS)  # and when it was news
+        self._stops: deque[tuple[float, News]] = deque(maxlen=MAX_STOPS)  # those that were told
         self._hear: Hear = lambda _: None
-        self._tries = Backoff(RETRY_SECONDS, MOST_RETRY_SECONDS)
-        self._refusals = Backoff(RETRY_SECONDS, MOST_RETRY_SECONDS)
+        self._tries = Backoff(RETRY_SECONDS, MAX_RETRY_SECONDS)
+        self._refusals = Backoff(RETRY_SECONDS, MAX_RETRY_SECONDS)
         self._refused_until = self._read_at = 0.0
         with told_at_start(postgres):
             self._connection = self._connected()

@@ -13,8 +13,8 @@ from web.chats.errors import UnknownChatError
 from web.chats.records import SavedPreset, Snippet, Vote
 from web.chats.tables import CHATS, MESSAGES, PRESETS, SNIPPETS, VOTES, put
 
-MOST_NAME = 60  # characters
-MOST_KEPT = 500  # prompts of one owner, and presets
+MAX_NAME = 60  # characters
+MAX_ITEMS_PER_OWNER = 500  # prompts of one owner, and presets
 COMPARED = select(MESSAGES.c.id).where(
     MESSAGES.c.chat == bindparam("chat"), MESSAGES.c.comparison == bindparam("comparison")
 )
@@ -156,8 +156,8 @@ def checked_name(name: str) -> str:
         RequestError: nothing is left, or too much.
     """
     name = clean(name.strip())
-    if not 1 <= len(name) <= MOST_NAME:
-        raise RequestError(f"A name has 1 to {MOST_NAME} characters", "Choose another one.")
+    if not 1 <= len(name) <= MAX_NAME:
+        raise RequestError(f"A name has 1 to {MAX_NAME} characters", "Choose another one.")
     return name
 
 
@@ -172,8 +172,8 @@ def _check_room(connection: Connection, others: Select[int], owner: str, name: s
     Raises:
         RequestError: there are too many others.
     """
-    if connection.execute(others, {"owner": owner, "name": name}).scalar_one() >= MOST_KEPT:
-        raise RequestError(f"There is no room for more than {MOST_KEPT}", "Delete some first.")
+    if connection.execute(others, {"owner": owner, "name": name}).scalar_one() >= MAX_ITEMS_PER_OWNER:
+        raise RequestError(f"There is no room for more than {MAX_ITEMS_PER_OWNER}", "Delete some first.")
 
 
 def insert_vote(connection: Connection, vote: Vote) -> None:

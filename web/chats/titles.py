@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from model.types import RequestError
 
-MOST_TITLE = 200  # characters
-MOST_MADE_UP = 60  # characters of a title that nobody chose
+MAX_TITLE = 200  # characters
+MAX_GENERATED_TITLE = 60  # characters of a title that nobody chose
 MAX_LOOKED_AT = 5_000  # characters: splitting millions of them would hold all threads up
 
 
@@ -18,8 +18,8 @@ def checked_title(title: str) -> str:
     title = one_line(title) if len(title) <= MAX_LOOKED_AT else title
     if not title:
         raise RequestError("The title is empty", "Write one.")
-    if len(title) > MOST_TITLE:
-        raise RequestError(f"The title has over {MOST_TITLE} characters", "Shorten it.")
+    if len(title) > MAX_TITLE:
+        raise RequestError(f"The title has over {MAX_TITLE} characters", "Shorten it.")
     return title
 
 
@@ -27,7 +27,7 @@ def title_for(text: str) -> str:
     """A chat's title from what it began with."""
     lines = text[:MAX_LOOKED_AT].splitlines()
     line = next((line.strip() for line in lines if line.strip()), "…")
-    return line if len(line) <= MOST_MADE_UP else f"{line[: MOST_MADE_UP - 1].rstrip()}…"
+    return line if len(line) <= MAX_GENERATED_TITLE else f"{line[: MAX_GENERATED_TITLE - 1].rstrip()}…"
 
 
 def one_line(title: str) -> str:

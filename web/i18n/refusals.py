@@ -20,7 +20,7 @@ from web.i18n import texts
 
 CHINESE = "zh"
 LONGEST = 800  # characters that are looked up: an imported chat can hold anything
-MOST_PARTS = 6  # between full stops
+MAX_PARTS = 6  # between full stops
 STOP = ". "
 ROWS = re.compile(r"; (?=line \d+: )")  # between the reasons of rows that cannot be learned from
 ENDS = ("。", "？", "！")
@@ -83,7 +83,7 @@ def refused(sentence: str, language: str) -> str:
     """
     if language != CHINESE or len(sentence) > LONGEST:
         return sentence
-    parts = sentence.split(STOP, MOST_PARTS - 1)
+    parts = sentence.split(STOP, MAX_PARTS - 1)
     for loose in (False, True):
         said = _read(parts, loose)
         if said:

@@ -22,7 +22,7 @@ from web.chats.talk import Talk
 from web.chats.visits import Visit
 from web.i18n import LANGUAGES, say
 from web.i18n.refusals import refused
-from web.ui.compare_panel import MOST_RIVALS, chosen
+from web.ui.compare_panel import MAX_RIVALS, chosen
 from web.ui.control_updates import ControlUpdates
 from web.ui.controls import Updates
 from web.ui.form_values import Body, FormValues, Name, Text
@@ -92,7 +92,7 @@ class Rival(Body):
 
 
 class Compare(Ask):
-    rivals: Annotated[list[Rival], Field(max_length=MOST_RIVALS)]
+    rivals: Annotated[list[Rival], Field(max_length=MAX_RIVALS)]
 
 
 class Named(Body):

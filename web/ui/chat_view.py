@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from model.types import Queued, Status
-from web.chats.chats import MOST_LISTED
+from web.chats.chats import MAX_LISTED_CHATS
 from web.chats.conversation import Conversation
 from web.chats.records import Chat, ChatMessage, Run, State, Vote
 from web.chats.reply import Reply
@@ -223,9 +223,9 @@ def sidebar_value(chats: Sequence[Chat], running: Collection[str], visit: Visit)
                 "updated": chat.updated,
                 "running": chat.id in running,
             }
-            for chat in chats[:MOST_LISTED]
+            for chat in chats[:MAX_LISTED_CHATS]
         ],
-        "more": len(chats) > MOST_LISTED and not visit.query,
+        "more": len(chats) > MAX_LISTED_CHATS and not visit.query,
         "current": visit.chat,
         "query": visit.query,
         "deleted": {"id": visit.removed.id, "title": visit.removed.title}

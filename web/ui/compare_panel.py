@@ -13,7 +13,7 @@ from web.chats.records import ChatSettings
 from web.i18n import DEFAULT, texts
 from web.ui.presets import Preset, as_sampling
 
-MOST_RIVALS = 4
+MAX_RIVALS = 4
 NOBODY = "-"  # the value of a place that is not taken; "" is the base
 AS_SET = ""  # the preset's value for "as the settings say"
 
@@ -41,7 +41,7 @@ class ComparePanel:
         with gr.Column(visible=False, elem_id="rivals") as panel:
             about = gr.Markdown(t["compare_about"])
             with gr.Row():
-                places = [_place(number) for number in range(MOST_RIVALS)]
+                places = [_place(number) for number in range(MAX_RIVALS)]
             ask = gr.Button(t["compare_ask"], variant="primary", elem_id="ask-all")
         adapters, presets = zip(*places, strict=True)
         return cls(toggle, panel, about, adapters, presets, ask)

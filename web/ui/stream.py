@@ -30,7 +30,7 @@ import gradio as gr
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from model.types import LinlyError
-from web.chats.chats import MOST_LISTED
+from web.chats.chats import MAX_LISTED_CHATS
 from web.chats.conversation import Conversation
 from web.chats.reading import chat_request
 from web.chats.records import State
@@ -182,7 +182,7 @@ class Tab:
         talk = self._talk.conversation(visit)
         self._afar = talk is not None and talk.elsewhere
         votes = store.votes(owner, talk.chat.id) if talk else []
-        chats = store.chats(owner, visit.query, MOST_LISTED + 1)
+        chats = store.chats(owner, visit.query, MAX_LISTED_CHATS + 1)
         shown = log_value(talk, votes, visit.language)
         sidebar = sidebar_value(chats, self._talk.replies.chats(owner), visit)
         shown["messages"] = self._messages.changed(shown["messages"])

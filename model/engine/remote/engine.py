@@ -37,7 +37,7 @@ from model.types import (
 
 LOOK_SECONDS = 5.0  # between two looks at a server that is there
 FIRST_WAIT, LONGEST_WAIT = 0.5, 15.0  # between two tries at one that is not
-MOST_RUNNING = 1024  # requests on their way at the same time; the server has a queue of its own
+MAX_RUNNING = 1024  # requests on their way at the same time; the server has a queue of its own
 GONE = 3  # looks in vain, after which nothing is to be expected of a server any more
 CLOSE_SECONDS = 5.0
 T = TypeVar("T")
@@ -124,8 +124,8 @@ class RemoteEngine:
                 "A model server elsewhere serves adapters at strength 1 alone",
                 "Set the strength to 1, or to 0 for the base.",
             )
-        if len(self._replies) >= MOST_RUNNING:
-            raise BusyError(f"{MOST_RUNNING} replies are on their way already", "Try again soon.")
+        if len(self._replies) >= MAX_RUNNING:
+            raise BusyError(f"{MAX_RUNNING} replies are on their way already", "Try again soon.")
         self._loop.call_soon_threadsafe(self._begin, RemoteReply(request, emit))
 
     def abort(self, request_id: str) -> None:

@@ -21,7 +21,7 @@ from model.types import (
 
 Json = dict[str, Any]
 
-MOST_STOPS = 16  # that a server is told of; all are looked for here
+MAX_STOPS = 16  # that a server is told of; all are looked for here
 REASONS = {"length": FinishReason.LENGTH}  # whatever else ends a reply by itself is a stop
 
 
@@ -62,7 +62,7 @@ class RemoteReply:
             "max_tokens": wishes.max_tokens,
             "temperature": wishes.temperature,
             "seed": self._seed,
-            "stop": [stop for stop in wishes.stop if _encodable(stop)][:MOST_STOPS],
+            "stop": [stop for stop in wishes.stop if _encodable(stop)][:MAX_STOPS],
         }
         if request.eos_ids and not wishes.ignore_eos:
             body["stop_token_ids"] = sorted(request.eos_ids)

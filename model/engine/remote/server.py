@@ -20,7 +20,7 @@ SILENT_SECONDS = 600.0  # within a reply; a queue may be long, and a prompt too
 # For which a connection is used again. vLLM closes one after 5, and a question that is on its way
 # then is lost: it would look as if the server could not be reached.
 KEPT_SECONDS = 2.0
-MOST_SAID = 300  # characters of a server's words that are passed on
+MAX_SERVER_MESSAGE = 300  # characters of a server's words that are passed on
 
 Json = dict[str, Any]
 
@@ -239,7 +239,7 @@ def _words(content: bytes) -> str:
         told = text
     while isinstance(told, dict):
         told = next((told[name] for name in ("error", "message", "detail") if name in told), "")
-    return str(told).strip().partition("\n")[0][:MOST_SAID] or "it gives no reason"
+    return str(told).strip().partition("\n")[0][:MAX_SERVER_MESSAGE] or "it gives no reason"
 
 
 def _chunk(data: str) -> Json:

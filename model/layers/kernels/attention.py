@@ -14,10 +14,10 @@ from model.layers.kernels.layout import KEY_BLOCK, VECTOR
 from model.layers.kernels.memory import floats, shorts
 from model.layers.kernels.options import compiled, fast
 from model.layers.kernels.quantized import exp, tile_rows
-from model.layers.kernels.sums import MOST_ROWS, VECTORS, WIDEST, mix_tiles
+from model.layers.kernels.sums import MAX_ROWS, VECTORS, WIDEST, mix_tiles
 from model.layers.kernels.vectors import HALF
 
-several, single = mix_tiles(HALF, MOST_ROWS, VECTORS), mix_tiles(HALF, MOST_ROWS, 1)
+several, single = mix_tiles(HALF, MAX_ROWS, VECTORS), mix_tiles(HALF, MAX_ROWS, 1)
 widest = mix_tiles(HALF, 1, WIDEST)
 
 
@@ -40,7 +40,7 @@ def rotate(x, cos, sin):
 
 @compiled
 def mix(rows, matrix, row_step, vector_step, vectors, weights, weight_step, count, out, out_step):
-    """out += weights matrix, for up to MOST_ROWS rows and any number of vectors.
+    """out += weights matrix, for up to MAX_ROWS rows and any number of vectors.
 
     See `mix_tiles`.
     """
@@ -87,7 +87,7 @@ def attend_heads(q, heads, keys, values, length, out):
     factor, first = np.float32(1) / np.sqrt(np.float32(size)), length - queries // heads + 1
     at = 0
     while at < queries:
-        count = tile_rows(queries - at, MOST_ROWS)
+        count = tile_rows(queries - at, MAX_ROWS)
         mine = weights.ctypes.data + at * wide
         mix(count, keys, 2 * KEY_BLOCK, 2 * KEY_BLOCK * size, blocks, q.ctypes.data + at * step,
             step, size, mine, wide)  # fmt: skip

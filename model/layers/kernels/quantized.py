@@ -17,14 +17,14 @@ from model.layers.kernels.options import compiled, fast
 from model.layers.kernels.vectors import UNIT, WIDE
 
 MOST = 32767.0
-MOST_SUM = (2**31 - 1) / 127  # of the magnitudes of one row, times the largest weight
+MAX_SUM = (2**31 - 1) / 127  # of the magnitudes of one row, times the largest weight
 CHUNK_BYTES = 32 * 1024  # of weights: some microseconds of work
 
 IS_WIDE = UNIT is WIDE
 # In a tile of one block, and in one of two: their sums fill the registers.
-MOST_ROWS, MOST_ROWS_OF_PAIRS = (12, 12) if IS_WIDE else (6, 3)
+MAX_ROWS, MAX_PAIRED_ROWS = (12, 12) if IS_WIDE else (6, 3)
 LARGE = 2048  # columns, from which on it pays to read at two places at once
-singles, pairs = product_tiles(MOST_ROWS, 1, UNIT), product_tiles(MOST_ROWS_OF_PAIRS, 2, UNIT)
+singles, pairs = product_tiles(MAX_ROWS, 1, UNIT), product_tiles(MAX_PAIRED_ROWS, 2, UNIT)
 
 
 @fast
@@ -51,7 +51,7 @@ def quantize(x, values):
         values[: len(x)] = 0
         return np.float32(0)
     # Rounding adds half a unit to each magnitude at the most.
-    inverse = min(np.float32(MOST) / peak, np.float32(MOST_SUM - len(x)) / total)
+    inverse = min(np.float32(MOST) / peak, np.float32(MAX_SUM - len(x)) / total)
     for i in range(len(x)):
         values[i] = np.int16(np.rint(x[i] * inverse))
     return np.float32(1) / inverse
@@ -100,16 +100,16 @@ def multiply(linear, chunk, rows, values, scales, output, stride):
 def pays_in_pairs(rows, ins):
     """Whether to take two blocks of weights at once."""
     if IS_WIDE:  # with many rows it is arithmetic that counts, and loads of activations are saved
-        return rows > MOST_ROWS
+        return rows > MAX_ROWS
     # With few rows it is the memory, and it gives more read at two places.
-    return rows <= MOST_ROWS_OF_PAIRS and ins >= LARGE
+    return rows <= MAX_PAIRED_ROWS and ins >= LARGE
 
 
 @compiled
 def multiply_blocks(linear, j, in_pairs, rows, values, scales, output, stride):
     """A block of output columns, from `j` on, or two of them: see `multiply`."""
     weights, scale, bias = linear.weight + j * linear.ins, linear.scale + 4 * j, linear.bias + 4 * j
-    row, most = 0, MOST_ROWS_OF_PAIRS if in_pairs else MOST_ROWS
+    row, most = 0, MAX_PAIRED_ROWS if in_pairs else MAX_ROWS
     while row < rows:
         count = tile_rows(rows - row, most)
         mine, row_scales = values + 2 * row * linear.ins, scales + 4 * row

@@ -35,7 +35,7 @@ from model.layers.kernels.vectors import (
 
 AHEAD = 2048  # bytes of a matrix, asked of the memory before they are needed
 # Rows of weights, and vectors of the matrix, whose sums fill the registers.
-MOST_ROWS = 6
+MAX_ROWS = 6
 VECTORS = 4 if UNIT is WIDE else 1
 WIDEST = 8 if UNIT is WIDE else 4  # vectors for a single row
 FLOATS = ir.VectorType(FLOAT, VECTOR)

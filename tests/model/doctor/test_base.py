@@ -182,7 +182,7 @@ def test_faults_do_not_hide_each_other(folder: Path) -> None:
 def test_numbers_tell_which_tokenizer_is_wrong(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.folders.tokenizer_files.MOST_PADDING", 5)
+    monkeypatch.setattr("model.folders.tokenizer_files.MAX_PADDING", 5)
     remove("tokenizer.json")(folder)
     write_spm(folder / "tokenizer.model", model_type="bpe", vocab_size=310, byte_fallback=True)
     (found,) = [one for one in check(folder) if one.code == "tokenizer_too_small"]

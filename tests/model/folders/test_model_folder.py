@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from model.folders.model_folder import load_tokenizer, read_model_folder
-from model.folders.tokenizer_files import MOST_PADDING
+from model.folders.tokenizer_files import MAX_PADDING
 from model.tokenizer import FastTokenizer, SpmTokenizer
 from model.types import ModelFolderError
 from tests.model.tokens import END, LIKE_LLAMA, START, make_fast, write_spm
@@ -330,7 +330,7 @@ def with_rows(folder: Path, rows: int) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("rows", [320, 328, 312 + MOST_PADDING])
+@pytest.mark.parametrize("rows", [320, 328, 312 + MAX_PADDING])
 def test_vocabulary_may_be_padded(rows: int, folder: Path) -> None:
     assert load_tokenizer(read_model_folder(with_rows(folder, rows))).pieces == 320
 
@@ -343,8 +343,8 @@ def test_tokenizer_with_more_pieces_than_the_model_has_rows(folder: Path) -> Non
 
 def test_tokenizer_with_far_fewer_pieces_than_the_model_has_rows(folder: Path) -> None:
     """Open-Linly's classic mishap: LLaMA's own tokenizer.model beside an extended vocabulary."""
-    sentence = refusal(with_rows(folder, 320 + MOST_PADDING))
-    assert f"{320 + MOST_PADDING} rows" in sentence
+    sentence = refusal(with_rows(folder, 320 + MAX_PADDING))
+    assert f"{320 + MAX_PADDING} rows" in sentence
     assert "320 pieces" in sentence
     assert "piece id is out of range" in sentence
 

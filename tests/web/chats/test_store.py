@@ -426,7 +426,7 @@ def test_snippets_and_presets(store: ChatStore) -> None:
 
 def test_there_is_room_for_so_many(store: ChatStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each open tab is told of them every second."""
-    monkeypatch.setattr(shelf, "MOST_KEPT", 2)
+    monkeypatch.setattr(shelf, "MAX_ITEMS_PER_OWNER", 2)
 
     def keep(name: str, owner: str = MEI) -> None:
         store.save_snippet(owner, Snippet(name, "text"))

@@ -11,7 +11,7 @@ from web.i18n import say
 from web.i18n.refusals import refused
 
 WIDTH, HEIGHT, MARGIN = 640, 180, 34
-MOST_POINTS = 300  # of a curve
+MAX_POINTS = 300  # of a curve
 Points = Sequence[tuple[int, float]]
 
 
@@ -75,7 +75,7 @@ def _curve(job: Job, language: str) -> str:
         y = HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * point[1] / top
         return f"{x:.1f},{y:.1f}"
 
-    stride = -(-len(job.losses) // MOST_POINTS)
+    stride = -(-len(job.losses) // MAX_POINTS)
     learned = " ".join(map(place, job.losses[::stride]))
     measured = " ".join(map(place, job.measured))
     dots = "".join(
