@@ -47,10 +47,10 @@ def run(settings: Settings) -> int:
     check_early(settings)
     sock = bind(settings.server_name, settings.server_port)
     port = sock.getsockname()[1]
-    from training.job import Trainings
+    from training.job import TrainingRunner
     from web import access, logs, server, share, sharing, terminal
     from web.chats.keeping import open_store
-    from web.ui.train.desk import Desk, environment
+    from web.ui.train.desk import TrainingService, environment
 
     logs.configure(settings)
     keeping = open_store(settings.data_dir, settings.database_url)
@@ -58,9 +58,9 @@ def run(settings: Settings) -> int:
     link = bind("127.0.0.1", 0) if settings.share or settings.share_public else None
     link_port = link.getsockname()[1] if link else None
     manager = ModelManager(settings)
-    trainings = Trainings(environment(settings))
+    trainings = TrainingRunner(environment(settings))
     rules = access.decide(settings, link_port)
-    desk = Desk(settings, manager, trainings)
+    desk = TrainingService(settings, manager, trainings)
     limits = sharing.link_rules(settings)
     public = sharing.PublicLink(limits, share.close_tunnels, rules.passphrase) if link else None
     app = server.build_app(manager, rules, keeping, desk, public, settings.data_dir)

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from terminal.options import Options
+    from terminal.options import TerminalOptions
 
 REMEDY = "Run `python -m model check` on the folders involved; their files may be damaged."
 
@@ -45,7 +45,7 @@ def _guarded(argv: list[str]) -> int:
         return _complain(str(error), error.exit_status)
 
 
-def run(options: Options) -> int:
+def run(options: TerminalOptions) -> int:
     """Look at everything that was named, then load the model and answer."""
     from terminal import batch, conversation
     from terminal.opening import checked

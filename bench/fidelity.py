@@ -31,11 +31,11 @@ from model.engine.kv_cache import SequenceCache
 from model.folders.base_facts import base_facts
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.layers.compiled import build_folder, make_decoder, supported
-from model.layers.llama import Llama, Span
+from model.layers.llama import Llama, SequenceSlice
 from model.layers.lora import Lora
 from model.loading import load_model
 from model.settings import APP_NAME
-from model.tokenizer import Run
+from model.tokenizer import TextSpan
 from model.types import LinlyError, SettingsError
 
 
@@ -51,7 +51,7 @@ class Fidelity:
 
 
 @dataclass
-class Sums:
+class KLAccumulator:
     """What the figures are made of, gathered piece by piece."""
 
     tokens: int = 0
@@ -115,7 +115,7 @@ def measure(
         path = ensure_embedded(user_cache_path(APP_NAME), lambda *_: None)
     windows = _windows(path, text, tokens, window)
     half = windows.shape[1] // 2
-    sums = {"all": Sums(), "prefill": Sums(), "decode": Sums()}
+    sums = {"all": KLAccumulator(), "prefill": KLAccumulator(), "decode": KLAccumulator()}
     models = _full_precision(path, lora_model, windows), _eight_bits(path, lora_model, windows)
     for ids, full, int8 in zip(windows.tolist(), *models, strict=True):
         following = torch.tensor(ids[1:])
@@ -133,7 +133,7 @@ def _windows(path: Path, text: Path, tokens: int, window: int) -> Tensor:
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"--text: {text} cannot be read: {error}") from error
     tokenizer = load_tokenizer(read_model_folder(path))
-    ids = torch.tensor(tokenizer.encode([Run(content)])[:tokens])
+    ids = torch.tensor(tokenizer.encode([TextSpan(content)])[:tokens])
     if window < 4 or len(ids) < window:
         raise SettingsError(
             f"--text has {len(ids)} tokens, and a window needs {window}",
@@ -148,7 +148,7 @@ def _full_precision(path: Path, lora_model: Path | None, windows: Tensor) -> Ite
     lora = None if lora_model is None else _lora(lora_model, path, model)
     for window in windows:
         cache = SequenceCache(model.cache_format)
-        yield model.forward([Span(window.tolist(), cache, lora)], every_position=True)
+        yield model.forward([SequenceSlice(window.tolist(), cache, lora)], every_position=True)
 
 
 def _eight_bits(path: Path, lora_model: Path | None, windows: Tensor) -> Iterator[Tensor]:
@@ -162,11 +162,11 @@ def _eight_bits(path: Path, lora_model: Path | None, windows: Tensor) -> Iterato
     half = windows.shape[1] // 2
     caches = [SequenceCache(model.cache_format) for _ in windows]
     read = [
-        model.forward([Span(window[:half].tolist(), cache, lora)], every_position=True).clone()
+        model.forward([SequenceSlice(window[:half].tolist(), cache, lora)], every_position=True).clone()
         for window, cache in zip(windows, caches, strict=True)
     ]
     decoded = [
-        model.forward([Span([int(i)], c, lora) for i, c in zip(ids, caches, strict=True)]).clone()
+        model.forward([SequenceSlice([int(i)], c, lora) for i, c in zip(ids, caches, strict=True)]).clone()
         for ids in windows[:, half:].T
     ]
     for at, logits in enumerate(read):

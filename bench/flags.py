@@ -12,7 +12,7 @@ from model import flags
 from model.types import SettingsError
 
 
-class Parser(flags.Parser):
+class Parser(flags.ArgumentParser):
     """It ends the program when something is wrong."""
 
     def error(self, message: str) -> NoReturn:

@@ -23,8 +23,8 @@ from model.adapters import AdapterRegistry
 from model.manager import ModelManager
 from model.prompt import PromptTemplate
 from model.settings import Settings
-from model.startup import OWN_TEMPLATE, Report, Serving
-from model.tokenizer import Run
+from model.startup import OWN_TEMPLATE, Report, Backend
+from model.tokenizer import TextSpan
 from model.types import (
     CompletionRequest,
     Delta,
@@ -37,7 +37,7 @@ from model.types import (
     Sampling,
     Stats,
 )
-from web.access import Access
+from web.access import AccessPolicy
 from web.address import bind
 from web.api.routes import EVENT_SECONDS
 from web.chats.keeping import open_store
@@ -128,7 +128,7 @@ class _Letters:
     eos_id = None
     prefix_ids: tuple[int, ...] = ()
 
-    def encode(self, runs: list[Run]) -> list[int]:
+    def encode(self, runs: list[TextSpan]) -> list[int]:
         return [ord(letter) for run in runs for letter in run.text]
 
     def decode(self, ids: list[int]) -> str:
@@ -141,11 +141,11 @@ class _Letters:
         return chr(token_id)
 
 
-def load(settings: Settings, _: Report) -> Serving:
+def load(settings: Settings, _: Report) -> Backend:
     """The engine with as little around it as there has to be."""
     template = PromptTemplate(OWN_TEMPLATE, "{{ messages[-1]['content'] }}")
     registry = AdapterRegistry(settings.adapters_dir, None, ())
-    return Serving(
+    return Backend(
         "paced", PacedEngine(), _Letters(), frozenset(), registry,  # type: ignore[arg-type]
         {OWN_TEMPLATE: template}, OWN_TEMPLATE,
     )  # fmt: skip
@@ -196,7 +196,7 @@ def main() -> None:
         manager.start()
         manager.wait()
         keeping = open_store(Path(scratch))
-        app = build_app(manager, Access(), keeping)
+        app = build_app(manager, AccessPolicy(), keeping)
         sock = bind("127.0.0.1", 0)
 
         async def begin() -> None:

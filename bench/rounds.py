@@ -24,7 +24,7 @@ def to_stderr(line: str) -> None:
 
 
 @dataclass
-class Cast:
+class RunningPeers:
     """The peers that are up, what each said it is, and why others are not or no longer there."""
 
     about: dict[str, str] = field(default_factory=dict)
@@ -42,13 +42,13 @@ class Cast:
 
 
 @contextmanager
-def started(peers: Sequence[Peer], say: Say) -> Iterator[Cast]:
+def started(peers: Sequence[Peer], say: Say) -> Iterator[RunningPeers]:
     """Start and warm all of them; end them again.
 
     Raises:
         PeerError: ours did not start.
     """
-    cast = Cast()
+    cast = RunningPeers()
     try:
         for peer in peers:
             _start(peer, cast, say)
@@ -58,7 +58,7 @@ def started(peers: Sequence[Peer], say: Say) -> Iterator[Cast]:
             peer.stop()
 
 
-def _start(peer: Peer, cast: Cast, say: Say) -> None:
+def _start(peer: Peer, cast: RunningPeers, say: Say) -> None:
     say(f"starting {peer.name} …")
     try:
         about = peer.start()
@@ -74,7 +74,7 @@ def _start(peer: Peer, cast: Cast, say: Say) -> None:
     cast.up.append(peer)
 
 
-def run(cast: Cast, options: Options, say: Say) -> Results:
+def run(cast: RunningPeers, options: Options, say: Say) -> Results:
     """All rounds of all workloads.
 
     Raises:
@@ -97,7 +97,7 @@ def turned(peers: Sequence[Peer], number: int) -> list[Peer]:
 
 
 def _turn(
-    cast: Cast,
+    cast: RunningPeers,
     peer: Peer,
     workload: Workload,
     number: int,

@@ -26,7 +26,7 @@ from bench.scaling.figures import Figures, Loading
 from bench.scaling.loading import measure_loading, weight_sizes
 from bench.scaling.options import BEHIND, Options, read_options
 from bench.scaling.report import tables
-from bench.scaling.rival import Rival, started
+from bench.scaling.rival import LlamaCppBaseline, started
 from bench.scaling.room import check_memory
 from bench.scaling.source import Source, prepare
 from model.machine import available_cores
@@ -74,7 +74,7 @@ def measure(options: Options, cache: Path, scratch: Path, say: Say) -> Figures:
 
 
 def _decoding(
-    options: Options, source: Source, loading: Loading, threads: int, rival: Rival | None,
+    options: Options, source: Source, loading: Loading, threads: int, rival: LlamaCppBaseline | None,
     about: str, say: Say,
 ) -> Figures:  # fmt: skip
     # These import torch, which takes seconds: a wrong flag has been refused by now.

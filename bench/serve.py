@@ -21,14 +21,14 @@ from bench.check import MOST, check
 from bench.ending import end_cleanly
 from bench.machine import machine
 from bench.options import Options, read_options
-from bench.peers.base import Peer, PeerError, Stage
+from bench.peers.base import Peer, PeerError, BenchFixtures
 from bench.peers.hf import BitsAndBytes, HuggingFace
 from bench.peers.http_peer import HttpPeer
 from bench.peers.llamacpp import LlamaCpp
 from bench.peers.ours import Ours
 from bench.peers.vllm import Vllm
 from bench.report import Results, document, table
-from bench.rounds import Cast, run, started, to_stderr
+from bench.rounds import RunningPeers, run, started, to_stderr
 from bench.stage import prepare
 
 
@@ -46,7 +46,7 @@ def main() -> int:
             return 130  # as shells tell it
 
 
-def make_peers(options: Options, stage: Stage) -> list[Peer]:
+def make_peers(options: Options, stage: BenchFixtures) -> list[Peer]:
     """Those that were asked for, ours first."""
     known: dict[str, Callable[[], Peer]] = {
         "ours": lambda: Ours(stage),
@@ -58,7 +58,7 @@ def make_peers(options: Options, stage: Stage) -> list[Peer]:
     return [known[name]() for name in options.peers]
 
 
-def measure(cast: Cast, options: Options) -> int:
+def measure(cast: RunningPeers, options: Options) -> int:
     """Take turns, then report."""
     results = run(cast, options, to_stderr)
     metrics = [metric for workload in options.workloads for metric in workload.metrics]
@@ -74,7 +74,7 @@ def measure(cast: Cast, options: Options) -> int:
     return 1 if cast.failed else 0
 
 
-def compare(cast: Cast, options: Options) -> int:
+def compare(cast: RunningPeers, options: Options) -> int:
     """`--check`."""
     found = check([peer for peer in cast.up if isinstance(peer, HttpPeer)])
     if options.json:
@@ -86,7 +86,7 @@ def compare(cast: Cast, options: Options) -> int:
     return 1 if cast.failed or any(distance > MOST for distance in found.values()) else 0
 
 
-def facts(cast: Cast, options: Options) -> dict[str, Any]:
+def facts(cast: RunningPeers, options: Options) -> dict[str, Any]:
     """Under what conditions it was measured."""
     return {
         "machine": machine(),
@@ -98,7 +98,7 @@ def facts(cast: Cast, options: Options) -> dict[str, Any]:
     }
 
 
-def notes(cast: Cast, results: Results, options: Options) -> list[str]:
+def notes(cast: RunningPeers, results: Results, options: Options) -> list[str]:
     """What a reader of the table should know."""
     size = f"rounds: {options.rounds}; tokens a reply: {options.tokens}"
     lines = ["", f"Medians. vs: how many times as good ours is. {machine()}; {size}"]

@@ -11,7 +11,7 @@ from platformdirs import user_cache_path
 
 from bench.adapters import NOISE, WEIGHTS, make_adapters
 from bench.options import Options
-from bench.peers.base import PeerError, Stage
+from bench.peers.base import PeerError, BenchFixtures
 from model.embedded import ensure_embedded
 from model.settings import APP_NAME
 from model.types import ModelFolderError
@@ -20,7 +20,7 @@ CHECKOUT = Path(__file__).parents[1]
 ADAPTERS = 12
 
 
-def prepare(options: Options, scratch: Path) -> Stage:
+def prepare(options: Options, scratch: Path) -> BenchFixtures:
     """The stage for these options; `scratch` is a folder that goes away with the measurement.
 
     Raises:
@@ -32,13 +32,13 @@ def prepare(options: Options, scratch: Path) -> Stage:
     kept = cache / "bench" / fingerprint(base, options.adapter)
     names = make_adapters(options.adapter, kept / "adapters", ADAPTERS)
     threads = os.cpu_count() or 1
-    return Stage(base, kept / "adapters", tuple(names), kept, scratch, threads)
+    return BenchFixtures(base, kept / "adapters", tuple(names), kept, scratch, threads)
 
 
-def embedded_stage(scratch: Path) -> Stage:
+def embedded_stage(scratch: Path) -> BenchFixtures:
     """The embedded default and the adapters that the project ships."""
     base = _embedded(user_cache_path(APP_NAME))
-    return Stage(base, CHECKOUT / "adapters", (), scratch, scratch, os.cpu_count() or 1)
+    return BenchFixtures(base, CHECKOUT / "adapters", (), scratch, scratch, os.cpu_count() or 1)
 
 
 def fingerprint(base: Path, adapter: Path | None = None) -> str:

@@ -29,7 +29,7 @@ from model.types import FinishReason, Sampling
 from web.chats.exports import export_chats
 from web.chats.imports import ImportedChat, read_chats
 from web.chats.keeping import open_store
-from web.chats.records import Chat, ChatMessage, ChatSettings, Run, State
+from web.chats.records import Chat, ChatMessage, ChatSettings, GenerationRun, MessageState
 from web.chats.store import ChatStore
 
 CHATS, MESSAGES, ROUNDS = 500, 50, 3
@@ -101,7 +101,7 @@ def made(chats: int, messages: int) -> Iterator[ImportedChat]:
         said: list[ChatMessage] = []
         for at in range(messages):
             settings = ChatSettings("poet", sampling=Sampling(seed=at))
-            run = Run(settings, "base", "8bit", "digest", FinishReason.STOP, 100, 90, 50, 12.5)
+            run = GenerationRun(settings, "base", "8bit", "digest", FinishReason.STOP, 100, 90, 50, 12.5)
             parent = said[-1].id if said else None
             said.append(
                 ChatMessage(
@@ -116,7 +116,7 @@ def made(chats: int, messages: int) -> Iterator[ImportedChat]:
 def _timed(store: ChatStore, job: Callable[[], object]) -> dict[str, float]:
     """The job in a thread, beside a reply that is saved and an event loop."""
     chat = store.create("bench:reader", "title", ChatSettings()).id
-    reply = ChatMessage(uuid.uuid4().hex, None, "assistant", "", State.STREAMING)
+    reply = ChatMessage(uuid.uuid4().hex, None, "assistant", "", MessageState.STREAMING)
     store.add("bench:reader", chat, reply, "bench")
     seconds: list[float] = []
     saving = threading.Event()

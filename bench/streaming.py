@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from bench.peers.base import PeerError, Reply
+from bench.peers.base import PeerError, PeerReply
 
 Json = dict[str, Any]
 
@@ -25,13 +25,13 @@ DONE = b"[DONE]"
 FAILURES = (OSError, ValueError, KeyError, PeerError, http.client.HTTPException)
 
 
-def ask_all(address: str, bodies: Sequence[Json]) -> list[Reply]:
+def ask_all(address: str, bodies: Sequence[Json]) -> list[PeerReply]:
     """Send all requests at the same moment, each on a connection of its own.
 
     Raises:
         PeerError: one of them failed; the others were waited for.
     """
-    replies: dict[int, Reply] = {}
+    replies: dict[int, PeerReply] = {}
     failures: list[Exception] = []
 
     def one(number: int) -> None:
@@ -53,7 +53,7 @@ def ask_all(address: str, bodies: Sequence[Json]) -> list[Reply]:
     return [replies[number] for number in range(len(bodies))]
 
 
-def ask(address: str, body: Json) -> Reply:
+def ask(address: str, body: Json) -> PeerReply:
     """One chat completion, streamed."""
     streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
     connection = _connection(address)
@@ -76,7 +76,7 @@ def first_token(address: str, body: Json, count: int) -> dict[str, float]:
     return {entry["token"]: float(entry["logprob"]) for entry in likeliest}
 
 
-def read_events(lines: Iterable[bytes], began: float) -> Reply:
+def read_events(lines: Iterable[bytes], began: float) -> PeerReply:
     """Follow a stream of events to its end. `began` is on the clock of `time.perf_counter`.
 
     Raises:
@@ -99,7 +99,7 @@ def read_events(lines: Iterable[bytes], began: float) -> Reply:
         tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
     if not first or not tokens:
         raise PeerError("a reply came without text or without the count of its tokens")
-    return Reply("".join(text), first, last, tokens)
+    return PeerReply("".join(text), first, last, tokens)
 
 
 def _piece(event: Json) -> str:

@@ -116,13 +116,13 @@ def _job(flags: Sequence[str], scratch: Path) -> dict[str, object]:
     from training.ground import find_ground
     from training.material import read_material
     from training.options import read_options
-    from training.trainer import Plan
+    from training.trainer import TrainerConfig
 
     options = read_options([*flags, "--output_dir", str(scratch / "unused")])
     ground = find_ground(options)
     material = read_material(options, ground, lambda _: None)
     computer = find_machine("cpu", "auto", options.dtype, None, None)
-    plan = Plan(material.learned, material.held_out, material.recipe, computer)
+    plan = TrainerConfig(material.learned, material.held_out, material.recipe, computer)
     return {
         "base": str(ground.folder.path),
         "dtype": computer.dtype,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from model.commands import check_command, convert_command, merge_command
-from model.flags import Parser
+from model.flags import ArgumentParser
 from model.types import LinlyError
 
 REMEDY = "Run `python -m model check` on the folders involved; their files may be damaged."
@@ -29,8 +29,8 @@ def main(argv: list[str]) -> int:
         return 1
 
 
-def build_parser() -> Parser:
-    parser = Parser(prog="python -m model", description=__doc__, allow_abbrev=False)
+def build_parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="python -m model", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_to(commands)

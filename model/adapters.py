@@ -29,10 +29,10 @@ from model.display import MAX_NAME, clean_description, is_plain_name, printable_
 from model.doctor.adapter import check_adapter, usual_template
 from model.doctor.vocabulary import own_tokenizer
 from model.findings import Finding, finding
-from model.folder_looks import FolderLooks
+from model.folder_looks import FolderChecks
 from model.folders import adapter_files
 from model.folders.adapter_files import CONFIG, FILES
-from model.folders.base_facts import BaseFacts
+from model.folders.base_facts import BaseInfo
 from model.folders.tokenizer_files import TOKENIZER
 from model.tokenizer import Tokenizer
 from model.types import AdapterError, UnknownModelError
@@ -83,7 +83,7 @@ class AdapterRegistry:
     def __init__(
         self,
         folder: Path,
-        base: BaseFacts | None,
+        base: BaseInfo | None,
         templates: Collection[str],
         others: Sequence[Path] = (),
         patience: float = PATIENCE,
@@ -94,8 +94,8 @@ class AdapterRegistry:
         self._templates = templates
         self._found: dict[str, Adapter] = {}
         self._stamps: dict[str, Stamp] = {}
-        self._listings = FolderLooks[list[Path]](patience)
-        self._looks = FolderLooks[_Look](patience)
+        self._listings = FolderChecks[list[Path]](patience)
+        self._looks = FolderChecks[_Look](patience)
         self._paths: list[Path] = []
         self._left_out = False  # whether it was logged that there are too many
         self._looked = -math.inf  # when, by the monotonic clock

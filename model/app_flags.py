@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from model.flags import Parser, not_empty
+from model.flags import ArgumentParser, not_empty
 from model.secret_values import database_url, keys, one_key, user_and_password
 
 EMBEDDED_DEFAULT = "smollm2-135m-instruct"
@@ -18,9 +18,9 @@ LABEL_RE = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")  # of a host nam
 SIZES = {"M": 1 << 20, "G": 1 << 30}
 
 
-def build_parser() -> Parser:
+def build_parser() -> ArgumentParser:
     """The flags of `app.py`, with their help. No default here: see `_defaults`."""
-    parser = Parser(
+    parser = ArgumentParser(
         prog="app.py",
         description="Chat in a browser with a LLaMA-family model and its LoRA adapters.",
         epilog="Every flag can come from the environment: --server_port as LINLY_SERVER_PORT, or "

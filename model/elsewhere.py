@@ -8,15 +8,15 @@ from pathlib import Path
 
 from model.adapters import Adapter, AdapterRegistry
 from model.display import is_plain_name
-from model.engine.remote import Probe, RemoteEngine
+from model.engine.remote import TokenizerProbe, RemoteEngine
 from model.findings import finding
 from model.folders.base_facts import base_facts
 from model.folders.hub import download, is_hub_id
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
 from model.folders.special_tokens import sane_ids
 from model.settings import Settings
-from model.startup import Report, Serving, base_name, find_base, known_templates
-from model.tokenizer import Run
+from model.startup import Report, Backend, base_name, find_base, known_templates
+from model.tokenizer import TextSpan
 from model.types import Phase
 
 SMALL = ("*.json", "*.model", "*.jinja")  # of a repository: all but the weights
@@ -26,7 +26,7 @@ LONGEST = 2048  # tokens, where neither the model's configuration nor the server
 PROBE = "Hello, world! 你好，世界。 def f(x): return x * 42\n"
 
 
-def load_remote(settings: Settings, report: Report, adapters: Sequence[Path] = ()) -> Serving:
+def load_remote(settings: Settings, report: Report, adapters: Sequence[Path] = ()) -> Backend:
     """Read the base's tokenizer and turn to the server at `settings.engine_url`.
 
     Succeeds without the server, too: it is tried until it answers.
@@ -39,7 +39,7 @@ def load_remote(settings: Settings, report: Report, adapters: Sequence[Path] = (
     tokenizer = load_tokenizer(folder)
     templates, default = known_templates(folder, settings)
     facts = base_facts(folder, base_name(settings), tokenizer)
-    registry = ServedRegistry(settings.adapters_dir, facts, templates, adapters)
+    registry = RemoteAdapterRegistry(settings.adapters_dir, facts, templates, adapters)
     for path in adapters:
         registry.get(path.name)
     engine = RemoteEngine(
@@ -47,17 +47,17 @@ def load_remote(settings: Settings, report: Report, adapters: Sequence[Path] = (
         settings.engine_key,
         base_name(settings),
         settings.context_length or _longest(folder),
-        Probe(tokenizer.encode([Run(PROBE, control=False)]), tokenizer.pieces, PROBE),
+        TokenizerProbe(tokenizer.encode([TextSpan(PROBE, control=False)]), tokenizer.pieces, PROBE),
         registry.folder_of,
     )
     registry.served_by(engine)
     engine.wait(FIRST_SECONDS)
     registry.scan()
     eos_ids = sane_ids(folder.eos_ids, tokenizer.eos_id, tokenizer.prefix_ids)
-    return Serving(base_name(settings), engine, tokenizer, eos_ids, registry, templates, default)
+    return Backend(base_name(settings), engine, tokenizer, eos_ids, registry, templates, default)
 
 
-class ServedRegistry(AdapterRegistry):
+class RemoteAdapterRegistry(AdapterRegistry):
     """The adapters that lie here, and those that the server lists beside them.
 
     One that lies here has its template, its digest and the doctor's verdict; of one that the

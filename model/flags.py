@@ -10,7 +10,7 @@ from typing import NoReturn
 from model.types import SettingsError
 
 
-class Parser(argparse.ArgumentParser):
+class ArgumentParser(argparse.ArgumentParser):
     """An argument parser that raises one SettingsError where argparse prints and exits.
 
     Words behind a flag of `secret_flags` are not repeated in errors.

@@ -18,7 +18,7 @@ MAX_STUCK = 8  # threads that wait for disks; beyond them new looks are put off
 SHORTER = 5  # once one has hung, the others of the same disk get less time
 
 
-class FolderLooks(Generic[T]):
+class FolderChecks(Generic[T]):
     """Looks by key, each at most once at a time. For one caller at a time.
 
     Args:

@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from model.types import ChatRequest, CompletionRequest, Delta, Ended, PreparedAdapter
+from model.types import ChatRequest, CompletionRequest, Delta, CompletedRequest, PreparedAdapter
 
-Listener = Callable[[Ended], None]
+Listener = Callable[[CompletedRequest], None]
 Kind = Literal["chat", "completion", "reading"]
 
 CLOSED = "closed"  # the code of a request whose sender left before an engine had it
 
 
-class Account:
+class RequestAccounting:
     """Of one request. Its end is told on the event loop that this was made on.
 
     An engine ends each reply with a last Delta, also when nobody reads it any more: so what a
@@ -50,7 +50,7 @@ class Account:
         elif delta.finish_reason:
             text = None if self._said is None else "".join(self._said)
             stats = signed(delta, adapter).stats
-            ended = Ended(self._request, self._kind, delta.finish_reason, stats, text=text)
+            ended = CompletedRequest(self._request, self._kind, delta.finish_reason, stats, text=text)
             with contextlib.suppress(RuntimeError):  # the loop is gone, and all that counted
                 self._loop.call_soon_threadsafe(self._tell, ended)
 
@@ -62,9 +62,9 @@ class Account:
         """It is over without an engine, if none has it: refused with `code`."""
         if not self._with_engine:
             self._with_engine = True
-            self._tell(Ended(self._request, self._kind, None, None, code))
+            self._tell(CompletedRequest(self._request, self._kind, None, None, code))
 
-    def _tell(self, ended: Ended) -> None:
+    def _tell(self, ended: CompletedRequest) -> None:
         for listener in self._listeners:
             listener(ended)
 

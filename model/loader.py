@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from model.discretion import without_paths
 from model.settings import Settings
-from model.startup import Report, Serving
+from model.startup import Report, Backend
 from model.types import LinlyError, NotReadyError, Phase
 
 # How the phases share the progress bar: (where the phase begins, how much of it there is).
@@ -24,20 +24,20 @@ SHARES = {
 
 log = logging.getLogger(__name__)
 
-Load = Callable[[Settings, Report], Serving]
+Load = Callable[[Settings, Report], Backend]
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadState:
     """How things stand. Replaced as a whole, so that readers need no lock."""
 
     phase: Phase = Phase.STARTING
     progress: float = 0.0
-    serving: Serving | None = None
+    serving: Backend | None = None
     error: str | None = None
 
 
-class Loader:
+class BackgroundLoader:
     """Loads in a thread of its own; `state` tells how that goes.
 
     Args:
@@ -48,7 +48,7 @@ class Loader:
     def __init__(self, settings: Settings, load: Load) -> None:
         self._settings = settings
         self._load = load
-        self.state = Loaded()
+        self.state = LoadState()
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="loading", daemon=True)
@@ -75,7 +75,7 @@ class Loader:
             self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def serving(self) -> Serving:
+    def serving(self) -> Backend:
         """What has been loaded.
 
         Raises:
@@ -92,15 +92,15 @@ class Loader:
         try:
             serving = self._load(self._settings, self._report)
         except LinlyError as error:
-            self._set(Loaded(Phase.FAILED, error=without_paths(str(error))))
+            self._set(LoadState(Phase.FAILED, error=without_paths(str(error))))
         except MemoryError:
             message = "There is not enough memory to load this model. Try --quantization 8bit."
-            self._set(Loaded(Phase.FAILED, error=message))
+            self._set(LoadState(Phase.FAILED, error=message))
         except Exception as error:
             log.exception("loading failed")
-            self._set(Loaded(Phase.FAILED, error=without_paths(f"Loading failed: {error}")))
+            self._set(LoadState(Phase.FAILED, error=without_paths(f"Loading failed: {error}")))
         else:
-            self._set(Loaded(Phase.READY, 1.0, serving))
+            self._set(LoadState(Phase.READY, 1.0, serving))
             if self._closed:  # close() came first and found nothing to close
                 serving.engine.close()
 
@@ -108,9 +108,9 @@ class Loader:
         if self._closed:
             raise NotReadyError("The program is shutting down")
         start, length = SHARES[phase]
-        self._set(Loaded(phase, start + length * share))
+        self._set(LoadState(phase, start + length * share))
 
-    def _set(self, state: Loaded) -> None:
+    def _set(self, state: LoadState) -> None:
         if self._closed and state.serving is None:
             return  # what a loading that was called off says is no news
         with self._changed:

@@ -14,11 +14,11 @@ from typing import TypeVar
 from model.adapters import Adapter
 from model.elsewhere import load_remote
 from model.engine.base import Engine
-from model.listening import Account, Kind, Listener, signed
-from model.loader import Load, Loader
-from model.outbox import Burst, Outbox
+from model.listening import RequestAccounting, Kind, Listener, signed
+from model.loader import Load, BackgroundLoader
+from model.outbox import DeltaBatch, DeltaQueue
 from model.plan import (
-    Plan,
+    PreparedRequest,
     engine_request,
     measure,
     plan_chat,
@@ -29,7 +29,7 @@ from model.plan import (
 )
 from model.prompt import PromptTemplate
 from model.settings import Settings
-from model.startup import Serving, base_name, load_local
+from model.startup import Backend, base_name, load_local
 from model.tokenizer import Tokenizer
 from model.types import (
     ChatRequest,
@@ -40,14 +40,14 @@ from model.types import (
     EngineStatus,
     FinishReason,
     LinlyError,
-    Measured,
+    ContextUsage,
     Phase,
     PreparedAdapter,
     Stats,
     Status,
 )
 
-Bursts = AsyncGenerator[Burst, None]
+Bursts = AsyncGenerator[DeltaBatch, None]
 R = TypeVar("R", ChatRequest, CompletionRequest)
 
 
@@ -62,7 +62,7 @@ class ModelManager:
     def __init__(self, settings: Settings, load: Load | None = None) -> None:
         self._settings = settings
         load = load or (load_remote if settings.engine_url else load_local)
-        self._loader = Loader(settings, load)
+        self._loader = BackgroundLoader(settings, load)
         self._live: set[str] = set()  # ids of the requests that are being answered
         self._aborted: set[str] = set()  # and of those among them that are to end
         self._listeners: list[Listener] = []
@@ -210,7 +210,7 @@ class ModelManager:
         """
         return self._stream(request, plan_reading, 0.0, "reading")
 
-    def measure(self, request: ChatRequest) -> Measured:
+    def measure(self, request: ChatRequest) -> ContextUsage:
         """How many tokens of the context a chat takes, as `chat` would send it.
 
         A chat that ends with a reply is measured up to there; with `drop_oldest`, without what the
@@ -237,16 +237,16 @@ class ModelManager:
         return self._loader.join(timeout)
 
     def _stream(
-        self, request: R, plan: Callable[[Serving, R], Plan], seconds: float, kind: Kind
+        self, request: R, plan: Callable[[Backend, R], PreparedRequest], seconds: float, kind: Kind
     ) -> Bursts:
         # From this moment on, not from the first step on: Stop may come in between.
         self._live.add(request.id)
         return self._steps(request, plan, seconds, kind)
 
     async def _steps(
-        self, request: R, plan: Callable[[Serving, R], Plan], seconds: float, kind: Kind
+        self, request: R, plan: Callable[[Backend, R], PreparedRequest], seconds: float, kind: Kind
     ) -> Bursts:
-        account = Account(request, kind, self._listeners, self._settings.log_prompts)
+        account = RequestAccounting(request, kind, self._listeners, self._settings.log_prompts)
         try:
             serving = self._loader.serving()
             # Rendering a long chat and loading an adapter take time: not on the event loop.
@@ -272,7 +272,7 @@ class ModelManager:
             self._live.discard(request.id)
             self._aborted.discard(request.id)
 
-    def _ended(self, request_id: str, plan: Plan) -> FinishReason | None:
+    def _ended(self, request_id: str, plan: PreparedRequest) -> FinishReason | None:
         """How a request ended before the engine was asked, if it did."""
         if request_id in self._aborted:
             return FinishReason.ABORT
@@ -280,13 +280,13 @@ class ModelManager:
         return FinishReason.STOP if nothing_to_read else None
 
 
-def _signed(burst: Burst, adapter: PreparedAdapter | None) -> Burst:
+def _signed(burst: DeltaBatch, adapter: PreparedAdapter | None) -> DeltaBatch:
     return (*burst[:-1], signed(burst[-1], adapter))
 
 
-async def _run(engine: Engine, request: EngineRequest, seconds: float, account: Account) -> Bursts:
+async def _run(engine: Engine, request: EngineRequest, seconds: float, account: RequestAccounting) -> Bursts:
     """Submit, and carry what the engine's thread emits over to this event loop."""
-    outbox = Outbox(seconds)
+    outbox = DeltaQueue(seconds)
 
     def emit(delta: Delta) -> None:
         account.hear(delta, request.adapter)

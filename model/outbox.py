@@ -11,10 +11,10 @@ from collections import deque
 
 from model.types import Delta
 
-Burst = tuple[Delta, ...]
+DeltaBatch = tuple[Delta, ...]
 
 
-class Outbox:
+class DeltaQueue:
     """The Deltas of one reply on their way to the event loop that it was made on.
 
     Args:
@@ -43,7 +43,7 @@ class Outbox:
             self._told = True
             self._loop.call_soon_threadsafe(self._announce)
 
-    async def take(self) -> Burst:
+    async def take(self) -> DeltaBatch:
         """What has come, at least one Delta, once it is time."""
         while True:
             await self._ready.wait()

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from model.adapters import Adapter
 from model.engine.base import Engine
 from model.prompt import Prompt, PromptTemplate, context_of, encode_at_rest, encode_chat
-from model.startup import Serving
-from model.tokenizer import IncrementalDetokenizer, Run, Tokenizer, written
+from model.startup import Backend
+from model.tokenizer import IncrementalDetokenizer, TextSpan, Tokenizer, written
 from model.types import (
     ChatRequest,
     CompletionRequest,
     Detokenizer,
     EngineRequest,
-    Measured,
+    ContextUsage,
     PreparedAdapter,
     PromptTooLongError,
     RequestError,
@@ -30,7 +30,7 @@ REPLY_SHARE = 4  # when old turns are dropped, at most one in this many tokens i
 
 
 @dataclass(frozen=True)
-class Plan:
+class PreparedRequest:
     """What to continue, with which adapter, in whose vocabulary (`eos_ids` end a reply in it),
     where its template stops, and what the reply begins with. With `read_only` nothing is said."""
 
@@ -53,7 +53,7 @@ class _Voice:
     eos_ids: frozenset[int]
 
 
-def plan_chat(serving: Serving, request: ChatRequest) -> Plan:
+def plan_chat(serving: Backend, request: ChatRequest) -> PreparedRequest:
     """What answers `request.messages`.
 
     Raises:
@@ -65,7 +65,7 @@ def plan_chat(serving: Serving, request: ChatRequest) -> Plan:
     return _planned(serving, voice, _to_answer(serving, request, voice), request.so_far)
 
 
-def plan_reading(serving: Serving, request: ChatRequest) -> Plan:
+def plan_reading(serving: Backend, request: ChatRequest) -> PreparedRequest:
     """What computes as much of a chat as its next question's prompt will begin with.
 
     Raises: as `plan_chat`, but for there being no messages.
@@ -74,7 +74,7 @@ def plan_reading(serving: Serving, request: ChatRequest) -> Plan:
     return replace(_planned(serving, voice, _as_it_is(serving, request, voice)), read_only=True)
 
 
-def plan_completion(serving: Serving, request: CompletionRequest) -> Plan:
+def plan_completion(serving: Backend, request: CompletionRequest) -> PreparedRequest:
     """What continues `request.prompt`.
 
     Raises: as `plan_chat`.
@@ -82,10 +82,10 @@ def plan_completion(serving: Serving, request: CompletionRequest) -> Plan:
     adapter = _chosen_adapter(serving, request)
     tokenizer, eos_ids = _vocabulary(serving, adapter, request.adapter_scale)
     prompt = Prompt(_completion_ids(request, tokenizer, serving.engine.context_length))
-    return Plan(prompt, _prepared(serving, adapter), tokenizer, eos_ids)
+    return PreparedRequest(prompt, _prepared(serving, adapter), tokenizer, eos_ids)
 
 
-def prompt_text(serving: Serving, request: CompletionRequest) -> str:
+def prompt_text(serving: Backend, request: CompletionRequest) -> str:
     """The prompt as text, also where it was sent as token ids.
 
     Raises: as `plan_completion`, before anything is loaded.
@@ -97,16 +97,16 @@ def prompt_text(serving: Serving, request: CompletionRequest) -> str:
     return tokenizer.decode(_completion_ids(request, tokenizer, serving.engine.context_length))
 
 
-def measure(serving: Serving, request: ChatRequest) -> Measured:
+def measure(serving: Backend, request: ChatRequest) -> ContextUsage:
     """How much of the context a chat takes. Loads nothing and asks no engine.
 
     Raises: as `plan_chat`, but for there being no messages.
     """
     prompt = _as_it_is(serving, request, _voice(serving, request))
-    return Measured(len(prompt.ids), serving.engine.context_length, prompt.dropped)
+    return ContextUsage(len(prompt.ids), serving.engine.context_length, prompt.dropped)
 
 
-def template_of(serving: Serving, name: str | None, adapter: Adapter | None) -> PromptTemplate:
+def template_of(serving: Backend, name: str | None, adapter: Adapter | None) -> PromptTemplate:
     """The template of that name, else the adapter's, else the base's.
 
     Raises:
@@ -120,7 +120,7 @@ def template_of(serving: Serving, name: str | None, adapter: Adapter | None) -> 
 
 
 def engine_request(
-    serving: Serving, request: ChatRequest | CompletionRequest, plan: Plan
+    serving: Backend, request: ChatRequest | CompletionRequest, plan: PreparedRequest
 ) -> EngineRequest:
     """What the engine is asked for.
 
@@ -147,19 +147,19 @@ def engine_request(
     )
 
 
-def _voice(serving: Serving, request: ChatRequest) -> _Voice:
+def _voice(serving: Backend, request: ChatRequest) -> _Voice:
     adapter = _chosen_adapter(serving, request)
     template = template_of(serving, request.template, adapter)
     tokenizer, eos_ids = _vocabulary(serving, adapter, request.adapter_scale)
     return _Voice(adapter, template, tokenizer, eos_ids)
 
 
-def _planned(serving: Serving, voice: _Voice, prompt: Prompt, so_far: str = "") -> Plan:
+def _planned(serving: Backend, voice: _Voice, prompt: Prompt, so_far: str = "") -> PreparedRequest:
     adapter = _prepared(serving, voice.adapter)
-    return Plan(prompt, adapter, voice.tokenizer, voice.eos_ids, voice.template.stop, so_far)
+    return PreparedRequest(prompt, adapter, voice.tokenizer, voice.eos_ids, voice.template.stop, so_far)
 
 
-def _to_answer(serving: Serving, request: ChatRequest, voice: _Voice) -> Prompt:
+def _to_answer(serving: Backend, request: ChatRequest, voice: _Voice) -> Prompt:
     """The chat up to where its answer goes on."""
     return encode_chat(
         request.messages, voice.template, voice.tokenizer, _room(request, serving.engine),
@@ -167,7 +167,7 @@ def _to_answer(serving: Serving, request: ChatRequest, voice: _Voice) -> Prompt:
     )  # fmt: skip
 
 
-def _as_it_is(serving: Serving, request: ChatRequest, voice: _Voice) -> Prompt:
+def _as_it_is(serving: Backend, request: ChatRequest, voice: _Voice) -> Prompt:
     """The chat as it will be sent if somebody is to be answered, else up to its last message."""
     if request.so_far or (request.messages and request.messages[-1].role == "user"):
         return _to_answer(serving, request, voice)
@@ -177,7 +177,7 @@ def _as_it_is(serving: Serving, request: ChatRequest, voice: _Voice) -> Prompt:
     )  # fmt: skip
 
 
-def _chosen_adapter(serving: Serving, request: ChatRequest | CompletionRequest) -> Adapter | None:
+def _chosen_adapter(serving: Backend, request: ChatRequest | CompletionRequest) -> Adapter | None:
     """The adapter that is asked for, as its folder is now; None for the base."""
     if not 0 <= request.adapter_scale <= MAX_SCALE:
         raise RequestError(f"adapter_scale must be between 0 and {MAX_SCALE:g}")
@@ -187,7 +187,7 @@ def _chosen_adapter(serving: Serving, request: ChatRequest | CompletionRequest) 
 
 
 def _vocabulary(
-    serving: Serving, adapter: Adapter | None, scale: float
+    serving: Backend, adapter: Adapter | None, scale: float
 ) -> tuple[Tokenizer, frozenset[int]]:
     """The tokenizer, and the ids that end a reply: an adapter's own, if it brings a vocabulary.
 
@@ -199,7 +199,7 @@ def _vocabulary(
     return own, frozenset() if own.eos_id is None else frozenset([own.eos_id])
 
 
-def _prepared(serving: Serving, adapter: Adapter | None) -> PreparedAdapter | None:
+def _prepared(serving: Backend, adapter: Adapter | None) -> PreparedAdapter | None:
     """Loaded; whoever holds it can submit it, whatever happens to its folder."""
     return serving.engine.prepare(adapter.name, adapter.digest) if adapter else None
 
@@ -217,7 +217,7 @@ def _completion_ids(
     request: CompletionRequest, tokenizer: Tokenizer, context: int
 ) -> tuple[int, ...]:
     if isinstance(request.prompt, str):
-        ids = (*tokenizer.prefix_ids, *tokenizer.encode([Run(request.prompt)]))
+        ids = (*tokenizer.prefix_ids, *tokenizer.encode([TextSpan(request.prompt)]))
     else:
         ids = request.prompt
     if not ids:
@@ -236,7 +236,7 @@ def _check_ids(ids: Sequence[int], tokenizer: Tokenizer) -> None:
         raise RequestError(f"A token id lies outside of 0 to {tokenizer.pieces - 1}")
 
 
-def _detokenizer(plan: Plan) -> Detokenizer:
+def _detokenizer(plan: PreparedRequest) -> Detokenizer:
     """What writes the reply down behind its prompt."""
     tokenizer = plan.tokenizer
     context = context_of(plan.prompt.ids, tokenizer)

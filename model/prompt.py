@@ -22,9 +22,9 @@ from jinja2 import Template, TemplateError
 from model.display import clean_description
 from model.folders.bounded_files import read_text
 from model.template_sandbox import BoundedEnvironment
-from model.tokenizer import CONTEXT_TOKENS, REPLACEMENT, Run, Tokenizer
+from model.tokenizer import CONTEXT_TOKENS, REPLACEMENT, TextSpan, Tokenizer
 from model.types import (
-    Dropped,
+    TruncatedTurns,
     LinlyError,
     Message,
     PromptTooLongError,
@@ -39,7 +39,7 @@ MARKER = re.compile(f"([{SAID}{REPLIED}{END}])")
 PARTS = re.compile(r"\{instruction\}|\{input\}")
 NO_MARKERS = str.maketrans("", "", SAID + REPLIED + END)
 # Stand in for what comes before a text, to see its ids in the middle of one; one will not merge.
-ANCHORS = tuple([Run(text, control=False)] for text in ("\n", "a", "."))
+ANCHORS = tuple([TextSpan(text, control=False)] for text in ("\n", "a", "."))
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class PromptTemplate:
 
     def render(
         self, messages: Sequence[Message], tokenizer: Tokenizer, reply_follows: bool = True
-    ) -> list[Run]:
+    ) -> list[TextSpan]:
         """The chat as runs of text; with `reply_follows` it ends where the reply begins.
 
         Raises:
@@ -106,18 +106,18 @@ def _marked(message: Message) -> dict[str, str]:
     return {"role": message.role, "content": f"{lead}{''.join(parts)}{trail}"}
 
 
-def _unmarked(text: str) -> list[Run]:
+def _unmarked(text: str) -> list[TextSpan]:
     """Runs by their markers.
 
     Where a template has cut a message, one of its two markers is gone. All text up to the next
     one then counts as said: better a piece of template too much than a control token typed.
     """
     pieces = MARKER.split(text)
-    runs: list[Run] = []
+    runs: list[TextSpan] = []
     before = ""
     for piece, behind in zip(pieces[::2], [*pieces[1::2], ""], strict=True):
         said = before in (SAID, REPLIED) or behind == END
-        runs.append(Run(piece, control=not said, reply=before == REPLIED))
+        runs.append(TextSpan(piece, control=not said, reply=before == REPLIED))
         before = behind
     return [run for run in runs if run.text]
 
@@ -157,7 +157,7 @@ class Prompt:
     """Token ids to continue, and what was left out to make them fit."""
 
     ids: tuple[int, ...]
-    dropped: Dropped | None = None
+    dropped: TruncatedTurns | None = None
 
 
 def encode_chat(
@@ -239,7 +239,7 @@ def _fitted(
     if found is None:
         return None
     start, ids = found
-    return Prompt(tuple(ids), Dropped(start - len(system), len(whole) - len(ids)))
+    return Prompt(tuple(ids), TruncatedTurns(start - len(system), len(whole) - len(ids)))
 
 
 def _earliest(
@@ -278,7 +278,7 @@ def _later_questions(messages: Sequence[Message]) -> list[int]:
     return [i for i in range(first + 1, len(messages)) if messages[i].role == "user"]
 
 
-def _begun(header: list[Run], so_far: str, tokenizer: Tokenizer) -> list[int]:
+def _begun(header: list[TextSpan], so_far: str, tokenizer: Tokenizer) -> list[int]:
     """The ids of `header` and of the reply's beginning behind them.
 
     A model wrote the reply behind the header's own ids. Encoding both as one text may merge the
@@ -288,7 +288,7 @@ def _begun(header: list[Run], so_far: str, tokenizer: Tokenizer) -> list[int]:
     ids = tokenizer.encode(header)
     if not so_far:
         return ids
-    said = Run(so_far, control=False, reply=True)
+    said = TextSpan(so_far, control=False, reply=True)
     other: list[int] | None = None
     for before in (header, *ANCHORS):
         rest = _behind(before, said, tokenizer)
@@ -299,7 +299,7 @@ def _begun(header: list[Run], so_far: str, tokenizer: Tokenizer) -> list[int]:
     return tokenizer.encode([*header, said]) if other is None else [*ids, *other]
 
 
-def _behind(before: list[Run], said: Run, tokenizer: Tokenizer) -> list[int] | None:
+def _behind(before: list[TextSpan], said: TextSpan, tokenizer: Tokenizer) -> list[int] | None:
     """The ids of `said` where it follows `before`; None if a token reaches over both."""
     ids, both = tokenizer.encode(before), tokenizer.encode([*before, said])
     return both[len(ids) :] if both[: len(ids)] == ids else None
@@ -356,7 +356,7 @@ def encode_training(
     return ids, learned
 
 
-def _segments(runs: Sequence[Run]) -> list[tuple[bool, list[Run]]]:
+def _segments(runs: Sequence[TextSpan]) -> list[tuple[bool, list[TextSpan]]]:
     """Runs grouped into replies and what stands between them."""
     return [(reply, list(group)) for reply, group in groupby(runs, key=lambda run: run.reply)]
 

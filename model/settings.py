@@ -15,7 +15,7 @@ from typing import Any
 from platformdirs import user_cache_path, user_data_path
 
 from model.app_flags import EMBEDDED_DEFAULT, SECRET_FLAGS, build_parser
-from model.flags import Parser
+from model.flags import ArgumentParser
 from model.secret_files import read_accounts, read_keys, read_value
 from model.types import SettingsError
 
@@ -160,7 +160,7 @@ def _variable(name: str) -> str:
     return f"LINLY_{name.upper()}"
 
 
-def _read_environment(environ: Mapping[str, str], parser: Parser) -> dict[str, Any]:
+def _read_environment(environ: Mapping[str, str], parser: ArgumentParser) -> dict[str, Any]:
     """Each `LINLY_<FLAG>`, or what is in the file of `LINLY_<FLAG>_FILE`, parsed as its flag would
     be."""
     found: dict[str, Any] = {}
@@ -176,7 +176,7 @@ def _read_environment(environ: Mapping[str, str], parser: Parser) -> dict[str, A
     return found
 
 
-def _parse_file(name: str, variable: str, text: str, parser: Parser) -> Any:
+def _parse_file(name: str, variable: str, text: str, parser: ArgumentParser) -> Any:
     try:
         return _parse(name, variable, text, parser)
     except SettingsError:
@@ -188,7 +188,7 @@ def _parse_file(name: str, variable: str, text: str, parser: Parser) -> Any:
         ) from None
 
 
-def _parse(name: str, variable: str, text: str, parser: Parser) -> Any:
+def _parse(name: str, variable: str, text: str, parser: ArgumentParser) -> Any:
     if name in SWITCHES:
         return _truth(variable, text)
     # Several accounts stand in lines of their own: anything else may be in a password.

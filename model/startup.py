@@ -29,7 +29,7 @@ from model.tokenizer import Tokenizer
 from model.types import ModelFolderError, Phase
 
 if TYPE_CHECKING:
-    from model.layers.compiled import Build
+    from model.layers.compiled import KernelBuild
     from model.layers.llama import Llama
 
 OWN_TEMPLATE = "model"  # the name under which the model's own chat template is listed
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Serving:
+class Backend:
     """A base that can be talked to. `tuned` tells whether it has a chat template of its own."""
 
     name: str
@@ -100,7 +100,7 @@ def refuse_errors(found: Iterable[Finding]) -> list[Finding]:
     return [one for one in findings if one.level == "warning"]
 
 
-def load_local(settings: Settings, report: Report, adapters: Sequence[Path] = ()) -> Serving:
+def load_local(settings: Settings, report: Report, adapters: Sequence[Path] = ()) -> Backend:
     """Load the base and start the engine on this machine. Takes seconds to minutes.
 
     Args:
@@ -127,11 +127,11 @@ def load_local(settings: Settings, report: Report, adapters: Sequence[Path] = ()
 
 
 @contextmanager
-def _compiling(settings: Settings, device: str) -> Iterator[Build | None]:
+def _compiling(settings: Settings, device: str) -> Iterator[KernelBuild | None]:
     """Compiled decoding on its way where there is such a thing; called off if loading fails."""
-    from model.layers.compiled import Build, supported
+    from model.layers.compiled import KernelBuild, supported
 
-    build = Build(settings.cache_dir) if supported(device, settings.quantization) else None
+    build = KernelBuild(settings.cache_dir) if supported(device, settings.quantization) else None
     try:
         yield build
     except BaseException:
@@ -144,10 +144,10 @@ def _serve(
     settings: Settings,
     folder: ModelFolder,
     device: str,
-    build: Build | None,
+    build: KernelBuild | None,
     report: Report,
     adapters: Sequence[Path],
-) -> Serving:
+) -> Backend:
     from model.engine.local import LocalEngine
 
     tokenizer = load_tokenizer(folder)
@@ -169,11 +169,11 @@ def _serve(
         max_waiting=settings.max_waiting,
     )
     eos_ids = sane_ids(folder.eos_ids, tokenizer.eos_id, tokenizer.prefix_ids)
-    return Serving(base_name(settings), engine, tokenizer, eos_ids, registry, templates, default)
+    return Backend(base_name(settings), engine, tokenizer, eos_ids, registry, templates, default)
 
 
 def _load_model(
-    folder: ModelFolder, settings: Settings, device: str, build: Build | None, report: Report
+    folder: ModelFolder, settings: Settings, device: str, build: KernelBuild | None, report: Report
 ) -> Llama:
     """Read the weights; compiled decoding joins the model whenever it is ready."""
     import torch

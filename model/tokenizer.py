@@ -33,7 +33,7 @@ MAX_HELD_TOKENS = 8  # tokens; no character takes more, so beyond it the bytes a
 
 
 @dataclass(frozen=True)
-class Run:
+class TextSpan:
     """A piece of a prompt. Control tokens are recognised only where `control` is True.
 
     `reply` marks what an assistant said: the part that training learns.
@@ -53,7 +53,7 @@ class Tokenizer(Protocol):
     eos_id: int | None
     prefix_ids: tuple[int, ...]  # what the model expects before any text: bos, or nothing
 
-    def encode(self, runs: Sequence[Run]) -> list[int]:
+    def encode(self, runs: Sequence[TextSpan]) -> list[int]:
         """The ids of the runs put together, with nothing added in front or behind."""
         ...
 
@@ -101,7 +101,7 @@ class FastTokenizer:
         first = _encode(self._backend, "a", add_special_tokens=True)[:1]
         self.prefix_ids = tuple(first) if first == [bos_id] else ()
 
-    def encode(self, runs: Sequence[Run]) -> list[int]:
+    def encode(self, runs: Sequence[TextSpan]) -> list[int]:
         whole = "".join(run.text for run in runs)
         if self._only_in_control_runs(whole, runs):
             ids = _encode(self._backend, whole)
@@ -110,7 +110,7 @@ class FastTokenizer:
                 return ids
         return self._encode_apart(runs)
 
-    def _only_in_control_runs(self, whole: str, runs: Sequence[Run]) -> bool:
+    def _only_in_control_runs(self, whole: str, runs: Sequence[TextSpan]) -> bool:
         """Whether every control token in the text comes whole from a template."""
         spans, start = [], 0
         for run in runs:
@@ -120,7 +120,7 @@ class FastTokenizer:
         matches = self._control.finditer(whole) if self._control else ()
         return all(any(a <= m.start() and m.end() <= b for a, b in spans) for m in matches)
 
-    def _encode_apart(self, runs: Sequence[Run]) -> list[int]:
+    def _encode_apart(self, runs: Sequence[TextSpan]) -> list[int]:
         """Somebody typed a control token: only the template's own, marked ones are parsed for."""
         if self._apart is None:
             self._apart = self._with_marked_control_tokens()
@@ -257,7 +257,7 @@ class SpmTokenizer:
     def _id(self, text: str) -> int:
         return self._ids[text] if text in self._ids else int(self._spm.piece_to_id(text))
 
-    def encode(self, runs: Sequence[Run]) -> list[int]:
+    def encode(self, runs: Sequence[TextSpan]) -> list[int]:
         ids: list[int] = []
         for part in split_at_control(runs, self._control):
             if part.control:
@@ -305,19 +305,19 @@ def written(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     )
 
 
-def split_at_control(runs: Sequence[Run], control: re.Pattern[str] | None) -> list[Run]:
+def split_at_control(runs: Sequence[TextSpan], control: re.Pattern[str] | None) -> list[TextSpan]:
     """Control tokens of the control runs, each alone; all text between two of them in one run."""
-    parts: list[Run] = []
+    parts: list[TextSpan] = []
     text = ""
     for run in runs:
         at = 0
         for match in control.finditer(run.text) if control and run.control else ():
             text += run.text[at : match.start()]
-            parts += [Run(text, control=False)] if text else []
-            parts.append(Run(match.group()))
+            parts += [TextSpan(text, control=False)] if text else []
+            parts.append(TextSpan(match.group()))
             text, at = "", match.end()
         text += run.text[at:]
-    return [*parts, Run(text, control=False)] if text else parts
+    return [*parts, TextSpan(text, control=False)] if text else parts
 
 
 class IncrementalDetokenizer:

@@ -141,7 +141,7 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True)
-class Dropped:
+class TruncatedTurns:
     """What was left out of a prompt so that it fits the context."""
 
     messages: int
@@ -149,12 +149,12 @@ class Dropped:
 
 
 @dataclass(frozen=True)
-class Measured:
+class ContextUsage:
     """How many tokens of the context a chat takes, and what had to go to make it so few."""
 
     tokens: int
     context_length: int
-    dropped: Dropped | None = None
+    dropped: TruncatedTurns | None = None
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ class Delta:
     text: str = ""
     finish_reason: FinishReason | None = None
     stats: Stats | None = None
-    dropped: Dropped | None = None
+    dropped: TruncatedTurns | None = None
     queued: Queued | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
     error: str | None = None
@@ -330,7 +330,7 @@ class EngineCounts:
 
 
 @dataclass(frozen=True)
-class Ended:
+class CompletedRequest:
     """A request that is over. `reason` None means that it was refused, with `code`; `stats` are
     there if an engine had it. `text` is what was said, where that is recorded."""
 

@@ -13,18 +13,18 @@ from typing import Any
 from model.loader import Load
 from model.manager import ModelManager
 from model.types import EngineError, LinlyError, Sampling
-from terminal.files import Output, Tally, nothing_in, open_source, resume
+from terminal.files import Output, BatchProgress, nothing_in, open_source, resume
 from terminal.opening import serving
-from terminal.options import Options, Wishes
+from terminal.options import TerminalOptions, RequestDefaults
 from terminal.order import Result, Rows, in_order
 from terminal.results import failed, replied
-from terminal.rows import Row, read_rows
+from terminal.rows import BatchRow, read_rows
 from terminal.screen import sentence, standard_screen
 
 SEEDS = 2**63
 
 
-def run(options: Options, wishes: Wishes, load: Load) -> int:
+def run(options: TerminalOptions, wishes: RequestDefaults, load: Load) -> int:
     """Answer every line: 0, or 1 if some could not be, or it was interrupted.
 
     Raises:
@@ -58,13 +58,13 @@ def run(options: Options, wishes: Wishes, load: Load) -> int:
     return _told(tally)
 
 
-def _all(first: Row, rows: Rows) -> Rows:
+def _all(first: BatchRow, rows: Rows) -> Rows:
     with closing(rows):
         yield first
         yield from rows
 
 
-def _told(tally: Tally) -> int:
+def _told(tally: BatchProgress) -> int:
     """The exit status; the failures are told."""
     if not tally.failures:
         return 0
@@ -73,7 +73,7 @@ def _told(tally: Tally) -> int:
     return 1
 
 
-def _interrupted(tally: Tally, target: Path | None) -> str:
+def _interrupted(tally: BatchProgress, target: Path | None) -> str:
     if target is None:
         return f"Interrupted behind {tally.done} results. With --output_file it could go on there."
     return (
@@ -81,7 +81,7 @@ def _interrupted(tally: Tally, target: Path | None) -> str:
     )
 
 
-def _bar(options: Options) -> Callable[[int], Any]:
+def _bar(options: TerminalOptions) -> Callable[[int], Any]:
     """Makes a progress bar, shown where somebody sees it and no results pass by."""
     from tqdm import tqdm
 
@@ -94,7 +94,7 @@ def _bar(options: Options) -> Callable[[int], Any]:
 
 
 async def _write(
-    rows: Rows, answerer: Answerer, output: Output, tally: Tally,
+    rows: Rows, answerer: Answerer, output: Output, tally: BatchProgress,
     bar: Callable[[int], Any],
 ) -> None:  # fmt: skip
     with bar(tally.done) as progress:
@@ -110,13 +110,13 @@ class Answerer:
     """Answers rows, `width` of them at the same time; the others wait here."""
 
     manager: ModelManager
-    wishes: Wishes
+    wishes: RequestDefaults
     width: int
 
     def __post_init__(self) -> None:
         self._slots = asyncio.Semaphore(self.width)
 
-    async def answer(self, row: Row) -> Result:
+    async def answer(self, row: BatchRow) -> Result:
         """The row's result, which may be why there is no reply.
 
         Raises:
@@ -132,7 +132,7 @@ class Answerer:
                     raise EngineError(said) from error
                 return failed(row, sentence(error))
 
-    async def _reply(self, row: Row) -> Result:
+    async def _reply(self, row: BatchRow) -> Result:
         wishes = replace(self.wishes, sampling=_seeded(self.wishes.sampling, row.number))
         template = self.manager.template_for(wishes.adapter, wishes.template)
         request = wishes.request(row.written(template), drop_oldest=False)

@@ -9,10 +9,10 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 
 from model.manager import ModelManager
-from model.outbox import Burst
+from model.outbox import DeltaBatch
 from model.types import ChatRequest, Delta, FinishReason, Message
-from terminal.options import Wishes
-from terminal.screen import Screen, sentence
+from terminal.options import RequestDefaults
+from terminal.screen import Console, sentence
 
 UPDATE_SECONDS = 0.05  # between two pieces of a reply
 ENDINGS = {
@@ -22,12 +22,12 @@ ENDINGS = {
 
 
 @dataclass
-class Chat:
+class TerminalChat:
     """A chat with the manager's model: the turns so far, and how the next is to be answered."""
 
     manager: ModelManager
-    screen: Screen
-    wishes: Wishes
+    screen: Console
+    wishes: RequestDefaults
     turns: tuple[Message, ...] = ()
 
     def ask(self, text: str) -> bool:
@@ -53,7 +53,7 @@ class _Reply:
     """A reply in the making; `text` is what there is of it, whatever ends it."""
 
     manager: ModelManager
-    screen: Screen
+    screen: Console
     text: str = ""
 
     async def stream(self, request: ChatRequest) -> None:
@@ -66,7 +66,7 @@ class _Reply:
         if self.text and not self.text.endswith("\n"):
             self.screen.write("\n")
 
-    def _show(self, burst: Burst) -> None:
+    def _show(self, burst: DeltaBatch) -> None:
         for delta in burst:
             if delta.dropped:
                 self.screen.complain(

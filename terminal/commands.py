@@ -8,7 +8,7 @@ from pathlib import Path
 
 from model.adapters import Adapter
 from model.types import AdapterError, LinlyError, Message, UnknownModelError
-from terminal.chat import Chat
+from terminal.chat import TerminalChat
 from terminal.meant import remedy
 from terminal.saving import save_chat
 
@@ -21,10 +21,10 @@ class Command:
 
     usage: str
     about: str
-    does: Callable[[Chat, str], None]
+    does: Callable[[TerminalChat, str], None]
 
 
-def run_command(chat: Chat, line: str) -> None:
+def run_command(chat: TerminalChat, line: str) -> None:
     """Do what `line`, which begins with a slash, says.
 
     Raises:
@@ -59,7 +59,7 @@ def commands() -> dict[str, Command]:
     }  # fmt: skip
 
 
-def _adapter(chat: Chat, name: str) -> None:
+def _adapter(chat: TerminalChat, name: str) -> None:
     found = {adapter.name: adapter for adapter in chat.manager.adapters()}
     if not name:
         _list(chat, list(found.values()))
@@ -84,7 +84,7 @@ def _usable(adapter: Adapter) -> Adapter:
     return adapter
 
 
-def _list(chat: Chat, adapters: list[Adapter]) -> None:
+def _list(chat: TerminalChat, adapters: list[Adapter]) -> None:
     base = chat.manager.status().base_model
     rows = [(None, "base", base), *((one.name, one.name, _verdict(one)) for one in adapters)]
     width = max(len(shown) for _, shown, _ in rows)
@@ -100,7 +100,7 @@ def _verdict(adapter: Adapter) -> str:
     return "; ".join(filter(None, [adapter.description, *notes]))
 
 
-def _system(chat: Chat, text: str) -> None:
+def _system(chat: TerminalChat, text: str) -> None:
     if text == "none":
         chat.wishes = replace(chat.wishes, system="")
         chat.screen.say("The system prompt is the model's own.")
@@ -111,7 +111,7 @@ def _system(chat: Chat, text: str) -> None:
         chat.screen.say(chat.wishes.system or "The system prompt is the model's own.")
 
 
-def _save(chat: Chat, name: str) -> None:
+def _save(chat: TerminalChat, name: str) -> None:
     if not name:
         raise LinlyError("/save needs a file", "Write /save chats.jsonl, for example.")
     if not chat.turns:
@@ -122,12 +122,12 @@ def _save(chat: Chat, name: str) -> None:
     chat.screen.say(f"Saved as chat {number} of {path}.")
 
 
-def _reset(chat: Chat, _: str) -> None:
+def _reset(chat: TerminalChat, _: str) -> None:
     chat.turns = ()
     chat.screen.say("A new chat begins.")
 
 
-def _help(chat: Chat, _: str) -> None:
+def _help(chat: TerminalChat, _: str) -> None:
     for command in commands().values():
         chat.screen.say(f"{command.usage:16}  {command.about}")
     chat.screen.say("//TEXT            send a message that begins with a slash")

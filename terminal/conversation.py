@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from model.loader import Load
 from model.types import LinlyError
-from terminal.chat import Chat
+from terminal.chat import TerminalChat
 from terminal.commands import run_command
 from terminal.lines import Read, keyboard
 from terminal.opening import serving
-from terminal.options import Options, Wishes
+from terminal.options import TerminalOptions, RequestDefaults
 from terminal.screen import sentence, standard_screen
 
 PROMPT = "> "
 HISTORY = "terminal_history"  # in the data folder
 
 
-def run(options: Options, wishes: Wishes, load: Load) -> int:
+def run(options: TerminalOptions, wishes: RequestDefaults, load: Load) -> int:
     """Load the model and chat until the user ends it: 0.
 
     Raises:
@@ -26,11 +26,11 @@ def run(options: Options, wishes: Wishes, load: Load) -> int:
         status = manager.status()
         who = f"{wishes.adapter} on {status.base_model}" if wishes.adapter else status.base_model
         screen.say(f"{who} is ready. /help lists the commands, Ctrl-D ends the chat.")
-        converse(Chat(manager, screen, wishes), keyboard(options.settings.data_dir / HISTORY))
+        converse(TerminalChat(manager, screen, wishes), keyboard(options.settings.data_dir / HISTORY))
     return 0
 
 
-def converse(chat: Chat, read: Read) -> None:
+def converse(chat: TerminalChat, read: Read) -> None:
     """Do what each line says until there are no more. A line that got no reply is there again."""
     typed = ""
     while True:
@@ -46,7 +46,7 @@ def converse(chat: Chat, read: Read) -> None:
             chat.screen.complain("That was not UTF-8 text.")
 
 
-def _done(chat: Chat, line: str) -> bool:
+def _done(chat: TerminalChat, line: str) -> bool:
     """Whether the line has done what it was to do."""
     text = line.encode(errors="replace").decode().strip()  # half characters come from a terminal
     if not text:

@@ -15,14 +15,14 @@ from typing import Any, BinaryIO
 from model.types import LinlyError
 from terminal.meant import remedy
 from terminal.results import belongs, is_failure
-from terminal.rows import Row
+from terminal.rows import BatchRow
 
 STANDARD_INPUT, STANDARD_OUTPUT = 0, 1
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @dataclass
-class Tally:
+class BatchProgress:
     """How many lines have their result, and how many of these are failures; the first of them."""
 
     done: int = 0
@@ -71,17 +71,17 @@ def _input(path: Path | None) -> str:
 class Resumed:
     """What an earlier run has left: its results, and how many bytes of the file they are."""
 
-    tally: Tally
+    tally: BatchProgress
     size: int = 0
 
 
-def resume(path: Path | None, rows: Iterator[Row], adapter: str | None) -> Resumed:
+def resume(path: Path | None, rows: Iterator[BatchRow], adapter: str | None) -> Resumed:
     """Match what `path` holds with the first of `rows`, which are taken, whole lines only.
 
     Raises:
         LinlyError: it holds something else.
     """
-    tally, size = Tally(), 0
+    tally, size = BatchProgress(), 0
     if path is None or not path.is_file():
         return Resumed(tally)
     try:

@@ -19,8 +19,8 @@ from model.startup import OWN_TEMPLATE, check_early, load_local
 from model.types import LinlyError, Phase, SettingsError
 from terminal.adapter import find_adapter, refuse_broken
 from terminal.meant import remedy
-from terminal.options import Options, Wishes
-from terminal.screen import Screen
+from terminal.options import TerminalOptions, RequestDefaults
+from terminal.screen import Console
 
 WORDS = {
     Phase.STARTING: "Starting",
@@ -33,7 +33,7 @@ POLL_SECONDS = 0.2
 JOIN_SECONDS = 2.0  # for the loading thread to notice that nobody wants its model any more
 
 
-def checked(options: Options) -> tuple[Wishes, Load]:
+def checked(options: TerminalOptions) -> tuple[RequestDefaults, Load]:
     """The wishes with their adapter's name, and what loads the base with that adapter beside it.
 
     Raises:
@@ -49,7 +49,7 @@ def checked(options: Options) -> tuple[Wishes, Load]:
     return named, partial(load, adapters=[adapter] if adapter else [])
 
 
-def _adapter(options: Options) -> Path | None:
+def _adapter(options: TerminalOptions) -> Path | None:
     if options.lora_model is None:
         return None
     settings = options.settings
@@ -68,7 +68,7 @@ def _refuse_unknown(template: str | None, known: list[str]) -> None:
 
 @contextmanager
 def serving(
-    settings: Settings, wishes: Wishes, load: Load, screen: Screen
+    settings: Settings, wishes: RequestDefaults, load: Load, screen: Console
 ) -> Iterator[ModelManager]:
     """A manager that is ready to answer, closed in the end.
 
@@ -91,7 +91,7 @@ def serving(
             os._exit(1)
 
 
-def _follow(manager: ModelManager, screen: Screen) -> None:
+def _follow(manager: ModelManager, screen: Console) -> None:
     """Show each phase until the model is ready."""
     while (status := manager.wait(POLL_SECONDS)).phase in WORDS:
         done = round(status.progress * BAR)
@@ -102,7 +102,7 @@ def _follow(manager: ModelManager, screen: Screen) -> None:
         raise LinlyError(status.error)
 
 
-def _warn(manager: ModelManager, wishes: Wishes, screen: Screen) -> None:
+def _warn(manager: ModelManager, wishes: RequestDefaults, screen: Console) -> None:
     """What is to be known about the chosen adapter, or about a base that is to chat alone."""
     for adapter in manager.adapters():
         if adapter.name == wishes.adapter:

@@ -1,4 +1,4 @@
-"""The flags of `inference_LLaMA.py`, read into one frozen `Options`.
+"""The flags of `inference_LLaMA.py`, read into one frozen `TerminalOptions`.
 
 Flags about the model are those of `app.py` and come from the same environment.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.app_flags import build_parser
-from model.flags import Parser
+from model.flags import ArgumentParser
 from model.process_secrets import without_secrets
 from model.settings import Settings, read_settings
 from model.types import ChatRequest, Message, RequestError, Sampling, SettingsError
@@ -34,7 +34,7 @@ environment: --base_model as LINLY_BASE_MODEL.
 
 
 @dataclass(frozen=True)
-class Wishes:
+class RequestDefaults:
     """How replies are to be made. None and "" mean the adapter's or the model's own."""
 
     adapter: str | None = None
@@ -54,18 +54,18 @@ class Wishes:
 
 
 @dataclass(frozen=True)
-class Options:
+class TerminalOptions:
     """What the program was told. `lora_model` is a folder or a name, as it was typed."""
 
     settings: Settings
     lora_model: str | None
-    wishes: Wishes
+    wishes: RequestDefaults
     batch: bool
     data_file: Path | None
     output_file: Path | None
 
 
-def read_options(argv: Sequence[str], environ: Mapping[str, str], *, has_keyboard: bool) -> Options:
+def read_options(argv: Sequence[str], environ: Mapping[str, str], *, has_keyboard: bool) -> TerminalOptions:
     """Read `argv` (without the program's name) over `environ`.
 
     Args:
@@ -82,21 +82,21 @@ def read_options(argv: Sequence[str], environ: Mapping[str, str], *, has_keyboar
             "--output_file is for answers to many lines",
             "Pass --data_file too, or pipe lines in; in a chat, /save FILE writes it down.",
         )
-    wishes = Wishes(
+    wishes = RequestDefaults(
         scale=given.get("scale", 1.0),
         template=given.get("prompt_template"),
         system=given.get("system", ""),
         sampling=_sampling(given),
     )
     settings = read_settings(shared, without_secrets(environ, keep=SHARED))
-    return Options(
+    return TerminalOptions(
         settings, given.get("lora_model"), wishes, batch,
         given.get("data_file"), given.get("output_file"),
     )  # fmt: skip
 
 
-def _parser() -> Parser:
-    parser = Parser(
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
         prog="inference_LLaMA.py", description=ABOUT, epilog=LINES, allow_abbrev=False
     )  # fmt: skip
     add = parser.add_argument

@@ -9,22 +9,22 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from typing import Any
 
-from terminal.rows import Row
+from terminal.rows import BatchRow
 
 WINDOW = 4  # times as many rows are held as are answered at once: a long reply stops no others
 
-Rows = Generator[Row, None, None]
+Rows = Generator[BatchRow, None, None]
 Result = Mapping[str, Any]
 
 
 async def in_order(
-    rows: Rows, answer: Callable[[Row], Awaitable[Result]], width: int
+    rows: Rows, answer: Callable[[BatchRow], Awaitable[Result]], width: int
 ) -> AsyncGenerator[Result, None]:
     """Each row's result, while at most WINDOW times `width` rows are held. `rows` is closed at the
     end, by the thread that reads."""
     feed = _Feed(rows, width)
     held: deque[asyncio.Future[Result]] = deque()
-    reading: asyncio.Future[Row | None] | None = asyncio.ensure_future(feed.next())
+    reading: asyncio.Future[BatchRow | None] | None = asyncio.ensure_future(feed.next())
     try:
         while reading or held:
             wanted = reading if len(held) < WINDOW * width else None
@@ -54,13 +54,13 @@ class _Feed:
     def __init__(self, rows: Rows, ahead: int) -> None:
         self._rows = rows
         self._room = threading.Semaphore(ahead)
-        self._read: asyncio.Queue[Row | BaseException | None] = asyncio.Queue()
+        self._read: asyncio.Queue[BatchRow | BaseException | None] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._closed = False
         # A daemon: nothing ends a thread that waits for a pipe.
         threading.Thread(target=self._run, name="reading", daemon=True).start()
 
-    async def next(self) -> Row | None:
+    async def next(self) -> BatchRow | None:
         """The next row; None behind the last."""
         item = await self._read.get()
         self._room.release()
@@ -84,6 +84,6 @@ class _Feed:
             except OSError as error:
                 self._put(error)
 
-    def _put(self, item: Row | BaseException | None) -> None:
+    def _put(self, item: BatchRow | BaseException | None) -> None:
         self._room.acquire()
         self._loop.call_soon_threadsafe(self._read.put_nowait, item)

@@ -7,20 +7,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.types import Delta
-from terminal.rows import Row
+from terminal.rows import BatchRow
 
 # Rows that bring fields of these names get new values: so replies can be asked for once more.
 OURS = ("reply", "finish_reason", "prompt_tokens", "completion_tokens", "adapter")
 
 
-def replied(row: Row, text: str, last: Delta, adapter: str | None) -> dict[str, Any]:
+def replied(row: BatchRow, text: str, last: Delta, adapter: str | None) -> dict[str, Any]:
     reason, stats = last.finish_reason, last.stats
     counts = (stats.prompt_tokens, stats.completion_tokens) if stats else (0, 0)
     told = (text, reason.value if reason else None, *counts, adapter)
     return {**_own(row.fields), **dict(zip(OURS, told, strict=True))}
 
 
-def failed(row: Row, sentence: str) -> dict[str, Any]:
+def failed(row: BatchRow, sentence: str) -> dict[str, Any]:
     return {"line": row.number, "error": sentence}
 
 
@@ -28,7 +28,7 @@ def is_failure(result: Mapping[str, Any]) -> bool:
     return set(result) == {"line", "error"}
 
 
-def belongs(result: Any, row: Row, adapter: str | None) -> bool:
+def belongs(result: Any, row: BatchRow, adapter: str | None) -> bool:
     """Whether `result`, read from a file, is what `adapter` has to say about `row`."""
     if not isinstance(result, dict):
         return False

@@ -24,7 +24,7 @@ class _BadLineError(Exception):
 
 
 @dataclass(frozen=True)
-class Row:
+class BatchRow:
     """Line `number` (from 1): its own fields, and the messages to answer or its `problem`.
 
     How the input `given` with an instruction is written is the template's business.
@@ -45,7 +45,7 @@ class Row:
         return (*intro, Message("user", question))
 
 
-def read_rows(source: BinaryIO) -> Generator[Row, None, None]:
+def read_rows(source: BinaryIO) -> Generator[BatchRow, None, None]:
     """The rows of a file, one by one; empty lines are counted and skipped.
 
     The file is closed by whoever reads the rows: another thread would wait for a pipe to do so.
@@ -57,12 +57,12 @@ def read_rows(source: BinaryIO) -> Generator[Row, None, None]:
                 yield _read_row(number, text.strip())
 
 
-def _read_row(number: int, line: bytes) -> Row:
+def _read_row(number: int, line: bytes) -> BatchRow:
     try:
         fields = _fields(line)
-        return Row(number, fields, _messages(fields), _given(fields))
+        return BatchRow(number, fields, _messages(fields), _given(fields))
     except _BadLineError as error:
-        return Row(number, problem=str(error))
+        return BatchRow(number, problem=str(error))
 
 
 def _fields(line: bytes) -> dict[str, Any]:

@@ -17,7 +17,7 @@ CONTROLS = {n: None for n in (*range(32), *range(127, 160)) if chr(n) not in "\t
 
 
 @dataclass
-class Screen:
+class Console:
     """A terminal, or whatever stands in for one: then nothing is coloured and no line redrawn."""
 
     out: TextIO
@@ -55,8 +55,8 @@ class Screen:
             self._drawn = False
 
 
-def standard_screen() -> Screen:
-    return Screen(sys.stdout, sys.stderr)
+def standard_screen() -> Console:
+    return Console(sys.stdout, sys.stderr)
 
 
 def sentence(error: Exception) -> str:

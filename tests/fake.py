@@ -14,8 +14,8 @@ from model.loader import Load
 from model.manager import ModelManager
 from model.prompt import PromptTemplate, load_templates
 from model.settings import Settings
-from model.startup import OWN_TEMPLATE, Report, Serving
-from model.tokenizer import Run
+from model.startup import OWN_TEMPLATE, Report, Backend
+from model.tokenizer import TextSpan
 from model.types import (
     AdapterError,
     Delta,
@@ -42,7 +42,7 @@ class LetterTokenizer:
     eos_id: int | None = None
     prefix_ids: tuple[int, ...] = ()
 
-    def encode(self, runs: Sequence[Run]) -> list[int]:
+    def encode(self, runs: Sequence[TextSpan]) -> list[int]:
         return [ord(letter) for run in runs for letter in run.text]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -178,7 +178,7 @@ def fake_load(
 ) -> Load:
     """What loads `engine`; with `loading` it takes until that is set, then fails or serves."""
 
-    def load(_: Settings, report: Report) -> Serving:
+    def load(_: Settings, report: Report) -> Backend:
         report(Phase.READING, 0.4)
         if loading:
             loading.wait()
@@ -188,7 +188,7 @@ def fake_load(
         templates = {OWN_TEMPLATE: own, **load_templates(CHECKOUT / "prompts")}
         registry = FakeRegistry(adapters)
         default = OWN_TEMPLATE if tuned else "linly"
-        return Serving(
+        return Backend(
             "fake-base", engine, LetterTokenizer(), frozenset(), registry, templates, default
         )
 

@@ -39,10 +39,10 @@ from tests.deployed import (
     ports,
     services,
 )
-from web.access import Access
+from web.access import AccessPolicy
 from web.hosts import HostNames
 from web.login import Logins
-from web.page_gate import PageGate
+from web.page_gate import PageMiddleware
 
 FLAGS = {f"LINLY_{field.name.upper()}{end}" for field in fields(Settings) for end in ("", "_FILE")}
 PATHS = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -158,13 +158,13 @@ def test_a_page_believes_its_proxy_about_https_and_nothing_more(
     says of where somebody comes from opens nothing."""
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", environment["FORWARDED_ALLOW_IPS"])
 
-    access = Access(hosts=HostNames(allowed=("*",)))
+    access = AccessPolicy(hosts=HostNames(allowed=("*",)))
 
     async def allowed(request: Request) -> PlainTextResponse:
         return PlainTextResponse(str(access.allows_api(request.scope, "")))
 
     app = Starlette(routes=[Route("/", allowed)])
-    gate = PageGate(app, access, Logins(access), None)
+    gate = PageMiddleware(app, access, Logins(access), None)
     config = uvicorn.Config(gate, log_config=None)  # as web/server.py has it
     config.load()
     page = TestClient(config.loaded_app, "http://localhost:7860", client=("172.18.0.9", 50000))

@@ -11,7 +11,7 @@ from model.types import SettingsError
 
 
 @dataclass(frozen=True)
-class Machine:
+class ComputeConfig:
     """Where and in what numbers is computed. `dtype` is torch's name of the base's type; the
     adapter itself is always trained in float32."""
 
@@ -32,7 +32,7 @@ class Machine:
 
 def find_machine(
     device: str, quantization: str, dtype: str, checkpointing: bool | None, threads: int | None
-) -> Machine:
+) -> ComputeConfig:
     """What "auto" means here.
 
     Raises:
@@ -50,12 +50,12 @@ def find_machine(
                 "Leave it out: on the CPU a base is trained on as it is.",
             )
         torch.set_num_threads(threads or available_cores())
-        return Machine("cpu", _cpu_dtype(dtype), "none", bool(checkpointing))
+        return ComputeConfig("cpu", _cpu_dtype(dtype), "none", bool(checkpointing))
     quantization = "8bit" if quantization == "auto" else quantization
     # LLM.int8 computes in float16, and warns of every layer when it gets another type.
     half = "bfloat16" if quantization != "8bit" and torch.cuda.is_bf16_supported() else "float16"
     chosen = {"auto": half, "bf16": "bfloat16", "fp32": "float32"}[dtype]
-    return Machine("cuda", chosen, quantization, checkpointing is not False)
+    return ComputeConfig("cuda", chosen, quantization, checkpointing is not False)
 
 
 def _cpu_dtype(dtype: str) -> str:
@@ -68,7 +68,7 @@ def _cpu_dtype(dtype: str) -> str:
     return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
 
 
-def load_base(path: Path, machine: Machine) -> Any:
+def load_base(path: Path, machine: ComputeConfig) -> Any:
     """The base in `path` as a transformers model, its weights frozen."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -90,7 +90,7 @@ def load_base(path: Path, machine: Machine) -> Any:
     return model
 
 
-def _quantised(machine: Machine) -> Any:
+def _quantised(machine: ComputeConfig) -> Any:
     if machine.quantization == "none":
         return None
     import torch

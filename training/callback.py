@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from model.types import LinlyError
 from training.events import HeldOut, Report, Step
-from training.stopping import Stop
+from training.stopping import StopRequest
 
 
 class DivergedError(LinlyError):
@@ -20,7 +20,7 @@ class DivergedError(LinlyError):
     code = "diverged"
 
 
-class Telling(TrainerCallback):  # type: ignore[misc]
+class ProgressCallback(TrainerCallback):  # type: ignore[misc]
     """Reports each step and each measurement in between, and ends the training when `stop` asks
     for it.
 
@@ -29,7 +29,7 @@ class Telling(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(
-        self, report: Report, stop: Stop, tokens_an_epoch: int,
+        self, report: Report, stop: StopRequest, tokens_an_epoch: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._report = report

@@ -10,14 +10,14 @@ from pathlib import Path
 from model.prompt import PromptTemplate
 from model.types import Message
 from training.formats import RowError, messages_of
-from training.rows import BadRow, DataError, Row, parse_rows, read_text
+from training.rows import BadRow, DataError, DataRow, parse_rows, read_text
 
 MAX_BAD_SHARE, ALWAYS_ALLOWED = 0.1, 3  # of the rows; beyond it the file is probably something else
 NAMED = 3  # bad rows that a message names
 
 
 @dataclass(frozen=True)
-class Chat:
+class TrainingChat:
     """A chat, and the line where it begins in its file."""
 
     line: int
@@ -25,36 +25,36 @@ class Chat:
 
 
 @dataclass(frozen=True)
-class Data:
+class Dataset:
     """What a file holds. `digest` is the sha256 of its bytes."""
 
-    chats: tuple[Chat, ...]
+    chats: tuple[TrainingChat, ...]
     bad: tuple[BadRow, ...]
     digest: str
 
 
-def read_data(path: Path, template: PromptTemplate) -> Data:
+def read_data(path: Path, template: PromptTemplate) -> Dataset:
     """The chats in `path`; `template` decides how alpaca's inputs are written.
 
     Raises:
         DataError: the file cannot be used, with its first reasons.
     """
     rows = [_read(row, template) for row in parse_rows(read_text(path))]
-    chats = tuple(row for row in rows if isinstance(row, Chat))
+    chats = tuple(row for row in rows if isinstance(row, TrainingChat))
     bad = tuple(row for row in rows if isinstance(row, BadRow))
     if not rows:
         raise DataError(f"{path} holds no rows", "Put one JSON object on each line.")
     refuse_bad(bad, len(rows), str(path))
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Data(chats, bad, digest)
+    return Dataset(chats, bad, digest)
 
 
-def _read(row: Row | BadRow, template: PromptTemplate) -> Chat | BadRow:
+def _read(row: DataRow | BadRow, template: PromptTemplate) -> TrainingChat | BadRow:
     if isinstance(row, BadRow):
         return row
     try:
-        return Chat(row.line, messages_of(row.value, template))
+        return TrainingChat(row.line, messages_of(row.value, template))
     except RowError as error:
         return BadRow(row.line, str(error))
 

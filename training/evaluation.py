@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from training.replies import Asked
+from training.replies import Comparison
 from training.results import cell
 
 FILE = "evaluation.md"
 
 
 def report_of(
-    name: str, base: str, losses: tuple[float, float] | None, asked: Sequence[Asked]
+    name: str, base: str, losses: tuple[float, float] | None, asked: Sequence[Comparison]
 ) -> str:
     """As Markdown.
 

@@ -43,16 +43,16 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Ended:
+class TrainingEnded:
     """The adapter lies in `folder`. `text` tells what came of it."""
 
     folder: str
     text: str
 
 
-Event = Stage | Note | Step | HeldOut | Ended
+Event = Stage | Note | Step | HeldOut | TrainingEnded
 Report = Callable[[Event], None]
-KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Stage, Note, Step, HeldOut, Ended)}
+KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Stage, Note, Step, HeldOut, TrainingEnded)}
 
 
 def to_line(event: Event) -> str:

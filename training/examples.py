@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from model.prompt import PromptTemplate, encode_training
 from model.tokenizer import Tokenizer
 from model.types import LinlyError, Message
-from training.data import Chat
+from training.data import TrainingChat
 from training.rows import BadRow
 
 IGNORED = -100  # the label that torch's cross-entropy leaves out
@@ -23,7 +23,7 @@ class Example:
     `cut` tells that it was longer, and has lost its end.
     """
 
-    chat: Chat
+    chat: TrainingChat
     ids: tuple[int, ...]
     labels: tuple[int, ...]
     cut: bool = False
@@ -41,7 +41,7 @@ class Encoder:
     cutoff: int
     train_on_inputs: bool = False
 
-    def encode(self, chats: Sequence[Chat]) -> tuple[list[Example], list[BadRow]]:
+    def encode(self, chats: Sequence[TrainingChat]) -> tuple[list[Example], list[BadRow]]:
         """The examples, and the rows that are none after all."""
         examples: list[Example] = []
         bad: list[BadRow] = []
@@ -53,7 +53,7 @@ class Encoder:
                 bad.append(made)
         return examples, bad
 
-    def _example(self, chat: Chat) -> Example | BadRow:
+    def _example(self, chat: TrainingChat) -> Example | BadRow:
         shortened = tuple(map(self._shortened, chat.messages))
         try:
             example = self._fitting(replace(chat, messages=shortened))
@@ -68,7 +68,7 @@ class Encoder:
         """What cannot count anyway is not worth a tokenizer's time and memory."""
         return replace(message, content=message.content[: self.cutoff * MAX_TOKEN_CHARS])
 
-    def _fitting(self, chat: Chat) -> Example:
+    def _fitting(self, chat: TrainingChat) -> Example:
         """Without its last turns where that is enough; else its end is cut off."""
         whole = self._encoded(chat)
         example = whole
@@ -77,14 +77,14 @@ class Encoder:
         ids, labels = example.ids[: self.cutoff], example.labels[: self.cutoff]
         return Example(chat, ids, labels, cut=len(whole.ids) > self.cutoff)
 
-    def _encoded(self, chat: Chat) -> Example:
+    def _encoded(self, chat: TrainingChat) -> Example:
         ids, learned = encode_training(chat.messages, self.template, self.tokenizer)
         keep = (flag or self.train_on_inputs for flag in learned)
         labels = (i if kept else IGNORED for i, kept in zip(ids, keep, strict=True))
         return Example(chat, tuple(ids), tuple(labels))
 
 
-def _one_turn_less(chat: Chat) -> Chat | None:
+def _one_turn_less(chat: TrainingChat) -> TrainingChat | None:
     """The chat up to the reply before its last one; None if there is none."""
     replies = [i for i, message in enumerate(chat.messages) if message.role == "assistant"]
     return replace(chat, messages=chat.messages[: replies[-2] + 1]) if len(replies) > 1 else None

@@ -13,14 +13,14 @@ from model.doctor.adapter import check_adapter
 from model.folders.adapter_files import CARD
 from model.types import FolderError, LinlyError
 from training import evaluation, run_folder
-from training.events import Ended, Note, Report, Stage
-from training.ground import Ground
-from training.options import Options
-from training.recipe import LINEAR, Recipe
-from training.replies import Asked, ask_both
-from training.results import Origin, Outcome, losses, write_results
+from training.events import TrainingEnded, Note, Report, Stage
+from training.ground import BaseContext
+from training.options import TrainingOptions
+from training.recipe import LINEAR, Hyperparameters
+from training.replies import Comparison, ask_both
+from training.results import Origin, TrainingResult, losses, write_results
 from training.run_folder import NEW
-from training.trainer import Plan, held_out_loss
+from training.trainer import TrainerConfig, held_out_loss
 
 PROBES = 3  # questions that must be answered otherwise than before
 BROKEN = "The adapter that was saved is broken"
@@ -34,9 +34,9 @@ class UselessError(LinlyError):
 
 
 def finish(
-    options: Options, ground: Ground, plan: Plan, digest: str, trainer: Any,
+    options: TrainingOptions, ground: BaseContext, plan: TrainerConfig, digest: str, trainer: Any,
     base_loss: float | None, report: Report,
-) -> Ended:  # fmt: skip
+) -> TrainingEnded:  # fmt: skip
     """Save what `trainer` has trained, try it from the disk, and put it in its place.
 
     Raises:
@@ -67,7 +67,7 @@ def finish(
         report(Stage("evaluating"))
         write_evaluation(new, ground, outcome, ask_both(model, ground.speaker, plan.held_out))
     run_folder.finish(output)
-    return Ended(str(output), f"{output} is ready. Held-out loss: {losses(outcome)}")
+    return TrainingEnded(str(output), f"{output} is ready. Held-out loss: {losses(outcome)}")
 
 
 def save(model: Any, folder: Path, base: str) -> None:
@@ -92,7 +92,7 @@ def _trained(model: Any) -> dict[str, Any]:
     return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
 
 
-def _check(new: Path, ground: Ground, origin: Origin) -> None:
+def _check(new: Path, ground: BaseContext, origin: Origin) -> None:
     """What the doctor says about the files."""
     card = {"template": origin.template, "fingerprint": list(origin.fingerprint)}
     (new / CARD).write_text(json.dumps(card), encoding="utf-8")
@@ -105,7 +105,7 @@ def _check(new: Path, ground: Ground, origin: Origin) -> None:
         raise UselessError(f"{BROKEN}: {broken.message()}", broken.remedy())
 
 
-def _refuse_unchanged(asked: Sequence[Asked], steps: int) -> None:
+def _refuse_unchanged(asked: Sequence[Comparison], steps: int) -> None:
     if all(one.base == one.adapter for one in asked):
         raise UselessError(
             f"The adapter changes none of {len(asked)} replies after {steps} steps",
@@ -114,12 +114,12 @@ def _refuse_unchanged(asked: Sequence[Asked], steps: int) -> None:
 
 
 def _outcome(
-    options: Options, plan: Plan, origin: Origin, trainer: Any, base_loss: float | None,
-    adapter_loss: float | None, asked: Sequence[Asked],
-) -> Outcome:  # fmt: skip
+    options: TrainingOptions, plan: TrainerConfig, origin: Origin, trainer: Any, base_loss: float | None,
+    adapter_loss: float | None, asked: Sequence[Comparison],
+) -> TrainingResult:  # fmt: skip
     history = trainer.state.log_history
     measured = [(0, base_loss)] if base_loss is not None else []
-    return Outcome(
+    return TrainingResult(
         origin, _as_trained(plan.recipe, trainer.model), len(plan.learned), len(plan.held_out),
         trainer.state.global_step,
         base_loss, adapter_loss, curve(history, "loss"), [*measured, *curve(history, "eval_loss")],
@@ -127,7 +127,7 @@ def _outcome(
     )  # fmt: skip
 
 
-def _as_trained(recipe: Recipe, model: Any) -> Recipe:
+def _as_trained(recipe: Hyperparameters, model: Any) -> Hyperparameters:
     """With the adapter's own sizes, which an adapter that is trained further has brought along."""
     config = model.peft_config["default"]
     modules = tuple(name for name in LINEAR if name in config.target_modules)
@@ -143,7 +143,7 @@ def curve(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, flo
 
 
 def write_evaluation(
-    folder: Path, ground: Ground, outcome: Outcome, asked: Sequence[Asked]
+    folder: Path, ground: BaseContext, outcome: TrainingResult, asked: Sequence[Comparison]
 ) -> None:
     """The table of replies, beside the adapter."""
     name = folder.resolve().parent.name

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from model.doctor.adapter import check_adapter
 from model.doctor.base import caught
-from model.folders.base_facts import BaseFacts, base_facts
+from model.folders.base_facts import BaseInfo, base_facts
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
 from model.folders.special_tokens import sane_ids
 from model.process_secrets import without_secrets
@@ -18,12 +18,12 @@ from model.settings import read_settings
 from model.startup import base_name, find_base, known_templates
 from model.tokenizer import Tokenizer
 from model.types import AdapterError, Phase, SettingsError
-from training.options import Options
-from training.replies import Speaker
+from training.options import TrainingOptions
+from training.replies import GreedyGenerator
 
 
 @dataclass(frozen=True)
-class Ground:
+class BaseContext:
     """`template_name` is what the adapter's card will say."""
 
     name: str
@@ -37,12 +37,12 @@ class Ground:
         return self.templates[self.template_name]
 
     @property
-    def speaker(self) -> Speaker:
+    def speaker(self) -> GreedyGenerator:
         own = self.tokenizer
         eos_ids = sane_ids(self.folder.eos_ids, own.eos_id, own.prefix_ids)
-        return Speaker(self.template, own, eos_ids)
+        return GreedyGenerator(self.template, own, eos_ids)
 
-    def facts(self) -> BaseFacts:
+    def facts(self) -> BaseInfo:
         """The base's shapes, and the sample that it is known by."""
         return base_facts(self.folder, self.name, self.tokenizer)
 
@@ -62,7 +62,7 @@ class Ground:
                 )
 
 
-def find_ground(options: Options) -> Ground:
+def find_ground(options: TrainingOptions) -> BaseContext:
     """The base that `options` name, or the usual one.
 
     Raises:
@@ -75,7 +75,7 @@ def find_ground(options: Options) -> Ground:
     name = options.template or default
     if name not in templates:
         raise SettingsError(f"There is no template {name!r}", f"There are: {', '.join(templates)}.")
-    return Ground(base_name(settings), folder, load_tokenizer(folder), templates, name)
+    return BaseContext(base_name(settings), folder, load_tokenizer(folder), templates, name)
 
 
 def _say_nothing(phase: Phase, share: float) -> None:

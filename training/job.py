@@ -21,7 +21,7 @@ from model.machine import available_memory
 from model.process_secrets import without_secrets
 from model.settings import CHECKOUT
 from model.types import LinlyError
-from training.events import Ended, Event, HeldOut, Note, Stage, Step, from_line
+from training.events import TrainingEnded, Event, HeldOut, Note, Stage, Step, from_line
 
 MEMORY_SHARE = 0.8  # of what is free when it starts
 NICENESS = 10
@@ -73,7 +73,7 @@ class Job:
                 return replace(self, step=event, losses=(*self.losses, (event.step, event.loss)))
             case HeldOut(step, loss):
                 return replace(self, measured=(*self.measured, (step, loss)))
-            case Ended(text=text):
+            case TrainingEnded(text=text):
                 return replace(self, text=text)
 
 
@@ -86,7 +86,7 @@ def finetune_command(flags: Sequence[str]) -> Sequence[str]:
 
 
 @dataclass
-class Trainings:
+class TrainingRunner:
     """Starts trainings and tells how the last one is. Safe to call from any thread.
 
     Args:

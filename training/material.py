@@ -6,29 +6,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model.types import SettingsError
-from training.data import Data, first_reasons, read_data, refuse_bad
+from training.data import Dataset, first_reasons, read_data, refuse_bad
 from training.events import Note, Report
 from training.examples import Encoder, Example, split
-from training.ground import Ground
+from training.ground import BaseContext
 from training.hub_data import local_data
-from training.options import Options
-from training.recipe import Recipe, held_out_size, resolve
+from training.options import TrainingOptions
+from training.recipe import Hyperparameters, held_out_size, resolve
 from training.rows import BadRow
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingData:
     """The data as examples: to learn, and to measure with."""
 
-    data: Data
+    data: Dataset
     learned: list[Example]
     held_out: list[Example]
-    recipe: Recipe
+    recipe: Hyperparameters
 
 
 def read_material(
-    options: Options, ground: Ground, report: Report, *, all_held_out: bool = False
-) -> Material:
+    options: TrainingOptions, ground: BaseContext, report: Report, *, all_held_out: bool = False
+) -> TrainingData:
     """The data, encoded and split; with `all_held_out` nothing of it is learned.
 
     Raises:
@@ -57,7 +57,7 @@ def read_material(
     recipe = resolve(given, len(learned), len(held_out), width)
     counted = f"{len(learned)} chats to learn, {len(held_out)} held out to measure with"
     report(Note(f"{len(held_out)} chats to measure with" if all_held_out else counted))
-    return Material(data, learned, held_out, recipe)
+    return TrainingData(data, learned, held_out, recipe)
 
 
 def _notes(examples: Sequence[Example], bad: Sequence[BadRow], cutoff: int) -> list[str]:

@@ -11,16 +11,16 @@ from typing import Any
 from model.folders.adapter_files import read_card
 from training import evaluation
 from training.base import find_machine, load_base, quiet
-from training.events import Ended, Note, Report, Stage
-from training.ground import Ground, find_ground
+from training.events import TrainingEnded, Note, Report, Stage
+from training.ground import BaseContext, find_ground
 from training.hub_data import local_data
-from training.material import Material, read_material
-from training.options import Options
+from training.material import TrainingData, read_material
+from training.options import TrainingOptions
 from training.replies import ask_both
-from training.trainer import Plan, build_trainer, held_out_loss
+from training.trainer import TrainerConfig, build_trainer, held_out_loss
 
 
-def measure(options: Options, report: Report) -> Ended:
+def measure(options: TrainingOptions, report: Report) -> TrainingEnded:
     """Measure the adapter in `options.output_dir` on what was held out of its own data, or on the
     whole of other data, and write it beside the adapter.
 
@@ -43,14 +43,14 @@ def measure(options: Options, report: Report) -> Ended:
     )  # fmt: skip
     model = PeftModel.from_pretrained(load_base(ground.folder.path, machine), adapter)
     report(Stage("evaluating"))
-    plan = Plan(material.held_out, material.held_out, material.recipe, machine)
+    plan = TrainerConfig(material.held_out, material.held_out, material.recipe, machine)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = build_trainer(model, plan, Path(scratch), [], {})
         before, after = held_out_loss(trainer, base=True), held_out_loss(trainer)
     losses = None if before is None or after is None else (before, after)
     asked = ask_both(model, ground.speaker, material.held_out)
     text = evaluation.report_of(adapter.resolve().name, ground.name, losses, asked)
-    return Ended(str(adapter), f"{text}\n{_written(adapter / evaluation.FILE, text)}")
+    return TrainingEnded(str(adapter), f"{text}\n{_written(adapter / evaluation.FILE, text)}")
 
 
 def _written(file: Path, text: str) -> str:
@@ -63,8 +63,8 @@ def _written(file: Path, text: str) -> str:
 
 
 def _material(
-    options: Options, ground: Ground, training: Mapping[str, Any], report: Report
-) -> Material:
+    options: TrainingOptions, ground: BaseContext, training: Mapping[str, Any], report: Report
+) -> TrainingData:
     """What was held out when the adapter was trained on this very file; else all there is."""
     from training.data import read_data
 

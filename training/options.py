@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.flags import Parser
+from model.flags import ArgumentParser
 from model.settings import FALSE_WORDS, TRUE_WORDS
 from model.types import SettingsError
 from training.recipe import LINEAR
@@ -28,7 +28,7 @@ FLAGS_OF_RECIPE = (
 
 
 @dataclass(frozen=True)
-class Options:
+class TrainingOptions:
     """What a training was told. `hyperparameters` has a None for each that is to be found."""
 
     data_path: str
@@ -49,7 +49,7 @@ class Options:
     command: str
 
 
-def read_options(argv: Sequence[str]) -> Options:
+def read_options(argv: Sequence[str]) -> TrainingOptions:
     """The flags of `argv`, without the program's name.
 
     Raises:
@@ -62,7 +62,7 @@ def read_options(argv: Sequence[str]) -> Options:
             "--wandb_project needs the package wandb, which is not installed",
             "pip install wandb, or leave the flag out: figures and curve lie beside the adapter.",
         )
-    return Options(
+    return TrainingOptions(
         data_path=read["data_path"],
         output_dir=read["output_dir"],
         base_model=read["base_model"],
@@ -85,8 +85,8 @@ def read_options(argv: Sequence[str]) -> Options:
 WANDB = ("wandb_project", "wandb_run_name", "wandb_watch", "wandb_log_model")
 
 
-def build_parser() -> Parser:
-    parser = Parser(prog="finetune.py", description=ABOUT, allow_abbrev=False)
+def build_parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="finetune.py", description=ABOUT, allow_abbrev=False)
     _add_places(parser.add_argument_group("what is trained"))
     _add_training(parser.add_argument_group("how it is trained"))
     _add_lora(parser.add_argument_group("the adapter"))

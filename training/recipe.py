@@ -18,7 +18,7 @@ RATE, RATE_WIDTH = 3e-4, 4096  # alpaca-lora's rate, and the width of the model 
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Hyperparameters:
     """`batch_size` counts chats for each optimizer step, `micro_batch_size` those that are
     computed at once; `learning_rate` is the highest one reached, after `warmup_steps`."""
 
@@ -65,7 +65,7 @@ def held_out_size(wanted: int | None, examples: int) -> int:
     return wanted
 
 
-def resolve(given: Mapping[str, Any], learned: int, held_out: int, width: int) -> Recipe:
+def resolve(given: Mapping[str, Any], learned: int, held_out: int, width: int) -> Hyperparameters:
     """The recipe of `given` flags, None among them meaning what suits.
 
     Args:
@@ -84,7 +84,7 @@ def resolve(given: Mapping[str, Any], learned: int, held_out: int, width: int) -
         "warmup_steps": math.ceil(steps * WARM_UP_SHARE) if warmup is None else warmup,
         "val_set_size": held_out,
     }
-    return Recipe(**{**given, **suiting})
+    return Hyperparameters(**{**given, **suiting})
 
 
 def usual_batch(seen: float) -> int:

@@ -16,7 +16,7 @@ BATCH = 8
 
 
 @dataclass(frozen=True)
-class Asked:
+class Comparison:
     """A question with what base and adapter say to it. `wanted` is what the data says."""
 
     question: str
@@ -26,7 +26,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Speaker:
+class GreedyGenerator:
     """How a model is talked to. `eos_ids` end its replies, beside the template's stop strings."""
 
     template: PromptTemplate
@@ -69,7 +69,7 @@ class Speaker:
         return text.rstrip(REPLACEMENT).strip()  # the last character may be cut in two
 
 
-def ask_both(model: Any, speaker: Speaker, examples: Sequence[Example]) -> list[Asked]:
+def ask_both(model: Any, speaker: GreedyGenerator, examples: Sequence[Example]) -> list[Comparison]:
     """The replies of `model`, an adapter over its base, to the first question of each example."""
     chats = [_opening(example.chat.messages) for example in examples]
     training = model.training
@@ -79,7 +79,7 @@ def ask_both(model: Any, speaker: Speaker, examples: Sequence[Example]) -> list[
     adapted = speaker.replies(model, [question for question, _ in chats])
     model.train(training)
     return [
-        Asked(question[-1].content, wanted, *said)
+        Comparison(question[-1].content, wanted, *said)
         for (question, wanted), *said in zip(chats, base, adapted, strict=True)
     ]
 

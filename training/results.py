@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from model.folders.adapter_files import CARD
-from training.recipe import Recipe
-from training.replies import Asked
+from training.recipe import Hyperparameters
+from training.replies import Comparison
 
 README, FIGURES, CURVE = "README.md", "training.json", "loss.png"
 LIBRARIES = ("torch", "transformers", "peft")
@@ -32,12 +32,12 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingResult:
     """Losses are a token's mean in nats: `history` has (step, loss) of each step, `measured` those
     of the held-out chats. `learned` and `held_out` count chats; `steps` were done in all."""
 
     origin: Origin
-    recipe: Recipe
+    recipe: Hyperparameters
     learned: int
     held_out: int
     steps: int
@@ -45,7 +45,7 @@ class Outcome:
     adapter_loss: float | None
     history: Sequence[tuple[int, float]]
     measured: Sequence[tuple[int, float]]
-    example: Asked | None
+    example: Comparison | None
     command: str
 
     @property
@@ -75,7 +75,7 @@ class Outcome:
         }
 
 
-def write_results(folder: Path, outcome: Outcome) -> None:
+def write_results(folder: Path, outcome: TrainingResult) -> None:
     """Everything beside the weights."""
     origin = outcome.origin
     card = {
@@ -95,7 +95,7 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def readme(name: str, outcome: Outcome) -> str:
+def readme(name: str, outcome: TrainingResult) -> str:
     """The adapter's README, in Markdown."""
     origin, recipe = outcome.origin, outcome.recipe
     facts = {
@@ -119,7 +119,7 @@ def readme(name: str, outcome: Outcome) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def losses(outcome: Outcome) -> str:
+def losses(outcome: TrainingResult) -> str:
     """The held-out losses, in a few words."""
     if outcome.losses is None:
         return "not measured: nothing was held out"
@@ -128,7 +128,7 @@ def losses(outcome: Outcome) -> str:
     return f"{base:.3f} of the base, {adapter:.3f} of the adapter{fall}"
 
 
-def _example(asked: Asked | None) -> str:
+def _example(asked: Comparison | None) -> str:
     if asked is None:
         return ""
     return (
@@ -145,7 +145,7 @@ def cell(text: str) -> str:
     return "<br>".join(short.splitlines())
 
 
-def draw(path: Path, outcome: Outcome) -> None:
+def draw(path: Path, outcome: TrainingResult) -> None:
     """The losses over the steps as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

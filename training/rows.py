@@ -27,7 +27,7 @@ class DataError(LinlyError):
 
 
 @dataclass(frozen=True)
-class Row:
+class DataRow:
     """What stands on line `line`, or begins there."""
 
     line: int
@@ -88,7 +88,7 @@ def _decodes(data: bytes, encoding: str) -> bool:
     return True
 
 
-def parse_rows(text: str) -> Iterator[Row | BadRow]:
+def parse_rows(text: str) -> Iterator[DataRow | BadRow]:
     """The rows of a file's text.
 
     Raises (from the iterator):
@@ -97,17 +97,17 @@ def parse_rows(text: str) -> Iterator[Row | BadRow]:
     yield from _list_rows(text) if text.lstrip().startswith("[") else _line_rows(text)
 
 
-def _line_rows(text: str) -> Iterator[Row | BadRow]:
+def _line_rows(text: str) -> Iterator[DataRow | BadRow]:
     # Not splitlines: U+2028 and the like may stand inside of a JSON string.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                yield Row(number, json.loads(line))
+                yield DataRow(number, json.loads(line))
             except (ValueError, RecursionError) as error:
                 yield BadRow(number, _said(error))
 
 
-def _list_rows(text: str) -> Iterator[Row]:
+def _list_rows(text: str) -> Iterator[DataRow]:
     """One element after the other, so that each has its line."""
     decoder = json.JSONDecoder()
     at = _skip(text, text.index("[") + 1)
@@ -118,7 +118,7 @@ def _list_rows(text: str) -> Iterator[Row]:
             value, at = decoder.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
             raise _torn(line, _said(error)) from error
-        yield Row(line, value)
+        yield DataRow(line, value)
         at = _skip(text, at)
         if text[at : at + 1] == ",":
             at = _skip(text, at + 1)

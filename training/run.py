@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 from model.folders.adapter_files import CONFIG
 from model.types import LinlyError, SettingsError
 from training import run_folder
-from training.events import Ended, HeldOut, Note, Report, Stage
-from training.ground import Ground, find_ground
-from training.material import Material, read_material
-from training.options import Options
+from training.events import TrainingEnded, HeldOut, Note, Report, Stage
+from training.ground import BaseContext, find_ground
+from training.material import TrainingData, read_material
+from training.options import TrainingOptions
 from training.run_folder import ENDED, STATE
-from training.stopping import Stop
+from training.stopping import StopRequest
 
 if TYPE_CHECKING:
-    from training.base import Machine
+    from training.base import ComputeConfig
 
 
 class StoppedError(LinlyError):
@@ -25,7 +25,7 @@ class StoppedError(LinlyError):
     code = "interrupted"
 
 
-def fine_tune(options: Options, report: Report, stop: Stop) -> Ended:
+def fine_tune(options: TrainingOptions, report: Report, stop: StopRequest) -> TrainingEnded:
     """Train, try what was trained, and write it into `options.output_dir`.
 
     Raises:
@@ -48,7 +48,7 @@ def fine_tune(options: Options, report: Report, stop: Stop) -> Ended:
         return _train(options, ground, material, machine, checkpoint, report, stop)
 
 
-def _identity(ground: Ground, material: Material, machine: Machine) -> dict[str, Any]:
+def _identity(ground: BaseContext, material: TrainingData, machine: ComputeConfig) -> dict[str, Any]:
     """What makes two trainings the same: checkpoints of one fit the other."""
     from model.folders.fingerprint import fingerprint
 
@@ -64,18 +64,18 @@ def _identity(ground: Ground, material: Material, machine: Machine) -> dict[str,
 
 
 def _train(
-    options: Options, ground: Ground, material: Material, machine: Machine,
-    checkpoint: Path | None, report: Report, stop: Stop,
-) -> Ended:  # fmt: skip
+    options: TrainingOptions, ground: BaseContext, material: TrainingData, machine: ComputeConfig,
+    checkpoint: Path | None, report: Report, stop: StopRequest,
+) -> TrainingEnded:  # fmt: skip
     from training.base import load_base
-    from training.callback import Telling
-    from training.trainer import Plan, add_lora, build_trainer, held_out_loss, restore
+    from training.callback import ProgressCallback
+    from training.trainer import TrainerConfig, add_lora, build_trainer, held_out_loss, restore
 
     resume, start = _beginning(options, ground, checkpoint)
-    plan = Plan(material.learned, material.held_out, material.recipe, machine)
+    plan = TrainerConfig(material.learned, material.held_out, material.recipe, machine)
     model = add_lora(load_base(ground.folder.path, machine), material.recipe, start)
     _refuse_stopped(stop)
-    callback = Telling(report, stop, sum(len(example.ids) for example in plan.learned))
+    callback = ProgressCallback(report, stop, sum(len(example.ids) for example in plan.learned))
     trainer = build_trainer(model, plan, options.output_dir, [callback], options.wandb)
     report(Stage("measuring"))
     base_loss = held_out_loss(trainer, base=True)
@@ -94,7 +94,7 @@ def _train(
 
 
 def _to_the_end(
-    trainer: Any, resume: Path | None, folder: Path, report: Report, stop: Stop
+    trainer: Any, resume: Path | None, folder: Path, report: Report, stop: StopRequest
 ) -> None:
     """Train, and note that it is done: what comes then can be interrupted, too.
 
@@ -116,13 +116,13 @@ def _to_the_end(
     state.save_to_json(str(folder / ENDED))
 
 
-def _refuse_stopped(stop: Stop) -> None:
+def _refuse_stopped(stop: StopRequest) -> None:
     if stop.asked:
         raise StoppedError("Interrupted before the first step", "The same command begins again.")
 
 
 def _beginning(
-    options: Options, ground: Ground, newest: Path | None
+    options: TrainingOptions, ground: BaseContext, newest: Path | None
 ) -> tuple[Path | None, Path | None]:
     """A checkpoint to go on from, or an adapter to begin with, or neither.
 

@@ -10,14 +10,14 @@ from types import FrameType
 
 
 @dataclass
-class Stop:
+class StopRequest:
     """Whether somebody asked for the end."""
 
     asked: bool = False
 
 
 @contextmanager
-def stoppable(told: Callable[[], None] = lambda: None) -> Iterator[Stop]:
+def stoppable(told: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
     """SIGINT and SIGTERM ask for the end; a second one interrupts at once.
 
     Args:
@@ -26,7 +26,7 @@ def stoppable(told: Callable[[], None] = lambda: None) -> Iterator[Stop]:
     Raises (inside of the block):
         KeyboardInterrupt: a second signal came.
     """
-    stop = Stop()
+    stop = StopRequest()
 
     def ask(_number: int, _frame: FrameType | None) -> None:
         if stop.asked:

@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import Any
 
-from training.events import Ended, Event, HeldOut, Note, Stage, Step, to_line
+from training.events import TrainingEnded, Event, HeldOut, Note, Stage, Step, to_line
 
 STAGES = {
     "data": "Reading the data …",
@@ -43,7 +43,7 @@ class Terminal:
                 )
             case Step():
                 self._step(event)
-            case Ended(text=text):
+            case TrainingEnded(text=text):
                 self._close()
                 print(text, flush=True)
 

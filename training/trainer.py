@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.base import Machine
+from training.base import ComputeConfig
 from training.batches import collate, dataset
 from training.examples import Example
-from training.recipe import Recipe
+from training.recipe import Hyperparameters
 from training.run_folder import outcome
 
 # Chats that are learned between two measurements, for each that is measured with: it costs a third
@@ -23,13 +23,13 @@ KEPT = 2  # checkpoints: the newest and the best
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainerConfig:
     """A training: what is learned, what is measured with, and how."""
 
     learned: Sequence[Example]
     held_out: Sequence[Example]
-    recipe: Recipe
-    machine: Machine
+    recipe: Hyperparameters
+    machine: ComputeConfig
 
     @property
     def steps_an_epoch(self) -> int:
@@ -42,7 +42,7 @@ class Plan:
         return min(self.steps_an_epoch, max(MIN_INTERVAL, due))
 
 
-def add_lora(base: Any, recipe: Recipe, start: Path | None) -> Any:
+def add_lora(base: Any, recipe: Hyperparameters, start: Path | None) -> Any:
     """`base` with a new adapter, or with the one in `start` to go on with."""
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import set_seed
@@ -61,7 +61,7 @@ def add_lora(base: Any, recipe: Recipe, start: Path | None) -> Any:
 
 
 def build_trainer(
-    model: Any, plan: Plan, folder: Path, callbacks: Sequence[Any], wandb: dict[str, str]
+    model: Any, plan: TrainerConfig, folder: Path, callbacks: Sequence[Any], wandb: dict[str, str]
 ) -> Any:
     """A Trainer that keeps its checkpoints in `folder`."""
     from transformers import EarlyStoppingCallback, PrinterCallback, Trainer
@@ -81,7 +81,7 @@ def build_trainer(
     return trainer
 
 
-def _arguments(plan: Plan, folder: Path, wandb: dict[str, str]) -> Any:
+def _arguments(plan: TrainerConfig, folder: Path, wandb: dict[str, str]) -> Any:
     from transformers import TrainingArguments
 
     recipe, machine = plan.recipe, plan.machine

@@ -20,7 +20,7 @@ ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # nothing that is misread when dic
 
 
 @dataclass(frozen=True)
-class Access:
+class AccessPolicy:
     """What visitors are asked for: the password of one of the `accounts`; without accounts, those
     who come through the public link are asked for the `passphrase`, with any name.
 
@@ -112,14 +112,14 @@ class Access:
         return self.passphrase is not None and self.through_link(scope)
 
 
-def decide(settings: Settings, link_port: int | None = None) -> Access:
+def decide(settings: Settings, link_port: int | None = None) -> AccessPolicy:
     """`--auth` as it is; with `--share` alone, a passphrase made up now.
 
     `link_port` is the port that a public link leads to.
     """
     accounts = settings.accounts
     made_up = passphrase() if settings.share and not accounts else None
-    return Access(
+    return AccessPolicy(
         accounts=accounts,
         passphrase=made_up,
         api_keys=settings.api_key,

@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-from web.access import Access
+from web.access import AccessPolicy
 from web.api.errors import as_response
 from web.sharing import LinkLimitError, PublicLink
 
@@ -31,10 +31,10 @@ class _EndedError(Exception):
     """Leads out of an application that still has something to send."""
 
 
-class LinkGate:
+class LinkMiddleware:
     """ASGI middleware for requests that come through the link."""
 
-    def __init__(self, app: ASGIApp, access: Access, link: PublicLink) -> None:
+    def __init__(self, app: ASGIApp, access: AccessPolicy, link: PublicLink) -> None:
         self._app = app
         self._access = access
         self._link = link

@@ -25,7 +25,7 @@ from fastapi import APIRouter, Request, Response
 from itsdangerous import BadData, URLSafeTimedSerializer
 from starlette.responses import HTMLResponse, RedirectResponse
 
-from web.access import Access
+from web.access import AccessPolicy
 from web.chats.identity import SECURE_COOKIE, cookie, cookies
 from web.client_address import client_address
 from web.i18n import say
@@ -47,7 +47,7 @@ KEY_SECONDS, KEY_READS = 1.0, 20  # for which a key that is being written is wai
 class Logins:
     """Gives and reads the cookies. Without accounts, the name in one is "": a passphrase's."""
 
-    access: Access
+    access: AccessPolicy
     link: PublicLink | None = None
     attempts: AttemptLimiter = field(default_factory=AttemptLimiter)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
@@ -175,7 +175,7 @@ def router(logins: Logins) -> APIRouter:
 
 
 def login_page(
-    scope: Mapping[str, Any], access: Access, wrong: str = "", chat: str = "", status: int = 401
+    scope: Mapping[str, Any], access: AccessPolicy, wrong: str = "", chat: str = "", status: int = 401
 ) -> HTMLResponse:
     """The form, in the browser's language; a chat in the address is opened after the login."""
     language = language_of(scope)

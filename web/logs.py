@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from pythonjsonlogger.json import JsonFormatter
 
 from model.settings import Settings
-from model.types import ChatRequest, Ended
+from model.types import ChatRequest, CompletedRequest
 from web.log_escaping import EscapingStream, LoggedStream, SafeRecord, json_line, one_line
 
 # The program's own words (in JSON only: as text they are printed), and what --log_requests tells.
@@ -95,7 +95,7 @@ def request(trace: str, method: str, path: str, status: int, seconds: float) -> 
         )  # fmt: skip
 
 
-def reply(ended: Ended) -> None:
+def reply(ended: CompletedRequest) -> None:
     """A reply has ended, or was refused; also one of the page's."""
     if REQUESTS.isEnabledFor(logging.INFO) and ended.kind != "reading":
         facts = _facts(ended)
@@ -106,7 +106,7 @@ def reply(ended: Ended) -> None:
         _tell(f"{ended.kind} by {facts['adapter'] or 'base'}: {facts['ended']}{numbers}", facts)
 
 
-def _facts(ended: Ended) -> dict[str, Any]:
+def _facts(ended: CompletedRequest) -> dict[str, Any]:
     asked = ended.request
     facts: dict[str, Any] = {
         "request_id": asked.trace,

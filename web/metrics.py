@@ -21,7 +21,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from model.manager import ModelManager
-from model.types import Ended
+from model.types import CompletedRequest
 from web.health_checks import HealthChecks
 
 FIRST_TOKEN = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
@@ -69,7 +69,7 @@ class Metrics:
         """Everything in Prometheus' text format."""
         return generate_latest(self._registry)
 
-    def count(self, ended: Ended) -> None:
+    def count(self, ended: CompletedRequest) -> None:
         """A request is over."""
         # Of a refusal the name may be anybody's invention: no label of its own for each.
         adapter = (ended.stats.adapter or BASE) if ended.stats else ""

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.types import LinlyError
-from web.access import Access
+from web.access import AccessPolicy
 from web.chats.identity import visitor_cookie
 from web.hosts import host_name
 from web.i18n.refusals import refused
@@ -105,11 +105,11 @@ class _TooSlowError(Exception):
     """A body did not come in time. No error of the program's: the routes would answer those."""
 
 
-class PageGate:
+class PageMiddleware:
     """ASGI middleware for everything but the API."""
 
     def __init__(
-        self, app: ASGIApp, access: Access, logins: Logins, link: PublicLink | None
+        self, app: ASGIApp, access: AccessPolicy, logins: Logins, link: PublicLink | None
     ) -> None:
         self._app = app
         self._access = access

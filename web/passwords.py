@@ -21,7 +21,7 @@ import anyio
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error
 
-from model.flags import Parser
+from model.flags import ArgumentParser
 from model.secret_values import MAX_PASSWORD_BYTES, encoded, is_hash
 from model.types import LinlyError, SettingsError
 
@@ -160,8 +160,8 @@ def account_line(argv: Sequence[str]) -> str:
     return f"{user}:{hash_password(_ask_password() if at_terminal else _piped_password())}"
 
 
-def _parser() -> Parser:
-    parser = Parser(
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
         prog="python -m web.passwords",
         description="Make a line for the file of --auth_file: a user with a hashed password.",
         epilog="On a terminal the password is asked for twice and not shown; in a pipe it is the "

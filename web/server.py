@@ -22,21 +22,21 @@ from starlette.routing import BaseRoute, Mount
 from model.machine import allow_many_files
 from model.manager import ModelManager
 from web import api, login
-from web.access import Access
-from web.chats.keeping import Keeping
+from web.access import AccessPolicy
+from web.chats.keeping import OpenStore
 from web.health_checks import HealthCheck
 from web.http_protocol import server_config
-from web.link_gate import LinkGate
+from web.link_gate import LinkMiddleware
 from web.login import Logins
-from web.page_gate import PageGate
+from web.page_gate import PageMiddleware
 from web.rate_limits import AttemptLimiter
 from web.security_headers import SecurityHeaders
 from web.sharing import PublicLink
 from web.ui import drawn, routes
-from web.ui.early import EarlyHead
+from web.ui.early import HeadInjectionMiddleware
 from web.ui.service import PageService
 from web.ui.theme import theme
-from web.ui.train.desk import Desk
+from web.ui.train.desk import TrainingService
 
 GRACE_SECONDS = 1  # for open connections at the end; the page's own stay open for ever
 ABOUT = "OpenAI's API over one base and its adapters: the adapter is the `model`."
@@ -47,9 +47,9 @@ GRADIO_PATHS = ("/", "/assets/{path:path}", "/static/{path:path}", "/theme.css",
 
 def build_app(
     manager: ModelManager,
-    access: Access,
-    keeping: Keeping,
-    desk: Desk | None = None,
+    access: AccessPolicy,
+    keeping: OpenStore,
+    desk: TrainingService | None = None,
     link: PublicLink | None = None,
     data_dir: Path | None = None,
 ) -> FastAPI:
@@ -68,15 +68,15 @@ def build_app(
         HealthCheck("The page", service.check),
     ]
     api.install(app, manager, access, attempts, checks)
-    app.add_middleware(EarlyHead)
-    app.add_middleware(PageGate, access=access, logins=logins, link=link)
+    app.add_middleware(HeadInjectionMiddleware)
+    app.add_middleware(PageMiddleware, access=access, logins=logins, link=link)
     if link is not None:
-        app.add_middleware(LinkGate, access=access, link=link)
+        app.add_middleware(LinkMiddleware, access=access, link=link)
     app.add_middleware(SecurityHeaders)
     app.include_router(login.router(logins))
     app.include_router(routes.routes(service))
     # Compressed, the scripts are a third of their size.
-    app.mount(drawn.ROUTE, GZipMiddleware(drawn.PageFiles(), compresslevel=6))
+    app.mount(drawn.ROUTE, GZipMiddleware(drawn.StaticFilesNoCache(), compresslevel=6))
     lifespan = app.router.lifespan_context
     app = gr.mount_gradio_app(
         app, service.blocks, path="/", theme=theme(), footer_links=[], run_history=False,

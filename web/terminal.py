@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from model.manager import ModelManager
 from model.settings import Settings
 from model.types import Phase, ShareError, Status
-from web.access import Access
+from web.access import AccessPolicy
 from web.logs import say
 from web.share import open_tunnel
 from web.sharing import BASE, PublicLink
@@ -78,7 +78,7 @@ def _tell_absent(shared: Sequence[str], there: Sequence[str]) -> None:
             say(f"--share_adapters: there is no adapter {name}. {remedy}")
 
 
-def share_link(settings: Settings, rules: Access, port: int, link: PublicLink) -> None:
+def share_link(settings: Settings, rules: AccessPolicy, port: int, link: PublicLink) -> None:
     """Open the public link, and say how to come in."""
     say("Asking for a public link …")
     try:

@@ -19,7 +19,7 @@ GOOD = re.compile(r"[\w.:-]{1,64}", re.ASCII)  # of a client: goes into logs as 
 PATHS = ("/v1/", "/health", "/metrics")
 
 
-class Tracing:
+class RequestIdMiddleware:
     """ASGI middleware for the API: a request keeps the id that it brings, or gets one."""
 
     def __init__(self, app: ASGIApp) -> None:

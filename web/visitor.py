@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.datastructures import Headers
 
-from web.access import Access
+from web.access import AccessPolicy
 from web.chats.identity import Owner, owner_of
 from web.hosts import host_name, is_loopback
 from web.i18n import DEFAULT, LANGUAGES
@@ -34,7 +34,7 @@ def visitor_of(scope: Mapping[str, Any]) -> Visitor:
 
 
 def identify(
-    scope: Mapping[str, Any], access: Access, account: str, link: PublicLink | None
+    scope: Mapping[str, Any], access: AccessPolicy, account: str, link: PublicLink | None
 ) -> Visitor:
     """Find out who sent a request; `account` is the name at the login, "" without accounts."""
     client = scope.get("client")
@@ -43,7 +43,7 @@ def identify(
     return Visitor(owner, access.through_link(scope), access.may_train(scope), address)
 
 
-def is_secure(scope: Mapping[str, Any], access: Access, link: PublicLink | None) -> bool:
+def is_secure(scope: Mapping[str, Any], access: AccessPolicy, link: PublicLink | None) -> bool:
     """Whether the browser's side of a request is TLS: here, before a trusted proxy, or before the
     public link's server, which tells nothing of it."""
     if scope["scheme"] in ("https", "wss"):

@@ -39,7 +39,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Reply:
+class PeerReply:
     """What came back: seconds from the request to the first text and to the end; tokens in all."""
 
     text: str
@@ -54,7 +54,7 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Stage:
+class BenchFixtures:
     """What all peers are given: the base as a Hugging Face folder, and PEFT adapter folders.
 
     `names` are folders in `adapters`. `cache` keeps what is made once, `scratch` goes away with
@@ -87,7 +87,7 @@ class Peer(Protocol):
             PeerError: it does not come up. PeerMissing: it is not installed.
         """
 
-    def ask(self, questions: Sequence[Question]) -> list[Reply]:
+    def ask(self, questions: Sequence[Question]) -> list[PeerReply]:
         """Ask everything at the same moment; the replies in the questions' order.
 
         Raises:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from bench.peers.base import Question, Reply, Stage
+from bench.peers.base import Question, PeerReply, BenchFixtures
 from bench.peers.child import Child
 from bench.peers.process_peer import ProcessPeer
 
@@ -26,7 +26,7 @@ class HuggingFace(ProcessPeer):
     most_users = 12
     most_adapters = 3
 
-    def __init__(self, stage: Stage, dtype: str = "auto") -> None:
+    def __init__(self, stage: BenchFixtures, dtype: str = "auto") -> None:
         super().__init__()
         self._stage = stage
         self._dtype = dtype
@@ -39,7 +39,7 @@ class HuggingFace(ProcessPeer):
         self.child = Child(command, stage.scratch / f"{self.name}.log")
         return f"transformers + PEFT without a server, {self.child.read()}"
 
-    def ask(self, questions: Sequence[Question]) -> list[Reply]:
+    def ask(self, questions: Sequence[Question]) -> list[PeerReply]:
         if self.child is None:
             raise RuntimeError("start comes first")
         began = time.perf_counter()
@@ -48,7 +48,7 @@ class HuggingFace(ProcessPeer):
         while (line := self.child.read()) == STEP:
             steps.append(time.perf_counter() - began)
         texts = json.loads(line)
-        return [Reply(text, steps[0], steps[-1], len(steps)) for text in texts]
+        return [PeerReply(text, steps[0], steps[-1], len(steps)) for text in texts]
 
 
 class BitsAndBytes(HuggingFace):
@@ -58,5 +58,5 @@ class BitsAndBytes(HuggingFace):
     most_users = 1
     most_adapters = 1
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: BenchFixtures) -> None:
         super().__init__(stage, "int8")

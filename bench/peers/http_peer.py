@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bench.peers.base import PeerError, Question, Reply
+from bench.peers.base import PeerError, Question, PeerReply
 from bench.peers.process_peer import ProcessPeer
 from bench.streaming import ask_all, first_token
 
@@ -21,7 +21,7 @@ class HttpPeer(ProcessPeer):
         super().__init__()
         self.address = ""
 
-    def ask(self, questions: Sequence[Question]) -> list[Reply]:
+    def ask(self, questions: Sequence[Question]) -> list[PeerReply]:
         replies = ask_all(self.address, [self._body(question) for question in questions])
         short = [
             r for r, q in zip(replies, questions, strict=True) if q.exact and r.tokens < q.tokens

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.gguf_files import GgufError, write_adapter, write_base
-from bench.peers.base import PeerError, PeerMissing, Question, Stage
+from bench.peers.base import PeerError, PeerMissing, Question, BenchFixtures
 from bench.peers.child import Child
 from bench.peers.http_peer import HttpPeer, Json
 from bench.streaming import first_token
@@ -25,7 +25,7 @@ class LlamaCpp(HttpPeer):
     most_users = SLOTS
     most_adapters = 12
 
-    def __init__(self, stage: Stage, slots: int = SLOTS, context: int = CONTEXT) -> None:
+    def __init__(self, stage: BenchFixtures, slots: int = SLOTS, context: int = CONTEXT) -> None:
         super().__init__()
         self._stage = stage
         self._slots = slots

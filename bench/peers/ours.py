@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 from platformdirs import user_cache_path
 
-from bench.peers.base import Stage
+from bench.peers.base import BenchFixtures
 from bench.peers.child import Child
 from bench.peers.http_peer import HttpPeer, Json
-from model.layers.compiled import Build
+from model.layers.compiled import KernelBuild
 from model.settings import APP_NAME
 
 MAX_SECONDS = 300.0
@@ -25,7 +25,7 @@ class Ours(HttpPeer):
     most_adapters = 12
 
     def __init__(
-        self, stage: Stage, flags: Sequence[str] = (), program: Sequence[str] = ("app.py",)
+        self, stage: BenchFixtures, flags: Sequence[str] = (), program: Sequence[str] = ("app.py",)
     ) -> None:
         super().__init__()
         self._program = program
@@ -36,7 +36,7 @@ class Ours(HttpPeer):
         # Settings of whoever measures must not change what is measured.
         environ = {k: v for k, v in os.environ.items() if not k.startswith("LINLY_")}
         # Else the first round would be without compiled code.
-        Build(user_cache_path(APP_NAME)).wait()
+        KernelBuild(user_cache_path(APP_NAME)).wait()
         log = self._stage.scratch / "ours.log"
         self.child = Child([sys.executable, *self._program, *self._flags()], log, environ)
         self.address = self.child.read().split()[2]

@@ -6,7 +6,7 @@ import os
 import socket
 from pathlib import Path
 
-from bench.peers.base import PeerMissing, Stage
+from bench.peers.base import PeerMissing, BenchFixtures
 from bench.peers.child import Child
 from bench.peers.http_peer import HttpPeer, Json
 
@@ -22,7 +22,7 @@ class Vllm(HttpPeer):
     most_users = 12
     most_adapters = 3
 
-    def __init__(self, stage: Stage, python: Path | None) -> None:
+    def __init__(self, stage: BenchFixtures, python: Path | None) -> None:
         super().__init__()
         self._stage = stage
         self._python = python

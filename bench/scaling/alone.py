@@ -9,7 +9,7 @@ from bench.scaling.figures import Alone
 from bench.scaling.forward import batch, filled
 from bench.scaling.memory import Reader
 from bench.scaling.options import BEHIND
-from bench.scaling.rival import Rival
+from bench.scaling.rival import LlamaCppBaseline
 from model.layers.linear import Int8Linear
 from model.layers.llama import Llama
 
@@ -17,7 +17,7 @@ TURNS = 5
 
 
 def measure_alone(
-    model: Llama, reader: Reader, rival: Rival | None, about: str, steps: int
+    model: Llama, reader: Reader, rival: LlamaCppBaseline | None, about: str, steps: int
 ) -> Alone:
     """`about` is what the rival is, or why there is none. A turn is so many `steps`.
 

@@ -17,7 +17,7 @@ from bench.scaling.figures import AtContext, WithAdapters, WithUsers
 from bench.scaling.options import BEHIND
 from model.engine.kv_cache import SequenceCache
 from model.engine.local import PREFILL_CHUNK
-from model.layers.llama import Llama, Span
+from model.layers.llama import Llama, SequenceSlice
 from model.layers.lora import Lora
 
 CHUNKS = 3  # prefilled at each context
@@ -30,7 +30,7 @@ class Batch:
     """The next tokens of some users. To call it computes them, and then forgets them."""
 
     model: Llama
-    spans: Sequence[Span]
+    spans: Sequence[SequenceSlice]
 
     def __call__(self) -> None:
         self.model.forward(self.spans)
@@ -103,7 +103,7 @@ def batch(
     """The next `tokens` over each of `caches`, with these adapters or on the base."""
     ids = torch.randint(model.shape.vocab_size, (len(caches), tokens)).tolist()
     chosen = loras or [None] * len(caches)
-    return Batch(model, [Span(i, c, lora) for i, c, lora in zip(ids, caches, chosen, strict=True)])
+    return Batch(model, [SequenceSlice(i, c, lora) for i, c, lora in zip(ids, caches, chosen, strict=True)])
 
 
 def random_lora(model: Llama, seed: int) -> Lora:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from bench.peers.base import PeerError, PeerMissing, Stage
+from bench.peers.base import PeerError, PeerMissing, BenchFixtures
 from bench.peers.llamacpp import LlamaCpp
 from bench.scaling.figures import Loading
 from bench.scaling.options import BEHIND
@@ -19,11 +19,11 @@ MAX_SECONDS = 600.0
 FIRST_ID = 3  # after the control tokens
 
 
-class Rival(LlamaCpp):
+class LlamaCppBaseline(LlamaCpp):
     """Its server with one slot."""
 
     def __init__(self, source: Source, scratch: Path, threads: int, steps: int) -> None:
-        stage = Stage(source.folder.path, scratch, (), source.kept, scratch, threads)
+        stage = BenchFixtures(source.folder.path, scratch, (), source.kept, scratch, threads)
         tokens = min(steps, BEHIND) + 1  # few: they lengthen the context
         super().__init__(stage, slots=1, context=BEHIND + 2 * tokens)
         self._request = {
@@ -62,7 +62,7 @@ class Rival(LlamaCpp):
 @contextmanager
 def started(
     source: Source, loading: Loading, ours: int, scratch: Path, threads: int, steps: int
-) -> Iterator[tuple[Rival | None, str]]:
+) -> Iterator[tuple[LlamaCppBaseline | None, str]]:
     """The rival, warm and waiting, and what it is; or None, and why it cannot be measured here.
 
     `ours` is the memory that our side will take.
@@ -70,7 +70,7 @@ def started(
     Raises:
         PeerError: it does not come up, or fails later.
     """
-    rival = Rival(source, scratch, threads, steps)
+    rival = LlamaCppBaseline(source, scratch, threads, steps)
     try:
         yield _start(rival, source, loading.int8_bytes, ours)
     except PeerError as error:
@@ -79,7 +79,7 @@ def started(
         rival.stop()
 
 
-def _start(rival: Rival, source: Source, int8_bytes: int, ours: int) -> tuple[Rival | None, str]:
+def _start(rival: LlamaCppBaseline, source: Source, int8_bytes: int, ours: int) -> tuple[LlamaCppBaseline | None, str]:
     try:
         check_room(source, int8_bytes, ours)
         about = rival.start()

@@ -15,7 +15,7 @@ from model.folders.adapter_files import (
     PAIR_NAME,
     WHOLE_NAME,
     Key,
-    Weights,
+    AdapterTensors,
     all_tensors,
     by_pattern,
     dotted,
@@ -29,7 +29,7 @@ from model.folders.adapter_files import (
     refuse_kind,
     scaling,
 )
-from model.folders.base_facts import BaseFacts
+from model.folders.base_facts import BaseInfo
 from model.folders.fingerprint import RELATED, SAME, distance
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ MAX_SCALING = 64  # of published adapters; beyond it somebody has mistaken alpha
 
 
 def check_adapter(
-    path: Path, base: BaseFacts | None, templates: Collection[str]
+    path: Path, base: BaseInfo | None, templates: Collection[str]
 ) -> Iterator[Finding]:
     """What is wrong with, or worth knowing about, the adapter in `path`.
 
@@ -70,7 +70,7 @@ def check_adapter(
     yield from _check_template(card, templates, own)
 
 
-def check_for_merging(path: Path, base: BaseFacts) -> None:
+def check_for_merging(path: Path, base: BaseInfo) -> None:
     """Whether the adapter in `path` can be merged into `base`: kinds that are not served can be.
 
     Raises:
@@ -107,7 +107,7 @@ def _check_settings(config: Mapping[str, Any]) -> None:
         raise adapter_error("rank_unsound", rank=repr(rank))
 
 
-def _check_pairs(config: Mapping[str, Any], weights: Weights) -> None:
+def _check_pairs(config: Mapping[str, Any], weights: AdapterTensors) -> None:
     """Whether the weights are whole, as far as their sizes tell.
 
     Raises:
@@ -121,7 +121,7 @@ def _check_pairs(config: Mapping[str, Any], weights: Weights) -> None:
         raise adapter_error("adapter_own_missing", names=" and ".join(sorted(missing)))
 
 
-def _check_numbers(weights: Weights) -> None:
+def _check_numbers(weights: AdapterTensors) -> None:
     """Whether the weights are numbers, and do anything. Reads them, one after the other.
 
     Raises:
@@ -160,14 +160,14 @@ def _check_rank(config: Mapping[str, Any], key: Key, sides: Mapping[str, LazyTen
         raise adapter_error("rank_differs", layer=key[0], module=key[1], found=found, told=told)
 
 
-def _named(weights: Weights) -> Iterator[tuple[str, LazyTensor]]:
+def _named(weights: AdapterTensors) -> Iterator[tuple[str, LazyTensor]]:
     for key, sides in weights.pairs.items():
         for side, tensor in sides.items():
             yield f"lora_{side} of layer {key[0]} {key[1]}", tensor
     yield from weights.whole.items()
 
 
-def _check_fit(key: Key, sides: Mapping[str, LazyTensor], base: BaseFacts) -> None:
+def _check_fit(key: Key, sides: Mapping[str, LazyTensor], base: BaseInfo) -> None:
     shape = base.tensors.get(f"{dotted(key)}.weight")
     layer, module = key
     if shape is None:
@@ -182,7 +182,7 @@ def _check_fit(key: Key, sides: Mapping[str, LazyTensor], base: BaseFacts) -> No
 
 
 def _check_origin(
-    config: Mapping[str, Any], card: Mapping[str, Any], base: BaseFacts
+    config: Mapping[str, Any], card: Mapping[str, Any], base: BaseInfo
 ) -> Iterator[Finding]:
     """Whether this is the base that it was trained on: by its weights if they were noted, else by
     its name."""
@@ -201,7 +201,7 @@ def _check_origin(
         yield finding("adapter_base_name", base=base.name, trained_on=name)
 
 
-def _check_targets(config: Mapping[str, Any], weights: Weights) -> Iterator[Finding]:
+def _check_targets(config: Mapping[str, Any], weights: AdapterTensors) -> Iterator[Finding]:
     modules = sorted({module for _, module in weights.pairs})
     layers = {layer for layer, _ in weights.pairs}
     ranks = sorted({sides["A"].shape[0] for sides in weights.pairs.values()})

@@ -51,7 +51,7 @@ def _next_token(
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities [pieces] of the next token of the base alone, and with the adapter."""
     from model.engine.kv_cache import SequenceCache
-    from model.layers.llama import Span
+    from model.layers.llama import SequenceSlice
     from model.loading import load_model, resolve_device
 
     quantization = "none" if base.nbytes <= PLAIN_BYTES else "8bit"
@@ -63,9 +63,9 @@ def _next_token(
     ids = encode_chat([Message("user", QUESTION)], template, tokenizer, CONTEXT - 1).ids
     lora = adapter_files.load(adapter, model)
 
-    def next_token(span: Span) -> Tensor:
+    def next_token(span: SequenceSlice) -> Tensor:
         logits = model.forward([span])[0, : tokenizer.pieces]
         return logits.double().log_softmax(-1)
 
-    alone = next_token(Span(ids, SequenceCache(model.cache_format)))
-    return alone, next_token(Span(ids, SequenceCache(model.cache_format), lora))
+    alone = next_token(SequenceSlice(ids, SequenceCache(model.cache_format)))
+    return alone, next_token(SequenceSlice(ids, SequenceCache(model.cache_format), lora))

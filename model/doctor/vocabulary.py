@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.findings import Finding, adapter_error, finding
-from model.folders.base_facts import EMBEDDING, BaseFacts
+from model.folders.base_facts import EMBEDDING, BaseInfo
 from model.folders.bounded_files import UnfitFileError, require_inside
 from model.folders.tokenizer_files import TOKENIZER, has_tokenizer, read_tokenizer
-from model.tokenizer import Run, Tokenizer
+from model.tokenizer import TextSpan, Tokenizer
 from model.types import AdapterError, ModelFolderError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ SAMPLES = ("Hello, how are you today?", "你好，世界！今天天气很好。
 
 
 def check_vocabulary(
-    path: Path, whole: Mapping[str, LazyTensor], base: BaseFacts
+    path: Path, whole: Mapping[str, LazyTensor], base: BaseInfo
 ) -> Iterator[Finding]:
     """What the adapter in `path` does to the vocabulary, with the layers that it brings.
 
@@ -79,11 +79,11 @@ def _as_adapters(error: ModelFolderError, folder: Path) -> AdapterError:
 
 def differ(one: Tokenizer, other: Tokenizer) -> bool:
     """Whether they cut the same text into other ids."""
-    runs = [[Run(text, control=False)] for text in SAMPLES]
+    runs = [[TextSpan(text, control=False)] for text in SAMPLES]
     return any(one.encode(run) != other.encode(run) for run in runs)
 
 
-def _rows(name: str, weight: LazyTensor, base: BaseFacts) -> int:
+def _rows(name: str, weight: LazyTensor, base: BaseInfo) -> int:
     hidden = base.tensors[EMBEDDING][1]
     if len(weight.shape) != 2 or weight.shape[1] != hidden:
         sizes = " x ".join(map(str, weight.shape))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.layers.key_values import CacheFormat, KeyValuePlace
+from model.layers.key_values import CacheFormat, KVPointers
 
 GROWTH = 256  # positions; a chat turn grows its cache once or twice
 
@@ -52,7 +52,7 @@ class SequenceCache:
         keys = self._k[layer].transpose(-1, -2).flatten(1, 2)
         return keys[:, :end], self._v[layer, :, :end]
 
-    def place(self, needed: int) -> KeyValuePlace:
+    def place(self, needed: int) -> KVPointers:
         """Where keys and values lie, with room for `needed` positions."""
         self.reserve(needed)
         return self._place
@@ -91,9 +91,9 @@ class SequenceCache:
         self._place = _place(self._k, self._v)
 
 
-def _place(keys: Tensor, values: Tensor) -> KeyValuePlace:
+def _place(keys: Tensor, values: Tensor) -> KVPointers:
     """A head's keys take as much room as its values, so the strides are the same."""
-    return KeyValuePlace(keys.data_ptr(), values.data_ptr(), keys.stride(0), keys.stride(1))
+    return KVPointers(keys.data_ptr(), values.data_ptr(), keys.stride(0), keys.stride(1))
 
 
 def _resized(old: Tensor, size: int) -> Tensor:

@@ -15,8 +15,8 @@ from collections.abc import Sequence as Seq
 
 from model.engine.adapter_cache import AdapterCache, LoadedAdapter
 from model.engine.heartbeat import Heartbeat
-from model.engine.memory import CacheMemory
-from model.engine.pace import Pace
+from model.engine.memory import KVCacheManager
+from model.engine.pace import WaitEstimator
 from model.engine.sampler import Floats
 from model.engine.scheduler import Scheduler
 from model.engine.sequence import Sequence
@@ -77,11 +77,11 @@ class LocalEngine:
         self._model = model
         self._pieces = pieces
         self._adapters = AdapterCache(load_adapter, adapter_bytes)
-        self._memory = CacheMemory(model.cache_format, cache_bytes)
+        self._memory = KVCacheManager(model.cache_format, cache_bytes)
         self.context_length = _bounded(model.context_length, self._memory.most_positions)
         self._scheduler = Scheduler(max_sequences)
         self._max_waiting = max_waiting
-        self._pace = Pace(max_sequences)
+        self._pace = WaitEstimator(max_sequences)
         self._inbox: list[Sequence] = []
         self._aborts: set[str] = set()
         self._wake = threading.Condition()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 REACHES = {3: 5, 2: 2, 1: 1}
 
 
-class Lookup:
+class PromptLookup:
     """Finds where the end of `tokens`, a list that grows, occurred before."""
 
     def __init__(self, tokens: Sequence[int]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 
 from model.engine.kv_cache import GROWTH, SequenceCache, rounded
-from model.engine.prefix_cache import LEAST, Entry, Match, PrefixCache, common_prefix
+from model.engine.prefix_cache import LEAST, PrefixEntry, PrefixMatch, PrefixCache, common_prefix
 from model.engine.sequence import Sequence
 from model.layers.key_values import CacheFormat
 from model.types import FinishReason
@@ -19,7 +19,7 @@ from model.types import FinishReason
 WORTH_WAITING = 64  # tokens: less is computed sooner than another step has come
 
 
-class CacheMemory:
+class KVCacheManager:
     """Gives sequences their keys and values. Only the engine's thread touches it.
 
     Args:
@@ -114,7 +114,7 @@ class CacheMemory:
             cache.trim()
         except (MemoryError, RuntimeError):
             return  # memory is too short to keep anything
-        self._idle.put(Entry(sequence.key, sequence.token_array()[: cache.length], cache))
+        self._idle.put(PrefixEntry(sequence.key, sequence.token_array()[: cache.length], cache))
 
     def forget(self) -> bool:
         """Drop all that is kept; whether there was anything."""
@@ -129,7 +129,7 @@ class CacheMemory:
         most = self.most_positions
         return wanted if most is None else max(least, min(wanted, most))
 
-    def _claimed(self, match: Match | None) -> SequenceCache:
+    def _claimed(self, match: PrefixMatch | None) -> SequenceCache:
         """The entry's own memory where the prompt continues it; else empty, to be filled."""
         if match is None:
             return self.empty()

@@ -6,7 +6,7 @@ FIRST_GUESS = 10.0  # seconds a reply, before any has ended
 NEWEST = 0.2  # share of the newest reply in the average
 
 
-class Pace:
+class WaitEstimator:
     """An exponential average over the replies that have ended.
 
     Args:

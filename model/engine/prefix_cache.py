@@ -17,7 +17,7 @@ PrefixKey = tuple[str, float]  # the adapter's digest and scale; "" is the base
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class PrefixEntry:
     """`tokens` [cache.length] and their keys and values, computed under `key`."""
 
     key: PrefixKey
@@ -26,10 +26,10 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Match:
+class PrefixMatch:
     """The first `length` tokens of `entry` begin a prompt."""
 
-    entry: Entry
+    entry: PrefixEntry
     length: int
 
     @property
@@ -42,22 +42,22 @@ class PrefixCache:
     """Idle entries, in the order of their last use. It has no budget: see `CacheMemory`."""
 
     def __init__(self) -> None:
-        self._entries: list[Entry] = []
+        self._entries: list[PrefixEntry] = []
         self.nbytes = 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def find(self, key: PrefixKey, tokens: Tokens) -> Match | None:
+    def find(self, key: PrefixKey, tokens: Tokens) -> PrefixMatch | None:
         """The entry with the longest common beginning, the most recently used of several.
 
         The last of `tokens` never counts: its logits are wanted.
         """
-        best: Match | None = None
+        best: PrefixMatch | None = None
         for entry in reversed(self._entries):
             if entry.key != key:
                 continue
-            match = Match(entry, common_prefix(entry.tokens, tokens[:-1]))
+            match = PrefixMatch(entry, common_prefix(entry.tokens, tokens[:-1]))
             if match.length >= LEAST or (match.whole and match.length):
                 best = _better(best, match)
         return best
@@ -70,7 +70,7 @@ class PrefixCache:
                 return True
         return False
 
-    def put(self, entry: Entry) -> None:
+    def put(self, entry: PrefixEntry) -> None:
         """Keep an entry, unless another one holds all of it; it replaces those that it holds."""
         for other in [o for o in self._entries if o.key == entry.key]:
             common = common_prefix(other.tokens, entry.tokens)
@@ -84,13 +84,13 @@ class PrefixCache:
         self._entries.append(entry)
         self.nbytes += entry.cache.nbytes
 
-    def take(self, entry: Entry) -> SequenceCache:
+    def take(self, entry: PrefixEntry) -> SequenceCache:
         """Hand an entry's keys and values over; the entry is gone."""
         self._entries.remove(entry)
         self.nbytes -= entry.cache.nbytes
         return entry.cache
 
-    def touch(self, entry: Entry) -> None:
+    def touch(self, entry: PrefixEntry) -> None:
         """Count as used just now."""
         self._entries.remove(entry)
         self._entries.append(entry)
@@ -111,7 +111,7 @@ def common_prefix(one: Tokens, other: Tokens) -> int:
     return int(differs.argmax()) if differs.any() else length
 
 
-def _better(best: Match | None, match: Match) -> Match:
+def _better(best: PrefixMatch | None, match: PrefixMatch) -> PrefixMatch:
     """The longer one; of two as long the one that need not be copied, then the first."""
     if best is None or (match.length, match.whole) > (best.length, best.whole):
         return match

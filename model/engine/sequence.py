@@ -8,11 +8,11 @@ import time
 import numpy as np
 
 from model.engine.kv_cache import SequenceCache
-from model.engine.lookup import Lookup
+from model.engine.lookup import PromptLookup
 from model.engine.prefix_cache import PrefixKey, Tokens
 from model.engine.sampler import Choice, Floats, Sampler
 from model.engine.stops import StopStrings
-from model.layers.llama import Span
+from model.layers.llama import SequenceSlice
 from model.layers.lora import Lora
 from model.types import Delta, Emit, EngineRequest, FinishReason, Queued, Stats, TokenLogprob
 
@@ -47,7 +47,7 @@ class Sequence:
         self._sampler = Sampler(request.sampling, request.prompt_ids, request.eos_ids, pieces)
         self._stops = StopStrings(request.sampling.stop, request.so_far)
         self._pending = tuple(self.tokens)  # those that no forward has taken yet
-        self._lookup = Lookup(self.tokens)
+        self._lookup = PromptLookup(self.tokens)
         self._guessed: tuple[int, ...] = ()  # what may follow the pending token
         self.completion_tokens = 0
         self._cached_tokens = 0
@@ -110,19 +110,19 @@ class Sequence:
         self.prefilling = self.prefilling or len(self._pending) > 1
 
     def guess(self, most: int, least: int) -> None:
-        """Have up to `most` likely tokens computed with the next one: see `Lookup`.
+        """Have up to `most` likely tokens computed with the next one: see `PromptLookup`.
 
         Only where there is room for them already, and where they may still come.
         """
         room = self.cache.capacity - self.cache.length - 1
         self._guessed = self._lookup.guess(max(0, min(most, room, self.left - 1)), least)
 
-    def take(self, most: int) -> Span:
+    def take(self, most: int) -> SequenceSlice:
         """The next `most` tokens at the most, and what is guessed to follow, as a span to
         compute."""
         tokens, self._pending = self._pending[:most], self._pending[most:]
         guessed = () if self._pending else self._guessed
-        return Span((*tokens, *guessed), self.cache, self._lora, self.request.adapter_scale)
+        return SequenceSlice((*tokens, *guessed), self.cache, self._lora, self.request.adapter_scale)
 
     def accept(self, logits: Floats) -> None:
         """Sample from the logits after the span last taken, unless more of the prompt is to come.

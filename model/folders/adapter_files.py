@@ -69,7 +69,7 @@ Key = tuple[int, str]  # layer and module, for example (3, "q_proj")
 
 
 @dataclass
-class Weights:
+class AdapterTensors:
     """What a weights file holds: "A" and "B" by layer and module, and whole layers by name. Each
     is read when it is wanted."""
 
@@ -274,13 +274,13 @@ def weights_file(path: Path) -> Path:
     return file
 
 
-def read_weights(path: Path) -> Weights:
+def read_weights(path: Path) -> AdapterTensors:
     """All weights of the adapter in `path`.
 
     Raises:
         AdapterError: the file is torn, or holds something else.
     """
-    weights = Weights()
+    weights = AdapterTensors()
     for tensor in all_tensors(path):
         if match := PAIR_NAME.match(tensor.name):
             layer, module, side = match.groups()

@@ -14,7 +14,7 @@ EMBEDDING = "model.embed_tokens.weight"
 
 
 @dataclass(frozen=True)
-class BaseFacts:
+class BaseInfo:
     """A base's name, the shapes of its tensors by their names, and a sample of its weights.
 
     `tokenizer` None means that it is not known.
@@ -35,10 +35,10 @@ class BaseFacts:
         return sum(name.endswith("input_layernorm.weight") for name in self.tensors)
 
 
-def base_facts(folder: ModelFolder, name: str, tokenizer: Tokenizer | None) -> BaseFacts:
+def base_facts(folder: ModelFolder, name: str, tokenizer: Tokenizer | None) -> BaseInfo:
     """The facts about the base in `folder`, which is called `name`.
 
     Raises:
         ModelFolderError: its configuration or a file is not sound.
     """
-    return BaseFacts(name, expected_tensors(folder.config), fingerprint(folder), tokenizer)
+    return BaseInfo(name, expected_tensors(folder.config), fingerprint(folder), tokenizer)

@@ -49,7 +49,7 @@ def build_folder(cache: Path) -> Path:
     return cache / "kernels" / digest.hexdigest()[:16]
 
 
-class Build:
+class KernelBuild:
     """Machine code on its way: compiled by a child process where the disk has none yet.
 
     Make it early: compiling runs beside the fetching and reading of the weights.

@@ -30,7 +30,7 @@ class CacheFormat:
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype.itemsize
 
 
-class KeyValuePlace(NamedTuple):
+class KVPointers(NamedTuple):
     """Addresses, and strides in elements, which are the keys' and the values'."""
 
     keys: int
@@ -48,7 +48,7 @@ class KeyValues(Protocol):
         """Store [new, kv_heads, head_dim] at `length`; all so far, [kv_heads, length + new, …]."""
         ...
 
-    def place(self, needed: int) -> KeyValuePlace:
+    def place(self, needed: int) -> KVPointers:
         """Where all of it lies, with room for `needed` positions."""
         ...
 

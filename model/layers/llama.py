@@ -59,7 +59,7 @@ class LlamaShape:
 
 
 @dataclass(frozen=True)
-class Span:
+class SequenceSlice:
     """The part of a sequence that a forward computes: its next `tokens`, over its `cache`.
 
     `scale` multiplies the deltas of `lora`; what that replaces, it replaces whole. At 0 the base
@@ -81,14 +81,14 @@ class Span:
 class _Rows:
     """A batch laid out as rows."""
 
-    spans: Sequence[Span]
+    spans: Sequence[SequenceSlice]
     bounds: list[tuple[int, int]]
     loras: list[LoraRows]
     cos: Tensor
     sin: Tensor
 
 
-class Packed:
+class FusedLinear:
     """Linear layers that share their input, as one, with the adapters' deltas added to each."""
 
     def __init__(self, layer: int, linear: Linear, names: Sequence[str], sizes: Sequence[int]):
@@ -113,12 +113,12 @@ class DecoderLayer:
         self.shape = shape
         hidden, head, wide = shape.hidden_size, shape.head_dim, shape.intermediate_size
         q, kv = shape.num_heads * head, shape.num_kv_heads * head
-        self.qkv = Packed(
+        self.qkv = FusedLinear(
             index, make(hidden, q + 2 * kv), ("q_proj", "k_proj", "v_proj"), (q, kv, kv)
         )
-        self.o = Packed(index, make(q, hidden), ("o_proj",), (hidden,))
-        self.gate_up = Packed(index, make(hidden, 2 * wide), ("gate_proj", "up_proj"), (wide, wide))
-        self.down = Packed(index, make(wide, hidden), ("down_proj",), (hidden,))
+        self.o = FusedLinear(index, make(q, hidden), ("o_proj",), (hidden,))
+        self.gate_up = FusedLinear(index, make(hidden, 2 * wide), ("gate_proj", "up_proj"), (wide, wide))
+        self.down = FusedLinear(index, make(wide, hidden), ("down_proj",), (hidden,))
         self.input_norm = torch.ones(hidden)
         self.post_norm = torch.ones(hidden)
 
@@ -228,7 +228,7 @@ class Llama:
             yield from (p.linear for p in (layer.qkv, layer.o, layer.gate_up, layer.down))
         yield self.lm_head
 
-    def forward(self, spans: Sequence[Span], every_position: bool = False) -> Tensor:
+    def forward(self, spans: Sequence[SequenceSlice], every_position: bool = False) -> Tensor:
         """Advance every span's cache by its tokens.
 
         Spans with the same adapter and scale should stand together: each run of them is one
@@ -243,7 +243,7 @@ class Llama:
             return torch.from_numpy(self._decode(self.decoder, spans, every_position))
         return self._forward(spans, every_position)
 
-    def logits(self, spans: Sequence[Span], every_position: bool = False) -> NDArray[np.float32]:
+    def logits(self, spans: Sequence[SequenceSlice], every_position: bool = False) -> NDArray[np.float32]:
         """As `forward`, for whoever samples: theirs to change until the next call.
 
         Compiled code is reached without torch: each call of that costs more than it does
@@ -254,7 +254,7 @@ class Llama:
         return self._forward(spans, every_position).cpu().numpy()
 
     def _decode(
-        self, decoder: Decoder, spans: Sequence[Span], every_position: bool
+        self, decoder: Decoder, spans: Sequence[SequenceSlice], every_position: bool
     ) -> NDArray[np.float32]:
         logits = decoder.forward(spans, every_position)
         for span in spans:
@@ -262,7 +262,7 @@ class Llama:
         return logits
 
     @torch.inference_mode()
-    def _forward(self, spans: Sequence[Span], every_position: bool) -> Tensor:
+    def _forward(self, spans: Sequence[SequenceSlice], every_position: bool) -> Tensor:
         rows = self._lay_out(spans)
         x = self._embed(spans).to(self.dtype)
         for layer in self.layers:
@@ -288,10 +288,10 @@ class Llama:
         layer.put(0, weight)
         return layer
 
-    def _embed(self, spans: Sequence[Span]) -> Tensor:
+    def _embed(self, spans: Sequence[SequenceSlice]) -> Tensor:
         """[tokens, hidden_size]."""
 
-        def rows(layer: Linear, some: Iterable[Span]) -> Tensor:
+        def rows(layer: Linear, some: Iterable[SequenceSlice]) -> Tensor:
             ids = [token for span in some for token in span.tokens]
             return layer.rows(torch.tensor(ids, device=self.device))
 
@@ -300,7 +300,7 @@ class Llama:
             return rows(layers[0], spans)
         return torch.cat([rows(*part) for part in zip(layers, ([s] for s in spans), strict=True)])
 
-    def _heads(self, x: Tensor, spans: Sequence[Span], counts: Sequence[int]) -> Tensor:
+    def _heads(self, x: Tensor, spans: Sequence[SequenceSlice], counts: Sequence[int]) -> Tensor:
         """Logits of so many rows of `x` for each span, float32 [rows, widest vocabulary]."""
         layers = [(span.active and span.active.head) or self.lm_head for span in spans]
         if len(set(layers)) == 1:
@@ -312,7 +312,7 @@ class Llama:
         padded = zip(logits, padding, strict=True)
         return torch.cat([functional.pad(part, pad, value=-torch.inf) for part, pad in padded])
 
-    def _lay_out(self, spans: Sequence[Span]) -> _Rows:
+    def _lay_out(self, spans: Sequence[SequenceSlice]) -> _Rows:
         bounds: list[tuple[int, int]] = []
         positions: list[int] = []
         start = 0
@@ -325,7 +325,7 @@ class Llama:
         return _Rows(spans, bounds, _group_loras(spans, bounds), cos, sin)
 
 
-def _group_loras(spans: Sequence[Span], bounds: Sequence[tuple[int, int]]) -> list[LoraRows]:
+def _group_loras(spans: Sequence[SequenceSlice], bounds: Sequence[tuple[int, int]]) -> list[LoraRows]:
     """Neighbouring spans with the same adapter and scale as one group of rows."""
     groups: list[LoraRows] = []
     for span, (start, stop) in zip(spans, bounds, strict=True):

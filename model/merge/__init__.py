@@ -22,8 +22,8 @@ from model.folders.model_folder import IGNORED, ModelFolder
 from model.folders.new_folder import FINISHED, new_folder
 from model.folders.weight_writer import nbytes_of, write_weights
 from model.folders.weights import LazyTensor, list_tensors, torch_dtype
-from model.merge.rest import Voice, write_rest
-from model.merge.tally import Tally
+from model.merge.rest import ChatFormat, write_rest
+from model.merge.tally import MergeStatistics
 from model.merge.weights import AdapterWeights, Merger
 from model.progress import Bar
 
@@ -44,10 +44,10 @@ class Merge:
     base: ModelFolder
     adapters: Sequence[AdapterWeights]
     dtype: str | None
-    voice: Voice
+    voice: ChatFormat
 
 
-def merge(job: Merge, destination: Path, bar: Bar) -> Tally:
+def merge(job: Merge, destination: Path, bar: Bar) -> MergeStatistics:
     """Write the merged model into the folder `destination`, which appears whole or not at all.
 
     Raises:
@@ -56,7 +56,7 @@ def merge(job: Merge, destination: Path, bar: Bar) -> Tally:
     """
     held = _base_tensors(job)
     dtype = job.dtype or _usual_dtype(held)
-    tally = Tally()
+    tally = MergeStatistics()
     tensors = [_merged(tensor, job.adapters, dtype, tally) for tensor in held]
     config = _config(job.base.config, tensors, dtype)
     with new_folder(destination, _recipe(job, dtype), nbytes_of(tensors)) as folder:
@@ -98,7 +98,7 @@ def _usual_dtype(tensors: Sequence[LazyTensor]) -> str:
 
 
 def _merged(
-    tensor: LazyTensor, adapters: Sequence[AdapterWeights], dtype: str, tally: Tally
+    tensor: LazyTensor, adapters: Sequence[AdapterWeights], dtype: str, tally: MergeStatistics
 ) -> LazyTensor:
     merger = Merger(tensor.name.removesuffix(".weight"), adapters)
     if not merger:
@@ -108,7 +108,7 @@ def _merged(
 
 
 def _read(
-    tensor: LazyTensor, adapters: Sequence[AdapterWeights], dtype: str, tally: Tally
+    tensor: LazyTensor, adapters: Sequence[AdapterWeights], dtype: str, tally: MergeStatistics
 ) -> Tensor:
     """A few rows after the other, so that what is computed with stays in the processor's caches."""
     import torch

@@ -11,10 +11,10 @@ from model.doctor.adapter import check_for_merging, usual_template
 from model.doctor.base import quick_check
 from model.doctor.vocabulary import own_tokenizer
 from model.folders.adapter_files import read_card
-from model.folders.base_facts import BaseFacts, base_facts
+from model.folders.base_facts import BaseInfo, base_facts
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.merge import Merge
-from model.merge.rest import Voice
+from model.merge.rest import ChatFormat
 from model.merge.weights import AdapterWeights, read_adapter
 from model.process_secrets import without_secrets
 from model.prompt import PromptTemplate
@@ -57,11 +57,11 @@ def plan_merge(
     template = _template(paths, templates, usual_template(grown, templates) or OWN_TEMPLATE)
     if own is None and template is not None and template.source == base.chat_template:
         template = None  # it is there, and stays where it is
-    voice = Voice(own, template, _story(facts, adapters))
+    voice = ChatFormat(own, template, _story(facts, adapters))
     return Merge(base, adapters, dtype, voice)
 
 
-def _checked(path: Path, strength: float, facts: BaseFacts) -> AdapterWeights:
+def _checked(path: Path, strength: float, facts: BaseInfo) -> AdapterWeights:
     try:
         check_for_merging(path, facts)
         return read_adapter(path, strength)
@@ -86,7 +86,7 @@ def _template(
     return known[-1] if known else templates.get(usual)
 
 
-def _story(facts: BaseFacts, adapters: Sequence[AdapterWeights]) -> str:
+def _story(facts: BaseInfo, adapters: Sequence[AdapterWeights]) -> str:
     parts = [f"{adapter.name} at strength {adapter.strength:g}" for adapter in adapters]
     return f"# Merged\n\n{facts.name} with {', then '.join(parts)}, merged into its weights."
 

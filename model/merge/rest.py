@@ -17,7 +17,7 @@ OLD = ("tokenizer_checklist.chk", "vocab.json", "merges.txt")
 
 
 @dataclass(frozen=True)
-class Voice:
+class ChatFormat:
     """How a merged model is to be spoken to.
 
     `tokenizer` is an adapter's folder if it brings its own; `template` the one that an adapter was
@@ -29,7 +29,7 @@ class Voice:
     story: str
 
 
-def write_rest(folder: Path, base: ModelFolder, voice: Voice) -> None:
+def write_rest(folder: Path, base: ModelFolder, voice: ChatFormat) -> None:
     """Write everything but config.json and the weights into `folder`."""
     copy_rest(base.path, folder)
     if voice.tokenizer is not None:

@@ -13,7 +13,7 @@ SAMPLED = 8  # of so many pieces of a layer, one is measured
 
 
 @dataclass
-class Tally:
+class MergeStatistics:
     """How many layers were merged, how many of them changed, and how far the weights moved, which
     is measured on a sample. `partial` where others were merged before an interruption."""
 

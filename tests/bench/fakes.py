@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.peers.base import PeerError, Question, Reply
+from bench.peers.base import PeerError, Question, PeerReply
 
 
 class FakePeer:
@@ -24,13 +24,13 @@ class FakePeer:
         self.running = True
         return "a fake"
 
-    def ask(self, questions: Sequence[Question]) -> list[Reply]:
+    def ask(self, questions: Sequence[Question]) -> list[PeerReply]:
         assert not self.paused
         self.asked.append(list(questions))
         if self.error:
             raise self.error
         return [
-            Reply(
+            PeerReply(
                 f"reply {len(self.asked)}", self.first, self.first + (q.tokens - 1) / 100, q.tokens
             )
             for q in questions

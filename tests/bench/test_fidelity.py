@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bench import fidelity
-from bench.fidelity import Sums, measure
+from bench.fidelity import KLAccumulator, measure
 from tests.tiny import TEXT
 
 
@@ -23,7 +23,7 @@ def text(tmp_path: Path) -> Path:
 
 
 def test_equal_logits_cost_nothing() -> None:
-    logits, sums = torch.randn(5, 7), Sums()
+    logits, sums = torch.randn(5, 7), KLAccumulator()
     sums.add(logits, logits, torch.tensor([0, 1, 2, 3, 4]))
     figures = sums.figures()
     assert figures.tokens == 5
@@ -34,7 +34,7 @@ def test_equal_logits_cost_nothing() -> None:
 
 def test_known_logits_give_known_figures() -> None:
     full, int8 = torch.tensor([[0.5, 0.5], [0.75, 0.25]]), torch.tensor([[0.25, 0.75], [0.5, 0.5]])
-    sums = Sums()
+    sums = KLAccumulator()
     for at in range(2):  # in pieces, as it is used
         sums.add(full[at : at + 1].log(), int8[at : at + 1].log(), torch.tensor([0]))
     figures = sums.figures()

@@ -15,9 +15,9 @@ from bench.geometry import Geometry
 from bench.random_model import main, write_model
 from model.engine.kv_cache import SequenceCache
 from model.folders.model_folder import load_tokenizer, read_model_folder
-from model.layers.llama import Span
+from model.layers.llama import SequenceSlice
 from model.loading import load_model
-from model.tokenizer import Run
+from model.tokenizer import TextSpan
 from model.types import ModelFolderError, SettingsError
 
 TINY = Geometry(layers=2, hidden=64, intermediate=96, heads=4, kv_heads=2, vocab=320)
@@ -110,7 +110,7 @@ def test_it_loads_and_gives_finite_logits(made: Path, quantization: str) -> None
         progress=lambda _: None,
     )  # fmt: skip
     cache = SequenceCache(model.cache_format)
-    logits = model.forward([Span([1, 5, 300], cache)])
+    logits = model.forward([SequenceSlice([1, 5, 300], cache)])
     assert logits.shape == (1, TINY.vocab)
     assert logits.isfinite().all()
     assert logits.std() > 0
@@ -123,9 +123,9 @@ def test_its_tokenizer_has_a_piece_for_every_row(made: Path) -> None:
     assert tokenizer.pieces == TINY.vocab
     assert (tokenizer.eos_id, folder.eos_ids) == (2, frozenset({2}))
     text = "User: hello, 你好\nBot: "
-    assert tokenizer.decode(tokenizer.encode([Run(text)])) == text
+    assert tokenizer.decode(tokenizer.encode([TextSpan(text)])) == text
     assert tokenizer.decode([TINY.vocab - 1]).isalpha()
-    assert tokenizer.encode([Run("</s>")]) == [2]
+    assert tokenizer.encode([TextSpan("</s>")]) == [2]
 
 
 def test_the_defaults_have_the_size_of_the_13b_s_file() -> None:

@@ -32,7 +32,7 @@ from bench.scaling.options import Options, read_options
 from bench.scaling.report import tables
 from bench.scaling.source import Source, prepare
 from model.engine.kv_cache import SequenceCache
-from model.layers.llama import Llama, Span
+from model.layers.llama import Llama, SequenceSlice
 from model.types import SettingsError
 from tests.model.kernels.conftest import GROUPED, make_model
 
@@ -215,7 +215,7 @@ def contents(cache: SequenceCache) -> list[Tensor]:
 def test_users_are_spread_over_the_adapters_side_by_side(
     model: Llama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[list[Span]] = []
+    asked: list[list[SequenceSlice]] = []
     monkeypatch.setattr(model, "forward", lambda spans: asked.append(list(spans)))
     monkeypatch.setattr(forward, "in_turn", lambda turns, _: [turn() or 0.5 for turn in turns])
     found = forward.measure_adapters(model, [0, 2, 5], users=4, steps=1)

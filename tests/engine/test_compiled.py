@@ -20,7 +20,7 @@ from model.engine import kv_cache, local, memory
 from model.engine.scheduler import Scheduler
 from model.layers.compiled import build_folder, make_decoder
 from model.layers.linear import Int8Linear
-from model.layers.llama import Span
+from model.layers.llama import SequenceSlice
 from model.settings import APP_NAME
 from model.types import Sampling
 from tests.engine.running import Ids, Reply, Running, running
@@ -66,7 +66,7 @@ class Steps:
         self.sizes: list[list[int]] = []
         forward = tiny.model.logits
 
-        def noting(spans: Sequence[Span], every_position: bool = False) -> Tensor:
+        def noting(spans: Sequence[SequenceSlice], every_position: bool = False) -> Tensor:
             self.sizes.append([len(span.tokens) for span in spans])
             return forward(spans, every_position)
 
@@ -88,7 +88,7 @@ def test_nobody_gets_logits_of_anothers_vocabulary(tiny: Running) -> None:
     adapter = tiny.registry.get("extended")
     lora = tiny.registry.load("extended", adapter.digest, tiny.model)
     caches = [kv_cache.SequenceCache(tiny.model.cache_format) for _ in range(3)]
-    spans = [Span([5, 6], caches[0]), Span([5, 360], caches[1], lora), Span([7], caches[2])]
+    spans = [SequenceSlice([5, 6], caches[0]), SequenceSlice([5, 360], caches[1], lora), SequenceSlice([7], caches[2])]
     logits = tiny.model.forward(spans)
     assert logits.shape == (3, 361)
     assert (logits[[0, 2], 320:] == -math.inf).all()

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from model.doctor.vocabulary import own_tokenizer
 from model.engine.kv_cache import SequenceCache
-from model.layers.llama import Span
+from model.layers.llama import SequenceSlice
 from tests.engine.running import Ids, Running, running
 from tests.tiny import make_adapter, make_folder
 
@@ -93,7 +93,7 @@ def test_nobody_gets_logits_of_anothers_vocabulary(tiny: Running) -> None:
     adapter = tiny.registry.get("extended")
     lora = tiny.registry.load("extended", adapter.digest, tiny.model)
     caches = [SequenceCache(tiny.model.cache_format) for _ in range(2)]
-    logits = tiny.model.forward([Span([5, 6], caches[0]), Span([5, 360], caches[1], lora)])
+    logits = tiny.model.forward([SequenceSlice([5, 6], caches[0]), SequenceSlice([5, 360], caches[1], lora)])
     assert logits.shape == (2, 361)
     assert (logits[0, 320:] == -torch.inf).all()
     assert logits[0, :320].isfinite().all()

@@ -13,7 +13,7 @@ import torch
 from model.engine.heartbeat import Heartbeat
 from model.engine.local import PREFILL_CHUNK
 from model.engine.sampler import Floats
-from model.layers.llama import Span
+from model.layers.llama import SequenceSlice
 from model.types import BusyError, Delta, EngineError, FinishReason, Sampling
 from tests.engine.running import Reply, Running, running
 from tests.tiny import make_adapter
@@ -76,7 +76,7 @@ def test_a_failing_step_ends_only_its_sequence(
     """A prefill that runs out of memory must not take the running replies with it."""
     forward = tiny.model.logits
 
-    def failing(spans: Sequence[Span], every_position: bool = False) -> Floats:
+    def failing(spans: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
         if any(len(span.tokens) > 50 for span in spans):
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
         return forward(spans, every_position)
@@ -96,7 +96,7 @@ def test_who_makes_a_step_fail_is_found_and_ends_alone(
     """In a batch nobody knows at first whose fault it is."""
     forward = tiny.model.logits
 
-    def failing(spans: Sequence[Span], every_position: bool = False) -> Floats:
+    def failing(spans: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
         if any(span.cache.length + len(span.tokens) == 40 for span in spans):
             raise RuntimeError("boom")
         return forward(spans, every_position)
@@ -128,7 +128,7 @@ def test_a_fault_in_one_reply_leaves_its_neighbours(tiny: Running) -> None:
 
 
 def test_a_dying_thread_says_why(tiny: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    def dying(spans: Sequence[Span], every_position: bool = False) -> Floats:
+    def dying(spans: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
         raise KeyError("a fault of ours")
 
     monkeypatch.setattr(tiny.model, "logits", dying)
@@ -146,7 +146,7 @@ def test_a_long_prompt_does_not_stall_the_others(
     forward = tiny.model.logits
     widths: list[int] = []
 
-    def noting(spans: Sequence[Span], every_position: bool = False) -> Floats:
+    def noting(spans: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
         widths.append(max(len(span.tokens) for span in spans))
         return forward(spans, every_position)
 
@@ -220,8 +220,8 @@ def test_8bit_stays_close_to_full_precision(tiny_folder: Path, tiny_adapters: Pa
     for quantization in ("none", "8bit"):
         with running(tiny_folder, tiny_adapters, quantization) as tiny:
             cache = SequenceCache(tiny.model.cache_format)
-            prefill = tiny.model.forward([Span(tuple(range(3, 40)), cache)])
-            decode = tiny.model.forward([Span((40,), cache)])
+            prefill = tiny.model.forward([SequenceSlice(tuple(range(3, 40)), cache)])
+            decode = tiny.model.forward([SequenceSlice((40,), cache)])
             logits[quantization] = torch.cat((prefill, decode))
     error = (logits["8bit"] - logits["none"]).std(dim=1) / logits["none"].std(dim=1)
     assert (error > 0).all()  # or nothing was quantised

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from model.engine.lookup import REACHES, Lookup
+from model.engine.lookup import REACHES, PromptLookup
 
 
 @pytest.mark.parametrize(
@@ -24,12 +24,12 @@ from model.engine.lookup import REACHES, Lookup
     ],
 )
 def test_what_followed_the_same_tokens_before(tokens: list[int], guess: tuple[int, ...]) -> None:
-    assert Lookup(tokens).guess(8) == guess
+    assert PromptLookup(tokens).guess(8) == guess
 
 
 @pytest.mark.parametrize("most", range(4))
 def test_no_more_than_wanted(most: int) -> None:
-    assert Lookup([1, 2, 3, 4, 5, 6, 7, 1, 2, 3]).guess(most) == (4, 5, 6)[:most]
+    assert PromptLookup([1, 2, 3, 4, 5, 6, 7, 1, 2, 3]).guess(most) == (4, 5, 6)[:most]
 
 
 @pytest.mark.parametrize(
@@ -43,15 +43,15 @@ def test_no_more_than_wanted(most: int) -> None:
 def test_nothing_where_too_little_is_alike(
     tokens: list[int], guesses: list[tuple[int, ...]]
 ) -> None:
-    assert [Lookup(tokens).guess(8, least) for least in (1, 2, 3)] == guesses
+    assert [PromptLookup(tokens).guess(8, least) for least in (1, 2, 3)] == guesses
 
 
 def test_token_by_token_is_the_same_as_at_once() -> None:
     tokens: list[int] = []
-    growing = Lookup(tokens)
+    growing = PromptLookup(tokens)
     for token in [1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3, 4, 4, 4, 4, 2, 3, 4, 1, 2]:
         tokens.append(token)
-        assert growing.guess(3) == Lookup(list(tokens)).guess(3)
+        assert growing.guess(3) == PromptLookup(list(tokens)).guess(3)
 
 
 def test_reaches_begin_with_the_longest() -> None:

@@ -15,7 +15,7 @@ from model.engine import kv_cache, memory
 from model.engine.kv_cache import SequenceCache
 from model.engine.sampler import Floats
 from model.engine.scheduler import Scheduler
-from model.layers.llama import Span
+from model.layers.llama import SequenceSlice
 from model.types import Delta, FinishReason, Sampling
 from tests.engine.running import Reply, Running, running
 from tests.engine.test_reuse import hold, some
@@ -194,7 +194,7 @@ def test_the_budget_is_kept(
         seen: list[int] = []
         forward = tiny.model.logits
 
-        def noting(spans: Sequence[Span], every_position: bool = False) -> Floats:
+        def noting(spans: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
             scheduler = tiny.engine._scheduler
             sequences = (*scheduler.running, *scheduler.waiting)
             held = sum(sequence.cache.nbytes for sequence in sequences)
@@ -257,7 +257,7 @@ def test_a_batch_without_memory_goes_on_with_fewer(
         expected = [reply.ids for reply in ask_at_once(tiny, 3, LONG, [])]
         forward = tiny.model.logits
 
-        def failing(spans: Sequence[Span], every_position: bool = False) -> Floats:
+        def failing(spans: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
             if len(spans) > 1:
                 raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
             return forward(spans, every_position)
@@ -275,7 +275,7 @@ def test_what_is_kept_goes_when_a_step_lacks_memory(
         tiny.ask(some(30, 1)).wait()
         forward, failed = tiny.model.logits, []
 
-        def failing_once(spans: Sequence[Span], every_position: bool = False) -> Floats:
+        def failing_once(spans: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
             if not failed:
                 failed.append(True)
                 raise MemoryError

@@ -9,7 +9,7 @@ import pytest
 
 from model.engine import local
 from model.engine.sampler import Floats
-from model.layers.llama import Span
+from model.layers.llama import SequenceSlice
 from model.types import BusyError, Delta, Sampling
 from tests.engine.running import running
 from tests.engine.test_reuse import hold, some
@@ -35,7 +35,7 @@ def test_a_short_prompt_waits_one_chunk_for_each_long_one(
     with running(tiny_folder, tiny_adapters) as tiny:
         forward = tiny.model.logits
 
-        def noting(spans: Sequence[Span], every_position: bool = False) -> Floats:
+        def noting(spans: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
             widths.append(len(spans[0].tokens))
             return forward(spans, every_position)
 

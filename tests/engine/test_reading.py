@@ -11,7 +11,7 @@ import pytest
 from model.engine import local
 from model.engine.local import PREFILL_CHUNK
 from model.engine.sampler import Floats
-from model.layers.llama import Span
+from model.layers.llama import SequenceSlice
 from model.types import BusyError, Delta, EngineError, FinishReason, Sampling
 from tests.engine.running import Ids, Reply, Running, running
 from tests.engine.test_reuse import hold, some
@@ -46,7 +46,7 @@ class Steps:
         self.paused, self.go_on = threading.Event(), threading.Event()
         forward = tiny.model.logits
 
-        def noting(spans: Sequence[Span], every_position: bool = False) -> Floats:
+        def noting(spans: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
             self.seen.append([len(span.tokens) for span in spans])
             if len(self.seen) - 1 == pause_at:
                 self.paused.set()
@@ -203,7 +203,7 @@ def test_closing_ends_what_waits_to_be_read(tiny: Running) -> None:
 def test_a_failing_step_ends_reading_and_nothing_else(
     tiny: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(spans: Sequence[Span], every_position: bool = False) -> Floats:
+    def failing(spans: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
     with monkeypatch.context() as patch:

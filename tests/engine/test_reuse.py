@@ -15,7 +15,7 @@ import pytest
 
 from model.engine.kv_cache import SequenceCache
 from model.engine.sampler import Floats
-from model.layers.llama import Span
+from model.layers.llama import SequenceSlice
 from model.types import Delta, FinishReason, Sampling
 from tests.engine.running import Ids, Running, running
 from tests.engine.test_equality import reference
@@ -269,7 +269,7 @@ def test_nothing_is_kept_of_a_failed_reply(tiny: Running, monkeypatch: pytest.Mo
     tiny.ask(kept).wait()
     forward = tiny.model.logits
 
-    def failing(spans: Sequence[Span], every_position: bool = False) -> Floats:
+    def failing(spans: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
         if len(spans[0].tokens) == 1:
             raise RuntimeError("a bad step")
         return forward(spans, every_position)

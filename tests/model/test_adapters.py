@@ -17,7 +17,7 @@ from torch import Tensor
 
 from model.adapters import Adapter, AdapterRegistry
 from model.folders.adapter_files import REFUSED, scaling
-from model.folders.base_facts import BaseFacts
+from model.folders.base_facts import BaseInfo
 from model.folders.expected import expected_tensors
 from model.layers.linear import FloatLinear, Linear
 from model.layers.lora import FloatPair, Lora, LoraMaker
@@ -27,7 +27,7 @@ SIZES = {
     "vocab_size": 64, "hidden_size": 16, "intermediate_size": 40, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "tie_word_embeddings": True,
 }  # fmt: skip
-BASE = BaseFacts("tiny", expected_tensors(SIZES))
+BASE = BaseInfo("tiny", expected_tensors(SIZES))
 CONFIG = {"peft_type": "LORA", "r": 3, "lora_alpha": 6, "target_modules": ["q_proj"]}
 Q = "base_model.model.model.layers.{}.self_attn.q_proj"
 DOWN = "base_model.model.model.layers.{}.mlp.down_proj"

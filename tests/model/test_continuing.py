@@ -8,7 +8,7 @@ import pytest
 from tokenizers import AddedToken, decoders, models, normalizers
 from tokenizers import Tokenizer as Backend
 
-from model.plan import Plan, _detokenizer
+from model.plan import PreparedRequest, _detokenizer
 from model.prompt import END as END_MARK
 from model.prompt import (
     REPLIED,
@@ -20,8 +20,8 @@ from model.prompt import (
     read_behind,
 )
 from model.settings import CHECKOUT
-from model.tokenizer import FastTokenizer, Run, SpmTokenizer, Tokenizer
-from model.types import Dropped, Message, PromptTooLongError
+from model.tokenizer import FastTokenizer, TextSpan, SpmTokenizer, Tokenizer
+from model.types import TruncatedTurns, Message, PromptTooLongError
 from tests.model.test_prompt import LONG, Letters, chat
 from tests.model.tokens import END, LIKE_LLAMA, LIKE_T5, START, make_spm
 from tests.tiny import TEMPLATE as CHATML
@@ -88,8 +88,8 @@ def begun(template: str, tokenizer: Tokenizer, so_far: str) -> tuple[int, ...]:
 
 def in_the_middle(text: str, tokenizer: Tokenizer) -> list[int]:
     """Ids of a text that something stands before."""
-    before = tokenizer.encode([Run(".", control=False)])
-    ids = tokenizer.encode([Run("." + text, control=False)])
+    before = tokenizer.encode([TextSpan(".", control=False)])
+    ids = tokenizer.encode([TextSpan("." + text, control=False)])
     if ids[: len(before)] != before:
         pytest.skip("merged with what stands before")
     return ids[len(before) :]
@@ -120,7 +120,7 @@ def test_what_comes_next_is_neither_glued_nor_apart_nor_torn(
     tokenizer = tokenizers[name]
     for cut in range(1, len(text)):
         prompt = encode_chat(ONE, TEMPLATES[template], tokenizer, 9999, so_far=text[:cut])
-        detokenizer = _detokenizer(Plan(prompt, None, tokenizer, frozenset(), (), text[:cut]))
+        detokenizer = _detokenizer(PreparedRequest(prompt, None, tokenizer, frozenset(), (), text[:cut]))
         ids = in_the_middle(text[cut:], tokenizer)
         assert "".join(map(detokenizer.push, ids)) + detokenizer.flush() == text[cut:]
 
@@ -135,8 +135,8 @@ def test_space_that_a_tokenizer_drops_does_not_come_twice(
 ) -> None:
     tokenizer = tokenizers["t5"]
     prompt = encode_chat(ONE, TEMPLATES[template], tokenizer, 9999, so_far=so_far)
-    detokenizer = _detokenizer(Plan(prompt, None, tokenizer, frozenset(), (), so_far))
-    ids = tokenizer.encode([Run(word)])
+    detokenizer = _detokenizer(PreparedRequest(prompt, None, tokenizer, frozenset(), (), so_far))
+    ids = tokenizer.encode([TextSpan(word)])
     assert "".join(map(detokenizer.push, ids)) + detokenizer.flush() == new
 
 
@@ -180,7 +180,7 @@ def test_turns_make_room_for_what_is_said_already(room: int, kept: list[str]) ->
     alone = encode_chat(chat(*kept), linly, Letters(), 99)
     assert Letters().decode(prompt.ids) == Letters().decode(alone.ids) + "Yes"
     gone = len(LONG) - len(kept)
-    assert prompt.dropped == (Dropped(gone, gone // 2 * 15) if gone else None)
+    assert prompt.dropped == (TruncatedTurns(gone, gone // 2 * 15) if gone else None)
 
 
 @pytest.mark.parametrize(
@@ -226,13 +226,13 @@ def said(*messages: Message) -> str:
     ("room", "text", "dropped"),
     [
         (33, said(*REST), None),
-        (32, said(*REST[2:]), Dropped(2, 15)),
-        (18, said(*REST[2:]), Dropped(2, 15)),
-        (17, "", Dropped(4, 33)),
+        (32, said(*REST[2:]), TruncatedTurns(2, 15)),
+        (18, said(*REST[2:]), TruncatedTurns(2, 15)),
+        (17, "", TruncatedTurns(4, 33)),
     ],
 )
 def test_at_rest_goes_what_the_next_question_would_drop(
-    room: int, text: str, dropped: Dropped | None
+    room: int, text: str, dropped: TruncatedTurns | None
 ) -> None:
     assert len(said(*REST)) == 33
     prompt = encode_at_rest(REST, TEMPLATES["linly"], Letters(), room, drop_oldest=True)

@@ -17,11 +17,11 @@ from model.types import (
     ChatRequest,
     Delta,
     Detokenizer,
-    Dropped,
+    TruncatedTurns,
     Emit,
     EngineRequest,
     FinishReason,
-    Measured,
+    ContextUsage,
     Message,
     NotReadyError,
     PromptTooLongError,
@@ -177,7 +177,7 @@ def test_measured_is_what_a_chat_takes(other: ModelManager, adapter: str | None)
         asked(Message("system", "Be kind."), QUESTION, adapter=adapter, so_far="Yes, "),
     ):
         measured = other.measure(request)
-        assert measured == Measured(measured.tokens, CONTEXT)
+        assert measured == ContextUsage(measured.tokens, CONTEXT)
         assert measured.tokens == stats(deltas(other.chat(request))).prompt_tokens
 
 
@@ -192,14 +192,14 @@ def test_measured_drops_what_the_chat_drops(other: ModelManager) -> None:
     first, *_, last = deltas(other.chat(request))
     measured = other.measure(request)
     assert measured.dropped == first.dropped
-    assert isinstance(measured.dropped, Dropped)
+    assert isinstance(measured.dropped, TruncatedTurns)
     assert last.stats
     assert measured.tokens == last.stats.prompt_tokens
     assert other.measure(asked(*long, drop_oldest=True)).dropped
 
 
 def test_an_empty_chat_is_measured(other: ModelManager) -> None:
-    assert other.measure(asked()) == Measured(0, CONTEXT)
+    assert other.measure(asked()) == ContextUsage(0, CONTEXT)
     system = other.measure(asked(Message("system", "Be kind.")))
     assert 0 < system.tokens < 30
 

@@ -8,25 +8,25 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from model.outbox import Burst, Outbox
+from model.outbox import DeltaBatch, DeltaQueue
 from model.types import Delta, FinishReason
 
 LAST = Delta("!", FinishReason.STOP)
 LONG = 3600.0  # nobody waits for it: only what need not wait comes
 
 
-def run(work: Callable[[], Awaitable[list[Burst]]]) -> list[Burst]:
-    async def bounded() -> list[Burst]:
+def run(work: Callable[[], Awaitable[list[DeltaBatch]]]) -> list[DeltaBatch]:
+    async def bounded() -> list[DeltaBatch]:
         return await asyncio.wait_for(work(), 20)
 
     return asyncio.run(bounded())
 
 
-def text(bursts: list[Burst]) -> str:
+def text(bursts: list[DeltaBatch]) -> str:
     return "".join(delta.text for burst in bursts for delta in burst)
 
 
-async def until_the_end(outbox: Outbox) -> list[Burst]:
+async def until_the_end(outbox: DeltaQueue) -> list[DeltaBatch]:
     bursts = [await outbox.take()]
     while not bursts[-1][-1].finish_reason:
         bursts.append(await outbox.take())
@@ -37,8 +37,8 @@ async def until_the_end(outbox: Outbox) -> list[Burst]:
 def test_everything_arrives_in_order_from_another_thread(seconds: float) -> None:
     words = [f"{number} " for number in range(2000)]
 
-    async def work() -> list[Burst]:
-        outbox = Outbox(seconds)
+    async def work() -> list[DeltaBatch]:
+        outbox = DeltaQueue(seconds)
 
         def speak() -> None:
             for word in words:
@@ -52,8 +52,8 @@ def test_everything_arrives_in_order_from_another_thread(seconds: float) -> None
 
 
 def test_the_first_comes_at_once_and_so_does_the_end() -> None:
-    async def work() -> list[Burst]:
-        outbox = Outbox(LONG)
+    async def work() -> list[DeltaBatch]:
+        outbox = DeltaQueue(LONG)
         outbox.put(Delta("a"))
         first = await outbox.take()
         for letter in "bcd":
@@ -67,8 +67,8 @@ def test_the_first_comes_at_once_and_so_does_the_end() -> None:
 def test_a_pause_holds_nothing_back() -> None:
     """Text that came within the pace must be shown even if no other delta follows for long."""
 
-    async def work() -> list[Burst]:
-        outbox = Outbox(0.01)
+    async def work() -> list[DeltaBatch]:
+        outbox = DeltaQueue(0.01)
         outbox.put(Delta("a"))
         bursts = [await outbox.take()]
         outbox.put(Delta("b"))
@@ -81,8 +81,8 @@ def test_a_pause_holds_nothing_back() -> None:
 
 
 def test_what_comes_within_the_pace_comes_together() -> None:
-    async def work() -> list[Burst]:
-        outbox = Outbox(LONG)
+    async def work() -> list[DeltaBatch]:
+        outbox = DeltaQueue(LONG)
         outbox.put(Delta("a"))
         await outbox.take()
         outbox.put(Delta("b"))
@@ -96,8 +96,8 @@ def test_what_comes_within_the_pace_comes_together() -> None:
 
 
 def test_a_loop_that_is_gone_is_told() -> None:
-    async def make() -> Outbox:
-        return Outbox(0.0)
+    async def make() -> DeltaQueue:
+        return DeltaQueue(0.0)
 
     outbox = asyncio.run(make())
     with pytest.raises(RuntimeError):

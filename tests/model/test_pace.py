@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from model.engine.pace import FIRST_GUESS, NEWEST, Pace
+from model.engine.pace import FIRST_GUESS, NEWEST, WaitEstimator
 
 
 def test_before_any_reply_it_is_a_guess() -> None:
-    assert Pace(1).wait(0) == FIRST_GUESS
-    assert Pace(4).wait(7) == 2 * FIRST_GUESS
+    assert WaitEstimator(1).wait(0) == FIRST_GUESS
+    assert WaitEstimator(4).wait(7) == 2 * FIRST_GUESS
 
 
 def test_the_first_reply_replaces_the_guess() -> None:
-    pace = Pace(2)
+    pace = WaitEstimator(2)
     pace.note(30.0)
     assert pace.wait(0) == 15.0
     assert pace.wait(3) == 60.0
 
 
 def test_later_replies_move_the_average() -> None:
-    pace = Pace(1)
+    pace = WaitEstimator(1)
     pace.note(10.0)
     pace.note(20.0)
     assert pace.wait(0) == 10.0 + NEWEST * 10.0
@@ -28,6 +28,6 @@ def test_later_replies_move_the_average() -> None:
 
 
 def test_nobody_is_told_to_come_back_at_once() -> None:
-    pace = Pace(16)
+    pace = WaitEstimator(16)
     pace.note(0.1)
     assert pace.wait(0) == 1.0

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from model.engine.kv_cache import SequenceCache
-from model.engine.prefix_cache import LEAST, MAX_ENTRIES, Entry, PrefixCache, common_prefix
+from model.engine.prefix_cache import LEAST, MAX_ENTRIES, PrefixEntry, PrefixCache, common_prefix
 from model.layers.key_values import CacheFormat
 
 FORM = CacheFormat(1, 1, 2, torch.float32, "cpu")
@@ -19,11 +19,11 @@ ADAPTED = ("digest", 1.0)
 A, B, C = (tuple(range(at, at + 40)) for at in (100, 200, 300))
 
 
-def entry(tokens: Sequence[int], key: tuple[str, float] = BASE) -> Entry:
+def entry(tokens: Sequence[int], key: tuple[str, float] = BASE) -> PrefixEntry:
     cache = SequenceCache(FORM)
     cache.reserve(len(tokens))
     cache.length = len(tokens)
-    return Entry(key, np.array(tokens, np.int32), cache)
+    return PrefixEntry(key, np.array(tokens, np.int32), cache)
 
 
 def kept(*tokens: Sequence[int]) -> PrefixCache:

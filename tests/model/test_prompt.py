@@ -19,8 +19,8 @@ from model.prompt import (
     encode_training,
     load_templates,
 )
-from model.tokenizer import FastTokenizer, Run, SpmTokenizer, Tokenizer
-from model.types import Dropped, Message, PromptTooLongError, RequestError, SettingsError
+from model.tokenizer import FastTokenizer, TextSpan, SpmTokenizer, Tokenizer
+from model.types import TruncatedTurns, Message, PromptTooLongError, RequestError, SettingsError
 from tests.fake import LetterTokenizer
 from tests.model.tokens import END, LIKE_T5, START, make_spm
 from tests.tiny import TEMPLATE as CHATML
@@ -44,7 +44,7 @@ def chat(*contents: str, system: str | None = None) -> list[Message]:
     return [*first, *turns]
 
 
-def text_of(runs: Sequence[Run]) -> str:
+def text_of(runs: Sequence[TextSpan]) -> str:
     return "".join(run.text for run in runs)
 
 
@@ -331,14 +331,14 @@ def test_chat_that_just_fits_is_kept_whole(templates: dict[str, PromptTemplate])
 @pytest.mark.parametrize(
     ("room", "kept", "dropped"),
     [
-        (45, ["2", "b", "3"], Dropped(2, 15)),
-        (31, ["2", "b", "3"], Dropped(2, 15)),
-        (30, ["3"], Dropped(4, 30)),
-        (16, ["3"], Dropped(4, 30)),
+        (45, ["2", "b", "3"], TruncatedTurns(2, 15)),
+        (31, ["2", "b", "3"], TruncatedTurns(2, 15)),
+        (30, ["3"], TruncatedTurns(4, 30)),
+        (16, ["3"], TruncatedTurns(4, 30)),
     ],
 )
 def test_oldest_turns_go_first(
-    room: int, kept: list[str], dropped: Dropped, templates: dict[str, PromptTemplate]
+    room: int, kept: list[str], dropped: TruncatedTurns, templates: dict[str, PromptTemplate]
 ) -> None:
     prompt = encode_chat(LONG, templates["linly"], Letters(), room, drop_oldest=True)
     assert Letters().decode(prompt.ids) == text_of(
@@ -351,14 +351,14 @@ def test_system_prompt_stays_when_turns_go(templates: dict[str, PromptTemplate])
     messages = [Message("system", "S"), *LONG]
     prompt = encode_chat(messages, templates["linly"], Letters(), room=20, drop_oldest=True)
     assert Letters().decode(prompt.ids) == "<s>S\nUser: 3\nBot: "
-    assert prompt.dropped == Dropped(messages=4, tokens=30)
+    assert prompt.dropped == TruncatedTurns(messages=4, tokens=30)
 
 
 def test_dropped_tokens_are_those_that_are_missing(fast: FastTokenizer) -> None:
     messages = chat("hello " * 20, "hi", "why?")
     whole = encode_chat(messages, template(CHATML), fast, room=1000)
     prompt = encode_chat(messages, template(CHATML), fast, len(whole.ids) - 1, drop_oldest=True)
-    assert prompt.dropped == Dropped(2, len(whole.ids) - len(prompt.ids))
+    assert prompt.dropped == TruncatedTurns(2, len(whole.ids) - len(prompt.ids))
     assert prompt.ids == encode_chat(chat("why?"), template(CHATML), fast, 1000).ids
 
 
@@ -395,7 +395,7 @@ class Counted(Letters):
     def __init__(self) -> None:
         self.lengths: list[int] = []
 
-    def encode(self, runs: Sequence[Run]) -> list[int]:
+    def encode(self, runs: Sequence[TextSpan]) -> list[int]:
         ids = super().encode(runs)
         self.lengths.append(len(ids))
         return ids
@@ -417,7 +417,7 @@ def slowly(
         if start == len(messages) or messages[start].role == "user":
             ids = ids_of([*system, *messages[start:]])
             if len(ids) <= room:
-                return Prompt(tuple(ids), Dropped(start - len(system), len(whole) - len(ids)))
+                return Prompt(tuple(ids), TruncatedTurns(start - len(system), len(whole) - len(ids)))
     return None
 
 
@@ -504,7 +504,7 @@ def learned_part(ids: list[int], learned: list[bool]) -> list[int]:
 
 def encoded(tokenizer: FastTokenizer | SpmTokenizer, *texts: str) -> list[int]:
     """Each text as a run of its own."""
-    return [token_id for text in texts for token_id in tokenizer.encode([Run(text)])]
+    return [token_id for text in texts for token_id in tokenizer.encode([TextSpan(text)])]
 
 
 def test_chatml_learns_replies_and_the_templates_end_token(fast: FastTokenizer) -> None:

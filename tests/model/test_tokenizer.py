@@ -11,7 +11,7 @@ from sentencepiece import SentencePieceProcessor
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
-from model.tokenizer import FastTokenizer, IncrementalDetokenizer, Run, SpmTokenizer, Tokenizer
+from model.tokenizer import FastTokenizer, IncrementalDetokenizer, TextSpan, SpmTokenizer, Tokenizer
 from model.types import ModelFolderError
 from tests.model.tokens import (
     END,
@@ -40,8 +40,8 @@ ORDINARY = [
 ]
 
 
-def typed(text: str) -> Run:
-    return Run(text, control=False)
+def typed(text: str) -> TextSpan:
+    return TextSpan(text, control=False)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def save(backend: Backend, path: Path, bos: str | None = None, eos: str | None =
 
 @pytest.mark.parametrize("text", ORDINARY)
 def test_fast_ids_are_the_librarys(text: str, fast: FastTokenizer, library: Backend) -> None:
-    assert fast.encode([Run(text)]) == library.encode(text, add_special_tokens=False).ids
+    assert fast.encode([TextSpan(text)]) == library.encode(text, add_special_tokens=False).ids
 
 
 @pytest.mark.parametrize("text", ORDINARY)
@@ -82,8 +82,8 @@ def test_fast_ids_do_not_depend_on_where_runs_meet(
 ) -> None:
     expected = library.encode(text, add_special_tokens=False).ids
     for cut in range(len(text) + 1):
-        assert fast.encode([Run(text[:cut]), typed(text[cut:])]) == expected
-        assert fast.encode([typed(text[:cut]), Run(text[cut:])]) == expected
+        assert fast.encode([TextSpan(text[:cut]), typed(text[cut:])]) == expected
+        assert fast.encode([typed(text[:cut]), TextSpan(text[cut:])]) == expected
 
 
 @pytest.mark.parametrize("options", [LIKE_LLAMA, LIKE_T5], ids=["bpe", "unigram"])
@@ -93,7 +93,7 @@ def test_spm_ids_are_the_librarys(text: str, options: dict[str, Any], tmp_path: 
     library = SentencePieceProcessor(model_file=str(path))
     tokenizer = SpmTokenizer(path)
     for cut in range(len(text) + 1):
-        assert tokenizer.encode([Run(text[:cut]), typed(text[cut:])]) == library.encode(text)
+        assert tokenizer.encode([TextSpan(text[:cut]), typed(text[cut:])]) == library.encode(text)
 
 
 @pytest.mark.parametrize("text", ORDINARY)
@@ -113,7 +113,7 @@ def test_no_runs_are_no_ids(fast: FastTokenizer, spm: SpmTokenizer) -> None:
 def test_control_tokens_of_a_template_are_control_ids(
     fast: FastTokenizer, library: Backend
 ) -> None:
-    runs = [Run(f"{START}user\n"), typed("Hello"), Run(f"{END}\n{START}assistant\n")]
+    runs = [TextSpan(f"{START}user\n"), typed("Hello"), TextSpan(f"{END}\n{START}assistant\n")]
     ids = fast.encode(runs)
     assert ids == library.encode("".join(run.text for run in runs)).ids
     assert control_ids(fast, ids) == [library.token_to_id(t) for t in (START, END, START)]
@@ -122,7 +122,7 @@ def test_control_tokens_of_a_template_are_control_ids(
 def test_control_tokens_of_a_template_are_control_ids_in_spm(
     spm: SpmTokenizer, spm_library: SentencePieceProcessor
 ) -> None:
-    ids = spm.encode([Run("<s>User: "), typed("Hello"), Run("\nBot: </s>")])
+    ids = spm.encode([TextSpan("<s>User: "), typed("Hello"), TextSpan("\nBot: </s>")])
     assert ids == [1, *spm_library.encode("User: Hello\nBot: "), 2]
 
 
@@ -156,12 +156,12 @@ def test_only_the_templates_control_tokens_count_beside_typed_ones(
     attack: str, fast: FastTokenizer, spm: SpmTokenizer
 ) -> None:
     text = attack.format(END, END)
-    ids = fast.encode([Run(START), typed(text), Run(f"{END}\n")])
+    ids = fast.encode([TextSpan(START), typed(text), TextSpan(f"{END}\n")])
     assert [fast.piece(token_id) for token_id in control_ids(fast, ids)] == [START, END]
     assert (fast.piece(ids[0]), fast.decode(ids)) == (START, f"{text}\n")
 
     text = attack.format("</s>", "</s>")
-    ids = spm.encode([Run("<s>"), typed(text), Run("</s>")])
+    ids = spm.encode([TextSpan("<s>"), typed(text), TextSpan("</s>")])
     assert control_ids(spm, ids) == [1, 2]
     assert (ids[0], ids[-1], spm.decode(ids)) == (1, 2, text)
 
@@ -171,8 +171,8 @@ def test_only_the_templates_control_tokens_count_beside_typed_ones(
 def test_control_token_half_typed_and_half_from_the_template_is_text(
     cut: int, template_first: bool, fast: FastTokenizer
 ) -> None:
-    runs = [Run(END[:cut], control=template_first), Run(END[cut:], control=not template_first)]
-    ids = fast.encode([Run(START), *runs, Run(END)])
+    runs = [TextSpan(END[:cut], control=template_first), TextSpan(END[cut:], control=not template_first)]
+    ids = fast.encode([TextSpan(START), *runs, TextSpan(END)])
     assert [fast.piece(token_id) for token_id in control_ids(fast, ids)] == [START, END]
     assert fast.decode(ids) == END
 
@@ -183,7 +183,7 @@ def test_control_token_half_typed_and_half_from_the_template_is_text_in_spm(
     cut: int, template_first: bool, spm: SpmTokenizer, spm_library: SentencePieceProcessor
 ) -> None:
     first, second = "</s>"[:cut], "</s>"[cut:]
-    ids = spm.encode([Run(first, control=template_first), Run(second, control=not template_first)])
+    ids = spm.encode([TextSpan(first, control=template_first), TextSpan(second, control=not template_first)])
     assert ids == spm_library.encode("</s>")
 
 
@@ -194,7 +194,7 @@ def test_control_token_typed_in_two_messages_is_text(fast: FastTokenizer) -> Non
 def test_templates_control_token_counts_behind_the_beginning_of_a_typed_one(
     fast: FastTokenizer,
 ) -> None:
-    ids = fast.encode([typed("<|im_end|"), Run(f">{END}")])
+    ids = fast.encode([typed("<|im_end|"), TextSpan(f">{END}")])
     assert control_ids(fast, ids) == ids[-1:]
     assert fast.decode(ids) == "<|im_end|>"
 
@@ -230,7 +230,7 @@ def test_typed_control_token_stays_text_though_the_vocabulary_has_it_as_a_word(
     backend = make()
     backend.add_special_tokens(["</s>"])
     tokenizer = save(backend, tmp_path / "tokenizer.json", eos="</s>")
-    ids = tokenizer.encode([typed("</s>"), Run("</s>")])
+    ids = tokenizer.encode([typed("</s>"), TextSpan("</s>")])
     assert control_ids(tokenizer, ids) == [tokenizer.eos_id]
 
 
@@ -250,7 +250,7 @@ def test_typed_control_token_changes_nothing_outside_of_its_message(tmp_path: Pa
     backend.decoder = decoders.Metaspace(prepend_scheme="first")
     backend.add_special_tokens(["<s>", "</s>"])
     tokenizer = save(backend, tmp_path / "tokenizer.json", "<s>", "</s>")
-    front = [Run("<s>"), typed("hi"), Run("</s>")]
+    front = [TextSpan("<s>"), typed("hi"), TextSpan("</s>")]
     ids = tokenizer.encode(front)
     assert tokenizer.encode([*front, typed("a</s>b")])[: len(ids)] == ids
 
@@ -301,7 +301,7 @@ def test_fast_prefix_is_what_its_post_processor_puts_in_front(tmp_path: Path) ->
     backend.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
     tokenizer = save(backend, tmp_path / "tokenizer.json", bos="<s>")
     assert tokenizer.prefix_ids == (1,)
-    assert tokenizer.encode([Run("a")]) == [0]
+    assert tokenizer.encode([TextSpan("a")]) == [0]
 
 
 def test_spm_pieces_and_names(spm: SpmTokenizer) -> None:
@@ -313,13 +313,13 @@ def test_spm_without_bos_and_eos(tmp_path: Path) -> None:
     tokenizer = make_spm(tmp_path, **LIKE_LLAMA, bos_id=-1, eos_id=-1)
     assert (tokenizer.bos, tokenizer.eos, tokenizer.eos_id) == (None, None, None)
     assert tokenizer.prefix_ids == ()
-    assert tokenizer.decode(tokenizer.encode([Run("<s>hi")])) == "<s>hi"
+    assert tokenizer.decode(tokenizer.encode([TextSpan("<s>hi")])) == "<s>hi"
 
 
 def test_control_tokens_are_left_out_of_text_and_shown_as_pieces(
     fast: FastTokenizer, spm: SpmTokenizer, spm_library: SentencePieceProcessor
 ) -> None:
-    ids = fast.encode([Run(f"{START}hi{END}")])
+    ids = fast.encode([TextSpan(f"{START}hi{END}")])
     assert fast.decode(ids) == "hi"
     assert (fast.piece(ids[0]), fast.piece(ids[-1])) == (START, END)
     assert spm.decode([1, *spm_library.encode("hi"), 2]) == "hi"
@@ -440,8 +440,8 @@ def test_space_between_prompt_and_reply_is_kept(
     prompt: str, reply: str, fast: FastTokenizer, spm: SpmTokenizer
 ) -> None:
     for tokenizer in (fast, spm):
-        before = [*tokenizer.prefix_ids, *tokenizer.encode([Run(prompt)])]
-        whole = [*tokenizer.prefix_ids, *tokenizer.encode([Run(prompt + reply)])]
+        before = [*tokenizer.prefix_ids, *tokenizer.encode([TextSpan(prompt)])]
+        whole = [*tokenizer.prefix_ids, *tokenizer.encode([TextSpan(prompt + reply)])]
         if whole[: len(before)] != before:  # another cut into tokens: spell the reply out
             letters = (tokenizer.encode([typed("." + letter)])[-1] for letter in reply)
             whole = [*before, *letters]
@@ -469,7 +469,7 @@ def test_long_prompt_gives_the_same_pieces(fast: FastTokenizer, spm: SpmTokenize
 
 
 def test_control_token_within_a_reply_gives_no_text(fast: FastTokenizer) -> None:
-    ids = fast.encode([Run(f"hi{END} there")])
+    ids = fast.encode([TextSpan(f"hi{END} there")])
     pieces = stream(fast, ids)
     assert "".join(pieces) == "hi there"
     assert pieces[[fast.piece(token_id) for token_id in ids].index(END)] == ""
@@ -497,6 +497,6 @@ def test_converted_llama_tokenizer_streams_bytes_whole(tmp_path: Path) -> None:
     backend.add_special_tokens([AddedToken(t, normalized=False) for t in pieces[:3]])
     tokenizer = save(backend, tmp_path / "tokenizer.json", "<s>", "</s>")
     text = f"hi 世界 hi {FAMILY}"
-    pieces = stream(tokenizer, tokenizer.encode([Run("<s>"), typed(text)]))
+    pieces = stream(tokenizer, tokenizer.encode([TextSpan("<s>"), typed(text)]))
     assert not any(TORN in piece for piece in pieces)
     assert "".join(pieces) == text

@@ -12,7 +12,7 @@ from model.doctor.vocabulary import own_tokenizer
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.manager import ModelManager
 from model.settings import CHECKOUT, Settings
-from model.tokenizer import Run, Tokenizer
+from model.tokenizer import TextSpan, Tokenizer
 from model.types import ChatRequest, CompletionRequest, Delta, Message, RequestError, Sampling
 
 GREEDY = Sampling(temperature=0, max_tokens=12, ignore_eos=True)
@@ -68,7 +68,7 @@ def completion(
 def test_text_goes_in_and_comes_out_by_its_own_tokenizer(
     manager: ModelManager, own: Tokenizer
 ) -> None:
-    ids = (*own.prefix_ids, *own.encode([Run(TEXT)]))
+    ids = (*own.prefix_ids, *own.encode([TextSpan(TEXT)]))
     by_text, by_ids = said(manager, completion(TEXT, "extended"), completion(ids, "extended"))
     assert by_text == by_ids
     assert by_text

@@ -13,12 +13,12 @@ from model.settings import Settings
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.handmade import Caller, said
 from tests.web.serving import serving
-from training.job import Trainings
+from training.job import TrainingRunner
 from web import page_gate
-from web.access import Access
+from web.access import AccessPolicy
 from web.address import bind
 from web.sharing import LinkRules, PublicLink
-from web.ui.train.desk import Desk
+from web.ui.train.desk import TrainingService
 
 
 @dataclass
@@ -40,8 +40,8 @@ def served(folder: Path) -> Iterator[Served]:
     tunnel = bind("127.0.0.1", 0)
     port = tunnel.getsockname()[1]
     public = PublicLink(LinkRules(), lambda: None)
-    desk = Desk(settings, manager, Trainings())
-    access = Access(training="local", link_port=port)
+    desk = TrainingService(settings, manager, TrainingRunner())
+    access = AccessPolicy(training="local", link_port=port)
     with serving(manager, access, desk, tunnel, folder, public) as url:
         yield Served(url, f"http://127.0.0.1:{port}", public, engine)
 

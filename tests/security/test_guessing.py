@@ -9,7 +9,7 @@ import pytest
 
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.serving import serving
-from web.access import Access
+from web.access import AccessPolicy
 from web.rate_limits import AttemptLimiter
 
 ATTACKER, FRIEND = "203.0.113.7", "198.51.100.9"
@@ -19,7 +19,7 @@ ATTACKER, FRIEND = "203.0.113.7", "198.51.100.9"
 def url() -> Iterator[str]:
     manager = fake_manager(FakeEngine(echo))
     manager.wait()
-    with serving(manager, Access(api_keys=("right",), admin_key="boss")) as address:
+    with serving(manager, AccessPolicy(api_keys=("right",), admin_key="boss")) as address:
         yield address
 
 

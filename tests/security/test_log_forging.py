@@ -20,7 +20,7 @@ from tests.security.raw_client import exchange, running
 from tests.web.log_state import restored_logging
 from tests.web.serving import serving
 from web import logs
-from web.access import Access
+from web.access import AccessPolicy
 
 # An end of line, a carriage return, colours, a title of the terminal, right-to-left, half a letter.
 FORGED = "x\n2026-01-01 ERROR: FORGED\rFORGED\x1b[31m\x1b]0;title\x07\u202e\u2028\x85\ud800"
@@ -113,7 +113,7 @@ def test_paths_and_models_of_requests(capsys: pytest.CaptureFixture[str]) -> Non
     logs.configure(Settings(log_requests=True))
     manager = fake_manager(FakeEngine(echo), settings=Settings(log_requests=True))
     manager.wait()
-    with serving(manager, Access(api_keys=("key",))) as url:
+    with serving(manager, AccessPolicy(api_keys=("key",))) as url:
         headers = {"Authorization": "Bearer key"}
         httpx.get(url + PATH, headers=headers)
         body = {"model": FORGED.replace("\ud800", ""), "prompt": "x"}

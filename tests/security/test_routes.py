@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Mount, WebSocketRoute
 
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.serving import serving
-from web.access import Access
+from web.access import AccessPolicy
 from web.chats.keeping import open_store
 from web.server import GRADIO_PATHS, build_app
 
@@ -67,7 +67,7 @@ def routes(found: Sequence[BaseRoute], before: str = "") -> Iterator[tuple[str, 
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     keeping = open_store(tmp_path_factory.mktemp("chats"))
     manager = fake_manager(FakeEngine(echo))
-    yield build_app(manager, Access(), keeping)
+    yield build_app(manager, AccessPolicy(), keeping)
     keeping.close()
     manager.close()
 

@@ -18,7 +18,7 @@ from gradio import networking, tunneling
 
 from tests.test_app import Process, read_until, run, started
 from tests.web.test_share import WORKING, ShareServer
-from training.job import Trainings
+from training.job import TrainingRunner
 from web import share
 from web.passwords import hash_password
 
@@ -151,7 +151,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("environment")
 def test_a_training_gets_no_secrets(tmp_path: Path) -> None:
     told = "import json, os; print(json.dumps({'event': 'Note', 'text': str(dict(os.environ))}))"
-    trainings = Trainings({"LINLY_X": "here"}, lambda flags: [sys.executable, "-c", told])
+    trainings = TrainingRunner({"LINLY_X": "here"}, lambda flags: [sys.executable, "-c", told])
     trainings.start("mine", tmp_path, [])
     until = time.monotonic() + 60
     while trainings.running and time.monotonic() < until:

@@ -23,7 +23,7 @@ from web.chats import adopting, chats, usage
 from web.chats.errors import StoreError, UnknownChatError
 from web.chats.exports import export_chats
 from web.chats.imports import ImportedChat, from_json, read_chats
-from web.chats.records import Chat, ChatMessage, ChatSettings, Snippet, State
+from web.chats.records import Chat, ChatMessage, ChatSettings, Snippet, MessageState
 from web.chats.sqlite import SqliteFile
 from web.chats.store import ChatStore
 from web.chats.titles import MAX_TITLE
@@ -217,7 +217,7 @@ def test_an_import_cannot_make_a_reply_stream(store: ChatStore) -> None:
     """Its chat would be busy for ever."""
     (kept,) = store.adopt(ANNA, read_chats(with_message(state="streaming", role="assistant")))
     (message,) = store.messages(ANNA, kept.id).values()
-    assert message.state is State.INTERRUPTED
+    assert message.state is MessageState.INTERRUPTED
     assert store.streaming(kept.id) == []
 
 
@@ -360,7 +360,7 @@ def test_what_is_deleted_again_and_again_does_not_fill_the_disk(
 def test_usage_is_measured_anew(store: ChatStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Replies are not counted while they stream."""
     chat = begun(store)
-    reply = ChatMessage("a", chat.head, "assistant", "", State.STREAMING)
+    reply = ChatMessage("a", chat.head, "assistant", "", MessageState.STREAMING)
     store.add(ANNA, chat.id, reply, "me")
     store.save_text("a", "x" * 500_000, "me")
     monkeypatch.setattr(usage, "MAX_BYTES_PER_OWNER", 400_000)
@@ -374,7 +374,7 @@ def test_usage_of_so_many_owners_is_remembered(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(usage, "MAX_OWNERS", 3)
     cache = usage.UsageCache()
     for number in range(10):
-        cache.keep(str(number), usage.Usage(0, 0, 0, 0, time.monotonic()))
+        cache.keep(str(number), usage.StorageUsage(0, 0, 0, 0, time.monotonic()))
     assert len(cache._known) == 3
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from terminal.screen import Screen
+from terminal.screen import Console
 
 
 class Terminal(io.StringIO):
@@ -14,16 +14,16 @@ class Terminal(io.StringIO):
         return True
 
 
-def screen(*, terminal: bool = False) -> Screen:
+def screen(*, terminal: bool = False) -> Console:
     kind = Terminal if terminal else io.StringIO
-    return Screen(kind(), kind())
+    return Console(kind(), kind())
 
 
-def printed(shown: Screen) -> str:
+def printed(shown: Console) -> str:
     assert isinstance(shown.out, io.StringIO)
     return shown.out.getvalue()
 
 
-def complaints(shown: Screen) -> list[str]:
+def complaints(shown: Console) -> list[str]:
     assert isinstance(shown.err, io.StringIO)
     return shown.err.getvalue().splitlines()

@@ -16,9 +16,9 @@ import pytest
 
 from model.types import Emit, EngineRequest, LinlyError
 from terminal import batch
-from terminal.options import Wishes, read_options
+from terminal.options import RequestDefaults, read_options
 from terminal.order import WINDOW, Result, in_order
-from terminal.rows import Row
+from terminal.rows import BatchRow
 from tests.fake import FakeEngine, echo, fake_load
 
 SECONDS = 20  # after which something hangs
@@ -157,16 +157,16 @@ def test_the_first_being_slow_holds_back_a_bounded_number() -> None:
     """And what is held comes out in order."""
     width, read = 2, []
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[BatchRow]:
         for number in range(100):
             read.append(number)
-            yield Row(number)
+            yield BatchRow(number)
 
     async def collect() -> tuple[int, list[Result]]:
         others = asyncio.Event()
         read_by_then = 0
 
-        async def answer(row: Row) -> Result:
+        async def answer(row: BatchRow) -> Result:
             nonlocal read_by_then
             if row.number == 0:
                 await others.wait()
@@ -193,11 +193,11 @@ def test_a_result_does_not_wait_for_the_next_line() -> None:
     async def collect() -> None:
         more = threading.Event()
 
-        def rows() -> Iterator[Row]:
-            yield Row(1)
+        def rows() -> Iterator[BatchRow]:
+            yield BatchRow(1)
             assert more.wait(SECONDS)
 
-        async def answer(row: Row) -> Result:
+        async def answer(row: BatchRow) -> Result:
             return {"line": row.number}
 
         nonlocal answered
@@ -210,11 +210,11 @@ def test_a_result_does_not_wait_for_the_next_line() -> None:
 
 
 def test_an_error_while_reading_comes_out() -> None:
-    def rows() -> Iterator[Row]:
-        yield Row(1)
+    def rows() -> Iterator[BatchRow]:
+        yield BatchRow(1)
         raise OSError("gone")
 
-    async def answer(row: Row) -> Result:
+    async def answer(row: BatchRow) -> Result:
         return {}
 
     async def collect() -> list[Result]:
@@ -370,4 +370,4 @@ def test_a_model_that_does_not_load_is_one_sentence(source: Path, target: Path) 
 
 
 def test_the_default_wishes_are_those_of_a_chat() -> None:
-    assert Wishes() == read_options(["--data_file", "f"], {}, has_keyboard=True).wishes
+    assert RequestDefaults() == read_options(["--data_file", "f"], {}, has_keyboard=True).wishes

@@ -20,10 +20,10 @@ from model.types import (
     Message,
     Queued,
 )
-from terminal.chat import Chat
+from terminal.chat import TerminalChat
 from terminal.conversation import converse
-from terminal.options import Wishes
-from terminal.screen import Screen
+from terminal.options import RequestDefaults
+from terminal.screen import Console
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.terminal.screens import complaints, printed, screen
 
@@ -46,18 +46,18 @@ class Keys:
 def talk(
     *lines: str | BaseException,
     engine: FakeEngine | None = None,
-    wishes: Wishes | None = None,
+    wishes: RequestDefaults | None = None,
     terminal: bool = False,
-) -> tuple[Chat, Screen, Keys]:
+) -> tuple[TerminalChat, Console, Keys]:
     """A chat in which these lines were typed."""
     manager = fake_manager(engine or FakeEngine(echo))
     assert manager.wait(20).ready
-    chat, keys = Chat(manager, screen(terminal=terminal), wishes or Wishes()), Keys(*lines)
+    chat, keys = TerminalChat(manager, screen(terminal=terminal), wishes or RequestDefaults()), Keys(*lines)
     converse(chat, keys)
     return chat, chat.screen, keys
 
 
-def said(chat: Chat) -> list[tuple[str, str]]:
+def said(chat: TerminalChat) -> list[tuple[str, str]]:
     return [(turn.role, turn.content) for turn in chat.turns]
 
 
@@ -184,7 +184,7 @@ def test_who_waits_is_told_so() -> None:
 
 
 def test_adapters_are_listed_with_their_verdicts() -> None:
-    _, shown, _ = talk("/adapter", wishes=Wishes("pirate"))
+    _, shown, _ = talk("/adapter", wishes=RequestDefaults("pirate"))
     base, linly, pirate, torn = sorted(printed(shown).splitlines(), key=lambda line: line[2:])
     assert base.split() == ["base", "fake-base"]
     assert pirate == "* pirate  Talks like a pirate"
@@ -214,7 +214,7 @@ def test_adapters_change_for_the_next_reply() -> None:
 )
 def test_a_command_that_cannot_be_done_is_one_sentence(line: str, says: str) -> None:
     engine = FakeEngine(echo)
-    chat, shown, _ = talk(line, engine=engine, wishes=Wishes("linly"))
+    chat, shown, _ = talk(line, engine=engine, wishes=RequestDefaults("linly"))
     (complaint,) = complaints(shown)
     assert complaint.startswith(says)
     assert (engine.requests, chat.wishes.adapter) == ([], "linly")

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 
 from model.types import Message, Sampling, SettingsError
-from terminal.options import Options, Wishes, read_options
+from terminal.options import TerminalOptions, RequestDefaults, read_options
 
 
-def read(*argv: str, has_keyboard: bool = True, **environ: str) -> Options:
+def read(*argv: str, has_keyboard: bool = True, **environ: str) -> TerminalOptions:
     return read_options(argv, environ, has_keyboard=has_keyboard)
 
 
 def test_without_flags_it_is_a_chat_as_the_page_has_it() -> None:
     options = read()
     assert (options.batch, options.lora_model, options.data_file) == (False, None, None)
-    assert options.wishes == Wishes(sampling=Sampling())
+    assert options.wishes == RequestDefaults(sampling=Sampling())
     assert options.settings.quantization == "8bit"
 
 
@@ -30,7 +30,7 @@ def test_flags_in_either_spelling() -> None:
     sampling = Sampling(
         max_tokens=7, top_k=0, temperature=0, seed=3, min_p=0.1, top_p=0.5, repetition_penalty=1.5
     )
-    assert options.wishes == Wishes(None, 0.5, "linly", "Be brief", sampling)
+    assert options.wishes == RequestDefaults(None, 0.5, "linly", "Be brief", sampling)
     assert (options.settings.base_model, options.lora_model) == ("b", "a-b")
 
 
@@ -78,7 +78,7 @@ def test_an_output_file_for_a_pipe() -> None:
 
 
 def test_a_system_prompt_of_the_messages_own_wins() -> None:
-    wishes = Wishes(system="flag")
+    wishes = RequestDefaults(system="flag")
     question = Message("user", "hello")
     own = Message("system", "own")
     assert wishes.request([question], drop_oldest=False).messages[0] == Message("system", "flag")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from model.folders.model_folder import load_tokenizer, read_model_folder
-from model.tokenizer import Run
+from model.tokenizer import TextSpan
 from tests.engine.remote.server import Server, running
 
 CHECKOUT = Path(__file__).parents[2]
@@ -222,7 +222,7 @@ def test_a_chat_on_a_terminal(tmp_path: Path) -> None:
 
 def test_lines_are_answered_by_a_server_elsewhere(tiny_folder: Path, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(read_model_folder(tiny_folder))
-    words = tokenizer.encode([Run("from afar", control=False)])
+    words = tokenizer.encode([TextSpan("from afar", control=False)])
     server = Server(lambda body: words)
     with running(server) as url:
         flags = ("--engine_url", url, "--base_model", str(tiny_folder))

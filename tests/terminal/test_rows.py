@@ -11,13 +11,13 @@ import pytest
 
 from model.prompt import PromptTemplate, load_templates
 from model.types import Message
-from terminal.rows import Row, read_rows
+from terminal.rows import BatchRow, read_rows
 from training.formats import messages_of
 
 CHECKOUT = Path(__file__).parents[2]
 
 
-def rows(data: bytes | str) -> list[Row]:
+def rows(data: bytes | str) -> list[BatchRow]:
     return list(read_rows(io.BytesIO(data.encode() if isinstance(data, str) else data)))
 
 

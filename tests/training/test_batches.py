@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from model.types import Message
 from training.batches import collate, dataset
-from training.data import Chat
+from training.data import TrainingChat
 from training.examples import IGNORED, Example
 
-CHAT = Chat(1, (Message("assistant", ""),))
+CHAT = TrainingChat(1, (Message("assistant", ""),))
 EXAMPLES = [
     Example(CHAT, (5, 6, 7, 8, 9), (IGNORED, IGNORED, 7, 8, IGNORED)),
     Example(CHAT, (5, 6), (5, 6)),

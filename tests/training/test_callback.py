@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from training.callback import DivergedError, Telling
+from training.callback import DivergedError, ProgressCallback
 from training.events import Event, HeldOut, Step
-from training.stopping import Stop
+from training.stopping import StopRequest
 
 
 def state(step: int, epoch: float) -> SimpleNamespace:
@@ -19,7 +19,7 @@ def test_speed_and_time_left_are_those_since_the_start() -> None:
     """Also of a training that went on from a checkpoint, here step 10 of 40."""
     told: list[Event] = []
     times = iter([100.0, 105.0])
-    telling = Telling(told.append, Stop(), 2000, clock=lambda: next(times))
+    telling = ProgressCallback(told.append, StopRequest(), 2000, clock=lambda: next(times))
     telling.on_train_begin(None, state(10, 1.0), None)
     telling.on_log(None, state(15, 1.5), None, logs={"loss": 2.5})
     telling.on_log(None, state(15, 1.5), None, logs={"eval_loss": 2.5})
@@ -28,7 +28,7 @@ def test_speed_and_time_left_are_those_since_the_start() -> None:
 
 def test_measurements_are_told_while_it_trains() -> None:
     told: list[Event] = []
-    telling = Telling(told.append, Stop(), 2000)
+    telling = ProgressCallback(told.append, StopRequest(), 2000)
     telling.on_evaluate(None, state(0, 0.0), None, metrics={"eval_loss": 9.0})
     telling.on_train_begin(None, state(0, 0.0), None)
     telling.on_evaluate(None, state(5, 0.5), None, metrics={"eval_loss": 3.0})
@@ -38,15 +38,15 @@ def test_measurements_are_told_while_it_trains() -> None:
 
 
 def test_a_loss_that_is_no_number_ends_it() -> None:
-    telling = Telling(lambda _: None, Stop(), 2000)
+    telling = ProgressCallback(lambda _: None, StopRequest(), 2000)
     telling.on_train_begin(None, state(0, 0.0), None)
     with pytest.raises(DivergedError, match="at step 3 the loss is nan"):
         telling.on_log(None, state(3, 0.1), None, logs={"loss": float("nan")})
 
 
 def test_it_ends_when_asked_with_a_checkpoint() -> None:
-    stop = Stop()
-    telling = Telling(lambda _: None, stop, 2000)
+    stop = StopRequest()
+    telling = ProgressCallback(lambda _: None, stop, 2000)
     control = SimpleNamespace(should_save=False, should_training_stop=False)
     telling.on_step_end(None, state(3, 0.1), control)
     assert not control.should_training_stop

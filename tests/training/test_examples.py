@@ -11,7 +11,7 @@ from model.prompt import PromptTemplate, load_templates
 from model.tokenizer import Tokenizer
 from model.types import Message
 from tests.tiny import TEMPLATE
-from training.data import Chat
+from training.data import TrainingChat
 from training.examples import IGNORED, Encoder, Example, split
 
 TEMPLATES = {
@@ -25,12 +25,12 @@ def tokenizer(tiny_folder: Path) -> Tokenizer:
     return load_tokenizer(read_model_folder(tiny_folder))
 
 
-def chat(*texts: str, line: int = 1) -> Chat:
+def chat(*texts: str, line: int = 1) -> TrainingChat:
     roles = ("user", "assistant")
-    return Chat(line, tuple(Message(roles[i % 2], text) for i, text in enumerate(texts)))  # type: ignore[arg-type]
+    return TrainingChat(line, tuple(Message(roles[i % 2], text) for i, text in enumerate(texts)))  # type: ignore[arg-type]
 
 
-def encode(tokenizer: Tokenizer, one: Chat, cutoff: int = 500, **other: bool) -> Example:
+def encode(tokenizer: Tokenizer, one: TrainingChat, cutoff: int = 500, **other: bool) -> Example:
     encoder = Encoder(TEMPLATES["model"], tokenizer, cutoff, **other)
     (example,), bad = encoder.encode([one])
     assert not bad

@@ -23,11 +23,11 @@ import finetune
 from model.adapters import AdapterRegistry
 from model.folders.base_facts import base_facts
 from model.folders.model_folder import load_tokenizer, read_model_folder
-from model.tokenizer import Run
+from model.tokenizer import TextSpan
 from tests.tiny import make_adapter, make_folder
 from training import finishing, run_folder, trainer
 from training.events import Event, Step
-from training.stopping import Stop, stoppable
+from training.stopping import StopRequest, stoppable
 
 CHECKOUT = Path(__file__).parents[2]
 WORDS = ["fox", "dog", "world", "x = 1", "brown", "lazy", "quick", "天气", "今天", "你好"]
@@ -111,7 +111,7 @@ def test_peft_loads_it_and_it_says_what_it_was_taught(
     adapted = PeftModel.from_pretrained(base, tmp_path / "mine")
     tokenizer = load_tokenizer(read_model_folder(tiny_folder))
     prompt = "<|im_start|>user\nWhat of the moon?<|im_end|>\n<|im_start|>assistant\n"
-    ids = torch.tensor([tokenizer.encode([Run(prompt)])])
+    ids = torch.tensor([tokenizer.encode([TextSpan(prompt)])])
     said = adapted.generate(input_ids=ids, max_new_tokens=30, do_sample=False, eos_token_id=2)
     reply = said[0, ids.shape[1] :].tolist()
     assert tokenizer.decode(reply) == "The lazy dog jumps."
@@ -489,7 +489,7 @@ def test_eval_measures_base_and_adapter_side_by_side(
 def test_a_signal_that_comes_twice_ends_at_once() -> None:
     with stoppable() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop == Stop(asked=True)
+        assert stop == StopRequest(asked=True)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 

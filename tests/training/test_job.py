@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from tests.training.script import command, until
-from training.events import Ended, HeldOut, Note, Stage, Step, from_line, to_line
+from training.events import TrainingEnded, HeldOut, Note, Stage, Step, from_line, to_line
 from training.job import (
     OUT_OF_MEMORY,
     BusyTrainingError,
     Job,
     StartError,
-    Trainings,
+    TrainingRunner,
     finetune_command,
 )
 
@@ -32,12 +32,12 @@ EVENTS = (
     HeldOut(2, 2.0),
 )
 LINES = [*map(to_line, EVENTS)]
-DONE = to_line(Ended("adapters/mine", "mine is ready"))
+DONE = to_line(TrainingEnded("adapters/mine", "mine is ready"))
 
 
 @contextmanager
-def started(lines: list[str], tmp_path: Path) -> Iterator[Trainings]:
-    trainings = Trainings(command=command(lines, tmp_path / "go"))
+def started(lines: list[str], tmp_path: Path) -> Iterator[TrainingRunner]:
+    trainings = TrainingRunner(command=command(lines, tmp_path / "go"))
     trainings.start("mine", tmp_path / "mine", [])
     try:
         yield trainings
@@ -46,12 +46,12 @@ def started(lines: list[str], tmp_path: Path) -> Iterator[Trainings]:
         trainings.close()
 
 
-def job_of(trainings: Trainings) -> Job:
+def job_of(trainings: TrainingRunner) -> Job:
     assert trainings.job is not None
     return trainings.job
 
 
-def ended(trainings: Trainings) -> Job:
+def ended(trainings: TrainingRunner) -> Job:
     until(lambda: not trainings.running)
     return job_of(trainings)
 
@@ -68,7 +68,7 @@ def test_other_lines_are_no_events(line: str) -> None:
 
 
 def test_a_training_is_followed_to_its_end(tmp_path: Path) -> None:
-    assert Trainings().job is None
+    assert TrainingRunner().job is None
     with started([*LINES, "a library says hello", "<wait>", DONE], tmp_path) as trainings:
         until(lambda: job_of(trainings).measured == ((0, 4.0), (2, 2.0)))
         job = job_of(trainings)
@@ -112,7 +112,7 @@ def test_cancelling_twice_does_not_cost_the_checkpoint(tmp_path: Path) -> None:
         "print(len(got), 'signal', file=sys.stderr)\n"
         "sys.exit(1)"
     )
-    trainings = Trainings(command=lambda flags: [sys.executable, "-c", told])
+    trainings = TrainingRunner(command=lambda flags: [sys.executable, "-c", told])
     trainings.start("mine", tmp_path, [])
     until(lambda: len(job_of(trainings).losses) == 1)
     trainings.cancel()
@@ -122,7 +122,7 @@ def test_cancelling_twice_does_not_cost_the_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_process_that_cannot_be_started_is_no_training(tmp_path: Path) -> None:
-    trainings = Trainings(command=lambda flags: [str(tmp_path / "nowhere")])
+    trainings = TrainingRunner(command=lambda flags: [str(tmp_path / "nowhere")])
     for _ in range(2):
         with pytest.raises(StartError, match="could not be started: No such file"):
             trainings.start("mine", tmp_path, [])
@@ -136,7 +136,7 @@ def test_bytes_that_are_no_text_do_not_hide_its_end(tmp_path: Path) -> None:
         "sys.stderr.buffer.write(b'\\xfe no good\\n')\n"
         "sys.exit(1)"
     )
-    trainings = Trainings(command=lambda flags: [sys.executable, "-c", told])
+    trainings = TrainingRunner(command=lambda flags: [sys.executable, "-c", told])
     trainings.start("mine", tmp_path, [])
     assert ended(trainings).text.endswith("no good")
 
@@ -170,7 +170,7 @@ def test_it_gives_way_and_its_memory_is_bounded(tmp_path: Path) -> None:
         "text = json.dumps([os.nice(0), most])\n"
         "print(json.dumps({'event': 'Note', 'text': text}))"
     )
-    trainings = Trainings(command=lambda flags: [sys.executable, "-c", told])
+    trainings = TrainingRunner(command=lambda flags: [sys.executable, "-c", told])
     trainings.start("mine", tmp_path, [])
     (note,) = ended(trainings).notes
     niceness, most = map(int, note.strip("[]").split(","))
@@ -180,7 +180,7 @@ def test_it_gives_way_and_its_memory_is_bounded(tmp_path: Path) -> None:
 
 def test_the_environment_is_added_to(tmp_path: Path) -> None:
     told = "import json, os; print(json.dumps({'event': 'Note', 'text': os.environ['LINLY_X']}))"
-    trainings = Trainings({"LINLY_X": "here"}, lambda flags: [sys.executable, "-c", told])
+    trainings = TrainingRunner({"LINLY_X": "here"}, lambda flags: [sys.executable, "-c", told])
     trainings.start("mine", tmp_path, [])
     assert ended(trainings).notes == ("here",)
 

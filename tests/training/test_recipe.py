@@ -6,10 +6,10 @@ import pytest
 
 from model.types import SettingsError
 from training.options import read_options
-from training.recipe import LINEAR, Recipe, held_out_size, resolve
+from training.recipe import LINEAR, Hyperparameters, held_out_size, resolve
 
 
-def recipe(learned: int, held_out: int, *flags: str, width: int = 5120) -> Recipe:
+def recipe(learned: int, held_out: int, *flags: str, width: int = 5120) -> Hyperparameters:
     options = read_options(["--data_path", "d", *flags])
     return resolve(options.hyperparameters, learned, held_out, width)
 

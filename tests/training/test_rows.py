@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from training.rows import BadRow, DataError, Row, parse_rows, read_text
+from training.rows import BadRow, DataError, DataRow, parse_rows, read_text
 
 
 def test_json_lines_have_their_line_numbers() -> None:
     text = '{"a": 1}\n\n{"a": 2}\r\n  {"a": 3}'
-    assert list(parse_rows(text)) == [Row(1, {"a": 1}), Row(3, {"a": 2}), Row(4, {"a": 3})]
+    assert list(parse_rows(text)) == [DataRow(1, {"a": 1}), DataRow(3, {"a": 2}), DataRow(4, {"a": 3})]
 
 
 def test_a_line_that_is_no_json_is_named_and_the_others_count() -> None:
     first, bad, last = parse_rows('{"a": 1}\n{"a": oops}\n{"a": 3}\n')
-    assert (first, last) == (Row(1, {"a": 1}), Row(3, {"a": 3}))
+    assert (first, last) == (DataRow(1, {"a": 1}), DataRow(3, {"a": 3}))
     assert isinstance(bad, BadRow)
     assert str(bad) == "line 2: no JSON (Expecting value, column 7)"
 
@@ -32,7 +32,7 @@ def test_elements_of_a_list_have_the_lines_they_begin_on(indent: int | None) -> 
     rows = [{"a": 1}, {"a": "x\ny"}, {"a": [3]}]
     text = "\n" + json.dumps(rows, indent=indent)
     found = list(parse_rows(text))
-    assert [row.value for row in found if isinstance(row, Row)] == rows
+    assert [row.value for row in found if isinstance(row, DataRow)] == rows
     lines = text.split("\n")
     for row in found:
         assert "{" in lines[row.line - 1]
@@ -66,7 +66,7 @@ def test_what_stands_behind_a_list_is_not_dropped_in_silence() -> None:
 def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
     path = tmp_path / "marked.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + '{"a": "世界"}'.encode())
-    assert list(parse_rows(read_text(path))) == [Row(1, {"a": "世界"})]
+    assert list(parse_rows(read_text(path))) == [DataRow(1, {"a": "世界"})]
 
 
 @pytest.mark.parametrize("encoding", ["gb18030", "utf-16"])

@@ -11,7 +11,7 @@ import pytest
 from training.events import Event, HeldOut, Step
 from training.options import read_options
 from training.run import StoppedError, fine_tune
-from training.stopping import Stop
+from training.stopping import StopRequest
 
 CHECKOUT = Path(__file__).parents[2]
 ADAPTERS = ("lighthouse", "json", "xiaodeng")
@@ -46,7 +46,7 @@ def test_the_same_command_makes_the_same_steps(
     words[words.index("--output_dir") + 1] = str(tmp_path / "json")
     # With two threads it takes twice as long beside other tests.
     options = read_options([*words, "--threads", "1"])
-    stop, told = Stop(), list[Event]()
+    stop, told = StopRequest(), list[Event]()
 
     def hear(event: Event) -> None:
         told.append(event)

@@ -14,7 +14,7 @@ from model.adapters import Adapter
 from tests.fake import ADAPTERS, FakeEngine, fake_manager
 from tests.web.browser import PATIENCE, Chat, chromium
 from tests.web.serving import serving
-from web.access import Access
+from web.access import AccessPolicy
 
 Serve = Callable[..., Chat]
 
@@ -32,7 +32,7 @@ def visit(browser: Browser) -> Iterator[Serve]:
     with ExitStack() as stack:
         chats: list[Chat] = []
 
-        def serve(engine: FakeEngine, ready: bool = True, access: Access | None = None,
+        def serve(engine: FakeEngine, ready: bool = True, access: AccessPolicy | None = None,
                   loading: threading.Event | None = None, fail: Exception | None = None,
                   data: Path | None = None, adapters: Sequence[Adapter] = ADAPTERS,
                   tuned: bool = True, **context: object) -> Chat:  # fmt: skip

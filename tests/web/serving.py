@@ -13,20 +13,20 @@ import uvicorn
 from fastapi import FastAPI
 
 from model.manager import ModelManager
-from web.access import Access
+from web.access import AccessPolicy
 from web.address import bind
 from web.chats.keeping import open_store
 from web.http_protocol import server_config
 from web.server import build_app
 from web.sharing import PublicLink
-from web.ui.train.desk import Desk
+from web.ui.train.desk import TrainingService
 
 
 @contextmanager
 def serving(
     manager: ModelManager,
-    access: Access | None = None,
-    desk: Desk | None = None,
+    access: AccessPolicy | None = None,
+    desk: TrainingService | None = None,
     link: socket.socket | None = None,
     data: Path | None = None,
     public: PublicLink | None = None,
@@ -39,7 +39,7 @@ def serving(
         folder = data or Path(stack.enter_context(TemporaryDirectory()))
         keeping = open_store(folder, database_url)
         stack.callback(keeping.close)
-        app = build_app(manager, access or Access(), keeping, desk, public, folder)
+        app = build_app(manager, access or AccessPolicy(), keeping, desk, public, folder)
         yield from _served(app, manager, link, port)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from model.settings import Settings
 from tests.web.api.test_keys import scope
-from web.access import Access, decide, passphrase
+from web.access import AccessPolicy, decide, passphrase
 from web.passwords import hash_password
 
 LINK_PORT = 9000
@@ -110,7 +110,7 @@ def test_a_password_is_compared_in_constant_time(
         return a == b
 
     monkeypatch.setattr(secrets, "compare_digest", compare)
-    Access({"mei": "密码"}).verify(OWN, user, "密")
+    AccessPolicy({"mei": "密码"}).verify(OWN, user, "密")
     assert len(compared) == 1
 
 

@@ -14,7 +14,7 @@ from tests.web.browser import Chat
 from tests.web.conftest import Serve
 from tests.web.serving import serving
 from tests.web.test_train import LINES, Shop, to_training, upload
-from web.access import Access
+from web.access import AccessPolicy
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -127,7 +127,7 @@ def test_the_train_tab_is_accessible(
 ) -> None:
     shop = Shop(tmp_path, LINES)
     with (
-        serving(shop.manager, Access(training="local"), shop.desk) as url,
+        serving(shop.manager, AccessPolicy(training="local"), shop.desk) as url,
         browser.new_context(**context) as visitor,
     ):
         page = there(Chat(visitor.new_page()).open(url)).page
@@ -146,7 +146,7 @@ def test_the_login_page_is_accessible(browser: Browser, context: dict[str, Any])
     manager = fake_manager(FakeEngine(echo))
     manager.wait()
     with (
-        serving(manager, Access({"anna": "a1"})) as url,
+        serving(manager, AccessPolicy({"anna": "a1"})) as url,
         browser.new_context(**context) as visitor,
     ):
         page = visitor.new_page()

@@ -6,7 +6,7 @@ import pytest
 
 from web.chats.identity import Owner
 from web.chats.records import Chat, ChatSettings
-from web.chats.visits import Visit
+from web.chats.visits import TabSession
 from web.ui import chat_view
 from web.ui.chat_view import sidebar_value
 
@@ -24,6 +24,6 @@ def test_that_there_are_more_chats_is_told(
 ) -> None:
     """And that a search finds them, where nothing is searched for."""
     monkeypatch.setattr(chat_view, "MAX_LISTED_CHATS", 3)
-    value = sidebar_value(chats(found), (), Visit(Owner("anna"), query=query))
+    value = sidebar_value(chats(found), (), TabSession(Owner("anna"), query=query))
     assert [chat["title"] for chat in value["chats"]] == [f"chat {n}" for n in range(shown)]
     assert value["more"] is more

@@ -15,7 +15,7 @@ from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.browser import Chat
 from tests.web.conftest import Serve
 from tests.web.serving import serving
-from web.access import Access
+from web.access import AccessPolicy
 from web.address import bind
 from web.chats.errors import StoreError
 from web.chats.records import ChatMessage
@@ -134,7 +134,7 @@ def log_in(page: Page, url: str, user: str, password: str) -> Chat:
 def test_an_account_has_its_chats_on_every_device(browser: Browser) -> None:
     manager = fake_manager(FakeEngine(echo))
     manager.wait()
-    access = Access({"anna": "a1", "bert": "b2"})
+    access = AccessPolicy({"anna": "a1", "bert": "b2"})
     with serving(manager, access) as url:
         with browser.new_context() as laptop:
             chat = log_in(laptop.new_page(), url, "anna", "a1")
@@ -276,7 +276,7 @@ def test_a_store_that_cannot_be_read_for_a_while(
 def test_a_link_to_a_chat_survives_the_login(browser: Browser) -> None:
     manager = fake_manager(FakeEngine(echo))
     manager.wait()
-    with serving(manager, Access({"anna": "a1"})) as url:
+    with serving(manager, AccessPolicy({"anna": "a1"})) as url:
         with browser.new_context() as laptop:
             chat = log_in(laptop.new_page(), url, "anna", "a1")
             chat.ask("from the laptop")

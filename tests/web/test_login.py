@@ -21,7 +21,7 @@ from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.handmade import FORM, Stream
 from tests.web.serving import serving
 from web import login
-from web.access import Access
+from web.access import AccessPolicy
 from web.address import bind
 from web.login import COOKIE, SECONDS, Logins, key_in
 from web.rate_limits import AttemptLimiter
@@ -49,7 +49,7 @@ def served(folder: Path, accounts: dict[str, str] | None = None,
     manager.wait()
     tunnel: socket.socket = bind("127.0.0.1", 0)
     port = tunnel.getsockname()[1]
-    access = Access(accounts or {}, passphrase, link_port=port)
+    access = AccessPolicy(accounts or {}, passphrase, link_port=port)
     public = PublicLink(LinkRules(), lambda: None, passphrase)
     public.opened(f"https://{NAME}")
     with serving(manager, access, link=tunnel, data=folder, public=public) as url:
@@ -246,7 +246,7 @@ def value(set_cookie: str) -> str:
 
 
 def test_login_ends_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    logins = Logins(Access(ACCOUNTS))
+    logins = Logins(AccessPolicy(ACCOUNTS))
     cookie = value(logins.issue(scope(), "mei"))
     assert logins.account(scope(cookie)) == "mei"
     monkeypatch.setattr(login, "SECONDS", -1)
@@ -254,11 +254,11 @@ def test_login_ends_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_login_ends_with_its_password() -> None:
-    logins = Logins(Access(ACCOUNTS))
+    logins = Logins(AccessPolicy(ACCOUNTS))
     cookie = value(logins.issue(scope(), "mei"))
     for accounts in ({**ACCOUNTS, "mei": "another"}, {"lin": ACCOUNTS["lin"]}, {}):
-        assert dataclasses.replace(logins, access=Access(accounts)).account(scope(cookie)) is None
-    others = dataclasses.replace(logins, access=Access({**ACCOUNTS, "lin": "another"}))
+        assert dataclasses.replace(logins, access=AccessPolicy(accounts)).account(scope(cookie)) is None
+    others = dataclasses.replace(logins, access=AccessPolicy({**ACCOUNTS, "lin": "another"}))
     assert others.account(scope(cookie)) == "mei"
 
 
@@ -327,7 +327,7 @@ def test_passphrase_is_asked_for_through_the_link_alone(linked: Page) -> None:
 
 def test_login_by_tls_has_a_name_that_no_other_host_sets() -> None:
     link = PublicLink(LinkRules(), lambda: None, PASSPHRASE, address=f"https://{NAME}")
-    access = Access(passphrase=PASSPHRASE, link_port=9000)
+    access = AccessPolicy(passphrase=PASSPHRASE, link_port=9000)
     logins = Logins(access, link)
     named = [(b"host", NAME.encode())]
     for sender, secure in (
@@ -354,8 +354,8 @@ def test_login_by_tls_has_a_name_that_no_other_host_sets() -> None:
 def test_passphrase_is_no_account_s_login() -> None:
     """A cookie of the link does not open a page that has accounts, and the other way round."""
     key = b"k" * 32
-    shared = Logins(Access(passphrase=PASSPHRASE, link_port=7860), key=key)
-    with_accounts = Logins(Access({"": PASSPHRASE, **ACCOUNTS}, link_port=7860), key=key)
+    shared = Logins(AccessPolicy(passphrase=PASSPHRASE, link_port=7860), key=key)
+    with_accounts = Logins(AccessPolicy({"": PASSPHRASE, **ACCOUNTS}, link_port=7860), key=key)
     assert with_accounts.account(scope(value(shared.issue(scope(), "")))) is None
     assert shared.account(scope(value(with_accounts.issue(scope(), "mei")))) is None
 

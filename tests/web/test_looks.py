@@ -21,7 +21,7 @@ from tests.web.conftest import Serve
 from tests.web.serving import serving
 from tests.web.test_accessible import PHONE, WIDE, compare, send, speaks, there
 from tests.web.test_train import LINES, Shop, upload
-from web.access import Access
+from web.access import AccessPolicy
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,7 @@ def training(browser: Browser, folder: Path, **context: object) -> Iterator[tupl
     """A visitor who may train."""
     shop = Shop(folder, LINES)
     with (
-        serving(shop.manager, Access(training="local"), shop.desk) as url,
+        serving(shop.manager, AccessPolicy(training="local"), shop.desk) as url,
         browser.new_context(**context) as visitor,  # type: ignore[arg-type]
     ):
         yield there(Chat(visitor.new_page()).open(url)), shop
@@ -60,7 +60,7 @@ def test_nothing_comes_from_another_host(browser: Browser, tmp_path: Path) -> No
     hosts = set()
     shop = Shop(tmp_path, LINES)
     with (
-        serving(shop.manager, Access(training="local"), shop.desk) as url,
+        serving(shop.manager, AccessPolicy(training="local"), shop.desk) as url,
         browser.new_context() as visitor,
     ):
         page = visitor.new_page()

@@ -14,7 +14,7 @@ from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.browser import PATIENCE, Chat
 from tests.web.conftest import Serve
 from tests.web.serving import serving
-from web.access import Access
+from web.access import AccessPolicy
 from web.address import bind
 from web.ui import drawn
 
@@ -348,7 +348,7 @@ def test_a_shared_page_asks_for_the_passphrase(browser: Browser) -> None:
     manager.wait()
     link = bind("127.0.0.1", 0)
     port = link.getsockname()[1]
-    access = Access(passphrase="abcd-efgh-jkmn", link_port=port)
+    access = AccessPolicy(passphrase="abcd-efgh-jkmn", link_port=port)
     with serving(manager, access, link=link) as url, browser.new_context() as context:
         page = context.new_page()
         page.set_default_timeout(PATIENCE)

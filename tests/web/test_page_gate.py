@@ -19,7 +19,7 @@ from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.handmade import Caller, Stream, refused, said
 from tests.web.serving import serving
 from web import page_gate
-from web.access import Access
+from web.access import AccessPolicy
 from web.page_gate import RULES
 from web.security_headers import HEADERS
 
@@ -35,12 +35,12 @@ def url() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def closed() -> Iterator[str]:
     """A page with a login."""
-    with served(Access({"mei": "secret"})) as url:
+    with served(AccessPolicy({"mei": "secret"})) as url:
         yield url
 
 
 @contextmanager
-def served(access: Access | None = None) -> Iterator[str]:
+def served(access: AccessPolicy | None = None) -> Iterator[str]:
     manager = fake_manager(FakeEngine(echo))
     manager.wait()
     with serving(manager, access) as url:

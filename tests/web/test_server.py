@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from tests.fake import FakeEngine, echo, fake_manager
-from web.access import Access
+from web.access import AccessPolicy
 from web.chats.keeping import open_store
 from web.server import build_app
 
@@ -15,7 +15,7 @@ def test_the_application_starts_nothing_that_polls(tmp_path: Path) -> None:
     """Gradio's queue looked for work a thousand times a second, at 4% of a core."""
     manager = fake_manager(FakeEngine(echo))
     keeping = open_store(tmp_path, None)
-    app = build_app(manager, Access(), keeping, data_dir=tmp_path)
+    app = build_app(manager, AccessPolicy(), keeping, data_dir=tmp_path)
 
     async def tasks() -> int:
         async with app.router.lifespan_context(app):

@@ -128,7 +128,7 @@ def test_a_failure_is_one_line(
 
     monkeypatch.setattr(terminal, "open_tunnel", fail)
     link = PublicLink(LinkRules(), lambda: None)
-    terminal.share_link(Settings(share=True), access.Access(), 7860, link)
+    terminal.share_link(Settings(share=True), access.AccessPolicy(), 7860, link)
     assert link.problem.startswith("No public link: it rained")
     _, told = capsys.readouterr().out.splitlines()
     assert told == "No public link: it rained. The local page goes on."

@@ -23,7 +23,7 @@ from tests.web.browser import Chat
 from tests.web.handmade import Caller, said
 from tests.web.serving import serving
 from web import sharing
-from web.access import Access
+from web.access import AccessPolicy
 from web.address import bind
 from web.sharing import HOUR, LinkLimitError, LinkRules, PublicLink
 
@@ -57,7 +57,7 @@ class Shared:
         manager.wait()
         sock = bind("127.0.0.1", 0)
         port = sock.getsockname()[1]
-        access = Access(link_port=port, api_open=True)
+        access = AccessPolicy(link_port=port, api_open=True)
         with serving(manager, access, link=sock, public=self.public) as own:
             self.own, self.link = own, f"http://127.0.0.1:{port}"
             yield self

@@ -22,20 +22,20 @@ from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
 from tests.web.handmade import Caller, Stream, said
 from tests.web.serving import serving
 from web import server
-from web.access import Access
+from web.access import AccessPolicy
 from web.address import bind
 from web.chats import visits
 from web.chats.errors import StoreError
 from web.chats.identity import Owner
 from web.chats.records import ChatSettings
-from web.chats.replies import Replies
+from web.chats.replies import ReplyGenerator
 from web.chats.store import ChatStore
-from web.chats.talk import Talk
-from web.chats.visits import Visits
+from web.chats.talk import ChatService
+from web.chats.visits import TabSessions
 from web.sharing import LinkRules, PublicLink
 from web.ui import model_watch, stream
 from web.ui.layout import Layout
-from web.ui.model_watch import ModelWatch
+from web.ui.model_watch import ModelWatcher
 from web.ui.page import build_page
 from web.ui.service import PageService
 from web.ui.stream import CROWD_SECONDS, UPDATE_SECONDS, Tab
@@ -129,13 +129,13 @@ def test_stream_opens_the_chat_of_the_address_before_it_names_the_tab(
     with Caller(page.url) as caller:
         caller.begin("hello")
         chat = caller.form["filled"]
-        opened = Talk.open
+        opened = ChatService.open
 
         def slowly(*args: Any) -> Any:
             time.sleep(0.3)
             return opened(*args)
 
-        monkeypatch.setattr(Talk, "open", slowly)
+        monkeypatch.setattr(ChatService, "open", slowly)
         again = caller.open(f"?language=zh&chat={chat}")
         again.until(lambda tab: tab.tab)
         caller.tab = again.tab
@@ -425,7 +425,7 @@ def test_stream_of_a_guest_ends_with_the_link(
     tunnel = bind("127.0.0.1", 0)
     port = tunnel.getsockname()[1]
     public = PublicLink(LinkRules(), lambda: None)
-    page = serve(access=Access(link_port=port), link=tunnel, public=public)
+    page = serve(access=AccessPolicy(link_port=port), link=tunnel, public=public)
     with Caller(f"http://127.0.0.1:{port}") as guest, Caller(page.url) as local:
         own(guest).until(lambda tab: tab.sidebar)
         public.until = 0.0  # its time is over
@@ -473,12 +473,12 @@ class Behind:
         self.manager = fake_manager(self.engine)
         self.manager.wait()
         self.store = ChatStore(path / "chats.sqlite3")
-        self.visits = Visits()
-        replies = Replies(
+        self.visits = TabSessions()
+        replies = ReplyGenerator(
             self.manager, self.store, "server", self.visits.changed, self.visits.spoke,
             on_loop=self.visits.on_loop,
         )  # fmt: skip
-        self.talk = Talk(self.manager, self.store, self.visits, replies)
+        self.talk = ChatService(self.manager, self.store, self.visits, replies)
         layout = SimpleNamespace(meter="meter", controls=SimpleNamespace(encode=list))
         self.service: Any = SimpleNamespace(talk=self.talk, workers=Workers(), layout=layout)
 
@@ -600,7 +600,7 @@ def test_model_watch_one_look_serves_all_tabs(
 
     async def chat() -> None:
         tabs = [behind.visits.open(Owner(f"visitor {n}")) for n in range(9)]
-        watch = ModelWatch(behind.talk, None)
+        watch = ModelWatcher(behind.talk, None)
         for _ in tabs:
             watch.begin()
         while not looks:

@@ -20,11 +20,11 @@ from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
 from tests.training.script import command, until
 from tests.web.browser import Chat
 from tests.web.serving import serving
-from training.events import Ended, HeldOut, Note, Stage, Step, to_line
-from training.job import Trainings
-from web.access import Access
+from training.events import TrainingEnded, HeldOut, Note, Stage, Step, to_line
+from training.job import TrainingRunner
+from web.access import AccessPolicy
 from web.address import bind
-from web.ui.train.desk import Desk, Wanted, environment, flags, name_for
+from web.ui.train.desk import TrainingService, TrainingForm, environment, flags, name_for
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ LINES = [
     to_line(Step(1, 2, 0.5, 3.5, 100.0, 65.0)),
     "<wait>",
     to_line(Step(2, 2, 1.0, 2.5, 100.0, 0.0)),
-    to_line(Ended("adapters/mine", "mine is ready")),
+    to_line(TrainingEnded("adapters/mine", "mine is ready")),
 ]
 ROWS = [
     {"instruction": "Who <b>are</b> you?", "output": "A *keeper*."},
@@ -49,7 +49,7 @@ class Shop:
 
     folder: Path
     lines: Sequence[str]
-    desk: Desk = field(init=False)
+    desk: TrainingService = field(init=False)
     flags: list[Sequence[str]] = field(default_factory=list)
     adapters: list[Adapter] = field(default_factory=lambda: list(ADAPTERS))
 
@@ -57,8 +57,8 @@ class Shop:
         settings = Settings(adapters_dir=self.folder / "adapters", data_dir=self.folder / "data")
         manager = fake_manager(FakeEngine(echo), settings=settings, adapters=self.adapters)
         manager.wait()
-        trainings = Trainings(command=command(self.lines, self.folder / "go", self.flags))
-        self.desk = Desk(settings, manager, trainings)
+        trainings = TrainingRunner(command=command(self.lines, self.folder / "go", self.flags))
+        self.desk = TrainingService(settings, manager, trainings)
 
     @property
     def manager(self) -> ModelManager:
@@ -87,7 +87,7 @@ def visit(browser: Browser) -> Iterator[Visit]:
         def serve(shop: Shop, training: str = "local", through_link: bool = False) -> Chat:
             link = bind("127.0.0.1", 0)
             port = link.getsockname()[1]
-            access = Access(training=training, link_port=port)
+            access = AccessPolicy(training=training, link_port=port)
             own = stack.enter_context(serving(shop.manager, access, shop.desk, link))
             stack.callback(shop.desk.trainings.close)
             page = stack.enter_context(browser.new_context()).new_page()
@@ -246,7 +246,7 @@ def test_visitors_of_a_public_link_leave_no_files(tmp_path: Path) -> None:
     shop = Shop(tmp_path, LINES)
     link: socket.socket = bind("127.0.0.1", 0)
     port = link.getsockname()[1]
-    access = Access(training="local", link_port=port)
+    access = AccessPolicy(training="local", link_port=port)
     with (
         serving(shop.manager, access, shop.desk, link, data=tmp_path / "data") as own,
         httpx.Client(headers=TAB) as client,
@@ -269,7 +269,7 @@ def test_visitors_of_a_public_link_leave_no_files(tmp_path: Path) -> None:
 def test_an_upload_is_its_visitors_own(tmp_path: Path) -> None:
     shop = Shop(tmp_path, LINES)
     form = {"train_name": "mine"}
-    with serving(shop.manager, Access(training="local"), shop.desk) as url:
+    with serving(shop.manager, AccessPolicy(training="local"), shop.desk) as url:
         anna, mallory = (httpx.Client(base_url=url, headers=TAB) for _ in range(2))
         for client in (anna, mallory):
             client.get("/")  # gives the cookie
@@ -294,7 +294,7 @@ def test_visitors_of_a_public_link_cannot_start_one_by_hand(tmp_path: Path) -> N
     shop = Shop(tmp_path, LINES)
     link = bind("127.0.0.1", 0)
     port = link.getsockname()[1]
-    access = Access(training="local", link_port=port)
+    access = AccessPolicy(training="local", link_port=port)
     shop.desk.trainings.start("secret", tmp_path / "secret", [])
     until(lambda: bool(shop.desk.job and shop.desk.job.losses))
     shop.flags.clear()
@@ -322,7 +322,7 @@ def test_visitors_of_a_public_link_cannot_start_one_by_hand(tmp_path: Path) -> N
 
 def test_what_finetune_is_given(tmp_path: Path) -> None:
     settings = Settings(base_model="models/b", cache_dir=tmp_path, prompts_dir=tmp_path / "p")
-    wanted = Wanted(Path("d.jsonl"), "mine", None, 3, 16, None, " A keeper ", False)
+    wanted = TrainingForm(Path("d.jsonl"), "mine", None, 3, 16, None, " A keeper ", False)
     told = flags(settings, wanted, Path("adapters/mine"))
     from training.options import read_options
 

@@ -8,19 +8,19 @@ from fastapi import FastAPI
 
 from model.manager import ModelManager
 from web import logs
-from web.access import Access
+from web.access import AccessPolicy
 from web.api import admin, errors, health, routes
-from web.api.gate import Gate, KeyAttempts, Origins
+from web.api.gate import ApiAuthMiddleware, KeyAttempts, ApiCorsMiddleware
 from web.health_checks import HealthCheck, HealthChecks, engine_check
 from web.metrics import Metrics
 from web.rate_limits import AttemptLimiter
-from web.tracing import Tracing
+from web.tracing import RequestIdMiddleware
 
 
 def install(
     app: FastAPI,
     manager: ModelManager,
-    access: Access,
+    access: AccessPolicy,
     attempts: AttemptLimiter | None = None,
     checks: Sequence[HealthCheck] = (),
 ) -> None:
@@ -41,8 +41,8 @@ def install(
     ]
     for router in known:
         app.include_router(router)
-    app.router.routes.extend(routes.Nothing(known).routes())
+    app.router.routes.extend(routes.NotFoundFallback(known).routes())
     errors.install(app)
-    app.add_middleware(Gate, access=access, keys=keys)
-    app.add_middleware(Origins, origins=access.origins)  # browsers ask before they send a key
-    app.add_middleware(Tracing)
+    app.add_middleware(ApiAuthMiddleware, access=access, keys=keys)
+    app.add_middleware(ApiCorsMiddleware, origins=access.origins)  # browsers ask before they send a key
+    app.add_middleware(RequestIdMiddleware)

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Request
 
 from model.adapters import Adapter
 from model.manager import ModelManager
-from web.access import Access
+from web.access import AccessPolicy
 from web.api.errors import ForbiddenError
 from web.api.gate import ASKS_FOR_A_KEY, KeyAttempts, bearer
 from web.api.responses import AdapterState, AdapterStates, errors
@@ -52,7 +52,7 @@ class Admin:
         return {"adapters": [_state(adapter, adapter.name in loaded) for adapter in adapters]}
 
 
-def router(manager: ModelManager, access: Access, keys: KeyAttempts) -> APIRouter:
+def router(manager: ModelManager, access: AccessPolicy, keys: KeyAttempts) -> APIRouter:
     """The routes below /v1/adapters."""
 
     def with_admin_key(request: Request) -> None:

@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.types import LinlyError
-from web.access import Access
+from web.access import AccessPolicy
 from web.api.errors import KeyRefusedError, TooLargeError, as_response, too_large
 from web.client_address import client_address, is_loopback
 from web.rate_limits import AttemptLimiter
@@ -23,10 +23,10 @@ ASKS_FOR_A_KEY = Security(HTTPBearer(auto_error=False, description="--api_key, o
 TOO_LARGE = f"The request is larger than {MAX_BODY_BYTES // 1_000_000} MB"
 
 
-class Gate:
+class ApiAuthMiddleware:
     """ASGI middleware for the paths below /v1."""
 
-    def __init__(self, app: ASGIApp, access: Access, keys: KeyAttempts) -> None:
+    def __init__(self, app: ASGIApp, access: AccessPolicy, keys: KeyAttempts) -> None:
         self._app = app
         self._access = access
         self._keys = keys
@@ -82,7 +82,7 @@ class KeyAttempts:
     address, and counts.
     """
 
-    def __init__(self, access: Access, attempts: AttemptLimiter) -> None:
+    def __init__(self, access: AccessPolicy, attempts: AttemptLimiter) -> None:
         self._access = access
         self._attempts = attempts
 
@@ -101,7 +101,7 @@ class KeyAttempts:
         return bool(key) and not local
 
 
-class Origins:
+class ApiCorsMiddleware:
     """ASGI middleware that lets browsers send the web pages of some origins to /v1."""
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from web.metrics import Metrics
 
 
 @dataclass(frozen=True)
-class Watch:
+class HealthRoutes:
     """The routes' handlers."""
 
     manager: ModelManager
@@ -38,7 +38,7 @@ class Watch:
 
 def router(manager: ModelManager, metrics: Metrics, checks: HealthChecks) -> APIRouter:
     """The two routes; GET and HEAD."""
-    watch = Watch(manager, metrics, checks)
+    watch = HealthRoutes(manager, metrics, checks)
     routes = APIRouter(tags=["watching"])
     not_ready: responses.Documented = {
         503: {"model": responses.Health, "description": "Not ready: loading, or failed"}

@@ -64,20 +64,20 @@ NoTools = Annotated[list[Any], Field(json_schema_extra={"maxItems": 0})]
 OnlyText = Annotated[str, Field(json_schema_extra={"const": "text"})]
 
 
-class Body(BaseModel):
+class RequestBody(BaseModel):
     """JSON's own types only: "5" is no number."""
 
     model_config = ConfigDict(strict=True)
 
 
-class TextPart(Body):
+class TextPart(RequestBody):
     """One part of a message whose content is a list."""
 
     type: OnlyText
     text: Text | None = None
 
 
-class ChatMessage(Body):
+class RequestMessage(RequestBody):
     role: Literal["system", "developer", "user", "assistant"]
     content: (
         Text | Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None
@@ -106,15 +106,15 @@ class ChatMessage(Body):
         return Message(role, self.content or "")
 
 
-class StreamOptions(Body):
+class StreamOptions(RequestBody):
     include_usage: bool | None = None
 
 
-class ResponseFormat(Body):
+class ResponseFormat(RequestBody):
     type: OnlyText
 
 
-class Generation(Body):
+class Generation(RequestBody):
     """What chat and text completions have in common."""
 
     model: Name | None = Field(None, description="An adapter's name, or the base's, the default")
@@ -194,7 +194,7 @@ class Generation(Body):
 
 class ChatCompletion(Generation):
     messages: Annotated[
-        list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
+        list[RequestMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
     ]
     max_completion_tokens: Positive | None = None
     logprobs: bool | None = None

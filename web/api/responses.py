@@ -43,7 +43,7 @@ class PromptDetails(BaseModel):
     cached_tokens: int
 
 
-class Usage(BaseModel):
+class TokenUsage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
@@ -96,7 +96,7 @@ class Response(BaseModel):
     id: str
     created: int
     model: str
-    usage: Usage
+    usage: TokenUsage
 
 
 class ChatResponse(Response):

@@ -122,7 +122,7 @@ def router(manager: ModelManager) -> APIRouter:
 
 
 @dataclass(frozen=True)
-class Nothing:
+class NotFoundFallback:
     """ASGI application for every other path below /v1, and for the methods that the paths of
     `known` do not have: or else the page would be asked, which stands behind.
 

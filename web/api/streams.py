@@ -14,9 +14,9 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from model.manager import Bursts
-from model.outbox import Burst
+from model.outbox import DeltaBatch
 from model.types import Delta, LinlyError, Stats
-from web.api.writers import ALIVE, Writer, failure
+from web.api.writers import ALIVE, ResponseFormatter, failure
 
 T = TypeVar("T")
 
@@ -25,11 +25,11 @@ ALIVE_SECONDS = 15.0
 HUNG_UP = 499  # nginx's status for a client that did not wait: nobody is there to read it
 SSE = "text/event-stream"
 
-Told = AsyncGenerator[tuple[int, Burst], None]  # which choice, and what it says
+Told = AsyncGenerator[tuple[int, DeltaBatch], None]  # which choice, and what it says
 
 
 async def respond(
-    choices: Sequence[Bursts], writer: Writer, stream: bool, request: Request
+    choices: Sequence[Bursts], writer: ResponseFormatter, stream: bool, request: Request
 ) -> Response:
     """The response that `writer` writes of what the `choices` say.
 
@@ -51,7 +51,7 @@ async def respond(
 
 
 async def _packets(
-    first: tuple[int, Burst], rest: Told, writer: Writer, choices: int
+    first: tuple[int, DeltaBatch], rest: Told, writer: ResponseFormatter, choices: int
 ) -> AsyncIterator[bytes]:
     """Server-sent events, those of a burst together."""
     stats: list[Stats | None] = [None] * choices
@@ -68,7 +68,7 @@ async def _packets(
     yield writer.closing(stats)
 
 
-async def _with_signs_of_life(first: tuple[int, Burst], rest: Told) -> Told:
+async def _with_signs_of_life(first: tuple[int, DeltaBatch], rest: Told) -> Told:
     """What is told, and an empty burst whenever nothing was for a while before the first text."""
     yield first
     spoke = _says(first[1])
@@ -90,7 +90,7 @@ async def _with_signs_of_life(first: tuple[int, Burst], rest: Told) -> Told:
         yield told
 
 
-def _says(burst: Burst) -> bool:
+def _says(burst: DeltaBatch) -> bool:
     return any(delta.text or delta.finish_reason for delta in burst)
 
 
@@ -116,11 +116,11 @@ async def _together(choices: Sequence[Bursts]) -> Told:
                     coming[_next(choices[index])] = index
 
 
-def _next(bursts: Bursts) -> asyncio.Future[Burst | None]:
+def _next(bursts: Bursts) -> asyncio.Future[DeltaBatch | None]:
     return asyncio.ensure_future(anext(bursts, None))
 
 
-async def _give_up(coming: dict[asyncio.Future[Burst | None], int]) -> None:
+async def _give_up(coming: dict[asyncio.Future[DeltaBatch | None], int]) -> None:
     for one in coming:
         one.cancel()
     if coming:

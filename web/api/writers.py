@@ -21,7 +21,7 @@ ALIVE = b": still at it\n\n"
 ENDING = "The program is shutting down"
 
 
-class Writer(ABC):
+class ResponseFormatter(ABC):
     """Writes one response in OpenAI's words. Subclasses know chat or text completions.
 
     Args:
@@ -138,7 +138,7 @@ class Writer(ABC):
     def _logprobs(self, index: int, entries: Sequence[TokenLogprob]) -> Json: ...
 
 
-class ChatWriter(Writer):
+class ChatWriter(ResponseFormatter):
     """`chat.completion` and its chunks."""
 
     kind = "chat.completion"
@@ -159,7 +159,7 @@ class ChatWriter(Writer):
         return {"content": [_chat_logprob(entry) for entry in entries], "refusal": None}
 
 
-class TextWriter(Writer):
+class TextWriter(ResponseFormatter):
     """`text_completion`, whole and in chunks."""
 
     kind = chunk_kind = "text_completion"

@@ -29,7 +29,7 @@ from web.chats.records import Chat, ChatSettings
 from web.chats.searching import holds
 from web.chats.tables import CHATS, MESSAGES
 from web.chats.titles import MAX_LOOKED_AT, MAX_TITLE, checked_title, one_line
-from web.chats.usage import Usage
+from web.chats.usage import StorageUsage
 
 MAX_QUERY = 200  # characters of what is searched for
 MAX_LISTED_CHATS = 500  # chats, unless more are asked for
@@ -228,7 +228,7 @@ class Chats(Database):
         values = {"prefix": prefix, "length": len(prefix), "before": before}
         return self._destroy(DESTROY_LEFT, values)
 
-    def _measured(self, owner: str) -> Usage:
+    def _measured(self, owner: str) -> StorageUsage:
         """Makes room, too, where the owner has deleted more than anybody may keep."""
         usage = super()._measured(owner)
         if usage.deletes_too_much:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, TypeVar, get_type_hints
 
 from model.types import MAX_BIASES, FinishReason, RequestError, Sampling
-from web.chats.records import ChatSettings, Run
+from web.chats.records import ChatSettings, GenerationRun
 
 MAX_INTEGER = 2**63
 MAX_TEXT = 2_000_000  # bytes of one message
@@ -22,9 +22,9 @@ MAX_SETTING = 100_000  # characters of a text that comes from outside, as a syst
 MAX_CACHED = 10_000  # characters of a text that is decoded once; longer ones would fill the memory
 NO_SAMPLING, NO_SETTINGS = Sampling(), ChatSettings()
 NO_RUNS = "[]"  # of messages that people wrote
-NO_RUN = Run(NO_SETTINGS, "", "")
+NO_RUN = GenerationRun(NO_SETTINGS, "", "")
 
-Record = TypeVar("Record", Sampling, ChatSettings, Run)
+Record = TypeVar("Record", Sampling, ChatSettings, GenerationRun)
 
 
 def settings_value(settings: ChatSettings) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def sampling_value(sampling: Sampling) -> dict[str, Any]:
     return {**vars(sampling)}
 
 
-def run_value(run: Run) -> dict[str, Any]:
+def run_value(run: GenerationRun) -> dict[str, Any]:
     """What `json.dumps` takes. (`dataclasses.asdict` copies each value deeply: that took half of
     the time of an import.)"""
     reason = run.reason.value if run.reason else None
@@ -62,7 +62,7 @@ def read_sampling(value: object, strict: bool = False) -> Sampling:
     return _read(NO_SAMPLING, value, strict)
 
 
-def read_run(value: object, strict: bool = False) -> Run:
+def read_run(value: object, strict: bool = False) -> GenerationRun:
     """A run from JSON's values.
 
     Raises:
@@ -81,7 +81,7 @@ def sampling_text(sampling: Sampling) -> str:
     return json.dumps(sampling_value(sampling))
 
 
-def runs_text(runs: Iterable[Run]) -> str:
+def runs_text(runs: Iterable[GenerationRun]) -> str:
     """Runs as the store keeps them. Each is encoded by itself, as all other threads wait for that:
     those of an imported reply may hold many long system prompts."""
     return f"[{', '.join(json.dumps(run_value(run)) for run in runs)}]"
@@ -102,7 +102,7 @@ def sampling_from(text: str) -> Sampling:
     return read_sampling(_loads(text))
 
 
-def runs_from(text: str) -> tuple[Run, ...]:
+def runs_from(text: str) -> tuple[GenerationRun, ...]:
     """What `runs_text` wrote, in this version or another."""
     if text == NO_RUNS:
         return ()
@@ -110,11 +110,11 @@ def runs_from(text: str) -> tuple[Run, ...]:
 
 
 @lru_cache(maxsize=4096)  # a chat is read anew whenever something happens in it
-def _cached_runs(text: str) -> tuple[Run, ...]:
+def _cached_runs(text: str) -> tuple[GenerationRun, ...]:
     return _runs(text)
 
 
-def _runs(text: str) -> tuple[Run, ...]:
+def _runs(text: str) -> tuple[GenerationRun, ...]:
     values = _loads(text)
     return tuple(read_run(value) for value in values) if isinstance(values, list) else ()
 

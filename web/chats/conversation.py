@@ -10,7 +10,7 @@ from web.chats.records import Chat, ChatMessage
 
 
 @dataclass(frozen=True)
-class Conversation:
+class MessageTree:
     """The chat that a tab shows, read once."""
 
     chat: Chat

@@ -13,7 +13,7 @@ from web.chats.errors import UnknownChatError, search_told, told
 from web.chats.sqlite import SqliteFile
 from web.chats.tables import CHATS, MESSAGES
 from web.chats.turns import Turns
-from web.chats.usage import USAGE, Usage, UsageCache, usage_from
+from web.chats.usage import USAGE, StorageUsage, UsageCache, usage_from
 
 OWN_CHAT = select(CHATS.c.id).where(
     CHATS.c.id == bindparam("chat"),
@@ -31,7 +31,7 @@ SEARCHES = 2  # at a time
 SEARCH_SECONDS = 3.0  # that one waits for its turn
 
 
-class Home(Protocol):
+class StoreBackend(Protocol):
     """Where chats are kept; as a text, what it is called. May be used from any thread."""
 
     def reading(self) -> AbstractContextManager[Connection]:
@@ -59,8 +59,8 @@ class Database:
         StoreError: it cannot be opened or written, is none of ours, or is newer than the program.
     """
 
-    def __init__(self, home: Path | Home, alive: Callable[[str], bool] = lambda _: False) -> None:
-        self.home: Home = SqliteFile(home) if isinstance(home, Path) else home
+    def __init__(self, home: Path | StoreBackend, alive: Callable[[str], bool] = lambda _: False) -> None:
+        self.home: StoreBackend = SqliteFile(home) if isinstance(home, Path) else home
         self._alive = alive
         self._usage = UsageCache()
         self._searches = Turns(SEARCHES)
@@ -118,7 +118,7 @@ class Database:
             self._usage.keep(owner, self._measured(owner))
         self._usage.add(owner, chats, size)
 
-    def _measured(self, owner: str) -> Usage:
+    def _measured(self, owner: str) -> StorageUsage:
         with told(self.home, "saved"), self.home.reading() as connection:
             return usage_from(connection.execute(USAGE, {"owner": owner}).one())
 

@@ -96,7 +96,7 @@ class ClosedError(Exception):
     kind = "closed"
 
 
-class BusyError(Exception):
+class StoreBusyError(Exception):
     """Other threads of this process used a connection for too long."""
 
     kind = "busy"
@@ -114,7 +114,7 @@ class ReadOnlyError(Exception):
     kind = "25006"
 
 
-OWN_ERRORS = (ClosedError, BusyError, MovedError, ReadOnlyError)
+OWN_ERRORS = (ClosedError, StoreBusyError, MovedError, ReadOnlyError)
 
 
 @contextmanager

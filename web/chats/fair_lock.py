@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from web.chats.errors import BusyError
+from web.chats.errors import StoreBusyError
 
 
 class FairLock:
@@ -47,7 +47,7 @@ class FairLock:
         with self._lock:
             if not turn.is_set():
                 self._waiting.remove(turn)
-                raise BusyError
+                raise StoreBusyError
 
     def _release(self) -> None:
         """Hands the turn to the thread that has waited longest, without letting go of it."""

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from web.chats.errors import StoreError
 from web.chats.identity import SESSION
-from web.chats.news import Nobody, Others
+from web.chats.news import NullBus, ReplicaBus
 from web.chats.servers import ServerLock
 from web.chats.store import ChatStore
 
@@ -32,12 +32,12 @@ class Lock(Protocol):
 
 
 @dataclass(frozen=True)
-class Keeping:
+class OpenStore:
     """What is open while the program runs."""
 
     store: ChatStore
     lock: Lock
-    others: Others = field(default_factory=Nobody)
+    others: ReplicaBus = field(default_factory=NullBus)
 
     def mend(self) -> None:
         """Mark what a server that died was about to say.
@@ -52,7 +52,7 @@ class Keeping:
         self.lock.release()
 
 
-def open_store(folder: Path, database_url: str | None = None) -> Keeping:
+def open_store(folder: Path, database_url: str | None = None) -> OpenStore:
     """Open the database at the address, or else the folder's, and mark what a server that died was
     about to say.
 
@@ -79,7 +79,7 @@ def _clear_away(store: ChatStore) -> None:
         log.warning("Old chats are not cleared away. %s", error)
 
 
-def _in_folder(folder: Path) -> Keeping:
+def _in_folder(folder: Path) -> OpenStore:
     try:
         lock = ServerLock(folder / "servers")
     except OSError as error:
@@ -88,20 +88,20 @@ def _in_folder(folder: Path) -> Keeping:
             "Pass another folder with --data_dir.",
         ) from error
     try:
-        return Keeping(ChatStore(folder / DATABASE, lock.alive), lock)
+        return OpenStore(ChatStore(folder / DATABASE, lock.alive), lock)
     except BaseException:
         lock.release()
         raise
 
 
-def _in_postgres(url: str) -> Keeping:
+def _in_postgres(url: str) -> OpenStore:
     from web.chats.postgres import Postgres  # whoever has no PostgreSQL need not wait for it
     from web.chats.replica import Replica
 
     postgres = Postgres(url)
     try:
         replica = Replica(postgres)
-        return Keeping(ChatStore(postgres, replica.alive), replica, replica)
+        return OpenStore(ChatStore(postgres, replica.alive), replica, replica)
     except BaseException:
         postgres.close()
         raise

@@ -15,10 +15,10 @@ from web.chats.codec import check_length as check_length  # `talk` has it from h
 from web.chats.codec import clean, runs_from, runs_text
 from web.chats.database import Database, check_chat, check_message, hold_chat
 from web.chats.errors import ReplyBusyError, UnknownChatError
-from web.chats.records import ChatMessage, Run, State
+from web.chats.records import ChatMessage, GenerationRun, MessageState
 from web.chats.tables import CHATS, MESSAGES
 
-STATES = {state.value: state for state in State}  # looked up faster than by the class
+STATES = {state.value: state for state in MessageState}  # looked up faster than by the class
 FIRST_PAGE, MAX_PAGE = 20, 200  # messages that are read at once, where all of a chat are
 PAGE_CHARACTERS = 1_000_000  # of their texts, about
 FIELDS = (
@@ -42,13 +42,13 @@ ONE = select(MESSAGES.c.chat, *FIELDS).where(MESSAGES.c.id == bindparam("message
 WHERE = select(MESSAGES.c.chat).where(MESSAGES.c.id == bindparam("message"))
 STATE = select(MESSAGES.c.state).where(MESSAGES.c.id == bindparam("message"))
 CHANGED_MESSAGE = update(MESSAGES).where(MESSAGES.c.id == bindparam("message"))
-STREAMS = MESSAGES.c.state == State.STREAMING.value
+STREAMS = MESSAGES.c.state == MessageState.STREAMING.value
 # A server that could not be seen to live may go on all the same: what it writes is good, as long as
 # nobody else has taken its reply up.
 WRITTEN_BY = CHANGED_MESSAGE.where(MESSAGES.c.server == bindparam("writer"))
 GOES_ON = WRITTEN_BY.where(
-    MESSAGES.c.state.in_([State.STREAMING.value, State.INTERRUPTED.value])
-).values(state=State.STREAMING.value)
+    MESSAGES.c.state.in_([MessageState.STREAMING.value, MessageState.INTERRUPTED.value])
+).values(state=MessageState.STREAMING.value)
 SAY = GOES_ON.values(text=bindparam("value"))
 TELL_RUNS = GOES_ON.values(runs=bindparam("value"))
 END = WRITTEN_BY.values(
@@ -56,12 +56,12 @@ END = WRITTEN_BY.values(
     server="",
 )  # fmt: skip
 REOPEN = CHANGED_MESSAGE.values(
-    state=State.STREAMING.value, error="", runs=bindparam("made"), server=bindparam("writer")
+    state=MessageState.STREAMING.value, error="", runs=bindparam("made"), server=bindparam("writer")
 )
 INTERRUPT = (
     update(MESSAGES)
     .where(STREAMS, MESSAGES.c.server.in_(bindparam("dead", expanding=True)))
-    .values(state=State.INTERRUPTED.value)
+    .values(state=MessageState.INTERRUPTED.value)
 )
 WRITERS = select(MESSAGES.c.server).where(STREAMS).distinct()
 STREAMING_IN = select(MESSAGES.c.id).where(MESSAGES.c.chat == bindparam("of"), STREAMS)
@@ -148,7 +148,7 @@ class Messages(Database):
         with self._writing() as connection:
             hold_chat(connection, owner, chat)
             check_message(connection, chat, message.parent)
-            if message.state is State.STREAMING:
+            if message.state is MessageState.STREAMING:
                 self._refuse_second(connection, chat, message, server)
             insert_messages(connection, chat, [message], server)
             values = {"chat": chat, "now": time.time()}
@@ -171,7 +171,7 @@ class Messages(Database):
             if chat is None:
                 raise UnknownChatError
             hold_chat(connection, owner, chat)
-            if connection.execute(STATE, {"message": message.id}).scalar() == State.STREAMING:
+            if connection.execute(STATE, {"message": message.id}).scalar() == MessageState.STREAMING:
                 raise RequestError("This reply is in the making already", "Wait for its end.")
             self._refuse_second(connection, chat, replace(message, comparison=None), server)
             made = {"made": runs_text(message.runs), "message": message.id, "writer": server}
@@ -203,7 +203,7 @@ class Messages(Database):
         """
         self._go_on(SAY, message, server, clean(text))
 
-    def save_runs(self, message: str, runs: tuple[Run, ...], server: str = "") -> None:
+    def save_runs(self, message: str, runs: tuple[GenerationRun, ...], server: str = "") -> None:
         """How a reply is made. Nothing happens if it has ended, or another server writes it.
 
         Raises:

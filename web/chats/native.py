@@ -6,7 +6,7 @@ import uuid
 from typing import Any
 
 from web.chats.codec import check_length, clean, read_run, read_settings
-from web.chats.records import Chat, ChatMessage, Run, State, Vote
+from web.chats.records import Chat, ChatMessage, GenerationRun, MessageState, Vote
 from web.chats.shapes import NoExportError, field, listed, role_field, time_field
 from web.chats.titles import one_line
 
@@ -84,16 +84,16 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
-def _runs(raw: Any) -> tuple[Run, ...]:
+def _runs(raw: Any) -> tuple[GenerationRun, ...]:
     found = field(raw, "runs", list, [])
     if len(found) > MAX_RUNS:
         raise NoExportError(f"a reply in it was made in over {MAX_RUNS} runs")
     return tuple(read_run(run, strict=True) for run in found)
 
 
-def _state(raw: Any) -> State:
+def _state(raw: Any) -> MessageState:
     try:
-        state = State(field(raw, "state", str, State.DONE.value))
+        state = MessageState(field(raw, "state", str, MessageState.DONE.value))
     except ValueError as error:
         raise NoExportError("a message in it has an unknown state") from error
-    return State.INTERRUPTED if state is State.STREAMING else state
+    return MessageState.INTERRUPTED if state is MessageState.STREAMING else state

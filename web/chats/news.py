@@ -14,7 +14,7 @@ from typing import Protocol
 
 
 @dataclass(frozen=True)
-class News:
+class ReplicaEvent:
     """Of an owner, by `whose`: the chats have changed, or what is said in one is to stop.
 
     `chat` is a chat by `which`, if it is about that one alone; there, a reply only `grew`. `again`
@@ -29,13 +29,13 @@ class News:
     again: bool = False
 
 
-Hear = Callable[[News | None], None]
+Hear = Callable[[ReplicaEvent | None], None]
 
 
-class Others(Protocol):
+class ReplicaBus(Protocol):
     """The other replicas."""
 
-    def tell(self, news: News) -> None:
+    def tell(self, news: ReplicaEvent) -> None:
         """Let all of them know, soon; returns at once, and never fails."""
 
     def follow(self, hear: Hear) -> None:
@@ -43,10 +43,10 @@ class Others(Protocol):
         None when something may have been missed."""
 
 
-class Nobody:
+class NullBus:
     """There are none."""
 
-    def tell(self, news: News) -> None:
+    def tell(self, news: ReplicaEvent) -> None:
         pass
 
     def follow(self, hear: Hear) -> None:
@@ -64,18 +64,18 @@ def which(chat: str) -> str:
     return hashlib.sha256(chat.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def written(news: News) -> str:
+def written(news: ReplicaEvent) -> str:
     """As a text of less than 8000 bytes."""
     values = {one.name: getattr(news, one.name) for one in fields(news)}
     return json.dumps({name: value for name, value in values.items() if value or name == "owner"})
 
 
-def read(text: str) -> News | None:
+def read(text: str) -> ReplicaEvent | None:
     """What `written` wrote, in this version or another; None for what is of no use here."""
     try:
         value = json.loads(text)
         stop, message, chat = (str(value.get(name, "")) for name in ("stop", "message", "chat"))
         grew, again = (value.get(name) is True for name in ("grew", "again"))
-        return News(str(value["owner"]), stop, message, chat, grew, again)
+        return ReplicaEvent(str(value["owner"]), stop, message, chat, grew, again)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

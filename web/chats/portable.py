@@ -14,7 +14,7 @@ from typing import Any
 from web.chats import branches
 from web.chats.codec import run_value, settings_value
 from web.chats.imports import FORMAT, VERSION, Imported, ImportedChat, from_json, read_chats
-from web.chats.records import Chat, ChatMessage, State, Vote
+from web.chats.records import Chat, ChatMessage, MessageState, Vote
 from web.chats.titles import MAX_GENERATED_TITLE, one_line
 
 __all__ = [
@@ -75,13 +75,13 @@ def _chat(chat: Chat, votes: Sequence[Vote]) -> Iterator[tuple[str, object]]:
 
 
 def _message(message: ChatMessage) -> dict[str, Any]:
-    streaming = message.state is State.STREAMING  # no server goes on with it in a file
+    streaming = message.state is MessageState.STREAMING  # no server goes on with it in a file
     return {
         "id": message.id,
         "parent": message.parent,
         "role": message.role,
         "text": message.text,
-        "state": (State.INTERRUPTED if streaming else message.state).value,
+        "state": (MessageState.INTERRUPTED if streaming else message.state).value,
         "created": message.created,
         "error": message.error,
         "comparison": message.comparison,
@@ -136,7 +136,7 @@ def _prompt(messages: Mapping[str, ChatMessage], reply: ChatMessage) -> list[Tur
 
 
 def _counts(reply: ChatMessage) -> bool:
-    return bool(reply.text.strip()) and reply.state not in (State.FAILED, State.STREAMING)
+    return bool(reply.text.strip()) and reply.state not in (MessageState.FAILED, MessageState.STREAMING)
 
 
 def _turn(message: ChatMessage) -> Turn:

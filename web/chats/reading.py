@@ -11,22 +11,22 @@ from model.manager import ModelManager
 from model.types import ChatRequest, LinlyError, Message
 from web.chats.records import ChatSettings
 from web.chats.reply import spoken
-from web.chats.talk import Talk
-from web.chats.visits import Reading, Visit
+from web.chats.talk import ChatService
+from web.chats.visits import PrefillProgress, TabSession
 from web.workers import Workers
 
 PATIENCE = 0.3  # seconds without another change: a slider passes many values on its way
 
 
 @dataclass
-class ReadAhead:
+class PrefillAhead:
     """At most one reading for each tab."""
 
     manager: ModelManager
-    talk: Talk
+    talk: ChatService
     workers: Workers = field(default_factory=Workers)
 
-    def settings_changed(self, visit: Visit, before: ChatSettings, now: ChatSettings) -> None:
+    def settings_changed(self, visit: TabSession, before: ChatSettings, now: ChatSettings) -> None:
         """Begin, if the chat's tokens or who reads them are others now."""
         if _reader(before) == _reader(now) or not self.manager.status().ready:
             return
@@ -34,11 +34,11 @@ class ReadAhead:
         if self.talk.allows(visit, now.adapter):
             visit.on_loop(self._begin, visit, now)
 
-    def _begin(self, visit: Visit, settings: ChatSettings) -> None:
+    def _begin(self, visit: TabSession, settings: ChatSettings) -> None:
         if not (visit.lost or visit.closed):
             visit.reader = asyncio.create_task(self._read(visit, settings))
 
-    async def _read(self, visit: Visit, settings: ChatSettings) -> None:
+    async def _read(self, visit: TabSession, settings: ChatSettings) -> None:
         await asyncio.sleep(PATIENCE)
         owner = visit.owner.id
         talk = await self.workers.draw(owner, lambda: self.talk.conversation(visit))
@@ -47,18 +47,18 @@ class ReadAhead:
         request = chat_request(spoken(talk.branch, settings.system), settings)
         try:
             measured = await self.workers.draw(owner, lambda: self.manager.measure(request))
-            self._tell(visit, Reading(settings.adapter, measured.tokens))
+            self._tell(visit, PrefillProgress(settings.adapter, measured.tokens))
             async with aclosing(self.manager.read_ahead(request)) as bursts:
                 async for burst in bursts:
                     stats = burst[-1].stats
                     if stats:
                         known = min(stats.cached_tokens, measured.tokens)
-                        done = Reading(settings.adapter, measured.tokens, known, done=True)
+                        done = PrefillProgress(settings.adapter, measured.tokens, known, done=True)
                         self._tell(visit, done)
         except LinlyError:  # it is said when the next question is asked
             self._tell(visit, None)
 
-    def _tell(self, visit: Visit, reading: Reading | None) -> None:
+    def _tell(self, visit: TabSession, reading: PrefillProgress | None) -> None:
         visit.reading = reading
         visit.renew()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from model.types import FinishReason, Role, Sampling
 
 
-class State(enum.StrEnum):
+class MessageState(enum.StrEnum):
     """How far a message has come. People's messages are always `DONE`."""
 
     STREAMING = "streaming"  # a reply in the making
@@ -21,7 +21,7 @@ class State(enum.StrEnum):
     @property
     def can_go_on(self) -> bool:
         """Whether there is something left to say."""
-        return self in (State.STOPPED, State.CUT, State.INTERRUPTED, State.FAILED)
+        return self in (MessageState.STOPPED, MessageState.CUT, MessageState.INTERRUPTED, MessageState.FAILED)
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ChatSettings:
 
 
 @dataclass(frozen=True)
-class Run:
+class GenerationRun:
     """One go of the model at a reply: what was asked for, by whom it was answered, at what speed.
 
     `settings.sampling.seed` is the one that was used, and `settings.template` the template. A run
@@ -72,11 +72,11 @@ class ChatMessage:
     parent: str | None
     role: Role
     text: str
-    state: State = State.DONE
+    state: MessageState = MessageState.DONE
     created: float = 0.0
     error: str = ""
     comparison: str | None = None
-    runs: tuple[Run, ...] = ()
+    runs: tuple[GenerationRun, ...] = ()
     repeats: str | None = None
 
 

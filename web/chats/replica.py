@@ -25,7 +25,7 @@ from sqlalchemy import text
 from web.chats.backoff import Backoff
 from web.chats.deadline import BoundedConnection
 from web.chats.errors import told
-from web.chats.news import Hear, News, read, written
+from web.chats.news import Hear, ReplicaEvent, read, written
 from web.chats.postgres import NOTICED, Postgres, reason, silence, told_at_start
 from web.chats.servers import NAME
 
@@ -62,8 +62,8 @@ class Replica:
         self._postgres = postgres
         self.id = uuid.uuid4().hex
         self._released = threading.Event()
-        self._untold: deque[tuple[float, News]] = deque(maxlen=MAX_PENDING_EVENTS)  # and when it was news
-        self._stops: deque[tuple[float, News]] = deque(maxlen=MAX_STOPS)  # those that were told
+        self._untold: deque[tuple[float, ReplicaEvent]] = deque(maxlen=MAX_PENDING_EVENTS)  # and when it was news
+        self._stops: deque[tuple[float, ReplicaEvent]] = deque(maxlen=MAX_STOPS)  # those that were told
         self._hear: Hear = lambda _: None
         self._tries = Backoff(RETRY_SECONDS, MAX_RETRY_SECONDS)
         self._refusals = Backoff(RETRY_SECONDS, MAX_RETRY_SECONDS)
@@ -90,7 +90,7 @@ class Replica:
         with told(self._postgres, "read"), self._postgres.reading() as connection:
             return connection.execute(HELD, {"high": high, "low": low}).first() is not None
 
-    def tell(self, news: News) -> None:
+    def tell(self, news: ReplicaEvent) -> None:
         """Let the others know, soon: the thread tells it, so that nobody waits here."""
         self._untold.append((time.monotonic(), news))
         self._rouse()
@@ -99,7 +99,7 @@ class Replica:
         """Have `hear` called on the event loop that runs now with what the others tell."""
         loop = asyncio.get_running_loop()
 
-        def pass_on(news: News | None) -> None:
+        def pass_on(news: ReplicaEvent | None) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(hear, news)
 
@@ -170,7 +170,7 @@ class Replica:
             else:
                 log.warning("%s answers again", self._postgres)
                 self._postgres.answers()
-                self.tell(News("", again=True))
+                self.tell(ReplicaEvent("", again=True))
                 self._hear(None)
                 return
 
@@ -191,7 +191,7 @@ class Replica:
                     self._take(news)
             self._wait(connection)
 
-    def _take(self, news: News) -> None:
+    def _take(self, news: ReplicaEvent) -> None:
         if news.again:
             self._untold.extend(self._stops)
             self._stops.clear()
@@ -207,7 +207,7 @@ class Replica:
         """
         if not self._untold or time.monotonic() < self._refused_until:
             return
-        waiting: dict[News, float] = {}
+        waiting: dict[ReplicaEvent, float] = {}
         while self._untold:
             since, news = self._untold.popleft()
             if not news.stop or time.monotonic() - since < STOP_SECONDS:

@@ -17,7 +17,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import replace
 
 from model.manager import ModelManager
-from model.outbox import Burst
+from model.outbox import DeltaBatch
 from model.types import (
     ChatRequest,
     Delta,
@@ -26,9 +26,9 @@ from model.types import (
 )
 from web.chats.branches import path
 from web.chats.errors import ReplyBusyError, UnknownChatError
-from web.chats.news import News, Nobody, Others, whose
-from web.chats.records import ChatMessage, ChatSettings, Run, State
-from web.chats.reply import Reply, end_of, finished, parts, sentence, spoken
+from web.chats.news import ReplicaEvent, NullBus, ReplicaBus, whose
+from web.chats.records import ChatMessage, ChatSettings, GenerationRun, MessageState
+from web.chats.reply import ReplyJob, end_of, finished, parts, sentence, spoken
 from web.chats.store import ChatStore
 from web.workers import Kind, LoopCaller, Workers
 
@@ -41,7 +41,7 @@ FAULT = "Something went wrong here; the terminal says what."
 log = logging.getLogger(__name__)
 
 
-class Replies:
+class ReplyGenerator:
     """Makes replies and keeps them.
 
     Args:
@@ -60,7 +60,7 @@ class Replies:
         changed: Callable[[str], None],
         spoke: Callable[[str, str], None],
         saved: Callable[[str, str], None] = lambda *_: None,
-        others: Others | None = None,
+        others: ReplicaBus | None = None,
         workers: Workers | None = None,
         on_loop: LoopCaller | None = None,
     ) -> None:
@@ -72,8 +72,8 @@ class Replies:
         self._changed = changed
         self._spoke = spoke
         self._saved = saved
-        self._others = others or Nobody()
-        self._replies: dict[str, Reply] = {}  # by message
+        self._others = others or NullBus()
+        self._replies: dict[str, ReplyJob] = {}  # by message
         self._unsaved: dict[str, tuple[str, ChatMessage]] = {}  # by message, with its owner
         self._saving = threading.Lock()
         self._saver: asyncio.Task[None] | None = None
@@ -87,7 +87,7 @@ class Replies:
         """Whether a reply is in the making here, or has yet to be saved."""
         return message in self._replies or message in self._unsaved
 
-    def in_chat(self, chat: str) -> list[Reply]:
+    def in_chat(self, chat: str) -> list[ReplyJob]:
         """Those of a chat, in the order in which they began."""
         return [reply for reply in self._all() if reply.chat == chat]
 
@@ -95,7 +95,7 @@ class Replies:
         """The owner's chats in which something is said now."""
         return {reply.chat for reply in self._all() if reply.owner == owner}
 
-    def _all(self) -> tuple[Reply, ...]:
+    def _all(self) -> tuple[ReplyJob, ...]:
         """A copy: worker threads look while the event loop changes it."""
         return tuple(self._replies.values())
 
@@ -117,11 +117,11 @@ class Replies:
         self._refuse_second(chat, comparison)
         run = self._new_run(repeats.runs[0].settings if repeats else settings)
         message = ChatMessage(
-            uuid.uuid4().hex, parent, "assistant", "", State.STREAMING, time.time(),
+            uuid.uuid4().hex, parent, "assistant", "", MessageState.STREAMING, time.time(),
             comparison=comparison, runs=(run,), repeats=repeats.id if repeats else None,
         )  # fmt: skip
         self._store.add(owner, chat, message, server=self._server)
-        self._start(Reply(owner, chat, message, "", run, repeats))
+        self._start(ReplyJob(owner, chat, message, "", run, repeats))
         return message
 
     def go_on(self, owner: str, chat: str, message: ChatMessage, settings: ChatSettings) -> None:
@@ -134,9 +134,9 @@ class Replies:
         run = self._new_run(message.runs[-1].settings if message.runs else settings)
         run = replace(run, begins=len(message.text))
         runs = (*message.runs, run) if message.text else (run,)
-        streaming = replace(message, state=State.STREAMING, error="", runs=runs)
+        streaming = replace(message, state=MessageState.STREAMING, error="", runs=runs)
         self._store.reopen(owner, streaming, self._server)
-        self._start(Reply(owner, chat, streaming, message.text, run))
+        self._start(ReplyJob(owner, chat, streaming, message.text, run))
 
     def stop(self, owner: str, chat: str) -> None:
         """End the replies of the owner's chat within one token; what is there stays.
@@ -145,18 +145,18 @@ class Replies:
             StoreError: it is not known what the others make there.
         """
         here = self.in_chat(chat)
-        self.stop_as(News(whose(owner), chat))
+        self.stop_as(ReplicaEvent(whose(owner), chat))
         if here:  # then nobody else says anything there
             return
         for message in self._store.streaming(chat):
             if not self.makes(message):
-                self._others.tell(News(whose(owner), chat, message))
+                self._others.tell(ReplicaEvent(whose(owner), chat, message))
 
-    def stop_as(self, news: News) -> None:
+    def stop_as(self, news: ReplicaEvent) -> None:
         """As `stop`, of what is made here."""
         self._on_loop(self._stop_here, news)
 
-    def _stop_here(self, news: News) -> None:
+    def _stop_here(self, news: ReplicaEvent) -> None:
         for reply in self.in_chat(news.stop):
             named = news.message in ("", reply.message.id)
             if named and whose(reply.owner) == news.owner:
@@ -169,20 +169,20 @@ class Replies:
             if comparison is None or reply.message.comparison != comparison:
                 raise ReplyBusyError
 
-    def _new_run(self, settings: ChatSettings) -> Run:
+    def _new_run(self, settings: ChatSettings) -> GenerationRun:
         """With a seed of its own where none was asked for, so that it can be repeated."""
         sampling = settings.sampling
         if sampling.seed is None:
             sampling = replace(sampling, seed=secrets.randbelow(2**31))
         status = self._manager.status()
-        return Run(replace(settings, sampling=sampling), status.base_model, status.quantization)
+        return GenerationRun(replace(settings, sampling=sampling), status.base_model, status.quantization)
 
-    def _start(self, reply: Reply) -> None:
+    def _start(self, reply: ReplyJob) -> None:
         self._replies[reply.message.id] = reply
         self._on_loop(self._launch, reply)
         self._changed(reply.owner)
 
-    def _launch(self, reply: Reply) -> None:
+    def _launch(self, reply: ReplyJob) -> None:
         reply.task = asyncio.get_running_loop().create_task(self._make(reply))
         if self._saver is None or self._saver.done():
             self._saver = asyncio.create_task(self._save_often())
@@ -199,14 +199,14 @@ class Replies:
                 reply.saved = True
                 self._save(reply)
 
-    def _save(self, reply: Reply) -> None:
+    def _save(self, reply: ReplyJob) -> None:
         with _spared():
             self._store.save_text(reply.message.id, reply.text, self._server)
             self._saved(reply.owner, reply.chat)
 
-    async def _make(self, reply: Reply) -> None:
+    async def _make(self, reply: ReplyJob) -> None:
         """From the question to the last word, whatever happens in between."""
-        state, error = State.INTERRUPTED, ""
+        state, error = MessageState.INTERRUPTED, ""
         runs = list(reply.message.runs[:-1])
         try:
             await self._loaded(reply)
@@ -215,15 +215,15 @@ class Replies:
                 last = await self._run(reply)
                 runs.append(finished(reply.run, last))
                 state, error = end_of(reply, last), last.error or ""
-                if reply.stopped or state is State.FAILED:
+                if reply.stopped or state is MessageState.FAILED:
                     break
         except LinlyError as problem:
-            state, error = State.FAILED, sentence(str(problem))
+            state, error = MessageState.FAILED, sentence(str(problem))
         except _StoppedError:
-            state = State.STOPPED
+            state = MessageState.STOPPED
         except Exception:
             log.exception("a reply failed")
-            state, error = State.FAILED, FAULT
+            state, error = MessageState.FAILED, FAULT
         finally:
             if not runs or len(reply.text) > reply.run.begins > runs[-1].begins:
                 runs.append(reply.run)  # it ended before it could say how
@@ -231,7 +231,7 @@ class Replies:
                 reply.message, text=reply.text, state=state, error=error, runs=tuple(runs)
             ))  # fmt: skip
 
-    async def _end(self, reply: Reply, ended: ChatMessage) -> None:
+    async def _end(self, reply: ReplyJob, ended: ChatMessage) -> None:
         """Save it. Until that has been tried, the chat is busy: a question that came meanwhile
         would be kept, and refused an answer."""
         reply.saved = True
@@ -257,7 +257,7 @@ class Replies:
                 del self._unsaved[number]
                 self._changed(owner)
 
-    async def _loaded(self, reply: Reply) -> None:
+    async def _loaded(self, reply: ReplyJob) -> None:
         """Wait until the model is there.
 
         Raises:
@@ -279,7 +279,7 @@ class Replies:
         )
         await self._workers.call(Kind.SAVE, self._save_runs, reply)
 
-    def _save_runs(self, reply: Reply) -> None:
+    def _save_runs(self, reply: ReplyJob) -> None:
         """Were the process killed now, it would still be known who was about to answer."""
         with _spared():
             runs = (*reply.message.runs[:-1], reply.run)
@@ -292,14 +292,14 @@ class Replies:
         digests = {one.name: one.digest for one in self._manager.known_adapters()}
         return template.name, digests.get(adapter, "")
 
-    async def _run(self, reply: Reply) -> Delta:
+    async def _run(self, reply: ReplyJob) -> Delta:
         """One go of the model; its last Delta."""
         request = await self._workers.draw(reply.owner, lambda: self._request(reply))
         if reply.stopped:
             raise _StoppedError
         reply.request = request
         seconds = UPDATE_SECONDS + CROWD_SECONDS * (len(self._replies) - 1)
-        stream: AsyncGenerator[Burst, None] = self._manager.chat(reply.request, seconds)
+        stream: AsyncGenerator[DeltaBatch, None] = self._manager.chat(reply.request, seconds)
         last = Delta()
         async with aclosing(stream) as bursts:
             async for burst in bursts:
@@ -307,7 +307,7 @@ class Replies:
                 last = burst[-1]
         return last
 
-    def _hear(self, reply: Reply, burst: Burst) -> None:
+    def _hear(self, reply: ReplyJob, burst: DeltaBatch) -> None:
         for delta in burst:
             if not reply.done:
                 reply.text += delta.text
@@ -323,7 +323,7 @@ class Replies:
         reply.saved = False
         self._spoke(reply.owner, reply.chat)
 
-    def _request(self, reply: Reply) -> ChatRequest:
+    def _request(self, reply: ReplyJob) -> ChatRequest:
         settings = reply.run.settings
         messages = self._store.messages(reply.owner, reply.chat)
         asked = path(messages, reply.message.parent)

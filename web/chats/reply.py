@@ -6,18 +6,18 @@ import asyncio
 from dataclasses import dataclass, replace
 
 from model.types import ChatRequest, Delta, FinishReason, Message, Queued, Stats, Status
-from web.chats.records import ChatMessage, Run, State
+from web.chats.records import ChatMessage, GenerationRun, MessageState
 
 STATES = {
-    FinishReason.STOP: State.DONE,
-    FinishReason.LENGTH: State.CUT,
-    FinishReason.ABORT: State.STOPPED,
-    FinishReason.ERROR: State.FAILED,
+    FinishReason.STOP: MessageState.DONE,
+    FinishReason.LENGTH: MessageState.CUT,
+    FinishReason.ABORT: MessageState.STOPPED,
+    FinishReason.ERROR: MessageState.FAILED,
 }
 
 
 @dataclass
-class Reply:
+class ReplyJob:
     """One in the making: what it has said, and what it waits for, if it waits.
 
     `message` is as it began, its last run being the one in the making. `repeats` is the reply
@@ -29,7 +29,7 @@ class Reply:
     chat: str
     message: ChatMessage
     text: str
-    run: Run
+    run: GenerationRun
     repeats: ChatMessage | None = None
     until: int | None = None
     loading: Status | None = None
@@ -51,7 +51,7 @@ def spoken(messages: list[ChatMessage], system: str) -> tuple[Message, ...]:
     return (*first, *(Message(m.role, m.text) for m in messages if m.text or m.role == "user"))
 
 
-def parts(reply: Reply) -> list[tuple[Run, int | None]]:
+def parts(reply: ReplyJob) -> list[tuple[GenerationRun, int | None]]:
     """The runs to make, and where each is to end if the model does not end it by itself."""
     if reply.repeats is None:
         return [(reply.run, None)]
@@ -64,7 +64,7 @@ def parts(reply: Reply) -> list[tuple[Run, int | None]]:
     ]
 
 
-def finished(run: Run, last: Delta) -> Run:
+def finished(run: GenerationRun, last: Delta) -> GenerationRun:
     """The run with what its last Delta tells."""
     stats = last.stats or Stats(0, 0, 0.0, 0.0, seed=run.settings.sampling.seed or 0)
     return replace(
@@ -79,13 +79,13 @@ def finished(run: Run, last: Delta) -> Run:
     )
 
 
-def end_of(reply: Reply, last: Delta) -> State:
+def end_of(reply: ReplyJob, last: Delta) -> MessageState:
     """An end that nobody asked for is an interruption: the program is going down."""
     if reply.done:
-        return State.STOPPED
+        return MessageState.STOPPED
     if last.finish_reason is FinishReason.ABORT and not reply.stopped:
-        return State.INTERRUPTED
-    return STATES.get(last.finish_reason or FinishReason.ERROR, State.FAILED)
+        return MessageState.INTERRUPTED
+    return STATES.get(last.finish_reason or FinishReason.ERROR, MessageState.FAILED)
 
 
 def sentence(text: str) -> str:

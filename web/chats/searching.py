@@ -19,7 +19,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from web.chats.tables import Words
+from web.chats.tables import SafeText
 
 LAST_CASED = 0x20000  # no character behind it has two cases
 
@@ -28,12 +28,12 @@ def holds(text: ColumnElement[str], query: str) -> ColumnElement[bool]:
     """That the query is in the text. It is not empty."""
     if all(letter.isascii() or letter.lower() == letter.upper() for letter in query):
         escaped = "".join(f"\\{letter}" if letter in "\\%_" else letter for letter in query)
-        return _Like(text, literal(f"%{escaped}%", Words))
+        return _Like(text, literal(f"%{escaped}%", SafeText))
     folded = query.casefold()
     rarest = max(folded)
     return _Folded(
-        text, literal(folded, Words), literal(_pattern(folded, _wildcard), Words),
-        literal(_pattern(folded, _character_class), Words),
+        text, literal(folded, SafeText), literal(_pattern(folded, _wildcard), SafeText),
+        literal(_pattern(folded, _character_class), SafeText),
         _in_any(text, rarest + _same()[0].get(rarest, "")), _in_any(text, _standing_for(folded)),
     )  # fmt: skip
 
@@ -45,7 +45,7 @@ def _pattern(folded: str, character: Callable[[str], str]) -> str:
 
 def _in_any(text: ColumnElement[str], characters: Iterable[str]) -> ColumnElement[bool]:
     """That one of some characters is in the text."""
-    found = (func.instr(text, literal(one, Words)) > 0 for one in characters)
+    found = (func.instr(text, literal(one, SafeText)) > 0 for one in characters)
     return or_(false(), *found)
 
 

@@ -41,7 +41,7 @@ NO_SNIPPET, NO_PRESET = (
 )
 
 
-class Shelf(Database):
+class LibraryTable(Database):
     """Names are unique for each owner: what is saved under one replaces what was there."""
 
     def vote(self, owner: str, vote: Vote) -> None:

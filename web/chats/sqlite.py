@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import Connection, QueuePool, StaticPool, create_engine
 
 from web.chats import migrations
-from web.chats.errors import BusyError, ClosedError, MovedError, StoreError, told
+from web.chats.errors import StoreBusyError, ClosedError, MovedError, StoreError, told
 from web.chats.fair_lock import FairLock
 from web.chats.migrations import SQLITE, statements
 from web.chats.searching import folded_holds
@@ -115,7 +115,7 @@ class SqliteFile:
         """The writer goes last: the last connection of all empties the journal into the file. A
         thread that is not done with the writer by then leaves that to the next start."""
         self._closed = True
-        with contextlib.suppress(BusyError), self._writing.held(TURN_SECONDS):
+        with contextlib.suppress(StoreBusyError), self._writing.held(TURN_SECONDS):
             self._readers.pool.dispose()
             self._writer.dispose()
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from web.chats.adopting import Adopting
 from web.chats.errors import StoreError, UnknownChatError
 from web.chats.messages import Messages
-from web.chats.shelf import Shelf
+from web.chats.shelf import LibraryTable
 
 __all__ = ["ChatStore", "StoreError", "UnknownChatError"]
 
 
-class ChatStore(Adopting, Messages, Shelf):
+class ChatStore(Adopting, Messages, LibraryTable):
     """At a home, or in the file at a path; its folder is made if need be. `close` it in the end.
 
     Raises:

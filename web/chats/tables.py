@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 MAX_KEY = 200  # characters; an id has 32, a name 60, an owner few more than an account's name
 
 
-class Words(TypeDecorator[str]):
+class SafeText(TypeDecorator[str]):
     """Text. PostgreSQL knows none with NUL, so an id that has one is one that nothing has."""
 
     impl = Text
@@ -43,7 +43,7 @@ class Words(TypeDecorator[str]):
         return value
 
 
-class Key(Words):
+class Key(SafeText):
     """A short text that rows are found by. One that is longer than any of ours comes from outside;
     its digest stands for it, so that megabytes of it neither travel nor are kept."""
 
@@ -62,13 +62,13 @@ CHATS = Table(
     Column("number", BigInteger),
     Column("id", Key, primary_key=True),
     Column("owner", Key),
-    Column("title", Words),
+    Column("title", SafeText),
     Column("named", Integer),
     Column("created", Double),
     Column("updated", Double),
     Column("deleted", Double),
     Column("head", Key),
-    Column("settings", Words),
+    Column("settings", SafeText),
 )
 MESSAGES = Table(
     "messages",
@@ -77,15 +77,15 @@ MESSAGES = Table(
     Column("id", Key, primary_key=True),
     Column("chat", Key),
     Column("parent", Key),
-    Column("role", Words),
-    Column("state", Words),
+    Column("role", SafeText),
+    Column("state", SafeText),
     Column("created", Double),
-    Column("error", Words),
+    Column("error", SafeText),
     Column("comparison", Key),
     Column("repeats", Key),
     Column("server", Key),
-    Column("runs", Words),
-    Column("text", Words),
+    Column("runs", SafeText),
+    Column("text", SafeText),
 )
 VOTES = Table(
     "votes",
@@ -100,14 +100,14 @@ SNIPPETS = Table(
     METADATA,
     Column("owner", Key, primary_key=True),
     Column("name", Key, primary_key=True),
-    Column("text", Words),
+    Column("text", SafeText),
 )
 PRESETS = Table(
     "presets",
     METADATA,
     Column("owner", Key, primary_key=True),
     Column("name", Key, primary_key=True),
-    Column("sampling", Words),
+    Column("sampling", SafeText),
 )
 
 

@@ -13,21 +13,21 @@ from contextlib import contextmanager
 from model.manager import ModelManager
 from model.types import RequestError
 from web.chats import branches
-from web.chats.conversation import Conversation
+from web.chats.conversation import MessageTree
 from web.chats.errors import ReplyBusyError
 from web.chats.exact import check_exact
 from web.chats.messages import check_length
-from web.chats.news import News
-from web.chats.records import ChatMessage, ChatSettings, State, Vote
-from web.chats.replies import Replies
+from web.chats.news import ReplicaEvent
+from web.chats.records import ChatMessage, ChatSettings, MessageState, Vote
+from web.chats.replies import ReplyGenerator
 from web.chats.store import ChatStore, UnknownChatError
 from web.chats.titles import title_for
-from web.chats.visits import Visit, Visits
+from web.chats.visits import TabSession, TabSessions
 from web.sharing import PublicLink
 
 
-class Talk:
-    """Operations on the chat that a `Visit` shows. They read and write the store, so they run in
+class ChatService:
+    """Operations on the chat that a `TabSession` shows. They read and write the store, so they run in
     worker threads; those of one visitor run one after another (see `web.workers`).
 
     `mend` marks replies as interrupted whose server has died.
@@ -37,8 +37,8 @@ class Talk:
         self,
         manager: ModelManager,
         store: ChatStore,
-        visits: Visits,
-        replies: Replies,
+        visits: TabSessions,
+        replies: ReplyGenerator,
         link: PublicLink | None = None,
         mend: Callable[[], object] = lambda: None,
     ) -> None:
@@ -49,14 +49,14 @@ class Talk:
         self.link = link
         self._mend = mend
 
-    def hear(self, news: News | None) -> None:
+    def hear(self, news: ReplicaEvent | None) -> None:
         """What another replica did or wants done; None: any of them may have done something."""
         if news is not None and news.stop:
             self.replies.stop_as(news)
         else:
             self.visits.changed_elsewhere(news)
 
-    def conversation(self, visit: Visit) -> Conversation | None:
+    def conversation(self, visit: TabSession) -> MessageTree | None:
         """What the tab shows; None for a chat that has not begun, or is gone."""
         if visit.chat is None:
             return None
@@ -73,15 +73,15 @@ class Talk:
             messages = self.store.messages(visit.owner.id, chat.id)
             elsewhere = self._elsewhere(messages)
         branch = branches.path(messages, chat.head)
-        return Conversation(chat, messages, branch, visit.compared, elsewhere)
+        return MessageTree(chat, messages, branch, visit.compared, elsewhere)
 
     def _elsewhere(self, messages: dict[str, ChatMessage]) -> bool:
         """Whether some of them are replies that another server makes, or made when it died."""
         return any(
-            m.state is State.STREAMING and not self.replies.makes(m.id) for m in messages.values()
+            m.state is MessageState.STREAMING and not self.replies.makes(m.id) for m in messages.values()
         )
 
-    def send(self, visit: Visit, text: str, settings: ChatSettings) -> None:
+    def send(self, visit: TabSession, text: str, settings: ChatSettings) -> None:
         """Ask in the chat that is shown, or begin one."""
         self._refuse_gone(settings)
         with self._counted(visit, settings):
@@ -90,7 +90,7 @@ class Talk:
 
     def compare(
         self,
-        visit: Visit,
+        visit: TabSession,
         text: str,
         rivals: Sequence[ChatSettings],
         settings: ChatSettings | None = None,
@@ -108,7 +108,7 @@ class Talk:
         self.store.set_head(visit.owner.id, _shown(visit), question)
         self.visits.changed(visit.owner.id)
 
-    def edit(self, visit: Visit, message: str, text: str, settings: ChatSettings) -> None:
+    def edit(self, visit: TabSession, message: str, text: str, settings: ChatSettings) -> None:
         """Ask in other words: a branch beside the message, and its answer."""
         _, before = self._own(visit, message)
         if before.role != "user" or not text.strip():
@@ -119,7 +119,7 @@ class Talk:
             question = self._add_question(visit, text, before.parent)
             self.replies.begin(visit.owner.id, _shown(visit), question, settings)
 
-    def regenerate(self, visit: Visit, message: str | None, settings: ChatSettings) -> None:
+    def regenerate(self, visit: TabSession, message: str | None, settings: ChatSettings) -> None:
         """Answer again, as a branch beside the reply; None means the last one that is shown."""
         if message is None:
             question = self._last_question(visit)
@@ -129,7 +129,7 @@ class Talk:
         with self._counted(visit, settings):
             self.replies.begin(visit.owner.id, _shown(visit), question, settings)
 
-    def again(self, visit: Visit, message: str) -> None:
+    def again(self, visit: TabSession, message: str) -> None:
         """Make a reply once more, exactly as it was.
 
         Raises:
@@ -142,7 +142,7 @@ class Talk:
         with self._counted(visit, *(run.settings for run in reply.runs)):
             self.replies.begin(visit.owner.id, _shown(visit), question, first, repeats=reply)
 
-    def go_on(self, visit: Visit, message: str, settings: ChatSettings) -> None:
+    def go_on(self, visit: TabSession, message: str, settings: ChatSettings) -> None:
         """Continue the reply that the chat ends with."""
         talk = self.conversation(visit)
         last = talk.last if talk else None
@@ -151,7 +151,7 @@ class Talk:
         with self._counted(visit, last.runs[-1].settings if last.runs else settings):
             self.replies.go_on(visit.owner.id, _shown(visit), last, settings)
 
-    def branch(self, visit: Visit, message: str) -> None:
+    def branch(self, visit: TabSession, message: str) -> None:
         """Show the branch that leads through a message, to where it ends."""
         chat, chosen = self._own(visit, message)
         messages = self.store.messages(visit.owner.id, chat)
@@ -161,7 +161,7 @@ class Talk:
         self.store.set_head(visit.owner.id, chat, head)
         self.visits.changed(visit.owner.id)
 
-    def side_by_side(self, visit: Visit, message: str) -> None:
+    def side_by_side(self, visit: TabSession, message: str) -> None:
         """Show the comparison that a reply was part of."""
         chat, reply = self._own(visit, message)
         if reply.comparison and reply.parent:
@@ -169,13 +169,13 @@ class Talk:
             self.store.set_head(visit.owner.id, chat, reply.parent)
             self.visits.changed(visit.owner.id)
 
-    def choose(self, visit: Visit, message: str) -> None:
+    def choose(self, visit: TabSession, message: str) -> None:
         """Go on with one of the replies side by side."""
         chat, _ = self._own(visit, message)
         self.store.set_head(visit.owner.id, chat, message)
         self.visits.changed(visit.owner.id)
 
-    def vote(self, visit: Visit, comparison: str, winner: str | None) -> None:
+    def vote(self, visit: TabSession, comparison: str, winner: str | None) -> None:
         """Say which reply of a comparison is the best, or that there is none."""
         if winner is not None:
             self._own(visit, winner)
@@ -183,7 +183,7 @@ class Talk:
         self.store.vote(visit.owner.id, vote)
         self.visits.changed(visit.owner.id)
 
-    def stop(self, visit: Visit) -> None:
+    def stop(self, visit: TabSession) -> None:
         """End what is being said in the chat; what is there stays.
 
         Raises:
@@ -196,7 +196,7 @@ class Talk:
             self._mend()
             visit.renew()
 
-    def open(self, visit: Visit, chat: str | None) -> ChatSettings | None:
+    def open(self, visit: TabSession, chat: str | None) -> ChatSettings | None:
         """Show a chat, or a new one; its settings.
 
         Raises:
@@ -209,11 +209,11 @@ class Talk:
         visit.renew()
         return found.settings if found else None
 
-    def rename(self, visit: Visit, chat: str, title: str) -> None:
+    def rename(self, visit: TabSession, chat: str, title: str) -> None:
         self.store.rename(visit.owner.id, chat, title)
         self.visits.changed(visit.owner.id)
 
-    def delete(self, visit: Visit, chat: str) -> None:
+    def delete(self, visit: TabSession, chat: str) -> None:
         """Put a chat away. It can be brought back until another one is deleted."""
         removed = self.store.chat(visit.owner.id, chat)
         self.store.delete(visit.owner.id, chat)
@@ -221,14 +221,14 @@ class Talk:
         self.visits.changed(visit.owner.id)
         self.replies.stop(visit.owner.id, chat)
 
-    def undo(self, visit: Visit, chat: str) -> ChatSettings | None:
+    def undo(self, visit: TabSession, chat: str) -> ChatSettings | None:
         """Bring a deleted chat back, into view where nothing else is; its settings then."""
         self.store.restore(visit.owner.id, chat)
         visit.removed = None
         self.visits.changed(visit.owner.id)
         return self.open(visit, chat) if visit.chat is None else None
 
-    def settings(self, visit: Visit) -> ChatSettings | None:
+    def settings(self, visit: TabSession) -> ChatSettings | None:
         """How the chat that is shown is to be answered; None for one that is yet to begin."""
         if visit.chat is None:
             return None
@@ -237,7 +237,7 @@ class Talk:
         except UnknownChatError:
             return None
 
-    def keep_settings(self, visit: Visit, chat: str, settings: ChatSettings) -> ChatSettings | None:
+    def keep_settings(self, visit: TabSession, chat: str, settings: ChatSettings) -> ChatSettings | None:
         """Remember how a chat is to be answered; how it was before, if there is such a chat."""
         try:
             before = self.store.chat(visit.owner.id, chat).settings
@@ -248,7 +248,7 @@ class Talk:
             visit.renew()
         return before
 
-    def _ask(self, visit: Visit, text: str, settings: ChatSettings) -> str:
+    def _ask(self, visit: TabSession, text: str, settings: ChatSettings) -> str:
         """Add a question to the branch that is shown; its id."""
         check_length(text)  # before there is a chat for it
         talk = self._refuse_busy(visit)
@@ -260,14 +260,14 @@ class Talk:
             return self._add_question(visit, text, self._favourite(visit, talk).id)
         return self._add_question(visit, text, talk.last.id if talk.last else None)
 
-    def _favourite(self, visit: Visit, talk: Conversation) -> ChatMessage:
+    def _favourite(self, visit: TabSession, talk: MessageTree) -> ChatMessage:
         """Who goes on where replies stand side by side and none was chosen: the best, or first."""
         votes = self.store.votes(visit.owner.id, talk.chat.id)
         winners = {vote.comparison: vote.winner for vote in votes}
         best = (r for r in talk.compared if winners.get(r.comparison or "") == r.id)
         return next(best, talk.compared[0])
 
-    def _add_question(self, visit: Visit, text: str, parent: str | None) -> str:
+    def _add_question(self, visit: TabSession, text: str, parent: str | None) -> str:
         question = ChatMessage(uuid.uuid4().hex, parent, "user", text, created=time.time())
         self.store.add(visit.owner.id, _shown(visit), question)
         return question.id
@@ -283,12 +283,12 @@ class Talk:
                 f"The adapter {settings.adapter} is not here any more", "Choose another one."
             )
 
-    def allows(self, visit: Visit, adapter: str) -> bool:
+    def allows(self, visit: TabSession, adapter: str) -> bool:
         """Whether a visitor may use an adapter, "" being the base: not all may, by a link."""
         return self.link is None or not visit.guest or self.link.allows(adapter)
 
     @contextmanager
-    def room(self, visit: Visit, characters: int) -> Iterator[None]:
+    def room(self, visit: TabSession, characters: int) -> Iterator[None]:
         """Around the keeping of what is no question: by the link there is a limit for that.
 
         Raises:
@@ -302,7 +302,7 @@ class Talk:
             link.keep(characters)
 
     @contextmanager
-    def _counted(self, visit: Visit, *asked: ChatSettings) -> Iterator[None]:
+    def _counted(self, visit: TabSession, *asked: ChatSettings) -> Iterator[None]:
         """Around the beginning of replies. What a visitor of the public link may not have is
         refused before anything has happened, and counted once it has.
 
@@ -317,7 +317,7 @@ class Talk:
             link.count(visit.owner.id, len(asked))
         visit.stop_reading()
 
-    def _refuse_busy(self, visit: Visit) -> Conversation | None:
+    def _refuse_busy(self, visit: TabSession) -> MessageTree | None:
         """What the tab shows, where nobody speaks.
 
         Raises:
@@ -330,14 +330,14 @@ class Talk:
             raise ReplyBusyError
         return talk
 
-    def _last_question(self, visit: Visit) -> str:
+    def _last_question(self, visit: TabSession) -> str:
         talk = self.conversation(visit)
         asked = [m.id for m in talk.branch if m.role == "user"] if talk else []
         if not asked:
             raise RequestError("There is no question to answer yet", "Write a message.")
         return asked[-1]
 
-    def _own_reply(self, visit: Visit, message: str) -> tuple[str, ChatMessage]:
+    def _own_reply(self, visit: TabSession, message: str) -> tuple[str, ChatMessage]:
         """A reply of the chat that is shown, behind the question that it answers.
 
         Raises:
@@ -348,7 +348,7 @@ class Talk:
             raise UnknownChatError
         return reply.parent, reply
 
-    def _own(self, visit: Visit, message: str) -> tuple[str, ChatMessage]:
+    def _own(self, visit: TabSession, message: str) -> tuple[str, ChatMessage]:
         """A message of the chat that is shown, with the chat.
 
         Raises:
@@ -360,7 +360,7 @@ class Talk:
         return chat, found
 
 
-def _shown(visit: Visit) -> str:
+def _shown(visit: TabSession) -> str:
     if visit.chat is None:
         raise UnknownChatError
     return visit.chat

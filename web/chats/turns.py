@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from web.chats.errors import BusyError
+from web.chats.errors import StoreBusyError
 
 
 class Turns:
@@ -30,7 +30,7 @@ class Turns:
         with self._changed:
             while owner in self._owners or len(self._owners) >= self._count:
                 if not self._changed.wait(deadline - time.monotonic()):
-                    raise BusyError
+                    raise StoreBusyError
             self._owners.add(owner)
         try:
             yield

@@ -25,7 +25,7 @@ MAX_OWNERS = 10_000  # whose usage is remembered
 
 
 @dataclass(frozen=True)
-class Usage:
+class StorageUsage:
     """Chats and bytes of an owner, as of `measured`; what was deleted, but can be restored, is
     counted by itself."""
 
@@ -48,7 +48,7 @@ class Usage:
             return False
         return True
 
-    def with_more(self, chats: int, size: int) -> Usage:
+    def with_more(self, chats: int, size: int) -> StorageUsage:
         """The usage once this is added.
 
         Raises:
@@ -72,7 +72,7 @@ class UsageCache:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: OrderedDict[str, Usage] = OrderedDict()
+        self._known: OrderedDict[str, StorageUsage] = OrderedDict()
 
     def knows(self, owner: str, chats: int, size: int) -> bool:
         """Whether the owner's usage is known well enough to say if there is room for this. Before
@@ -85,7 +85,7 @@ class UsageCache:
             seconds = MEASURE_SECONDS if known.has_room(chats, size) else RECHECK_SECONDS
             return time.monotonic() - known.measured < seconds
 
-    def keep(self, owner: str, usage: Usage) -> None:
+    def keep(self, owner: str, usage: StorageUsage) -> None:
         with self._lock:
             self._known[owner] = usage
             self._known.move_to_end(owner)
@@ -153,9 +153,9 @@ USAGE = select(
 )
 
 
-def usage_from(row: Any) -> Usage:
+def usage_from(row: Any) -> StorageUsage:
     """What `USAGE` found."""
     chats, around, said, deleted, deleted_around, deleted_said, snippets = map(int, row)
-    return Usage(
+    return StorageUsage(
         chats, around + said + snippets, deleted, deleted_around + deleted_said, time.monotonic()
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from model.types import LinlyError
 from web.chats.identity import Owner
-from web.chats.news import Hear, News, Nobody, Others, which, whose
+from web.chats.news import Hear, ReplicaEvent, NullBus, ReplicaBus, which, whose
 from web.chats.records import Chat
 from web.i18n import DEFAULT
 from web.workers import LoopCaller
@@ -22,7 +22,7 @@ MAX_TABS_OF_GUESTS = 1_000  # of the public link, all together
 
 
 @dataclass(frozen=True)
-class Reading:
+class PrefillProgress:
     """An adapter that reads a chat ahead: how many tokens, and how many of them it knew."""
 
     adapter: str
@@ -32,7 +32,7 @@ class Reading:
 
 
 @dataclass
-class Visit:
+class TabSession:
     """One tab. A change sets an event; the tab's stream then sends what is new.
 
     `removed` is the chat that was deleted last, while it can be brought back. Fields may be set
@@ -50,7 +50,7 @@ class Visit:
     removed: Chat | None = None
     lost: bool = False  # it has no stream here: the server was started anew, or the tab closed
     closed: bool = False
-    reading: Reading | None = None
+    reading: PrefillProgress | None = None
     reader: asyncio.Task[None] | None = None  # makes `reading`
     changed: asyncio.Event = field(default_factory=asyncio.Event)  # the chats
     heard: asyncio.Event = field(default_factory=asyncio.Event)  # what is said
@@ -87,35 +87,35 @@ class TooManyTabsError(LinlyError):
     code = "too_many_tabs"
 
 
-class Visits:
+class TabSessions:
     """Every open tab, by an id that is made here.
 
     Tabs can be at `others`, too: they are told what changes here.
     """
 
-    def __init__(self, others: Others | None = None, on_loop: LoopCaller | None = None) -> None:
-        self._visits: dict[str, Visit] = {}
+    def __init__(self, others: ReplicaBus | None = None, on_loop: LoopCaller | None = None) -> None:
+        self._visits: dict[str, TabSession] = {}
         self._counts: Counter[tuple[str, str]] = Counter()
-        self._others = others or Nobody()
+        self._others = others or NullBus()
         self.on_loop = on_loop or LoopCaller()
 
     def __len__(self) -> int:
         return len(self._visits)
 
-    def open(self, owner: Owner, guest: bool = False, address: str = "") -> Visit:
+    def open(self, owner: Owner, guest: bool = False, address: str = "") -> TabSession:
         """A tab that is open from now on.
 
         Raises:
             TooManyTabsError
         """
         self._check_room(owner, guest, address)
-        visit = Visit(owner, guest, secrets.token_urlsafe(16), on_loop=self.on_loop)
+        visit = TabSession(owner, guest, secrets.token_urlsafe(16), on_loop=self.on_loop)
         self._visits[visit.id] = visit
         self._counts.update(_counted(visit, address))
         visit.address = address
         return visit
 
-    def find(self, tab: str, owner: Owner, guest: bool = False) -> Visit:
+    def find(self, tab: str, owner: Owner, guest: bool = False) -> TabSession:
         """The visitor's tab of this id; where they have none, a lost one that is not kept.
 
         An id opens nothing by itself: with that of another visitor's tab, one has a lost tab of
@@ -126,9 +126,9 @@ class Visits:
         same = known is not None and (known.owner == owner or not (known.owner.kept or owner.kept))
         if known is not None and same and known.guest == guest:
             return known
-        return Visit(owner, guest, lost=True, on_loop=self.on_loop)
+        return TabSession(owner, guest, lost=True, on_loop=self.on_loop)
 
-    def close(self, visit: Visit) -> None:
+    def close(self, visit: TabSession) -> None:
         """The tab is closed, and nothing of it stays."""
         if self._visits.pop(visit.id, None) is None:
             return
@@ -137,14 +137,14 @@ class Visits:
         visit.closed = True
         visit.stop_reading()
 
-    def __iter__(self) -> Iterator[Visit]:
+    def __iter__(self) -> Iterator[TabSession]:
         return iter(tuple(self._visits.values()))
 
     def changed(self, owner: str) -> None:
         """One of the owner's chats is not what it was."""
         for visit in self._of(owner):
             visit.renew()
-        self._others.tell(News(whose(owner)))
+        self._others.tell(ReplicaEvent(whose(owner)))
 
     def library_changed(self, owner: str) -> None:
         """The owner's presets or prompts are not what they were."""
@@ -153,13 +153,13 @@ class Visits:
 
     def saved(self, owner: str, chat: str) -> None:
         """What the tabs here know already of a reply in this chat is in the store now."""
-        self._others.tell(News(whose(owner), chat=which(chat), grew=True))
+        self._others.tell(ReplicaEvent(whose(owner), chat=which(chat), grew=True))
 
     def follow(self, hear: Hear) -> None:
         """Have `hear` called with what the others tell from now on."""
         self._others.follow(hear)
 
-    def changed_elsewhere(self, news: News | None) -> None:
+    def changed_elsewhere(self, news: ReplicaEvent | None) -> None:
         """As `changed`, but another replica's doing; None where that may be anybody's. A reply that
         only grew is of no interest to who looks at something else."""
         for visit in self:
@@ -176,7 +176,7 @@ class Visits:
             if visit.chat == chat:
                 self.on_loop(visit.heard.set)
 
-    def _of(self, owner: str) -> Iterator[Visit]:
+    def _of(self, owner: str) -> Iterator[TabSession]:
         return (visit for visit in self if visit.owner.id == owner)
 
     def _check_room(self, owner: Owner, guest: bool, address: str) -> None:
@@ -188,7 +188,7 @@ class Visits:
             raise TooManyTabsError("Too many tabs are open", "Try again later.")
 
 
-def _counted(visit: Visit, address: str) -> list[tuple[str, str]]:
+def _counted(visit: TabSession, address: str) -> list[tuple[str, str]]:
     """What a tab counts towards."""
     counted = [("owner", visit.owner.id)]
     if address:

@@ -16,10 +16,10 @@ from pydantic import Field, StringConstraints
 
 from model.types import LinlyError, RequestError
 from web.chats.imports import read_chats
-from web.chats.reading import ReadAhead
+from web.chats.reading import PrefillAhead
 from web.chats.records import ChatSettings, SavedPreset
-from web.chats.talk import Talk
-from web.chats.visits import Visit
+from web.chats.talk import ChatService
+from web.chats.visits import TabSession
 from web.i18n import LANGUAGES, say
 from web.i18n.refusals import refused
 from web.ui.compare_panel import MAX_RIVALS, chosen
@@ -28,7 +28,7 @@ from web.ui.controls import Updates
 from web.ui.form_values import Body, FormValues, Name, Text
 from web.ui.layout import Layout
 from web.ui.presets import FIRST, PRESETS
-from web.ui.shelf import Shelf
+from web.ui.shelf import PromptLibrary
 from web.ui.train.actions import TrainActions, TrainForm
 from web.ui.train.desk import TrainingRequestError
 
@@ -120,7 +120,7 @@ class Export(Body):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ActionResult:
     """What the tab that acted is to do: show a chat's settings, tell a sentence, take what was
     `sent` out of the message box, put `inserted` behind what is in it, bring controls up to date.
     `filled` is the chat that the controls are about from now on, "" for one to come, if that is
@@ -134,7 +134,7 @@ class Outcome:
     filled: str | None = None
 
 
-Does = Callable[[Visit, Any], Outcome | None]
+Does = Callable[[TabSession, Any], ActionResult | None]
 B = TypeVar("B", bound=Body)
 
 
@@ -142,8 +142,8 @@ class Actions:
     """Does what the browser asks for. For worker threads, one at a time for a visitor."""
 
     def __init__(
-        self, talk: Talk, shelf: Shelf, layout: Layout, controls: ControlUpdates,
-        ahead: ReadAhead, training: TrainActions | None = None,
+        self, talk: ChatService, shelf: PromptLibrary, layout: Layout, controls: ControlUpdates,
+        ahead: PrefillAhead, training: TrainActions | None = None,
     ) -> None:  # fmt: skip
         self._talk = talk
         self._shelf = shelf
@@ -155,7 +155,7 @@ class Actions:
             "regenerate": (Regenerate, self._regenerate),
             "stop": (Nothing, lambda v, _: talk.stop(v)),
             "new_chat": (Nothing, self._new_chat),
-            "open": (Of, lambda v, b: Outcome(talk.open(v, b.id))),
+            "open": (Of, lambda v, b: ActionResult(talk.open(v, b.id))),
             "edit": (Edit, self._edit),
             "continue": (OfForm, self._continue),
             "again": (Of, lambda v, b: talk.again(v, b.id)),
@@ -166,7 +166,7 @@ class Actions:
             "search": (Search, self._search),
             "rename": (Rename, lambda v, b: talk.rename(v, b.id, b.title)),
             "delete": (Of, lambda v, b: talk.delete(v, b.id)),
-            "undo": (Of, lambda v, b: Outcome(talk.undo(v, b.id))),
+            "undo": (Of, lambda v, b: ActionResult(talk.undo(v, b.id))),
             "compare": (Compare, self._compare),
             "settings": (Form, self._settings_changed),
             "preset": (Named, self._preset),
@@ -180,13 +180,13 @@ class Actions:
         }
         if training is not None:
             self.known |= {
-                "train_look": (Train, lambda v, b: Outcome(updates=training.look(v, b.form))),
-                "train_start": (Train, lambda v, b: Outcome(updates=training.start(v, b.form))),
-                "train_cancel": (Nothing, lambda v, _: Outcome(updates=training.cancel(v))),
+                "train_look": (Train, lambda v, b: ActionResult(updates=training.look(v, b.form))),
+                "train_start": (Train, lambda v, b: ActionResult(updates=training.start(v, b.form))),
+                "train_cancel": (Nothing, lambda v, _: ActionResult(updates=training.cancel(v))),
                 "train_chat": (Nothing, lambda v, _: self._train_chat(v, training)),
             }
 
-    def do(self, visit: Visit, kind: str, body: Body) -> dict[str, Any]:
+    def do(self, visit: TabSession, kind: str, body: Body) -> dict[str, Any]:
         """Carry an action out; what the tab is told of it.
 
         Raises:
@@ -194,25 +194,25 @@ class Actions:
         """
         return self.told(visit, lambda: self.known[kind][1](visit, body))
 
-    def adopt(self, visit: Visit, text: str, more: bool) -> dict[str, Any]:
+    def adopt(self, visit: TabSession, text: str, more: bool) -> dict[str, Any]:
         """Import chats from a file's text; of one that comes in parts, the last one is opened.
 
         Raises:
             LinlyError
         """
 
-        def adopted() -> Outcome:
+        def adopted() -> ActionResult:
             owner = visit.owner.id
             with self._talk.room(visit, len(text)):
                 chats = self._talk.store.adopt(owner, read_chats(text))
             self._talk.visits.changed(owner)
-            return Outcome() if more else Outcome(self._talk.open(visit, chats[-1].id))
+            return ActionResult() if more else ActionResult(self._talk.open(visit, chats[-1].id))
 
         return self.told(visit, adopted)
 
-    def told(self, visit: Visit, action: Callable[[], Outcome | None]) -> dict[str, Any]:
+    def told(self, visit: TabSession, action: Callable[[], ActionResult | None]) -> dict[str, Any]:
         """Do something; what the tab is told of it."""
-        outcome = action() or Outcome()
+        outcome = action() or ActionResult()
         updates, said, filled = dict(outcome.updates), outcome.said, outcome.filled
         if outcome.settings is not None:
             updates |= self._controls.filled(visit, outcome.settings)
@@ -228,12 +228,12 @@ class Actions:
             "controls": self._layout.controls.encode(updates),
         }
 
-    def _form(self, visit: Visit, form: FormValues) -> ChatSettings:
+    def _form(self, visit: TabSession, form: FormValues) -> ChatSettings:
         """What the controls say, unless they are still those of the chat that was shown before."""
         own = self._talk.settings(visit)
         return form.settings() if own is None or form.filled == visit.chat else own
 
-    def _in_step(self, visit: Visit, form: FormValues, action: Callable[[], Outcome]) -> Outcome:
+    def _in_step(self, visit: TabSession, form: FormValues, action: Callable[[], ActionResult]) -> ActionResult:
         """Do it, and see to it that the controls are about the chat that is shown then: a new one
         has them as they are, and an older one fills them, as the update that should have filled
         them has not come, or came too early."""
@@ -244,7 +244,7 @@ class Actions:
             if visit.chat == before:
                 raise
             # The chat has begun, and what is chosen from now on is for that one.
-            return Outcome(said=sentence(error, visit.language), filled=visit.chat or "")
+            return ActionResult(said=sentence(error, visit.language), filled=visit.chat or "")
         if visit.chat != before:
             return _with(outcome, filled=visit.chat or "")
         with suppress(LinlyError):  # what could not be read was told already
@@ -253,112 +253,112 @@ class Actions:
                 return _with(outcome, settings=own)
         return outcome
 
-    def _send(self, visit: Visit, body: Ask) -> Outcome:
+    def _send(self, visit: TabSession, body: Ask) -> ActionResult:
         """Ask. What could not be sent stays in the box, and so does what was typed meanwhile."""
 
-        def ask() -> Outcome:
+        def ask() -> ActionResult:
             if not body.text.strip():
-                return Outcome()
+                return ActionResult()
             self._talk.send(visit, body.text, self._form(visit, body.form))
-            return Outcome(sent=body.text)
+            return ActionResult(sent=body.text)
 
         return self._in_step(visit, body.form, ask)
 
-    def _regenerate(self, visit: Visit, body: Regenerate) -> None:
+    def _regenerate(self, visit: TabSession, body: Regenerate) -> None:
         self._talk.regenerate(visit, body.id, self._form(visit, body.form))
 
-    def _edit(self, visit: Visit, body: Edit) -> None:
+    def _edit(self, visit: TabSession, body: Edit) -> None:
         self._talk.edit(visit, body.id, body.text, self._form(visit, body.form))
 
-    def _continue(self, visit: Visit, body: OfForm) -> None:
+    def _continue(self, visit: TabSession, body: OfForm) -> None:
         self._talk.go_on(visit, body.id, self._form(visit, body.form))
 
-    def _new_chat(self, visit: Visit, _: Body) -> Outcome:
+    def _new_chat(self, visit: TabSession, _: Body) -> ActionResult:
         """Begin anew. What is being said in another chat goes on."""
         self._talk.open(visit, None)
-        return Outcome(filled="")
+        return ActionResult(filled="")
 
-    def _vote(self, visit: Visit, body: Vote) -> None:
+    def _vote(self, visit: TabSession, body: Vote) -> None:
         winner = None if body.winner == TIE else body.winner
         self._talk.vote(visit, body.comparison, winner)
 
-    def _search(self, visit: Visit, body: Search) -> None:
+    def _search(self, visit: TabSession, body: Search) -> None:
         visit.query = body.text[:MAX_QUERY]
         visit.renew()
 
-    def _compare(self, visit: Visit, body: Compare) -> Outcome:
+    def _compare(self, visit: TabSession, body: Compare) -> ActionResult:
         """Ask several at once: the message, or the last question where there is none."""
 
-        def ask() -> Outcome:
+        def ask() -> ActionResult:
             presets = self._shelf.presets(visit.owner.id)
             settings = self._form(visit, body.form)
             places = [(rival.adapter, rival.preset) for rival in body.rivals]
             self._talk.compare(visit, body.text, chosen(settings, places, presets), settings)
-            return Outcome(sent=body.text if body.text.strip() else "")
+            return ActionResult(sent=body.text if body.text.strip() else "")
 
         return self._in_step(visit, body.form, ask)
 
-    def _settings_changed(self, visit: Visit, body: Form) -> Outcome:
+    def _settings_changed(self, visit: TabSession, body: Form) -> ActionResult:
         """The controls stand otherwise: the chat that they are about remembers it, though another
         one may have been opened since."""
 
-        def keep() -> Outcome:
+        def keep() -> ActionResult:
             settings, chat = body.form.settings(), body.form.filled or ""
             before = self._talk.keep_settings(visit, chat, settings)
             if before is not None and chat == visit.chat:
                 self._ahead.settings_changed(visit, before, settings)
-            return Outcome()
+            return ActionResult()
 
         return self._in_step(visit, body.form, keep)
 
-    def _preset(self, visit: Visit, body: Named) -> Outcome:
+    def _preset(self, visit: TabSession, body: Named) -> ActionResult:
         """The sliders' values for a preset."""
         preset = self._shelf.presets(visit.owner.id).get(body.name or "") or PRESETS[FIRST]
         sliders = self._layout.settings.sliders
-        return Outcome(updates=dict(zip(sliders, astuple(preset), strict=True)))
+        return ActionResult(updates=dict(zip(sliders, astuple(preset), strict=True)))
 
-    def _language(self, visit: Visit, body: Language) -> None:
+    def _language(self, visit: TabSession, body: Language) -> None:
         visit.language = body.language
         visit.renew()
         visit.offer()
 
-    def _save_preset(self, visit: Visit, body: SavePreset) -> Outcome:
+    def _save_preset(self, visit: TabSession, body: SavePreset) -> ActionResult:
         """Keep the sampling as it is set."""
         saved = SavedPreset(body.name or "", body.form.settings().sampling)
         with self._talk.room(visit, len(saved.name)):
             value = self._shelf.save_preset(visit.owner.id, saved)
         self._talk.visits.library_changed(visit.owner.id)
         cleared: Updates = {self._layout.settings.shelf.preset_name: ""}
-        return Outcome(updates=self._controls.presets(visit, value) | cleared)
+        return ActionResult(updates=self._controls.presets(visit, value) | cleared)
 
-    def _delete_preset(self, visit: Visit, body: Named) -> Outcome:
+    def _delete_preset(self, visit: TabSession, body: Named) -> ActionResult:
         """Forget the chosen one; the sliders stay."""
         self._shelf.delete_preset(visit.owner.id, body.name)
         self._talk.visits.library_changed(visit.owner.id)
-        return Outcome(updates=self._controls.presets(visit, None))
+        return ActionResult(updates=self._controls.presets(visit, None))
 
-    def _use_snippet(self, visit: Visit, body: Named) -> Outcome:
+    def _use_snippet(self, visit: TabSession, body: Named) -> ActionResult:
         """Put a prompt behind what is in the message box. It can then be chosen again."""
         panel = self._layout.settings.shelf
-        return Outcome(
+        return ActionResult(
             inserted=self._shelf.snippet(visit.owner.id, body.name),
             updates={panel.snippet: None, panel.snippet_name: body.name or ""},
         )
 
-    def _save_snippet(self, visit: Visit, body: SnippetText) -> None:
+    def _save_snippet(self, visit: TabSession, body: SnippetText) -> None:
         """Keep what is in the message box."""
         text = body.message or ""
         with self._talk.room(visit, len(text)):
             self._shelf.save_snippet(visit.owner.id, body.name or "", text)
         self._talk.visits.library_changed(visit.owner.id)
 
-    def _delete_snippet(self, visit: Visit, body: Named) -> Outcome:
+    def _delete_snippet(self, visit: TabSession, body: Named) -> ActionResult:
         """Forget the prompt of that name."""
         self._shelf.delete_snippet(visit.owner.id, body.name)
         self._talk.visits.library_changed(visit.owner.id)
-        return Outcome(updates={self._layout.settings.shelf.snippet_name: ""})
+        return ActionResult(updates={self._layout.settings.shelf.snippet_name: ""})
 
-    def _revoke(self, visit: Visit, _: Body) -> None:
+    def _revoke(self, visit: TabSession, _: Body) -> None:
         """End the public link; visitors of it cannot."""
         if self._talk.link is None or visit.guest:
             raise RequestError("There is no link to revoke", "Reload the page.")
@@ -368,11 +368,11 @@ class Actions:
             if tab.guest:
                 tab.renew()  # its stream looks whether the link has ended
 
-    def _train_chat(self, visit: Visit, training: TrainActions) -> Outcome:
+    def _train_chat(self, visit: TabSession, training: TrainActions) -> ActionResult:
         ui = self._layout
         updates = training.chosen(lambda name: {ui.adapter: self._controls.adapter(visit, name)})
         selected: Updates = {ui.tabs: {"__type__": "update", "selected": "chat"}}
-        return Outcome(updates=updates | selected)
+        return ActionResult(updates=updates | selected)
 
 
 def sentence(error: LinlyError, language: str) -> str:
@@ -382,6 +382,6 @@ def sentence(error: LinlyError, language: str) -> str:
     return refused(str(error), language)
 
 
-def _with(outcome: Outcome, **more: Any) -> Outcome:
+def _with(outcome: ActionResult, **more: Any) -> ActionResult:
     values: Mapping[str, Any] = {**vars(outcome), **more}
-    return Outcome(**values)
+    return ActionResult(**values)

@@ -11,10 +11,10 @@ from typing import Any
 
 from model.types import Queued, Status
 from web.chats.chats import MAX_LISTED_CHATS
-from web.chats.conversation import Conversation
-from web.chats.records import Chat, ChatMessage, Run, State, Vote
-from web.chats.reply import Reply
-from web.chats.visits import Reading, Visit
+from web.chats.conversation import MessageTree
+from web.chats.records import Chat, ChatMessage, GenerationRun, MessageState, Vote
+from web.chats.reply import ReplyJob
+from web.chats.visits import PrefillProgress, TabSession
 from web.i18n import say
 from web.i18n.refusals import refused
 
@@ -29,7 +29,7 @@ def failed_value(chat: str | None, error: str, language: str) -> Value:
     return {"chat": chat, "language": language, "messages": [], "comparison": None, "empty": said}
 
 
-def log_value(talk: Conversation | None, votes: Iterable[Vote], language: str) -> Value:
+def log_value(talk: MessageTree | None, votes: Iterable[Vote], language: str) -> Value:
     """The branch that is shown, and replies side by side where it ends with a comparison."""
     value: Value = {
         "chat": talk.chat.id if talk else None,
@@ -53,7 +53,7 @@ def log_value(talk: Conversation | None, votes: Iterable[Vote], language: str) -
 
 
 def _comparison(
-    compared: list[ChatMessage], talk: Conversation, votes: Iterable[Vote], language: str
+    compared: list[ChatMessage], talk: MessageTree, votes: Iterable[Vote], language: str
 ) -> Value:
     number = compared[0].comparison
     vote = next((vote for vote in votes if vote.comparison == number), None)
@@ -77,11 +77,11 @@ def _rival(reply: ChatMessage, language: str) -> str:
     return f"{who}{strength} · {say(language, 'temperature')} {settings.sampling.temperature:g}"
 
 
-def _message(message: ChatMessage, talk: Conversation, language: str, last: bool) -> Value:
+def _message(message: ChatMessage, talk: MessageTree, language: str, last: bool) -> Value:
     beside = talk.families[message.parent, message.role]
     at = next(i for i, other in enumerate(beside) if other.id == message.id)
     run = message.runs[-1] if message.runs else None
-    streaming = message.state is State.STREAMING
+    streaming = message.state is MessageState.STREAMING
     ended = run is not None and run.reason is not None
     return {
         "id": message.id,
@@ -104,7 +104,7 @@ def _message(message: ChatMessage, talk: Conversation, language: str, last: bool
     }
 
 
-def _notice(message: ChatMessage, talk: Conversation, language: str) -> str:
+def _notice(message: ChatMessage, talk: MessageTree, language: str) -> str:
     """What is to be known about a reply: turns that were left out, or how a repetition went."""
     said = []
     dropped = [run for run in message.runs if run.dropped_messages]
@@ -113,13 +113,13 @@ def _notice(message: ChatMessage, talk: Conversation, language: str) -> str:
         said.append(say(language, "dropped", messages=last.dropped_messages,
                         tokens=last.dropped_tokens))  # fmt: skip
     first = talk.messages.get(message.repeats or "")
-    if first and message.state is not State.STREAMING:
+    if first and message.state is not MessageState.STREAMING:
         key = "same_text" if first.text == message.text else "other_text"
         said.append(say(language, key))
     return " ".join(said)
 
 
-def facts_line(runs: tuple[Run, ...], language: str) -> str:
+def facts_line(runs: tuple[GenerationRun, ...], language: str) -> str:
     """Tokens, speed and who answered."""
     last = runs[-1]
     return say(
@@ -131,7 +131,7 @@ def facts_line(runs: tuple[Run, ...], language: str) -> str:
     )  # fmt: skip
 
 
-def _who(run: Run) -> str:
+def _who(run: GenerationRun) -> str:
     settings = run.settings
     if not settings.adapter:
         return run.base
@@ -139,7 +139,7 @@ def _who(run: Run) -> str:
     return f"{settings.adapter}{strength}"
 
 
-def _provenance(runs: tuple[Run, ...], language: str) -> list[list[str]]:
+def _provenance(runs: tuple[GenerationRun, ...], language: str) -> list[list[str]]:
     """Everything that a reply came from, as rows of a label and a value."""
     run = runs[-1]
     settings, sampling = run.settings, run.settings.sampling
@@ -175,7 +175,7 @@ def _each(values: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(filter(None, values))) or "–"
 
 
-def live_notice(reply: Reply, language: str) -> str:
+def live_notice(reply: ReplyJob, language: str) -> str:
     """What a reply in the making waits for; "" if it does not."""
     if reply.loading:
         return _loading(reply.loading, language)
@@ -202,7 +202,7 @@ def meter_line(tokens: int, context_length: int, language: str) -> str:
     )
 
 
-def reading_line(reading: Reading | None, language: str) -> str:
+def reading_line(reading: PrefillProgress | None, language: str) -> str:
     """What is read ahead, as HTML."""
     if reading is None:
         return ""
@@ -212,7 +212,7 @@ def reading_line(reading: Reading | None, language: str) -> str:
     return f'<span class="reading" role="status">{escape(words)}</span>'
 
 
-def sidebar_value(chats: Sequence[Chat], running: Collection[str], visit: Visit) -> Value:
+def sidebar_value(chats: Sequence[Chat], running: Collection[str], visit: TabSession) -> Value:
     """The visitor's chats; one more than are shown tells that there are more."""
     return {
         "language": visit.language,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from model.adapters import Adapter
 from model.manager import ModelManager
-from web.chats.talk import Talk
-from web.chats.visits import Visit
+from web.chats.talk import ChatService
+from web.chats.visits import TabSession
 from web.i18n import say
 from web.ui.presets import PRESETS
 
@@ -15,7 +15,7 @@ AUTOMATIC = ""  # and for "whatever template belongs to it"
 Choices = list[tuple[str, str]]
 
 
-def adapter_choices(talk: Talk, visit: Visit) -> Choices:
+def adapter_choices(talk: ChatService, visit: TabSession) -> Choices:
     """The base and the adapters, as far as a visitor may use them."""
     status, language = talk.manager.status(), visit.language
     base = (say(language, "base", name=status.base_model), BASE)

@@ -9,14 +9,14 @@ import gradio as gr
 
 from model.types import Status
 from web.chats.records import ChatSettings
-from web.chats.talk import Talk
-from web.chats.visits import Visit
+from web.chats.talk import ChatService
+from web.chats.visits import TabSession
 from web.i18n import say, texts
 from web.i18n.refusals import refused
 from web.ui.choices import AUTOMATIC, BASE, Choices, adapter_choices, template_choices
 from web.ui.controls import Updates, merge
 from web.ui.layout import Layout, relabel
-from web.ui.shelf import Shelf
+from web.ui.shelf import PromptLibrary
 from web.ui.train.actions import TrainActions
 
 
@@ -24,7 +24,7 @@ class ControlUpdates:
     """Updates of Gradio's components for one tab. They read the store: for worker threads."""
 
     def __init__(
-        self, talk: Talk, shelf: Shelf, layout: Layout, training: TrainActions | None
+        self, talk: ChatService, shelf: PromptLibrary, layout: Layout, training: TrainActions | None
     ) -> None:
         self._talk = talk
         self._manager = talk.manager
@@ -32,7 +32,7 @@ class ControlUpdates:
         self._layout = layout
         self._training = training
 
-    def all(self, visit: Visit) -> Updates:
+    def all(self, visit: TabSession) -> Updates:
         """Everything but a chat's settings."""
         ui, language = self._layout, visit.language
         status = self._manager.status()
@@ -48,7 +48,7 @@ class ControlUpdates:
             merge(updates, self._training.updates(visit))
         return updates
 
-    def filled(self, visit: Visit, settings: ChatSettings) -> Updates:
+    def filled(self, visit: TabSession, settings: ChatSettings) -> Updates:
         """The controls as a chat has them; what is not there any more is left to the base."""
         adapter = self._adapter(visit, settings.adapter)
         panel, presets = self._layout.settings, self._shelf.presets(visit.owner.id)
@@ -58,12 +58,12 @@ class ControlUpdates:
             panel.template: self._template(visit, settings.template),
         }
 
-    def begun(self, visit: Visit) -> Updates:
+    def begun(self, visit: TabSession) -> Updates:
         """The controls for a chat to come, where the base is not for this visitor."""
         first = self._fallback(visit)
         return {} if first == BASE else {self._layout.adapter: self.adapter(visit, first)}
 
-    def missed(self, visit: Visit, settings: ChatSettings) -> str:
+    def missed(self, visit: TabSession, settings: ChatSettings) -> str:
         """That a chat's adapter is not there any more, if it is not."""
         adapter = self._adapter(visit, settings.adapter)
         if adapter == settings.adapter:
@@ -72,16 +72,16 @@ class ControlUpdates:
         names = {"name": settings.adapter or base, "other": adapter or base}
         return say(visit.language, "adapter_gone", **names)
 
-    def adapter(self, visit: Visit, adapter: str) -> Any:
+    def adapter(self, visit: TabSession, adapter: str) -> Any:
         """The drop-down with an adapter, whether or not it has been told yet what to offer."""
         return _with(adapter_choices(self._talk, visit), adapter)
 
-    def presets(self, visit: Visit, value: str | None) -> Updates:
+    def presets(self, visit: TabSession, value: str | None) -> Updates:
         """The presets that there are; this one is marked."""
         choices = self._shelf.preset_choices(visit.owner.id, visit.language)
         return {self._layout.settings.preset: gr.update(choices=choices, value=value)}
 
-    def _choices(self, visit: Visit) -> Updates:
+    def _choices(self, visit: TabSession) -> Updates:
         """The choices of every drop-down."""
         ui, language, owner = self._layout, visit.language, visit.owner.id
         presets = self._shelf.preset_choices(owner, language)
@@ -100,19 +100,19 @@ class ControlUpdates:
             return say(language, "untuned")
         return refused(status.error or "", language)
 
-    def _template(self, visit: Visit, template: str) -> Any:
+    def _template(self, visit: TabSession, template: str) -> Any:
         """What is gone gives way once it is known to be."""
         choices = template_choices(self._manager, visit.language)
         gone = self._manager.status().ready and template not in [name for _, name in choices]
         return _with(choices, AUTOMATIC if gone else template)
 
-    def _adapter(self, visit: Visit, adapter: str) -> str:
+    def _adapter(self, visit: TabSession, adapter: str) -> str:
         """The adapter, or who goes on in its place: it is gone, or not for this visitor."""
         if not self._talk.allows(visit, adapter):
             return self._fallback(visit)
         return adapter if self._talk.has(adapter) else self._fallback(visit)
 
-    def _fallback(self, visit: Visit) -> str:
+    def _fallback(self, visit: TabSession) -> str:
         link = self._talk.link
         if link is None or self._talk.allows(visit, BASE):
             return BASE

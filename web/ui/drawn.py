@@ -73,7 +73,7 @@ def version() -> str:
     return digest.hexdigest()[:12]
 
 
-class PageFiles(StaticFiles):
+class StaticFilesNoCache(StaticFiles):
     """The folder `static`. A browser asks each time whether a file is still the same, or it would
     mix the modules of two versions."""
 

@@ -34,7 +34,7 @@ SCRIPT = re.compile(rb"<script(?=[\s>])")
 BASE = b'<base href="./" />'  # in Gradio's page, for addresses like the script's
 
 
-class EarlyHead:
+class HeadInjectionMiddleware:
     """ASGI middleware that adds to the head of the page at `/`."""
 
     def __init__(self, app: ASGIApp) -> None:

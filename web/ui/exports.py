@@ -8,13 +8,13 @@ from itertools import chain
 from model.types import RequestError
 from web.chats.exports import export_chat, export_chats, export_markdown, export_pairs
 from web.chats.portable import file_name
-from web.chats.talk import Talk
-from web.chats.visits import Visit
+from web.chats.talk import ChatService
+from web.chats.visits import TabSession
 
 File = tuple[str, str, Iterator[str]]
 
 
-def exported(talk: Talk, visit: Visit, kind: str) -> File:
+def exported(talk: ChatService, visit: TabSession, kind: str) -> File:
     """One of: the chat that is shown as `json` or `markdown`, `all` chats, votes as `pairs`. Its
     first piece is made here, the others when they are asked for.
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from web.chats.talk import Talk
+from web.chats.talk import ChatService
 from web.sharing import HOUR, PublicLink
-from web.ui.train.desk import Desk
+from web.ui.train.desk import TrainingService
 
 LOOK_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
 
-class ModelWatch:
+class ModelWatcher:
     """One task while there are tabs: an idle tab costs nothing of it."""
 
-    def __init__(self, talk: Talk, desk: Desk | None) -> None:
+    def __init__(self, talk: ChatService, desk: TrainingService | None) -> None:
         self._talk = talk
         self._desk = desk
         self._task: asyncio.Task[None] | None = None

@@ -20,7 +20,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from model.types import LinlyError, RequestError
-from web.chats.visits import Visit
+from web.chats.visits import TabSession
 from web.i18n import DEFAULT, LANGUAGES, say
 from web.ui.actions import Export, sentence
 from web.ui.exports import exported
@@ -149,7 +149,7 @@ class Endpoints:
             body = {"code": "fault", "message": say(_language(request.headers), "fault")}
             return JSONResponse({"error": body}, 500)
 
-    def _visit(self, request: Request) -> Visit:
+    def _visit(self, request: Request) -> TabSession:
         """The tab of a request; where it has no stream here any more, one that shows the chat which
         the request names.
 

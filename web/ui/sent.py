@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from web.chats.reply import Reply
+from web.chats.reply import ReplyJob
 from web.ui.chat_view import live_notice
 
 Value = dict[str, Any]
 
 
 @dataclass
-class Sent:
+class SentItems:
     """The items of a list, by hashes of their JSON."""
 
     hashes: dict[str, int] = field(default_factory=dict)
@@ -38,9 +38,9 @@ class LiveTexts:
 
     count: int = 0
     # By message: the reply (a message that is continued has another), its number, text and notice.
-    sent: dict[str, tuple[Reply, int, str, str]] = field(default_factory=dict)
+    sent: dict[str, tuple[ReplyJob, int, str, str]] = field(default_factory=dict)
 
-    def news(self, replies: Sequence[Reply], language: str) -> list[Value | list[Any]]:
+    def news(self, replies: Sequence[ReplyJob], language: str) -> list[Value | list[Any]]:
         """For each reply that has changed: [number, added text], or an object with all of it.
 
         Those that have ended since are among them, until `keep`.
@@ -57,7 +57,7 @@ class LiveTexts:
         """Forget all others: the log has their last word."""
         self.sent = {key: one for key, one in self.sent.items() if key in messages}
 
-    def _of(self, reply: Reply, language: str) -> Value | list[Any]:
+    def _of(self, reply: ReplyJob, language: str) -> Value | list[Any]:
         key, text, notice = reply.message.id, reply.text, live_notice(reply, language)
         before = self.sent.get(key)
         if before is None or before[0] is not reply:

@@ -10,20 +10,20 @@ import gradio as gr
 
 from model.manager import ModelManager
 from web.chats.identity import Owner
-from web.chats.keeping import Keeping
-from web.chats.reading import ReadAhead
-from web.chats.replies import Replies
-from web.chats.talk import Talk
-from web.chats.visits import Visit, Visits
+from web.chats.keeping import OpenStore
+from web.chats.reading import PrefillAhead
+from web.chats.replies import ReplyGenerator
+from web.chats.talk import ChatService
+from web.chats.visits import TabSession, TabSessions
 from web.sharing import PublicLink
 from web.ui.actions import Actions
 from web.ui.control_updates import ControlUpdates
 from web.ui.layout import Layout
-from web.ui.model_watch import ModelWatch
+from web.ui.model_watch import ModelWatcher
 from web.ui.page import build_page
-from web.ui.shelf import Shelf
+from web.ui.shelf import PromptLibrary
 from web.ui.train.actions import TrainActions
-from web.ui.train.desk import Desk
+from web.ui.train.desk import TrainingService
 from web.ui.train.uploads import Uploads
 from web.workers import LoopCaller, Workers
 
@@ -36,11 +36,11 @@ class PageService:
 
     blocks: gr.Blocks
     layout: Layout
-    talk: Talk
+    talk: ChatService
     workers: Workers
     controls: ControlUpdates
     actions: Actions
-    watch: ModelWatch
+    watch: ModelWatcher
     uploads: Uploads | None
 
     def check(self) -> None:
@@ -49,7 +49,7 @@ class PageService:
         Raises:
             Exception: it cannot.
         """
-        visit = Visit(Owner("session:health", kept=False))
+        visit = TabSession(Owner("session:health", kept=False))
         updates = self.layout.controls.encode(self.controls.all(visit))
         json.dumps(updates, ensure_ascii=False).encode()
         self.workers.check()
@@ -65,28 +65,28 @@ class PageService:
         self.watch.begin()
 
     @property
-    def visits(self) -> Visits:
+    def visits(self) -> TabSessions:
         return self.talk.visits
 
     @classmethod
     def build(
-        cls, manager: ModelManager, keeping: Keeping, desk: Desk | None, link: PublicLink | None,
+        cls, manager: ModelManager, keeping: OpenStore, desk: TrainingService | None, link: PublicLink | None,
         data_dir: Path,
     ) -> PageService:  # fmt: skip
         """The service for `manager`; with a `desk` the page has a tab for training."""
         blocks, layout = build_page(manager.status().remote, desk is not None)
         workers, on_loop = Workers(), LoopCaller()
-        visits, store = Visits(keeping.others, on_loop), keeping.store
-        replies = Replies(manager, store, keeping.lock.id, visits.changed, visits.spoke,
+        visits, store = TabSessions(keeping.others, on_loop), keeping.store
+        replies = ReplyGenerator(manager, store, keeping.lock.id, visits.changed, visits.spoke,
                           visits.saved, keeping.others, workers, on_loop)  # fmt: skip
-        talk = Talk(manager, store, visits, replies, link, keeping.mend)
-        shelf = Shelf(store)
+        talk = ChatService(manager, store, visits, replies, link, keeping.mend)
+        shelf = PromptLibrary(store)
         training = uploads = None
         if desk is not None and layout.train is not None:
             uploads = Uploads(data_dir / UPLOADS)
             training = TrainActions(desk, layout.train, uploads)
         controls = ControlUpdates(talk, shelf, layout, training)
-        ahead = ReadAhead(manager, talk, workers)
+        ahead = PrefillAhead(manager, talk, workers)
         actions = Actions(talk, shelf, layout, controls, ahead, training)
-        watch = ModelWatch(talk, desk)
+        watch = ModelWatcher(talk, desk)
         return cls(blocks, layout, talk, workers, controls, actions, watch, uploads)

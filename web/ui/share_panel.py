@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from web.chats.visits import Visit
+from web.chats.visits import TabSession
 from web.i18n import DEFAULT, say, texts
 from web.i18n.refusals import refused
 from web.sharing import HOUR, PublicLink
@@ -43,7 +43,7 @@ class SharePanel:
     def outputs(self) -> list[Any]:
         return [self.panel, self.link, self.revoke]
 
-    def shown(self, link: PublicLink | None, visit: Visit) -> Updates:
+    def shown(self, link: PublicLink | None, visit: TabSession) -> Updates:
         """How the link is; nothing for its visitors."""
         if link is None or visit.guest:
             return {self.panel: gr.update(visible=False)}

@@ -12,7 +12,7 @@ from web.ui.presets import PRESETS, Preset, of_sampling
 OWN = "own:"  # before the name of a preset of the visitor's, so that it hides none of ours
 
 
-class Shelf:
+class PromptLibrary:
     """Presets and prompts in a store."""
 
     def __init__(self, store: ChatStore) -> None:

@@ -31,11 +31,11 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from model.types import LinlyError
 from web.chats.chats import MAX_LISTED_CHATS
-from web.chats.conversation import Conversation
+from web.chats.conversation import MessageTree
 from web.chats.reading import chat_request
-from web.chats.records import State
-from web.chats.reply import Reply, spoken
-from web.chats.visits import TooManyTabsError, Visit
+from web.chats.records import MessageState
+from web.chats.reply import ReplyJob, spoken
+from web.chats.visits import TooManyTabsError, TabSession
 from web.i18n import DEFAULT, LANGUAGES
 from web.ui.actions import sentence
 from web.ui.chat_view import (
@@ -47,7 +47,7 @@ from web.ui.chat_view import (
 )
 from web.ui.controls import Encoded
 from web.ui.drawn import version
-from web.ui.sent import LiveTexts, Sent
+from web.ui.sent import LiveTexts, SentItems
 from web.ui.service import PageService
 from web.visitor import visitor_of
 
@@ -96,12 +96,12 @@ def _chat_of(socket: WebSocket) -> str:
 class Tab:
     """What one tab is sent, by tasks for the chats, for what streams, and for the controls."""
 
-    def __init__(self, service: PageService, socket: WebSocket, visit: Visit) -> None:
+    def __init__(self, service: PageService, socket: WebSocket, visit: TabSession) -> None:
         self._service = service
         self._socket = socket
         self._visit = visit
         self._talk = service.talk
-        self._messages, self._chats = Sent(), Sent()
+        self._messages, self._chats = SentItems(), SentItems()
         self._live = LiveTexts()
         self._controls: dict[int, int] = {}  # hashes of what each was sent last
         self._counts: dict[int, int] = {}  # how many choices each offers
@@ -172,7 +172,7 @@ class Tab:
                 visit.changed.set()
             await asyncio.sleep(UPDATE_SECONDS)
 
-    def _drawn(self, known: Mapping[str, str]) -> tuple[str, Conversation | None]:
+    def _drawn(self, known: Mapping[str, str]) -> tuple[str, MessageTree | None]:
         """What is to be sent of log and side bar, as JSON, and the chat.
 
         Args:
@@ -187,7 +187,7 @@ class Tab:
         sidebar = sidebar_value(chats, self._talk.replies.chats(owner), visit)
         shown["messages"] = self._messages.changed(shown["messages"])
         for key, message in shown["messages"]["changed"].items():
-            if message["state"] != State.STREAMING and known.get(key) == message["text"]:
+            if message["state"] != MessageState.STREAMING and known.get(key) == message["text"]:
                 message["text"] = None
         sidebar["chats"] = self._chats.changed(sidebar["chats"])
         return _json({"log": shown, "sidebar": sidebar}), talk
@@ -195,10 +195,10 @@ class Tab:
     async def _send_failed(self, error: LinlyError) -> None:
         """A log that cannot be read now; what it shows is sent anew afterwards."""
         shown = failed_value(self._visit.chat, str(error), self._visit.language)
-        self._messages = Sent()
+        self._messages = SentItems()
         await self._send({"log": {**shown, "messages": {"order": [], "changed": {}}}})
 
-    def _meter(self, talk: Conversation | None) -> str:
+    def _meter(self, talk: MessageTree | None) -> str:
         """How full the context is, and what is read ahead."""
         manager, visit = self._talk.manager, self._visit
         if talk is None or manager.context_length is None:
@@ -235,7 +235,7 @@ class Tab:
             await self._send_text(_json(news if grown else {"live": news}))
         return bool(news)
 
-    def _replies(self) -> Sequence[Reply]:
+    def _replies(self) -> Sequence[ReplyJob]:
         """Those in the making, in the chat that is shown."""
         chat = self._visit.chat
         return self._talk.replies.in_chat(chat) if chat else []
@@ -307,9 +307,9 @@ class Tab:
             await self._socket.send_text(text)
 
 
-def streaming(talk: Conversation | None) -> list[str]:
+def streaming(talk: MessageTree | None) -> list[str]:
     """The messages that were streaming when the chat was read."""
-    return [one.id for one in talk.branch if one.state is State.STREAMING] if talk else []
+    return [one.id for one in talk.branch if one.state is MessageState.STREAMING] if talk else []
 
 
 def _json(value: Mapping[str, Any] | Sequence[Any]) -> str:

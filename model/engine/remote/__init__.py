@@ -1,6 +1,6 @@
 """An engine elsewhere: vLLM, or another server with OpenAI's API and adapters as models."""
 
 from model.engine.remote.engine import RemoteEngine
-from model.engine.remote.probe import Probe
+from model.engine.remote.probe import TokenizerProbe
 
-__all__ = ["Probe", "RemoteEngine"]
+__all__ = ["TokenizerProbe", "RemoteEngine"]

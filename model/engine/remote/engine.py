@@ -17,10 +17,10 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from model.engine.remote.line import Line, was_given
-from model.engine.remote.probe import Probe
-from model.engine.remote.reply import RemoteReply
-from model.engine.remote.server import ANSWER_SECONDS, ModelServer, UnknownThereError
+from model.engine.remote.line import ServerConnection, was_given
+from model.engine.remote.probe import TokenizerProbe
+from model.engine.remote.reply import ResponseStream
+from model.engine.remote.server import ANSWER_SECONDS, OpenAIClient, UnknownThereError
 from model.types import (
     AdapterError,
     BusyError,
@@ -67,13 +67,13 @@ class RemoteEngine:
         key: str | None,
         base: str,
         longest: int,
-        probe: Probe,
+        probe: TokenizerProbe,
         find: Callable[[str], Path | None],
     ) -> None:
         self._longest = longest
-        self._server = ModelServer(url, key)
-        self._line = Line(self._server, base, probe, find)
-        self._replies: dict[str, RemoteReply] = {}
+        self._server = OpenAIClient(url, key)
+        self._line = ServerConnection(self._server, base, probe, find)
+        self._replies: dict[str, ResponseStream] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._others: set[asyncio.Task[Any]] = set()  # the engine's own, beside those of replies
         self._heard = -math.inf  # when a reply last said something
@@ -126,7 +126,7 @@ class RemoteEngine:
             )
         if len(self._replies) >= MAX_RUNNING:
             raise BusyError(f"{MAX_RUNNING} replies are on their way already", "Try again soon.")
-        self._loop.call_soon_threadsafe(self._begin, RemoteReply(request, emit))
+        self._loop.call_soon_threadsafe(self._begin, ResponseStream(request, emit))
 
     def abort(self, request_id: str) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -243,7 +243,7 @@ class RemoteEngine:
             reply.lose(_broke_off())
             self._cancel(reply.request.id)
 
-    def _begin(self, reply: RemoteReply) -> None:
+    def _begin(self, reply: ResponseStream) -> None:
         number = reply.request.id
         if reply.request.read_only:  # what a server reads ahead is its own business
             reply.skip()
@@ -262,7 +262,7 @@ class RemoteEngine:
             reply.cancelled = True
             self._tasks[number].cancel()
 
-    async def _answer(self, reply: RemoteReply) -> None:
+    async def _answer(self, reply: ResponseStream) -> None:
         """One reply, from its question to its last Delta."""
         reply.begun = True
         try:
@@ -282,7 +282,7 @@ class RemoteEngine:
             del self._replies[reply.request.id], self._tasks[reply.request.id]
             reply.close()
 
-    async def _stream(self, reply: RemoteReply) -> None:
+    async def _stream(self, reply: ResponseStream) -> None:
         adapter = reply.request.adapter if reply.request.adapter_scale else None
         if adapter is None:
             await self._hear(reply, self._line.state.base)
@@ -298,7 +298,7 @@ class RemoteEngine:
                 raise _unserved(adapter.name) from error
             await self._hear(reply, name)
 
-    async def _hear(self, reply: RemoteReply, model: str) -> None:
+    async def _hear(self, reply: ResponseStream, model: str) -> None:
         asked = reply.body(model), reply.request.affinity
         async with self._server.completion(*asked) as chunks:
             reply.taken = True

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model.discretion import without_paths
-from model.engine.remote.probe import Probe
-from model.engine.remote.server import ModelServer, Served
+from model.engine.remote.probe import TokenizerProbe
+from model.engine.remote.server import OpenAIClient, ServerModels
 from model.types import AdapterError, BusyError, EngineError, LinlyError, NotReadyError
 
 SILENT = "The model server has not answered yet"
-NOTHING = Served((), frozenset())
+NOTHING = ServerModels((), frozenset())
 DIGITS = 12  # of a digest, in the name of an adapter that a server was given
 GIVEN = re.compile(rf".+@[0-9a-f]{{{DIGITS}}}")
 
@@ -26,18 +26,18 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class State:
+class ConnectionState:
     """What the server `served` when it last answered, under which name its `base`, what is wrong
     now, if anything, whether it takes token `ids`, and whether it `loads` adapters at run time."""
 
-    served: Served = NOTHING
+    served: ServerModels = NOTHING
     base: str = ""
     error: str | None = SILENT
     ids: bool = True
     loads: bool = True
 
 
-class Line:
+class ServerConnection:
     """For one event loop; `state` is replaced as a whole, so any thread may read it.
 
     Args:
@@ -48,9 +48,9 @@ class Line:
     """
 
     def __init__(
-        self, server: ModelServer, base: str, probe: Probe, find: Callable[[str], Path | None]
+        self, server: OpenAIClient, base: str, probe: TokenizerProbe, find: Callable[[str], Path | None]
     ) -> None:
-        self.state = State()
+        self.state = ConnectionState()
         self.loaded: dict[str, str] = {}  # adapters that it was given, and by which name
         self.loads = 0
         self._server = server
@@ -78,7 +78,7 @@ class Line:
         ids, loads = await self._knows_ids(base), await self._server.loads_adapters()
         for known in (self.loaded, self._came, self._given, self._refused):
             known.clear()
-        self._turn(State(served, base, None, ids, loads))
+        self._turn(ConnectionState(served, base, None, ids, loads))
 
     def lost(self, error: LinlyError) -> None:
         """It cannot be used for now."""
@@ -152,12 +152,12 @@ class Line:
             with contextlib.suppress(LinlyError):
                 await self._server.unload_adapter(name)
 
-    def _turn(self, state: State) -> None:
+    def _turn(self, state: ConnectionState) -> None:
         before, self.state = self.state.error, state
         if state.error != before and (state.error or before != SILENT):
             log.warning("%s: %s", self._server.place, state.error or "The model server answers.")
 
-    def _base_among(self, served: Served) -> str:
+    def _base_among(self, served: ServerModels) -> str:
         """Under which name the server has the base: also with a path before it, or alone."""
         named = [name for name in served.bases if name.rpartition("/")[2] == self._base]
         if named or len(served.bases) == 1:

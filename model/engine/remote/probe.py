@@ -9,7 +9,7 @@ ALIKE = 0.5  # share of ids; fewer in common is another vocabulary, not another 
 
 
 @dataclass(frozen=True)
-class Probe:
+class TokenizerProbe:
     """A text with its ids, and how many ids there are."""
 
     ids: Sequence[int]

@@ -25,7 +25,7 @@ MAX_STOPS = 16  # that a server is told of; all are looked for here
 REASONS = {"length": FinishReason.LENGTH}  # whatever else ends a reply by itself is a stop
 
 
-class RemoteReply:
+class ResponseStream:
     """What has come of a request so far. Only the engine's loop touches it.
 
     Where the server tells token ids, their text is made here, as with the local engine; else its

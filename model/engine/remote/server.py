@@ -26,7 +26,7 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Served:
+class ServerModels:
     """What a server lists: its models that are no adapters, its adapters, and how long a prompt
     and its reply may be together, where it tells."""
 
@@ -42,7 +42,7 @@ class UnknownThereError(RequestError):
     code = "model_not_found"
 
 
-class ModelServer:
+class OpenAIClient:
     """Asks the server at `url`, which ends where its API begins (…/v1). For one event loop.
 
     Raises (from every question):
@@ -70,7 +70,7 @@ class ModelServer:
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def models(self) -> Served:
+    async def models(self) -> ServerModels:
         """What it serves now."""
         answer = await self._ask("GET", f"{self._url}/models")
         entries = answer.get("data")
@@ -80,7 +80,7 @@ class ModelServer:
         longest = {e["id"]: e["max_model_len"] for e in known if _is_size(e.get("max_model_len"))}
         bases = tuple(entry["id"] for entry in known if not entry.get("parent"))
         adapters = frozenset(entry["id"] for entry in known if entry.get("parent"))
-        return Served(bases, adapters, longest)
+        return ServerModels(bases, adapters, longest)
 
     async def tokens(self, model: str, text: str) -> list[int] | None:
         """How it cuts a text into ids, without any that it adds; None if it does not tell."""

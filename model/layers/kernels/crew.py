@@ -8,16 +8,16 @@ import threading
 import numpy as np
 
 from model.layers.kernels import layout, programs, team
-from model.layers.kernels.layout import Tables
+from model.layers.kernels.layout import KernelArgs
 
 
-class Crew:
+class ThreadPool:
     """`threads` - 1 threads that help the caller of `run`.
 
     Other calls of `run` must not overlap.
     """
 
-    def __init__(self, threads: int, tables: Tables) -> None:
+    def __init__(self, threads: int, tables: KernelArgs) -> None:
         helpers = threads - 1
         size = team.SEMAPHORES + helpers * team.SEMAPHORE_BYTES
         self._memory = np.zeros(size + 64, np.uint8)
@@ -55,9 +55,9 @@ class Crew:
         ctypes.c_int64.from_address(self._counters + at).value = value
 
 
-def empty_tables(rows: int, adapters: int, layers: int) -> Tables:
+def empty_tables(rows: int, adapters: int, layers: int) -> KernelArgs:
     """Tables of the right size with nothing in them."""
-    return Tables(
+    return KernelArgs(
         np.zeros(1, layout.JOB),
         np.zeros(programs.LAYER_STAGES + 2, layout.STAGE),
         np.zeros(rows, layout.ROW),
@@ -74,7 +74,7 @@ def compile_all() -> None:
     """Compile both sides of the team, by running a stack of no layers."""
     tables = empty_tables(1, 1, 1)
     tables.linears["ins"] = layout.COLUMNS
-    crew = Crew(2, tables)
+    crew = ThreadPool(2, tables)
     job = np.zeros(1, layout.JOB)
     job["threads"] = 1
     crew.run(job)

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from model.layers.kernels import layout, step
-from model.layers.kernels.crew import Crew, empty_tables
+from model.layers.kernels.crew import ThreadPool, empty_tables
 from model.layers.linear import Int8Linear, Linear
 from model.layers.lora import Int8Pair
 
 if TYPE_CHECKING:
-    from model.layers.llama import Llama, Span
+    from model.layers.llama import Llama, SequenceSlice
     from model.layers.lora import Lora
 
 OUTS = -1  # the place of the padded outputs in what describes a linear layer
@@ -48,18 +48,18 @@ class Decoder:
         self._make_low(FIRST_RANK)
         self._make_logits(max_spans, self._head[OUTS])
         self._job["threads"] = threads
-        self._crew = Crew(threads, self._tables)
+        self._crew = ThreadPool(threads, self._tables)
 
     def close(self) -> None:
         """Send the other threads home."""
         self._crew.close()
 
-    def takes(self, spans: Sequence[Span]) -> bool:
+    def takes(self, spans: Sequence[SequenceSlice]) -> bool:
         """Whether there is room for so much at once."""
         tokens = sum(len(span.tokens) for span in spans)
         return tokens <= self._max_rows and len(spans) <= self._max_spans
 
-    def forward(self, spans: Sequence[Span], every_position: bool = False) -> np.ndarray:
+    def forward(self, spans: Sequence[SequenceSlice], every_position: bool = False) -> np.ndarray:
         """Compute the tokens of `spans`, which `takes` them; the caches are not advanced.
 
         Args:
@@ -90,7 +90,7 @@ class Decoder:
         self._crew.run(self._job)
 
     def _with_own_heads(
-        self, spans: Sequence[Span], rows: np.ndarray, owners: np.ndarray
+        self, spans: Sequence[SequenceSlice], rows: np.ndarray, owners: np.ndarray
     ) -> np.ndarray:
         """Logits of `rows`, each the row of the span `owners` says, by the head of its adapter."""
         heads = [span.active.head if span.active else None for span in spans]
@@ -187,7 +187,7 @@ class Decoder:
             (step.PRODUCT, layout.HEAD, 0, 0, 0, 0, self._logits.shape[1]),
         ]
 
-    def _lend(self, spans: Sequence[Span]) -> None:
+    def _lend(self, spans: Sequence[SequenceSlice]) -> None:
         """Give each adapter of `spans` a place in the tables; the first place is nobody's."""
         wanted = {span.active: None for span in spans if span.active}
         for at, lora in enumerate(self._loras):
@@ -204,7 +204,7 @@ class Decoder:
                 self._tables.embeddings[0] if own is None else _linear(own)
             )
 
-    def _place(self, spans: Sequence[Span]) -> list[int]:
+    def _place(self, spans: Sequence[SequenceSlice]) -> list[int]:
         """Describe the rows. Returns where each span ends."""
         rows: list[tuple[float, ...]] = []
         ends = []

@@ -25,7 +25,7 @@ from model.layers.kernels.vectors import (
     I16,
     I32,
     LINE,
-    Unit,
+    VectorISA,
     cases,
     further,
     instructions,
@@ -44,10 +44,10 @@ UNROLLED = 32  # products in one turn of the loop, about
 
 
 @dataclass(frozen=True)
-class Tile:
+class GemmTile:
     """The sums of some rows in some neighbouring blocks, which stay in registers."""
 
-    unit: Unit
+    unit: VectorISA
     rows: int
     blocks: int
 
@@ -138,7 +138,7 @@ class Tile:
         return sums
 
 
-def product_tiles(most_rows: int, blocks: int, unit: Unit) -> Callable[..., None]:
+def product_tiles(most_rows: int, blocks: int, unit: VectorISA) -> Callable[..., None]:
     """A function that multiplies some neighbouring blocks of weights with 1 to `most_rows` rows.
 
     It is called as `tiles(rows, weights, columns, values, row_scales, scales, biases, out, stride)`
@@ -151,13 +151,13 @@ def product_tiles(most_rows: int, blocks: int, unit: Unit) -> Callable[..., None
 
     def write(builder: Any, args: Sequence[Any]) -> None:
         rows, *others = args
-        tiles = [Tile(unit, count, blocks) for count in range(1, most_rows + 1)]
+        tiles = [GemmTile(unit, count, blocks) for count in range(1, most_rows + 1)]
         cases(builder, rows, {t.rows: partial(t.multiply, builder, others) for t in tiles})
 
     return instructions(write)
 
 
-def _pairs(builder: Any, unit: Unit, weights: Any, values: Any) -> Any:
+def _pairs(builder: Any, unit: VectorISA, weights: Any, values: Any) -> Any:
     """int16 [2n] times int16 [2n], neighbours added: int32 [n]."""
     count = weights.type.count
     wide = ir.VectorType(I32, count // 2)

@@ -86,7 +86,7 @@ PAIR = np.dtype(
 )
 
 
-class Tables(NamedTuple):
+class KernelArgs(NamedTuple):
     """All of it. The arrays stay where they are as long as anybody computes."""
 
     jobs: np.ndarray  # JOB [1]

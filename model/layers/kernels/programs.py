@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from model.layers.kernels import step, team
 from model.layers.kernels.atoms import add, load, sem_post, sem_wait, store
-from model.layers.kernels.layout import Tables
+from model.layers.kernels.layout import KernelArgs
 from model.layers.kernels.options import compiled
 
 LAYER_STAGES = 10  # the stages behind them come once
@@ -43,7 +43,7 @@ def follow(counters, helper, tables):
 @compiled
 def with_jobs(tables, jobs):
     """The tables, with a job that nobody else writes to."""
-    return Tables(jobs, tables.stages, tables.rows, tables.outputs, tables.tiles,
+    return KernelArgs(jobs, tables.stages, tables.rows, tables.outputs, tables.tiles,
                   tables.pairs, tables.embeddings, tables.linears, tables.norms)  # fmt: skip
 
 

@@ -42,7 +42,7 @@ FLOATS = ir.VectorType(FLOAT, VECTOR)
 
 
 @dataclass(frozen=True)
-class Tile:
+class WeightedSumTile:
     """The sums of some rows of weights in some vectors of numbers of a `kind`, HALF or I8, each
     made in `parts`."""
 
@@ -121,7 +121,7 @@ def mix_tiles(kind: ir.Type, most_rows: int, vectors: int, parts: int = 1) -> Ca
 
     def write(builder: Any, args: Sequence[Any]) -> None:
         rows, *others = args
-        tiles = [Tile(kind, count, vectors, parts) for count in range(1, most_rows + 1)]
+        tiles = [WeightedSumTile(kind, count, vectors, parts) for count in range(1, most_rows + 1)]
         cases(builder, rows, {t.rows: partial(t.mix, builder, others) for t in tiles})
 
     return instructions(write)

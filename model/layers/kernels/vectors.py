@@ -21,7 +21,7 @@ FUSED = ("contract",)  # a product and a sum may become one instruction
 
 
 @dataclass(frozen=True)
-class Unit:
+class VectorISA:
     """What a processor multiplies with.
 
     `lanes` outputs fit a vector of sums. `instruction` is what LLVM calls the product of int16
@@ -34,12 +34,12 @@ class Unit:
     ahead: int
 
 
-WIDE = Unit(16, "llvm.x86.avx512.pmaddw.d.512", 4096)
-NARROW = Unit(8, "llvm.x86.avx2.pmadd.wd", 1024)
-PLAIN = Unit(8, None, 1024)
+WIDE = VectorISA(16, "llvm.x86.avx512.pmaddw.d.512", 4096)
+NARROW = VectorISA(8, "llvm.x86.avx2.pmadd.wd", 1024)
+PLAIN = VectorISA(8, None, 1024)
 
 
-def best_unit() -> Unit:
+def best_unit() -> VectorISA:
     """What this processor has."""
     features = get_host_cpu_features()
     if features.get("avx512bw"):

@@ -15,7 +15,7 @@ from model.engine.remote import engine
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.manager import ModelManager
 from model.settings import CHECKOUT, Settings
-from model.tokenizer import Run, Tokenizer
+from model.tokenizer import TextSpan, Tokenizer
 from model.types import ChatRequest, CompletionRequest, Delta
 from tests.engine.remote.server import Json, Server, running
 
@@ -37,7 +37,7 @@ def tokenizer(tiny_folder: Path) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def encode(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
-    return lambda text: tokenizer.encode([Run(text, control=False)])
+    return lambda text: tokenizer.encode([TextSpan(text, control=False)])
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from sentencepiece import sentencepiece_model_pb2 as proto
 from model.__main__ import main
 from model.engine.kv_cache import SequenceCache
 from model.folders.model_folder import load_tokenizer, read_model_folder
-from model.layers.llama import Span
+from model.layers.llama import SequenceSlice
 from model.loading import load_model
-from model.tokenizer import Run
+from model.tokenizer import TextSpan
 from tests.model.tokens import LIKE_LLAMA, write_spm
 
 HIDDEN, WIDE, LAYERS, HEADS, KV_HEADS = 64, 96, 2, 4, 2
@@ -105,7 +105,7 @@ def logits(folder: Path, ids: list[int]) -> torch.Tensor:
         read_model_folder(folder), quantization="none", device="cpu", context_length=None,
         progress=lambda share: None,
     )  # fmt: skip
-    return model.forward([Span(ids, SequenceCache(model.cache_format))])[0]
+    return model.forward([SequenceSlice(ids, SequenceCache(model.cache_format))])[0]
 
 
 @pytest.mark.slow
@@ -147,7 +147,7 @@ def test_text_gets_the_ids_of_the_source(prefix: bool, tmp_path: Path) -> None:
     folder = read_model_folder(tmp_path / "out")
     tokenizer, source = load_tokenizer(folder), SentencePieceProcessor(model_file=str(spm))
     for text in TEXTS:
-        ids = tokenizer.encode([Run(text, control=False)])
+        ids = tokenizer.encode([TextSpan(text, control=False)])
         assert ids == source.encode(text)
         assert tokenizer.decode(ids) == source.decode(ids)
     assert (tokenizer.prefix_ids, tokenizer.eos_id, folder.eos_ids) == ((1,), 2, {2})

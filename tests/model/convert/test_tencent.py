@@ -16,9 +16,9 @@ from torch.nn import functional
 from model.__main__ import main
 from model.engine.kv_cache import SequenceCache
 from model.folders.model_folder import load_tokenizer, read_model_folder
-from model.layers.llama import Span
+from model.layers.llama import SequenceSlice
 from model.loading import load_model
-from model.tokenizer import Run
+from model.tokenizer import TextSpan
 
 HIDDEN, WIDE, LAYERS, HEADS = 32, 56, 2, 4
 TEXT = ["The tide comes in at noon.", "你好，世界", "a b c d e f g"]
@@ -119,12 +119,12 @@ def test_the_logits_and_the_tokens_are_the_sources(
     tokenizer = load_tokenizer(folder)
     for text in TEXT:
         expected = SentencePieceProcessor(model_file=str(spm)).encode(text)
-        assert tokenizer.encode([Run(text)]) == expected
+        assert tokenizer.encode([TextSpan(text)]) == expected
     model = load_model(
         folder, quantization="none", device="cpu", context_length=None, progress=lambda share: None
     )
-    ids = tokenizer.encode([Run(TEXT[0])])
-    logits = model.forward([Span(ids, SequenceCache(model.cache_format))])
+    ids = tokenizer.encode([TextSpan(TEXT[0])])
+    logits = model.forward([SequenceSlice(ids, SequenceCache(model.cache_format))])
     wide = {name: tensor.float() for name, tensor in weights.items()}
     assert torch.allclose(logits[0], source_logits(wide, ids)[-1], atol=1e-4)
     assert folder.config["dtype"] == str(dtype).removeprefix("torch.")

@@ -17,7 +17,7 @@ from model.doctor.adapter import check_adapter
 from model.doctor.base import caught
 from model.doctor.probe import probe
 from model.findings import Finding
-from model.folders.base_facts import BaseFacts, base_facts
+from model.folders.base_facts import BaseInfo, base_facts
 from model.folders.fingerprint import RELATED, SAME, distance, fingerprint
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.prompt import PromptTemplate
@@ -30,7 +30,7 @@ NOTES = {"adapter_targets"}
 
 
 @pytest.fixture(scope="module")
-def facts(tiny_folder: Path) -> BaseFacts:
+def facts(tiny_folder: Path) -> BaseInfo:
     folder = read_model_folder(tiny_folder)
     return base_facts(folder, "tiny", load_tokenizer(folder))
 
@@ -50,11 +50,11 @@ def edit(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps(data), encoding="utf-8")
 
 
-def check(adapter: Path, base: BaseFacts | None) -> list[Finding]:
+def check(adapter: Path, base: BaseInfo | None) -> list[Finding]:
     return list(caught(lambda: check_adapter(adapter, base, {"linly"})))
 
 
-def codes(adapter: Path, base: BaseFacts | None) -> set[str]:
+def codes(adapter: Path, base: BaseInfo | None) -> set[str]:
     return {found.code for found in check(adapter, base)} - NOTES
 
 
@@ -143,7 +143,7 @@ FAULTS: list[tuple[str, Change, set[str]]] = [
 ]  # fmt: skip
 
 
-def test_a_sound_adapter_has_no_problems(adapter: Path, facts: BaseFacts) -> None:
+def test_a_sound_adapter_has_no_problems(adapter: Path, facts: BaseInfo) -> None:
     assert codes(adapter, facts) == set()
     assert codes(adapter, None) == set()
 
@@ -152,7 +152,7 @@ def test_a_sound_adapter_has_no_problems(adapter: Path, facts: BaseFacts) -> Non
     ("change", "expected"), [fault[1:] for fault in FAULTS], ids=[fault[0] for fault in FAULTS]
 )
 def test_every_fault_has_its_code(
-    change: Change, expected: set[str], adapter: Path, facts: BaseFacts
+    change: Change, expected: set[str], adapter: Path, facts: BaseInfo
 ) -> None:
     change(adapter)
     assert codes(adapter, facts) == expected
@@ -162,7 +162,7 @@ def test_every_fault_has_its_code(
             assert one.remedy(language) or one.level == "note"
 
 
-def test_what_it_changes_is_told(adapter: Path, facts: BaseFacts) -> None:
+def test_what_it_changes_is_told(adapter: Path, facts: BaseInfo) -> None:
     (note,) = [found for found in check(adapter, facts) if found.level == "note"]
     assert "14 linear layers in 2 decoder layers" in note.message()
     assert "rank 8" in note.message()
@@ -178,7 +178,7 @@ def test_another_base_is_told_by_its_shapes(
     assert codes(adapter, other)
 
 
-def test_a_tokenizer_that_cuts_otherwise(adapter: Path, facts: BaseFacts) -> None:
+def test_a_tokenizer_that_cuts_otherwise(adapter: Path, facts: BaseInfo) -> None:
     write_tokenizer(adapter)
     assert codes(adapter, facts) == set()
     (adapter / "tokenizer.json").unlink()
@@ -220,7 +220,7 @@ def test_weights_that_were_trained_apart_are_not(sample: list[float], tmp_path: 
 
 
 def test_a_fingerprint_tells_more_than_a_name(
-    adapter: Path, facts: BaseFacts, sample: list[float]
+    adapter: Path, facts: BaseInfo, sample: list[float]
 ) -> None:
     edit(adapter / "linly_adapter.json", base_model="renamed", fingerprint=sample)
     assert codes(adapter, facts) == set()

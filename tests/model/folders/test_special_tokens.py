@@ -11,7 +11,7 @@ from sentencepiece import SentencePieceProcessor
 
 from model.folders.special_tokens import sane_ids
 from model.folders.tokenizer_files import read_tokenizer
-from model.tokenizer import FastTokenizer, Run, SpmTokenizer, Tokenizer
+from model.tokenizer import FastTokenizer, TextSpan, SpmTokenizer, Tokenizer
 from tests.model.tokens import END, LIKE_LLAMA, LIKE_T5, SENTENCES, START, make_fast, write_spm
 
 Files = dict[str, dict[str, Any]]
@@ -99,7 +99,7 @@ def test_every_kind_of_model_gives_its_own_ids(options: dict[str, Any], tmp_path
     tokenizer, _ = spm(tmp_path, {"tokenizer_config.json": NAMES}, **options)
     source = SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
     for text in [*SENTENCES, "  two  spaces ", "\n\n", "never seen: ☃"]:
-        ids = tokenizer.encode([Run(text, control=False)])
+        ids = tokenizer.encode([TextSpan(text, control=False)])
         assert ids == source.encode(text)
         assert tokenizer.decode(ids) == source.decode(ids)
 
@@ -121,7 +121,7 @@ def test_added_tokens_have_ids_behind_the_pieces(tmp_path: Path) -> None:
     )
     assert tokenizer.pieces == size + 2
     assert repaired == []
-    ids = tokenizer.encode([Run("<|user|>"), Run("hello [PAD]", control=False)])
+    ids = tokenizer.encode([TextSpan("<|user|>"), TextSpan("hello [PAD]", control=False)])
     assert ids[0] == size + 1
     assert size not in ids  # what a person types stays text
     assert tokenizer.decode([*ids, size]) == "hello [PAD]"
@@ -136,7 +136,7 @@ def test_added_tokens_that_are_text_are_read_out(tmp_path: Path) -> None:
         str(size + 1): {"content": "<|end|>", "special": True},
     }
     tokenizer, _ = spm(tmp_path, {"tokenizer_config.json": {"added_tokens_decoder": decoder}})
-    hello = tokenizer.encode([Run("hello ", control=False)])
+    hello = tokenizer.encode([TextSpan("hello ", control=False)])
     assert tokenizer.decode([*hello, size, size + 1]).split() == ["hello", "lighthouse"]
     assert not tokenizer.is_control(size)
 

@@ -16,8 +16,8 @@ from platformdirs import user_cache_path
 
 from model.engine.kv_cache import SequenceCache
 from model.layers import compiled
-from model.layers.compiled import DONE, Build, build_folder, supported
-from model.layers.llama import Llama, Span
+from model.layers.compiled import DONE, KernelBuild, build_folder, supported
+from model.layers.llama import Llama, SequenceSlice
 from model.settings import APP_NAME
 from tests.model.kernels.conftest import GROUPED, make_model
 
@@ -41,8 +41,8 @@ def wait_for_decoder(model: Llama) -> None:
 
 def logits(model: Llama) -> torch.Tensor:
     cache = SequenceCache(model.cache_format)
-    model.forward([Span((3, 4, 5), cache)])
-    return model.forward([Span((6,), cache)])
+    model.forward([SequenceSlice((3, 4, 5), cache)])
+    return model.forward([SequenceSlice((6,), cache)])
 
 
 def pretend_child(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
@@ -56,7 +56,7 @@ def pretend_child(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
 
 def test_model_serves_before_and_after_the_hand_over(model: Llama) -> None:
     before = logits(model)
-    Build(user_cache_path(APP_NAME)).hand_over(model, threads=2, max_rows=8, max_spans=4)
+    KernelBuild(user_cache_path(APP_NAME)).hand_over(model, threads=2, max_rows=8, max_spans=4)
     wait_for_decoder(model)
     after = logits(model)
     assert not torch.equal(before, after), "compiled code was not used"
@@ -65,19 +65,19 @@ def test_model_serves_before_and_after_the_hand_over(model: Llama) -> None:
 
 @pytest.mark.slow
 def test_empty_cache_is_filled_by_a_process_of_its_own(tmp_path: Path, model: Llama) -> None:
-    build = Build(tmp_path)
+    build = KernelBuild(tmp_path)
     assert not (build_folder(tmp_path) / DONE).exists()
     build.hand_over(model, threads=2, max_rows=8, max_spans=4)
     wait_for_decoder(model)
     assert (build_folder(tmp_path) / DONE).is_file()
-    assert Build(tmp_path).wait()  # and nothing is compiled a second time
+    assert KernelBuild(tmp_path).wait()  # and nothing is compiled a second time
 
 
 @pytest.mark.slow
 def test_cache_that_cannot_be_written_is_done_without(tmp_path: Path, model: Llama) -> None:
     """As for a container's user in a folder of root's: decoding must be compiled all the same."""
     (tmp_path / "cache").write_text("no folder")
-    Build(tmp_path / "cache").hand_over(model, threads=2, max_rows=8, max_spans=4)
+    KernelBuild(tmp_path / "cache").hand_over(model, threads=2, max_rows=8, max_spans=4)
     wait_for_decoder(model)
     assert logits(model).isfinite().all()
 
@@ -136,7 +136,7 @@ def test_failed_compilation_is_told_once_and_torch_serves(
 ) -> None:
     pretend_child(monkeypatch, "import sys; print('noise'); sys.exit('no LLVM for this machine')")
     with caplog.at_level(logging.WARNING):
-        build = Build(tmp_path)
+        build = KernelBuild(tmp_path)
         assert not build.wait()
     assert "no LLVM for this machine" in caplog.text
     assert model.decoder is None
@@ -147,7 +147,7 @@ def test_cancelled_build_leaves_no_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pretend_child(monkeypatch, "import time; time.sleep(600)")
-    build = Build(tmp_path)
+    build = KernelBuild(tmp_path)
     with caplog.at_level(logging.WARNING):
         build.cancel()
         assert not build.wait()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from model.engine.kv_cache import SequenceCache
-from model.layers.llama import Llama, LlamaShape, Span
+from model.layers.llama import Llama, LlamaShape, SequenceSlice
 from model.layers.lora import Lora, int8_pair
 from tests.model.kernels.conftest import GROUPED, SHAPES, MakeDecoder, make_model
 
@@ -75,8 +75,8 @@ class Chats:
             model.forward([self.span(at, PROMPTS[at], cache)])
         model.decoder = kept
 
-    def span(self, at: int, tokens: tuple[int, ...], cache: SequenceCache) -> Span:
-        return Span(tokens, cache, self.adapters[at], self.scales[at])
+    def span(self, at: int, tokens: tuple[int, ...], cache: SequenceCache) -> SequenceSlice:
+        return SequenceSlice(tokens, cache, self.adapters[at], self.scales[at])
 
     def read(self) -> Tensor:
         """The logits after each prompt, all read anew in one forward."""
@@ -171,9 +171,9 @@ def test_logits_of_every_position(decoder_for: MakeDecoder) -> None:
     model = make_model(GROUPED)
     model.use(decoder_for(model, max_rows=128))
     prompt, cache = PROMPTS[2], empty_cache(model)
-    steps = [model.forward([Span((token,), cache)]).clone() for token in prompt]
-    other = Span(PROMPTS[0], empty_cache(model))
-    logits = model.forward([other, Span(prompt, empty_cache(model))], every_position=True)
+    steps = [model.forward([SequenceSlice((token,), cache)]).clone() for token in prompt]
+    other = SequenceSlice(PROMPTS[0], empty_cache(model))
+    logits = model.forward([other, SequenceSlice(prompt, empty_cache(model))], every_position=True)
     assert torch.equal(logits[len(PROMPTS[0]) :], torch.cat(steps))
 
 

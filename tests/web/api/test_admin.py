@@ -9,7 +9,7 @@ import pytest
 
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.serving import serving
-from web.access import Access
+from web.access import AccessPolicy
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -24,7 +24,7 @@ def admin(engine: FakeEngine) -> Iterator[httpx.Client]:
     manager = fake_manager(engine)
     manager.wait()
     with (
-        serving(manager, Access(api_keys=("user",), admin_key="boss")) as url,
+        serving(manager, AccessPolicy(api_keys=("user",), admin_key="boss")) as url,
         httpx.Client(base_url=f"{url}/v1", headers={"Authorization": "Bearer boss"}) as client,
     ):
         yield client

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from model.types import BusyError, Delta, Emit, EngineRequest, TokenLogprob
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.serving import serving
-from web.access import Access
+from web.access import AccessPolicy
 
 KEY = "sk-of-a-friend"
 HELLO = [{"role": "user", "content": "你好 there"}]
@@ -40,7 +40,7 @@ class Telling(FakeEngine):
 def url() -> Iterator[str]:
     manager = fake_manager(Telling(echo))
     manager.wait()
-    with serving(manager, Access(api_keys=(KEY,))) as address:
+    with serving(manager, AccessPolicy(api_keys=(KEY,))) as address:
         yield address
 
 

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.serving import serving
-from web.access import Access
+from web.access import AccessPolicy
 
 ADMIN = "Bearer the-admins"
 # Refusals that no schema can tell beforehand: what fits together, and what there is.
@@ -39,7 +39,7 @@ KNOWN = (
 def url() -> Iterator[str]:
     manager = fake_manager(FakeEngine(echo))
     manager.wait()
-    with serving(manager, Access(api_keys=("a-key",), admin_key="the-admins")) as address:
+    with serving(manager, AccessPolicy(api_keys=("a-key",), admin_key="the-admins")) as address:
         yield address
 
 

@@ -15,7 +15,7 @@ from model.types import SettingsError
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.serving import serving
 from web import passwords
-from web.access import Access, decide
+from web.access import AccessPolicy, decide
 from web.passwords import hash_password
 
 LOCAL = ("127.0.0.1", 7860)
@@ -39,7 +39,7 @@ def answer(url: str, key: str | None, path: str = "models") -> httpx.Response:
 def test_any_of_the_keys_will_do() -> None:
     manager = fake_manager(FakeEngine(echo))
     manager.wait()
-    with serving(manager, Access(api_keys=("open-sesame", "second"), admin_key="boss")) as url:
+    with serving(manager, AccessPolicy(api_keys=("open-sesame", "second"), admin_key="boss")) as url:
         for key in ("open-sesame", "second", "boss"):
             assert answer(url, key).status_code == 200
         for wrong in ("open", "", None, "open-sesame second", "ключ".encode().decode("latin-1")):
@@ -62,7 +62,7 @@ def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> 
         return a == b
 
     monkeypatch.setattr(secrets, "compare_digest", compare)
-    rules = Access(api_keys=("one", "two"), admin_key="three")
+    rules = AccessPolicy(api_keys=("one", "two"), admin_key="three")
     for key in ("one", "two", "three", "four"):
         compared.clear()
         rules.allows_api(scope(), key)
@@ -70,7 +70,7 @@ def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_without_a_key_this_machine_alone_is_answered() -> None:
-    rules = Access()
+    rules = AccessPolicy()
     assert rules.allows_api(scope(), "")
     assert rules.allows_api(scope(server=("::1", 7860), client=("::1", 5), host="[::1]:7860"), "")
     assert rules.allows_api(scope(host="localhost:7860"), "")
@@ -91,8 +91,8 @@ def test_without_a_key_this_machine_alone_is_answered() -> None:
     for asked in elsewhere:
         assert not rules.allows_api(asked, "")
         assert not rules.allows_api(asked, "guess")
-        assert Access(api_open=True).allows_api(asked, "")
-        assert Access(api_keys=("key",)).allows_api(asked, "key")
+        assert AccessPolicy(api_open=True).allows_api(asked, "")
+        assert AccessPolicy(api_keys=("key",)).allows_api(asked, "key")
 
 
 def test_a_public_link_without_a_password_has_no_api() -> None:
@@ -133,7 +133,7 @@ def test_web_pages_of_an_origin_may_use_the_api() -> None:
     manager = fake_manager(FakeEngine(echo))
     manager.wait()
     friend = "https://chat.example.com"
-    with serving(manager, Access(api_keys=("key",), origins=(friend,))) as url:
+    with serving(manager, AccessPolicy(api_keys=("key",), origins=(friend,))) as url:
         wish = {"Access-Control-Request-Method": "POST",
                 "Access-Control-Request-Headers": "authorization,content-type"}  # fmt: skip
         path = f"{url}/v1/chat/completions"
@@ -207,10 +207,10 @@ def test_hashes_are_computed_beside_the_event_loop(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_admin_key_alone_closes_nothing() -> None:
-    rules = Access(admin_key="boss")
+    rules = AccessPolicy(admin_key="boss")
     assert rules.allows_api(scope(), "")
     assert not rules.allows_admin("")
-    assert not Access().allows_admin("")
+    assert not AccessPolicy().allows_admin("")
 
 
 def test_keys_come_from_flags_the_environment_and_a_file(tmp_path: Path) -> None:

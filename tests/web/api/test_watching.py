@@ -17,7 +17,7 @@ from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.log_state import restored_logging
 from tests.web.serving import serving
 from web import logs
-from web.access import Access
+from web.access import AccessPolicy
 
 SECRET = "what-nobody-else-may-read"
 HELLO = [{"role": "user", "content": SECRET}]
@@ -137,7 +137,7 @@ def answered(settings: Settings, capsys: pytest.CaptureFixture[str]) -> str:
     logs.configure(settings)
     manager = fake_manager(FakeEngine(echo), settings=settings)
     manager.wait()
-    with serving(manager, Access(api_keys=("top-secret-key",))) as url:
+    with serving(manager, AccessPolicy(api_keys=("top-secret-key",))) as url:
         headers = {"Authorization": "Bearer top-secret-key", "X-Request-Id": "r-1"}
         body = {"model": "pirate", "messages": HELLO}
         httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers)

@@ -75,7 +75,7 @@ def opened(url: str) -> Iterator[Open]:
     """Each call is another replica of the program."""
     with ExitStack() as stack:
 
-        def one() -> keeping.Keeping:
+        def one() -> keeping.OpenStore:
             kept = keeping.open_store(Path("unused"), url)
             stack.callback(kept.close)
             return kept

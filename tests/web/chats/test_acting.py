@@ -17,7 +17,7 @@ from tests.web.handmade import Caller, refused, said
 from tests.web.serving import serving
 from web import page_gate
 from web.chats.errors import StoreError
-from web.chats.replies import Replies
+from web.chats.replies import ReplyGenerator
 from web.chats.store import ChatStore
 from web.ui.form_values import MAX_SYSTEM
 
@@ -242,13 +242,13 @@ def test_a_chat_whose_first_question_failed_takes_the_controls(
     caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The chat was there, and ignored from then on what was chosen for it."""
-    begin_reply = Replies.begin
+    begin_reply = ReplyGenerator.begin
 
     def once(*args: Any, **named: Any) -> Any:
-        monkeypatch.setattr(Replies, "begin", begin_reply)
+        monkeypatch.setattr(ReplyGenerator, "begin", begin_reply)
         raise StoreError("The disk is full")
 
-    monkeypatch.setattr(Replies, "begin", once)
+    monkeypatch.setattr(ReplyGenerator, "begin", once)
     assert said(caller.send("hello")) == "The disk is full"
     assert said(caller.send("hello", adapter="pirate")) == ""
     caller.answered()

@@ -9,20 +9,20 @@ import pytest
 
 from model.types import FinishReason, RequestError, Sampling
 from web.chats import codec
-from web.chats.records import ChatSettings, Run
+from web.chats.records import ChatSettings, GenerationRun
 
 SAMPLING = Sampling(
     max_tokens=7, min_tokens=2, temperature=0.25, top_k=3, top_p=0.5, min_p=0.1,
     repetition_penalty=1.2, seed=2**62, stop=("。", "\n"), ignore_eos=True, logprobs=3,
 )  # fmt: skip
 SETTINGS = ChatSettings("古文", 0.5, "alpaca", "你是诗人。", SAMPLING)
-RUN = Run(SETTINGS, "base", "int4", "abc", FinishReason.LENGTH, 1, 2, 3, 4.5, 0.25, 5, 6, 7)
+RUN = GenerationRun(SETTINGS, "base", "int4", "abc", FinishReason.LENGTH, 1, 2, 3, 4.5, 0.25, 5, 6, 7)
 
 
 def test_everything_comes_back() -> None:
     assert codec.settings_from(codec.settings_text(SETTINGS)) == SETTINGS
     assert codec.sampling_from(codec.sampling_text(SAMPLING)) == SAMPLING
-    interrupted = Run(ChatSettings(), "base", "none")
+    interrupted = GenerationRun(ChatSettings(), "base", "none")
     assert codec.runs_from(codec.runs_text([RUN, interrupted])) == (RUN, interrupted)
 
 
@@ -107,7 +107,7 @@ def test_large_texts_are_not_kept_in_memory() -> None:
         cached.cache_clear()
     large = ChatSettings(system="x" * codec.MAX_CACHED)
     assert codec.settings_from(codec.settings_text(large)) == large
-    assert codec.runs_from(codec.runs_text([Run(large, "base", "none")]))[0].settings == large
+    assert codec.runs_from(codec.runs_text([GenerationRun(large, "base", "none")]))[0].settings == large
     assert codec._cached_runs.cache_info().currsize == 0
     assert codec._cached_settings.cache_info().currsize == 0
     assert codec.runs_from(codec.runs_text([RUN])) == (RUN,)

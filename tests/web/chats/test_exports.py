@@ -19,7 +19,7 @@ from web.chats.exports import (
     in_chunks,
 )
 from web.chats.portable import read_chats
-from web.chats.records import ChatMessage, ChatSettings, Run, State, Vote
+from web.chats.records import ChatMessage, ChatSettings, GenerationRun, MessageState, Vote
 from web.chats.store import ChatStore
 
 MEI, OTHER = "browser:mei", "account:other"
@@ -43,7 +43,7 @@ def compared(store: ChatStore, owner: str = MEI) -> str:
     """A chat in which one of two replies has won."""
     chat = store.create(owner, "compared", SETTINGS).id
     store.add(owner, chat, ChatMessage(f"{owner}-q", None, "user", "?"))
-    run = Run(SETTINGS, "base", "none")
+    run = GenerationRun(SETTINGS, "base", "none")
     for name, text in (("a", "yes"), ("b", "no")):
         reply = ChatMessage(
             f"{owner}-{name}", f"{owner}-q", "assistant", text, comparison=f"{owner}-c", runs=(run,)
@@ -171,14 +171,14 @@ def test_export_of_a_chat_in_which_things_happen(
     each_message = store.each_message
 
     def late(owner: str, chat: str) -> Any:
-        reply = ChatMessage("a", "q", "assistant", "", State.STREAMING, comparison="c")
+        reply = ChatMessage("a", "q", "assistant", "", MessageState.STREAMING, comparison="c")
         store.add(owner, chat, reply)
         store.vote(owner, Vote("c", chat, "a", 1.0))
         return each_message(owner, chat)
 
     monkeypatch.setattr(store, "each_message", late)
     (one,) = read_chats("".join(export_chats(store, MEI)))
-    assert [m.state for m in one.messages] == [State.DONE, State.INTERRUPTED]
+    assert [m.state for m in one.messages] == [MessageState.DONE, MessageState.INTERRUPTED]
 
 
 def test_pages_of_long_messages_are_small(

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from web.chats.errors import BusyError
+from web.chats.errors import StoreBusyError
 from web.chats.fair_lock import FairLock
 
 LONG = 30.0  # a bound, not a measure
@@ -42,7 +42,7 @@ def test_fair_lock_lets_threads_in_as_they_came() -> None:
 def test_fair_lock_is_not_waited_for_without_end() -> None:
     lock = FairLock()
     with lock.held(LONG):
-        with pytest.raises(BusyError), lock.held(0.01):
+        with pytest.raises(StoreBusyError), lock.held(0.01):
             pass
         assert not lock._waiting
     with lock.held(0.01):
@@ -70,7 +70,7 @@ def test_fair_lock_is_held_by_one_thread_at_a_time() -> None:
                         problems.append("two at once")
                     time.sleep(0.0002)
                     inside.remove(number)
-            except BusyError:
+            except StoreBusyError:
                 continue
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
@@ -86,7 +86,7 @@ def test_fair_lock_is_held_by_one_thread_at_a_time() -> None:
 
 def test_fair_lock_is_held_by_so_many_threads() -> None:
     lock = FairLock(2)
-    with lock.held(LONG), lock.held(LONG), pytest.raises(BusyError), lock.held(0.01):
+    with lock.held(LONG), lock.held(LONG), pytest.raises(StoreBusyError), lock.held(0.01):
         pass
     with lock.held(0.01), lock.held(0.01):
         pass

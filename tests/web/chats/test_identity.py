@@ -26,7 +26,7 @@ from web.chats.identity import (
     owner_of,
     visitor_cookie,
 )
-from web.chats.visits import TooManyTabsError, Visit, Visits
+from web.chats.visits import TooManyTabsError, TabSession, TabSessions
 
 TOKEN = "t" * 43
 
@@ -143,7 +143,7 @@ def test_who_owns_what() -> None:
 
 
 def test_visits_a_tab_is_found_by_its_owner_alone() -> None:
-    visits = Visits()
+    visits = TabSessions()
     anna, bert = Owner("browser:anna"), Owner("browser:bert")
     cookieless, another = (owner_of(scope(), "") for _ in range(2))
     tab, hers = visits.open(anna), visits.open(cookieless)
@@ -168,9 +168,9 @@ def test_visits_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, most in (("TABS_OF_VISITOR", 2), ("TABS_OF_ADDRESS", 3), ("TABS_OF_GUESTS", 4)):
         monkeypatch.setattr(tabs, f"MAX_{name}", most)
     monkeypatch.setattr(tabs, "MAX_TABS", 9)
-    visits = Visits()
+    visits = TabSessions()
 
-    def opens(owner: str, **more: Any) -> list[Visit]:
+    def opens(owner: str, **more: Any) -> list[TabSession]:
         opened = []
         for _ in range(20):
             try:

@@ -12,7 +12,7 @@ from tests.web.chats.world import ANNA, GREEDY, SECONDS, World, run, until
 from tests.web.postgres import cut_off, do
 from web.chats import replica as replica_module
 from web.chats.identity import Owner
-from web.chats.news import News, Nobody, read, whose, written
+from web.chats.news import ReplicaEvent, NullBus, read, whose, written
 from web.chats.replica import CHANNEL, Replica
 
 
@@ -21,21 +21,21 @@ def test_a_stop_that_comes_late(
 ) -> None:
     """It is meant for one reply, and not for ever."""
     here, there = worlds
-    heard: list[News | None] = []
+    heard: list[ReplicaEvent | None] = []
 
     async def chat() -> None:
         here.talk.send(here.visit, "hello", GREEDY)
         chat = here.visit.chat or ""
-        here.talk.hear(News(whose(ANNA), chat, "an earlier one"))
+        here.talk.hear(ReplicaEvent(whose(ANNA), chat, "an earlier one"))
         (reply,) = here.replies.in_chat(chat)
         assert not reply.stopped
         here.keeping.others.follow(heard.append)
         monkeypatch.setattr(replica_module, "STOP_SECONDS", -1.0)
         there.replies.stop(ANNA, chat)
-        there.keeping.others.tell(News("last"))
-        while News("last") not in heard:
+        there.keeping.others.tell(ReplicaEvent("last"))
+        while ReplicaEvent("last") not in heard:
             await asyncio.sleep(0.01)
-        here.talk.hear(News(whose(ANNA), chat, reply.message.id))
+        here.talk.hear(ReplicaEvent(whose(ANNA), chat, reply.message.id))
         while here.replies.count:
             await asyncio.sleep(0.01)
 
@@ -51,15 +51,15 @@ def test_news_that_is_refused(
     replica = there.keeping.lock
     assert isinstance(replica, Replica)
     connection = replica._connection
-    heard: list[News | None] = []
+    heard: list[ReplicaEvent | None] = []
 
     async def chat() -> None:
         here.keeping.others.follow(heard.append)
-        there.keeping.others.tell(News("x" * 9000))
+        there.keeping.others.tell(ReplicaEvent("x" * 9000))
         while "takes no news" not in caplog.text:
             await asyncio.sleep(0.01)
-        there.keeping.others.tell(News("good"))
-        while News("good") not in heard:
+        there.keeping.others.tell(ReplicaEvent("good"))
+        while ReplicaEvent("good") not in heard:
             await asyncio.sleep(0.01)
 
     run(chat())
@@ -72,7 +72,7 @@ def test_what_grows_is_drawn_where_it_is_seen(worlds: tuple[World, World]) -> No
     here, _ = worlds
     here.visit.chat = "shown"
     tab, other = here.visit, here.visits.open(Owner(ANNA))
-    heard: list[News] = []
+    heard: list[ReplicaEvent] = []
     here.visits._others = Telling(heard)
     here.visits.saved(ANNA, "shown")
     here.visits.changed(ANNA)
@@ -87,13 +87,13 @@ def test_what_grows_is_drawn_where_it_is_seen(worlds: tuple[World, World]) -> No
         assert [visit.changed.is_set() for visit in (tab, other)] == drawn
 
 
-class Telling(Nobody):
+class Telling(NullBus):
     """Keeps what is told."""
 
-    def __init__(self, told: list[News]) -> None:
+    def __init__(self, told: list[ReplicaEvent]) -> None:
         self._told = told
 
-    def tell(self, news: News) -> None:
+    def tell(self, news: ReplicaEvent) -> None:
         self._told.append(news)
 
 
@@ -112,15 +112,15 @@ def test_what_was_missed_is_looked_for(worlds: tuple[World, World], url: str) ->
 
 def test_news_of_others_only(worlds: tuple[World, World]) -> None:
     here, there = worlds
-    heard: list[News | None] = []
+    heard: list[ReplicaEvent | None] = []
 
     async def chat() -> None:
         here.keeping.others.follow(heard.append)
-        here.keeping.others.tell(News("mine"))
+        here.keeping.others.tell(ReplicaEvent("mine"))
         for number in range(50):
-            there.keeping.others.tell(News(str(number % 3)))
-        there.keeping.others.tell(News("last"))
-        while News("last") not in heard:
+            there.keeping.others.tell(ReplicaEvent(str(number % 3)))
+        there.keeping.others.tell(ReplicaEvent("last"))
+        while ReplicaEvent("last") not in heard:
             await asyncio.sleep(0.01)
 
     run(chat())
@@ -133,20 +133,20 @@ def test_nobody_s_name_is_told(worlds: tuple[World, World], url: str) -> None:
         listening.execute(f"LISTEN {CHANNEL}")
         here.visits.changed(ANNA)
         (heard,) = listening.notifies(timeout=SECONDS, stop_after=1)
-    assert read(heard.payload) == News(whose(ANNA))
+    assert read(heard.payload) == ReplicaEvent(whose(ANNA))
     assert "anna" not in heard.payload
 
 
 def test_what_strangers_tell_is_no_harm(worlds: tuple[World, World], url: str) -> None:
     here, _ = worlds
-    heard: list[News | None] = []
+    heard: list[ReplicaEvent | None] = []
 
     async def chat() -> None:
         here.keeping.others.follow(heard.append)
         for payload in ("", "no JSON", "[]", "null", "{}", '{"owner": [1]}', '"x"', "[" * 7000):
             await asyncio.to_thread(do, url, f"NOTIFY {CHANNEL}, '{payload}'")
-        await asyncio.to_thread(do, url, f"NOTIFY {CHANNEL}, '{written(News('good'))}'")
-        while News("good") not in heard:
+        await asyncio.to_thread(do, url, f"NOTIFY {CHANNEL}, '{written(ReplicaEvent('good'))}'")
+        while ReplicaEvent("good") not in heard:
             await asyncio.sleep(0.01)
 
     run(chat())
@@ -167,6 +167,6 @@ def test_after_the_loop_has_ended(worlds: tuple[World, World]) -> None:
 
 
 def test_owners_with_halves_of_characters() -> None:
-    news = News(whose("account:\ud83d"), "c" * 100)
+    news = ReplicaEvent(whose("account:\ud83d"), "c" * 100)
     assert read(written(news)) == news
     assert replace(news, stop="") != news

@@ -24,11 +24,11 @@ from web.chats.portable import (
     markdown_parts,
     pair_parts,
 )
-from web.chats.records import Chat, ChatMessage, ChatSettings, Run, State, Vote
+from web.chats.records import Chat, ChatMessage, ChatSettings, GenerationRun, MessageState, Vote
 from web.chats.store import ChatStore
 
 SETTINGS = ChatSettings("古文", 0.5, "alpaca", "你是诗人。", Sampling(seed=4, stop=("。",)))
-RUN = Run(SETTINGS, "base", "int4", "abc", FinishReason.STOP, completion_tokens=9)
+RUN = GenerationRun(SETTINGS, "base", "int4", "abc", FinishReason.STOP, completion_tokens=9)
 CHAT = Chat("chat", "夜 *思*", 10.0, 20.0, "q2", SETTINGS)
 
 
@@ -42,10 +42,10 @@ MESSAGES = {
     for one in (
         message("q1", None, "写一首诗 🦙\n\n# 标题"),
         message("a1", "q1", "床前明月光", comparison="c", runs=(RUN,)),
-        message("a2", "q1", "春眠不觉晓", comparison="c", state=State.CUT, runs=(RUN, RUN)),
-        message("a3", "q1", "", comparison="c", state=State.FAILED, error="It broke."),
+        message("a2", "q1", "春眠不觉晓", comparison="c", state=MessageState.CUT, runs=(RUN, RUN)),
+        message("a3", "q1", "", comparison="c", state=MessageState.FAILED, error="It broke."),
         message("q2", "a1", "</s> 再来"),
-        message("a4", "q2", "举头", state=State.STREAMING, runs=(RUN,)),
+        message("a4", "q2", "举头", state=MessageState.STREAMING, runs=(RUN,)),
         message("a5", "q2", "举头", repeats="a4"),
         message("q0", None, "换一个开头"),
     )
@@ -86,7 +86,7 @@ def test_an_export_comes_back(tmp_path: Path) -> None:
     text = to_json([EXPORTED, EXPORTED])
     assert "写一首诗 🦙" in text
     imported = from_json(text)
-    expected = {**MESSAGES, "a4": replace(MESSAGES["a4"], state=State.INTERRUPTED)}
+    expected = {**MESSAGES, "a4": replace(MESSAGES["a4"], state=MessageState.INTERRUPTED)}
     for one in imported.chats:
         assert named(one) == ImportedChat(CHAT, tuple(expected.values()), (VOTE,))
     with closing(ChatStore(tmp_path / "chats.db")) as store:
@@ -106,8 +106,8 @@ def test_nothing_streams_in_a_file() -> None:
     assert "streaming" not in text
     by_hand = from_json(text.replace('"state": "interrupted"', '"state": "streaming"'))
     states = [message.state for message in by_hand.chats[0].messages]
-    assert State.INTERRUPTED in states
-    assert State.STREAMING not in states
+    assert MessageState.INTERRUPTED in states
+    assert MessageState.STREAMING not in states
 
 
 def test_several_exports_in_a_list() -> None:
@@ -357,7 +357,7 @@ def test_preference_pairs() -> None:
 
 
 def test_a_pair_for_each_loser() -> None:
-    third = replace(MESSAGES["a3"], state=State.DONE, text="三")
+    third = replace(MESSAGES["a3"], state=MessageState.DONE, text="三")
     found = pairs(VOTE, messages={**MESSAGES, "a3": third})
     assert [pair["rejected"][0]["content"] for pair in found] == ["春眠不觉晓", "三"]
     assert {pair["chosen"][0]["content"] for pair in found} == {"床前明月光"}

@@ -25,7 +25,7 @@ from web.chats.errors import StoreError
 from web.chats.keeping import open_store
 from web.chats.migrations import MIGRATIONS, POSTGRES, SQLITE, statements
 from web.chats.postgres import Postgres
-from web.chats.records import ChatMessage, ChatSettings, State
+from web.chats.records import ChatMessage, ChatSettings, MessageState
 from web.chats.searching import folded_holds
 from web.chats.store import ChatStore
 
@@ -290,7 +290,7 @@ def test_a_restart_in_the_middle(
     """Each call says so in a sentence; afterwards everything is as it was, by itself."""
     with closing(store_at(url)) as store:
         chat = store.create(MEI, "title", ChatSettings()).id
-        store.add(MEI, chat, ChatMessage("a", None, "assistant", "", State.STREAMING), "me")
+        store.add(MEI, chat, ChatMessage("a", None, "assistant", "", MessageState.STREAMING), "me")
         back.stop()
         calls: tuple[Callable[[], object], ...] = (
             lambda: store.chats(MEI),
@@ -423,7 +423,7 @@ def test_how_often_the_database_is_asked(url: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(postgres, "PING_SECONDS", 1000.0)
     with closing(store_at(url)) as store:
         chat = store.create(MEI, "title", ChatSettings()).id
-        reply = ChatMessage("a", None, "assistant", "", State.STREAMING)
+        reply = ChatMessage("a", None, "assistant", "", MessageState.STREAMING)
         monkeypatch.setattr(deadline, "_bounded", counted)
         assert asked(lambda: store.chats(MEI)) == 1
         assert asked(lambda: store.create(MEI, "other", ChatSettings())) == 1

@@ -10,7 +10,7 @@ import pytest
 
 from tests.web.chats.test_talk import BASE, LINLY, PIRATE, World, world
 from web.chats import reading
-from web.chats.reading import ReadAhead
+from web.chats.reading import PrefillAhead
 from web.chats.records import ChatSettings
 from web.sharing import LinkRules
 
@@ -41,7 +41,7 @@ async def asked(here: World) -> None:
 
 async def changed(here: World, before: ChatSettings, now: ChatSettings) -> None:
     """The settings change; whatever is read because of it has been."""
-    ReadAhead(here.manager, here.talk).settings_changed(here.visit, before, now)
+    PrefillAhead(here.manager, here.talk).settings_changed(here.visit, before, now)
     if here.visit.reader:
         await here.visit.reader
 
@@ -130,7 +130,7 @@ def test_what_is_read_is_forgotten_when_something_else_begins(
 def test_a_change_ends_the_reading_of_the_one_before(world: World) -> None:
     async def chat() -> None:
         await asked(world)
-        ahead = ReadAhead(world.manager, world.talk)
+        ahead = PrefillAhead(world.manager, world.talk)
         ahead.settings_changed(world.visit, BASE, PIRATE)
         first = world.visit.reader
         ahead.settings_changed(world.visit, PIRATE, LINLY)
@@ -159,7 +159,7 @@ def test_settings_that_change_in_a_thread_are_read_on_the_event_loop(world: Worl
     async def chat() -> None:
         await asked(world)
         world.visit.on_loop.bind()
-        ahead = ReadAhead(world.manager, world.talk)
+        ahead = PrefillAhead(world.manager, world.talk)
         await asyncio.to_thread(ahead.settings_changed, world.visit, BASE, PIRATE)
         await until(lambda: world.visit.reading and world.visit.reading.done)
         assert len(world.engine.read) == 1

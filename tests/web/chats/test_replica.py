@@ -19,7 +19,7 @@ from web.chats.deadline import BoundedConnection
 from web.chats.errors import StoreError
 from web.chats.keeping import open_store
 from web.chats.postgres import NOTICED, Postgres
-from web.chats.records import ChatMessage, State
+from web.chats.records import ChatMessage, MessageState
 from web.chats.replica import STAY, Replica
 
 CHECKOUT = Path(__file__).parents[3]
@@ -37,11 +37,11 @@ def test_who_lives(opened: Open, server: PostgresServer) -> None:
     elsewhere.close()
     _, state = streaming(a, b.lock.id)
     a.mend()
-    assert state() is State.STREAMING
+    assert state() is MessageState.STREAMING
     b.lock.release()
     assert not a.lock.alive(b.lock.id)
     a.mend()
-    assert state() is State.INTERRUPTED
+    assert state() is MessageState.INTERRUPTED
 
 
 REPLY = """
@@ -73,13 +73,13 @@ def test_a_killed_server_s_reply_is_interrupted(opened: Open, url: str) -> None:
         there = child.stdout.readline().strip()
         assert here.lock.alive(there)
         here.mend()
-        assert here.store.message(ANNA, "a")[1].state is State.STREAMING
+        assert here.store.message(ANNA, "a")[1].state is MessageState.STREAMING
         child.send_signal(signal.SIGKILL)
         child.wait(SECONDS)
         until(lambda: not here.lock.alive(there))
     here.mend()
     reply = here.store.message(ANNA, "a")[1]
-    assert (reply.state, reply.text) == (State.INTERRUPTED, "床前")
+    assert (reply.state, reply.text) == (MessageState.INTERRUPTED, "床前")
 
 
 def test_a_lost_lock_is_taken_again(
@@ -94,7 +94,7 @@ def test_a_lost_lock_is_taken_again(
         until(lambda: b.lock.alive(a.lock.id) and a.lock.alive(b.lock.id))
     b.mend()
     a.store.save_text(name, "more", a.lock.id)
-    assert state() is State.STREAMING
+    assert state() is MessageState.STREAMING
     assert "answers again" in caplog.text
     assert PASSWORD not in caplog.text
 
@@ -128,15 +128,15 @@ def test_a_restart_in_the_middle(
             deed()
     back.start()
     b.store.interrupt(lambda server: False)  # as if it had looked before the lock was taken again
-    assert state() is other_state() is State.INTERRUPTED
+    assert state() is other_state() is MessageState.INTERRUPTED
     a.store.save_text(name, "床前明月", a.lock.id)
-    assert state() is State.STREAMING
-    done = ChatMessage(other, None, "assistant", "all of it", State.DONE)
+    assert state() is MessageState.STREAMING
+    done = ChatMessage(other, None, "assistant", "all of it", MessageState.DONE)
     a.store.finish(done, a.lock.id)
-    assert other_state() is State.DONE
+    assert other_state() is MessageState.DONE
     until(lambda: b.lock.alive(a.lock.id) and a.lock.alive(b.lock.id))
     b.mend()
-    assert state() is State.STREAMING
+    assert state() is MessageState.STREAMING
     assert b.store.message(ANNA, name)[1].text == "床前明月"
     assert "Traceback" not in caplog.text
     assert PASSWORD not in caplog.text

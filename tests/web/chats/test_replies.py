@@ -17,12 +17,12 @@ from tests.fake import FakeEngine, echo, fake_manager
 from web.chats.errors import ReplyBusyError, StoreError
 from web.chats.exact import NotExactError
 from web.chats.identity import Owner
-from web.chats.records import ChatMessage, ChatSettings, State
-from web.chats.replies import SAVE_SECONDS, Replies
+from web.chats.records import ChatMessage, ChatSettings, MessageState
+from web.chats.replies import SAVE_SECONDS, ReplyGenerator
 from web.chats.servers import ServerLock
 from web.chats.store import ChatStore
-from web.chats.talk import Talk
-from web.chats.visits import Visit, Visits
+from web.chats.talk import ChatService
+from web.chats.visits import TabSession, TabSessions
 
 ANNA = "browser:anna"
 GREEDY = ChatSettings(sampling=Sampling(temperature=0))
@@ -40,13 +40,13 @@ class World:
         self.store = ChatStore(self.path)
         self.manager = fake_manager(self.engine)
         self.manager.wait()
-        self.visits = Visits()
-        self.replies = Replies(
+        self.visits = TabSessions()
+        self.replies = ReplyGenerator(
             self.manager, self.store, "server", self.visits.changed,
             lambda owner, chat: self.spoken.append((owner, chat)),
         )  # fmt: skip
-        self.talk = Talk(self.manager, self.store, self.visits, self.replies)
-        self.visit = Visit(Owner(ANNA))
+        self.talk = ChatService(self.manager, self.store, self.visits, self.replies)
+        self.visit = TabSession(Owner(ANNA))
 
     @property
     def branch(self) -> list[ChatMessage]:
@@ -119,7 +119,7 @@ def test_what_streams_is_in_the_store_before_it_ends(world: MakeWorld) -> None:
         here.talk.send(here.visit, "go on", replace(GREEDY, adapter="linly"))
         here.engine.tick(3)
         await until(lambda: "word word word" in here.branch[-1].text)
-        assert here.branch[-1].state is State.STREAMING
+        assert here.branch[-1].state is MessageState.STREAMING
         (run,) = here.branch[-1].runs
         assert (run.settings.template, run.adapter_digest) == ("linly", "d2" * 32)
         here.engine.tick(6)
@@ -127,7 +127,7 @@ def test_what_streams_is_in_the_store_before_it_ends(world: MakeWorld) -> None:
 
     run(chat())
     assert SAVE_SECONDS < 0.5
-    assert here.branch[-1].state is State.DONE
+    assert here.branch[-1].state is MessageState.DONE
 
 
 def test_a_reply_needs_no_tab(world: MakeWorld) -> None:
@@ -159,14 +159,14 @@ def test_stop_keeps_what_is_there_and_can_be_continued(world: MakeWorld) -> None
         await until(lambda: reply.text == "one ")
         here.talk.stop(here.visit)
         await here.ended()
-        assert here.branch[-1].state is State.STOPPED
+        assert here.branch[-1].state is MessageState.STOPPED
         here.engine.tick(5)
         here.talk.go_on(here.visit, here.branch[-1].id, ChatSettings())
         await here.ended()
 
     run(chat())
     last = here.branch[-1]
-    assert (last.text, last.state) == ("one two", State.DONE)
+    assert (last.text, last.state) == ("one two", MessageState.DONE)
     assert [one.begins for one in last.runs] == [0, 4]
     assert {one.settings.sampling.temperature for one in last.runs} == {0}
 
@@ -186,7 +186,7 @@ def test_stop_before_the_model_is_loaded(tmp_path: Path, world: MakeWorld) -> No
         loading.set()
 
     run(chat())
-    assert here.branch[-1].state is State.STOPPED
+    assert here.branch[-1].state is MessageState.STOPPED
     assert here.engine.requests == []
 
 
@@ -332,7 +332,7 @@ def test_an_end_that_nobody_asked_for_is_an_interruption(world: MakeWorld) -> No
         await here.ended()
 
     run(chat())
-    assert here.branch[-1].state is State.INTERRUPTED
+    assert here.branch[-1].state is MessageState.INTERRUPTED
 
 
 def test_a_failure_is_a_sentence(world: MakeWorld) -> None:
@@ -346,9 +346,9 @@ def test_a_failure_is_a_sentence(world: MakeWorld) -> None:
 
     run(chat())
     failed, broken = here.branch[1], here.branch[3]
-    assert (failed.text, failed.state) == ("half", State.FAILED)
+    assert (failed.text, failed.state) == ("half", MessageState.FAILED)
     assert "memory" in failed.error
-    assert broken.state is State.FAILED
+    assert broken.state is MessageState.FAILED
     assert "adapter_model.safetensors" in broken.error
 
 
@@ -376,7 +376,7 @@ def test_who_waits_is_told_where(world: MakeWorld) -> None:
 
 def test_nobody_reaches_the_chats_of_others(world: MakeWorld) -> None:
     here = world(FakeEngine(echo))
-    other = Visit(Owner("browser:mallory"))
+    other = TabSession(Owner("browser:mallory"))
 
     async def chat() -> None:
         from web.chats.errors import UnknownChatError
@@ -408,7 +408,7 @@ def test_nobody_reaches_the_chats_of_others(world: MakeWorld) -> None:
 
 def test_a_stop_of_others_does_nothing(world: MakeWorld) -> None:
     here = world(FakeEngine(echo, ticking=True))
-    other = Visit(Owner("browser:mallory"))
+    other = TabSession(Owner("browser:mallory"))
 
     async def chat() -> None:
         here.talk.send(here.visit, "hello", GREEDY)
@@ -418,7 +418,7 @@ def test_a_stop_of_others_does_nothing(world: MakeWorld) -> None:
         await here.ended()
 
     run(chat())
-    assert here.branch[-1].state is State.DONE
+    assert here.branch[-1].state is MessageState.DONE
 
 
 def test_a_kept_text_is_no_older_than_half_a_second(world: MakeWorld) -> None:
@@ -452,9 +452,9 @@ def test_a_reply_that_cannot_be_saved_now_is_saved_later(
         monkeypatch.setattr(ChatStore, "finish", full)
         here.talk.send(here.visit, "precious", GREEDY)
         await here.ended()
-        assert here.branch[-1].state is State.STREAMING
+        assert here.branch[-1].state is MessageState.STREAMING
         monkeypatch.setattr(ChatStore, "finish", whole)
-        await until(lambda: here.branch[-1].state is State.DONE)
+        await until(lambda: here.branch[-1].state is MessageState.DONE)
 
     run(chat())
     assert here.branch[-1].text == "base heard: precious "
@@ -499,11 +499,11 @@ def test_a_reply_of_another_server_that_died(world: MakeWorld, tmp_path: Path) -
         here.talk.send(here.visit, "hello", GREEDY)
         await here.ended()
         question = here.branch[0].id
-        theirs = ChatMessage("theirs", question, "assistant", "half", State.STREAMING)
+        theirs = ChatMessage("theirs", question, "assistant", "half", MessageState.STREAMING)
         here.store.add(ANNA, here.visit.chat or "", theirs, server=there.id)
-        assert here.branch[-1].state is State.STREAMING
+        assert here.branch[-1].state is MessageState.STREAMING
         there.release()
-        assert here.branch[-1].state is State.INTERRUPTED
+        assert here.branch[-1].state is MessageState.INTERRUPTED
 
     run(chat())
     lock.release()
@@ -518,7 +518,7 @@ def test_worker_threads_and_the_event_loop_meet(world: MakeWorld) -> None:
         here.visits.on_loop.bind()
         visits = [here.visits.open(Owner(f"browser:{n}")) for n in range(8)]
 
-        async def ask(visit: Visit) -> None:
+        async def ask(visit: TabSession) -> None:
             for text in ("one", "two"):
                 await asyncio.to_thread(here.talk.send, visit, text, GREEDY)
                 await until(lambda: not here.replies.in_chat(visit.chat or ""))

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from tests.web.chats.conftest import OpenStore
 from web.chats import database, postgres, searching, sqlite
-from web.chats.errors import BusyError, StoreError
+from web.chats.errors import StoreBusyError, StoreError
 from web.chats.imports import Imported, ImportedChat
 from web.chats.records import Chat, ChatMessage, ChatSettings
 from web.chats.searching import folded_holds
@@ -109,7 +109,7 @@ def test_turns_are_waited_for() -> None:
         threads = [threading.Thread(target=take, args=(owner,)) for owner in "ab"]
         for thread in threads:
             thread.start()
-        with pytest.raises(BusyError), turns.of("c", 0.02):
+        with pytest.raises(StoreBusyError), turns.of("c", 0.02):
             pass
         assert order == []
     for thread in threads:

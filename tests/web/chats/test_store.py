@@ -24,10 +24,10 @@ from web.chats.records import (
     Chat,
     ChatMessage,
     ChatSettings,
-    Run,
+    GenerationRun,
     SavedPreset,
     Snippet,
-    State,
+    MessageState,
     Vote,
 )
 from web.chats.store import ChatStore, StoreError, UnknownChatError
@@ -35,7 +35,7 @@ from web.chats.store import ChatStore, StoreError, UnknownChatError
 CHECKOUT = Path(__file__).parents[3]
 MEI, OTHER = "browser:mei", "account:other"
 SETTINGS = ChatSettings("古文", 0.5, "alpaca", "你是诗人。", Sampling(seed=4, stop=("。",)))
-RUN = Run(SETTINGS, "base", "int4", reason=FinishReason.STOP, completion_tokens=9)
+RUN = GenerationRun(SETTINGS, "base", "int4", reason=FinishReason.STOP, completion_tokens=9)
 
 
 def asked(name: str, parent: str | None = None, text: str = "?") -> ChatMessage:
@@ -43,7 +43,7 @@ def asked(name: str, parent: str | None = None, text: str = "?") -> ChatMessage:
 
 
 def replied(name: str, parent: str, compared: str | None = None) -> ChatMessage:
-    return ChatMessage(name, parent, "assistant", "", State.STREAMING, 13.5, comparison=compared)
+    return ChatMessage(name, parent, "assistant", "", MessageState.STREAMING, 13.5, comparison=compared)
 
 
 def begun(store: ChatStore, owner: str = MEI, title: str = "A chat") -> Chat:
@@ -136,12 +136,12 @@ def test_to_go_on_with_a_reply_is_to_write(store: ChatStore) -> None:
     first = begun(store, title="1")
     reply = replied("a", first.head or "")
     store.add(MEI, first.id, reply)
-    store.finish(replace(reply, state=State.CUT, text="half"))
+    store.finish(replace(reply, state=MessageState.CUT, text="half"))
     begun(store, title="2")
     store.reopen(MEI, replace(reply, runs=(RUN, RUN)), "server")
     assert titles(store) == ["1", "2"]
     kept = store.messages(MEI, first.id)["a"]
-    assert (kept.state, kept.text, kept.runs) == (State.STREAMING, "half", (RUN, RUN))
+    assert (kept.state, kept.text, kept.runs) == (MessageState.STREAMING, "half", (RUN, RUN))
     with pytest.raises(RequestError, match="already"):
         store.reopen(MEI, reply, "another server")
 
@@ -214,7 +214,7 @@ def test_one_server_at_a_time_says_something_in_a_chat(store: ChatStore) -> None
     living = {"a", "b"}
     store._alive = living.__contains__
     chat = store.create(MEI, "title", SETTINGS).id
-    reply = ChatMessage("1", None, "assistant", "", State.STREAMING, comparison="c")
+    reply = ChatMessage("1", None, "assistant", "", MessageState.STREAMING, comparison="c")
     store.add(MEI, chat, reply, "a")
     for other in (
         replace(reply, id="2", comparison=None),
@@ -223,13 +223,13 @@ def test_one_server_at_a_time_says_something_in_a_chat(store: ChatStore) -> None
         with pytest.raises(ReplyBusyError):
             store.add(MEI, chat, other, "b")
     store.add(MEI, chat, replace(reply, id="2"), "b")
-    cut = replace(reply, id="3", state=State.CUT)
+    cut = replace(reply, id="3", state=MessageState.CUT)
     store.add(MEI, chat, cut)
     with pytest.raises(ReplyBusyError):
         store.reopen(MEI, cut, "b")
     assert store.streaming(chat) == ["1", "2"]
-    assert store.message(MEI, "3")[1].state is State.CUT
-    store.finish(replace(reply, id="2", state=State.DONE), "b")
+    assert store.message(MEI, "3")[1].state is MessageState.CUT
+    store.finish(replace(reply, id="2", state=MessageState.DONE), "b")
     store.add(MEI, chat, replace(reply, id="4", comparison=None), "a")  # it knows its own
     living.remove("a")
     store.reopen(MEI, cut, "b")
@@ -329,7 +329,7 @@ def test_text_that_streams(store: ChatStore) -> None:
     updated = store.chat(MEI, chat.id).updated
     store.save_text("a", "床前", "me")
     assert store.message(MEI, "a")[1] == replace(reply, text="床前")
-    done = replace(reply, text="床前明月光", state=State.FAILED, error="Why.", runs=(RUN,))
+    done = replace(reply, text="床前明月光", state=MessageState.FAILED, error="Why.", runs=(RUN,))
     store.finish(done, "me")
     store.save_text("a", "late", "me")
     store.save_runs("a", (), "me")
@@ -355,11 +355,11 @@ def test_what_dead_servers_wrote_is_interrupted(store: ChatStore) -> None:
     for name, server in (("a", "dead"), ("b", "alive"), ("c", ""), ("d", "dead")):
         store.add(MEI, chat.id, replied(name, chat.head or ""), server)
         store.save_text(name, f"text {name}", server)
-    store.finish(replace(replied("d", ""), state=State.DONE), "dead")
+    store.finish(replace(replied("d", ""), state=MessageState.DONE), "dead")
     assert store.interrupt(lambda server: server == "alive") == 2
     states = {name: m.state for name, m in store.messages(MEI, chat.id).items() if len(name) == 1}
     assert states == {
-        "a": State.INTERRUPTED, "b": State.STREAMING, "c": State.INTERRUPTED, "d": State.DONE
+        "a": MessageState.INTERRUPTED, "b": MessageState.STREAMING, "c": MessageState.INTERRUPTED, "d": MessageState.DONE
     }  # fmt: skip
     assert store.message(MEI, "a")[1].text == "text a"
     assert store.interrupt(lambda server: server == "alive") == 0
@@ -593,11 +593,11 @@ def test_a_living_server_that_was_taken_for_dead(store: ChatStore) -> None:
         lambda: store.save_runs("a", (RUN,), "me"),
     ):
         assert store.interrupt(lambda server: False) == 1
-        assert store.message(MEI, "a")[1].state is State.INTERRUPTED
+        assert store.message(MEI, "a")[1].state is MessageState.INTERRUPTED
         write()
-        assert store.message(MEI, "a")[1].state is State.STREAMING
+        assert store.message(MEI, "a")[1].state is MessageState.STREAMING
     store.interrupt(lambda server: False)
-    done = replace(reply, text="all of it", state=State.DONE)
+    done = replace(reply, text="all of it", state=MessageState.DONE)
     store.finish(done, "me")
     assert store.message(MEI, "a")[1] == done
     assert store.interrupt(lambda server: False) == 0
@@ -610,7 +610,7 @@ def test_a_reply_is_written_by_who_took_it_up_last(store: ChatStore) -> None:
     store.interrupt(lambda server: False)
     store.reopen(MEI, reply, "two")
     store.save_text("a", "late", "one")
-    store.finish(replace(reply, text="late", state=State.DONE), "one")
+    store.finish(replace(reply, text="late", state=MessageState.DONE), "one")
     store.save_text("a", "now", "two")
     assert store.message(MEI, "a")[1] == replace(reply, text="now")
 
@@ -619,7 +619,7 @@ def test_one_of_two_takes_a_reply_up(open_store: OpenStore) -> None:
     stores = [open_store(), open_store()]
     chat = begun(stores[0])
     for number in range(30):
-        reply = replace(replied(f"a{number}", chat.head or ""), state=State.CUT)
+        reply = replace(replied(f"a{number}", chat.head or ""), state=MessageState.CUT)
         stores[0].add(MEI, chat.id, reply)
         taken: list[bool] = []
 
@@ -654,7 +654,7 @@ def test_nothing_is_kept_with_a_nul(store: ChatStore) -> None:
     store.add(MEI, chat.id, reply, "me")
     store.save_text("a", "m\0", "me")
     assert store.message(MEI, "a")[1].text == "m�"
-    store.finish(replace(reply, text="f\0", error="e\0", state=State.FAILED), "me")
+    store.finish(replace(reply, text="f\0", error="e\0", state=MessageState.FAILED), "me")
     assert store.message(MEI, "a")[1].text == "f�"
     for call in FOR_OWNERS.values():
         with pytest.raises(UnknownChatError):

@@ -14,11 +14,11 @@ from model.types import FinishReason, LinlyError, RequestError, Sampling
 from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
 from web.chats.errors import ReplyBusyError, UnknownChatError
 from web.chats.identity import Owner
-from web.chats.records import ChatMessage, ChatSettings, Run, State
-from web.chats.replies import Replies
+from web.chats.records import ChatMessage, ChatSettings, GenerationRun, MessageState
+from web.chats.replies import ReplyGenerator
 from web.chats.store import ChatStore
-from web.chats.talk import Talk
-from web.chats.visits import Visit, Visits
+from web.chats.talk import ChatService
+from web.chats.visits import TabSession, TabSessions
 from web.sharing import LinkLimitError, LinkRules, PublicLink
 from web.ui.chat_view import log_value
 
@@ -36,10 +36,10 @@ class World:
         self.manager = fake_manager(self.engine, adapters=self.adapters)
         self.manager.wait()
         self.store = ChatStore(path)
-        visits = Visits()
-        replies = Replies(self.manager, self.store, "me", visits.changed, lambda *_: None)
-        self.talk = Talk(self.manager, self.store, visits, replies)
-        self.visit = Visit(Owner(ANNA))
+        visits = TabSessions()
+        replies = ReplyGenerator(self.manager, self.store, "me", visits.changed, lambda *_: None)
+        self.talk = ChatService(self.manager, self.store, visits, replies)
+        self.visit = TabSession(Owner(ANNA))
 
     def by_link(self, rules: LinkRules) -> PublicLink:
         """From now on the visitor comes through a link with these rules."""
@@ -144,8 +144,8 @@ def test_adapters_that_are_not_for_visitors(world: World) -> None:
 
     # A chat may come from a file, with replies by whomever it names.
     made = replace(LINLY, template="linly", sampling=replace(LINLY.sampling, seed=1))
-    run = Run(made, "fake-base", "8bit", "d2" * 32, FinishReason.ABORT)
-    reply = ChatMessage("r", world.branch[0].id, "assistant", "Lin", State.STOPPED, runs=(run,))
+    run = GenerationRun(made, "fake-base", "8bit", "d2" * 32, FinishReason.ABORT)
+    reply = ChatMessage("r", world.branch[0].id, "assistant", "Lin", MessageState.STOPPED, runs=(run,))
     world.store.add(ANNA, world.visit.chat or "", reply)
     refuses(LinkLimitError, lambda: world.talk.again(world.visit, "r"), "not for linly")
     refuses(LinkLimitError, lambda: world.talk.go_on(world.visit, "r", PIRATE), "not for linly")
@@ -199,7 +199,7 @@ def test_what_others_said_side_by_side_is_not_voted_on(world: World) -> None:
     talk = world.talk.conversation(world.visit)
     assert talk
     first = talk.compared[0]
-    other = Visit(Owner("browser:mallory"), chat=world.visit.chat)
+    other = TabSession(Owner("browser:mallory"), chat=world.visit.chat)
     compared = first.comparison or ""
     refuses(UnknownChatError, lambda: world.talk.vote(other, compared, first.id))
     refuses(UnknownChatError, lambda: world.talk.vote(other, compared, None))

@@ -15,9 +15,9 @@ from tests.web.postgres import PostgresServer, do
 from web.chats.deadline import BoundedConnection
 from web.chats.errors import ReplyBusyError
 from web.chats.identity import Owner
-from web.chats.records import State
+from web.chats.records import MessageState
 from web.chats.replica import Replica
-from web.chats.visits import Visit
+from web.chats.visits import TabSession
 from web.ui import stream
 from web.workers import Workers
 
@@ -39,7 +39,7 @@ def test_a_reply_goes_on_through_an_outage(
         while here.replies.count:
             await asyncio.sleep(0.01)
         back.start()
-        while there.last.state is not State.DONE:
+        while there.last.state is not MessageState.DONE:
             await asyncio.sleep(0.01)
 
     run(chat())
@@ -59,11 +59,11 @@ def test_a_tab_at_one_replica_follows_what_another_says(worlds: tuple[World, Wor
             here.engine.tick()
             while there.last.text != pieces:
                 await there.news()
-        assert there.last.state is State.STREAMING
+        assert there.last.state is MessageState.STREAMING
         there.talk.stop(there.visit)
-        while there.last.state is State.STREAMING:
+        while there.last.state is MessageState.STREAMING:
             await there.news()
-        assert there.last.state is State.STOPPED
+        assert there.last.state is MessageState.STOPPED
 
     run(chat())
     assert here.last.text == "base heard: "
@@ -97,7 +97,7 @@ def test_a_tab_whose_replica_died(
         for _ in range(2):  # no meter in between, which takes a tokenizer's time
             assert set(json.loads(await socket.sent.get())) == {"log", "sidebar"}
         there.keeping.lock.release()
-        while state() is State.STREAMING:
+        while state() is MessageState.STREAMING:
             await socket.sent.get()
         while json.loads(await socket.sent.get()) != {"controls": ["meter"]}:
             pass
@@ -114,7 +114,7 @@ def test_stop_where_nobody_is_left_to_stop(worlds: tuple[World, World]) -> None:
     there.keeping.lock.release()
     here.talk.stop(here.visit)
     assert here.visit.changed.is_set()
-    assert state() is State.INTERRUPTED
+    assert state() is MessageState.INTERRUPTED
 
 
 def test_one_reply_at_a_time_wherever_it_is_asked_for(worlds: tuple[World, World]) -> None:
@@ -140,7 +140,7 @@ def test_one_reply_at_a_time_wherever_it_is_asked_for(worlds: tuple[World, World
         while here.replies.count:
             await asyncio.sleep(0.01)
         done = here.store.message(ANNA, reply.id)[1]
-        assert done.state is State.DONE
+        assert done.state is MessageState.DONE
         there.talk.send(there.visit, "and now", GREEDY)
         with pytest.raises(ReplyBusyError):
             here.replies.go_on(ANNA, chat, done, GREEDY)
@@ -173,7 +173,7 @@ def test_somebody_elses_reply_is_not_stopped(worlds: tuple[World, World]) -> Non
             world.follow()
         here.talk.send(here.visit, "hello", GREEDY)
         chat = here.visit.chat or ""
-        there.talk.stop(Visit(Owner("browser:eve"), chat=chat))
+        there.talk.stop(TabSession(Owner("browser:eve"), chat=chat))
         there.talk.rename(there.visit, chat, "renamed")  # comes after it
         here.visit.changed.clear()
         await here.news()
@@ -183,7 +183,7 @@ def test_somebody_elses_reply_is_not_stopped(worlds: tuple[World, World]) -> Non
             await asyncio.sleep(0.01)
 
     run(chat())
-    assert here.last.state is State.DONE
+    assert here.last.state is MessageState.DONE
 
 
 def test_stop_while_nobody_hears(
@@ -216,4 +216,4 @@ def test_stop_while_nobody_hears(
             await asyncio.sleep(0.01)
 
     run(chat())
-    assert here.last.state is State.STOPPED
+    assert here.last.state is MessageState.STOPPED

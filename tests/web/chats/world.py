@@ -9,33 +9,33 @@ from collections.abc import Awaitable, Callable
 from model.types import Sampling
 from tests.fake import FakeEngine, fake_manager
 from web.chats.identity import Owner
-from web.chats.keeping import Keeping
-from web.chats.records import ChatMessage, ChatSettings, State
-from web.chats.replies import Replies
-from web.chats.talk import Talk
-from web.chats.visits import Visits
+from web.chats.keeping import OpenStore
+from web.chats.records import ChatMessage, ChatSettings, MessageState
+from web.chats.replies import ReplyGenerator
+from web.chats.talk import ChatService
+from web.chats.visits import TabSessions
 from web.workers import LoopCaller
 
 ANNA = "browser:anna"
 GREEDY = ChatSettings(sampling=Sampling(temperature=0))
-Open = Callable[[], Keeping]
+Open = Callable[[], OpenStore]
 SECONDS = 30.0  # a bound, not a measure
 
 
 class World:
     """A replica, as far as its chats go, with a tab of Anna's."""
 
-    def __init__(self, keeping: Keeping, engine: FakeEngine) -> None:
+    def __init__(self, keeping: OpenStore, engine: FakeEngine) -> None:
         self.keeping, self.store, self.engine = keeping, keeping.store, engine
         self.manager = fake_manager(engine)
         self.manager.wait()
         self.on_loop = LoopCaller()
-        self.visits = Visits(keeping.others, self.on_loop)
-        self.replies = Replies(
+        self.visits = TabSessions(keeping.others, self.on_loop)
+        self.replies = ReplyGenerator(
             self.manager, self.store, keeping.lock.id, self.visits.changed, lambda *_: None,
             self.visits.saved, keeping.others, on_loop=self.on_loop,
         )  # fmt: skip
-        self.talk = Talk(
+        self.talk = ChatService(
             self.manager, self.store, self.visits, self.replies, mend=keeping.mend
         )  # fmt: skip
         self.visit = self.visits.open(Owner(ANNA))
@@ -73,9 +73,9 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def streaming(keeping: Keeping, server: str) -> tuple[str, Callable[[], State]]:
+def streaming(keeping: OpenStore, server: str) -> tuple[str, Callable[[], MessageState]]:
     """A chat with a reply that a server writes, and how that one is."""
     chat = keeping.store.create(ANNA, "title", GREEDY).id
-    message = ChatMessage(f"a-{chat}", None, "assistant", "half", State.STREAMING)
+    message = ChatMessage(f"a-{chat}", None, "assistant", "half", MessageState.STREAMING)
     keeping.store.add(ANNA, chat, message, server)
     return message.id, lambda: keeping.store.message(ANNA, message.id)[1].state

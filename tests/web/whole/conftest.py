@@ -15,9 +15,9 @@ from model.types import Phase
 from tests.web.browser import PATIENCE
 from tests.web.serving import serving
 from tests.web.whole.pictures import CHECKOUT
-from training.job import Trainings
-from web.access import Access
-from web.ui.train.desk import Desk
+from training.job import TrainingRunner
+from web.access import AccessPolicy
+from web.ui.train.desk import TrainingService
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +46,6 @@ def manager(settings: Settings) -> ModelManager:
 
 @pytest.fixture(scope="module")
 def url(manager: ModelManager, settings: Settings) -> Iterator[str]:
-    desk = Desk(settings, manager, Trainings())
-    with serving(manager, Access(training="local"), desk) as address:
+    desk = TrainingService(settings, manager, TrainingRunner())
+    with serving(manager, AccessPolicy(training="local"), desk) as address:
         yield address

@@ -11,13 +11,13 @@ import gradio as gr
 from pydantic import Field, StringConstraints
 
 from model.types import LinlyError
-from web.chats.visits import Visit
+from web.chats.visits import TabSession
 from web.i18n import say
 from web.i18n.refusals import refused
 from web.ui.choices import AUTOMATIC
 from web.ui.controls import Updates
 from web.ui.form_values import Body, Name, Number
-from web.ui.train.desk import Desk, TrainingRequestError, Wanted, name_for
+from web.ui.train.desk import TrainingService, TrainingRequestError, TrainingForm, name_for
 from web.ui.train.layout import TrainLayout, relabel
 from web.ui.train.uploads import Uploads
 from web.ui.train.view import data_view, job_view
@@ -46,11 +46,11 @@ class TrainActions:
     `adapter` updates the adapters' drop-down so that one of them is chosen.
     """
 
-    desk: Desk
+    desk: TrainingService
     layout: TrainLayout
     uploads: Uploads
 
-    def look(self, visit: Visit, form: TrainForm) -> Updates:
+    def look(self, visit: TabSession, form: TrainForm) -> Updates:
         """Show what is in the file, and suggest a name."""
         ui = self.layout
         if not form.upload:
@@ -67,11 +67,11 @@ class TrainActions:
             ui.name: form.train_name or name_for(path),
         }
 
-    def start(self, visit: Visit, form: TrainForm) -> Updates:
+    def start(self, visit: TabSession, form: TrainForm) -> Updates:
         """Begin to train."""
         try:
             data = self.uploads.path(visit.owner.id, form.upload or "")
-            self.desk.start(Wanted(
+            self.desk.start(TrainingForm(
                 data, (form.train_name or "").strip(), form.train_template or None,
                 int(form.train_epochs or EPOCHS), int(form.train_rank or RANK),
                 form.train_rate or None, form.train_description or "", bool(form.train_inputs),
@@ -82,7 +82,7 @@ class TrainActions:
             return self._notice(refused(str(error), visit.language))
         return {self.layout.notice: gr.update(visible=False), **self.updates(visit)}
 
-    def cancel(self, visit: Visit) -> Updates:
+    def cancel(self, visit: TabSession) -> Updates:
         """End it after its step."""
         self.desk.cancel()
         return self.updates(visit)
@@ -93,7 +93,7 @@ class TrainActions:
         self.desk.manager.adapters()
         return choose(job.name) if job else {}
 
-    def updates(self, visit: Visit) -> Updates:
+    def updates(self, visit: TabSession) -> Updates:
         """The tab as it is now: nothing of a training is shown to those who may not train."""
         ui, language = self.layout, visit.language
         if not visit.may_train:

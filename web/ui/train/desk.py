@@ -10,7 +10,7 @@ from pathlib import Path
 from model.manager import ModelManager
 from model.settings import Settings
 from model.types import LinlyError, NotReadyError
-from training.job import Job, Trainings
+from training.job import Job, TrainingRunner
 from training.preview import Preview, preview
 from training.run_folder import refuse_taken
 
@@ -30,7 +30,7 @@ class TrainingRequestError(LinlyError):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TrainingForm:
     """What a visitor has filled in. None: what suits the data."""
 
     data: Path | None
@@ -56,12 +56,12 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Desk:
+class TrainingService:
     """One training at a time, for all visitors who may."""
 
     settings: Settings
     manager: ModelManager
-    trainings: Trainings
+    trainings: TrainingRunner
 
     @property
     def job(self) -> Job | None:
@@ -85,7 +85,7 @@ class Desk:
         written = self.manager.template_for(None, template)
         return preview(data, written, tokenizer, CUTOFF, train_on_inputs)
 
-    def start(self, wanted: Wanted) -> None:
+    def start(self, wanted: TrainingForm) -> None:
         """Begin to train.
 
         Raises:
@@ -105,7 +105,7 @@ class Desk:
         self.trainings.cancel()
 
 
-def flags(settings: Settings, wanted: Wanted, folder: Path) -> list[str]:
+def flags(settings: Settings, wanted: TrainingForm, folder: Path) -> list[str]:
     """What `finetune.py` is given."""
     told: dict[str, object] = {
         "base_model": settings.base_model,
