@@ -31,7 +31,7 @@ RUN grep '^torch==' requirements.txt > /tmp/torch.txt \
 # The default model, so that a container needs no network and answers within seconds. What is
 # compiled for the processor, and weights once quantised, join it at the first start.
 COPY model ./model
-RUN python -m model.embedded /opt/cache && chown -R linly:linly /opt/cache
+RUN python -m model.default_model /opt/cache && chown -R linly:linly /opt/cache
 
 COPY prompts ./prompts
 COPY terminal ./terminal

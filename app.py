@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from model.settings import Settings
+    from model.config.settings import Settings
 
 JOIN_SECONDS = 2.0  # for the loading thread to notice that nobody wants its model any more
 
@@ -20,9 +20,9 @@ def main(argv: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
     try:
-        from model.process_secrets import hide_secrets
-        from model.secret_files import exposure_warnings
-        from model.settings import read_settings, secret_files
+        from model.config.process_secrets import hide_secrets
+        from model.config.secret_files import exposure_warnings
+        from model.config.settings import read_settings, secret_files
         from model.types import LinlyError
     except ModuleNotFoundError as error:
         return _complain(_missing(error), 1)
@@ -40,17 +40,19 @@ def main(argv: list[str]) -> int:
 
 def run(settings: Settings) -> int:
     """Open the page at once and load the model behind it."""
-    from model.manager import ModelManager
-    from model.startup import check_early
-    from web.address import bind
+    from model.serving.manager import ModelManager
+    from model.serving.local_backend import check_early
+    from web.listen_socket import bind
 
     check_early(settings)
     sock = bind(settings.server_name, settings.server_port)
     port = sock.getsockname()[1]
     from training.job import TrainingRunner
-    from web import access, logs, server, share, sharing, terminal
-    from web.chats.keeping import open_store
-    from web.ui.train.desk import TrainingService, environment
+    from web import access, logs, server, console
+    from web.public_link import limits
+    from web.public_link import tunnel
+    from web.chats.open_store import open_store
+    from web.ui.train.service import TrainingService, environment
 
     logs.configure(settings)
     keeping = open_store(settings.data_dir, settings.database_url)
@@ -61,21 +63,21 @@ def run(settings: Settings) -> int:
     trainings = TrainingRunner(environment(settings))
     rules = access.decide(settings, link_port)
     desk = TrainingService(settings, manager, trainings)
-    limits = sharing.link_rules(settings)
-    public = sharing.PublicLink(limits, share.close_tunnels, rules.passphrase) if link else None
+    limits = limits.link_rules(settings)
+    public = limits.PublicLink(limits, tunnel.close_tunnels, rules.passphrase) if link else None
     app = server.build_app(manager, rules, keeping, desk, public, settings.data_dir)
-    terminal.greet(settings.server_name, port)
+    console.greet(settings.server_name, port)
     manager.start()
-    threading.Thread(target=terminal.follow_loading, args=(manager, public), daemon=True).start()
+    threading.Thread(target=console.follow_loading, args=(manager, public), daemon=True).start()
     if link_port and public:
         told = (settings, rules, link_port, public)
-        threading.Thread(target=terminal.share_link, args=told, daemon=True).start()
+        threading.Thread(target=console.share_link, args=told, daemon=True).start()
     server.serve(app, [sock, link] if link else [sock], on_end=manager.close)
     trainings.close()
     keeping.close()
     if not manager.join(JOIN_SECONDS):
         # Torch aborts a process that ends while it works in another thread; nothing is left to do.
-        share.close_tunnels()
+        tunnel.close_tunnels()
         sys.stdout.flush()
         os._exit(0)
     return 0

@@ -26,14 +26,14 @@ def run(argv: list[str]) -> int:
 
     options = read_options(argv)
     from training.run_folder import is_finished
-    from training.stopping import stoppable
-    from training.terminal import Terminal, print_line
+    from training.interrupt import stoppable
+    from training.progress_bar import Terminal, print_line
 
     terminal = Terminal()
     report = print_line if options.progress == "json" else terminal
     try:
         if options.evaluate and is_finished(options.output_dir):
-            from training.measuring import measure
+            from training.evaluate import measure
 
             report(measure(options, report))
             return 0

@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
 
 
 def _guarded(argv: list[str]) -> int:
-    from model.process_secrets import hide_secrets
+    from model.config.process_secrets import hide_secrets
     from model.types import LinlyError
     from terminal.options import read_options
 
@@ -47,15 +47,15 @@ def _guarded(argv: list[str]) -> int:
 
 def run(options: TerminalOptions) -> int:
     """Look at everything that was named, then load the model and answer."""
-    from terminal import batch, conversation
-    from terminal.opening import checked
+    from terminal import batch, repl
+    from terminal.startup import checked
     from terminal.screen import hush
 
     hush()
     wishes, load = checked(options)
     if options.batch:
         return batch.run(options, wishes, load)
-    return conversation.run(options, wishes, load)
+    return repl.run(options, wishes, load)
 
 
 def _has_keyboard() -> bool:

@@ -24,18 +24,18 @@ from torch.nn import functional
 # Started as a script, Python only looks beside it.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from model.adapters import AdapterRegistry
-from model.app_flags import EMBEDDED_DEFAULT
-from model.embedded import ensure_embedded
+from model.serving.adapter_registry import AdapterRegistry
+from model.config.server_flags import EMBEDDED_DEFAULT
+from model.default_model import ensure_embedded
 from model.engine.kv_cache import SequenceCache
-from model.folders.base_facts import base_facts
+from model.folders.base_info import base_facts
 from model.folders.model_folder import load_tokenizer, read_model_folder
-from model.layers.compiled import build_folder, make_decoder, supported
+from model.layers.kernel_build import build_folder, make_decoder, supported
 from model.layers.llama import Llama, SequenceSlice
 from model.layers.lora import Lora
-from model.loading import load_model
-from model.settings import APP_NAME
-from model.tokenizer import TextSpan
+from model.weight_loader import load_model
+from model.config.settings import APP_NAME
+from model.text.tokenizer import TextSpan
 from model.types import LinlyError, SettingsError
 
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from model import flags
+from model.config import argument_parser
 from model.types import SettingsError
 
 
-class Parser(flags.ArgumentParser):
+class Parser(argument_parser.ArgumentParser):
     """It ends the program when something is wrong."""
 
     def error(self, message: str) -> NoReturn:
@@ -28,7 +28,7 @@ class Parser(flags.ArgumentParser):
         Raises:
             SystemExit: with status 2 where something is wrong, after saying what.
         """
-        return vars(self.parse_args([flags.underscored(word) for word in argv]))
+        return vars(self.parse_args([argument_parser.underscored(word) for word in argv]))
 
 
 def at_least(least: int, text: str) -> int:

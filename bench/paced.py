@@ -19,12 +19,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.adapters import AdapterRegistry
-from model.manager import ModelManager
-from model.prompt import PromptTemplate
-from model.settings import Settings
-from model.startup import OWN_TEMPLATE, Report, Backend
-from model.tokenizer import TextSpan
+from model.serving.adapter_registry import AdapterRegistry
+from model.serving.manager import ModelManager
+from model.text.prompt import PromptTemplate
+from model.config.settings import Settings
+from model.serving.local_backend import OWN_TEMPLATE, Report, Backend
+from model.text.tokenizer import TextSpan
 from model.types import (
     CompletionRequest,
     Delta,
@@ -38,9 +38,9 @@ from model.types import (
     Stats,
 )
 from web.access import AccessPolicy
-from web.address import bind
+from web.listen_socket import bind
 from web.api.routes import EVENT_SECONDS
-from web.chats.keeping import open_store
+from web.chats.open_store import open_store
 from web.server import build_app, serve
 
 TICK = 0.001  # seconds

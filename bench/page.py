@@ -47,7 +47,7 @@ from bench.page_load.pauses import pauses
 from bench.page_load.replies import crowd, reply_bytes
 from bench.page_load.tabs import idle_tabs, open_tabs, steps
 from bench.rounds import Say, to_stderr
-from model.machine import allow_many_files
+from model.system_resources import allow_many_files
 
 VISITORS, TABS, ROUNDS = 20, 2_000, 3
 IDLE_TABS = 500

@@ -29,7 +29,7 @@ from bench.flags import Parser, at_least
 from bench.geometry import Geometry, add_geometry, geometry_of
 from bench.random_tokenizer import write_tokenizer
 from bench.rounds import Say, to_stderr
-from model.folders.new_folder import new_folder
+from model.folders.atomic_folder import new_folder
 from model.folders.weight_writer import nbytes_of, write_weights
 from model.folders.weights import LazyTensor
 from model.types import LinlyError

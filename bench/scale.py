@@ -29,8 +29,8 @@ from bench.scaling.report import tables
 from bench.scaling.rival import LlamaCppBaseline, started
 from bench.scaling.room import check_memory
 from bench.scaling.source import Source, prepare
-from model.machine import available_cores
-from model.settings import APP_NAME
+from model.system_resources import available_cores
+from model.config.settings import APP_NAME
 from model.types import LinlyError
 
 

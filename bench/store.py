@@ -26,11 +26,11 @@ from bench.ending import told
 from bench.flags import Parser, positive
 from bench.machine import machine
 from model.types import FinishReason, Sampling
-from web.chats.exports import export_chats
-from web.chats.imports import ImportedChat, read_chats
-from web.chats.keeping import open_store
-from web.chats.records import Chat, ChatMessage, ChatSettings, GenerationRun, MessageState
-from web.chats.store import ChatStore
+from web.chats.transfer.export_writer import export_chats
+from web.chats.transfer.import_file import ImportedChat, read_chats
+from web.chats.open_store import open_store
+from web.chats.store.models import Chat, ChatMessage, ChatSettings, GenerationRun, MessageState
+from web.chats.store.chat_store import ChatStore
 
 CHATS, MESSAGES, ROUNDS = 500, 50, 3
 TEXTS = (

@@ -24,7 +24,7 @@ from bench.flags import Parser, positive
 from bench.machine import machine
 from bench.rounds import Say, to_stderr
 from bench.timed import Timed, timed
-from model.machine import available_cores
+from model.system_resources import available_cores
 
 CHECKOUT = Path(__file__).parents[1]
 DATA = CHECKOUT / "training" / "chats" / "lighthouse.jsonl"
@@ -111,10 +111,10 @@ def _when(done: Timed, stage: str) -> float:
 
 def _job(flags: Sequence[str], scratch: Path) -> dict[str, object]:
     """What `finetune.py` makes of the flags, for the plain script."""
-    from training.base import find_machine
-    from training.batches import dataset
-    from training.ground import find_ground
-    from training.material import read_material
+    from training.base_loader import find_machine
+    from training.collator import dataset
+    from training.base_context import find_ground
+    from training.data_preparation import read_material
     from training.options import read_options
     from training.trainer import TrainerConfig
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from model.commands import check_command, convert_command, merge_command
-from model.flags import ArgumentParser
+from model.config.argument_parser import ArgumentParser
 from model.types import LinlyError
 
 REMEDY = "Run `python -m model check` on the folders involved; their files may be damaged."

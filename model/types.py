@@ -371,7 +371,7 @@ class SettingsError(LinlyError):
 
 
 class FolderError(LinlyError):
-    """Something is wrong with a folder; `finding` is what `model.findings` calls it."""
+    """Something is wrong with a folder; `finding` is what `model.diagnostics` calls it."""
 
     def __init__(self, message: str, remedy: str = "", finding: object = None) -> None:
         super().__init__(message, remedy)

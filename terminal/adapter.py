@@ -6,11 +6,11 @@ import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from model.doctor.adapter import check_adapter
-from model.doctor.base import caught
+from model.doctor.check_adapter import check_adapter
+from model.doctor.check_base import caught
 from model.folders.adapter_files import CONFIG
 from model.types import AdapterError, UnknownModelError
-from terminal.meant import meant
+from model.suggestions import meant
 
 
 def find_adapter(name: str, adapters_dir: Path) -> Path:

@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from model.loader import Load
-from model.manager import ModelManager
+from model.serving.background_loader import Load
+from model.serving.manager import ModelManager
 from model.types import EngineError, LinlyError, Sampling
-from terminal.files import Output, BatchProgress, nothing_in, open_source, resume
-from terminal.opening import serving
+from terminal.batch_files import Output, BatchProgress, nothing_in, open_source, resume
+from terminal.startup import serving
 from terminal.options import TerminalOptions, RequestDefaults
 from terminal.order import Result, Rows, in_order
 from terminal.results import failed, replied
-from terminal.rows import BatchRow, read_rows
+from terminal.jsonl import BatchRow, read_rows
 from terminal.screen import sentence, standard_screen
 
 SEEDS = 2**63

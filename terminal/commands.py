@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from model.adapters import Adapter
+from model.serving.adapter_registry import Adapter
 from model.types import AdapterError, LinlyError, Message, UnknownModelError
 from terminal.chat import TerminalChat
-from terminal.meant import remedy
+from model.suggestions import remedy
 from terminal.saving import save_chat
 
 BASE = ("base", "none")  # what the model without an adapter is called

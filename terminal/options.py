@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from model.app_flags import build_parser
-from model.flags import ArgumentParser
-from model.process_secrets import without_secrets
-from model.settings import Settings, read_settings
+from model.config.server_flags import build_parser
+from model.config.argument_parser import ArgumentParser
+from model.config.process_secrets import without_secrets
+from model.config.settings import Settings, read_settings
 from model.types import ChatRequest, Message, RequestError, Sampling, SettingsError
 
 # Read as app.py reads them.

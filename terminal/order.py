@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from typing import Any
 
-from terminal.rows import BatchRow
+from terminal.jsonl import BatchRow
 
 WINDOW = 4  # times as many rows are held as are answered at once: a long reply stops no others
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.types import Delta
-from terminal.rows import BatchRow
+from terminal.jsonl import BatchRow
 
 # Rows that bring fields of these names get new values: so replies can be asked for once more.
 OURS = ("reply", "finish_reason", "prompt_tokens", "completion_tokens", "adapter")

@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from model.adapters import Adapter, AdapterRegistry
-from model.findings import finding
+from model.serving.adapter_registry import Adapter, AdapterRegistry
+from model.diagnostics import finding
 from model.folders.adapter_files import WEIGHTS
-from model.loader import Load
-from model.manager import ModelManager
-from model.prompt import PromptTemplate, load_templates
-from model.settings import Settings
-from model.startup import OWN_TEMPLATE, Report, Backend
-from model.tokenizer import TextSpan
+from model.serving.background_loader import Load
+from model.serving.manager import ModelManager
+from model.text.prompt import PromptTemplate, load_templates
+from model.config.settings import Settings
+from model.serving.local_backend import OWN_TEMPLATE, Report, Backend
+from model.text.tokenizer import TextSpan
 from model.types import (
     AdapterError,
     Delta,

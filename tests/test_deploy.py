@@ -25,7 +25,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from model.settings import Settings, read_settings
+from model.config.settings import Settings, read_settings
 from tests.deployed import (
     DEPLOY,
     KUBERNETES,
@@ -42,7 +42,7 @@ from tests.deployed import (
 from web.access import AccessPolicy
 from web.hosts import HostNames
 from web.login import Logins
-from web.page_gate import PageMiddleware
+from web.page_middleware import PageMiddleware
 
 FLAGS = {f"LINLY_{field.name.upper()}{end}" for field in fields(Settings) for end in ("", "_FILE")}
 PATHS = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from model.settings import Settings
+from model.config.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = Path(sys.executable).parent

@@ -1,4 +1,4 @@
-"""Imports go one way: app -> web or terminal -> model.manager -> engine -> layers -> types."""
+"""Imports go one way: app -> web or terminal -> model.serving.manager -> engine -> layers -> types."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ SOURCES = [path for package in PACKAGES for path in sorted((CHECKOUT / package).
 # The rooms around what lies on the disk.
 FILES = ("model.folders", "model.doctor", "model.convert", "model.merge", "model.commands")
 LEARNING = (
-    "training.base",
+    "training.base_loader",
     "training.trainer",
-    "training.callback",
+    "training.progress_callback",
     "training.run",
-    "training.finishing",
-    "training.measuring",
-    "training.replies",
-    "training.results",
+    "training.finalize",
+    "training.evaluate",
+    "training.generation",
+    "training.report",
 )
 WEB = ("access", "api", "chats", "hosts", "i18n", "login", "page_gate", "server", "sharing", "ui",
        "visitor", "workers")  # fmt: skip
-PAGE = ("web.login", "web.page_gate", "web.visitor", "web.api", "web.ui", "web.server")
+PAGE = ("web.login", "web.page_middleware", "web.visitor", "web.api", "web.ui", "web.server")
 # Who may not import what, by the beginning of the modules' names.
 FORBIDDEN = {
     "model.types": ("model", "web", "terminal", "training"),
-    "model.layers": ("model.engine", "model.prompt", *FILES, "model.settings",
-                     "model.adapters", "model.manager", "model.startup", "web", "training"),
-    "model.engine": ("model.prompt", *FILES, "model.settings", "model.adapters",
-                     "model.tokenizer", "model.manager", "model.startup", "web", "training"),
+    "model.layers": ("model.engine", "model.text.prompt", *FILES, "model.config.settings",
+                     "model.serving.adapter_registry", "model.serving.manager", "model.serving.local_backend", "web", "training"),
+    "model.engine": ("model.text.prompt", *FILES, "model.config.settings", "model.serving.adapter_registry",
+                     "model.text.tokenizer", "model.serving.manager", "model.serving.local_backend", "web", "training"),
     "model.folders": ("model.doctor", "model.convert", "model.merge", "model.commands",
-                      "model.engine", "model.adapters", "model.manager", "model.startup"),
+                      "model.engine", "model.serving.adapter_registry", "model.serving.manager", "model.serving.local_backend"),
     "model": ("web", "terminal", "training", "gradio", "fastapi"),
     # Of a training the page knows the data and the process; learning itself is not its business.
-    "web": (*LEARNING, "terminal", "model.engine", "model.layers", "model.loading", "torch",
+    "web": (*LEARNING, "terminal", "model.engine", "model.layers", "model.weight_loader", "torch",
             "transformers"),
     # Within the page: who somebody is comes before what they may do, and that before what is shown.
     "web.hosts": ("web", "model"),
     "web.workers": ("web",),
     "web.i18n": tuple(f"web.{name}" for name in WEB if name != "i18n"),
-    "web.access": ("web.sharing", "web.chats", *PAGE),
-    "web.sharing": ("web.access", "web.chats", *PAGE),
+    "web.access": ("web.public_link.limits", "web.chats", *PAGE),
+    "web.public_link.limits": ("web.access", "web.chats", *PAGE),
     "web.chats": ("web.access", "web.hosts", *PAGE),
-    "web.visitor": ("web.login", "web.page_gate", "web.api", "web.ui", "web.server"),
-    "web.login": ("web.page_gate", "web.api", "web.ui", "web.server"),
-    "web.page_gate": ("web.api", "web.ui", "web.server"),
-    "web.link_gate": ("web.ui", "web.server"),
-    "web.api": ("web.chats", "web.ui", "web.server", "web.login", "web.page_gate", "web.visitor"),
-    "web.ui": ("web.api", "web.login", "web.page_gate", "web.server"),
-    "terminal": ("training", "web", "model.engine", "model.layers", "model.loading", "torch",
+    "web.visitor": ("web.login", "web.page_middleware", "web.api", "web.ui", "web.server"),
+    "web.login": ("web.page_middleware", "web.api", "web.ui", "web.server"),
+    "web.page_middleware": ("web.api", "web.ui", "web.server"),
+    "web.public_link.middleware": ("web.ui", "web.server"),
+    "web.api": ("web.chats", "web.ui", "web.server", "web.login", "web.page_middleware", "web.visitor"),
+    "web.ui": ("web.api", "web.login", "web.page_middleware", "web.server"),
+    "terminal": ("training", "web", "model.engine", "model.layers", "model.weight_loader", "torch",
                  "transformers", "gradio", "fastapi"),
-    "training": ("web", "terminal", "model.engine", "model.manager"),
+    "training": ("web", "terminal", "model.engine", "model.serving.manager"),
 }  # fmt: skip
 
 
@@ -111,4 +111,4 @@ def targets(path: Path) -> set[str]:
 def test_the_check_sees_something() -> None:
     """An empty list of files, or of imports, would pass the test above."""
     assert len(SOURCES) > 30
-    assert "model.manager" in imports(CHECKOUT / "web" / "api" / "routes.py")
+    assert "model.serving.manager" in imports(CHECKOUT / "web" / "api" / "routes.py")

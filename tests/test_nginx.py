@@ -22,7 +22,7 @@ import httpx
 import pytest
 from platformdirs import user_cache_path
 
-from model.settings import APP_NAME
+from model.config.settings import APP_NAME
 from tests.deployed import DEPLOY
 
 RESOLVES = (1, 27, 3)  # the first version that knows `resolve`

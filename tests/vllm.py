@@ -16,7 +16,7 @@ import httpx
 import pytest
 from platformdirs import user_cache_path
 
-from model.settings import APP_NAME, CHECKOUT
+from model.config.settings import APP_NAME, CHECKOUT
 
 SECONDS = 300.0  # to start; a bound, not a measure
 KEY = "the-servers-key"

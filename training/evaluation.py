@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from training.replies import Comparison
-from training.results import cell
+from training.generation import Comparison
+from training.report import cell
 
 FILE = "evaluation.md"
 

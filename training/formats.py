@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from model.prompt import PromptTemplate
+from model.text.prompt import PromptTemplate
 from model.types import Message, Role
 
 ROLES: Mapping[str, Role] = {

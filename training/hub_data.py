@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from model.folders.hub import is_hub_id, is_offline
-from training.rows import DataError
+from training.parsing import DataError
 
 SUFFIXES = (".jsonl", ".json")
 

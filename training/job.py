@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
-from model.machine import available_memory
-from model.process_secrets import without_secrets
-from model.settings import CHECKOUT
+from model.system_resources import available_memory
+from model.config.process_secrets import without_secrets
+from model.config.settings import CHECKOUT
 from model.types import LinlyError
 from training.events import TrainingEnded, Event, HeldOut, Note, Stage, Step, from_line
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.flags import ArgumentParser
-from model.settings import FALSE_WORDS, TRUE_WORDS
+from model.config.argument_parser import ArgumentParser
+from model.config.settings import FALSE_WORDS, TRUE_WORDS
 from model.types import SettingsError
-from training.recipe import LINEAR
+from training.hyperparameters import LINEAR
 
 ABOUT = """\
 Train a LoRA adapter on dialogues. What is left out follows from the data and the base. An

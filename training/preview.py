@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from model.prompt import PromptTemplate
-from model.tokenizer import Tokenizer
-from training.data import first_reasons, read_data, refuse_bad
-from training.examples import IGNORED, Encoder, Example
+from model.text.prompt import PromptTemplate
+from model.text.tokenizer import Tokenizer
+from training.dataset import first_reasons, read_data, refuse_bad
+from training.encoding import IGNORED, Encoder, Example
 
 SHOWN = 3
 SAMPLE = 200  # chats that are encoded: whoever looks shares the cores with those who chat

@@ -9,14 +9,14 @@ from model.folders.adapter_files import CONFIG
 from model.types import LinlyError, SettingsError
 from training import run_folder
 from training.events import TrainingEnded, HeldOut, Note, Report, Stage
-from training.ground import BaseContext, find_ground
-from training.material import TrainingData, read_material
+from training.base_context import BaseContext, find_ground
+from training.data_preparation import TrainingData, read_material
 from training.options import TrainingOptions
 from training.run_folder import ENDED, STATE
-from training.stopping import StopRequest
+from training.interrupt import StopRequest
 
 if TYPE_CHECKING:
-    from training.base import ComputeConfig
+    from training.base_loader import ComputeConfig
 
 
 class StoppedError(LinlyError):
@@ -36,7 +36,7 @@ def fine_tune(options: TrainingOptions, report: Report, stop: StopRequest) -> Tr
     ground = find_ground(options)
     material = read_material(options, ground, report)
     report(Stage("base"))
-    from training.base import find_machine, quiet
+    from training.base_loader import find_machine, quiet
 
     quiet()
     machine = find_machine(
@@ -67,8 +67,8 @@ def _train(
     options: TrainingOptions, ground: BaseContext, material: TrainingData, machine: ComputeConfig,
     checkpoint: Path | None, report: Report, stop: StopRequest,
 ) -> TrainingEnded:  # fmt: skip
-    from training.base import load_base
-    from training.callback import ProgressCallback
+    from training.base_loader import load_base
+    from training.progress_callback import ProgressCallback
     from training.trainer import TrainerConfig, add_lora, build_trainer, held_out_loss, restore
 
     resume, start = _beginning(options, ground, checkpoint)
@@ -88,7 +88,7 @@ def _train(
         restore(trainer, done)
     else:
         _to_the_end(trainer, resume, options.output_dir, report, stop)
-    from training.finishing import finish
+    from training.finalize import finish
 
     return finish(options, ground, plan, material.data.digest, trainer, base_loss, report)
 

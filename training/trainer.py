@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.base import ComputeConfig
-from training.batches import collate, dataset
-from training.examples import Example
-from training.recipe import Hyperparameters
+from training.base_loader import ComputeConfig
+from training.collator import collate, dataset
+from training.encoding import Example
+from training.hyperparameters import Hyperparameters
 from training.run_folder import outcome
 
 # Chats that are learned between two measurements, for each that is measured with: it costs a third

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from model.settings import Settings
+from model.config.settings import Settings
 from web.hosts import HostNames, host_name, is_loopback
 from web.passwords import PasswordChecker, is_hash
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from model.discretion import without_paths
-from model.manager import ModelManager
+from model.serving.manager import ModelManager
 from model.types import LinlyError, NotReadyError
 
 STALL_SECONDS = 60.0  # without a step of the engine, while it has work

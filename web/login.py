@@ -31,7 +31,7 @@ from web.client_address import client_address
 from web.i18n import say
 from web.i18n.refusals import refused
 from web.rate_limits import AttemptLimiter, TooManyAttemptsError
-from web.sharing import PublicLink
+from web.public_link.limits import PublicLink
 from web.visitor import is_secure, language_of
 
 COOKIE = "linly_login"

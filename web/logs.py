@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
-from model.settings import Settings
+from model.config.settings import Settings
 from model.types import ChatRequest, CompletedRequest
 from web.log_escaping import EscapingStream, LoggedStream, SafeRecord, json_line, one_line
 

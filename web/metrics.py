@@ -20,7 +20,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from model.manager import ModelManager
+from model.serving.manager import ModelManager
 from model.types import CompletedRequest
 from web.health_checks import HealthChecks
 

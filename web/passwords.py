@@ -21,8 +21,8 @@ import anyio
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error
 
-from model.flags import ArgumentParser
-from model.secret_values import MAX_PASSWORD_BYTES, encoded, is_hash
+from model.config.argument_parser import ArgumentParser
+from model.config.secret_values import MAX_PASSWORD_BYTES, encoded, is_hash
 from model.types import LinlyError, SettingsError
 
 __all__ = ["PasswordChecker", "hash_password", "is_hash", "verify_password"]

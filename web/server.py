@@ -19,24 +19,24 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import BaseRoute, Mount
 
-from model.machine import allow_many_files
-from model.manager import ModelManager
+from model.system_resources import allow_many_files
+from model.serving.manager import ModelManager
 from web import api, login
 from web.access import AccessPolicy
-from web.chats.keeping import OpenStore
+from web.chats.open_store import OpenStore
 from web.health_checks import HealthCheck
 from web.http_protocol import server_config
-from web.link_gate import LinkMiddleware
+from web.public_link.middleware import LinkMiddleware
 from web.login import Logins
-from web.page_gate import PageMiddleware
+from web.page_middleware import PageMiddleware
 from web.rate_limits import AttemptLimiter
 from web.security_headers import SecurityHeaders
-from web.sharing import PublicLink
-from web.ui import drawn, routes
-from web.ui.early import HeadInjectionMiddleware
+from web.public_link.limits import PublicLink
+from web.ui import custom_components, routes
+from web.ui.head_middleware import HeadInjectionMiddleware
 from web.ui.service import PageService
 from web.ui.theme import theme
-from web.ui.train.desk import TrainingService
+from web.ui.train.service import TrainingService
 
 GRACE_SECONDS = 1  # for open connections at the end; the page's own stay open for ever
 ABOUT = "OpenAI's API over one base and its adapters: the adapter is the `model`."
@@ -76,7 +76,7 @@ def build_app(
     app.include_router(login.router(logins))
     app.include_router(routes.routes(service))
     # Compressed, the scripts are a third of their size.
-    app.mount(drawn.ROUTE, GZipMiddleware(drawn.StaticFilesNoCache(), compresslevel=6))
+    app.mount(custom_components.ROUTE, GZipMiddleware(custom_components.StaticFilesNoCache(), compresslevel=6))
     lifespan = app.router.lifespan_context
     app = gr.mount_gradio_app(
         app, service.blocks, path="/", theme=theme(), footer_links=[], run_history=False,

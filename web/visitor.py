@@ -12,7 +12,7 @@ from web.access import AccessPolicy
 from web.chats.identity import Owner, owner_of
 from web.hosts import host_name, is_loopback
 from web.i18n import DEFAULT, LANGUAGES
-from web.sharing import PublicLink
+from web.public_link.limits import PublicLink
 
 KEY = "linly.visitor"
 

@@ -16,7 +16,7 @@ import torch
 from bench.scaling.figures import AtContext, WithAdapters, WithUsers
 from bench.scaling.options import BEHIND
 from model.engine.kv_cache import SequenceCache
-from model.engine.local import PREFILL_CHUNK
+from model.engine.local_engine import PREFILL_CHUNK
 from model.layers.llama import Llama, SequenceSlice
 from model.layers.lora import Lora
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.folders.model_folder import read_model_folder
-from model.machine import available_cores
+from model.system_resources import available_cores
 from model.weight_cache import DONE, WeightCache
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def main(path: Path, cache: Path, kind: str) -> None:
     import torch
     from transformers.models.llama import modeling_llama  # noqa: F401 (seconds that are not ours)
 
-    from model.loading import load_model
+    from model.weight_loader import load_model
 
     torch.set_num_threads(available_cores())
     folder = read_model_folder(path)

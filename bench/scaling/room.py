@@ -9,7 +9,7 @@ from typing import Any
 from bench.peers.base import PeerMissing
 from bench.scaling.options import BEHIND, Options
 from bench.scaling.source import Source
-from model.machine import available_memory
+from model.system_resources import available_memory
 from model.types import SettingsError
 
 FLOAT16_BYTES = 2
@@ -25,7 +25,7 @@ def check_memory(config: Mapping[str, Any], int8_bytes: int, options: Options) -
     """
     # These import torch, which takes seconds: a wrong flag has been refused by now.
     from model.engine.kv_cache import rounded
-    from model.engine.local import PREFILL_CHUNK
+    from model.engine.local_engine import PREFILL_CHUNK
 
     positions = max(
         sum(rounded(context + PREFILL_CHUNK) for context in options.context),

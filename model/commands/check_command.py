@@ -6,8 +6,8 @@ import json
 from argparse import Namespace
 from typing import Any
 
-from model.findings import LANGUAGES
-from model.progress import bar
+from model.diagnostics import LANGUAGES
+from model.progress_bar import bar
 
 ABOUT = """\
 Look a model folder or an adapter over before it is served: what each file is for, and every problem

@@ -7,8 +7,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from model.folders.new_folder import interrupted
-from model.progress import bar
+from model.folders.atomic_folder import interrupted
+from model.progress_bar import bar
 
 ABOUT = """\
 Convert a model into a folder in the Hugging Face layout, with safetensors and a tokenizer that

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from model.commands.convert_command import shown
-from model.folders.new_folder import interrupted, refuse_taken
-from model.progress import bar
+from model.folders.atomic_folder import interrupted, refuse_taken
+from model.progress_bar import bar
 
 ABOUT = """\
 Merge adapters into their base: what each adds is worked into the weights themselves, and the folder
@@ -50,7 +50,7 @@ def add_to(commands: Any) -> None:
 def run(options: Namespace) -> int:
     refuse_taken(options.output_dir)  # before seconds of imports
     from model.merge import merge
-    from model.merge.job import plan_merge
+    from model.merge.planning import plan_merge
 
     destination: Path = options.output_dir
     try:

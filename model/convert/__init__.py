@@ -12,13 +12,13 @@ from pathlib import Path
 
 from model.convert.conversion import Conversion, read_config
 from model.convert.source import Source, find_source
-from model.findings import folder_error, refusal
-from model.folders.expected import compare
+from model.diagnostics import folder_error, refusal
+from model.folders.tensor_schema import compare
 from model.folders.model_folder import read_model_folder
-from model.folders.new_folder import new_folder, refuse_taken
-from model.folders.tokenizer_files import check_pieces, read_tokenizer
+from model.folders.atomic_folder import new_folder, refuse_taken
+from model.text.tokenizer_files import check_pieces, read_tokenizer
 from model.folders.weight_writer import nbytes_of, write_weights
-from model.progress import Bar
+from model.progress_bar import Bar
 
 FORMAT = 1  # of what is written; an unfinished folder of another one is started over
 
@@ -44,7 +44,7 @@ def convert(
     Raises:
         ModelFolderError: it cannot be done.
     """
-    from model.loading import check_llama_config
+    from model.weight_loader import check_llama_config
 
     refuse_taken(destination)  # before anything is downloaded
     conversion = _open(find_source(source, tokenizer, say), config)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.findings import folder_error
+from model.diagnostics import folder_error
 from model.folders.weights import LazyTensor
 
 # What --config may tell that weights do not, by the names that TencentPretrain has for it.

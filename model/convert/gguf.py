@@ -19,7 +19,7 @@ from model.convert.conversion import Conversion, told_by
 from model.convert.hf import replace_tokenizer
 from model.convert.spm_file import write_spm
 from model.convert.tencent import halves_from_pairs
-from model.findings import folder_error
+from model.diagnostics import folder_error
 from model.folders.weights import LazyTensor, read_bytes
 from model.types import ModelFolderError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model.convert.conversion import Conversion
-from model.findings import folder_error
+from model.diagnostics import folder_error
 from model.folders.model_folder import IGNORED, read_model_folder
 from model.folders.weights import LazyTensor, list_tensors
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from model.findings import folder_error
+from model.diagnostics import folder_error
 from model.folders import hub
 
 WEIGHTS = ("*.gguf", "*.bin")

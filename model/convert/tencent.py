@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.convert.conversion import Conversion, told_by
-from model.findings import folder_error
+from model.diagnostics import folder_error
 from model.folders.weights import LazyTensor, list_tensors
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _config(
 
 def _special_ids(tokenizer: Path) -> dict[str, int]:
     """As the SentencePiece model has them; LLaMA's are 1 and 2."""
-    from model.tokenizer import SpmTokenizer
+    from model.text.tokenizer import SpmTokenizer
 
     spm = SpmTokenizer(tokenizer)
     ids = {"bos_token_id": next(iter(spm.prefix_ids), None), "eos_token_id": spm.eos_id}
@@ -141,7 +141,7 @@ def _special_ids(tokenizer: Path) -> dict[str, int]:
 
 def _write_tokenizer(tokenizer: Path, positions: int, folder: Path) -> None:
     """The SentencePiece model as it is, and what transformers wants to be told about it."""
-    from model.tokenizer import SpmTokenizer
+    from model.text.tokenizer import SpmTokenizer
 
     shutil.copyfile(tokenizer, folder / "tokenizer.model")
     spm = SpmTokenizer(tokenizer)

@@ -11,19 +11,19 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from model.doctor.adapter import check_adapter
-from model.doctor.base import caught, check_base
+from model.doctor.check_adapter import check_adapter
+from model.doctor.check_base import caught, check_base
 from model.doctor.report import Report
 from model.doctor.roles import files_of
-from model.findings import Finding, finding, folder_error
+from model.diagnostics import Finding, finding, folder_error
 from model.folders.adapter_files import CARD, WEIGHTS, read_card
 from model.folders.adapter_files import CONFIG as ADAPTER_CONFIG
-from model.folders.base_facts import base_facts
+from model.folders.base_info import base_facts
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_config, read_model_folder
-from model.process_secrets import without_secrets
-from model.progress import Bar
-from model.prompt import PromptTemplate, load_templates
-from model.settings import CHECKOUT, Settings, read_settings
+from model.config.process_secrets import without_secrets
+from model.progress_bar import Bar
+from model.text.prompt import PromptTemplate, load_templates
+from model.config.settings import CHECKOUT, Settings, read_settings
 from model.types import Phase
 
 PROBED_BYTES = 2_000_000_000  # larger bases are only loaded when somebody asks for it
@@ -53,7 +53,7 @@ def find_folder(name: str) -> Path:
     Raises:
         ModelFolderError: there is none.
     """
-    from model.embedded import embedded_folder
+    from model.default_model import embedded_folder
 
     places = (CHECKOUT / "models", CHECKOUT / "adapters", embedded_folder(_cache()).parent)
     found = [path for path in (Path(name), *(place / name for place in places)) if path.is_dir()]
@@ -89,7 +89,7 @@ def _adapter(
         yield from caught(lambda: check_adapter(folder, None, names))
         yield finding("base_untold")
         return
-    from model.startup import base_name, find_base, known_templates
+    from model.serving.local_backend import base_name, find_base, known_templates
 
     base = read_model_folder(find_base(settings, _silent))
     known, default = known_templates(base, settings)
@@ -104,7 +104,7 @@ def _adapter(
 
 
 def _effect(folder: Path, base: ModelFolder, template: PromptTemplate) -> Iterator[Finding]:
-    from model.doctor.probe import probe
+    from model.doctor.adapter_effect import probe
 
     yield from caught(lambda: probe(folder, base, template))
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from model.findings import Finding, finding
+from model.diagnostics import Finding, finding
 from model.folders.bounded_files import read_file
 from model.types import Progress
 

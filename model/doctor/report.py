@@ -9,7 +9,7 @@ from typing import Any
 
 from model.display import clean_text
 from model.doctor.roles import FileRole
-from model.findings import MAX_FACT, Finding
+from model.diagnostics import MAX_FACT, Finding
 
 WORDS = {
     "en": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.layers.key_values import CacheFormat, KVPointers
+from model.layers.kv_layout import CacheFormat, KVPointers
 
 GROWTH = 256  # positions; a chat turn grows its cache once or twice
 

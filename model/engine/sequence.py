@@ -8,10 +8,10 @@ import time
 import numpy as np
 
 from model.engine.kv_cache import SequenceCache
-from model.engine.lookup import PromptLookup
+from model.engine.prompt_lookup import PromptLookup
 from model.engine.prefix_cache import PrefixKey, Tokens
 from model.engine.sampler import Choice, Floats, Sampler
-from model.engine.stops import StopStrings
+from model.engine.stop_strings import StopStrings
 from model.layers.llama import SequenceSlice
 from model.layers.lora import Lora
 from model.types import Delta, Emit, EngineRequest, FinishReason, Queued, Stats, TokenLogprob

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.findings import Finding, adapter_error
+from model.diagnostics import Finding, adapter_error
 from model.folders.bounded_files import (
     UnfitFileError,
     open_file,

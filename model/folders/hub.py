@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from model.findings import folder_error
+from model.diagnostics import folder_error
 from model.types import ModelFolderError
 
 HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")

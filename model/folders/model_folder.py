@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.findings import folder_error
+from model.diagnostics import folder_error
 from model.folders.bounded_files import read_text
-from model.folders.tokenizer_files import check_pieces, read_json, read_tokenizer
-from model.tokenizer import Tokenizer
+from model.text.tokenizer_files import check_pieces, read_json, read_tokenizer
+from model.text.tokenizer import Tokenizer
 from model.types import ModelFolderError
 
 ARCHITECTURES = {"LlamaForCausalLM", "LLaMAForCausalLM"}  # the second is what early files say

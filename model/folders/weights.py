@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.display import is_plain_name
-from model.findings import folder_error
+from model.diagnostics import folder_error
 from model.folders.bounded_files import UnfitFileError, open_file, parse_json
 from model.folders.torch_archive import check_archive, is_archive
-from model.machine import available_memory
+from model.system_resources import available_memory
 from model.types import ModelFolderError
 
 if TYPE_CHECKING:

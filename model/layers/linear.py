@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.layers.kernels.layout import BLOCK, COLUMNS, NEIGHBOURS, OUTPUTS
+from model.layers.kernels.records import BLOCK, COLUMNS, NEIGHBOURS, OUTPUTS
 
 QUANTIZE_ROWS = 256  # at a time: their float32 copies stay in the processor's caches
 

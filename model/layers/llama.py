@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.layers.attention import attend
-from model.layers.kernels.layout import KEY_BLOCK
-from model.layers.key_values import CacheFormat, KeyValues
+from model.layers.kernels.records import KEY_BLOCK
+from model.layers.kv_layout import CacheFormat, KeyValues
 from model.layers.linear import Linear, make_linear
 from model.layers.lora import FloatPair, Lora, LoraPair, LoraRows, add_deltas, int8_pair
 from model.layers.rope import RotaryTable, rotate
@@ -143,7 +143,7 @@ class DecoderLayer:
 
 
 class Llama:
-    """A LLaMA-family model. Made empty; `model.loading` fills it.
+    """A LLaMA-family model. Made empty; `model.weight_loader` fills it.
 
     Args:
         shape: the sizes.

@@ -13,7 +13,7 @@ from typing import Protocol
 from torch import Tensor
 from torch.nn import functional
 
-from model.layers.kernels.layout import VECTOR
+from model.layers.kernels.records import VECTOR
 from model.layers.linear import Linear, quantize_rows
 
 

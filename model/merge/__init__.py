@@ -14,18 +14,18 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.doctor.base import quick_check
-from model.findings import adapter_error, refusal
-from model.folders.base_facts import EMBEDDING
-from model.folders.expected import HEAD
+from model.doctor.check_base import quick_check
+from model.diagnostics import adapter_error, refusal
+from model.folders.base_info import EMBEDDING
+from model.folders.tensor_schema import HEAD
 from model.folders.model_folder import IGNORED, ModelFolder
-from model.folders.new_folder import FINISHED, new_folder
+from model.folders.atomic_folder import FINISHED, new_folder
 from model.folders.weight_writer import nbytes_of, write_weights
 from model.folders.weights import LazyTensor, list_tensors, torch_dtype
-from model.merge.rest import ChatFormat, write_rest
-from model.merge.tally import MergeStatistics
+from model.merge.extra_files import ChatFormat, write_rest
+from model.merge.statistics import MergeStatistics
 from model.merge.weights import AdapterWeights, Merger
-from model.progress import Bar
+from model.progress_bar import Bar
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.findings import adapter_error
+from model.diagnostics import adapter_error
 from model.folders.adapter_files import WHOLE_NAME, all_tensors, by_name, digest, read_config
 from model.types import AdapterError
 

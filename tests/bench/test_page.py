@@ -120,7 +120,7 @@ def test_open_tabs_are_drawn_and_answered(address: str) -> None:
 def test_open_tabs_end_with_those_that_are_let_in(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("web.chats.visits.MAX_TABS", 3)
+    monkeypatch.setattr("web.chats.tab_sessions.MAX_TABS", 3)
     said: list[str] = []
     assert asyncio.run(open_tabs(address, [2, 4], said.append))["open_tabs"] == 2
     assert "stream ended" in said[-1]

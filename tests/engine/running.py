@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from model.adapters import AdapterRegistry
-from model.engine.local import LocalEngine
-from model.folders.base_facts import base_facts
+from model.serving.adapter_registry import AdapterRegistry
+from model.engine.local_engine import LocalEngine
+from model.folders.base_info import base_facts
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.layers.llama import Llama
-from model.loading import load_model
+from model.weight_loader import load_model
 from model.types import Delta, EngineRequest, Sampling
 
 Ids = tuple[int, ...]

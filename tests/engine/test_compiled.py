@@ -16,12 +16,12 @@ import pytest
 from platformdirs import user_cache_path
 from torch import Tensor
 
-from model.engine import kv_cache, local, memory
+from model.engine import kv_cache, local_engine, kv_cache_manager
 from model.engine.scheduler import Scheduler
-from model.layers.compiled import build_folder, make_decoder
+from model.layers.kernel_build import build_folder, make_decoder
 from model.layers.linear import Int8Linear
 from model.layers.llama import SequenceSlice
-from model.settings import APP_NAME
+from model.config.settings import APP_NAME
 from model.types import Sampling
 from tests.engine.running import Ids, Reply, Running, running
 from tests.engine.test_equality import ADAPTERS, prompts
@@ -77,7 +77,7 @@ def one_by_one(tiny: Running, asked: Sequence[Job]) -> list[Reply]:
     """The replies as they are without guesses, one after another, nothing reused."""
     replies = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local, "GUESS_ROWS", 0)
+        patch.setattr(local_engine, "GUESS_ROWS", 0)
         for prompt, adapter, wishes in asked:
             replies.append(tiny.ask(prompt, adapter, sampling=wishes).wait())
             tiny.engine._memory.forget()
@@ -133,13 +133,13 @@ def test_guess_ends_with_the_reply(looping: Running) -> None:
 
 def test_many_at_once_compute_no_guesses(tiny: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = Steps(tiny, monkeypatch)
-    replies = [tiny.ask(p, sampling=GREEDY) for p in prompts(local.GUESS_ROWS + 1, 320, 40)]
+    replies = [tiny.ask(p, sampling=GREEDY) for p in prompts(local_engine.GUESS_ROWS + 1, 320, 40)]
     for reply in replies:
         reply.wait()
     full = [sizes for sizes in steps.sizes if len(sizes) == len(replies)]
     assert full[1:]
     assert all(size == 1 for sizes in full[1:] for size in sizes)
-    assert max(sum(sizes) for sizes in steps.sizes if max(sizes) < 3) <= local.GUESS_ROWS + 1
+    assert max(sum(sizes) for sizes in steps.sizes if max(sizes) < 3) <= local_engine.GUESS_ROWS + 1
 
 
 def test_torch_gets_no_guesses(
@@ -185,7 +185,7 @@ def test_with_memory_for_one_and_a_half(
     tiny_folder: Path, tiny_adapters: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The youngest gives way and starts over; nobody's reply changes."""
-    for module in (kv_cache, memory):
+    for module in (kv_cache, kv_cache_manager):
         monkeypatch.setattr(module, "GROWTH", 16)
     position = 2 * 2 * 2 * 8 * 2  # keys and values, layers, key heads, size, bytes
     with compiled(tiny_folder, tiny_adapters, cache_bytes=200 * position) as engine:

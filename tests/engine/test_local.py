@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from model.engine.heartbeat import Heartbeat
-from model.engine.local import PREFILL_CHUNK
+from model.engine.local_engine import PREFILL_CHUNK
 from model.engine.sampler import Floats
 from model.layers.llama import SequenceSlice
 from model.types import BusyError, Delta, EngineError, FinishReason, Sampling

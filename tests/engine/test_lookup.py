@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from model.engine.lookup import REACHES, PromptLookup
+from model.engine.prompt_lookup import REACHES, PromptLookup
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from model.engine import kv_cache, memory
+from model.engine import kv_cache, kv_cache_manager
 from model.engine.kv_cache import SequenceCache
 from model.engine.sampler import Floats
 from model.engine.scheduler import Scheduler
@@ -31,7 +31,7 @@ SHORT = Sampling(temperature=0, max_tokens=6)  # 1 step with 10 tokens of prompt
 @pytest.fixture(autouse=True)
 def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kv_cache, "GROWTH", STEP)
-    monkeypatch.setattr(memory, "GROWTH", STEP)
+    monkeypatch.setattr(kv_cache_manager, "GROWTH", STEP)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from model.engine import local
+from model.engine import local_engine
 from model.engine.sampler import Floats
 from model.layers.llama import SequenceSlice
 from model.types import BusyError, Delta, Sampling
@@ -21,11 +21,11 @@ CHUNK = 32
 def test_a_short_prompt_waits_one_chunk_for_each_long_one(
     tiny_folder: Path, tiny_adapters: Path, monkeypatch: pytest.MonkeyPatch, long_ones: int
 ) -> None:
-    monkeypatch.setattr(local, "PREFILL_CHUNK", CHUNK)
+    monkeypatch.setattr(local_engine, "PREFILL_CHUNK", CHUNK)
     widths: list[int] = []
     answered: list[tuple[str, int]] = []
 
-    def answering(name: str) -> local.Emit:
+    def answering(name: str) -> local_engine.Emit:
         def note(delta: Delta) -> None:
             if delta.finish_reason:
                 answered.append((name, widths.count(CHUNK)))
@@ -79,7 +79,7 @@ def test_each_is_told_its_place_in_the_queue_whenever_it_moves(
     with running(tiny_folder, tiny_adapters, max_sequences=1) as tiny:
         told: dict[str, list[tuple[int, str]]] = {}
 
-        def note(name: str) -> local.Emit:
+        def note(name: str) -> local_engine.Emit:
             def emit(delta: Delta) -> None:
                 if delta.queued:
                     told.setdefault(name, []).append((delta.queued.ahead, delta.queued.reason))

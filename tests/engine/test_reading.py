@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from model.engine import local
-from model.engine.local import PREFILL_CHUNK
+from model.engine import local_engine
+from model.engine.local_engine import PREFILL_CHUNK
 from model.engine.sampler import Floats
 from model.layers.llama import SequenceSlice
 from model.types import BusyError, Delta, EngineError, FinishReason, Sampling
@@ -110,7 +110,7 @@ def test_a_reply_waits_for_one_chunk_at_most(
     """It comes while the first chunk is computed. Reading goes on when it has ended."""
     ended: list[str] = []
 
-    def ending(name: str) -> local.Emit:
+    def ending(name: str) -> local_engine.Emit:
         return lambda delta: ended.append(name) if delta.finish_reason else None
 
     with running(tiny_folder, tiny_adapters, "none", max_sequences, PLENTY) as tiny:

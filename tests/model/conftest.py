@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from model.tokenizer import FastTokenizer, SpmTokenizer
+from model.text.tokenizer import FastTokenizer, SpmTokenizer
 from tests.model.tokens import make_fast, make_spm
 
 

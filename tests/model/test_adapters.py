@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.adapters import Adapter, AdapterRegistry
+from model.serving.adapter_registry import Adapter, AdapterRegistry
 from model.folders.adapter_files import REFUSED, scaling
-from model.folders.base_facts import BaseInfo
-from model.folders.expected import expected_tensors
+from model.folders.base_info import BaseInfo
+from model.folders.tensor_schema import expected_tensors
 from model.layers.linear import FloatLinear, Linear
 from model.layers.lora import FloatPair, Lora, LoraMaker
 from model.types import AdapterError, UnknownModelError

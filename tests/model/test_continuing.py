@@ -8,9 +8,9 @@ import pytest
 from tokenizers import AddedToken, decoders, models, normalizers
 from tokenizers import Tokenizer as Backend
 
-from model.plan import PreparedRequest, _detokenizer
-from model.prompt import END as END_MARK
-from model.prompt import (
+from model.serving.request_builder import PreparedRequest, _detokenizer
+from model.text.prompt import END as END_MARK
+from model.text.prompt import (
     REPLIED,
     SAID,
     PromptTemplate,
@@ -19,8 +19,8 @@ from model.prompt import (
     load_templates,
     read_behind,
 )
-from model.settings import CHECKOUT
-from model.tokenizer import FastTokenizer, TextSpan, SpmTokenizer, Tokenizer
+from model.config.settings import CHECKOUT
+from model.text.tokenizer import FastTokenizer, TextSpan, SpmTokenizer, Tokenizer
 from model.types import TruncatedTurns, Message, PromptTooLongError
 from tests.model.test_prompt import LONG, Letters, chat
 from tests.model.tokens import END, LIKE_LLAMA, LIKE_T5, START, make_spm

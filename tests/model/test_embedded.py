@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from model import embedded
-from model.embedded import embedded_folder, ensure_embedded
-from model.findings import folder_error
+from model import default_model
+from model.default_model import embedded_folder, ensure_embedded
+from model.diagnostics import folder_error
 from model.types import ModelFolderError, Phase
 
 
@@ -23,7 +23,7 @@ def run_says(monkeypatch: pytest.MonkeyPatch, status: int, stderr: str = "") -> 
         return subprocess.CompletedProcess(command, status, "", stderr)
 
     monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(embedded, "PACKAGE", "package_that_nobody_has")
+    monkeypatch.setattr(default_model, "PACKAGE", "package_that_nobody_has")
     return asked
 
 
@@ -54,9 +54,9 @@ def test_a_damaged_file_is_not_converted(tmp_path: Path, monkeypatch: pytest.Mon
     package = tmp_path / "llm_fake"
     package.mkdir()
     (package / "__init__.py").touch()
-    (package / embedded.GGUF).write_bytes(b"junk")
+    (package / default_model.GGUF).write_bytes(b"junk")
     asked = run_says(monkeypatch, 0)
-    monkeypatch.setattr(embedded, "PACKAGE", "llm_fake")
+    monkeypatch.setattr(default_model, "PACKAGE", "llm_fake")
     monkeypatch.syspath_prepend(tmp_path)
     phases: list[Phase] = []
     with pytest.raises(ModelFolderError, match="damaged"):
@@ -71,9 +71,9 @@ def fake_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "llm_fake"
     package.mkdir()
     (package / "__init__.py").touch()
-    (package / embedded.GGUF).write_bytes(b"good")
-    monkeypatch.setattr(embedded, "PACKAGE", "llm_fake")
-    monkeypatch.setattr(embedded, "_verify", lambda source: None)
+    (package / default_model.GGUF).write_bytes(b"good")
+    monkeypatch.setattr(default_model, "PACKAGE", "llm_fake")
+    monkeypatch.setattr(default_model, "_verify", lambda source: None)
     monkeypatch.syspath_prepend(tmp_path)
 
 
@@ -92,7 +92,7 @@ def test_progress_of_the_conversion_is_reported(
             progress(0.5)
         folder.mkdir(parents=True)
 
-    monkeypatch.setattr(embedded, "convert", convert)
+    monkeypatch.setattr(default_model, "convert", convert)
     told: list[tuple[Phase, float]] = []
     ensure_embedded(tmp_path / "cache", lambda phase, share: told.append((phase, share)))
     assert told == [(Phase.FETCHING, 0.0), (Phase.CONVERTING, 0.0), (Phase.CONVERTING, 0.5)]
@@ -112,7 +112,7 @@ def test_another_process_that_converts_is_waited_for(
         if len(waits) == 3:
             folder.mkdir(parents=True)
 
-    monkeypatch.setattr(embedded, "convert", busy)
+    monkeypatch.setattr(default_model, "convert", busy)
     monkeypatch.setattr("time.sleep", sleep)
     assert ensure_embedded(tmp_path / "cache", silent) == folder
     assert len(waits) == 3

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from model.findings import LANGUAGES, finding, texts
+from model.diagnostics import LANGUAGES, finding, texts
 
 CHECKOUT = Path(__file__).parents[2]
 RAISED = {"finding", "folder_error", "adapter_error"}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from model.engine.kv_cache import GROWTH, SequenceCache
-from model.layers.key_values import CacheFormat
+from model.layers.kv_layout import CacheFormat
 
 LAYERS, KV_HEADS, HEAD_DIM = 3, 2, 4
 PLAIN = CacheFormat(LAYERS, KV_HEADS, HEAD_DIM, torch.float32, "cpu")

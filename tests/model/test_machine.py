@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from model.machine import NO_LIMIT, allow_many_files, available_cores, available_memory
+from model.system_resources import NO_LIMIT, allow_many_files, available_cores, available_memory
 
 CORES = len(os.sched_getaffinity(0))
 

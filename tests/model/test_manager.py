@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from model.manager import Bursts, ModelManager
-from model.settings import CHECKOUT, Settings
+from model.serving.manager import Bursts, ModelManager
+from model.config.settings import CHECKOUT, Settings
 from model.types import (
     ChatRequest,
     Delta,

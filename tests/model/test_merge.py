@@ -14,8 +14,8 @@ from torch import Tensor
 
 from model.__main__ import main
 from model.folders.model_folder import load_tokenizer, read_model_folder
-from model.settings import read_settings
-from model.startup import OWN_TEMPLATE, known_templates
+from model.config.settings import read_settings
+from model.serving.local_backend import OWN_TEMPLATE, known_templates
 from tests.tiny import make_adapter, make_folder
 
 Capture = pytest.CaptureFixture[str]

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from model.outbox import DeltaBatch, DeltaQueue
+from model.serving.delta_queue import DeltaBatch, DeltaQueue
 from model.types import Delta, FinishReason
 
 LAST = Delta("!", FinishReason.STOP)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.engine.pace import FIRST_GUESS, NEWEST, WaitEstimator
+from model.engine.wait_estimator import FIRST_GUESS, NEWEST, WaitEstimator
 
 
 def test_before_any_reply_it_is_a_guess() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from model.engine.kv_cache import SequenceCache
 from model.engine.prefix_cache import LEAST, MAX_ENTRIES, PrefixEntry, PrefixCache, common_prefix
-from model.layers.key_values import CacheFormat
+from model.layers.kv_layout import CacheFormat
 
 FORM = CacheFormat(1, 1, 2, torch.float32, "cpu")
 BASE = ("", 0.0)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from model.app_flags import SECRET_FLAGS
-from model.process_secrets import masked, without_secrets
-from model.settings import Settings
+from model.config.server_flags import SECRET_FLAGS
+from model.config.process_secrets import masked, without_secrets
+from model.config.settings import Settings
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -54,7 +54,7 @@ def test_a_child_gets_no_secrets() -> None:
 PROGRAM = """
 import json, os, subprocess, sys
 from pathlib import Path
-from model.process_secrets import hide_secrets
+from model.config.process_secrets import hide_secrets
 hide_secrets()
 child = subprocess.run([sys.executable, "-c", "import os; print(dict(os.environ))"],
                        capture_output=True, text=True)

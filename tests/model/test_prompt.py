@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from model.prompt import END as END_MARK
-from model.prompt import (
+from model.text.prompt import END as END_MARK
+from model.text.prompt import (
     REPLIED,
     SAID,
     Prompt,
@@ -19,7 +19,7 @@ from model.prompt import (
     encode_training,
     load_templates,
 )
-from model.tokenizer import FastTokenizer, TextSpan, SpmTokenizer, Tokenizer
+from model.text.tokenizer import FastTokenizer, TextSpan, SpmTokenizer, Tokenizer
 from model.types import TruncatedTurns, Message, PromptTooLongError, RequestError, SettingsError
 from tests.fake import LetterTokenizer
 from tests.model.tokens import END, LIKE_T5, START, make_spm

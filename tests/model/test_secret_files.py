@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from model import secret_files
-from model.secret_files import MAX_FILE_BYTES, exposure_warnings, read_accounts, read_keys
-from model.settings import read_settings
-from model.settings import secret_files as named_files
+from model.config import secret_files
+from model.config.secret_files import MAX_FILE_BYTES, exposure_warnings, read_accounts, read_keys
+from model.config.settings import read_settings
+from model.config.settings import secret_files as named_files
 from model.types import SettingsError
 from tests.model.test_secret_values import HASH
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from model.secret_values import MAX_PASSWORD_BYTES, is_hash, one_key, user_and_password
+from model.config.secret_values import MAX_PASSWORD_BYTES, is_hash, one_key, user_and_password
 
 HASH = (
     "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA"

@@ -13,7 +13,7 @@ import torch
 from model.engine.kv_cache import SequenceCache
 from model.engine.sampler import Floats
 from model.engine.sequence import Sequence, StopStrings
-from model.layers.key_values import CacheFormat
+from model.layers.kv_layout import CacheFormat
 from model.types import Delta, EngineRequest, FinishReason, Sampling
 
 EOS = 0

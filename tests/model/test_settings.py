@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from model.app_flags import EMBEDDED_DEFAULT
-from model.settings import SWITCHES, Settings, default_base_model, read_settings
+from model.config.server_flags import EMBEDDED_DEFAULT
+from model.config.settings import SWITCHES, Settings, default_base_model, read_settings
 from model.types import SettingsError
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from model import startup
-from model.settings import Settings
-from model.startup import check_early, find_base
+from model.serving import local_backend
+from model.config.settings import Settings
+from model.serving.local_backend import check_early, find_base
 from model.types import ModelFolderError, Phase
 
 PROMPTS = Path(__file__).parents[2] / "prompts"
@@ -25,7 +25,7 @@ def test_a_name_in_models_is_found_from_anywhere(
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     shutil.copytree(tiny_folder, tmp_path / "models" / "mine")
-    monkeypatch.setattr(startup, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(local_backend, "CHECKOUT", tmp_path)
     monkeypatch.chdir(elsewhere)
     settings = Settings(base_model="mine", prompts_dir=PROMPTS)
     check_early(settings)
@@ -37,7 +37,7 @@ def test_a_folder_wins_over_a_name_in_models(
 ) -> None:
     (tmp_path / "models" / "mine").mkdir(parents=True)
     (tmp_path / "mine").mkdir()
-    monkeypatch.setattr(startup, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(local_backend, "CHECKOUT", tmp_path)
     monkeypatch.chdir(tmp_path)
     assert find_base(Settings(base_model="mine"), silent) == Path("mine")
 

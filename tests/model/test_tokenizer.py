@@ -11,7 +11,7 @@ from sentencepiece import SentencePieceProcessor
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
-from model.tokenizer import FastTokenizer, IncrementalDetokenizer, TextSpan, SpmTokenizer, Tokenizer
+from model.text.tokenizer import FastTokenizer, IncrementalDetokenizer, TextSpan, SpmTokenizer, Tokenizer
 from model.types import ModelFolderError
 from tests.model.tokens import (
     END,

@@ -10,9 +10,9 @@ import pytest
 
 from model.doctor.vocabulary import own_tokenizer
 from model.folders.model_folder import load_tokenizer, read_model_folder
-from model.manager import ModelManager
-from model.settings import CHECKOUT, Settings
-from model.tokenizer import TextSpan, Tokenizer
+from model.serving.manager import ModelManager
+from model.config.settings import CHECKOUT, Settings
+from model.text.tokenizer import TextSpan, Tokenizer
 from model.types import ChatRequest, CompletionRequest, Delta, Message, RequestError, Sampling
 
 GREEDY = Sampling(temperature=0, max_tokens=12, ignore_eos=True)

@@ -14,7 +14,7 @@ from model import weight_cache
 from model.folders.model_folder import read_model_folder
 from model.folders.weights import read_tensors
 from model.layers.llama import Llama
-from model.loading import load_model
+from model.weight_loader import load_model
 from model.weight_cache import DONE, WeightCache, model_parts
 from tests.tiny import make_folder
 
@@ -52,7 +52,7 @@ def no_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("the source was read")
 
-    monkeypatch.setattr("model.loading.read_tensors", refuse)
+    monkeypatch.setattr("model.weight_loader.read_tensors", refuse)
 
 
 def assert_same(one: Llama, other: Llama) -> None:

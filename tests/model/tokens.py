@@ -8,7 +8,7 @@ from typing import Any
 
 from sentencepiece import SentencePieceTrainer
 
-from model.tokenizer import FastTokenizer, IncrementalDetokenizer, SpmTokenizer, Tokenizer
+from model.text.tokenizer import FastTokenizer, IncrementalDetokenizer, SpmTokenizer, Tokenizer
 from tests.tiny import CONTROL, write_tokenizer
 
 START, END = CONTROL[1:]

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from model.settings import Settings
+from model.config.settings import Settings
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.handmade import Caller, said
 from tests.web.serving import serving
 from training.job import TrainingRunner
-from web import page_gate
+from web import page_middleware
 from web.access import AccessPolicy
-from web.address import bind
-from web.sharing import LinkRules, PublicLink
-from web.ui.train.desk import TrainingService
+from web.listen_socket import bind
+from web.public_link.limits import LinkRules, PublicLink
+from web.ui.train.service import TrainingService
 
 
 @dataclass
@@ -50,8 +50,8 @@ def served(folder: Path) -> Iterator[Served]:
 def patient() -> Iterator[None]:
     """One visitor sends all of these; how many they may is tests/web/test_page_gate.py's matter."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(page_gate, "VISITOR_BURST", 100_000)
-        patched.setattr(page_gate, "ADDRESS_BURST", 100_000)
+        patched.setattr(page_middleware, "VISITOR_BURST", 100_000)
+        patched.setattr(page_middleware, "ADDRESS_BURST", 100_000)
         yield
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import uvicorn
 
-from web.address import bind
+from web.listen_socket import bind
 from web.http_protocol import server_config
 
 PATIENCE = 30.0  # seconds: a limit that holds ends a test long before

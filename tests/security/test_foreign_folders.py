@@ -19,15 +19,15 @@ from typing import Any
 import pytest
 import torch
 
-from model.adapters import AdapterRegistry
+from model.serving.adapter_registry import AdapterRegistry
 from model.display import MAX_DESCRIPTION
 from model.folders import weights as weights_module
 from model.folders.model_folder import MAX_SIZES, read_model_folder
-from model.folders.tokenizer_files import read_tokenizer
+from model.text.tokenizer_files import read_tokenizer
 from model.folders.weights import LARGE, list_tensors, read_tensors
-from model.prompt import PromptTemplate, load_templates
-from model.settings import read_settings
-from model.startup import base_name
+from model.text.prompt import PromptTemplate, load_templates
+from model.config.settings import read_settings
+from model.serving.local_backend import base_name
 from model.types import LinlyError, Message, ModelFolderError, RequestError
 from tests.model.test_adapters import BASE, reason, write_adapter
 from tests.model.tokens import make_spm
@@ -52,7 +52,7 @@ def survives(code: str, *args: object) -> str:
 LOOK = """
 import sys
 from pathlib import Path
-from model.adapters import AdapterRegistry
+from model.serving.adapter_registry import AdapterRegistry
 from tests.model.test_adapters import BASE
 for one in AdapterRegistry(Path(sys.argv[1]), BASE, ("linly",)).scan():
     print(one.name, one.problem.message() if one.problem else "ready")
@@ -246,7 +246,7 @@ def test_copying_over_an_adapter_in_use_kills_nothing(tmp_path: Path) -> None:
     code = """
 import os, sys
 from pathlib import Path
-from model.adapters import AdapterRegistry
+from model.serving.adapter_registry import AdapterRegistry
 from model.folders.weights import list_tensors
 from tests.model.test_adapters import BASE, Maker
 folder = Path(sys.argv[1])
@@ -402,8 +402,8 @@ def split(pattern: str) -> dict[str, Any]:
 READ = """
 import sys
 from pathlib import Path
-from model.folders.tokenizer_files import read_tokenizer
-from model.tokenizer import Run
+from model.text.tokenizer_files import read_tokenizer
+from model.text.tokenizer import Run
 from model.types import LinlyError
 try:
     read_tokenizer(Path(sys.argv[1]))[0].encode([Run("a" * 200_000, control=False)])
@@ -477,14 +477,14 @@ def test_any_fault_is_one_folders_verdict(
 ) -> None:
     write_adapter(tmp_path / "bad")
     write_adapter(tmp_path / "good")
-    check = sys.modules["model.adapters"].check_adapter
+    check = sys.modules["model.serving.adapter_registry"].check_adapter
 
     def failing(path: Path, *args: Any) -> Any:
         if path.name == "bad":
             raise fault
         return check(path, *args)
 
-    monkeypatch.setattr("model.adapters.check_adapter", failing)
+    monkeypatch.setattr("model.serving.adapter_registry.check_adapter", failing)
     found = {one.name: one.ready for one in AdapterRegistry(tmp_path, BASE, ()).scan()}
     assert found == {"bad": False, "good": True}
 
@@ -508,7 +508,7 @@ def test_folders_that_have_not_changed_are_not_read_again(
 def test_so_many_folders_are_looked_at_and_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("model.adapters.MAX_ADAPTERS", 3)
+    monkeypatch.setattr("model.serving.adapter_registry.MAX_ADAPTERS", 3)
     for number in range(5):
         write_adapter(tmp_path / f"a{number}")
     made = AdapterRegistry(tmp_path, BASE, ())
@@ -521,8 +521,8 @@ def test_very_many_folders_are_not_looked_at_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not by requests for unknown names, either."""
-    monkeypatch.setattr("model.adapters.MAX_QUICK_SCAN", 2)
-    monkeypatch.setattr("model.adapters.SECONDS_A_FOLDER", 1000.0)
+    monkeypatch.setattr("model.serving.adapter_registry.MAX_QUICK_SCAN", 2)
+    monkeypatch.setattr("model.serving.adapter_registry.SECONDS_A_FOLDER", 1000.0)
     for number in range(3):
         write_adapter(tmp_path / f"a{number}")
     made = AdapterRegistry(tmp_path, BASE, ())
@@ -584,7 +584,7 @@ def test_such_a_template_ends_by_itself(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from model.prompt import PromptTemplate
+from model.text.prompt import PromptTemplate
 from model.types import LinlyError, Message
 from tests.model.tokens import make_spm
 spm = make_spm(Path(sys.argv[1]))

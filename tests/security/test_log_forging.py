@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from model.settings import Settings
+from model.config.settings import Settings
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.security.raw_client import exchange, running
 from tests.web.log_state import restored_logging

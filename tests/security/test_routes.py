@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Mount, WebSocketRoute
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.serving import serving
 from web.access import AccessPolicy
-from web.chats.keeping import open_store
+from web.chats.open_store import open_store
 from web.server import GRADIO_PATHS, build_app
 
 GET, HEAD, BOTH, POST = ("GET",), ("HEAD",), ("GET", "HEAD"), ("POST",)
@@ -32,7 +32,7 @@ PAGE = {
     ("/page/events", WEBSOCKET), ("/page", FILES), ("/openapi.json", BOTH), ("/docs", GET),
     ("/docs/oauth2-redirect", GET), ("/static-offline-docs", FILES),
 }  # fmt: skip
-# The document and its files. What else Gradio has is looked at by `web/page_gate.py`, and refused.
+# The document and its files. What else Gradio has is looked at by `web/page_middleware.py`, and refused.
 HEADS = ("/health", "/metrics", "/v1/models", "/v1/models/{name}")
 GRADIO = {("/", HEAD), *((path, GET) for path in GRADIO_PATHS)}
 EXPECTED = {

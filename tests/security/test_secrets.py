@@ -19,7 +19,7 @@ from gradio import networking, tunneling
 from tests.test_app import Process, read_until, run, started
 from tests.web.test_share import WORKING, ShareServer
 from training.job import TrainingRunner
-from web import share
+from web.public_link import tunnel
 from web.passwords import hash_password
 
 CHECKOUT = Path(__file__).parents[2]
@@ -183,7 +183,7 @@ def test_the_tunnel_client_gets_no_secrets(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(tunneling, "BINARY_PATH", str(client))
     monkeypatch.setattr(networking.httpx, "get", lambda url, **_: ShareServer())
     try:
-        assert share.open_tunnel(7860) == "https://abc.example"
+        assert tunnel.open_tunnel(7860) == "https://abc.example"
     finally:
         for tunnel in tunneling.CURRENT_TUNNELS:
             if tunnel.proc:

@@ -19,13 +19,15 @@ from tests.web.chats.conftest import open_store as open_store
 from tests.web.chats.conftest import server as server
 from tests.web.chats.conftest import store as store
 from tests.web.chats.test_store import FOR_OWNERS
-from web.chats import adopting, chats, usage
-from web.chats.errors import StoreError, UnknownChatError
-from web.chats.exports import export_chats
-from web.chats.imports import ImportedChat, from_json, read_chats
-from web.chats.records import Chat, ChatMessage, ChatSettings, Snippet, MessageState
-from web.chats.sqlite import SqliteFile
-from web.chats.store import ChatStore
+from web.chats import usage
+from web.chats.store import import_writer
+from web.chats.store import chats
+from web.chats.store.errors import StoreError, UnknownChatError
+from web.chats.transfer.export_writer import export_chats
+from web.chats.transfer.import_file import ImportedChat, from_json, read_chats
+from web.chats.store.models import Chat, ChatMessage, ChatSettings, Snippet, MessageState
+from web.chats.store.sqlite import SqliteFile
+from web.chats.store.chat_store import ChatStore
 from web.chats.titles import MAX_TITLE
 
 ANNA, MALLORY = "browser:anna", "browser:mallory"
@@ -238,7 +240,7 @@ def test_chats_of_a_running_import_are_not_seen(store: ChatStore) -> None:
             assert store.chats(ANNA) == store.chats(ANNA, "t") == list(store.each_chat(ANNA)) == []
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(adopting, "MAX_ROWS", 2)
+        patch.setattr(import_writer, "MAX_ROWS", 2)
         kept = store.adopt(ANNA, reading())
     assert seen
     assert {chat.id for chat in store.chats(ANNA)} == {chat.id for chat in kept}
@@ -249,7 +251,7 @@ def test_chats_of_a_running_import_are_not_seen(store: ChatStore) -> None:
 def test_a_file_that_is_wrong_at_its_end_leaves_nothing(
     store: ChatStore, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    monkeypatch.setattr(adopting, "MAX_ROWS", 10)
+    monkeypatch.setattr(import_writer, "MAX_ROWS", 10)
     file = json.dumps([json.loads(exported(native()))] * 30)[:-1] + (text if text != "]" else "]]")
     with pytest.raises(RequestError):
         store.adopt(ANNA, read_chats(file))
@@ -265,7 +267,7 @@ def test_an_import_that_was_killed_is_purged(
         yield from read_chats(exported(native()))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(adopting, "MAX_ROWS", 1)
+    monkeypatch.setattr(import_writer, "MAX_ROWS", 1)
     with monkeypatch.context() as patch:
         patch.setattr(store, "_destroy", lambda *_: 0)
         with pytest.raises(KeyboardInterrupt):
@@ -279,7 +281,7 @@ def test_others_write_while_a_file_is_imported(
     store: ChatStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was one transaction: what streamed was not saved until its end."""
-    monkeypatch.setattr(adopting, "MAX_ROWS", 10)
+    monkeypatch.setattr(import_writer, "MAX_ROWS", 10)
     rows: list[int] = []
     insert = store._insert
     chat = begun(store, MALLORY)

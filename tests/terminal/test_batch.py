@@ -18,7 +18,7 @@ from model.types import Emit, EngineRequest, LinlyError
 from terminal import batch
 from terminal.options import RequestDefaults, read_options
 from terminal.order import WINDOW, Result, in_order
-from terminal.rows import BatchRow
+from terminal.jsonl import BatchRow
 from tests.fake import FakeEngine, echo, fake_load
 
 SECONDS = 20  # after which something hangs

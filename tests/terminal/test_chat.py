@@ -21,7 +21,7 @@ from model.types import (
     Queued,
 )
 from terminal.chat import TerminalChat
-from terminal.conversation import converse
+from terminal.repl import converse
 from terminal.options import RequestDefaults
 from terminal.screen import Console
 from tests.fake import FakeEngine, echo, fake_manager

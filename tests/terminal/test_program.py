@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from model.folders.model_folder import load_tokenizer, read_model_folder
-from model.tokenizer import TextSpan
+from model.text.tokenizer import TextSpan
 from tests.engine.remote.server import Server, running
 
 CHECKOUT = Path(__file__).parents[2]

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from model.prompt import PromptTemplate, load_templates
+from model.text.prompt import PromptTemplate, load_templates
 from model.types import Message
-from terminal.rows import BatchRow, read_rows
+from terminal.jsonl import BatchRow, read_rows
 from training.formats import messages_of
 
 CHECKOUT = Path(__file__).parents[2]

@@ -11,9 +11,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from model.types import Message
-from training.batches import collate, dataset
-from training.data import TrainingChat
-from training.examples import IGNORED, Example
+from training.collator import collate, dataset
+from training.dataset import TrainingChat
+from training.encoding import IGNORED, Example
 
 CHAT = TrainingChat(1, (Message("assistant", ""),))
 EXAMPLES = [

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from training.callback import DivergedError, ProgressCallback
+from training.progress_callback import DivergedError, ProgressCallback
 from training.events import Event, HeldOut, Step
-from training.stopping import StopRequest
+from training.interrupt import StopRequest
 
 
 def state(step: int, epoch: float) -> SimpleNamespace:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from model.prompt import PromptTemplate
-from training.data import read_data
+from model.text.prompt import PromptTemplate
+from training.dataset import read_data
 from training.hub_data import choose, local_data
-from training.rows import DataError
+from training.parsing import DataError
 
 PLAIN = PromptTemplate("plain", "")
 GOOD = json.dumps({"instruction": "Hi", "output": "Hello"})

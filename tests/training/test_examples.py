@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from model.folders.model_folder import load_tokenizer, read_model_folder
-from model.prompt import PromptTemplate, load_templates
-from model.tokenizer import Tokenizer
+from model.text.prompt import PromptTemplate, load_templates
+from model.text.tokenizer import Tokenizer
 from model.types import Message
 from tests.tiny import TEMPLATE
-from training.data import TrainingChat
-from training.examples import IGNORED, Encoder, Example, split
+from training.dataset import TrainingChat
+from training.encoding import IGNORED, Encoder, Example, split
 
 TEMPLATES = {
     **load_templates(Path(__file__).parents[2] / "prompts"),

@@ -20,14 +20,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import finetune
-from model.adapters import AdapterRegistry
-from model.folders.base_facts import base_facts
+from model.serving.adapter_registry import AdapterRegistry
+from model.folders.base_info import base_facts
 from model.folders.model_folder import load_tokenizer, read_model_folder
-from model.tokenizer import TextSpan
+from model.text.tokenizer import TextSpan
 from tests.tiny import make_adapter, make_folder
-from training import finishing, run_folder, trainer
+from training import finalize, run_folder, trainer
 from training.events import Event, Step
-from training.stopping import StopRequest, stoppable
+from training.interrupt import StopRequest, stoppable
 
 CHECKOUT = Path(__file__).parents[2]
 WORDS = ["fox", "dog", "world", "x = 1", "brown", "lazy", "quick", "天气", "今天", "你好"]
@@ -170,7 +170,7 @@ def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_goes_on(
     """To the same weights as without the interruption."""
     flags = ("--num_epochs", "4", "--early_stopping_patience", "1")
     assert train("whole", *flags) == 0
-    monkeypatch.setattr("training.terminal.Terminal.__call__", lambda self, event: stop(event))
+    monkeypatch.setattr("training.progress_bar.Terminal.__call__", lambda self, event: stop(event))
     stop = StopAfter(13)
     assert train("mine", *flags) == 1
     err = capsys.readouterr().err
@@ -235,7 +235,7 @@ def test_what_was_interrupted_behind_its_end_is_finished(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(finishing, "save", interrupt)
+    monkeypatch.setattr(finalize, "save", interrupt)
     assert train("mine", *flags) == 1
     assert "Interrupted. The same command goes on" in capsys.readouterr().err
     monkeypatch.undo()
@@ -259,7 +259,7 @@ def test_a_folder_that_was_moved_goes_on_from_its_best(
     flags = ("--num_epochs", "4", "--learning_rate", "0.5", "--early_stopping_patience", "0")
     assert train("whole", *flags) == 0
     stop = StopAfter(40)
-    monkeypatch.setattr("training.terminal.Terminal.__call__", lambda self, event: stop(event))
+    monkeypatch.setattr("training.progress_bar.Terminal.__call__", lambda self, event: stop(event))
     assert train("first", *flags) == 1
     monkeypatch.undo()
     newest = run_folder.checkpoints(tmp_path / "first")[-1]
@@ -277,7 +277,7 @@ def test_without_its_best_checkpoint_it_does_not_go_on(
 ) -> None:  # fmt: skip
     flags = ("--num_epochs", "4", "--learning_rate", "0.5", "--early_stopping_patience", "0")
     stop = StopAfter(40)
-    monkeypatch.setattr("training.terminal.Terminal.__call__", lambda self, event: stop(event))
+    monkeypatch.setattr("training.progress_bar.Terminal.__call__", lambda self, event: stop(event))
     assert train("mine", *flags) == 1
     monkeypatch.undo()
     shutil.rmtree(run_folder.checkpoints(tmp_path / "mine")[0])
@@ -300,7 +300,7 @@ def test_what_a_kill_has_left_beside_an_adapter_is_cleared_away(
 def test_an_adapter_worse_than_its_base_is_told(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(finishing, "held_out_loss", lambda trainer: 99.0)
+    monkeypatch.setattr(finalize, "held_out_loss", lambda trainer: 99.0)
     assert train("mine", "--num_epochs", "1") == 0
     assert "It is worse than its base on what was held out." in capsys.readouterr().err
 
@@ -380,8 +380,8 @@ def test_weights_that_were_lost_while_saving_are_noticed(
         ),
         (lambda found: {}, "broken"),
     ):
-        trained = finishing._trained
-        monkeypatch.setattr(finishing, "_trained", lambda model: lose(trained(model)))  # noqa: B023
+        trained = finalize._trained
+        monkeypatch.setattr(finalize, "_trained", lambda model: lose(trained(model)))  # noqa: B023
         assert train("mine", "--num_epochs", "1") == 1
         err = capsys.readouterr().err
         assert "The adapter that was saved is broken" in err

@@ -197,8 +197,8 @@ def test_nobody_reads_its_events_any_more() -> None:
     code = (
         "import sys, time\n"
         "from training.events import Stage\n"
-        "from training.stopping import stoppable\n"
-        "from training.terminal import print_line\n"
+        "from training.interrupt import stoppable\n"
+        "from training.progress_bar import print_line\n"
         "with stoppable() as stop:\n"
         "    while not stop.asked:\n"
         "        print_line(Stage('data'))\n"

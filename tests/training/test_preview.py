@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from model.folders.model_folder import load_tokenizer, read_model_folder
-from model.prompt import PromptTemplate
+from model.text.prompt import PromptTemplate
 from tests.tiny import TEMPLATE
 from training.preview import Piece, preview
-from training.rows import DataError
+from training.parsing import DataError
 
 MODEL = PromptTemplate("model", TEMPLATE)
 

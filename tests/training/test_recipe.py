@@ -6,7 +6,7 @@ import pytest
 
 from model.types import SettingsError
 from training.options import read_options
-from training.recipe import LINEAR, Hyperparameters, held_out_size, resolve
+from training.hyperparameters import LINEAR, Hyperparameters, held_out_size, resolve
 
 
 def recipe(learned: int, held_out: int, *flags: str, width: int = 5120) -> Hyperparameters:

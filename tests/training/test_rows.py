@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from training.rows import BadRow, DataError, DataRow, parse_rows, read_text
+from training.parsing import BadRow, DataError, DataRow, parse_rows, read_text
 
 
 def test_json_lines_have_their_line_numbers() -> None:

@@ -11,7 +11,7 @@ import pytest
 from training.events import Event, HeldOut, Step
 from training.options import read_options
 from training.run import StoppedError, fine_tune
-from training.stopping import StopRequest
+from training.interrupt import StopRequest
 
 CHECKOUT = Path(__file__).parents[2]
 ADAPTERS = ("lighthouse", "json", "xiaodeng")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from model.adapters import Adapter
+from model.serving.adapter_registry import Adapter
 from tests.fake import ADAPTERS, FakeEngine, fake_manager
 from tests.web.browser import PATIENCE, Chat, chromium
 from tests.web.serving import serving

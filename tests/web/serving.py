@@ -12,14 +12,14 @@ from tempfile import TemporaryDirectory
 import uvicorn
 from fastapi import FastAPI
 
-from model.manager import ModelManager
+from model.serving.manager import ModelManager
 from web.access import AccessPolicy
-from web.address import bind
-from web.chats.keeping import open_store
+from web.listen_socket import bind
+from web.chats.open_store import open_store
 from web.http_protocol import server_config
 from web.server import build_app
-from web.sharing import PublicLink
-from web.ui.train.desk import TrainingService
+from web.public_link.limits import PublicLink
+from web.ui.train.service import TrainingService
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from model.settings import Settings
+from model.config.settings import Settings
 from tests.web.api.test_keys import scope
 from web.access import AccessPolicy, decide, passphrase
 from web.passwords import hash_password

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from web.chats.identity import Owner
-from web.chats.records import Chat, ChatSettings
-from web.chats.visits import TabSession
+from web.chats.store.models import Chat, ChatSettings
+from web.chats.tab_sessions import TabSession
 from web.ui import chat_view
 from web.ui.chat_view import sidebar_value
 

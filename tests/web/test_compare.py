@@ -16,7 +16,7 @@ from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.browser import Chat
 from tests.web.conftest import Serve
 from tests.web.serving import serving
-from web.chats.records import ChatSettings
+from web.chats.store.models import ChatSettings
 from web.ui.compare_panel import NOBODY, chosen
 from web.ui.presets import PRESETS
 

@@ -22,10 +22,10 @@ from tests.web.handmade import FORM, Stream
 from tests.web.serving import serving
 from web import login
 from web.access import AccessPolicy
-from web.address import bind
+from web.listen_socket import bind
 from web.login import COOKIE, SECONDS, Logins, key_in
 from web.rate_limits import AttemptLimiter
-from web.sharing import LinkRules, PublicLink
+from web.public_link.limits import LinkRules, PublicLink
 
 MEI, LIN = ("mei", "mei's 密码"), ("lin", "lin's")
 ACCOUNTS = dict([MEI, LIN])

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from model.adapters import Adapter
+from model.serving.adapter_registry import Adapter
 from tests.fake import ADAPTERS, FakeEngine, echo
 from tests.web.browser import Chat
 from tests.web.conftest import Serve

@@ -15,8 +15,8 @@ from tests.web.browser import PATIENCE, Chat
 from tests.web.conftest import Serve
 from tests.web.serving import serving
 from web.access import AccessPolicy
-from web.address import bind
-from web.ui import drawn
+from web.listen_socket import bind
+from web.ui import custom_components
 
 pytestmark = pytest.mark.browser
 
@@ -371,7 +371,7 @@ def test_a_shared_page_asks_for_the_passphrase(browser: Browser) -> None:
 @pytest.mark.slow
 def test_a_script_that_comes_at_last(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every part of the page asked for it in vain, and asks once more."""
-    monkeypatch.setattr(drawn, "AGAIN_MS", 5_000)
+    monkeypatch.setattr(custom_components, "AGAIN_MS", 5_000)
     manager = fake_manager(FakeEngine(echo))
     manager.wait()
     with serving(manager) as url, browser.new_context() as context:

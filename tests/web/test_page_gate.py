@@ -18,9 +18,9 @@ from websockets.exceptions import InvalidStatus
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.handmade import Caller, Stream, refused, said
 from tests.web.serving import serving
-from web import page_gate
+from web import page_middleware
 from web.access import AccessPolicy
-from web.page_gate import RULES
+from web.page_middleware import RULES
 from web.security_headers import HEADERS
 
 MB = 1_000_000
@@ -238,7 +238,7 @@ def test_gate_a_body_of_unknown_size(url: str, lines: list[str]) -> None:
 
 def test_gate_a_body_that_does_not_come(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that comes a byte at a time would hold its room for ever."""
-    monkeypatch.setattr(page_gate, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(page_middleware, "BODY_SECONDS", 0.3)
     began = time.monotonic()
     status, answer = raw(
         url, "POST /page/actions/stop HTTP/1.1", "Host: localhost", "Content-Length: 10",
@@ -265,7 +265,7 @@ def test_gate_large_bodies_leave_room_for_messages(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Announced and not sent, a few files kept everybody's messages out."""
-    monkeypatch.setattr(page_gate, "MAX_BODIES", 10 * MB)
+    monkeypatch.setattr(page_middleware, "MAX_BODIES", 10 * MB)
     parts = urlsplit(url)
     lines = []
     try:
@@ -355,8 +355,8 @@ def test_gate_a_stream_is_a_page_s(url: str) -> None:
 
 def test_gate_requests_of_one_visitor(monkeypatch: pytest.MonkeyPatch) -> None:
     """More than anybody clicks are refused; others do not notice."""
-    monkeypatch.setattr(page_gate, "VISITOR_BURST", 10)
-    monkeypatch.setattr(page_gate, "VISITOR_RATE", 0.01)
+    monkeypatch.setattr(page_middleware, "VISITOR_BURST", 10)
+    monkeypatch.setattr(page_middleware, "VISITOR_RATE", 0.01)
     with served() as url, Caller(url) as busy, Caller(url) as calm:
         answers = [busy.call("stop") for _ in range(20)]
         statuses = [answer.status_code for answer in answers]

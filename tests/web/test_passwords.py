@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from model.secret_values import MAX_PASSWORD_BYTES, user_and_password
+from model.config.secret_values import MAX_PASSWORD_BYTES, user_and_password
 from model.types import SettingsError
 from web import passwords
 from web.passwords import PasswordChecker, hash_password, is_hash, verify_password

@@ -10,20 +10,20 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
-from model import findings
-from model.findings import adapter_error, folder_error
+from model import diagnostics
+from model.diagnostics import adapter_error, folder_error
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.conftest import Serve
 from tests.web.handmade import Caller, said
 from tests.web.raised import CHECKOUT, kinds, sources
 from tests.web.serving import serving
 from training.preview import Preview
-from web.chats.errors import REASONS, UnknownChatError
+from web.chats.store.errors import REASONS, UnknownChatError
 from web.chats.native import MAX_ERROR
-from web.chats.replies import FAULT
+from web.chats.reply_generator import FAULT
 from web.i18n import texts
 from web.i18n.refusals import LONGEST, Template, refused
-from web.sharing import LinkRules, PublicLink
+from web.public_link.limits import LinkRules, PublicLink
 from web.ui.share_panel import describe
 from web.ui.train.view import data_view
 
@@ -32,35 +32,35 @@ CHINESE: dict[str, str] = json.loads(CATALOGUE.read_text(encoding="utf-8"))
 
 # What these refuse is never on the page.
 ELSEWHERE = {
-    "web/address.py",  # the start: the port
-    "web/chats/keeping.py",  # the start: the data folder
+    "web/listen_socket.py",  # the start: the port
+    "web/chats/open_store.py",  # the start: the data folder
     "web/api/admin.py",  # the API, and the six that follow
-    "web/api/gate.py",
-    "web/api/requests.py",
+    "web/api/middleware.py",
+    "web/api/request_models.py",
     "web/api/routes.py",
-    "web/api/writers.py",
+    "web/api/openai_format.py",
     "web/health_checks.py",
-    "web/link_gate.py",
-    "model/flags.py",  # flags, read before anything is served; the page writes its own for training
-    "model/settings.py",
-    "model/secret_files.py",
+    "web/public_link/middleware.py",
+    "model/config/argument_parser.py",  # flags, read before anything is served; the page writes its own for training
+    "model/config/settings.py",
+    "model/config/secret_files.py",
     "training/options.py",
-    "model/merge/job.py",  # a command
+    "model/merge/planning.py",  # a command
     "web/passwords.py",  # another
 }
 
 # What is said without being raised, and what is put into a sentence for a value.
 SAID = {
-    "model/loader.py": (
+    "model/serving/background_loader.py": (
         "There is not enough memory to load this model. Try --quantization 8bit.",
         "Loading failed: {}",
     ),
-    "model/engine/local.py": (
+    "model/engine/local_engine.py": (
         "There was not enough memory for this reply. Ask again with a shorter chat.",
         "The model failed on this reply: {}",
         "The engine stopped: {}",
     ),
-    "model/prompt.py": (
+    "model/text/prompt.py": (
         "The chat",
         "The question alone",
         "The question with the reply so far",
@@ -72,9 +72,9 @@ SAID = {
         "{} holds no JSON object",
         "{} is of no type that is served",
     ),
-    "model/folders/expected.py": ("{} key heads do not divide {} heads",),
+    "model/folders/tensor_schema.py": ("{} key heads do not divide {} heads",),
     "model/folders/model_folder.py": ("of an unknown family",),
-    "model/folders/tokenizer_files.py": (
+    "model/text/tokenizer_files.py": (
         "it holds no JSON object",
         "; with {} rows it is likely {}",
     ),
@@ -100,12 +100,12 @@ SAID = {
         "its pickle is larger than {} MB",
         "it holds more than {} members",
     ),
-    "model/folders/tokenizer_bounds.py": (
+    "model/text/tokenizer_bounds.py": (
         "it makes texts grow without bound",
         "it has too many added tokens, or some that are too long",
         "its normaliser is torn",
     ),
-    "model/template_sandbox.py": (
+    "model/text/template_sandbox.py": (
         "it takes too many steps",
         "it makes a text or a list that is too long",
         "it is longer than {} characters",
@@ -116,22 +116,22 @@ SAID = {
         "factors of its own",
         "its metadata make no sense ({}: {})",
     ),
-    "web/chats/json_reader.py": (
+    "web/chats/transfer/json_reader.py": (
         "it is no JSON",
         "it is nested too deeply",
         "it has too many parts",
         "there is a number {} in it",
     ),
-    "web/chats/imports.py": ("{} chats, or {} messages",),
-    "web/chats/replies.py": (FAULT,),
-    "web/sharing.py": ("the base",),
-    "training/data.py": ("{}; and {} more",),
-    "training/examples.py": ("its question alone is longer than {} tokens (--cutoff_len)",),
+    "web/chats/transfer/import_file.py": ("{} chats, or {} messages",),
+    "web/chats/reply_generator.py": (FAULT,),
+    "web/public_link/limits.py": ("the base",),
+    "training/dataset.py": ("{}; and {} more",),
+    "training/encoding.py": ("its question alone is longer than {} tokens (--cutoff_len)",),
     "training/job.py": (
         "The training was ended by the system, probably for want of memory",
         "It ended with status {}",
     ),
-    "training/material.py": (
+    "training/data_preparation.py": (
         "{} {} left out: {}",
         "{} {} longer than {} tokens and lost the end (--cutoff_len)",
         "{} chats stand in the file more than once",
@@ -141,16 +141,16 @@ SAID = {
         "It had come to its end: going on with what is left to do",
         "Going on from {}",
     ),
-    "training/finishing.py": (
+    "training/finalize.py": (
         "It is worse than its base on what was held out. Fewer --num_epochs or a lower "
         "--learning_rate may help",
         "{} is ready. Held-out loss: {}",
     ),
-    "training/results.py": (
+    "training/report.py": (
         "not measured: nothing was held out",
         "{} of the base, {} of the adapter{}",
     ),
-    "training/rows.py": (
+    "training/parsing.py": (
         "line {}: {}",
         "no JSON ({}, column {})",
         "no JSON ({})",
@@ -170,7 +170,7 @@ def bare(text: str) -> str:
 
 
 def by_findings() -> set[str]:
-    entries = findings.texts("en").values()
+    entries = diagnostics.texts("en").values()
     return {bare(entry[part]) for entry in entries for part in ("message", "remedy")}
 
 
@@ -235,11 +235,11 @@ def test_an_entry_reads_as_chinese(key: str) -> None:
 
 
 def test_the_findings_places_are_those_of_their_english() -> None:
-    for code, entry in findings.texts("en").items():
+    for code, entry in diagnostics.texts("en").items():
         for part in ("message", "remedy"):
             used, there = (
                 set(re.findall(r"\{(\w+)[:!}]", table[part]))
-                for table in (findings.texts("zh")[code], entry)
+                for table in (diagnostics.texts("zh")[code], entry)
             )
             assert used <= there, code
 
@@ -312,12 +312,12 @@ def test_findings_have_their_own_words() -> None:
     assert refused(told, "zh") == f"适配器 'y' 已损坏：缺少 x。{found.remedy('zh')}"  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("code", findings.texts("en"))
+@pytest.mark.parametrize("code", diagnostics.texts("en"))
 def test_every_finding_is_known_by_its_english(code: str) -> None:
-    entry = findings.texts("en")[code]
+    entry = diagnostics.texts("en")[code]
     places = set(re.findall(r"(?<!\{)\{(\w+)([:!]?)", entry["message"] + entry["remedy"]))
     numbers = {name: 7.5 for name, how in places if how == ":"}
-    found = findings.finding(code, **({name: f"q{name}" for name, _ in places} | numbers))
+    found = diagnostics.finding(code, **({name: f"q{name}" for name, _ in places} | numbers))
     english = f"{found.message().rstrip('.')}. {found.remedy()}".removesuffix(". ")
     remedy = found.remedy("zh")
     assert refused(english, "zh") == found.message("zh") + ("。" + remedy if remedy else "。")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.fake import FakeEngine, echo, fake_manager
 from web.access import AccessPolicy
-from web.chats.keeping import open_store
+from web.chats.open_store import open_store
 from web.server import build_app
 
 

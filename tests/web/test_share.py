@@ -11,11 +11,12 @@ import httpx
 import pytest
 from gradio import networking, tunneling
 
-from model.settings import Settings
+from model.config.settings import Settings
 from model.types import ShareError
 from tests.fake import FakeEngine, echo, fake_manager
-from web import access, share, terminal
-from web.sharing import LinkRules, PublicLink
+from web import access, console
+from web.public_link import tunnel
+from web.public_link.limits import LinkRules, PublicLink
 
 CLIENT = """#!{python}
 import sys, time
@@ -68,7 +69,7 @@ def no_tunnel_stays_open() -> Any:
 def test_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_client(monkeypatch, tmp_path / "frpc", WORKING)
     use_server(monkeypatch, ShareServer())
-    assert share.open_tunnel(7860) == "https://abc.example"
+    assert tunnel.open_tunnel(7860) == "https://abc.example"
 
 
 def test_a_failed_download_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +77,7 @@ def test_a_failed_download_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(tunneling, "BINARY_FOLDER", tmp_path)
     use_server(monkeypatch, httpx.ConnectError("no route to host"))
     with pytest.raises(ShareError, match=r"tunnel client .* downloaded \(no route to host\)"):
-        share.open_tunnel(7860)
+        tunnel.open_tunnel(7860)
 
 
 def test_a_damaged_download_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +87,7 @@ def test_a_damaged_download_is_not_kept(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(tunneling, "BINARY_URL", next(iter(tunneling.CHECKSUMS)))
     use_server(monkeypatch, httpx.Response(200, content=b"junk", request=httpx.Request("GET", "h")))
     with pytest.raises(ShareError, match="tunnel client"):
-        share.open_tunnel(7860)
+        tunnel.open_tunnel(7860)
     assert not (tmp_path / "frpc").exists()
 
 
@@ -94,24 +95,24 @@ def test_no_address_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     use_client(monkeypatch, tmp_path / "frpc", WORKING)
     use_server(monkeypatch, httpx.ConnectError("name not known"))
     with pytest.raises(ShareError, match=r"share server's address .* \(name not known\)"):
-        share.open_tunnel(7860)
+        tunnel.open_tunnel(7860)
 
 
 def test_a_refused_tunnel_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_client(monkeypatch, tmp_path / "frpc", REFUSING)
     use_server(monkeypatch, ShareServer())
     with pytest.raises(ShareError, match=r"tunnel was refused \(.*too many tunnels\)"):
-        share.open_tunnel(7860)
+        tunnel.open_tunnel(7860)
 
 
 @pytest.mark.parametrize("settings", [Settings(share=True), Settings(share_public=True)])
 def test_what_the_terminal_says(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(terminal, "open_tunnel", lambda port: f"https://abc.example:{port}")
+    monkeypatch.setattr(console, "open_tunnel", lambda port: f"https://abc.example:{port}")
     rules = access.decide(settings)
     link = PublicLink(LinkRules(), lambda: None)
-    terminal.share_link(settings, rules, 7860, link)
+    console.share_link(settings, rules, 7860, link)
     assert link.address == "https://abc.example:7860"
     said = capsys.readouterr().out
     assert "https://abc.example:7860" in said
@@ -126,9 +127,9 @@ def test_a_failure_is_one_line(
     def fail(port: int) -> str:
         raise ShareError("No public link: it rained", "The local page goes on.")
 
-    monkeypatch.setattr(terminal, "open_tunnel", fail)
+    monkeypatch.setattr(console, "open_tunnel", fail)
     link = PublicLink(LinkRules(), lambda: None)
-    terminal.share_link(Settings(share=True), access.AccessPolicy(), 7860, link)
+    console.share_link(Settings(share=True), access.AccessPolicy(), 7860, link)
     assert link.problem.startswith("No public link: it rained")
     _, told = capsys.readouterr().out.splitlines()
     assert told == "No public link: it rained. The local page goes on."
@@ -143,7 +144,7 @@ def sharing(*adapters: str) -> PublicLink:
 
 def told_of_sharing(link: PublicLink | None, capsys: pytest.CaptureFixture[str], **how: Any) -> str:
     """What is said of `--share_adapters` once the model is ready, or has failed."""
-    terminal.follow_loading(fake_manager(FakeEngine(echo), **how), link)
+    console.follow_loading(fake_manager(FakeEngine(echo), **how), link)
     said = capsys.readouterr().out.splitlines()
     return "\n".join(line for line in said if line.startswith("--share_adapters"))
 

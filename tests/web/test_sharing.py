@@ -22,10 +22,10 @@ from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
 from tests.web.browser import Chat
 from tests.web.handmade import Caller, said
 from tests.web.serving import serving
-from web import sharing
+from web.public_link import limits
 from web.access import AccessPolicy
-from web.address import bind
-from web.sharing import HOUR, LinkLimitError, LinkRules, PublicLink
+from web.listen_socket import bind
+from web.public_link.limits import HOUR, LinkLimitError, LinkRules, PublicLink
 
 pytestmark = pytest.mark.slow
 
@@ -364,7 +364,7 @@ def test_visitors_see_nothing_of_the_link_and_cannot_end_it(
 
 def test_visitors_do_not_fill_the_disk(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes no time of the model's was without a limit, for whoever forgot their cookie."""
-    monkeypatch.setattr(sharing, "MAX_STORED_CHARS", 1000)
+    monkeypatch.setattr(limits, "MAX_STORED_CHARS", 1000)
     here = shared(stack, LinkRules())
     messages = [{"role": "user", "content": "x" * 350}]
     text = json.dumps({"messages": messages})

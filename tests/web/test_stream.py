@@ -17,25 +17,25 @@ from typing import Any
 
 import pytest
 
-from model.adapters import Adapter
+from model.serving.adapter_registry import Adapter
 from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
 from tests.web.handmade import Caller, Stream, said
 from tests.web.serving import serving
 from web import server
 from web.access import AccessPolicy
-from web.address import bind
-from web.chats import visits
-from web.chats.errors import StoreError
+from web.listen_socket import bind
+from web.chats import tab_sessions
+from web.chats.store.errors import StoreError
 from web.chats.identity import Owner
-from web.chats.records import ChatSettings
-from web.chats.replies import ReplyGenerator
-from web.chats.store import ChatStore
-from web.chats.talk import ChatService
-from web.chats.visits import TabSessions
-from web.sharing import LinkRules, PublicLink
-from web.ui import model_watch, stream
+from web.chats.store.models import ChatSettings
+from web.chats.reply_generator import ReplyGenerator
+from web.chats.store.chat_store import ChatStore
+from web.chats.chat_service import ChatService
+from web.chats.tab_sessions import TabSessions
+from web.public_link.limits import LinkRules, PublicLink
+from web.ui import model_watcher, stream
 from web.ui.layout import Layout
-from web.ui.model_watch import ModelWatcher
+from web.ui.model_watcher import ModelWatcher
 from web.ui.page import build_page
 from web.ui.service import PageService
 from web.ui.stream import CROWD_SECONDS, UPDATE_SECONDS, Tab
@@ -260,7 +260,7 @@ def test_stream_a_drop_down_that_offers_less_is_hidden_first(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Gradio's list, while it is open, fails over what is missing, and never opens again."""
-    monkeypatch.setattr(model_watch, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(model_watcher, "LOOK_SECONDS", 0.05)
     adapters: list[Adapter] = list(ADAPTERS)
     page = serve(adapters=adapters)
     number = page.number(lambda ui: ui.adapter)
@@ -366,7 +366,7 @@ def test_stream_that_fails_is_ended_and_told_of(
 
 
 def test_stream_too_many_tabs(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(visits, "MAX_TABS_OF_VISITOR", 2)
+    monkeypatch.setattr(tab_sessions, "MAX_TABS_OF_VISITOR", 2)
     page = serve()
     with Caller(page.url) as caller, Caller(page.url) as other:
         second = caller.open()
@@ -576,7 +576,7 @@ def test_model_watch_one_look_serves_all_tabs(
 ) -> None:
     """Each took a thread, of which there are few; and a disk that was gone for a moment left all
     open tabs without news."""
-    monkeypatch.setattr(model_watch, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(model_watcher, "LOOK_SECONDS", 0.01)
     looks, at_once, most, may_end = 0, 0, 0, threading.Event()
     found: list[Adapter] = []
 

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 from fastapi import FastAPI
 
-from model.manager import ModelManager
+from model.serving.manager import ModelManager
 from web import logs
 from web.access import AccessPolicy
 from web.api import admin, errors, health, routes
-from web.api.gate import ApiAuthMiddleware, KeyAttempts, ApiCorsMiddleware
+from web.api.middleware import ApiAuthMiddleware, KeyAttempts, ApiCorsMiddleware
 from web.health_checks import HealthCheck, HealthChecks, engine_check
 from web.metrics import Metrics
 from web.rate_limits import AttemptLimiter
-from web.tracing import RequestIdMiddleware
+from web.request_id import RequestIdMiddleware
 
 
 def install(

@@ -11,12 +11,12 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 
-from model.adapters import Adapter
-from model.manager import ModelManager
+from model.serving.adapter_registry import Adapter
+from model.serving.manager import ModelManager
 from web.access import AccessPolicy
 from web.api.errors import ForbiddenError
-from web.api.gate import ASKS_FOR_A_KEY, KeyAttempts, bearer
-from web.api.responses import AdapterState, AdapterStates, errors
+from web.api.middleware import ASKS_FOR_A_KEY, KeyAttempts, bearer
+from web.api.response_models import AdapterState, AdapterStates, errors
 
 
 @dataclass(frozen=True)

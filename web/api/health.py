@@ -9,9 +9,9 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from model.manager import ModelManager
+from model.serving.manager import ModelManager
 from model.types import Phase, Status
-from web.api import responses
+from web.api import response_models
 from web.health_checks import HealthChecks
 from web.metrics import Metrics
 
@@ -40,13 +40,13 @@ def router(manager: ModelManager, metrics: Metrics, checks: HealthChecks) -> API
     """The two routes; GET and HEAD."""
     watch = HealthRoutes(manager, metrics, checks)
     routes = APIRouter(tags=["watching"])
-    not_ready: responses.Documented = {
-        503: {"model": responses.Health, "description": "Not ready: loading, or failed"}
+    not_ready: response_models.Documented = {
+        503: {"model": response_models.Health, "description": "Not ready: loading, or failed"}
     }
     routes.add_api_route(
-        "/health", watch.health, response_model=responses.Health, responses=not_ready, name="health"
+        "/health", watch.health, response_model=response_models.Health, responses=not_ready, name="health"
     )
-    text: responses.Documented = {
+    text: response_models.Documented = {
         200: {"description": "Prometheus' text", "content": {"text/plain": {}}}
     }
     routes.add_api_route(

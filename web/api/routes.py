@@ -11,16 +11,16 @@ from fastapi import APIRouter, Request, Response
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
-from model.manager import ModelManager
+from model.serving.manager import ModelManager
 from model.types import ChatRequest, CompletionRequest, Sampling, UnknownModelError, new_id
-from web.api import responses
+from web.api import response_models
 from web.api.errors import NoSuchRouteError, WrongMethodError
-from web.api.gate import ASKS_FOR_A_KEY
-from web.api.requests import MAX_SEED, ChatCompletion, Generation, TextCompletion
-from web.api.responses import errors, streamed
-from web.api.streams import respond
-from web.api.writers import ChatWriter, TextWriter
-from web.tracing import trace_of
+from web.api.middleware import ASKS_FOR_A_KEY
+from web.api.request_models import MAX_SEED, ChatCompletion, Generation, TextCompletion
+from web.api.response_models import errors, streamed
+from web.api.streaming import respond
+from web.api.openai_format import ChatWriter, TextWriter
+from web.request_id import trace_of
 
 EVENT_SECONDS = 0.02  # between two packets of a stream; each token is an event all the same
 LOOK_SECONDS = 1.0  # for which a look at the adapters' folder is as good as a new one
@@ -101,19 +101,19 @@ def router(manager: ModelManager) -> APIRouter:
     api = Api(manager)
     v1 = APIRouter(prefix="/v1", tags=["OpenAI"], dependencies=[ASKS_FOR_A_KEY])
     v1.add_api_route(
-        "/models", api.models, response_model=responses.Models, responses=errors(), name="models"
+        "/models", api.models, response_model=response_models.Models, responses=errors(), name="models"
     )
     generates = errors(400, 404, 413, 422, 429, 500, 503)
     v1.add_api_route(
         "/chat/completions", api.chat, methods=["POST"], name="chat completions",
-        response_model=responses.ChatResponse, responses={**streamed(), **generates},
+        response_model=response_models.ChatResponse, responses={**streamed(), **generates},
     )  # fmt: skip
     v1.add_api_route(
         "/completions", api.complete, methods=["POST"], name="completions",
-        response_model=responses.TextResponse, responses={**streamed(), **generates},
+        response_model=response_models.TextResponse, responses={**streamed(), **generates},
     )  # fmt: skip
     v1.add_api_route(
-        "/models/{name}", api.model, response_model=responses.Model, responses=errors(404),
+        "/models/{name}", api.model, response_model=response_models.Model, responses=errors(404),
         name="model",
     )  # fmt: skip
     for path, handler in (("/models", api.models), ("/models/{name}", api.model)):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from web.chats.records import ChatMessage
+from web.chats.store.models import ChatMessage
 
 
 def path(messages: Mapping[str, ChatMessage], head: str | None) -> list[ChatMessage]:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from web.chats.errors import StoreBusyError
+from web.chats.store.errors import StoreBusyError
 
 
 class FairLock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from model.types import RequestError, Role
-from web.chats.codec import check_length, clean
+from web.chats.store.serialization import check_length, clean
 from web.chats.shapes import NoExportError, field, listed, role_field
 
 Turn = tuple[Role, str]

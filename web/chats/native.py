@@ -5,8 +5,8 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from web.chats.codec import check_length, clean, read_run, read_settings
-from web.chats.records import Chat, ChatMessage, GenerationRun, MessageState, Vote
+from web.chats.store.serialization import check_length, clean, read_run, read_settings
+from web.chats.store.models import Chat, ChatMessage, GenerationRun, MessageState, Vote
 from web.chats.shapes import NoExportError, field, listed, role_field, time_field
 from web.chats.titles import one_line
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from web.chats.errors import StoreBusyError
+from web.chats.store.errors import StoreBusyError
 
 
 class Turns:

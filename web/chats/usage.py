@@ -15,7 +15,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from model.types import RequestError
-from web.chats.tables import CHATS, MESSAGES, SNIPPETS
+from web.chats.store.schema import CHATS, MESSAGES, SNIPPETS
 
 MAX_CHATS_PER_OWNER = 20_000
 MAX_BYTES_PER_OWNER = 500_000_000  # of texts, and of how they came about

@@ -15,7 +15,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from string import Formatter
 
-from model import findings
+from model import diagnostics
 from web.i18n import texts
 
 CHINESE = "zh"
@@ -163,7 +163,7 @@ def _entries() -> Iterator[tuple[str, str]]:
     path = Path(__file__).with_name("refusals.zh.json")
     yield from json.loads(path.read_text(encoding="utf-8")).items()
     yield texts("en")["fault"], texts(CHINESE)["fault"]
-    english, chinese = findings.texts("en"), findings.texts(CHINESE)
+    english, chinese = diagnostics.texts("en"), diagnostics.texts(CHINESE)
     for code, entry in english.items():
         for part in ("message", "remedy"):
             if entry[part]:

@@ -15,11 +15,11 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, StringConstraints
 
 from model.types import LinlyError, RequestError
-from web.chats.imports import read_chats
-from web.chats.reading import PrefillAhead
-from web.chats.records import ChatSettings, SavedPreset
-from web.chats.talk import ChatService
-from web.chats.visits import TabSession
+from web.chats.transfer.import_file import read_chats
+from web.chats.prefill_ahead import PrefillAhead
+from web.chats.store.models import ChatSettings, SavedPreset
+from web.chats.chat_service import ChatService
+from web.chats.tab_sessions import TabSession
 from web.i18n import LANGUAGES, say
 from web.i18n.refusals import refused
 from web.ui.compare_panel import MAX_RIVALS, chosen
@@ -28,9 +28,9 @@ from web.ui.controls import Updates
 from web.ui.form_values import Body, FormValues, Name, Text
 from web.ui.layout import Layout
 from web.ui.presets import FIRST, PRESETS
-from web.ui.shelf import PromptLibrary
+from web.ui.library import PromptLibrary
 from web.ui.train.actions import TrainActions, TrainForm
-from web.ui.train.desk import TrainingRequestError
+from web.ui.train.service import TrainingRequestError
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ from html import escape
 from typing import Any
 
 from model.types import Queued, Status
-from web.chats.chats import MAX_LISTED_CHATS
-from web.chats.conversation import MessageTree
-from web.chats.records import Chat, ChatMessage, GenerationRun, MessageState, Vote
-from web.chats.reply import ReplyJob
-from web.chats.visits import PrefillProgress, TabSession
+from web.chats.store.chats import MAX_LISTED_CHATS
+from web.chats.message_tree import MessageTree
+from web.chats.store.models import Chat, ChatMessage, GenerationRun, MessageState, Vote
+from web.chats.reply_job import ReplyJob
+from web.chats.tab_sessions import PrefillProgress, TabSession
 from web.i18n import say
 from web.i18n.refusals import refused
 

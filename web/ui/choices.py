@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from model.adapters import Adapter
-from model.manager import ModelManager
-from web.chats.talk import ChatService
-from web.chats.visits import TabSession
+from model.serving.adapter_registry import Adapter
+from model.serving.manager import ModelManager
+from web.chats.chat_service import ChatService
+from web.chats.tab_sessions import TabSession
 from web.i18n import say
 from web.ui.presets import PRESETS
 

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from model.types import RequestError, Sampling
-from web.chats.records import ChatSettings
+from web.chats.store.models import ChatSettings
 from web.i18n import DEFAULT, texts
 from web.ui.presets import Preset, as_sampling
 

@@ -8,15 +8,15 @@ from typing import Any
 import gradio as gr
 
 from model.types import Status
-from web.chats.records import ChatSettings
-from web.chats.talk import ChatService
-from web.chats.visits import TabSession
+from web.chats.store.models import ChatSettings
+from web.chats.chat_service import ChatService
+from web.chats.tab_sessions import TabSession
 from web.i18n import say, texts
 from web.i18n.refusals import refused
 from web.ui.choices import AUTOMATIC, BASE, Choices, adapter_choices, template_choices
 from web.ui.controls import Updates, merge
 from web.ui.layout import Layout, relabel
-from web.ui.shelf import PromptLibrary
+from web.ui.library import PromptLibrary
 from web.ui.train.actions import TrainActions
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from model.types import RequestError
-from web.chats.records import ChatSettings
+from web.chats.store.models import ChatSettings
 from web.ui.presets import Preset, sampling
 
 MAX_SYSTEM = 100_000  # characters of a system prompt: no context holds as much

@@ -13,7 +13,7 @@ from web.i18n import DEFAULT, LANGUAGES, texts
 from web.ui.choices import BASE
 from web.ui.compare_panel import ComparePanel
 from web.ui.controls import Controls
-from web.ui.drawn import drawn
+from web.ui.custom_components import drawn
 from web.ui.settings_panel import SettingsPanel
 from web.ui.train.layout import TrainLayout
 from web.ui.train.layout import build as train_layout

@@ -1,6 +1,6 @@
 """The page's endpoints: the stream, a post for each action, imports, exports and uploads.
 
-`web/page_gate.py` has checked names, origins, logins and sizes before any of this is reached. The
+`web/page_middleware.py` has checked names, origins, logins and sizes before any of this is reached. The
 headers `X-Linly-*` say which tab asks; without them nothing is done.
 """
 
@@ -20,7 +20,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from model.types import LinlyError, RequestError
-from web.chats.visits import TabSession
+from web.chats.tab_sessions import TabSession
 from web.i18n import DEFAULT, LANGUAGES, say
 from web.ui.actions import Export, sentence
 from web.ui.exports import exported

@@ -8,22 +8,22 @@ from pathlib import Path
 
 import gradio as gr
 
-from model.manager import ModelManager
+from model.serving.manager import ModelManager
 from web.chats.identity import Owner
-from web.chats.keeping import OpenStore
-from web.chats.reading import PrefillAhead
-from web.chats.replies import ReplyGenerator
-from web.chats.talk import ChatService
-from web.chats.visits import TabSession, TabSessions
-from web.sharing import PublicLink
+from web.chats.open_store import OpenStore
+from web.chats.prefill_ahead import PrefillAhead
+from web.chats.reply_generator import ReplyGenerator
+from web.chats.chat_service import ChatService
+from web.chats.tab_sessions import TabSession, TabSessions
+from web.public_link.limits import PublicLink
 from web.ui.actions import Actions
 from web.ui.control_updates import ControlUpdates
 from web.ui.layout import Layout
-from web.ui.model_watch import ModelWatcher
+from web.ui.model_watcher import ModelWatcher
 from web.ui.page import build_page
-from web.ui.shelf import PromptLibrary
+from web.ui.library import PromptLibrary
 from web.ui.train.actions import TrainActions
-from web.ui.train.desk import TrainingService
+from web.ui.train.service import TrainingService
 from web.ui.train.uploads import Uploads
 from web.workers import LoopCaller, Workers
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import gradio as gr
 
-from web.chats.visits import TabSession
+from web.chats.tab_sessions import TabSession
 from web.i18n import DEFAULT, say, texts
 from web.i18n.refusals import refused
-from web.sharing import HOUR, PublicLink
+from web.public_link.limits import HOUR, PublicLink
 
 Updates = dict[Any, Any]
 

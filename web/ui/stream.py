@@ -30,12 +30,12 @@ import gradio as gr
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from model.types import LinlyError
-from web.chats.chats import MAX_LISTED_CHATS
-from web.chats.conversation import MessageTree
-from web.chats.reading import chat_request
-from web.chats.records import MessageState
-from web.chats.reply import ReplyJob, spoken
-from web.chats.visits import TooManyTabsError, TabSession
+from web.chats.store.chats import MAX_LISTED_CHATS
+from web.chats.message_tree import MessageTree
+from web.chats.prefill_ahead import chat_request
+from web.chats.store.models import MessageState
+from web.chats.reply_job import ReplyJob, spoken
+from web.chats.tab_sessions import TooManyTabsError, TabSession
 from web.i18n import DEFAULT, LANGUAGES
 from web.ui.actions import sentence
 from web.ui.chat_view import (
@@ -46,8 +46,8 @@ from web.ui.chat_view import (
     sidebar_value,
 )
 from web.ui.controls import Encoded
-from web.ui.drawn import version
-from web.ui.sent import LiveTexts, SentItems
+from web.ui.custom_components import version
+from web.ui.sent_state import LiveTexts, SentItems
 from web.ui.service import PageService
 from web.visitor import visitor_of
 

@@ -17,10 +17,10 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from model.engine.remote.line import ServerConnection, was_given
+from model.engine.remote.connection import ServerConnection, was_given
 from model.engine.remote.probe import TokenizerProbe
-from model.engine.remote.reply import ResponseStream
-from model.engine.remote.server import ANSWER_SECONDS, OpenAIClient, UnknownThereError
+from model.engine.remote.response_stream import ResponseStream
+from model.engine.remote.client import ANSWER_SECONDS, OpenAIClient, UnknownThereError
 from model.types import (
     AdapterError,
     BusyError,

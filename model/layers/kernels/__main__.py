@@ -7,13 +7,13 @@ from pathlib import Path
 
 from numba import config
 
-from model.layers.compiled import DONE
+from model.layers.kernel_build import DONE
 
 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config.CACHE_DIR = str(folder)
-    from model.layers.kernels.crew import compile_all
+    from model.layers.kernels.thread_pool import compile_all
 
     compile_all()
     (folder / DONE).touch()

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.layers.kernels import layout, step
-from model.layers.kernels.crew import ThreadPool, empty_tables
+from model.layers.kernels import records, stages
+from model.layers.kernels.thread_pool import ThreadPool, empty_tables
 from model.layers.linear import Int8Linear, Linear
 from model.layers.lora import Int8Pair
 
@@ -42,7 +42,7 @@ class Decoder:
         self._described: weakref.WeakKeyDictionary[Lora, np.ndarray] = weakref.WeakKeyDictionary()
         self._tables = empty_tables(self._max_rows, max_spans + 1, model.shape.num_layers)
         self._describe_weights(model)
-        self._job = np.zeros(1, layout.JOB)
+        self._job = np.zeros(1, records.JOB)
         self._describe_sizes(model)
         self._make_buffers()
         self._make_low(FIRST_RANK)
@@ -85,7 +85,7 @@ class Decoder:
         """The job, with the logits of `rows` by `head` from row `at` of the logits on."""
         self._tables.outputs[: len(rows)] = rows
         self._job["outputs"] = len(rows)
-        self._tables.linears[-1, layout.HEAD] = head
+        self._tables.linears[-1, records.HEAD] = head
         self._tables.stages[-1]["output"] = self._logits_address + at * self._logits.strides[0]
         self._crew.run(self._job)
 
@@ -118,7 +118,7 @@ class Decoder:
             for norm, weight in enumerate((layer.input_norm, layer.post_norm)):
                 norms[2 * at + norm] = self._keep(f"{at}.{norm}", weight.float().contiguous())
         self._tables.embeddings[0] = _linear(model.embed_tokens)
-        self._head = linears[-1, layout.HEAD] = _linear(model.lm_head)
+        self._head = linears[-1, records.HEAD] = _linear(model.lm_head)
         norms[-1] = self._keep("norm", model.norm.float().contiguous())
 
     def _keep(self, name: str, tensor: Tensor) -> int:
@@ -142,8 +142,8 @@ class Decoder:
         widest = max(shape.hidden_size, shape.num_heads * shape.head_dim, shape.intermediate_size)
         strides = {
             "normed": widest,
-            "delta": int(outs[:, [layout.ATTENTION_OUT, layout.DOWN]].max()),
-            "packed": int(outs[:, [layout.QKV, layout.GATE_UP]].max()),
+            "delta": int(outs[:, [records.ATTENTION_OUT, records.DOWN]].max()),
+            "packed": int(outs[:, [records.QKV, records.GATE_UP]].max()),
         }
         for name, stride in strides.items():
             self._job[f"{name}_stride"] = stride
@@ -158,8 +158,8 @@ class Decoder:
         return made
 
     def _make_low(self, rank: int) -> None:
-        padded = -(-rank // layout.VECTOR) * layout.VECTOR
-        self._buffer("low", layout.PARTS * padded)
+        padded = -(-rank // records.VECTOR) * records.VECTOR
+        self._buffer("low", records.PARTS * padded)
         self._job["most_rank"] = padded
 
     def _make_logits(self, count: int, width: int) -> None:
@@ -173,18 +173,18 @@ class Decoder:
         delta = job["delta"], job["delta_stride"]
         # kind, linear, first module, modules, norm, output, its stride
         self._tables.stages[:] = [
-            (step.NORM, layout.QKV, layout.DOWN_PROJ, 0, 0, 0, 0),
-            (step.PRODUCT, layout.QKV, layout.Q_PROJ, 3, 0, *packed),
-            (step.ROTATE, 0, 0, 0, 0, 0, 0),
-            (step.ATTEND, 0, 0, 0, 0, 0, 0),
-            (step.QUANTIZE, layout.ATTENTION_OUT, 0, 0, 0, 0, 0),
-            (step.PRODUCT, layout.ATTENTION_OUT, layout.O_PROJ, 1, 0, *delta),
-            (step.NORM, layout.GATE_UP, layout.O_PROJ, 0, 1, 0, 0),
-            (step.PRODUCT, layout.GATE_UP, layout.GATE_PROJ, 2, 0, *packed),
-            (step.GATE, layout.DOWN, layout.GATE_PROJ, 0, 0, 0, 0),
-            (step.PRODUCT, layout.DOWN, layout.DOWN_PROJ, 1, 0, *delta),
-            (step.NORM, layout.HEAD, layout.DOWN_PROJ, 0, 0, 0, 0),
-            (step.PRODUCT, layout.HEAD, 0, 0, 0, 0, self._logits.shape[1]),
+            (stages.NORM, records.QKV, records.DOWN_PROJ, 0, 0, 0, 0),
+            (stages.PRODUCT, records.QKV, records.Q_PROJ, 3, 0, *packed),
+            (stages.ROTATE, 0, 0, 0, 0, 0, 0),
+            (stages.ATTEND, 0, 0, 0, 0, 0, 0),
+            (stages.QUANTIZE, records.ATTENTION_OUT, 0, 0, 0, 0, 0),
+            (stages.PRODUCT, records.ATTENTION_OUT, records.O_PROJ, 1, 0, *delta),
+            (stages.NORM, records.GATE_UP, records.O_PROJ, 0, 1, 0, 0),
+            (stages.PRODUCT, records.GATE_UP, records.GATE_PROJ, 2, 0, *packed),
+            (stages.GATE, records.DOWN, records.GATE_PROJ, 0, 0, 0, 0),
+            (stages.PRODUCT, records.DOWN, records.DOWN_PROJ, 1, 0, *delta),
+            (stages.NORM, records.HEAD, records.DOWN_PROJ, 0, 0, 0, 0),
+            (stages.PRODUCT, records.HEAD, 0, 0, 0, 0, self._logits.shape[1]),
         ]
 
     def _lend(self, spans: Sequence[SequenceSlice]) -> None:
@@ -219,7 +219,7 @@ class Decoder:
 
     def _tile(self, ends: Sequence[int]) -> None:
         """Cut each span into the groups of rows whose attention is computed together."""
-        most = max(1, layout.TILE_QUERIES // (self._shape.num_heads // self._shape.num_kv_heads))
+        most = max(1, records.TILE_QUERIES // (self._shape.num_heads // self._shape.num_kv_heads))
         tiles, begin = [], 0
         for end in ends:
             tiles += [(row, min(most, end - row)) for row in range(begin, end, most)]
@@ -248,12 +248,12 @@ def _linear(linear: Linear) -> tuple[int, ...]:
 
 
 def _describe_lora(lora: Lora, layers: int) -> np.ndarray:
-    table = np.zeros((layers, len(layout.MODULES)), layout.PAIR)
+    table = np.zeros((layers, len(records.MODULES)), records.PAIR)
     for (layer, name), pair in lora.pairs.items():
         if not isinstance(pair, Int8Pair):
             raise TypeError("compiled code multiplies int8 adapters alone")
         parts = pair.a, pair.b, pair.scale
-        table[layer, layout.MODULES.index(name)] = (
+        table[layer, records.MODULES.index(name)] = (
             *(part.data_ptr() for part in parts), len(pair.scale), len(pair.a), pair.b.shape[1],
         )  # fmt: skip
     return table.reshape(-1)

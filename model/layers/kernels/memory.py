@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
-from model.layers.kernels.atoms import pointer_at
+from model.layers.kernels.intrinsics import pointer_at
 from model.layers.kernels.options import compiled
 
 

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from web.address import bind
+from web.listen_socket import bind
 
 Json = dict[str, Any]
 Script = Callable[[Json], Sequence[int]]  # from what was asked for to the ids that are said

@@ -11,7 +11,7 @@ import pytest
 from starlette.responses import JSONResponse
 
 from model.engine.remote import engine
-from model.manager import ModelManager
+from model.serving.manager import ModelManager
 from model.types import AdapterError, ChatRequest, Message, UnknownModelError
 from tests.engine.remote.conftest import Open, ask, text
 from tests.engine.remote.server import Server

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from model.manager import ModelManager
+from model.serving.manager import ModelManager
 from model.types import (
     ChatRequest,
     Delta,
@@ -26,7 +26,7 @@ from model.types import (
 from tests.engine.remote.conftest import Open, ask, text
 from tests.engine.remote.server import Server, refusal, running
 from tests.engine.running import NumberDetokenizer
-from web.address import bind
+from web.listen_socket import bind
 
 HELLO = (Message("user", "Hello"),)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from starlette.responses import PlainTextResponse
 
-from model.tokenizer import Tokenizer
+from model.text.tokenizer import Tokenizer
 from model.types import (
     BusyError,
     ChatRequest,

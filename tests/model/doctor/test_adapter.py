@@ -13,14 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.doctor.adapter import check_adapter
-from model.doctor.base import caught
-from model.doctor.probe import probe
-from model.findings import Finding
-from model.folders.base_facts import BaseInfo, base_facts
+from model.doctor.check_adapter import check_adapter
+from model.doctor.check_base import caught
+from model.doctor.adapter_effect import probe
+from model.diagnostics import Finding
+from model.folders.base_info import BaseInfo, base_facts
 from model.folders.fingerprint import RELATED, SAME, distance, fingerprint
 from model.folders.model_folder import load_tokenizer, read_model_folder
-from model.prompt import PromptTemplate
+from model.text.prompt import PromptTemplate
 from tests.model.tokens import LIKE_LLAMA, write_spm
 from tests.tiny import TEMPLATE, make_adapter, make_folder, write_tokenizer
 
@@ -243,8 +243,8 @@ def test_the_effect_on_a_probe_is_that_of_transformers(adapter: Path, tiny_folde
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from model.doctor.probe import QUESTION
-    from model.prompt import encode_chat
+    from model.doctor.adapter_effect import QUESTION
+    from model.text.prompt import encode_chat
     from model.types import Message
 
     found = effect(adapter, tiny_folder)

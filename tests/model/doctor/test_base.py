@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.doctor.base import METAS_SUM, check_base, quick_check
-from model.findings import Finding
+from model.doctor.check_base import METAS_SUM, check_base, quick_check
+from model.diagnostics import Finding
 from tests.model.tokens import write_spm
 
 Change = Callable[[Path], None]
@@ -182,7 +182,7 @@ def test_faults_do_not_hide_each_other(folder: Path) -> None:
 def test_numbers_tell_which_tokenizer_is_wrong(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.folders.tokenizer_files.MAX_PADDING", 5)
+    monkeypatch.setattr("model.text.tokenizer_files.MAX_PADDING", 5)
     remove("tokenizer.json")(folder)
     write_spm(folder / "tokenizer.model", model_type="bpe", vocab_size=310, byte_fallback=True)
     (found,) = [one for one in check(folder) if one.code == "tokenizer_too_small"]
@@ -197,7 +197,7 @@ def test_metas_tokenizer_beside_an_extended_vocabulary(
     """It passes its own checklist, and is wrong for Open-Linly all the same."""
     played = hashlib.md5(b"meta", usedforsecurity=False).hexdigest()
     assert len(METAS_SUM) == len(played)
-    monkeypatch.setattr("model.doctor.base.METAS_SUM", played)
+    monkeypatch.setattr("model.doctor.check_base.METAS_SUM", played)
     metas_tokenizer(folder)
     write("tokenizer_checklist.chk", f"{played}  tokenizer.model\n")(folder)
     assert codes(folder) == {"tokenizer_is_metas"}
@@ -271,9 +271,9 @@ def test_large_finite_numbers_are_numbers(folder: Path) -> None:
 
 
 def test_memory_is_held_against_this_machine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.doctor.machine.available_memory", lambda: 10**12)
+    monkeypatch.setattr("model.doctor.hardware.available_memory", lambda: 10**12)
     assert "memory" in {one.code for one in check(folder)}
-    monkeypatch.setattr("model.doctor.machine.available_memory", lambda: 1000)
+    monkeypatch.setattr("model.doctor.hardware.available_memory", lambda: 1000)
     (found,) = [one for one in check(folder) if one.code == "memory_short"]
     assert found.level == "warning"
 

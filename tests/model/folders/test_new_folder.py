@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from model.folders.new_folder import LOCK, RECIPE, interrupted, is_busy, new_folder, unfinished
+from model.folders.atomic_folder import LOCK, RECIPE, interrupted, is_busy, new_folder, unfinished
 from model.types import ModelFolderError
 
 MADE_OF = {"source": "a", "format": 1}

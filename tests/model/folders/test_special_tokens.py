@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from sentencepiece import SentencePieceProcessor
 
-from model.folders.special_tokens import sane_ids
-from model.folders.tokenizer_files import read_tokenizer
-from model.tokenizer import FastTokenizer, TextSpan, SpmTokenizer, Tokenizer
+from model.text.special_tokens import sane_ids
+from model.text.tokenizer_files import read_tokenizer
+from model.text.tokenizer import FastTokenizer, TextSpan, SpmTokenizer, Tokenizer
 from tests.model.tokens import END, LIKE_LLAMA, LIKE_T5, SENTENCES, START, make_fast, write_spm
 
 Files = dict[str, dict[str, Any]]

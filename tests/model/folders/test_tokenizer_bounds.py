@@ -9,7 +9,7 @@ from tokenizers import Regex
 from tokenizers.pre_tokenizers import Split
 
 from model.folders.bounded_files import UnfitFileError
-from model.folders.tokenizer_bounds import (
+from model.text.tokenizer_bounds import (
     MAX_GROWTH,
     REPLACED,
     check_tokenizer_data,

@@ -15,10 +15,10 @@ from llvmlite.binding import get_host_cpu_features
 from platformdirs import user_cache_path
 
 from model.engine.kv_cache import SequenceCache
-from model.layers import compiled
-from model.layers.compiled import DONE, KernelBuild, build_folder, supported
+from model.layers import kernel_build
+from model.layers.kernel_build import DONE, KernelBuild, build_folder, supported
 from model.layers.llama import Llama, SequenceSlice
-from model.settings import APP_NAME
+from model.config.settings import APP_NAME
 from tests.model.kernels.conftest import GROUPED, make_model
 
 PATIENCE = 120  # seconds; compiling takes some ten of them
@@ -51,7 +51,7 @@ def pretend_child(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
 
-    monkeypatch.setattr(compiled, "_compile", start)
+    monkeypatch.setattr(kernel_build, "_compile", start)
 
 
 def test_model_serves_before_and_after_the_hand_over(model: Llama) -> None:
@@ -95,7 +95,7 @@ from tests.model.kernels.conftest import SHAPES, make_model
 from tests.model.kernels.test_product import bound, exact, int8, multiplier
 from model.layers.kernels import sums
 from model.layers.kernels.decoder import Decoder
-from model.layers.kernels.quantized import IS_WIDE
+from model.layers.kernels.int8_gemm import IS_WIDE
 assert not IS_WIDE and sums.VECTORS == 1, "not what other processors compute with"
 product = multiplier()
 for layer in (int8(torch.randn(41, 100)), int8(torch.randn(41, 2100))):
@@ -162,7 +162,7 @@ def test_changed_sources_are_compiled_anew(tmp_path: Path, monkeypatch: pytest.M
     sources = tmp_path / "kernels"
     sources.mkdir()
     (sources / "one.py").write_text("a = 1\n")
-    monkeypatch.setattr(compiled, "SOURCES", sources)
+    monkeypatch.setattr(kernel_build, "SOURCES", sources)
     first = build_folder(tmp_path)
     assert build_folder(tmp_path) == first
     (sources / "one.py").write_text("a = 2\n")

@@ -23,10 +23,10 @@ def multiplier() -> Product:
     """Quantises rows and multiplies them chunk by chunk, as the stages of a forward do."""
     import numpy as np
 
-    from model.layers.kernels import layout
+    from model.layers.kernels import records
     from model.layers.kernels.memory import floats, shorts
     from model.layers.kernels.options import compiled
-    from model.layers.kernels.quantized import chunks, multiply, quantize
+    from model.layers.kernels.int8_gemm import chunks, multiply, quantize
 
     @compiled
     def run(linear, x, width, rows, values, scales, output):  # type: ignore[no-untyped-def]
@@ -38,7 +38,7 @@ def multiplier() -> Product:
 
     def product(layer: Int8Linear, x: Tensor) -> Tensor:
         x, (rows, width) = x.contiguous(), x.shape
-        record, outs = np.zeros(1, layout.LINEAR), len(layer.scale)
+        record, outs = np.zeros(1, records.LINEAR), len(layer.scale)
         ins = layer.packed.shape[1] * layer.packed.shape[3]
         parts = layer.packed, layer.scale, layer.padded_bias
         record[0] = *(part.data_ptr() for part in parts), ins, outs

@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from model.manager import ModelManager
-from model.settings import CHECKOUT, Settings
+from model.serving.manager import ModelManager
+from model.config.settings import CHECKOUT, Settings
 from tests.web.serving import serving
 
 USERS = 24

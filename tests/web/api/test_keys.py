@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from model.settings import Settings, read_settings
+from model.config.settings import Settings, read_settings
 from model.types import SettingsError
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.serving import serving

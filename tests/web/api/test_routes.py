@@ -10,11 +10,11 @@ import openai
 import pytest
 from pydantic import ValidationError
 
-from model.manager import ModelManager
+from model.serving.manager import ModelManager
 from model.types import EngineRequest, ModelFolderError
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.serving import serving
-from web.api.requests import ChatCompletion, TextCompletion
+from web.api.request_models import ChatCompletion, TextCompletion
 
 HELLO = [{"role": "user", "content": "hello there"}]
 

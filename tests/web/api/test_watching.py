@@ -11,7 +11,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from model.settings import CHECKOUT, Settings
+from model.config.settings import CHECKOUT, Settings
 from model.types import EngineRequest
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.log_state import restored_logging

@@ -11,9 +11,9 @@ import pytest
 from tests.fake import FakeEngine, echo
 from tests.web.chats.world import Open, World
 from tests.web.postgres import PostgresServer, postgres_server
-from web.chats import keeping
-from web.chats.postgres import Postgres
-from web.chats.store import ChatStore
+from web.chats import open_store
+from web.chats.store.postgres import Postgres
+from web.chats.store.chat_store import ChatStore
 
 OpenStore = Callable[[], ChatStore]
 
@@ -75,8 +75,8 @@ def opened(url: str) -> Iterator[Open]:
     """Each call is another replica of the program."""
     with ExitStack() as stack:
 
-        def one() -> keeping.OpenStore:
-            kept = keeping.open_store(Path("unused"), url)
+        def one() -> open_store.OpenStore:
+            kept = open_store.open_store(Path("unused"), url)
             stack.callback(kept.close)
             return kept
 

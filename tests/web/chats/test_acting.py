@@ -15,10 +15,10 @@ import pytest
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.handmade import Caller, refused, said
 from tests.web.serving import serving
-from web import page_gate
-from web.chats.errors import StoreError
-from web.chats.replies import ReplyGenerator
-from web.chats.store import ChatStore
+from web import page_middleware
+from web.chats.store.errors import StoreError
+from web.chats.reply_generator import ReplyGenerator
+from web.chats.store.chat_store import ChatStore
 from web.ui.form_values import MAX_SYSTEM
 
 MISSING = "This chat is not here"
@@ -29,7 +29,7 @@ def url() -> Iterator[str]:
     manager = fake_manager(FakeEngine(echo))
     manager.wait()
     with pytest.MonkeyPatch.context() as patient:
-        patient.setattr(page_gate, "VISITOR_BURST", 100_000)  # one visitor sends all of these
+        patient.setattr(page_middleware, "VISITOR_BURST", 100_000)  # one visitor sends all of these
         with serving(manager) as url:
             yield url
 

@@ -9,7 +9,7 @@ import pytest
 
 from model.types import Role
 from web.chats.branches import comparison, families, newest_leaf, path
-from web.chats.records import ChatMessage
+from web.chats.store.models import ChatMessage
 
 Tree = dict[str, ChatMessage]
 

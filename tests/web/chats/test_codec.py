@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from model.types import FinishReason, RequestError, Sampling
-from web.chats import codec
-from web.chats.records import ChatSettings, GenerationRun
+from web.chats.store import serialization
+from web.chats.store.models import ChatSettings, GenerationRun
 
 SAMPLING = Sampling(
     max_tokens=7, min_tokens=2, temperature=0.25, top_k=3, top_p=0.5, min_p=0.1,
@@ -20,23 +20,23 @@ RUN = GenerationRun(SETTINGS, "base", "int4", "abc", FinishReason.LENGTH, 1, 2, 
 
 
 def test_everything_comes_back() -> None:
-    assert codec.settings_from(codec.settings_text(SETTINGS)) == SETTINGS
-    assert codec.sampling_from(codec.sampling_text(SAMPLING)) == SAMPLING
+    assert serialization.settings_from(serialization.settings_text(SETTINGS)) == SETTINGS
+    assert serialization.sampling_from(serialization.sampling_text(SAMPLING)) == SAMPLING
     interrupted = GenerationRun(ChatSettings(), "base", "none")
-    assert codec.runs_from(codec.runs_text([RUN, interrupted])) == (RUN, interrupted)
+    assert serialization.runs_from(serialization.runs_text([RUN, interrupted])) == (RUN, interrupted)
 
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_values_are_read_in_either_way(strict: bool) -> None:
-    value = json.loads(json.dumps(codec.run_value(RUN)))
-    assert codec.read_run(value, strict) == RUN
+    value = json.loads(json.dumps(serialization.run_value(RUN)))
+    assert serialization.read_run(value, strict) == RUN
     assert value["reason"] == "length"
 
 
 def test_what_is_unknown_or_missing_does_not_matter() -> None:
-    read = codec.read_settings({"adapter": "a", "of_the_future": 1}, strict=True)
+    read = serialization.read_settings({"adapter": "a", "of_the_future": 1}, strict=True)
     assert read == ChatSettings(adapter="a")
-    assert codec.read_settings({}, strict=True) == ChatSettings()
+    assert serialization.read_settings({}, strict=True) == ChatSettings()
 
 
 WRONG: list[dict[str, Any]] = [
@@ -62,68 +62,68 @@ WRONG: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("wrong", WRONG, ids=str)
 def test_one_wrong_value_spoils_itself_alone(wrong: dict[str, Any]) -> None:
-    assert codec.read_sampling({**wrong, "min_tokens": 3}) == Sampling(min_tokens=3)
-    settings = codec.read_settings({"system": "s", "sampling": {**wrong, "min_tokens": 3}})
+    assert serialization.read_sampling({**wrong, "min_tokens": 3}) == Sampling(min_tokens=3)
+    settings = serialization.read_settings({"system": "s", "sampling": {**wrong, "min_tokens": 3}})
     assert settings == ChatSettings(system="s", sampling=Sampling(min_tokens=3))
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=str)
 def test_strict_refuses_what_is_wrong(wrong: dict[str, Any]) -> None:
     with pytest.raises(RequestError):
-        codec.read_sampling(wrong, strict=True)
+        serialization.read_sampling(wrong, strict=True)
     with pytest.raises(RequestError):
-        codec.read_run({"settings": {"sampling": wrong}}, strict=True)
+        serialization.read_run({"settings": {"sampling": wrong}}, strict=True)
 
 
 @pytest.mark.parametrize("value", [None, [], "text", 1])
 def test_no_object_at_all(value: object) -> None:
-    assert codec.read_settings(value) == ChatSettings()
+    assert serialization.read_settings(value) == ChatSettings()
     with pytest.raises(RequestError):
-        codec.read_settings(value, strict=True)
+        serialization.read_settings(value, strict=True)
 
 
 def test_a_reason_of_the_future_is_none() -> None:
-    assert codec.read_run({"reason": "bored"}).reason is None
+    assert serialization.read_run({"reason": "bored"}).reason is None
     with pytest.raises(RequestError):
-        codec.read_run({"reason": "bored"}, strict=True)
+        serialization.read_run({"reason": "bored"}, strict=True)
 
 
 @pytest.mark.parametrize("text", ["", "{", "null", "[" * 100_000, "NaN"])
 def test_damaged_text_is_as_by_default(text: str) -> None:
-    assert codec.settings_from(text) == ChatSettings()
-    assert codec.sampling_from(text) == Sampling()
-    assert codec.runs_from(text) == ()
+    assert serialization.settings_from(text) == ChatSettings()
+    assert serialization.sampling_from(text) == Sampling()
+    assert serialization.runs_from(text) == ()
 
 
 def test_halves_of_characters() -> None:
-    assert codec.clean("a\ud83d\ude00b") == "a😀b"
-    assert codec.clean("a\ud83db") == "a�b"
-    assert codec.read_settings({"system": "\ud83d"}).system == "�"
+    assert serialization.clean("a\ud83d\ude00b") == "a😀b"
+    assert serialization.clean("a\ud83db") == "a�b"
+    assert serialization.read_settings({"system": "\ud83d"}).system == "�"
 
 
 def test_large_texts_are_not_kept_in_memory() -> None:
     """Thousands of them were, each of an import's making, and each as long as a file may be."""
-    for cached in (codec._cached_runs, codec._cached_settings):
+    for cached in (serialization._cached_runs, serialization._cached_settings):
         cached.cache_clear()
-    large = ChatSettings(system="x" * codec.MAX_CACHED)
-    assert codec.settings_from(codec.settings_text(large)) == large
-    assert codec.runs_from(codec.runs_text([GenerationRun(large, "base", "none")]))[0].settings == large
-    assert codec._cached_runs.cache_info().currsize == 0
-    assert codec._cached_settings.cache_info().currsize == 0
-    assert codec.runs_from(codec.runs_text([RUN])) == (RUN,)
-    assert codec._cached_runs.cache_info().currsize == 1
+    large = ChatSettings(system="x" * serialization.MAX_CACHED)
+    assert serialization.settings_from(serialization.settings_text(large)) == large
+    assert serialization.runs_from(serialization.runs_text([GenerationRun(large, "base", "none")]))[0].settings == large
+    assert serialization._cached_runs.cache_info().currsize == 0
+    assert serialization._cached_settings.cache_info().currsize == 0
+    assert serialization.runs_from(serialization.runs_text([RUN])) == (RUN,)
+    assert serialization._cached_runs.cache_info().currsize == 1
 
 
 def test_values_like_the_defaults_are_still_of_the_right_kind() -> None:
     """True equals 1, and 0 equals 0.0."""
     with pytest.raises(RequestError, match="temperature"):
-        codec.read_sampling({"temperature": True}, strict=True)
+        serialization.read_sampling({"temperature": True}, strict=True)
     with pytest.raises(RequestError, match="min_tokens"):
-        codec.read_sampling({"min_tokens": 0.0}, strict=True)
-    assert type(codec.read_sampling({"top_p": 1}).top_p) is float
-    assert type(codec.read_settings({"scale": 1}).scale) is float
+        serialization.read_sampling({"min_tokens": 0.0}, strict=True)
+    assert type(serialization.read_sampling({"top_p": 1}).top_p) is float
+    assert type(serialization.read_settings({"scale": 1}).scale) is float
 
 
 def test_nul_is_replaced() -> None:
-    assert codec.clean("a\0b") == "a�b"
-    assert codec.clean("字\0\ud83d") == "字��"
+    assert serialization.clean("a\0b") == "a�b"
+    assert serialization.clean("字\0\ud83d") == "字��"

@@ -9,18 +9,20 @@ from typing import Any
 import pytest
 
 from model.types import Sampling
-from web.chats import chats, exports, messages
-from web.chats.errors import UnknownChatError
-from web.chats.exports import (
+from web.chats.transfer import export_writer
+from web.chats.store import messages
+from web.chats.store import chats
+from web.chats.store.errors import UnknownChatError
+from web.chats.transfer.export_writer import (
     export_chat,
     export_chats,
     export_markdown,
     export_pairs,
     in_chunks,
 )
-from web.chats.portable import read_chats
-from web.chats.records import ChatMessage, ChatSettings, GenerationRun, MessageState, Vote
-from web.chats.store import ChatStore
+from web.chats.transfer.export import read_chats
+from web.chats.store.models import ChatMessage, ChatSettings, GenerationRun, MessageState, Vote
+from web.chats.store.chat_store import ChatStore
 
 MEI, OTHER = "browser:mei", "account:other"
 SETTINGS = ChatSettings("古文", 0.5, "alpaca", "你是诗人。", Sampling(seed=4))
@@ -133,7 +135,7 @@ def test_export_of_preference_pairs(store: ChatStore) -> None:
 @pytest.mark.usefixtures("pages")
 def test_export_while_chats_come_and_go(store: ChatStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was there at the beginning and still is comes once."""
-    monkeypatch.setattr(exports, "CHUNK", 10)
+    monkeypatch.setattr(export_writer, "CHUNK", 10)
     made = filled(store)
     chunks = export_chats(store, MEI)
     text = ""
@@ -151,7 +153,7 @@ def test_export_of_a_chat_that_is_deleted_meanwhile(
     store: ChatStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half of it could not be imported: its head would be missing."""
-    monkeypatch.setattr(exports, "CHUNK", 10)
+    monkeypatch.setattr(export_writer, "CHUNK", 10)
     (chat,) = filled(store, count=1)
     chunks = export_chats(store, MEI)
     text = ""
@@ -211,7 +213,7 @@ def test_pages_of_long_messages_are_small(
 
 @pytest.mark.parametrize("size", [1, 3, 10, 65_536])
 def test_chunks(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exports, "CHUNK", size)
+    monkeypatch.setattr(export_writer, "CHUNK", size)
     parts = ["", "a", "bc" * 10, "", "d" * 33, "e"]
     chunks = list(in_chunks(parts))
     assert "".join(chunks) == "".join(parts)
@@ -226,5 +228,5 @@ def test_chunks_of_a_large_export(store: ChatStore) -> None:
     store.add(MEI, chat, replace(question, id="q2"))
     for export in (export_chat(store, MEI, chat), export_markdown(store, MEI, chat)):
         lengths = [len(chunk) for chunk in export]
-        assert max(lengths) <= exports.CHUNK
+        assert max(lengths) <= export_writer.CHUNK
         assert sum(lengths) > 300_000

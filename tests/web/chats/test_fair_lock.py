@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from web.chats.errors import StoreBusyError
+from web.chats.store.errors import StoreBusyError
 from web.chats.fair_lock import FairLock
 
 LONG = 30.0  # a bound, not a measure

@@ -15,8 +15,8 @@ from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.browser import PATIENCE, Chat, chromium
 from tests.web.handmade import Caller, said
 from tests.web.serving import serving
-from web import page_gate
-from web.chats import visits as tabs
+from web import page_middleware
+from web.chats import tab_sessions as tabs
 from web.chats.identity import (
     COOKIE,
     SECURE_COOKIE,
@@ -26,7 +26,7 @@ from web.chats.identity import (
     owner_of,
     visitor_cookie,
 )
-from web.chats.visits import TooManyTabsError, TabSession, TabSessions
+from web.chats.tab_sessions import TooManyTabsError, TabSession, TabSessions
 
 TOKEN = "t" * 43
 
@@ -214,7 +214,7 @@ def test_a_browser_that_keeps_nothing(
 ) -> None:
     """Blocked cookies block the page's storage, too: it stayed empty, and said "Error"."""
     url, _ = served
-    monkeypatch.setattr(page_gate, "visitor_cookie", dropped)
+    monkeypatch.setattr(page_middleware, "visitor_cookie", dropped)
     expect.set_options(timeout=PATIENCE)
     with chromium() as browser:
         context = browser.new_context()

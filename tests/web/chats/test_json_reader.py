@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from web.chats import json_reader
-from web.chats.json_reader import JsonError, JsonReader
+from web.chats.transfer import json_reader
+from web.chats.transfer.json_reader import JsonError, JsonReader
 
 
 @pytest.fixture(params=[16, 17, 64, 32_768])

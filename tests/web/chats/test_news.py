@@ -10,10 +10,10 @@ import pytest
 
 from tests.web.chats.world import ANNA, GREEDY, SECONDS, World, run, until
 from tests.web.postgres import cut_off, do
-from web.chats import replica as replica_module
+from web.chats.cluster import postgres_replica as replica_module
 from web.chats.identity import Owner
-from web.chats.news import ReplicaEvent, NullBus, read, whose, written
-from web.chats.replica import CHANNEL, Replica
+from web.chats.cluster.notifications import ReplicaEvent, NullBus, read, whose, written
+from web.chats.cluster.postgres_replica import CHANNEL, Replica
 
 
 def test_a_stop_that_comes_late(

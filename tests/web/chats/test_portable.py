@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from model.types import FinishReason, RequestError, Sampling
-from web.chats import imports, shapes
-from web.chats.exports import export_chats
-from web.chats.portable import (
+from web.chats import shapes
+from web.chats.transfer import import_file
+from web.chats.transfer.export_writer import export_chats
+from web.chats.transfer.export import (
     ImportedChat,
     Parts,
     file_name,
@@ -24,8 +25,8 @@ from web.chats.portable import (
     markdown_parts,
     pair_parts,
 )
-from web.chats.records import Chat, ChatMessage, ChatSettings, GenerationRun, MessageState, Vote
-from web.chats.store import ChatStore
+from web.chats.store.models import Chat, ChatMessage, ChatSettings, GenerationRun, MessageState, Vote
+from web.chats.store.chat_store import ChatStore
 
 SETTINGS = ChatSettings("古文", 0.5, "alpaca", "你是诗人。", Sampling(seed=4, stop=("。",)))
 RUN = GenerationRun(SETTINGS, "base", "int4", "abc", FinishReason.STOP, completion_tokens=9)
@@ -307,14 +308,14 @@ def test_what_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for value in ({"messages": turns * (most + 1)}, {"conversations": turns * (most + 1)}):
         with pytest.raises(RequestError, match="over 10000 messages"):
             from_json(json.dumps(value))
-    monkeypatch.setattr(imports, "MAX_CHATS", 2)
+    monkeypatch.setattr(import_file, "MAX_CHATS", 2)
     assert from_json(json.dumps([OPENAI] * 2))
     with pytest.raises(RequestError, match="over 2 chats"):
         from_json(json.dumps([OPENAI] * 3))
-    monkeypatch.setattr(imports, "MAX_MESSAGES", 3)
+    monkeypatch.setattr(import_file, "MAX_MESSAGES", 3)
     with pytest.raises(RequestError, match="or 3 messages"):
         from_json(json.dumps([OPENAI] * 2))
-    monkeypatch.setattr(imports, "MAX_JSON", 10)
+    monkeypatch.setattr(import_file, "MAX_JSON", 10)
     with pytest.raises(RequestError, match="longer"):
         from_json(json.dumps(OPENAI))
 

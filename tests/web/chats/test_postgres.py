@@ -19,15 +19,18 @@ import tests.web.postgres
 from tests.web.chats.conftest import store_at
 from tests.web.chats.test_sqlite import LATER
 from tests.web.postgres import PASSWORD, PostgresServer, cut_off, do, rows
-from web.chats import chats, deadline, migrations, postgres
-from web.chats.deadline import BoundedConnection
-from web.chats.errors import StoreError
-from web.chats.keeping import open_store
-from web.chats.migrations import MIGRATIONS, POSTGRES, SQLITE, statements
-from web.chats.postgres import Postgres
-from web.chats.records import ChatMessage, ChatSettings, MessageState
-from web.chats.searching import folded_holds
-from web.chats.store import ChatStore
+from web.chats.store import postgres_timeouts
+from web.chats.store import migrations
+from web.chats.store import postgres
+from web.chats.store import chats
+from web.chats.store.postgres_timeouts import BoundedConnection
+from web.chats.store.errors import StoreError
+from web.chats.open_store import open_store
+from web.chats.store.migrations import MIGRATIONS, POSTGRES, SQLITE, statements
+from web.chats.store.postgres import Postgres
+from web.chats.store.models import ChatMessage, ChatSettings, MessageState
+from web.chats.store.search import folded_holds
+from web.chats.store.chat_store import ChatStore
 
 CHECKOUT = Path(__file__).parents[3]
 MEI = "browser:mei"
@@ -207,7 +210,7 @@ OPEN = """
 import sys, time
 from pathlib import Path
 from web.chats import migrations
-from web.chats.postgres import Postgres
+from web.chats.store.postgres import Postgres
 
 url, go = sys.argv[1], Path(sys.argv[2])
 migrations.MIGRATIONS += tuple(sys.argv[3:])
@@ -400,7 +403,7 @@ def test_what_a_server_without_power_held_is_let_go(url: str) -> None:
 def test_how_often_the_database_is_asked(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second replica is milliseconds away from it: each way counts."""
     ways = 0
-    bounded = deadline._bounded
+    bounded = postgres_timeouts._bounded
 
     def counted(*given: Any) -> Any:
         nonlocal ways
@@ -424,7 +427,7 @@ def test_how_often_the_database_is_asked(url: str, monkeypatch: pytest.MonkeyPat
     with closing(store_at(url)) as store:
         chat = store.create(MEI, "title", ChatSettings()).id
         reply = ChatMessage("a", None, "assistant", "", MessageState.STREAMING)
-        monkeypatch.setattr(deadline, "_bounded", counted)
+        monkeypatch.setattr(postgres_timeouts, "_bounded", counted)
         assert asked(lambda: store.chats(MEI)) == 1
         assert asked(lambda: store.create(MEI, "other", ChatSettings())) == 1
         assert asked(lambda: store.add(MEI, chat, reply, "me")) == 5

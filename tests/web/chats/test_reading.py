@@ -9,17 +9,17 @@ from dataclasses import replace
 import pytest
 
 from tests.web.chats.test_talk import BASE, LINLY, PIRATE, World, world
-from web.chats import reading
-from web.chats.reading import PrefillAhead
-from web.chats.records import ChatSettings
-from web.sharing import LinkRules
+from web.chats import prefill_ahead
+from web.chats.prefill_ahead import PrefillAhead
+from web.chats.store.models import ChatSettings
+from web.public_link.limits import LinkRules
 
 __all__ = ["world"]
 
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "PATIENCE", 0.0)
+    monkeypatch.setattr(prefill_ahead, "PATIENCE", 0.0)
 
 
 def run(coroutine: Awaitable[None]) -> None:

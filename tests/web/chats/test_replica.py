@@ -13,14 +13,14 @@ import pytest
 
 from tests.web.chats.world import ANNA, SECONDS, Open, streaming, until
 from tests.web.postgres import PASSWORD, PostgresServer, cut_off, do, rows
-from web.chats import replica as replica_module
+from web.chats.cluster import postgres_replica as replica_module
 from web.chats.backoff import JITTER, Backoff
-from web.chats.deadline import BoundedConnection
-from web.chats.errors import StoreError
-from web.chats.keeping import open_store
-from web.chats.postgres import NOTICED, Postgres
-from web.chats.records import ChatMessage, MessageState
-from web.chats.replica import STAY, Replica
+from web.chats.store.postgres_timeouts import BoundedConnection
+from web.chats.store.errors import StoreError
+from web.chats.open_store import open_store
+from web.chats.store.postgres import NOTICED, Postgres
+from web.chats.store.models import ChatMessage, MessageState
+from web.chats.cluster.postgres_replica import STAY, Replica
 
 CHECKOUT = Path(__file__).parents[3]
 
@@ -47,8 +47,8 @@ def test_who_lives(opened: Open, server: PostgresServer) -> None:
 REPLY = """
 import asyncio, sys
 from pathlib import Path
-from web.chats.keeping import open_store
-from web.chats.records import ChatMessage, ChatSettings, State
+from web.chats.open_store import open_store
+from web.chats.store.models import ChatMessage, ChatSettings, State
 
 keeping = open_store(Path("unused"), sys.argv[1])
 chat = keeping.store.create("browser:anna", "title", ChatSettings()).id

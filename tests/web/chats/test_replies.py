@@ -14,15 +14,15 @@ import pytest
 
 from model.types import Delta, Emit, EngineRequest, Queued, Sampling
 from tests.fake import FakeEngine, echo, fake_manager
-from web.chats.errors import ReplyBusyError, StoreError
-from web.chats.exact import NotExactError
+from web.chats.store.errors import ReplyBusyError, StoreError
+from web.chats.reproducibility import NotExactError
 from web.chats.identity import Owner
-from web.chats.records import ChatMessage, ChatSettings, MessageState
-from web.chats.replies import SAVE_SECONDS, ReplyGenerator
-from web.chats.servers import ServerLock
-from web.chats.store import ChatStore
-from web.chats.talk import ChatService
-from web.chats.visits import TabSession, TabSessions
+from web.chats.store.models import ChatMessage, ChatSettings, MessageState
+from web.chats.reply_generator import SAVE_SECONDS, ReplyGenerator
+from web.chats.cluster.file_lock import ServerLock
+from web.chats.store.chat_store import ChatStore
+from web.chats.chat_service import ChatService
+from web.chats.tab_sessions import TabSession, TabSessions
 
 ANNA = "browser:anna"
 GREEDY = ChatSettings(sampling=Sampling(temperature=0))
@@ -379,7 +379,7 @@ def test_nobody_reaches_the_chats_of_others(world: MakeWorld) -> None:
     other = TabSession(Owner("browser:mallory"))
 
     async def chat() -> None:
-        from web.chats.errors import UnknownChatError
+        from web.chats.store.errors import UnknownChatError
 
         here.talk.send(here.visit, "secret", GREEDY)
         await here.ended()

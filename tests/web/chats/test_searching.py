@@ -12,12 +12,15 @@ import pytest
 from sqlalchemy import Connection
 
 from tests.web.chats.conftest import OpenStore
-from web.chats import database, postgres, searching, sqlite
-from web.chats.errors import StoreBusyError, StoreError
-from web.chats.imports import Imported, ImportedChat
-from web.chats.records import Chat, ChatMessage, ChatSettings
-from web.chats.searching import folded_holds
-from web.chats.store import ChatStore
+from web.chats.store import search
+from web.chats.store import postgres
+from web.chats.store import sqlite
+from web.chats.store import database
+from web.chats.store.errors import StoreBusyError, StoreError
+from web.chats.transfer.import_file import Imported, ImportedChat
+from web.chats.store.models import Chat, ChatMessage, ChatSettings
+from web.chats.store.search import folded_holds
+from web.chats.store.chat_store import ChatStore
 from web.chats.turns import Turns
 
 MEI = "browser:mei"
@@ -142,4 +145,4 @@ def test_search_looks_at_messages_too(store: ChatStore) -> None:
     store.adopt(MEI, Imported((ImportedChat(chat, (message,)),)))
     for query, found in (("grüner é", True), ("GRÜNER", True), ("grüne é", False), ("_", False)):
         assert bool(store.chats(MEI, query)) == found
-    assert searching._pattern("a_é%", searching._wildcard) == "a\\__\\%"
+    assert search._pattern("a_é%", search._wildcard) == "a\\__\\%"

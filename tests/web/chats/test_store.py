@@ -16,11 +16,12 @@ import pytest
 
 from model.types import FinishReason, RequestError, Sampling
 from tests.web.chats.conftest import OpenStore
-from web.chats import chats, shelf
-from web.chats.codec import MAX_TEXT
-from web.chats.errors import ReplyBusyError
-from web.chats.imports import Imported, ImportedChat
-from web.chats.records import (
+from web.chats.store import chats
+from web.chats.store import library
+from web.chats.store.serialization import MAX_TEXT
+from web.chats.store.errors import ReplyBusyError
+from web.chats.transfer.import_file import Imported, ImportedChat
+from web.chats.store.models import (
     Chat,
     ChatMessage,
     ChatSettings,
@@ -30,7 +31,7 @@ from web.chats.records import (
     MessageState,
     Vote,
 )
-from web.chats.store import ChatStore, StoreError, UnknownChatError
+from web.chats.store.chat_store import ChatStore, StoreError, UnknownChatError
 
 CHECKOUT = Path(__file__).parents[3]
 MEI, OTHER = "browser:mei", "account:other"
@@ -426,7 +427,7 @@ def test_snippets_and_presets(store: ChatStore) -> None:
 
 def test_there_is_room_for_so_many(store: ChatStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each open tab is told of them every second."""
-    monkeypatch.setattr(shelf, "MAX_ITEMS_PER_OWNER", 2)
+    monkeypatch.setattr(library, "MAX_ITEMS_PER_OWNER", 2)
 
     def keep(name: str, owner: str = MEI) -> None:
         store.save_snippet(owner, Snippet(name, "text"))
@@ -537,7 +538,7 @@ WRITE = """
 import sys
 from itertools import count
 from tests.web.chats.conftest import store_at
-from web.chats.records import ChatMessage, ChatSettings, State
+from web.chats.store.models import ChatMessage, ChatSettings, State
 
 store = store_at(sys.argv[1])
 chat = store.create("mei", "title", ChatSettings()).id

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from model.adapters import Adapter
+from model.serving.adapter_registry import Adapter
 from model.types import FinishReason, LinlyError, RequestError, Sampling
 from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
-from web.chats.errors import ReplyBusyError, UnknownChatError
+from web.chats.store.errors import ReplyBusyError, UnknownChatError
 from web.chats.identity import Owner
-from web.chats.records import ChatMessage, ChatSettings, GenerationRun, MessageState
-from web.chats.replies import ReplyGenerator
-from web.chats.store import ChatStore
-from web.chats.talk import ChatService
-from web.chats.visits import TabSession, TabSessions
-from web.sharing import LinkLimitError, LinkRules, PublicLink
+from web.chats.store.models import ChatMessage, ChatSettings, GenerationRun, MessageState
+from web.chats.reply_generator import ReplyGenerator
+from web.chats.store.chat_store import ChatStore
+from web.chats.chat_service import ChatService
+from web.chats.tab_sessions import TabSession, TabSessions
+from web.public_link.limits import LinkLimitError, LinkRules, PublicLink
 from web.ui.chat_view import log_value
 
 ANNA = "browser:anna"

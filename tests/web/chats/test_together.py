@@ -12,12 +12,12 @@ import pytest
 
 from tests.web.chats.world import ANNA, GREEDY, SECONDS, World, run, streaming
 from tests.web.postgres import PostgresServer, do
-from web.chats.deadline import BoundedConnection
-from web.chats.errors import ReplyBusyError
+from web.chats.store.postgres_timeouts import BoundedConnection
+from web.chats.store.errors import ReplyBusyError
 from web.chats.identity import Owner
-from web.chats.records import MessageState
-from web.chats.replica import Replica
-from web.chats.visits import TabSession
+from web.chats.store.models import MessageState
+from web.chats.cluster.postgres_replica import Replica
+from web.chats.tab_sessions import TabSession
 from web.ui import stream
 from web.workers import Workers
 

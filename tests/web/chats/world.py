@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable
 from model.types import Sampling
 from tests.fake import FakeEngine, fake_manager
 from web.chats.identity import Owner
-from web.chats.keeping import OpenStore
-from web.chats.records import ChatMessage, ChatSettings, MessageState
-from web.chats.replies import ReplyGenerator
-from web.chats.talk import ChatService
-from web.chats.visits import TabSessions
+from web.chats.open_store import OpenStore
+from web.chats.store.models import ChatMessage, ChatSettings, MessageState
+from web.chats.reply_generator import ReplyGenerator
+from web.chats.chat_service import ChatService
+from web.chats.tab_sessions import TabSessions
 from web.workers import LoopCaller
 
 ANNA = "browser:anna"

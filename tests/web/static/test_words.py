@@ -6,7 +6,7 @@ import json
 import re
 
 from tests.web.static.harness import STATIC
-from web.ui.drawn import MOUNT
+from web.ui.custom_components import MOUNT
 
 WORDS = json.loads((STATIC / "words.json").read_text(encoding="utf-8"))
 SCRIPTS = MOUNT + "".join(path.read_text(encoding="utf-8") for path in STATIC.glob("*.js"))

@@ -9,15 +9,15 @@ import pytest
 from platformdirs import user_cache_path
 from playwright.sync_api import expect
 
-from model.manager import ModelManager
-from model.settings import APP_NAME, Settings
+from model.serving.manager import ModelManager
+from model.config.settings import APP_NAME, Settings
 from model.types import Phase
 from tests.web.browser import PATIENCE
 from tests.web.serving import serving
 from tests.web.whole.pictures import CHECKOUT
 from training.job import TrainingRunner
 from web.access import AccessPolicy
-from web.ui.train.desk import TrainingService
+from web.ui.train.service import TrainingService
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Browser, expect
 
-from model.manager import ModelManager
+from model.serving.manager import ModelManager
 from tests.web.browser import Chat
 from tests.web.whole.pictures import CHECKOUT, keep, precise
 

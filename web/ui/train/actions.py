@@ -11,13 +11,13 @@ import gradio as gr
 from pydantic import Field, StringConstraints
 
 from model.types import LinlyError
-from web.chats.visits import TabSession
+from web.chats.tab_sessions import TabSession
 from web.i18n import say
 from web.i18n.refusals import refused
 from web.ui.choices import AUTOMATIC
 from web.ui.controls import Updates
 from web.ui.form_values import Body, Name, Number
-from web.ui.train.desk import TrainingService, TrainingRequestError, TrainingForm, name_for
+from web.ui.train.service import TrainingService, TrainingRequestError, TrainingForm, name_for
 from web.ui.train.layout import TrainLayout, relabel
 from web.ui.train.uploads import Uploads
 from web.ui.train.view import data_view, job_view

@@ -10,7 +10,7 @@ import gradio as gr
 
 from web.i18n import DEFAULT, texts
 from web.ui.choices import AUTOMATIC
-from web.ui.drawn import drawn
+from web.ui.custom_components import drawn
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,123 @@
+"""Parsers of secret values: accounts, keys and database addresses.
+
+What is wrong with a value is told without repeating it. Formats of password hashes are checked
+here, before anything is served; `web.passwords` makes and verifies them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import binascii
+import re
+
+from model.config.argument_parser import not_empty
+
+MAX_PASSWORD_BYTES = 1024
+MAX_HASH_MEMORY = 256 * 1024  # KiB, for one login
+MAX_HASH_PASSES = 16
+MAX_HASH_LANES = 16
+HASH_PREFIX = "$argon2"
+HASH_RE = re.compile(
+    r"\$argon2id\$v=19\$m=(\d{1,9}),t=(\d{1,9}),p=(\d{1,9})"
+    r"\$([A-Za-z\d+/]{11,86})\$([A-Za-z\d+/]{22,86})",
+    re.ASCII,
+)
+# A shell or an .env file that took `$argon2id` and so on for variables leaves this of a hash.
+HASH_REMAINS_RE = re.compile(r",t=\d+,p=\d+", re.ASCII)
+MALFORMED_HASH = (
+    "the password hash is no whole argon2id hash, as `python -m web.passwords` makes it (on a "
+    "command line it belongs in single quotes)"
+)
+
+
+def is_hash(stored: str) -> bool:
+    """Whether a stored password is a hash rather than the password itself."""
+    return stored.startswith(HASH_PREFIX)
+
+
+def user_and_password(text: str) -> str:
+    """An account, `user:password`; the password as it is or as an argon2id hash."""
+    user, colon, password = text.partition(":")
+    if not (user and colon and password):
+        raise argparse.ArgumentTypeError("expected user:password, both of them not empty")
+    if len(encoded(password)) > MAX_PASSWORD_BYTES:
+        raise argparse.ArgumentTypeError(f"a password is longer than {MAX_PASSWORD_BYTES} bytes")
+    if is_hash(password) or HASH_REMAINS_RE.search(password):
+        _check_hash(password)
+    return text
+
+
+def encoded(password: str) -> bytes:
+    """The bytes of a password; never fails, for no character."""
+    return password.encode("utf-8", "surrogatepass")
+
+
+def _check_hash(stored: str) -> None:
+    parts = HASH_RE.fullmatch(stored)
+    if parts is None or not all(map(_is_base64, parts.group(4, 5))):
+        raise argparse.ArgumentTypeError(MALFORMED_HASH)
+    memory, passes, lanes = map(int, parts.group(1, 2, 3))
+    if memory > MAX_HASH_MEMORY or passes > MAX_HASH_PASSES or lanes > MAX_HASH_LANES:
+        raise argparse.ArgumentTypeError(
+            f"the password hash costs more than {MAX_HASH_MEMORY // 1024} MiB, {MAX_HASH_PASSES} "
+            f"passes or {MAX_HASH_LANES} lanes"
+        )
+    if not passes or not lanes or memory < 8 * lanes:
+        raise argparse.ArgumentTypeError(MALFORMED_HASH)
+
+
+def _is_base64(text: str) -> bool:
+    """As argon2 writes it: without padding, and no bit too many."""
+    padded = text + "=" * (-len(text) % 4)
+    try:
+        return base64.b64encode(base64.b64decode(padded, validate=True)).decode() == padded
+    except binascii.Error:
+        return False
+
+
+def keys(text: str) -> str:
+    """Keys with white space between."""
+    for key in text.split():
+        one_key(key)
+    return not_empty(text.strip())
+
+
+def one_key(text: str) -> str:
+    """A key that fits into a header."""
+    if not text.isascii() or any(not character.isprintable() for character in text):
+        raise argparse.ArgumentTypeError("a key is of ASCII letters, digits and signs")
+    if " " in text:
+        raise argparse.ArgumentTypeError("a key has no spaces")
+    if is_hash(text):
+        raise argparse.ArgumentTypeError("keys are not hashed, only the passwords of --auth")
+    return not_empty(text)
+
+
+def database_url(text: str) -> str:
+    """An address as libpq reads it."""
+    scheme, colon, _ = text.partition("://")
+    if scheme not in ("postgresql", "postgres"):
+        kind = f"{scheme}://" if colon and scheme.isalpha() and len(scheme) <= 12 else "it"
+        raise argparse.ArgumentTypeError(f"{kind} is no PostgreSQL: it begins with postgresql://")
+    if not _reads_as_address(text):
+        raise argparse.ArgumentTypeError(
+            "no address as in postgresql://user:password@host/database; in a password, signs like "
+            "@ : / ? # % are written as %40 and so on"
+        )
+    return text
+
+
+def _reads_as_address(url: str) -> bool:
+    """Also, a password with signs that are not written as they should be must not be taken for a
+    host or a database, whose name would be told."""
+    from psycopg import ProgrammingError  # few pass an address, so few wait for this
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        given = {key: str(value) for key, value in conninfo_to_dict(url).items()}
+    except (ProgrammingError, UnicodeError):
+        return False
+    names = given.get("host", "") + given.get("dbname", "")
+    ports = given.get("port", "").replace(",", "")
+    return "@" not in names and (not ports or ports.isdecimal())

@@ -1,0 +1,311 @@
+"""The flags of `app.py`, with their help: how each value is written, and what it becomes."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from model.config.argument_parser import ArgumentParser, not_empty
+from model.config.secret_values import database_url, keys, one_key, user_and_password
+
+EMBEDDED_DEFAULT = "smollm2-135m-instruct"
+# Their values are in no message, log, command line or child process.
+SECRET_FLAGS = ("auth", "api_key", "admin_key", "engine_key", "database_url")
+LABEL_RE = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")  # of a host name
+SIZES = {"M": 1 << 20, "G": 1 << 30}
+
+
+def build_parser() -> ArgumentParser:
+    """The flags of `app.py`, with their help. No default here: see `_defaults`."""
+    parser = ArgumentParser(
+        prog="app.py",
+        description="Chat in a browser with a LLaMA-family model and its LoRA adapters.",
+        epilog="Every flag can come from the environment: --server_port as LINLY_SERVER_PORT, or "
+        "from the file that LINLY_SERVER_PORT_FILE names.",
+        argument_default=None,
+        allow_abbrev=False,
+    )
+    parser.secret_flags = frozenset(SECRET_FLAGS)
+    add = parser.add_argument
+    add(
+        "--base_model",
+        type=not_empty,
+        metavar="MODEL",
+        help="a model folder, a name in models/, a hub id, or "
+        f"{EMBEDDED_DEFAULT} (default: Open-Linly-13b if that folder is there, else the latter)",
+    )
+    add(
+        "--adapters_dir",
+        type=Path,
+        metavar="DIR",
+        help="a folder of PEFT LoRA adapter folders (default: adapters)",
+    )
+    add("--prompts_dir", type=Path, metavar="DIR", help="prompt templates (default: prompts)")
+    add(
+        "--quantization",
+        choices=["8bit", "4bit", "none"],
+        help="weights of the base: 8bit "
+        "(default), 4bit (needs a CUDA GPU), none (float32 on the CPU, 16 bits on CUDA)",
+    )
+    add(
+        "--server_name",
+        type=not_empty,
+        metavar="ADDRESS",
+        help="address to listen on (default: 127.0.0.1; 0.0.0.0 for every one)",
+    )
+    add("--server_port", type=_port, metavar="PORT", help="port (default: 7860; 0: any free one)")
+    add(
+        "--share",
+        action="store_true",
+        default=None,
+        help="print a temporary public link and the passphrase that its visitors must enter",
+    )
+    add(
+        "--share_public",
+        action="store_true",
+        default=None,
+        help="a public link with no passphrase: whoever has it can chat",
+    )
+    add(
+        "--share_hours",
+        type=_hours,
+        metavar="HOURS",
+        help="after which the public link ends (default: 72; 0: never)",
+    )
+    add(
+        "--share_messages",
+        type=_positive,
+        metavar="N",
+        help="replies for each visitor of the public link (default: no limit)",
+    )
+    add(
+        "--share_adapters",
+        type=_names,
+        metavar="A,B",
+        help="the adapters that visitors of the public link may use; base is the base alone "
+        "(default: all of them)",
+    )
+    add(
+        "--auth",
+        type=user_and_password,
+        action="append",
+        metavar="USER:PASSWORD",
+        help="ask visitors for these; given several times, each account has its own chats "
+        "(in LINLY_AUTH: one a line)",
+    )
+    add(
+        "--auth_file",
+        type=Path,
+        metavar="FILE",
+        help="a file of such accounts, one a line; the passwords may be hashes: "
+        "python -m web.passwords makes such lines",
+    )
+    add(
+        "--api_key",
+        type=keys,
+        action="append",
+        metavar="KEY",
+        help="a key that /v1 asks for (Authorization: Bearer KEY); may be given several times "
+        "(in LINLY_API_KEY: with spaces between). Without any, only this machine may use /v1",
+    )
+    add(
+        "--api_key_file",
+        type=Path,
+        metavar="FILE",
+        help="a file of such keys, one a line; the machine's other users do not see it",
+    )
+    add(
+        "--api_without_key",
+        action="store_true",
+        default=None,
+        help="let other machines use /v1 without a key, too",
+    )
+    add(
+        "--allow_origin",
+        type=_origin,
+        action="append",
+        metavar="ORIGIN",
+        help="let web pages of this origin, such as https://chat.example.com, use /v1 from a "
+        "browser; may be given several times (default: none)",
+    )
+    add(
+        "--allowed_hosts",
+        type=_host_names,
+        action="extend",
+        metavar="NAME,NAME",
+        help="further names under which browsers may ask for the page, such as chat.example.com "
+        "or *.example.com; * for any. Known without this flag: loopback names, IP addresses, "
+        "--server_name and this machine's own name",
+    )
+    add(
+        "--admin_key",
+        type=one_key,
+        metavar="KEY",
+        help="the key that loads, unloads and rescans adapters through /v1/adapters",
+    )
+    add(
+        "--engine_url",
+        type=_url,
+        metavar="URL",
+        help="answer through this OpenAI-compatible server, such as vLLM: http://gpu-box:8000/v1. "
+        "Of --base_model only its tokenizer is read then",
+    )
+    add("--engine_key", type=one_key, metavar="KEY", help="the key that this server asks for")
+    add(
+        "--max_sequences",
+        type=_positive,
+        metavar="N",
+        help="replies made at the same time (default: 16); more wait in a queue",
+    )
+    add(
+        "--max_waiting",
+        type=_positive,
+        metavar="N",
+        help="how many may wait there (default: 256); more are told when to try again",
+    )
+    add(
+        "--cache_memory",
+        type=_size,
+        metavar="SIZE",
+        help="memory for the keys and values of running and idle chats, as in 500M or 4G "
+        "(default: half of what is free once the model is loaded)",
+    )
+    add(
+        "--threads",
+        type=_positive,
+        metavar="N",
+        help="threads that compute on the CPU (default: the cores that this program may use)",
+    )
+    add(
+        "--context_length",
+        type=_positive,
+        metavar="TOKENS",
+        help="longest prompt with its reply (default: what the model was trained for)",
+    )
+    add(
+        "--data_dir",
+        type=Path,
+        metavar="DIR",
+        help="where chats are kept (default: your data folder)",
+    )
+    add(
+        "--database_url",
+        type=database_url,
+        metavar="URL",
+        help="keep chats in this PostgreSQL instead, for several replicas at once: "
+        "postgresql://user:password@host/database (the machine's other users see flags, not "
+        "LINLY_DATABASE_URL)",
+    )
+    add(
+        "--training",
+        choices=["local", "everyone", "off"],
+        help="who may train adapters in the page: local (default) is everybody but the visitors of "
+        "a public link",
+    )
+    add(
+        "--log_format",
+        choices=["text", "json"],
+        help="what the terminal gets to see: text (default), or a JSON object a line",
+    )
+    add(
+        "--log_requests",
+        action="store_true",
+        default=None,
+        help="a line for each request to the API and for each reply",
+    )
+    add(
+        "--log_prompts",
+        action="store_true",
+        default=None,
+        help="in these lines what was asked and said, too",
+    )
+    add("--device", choices=["auto", "cpu", "cuda"], help="where the model runs (default: auto)")
+    add(
+        "--cache_dir",
+        type=Path,
+        metavar="DIR",
+        help="where the embedded default model is kept (default: your cache folder)",
+    )
+    return parser
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: a number from 0 to 65535")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _hours(text: str) -> float:
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = -1
+    if not 0 <= hours < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of hours")
+    return hours
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise argparse.ArgumentTypeError("no adapter is named")
+    return names
+
+
+def _size(text: str) -> int:
+    number, unit = text[:-1], text[-1:].upper()
+    if unit not in SIZES or not number.replace(".", "", 1).isdecimal() or float(number) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size, as in 500M or 4G")
+    return int(float(number) * SIZES[unit])
+
+
+def _host_names(text: str) -> tuple[str, ...]:
+    names = tuple(_host_name(name.strip()) for name in text.split(",") if name.strip())
+    if not names:
+        raise argparse.ArgumentTypeError("no host is named")
+    return names
+
+
+def _host_name(text: str) -> str:
+    """A host name as browsers send it: in lower case, names of other letters in their ASCII form.
+    `*.` before it stands for its subdomains, `*` alone for every host."""
+    wildcard, name = ("*.", text[2:]) if text.startswith("*.") else ("", text)
+    try:
+        name = name.removesuffix(".").lower().encode("idna").decode("ascii").lower()
+    except UnicodeError:
+        name = ""
+    if text != "*" and not (len(name) <= 253 and all(map(LABEL_RE.fullmatch, name.split(".")))):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no host name, as in chat.example.com (without scheme and port)"
+        )
+    return wildcard + name
+
+
+def _origin(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no origin, as in https://chat.example.com")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _url(text: str) -> str:
+    """Where /v1 begins: it is added where only a host is given."""
+    if "@" in text:  # looked for first, so that no other sentence repeats a password
+        raise argparse.ArgumentTypeError("keys do not belong into an address: use --engine_key")
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:
+        good = False
+    if not good or parts.query or parts.fragment:
+        raise argparse.ArgumentTypeError(f"{text!r} is no address, as in http://127.0.0.1:8000/v1")
+    return text.rstrip("/") if parts.path.strip("/") else f"{text.rstrip('/')}/v1"

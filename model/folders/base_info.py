@@ -1,0 +1,44 @@
+"""What an adapter has to fit: the facts about a base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from model.folders.tensor_schema import Shape, expected_tensors
+from model.folders.fingerprint import fingerprint
+from model.folders.model_folder import ModelFolder
+from model.text.tokenizer import Tokenizer
+
+EMBEDDING = "model.embed_tokens.weight"
+
+
+@dataclass(frozen=True)
+class BaseInfo:
+    """A base's name, the shapes of its tensors by their names, and a sample of its weights.
+
+    `tokenizer` None means that it is not known.
+    """
+
+    name: str
+    tensors: Mapping[str, Shape]
+    fingerprint: Sequence[float] = ()
+    tokenizer: Tokenizer | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the embedding: the size of the vocabulary, with its padding."""
+        return self.tensors[EMBEDDING][0]
+
+    @property
+    def num_layers(self) -> int:
+        return sum(name.endswith("input_layernorm.weight") for name in self.tensors)
+
+
+def base_facts(folder: ModelFolder, name: str, tokenizer: Tokenizer | None) -> BaseInfo:
+    """The facts about the base in `folder`, which is called `name`.
+
+    Raises:
+        ModelFolderError: its configuration or a file is not sound.
+    """
+    return BaseInfo(name, expected_tensors(folder.config), fingerprint(folder), tokenizer)

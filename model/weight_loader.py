@@ -1,0 +1,243 @@
+"""Weights to layers: tensor by tensor, quantised as they arrive, never the whole in 16 bits."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.diagnostics import folder_error
+from model.folders.model_folder import IGNORED, ModelFolder
+from model.folders.weights import read_tensors
+from model.layers.linear import Linear
+from model.layers.llama import DecoderLayer, Llama, LlamaShape
+from model.types import Progress, SettingsError
+from model.weight_cache import WeightCache
+
+log = logging.getLogger(__name__)
+Slot = Callable[[Tensor], None]
+MAX_ANGLE_BYTES = 4 << 30  # a million positions of heads of 128
+ANGLE_COPIES = 8  # in float32, while the table is made
+UNSUPPORTED_ROPE = {"dynamic", "longrope"}  # their frequencies depend on the chat's length
+
+
+def resolve_device(device: str, quantization: str) -> str:
+    """`auto` to what is there.
+
+    Raises:
+        SettingsError: CUDA is asked for, or needed by 4-bit, and absent.
+    """
+    has_cuda = torch.cuda.is_available()
+    if device == "cuda" and not has_cuda:
+        raise SettingsError(
+            "--device cuda: torch sees no CUDA GPU",
+            "Check the driver with nvidia-smi, or use --device cpu.",
+        )
+    resolved = "cuda" if has_cuda and device != "cpu" else "cpu"
+    if quantization == "4bit" and resolved == "cpu":
+        raise SettingsError(
+            "--quantization 4bit needs a CUDA GPU (bitsandbytes)",
+            "Use --quantization 8bit on the CPU.",
+        )
+    return resolved
+
+
+def load_model(
+    folder: ModelFolder,
+    *,
+    quantization: str,
+    device: str,
+    context_length: int | None,
+    progress: Progress,
+    cache: WeightCache | None = None,
+) -> Llama:
+    """Make the model of `folder` and fill it, from `cache` if it has these weights already.
+
+    `progress` gets the share of weight bytes that have arrived, 0 to 1. `context_length` None
+    means what the model was trained for.
+
+    Raises:
+        ModelFolderError: weights are missing, torn or of the wrong shape.
+    """
+    model = _empty_model(folder, quantization, device, context_length)
+    if cache and cache.load(model, progress):
+        return model
+    _fill_from(folder, model, progress)
+    if cache:
+        cache.save_later(model)
+    return model
+
+
+def _fill_from(folder: ModelFolder, model: Llama, progress: Progress) -> None:
+    slots = weight_slots(model)
+    total, arrived = folder.nbytes, 0
+    for name, tensor in read_tensors(folder.weight_files):
+        slot = slots.pop(name, None)
+        if slot is None and not name.endswith(IGNORED) and name != "lm_head.weight":
+            raise folder_error("tensor_unknown", folder=folder.path, name=name)
+        if slot is not None:
+            _fill(slot, name, tensor, folder)
+        arrived += tensor.nbytes
+        progress(min(arrived / total, 1.0))
+    missing = [name for name in slots if not name.endswith(".bias")]
+    if missing:
+        raise folder_error(
+            "tensor_missing", count=len(missing), name=missing[0], folder=folder.path
+        )
+
+
+def _empty_model(
+    folder: ModelFolder, quantization: str, device: str, context_length: int | None
+) -> Llama:
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    config = check_llama_config(folder.path, folder.config)
+    rope = LlamaRotaryEmbedding(config)
+    return Llama(
+        _shape(config),
+        dtype=_dtype(config, device),
+        device=device,
+        quantization=quantization,
+        inv_freq=rope.inv_freq,
+        rope_scaling=float(rope.attention_scaling),
+        context_length=context_length or _positions(config),
+    )
+
+
+def _positions(config: Any) -> int:
+    """How many positions to serve: what the model was trained for, while their angles are no more
+    than MAX_ANGLE_BYTES."""
+    told: int = config.max_position_embeddings
+    most = MAX_ANGLE_BYTES // (ANGLE_COPIES * 4 * config.head_dim)
+    if told > most:
+        log.warning("config.json tells %d positions; %d are served: --context_length", told, most)
+    return min(told, most)
+
+
+def check_llama_config(folder: Path, told: Mapping[str, Any]) -> Any:
+    """transformers' LlamaConfig, which knows every older spelling of the rope settings.
+
+    Args:
+        folder: whose config.json it is.
+        told: its contents.
+
+    Raises:
+        ModelFolderError: it is not sound, or asks for what is not served.
+    """
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    try:
+        config = LlamaConfig(**{**told, "model_type": "llama"})
+        for name in ("max_position_embeddings", "rms_norm_eps"):
+            if not 0 < getattr(config, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(config, name)!r}")
+        theta = config.rope_parameters["rope_theta"]
+        if not 0 < theta < math.inf:
+            raise ValueError(f"rope_theta is {theta!r}")
+    except Exception as error:  # its validation raises a type of its own per field
+        said = str(error).splitlines()[-1].strip()
+        raise folder_error("config_unsound", file=folder / "config.json", said=said) from error
+    if config.hidden_act != "silu":
+        raise folder_error("activation_unknown", kind=config.hidden_act)
+    rope_type = config.rope_parameters["rope_type"]
+    if rope_type in UNSUPPORTED_ROPE:
+        raise folder_error("rope_unknown", kind=rope_type)
+    try:
+        LlamaRotaryEmbedding(config)
+    except Exception as error:  # whatever its formulas run into
+        raise folder_error("rope_unknown", kind=rope_type) from error
+    return config
+
+
+def _shape(config: Any) -> LlamaShape:
+    return LlamaShape(
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_layers=config.num_hidden_layers,
+        num_heads=config.num_attention_heads,
+        num_kv_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        rms_norm_eps=config.rms_norm_eps,
+        tied_head=config.tie_word_embeddings,
+    )
+
+
+def _dtype(config: Any, device: str) -> torch.dtype:
+    """Type of the activations: float32 on the CPU, the checkpoint's 16-bit type on CUDA."""
+    if device == "cpu":
+        return torch.float32
+    return config.dtype if config.dtype in (torch.float16, torch.bfloat16) else torch.float16
+
+
+def _fill(slot: Slot, name: str, tensor: Tensor, folder: ModelFolder) -> None:
+    try:
+        slot(tensor)
+    except (RuntimeError, IndexError) as error:
+        shape = list(tensor.shape)
+        raise folder_error("tensor_shape", name=name, folder=folder.path, shape=shape) from error
+
+
+def weight_slots(model: Llama) -> dict[str, Slot]:
+    """Where each checkpoint name goes."""
+    slots: dict[str, Slot] = {
+        "model.embed_tokens.weight": _rows(model.embed_tokens, 0, model.shape.vocab_size),
+        "model.norm.weight": _vector(model, "norm", model),
+    }
+    if not model.shape.tied_head:
+        slots["lm_head.weight"] = _rows(model.lm_head, 0, model.shape.vocab_size)
+    for layer in model.layers:
+        slots.update(_layer_slots(layer, model))
+    return slots
+
+
+def _layer_slots(layer: DecoderLayer, model: Llama) -> dict[str, Slot]:
+    prefix = f"model.layers.{layer.index}."
+    slots = {
+        f"{prefix}input_layernorm.weight": _vector(layer, "input_norm", model),
+        f"{prefix}post_attention_layernorm.weight": _vector(layer, "post_norm", model),
+    }
+    packed = {"self_attn": (layer.qkv, layer.o), "mlp": (layer.gate_up, layer.down)}
+    for block, linears in packed.items():
+        for linear in linears:
+            for name, start, stop in linear.parts:
+                key = f"{prefix}{block}.{name}"
+                slots[f"{key}.weight"] = _rows(linear.linear, start, stop)
+                slots[f"{key}.bias"] = _bias(linear.linear, start, stop)
+    return slots
+
+
+def _rows(linear: Linear, start: int, stop: int) -> Slot:
+    def put(tensor: Tensor) -> None:
+        _require(tensor, (stop - start, linear.in_features))
+        linear.put(start, tensor)
+
+    return put
+
+
+def _bias(linear: Linear, start: int, stop: int) -> Slot:
+    def put(tensor: Tensor) -> None:
+        _require(tensor, (stop - start,))
+        linear.put_bias(start, tensor)
+
+    return put
+
+
+def _vector(owner: Llama | DecoderLayer, name: str, model: Llama) -> Slot:
+    def put(tensor: Tensor) -> None:
+        _require(tensor, (model.shape.hidden_size,))
+        # A copy: a tensor of an old pickle would keep all that was read with it.
+        setattr(owner, name, tensor.to(model.device, model.dtype, copy=True))
+
+    return put
+
+
+def _require(tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != shape:
+        raise RuntimeError(f"expected {shape}, got {tuple(tensor.shape)}")

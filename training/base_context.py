@@ -1,0 +1,82 @@
+"""What a training stands on: the base's folder, its tokenizer and a prompt template."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.doctor.check_adapter import check_adapter
+from model.doctor.check_base import caught
+from model.folders.base_info import BaseInfo, base_facts
+from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
+from model.text.special_tokens import sane_ids
+from model.config.process_secrets import without_secrets
+from model.text.prompt import PromptTemplate
+from model.config.settings import read_settings
+from model.serving.local_backend import base_name, find_base, known_templates
+from model.text.tokenizer import Tokenizer
+from model.types import AdapterError, Phase, SettingsError
+from training.options import TrainingOptions
+from training.generation import GreedyGenerator
+
+
+@dataclass(frozen=True)
+class BaseContext:
+    """`template_name` is what the adapter's card will say."""
+
+    name: str
+    folder: ModelFolder
+    tokenizer: Tokenizer
+    templates: Mapping[str, PromptTemplate]
+    template_name: str
+
+    @property
+    def template(self) -> PromptTemplate:
+        return self.templates[self.template_name]
+
+    @property
+    def speaker(self) -> GreedyGenerator:
+        own = self.tokenizer
+        eos_ids = sane_ids(self.folder.eos_ids, own.eos_id, own.prefix_ids)
+        return GreedyGenerator(self.template, own, eos_ids)
+
+    def facts(self) -> BaseInfo:
+        """The base's shapes, and the sample that it is known by."""
+        return base_facts(self.folder, self.name, self.tokenizer)
+
+    def refuse_foreign(self, adapter: Path) -> None:
+        """Whether the adapter in that folder is this base's, and speaks its vocabulary.
+
+        Raises:
+            AdapterError: it is not.
+        """
+        for one in caught(lambda: check_adapter(adapter, self.facts(), self.templates)):
+            if one.level == "error":
+                message = f"{adapter} cannot be used: {one.message()}"
+                raise AdapterError(message, one.remedy(), one)
+            if one.code == "adapter_vocabulary":
+                raise AdapterError(
+                    f"{adapter} has a vocabulary of its own, which is served and not trained here"
+                )
+
+
+def find_ground(options: TrainingOptions) -> BaseContext:
+    """The base that `options` name, or the usual one.
+
+    Raises:
+        LinlyError: there is no such base or template, in one sentence.
+    """
+    given = [] if options.base_model is None else [f"--base_model={options.base_model}"]
+    settings = read_settings(given, without_secrets(os.environ))
+    folder = read_model_folder(find_base(settings, _say_nothing))
+    templates, default = known_templates(folder, settings)
+    name = options.template or default
+    if name not in templates:
+        raise SettingsError(f"There is no template {name!r}", f"There are: {', '.join(templates)}.")
+    return BaseContext(base_name(settings), folder, load_tokenizer(folder), templates, name)
+
+
+def _say_nothing(phase: Phase, share: float) -> None:
+    """Fetching the embedded default has no bar of its own here."""

@@ -1,0 +1,80 @@
+"""What transformers' Trainer does beside training: tell, stop when asked, notice divergence."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from model.types import LinlyError
+from training.events import HeldOut, Report, Step
+from training.interrupt import StopRequest
+
+
+class DivergedError(LinlyError):
+    """The loss is no number any more."""
+
+    code = "diverged"
+
+
+class ProgressCallback(TrainerCallback):  # type: ignore[misc]
+    """Reports each step and each measurement in between, and ends the training when `stop` asks
+    for it.
+
+    Args:
+        tokens_an_epoch: of the examples that are learned.
+    """
+
+    def __init__(
+        self, report: Report, stop: StopRequest, tokens_an_epoch: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._report = report
+        self._stop = stop
+        self._tokens_an_epoch = tokens_an_epoch
+        self._clock = clock
+        self._training = False
+        self._began = 0.0
+        self._first_step = 0
+        self._first_epoch = 0.0
+
+    def on_train_begin(self, _args: Any, state: TrainerState, _control: Any, **_: Any) -> None:
+        self._training = True
+        self._began = self._clock()
+        self._first_step, self._first_epoch = state.global_step, state.epoch or 0.0
+
+    def on_step_end(self, _args: Any, _state: Any, control: TrainerControl, **_: Any) -> None:
+        if self._stop.asked:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_log(
+        self, _args: Any, state: TrainerState, _control: Any, logs: dict[str, float], **_: Any
+    ) -> None:
+        if "loss" in logs:
+            self._tell_step(state, logs["loss"])
+
+    def on_evaluate(
+        self, _args: Any, state: TrainerState, _control: Any, metrics: dict[str, float], **_: Any
+    ) -> None:
+        if self._training:
+            self._report(HeldOut(state.global_step, metrics["eval_loss"]))
+
+    def on_train_end(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
+        self._training = False
+
+    def _tell_step(self, state: TrainerState, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"The training has diverged: at step {state.global_step} the loss is {loss}",
+                "Train again with a lower --learning_rate, into another folder.",
+            )
+        seconds = max(self._clock() - self._began, 1e-9)
+        epoch = state.epoch or 0.0
+        done = state.global_step - self._first_step
+        left = (state.max_steps - state.global_step) * seconds / max(done, 1)
+        speed = (epoch - self._first_epoch) * self._tokens_an_epoch / seconds
+        self._report(Step(state.global_step, state.max_steps, epoch, loss, speed, left))

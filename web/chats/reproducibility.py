@@ -1,0 +1,46 @@
+"""Whether a reply can be run again exactly: only by those that it was made by."""
+
+from __future__ import annotations
+
+from model.serving.manager import ModelManager
+from model.types import LinlyError, NotReadyError
+from web.chats.store.models import ChatMessage
+
+
+class NotExactError(LinlyError):
+    """A reply cannot be run again as it was: something that it depends on has changed."""
+
+    http_status = 409
+    code = "not_exact"
+
+
+def check_exact(manager: ModelManager, reply: ChatMessage) -> None:
+    """That a reply can be made once more, exactly as it was.
+
+    Raises:
+        NotExactError: how it was made is not known, or one that made it is another by now.
+        NotReadyError: the model is loading, so which adapters there are is not known yet.
+    """
+    if not reply.runs:
+        raise NotExactError("It is not known how this reply was made", "Regenerate it.")
+    status = manager.status()
+    if not status.ready:
+        raise NotReadyError("The model is still loading", "Try again in a moment.")
+    if status.remote:
+        raise NotExactError(
+            "A model server elsewhere does not promise the same text twice",
+            "Regenerate asks it once more.",
+        )
+    digests = {adapter.name: adapter.digest for adapter in manager.known_adapters()}
+    for run in reply.runs:
+        if (run.base, run.quantization) != (status.base_model, status.quantization):
+            raise NotExactError(
+                f"This reply was made by {run.base} in {run.quantization}",
+                "Start that model to run it again exactly.",
+            )
+        adapter = run.settings.adapter
+        if adapter and run.adapter_digest and digests.get(adapter) != run.adapter_digest:
+            raise NotExactError(
+                f"The adapter {adapter} is not the one that made this reply any more",
+                "Regenerate asks it as it is now.",
+            )

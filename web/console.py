@@ -1,0 +1,100 @@
+"""What the terminal says: where the page is, how loading goes, the public link."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+import time
+from collections.abc import Sequence
+
+from model.serving.manager import ModelManager
+from model.config.settings import Settings
+from model.types import Phase, ShareError, Status
+from web.access import AccessPolicy
+from web.logs import say
+from web.public_link.tunnel import open_tunnel
+from web.public_link.limits import BASE, PublicLink
+
+WORDS = {
+    Phase.STARTING: "Starting",
+    Phase.FETCHING: "Fetching the model (once)",
+    Phase.CONVERTING: "Converting the model (once, about half a minute)",
+    Phase.READING: "Reading the weights",
+}
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 (only compared with)
+BAR = 24  # characters
+POLL_SECONDS = 0.2
+
+
+def greet(host: str, port: int) -> None:
+    """Where the page is."""
+    shown = "127.0.0.1" if host in EVERYWHERE else host
+    say(f"Linly Chat: http://{shown}:{port} (Ctrl-C ends it)")
+
+
+def follow_loading(manager: ModelManager, link: PublicLink | None = None) -> None:
+    """Tell each phase until the model is ready, with a bar where a line can be redrawn.
+
+    Then what is amiss: broken adapters, and those that the `link` is for and that are not there.
+    """
+    began = time.monotonic()
+    redraws = sys.stdout.isatty()
+    told: Phase | None = None
+    while (status := manager.wait(POLL_SECONDS)).phase in WORDS:
+        words = WORDS[status.phase]
+        if redraws:
+            print(f"\r\x1b[K{words} {_bar(status.progress)}", end="", flush=True)
+        elif status.phase is not told:
+            say(f"{words} …")
+        told = status.phase
+    if redraws and told:
+        print("\r\x1b[K", end="")
+    _tell_outcome(status, time.monotonic() - began)
+    for adapter in manager.adapters():
+        if adapter.problem:
+            message = adapter.problem.message().rstrip(".")
+            say(f"The adapter {adapter.name} is broken: {message}. {adapter.problem.remedy()}")
+        for warning in adapter.warnings:
+            say(f"The adapter {adapter.name}: {warning.message()}. {warning.remedy()}")
+    if status.ready and link:
+        _tell_absent(link.rules.adapters or (), [one.name for one in manager.adapters()])
+
+
+def _tell_outcome(status: Status, seconds: float) -> None:
+    if status.ready:
+        what = f"{status.base_model}, {status.quantization}, on {status.device}"
+        say(f"Ready after {seconds:.0f} s: {status.base_model if status.remote else what}.")
+    elif not status.remote:  # a server elsewhere may answer yet; the log says whether it does
+        say(f"The model could not be loaded. {status.error}")
+
+
+def _tell_absent(shared: Sequence[str], there: Sequence[str]) -> None:
+    """Each name of `--share_adapters` that nothing stands for: its replies would all fail."""
+    names = [BASE, *there]
+    for name in shared:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            remedy = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(names)}."
+            say(f"--share_adapters: there is no adapter {name}. {remedy}")
+
+
+def share_link(settings: Settings, rules: AccessPolicy, port: int, link: PublicLink) -> None:
+    """Open the public link, and say how to come in."""
+    say("Asking for a public link …")
+    try:
+        address = open_tunnel(port)
+    except ShareError as error:
+        link.problem = str(error)
+        say(link.problem)
+        return
+    link.opened(address)
+    say(f"Public link: {address}")
+    if settings.share_public:
+        say("Anybody who has the link can chat here: --share_public asks for no passphrase.")
+    elif rules.passphrase:
+        say(f"Passphrase:  {rules.passphrase}")
+
+
+def _bar(progress: float) -> str:
+    done = round(progress * BAR)
+    return f"[{'#' * done}{' ' * (BAR - done)}] {progress:4.0%}"

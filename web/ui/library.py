@@ -1,0 +1,76 @@
+"""What a visitor keeps for later: presets of the sampling, and prompts to use again, by owner."""
+
+from __future__ import annotations
+
+from model.types import RequestError
+from web.chats.store.models import SavedPreset, Snippet
+from web.chats.store.library import checked_name
+from web.chats.store.chat_store import ChatStore
+from web.ui.choices import preset_choices
+from web.ui.presets import PRESETS, Preset, of_sampling
+
+OWN = "own:"  # before the name of a preset of the visitor's, so that it hides none of ours
+
+
+class PromptLibrary:
+    """Presets and prompts in a store."""
+
+    def __init__(self, store: ChatStore) -> None:
+        self._store = store
+
+    def presets(self, owner: str) -> dict[str, Preset]:
+        """Ours and the owner's own, by value of the control."""
+        own = {f"{OWN}{p.name}": of_sampling(p.sampling) for p in self._store.presets(owner)}
+        return {**PRESETS, **own}
+
+    def preset_choices(self, owner: str, language: str) -> list[tuple[str, str]]:
+        """The presets with their labels."""
+        own = [(p.name, f"{OWN}{p.name}") for p in self._store.presets(owner)]
+        return [*preset_choices(language), *own]
+
+    def save_preset(self, owner: str, saved: SavedPreset) -> str:
+        """Keep a preset; the value of the control for it.
+
+        Raises:
+            RequestError: it has no name, or too long a one.
+        """
+        self._store.save_preset(owner, saved)
+        return f"{OWN}{checked_name(saved.name)}"
+
+    def delete_preset(self, owner: str, value: str | None) -> None:
+        """Forget one of the owner's.
+
+        Raises:
+            RequestError: it is one of ours, or none.
+        """
+        if not value or not value.startswith(OWN):
+            raise RequestError("Only presets of your own can be deleted", "Choose one of them.")
+        self._store.delete_preset(owner, value.removeprefix(OWN))
+
+    def snippets(self, owner: str) -> list[tuple[str, str]]:
+        """The owner's prompts as choices: name and value are the same."""
+        return [(name, name) for name in self._store.snippets(owner)]
+
+    def snippet(self, owner: str, name: str | None) -> str:
+        """A prompt's text; "" for one that is gone."""
+        return self._store.snippet(owner, name or "")
+
+    def save_snippet(self, owner: str, name: str, text: str) -> None:
+        """Keep a prompt.
+
+        Raises:
+            RequestError: it has no text, no name, or too long a one.
+        """
+        if not text.strip():
+            raise RequestError("There is no message to keep", "Write it into the message box.")
+        self._store.save_snippet(owner, Snippet(name, text))
+
+    def delete_snippet(self, owner: str, name: str | None) -> None:
+        """Forget a prompt.
+
+        Raises:
+            RequestError: none is chosen.
+        """
+        if not name:
+            raise RequestError("No saved prompt is chosen", "Choose the one to delete.")
+        self._store.delete_snippet(owner, name)
