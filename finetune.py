@@ -33,9 +33,9 @@ def run(argv: list[str]) -> int:
     report = print_line if options.progress == "json" else terminal
     try:
         if options.evaluate and is_finished(options.output_dir):
-            from training.evaluate import measure
+            from training.evaluate import evaluate
 
-            report(measure(options, report))
+            report(evaluate(options, report))
             return 0
         from training.run import fine_tune
 

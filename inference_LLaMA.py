@@ -48,11 +48,11 @@ def _guarded(argv: list[str]) -> int:
 def run(options: TerminalOptions) -> int:
     """Look at everything that was named, then load the model and answer."""
     from terminal import batch, repl
-    from terminal.startup import checked
-    from terminal.screen import hush
+    from terminal.startup import validate
+    from terminal.screen import silence_libraries
 
-    hush()
-    wishes, load = checked(options)
+    silence_libraries()
+    wishes, load = validate(options)
     if options.batch:
         return batch.run(options, wishes, load)
     return repl.run(options, wishes, load)

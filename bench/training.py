@@ -113,14 +113,14 @@ def _job(flags: Sequence[str], scratch: Path) -> dict[str, object]:
     """What `finetune.py` makes of the flags, for the plain script."""
     from training.base_loader import find_machine
     from training.collator import dataset
-    from training.base_context import find_ground
-    from training.data_preparation import read_material
+    from training.base_context import resolve_base
+    from training.data_preparation import prepare_data
     from training.options import read_options
     from training.trainer import TrainerConfig
 
     options = read_options([*flags, "--output_dir", str(scratch / "unused")])
-    ground = find_ground(options)
-    material = read_material(options, ground, lambda _: None)
+    ground = resolve_base(options)
+    material = prepare_data(options, ground, lambda _: None)
     computer = find_machine("cpu", "auto", options.dtype, None, None)
     plan = TrainerConfig(material.learned, material.held_out, material.recipe, computer)
     return {

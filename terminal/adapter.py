@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from model.doctor.check_adapter import check_adapter
-from model.doctor.check_base import caught
+from model.doctor.check_base import collect_findings
 from model.folders.adapter_files import CONFIG
 from model.types import AdapterError, UnknownModelError
-from model.suggestions import meant
+from model.suggestions import closest
 
 
 def find_adapter(name: str, adapters_dir: Path) -> Path:
@@ -39,7 +39,7 @@ def _remedy(name: str, adapters_dir: Path) -> str:
     typed = Path(name)
     inside = {path.name: path.name for path in _adapters(adapters_dir)}
     known = {**inside, **{path.name: str(path) for path in _adapters(typed.parent)}}
-    close = meant(typed.name, known)
+    close = closest(typed.name, known)
     if close:
         return f"Did you mean {known[close]}?"
     if inside:
@@ -58,7 +58,7 @@ def refuse_broken(path: Path, templates: Collection[str]) -> None:
     Raises:
         AdapterError: it cannot be used.
     """
-    for one in caught(lambda: check_adapter(path, None, templates)):
+    for one in collect_findings(lambda: check_adapter(path, None, templates)):
         if one.level == "error":
             message = f"The adapter {path.name!r} is broken: {one.message()}"
             raise AdapterError(message, one.remedy(), one)

@@ -13,13 +13,13 @@ from typing import Any
 from model.serving.background_loader import Load
 from model.serving.manager import ModelManager
 from model.types import EngineError, LinlyError, Sampling
-from terminal.batch_files import Output, BatchProgress, nothing_in, open_source, resume
-from terminal.startup import serving
+from terminal.batch_files import Output, BatchProgress, empty_input_error, open_source, resume
+from terminal.startup import running_manager
 from terminal.options import TerminalOptions, RequestDefaults
 from terminal.order import Result, Rows, in_order
-from terminal.results import failed, replied
+from terminal.results import failed, reply_record
 from terminal.jsonl import BatchRow, read_rows
-from terminal.screen import sentence, standard_screen
+from terminal.screen import error_sentence, standard_screen
 
 SEEDS = 2**63
 
@@ -40,13 +40,13 @@ def run(options: TerminalOptions, wishes: RequestDefaults, load: Load) -> int:
         resumed = resume(target, rows, wishes.adapter)
         tally, first = resumed.tally, next(rows, None)
         if first is None and not tally.done:
-            raise nothing_in(path)
+            raise empty_input_error(path)
         if first is None:
             print(f"{target} holds the results of all {tally.done} lines.", file=sys.stderr)
             return _told(tally)
         output = Output(target, resumed.size)
         try:
-            with serving(options.settings, wishes, load, standard_screen()) as manager:
+            with running_manager(options.settings, wishes, load, standard_screen()) as manager:
                 answerer = Answerer(manager, wishes, options.settings.max_sequences)
                 unread.pop_all()  # whoever reads them from now on, another thread, closes them
                 asyncio.run(_write(_all(first, rows), answerer, output, tally, _bar(options)))
@@ -130,7 +130,7 @@ class Answerer:
             except Exception as error:  # one row's trouble is not the others'
                 if said := self.manager.status().error:
                     raise EngineError(said) from error
-                return failed(row, sentence(error))
+                return failed(row, error_sentence(error))
 
     async def _reply(self, row: BatchRow) -> Result:
         wishes = replace(self.wishes, sampling=_seeded(self.wishes.sampling, row.number))
@@ -143,7 +143,7 @@ class Answerer:
                 last = burst[-1]
         if last.error:
             raise EngineError(last.error)
-        return replied(row, text, last, wishes.adapter)
+        return reply_record(row, text, last, wishes.adapter)
 
 
 def _seeded(sampling: Sampling, number: int) -> Sampling:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from model.types import LinlyError
-from model.suggestions import remedy
-from terminal.results import belongs, is_failure
+from model.suggestions import did_you_mean
+from terminal.results import matches_row, is_failure
 from terminal.jsonl import BatchRow
 
 STANDARD_INPUT, STANDARD_OUTPUT = 0, 1
@@ -48,7 +48,7 @@ def open_source(path: Path | None) -> BufferedReader:
         begins = source.peek(2)[:2]
     except FileNotFoundError as error:
         known = [each.name for each in path.parent.glob("*")] if path else []
-        close = remedy(path.name if path else "", known, "Check --data_file.")
+        close = did_you_mean(path.name if path else "", known, "Check --data_file.")
         raise LinlyError(f"There is no file {path}", close) from error
     except OSError as error:
         said = error.strerror or str(error)
@@ -59,7 +59,7 @@ def open_source(path: Path | None) -> BufferedReader:
     return source
 
 
-def nothing_in(path: Path | None) -> LinlyError:
+def empty_input_error(path: Path | None) -> LinlyError:
     return LinlyError(f"{_input(path)} holds no lines to answer", "Put one question on each line.")
 
 
@@ -88,7 +88,7 @@ def resume(path: Path | None, rows: Iterator[BatchRow], adapter: str | None) -> 
         with path.open("rb") as file:
             for line in _whole_lines(file):
                 result, row = _parsed(line), next(rows, None)
-                if row is None or not belongs(result, row, adapter):
+                if row is None or not matches_row(result, row, adapter):
                     raise _others(path, tally.done + 1)
                 tally.count(result)
                 size += len(line)

@@ -12,7 +12,7 @@ from model.serving.manager import ModelManager
 from model.serving.delta_queue import DeltaBatch
 from model.types import ChatRequest, Delta, FinishReason, Message
 from terminal.options import RequestDefaults
-from terminal.screen import Console, sentence
+from terminal.screen import Console, error_sentence
 
 UPDATE_SECONDS = 0.05  # between two pieces of a reply
 ENDINGS = {
@@ -41,7 +41,7 @@ class TerminalChat:
             reply.end_line()
         except Exception as error:  # one reply's trouble is not the chat's
             reply.end_line()
-            self.screen.complain(sentence(error))
+            self.screen.complain(error_sentence(error))
         if not reply.text:
             return False
         self.turns = (*self.turns, question, Message("assistant", reply.text))

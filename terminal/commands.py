@@ -9,7 +9,7 @@ from pathlib import Path
 from model.serving.adapter_registry import Adapter
 from model.types import AdapterError, LinlyError, Message, UnknownModelError
 from terminal.chat import TerminalChat
-from model.suggestions import remedy
+from model.suggestions import did_you_mean
 from terminal.saving import save_chat
 
 BASE = ("base", "none")  # what the model without an adapter is called
@@ -35,7 +35,7 @@ def run_command(chat: TerminalChat, line: str) -> None:
     known = commands()
     if name not in known:
         otherwise = f"/help lists them; //{name} sends it as a message."
-        close = remedy(f"/{name}", [f"/{command}" for command in known], otherwise)
+        close = did_you_mean(f"/{name}", [f"/{command}" for command in known], otherwise)
         raise LinlyError(f"There is no command /{name}", close)
     known[name].does(chat, rest.strip())
 
@@ -73,7 +73,7 @@ def _adapter(chat: TerminalChat, name: str) -> None:
         chat.screen.say("The base answers from now on.")
     else:
         ready = [adapter.name for adapter in found.values() if adapter.ready]
-        close = remedy(name, [*ready, *BASE], "/adapter lists them.")
+        close = did_you_mean(name, [*ready, *BASE], "/adapter lists them.")
         raise UnknownModelError(f"There is no adapter {name}", close)
 
 

@@ -15,7 +15,7 @@ MAX_LINES = 1000  # that are remembered
 Read = Callable[[str, str], str]
 
 
-def keyboard(history: Path) -> Read:
+def line_reader(history: Path) -> Read:
     """The keyboard; lines are remembered in `history`, readable for this user alone."""
     try:
         import readline

@@ -6,10 +6,10 @@ from model.serving.background_loader import Load
 from model.types import LinlyError
 from terminal.chat import TerminalChat
 from terminal.commands import run_command
-from terminal.console import Read, keyboard
-from terminal.startup import serving
+from terminal.console import Read, line_reader
+from terminal.startup import running_manager
 from terminal.options import TerminalOptions, RequestDefaults
-from terminal.screen import sentence, standard_screen
+from terminal.screen import error_sentence, standard_screen
 
 PROMPT = "> "
 HISTORY = "terminal_history"  # in the data folder
@@ -22,11 +22,11 @@ def run(options: TerminalOptions, wishes: RequestDefaults, load: Load) -> int:
         LinlyError: the model could not be loaded.
     """
     screen = standard_screen()
-    with serving(options.settings, wishes, load, screen) as manager:
+    with running_manager(options.settings, wishes, load, screen) as manager:
         status = manager.status()
         who = f"{wishes.adapter} on {status.base_model}" if wishes.adapter else status.base_model
         screen.say(f"{who} is ready. /help lists the commands, Ctrl-D ends the chat.")
-        converse(TerminalChat(manager, screen, wishes), keyboard(options.settings.data_dir / HISTORY))
+        converse(TerminalChat(manager, screen, wishes), line_reader(options.settings.data_dir / HISTORY))
     return 0
 
 
@@ -55,6 +55,6 @@ def _done(chat: TerminalChat, line: str) -> bool:
         try:
             run_command(chat, text)
         except LinlyError as error:
-            chat.screen.complain(sentence(error))
+            chat.screen.complain(error_sentence(error))
         return True
     return chat.ask(text.removeprefix("/"))

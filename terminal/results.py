@@ -13,7 +13,7 @@ from terminal.jsonl import BatchRow
 OURS = ("reply", "finish_reason", "prompt_tokens", "completion_tokens", "adapter")
 
 
-def replied(row: BatchRow, text: str, last: Delta, adapter: str | None) -> dict[str, Any]:
+def reply_record(row: BatchRow, text: str, last: Delta, adapter: str | None) -> dict[str, Any]:
     reason, stats = last.finish_reason, last.stats
     counts = (stats.prompt_tokens, stats.completion_tokens) if stats else (0, 0)
     told = (text, reason.value if reason else None, *counts, adapter)
@@ -28,7 +28,7 @@ def is_failure(result: Mapping[str, Any]) -> bool:
     return set(result) == {"line", "error"}
 
 
-def belongs(result: Any, row: BatchRow, adapter: str | None) -> bool:
+def matches_row(result: Any, row: BatchRow, adapter: str | None) -> bool:
     """Whether `result`, read from a file, is what `adapter` has to say about `row`."""
     if not isinstance(result, dict):
         return False

@@ -41,7 +41,7 @@ class Console:
 
     def complain(self, sentence: str) -> None:
         self._wipe()
-        print(sentence, file=self.err, flush=True)
+        print(error_sentence, file=self.err, flush=True)
 
     def draw(self, line: str) -> None:
         """A line about what is going on; whatever comes next takes its place."""
@@ -59,7 +59,7 @@ def standard_screen() -> Console:
     return Console(sys.stdout, sys.stderr)
 
 
-def sentence(error: Exception) -> str:
+def error_sentence(error: Exception) -> str:
     """The error as one sentence, whatever it is."""
     if isinstance(error, LinlyError):
         text = str(error)
@@ -78,7 +78,7 @@ class _Warnings(logging.Handler):
             print(f"{CLEAR if sys.stderr.isatty() else ''}{record.getMessage()}", file=sys.stderr)
 
 
-def hush() -> None:
+def silence_libraries() -> None:
     """Keep libraries' remarks off the terminal."""
     warnings.simplefilter("ignore")
     logging.getLogger().addHandler(_Warnings(logging.WARNING))

@@ -18,7 +18,7 @@ from model.config.settings import Settings
 from model.serving.local_backend import OWN_TEMPLATE, check_early, load_local
 from model.types import LinlyError, Phase, SettingsError
 from terminal.adapter import find_adapter, refuse_broken
-from model.suggestions import remedy
+from model.suggestions import did_you_mean
 from terminal.options import TerminalOptions, RequestDefaults
 from terminal.screen import Console
 
@@ -33,7 +33,7 @@ POLL_SECONDS = 0.2
 JOIN_SECONDS = 2.0  # for the loading thread to notice that nobody wants its model any more
 
 
-def checked(options: TerminalOptions) -> tuple[RequestDefaults, Load]:
+def validate(options: TerminalOptions) -> tuple[RequestDefaults, Load]:
     """The wishes with their adapter's name, and what loads the base with that adapter beside it.
 
     Raises:
@@ -62,12 +62,12 @@ def _refuse_unknown(template: str | None, known: list[str]) -> None:
     if template is not None and template not in known:
         otherwise = f"There are: {', '.join(known)}."
         raise SettingsError(
-            f"There is no prompt template {template}", remedy(template, known, otherwise)
+            f"There is no prompt template {template}", did_you_mean(template, known, otherwise)
         )
 
 
 @contextmanager
-def serving(
+def running_manager(
     settings: Settings, wishes: RequestDefaults, load: Load, screen: Console
 ) -> Iterator[ModelManager]:
     """A manager that is ready to answer, closed in the end.

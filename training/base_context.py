@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.doctor.check_adapter import check_adapter
-from model.doctor.check_base import caught
+from model.doctor.check_base import collect_findings
 from model.folders.base_info import BaseInfo, base_facts
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
 from model.text.special_tokens import sane_ids
@@ -52,7 +52,7 @@ class BaseContext:
         Raises:
             AdapterError: it is not.
         """
-        for one in caught(lambda: check_adapter(adapter, self.facts(), self.templates)):
+        for one in collect_findings(lambda: check_adapter(adapter, self.facts(), self.templates)):
             if one.level == "error":
                 message = f"{adapter} cannot be used: {one.message()}"
                 raise AdapterError(message, one.remedy(), one)
@@ -62,7 +62,7 @@ class BaseContext:
                 )
 
 
-def find_ground(options: TrainingOptions) -> BaseContext:
+def resolve_base(options: TrainingOptions) -> BaseContext:
     """The base that `options` name, or the usual one.
 
     Raises:

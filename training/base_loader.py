@@ -104,7 +104,7 @@ def _quantised(machine: ComputeConfig) -> Any:
     )  # fmt: skip
 
 
-def quiet() -> None:
+def silence_libraries() -> None:
     """No bars and no advice from the libraries: what is to be told, we tell."""
     import logging
     import warnings

@@ -26,7 +26,7 @@ class TrainingData:
     recipe: Hyperparameters
 
 
-def read_material(
+def prepare_data(
     options: TrainingOptions, ground: BaseContext, report: Report, *, all_held_out: bool = False
 ) -> TrainingData:
     """The data, encoded and split; with `all_held_out` nothing of it is learned.

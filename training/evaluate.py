@@ -10,30 +10,30 @@ from typing import Any
 
 from model.folders.adapter_files import read_card
 from training import evaluation
-from training.base_loader import find_machine, load_base, quiet
+from training.base_loader import find_machine, load_base, silence_libraries
 from training.events import TrainingEnded, Note, Report, Stage
-from training.base_context import BaseContext, find_ground
+from training.base_context import BaseContext, resolve_base
 from training.hub_data import local_data
-from training.data_preparation import TrainingData, read_material
+from training.data_preparation import TrainingData, prepare_data
 from training.options import TrainingOptions
 from training.generation import ask_both
 from training.trainer import TrainerConfig, build_trainer, held_out_loss
 
 
-def measure(options: TrainingOptions, report: Report) -> TrainingEnded:
+def evaluate(options: TrainingOptions, report: Report) -> TrainingEnded:
     """Measure the adapter in `options.output_dir` on what was held out of its own data, or on the
     whole of other data, and write it beside the adapter.
 
     Raises:
         LinlyError: the adapter, the base or the data cannot be used.
     """
-    quiet()
+    silence_libraries()
     from peft import PeftModel
 
     adapter = options.output_dir
     card = read_card(adapter)
     report(Stage("data"))
-    ground = find_ground(replace(options, template=options.template or card.get("template")))
+    ground = resolve_base(replace(options, template=options.template or card.get("template")))
     material = _material(options, ground, card.get("training") or {}, report)
     ground.refuse_foreign(adapter)
     report(Stage("base"))
@@ -76,9 +76,9 @@ def _material(
     kept = {name: used[name] for name in names} if same else {}
     given = {**options.hyperparameters, **kept}
     if same and used.get("val_set_size"):
-        return read_material(replace(options, hyperparameters=given), ground, report)
+        return prepare_data(replace(options, hyperparameters=given), ground, report)
     if same:
         report(Note("All of these were learned, nothing held out: the adapter knows them"))
     else:
         report(Note("These are other data than it was trained on: all of them are measured"))
-    return read_material(replace(options, hyperparameters=given), ground, report, all_held_out=True)
+    return prepare_data(replace(options, hyperparameters=given), ground, report, all_held_out=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from training.generation import Comparison
-from training.report import cell
+from training.report import markdown_cell
 
 FILE = "evaluation.md"
 
@@ -30,7 +30,7 @@ def report_of(
         ]  # fmt: skip
     lines += [f"| asked | data | {base} | {name} |", "|---|---|---|---|"]
     lines += [
-        f"| {cell(a.question)} | {cell(a.wanted)} | {cell(a.base)} | {cell(a.adapter)} |"
+        f"| {markdown_cell(a.question)} | {markdown_cell(a.wanted)} | {markdown_cell(a.base)} | {markdown_cell(a.adapter)} |"
         for a in asked
     ]
     return "\n".join(lines) + "\n"

@@ -33,7 +33,7 @@ class UselessError(LinlyError):
     code = "useless_adapter"
 
 
-def finish(
+def finalize(
     options: TrainingOptions, ground: BaseContext, plan: TrainerConfig, digest: str, trainer: Any,
     base_loss: float | None, report: Report,
 ) -> TrainingEnded:  # fmt: skip
@@ -66,7 +66,7 @@ def finish(
     if options.evaluate:
         report(Stage("evaluating"))
         write_evaluation(new, ground, outcome, ask_both(model, ground.speaker, plan.held_out))
-    run_folder.finish(output)
+    run_folder.finish_folder(output)
     return TrainingEnded(str(output), f"{output} is ready. Held-out loss: {losses(outcome)}")
 
 

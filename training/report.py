@@ -133,11 +133,11 @@ def _example(asked: Comparison | None) -> str:
         return ""
     return (
         "An example:\n\n| asked | base | adapter |\n|---|---|---|\n"
-        f"| {cell(asked.question)} | {cell(asked.base)} | {cell(asked.adapter)} |"
+        f"| {markdown_cell(asked.question)} | {markdown_cell(asked.base)} | {markdown_cell(asked.adapter)} |"
     )
 
 
-def cell(text: str) -> str:
+def markdown_cell(text: str) -> str:
     """Text in a Markdown table: on one line, and none of it markup."""
     short = text if len(text) <= CELL else f"{text[:CELL]} …"
     for mark in "\\`*_[]<>|#":

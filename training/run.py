@@ -9,8 +9,8 @@ from model.folders.adapter_files import CONFIG
 from model.types import LinlyError, SettingsError
 from training import run_folder
 from training.events import TrainingEnded, HeldOut, Note, Report, Stage
-from training.base_context import BaseContext, find_ground
-from training.data_preparation import TrainingData, read_material
+from training.base_context import BaseContext, resolve_base
+from training.data_preparation import TrainingData, prepare_data
 from training.options import TrainingOptions
 from training.run_folder import ENDED, STATE
 from training.interrupt import StopRequest
@@ -31,14 +31,14 @@ def fine_tune(options: TrainingOptions, report: Report, stop: StopRequest) -> Tr
     Raises:
         LinlyError: it cannot be done, or was interrupted; in one sentence.
     """
-    run_folder.refuse_taken(options.output_dir)
+    run_folder.check_destination(options.output_dir)
     report(Stage("data"))
-    ground = find_ground(options)
-    material = read_material(options, ground, report)
+    ground = resolve_base(options)
+    material = prepare_data(options, ground, report)
     report(Stage("base"))
-    from training.base_loader import find_machine, quiet
+    from training.base_loader import find_machine, silence_libraries
 
-    quiet()
+    silence_libraries()
     machine = find_machine(
         options.device, options.quantization, options.dtype, options.gradient_checkpointing,
         options.threads,
@@ -88,9 +88,9 @@ def _train(
         restore(trainer, done)
     else:
         _to_the_end(trainer, resume, options.output_dir, report, stop)
-    from training.finalize import finish
+    from training.finalize import finalize
 
-    return finish(options, ground, plan, material.data.digest, trainer, base_loss, report)
+    return finalize(options, ground, plan, material.data.digest, trainer, base_loss, report)
 
 
 def _to_the_end(
@@ -104,7 +104,7 @@ def _to_the_end(
     from training.trainer import has_ended_early
 
     if resume is not None:
-        run_folder.mend_best(resume)
+        run_folder.relocate_best_checkpoint(resume)
         report(Note(f"Going on from {resume}"))
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     state = trainer.state

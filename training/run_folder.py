@@ -55,7 +55,7 @@ def is_finished(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
-def refuse_taken(folder: Path) -> None:
+def check_destination(folder: Path) -> None:
     """A training goes into a new folder, an empty one, or its own unfinished one.
 
     Raises:
@@ -83,8 +83,8 @@ def run_folder(folder: Path, recipe: Mapping[str, Any]) -> Iterator[Path | None]
         FolderTakenError: it holds something else, or another process trains there.
         WriteError: it cannot be written, or the disk is full.
     """
-    refuse_taken(folder)
-    with explained(folder), _locked(folder):
+    check_destination(folder)
+    with translate_os_errors(folder), _locked(folder):
         _refuse_other_recipe(folder, recipe)
         note = json.dumps(recipe, indent=1, ensure_ascii=False)
         (folder / RECIPE).write_text(note + "\n", encoding="utf-8")
@@ -92,7 +92,7 @@ def run_folder(folder: Path, recipe: Mapping[str, Any]) -> Iterator[Path | None]
         yield _newest_checkpoint(folder)
 
 
-def finish(folder: Path) -> None:
+def finish_folder(folder: Path) -> None:
     """The adapter in `folder`/.adapter becomes the folder's own; checkpoints go."""
     new = folder / NEW
     for path in sorted(new.iterdir(), key=lambda path: path.name == CONFIG):
@@ -111,7 +111,7 @@ def _clean(folder: Path) -> None:
     (folder / RECIPE).unlink()
 
 
-def mend_best(checkpoint: Path) -> None:
+def relocate_best_checkpoint(checkpoint: Path) -> None:
     """Have a checkpoint's state name the best one where it lies now, beside it.
 
     Raises:
@@ -211,7 +211,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def explained(folder: Path) -> Iterator[None]:
+def translate_os_errors(folder: Path) -> Iterator[None]:
     """What the system says about writing, in a sentence.
 
     Raises:

@@ -11,7 +11,7 @@ from model.serving.manager import ModelManager
 from model.config.settings import Settings
 from model.types import Phase, ShareError, Status
 from web.access import AccessPolicy
-from web.logs import say
+from web.logs import print_status
 from web.public_link.tunnel import open_tunnel
 from web.public_link.limits import BASE, PublicLink
 
@@ -29,7 +29,7 @@ POLL_SECONDS = 0.2
 def greet(host: str, port: int) -> None:
     """Where the page is."""
     shown = "127.0.0.1" if host in EVERYWHERE else host
-    say(f"Linly Chat: http://{shown}:{port} (Ctrl-C ends it)")
+    print_status(f"Linly Chat: http://{shown}:{port} (Ctrl-C ends it)")
 
 
 def follow_loading(manager: ModelManager, link: PublicLink | None = None) -> None:
@@ -45,7 +45,7 @@ def follow_loading(manager: ModelManager, link: PublicLink | None = None) -> Non
         if redraws:
             print(f"\r\x1b[K{words} {_bar(status.progress)}", end="", flush=True)
         elif status.phase is not told:
-            say(f"{words} …")
+            print_status(f"{words} …")
         told = status.phase
     if redraws and told:
         print("\r\x1b[K", end="")
@@ -53,9 +53,9 @@ def follow_loading(manager: ModelManager, link: PublicLink | None = None) -> Non
     for adapter in manager.adapters():
         if adapter.problem:
             message = adapter.problem.message().rstrip(".")
-            say(f"The adapter {adapter.name} is broken: {message}. {adapter.problem.remedy()}")
+            print_status(f"The adapter {adapter.name} is broken: {message}. {adapter.problem.remedy()}")
         for warning in adapter.warnings:
-            say(f"The adapter {adapter.name}: {warning.message()}. {warning.remedy()}")
+            print_status(f"The adapter {adapter.name}: {warning.message()}. {warning.remedy()}")
     if status.ready and link:
         _tell_absent(link.rules.adapters or (), [one.name for one in manager.adapters()])
 
@@ -63,9 +63,9 @@ def follow_loading(manager: ModelManager, link: PublicLink | None = None) -> Non
 def _tell_outcome(status: Status, seconds: float) -> None:
     if status.ready:
         what = f"{status.base_model}, {status.quantization}, on {status.device}"
-        say(f"Ready after {seconds:.0f} s: {status.base_model if status.remote else what}.")
+        print_status(f"Ready after {seconds:.0f} s: {status.base_model if status.remote else what}.")
     elif not status.remote:  # a server elsewhere may answer yet; the log says whether it does
-        say(f"The model could not be loaded. {status.error}")
+        print_status(f"The model could not be loaded. {status.error}")
 
 
 def _tell_absent(shared: Sequence[str], there: Sequence[str]) -> None:
@@ -75,24 +75,24 @@ def _tell_absent(shared: Sequence[str], there: Sequence[str]) -> None:
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1)
             remedy = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(names)}."
-            say(f"--share_adapters: there is no adapter {name}. {remedy}")
+            print_status(f"--share_adapters: there is no adapter {name}. {remedy}")
 
 
 def share_link(settings: Settings, rules: AccessPolicy, port: int, link: PublicLink) -> None:
     """Open the public link, and say how to come in."""
-    say("Asking for a public link …")
+    print_status("Asking for a public link …")
     try:
         address = open_tunnel(port)
     except ShareError as error:
         link.problem = str(error)
-        say(link.problem)
+        print_status(link.problem)
         return
     link.opened(address)
-    say(f"Public link: {address}")
+    print_status(f"Public link: {address}")
     if settings.share_public:
-        say("Anybody who has the link can chat here: --share_public asks for no passphrase.")
+        print_status("Anybody who has the link can chat here: --share_public asks for no passphrase.")
     elif rules.passphrase:
-        say(f"Passphrase:  {rules.passphrase}")
+        print_status(f"Passphrase:  {rules.passphrase}")
 
 
 def _bar(progress: float) -> str:

@@ -28,7 +28,7 @@ from starlette.responses import HTMLResponse, RedirectResponse
 from web.access import AccessPolicy
 from web.chats.identity import SECURE_COOKIE, cookie, cookies
 from web.client_address import client_address
-from web.i18n import say
+from web.i18n import translate
 from web.i18n.refusals import refused
 from web.rate_limits import AttemptLimiter, TooManyAttemptsError
 from web.public_link.limits import PublicLink
@@ -157,7 +157,7 @@ def router(logins: Logins) -> APIRouter:
             answer.headers["Retry-After"] = str(math.ceil(error.retry_after))
             return answer
         if not right:
-            said = say(language_of(request.scope), "login_wrong")
+            said = translate(language_of(request.scope), "login_wrong")
             return login_page(request.scope, logins.access, said, chat)
         to_page = RedirectResponse(f"./?{urlencode({'chat': chat})}" if chat else "./", 303)
         to_page.headers.append("set-cookie", logins.issue(request.scope, user))
@@ -184,10 +184,10 @@ def login_page(
         "language": language,
         "chat": _chat(asked),
         "wrong": f'<p role="alert">{escape(wrong)}</p>' if wrong else "",
-        "hint": "" if access.accounts else f"<p>{escape(say(language, 'login_passphrase'))}</p>",
+        "hint": "" if access.accounts else f"<p>{escape(translate(language, 'login_passphrase'))}</p>",
     }
     keys = ("title", "login", "login_name", "login_password")
-    words = {key: escape(say(language, key)) for key in keys}
+    words = {key: escape(translate(language, key)) for key in keys}
     return HTMLResponse(PAGE.format(**words, **fields), status, {"Cache-Control": "no-store"})
 
 

@@ -77,7 +77,7 @@ def _log_thread_error(args: threading.ExceptHookArgs) -> None:
         logging.getLogger("linly").error("the thread %s failed", name, exc_info=error)
 
 
-def say(line: str) -> None:
+def print_status(line: str) -> None:
     """One line, at once, whoever reads it."""
     if SAYS.isEnabledFor(logging.INFO):
         SAYS.info(line)

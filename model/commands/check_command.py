@@ -38,9 +38,9 @@ def add_to(commands: Any) -> None:
 
 
 def run(options: Namespace) -> int:
-    from model.doctor import examine
+    from model.doctor import check_folder
 
-    report = examine(options.folder, options.base_model, deep=options.deep, bar=bar)
+    report = check_folder(options.folder, options.base_model, deep=options.deep, bar=bar)
     if options.json:
         print(json.dumps(report.to_json(options.lang), ensure_ascii=False, indent=2))
     else:

@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from model.folders.atomic_folder import interrupted
+from model.folders.atomic_folder import interruption_message
 from model.progress_bar import bar
 
 ABOUT = """\
@@ -50,13 +50,13 @@ def run(options: Namespace) -> int:
             bar=bar, say=lambda sentence: print(sentence, flush=True),
         )  # fmt: skip
     except KeyboardInterrupt:
-        print(interrupted(destination), file=sys.stderr)
+        print(interruption_message(destination), file=sys.stderr)
         return 1
-    print(f"{destination} is ready: python app.py --base_model {shown(destination)}")
+    print(f"{destination} is ready: python app.py --base_model {shell_quote(destination)}")
     return 0
 
 
-def shown(path: Path) -> str:
+def shell_quote(path: Path) -> str:
     """A path as a shell wants it."""
     import shlex
 

@@ -7,8 +7,8 @@ from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import Any
 
-from model.commands.convert_command import shown
-from model.folders.atomic_folder import interrupted, refuse_taken
+from model.commands.convert_command import shell_quote
+from model.folders.atomic_folder import interruption_message, check_destination
 from model.progress_bar import bar
 
 ABOUT = """\
@@ -48,7 +48,7 @@ def add_to(commands: Any) -> None:
 
 
 def run(options: Namespace) -> int:
-    refuse_taken(options.output_dir)  # before seconds of imports
+    check_destination(options.output_dir)  # before seconds of imports
     from model.merge import merge
     from model.merge.planning import plan_merge
 
@@ -59,7 +59,7 @@ def run(options: Namespace) -> int:
         )
         tally = merge(job, destination, bar)
     except KeyboardInterrupt:
-        print(interrupted(destination), file=sys.stderr)
+        print(interruption_message(destination), file=sys.stderr)
         return 1
     names = " and ".join(adapter.name for adapter in job.adapters)
     counted = "since the interruption " if tally.partial else ""
@@ -67,7 +67,7 @@ def run(options: Namespace) -> int:
         f"Merged {names} into {job.base.name}: {counted}{tally.changed} of {tally.layers} layers "
         f"changed, by {tally.share:.1%} of their weights' length, and are now the model's own."
     )
-    print(f"{destination} is ready: python app.py --base_model {shown(destination)}")
+    print(f"{destination} is ready: python app.py --base_model {shell_quote(destination)}")
     return 0
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from model.convert.conversion import Conversion, read_config
 from model.convert.source import Source, find_source
-from model.diagnostics import folder_error, refusal
-from model.folders.tensor_schema import compare
+from model.diagnostics import folder_error, to_error
+from model.folders.tensor_schema import diff_tensors
 from model.folders.model_folder import read_model_folder
-from model.folders.atomic_folder import new_folder, refuse_taken
+from model.folders.atomic_folder import new_folder, check_destination
 from model.text.tokenizer_files import check_pieces, read_tokenizer
 from model.folders.weight_writer import nbytes_of, write_weights
 from model.progress_bar import Bar
@@ -46,7 +46,7 @@ def convert(
     """
     from model.weight_loader import check_llama_config
 
-    refuse_taken(destination)  # before anything is downloaded
+    check_destination(destination)  # before anything is downloaded
     conversion = _open(find_source(source, tokenizer, say), config)
     nbytes = nbytes_of(conversion.tensors)
     with new_folder(destination, _recipe(conversion), nbytes) as folder:
@@ -57,8 +57,8 @@ def convert(
         tokenizer_read, _ = read_tokenizer(folder)
         check_pieces(tokenizer_read, conversion.config, conversion.exact)
         check_llama_config(folder, conversion.config)
-        for problem in compare(conversion.config, conversion.tensors, conversion.sources[0]):
-            raise refusal(problem)
+        for problem in diff_tensors(conversion.config, conversion.tensors, conversion.sources[0]):
+            raise to_error(problem)
         with bar("Converting", nbytes) as progress:
             write_weights(conversion.tensors, folder, progress)
         read_model_folder(folder)

@@ -57,7 +57,7 @@ def read_config(path: Path | None) -> dict[str, Any]:
     return config
 
 
-def told_by(config: Mapping[str, Any]) -> dict[str, Any]:
+def config_overrides(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a config says that weights do not, in the Hugging Face layout's names.
 
     Sizes are left out: they are read off the weights.

@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.convert.conversion import Conversion, told_by
+from model.convert.conversion import Conversion, config_overrides
 from model.convert.hf import replace_tokenizer
 from model.convert.spm_file import write_spm
-from model.convert.tencent import halves_from_pairs
+from model.convert.tencent import unpermute_rope
 from model.diagnostics import folder_error
 from model.folders.weights import LazyTensor, read_bytes
 from model.types import ModelFolderError
@@ -96,7 +96,7 @@ def open_gguf(source: Path, tokenizer: Path | None, told: Mapping[str, Any]) -> 
         raise folder_error("not_llama", folder=source, what=what)
     held = {tensor.name: tensor for tensor in metadata.reader.tensors}
     try:
-        config = _config(metadata, held) | told_by(told)
+        config = _config(metadata, held) | config_overrides(told)
         size = config["head_dim"]
         tensors = [_lazy(source, t, size) for t in held.values() if t.name != ROPE_FACTORS]
     except NONSENSE as error:
@@ -201,7 +201,7 @@ def _lazy(source: Path, tensor: Any, head_dim: int) -> LazyTensor:
     name = _renamed(source, tensor.name)
     lazy = LazyTensor(name, PLAIN.get(kind.name, "BF16"), shape, read)
     if re.search(r"\.[qk]_proj\.", name):
-        return lazy.then(partial(halves_from_pairs, heads=shape[0] // head_dim))
+        return lazy.then(partial(unpermute_rope, heads=shape[0] // head_dim))
     return lazy
 
 

@@ -85,7 +85,7 @@ def _from_hub(repo: str, file: str | None, say: Callable[[str], None]) -> Path:
         raise folder_error("source_missing", source=f"{repo}/{file}")
     chosen = file or choose([n for n in names if "/" not in n], repo)
     wanted = _wanted(names, chosen, repo)
-    hub.check_room(repo, [held for held in files if held.name in wanted])
+    hub.check_free_space(repo, [held for held in files if held.name in wanted])
     gigabytes = sum(held.nbytes for held in files if held.name in wanted) / 1e9
     say(f"Downloading {gigabytes:.1f} GB of {repo} (kept in the hub's cache) …")
     folder = hub.download(repo, wanted)

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.convert.conversion import Conversion, told_by
+from model.convert.conversion import Conversion, config_overrides
 from model.diagnostics import folder_error
 from model.folders.weights import LazyTensor, list_tensors
 
@@ -53,8 +53,8 @@ def open_tencent(source: Path, tokenizer: Path, told: Mapping[str, Any]) -> Conv
     """
     held = {tensor.name: tensor for tensor in list_tensors(source)}
     _check_names(source, held)
-    config = _config(held, source, told_by(told)) | _special_ids(tokenizer)
-    config |= told_by(told)
+    config = _config(held, source, config_overrides(told)) | _special_ids(tokenizer)
+    config |= config_overrides(told)
     head_dim = config["hidden_size"] // config["num_attention_heads"]
     tensors = [_converted(tensor, head_dim) for tensor in held.values()]
     rest = partial(_write_tokenizer, tokenizer, config["max_position_embeddings"])
@@ -90,11 +90,11 @@ def _converted(tensor: LazyTensor, head_dim: int) -> LazyTensor:
     assert name is not None  # noqa: S101 (looked at when the file was opened)
     renamed = tensor.renamed(name)
     if name.endswith(("q_proj.weight", "k_proj.weight")):
-        return renamed.then(partial(halves_from_pairs, heads=tensor.shape[0] // head_dim))
+        return renamed.then(partial(unpermute_rope, heads=tensor.shape[0] // head_dim))
     return renamed
 
 
-def halves_from_pairs(weight: Tensor, heads: int) -> Tensor:
+def unpermute_rope(weight: Tensor, heads: int) -> Tensor:
     """Reorder the rows [heads * head_dim, hidden] of q or k, or of their biases, head by head.
 
     Rotary pair i of a head stands in rows 2i and 2i + 1, and goes to rows i and i + head_dim / 2.

@@ -65,7 +65,7 @@ def folder_error(code: str, **facts: object) -> ModelFolderError:
     return _error(ModelFolderError, code, facts)
 
 
-def refusal(found: Finding) -> ModelFolderError:
+def to_error(found: Finding) -> ModelFolderError:
     """The refusal of a base's folder for what was found."""
     return ModelFolderError(found.message(), found.remedy(), found)
 

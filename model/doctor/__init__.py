@@ -1,6 +1,6 @@
 """The doctor: what is wrong with a model folder or an adapter before it produces garbage.
 
-`examine` is what `python -m model check` runs; `base.quick_check` and `adapter.check_adapter` are
+`check_folder` is what `python -m model check` runs; `base.quick_check` and `adapter.check_adapter` are
 its quick parts, which the app runs before it loads a base, and on every adapter.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from model.doctor.check_adapter import check_adapter
-from model.doctor.check_base import caught, check_base
+from model.doctor.check_base import collect_findings, check_base
 from model.doctor.report import Report
 from model.doctor.roles import files_of
 from model.diagnostics import Finding, finding, folder_error
@@ -29,7 +29,7 @@ from model.types import Phase
 PROBED_BYTES = 2_000_000_000  # larger bases are only loaded when somebody asks for it
 
 
-def examine(name: str, base_model: str | None, *, deep: bool, bar: Bar) -> Report:
+def check_folder(name: str, base_model: str | None, *, deep: bool, bar: Bar) -> Report:
     """Look over the folder `name`, an adapter against `base_model` if that is given.
 
     Raises:
@@ -41,9 +41,9 @@ def examine(name: str, base_model: str | None, *, deep: bool, bar: Bar) -> Repor
     if any((folder / file).is_file() for file in (ADAPTER_CONFIG, CARD, *WEIGHTS)):
         kind, found = "adapter", list(_adapter(folder, settings, base_model, deep))
     elif (folder / "config.json").is_file():
-        kind, found = "base", list(caught(lambda: check_base(folder, deep=deep, bar=bar)))
+        kind, found = "base", list(collect_findings(lambda: check_base(folder, deep=deep, bar=bar)))
     else:
-        kind, found = "unknown", list(caught(lambda: _nothing(folder)))
+        kind, found = "unknown", list(collect_findings(lambda: _nothing(folder)))
     return Report(folder, kind, files_of(folder), found)
 
 
@@ -86,7 +86,7 @@ def _adapter(
     templates = load_templates(settings.prompts_dir)
     if base_model is None:
         names = {*templates, "model"}
-        yield from caught(lambda: check_adapter(folder, None, names))
+        yield from collect_findings(lambda: check_adapter(folder, None, names))
         yield finding("base_untold")
         return
     from model.serving.local_backend import base_name, find_base, known_templates
@@ -94,7 +94,7 @@ def _adapter(
     base = read_model_folder(find_base(settings, _silent))
     known, default = known_templates(base, settings)
     facts = base_facts(base, base_name(settings), load_tokenizer(base))
-    found = list(caught(lambda: check_adapter(folder, facts, known)))
+    found = list(collect_findings(lambda: check_adapter(folder, facts, known)))
     yield from found
     # Ids of another vocabulary mean other words: their distributions do not compare.
     comparable = not any(o.level == "error" or o.code == "adapter_vocabulary" for o in found)
@@ -104,9 +104,9 @@ def _adapter(
 
 
 def _effect(folder: Path, base: ModelFolder, template: PromptTemplate) -> Iterator[Finding]:
-    from model.doctor.adapter_effect import probe
+    from model.doctor.adapter_effect import measure_effect
 
-    yield from caught(lambda: probe(folder, base, template))
+    yield from collect_findings(lambda: measure_effect(folder, base, template))
 
 
 def _silent(phase: Phase, share: float) -> None:

@@ -24,7 +24,7 @@ NO_EFFECT = 1e-4  # KL in nats
 UNDECIDED, MORE_UNDECIDED = 5.0, 2.5
 
 
-def probe(adapter: Path, base: ModelFolder, template: PromptTemplate) -> Iterator[Finding]:
+def measure_effect(adapter: Path, base: ModelFolder, template: PromptTemplate) -> Iterator[Finding]:
     """The Kullback-Leibler divergence of the next token's distribution with the adapter in
     `adapter` from that of the base alone, in nats, behind a question in the adapter's template.
 

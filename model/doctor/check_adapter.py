@@ -17,11 +17,11 @@ from model.folders.adapter_files import (
     Key,
     AdapterTensors,
     all_tensors,
-    by_pattern,
-    dotted,
+    match_pattern,
+    module_path,
     is_number,
     is_positive,
-    own_layers,
+    modules_to_save,
     read_card,
     read_config,
     read_weights,
@@ -116,7 +116,7 @@ def _check_pairs(config: Mapping[str, Any], weights: AdapterTensors) -> None:
     for key, sides in weights.pairs.items():
         _check_pair(key, sides)
         _check_rank(config, key, sides)
-    missing = own_layers(config) - set(weights.whole)
+    missing = modules_to_save(config) - set(weights.whole)
     if missing:
         raise adapter_error("adapter_own_missing", names=" and ".join(sorted(missing)))
 
@@ -155,7 +155,7 @@ def _check_pair(key: Key, sides: Mapping[str, LazyTensor]) -> None:
 
 
 def _check_rank(config: Mapping[str, Any], key: Key, sides: Mapping[str, LazyTensor]) -> None:
-    told, found = by_pattern(config, "rank_pattern", key, config.get("r")), sides["A"].shape[0]
+    told, found = match_pattern(config, "rank_pattern", key, config.get("r")), sides["A"].shape[0]
     if told is not None and told != found:
         raise adapter_error("rank_differs", layer=key[0], module=key[1], found=found, told=told)
 
@@ -168,7 +168,7 @@ def _named(weights: AdapterTensors) -> Iterator[tuple[str, LazyTensor]]:
 
 
 def _check_fit(key: Key, sides: Mapping[str, LazyTensor], base: BaseInfo) -> None:
-    shape = base.tensors.get(f"{dotted(key)}.weight")
+    shape = base.tensors.get(f"{module_path(key)}.weight")
     layer, module = key
     if shape is None:
         raise adapter_error("adapter_no_layer", layer=layer, module=module, layers=base.num_layers)

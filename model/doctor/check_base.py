@@ -12,7 +12,7 @@ from model.doctor.integrity import check_numbers
 from model.doctor.hardware import check_machine
 from model.diagnostics import Finding, finding
 from model.folders.bounded_files import read_file
-from model.folders.tensor_schema import compare, expected_tensors
+from model.folders.tensor_schema import diff_tensors, expected_tensors
 from model.folders.model_folder import (
     WEIGHTS,
     chat_template,
@@ -45,7 +45,7 @@ def check_base(folder: Path, *, deep: bool, bar: Bar, template: str = "linly") -
     config = _or_none(lambda: check_config(folder, read_config(folder)))
     if config is None:
         return
-    yield from caught(lambda: _check_settings(folder, config))
+    yield from collect_findings(lambda: _check_settings(folder, config))
     if _or_none(lambda: chat_template(folder)) is None:
         yield finding("no_chat_template", template=template)
     held = _or_none(lambda: _held(folder)) or []
@@ -67,24 +67,24 @@ def quick_check(folder: Path, pickles: bool = True) -> Iterator[Finding]:
     try:
         config = check_config(folder, read_config(folder))
     except FolderError as error:
-        yield from found_by(error)
+        yield from finding_of(error)
         return
-    yield from caught(lambda: _check_weights(folder, config, pickles))
-    yield from caught(lambda: _check_tokenizer(folder, config))
+    yield from collect_findings(lambda: _check_weights(folder, config, pickles))
+    yield from collect_findings(lambda: _check_tokenizer(folder, config))
 
 
-def caught(check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+def collect_findings(check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
     """What a check finds, and what it is refused for; whatever else it runs into is told, too."""
     try:
         yield from check()
     except FolderError as error:
-        yield from found_by(error)
+        yield from finding_of(error)
     except Exception as error:
         said = (str(error).splitlines() or [""])[0]
         yield finding("check_failed", said=f"{type(error).__name__}: {said}")
 
 
-def found_by(error: FolderError) -> Iterator[Finding]:
+def finding_of(error: FolderError) -> Iterator[Finding]:
     if isinstance(error.finding, Finding):
         yield error.finding
     else:
@@ -111,7 +111,7 @@ def _check_weights(folder: Path, config: Mapping[str, Any], pickles: bool) -> It
         if not pickles:
             return
     held = _held(folder)
-    yield from compare(config, [tensor for _, tensor in held], folder)
+    yield from diff_tensors(config, [tensor for _, tensor in held], folder)
     yield from _check_index(folder, held)
 
 

@@ -159,7 +159,7 @@ def refuse_kind(path: Path, config: Mapping[str, Any]) -> None:
             raise adapter_error("adapter_kind", what=what, name=path.name)
     if config.get("bias", "none") != "none":
         raise adapter_error("adapter_kind", what="trained biases", name=path.name)
-    other = own_layers(config) - set(WHOLE)
+    other = modules_to_save(config) - set(WHOLE)
     if other:
         raise adapter_error("adapter_other_layer", layer=min(other), name=path.name)
     refuse_changed_base(config)
@@ -203,7 +203,7 @@ def digest(path: Path) -> str:
     return told.hexdigest()
 
 
-def dotted(key: Key) -> str:
+def module_path(key: Key) -> str:
     """The name that a base's weight has without ".weight", for example of (3, "q_proj")."""
     layer, module = key
     block = "mlp" if module in ("gate_proj", "up_proj", "down_proj") else "self_attn"
@@ -215,14 +215,14 @@ def scaling(config: Mapping[str, Any], key: Key, rank: int) -> float:
 
     `alpha_pattern` overrides alpha by a module's name.
     """
-    alpha = by_pattern(config, "alpha_pattern", key, config["lora_alpha"])
+    alpha = match_pattern(config, "alpha_pattern", key, config["lora_alpha"])
     return float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 
-def by_pattern(config: Mapping[str, Any], patterns: str, key: Key, default: Any) -> Any:
+def match_pattern(config: Mapping[str, Any], patterns: str, key: Key, default: Any) -> Any:
     """A setting that some modules have otherwise, as in peft: the pattern must match the end of
     the dotted name."""
-    return by_name(config, patterns, dotted(key), default)
+    return by_name(config, patterns, module_path(key), default)
 
 
 def by_name(config: Mapping[str, Any], patterns: str, name: str, default: Any) -> Any:
@@ -231,7 +231,7 @@ def by_name(config: Mapping[str, Any], patterns: str, name: str, default: Any) -
     return next((v for pattern, v in given.items() if module_matcher(pattern)(name)), default)
 
 
-def own_layers(config: Mapping[str, Any]) -> set[str]:
+def modules_to_save(config: Mapping[str, Any]) -> set[str]:
     """Names of the layers that the adapter brings whole."""
     return {name.rpartition(".")[2] for name in config.get("modules_to_save") or ()}
 

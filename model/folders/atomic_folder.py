@@ -37,10 +37,10 @@ def new_folder(destination: Path, recipe: Mapping[str, object], nbytes: int) -> 
         ModelFolderError: `destination` holds something, is being made, or cannot be written.
     """
     destination = destination.absolute()
-    scratch = unfinished(destination)
-    refuse_taken(destination)
+    scratch = staging_dir(destination)
+    check_destination(destination)
     with _explained(destination), _locked(scratch, destination):
-        refuse_taken(destination)  # by somebody who was quicker
+        check_destination(destination)  # by somebody who was quicker
         _take_over(scratch, recipe)
         _check_room(scratch, destination, nbytes)
         with _emptied_after_errors(scratch):
@@ -52,7 +52,7 @@ def new_folder(destination: Path, recipe: Mapping[str, object], nbytes: int) -> 
         (destination / LOCK).unlink(missing_ok=True)
 
 
-def refuse_taken(destination: Path) -> None:
+def check_destination(destination: Path) -> None:
     """An empty folder may be filled.
 
     Raises:
@@ -63,7 +63,7 @@ def refuse_taken(destination: Path) -> None:
         raise folder_error("destination_exists", folder=destination)
 
 
-def unfinished(destination: Path) -> Path:
+def staging_dir(destination: Path) -> Path:
     """Where the work towards `destination` happens, and lies after an interruption."""
     return destination.with_name(f".{destination.name}.part")
 
@@ -127,9 +127,9 @@ def _check_room(scratch: Path, destination: Path, nbytes: int) -> None:
         raise folder_error("disk_too_small", folder=destination, needed=left / 1e9, free=free / 1e9)
 
 
-def interrupted(destination: Path) -> str:
+def interruption_message(destination: Path) -> str:
     """What to tell somebody who has pressed Ctrl-C."""
-    scratch = unfinished(destination.absolute())
+    scratch = staging_dir(destination.absolute())
     done = list(scratch.glob(FINISHED)) if scratch.is_dir() else []
     if not done:
         _remove_unless_in_use(scratch)

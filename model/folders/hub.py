@@ -112,7 +112,7 @@ def _fetch(repo: str, name: str) -> None:
     unfinished.rename(blob)
 
 
-def check_room(repo: str, files: Sequence[HubFile]) -> None:
+def check_free_space(repo: str, files: Sequence[HubFile]) -> None:
     """Whether the hub's cache has room for what is not in it yet.
 
     Raises:

@@ -53,7 +53,7 @@ def expected_tensors(config: Mapping[str, Any]) -> dict[str, Shape]:
     return found
 
 
-def compare(
+def diff_tensors(
     config: Mapping[str, Any], tensors: Iterable[LazyTensor], folder: Path
 ) -> Iterator[Finding]:
     """What is wrong with `tensors` as the weights of `folder`, which `config` describes."""
@@ -63,7 +63,7 @@ def compare(
     missing = [name for name in expected if name not in counts]
     if missing:
         yield finding("tensor_missing", count=len(missing), name=missing[0], folder=folder)
-    for name in _surplus(counts, expected):
+    for name in _unexpected_tensors(counts, expected):
         yield finding("tensor_unknown", folder=folder, name=name)
     for tensor in held:
         shape = expected.get(tensor.name, tensor.shape)
@@ -71,7 +71,7 @@ def compare(
             yield finding("tensor_shape", name=tensor.name, folder=folder, shape=list(tensor.shape))
 
 
-def _surplus(counts: Counter[str], expected: Mapping[str, Shape]) -> list[str]:
+def _unexpected_tensors(counts: Counter[str], expected: Mapping[str, Shape]) -> list[str]:
     """Names that nothing stands for, or twice; a bias belongs to a weight."""
 
     def known(name: str) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.doctor.check_base import quick_check
-from model.diagnostics import adapter_error, refusal
+from model.diagnostics import adapter_error, to_error
 from model.folders.base_info import EMBEDDING
 from model.folders.tensor_schema import HEAD
 from model.folders.model_folder import IGNORED, ModelFolder
@@ -70,7 +70,7 @@ def merge(job: Merge, destination: Path, bar: Bar) -> MergeStatistics:
             raise adapter_error("merge_nothing")
         for found in quick_check(folder):
             if found.level == "error":
-                raise refusal(found)
+                raise to_error(found)
     return tally
 
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from model.serving.adapter_registry import AdapterRegistry
 from model.config.server_flags import EMBEDDED_DEFAULT
 from model.display import printable_name
-from model.doctor.check_base import caught, quick_check
+from model.doctor.check_base import collect_findings, quick_check
 from model.default_model import ensure_embedded
 from model.engine.protocol import Engine
-from model.diagnostics import Finding, folder_error, refusal
+from model.diagnostics import Finding, folder_error, to_error
 from model.folders.base_info import base_facts
 from model.folders.hub import download, is_hub_id, is_offline, list_files
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
@@ -79,7 +79,7 @@ def check_early(settings: Settings) -> None:
         path = _local_folder(settings.base_model)
         read_model_folder(path)
         # Opening pickles takes torch, and its import seconds: these are looked at when loading.
-        refuse_errors(caught(lambda: quick_check(path, pickles=False)))
+        refuse_errors(collect_findings(lambda: quick_check(path, pickles=False)))
     if settings.quantization == "4bit" or settings.device == "cuda":
         _wait_without_spinning()
         from model.weight_loader import resolve_device  # seconds for torch, where a refusal may follow
@@ -96,7 +96,7 @@ def refuse_errors(found: Iterable[Finding]) -> list[Finding]:
     findings = list(found)
     for one in findings:
         if one.level == "error":
-            raise refusal(one)
+            raise to_error(one)
     return [one for one in findings if one.level == "warning"]
 
 
@@ -119,7 +119,7 @@ def load_local(settings: Settings, report: Report, adapters: Sequence[Path] = ()
     # Compiling takes longer than most of what follows, so it begins now.
     with _compiling(settings, device) as build:
         path = find_base(settings, report)
-        for warning in refuse_errors(caught(lambda: quick_check(path))):
+        for warning in refuse_errors(collect_findings(lambda: quick_check(path))):
             log.warning("%s. %s", warning.message().rstrip("."), warning.remedy())
         serving = _serve(settings, read_model_folder(path), device, build, report, adapters)
     spare_loaded_objects()

@@ -14,18 +14,18 @@ from typing import TypeVar
 from model.serving.adapter_registry import Adapter
 from model.serving.remote_backend import load_remote
 from model.engine.protocol import Engine
-from model.serving.request_accounting import RequestAccounting, Kind, Listener, signed
+from model.serving.request_accounting import RequestAccounting, Kind, Listener, with_adapter_info
 from model.serving.background_loader import Load, BackgroundLoader
 from model.serving.delta_queue import DeltaBatch, DeltaQueue
 from model.serving.request_builder import (
     PreparedRequest,
-    engine_request,
-    measure,
+    build_engine_request,
+    context_usage,
     plan_chat,
     plan_completion,
     plan_reading,
     prompt_text,
-    template_of,
+    resolve_template,
 )
 from model.text.prompt import PromptTemplate
 from model.config.settings import Settings
@@ -157,7 +157,7 @@ class ModelManager:
         """
         serving = self._loader.serving()
         found = serving.registry.get(adapter) if adapter else None
-        return template_of(serving, template, found)
+        return resolve_template(serving, template, found)
 
     @property
     def context_length(self) -> int | None:
@@ -218,7 +218,7 @@ class ModelManager:
 
         Raises: as `chat`, before the engine is asked, but for there being no messages.
         """
-        return measure(self._loader.serving(), request)
+        return context_usage(self._loader.serving(), request)
 
     def abort(self, request_id: str) -> None:
         """End a reply within one token; its stream then closes with finish_reason `abort`."""
@@ -256,11 +256,11 @@ class ModelManager:
             ended = self._ended(request.id, planned)
             if ended:
                 nothing = Stats(len(planned.prompt.ids), 0, 0.0, 0.0, seed=0)
-                last = signed(Delta("", ended, nothing), planned.adapter)
+                last = with_adapter_info(Delta("", ended, nothing), planned.adapter)
                 account.hear(last, None)
                 yield (last,)
                 return
-            asked = engine_request(serving, request, planned)
+            asked = build_engine_request(serving, request, planned)
             async with aclosing(_run(serving.engine, asked, seconds, account)) as bursts:
                 async for burst in bursts:
                     yield _signed(burst, planned.adapter)
@@ -281,7 +281,7 @@ class ModelManager:
 
 
 def _signed(burst: DeltaBatch, adapter: PreparedAdapter | None) -> DeltaBatch:
-    return (*burst[:-1], signed(burst[-1], adapter))
+    return (*burst[:-1], with_adapter_info(burst[-1], adapter))
 
 
 async def _run(engine: Engine, request: EngineRequest, seconds: float, account: RequestAccounting) -> Bursts:

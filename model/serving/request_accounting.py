@@ -49,7 +49,7 @@ class RequestAccounting:
             self._with_engine = False  # whoever reads it closes this with its code
         elif delta.finish_reason:
             text = None if self._said is None else "".join(self._said)
-            stats = signed(delta, adapter).stats
+            stats = with_adapter_info(delta, adapter).stats
             ended = CompletedRequest(self._request, self._kind, delta.finish_reason, stats, text=text)
             with contextlib.suppress(RuntimeError):  # the loop is gone, and all that counted
                 self._loop.call_soon_threadsafe(self._tell, ended)
@@ -69,7 +69,7 @@ class RequestAccounting:
             listener(ended)
 
 
-def signed(delta: Delta, adapter: PreparedAdapter | None) -> Delta:
+def with_adapter_info(delta: Delta, adapter: PreparedAdapter | None) -> Delta:
     """A last Delta tells whose words these were."""
     if delta.stats is None or adapter is None:
         return delta

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 from model.serving.adapter_registry import Adapter
 from model.engine.protocol import Engine
-from model.text.prompt import Prompt, PromptTemplate, context_of, encode_at_rest, encode_chat
+from model.text.prompt import Prompt, PromptTemplate, decode_context, encode_without_generation_prompt, encode_chat
 from model.serving.local_backend import Backend
-from model.text.tokenizer import IncrementalDetokenizer, TextSpan, Tokenizer, written
+from model.text.tokenizer import IncrementalDetokenizer, TextSpan, Tokenizer, to_text_with_control_tokens
 from model.types import (
     ChatRequest,
     CompletionRequest,
@@ -97,7 +97,7 @@ def prompt_text(serving: Backend, request: CompletionRequest) -> str:
     return tokenizer.decode(_completion_ids(request, tokenizer, serving.engine.context_length))
 
 
-def measure(serving: Backend, request: ChatRequest) -> ContextUsage:
+def context_usage(serving: Backend, request: ChatRequest) -> ContextUsage:
     """How much of the context a chat takes. Loads nothing and asks no engine.
 
     Raises: as `plan_chat`, but for there being no messages.
@@ -106,7 +106,7 @@ def measure(serving: Backend, request: ChatRequest) -> ContextUsage:
     return ContextUsage(len(prompt.ids), serving.engine.context_length, prompt.dropped)
 
 
-def template_of(serving: Backend, name: str | None, adapter: Adapter | None) -> PromptTemplate:
+def resolve_template(serving: Backend, name: str | None, adapter: Adapter | None) -> PromptTemplate:
     """The template of that name, else the adapter's, else the base's.
 
     Raises:
@@ -119,7 +119,7 @@ def template_of(serving: Backend, name: str | None, adapter: Adapter | None) -> 
     return serving.templates[name]
 
 
-def engine_request(
+def build_engine_request(
     serving: Backend, request: ChatRequest | CompletionRequest, plan: PreparedRequest
 ) -> EngineRequest:
     """What the engine is asked for.
@@ -143,13 +143,13 @@ def engine_request(
         so_far=plan.so_far,
         read_only=plan.read_only,
         affinity=request.affinity,
-        prompt_text="" if serving.engine.takes_ids else written(plan.tokenizer, ids),
+        prompt_text="" if serving.engine.takes_ids else to_text_with_control_tokens(plan.tokenizer, ids),
     )
 
 
 def _voice(serving: Backend, request: ChatRequest) -> _Voice:
     adapter = _chosen_adapter(serving, request)
-    template = template_of(serving, request.template, adapter)
+    template = resolve_template(serving, request.template, adapter)
     tokenizer, eos_ids = _vocabulary(serving, adapter, request.adapter_scale)
     return _Voice(adapter, template, tokenizer, eos_ids)
 
@@ -171,7 +171,7 @@ def _as_it_is(serving: Backend, request: ChatRequest, voice: _Voice) -> Prompt:
     """The chat as it will be sent if somebody is to be answered, else up to its last message."""
     if request.so_far or (request.messages and request.messages[-1].role == "user"):
         return _to_answer(serving, request, voice)
-    return encode_at_rest(
+    return encode_without_generation_prompt(
         request.messages, voice.template, voice.tokenizer, _room(request, serving.engine),
         request.drop_oldest,
     )  # fmt: skip
@@ -239,7 +239,7 @@ def _check_ids(ids: Sequence[int], tokenizer: Tokenizer) -> None:
 def _detokenizer(plan: PreparedRequest) -> Detokenizer:
     """What writes the reply down behind its prompt."""
     tokenizer = plan.tokenizer
-    context = context_of(plan.prompt.ids, tokenizer)
+    context = decode_context(plan.prompt.ids, tokenizer)
     made = IncrementalDetokenizer(tokenizer.decode, tokenizer.piece, context)
     lost = _lost_space(tokenizer.decode(context), plan.so_far)
     return _WithoutLead(made, lost) if lost else made

@@ -192,7 +192,7 @@ def encode_chat(
     return fitted
 
 
-def encode_at_rest(
+def encode_without_generation_prompt(
     messages: Sequence[Message],
     template: PromptTemplate,
     tokenizer: Tokenizer,
@@ -292,7 +292,7 @@ def _begun(header: list[TextSpan], so_far: str, tokenizer: Tokenizer) -> list[in
     other: list[int] | None = None
     for before in (header, *ANCHORS):
         rest = _behind(before, said, tokenizer)
-        if rest is not None and read_behind(ids, rest, tokenizer) == so_far:
+        if rest is not None and decode_continuation(ids, rest, tokenizer) == so_far:
             return [*ids, *rest]
         other = rest if other is None else other
     # The tokenizer writes some of this text otherwise, as NFKC does.
@@ -305,13 +305,13 @@ def _behind(before: list[TextSpan], said: TextSpan, tokenizer: Tokenizer) -> lis
     return both[len(ids) :] if both[: len(ids)] == ids else None
 
 
-def read_behind(before: Sequence[int], ids: Sequence[int], tokenizer: Tokenizer) -> str:
+def decode_continuation(before: Sequence[int], ids: Sequence[int], tokenizer: Tokenizer) -> str:
     """The text of `ids` as it reads behind `before`."""
-    context = context_of(before, tokenizer)
+    context = decode_context(before, tokenizer)
     return tokenizer.decode([*context, *ids])[len(tokenizer.decode(context)) :]
 
 
-def context_of(ids: Sequence[int], tokenizer: Tokenizer) -> Sequence[int]:
+def decode_context(ids: Sequence[int], tokenizer: Tokenizer) -> Sequence[int]:
     """The last few of `ids`, beginning with a whole character where they can.
 
     Some decoders read bytes one by one all along where a character among them is torn.

@@ -290,7 +290,7 @@ class SpmTokenizer:
         return text.replace("▁", " ")
 
 
-def written(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+def to_text_with_control_tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     """Ids as text for whoever tokenizes it again, control tokens included: without what the model
     expects in front of any text, which is put there again.
 

@@ -14,10 +14,10 @@ from model.text.prompt import (
     REPLIED,
     SAID,
     PromptTemplate,
-    encode_at_rest,
+    encode_without_generation_prompt,
     encode_chat,
     load_templates,
-    read_behind,
+    decode_continuation,
 )
 from model.config.settings import CHECKOUT
 from model.text.tokenizer import FastTokenizer, TextSpan, SpmTokenizer, Tokenizer
@@ -107,7 +107,7 @@ def test_every_beginning_is_read_as_it_is(
     for cut in range(len(text) + 1):
         ids = begun(template, tokenizer, text[:cut])
         assert ids[: len(header)] == header
-        assert read_behind(header, ids[len(header) :], tokenizer) == text[:cut]
+        assert decode_continuation(header, ids[len(header) :], tokenizer) == text[:cut]
         assert not any(map(tokenizer.is_control, ids[len(header) :]))
 
 
@@ -148,7 +148,7 @@ def test_the_ids_are_those_that_a_model_writes(name: str, tokenizers: dict[str, 
     reply = begun("chatml", tokenizer, "hello there, how are you?")[len(header) :]
     assert len(reply) > 3
     for cut in range(1, len(reply)):
-        so_far = read_behind(header, reply[:cut], tokenizer)
+        so_far = decode_continuation(header, reply[:cut], tokenizer)
         assert begun("chatml", tokenizer, so_far) == header + reply[:cut]
 
 
@@ -211,7 +211,7 @@ def test_the_next_prompt_begins_with_the_chat_at_rest(
 ) -> None:
     rest = [SYSTEM, *chat("hello", "hi there.", "今天?", "你好 🙂")]
     made, tokenizer = TEMPLATES[template], tokenizers[name]
-    ids = encode_at_rest(rest, made, tokenizer, 9999).ids
+    ids = encode_without_generation_prompt(rest, made, tokenizer, 9999).ids
     after = encode_chat([*rest, Message("user", "how?")], made, tokenizer, 9999).ids
     assert len(ids) > 10
     # Its very last line break may be one token with the next.
@@ -219,7 +219,7 @@ def test_the_next_prompt_begins_with_the_chat_at_rest(
 
 
 def said(*messages: Message) -> str:
-    return Letters().decode(encode_at_rest(messages, TEMPLATES["linly"], Letters(), 99).ids)
+    return Letters().decode(encode_without_generation_prompt(messages, TEMPLATES["linly"], Letters(), 99).ids)
 
 
 @pytest.mark.parametrize(
@@ -235,20 +235,20 @@ def test_at_rest_goes_what_the_next_question_would_drop(
     room: int, text: str, dropped: TruncatedTurns | None
 ) -> None:
     assert len(said(*REST)) == 33
-    prompt = encode_at_rest(REST, TEMPLATES["linly"], Letters(), room, drop_oldest=True)
+    prompt = encode_without_generation_prompt(REST, TEMPLATES["linly"], Letters(), room, drop_oldest=True)
     assert (Letters().decode(prompt.ids), prompt.dropped) == (text, dropped)
 
 
 def test_the_system_prompt_stays_at_rest_too() -> None:
     linly, messages = TEMPLATES["linly"], [SYSTEM, *REST]
-    prompt = encode_at_rest(messages, linly, Letters(), 10, drop_oldest=True)
+    prompt = encode_without_generation_prompt(messages, linly, Letters(), 10, drop_oldest=True)
     assert Letters().decode(prompt.ids) == "<s>S\n"
     with pytest.raises(PromptTooLongError, match="system prompt alone is 5 tokens"):
-        encode_at_rest(messages, linly, Letters(), 4, drop_oldest=True)
+        encode_without_generation_prompt(messages, linly, Letters(), 4, drop_oldest=True)
     with pytest.raises(PromptTooLongError, match="chat is 35 tokens"):
-        encode_at_rest(messages, linly, Letters(), 10)
+        encode_without_generation_prompt(messages, linly, Letters(), 10)
 
 
 def test_an_empty_chat_takes_nothing() -> None:
-    assert encode_at_rest((), TEMPLATES["linly"], Letters(), 10).ids == ()
+    assert encode_without_generation_prompt((), TEMPLATES["linly"], Letters(), 10).ids == ()
     assert said(SYSTEM) == "<s>S\n"

@@ -14,7 +14,7 @@ from model.text.prompt import (
     SAID,
     Prompt,
     PromptTemplate,
-    encode_at_rest,
+    encode_without_generation_prompt,
     encode_chat,
     encode_training,
     load_templates,
@@ -447,7 +447,7 @@ def test_the_earliest_start_that_fits_is_found(
     tokenizers: dict[str, Tokenizer] = {"fast": fast, "spm": spm, "letters": Letters()}
     tokenizer = tokenizers[tokens]
     made = {"chatml": template(CHATML), "llama-2": template(LLAMA_2), **templates}[name]
-    encode: Callable[..., Prompt] = encode_at_rest if rest else encode_chat
+    encode: Callable[..., Prompt] = encode_without_generation_prompt if rest else encode_chat
     for _ in range(40):
         messages, room = some_chat(dice, rest), dice.randint(5, 900)
         expected = slowly(messages, made, tokenizer, room, rest)
@@ -487,11 +487,11 @@ def test_a_system_prompt_alone_is_written_only_if_it_must_be() -> None:
     refusal = "{% if messages | length == 1 %}{{ raise_exception('Ask.') }}{% endif %}"
     made = template(CHATML + refusal)
     messages = chat("Hi " * 50, "Hello.", "Why?", "So.", system="Be kind.")
-    prompt = encode_at_rest(messages, made, Letters(), 150, drop_oldest=True)
+    prompt = encode_without_generation_prompt(messages, made, Letters(), 150, drop_oldest=True)
     assert prompt.dropped is not None
     assert prompt.dropped.messages == 2
     with pytest.raises(RequestError, match="Ask"):
-        encode_at_rest(messages, made, Letters(), 90, drop_oldest=True)
+        encode_without_generation_prompt(messages, made, Letters(), 90, drop_oldest=True)
 
 
 # Training

@@ -55,7 +55,7 @@ def use_every_way_out() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         warnings.showwarning(UserWarning(FORGED), UserWarning, "file.py", 1)
-    logs.say(f"The adapter {FORGED} is broken")
+    logs.print_status(f"The adapter {FORGED} is broken")
     logs.request("r-1", "GET", FORGED, 404, 0.1)
     print("printed:", FORGED.replace("\n", " "))
     print("printed:", FORGED.replace("\n", " "), file=sys.stderr)

@@ -15,7 +15,7 @@ from model.types import RequestError
 from web.chats import branches
 from web.chats.message_tree import MessageTree
 from web.chats.store.errors import ReplyBusyError
-from web.chats.reproducibility import check_exact
+from web.chats.reproducibility import check_reproducible
 from web.chats.store.messages import check_length
 from web.chats.cluster.notifications import ReplicaEvent
 from web.chats.store.models import ChatMessage, ChatSettings, MessageState, Vote
@@ -133,10 +133,10 @@ class ChatService:
         """Make a reply once more, exactly as it was.
 
         Raises:
-            NotExactError, NotReadyError: as `check_exact`.
+            NotExactError, NotReadyError: as `check_reproducible`.
         """
         question, reply = self._own_reply(visit, message)
-        check_exact(self.manager, reply)
+        check_reproducible(self.manager, reply)
         first = reply.runs[0].settings
         # An import can hold runs of anybody.
         with self._counted(visit, *(run.settings for run in reply.runs)):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from model.types import RequestError, Role
-from web.chats.store.serialization import check_length, clean
-from web.chats.shapes import NoExportError, field, listed, role_field
+from web.chats.store.serialization import check_length, sanitize_text
+from web.chats.shapes import NoExportError, require_field, require_messages, role_field
 
 Turn = tuple[Role, str]
 PROGRAMS = {"mapping": "ChatGPT", "chat": "Open WebUI"}  # by what their chats alone have
@@ -31,7 +31,7 @@ def message_turns(value: object) -> list[Turn]:
     """
     return [
         (role_field(turn, "role", SPEAKERS), content_field(turn, "content"))
-        for turn in listed(value, "messages")
+        for turn in require_messages(value, "messages")
     ]
 
 
@@ -43,7 +43,7 @@ def conversation_turns(value: object) -> list[Turn]:
     """
     return [
         (role_field(turn, "from", SPEAKERS), content_field(turn, "value"))
-        for turn in listed(value, "conversations")
+        for turn in require_messages(value, "conversations")
     ]
 
 
@@ -57,11 +57,11 @@ def content_field(turn: dict[str, Any], name: str) -> str:
     if isinstance(content, list):
         if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
             raise NoExportError("a message in it holds more than text")
-        content = "\n".join(field(part, "text", str) for part in content)
+        content = "\n".join(require_field(part, "text", str) for part in content)
     if not isinstance(content, str):
         raise NoExportError(f'"{name}" is missing, or not as it should be')
     check_length(content)
-    return clean(content)
+    return sanitize_text(content)
 
 
 def refuse_other_programs(value: dict[str, Any]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from web.chats.store.serialization import check_length, clean, read_run, read_settings
+from web.chats.store.serialization import check_length, sanitize_text, read_run, read_settings
 from web.chats.store.models import Chat, ChatMessage, GenerationRun, MessageState, Vote
-from web.chats.shapes import NoExportError, field, listed, role_field, time_field
+from web.chats.shapes import NoExportError, require_field, require_messages, role_field, time_field
 from web.chats.titles import one_line
 
 Parts = tuple[Chat, tuple[ChatMessage, ...], tuple[Vote, ...]]
@@ -34,31 +34,31 @@ class _Reader:
         self._rivals: set[tuple[str, str]] = set()  # comparisons and their replies, in the file
 
     def read(self, raw: object) -> Parts:
-        messages = tuple(self._message(one) for one in listed(raw, "messages"))
+        messages = tuple(self._message(one) for one in require_messages(raw, "messages"))
         chat = Chat(
-            new_id(), clean(one_line(field(raw, "title", str))), time_field(raw, "created"),
-            time_field(raw, "updated"), self._known(field(raw, "head", str, None)),
-            read_settings(field(raw, "settings", dict, {}), strict=True),
+            new_id(), sanitize_text(one_line(require_field(raw, "title", str))), time_field(raw, "created"),
+            time_field(raw, "updated"), self._known(require_field(raw, "head", str, None)),
+            read_settings(require_field(raw, "settings", dict, {}), strict=True),
         )  # fmt: skip
-        votes = (self._vote(one, chat.id) for one in field(raw, "votes", list, []))
+        votes = (self._vote(one, chat.id) for one in require_field(raw, "votes", list, []))
         return chat, messages, tuple({vote.comparison: vote for vote in votes}.values())
 
     def _message(self, raw: object) -> ChatMessage:
         """As its parent has to be known before, there is neither a circle nor a gap."""
-        name = field(raw, "id", str)
+        name = require_field(raw, "id", str)
         if not name or name in self._ids:
             raise NoExportError("two of its messages have the same id, or one has none")
-        parent = self._known(field(raw, "parent", str, None))
-        comparison = self._comparison(field(raw, "comparison", str, None), name)
+        parent = self._known(require_field(raw, "parent", str, None))
+        comparison = self._comparison(require_field(raw, "comparison", str, None), name)
         self._ids[name] = new_id()
-        text = field(raw, "text", str)
+        text = require_field(raw, "text", str)
         check_length(text)
         return ChatMessage(
-            self._ids[name], parent, role_field(raw), clean(text), _state(raw),
-            time_field(raw, "created"), clean(field(raw, "error", str, "")[:MAX_ERROR]),
+            self._ids[name], parent, role_field(raw), sanitize_text(text), _state(raw),
+            time_field(raw, "created"), sanitize_text(require_field(raw, "error", str, "")[:MAX_ERROR]),
             comparison,
             _runs(raw),
-            self._ids.get(field(raw, "repeats", str, "")),
+            self._ids.get(require_field(raw, "repeats", str, "")),
         )  # fmt: skip
 
     def _known(self, name: str | None) -> str | None:
@@ -73,7 +73,7 @@ class _Reader:
         return self._comparisons.setdefault(name, new_id())
 
     def _vote(self, raw: object, chat: str) -> Vote:
-        name, winner = field(raw, "comparison", str), field(raw, "winner", str, None)
+        name, winner = require_field(raw, "comparison", str), require_field(raw, "winner", str, None)
         if name not in self._comparisons or (winner and (name, winner) not in self._rivals):
             raise NoExportError("a vote in it is about replies that are not there")
         return Vote(self._comparisons[name], chat, self._known(winner), time_field(raw, "created"))
@@ -85,7 +85,7 @@ def new_id() -> str:
 
 
 def _runs(raw: Any) -> tuple[GenerationRun, ...]:
-    found = field(raw, "runs", list, [])
+    found = require_field(raw, "runs", list, [])
     if len(found) > MAX_RUNS:
         raise NoExportError(f"a reply in it was made in over {MAX_RUNS} runs")
     return tuple(read_run(run, strict=True) for run in found)
@@ -93,7 +93,7 @@ def _runs(raw: Any) -> tuple[GenerationRun, ...]:
 
 def _state(raw: Any) -> MessageState:
     try:
-        state = MessageState(field(raw, "state", str, MessageState.DONE.value))
+        state = MessageState(require_field(raw, "state", str, MessageState.DONE.value))
     except ValueError as error:
         raise NoExportError("a message in it has an unknown state") from error
     return MessageState.INTERRUPTED if state is MessageState.STREAMING else state

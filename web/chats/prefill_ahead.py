@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from model.serving.manager import ModelManager
 from model.types import ChatRequest, LinlyError, Message
 from web.chats.store.models import ChatSettings
-from web.chats.reply_job import spoken
+from web.chats.reply_job import to_model_messages
 from web.chats.chat_service import ChatService
 from web.chats.tab_sessions import PrefillProgress, TabSession
 from web.workers import Workers
@@ -44,7 +44,7 @@ class PrefillAhead:
         talk = await self.workers.draw(owner, lambda: self.talk.conversation(visit))
         if talk is None or talk.last is None or self.talk.replies.in_chat(talk.chat.id):
             return
-        request = chat_request(spoken(talk.branch, settings.system), settings)
+        request = chat_request(to_model_messages(talk.branch, settings.system), settings)
         try:
             measured = await self.workers.draw(owner, lambda: self.manager.measure(request))
             self._tell(visit, PrefillProgress(settings.adapter, measured.tokens))

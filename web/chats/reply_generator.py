@@ -26,9 +26,9 @@ from model.types import (
 )
 from web.chats.branches import path
 from web.chats.store.errors import ReplyBusyError, UnknownChatError
-from web.chats.cluster.notifications import ReplicaEvent, NullBus, ReplicaBus, whose
+from web.chats.cluster.notifications import ReplicaEvent, NullBus, ReplicaBus, owner_digest
 from web.chats.store.models import ChatMessage, ChatSettings, GenerationRun, MessageState
-from web.chats.reply_job import ReplyJob, end_of, finished, parts, sentence, spoken
+from web.chats.reply_job import ReplyJob, final_state, completed_run, planned_runs, ensure_full_stop, to_model_messages
 from web.chats.store.chat_store import ChatStore
 from web.workers import Kind, LoopCaller, Workers
 
@@ -145,12 +145,12 @@ class ReplyGenerator:
             StoreError: it is not known what the others make there.
         """
         here = self.in_chat(chat)
-        self.stop_as(ReplicaEvent(whose(owner), chat))
+        self.stop_as(ReplicaEvent(owner_digest(owner), chat))
         if here:  # then nobody else says anything there
             return
         for message in self._store.streaming(chat):
             if not self.makes(message):
-                self._others.tell(ReplicaEvent(whose(owner), chat, message))
+                self._others.tell(ReplicaEvent(owner_digest(owner), chat, message))
 
     def stop_as(self, news: ReplicaEvent) -> None:
         """As `stop`, of what is made here."""
@@ -159,7 +159,7 @@ class ReplyGenerator:
     def _stop_here(self, news: ReplicaEvent) -> None:
         for reply in self.in_chat(news.stop):
             named = news.message in ("", reply.message.id)
-            if named and whose(reply.owner) == news.owner:
+            if named and owner_digest(reply.owner) == news.owner:
                 reply.stopped = True
                 if reply.request:
                     self._manager.abort(reply.request.id)
@@ -210,15 +210,15 @@ class ReplyGenerator:
         runs = list(reply.message.runs[:-1])
         try:
             await self._loaded(reply)
-            for run, until in parts(reply):
+            for run, until in planned_runs(reply):
                 reply.run, reply.until = run, until
                 last = await self._run(reply)
-                runs.append(finished(reply.run, last))
-                state, error = end_of(reply, last), last.error or ""
+                runs.append(completed_run(reply.run, last))
+                state, error = final_state(reply, last), last.error or ""
                 if reply.stopped or state is MessageState.FAILED:
                     break
         except LinlyError as problem:
-            state, error = MessageState.FAILED, sentence(str(problem))
+            state, error = MessageState.FAILED, ensure_full_stop(str(problem))
         except _StoppedError:
             state = MessageState.STOPPED
         except Exception:
@@ -328,7 +328,7 @@ class ReplyGenerator:
         messages = self._store.messages(reply.owner, reply.chat)
         asked = path(messages, reply.message.parent)
         return ChatRequest(
-            messages=spoken(asked, settings.system),
+            messages=to_model_messages(asked, settings.system),
             adapter=settings.adapter or None,
             adapter_scale=settings.scale,
             sampling=settings.sampling,

@@ -45,13 +45,13 @@ class ReplyJob:
         return self.until is not None and len(self.text) >= self.until
 
 
-def spoken(messages: list[ChatMessage], system: str) -> tuple[Message, ...]:
+def to_model_messages(messages: list[ChatMessage], system: str) -> tuple[Message, ...]:
     """A branch as the model is sent it. Replies that came to nothing are left out."""
     first = (Message("system", system),) if system.strip() else ()
     return (*first, *(Message(m.role, m.text) for m in messages if m.text or m.role == "user"))
 
 
-def parts(reply: ReplyJob) -> list[tuple[GenerationRun, int | None]]:
+def planned_runs(reply: ReplyJob) -> list[tuple[GenerationRun, int | None]]:
     """The runs to make, and where each is to end if the model does not end it by itself."""
     if reply.repeats is None:
         return [(reply.run, None)]
@@ -64,7 +64,7 @@ def parts(reply: ReplyJob) -> list[tuple[GenerationRun, int | None]]:
     ]
 
 
-def finished(run: GenerationRun, last: Delta) -> GenerationRun:
+def completed_run(run: GenerationRun, last: Delta) -> GenerationRun:
     """The run with what its last Delta tells."""
     stats = last.stats or Stats(0, 0, 0.0, 0.0, seed=run.settings.sampling.seed or 0)
     return replace(
@@ -79,7 +79,7 @@ def finished(run: GenerationRun, last: Delta) -> GenerationRun:
     )
 
 
-def end_of(reply: ReplyJob, last: Delta) -> MessageState:
+def final_state(reply: ReplyJob, last: Delta) -> MessageState:
     """An end that nobody asked for is an interruption: the program is going down."""
     if reply.done:
         return MessageState.STOPPED
@@ -88,6 +88,6 @@ def end_of(reply: ReplyJob, last: Delta) -> MessageState:
     return STATES.get(last.finish_reason or FinishReason.ERROR, MessageState.FAILED)
 
 
-def sentence(text: str) -> str:
+def ensure_full_stop(text: str) -> str:
     """With a full stop, if it has no end of its own."""
     return text if text.endswith((".", "?", "!", "。")) else f"{text}."

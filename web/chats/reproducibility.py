@@ -14,7 +14,7 @@ class NotExactError(LinlyError):
     code = "not_exact"
 
 
-def check_exact(manager: ModelManager, reply: ChatMessage) -> None:
+def check_reproducible(manager: ModelManager, reply: ChatMessage) -> None:
     """That a reply can be made once more, exactly as it was.
 
     Raises:

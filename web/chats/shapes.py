@@ -33,7 +33,7 @@ class NoExportError(RequestError):
         )
 
 
-def field(value: object, name: str, kind: type[T], default: D | Required = REQUIRED) -> T | D:
+def require_field(value: object, name: str, kind: type[T], default: D | Required = REQUIRED) -> T | D:
     """An object's field of the given kind; where it is missing or null, the default.
 
     Raises:
@@ -49,13 +49,13 @@ def field(value: object, name: str, kind: type[T], default: D | Required = REQUI
     return found
 
 
-def listed(value: object, name: str) -> list[Any]:
+def require_messages(value: object, name: str) -> list[Any]:
     """An object's list of messages.
 
     Raises:
         RequestError: there is none, or it is too long.
     """
-    found = field(value, name, list)
+    found = require_field(value, name, list)
     if len(found) > MAX_CHAT_MESSAGES:
         raise RequestError(f"A chat in the file has over {MAX_CHAT_MESSAGES} messages", "Split it.")
     return found
@@ -67,7 +67,7 @@ def role_field(value: object, name: str = "role", roles: Mapping[str, Role] = RO
     Raises:
         NoExportError: a role that is not known.
     """
-    found = field(value, name, str)[:MAX_ROLE].lower()
+    found = require_field(value, name, str)[:MAX_ROLE].lower()
     if found not in roles:
         raise NoExportError("somebody unknown speaks in it")
     return roles[found]
@@ -80,7 +80,7 @@ def time_field(value: object, name: str) -> float:
         NoExportError: it is no time.
     """
     now = time.time()
-    found = field(value, name, object, now)
+    found = require_field(value, name, object, now)
     if not isinstance(found, int | float) or not 0 <= found < math.inf:
         raise NoExportError(f'"{name}" is no time')
     return float(min(found, now))

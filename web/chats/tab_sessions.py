@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from model.types import LinlyError
 from web.chats.identity import Owner
-from web.chats.cluster.notifications import Hear, ReplicaEvent, NullBus, ReplicaBus, which, whose
+from web.chats.cluster.notifications import Hear, ReplicaEvent, NullBus, ReplicaBus, chat_digest, owner_digest
 from web.chats.store.models import Chat
 from web.i18n import DEFAULT
 from web.workers import LoopCaller
@@ -144,7 +144,7 @@ class TabSessions:
         """One of the owner's chats is not what it was."""
         for visit in self._of(owner):
             visit.renew()
-        self._others.tell(ReplicaEvent(whose(owner)))
+        self._others.tell(ReplicaEvent(owner_digest(owner)))
 
     def library_changed(self, owner: str) -> None:
         """The owner's presets or prompts are not what they were."""
@@ -153,7 +153,7 @@ class TabSessions:
 
     def saved(self, owner: str, chat: str) -> None:
         """What the tabs here know already of a reply in this chat is in the store now."""
-        self._others.tell(ReplicaEvent(whose(owner), chat=which(chat), grew=True))
+        self._others.tell(ReplicaEvent(owner_digest(owner), chat=chat_digest(chat), grew=True))
 
     def follow(self, hear: Hear) -> None:
         """Have `hear` called with what the others tell from now on."""
@@ -164,9 +164,9 @@ class TabSessions:
         only grew is of no interest to who looks at something else."""
         for visit in self:
             if news is not None:
-                if news.owner != whose(visit.owner.id):
+                if news.owner != owner_digest(visit.owner.id):
                     continue
-                if news.grew and news.chat != which(visit.chat or ""):
+                if news.grew and news.chat != chat_digest(visit.chat or ""):
                     continue
             visit.renew()
 

@@ -19,6 +19,6 @@ def texts(language: str) -> dict[str, str]:
     return table
 
 
-def say(language: str, key: str, **values: object) -> str:
+def translate(language: str, key: str, **values: object) -> str:
     """The text `key` in `language`, with its {placeholders} filled in."""
     return texts(language)[key].format(**values)

@@ -20,7 +20,7 @@ from web.chats.prefill_ahead import PrefillAhead
 from web.chats.store.models import ChatSettings, SavedPreset
 from web.chats.chat_service import ChatService
 from web.chats.tab_sessions import TabSession
-from web.i18n import LANGUAGES, say
+from web.i18n import LANGUAGES, translate
 from web.i18n.refusals import refused
 from web.ui.compare_panel import MAX_RIVALS, chosen
 from web.ui.control_updates import ControlUpdates
@@ -244,7 +244,7 @@ class Actions:
             if visit.chat == before:
                 raise
             # The chat has begun, and what is chosen from now on is for that one.
-            return ActionResult(said=sentence(error, visit.language), filled=visit.chat or "")
+            return ActionResult(said=error_sentence(error, visit.language), filled=visit.chat or "")
         if visit.chat != before:
             return _with(outcome, filled=visit.chat or "")
         with suppress(LinlyError):  # what could not be read was told already
@@ -375,10 +375,10 @@ class Actions:
         return ActionResult(updates=updates | selected)
 
 
-def sentence(error: LinlyError, language: str) -> str:
+def error_sentence(error: LinlyError, language: str) -> str:
     """What a visitor is told of an error."""
     if isinstance(error, TrainingRequestError):
-        return say(language, error.key)
+        return translate(language, error.key)
     return refused(str(error), language)
 
 

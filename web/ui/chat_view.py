@@ -15,7 +15,7 @@ from web.chats.message_tree import MessageTree
 from web.chats.store.models import Chat, ChatMessage, GenerationRun, MessageState, Vote
 from web.chats.reply_job import ReplyJob
 from web.chats.tab_sessions import PrefillProgress, TabSession
-from web.i18n import say
+from web.i18n import translate
 from web.i18n.refusals import refused
 
 DIGEST = 12  # characters of a digest that are shown
@@ -34,13 +34,13 @@ def log_value(talk: MessageTree | None, votes: Iterable[Vote], language: str) ->
     value: Value = {
         "chat": talk.chat.id if talk else None,
         "language": language,
-        "empty": say(language, "empty_chat"),
+        "empty": translate(language, "empty_chat"),
         "suggestions": [],
         "messages": [],
         "comparison": None,
     }
     if talk is None:
-        value["suggestions"] = [say(language, f"suggestion_{n + 1}") for n in range(SUGGESTIONS)]
+        value["suggestions"] = [translate(language, f"suggestion_{n + 1}") for n in range(SUGGESTIONS)]
         return value
     last = talk.last.id if talk.last else None
     value["messages"] = [
@@ -72,9 +72,9 @@ def _rival(reply: ChatMessage, language: str) -> str:
     if not reply.runs:
         return ""
     settings = reply.runs[0].settings
-    who = settings.adapter or say(language, "the_base")
+    who = settings.adapter or translate(language, "the_base")
     strength = f" × {settings.scale:g}" if settings.adapter and settings.scale != 1 else ""
-    return f"{who}{strength} · {say(language, 'temperature')} {settings.sampling.temperature:g}"
+    return f"{who}{strength} · {translate(language, 'temperature')} {settings.sampling.temperature:g}"
 
 
 def _message(message: ChatMessage, talk: MessageTree, language: str, last: bool) -> Value:
@@ -110,19 +110,19 @@ def _notice(message: ChatMessage, talk: MessageTree, language: str) -> str:
     dropped = [run for run in message.runs if run.dropped_messages]
     if dropped:
         last = dropped[-1]
-        said.append(say(language, "dropped", messages=last.dropped_messages,
+        said.append(translate(language, "dropped", messages=last.dropped_messages,
                         tokens=last.dropped_tokens))  # fmt: skip
     first = talk.messages.get(message.repeats or "")
     if first and message.state is not MessageState.STREAMING:
         key = "same_text" if first.text == message.text else "other_text"
-        said.append(say(language, key))
+        said.append(translate(language, key))
     return " ".join(said)
 
 
 def facts_line(runs: tuple[GenerationRun, ...], language: str) -> str:
     """Tokens, speed and who answered."""
     last = runs[-1]
-    return say(
+    return translate(
         language, "facts",
         completion=sum(run.completion_tokens for run in runs),
         prompt=last.prompt_tokens,
@@ -152,21 +152,21 @@ def _provenance(runs: tuple[GenerationRun, ...], language: str) -> list[list[str
         "template": settings.template or "–",
         "system_prompt": settings.system or "–",
         "provenance_seed": ", ".join(str(one.settings.sampling.seed) for one in runs),
-        "preset": say(
+        "preset": translate(
             language, "provenance_sampling", temperature=f"{sampling.temperature:g}",
             top_p=f"{sampling.top_p:g}", top_k=sampling.top_k, min_p=f"{sampling.min_p:g}",
             penalty=f"{sampling.repetition_penalty:g}", max_tokens=sampling.max_tokens,
         ),
-        "provenance_tokens": say(
+        "provenance_tokens": translate(
             language, "provenance_counts", prompt=run.prompt_tokens, cached=run.cached_tokens,
             completion=sum(one.completion_tokens for one in runs),
         ),
-        "provenance_speed": say(
+        "provenance_speed": translate(
             language, "provenance_speeds", speed=f"{run.tokens_per_second:.1f}",
             first=f"{run.first_token_seconds:.2f}",
         ),
     }  # fmt: skip
-    return [[say(language, key), value] for key, value in rows.items()]
+    return [[translate(language, key), value] for key, value in rows.items()]
 
 
 def _each(values: Iterable[str]) -> str:
@@ -183,18 +183,18 @@ def live_notice(reply: ReplyJob, language: str) -> str:
 
 
 def _loading(status: Status, language: str) -> str:
-    return say(language, "waiting_for_model", percent=round(status.progress * 100))
+    return translate(language, "waiting_for_model", percent=round(status.progress * 100))
 
 
 def _queue_line(queued: Queued, language: str) -> str:
     """What a reply waits for, and for how long."""
     place, seconds = queued.ahead + 1, round(queued.seconds)
-    return say(language, f"queued_{queued.reason}", place=place, seconds=seconds)
+    return translate(language, f"queued_{queued.reason}", place=place, seconds=seconds)
 
 
 def meter_line(tokens: int, context_length: int, language: str) -> str:
     """How much of the context a chat takes, as HTML."""
-    words = escape(say(language, "meter", tokens=tokens, context=context_length))
+    words = escape(translate(language, "meter", tokens=tokens, context=context_length))
     return (
         f'<meter min="0" max="{context_length}" high="{context_length * 0.85:.0f}" '
         f'value="{tokens}" aria-label="{words}" title="{words}"></meter>'
@@ -206,9 +206,9 @@ def reading_line(reading: PrefillProgress | None, language: str) -> str:
     """What is read ahead, as HTML."""
     if reading is None:
         return ""
-    who = reading.adapter or say(language, "the_base")
+    who = reading.adapter or translate(language, "the_base")
     key = "read" if reading.done else "reading"
-    words = say(language, key, who=who, tokens=reading.tokens, known=reading.known)
+    words = translate(language, key, who=who, tokens=reading.tokens, known=reading.known)
     return f'<span class="reading" role="status">{escape(words)}</span>'
 
 

@@ -6,7 +6,7 @@ from model.serving.adapter_registry import Adapter
 from model.serving.manager import ModelManager
 from web.chats.chat_service import ChatService
 from web.chats.tab_sessions import TabSession
-from web.i18n import say
+from web.i18n import translate
 from web.ui.presets import PRESETS
 
 BASE = ""  # the value for "no adapter"
@@ -18,7 +18,7 @@ Choices = list[tuple[str, str]]
 def adapter_choices(talk: ChatService, visit: TabSession) -> Choices:
     """The base and the adapters, as far as a visitor may use them."""
     status, language = talk.manager.status(), visit.language
-    base = (say(language, "base", name=status.base_model), BASE)
+    base = (translate(language, "base", name=status.base_model), BASE)
     found = [(adapter_label(one, language), one.name) for one in talk.manager.known_adapters()]
     return [choice for choice in (base, *found) if talk.allows(visit, choice[1])]
 
@@ -26,19 +26,19 @@ def adapter_choices(talk: ChatService, visit: TabSession) -> Choices:
 def adapter_label(found: Adapter, language: str) -> str:
     """An adapter as a drop-down shows it: ready, with a warning, or broken and why."""
     if found.problem:
-        return say(language, "broken", name=found.name, reason=found.problem.message(language))
+        return translate(language, "broken", name=found.name, reason=found.problem.message(language))
     label = f"{found.name}: {found.description}" if found.description else found.name
     if found.warnings:
-        return say(language, "warned", label=label, reason=found.warnings[0].message(language))
-    return say(language, "healthy", label=label)
+        return translate(language, "warned", label=label, reason=found.warnings[0].message(language))
+    return translate(language, "healthy", label=label)
 
 
 def template_choices(manager: ModelManager, language: str) -> Choices:
     """The prompt templates; none but the automatic one while the model loads."""
     known = [(t.description or t.name, t.name) for t in manager.templates()]
-    return [(say(language, "template_auto"), AUTOMATIC), *known]
+    return [(translate(language, "template_auto"), AUTOMATIC), *known]
 
 
 def preset_choices(language: str) -> Choices:
     """The presets that everybody has."""
-    return [(say(language, f"preset_{name}"), name) for name in PRESETS]
+    return [(translate(language, f"preset_{name}"), name) for name in PRESETS]

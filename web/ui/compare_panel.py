@@ -11,7 +11,7 @@ import gradio as gr
 from model.types import RequestError, Sampling
 from web.chats.store.models import ChatSettings
 from web.i18n import DEFAULT, texts
-from web.ui.presets import Preset, as_sampling
+from web.ui.presets import Preset, apply_preset
 
 MAX_RIVALS = 4
 NOBODY = "-"  # the value of a place that is not taken; "" is the base
@@ -118,7 +118,7 @@ def _rival(settings: ChatSettings, adapter: str, preset: Preset | None) -> ChatS
         adapter=adapter,
         # A template belongs to an adapter; another's would put words into its mouth.
         template=settings.template if adapter == settings.adapter else "",
-        sampling=as_sampling(preset, sampling) if preset else sampling,
+        sampling=apply_preset(preset, sampling) if preset else sampling,
     )
 
 

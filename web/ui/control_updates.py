@@ -11,7 +11,7 @@ from model.types import Status
 from web.chats.store.models import ChatSettings
 from web.chats.chat_service import ChatService
 from web.chats.tab_sessions import TabSession
-from web.i18n import say, texts
+from web.i18n import translate, texts
 from web.i18n.refusals import refused
 from web.ui.choices import AUTOMATIC, BASE, Choices, adapter_choices, template_choices
 from web.ui.controls import Updates, merge
@@ -68,9 +68,9 @@ class ControlUpdates:
         adapter = self._adapter(visit, settings.adapter)
         if adapter == settings.adapter:
             return ""
-        base = say(visit.language, "the_base")
+        base = translate(visit.language, "the_base")
         names = {"name": settings.adapter or base, "other": adapter or base}
-        return say(visit.language, "adapter_gone", **names)
+        return translate(visit.language, "adapter_gone", **names)
 
     def adapter(self, visit: TabSession, adapter: str) -> Any:
         """The drop-down with an adapter, whether or not it has been told yet what to offer."""
@@ -97,7 +97,7 @@ class ControlUpdates:
     def _notice(self, status: Status, language: str) -> str:
         """What is to be known about the model, if anything."""
         if status.ready and not self._manager.tuned:
-            return say(language, "untuned")
+            return translate(language, "untuned")
         return refused(status.error or "", language)
 
     def _template(self, visit: TabSession, template: str) -> Any:
@@ -129,13 +129,13 @@ def status_line(status: Status, language: str) -> str:
     """The model's name, or a progress bar while it loads."""
     if status.ready:
         if status.remote:
-            return escape(say(language, "ready_remote", name=status.base_model))
+            return escape(translate(language, "ready_remote", name=status.base_model))
         facts = {"quantization": status.quantization, "device": status.device}
-        return escape(say(language, "ready", name=status.base_model, **facts))
+        return escape(translate(language, "ready", name=status.base_model, **facts))
     if status.error:
         return "&nbsp;"
     percent = round(status.progress * 100)
-    words = escape(say(language, f"phase_{status.phase}"))
+    words = escape(translate(language, f"phase_{status.phase}"))
     return (
         f'{words} <progress value="{percent}" max="100" aria-label="{words}"></progress> '
         f"{percent} %"

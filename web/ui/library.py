@@ -7,7 +7,7 @@ from web.chats.store.models import SavedPreset, Snippet
 from web.chats.store.library import checked_name
 from web.chats.store.chat_store import ChatStore
 from web.ui.choices import preset_choices
-from web.ui.presets import PRESETS, Preset, of_sampling
+from web.ui.presets import PRESETS, Preset, preset_from_sampling
 
 OWN = "own:"  # before the name of a preset of the visitor's, so that it hides none of ours
 
@@ -20,7 +20,7 @@ class PromptLibrary:
 
     def presets(self, owner: str) -> dict[str, Preset]:
         """Ours and the owner's own, by value of the control."""
-        own = {f"{OWN}{p.name}": of_sampling(p.sampling) for p in self._store.presets(owner)}
+        own = {f"{OWN}{p.name}": preset_from_sampling(p.sampling) for p in self._store.presets(owner)}
         return {**PRESETS, **own}
 
     def preset_choices(self, owner: str, language: str) -> list[tuple[str, str]]:

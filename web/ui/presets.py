@@ -45,12 +45,12 @@ def sampling(preset: Preset, max_tokens: float | None, seed: float | None) -> Sa
     )
 
 
-def as_sampling(preset: Preset, sampling: Sampling) -> Sampling:
+def apply_preset(preset: Preset, sampling: Sampling) -> Sampling:
     """`sampling` with the preset's values; how long, and from which seed, stays as it is."""
     return replace(sampling, **asdict(preset))
 
 
-def of_sampling(sampling: Sampling) -> Preset:
+def preset_from_sampling(sampling: Sampling) -> Preset:
     """The sliders' values of a sampling."""
     return Preset(
         sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p,

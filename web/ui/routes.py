@@ -21,8 +21,8 @@ from starlette.websockets import WebSocket
 
 from model.types import LinlyError, RequestError
 from web.chats.tab_sessions import TabSession
-from web.i18n import DEFAULT, LANGUAGES, say
-from web.ui.actions import Export, sentence
+from web.i18n import DEFAULT, LANGUAGES, translate
+from web.ui.actions import Export, error_sentence
 from web.ui.exports import exported
 from web.ui.service import PageService
 from web.ui.stream import serve_tab
@@ -146,7 +146,7 @@ class Endpoints:
             return _refusal(error, request)
         except Exception:
             log.exception("an action failed")
-            body = {"code": "fault", "message": say(_language(request.headers), "fault")}
+            body = {"code": "fault", "message": translate(_language(request.headers), "fault")}
             return JSONResponse({"error": body}, 500)
 
     def _visit(self, request: Request) -> TabSession:
@@ -225,7 +225,7 @@ def _language(headers: Headers) -> str:
 
 
 def _refusal(error: LinlyError, request: Request) -> JSONResponse:
-    body = {"code": error.code, "message": sentence(error, _language(request.headers))}
+    body = {"code": error.code, "message": error_sentence(error, _language(request.headers))}
     wait = getattr(error, "retry_after", None)
     headers = {"Retry-After": str(wait)} if wait else None
     return JSONResponse({"error": body}, error.http_status, headers)

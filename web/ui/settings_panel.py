@@ -11,7 +11,7 @@ import gradio as gr
 from web.chats.store.models import ChatSettings
 from web.i18n import DEFAULT, texts
 from web.ui.choices import preset_choices
-from web.ui.presets import FIRST, MAX_TOKENS, PRESETS, Preset, of_sampling
+from web.ui.presets import FIRST, MAX_TOKENS, PRESETS, Preset, preset_from_sampling
 from web.ui.share_panel import SharePanel
 from web.ui.library_panel import ShelfPanel
 
@@ -125,7 +125,7 @@ class SettingsPanel:
     def filled(self, settings: ChatSettings, presets: Mapping[str, Preset]) -> Updates:
         """Updates that show a chat's settings, but for its template."""
         sampling = settings.sampling
-        preset = of_sampling(sampling)
+        preset = preset_from_sampling(sampling)
         return {
             self.scale: settings.scale,
             self.system: settings.system,

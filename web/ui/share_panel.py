@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from web.chats.tab_sessions import TabSession
-from web.i18n import DEFAULT, say, texts
+from web.i18n import DEFAULT, translate, texts
 from web.i18n.refusals import refused
 from web.public_link.limits import HOUR, PublicLink
 
@@ -59,29 +59,29 @@ def describe(link: PublicLink, language: str) -> str:
     if link.problem:
         return f"<p>{escape(refused(link.problem, language))}</p>"
     if link.closed:
-        return f"<p>{escape(say(language, 'share_closed'))}</p>"
+        return f"<p>{escape(translate(language, 'share_closed'))}</p>"
     if link.address is None:
-        return f"<p>{escape(say(language, 'share_opening'))}</p>"
+        return f"<p>{escape(translate(language, 'share_opening'))}</p>"
     address = escape(link.address)
     lines = "".join(f"<p>{escape(line)}</p>" for line in _facts(link, language))
     return (
-        f"{_code(link.address, say(language, 'share_code'))}"
+        f"{_code(link.address, translate(language, 'share_code'))}"
         f'<p><a href="{address}" target="_blank" rel="noopener">{address}</a></p>{lines}'
     )
 
 
 def _facts(link: PublicLink, language: str) -> list[str]:
     rules = link.rules
-    facts = [say(language, "share_use", visitors=link.visitors, replies=link.replies)]
+    facts = [translate(language, "share_use", visitors=link.visitors, replies=link.replies)]
     if link.passphrase:
-        facts.insert(0, say(language, "share_passphrase", passphrase=link.passphrase))
+        facts.insert(0, translate(language, "share_passphrase", passphrase=link.passphrase))
     if link.until is not None:
         hours = max(0.0, (link.until - link.clock()) / HOUR)
-        facts.append(say(language, "share_until", hours=f"{hours:.1f}"))
+        facts.append(translate(language, "share_until", hours=f"{hours:.1f}"))
     if rules.messages is not None:
-        facts.append(say(language, "share_messages", messages=rules.messages))
+        facts.append(translate(language, "share_messages", messages=rules.messages))
     if rules.adapters is not None:
-        facts.append(say(language, "share_adapters", adapters=", ".join(rules.adapters)))
+        facts.append(translate(language, "share_adapters", adapters=", ".join(rules.adapters)))
     return facts
 
 

@@ -34,10 +34,10 @@ from web.chats.store.chats import MAX_LISTED_CHATS
 from web.chats.message_tree import MessageTree
 from web.chats.prefill_ahead import chat_request
 from web.chats.store.models import MessageState
-from web.chats.reply_job import ReplyJob, spoken
+from web.chats.reply_job import ReplyJob, to_model_messages
 from web.chats.tab_sessions import TooManyTabsError, TabSession
 from web.i18n import DEFAULT, LANGUAGES
-from web.ui.actions import sentence
+from web.ui.actions import error_sentence
 from web.ui.chat_view import (
     failed_value,
     log_value,
@@ -78,7 +78,7 @@ async def serve_tab(socket: WebSocket, service: PageService) -> None:
     try:
         visit = service.visits.open(visitor.owner, visitor.guest, visitor.address)
     except TooManyTabsError as error:
-        await socket.close(TOO_MANY_TABS, sentence(error, language))
+        await socket.close(TOO_MANY_TABS, error_sentence(error, language))
         return
     visit.language, visit.may_train = language, visitor.may_train
     try:
@@ -146,7 +146,7 @@ class Tab:
                 return "", encode(controls.begun(visit))
             return controls.missed(visit, settings), encode(controls.filled(visit, settings))
         except LinlyError as error:
-            return sentence(error, visit.language), encode(controls.begun(visit))
+            return error_sentence(error, visit.language), encode(controls.begun(visit))
 
     async def _send_chats(self) -> None:
         """Log and side bar, whenever a message begins or ends, or another chat is shown."""
@@ -204,7 +204,7 @@ class Tab:
         if talk is None or manager.context_length is None:
             return ""
         settings = talk.chat.settings
-        request = chat_request(spoken(talk.branch, settings.system), settings)
+        request = chat_request(to_model_messages(talk.branch, settings.system), settings)
         try:
             measured = manager.measure(request)
         except LinlyError:  # said when it is asked for

@@ -22,7 +22,7 @@ widest = mix_tiles(HALF, 1, WIDEST)
 
 
 @fast
-def narrow(x, halves):
+def to_float16(x, halves):
     """float32 `x` -> float16 `halves`, which may be strided."""
     for i in range(len(x)):
         halves[i] = float_to_half(x[i])
@@ -93,25 +93,25 @@ def attend_heads(q, heads, keys, values, length, out):
             step, size, mine, wide)  # fmt: skip
         for query in range(at, at + count):
             seen = first + query // heads
-            soften(weights[query, :seen], factor)
+            softmax_inplace(weights[query, :seen], factor)
             weights[query, seen:length] = 0
         mix_values(count, values, size, mine, wide, length, out.ctypes.data + at * step)
         at += count
 
 
 @compiled
-def in_order(bits):
+def sortable_bits(bits):
     """The bits of a float as an integer that compares as the float does; and back."""
     return bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
 
 
 @fast
-def soften(scores, factor):
+def softmax_inplace(scores, factor):
     """softmax(factor * scores), in place."""
     bits, most = scores.view(np.int32), np.int32(-(2**31))
     for p in range(len(scores)):
-        most = max(most, in_order(bits[p]))
-    highest, total = float_of_bits(in_order(most)), np.float32(0)
+        most = max(most, sortable_bits(bits[p]))
+    highest, total = float_of_bits(sortable_bits(most)), np.float32(0)
     for p in range(len(scores)):
         scores[p] = exp((scores[p] - highest) * factor)
         total += scores[p]

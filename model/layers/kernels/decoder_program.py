@@ -11,7 +11,7 @@ LAYER_STAGES = 10  # the stages behind them come once
 
 
 @compiled
-def lead(counters, draft, tables):
+def run_as_leader(counters, draft, tables):
     """The engine's thread: publish the job `draft` [1] to all threads, and take part in it."""
     region = (load(counters + work_queue.NEXT) >> work_queue.CHUNK_BITS) + 1
     draft[0].region = region
@@ -22,11 +22,11 @@ def lead(counters, draft, tables):
     store(counters + work_queue.NEXT, region << work_queue.CHUNK_BITS)
     for helper in range(load(counters + work_queue.HELPERS)):
         sem_post(counters + work_queue.SEMAPHORES + helper * work_queue.SEMAPHORE_BYTES)
-    run(counters, with_jobs(tables, draft))
+    run(counters, bind_job(tables, draft))
 
 
 @compiled
-def follow(counters, helper, tables):
+def worker_loop(counters, helper, tables):
     """Another thread of the team: sleep until there is a job, take part, until QUIT is set."""
     copy = tables.jobs.copy()
     while True:
@@ -37,11 +37,11 @@ def follow(counters, helper, tables):
         copy[0] = tables.jobs[0]
         # Written to while it was read, it is torn: its author goes on without this thread.
         if version % 2 == 0 and add(counters + work_queue.VERSION, 0) == version:
-            run(counters, with_jobs(tables, copy))
+            run(counters, bind_job(tables, copy))
 
 
 @compiled
-def with_jobs(tables, jobs):
+def bind_job(tables, jobs):
     """The tables, with a job that nobody else writes to."""
     return KernelArgs(jobs, tables.stages, tables.rows, tables.outputs, tables.tiles,
                   tables.pairs, tables.embeddings, tables.linears, tables.norms)  # fmt: skip
@@ -62,10 +62,10 @@ def run(counters, tables):
             stage = tables.stages[at]
             total = stages.stage_chunks(job, layer, stage, tables.linears[layer, stage.linear])
             target += total
-            chunk = work_queue.claim(counters, region, total)
+            chunk = work_queue.claim_chunk(counters, region, total)
             while chunk >= 0:
                 stages.perform(tables, layer, stage, chunk)
                 add(counters + work_queue.DONE, 1)
-                chunk = work_queue.claim(counters, region, total)
-            work_queue.finish(counters, region, target)
+                chunk = work_queue.claim_chunk(counters, region, total)
+            work_queue.finish_region(counters, region, target)
             region += 1

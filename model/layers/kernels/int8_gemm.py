@@ -87,7 +87,7 @@ def multiply(linear, chunk, rows, values, scales, output, stride):
     `values` is int16 [rows, ins], `scales` float32 [rows], `output` float32 [rows, stride], all
     addresses; `linear` a LINEAR record.
     """
-    size, in_pairs = chunk_rows(linear.ins), pays_in_pairs(rows, linear.ins)
+    size, in_pairs = chunk_rows(linear.ins), use_two_blocks(rows, linear.ins)
     for j in range(chunk * size, min((chunk + 1) * size, linear.outs), OUTPUTS):
         if in_pairs:
             multiply_blocks(linear, j, True, rows, values, scales, output, stride)
@@ -97,7 +97,7 @@ def multiply(linear, chunk, rows, values, scales, output, stride):
 
 
 @compiled
-def pays_in_pairs(rows, ins):
+def use_two_blocks(rows, ins):
     """Whether to take two blocks of weights at once."""
     if IS_WIDE:  # with many rows it is arithmetic that counts, and loads of activations are saved
         return rows > MAX_ROWS

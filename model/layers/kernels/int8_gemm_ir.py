@@ -27,14 +27,14 @@ from model.layers.kernels.llvm_ir import (
     LINE,
     VectorISA,
     cases,
-    further,
+    offset_address,
     instructions,
     integer,
     load,
     loop,
     multiply_add,
     prefetch,
-    repeated,
+    broadcast,
     select,
     store,
 )
@@ -77,14 +77,14 @@ class GemmTile:
         totals = iter(self._add_up(builder, weights, columns, values))
         floats = ir.VectorType(FLOAT, self.unit.lanes)
         for row in range(self.rows):
-            row_scale = load(builder, further(builder, row_scales, 4 * row), FLOAT)
-            factor = repeated(builder, row_scale, self.unit.lanes)
+            row_scale = load(builder, offset_address(builder, row_scales, 4 * row), FLOAT)
+            factor = broadcast(builder, row_scale, self.unit.lanes)
             for at in range(0, 4 * self.blocks * BLOCK, 4 * self.unit.lanes):
-                scale, bias = (load(builder, further(builder, a, at), floats)
+                scale, bias = (load(builder, offset_address(builder, a, at), floats)
                                for a in (scales, biases))  # fmt: skip
                 total = builder.sitofp(next(totals), floats)
                 y = multiply_add(builder, total, builder.fmul(scale, factor), bias)
-                store(builder, y, further(builder, out, at))
+                store(builder, y, offset_address(builder, out, at))
             out = builder.add(out, stride)
 
     def _add_up(self, builder: Any, weights: Any, columns: Any, values: Any) -> list[Any]:
@@ -99,14 +99,14 @@ class GemmTile:
             groups = [builder.add(begin, offset) for begin in begins]
             for group in groups:
                 for at in range(0, self.unroll * BLOCK * NEIGHBOURS, LINE):
-                    prefetch(builder, further(builder, group, self.unit.ahead + at))
+                    prefetch(builder, offset_address(builder, group, self.unit.ahead + at))
             first = builder.add(values, builder.shl(column, integer(1)))
             added = list(totals)
             for step in range(self.unroll):
                 part = slice(step % self.parts, None, self.parts)
                 added[part] = self._add_products(builder, groups, first, stride, added[part])
-                groups = [further(builder, group, BLOCK * NEIGHBOURS) for group in groups]
-                first = further(builder, first, 2 * NEIGHBOURS)
+                groups = [offset_address(builder, group, BLOCK * NEIGHBOURS) for group in groups]
+                first = offset_address(builder, first, 2 * NEIGHBOURS)
             return added
 
         zero = ir.Constant(ir.VectorType(I32, self.unit.lanes), None)
@@ -123,14 +123,14 @@ class GemmTile:
         lanes, added = self.unit.lanes, iter(totals)
         int8s, int16s = (ir.VectorType(kind, lanes * NEIGHBOURS) for kind in (I8, I16))
         weights = [
-            builder.sext(load(builder, further(builder, group, at), int8s), int16s)
+            builder.sext(load(builder, offset_address(builder, group, at), int8s), int16s)
             for group in groups
             for at in range(0, BLOCK * NEIGHBOURS, lanes * NEIGHBOURS)
         ]
         sums = []
         for row in range(self.rows):
             address = builder.add(first, builder.mul(stride, integer(row)))
-            values = builder.bitcast(repeated(builder, load(builder, address, I32), lanes), int16s)
+            values = builder.bitcast(broadcast(builder, load(builder, address, I32), lanes), int16s)
             sums += [
                 builder.add(next(added), _pairs(builder, self.unit, vector, values))
                 for vector in weights

@@ -71,7 +71,7 @@ def prefetch(builder: Any, address: Any) -> None:
     builder.call(ask, [pointer, *(ir.Constant(I32, value) for value in (0, 3, 1))])
 
 
-def further(builder: Any, address: Any, nbytes: int) -> Any:
+def offset_address(builder: Any, address: Any, nbytes: int) -> Any:
     """The address so many bytes on."""
     return builder.add(address, integer(nbytes))
 
@@ -82,7 +82,7 @@ def select(builder: Any, vector: Any, lanes: list[int]) -> Any:
     return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
 
 
-def repeated(builder: Any, value: Any, count: int) -> Any:
+def broadcast(builder: Any, value: Any, count: int) -> Any:
     """A vector with `value` in all of its `count` places."""
     empty = ir.Constant(ir.VectorType(value.type, count), ir.Undefined)
     first = builder.insert_element(empty, value, ir.Constant(I32, 0))

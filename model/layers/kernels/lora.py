@@ -17,7 +17,7 @@ in_parts = mix_tiles(I8, 1, 1, PARTS)
 
 
 @compiled
-def shrink(pair, strength, x, low):
+def lora_a(pair, strength, x, low):
     """low [rank] = strength * scale * (x A), for a PAIR record and the addresses of float32 `x`
     [ins] and `low`, which is padded to whole vectors."""
     step = (pair.rank + VECTOR - 1) // VECTOR * VECTOR
@@ -35,7 +35,7 @@ def shrink(pair, strength, x, low):
 
 
 @compiled
-def expand(pair, low, first, y, count):
+def lora_b(pair, low, first, y, count):
     """y += low B from output `first` on, `count` of them; `low` and `y` are addresses."""
     at, b = 0, pair.b + first
     while at + WIDEST * VECTOR <= count:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 from model.layers.kernels import records
-from model.layers.kernels.attention import attend_heads, narrow, rotate
+from model.layers.kernels.attention import attend_heads, to_float16, rotate
 from model.layers.kernels.records import KEY_BLOCK
-from model.layers.kernels.lora import expand, shrink
+from model.layers.kernels.lora import lora_b, lora_a
 from model.layers.kernels.memory import floats, shorts
 from model.layers.kernels.options import compiled, fast
 from model.layers.kernels.int8_gemm import chunks, exp, multiply, quantize, read_row
@@ -56,7 +56,7 @@ def perform(tables, layer, stage, chunk):
         attend(tables, job, layer, chunk // job.kv_heads, chunk % job.kv_heads)
     elif stage.kind == QUANTIZE:
         x = floats(job.normed + 4 * chunk * job.normed_stride, job.heads * job.head_dim)
-        keep(job, chunk, x, tables.linears[layer, stage.linear].ins)
+        store_keys_values(job, chunk, x, tables.linears[layer, stage.linear].ins)
     else:
         gate(tables, job, layer, stage, chunk)
 
@@ -74,7 +74,7 @@ def low_of(job, row, part):
 
 
 @compiled
-def keep(job, row, x, ins):
+def store_keys_values(job, row, x, ins):
     """Leave `x`, quantised, as a row of the next product's input."""
     floats(job.scales, job.rows)[row] = quantize(x, shorts(job.values + 2 * row * ins, ins))
 
@@ -91,7 +91,7 @@ def norm(tables, job, layer, stage, chunk):
         at = job.delta + 4 * row * job.delta_stride
         pair = pair_of(tables, row, finished, stage.module)
         if pair.rank:
-            expand(pair, low_of(job, row, 0), 0, at, job.hidden)
+            lora_b(pair, low_of(job, row, 0), 0, at, job.hidden)
         delta = floats(at, job.hidden)
         for i in range(len(x)):
             x[i] += delta[i]
@@ -103,7 +103,7 @@ def norm(tables, job, layer, stage, chunk):
     scale = floats(tables.norms[2 * layer + stage.norm], job.hidden)
     for i in range(len(x)):
         normed[i] = scale[i] * (x[i] * factor)
-    keep(job, chunk, normed, tables.linears[layer, stage.linear].ins)
+    store_keys_values(job, chunk, normed, tables.linears[layer, stage.linear].ins)
 
 
 @compiled
@@ -113,18 +113,18 @@ def product(tables, job, layer, stage, chunk):
     deltas = rows if stage.parts else 0
     if chunk >= deltas:
         linear = tables.linears[layer, stage.linear]
-        part = spread(chunk - deltas, chunks(linear.ins, linear.outs), job.threads)
+        part = interleave_chunk(chunk - deltas, chunks(linear.ins, linear.outs), job.threads)
         multiply(linear, part, rows, job.values, job.scales, stage.output, stage.output_stride)
         return
     for part in range(stage.parts):
         pair = pair_of(tables, chunk, layer, stage.module + part)
         if pair.rank:
             x = job.normed + 4 * chunk * job.normed_stride
-            shrink(pair, tables.rows[chunk].strength, x, low_of(job, chunk, part))
+            lora_a(pair, tables.rows[chunk].strength, x, low_of(job, chunk, part))
 
 
 @compiled
-def spread(chunk, total, threads):
+def interleave_chunk(chunk, total, threads):
     """Which of `total` parts is the `chunk`-th to be done.
 
     Threads that take turns each read on where they were, a stretch of memory of their own.
@@ -153,7 +153,7 @@ def place(tables, job, layer, at, head):
     ):
         pair = pair_of(tables, at, layer, part)
         if pair.rank:
-            expand(pair, low_of(job, at, part), first, address, count)
+            lora_b(pair, low_of(job, at, part), first, address, count)
     cos = floats(job.cos + 4 * row.position * size, size)
     sin = floats(job.sin + 4 * row.position * size, size)
     for g in range(group):
@@ -162,8 +162,8 @@ def place(tables, job, layer, at, head):
     offset = 2 * (layer * row.layer_stride + head * row.head_stride)
     block, place = row.position // KEY_BLOCK, row.position % KEY_BLOCK
     keys = shorts(row.keys + offset + 2 * block * KEY_BLOCK * size, KEY_BLOCK * size)
-    narrow(floats(k, size), keys[place::KEY_BLOCK])
-    narrow(floats(v, size), shorts(row.values + offset + 2 * row.position * size, size))
+    to_float16(floats(k, size), keys[place::KEY_BLOCK])
+    to_float16(floats(v, size), shorts(row.values + offset + 2 * row.position * size, size))
 
 
 @compiled
@@ -191,8 +191,8 @@ def gate(tables, job, layer, stage, row):
     for part in range(2):
         pair = pair_of(tables, row, layer, stage.module + part)
         if pair.rank:
-            expand(pair, low_of(job, row, part), 0, packed + 4 * part * job.wide, job.wide)
+            lora_b(pair, low_of(job, row, part), 0, packed + 4 * part * job.wide, job.wide)
     out = floats(job.normed + 4 * row * job.normed_stride, job.wide)
     for i in range(len(out)):
         out[i] = gated[i] / (np.float32(1) + exp(-gated[i])) * up[i]
-    keep(job, row, out, tables.linears[layer, stage.linear].ins)
+    store_keys_values(job, row, out, tables.linears[layer, stage.linear].ins)

@@ -36,7 +36,7 @@ class ThreadPool:
 
     def run(self, job: np.ndarray) -> None:
         """Run the program of `job`, a JOB record in an array [1]; returns when it is done."""
-        decoder_program.lead(self._counters, job, self._tables)
+        decoder_program.run_as_leader(self._counters, job, self._tables)
 
     def close(self) -> None:
         """End the threads. Nothing may run."""
@@ -46,7 +46,7 @@ class ThreadPool:
             thread.join()
 
     def _follow(self, helper: int) -> None:
-        decoder_program.follow(self._counters, helper, self._tables)
+        decoder_program.worker_loop(self._counters, helper, self._tables)
 
     def _semaphore(self, helper: int) -> ctypes.c_void_p:
         return ctypes.c_void_p(self._counters + work_queue.SEMAPHORES + helper * work_queue.SEMAPHORE_BYTES)

@@ -22,14 +22,14 @@ from model.layers.kernels.llvm_ir import (
     UNIT,
     WIDE,
     cases,
-    further,
+    offset_address,
     instructions,
     integer,
     load,
     loop,
     multiply_add,
     prefetch,
-    repeated,
+    broadcast,
     store,
 )
 
@@ -55,7 +55,7 @@ class WeightedSumTile:
         """The instructions of `mix_tiles`, for as many rows as this tile has."""
         matrix, row_step, vector_step, weights, weight_step, count, out, out_step = args
         places = [
-            further(builder, builder.add(out, builder.mul(out_step, integer(row))), 4 * VECTOR * at)
+            offset_address(builder, builder.add(out, builder.mul(out_step, integer(row))), 4 * VECTOR * at)
             for row in range(self.rows)
             for at in range(self.vectors)
         ]
@@ -95,11 +95,11 @@ class WeightedSumTile:
         vectors = []
         for begin in begins:
             address = builder.add(begin, offset)
-            prefetch(builder, further(builder, address, AHEAD))
+            prefetch(builder, offset_address(builder, address, AHEAD))
             vectors.append(self._load(builder, address))
         added, before = [], iter(totals)
         for first in firsts:
-            weight = repeated(builder, load(builder, builder.add(first, place), FLOAT), VECTOR)
+            weight = broadcast(builder, load(builder, builder.add(first, place), FLOAT), VECTOR)
             added += [multiply_add(builder, weight, vector, next(before)) for vector in vectors]
         return added
 

@@ -24,7 +24,7 @@ PATIENCE = 2000  # rounds of waiting, some tens of microseconds, before others m
 
 
 @compiled
-def claim(counters: int, region: int, total: int) -> int:
+def claim_chunk(counters: int, region: int, total: int) -> int:
     """A chunk of `region` for this thread, or -1 when there is none left."""
     while True:
         seen = load(counters + NEXT)
@@ -36,7 +36,7 @@ def claim(counters: int, region: int, total: int) -> int:
 
 
 @compiled
-def finish(counters: int, region: int, target: int) -> None:
+def finish_region(counters: int, region: int, target: int) -> None:
     """Return when `region` is over; `target` is what DONE shows then. Opens the next one."""
     rounds = 0
     while True:

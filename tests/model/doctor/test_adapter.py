@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.doctor.check_adapter import check_adapter
-from model.doctor.check_base import caught
-from model.doctor.adapter_effect import probe
+from model.doctor.check_base import collect_findings
+from model.doctor.adapter_effect import measure_effect
 from model.diagnostics import Finding
 from model.folders.base_info import BaseInfo, base_facts
 from model.folders.fingerprint import RELATED, SAME, distance, fingerprint
@@ -51,7 +51,7 @@ def edit(file: Path, **changes: Any) -> None:
 
 
 def check(adapter: Path, base: BaseInfo | None) -> list[Finding]:
-    return list(caught(lambda: check_adapter(adapter, base, {"linly"})))
+    return list(collect_findings(lambda: check_adapter(adapter, base, {"linly"})))
 
 
 def codes(adapter: Path, base: BaseInfo | None) -> set[str]:
@@ -235,7 +235,7 @@ def test_a_fingerprint_tells_more_than_a_name(
 
 def effect(adapter: Path, base: Path) -> Finding:
     template = PromptTemplate("model", TEMPLATE, "")
-    (found,) = probe(adapter, read_model_folder(base), template)
+    (found,) = measure_effect(adapter, read_model_folder(base), template)
     return found
 
 

@@ -149,7 +149,7 @@ def test_what_nobody_has_thought_of_is_a_sentence_too(
     def fail(*_: object, **__: object) -> None:
         raise KeyError("odd")
 
-    monkeypatch.setattr("model.doctor.examine", fail)
+    monkeypatch.setattr("model.doctor.check_folder", fail)
     assert main(["check", "x"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "KeyError: 'odd'" in line

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from model.folders.atomic_folder import LOCK, RECIPE, interrupted, is_busy, new_folder, unfinished
+from model.folders.atomic_folder import LOCK, RECIPE, interruption_message, is_busy, new_folder, staging_dir
 from model.types import ModelFolderError
 
 MADE_OF = {"source": "a", "format": 1}
@@ -35,7 +35,7 @@ def interrupt(destination: Path, recipe: dict[str, Any] | None = None) -> Path:
     """A try that somebody ended with Ctrl-C."""
     with pytest.raises(KeyboardInterrupt):
         fail(destination, KeyboardInterrupt(), recipe)
-    return unfinished(destination)
+    return staging_dir(destination)
 
 
 @pytest.mark.parametrize("name", ["plain", "with spaces", "模型 13b"])
@@ -65,7 +65,7 @@ def test_nothing_is_written_over(kind: str, tmp_path: Path) -> None:
         (destination / "mine.txt").touch()
     assert "exists already" in refusal(destination).message
     assert destination.exists()
-    assert not unfinished(destination).exists()
+    assert not staging_dir(destination).exists()
 
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:
@@ -120,19 +120,19 @@ def test_what_is_done_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_somebody_who_interrupts_is_told_what_is_kept(tmp_path: Path) -> None:
     folder = interrupt(tmp_path / "made")
-    assert str(folder) in interrupted(tmp_path / "made")
+    assert str(folder) in interruption_message(tmp_path / "made")
     (folder / SHARD).unlink()
-    assert "nothing was left behind" in interrupted(tmp_path / "made")
+    assert "nothing was left behind" in interruption_message(tmp_path / "made")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_whoever_interrupts_leaves_the_work_of_others(tmp_path: Path) -> None:
     """A second process, interrupted while a first one writes."""
-    scratch = unfinished(tmp_path / "made")
+    scratch = staging_dir(tmp_path / "made")
     scratch.mkdir()
     (scratch / "model.writing").touch()
     with FileLock(scratch / LOCK):
-        interrupted(tmp_path / "made")
+        interruption_message(tmp_path / "made")
         assert (scratch / "model.writing").exists()
 
 
@@ -152,7 +152,7 @@ def test_a_link_is_not_filled(tmp_path: Path) -> None:
 
 
 def test_two_processes_do_not_make_the_same_folder(tmp_path: Path) -> None:
-    scratch = unfinished(tmp_path / "made")
+    scratch = staging_dir(tmp_path / "made")
     scratch.mkdir()
     with FileLock(scratch / LOCK):
         error = refusal(tmp_path / "made")

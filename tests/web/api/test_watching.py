@@ -143,7 +143,7 @@ def answered(settings: Settings, capsys: pytest.CaptureFixture[str]) -> str:
         httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers)
         httpx.post(f"{url}/v1/chat/completions", json={**body, "model": "a\nb"}, headers=headers)
         httpx.get(f"{url}/v1/x%0Ay", headers={**headers, "Authorization": "Bearer guessed-key"})
-    logs.say("a line of the program's own")
+    logs.print_status("a line of the program's own")
     return capsys.readouterr().out
 
 

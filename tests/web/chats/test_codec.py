@@ -96,8 +96,8 @@ def test_damaged_text_is_as_by_default(text: str) -> None:
 
 
 def test_halves_of_characters() -> None:
-    assert serialization.clean("a\ud83d\ude00b") == "a😀b"
-    assert serialization.clean("a\ud83db") == "a�b"
+    assert serialization.sanitize_text("a\ud83d\ude00b") == "a😀b"
+    assert serialization.sanitize_text("a\ud83db") == "a�b"
     assert serialization.read_settings({"system": "\ud83d"}).system == "�"
 
 
@@ -125,5 +125,5 @@ def test_values_like_the_defaults_are_still_of_the_right_kind() -> None:
 
 
 def test_nul_is_replaced() -> None:
-    assert serialization.clean("a\0b") == "a�b"
-    assert serialization.clean("字\0\ud83d") == "字��"
+    assert serialization.sanitize_text("a\0b") == "a�b"
+    assert serialization.sanitize_text("字\0\ud83d") == "字��"

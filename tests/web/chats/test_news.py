@@ -12,7 +12,7 @@ from tests.web.chats.world import ANNA, GREEDY, SECONDS, World, run, until
 from tests.web.postgres import cut_off, do
 from web.chats.cluster import postgres_replica as replica_module
 from web.chats.identity import Owner
-from web.chats.cluster.notifications import ReplicaEvent, NullBus, read, whose, written
+from web.chats.cluster.notifications import ReplicaEvent, NullBus, from_json, owner_digest, to_json
 from web.chats.cluster.postgres_replica import CHANNEL, Replica
 
 
@@ -26,7 +26,7 @@ def test_a_stop_that_comes_late(
     async def chat() -> None:
         here.talk.send(here.visit, "hello", GREEDY)
         chat = here.visit.chat or ""
-        here.talk.hear(ReplicaEvent(whose(ANNA), chat, "an earlier one"))
+        here.talk.hear(ReplicaEvent(owner_digest(ANNA), chat, "an earlier one"))
         (reply,) = here.replies.in_chat(chat)
         assert not reply.stopped
         here.keeping.others.follow(heard.append)
@@ -35,7 +35,7 @@ def test_a_stop_that_comes_late(
         there.keeping.others.tell(ReplicaEvent("last"))
         while ReplicaEvent("last") not in heard:
             await asyncio.sleep(0.01)
-        here.talk.hear(ReplicaEvent(whose(ANNA), chat, reply.message.id))
+        here.talk.hear(ReplicaEvent(owner_digest(ANNA), chat, reply.message.id))
         while here.replies.count:
             await asyncio.sleep(0.01)
 
@@ -77,11 +77,11 @@ def test_what_grows_is_drawn_where_it_is_seen(worlds: tuple[World, World]) -> No
     here.visits.saved(ANNA, "shown")
     here.visits.changed(ANNA)
     grew, changed = heard
-    assert "shown" not in written(grew)
+    assert "shown" not in to_json(grew)
     for news, drawn in ((grew, [True, False]), (changed, [True, True])):
         for visit in (tab, other):
             visit.changed.clear()
-        received = read(written(news))
+        received = from_json(to_json(news))
         assert received == news
         here.talk.hear(received)
         assert [visit.changed.is_set() for visit in (tab, other)] == drawn
@@ -133,7 +133,7 @@ def test_nobody_s_name_is_told(worlds: tuple[World, World], url: str) -> None:
         listening.execute(f"LISTEN {CHANNEL}")
         here.visits.changed(ANNA)
         (heard,) = listening.notifies(timeout=SECONDS, stop_after=1)
-    assert read(heard.payload) == ReplicaEvent(whose(ANNA))
+    assert from_json(heard.payload) == ReplicaEvent(owner_digest(ANNA))
     assert "anna" not in heard.payload
 
 
@@ -145,7 +145,7 @@ def test_what_strangers_tell_is_no_harm(worlds: tuple[World, World], url: str) -
         here.keeping.others.follow(heard.append)
         for payload in ("", "no JSON", "[]", "null", "{}", '{"owner": [1]}', '"x"', "[" * 7000):
             await asyncio.to_thread(do, url, f"NOTIFY {CHANNEL}, '{payload}'")
-        await asyncio.to_thread(do, url, f"NOTIFY {CHANNEL}, '{written(ReplicaEvent('good'))}'")
+        await asyncio.to_thread(do, url, f"NOTIFY {CHANNEL}, '{to_json(ReplicaEvent('good'))}'")
         while ReplicaEvent("good") not in heard:
             await asyncio.sleep(0.01)
 
@@ -167,6 +167,6 @@ def test_after_the_loop_has_ended(worlds: tuple[World, World]) -> None:
 
 
 def test_owners_with_halves_of_characters() -> None:
-    news = ReplicaEvent(whose("account:\ud83d"), "c" * 100)
-    assert read(written(news)) == news
+    news = ReplicaEvent(owner_digest("account:\ud83d"), "c" * 100)
+    assert from_json(to_json(news)) == news
     assert replace(news, stop="") != news

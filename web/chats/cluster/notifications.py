@@ -15,9 +15,9 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class ReplicaEvent:
-    """Of an owner, by `whose`: the chats have changed, or what is said in one is to stop.
+    """Of an owner, by `owner_digest`: the chats have changed, or what is said in one is to stop.
 
-    `chat` is a chat by `which`, if it is about that one alone; there, a reply only `grew`. `again`
+    `chat` is a chat by `chat_digest`, if it is about that one alone; there, a reply only `grew`. `again`
     asks everybody to tell once more what is to stop: who asks has heard nothing for a while.
     """
 
@@ -54,24 +54,24 @@ class NullBus:
 
 
 @lru_cache(maxsize=1024)
-def whose(owner: str) -> str:
+def owner_digest(owner: str) -> str:
     """What stands for an owner; an owner's name can be as good as a password."""
     return hashlib.sha256(owner.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def which(chat: str) -> str:
+def chat_digest(chat: str) -> str:
     """What stands for a chat, which need not be told either."""
     return hashlib.sha256(chat.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def written(news: ReplicaEvent) -> str:
+def to_json(news: ReplicaEvent) -> str:
     """As a text of less than 8000 bytes."""
     values = {one.name: getattr(news, one.name) for one in fields(news)}
     return json.dumps({name: value for name, value in values.items() if value or name == "owner"})
 
 
-def read(text: str) -> ReplicaEvent | None:
-    """What `written` wrote, in this version or another; None for what is of no use here."""
+def from_json(text: str) -> ReplicaEvent | None:
+    """What `to_json` wrote, in this version or another; None for what is of no use here."""
     try:
         value = json.loads(text)
         stop, message, chat = (str(value.get(name, "")) for name in ("stop", "message", "chat"))

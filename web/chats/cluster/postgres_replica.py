@@ -24,9 +24,9 @@ from sqlalchemy import text
 
 from web.chats.backoff import Backoff
 from web.chats.store.postgres_timeouts import BoundedConnection
-from web.chats.store.errors import told
-from web.chats.cluster.notifications import Hear, ReplicaEvent, read, written
-from web.chats.store.postgres import NOTICED, Postgres, reason, silence, told_at_start
+from web.chats.store.errors import translate_db_errors
+from web.chats.cluster.notifications import Hear, ReplicaEvent, from_json, to_json
+from web.chats.store.postgres import NOTICED, Postgres, reason, silence, translate_connect_errors
 from web.chats.cluster.file_lock import NAME
 
 CHANNEL = "linly_chats"
@@ -68,7 +68,7 @@ class Replica:
         self._tries = Backoff(RETRY_SECONDS, MAX_RETRY_SECONDS)
         self._refusals = Backoff(RETRY_SECONDS, MAX_RETRY_SECONDS)
         self._refused_until = self._read_at = 0.0
-        with told_at_start(postgres):
+        with translate_connect_errors(postgres):
             self._connection = self._connected()
         self._wake, self._woken = socket.socketpair()
         self._wake.setblocking(False)
@@ -87,7 +87,7 @@ class Replica:
         if not NAME.fullmatch(server):
             return False
         high, low = divmod(_key(server) % (1 << 64), 1 << 32)
-        with told(self._postgres, "read"), self._postgres.reading() as connection:
+        with translate_db_errors(self._postgres, "read"), self._postgres.reading() as connection:
             return connection.execute(HELD, {"high": high, "low": low}).first() is not None
 
     def tell(self, news: ReplicaEvent) -> None:
@@ -186,7 +186,7 @@ class Replica:
                 connection.execute("SELECT 1")  # whoever is idle may be cut off
                 self._read_at = time.monotonic() + READ_SECONDS
             for notify in connection.notifies(timeout=0):
-                news = read(notify.payload)
+                news = from_json(notify.payload)
                 if news is not None and notify.pid != connection.info.backend_pid:
                     self._take(news)
             self._wait(connection)
@@ -215,7 +215,7 @@ class Replica:
         if not waiting:
             return
         try:
-            connection.execute(TELL, [CHANNEL, [written(news) for news in waiting]])
+            connection.execute(TELL, [CHANNEL, [to_json(news) for news in waiting]])
         except psycopg.Error as error:
             if isinstance(error, psycopg.OperationalError):  # else it will never be taken
                 self._untold.extend((since, news) for news, since in waiting.items())

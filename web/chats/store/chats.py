@@ -22,7 +22,7 @@ from sqlalchemy import (
     update,
 )
 
-from web.chats.store.serialization import clean, settings_from, settings_text
+from web.chats.store.serialization import sanitize_text, settings_from, settings_text
 from web.chats.store.database import OWN_CHAT, Database, check_message, hold_chat
 from web.chats.store.errors import UnknownChatError
 from web.chats.store.models import Chat, ChatSettings
@@ -125,7 +125,7 @@ class Chats(Database):
         Raises:
             StoreError: also, if the search takes too long.
         """
-        query = clean(query[:MAX_LOOKED_AT].strip()[:MAX_QUERY])
+        query = sanitize_text(query[:MAX_LOOKED_AT].strip()[:MAX_QUERY])
         values = {"owner": owner, "limit": limit}
         if query:
             return self._search(query, values)
@@ -166,7 +166,7 @@ class Chats(Database):
             RequestError: the title is empty, or too long.
             UnknownChatError, StoreError
         """
-        title = clean(checked_title(title))
+        title = sanitize_text(checked_title(title))
         self._change(owner, chat, TITLE, title)
 
     def set_settings(self, owner: str, chat: str, settings: ChatSettings) -> None:
@@ -265,7 +265,7 @@ def insert_chat(connection: Connection, owner: str, chat: Chat) -> Chat:
 
 def storable_chat(chat: Chat) -> Chat:
     """The chat with a title that can be kept."""
-    return replace(chat, title=clean(one_line(chat.title))[:MAX_TITLE])
+    return replace(chat, title=sanitize_text(one_line(chat.title))[:MAX_TITLE])
 
 
 def chat_row(owner: str, chat: Chat, deleted: float | None = None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from sqlalchemy import Connection, bindparam, select
 
-from web.chats.store.errors import UnknownChatError, search_told, told
+from web.chats.store.errors import UnknownChatError, search_told, translate_db_errors
 from web.chats.store.sqlite import SqliteFile
 from web.chats.store.schema import CHATS, MESSAGES
 from web.chats.turns import Turns
@@ -76,12 +76,12 @@ class Database:
         Raises:
             StoreError: they cannot.
         """
-        with told(self.home, "saved"):
+        with translate_db_errors(self.home, "saved"):
             self.home.check()
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
-        with told(self.home, "read"), self.home.reading() as connection:
+        with translate_db_errors(self.home, "read"), self.home.reading() as connection:
             yield connection
 
     @contextmanager
@@ -97,13 +97,13 @@ class Database:
     @contextmanager
     def _once(self) -> Iterator[Connection]:
         """For a single statement that writes, in fewer steps than `_writing`."""
-        with told(self.home, "saved"), self.home.once() as connection:
+        with translate_db_errors(self.home, "saved"), self.home.once() as connection:
             yield connection
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
         """All of it happens, or nothing."""
-        with told(self.home, "saved"), self.home.writing() as connection:
+        with translate_db_errors(self.home, "saved"), self.home.writing() as connection:
             yield connection
 
     def _check_room(self, owner: str, chats: int = 0, size: int = 0) -> None:
@@ -119,7 +119,7 @@ class Database:
         self._usage.add(owner, chats, size)
 
     def _measured(self, owner: str) -> StorageUsage:
-        with told(self.home, "saved"), self.home.reading() as connection:
+        with translate_db_errors(self.home, "saved"), self.home.reading() as connection:
             return usage_from(connection.execute(USAGE, {"owner": owner}).one())
 
 

@@ -119,13 +119,13 @@ OWN_ERRORS = (ClosedError, StoreBusyError, MovedError, ReadOnlyError)
 
 @contextmanager
 def search_told(place: object) -> Iterator[None]:
-    """As `told`, for a search, which the database may have ended for its length.
+    """As `translate_db_errors`, for a search, which the database may have ended for its length.
 
     Raises:
         StoreError
     """
     try:
-        with told(place, "read"):
+        with translate_db_errors(place, "read"):
             yield
     except StoreError as error:
         cause = error.__cause__
@@ -135,7 +135,7 @@ def search_told(place: object) -> Iterator[None]:
 
 
 @contextmanager
-def told(place: object, deed: str) -> Iterator[None]:
+def translate_db_errors(place: object, deed: str) -> Iterator[None]:
     """Say what a database's errors mean. `place` is what it is called, `deed` what failed: opened,
     read or saved.
 
@@ -158,8 +158,8 @@ def _store_error(error: Exception, place: object, deed: str) -> StoreError:
         ("{error}", "Start the program again."),
     )
     diagnosis = getattr(getattr(cause, "diag", None), "message_primary", None)  # PostgreSQL's
-    told = reason.format(place=place, error=diagnosis or cause)
-    return StoreError(f"The chats cannot be {deed}: {told}", remedy.format(place=place))
+    translate_db_errors = reason.format(place=place, error=diagnosis or cause)
+    return StoreError(f"The chats cannot be {deed}: {translate_db_errors}", remedy.format(place=place))
 
 
 def _origin(error: BaseException) -> BaseException:

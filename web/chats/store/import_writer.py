@@ -18,7 +18,7 @@ from web.chats.store.chats import NEW as NEW_CHATS
 from web.chats.store.errors import StoreError
 from web.chats.transfer.import_file import Imported, ImportedChat
 from web.chats.store.messages import NEW as NEW_MESSAGES
-from web.chats.store.messages import message_row, storable
+from web.chats.store.messages import message_row, normalize_message
 from web.chats.store.models import Chat
 from web.chats.store.library import vote_row
 from web.chats.store.schema import VOTES, put
@@ -103,7 +103,7 @@ def _rows(
         chats.append(storable_chat(one.chat))
         yield "chats", chat_row(hidden["hidden"], chats[-1], hidden["since"])
         for message in one.messages:
-            yield "messages", message_row(one.chat.id, storable(message))
+            yield "messages", message_row(one.chat.id, normalize_message(message))
         for vote in one.votes:
             yield "votes", vote_row(vote)
 

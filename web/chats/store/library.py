@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Delete, Select, bindparam, delete, func, select
 
 from model.types import RequestError
-from web.chats.store.serialization import check_length, clean, sampling_from, sampling_text
+from web.chats.store.serialization import check_length, sanitize_text, sampling_from, sampling_text
 from web.chats.store.database import Database, hold_chat
 from web.chats.store.errors import UnknownChatError
 from web.chats.store.models import SavedPreset, Snippet, Vote
@@ -97,7 +97,7 @@ class LibraryTable(Database):
             RequestError: its name is empty, it is too long, or there is no room for it.
             StoreError
         """
-        name, text = checked_name(snippet.name), clean(snippet.text)
+        name, text = checked_name(snippet.name), sanitize_text(snippet.text)
         check_length(text)
         self._check_room(owner, size=len(text.encode()))
         with self._writing() as connection:
@@ -155,7 +155,7 @@ def checked_name(name: str) -> str:
     Raises:
         RequestError: nothing is left, or too much.
     """
-    name = clean(name.strip())
+    name = sanitize_text(name.strip())
     if not 1 <= len(name) <= MAX_NAME:
         raise RequestError(f"A name has 1 to {MAX_NAME} characters", "Choose another one.")
     return name

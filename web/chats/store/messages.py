@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Update, bindparam, insert, or_, select, updat
 from model.types import RequestError
 from web.chats.store.chats import CHANGED
 from web.chats.store.serialization import check_length as check_length  # `talk` has it from here
-from web.chats.store.serialization import clean, runs_from, runs_text
+from web.chats.store.serialization import sanitize_text, runs_from, runs_text
 from web.chats.store.database import Database, check_chat, check_message, hold_chat
 from web.chats.store.errors import ReplyBusyError, UnknownChatError
 from web.chats.store.models import ChatMessage, GenerationRun, MessageState
@@ -143,7 +143,7 @@ class Messages(Database):
                 comparison.
             StoreError
         """
-        message = storable(message)
+        message = normalize_message(message)
         self._check_room(owner, size=len(message.text.encode()))
         with self._writing() as connection:
             hold_chat(connection, owner, chat)
@@ -201,7 +201,7 @@ class Messages(Database):
         Raises:
             StoreError
         """
-        self._go_on(SAY, message, server, clean(text))
+        self._go_on(SAY, message, server, sanitize_text(text))
 
     def save_runs(self, message: str, runs: tuple[GenerationRun, ...], server: str = "") -> None:
         """How a reply is made. Nothing happens if it has ended, or another server writes it.
@@ -223,8 +223,8 @@ class Messages(Database):
             StoreError
         """
         ended = {
-            "message": message.id, "writer": server, "said": clean(message.text),
-            "how": message.state.value, "why": clean(message.error),
+            "message": message.id, "writer": server, "said": sanitize_text(message.text),
+            "how": message.state.value, "why": sanitize_text(message.error),
             "made": runs_text(message.runs),
         }  # fmt: skip
         with self._once() as connection:
@@ -248,28 +248,28 @@ class Messages(Database):
             return connection.execute(INTERRUPT, {"dead": dead}).rowcount
 
 
-def storable(message: ChatMessage) -> ChatMessage:
+def normalize_message(message: ChatMessage) -> ChatMessage:
     """The message with text that can be encoded.
 
     Raises:
         RequestError: its text is too long.
     """
-    text = clean(message.text)
+    text = sanitize_text(message.text)
     check_length(text)
-    return replace(message, text=text, error=clean(message.error))
+    return replace(message, text=text, error=sanitize_text(message.error))
 
 
 def insert_messages(
     connection: Connection, chat: str, messages: Iterable[ChatMessage], server: str = ""
 ) -> None:
-    """Within a transaction. The messages are `storable`."""
+    """Within a transaction. The messages are `normalize_message`."""
     rows = [message_row(chat, message, server) for message in messages]
     if rows:
         connection.execute(NEW, rows)
 
 
 def message_row(chat: str, message: ChatMessage, server: str = "") -> dict[str, Any]:
-    """What `NEW` takes. The message is `storable`."""
+    """What `NEW` takes. The message is `normalize_message`."""
     return {
         "id": message.id, "parent": message.parent, "role": message.role, "text": message.text,
         "state": message.state.value, "created": message.created, "error": message.error,

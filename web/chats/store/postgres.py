@@ -19,7 +19,7 @@ from sqlalchemy.exc import InvalidatePoolError
 
 from web.chats.store import migrations
 from web.chats.store.postgres_timeouts import BoundedConnection, has_something
-from web.chats.store.errors import ClosedError, ReadOnlyError, StoreError, told
+from web.chats.store.errors import ClosedError, ReadOnlyError, StoreError, translate_db_errors
 from web.chats.store.migrations import POSTGRES, statements
 from web.chats.store.sqlite import APPLICATION, BUSY_SECONDS, OPEN_SECONDS
 
@@ -65,7 +65,7 @@ class Postgres:
         self._shut_until = 0.0
         self._closed = False
         self._patience = threading.local()  # `seconds` that this thread waits for the server
-        with told_at_start(self):
+        with translate_connect_errors(self):
             self._unbound().close()
         self._engine = create_engine(
             "postgresql+psycopg://", creator=self._patiently, hide_parameters=True,
@@ -76,7 +76,7 @@ class Postgres:
         event.listen(self._engine, "checkout", self._check_alive)
         self._looking = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         try:
-            with told(self, "opened"):
+            with translate_db_errors(self, "opened"):
                 self._open()
         except BaseException:
             self.close()
@@ -257,7 +257,7 @@ class Postgres:
 
 
 @contextmanager
-def told_at_start(place: object) -> Iterator[None]:
+def translate_connect_errors(place: object) -> Iterator[None]:
     """Say why there is no connection, to whoever starts the program.
 
     Raises:

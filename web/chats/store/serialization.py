@@ -119,7 +119,7 @@ def _runs(text: str) -> tuple[GenerationRun, ...]:
     return tuple(read_run(value) for value in values) if isinstance(values, list) else ()
 
 
-def clean(text: str) -> str:
+def sanitize_text(text: str) -> str:
     """Text that can be encoded and kept: halves of characters are joined, or become "�", and so
     does NUL, which PostgreSQL does not know."""
     try:
@@ -191,7 +191,7 @@ def _text(value: object, strict: bool) -> str:
         raise TypeError
     if strict and len(value) > MAX_SETTING:
         raise ValueError
-    return clean(value)
+    return sanitize_text(value)
 
 
 def _texts(value: object, strict: bool) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import Connection, QueuePool, StaticPool, create_engine
 
 from web.chats.store import migrations
-from web.chats.store.errors import StoreBusyError, ClosedError, MovedError, StoreError, told
+from web.chats.store.errors import StoreBusyError, ClosedError, MovedError, StoreError, translate_db_errors
 from web.chats.fair_lock import FairLock
 from web.chats.store.migrations import SQLITE, statements
 from web.chats.store.search import folded_holds
@@ -155,7 +155,7 @@ def open_database(path: Path) -> sqlite3.Connection:
         StoreError: it cannot be opened or written, is none of ours, or is newer than the program.
     """
     _make_file(path)
-    with told(path, "opened"):
+    with translate_db_errors(path, "opened"):
         connection = sqlite3.connect(
             path, timeout=OPEN_SECONDS, isolation_level=None, check_same_thread=False
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.types import RequestError
-from web.chats.store.serialization import MAX_SETTING, clean
+from web.chats.store.serialization import MAX_SETTING, sanitize_text
 from web.chats.foreign import (
     PROGRAMS,
     Turn,
@@ -24,7 +24,7 @@ from web.chats.foreign import (
 from web.chats.transfer.json_reader import JsonError, JsonReader
 from web.chats.native import new_id, read_chat
 from web.chats.store.models import Chat, ChatMessage, ChatSettings, Vote
-from web.chats.shapes import NoExportError, field
+from web.chats.shapes import NoExportError, require_field
 from web.chats.titles import one_line, title_for
 
 FORMAT = "linly-chats"
@@ -117,7 +117,7 @@ def _chats(reader: JsonReader) -> Iterator[ImportedChat]:
 def _chats_of(value: dict[str, Any]) -> Iterator[ImportedChat]:
     if "format" in value:
         _check_format(value)
-        yield from (ImportedChat(*read_chat(raw)) for raw in field(value, "chats", list))
+        yield from (ImportedChat(*read_chat(raw)) for raw in require_field(value, "chats", list))
     elif "messages" in value:
         yield _foreign(value, message_turns(value))
     else:
@@ -128,13 +128,13 @@ def _chats_of(value: dict[str, Any]) -> Iterator[ImportedChat]:
 def _check_format(value: dict[str, Any]) -> None:
     if value["format"] != FORMAT:
         raise NoExportError("its format is another program's")
-    if not 1 <= field(value, "version", int) <= VERSION:
+    if not 1 <= require_field(value, "version", int) <= VERSION:
         raise RequestError("The file is of a newer version of this program", "Update the program.")
 
 
 def _foreign(value: dict[str, Any], turns: list[Turn]) -> ImportedChat:
     """A chat without branches. A system prompt at its beginning becomes the chat's."""
-    system = clean(field(value, "system", str, ""))
+    system = sanitize_text(require_field(value, "system", str, ""))
     if turns and turns[0][0] == "system":
         system, turns = turns[0][1], turns[1:]
     if len(system) > MAX_SETTING:
@@ -148,7 +148,7 @@ def _foreign(value: dict[str, Any], turns: list[Turn]) -> ImportedChat:
     for role, text in turns:
         parent = messages[-1].id if messages else None
         messages.append(ChatMessage(new_id(), parent, role, text, created=now))
-    title = clean(one_line(field(value, "title", str, ""))) or title_for(messages[0].text)
+    title = sanitize_text(one_line(require_field(value, "title", str, ""))) or title_for(messages[0].text)
     settings = ChatSettings(system=system)
     chat = Chat(new_id(), title, now, now, messages[-1].id, settings)
     return ImportedChat(chat, tuple(messages))

@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints
 
 from model.types import LinlyError
 from web.chats.tab_sessions import TabSession
-from web.i18n import say
+from web.i18n import translate
 from web.i18n.refusals import refused
 from web.ui.choices import AUTOMATIC
 from web.ui.controls import Updates
@@ -77,7 +77,7 @@ class TrainActions:
                 form.train_rate or None, form.train_description or "", bool(form.train_inputs),
             ))  # fmt: skip
         except TrainingRequestError as error:
-            return self._notice(say(visit.language, error.key))
+            return self._notice(translate(visit.language, error.key))
         except LinlyError as error:
             return self._notice(refused(str(error), visit.language))
         return {self.layout.notice: gr.update(visible=False), **self.updates(visit)}
@@ -102,15 +102,15 @@ class TrainActions:
         known = [(t.description or t.name, t.name) for t in self.desk.manager.templates()]
         return {
             **relabel(ui, language),
-            ui.tab: gr.update(label=say(language, "train"), visible=True),
+            ui.tab: gr.update(label=translate(language, "train"), visible=True),
             ui.template: gr.update(
-                choices=[(say(language, "train_template_auto"), AUTOMATIC), *known],
-                label=say(language, "template"),
+                choices=[(translate(language, "train_template_auto"), AUTOMATIC), *known],
+                label=translate(language, "template"),
             ),
-            ui.start: gr.update(value=say(language, "train_start"), visible=not running),
-            ui.cancel: gr.update(value=say(language, "train_cancel"), visible=running),
+            ui.start: gr.update(value=translate(language, "train_start"), visible=not running),
+            ui.cancel: gr.update(value=translate(language, "train_cancel"), visible=running),
             ui.chat: gr.update(
-                value=say(language, "train_chat"), visible=job is not None and job.phase == "done"
+                value=translate(language, "train_chat"), visible=job is not None and job.phase == "done"
             ),
             ui.job: job_view(job, language),
         }  # fmt: skip

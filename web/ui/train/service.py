@@ -12,7 +12,7 @@ from model.config.settings import Settings
 from model.types import LinlyError, NotReadyError
 from training.job import Job, TrainingRunner
 from training.preview import Preview, preview
-from training.run_folder import refuse_taken
+from training.run_folder import check_destination
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 CUTOFF = 512  # tokens, as finetune.py has it by default
@@ -97,7 +97,7 @@ class TrainingService:
         if not NAME.fullmatch(wanted.name):
             raise TrainingRequestError("train_bad_name")
         folder = self.settings.adapters_dir / wanted.name
-        refuse_taken(folder)
+        check_destination(folder)
         self.trainings.start(wanted.name, folder, flags(self.settings, wanted, folder))
 
     def cancel(self) -> None:

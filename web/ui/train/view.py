@@ -7,7 +7,7 @@ from html import escape
 
 from training.job import Job
 from training.preview import Piece, Preview
-from web.i18n import say
+from web.i18n import translate
 from web.i18n.refusals import refused
 
 WIDTH, HEIGHT, MARGIN = 640, 180, 34
@@ -17,12 +17,12 @@ Points = Sequence[tuple[int, float]]
 
 def data_view(shown: Preview, language: str) -> str:
     """The first chats: what is learned is marked, the rest is only read."""
-    head = escape(say(language, "train_counts", count=shown.count, tokens=round(shown.mean_tokens)))
-    legend = f"<mark>{escape(say(language, 'train_learned'))}</mark>"
-    parts = [f"<p>{head} {legend} {escape(say(language, 'train_read'))}</p>"]
+    head = escape(translate(language, "train_counts", count=shown.count, tokens=round(shown.mean_tokens)))
+    legend = f"<mark>{escape(translate(language, 'train_learned'))}</mark>"
+    parts = [f"<p>{head} {legend} {escape(translate(language, 'train_read'))}</p>"]
     if shown.bad:
         reasons = refused(shown.reasons, language)
-        bad = say(language, "train_bad_rows", bad=shown.bad, reasons=reasons)
+        bad = translate(language, "train_bad_rows", bad=shown.bad, reasons=reasons)
         parts.append(f"<p class='warn'>{escape(bad)}</p>")
     parts += [f"<pre>{''.join(map(_piece, chat))}</pre>" for chat in shown.chats]
     return "".join(parts)
@@ -47,17 +47,17 @@ def job_view(job: Job | None, language: str) -> str:
 
 def _state(job: Job, language: str) -> str:
     if job.running and job.cancelling:
-        return say(language, "train_cancelling")
+        return translate(language, "train_cancelling")
     if job.running:
-        return say(language, f"train_stage_{job.stage}")
-    return say(language, f"train_{job.phase}", text=refused(job.text, language))
+        return translate(language, f"train_stage_{job.stage}")
+    return translate(language, f"train_{job.phase}", text=refused(job.text, language))
 
 
 def _bar(job: Job, language: str) -> str:
     step = job.step
     if step is None:
         return "<progress></progress>"
-    told = say(
+    told = translate(
         language, "train_step", step=step.step, steps=step.steps, loss=f"{step.loss:.3f}",
         speed=round(step.tokens_per_second), minutes=int(step.seconds_left // 60),
         seconds=f"{int(step.seconds_left % 60):02}",
@@ -86,9 +86,9 @@ def _curve(job: Job, language: str) -> str:
         f"<text x='{MARGIN}' y='{MARGIN - 8}'>{top:.1f}</text>"
         f"<text x='{MARGIN}' y='{HEIGHT - MARGIN + 16}'>0</text>"
         f"<text x='{WIDTH - MARGIN}' y='{HEIGHT - MARGIN + 16}' text-anchor='end'>"
-        f"{escape(say(language, 'train_steps', steps=last))}</text>"
+        f"{escape(translate(language, 'train_steps', steps=last))}</text>"
     )
-    title = escape(say(language, "train_curve"))
+    title = escape(translate(language, "train_curve"))
     return (
         f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img' aria-label='{title}'>"
         f"<title>{title}</title>"
@@ -96,6 +96,6 @@ def _curve(job: Job, language: str) -> str:
         f"<polyline points='{learned}' class='learned'/>"
         f"<polyline points='{measured}' class='measured'/>"
         f"<g class='measured'>{dots}</g>{labels}</svg>"
-        f"<p class='note'><span class='learned'>—</span> {escape(say(language, 'train_loss'))} "
-        f"<span class='measured'>●</span> {escape(say(language, 'train_held_out'))}</p>"
+        f"<p class='note'><span class='learned'>—</span> {escape(translate(language, 'train_loss'))} "
+        f"<span class='measured'>●</span> {escape(translate(language, 'train_held_out'))}</p>"
     )
