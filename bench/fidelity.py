@@ -157,7 +157,7 @@ def _eight_bits(path: Path, lora_model: Path | None, windows: Tensor) -> Iterato
     if supported("cpu", "8bit"):
         folder = build_folder(user_cache_path(APP_NAME))
         rows = windows.shape[1]
-        model.use(make_decoder(folder, model, torch.get_num_threads(), rows, len(windows)))
+        model.set_decoder(make_decoder(folder, model, torch.get_num_threads(), rows, len(windows)))
     lora = None if lora_model is None else _lora(lora_model, path, model)
     half = windows.shape[1] // 2
     caches = [SequenceCache(model.cache_format) for _ in windows]

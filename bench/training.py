@@ -127,7 +127,7 @@ def _job(flags: Sequence[str], scratch: Path) -> dict[str, object]:
         "base": str(ground.folder.path),
         "dtype": computer.dtype,
         "threads": available_cores(),
-        "recipe": material.recipe.told(),
+        "recipe": material.recipe.to_json(),
         "interval": plan.interval,
         "learned": dataset(material.learned),
         "held_out": dataset(material.held_out),

@@ -217,7 +217,7 @@ class Detokenizer(Protocol):
 
     def flush(self) -> str: ...
 
-    def piece(self, token_id: int) -> str: ...
+    def token_text(self, token_id: int) -> str: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,7 +247,7 @@ class EngineRequest:
     detokenizer: Detokenizer
     adapter: PreparedAdapter | None = None
     adapter_scale: float = 1.0
-    pieces: int | None = None
+    vocab_size: int | None = None
     so_far: str = ""
     read_only: bool = False
     affinity: str = ""

@@ -110,7 +110,7 @@ class Answerer:
     """Answers rows, `width` of them at the same time; the others wait here."""
 
     manager: ModelManager
-    wishes: RequestDefaults
+    defaults: RequestDefaults
     width: int
 
     def __post_init__(self) -> None:
@@ -133,7 +133,7 @@ class Answerer:
                 return failed(row, error_sentence(error))
 
     async def _reply(self, row: BatchRow) -> Result:
-        wishes = replace(self.wishes, sampling=_seeded(self.wishes.sampling, row.number))
+        wishes = replace(self.defaults, sampling=_seeded(self.defaults.sampling, row.number))
         template = self.manager.template_for(wishes.adapter, wishes.template)
         request = wishes.request(row.written(template), drop_oldest=False)
         text = ""

@@ -27,13 +27,13 @@ class TerminalChat:
 
     manager: ModelManager
     screen: Console
-    wishes: RequestDefaults
+    defaults: RequestDefaults
     turns: tuple[Message, ...] = ()
 
     def ask(self, text: str) -> bool:
         """Answer `text`; False if nothing came, and the question is not part of the chat either."""
         question = Message("user", text)
-        request = self.wishes.request((*self.turns, question), drop_oldest=True)
+        request = self.defaults.request((*self.turns, question), drop_oldest=True)
         reply = _Reply(self.manager, self.screen)
         try:
             asyncio.run(reply.stream(request))

@@ -64,13 +64,13 @@ def _adapter(chat: TerminalChat, name: str) -> None:
     if not name:
         _list(chat, list(found.values()))
     elif name in found:
-        chat.wishes = replace(chat.wishes, adapter=_usable(found[name]).name)
-        chat.screen.say(f"{name} answers from now on.")
+        chat.defaults = replace(chat.wishes, adapter=_usable(found[name]).name)
+        chat.screen.print(f"{name} answers from now on.")
         for warning in found[name].warnings:
             chat.screen.complain(f"{warning.message().rstrip('.')}. {warning.remedy()}")
     elif name in BASE:
-        chat.wishes = replace(chat.wishes, adapter=None)
-        chat.screen.say("The base answers from now on.")
+        chat.defaults = replace(chat.wishes, adapter=None)
+        chat.screen.print("The base answers from now on.")
     else:
         ready = [adapter.name for adapter in found.values() if adapter.ready]
         close = did_you_mean(name, [*ready, *BASE], "/adapter lists them.")
@@ -89,8 +89,8 @@ def _list(chat: TerminalChat, adapters: list[Adapter]) -> None:
     rows = [(None, "base", base), *((one.name, one.name, _verdict(one)) for one in adapters)]
     width = max(len(shown) for _, shown, _ in rows)
     for name, shown, about in rows:
-        mark = "*" if name == chat.wishes.adapter else " "
-        chat.screen.say(f"{mark} {shown:{width}}  {about}".rstrip())
+        mark = "*" if name == chat.defaults.adapter else " "
+        chat.screen.print(f"{mark} {shown:{width}}  {about}".rstrip())
 
 
 def _verdict(adapter: Adapter) -> str:
@@ -102,13 +102,13 @@ def _verdict(adapter: Adapter) -> str:
 
 def _system(chat: TerminalChat, text: str) -> None:
     if text == "none":
-        chat.wishes = replace(chat.wishes, system="")
-        chat.screen.say("The system prompt is the model's own.")
+        chat.defaults = replace(chat.wishes, system="")
+        chat.screen.print("The system prompt is the model's own.")
     elif text:
-        chat.wishes = replace(chat.wishes, system=text)
-        chat.screen.say("The system prompt is set, for this chat's next reply on.")
+        chat.defaults = replace(chat.wishes, system=text)
+        chat.screen.print("The system prompt is set, for this chat's next reply on.")
     else:
-        chat.screen.say(chat.wishes.system or "The system prompt is the model's own.")
+        chat.screen.print(chat.defaults.system or "The system prompt is the model's own.")
 
 
 def _save(chat: TerminalChat, name: str) -> None:
@@ -116,22 +116,22 @@ def _save(chat: TerminalChat, name: str) -> None:
         raise LinlyError("/save needs a file", "Write /save chats.jsonl, for example.")
     if not chat.turns:
         raise LinlyError("There is nothing to save yet", "Ask something first.")
-    system = (Message("system", chat.wishes.system),) if chat.wishes.system else ()
+    system = (Message("system", chat.defaults.system),) if chat.wishes.system else ()
     path = Path(name).expanduser()
     number = save_chat(path, (*system, *chat.turns))
-    chat.screen.say(f"Saved as chat {number} of {path}.")
+    chat.screen.print(f"Saved as chat {number} of {path}.")
 
 
 def _reset(chat: TerminalChat, _: str) -> None:
     chat.turns = ()
-    chat.screen.say("A new chat begins.")
+    chat.screen.print("A new chat begins.")
 
 
 def _help(chat: TerminalChat, _: str) -> None:
     for command in commands().values():
-        chat.screen.say(f"{command.usage:16}  {command.about}")
-    chat.screen.say("//TEXT            send a message that begins with a slash")
-    chat.screen.say("Ctrl-C stops a reply.")
+        chat.screen.print(f"{command.usage:16}  {command.about}")
+    chat.screen.print("//TEXT            send a message that begins with a slash")
+    chat.screen.print("Ctrl-C stops a reply.")
 
 
 def _quit(*_: object) -> None:

@@ -59,7 +59,7 @@ class TerminalOptions:
 
     settings: Settings
     lora_model: str | None
-    wishes: RequestDefaults
+    defaults: RequestDefaults
     batch: bool
     data_file: Path | None
     output_file: Path | None

@@ -25,7 +25,7 @@ def run(options: TerminalOptions, wishes: RequestDefaults, load: Load) -> int:
     with running_manager(options.settings, wishes, load, screen) as manager:
         status = manager.status()
         who = f"{wishes.adapter} on {status.base_model}" if wishes.adapter else status.base_model
-        screen.say(f"{who} is ready. /help lists the commands, Ctrl-D ends the chat.")
+        screen.print(f"{who} is ready. /help lists the commands, Ctrl-D ends the chat.")
         converse(TerminalChat(manager, screen, wishes), line_reader(options.settings.data_dir / HISTORY))
     return 0
 
@@ -40,7 +40,7 @@ def converse(chat: TerminalChat, read: Read) -> None:
         except EOFError:
             return
         except KeyboardInterrupt:
-            chat.screen.say("")
+            chat.screen.print("")
             typed = ""
         except UnicodeError:
             chat.screen.complain("That was not UTF-8 text.")

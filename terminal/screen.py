@@ -30,7 +30,7 @@ class Console:
         self.out.write(text.translate(CONTROLS))
         self.out.flush()
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
         self.write(f"{line}\n")
 
     def remark(self, line: str) -> None:

@@ -40,7 +40,7 @@ def validate(options: TerminalOptions) -> tuple[RequestDefaults, Load]:
         LinlyError: the adapter, the template or the base cannot be used, as far as that can be
             said before the base is read.
     """
-    settings, wishes = options.settings, options.wishes
+    settings, wishes = options.settings, options.defaults
     adapter = _adapter(options)
     _refuse_unknown(wishes.template, [OWN_TEMPLATE, *load_templates(settings.prompts_dir)])
     check_early(settings)
@@ -109,7 +109,7 @@ def _warn(manager: ModelManager, wishes: RequestDefaults, screen: Console) -> No
             for warning in adapter.warnings:
                 message = warning.message().rstrip(".")
                 screen.complain(f"The adapter {adapter.name}: {message}. {warning.remedy()}")
-    if not manager.tuned and wishes.adapter is None and wishes.template is None:
+    if not manager.has_chat_template and wishes.adapter is None and wishes.template is None:
         screen.complain(
             "This base has no chat template: it was probably not tuned for conversation and may "
             "answer badly. Pass --lora_model or --prompt_template."

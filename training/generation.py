@@ -63,7 +63,7 @@ class GreedyGenerator:
 
     def _text(self, ids: list[int]) -> str:
         end = next((at for at, token in enumerate(ids) if token in self.eos_ids), len(ids))
-        text = self.tokenizer.decode([i for i in ids[:end] if i < self.tokenizer.pieces])
+        text = self.tokenizer.decode([i for i in ids[:end] if i < self.tokenizer.vocab_size])
         for stop in self.template.stop:
             text = text.partition(stop)[0]
         return text.rstrip(REPLACEMENT).strip()  # the last character may be cut in two

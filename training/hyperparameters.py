@@ -43,7 +43,7 @@ class Hyperparameters:
         """Micro-batches for each optimizer step."""
         return self.batch_size // self.micro_batch_size
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """For JSON."""
         return {**asdict(self), "lora_target_modules": list(self.lora_target_modules)}
 

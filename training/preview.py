@@ -72,6 +72,6 @@ def _text(ids: Sequence[int], tokenizer: Tokenizer) -> str:
     """With the control tokens, which a tokenizer leaves out of text."""
     groups = groupby(ids, key=tokenizer.is_control)
     return "".join(
-        "".join(map(tokenizer.piece, group)) if control else tokenizer.decode(list(group))
+        "".join(map(tokenizer.token_text, group)) if control else tokenizer.decode(list(group))
         for control, group in groups
     )

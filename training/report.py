@@ -56,15 +56,15 @@ class TrainingResult:
         return self.base_loss, self.adapter_loss
 
     @property
-    def fall(self) -> float | None:
+    def loss_reduction(self) -> float | None:
         """By which share of the base's the held-out loss has fallen."""
         return 1 - self.losses[1] / self.losses[0] if self.losses and self.losses[0] else None
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """For the card: what a reader of the adapter may want to know."""
         return {
             "data": {"name": self.origin.data_name, "sha256": self.origin.data_digest},
-            "hyperparameters": self.recipe.told(),
+            "hyperparameters": self.recipe.to_json(),
             "dtype": self.origin.dtype,
             "chats": {"learned": self.learned, "held_out": self.held_out},
             "steps": self.steps,
@@ -83,7 +83,7 @@ def write_results(folder: Path, outcome: TrainingResult) -> None:
         "description": origin.description,
         "base_model": origin.base_model,
         "fingerprint": list(origin.fingerprint),
-        "training": outcome.told(),
+        "training": outcome.to_json(),
     }
     _write_json(folder / CARD, card)
     _write_json(folder / FIGURES, {"steps": outcome.history, "held_out": outcome.measured})
@@ -124,7 +124,7 @@ def losses(outcome: TrainingResult) -> str:
     if outcome.losses is None:
         return "not measured: nothing was held out"
     base, adapter = outcome.losses
-    fall = f" ({-outcome.fall:+.0%})" if outcome.fall is not None else ""
+    fall = f" ({-outcome.loss_reduction:+.0%})" if outcome.fall is not None else ""
     return f"{base:.3f} of the base, {adapter:.3f} of the adapter{fall}"
 
 

@@ -56,7 +56,7 @@ def _identity(ground: BaseContext, material: TrainingData, machine: ComputeConfi
         "base_model": ground.name,
         "data": material.data.digest,
         "template": ground.template_name,
-        **material.recipe.told(),
+        **material.recipe.to_json(),
         "dtype": machine.dtype,
         "quantization": machine.quantization,
         "base": fingerprint(ground.folder),

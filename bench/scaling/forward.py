@@ -114,7 +114,7 @@ def random_lora(model: Llama, seed: int) -> Lora:
         for name, (inputs, outputs) in model.shape.linear_sizes.items():
             a = torch.randn(RANK, inputs, generator=generator) * SPREAD
             b = torch.randn(outputs, RANK, generator=generator) * SPREAD
-            pairs[layer, name] = model.own_pair(a, b, 1.0)
+            pairs[layer, name] = model.make_lora_pair(a, b, 1.0)
     return Lora(pairs)
 
 

@@ -42,7 +42,7 @@ def serving(source: Source, loading: Loading, options: Options, threads: int) ->
     # The program's own cache: compiled code does not depend on the model.
     folder = build_folder(user_cache_path(APP_NAME))
     decoder = make_decoder(folder, model, threads, PREFILL_CHUNK, spans)
-    model.use(decoder)
+    model.set_decoder(decoder)
     try:
         yield model
     finally:

@@ -64,7 +64,7 @@ def _next_token(
     lora = adapter_files.load(adapter, model)
 
     def next_token(span: SequenceSlice) -> Tensor:
-        logits = model.forward([span])[0, : tokenizer.pieces]
+        logits = model.forward([span])[0, : tokenizer.vocab_size]
         return logits.double().log_softmax(-1)
 
     alone = next_token(SequenceSlice(ids, SequenceCache(model.cache_format)))

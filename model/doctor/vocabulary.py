@@ -42,8 +42,8 @@ def check_vocabulary(
         raise adapter_error("adapter_half_vocabulary", rows=max(rows), base=base.rows)
     if tokenizer is None:
         raise adapter_error("adapter_no_tokenizer", rows=max(rows), base=base.rows)
-    if tokenizer.pieces != max(rows):
-        raise adapter_error("adapter_tokenizer_size", rows=max(rows), pieces=tokenizer.pieces)
+    if tokenizer.vocab_size != max(rows):
+        raise adapter_error("adapter_tokenizer_size", rows=max(rows), pieces=tokenizer.vocab_size)
     yield finding("adapter_vocabulary", rows=max(rows), base=base.rows)
 
 

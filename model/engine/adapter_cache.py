@@ -52,7 +52,7 @@ class AdapterCache:
         """Memory of what is resident, in bytes."""
         return sum(resident.lora.nbytes for resident in tuple(self._resident.values()))
 
-    def get(self, name: str, digest: str) -> LoadedAdapter:
+    def acquire(self, name: str, digest: str) -> LoadedAdapter:
         """An adapter's weights as of `digest`; loads them, or waits for whoever does.
 
         Raises:
@@ -63,7 +63,7 @@ class AdapterCache:
             resident = self._resident.get(name)
             if resident and resident.digest == digest:
                 self._resident.move_to_end(name)
-                return resident.lent(name)
+                return resident.handle(name)
             loading = self._loading.get(key)
             if loading:
                 mine = False
@@ -73,7 +73,7 @@ class AdapterCache:
             self._fill(key, loading)
         return loading.result()
 
-    def drop(self, name: str) -> None:
+    def evict(self, name: str) -> None:
         """Let an adapter's weights go, if they are here; whoever holds them keeps them."""
         with self._lock:
             self._resident.pop(name, None)
@@ -96,7 +96,7 @@ class AdapterCache:
         self.loads += 1
         self._resident[name] = _Resident(digest, lora)
         self._resident.move_to_end(name)
-        adapter = self._resident[name].lent(name)
+        adapter = self._resident[name].handle(name)
         for other in list(self._resident):
             if self._budget is None or self.nbytes <= self._budget:
                 break
@@ -118,7 +118,7 @@ class _Resident:
     def used(self) -> bool:
         return self._lent is not None and self._lent() is not None
 
-    def lent(self, name: str) -> LoadedAdapter:
+    def handle(self, name: str) -> LoadedAdapter:
         """The one LoadedAdapter for all who use it now."""
         adapter = self._lent() if self._lent else None
         if adapter is None:

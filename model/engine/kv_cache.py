@@ -52,7 +52,7 @@ class SequenceCache:
         keys = self._k[layer].transpose(-1, -2).flatten(1, 2)
         return keys[:, :end], self._v[layer, :, :end]
 
-    def place(self, needed: int) -> KVPointers:
+    def pointers(self, needed: int) -> KVPointers:
         """Where keys and values lie, with room for `needed` positions."""
         self.reserve(needed)
         return self._place
@@ -66,11 +66,11 @@ class SequenceCache:
         """Count `new` positions that every layer has stored."""
         self.length += new
 
-    def retreat(self, count: int) -> None:
+    def rollback(self, count: int) -> None:
         """Forget the last `count` positions."""
         self.length -= count
 
-    def trim(self) -> None:
+    def shrink(self) -> None:
         """Give back the room that is not filled, where it is most of it: it costs a copy."""
         if self.capacity > 2 * self.length:
             self._resize(-(-self.length // self._block) * self._block)

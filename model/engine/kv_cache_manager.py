@@ -49,11 +49,11 @@ class KVCacheManager:
         """What the running sequences and the kept ones take."""
         return self._idle.nbytes + sum(sequence.cache.nbytes for sequence in running)
 
-    def empty(self) -> SequenceCache:
+    def new_cache(self) -> SequenceCache:
         """Keys and values of nothing, which take no memory."""
         return SequenceCache(self._form)
 
-    def begin(self, sequence: Sequence, running: Seq[Sequence]) -> bool:
+    def allocate(self, sequence: Sequence, running: Seq[Sequence]) -> bool:
         """Give a sequence room for its tokens and a step more, with what is known of them.
 
         False: it does not fit beside the `running` ones, whatever else goes.
@@ -70,7 +70,7 @@ class KVCacheManager:
         sequence.begin(cache)
         return True
 
-    def grow(self, sequence: Sequence, running: Seq[Sequence]) -> bool:
+    def extend(self, sequence: Sequence, running: Seq[Sequence]) -> bool:
         """Room for one position more; False if there is none while the `running` ones stay."""
         cache = sequence.cache
         if cache.length < cache.capacity:
@@ -101,22 +101,22 @@ class KVCacheManager:
         if length >= sequence.cache.length + LEAST:
             sequence.copy_beginning(cache, length)
 
-    def holds(self, sequence: Sequence) -> bool:
+    def contains(self, sequence: Sequence) -> bool:
         """Whether all of its tokens are kept already."""
         return self._idle.holds(sequence.key, sequence.token_array())
 
-    def keep(self, sequence: Sequence) -> None:
+    def retain(self, sequence: Sequence) -> None:
         """Keep what a sequence has computed that ended or gave way; nothing after an error."""
         cache, failed = sequence.cache, sequence.reason is FinishReason.ERROR
         if self._budget is None or failed or not cache.length:
             return
         try:
-            cache.trim()
+            cache.shrink()
         except (MemoryError, RuntimeError):
             return  # memory is too short to keep anything
         self._idle.put(PrefixEntry(sequence.key, sequence.token_array()[: cache.length], cache))
 
-    def forget(self) -> bool:
+    def clear(self) -> bool:
         """Drop all that is kept; whether there was anything."""
         had = len(self._idle) > 0
         self._idle.clear()
@@ -125,19 +125,19 @@ class KVCacheManager:
     def _wanted(self, sequence: Sequence) -> int:
         """Positions for the tokens, and for a step more where the whole budget has that much."""
         tokens = len(sequence.tokens)
-        least, wanted = rounded(tokens), rounded(tokens + min(GROWTH, sequence.left))
+        least, wanted = rounded(tokens), rounded(tokens + min(GROWTH, sequence.remaining_tokens))
         most = self.most_positions
         return wanted if most is None else max(least, min(wanted, most))
 
     def _claimed(self, match: PrefixMatch | None) -> SequenceCache:
         """The entry's own memory where the prompt continues it; else empty, to be filled."""
         if match is None:
-            return self.empty()
-        if match.whole:
+            return self.new_cache()
+        if match.is_complete:
             return self._idle.take(match.entry)
         # Somebody may come back to what follows; if there is no room, it goes, but as the last.
         self._idle.touch(match.entry)
-        return self.empty()
+        return self.new_cache()
 
     def _fits(self, nbytes: int, running: Seq[Sequence]) -> bool:
         """Whether they fit beside the running ones alone."""

@@ -96,14 +96,14 @@ class LocalEngine:
 
     def prepare(self, adapter: str, digest: str) -> PreparedAdapter:
         """Load an adapter's weights, unless they are here already, and still the same."""
-        return self._adapters.get(adapter, digest)
+        return self._adapters.acquire(adapter, digest)
 
     def load(self, adapter: str, digest: str) -> None:
-        self._adapters.get(adapter, digest)
+        self._adapters.acquire(adapter, digest)
 
     def submit(self, request: EngineRequest, emit: Emit) -> None:
-        pieces = request.pieces or self._pieces
-        sequence = Sequence(request, emit, self._memory.empty(), _weights(request), pieces)
+        pieces = request.vocab_size or self._pieces
+        sequence = Sequence(request, emit, self._memory.new_cache(), _weights(request), pieces)
         with self._wake:
             if self._error or self._closing:
                 raise EngineError(self._error or "The program is shutting down")
@@ -118,7 +118,7 @@ class LocalEngine:
             self._wake.notify()
 
     def _busy(self, waiting: int) -> BusyError:
-        seconds = self._pace.wait(waiting)
+        seconds = self._pace.estimate(waiting)
         return BusyError(
             f"{waiting} replies are waiting already",
             f"Try again in about {seconds:.0f} s.",
@@ -142,7 +142,7 @@ class LocalEngine:
         )  # fmt: skip
 
     def unload(self, adapter: str) -> None:
-        self._adapters.drop(adapter)
+        self._adapters.evict(adapter)
 
     def counts(self) -> EngineCounts:
         return EngineCounts(
@@ -210,10 +210,10 @@ class LocalEngine:
 
     def _interrupt_reading(self) -> None:
         """What was read ahead so far becomes memory that whoever comes may use or have."""
-        reading = self._scheduler.interrupt()
+        reading = self._scheduler.preempt_prefill_only()
         if reading:
-            self._memory.keep(reading)
-            reading.begin(self._memory.empty())
+            self._memory.retain(reading)
+            reading.begin(self._memory.new_cache())
 
     def _tell_waiting(self) -> None:
         """Let those in the queue know what they wait for, whenever it has moved."""
@@ -221,7 +221,7 @@ class LocalEngine:
         queue = tuple(sequence.request.id for sequence in waiting)
         if reason and (reason, queue) != self._told:
             for ahead, sequence in enumerate(waiting):
-                sequence.wait(Queued(ahead, reason, self._pace.wait(ahead)))
+                sequence.emit_queue_position(Queued(ahead, reason, self._pace.estimate(ahead)))
         self._told = reason, queue
 
     def _guess(self, decoding: Seq[Sequence]) -> None:
@@ -230,7 +230,7 @@ class LocalEngine:
         least = 1 if len(decoding) == 1 else 2  # where rows are few, they are for better guesses
         if self._model.batch_invariant and left > 0:
             for sequence in decoding:
-                sequence.guess(left, least)
+                sequence.propose_draft(left, least)
                 left -= sequence.guessed
 
     def _next_chunk(self) -> dict[Sequence, int]:
@@ -253,10 +253,10 @@ class LocalEngine:
     def _start(self, sequence: Sequence) -> bool:
         """Give a waiting sequence its memory; False if it has to wait for it."""
         running = self._scheduler.running
-        if sequence.read_only and self._memory.holds(sequence):
-            sequence.skip()
+        if sequence.read_only and self._memory.contains(sequence):
+            sequence.finish_cached()
             return True
-        if self._has_memory(self._memory.begin, sequence):
+        if self._has_memory(self._memory.allocate, sequence):
             return True
         if running:
             return False
@@ -267,7 +267,7 @@ class LocalEngine:
     def _make_room(self, sequence: Sequence) -> None:
         """Room for one token more of a running sequence, at the cost of those that came last."""
         while sequence in self._scheduler.running:
-            if self._has_memory(self._memory.grow, sequence):
+            if self._has_memory(self._memory.extend, sequence):
                 return
             if not self._preempt():
                 self._give_up(sequence)
@@ -283,7 +283,7 @@ class LocalEngine:
             except (RuntimeError, MemoryError) as error:
                 if not _lacks_memory(error):
                     raise
-            self._memory.forget()
+            self._memory.clear()
         return False
 
     def _preempt(self) -> bool:
@@ -291,7 +291,7 @@ class LocalEngine:
         sequence = self._scheduler.preempt()
         if sequence is None:
             return False
-        sequence.begin(self._memory.empty())
+        sequence.begin(self._memory.new_cache())
         self._preemptions += 1
         log.warning("no memory for all: a reply starts over later")
         return True
@@ -309,7 +309,7 @@ class LocalEngine:
         sequences: Seq[Sequence] = list(counts)
         while sequences:
             try:
-                spans = [s.take(counts[s]) for s in sequences]
+                spans = [s.next_span(counts[s]) for s in sequences]
                 rows = [1 + s.guessed for s in sequences]
                 logits = self._model.logits(spans, every_position=max(rows) > 1)
             except (RuntimeError, MemoryError) as error:
@@ -340,7 +340,7 @@ class LocalEngine:
 
     def _give_way(self, sequences: Seq[Sequence]) -> Seq[Sequence]:
         """Get memory for a step that ran out of it; those that can try again."""
-        if sequences and not (self._memory.forget() or self._preempt()):
+        if sequences and not (self._memory.clear() or self._preempt()):
             for sequence in sequences:
                 sequence.finish(FinishReason.ERROR, NO_MEMORY)
         running = self._scheduler.running
@@ -349,22 +349,22 @@ class LocalEngine:
     def _accept(self, sequence: Sequence, logits: Floats) -> None:
         """Whatever one reply's sampling or text runs into is no business of its neighbours."""
         try:
-            sequence.accept(logits)
+            sequence.accept_logits(logits)
         except Exception as error:
             log.exception("a reply failed")
             sequence.finish(FinishReason.ERROR, _explain(error))
 
     def _retire(self) -> None:
-        for sequence in self._scheduler.retire():
+        for sequence in self._scheduler.remove_finished():
             if sequence.seconds and not sequence.read_only:
-                self._pace.note(sequence.seconds)
-            self._memory.keep(sequence)
+                self._pace.record(sequence.seconds)
+            self._memory.retain(sequence)
 
     def _finish_all(self, reason: FinishReason, error: str | None = None) -> None:
-        for sequence in self._scheduler.everyone:
+        for sequence in self._scheduler.all_sequences:
             sequence.finish(reason, error)
-        self._scheduler.retire()
-        self._memory.forget()
+        self._scheduler.remove_finished()
+        self._memory.clear()
 
 
 def _bounded(context_length: int, most: int | None) -> int:

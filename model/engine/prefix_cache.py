@@ -33,7 +33,7 @@ class PrefixMatch:
     length: int
 
     @property
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the prompt continues the entry just where it ends."""
         return self.length == len(self.entry.tokens)
 
@@ -58,7 +58,7 @@ class PrefixCache:
             if entry.key != key:
                 continue
             match = PrefixMatch(entry, common_prefix(entry.tokens, tokens[:-1]))
-            if match.length >= LEAST or (match.whole and match.length):
+            if match.length >= LEAST or (match.is_complete and match.length):
                 best = _better(best, match)
         return best
 
@@ -113,6 +113,6 @@ def common_prefix(one: Tokens, other: Tokens) -> int:
 
 def _better(best: PrefixMatch | None, match: PrefixMatch) -> PrefixMatch:
     """The longer one; of two as long the one that need not be copied, then the first."""
-    if best is None or (match.length, match.whole) > (best.length, best.whole):
+    if best is None or (match.length, match.is_complete) > (best.length, best.whole):
         return match
     return best

@@ -20,7 +20,7 @@ class PromptLookup:
         self._after: dict[tuple[int, ...], int] = {}  # a few tokens -> where the last such end
         self._indexed = 0
 
-    def guess(self, most: int, least: int = 1) -> tuple[int, ...]:
+    def propose(self, most: int, least: int = 1) -> tuple[int, ...]:
         """Up to `most` tokens that may follow; none unless `least` tokens or more are alike."""
         tokens = self._tokens
         end = len(tokens)

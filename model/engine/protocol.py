@@ -19,7 +19,7 @@ class Engine(Protocol):
     quantization: str
 
     @property
-    def takes_ids(self) -> bool:
+    def accepts_token_ids(self) -> bool:
         """Whether a prompt's ids will do; else it has to be given the text, too."""
         ...
 

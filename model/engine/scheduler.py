@@ -40,7 +40,7 @@ class Scheduler:
         return sum(not sequence.read_only for sequence in self.running)
 
     @property
-    def everyone(self) -> list[Sequence]:
+    def all_sequences(self) -> list[Sequence]:
         return [*self.waiting, *self.unread, *self.running]
 
     @property
@@ -52,7 +52,7 @@ class Scheduler:
         for sequence in sequences:
             (self.unread if sequence.read_only else self.waiting).append(sequence)
 
-    def interrupt(self) -> Sequence | None:
+    def preempt_prefill_only(self) -> Sequence | None:
         """Send what is being read back to its queue if a reply waits; None if there is no need.
 
         It comes before the others there, and begins anew.
@@ -119,9 +119,9 @@ class Scheduler:
     def find(self, ids: Iterable[str]) -> list[Sequence]:
         """The sequences with these request ids, waiting or running."""
         wanted = set(ids)
-        return [s for s in self.everyone if s.request.id in wanted]
+        return [s for s in self.all_sequences if s.request.id in wanted]
 
-    def retire(self) -> list[Sequence]:
+    def remove_finished(self) -> list[Sequence]:
         """Forget what has finished; those that ran."""
         ended = [s for s in self.running if s.finished]
         self.running = [s for s in self.running if not s.finished]

@@ -65,7 +65,7 @@ class Sequence:
         return self.request.read_only
 
     @property
-    def left(self) -> int:
+    def remaining_tokens(self) -> int:
         """Tokens that may still come."""
         return (self.request.sampling.max_tokens or sys.maxsize) - self.completion_tokens
 
@@ -109,22 +109,22 @@ class Sequence:
         self._pending, self._guessed = tuple(self.tokens[self.cache.length :]), ()
         self.prefilling = self.prefilling or len(self._pending) > 1
 
-    def guess(self, most: int, least: int) -> None:
+    def propose_draft(self, most: int, least: int) -> None:
         """Have up to `most` likely tokens computed with the next one: see `PromptLookup`.
 
         Only where there is room for them already, and where they may still come.
         """
         room = self.cache.capacity - self.cache.length - 1
-        self._guessed = self._lookup.guess(max(0, min(most, room, self.left - 1)), least)
+        self._guessed = self._lookup.propose(max(0, min(most, room, self.remaining_tokens - 1)), least)
 
-    def take(self, most: int) -> SequenceSlice:
+    def next_span(self, most: int) -> SequenceSlice:
         """The next `most` tokens at the most, and what is guessed to follow, as a span to
         compute."""
         tokens, self._pending = self._pending[:most], self._pending[most:]
         guessed = () if self._pending else self._guessed
         return SequenceSlice((*tokens, *guessed), self.cache, self._lora, self.request.adapter_scale)
 
-    def accept(self, logits: Floats) -> None:
+    def accept_logits(self, logits: Floats) -> None:
         """Sample from the logits after the span last taken, unless more of the prompt is to come.
 
         Args:
@@ -141,11 +141,11 @@ class Sequence:
         for at, row in enumerate(logits):
             right = at == 0 or self.tokens[-1] == guessed[at - 1]
             if self.finished or not right:
-                self.cache.retreat(len(logits) - at)
+                self.cache.rollback(len(logits) - at)
                 return
             self._choose(row)
 
-    def skip(self) -> None:
+    def finish_cached(self) -> None:
         """End what is read ahead, as all of it has been computed before."""
         if self._begun is None:
             self._cached_tokens = len(self.tokens)
@@ -167,7 +167,7 @@ class Sequence:
             self._pending = (choice.token_id,)
             self._write(choice)
 
-    def wait(self, place: Queued) -> None:
+    def emit_queue_position(self, place: Queued) -> None:
         """Tell where in the queue it stands, unless that has been told."""
         if (place.ahead, place.reason) != self._told:
             self._told = place.ahead, place.reason
@@ -215,7 +215,7 @@ class Sequence:
     def _logprobs(self, choice: Choice) -> tuple[TokenLogprob, ...]:
         if choice.logprob is None:
             return ()
-        piece = self.request.detokenizer.piece
+        piece = self.request.detokenizer.token_text
         top = tuple(TokenLogprob(piece(token_id), value) for token_id, value in choice.top)
         return (TokenLogprob(piece(choice.token_id), choice.logprob, top),)
 

@@ -17,12 +17,12 @@ class WaitEstimator:
         self._at_once = at_once
         self._seconds: float | None = None
 
-    def note(self, seconds: float) -> None:
+    def record(self, seconds: float) -> None:
         """A reply has ended, `seconds` after it began to run."""
         before = seconds if self._seconds is None else self._seconds
         self._seconds = before + NEWEST * (seconds - before)
 
-    def wait(self, ahead: int) -> float:
+    def estimate(self, ahead: int) -> float:
         """Seconds until a reply with `ahead` others before it in the queue begins, at least 1."""
         each = FIRST_GUESS if self._seconds is None else self._seconds
         return max(1.0, each * (ahead + 1) / self._at_once)

@@ -188,9 +188,9 @@ def load(path: Path, maker: LoraMaker) -> Lora:
 
     def pair(key: Key, sides: Mapping[str, LazyTensor]) -> LoraPair:
         a, b = sides["A"].read(), sides["B"].read()
-        return maker.own_pair(a, b, scaling(config, key, len(a)))
+        return maker.make_lora_pair(a, b, scaling(config, key, len(a)))
 
-    whole = {name: maker.own_layer(weight.read()) for name, weight in weights.whole.items()}
+    whole = {name: maker.make_layer(weight.read()) for name, weight in weights.whole.items()}
     pairs = {key: pair(key, sides) for key, sides in weights.pairs.items()}
     return Lora(pairs, embedding=whole.get("embed_tokens"), head=whole.get("lm_head"))
 

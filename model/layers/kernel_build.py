@@ -99,7 +99,7 @@ class KernelBuild:
         if not self.wait():
             return
         try:
-            model.use(make_decoder(self._folder, model, threads, max_rows, max_spans))
+            model.set_decoder(make_decoder(self._folder, model, threads, max_rows, max_spans))
         except Exception:
             log.exception("Decoding stays slow: its compiled form does not start")
         spare_loaded_objects()  # numba's

@@ -203,7 +203,7 @@ class Llama:
             torch.float16 if compact else self.dtype, self.device, KEY_BLOCK if compact else 1,
         )  # fmt: skip
 
-    def use(self, decoder: Decoder) -> None:
+    def set_decoder(self, decoder: Decoder) -> None:
         """Compute with compiled code from the next forward on."""
         self.decoder = decoder
 
@@ -275,14 +275,14 @@ class Llama:
         counts = [len(span.tokens) if every_position else 1 for span in spans]
         return self._heads(x, spans, counts)
 
-    def own_pair(self, a: Tensor, b: Tensor, scaling: float) -> LoraPair:
+    def make_lora_pair(self, a: Tensor, b: Tensor, scaling: float) -> LoraPair:
         """A low-rank update, from `a` [rank, in] and `b` [out, rank] of any float type."""
         if self._is_compact:
             return int8_pair(a, b, scaling)
         a, b = (side.to(self.device, self.dtype, copy=True) for side in (a, b))
         return FloatPair(a, b, scaling)
 
-    def own_layer(self, weight: Tensor) -> Linear:
+    def make_layer(self, weight: Tensor) -> Linear:
         """An adapter's own embedding or head, [rows, hidden_size], as the base's are."""
         layer = self._make(self.shape.hidden_size, len(weight), embedding=True)
         layer.put(0, weight)

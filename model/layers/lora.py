@@ -79,11 +79,11 @@ def int8_pair(a: Tensor, b: Tensor, scaling: float) -> Int8Pair:
 class LoraMaker(Protocol):
     """Makes the parts of an adapter as the model that they are for needs them."""
 
-    def own_pair(self, a: Tensor, b: Tensor, scaling: float) -> LoraPair:
+    def make_lora_pair(self, a: Tensor, b: Tensor, scaling: float) -> LoraPair:
         """scaling * B A, from `a` [rank, in] and `b` [out, rank] of any float type."""
         ...
 
-    def own_layer(self, weight: Tensor) -> Linear:
+    def make_layer(self, weight: Tensor) -> Linear:
         """An adapter's own embedding or head, [rows, hidden_size], as the base's are."""
         ...
 

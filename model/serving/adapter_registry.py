@@ -102,27 +102,27 @@ class AdapterRegistry:
         self._lock = threading.Lock()
         self._withdrawn: frozenset[str] = frozenset()
 
-    def withdraw(self, name: str) -> None:
+    def disable(self, name: str) -> None:
         """Serve an adapter no more, whatever happens to its files, until `serve` is asked for.
 
         Raises:
             UnknownModelError: there is none of that name.
         """
-        self._there(name)
+        self._lookup(name)
         with self._lock:
             self._withdrawn |= {name}
 
-    def serve(self, name: str) -> None:
+    def enable(self, name: str) -> None:
         """Take a withdrawal back.
 
         Raises:
             UnknownModelError: there is none of that name.
         """
-        self._there(name)
+        self._lookup(name)
         with self._lock:
             self._withdrawn -= {name}
 
-    def known(self) -> list[Adapter]:
+    def cached(self) -> list[Adapter]:
         """What the last look has found, without another; the first one is taken now."""
         return self.scan(math.inf)
 
@@ -225,7 +225,7 @@ class AdapterRegistry:
             UnknownModelError: there is none of that name.
             AdapterError: it is broken.
         """
-        adapter = self._verdict(self._there(name))
+        adapter = self._verdict(self._lookup(name))
         if adapter.problem and adapter.problem.code == WITHDRAWN:
             message = f"The adapter {name!r} is not served at present"
             raise AdapterError(message, "Choose another one.", adapter.problem)
@@ -234,7 +234,7 @@ class AdapterRegistry:
             raise AdapterError(message, adapter.problem.remedy(), adapter.problem)
         return adapter
 
-    def _there(self, name: str) -> Adapter:
+    def _lookup(self, name: str) -> Adapter:
         """The adapter of that name as its folder is now, healthy or not."""
         with self._turn() as mine:
             if mine and not self._refreshed(name) and self._is_due():

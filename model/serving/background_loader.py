@@ -33,7 +33,7 @@ class LoadState:
 
     phase: Phase = Phase.STARTING
     progress: float = 0.0
-    serving: Backend | None = None
+    backend: Backend | None = None
     error: str | None = None
 
 
@@ -66,8 +66,8 @@ class BackgroundLoader:
     def close(self) -> None:
         """Call it off at its next report, or close the engine that it has brought."""
         self._closed = True
-        if self.state.serving:
-            self.state.serving.engine.close()
+        if self.state.backend:
+            self.state.backend.engine.close()
 
     def join(self, timeout: float) -> bool:
         """Wait for the thread; whether it has ended."""
@@ -75,18 +75,18 @@ class BackgroundLoader:
             self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def serving(self) -> Backend:
+    def backend(self) -> Backend:
         """What has been loaded.
 
         Raises:
             NotReadyError: nothing yet, or it has failed.
         """
         state = self.state
-        if state.serving is None:
+        if state.backend is None:
             if state.error:
                 raise NotReadyError(f"The model could not be loaded: {state.error}")
             raise NotReadyError("The model is still loading", "Try again in a moment.")
-        return state.serving
+        return state.backend
 
     def _run(self) -> None:
         try:
@@ -111,7 +111,7 @@ class BackgroundLoader:
         self._set(LoadState(phase, start + length * share))
 
     def _set(self, state: LoadState) -> None:
-        if self._closed and state.serving is None:
+        if self._closed and state.backend is None:
             return  # what a loading that was called off says is no news
         with self._changed:
             self.state = state

@@ -55,7 +55,7 @@ class Backend:
     default_template: str
 
     @property
-    def tuned(self) -> bool:
+    def has_chat_template(self) -> bool:
         return self.default_template == OWN_TEMPLATE
 
 
@@ -161,7 +161,7 @@ def _serve(
     memory = settings.cache_memory or available_memory() * CACHE_SHARE
     engine = LocalEngine(
         model,
-        tokenizer.pieces,
+        tokenizer.vocab_size,
         lambda name, digest: registry.load(name, digest, model),
         settings.max_sequences,
         cache_bytes=int(memory),

@@ -79,7 +79,7 @@ class ModelManager:
     def status(self) -> Status:
         """What the model is doing. Never blocks."""
         state = self._loader.state
-        engine = state.serving.engine if state.serving else None
+        engine = state.backend.engine if state.serving else None
         work = engine.status() if engine else EngineStatus()
         return Status(
             phase=Phase.FAILED if work.error else state.phase,
@@ -101,12 +101,12 @@ class ModelManager:
         Reads what has changed, unless somebody looked within the last `fresh` seconds: not for an
         event loop.
         """
-        serving = self._loader.state.serving
+        serving = self._loader.state.backend
         return serving.registry.scan(fresh) if serving else []
 
-    def known_adapters(self) -> list[Adapter]:
+    def cached_adapters(self) -> list[Adapter]:
         """The same as they were at the last look, at once."""
-        serving = self._loader.state.serving
+        serving = self._loader.state.backend
         return serving.registry.known() if serving else []
 
     def load_adapter(self, name: str) -> None:
@@ -115,7 +115,7 @@ class ModelManager:
         Raises:
             NotReadyError, UnknownModelError, AdapterError
         """
-        serving = self._loader.serving()
+        serving = self._loader.backend()
         serving.registry.serve(name)
         serving.engine.load(name, serving.registry.get(name).digest)
 
@@ -125,28 +125,28 @@ class ModelManager:
         Raises:
             NotReadyError, UnknownModelError
         """
-        serving = self._loader.serving()
+        serving = self._loader.backend()
         serving.registry.withdraw(name)
         serving.engine.unload(name)
 
     def counts(self) -> EngineCounts:
         """What the engine has done, and what it holds. Never blocks."""
-        serving = self._loader.state.serving
+        serving = self._loader.state.backend
         return serving.engine.counts() if serving else EngineCounts()
 
-    def listen(self, listener: Listener) -> None:
+    def add_listener(self, listener: Listener) -> None:
         """Have each request told when it is over, on the event loop that it was made on."""
         self._listeners.append(listener)
 
     def templates(self) -> list[PromptTemplate]:
         """The prompt templates that a chat may ask for; none while the model loads."""
-        serving = self._loader.state.serving
+        serving = self._loader.state.backend
         return list(serving.templates.values()) if serving else []
 
     @property
     def tokenizer(self) -> Tokenizer | None:
         """The base's; None while the model loads."""
-        serving = self._loader.state.serving
+        serving = self._loader.state.backend
         return serving.tokenizer if serving else None
 
     def template_for(self, adapter: str | None, template: str | None) -> PromptTemplate:
@@ -155,20 +155,20 @@ class ModelManager:
         Raises:
             NotReadyError, UnknownModelError, AdapterError, RequestError
         """
-        serving = self._loader.serving()
+        serving = self._loader.backend()
         found = serving.registry.get(adapter) if adapter else None
         return resolve_template(serving, template, found)
 
     @property
     def context_length(self) -> int | None:
         """Tokens that a prompt and its reply may have together; None while the model loads."""
-        serving = self._loader.state.serving
+        serving = self._loader.state.backend
         return serving.engine.context_length if serving else None
 
     @property
-    def tuned(self) -> bool:
+    def has_chat_template(self) -> bool:
         """Whether the base has a chat template of its own; without one it chats badly."""
-        serving = self._loader.state.serving
+        serving = self._loader.state.backend
         return serving.tuned if serving else True
 
     def chat(self, request: ChatRequest, seconds: float = 0.0) -> Bursts:
@@ -191,13 +191,13 @@ class ModelManager:
         """Continue `request.prompt` as it stands, otherwise as `chat`."""
         return self._stream(request, plan_completion, seconds, "completion")
 
-    def text_of(self, request: CompletionRequest) -> str:
+    def decode_prompt(self, request: CompletionRequest) -> str:
         """A prompt as text, also where it was sent as token ids. Not for an event loop.
 
         Raises:
             NotReadyError, UnknownModelError, AdapterError, RequestError
         """
-        return prompt_text(self._loader.serving(), request)
+        return prompt_text(self._loader.backend(), request)
 
     def read_ahead(self, request: ChatRequest) -> Bursts:
         """Compute what the next question's prompt will begin with: the chat up to its last reply.
@@ -210,7 +210,7 @@ class ModelManager:
         """
         return self._stream(request, plan_reading, 0.0, "reading")
 
-    def measure(self, request: ChatRequest) -> ContextUsage:
+    def context_usage(self, request: ChatRequest) -> ContextUsage:
         """How many tokens of the context a chat takes, as `chat` would send it.
 
         A chat that ends with a reply is measured up to there; with `drop_oldest`, without what the
@@ -218,13 +218,13 @@ class ModelManager:
 
         Raises: as `chat`, before the engine is asked, but for there being no messages.
         """
-        return context_usage(self._loader.serving(), request)
+        return context_usage(self._loader.backend(), request)
 
     def abort(self, request_id: str) -> None:
         """End a reply within one token; its stream then closes with finish_reason `abort`."""
         if request_id in self._live:
             self._aborted.add(request_id)
-        serving = self._loader.state.serving
+        serving = self._loader.state.backend
         if serving:
             serving.engine.abort(request_id)
 
@@ -248,7 +248,7 @@ class ModelManager:
     ) -> Bursts:
         account = RequestAccounting(request, kind, self._listeners, self._settings.log_prompts)
         try:
-            serving = self._loader.serving()
+            serving = self._loader.backend()
             # Rendering a long chat and loading an adapter take time: not on the event loop.
             planned = await asyncio.to_thread(plan, serving, request)
             if planned.prompt.dropped:
@@ -257,7 +257,7 @@ class ModelManager:
             if ended:
                 nothing = Stats(len(planned.prompt.ids), 0, 0.0, 0.0, seed=0)
                 last = with_adapter_info(Delta("", ended, nothing), planned.adapter)
-                account.hear(last, None)
+                account.on_delta(last, None)
                 yield (last,)
                 return
             asked = build_engine_request(serving, request, planned)
@@ -289,7 +289,7 @@ async def _run(engine: Engine, request: EngineRequest, seconds: float, account: 
     outbox = DeltaQueue(seconds)
 
     def emit(delta: Delta) -> None:
-        account.hear(delta, request.adapter)
+        account.on_delta(delta, request.adapter)
         try:
             outbox.put(delta)
         except RuntimeError:  # the loop is gone, and so is whoever listened

@@ -47,7 +47,7 @@ def load_remote(settings: Settings, report: Report, adapters: Sequence[Path] = (
         settings.engine_key,
         base_name(settings),
         settings.context_length or _longest(folder),
-        TokenizerProbe(tokenizer.encode([TextSpan(PROBE, control=False)]), tokenizer.pieces, PROBE),
+        TokenizerProbe(tokenizer.encode([TextSpan(PROBE, control=False)]), tokenizer.vocab_size, PROBE),
         registry.folder_of,
     )
     registry.served_by(engine)

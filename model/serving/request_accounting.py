@@ -40,7 +40,7 @@ class RequestAccounting:
         self._loop = asyncio.get_running_loop()
         self._with_engine = False
 
-    def hear(self, delta: Delta, adapter: PreparedAdapter | None) -> None:
+    def on_delta(self, delta: Delta, adapter: PreparedAdapter | None) -> None:
         """What an engine says; any thread may."""
         self._with_engine = True
         if self._said is not None:

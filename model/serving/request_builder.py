@@ -139,11 +139,11 @@ def build_engine_request(
         detokenizer=_detokenizer(plan),
         adapter=plan.adapter,
         adapter_scale=request.adapter_scale,
-        pieces=plan.tokenizer.pieces,
+        vocab_size=plan.tokenizer.vocab_size,
         so_far=plan.so_far,
         read_only=plan.read_only,
         affinity=request.affinity,
-        prompt_text="" if serving.engine.takes_ids else to_text_with_control_tokens(plan.tokenizer, ids),
+        prompt_text="" if serving.engine.accepts_token_ids else to_text_with_control_tokens(plan.tokenizer, ids),
     )
 
 
@@ -232,15 +232,15 @@ def _completion_ids(
 
 
 def _check_ids(ids: Sequence[int], tokenizer: Tokenizer) -> None:
-    if not all(0 <= i < tokenizer.pieces for i in ids):
-        raise RequestError(f"A token id lies outside of 0 to {tokenizer.pieces - 1}")
+    if not all(0 <= i < tokenizer.vocab_size for i in ids):
+        raise RequestError(f"A token id lies outside of 0 to {tokenizer.vocab_size - 1}")
 
 
 def _detokenizer(plan: PreparedRequest) -> Detokenizer:
     """What writes the reply down behind its prompt."""
     tokenizer = plan.tokenizer
     context = decode_context(plan.prompt.ids, tokenizer)
-    made = IncrementalDetokenizer(tokenizer.decode, tokenizer.piece, context)
+    made = IncrementalDetokenizer(tokenizer.decode, tokenizer.token_text, context)
     lost = _lost_space(tokenizer.decode(context), plan.so_far)
     return _WithoutLead(made, lost) if lost else made
 
@@ -260,7 +260,7 @@ class _WithoutLead:
     def __init__(self, detokenizer: Detokenizer, lead: str) -> None:
         self._detokenizer = detokenizer
         self._lead = lead
-        self.piece = detokenizer.piece
+        self.piece = detokenizer.token_text
 
     def push(self, token_id: int) -> str:
         return self._cut(self._detokenizer.push(token_id))

@@ -47,7 +47,7 @@ class TextSpan:
 class Tokenizer(Protocol):
     """Text to token ids and back."""
 
-    pieces: int  # ids below this have text
+    vocab_size: int  # ids below this have text
     bos: str | None  # the control tokens' texts; None where the tokenizer has none
     eos: str | None
     eos_id: int | None
@@ -65,7 +65,7 @@ class Tokenizer(Protocol):
         """Whether the token is one that steers the model rather than text."""
         ...
 
-    def piece(self, token_id: int) -> str:
+    def token_text(self, token_id: int) -> str:
         """A token as it is written in the vocabulary's own text, control tokens included."""
         ...
 
@@ -152,7 +152,7 @@ class FastTokenizer:
     def is_control(self, token_id: int) -> bool:
         return token_id in self._controls
 
-    def piece(self, token_id: int) -> str:
+    def token_text(self, token_id: int) -> str:
         text: str = self._backend.decode([token_id], skip_special_tokens=False)
         return text
 
@@ -283,7 +283,7 @@ class SpmTokenizer:
             return token_id not in self._plain
         return bool(self._spm.is_control(token_id))
 
-    def piece(self, token_id: int) -> str:
+    def token_text(self, token_id: int) -> str:
         if token_id >= self._own:
             return self._added.get(token_id, "")
         text: str = self._spm.id_to_piece(token_id)
@@ -300,7 +300,7 @@ def to_text_with_control_tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> str
     kept = ids[len(lead) :] if tuple(ids[: len(lead)]) == lead else ids
     parts = [(control, list(part)) for control, part in groupby(kept, tokenizer.is_control)]
     return "".join(
-        "".join(map(tokenizer.piece, part)) if control else tokenizer.decode(part)
+        "".join(map(tokenizer.token_text, part)) if control else tokenizer.decode(part)
         for control, part in parts
     )
 

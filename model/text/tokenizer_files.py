@@ -97,7 +97,7 @@ def check_pieces(tokenizer: Tokenizer, config: Mapping[str, Any], exact: bool = 
     Raises:
         ModelFolderError: this is another model's tokenizer; with the numbers.
     """
-    rows, pieces = int(config["vocab_size"]), tokenizer.pieces
+    rows, pieces = int(config["vocab_size"]), tokenizer.vocab_size
     if pieces > rows:
         raise folder_error("tokenizer_too_large", pieces=pieces, rows=rows)
     padded = rows % PADDED_TO == 0 and rows - pieces < MAX_PADDING and not exact

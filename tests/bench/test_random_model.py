@@ -120,7 +120,7 @@ def test_it_loads_and_gives_finite_logits(made: Path, quantization: str) -> None
 def test_its_tokenizer_has_a_piece_for_every_row(made: Path) -> None:
     folder = read_model_folder(made)
     tokenizer = load_tokenizer(folder)
-    assert tokenizer.pieces == TINY.vocab
+    assert tokenizer.vocab_size == TINY.vocab
     assert (tokenizer.eos_id, folder.eos_ids) == (2, frozenset({2}))
     text = "User: hello, 你好\nBot: "
     assert tokenizer.decode(tokenizer.encode([TextSpan(text)])) == text

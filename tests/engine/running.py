@@ -92,7 +92,7 @@ class Running:
         if adapter:
             found = self.registry.get(adapter)
             prepared = self.engine.prepare(adapter, digest or found.digest)
-            pieces = found.tokenizer.pieces if found.tokenizer and scale else None
+            pieces = found.tokenizer.vocab_size if found.tokenizer and scale else None
         reply = Reply(name or f"{adapter}-{len(prompt)}-{id(prompt)}", on_delta)
         wishes = sampling or Sampling(temperature=0, max_tokens=24)
         self.engine.submit(
@@ -127,7 +127,7 @@ def running(
     assert not broken, broken
     engine = LocalEngine(
         model,
-        tokenizer.pieces,
+        tokenizer.vocab_size,
         lambda name, digest: registry.load(name, digest, model),
         max_sequences,
         cache_bytes,

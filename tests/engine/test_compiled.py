@@ -40,7 +40,7 @@ PLENTY = 1 << 26
 def compiled(base: Path, adapters: Path, cache_bytes: int) -> Iterator[Running]:
     with running(base, adapters, "8bit", cache_bytes=cache_bytes) as engine:
         decoder = make_decoder(build_folder(user_cache_path(APP_NAME)), engine.model, 2, 256, 16)
-        engine.model.use(decoder)
+        engine.model.set_decoder(decoder)
         yield engine
 
 
@@ -80,7 +80,7 @@ def one_by_one(tiny: Running, asked: Sequence[Job]) -> list[Reply]:
         patch.setattr(local_engine, "GUESS_ROWS", 0)
         for prompt, adapter, wishes in asked:
             replies.append(tiny.ask(prompt, adapter, sampling=wishes).wait())
-            tiny.engine._memory.forget()
+            tiny.engine._memory.clear()
     return replies
 
 
@@ -105,7 +105,7 @@ def test_guesses_change_nothing_but_the_number_of_steps(
     steps = Steps(looping, monkeypatch)
     for (prompt, _, _), reply in zip(asked, expected, strict=True):
         got = looping.ask(prompt, sampling=wishes).wait()
-        looping.engine._memory.forget()
+        looping.engine._memory.clear()
         assert got.ids == reply.ids
         # A logprob is the same to the last bit too.
         assert [d.logprobs for d in got.deltas] == [d.logprobs for d in reply.deltas]
@@ -174,7 +174,7 @@ def test_next_turns_over_what_was_kept(tiny: Running, adapter: str | None) -> No
     for turn in range(3):
         got = tiny.ask(prompt, adapter, sampling=GREEDY).wait()
         assert bool(got.cached) == (turn > 0)
-        tiny.engine._memory.forget()
+        tiny.engine._memory.clear()
         (expected,) = one_by_one(tiny, [(prompt, adapter, GREEDY)])
         assert got.ids == expected.ids
         tiny.ask(prompt, adapter, sampling=GREEDY).wait()

@@ -36,7 +36,7 @@ def reference(base: Path, adapters: Path, jobs: list[tuple[Ids, str | None]]) ->
         fresh = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
         own = own_tokenizer(adapters / adapter)
         if own is not None:
-            fresh.resize_token_embeddings(own.pieces, mean_resizing=False)
+            fresh.resize_token_embeddings(own.vocab_size, mean_resizing=False)
         replies.append(_generate(PeftModel.from_pretrained(fresh, adapters / adapter), prompt))
     return replies
 

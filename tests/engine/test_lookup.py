@@ -24,12 +24,12 @@ from model.engine.prompt_lookup import REACHES, PromptLookup
     ],
 )
 def test_what_followed_the_same_tokens_before(tokens: list[int], guess: tuple[int, ...]) -> None:
-    assert PromptLookup(tokens).guess(8) == guess
+    assert PromptLookup(tokens).propose(8) == guess
 
 
 @pytest.mark.parametrize("most", range(4))
 def test_no_more_than_wanted(most: int) -> None:
-    assert PromptLookup([1, 2, 3, 4, 5, 6, 7, 1, 2, 3]).guess(most) == (4, 5, 6)[:most]
+    assert PromptLookup([1, 2, 3, 4, 5, 6, 7, 1, 2, 3]).propose(most) == (4, 5, 6)[:most]
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_no_more_than_wanted(most: int) -> None:
 def test_nothing_where_too_little_is_alike(
     tokens: list[int], guesses: list[tuple[int, ...]]
 ) -> None:
-    assert [PromptLookup(tokens).guess(8, least) for least in (1, 2, 3)] == guesses
+    assert [PromptLookup(tokens).propose(8, least) for least in (1, 2, 3)] == guesses
 
 
 def test_token_by_token_is_the_same_as_at_once() -> None:
@@ -51,7 +51,7 @@ def test_token_by_token_is_the_same_as_at_once() -> None:
     growing = PromptLookup(tokens)
     for token in [1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3, 4, 4, 4, 4, 2, 3, 4, 1, 2]:
         tokens.append(token)
-        assert growing.guess(3) == PromptLookup(list(tokens)).guess(3)
+        assert growing.propose(3) == PromptLookup(list(tokens)).guess(3)
 
 
 def test_reaches_begin_with_the_longest() -> None:

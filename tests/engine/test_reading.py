@@ -185,9 +185,9 @@ def test_those_who_are_to_be_read_fill_nobodys_queue(
 
 
 def test_reading_changes_no_guess_at_the_wait(tiny: Running) -> None:
-    before = tiny.engine._pace.wait(3)
+    before = tiny.engine._pace.estimate(3)
     read(tiny, some(300, 1)).wait()
-    assert tiny.engine._pace.wait(3) == before
+    assert tiny.engine._pace.estimate(3) == before
 
 
 def test_closing_ends_what_waits_to_be_read(tiny: Running) -> None:

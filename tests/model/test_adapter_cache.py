@@ -44,7 +44,7 @@ def load() -> Loader:
 
 def test_what_is_resident_is_not_loaded_again(load: Loader) -> None:
     cache = AdapterCache(load, None)
-    assert cache.get("a", "1").lora is cache.get("a", "1").lora
+    assert cache.acquire("a", "1").lora is cache.get("a", "1").lora
     assert load.loads == ["a"]
     assert cache.nbytes == SIZE
 
@@ -52,7 +52,7 @@ def test_what_is_resident_is_not_loaded_again(load: Loader) -> None:
 def test_least_recently_asked_for_leaves_first(load: Loader) -> None:
     cache = AdapterCache(load, 2 * SIZE)
     for name in "abacab":
-        cache.get(name, "1")
+        cache.acquire(name, "1")
     # c took the place of b, as a had been asked for in between; then b that of c.
     assert load.loads == ["a", "b", "c", "b"]
     assert cache.nbytes == 2 * SIZE
@@ -61,34 +61,34 @@ def test_least_recently_asked_for_leaves_first(load: Loader) -> None:
 def test_without_a_budget_all_stay(load: Loader) -> None:
     cache = AdapterCache(load, None)
     for name in "abcabc":
-        cache.get(name, "1")
+        cache.acquire(name, "1")
     assert load.loads == ["a", "b", "c"]
 
 
 def test_what_somebody_holds_stays(load: Loader) -> None:
     cache = AdapterCache(load, SIZE)
-    held = cache.get("a", "1")
-    cache.get("b", "1")
-    cache.get("c", "1")
-    assert cache.get("a", "1").lora is held.lora
+    held = cache.acquire("a", "1")
+    cache.acquire("b", "1")
+    cache.acquire("c", "1")
+    assert cache.acquire("a", "1").lora is held.lora
     assert load.loads == ["a", "b", "c"]
     del held
-    cache.get("b", "1")
-    cache.get("a", "1")
+    cache.acquire("b", "1")
+    cache.acquire("a", "1")
     assert load.loads == ["a", "b", "c", "b", "a"]
 
 
 def test_what_is_larger_than_the_budget_serves_nevertheless(load: Loader) -> None:
     cache = AdapterCache(load, SIZE - 1)
-    held = cache.get("a", "1")
+    held = cache.acquire("a", "1")
     assert held.lora.nbytes == SIZE
-    assert cache.get("a", "1") is held
+    assert cache.acquire("a", "1") is held
 
 
 def test_changed_files_are_loaded_again_and_the_old_weights_go(load: Loader) -> None:
     cache = AdapterCache(load, None)
-    before = cache.get("a", "1")
-    after = cache.get("a", "2")
+    before = cache.acquire("a", "1")
+    after = cache.acquire("a", "2")
     assert (before.digest, after.digest) == ("1", "2")
     assert after.lora is not before.lora
     assert cache.nbytes == SIZE
@@ -98,7 +98,7 @@ def test_two_who_ask_at_once_load_once(load: Loader) -> None:
     cache = AdapterCache(load, None)
     load.hold("a")
     with ThreadPoolExecutor(2) as pool:
-        both = [pool.submit(cache.get, "a", "1") for _ in range(2)]
+        both = [pool.submit(cache.acquire, "a", "1") for _ in range(2)]
         assert load.begun["a"].wait(20)
         load.gates["a"].set()
         first, second = (future.result(20) for future in both)
@@ -109,14 +109,14 @@ def test_two_who_ask_at_once_load_once(load: Loader) -> None:
 def test_loading_holds_nobody_up(load: Loader) -> None:
     """Neither whoever asks for what is resident, nor another loading."""
     cache = AdapterCache(load, None)
-    cache.get("resident", "1")
+    cache.acquire("resident", "1")
     load.hold("slow")
     with ThreadPoolExecutor(3) as pool:
-        slow = pool.submit(cache.get, "slow", "1")
+        slow = pool.submit(cache.acquire, "slow", "1")
         assert load.begun["slow"].wait(20)
         try:
-            assert pool.submit(cache.get, "resident", "1").result(20)
-            assert pool.submit(cache.get, "other", "1").result(20)
+            assert pool.submit(cache.acquire, "resident", "1").result(20)
+            assert pool.submit(cache.acquire, "other", "1").result(20)
             assert not slow.done()
         finally:
             load.gates["slow"].set()
@@ -128,11 +128,11 @@ def test_a_failure_is_told_to_all_and_forgotten(load: Loader) -> None:
     load.hold("a")
     load.fails = True
     with ThreadPoolExecutor(2) as pool:
-        both = [pool.submit(cache.get, "a", "1") for _ in range(2)]
+        both = [pool.submit(cache.acquire, "a", "1") for _ in range(2)]
         assert load.begun["a"].wait(20)
         load.gates["a"].set()
         for future in both:
             with pytest.raises(AdapterError, match="torn"):
                 future.result(20)
     load.fails = False
-    assert cache.get("a", "1").name == "a"
+    assert cache.acquire("a", "1").name == "a"

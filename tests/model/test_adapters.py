@@ -109,11 +109,11 @@ def test_a_loop_of_links_in_one_folder_is_that_folders_problem(tmp_path: Path) -
 def test_a_look_is_as_good_as_a_new_one_for_a_while(tmp_path: Path) -> None:
     """Looking reads files; what draws a page asks for what is known."""
     made = AdapterRegistry(tmp_path, BASE, ())
-    assert made.known() == []
+    assert made.cached() == []
     write_adapter(tmp_path / "poet")
-    assert made.known() == made.scan(fresh=60) == []
+    assert made.cached() == made.scan(fresh=60) == []
     assert [adapter.name for adapter in made.scan()] == ["poet"]
-    assert made.known() == made.scan()
+    assert made.cached() == made.scan()
 
 
 def test_who_waits_for_a_look_takes_it_over(
@@ -594,18 +594,18 @@ def test_rescan_forgets_all_when_the_whole_folder_is_gone(tmp_path: Path) -> Non
 def test_a_withdrawn_adapter_is_listed_and_not_served(tmp_path: Path) -> None:
     path = write_adapter(tmp_path / "poet")
     found = registry(tmp_path)
-    found.withdraw("poet")
+    found.disable("poet")
     (adapter,) = found.scan()
     assert adapter.problem
     assert adapter.problem.code == "adapter_withdrawn"
-    assert found.known() == [adapter]
+    assert found.cached() == [adapter]
     shutil.rmtree(path)
     write_adapter(path)  # nor do new files bring it back
     with pytest.raises(AdapterError, match="not served at present"):
         found.get("poet")
-    found.serve("poet")
+    found.enable("poet")
     assert found.get("poet").ready
-    for change in (found.withdraw, found.serve):
+    for change in (found.disable, found.enable):
         with pytest.raises(UnknownModelError):
             change("nobody")
 

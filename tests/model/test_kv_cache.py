@@ -135,7 +135,7 @@ def test_room_is_made_beforehand(cache: MakeCache) -> None:
 def test_trimming_gives_back_what_is_mostly_empty(cache: MakeCache) -> None:
     made = cache()
     store(made, 20, 0)
-    made.trim()
+    made.shrink()
     assert made.length == 20 <= made.capacity < 20 + BLOCKS.block
     keys, values = made.append(1, rows(1, 90), rows(1, 91))
     assert torch.equal(keys[:, :20], rows(20, 1).transpose(0, 1))
@@ -145,7 +145,7 @@ def test_trimming_gives_back_what_is_mostly_empty(cache: MakeCache) -> None:
 def test_trimming_copies_nothing_that_is_mostly_full(cache: MakeCache) -> None:
     made = cache()
     store(made, GROWTH // 2, 0)
-    made.trim()
+    made.shrink()
     assert made.capacity == GROWTH
 
 

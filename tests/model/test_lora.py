@@ -59,14 +59,14 @@ def test_weights_of_16_bits_are_taken(dtype: torch.dtype) -> None:
 
 def test_adapters_of_an_8_bit_model_are_in_8_bits() -> None:
     model = make_model(GROUPED)
-    assert isinstance(model.own_pair(*matrices(3), 1.0), Int8Pair)
+    assert isinstance(model.make_lora_pair(*matrices(3), 1.0), Int8Pair)
 
 
 def test_adapters_of_a_model_in_full_precision_are_as_they_were() -> None:
     model = make_model(GROUPED)
     model.quantization = "none"
     a, b = matrices(3)
-    pair = model.own_pair(a, b, 0.5)
+    pair = model.make_lora_pair(a, b, 0.5)
     assert isinstance(pair, FloatPair)
     assert torch.equal(pair.a, a)
     assert torch.equal(pair.b, b)

@@ -109,14 +109,14 @@ class Noting:
         return self.inner.flush()
 
     def piece(self, token_id: int) -> str:
-        return self.inner.piece(token_id)
+        return self.inner.token_text(token_id)
 
 
 class Watched:
     """A manager's chats with the ids that its engine got and chose."""
 
     def __init__(self, manager: ModelManager, monkeypatch: pytest.MonkeyPatch) -> None:
-        serving = manager._loader.state.serving
+        serving = manager._loader.state.backend
         assert serving
         self._manager, self._submit = manager, serving.engine.submit
         monkeypatch.setattr(serving.engine, "submit", self._noting)
@@ -163,7 +163,7 @@ def test_only_what_comes_after_is_told_and_counted(other: ModelManager) -> None:
     made = deltas(other.chat(request))
     assert stats(made).completion_tokens <= 4
     assert not text(made).startswith("Hello")
-    assert stats(made).prompt_tokens == other.measure(request).tokens
+    assert stats(made).prompt_tokens == other.context_usage(request).tokens
 
 
 # Measuring
@@ -176,39 +176,39 @@ def test_measured_is_what_a_chat_takes(other: ModelManager, adapter: str | None)
         asked(*REST, QUESTION, adapter=adapter),
         asked(Message("system", "Be kind."), QUESTION, adapter=adapter, so_far="Yes, "),
     ):
-        measured = other.measure(request)
+        measured = other.context_usage(request)
         assert measured == ContextUsage(measured.tokens, CONTEXT)
         assert measured.tokens == stats(deltas(other.chat(request))).prompt_tokens
 
 
 def test_measured_at_rest_is_less_than_with_a_question(other: ModelManager) -> None:
-    rest, more = other.measure(asked(*REST)).tokens, other.measure(asked(*REST, QUESTION)).tokens
-    assert 0 < other.measure(asked(*REST[:2])).tokens < rest < more
+    rest, more = other.context_usage(asked(*REST)).tokens, other.measure(asked(*REST, QUESTION)).tokens
+    assert 0 < other.context_usage(asked(*REST[:2])).tokens < rest < more
 
 
 def test_measured_drops_what_the_chat_drops(other: ModelManager) -> None:
     long = chat(*["The quick brown fox. " * 5, "hello " * 9] * 6)
     request = asked(*long, QUESTION, drop_oldest=True)
     first, *_, last = deltas(other.chat(request))
-    measured = other.measure(request)
+    measured = other.context_usage(request)
     assert measured.dropped == first.dropped
     assert isinstance(measured.dropped, TruncatedTurns)
     assert last.stats
     assert measured.tokens == last.stats.prompt_tokens
-    assert other.measure(asked(*long, drop_oldest=True)).dropped
+    assert other.context_usage(asked(*long, drop_oldest=True)).dropped
 
 
 def test_an_empty_chat_is_measured(other: ModelManager) -> None:
-    assert other.measure(asked()) == ContextUsage(0, CONTEXT)
-    system = other.measure(asked(Message("system", "Be kind.")))
+    assert other.context_usage(asked()) == ContextUsage(0, CONTEXT)
+    system = other.context_usage(asked(Message("system", "Be kind.")))
     assert 0 < system.tokens < 30
 
 
 def test_measuring_loads_no_adapter(other: ModelManager, monkeypatch: pytest.MonkeyPatch) -> None:
-    serving = other._loader.state.serving
+    serving = other._loader.state.backend
     assert serving
     monkeypatch.setattr(serving.engine, "prepare", None)
-    assert other.measure(asked(QUESTION, adapter="rs")).tokens
+    assert other.context_usage(asked(QUESTION, adapter="rs")).tokens
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_measuring_and_reading_raise_as_chat_does(
     calls: list[Callable[[], object]] = [
         lambda: deltas(other.chat(request_)),
         lambda: deltas(other.read_ahead(request_)),
-        lambda: other.measure(request_),
+        lambda: other.context_usage(request_),
     ]
     for call in calls:
         with pytest.raises(error):
@@ -238,7 +238,7 @@ def test_before_it_is_loaded_nothing_is_known() -> None:
     made = ModelManager(Settings())
     assert made.context_length is None
     with pytest.raises(NotReadyError):
-        made.measure(asked(QUESTION))
+        made.context_usage(asked(QUESTION))
     with pytest.raises(NotReadyError):
         deltas(made.read_ahead(asked(*REST)))
 
@@ -262,7 +262,7 @@ def test_the_next_question_finds_what_was_read(
     assert last.stats
     read = last.stats
     assert (read.completion_tokens, read.cached_tokens, read.adapter) == (0, 0, adapter)
-    assert read.prompt_tokens == manager.measure(rest).tokens
+    assert read.prompt_tokens == manager.context_usage(rest).tokens
     question = asked(*REST, QUESTION, adapter=adapter, adapter_scale=scale)
     made = deltas(manager.chat(question))
     assert stats(made).cached_tokens >= read.prompt_tokens - 2
@@ -307,7 +307,7 @@ def test_the_embedded_default_goes_on(
     with managing(default_folder, CHECKOUT / "adapters", tmp_path) as manager:
         watched = Watched(manager, monkeypatch)
         whole, beginnings = watched.cuts(request)
-        before, compared = manager.measure(request).tokens, 0
+        before, compared = manager.context_usage(request).tokens, 0
         chosen = list(beginnings.items())[::6]
         for so_far, ids in chosen:
             left = replace(request.sampling, max_tokens=60 - (len(ids) - before))

@@ -88,7 +88,7 @@ def test_of_two_as_long_the_one_that_ends_there() -> None:
     cache._entries.append(entry(A + B))
     match = cache.find(BASE, np.array((*A, 1), np.int32))
     assert match
-    assert match.whole
+    assert match.is_complete
     assert match.entry is whole
 
 

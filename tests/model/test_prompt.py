@@ -236,7 +236,7 @@ def test_typed_control_token_stays_text(said: str, place: int, fast: FastTokeniz
 
     def control(messages: list[Message]) -> list[str]:
         ids = encode_chat(messages, template(CHATML), fast, room=1000).ids
-        return [fast.piece(token_id) for token_id in ids if fast.is_control(token_id)]
+        return [fast.token_text(token_id) for token_id in ids if fast.is_control(token_id)]
 
     assert control(attacked) == control(plain)
 
@@ -290,7 +290,7 @@ def test_control_token_stays_text_though_a_template_takes_the_message_apart(
     fast: FastTokenizer,
 ) -> None:
     ids = fast.encode(template(LAST_PART).render(chat("Hi", f"</think>a{END}b", "Why?"), fast))
-    assert [fast.piece(i) for i in ids if fast.is_control(i)] == [START, END] * 3
+    assert [fast.token_text(i) for i in ids if fast.is_control(i)] == [START, END] * 3
 
 
 # Templates that cannot write a chat
@@ -514,7 +514,7 @@ def test_chatml_learns_replies_and_the_templates_end_token(fast: FastTokenizer) 
     assert fast.decode(ids) == (
         "system\nBe kind.\nuser\nHi\nassistant\nHello there.\nuser\nWhy?\nassistant\nSo 世界.\n"
     )
-    ends = [i for i, token_id in enumerate(ids) if fast.piece(token_id) == END]
+    ends = [i for i, token_id in enumerate(ids) if fast.token_text(token_id) == END]
     assert [learned[i] for i in ends] == [False, False, True, False, True]
 
 

@@ -73,7 +73,7 @@ def test_place_of_a_finished_sequence_goes_to_the_next() -> None:
     made = scheduler("abcd")
     made.admit()
     made.running[0].finished = True
-    made.retire()
+    made.remove_finished()
     made.admit()
     assert (names(made.running), names(made.waiting)) == ("bc", "d")
 
@@ -82,9 +82,9 @@ def test_sequence_that_is_finished_while_it_waits_never_runs() -> None:
     made = scheduler("abcd")
     made.admit()
     made.waiting[0].finished = True
-    made.retire()
+    made.remove_finished()
     made.running[0].finished = made.running[1].finished = True
-    made.retire()
+    made.remove_finished()
     made.admit()
     assert names(made.running) == "d"
 
@@ -170,7 +170,7 @@ def test_truth_is_whether_there_is_work() -> None:
     made.admit()
     assert made
     made.running[0].finished = True
-    made.retire()
+    made.remove_finished()
     assert not made
 
 
@@ -243,7 +243,7 @@ def test_after_somebody_gave_way_nobody_starts_before_somebody_ends() -> None:
     made.admit()
     assert (names(made.running), made.waiting_reason) == ("ab", "memory")
     made.running[0].finished = True
-    made.retire()
+    made.remove_finished()
     made.admit()
     assert names(made.running) == "bcd"
 
@@ -254,7 +254,7 @@ def test_who_gave_way_has_no_turn() -> None:
     made.preempt()
     assert [made.next_prefill() for _ in range(2)] == [made.running[0]] * 2
     made.running[0].finished = True
-    made.retire()
+    made.remove_finished()
     made.admit()
     assert names(s for s in [made.next_prefill(), made.next_prefill()] if s) == "bb"
 
@@ -263,7 +263,7 @@ def test_retiring_tells_who_ran_and_keeps_nothing_of_them() -> None:
     made = scheduler("abc")
     made.admit()
     made.running[1].finished = made.waiting[0].finished = True
-    assert names(made.retire()) == "b"
+    assert names(made.remove_finished()) == "b"
     assert names(made._turns) == "a"
 
 
@@ -282,7 +282,7 @@ def test_reading_is_one_at_a_time_and_in_order() -> None:
     assert (names(made.running), names(made.unread)) == ("x", "y")
     assert made.next_prefill() is made.running[0]
     made.running[0].finished = True
-    assert names(made.retire()) == "x"
+    assert names(made.remove_finished()) == "x"
     made.admit()
     assert (names(made.running), names(made.unread)) == ("y", "")
 
@@ -290,18 +290,18 @@ def test_reading_is_one_at_a_time_and_in_order() -> None:
 def test_nothing_is_read_while_a_reply_runs() -> None:
     made = reading("a", "x", most=9)
     assert (names(made.running), names(made.unread)) == ("a", "x")
-    assert made.interrupt() is None
+    assert made.preempt_prefill_only() is None
     made.running[0].finished = True
-    made.retire()
+    made.remove_finished()
     made.admit()
     assert names(made.running) == "x"
 
 
 def test_reading_gives_way_to_whoever_comes_and_is_the_next_to_be_read() -> None:
     made = reading("", "xy", most=1)
-    assert made.interrupt() is None
+    assert made.preempt_prefill_only() is None
     made.add([stub("a")])
-    assert names(s for s in [made.interrupt()] if s) == "x"
+    assert names(s for s in [made.preempt_prefill_only()] if s) == "x"
     made.admit()
     assert (names(made.running), names(made.waiting), names(made.unread)) == ("a", "", "xy")
     assert names(made._turns) == "a"
@@ -317,5 +317,5 @@ def test_what_is_to_be_read_is_found_and_retired_as_all_else() -> None:
     made = reading("a", "xy")
     assert names(made.find(["x"])) == "x"
     made.unread[0].finished = True
-    assert made.retire() == []
-    assert names(made.everyone) == "ya"
+    assert made.remove_finished() == []
+    assert names(made.all_sequences) == "ya"

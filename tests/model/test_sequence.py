@@ -86,12 +86,12 @@ class Reply:
     def feed(self, letters: str, then_eos: bool = False) -> Reply:
         """Let the model say `letters`, as far as the sequence wants more."""
         if self.sequence.prefilling:
-            self.sequence.take(1000)
+            self.sequence.next_span(1000)
         for letter in [*letters, *([EOS] if then_eos else [])]:
             if self.sequence.finished:
                 break
-            self.sequence.accept(likeliest(letter))
-            self.sequence.take(1)
+            self.sequence.accept_logits(likeliest(letter))
+            self.sequence.next_span(1)
         return self
 
     @property
@@ -111,12 +111,12 @@ def test_prompt_is_taken_in_chunks_and_nothing_is_said_before_its_end() -> None:
     sequence = reply.sequence
     taken = []
     for _ in range(2):
-        taken.append(list(sequence.take(3).tokens))
-        sequence.accept(likeliest("x"))
+        taken.append(list(sequence.next_span(3).tokens))
+        sequence.accept_logits(likeliest("x"))
         assert sequence.prefilling
-    taken.append(list(sequence.take(3).tokens))
+    taken.append(list(sequence.next_span(3).tokens))
     assert reply.deltas == []
-    sequence.accept(likeliest("x"))
+    sequence.accept_logits(likeliest("x"))
     assert not sequence.prefilling
     assert "".join(chr(i) for chunk in taken for i in chunk) == "abcdefgh"
     assert [len(chunk) for chunk in taken] == [3, 3, 2]
@@ -126,9 +126,9 @@ def test_prompt_is_taken_in_chunks_and_nothing_is_said_before_its_end() -> None:
 def test_what_is_read_ahead_ends_with_its_prompt_and_says_nothing() -> None:
     reply = Reply(prompt="abcdefgh", read_only=True)
     for _ in range(2):
-        reply.sequence.take(4)
+        reply.sequence.next_span(4)
         assert reply.deltas == []
-        reply.sequence.accept(likeliest("x"))
+        reply.sequence.accept_logits(likeliest("x"))
     (last,) = reply.deltas
     assert (last.text, last.finish_reason) == ("", FinishReason.STOP)
     assert last.stats
@@ -138,16 +138,16 @@ def test_what_is_read_ahead_ends_with_its_prompt_and_says_nothing() -> None:
 
 def test_chosen_token_is_what_is_computed_next() -> None:
     reply = Reply()
-    reply.sequence.take(10)
-    reply.sequence.accept(likeliest("x"))
-    span = reply.sequence.take(10)
+    reply.sequence.next_span(10)
+    reply.sequence.accept_logits(likeliest("x"))
+    span = reply.sequence.next_span(10)
     assert list(span.tokens) == [ord("x")]
     assert span.scale == 0.5
 
 
 def test_every_span_has_the_same_cache() -> None:
     sequence = Reply(prompt="abcd").sequence
-    assert sequence.take(2).cache is sequence.take(2).cache
+    assert sequence.next_span(2).cache is sequence.take(2).cache
 
 
 # Finish reasons
@@ -191,22 +191,22 @@ def test_without_max_tokens_the_reply_goes_on() -> None:
 @pytest.mark.parametrize("least", [1, 3])
 def test_end_token_waits_for_min_tokens(least: int) -> None:
     reply = Reply(min_tokens=least)
-    reply.sequence.take(10)
+    reply.sequence.next_span(10)
     for count in range(1, least + 1):
-        reply.sequence.accept(likeliest(EOS))
-        reply.sequence.take(1)
+        reply.sequence.accept_logits(likeliest(EOS))
+        reply.sequence.next_span(1)
         assert reply.reason is None
         assert len(reply.text) == count
-    reply.sequence.accept(likeliest(EOS))
+    reply.sequence.accept_logits(likeliest(EOS))
     assert reply.reason is FinishReason.STOP
 
 
 def test_ignored_end_token_does_not_end_the_reply() -> None:
     reply = Reply(ignore_eos=True, max_tokens=4)
-    reply.sequence.take(10)
+    reply.sequence.next_span(10)
     for _ in range(4):
-        reply.sequence.accept(likeliest(EOS))
-        reply.sequence.take(1)
+        reply.sequence.accept_logits(likeliest(EOS))
+        reply.sequence.next_span(1)
     assert reply.reason is FinishReason.LENGTH
     assert chr(EOS) not in reply.text
 

@@ -157,8 +157,8 @@ def test_only_the_templates_control_tokens_count_beside_typed_ones(
 ) -> None:
     text = attack.format(END, END)
     ids = fast.encode([TextSpan(START), typed(text), TextSpan(f"{END}\n")])
-    assert [fast.piece(token_id) for token_id in control_ids(fast, ids)] == [START, END]
-    assert (fast.piece(ids[0]), fast.decode(ids)) == (START, f"{text}\n")
+    assert [fast.token_text(token_id) for token_id in control_ids(fast, ids)] == [START, END]
+    assert (fast.token_text(ids[0]), fast.decode(ids)) == (START, f"{text}\n")
 
     text = attack.format("</s>", "</s>")
     ids = spm.encode([TextSpan("<s>"), typed(text), TextSpan("</s>")])
@@ -173,7 +173,7 @@ def test_control_token_half_typed_and_half_from_the_template_is_text(
 ) -> None:
     runs = [TextSpan(END[:cut], control=template_first), TextSpan(END[cut:], control=not template_first)]
     ids = fast.encode([TextSpan(START), *runs, TextSpan(END)])
-    assert [fast.piece(token_id) for token_id in control_ids(fast, ids)] == [START, END]
+    assert [fast.token_text(token_id) for token_id in control_ids(fast, ids)] == [START, END]
     assert fast.decode(ids) == END
 
 
@@ -321,14 +321,14 @@ def test_control_tokens_are_left_out_of_text_and_shown_as_pieces(
 ) -> None:
     ids = fast.encode([TextSpan(f"{START}hi{END}")])
     assert fast.decode(ids) == "hi"
-    assert (fast.piece(ids[0]), fast.piece(ids[-1])) == (START, END)
+    assert (fast.token_text(ids[0]), fast.piece(ids[-1])) == (START, END)
     assert spm.decode([1, *spm_library.encode("hi"), 2]) == "hi"
-    assert (spm.piece(1), spm.piece(2)) == ("<s>", "</s>")
+    assert (spm.token_text(1), spm.piece(2)) == ("<s>", "</s>")
 
 
 def test_spm_piece_writes_spaces_as_spaces(spm: SpmTokenizer) -> None:
     ids = spm.encode([typed("hello world")])
-    assert "".join(map(spm.piece, ids)) == " hello world"
+    assert "".join(map(spm.token_text, ids)) == " hello world"
 
 
 def test_only_control_tokens_are_control(fast: FastTokenizer, spm: SpmTokenizer) -> None:
@@ -408,7 +408,7 @@ def test_unfinished_character_is_dropped_at_the_end(
 
 
 def test_nothing_is_left_after_the_end(fast: FastTokenizer) -> None:
-    detokenizer = IncrementalDetokenizer(fast.decode, fast.piece)
+    detokenizer = IncrementalDetokenizer(fast.decode, fast.token_text)
     for token_id in fast.encode([typed("ok🙂")])[:-1]:
         detokenizer.push(token_id)
     detokenizer.flush()
@@ -454,7 +454,7 @@ def test_first_word_keeps_its_space_behind_a_prompt(
 ) -> None:
     """SentencePiece drops a leading space: a reply decoded on its own would be glued on."""
     hello = spm_library.encode("hello")
-    assert spm.piece(hello[0]).startswith(" ")
+    assert spm.token_text(hello[0]).startswith(" ")
     prompt = [1, *spm_library.encode("Bot:")]
     assert "".join(stream(spm, hello, prompt)) == " hello"
     assert "".join(stream(spm, hello, [1])) == "hello"
@@ -472,7 +472,7 @@ def test_control_token_within_a_reply_gives_no_text(fast: FastTokenizer) -> None
     ids = fast.encode([TextSpan(f"hi{END} there")])
     pieces = stream(fast, ids)
     assert "".join(pieces) == "hi there"
-    assert pieces[[fast.piece(token_id) for token_id in ids].index(END)] == ""
+    assert pieces[[fast.token_text(token_id) for token_id in ids].index(END)] == ""
 
 
 def test_converted_llama_tokenizer_streams_bytes_whole(tmp_path: Path) -> None:

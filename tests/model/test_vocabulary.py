@@ -82,7 +82,7 @@ def test_everybody_at_once_reads_as_alone(manager: ModelManager) -> None:
 
 
 def test_ids_are_those_of_whoever_is_asked(manager: ModelManager, tiny_folder: Path) -> None:
-    pieces = load_tokenizer(read_model_folder(tiny_folder)).pieces
+    pieces = load_tokenizer(read_model_folder(tiny_folder)).vocab_size
     assert said(manager, completion((pieces + 5,), "extended"))
     for adapter, scale in ((None, 1.0), ("qv", 1.0), ("extended", 0.0)):
         with pytest.raises(RequestError, match=f"0 to {pieces - 1}"):

@@ -56,5 +56,5 @@ def make_spm(folder: Path, **options: Any) -> SpmTokenizer:
 
 def stream(tokenizer: Tokenizer, ids: list[int], prompt_ids: list[int] | None = None) -> list[str]:
     """What each token gives, and what the end gives, as the last entry."""
-    detokenizer = IncrementalDetokenizer(tokenizer.decode, tokenizer.piece, prompt_ids or [])
+    detokenizer = IncrementalDetokenizer(tokenizer.decode, tokenizer.token_text, prompt_ids or [])
     return [*(detokenizer.push(token_id) for token_id in ids), detokenizer.flush()]

@@ -43,7 +43,7 @@ def run(
     """The exit status."""
     argv = ["--data_file", str(source), *flags]
     options = read_options(argv, {}, has_keyboard=True)
-    wishes = replace(options.wishes, adapter=adapter)
+    wishes = replace(options.defaults, adapter=adapter)
     load = fake_load(engine or FakeEngine(echo), fail=fail)
     return batch.run(replace(options, output_file=target), wishes, load)
 
@@ -370,4 +370,4 @@ def test_a_model_that_does_not_load_is_one_sentence(source: Path, target: Path) 
 
 
 def test_the_default_wishes_are_those_of_a_chat() -> None:
-    assert RequestDefaults() == read_options(["--data_file", "f"], {}, has_keyboard=True).wishes
+    assert RequestDefaults() == read_options(["--data_file", "f"], {}, has_keyboard=True).defaults

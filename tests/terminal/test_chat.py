@@ -217,7 +217,7 @@ def test_a_command_that_cannot_be_done_is_one_sentence(line: str, says: str) -> 
     chat, shown, _ = talk(line, engine=engine, wishes=RequestDefaults("linly"))
     (complaint,) = complaints(shown)
     assert complaint.startswith(says)
-    assert (engine.requests, chat.wishes.adapter) == ([], "linly")
+    assert (engine.requests, chat.defaults.adapter) == ([], "linly")
 
 
 def test_two_slashes_send_one() -> None:

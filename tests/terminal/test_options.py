@@ -17,7 +17,7 @@ def read(*argv: str, has_keyboard: bool = True, **environ: str) -> TerminalOptio
 def test_without_flags_it_is_a_chat_as_the_page_has_it() -> None:
     options = read()
     assert (options.batch, options.lora_model, options.data_file) == (False, None, None)
-    assert options.wishes == RequestDefaults(sampling=Sampling())
+    assert options.defaults == RequestDefaults(sampling=Sampling())
     assert options.settings.quantization == "8bit"
 
 
@@ -30,7 +30,7 @@ def test_flags_in_either_spelling() -> None:
     sampling = Sampling(
         max_tokens=7, top_k=0, temperature=0, seed=3, min_p=0.1, top_p=0.5, repetition_penalty=1.5
     )
-    assert options.wishes == RequestDefaults(None, 0.5, "linly", "Be brief", sampling)
+    assert options.defaults == RequestDefaults(None, 0.5, "linly", "Be brief", sampling)
     assert (options.settings.base_model, options.lora_model) == ("b", "a-b")
 
 

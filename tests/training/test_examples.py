@@ -44,7 +44,7 @@ def learned(tokenizer: Tokenizer, example: Example) -> str:
 
 def tokenizer_text(tokenizer: Tokenizer, ids: list[int]) -> str:
     return "".join(
-        tokenizer.piece(i) if tokenizer.is_control(i) else tokenizer.decode([i]) for i in ids
+        tokenizer.token_text(i) if tokenizer.is_control(i) else tokenizer.decode([i]) for i in ids
     )
 
 

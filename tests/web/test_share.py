@@ -175,4 +175,4 @@ def test_nothing_is_told_where_nothing_is_amiss(capsys: pytest.CaptureFixture[st
     ],
 )
 def test_visitors_begin_with_one_that_is_there(adapters: tuple[str, ...], first: str) -> None:
-    assert sharing(*adapters).first({"pirate", "linly"}.__contains__) == first
+    assert sharing(*adapters).default_adapter({"pirate", "linly"}.__contains__) == first

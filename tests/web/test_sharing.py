@@ -400,7 +400,7 @@ def test_a_link_that_is_revoked_while_it_is_asked_for() -> None:
 def test_a_link_without_limits_counts_all_the_same() -> None:
     link = PublicLink(LinkRules(), lambda: None)
     link.check("anna", ["pirate"] * 9)
-    link.count("anna", 9)
+    link.add_replies("anna", 9)
     assert (link.visitors, link.replies) == (1, 9)
     link.revoke()
     with pytest.raises(LinkLimitError, match="has ended"):

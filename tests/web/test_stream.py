@@ -116,7 +116,7 @@ def test_stream_begins_with_the_tab_and_all_that_it_shows(serve: Serve) -> None:
         first, second, *_ = tab.events
         assert set(first) == {"tab", "version"}
         assert second["filled"] == ""
-        assert page.service.visits.find(caller.tab or "", Owner("x")).lost
+        assert page.service.visits.get(caller.tab or "", Owner("x")).lost
         assert tab.log["messages"] == tab.sidebar["chats"] == []
         assert len(tab.log["suggestions"]) == 3
 
@@ -399,7 +399,7 @@ def test_stream_that_is_closed_leaves_nothing(serve: Serve, how: str) -> None:
             else:
                 tab.socket.socket.shutdown(sockets.SHUT_RDWR)
         until(lambda: len(page.service.visits) == 1)
-        found = page.service.visits.find(tab.tab, Owner("x"))
+        found = page.service.visits.get(tab.tab, Owner("x"))
         assert found.lost
     until(lambda: len(page.service.visits) == 0)
     assert page.service.visits._counts == {}
@@ -475,7 +475,7 @@ class Behind:
         self.store = ChatStore(path / "chats.sqlite3")
         self.visits = TabSessions()
         replies = ReplyGenerator(
-            self.manager, self.store, "server", self.visits.changed, self.visits.spoke,
+            self.manager, self.store, "server", self.visits.changed, self.visits.notify_progress,
             on_loop=self.visits.on_loop,
         )  # fmt: skip
         self.talk = ChatService(self.manager, self.store, self.visits, replies)
@@ -505,7 +505,7 @@ async def live_times(behind: Behind, visit: Any, count: int) -> list[float]:
     """When a tab is told of what streams, where there is always something new."""
     socket: Any = Socket()
     sending = asyncio.create_task(Tab(behind.service, socket, visit)._send_live())
-    (reply,) = behind.talk.replies.in_chat(visit.chat)
+    (reply,) = behind.talk.replies.active_in_chat(visit.chat)
     while len(socket.sent) < count:
         reply.text += "x"
         visit.heard.set()
@@ -551,7 +551,7 @@ def test_stream_a_slow_client_misses_steps_and_no_outcome(behind: Behind) -> Non
         name = behind.store.create("anna", "title", ChatSettings()).id
         socket: Any = Socket()
         socket.takes.clear()
-        visit.renew()
+        visit.request_redraw()
         sending = asyncio.create_task(Tab(behind.service, socket, visit)._send_chats())
         while not socket.sent:
             await asyncio.sleep(0.005)

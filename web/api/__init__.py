@@ -32,8 +32,8 @@ def install(
     keys = KeyAttempts(access, attempts or AttemptLimiter())
     health_checks = HealthChecks([engine_check(manager), *checks])
     metrics = Metrics(manager, health_checks)
-    manager.listen(metrics.count)
-    manager.listen(logs.reply)
+    manager.add_listener(metrics.count)
+    manager.add_listener(logs.reply)
     known = [
         health.router(manager, metrics, health_checks),
         routes.router(manager),

@@ -27,7 +27,7 @@ class Admin:
 
     def adapters(self) -> dict[str, Any]:
         """Every adapter folder as it was found at the last look, with its verdict."""
-        return self._told(self.manager.known_adapters())
+        return self._told(self.manager.cached_adapters())
 
     def rescan(self) -> dict[str, Any]:
         """Look at the folder again, now."""

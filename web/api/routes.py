@@ -93,7 +93,7 @@ class Api:
         return None if name == self.manager.status().base_model else name
 
     def _texts(self, wanted: Sequence[CompletionRequest]) -> list[str]:
-        return [self.manager.text_of(one) for one in wanted]
+        return [self.manager.decode_prompt(one) for one in wanted]
 
 
 def router(manager: ModelManager) -> APIRouter:

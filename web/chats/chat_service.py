@@ -49,12 +49,12 @@ class ChatService:
         self.link = link
         self._mend = mend
 
-    def hear(self, news: ReplicaEvent | None) -> None:
+    def on_replica_event(self, news: ReplicaEvent | None) -> None:
         """What another replica did or wants done; None: any of them may have done something."""
         if news is not None and news.stop:
-            self.replies.stop_as(news)
+            self.replies.stop_matching(news)
         else:
-            self.visits.changed_elsewhere(news)
+            self.visits.notify_remote_change(news)
 
     def conversation(self, visit: TabSession) -> MessageTree | None:
         """What the tab shows; None for a chat that has not begun, or is gone."""
@@ -78,7 +78,7 @@ class ChatService:
     def _elsewhere(self, messages: dict[str, ChatMessage]) -> bool:
         """Whether some of them are replies that another server makes, or made when it died."""
         return any(
-            m.state is MessageState.STREAMING and not self.replies.makes(m.id) for m in messages.values()
+            m.state is MessageState.STREAMING and not self.replies.is_generating(m.id) for m in messages.values()
         )
 
     def send(self, visit: TabSession, text: str, settings: ChatSettings) -> None:
@@ -129,7 +129,7 @@ class ChatService:
         with self._counted(visit, settings):
             self.replies.begin(visit.owner.id, _shown(visit), question, settings)
 
-    def again(self, visit: TabSession, message: str) -> None:
+    def rerun_exactly(self, visit: TabSession, message: str) -> None:
         """Make a reply once more, exactly as it was.
 
         Raises:
@@ -142,14 +142,14 @@ class ChatService:
         with self._counted(visit, *(run.settings for run in reply.runs)):
             self.replies.begin(visit.owner.id, _shown(visit), question, first, repeats=reply)
 
-    def go_on(self, visit: TabSession, message: str, settings: ChatSettings) -> None:
+    def continue_reply(self, visit: TabSession, message: str, settings: ChatSettings) -> None:
         """Continue the reply that the chat ends with."""
         talk = self.conversation(visit)
         last = talk.last if talk else None
         if last is None or last.id != message or not last.state.can_go_on:
             raise RequestError("There is nothing left to continue", "Regenerate it instead.")
         with self._counted(visit, last.runs[-1].settings if last.runs else settings):
-            self.replies.go_on(visit.owner.id, _shown(visit), last, settings)
+            self.replies.continue_reply(visit.owner.id, _shown(visit), last, settings)
 
     def branch(self, visit: TabSession, message: str) -> None:
         """Show the branch that leads through a message, to where it ends."""
@@ -192,9 +192,9 @@ class ChatService:
         if visit.chat is None:
             return
         self.replies.stop(visit.owner.id, visit.chat)
-        if not self.replies.in_chat(visit.chat):  # nobody may be left who could end it
+        if not self.replies.active_in_chat(visit.chat):  # nobody may be left who could end it
             self._mend()
-            visit.renew()
+            visit.request_redraw()
 
     def open(self, visit: TabSession, chat: str | None) -> ChatSettings | None:
         """Show a chat, or a new one; its settings.
@@ -206,7 +206,7 @@ class ChatService:
         visit.chat = found.id if found else None
         visit.compared = None
         visit.stop_reading()
-        visit.renew()
+        visit.request_redraw()
         return found.settings if found else None
 
     def rename(self, visit: TabSession, chat: str, title: str) -> None:
@@ -221,7 +221,7 @@ class ChatService:
         self.visits.changed(visit.owner.id)
         self.replies.stop(visit.owner.id, chat)
 
-    def undo(self, visit: TabSession, chat: str) -> ChatSettings | None:
+    def restore(self, visit: TabSession, chat: str) -> ChatSettings | None:
         """Bring a deleted chat back, into view where nothing else is; its settings then."""
         self.store.restore(visit.owner.id, chat)
         visit.removed = None
@@ -237,7 +237,7 @@ class ChatService:
         except UnknownChatError:
             return None
 
-    def keep_settings(self, visit: TabSession, chat: str, settings: ChatSettings) -> ChatSettings | None:
+    def save_settings(self, visit: TabSession, chat: str, settings: ChatSettings) -> ChatSettings | None:
         """Remember how a chat is to be answered; how it was before, if there is such a chat."""
         try:
             before = self.store.chat(visit.owner.id, chat).settings
@@ -245,7 +245,7 @@ class ChatService:
             return None
         if before != settings:
             self.store.set_settings(visit.owner.id, chat, settings)
-            visit.renew()
+            visit.request_redraw()
         return before
 
     def _ask(self, visit: TabSession, text: str, settings: ChatSettings) -> str:
@@ -272,23 +272,23 @@ class ChatService:
         self.store.add(visit.owner.id, _shown(visit), question)
         return question.id
 
-    def has(self, adapter: str) -> bool:
+    def adapter_exists(self, adapter: str) -> bool:
         """Whether an adapter is there, broken or not; as long as the model loads, it may be."""
-        known = {one.name for one in self.manager.known_adapters()}
+        known = {one.name for one in self.manager.cached_adapters()}
         return not adapter or adapter in known or not self.manager.status().ready
 
     def _refuse_gone(self, settings: ChatSettings) -> None:
-        if not self.has(settings.adapter):
+        if not self.adapter_exists(settings.adapter):
             raise RequestError(
                 f"The adapter {settings.adapter} is not here any more", "Choose another one."
             )
 
-    def allows(self, visit: TabSession, adapter: str) -> bool:
+    def may_use_adapter(self, visit: TabSession, adapter: str) -> bool:
         """Whether a visitor may use an adapter, "" being the base: not all may, by a link."""
         return self.link is None or not visit.guest or self.link.allows(adapter)
 
     @contextmanager
-    def room(self, visit: TabSession, characters: int) -> Iterator[None]:
+    def reserve_quota(self, visit: TabSession, characters: int) -> Iterator[None]:
         """Around the keeping of what is no question: by the link there is a limit for that.
 
         Raises:
@@ -296,10 +296,10 @@ class ChatService:
         """
         link = self.link if visit.guest else None
         if link is not None:
-            link.check_room(characters)
+            link.check_quota(characters)
         yield
         if link is not None:
-            link.keep(characters)
+            link.add_stored(characters)
 
     @contextmanager
     def _counted(self, visit: TabSession, *asked: ChatSettings) -> Iterator[None]:
@@ -314,7 +314,7 @@ class ChatService:
             link.check(visit.owner.id, [settings.adapter for settings in asked])
         yield
         if link is not None:
-            link.count(visit.owner.id, len(asked))
+            link.add_replies(visit.owner.id, len(asked))
         visit.stop_reading()
 
     def _refuse_busy(self, visit: TabSession) -> MessageTree | None:
@@ -323,7 +323,7 @@ class ChatService:
         Raises:
             ReplyBusyError
         """
-        if visit.chat and self.replies.in_chat(visit.chat):
+        if visit.chat and self.replies.active_in_chat(visit.chat):
             raise ReplyBusyError
         talk = self.conversation(visit)
         if talk and talk.elsewhere:

@@ -39,7 +39,7 @@ class OpenStore:
     lock: Lock
     others: ReplicaBus = field(default_factory=NullBus)
 
-    def mend(self) -> None:
+    def mark_interrupted_replies(self) -> None:
         """Mark what a server that died was about to say.
 
         Raises:
@@ -61,7 +61,7 @@ def open_store(folder: Path, database_url: str | None = None) -> OpenStore:
     """
     keeping = _in_postgres(database_url) if database_url else _in_folder(folder)
     try:
-        keeping.mend()
+        keeping.mark_interrupted_replies()
         _clear_away(keeping.store)
     except BaseException:
         keeping.close()

@@ -31,7 +31,7 @@ class PrefillAhead:
         if _reader(before) == _reader(now) or not self.manager.status().ready:
             return
         visit.stop_reading()
-        if self.talk.allows(visit, now.adapter):
+        if self.talk.may_use_adapter(visit, now.adapter):
             visit.on_loop(self._begin, visit, now)
 
     def _begin(self, visit: TabSession, settings: ChatSettings) -> None:
@@ -42,11 +42,11 @@ class PrefillAhead:
         await asyncio.sleep(PATIENCE)
         owner = visit.owner.id
         talk = await self.workers.draw(owner, lambda: self.talk.conversation(visit))
-        if talk is None or talk.last is None or self.talk.replies.in_chat(talk.chat.id):
+        if talk is None or talk.last is None or self.talk.replies.active_in_chat(talk.chat.id):
             return
         request = chat_request(to_model_messages(talk.branch, settings.system), settings)
         try:
-            measured = await self.workers.draw(owner, lambda: self.manager.measure(request))
+            measured = await self.workers.draw(owner, lambda: self.manager.context_usage(request))
             self._tell(visit, PrefillProgress(settings.adapter, measured.tokens))
             async with aclosing(self.manager.read_ahead(request)) as bursts:
                 async for burst in bursts:
@@ -60,7 +60,7 @@ class PrefillAhead:
 
     def _tell(self, visit: TabSession, reading: PrefillProgress | None) -> None:
         visit.reading = reading
-        visit.renew()
+        visit.request_redraw()
 
 
 def chat_request(messages: tuple[Message, ...], settings: ChatSettings) -> ChatRequest:

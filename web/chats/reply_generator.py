@@ -83,11 +83,11 @@ class ReplyGenerator:
         """How many are in the making."""
         return len(self._replies)
 
-    def makes(self, message: str) -> bool:
+    def is_generating(self, message: str) -> bool:
         """Whether a reply is in the making here, or has yet to be saved."""
         return message in self._replies or message in self._unsaved
 
-    def in_chat(self, chat: str) -> list[ReplyJob]:
+    def active_in_chat(self, chat: str) -> list[ReplyJob]:
         """Those of a chat, in the order in which they began."""
         return [reply for reply in self._all() if reply.chat == chat]
 
@@ -124,7 +124,7 @@ class ReplyGenerator:
         self._start(ReplyJob(owner, chat, message, "", run, repeats))
         return message
 
-    def go_on(self, owner: str, chat: str, message: ChatMessage, settings: ChatSettings) -> None:
+    def continue_reply(self, owner: str, chat: str, message: ChatMessage, settings: ChatSettings) -> None:
         """Continue a reply that was cut, stopped or interrupted, as it was begun.
 
         Raises:
@@ -144,20 +144,20 @@ class ReplyGenerator:
         Raises:
             StoreError: it is not known what the others make there.
         """
-        here = self.in_chat(chat)
-        self.stop_as(ReplicaEvent(owner_digest(owner), chat))
+        here = self.active_in_chat(chat)
+        self.stop_matching(ReplicaEvent(owner_digest(owner), chat))
         if here:  # then nobody else says anything there
             return
         for message in self._store.streaming(chat):
-            if not self.makes(message):
+            if not self.is_generating(message):
                 self._others.tell(ReplicaEvent(owner_digest(owner), chat, message))
 
-    def stop_as(self, news: ReplicaEvent) -> None:
+    def stop_matching(self, news: ReplicaEvent) -> None:
         """As `stop`, of what is made here."""
         self._on_loop(self._stop_here, news)
 
     def _stop_here(self, news: ReplicaEvent) -> None:
-        for reply in self.in_chat(news.stop):
+        for reply in self.active_in_chat(news.stop):
             named = news.message in ("", reply.message.id)
             if named and owner_digest(reply.owner) == news.owner:
                 reply.stopped = True
@@ -165,7 +165,7 @@ class ReplyGenerator:
                     self._manager.abort(reply.request.id)
 
     def _refuse_second(self, chat: str, comparison: str | None) -> None:
-        for reply in self.in_chat(chat):
+        for reply in self.active_in_chat(chat):
             if comparison is None or reply.message.comparison != comparison:
                 raise ReplyBusyError
 
@@ -289,7 +289,7 @@ class ReplyGenerator:
         """The template and the adapter's digest; looking takes files."""
         adapter = settings.adapter
         template = self._manager.template_for(adapter or None, settings.template or None)
-        digests = {one.name: one.digest for one in self._manager.known_adapters()}
+        digests = {one.name: one.digest for one in self._manager.cached_adapters()}
         return template.name, digests.get(adapter, "")
 
     async def _run(self, reply: ReplyJob) -> Delta:

@@ -31,7 +31,7 @@ def check_reproducible(manager: ModelManager, reply: ChatMessage) -> None:
             "A model server elsewhere does not promise the same text twice",
             "Regenerate asks it once more.",
         )
-    digests = {adapter.name: adapter.digest for adapter in manager.known_adapters()}
+    digests = {adapter.name: adapter.digest for adapter in manager.cached_adapters()}
     for run in reply.runs:
         if (run.base, run.quantization) != (status.base_model, status.quantization):
             raise NotExactError(

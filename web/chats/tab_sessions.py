@@ -58,7 +58,7 @@ class TabSession:
     on_loop: LoopCaller = field(default_factory=LoopCaller)
     address: str = ""  # of the client, where tabs are counted by it
 
-    def renew(self) -> None:
+    def request_redraw(self) -> None:
         """Have the chats drawn again."""
         self.on_loop(self._renew)
 
@@ -115,7 +115,7 @@ class TabSessions:
         visit.address = address
         return visit
 
-    def find(self, tab: str, owner: Owner, guest: bool = False) -> TabSession:
+    def get(self, tab: str, owner: Owner, guest: bool = False) -> TabSession:
         """The visitor's tab of this id; where they have none, a lost one that is not kept.
 
         An id opens nothing by itself: with that of another visitor's tab, one has a lost tab of
@@ -143,7 +143,7 @@ class TabSessions:
     def changed(self, owner: str) -> None:
         """One of the owner's chats is not what it was."""
         for visit in self._of(owner):
-            visit.renew()
+            visit.request_redraw()
         self._others.tell(ReplicaEvent(owner_digest(owner)))
 
     def library_changed(self, owner: str) -> None:
@@ -151,7 +151,7 @@ class TabSessions:
         for visit in self._of(owner):
             visit.offer()
 
-    def saved(self, owner: str, chat: str) -> None:
+    def notify_saved(self, owner: str, chat: str) -> None:
         """What the tabs here know already of a reply in this chat is in the store now."""
         self._others.tell(ReplicaEvent(owner_digest(owner), chat=chat_digest(chat), grew=True))
 
@@ -159,7 +159,7 @@ class TabSessions:
         """Have `hear` called with what the others tell from now on."""
         self._others.follow(hear)
 
-    def changed_elsewhere(self, news: ReplicaEvent | None) -> None:
+    def notify_remote_change(self, news: ReplicaEvent | None) -> None:
         """As `changed`, but another replica's doing; None where that may be anybody's. A reply that
         only grew is of no interest to who looks at something else."""
         for visit in self:
@@ -168,9 +168,9 @@ class TabSessions:
                     continue
                 if news.grew and news.chat != chat_digest(visit.chat or ""):
                     continue
-            visit.renew()
+            visit.request_redraw()
 
-    def spoke(self, owner: str, chat: str) -> None:
+    def notify_progress(self, owner: str, chat: str) -> None:
         """A reply in this chat has grown, or moved in its queue."""
         for visit in self._of(owner):
             if visit.chat == chat:

@@ -113,7 +113,7 @@ class PublicLink:
         allowed = self.rules.adapters
         return allowed is None or (adapter or BASE) in allowed
 
-    def first(self, has: Callable[[str], bool]) -> str:
+    def default_adapter(self, has: Callable[[str], bool]) -> str:
         """An adapter that visitors may use, "" being the base: one that is there, if any is.
 
         Args:
@@ -140,7 +140,7 @@ class PublicLink:
         if most is not None:
             _check_left(most, most - self._spent[visitor], len(adapters))
 
-    def check_room(self, characters: int) -> None:
+    def check_quota(self, characters: int) -> None:
         """That a visitor may leave so much here besides questions: chats from a file, or a prompt.
         By link and not by visitor, as whoever forgets their cookie is another one.
 
@@ -153,11 +153,11 @@ class PublicLink:
                 "Ask for a new link.",
             )
 
-    def keep(self, characters: int) -> None:
+    def add_stored(self, characters: int) -> None:
         """Remember that a visitor has left so much."""
         self._kept += characters
 
-    def count(self, visitor: str, replies: int) -> None:
+    def add_replies(self, visitor: str, replies: int) -> None:
         """Remember that a visitor was given so many."""
         self._spent[visitor] += replies
 

@@ -131,7 +131,7 @@ class ActionResult:
     sent: str = ""
     inserted: str = ""
     updates: Updates = field(default_factory=dict)
-    filled: str | None = None
+    loaded_chat: str | None = None
 
 
 Does = Callable[[TabSession, Any], ActionResult | None]
@@ -158,7 +158,7 @@ class Actions:
             "open": (Of, lambda v, b: ActionResult(talk.open(v, b.id))),
             "edit": (Edit, self._edit),
             "continue": (OfForm, self._continue),
-            "again": (Of, lambda v, b: talk.again(v, b.id)),
+            "again": (Of, lambda v, b: talk.rerun_exactly(v, b.id)),
             "branch": (Of, lambda v, b: talk.branch(v, b.id)),
             "side_by_side": (Of, lambda v, b: talk.side_by_side(v, b.id)),
             "choose": (Of, lambda v, b: talk.choose(v, b.id)),
@@ -166,7 +166,7 @@ class Actions:
             "search": (Search, self._search),
             "rename": (Rename, lambda v, b: talk.rename(v, b.id, b.title)),
             "delete": (Of, lambda v, b: talk.delete(v, b.id)),
-            "undo": (Of, lambda v, b: ActionResult(talk.undo(v, b.id))),
+            "undo": (Of, lambda v, b: ActionResult(talk.restore(v, b.id))),
             "compare": (Compare, self._compare),
             "settings": (Form, self._settings_changed),
             "preset": (Named, self._preset),
@@ -203,7 +203,7 @@ class Actions:
 
         def adopted() -> ActionResult:
             owner = visit.owner.id
-            with self._talk.room(visit, len(text)):
+            with self._talk.reserve_quota(visit, len(text)):
                 chats = self._talk.store.adopt(owner, read_chats(text))
             self._talk.visits.changed(owner)
             return ActionResult() if more else ActionResult(self._talk.open(visit, chats[-1].id))
@@ -213,9 +213,9 @@ class Actions:
     def told(self, visit: TabSession, action: Callable[[], ActionResult | None]) -> dict[str, Any]:
         """Do something; what the tab is told of it."""
         outcome = action() or ActionResult()
-        updates, said, filled = dict(outcome.updates), outcome.said, outcome.filled
+        updates, said, filled = dict(outcome.updates), outcome.said, outcome.loaded_chat
         if outcome.settings is not None:
-            updates |= self._controls.filled(visit, outcome.settings)
+            updates |= self._controls.loaded_chat(visit, outcome.settings)
             said = said or self._controls.missed(visit, outcome.settings)
             filled = visit.chat or ""
         return {
@@ -231,7 +231,7 @@ class Actions:
     def _form(self, visit: TabSession, form: FormValues) -> ChatSettings:
         """What the controls say, unless they are still those of the chat that was shown before."""
         own = self._talk.settings(visit)
-        return form.settings() if own is None or form.filled == visit.chat else own
+        return form.settings() if own is None or form.loaded_chat == visit.chat else own
 
     def _in_step(self, visit: TabSession, form: FormValues, action: Callable[[], ActionResult]) -> ActionResult:
         """Do it, and see to it that the controls are about the chat that is shown then: a new one
@@ -244,12 +244,12 @@ class Actions:
             if visit.chat == before:
                 raise
             # The chat has begun, and what is chosen from now on is for that one.
-            return ActionResult(said=error_sentence(error, visit.language), filled=visit.chat or "")
+            return ActionResult(said=error_sentence(error, visit.language), loaded_chat=visit.chat or "")
         if visit.chat != before:
             return _with(outcome, filled=visit.chat or "")
         with suppress(LinlyError):  # what could not be read was told already
             own = self._talk.settings(visit)
-            if own is not None and form.filled != visit.chat:
+            if own is not None and form.loaded_chat != visit.chat:
                 return _with(outcome, settings=own)
         return outcome
 
@@ -271,12 +271,12 @@ class Actions:
         self._talk.edit(visit, body.id, body.text, self._form(visit, body.form))
 
     def _continue(self, visit: TabSession, body: OfForm) -> None:
-        self._talk.go_on(visit, body.id, self._form(visit, body.form))
+        self._talk.continue_reply(visit, body.id, self._form(visit, body.form))
 
     def _new_chat(self, visit: TabSession, _: Body) -> ActionResult:
         """Begin anew. What is being said in another chat goes on."""
         self._talk.open(visit, None)
-        return ActionResult(filled="")
+        return ActionResult(loaded_chat="")
 
     def _vote(self, visit: TabSession, body: Vote) -> None:
         winner = None if body.winner == TIE else body.winner
@@ -284,7 +284,7 @@ class Actions:
 
     def _search(self, visit: TabSession, body: Search) -> None:
         visit.query = body.text[:MAX_QUERY]
-        visit.renew()
+        visit.request_redraw()
 
     def _compare(self, visit: TabSession, body: Compare) -> ActionResult:
         """Ask several at once: the message, or the last question where there is none."""
@@ -303,8 +303,8 @@ class Actions:
         one may have been opened since."""
 
         def keep() -> ActionResult:
-            settings, chat = body.form.settings(), body.form.filled or ""
-            before = self._talk.keep_settings(visit, chat, settings)
+            settings, chat = body.form.settings(), body.form.loaded_chat or ""
+            before = self._talk.save_settings(visit, chat, settings)
             if before is not None and chat == visit.chat:
                 self._ahead.settings_changed(visit, before, settings)
             return ActionResult()
@@ -319,13 +319,13 @@ class Actions:
 
     def _language(self, visit: TabSession, body: Language) -> None:
         visit.language = body.language
-        visit.renew()
+        visit.request_redraw()
         visit.offer()
 
     def _save_preset(self, visit: TabSession, body: SavePreset) -> ActionResult:
         """Keep the sampling as it is set."""
         saved = SavedPreset(body.name or "", body.form.settings().sampling)
-        with self._talk.room(visit, len(saved.name)):
+        with self._talk.reserve_quota(visit, len(saved.name)):
             value = self._shelf.save_preset(visit.owner.id, saved)
         self._talk.visits.library_changed(visit.owner.id)
         cleared: Updates = {self._layout.settings.shelf.preset_name: ""}
@@ -348,7 +348,7 @@ class Actions:
     def _save_snippet(self, visit: TabSession, body: SnippetText) -> None:
         """Keep what is in the message box."""
         text = body.message or ""
-        with self._talk.room(visit, len(text)):
+        with self._talk.reserve_quota(visit, len(text)):
             self._shelf.save_snippet(visit.owner.id, body.name or "", text)
         self._talk.visits.library_changed(visit.owner.id)
 
@@ -366,7 +366,7 @@ class Actions:
         for tab in self._talk.visits:
             tab.offer()
             if tab.guest:
-                tab.renew()  # its stream looks whether the link has ended
+                tab.request_redraw()  # its stream looks whether the link has ended
 
     def _train_chat(self, visit: TabSession, training: TrainActions) -> ActionResult:
         ui = self._layout

@@ -19,8 +19,8 @@ def adapter_choices(talk: ChatService, visit: TabSession) -> Choices:
     """The base and the adapters, as far as a visitor may use them."""
     status, language = talk.manager.status(), visit.language
     base = (translate(language, "base", name=status.base_model), BASE)
-    found = [(adapter_label(one, language), one.name) for one in talk.manager.known_adapters()]
-    return [choice for choice in (base, *found) if talk.allows(visit, choice[1])]
+    found = [(adapter_label(one, language), one.name) for one in talk.manager.cached_adapters()]
+    return [choice for choice in (base, *found) if talk.may_use_adapter(visit, choice[1])]
 
 
 def adapter_label(found: Adapter, language: str) -> str:

@@ -48,12 +48,12 @@ class ControlUpdates:
             merge(updates, self._training.updates(visit))
         return updates
 
-    def filled(self, visit: TabSession, settings: ChatSettings) -> Updates:
+    def loaded_chat(self, visit: TabSession, settings: ChatSettings) -> Updates:
         """The controls as a chat has them; what is not there any more is left to the base."""
         adapter = self._adapter(visit, settings.adapter)
         panel, presets = self._layout.settings, self._shelf.presets(visit.owner.id)
         return {
-            **panel.filled(settings, presets),
+            **panel.loaded_chat(settings, presets),
             self._layout.adapter: self.adapter(visit, adapter),
             panel.template: self._template(visit, settings.template),
         }
@@ -96,7 +96,7 @@ class ControlUpdates:
 
     def _notice(self, status: Status, language: str) -> str:
         """What is to be known about the model, if anything."""
-        if status.ready and not self._manager.tuned:
+        if status.ready and not self._manager.has_chat_template:
             return translate(language, "untuned")
         return refused(status.error or "", language)
 
@@ -108,15 +108,15 @@ class ControlUpdates:
 
     def _adapter(self, visit: TabSession, adapter: str) -> str:
         """The adapter, or who goes on in its place: it is gone, or not for this visitor."""
-        if not self._talk.allows(visit, adapter):
+        if not self._talk.may_use_adapter(visit, adapter):
             return self._fallback(visit)
-        return adapter if self._talk.has(adapter) else self._fallback(visit)
+        return adapter if self._talk.adapter_exists(adapter) else self._fallback(visit)
 
     def _fallback(self, visit: TabSession) -> str:
         link = self._talk.link
-        if link is None or self._talk.allows(visit, BASE):
+        if link is None or self._talk.may_use_adapter(visit, BASE):
             return BASE
-        return link.first(self._talk.has)
+        return link.default_adapter(self._talk.adapter_exists)
 
 
 def _with(choices: Choices, value: str) -> Any:

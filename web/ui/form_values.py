@@ -31,7 +31,7 @@ class Body(BaseModel):
 class FormValues(Body):
     """How the visitor wants to be answered. `filled` is the chat that the controls are about."""
 
-    filled: Name | None = None
+    loaded_chat: Name | None = None
     adapter: Name | None = None
     scale: Number = None
     template: Name | None = None

@@ -50,9 +50,9 @@ class Layout:
     train: TrainLayout | None = None
 
     @property
-    def wishes(self) -> list[Any]:
+    def form_controls(self) -> list[Any]:
         """How the visitor wants to be answered."""
-        return [self.adapter, *self.settings.wishes]
+        return [self.adapter, *self.settings.form_controls]
 
     @property
     def form(self) -> dict[str, Any]:

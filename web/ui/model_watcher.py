@@ -44,7 +44,7 @@ class ModelWatcher:
         status = manager.status()
         model = (
             status.phase, round(status.progress, 2), status.error, status.base_model,
-            status.quantization, status.device, manager.tuned if status.ready else None,
+            status.quantization, status.device, manager.has_chat_template if status.ready else None,
         )  # fmt: skip
         adapters = manager.adapters(LOOK_SECONDS)
         templates = [(one.name, one.description) for one in manager.templates()]

@@ -47,7 +47,7 @@ def _connect(ui: Layout) -> None:
     on([ui.stop.click], "stop")
     on([ui.new_chat.click], "new_chat")
     # What is pasted, or comes from an input method, is no `input` to Gradio.
-    on([wish.input for wish in ui.wishes] + [b.blur for b in ui.settings.boxes], "settings")
+    on([wish.input for wish in ui.form_controls] + [b.blur for b in ui.settings.boxes], "settings")
     on([ui.settings.preset.input], "preset")
     on([ui.language.input], "language")
     on([compare.ask.click], "compare")

@@ -161,7 +161,7 @@ class Endpoints:
         tab = headers.get("x-linly-tab", "")
         if not 0 < len(tab) <= MAX_HEADER:
             raise RequestError(*UNKNOWN)
-        visit = self._service.visits.find(tab, visitor.owner, visitor.guest)
+        visit = self._service.visits.get(tab, visitor.owner, visitor.guest)
         if visit.lost and not visit.owner.kept:
             raise LostTabError(*LOST)
         if visit.lost:

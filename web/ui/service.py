@@ -57,7 +57,7 @@ class PageService:
     def bind(self) -> None:
         """Something is asked for on the event loop that runs now; it may precede any tab."""
         self.visits.on_loop.bind()
-        self.visits.follow(self.talk.hear)
+        self.visits.follow(self.talk.on_replica_event)
 
     def begin(self) -> None:
         """A tab has been opened, on the event loop that runs now."""
@@ -77,9 +77,9 @@ class PageService:
         blocks, layout = build_page(manager.status().remote, desk is not None)
         workers, on_loop = Workers(), LoopCaller()
         visits, store = TabSessions(keeping.others, on_loop), keeping.store
-        replies = ReplyGenerator(manager, store, keeping.lock.id, visits.changed, visits.spoke,
-                          visits.saved, keeping.others, workers, on_loop)  # fmt: skip
-        talk = ChatService(manager, store, visits, replies, link, keeping.mend)
+        replies = ReplyGenerator(manager, store, keeping.lock.id, visits.changed, visits.notify_progress,
+                          visits.notify_saved, keeping.others, workers, on_loop)  # fmt: skip
+        talk = ChatService(manager, store, visits, replies, link, keeping.mark_interrupted_replies)
         shelf = PromptLibrary(store)
         training = uploads = None
         if desk is not None and layout.train is not None:

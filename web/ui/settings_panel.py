@@ -63,7 +63,7 @@ class SettingsPanel:
         }  # fmt: skip
 
     @property
-    def wishes(self) -> list[Any]:
+    def form_controls(self) -> list[Any]:
         """The components of `form`."""
         return list(self.form.values())
 
@@ -122,7 +122,7 @@ class SettingsPanel:
             *self.share.labels(t),
         )
 
-    def filled(self, settings: ChatSettings, presets: Mapping[str, Preset]) -> Updates:
+    def loaded_chat(self, settings: ChatSettings, presets: Mapping[str, Preset]) -> Updates:
         """Updates that show a chat's settings, but for its template."""
         sampling = settings.sampling
         preset = preset_from_sampling(sampling)

@@ -23,7 +23,7 @@ class SharePanel:
     """A part of the settings that visitors of the link never get to see."""
 
     panel: gr.Accordion
-    link: gr.HTML
+    share_link: gr.HTML
     revoke: gr.Button
 
     @classmethod
@@ -41,7 +41,7 @@ class SharePanel:
 
     @property
     def outputs(self) -> list[Any]:
-        return [self.panel, self.link, self.revoke]
+        return [self.panel, self.share_link, self.revoke]
 
     def shown(self, link: PublicLink | None, visit: TabSession) -> Updates:
         """How the link is; nothing for its visitors."""
@@ -49,7 +49,7 @@ class SharePanel:
             return {self.panel: gr.update(visible=False)}
         return {
             self.panel: gr.update(visible=True),
-            self.link: describe(link, visit.language),
+            self.share_link: describe(link, visit.language),
             self.revoke: gr.update(visible=link.address is not None and not link.closed),
         }
 

@@ -118,7 +118,7 @@ class Tab:
         await self._send({"tab": self._visit.id, "version": version()})
         begun: Value = {"controls": encoded, "filled": self._visit.chat or ""}
         await self._send(begun | ({"say": said} if said else {}))
-        self._visit.renew()
+        self._visit.request_redraw()
         self._visit.offer()
         await self._run_until_first(self._send_chats(), self._send_live(), self._send_controls())
 
@@ -144,7 +144,7 @@ class Tab:
             settings = self._talk.open(visit, chat) if chat else None
             if settings is None:
                 return "", encode(controls.begun(visit))
-            return controls.missed(visit, settings), encode(controls.filled(visit, settings))
+            return controls.missed(visit, settings), encode(controls.loaded_chat(visit, settings))
         except LinlyError as error:
             return error_sentence(error, visit.language), encode(controls.begun(visit))
 
@@ -159,7 +159,7 @@ class Tab:
                 text, talk = await self._draw(partial(self._drawn, known), slow=bool(visit.query))
                 await self._send_text(text)
                 self._live.keep([reply.message.id for reply in self._replies()] + streaming(talk))
-                if not (talk and (talk.elsewhere or self._talk.replies.in_chat(talk.chat.id))):
+                if not (talk and (talk.elsewhere or self._talk.replies.active_in_chat(talk.chat.id))):
                     meter = await self._draw(partial(self._meter, talk))
                     shown = self._service.layout.controls.encode(
                         {self._service.layout.meter: meter}
@@ -206,7 +206,7 @@ class Tab:
         settings = talk.chat.settings
         request = chat_request(to_model_messages(talk.branch, settings.system), settings)
         try:
-            measured = manager.measure(request)
+            measured = manager.context_usage(request)
         except LinlyError:  # said when it is asked for
             return ""
         line = meter_line(measured.tokens, measured.context_length, visit.language)
@@ -238,7 +238,7 @@ class Tab:
     def _replies(self) -> Sequence[ReplyJob]:
         """Those in the making, in the chat that is shown."""
         chat = self._visit.chat
-        return self._talk.replies.in_chat(chat) if chat else []
+        return self._talk.replies.active_in_chat(chat) if chat else []
 
     def _link_ended(self) -> bool:
         link = self._talk.link

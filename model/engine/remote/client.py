@@ -98,7 +98,7 @@ class OpenAIClient:
                 return tokens
         return None
 
-    async def takes_ids(self, model: str, ids: Sequence[int]) -> bool:
+    async def accepts_token_ids(self, model: str, ids: Sequence[int]) -> bool:
         """Whether it takes a prompt as token ids: tried with one token to say."""
         body = {"model": model, "prompt": list(ids), "max_tokens": 1, "temperature": 0}
         try:

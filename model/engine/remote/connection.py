@@ -62,7 +62,7 @@ class ServerConnection:
         self._given: dict[tuple[str, str], float] = {}  # when, by name and affinity
         self._refused: dict[str, AdapterError] = {}  # by name
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """See what the server serves.
 
         Raises:
@@ -80,11 +80,11 @@ class ServerConnection:
             known.clear()
         self._turn(ConnectionState(served, base, None, ids, loads))
 
-    def lost(self, error: LinlyError) -> None:
+    def mark_down(self, error: LinlyError) -> None:
         """It cannot be used for now."""
         self._turn(replace(self.state, error=str(error)))
 
-    async def have(self, adapter: str, digest: str) -> str:
+    async def ensure_adapter(self, adapter: str, digest: str) -> str:
         """The name by which the server has an adapter as of `digest`; it is given it if need be.
 
         One that it lists under the plain name it came with, and that is what lies here when it is
@@ -105,7 +105,7 @@ class ServerConnection:
                 await self._load(adapter, name)
             return name
 
-    async def have_again(self, adapter: str, name: str, affinity: str, asked: float) -> bool:
+    async def reload_adapter(self, adapter: str, name: str, affinity: str, asked: float) -> bool:
         """Give it once more, as the server said that it does not know the `name`, when it was asked
         at `asked` (by the monotonic clock); whether it does now.
 
@@ -119,7 +119,7 @@ class ServerConnection:
                 await self._load(adapter, name, affinity)
             return (name, affinity) in self._given
 
-    async def forget(self, adapter: str) -> None:
+    async def unload_adapter(self, adapter: str) -> None:
         """Have the server give up an adapter that it was given."""
         async with self._locks[adapter]:
             await self._take_back(self.loaded.pop(adapter, None))
@@ -171,7 +171,7 @@ class ServerConnection:
         """Whether the server takes token ids, which then are the same as here."""
         told = await self._server.tokens(base, self._probe.text)
         if told is None:
-            return await self._server.takes_ids(base, self._probe.ids)
+            return await self._server.accepts_token_ids(base, self._probe.ids)
         if self._probe.fits(told):
             return True
         raise EngineError(

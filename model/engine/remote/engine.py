@@ -91,7 +91,7 @@ class RemoteEngine:
         return min(self._longest, state.served.longest.get(state.base, self._longest))
 
     @property
-    def takes_ids(self) -> bool:
+    def accepts_token_ids(self) -> bool:
         return self._line.state.ids
 
     @property
@@ -115,7 +115,7 @@ class RemoteEngine:
 
     def load(self, adapter: str, digest: str) -> None:
         self._check_line()
-        self._ask(self._line.have(adapter, digest))
+        self._ask(self._line.ensure_adapter(adapter, digest))
 
     def submit(self, request: EngineRequest, emit: Emit) -> None:
         self._check_line()
@@ -134,7 +134,7 @@ class RemoteEngine:
 
     def unload(self, adapter: str) -> None:
         if self._line.state.error is None and not self._closing:
-            self._ask(self._line.forget(adapter))
+            self._ask(self._line.unload_adapter(adapter))
 
     def status(self) -> EngineStatus:
         replies = tuple(self._replies.values())
@@ -170,7 +170,7 @@ class RemoteEngine:
             self._loop.run_until_complete(self._work())
         except BaseException as error:  # the thread must not die without a word
             log.exception("the engine stopped")
-            self._line.lost(EngineError(f"The engine stopped: {error or type(error).__name__}"))
+            self._line.mark_down(EngineError(f"The engine stopped: {error or type(error).__name__}"))
         finally:
             self._tried.set()
             self._loop.run_until_complete(self._end_all())
@@ -225,14 +225,14 @@ class RemoteEngine:
         connections, but for a network that says nothing.
         """
         try:
-            await self._line.look()
+            await self._line.refresh()
         except BusyError:
             return 0
         except LinlyError as error:
             answers = self._replies and self._loop.time() - self._heard < ANSWER_SECONDS
             if answers or (failures == 0 and self._line.state.error is None):
                 return failures + 1
-            self._line.lost(error)
+            self._line.mark_down(error)
             if isinstance(error, NotReadyError) and failures + 1 >= GONE:
                 self._interrupt_all()
             return failures + 1
@@ -240,7 +240,7 @@ class RemoteEngine:
 
     def _interrupt_all(self) -> None:
         for reply in tuple(self._replies.values()):
-            reply.lose(_broke_off())
+            reply.on_connection_lost(_broke_off())
             self._cancel(reply.request.id)
 
     def _begin(self, reply: ResponseStream) -> None:
@@ -271,30 +271,30 @@ class RemoteEngine:
         except asyncio.CancelledError:
             reply.abort()
         except NotReadyError as error:
-            reply.lose(_broke_off() if reply.taken else error)
+            reply.on_connection_lost(_broke_off() if reply.taken else error)
             self._hurry.set()
         except LinlyError as error:
-            reply.fail(error)
+            reply.on_error(error)
         except Exception as error:
             log.exception("a reply failed")
-            reply.fail(EngineError(f"The model server's answer cannot be read: {error}"))
+            reply.on_error(EngineError(f"The model server's answer cannot be read: {error}"))
         finally:
             del self._replies[reply.request.id], self._tasks[reply.request.id]
-            reply.close()
+            reply.emit_final()
 
     async def _stream(self, reply: ResponseStream) -> None:
         adapter = reply.request.adapter if reply.request.adapter_scale else None
         if adapter is None:
             await self._hear(reply, self._line.state.base)
             return
-        name = await self._line.have(adapter.name, adapter.digest)
+        name = await self._line.ensure_adapter(adapter.name, adapter.digest)
         asked = time.monotonic()
         try:
             await self._hear(reply, name)
         except UnknownThereError as error:
             # It has been started anew since it was looked at, or is another one than was looked at.
             affinity = reply.request.affinity
-            if not await self._line.have_again(adapter.name, name, affinity, asked):
+            if not await self._line.reload_adapter(adapter.name, name, affinity, asked):
                 raise _unserved(adapter.name) from error
             await self._hear(reply, name)
 
@@ -304,7 +304,7 @@ class RemoteEngine:
             reply.taken = True
             async for chunk in chunks:
                 self._heard = self._loop.time()
-                reply.take(chunk)
+                reply.on_chunk(chunk)
                 if reply.cut:
                     return
         if reply.reason is None:

@@ -13,7 +13,7 @@ class TokenizerProbe:
     """A text with its ids, and how many ids there are."""
 
     ids: Sequence[int]
-    pieces: int
+    vocab_size: int
     text: str
 
     def fits(self, told: Sequence[int]) -> bool:
@@ -23,4 +23,4 @@ class TokenizerProbe:
         on anything.
         """
         common = len(set(self.ids) & set(told))
-        return max(told, default=0) < self.pieces and common >= ALIKE * len(set(self.ids))
+        return max(told, default=0) < self.vocab_size and common >= ALIKE * len(set(self.ids))

@@ -75,7 +75,7 @@ class ResponseStream:
                "ignore_eos": False, "presence_penalty": 0.0, "frequency_penalty": 0.0}  # fmt: skip
         return body | {n: getattr(wishes, n) for n, v in off.items() if getattr(wishes, n) != v}
 
-    def take(self, chunk: Json) -> None:
+    def on_chunk(self, chunk: Json) -> None:
         """What the server says next; afterwards `reason` tells whether that was all."""
         usage, choices = chunk.get("usage"), chunk.get("choices")
         self._usage = usage if isinstance(usage, dict) else self._usage
@@ -110,31 +110,31 @@ class ResponseStream:
         entries = _read_logprobs(told, self.request.sampling.logprobs)
         if not isinstance(ids, list) or len(ids) != len(entries):
             return entries
-        piece, eos = self.request.detokenizer.piece, self.request.eos_ids
+        piece, eos = self.request.detokenizer.token_text, self.request.eos_ids
         pairs = zip(entries, ids, strict=True)
         return tuple(replace(one, token=piece(token)) for one, token in pairs if token not in eos)
 
     def skip(self) -> None:
         """It asks for no text."""
         self._end(FinishReason.STOP)
-        self.close()
+        self.emit_final()
 
     def abort(self) -> None:
         """It was ended from here."""
         self._end(FinishReason.ABORT)
 
-    def lose(self, error: LinlyError) -> None:
+    def on_connection_lost(self, error: LinlyError) -> None:
         """The line is down: as if it had never been asked, unless the server took it."""
         if self.taken:
             self.interrupt(error)
         else:
-            self.fail(error)
+            self.on_error(error)
 
     def interrupt(self, error: LinlyError) -> None:
         """The server has gone: an end that nobody asked for."""
         self._end(FinishReason.ABORT, error=str(error))
 
-    def fail(self, error: LinlyError) -> None:
+    def on_error(self, error: LinlyError) -> None:
         """The server did not take it, or failed on the way."""
         self._end(FinishReason.ERROR, None if self.taken else error, str(error))
 
@@ -150,7 +150,7 @@ class ResponseStream:
         if rest:
             self._emit(Delta(rest))
 
-    def close(self) -> None:
+    def emit_final(self) -> None:
         """Tell the end, now that the server has said how many tokens it took. Once."""
         self.abort()  # if nothing else has ended it
         self._emit(Delta("", self.reason, self._stats(), error=self._error, refusal=self._refusal))

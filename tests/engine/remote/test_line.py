@@ -163,7 +163,7 @@ def test_a_reply_that_is_aborted_at_once_ends_too(opened: Open, server: Server) 
     """Its task has not begun by then: such a task never would."""
     server.held = threading.Event()  # or else some would be quicker
     manager = opened(server)
-    serving = manager._loader.serving()
+    serving = manager._loader.backend()
     engine = serving.engine
     told: list[Delta] = []
     for number in range(50):

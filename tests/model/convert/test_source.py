@@ -142,7 +142,7 @@ def test_one_command_from_the_hub(
     assert main(["convert", "org/name", str(out), *told(tmp_path)]) == 0
     assert "Downloading" in capsys.readouterr().out
     folder = read_model_folder(out)
-    assert load_tokenizer(folder).pieces == folder.config["vocab_size"]
+    assert load_tokenizer(folder).vocab_size == folder.config["vocab_size"]
 
 
 def test_a_download_that_broke_off_goes_on(

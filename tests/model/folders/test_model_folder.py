@@ -332,7 +332,7 @@ def with_rows(folder: Path, rows: int) -> Path:
 
 @pytest.mark.parametrize("rows", [320, 328, 312 + MAX_PADDING])
 def test_vocabulary_may_be_padded(rows: int, folder: Path) -> None:
-    assert load_tokenizer(read_model_folder(with_rows(folder, rows))).pieces == 320
+    assert load_tokenizer(read_model_folder(with_rows(folder, rows))).vocab_size == 320
 
 
 def test_tokenizer_with_more_pieces_than_the_model_has_rows(folder: Path) -> None:
@@ -369,4 +369,4 @@ def test_sentencepiece_size_is_checked_too(folder: Path) -> None:
 def test_folder_that_transformers_wrote_is_sound(tiny_folder: Path) -> None:
     found = read_model_folder(tiny_folder)
     assert found.chat_template
-    assert load_tokenizer(found).pieces == found.config["vocab_size"]
+    assert load_tokenizer(found).vocab_size == found.config["vocab_size"]

@@ -119,14 +119,14 @@ def test_added_tokens_have_ids_behind_the_pieces(tmp_path: Path) -> None:
     tokenizer, repaired = spm(
         tmp_path, {"added_tokens.json": {"[PAD]": size, "<|user|>": size + 1}}
     )
-    assert tokenizer.pieces == size + 2
+    assert tokenizer.vocab_size == size + 2
     assert repaired == []
     ids = tokenizer.encode([TextSpan("<|user|>"), TextSpan("hello [PAD]", control=False)])
     assert ids[0] == size + 1
     assert size not in ids  # what a person types stays text
     assert tokenizer.decode([*ids, size]) == "hello [PAD]"
     assert tokenizer.is_control(size)
-    assert tokenizer.piece(size) == "[PAD]"
+    assert tokenizer.token_text(size) == "[PAD]"
 
 
 def test_added_tokens_that_are_text_are_read_out(tmp_path: Path) -> None:

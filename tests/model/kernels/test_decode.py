@@ -55,10 +55,10 @@ def loras(model: Llama) -> list[Lora | None]:
         None,
         make_lora(shape, every, 4, seed=1),
         make_lora(shape, ["q_proj", "v_proj"], 1, seed=2, scaling=2.0),
-        replace(make_lora(shape, ["down_proj"], 24, seed=3), head=model.own_layer(first)),
+        replace(make_lora(shape, ["down_proj"], 24, seed=3), head=model.make_layer(first)),
         None,
         make_lora(shape, ["o_proj", "up_proj", "k_proj"], 3, seed=4),
-        Lora({}, embedding=model.own_layer(first), head=model.own_layer(second)),
+        Lora({}, embedding=model.make_layer(first), head=model.own_layer(second)),
     ]
 
 
@@ -130,7 +130,7 @@ def test_adapter_changes_more_than_the_tolerance() -> None:
 def test_row_is_the_same_alone_and_in_any_batch(decoder_for: MakeDecoder) -> None:
     """To the last bit: what others ask does not change a reply."""
     model = make_model(GROUPED)
-    model.use(decoder_for(model))
+    model.set_decoder(decoder_for(model))
     adapters = loras(model)
     together, alone = Chats(model, adapters), Chats(model, adapters)
     for token in range(20, 26):
@@ -147,7 +147,7 @@ def test_prompts_of_several_users_are_read_as_by_torch(
     model = make_model(SHAPES[name], bias=True)
     adapters = loras(model)
     torchs = Chats(model, adapters).read()
-    model.use(decoder_for(model, threads, max_rows=128))
+    model.set_decoder(decoder_for(model, threads, max_rows=128))
     assert_near(Chats(model, adapters).read(), torchs)
 
 
@@ -155,7 +155,7 @@ def test_prompts_of_several_users_are_read_as_by_torch(
 def test_prompt_is_the_same_in_any_pieces_and_company(decoder_for: MakeDecoder, name: str) -> None:
     """To the last bit: at once beside others, in pieces, or token by token."""
     model = make_model(SHAPES[name])
-    model.use(decoder_for(model, max_rows=128))
+    model.set_decoder(decoder_for(model, max_rows=128))
     adapters = loras(model)
     chats = Chats(model, adapters)
     together = chats.read().clone()
@@ -169,7 +169,7 @@ def test_prompt_is_the_same_in_any_pieces_and_company(decoder_for: MakeDecoder, 
 
 def test_logits_of_every_position(decoder_for: MakeDecoder) -> None:
     model = make_model(GROUPED)
-    model.use(decoder_for(model, max_rows=128))
+    model.set_decoder(decoder_for(model, max_rows=128))
     prompt, cache = PROMPTS[2], empty_cache(model)
     steps = [model.forward([SequenceSlice((token,), cache)]).clone() for token in prompt]
     other = SequenceSlice(PROMPTS[0], empty_cache(model))
@@ -179,7 +179,7 @@ def test_logits_of_every_position(decoder_for: MakeDecoder) -> None:
 
 def test_caches_grow_and_advance(decoder_for: MakeDecoder) -> None:
     model = make_model(GROUPED)
-    model.use(decoder_for(model))
+    model.set_decoder(decoder_for(model))
     chats = Chats(model, [None])
     for token in range(300):  # over the first growth of a cache
         logits = chats.step(token % 300)
@@ -193,7 +193,7 @@ def test_caches_grow_and_advance(decoder_for: MakeDecoder) -> None:
 
 def test_more_rows_than_it_has_room_for_go_through_torch(decoder_for: MakeDecoder) -> None:
     model = make_model(GROUPED)
-    model.use(decoder_for(model, max_rows=2, max_spans=2))
+    model.set_decoder(decoder_for(model, max_rows=2, max_spans=2))
     adapters = loras(model)
     got = Chats(model, adapters).step(20)
     model.decoder = None
@@ -205,7 +205,7 @@ def test_adapter_that_has_gone_is_not_kept(decoder_for: MakeDecoder) -> None:
     import weakref
 
     model = make_model(GROUPED)
-    model.use(decoder_for(model))
+    model.set_decoder(decoder_for(model))
     adapters = [None, make_lora(GROUPED, ["q_proj"], 2, seed=1)]
     gone = weakref.ref(adapters[1])
     Chats(model, adapters).step(20)

@@ -147,19 +147,19 @@ def test_visits_a_tab_is_found_by_its_owner_alone() -> None:
     anna, bert = Owner("browser:anna"), Owner("browser:bert")
     cookieless, another = (owner_of(scope(), "") for _ in range(2))
     tab, hers = visits.open(anna), visits.open(cookieless)
-    assert visits.find(tab.id, anna) is tab
+    assert visits.get(tab.id, anna) is tab
     # Without cookies each request has another owner; the id is what they have in common.
-    assert visits.find(hers.id, another) is hers
+    assert visits.get(hers.id, another) is hers
     for number, owner in (
         (tab.id, bert), (tab.id, another), (hers.id, anna), ("made-up", anna), ("", anna),
     ):  # fmt: skip
-        found = visits.find(number, owner)
+        found = visits.get(number, owner)
         assert (found.owner, found.lost, found.chat) == (owner, True, None)
         assert len(visits) == 2
-    assert visits.find(tab.id, anna, guest=True).lost  # another door
+    assert visits.get(tab.id, anna, guest=True).lost  # another door
     visits.close(tab)
     visits.close(tab)
-    assert visits.find(tab.id, anna).lost
+    assert visits.get(tab.id, anna).lost
     assert (tab.closed, len(visits)) == (True, 1)
 
 

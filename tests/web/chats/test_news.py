@@ -26,8 +26,8 @@ def test_a_stop_that_comes_late(
     async def chat() -> None:
         here.talk.send(here.visit, "hello", GREEDY)
         chat = here.visit.chat or ""
-        here.talk.hear(ReplicaEvent(owner_digest(ANNA), chat, "an earlier one"))
-        (reply,) = here.replies.in_chat(chat)
+        here.talk.on_replica_event(ReplicaEvent(owner_digest(ANNA), chat, "an earlier one"))
+        (reply,) = here.replies.active_in_chat(chat)
         assert not reply.stopped
         here.keeping.others.follow(heard.append)
         monkeypatch.setattr(replica_module, "STOP_SECONDS", -1.0)
@@ -35,7 +35,7 @@ def test_a_stop_that_comes_late(
         there.keeping.others.tell(ReplicaEvent("last"))
         while ReplicaEvent("last") not in heard:
             await asyncio.sleep(0.01)
-        here.talk.hear(ReplicaEvent(owner_digest(ANNA), chat, reply.message.id))
+        here.talk.on_replica_event(ReplicaEvent(owner_digest(ANNA), chat, reply.message.id))
         while here.replies.count:
             await asyncio.sleep(0.01)
 
@@ -74,7 +74,7 @@ def test_what_grows_is_drawn_where_it_is_seen(worlds: tuple[World, World]) -> No
     tab, other = here.visit, here.visits.open(Owner(ANNA))
     heard: list[ReplicaEvent] = []
     here.visits._others = Telling(heard)
-    here.visits.saved(ANNA, "shown")
+    here.visits.notify_saved(ANNA, "shown")
     here.visits.changed(ANNA)
     grew, changed = heard
     assert "shown" not in to_json(grew)
@@ -83,7 +83,7 @@ def test_what_grows_is_drawn_where_it_is_seen(worlds: tuple[World, World]) -> No
             visit.changed.clear()
         received = from_json(to_json(news))
         assert received == news
-        here.talk.hear(received)
+        here.talk.on_replica_event(received)
         assert [visit.changed.is_set() for visit in (tab, other)] == drawn
 
 

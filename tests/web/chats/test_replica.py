@@ -36,11 +36,11 @@ def test_who_lives(opened: Open, server: PostgresServer) -> None:
     assert not elsewhere.lock.alive(a.lock.id)
     elsewhere.close()
     _, state = streaming(a, b.lock.id)
-    a.mend()
+    a.mark_interrupted_replies()
     assert state() is MessageState.STREAMING
     b.lock.release()
     assert not a.lock.alive(b.lock.id)
-    a.mend()
+    a.mark_interrupted_replies()
     assert state() is MessageState.INTERRUPTED
 
 
@@ -72,12 +72,12 @@ def test_a_killed_server_s_reply_is_interrupted(opened: Open, url: str) -> None:
         assert child.stdout
         there = child.stdout.readline().strip()
         assert here.lock.alive(there)
-        here.mend()
+        here.mark_interrupted_replies()
         assert here.store.message(ANNA, "a")[1].state is MessageState.STREAMING
         child.send_signal(signal.SIGKILL)
         child.wait(SECONDS)
         until(lambda: not here.lock.alive(there))
-    here.mend()
+    here.mark_interrupted_replies()
     reply = here.store.message(ANNA, "a")[1]
     assert (reply.state, reply.text) == (MessageState.INTERRUPTED, "床前")
 
@@ -92,7 +92,7 @@ def test_a_lost_lock_is_taken_again(
     for _ in range(3):
         cut_off(url)
         until(lambda: b.lock.alive(a.lock.id) and a.lock.alive(b.lock.id))
-    b.mend()
+    b.mark_interrupted_replies()
     a.store.save_text(name, "more", a.lock.id)
     assert state() is MessageState.STREAMING
     assert "answers again" in caplog.text
@@ -123,7 +123,7 @@ def test_a_restart_in_the_middle(
     name, state = streaming(a, a.lock.id)
     other, other_state = streaming(a, a.lock.id)
     back.stop()
-    for deed in (a.mend, lambda: a.store.save_text(name, "lost", a.lock.id)):
+    for deed in (a.mark_interrupted_replies, lambda: a.store.save_text(name, "lost", a.lock.id)):
         with pytest.raises(StoreError, match="does not answer"):
             deed()
     back.start()
@@ -135,7 +135,7 @@ def test_a_restart_in_the_middle(
     a.store.finish(done, a.lock.id)
     assert other_state() is MessageState.DONE
     until(lambda: b.lock.alive(a.lock.id) and a.lock.alive(b.lock.id))
-    b.mend()
+    b.mark_interrupted_replies()
     assert state() is MessageState.STREAMING
     assert b.store.message(ANNA, name)[1].text == "床前明月"
     assert "Traceback" not in caplog.text

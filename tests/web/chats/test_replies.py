@@ -155,13 +155,13 @@ def test_stop_keeps_what_is_there_and_can_be_continued(world: MakeWorld) -> None
     async def chat() -> None:
         here.talk.send(here.visit, "count", GREEDY)
         here.engine.tick()
-        (reply,) = here.replies.in_chat(here.visit.chat or "")
+        (reply,) = here.replies.active_in_chat(here.visit.chat or "")
         await until(lambda: reply.text == "one ")
         here.talk.stop(here.visit)
         await here.ended()
         assert here.branch[-1].state is MessageState.STOPPED
         here.engine.tick(5)
-        here.talk.go_on(here.visit, here.branch[-1].id, ChatSettings())
+        here.talk.continue_reply(here.visit, here.branch[-1].id, ChatSettings())
         await here.ended()
 
     run(chat())
@@ -179,7 +179,7 @@ def test_stop_before_the_model_is_loaded(tmp_path: Path, world: MakeWorld) -> No
     async def chat() -> None:
         here.talk.send(here.visit, "early", GREEDY)
         await until(lambda: bool(here.spoken))
-        (reply,) = here.replies.in_chat(here.visit.chat or "")
+        (reply,) = here.replies.active_in_chat(here.visit.chat or "")
         assert reply.loading
         here.talk.stop(here.visit)
         await here.ended()
@@ -239,14 +239,14 @@ def test_run_again_exactly(world: MakeWorld, stopped: bool) -> None:
     async def chat() -> None:
         here.talk.send(here.visit, "hello", replace(ChatSettings(), adapter="pirate"))
         here.engine.tick(2)
-        (reply,) = here.replies.in_chat(here.visit.chat or "")
+        (reply,) = here.replies.active_in_chat(here.visit.chat or "")
         await until(lambda: reply.text.endswith("and "))
         if stopped:
             here.talk.stop(here.visit)
         here.engine.tick(0 if stopped else 2)
         await here.ended()
         here.engine.tick(4)
-        here.talk.again(here.visit, here.branch[-1].id)
+        here.talk.rerun_exactly(here.visit, here.branch[-1].id)
         await here.ended()
 
     run(chat())
@@ -268,7 +268,7 @@ def test_an_adapter_that_changed_is_not_run_again(world: MakeWorld) -> None:
         changed = replace(reply, runs=(replace(reply.runs[0], adapter_digest="other"),))
         here.store.finish(changed)
         with pytest.raises(NotExactError, match="pirate"):
-            here.talk.again(here.visit, reply.id)
+            here.talk.rerun_exactly(here.visit, reply.id)
 
     run(chat())
 
@@ -365,7 +365,7 @@ def test_who_waits_is_told_where(world: MakeWorld) -> None:
 
     async def chat() -> None:
         here.talk.send(here.visit, "hello", GREEDY)
-        (reply,) = here.replies.in_chat(here.visit.chat or "")
+        (reply,) = here.replies.active_in_chat(here.visit.chat or "")
         await until(lambda: reply.queued is not None)
         here.engine.tick(9)
         await here.ended()
@@ -392,7 +392,7 @@ def test_nobody_reaches_the_chats_of_others(world: MakeWorld) -> None:
         attempts: list[Callable[[], object]] = [
             lambda: here.talk.edit(other, question.id, "mine", GREEDY),
             lambda: here.talk.regenerate(other, reply.id, GREEDY),
-            lambda: here.talk.again(other, reply.id),
+            lambda: here.talk.rerun_exactly(other, reply.id),
             lambda: here.talk.branch(other, reply.id),
             lambda: here.talk.choose(other, reply.id),
             lambda: here.talk.rename(other, here.visit.chat or "", "mine"),
@@ -481,7 +481,7 @@ def test_a_reply_that_failed_is_run_again_to_where_it_failed(world: MakeWorld) -
         here.talk.send(here.visit, "hello", GREEDY)
         await here.ended()
         here.engine.script = lambda p, r: ["half ", "and more"]
-        here.talk.again(here.visit, here.branch[-1].id)
+        here.talk.rerun_exactly(here.visit, here.branch[-1].id)
         await here.ended()
 
     run(chat())
@@ -521,7 +521,7 @@ def test_worker_threads_and_the_event_loop_meet(world: MakeWorld) -> None:
         async def ask(visit: TabSession) -> None:
             for text in ("one", "two"):
                 await asyncio.to_thread(here.talk.send, visit, text, GREEDY)
-                await until(lambda: not here.replies.in_chat(visit.chat or ""))
+                await until(lambda: not here.replies.active_in_chat(visit.chat or ""))
 
         await asyncio.gather(*map(ask, visits))
         for visit in visits:
@@ -575,7 +575,7 @@ def test_replies_a_fault_in_saving_does_not_leave_the_chat_busy(
     async def chat() -> None:
         monkeypatch.setattr(here.replies, "_finish", broken)
         here.talk.send(here.visit, "hello", GREEDY)
-        (reply,) = here.replies.in_chat(here.visit.chat or "")
+        (reply,) = here.replies.active_in_chat(here.visit.chat or "")
         await here.ended()
         assert reply.task
         await asyncio.wait([reply.task])

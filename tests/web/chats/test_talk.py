@@ -95,7 +95,7 @@ def test_a_limit_refuses_before_anything_has_happened(world: World) -> None:
         lambda: world.talk.send(world.visit, "two", BASE),
         lambda: world.talk.edit(world.visit, world.branch[0].id, "other", BASE),
         lambda: world.talk.regenerate(world.visit, None, BASE),
-        lambda: world.talk.again(world.visit, reply),
+        lambda: world.talk.rerun_exactly(world.visit, reply),
         lambda: world.talk.compare(world.visit, "two", [BASE, PIRATE]),
     ):
         refuses(LinkLimitError, deed, "for 1 replies a visitor")
@@ -147,8 +147,8 @@ def test_adapters_that_are_not_for_visitors(world: World) -> None:
     run = GenerationRun(made, "fake-base", "8bit", "d2" * 32, FinishReason.ABORT)
     reply = ChatMessage("r", world.branch[0].id, "assistant", "Lin", MessageState.STOPPED, runs=(run,))
     world.store.add(ANNA, world.visit.chat or "", reply)
-    refuses(LinkLimitError, lambda: world.talk.again(world.visit, "r"), "not for linly")
-    refuses(LinkLimitError, lambda: world.talk.go_on(world.visit, "r", PIRATE), "not for linly")
+    refuses(LinkLimitError, lambda: world.talk.rerun_exactly(world.visit, "r"), "not for linly")
+    refuses(LinkLimitError, lambda: world.talk.continue_reply(world.visit, "r", PIRATE), "not for linly")
     assert link.replies == 1
     assert len(world.engine.requests) == 1
 
@@ -184,7 +184,7 @@ def test_only_replies_are_answered_again(world: World) -> None:
             UnknownChatError,
             lambda question=question: world.talk.regenerate(world.visit, question, BASE),
         )
-        refuses(UnknownChatError, lambda question=question: world.talk.again(world.visit, question))
+        refuses(UnknownChatError, lambda question=question: world.talk.rerun_exactly(world.visit, question))
     assert world.messages == 4
 
 

@@ -93,7 +93,7 @@ def test_a_tab_whose_replica_died(
     async def look() -> None:
         socket: Any = Socket()
         sending = asyncio.create_task(stream.Tab(service, socket, here.visit)._send_chats())
-        here.visit.renew()
+        here.visit.request_redraw()
         for _ in range(2):  # no meter in between, which takes a tokenizer's time
             assert set(json.loads(await socket.sent.get())) == {"log", "sidebar"}
         there.keeping.lock.release()
@@ -143,7 +143,7 @@ def test_one_reply_at_a_time_wherever_it_is_asked_for(worlds: tuple[World, World
         assert done.state is MessageState.DONE
         there.talk.send(there.visit, "and now", GREEDY)
         with pytest.raises(ReplyBusyError):
-            here.replies.go_on(ANNA, chat, done, GREEDY)
+            here.replies.continue_reply(ANNA, chat, done, GREEDY)
         while there.replies.count:
             await asyncio.sleep(0.01)
 

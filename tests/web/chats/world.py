@@ -33,10 +33,10 @@ class World:
         self.visits = TabSessions(keeping.others, self.on_loop)
         self.replies = ReplyGenerator(
             self.manager, self.store, keeping.lock.id, self.visits.changed, lambda *_: None,
-            self.visits.saved, keeping.others, on_loop=self.on_loop,
+            self.visits.notify_saved, keeping.others, on_loop=self.on_loop,
         )  # fmt: skip
         self.talk = ChatService(
-            self.manager, self.store, self.visits, self.replies, mend=keeping.mend
+            self.manager, self.store, self.visits, self.replies, mend=keeping.mark_interrupted_replies
         )  # fmt: skip
         self.visit = self.visits.open(Owner(ANNA))
         self.url = ""
@@ -44,7 +44,7 @@ class World:
     def follow(self) -> None:
         """On the event loop that runs now."""
         self.on_loop.bind()
-        self.visits.follow(self.talk.hear)
+        self.visits.follow(self.talk.on_replica_event)
 
     @property
     def last(self) -> ChatMessage:

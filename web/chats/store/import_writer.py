@@ -35,7 +35,7 @@ Rows = dict[str, list[dict[str, Any]]]
 class Adopting(Chats):
     """Of a `ChatStore`."""
 
-    def adopt(self, owner: str, imported: Imported | Iterable[ImportedChat]) -> list[Chat]:
+    def import_chats(self, owner: str, imported: Imported | Iterable[ImportedChat]) -> list[Chat]:
         """Keeps chats that came from a file, all or none; they are read while they are kept.
 
         Raises:
