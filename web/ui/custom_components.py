@@ -51,7 +51,7 @@ def drawn(name: str, elem_id: str, visible: bool | Literal["hidden"] = True) -> 
 
 def head() -> str:
     """What the page's head needs: the style, and every text that JavaScript shows."""
-    words = json.loads((STATIC / "words.json").read_text(encoding="utf-8"))
+    words = json.loads((STATIC / "i18n.json").read_text(encoding="utf-8"))
     for language, known in words.items():
         known |= {f"bar_{bar}": texts(language)[bar] for bar in ("chats", "settings")}
     safe = json.dumps(words, ensure_ascii=False).replace("</", "<\\/")

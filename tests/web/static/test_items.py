@@ -20,7 +20,7 @@ SAME = """(parts) => import(new URL('page/items.js', document.baseURI)).then(({ 
   const [before, after] = parts.map((part) => items.whole(part));
   return after.map((item) => before.includes(item));
 })"""
-HEAR = """(all) => import(new URL('page/live.js', document.baseURI)).then((live) => {
+HEAR = """(all) => import(new URL('page/streaming_state.js', document.baseURI)).then((live) => {
   const ids = all.map((news) => live.hear(news));
   return [ids, (id, text) => live.withLive({ id, text, state: 'streaming' }).text];
 }).then(([ids, text]) => [ids, text('a', ''), text('b', '')])"""

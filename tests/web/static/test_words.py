@@ -8,7 +8,7 @@ import re
 from tests.web.static.harness import STATIC
 from web.ui.custom_components import MOUNT
 
-WORDS = json.loads((STATIC / "words.json").read_text(encoding="utf-8"))
+WORDS = json.loads((STATIC / "i18n.json").read_text(encoding="utf-8"))
 SCRIPTS = MOUNT + "".join(path.read_text(encoding="utf-8") for path in STATIC.glob("*.js"))
 
 

@@ -5,12 +5,12 @@
 
 import { fill, form, trainForm, update, values } from './controls.js';
 import { download } from './download.js';
-import { entered, insert, typed } from './entry.js';
+import { entered, insert, typed } from './message_box.js';
 import { keepLanguage } from './store.js';
 import { reconnect, tab } from './stream.js';
 import { toast } from './toast.js';
 import { uploaded } from './upload.js';
-import { language, words } from './words.js';
+import { language, words } from './i18n.js';
 
 const AT_ONCE = ['stop']; // not kept waiting by what was asked before
 const SENDS = ['send', 'compare']; // what was in the message box at Enter or Send

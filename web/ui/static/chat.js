@@ -3,7 +3,7 @@
 
 import { mountActions } from './actions.js';
 import { fill, mountControls, update } from './controls.js';
-import { mountEntry } from './entry.js';
+import { mountEntry } from './message_box.js';
 import * as log from './log.js';
 import * as sidebar from './sidebar.js';
 import { keptLanguage } from './store.js';

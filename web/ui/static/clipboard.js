@@ -2,7 +2,7 @@
 
 import { h } from './dom.js';
 import { icon } from './icons.js';
-import { words } from './words.js';
+import { words } from './i18n.js';
 
 const SHOWN = 1500; // milliseconds for which a button says that it has copied
 

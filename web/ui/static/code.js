@@ -3,8 +3,8 @@
 
 import { copyFrom } from './clipboard.js';
 import { icon } from './icons.js';
-import { remembering } from './lazy.js';
-import { words } from './words.js';
+import { remembering } from './lazy_library.js';
+import { words } from './i18n.js';
 
 const LONGEST = 50_000; // characters that are highlighted; more would hold up a streaming reply
 

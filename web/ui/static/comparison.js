@@ -3,8 +3,8 @@
 
 import { arrange, h, keepingFocus, refresh } from './dom.js';
 import { MessageView } from './message.js';
-import { withLive } from './live.js';
-import { language, words } from './words.js';
+import { withLive } from './streaming_state.js';
+import { language, words } from './i18n.js';
 
 export class ComparisonView {
   #views = new Map();

@@ -3,7 +3,7 @@
 
 import { composing, h } from './dom.js';
 import { keep, kept } from './store.js';
-import { words } from './words.js';
+import { words } from './i18n.js';
 
 const PATIENCE = 10_000; // milliseconds after the answer until it can be sent again
 

@@ -4,15 +4,15 @@ import { act } from './actions.js';
 import { ComparisonView } from './comparison.js';
 import { copyCode } from './code.js';
 import { h, refresh, setAttribute } from './dom.js';
-import { propose } from './entry.js';
+import { propose } from './message_box.js';
 import { icon, iconButton } from './icons.js';
 import { Items } from './items.js';
-import { fillTexts, hear, settle } from './live.js';
+import { fillTexts, hear, settle } from './streaming_state.js';
 import { Messages } from './messages.js';
 import { Follower } from './scroll.js';
-import { onShown, show } from './shown.js';
+import { onShown, show } from './current_chat.js';
 import { onEvent, reconnect } from './stream.js';
-import { language, speak, words } from './words.js';
+import { language, speak, words } from './i18n.js';
 
 export function mountLog(element) {
   const log = new Log(act);

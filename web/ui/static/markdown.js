@@ -5,7 +5,7 @@
 
 import MarkdownIt from './vendor/markdown-it/markdown-it.esm.min.mjs';
 import { code } from './code.js';
-import { Lazy, remembering } from './lazy.js';
+import { Lazy, remembering } from './lazy_library.js';
 import { links } from './links.js';
 import { math } from './math.js';
 import { patch } from './patch.js';

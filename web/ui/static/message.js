@@ -7,7 +7,7 @@ import { h, refresh, setAttribute } from './dom.js';
 import { arrived, editor, unfinished } from './editor.js';
 import { iconButton } from './icons.js';
 import { renderReply, renderTyped } from './markdown.js';
-import { language, words } from './words.js';
+import { language, words } from './i18n.js';
 
 const PARTS = ['heading', 'notice', 'state', 'facts', 'tools'];
 const ENDED_EARLY = ['stopped', 'cut', 'interrupted', 'failed'];

@@ -5,7 +5,7 @@
 import { arrange, keepingFocus, setAttribute } from './dom.js';
 import { Groups } from './groups.js';
 import { MessageView } from './message.js';
-import { withLive } from './live.js';
+import { withLive } from './streaming_state.js';
 
 const AT_ONCE = 20;
 const WAITING = '.editor[aria-busy="true"]';

@@ -6,11 +6,11 @@ import { act } from './actions.js';
 import { arrange, h, keepingFocus, refresh, setAttribute } from './dom.js';
 import { iconButton } from './icons.js';
 import { Items } from './items.js';
-import { ChatRow } from './row.js';
-import { barsCover } from './screen.js';
+import { ChatRow } from './chat_row.js';
+import { barsCover } from './viewport.js';
 import { onEvent } from './stream.js';
-import { TransferMenu } from './transfer.js';
-import { language, speak, words } from './words.js';
+import { TransferMenu } from './import_export_menu.js';
+import { language, speak, words } from './i18n.js';
 
 const TYPING = 200; // milliseconds without a key until a search begins
 const DAYS = ['today', 'yesterday', 'earlier'];

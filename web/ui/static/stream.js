@@ -3,7 +3,7 @@
 // once the server answers; drafts are in this browser, and replies go on at the server.
 
 import { h } from './dom.js';
-import { words } from './words.js';
+import { words } from './i18n.js';
 
 const PATIENCE = 25_000; // milliseconds without a sign of life; the server gives one each 10 s
 const LOOK = 1_000;

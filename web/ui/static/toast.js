@@ -2,7 +2,7 @@
 
 import { h } from './dom.js';
 import { iconButton } from './icons.js';
-import { words } from './words.js';
+import { words } from './i18n.js';
 
 const SHOWN = 6_000; // milliseconds
 

@@ -4,8 +4,8 @@
 import { act, upload } from './actions.js';
 import { h } from './dom.js';
 import { iconButton } from './icons.js';
-import { onShown } from './shown.js';
-import { speak, words } from './words.js';
+import { onShown } from './current_chat.js';
+import { speak, words } from './i18n.js';
 
 const TYPES = '.json,.jsonl,.txt';
 

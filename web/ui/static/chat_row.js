@@ -3,7 +3,7 @@
 
 import { composing, h, refresh } from './dom.js';
 import { iconButton } from './icons.js';
-import { language, words } from './words.js';
+import { language, words } from './i18n.js';
 
 export class ChatRow {
   #chat = null;

@@ -1,5 +1,5 @@
 // Texts of the page by key: `words()('copy')`. They come from `window.linlyWords`, which the server
-// fills from words.json. `speak(language)` says which language everything is drawn in from now on.
+// fills from i18n.json. `speak(language)` says which language everything is drawn in from now on.
 
 import { setAttribute } from './dom.js';
 

@@ -3,11 +3,11 @@
 // Escape stops a reply.
 
 import { keepAddress } from './address.js';
-import { mountBars } from './bars.js';
+import { mountBars } from './sidebars.js';
 import { composing, whenThere } from './dom.js';
 import { Drafts } from './drafts.js';
-import { mountNames } from './names.js';
-import { onShown } from './shown.js';
+import { mountNames } from './accessibility_labels.js';
+import { onShown } from './current_chat.js';
 
 const BOX = '#message textarea';
 const SEND = ':is(#send, #ask-all), :is(#send, #ask-all) button';

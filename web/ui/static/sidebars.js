@@ -3,9 +3,9 @@
 // be reached by Tab.
 
 import { composing, setAttribute, whenThere } from './dom.js';
-import { barsCover, onBarsCover } from './screen.js';
-import { onShown } from './shown.js';
-import { speak, words } from './words.js';
+import { barsCover, onBarsCover } from './viewport.js';
+import { onShown } from './current_chat.js';
+import { speak, words } from './i18n.js';
 
 const BARS = ['chats', 'settings']; // ids of the bars, and keys of what their buttons are called
 const COVERED = ['language', 'theme', 'tabs'];

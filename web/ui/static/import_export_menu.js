@@ -5,7 +5,7 @@ import { exportChats, importChats } from './actions.js';
 import { copy } from './clipboard.js';
 import { h, refresh } from './dom.js';
 import { toast } from './toast.js';
-import { language, words } from './words.js';
+import { language, words } from './i18n.js';
 
 const LARGEST = 5_000_000; // bytes that are sent at once
 const PART = 1_000_000; // characters of each part of a larger file, if its chats are not larger

@@ -3,8 +3,8 @@
 // when a control changes, so those parts of the page are watched.
 
 import { setAttribute, whenThere } from './dom.js';
-import { onShown } from './shown.js';
-import { speak, words } from './words.js';
+import { onShown } from './current_chat.js';
+import { speak, words } from './i18n.js';
 
 const LABEL = '[data-testid="block-info"]';
 const INSIDE = { childList: true, subtree: true, attributeFilter: ['aria-label', 'class'] };
