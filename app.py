@@ -40,18 +40,17 @@ def main(argv: list[str]) -> int:
 
 def run(settings: Settings) -> int:
     """Open the page at once and load the model behind it."""
-    from model.serving.manager import ModelManager
     from model.serving.local_backend import check_early
+    from model.serving.manager import ModelManager
     from web.listen_socket import bind
 
     check_early(settings)
     sock = bind(settings.server_name, settings.server_port)
     port = sock.getsockname()[1]
     from training.job import TrainingRunner
-    from web import access, logs, server, console
-    from web.public_link import limits
-    from web.public_link import tunnel
+    from web import access, console, logs, server
     from web.chats.open_store import open_store
+    from web.public_link import limits, tunnel
     from web.ui.train.service import TrainingService, environment
 
     logs.configure(settings)
@@ -63,8 +62,8 @@ def run(settings: Settings) -> int:
     trainings = TrainingRunner(environment(settings))
     rules = access.decide(settings, link_port)
     desk = TrainingService(settings, manager, trainings)
-    limits = limits.link_rules(settings)
-    public = limits.PublicLink(limits, tunnel.close_tunnels, rules.passphrase) if link else None
+    quota = limits.link_rules(settings)
+    public = limits.PublicLink(quota, tunnel.close_tunnels, rules.passphrase) if link else None
     app = server.build_app(manager, rules, keeping, desk, public, settings.data_dir)
     console.greet(settings.server_name, port)
     manager.start()

@@ -25,9 +25,9 @@ def run(argv: list[str]) -> int:
     from training.options import read_options
 
     options = read_options(argv)
-    from training.run_folder import is_finished
     from training.interrupt import stoppable
     from training.progress_bar import Terminal, print_line
+    from training.run_folder import is_finished
 
     terminal = Terminal()
     report = print_line if options.progress == "json" else terminal

@@ -48,8 +48,8 @@ def _guarded(argv: list[str]) -> int:
 def run(options: TerminalOptions) -> int:
     """Look at everything that was named, then load the model and answer."""
     from terminal import batch, repl
-    from terminal.startup import validate
     from terminal.screen import silence_libraries
+    from terminal.startup import validate
 
     silence_libraries()
     wishes, load = validate(options)

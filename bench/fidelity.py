@@ -24,8 +24,8 @@ from torch.nn import functional
 # Started as a script, Python only looks beside it.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from model.serving.adapter_registry import AdapterRegistry
 from model.config.server_flags import EMBEDDED_DEFAULT
+from model.config.settings import APP_NAME
 from model.default_model import ensure_embedded
 from model.engine.kv_cache import SequenceCache
 from model.folders.base_info import base_facts
@@ -33,10 +33,10 @@ from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.layers.kernel_build import build_folder, make_decoder, supported
 from model.layers.llama import Llama, SequenceSlice
 from model.layers.lora import Lora
-from model.weight_loader import load_model
-from model.config.settings import APP_NAME
+from model.serving.adapter_registry import AdapterRegistry
 from model.text.tokenizer import TextSpan
 from model.types import LinlyError, SettingsError
+from model.weight_loader import load_model
 
 
 @dataclass(frozen=True)
@@ -162,11 +162,15 @@ def _eight_bits(path: Path, lora_model: Path | None, windows: Tensor) -> Iterato
     half = windows.shape[1] // 2
     caches = [SequenceCache(model.cache_format) for _ in windows]
     read = [
-        model.forward([SequenceSlice(window[:half].tolist(), cache, lora)], every_position=True).clone()
+        model.forward(
+            [SequenceSlice(window[:half].tolist(), cache, lora)], every_position=True
+        ).clone()
         for window, cache in zip(windows, caches, strict=True)
     ]
     decoded = [
-        model.forward([SequenceSlice([int(i)], c, lora) for i, c in zip(ids, caches, strict=True)]).clone()
+        model.forward(
+            [SequenceSlice([int(i)], c, lora) for i, c in zip(ids, caches, strict=True)]
+        ).clone()
         for ids in windows[:, half:].T
     ]
     for at, logits in enumerate(read):

@@ -19,11 +19,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.config.settings import Settings
 from model.serving.adapter_registry import AdapterRegistry
+from model.serving.local_backend import OWN_TEMPLATE, Backend, Report
 from model.serving.manager import ModelManager
 from model.text.prompt import PromptTemplate
-from model.config.settings import Settings
-from model.serving.local_backend import OWN_TEMPLATE, Report, Backend
 from model.text.tokenizer import TextSpan
 from model.types import (
     CompletionRequest,
@@ -38,9 +38,9 @@ from model.types import (
     Stats,
 )
 from web.access import AccessPolicy
-from web.listen_socket import bind
 from web.api.routes import EVENT_SECONDS
 from web.chats.open_store import open_store
+from web.listen_socket import bind
 from web.server import build_app, serve
 
 TICK = 0.001  # seconds
@@ -63,7 +63,7 @@ class PacedEngine:
     name = "paced"
     device = "none"
     quantization = "none"
-    takes_ids = True
+    accepts_token_ids = True
     context_length = 1_000_000
 
     def __init__(self) -> None:
@@ -137,7 +137,7 @@ class _Letters:
     def is_control(self, _: int) -> bool:
         return False
 
-    def piece(self, token_id: int) -> str:
+    def token_text(self, token_id: int) -> str:
         return chr(token_id)
 
 

@@ -29,8 +29,8 @@ from bench.scaling.report import tables
 from bench.scaling.rival import LlamaCppBaseline, started
 from bench.scaling.room import check_memory
 from bench.scaling.source import Source, prepare
-from model.system_resources import available_cores
 from model.config.settings import APP_NAME
+from model.system_resources import available_cores
 from model.types import LinlyError
 
 
@@ -74,9 +74,14 @@ def measure(options: Options, cache: Path, scratch: Path, say: Say) -> Figures:
 
 
 def _decoding(
-    options: Options, source: Source, loading: Loading, threads: int, rival: LlamaCppBaseline | None,
-    about: str, say: Say,
-) -> Figures:  # fmt: skip
+    options: Options,
+    source: Source,
+    loading: Loading,
+    threads: int,
+    rival: LlamaCppBaseline | None,
+    about: str,
+    say: Say,
+) -> Figures:
     # These import torch, which takes seconds: a wrong flag has been refused by now.
     from bench.scaling import forward
     from bench.scaling.alone import measure_alone

@@ -21,7 +21,7 @@ from bench.check import MOST, check
 from bench.ending import end_cleanly
 from bench.machine import machine
 from bench.options import Options, read_options
-from bench.peers.base import Peer, PeerError, BenchFixtures
+from bench.peers.base import BenchFixtures, Peer, PeerError
 from bench.peers.hf import BitsAndBytes, HuggingFace
 from bench.peers.http_peer import HttpPeer
 from bench.peers.llamacpp import LlamaCpp

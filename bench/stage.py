@@ -11,9 +11,9 @@ from platformdirs import user_cache_path
 
 from bench.adapters import NOISE, WEIGHTS, make_adapters
 from bench.options import Options
-from bench.peers.base import PeerError, BenchFixtures
-from model.default_model import ensure_embedded
+from bench.peers.base import BenchFixtures, PeerError
 from model.config.settings import APP_NAME
+from model.default_model import ensure_embedded
 from model.types import ModelFolderError
 
 CHECKOUT = Path(__file__).parents[1]

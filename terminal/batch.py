@@ -13,13 +13,13 @@ from typing import Any
 from model.serving.background_loader import Load
 from model.serving.manager import ModelManager
 from model.types import EngineError, LinlyError, Sampling
-from terminal.batch_files import Output, BatchProgress, empty_input_error, open_source, resume
-from terminal.startup import running_manager
-from terminal.options import TerminalOptions, RequestDefaults
+from terminal.batch_files import BatchProgress, Output, empty_input_error, open_source, resume
+from terminal.jsonl import BatchRow, read_rows
+from terminal.options import RequestDefaults, TerminalOptions
 from terminal.order import Result, Rows, in_order
 from terminal.results import failed, reply_record
-from terminal.jsonl import BatchRow, read_rows
 from terminal.screen import error_sentence, standard_screen
+from terminal.startup import running_manager
 
 SEEDS = 2**63
 

@@ -12,10 +12,10 @@ from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from model.types import LinlyError
 from model.suggestions import did_you_mean
-from terminal.results import matches_row, is_failure
+from model.types import LinlyError
 from terminal.jsonl import BatchRow
+from terminal.results import is_failure, matches_row
 
 STANDARD_INPUT, STANDARD_OUTPUT = 0, 1
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 
-from model.serving.manager import ModelManager
 from model.serving.delta_queue import DeltaBatch
+from model.serving.manager import ModelManager
 from model.types import ChatRequest, Delta, FinishReason, Message
 from terminal.options import RequestDefaults
 from terminal.screen import Console, error_sentence

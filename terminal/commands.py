@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model.serving.adapter_registry import Adapter
+from model.suggestions import did_you_mean
 from model.types import AdapterError, LinlyError, Message, UnknownModelError
 from terminal.chat import TerminalChat
-from model.suggestions import did_you_mean
 from terminal.saving import save_chat
 
 BASE = ("base", "none")  # what the model without an adapter is called
@@ -64,12 +64,12 @@ def _adapter(chat: TerminalChat, name: str) -> None:
     if not name:
         _list(chat, list(found.values()))
     elif name in found:
-        chat.defaults = replace(chat.wishes, adapter=_usable(found[name]).name)
+        chat.defaults = replace(chat.defaults, adapter=_usable(found[name]).name)
         chat.screen.print(f"{name} answers from now on.")
         for warning in found[name].warnings:
             chat.screen.complain(f"{warning.message().rstrip('.')}. {warning.remedy()}")
     elif name in BASE:
-        chat.defaults = replace(chat.wishes, adapter=None)
+        chat.defaults = replace(chat.defaults, adapter=None)
         chat.screen.print("The base answers from now on.")
     else:
         ready = [adapter.name for adapter in found.values() if adapter.ready]
@@ -102,10 +102,10 @@ def _verdict(adapter: Adapter) -> str:
 
 def _system(chat: TerminalChat, text: str) -> None:
     if text == "none":
-        chat.defaults = replace(chat.wishes, system="")
+        chat.defaults = replace(chat.defaults, system="")
         chat.screen.print("The system prompt is the model's own.")
     elif text:
-        chat.defaults = replace(chat.wishes, system=text)
+        chat.defaults = replace(chat.defaults, system=text)
         chat.screen.print("The system prompt is set, for this chat's next reply on.")
     else:
         chat.screen.print(chat.defaults.system or "The system prompt is the model's own.")
@@ -116,7 +116,7 @@ def _save(chat: TerminalChat, name: str) -> None:
         raise LinlyError("/save needs a file", "Write /save chats.jsonl, for example.")
     if not chat.turns:
         raise LinlyError("There is nothing to save yet", "Ask something first.")
-    system = (Message("system", chat.defaults.system),) if chat.wishes.system else ()
+    system = (Message("system", chat.defaults.system),) if chat.defaults.system else ()
     path = Path(name).expanduser()
     number = save_chat(path, (*system, *chat.turns))
     chat.screen.print(f"Saved as chat {number} of {path}.")

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from model.config.server_flags import build_parser
 from model.config.argument_parser import ArgumentParser
 from model.config.process_secrets import without_secrets
+from model.config.server_flags import build_parser
 from model.config.settings import Settings, read_settings
 from model.types import ChatRequest, Message, RequestError, Sampling, SettingsError
 
@@ -65,7 +65,9 @@ class TerminalOptions:
     output_file: Path | None
 
 
-def read_options(argv: Sequence[str], environ: Mapping[str, str], *, has_keyboard: bool) -> TerminalOptions:
+def read_options(
+    argv: Sequence[str], environ: Mapping[str, str], *, has_keyboard: bool
+) -> TerminalOptions:
     """Read `argv` (without the program's name) over `environ`.
 
     Args:

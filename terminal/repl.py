@@ -7,9 +7,9 @@ from model.types import LinlyError
 from terminal.chat import TerminalChat
 from terminal.commands import run_command
 from terminal.console import Read, line_reader
-from terminal.startup import running_manager
-from terminal.options import TerminalOptions, RequestDefaults
+from terminal.options import RequestDefaults, TerminalOptions
 from terminal.screen import error_sentence, standard_screen
+from terminal.startup import running_manager
 
 PROMPT = "> "
 HISTORY = "terminal_history"  # in the data folder
@@ -26,7 +26,9 @@ def run(options: TerminalOptions, wishes: RequestDefaults, load: Load) -> int:
         status = manager.status()
         who = f"{wishes.adapter} on {status.base_model}" if wishes.adapter else status.base_model
         screen.print(f"{who} is ready. /help lists the commands, Ctrl-D ends the chat.")
-        converse(TerminalChat(manager, screen, wishes), line_reader(options.settings.data_dir / HISTORY))
+        converse(
+            TerminalChat(manager, screen, wishes), line_reader(options.settings.data_dir / HISTORY)
+        )
     return 0
 
 

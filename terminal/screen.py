@@ -41,7 +41,7 @@ class Console:
 
     def complain(self, sentence: str) -> None:
         self._wipe()
-        print(error_sentence, file=self.err, flush=True)
+        print(sentence, file=self.err, flush=True)
 
     def draw(self, line: str) -> None:
         """A line about what is going on; whatever comes next takes its place."""

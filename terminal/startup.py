@@ -10,16 +10,16 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from model.serving.remote_backend import load_remote
-from model.serving.background_loader import Load
-from model.serving.manager import ModelManager
-from model.text.prompt import load_templates
 from model.config.settings import Settings
+from model.serving.background_loader import Load
 from model.serving.local_backend import OWN_TEMPLATE, check_early, load_local
+from model.serving.manager import ModelManager
+from model.serving.remote_backend import load_remote
+from model.suggestions import did_you_mean
+from model.text.prompt import load_templates
 from model.types import LinlyError, Phase, SettingsError
 from terminal.adapter import find_adapter, refuse_broken
-from model.suggestions import did_you_mean
-from terminal.options import TerminalOptions, RequestDefaults
+from terminal.options import RequestDefaults, TerminalOptions
 from terminal.screen import Console
 
 WORDS = {

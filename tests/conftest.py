@@ -15,8 +15,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:  # each has a core, and threads of two would wait in turns
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from model.default_model import ensure_embedded
 from model.config.settings import APP_NAME
+from model.default_model import ensure_embedded
 from tests.tiny import make_adapter, make_extended_adapter, make_folder
 
 # Ignored where a shell has started the tests in the background: those that interrupt would hang.

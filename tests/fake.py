@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from model.serving.adapter_registry import Adapter, AdapterRegistry
+from model.config.settings import Settings
 from model.diagnostics import finding
 from model.folders.adapter_files import WEIGHTS
+from model.serving.adapter_registry import Adapter, AdapterRegistry
 from model.serving.background_loader import Load
+from model.serving.local_backend import OWN_TEMPLATE, Backend, Report
 from model.serving.manager import ModelManager
 from model.text.prompt import PromptTemplate, load_templates
-from model.config.settings import Settings
-from model.serving.local_backend import OWN_TEMPLATE, Report, Backend
 from model.text.tokenizer import TextSpan
 from model.types import (
     AdapterError,
@@ -36,7 +36,7 @@ CHECKOUT = Path(__file__).parents[1]
 class LetterTokenizer:
     """One token a character: its code point."""
 
-    pieces = 0x110000
+    vocab_size = 0x110000
     bos: str | None = None
     eos: str | None = None
     eos_id: int | None = None
@@ -51,7 +51,7 @@ class LetterTokenizer:
     def is_control(self, token_id: int) -> bool:
         return False
 
-    def piece(self, token_id: int) -> str:
+    def token_text(self, token_id: int) -> str:
         return chr(token_id)
 
 
@@ -66,7 +66,7 @@ class FakeEngine:
     name: str = "fake"
     device: str = "cpu"
     quantization: str = "8bit"
-    takes_ids: bool = True
+    accepts_token_ids: bool = True
     context_length: int = 2000
     ticking: bool = False
     error: str | None = None

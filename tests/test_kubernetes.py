@@ -181,7 +181,9 @@ def test_a_page_whose_vllm_is_away_is_neither_killed_nor_hidden_for_it() -> None
     assert container("chat")["startupProbe"]["httpGet"]["path"] == "/health"
     assert container("chat")["livenessProbe"]["tcpSocket"] == {"port": "http"}
     app = FastAPI()
-    app.mount(custom_components.ROUTE, custom_components.StaticFilesNoCache())  # as web/server.py has it: no engine, no login
+    app.mount(
+        custom_components.ROUTE, custom_components.StaticFilesNoCache()
+    )  # as web/server.py has it: no engine, no login
     ready = container("chat")["readinessProbe"]["httpGet"]["path"]
     assert TestClient(app).get(ready).status_code == 200
 

@@ -1,4 +1,4 @@
-"""Imports go one way: app -> web or terminal -> model.serving.manager -> engine -> layers -> types."""
+"""Imports go one way: app -> web or terminal -> serving -> engine -> layers -> types."""
 
 from __future__ import annotations
 
@@ -23,22 +23,49 @@ LEARNING = (
     "training.generation",
     "training.report",
 )
-WEB = ("access", "api", "chats", "hosts", "i18n", "login", "page_gate", "server", "sharing", "ui",
-       "visitor", "workers")  # fmt: skip
+WEB = ("access", "api", "chats", "hosts", "i18n", "login", "page_middleware", "public_link",
+       "server", "ui", "visitor", "workers")  # fmt: skip
 PAGE = ("web.login", "web.page_middleware", "web.visitor", "web.api", "web.ui", "web.server")
 # Who may not import what, by the beginning of the modules' names.
 FORBIDDEN = {
     "model.types": ("model", "web", "terminal", "training"),
-    "model.layers": ("model.engine", "model.text.prompt", *FILES, "model.config.settings",
-                     "model.serving.adapter_registry", "model.serving.manager", "model.serving.local_backend", "web", "training"),
-    "model.engine": ("model.text.prompt", *FILES, "model.config.settings", "model.serving.adapter_registry",
-                     "model.text.tokenizer", "model.serving.manager", "model.serving.local_backend", "web", "training"),
-    "model.folders": ("model.doctor", "model.convert", "model.merge", "model.commands",
-                      "model.engine", "model.serving.adapter_registry", "model.serving.manager", "model.serving.local_backend"),
+    "model.layers": (
+        "model.engine",
+        "model.text",
+        *FILES,
+        "model.config",
+        "model.serving",
+        "web",
+        "training",
+    ),
+    "model.engine": (
+        "model.text.prompt",
+        *FILES,
+        "model.config.settings",
+        "model.serving",
+        "model.text",
+        "web",
+        "training",
+    ),
+    "model.folders": (
+        "model.doctor",
+        "model.convert",
+        "model.merge",
+        "model.commands",
+        "model.engine",
+        "model.serving",
+    ),
     "model": ("web", "terminal", "training", "gradio", "fastapi"),
     # Of a training the page knows the data and the process; learning itself is not its business.
-    "web": (*LEARNING, "terminal", "model.engine", "model.layers", "model.weight_loader", "torch",
-            "transformers"),
+    "web": (
+        *LEARNING,
+        "terminal",
+        "model.engine",
+        "model.layers",
+        "model.weight_loader",
+        "torch",
+        "transformers",
+    ),
     # Within the page: who somebody is comes before what they may do, and that before what is shown.
     "web.hosts": ("web", "model"),
     "web.workers": ("web",),
@@ -50,12 +77,28 @@ FORBIDDEN = {
     "web.login": ("web.page_middleware", "web.api", "web.ui", "web.server"),
     "web.page_middleware": ("web.api", "web.ui", "web.server"),
     "web.public_link.middleware": ("web.ui", "web.server"),
-    "web.api": ("web.chats", "web.ui", "web.server", "web.login", "web.page_middleware", "web.visitor"),
+    "web.api": (
+        "web.chats",
+        "web.ui",
+        "web.server",
+        "web.login",
+        "web.page_middleware",
+        "web.visitor",
+    ),
     "web.ui": ("web.api", "web.login", "web.page_middleware", "web.server"),
-    "terminal": ("training", "web", "model.engine", "model.layers", "model.weight_loader", "torch",
-                 "transformers", "gradio", "fastapi"),
+    "terminal": (
+        "training",
+        "web",
+        "model.engine",
+        "model.layers",
+        "model.weight_loader",
+        "torch",
+        "transformers",
+        "gradio",
+        "fastapi",
+    ),
     "training": ("web", "terminal", "model.engine", "model.serving.manager"),
-}  # fmt: skip
+}
 
 
 def module_name(path: Path) -> str:

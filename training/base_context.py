@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.config.process_secrets import without_secrets
+from model.config.settings import read_settings
 from model.doctor.check_adapter import check_adapter
 from model.doctor.check_base import collect_findings
 from model.folders.base_info import BaseInfo, base_facts
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
-from model.text.special_tokens import sane_ids
-from model.config.process_secrets import without_secrets
-from model.text.prompt import PromptTemplate
-from model.config.settings import read_settings
 from model.serving.local_backend import base_name, find_base, known_templates
+from model.text.prompt import PromptTemplate
+from model.text.special_tokens import sane_ids
 from model.text.tokenizer import Tokenizer
 from model.types import AdapterError, Phase, SettingsError
-from training.options import TrainingOptions
 from training.generation import GreedyGenerator
+from training.options import TrainingOptions
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model.types import SettingsError
-from training.dataset import Dataset, first_reasons, read_data, refuse_bad
-from training.events import Note, Report
-from training.encoding import Encoder, Example, split
 from training.base_context import BaseContext
+from training.dataset import Dataset, first_reasons, read_data, refuse_bad
+from training.encoding import Encoder, Example, split
+from training.events import Note, Report
 from training.hub_data import local_data
-from training.options import TrainingOptions
 from training.hyperparameters import Hyperparameters, held_out_size, resolve
+from training.options import TrainingOptions
 from training.parsing import BadRow
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from model.folders.adapter_files import read_card
 from training import evaluation
-from training.base_loader import find_machine, load_base, silence_libraries
-from training.events import TrainingEnded, Note, Report, Stage
 from training.base_context import BaseContext, resolve_base
-from training.hub_data import local_data
+from training.base_loader import find_machine, load_base, silence_libraries
 from training.data_preparation import TrainingData, prepare_data
-from training.options import TrainingOptions
+from training.events import Note, Report, Stage, TrainingEnded
 from training.generation import ask_both
+from training.hub_data import local_data
+from training.options import TrainingOptions
 from training.trainer import TrainerConfig, build_trainer, held_out_loss
 
 

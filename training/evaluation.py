@@ -30,7 +30,7 @@ def report_of(
         ]  # fmt: skip
     lines += [f"| asked | data | {base} | {name} |", "|---|---|---|---|"]
     lines += [
-        f"| {markdown_cell(a.question)} | {markdown_cell(a.wanted)} | {markdown_cell(a.base)} | {markdown_cell(a.adapter)} |"
+        "| " + " | ".join(map(markdown_cell, (a.question, a.wanted, a.base, a.adapter))) + " |"
         for a in asked
     ]
     return "\n".join(lines) + "\n"

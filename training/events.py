@@ -52,7 +52,9 @@ class TrainingEnded:
 
 Event = Stage | Note | Step | HeldOut | TrainingEnded
 Report = Callable[[Event], None]
-KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Stage, Note, Step, HeldOut, TrainingEnded)}
+KINDS: dict[str, type[Any]] = {
+    kind.__name__: kind for kind in (Stage, Note, Step, HeldOut, TrainingEnded)
+}
 
 
 def to_line(event: Event) -> str:

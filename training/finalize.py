@@ -13,11 +13,11 @@ from model.doctor.check_adapter import check_adapter
 from model.folders.adapter_files import CARD
 from model.types import FolderError, LinlyError
 from training import evaluation, run_folder
-from training.events import TrainingEnded, Note, Report, Stage
 from training.base_context import BaseContext
-from training.options import TrainingOptions
-from training.hyperparameters import LINEAR, Hyperparameters
+from training.events import Note, Report, Stage, TrainingEnded
 from training.generation import Comparison, ask_both
+from training.hyperparameters import LINEAR, Hyperparameters
+from training.options import TrainingOptions
 from training.report import Origin, TrainingResult, losses, write_results
 from training.run_folder import NEW
 from training.trainer import TrainerConfig, held_out_loss
@@ -114,9 +114,14 @@ def _refuse_unchanged(asked: Sequence[Comparison], steps: int) -> None:
 
 
 def _outcome(
-    options: TrainingOptions, plan: TrainerConfig, origin: Origin, trainer: Any, base_loss: float | None,
-    adapter_loss: float | None, asked: Sequence[Comparison],
-) -> TrainingResult:  # fmt: skip
+    options: TrainingOptions,
+    plan: TrainerConfig,
+    origin: Origin,
+    trainer: Any,
+    base_loss: float | None,
+    adapter_loss: float | None,
+    asked: Sequence[Comparison],
+) -> TrainingResult:
     history = trainer.state.log_history
     measured = [(0, base_loss)] if base_loss is not None else []
     return TrainingResult(

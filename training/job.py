@@ -17,11 +17,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
-from model.system_resources import available_memory
 from model.config.process_secrets import without_secrets
 from model.config.settings import CHECKOUT
+from model.system_resources import available_memory
 from model.types import LinlyError
-from training.events import TrainingEnded, Event, HeldOut, Note, Stage, Step, from_line
+from training.events import Event, HeldOut, Note, Stage, Step, TrainingEnded, from_line
 
 MEMORY_SHARE = 0.8  # of what is free when it starts
 NICENESS = 10

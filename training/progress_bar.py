@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import Any
 
-from training.events import TrainingEnded, Event, HeldOut, Note, Stage, Step, to_line
+from training.events import Event, HeldOut, Note, Stage, Step, TrainingEnded, to_line
 
 STAGES = {
     "data": "Reading the data …",

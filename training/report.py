@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from model.folders.adapter_files import CARD
-from training.hyperparameters import Hyperparameters
 from training.generation import Comparison
+from training.hyperparameters import Hyperparameters
 
 README, FIGURES, CURVE = "README.md", "training.json", "loss.png"
 LIBRARIES = ("torch", "transformers", "peft")
@@ -124,7 +124,7 @@ def losses(outcome: TrainingResult) -> str:
     if outcome.losses is None:
         return "not measured: nothing was held out"
     base, adapter = outcome.losses
-    fall = f" ({-outcome.loss_reduction:+.0%})" if outcome.fall is not None else ""
+    fall = f" ({-outcome.loss_reduction:+.0%})" if outcome.loss_reduction is not None else ""
     return f"{base:.3f} of the base, {adapter:.3f} of the adapter{fall}"
 
 
@@ -133,7 +133,7 @@ def _example(asked: Comparison | None) -> str:
         return ""
     return (
         "An example:\n\n| asked | base | adapter |\n|---|---|---|\n"
-        f"| {markdown_cell(asked.question)} | {markdown_cell(asked.base)} | {markdown_cell(asked.adapter)} |"
+        "| " + " | ".join(map(markdown_cell, (asked.question, asked.base, asked.adapter))) + " |"
     )
 
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from model.folders.adapter_files import CONFIG
 from model.types import LinlyError, SettingsError
 from training import run_folder
-from training.events import TrainingEnded, HeldOut, Note, Report, Stage
 from training.base_context import BaseContext, resolve_base
 from training.data_preparation import TrainingData, prepare_data
+from training.events import HeldOut, Note, Report, Stage, TrainingEnded
+from training.interrupt import StopRequest
 from training.options import TrainingOptions
 from training.run_folder import ENDED, STATE
-from training.interrupt import StopRequest
 
 if TYPE_CHECKING:
     from training.base_loader import ComputeConfig
@@ -48,7 +48,9 @@ def fine_tune(options: TrainingOptions, report: Report, stop: StopRequest) -> Tr
         return _train(options, ground, material, machine, checkpoint, report, stop)
 
 
-def _identity(ground: BaseContext, material: TrainingData, machine: ComputeConfig) -> dict[str, Any]:
+def _identity(
+    ground: BaseContext, material: TrainingData, machine: ComputeConfig
+) -> dict[str, Any]:
     """What makes two trainings the same: checkpoints of one fit the other."""
     from model.folders.fingerprint import fingerprint
 

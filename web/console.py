@@ -7,13 +7,13 @@ import sys
 import time
 from collections.abc import Sequence
 
-from model.serving.manager import ModelManager
 from model.config.settings import Settings
+from model.serving.manager import ModelManager
 from model.types import Phase, ShareError, Status
 from web.access import AccessPolicy
 from web.logs import print_status
-from web.public_link.tunnel import open_tunnel
 from web.public_link.limits import BASE, PublicLink
+from web.public_link.tunnel import open_tunnel
 
 WORDS = {
     Phase.STARTING: "Starting",
@@ -53,7 +53,9 @@ def follow_loading(manager: ModelManager, link: PublicLink | None = None) -> Non
     for adapter in manager.adapters():
         if adapter.problem:
             message = adapter.problem.message().rstrip(".")
-            print_status(f"The adapter {adapter.name} is broken: {message}. {adapter.problem.remedy()}")
+            print_status(
+                f"The adapter {adapter.name} is broken: {message}. {adapter.problem.remedy()}"
+            )
         for warning in adapter.warnings:
             print_status(f"The adapter {adapter.name}: {warning.message()}. {warning.remedy()}")
     if status.ready and link:
@@ -63,7 +65,9 @@ def follow_loading(manager: ModelManager, link: PublicLink | None = None) -> Non
 def _tell_outcome(status: Status, seconds: float) -> None:
     if status.ready:
         what = f"{status.base_model}, {status.quantization}, on {status.device}"
-        print_status(f"Ready after {seconds:.0f} s: {status.base_model if status.remote else what}.")
+        print_status(
+            f"Ready after {seconds:.0f} s: {status.base_model if status.remote else what}."
+        )
     elif not status.remote:  # a server elsewhere may answer yet; the log says whether it does
         print_status(f"The model could not be loaded. {status.error}")
 
@@ -90,7 +94,9 @@ def share_link(settings: Settings, rules: AccessPolicy, port: int, link: PublicL
     link.opened(address)
     print_status(f"Public link: {address}")
     if settings.share_public:
-        print_status("Anybody who has the link can chat here: --share_public asks for no passphrase.")
+        print_status(
+            "Anybody who has the link can chat here: --share_public asks for no passphrase."
+        )
     elif rules.passphrase:
         print_status(f"Passphrase:  {rules.passphrase}")
 

@@ -30,8 +30,8 @@ from web.chats.identity import SECURE_COOKIE, cookie, cookies
 from web.client_address import client_address
 from web.i18n import translate
 from web.i18n.refusals import refused
-from web.rate_limits import AttemptLimiter, TooManyAttemptsError
 from web.public_link.limits import PublicLink
+from web.rate_limits import AttemptLimiter, TooManyAttemptsError
 from web.visitor import is_secure, language_of
 
 COOKIE = "linly_login"
@@ -175,7 +175,11 @@ def router(logins: Logins) -> APIRouter:
 
 
 def login_page(
-    scope: Mapping[str, Any], access: AccessPolicy, wrong: str = "", chat: str = "", status: int = 401
+    scope: Mapping[str, Any],
+    access: AccessPolicy,
+    wrong: str = "",
+    chat: str = "",
+    status: int = 401,
 ) -> HTMLResponse:
     """The form, in the browser's language; a chat in the address is opened after the login."""
     language = language_of(scope)
@@ -184,7 +188,9 @@ def login_page(
         "language": language,
         "chat": _chat(asked),
         "wrong": f'<p role="alert">{escape(wrong)}</p>' if wrong else "",
-        "hint": "" if access.accounts else f"<p>{escape(translate(language, 'login_passphrase'))}</p>",
+        "hint": ""
+        if access.accounts
+        else f"<p>{escape(translate(language, 'login_passphrase'))}</p>",
     }
     keys = ("title", "login", "login_name", "login_password")
     words = {key: escape(translate(language, key)) for key in keys}

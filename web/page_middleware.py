@@ -24,8 +24,8 @@ from web.chats.identity import visitor_cookie
 from web.hosts import host_name
 from web.i18n.refusals import refused
 from web.login import Logins, login_page
-from web.rate_limits import RequestLimiter, TooManyRequestsError
 from web.public_link.limits import PublicLink
+from web.rate_limits import RequestLimiter, TooManyRequestsError
 from web.visitor import KEY, Visitor, identify, is_secure, language_of
 
 MB = 1_000_000

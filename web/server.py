@@ -19,19 +19,19 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import BaseRoute, Mount
 
-from model.system_resources import allow_many_files
 from model.serving.manager import ModelManager
+from model.system_resources import allow_many_files
 from web import api, login
 from web.access import AccessPolicy
 from web.chats.open_store import OpenStore
 from web.health_checks import HealthCheck
 from web.http_protocol import server_config
-from web.public_link.middleware import LinkMiddleware
 from web.login import Logins
 from web.page_middleware import PageMiddleware
+from web.public_link.limits import PublicLink
+from web.public_link.middleware import LinkMiddleware
 from web.rate_limits import AttemptLimiter
 from web.security_headers import SecurityHeaders
-from web.public_link.limits import PublicLink
 from web.ui import custom_components, routes
 from web.ui.head_middleware import HeadInjectionMiddleware
 from web.ui.service import PageService
@@ -76,7 +76,10 @@ def build_app(
     app.include_router(login.router(logins))
     app.include_router(routes.routes(service))
     # Compressed, the scripts are a third of their size.
-    app.mount(custom_components.ROUTE, GZipMiddleware(custom_components.StaticFilesNoCache(), compresslevel=6))
+    app.mount(
+        custom_components.ROUTE,
+        GZipMiddleware(custom_components.StaticFilesNoCache(), compresslevel=6),
+    )
     lifespan = app.router.lifespan_context
     app = gr.mount_gradio_app(
         app, service.blocks, path="/", theme=theme(), footer_links=[], run_history=False,

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from bench.peers.base import Question, PeerReply, BenchFixtures
+from bench.peers.base import BenchFixtures, PeerReply, Question
 from bench.peers.child import Child
 from bench.peers.process_peer import ProcessPeer
 

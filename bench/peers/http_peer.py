@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bench.peers.base import PeerError, Question, PeerReply
+from bench.peers.base import PeerError, PeerReply, Question
 from bench.peers.process_peer import ProcessPeer
 from bench.streaming import ask_all, first_token
 

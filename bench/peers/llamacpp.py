@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.gguf_files import GgufError, write_adapter, write_base
-from bench.peers.base import PeerError, PeerMissing, Question, BenchFixtures
+from bench.peers.base import BenchFixtures, PeerError, PeerMissing, Question
 from bench.peers.child import Child
 from bench.peers.http_peer import HttpPeer, Json
 from bench.streaming import first_token

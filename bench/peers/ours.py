@@ -11,8 +11,8 @@ from platformdirs import user_cache_path
 from bench.peers.base import BenchFixtures
 from bench.peers.child import Child
 from bench.peers.http_peer import HttpPeer, Json
-from model.layers.kernel_build import KernelBuild
 from model.config.settings import APP_NAME
+from model.layers.kernel_build import KernelBuild
 
 MAX_SECONDS = 300.0
 

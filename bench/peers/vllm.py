@@ -6,7 +6,7 @@ import os
 import socket
 from pathlib import Path
 
-from bench.peers.base import PeerMissing, BenchFixtures
+from bench.peers.base import BenchFixtures, PeerMissing
 from bench.peers.child import Child
 from bench.peers.http_peer import HttpPeer, Json
 

@@ -103,7 +103,9 @@ def batch(
     """The next `tokens` over each of `caches`, with these adapters or on the base."""
     ids = torch.randint(model.shape.vocab_size, (len(caches), tokens)).tolist()
     chosen = loras or [None] * len(caches)
-    return Batch(model, [SequenceSlice(i, c, lora) for i, c, lora in zip(ids, caches, chosen, strict=True)])
+    return Batch(
+        model, [SequenceSlice(i, c, lora) for i, c, lora in zip(ids, caches, chosen, strict=True)]
+    )
 
 
 def random_lora(model: Llama, seed: int) -> Lora:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from bench.peers.base import PeerError, PeerMissing, BenchFixtures
+from bench.peers.base import BenchFixtures, PeerError, PeerMissing
 from bench.peers.llamacpp import LlamaCpp
 from bench.scaling.figures import Loading
 from bench.scaling.options import BEHIND
@@ -79,7 +79,9 @@ def started(
         rival.stop()
 
 
-def _start(rival: LlamaCppBaseline, source: Source, int8_bytes: int, ours: int) -> tuple[LlamaCppBaseline | None, str]:
+def _start(
+    rival: LlamaCppBaseline, source: Source, int8_bytes: int, ours: int
+) -> tuple[LlamaCppBaseline | None, str]:
     try:
         check_room(source, int8_bytes, ours)
         about = rival.start()

@@ -11,13 +11,13 @@ from platformdirs import user_cache_path
 from bench.scaling.figures import Loading
 from bench.scaling.options import BEHIND, Options
 from bench.scaling.source import Source
+from model.config.settings import APP_NAME
 from model.engine.local_engine import PREFILL_CHUNK
 from model.layers.kernel_build import build_folder, make_decoder, supported
 from model.layers.llama import Llama
-from model.weight_loader import load_model
-from model.config.settings import APP_NAME
 from model.types import SettingsError
 from model.weight_cache import WeightCache
+from model.weight_loader import load_model
 
 
 @contextmanager

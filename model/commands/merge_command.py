@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model.commands.convert_command import shell_quote
-from model.folders.atomic_folder import interruption_message, check_destination
+from model.folders.atomic_folder import check_destination, interruption_message
 from model.progress_bar import bar
 
 ABOUT = """\

@@ -10,8 +10,8 @@ import shlex
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from model.config.server_flags import SECRET_FLAGS
 from model.config.argument_parser import underscored
+from model.config.server_flags import SECRET_FLAGS
 
 MASK = "***"
 # PostgreSQL's own: needed for new connections here, by no child.

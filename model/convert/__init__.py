@@ -13,12 +13,12 @@ from pathlib import Path
 from model.convert.conversion import Conversion, read_config
 from model.convert.source import Source, find_source
 from model.diagnostics import folder_error, to_error
-from model.folders.tensor_schema import diff_tensors
+from model.folders.atomic_folder import check_destination, new_folder
 from model.folders.model_folder import read_model_folder
-from model.folders.atomic_folder import new_folder, check_destination
-from model.text.tokenizer_files import check_pieces, read_tokenizer
+from model.folders.tensor_schema import diff_tensors
 from model.folders.weight_writer import nbytes_of, write_weights
 from model.progress_bar import Bar
+from model.text.tokenizer_files import check_pieces, read_tokenizer
 
 FORMAT = 1  # of what is written; an unfinished folder of another one is started over
 

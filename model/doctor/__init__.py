@@ -1,7 +1,7 @@
 """The doctor: what is wrong with a model folder or an adapter before it produces garbage.
 
-`check_folder` is what `python -m model check` runs; `base.quick_check` and `adapter.check_adapter` are
-its quick parts, which the app runs before it loads a base, and on every adapter.
+`check_folder` is what `python -m model check` runs. The app runs its quick parts,
+`check_base.quick_check` and `check_adapter.check_adapter`, before it loads a base or an adapter.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from model.config.process_secrets import without_secrets
+from model.config.settings import CHECKOUT, Settings, read_settings
+from model.diagnostics import Finding, finding, folder_error
 from model.doctor.check_adapter import check_adapter
-from model.doctor.check_base import collect_findings, check_base
+from model.doctor.check_base import check_base, collect_findings
 from model.doctor.report import Report
 from model.doctor.roles import files_of
-from model.diagnostics import Finding, finding, folder_error
 from model.folders.adapter_files import CARD, WEIGHTS, read_card
 from model.folders.adapter_files import CONFIG as ADAPTER_CONFIG
 from model.folders.base_info import base_facts
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_config, read_model_folder
-from model.config.process_secrets import without_secrets
 from model.progress_bar import Bar
 from model.text.prompt import PromptTemplate, load_templates
-from model.config.settings import CHECKOUT, Settings, read_settings
 from model.types import Phase
 
 PROBED_BYTES = 2_000_000_000  # larger bases are only loaded when somebody asks for it

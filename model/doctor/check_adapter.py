@@ -6,21 +6,21 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.doctor.vocabulary import check_vocabulary
 from model.diagnostics import Finding, adapter_error, finding
+from model.doctor.vocabulary import check_vocabulary
 from model.folders.adapter_files import (
     CARD,
     MAX_ALPHA,
     MAX_RANK,
     PAIR_NAME,
     WHOLE_NAME,
-    Key,
     AdapterTensors,
+    Key,
     all_tensors,
-    match_pattern,
-    module_path,
     is_number,
     is_positive,
+    match_pattern,
+    module_path,
     modules_to_save,
     read_card,
     read_config,

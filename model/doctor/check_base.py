@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from model.doctor.checksums import bytes_to_sum, check_sums
-from model.doctor.integrity import check_numbers
-from model.doctor.hardware import check_machine
 from model.diagnostics import Finding, finding
+from model.doctor.checksums import bytes_to_sum, check_sums
+from model.doctor.hardware import check_machine
+from model.doctor.integrity import check_numbers
 from model.folders.bounded_files import read_file
-from model.folders.tensor_schema import diff_tensors, expected_tensors
 from model.folders.model_folder import (
     WEIGHTS,
     chat_template,
@@ -21,9 +20,10 @@ from model.folders.model_folder import (
     weight_files,
     weight_map,
 )
-from model.text.tokenizer_files import SPM, check_pieces, read_tokenizer
+from model.folders.tensor_schema import diff_tensors, expected_tensors
 from model.folders.weights import LazyTensor, list_tensors
 from model.progress_bar import Bar
+from model.text.tokenizer_files import SPM, check_pieces, read_tokenizer
 from model.types import FolderError
 
 Held = list[tuple[Path, LazyTensor]]

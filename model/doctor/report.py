@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.diagnostics import MAX_FACT, Finding
 from model.display import clean_text
 from model.doctor.roles import FileRole
-from model.diagnostics import MAX_FACT, Finding
 
 WORDS = {
     "en": {

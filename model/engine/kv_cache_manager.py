@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 
 from model.engine.kv_cache import GROWTH, SequenceCache, rounded
-from model.engine.prefix_cache import LEAST, PrefixEntry, PrefixMatch, PrefixCache, common_prefix
+from model.engine.prefix_cache import LEAST, PrefixCache, PrefixEntry, PrefixMatch, common_prefix
 from model.engine.sequence import Sequence
 from model.layers.kv_layout import CacheFormat
 from model.types import FinishReason

@@ -16,10 +16,10 @@ from collections.abc import Sequence as Seq
 from model.engine.adapter_cache import AdapterCache, LoadedAdapter
 from model.engine.heartbeat import Heartbeat
 from model.engine.kv_cache_manager import KVCacheManager
-from model.engine.wait_estimator import WaitEstimator
 from model.engine.sampler import Floats
 from model.engine.scheduler import Scheduler
 from model.engine.sequence import Sequence
+from model.engine.wait_estimator import WaitEstimator
 from model.layers.llama import Llama
 from model.layers.lora import Lora
 from model.types import (
@@ -60,7 +60,7 @@ class LocalEngine:
     """
 
     name = "local"
-    takes_ids = True
+    accepts_token_ids = True
 
     def __init__(
         self,

@@ -113,6 +113,6 @@ def common_prefix(one: Tokens, other: Tokens) -> int:
 
 def _better(best: PrefixMatch | None, match: PrefixMatch) -> PrefixMatch:
     """The longer one; of two as long the one that need not be copied, then the first."""
-    if best is None or (match.length, match.is_complete) > (best.length, best.whole):
+    if best is None or (match.length, match.is_complete) > (best.length, best.is_complete):
         return match
     return best

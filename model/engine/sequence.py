@@ -8,8 +8,8 @@ import time
 import numpy as np
 
 from model.engine.kv_cache import SequenceCache
-from model.engine.prompt_lookup import PromptLookup
 from model.engine.prefix_cache import PrefixKey, Tokens
+from model.engine.prompt_lookup import PromptLookup
 from model.engine.sampler import Choice, Floats, Sampler
 from model.engine.stop_strings import StopStrings
 from model.layers.llama import SequenceSlice
@@ -115,14 +115,18 @@ class Sequence:
         Only where there is room for them already, and where they may still come.
         """
         room = self.cache.capacity - self.cache.length - 1
-        self._guessed = self._lookup.propose(max(0, min(most, room, self.remaining_tokens - 1)), least)
+        self._guessed = self._lookup.propose(
+            max(0, min(most, room, self.remaining_tokens - 1)), least
+        )
 
     def next_span(self, most: int) -> SequenceSlice:
         """The next `most` tokens at the most, and what is guessed to follow, as a span to
         compute."""
         tokens, self._pending = self._pending[:most], self._pending[most:]
         guessed = () if self._pending else self._guessed
-        return SequenceSlice((*tokens, *guessed), self.cache, self._lora, self.request.adapter_scale)
+        return SequenceSlice(
+            (*tokens, *guessed), self.cache, self._lora, self.request.adapter_scale
+        )
 
     def accept_logits(self, logits: Floats) -> None:
         """Sample from the logits after the span last taken, unless more of the prompt is to come.

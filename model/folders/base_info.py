@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from model.folders.tensor_schema import Shape, expected_tensors
 from model.folders.fingerprint import fingerprint
 from model.folders.model_folder import ModelFolder
+from model.folders.tensor_schema import Shape, expected_tensors
 from model.text.tokenizer import Tokenizer
 
 EMBEDDING = "model.embed_tokens.weight"

@@ -14,8 +14,8 @@ from typing import Any
 
 from model.diagnostics import folder_error
 from model.folders.bounded_files import read_text
-from model.text.tokenizer_files import check_pieces, read_json, read_tokenizer
 from model.text.tokenizer import Tokenizer
+from model.text.tokenizer_files import check_pieces, read_json, read_tokenizer
 from model.types import ModelFolderError
 
 ARCHITECTURES = {"LlamaForCausalLM", "LLaMAForCausalLM"}  # the second is what early files say

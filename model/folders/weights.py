@@ -19,8 +19,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.display import is_plain_name
 from model.diagnostics import folder_error
+from model.display import is_plain_name
 from model.folders.bounded_files import UnfitFileError, open_file, parse_json
 from model.folders.torch_archive import check_archive, is_archive
 from model.system_resources import available_memory

@@ -48,7 +48,7 @@ class KeyValues(Protocol):
         """Store [new, kv_heads, head_dim] at `length`; all so far, [kv_heads, length + new, …]."""
         ...
 
-    def place(self, needed: int) -> KVPointers:
+    def pointers(self, needed: int) -> KVPointers:
         """Where all of it lies, with room for `needed` positions."""
         ...
 

@@ -117,7 +117,9 @@ class DecoderLayer:
             index, make(hidden, q + 2 * kv), ("q_proj", "k_proj", "v_proj"), (q, kv, kv)
         )
         self.o = FusedLinear(index, make(q, hidden), ("o_proj",), (hidden,))
-        self.gate_up = FusedLinear(index, make(hidden, 2 * wide), ("gate_proj", "up_proj"), (wide, wide))
+        self.gate_up = FusedLinear(
+            index, make(hidden, 2 * wide), ("gate_proj", "up_proj"), (wide, wide)
+        )
         self.down = FusedLinear(index, make(wide, hidden), ("down_proj",), (hidden,))
         self.input_norm = torch.ones(hidden)
         self.post_norm = torch.ones(hidden)
@@ -243,7 +245,9 @@ class Llama:
             return torch.from_numpy(self._decode(self.decoder, spans, every_position))
         return self._forward(spans, every_position)
 
-    def logits(self, spans: Sequence[SequenceSlice], every_position: bool = False) -> NDArray[np.float32]:
+    def logits(
+        self, spans: Sequence[SequenceSlice], every_position: bool = False
+    ) -> NDArray[np.float32]:
         """As `forward`, for whoever samples: theirs to change until the next call.
 
         Compiled code is reached without torch: each call of that costs more than it does
@@ -325,7 +329,9 @@ class Llama:
         return _Rows(spans, bounds, _group_loras(spans, bounds), cos, sin)
 
 
-def _group_loras(spans: Sequence[SequenceSlice], bounds: Sequence[tuple[int, int]]) -> list[LoraRows]:
+def _group_loras(
+    spans: Sequence[SequenceSlice], bounds: Sequence[tuple[int, int]]
+) -> list[LoraRows]:
     """Neighbouring spans with the same adapter and scale as one group of rows."""
     groups: list[LoraRows] = []
     for span, (start, stop) in zip(spans, bounds, strict=True):

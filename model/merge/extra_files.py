@@ -9,8 +9,8 @@ from pathlib import Path
 
 from model.convert.hf import copy_rest
 from model.folders.model_folder import ModelFolder
-from model.text.tokenizer_files import TOKENIZER, read_json
 from model.text.prompt import PromptTemplate
+from model.text.tokenizer_files import TOKENIZER, read_json
 
 # Goes with the tokenizer that the base had, where another comes.
 OLD = ("tokenizer_checklist.chk", "vocab.json", "merges.txt")

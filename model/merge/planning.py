@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from model.config.process_secrets import without_secrets
+from model.config.settings import read_settings
 from model.doctor import find_folder
 from model.doctor.check_adapter import check_for_merging, usual_template
 from model.doctor.check_base import quick_check
@@ -16,9 +18,7 @@ from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.merge import Merge
 from model.merge.extra_files import ChatFormat
 from model.merge.weights import AdapterWeights, read_adapter
-from model.config.process_secrets import without_secrets
 from model.text.prompt import PromptTemplate
-from model.config.settings import read_settings
 from model.types import AdapterError, Phase, SettingsError
 
 
@@ -37,7 +37,13 @@ def plan_merge(
         SettingsError: there are more or fewer strengths than adapters.
         FolderError: one of the folders cannot be used, in one sentence.
     """
-    from model.serving.local_backend import OWN_TEMPLATE, base_name, find_base, known_templates, refuse_errors
+    from model.serving.local_backend import (
+        OWN_TEMPLATE,
+        base_name,
+        find_base,
+        known_templates,
+        refuse_errors,
+    )
 
     strengths = list(scales) or [1.0] * len(lora_models)
     if len(strengths) != len(lora_models):

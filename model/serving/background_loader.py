@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from model.discretion import without_paths
 from model.config.settings import Settings
-from model.serving.local_backend import Report, Backend
+from model.discretion import without_paths
+from model.serving.local_backend import Backend, Report
 from model.types import LinlyError, NotReadyError, Phase
 
 # How the phases share the progress bar: (where the phase begins, how much of it there is).

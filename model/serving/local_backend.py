@@ -10,21 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.serving.adapter_registry import AdapterRegistry
 from model.config.server_flags import EMBEDDED_DEFAULT
+from model.config.settings import CHECKOUT, Settings
+from model.default_model import ensure_embedded
+from model.diagnostics import Finding, folder_error, to_error
 from model.display import printable_name
 from model.doctor.check_base import collect_findings, quick_check
-from model.default_model import ensure_embedded
 from model.engine.protocol import Engine
-from model.diagnostics import Finding, folder_error, to_error
 from model.folders.base_info import base_facts
 from model.folders.hub import download, is_hub_id, is_offline, list_files
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
-from model.text.special_tokens import sane_ids
 from model.garbage import spare_loaded_objects
+from model.serving.adapter_registry import AdapterRegistry
 from model.system_resources import available_cores, available_memory
 from model.text.prompt import PromptTemplate, load_templates
-from model.config.settings import CHECKOUT, Settings
+from model.text.special_tokens import sane_ids
 from model.text.tokenizer import Tokenizer
 from model.types import ModelFolderError, Phase
 
@@ -82,7 +82,9 @@ def check_early(settings: Settings) -> None:
         refuse_errors(collect_findings(lambda: quick_check(path, pickles=False)))
     if settings.quantization == "4bit" or settings.device == "cuda":
         _wait_without_spinning()
-        from model.weight_loader import resolve_device  # seconds for torch, where a refusal may follow
+        from model.weight_loader import (
+            resolve_device,  # seconds for torch, where a refusal may follow
+        )
 
         resolve_device(settings.device, settings.quantization)
 
@@ -179,8 +181,8 @@ def _load_model(
     import torch
 
     from model.engine.local_engine import PREFILL_CHUNK
-    from model.weight_loader import load_model
     from model.weight_cache import WeightCache
+    from model.weight_loader import load_model
 
     threads = settings.threads or available_cores()
     torch.set_num_threads(threads)

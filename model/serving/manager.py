@@ -11,12 +11,14 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import TypeVar
 
-from model.serving.adapter_registry import Adapter
-from model.serving.remote_backend import load_remote
+from model.config.settings import Settings
 from model.engine.protocol import Engine
-from model.serving.request_accounting import RequestAccounting, Kind, Listener, with_adapter_info
-from model.serving.background_loader import Load, BackgroundLoader
+from model.serving.adapter_registry import Adapter
+from model.serving.background_loader import BackgroundLoader, Load
 from model.serving.delta_queue import DeltaBatch, DeltaQueue
+from model.serving.local_backend import Backend, base_name, load_local
+from model.serving.remote_backend import load_remote
+from model.serving.request_accounting import Kind, Listener, RequestAccounting, with_adapter_info
 from model.serving.request_builder import (
     PreparedRequest,
     build_engine_request,
@@ -28,19 +30,17 @@ from model.serving.request_builder import (
     resolve_template,
 )
 from model.text.prompt import PromptTemplate
-from model.config.settings import Settings
-from model.serving.local_backend import Backend, base_name, load_local
 from model.text.tokenizer import Tokenizer
 from model.types import (
     ChatRequest,
     CompletionRequest,
+    ContextUsage,
     Delta,
     EngineCounts,
     EngineRequest,
     EngineStatus,
     FinishReason,
     LinlyError,
-    ContextUsage,
     Phase,
     PreparedAdapter,
     Stats,
@@ -79,7 +79,7 @@ class ModelManager:
     def status(self) -> Status:
         """What the model is doing. Never blocks."""
         state = self._loader.state
-        engine = state.backend.engine if state.serving else None
+        engine = state.backend.engine if state.backend else None
         work = engine.status() if engine else EngineStatus()
         return Status(
             phase=Phase.FAILED if work.error else state.phase,
@@ -107,7 +107,7 @@ class ModelManager:
     def cached_adapters(self) -> list[Adapter]:
         """The same as they were at the last look, at once."""
         serving = self._loader.state.backend
-        return serving.registry.known() if serving else []
+        return serving.registry.cached() if serving else []
 
     def load_adapter(self, name: str) -> None:
         """Serve an adapter, withdrawn before or not, and have its weights in memory. Takes files.
@@ -116,7 +116,7 @@ class ModelManager:
             NotReadyError, UnknownModelError, AdapterError
         """
         serving = self._loader.backend()
-        serving.registry.serve(name)
+        serving.registry.enable(name)
         serving.engine.load(name, serving.registry.get(name).digest)
 
     def unload_adapter(self, name: str) -> None:
@@ -126,7 +126,7 @@ class ModelManager:
             NotReadyError, UnknownModelError
         """
         serving = self._loader.backend()
-        serving.registry.withdraw(name)
+        serving.registry.disable(name)
         serving.engine.unload(name)
 
     def counts(self) -> EngineCounts:
@@ -169,7 +169,7 @@ class ModelManager:
     def has_chat_template(self) -> bool:
         """Whether the base has a chat template of its own; without one it chats badly."""
         serving = self._loader.state.backend
-        return serving.tuned if serving else True
+        return serving.has_chat_template if serving else True
 
     def chat(self, request: ChatRequest, seconds: float = 0.0) -> Bursts:
         """Answer `request.messages`. Closing the iterator ends the reply within one token.
@@ -284,7 +284,9 @@ def _signed(burst: DeltaBatch, adapter: PreparedAdapter | None) -> DeltaBatch:
     return (*burst[:-1], with_adapter_info(burst[-1], adapter))
 
 
-async def _run(engine: Engine, request: EngineRequest, seconds: float, account: RequestAccounting) -> Bursts:
+async def _run(
+    engine: Engine, request: EngineRequest, seconds: float, account: RequestAccounting
+) -> Bursts:
     """Submit, and carry what the engine's thread emits over to this event loop."""
     outbox = DeltaQueue(seconds)
 

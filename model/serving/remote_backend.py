@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from model.serving.adapter_registry import Adapter, AdapterRegistry
-from model.display import is_plain_name
-from model.engine.remote import TokenizerProbe, RemoteEngine
+from model.config.settings import Settings
 from model.diagnostics import finding
+from model.display import is_plain_name
+from model.engine.remote import RemoteEngine, TokenizerProbe
 from model.folders.base_info import base_facts
 from model.folders.hub import download, is_hub_id
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
+from model.serving.adapter_registry import Adapter, AdapterRegistry
+from model.serving.local_backend import Backend, Report, base_name, find_base, known_templates
 from model.text.special_tokens import sane_ids
-from model.config.settings import Settings
-from model.serving.local_backend import Report, Backend, base_name, find_base, known_templates
 from model.text.tokenizer import TextSpan
 from model.types import Phase
 
@@ -47,7 +47,9 @@ def load_remote(settings: Settings, report: Report, adapters: Sequence[Path] = (
         settings.engine_key,
         base_name(settings),
         settings.context_length or _longest(folder),
-        TokenizerProbe(tokenizer.encode([TextSpan(PROBE, control=False)]), tokenizer.vocab_size, PROBE),
+        TokenizerProbe(
+            tokenizer.encode([TextSpan(PROBE, control=False)]), tokenizer.vocab_size, PROBE
+        ),
         registry.folder_of,
     )
     registry.served_by(engine)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from model.types import ChatRequest, CompletionRequest, Delta, CompletedRequest, PreparedAdapter
+from model.types import ChatRequest, CompletedRequest, CompletionRequest, Delta, PreparedAdapter
 
 Listener = Callable[[CompletedRequest], None]
 Kind = Literal["chat", "completion", "reading"]
@@ -50,7 +50,9 @@ class RequestAccounting:
         elif delta.finish_reason:
             text = None if self._said is None else "".join(self._said)
             stats = with_adapter_info(delta, adapter).stats
-            ended = CompletedRequest(self._request, self._kind, delta.finish_reason, stats, text=text)
+            ended = CompletedRequest(
+                self._request, self._kind, delta.finish_reason, stats, text=text
+            )
             with contextlib.suppress(RuntimeError):  # the loop is gone, and all that counted
                 self._loop.call_soon_threadsafe(self._tell, ended)
 

@@ -9,17 +9,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from model.serving.adapter_registry import Adapter
 from model.engine.protocol import Engine
-from model.text.prompt import Prompt, PromptTemplate, decode_context, encode_without_generation_prompt, encode_chat
+from model.serving.adapter_registry import Adapter
 from model.serving.local_backend import Backend
-from model.text.tokenizer import IncrementalDetokenizer, TextSpan, Tokenizer, to_text_with_control_tokens
+from model.text.prompt import (
+    Prompt,
+    PromptTemplate,
+    decode_context,
+    encode_chat,
+    encode_without_generation_prompt,
+)
+from model.text.tokenizer import (
+    IncrementalDetokenizer,
+    TextSpan,
+    Tokenizer,
+    to_text_with_control_tokens,
+)
 from model.types import (
     ChatRequest,
     CompletionRequest,
+    ContextUsage,
     Detokenizer,
     EngineRequest,
-    ContextUsage,
     PreparedAdapter,
     PromptTooLongError,
     RequestError,
@@ -143,7 +154,9 @@ def build_engine_request(
         so_far=plan.so_far,
         read_only=plan.read_only,
         affinity=request.affinity,
-        prompt_text="" if serving.engine.accepts_token_ids else to_text_with_control_tokens(plan.tokenizer, ids),
+        prompt_text=""
+        if serving.engine.accepts_token_ids
+        else to_text_with_control_tokens(plan.tokenizer, ids),
     )
 
 
@@ -156,7 +169,9 @@ def _voice(serving: Backend, request: ChatRequest) -> _Voice:
 
 def _planned(serving: Backend, voice: _Voice, prompt: Prompt, so_far: str = "") -> PreparedRequest:
     adapter = _prepared(serving, voice.adapter)
-    return PreparedRequest(prompt, adapter, voice.tokenizer, voice.eos_ids, voice.template.stop, so_far)
+    return PreparedRequest(
+        prompt, adapter, voice.tokenizer, voice.eos_ids, voice.template.stop, so_far
+    )
 
 
 def _to_answer(serving: Backend, request: ChatRequest, voice: _Voice) -> Prompt:
@@ -260,7 +275,7 @@ class _WithoutLead:
     def __init__(self, detokenizer: Detokenizer, lead: str) -> None:
         self._detokenizer = detokenizer
         self._lead = lead
-        self.piece = detokenizer.token_text
+        self.token_text = detokenizer.token_text
 
     def push(self, token_id: int) -> str:
         return self._cut(self._detokenizer.push(token_id))

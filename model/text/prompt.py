@@ -24,12 +24,12 @@ from model.folders.bounded_files import read_text
 from model.text.template_sandbox import BoundedEnvironment
 from model.text.tokenizer import CONTEXT_TOKENS, REPLACEMENT, TextSpan, Tokenizer
 from model.types import (
-    TruncatedTurns,
     LinlyError,
     Message,
     PromptTooLongError,
     RequestError,
     SettingsError,
+    TruncatedTurns,
 )
 
 # Unicode noncharacters: never part of text that is exchanged, so nobody's text is lost with them.

@@ -18,9 +18,9 @@ import re2
 
 from model.diagnostics import folder_error
 from model.folders.bounded_files import read_file, read_text
+from model.folders.weights import refuse_lfs_pointer
 from model.text.special_tokens import SpecialTokens
 from model.text.tokenizer_bounds import check_charsmap
-from model.folders.weights import refuse_lfs_pointer
 from model.types import ModelFolderError, RequestError
 
 REPLACEMENT = "�"
@@ -29,7 +29,9 @@ MARK = "\ufdd3"  # a noncharacter: never part of text that is exchanged
 NEVER = -1e9
 FEW_LITERALS = 256  # up to here Python's own search is quicker
 LITERALS_MEMORY = 256 << 20  # bytes for the automaton of a vocabulary's control tokens
-MAX_HELD_TOKENS = 8  # tokens; no character takes more, so beyond it the bytes are not going to be text
+MAX_HELD_TOKENS = (
+    8  # tokens; no character takes more, so beyond it the bytes are not going to be text
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class FastTokenizer:
         self._controls = frozenset(self._control_ids.values())
         self._backend.no_padding()
         self._backend.no_truncation()
-        self.pieces = max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
+        self.vocab_size = max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
         self.bos, self.eos = bos or None, eos or None
         self.eos_id = self._backend.token_to_id(eos) if eos else None
         bos_id = self._backend.token_to_id(bos) if bos else None
@@ -236,7 +238,7 @@ class SpmTokenizer:
         added = {text: token for text, token in special.added.items() if token >= self._own}
         self._added = {token: text for text, token in added.items()}
         self._plain = special.plain & self._added.keys()
-        self.pieces = max(self._own, *(token + 1 for token in self._added), 0)
+        self.vocab_size = max(self._own, *(token + 1 for token in self._added), 0)
         names = [self._spm.id_to_piece(i) for i in range(self._own) if self._spm.is_control(i)]
         self._ids = {name: self._spm.piece_to_id(name) for name in names} | added
         longest_first = sorted(self._ids, key=len, reverse=True)
@@ -328,18 +330,18 @@ class IncrementalDetokenizer:
 
     Args:
         decode: ids to text.
-        piece: one id to text.
+        token_text: one id to text.
         prompt_ids: what the reply follows; only the last few matter.
     """
 
     def __init__(
         self,
         decode: Callable[[Sequence[int]], str],
-        piece: Callable[[int], str],
+        token_text: Callable[[int], str],
         prompt_ids: Sequence[int] = (),
     ) -> None:
         self._decode = decode
-        self.piece = piece
+        self.token_text = token_text
         self._window = list(prompt_ids[-CONTEXT_TOKENS:])
         self._certain = len(self._window)
         self._before = self._decode(self._window)  # the text of the certain tokens alone

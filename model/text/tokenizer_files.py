@@ -9,10 +9,10 @@ from typing import Any
 
 from model.diagnostics import folder_error
 from model.folders.bounded_files import parse_json, read_text
-from model.text.special_tokens import SpecialTokens, Vocabulary, choose_special
-from model.text.tokenizer_bounds import check_tokenizer_data, replace_patterns
 from model.folders.weights import refuse_lfs_pointer
+from model.text.special_tokens import SpecialTokens, Vocabulary, choose_special
 from model.text.tokenizer import FastTokenizer, SpmTokenizer, Tokenizer, open_spm
+from model.text.tokenizer_bounds import check_tokenizer_data, replace_patterns
 from model.types import ModelFolderError
 
 FAST, SPM = "tokenizer.json", "tokenizer.model"

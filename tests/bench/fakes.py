@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.peers.base import PeerError, Question, PeerReply
+from bench.peers.base import PeerError, PeerReply, Question
 
 
 class FakePeer:

@@ -16,9 +16,9 @@ from bench.random_model import main, write_model
 from model.engine.kv_cache import SequenceCache
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.layers.llama import SequenceSlice
-from model.weight_loader import load_model
 from model.text.tokenizer import TextSpan
 from model.types import ModelFolderError, SettingsError
+from model.weight_loader import load_model
 
 TINY = Geometry(layers=2, hidden=64, intermediate=96, heads=4, kv_heads=2, vocab=320)
 MOST = 60_000  # bytes of weights in a file

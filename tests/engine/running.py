@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from model.serving.adapter_registry import AdapterRegistry
 from model.engine.local_engine import LocalEngine
 from model.folders.base_info import base_facts
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.layers.llama import Llama
-from model.weight_loader import load_model
+from model.serving.adapter_registry import AdapterRegistry
 from model.types import Delta, EngineRequest, Sampling
+from model.weight_loader import load_model
 
 Ids = tuple[int, ...]
 
@@ -28,7 +28,7 @@ class NumberDetokenizer:
     def flush(self) -> str:
         return ""
 
-    def piece(self, token_id: int) -> str:
+    def token_text(self, token_id: int) -> str:
         return str(token_id)
 
 

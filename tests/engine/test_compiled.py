@@ -16,12 +16,12 @@ import pytest
 from platformdirs import user_cache_path
 from torch import Tensor
 
-from model.engine import kv_cache, local_engine, kv_cache_manager
+from model.config.settings import APP_NAME
+from model.engine import kv_cache, kv_cache_manager, local_engine
 from model.engine.scheduler import Scheduler
 from model.layers.kernel_build import build_folder, make_decoder
 from model.layers.linear import Int8Linear
 from model.layers.llama import SequenceSlice
-from model.config.settings import APP_NAME
 from model.types import Sampling
 from tests.engine.running import Ids, Reply, Running, running
 from tests.engine.test_equality import ADAPTERS, prompts
@@ -88,7 +88,11 @@ def test_nobody_gets_logits_of_anothers_vocabulary(tiny: Running) -> None:
     adapter = tiny.registry.get("extended")
     lora = tiny.registry.load("extended", adapter.digest, tiny.model)
     caches = [kv_cache.SequenceCache(tiny.model.cache_format) for _ in range(3)]
-    spans = [SequenceSlice([5, 6], caches[0]), SequenceSlice([5, 360], caches[1], lora), SequenceSlice([7], caches[2])]
+    spans = [
+        SequenceSlice([5, 6], caches[0]),
+        SequenceSlice([5, 360], caches[1], lora),
+        SequenceSlice([7], caches[2]),
+    ]
     logits = tiny.model.forward(spans)
     assert logits.shape == (3, 361)
     assert (logits[[0, 2], 320:] == -math.inf).all()

@@ -93,7 +93,9 @@ def test_nobody_gets_logits_of_anothers_vocabulary(tiny: Running) -> None:
     adapter = tiny.registry.get("extended")
     lora = tiny.registry.load("extended", adapter.digest, tiny.model)
     caches = [SequenceCache(tiny.model.cache_format) for _ in range(2)]
-    logits = tiny.model.forward([SequenceSlice([5, 6], caches[0]), SequenceSlice([5, 360], caches[1], lora)])
+    logits = tiny.model.forward(
+        [SequenceSlice([5, 6], caches[0]), SequenceSlice([5, 360], caches[1], lora)]
+    )
     assert logits.shape == (2, 361)
     assert (logits[0, 320:] == -torch.inf).all()
     assert logits[0, :320].isfinite().all()

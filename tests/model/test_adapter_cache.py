@@ -44,7 +44,7 @@ def load() -> Loader:
 
 def test_what_is_resident_is_not_loaded_again(load: Loader) -> None:
     cache = AdapterCache(load, None)
-    assert cache.acquire("a", "1").lora is cache.get("a", "1").lora
+    assert cache.acquire("a", "1").lora is cache.acquire("a", "1").lora
     assert load.loads == ["a"]
     assert cache.nbytes == SIZE
 

@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.serving.adapter_registry import Adapter, AdapterRegistry
 from model.folders.adapter_files import REFUSED, scaling
 from model.folders.base_info import BaseInfo
 from model.folders.tensor_schema import expected_tensors
 from model.layers.linear import FloatLinear, Linear
 from model.layers.lora import FloatPair, Lora, LoraMaker
+from model.serving.adapter_registry import Adapter, AdapterRegistry
 from model.types import AdapterError, UnknownModelError
 
 SIZES = {

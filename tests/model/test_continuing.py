@@ -8,20 +8,20 @@ import pytest
 from tokenizers import AddedToken, decoders, models, normalizers
 from tokenizers import Tokenizer as Backend
 
+from model.config.settings import CHECKOUT
 from model.serving.request_builder import PreparedRequest, _detokenizer
 from model.text.prompt import END as END_MARK
 from model.text.prompt import (
     REPLIED,
     SAID,
     PromptTemplate,
-    encode_without_generation_prompt,
-    encode_chat,
-    load_templates,
     decode_continuation,
+    encode_chat,
+    encode_without_generation_prompt,
+    load_templates,
 )
-from model.config.settings import CHECKOUT
-from model.text.tokenizer import FastTokenizer, TextSpan, SpmTokenizer, Tokenizer
-from model.types import TruncatedTurns, Message, PromptTooLongError
+from model.text.tokenizer import FastTokenizer, SpmTokenizer, TextSpan, Tokenizer
+from model.types import Message, PromptTooLongError, TruncatedTurns
 from tests.model.test_prompt import LONG, Letters, chat
 from tests.model.tokens import END, LIKE_LLAMA, LIKE_T5, START, make_spm
 from tests.tiny import TEMPLATE as CHATML
@@ -120,7 +120,9 @@ def test_what_comes_next_is_neither_glued_nor_apart_nor_torn(
     tokenizer = tokenizers[name]
     for cut in range(1, len(text)):
         prompt = encode_chat(ONE, TEMPLATES[template], tokenizer, 9999, so_far=text[:cut])
-        detokenizer = _detokenizer(PreparedRequest(prompt, None, tokenizer, frozenset(), (), text[:cut]))
+        detokenizer = _detokenizer(
+            PreparedRequest(prompt, None, tokenizer, frozenset(), (), text[:cut])
+        )
         ids = in_the_middle(text[cut:], tokenizer)
         assert "".join(map(detokenizer.push, ids)) + detokenizer.flush() == text[cut:]
 
@@ -219,7 +221,9 @@ def test_the_next_prompt_begins_with_the_chat_at_rest(
 
 
 def said(*messages: Message) -> str:
-    return Letters().decode(encode_without_generation_prompt(messages, TEMPLATES["linly"], Letters(), 99).ids)
+    return Letters().decode(
+        encode_without_generation_prompt(messages, TEMPLATES["linly"], Letters(), 99).ids
+    )
 
 
 @pytest.mark.parametrize(
@@ -235,7 +239,9 @@ def test_at_rest_goes_what_the_next_question_would_drop(
     room: int, text: str, dropped: TruncatedTurns | None
 ) -> None:
     assert len(said(*REST)) == 33
-    prompt = encode_without_generation_prompt(REST, TEMPLATES["linly"], Letters(), room, drop_oldest=True)
+    prompt = encode_without_generation_prompt(
+        REST, TEMPLATES["linly"], Letters(), room, drop_oldest=True
+    )
     assert (Letters().decode(prompt.ids), prompt.dropped) == (text, dropped)
 
 

@@ -11,23 +11,23 @@ from pathlib import Path
 
 import pytest
 
-from model.serving.manager import Bursts, ModelManager
 from model.config.settings import CHECKOUT, Settings
+from model.serving.manager import Bursts, ModelManager
 from model.types import (
     ChatRequest,
+    ContextUsage,
     Delta,
     Detokenizer,
-    TruncatedTurns,
     Emit,
     EngineRequest,
     FinishReason,
-    ContextUsage,
     Message,
     NotReadyError,
     PromptTooLongError,
     RequestError,
     Sampling,
     Stats,
+    TruncatedTurns,
     UnknownModelError,
 )
 from tests.model.test_prompt import chat
@@ -108,7 +108,7 @@ class Noting:
     def flush(self) -> str:
         return self.inner.flush()
 
-    def piece(self, token_id: int) -> str:
+    def token_text(self, token_id: int) -> str:
         return self.inner.token_text(token_id)
 
 
@@ -182,7 +182,10 @@ def test_measured_is_what_a_chat_takes(other: ModelManager, adapter: str | None)
 
 
 def test_measured_at_rest_is_less_than_with_a_question(other: ModelManager) -> None:
-    rest, more = other.context_usage(asked(*REST)).tokens, other.measure(asked(*REST, QUESTION)).tokens
+    rest, more = (
+        other.context_usage(asked(*REST)).tokens,
+        other.context_usage(asked(*REST, QUESTION)).tokens,
+    )
     assert 0 < other.context_usage(asked(*REST[:2])).tokens < rest < more
 
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.__main__ import main
-from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.config.settings import read_settings
+from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.serving.local_backend import OWN_TEMPLATE, known_templates
 from tests.tiny import make_adapter, make_folder
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from model.engine.kv_cache import SequenceCache
-from model.engine.prefix_cache import LEAST, MAX_ENTRIES, PrefixEntry, PrefixCache, common_prefix
+from model.engine.prefix_cache import LEAST, MAX_ENTRIES, PrefixCache, PrefixEntry, common_prefix
 from model.layers.kv_layout import CacheFormat
 
 FORM = CacheFormat(1, 1, 2, torch.float32, "cpu")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from model.config.server_flags import SECRET_FLAGS
 from model.config.process_secrets import masked, without_secrets
+from model.config.server_flags import SECRET_FLAGS
 from model.config.settings import Settings
 
 CHECKOUT = Path(__file__).parents[2]

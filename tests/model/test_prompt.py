@@ -14,13 +14,13 @@ from model.text.prompt import (
     SAID,
     Prompt,
     PromptTemplate,
-    encode_without_generation_prompt,
     encode_chat,
     encode_training,
+    encode_without_generation_prompt,
     load_templates,
 )
-from model.text.tokenizer import FastTokenizer, TextSpan, SpmTokenizer, Tokenizer
-from model.types import TruncatedTurns, Message, PromptTooLongError, RequestError, SettingsError
+from model.text.tokenizer import FastTokenizer, SpmTokenizer, TextSpan, Tokenizer
+from model.types import Message, PromptTooLongError, RequestError, SettingsError, TruncatedTurns
 from tests.fake import LetterTokenizer
 from tests.model.tokens import END, LIKE_T5, START, make_spm
 from tests.tiny import TEMPLATE as CHATML
@@ -417,7 +417,9 @@ def slowly(
         if start == len(messages) or messages[start].role == "user":
             ids = ids_of([*system, *messages[start:]])
             if len(ids) <= room:
-                return Prompt(tuple(ids), TruncatedTurns(start - len(system), len(whole) - len(ids)))
+                return Prompt(
+                    tuple(ids), TruncatedTurns(start - len(system), len(whole) - len(ids))
+                )
     return None
 
 

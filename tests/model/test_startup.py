@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from model.serving import local_backend
 from model.config.settings import Settings
+from model.serving import local_backend
 from model.serving.local_backend import check_early, find_base
 from model.types import ModelFolderError, Phase
 

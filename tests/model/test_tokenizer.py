@@ -11,7 +11,13 @@ from sentencepiece import SentencePieceProcessor
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
-from model.text.tokenizer import FastTokenizer, IncrementalDetokenizer, TextSpan, SpmTokenizer, Tokenizer
+from model.text.tokenizer import (
+    FastTokenizer,
+    IncrementalDetokenizer,
+    SpmTokenizer,
+    TextSpan,
+    Tokenizer,
+)
 from model.types import ModelFolderError
 from tests.model.tokens import (
     END,
@@ -171,7 +177,10 @@ def test_only_the_templates_control_tokens_count_beside_typed_ones(
 def test_control_token_half_typed_and_half_from_the_template_is_text(
     cut: int, template_first: bool, fast: FastTokenizer
 ) -> None:
-    runs = [TextSpan(END[:cut], control=template_first), TextSpan(END[cut:], control=not template_first)]
+    runs = [
+        TextSpan(END[:cut], control=template_first),
+        TextSpan(END[cut:], control=not template_first),
+    ]
     ids = fast.encode([TextSpan(START), *runs, TextSpan(END)])
     assert [fast.token_text(token_id) for token_id in control_ids(fast, ids)] == [START, END]
     assert fast.decode(ids) == END
@@ -183,7 +192,9 @@ def test_control_token_half_typed_and_half_from_the_template_is_text_in_spm(
     cut: int, template_first: bool, spm: SpmTokenizer, spm_library: SentencePieceProcessor
 ) -> None:
     first, second = "</s>"[:cut], "</s>"[cut:]
-    ids = spm.encode([TextSpan(first, control=template_first), TextSpan(second, control=not template_first)])
+    ids = spm.encode(
+        [TextSpan(first, control=template_first), TextSpan(second, control=not template_first)]
+    )
     assert ids == spm_library.encode("</s>")
 
 
@@ -278,7 +289,7 @@ def test_saved_truncation_and_padding_are_off(text: str, tmp_path: Path) -> None
 
 
 def test_fast_pieces_and_names(fast: FastTokenizer, library: Backend) -> None:
-    assert fast.pieces == library.get_vocab_size()
+    assert fast.vocab_size == library.get_vocab_size()
     assert (fast.bos, fast.eos) == (START, END)
     assert fast.eos_id == library.token_to_id(END)
     assert fast.prefix_ids == ()  # this tokenizer puts nothing in front
@@ -286,7 +297,7 @@ def test_fast_pieces_and_names(fast: FastTokenizer, library: Backend) -> None:
 
 def test_fast_pieces_count_ids_beyond_a_gap(tmp_path: Path) -> None:
     backend = Backend(models.BPE(vocab={"a": 0, "b": 7}, merges=[]))
-    assert save(backend, tmp_path / "tokenizer.json").pieces == 8
+    assert save(backend, tmp_path / "tokenizer.json").vocab_size == 8
 
 
 def test_fast_without_configured_names_has_none(fast: FastTokenizer, folder: Path) -> None:
@@ -305,7 +316,7 @@ def test_fast_prefix_is_what_its_post_processor_puts_in_front(tmp_path: Path) ->
 
 
 def test_spm_pieces_and_names(spm: SpmTokenizer) -> None:
-    assert spm.pieces == LIKE_LLAMA["vocab_size"]
+    assert spm.vocab_size == LIKE_LLAMA["vocab_size"]
     assert (spm.bos, spm.eos, spm.eos_id, spm.prefix_ids) == ("<s>", "</s>", 2, (1,))
 
 
@@ -321,9 +332,9 @@ def test_control_tokens_are_left_out_of_text_and_shown_as_pieces(
 ) -> None:
     ids = fast.encode([TextSpan(f"{START}hi{END}")])
     assert fast.decode(ids) == "hi"
-    assert (fast.token_text(ids[0]), fast.piece(ids[-1])) == (START, END)
+    assert (fast.token_text(ids[0]), fast.token_text(ids[-1])) == (START, END)
     assert spm.decode([1, *spm_library.encode("hi"), 2]) == "hi"
-    assert (spm.token_text(1), spm.piece(2)) == ("<s>", "</s>")
+    assert (spm.token_text(1), spm.token_text(2)) == ("<s>", "</s>")
 
 
 def test_spm_piece_writes_spaces_as_spaces(spm: SpmTokenizer) -> None:
@@ -332,8 +343,8 @@ def test_spm_piece_writes_spaces_as_spaces(spm: SpmTokenizer) -> None:
 
 
 def test_only_control_tokens_are_control(fast: FastTokenizer, spm: SpmTokenizer) -> None:
-    assert sum(map(fast.is_control, range(fast.pieces))) == 3
-    assert [i for i in range(spm.pieces) if spm.is_control(i)] == [1, 2]
+    assert sum(map(fast.is_control, range(fast.vocab_size))) == 3
+    assert [i for i in range(spm.vocab_size) if spm.is_control(i)] == [1, 2]
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", b"\x00" * 100])

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from model.config.settings import CHECKOUT, Settings
 from model.doctor.vocabulary import own_tokenizer
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.serving.manager import ModelManager
-from model.config.settings import CHECKOUT, Settings
 from model.text.tokenizer import TextSpan, Tokenizer
 from model.types import ChatRequest, CompletionRequest, Delta, Message, RequestError, Sampling
 

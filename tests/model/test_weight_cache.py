@@ -14,8 +14,8 @@ from model import weight_cache
 from model.folders.model_folder import read_model_folder
 from model.folders.weights import read_tensors
 from model.layers.llama import Llama
-from model.weight_loader import load_model
 from model.weight_cache import DONE, WeightCache, model_parts
+from model.weight_loader import load_model
 from tests.tiny import make_folder
 
 

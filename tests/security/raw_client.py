@@ -10,8 +10,8 @@ from typing import Any
 
 import uvicorn
 
-from web.listen_socket import bind
 from web.http_protocol import server_config
+from web.listen_socket import bind
 
 PATIENCE = 30.0  # seconds: a limit that holds ends a test long before
 

@@ -19,15 +19,15 @@ from typing import Any
 import pytest
 import torch
 
-from model.serving.adapter_registry import AdapterRegistry
+from model.config.settings import read_settings
 from model.display import MAX_DESCRIPTION
 from model.folders import weights as weights_module
 from model.folders.model_folder import MAX_SIZES, read_model_folder
-from model.text.tokenizer_files import read_tokenizer
 from model.folders.weights import LARGE, list_tensors, read_tensors
-from model.text.prompt import PromptTemplate, load_templates
-from model.config.settings import read_settings
+from model.serving.adapter_registry import AdapterRegistry
 from model.serving.local_backend import base_name
+from model.text.prompt import PromptTemplate, load_templates
+from model.text.tokenizer_files import read_tokenizer
 from model.types import LinlyError, Message, ModelFolderError, RequestError
 from tests.model.test_adapters import BASE, reason, write_adapter
 from tests.model.tokens import make_spm

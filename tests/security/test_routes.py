@@ -32,13 +32,16 @@ PAGE = {
     ("/page/events", WEBSOCKET), ("/page", FILES), ("/openapi.json", BOTH), ("/docs", GET),
     ("/docs/oauth2-redirect", GET), ("/static-offline-docs", FILES),
 }  # fmt: skip
-# The document and its files. What else Gradio has is looked at by `web/page_middleware.py`, and refused.
+# The document and its files. `web/page_middleware.py` refuses everything else that Gradio has.
 HEADS = ("/health", "/metrics", "/v1/models", "/v1/models/{name}")
 GRADIO = {("/", HEAD), *((path, GET) for path in GRADIO_PATHS)}
 EXPECTED = {
-    *API.items(), *((path, HEAD) for path in HEADS),
-    *((path, ANY) for path in (*API, "/v1/{rest:path}")), *PAGE, *GRADIO,
-}  # fmt: skip
+    *API.items(),
+    *((path, HEAD) for path in HEADS),
+    *((path, ANY) for path in (*API, "/v1/{rest:path}")),
+    *PAGE,
+    *GRADIO,
+}
 # Files of the page's own under a name that Gradio has, too, or paths that have the same name.
 SHARED = re.compile(r"/(assets|static)/x|/(openapi\.json|login/?|logout)?")
 

@@ -19,8 +19,8 @@ from gradio import networking, tunneling
 from tests.test_app import Process, read_until, run, started
 from tests.web.test_share import WORKING, ShareServer
 from training.job import TrainingRunner
-from web.public_link import tunnel
 from web.passwords import hash_password
+from web.public_link import tunnel
 
 CHECKOUT = Path(__file__).parents[2]
 SECRET = "s3cret-Xy"
@@ -185,11 +185,11 @@ def test_the_tunnel_client_gets_no_secrets(tmp_path: Path, monkeypatch: pytest.M
     try:
         assert tunnel.open_tunnel(7860) == "https://abc.example"
     finally:
-        for tunnel in tunneling.CURRENT_TUNNELS:
-            if tunnel.proc:
-                tunnel.proc.kill()
-                tunnel.proc.communicate()
-                tunnel.proc = None
+        for process in tunneling.CURRENT_TUNNELS:
+            if process.proc:
+                process.proc.kill()
+                process.proc.communicate()
+                process.proc = None
         tunneling.CURRENT_TUNNELS.clear()
     argv, environ = json.loads(seen.read_text())
     assert SECRET not in str(argv)

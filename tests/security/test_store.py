@@ -20,15 +20,14 @@ from tests.web.chats.conftest import server as server
 from tests.web.chats.conftest import store as store
 from tests.web.chats.test_store import FOR_OWNERS
 from web.chats import usage
-from web.chats.store import import_writer
-from web.chats.store import chats
+from web.chats.store import chats, import_writer
+from web.chats.store.chat_store import ChatStore
 from web.chats.store.errors import StoreError, UnknownChatError
+from web.chats.store.models import Chat, ChatMessage, ChatSettings, MessageState, Snippet
+from web.chats.store.sqlite import SqliteFile
+from web.chats.titles import MAX_TITLE
 from web.chats.transfer.export_writer import export_chats
 from web.chats.transfer.import_file import ImportedChat, from_json, read_chats
-from web.chats.store.models import Chat, ChatMessage, ChatSettings, Snippet, MessageState
-from web.chats.store.sqlite import SqliteFile
-from web.chats.store.chat_store import ChatStore
-from web.chats.titles import MAX_TITLE
 
 ANNA, MALLORY = "browser:anna", "browser:mallory"
 LONG = 5_000_000
@@ -152,7 +151,7 @@ def test_ids_of_another_owner_in_a_file(store: ChatStore) -> None:
     value = native(
         messages=[question, answer], head="a", votes=[{"comparison": "c", "winner": "a"}]
     ) | {"id": chat.id, "owner": ANNA}
-    (kept,) = store.adopt(MALLORY, read_chats(exported(value)))
+    (kept,) = store.import_chats(MALLORY, read_chats(exported(value)))
     assert kept.id != chat.id
     assert {chat.id, chat.head, "a"}.isdisjoint(store.messages(MALLORY, kept.id))
     assert (store.chat(ANNA, chat.id), store.messages(ANNA, chat.id)) == before
@@ -160,7 +159,7 @@ def test_ids_of_another_owner_in_a_file(store: ChatStore) -> None:
     assert "secret" not in "".join(export_chats(store, MALLORY))
     for parent in (chat.head, "a"):  # and what the file itself does not have is refused
         with pytest.raises(RequestError, match="not there"):
-            store.adopt(MALLORY, read_chats(with_message(parent=parent)))
+            store.import_chats(MALLORY, read_chats(with_message(parent=parent)))
 
 
 @pytest.mark.parametrize(
@@ -195,20 +194,20 @@ def test_settings_that_are_too_much() -> None:
 def test_long_titles(store: ChatStore) -> None:
     """They are cut in a file, and refused from a person; none is split into a million words."""
     for title in ("x" * 300_000, "a " * 2_000_000, "\n" * 300_000 + "x", "\ud83d\0" * 150_000):
-        (kept,) = store.adopt(ANNA, read_chats(exported(native(title=title))))
+        (kept,) = store.import_chats(ANNA, read_chats(exported(native(title=title))))
         assert len(kept.title) <= MAX_TITLE
         assert store.chat(ANNA, kept.id).title == kept.title
         with pytest.raises(RequestError, match="has over 200 characters"):
             store.rename(ANNA, kept.id, title)
     foreign = {"messages": [{"role": "user", "content": "\n" * 1_000_000 + "x"}]}
-    assert store.adopt(ANNA, read_chats(json.dumps(foreign)))[0].title == "…"
+    assert store.import_chats(ANNA, read_chats(json.dumps(foreign)))[0].title == "…"
 
 
 def test_half_characters_and_nul_in_a_file(store: ChatStore) -> None:
     text = with_message(text="a\ud83d\0b", error="\udc00\0", id="\ud83d", runs=[
         {"base": "\ud83d\0", "settings": {"system": "\udc00"}}])  # fmt: skip
     text = text.replace('"head": "q"', '"head": "\\ud83d"')
-    (kept,) = store.adopt(ANNA, read_chats(text))
+    (kept,) = store.import_chats(ANNA, read_chats(text))
     (message,) = store.messages(ANNA, kept.id).values()
     assert (message.text, message.error) == ("a��b", "��")
     assert message.runs[0].base == "��"
@@ -217,7 +216,9 @@ def test_half_characters_and_nul_in_a_file(store: ChatStore) -> None:
 
 def test_an_import_cannot_make_a_reply_stream(store: ChatStore) -> None:
     """Its chat would be busy for ever."""
-    (kept,) = store.adopt(ANNA, read_chats(with_message(state="streaming", role="assistant")))
+    (kept,) = store.import_chats(
+        ANNA, read_chats(with_message(state="streaming", role="assistant"))
+    )
     (message,) = store.messages(ANNA, kept.id).values()
     assert message.state is MessageState.INTERRUPTED
     assert store.streaming(kept.id) == []
@@ -241,7 +242,7 @@ def test_chats_of_a_running_import_are_not_seen(store: ChatStore) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(import_writer, "MAX_ROWS", 2)
-        kept = store.adopt(ANNA, reading())
+        kept = store.import_chats(ANNA, reading())
     assert seen
     assert {chat.id for chat in store.chats(ANNA)} == {chat.id for chat in kept}
     assert len(kept) == 4
@@ -254,7 +255,7 @@ def test_a_file_that_is_wrong_at_its_end_leaves_nothing(
     monkeypatch.setattr(import_writer, "MAX_ROWS", 10)
     file = json.dumps([json.loads(exported(native()))] * 30)[:-1] + (text if text != "]" else "]]")
     with pytest.raises(RequestError):
-        store.adopt(ANNA, read_chats(file))
+        store.import_chats(ANNA, read_chats(file))
     with store.home.reading() as connection:
         assert connection.exec_driver_sql("SELECT id FROM chats").all() == []
         assert connection.exec_driver_sql("SELECT id FROM messages").all() == []
@@ -271,7 +272,7 @@ def test_an_import_that_was_killed_is_purged(
     with monkeypatch.context() as patch:
         patch.setattr(store, "_destroy", lambda *_: 0)
         with pytest.raises(KeyboardInterrupt):
-            store.adopt(ANNA, killed())
+            store.import_chats(ANNA, killed())
     assert store.chats(ANNA) == []
     assert store.purge(time.time() - 60) == 0  # another server's import may be running
     assert store.purge(time.time() + 1) == 1
@@ -292,7 +293,7 @@ def test_others_write_while_a_file_is_imported(
         store.add(MALLORY, chat.id, ChatMessage(f"m{len(rows)}", None, "user", "meanwhile"))
 
     monkeypatch.setattr(store, "_insert", watched)
-    store.adopt(ANNA, read_chats(json.dumps([json.loads(exported(native()))] * 30)))
+    store.import_chats(ANNA, read_chats(json.dumps([json.loads(exported(native()))] * 30)))
     assert rows == [10] * 6
     assert len(store.messages(MALLORY, chat.id)) == 7
 
@@ -303,7 +304,7 @@ def test_owners_have_so_many_chats(store: ChatStore, monkeypatch: pytest.MonkeyP
     made = [store.create(ANNA, "title", ChatSettings()).id for _ in range(3)]
     for attempt in (
         lambda: store.create(ANNA, "title", ChatSettings()),
-        lambda: store.adopt(ANNA, read_chats(exported(native()))),
+        lambda: store.import_chats(ANNA, read_chats(exported(native()))),
     ):
         with pytest.raises(RequestError, match="You have 3 chats, and no more are kept"):
             attempt()
@@ -311,7 +312,7 @@ def test_owners_have_so_many_chats(store: ChatStore, monkeypatch: pytest.MonkeyP
     store.add(ANNA, made[0], ChatMessage("q", None, "user", "there is room for messages"))
     begun(store, MALLORY)
     store.delete(ANNA, made[0])
-    store.adopt(ANNA, read_chats(exported(native())))
+    store.import_chats(ANNA, read_chats(exported(native())))
     with pytest.raises(RequestError, match="You have 3 chats"):
         store.create(ANNA, "title", ChatSettings())
     with store.home.reading() as connection:
@@ -329,7 +330,7 @@ def test_owners_have_so_much_room(store: ChatStore, monkeypatch: pytest.MonkeyPa
     for attempt in (
         lambda: store.add(ANNA, chat.id, large),
         lambda: store.save_snippet(ANNA, Snippet("s", large.text)),
-        lambda: store.adopt(ANNA, read_chats(json.dumps(file))),
+        lambda: store.import_chats(ANNA, read_chats(json.dumps(file))),
         lambda: store.set_settings(ANNA, chat.id, ChatSettings(system="x" * 600_000)),
     ):
         with pytest.raises(RequestError, match="take up 1 MB, and no more are kept") as caught:
@@ -342,7 +343,7 @@ def test_owners_have_so_much_room(store: ChatStore, monkeypatch: pytest.MonkeyPa
     other = begun(store, MALLORY)
     store.add(MALLORY, other.id, large)
     store.delete(ANNA, chat.id)
-    assert store.adopt(ANNA, read_chats(json.dumps(file)))
+    assert store.import_chats(ANNA, read_chats(json.dumps(file)))
 
 
 def test_what_is_deleted_again_and_again_does_not_fill_the_disk(
@@ -384,14 +385,14 @@ def test_one_visitor_does_not_keep_the_others_out(tmp_path: Path) -> None:
     """Searches, exports and imports of one, from many threads at once."""
     with closing(ChatStore(tmp_path / "chats.db")) as store, ExitStack() as stack:
         file = json.dumps([json.loads(exported(native()))] * 50)
-        store.adopt(MALLORY, read_chats(file))
+        store.import_chats(MALLORY, read_chats(file))
         stop, problems = threading.Event(), list[BaseException]()
 
         def attack(number: int) -> None:
             while not stop.is_set():
                 try:
                     if number % 3 == 0:
-                        store.adopt(MALLORY, read_chats(file))
+                        store.import_chats(MALLORY, read_chats(file))
                     elif number % 3 == 1:
                         store.chats(MALLORY, "é")
                     else:

@@ -21,8 +21,8 @@ from model.types import (
     Queued,
 )
 from terminal.chat import TerminalChat
-from terminal.repl import converse
 from terminal.options import RequestDefaults
+from terminal.repl import converse
 from terminal.screen import Console
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.terminal.screens import complaints, printed, screen
@@ -52,7 +52,10 @@ def talk(
     """A chat in which these lines were typed."""
     manager = fake_manager(engine or FakeEngine(echo))
     assert manager.wait(20).ready
-    chat, keys = TerminalChat(manager, screen(terminal=terminal), wishes or RequestDefaults()), Keys(*lines)
+    chat, keys = (
+        TerminalChat(manager, screen(terminal=terminal), wishes or RequestDefaults()),
+        Keys(*lines),
+    )
     converse(chat, keys)
     return chat, chat.screen, keys
 

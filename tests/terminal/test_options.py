@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from model.types import Message, Sampling, SettingsError
-from terminal.options import TerminalOptions, RequestDefaults, read_options
+from terminal.options import RequestDefaults, TerminalOptions, read_options
 
 
 def read(*argv: str, has_keyboard: bool = True, **environ: str) -> TerminalOptions:

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from training.progress_callback import DivergedError, ProgressCallback
 from training.events import Event, HeldOut, Step
 from training.interrupt import StopRequest
+from training.progress_callback import DivergedError, ProgressCallback
 
 
 def state(step: int, epoch: float) -> SimpleNamespace:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.script import command, until
-from training.events import TrainingEnded, HeldOut, Note, Stage, Step, from_line, to_line
+from training.events import HeldOut, Note, Stage, Step, TrainingEnded, from_line, to_line
 from training.job import (
     OUT_OF_MEMORY,
     BusyTrainingError,

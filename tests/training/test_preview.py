@@ -10,8 +10,8 @@ import pytest
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.text.prompt import PromptTemplate
 from tests.tiny import TEMPLATE
-from training.preview import Piece, preview
 from training.parsing import DataError
+from training.preview import Piece, preview
 
 MODEL = PromptTemplate("model", TEMPLATE)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from model.types import SettingsError
-from training.options import read_options
 from training.hyperparameters import LINEAR, Hyperparameters, held_out_size, resolve
+from training.options import read_options
 
 
 def recipe(learned: int, held_out: int, *flags: str, width: int = 5120) -> Hyperparameters:

@@ -12,7 +12,11 @@ from training.parsing import BadRow, DataError, DataRow, parse_rows, read_text
 
 def test_json_lines_have_their_line_numbers() -> None:
     text = '{"a": 1}\n\n{"a": 2}\r\n  {"a": 3}'
-    assert list(parse_rows(text)) == [DataRow(1, {"a": 1}), DataRow(3, {"a": 2}), DataRow(4, {"a": 3})]
+    assert list(parse_rows(text)) == [
+        DataRow(1, {"a": 1}),
+        DataRow(3, {"a": 2}),
+        DataRow(4, {"a": 3}),
+    ]
 
 
 def test_a_line_that_is_no_json_is_named_and_the_others_count() -> None:

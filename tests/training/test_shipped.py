@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from training.events import Event, HeldOut, Step
+from training.interrupt import StopRequest
 from training.options import read_options
 from training.run import StoppedError, fine_tune
-from training.interrupt import StopRequest
 
 CHECKOUT = Path(__file__).parents[2]
 ADAPTERS = ("lighthouse", "json", "xiaodeng")

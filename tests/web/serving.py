@@ -14,11 +14,11 @@ from fastapi import FastAPI
 
 from model.serving.manager import ModelManager
 from web.access import AccessPolicy
-from web.listen_socket import bind
 from web.chats.open_store import open_store
 from web.http_protocol import server_config
-from web.server import build_app
+from web.listen_socket import bind
 from web.public_link.limits import PublicLink
+from web.server import build_app
 from web.ui.train.service import TrainingService
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Route, expect
 
-from model.serving.adapter_registry import Adapter
 from model.diagnostics import finding
+from model.serving.adapter_registry import Adapter
 from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
 from tests.web.browser import Chat
 from tests.web.conftest import Serve

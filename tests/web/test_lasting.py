@@ -16,10 +16,10 @@ from tests.web.browser import Chat
 from tests.web.conftest import Serve
 from tests.web.serving import serving
 from web.access import AccessPolicy
-from web.listen_socket import bind
+from web.chats.store.chat_store import ChatStore
 from web.chats.store.errors import StoreError
 from web.chats.store.models import ChatMessage
-from web.chats.store.chat_store import ChatStore
+from web.listen_socket import bind
 from web.ui import stream
 
 pytestmark = pytest.mark.browser

@@ -24,8 +24,8 @@ from web import login
 from web.access import AccessPolicy
 from web.listen_socket import bind
 from web.login import COOKIE, SECONDS, Logins, key_in
-from web.rate_limits import AttemptLimiter
 from web.public_link.limits import LinkRules, PublicLink
+from web.rate_limits import AttemptLimiter
 
 MEI, LIN = ("mei", "mei's 密码"), ("lin", "lin's")
 ACCOUNTS = dict([MEI, LIN])
@@ -257,7 +257,10 @@ def test_login_ends_with_its_password() -> None:
     logins = Logins(AccessPolicy(ACCOUNTS))
     cookie = value(logins.issue(scope(), "mei"))
     for accounts in ({**ACCOUNTS, "mei": "another"}, {"lin": ACCOUNTS["lin"]}, {}):
-        assert dataclasses.replace(logins, access=AccessPolicy(accounts)).account(scope(cookie)) is None
+        assert (
+            dataclasses.replace(logins, access=AccessPolicy(accounts)).account(scope(cookie))
+            is None
+        )
     others = dataclasses.replace(logins, access=AccessPolicy({**ACCOUNTS, "lin": "another"}))
     assert others.account(scope(cookie)) == "mei"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, expect
 
+from model.config.settings import Settings
 from model.serving.adapter_registry import Adapter
 from model.serving.manager import ModelManager
-from model.config.settings import Settings
 from model.types import EngineRequest
 from tests.fake import ADAPTERS, FakeEngine, echo, fake_load, fake_manager
 from tests.web.browser import Chat

@@ -18,9 +18,9 @@ from tests.web.handmade import Caller, said
 from tests.web.raised import CHECKOUT, kinds, sources
 from tests.web.serving import serving
 from training.preview import Preview
-from web.chats.store.errors import REASONS, UnknownChatError
 from web.chats.native import MAX_ERROR
 from web.chats.reply_generator import FAULT
+from web.chats.store.errors import REASONS, UnknownChatError
 from web.i18n import texts
 from web.i18n.refusals import LONGEST, Template, refused
 from web.public_link.limits import LinkRules, PublicLink
@@ -41,7 +41,7 @@ ELSEWHERE = {
     "web/api/openai_format.py",
     "web/health_checks.py",
     "web/public_link/middleware.py",
-    "model/config/argument_parser.py",  # flags, read before anything is served; the page writes its own for training
+    "model/config/argument_parser.py",  # flags, read before anything is served
     "model/config/settings.py",
     "model/config/secret_files.py",
     "training/options.py",

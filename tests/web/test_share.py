@@ -58,11 +58,11 @@ def use_server(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
 @pytest.fixture(autouse=True)
 def no_tunnel_stays_open() -> Any:
     yield
-    for tunnel in tunneling.CURRENT_TUNNELS:
-        if tunnel.proc:
-            tunnel.proc.kill()
-            tunnel.proc.communicate()
-            tunnel.proc = None
+    for process in tunneling.CURRENT_TUNNELS:
+        if process.proc:
+            process.proc.kill()
+            process.proc.communicate()
+            process.proc = None
     tunneling.CURRENT_TUNNELS.clear()
 
 

@@ -22,9 +22,9 @@ from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
 from tests.web.browser import Chat
 from tests.web.handmade import Caller, said
 from tests.web.serving import serving
-from web.public_link import limits
 from web.access import AccessPolicy
 from web.listen_socket import bind
+from web.public_link import limits
 from web.public_link.limits import HOUR, LinkLimitError, LinkRules, PublicLink
 
 pytestmark = pytest.mark.slow

@@ -23,15 +23,15 @@ from tests.web.handmade import Caller, Stream, said
 from tests.web.serving import serving
 from web import server
 from web.access import AccessPolicy
-from web.listen_socket import bind
 from web.chats import tab_sessions
-from web.chats.store.errors import StoreError
+from web.chats.chat_service import ChatService
 from web.chats.identity import Owner
-from web.chats.store.models import ChatSettings
 from web.chats.reply_generator import ReplyGenerator
 from web.chats.store.chat_store import ChatStore
-from web.chats.chat_service import ChatService
+from web.chats.store.errors import StoreError
+from web.chats.store.models import ChatSettings
 from web.chats.tab_sessions import TabSessions
+from web.listen_socket import bind
 from web.public_link.limits import LinkRules, PublicLink
 from web.ui import model_watcher, stream
 from web.ui.layout import Layout

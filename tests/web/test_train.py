@@ -13,18 +13,18 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from model.config.settings import Settings, read_settings
 from model.serving.adapter_registry import Adapter
 from model.serving.manager import ModelManager
-from model.config.settings import Settings, read_settings
 from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
 from tests.training.script import command, until
 from tests.web.browser import Chat
 from tests.web.serving import serving
-from training.events import TrainingEnded, HeldOut, Note, Stage, Step, to_line
+from training.events import HeldOut, Note, Stage, Step, TrainingEnded, to_line
 from training.job import TrainingRunner
 from web.access import AccessPolicy
 from web.listen_socket import bind
-from web.ui.train.service import TrainingService, TrainingForm, environment, flags, name_for
+from web.ui.train.service import TrainingForm, TrainingService, environment, flags, name_for
 
 pytestmark = pytest.mark.slow
 

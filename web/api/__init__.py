@@ -10,7 +10,7 @@ from model.serving.manager import ModelManager
 from web import logs
 from web.access import AccessPolicy
 from web.api import admin, errors, health, routes
-from web.api.middleware import ApiAuthMiddleware, KeyAttempts, ApiCorsMiddleware
+from web.api.middleware import ApiAuthMiddleware, ApiCorsMiddleware, KeyAttempts
 from web.health_checks import HealthCheck, HealthChecks, engine_check
 from web.metrics import Metrics
 from web.rate_limits import AttemptLimiter
@@ -44,5 +44,7 @@ def install(
     app.router.routes.extend(routes.NotFoundFallback(known).routes())
     errors.install(app)
     app.add_middleware(ApiAuthMiddleware, access=access, keys=keys)
-    app.add_middleware(ApiCorsMiddleware, origins=access.origins)  # browsers ask before they send a key
+    app.add_middleware(
+        ApiCorsMiddleware, origins=access.origins
+    )  # browsers ask before they send a key
     app.add_middleware(RequestIdMiddleware)

@@ -44,7 +44,11 @@ def router(manager: ModelManager, metrics: Metrics, checks: HealthChecks) -> API
         503: {"model": response_models.Health, "description": "Not ready: loading, or failed"}
     }
     routes.add_api_route(
-        "/health", watch.health, response_model=response_models.Health, responses=not_ready, name="health"
+        "/health",
+        watch.health,
+        response_model=response_models.Health,
+        responses=not_ready,
+        name="health",
     )
     text: response_models.Documented = {
         200: {"description": "Prometheus' text", "content": {"text/plain": {}}}

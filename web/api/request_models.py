@@ -253,9 +253,7 @@ class TextCompletion(Generation):
         prompts = self.prompts()
         _check_size(sum(map(len, prompts)) * self.choices)
         if len(prompts) * self.choices > MAX_CHOICES:
-            raise RequestError(
-                f"At most {MAX_CHOICES} choices a request", "Send several requests."
-            )
+            raise RequestError(f"At most {MAX_CHOICES} choices a request", "Send several requests.")
 
     def to_sampling(self) -> Sampling:
         return self.sampling(16 if self.max_tokens is None else self.max_tokens, self.logprobs)

@@ -16,10 +16,10 @@ from model.types import ChatRequest, CompletionRequest, Sampling, UnknownModelEr
 from web.api import response_models
 from web.api.errors import NoSuchRouteError, WrongMethodError
 from web.api.middleware import ASKS_FOR_A_KEY
+from web.api.openai_format import ChatWriter, TextWriter
 from web.api.request_models import MAX_SEED, ChatCompletion, Generation, TextCompletion
 from web.api.response_models import errors, streamed
 from web.api.streaming import respond
-from web.api.openai_format import ChatWriter, TextWriter
 from web.request_id import trace_of
 
 EVENT_SECONDS = 0.02  # between two packets of a stream; each token is an event all the same
@@ -101,7 +101,11 @@ def router(manager: ModelManager) -> APIRouter:
     api = Api(manager)
     v1 = APIRouter(prefix="/v1", tags=["OpenAI"], dependencies=[ASKS_FOR_A_KEY])
     v1.add_api_route(
-        "/models", api.models, response_model=response_models.Models, responses=errors(), name="models"
+        "/models",
+        api.models,
+        response_model=response_models.Models,
+        responses=errors(),
+        name="models",
     )
     generates = errors(400, 404, 413, 422, 429, 500, 503)
     v1.add_api_route(

@@ -13,22 +13,24 @@ from contextlib import contextmanager
 from model.serving.manager import ModelManager
 from model.types import RequestError
 from web.chats import branches
-from web.chats.message_tree import MessageTree
-from web.chats.store.errors import ReplyBusyError
-from web.chats.reproducibility import check_reproducible
-from web.chats.store.messages import check_length
 from web.chats.cluster.notifications import ReplicaEvent
-from web.chats.store.models import ChatMessage, ChatSettings, MessageState, Vote
+from web.chats.message_tree import MessageTree
 from web.chats.reply_generator import ReplyGenerator
+from web.chats.reproducibility import check_reproducible
 from web.chats.store.chat_store import ChatStore, UnknownChatError
-from web.chats.titles import title_for
+from web.chats.store.errors import ReplyBusyError
+from web.chats.store.messages import check_length
+from web.chats.store.models import ChatMessage, ChatSettings, MessageState, Vote
 from web.chats.tab_sessions import TabSession, TabSessions
+from web.chats.titles import title_for
 from web.public_link.limits import PublicLink
 
 
 class ChatService:
-    """Operations on the chat that a `TabSession` shows. They read and write the store, so they run in
-    worker threads; those of one visitor run one after another (see `web.workers`).
+    """Operations on the chat that a `TabSession` shows.
+
+    They read and write the store, so they run in worker threads; those of one visitor run one after
+    another (see `web.workers`).
 
     `mend` marks replies as interrupted whose server has died.
     """
@@ -78,7 +80,8 @@ class ChatService:
     def _elsewhere(self, messages: dict[str, ChatMessage]) -> bool:
         """Whether some of them are replies that another server makes, or made when it died."""
         return any(
-            m.state is MessageState.STREAMING and not self.replies.is_generating(m.id) for m in messages.values()
+            m.state is MessageState.STREAMING and not self.replies.is_generating(m.id)
+            for m in messages.values()
         )
 
     def send(self, visit: TabSession, text: str, settings: ChatSettings) -> None:
@@ -237,7 +240,9 @@ class ChatService:
         except UnknownChatError:
             return None
 
-    def save_settings(self, visit: TabSession, chat: str, settings: ChatSettings) -> ChatSettings | None:
+    def save_settings(
+        self, visit: TabSession, chat: str, settings: ChatSettings
+    ) -> ChatSettings | None:
         """Remember how a chat is to be answered; how it was before, if there is such a chat."""
         try:
             before = self.store.chat(visit.owner.id, chat).settings

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from model.types import RequestError, Role
-from web.chats.store.serialization import check_length, sanitize_text
 from web.chats.shapes import NoExportError, require_field, require_messages, role_field
+from web.chats.store.serialization import check_length, sanitize_text
 
 Turn = tuple[Role, str]
 PROGRAMS = {"mapping": "ChatGPT", "chat": "Open WebUI"}  # by what their chats alone have

@@ -5,9 +5,9 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from web.chats.store.serialization import check_length, sanitize_text, read_run, read_settings
-from web.chats.store.models import Chat, ChatMessage, GenerationRun, MessageState, Vote
 from web.chats.shapes import NoExportError, require_field, require_messages, role_field, time_field
+from web.chats.store.models import Chat, ChatMessage, GenerationRun, MessageState, Vote
+from web.chats.store.serialization import check_length, read_run, read_settings, sanitize_text
 from web.chats.titles import one_line
 
 Parts = tuple[Chat, tuple[ChatMessage, ...], tuple[Vote, ...]]
@@ -36,10 +36,13 @@ class _Reader:
     def read(self, raw: object) -> Parts:
         messages = tuple(self._message(one) for one in require_messages(raw, "messages"))
         chat = Chat(
-            new_id(), sanitize_text(one_line(require_field(raw, "title", str))), time_field(raw, "created"),
-            time_field(raw, "updated"), self._known(require_field(raw, "head", str, None)),
+            new_id(),
+            sanitize_text(one_line(require_field(raw, "title", str))),
+            time_field(raw, "created"),
+            time_field(raw, "updated"),
+            self._known(require_field(raw, "head", str, None)),
             read_settings(require_field(raw, "settings", dict, {}), strict=True),
-        )  # fmt: skip
+        )
         votes = (self._vote(one, chat.id) for one in require_field(raw, "votes", list, []))
         return chat, messages, tuple({vote.comparison: vote for vote in votes}.values())
 
@@ -54,12 +57,17 @@ class _Reader:
         text = require_field(raw, "text", str)
         check_length(text)
         return ChatMessage(
-            self._ids[name], parent, role_field(raw), sanitize_text(text), _state(raw),
-            time_field(raw, "created"), sanitize_text(require_field(raw, "error", str, "")[:MAX_ERROR]),
+            self._ids[name],
+            parent,
+            role_field(raw),
+            sanitize_text(text),
+            _state(raw),
+            time_field(raw, "created"),
+            sanitize_text(require_field(raw, "error", str, "")[:MAX_ERROR]),
             comparison,
             _runs(raw),
             self._ids.get(require_field(raw, "repeats", str, "")),
-        )  # fmt: skip
+        )
 
     def _known(self, name: str | None) -> str | None:
         if name is not None and name not in self._ids:
@@ -73,7 +81,10 @@ class _Reader:
         return self._comparisons.setdefault(name, new_id())
 
     def _vote(self, raw: object, chat: str) -> Vote:
-        name, winner = require_field(raw, "comparison", str), require_field(raw, "winner", str, None)
+        name, winner = (
+            require_field(raw, "comparison", str),
+            require_field(raw, "winner", str, None),
+        )
         if name not in self._comparisons or (winner and (name, winner) not in self._rivals):
             raise NoExportError("a vote in it is about replies that are not there")
         return Vote(self._comparisons[name], chat, self._known(winner), time_field(raw, "created"))

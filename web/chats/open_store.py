@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from web.chats.store.errors import StoreError
-from web.chats.identity import SESSION
-from web.chats.cluster.notifications import NullBus, ReplicaBus
 from web.chats.cluster.file_lock import ServerLock
+from web.chats.cluster.notifications import NullBus, ReplicaBus
+from web.chats.identity import SESSION
 from web.chats.store.chat_store import ChatStore
+from web.chats.store.errors import StoreError
 
 DATABASE = "chats.sqlite3"
 UNDO_SECONDS = 7 * 86_400  # after which a deleted chat is gone for good
@@ -95,8 +95,8 @@ def _in_folder(folder: Path) -> OpenStore:
 
 
 def _in_postgres(url: str) -> OpenStore:
-    from web.chats.store.postgres import Postgres  # whoever has no PostgreSQL need not wait for it
     from web.chats.cluster.postgres_replica import Replica
+    from web.chats.store.postgres import Postgres  # whoever has no PostgreSQL need not wait for it
 
     postgres = Postgres(url)
     try:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from model.serving.manager import ModelManager
 from model.types import ChatRequest, LinlyError, Message
-from web.chats.store.models import ChatSettings
-from web.chats.reply_job import to_model_messages
 from web.chats.chat_service import ChatService
+from web.chats.reply_job import to_model_messages
+from web.chats.store.models import ChatSettings
 from web.chats.tab_sessions import PrefillProgress, TabSession
 from web.workers import Workers
 

@@ -16,8 +16,8 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 
-from model.serving.manager import ModelManager
 from model.serving.delta_queue import DeltaBatch
+from model.serving.manager import ModelManager
 from model.types import (
     ChatRequest,
     Delta,
@@ -25,11 +25,18 @@ from model.types import (
     NotReadyError,
 )
 from web.chats.branches import path
-from web.chats.store.errors import ReplyBusyError, UnknownChatError
-from web.chats.cluster.notifications import ReplicaEvent, NullBus, ReplicaBus, owner_digest
-from web.chats.store.models import ChatMessage, ChatSettings, GenerationRun, MessageState
-from web.chats.reply_job import ReplyJob, final_state, completed_run, planned_runs, ensure_full_stop, to_model_messages
+from web.chats.cluster.notifications import NullBus, ReplicaBus, ReplicaEvent, owner_digest
+from web.chats.reply_job import (
+    ReplyJob,
+    completed_run,
+    ensure_full_stop,
+    final_state,
+    planned_runs,
+    to_model_messages,
+)
 from web.chats.store.chat_store import ChatStore
+from web.chats.store.errors import ReplyBusyError, UnknownChatError
+from web.chats.store.models import ChatMessage, ChatSettings, GenerationRun, MessageState
 from web.workers import Kind, LoopCaller, Workers
 
 SAVE_SECONDS = 0.3  # between two savings of what streams
@@ -124,7 +131,9 @@ class ReplyGenerator:
         self._start(ReplyJob(owner, chat, message, "", run, repeats))
         return message
 
-    def continue_reply(self, owner: str, chat: str, message: ChatMessage, settings: ChatSettings) -> None:
+    def continue_reply(
+        self, owner: str, chat: str, message: ChatMessage, settings: ChatSettings
+    ) -> None:
         """Continue a reply that was cut, stopped or interrupted, as it was begun.
 
         Raises:
@@ -175,7 +184,9 @@ class ReplyGenerator:
         if sampling.seed is None:
             sampling = replace(sampling, seed=secrets.randbelow(2**31))
         status = self._manager.status()
-        return GenerationRun(replace(settings, sampling=sampling), status.base_model, status.quantization)
+        return GenerationRun(
+            replace(settings, sampling=sampling), status.base_model, status.quantization
+        )
 
     def _start(self, reply: ReplyJob) -> None:
         self._replies[reply.message.id] = reply

@@ -33,7 +33,9 @@ class NoExportError(RequestError):
         )
 
 
-def require_field(value: object, name: str, kind: type[T], default: D | Required = REQUIRED) -> T | D:
+def require_field(
+    value: object, name: str, kind: type[T], default: D | Required = REQUIRED
+) -> T | D:
     """An object's field of the given kind; where it is missing or null, the default.
 
     Raises:

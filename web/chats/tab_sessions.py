@@ -9,8 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from model.types import LinlyError
+from web.chats.cluster.notifications import (
+    Hear,
+    NullBus,
+    ReplicaBus,
+    ReplicaEvent,
+    chat_digest,
+    owner_digest,
+)
 from web.chats.identity import Owner
-from web.chats.cluster.notifications import Hear, ReplicaEvent, NullBus, ReplicaBus, chat_digest, owner_digest
 from web.chats.store.models import Chat
 from web.i18n import DEFAULT
 from web.workers import LoopCaller

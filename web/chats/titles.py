@@ -27,7 +27,9 @@ def title_for(text: str) -> str:
     """A chat's title from what it began with."""
     lines = text[:MAX_LOOKED_AT].splitlines()
     line = next((line.strip() for line in lines if line.strip()), "…")
-    return line if len(line) <= MAX_GENERATED_TITLE else f"{line[: MAX_GENERATED_TITLE - 1].rstrip()}…"
+    return (
+        line if len(line) <= MAX_GENERATED_TITLE else f"{line[: MAX_GENERATED_TITLE - 1].rstrip()}…"
+    )
 
 
 def one_line(title: str) -> str:

@@ -15,11 +15,11 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, StringConstraints
 
 from model.types import LinlyError, RequestError
-from web.chats.transfer.import_file import read_chats
+from web.chats.chat_service import ChatService
 from web.chats.prefill_ahead import PrefillAhead
 from web.chats.store.models import ChatSettings, SavedPreset
-from web.chats.chat_service import ChatService
 from web.chats.tab_sessions import TabSession
+from web.chats.transfer.import_file import read_chats
 from web.i18n import LANGUAGES, translate
 from web.i18n.refusals import refused
 from web.ui.compare_panel import MAX_RIVALS, chosen
@@ -27,8 +27,8 @@ from web.ui.control_updates import ControlUpdates
 from web.ui.controls import Updates
 from web.ui.form_values import Body, FormValues, Name, Text
 from web.ui.layout import Layout
-from web.ui.presets import FIRST, PRESETS
 from web.ui.library import PromptLibrary
+from web.ui.presets import FIRST, PRESETS
 from web.ui.train.actions import TrainActions, TrainForm
 from web.ui.train.service import TrainingRequestError
 
@@ -181,7 +181,10 @@ class Actions:
         if training is not None:
             self.known |= {
                 "train_look": (Train, lambda v, b: ActionResult(updates=training.look(v, b.form))),
-                "train_start": (Train, lambda v, b: ActionResult(updates=training.start(v, b.form))),
+                "train_start": (
+                    Train,
+                    lambda v, b: ActionResult(updates=training.start(v, b.form)),
+                ),
                 "train_cancel": (Nothing, lambda v, _: ActionResult(updates=training.cancel(v))),
                 "train_chat": (Nothing, lambda v, _: self._train_chat(v, training)),
             }
@@ -204,7 +207,7 @@ class Actions:
         def adopted() -> ActionResult:
             owner = visit.owner.id
             with self._talk.reserve_quota(visit, len(text)):
-                chats = self._talk.store.adopt(owner, read_chats(text))
+                chats = self._talk.store.import_chats(owner, read_chats(text))
             self._talk.visits.changed(owner)
             return ActionResult() if more else ActionResult(self._talk.open(visit, chats[-1].id))
 
@@ -233,7 +236,9 @@ class Actions:
         own = self._talk.settings(visit)
         return form.settings() if own is None or form.loaded_chat == visit.chat else own
 
-    def _in_step(self, visit: TabSession, form: FormValues, action: Callable[[], ActionResult]) -> ActionResult:
+    def _in_step(
+        self, visit: TabSession, form: FormValues, action: Callable[[], ActionResult]
+    ) -> ActionResult:
         """Do it, and see to it that the controls are about the chat that is shown then: a new one
         has them as they are, and an older one fills them, as the update that should have filled
         them has not come, or came too early."""
@@ -244,7 +249,9 @@ class Actions:
             if visit.chat == before:
                 raise
             # The chat has begun, and what is chosen from now on is for that one.
-            return ActionResult(said=error_sentence(error, visit.language), loaded_chat=visit.chat or "")
+            return ActionResult(
+                said=error_sentence(error, visit.language), loaded_chat=visit.chat or ""
+            )
         if visit.chat != before:
             return _with(outcome, filled=visit.chat or "")
         with suppress(LinlyError):  # what could not be read was told already

@@ -10,10 +10,10 @@ from html import escape
 from typing import Any
 
 from model.types import Queued, Status
-from web.chats.store.chats import MAX_LISTED_CHATS
 from web.chats.message_tree import MessageTree
-from web.chats.store.models import Chat, ChatMessage, GenerationRun, MessageState, Vote
 from web.chats.reply_job import ReplyJob
+from web.chats.store.chats import MAX_LISTED_CHATS
+from web.chats.store.models import Chat, ChatMessage, GenerationRun, MessageState, Vote
 from web.chats.tab_sessions import PrefillProgress, TabSession
 from web.i18n import translate
 from web.i18n.refusals import refused
@@ -40,7 +40,9 @@ def log_value(talk: MessageTree | None, votes: Iterable[Vote], language: str) ->
         "comparison": None,
     }
     if talk is None:
-        value["suggestions"] = [translate(language, f"suggestion_{n + 1}") for n in range(SUGGESTIONS)]
+        value["suggestions"] = [
+            translate(language, f"suggestion_{n + 1}") for n in range(SUGGESTIONS)
+        ]
         return value
     last = talk.last.id if talk.last else None
     value["messages"] = [
@@ -74,7 +76,9 @@ def _rival(reply: ChatMessage, language: str) -> str:
     settings = reply.runs[0].settings
     who = settings.adapter or translate(language, "the_base")
     strength = f" × {settings.scale:g}" if settings.adapter and settings.scale != 1 else ""
-    return f"{who}{strength} · {translate(language, 'temperature')} {settings.sampling.temperature:g}"
+    return (
+        f"{who}{strength} · {translate(language, 'temperature')} {settings.sampling.temperature:g}"
+    )
 
 
 def _message(message: ChatMessage, talk: MessageTree, language: str, last: bool) -> Value:

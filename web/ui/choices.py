@@ -26,10 +26,14 @@ def adapter_choices(talk: ChatService, visit: TabSession) -> Choices:
 def adapter_label(found: Adapter, language: str) -> str:
     """An adapter as a drop-down shows it: ready, with a warning, or broken and why."""
     if found.problem:
-        return translate(language, "broken", name=found.name, reason=found.problem.message(language))
+        return translate(
+            language, "broken", name=found.name, reason=found.problem.message(language)
+        )
     label = f"{found.name}: {found.description}" if found.description else found.name
     if found.warnings:
-        return translate(language, "warned", label=label, reason=found.warnings[0].message(language))
+        return translate(
+            language, "warned", label=label, reason=found.warnings[0].message(language)
+        )
     return translate(language, "healthy", label=label)
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import gradio as gr
 
 from model.types import Status
-from web.chats.store.models import ChatSettings
 from web.chats.chat_service import ChatService
+from web.chats.store.models import ChatSettings
 from web.chats.tab_sessions import TabSession
-from web.i18n import translate, texts
+from web.i18n import texts, translate
 from web.i18n.refusals import refused
 from web.ui.choices import AUTOMATIC, BASE, Choices, adapter_choices, template_choices
 from web.ui.controls import Updates, merge

@@ -6,10 +6,15 @@ from collections.abc import Iterator
 from itertools import chain
 
 from model.types import RequestError
-from web.chats.transfer.export_writer import export_chat, export_chats, export_markdown, export_pairs
-from web.chats.transfer.export import file_name
 from web.chats.chat_service import ChatService
 from web.chats.tab_sessions import TabSession
+from web.chats.transfer.export import file_name
+from web.chats.transfer.export_writer import (
+    export_chat,
+    export_chats,
+    export_markdown,
+    export_pairs,
+)
 
 File = tuple[str, str, Iterator[str]]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from model.types import RequestError
-from web.chats.store.models import SavedPreset, Snippet
-from web.chats.store.library import checked_name
 from web.chats.store.chat_store import ChatStore
+from web.chats.store.library import checked_name
+from web.chats.store.models import SavedPreset, Snippet
 from web.ui.choices import preset_choices
 from web.ui.presets import PRESETS, Preset, preset_from_sampling
 
@@ -20,7 +20,9 @@ class PromptLibrary:
 
     def presets(self, owner: str) -> dict[str, Preset]:
         """Ours and the owner's own, by value of the control."""
-        own = {f"{OWN}{p.name}": preset_from_sampling(p.sampling) for p in self._store.presets(owner)}
+        own = {
+            f"{OWN}{p.name}": preset_from_sampling(p.sampling) for p in self._store.presets(owner)
+        }
         return {**PRESETS, **own}
 
     def preset_choices(self, owner: str, language: str) -> list[tuple[str, str]]:

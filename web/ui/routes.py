@@ -1,7 +1,7 @@
 """The page's endpoints: the stream, a post for each action, imports, exports and uploads.
 
-`web/page_middleware.py` has checked names, origins, logins and sizes before any of this is reached. The
-headers `X-Linly-*` say which tab asks; without them nothing is done.
+`web/page_middleware.py` has checked names, origins, logins and sizes before any of this is reached.
+The headers `X-Linly-*` say which tab asks; without them nothing is done.
 """
 
 from __future__ import annotations

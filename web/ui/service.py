@@ -9,19 +9,19 @@ from pathlib import Path
 import gradio as gr
 
 from model.serving.manager import ModelManager
+from web.chats.chat_service import ChatService
 from web.chats.identity import Owner
 from web.chats.open_store import OpenStore
 from web.chats.prefill_ahead import PrefillAhead
 from web.chats.reply_generator import ReplyGenerator
-from web.chats.chat_service import ChatService
 from web.chats.tab_sessions import TabSession, TabSessions
 from web.public_link.limits import PublicLink
 from web.ui.actions import Actions
 from web.ui.control_updates import ControlUpdates
 from web.ui.layout import Layout
+from web.ui.library import PromptLibrary
 from web.ui.model_watcher import ModelWatcher
 from web.ui.page import build_page
-from web.ui.library import PromptLibrary
 from web.ui.train.actions import TrainActions
 from web.ui.train.service import TrainingService
 from web.ui.train.uploads import Uploads
@@ -70,15 +70,28 @@ class PageService:
 
     @classmethod
     def build(
-        cls, manager: ModelManager, keeping: OpenStore, desk: TrainingService | None, link: PublicLink | None,
+        cls,
+        manager: ModelManager,
+        keeping: OpenStore,
+        desk: TrainingService | None,
+        link: PublicLink | None,
         data_dir: Path,
-    ) -> PageService:  # fmt: skip
+    ) -> PageService:
         """The service for `manager`; with a `desk` the page has a tab for training."""
         blocks, layout = build_page(manager.status().remote, desk is not None)
         workers, on_loop = Workers(), LoopCaller()
         visits, store = TabSessions(keeping.others, on_loop), keeping.store
-        replies = ReplyGenerator(manager, store, keeping.lock.id, visits.changed, visits.notify_progress,
-                          visits.notify_saved, keeping.others, workers, on_loop)  # fmt: skip
+        replies = ReplyGenerator(
+            manager,
+            store,
+            keeping.lock.id,
+            visits.changed,
+            visits.notify_progress,
+            visits.notify_saved,
+            keeping.others,
+            workers,
+            on_loop,
+        )
         talk = ChatService(manager, store, visits, replies, link, keeping.mark_interrupted_replies)
         shelf = PromptLibrary(store)
         training = uploads = None

@@ -11,9 +11,9 @@ import gradio as gr
 from web.chats.store.models import ChatSettings
 from web.i18n import DEFAULT, texts
 from web.ui.choices import preset_choices
+from web.ui.library_panel import ShelfPanel
 from web.ui.presets import FIRST, MAX_TOKENS, PRESETS, Preset, preset_from_sampling
 from web.ui.share_panel import SharePanel
-from web.ui.library_panel import ShelfPanel
 
 MAX_SCALE = 1.5  # of an adapter's strength
 Updates = dict[Any, Any]

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from web.chats.tab_sessions import TabSession
-from web.i18n import DEFAULT, translate, texts
+from web.i18n import DEFAULT, texts, translate
 from web.i18n.refusals import refused
 from web.public_link.limits import HOUR, PublicLink
 

@@ -30,12 +30,12 @@ import gradio as gr
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from model.types import LinlyError
-from web.chats.store.chats import MAX_LISTED_CHATS
 from web.chats.message_tree import MessageTree
 from web.chats.prefill_ahead import chat_request
-from web.chats.store.models import MessageState
 from web.chats.reply_job import ReplyJob, to_model_messages
-from web.chats.tab_sessions import TooManyTabsError, TabSession
+from web.chats.store.chats import MAX_LISTED_CHATS
+from web.chats.store.models import MessageState
+from web.chats.tab_sessions import TabSession, TooManyTabsError
 from web.i18n import DEFAULT, LANGUAGES
 from web.ui.actions import error_sentence
 from web.ui.chat_view import (
@@ -159,7 +159,9 @@ class Tab:
                 text, talk = await self._draw(partial(self._drawn, known), slow=bool(visit.query))
                 await self._send_text(text)
                 self._live.keep([reply.message.id for reply in self._replies()] + streaming(talk))
-                if not (talk and (talk.elsewhere or self._talk.replies.active_in_chat(talk.chat.id))):
+                if not (
+                    talk and (talk.elsewhere or self._talk.replies.active_in_chat(talk.chat.id))
+                ):
                     meter = await self._draw(partial(self._meter, talk))
                     shown = self._service.layout.controls.encode(
                         {self._service.layout.meter: meter}

@@ -3,4 +3,4 @@
 from model.engine.remote.engine import RemoteEngine
 from model.engine.remote.probe import TokenizerProbe
 
-__all__ = ["TokenizerProbe", "RemoteEngine"]
+__all__ = ["RemoteEngine", "TokenizerProbe"]

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model.discretion import without_paths
-from model.engine.remote.probe import TokenizerProbe
 from model.engine.remote.client import OpenAIClient, ServerModels
+from model.engine.remote.probe import TokenizerProbe
 from model.types import AdapterError, BusyError, EngineError, LinlyError, NotReadyError
 
 SILENT = "The model server has not answered yet"
@@ -48,7 +48,11 @@ class ServerConnection:
     """
 
     def __init__(
-        self, server: OpenAIClient, base: str, probe: TokenizerProbe, find: Callable[[str], Path | None]
+        self,
+        server: OpenAIClient,
+        base: str,
+        probe: TokenizerProbe,
+        find: Callable[[str], Path | None],
     ) -> None:
         self.state = ConnectionState()
         self.loaded: dict[str, str] = {}  # adapters that it was given, and by which name

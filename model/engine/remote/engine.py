@@ -17,10 +17,10 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+from model.engine.remote.client import ANSWER_SECONDS, OpenAIClient, UnknownThereError
 from model.engine.remote.connection import ServerConnection, was_given
 from model.engine.remote.probe import TokenizerProbe
 from model.engine.remote.response_stream import ResponseStream
-from model.engine.remote.client import ANSWER_SECONDS, OpenAIClient, UnknownThereError
 from model.types import (
     AdapterError,
     BusyError,
@@ -170,7 +170,9 @@ class RemoteEngine:
             self._loop.run_until_complete(self._work())
         except BaseException as error:  # the thread must not die without a word
             log.exception("the engine stopped")
-            self._line.mark_down(EngineError(f"The engine stopped: {error or type(error).__name__}"))
+            self._line.mark_down(
+                EngineError(f"The engine stopped: {error or type(error).__name__}")
+            )
         finally:
             self._tried.set()
             self._loop.run_until_complete(self._end_all())

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from model.layers.kernels.int8_gemm import exp, tile_rows
 from model.layers.kernels.intrinsics import float_of_bits, float_to_half, half_to_float
-from model.layers.kernels.records import KEY_BLOCK, VECTOR
+from model.layers.kernels.llvm_ir import HALF
 from model.layers.kernels.memory import floats, shorts
 from model.layers.kernels.options import compiled, fast
-from model.layers.kernels.int8_gemm import exp, tile_rows
+from model.layers.kernels.records import KEY_BLOCK, VECTOR
 from model.layers.kernels.weighted_sum_ir import MAX_ROWS, VECTORS, WIDEST, mix_tiles
-from model.layers.kernels.llvm_ir import HALF
 
 several, single = mix_tiles(HALF, MAX_ROWS, VECTORS), mix_tiles(HALF, MAX_ROWS, 1)
 widest = mix_tiles(HALF, 1, WIDEST)

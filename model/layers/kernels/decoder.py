@@ -210,7 +210,7 @@ class Decoder:
         ends = []
         for span in spans:
             length = span.cache.length
-            place = span.cache.place(length + len(span.tokens))
+            place = span.cache.pointers(length + len(span.tokens))
             lent = (self._loras.index(span.active) if span.active else 0), span.scale
             rows += [(*place, at, token, *lent) for at, token in enumerate(span.tokens, length)]
             ends.append(len(rows))

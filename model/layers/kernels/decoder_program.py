@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from model.layers.kernels import stages, work_queue
 from model.layers.kernels.intrinsics import add, load, sem_post, sem_wait, store
-from model.layers.kernels.records import KernelArgs
 from model.layers.kernels.options import compiled
+from model.layers.kernels.records import KernelArgs
 
 LAYER_STAGES = 10  # the stages behind them come once
 

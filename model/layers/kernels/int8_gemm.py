@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from model.layers.kernels.intrinsics import float_of_bits
 from model.layers.kernels.int8_gemm_ir import product_tiles
-from model.layers.kernels.records import BLOCK, NEIGHBOURS, OUTPUTS
+from model.layers.kernels.intrinsics import float_of_bits
+from model.layers.kernels.llvm_ir import UNIT, WIDE
 from model.layers.kernels.memory import bytes_at, floats
 from model.layers.kernels.options import compiled, fast
-from model.layers.kernels.llvm_ir import UNIT, WIDE
+from model.layers.kernels.records import BLOCK, NEIGHBOURS, OUTPUTS
 
 MOST = 32767.0
 MAX_SUM = (2**31 - 1) / 127  # of the magnitudes of one row, times the largest weight

@@ -18,7 +18,6 @@ from typing import Any
 
 from llvmlite import ir
 
-from model.layers.kernels.records import BLOCK, COLUMNS, NEIGHBOURS
 from model.layers.kernels.llvm_ir import (
     FLOAT,
     I8,
@@ -26,18 +25,19 @@ from model.layers.kernels.llvm_ir import (
     I32,
     LINE,
     VectorISA,
+    broadcast,
     cases,
-    offset_address,
     instructions,
     integer,
     load,
     loop,
     multiply_add,
+    offset_address,
     prefetch,
-    broadcast,
     select,
     store,
 )
+from model.layers.kernels.records import BLOCK, COLUMNS, NEIGHBOURS
 
 ENOUGH = 8  # sums that do not wait for one another, to keep the multipliers busy
 UNROLLED = 32  # products in one turn of the loop, about

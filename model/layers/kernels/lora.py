@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from model.layers.kernels.records import VECTOR
+from model.layers.kernels.llvm_ir import I8
 from model.layers.kernels.memory import bytes_at, floats
 from model.layers.kernels.options import compiled
+from model.layers.kernels.records import VECTOR
 from model.layers.kernels.weighted_sum_ir import WIDEST, mix_tiles
-from model.layers.kernels.llvm_ir import I8
 
 # A is so narrow that a single sum would wait for itself: it is made in several parts.
 PARTS = 4

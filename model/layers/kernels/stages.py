@@ -10,12 +10,12 @@ from __future__ import annotations
 import numpy as np
 
 from model.layers.kernels import records
-from model.layers.kernels.attention import attend_heads, to_float16, rotate
-from model.layers.kernels.records import KEY_BLOCK
-from model.layers.kernels.lora import lora_b, lora_a
+from model.layers.kernels.attention import attend_heads, rotate, to_float16
+from model.layers.kernels.int8_gemm import chunks, exp, multiply, quantize, read_row
+from model.layers.kernels.lora import lora_a, lora_b
 from model.layers.kernels.memory import floats, shorts
 from model.layers.kernels.options import compiled, fast
-from model.layers.kernels.int8_gemm import chunks, exp, multiply, quantize, read_row
+from model.layers.kernels.records import KEY_BLOCK
 
 NORM, PRODUCT, ROTATE, ATTEND, QUANTIZE, GATE = range(6)
 Q, K, V = records.Q_PROJ, records.K_PROJ, records.V_PROJ

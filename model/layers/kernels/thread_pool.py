@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 
-from model.layers.kernels import records, decoder_program, work_queue
+from model.layers.kernels import decoder_program, records, work_queue
 from model.layers.kernels.records import KernelArgs
 
 
@@ -49,7 +49,9 @@ class ThreadPool:
         decoder_program.worker_loop(self._counters, helper, self._tables)
 
     def _semaphore(self, helper: int) -> ctypes.c_void_p:
-        return ctypes.c_void_p(self._counters + work_queue.SEMAPHORES + helper * work_queue.SEMAPHORE_BYTES)
+        return ctypes.c_void_p(
+            self._counters + work_queue.SEMAPHORES + helper * work_queue.SEMAPHORE_BYTES
+        )
 
     def _put(self, at: int, value: int) -> None:
         ctypes.c_int64.from_address(self._counters + at).value = value

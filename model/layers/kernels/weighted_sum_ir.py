@@ -14,24 +14,24 @@ from typing import Any
 
 from llvmlite import ir
 
-from model.layers.kernels.records import VECTOR
 from model.layers.kernels.llvm_ir import (
     FLOAT,
     HALF,
     I32,
     UNIT,
     WIDE,
+    broadcast,
     cases,
-    offset_address,
     instructions,
     integer,
     load,
     loop,
     multiply_add,
+    offset_address,
     prefetch,
-    broadcast,
     store,
 )
+from model.layers.kernels.records import VECTOR
 
 AHEAD = 2048  # bytes of a matrix, asked of the memory before they are needed
 # Rows of weights, and vectors of the matrix, whose sums fill the registers.
@@ -55,7 +55,9 @@ class WeightedSumTile:
         """The instructions of `mix_tiles`, for as many rows as this tile has."""
         matrix, row_step, vector_step, weights, weight_step, count, out, out_step = args
         places = [
-            offset_address(builder, builder.add(out, builder.mul(out_step, integer(row))), 4 * VECTOR * at)
+            offset_address(
+                builder, builder.add(out, builder.mul(out_step, integer(row))), 4 * VECTOR * at
+            )
             for row in range(self.rows)
             for at in range(self.vectors)
         ]

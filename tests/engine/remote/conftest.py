@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from model.config.settings import CHECKOUT, Settings
 from model.engine.remote import engine
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.serving.manager import ModelManager
-from model.config.settings import CHECKOUT, Settings
 from model.text.tokenizer import TextSpan, Tokenizer
 from model.types import ChatRequest, CompletionRequest, Delta
 from tests.engine.remote.server import Json, Server, running

@@ -40,7 +40,7 @@ class Server:
     longest: int | None = None
     adapters: list[str] = field(default_factory=list)
     loads: bool = True
-    takes_ids: bool = True
+    accepts_token_ids: bool = True
     key: str | None = None
     refuse: Response | None = None  # what a completion is answered
     broken_after: int | None = None  # tokens, after which the connection is dropped
@@ -114,7 +114,7 @@ class Server:
 
     async def _complete(self, request: Request) -> Response:
         body = await request.json()
-        if not self.takes_ids and not isinstance(body["prompt"], str):
+        if not self.accepts_token_ids and not isinstance(body["prompt"], str):
             return refusal(422, "prompt: Input should be a valid string")
         if not body.get("stream"):  # somebody tries
             return JSONResponse({"choices": [{"text": "x"}]})

@@ -141,7 +141,7 @@ def test_the_end_token_is_no_text(opened: Open, server: Server, encode: Encode) 
 def test_a_server_that_takes_no_ids_is_given_text(
     opened: Open, server: Server, tokenizer: Tokenizer, encode: Encode
 ) -> None:
-    server.encode, server.takes_ids = None, False
+    server.encode, server.accepts_token_ids = None, False
     server.text = lambda ids: tokenizer.decode(list(ids))
     server.script = lambda body: encode("as text")
     said = ask(opened(server), ChatRequest(HELLO))

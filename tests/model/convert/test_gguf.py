@@ -16,8 +16,8 @@ from model.__main__ import main
 from model.engine.kv_cache import SequenceCache
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.layers.llama import SequenceSlice
-from model.weight_loader import load_model
 from model.text.tokenizer import TextSpan
+from model.weight_loader import load_model
 from tests.model.tokens import LIKE_LLAMA, write_spm
 
 HIDDEN, WIDE, LAYERS, HEADS, KV_HEADS = 64, 96, 2, 4, 2

@@ -17,8 +17,8 @@ from model.__main__ import main
 from model.engine.kv_cache import SequenceCache
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.layers.llama import SequenceSlice
-from model.weight_loader import load_model
 from model.text.tokenizer import TextSpan
+from model.weight_loader import load_model
 
 HIDDEN, WIDE, LAYERS, HEADS = 32, 56, 2, 4
 TEXT = ["The tide comes in at noon.", "你好，世界", "a b c d e f g"]

@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from model.diagnostics import Finding
+from model.doctor.adapter_effect import measure_effect
 from model.doctor.check_adapter import check_adapter
 from model.doctor.check_base import collect_findings
-from model.doctor.adapter_effect import measure_effect
-from model.diagnostics import Finding
 from model.folders.base_info import BaseInfo, base_facts
 from model.folders.fingerprint import RELATED, SAME, distance, fingerprint
 from model.folders.model_folder import load_tokenizer, read_model_folder

@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.doctor.check_base import METAS_SUM, check_base, quick_check
 from model.diagnostics import Finding
+from model.doctor.check_base import METAS_SUM, check_base, quick_check
 from tests.model.tokens import write_spm
 
 Change = Callable[[Path], None]

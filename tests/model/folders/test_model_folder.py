@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from model.folders.model_folder import load_tokenizer, read_model_folder
-from model.text.tokenizer_files import MAX_PADDING
 from model.text.tokenizer import FastTokenizer, SpmTokenizer
+from model.text.tokenizer_files import MAX_PADDING
 from model.types import ModelFolderError
 from tests.model.tokens import END, LIKE_LLAMA, START, make_fast, write_spm
 

@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from model.folders.atomic_folder import LOCK, RECIPE, interruption_message, is_busy, new_folder, staging_dir
+from model.folders.atomic_folder import (
+    LOCK,
+    RECIPE,
+    interruption_message,
+    is_busy,
+    new_folder,
+    staging_dir,
+)
 from model.types import ModelFolderError
 
 MADE_OF = {"source": "a", "format": 1}

@@ -10,8 +10,8 @@ import pytest
 from sentencepiece import SentencePieceProcessor
 
 from model.text.special_tokens import sane_ids
+from model.text.tokenizer import FastTokenizer, SpmTokenizer, TextSpan, Tokenizer
 from model.text.tokenizer_files import read_tokenizer
-from model.text.tokenizer import FastTokenizer, TextSpan, SpmTokenizer, Tokenizer
 from tests.model.tokens import END, LIKE_LLAMA, LIKE_T5, SENTENCES, START, make_fast, write_spm
 
 Files = dict[str, dict[str, Any]]

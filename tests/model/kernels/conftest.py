@@ -10,10 +10,10 @@ import pytest
 import torch
 from platformdirs import user_cache_path
 
+from model.config.settings import APP_NAME
 from model.layers.kernel_build import build_folder, make_decoder
 from model.layers.llama import Llama, LlamaShape
 from model.weight_loader import weight_slots
-from model.config.settings import APP_NAME
 
 GROUPED = LlamaShape(320, 48, 112, 2, 6, 2, 8, 1e-5, tied_head=False)
 ODD = LlamaShape(101, 60, 77, 3, 5, 5, 12, 1e-6, tied_head=True)

@@ -14,11 +14,11 @@ import torch
 from llvmlite.binding import get_host_cpu_features
 from platformdirs import user_cache_path
 
+from model.config.settings import APP_NAME
 from model.engine.kv_cache import SequenceCache
 from model.layers import kernel_build
 from model.layers.kernel_build import DONE, KernelBuild, build_folder, supported
 from model.layers.llama import Llama, SequenceSlice
-from model.config.settings import APP_NAME
 from tests.model.kernels.conftest import GROUPED, make_model
 
 PATIENCE = 120  # seconds; compiling takes some ten of them

@@ -58,7 +58,7 @@ def loras(model: Llama) -> list[Lora | None]:
         replace(make_lora(shape, ["down_proj"], 24, seed=3), head=model.make_layer(first)),
         None,
         make_lora(shape, ["o_proj", "up_proj", "k_proj"], 3, seed=4),
-        Lora({}, embedding=model.make_layer(first), head=model.own_layer(second)),
+        Lora({}, embedding=model.make_layer(first), head=model.make_layer(second)),
     ]
 
 

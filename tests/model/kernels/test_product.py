@@ -24,9 +24,9 @@ def multiplier() -> Product:
     import numpy as np
 
     from model.layers.kernels import records
+    from model.layers.kernels.int8_gemm import chunks, multiply, quantize
     from model.layers.kernels.memory import floats, shorts
     from model.layers.kernels.options import compiled
-    from model.layers.kernels.int8_gemm import chunks, multiply, quantize
 
     @compiled
     def run(linear, x, width, rows, values, scales, output):  # type: ignore[no-untyped-def]

@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from model.serving.manager import ModelManager
 from model.config.settings import CHECKOUT, Settings
+from model.serving.manager import ModelManager
 from tests.web.serving import serving
 
 USERS = 24

@@ -13,8 +13,8 @@ import pytest
 
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.serving import serving
-from web.chats.store.errors import StoreError
 from web.chats.store.chat_store import ChatStore
+from web.chats.store.errors import StoreError
 from web.health_checks import HealthChecks
 
 

@@ -39,7 +39,9 @@ def answer(url: str, key: str | None, path: str = "models") -> httpx.Response:
 def test_any_of_the_keys_will_do() -> None:
     manager = fake_manager(FakeEngine(echo))
     manager.wait()
-    with serving(manager, AccessPolicy(api_keys=("open-sesame", "second"), admin_key="boss")) as url:
+    with serving(
+        manager, AccessPolicy(api_keys=("open-sesame", "second"), admin_key="boss")
+    ) as url:
         for key in ("open-sesame", "second", "boss"):
             assert answer(url, key).status_code == 200
         for wrong in ("open", "", None, "open-sesame second", "ключ".encode().decode("latin-1")):

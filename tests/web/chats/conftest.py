@@ -11,11 +11,11 @@ import pytest
 from tests.fake import FakeEngine, echo
 from tests.web.chats.world import Open, World
 from tests.web.postgres import PostgresServer, postgres_server
-from web.chats import open_store
-from web.chats.store.postgres import Postgres
+from web.chats.open_store import OpenStore, open_store
 from web.chats.store.chat_store import ChatStore
+from web.chats.store.postgres import Postgres
 
-OpenStore = Callable[[], ChatStore]
+OpenChatStore = Callable[[], ChatStore]
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +53,7 @@ def store_at(address: str) -> ChatStore:
 
 
 @pytest.fixture
-def open_store(address: str) -> Iterator[OpenStore]:
+def open_chat_store(address: str) -> Iterator[OpenChatStore]:
     """Each call opens the same database, once more."""
     with ExitStack() as stack:
 
@@ -66,8 +66,8 @@ def open_store(address: str) -> Iterator[OpenStore]:
 
 
 @pytest.fixture
-def store(open_store: OpenStore) -> ChatStore:
-    return open_store()
+def store(open_chat_store: OpenChatStore) -> ChatStore:
+    return open_chat_store()
 
 
 @pytest.fixture
@@ -75,8 +75,8 @@ def opened(url: str) -> Iterator[Open]:
     """Each call is another replica of the program."""
     with ExitStack() as stack:
 
-        def one() -> open_store.OpenStore:
-            kept = open_store.open_store(Path("unused"), url)
+        def one() -> OpenStore:
+            kept = open_store(Path("unused"), url)
             stack.callback(kept.close)
             return kept
 

@@ -16,9 +16,9 @@ from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.handmade import Caller, refused, said
 from tests.web.serving import serving
 from web import page_middleware
-from web.chats.store.errors import StoreError
 from web.chats.reply_generator import ReplyGenerator
 from web.chats.store.chat_store import ChatStore
+from web.chats.store.errors import StoreError
 from web.ui.form_values import MAX_SYSTEM
 
 MISSING = "This chat is not here"

@@ -16,14 +16,19 @@ SAMPLING = Sampling(
     repetition_penalty=1.2, seed=2**62, stop=("。", "\n"), ignore_eos=True, logprobs=3,
 )  # fmt: skip
 SETTINGS = ChatSettings("古文", 0.5, "alpaca", "你是诗人。", SAMPLING)
-RUN = GenerationRun(SETTINGS, "base", "int4", "abc", FinishReason.LENGTH, 1, 2, 3, 4.5, 0.25, 5, 6, 7)
+RUN = GenerationRun(
+    SETTINGS, "base", "int4", "abc", FinishReason.LENGTH, 1, 2, 3, 4.5, 0.25, 5, 6, 7
+)
 
 
 def test_everything_comes_back() -> None:
     assert serialization.settings_from(serialization.settings_text(SETTINGS)) == SETTINGS
     assert serialization.sampling_from(serialization.sampling_text(SAMPLING)) == SAMPLING
     interrupted = GenerationRun(ChatSettings(), "base", "none")
-    assert serialization.runs_from(serialization.runs_text([RUN, interrupted])) == (RUN, interrupted)
+    assert serialization.runs_from(serialization.runs_text([RUN, interrupted])) == (
+        RUN,
+        interrupted,
+    )
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -107,7 +112,12 @@ def test_large_texts_are_not_kept_in_memory() -> None:
         cached.cache_clear()
     large = ChatSettings(system="x" * serialization.MAX_CACHED)
     assert serialization.settings_from(serialization.settings_text(large)) == large
-    assert serialization.runs_from(serialization.runs_text([GenerationRun(large, "base", "none")]))[0].settings == large
+    assert (
+        serialization.runs_from(serialization.runs_text([GenerationRun(large, "base", "none")]))[
+            0
+        ].settings
+        == large
+    )
     assert serialization._cached_runs.cache_info().currsize == 0
     assert serialization._cached_settings.cache_info().currsize == 0
     assert serialization.runs_from(serialization.runs_text([RUN])) == (RUN,)

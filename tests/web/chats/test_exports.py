@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from model.types import Sampling
-from web.chats.transfer import export_writer
-from web.chats.store import messages
-from web.chats.store import chats
+from web.chats.store import chats, messages
+from web.chats.store.chat_store import ChatStore
 from web.chats.store.errors import UnknownChatError
+from web.chats.store.models import ChatMessage, ChatSettings, GenerationRun, MessageState, Vote
+from web.chats.transfer import export_writer
+from web.chats.transfer.export import read_chats
 from web.chats.transfer.export_writer import (
     export_chat,
     export_chats,
@@ -20,9 +22,6 @@ from web.chats.transfer.export_writer import (
     export_pairs,
     in_chunks,
 )
-from web.chats.transfer.export import read_chats
-from web.chats.store.models import ChatMessage, ChatSettings, GenerationRun, MessageState, Vote
-from web.chats.store.chat_store import ChatStore
 
 MEI, OTHER = "browser:mei", "account:other"
 SETTINGS = ChatSettings("古文", 0.5, "alpaca", "你是诗人。", Sampling(seed=4))
@@ -79,7 +78,7 @@ def test_export_of_all_chats(store: ChatStore) -> None:
 def test_export_comes_back(store: ChatStore) -> None:
     filled(store)
     compared(store)
-    kept = store.adopt(OTHER, read_chats("".join(export_chats(store, MEI))))
+    kept = store.import_chats(OTHER, read_chats("".join(export_chats(store, MEI))))
     assert [chat.title for chat in kept] == [chat.title for chat in store.each_chat(MEI)]
     for mine, theirs in zip(store.each_chat(MEI), kept, strict=True):
         before, after = store.messages(MEI, mine.id), store.messages(OTHER, theirs.id)

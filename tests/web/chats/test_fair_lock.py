@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from web.chats.store.errors import StoreBusyError
 from web.chats.fair_lock import FairLock
+from web.chats.store.errors import StoreBusyError
 
 LONG = 30.0  # a bound, not a measure
 

@@ -26,7 +26,7 @@ from web.chats.identity import (
     owner_of,
     visitor_cookie,
 )
-from web.chats.tab_sessions import TooManyTabsError, TabSession, TabSessions
+from web.chats.tab_sessions import TabSession, TabSessions, TooManyTabsError
 
 TOKEN = "t" * 43
 

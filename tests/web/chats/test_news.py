@@ -11,9 +11,9 @@ import pytest
 from tests.web.chats.world import ANNA, GREEDY, SECONDS, World, run, until
 from tests.web.postgres import cut_off, do
 from web.chats.cluster import postgres_replica as replica_module
-from web.chats.identity import Owner
-from web.chats.cluster.notifications import ReplicaEvent, NullBus, from_json, owner_digest, to_json
+from web.chats.cluster.notifications import NullBus, ReplicaEvent, from_json, owner_digest, to_json
 from web.chats.cluster.postgres_replica import CHANNEL, Replica
+from web.chats.identity import Owner
 
 
 def test_a_stop_that_comes_late(

@@ -14,8 +14,16 @@ import pytest
 
 from model.types import FinishReason, RequestError, Sampling
 from web.chats import shapes
+from web.chats.store.chat_store import ChatStore
+from web.chats.store.models import (
+    Chat,
+    ChatMessage,
+    ChatSettings,
+    GenerationRun,
+    MessageState,
+    Vote,
+)
 from web.chats.transfer import import_file
-from web.chats.transfer.export_writer import export_chats
 from web.chats.transfer.export import (
     ImportedChat,
     Parts,
@@ -25,8 +33,7 @@ from web.chats.transfer.export import (
     markdown_parts,
     pair_parts,
 )
-from web.chats.store.models import Chat, ChatMessage, ChatSettings, GenerationRun, MessageState, Vote
-from web.chats.store.chat_store import ChatStore
+from web.chats.transfer.export_writer import export_chats
 
 SETTINGS = ChatSettings("古文", 0.5, "alpaca", "你是诗人。", Sampling(seed=4, stop=("。",)))
 RUN = GenerationRun(SETTINGS, "base", "int4", "abc", FinishReason.STOP, completion_tokens=9)
@@ -91,7 +98,7 @@ def test_an_export_comes_back(tmp_path: Path) -> None:
     for one in imported.chats:
         assert named(one) == ImportedChat(CHAT, tuple(expected.values()), (VOTE,))
     with closing(ChatStore(tmp_path / "chats.db")) as store:
-        kept = store.adopt("mei", imported)
+        kept = store.import_chats("mei", imported)
         for chat, one in zip(kept, imported.chats, strict=True):
             assert chat == one.chat == store.chat("mei", chat.id)
             assert tuple(store.messages("mei", chat.id).values()) == one.messages

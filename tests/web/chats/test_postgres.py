@@ -19,18 +19,15 @@ import tests.web.postgres
 from tests.web.chats.conftest import store_at
 from tests.web.chats.test_sqlite import LATER
 from tests.web.postgres import PASSWORD, PostgresServer, cut_off, do, rows
-from web.chats.store import postgres_timeouts
-from web.chats.store import migrations
-from web.chats.store import postgres
-from web.chats.store import chats
-from web.chats.store.postgres_timeouts import BoundedConnection
-from web.chats.store.errors import StoreError
 from web.chats.open_store import open_store
-from web.chats.store.migrations import MIGRATIONS, POSTGRES, SQLITE, statements
-from web.chats.store.postgres import Postgres
-from web.chats.store.models import ChatMessage, ChatSettings, MessageState
-from web.chats.store.search import folded_holds
+from web.chats.store import chats, migrations, postgres, postgres_timeouts
 from web.chats.store.chat_store import ChatStore
+from web.chats.store.errors import StoreError
+from web.chats.store.migrations import MIGRATIONS, POSTGRES, SQLITE, statements
+from web.chats.store.models import ChatMessage, ChatSettings, MessageState
+from web.chats.store.postgres import Postgres
+from web.chats.store.postgres_timeouts import BoundedConnection
+from web.chats.store.search import folded_holds
 
 CHECKOUT = Path(__file__).parents[3]
 MEI = "browser:mei"

@@ -13,14 +13,14 @@ import pytest
 
 from tests.web.chats.world import ANNA, SECONDS, Open, streaming, until
 from tests.web.postgres import PASSWORD, PostgresServer, cut_off, do, rows
-from web.chats.cluster import postgres_replica as replica_module
 from web.chats.backoff import JITTER, Backoff
-from web.chats.store.postgres_timeouts import BoundedConnection
-from web.chats.store.errors import StoreError
-from web.chats.open_store import open_store
-from web.chats.store.postgres import NOTICED, Postgres
-from web.chats.store.models import ChatMessage, MessageState
+from web.chats.cluster import postgres_replica as replica_module
 from web.chats.cluster.postgres_replica import STAY, Replica
+from web.chats.open_store import open_store
+from web.chats.store.errors import StoreError
+from web.chats.store.models import ChatMessage, MessageState
+from web.chats.store.postgres import NOTICED, Postgres
+from web.chats.store.postgres_timeouts import BoundedConnection
 
 CHECKOUT = Path(__file__).parents[3]
 

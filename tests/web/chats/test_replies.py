@@ -14,14 +14,14 @@ import pytest
 
 from model.types import Delta, Emit, EngineRequest, Queued, Sampling
 from tests.fake import FakeEngine, echo, fake_manager
-from web.chats.store.errors import ReplyBusyError, StoreError
-from web.chats.reproducibility import NotExactError
-from web.chats.identity import Owner
-from web.chats.store.models import ChatMessage, ChatSettings, MessageState
-from web.chats.reply_generator import SAVE_SECONDS, ReplyGenerator
-from web.chats.cluster.file_lock import ServerLock
-from web.chats.store.chat_store import ChatStore
 from web.chats.chat_service import ChatService
+from web.chats.cluster.file_lock import ServerLock
+from web.chats.identity import Owner
+from web.chats.reply_generator import SAVE_SECONDS, ReplyGenerator
+from web.chats.reproducibility import NotExactError
+from web.chats.store.chat_store import ChatStore
+from web.chats.store.errors import ReplyBusyError, StoreError
+from web.chats.store.models import ChatMessage, ChatSettings, MessageState
 from web.chats.tab_sessions import TabSession, TabSessions
 
 ANNA = "browser:anna"

@@ -11,16 +11,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
-from tests.web.chats.conftest import OpenStore
-from web.chats.store import search
-from web.chats.store import postgres
-from web.chats.store import sqlite
-from web.chats.store import database
+from tests.web.chats.conftest import OpenChatStore
+from web.chats.store import database, postgres, search, sqlite
+from web.chats.store.chat_store import ChatStore
 from web.chats.store.errors import StoreBusyError, StoreError
-from web.chats.transfer.import_file import Imported, ImportedChat
 from web.chats.store.models import Chat, ChatMessage, ChatSettings
 from web.chats.store.search import folded_holds
-from web.chats.store.chat_store import ChatStore
+from web.chats.transfer.import_file import Imported, ImportedChat
 from web.chats.turns import Turns
 
 MEI = "browser:mei"
@@ -64,12 +61,12 @@ def test_search_seldom_calls_python(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_search_that_takes_too_long(
-    address: str, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+    address: str, open_chat_store: OpenChatStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ends with a sentence, and the connection serves the next one."""
     monkeypatch.setattr(sqlite, "SEARCH_SECONDS", 0.05)
     monkeypatch.setattr(postgres, "STATEMENT_SECONDS", 0.05)
-    with closing(open_store()) as store:
+    with closing(open_chat_store()) as store:
         store.create(MEI, "title", ChatSettings())
         endless = (
             "SELECT pg_sleep(60)" if "://" in address else
@@ -142,7 +139,7 @@ def test_search_of_a_damaged_database_is_no_slow_one(
 def test_search_looks_at_messages_too(store: ChatStore) -> None:
     message = ChatMessage("m", None, "user", "Ein Grüner Élan")
     chat = Chat("c", "title", 1.0, 1.0, None, ChatSettings())
-    store.adopt(MEI, Imported((ImportedChat(chat, (message,)),)))
+    store.import_chats(MEI, Imported((ImportedChat(chat, (message,)),)))
     for query, found in (("grüner é", True), ("GRÜNER", True), ("grüne é", False), ("_", False)):
         assert bool(store.chats(MEI, query)) == found
     assert search._pattern("a_é%", search._wildcard) == "a\\__\\%"

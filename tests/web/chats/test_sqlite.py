@@ -17,13 +17,12 @@ from typing import Any
 
 import pytest
 
-from web.chats.store import migrations
-from web.chats.store import sqlite
+from web.chats.store import migrations, sqlite
+from web.chats.store.chat_store import ChatStore
 from web.chats.store.errors import StoreError
 from web.chats.store.migrations import MIGRATIONS, SQLITE, statements
 from web.chats.store.models import ChatMessage, ChatSettings
 from web.chats.store.sqlite import open_database
-from web.chats.store.chat_store import ChatStore
 
 CHECKOUT = Path(__file__).parents[3]
 LATER = (

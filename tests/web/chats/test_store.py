@@ -15,23 +15,22 @@ from pathlib import Path
 import pytest
 
 from model.types import FinishReason, RequestError, Sampling
-from tests.web.chats.conftest import OpenStore
-from web.chats.store import chats
-from web.chats.store import library
-from web.chats.store.serialization import MAX_TEXT
+from tests.web.chats.conftest import OpenChatStore
+from web.chats.store import chats, library
+from web.chats.store.chat_store import ChatStore, StoreError, UnknownChatError
 from web.chats.store.errors import ReplyBusyError
-from web.chats.transfer.import_file import Imported, ImportedChat
 from web.chats.store.models import (
     Chat,
     ChatMessage,
     ChatSettings,
     GenerationRun,
+    MessageState,
     SavedPreset,
     Snippet,
-    MessageState,
     Vote,
 )
-from web.chats.store.chat_store import ChatStore, StoreError, UnknownChatError
+from web.chats.store.serialization import MAX_TEXT
+from web.chats.transfer.import_file import Imported, ImportedChat
 
 CHECKOUT = Path(__file__).parents[3]
 MEI, OTHER = "browser:mei", "account:other"
@@ -44,7 +43,9 @@ def asked(name: str, parent: str | None = None, text: str = "?") -> ChatMessage:
 
 
 def replied(name: str, parent: str, compared: str | None = None) -> ChatMessage:
-    return ChatMessage(name, parent, "assistant", "", MessageState.STREAMING, 13.5, comparison=compared)
+    return ChatMessage(
+        name, parent, "assistant", "", MessageState.STREAMING, 13.5, comparison=compared
+    )
 
 
 def begun(store: ChatStore, owner: str = MEI, title: str = "A chat") -> Chat:
@@ -58,12 +59,12 @@ def titles(store: ChatStore, query: str = "", owner: str = MEI) -> list[str]:
     return [chat.title for chat in store.chats(owner, query)]
 
 
-def test_a_chat_comes_back_as_it_was(store: ChatStore, open_store: OpenStore) -> None:
+def test_a_chat_comes_back_as_it_was(store: ChatStore, open_chat_store: OpenChatStore) -> None:
     chat = begun(store)
     reply = replace(replied("a", chat.head or ""), text="夜静", error="e", runs=(RUN,))
     store.add(MEI, chat.id, replace(reply, repeats="r"))
     question = asked(f"q-{chat.id}")
-    again = open_store()
+    again = open_chat_store()
     assert again.chat(MEI, chat.id) == store.chat(MEI, chat.id)
     assert again.chat(MEI, chat.id).settings == SETTINGS
     messages = again.messages(MEI, chat.id)
@@ -317,7 +318,7 @@ def test_search_is_quick(store: ChatStore, query: str) -> None:
         )
         for chat in range(500)
     )
-    store.adopt(MEI, Imported(chats))
+    store.import_chats(MEI, Imported(chats))
     began = time.perf_counter()
     assert store.chats(MEI, query) == []
     assert time.perf_counter() - began < 1.0
@@ -360,8 +361,11 @@ def test_what_dead_servers_wrote_is_interrupted(store: ChatStore) -> None:
     assert store.interrupt(lambda server: server == "alive") == 2
     states = {name: m.state for name, m in store.messages(MEI, chat.id).items() if len(name) == 1}
     assert states == {
-        "a": MessageState.INTERRUPTED, "b": MessageState.STREAMING, "c": MessageState.INTERRUPTED, "d": MessageState.DONE
-    }  # fmt: skip
+        "a": MessageState.INTERRUPTED,
+        "b": MessageState.STREAMING,
+        "c": MessageState.INTERRUPTED,
+        "d": MessageState.DONE,
+    }
     assert store.message(MEI, "a")[1].text == "text a"
     assert store.interrupt(lambda server: server == "alive") == 0
 
@@ -461,14 +465,14 @@ def test_chats_from_a_file_are_kept_all_or_none(store: ChatStore) -> None:
     )
     again = ImportedChat(Chat("2", "two", 1.0, 2.0, None, SETTINGS), messages[:1])
     with pytest.raises(StoreError):
-        store.adopt(MEI, Imported((good, again)))
+        store.import_chats(MEI, Imported((good, again)))
     assert store.chats(MEI) == []
-    assert store.adopt(MEI, Imported((good,))) == [good.chat] == store.chats(MEI)
+    assert store.import_chats(MEI, Imported((good,))) == [good.chat] == store.chats(MEI)
     assert tuple(store.messages(MEI, "1").values()) == messages
     assert store.votes(MEI) == list(good.votes)
     long = ImportedChat(again.chat, (asked("long", text="x" * (MAX_TEXT + 1)),))
     with pytest.raises(RequestError):
-        store.adopt(MEI, Imported((long,)))
+        store.import_chats(MEI, Imported((long,)))
 
 
 def test_many_threads(store: ChatStore) -> None:
@@ -494,13 +498,13 @@ def test_many_threads(store: ChatStore) -> None:
     assert len(store.chats(MEI)) == 8
 
 
-def test_two_stores_of_one_database(store: ChatStore, open_store: OpenStore) -> None:
+def test_two_stores_of_one_database(store: ChatStore, open_chat_store: OpenChatStore) -> None:
     chat = begun(store)
-    open_store().add(MEI, chat.id, asked("other", chat.head))
+    open_chat_store().add(MEI, chat.id, asked("other", chat.head))
     assert list(store.messages(MEI, chat.id)) == [chat.head, "other"]
 
 
-def test_several_processes_write_at_once(open_store: OpenStore) -> None:
+def test_several_processes_write_at_once(open_chat_store: OpenChatStore) -> None:
     """Each its own connection: a change that begins with a look waits before it looks."""
     problems: list[BaseException] = []
 
@@ -511,7 +515,7 @@ def test_several_processes_write_at_once(open_store: OpenStore) -> None:
         except BaseException as error:
             problems.append(error)
 
-    a, b, c = open_store(), open_store(), open_store()
+    a, b, c = open_chat_store(), open_chat_store(), open_chat_store()
     chat = a.create(MEI, "title", SETTINGS).id
     threads = [
         threading.Thread(target=write, args=(store, name, chat))
@@ -551,7 +555,7 @@ for number in count():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_what_was_said_survives_a_kill(address: str, open_store: OpenStore) -> None:
+def test_what_was_said_survives_a_kill(address: str, open_chat_store: OpenChatStore) -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", WRITE, address], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True
     )
@@ -563,7 +567,7 @@ def test_what_was_said_survives_a_kill(address: str, open_store: OpenStore) -> N
         child.send_signal(signal.SIGKILL)
         said = [200, *(int(line) for line in child.stdout if line.endswith("\n"))]
     child.wait(timeout=30)
-    store = open_store()
+    store = open_chat_store()
     (chat,) = store.chats("mei")
     messages = store.messages("mei", chat.id)
     assert len(messages) - 1 in (said[-1] + 1, said[-1] + 2)
@@ -616,8 +620,8 @@ def test_a_reply_is_written_by_who_took_it_up_last(store: ChatStore) -> None:
     assert store.message(MEI, "a")[1] == replace(reply, text="now")
 
 
-def test_one_of_two_takes_a_reply_up(open_store: OpenStore) -> None:
-    stores = [open_store(), open_store()]
+def test_one_of_two_takes_a_reply_up(open_chat_store: OpenChatStore) -> None:
+    stores = [open_chat_store(), open_chat_store()]
     chat = begun(stores[0])
     for number in range(30):
         reply = replace(replied(f"a{number}", chat.head or ""), state=MessageState.CUT)

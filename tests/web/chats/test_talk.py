@@ -12,12 +12,12 @@ import pytest
 from model.serving.adapter_registry import Adapter
 from model.types import FinishReason, LinlyError, RequestError, Sampling
 from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
-from web.chats.store.errors import ReplyBusyError, UnknownChatError
+from web.chats.chat_service import ChatService
 from web.chats.identity import Owner
-from web.chats.store.models import ChatMessage, ChatSettings, GenerationRun, MessageState
 from web.chats.reply_generator import ReplyGenerator
 from web.chats.store.chat_store import ChatStore
-from web.chats.chat_service import ChatService
+from web.chats.store.errors import ReplyBusyError, UnknownChatError
+from web.chats.store.models import ChatMessage, ChatSettings, GenerationRun, MessageState
 from web.chats.tab_sessions import TabSession, TabSessions
 from web.public_link.limits import LinkLimitError, LinkRules, PublicLink
 from web.ui.chat_view import log_value
@@ -145,10 +145,14 @@ def test_adapters_that_are_not_for_visitors(world: World) -> None:
     # A chat may come from a file, with replies by whomever it names.
     made = replace(LINLY, template="linly", sampling=replace(LINLY.sampling, seed=1))
     run = GenerationRun(made, "fake-base", "8bit", "d2" * 32, FinishReason.ABORT)
-    reply = ChatMessage("r", world.branch[0].id, "assistant", "Lin", MessageState.STOPPED, runs=(run,))
+    reply = ChatMessage(
+        "r", world.branch[0].id, "assistant", "Lin", MessageState.STOPPED, runs=(run,)
+    )
     world.store.add(ANNA, world.visit.chat or "", reply)
     refuses(LinkLimitError, lambda: world.talk.rerun_exactly(world.visit, "r"), "not for linly")
-    refuses(LinkLimitError, lambda: world.talk.continue_reply(world.visit, "r", PIRATE), "not for linly")
+    refuses(
+        LinkLimitError, lambda: world.talk.continue_reply(world.visit, "r", PIRATE), "not for linly"
+    )
     assert link.replies == 1
     assert len(world.engine.requests) == 1
 
@@ -184,7 +188,10 @@ def test_only_replies_are_answered_again(world: World) -> None:
             UnknownChatError,
             lambda question=question: world.talk.regenerate(world.visit, question, BASE),
         )
-        refuses(UnknownChatError, lambda question=question: world.talk.rerun_exactly(world.visit, question))
+        refuses(
+            UnknownChatError,
+            lambda question=question: world.talk.rerun_exactly(world.visit, question),
+        )
     assert world.messages == 4
 
 

@@ -12,11 +12,11 @@ import pytest
 
 from tests.web.chats.world import ANNA, GREEDY, SECONDS, World, run, streaming
 from tests.web.postgres import PostgresServer, do
-from web.chats.store.postgres_timeouts import BoundedConnection
-from web.chats.store.errors import ReplyBusyError
-from web.chats.identity import Owner
-from web.chats.store.models import MessageState
 from web.chats.cluster.postgres_replica import Replica
+from web.chats.identity import Owner
+from web.chats.store.errors import ReplyBusyError
+from web.chats.store.models import MessageState
+from web.chats.store.postgres_timeouts import BoundedConnection
 from web.chats.tab_sessions import TabSession
 from web.ui import stream
 from web.workers import Workers

@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 
 from model.types import Sampling
 from tests.fake import FakeEngine, fake_manager
+from web.chats.chat_service import ChatService
 from web.chats.identity import Owner
 from web.chats.open_store import OpenStore
-from web.chats.store.models import ChatMessage, ChatSettings, MessageState
 from web.chats.reply_generator import ReplyGenerator
-from web.chats.chat_service import ChatService
+from web.chats.store.models import ChatMessage, ChatSettings, MessageState
 from web.chats.tab_sessions import TabSessions
 from web.workers import LoopCaller
 
@@ -36,8 +36,12 @@ class World:
             self.visits.notify_saved, keeping.others, on_loop=self.on_loop,
         )  # fmt: skip
         self.talk = ChatService(
-            self.manager, self.store, self.visits, self.replies, mend=keeping.mark_interrupted_replies
-        )  # fmt: skip
+            self.manager,
+            self.store,
+            self.visits,
+            self.replies,
+            mend=keeping.mark_interrupted_replies,
+        )
         self.visit = self.visits.open(Owner(ANNA))
         self.url = ""
 

@@ -9,8 +9,8 @@ import pytest
 from platformdirs import user_cache_path
 from playwright.sync_api import expect
 
-from model.serving.manager import ModelManager
 from model.config.settings import APP_NAME, Settings
+from model.serving.manager import ModelManager
 from model.types import Phase
 from tests.web.browser import PATIENCE
 from tests.web.serving import serving

@@ -19,8 +19,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, expect
 
-from model.serving.manager import ModelManager
 from model.config.settings import CHECKOUT, Settings
+from model.serving.manager import ModelManager
 from model.types import (
     ChatRequest,
     Delta,

@@ -17,8 +17,8 @@ from typing import Protocol
 class ReplicaEvent:
     """Of an owner, by `owner_digest`: the chats have changed, or what is said in one is to stop.
 
-    `chat` is a chat by `chat_digest`, if it is about that one alone; there, a reply only `grew`. `again`
-    asks everybody to tell once more what is to stop: who asks has heard nothing for a while.
+    `chat` is a chat by `chat_digest`, if the event is about that one alone; there, a reply only
+    `grew`. `again` asks every replica to send its pending stops once more.
     """
 
     owner: str

@@ -23,11 +23,11 @@ import psycopg
 from sqlalchemy import text
 
 from web.chats.backoff import Backoff
-from web.chats.store.postgres_timeouts import BoundedConnection
-from web.chats.store.errors import translate_db_errors
-from web.chats.cluster.notifications import Hear, ReplicaEvent, from_json, to_json
-from web.chats.store.postgres import NOTICED, Postgres, reason, silence, translate_connect_errors
 from web.chats.cluster.file_lock import NAME
+from web.chats.cluster.notifications import Hear, ReplicaEvent, from_json, to_json
+from web.chats.store.errors import translate_db_errors
+from web.chats.store.postgres import NOTICED, Postgres, reason, silence, translate_connect_errors
+from web.chats.store.postgres_timeouts import BoundedConnection
 
 CHANNEL = "linly_chats"
 RETRY_SECONDS, MAX_RETRY_SECONDS = 0.2, 5.0  # between two tries to connect, or to tell
@@ -62,8 +62,12 @@ class Replica:
         self._postgres = postgres
         self.id = uuid.uuid4().hex
         self._released = threading.Event()
-        self._untold: deque[tuple[float, ReplicaEvent]] = deque(maxlen=MAX_PENDING_EVENTS)  # and when it was news
-        self._stops: deque[tuple[float, ReplicaEvent]] = deque(maxlen=MAX_STOPS)  # those that were told
+        self._untold: deque[tuple[float, ReplicaEvent]] = deque(
+            maxlen=MAX_PENDING_EVENTS
+        )  # and when it was news
+        self._stops: deque[tuple[float, ReplicaEvent]] = deque(
+            maxlen=MAX_STOPS
+        )  # those that were told
         self._hear: Hear = lambda _: None
         self._tries = Backoff(RETRY_SECONDS, MAX_RETRY_SECONDS)
         self._refusals = Backoff(RETRY_SECONDS, MAX_RETRY_SECONDS)

@@ -7,10 +7,10 @@ opaque name; what belongs to another owner looks exactly like what does not exis
 
 from __future__ import annotations
 
-from web.chats.store.import_writer import Adopting
 from web.chats.store.errors import StoreError, UnknownChatError
-from web.chats.store.messages import Messages
+from web.chats.store.import_writer import Adopting
 from web.chats.store.library import LibraryTable
+from web.chats.store.messages import Messages
 
 __all__ = ["ChatStore", "StoreError", "UnknownChatError"]
 

@@ -22,12 +22,12 @@ from sqlalchemy import (
     update,
 )
 
-from web.chats.store.serialization import sanitize_text, settings_from, settings_text
 from web.chats.store.database import OWN_CHAT, Database, check_message, hold_chat
 from web.chats.store.errors import UnknownChatError
 from web.chats.store.models import Chat, ChatSettings
-from web.chats.store.search import holds
 from web.chats.store.schema import CHATS, MESSAGES
+from web.chats.store.search import holds
+from web.chats.store.serialization import sanitize_text, settings_from, settings_text
 from web.chats.titles import MAX_LOOKED_AT, MAX_TITLE, checked_title, one_line
 from web.chats.usage import StorageUsage
 

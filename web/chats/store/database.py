@@ -10,8 +10,8 @@ from typing import Protocol
 from sqlalchemy import Connection, bindparam, select
 
 from web.chats.store.errors import UnknownChatError, search_told, translate_db_errors
-from web.chats.store.sqlite import SqliteFile
 from web.chats.store.schema import CHATS, MESSAGES
+from web.chats.store.sqlite import SqliteFile
 from web.chats.turns import Turns
 from web.chats.usage import USAGE, StorageUsage, UsageCache, usage_from
 
@@ -59,7 +59,9 @@ class Database:
         StoreError: it cannot be opened or written, is none of ours, or is newer than the program.
     """
 
-    def __init__(self, home: Path | StoreBackend, alive: Callable[[str], bool] = lambda _: False) -> None:
+    def __init__(
+        self, home: Path | StoreBackend, alive: Callable[[str], bool] = lambda _: False
+    ) -> None:
         self.home: StoreBackend = SqliteFile(home) if isinstance(home, Path) else home
         self._alive = alive
         self._usage = UsageCache()

@@ -159,7 +159,9 @@ def _store_error(error: Exception, place: object, deed: str) -> StoreError:
     )
     diagnosis = getattr(getattr(cause, "diag", None), "message_primary", None)  # PostgreSQL's
     translate_db_errors = reason.format(place=place, error=diagnosis or cause)
-    return StoreError(f"The chats cannot be {deed}: {translate_db_errors}", remedy.format(place=place))
+    return StoreError(
+        f"The chats cannot be {deed}: {translate_db_errors}", remedy.format(place=place)
+    )
 
 
 def _origin(error: BaseException) -> BaseException:

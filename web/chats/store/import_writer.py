@@ -16,12 +16,12 @@ from typing import Any
 from web.chats.store.chats import DESTROY_HIDDEN, PUBLISH, Chats, chat_row, storable_chat
 from web.chats.store.chats import NEW as NEW_CHATS
 from web.chats.store.errors import StoreError
-from web.chats.transfer.import_file import Imported, ImportedChat
+from web.chats.store.library import vote_row
 from web.chats.store.messages import NEW as NEW_MESSAGES
 from web.chats.store.messages import message_row, normalize_message
 from web.chats.store.models import Chat
-from web.chats.store.library import vote_row
 from web.chats.store.schema import VOTES, put
+from web.chats.transfer.import_file import Imported, ImportedChat
 
 HIDDEN = "import:"  # how the names of owners begin that chats have until all are there
 MAX_ROWS = 100  # of one transaction; it takes a few milliseconds

@@ -7,11 +7,11 @@ from typing import Any
 from sqlalchemy import Connection, Delete, Select, bindparam, delete, func, select
 
 from model.types import RequestError
-from web.chats.store.serialization import check_length, sanitize_text, sampling_from, sampling_text
 from web.chats.store.database import Database, hold_chat
 from web.chats.store.errors import UnknownChatError
 from web.chats.store.models import SavedPreset, Snippet, Vote
 from web.chats.store.schema import CHATS, MESSAGES, PRESETS, SNIPPETS, VOTES, put
+from web.chats.store.serialization import check_length, sampling_from, sampling_text, sanitize_text
 
 MAX_NAME = 60  # characters
 MAX_ITEMS_PER_OWNER = 500  # prompts of one owner, and presets
@@ -172,8 +172,13 @@ def _check_room(connection: Connection, others: Select[int], owner: str, name: s
     Raises:
         RequestError: there are too many others.
     """
-    if connection.execute(others, {"owner": owner, "name": name}).scalar_one() >= MAX_ITEMS_PER_OWNER:
-        raise RequestError(f"There is no room for more than {MAX_ITEMS_PER_OWNER}", "Delete some first.")
+    if (
+        connection.execute(others, {"owner": owner, "name": name}).scalar_one()
+        >= MAX_ITEMS_PER_OWNER
+    ):
+        raise RequestError(
+            f"There is no room for more than {MAX_ITEMS_PER_OWNER}", "Delete some first."
+        )
 
 
 def insert_vote(connection: Connection, vote: Vote) -> None:

@@ -11,12 +11,12 @@ from sqlalchemy import Connection, Update, bindparam, insert, or_, select, updat
 
 from model.types import RequestError
 from web.chats.store.chats import CHANGED
-from web.chats.store.serialization import check_length as check_length  # `talk` has it from here
-from web.chats.store.serialization import sanitize_text, runs_from, runs_text
 from web.chats.store.database import Database, check_chat, check_message, hold_chat
 from web.chats.store.errors import ReplyBusyError, UnknownChatError
 from web.chats.store.models import ChatMessage, GenerationRun, MessageState
 from web.chats.store.schema import CHATS, MESSAGES
+from web.chats.store.serialization import check_length as check_length  # `talk` has it from here
+from web.chats.store.serialization import runs_from, runs_text, sanitize_text
 
 STATES = {state.value: state for state in MessageState}  # looked up faster than by the class
 FIRST_PAGE, MAX_PAGE = 20, 200  # messages that are read at once, where all of a chat are
@@ -171,7 +171,10 @@ class Messages(Database):
             if chat is None:
                 raise UnknownChatError
             hold_chat(connection, owner, chat)
-            if connection.execute(STATE, {"message": message.id}).scalar() == MessageState.STREAMING:
+            if (
+                connection.execute(STATE, {"message": message.id}).scalar()
+                == MessageState.STREAMING
+            ):
                 raise RequestError("This reply is in the making already", "Wait for its end.")
             self._refuse_second(connection, chat, replace(message, comparison=None), server)
             made = {"made": runs_text(message.runs), "message": message.id, "writer": server}

@@ -21,7 +21,12 @@ class MessageState(enum.StrEnum):
     @property
     def can_go_on(self) -> bool:
         """Whether there is something left to say."""
-        return self in (MessageState.STOPPED, MessageState.CUT, MessageState.INTERRUPTED, MessageState.FAILED)
+        return self in (
+            MessageState.STOPPED,
+            MessageState.CUT,
+            MessageState.INTERRUPTED,
+            MessageState.FAILED,
+        )
 
 
 @dataclass(frozen=True)

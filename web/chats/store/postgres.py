@@ -18,9 +18,9 @@ from sqlalchemy import Connection, Engine, NullPool, QueuePool, create_engine, e
 from sqlalchemy.exc import InvalidatePoolError
 
 from web.chats.store import migrations
-from web.chats.store.postgres_timeouts import BoundedConnection, has_something
 from web.chats.store.errors import ClosedError, ReadOnlyError, StoreError, translate_db_errors
 from web.chats.store.migrations import POSTGRES, statements
+from web.chats.store.postgres_timeouts import BoundedConnection, has_something
 from web.chats.store.sqlite import APPLICATION, BUSY_SECONDS, OPEN_SECONDS
 
 START_SECONDS = 15  # for a connection, when nobody waits yet but who starts the program

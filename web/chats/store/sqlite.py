@@ -17,9 +17,15 @@ from typing import Any
 
 from sqlalchemy import Connection, QueuePool, StaticPool, create_engine
 
-from web.chats.store import migrations
-from web.chats.store.errors import StoreBusyError, ClosedError, MovedError, StoreError, translate_db_errors
 from web.chats.fair_lock import FairLock
+from web.chats.store import migrations
+from web.chats.store.errors import (
+    ClosedError,
+    MovedError,
+    StoreBusyError,
+    StoreError,
+    translate_db_errors,
+)
 from web.chats.store.migrations import SQLITE, statements
 from web.chats.store.search import folded_holds
 

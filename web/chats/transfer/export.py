@@ -12,10 +12,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from web.chats import branches
-from web.chats.store.serialization import run_value, settings_value
-from web.chats.transfer.import_file import FORMAT, VERSION, Imported, ImportedChat, from_json, read_chats
 from web.chats.store.models import Chat, ChatMessage, MessageState, Vote
+from web.chats.store.serialization import run_value, settings_value
 from web.chats.titles import MAX_GENERATED_TITLE, one_line
+from web.chats.transfer.import_file import (
+    FORMAT,
+    VERSION,
+    Imported,
+    ImportedChat,
+    from_json,
+    read_chats,
+)
 
 __all__ = [
     "Imported",
@@ -136,7 +143,10 @@ def _prompt(messages: Mapping[str, ChatMessage], reply: ChatMessage) -> list[Tur
 
 
 def _counts(reply: ChatMessage) -> bool:
-    return bool(reply.text.strip()) and reply.state not in (MessageState.FAILED, MessageState.STREAMING)
+    return bool(reply.text.strip()) and reply.state not in (
+        MessageState.FAILED,
+        MessageState.STREAMING,
+    )
 
 
 def _turn(message: ChatMessage) -> Turn:

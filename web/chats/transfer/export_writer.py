@@ -8,10 +8,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from web.chats import branches
-from web.chats.store.errors import UnknownChatError
-from web.chats.transfer.export import Parts, json_parts, markdown_parts, pair_parts
-from web.chats.store.models import Vote
 from web.chats.store.chat_store import ChatStore
+from web.chats.store.errors import UnknownChatError
+from web.chats.store.models import Vote
+from web.chats.transfer.export import Parts, json_parts, markdown_parts, pair_parts
 
 CHUNK = 65_536  # characters
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.types import RequestError
-from web.chats.store.serialization import MAX_SETTING, sanitize_text
 from web.chats.foreign import (
     PROGRAMS,
     Turn,
@@ -21,11 +20,12 @@ from web.chats.foreign import (
     message_turns,
     refuse_other_programs,
 )
-from web.chats.transfer.json_reader import JsonError, JsonReader
 from web.chats.native import new_id, read_chat
-from web.chats.store.models import Chat, ChatMessage, ChatSettings, Vote
 from web.chats.shapes import NoExportError, require_field
+from web.chats.store.models import Chat, ChatMessage, ChatSettings, Vote
+from web.chats.store.serialization import MAX_SETTING, sanitize_text
 from web.chats.titles import one_line, title_for
+from web.chats.transfer.json_reader import JsonError, JsonReader
 
 FORMAT = "linly-chats"
 KEYS = {"format", "version", "chats", "messages", "conversations", "system", "title", *PROGRAMS}
@@ -148,7 +148,9 @@ def _foreign(value: dict[str, Any], turns: list[Turn]) -> ImportedChat:
     for role, text in turns:
         parent = messages[-1].id if messages else None
         messages.append(ChatMessage(new_id(), parent, role, text, created=now))
-    title = sanitize_text(one_line(require_field(value, "title", str, ""))) or title_for(messages[0].text)
+    title = sanitize_text(one_line(require_field(value, "title", str, ""))) or title_for(
+        messages[0].text
+    )
     settings = ChatSettings(system=system)
     chat = Chat(new_id(), title, now, now, messages[-1].id, settings)
     return ImportedChat(chat, tuple(messages))

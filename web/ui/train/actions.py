@@ -17,8 +17,8 @@ from web.i18n.refusals import refused
 from web.ui.choices import AUTOMATIC
 from web.ui.controls import Updates
 from web.ui.form_values import Body, Name, Number
-from web.ui.train.service import TrainingService, TrainingRequestError, TrainingForm, name_for
 from web.ui.train.layout import TrainLayout, relabel
+from web.ui.train.service import TrainingForm, TrainingRequestError, TrainingService, name_for
 from web.ui.train.uploads import Uploads
 from web.ui.train.view import data_view, job_view
 
@@ -110,10 +110,11 @@ class TrainActions:
             ui.start: gr.update(value=translate(language, "train_start"), visible=not running),
             ui.cancel: gr.update(value=translate(language, "train_cancel"), visible=running),
             ui.chat: gr.update(
-                value=translate(language, "train_chat"), visible=job is not None and job.phase == "done"
+                value=translate(language, "train_chat"),
+                visible=job is not None and job.phase == "done",
             ),
             ui.job: job_view(job, language),
-        }  # fmt: skip
+        }
 
     def _notice(self, said: str) -> Updates:
         return {self.layout.notice: gr.update(value=said, visible=True)}

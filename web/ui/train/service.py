@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.serving.manager import ModelManager
 from model.config.settings import Settings
+from model.serving.manager import ModelManager
 from model.types import LinlyError, NotReadyError
 from training.job import Job, TrainingRunner
 from training.preview import Preview, preview

@@ -17,7 +17,9 @@ Points = Sequence[tuple[int, float]]
 
 def data_view(shown: Preview, language: str) -> str:
     """The first chats: what is learned is marked, the rest is only read."""
-    head = escape(translate(language, "train_counts", count=shown.count, tokens=round(shown.mean_tokens)))
+    head = escape(
+        translate(language, "train_counts", count=shown.count, tokens=round(shown.mean_tokens))
+    )
     legend = f"<mark>{escape(translate(language, 'train_learned'))}</mark>"
     parts = [f"<p>{head} {legend} {escape(translate(language, 'train_read'))}</p>"]
     if shown.bad:
@@ -96,6 +98,7 @@ def _curve(job: Job, language: str) -> str:
         f"<polyline points='{learned}' class='learned'/>"
         f"<polyline points='{measured}' class='measured'/>"
         f"<g class='measured'>{dots}</g>{labels}</svg>"
-        f"<p class='note'><span class='learned'>—</span> {escape(translate(language, 'train_loss'))} "
+        "<p class='note'>"
+        f"<span class='learned'>—</span> {escape(translate(language, 'train_loss'))} "
         f"<span class='measured'>●</span> {escape(translate(language, 'train_held_out'))}</p>"
     )
