@@ -9,7 +9,9 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).parent.parent
+from tests.paths import CHECKOUT
+
+ROOT = CHECKOUT
 DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
 

@@ -28,9 +28,8 @@ from model.types import (
     PreparedAdapter,
     Stats,
 )
+from tests.paths import CHECKOUT
 from tests.tiny import TEMPLATE
-
-CHECKOUT = Path(__file__).parents[1]
 
 
 class LetterTokenizer:

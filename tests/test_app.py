@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-CHECKOUT = Path(__file__).parents[1]
+from tests.paths import CHECKOUT
+
 Process = subprocess.Popen[str]
 
 

@@ -20,8 +20,9 @@ import pytest
 import yaml
 
 from model.config.settings import Settings
+from tests.paths import CHECKOUT
 
-ROOT = Path(__file__).parent.parent
+ROOT = CHECKOUT
 SCRIPTS = Path(sys.executable).parent
 HADOLINT = shutil.which("hadolint", path=os.pathsep.join([str(SCRIPTS), os.environ["PATH"]]))
 

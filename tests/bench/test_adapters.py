@@ -9,8 +9,9 @@ import pytest
 from safetensors.torch import load_file
 
 from bench.adapters import WEIGHTS, make_adapters
+from tests.paths import CHECKOUT
 
-LIGHTHOUSE = Path(__file__).parents[2] / "adapters" / "lighthouse"
+LIGHTHOUSE = CHECKOUT / "adapters" / "lighthouse"
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.options import VLLM_PYTHON, Options, read_options
-
-CHECKOUT = Path(__file__).parents[2]
+from tests.paths import CHECKOUT
 
 
 def read(*words: str, **environ: str) -> Options:

@@ -15,13 +15,13 @@ from model.doctor.vocabulary import own_tokenizer
 from model.engine.kv_cache import SequenceCache
 from model.layers.llama import SequenceSlice
 from tests.engine.running import Ids, Running, running
+from tests.paths import CHECKOUT
 from tests.tiny import make_adapter, make_folder
 
 # Keys of the peft of 2023, which an adapter here has on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore:Unexpected keyword arguments.*enable_lora")
 
 TOKENS = 24
-CHECKOUT = Path(__file__).parents[2]
 
 
 def reference(base: Path, adapters: Path, jobs: list[tuple[Ids, str | None]]) -> list[Ids]:

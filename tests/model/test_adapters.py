@@ -22,6 +22,7 @@ from model.layers.linear import FloatLinear, Linear
 from model.layers.lora import FloatPair, Lora, LoraMaker
 from model.serving.adapter_registry import Adapter, AdapterRegistry
 from model.types import AdapterError, UnknownModelError
+from tests.paths import CHECKOUT
 
 SIZES = {
     "vocab_size": 64, "hidden_size": 16, "intermediate_size": 40, "num_hidden_layers": 2,
@@ -223,7 +224,7 @@ def test_without_a_base_shapes_are_not_checked(tmp_path: Path) -> None:
 
 
 def test_adapters_of_the_project_are_sound() -> None:
-    folder = Path(__file__).parents[2] / "adapters"
+    folder = CHECKOUT / "adapters"
     found = AdapterRegistry(folder, None, ("model", "linly")).scan()
     assert [(a.name, a.problem) for a in found] == [
         ("json", None),

@@ -24,6 +24,7 @@ from model.text.tokenizer import FastTokenizer, SpmTokenizer, TextSpan, Tokenize
 from model.types import Message, PromptTooLongError, TruncatedTurns
 from tests.model.test_prompt import LONG, Letters, chat
 from tests.model.tokens import END, LIKE_LLAMA, LIKE_T5, START, make_spm
+from tests.paths import CHECKOUT
 from tests.tiny import TEMPLATE as CHATML
 
 TEMPLATES = load_templates(CHECKOUT / "prompts") | {

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ast
 import string
-from pathlib import Path
 
 import pytest
 
 from model.diagnostics import LANGUAGES, finding, texts
+from tests.paths import CHECKOUT
 
-CHECKOUT = Path(__file__).parents[2]
 RAISED = {"finding", "folder_error", "adapter_error"}
 
 

@@ -31,6 +31,7 @@ from model.types import (
     UnknownModelError,
 )
 from tests.model.test_prompt import chat
+from tests.paths import CHECKOUT
 
 GREEDY = Sampling(temperature=0, max_tokens=32, ignore_eos=True)
 CONTEXT = 512  # the tiny model's

@@ -16,6 +16,7 @@ from model.__main__ import main
 from model.config.settings import read_settings
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.serving.local_backend import OWN_TEMPLATE, known_templates
+from tests.paths import CHECKOUT
 from tests.tiny import make_adapter, make_folder
 
 Capture = pytest.CaptureFixture[str]
@@ -365,7 +366,7 @@ def test_the_merged_default_speaks_as_the_adapter_does(
 
     out = tmp_path / "keeper"
     assert run(default_folder, ["lighthouse"], out, "--dtype", "fp32") == 0
-    checkout = Path(__file__).parents[2]
+    checkout = CHECKOUT
     base = AutoModelForCausalLM.from_pretrained(default_folder, dtype=torch.float32)
     adapted = PeftModel.from_pretrained(base, checkout / "adapters" / "lighthouse")
     merged = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)

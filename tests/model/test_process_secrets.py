@@ -14,8 +14,7 @@ import pytest
 from model.config.process_secrets import masked, without_secrets
 from model.config.server_flags import SECRET_FLAGS
 from model.config.settings import Settings
-
-CHECKOUT = Path(__file__).parents[2]
+from tests.paths import CHECKOUT
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,10 @@ from model.text.tokenizer import FastTokenizer, SpmTokenizer, TextSpan, Tokenize
 from model.types import Message, PromptTooLongError, RequestError, SettingsError, TruncatedTurns
 from tests.fake import LetterTokenizer
 from tests.model.tokens import END, LIKE_T5, START, make_spm
+from tests.paths import CHECKOUT
 from tests.tiny import TEMPLATE as CHATML
 
-PROMPTS = Path(__file__).parents[2] / "prompts"
+PROMPTS = CHECKOUT / "prompts"
 
 
 class Letters(LetterTokenizer):

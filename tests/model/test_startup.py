@@ -11,8 +11,9 @@ from model.config.settings import Settings
 from model.serving import local_backend
 from model.serving.local_backend import check_early, find_base
 from model.types import ModelFolderError, Phase
+from tests.paths import CHECKOUT
 
-PROMPTS = Path(__file__).parents[2] / "prompts"
+PROMPTS = CHECKOUT / "prompts"
 
 
 def silent(phase: Phase, share: float) -> None:

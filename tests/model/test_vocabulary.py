@@ -14,6 +14,7 @@ from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.serving.manager import ModelManager
 from model.text.tokenizer import TextSpan, Tokenizer
 from model.types import ChatRequest, CompletionRequest, Delta, Message, RequestError, Sampling
+from tests.paths import CHECKOUT
 
 GREEDY = Sampling(temperature=0, max_tokens=12, ignore_eos=True)
 TEXT = "The quick 你好"

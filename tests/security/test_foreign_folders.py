@@ -31,9 +31,9 @@ from model.text.tokenizer_files import read_tokenizer
 from model.types import LinlyError, Message, ModelFolderError, RequestError
 from tests.model.test_adapters import BASE, reason, write_adapter
 from tests.model.tokens import make_spm
+from tests.paths import CHECKOUT
 from tests.tiny import make_folder, write_tokenizer
 
-CHECKOUT = Path(__file__).parents[2]
 HANG_SECONDS = 300  # by far more than any of these takes, on any machine
 GBK = os.fsdecode("小灯".encode("gbk"))
 CATASTROPHIC = r"([\w.]+)+\d"  # 2^30 ways to cut a name of 31 letters into parts

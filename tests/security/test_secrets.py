@@ -16,13 +16,13 @@ import httpx
 import pytest
 from gradio import networking, tunneling
 
+from tests.paths import CHECKOUT
 from tests.test_app import Process, read_until, run, started
 from tests.web.test_share import WORKING, ShareServer
 from training.job import TrainingRunner
 from web.passwords import hash_password
 from web.public_link import tunnel
 
-CHECKOUT = Path(__file__).parents[2]
 SECRET = "s3cret-Xy"
 FROM_FILE = "fr0m-file-Xy"
 ENVIRONMENT = {"LINLY_API_KEY": f"{SECRET}-key", "LINLY_AUTH": f"cy:{SECRET}-cy"}

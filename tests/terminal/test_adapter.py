@@ -9,8 +9,8 @@ import pytest
 
 from model.types import AdapterError, LinlyError, UnknownModelError
 from terminal.adapter import find_adapter, refuse_broken
+from tests.paths import CHECKOUT
 
-CHECKOUT = Path(__file__).parents[2]
 ADAPTERS = CHECKOUT / "adapters"
 
 

@@ -17,8 +17,8 @@ import pytest
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.text.tokenizer import TextSpan
 from tests.engine.remote.server import Server, running
+from tests.paths import CHECKOUT
 
-CHECKOUT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "inference_LLaMA.py"]
 
 

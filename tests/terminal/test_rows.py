@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +11,8 @@ import pytest
 from model.text.prompt import PromptTemplate, load_templates
 from model.types import Message
 from terminal.jsonl import BatchRow, read_rows
+from tests.paths import CHECKOUT
 from training.formats import messages_of
-
-CHECKOUT = Path(__file__).parents[2]
 
 
 def rows(data: bytes | str) -> list[BatchRow]:

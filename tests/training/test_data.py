@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from model.text.prompt import PromptTemplate
+from tests.paths import CHECKOUT
 from training.dataset import read_data
 from training.hub_data import choose, local_data
 from training.parsing import DataError
 
 PLAIN = PromptTemplate("plain", "")
 GOOD = json.dumps({"instruction": "Hi", "output": "Hello"})
-SHIPPED = Path(__file__).parents[2] / "training" / "chats"
+SHIPPED = CHECKOUT / "training" / "chats"
 
 
 def write(path: Path, lines: list[str]) -> Path:

@@ -10,12 +10,13 @@ from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.text.prompt import PromptTemplate, load_templates
 from model.text.tokenizer import Tokenizer
 from model.types import Message
+from tests.paths import CHECKOUT
 from tests.tiny import TEMPLATE
 from training.dataset import TrainingChat
 from training.encoding import IGNORED, Encoder, Example, split
 
 TEMPLATES = {
-    **load_templates(Path(__file__).parents[2] / "prompts"),
+    **load_templates(CHECKOUT / "prompts"),
     "model": PromptTemplate("model", TEMPLATE),
 }
 

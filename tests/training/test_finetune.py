@@ -24,12 +24,12 @@ from model.folders.base_info import base_facts
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.serving.adapter_registry import AdapterRegistry
 from model.text.tokenizer import TextSpan
+from tests.paths import CHECKOUT
 from tests.tiny import make_adapter, make_folder
 from training import finalize, run_folder, trainer
 from training.events import Event, Step
 from training.interrupt import StopRequest, stoppable
 
-CHECKOUT = Path(__file__).parents[2]
 WORDS = ["fox", "dog", "world", "x = 1", "brown", "lazy", "quick", "天气", "今天", "你好"]
 FAST = ("--learning_rate", "0.02", "--dtype", "fp32", "--threads", "1")
 

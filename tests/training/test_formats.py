@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from model.text.prompt import PromptTemplate, load_templates
 from model.types import Message
+from tests.paths import CHECKOUT
 from training.formats import RowError, messages_of
 
 PLAIN = PromptTemplate("plain", "")
-TEMPLATES = load_templates(Path(__file__).parents[2] / "prompts")
+TEMPLATES = load_templates(CHECKOUT / "prompts")
 
 
 def said(row: Any, template: PromptTemplate = PLAIN) -> list[tuple[str, str]]:

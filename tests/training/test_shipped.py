@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import CHECKOUT
 from training.events import Event, HeldOut, Step
 from training.interrupt import StopRequest
 from training.options import read_options
 from training.run import StoppedError, fine_tune
 
-CHECKOUT = Path(__file__).parents[2]
 ADAPTERS = ("lighthouse", "json", "xiaodeng")
 STEPS = 12
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-CHECKOUT = Path(__file__).parents[2]
+from tests.paths import CHECKOUT
+
 PACKAGES = ("web", "model", "training")
 # A row that cannot be learned from is no refusal by itself, but the reason of one.
 RAISED = {"LinlyError", "RowError"}

@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from model.serving.adapter_registry import Adapter
 from tests.fake import ADAPTERS, FakeEngine, echo
+from tests.paths import CHECKOUT
 from tests.web.browser import Chat
 from tests.web.conftest import Serve
 from tests.web.serving import serving
@@ -25,7 +26,7 @@ from web.access import AccessPolicy
 
 pytestmark = pytest.mark.slow
 
-WEB = Path(__file__).parents[2] / "web"
+WEB = CHECKOUT / "web"
 I18N = {tag: json.loads((WEB / "i18n" / f"{tag}.json").read_text("utf-8")) for tag in ("en", "zh")}
 LONG = (
     "word" * 80

@@ -9,16 +9,15 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 from model.config.secret_values import MAX_PASSWORD_BYTES, user_and_password
 from model.types import SettingsError
+from tests.paths import CHECKOUT
 from web import passwords
 from web.passwords import PasswordChecker, hash_password, is_hash, verify_password
 
-CHECKOUT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "web.passwords"]
 
 

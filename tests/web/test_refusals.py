@@ -13,9 +13,10 @@ from playwright.sync_api import expect
 from model import diagnostics
 from model.diagnostics import adapter_error, folder_error
 from tests.fake import FakeEngine, echo, fake_manager
+from tests.paths import CHECKOUT
 from tests.web.conftest import Serve
 from tests.web.handmade import Caller, said
-from tests.web.raised import CHECKOUT, kinds, sources
+from tests.web.raised import kinds, sources
 from tests.web.serving import serving
 from training.preview import Preview
 from web.chats.native import MAX_ERROR

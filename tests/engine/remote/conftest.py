@@ -18,6 +18,7 @@ from model.serving.manager import ModelManager
 from model.text.tokenizer import TextSpan, Tokenizer
 from model.types import ChatRequest, CompletionRequest, Delta
 from tests.engine.remote.server import Json, Server, running
+from tests.paths import CHECKOUT
 
 Open = Callable[..., ModelManager]
 

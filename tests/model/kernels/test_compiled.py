@@ -20,6 +20,7 @@ from model.layers import kernel_build
 from model.layers.kernel_build import DONE, KernelBuild, build_folder, supported
 from model.layers.llama import Llama, SequenceSlice
 from tests.model.kernels.conftest import GROUPED, make_model
+from tests.paths import CHECKOUT
 
 PATIENCE = 120  # seconds; compiling takes some ten of them
 
@@ -126,7 +127,7 @@ def test_processors_with_less_compute_the_same(tmp_path: Path, unit: str) -> Non
         pytest.skip("this processor has no AVX2 either")
     done = subprocess.run(
         [sys.executable, "-c", OTHER_PROCESSOR, str(tmp_path), unit],
-        cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False,
+        cwd=CHECKOUT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
 

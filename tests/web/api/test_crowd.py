@@ -12,6 +12,7 @@ import pytest
 
 from model.config.settings import CHECKOUT, Settings
 from model.serving.manager import ModelManager
+from tests.paths import CHECKOUT
 from tests.web.serving import serving
 
 USERS = 24

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from model.config.settings import CHECKOUT, Settings
 from model.types import EngineRequest
 from tests.fake import FakeEngine, echo, fake_manager
+from tests.paths import CHECKOUT
 from tests.web.log_state import restored_logging
 from tests.web.serving import serving
 from web import logs

@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 import tests.web.postgres
+from tests.paths import CHECKOUT
 from tests.web.chats.conftest import store_at
 from tests.web.chats.test_sqlite import LATER
 from tests.web.postgres import PASSWORD, PostgresServer, cut_off, do, rows
@@ -29,7 +30,6 @@ from web.chats.store.postgres import Postgres
 from web.chats.store.postgres_timeouts import BoundedConnection
 from web.chats.store.search import folded_holds
 
-CHECKOUT = Path(__file__).parents[3]
 MEI = "browser:mei"
 SHAPE = """
     SELECT table_name, column_name, data_type, is_nullable FROM information_schema.columns

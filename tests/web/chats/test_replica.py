@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.paths import CHECKOUT
 from tests.web.chats.world import ANNA, SECONDS, Open, streaming, until
 from tests.web.postgres import PASSWORD, PostgresServer, cut_off, do, rows
 from web.chats.backoff import JITTER, Backoff
@@ -21,8 +22,6 @@ from web.chats.store.errors import StoreError
 from web.chats.store.models import ChatMessage, MessageState
 from web.chats.store.postgres import NOTICED, Postgres
 from web.chats.store.postgres_timeouts import BoundedConnection
-
-CHECKOUT = Path(__file__).parents[3]
 
 
 def test_who_lives(opened: Open, server: PostgresServer) -> None:

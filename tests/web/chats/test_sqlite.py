@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.paths import CHECKOUT
 from web.chats.store import migrations, sqlite
 from web.chats.store.chat_store import ChatStore
 from web.chats.store.errors import StoreError
@@ -24,7 +25,6 @@ from web.chats.store.migrations import MIGRATIONS, SQLITE, statements
 from web.chats.store.models import ChatMessage, ChatSettings
 from web.chats.store.sqlite import open_database
 
-CHECKOUT = Path(__file__).parents[3]
 LATER = (
     "CREATE TABLE counted (number INTEGER);\nINSERT INTO counted VALUES (1);",
     "INSERT INTO counted VALUES (2);",

@@ -10,11 +10,11 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from model.types import FinishReason, RequestError, Sampling
+from tests.paths import CHECKOUT
 from tests.web.chats.conftest import OpenChatStore
 from web.chats.store import chats, library
 from web.chats.store.chat_store import ChatStore, StoreError, UnknownChatError
@@ -32,7 +32,6 @@ from web.chats.store.models import (
 from web.chats.store.serialization import MAX_TEXT
 from web.chats.transfer.import_file import Imported, ImportedChat
 
-CHECKOUT = Path(__file__).parents[3]
 MEI, OTHER = "browser:mei", "account:other"
 SETTINGS = ChatSettings("古文", 0.5, "alpaca", "你是诗人。", Sampling(seed=4, stop=("。",)))
 RUN = GenerationRun(SETTINGS, "base", "int4", reason=FinishReason.STOP, completion_tokens=9)

@@ -13,10 +13,11 @@ from typing import Any
 
 from playwright.sync_api import Locator, Page
 
+from tests.paths import CHECKOUT
 from tests.web.browser import PATIENCE
 
 HERE = Path(__file__).parent
-STATIC = HERE.parents[2] / "web" / "ui" / "static"
+STATIC = CHECKOUT / "web" / "ui" / "static"
 ACTIONS = "page/actions/"
 
 

@@ -12,9 +12,9 @@ from playwright.sync_api import expect
 from model.config.settings import APP_NAME, Settings
 from model.serving.manager import ModelManager
 from model.types import Phase
+from tests.paths import CHECKOUT
 from tests.web.browser import PATIENCE
 from tests.web.serving import serving
-from tests.web.whole.pictures import CHECKOUT
 from training.job import TrainingRunner
 from web.access import AccessPolicy
 from web.ui.train.service import TrainingService

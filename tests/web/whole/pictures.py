@@ -9,8 +9,6 @@ from playwright.sync_api import expect
 
 from tests.web.browser import Chat
 
-CHECKOUT = Path(__file__).parents[3]
-
 
 def keep(chat: Chat, name: str) -> None:
     """A picture for the README, where `SCREENSHOTS` names a folder for them."""

@@ -6,8 +6,9 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from model.serving.manager import ModelManager
+from tests.paths import CHECKOUT
 from tests.web.browser import Chat
-from tests.web.whole.pictures import CHECKOUT, keep, precise
+from tests.web.whole.pictures import keep, precise
 
 pytestmark = [pytest.mark.browser, pytest.mark.real_model]
 

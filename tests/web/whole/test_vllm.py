@@ -30,6 +30,7 @@ from model.types import (
     TokenLogprob,
     UnknownModelError,
 )
+from tests.paths import CHECKOUT
 from tests.vllm import KEY, VllmServer
 from tests.web.browser import Chat
 from tests.web.serving import serving
