@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tests.paths import CHECKOUT
+from model.config.settings import CHECKOUT
 
 ROOT = CHECKOUT
 DEPLOY = ROOT / "deploy"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from model.config.settings import Settings
+from model.config.settings import CHECKOUT, Settings
 from model.diagnostics import finding
 from model.folders.adapter_files import WEIGHTS
 from model.serving.adapter_registry import Adapter, AdapterRegistry
@@ -28,7 +28,6 @@ from model.types import (
     PreparedAdapter,
     Stats,
 )
-from tests.paths import CHECKOUT
 from tests.tiny import TEMPLATE
 
 

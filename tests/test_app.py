@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.paths import CHECKOUT
+from model.config.settings import CHECKOUT
 
 Process = subprocess.Popen[str]
 

@@ -19,8 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from model.config.settings import Settings
-from tests.paths import CHECKOUT
+from model.config.settings import CHECKOUT, Settings
 
 ROOT = CHECKOUT
 SCRIPTS = Path(sys.executable).parent

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.paths import CHECKOUT
+from model.config.settings import CHECKOUT
 
 PACKAGES = ("model", "web", "terminal", "training")
 SOURCES = [path for package in PACKAGES for path in sorted((CHECKOUT / package).rglob("*.py"))]

@@ -87,7 +87,7 @@ def make_extended_adapter(base: Path, folder: Path) -> Path:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from tests.model.tokens import LIKE_LLAMA, write_spm
+    from tests.model.tokenizers import LIKE_LLAMA, write_spm
 
     rows = int(LIKE_LLAMA["vocab_size"]) + 1
     torch.manual_seed(9)

@@ -17,7 +17,6 @@ import pytest
 from platformdirs import user_cache_path
 
 from model.config.settings import APP_NAME, CHECKOUT
-from tests.paths import CHECKOUT
 
 SECONDS = 300.0  # to start; a bound, not a measure
 KEY = "the-servers-key"

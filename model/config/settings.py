@@ -20,7 +20,7 @@ from model.config.server_flags import EMBEDDED_DEFAULT, SECRET_FLAGS, build_pars
 from model.types import SettingsError
 
 APP_NAME = "linly-chat"
-CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).parents[2]
 TRUE_WORDS = {"1", "true", "yes", "on"}
 SWITCHES = {"share", "share_public", "api_without_key", "log_requests", "log_prompts"}
 REPEATED = {"auth", "api_key", "allow_origin", "allowed_hosts"}  # in the environment one a line

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from bench.adapters import WEIGHTS, make_adapters
-from tests.paths import CHECKOUT
+from model.config.settings import CHECKOUT
 
 LIGHTHOUSE = CHECKOUT / "adapters" / "lighthouse"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.options import VLLM_PYTHON, Options, read_options
-from tests.paths import CHECKOUT
+from model.config.settings import CHECKOUT
 
 
 def read(*words: str, **environ: str) -> Options:

@@ -22,7 +22,7 @@ from bench.page_load.tabs import close_all, open_more, open_tabs, steps
 from bench.peers.base import PeerError
 from bench.visitor import ReplyTiming, Visitor, http_client
 from tests.fake import FakeEngine, echo, fake_manager
-from tests.web.serving import serving
+from tests.web.app_server import serving
 
 
 @pytest.fixture

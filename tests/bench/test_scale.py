@@ -34,7 +34,7 @@ from bench.scaling.source import Source, prepare
 from model.engine.kv_cache import SequenceCache
 from model.layers.llama import Llama, SequenceSlice
 from model.types import SettingsError
-from tests.model.kernels.conftest import GROUPED, make_model
+from tests.model.layers.kernels.conftest import GROUPED, make_model
 
 SIZES = ["--hidden", "64", "--heads", "4", "--intermediate", "96", "--layers", "2"]
 TINY = [*SIZES, "--vocab", "320", "--steps", "1"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from model.text.tokenizer import FastTokenizer, SpmTokenizer
-from tests.model.tokens import make_fast, make_spm
+from tests.model.tokenizers import make_fast, make_spm
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import pytest
 
 from model.config.settings import Settings
 from tests.fake import FakeEngine, echo, fake_manager
-from tests.web.handmade import Caller, said
-from tests.web.serving import serving
+from tests.web.app_server import serving
+from tests.web.page_client import Caller, said
 from training.job import TrainingRunner
 from web import page_middleware
 from web.access import AccessPolicy
@@ -48,7 +48,7 @@ def served(folder: Path) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def patient() -> Iterator[None]:
-    """One visitor sends all of these; how many they may is tests/web/test_page_gate.py's matter."""
+    """One visitor sends all of these; tests/web/test_page_middleware.py tests the limits."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(page_middleware, "VISITOR_BURST", 100_000)
         patched.setattr(page_middleware, "ADDRESS_BURST", 100_000)

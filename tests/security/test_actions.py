@@ -15,7 +15,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from tests.security.conftest import Served, served
-from tests.web.handmade import FORM, Caller, refused, said
+from tests.web.page_client import FORM, Caller, refused, said
 from web.chats.identity import COOKIE
 from web.ui.actions import Actions
 

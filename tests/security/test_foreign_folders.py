@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from model.config.settings import read_settings
+from model.config.settings import CHECKOUT, read_settings
 from model.display import MAX_DESCRIPTION
 from model.folders import weights as weights_module
 from model.folders.model_folder import MAX_SIZES, read_model_folder
@@ -29,9 +29,8 @@ from model.serving.local_backend import base_name
 from model.text.prompt import PromptTemplate, load_templates
 from model.text.tokenizer_files import read_tokenizer
 from model.types import LinlyError, Message, ModelFolderError, RequestError
-from tests.model.test_adapters import BASE, reason, write_adapter
-from tests.model.tokens import make_spm
-from tests.paths import CHECKOUT
+from tests.model.serving.test_adapter_registry import BASE, reason, write_adapter
+from tests.model.tokenizers import make_spm
 from tests.tiny import make_folder, write_tokenizer
 
 HANG_SECONDS = 300  # by far more than any of these takes, on any machine
@@ -53,7 +52,7 @@ LOOK = """
 import sys
 from pathlib import Path
 from model.serving.adapter_registry import AdapterRegistry
-from tests.model.test_adapters import BASE
+from tests.model.serving.test_adapter_registry import BASE
 for one in AdapterRegistry(Path(sys.argv[1]), BASE, ("linly",)).scan():
     print(one.name, one.problem.message() if one.problem else "ready")
 """
@@ -248,7 +247,7 @@ import os, sys
 from pathlib import Path
 from model.serving.adapter_registry import AdapterRegistry
 from model.folders.weights import list_tensors
-from tests.model.test_adapters import BASE, Maker
+from tests.model.serving.test_adapter_registry import BASE, Maker
 folder = Path(sys.argv[1])
 found = AdapterRegistry(folder, BASE, ("linly",))
 lora = found.load("a", found.get("a").digest, Maker())
@@ -586,7 +585,7 @@ import sys
 from pathlib import Path
 from model.text.prompt import PromptTemplate
 from model.types import LinlyError, Message
-from tests.model.tokens import make_spm
+from tests.model.tokenizers import make_spm
 spm = make_spm(Path(sys.argv[1]))
 from tests.security.test_foreign_folders import ENDLESS
 for source in ENDLESS.values():

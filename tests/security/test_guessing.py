@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.fake import FakeEngine, echo, fake_manager
-from tests.web.serving import serving
+from tests.web.app_server import serving
 from web.access import AccessPolicy
 from web.rate_limits import AttemptLimiter
 

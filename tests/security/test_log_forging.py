@@ -17,8 +17,8 @@ import pytest
 from model.config.settings import Settings
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.security.raw_client import exchange, running
+from tests.web.app_server import serving
 from tests.web.log_state import restored_logging
-from tests.web.serving import serving
 from web import logs
 from web.access import AccessPolicy
 

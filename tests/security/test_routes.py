@@ -13,7 +13,7 @@ import pytest
 from starlette.routing import BaseRoute, Mount, WebSocketRoute
 
 from tests.fake import FakeEngine, echo, fake_manager
-from tests.web.serving import serving
+from tests.web.app_server import serving
 from web.access import AccessPolicy
 from web.chats.open_store import open_store
 from web.server import GRADIO_PATHS, build_app

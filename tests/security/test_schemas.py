@@ -15,7 +15,7 @@ from schemathesis import GenerationMode
 
 from tests.security.conftest import Served
 from tests.security.test_actions import BODIES
-from tests.web.handmade import Caller, said
+from tests.web.page_client import Caller, said
 from web.ui.actions import Actions, Export
 
 pytestmark = [

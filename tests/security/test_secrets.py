@@ -16,9 +16,9 @@ import httpx
 import pytest
 from gradio import networking, tunneling
 
-from tests.paths import CHECKOUT
+from model.config.settings import CHECKOUT
 from tests.test_app import Process, read_until, run, started
-from tests.web.test_share import WORKING, ShareServer
+from tests.web.public_link.test_tunnel import WORKING, ShareServer
 from training.job import TrainingRunner
 from web.passwords import hash_password
 from web.public_link import tunnel
@@ -109,7 +109,7 @@ def test_no_output_has_a_secret(app: tuple[Process, str], accounts: Path) -> Non
         assert "$argon2" not in text
 
 
-# More of them in tests/model/test_settings.py and test_secret_files.py, without a process each.
+# More of them, without a process each: tests/model/config/test_settings.py, test_secret_files.py.
 REFUSED = [
     [f"--aut=anna:{SECRET}"],
     ["--auth", "anna:my", SECRET],

@@ -18,9 +18,8 @@ from tests.web.chats.conftest import address as address
 from tests.web.chats.conftest import open_store as open_store
 from tests.web.chats.conftest import server as server
 from tests.web.chats.conftest import store as store
-from tests.web.chats.test_store import FOR_OWNERS
-from web.chats import usage
-from web.chats.store import chats, import_writer
+from tests.web.chats.store.test_chat_store import FOR_OWNERS
+from web.chats.store import chats, import_writer, usage
 from web.chats.store.chat_store import ChatStore
 from web.chats.store.errors import StoreError, UnknownChatError
 from web.chats.store.models import Chat, ChatMessage, ChatSettings, MessageState, Snippet

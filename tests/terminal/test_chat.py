@@ -25,7 +25,7 @@ from terminal.options import RequestDefaults
 from terminal.repl import converse
 from terminal.screen import Console
 from tests.fake import FakeEngine, echo, fake_manager
-from tests.terminal.screens import complaints, printed, screen
+from tests.terminal.consoles import complaints, printed, screen
 
 
 class Keys:

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from model.config.settings import CHECKOUT
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.text.tokenizer import TextSpan
-from tests.engine.remote.server import Server, running
-from tests.paths import CHECKOUT
+from tests.model.engine.remote.fake_server import Server, running
 
 COMMAND = [sys.executable, "inference_LLaMA.py"]
 

@@ -20,11 +20,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import finetune
+from model.config.settings import CHECKOUT
 from model.folders.base_info import base_facts
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.serving.adapter_registry import AdapterRegistry
 from model.text.tokenizer import TextSpan
-from tests.paths import CHECKOUT
 from tests.tiny import make_adapter, make_folder
 from training import finalize, run_folder, trainer
 from training.events import Event, Step

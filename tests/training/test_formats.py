@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from model.config.settings import CHECKOUT
 from model.text.prompt import PromptTemplate, load_templates
 from model.types import Message
-from tests.paths import CHECKOUT
 from training.formats import RowError, messages_of
 
 PLAIN = PromptTemplate("plain", "")

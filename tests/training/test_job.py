@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.script import command, until
+from tests.training.fake_finetune import command, until
 from training.events import HeldOut, Note, Stage, Step, TrainingEnded, from_line, to_line
 from training.job import (
     OUT_OF_MEMORY,

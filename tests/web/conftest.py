@@ -12,8 +12,8 @@ from playwright.sync_api import Browser, expect
 
 from model.serving.adapter_registry import Adapter
 from tests.fake import ADAPTERS, FakeEngine, fake_manager
+from tests.web.app_server import serving
 from tests.web.browser import PATIENCE, Chat, chromium
-from tests.web.serving import serving
 from web.access import AccessPolicy
 
 Serve = Callable[..., Chat]

@@ -18,8 +18,8 @@ from itsdangerous import URLSafeTimedSerializer
 from websockets.exceptions import InvalidStatus
 
 from tests.fake import FakeEngine, echo, fake_manager
-from tests.web.handmade import FORM, Stream
-from tests.web.serving import serving
+from tests.web.app_server import serving
+from tests.web.page_client import FORM, Stream
 from web import login
 from web.access import AccessPolicy
 from web.listen_socket import bind

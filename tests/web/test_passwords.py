@@ -13,8 +13,8 @@ import time
 import pytest
 
 from model.config.secret_values import MAX_PASSWORD_BYTES, user_and_password
+from model.config.settings import CHECKOUT
 from model.types import SettingsError
-from tests.paths import CHECKOUT
 from web import passwords
 from web.passwords import PasswordChecker, hash_password, is_hash, verify_password
 

@@ -18,7 +18,7 @@ from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.layers.llama import SequenceSlice
 from model.text.tokenizer import TextSpan
 from model.weight_loader import load_model
-from tests.model.tokens import LIKE_LLAMA, write_spm
+from tests.model.tokenizers import LIKE_LLAMA, write_spm
 
 HIDDEN, WIDE, LAYERS, HEADS, KV_HEADS = 64, 96, 2, 4, 2
 TEXTS = ["The fox", "  two  spaces ", "你好，世界！", "x = 1\n\n\ty", "👋 emoji"]

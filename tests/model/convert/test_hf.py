@@ -104,7 +104,7 @@ def test_missing_weights_leave_nothing(
 def test_another_tokenizer_is_refused_with_the_numbers(
     tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tests.model.tokens import LIKE_LLAMA, write_spm
+    from tests.model.tokenizers import LIKE_LLAMA, write_spm
 
     pickled(tmp_path / "old", tiny_folder, 1)
     other = write_spm(tmp_path / "other.model", **LIKE_LLAMA)

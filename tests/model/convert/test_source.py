@@ -20,7 +20,7 @@ from model.folders import hub
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.types import ModelFolderError
 from tests.model.convert.test_tencent import HEADS, checkpoint, pieces
-from tests.model.tokens import LIKE_LLAMA, write_spm
+from tests.model.tokenizers import LIKE_LLAMA, write_spm
 
 COMMIT = "c" * 40
 

@@ -13,7 +13,7 @@ from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.text.tokenizer import FastTokenizer, SpmTokenizer
 from model.text.tokenizer_files import MAX_PADDING
 from model.types import ModelFolderError
-from tests.model.tokens import END, LIKE_LLAMA, START, make_fast, write_spm
+from tests.model.tokenizers import END, LIKE_LLAMA, START, make_fast, write_spm
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from model.types import BusyError, Delta, Emit, EngineRequest, TokenLogprob
 from tests.fake import FakeEngine, echo, fake_manager
-from tests.web.serving import serving
+from tests.web.app_server import serving
 from web.access import AccessPolicy
 
 KEY = "sk-of-a-friend"

@@ -13,7 +13,7 @@ import pytest
 from model.config.settings import Settings, read_settings
 from model.types import SettingsError
 from tests.fake import FakeEngine, echo, fake_manager
-from tests.web.serving import serving
+from tests.web.app_server import serving
 from web import passwords
 from web.access import AccessPolicy, decide
 from web.passwords import hash_password

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from model.serving.manager import ModelManager
 from model.types import EngineRequest, ModelFolderError
 from tests.fake import FakeEngine, echo, fake_manager
-from tests.web.serving import serving
+from tests.web.app_server import serving
 from web.api.request_models import ChatCompletion, TextCompletion
 
 HELLO = [{"role": "user", "content": "hello there"}]

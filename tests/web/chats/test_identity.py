@@ -12,9 +12,9 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.fake import FakeEngine, echo, fake_manager
+from tests.web.app_server import serving
 from tests.web.browser import PATIENCE, Chat, chromium
-from tests.web.handmade import Caller, said
-from tests.web.serving import serving
+from tests.web.page_client import Caller, said
 from web import page_middleware
 from web.chats import tab_sessions as tabs
 from web.chats.identity import (

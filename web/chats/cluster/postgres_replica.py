@@ -22,7 +22,7 @@ from collections import deque
 import psycopg
 from sqlalchemy import text
 
-from web.chats.backoff import Backoff
+from web.chats.cluster.backoff import Backoff
 from web.chats.cluster.file_lock import NAME
 from web.chats.cluster.notifications import Hear, ReplicaEvent, from_json, to_json
 from web.chats.store.errors import translate_db_errors

@@ -28,8 +28,8 @@ from web.chats.store.models import Chat, ChatSettings
 from web.chats.store.schema import CHATS, MESSAGES
 from web.chats.store.search import holds
 from web.chats.store.serialization import sanitize_text, settings_from, settings_text
+from web.chats.store.usage import StorageUsage
 from web.chats.titles import MAX_LOOKED_AT, MAX_TITLE, checked_title, one_line
-from web.chats.usage import StorageUsage
 
 MAX_QUERY = 200  # characters of what is searched for
 MAX_LISTED_CHATS = 500  # chats, unless more are asked for

@@ -12,8 +12,8 @@ from sqlalchemy import Connection, bindparam, select
 from web.chats.store.errors import UnknownChatError, search_told, translate_db_errors
 from web.chats.store.schema import CHATS, MESSAGES
 from web.chats.store.sqlite import SqliteFile
+from web.chats.store.usage import USAGE, StorageUsage, UsageCache, usage_from
 from web.chats.turns import Turns
-from web.chats.usage import USAGE, StorageUsage, UsageCache, usage_from
 
 OWN_CHAT = select(CHATS.c.id).where(
     CHATS.c.id == bindparam("chat"),

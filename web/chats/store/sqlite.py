@@ -17,7 +17,6 @@ from typing import Any
 
 from sqlalchemy import Connection, QueuePool, StaticPool, create_engine
 
-from web.chats.fair_lock import FairLock
 from web.chats.store import migrations
 from web.chats.store.errors import (
     ClosedError,
@@ -26,6 +25,7 @@ from web.chats.store.errors import (
     StoreError,
     translate_db_errors,
 )
+from web.chats.store.fair_lock import FairLock
 from web.chats.store.migrations import SQLITE, statements
 from web.chats.store.search import folded_holds
 

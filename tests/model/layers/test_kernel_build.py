@@ -1,0 +1,177 @@
+"""How compiled decoding reaches a model, and what happens when it does not."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from llvmlite.binding import get_host_cpu_features
+from platformdirs import user_cache_path
+
+from model.config.settings import APP_NAME, CHECKOUT
+from model.engine.kv_cache import SequenceCache
+from model.layers import kernel_build
+from model.layers.kernel_build import DONE, KernelBuild, build_folder, supported
+from model.layers.llama import Llama, SequenceSlice
+from tests.model.layers.kernels.conftest import GROUPED, make_model
+
+PATIENCE = 120  # seconds; compiling takes some ten of them
+
+
+@pytest.fixture
+def model() -> Iterator[Llama]:
+    made = make_model(GROUPED)
+    yield made
+    if made.decoder:
+        made.decoder.close()
+
+
+def wait_for_decoder(model: Llama) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while model.decoder is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert model.decoder is not None
+
+
+def logits(model: Llama) -> torch.Tensor:
+    cache = SequenceCache(model.cache_format)
+    model.forward([SequenceSlice((3, 4, 5), cache)])
+    return model.forward([SequenceSlice((6,), cache)])
+
+
+def pretend_child(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    def start(_: Path) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    monkeypatch.setattr(kernel_build, "_compile", start)
+
+
+def test_model_serves_before_and_after_the_hand_over(model: Llama) -> None:
+    before = logits(model)
+    KernelBuild(user_cache_path(APP_NAME)).hand_over(model, threads=2, max_rows=8, max_spans=4)
+    wait_for_decoder(model)
+    after = logits(model)
+    assert not torch.equal(before, after), "compiled code was not used"
+    torch.testing.assert_close(after, before, rtol=0, atol=0.01 * float(before.abs().max()))
+
+
+@pytest.mark.slow
+def test_empty_cache_is_filled_by_a_process_of_its_own(tmp_path: Path, model: Llama) -> None:
+    build = KernelBuild(tmp_path)
+    assert not (build_folder(tmp_path) / DONE).exists()
+    build.hand_over(model, threads=2, max_rows=8, max_spans=4)
+    wait_for_decoder(model)
+    assert (build_folder(tmp_path) / DONE).is_file()
+    assert KernelBuild(tmp_path).wait()  # and nothing is compiled a second time
+
+
+@pytest.mark.slow
+def test_cache_that_cannot_be_written_is_done_without(tmp_path: Path, model: Llama) -> None:
+    """As for a container's user in a folder of root's: decoding must be compiled all the same."""
+    (tmp_path / "cache").write_text("no folder")
+    KernelBuild(tmp_path / "cache").hand_over(model, threads=2, max_rows=8, max_spans=4)
+    wait_for_decoder(model)
+    assert logits(model).isfinite().all()
+
+
+OTHER_PROCESSOR = """
+import sys
+from numba import config
+config.CACHE_DIR = sys.argv[1]
+from model.layers.kernels import vectors
+vectors.UNIT = getattr(vectors, sys.argv[2])
+import torch
+from llvmlite.binding import get_host_cpu_features
+from tests.model.kernels import test_decode
+from tests.model.layers.kernels.conftest import SHAPES, make_model
+from tests.model.layers.kernels.test_int8_gemm import bound, exact, int8, multiplier
+from model.layers.kernels import sums
+from model.layers.kernels.decoder import Decoder
+from model.layers.kernels.int8_gemm import IS_WIDE
+assert not IS_WIDE and sums.VECTORS == 1, "not what other processors compute with"
+product = multiplier()
+for layer in (int8(torch.randn(41, 100)), int8(torch.randn(41, 2100))):
+    for rows in (1, 2, 3, 4, 5, 6, 9):
+        x = torch.randn(rows, layer.in_features)
+        assert ((product(layer, x) - exact(layer, x)).abs() <= bound(layer, x)).all(), rows
+for shape in SHAPES.values():
+    model = make_model(shape)
+    adapters = test_decode.loras(model)
+    expected = test_decode.Chats(model, adapters).read()
+    decoder = Decoder(model, 2, 128, 8)
+    model.use(decoder)
+    chats = test_decode.Chats(model, adapters)
+    together = chats.read().clone()
+    test_decode.assert_near(together, expected)
+    for at, prompt in enumerate(test_decode.PROMPTS):
+        alone = model.forward([chats.span(at, prompt, test_decode.empty_cache(model))])
+        assert torch.equal(alone[0], together[at]), at
+    decoder.close()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", ["NARROW", "PLAIN"])
+def test_processors_with_less_compute_the_same(tmp_path: Path, unit: str) -> None:
+    """Without vectors of 512 bits, and without those of 256."""
+    if unit == "NARROW" and not get_host_cpu_features().get("avx2"):
+        pytest.skip("this processor has no AVX2 either")
+    done = subprocess.run(
+        [sys.executable, "-c", OTHER_PROCESSOR, str(tmp_path), unit],
+        cwd=CHECKOUT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_failed_compilation_is_told_once_and_torch_serves(
+    tmp_path: Path, model: Llama, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pretend_child(monkeypatch, "import sys; print('noise'); sys.exit('no LLVM for this machine')")
+    with caplog.at_level(logging.WARNING):
+        build = KernelBuild(tmp_path)
+        assert not build.wait()
+    assert "no LLVM for this machine" in caplog.text
+    assert model.decoder is None
+    assert logits(model).isfinite().all()
+
+
+def test_cancelled_build_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pretend_child(monkeypatch, "import time; time.sleep(600)")
+    build = KernelBuild(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        build.cancel()
+        assert not build.wait()
+    assert caplog.text == ""  # whoever ends the program knows
+    assert build._child is not None
+    assert build._child.stdout is not None
+    build._child.stdout.close()
+    assert build._child.returncode != 0
+
+
+def test_changed_sources_are_compiled_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = tmp_path / "kernels"
+    sources.mkdir()
+    (sources / "one.py").write_text("a = 1\n")
+    monkeypatch.setattr(kernel_build, "SOURCES", sources)
+    first = build_folder(tmp_path)
+    assert build_folder(tmp_path) == first
+    (sources / "one.py").write_text("a = 2\n")
+    assert build_folder(tmp_path) != first
+
+
+@pytest.mark.parametrize(
+    ("device", "quantization", "expected"),
+    [("cpu", "8bit", True), ("cpu", "none", False), ("cuda", "8bit", False)],
+)
+def test_only_int8_on_the_cpu_is_compiled(device: str, quantization: str, expected: bool) -> None:
+    assert supported(device, quantization) is expected

@@ -1,0 +1,97 @@
+"""What an input line means."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+
+from model.config.settings import CHECKOUT
+from model.text.prompt import PromptTemplate, load_templates
+from model.types import Message
+from terminal.jsonl import BatchRow, read_rows
+from training.formats import messages_of
+
+
+def rows(data: bytes | str) -> list[BatchRow]:
+    return list(read_rows(io.BytesIO(data.encode() if isinstance(data, str) else data)))
+
+
+CHAT = '[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, %s]'
+
+
+@pytest.mark.parametrize(
+    ("line", "asked"),
+    [
+        ('{"prompt": "hello"}', "hello"),
+        ('{"instruction": "Add", "input": "1 2"}', "Add\n1 2"),
+        ('{"instruction": "Add", "input": "", "output": "x"}', "Add"),
+        ('{"instruction": "Add", "input": null}', "Add"),
+        ('"a string"', "a string"),
+        ("What is {x}?", "What is {x}?"),
+        ("{x} is what?", "{x} is what?"),
+        ('"Well," she said, "what?"', '"Well," she said, "what?"'),
+        ("  你好\r", "你好"),
+    ],
+)
+def test_a_question_in_each_form(line: str, asked: str) -> None:
+    (row,) = rows(line + "\n")
+    assert row.written(PromptTemplate("plain", "")) == (Message("user", asked),)
+    assert row.problem == ""
+
+
+def test_an_input_is_written_as_training_writes_it() -> None:
+    """Else an adapter is asked in another form than it was trained on."""
+    row = {"instruction": "Add {input}", "input": "1 2", "output": "3"}
+    (read,) = rows(json.dumps(row))
+    for template in load_templates(CHECKOUT / "prompts").values():
+        assert read.written(template) == messages_of(row, template)[:-1]
+
+
+def test_messages() -> None:
+    (row,) = rows('{"messages": ' + CHAT % '{"role": "user", "content": "c"}' + "}")
+    assert [message.content for message in row.messages] == ["a", "b", "c"]
+    assert [message.role for message in row.messages] == ["user", "assistant", "user"]
+
+
+def test_its_own_fields_are_kept() -> None:
+    plain, own = rows('hello\n{"id": 7, "prompt": "x"}\n')
+    assert (plain.fields, own.fields) == ({"prompt": "hello"}, {"id": 7, "prompt": "x"})
+
+
+def test_empty_lines_count_and_are_skipped_and_a_byte_order_mark_is_no_text() -> None:
+    found = rows(b"\xef\xbb\xbfa\n\n  \nb")
+    assert [(row.number, row.messages[0].content) for row in found] == [(1, "a"), (4, "b")]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"prompt": "torn', "is not valid JSON"),
+        ("{", "is not valid JSON"),
+        ("[1, 2]", "neither an object nor a string"),
+        ("42", "neither an object nor a string"),
+        ("[" * 5000, "is nested too deeply"),
+        ('{"text": "hello"}', 'has none of "prompt"'),
+        ('{"prompt": 3}', '"prompt" is not text'),
+        ('{"prompt": " "}', '"prompt" is not text, or empty'),
+        ('{"instruction": "a", "input": 3}', '"input" is not text'),
+        ('{"prompt": "\\ud800"}', "half a character"),
+        ('{"messages": []}', '"messages" is not a list'),
+        ('{"messages": "hello"}', '"messages" is not a list'),
+        ('{"messages": ["hello"]}', "A message is not"),
+        ('{"messages": ' + CHAT % '{"role": "bot", "content": "c"}' + "}", "a role of system"),
+        ('{"messages": ' + CHAT % '{"role": ["user"], "content": "c"}' + "}", "a role of system"),
+        ('{"messages": ' + CHAT % '{"role": "user", "content": 1}' + "}", "with text"),
+        ('{"messages": ' + CHAT % '{"role": "assistant", "content": "c"}' + "}", "do not end"),
+        (b"\xc4\xe3\xba\xc3", "is not UTF-8"),
+    ],
+)
+def test_a_bad_line_has_a_problem_and_the_next_is_fine(line: Any, says: str) -> None:
+    bad, fine = rows((line if isinstance(line, bytes) else line.encode()) + b"\nfine\n")
+    assert says in bad.problem
+    assert "\n" not in bad.problem
+    assert bad.messages == ()
+    assert fine.messages == (Message("user", "fine"),)

@@ -1,0 +1,103 @@
+"""The document at /docs, held against what the API does: asked by schemathesis for whatever it
+allows, and for what it does not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from playwright.sync_api import Browser, expect
+
+from tests.fake import FakeEngine, echo, fake_manager
+from tests.web.app_server import serving
+from web.access import AccessPolicy
+
+ADMIN = "Bearer the-admins"
+# Refusals that no schema can tell beforehand: what fits together, and what there is.
+KNOWN = (
+    "top_logprobs goes with logprobs",
+    "A prompt's logprobs are not served",
+    "At most 32 choices a request",
+    "The prompts of all choices",
+    "best_of other than n",
+    "A token id lies outside",
+    "is longer than the context",
+    "tokens long and there is room for",
+    "a stop string",
+    "a seed has 64 bits",
+    "The prompt is empty",
+)
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    manager = fake_manager(FakeEngine(echo))
+    manager.wait()
+    with serving(manager, AccessPolicy(api_keys=("a-key",), admin_key="the-admins")) as address:
+        yield address
+
+
+@pytest.mark.slow
+def test_the_api_does_what_its_document_says(url: str, tmp_path: Path) -> None:
+    """By schemathesis' own program: what is allowed, what is not, other methods, other keys."""
+    program = Path(sys.executable).with_name("st")
+    # Of what is refused as too large it is never asked whether it was right otherwise.
+    statuses = "[400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 428, 429]"
+    config = f"[checks]\nnegative_data_rejection.expected-statuses = {statuses}\n"
+    (tmp_path / "schemathesis.toml").write_text(config)
+    done = subprocess.run(
+        [program, "run", f"{url}/openapi.json", "-H", f"Authorization: {ADMIN}", "--no-color",
+         "--max-examples", "40", "--generation-deterministic", "--seed", "1", "--no-shrink",
+         "--phases", "coverage,fuzzing", "--exclude-checks", "positive_data_acceptance"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr
+    assert "Tested: 10" in done.stdout
+
+
+# The server runs in this process, and hypothesis takes its random numbers for the strategy's.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_what_the_document_allows_is_answered(url: str, path: str) -> None:
+    document = schemathesis.openapi.from_url(f"{url}/openapi.json")
+
+    @given(case=document[path]["POST"].as_strategy())
+    @settings(
+        max_examples=60, derandomize=True, deadline=None, database=None,
+        suppress_health_check=list(HealthCheck),  # they go by the clock
+    )  # fmt: skip
+    def answered(case: schemathesis.Case) -> None:
+        response = case.call(headers={"Authorization": ADMIN})
+        if response.status_code == 400:
+            message = response.json()["error"]["message"]
+            assert any(known in message for known in KNOWN), message
+        else:
+            assert response.status_code in (200, 404, 422), response.text
+
+    answered()
+
+
+def test_the_document_has_everything(url: str) -> None:
+    document = httpx.get(f"{url}/openapi.json").json()
+    assert set(document["paths"]) == {
+        "/health", "/metrics", "/v1/models", "/v1/models/{name}", "/v1/chat/completions",
+        "/v1/completions", "/v1/adapters", "/v1/adapters/rescan", "/v1/adapters/{name}/load",
+        "/v1/adapters/{name}/unload",
+    }  # fmt: skip
+
+
+@pytest.mark.browser
+def test_the_document_needs_no_other_host(url: str, browser: Browser) -> None:
+    page = browser.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{url}/docs")
+    expect(page.get_by_text("/v1/chat/completions", exact=True)).to_be_visible()
+    assert [one for one in asked if not one.startswith((url, "data:", "blob:"))] == []
+    page.close()

@@ -1,0 +1,177 @@
+"""Several choices of one request, and several prompts; text in front; the logprobs' form."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+
+import httpx
+import openai
+import pytest
+
+from model.types import Delta, Emit, EngineRequest, Queued
+from tests.fake import FakeEngine, fake_manager
+from tests.web.app_server import serving
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+def seeded(prompt: str, request: EngineRequest) -> list[str]:
+    """Says which seed it has, and what it was asked."""
+    return [f"{request.sampling.seed} ", "to ", prompt[-5:]]
+
+
+@pytest.fixture(scope="module")
+def engine() -> FakeEngine:
+    return FakeEngine(seeded)
+
+
+@pytest.fixture(scope="module")
+def url(engine: FakeEngine) -> Iterator[str]:
+    manager = fake_manager(engine)
+    manager.wait()
+    with serving(manager) as address:
+        yield address
+
+
+@pytest.fixture
+def client(url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+
+def test_each_choice_has_its_seed(client: openai.OpenAI) -> None:
+    reply = client.completions.create(model="pirate", prompt="ahoy!", n=3, seed=7)
+    assert [choice.index for choice in reply.choices] == [0, 1, 2]
+    assert [choice.text for choice in reply.choices] == ["7 to ahoy!", "8 to ahoy!", "9 to ahoy!"]
+    assert reply.usage
+    assert reply.usage.prompt_tokens == 5  # the prompt counts once
+    assert reply.usage.completion_tokens == 9
+
+
+def test_the_last_seed_has_a_next_one(client: openai.OpenAI) -> None:
+    reply = client.completions.create(model="pirate", prompt="ahoy!", n=2, seed=2**63 - 1)
+    assert [choice.text.split()[0] for choice in reply.choices] == [str(2**63 - 1), "0"]
+
+
+def test_choices_without_a_seed_are_not_alike(client: openai.OpenAI, engine: FakeEngine) -> None:
+    client.completions.create(model="pirate", prompt="ahoy!", n=2)
+    one, other = engine.requests[-2:]
+    assert one.id != other.id
+    assert one.sampling.seed is other.sampling.seed is None  # the engine draws one for each
+
+
+def test_several_prompts(client: openai.OpenAI) -> None:
+    reply = client.completions.create(model="pirate", prompt=["first", "other"], n=2, seed=1)
+    texts = [choice.text for choice in reply.choices]
+    assert texts == ["1 to first", "2 to first", "1 to other", "2 to other"]
+    assert reply.usage
+    assert reply.usage.prompt_tokens == 10
+    ids = [[ord(letter) for letter in word] for word in ("first", "other")]
+    reply = client.completions.create(model="pirate", prompt=ids, seed=1)
+    assert [choice.text for choice in reply.choices] == ["1 to first", "1 to other"]
+
+
+@pytest.mark.parametrize("prompt", ["ahoy!", [97, 104, 111, 121, 33]])
+@pytest.mark.parametrize("stream", [False, True])
+def test_echo(client: openai.OpenAI, prompt: str, stream: bool) -> None:
+    reply = client.completions.create(
+        model="pirate", prompt=prompt, echo=True, seed=1, stream=stream
+    )
+    chunks = reply if stream else [reply]
+    text = "".join(chunk.choices[0].text for chunk in chunks)  # type: ignore[union-attr]
+    assert text == "ahoy!1 to ahoy!"
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_choices_stream_side_by_side(client: openai.OpenAI, n: int) -> None:
+    stream = client.chat.completions.create(
+        model="pirate", messages=HELLO, n=n, seed=4, stream=True,  # type: ignore[arg-type]
+        stream_options={"include_usage": True},
+    )  # fmt: skip
+    said: dict[int, str] = defaultdict(str)
+    roles, ends, usage = [], [], None
+    for chunk in stream:
+        usage = chunk.usage
+        for choice in chunk.choices:
+            said[choice.index] += choice.delta.content or ""
+            roles += [choice.index] if choice.delta.role else []
+            ends += [choice.index] if choice.finish_reason == "stop" else []
+    assert [said[i].split()[0] for i in range(n)] == [str(4 + i) for i in range(n)]
+    assert sorted(roles) == sorted(ends) == list(range(n))
+    assert usage
+    assert usage.completion_tokens == 3 * n
+
+
+@pytest.mark.parametrize("seed", [str(2**63), str(-(2**63) - 1), "1e300", "9" * 9000])
+def test_a_seed_of_more_than_64_bits_is_refused(url: str, engine: FakeEngine, seed: str) -> None:
+    before = len(engine.requests)
+    body = '{"prompt": "ahoy!", "seed": ' + seed + "}"
+    headers = {"Content-Type": "application/json"}
+    answer = httpx.post(f"{url}/v1/completions", content=body, headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"]
+    assert len(engine.requests) == before
+
+
+@pytest.mark.parametrize("seed", [-1, None])
+def test_a_seed_of_minus_one_is_none(url: str, engine: FakeEngine, seed: int | None) -> None:
+    httpx.post(f"{url}/v1/completions", json={"prompt": "ahoy!", "seed": seed})
+    assert engine.requests[-1].sampling.seed is None
+    httpx.post(f"{url}/v1/completions", json={"prompt": "ahoy!", "seed": -2})
+    assert engine.requests[-1].sampling.seed == 2**63 - 2  # OpenAI's go below 0
+
+
+def test_choices_come_as_they_are_said() -> None:
+    """One that is slow keeps no other one waiting, and hanging up ends them all."""
+    engine = FakeEngine(lambda prompt, request: ["word "] * 1000, ticking=True)
+    manager = fake_manager(engine)
+    manager.wait()
+    with serving(manager) as url:
+        engine.tick(6)
+        ask = {"json": {"messages": HELLO, "n": 3, "stream": True}, "timeout": 2.0}
+        with (
+            pytest.raises(httpx.ReadTimeout),
+            httpx.stream("POST", f"{url}/v1/chat/completions", **ask) as answer,  # type: ignore[arg-type]
+        ):
+            for _ in answer.iter_lines():
+                pass
+        ids = {request.id for request in engine.requests}
+        assert len(ids) == 3
+        while not ids <= engine.aborted:
+            httpx.get(f"{url}/health")
+        engine.tick(30)
+        while engine.status().running:
+            httpx.get(f"{url}/health")
+        assert sum(engine.emitted.values()) <= 6 + 3  # one more each, at the most
+
+
+class WaitingEngine(FakeEngine):
+    """Tells each request first that it has to wait."""
+
+    def submit(self, request: EngineRequest, emit: Emit) -> None:
+        emit(Delta(queued=Queued(2, "slots", 7.4)))
+        super().submit(request, emit)
+
+
+def test_a_silent_stream_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proxies hang up on who is silent; a long prompt can take minutes before its first token."""
+    monkeypatch.setattr("web.api.streaming.ALIVE_SECONDS", 0.01)
+    held = threading.Event()
+
+    def late(prompt: str, request: EngineRequest) -> list[str]:
+        held.wait()
+        return ["at last"]
+
+    manager = fake_manager(WaitingEngine(late))
+    manager.wait()
+    with serving(manager) as url:
+        body = {"messages": HELLO, "stream": True}
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body) as answer:
+            lines = answer.iter_lines()
+            while not next(lines).startswith(": "):
+                pass
+            held.set()
+            rest = "\n".join(lines)
+    assert "at last" in rest
+    assert "data: [DONE]" in rest

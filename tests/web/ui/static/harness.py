@@ -1,0 +1,199 @@
+"""The page's scripts without Gradio and without a model: a page that sets what they are to draw."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Locator, Page
+
+from model.config.settings import CHECKOUT
+from tests.web.browser import PATIENCE
+
+HERE = Path(__file__).parent
+STATIC = CHECKOUT / "web" / "ui" / "static"
+ACTIONS = "page/actions/"
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """The harness, and the scripts below `page/`."""
+
+    def translate_path(self, path: str) -> str:
+        name = path.partition("?")[0].removeprefix("/")
+        if name.startswith("page/"):
+            return str(STATIC / name.removeprefix("page/"))
+        return str(HERE / (name if name == "harness.js" else "harness.html"))
+
+    def log_message(self, *args: Any) -> None:
+        """Nothing is logged."""
+
+
+@dataclass
+class Site:
+    """Where the harness is."""
+
+    url: str = ""
+
+
+@contextmanager
+def site() -> Iterator[Site]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield Site(f"http://127.0.0.1:{server.server_port}/")
+        server.shutdown()
+        thread.join()
+
+
+@dataclass
+class Harness:
+    """The open page, and the server and the controls that `harness.js` stands for."""
+
+    page: Page
+    site: Site
+    complaints: list[str] = field(default_factory=list)
+
+    def open(self, query: str = "") -> Harness:
+        self.page.set_default_timeout(PATIENCE)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", self._listen)
+        self.page.goto(self.site.url + query)
+        return self.wait()
+
+    def _listen(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
+    def wait(self) -> Harness:
+        self.page.wait_for_function("window.harness?.ready")
+        return self
+
+    def reload(self) -> Harness:
+        self.page.reload()
+        return self.wait()
+
+    # What the server sends.
+
+    def event(self, **events: Any) -> None:
+        """Send one message of the stream, and let what is due be drawn."""
+        self.page.evaluate("(events) => harness.event(events)", events)
+        self.frames()
+
+    def log(self, *messages: dict[str, Any], **more: Any) -> None:
+        """Show these messages, and wait until they are drawn."""
+        value = {"chat": "c1", "language": "en", "messages": messages, "comparison": None,
+                 "empty": "Say something.", "suggestions": []}  # fmt: skip
+        self.page.evaluate("(value) => harness.log(value)", value | more)
+        self.frames()
+
+    def sidebar(self, *chats: dict[str, Any], **more: Any) -> None:
+        """Show these chats in the side bar."""
+        value = {"language": "en", "chats": chats, "more": False, "current": None, "query": "",
+                 "deleted": None, "kept": True}  # fmt: skip
+        self.page.evaluate("(value) => harness.sidebar(value)", value | more)
+
+    def live(self, notice: str = "", **texts: str) -> None:
+        """These replies are in the making, by message, and have said so much."""
+        replies = {key: {"text": text, "notice": notice} for key, text in texts.items()}
+        self.page.evaluate("(replies) => harness.live(replies)", replies)
+        self.frames()
+
+    # What becomes of connections.
+
+    def server(self, **values: Any) -> None:
+        """How it answers from now on: `way`, `version` and `head` of `harness.js`."""
+        self.page.evaluate("(values) => { Object.assign(harness.server, values); }", values)
+
+    def drop(self, code: int = 1006, reason: str = "") -> None:
+        """End the connection."""
+        self.page.evaluate("([code, reason]) => harness.socket.end(code, reason)", [code, reason])
+
+    def connections(self) -> list[str]:
+        """The queries of all connections, in their order."""
+        found: list[str] = self.page.evaluate(
+            "harness.sockets.map(({ url }) => url.replace('ws://' + location.host + '/', ''))"
+        )
+        return found
+
+    # What is posted, and answered.
+
+    def answer(self, path: str, **values: Any) -> None:
+        """What the next post to this path is answered: the action's answer; with `status` an error;
+        `held` until `release`; `fails` for none. With `text` and `headers` it is a file."""
+        script = "([path, values]) => { (harness.server.answers[path] ??= []).push(values); }"
+        self.page.evaluate(script, [f"page/{path}", values])
+
+    def refuse(self, path: str, message: str, status: int = 400) -> None:
+        self.answer(path, status=status, error={"code": "refused", "message": message})
+
+    def release(self) -> None:
+        """Give the answer that has been held back for longest."""
+        self.page.evaluate("harness.held.shift()()")
+
+    def posts(self) -> list[dict[str, Any]]:
+        """What has been posted since the last call: path, query, headers and body of each."""
+        found: list[dict[str, Any]] = self.page.evaluate("harness.posts.splice(0)")
+        return found
+
+    def wait_for_posts(self, count: int = 1) -> list[dict[str, Any]]:
+        self.page.wait_for_function("(count) => harness.posts.length >= count", arg=count)
+        return self.posts()
+
+    def actions(self, form: bool = False) -> list[dict[str, Any]]:
+        """The actions among the posts since the last call, without what the controls say unless
+        that is asked for."""
+        actions = [
+            {"kind": post["path"].removeprefix(ACTIONS), **json.loads(post["body"])}
+            for post in self.posts()
+            if post["path"].startswith(ACTIONS)
+        ]
+        left_out = () if form else ("form",)
+        return [{k: v for k, v in one.items() if k not in left_out} for one in actions]
+
+    # What the visitor does.
+
+    def control(self, kind: str, **values: Any) -> None:
+        """Gradio tells of an event of one of its controls; the controls have these values."""
+        self.page.evaluate("(values) => { Object.assign(harness.values, values); }", values)
+        self.page.evaluate("(kind) => harness.control(kind)", kind)
+
+    def frames(self) -> None:
+        """Let what is due be drawn."""
+        self.page.evaluate(
+            "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
+
+    def idle(self) -> None:
+        """Let everything be drawn that waits for an idle moment."""
+        self.page.wait_for_function("document.querySelector('.messages').ariaBusy === 'false'")
+        self.frames()
+
+    def message(self, key: str) -> Locator:
+        return self.page.locator(f'article[data-id="{key}"]')
+
+    @property
+    def box(self) -> Locator:
+        return self.page.get_by_role("textbox", name="Message", exact=True)
+
+
+def message(key: str, role: str, text: str | None, **more: Any) -> dict[str, Any]:
+    """A message as the log's value has it."""
+    return {
+        "id": key, "role": role, "text": text, "state": "done", "error": "", "notice": "",
+        "branch": {"at": 1, "of": 1, "before": None, "after": None}, "facts": "",
+        "provenance": [], "exact": False, "continues": False, "comparison": None,
+    } | more  # fmt: skip
+
+
+def asked(key: str, text: str, **more: Any) -> dict[str, Any]:
+    return message(key, "user", text, **more)
+
+
+def replied(key: str, text: str | None, **more: Any) -> dict[str, Any]:
+    return message(key, "assistant", text, **more)

@@ -1,0 +1,295 @@
+"""What the visitor does, as it is posted; and what becomes of the answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+from playwright.sync_api import Locator, expect
+
+from tests.web.ui.static.conftest import Open
+from tests.web.ui.static.harness import Harness, asked
+from web.ui.actions import Actions
+
+pytestmark = pytest.mark.browser
+
+NOT_SENT = "This did not reach the server. Try again."
+HEARS = """window.said = [];
+  document.addEventListener('linly:said', ({ detail }) => said.push(detail));"""
+DO = """(action) => import(new URL('page/actions.js', document.baseURI))
+  .then(({ act }) => { act(action); })"""
+EXPORT = """(kind) => import(new URL('page/actions.js', document.baseURI))
+  .then(({ exportChats }) => { exportChats(kind); })"""
+IMPORT = """(texts) => import(new URL('page/actions.js', document.baseURI))
+  .then(({ importChats }) => texts.forEach((text, i) => { importChats(text, i < 2); }))"""
+BUSY = {"code": "reply_busy", "message": "A reply is under way."}
+# What the page's parts say with an action; the rest is read from the controls.
+GIVEN: dict[str, dict[str, Any]] = {
+    **{kind: {"id": "x"} for kind in (
+        "open", "continue", "again", "branch", "side_by_side", "choose", "delete", "undo"
+    )},
+    "edit": {"id": "x", "text": "Hi"},
+    "rename": {"id": "x", "title": "Ships"},
+    "search": {"text": "rum"},
+    "vote": {"comparison": "cmp", "winner": "tie"},
+}  # fmt: skip
+
+
+def act(harness: Harness, kind: str, **values: Any) -> None:
+    """A part of the page does something."""
+    harness.page.evaluate(DO, {"kind": kind, **values})
+
+
+def toasts(harness: Harness) -> Locator:
+    return harness.page.get_by_role("status").locator(".linly-toast")
+
+
+def kinds(harness: Harness) -> list[str]:
+    return [action["kind"] for action in harness.actions()]
+
+
+def test_the_server_takes_every_action_as_it_is_posted(harness: Harness) -> None:
+    known = Actions(*[MagicMock() for _ in range(6)]).known
+    harness.page.evaluate("Object.assign(harness.values, {scale: '', seed: null})")
+    harness.event(filled="c1")
+    harness.box.fill("Ahoy")
+    posted = []
+    for kind, (body, _) in known.items():
+        act(harness, kind, **GIVEN.get(kind, {}))
+        for post in harness.posts():
+            name = post["path"].removeprefix("page/actions/")
+            known[name][0].model_validate_json(post["body"])
+            posted.append(name)
+        assert kind in posted, body
+    assert set(posted) == set(known)
+
+
+def test_what_is_sent_with_a_message(opened: Open) -> None:
+    harness = opened("?chat=c1")
+    harness.event(filled="c1")
+    harness.box.fill("Ahoy")
+    harness.control("send", adapter="pirate", temperature=0.5, scale="")
+    (action,) = harness.actions(form=True)
+    assert action["text"] == "Ahoy"
+    chosen = {"filled": "c1", "adapter": "pirate", "temperature": 0.5, "scale": None}
+    assert action["form"].items() >= chosen.items()
+
+
+def test_a_prompt_goes_behind_what_is_typed_by_then(harness: Harness) -> None:
+    harness.answer("actions/use_snippet", held=True, inserted="Sum it up")
+    harness.box.fill("A te")
+    harness.control("use_snippet")
+    harness.control("use_snippet")  # as Gradio does by itself
+    harness.box.fill("A text.")
+    harness.release()
+    expect(harness.box).to_have_value("A text.\nSum it up")
+    harness.answer("actions/use_snippet", inserted="Sum it up")
+    harness.box.fill(" ")
+    harness.control("use_snippet")
+    expect(harness.box).to_have_value("Sum it up")
+
+
+def test_who_asks_is_in_the_headers(opened: Open) -> None:
+    harness = opened("?chat=c1", fake_clock=True)
+    act(harness, "new_chat")
+    (post,) = harness.posts()
+    own = {k: v for k, v in post["headers"].items() if k.startswith("x-linly")}
+    assert own == {"x-linly-tab": "t1", "x-linly-language": "en", "x-linly-chat": "c1"}
+    assert post["headers"]["content-type"] == "application/json"
+    harness.log(chat=None, language="zh")
+    act(harness, "new_chat")
+    (post,) = harness.posts()
+    own = {k: v for k, v in post["headers"].items() if k.startswith("x-linly")}
+    assert own == {"x-linly-tab": "t1", "x-linly-language": "zh"}
+    harness.server(way="silent")
+    harness.drop()
+    act(harness, "new_chat")
+    (post,) = harness.posts()
+    assert post["headers"]["x-linly-tab"] == "none"  # this one's stream has gone
+
+
+def test_an_address_that_is_no_header(opened: Open) -> None:
+    harness = opened("?chat=%E8%88%B9%0A")
+    act(harness, "new_chat")
+    (post,) = harness.posts()
+    assert "x-linly-chat" not in post["headers"]
+
+
+def test_one_after_another(harness: Harness) -> None:
+    harness.answer("actions/send", held=True)
+    harness.box.fill("one")
+    harness.control("send")
+    harness.box.fill("two")
+    act(harness, "open", id="c2")
+    harness.control("send")
+    harness.box.fill("three")
+    assert [action["text"] for action in harness.actions()] == ["one"]
+    harness.release()
+    actions = harness.actions()
+    assert [action["kind"] for action in actions] == ["open", "send"]
+    assert actions[1]["text"] == "two"  # as it was then
+
+
+def test_stop_waits_for_nothing(harness: Harness) -> None:
+    harness.answer("actions/send", held=True)
+    harness.control("send")
+    act(harness, "new_chat")
+    harness.control("stop")
+    assert kinds(harness) == ["send", "stop"]
+    harness.release()
+    assert kinds(harness) == ["new_chat"]
+
+
+def test_only_the_newest_settings_are_sent(harness: Harness) -> None:
+    harness.answer("actions/send", held=True)
+    harness.control("send")
+    for temperature in (0.1, 0.2, 0.3):
+        harness.control("settings", temperature=temperature)
+        harness.control("regenerate")
+    harness.release()
+    actions = harness.actions(form=True)
+    assert [(action["kind"], action["form"]["temperature"]) for action in actions] == [
+        ("send", 0.7), ("regenerate", 0.1), ("regenerate", 0.2), ("settings", 0.3),
+        ("regenerate", 0.3),
+    ]  # fmt: skip
+
+
+def test_a_preset_s_sliders_are_settings_of_the_chat(harness: Harness) -> None:
+    harness.answer("actions/preset", controls=[[3, {"value": 0.9}]])
+    harness.control("preset", preset="Creative")
+    assert kinds(harness) == ["preset", "settings"]
+    updates = harness.page.evaluate("harness.updates")
+    assert updates == [[None, None, None, {"__type__": "update", "value": 0.9}]]
+
+
+def test_controls_are_about_the_chat_that_filled_them(harness: Harness) -> None:
+    harness.event(filled="c1", controls=[[0, {"visible": False}], [1, {"value": "x"}]])
+    harness.control("settings")
+    harness.answer("actions/open", filled="c2")
+    act(harness, "open", id="c2")
+    harness.control("settings")
+    harness.answer("actions/new_chat", filled="")
+    act(harness, "new_chat")
+    harness.control("settings")
+    forms = [action["form"]["filled"] for action in harness.actions(form=True) if "form" in action]
+    assert forms == ["c1", "c2", ""]
+    assert len(harness.page.evaluate("harness.updates")) == 1
+
+
+def test_a_sentence_that_goes_by_itself(opened: Open) -> None:
+    harness = opened(fake_clock=True)
+    harness.page.evaluate(HEARS)
+    harness.answer("actions/new_chat", say="Done <b>")
+    act(harness, "new_chat")
+    expect(toasts(harness)).to_have_text("Done <b>")
+    assert harness.page.evaluate("said") == ["Done <b>"]
+    harness.page.clock.run_for(6_000)
+    expect(toasts(harness)).to_have_count(0)
+
+
+def test_a_sentence_is_closed(harness: Harness) -> None:
+    harness.answer("actions/new_chat", say="Done")
+    act(harness, "new_chat")
+    harness.page.locator(".linly-toast").get_by_role("button", name="Close").click()
+    expect(toasts(harness)).to_have_count(0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        ({"status": 409, "error": BUSY}, "A reply is under way."),
+        ({"status": 502, "text": "<html>Bad Gateway"}, NOT_SENT),
+        ({"fails": True}, NOT_SENT),
+        ({"text": "<html>a proxy's page"}, NOT_SENT),
+    ],
+)  # fmt: skip
+def test_what_is_refused_is_said_and_holds_up_nothing(
+    harness: Harness, answer: dict[str, Any], sentence: str
+) -> None:
+    harness.page.evaluate(HEARS)
+    harness.answer("actions/regenerate", **answer)
+    harness.control("regenerate")
+    harness.control("send")
+    expect(toasts(harness)).to_have_text(sentence)
+    assert harness.page.evaluate("said") == [sentence]
+    assert kinds(harness) == ["regenerate", "send"]
+
+
+def test_controls_that_do_not_answer_hold_up_nothing_for_long(opened: Open) -> None:
+    """Everything that was done afterwards waited without an end."""
+    harness = opened(fake_clock=True)
+    harness.page.evaluate("harness.mute = true")
+    harness.control("send")
+    act(harness, "new_chat")
+    assert harness.posts() == []
+    harness.page.clock.run_for(10_000)
+    expect(toasts(harness)).to_have_text(NOT_SENT)
+    assert kinds(harness) == ["new_chat"]
+    harness.complaints.clear()  # the browser's console has it, too
+
+
+@pytest.mark.parametrize("chat", ["c2", None])
+def test_a_tab_whose_stream_has_gone_connects_again(opened: Open, chat: str | None) -> None:
+    harness = opened("?chat=c1", fake_clock=True)
+    harness.log(asked("u", "Hi"))
+    harness.answer("actions/send", lost=True, chat=chat, sent="Ahoy")
+    harness.box.fill("Ahoy")
+    harness.control("send")
+    address = harness.page.evaluate("location.href")
+    assert address == harness.site.url + ("?chat=c2" if chat else "")
+    query = "&chat=c2" if chat else ""
+    assert harness.connections()[1:] == [f"page/events?language=en{query}"]
+    expect(harness.box).to_have_value("")  # it has been sent
+    act(harness, "new_chat")
+    assert harness.posts()[-1]["headers"]["x-linly-tab"] == "t2"
+    harness.page.clock.run_for(5_000)
+    assert len(harness.connections()) == 2
+    expect(harness.page.locator(".linly-banner")).to_have_count(0)
+
+
+@pytest.mark.parametrize("status", [401, 410])
+def test_a_login_that_has_ended(harness: Harness, status: int) -> None:
+    harness.refuse("actions/new_chat", "This page asks for a password.", status)
+    with harness.page.expect_navigation():
+        act(harness, "new_chat")
+    harness.wait()
+
+
+@pytest.mark.parametrize(
+    ("headers", "name"),
+    [
+        ({"Content-Disposition": "attachment; filename*=UTF-8''%E8%88%B9.md"}, "船.md"),
+        ({}, "chats.json"),
+    ],
+)
+def test_an_export(harness: Harness, headers: dict[str, str], name: str) -> None:
+    harness.answer("export", text='{"船": 1}', headers=headers)
+    with harness.page.expect_download() as download:
+        harness.page.evaluate(EXPORT, "json")
+    assert download.value.suggested_filename == name
+    assert Path(download.value.path()).read_text(encoding="utf-8") == '{"船": 1}'
+    (post,) = harness.posts()
+    assert json.loads(post["body"]) == {"kind": "json"}
+    assert post["headers"]["x-linly-tab"] == "t1"
+
+
+def test_an_export_that_is_refused(harness: Harness) -> None:
+    harness.refuse("export", "This chat does not exist.", 404)
+    harness.page.evaluate(EXPORT, "json")
+    expect(toasts(harness)).to_have_text("This chat does not exist.")
+
+
+def test_imports_come_one_after_another_beside_the_rest(harness: Harness) -> None:
+    harness.answer("import", held=True)
+    harness.refuse("import", "These are no chats.")
+    harness.answer("import", say="Imported.", chat="c9", filled="c9")
+    harness.page.evaluate(IMPORT, ["1", "2", "3"])
+    act(harness, "new_chat")
+    assert [post["path"] for post in harness.posts()] == ["page/import", "page/actions/new_chat"]
+    harness.release()
+    posts = harness.posts()
+    assert [(post["body"], post["query"]) for post in posts] == [("2", "?more=1"), ("3", "?more=0")]
+    expect(toasts(harness)).to_have_text(["These are no chats.", "Imported."])

@@ -1,0 +1,234 @@
+"""The side bar: the visitor's chats, and what can be done with them."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, expect
+
+from tests.web.ui.static.conftest import Open
+from tests.web.ui.static.harness import Harness
+
+pytestmark = pytest.mark.browser
+
+DAY = 24 * 60 * 60
+NAMED = {"Content-Disposition": "attachment; filename*=UTF-8''chats.md"}
+EVIL = "<img src=x onerror='window.pwned = 1'>"
+
+
+def chat(key: str, title: str, age: float = 0, running: bool = False) -> dict[str, Any]:
+    return {"id": key, "title": title, "updated": time.time() - age, "running": running}
+
+
+def row(harness: Harness, key: str) -> Locator:
+    return harness.page.locator(f'.linly-sidebar li[data-id="{key}"]')
+
+
+def press(scope: Locator, name: str) -> None:
+    scope.get_by_role("button", name=name, exact=True).click()
+
+
+def menu(harness: Harness, entry: str) -> None:
+    harness.page.get_by_text("Export and import").click()
+    press(harness.page.locator(".menu"), entry)
+
+
+def test_chats_by_day(harness: Harness) -> None:
+    harness.sidebar(
+        chat("a", "Ships"), chat("b", "Sea", running=True), chat("c", "Rum", 1.01 * DAY),
+        chat("d", "Gold", 40 * DAY), current="a",
+    )  # fmt: skip
+    nav = harness.page.get_by_role("navigation", name="Chats")
+    today = nav.locator("section", has=harness.page.get_by_role("heading", name="Today"))
+    expect(today.get_by_role("listitem")).to_have_count(2)
+    expect(nav.locator("section", has_text="Earlier").get_by_role("listitem")).to_have_text("Gold")
+    expect(nav.locator('[aria-current="page"]')).to_have_text("Ships")
+    expect(row(harness, "b")).to_contain_text("A reply is under way")
+    press(row(harness, "c"), "Rum")
+    assert harness.actions() == [{"kind": "open", "id": "c"}]
+
+
+def test_no_chats(harness: Harness) -> None:
+    harness.sidebar(kept=False)
+    expect(harness.page.get_by_text("Your chats will be here.")).to_be_visible()
+    expect(harness.page.get_by_text("Cookies are off")).to_be_visible()
+    harness.sidebar(query="rum")
+    expect(harness.page.get_by_text("No chat has these words.")).to_be_visible()
+    expect(harness.page.get_by_text("Cookies are off")).to_be_hidden()
+
+
+def test_searching_waits_for_the_word(opened: Open) -> None:
+    harness = opened(fake_clock=True)
+    harness.sidebar(chat("a", "Ships"))
+    search = harness.page.get_by_role("searchbox", name="Search chats")
+    for letter in "rum":
+        search.press(letter)
+        harness.page.clock.run_for(100)
+    assert harness.actions() == []
+    harness.page.clock.run_for(200)
+    assert harness.actions() == [{"kind": "search", "text": "rum"}]
+    harness.sidebar(query="ru")  # an answer that is late
+    expect(search).to_have_value("rum")
+    expect(search).to_be_focused()
+
+
+def test_renaming(harness: Harness) -> None:
+    harness.sidebar(chat("a", "Ships"), chat("b", "Sea"))
+    row(harness, "a").hover()
+    press(row(harness, "a"), "Rename")
+    box = harness.page.get_by_role("textbox", name="Name of the chat")
+    expect(box).to_be_focused()
+    box.press("End")
+    box.type(" ahoy")
+    harness.sidebar(chat("b", "Sea"), chat("a", "Ships", DAY * 30), chat("c", "New"))
+    expect(box).to_have_value("Ships ahoy")
+    expect(box).to_be_focused()
+    box.press("Enter")
+    assert harness.actions() == [{"kind": "rename", "id": "a", "title": "Ships ahoy"}]
+    expect(box).to_have_count(0)
+
+
+def test_giving_up_a_name(harness: Harness) -> None:
+    harness.sidebar(chat("a", "Ships"))
+    for keys in (["x", "Escape"], ["Enter"], ["Backspace", "Enter"]):
+        row(harness, "a").hover()
+        press(row(harness, "a"), "Rename")
+        for key in keys:
+            harness.page.get_by_role("textbox", name="Name of the chat").press(key)
+        expect(harness.page.get_by_role("textbox", name="Name of the chat")).to_have_count(0)
+    assert harness.actions() == []
+
+
+def test_deleting_and_the_way_back(harness: Harness) -> None:
+    harness.sidebar(chat("a", "Ships"))
+    row(harness, "a").hover()
+    press(row(harness, "a"), "Delete")
+    assert harness.actions() == [{"kind": "delete", "id": "a"}]
+    gone = {"id": "a", "title": "Ships"}
+    harness.sidebar(deleted=gone)
+    bar = harness.page.locator(".deleted")
+    expect(bar).to_have_role("status")
+    expect(bar).to_contain_text("Deleted “Ships”")
+    press(bar, "Undo")
+    assert harness.actions() == [{"kind": "undo", "id": "a"}]
+    press(bar, "Close")
+    harness.sidebar(chat("b", "Sea"), deleted=gone)
+    expect(bar).to_be_hidden()
+    harness.sidebar(deleted={"id": "b", "title": "Sea"})
+    expect(bar).to_contain_text("Sea")
+
+
+@pytest.mark.parametrize(
+    ("entry", "kind"),
+    [
+        ("Export chat as JSON", "json"),
+        ("Export chat as Markdown", "markdown"),
+        ("Export all chats", "all"),
+        ("Export votes", "pairs"),
+    ],
+)
+def test_exports(harness: Harness, entry: str, kind: str) -> None:
+    harness.sidebar(chat("a", "Ships"), current="a")
+    harness.answer("export", text="x", headers=NAMED)
+    with harness.page.expect_download() as download:
+        menu(harness, entry)
+    (post,) = harness.posts()
+    assert (post["path"], json.loads(post["body"])) == ("page/export", {"kind": kind})
+    assert download.value.suggested_filename == "chats.md"
+    expect(harness.page.get_by_text(entry)).to_be_hidden()
+
+
+def test_without_a_chat_there_is_nothing_to_export(harness: Harness) -> None:
+    harness.sidebar()
+    harness.page.get_by_text("Export and import").click()
+    expect(harness.page.get_by_role("button", name="Export chat as JSON")).to_be_disabled()
+    expect(harness.page.get_by_role("button", name="Copy link")).to_be_disabled()
+
+
+def choose(harness: Harness, text: str) -> None:
+    """Import a file with this text."""
+    file = {"name": "my.json", "mimeType": "application/json", "buffer": text.encode()}
+    harness.page.locator("#side input[type=file]").set_input_files(file)
+
+
+def test_importing(harness: Harness) -> None:
+    harness.sidebar()
+    with harness.page.expect_file_chooser() as chooser:
+        menu(harness, "Import …")
+    file = {"name": "my.json", "mimeType": "application/json", "buffer": '{"船": 1}'.encode()}
+    chooser.value.set_files(file)
+    (post,) = harness.wait_for_posts()
+    assert (post["path"], post["query"]) == ("page/import", "?more=0")
+    assert post["body"] == '{"船": 1}'
+
+
+@pytest.mark.slow
+def test_a_large_file_is_imported_in_parts(harness: Harness) -> None:
+    """As the server takes so much at once; a file with everybody's chats could not be read back."""
+    harness.sidebar()
+    chats = [{"title": f"{number}", "text": "长" * 300_000} for number in range(7)]
+    whole = {"format": "linly-chats", "version": 1, "chats": chats}
+    for value, those in ((whole, lambda part: part["chats"]), (chats, lambda part: part)):
+        choose(harness, json.dumps(value, ensure_ascii=False))
+        posts = harness.wait_for_posts(3)
+        assert [post["query"] for post in posts] == ["?more=1", "?more=1", "?more=0"]
+        sent = [json.loads(post["body"]) for post in posts]
+        assert [chat for part in sent for chat in those(part)] == chats
+        assert len(sent) == 3
+        if value is whole:
+            assert all(part | {"chats": chats} == whole for part in sent)
+
+
+ENDLESS = json.dumps({"chats": [{"text": "长" * 1_700_000}]}, ensure_ascii=False)
+
+
+@pytest.mark.parametrize("text", [" " * 5_000_001, ENDLESS])
+def test_what_is_too_large_even_so(harness: Harness, text: str) -> None:
+    harness.sidebar()
+    choose(harness, text)
+    expect(harness.page.get_by_text("A part of “my.json” is larger than 5 MB")).to_be_visible()
+    assert harness.posts() == []
+
+
+def test_that_there_are_more_is_said(harness: Harness) -> None:
+    harness.sidebar(chat("c1", "Ships"), chat("c2", "Sails"), more=True)
+    expect(harness.page.get_by_text("These are the last 2; a search finds")).to_be_visible()
+    harness.sidebar(chat("c1", "Ships"))
+    expect(harness.page.get_by_text("These are the last")).to_be_hidden()
+
+
+def test_the_link_to_a_chat(harness: Harness) -> None:
+    harness.sidebar(chat("c1", "Ships"), current="c1")
+    harness.log(chat="c1")
+    menu(harness, "Copy link")
+    expect(harness.page.get_by_text("The link is copied.")).to_be_visible()
+    link = harness.page.evaluate("navigator.clipboard.readText()")
+    assert link == f"{harness.site.url}?chat=c1"
+
+
+@pytest.mark.parametrize(("width", "told"), [(1200, 0), (400, 1)])
+def test_on_a_phone_an_opened_chat_takes_the_room(opened: Open, width: int, told: int) -> None:
+    harness = opened(viewport={"width": width, "height": 800})
+    harness.page.evaluate("""document.getElementById('side').className = 'shown';
+        window.told = 0; document.addEventListener('linly:opened', () => { told += 1; })""")
+    harness.sidebar(chat("a", "Ships"))
+    press(row(harness, "a"), "Ships")
+    assert harness.page.evaluate("told") == told
+
+
+def test_titles_are_never_run(harness: Harness) -> None:
+    harness.sidebar(chat("a", EVIL), deleted={"id": "d", "title": EVIL})
+    expect(row(harness, "a").locator(".title")).to_have_text(EVIL)
+    expect(harness.page.locator(".deleted")).to_contain_text(EVIL)
+    assert harness.page.evaluate("window.pwned") is None
+
+
+def test_a_redraw_keeps_the_focus(harness: Harness) -> None:
+    harness.sidebar(chat("a", "Ships"), chat("b", "Sea", 60))
+    open_sea = row(harness, "b").get_by_role("button", name="Sea", exact=True)
+    open_sea.focus()
+    harness.sidebar(chat("b", "Sea"), chat("a", "Ships", DAY * 9), current="b")
+    expect(open_sea).to_be_focused()

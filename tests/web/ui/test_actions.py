@@ -1,0 +1,370 @@
+"""Whatever a browser may send to the page's actions: one sentence, never a fault."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.fake import FakeEngine, echo, fake_manager
+from tests.web.app_server import serving
+from tests.web.page_client import Caller, refused, said
+from web import page_middleware
+from web.chats.reply_generator import ReplyGenerator
+from web.chats.store.chat_store import ChatStore
+from web.chats.store.errors import StoreError
+from web.ui.form_values import MAX_SYSTEM
+
+MISSING = "This chat is not here"
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    manager = fake_manager(FakeEngine(echo))
+    manager.wait()
+    with pytest.MonkeyPatch.context() as patient:
+        patient.setattr(page_middleware, "VISITOR_BURST", 100_000)  # one visitor sends all of these
+        with serving(manager) as url:
+            yield url
+
+
+@pytest.fixture
+def caller(url: str) -> Iterator[Caller]:
+    with Caller(url) as caller:
+        yield caller
+
+
+@pytest.fixture(scope="module")
+def silent(url: str) -> Iterator[Caller]:
+    """A visitor who comes to have no chat."""
+    with Caller(url) as caller:
+        yield caller
+        assert caller.chats() == []
+
+
+@pytest.fixture(autouse=True)
+def no_stack_trace(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Any:
+    caplog.set_level(logging.WARNING, logger="web")
+    yield
+    assert [record for record in caplog.records if record.exc_info] == []
+    assert "Traceback" not in capfd.readouterr().err
+
+
+# What each action takes, beside the form.
+FIELDS: dict[str, tuple[str, ...]] = {
+    "edit": ("id", "text"), "regenerate": ("id",), "continue": ("id",), "again": ("id",),
+    "branch": ("id",), "side_by_side": ("id",), "choose": ("id",), "open": ("id",),
+    "vote": ("comparison", "winner"), "search": ("text",), "rename": ("id", "title"),
+    "delete": ("id",), "undo": ("id",),
+}  # fmt: skip
+WITH_FORM = ("edit", "regenerate", "continue")
+
+
+def act(caller: Caller, kind: str, value: Any) -> httpx.Response:
+    """An action with one value for all of its fields."""
+    form = {"form": caller.form} if kind in WITH_FORM else {}
+    return caller.call(kind, **dict.fromkeys(FIELDS[kind], value), **form)
+
+
+@pytest.mark.parametrize("kind", ["nonsense", "__init__", "Send", "do", "known"])
+def test_an_action_that_there_is_not(silent: Caller, kind: str) -> None:
+    answer = silent.call(kind)
+    assert refused(answer)[0] == 404
+
+
+@pytest.mark.parametrize("body", ["null", "[]", '"edit"', "7", "", "{", "nonsense"])
+@pytest.mark.parametrize("kind", [*FIELDS, "send", "settings", "compare"])
+def test_a_body_that_is_no_object(silent: Caller, kind: str, body: str) -> None:
+    assert refused(silent.post(f"/page/actions/{kind}", body))[0] == 400
+
+
+@pytest.mark.parametrize("kind", FIELDS)
+@pytest.mark.parametrize("value", [None, 7, ["x"], {"x": 1}, True])
+def test_values_of_another_kind(silent: Caller, kind: str, value: Any) -> None:
+    answer = act(silent, kind, value)
+    assert said(answer)
+    assert 400 <= answer.status_code < 500
+
+
+@pytest.mark.parametrize("kind", FIELDS)
+@pytest.mark.parametrize("number", ["", "x", "../../etc/passwd", "'; DROP TABLE chats; --", "\0"])
+def test_ids_of_nothing(silent: Caller, kind: str, number: str) -> None:
+    answer = said(act(silent, kind, number))
+    assert answer or kind == "search" or (kind, number) == ("open", "")
+
+
+@pytest.mark.parametrize("kind", [*FIELDS, "stop", "new_chat", "language"])
+def test_a_value_that_no_action_takes(silent: Caller, kind: str) -> None:
+    """A page of another version, or a guess; it is not read over."""
+    form = {"form": silent.form} if kind in WITH_FORM else {}
+    fields = dict.fromkeys(FIELDS.get(kind, ()), "x")
+    answer = silent.call(kind, **fields, **form, owner="browser:anna")
+    assert refused(answer)[0] == 400
+
+
+def test_ids_of_others(url: str) -> None:
+    """Known by a link that leaked, say."""
+    with Caller(url) as anna, Caller(url) as mallory:
+        messages = anna.begin("secret")
+        mallory.begin("hello")
+        for kind in ("edit", "regenerate", "again", "branch", "side_by_side", "choose"):
+            for number in messages:
+                answer = act(mallory, kind, number)
+                assert said(answer).startswith(MISSING)
+                assert answer.status_code == 404
+                assert "secret" not in answer.text
+        chat = anna.form["filled"]
+        for kind in ("open", "rename", "delete", "undo"):
+            assert said(act(mallory, kind, chat)).startswith(MISSING)
+        assert len(anna.chats()[0]["messages"]) == 2
+
+
+def attempts(mallory: Caller, messages: list[str]) -> Iterator[httpx.Response]:
+    yield mallory.export("json")
+    yield mallory.export("markdown")
+    yield mallory.export("all")
+    yield mallory.call("regenerate", id=messages[1], form=mallory.form)
+    yield mallory.call("regenerate", form=mallory.form)
+    yield mallory.call("branch", id=messages[0])
+
+
+def test_the_tab_of_somebody_else_opens_nothing(url: str) -> None:
+    """An id that leaked, of a tab that is open: with a cookie of one's own, or none at all."""
+    with Caller(url) as anna:
+        messages = anna.begin("secret")
+        for known in (True, False):
+            with Caller(url, tab=anna.tab, known=known) as mallory:
+                for answer in attempts(mallory, messages):
+                    assert "secret" not in answer.text
+                assert said(mallory.export("json"))
+                said(mallory.call("new_chat"))
+                said(mallory.call("language", language="zh"))
+        assert "secret" in anna.export("json").text
+        assert said(anna.call("new_chat")) == ""
+
+
+@pytest.mark.parametrize("tab", ["", "x" * 201])
+def test_without_a_tab_nothing_is_done(url: str, tab: str) -> None:
+    with Caller(url, tab=tab) as caller:
+        assert refused(caller.send("hello"))[0] == 400
+        caller.tab = None
+        assert refused(caller.send("hello"))[0] == 400
+        caller.tab = "x"
+        assert caller.chats() == []
+
+
+def test_a_tab_whose_stream_is_gone_goes_on_by_its_chat(url: str) -> None:
+    """The server was started anew: the message that is sent meanwhile goes where it was meant."""
+    with Caller(url) as caller:
+        caller.begin("first")
+        chat = caller.form["filled"]
+        caller.close_stream()
+        caller.headers["X-Linly-Chat"] = chat
+        answer = caller.send("second")
+        assert (said(answer), answer.json()["lost"], answer.json()["chat"]) == ("", True, chat)
+        caller.answered()
+        (only,) = caller.chats()
+        assert [one["text"] for one in only["messages"]][::2] == ["first", "second"]
+        caller.headers["X-Linly-Chat"] = "of somebody else"
+        assert said(caller.send("third")).startswith(MISSING)
+
+
+def test_the_first_request_to_a_server_may_be_a_message(tmp_path: Any) -> None:
+    """A tab of before the restart was quicker with its post than with its stream: the reply was
+    begun in a thread that has no event loop."""
+    manager = fake_manager(FakeEngine(echo))
+    manager.wait()
+    with serving(manager, data=tmp_path) as url, Caller(url, tab="from-before") as caller:
+        caller.begin("hello")
+        (chat,) = caller.chats()
+        assert chat["messages"][-1]["text"] == "base heard: hello "
+
+
+def test_without_cookies_a_visitor_is_known_by_the_stream_alone(url: str) -> None:
+    """A post without either would leave a chat that belongs to no visitor."""
+    with Caller(url, known=False) as caller:
+        caller.begin("hello")
+        with Caller(url, known=False) as other:
+            other.begin("hi")
+            assert len(other.chats()) == len(caller.chats()) == 1
+        for tab in ("made-up", other.tab):
+            with Caller(url, tab=tab, known=False) as stranger:
+                assert refused(stranger.send("hello")) == (409, "lost_tab")
+                assert refused(stranger.adopt('{"messages": []}')) == (409, "lost_tab")
+                assert refused(stranger.export("all")) == (409, "lost_tab")
+        caller.headers["X-Linly-Language"] = "zh"
+        caller.tab = "made-up"
+        assert said(caller.call("stop")) == "此标签页的连接已断开。请稍后再试。"
+
+
+def test_huge_texts(caller: Caller) -> None:
+    huge = "长" * 1_000_000  # 3 MB
+    messages = caller.begin("hello")
+    edited = caller.call("edit", id=messages[0], text=huge, form=caller.form)
+    assert said(edited).startswith("The text is longer than 2 MB")
+    assert said(caller.send(huge)).startswith("The text is longer")
+    assert said(caller.send("x" * 2_000_001)).startswith("A text is too long")
+    assert caller.send("x" * 5_000_001).status_code == 413
+    assert said(caller.call("search", text="长" * 10_000)) == ""
+    assert said(caller.call("search", text="长" * 10_001)) == "A text is too long. Reload the page."
+    assert caller.call("search", text=huge).status_code == 413
+    titled = caller.call("rename", id="x", title="长" * 201)
+    assert said(titled).startswith("The title has over 200 characters")
+    assert said(caller.adopt("[" * 100_000))
+    assert caller.adopt(" " * 5_000_001).status_code == 413
+    saved = caller.call("save_snippet", name="x" * 100, message="text")
+    assert said(saved).startswith("A name has 1 to 60 characters")
+    assert len(caller.chats()) == 1
+
+
+def test_the_last_part_of_a_file_is_shown(caller: Caller) -> None:
+    """Whichever came last was, also of a file that came in many parts at once."""
+    for at, more in enumerate([True, True, False, True]):
+        chat = {"title": f"part {at}", "messages": [{"role": "user", "content": "hello"}]}
+        assert said(caller.adopt(json.dumps(chat), more)) == ""
+    assert caller.export("markdown").text.startswith("# part 2")
+    assert len(caller.chats()) == 4
+
+
+def test_a_file_that_is_no_text(caller: Caller) -> None:
+    assert said(caller.adopt(b"\xff\xfe\x00")) == "The file is no text in UTF-8. Save it as UTF-8."
+    chat = b'{"messages": [{"role": "user", "content": "x"}]}'
+    assert said(caller.adopt(b"\xef\xbb\xbf" + chat)) == ""
+
+
+def test_a_chat_whose_first_question_failed_takes_the_controls(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chat was there, and ignored from then on what was chosen for it."""
+    begin_reply = ReplyGenerator.begin
+
+    def once(*args: Any, **named: Any) -> Any:
+        monkeypatch.setattr(ReplyGenerator, "begin", begin_reply)
+        raise StoreError("The disk is full")
+
+    monkeypatch.setattr(ReplyGenerator, "begin", once)
+    assert said(caller.send("hello")) == "The disk is full"
+    assert said(caller.send("hello", adapter="pirate")) == ""
+    caller.answered()
+    (chat,) = caller.chats()
+    assert chat["messages"][-1]["runs"][0]["settings"]["adapter"] == "pirate"
+
+
+def test_a_disk_that_is_gone(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sentence, from whatever is asked."""
+    caller.begin("hello")
+
+    def gone(*args: Any) -> None:
+        raise StoreError("The chats cannot be read: the disk is gone")
+
+    monkeypatch.setattr(ChatStore, "chat", gone)
+    for kind, values in (("send", {"text": "again"}), ("settings", {}), ("regenerate", {})):
+        answer = caller.call(kind, **values, form=caller.form)
+        assert answer.json()["error"]["message"].startswith("The chats cannot be read")
+        assert answer.status_code == StoreError.http_status
+
+
+def test_controls_of_another_chat_are_put_right(caller: Caller) -> None:
+    """Answers can overtake each other: the controls then stayed another chat's."""
+    caller.begin("first")
+    first = caller.form["filled"]
+    caller.call("new_chat")
+    assert caller.form["filled"] == ""
+    caller.send("second", adapter="pirate")
+    second = caller.form["filled"]
+    assert first != second
+    for kind, values in (("settings", {}), ("send", {"text": "again"})):
+        caller.answered()
+        form = caller.formed(filled=first, adapter="linly")
+        answer = caller.call(kind, **values, form=form)
+        assert said(answer) == ""
+        assert caller.form["filled"] == second
+        (adapter,) = (
+            properties for _, properties in answer.json()["controls"]
+            if ["● pirate: Talks like a pirate", "pirate"] in properties.get("choices", [])
+            and "value" in properties
+        )  # fmt: skip
+        assert adapter["value"] == "pirate"
+    caller.answered()
+    settings = {chat["title"]: chat["settings"]["adapter"] for chat in caller.chats()}
+    assert settings == {"second": "pirate", "first": "linly"}
+
+
+def test_a_system_prompt_that_no_context_holds(caller: Caller) -> None:
+    assert said(caller.send("hi", system="x" * (MAX_SYSTEM + 1))).startswith("A text is too long")
+    assert caller.chats() == []
+
+
+TEXTS = ("filled", "adapter", "template", "system")
+NUMBERS = (
+    "scale", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens", "seed"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name in TEXTS for value in (7, ["x"], {"x": 1}, True)]
+    + [(name, value) for name in NUMBERS
+       for value in ("nonsense", "1", ["x"], {"x": 1}, True, math.inf, math.nan, 10**400)],
+)  # fmt: skip
+def test_settings_of_another_kind(silent: Caller, name: str, value: Any) -> None:
+    for kind, values in (("send", {"text": "hello"}), ("settings", {})):
+        answer = silent.call(kind, **values, form=silent.formed(**{name: value}))
+        assert refused(answer)[0] == 400
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p", "top_k", "min_p", "repetition_penalty"])
+def test_a_number_that_is_missing(silent: Caller, name: str) -> None:
+    answer = silent.send("hello", **{name: None})
+    assert said(answer).startswith("A number in the settings is missing")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name in NUMBERS for value in (-1e300, 1e300) if name != "seed"]
+    + [("seed", 1e300)],
+)
+def test_a_number_that_is_out_of_range(caller: Caller, name: str, value: float) -> None:
+    answer = caller.send("hello", **{name: value})
+    if answer.status_code == 200:  # then it is the reply that says so
+        deadline = time.monotonic() + 20
+        while caller.chats()[0]["messages"][-1]["state"] == "interrupted":
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    else:
+        assert refused(answer)[0] in (400, 422)
+
+
+@pytest.mark.parametrize("value", [7, ["x"], {"x": 1}])
+def test_controls_of_another_kind(silent: Caller, value: Any) -> None:
+    for kind, values in (
+        ("save_preset", {"name": value, "form": silent.form}),
+        ("save_snippet", {"name": value, "message": value}),
+        ("delete_snippet", {"name": value}),
+        ("delete_preset", {"name": value}),
+        ("use_snippet", {"name": value}),
+        ("send", {"text": value, "form": silent.form}),
+        ("compare", {"text": value, "form": silent.form, "rivals": value}),
+        ("compare", {"text": "x", "form": silent.form, "rivals": [{"adapter": value}]}),
+        ("preset", {"name": value}),
+        ("language", {"language": value}),
+    ):
+        assert refused(silent.call(kind, **values))[0] == 400
+
+
+def test_what_was_not_chosen_is_null(caller: Caller) -> None:
+    """As a drop-down says that nothing is chosen in it."""
+    assert said(caller.call("save_preset", name=None, form=caller.form))
+    assert said(caller.call("save_snippet", name=None, message=None))
+    assert said(caller.call("delete_snippet", name=None)) is not None
+    assert said(caller.call("delete_preset", name=None))
+    said(caller.call("use_snippet", name=None))
+    assert caller.call("preset", name=None).status_code == 200
+    assert said(caller.call("compare", text="x", form=caller.form, rivals=[]))
+    assert caller.chats() == []

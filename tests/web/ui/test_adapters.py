@@ -1,0 +1,321 @@
+"""Adapters on the page, in a real browser: which there are, who answers, and what a chat keeps."""
+
+from __future__ import annotations
+
+import re
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Route, expect
+
+from model.diagnostics import finding
+from model.serving.adapter_registry import Adapter
+from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
+from tests.web.app_server import serving
+from tests.web.browser import Chat
+from tests.web.conftest import Serve
+
+pytestmark = pytest.mark.browser
+
+PIRATE, LINLY, TORN = ADAPTERS
+NEWLY = Adapter("newly", Path("newly"), "Fresh from the training", digest="d9" * 32)
+ZERO = finding("tensor_zero", name="lora_B", file="adapter_model.safetensors")
+WARNED = replace(PIRATE, name="warned", description="A doubtful one", warnings=(ZERO,))
+
+
+def box(chat: Chat) -> Locator:
+    return chat.page.get_by_label("Adapter", exact=True)
+
+
+def offered(chat: Chat) -> list[str]:
+    """The adapters of a page whose model is there."""
+    expect(chat.page.locator("#status")).to_contain_text("fake-base")
+    return chat.offered()
+
+
+def slide(chat: Chat, label: str, value: str) -> None:
+    """Type into the number beside a slider."""
+    number = chat.page.get_by_label(f"{label} as a number")
+    number.fill(value)
+    number.blur()
+
+
+def ask(chat: Chat, text: str, answer: str) -> None:
+    chat.ask(text)
+    expect(chat.log).to_contain_text(answer)
+    expect(chat.send).to_be_visible()
+
+
+def test_each_is_shown_with_its_light_and_reason(visit: Serve) -> None:
+    chat = visit(FakeEngine(echo), adapters=[PIRATE, TORN, WARNED])
+    expect(box(chat)).to_have_value("Base model (fake-base)")
+    assert offered(chat) == [
+        "Base model (fake-base)",
+        "● pirate: Talks like a pirate",
+        "✕ torn: broken, it has no adapter_model.safetensors",
+        "▲ warned: A doubtful one (note: lora_B in adapter_model.safetensors is zero throughout)",
+    ]
+
+
+def test_a_new_adapter_appears_by_itself(visit: Serve) -> None:
+    adapters = [PIRATE]
+    chat = visit(FakeEngine(echo), adapters=adapters)
+    assert offered(chat) == ["Base model (fake-base)", "● pirate: Talks like a pirate"]
+    adapters.append(NEWLY)
+    box(chat).click()
+    expect(chat.page.get_by_role("option", name="● newly: Fresh")).to_be_visible()
+    chat.page.get_by_role("option", name="● newly: Fresh").click()
+    ask(chat, "hello", "newly heard: hello")
+
+
+def test_an_adapter_that_is_gone_vanishes(visit: Serve) -> None:
+    adapters = [PIRATE, LINLY]
+    chat = visit(FakeEngine(echo), adapters=adapters)
+    assert len(offered(chat)) == 3
+    adapters.remove(LINLY)
+    while len(offered(chat)) == 3:  # the page notices by itself
+        chat.page.wait_for_timeout(200)
+    assert offered(chat) == ["Base model (fake-base)", "● pirate: Talks like a pirate"]
+
+
+def test_the_chosen_adapter_vanishes(visit: Serve) -> None:
+    """Gradio refuses a value that is no choice any more; nothing could be sent, and why was told
+    in words of its own."""
+    adapters = [PIRATE]
+    engine = FakeEngine(echo)
+    chat = visit(engine, adapters=adapters)
+    chat.choose("Adapter", "● pirate")
+    ask(chat, "hello", "pirate heard: hello")
+    adapters.clear()
+    expect(box(chat)).to_have_value("")
+    chat.ask("precious words")
+    toast = chat.page.locator(".linly-toast")
+    expect(toast).to_contain_text("The adapter pirate is not here any more")
+    expect(chat.message).to_have_value("precious words")
+    expect(chat.log.locator("article")).to_have_count(2)
+    chat.choose("Adapter", "Base model")
+    chat.send.click()
+    expect(chat.log).to_contain_text("base heard: precious words")
+    assert len(engine.requests) == 2
+
+
+def test_a_rival_that_is_gone(visit: Serve) -> None:
+    """The others answer, and its column says why it does not."""
+    adapters = [PIRATE]
+    chat = visit(FakeEngine(echo), adapters=adapters)
+    chat.page.get_by_role("button", name="Compare", exact=True).click()
+    chat.choose("Rival 1", "● pirate")
+    chat.choose("Rival 2", "Base model")
+    adapters.clear()
+    expect(chat.page.get_by_label("Rival 1")).to_have_value("")
+    chat.message.fill("who?")
+    chat.page.get_by_role("button", name="Ask all of them").click()
+    columns = chat.log.locator(".comparison article")
+    expect(columns.nth(0)).to_contain_text("There is no model or adapter 'pirate'")
+    expect(columns.nth(1)).to_contain_text("base heard: who?")
+
+
+def test_switching_keeps_the_chat_and_says_what_is_read_again(visit: Serve) -> None:
+    engine = FakeEngine(echo)
+    chat = visit(engine)
+    ask(chat, "hello", "base heard: hello")
+    chat.choose("Adapter", "● pirate")
+    reading = chat.page.locator("#meter .reading")
+    expect(reading).to_contain_text("pirate has read this chat")
+    expect(chat.log).to_contain_text("base heard: hello")
+    (read,) = engine.read
+    assert read.adapter
+    assert read.adapter.name == "pirate"
+    prompt = "".join(map(chr, read.prompt_ids))
+    assert "hello" in prompt
+    assert "base heard: hello" in prompt
+    said = reading.inner_text()
+    assert f"{len(read.prompt_ids)} tokens, 2 of them known already" in said
+    ask(chat, "and now?", "pirate heard: and now?")
+    assert "".join(map(chr, engine.requests[-1].prompt_ids)).startswith(prompt)
+    expect(reading).to_have_count(0)  # it was about the chat as it was
+
+
+def test_what_is_read_ahead_is_told_of_its_own_chat_alone(visit: Serve) -> None:
+    chat = visit(FakeEngine(echo))
+    ask(chat, "hello", "base heard: hello")
+    chat.choose("Adapter", "● pirate")
+    expect(chat.page.locator("#meter .reading")).to_contain_text("has read this chat")
+    chat.new_chat.click()
+    expect(chat.log).not_to_contain_text("hello")
+    expect(chat.page.locator("#meter .reading")).to_have_count(0)
+
+
+def test_the_strength_is_this_chats_alone(visit: Serve) -> None:
+    engine = FakeEngine(echo)
+    chat = visit(engine)
+    chat.choose("Adapter", "● pirate")
+    ask(chat, "plain", "pirate heard: plain")
+    assert engine.requests[-1].adapter_scale == 1
+    chat.new_chat.click()
+    expect(chat.log).not_to_contain_text("plain")
+    ask(chat, "half", "pirate heard: half")
+    chat.settings()
+    slide(chat, "Strength", "0.5")
+    ask(chat, "and now?", "pirate heard: and now?")
+    assert engine.requests[-1].adapter_scale == 0.5
+    expect(chat.log).to_contain_text("pirate × 0.5")
+    chat.row("plain").click()
+    expect(chat.page.get_by_label("Strength as a number")).to_have_value("1")
+    ask(chat, "again", "pirate heard: again")
+    assert engine.requests[-1].adapter_scale == 1
+
+
+def test_over_a_model_server_an_adapter_is_whole_or_off(visit: Serve) -> None:
+    """It knows no other strengths, so the page offers none."""
+    engine = FakeEngine(echo, name="remote")
+    chat = visit(engine)
+    chat.choose("Adapter", "● pirate")
+    chat.settings()
+    expect(chat.page.get_by_text("A model server knows nothing between")).to_be_visible()
+    number = chat.page.get_by_label("Strength as a number")
+    expect(number).to_have_attribute("max", "1")
+    expect(number).to_have_attribute("step", "1")
+    ask(chat, "whole", "pirate heard: whole")
+    slide(chat, "Strength", "0")
+    ask(chat, "off", "pirate heard: off")
+    assert [request.adapter_scale for request in engine.requests] == [1, 0]
+
+
+def set_up(chat: Chat) -> None:
+    """A chat with everything set otherwise."""
+    chat.choose("Adapter", "● pirate")
+    chat.settings()
+    slide(chat, "Strength", "0.75")
+    slide(chat, "Temperature", "1.5")
+    slide(chat, "Longest reply in tokens", "64")
+    chat.page.get_by_role("textbox", name="System prompt").fill("Be a poet.")
+    chat.page.get_by_role("spinbutton", name="Seed").fill("42")
+    chat.choose("Prompt template", "Alpaca")
+    ask(chat, "set up", "pirate heard")
+
+
+def is_set_up(chat: Chat) -> None:
+    expect(box(chat)).to_have_value(re.compile("● pirate"))
+    page = chat.page
+    expect(page.get_by_label("Strength as a number")).to_have_value("0.75")
+    expect(page.get_by_label("Temperature as a number")).to_have_value("1.5")
+    expect(page.get_by_label("Longest reply in tokens as a number")).to_have_value("64")
+    expect(page.get_by_label("System prompt")).to_have_value("Be a poet.")
+    expect(page.get_by_label("Seed")).to_have_value("42")
+    expect(page.get_by_label("Prompt template")).to_have_value(re.compile("Alpaca"))
+
+
+@pytest.mark.slow
+def test_settings_come_back_with_their_chat(browser: Browser, tmp_path: Path) -> None:
+    """When it is opened, in another tab, after a restart, and while the model is loading: then
+    the adapters are not known yet, and the chat went on with the base."""
+    with browser.new_context() as context:
+        engine = FakeEngine(echo)
+        manager = fake_manager(engine)
+        manager.wait()
+        with serving(manager, data=tmp_path) as url:
+            chat = Chat(context.new_page()).open(url)
+            set_up(chat)
+            asked = engine.requests[-1]
+            chat.new_chat.click()
+            expect(chat.log).not_to_contain_text("set up")
+            chat.choose("Adapter", "Base model")
+            slide(chat, "Strength", "1")
+            chat.page.get_by_role("textbox", name="System prompt").fill("")
+            ask(chat, "another", "base heard")
+            chat.row("set up").click()
+            is_set_up(chat)
+            number = chat.page.url.partition("chat=")[2]
+            other = Chat(context.new_page()).open(f"{url}?chat={number}")
+            other.settings()
+            is_set_up(other)
+            other.row("another").click()
+            expect(box(other)).to_have_value("Base model (fake-base)")
+            expect(other.page.get_by_label("System prompt")).to_have_value("")
+        loading = threading.Event()
+        engine = FakeEngine(echo)
+        with serving(fake_manager(engine, loading), data=tmp_path) as url:
+            chat = Chat(context.new_page()).open(f"{url}?chat={number}")
+            chat.settings()
+            expect(chat.page.get_by_label("System prompt")).to_have_value("Be a poet.")
+            chat.ask("early")
+            expect(chat.log).to_contain_text("The model is still loading")
+            loading.set()
+            expect(chat.log).to_contain_text("pirate heard")
+            is_set_up(chat)
+        again = engine.requests[-1]
+        assert again.adapter
+        assert again.adapter.name == "pirate"
+        assert (again.adapter_scale, again.sampling) == (asked.adapter_scale, asked.sampling)
+        assert "Be a poet." in "".join(map(chr, again.prompt_ids))
+
+
+def test_a_chat_whose_adapter_is_gone(visit: Serve) -> None:
+    adapters = [PIRATE]
+    chat = visit(FakeEngine(echo), adapters=adapters)
+    chat.choose("Adapter", "● pirate")
+    ask(chat, "hello", "pirate heard: hello")
+    adapters.clear()
+    chat.page.reload()
+    toast = chat.page.locator(".linly-toast")
+    expect(toast).to_contain_text("pirate is not here any more: this chat goes on with Base model")
+    expect(box(chat)).to_have_value("Base model (fake-base)")
+    expect(chat.log).to_contain_text("pirate heard: hello")
+    ask(chat, "and now?", "base heard: and now?")
+
+
+def test_a_base_without_a_chat_template(visit: Serve) -> None:
+    chat = visit(FakeEngine(echo), tuned=False)
+    expect(chat.page.locator("#notice")).to_contain_text("This base has no chat template")
+    tuned = visit(FakeEngine(echo))
+    expect(tuned.page.locator("#status")).to_contain_text("fake-base")
+    expect(tuned.page.locator("#notice")).to_have_count(0)
+
+
+def test_what_is_set_late_is_not_kept_for_another_chat(visit: Serve) -> None:
+    """The request that keeps a chat's settings may arrive when the next one is open already."""
+    engine = FakeEngine(echo)
+    chat = visit(engine)
+    ask(chat, "first", "base heard: first")
+    chat.new_chat.click()
+    expect(chat.log).not_to_contain_text("first")
+    ask(chat, "second", "base heard: second")
+    chat.settings()
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:  # the first one
+        if held:
+            route.continue_()
+        else:
+            held.append(route)
+
+    chat.page.route("**/page/actions/**", hold)
+    box = chat.page.get_by_label("System prompt")
+    box.fill("Be a poet.")
+    box.blur()
+    while not held:
+        chat.page.wait_for_timeout(20)
+    chat.row("first").click()  # waits for its turn
+    with chat.page.expect_response("**/page/actions/**"):
+        held[0].continue_()
+    expect(chat.log).to_contain_text("base heard: first")
+    chat.page.reload()
+    chat.settings()
+    expect(chat.log).to_contain_text("base heard: first")
+    expect(chat.page.get_by_label("System prompt")).to_have_value("")
+
+
+def test_an_adapter_vanishes_while_the_list_is_open(visit: Serve) -> None:
+    """Gradio's list failed over the choice that was missing, and never opened again."""
+    adapters = [PIRATE, LINLY]
+    chat = visit(FakeEngine(echo), adapters=adapters)
+    assert len(offered(chat)) == 3
+    box(chat).click()
+    expect(chat.page.get_by_role("option", name="linly")).to_be_visible()
+    adapters.remove(LINLY)
+    expect(chat.page.get_by_role("option", name="linly")).to_have_count(0)
+    chat.choose("Adapter", "● pirate")
+    ask(chat, "hello", "pirate heard: hello")
