@@ -15,7 +15,7 @@ from sqlalchemy import event
 
 from model.types import LinlyError, RequestError
 from tests.web.chats.conftest import address as address
-from tests.web.chats.conftest import open_store as open_store
+from tests.web.chats.conftest import open_chat_store as open_chat_store
 from tests.web.chats.conftest import server as server
 from tests.web.chats.conftest import store as store
 from tests.web.chats.store.test_chat_store import FOR_OWNERS
