@@ -1,9 +1,11 @@
-"""What somebody probably meant who has mistyped a name."""
+"""Suggests the name that a user probably meant."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+from model.translations import LocalizedText
 
 
 def closest(typed: str, known: Iterable[str]) -> str | None:
@@ -13,7 +15,11 @@ def closest(typed: str, known: Iterable[str]) -> str | None:
     return by_lower[close[0]] if close else None
 
 
-def did_you_mean(typed: str, known: Iterable[str], otherwise: str) -> str:
-    """`Did you mean …?`, or what to do where nothing is close."""
+def did_you_mean(
+    typed: str, known: Iterable[str], otherwise: str, **facts: object
+) -> LocalizedText:
+    """A remedy: `Did you mean …?`, or the text of the code `otherwise` where nothing is close."""
     close = closest(typed, known)
-    return f"Did you mean {close}?" if close else otherwise
+    if close is None:
+        return LocalizedText(otherwise, facts)
+    return LocalizedText("did_you_mean", {"name": close})

@@ -35,14 +35,12 @@ def resolve_device(device: str, quantization: str) -> str:
     has_cuda = torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
         raise SettingsError(
-            "--device cuda: torch sees no CUDA GPU",
-            "Check the driver with nvidia-smi, or use --device cpu.",
+            "no_cuda_gpu",
         )
     resolved = "cuda" if has_cuda and device != "cpu" else "cpu"
     if quantization == "4bit" and resolved == "cpu":
         raise SettingsError(
-            "--quantization 4bit needs a CUDA GPU (bitsandbytes)",
-            "Use --quantization 8bit on the CPU.",
+            "four_bit_needs_cuda",
         )
     return resolved
 

@@ -60,10 +60,8 @@ def _adapter(options: TerminalOptions) -> Path | None:
 
 def _refuse_unknown(template: str | None, known: list[str]) -> None:
     if template is not None and template not in known:
-        otherwise = f"There are: {', '.join(known)}."
-        raise SettingsError(
-            f"There is no prompt template {template}", did_you_mean(template, known, otherwise)
-        )
+        remedy = did_you_mean(template, known, "there_are", names=tuple(known))
+        raise SettingsError("unknown_template", name=template, remedy=remedy)
 
 
 @contextmanager
@@ -107,8 +105,7 @@ def _warn(manager: ModelManager, wishes: RequestDefaults, screen: Console) -> No
     for adapter in manager.adapters():
         if adapter.name == wishes.adapter:
             for warning in adapter.warnings:
-                message = warning.message().rstrip(".")
-                screen.complain(f"The adapter {adapter.name}: {message}. {warning.remedy()}")
+                screen.complain(f"The adapter {adapter.name}: {warning}")
     if not manager.has_chat_template and wishes.adapter is None and wishes.template is None:
         screen.complain(
             "This base has no chat template: it was probably not tuned for conversation and may "

@@ -59,8 +59,10 @@ def held_out_size(wanted: int | None, examples: int) -> int:
         return usual if examples > 1 else 0
     if wanted >= examples:
         raise SettingsError(
-            f"--val_set_size {wanted} leaves nothing to learn of {examples} chats",
-            f"Hold out {examples - 1} at most, or leave the flag out for one in ten.",
+            "val_set_size_too_large",
+            held_out=wanted,
+            examples=examples,
+            most=examples - 1,
         )
     return wanted
 

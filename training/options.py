@@ -59,8 +59,7 @@ def read_options(argv: Sequence[str]) -> TrainingOptions:
     wandb = {name: read[name] for name in WANDB if read[name]}
     if wandb and importlib.util.find_spec("wandb") is None:
         raise SettingsError(
-            "--wandb_project needs the package wandb, which is not installed",
-            "pip install wandb, or leave the flag out: figures and curve lie beside the adapter.",
+            "wandb_not_installed",
         )
     return TrainingOptions(
         data_path=read["data_path"],

@@ -88,8 +88,8 @@ def share_link(settings: Settings, rules: AccessPolicy, port: int, link: PublicL
     try:
         address = open_tunnel(port)
     except ShareError as error:
-        link.problem = str(error)
-        print_status(link.problem)
+        link.problem = error.text
+        print_status(str(link.problem))
         return
     link.opened(address)
     print_status(f"Public link: {address}")

@@ -21,6 +21,7 @@ from model.convert.spm_file import write_spm
 from model.convert.tencent import unpermute_rope
 from model.diagnostics import folder_error
 from model.folders.weights import LazyTensor, read_bytes
+from model.translations import LocalizedText
 from model.types import ModelFolderError
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def open_gguf(source: Path, tokenizer: Path | None, told: Mapping[str, Any]) -> 
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise folder_error("weights_torn", file=source, said=said) from error
     if architecture != "llama" or metadata.get("llama.expert_count"):
-        what = architecture if architecture != "llama" else "a mixture of experts"
+        what = architecture if architecture != "llama" else LocalizedText("mixture_of_experts")
         raise folder_error("not_llama", folder=source, what=what)
     held = {tensor.name: tensor for tensor in metadata.reader.tensors}
     try:
@@ -180,7 +181,7 @@ def _llama3(file: Path, factors: Any, config: Mapping[str, Any]) -> dict[str, An
     size = config["head_dim"]
     plain = config["rope_theta"] ** (-torch.arange(0, size, 2) / size)
     if not (plain / told).allclose(LlamaRotaryEmbedding(with_it).inv_freq, rtol=1e-3):
-        raise folder_error("gguf_rope", file=file, what="factors of its own")
+        raise folder_error("gguf_rope", file=file, what=LocalizedText("own_rope_factors"))
     return settings
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from model.diagnostics import Finding, finding
+from model.diagnostics import Finding, finding, finding_of
 from model.doctor.checksums import bytes_to_sum, check_sums
 from model.doctor.hardware import check_machine
 from model.doctor.integrity import check_numbers
@@ -67,7 +67,7 @@ def quick_check(folder: Path, pickles: bool = True) -> Iterator[Finding]:
     try:
         config = check_config(folder, read_config(folder))
     except FolderError as error:
-        yield from finding_of(error)
+        yield finding_of(error)
         return
     yield from collect_findings(lambda: _check_weights(folder, config, pickles))
     yield from collect_findings(lambda: _check_tokenizer(folder, config))
@@ -78,17 +78,10 @@ def collect_findings(check: Callable[[], Iterable[Finding]]) -> Iterator[Finding
     try:
         yield from check()
     except FolderError as error:
-        yield from finding_of(error)
+        yield finding_of(error)
     except Exception as error:
         said = (str(error).splitlines() or [""])[0]
         yield finding("check_failed", said=f"{type(error).__name__}: {said}")
-
-
-def finding_of(error: FolderError) -> Iterator[Finding]:
-    if isinstance(error.finding, Finding):
-        yield error.finding
-    else:
-        raise error
 
 
 def _or_none(read: Callable[[], Any]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from model.diagnostics import Finding, finding
+from model.diagnostics import Finding, finding, finding_of
 from model.folders.weights import LazyTensor
 from model.types import FolderError, Progress
 
@@ -33,8 +33,7 @@ def _check(file: Path, tensor: LazyTensor) -> Iterator[Finding]:
     try:
         values = tensor.read()
     except FolderError as error:
-        if isinstance(error.finding, Finding):
-            yield error.finding
+        yield finding_of(error)
         return
     count = 0
     if not values.sum(dtype=torch.float32).isfinite():  # one pass, and no second tensor

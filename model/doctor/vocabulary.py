@@ -68,13 +68,11 @@ def own_tokenizer(path: Path) -> Tokenizer | None:
 def _as_adapters(error: ModelFolderError, folder: Path) -> AdapterError:
     """The tokenizer's fault as its adapter's, with files by their names: clients are not told
     where the folder is."""
-    if not isinstance(error.finding, Finding):
-        return AdapterError(error.message, error.remedy)
     facts = {
         name: fact.name if isinstance(fact, Path) and fact.parent == folder else fact
-        for name, fact in error.finding.facts.items()
+        for name, fact in error.text.facts.items()
     }
-    return adapter_error(error.finding.code, **facts)
+    return adapter_error(error.text.code, **facts)
 
 
 def differ(one: Tokenizer, other: Tokenizer) -> bool:

@@ -22,6 +22,7 @@ from model.engine.sequence import Sequence
 from model.engine.wait_estimator import WaitEstimator
 from model.layers.llama import Llama
 from model.layers.lora import Lora
+from model.translations import LocalizedText
 from model.types import (
     BusyError,
     Emit,
@@ -37,7 +38,7 @@ from model.types import (
 PREFILL_CHUNK = 256  # tokens between two decode steps; bounds how long the others stand still
 GUESS_ROWS = 6  # rows of a decode step, up to which reading the weights is most of the work
 MIN_PREFILL = 16  # what is left of a chunk, if it is less, is not worth another prompt's start
-NO_MEMORY = "There was not enough memory for this reply. Ask again with a shorter chat."
+NO_MEMORY = LocalizedText("reply_out_of_memory")
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class LocalEngine:
         self._aborts: set[str] = set()
         self._wake = threading.Condition()
         self._closing = False
-        self._error: str | None = None
+        self._error: LocalizedText | None = None
         self._steps: Counter[int] = Counter()  # by how many sequences each moved on
         self._preemptions = 0
         self._heartbeat = Heartbeat()
@@ -106,7 +107,7 @@ class LocalEngine:
         sequence = Sequence(request, emit, self._memory.new_cache(), _weights(request), pieces)
         with self._wake:
             if self._error or self._closing:
-                raise EngineError(self._error or "The program is shutting down")
+                raise EngineError(self._error or "shutting_down")
             queue = self._scheduler.unread if sequence.read_only else self._scheduler.waiting
             alike = [one for one in self._inbox if one.read_only is sequence.read_only]
             waiting = len(queue) + len(alike)
@@ -120,8 +121,9 @@ class LocalEngine:
     def _busy(self, waiting: int) -> BusyError:
         seconds = self._pace.estimate(waiting)
         return BusyError(
-            f"{waiting} replies are waiting already",
-            f"Try again in about {seconds:.0f} s.",
+            "queue_full",
+            waiting=waiting,
+            seconds=seconds,
             retry_after=seconds,
         )
 
@@ -135,7 +137,7 @@ class LocalEngine:
         waiting += sum(not sequence.read_only for sequence in self._inbox)
         error = self._error
         if not (error or self._closing or self._thread.is_alive()):
-            error = "The engine stopped: its thread has ended"
+            error = LocalizedText("engine_thread_ended")
         return EngineStatus(
             running, waiting, error, self._scheduler.waiting_reason,
             self._heartbeat.age, self._heartbeat.slowest_step,
@@ -172,7 +174,9 @@ class LocalEngine:
         except BaseException as error:  # the thread must not die without a word
             log.exception("the engine stopped")
             with self._wake:
-                self._error = f"The engine stopped: {error or type(error).__name__}"
+                self._error = LocalizedText(
+                    "engine_stopped", {"error": str(error) or type(error).__name__}
+                )
             self._collect_inbox()
             self._finish_all(FinishReason.ERROR, self._error)
 
@@ -360,7 +364,7 @@ class LocalEngine:
                 self._pace.record(sequence.seconds)
             self._memory.retain(sequence)
 
-    def _finish_all(self, reason: FinishReason, error: str | None = None) -> None:
+    def _finish_all(self, reason: FinishReason, error: LocalizedText | None = None) -> None:
         for sequence in self._scheduler.all_sequences:
             sequence.finish(reason, error)
         self._scheduler.remove_finished()
@@ -378,7 +382,7 @@ def _weights(request: EngineRequest) -> Lora | None:
     if request.adapter is None:
         return None
     if not isinstance(request.adapter, LoadedAdapter):
-        raise EngineError(f"The adapter {request.adapter.name!r} was not made ready here")
+        raise EngineError("adapter_not_prepared", name=request.adapter.name)
     return request.adapter.lora
 
 
@@ -387,11 +391,10 @@ def _lacks_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: Exception) -> LocalizedText:
     """What went wrong, for the person whose reply it was."""
     if _lacks_memory(error):
         return NO_MEMORY
     text = str(error)
-    return (
-        f"The model failed on this reply: {text.splitlines()[0] if text else type(error).__name__}"
-    )
+    reason = text.splitlines()[0] if text else type(error).__name__
+    return LocalizedText("reply_failed", {"reason": reason})

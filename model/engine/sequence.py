@@ -14,6 +14,7 @@ from model.engine.sampler import Choice, Floats, Sampler
 from model.engine.stop_strings import StopStrings
 from model.layers.llama import SequenceSlice
 from model.layers.lora import Lora
+from model.translations import LocalizedText
 from model.types import Delta, Emit, EngineRequest, FinishReason, Queued, Stats, TokenLogprob
 
 
@@ -177,7 +178,7 @@ class Sequence:
             self._told = place.ahead, place.reason
             self._emit(Delta(queued=place))
 
-    def finish(self, reason: FinishReason, error: str | None = None) -> None:
+    def finish(self, reason: FinishReason, error: LocalizedText | None = None) -> None:
         """End the reply with whatever text is still held back. A second call does nothing."""
         if self.finished:
             return
@@ -200,7 +201,7 @@ class Sequence:
         reason: FinishReason,
         text: str,
         logprobs: tuple[TokenLogprob, ...] = (),
-        error: str | None = None,
+        error: LocalizedText | None = None,
     ) -> None:
         self.reason = reason
         self._emit(Delta(text, reason, self._stats(), logprobs=logprobs, error=error))

@@ -14,6 +14,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from model.types import LinlyError
+
 MB = 1 << 20
 MAX_CONFIG_BYTES = MB
 # Of files that may be larger than a configuration.
@@ -28,8 +30,8 @@ MAX_BYTES = {
 }
 
 
-class UnfitFileError(ValueError):
-    """A file that is not read, with the reason."""
+class UnfitFileError(LinlyError, ValueError):
+    """A file that is not read: its text is the reason."""
 
 
 def open_file(path: Path) -> FileIO:
@@ -43,7 +45,7 @@ def open_file(path: Path) -> FileIO:
     descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOCTTY", 0))
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise UnfitFileError("it is no regular file")
+            raise UnfitFileError("file_not_regular")
         return os.fdopen(descriptor, "rb", buffering=0)
     except BaseException:
         os.close(descriptor)
@@ -89,7 +91,7 @@ def parse_json(text: str) -> Any:
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise UnfitFileError("it is nested too deeply") from error
+        raise UnfitFileError("file_nested_too_deeply") from error
 
 
 def require_inside(path: Path) -> None:
@@ -108,10 +110,10 @@ def require_inside(path: Path) -> None:
     try:
         real = path.resolve(strict=True)
     except (OSError, RuntimeError) as error:  # it leads nowhere, or in a circle
-        raise UnfitFileError("it is a link that leads out of its folder") from error
+        raise UnfitFileError("file_link_outside") from error
     if not any(real.is_relative_to(place) for place in allowed):
-        raise UnfitFileError("it is a link that leads out of its folder")
+        raise UnfitFileError("file_link_outside")
 
 
 def _too_large(bound: int) -> UnfitFileError:
-    return UnfitFileError(f"it is larger than {bound / MB:g} MB")
+    return UnfitFileError("file_too_large", megabytes=bound / MB)

@@ -16,6 +16,7 @@ from model.diagnostics import folder_error
 from model.folders.bounded_files import read_text
 from model.text.tokenizer import Tokenizer
 from model.text.tokenizer_files import check_pieces, read_json, read_tokenizer
+from model.translations import LocalizedText
 from model.types import ModelFolderError
 
 ARCHITECTURES = {"LlamaForCausalLM", "LLaMAForCausalLM"}  # the second is what early files say
@@ -133,7 +134,9 @@ def check_config(path: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
     told = config.get("architectures")
     architectures = [str(name) for name in told] if isinstance(told, list) else []
     if not ARCHITECTURES.intersection(architectures) and config.get("model_type") != "llama":
-        what = ", ".join(architectures) or config.get("model_type") or "of an unknown family"
+        what = (
+            ", ".join(architectures) or config.get("model_type") or LocalizedText("unknown_family")
+        )
         raise folder_error("not_llama", folder=path, what=what)
     if not all(_is_size(config.get(size)) for size in ("vocab_size", "hidden_size")):
         raise folder_error("config_incomplete", file=path / "config.json")

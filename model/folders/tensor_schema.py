@@ -10,6 +10,7 @@ from typing import Any
 from model.diagnostics import Finding, finding, folder_error
 from model.folders.model_folder import IGNORED, MAX_SIZES
 from model.folders.weights import LazyTensor
+from model.translations import LocalizedText
 
 Shape = tuple[int, ...]
 
@@ -27,7 +28,7 @@ def expected_tensors(config: Mapping[str, Any]) -> dict[str, Shape]:
     keys = _size(config, "num_key_value_heads", heads)
     each = _size(config, "head_dim", hidden // heads)
     if heads % keys:
-        said = f"{keys} key heads do not divide {heads} heads"
+        said = LocalizedText("heads_not_divided", {"keys": keys, "heads": heads})
         raise folder_error("config_unsound", file="config.json", said=said)
     parts = {
         "self_attn.q_proj": (heads * each, hidden),
@@ -42,8 +43,8 @@ def expected_tensors(config: Mapping[str, Any]) -> dict[str, Shape]:
     }
     layers = _size(config, "num_hidden_layers")
     if layers > MAX_SIZES["num_hidden_layers"]:  # their names would fill the memory
-        said = f"num_hidden_layers is {layers}"
-        raise folder_error("config_unsound", file="config.json", said=said)
+        value = f"num_hidden_layers is {layers}"
+        raise folder_error("config_unsound", file="config.json", said=value)
     found: dict[str, Shape] = {"model.embed_tokens.weight": (vocab, hidden)}
     for layer in range(layers):
         found |= {f"model.layers.{layer}.{part}.weight": shape for part, shape in parts.items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from model.config.process_secrets import without_secrets
 from model.config.settings import read_settings
-from model.doctor import find_folder
+from model.doctor.check import find_folder
 from model.doctor.check_adapter import check_for_merging, usual_template
 from model.doctor.check_base import quick_check
 from model.doctor.vocabulary import own_tokenizer
@@ -48,8 +48,9 @@ def plan_merge(
     strengths = list(scales) or [1.0] * len(lora_models)
     if len(strengths) != len(lora_models):
         raise SettingsError(
-            f"--scale has {len(strengths)} numbers for {len(lora_models)} adapters",
-            "Pass one for each adapter, in their order, or none.",
+            "merge_scale_count",
+            scales=len(strengths),
+            adapters=len(lora_models),
         )
     settings = read_settings([f"--base_model={base_model}"], without_secrets(os.environ))
     base = read_model_folder(find_base(settings, _silent))
@@ -72,8 +73,7 @@ def _checked(path: Path, strength: float, facts: BaseInfo) -> AdapterWeights:
         check_for_merging(path, facts)
         return read_adapter(path, strength)
     except AdapterError as error:
-        message = f"The adapter {path.name} cannot be merged: {error.message}"
-        raise AdapterError(message, error.remedy, error.finding) from error
+        raise AdapterError("adapter_not_mergeable", name=path.name, problem=error) from error
 
 
 def _tokenizer(paths: Sequence[Path], adapters: Sequence[AdapterWeights]) -> Path | None:

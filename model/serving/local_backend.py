@@ -240,8 +240,9 @@ def known_templates(
         return {OWN_TEMPLATE: own, **templates}, OWN_TEMPLATE
     if not templates:
         raise ModelFolderError(
-            f"{folder.path} has no chat template and {settings.prompts_dir} has none either",
-            "Pass --prompts_dir with the project's prompts folder.",
+            "no_chat_template_anywhere",
+            folder=folder.path,
+            prompts_dir=settings.prompts_dir,
         )
     looks_like = "chinese-alpaca" if "alpaca" in folder.name.lower() else "linly"
     return templates, looks_like if looks_like in templates else next(iter(templates))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from model.engine.protocol import Engine
 from model.serving.adapter_registry import Adapter
 from model.serving.local_backend import Backend
+from model.suggestions import did_you_mean
 from model.text.prompt import (
     Prompt,
     PromptTemplate,
@@ -71,7 +72,7 @@ def plan_chat(serving: Backend, request: ChatRequest) -> PreparedRequest:
         UnknownModelError, AdapterError, RequestError, PromptTooLongError
     """
     if not request.messages:
-        raise RequestError("There are no messages to answer")
+        raise RequestError("no_messages")
     voice = _voice(serving, request)
     return _planned(serving, voice, _to_answer(serving, request, voice), request.so_far)
 
@@ -125,8 +126,8 @@ def resolve_template(serving: Backend, name: str | None, adapter: Adapter | None
     """
     name = name or (adapter.template if adapter else None) or serving.default_template
     if name not in serving.templates:
-        known = ", ".join(serving.templates)
-        raise RequestError(f"There is no prompt template {name!r}", f"There are: {known}.")
+        remedy = did_you_mean(name, serving.templates, "there_are", names=tuple(serving.templates))
+        raise RequestError("unknown_template", name=name, remedy=remedy)
     return serving.templates[name]
 
 
@@ -195,7 +196,7 @@ def _as_it_is(serving: Backend, request: ChatRequest, voice: _Voice) -> Prompt:
 def _chosen_adapter(serving: Backend, request: ChatRequest | CompletionRequest) -> Adapter | None:
     """The adapter that is asked for, as its folder is now; None for the base."""
     if not 0 <= request.adapter_scale <= MAX_SCALE:
-        raise RequestError(f"adapter_scale must be between 0 and {MAX_SCALE:g}")
+        raise RequestError("adapter_scale_range", max_scale=MAX_SCALE)
     if request.adapter is None:
         return None
     return serving.registry.get(request.adapter)
@@ -236,19 +237,20 @@ def _completion_ids(
     else:
         ids = request.prompt
     if not ids:
-        raise RequestError("The prompt is empty")
+        raise RequestError("prompt_empty")
     _check_ids(ids, tokenizer)
     if len(ids) >= context:
         raise PromptTooLongError(
-            f"The prompt is {len(ids)} tokens long and there is room for {context - 1}",
-            "Shorten it or raise --context_length.",
+            "prompt_too_long",
+            tokens=len(ids),
+            room=context - 1,
         )
     return ids
 
 
 def _check_ids(ids: Sequence[int], tokenizer: Tokenizer) -> None:
     if not all(0 <= i < tokenizer.vocab_size for i in ids):
-        raise RequestError(f"A token id lies outside of 0 to {tokenizer.vocab_size - 1}")
+        raise RequestError("token_id_range", vocab_size=tokenizer.vocab_size - 1)
 
 
 def _detokenizer(plan: PreparedRequest) -> Detokenizer:

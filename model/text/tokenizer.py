@@ -173,7 +173,7 @@ def _encode(backend: Any, text: str, add_special_tokens: bool = False) -> list[i
         # A panic in Rust, as when a pattern is tried too often, is no Exception.
         if type(error).__name__ != "PanicException":
             raise
-        raise RequestError("The tokenizer cannot read this text", "Shorten or change it.") from None
+        raise RequestError("tokenizer_cannot_read") from None
     return ids
 
 

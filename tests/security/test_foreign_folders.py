@@ -402,10 +402,10 @@ READ = """
 import sys
 from pathlib import Path
 from model.text.tokenizer_files import read_tokenizer
-from model.text.tokenizer import Run
+from model.text.tokenizer import TextSpan
 from model.types import LinlyError
 try:
-    read_tokenizer(Path(sys.argv[1]))[0].encode([Run("a" * 200_000, control=False)])
+    read_tokenizer(Path(sys.argv[1]))[0].encode([TextSpan("a" * 200_000, control=False)])
     print("read")
 except LinlyError as error:
     print(error)

@@ -18,6 +18,7 @@ from dataclasses import replace
 
 from model.serving.delta_queue import DeltaBatch
 from model.serving.manager import ModelManager
+from model.translations import LocalizedText
 from model.types import (
     ChatRequest,
     Delta,
@@ -29,7 +30,6 @@ from web.chats.cluster.notifications import NullBus, ReplicaBus, ReplicaEvent, o
 from web.chats.reply_job import (
     ReplyJob,
     completed_run,
-    ensure_full_stop,
     final_state,
     planned_runs,
     to_model_messages,
@@ -43,7 +43,7 @@ SAVE_SECONDS = 0.3  # between two savings of what streams
 POLL_SECONDS = 0.3  # between two looks at a model that is still loading
 UPDATE_SECONDS = 0.05  # between two bursts of one reply, while few are made
 CROWD_SECONDS = 0.01  # and this much more for each other one: cores are the model's
-FAULT = "Something went wrong here; the terminal says what."
+FAULT = LocalizedText("fault")
 
 log = logging.getLogger(__name__)
 
@@ -225,16 +225,17 @@ class ReplyGenerator:
                 reply.run, reply.until = run, until
                 last = await self._run(reply)
                 runs.append(completed_run(reply.run, last))
-                state, error = final_state(reply, last), last.error or ""
+                state = final_state(reply, last)
+                error = last.error.dump() if last.error else ""
                 if reply.stopped or state is MessageState.FAILED:
                     break
         except LinlyError as problem:
-            state, error = MessageState.FAILED, ensure_full_stop(str(problem))
+            state, error = MessageState.FAILED, problem.text.dump()
         except _StoppedError:
             state = MessageState.STOPPED
         except Exception:
             log.exception("a reply failed")
-            state, error = MessageState.FAILED, FAULT
+            state, error = MessageState.FAILED, FAULT.dump()
         finally:
             if not runs or len(reply.text) > reply.run.begins > runs[-1].begins:
                 runs.append(reply.run)  # it ended before it could say how

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from model.translations import DEFAULT
 from model.types import LinlyError
 from web.chats.cluster.notifications import (
     Hear,
@@ -19,7 +20,6 @@ from web.chats.cluster.notifications import (
 )
 from web.chats.identity import Owner
 from web.chats.store.models import Chat
-from web.i18n import DEFAULT
 from web.workers import LoopCaller
 
 MAX_TABS = 4_000  # that are open here

@@ -12,16 +12,15 @@ from contextlib import suppress
 from dataclasses import astuple, dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
+from model.translations import languages
 from model.types import LinlyError, RequestError
 from web.chats.chat_service import ChatService
 from web.chats.prefill_ahead import PrefillAhead
 from web.chats.store.models import ChatSettings, SavedPreset
 from web.chats.tab_sessions import TabSession
 from web.chats.transfer.import_file import read_chats
-from web.i18n import LANGUAGES, translate
-from web.i18n.refusals import refused
 from web.ui.compare_panel import MAX_RIVALS, chosen
 from web.ui.control_updates import ControlUpdates
 from web.ui.controls import Updates
@@ -30,7 +29,6 @@ from web.ui.layout import Layout
 from web.ui.library import PromptLibrary
 from web.ui.presets import FIRST, PRESETS
 from web.ui.train.actions import TrainActions, TrainForm
-from web.ui.train.service import TrainingRequestError
 
 log = logging.getLogger(__name__)
 
@@ -107,8 +105,14 @@ class SnippetText(Named):
     message: Text | None = None
 
 
+def _in_language(tag: str) -> str:
+    if tag not in languages():
+        raise ValueError("there are no texts in that language")
+    return tag
+
+
 class Language(Body):
-    language: Annotated[str, StringConstraints(pattern=f"^({'|'.join(LANGUAGES)})$")]
+    language: Annotated[str, AfterValidator(_in_language)]
 
 
 class Train(Body):
@@ -123,8 +127,8 @@ class Export(Body):
 class ActionResult:
     """What the tab that acted is to do: show a chat's settings, tell a sentence, take what was
     `sent` out of the message box, put `inserted` behind what is in it, bring controls up to date.
-    `filled` is the chat that the controls are about from now on, "" for one to come, if that is
-    another one."""
+    `loaded_chat` is the chat that the controls are about from now on, "" for one to
+    come, if that is another one."""
 
     settings: ChatSettings | None = None
     said: str = ""
@@ -216,17 +220,17 @@ class Actions:
     def told(self, visit: TabSession, action: Callable[[], ActionResult | None]) -> dict[str, Any]:
         """Do something; what the tab is told of it."""
         outcome = action() or ActionResult()
-        updates, said, filled = dict(outcome.updates), outcome.said, outcome.loaded_chat
+        updates, said, loaded_chat = dict(outcome.updates), outcome.said, outcome.loaded_chat
         if outcome.settings is not None:
-            updates |= self._controls.loaded_chat(visit, outcome.settings)
+            updates |= self._controls.fill(visit, outcome.settings)
             said = said or self._controls.missed(visit, outcome.settings)
-            filled = visit.chat or ""
+            loaded_chat = visit.chat or ""
         return {
             "say": said or None,
             "sent": outcome.sent or None,
             "inserted": outcome.inserted or None,
             "chat": visit.chat,
-            "filled": filled,
+            "loaded_chat": loaded_chat,
             "lost": visit.lost,
             "controls": self._layout.controls.encode(updates),
         }
@@ -253,7 +257,7 @@ class Actions:
                 said=error_sentence(error, visit.language), loaded_chat=visit.chat or ""
             )
         if visit.chat != before:
-            return _with(outcome, filled=visit.chat or "")
+            return _with(outcome, loaded_chat=visit.chat or "")
         with suppress(LinlyError):  # what could not be read was told already
             own = self._talk.settings(visit)
             if own is not None and form.loaded_chat != visit.chat:
@@ -368,7 +372,7 @@ class Actions:
     def _revoke(self, visit: TabSession, _: Body) -> None:
         """End the public link; visitors of it cannot."""
         if self._talk.link is None or visit.guest:
-            raise RequestError("There is no link to revoke", "Reload the page.")
+            raise RequestError("no_link_to_revoke")
         self._talk.link.revoke()
         for tab in self._talk.visits:
             tab.offer()
@@ -384,9 +388,7 @@ class Actions:
 
 def error_sentence(error: LinlyError, language: str) -> str:
     """What a visitor is told of an error."""
-    if isinstance(error, TrainingRequestError):
-        return translate(language, error.key)
-    return refused(str(error), language)
+    return error.text.sentence(language)
 
 
 def _with(outcome: ActionResult, **more: Any) -> ActionResult:

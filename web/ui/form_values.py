@@ -29,7 +29,7 @@ class Body(BaseModel):
 
 
 class FormValues(Body):
-    """How the visitor wants to be answered. `filled` is the chat that the controls are about."""
+    """The settings of the controls. `loaded_chat` is the chat that they are about."""
 
     loaded_chat: Name | None = None
     adapter: Name | None = None
@@ -62,4 +62,4 @@ class FormValues(Body):
                 sampling=sampling(preset, self.max_tokens, self.seed),
             )
         except (ValueError, OverflowError) as error:
-            raise RequestError("The settings hold something unknown", "Reload the page.") from error
+            raise RequestError("form_value_unknown") from error

@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
+from model.translations import DEFAULT, texts
 from web.chats.store.models import ChatSettings
-from web.i18n import DEFAULT, texts
 from web.ui.choices import preset_choices
 from web.ui.library_panel import ShelfPanel
 from web.ui.presets import FIRST, MAX_TOKENS, PRESETS, Preset, preset_from_sampling
@@ -122,7 +122,7 @@ class SettingsPanel:
             *self.share.labels(t),
         )
 
-    def loaded_chat(self, settings: ChatSettings, presets: Mapping[str, Preset]) -> Updates:
+    def fill(self, settings: ChatSettings, presets: Mapping[str, Preset]) -> Updates:
         """Updates that show a chat's settings, but for its template."""
         sampling = settings.sampling
         preset = preset_from_sampling(sampling)

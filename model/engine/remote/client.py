@@ -75,7 +75,7 @@ class OpenAIClient:
         answer = await self._ask("GET", f"{self._url}/models")
         entries = answer.get("data")
         if not isinstance(entries, list):
-            raise EngineError("The model server does not list its models as OpenAI's API does")
+            raise EngineError("model_server_models_invalid")
         known = [e for e in entries if isinstance(e, dict) and isinstance(e.get("id"), str)]
         longest = {e["id"]: e["max_model_len"] for e in known if _is_size(e.get("max_model_len"))}
         bases = tuple(entry["id"] for entry in known if not entry.get("parent"))
@@ -166,7 +166,7 @@ class OpenAIClient:
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            raise EngineError("The model server does not answer as OpenAI's API does")
+            raise EngineError("model_server_answer_invalid")
         return answer
 
     @asynccontextmanager
@@ -189,9 +189,7 @@ class OpenAIClient:
 
     def _unreachable(self, error: httpx.HTTPError) -> NotReadyError:
         said = str(error).partition("\n")[0] or type(error).__name__
-        return NotReadyError(
-            f"The model server cannot be reached: {said}", "It is tried again until it answers."
-        )
+        return NotReadyError("model_server_unreachable", reason=said)
 
 
 def _session(affinity: str) -> dict[str, str]:
@@ -212,22 +210,21 @@ def _refusal(status: int, said: str, retry_after: str) -> LinlyError:
     if status == httpx.codes.TOO_MANY_REQUESTS:
         seconds = float(retry_after) if retry_after.isdecimal() else 5.0
         return BusyError(
-            "The model server has too much to do",
-            f"Try again in about {seconds:.0f} s.",
+            "model_server_busy",
+            seconds=seconds,
             retry_after=seconds,
         )
     if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
         return EngineError(
-            "The model server does not accept this program's key",
-            "Start this program with the right --engine_key.",
+            "model_server_key_refused",
         )
     if status in (502, 503, 504):
-        return NotReadyError("The model server is not ready", "It is tried again until it is.")
+        return NotReadyError("model_server_not_ready")
     if status == httpx.codes.NOT_FOUND:
-        return UnknownThereError(f"The model server does not know this: {said}")
+        return UnknownThereError("model_server_unknown", reason=said)
     if status < httpx.codes.INTERNAL_SERVER_ERROR:
-        return RequestError(f"The model server refuses this: {said}")
-    return EngineError(f"The model server has failed: {said}")
+        return RequestError("model_server_refused", reason=said)
+    return EngineError("model_server_failed", reason=said)
 
 
 def _words(content: bytes) -> str:
@@ -246,9 +243,9 @@ def _chunk(data: str) -> Json:
     try:
         chunk = json.loads(data)
     except ValueError as error:
-        raise EngineError("The model server does not stream as OpenAI's API does") from error
+        raise EngineError("model_server_stream_invalid") from error
     if not isinstance(chunk, dict) or chunk.get("error"):
-        raise EngineError(f"The model server has failed: {_words(data.encode())}")
+        raise EngineError("model_server_failed", reason=_words(data.encode()))
     return chunk
 
 

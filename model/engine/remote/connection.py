@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from model.discretion import without_paths
 from model.engine.remote.client import OpenAIClient, ServerModels
 from model.engine.remote.probe import TokenizerProbe
+from model.translations import LocalizedText, without_folders
 from model.types import AdapterError, BusyError, EngineError, LinlyError, NotReadyError
 
-SILENT = "The model server has not answered yet"
+SILENT = LocalizedText("model_server_silent")
 NOTHING = ServerModels((), frozenset())
 DIGITS = 12  # of a digest, in the name of an adapter that a server was given
 GIVEN = re.compile(rf".+@[0-9a-f]{{{DIGITS}}}")
@@ -32,7 +32,7 @@ class ConnectionState:
 
     served: ServerModels = NOTHING
     base: str = ""
-    error: str | None = SILENT
+    error: LocalizedText | None = SILENT
     ids: bool = True
     loads: bool = True
 
@@ -86,7 +86,7 @@ class ServerConnection:
 
     def mark_down(self, error: LinlyError) -> None:
         """It cannot be used for now."""
-        self._turn(replace(self.state, error=str(error)))
+        self._turn(replace(self.state, error=error.text))
 
     async def ensure_adapter(self, adapter: str, digest: str) -> str:
         """The name by which the server has an adapter as of `digest`; it is given it if need be.
@@ -167,8 +167,9 @@ class ServerConnection:
         if named or len(served.bases) == 1:
             return (named or served.bases)[0]
         raise EngineError(
-            f"The model server serves {', '.join(served.bases) or 'no model'} and not {self._base}",
-            "Start this program with --base_model and the folder of what is served.",
+            "model_server_other_base",
+            bases=", ".join(served.bases) or "no model",
+            base=self._base,
         )
 
     async def _knows_ids(self, base: str) -> bool:
@@ -179,8 +180,8 @@ class ServerConnection:
         if self._probe.fits(told):
             return True
         raise EngineError(
-            f"The model server has another tokenizer than {self._base}",
-            "Start this program with --base_model and the folder of what is served.",
+            "model_server_other_tokenizer",
+            base=self._base,
         )
 
 
@@ -194,8 +195,9 @@ def _named(adapter: str, digest: str) -> str:
 
 
 def _refusal(adapter: str, error: LinlyError) -> AdapterError:
-    said = without_paths(error.message)
+    reason = without_folders(error.text)
     return AdapterError(
-        f"The model server cannot serve the adapter {adapter!r}: {said}",
-        "Mend it, and let the server see the same folder under the same path.",
+        "model_server_adapter_refused",
+        adapter=adapter,
+        reason=reason,
     )

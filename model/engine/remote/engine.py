@@ -121,11 +121,10 @@ class RemoteEngine:
         self._check_line()
         if request.adapter and request.adapter_scale not in (0, 1):
             raise RequestError(
-                "A model server elsewhere serves adapters at strength 1 alone",
-                "Set the strength to 1, or to 0 for the base.",
+                "model_server_adapter_scale",
             )
         if len(self._replies) >= MAX_RUNNING:
-            raise BusyError(f"{MAX_RUNNING} replies are on their way already", "Try again soon.")
+            raise BusyError("too_many_remote_replies", running=MAX_RUNNING)
         self._loop.call_soon_threadsafe(self._begin, ResponseStream(request, emit))
 
     def abort(self, request_id: str) -> None:
@@ -154,7 +153,7 @@ class RemoteEngine:
 
     def _check_line(self) -> None:
         if self._closing:
-            raise EngineError("The program is shutting down")
+            raise EngineError("shutting_down")
         if self._line.state.error:
             raise NotReadyError(self._line.state.error)
 
@@ -170,9 +169,7 @@ class RemoteEngine:
             self._loop.run_until_complete(self._work())
         except BaseException as error:  # the thread must not die without a word
             log.exception("the engine stopped")
-            self._line.mark_down(
-                EngineError(f"The engine stopped: {error or type(error).__name__}")
-            )
+            self._line.mark_down(EngineError("engine_stopped", error=error or type(error).__name__))
         finally:
             self._tried.set()
             self._loop.run_until_complete(self._end_all())
@@ -279,7 +276,7 @@ class RemoteEngine:
             reply.on_error(error)
         except Exception as error:
             log.exception("a reply failed")
-            reply.on_error(EngineError(f"The model server's answer cannot be read: {error}"))
+            reply.on_error(EngineError("model_server_answer_unreadable", error=error))
         finally:
             del self._replies[reply.request.id], self._tasks[reply.request.id]
             reply.emit_final()
@@ -314,12 +311,11 @@ class RemoteEngine:
 
 
 def _broke_off() -> NotReadyError:
-    return NotReadyError("The model server broke off", "Continue the reply, or ask again.")
+    return NotReadyError("model_server_connection_lost")
 
 
 def _unserved(adapter: str) -> AdapterError:
     return AdapterError(
-        f"The model server does not serve the adapter {adapter!r}",
-        f"Start it with --lora-modules {adapter}=FOLDER, or let it load adapters by itself: "
-        "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True.",
+        "model_server_adapter_missing",
+        adapter=adapter,
     )

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from model.engine.stop_strings import StopStrings
+from model.translations import LocalizedText
 from model.types import (
     Delta,
     Emit,
@@ -46,7 +47,7 @@ class ResponseStream:
         self._tokens = 0
         self._usage: Json = {}
         self._refusal: LinlyError | None = None
-        self._error: str | None = None
+        self._error: LocalizedText | None = None
         drawn = secrets.randbits(32) if request.sampling.seed is None else request.sampling.seed
         self._seed = drawn
 
@@ -132,14 +133,17 @@ class ResponseStream:
 
     def interrupt(self, error: LinlyError) -> None:
         """The server has gone: an end that nobody asked for."""
-        self._end(FinishReason.ABORT, error=str(error))
+        self._end(FinishReason.ABORT, error=error.text)
 
     def on_error(self, error: LinlyError) -> None:
         """The server did not take it, or failed on the way."""
-        self._end(FinishReason.ERROR, None if self.taken else error, str(error))
+        self._end(FinishReason.ERROR, None if self.taken else error, error.text)
 
     def _end(
-        self, reason: FinishReason, refusal: LinlyError | None = None, error: str | None = None
+        self,
+        reason: FinishReason,
+        refusal: LinlyError | None = None,
+        error: LocalizedText | None = None,
     ) -> None:
         """For this reason, unless it has ended already, with whatever text is still held back."""
         if self.reason is not None:

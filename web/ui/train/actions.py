@@ -10,15 +10,14 @@ from typing import Annotated
 import gradio as gr
 from pydantic import Field, StringConstraints
 
+from model.translations import translate, without_folders
 from model.types import LinlyError
 from web.chats.tab_sessions import TabSession
-from web.i18n import translate
-from web.i18n.refusals import refused
 from web.ui.choices import AUTOMATIC
 from web.ui.controls import Updates
 from web.ui.form_values import Body, Name, Number
 from web.ui.train.layout import TrainLayout, relabel
-from web.ui.train.service import TrainingForm, TrainingRequestError, TrainingService, name_for
+from web.ui.train.service import TrainingForm, TrainingService, name_for
 from web.ui.train.uploads import Uploads
 from web.ui.train.view import data_view, job_view
 
@@ -59,7 +58,7 @@ class TrainActions:
         try:
             seen = self.desk.look(path, form.train_template or None, bool(form.train_inputs))
         except LinlyError as error:
-            said = refused(_without_folder(str(error), path), visit.language)
+            said = without_folders(error.text).sentence(visit.language)
             return {ui.data: "", **self._notice(said)}
         return {
             ui.data: data_view(seen, visit.language),
@@ -76,10 +75,8 @@ class TrainActions:
                 int(form.train_epochs or EPOCHS), int(form.train_rank or RANK),
                 form.train_rate or None, form.train_description or "", bool(form.train_inputs),
             ))  # fmt: skip
-        except TrainingRequestError as error:
-            return self._notice(translate(visit.language, error.key))
         except LinlyError as error:
-            return self._notice(refused(str(error), visit.language))
+            return self._notice(error.text.sentence(visit.language))
         return {self.layout.notice: gr.update(visible=False), **self.updates(visit)}
 
     def cancel(self, visit: TabSession) -> Updates:

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from web.i18n import DEFAULT, texts
+from model.translations import DEFAULT, texts
 from web.ui.choices import AUTOMATIC
 from web.ui.custom_components import drawn
 

@@ -19,14 +19,10 @@ CUTOFF = 512  # tokens, as finetune.py has it by default
 
 
 class TrainingRequestError(LinlyError):
-    """What was asked for cannot be trained; `key` names the sentence in the page's languages."""
+    """What was asked for cannot be trained."""
 
     http_status = 400
     code = "bad_training"
-
-    def __init__(self, key: str) -> None:
-        super().__init__(key)
-        self.key = key
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,7 @@ class TrainingService:
         """
         tokenizer = self.manager.tokenizer
         if tokenizer is None:
-            raise NotReadyError("The model is still loading", "Try again in a moment.")
+            raise NotReadyError("model_loading")
         written = self.manager.template_for(None, template)
         return preview(data, written, tokenizer, CUTOFF, train_on_inputs)
 
@@ -93,9 +89,9 @@ class TrainingService:
             LinlyError: the name is taken, or a training is running.
         """
         if wanted.data is None or not wanted.data.is_file():  # uploads are cleared away in time
-            raise TrainingRequestError("train_no_data")
+            raise TrainingRequestError("training_without_data")
         if not NAME.fullmatch(wanted.name):
-            raise TrainingRequestError("train_bad_name")
+            raise TrainingRequestError("training_bad_name")
         folder = self.settings.adapters_dir / wanted.name
         check_destination(folder)
         self.trainings.start(wanted.name, folder, flags(self.settings, wanted, folder))

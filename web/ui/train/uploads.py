@@ -52,7 +52,7 @@ class Uploads:
         """
         found = self._files.get(token)
         if found is None or found.owner != owner or not found.path.is_file():
-            raise TrainingRequestError("train_no_data")
+            raise TrainingRequestError("training_without_data")
         return found.path
 
     def begin(self, owner: str, name: str, size: int) -> tuple[str, Path]:
@@ -63,12 +63,10 @@ class Uploads:
         """
         stem = re.sub(r"[^\w. ()-]+", "_", Path(name).name)[-100:].lstrip(".")
         if not stem.lower().endswith(TYPES):
-            raise UploadError(
-                "This is no file with dialogues", "Choose a .json, .jsonl or .txt file."
-            )
+            raise UploadError("upload_not_dialogues")
         self._clear_away(owner)
         if sum(one.size for one in self._files.values()) + size > MAX_BYTES:
-            raise UploadError("There is no room for more files", "Try again tomorrow.")
+            raise UploadError("uploads_full")
         token = secrets.token_urlsafe(16)
         path = self._folder / token / stem
         path.parent.mkdir(parents=True, mode=0o700)

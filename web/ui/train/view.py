@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from model.translations import LocalizedText, translate
 from training.job import Job
 from training.preview import Piece, Preview
-from web.i18n import translate
-from web.i18n.refusals import refused
 
 WIDTH, HEIGHT, MARGIN = 640, 180, 34
 MAX_POINTS = 300  # of a curve
@@ -23,7 +22,7 @@ def data_view(shown: Preview, language: str) -> str:
     legend = f"<mark>{escape(translate(language, 'train_learned'))}</mark>"
     parts = [f"<p>{head} {legend} {escape(translate(language, 'train_read'))}</p>"]
     if shown.bad:
-        reasons = refused(shown.reasons, language)
+        reasons = LocalizedText("reasons", {"reasons": shown.reasons}).message(language)
         bad = translate(language, "train_bad_rows", bad=shown.bad, reasons=reasons)
         parts.append(f"<p class='warn'>{escape(bad)}</p>")
     parts += [f"<pre>{''.join(map(_piece, chat))}</pre>" for chat in shown.chats]
@@ -41,7 +40,7 @@ def job_view(job: Job | None, language: str) -> str:
     parts = [f"<p><b>{escape(job.name)}</b>: {escape(_state(job, language))}</p>"]
     if job.running:
         parts.append(_bar(job, language))
-    parts += [f"<p class='note'>{escape(refused(note, language))}</p>" for note in job.notes]
+    parts += [f"<p class='note'>{escape(note.sentence(language))}</p>" for note in job.notes]
     if job.losses:
         parts.append(_curve(job, language))
     return "".join(parts)
@@ -52,7 +51,9 @@ def _state(job: Job, language: str) -> str:
         return translate(language, "train_cancelling")
     if job.running:
         return translate(language, f"train_stage_{job.stage}")
-    return translate(language, f"train_{job.phase}", text=refused(job.text, language))
+    return translate(
+        language, f"train_{job.phase}", text=job.text.sentence(language) if job.text else ""
+    )
 
 
 def _bar(job: Job, language: str) -> str:
