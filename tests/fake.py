@@ -16,6 +16,7 @@ from model.serving.local_backend import OWN_TEMPLATE, Backend, Report
 from model.serving.manager import ModelManager
 from model.text.prompt import PromptTemplate, load_templates
 from model.text.tokenizer import TextSpan
+from model.translations import LocalizedText
 from model.types import (
     AdapterError,
     Delta,
@@ -109,7 +110,7 @@ class FakeEngine:
                 reason = FinishReason.ABORT
                 break
             if piece == "<fail>":
-                reason, error = FinishReason.ERROR, "There was not enough memory for this reply."
+                reason, error = FinishReason.ERROR, LocalizedText("reply_out_of_memory")
                 break
             self.emitted[request.id] = self.emitted.get(request.id, 0) + 1
             emit(Delta(piece))
