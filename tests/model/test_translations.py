@@ -197,8 +197,8 @@ def test_what_is_kept_comes_back() -> None:
     '{"code": "queue_full", "facts": {}}',
     '{"code": "queue_full", "facts": {"waiting": 1, "seconds": "x"}}',
     '{"code": "adapter_broken", "facts": {"name": "x", "problem": "no text"}}',
-    '{"code": "shutting_down", "facts": null}', '{"a": ' * 5_000, '{"code": "shutting_down", "facts":'
-    + json.dumps({str(n): n for n in range(100)}) + "}",
+    '{"code": "shutting_down", "facts": null}', '{"a": ' * 5_000,
+    json.dumps({"code": "shutting_down", "facts": {str(n): n for n in range(100)}}),
 ])  # fmt: skip
 def test_what_is_none_of_its_texts_is_shown_as_it_is(stored: str) -> None:
     text = load_text(stored)
@@ -243,7 +243,7 @@ def test_a_third_language_is_found_by_itself(third: str) -> None:
     from web.ui.actions import Language
     from web.ui.custom_components import script_texts
 
-    assert list(languages().items())[0] == ("en", "English")
+    assert next(iter(languages().items())) == ("en", "English")
     assert languages()[third] == "Deutsch"
     assert known_language("de-AT") == third
     assert translate(third, "send") == "Senden"
