@@ -19,9 +19,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.base_resolver import MODEL_TEMPLATE, Report
 from model.config.settings import Settings
 from model.serving.adapter_registry import AdapterRegistry
-from model.serving.local_backend import OWN_TEMPLATE, Backend, Report
+from model.serving.backend import Backend
 from model.serving.manager import ModelManager
 from model.text.prompt import PromptTemplate
 from model.text.tokenizer import TextSpan
@@ -143,11 +144,11 @@ class _Letters:
 
 def load(settings: Settings, _: Report) -> Backend:
     """The engine with as little around it as there has to be."""
-    template = PromptTemplate(OWN_TEMPLATE, "{{ messages[-1]['content'] }}")
+    template = PromptTemplate(MODEL_TEMPLATE, "{{ messages[-1]['content'] }}")
     registry = AdapterRegistry(settings.adapters_dir, None, ())
     return Backend(
         "paced", PacedEngine(), _Letters(), frozenset(), registry,  # type: ignore[arg-type]
-        {OWN_TEMPLATE: template}, OWN_TEMPLATE,
+        {MODEL_TEMPLATE: template}, MODEL_TEMPLATE,
     )  # fmt: skip
 
 

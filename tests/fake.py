@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from model.base_resolver import MODEL_TEMPLATE, Report
 from model.config.settings import CHECKOUT, Settings
 from model.diagnostics import finding
 from model.folders.adapter_files import WEIGHTS
 from model.serving.adapter_registry import Adapter, AdapterRegistry
+from model.serving.backend import Backend
 from model.serving.background_loader import Load
-from model.serving.local_backend import OWN_TEMPLATE, Backend, Report
 from model.serving.manager import ModelManager
 from model.text.prompt import PromptTemplate, load_templates
 from model.text.tokenizer import TextSpan
@@ -183,10 +184,10 @@ def fake_load(
             loading.wait()
         if fail:
             raise fail
-        own = PromptTemplate(OWN_TEMPLATE, TEMPLATE, "The model's own")
-        templates = {OWN_TEMPLATE: own, **load_templates(CHECKOUT / "prompts")}
+        own = PromptTemplate(MODEL_TEMPLATE, TEMPLATE, "The model's own")
+        templates = {MODEL_TEMPLATE: own, **load_templates(CHECKOUT / "prompts")}
         registry = FakeRegistry(adapters)
-        default = OWN_TEMPLATE if tuned else "linly"
+        default = MODEL_TEMPLATE if tuned else "linly"
         return Backend(
             "fake-base", engine, LetterTokenizer(), frozenset(), registry, templates, default
         )

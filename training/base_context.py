@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.base_resolver import base_name, find_base, known_templates
 from model.config.process_secrets import without_secrets
 from model.config.settings import read_settings
 from model.doctor.check_adapter import check_adapter
 from model.doctor.check_base import collect_findings
 from model.folders.base_info import BaseInfo, base_facts
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
-from model.serving.local_backend import base_name, find_base, known_templates
 from model.suggestions import did_you_mean
 from model.text.prompt import PromptTemplate
 from model.text.special_tokens import sane_ids

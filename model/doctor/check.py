@@ -88,7 +88,7 @@ def _adapter(
         yield from collect_findings(lambda: check_adapter(folder, None, names))
         yield finding("base_untold")
         return
-    from model.serving.local_backend import base_name, find_base, known_templates
+    from model.base_resolver import base_name, find_base, known_templates
 
     base = read_model_folder(find_base(settings, _silent))
     known, default = known_templates(base, settings)

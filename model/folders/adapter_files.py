@@ -14,14 +14,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.diagnostics import adapter_error
-from model.folders.bounded_files import (
+from model.bounded_files import (
     UnfitFileError,
     open_file,
     parse_json,
     read_text,
     require_inside,
 )
+from model.diagnostics import adapter_error
 from model.folders.patterns import MAX_PATTERNS, UnfitPatternError, module_matcher
 from model.translations import LocalizedText
 from model.types import AdapterError, ModelFolderError

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.bounded_files import read_text
 from model.diagnostics import folder_error
-from model.folders.bounded_files import read_text
 from model.text.tokenizer import Tokenizer
 from model.text.tokenizer_files import check_pieces, read_json, read_tokenizer
 from model.translations import LocalizedText

@@ -12,7 +12,7 @@ import zipfile
 from io import FileIO
 from pathlib import Path
 
-from model.folders.bounded_files import UnfitFileError, open_file
+from model.bounded_files import UnfitFileError, open_file
 
 MAX_MEMBERS = 200_000  # a record for each tensor
 MAX_DIRECTORY_BYTES = 64 << 20  # read into memory as a whole

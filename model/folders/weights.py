@@ -19,9 +19,9 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model.bounded_files import UnfitFileError, check_not_lfs_pointer, open_file, parse_json
 from model.diagnostics import folder_error
 from model.display import is_plain_name
-from model.folders.bounded_files import UnfitFileError, open_file, parse_json
 from model.folders.torch_archive import check_archive, is_archive
 from model.system_resources import available_memory
 from model.translations import LocalizedText
@@ -45,7 +45,6 @@ TYPES = {
     "BOOL": "bool",
 }
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2}  # others have 1
-LFS_POINTER = b"version https://git-lfs"
 RUNS_CODE = ("Unsupported global", "Unsupported class")  # torch's words
 LENGTH = struct.Struct("<Q")  # of the header that a safetensors file begins with
 MAX_HEADER_BYTES = 16 << 20  # a mixture of experts with 60,000 tensors takes 8 MB
@@ -116,7 +115,7 @@ def list_tensors(file: Path, of_adapter: bool = False) -> list[LazyTensor]:
         ModelFolderError: it is torn, of a type that is not known, or would run code.
     """
     try:
-        refuse_lfs_pointer(file)
+        check_not_lfs_pointer(file)
         if file.suffix == ".safetensors":
             return _safetensors(file, in_one_go=of_adapter)
         return _pickled(file, old_pickles=not of_adapter)
@@ -155,17 +154,6 @@ class _Waiting:
 
     def read(self) -> tuple[str, Tensor]:
         return self.tensor.name, self.early.result() if self.early else self.tensor.read()
-
-
-def refuse_lfs_pointer(file: Path) -> None:
-    """What is left of large files in a clone without git-lfs.
-
-    Raises:
-        ModelFolderError: `file` is such a note; OSError where it cannot be read.
-    """
-    with open_file(file) as opened:
-        if opened.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise folder_error("lfs_pointer", file=file)
 
 
 def _torn(file: Path, error: Exception) -> ModelFolderError:

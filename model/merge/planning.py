@@ -37,13 +37,8 @@ def plan_merge(
         SettingsError: there are more or fewer strengths than adapters.
         FolderError: one of the folders cannot be used, in one sentence.
     """
-    from model.serving.local_backend import (
-        OWN_TEMPLATE,
-        base_name,
-        find_base,
-        known_templates,
-        refuse_errors,
-    )
+    from model.base_resolver import MODEL_TEMPLATE, base_name, find_base, known_templates
+    from model.doctor.check_base import refuse_errors
 
     strengths = list(scales) or [1.0] * len(lora_models)
     if len(strengths) != len(lora_models):
@@ -61,7 +56,7 @@ def plan_merge(
     adapters = [_checked(*pair, facts) for pair in zip(paths, strengths, strict=True)]
     own = _tokenizer(paths, adapters)
     grown = any(len(w) != facts.rows for a in adapters for w in a.whole.values())
-    template = _template(paths, templates, usual_template(grown, templates) or OWN_TEMPLATE)
+    template = _template(paths, templates, usual_template(grown, templates) or MODEL_TEMPLATE)
     if own is None and template is not None and template.source == base.chat_template:
         template = None  # it is there, and stays where it is
     voice = ChatFormat(own, template, _story(facts, adapters))

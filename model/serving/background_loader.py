@@ -7,8 +7,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from model.base_resolver import Report
 from model.config.settings import Settings
-from model.serving.local_backend import Backend, Report
+from model.serving.backend import Backend
 from model.translations import LocalizedText, without_folders
 from model.types import LinlyError, NotReadyError, Phase
 

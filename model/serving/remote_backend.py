@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from model.base_resolver import Report, base_name, find_base, known_templates
 from model.config.settings import Settings
 from model.diagnostics import finding
 from model.display import is_plain_name
@@ -14,7 +15,7 @@ from model.folders.base_info import base_facts
 from model.folders.hub import download, is_hub_id
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
 from model.serving.adapter_registry import Adapter, AdapterRegistry
-from model.serving.local_backend import Backend, Report, base_name, find_base, known_templates
+from model.serving.backend import Backend
 from model.text.special_tokens import sane_ids
 from model.text.tokenizer import TextSpan
 from model.types import Phase

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from model.engine.protocol import Engine
 from model.serving.adapter_registry import Adapter
-from model.serving.local_backend import Backend
+from model.serving.backend import Backend
 from model.suggestions import did_you_mean
 from model.text.prompt import (
     Prompt,

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from jinja2 import Template, TemplateError
 
+from model.bounded_files import read_text
 from model.display import clean_description
-from model.folders.bounded_files import read_text
 from model.text.template_sandbox import BoundedEnvironment
 from model.text.tokenizer import CONTEXT_TOKENS, REPLACEMENT, TextSpan, Tokenizer
 from model.translations import LocalizedText

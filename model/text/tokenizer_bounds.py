@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from model.bounded_files import UnfitFileError
 from model.diagnostics import folder_error
-from model.folders.bounded_files import UnfitFileError
 
 MAX_PATTERN = 4000  # characters; DeepSeek's classes of letters take 600
 MAX_WAYS = 1000  # in which the bounded part of a branch can match

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from model.bounded_files import check_not_lfs_pointer, parse_json, read_text
 from model.diagnostics import folder_error
-from model.folders.bounded_files import parse_json, read_text
-from model.folders.weights import refuse_lfs_pointer
 from model.text.special_tokens import SpecialTokens, Vocabulary, choose_special
 from model.text.tokenizer import FastTokenizer, SpmTokenizer, Tokenizer, open_spm
 from model.text.tokenizer_bounds import check_tokenizer_data, replace_patterns
@@ -53,7 +52,7 @@ def read_tokenizer(path: Path) -> tuple[Tokenizer, SpecialTokens]:
 
 def _fast(file: Path, files: Mapping[str, Mapping[str, Any]]) -> tuple[Tokenizer, SpecialTokens]:
     try:
-        refuse_lfs_pointer(file)
+        check_not_lfs_pointer(file)
         text = read_text(file)
         data = parse_json(text)
         if replace_patterns(data):

@@ -28,7 +28,7 @@ from web.ui.form_values import Body, FormValues, Name, Text
 from web.ui.layout import Layout
 from web.ui.library import PromptLibrary
 from web.ui.presets import FIRST, PRESETS
-from web.ui.train.actions import TrainActions, TrainForm
+from web.ui.train_actions import TrainActions, TrainForm
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from web.ui.choices import AUTOMATIC, BASE, Choices, adapter_choices, template_c
 from web.ui.controls import Updates, merge
 from web.ui.layout import Layout, relabel
 from web.ui.library import PromptLibrary
-from web.ui.train.actions import TrainActions
+from web.ui.train_actions import TrainActions
 
 
 class ControlUpdates:

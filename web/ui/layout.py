@@ -15,9 +15,9 @@ from web.ui.compare_panel import ComparePanel
 from web.ui.controls import Controls
 from web.ui.custom_components import drawn
 from web.ui.settings_panel import SettingsPanel
-from web.ui.train.layout import TrainLayout
-from web.ui.train.layout import build as train_layout
-from web.ui.train.layout import relabel as train_relabel
+from web.ui.train_layout import TrainLayout
+from web.ui.train_layout import build as train_layout
+from web.ui.train_layout import relabel as train_relabel
 
 
 @dataclass(frozen=True)

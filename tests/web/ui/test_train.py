@@ -25,7 +25,7 @@ from training.events import HeldOut, Note, Stage, Step, TrainingEnded, to_line
 from training.job import TrainingRunner
 from web.access import AccessPolicy
 from web.listen_socket import bind
-from web.ui.train.service import TrainingForm, TrainingService, environment, flags, name_for
+from web.training.service import TrainingForm, TrainingService, environment, flags, name_for
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.types import LinlyError
-from web.ui.train.service import TrainingRequestError
+from web.training.service import TrainingRequestError
 
 TYPES = (".json", ".jsonl", ".txt")
 TOKEN = re.compile(r"[\w-]{16,40}", re.ASCII)

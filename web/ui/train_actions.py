@@ -13,13 +13,13 @@ from pydantic import Field, StringConstraints
 from model.translations import translate, without_folders
 from model.types import LinlyError
 from web.chats.tab_sessions import TabSession
+from web.training.service import TrainingForm, TrainingService, name_for
+from web.training.uploads import Uploads
 from web.ui.choices import AUTOMATIC
 from web.ui.controls import Updates
 from web.ui.form_values import Body, Name, Number
-from web.ui.train.layout import TrainLayout, relabel
-from web.ui.train.service import TrainingForm, TrainingService, name_for
-from web.ui.train.uploads import Uploads
-from web.ui.train.view import data_view, job_view
+from web.ui.train_layout import TrainLayout, relabel
+from web.ui.train_view import data_view, job_view
 
 EPOCHS, RANK = 3, 8  # where the sliders were never touched
 MAX_EPOCHS, MAX_RANK = 100, 1_024

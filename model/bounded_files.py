@@ -14,6 +14,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from model.diagnostics import folder_error
 from model.types import LinlyError
 
 MB = 1 << 20
@@ -28,6 +29,7 @@ MAX_BYTES = {
     "model.safetensors.index.json": 16 * MB,
     "pytorch_model.bin.index.json": 16 * MB,
 }
+LFS_POINTER = b"version https://git-lfs"
 
 
 class UnfitFileError(LinlyError, ValueError):
@@ -117,3 +119,14 @@ def require_inside(path: Path) -> None:
 
 def _too_large(bound: int) -> UnfitFileError:
     return UnfitFileError("file_too_large", megabytes=bound / MB)
+
+
+def check_not_lfs_pointer(file: Path) -> None:
+    """Refuse the pointer that a clone without git-lfs has in place of a large file.
+
+    Raises:
+        ModelFolderError: `file` is one; OSError where it cannot be read.
+    """
+    with open_file(file) as opened:
+        if opened.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise folder_error("lfs_pointer", file=file)
