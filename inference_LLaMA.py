@@ -48,7 +48,7 @@ def _guarded(argv: list[str]) -> int:
 def run(options: TerminalOptions) -> int:
     """Look at everything that was named, then load the model and answer."""
     from terminal import batch, repl
-    from terminal.screen import silence_libraries
+    from terminal.console import silence_libraries
     from terminal.startup import validate
 
     silence_libraries()

@@ -14,8 +14,7 @@ from typing import Any, BinaryIO
 
 from model.suggestions import did_you_mean
 from model.types import LinlyError
-from terminal.jsonl import BatchRow
-from terminal.results import is_failure, matches_row
+from terminal.jsonl import BatchRow, is_failure, matches_row
 
 STANDARD_INPUT, STANDARD_OUTPUT = 0, 1
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

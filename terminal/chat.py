@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from model.serving.delta_queue import DeltaBatch
 from model.serving.manager import ModelManager
 from model.types import ChatRequest, Delta, FinishReason, Message
+from terminal.console import Console, error_sentence
 from terminal.options import RequestDefaults
-from terminal.screen import Console, error_sentence
 
 UPDATE_SECONDS = 0.05  # between two pieces of a reply
 ENDINGS = {

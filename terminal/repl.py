@@ -6,9 +6,8 @@ from model.serving.background_loader import Load
 from model.types import LinlyError
 from terminal.chat import TerminalChat
 from terminal.commands import run_command
-from terminal.console import Read, line_reader
+from terminal.console import Read, error_sentence, line_reader, standard_screen
 from terminal.options import RequestDefaults, TerminalOptions
-from terminal.screen import error_sentence, standard_screen
 from terminal.startup import running_manager
 
 PROMPT = "> "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -12,16 +12,71 @@ from pathlib import Path
 
 from model.base_resolver import MODEL_TEMPLATE
 from model.config.settings import Settings
+from model.doctor.check_adapter import check_adapter
+from model.doctor.check_base import collect_findings
+from model.folders.adapter_files import CONFIG
 from model.serving.background_loader import Load
 from model.serving.local_backend import check_early, load_local
 from model.serving.manager import ModelManager
 from model.serving.remote_backend import load_remote
-from model.suggestions import did_you_mean
+from model.suggestions import closest, did_you_mean
 from model.text.prompt import load_templates
-from model.types import LinlyError, Phase, SettingsError
-from terminal.adapter import find_adapter, refuse_broken
+from model.translations import LocalizedText
+from model.types import AdapterError, LinlyError, Phase, SettingsError, UnknownModelError
+from terminal.console import Console
 from terminal.options import RequestDefaults, TerminalOptions
-from terminal.screen import Console
+
+
+def find_adapter(name: str, adapters_dir: Path) -> Path:
+    """The folder of the adapter `name`: a path, or a name in `adapters_dir`.
+
+    Raises:
+        UnknownModelError: there is no such folder.
+        AdapterError: there is one, and no adapter in it.
+    """
+    places = [path for path in (Path(name), adapters_dir / name) if path.is_dir()]
+    for path in places:
+        if (path / CONFIG).is_file():
+            # Its last name is what it is known by, and `.` has none.
+            return Path(os.path.abspath(path))  # noqa: PTH100 (resolve would follow links)
+    if places:
+        raise AdapterError(
+            "adapter_folder_without_config",
+            folder=places[0],
+            config=CONFIG,
+        )
+    if Path(name).is_file():
+        raise AdapterError("adapter_path_is_file", name=name)
+    raise UnknownModelError("no_adapter", name=name, remedy=_remedy(name, adapters_dir))
+
+
+def _remedy(name: str, adapters_dir: Path) -> LocalizedText:
+    typed = Path(name)
+    inside = {path.name: path.name for path in _adapters(adapters_dir)}
+    known = {**inside, **{path.name: str(path) for path in _adapters(typed.parent)}}
+    close = closest(typed.name, known)
+    if close:
+        return LocalizedText("did_you_mean", {"name": known[close]})
+    if inside:
+        return LocalizedText("pass_adapter", {"folder": adapters_dir, "names": tuple(inside)})
+    return LocalizedText("pass_folder", {"folder": adapters_dir})
+
+
+def _adapters(folder: Path) -> Iterator[Path]:
+    if folder.is_dir():
+        yield from sorted(path for path in folder.iterdir() if (path / CONFIG).is_file())
+
+
+def refuse_broken(path: Path, templates: Collection[str]) -> None:
+    """What is wrong with an adapter by itself; whether it fits its base is seen when that is read.
+
+    Raises:
+        AdapterError: it cannot be used.
+    """
+    for one in collect_findings(lambda: check_adapter(path, None, templates)):
+        if one.level == "error":
+            raise AdapterError("adapter_broken", name=path.name, problem=one)
+
 
 WORDS = {
     Phase.STARTING: "Starting",

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from model.translations import LocalizedText
 from model.types import SettingsError
 from training.base_context import BaseContext
-from training.dataset import Dataset, first_reasons, read_data, refuse_bad
+from training.dataset import Dataset, first_reasons, local_data, read_data, refuse_bad
 from training.encoding import Encoder, Example, split
 from training.events import Note, Report
-from training.hub_data import local_data
 from training.hyperparameters import Hyperparameters, held_out_size, resolve
 from training.options import TrainingOptions
 from training.parsing import BadRow

@@ -10,14 +10,14 @@ from typing import Any
 
 from model.folders.adapter_files import read_card
 from model.translations import LocalizedText
-from training import evaluation
 from training.base_context import BaseContext, resolve_base
 from training.base_loader import find_machine, load_base, silence_libraries
 from training.data_preparation import TrainingData, prepare_data
+from training.dataset import local_data
 from training.events import Note, Report, Stage, TrainingEnded
 from training.generation import ask_both
-from training.hub_data import local_data
 from training.options import TrainingOptions
+from training.report import EVALUATION, report_of
 from training.trainer import TrainerConfig, build_trainer, held_out_loss
 
 
@@ -50,8 +50,8 @@ def evaluate(options: TrainingOptions, report: Report) -> TrainingEnded:
         before, after = held_out_loss(trainer, base=True), held_out_loss(trainer)
     losses = None if before is None or after is None else (before, after)
     asked = ask_both(model, ground.speaker, material.held_out)
-    text = evaluation.report_of(adapter.resolve().name, ground.name, losses, asked)
-    return TrainingEnded(str(adapter), _written(adapter / evaluation.FILE, text), text)
+    text = report_of(adapter.resolve().name, ground.name, losses, asked)
+    return TrainingEnded(str(adapter), _written(adapter / EVALUATION, text), text)
 
 
 def _written(file: Path, text: str) -> LocalizedText:

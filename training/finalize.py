@@ -13,13 +13,13 @@ from model.doctor.check_adapter import check_adapter
 from model.folders.adapter_files import CARD
 from model.translations import LocalizedText
 from model.types import FolderError, LinlyError
-from training import evaluation, run_folder
+from training import run_folder
 from training.base_context import BaseContext
 from training.events import Note, Report, Stage, TrainingEnded
 from training.generation import Comparison, ask_both
 from training.hyperparameters import LINEAR, Hyperparameters
 from training.options import TrainingOptions
-from training.report import Origin, TrainingResult, losses, write_results
+from training.report import EVALUATION, Origin, TrainingResult, losses, report_of, write_results
 from training.run_folder import NEW
 from training.trainer import TrainerConfig, held_out_loss
 
@@ -154,5 +154,5 @@ def write_evaluation(
 ) -> None:
     """The table of replies, beside the adapter."""
     name = folder.resolve().parent.name
-    text = evaluation.report_of(name, ground.name, outcome.losses, asked)
-    (folder / evaluation.FILE).write_text(text, encoding="utf-8")
+    text = report_of(name, ground.name, outcome.losses, asked)
+    (folder / EVALUATION).write_text(text, encoding="utf-8")

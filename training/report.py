@@ -161,3 +161,32 @@ def draw(path: Path, outcome: TrainingResult) -> None:
     axes.grid(color="0.9")
     axes.legend()
     FigureCanvasAgg(figure).print_png(path)  # type: ignore[no-untyped-call]
+
+
+EVALUATION = "evaluation.md"
+
+
+def report_of(
+    name: str, base: str, losses: tuple[float, float] | None, asked: Sequence[Comparison]
+) -> str:
+    """As Markdown.
+
+    Args:
+        losses: on the held-out chats, in nats a token: of the base, and of the adapter.
+        asked: the first question of each of them.
+    """
+    lines = [f"# {name}, measured beside {base}", ""]
+    if losses is not None:
+        before, after = losses
+        lines += [
+            f"| held-out loss, {len(asked)} chats | nats a token |", "|---|---|",
+            f"| {base} | {before:.3f} |",
+            f"| {name} | {after:.3f} ({after / before - 1:+.0%}) |" if before else "",
+            "",
+        ]  # fmt: skip
+    lines += [f"| asked | data | {base} | {name} |", "|---|---|---|---|"]
+    lines += [
+        "| " + " | ".join(map(markdown_cell, (a.question, a.wanted, a.base, a.adapter))) + " |"
+        for a in asked
+    ]
+    return "\n".join(lines) + "\n"

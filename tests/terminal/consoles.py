@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from terminal.screen import Console
+from terminal.console import Console
 
 
 class Terminal(io.StringIO):

@@ -16,9 +16,9 @@ import pytest
 
 from model.types import Emit, EngineRequest, LinlyError
 from terminal import batch
+from terminal.batch import WINDOW, Result, in_order
 from terminal.jsonl import BatchRow
 from terminal.options import RequestDefaults, read_options
-from terminal.order import WINDOW, Result, in_order
 from tests.fake import FakeEngine, echo, fake_load
 
 SECONDS = 20  # after which something hangs

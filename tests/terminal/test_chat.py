@@ -21,9 +21,9 @@ from model.types import (
     Queued,
 )
 from terminal.chat import TerminalChat
+from terminal.console import Console
 from terminal.options import RequestDefaults
 from terminal.repl import converse
-from terminal.screen import Console
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.terminal.consoles import complaints, printed, screen
 

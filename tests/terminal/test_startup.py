@@ -9,7 +9,7 @@ import pytest
 
 from model.config.settings import CHECKOUT
 from model.types import AdapterError, LinlyError, UnknownModelError
-from terminal.adapter import find_adapter, refuse_broken
+from terminal.startup import find_adapter, refuse_broken
 
 ADAPTERS = CHECKOUT / "adapters"
 

@@ -10,8 +10,7 @@ import pytest
 
 from model.config.settings import CHECKOUT
 from model.text.prompt import PromptTemplate
-from training.dataset import read_data
-from training.hub_data import choose, local_data
+from training.dataset import choose, local_data, read_data
 from training.parsing import DataError
 
 PLAIN = PromptTemplate("plain", "")
