@@ -1,4 +1,4 @@
-"""Train a LoRA adapter on dialogues: `python finetune.py --data_path D --output_dir O`."""
+"""Trains a LoRA adapter on dialogues: `python finetune.py --data_path D --output_dir O`."""
 
 from __future__ import annotations
 
@@ -11,64 +11,66 @@ from model.types import LinlyError
 if TYPE_CHECKING:
     from training.options import TrainingOptions
 
-NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "Cannot allocate")
+# Parts of the messages with which torch and the system report that memory is exhausted.
+OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "Cannot allocate")
 
 
 def main(argv: list[str]) -> int:
-    """Train; 0 when the adapter is written, 1 when it failed, 2 for wrong use."""
+    """Trains an adapter; returns 0 when it is written, 1 on failure, 2 for a wrong flag."""
     from training.options import read_options
 
-    json = False
+    as_json = False
     try:
         options = read_options(argv)
-        json = options.progress == "json"
+        as_json = options.progress == "json"
         return run(options)
     except LinlyError as error:
-        return _fail(error.text, error.exit_status, json)
+        return _fail(error.text, error.exit_status, as_json)
     except KeyboardInterrupt:
-        return _fail(LocalizedText("training_cancelled"), 1, json)
+        return _fail(LocalizedText("training_cancelled"), 1, as_json)
     except Exception as error:
-        return _fail(_unexpected(error), 1, json)
+        return _fail(_unexpected_error_text(error), 1, as_json)
 
 
 def run(options: TrainingOptions) -> int:
+    """Trains an adapter, or evaluates the one in the output folder, and prints events."""
     from training.interrupt import stoppable
-    from training.progress_bar import Terminal, print_line
+    from training.progress_bar import ProgressBar, print_json
     from training.run_folder import is_finished
 
-    terminal = Terminal()
-    report = print_line if options.progress == "json" else terminal
+    progress_bar = ProgressBar()
+    on_event = print_json if options.progress == "json" else progress_bar
     try:
         if options.evaluate and is_finished(options.output_dir):
             from training.evaluate import evaluate
 
-            report(evaluate(options, report))
+            on_event(evaluate(options, on_event))
             return 0
         from training.run import fine_tune
 
-        with stoppable(terminal.ending) as stop:
-            report(fine_tune(options, report, stop))
+        with stoppable(progress_bar.announce_stop) as stop:
+            on_event(fine_tune(options, on_event, stop))
     finally:
-        terminal.close()
+        progress_bar.close()
     return 0
 
 
-def _unexpected(error: Exception) -> LocalizedText:
-    """The text for an error of no kind that is expected, and for the many that mean memory."""
+def _unexpected_error_text(error: Exception) -> LocalizedText:
+    """The text for an error that is no LinlyError; many kinds of them mean too little memory."""
     reason = (str(error).splitlines() or [""])[0]
-    if isinstance(error, MemoryError) or any(word in reason for word in NO_MEMORY):
+    if isinstance(error, MemoryError) or any(words in reason for words in OUT_OF_MEMORY):
         return LocalizedText("training_out_of_memory")
     return LocalizedText("went_wrong", {"kind": type(error).__name__, "reason": reason})
 
 
-def _fail(text: LocalizedText, status: int, json: bool) -> int:
-    """Print the reason: for people, and with --progress json for the program that started this."""
+def _fail(text: LocalizedText, status: int, as_json: bool) -> int:
+    """Prints the reason on stderr, and with --progress json also as an event."""
     print(text, file=sys.stderr)
-    if json:
+    if as_json:
         from training.events import TrainingFailed
-        from training.progress_bar import print_line
+        from training.progress_bar import print_json
 
-        print_line(TrainingFailed(text))
+        print_json(TrainingFailed(text))
     return status
 
 

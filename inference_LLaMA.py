@@ -1,4 +1,4 @@
-"""Chat in the terminal, or answer a file of questions: `python inference_LLaMA.py --help`."""
+"""Chats in the terminal, or answers a file of questions: `python inference_LLaMA.py --help`."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ REMEDY = "Run `python -m model check` on the folders involved; their files may b
 
 
 def main(argv: list[str]) -> int:
-    """Chat or answer: 0, 1 when it failed or was interrupted, 2 for wrong use."""
+    """Runs the program; returns 0, 1 on failure or interruption, 2 for a wrong flag."""
     try:
-        return _guarded(argv)
+        return _run_with_options(argv)
     except KeyboardInterrupt:
-        return _complain("Interrupted.", 1)
-    except BrokenPipeError:  # whoever read, as in `| head -1`, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain at its end
+        return _fail("Interrupted.", 1)
+    except BrokenPipeError:  # the reader of the pipe, such as `head -1`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python reports an error at its end
         return 1
     except ModuleNotFoundError as error:
-        return _complain(
+        return _fail(
             f"The Python package {error.name} is missing: run "
             f"`{sys.executable} -m pip install -r requirements.txt`.",
             1,
         )
-    except Exception as error:  # somebody's files hold what nobody has thought of
-        said = (str(error).splitlines() or [""])[0]
-        return _complain(f"This went wrong: {type(error).__name__}: {said}. {REMEDY}", 1)
+    except Exception as error:  # files can be damaged in ways that no check covers
+        reason = (str(error).splitlines() or [""])[0]
+        return _fail(f"This went wrong: {type(error).__name__}: {reason}. {REMEDY}", 1)
 
 
-def _guarded(argv: list[str]) -> int:
+def _run_with_options(argv: list[str]) -> int:
     from model.config.process_secrets import hide_secrets
     from model.types import LinlyError
     from terminal.options import read_options
@@ -42,27 +42,27 @@ def _guarded(argv: list[str]) -> int:
         hide_secrets()  # --engine_key
         return run(options)
     except LinlyError as error:
-        return _complain(str(error), error.exit_status)
+        return _fail(str(error), error.exit_status)
 
 
 def run(options: TerminalOptions) -> int:
-    """Look at everything that was named, then load the model and answer."""
+    """Checks the adapter, the template and the base, then loads the model and answers."""
     from terminal import batch, repl
     from terminal.console import silence_libraries
     from terminal.startup import validate
 
     silence_libraries()
-    wishes, load = validate(options)
+    defaults, load = validate(options)
     if options.batch:
-        return batch.run(options, wishes, load)
-    return repl.run(options, wishes, load)
+        return batch.run(options, defaults, load)
+    return repl.run(options, defaults, load)
 
 
 def _has_keyboard() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
-def _complain(sentence: str, status: int) -> int:
+def _fail(sentence: str, status: int) -> int:
     print(sentence, file=sys.stderr)
     return status
 

@@ -112,8 +112,8 @@ def _when(done: Timed, stage: str) -> float:
 def _job(flags: Sequence[str], scratch: Path) -> dict[str, object]:
     """What `finetune.py` makes of the flags, for the plain script."""
     from training.base_context import resolve_base
-    from training.base_loader import find_machine
-    from training.collator import dataset
+    from training.base_loader import resolve_compute_config
+    from training.collator import training_rows
     from training.data_preparation import prepare_data
     from training.options import read_options
     from training.trainer import TrainerConfig
@@ -121,16 +121,16 @@ def _job(flags: Sequence[str], scratch: Path) -> dict[str, object]:
     options = read_options([*flags, "--output_dir", str(scratch / "unused")])
     ground = resolve_base(options)
     material = prepare_data(options, ground, lambda _: None)
-    computer = find_machine("cpu", "auto", options.dtype, None, None)
-    plan = TrainerConfig(material.learned, material.held_out, material.recipe, computer)
+    computer = resolve_compute_config("cpu", "auto", options.dtype, None, None)
+    plan = TrainerConfig(material.learned, material.held_out, material.hyperparameters, computer)
     return {
         "base": str(ground.folder.path),
         "dtype": computer.dtype,
         "threads": available_cores(),
-        "recipe": material.recipe.to_json(),
+        "recipe": material.hyperparameters.to_json(),
         "interval": plan.interval,
-        "learned": dataset(material.learned),
-        "held_out": dataset(material.held_out),
+        "learned": training_rows(material.learned),
+        "held_out": training_rows(material.held_out),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from model.translations import LocalizedText
 
@@ -16,10 +16,20 @@ def closest(typed: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(
-    typed: str, known: Iterable[str], otherwise: str, **facts: object
+    typed: str,
+    known: Iterable[str],
+    otherwise: str,
+    *,
+    shown: Callable[[str], object] = str,
+    **facts: object,
 ) -> LocalizedText:
-    """A remedy: `Did you mean …?`, or the text of the code `otherwise` where nothing is close."""
+    """A remedy: "Did you mean …?", or the text of the code `otherwise` where no name is close.
+
+    Args:
+        shown: what is suggested for a name, for example its path.
+        facts: those of the text `otherwise`.
+    """
     close = closest(typed, known)
     if close is None:
         return LocalizedText(otherwise, facts)
-    return LocalizedText("did_you_mean", {"name": close})
+    return LocalizedText("did_you_mean", {"name": shown(close)})

@@ -1,1 +1,1 @@
-"""The terminal's way to the model manager: a chat, and files of questions answered in batches."""
+"""The terminal program: a chat, and files of questions that are answered in batches."""

@@ -1,4 +1,4 @@
-"""A file of questions, answered many at once, each result written as soon as it is its turn."""
+"""Answers a file of questions, many at once, and writes the results in the order of the lines."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ from model.serving.background_loader import Load
 from model.serving.manager import ModelManager
 from model.types import EngineError, LinlyError, Sampling
 from terminal.batch_files import BatchProgress, Output, empty_input_error, open_source, resume
-from terminal.console import error_sentence, standard_screen
-from terminal.jsonl import BatchRow, failed, read_rows, reply_record
+from terminal.console import error_sentence, standard_console
+from terminal.jsonl import BatchRow, failure_record, read_rows, reply_record
 from terminal.options import RequestDefaults, TerminalOptions
 from terminal.startup import running_manager
 
 SEEDS = 2**63
+WINDOW = 4  # a long reply lets the others go on until this many times `width` results are pending
+
+Rows = Generator[BatchRow, None, None]
+Record = Mapping[str, Any]
 
 
-def run(options: TerminalOptions, wishes: RequestDefaults, load: Load) -> int:
-    """Answer every line: 0, or 1 if some could not be, or it was interrupted.
+def run(options: TerminalOptions, defaults: RequestDefaults, load: Load) -> int:
+    """Answers every line; returns 0, or 1 if some failed or the user interrupted.
 
     Raises:
         LinlyError: a file or the model cannot be used.
@@ -38,52 +42,54 @@ def run(options: TerminalOptions, wishes: RequestDefaults, load: Load) -> int:
     rows = read_rows(source)
     with ExitStack() as unread:
         unread.callback(source.close)
-        resumed = resume(target, rows, wishes.adapter)
-        tally, first = resumed.tally, next(rows, None)
-        if first is None and not tally.done:
+        resumed = resume(target, rows, defaults.adapter)
+        progress, first = resumed.progress, next(rows, None)
+        if first is None and not progress.done:
             raise empty_input_error(path)
         if first is None:
-            print(f"{target} holds the results of all {tally.done} lines.", file=sys.stderr)
-            return _told(tally)
+            print(f"{target} holds the results of all {progress.done} lines.", file=sys.stderr)
+            return _exit_status(progress)
         output = Output(target, resumed.size)
         try:
-            with running_manager(options.settings, wishes, load, standard_screen()) as manager:
-                answerer = Answerer(manager, wishes, options.settings.max_sequences)
-                unread.pop_all()  # whoever reads them from now on, another thread, closes them
-                asyncio.run(_write(_all(first, rows), answerer, output, tally, _bar(options)))
+            with running_manager(options.settings, defaults, load, standard_console()) as manager:
+                answerer = Answerer(manager, defaults, options.settings.max_sequences)
+                unread.pop_all()  # from here on the reading thread closes the source
+                asyncio.run(
+                    _answer_all(_chain(first, rows), answerer, output, progress, _bar(options))
+                )
         except KeyboardInterrupt:
-            print(_interrupted(tally, target), file=sys.stderr)
+            print(_interrupted_message(progress, target), file=sys.stderr)
             return 1
         finally:
             output.close()
-    return _told(tally)
+    return _exit_status(progress)
 
 
-def _all(first: BatchRow, rows: Rows) -> Rows:
+def _chain(first: BatchRow, rows: Rows) -> Rows:
+    """`first` and then `rows`, as a generator that can be closed."""
     with closing(rows):
         yield first
         yield from rows
 
 
-def _told(tally: BatchProgress) -> int:
-    """The exit status; the failures are told."""
-    if not tally.failures:
+def _exit_status(progress: BatchProgress) -> int:
+    """The exit status; prints how many lines failed."""
+    if not progress.failures:
         return 0
-    counted = f"{tally.failures} of {tally.done} lines got no reply"
-    print(f"{counted}; the first is {tally.first}", file=sys.stderr)
+    counts = f"{progress.failures} of {progress.done} lines got no reply"
+    print(f"{counts}; the first is {progress.first_failure}", file=sys.stderr)
     return 1
 
 
-def _interrupted(tally: BatchProgress, target: Path | None) -> str:
+def _interrupted_message(progress: BatchProgress, target: Path | None) -> str:
+    done = progress.done
     if target is None:
-        return f"Interrupted behind {tally.done} results. With --output_file it could go on there."
-    return (
-        f"Interrupted. {target} holds {tally.done} results: the same command goes on behind them."
-    )
+        return f"Interrupted after {done} results. With --output_file it could continue from there."
+    return f"Interrupted. {target} holds {done} results: the same command continues after them."
 
 
 def _bar(options: TerminalOptions) -> Callable[[int], Any]:
-    """Makes a progress bar, shown where somebody sees it and no results pass by."""
+    """Makes a progress bar; hidden if stderr is no terminal, or if it would mix with results."""
     from tqdm import tqdm
 
     shown = sys.stderr.isatty() and (options.output_file is not None or not sys.stdout.isatty())
@@ -94,21 +100,21 @@ def _bar(options: TerminalOptions) -> Callable[[int], Any]:
     return lambda done: tqdm(total=total, initial=done, unit="line", disable=not shown)
 
 
-async def _write(
-    rows: Rows, answerer: Answerer, output: Output, tally: BatchProgress,
-    bar: Callable[[int], Any],
+async def _answer_all(
+    rows: Rows, answerer: Answerer, output: Output, progress: BatchProgress,
+    make_bar: Callable[[int], Any],
 ) -> None:  # fmt: skip
-    with bar(tally.done) as progress:
-        async with aclosing(in_order(rows, answerer.answer, answerer.width)) as results:
-            async for result in results:
-                output.put(result)
-                tally.count(result)
-                progress.update()
+    with make_bar(progress.done) as bar:
+        async with aclosing(in_order(rows, answerer.answer, answerer.width)) as records:
+            async for record in records:
+                output.write(record)
+                progress.count(record)
+                bar.update()
 
 
 @dataclass
 class Answerer:
-    """Answers rows, `width` of them at the same time; the others wait here."""
+    """Answers rows, at most `width` of them at the same time; further calls wait."""
 
     manager: ModelManager
     defaults: RequestDefaults
@@ -117,95 +123,92 @@ class Answerer:
     def __post_init__(self) -> None:
         self._slots = asyncio.Semaphore(self.width)
 
-    async def answer(self, row: BatchRow) -> Result:
-        """The row's result, which may be why there is no reply.
+    async def answer(self, row: BatchRow) -> Record:
+        """The record of a row: its reply, or why there is none.
 
         Raises:
-            LinlyError: the engine has stopped, so there will be no more replies.
+            LinlyError: the engine has stopped, so no row will get a reply.
         """
         if row.problem:
-            return failed(row, row.problem)
+            return failure_record(row, row.problem)
         async with self._slots:
             try:
                 return await self._reply(row)
-            except Exception as error:  # one row's trouble is not the others'
-                if said := self.manager.status().error:
-                    raise EngineError(said) from error
-                return failed(row, error_sentence(error))
+            except Exception as error:  # an error of one row does not end the batch
+                if engine_error := self.manager.status().error:
+                    raise EngineError(engine_error) from error
+                return failure_record(row, error_sentence(error))
 
-    async def _reply(self, row: BatchRow) -> Result:
-        wishes = replace(self.defaults, sampling=_seeded(self.defaults.sampling, row.number))
-        template = self.manager.template_for(wishes.adapter, wishes.template)
-        request = wishes.request(row.written(template), drop_oldest=False)
+    async def _reply(self, row: BatchRow) -> Record:
+        sampling = _sampling_for_line(self.defaults.sampling, row.number)
+        defaults = replace(self.defaults, sampling=sampling)
+        template = self.manager.template_for(defaults.adapter, defaults.template)
+        request = defaults.request(row.to_messages(template), drop_oldest=False)
         text = ""
-        async with aclosing(self.manager.chat(request)) as bursts:
-            async for burst in bursts:
-                text += "".join(delta.text for delta in burst)
-                last = burst[-1]
+        async with aclosing(self.manager.chat(request)) as batches:
+            async for batch in batches:
+                text += "".join(delta.text for delta in batch)
+                last = batch[-1]
         if last.error:
             raise EngineError(last.error)
-        return reply_record(row, text, last, wishes.adapter)
+        return reply_record(row, text, last, defaults.adapter)
 
 
-def _seeded(sampling: Sampling, number: int) -> Sampling:
-    """Each line's own seed, so that its reply is the same whatever is answered beside it."""
+def _sampling_for_line(sampling: Sampling, number: int) -> Sampling:
+    """Gives each line its own seed, so that its reply does not depend on the other lines."""
     if sampling.seed is None:
         return sampling
     return replace(sampling, seed=(sampling.seed + number) % SEEDS)
 
 
-WINDOW = 4  # times as many rows are held as are answered at once: a long reply stops no others
-
-Rows = Generator[BatchRow, None, None]
-Result = Mapping[str, Any]
-
-
 async def in_order(
-    rows: Rows, answer: Callable[[BatchRow], Awaitable[Result]], width: int
-) -> AsyncGenerator[Result, None]:
-    """Each row's result, while at most WINDOW times `width` rows are held. `rows` is closed at the
-    end, by the thread that reads."""
-    feed = _Feed(rows, width)
-    held: deque[asyncio.Future[Result]] = deque()
-    reading: asyncio.Future[BatchRow | None] | None = asyncio.ensure_future(feed.next())
+    rows: Rows, answer: Callable[[BatchRow], Awaitable[Record]], width: int
+) -> AsyncGenerator[Record, None]:
+    """Yields each row's record in the order of the rows.
+
+    At most WINDOW times `width` rows are pending. The reading thread closes `rows` at the end.
+    """
+    reader = _RowReader(rows, width)
+    pending: deque[asyncio.Future[Record]] = deque()
+    reading: asyncio.Future[BatchRow | None] | None = asyncio.ensure_future(reader.next())
     try:
-        while reading or held:
-            wanted = reading if len(held) < WINDOW * width else None
-            waited: list[asyncio.Future[Any]] = [f for f in (wanted, *list(held)[:1]) if f]
-            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            if wanted and wanted.done():
-                row = wanted.result()
-                reading = asyncio.ensure_future(feed.next()) if row else None
+        while reading or pending:
+            next_row = reading if len(pending) < WINDOW * width else None
+            awaited: list[asyncio.Future[Any]] = [f for f in (next_row, *list(pending)[:1]) if f]
+            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+            if next_row and next_row.done():
+                row = next_row.result()
+                reading = asyncio.ensure_future(reader.next()) if row else None
                 if row:
-                    held.append(asyncio.ensure_future(answer(row)))
-            while held and held[0].done():
-                yield held.popleft().result()
+                    pending.append(asyncio.ensure_future(answer(row)))
+            while pending and pending[0].done():
+                yield pending.popleft().result()
     finally:
-        feed.close()
-        left: list[asyncio.Future[Any]] = [f for f in (reading, *held) if f]
-        for future in left:
+        reader.close()
+        unfinished: list[asyncio.Future[Any]] = [f for f in (reading, *pending) if f]
+        for future in unfinished:
             future.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.gather(*unfinished, return_exceptions=True)
 
 
-class _Feed:
-    """Rows on their way to the event loop: read in a thread, because a pipe may keep it waiting.
+class _RowReader:
+    """Reads rows in a thread, because a pipe may block, and hands them to the event loop.
 
-    No more than `ahead` of them are read before they are taken.
+    It reads at most `ahead` rows before they are taken.
     """
 
     def __init__(self, rows: Rows, ahead: int) -> None:
         self._rows = rows
         self._room = threading.Semaphore(ahead)
-        self._read: asyncio.Queue[BatchRow | BaseException | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[BatchRow | BaseException | None] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._closed = False
-        # A daemon: nothing ends a thread that waits for a pipe.
+        # A daemon, because a thread that waits for a pipe cannot be ended.
         threading.Thread(target=self._run, name="reading", daemon=True).start()
 
     async def next(self) -> BatchRow | None:
-        """The next row; None behind the last."""
-        item = await self._read.get()
+        """The next row; None after the last."""
+        item = await self._queue.get()
         self._room.release()
         if isinstance(item, BaseException):
             raise item
@@ -216,7 +219,7 @@ class _Feed:
         self._room.release()
 
     def _run(self) -> None:
-        # The loop may be closed: nobody wants them any more.
+        # RuntimeError: the event loop is closed, so the rows are not needed any more.
         with contextlib.closing(self._rows), contextlib.suppress(RuntimeError):
             try:
                 for row in self._rows:
@@ -229,4 +232,4 @@ class _Feed:
 
     def _put(self, item: BatchRow | BaseException | None) -> None:
         self._room.acquire()
-        self._loop.call_soon_threadsafe(self._read.put_nowait, item)
+        self._loop.call_soon_threadsafe(self._queue.put_nowait, item)

@@ -1,4 +1,4 @@
-"""The files of a batch: what is read, what is written, and where an earlier run has stopped."""
+"""Files of a batch: opens the input, writes the output, and resumes an earlier run."""
 
 from __future__ import annotations
 
@@ -22,115 +22,112 @@ UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 @dataclass
 class BatchProgress:
-    """How many lines have their result, and how many of these are failures; the first of them."""
+    """Counts the lines that have a result, and the failures among them; describes the first one."""
 
     done: int = 0
     failures: int = 0
-    first: str = ""
+    first_failure: str = ""
 
-    def count(self, result: Mapping[str, Any]) -> None:
+    def count(self, record: Mapping[str, Any]) -> None:
         self.done += 1
-        if is_failure(result):
+        if is_failure(record):
             self.failures += 1
-            self.first = self.first or f"line {result['line']}: {result['error']}"
+            self.first_failure = self.first_failure or f"line {record['line']}: {record['error']}"
 
 
 def open_source(path: Path | None) -> BufferedReader:
-    """A file, or standard input without one.
+    """Opens a file, or standard input if `path` is None.
 
     Raises:
-        LinlyError: it cannot be read, or is no text that could be.
+        LinlyError: it cannot be read, or is UTF-16.
     """
     try:
-        # Its own object: at its end Python waits for the lock of `sys.stdin` that a reader holds.
+        # A new object: at exit, Python waits for the lock of `sys.stdin`, which a reader holds.
         source = path.open("rb") if path else open(STANDARD_INPUT, "rb", closefd=False)  # noqa: SIM115
-        begins = source.peek(2)[:2]
+        start = source.peek(2)[:2]
     except FileNotFoundError as error:
-        known = [each.name for each in path.parent.glob("*")] if path else []
-        close = did_you_mean(path.name if path else "", known, "check_data_file")
-        raise LinlyError("input_missing", path=path, remedy=close) from error
+        names = [each.name for each in path.parent.glob("*")] if path else []
+        remedy = did_you_mean(path.name if path else "", names, "check_data_file")
+        raise LinlyError("input_missing", path=path, remedy=remedy) from error
     except OSError as error:
-        said = error.strerror or str(error)
-        raise LinlyError("input_unreadable", path=_input(path), reason=said) from error
-    if begins in UTF16:
+        reason = error.strerror or str(error)
+        raise LinlyError("input_unreadable", path=_input_name(path), reason=reason) from error
+    if start in UTF16:
         source.close()
-        raise LinlyError("input_utf16", path=_input(path))
+        raise LinlyError("input_utf16", path=_input_name(path))
     return source
 
 
 def empty_input_error(path: Path | None) -> LinlyError:
-    return LinlyError("input_without_lines", path=_input(path))
+    return LinlyError("input_without_lines", path=_input_name(path))
 
 
-def _input(path: Path | None) -> str:
+def _input_name(path: Path | None) -> str:
     return str(path) if path else "Standard input"
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """What an earlier run has left: its results, and how many bytes of the file they are."""
+    """Results of an earlier run in the output file, and their size in bytes."""
 
-    tally: BatchProgress
+    progress: BatchProgress
     size: int = 0
 
 
 def resume(path: Path | None, rows: Iterator[BatchRow], adapter: str | None) -> Resumed:
-    """Match what `path` holds with the first of `rows`, which are taken, whole lines only.
+    """Matches the complete lines of `path` with the first rows, which it takes from `rows`.
 
     Raises:
-        LinlyError: it holds something else.
+        LinlyError: the file contains something else.
     """
-    tally, size = BatchProgress(), 0
+    progress, size = BatchProgress(), 0
     if path is None or not path.is_file():
-        return Resumed(tally)
+        return Resumed(progress)
     try:
         with path.open("rb") as file:
-            for line in _whole_lines(file):
-                result, row = _parsed(line), next(rows, None)
-                if row is None or not matches_row(result, row, adapter):
-                    raise _others(path, tally.done + 1)
-                tally.count(result)
+            for line in _complete_lines(file):
+                record, row = _parse(line), next(rows, None)
+                if row is None or not matches_row(record, row, adapter):
+                    raise _mismatch_error(path, progress.done + 1)
+                progress.count(record)
                 size += len(line)
-            # Behind results lies what a killed run has left; without any, it may be anybody's.
-            if not tally.done and path.stat().st_size and not _is_torn(path):
-                raise _others(path, 1)
+            # After results, an incomplete line is from a killed run. Without results, the file may
+            # be another program's.
+            if not progress.done and path.stat().st_size and not _is_incomplete_record(path):
+                raise _mismatch_error(path, 1)
     except OSError as error:
-        raise _unwritable(path, error) from error
-    return Resumed(tally, size)
+        raise _write_error(path, error) from error
+    return Resumed(progress, size)
 
 
-def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
-    """All lines but a last one that a killed run has left unfinished."""
+def _complete_lines(file: BinaryIO) -> Iterator[bytes]:
+    """All lines but an incomplete last one, which a killed run has left."""
     return (line for line in file if line.endswith(b"\n"))
 
 
-def _is_torn(path: Path) -> bool:
-    """Whether all that `path` holds is the beginning of a result: an object that does not end."""
+def _is_incomplete_record(path: Path) -> bool:
+    """Whether `path` has only the beginning of a JSON object."""
     text = path.read_bytes()
-    return text.startswith(b"{") and _parsed(text) is None
+    return text.startswith(b"{") and _parse(text) is None
 
 
-def _parsed(line: bytes) -> Any:
+def _parse(line: bytes) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError):
         return None
 
 
-def _others(path: Path, number: int) -> LinlyError:
-    return LinlyError(
-        "output_line_mismatch",
-        number=number,
-        path=path,
-    )
+def _mismatch_error(path: Path, number: int) -> LinlyError:
+    return LinlyError("output_line_mismatch", number=number, path=path)
 
 
 class Output:
-    """Where results go, each at once: a file behind its first `size` bytes, or standard output.
+    """Writes each record at once: to a file after its first `size` bytes, or to standard output.
 
     Raises:
         LinlyError: it cannot be written.
-        BrokenPipeError: nobody reads any more.
+        BrokenPipeError: the reader of the pipe is gone.
     """
 
     def __init__(self, path: Path | None, size: int = 0) -> None:
@@ -144,22 +141,22 @@ class Output:
             if stat.S_ISREG(os.fstat(descriptor).st_mode):
                 self._file.truncate(size)
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise _write_error(path, error) from error
 
-    def put(self, result: Mapping[str, Any]) -> None:
-        left = memoryview(f"{json.dumps(result, ensure_ascii=False)}\n".encode())
+    def write(self, record: Mapping[str, Any]) -> None:
+        remaining = memoryview(f"{json.dumps(record, ensure_ascii=False)}\n".encode())
         try:
-            while left:
-                left = left[self._file.write(left) :]
+            while remaining:
+                remaining = remaining[self._file.write(remaining) :]
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise _unwritable(self._path, error) from error
+            raise _write_error(self._path, error) from error
 
     def close(self) -> None:
         self._file.close()
 
 
-def _unwritable(path: Path | None, error: OSError) -> LinlyError:
-    said = error.strerror or str(error)
-    return LinlyError("output_unwritable", path=path or "Standard output", reason=said)
+def _write_error(path: Path | None, error: OSError) -> LinlyError:
+    reason = error.strerror or str(error)
+    return LinlyError("output_unwritable", path=path or "Standard output", reason=reason)

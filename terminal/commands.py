@@ -1,4 +1,4 @@
-"""What a line does that begins with `/`."""
+"""Commands of the chat: lines that begin with `/`."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from model.suggestions import did_you_mean
 from model.types import AdapterError, LinlyError, Message, UnknownModelError
 from terminal.chat import TerminalChat
 
-BASE = ("base", "none")  # what the model without an adapter is called
+BASE_NAMES = ("base", "none")  # for the model without an adapter
 
 
 @dataclass(frozen=True)
 class Command:
-    """`does` gets the chat and what stands behind the command."""
+    """A command; `run` gets the chat and the text after the command's name."""
 
     usage: str
-    about: str
-    does: Callable[[TerminalChat, str], None]
+    description: str
+    run: Callable[[TerminalChat, str], None]
 
 
 def run_command(chat: TerminalChat, line: str) -> None:
-    """Do what `line`, which begins with a slash, says.
+    """Runs the command in `line`, which begins with a slash.
 
     Raises:
-        LinlyError: it cannot be done, or there is no such command.
-        EOFError: the chat is over.
+        LinlyError: it fails, or there is no such command.
+        EOFError: the user ends the chat.
     """
-    name, _, rest = line[1:].strip().partition(" ")
+    name, _, argument = line[1:].strip().partition(" ")
     known = commands()
     if name not in known:
         names = [f"/{command}" for command in known]
-        close = did_you_mean(f"/{name}", names, "commands_listed", name=name)
-        raise LinlyError("unknown_command", name=name, remedy=close)
-    known[name].does(chat, rest.strip())
+        remedy = did_you_mean(f"/{name}", names, "commands_listed", name=name)
+        raise LinlyError("unknown_command", name=name, remedy=remedy)
+    known[name].run(chat, argument.strip())
 
 
 def commands() -> dict[str, Command]:
@@ -60,39 +60,41 @@ def commands() -> dict[str, Command]:
 
 
 def _adapter(chat: TerminalChat, name: str) -> None:
-    found = {adapter.name: adapter for adapter in chat.manager.adapters()}
+    adapters = {adapter.name: adapter for adapter in chat.manager.adapters()}
     if not name:
-        _list(chat, list(found.values()))
-    elif name in found:
-        chat.defaults = replace(chat.defaults, adapter=_usable(found[name]).name)
-        chat.screen.print(f"{name} answers from now on.")
-        for warning in found[name].warnings:
-            chat.screen.complain(str(warning))
-    elif name in BASE:
+        _list_adapters(chat, list(adapters.values()))
+    elif name in adapters:
+        _check_usable(adapters[name])
+        chat.defaults = replace(chat.defaults, adapter=name)
+        chat.console.print(f"{name} answers from now on.")
+        for warning in adapters[name].warnings:
+            chat.console.print_error(str(warning))
+    elif name in BASE_NAMES:
         chat.defaults = replace(chat.defaults, adapter=None)
-        chat.screen.print("The base answers from now on.")
+        chat.console.print("The base answers from now on.")
     else:
-        ready = [adapter.name for adapter in found.values() if adapter.ready]
-        close = did_you_mean(name, [*ready, *BASE], "adapters_listed")
-        raise UnknownModelError("no_adapter", name=name, remedy=close)
+        ready = [adapter.name for adapter in adapters.values() if adapter.ready]
+        remedy = did_you_mean(name, [*ready, *BASE_NAMES], "adapters_listed")
+        raise UnknownModelError("no_adapter", name=name, remedy=remedy)
 
 
-def _usable(adapter: Adapter) -> Adapter:
+def _check_usable(adapter: Adapter) -> None:
     if adapter.problem:
         raise AdapterError("adapter_broken", name=adapter.name, problem=adapter.problem)
-    return adapter
 
 
-def _list(chat: TerminalChat, adapters: list[Adapter]) -> None:
+def _list_adapters(chat: TerminalChat, adapters: list[Adapter]) -> None:
     base = chat.manager.status().base_model
-    rows = [(None, "base", base), *((one.name, one.name, _verdict(one)) for one in adapters)]
-    width = max(len(shown) for _, shown, _ in rows)
-    for name, shown, about in rows:
+    rows: list[tuple[str | None, str, str]] = [(None, "base", base)]
+    rows += [(adapter.name, adapter.name, _about(adapter)) for adapter in adapters]
+    width = max(len(label) for _, label, _ in rows)
+    for name, label, about in rows:
         mark = "*" if name == chat.defaults.adapter else " "
-        chat.screen.print(f"{mark} {shown:{width}}  {about}".rstrip())
+        chat.console.print(f"{mark} {label:{width}}  {about}".rstrip())
 
 
-def _verdict(adapter: Adapter) -> str:
+def _about(adapter: Adapter) -> str:
+    """The adapter's problem, or its description and warnings."""
     if adapter.problem:
         return f"broken: {adapter.problem.message()}"
     notes = [f"note: {warning.message()}" for warning in adapter.warnings]
@@ -102,12 +104,12 @@ def _verdict(adapter: Adapter) -> str:
 def _system(chat: TerminalChat, text: str) -> None:
     if text == "none":
         chat.defaults = replace(chat.defaults, system="")
-        chat.screen.print("The system prompt is the model's own.")
+        chat.console.print("The system prompt is the model's own.")
     elif text:
         chat.defaults = replace(chat.defaults, system=text)
-        chat.screen.print("The system prompt is set, for this chat's next reply on.")
+        chat.console.print("The system prompt is set, for this chat's next reply on.")
     else:
-        chat.screen.print(chat.defaults.system or "The system prompt is the model's own.")
+        chat.console.print(chat.defaults.system or "The system prompt is the model's own.")
 
 
 def _save(chat: TerminalChat, name: str) -> None:
@@ -118,46 +120,30 @@ def _save(chat: TerminalChat, name: str) -> None:
     system = (Message("system", chat.defaults.system),) if chat.defaults.system else ()
     path = Path(name).expanduser()
     number = save_chat(path, (*system, *chat.turns))
-    chat.screen.print(f"Saved as chat {number} of {path}.")
-
-
-def _reset(chat: TerminalChat, _: str) -> None:
-    chat.turns = ()
-    chat.screen.print("A new chat begins.")
-
-
-def _help(chat: TerminalChat, _: str) -> None:
-    for command in commands().values():
-        chat.screen.print(f"{command.usage:16}  {command.about}")
-    chat.screen.print("//TEXT            send a message that begins with a slash")
-    chat.screen.print("Ctrl-C stops a reply.")
-
-
-def _quit(*_: object) -> None:
-    raise EOFError
+    chat.console.print(f"Saved as chat {number} of {path}.")
 
 
 def save_chat(path: Path, messages: Sequence[Message]) -> int:
-    """Add a line to `path`, which is made if it is missing; which chat of the file that is.
+    """Appends a chat to the JSON Lines file `path`, as training reads it; returns its number.
 
     Raises:
-        LinlyError: it holds something else than chats, or cannot be written.
+        LinlyError: the file contains something else than chats, or cannot be written.
     """
     row = {"messages": [{"role": m.role, "content": m.content} for m in messages]}
     try:
         text = path.read_text(encoding="utf-8") if path.exists() else ""
-        before = [line for line in text.split("\n") if line.strip()]
-        if not all(_is_chat(line) for line in before):
-            raise _other(path)
-        gap = "\n" if text and not text.endswith("\n") else ""
+        lines = [line for line in text.split("\n") if line.strip()]
+        if not all(_is_chat(line) for line in lines):
+            raise LinlyError("save_file_not_chats", path=path)
+        line_end = "\n" if text and not text.endswith("\n") else ""
         with path.open("a", encoding="utf-8") as file:
-            file.write(f"{gap}{json.dumps(row, ensure_ascii=False)}\n")
+            file.write(f"{line_end}{json.dumps(row, ensure_ascii=False)}\n")
     except UnicodeDecodeError as error:
-        raise _other(path) from error
+        raise LinlyError("save_file_not_chats", path=path) from error
     except OSError as error:
-        said = error.strerror or str(error)
-        raise LinlyError("save_unwritable", path=path, reason=said) from error
-    return len(before) + 1
+        reason = error.strerror or str(error)
+        raise LinlyError("save_unwritable", path=path, reason=reason) from error
+    return len(lines) + 1
 
 
 def _is_chat(line: str) -> bool:
@@ -168,5 +154,17 @@ def _is_chat(line: str) -> bool:
     return isinstance(row, dict) and "messages" in row
 
 
-def _other(path: Path) -> LinlyError:
-    return LinlyError("save_file_not_chats", path=path)
+def _reset(chat: TerminalChat, _: str) -> None:
+    chat.turns = ()
+    chat.console.print("A new chat begins.")
+
+
+def _help(chat: TerminalChat, _: str) -> None:
+    for command in commands().values():
+        chat.console.print(f"{command.usage:16}  {command.description}")
+    chat.console.print("//TEXT            send a message that begins with a slash")
+    chat.console.print("Ctrl-C stops a reply.")
+
+
+def _quit(*_: object) -> None:
+    raise EOFError

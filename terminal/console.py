@@ -1,4 +1,4 @@
-"""What somebody types, with editing and a history where Python has `readline`."""
+"""Input and output of the terminal: prints replies and errors, and reads lines with a history."""
 
 from __future__ import annotations
 
@@ -14,108 +14,111 @@ from typing import TextIO
 
 from model.types import LinlyError
 
-CLEAR = "\r\x1b[K"
+CLEAR_LINE = "\r\x1b[K"
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
-# A reply could move the cursor, or make the terminal answer for whoever sits there.
-CONTROLS = {n: None for n in (*range(32), *range(127, 160)) if chr(n) not in "\t\n"}
+# Control characters in a reply could move the cursor, or make the terminal send input itself.
+CONTROL_CHARACTERS = {n: None for n in (*range(32), *range(127, 160)) if chr(n) not in "\t\n"}
+MAX_HISTORY_LINES = 1000
+
+# Reads a line: gets a prompt, and text that the user can edit. Raises EOFError after the last line,
+# KeyboardInterrupt if the user drops the line, and UnicodeError if it is not text.
+ReadLine = Callable[[str, str], str]
 
 
 @dataclass
 class Console:
-    """A terminal, or whatever stands in for one: then nothing is coloured and no line redrawn."""
+    """Prints replies to `out`, and errors and status lines to `err`.
+
+    If these are no terminals, there are no colours and no status lines.
+    """
 
     out: TextIO
     err: TextIO
-    _drawn: bool = False
+    _status_shown: bool = False
 
     def write(self, text: str) -> None:
-        """A piece of a reply, at once."""
-        self._wipe()
-        self.out.write(text.translate(CONTROLS))
+        """Prints a part of a reply at once."""
+        self._clear_status()
+        self.out.write(text.translate(CONTROL_CHARACTERS))
         self.out.flush()
 
     def print(self, line: str) -> None:
         self.write(f"{line}\n")
 
-    def remark(self, line: str) -> None:
-        """A small line beside a reply, for people only."""
+    def print_note(self, line: str) -> None:
+        """Prints a line in a dim colour after a reply, on a terminal only."""
         if self.out.isatty():
-            self._wipe()
+            self._clear_status()
             print(f"{DIM}{line}{PLAIN}", file=self.out, flush=True)
 
-    def complain(self, sentence: str) -> None:
-        self._wipe()
+    def print_error(self, sentence: str) -> None:
+        self._clear_status()
         print(sentence, file=self.err, flush=True)
 
-    def draw(self, line: str) -> None:
-        """A line about what is going on; whatever comes next takes its place."""
+    def show_status(self, line: str) -> None:
+        """Shows a line about progress, on a terminal only; the next output replaces it."""
         if self.err.isatty():
-            print(f"{CLEAR}{line}", end="", file=self.err, flush=True)
-            self._drawn = True
+            print(f"{CLEAR_LINE}{line}", end="", file=self.err, flush=True)
+            self._status_shown = True
 
-    def _wipe(self) -> None:
-        if self._drawn:
-            print(CLEAR, end="", file=self.err, flush=True)
-            self._drawn = False
+    def _clear_status(self) -> None:
+        if self._status_shown:
+            print(CLEAR_LINE, end="", file=self.err, flush=True)
+            self._status_shown = False
 
 
-def standard_screen() -> Console:
+def standard_console() -> Console:
     return Console(sys.stdout, sys.stderr)
 
 
 def error_sentence(error: Exception) -> str:
-    """The error as one sentence, whatever it is."""
+    """Any error as a sentence."""
     if isinstance(error, LinlyError):
         text = str(error)
     else:
-        said = (str(error).splitlines() or [""])[0]
-        text = f"This went wrong: {type(error).__name__}: {said}"
+        reason = (str(error).splitlines() or [""])[0]
+        text = f"This went wrong: {type(error).__name__}: {reason}"
     return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
-class _Warnings(logging.Handler):
-    """The project's own warnings as plain lines. Whatever has a stack trace is told elsewhere, as
-    the sentence that the reply or the loading failed with."""
+class _WarningHandler(logging.Handler):
+    """Prints this program's warnings as plain lines.
+
+    Records with a stack trace are left out: their reply or the loading fails with a sentence.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name.split(".")[0] == "model" and not record.exc_info:
-            print(f"{CLEAR if sys.stderr.isatty() else ''}{record.getMessage()}", file=sys.stderr)
+            clear = CLEAR_LINE if sys.stderr.isatty() else ""
+            print(f"{clear}{record.getMessage()}", file=sys.stderr)
 
 
 def silence_libraries() -> None:
-    """Keep libraries' remarks off the terminal."""
+    """Keeps the libraries' warnings off the terminal."""
     warnings.simplefilter("ignore")
-    logging.getLogger().addHandler(_Warnings(logging.WARNING))
+    logging.getLogger().addHandler(_WarningHandler(logging.WARNING))
 
 
-MAX_LINES = 1000  # that are remembered
-
-
-# Gets a prompt, and text that is there already and can be edited. Raises EOFError behind the last
-# line, KeyboardInterrupt where one is dropped, and UnicodeError where it is no text.
-Read = Callable[[str, str], str]
-
-
-def line_reader(history: Path) -> Read:
-    """The keyboard; lines are remembered in `history`, readable for this user alone."""
+def line_reader(history: Path) -> ReadLine:
+    """Reads lines from the keyboard; `history` keeps them, readable for this user only."""
     try:
         import readline
-    except ImportError:  # not every Python has it
+    except ImportError:  # some builds of Python lack it
         return lambda prompt, _: input(prompt)
-    _prepare(readline, history)
+    _load_history(readline, history)
 
-    def read(prompt: str, typed: str) -> str:
-        before = readline.get_current_history_length()
-        readline.set_startup_hook(_insert(readline, typed))
+    def read(prompt: str, text: str) -> str:
+        length = readline.get_current_history_length()
+        readline.set_startup_hook(_insert(readline, text))
         try:
             return input(prompt)
         except EOFError:
-            print()  # what comes next, the shell perhaps, begins its own line
+            print()  # so that the shell's prompt has its own line
             raise
         finally:
             readline.set_startup_hook(None)
-            if readline.get_current_history_length() > before:
-                # At once, so that a killed terminal loses nothing. Not every readline has this.
+            if readline.get_current_history_length() > length:
+                # At once, because the terminal may be killed. Some versions of readline lack this.
                 with contextlib.suppress(OSError, AttributeError):
                     readline.append_history_file(1, history)
 
@@ -126,9 +129,9 @@ def _insert(readline: ModuleType, text: str) -> Callable[[], None]:
     return lambda: readline.insert_text(text)
 
 
-def _prepare(readline: ModuleType, history: Path) -> None:
-    readline.set_history_length(MAX_LINES)
-    with contextlib.suppress(OSError):  # a chat without a memory is one, too
+def _load_history(readline: ModuleType, history: Path) -> None:
+    readline.set_history_length(MAX_HISTORY_LINES)
+    with contextlib.suppress(OSError):  # a chat works without a history
         history.parent.mkdir(parents=True, exist_ok=True)
         history.touch(mode=0o600)
         history.chmod(0o600)

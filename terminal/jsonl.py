@@ -1,7 +1,8 @@
-"""What stands on an input line: a row to answer, or why it cannot be answered.
+"""Lines of a batch: reads input lines as rows to answer, and makes the records of output lines.
 
-A line is a JSON object with `prompt`, with `instruction` (and `input`), or with `messages` that end
-with the user's; or a JSON string; or plain text, taken as a question.
+An input line is a JSON object with `prompt`, with `instruction` (and `input`), or with `messages`
+that end with the user's; or a JSON string; or plain text, which is a question. An output line has
+the row's own fields with its reply, or the error.
 """
 
 from __future__ import annotations
@@ -12,43 +13,45 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, get_args
 
+from model.text.chat_rows import has_lone_surrogate, instruction_messages
 from model.text.prompt import PromptTemplate
 from model.types import Delta, Message, Role
 
 ROLES: tuple[Role, ...] = get_args(Role)
-KINDS = '"prompt", "instruction" or "messages"'
+INPUT_FIELDS = ("messages", "prompt", "instruction")  # the first one that a row has counts
+# A row's own fields of these names are replaced: so a file of replies can be answered again.
+REPLY_FIELDS = ("reply", "finish_reason", "prompt_tokens", "completion_tokens", "adapter")
 
 
 class _BadLineError(Exception):
-    """Why a line cannot be answered, as one sentence."""
+    """A line cannot be answered; the message is a sentence for the output."""
 
 
 @dataclass(frozen=True)
 class BatchRow:
     """Line `number` (from 1): its own fields, and the messages to answer or its `problem`.
 
-    How the input `given` with an instruction is written is the template's business.
+    `input_text` belongs to an instruction; the prompt template decides how it is written.
     """
 
     number: int
     fields: Mapping[str, Any] = field(default_factory=dict)
     messages: tuple[Message, ...] = ()
-    given: str = ""
+    input_text: str = ""
     problem: str = ""
 
-    def written(self, template: PromptTemplate) -> tuple[Message, ...]:
-        """The messages, with what is given."""
-        if not self.given:
+    def to_messages(self, template: PromptTemplate) -> tuple[Message, ...]:
+        """The messages with the input."""
+        if not self.input_text:
             return self.messages
-        system, question = template.with_input(self.messages[-1].content, self.given)
-        intro = (Message("system", system),) if system else ()
-        return (*intro, Message("user", question))
+        return instruction_messages(self.messages[-1].content, self.input_text, template)
 
 
 def read_rows(source: BinaryIO) -> Generator[BatchRow, None, None]:
-    """The rows of a file, one by one; empty lines are counted and skipped.
+    """Yields the rows of a file; empty lines are counted and skipped.
 
-    The file is closed by whoever reads the rows: another thread would wait for a pipe to do so.
+    The generator closes the file, in the thread that reads: closing a pipe from another thread
+    would wait for it.
     """
     with source:
         for number, line in enumerate(source, 1):
@@ -59,13 +62,14 @@ def read_rows(source: BinaryIO) -> Generator[BatchRow, None, None]:
 
 def _read_row(number: int, line: bytes) -> BatchRow:
     try:
-        fields = _fields(line)
-        return BatchRow(number, fields, _messages(fields), _given(fields))
+        fields = _parse(line)
+        return BatchRow(number, fields, _messages(fields), _input_text(fields))
     except _BadLineError as error:
         return BatchRow(number, problem=str(error))
 
 
-def _fields(line: bytes) -> dict[str, Any]:
+def _parse(line: bytes) -> dict[str, Any]:
+    """The fields of a line; text that is not JSON is a prompt."""
     try:
         text = line.decode()
     except UnicodeDecodeError as error:
@@ -75,7 +79,7 @@ def _fields(line: bytes) -> dict[str, Any]:
     except RecursionError as error:
         raise _BadLineError("The line's JSON is nested too deeply.") from error
     except ValueError as error:
-        # A torn object is no question, though it is plain text as well.
+        # An incomplete JSON object is not meant as a question.
         if text[0] == "{" and text[1:].lstrip()[:1] in ('"', "", "}"):
             raise _BadLineError(f"The line is not valid JSON: {error}.") from error
         return {"prompt": text}
@@ -83,33 +87,30 @@ def _fields(line: bytes) -> dict[str, Any]:
         value = {"prompt": value}
     if not isinstance(value, dict):
         raise _BadLineError("The line's JSON is neither an object nor a string.")
-    _refuse_half_characters(value)
+    if has_lone_surrogate(json.dumps(value, ensure_ascii=False)):
+        raise _BadLineError("The line holds half a character (a lone surrogate).")
     return value
 
 
-def _refuse_half_characters(fields: dict[str, Any]) -> None:
-    try:
-        json.dumps(fields, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise _BadLineError("The line holds half a character (a lone surrogate).") from error
+def _input_field(fields: Mapping[str, Any]) -> str | None:
+    return next((name for name in INPUT_FIELDS if name in fields), None)
 
 
-def _messages(fields: dict[str, Any]) -> tuple[Message, ...]:
-    if "messages" in fields:
+def _messages(fields: Mapping[str, Any]) -> tuple[Message, ...]:
+    name = _input_field(fields)
+    if name is None:
+        raise _BadLineError('The row has none of "prompt", "instruction" or "messages".')
+    if name == "messages":
         return _chat(fields["messages"])
-    if "prompt" in fields:
-        return (Message("user", _text(fields, "prompt")),)
-    if "instruction" in fields:
-        return (Message("user", _text(fields, "instruction")),)
-    raise _BadLineError(f"The row has none of {KINDS}.")
+    return (Message("user", _text(fields, name)),)
 
 
-def _given(fields: dict[str, Any]) -> str:
-    asked = next((name for name in ("messages", "prompt", "instruction") if name in fields), "")
-    return _text(fields, "input") if asked == "instruction" and fields.get("input") else ""
+def _input_text(fields: Mapping[str, Any]) -> str:
+    has_input = _input_field(fields) == "instruction" and fields.get("input")
+    return _text(fields, "input") if has_input else ""
 
 
-def _text(fields: dict[str, Any], name: str) -> str:
+def _text(fields: Mapping[str, Any], name: str) -> str:
     text = fields[name]
     if not isinstance(text, str) or not text.strip():
         raise _BadLineError(f'"{name}" is not text, or empty.')
@@ -119,56 +120,51 @@ def _text(fields: dict[str, Any], name: str) -> str:
 def _chat(rows: Any) -> tuple[Message, ...]:
     if not isinstance(rows, list) or not rows:
         raise _BadLineError('"messages" is not a list of messages, or empty.')
-    chat = tuple(_message(row) for row in rows)
-    if chat[-1].role != "user":
+    messages = tuple(_message(row) for row in rows)
+    if messages[-1].role != "user":
         raise _BadLineError("The messages do not end with the user's.")
-    return chat
+    return messages
 
 
 def _message(row: Any) -> Message:
-    told = row if isinstance(row, dict) else {}
-    role, content = told.get("role"), told.get("content")
+    fields = row if isinstance(row, dict) else {}
+    role, content = fields.get("role"), fields.get("content")
     if role not in ROLES or not isinstance(content, str):
         raise _BadLineError(
-            f'A message is not {{"role": …, "content": …}} with text and a role of {_listed()}.'
+            'A message is not {"role": …, "content": …} with text and a role of '
+            f"{', '.join(ROLES)}."
         )
     return Message(role, content)
 
 
-def _listed() -> str:
-    return ", ".join(ROLES)
-
-
-# Rows that bring fields of these names get new values: so replies can be asked for once more.
-OURS = ("reply", "finish_reason", "prompt_tokens", "completion_tokens", "adapter")
-
-
 def reply_record(row: BatchRow, text: str, last: Delta, adapter: str | None) -> dict[str, Any]:
+    """The output line of a row with its reply; `last` is the reply's last Delta."""
     reason, stats = last.finish_reason, last.stats
     counts = (stats.prompt_tokens, stats.completion_tokens) if stats else (0, 0)
-    told = (text, reason.value if reason else None, *counts, adapter)
-    return {**_own(row.fields), **dict(zip(OURS, told, strict=True))}
+    values = (text, reason.value if reason else None, *counts, adapter)
+    return {**_own_fields(row.fields), **dict(zip(REPLY_FIELDS, values, strict=True))}
 
 
-def failed(row: BatchRow, sentence: str) -> dict[str, Any]:
+def failure_record(row: BatchRow, sentence: str) -> dict[str, Any]:
+    """The output line of a row without a reply."""
     return {"line": row.number, "error": sentence}
 
 
-def is_failure(result: Mapping[str, Any]) -> bool:
-    return set(result) == {"line", "error"}
+def is_failure(record: Mapping[str, Any]) -> bool:
+    return set(record) == {"line", "error"}
 
 
-def matches_row(result: Any, row: BatchRow, adapter: str | None) -> bool:
-    """Whether `result`, read from a file, is what `adapter` has to say about `row`."""
-    if not isinstance(result, dict):
+def matches_row(record: Any, row: BatchRow, adapter: str | None) -> bool:
+    """Whether `record`, read from an output file, is a result of `row` with this adapter."""
+    if not isinstance(record, dict):
         return False
-    if is_failure(result):
-        return bool(result["line"] == row.number)
-    if not set(OURS) <= set(result) or result["adapter"] != adapter:
+    if is_failure(record):
+        return bool(record["line"] == row.number)
+    if not set(REPLY_FIELDS) <= set(record) or record["adapter"] != adapter:
         return False
-    # Compared as they are written: NaN is not equal to itself.
-    return json.dumps(_own(result)) == json.dumps(_own(row.fields))
+    # Compared as JSON, because NaN is not equal to itself.
+    return json.dumps(_own_fields(record)) == json.dumps(_own_fields(row.fields))
 
 
-def _own(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if name not in OURS}
+def _own_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in REPLY_FIELDS}

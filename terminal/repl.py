@@ -1,4 +1,4 @@
-"""A chat with whoever sits at the keyboard."""
+"""The interactive chat: reads lines from the keyboard until the user ends it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from model.serving.background_loader import Load
 from model.types import LinlyError
 from terminal.chat import TerminalChat
 from terminal.commands import run_command
-from terminal.console import Read, error_sentence, line_reader, standard_screen
+from terminal.console import ReadLine, error_sentence, line_reader, standard_console
 from terminal.options import RequestDefaults, TerminalOptions
 from terminal.startup import running_manager
 
@@ -14,48 +14,48 @@ PROMPT = "> "
 HISTORY = "terminal_history"  # in the data folder
 
 
-def run(options: TerminalOptions, wishes: RequestDefaults, load: Load) -> int:
-    """Load the model and chat until the user ends it: 0.
+def run(options: TerminalOptions, defaults: RequestDefaults, load: Load) -> int:
+    """Loads the model and chats until the user ends it; returns 0.
 
     Raises:
         LinlyError: the model could not be loaded.
     """
-    screen = standard_screen()
-    with running_manager(options.settings, wishes, load, screen) as manager:
-        status = manager.status()
-        who = f"{wishes.adapter} on {status.base_model}" if wishes.adapter else status.base_model
-        screen.print(f"{who} is ready. /help lists the commands, Ctrl-D ends the chat.")
-        converse(
-            TerminalChat(manager, screen, wishes), line_reader(options.settings.data_dir / HISTORY)
-        )
+    console = standard_console()
+    with running_manager(options.settings, defaults, load, console) as manager:
+        base = manager.status().base_model
+        model = f"{defaults.adapter} on {base}" if defaults.adapter else base
+        console.print(f"{model} is ready. /help lists the commands, Ctrl-D ends the chat.")
+        chat = TerminalChat(manager, console, defaults)
+        converse(chat, line_reader(options.settings.data_dir / HISTORY))
     return 0
 
 
-def converse(chat: TerminalChat, read: Read) -> None:
-    """Do what each line says until there are no more. A line that got no reply is there again."""
-    typed = ""
+def converse(chat: TerminalChat, read_line: ReadLine) -> None:
+    """Answers each line until the last one. A line without a reply is offered again for editing."""
+    offered = ""
     while True:
         try:
-            line = read(PROMPT, typed)
-            typed = "" if _done(chat, line) else line
+            line = read_line(PROMPT, offered)
+            offered = "" if _handle(chat, line) else line
         except EOFError:
             return
         except KeyboardInterrupt:
-            chat.screen.print("")
-            typed = ""
+            chat.console.print("")
+            offered = ""
         except UnicodeError:
-            chat.screen.complain("That was not UTF-8 text.")
+            chat.console.print_error("That was not UTF-8 text.")
 
 
-def _done(chat: TerminalChat, line: str) -> bool:
-    """Whether the line has done what it was to do."""
-    text = line.encode(errors="replace").decode().strip()  # half characters come from a terminal
+def _handle(chat: TerminalChat, line: str) -> bool:
+    """Runs a command, or answers a message; False if a message got no reply."""
+    # A terminal can send bytes that are not UTF-8; they arrive as lone surrogates.
+    text = line.encode(errors="replace").decode().strip()
     if not text:
         return True
     if text.startswith("/") and not text.startswith("//"):
         try:
             run_command(chat, text)
         except LinlyError as error:
-            chat.screen.complain(error_sentence(error))
+            chat.console.print_error(error_sentence(error))
         return True
     return chat.ask(text.removeprefix("/"))

@@ -1,4 +1,4 @@
-"""From options to a model that answers: everything that was named is looked at first."""
+"""Checks the options and loads the model: the adapter and the template before the base is read."""
 
 from __future__ import annotations
 
@@ -19,12 +19,42 @@ from model.serving.background_loader import Load
 from model.serving.local_backend import check_early, load_local
 from model.serving.manager import ModelManager
 from model.serving.remote_backend import load_remote
-from model.suggestions import closest, did_you_mean
+from model.suggestions import did_you_mean
 from model.text.prompt import load_templates
 from model.translations import LocalizedText
 from model.types import AdapterError, LinlyError, Phase, SettingsError, UnknownModelError
 from terminal.console import Console
 from terminal.options import RequestDefaults, TerminalOptions
+
+PHASE_TEXTS = {
+    Phase.STARTING: "Starting",
+    Phase.FETCHING: "Fetching the model (once)",
+    Phase.CONVERTING: "Converting the model (once, about half a minute)",
+    Phase.READING: "Reading the weights",
+}
+BAR_WIDTH = 24  # characters
+POLL_SECONDS = 0.2
+JOIN_SECONDS = 2.0  # for the loading thread to notice that it is cancelled
+
+
+def validate(options: TerminalOptions) -> tuple[RequestDefaults, Load]:
+    """The defaults with the adapter's name, and a function that loads the base with the adapter.
+
+    Raises:
+        LinlyError: the adapter, the template or the base cannot be used, as far as that can be
+            checked before the base is read.
+    """
+    settings, defaults = options.settings, options.defaults
+    templates = [MODEL_TEMPLATE, *load_templates(settings.prompts_dir)]
+    adapter = None
+    if options.lora_model is not None:
+        adapter = find_adapter(options.lora_model, settings.adapters_dir)
+        check_adapter_folder(adapter, templates)
+    _check_template(defaults.template, templates)
+    check_early(settings)
+    named = replace(defaults, adapter=adapter.name if adapter else None)
+    load = load_remote if settings.engine_url else load_local
+    return named, partial(load, adapters=[adapter] if adapter else [])
 
 
 def find_adapter(name: str, adapters_dir: Path) -> Path:
@@ -32,34 +62,29 @@ def find_adapter(name: str, adapters_dir: Path) -> Path:
 
     Raises:
         UnknownModelError: there is no such folder.
-        AdapterError: there is one, and no adapter in it.
+        AdapterError: there is one without an adapter in it.
     """
-    places = [path for path in (Path(name), adapters_dir / name) if path.is_dir()]
-    for path in places:
-        if (path / CONFIG).is_file():
-            # Its last name is what it is known by, and `.` has none.
-            return Path(os.path.abspath(path))  # noqa: PTH100 (resolve would follow links)
-    if places:
-        raise AdapterError(
-            "adapter_folder_without_config",
-            folder=places[0],
-            config=CONFIG,
-        )
+    folders = [path for path in (Path(name), adapters_dir / name) if path.is_dir()]
+    for folder in folders:
+        if (folder / CONFIG).is_file():
+            # An absolute path, because its last part becomes the adapter's name.
+            return Path(os.path.abspath(folder))  # noqa: PTH100 (resolve would follow links)
+    if folders:
+        raise AdapterError("adapter_folder_without_config", folder=folders[0], config=CONFIG)
     if Path(name).is_file():
         raise AdapterError("adapter_path_is_file", name=name)
     raise UnknownModelError("no_adapter", name=name, remedy=_remedy(name, adapters_dir))
 
 
 def _remedy(name: str, adapters_dir: Path) -> LocalizedText:
+    """A close name in `adapters_dir` or a close path beside `name`; else a list of the names."""
     typed = Path(name)
-    inside = {path.name: path.name for path in _adapters(adapters_dir)}
-    known = {**inside, **{path.name: str(path) for path in _adapters(typed.parent)}}
-    close = closest(typed.name, known)
-    if close:
-        return LocalizedText("did_you_mean", {"name": known[close]})
-    if inside:
-        return LocalizedText("pass_adapter", {"folder": adapters_dir, "names": tuple(inside)})
-    return LocalizedText("pass_folder", {"folder": adapters_dir})
+    names = tuple(path.name for path in _adapters(adapters_dir))
+    paths = {path.name: str(path) for path in _adapters(typed.parent)}
+    return did_you_mean(
+        typed.name, [*names, *paths], "pass_adapter" if names else "pass_folder",
+        shown=lambda close: paths.get(close, close), folder=adapters_dir, names=names,
+    )  # fmt: skip
 
 
 def _adapters(folder: Path) -> Iterator[Path]:
@@ -67,64 +92,28 @@ def _adapters(folder: Path) -> Iterator[Path]:
         yield from sorted(path for path in folder.iterdir() if (path / CONFIG).is_file())
 
 
-def refuse_broken(path: Path, templates: Collection[str]) -> None:
-    """What is wrong with an adapter by itself; whether it fits its base is seen when that is read.
+def check_adapter_folder(path: Path, templates: Collection[str]) -> None:
+    """Checks an adapter without its base; whether they fit is checked when the base is read.
 
     Raises:
         AdapterError: it cannot be used.
     """
-    for one in collect_findings(lambda: check_adapter(path, None, templates)):
-        if one.level == "error":
-            raise AdapterError("adapter_broken", name=path.name, problem=one)
+    for finding in collect_findings(lambda: check_adapter(path, None, templates)):
+        if finding.level == "error":
+            raise AdapterError("adapter_broken", name=path.name, problem=finding)
 
 
-WORDS = {
-    Phase.STARTING: "Starting",
-    Phase.FETCHING: "Fetching the model (once)",
-    Phase.CONVERTING: "Converting the model (once, about half a minute)",
-    Phase.READING: "Reading the weights",
-}
-BAR = 24  # characters
-POLL_SECONDS = 0.2
-JOIN_SECONDS = 2.0  # for the loading thread to notice that nobody wants its model any more
-
-
-def validate(options: TerminalOptions) -> tuple[RequestDefaults, Load]:
-    """The wishes with their adapter's name, and what loads the base with that adapter beside it.
-
-    Raises:
-        LinlyError: the adapter, the template or the base cannot be used, as far as that can be
-            said before the base is read.
-    """
-    settings, wishes = options.settings, options.defaults
-    adapter = _adapter(options)
-    _refuse_unknown(wishes.template, [MODEL_TEMPLATE, *load_templates(settings.prompts_dir)])
-    check_early(settings)
-    named = replace(wishes, adapter=adapter.name if adapter else None)
-    load = load_remote if settings.engine_url else load_local
-    return named, partial(load, adapters=[adapter] if adapter else [])
-
-
-def _adapter(options: TerminalOptions) -> Path | None:
-    if options.lora_model is None:
-        return None
-    settings = options.settings
-    adapter = find_adapter(options.lora_model, settings.adapters_dir)
-    refuse_broken(adapter, [MODEL_TEMPLATE, *load_templates(settings.prompts_dir)])
-    return adapter
-
-
-def _refuse_unknown(template: str | None, known: list[str]) -> None:
-    if template is not None and template not in known:
-        remedy = did_you_mean(template, known, "there_are", names=tuple(known))
-        raise SettingsError("unknown_template", name=template, remedy=remedy)
+def _check_template(name: str | None, templates: Collection[str]) -> None:
+    if name is not None and name not in templates:
+        remedy = did_you_mean(name, templates, "there_are", names=tuple(templates))
+        raise SettingsError("unknown_template", name=name, remedy=remedy)
 
 
 @contextmanager
 def running_manager(
-    settings: Settings, wishes: RequestDefaults, load: Load, screen: Console
+    settings: Settings, defaults: RequestDefaults, load: Load, console: Console
 ) -> Iterator[ModelManager]:
-    """A manager that is ready to answer, closed in the end.
+    """Yields a manager whose model is ready, and closes it in the end.
 
     Raises:
         LinlyError: the model could not be loaded.
@@ -132,38 +121,38 @@ def running_manager(
     manager = ModelManager(settings, load)
     manager.start()
     try:
-        _follow(manager, screen)
-        _refuse_unknown(wishes.template, [template.name for template in manager.templates()])
-        _warn(manager, wishes, screen)
+        _show_loading(manager, console)
+        _check_template(defaults.template, [template.name for template in manager.templates()])
+        _print_warnings(manager, defaults, console)
         yield manager
     finally:
         manager.close()
         if not manager.join(JOIN_SECONDS):
-            screen.complain("Interrupted.")
-            # Torch aborts a process that ends while it works in another thread.
+            console.print_error("Interrupted.")
+            # Torch aborts the process if it ends while another thread is in torch.
             sys.stdout.flush()
             os._exit(1)
 
 
-def _follow(manager: ModelManager, screen: Console) -> None:
-    """Show each phase until the model is ready."""
-    while (status := manager.wait(POLL_SECONDS)).phase in WORDS:
-        done = round(status.progress * BAR)
-        bar = f"[{'#' * done}{' ' * (BAR - done)}] {status.progress:4.0%}"
-        screen.draw(f"{WORDS[status.phase]} {bar}")
-    screen.draw("")
+def _show_loading(manager: ModelManager, console: Console) -> None:
+    """Shows each phase until the model is ready."""
+    while (status := manager.wait(POLL_SECONDS)).phase in PHASE_TEXTS:
+        done = round(status.progress * BAR_WIDTH)
+        bar = f"[{'#' * done}{' ' * (BAR_WIDTH - done)}] {status.progress:4.0%}"
+        console.show_status(f"{PHASE_TEXTS[status.phase]} {bar}")
+    console.show_status("")
     if status.error:
         raise LinlyError(status.error)
 
 
-def _warn(manager: ModelManager, wishes: RequestDefaults, screen: Console) -> None:
-    """What is to be known about the chosen adapter, or about a base that is to chat alone."""
+def _print_warnings(manager: ModelManager, defaults: RequestDefaults, console: Console) -> None:
+    """Prints the chosen adapter's warnings; warns if the base has no chat template."""
     for adapter in manager.adapters():
-        if adapter.name == wishes.adapter:
+        if adapter.name == defaults.adapter:
             for warning in adapter.warnings:
-                screen.complain(f"The adapter {adapter.name}: {warning}")
-    if not manager.has_chat_template and wishes.adapter is None and wishes.template is None:
-        screen.complain(
+                console.print_error(f"The adapter {adapter.name}: {warning}")
+    if not manager.has_chat_template and defaults.adapter is None and defaults.template is None:
+        console.print_error(
             "This base has no chat template: it was probably not tuned for conversation and may "
             "answer badly. Pass --lora_model or --prompt_template."
         )

@@ -1,1 +1,1 @@
-"""Training LoRA adapters: chats through the one renderer, then transformers and peft."""
+"""Trains LoRA adapters on chats, with transformers and peft."""

@@ -1,4 +1,4 @@
-"""What a training stands on: the base's folder, its tokenizer and a prompt template."""
+"""Resolves the base model, the tokenizer and the prompt template of a training run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from training.options import TrainingOptions
 
 @dataclass(frozen=True)
 class BaseContext:
-    """`template_name` is what the adapter's card will say."""
+    """The base model of a training run; `template_name` is stored in the adapter's card."""
 
     name: str
     folder: ModelFolder
@@ -35,40 +35,45 @@ class BaseContext:
 
     @property
     def template(self) -> PromptTemplate:
+        """The prompt template that the adapter is trained with."""
         return self.templates[self.template_name]
 
     @property
-    def speaker(self) -> GreedyGenerator:
-        own = self.tokenizer
-        eos_ids = sane_ids(self.folder.eos_ids, own.eos_id, own.prefix_ids)
-        return GreedyGenerator(self.template, own, eos_ids)
+    def generator(self) -> GreedyGenerator:
+        """Generates replies with this template and tokenizer."""
+        tokenizer = self.tokenizer
+        eos_ids = sane_ids(self.folder.eos_ids, tokenizer.eos_id, tokenizer.prefix_ids)
+        return GreedyGenerator(self.template, tokenizer, eos_ids)
 
-    def facts(self) -> BaseInfo:
-        """The base's shapes, and the sample that it is known by."""
+    def base_info(self) -> BaseInfo:
+        """The base's shapes, and the sample of its weights that identifies it."""
         return base_facts(self.folder, self.name, self.tokenizer)
 
-    def refuse_foreign(self, adapter: Path) -> None:
-        """Whether the adapter in that folder is this base's, and speaks its vocabulary.
+    def check_adapter_fits(self, adapter: Path) -> None:
+        """Checks that the adapter in that folder belongs to this base and shares its vocabulary.
 
         Raises:
-            AdapterError: it is not.
+            AdapterError: it does not.
         """
-        for one in collect_findings(lambda: check_adapter(adapter, self.facts(), self.templates)):
-            if one.level == "error":
-                raise AdapterError("adapter_unusable", adapter=adapter, problem=one)
-            if one.code == "adapter_vocabulary":
+        findings = collect_findings(
+            lambda: check_adapter(adapter, self.base_info(), self.templates)
+        )
+        for finding in findings:
+            if finding.level == "error":
+                raise AdapterError("adapter_unusable", adapter=adapter, problem=finding)
+            if finding.code == "adapter_vocabulary":
                 raise AdapterError("adapter_own_vocabulary_untrainable", adapter=adapter)
 
 
 def resolve_base(options: TrainingOptions) -> BaseContext:
-    """The base that `options` name, or the usual one.
+    """The base that `options` name, or the default one.
 
     Raises:
-        LinlyError: there is no such base or template, in one sentence.
+        LinlyError: there is no such base or template.
     """
-    given = [] if options.base_model is None else [f"--base_model={options.base_model}"]
-    settings = read_settings(given, without_secrets(os.environ))
-    folder = read_model_folder(find_base(settings, _say_nothing))
+    args = [] if options.base_model is None else [f"--base_model={options.base_model}"]
+    settings = read_settings(args, without_secrets(os.environ))
+    folder = read_model_folder(find_base(settings, _ignore_progress))
     templates, default = known_templates(folder, settings)
     name = options.template or default
     if name not in templates:
@@ -77,5 +82,5 @@ def resolve_base(options: TrainingOptions) -> BaseContext:
     return BaseContext(base_name(settings), folder, load_tokenizer(folder), templates, name)
 
 
-def _say_nothing(phase: Phase, share: float) -> None:
-    """Fetching the embedded default has no bar of its own here."""
+def _ignore_progress(phase: Phase, share: float) -> None:
+    """Downloading the default model has no progress bar here."""

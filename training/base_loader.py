@@ -1,4 +1,4 @@
-"""The base as it is trained on: through transformers, quantised on CUDA by bitsandbytes."""
+"""Loads the base for training through transformers; on CUDA, bitsandbytes quantizes it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from model.types import SettingsError
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    """Where and in what numbers is computed. `dtype` is torch's name of the base's type; the
-    adapter itself is always trained in float32."""
+    """Device and number formats of a training run.
+
+    `dtype` is torch's name of the base's type; the adapter itself is always trained in float32.
+    """
 
     device: str
     dtype: str
@@ -21,8 +23,8 @@ class ComputeConfig:
     gradient_checkpointing: bool
 
     @property
-    def mixed(self) -> dict[str, bool]:
-        """Trainer's flags for mixed precision, which CUDA needs for quantised layers."""
+    def mixed_precision(self) -> dict[str, bool]:
+        """Trainer's flags for mixed precision, which CUDA needs for quantized layers."""
         on_cuda = self.device == "cuda"
         return {
             "bf16": on_cuda and self.dtype == "bfloat16",
@@ -30,13 +32,13 @@ class ComputeConfig:
         }
 
 
-def find_machine(
+def resolve_compute_config(
     device: str, quantization: str, dtype: str, checkpointing: bool | None, threads: int | None
 ) -> ComputeConfig:
-    """What "auto" means here.
+    """Replaces "auto" and None by what suits this machine; on the CPU it sets torch's threads.
 
     Raises:
-        SettingsError: there is no such device, or it cannot do so.
+        SettingsError: there is no such device, or it does not support the quantization.
     """
     import torch
 
@@ -45,67 +47,65 @@ def find_machine(
     device = resolve_device(device, "none")
     if device == "cpu":
         if quantization not in ("auto", "none"):
-            raise SettingsError(
-                "training_quantization_needs_cuda",
-                quantization=quantization,
-            )
+            raise SettingsError("training_quantization_needs_cuda", quantization=quantization)
         torch.set_num_threads(threads or available_cores())
         return ComputeConfig("cpu", _cpu_dtype(dtype), "none", bool(checkpointing))
     quantization = "8bit" if quantization == "auto" else quantization
-    # LLM.int8 computes in float16, and warns of every layer when it gets another type.
+    # LLM.int8 computes in float16, and warns for each layer when it gets another type.
     half = "bfloat16" if quantization != "8bit" and torch.cuda.is_bf16_supported() else "float16"
-    chosen = {"auto": half, "bf16": "bfloat16", "fp32": "float32"}[dtype]
-    return ComputeConfig("cuda", chosen, quantization, checkpointing is not False)
+    cuda_dtype = {"auto": half, "bf16": "bfloat16", "fp32": "float32"}[dtype]
+    return ComputeConfig("cuda", cuda_dtype, quantization, checkpointing is not False)
 
 
 def _cpu_dtype(dtype: str) -> str:
-    """bfloat16 where the processor multiplies it itself: elsewhere it is slower than float32."""
+    """bfloat16 if the processor multiplies it itself: on others it is slower than float32."""
     import torch
 
     if dtype != "auto":
         return {"bf16": "bfloat16", "fp32": "float32"}[dtype]
-    able = torch.cpu.get_capabilities()
-    return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
+    capabilities = torch.cpu.get_capabilities()
+    has_bf16 = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return "bfloat16" if has_bf16 else "float32"
 
 
-def load_base(path: Path, machine: ComputeConfig) -> Any:
+def load_base(path: Path, compute: ComputeConfig) -> Any:
     """The base in `path` as a transformers model, its weights frozen."""
     import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(
         path,
-        dtype=getattr(torch, machine.dtype),
-        quantization_config=_quantised(machine),
-        device_map={"": 0} if machine.device == "cuda" else None,
+        dtype=getattr(torch, compute.dtype),
+        quantization_config=_quantization_config(compute),
+        device_map={"": 0} if compute.device == "cuda" else None,
     )
-    if machine.quantization != "none":
+    if compute.quantization != "none":
         from peft import prepare_model_for_kbit_training
 
         model = prepare_model_for_kbit_training(
-            model, use_gradient_checkpointing=machine.gradient_checkpointing
+            model, use_gradient_checkpointing=compute.gradient_checkpointing
         )
-    elif machine.gradient_checkpointing:
+    elif compute.gradient_checkpointing:
         model.enable_input_require_grads()
     return model
 
 
-def _quantised(machine: ComputeConfig) -> Any:
-    if machine.quantization == "none":
+def _quantization_config(compute: ComputeConfig) -> Any:
+    if compute.quantization == "none":
         return None
     import torch
     from transformers import BitsAndBytesConfig
 
-    if machine.quantization == "8bit":
+    if compute.quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=getattr(torch, machine.dtype),
+        bnb_4bit_compute_dtype=getattr(torch, compute.dtype),
     )  # fmt: skip
 
 
 def silence_libraries() -> None:
-    """No bars and no advice from the libraries: what is to be told, we tell."""
+    """Turns off the libraries' progress bars and warnings; this program prints its own."""
     import logging
     import warnings
 

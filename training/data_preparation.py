@@ -1,4 +1,4 @@
-"""The data as a training takes it: read, encoded, split, and the recipe that follows from it."""
+"""Prepares the data of a training run: reads, encodes and splits it, and fills in defaults."""
 
 from __future__ import annotations
 
@@ -8,65 +8,69 @@ from dataclasses import dataclass
 from model.translations import LocalizedText
 from model.types import SettingsError
 from training.base_context import BaseContext
-from training.dataset import Dataset, first_reasons, local_data, read_data, refuse_bad
-from training.encoding import Encoder, Example, split
-from training.events import Note, Report
-from training.hyperparameters import Hyperparameters, held_out_size, resolve
+from training.dataset import (
+    Dataset,
+    check_bad_rows,
+    first_reasons,
+    read_data,
+    resolve_data_path,
+)
+from training.encoding import Encoder, Example, split_held_out
+from training.events import EventHandler, Note
+from training.hyperparameters import Hyperparameters, held_out_size, resolve_hyperparameters
 from training.options import TrainingOptions
 from training.parsing import BadRow
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The data as examples: to learn, and to measure with."""
+    """The data as examples to train on and examples held out, with the hyperparameters."""
 
-    data: Dataset
+    dataset: Dataset
     learned: list[Example]
     held_out: list[Example]
-    recipe: Hyperparameters
+    hyperparameters: Hyperparameters
 
 
 def prepare_data(
-    options: TrainingOptions, ground: BaseContext, report: Report, *, all_held_out: bool = False
-) -> TrainingData:
-    """The data, encoded and split; with `all_held_out` nothing of it is learned.
+    options: TrainingOptions, base: BaseContext, on_event: EventHandler, *,
+    all_held_out: bool = False,
+) -> TrainingData:  # fmt: skip
+    """Reads, encodes and splits the data; with `all_held_out`, none of it is trained on.
 
     Raises:
         DataError, SettingsError
     """
-    path = local_data(options.data_path)
-    data = read_data(path, ground.template)
-    given = options.hyperparameters
-    encoder = Encoder(
-        ground.template, ground.tokenizer, given["cutoff_len"], given["train_on_inputs"]
-    )
-    examples, bad = encoder.encode(data.chats)
-    bad = sorted([*data.bad, *bad], key=lambda row: row.line)
-    refuse_bad(bad, len(examples) + len(bad), options.data_path)
-    for text in _notes(examples, bad, given["cutoff_len"]):
-        report(Note(text))
+    dataset = read_data(resolve_data_path(options.data_path), base.template)
+    flags = options.hyperparameters
+    encoder = Encoder(base.template, base.tokenizer, flags["cutoff_len"], flags["train_on_inputs"])
+    examples, bad = encoder.encode(dataset.chats)
+    bad = sorted([*dataset.bad, *bad], key=lambda row: row.line)
+    check_bad_rows(bad, len(examples) + len(bad), options.data_path)
+    for text in _notes(examples, bad, flags["cutoff_len"]):
+        on_event(Note(text))
     size = len(examples)
     if not all_held_out:
-        size = held_out_size(given["val_set_size"], len(examples))
-    learned, held_out = split(examples, size, given["seed"])
+        size = held_out_size(flags["val_set_size"], len(examples))
+    learned, held_out = split_held_out(examples, size, flags["seed"])
     if not learned and not all_held_out:
         raise SettingsError("training_chats_identical")
-    width = int(ground.folder.config["hidden_size"])
-    recipe = resolve(given, len(learned), len(held_out), width)
+    width = int(base.folder.config["hidden_size"])
+    hyperparameters = resolve_hyperparameters(flags, len(learned), len(held_out), width)
     counts = {"learned": len(learned), "held_out": len(held_out)}
     code = "chats_to_measure" if all_held_out else "chats_to_learn"
-    report(Note(LocalizedText(code, counts)))
-    return TrainingData(data, learned, held_out, recipe)
+    on_event(Note(LocalizedText(code, counts)))
+    return TrainingData(dataset, learned, held_out, hyperparameters)
 
 
 def _notes(examples: Sequence[Example], bad: Sequence[BadRow], cutoff: int) -> list[LocalizedText]:
-    """What is to be known about the data."""
+    """Notes for the user about rows left out, truncated chats and duplicates."""
     notes = []
     if bad:
         facts = {"count": len(bad), "reasons": first_reasons(bad)}
         notes.append(LocalizedText("rows_left_out", facts))
-    if cut := sum(example.cut for example in examples):
-        notes.append(LocalizedText("chats_cut", {"count": cut, "cutoff": cutoff}))
+    if truncated := sum(example.truncated for example in examples):
+        notes.append(LocalizedText("chats_cut", {"count": truncated, "cutoff": cutoff}))
     if repeated := len(examples) - len({example.ids for example in examples}):
         notes.append(LocalizedText("chats_repeated", {"count": repeated}))
     return notes

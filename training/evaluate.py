@@ -1,4 +1,4 @@
-"""`--eval` on an adapter that is finished: base and adapter side by side, nothing is trained."""
+"""Evaluates a finished adapter beside its base (`--eval`), without training."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from typing import Any
 from model.folders.adapter_files import read_card
 from model.translations import LocalizedText
 from training.base_context import BaseContext, resolve_base
-from training.base_loader import find_machine, load_base, silence_libraries
+from training.base_loader import load_base, resolve_compute_config, silence_libraries
 from training.data_preparation import TrainingData, prepare_data
-from training.dataset import local_data
-from training.events import Note, Report, Stage, TrainingEnded
-from training.generation import ask_both
+from training.dataset import read_data, resolve_data_path
+from training.events import EventHandler, Note, Stage, TrainingEnded
+from training.generation import compare_replies
 from training.options import TrainingOptions
-from training.report import EVALUATION, report_of
+from training.report import EVALUATION, evaluation_table
 from training.trainer import TrainerConfig, build_trainer, held_out_loss
 
 
-def evaluate(options: TrainingOptions, report: Report) -> TrainingEnded:
-    """Measure the adapter in `options.output_dir` on what was held out of its own data, or on the
-    whole of other data, and write it beside the adapter.
+def evaluate(options: TrainingOptions, on_event: EventHandler) -> TrainingEnded:
+    """Evaluates the adapter in `options.output_dir` and writes the table into its folder.
+
+    On the data of its own training, only the held-out chats are used; on other data, all of them.
 
     Raises:
         LinlyError: the adapter, the base or the data cannot be used.
@@ -33,55 +34,55 @@ def evaluate(options: TrainingOptions, report: Report) -> TrainingEnded:
 
     adapter = options.output_dir
     card = read_card(adapter)
-    report(Stage("data"))
-    ground = resolve_base(replace(options, template=options.template or card.get("template")))
-    material = _material(options, ground, card.get("training") or {}, report)
-    ground.refuse_foreign(adapter)
-    report(Stage("base"))
-    machine = find_machine(
+    on_event(Stage("data"))
+    base = resolve_base(replace(options, template=options.template or card.get("template")))
+    data = _evaluation_data(options, base, card.get("training") or {}, on_event)
+    base.check_adapter_fits(adapter)
+    on_event(Stage("base"))
+    compute = resolve_compute_config(
         options.device, options.quantization, options.dtype, options.gradient_checkpointing,
         options.threads,
     )  # fmt: skip
-    model = PeftModel.from_pretrained(load_base(ground.folder.path, machine), adapter)
-    report(Stage("evaluating"))
-    plan = TrainerConfig(material.held_out, material.held_out, material.recipe, machine)
+    model = PeftModel.from_pretrained(load_base(base.folder.path, compute), adapter)
+    on_event(Stage("evaluating"))
+    config = TrainerConfig(data.held_out, data.held_out, data.hyperparameters, compute)
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = build_trainer(model, plan, Path(scratch), [], {})
-        before, after = held_out_loss(trainer, base=True), held_out_loss(trainer)
-    losses = None if before is None or after is None else (before, after)
-    asked = ask_both(model, ground.speaker, material.held_out)
-    text = report_of(adapter.resolve().name, ground.name, losses, asked)
-    return TrainingEnded(str(adapter), _written(adapter / EVALUATION, text), text)
+        trainer = build_trainer(model, config, Path(scratch), [], {})
+        base_loss, adapter_loss = held_out_loss(trainer, base=True), held_out_loss(trainer)
+    losses = None if base_loss is None or adapter_loss is None else (base_loss, adapter_loss)
+    comparisons = compare_replies(model, base.generator, data.held_out)
+    table = evaluation_table(adapter.resolve().name, base.name, losses, comparisons)
+    return TrainingEnded(str(adapter), _write_table(adapter / EVALUATION, table), table)
 
 
-def _written(file: Path, text: str) -> LocalizedText:
-    """Where the table lies now; it is told in any case."""
+def _write_table(file: Path, table: str) -> LocalizedText:
+    """Writes the table, which is printed in any case; returns a text about the file."""
     try:
-        file.write_text(text, encoding="utf-8")
+        file.write_text(table, encoding="utf-8")
     except OSError as error:
-        return LocalizedText(
-            "evaluation_unwritten", {"file": file, "reason": error.strerror or error}
-        )
+        reason = error.strerror or error
+        return LocalizedText("evaluation_unwritten", {"file": file, "reason": reason})
     return LocalizedText("evaluation_written", {"file": file})
 
 
-def _material(
-    options: TrainingOptions, ground: BaseContext, training: Mapping[str, Any], report: Report
-) -> TrainingData:
-    """What was held out when the adapter was trained on this very file; else all there is."""
-    from training.dataset import read_data
+def _evaluation_data(
+    options: TrainingOptions, base: BaseContext, training: Mapping[str, Any],
+    on_event: EventHandler,
+) -> TrainingData:  # fmt: skip
+    """The chats held out in the adapter's training if the data file is the same, else all chats.
 
-    used = dict(training.get("hyperparameters") or {})
-    same = read_data(local_data(options.data_path), ground.template).digest == (
-        training.get("data") or {}
-    ).get("sha256")
-    names = options.hyperparameters.keys() & used.keys()
-    kept = {name: used[name] for name in names} if same else {}
-    given = {**options.hyperparameters, **kept}
-    if same and used.get("val_set_size"):
-        return prepare_data(replace(options, hyperparameters=given), ground, report)
-    if same:
-        report(Note(LocalizedText("evaluating_learned")))
-    else:
-        report(Note(LocalizedText("evaluating_other_data")))
-    return prepare_data(replace(options, hyperparameters=given), ground, report, all_held_out=True)
+    Args:
+        training: the adapter's card about its training.
+    """
+    digest = (training.get("data") or {}).get("sha256")
+    same_data = read_data(resolve_data_path(options.data_path), base.template).digest == digest
+    flags = options.hyperparameters
+    trained_with = dict(training.get("hyperparameters") or {})
+    if same_data:
+        flags = {name: trained_with.get(name, value) for name, value in flags.items()}
+    options = replace(options, hyperparameters=flags)
+    if same_data and trained_with.get("val_set_size"):
+        return prepare_data(options, base, on_event)
+    code = "evaluating_learned" if same_data else "evaluating_other_data"
+    on_event(Note(LocalizedText(code)))
+    return prepare_data(options, base, on_event, all_held_out=True)

@@ -1,4 +1,4 @@
-"""What a training tells while it runs."""
+"""Events that a training run reports, and their form as lines of JSON."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from model.translations import LocalizedText, load_text
 
 @dataclass(frozen=True)
 class Stage:
-    """It has come to `name`: data, base, training, saving, checking or evaluating."""
+    """The run enters a stage: data, base, measuring, training, saving, checking or evaluating."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Note:
-    """Something to know, in a sentence."""
+    """A note for the user."""
 
     text: LocalizedText
 
 
 @dataclass(frozen=True)
 class Step:
-    """`step` of `steps` is done. `loss` is a token's mean since the last one, in nats."""
+    """`step` of `steps` is done. `loss` is the mean over its tokens, in nats."""
 
     step: int
     steps: int
@@ -38,7 +38,7 @@ class Step:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The loss on the held-out chats behind `step`; at step 0 it is the base's."""
+    """The loss on the held-out chats after `step`; at step 0 it is the base's."""
 
     step: int
     loss: float
@@ -46,7 +46,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class TrainingEnded:
-    """The adapter is in `folder`. `text` says how good it is; `table` has an evaluation's rows."""
+    """The adapter is in `folder`. `text` has its losses; `table` is an evaluation's table."""
 
     folder: str
     text: LocalizedText
@@ -61,28 +61,34 @@ class TrainingFailed:
 
 
 Event = Stage | Note | Step | HeldOut | TrainingEnded | TrainingFailed
-Report = Callable[[Event], None]
-KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (Stage, Note, Step, HeldOut, TrainingEnded, TrainingFailed)
+EventHandler = Callable[[Event], None]
+EVENT_TYPES: dict[str, type[Any]] = {  # by the name that programs read
+    "Stage": Stage,
+    "Note": Note,
+    "Step": Step,
+    "HeldOut": HeldOut,
+    "Ended": TrainingEnded,
+    "Failed": TrainingFailed,
 }
+EVENT_NAMES = {kind: name for name, kind in EVENT_TYPES.items()}
 
 
 def to_line(event: Event) -> str:
-    """As one line of JSON."""
-    values = dict(vars(event))
-    if "text" in values:
-        values["text"] = values["text"].dump()
-    return json.dumps({"event": type(event).__name__, **values}, ensure_ascii=False)
+    """The event as one line of JSON."""
+    fields = dict(vars(event))
+    if "text" in fields:
+        fields["text"] = fields["text"].dump()
+    return json.dumps({"event": EVENT_NAMES[type(event)], **fields}, ensure_ascii=False)
 
 
 def from_line(line: str) -> Event | None:
-    """What `to_line` has made; None for any other line."""
+    """The event that `to_line` has written; None for any other line."""
     try:
-        values = json.loads(line)
-        kind = KINDS[values.pop("event")]
-        if "text" in values:
-            values["text"] = load_text(values["text"])
-        event: Event = kind(**values)
+        fields = json.loads(line)
+        kind = EVENT_TYPES[fields.pop("event")]
+        if "text" in fields:
+            fields["text"] = load_text(fields["text"])
+        event: Event = kind(**fields)
     except (ValueError, TypeError, AttributeError, KeyError):
         return None
     return event

@@ -1,4 +1,4 @@
-"""From trained weights to an adapter that was tried: saved, loaded again, asked, and described."""
+"""Saves a trained adapter, loads it again, checks it, and describes it in its folder."""
 
 from __future__ import annotations
 
@@ -15,71 +15,82 @@ from model.translations import LocalizedText
 from model.types import FolderError, LinlyError
 from training import run_folder
 from training.base_context import BaseContext
-from training.events import Note, Report, Stage, TrainingEnded
-from training.generation import Comparison, ask_both
-from training.hyperparameters import LINEAR, Hyperparameters
+from training.events import EventHandler, Note, Stage, TrainingEnded
+from training.generation import Comparison, compare_replies
+from training.hyperparameters import LINEAR_MODULES, Hyperparameters
 from training.options import TrainingOptions
-from training.report import EVALUATION, Origin, TrainingResult, losses, report_of, write_results
-from training.run_folder import NEW
+from training.report import (
+    EVALUATION,
+    Origin,
+    TrainingResult,
+    evaluation_table,
+    losses_text,
+    write_results,
+)
+from training.run_folder import STAGING
 from training.trainer import TrainerConfig, held_out_loss
 
-PROBES = 3  # questions that must be answered otherwise than before
-SAVED = "saved"  # peft's name for what was read back
+PROBES = 3  # questions; the adapter has to change the reply to one of them
+RELOADED = "saved"  # peft's name for the adapter that is loaded again
 
 
-class UselessError(LinlyError):
-    """The adapter that was saved does nothing, or cannot be read."""
+class UselessAdapterError(LinlyError):
+    """The saved adapter has no effect, or cannot be loaded."""
 
     code = "useless_adapter"
 
 
 def finalize(
-    options: TrainingOptions, ground: BaseContext, plan: TrainerConfig, digest: str, trainer: Any,
-    base_loss: float | None, report: Report,
+    options: TrainingOptions, base: BaseContext, config: TrainerConfig, data_digest: str,
+    trainer: Any, base_loss: float | None, on_event: EventHandler,
 ) -> TrainingEnded:  # fmt: skip
-    """Save what `trainer` has trained, try it from the disk, and put it in its place.
+    """Saves the adapter in a staging folder, checks it there, and moves it to its place.
 
     Raises:
-        UselessError: it does not do anything; it is kept aside.
+        UselessAdapterError: it has no effect; it stays in the staging folder.
     """
     output = options.output_dir
-    new = output / NEW
-    report(Stage("saving"))
-    save(trainer.model, new, ground.name)
+    staging = output / STAGING
+    on_event(Stage("saving"))
+    save_adapter(trainer.model, staging, base.name)
     origin = Origin(
-        ground.name, ground.facts().fingerprint, ground.template_name, options.description,
-        Path(options.data_path).name, digest, plan.machine.dtype,
+        base.name, base.base_info().fingerprint, base.template_name, options.description,
+        Path(options.data_path).name, data_digest, config.compute.dtype,
     )  # fmt: skip
-    report(Stage("checking"))
-    _check(new, ground, origin)
+    on_event(Stage("checking"))
+    _check_saved_adapter(staging, base, origin)
     model = trainer.model
-    model.load_adapter(str(new), SAVED)
-    model.set_adapter(SAVED)
-    asked = ask_both(model, ground.speaker, (plan.held_out or plan.learned)[:PROBES])
-    _refuse_unchanged(asked, trainer.state.global_step)
+    model.load_adapter(str(staging), RELOADED)
+    model.set_adapter(RELOADED)
+    probes = (config.held_out or config.learned)[:PROBES]
+    comparisons = compare_replies(model, base.generator, probes)
+    _check_replies_differ(comparisons, trainer.state.global_step)
     adapter_loss = held_out_loss(trainer)
     if base_loss is not None and adapter_loss is not None and adapter_loss > base_loss:
-        report(Note(LocalizedText("adapter_worse_than_base")))
-    outcome = _outcome(options, plan, origin, trainer, base_loss, adapter_loss, asked)
-    write_results(new, outcome)
-    if options.evaluate:
-        report(Stage("evaluating"))
-        write_evaluation(new, ground, outcome, ask_both(model, ground.speaker, plan.held_out))
-    run_folder.finish_folder(output)
-    return TrainingEnded(
-        str(output), LocalizedText("training_done", {"folder": output, "losses": losses(outcome)})
+        on_event(Note(LocalizedText("adapter_worse_than_base")))
+    result = _training_result(
+        options, config, origin, trainer, base_loss, adapter_loss, comparisons[0]
     )
+    write_results(staging, result)
+    if options.evaluate:
+        on_event(Stage("evaluating"))
+        comparisons = compare_replies(model, base.generator, config.held_out)
+        table = evaluation_table(output.resolve().name, base.name, result.losses, comparisons)
+        (staging / EVALUATION).write_text(table, encoding="utf-8")
+    run_folder.publish_adapter(output)
+    text = LocalizedText("training_done", {"folder": output, "losses": losses_text(result)})
+    return TrainingEnded(str(output), text)
 
 
-def save(model: Any, folder: Path, base: str) -> None:
-    """peft's files, the weights in float16: half the size, and far finer than what they add to."""
-    # The base is named as it is called, not by a path of the machine that trained on it.
-    model.peft_config["default"].base_model_name_or_path = base
-    weights = {name: tensor.half() for name, tensor in _trained(model).items()}
+def save_adapter(model: Any, folder: Path, base_name: str) -> None:
+    """Writes peft's files, with weights in float16: half the size, and precise enough."""
+    # The base's name instead of a path on this machine.
+    model.peft_config["default"].base_model_name_or_path = base_name
+    weights = {name: tensor.half() for name, tensor in _trained_weights(model).items()}
     # The base's vocabulary is never changed here, so peft need not look for its configuration.
     model.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
     for path in folder.iterdir():
-        path.chmod(0o666 & ~_umask())  # safetensors writes for its owner alone
+        path.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner can read
 
 
 def _umask() -> int:
@@ -89,70 +100,64 @@ def _umask() -> int:
     return mask
 
 
-def _trained(model: Any) -> dict[str, Any]:
+def _trained_weights(model: Any) -> dict[str, Any]:
     return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
 
 
-def _check(new: Path, ground: BaseContext, origin: Origin) -> None:
-    """What the doctor says about the files."""
+def _check_saved_adapter(folder: Path, base: BaseContext, origin: Origin) -> None:
+    """Runs `python -m model check` on the saved files."""
     card = {"template": origin.template, "fingerprint": list(origin.fingerprint)}
-    (new / CARD).write_text(json.dumps(card), encoding="utf-8")
+    (folder / CARD).write_text(json.dumps(card), encoding="utf-8")
     try:
-        found = check_adapter(new, ground.facts(), ground.templates)
-        broken = next((one for one in found if one.level == "error"), None)
+        findings = check_adapter(folder, base.base_info(), base.templates)
+        problem = next((finding for finding in findings if finding.level == "error"), None)
     except FolderError as error:
-        raise UselessError("trained_adapter_broken", problem=error) from error
-    if broken:
-        raise UselessError("trained_adapter_broken", problem=broken)
+        raise UselessAdapterError("trained_adapter_broken", problem=error) from error
+    if problem:
+        raise UselessAdapterError("trained_adapter_broken", problem=problem)
 
 
-def _refuse_unchanged(asked: Sequence[Comparison], steps: int) -> None:
-    if all(one.base == one.adapter for one in asked):
-        raise UselessError(
-            "training_changed_nothing",
-            replies=len(asked),
-            steps=steps,
-        )
+def _check_replies_differ(comparisons: Sequence[Comparison], steps: int) -> None:
+    if all(each.base == each.adapter for each in comparisons):
+        raise UselessAdapterError("training_changed_nothing", replies=len(comparisons), steps=steps)
 
 
-def _outcome(
+def _training_result(
     options: TrainingOptions,
-    plan: TrainerConfig,
+    config: TrainerConfig,
     origin: Origin,
     trainer: Any,
     base_loss: float | None,
     adapter_loss: float | None,
-    asked: Sequence[Comparison],
+    example: Comparison,
 ) -> TrainingResult:
-    history = trainer.state.log_history
+    log = trainer.state.log_history
     measured = [(0, base_loss)] if base_loss is not None else []
     return TrainingResult(
-        origin, _as_trained(plan.recipe, trainer.model), len(plan.learned), len(plan.held_out),
-        trainer.state.global_step,
-        base_loss, adapter_loss, curve(history, "loss"), [*measured, *curve(history, "eval_loss")],
-        asked[0], options.command,
-    )  # fmt: skip
+        origin=origin,
+        hyperparameters=_with_adapter_shape(config.hyperparameters, trainer.model),
+        learned=len(config.learned),
+        held_out=len(config.held_out),
+        steps=trainer.state.global_step,
+        base_loss=base_loss,
+        adapter_loss=adapter_loss,
+        history=logged_values(log, "loss"),
+        measured=[*measured, *logged_values(log, "eval_loss")],
+        example=example,
+        command=options.command,
+    )
 
 
-def _as_trained(recipe: Hyperparameters, model: Any) -> Hyperparameters:
-    """With the adapter's own sizes, which an adapter that is trained further has brought along."""
+def _with_adapter_shape(hyperparameters: Hyperparameters, model: Any) -> Hyperparameters:
+    """With the model's own LoRA settings: an adapter that is trained further keeps its shape."""
     config = model.peft_config["default"]
-    modules = tuple(name for name in LINEAR if name in config.target_modules)
+    modules = tuple(name for name in LINEAR_MODULES if name in config.target_modules)
     return replace(
-        recipe, lora_r=config.r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
-        lora_target_modules=modules,
+        hyperparameters, lora_r=config.r, lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout, lora_target_modules=modules,
     )  # fmt: skip
 
 
-def curve(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
-    """(step, value) out of what a Trainer has logged."""
-    return [(int(entry["step"]), float(entry[key])) for entry in history if key in entry]
-
-
-def write_evaluation(
-    folder: Path, ground: BaseContext, outcome: TrainingResult, asked: Sequence[Comparison]
-) -> None:
-    """The table of replies, beside the adapter."""
-    name = folder.resolve().parent.name
-    text = report_of(name, ground.name, outcome.losses, asked)
-    (folder / EVALUATION).write_text(text, encoding="utf-8")
+def logged_values(log: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
+    """(step, value) of each entry with `key` in a Trainer's log."""
+    return [(int(entry["step"]), float(entry[key])) for entry in log if key in entry]

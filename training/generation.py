@@ -1,4 +1,4 @@
-"""Greedy replies of the base and of an adapter to the same questions."""
+"""Generates greedy replies of the base and of an adapter to the same questions."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from model.types import Message
 from training.encoding import Example
 
 MAX_TOKENS = 64
-BATCH = 8
+BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A question with what base and adapter say to it. `wanted` is what the data says."""
+    """Replies of base and adapter to a question; `wanted` is the reply in the data."""
 
     question: str
     wanted: str
@@ -27,25 +27,25 @@ class Comparison:
 
 @dataclass(frozen=True)
 class GreedyGenerator:
-    """How a model is talked to. `eos_ids` end its replies, beside the template's stop strings."""
+    """Generates replies; `eos_ids` end them, as do the template's stop strings."""
 
     template: PromptTemplate
     tokenizer: Tokenizer
     eos_ids: frozenset[int]
 
     def replies(self, model: Any, chats: Sequence[Sequence[Message]]) -> list[str]:
-        """What `model` says to the last message of each chat, at most 64 tokens."""
-        said: list[str] = []
-        for start in range(0, len(chats), BATCH):
-            said += self._batch(model, chats[start : start + BATCH])
-        return said
+        """A reply of `model` to the last message of each chat, of at most 64 tokens."""
+        replies: list[str] = []
+        for start in range(0, len(chats), BATCH_SIZE):
+            replies += self._batch(model, chats[start : start + BATCH_SIZE])
+        return replies
 
     def _batch(self, model: Any, chats: Sequence[Sequence[Message]]) -> list[str]:
         import torch
 
-        room = model.config.max_position_embeddings - MAX_TOKENS
+        max_prompt = model.config.max_position_embeddings - MAX_TOKENS
         prompts = [
-            encode_chat(chat, self.template, self.tokenizer, room, drop_oldest=True).ids
+            encode_chat(chat, self.template, self.tokenizer, max_prompt, drop_oldest=True).ids
             for chat in chats
         ]
         longest = max(map(len, prompts))
@@ -53,38 +53,41 @@ class GreedyGenerator:
         mask = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts]
         device = model.device
         with torch.no_grad():
-            made = model.generate(
+            output = model.generate(
                 input_ids=torch.tensor(padded, device=device),
                 attention_mask=torch.tensor(mask, device=device),
                 max_new_tokens=MAX_TOKENS, do_sample=False, num_beams=1, use_cache=True,
                 eos_token_id=sorted(self.eos_ids) or None, pad_token_id=0,
             )  # fmt: skip
-        return [self._text(ids) for ids in made[:, longest:].tolist()]
+        return [self._text(ids) for ids in output[:, longest:].tolist()]
 
     def _text(self, ids: list[int]) -> str:
-        end = next((at for at, token in enumerate(ids) if token in self.eos_ids), len(ids))
+        end = next((i for i, token in enumerate(ids) if token in self.eos_ids), len(ids))
         text = self.tokenizer.decode([i for i in ids[:end] if i < self.tokenizer.vocab_size])
         for stop in self.template.stop:
             text = text.partition(stop)[0]
-        return text.rstrip(REPLACEMENT).strip()  # the last character may be cut in two
+        return text.rstrip(REPLACEMENT).strip()  # the last character may be incomplete
 
 
-def ask_both(model: Any, speaker: GreedyGenerator, examples: Sequence[Example]) -> list[Comparison]:
-    """The replies of `model`, an adapter over its base, to the first question of each example."""
-    chats = [_opening(example.chat.messages) for example in examples]
-    training = model.training
+def compare_replies(
+    model: Any, generator: GreedyGenerator, examples: Sequence[Example]
+) -> list[Comparison]:
+    """Replies to each example's first question, by `model` (base and adapter) and by its base."""
+    chats = [_first_turn(example.chat.messages) for example in examples]
+    questions = [question for question, _ in chats]
+    was_training = model.training
     model.eval()
     with model.disable_adapter():
-        base = speaker.replies(model, [question for question, _ in chats])
-    adapted = speaker.replies(model, [question for question, _ in chats])
-    model.train(training)
+        base = generator.replies(model, questions)
+    adapted = generator.replies(model, questions)
+    model.train(was_training)
     return [
-        Comparison(question[-1].content, wanted, *said)
-        for (question, wanted), *said in zip(chats, base, adapted, strict=True)
+        Comparison(question[-1].content, wanted, *replies)
+        for (question, wanted), *replies in zip(chats, base, adapted, strict=True)
     ]
 
 
-def _opening(messages: Sequence[Message]) -> tuple[tuple[Message, ...], str]:
-    """Up to the first reply, and that reply."""
-    at = next(i for i, message in enumerate(messages) if message.role == "assistant")
-    return tuple(messages[:at]), messages[at].content
+def _first_turn(messages: Sequence[Message]) -> tuple[tuple[Message, ...], str]:
+    """The messages before the first reply, and that reply."""
+    index = next(i for i, message in enumerate(messages) if message.role == "assistant")
+    return tuple(messages[:index]), messages[index].content

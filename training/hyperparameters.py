@@ -1,4 +1,4 @@
-"""What decides the result of a training besides its data, with defaults that follow the data."""
+"""Hyperparameters of a training run, with defaults that follow from the data and the base."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import Any
 
 from model.types import SettingsError
 
-LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-MIN_STEPS = 60  # fewer change the replies too little
-MAX_BATCH = 128  # alpaca-lora's
-HELD_OUT_SHARE, MAX_HELD_OUT = 0.1, 2000  # the latter alpaca-lora's, too
-WARM_UP_SHARE = 0.05
-RATE, RATE_WIDTH = 3e-4, 4096  # alpaca-lora's rate, and the width of the model it was found on
+LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+MIN_STEPS = 60  # with fewer, replies change too little
+MAX_BATCH_SIZE = 128  # alpaca-lora's batch size
+HELD_OUT_SHARE, MAX_HELD_OUT = 0.1, 2000  # 2000 is alpaca-lora's number
+WARMUP_SHARE = 0.05
+# alpaca-lora's learning rate, and the hidden size of the model that it was found on.
+REFERENCE_RATE, REFERENCE_WIDTH = 3e-4, 4096
 
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """`batch_size` counts chats for each optimizer step, `micro_batch_size` those that are
-    computed at once; `learning_rate` is the highest one reached, after `warmup_steps`."""
+    """`batch_size` counts the chats of an optimizer step, `micro_batch_size` those computed at
+    once; `learning_rate` is the highest one, reached after `warmup_steps`."""
 
     lora_r: int
     lora_alpha: int
@@ -40,61 +41,70 @@ class Hyperparameters:
 
     @property
     def accumulation(self) -> int:
-        """Micro-batches for each optimizer step."""
+        """Micro-batches in an optimizer step."""
         return self.batch_size // self.micro_batch_size
 
     def to_json(self) -> dict[str, Any]:
-        """For JSON."""
+        """The values as JSON types."""
         return {**asdict(self), "lora_target_modules": list(self.lora_target_modules)}
 
 
-def held_out_size(wanted: int | None, examples: int) -> int:
+def held_out_size(requested: int | None, examples: int) -> int:
     """How many examples to hold out: by default one in ten.
 
     Raises:
-        SettingsError: so many were wanted that none is left to learn.
+        SettingsError: none would be left to learn.
     """
-    if wanted is None:
-        usual = min(MAX_HELD_OUT, max(1, int(examples * HELD_OUT_SHARE)))
-        return usual if examples > 1 else 0
-    if wanted >= examples:
+    if requested is None:
+        default = min(MAX_HELD_OUT, max(1, int(examples * HELD_OUT_SHARE)))
+        return default if examples > 1 else 0
+    if requested >= examples:
         raise SettingsError(
             "val_set_size_too_large",
-            held_out=wanted,
+            held_out=requested,
             examples=examples,
             most=examples - 1,
         )
-    return wanted
+    return requested
 
 
-def resolve(given: Mapping[str, Any], learned: int, held_out: int, width: int) -> Hyperparameters:
-    """The recipe of `given` flags, None among them meaning what suits.
+def resolve_hyperparameters(
+    flags: Mapping[str, Any], learned: int, held_out: int, width: int
+) -> Hyperparameters:
+    """The hyperparameters in `flags`, with defaults in place of None.
 
     Args:
         learned, held_out: numbers of examples.
-        width: the base's hidden size; wider models want smaller steps.
+        width: the base's hidden size; wider models need a lower learning rate.
     """
-    epochs = given["num_epochs"]
-    batch = given["batch_size"] or usual_batch(learned * epochs)
-    steps = max(1, round(epochs * math.ceil(learned / batch)))
-    rate = given["learning_rate"] or round(RATE * math.sqrt(RATE_WIDTH / width), 5)
-    warmup = given["warmup_steps"]
-    suiting = {
-        "batch_size": batch,
-        "micro_batch_size": _divisor(batch, given["micro_batch_size"]),
-        "learning_rate": rate,
-        "warmup_steps": math.ceil(steps * WARM_UP_SHARE) if warmup is None else warmup,
+    epochs = flags["num_epochs"]
+    batch_size = flags["batch_size"] or default_batch_size(learned * epochs)
+    steps = max(1, round(epochs * math.ceil(learned / batch_size)))
+    warmup = flags["warmup_steps"]
+    resolved = {
+        "batch_size": batch_size,
+        "micro_batch_size": _largest_divisor(batch_size, flags["micro_batch_size"]),
+        "learning_rate": flags["learning_rate"] or _default_rate(width),
+        "warmup_steps": math.ceil(steps * WARMUP_SHARE) if warmup is None else warmup,
         "val_set_size": held_out,
     }
-    return Hyperparameters(**{**given, **suiting})
+    return Hyperparameters(**{**flags, **resolved})
 
 
-def usual_batch(seen: float) -> int:
-    """A power of two that leaves enough optimizer steps when `seen` chats pass in all."""
-    most = max(1.0, min(seen / MIN_STEPS, MAX_BATCH))
-    return int(2 ** math.floor(math.log2(most)))
+def default_batch_size(chats: float) -> int:
+    """The largest power of two, up to MAX_BATCH_SIZE, that leaves MIN_STEPS steps.
+
+    Args:
+        chats: those of all epochs.
+    """
+    largest = max(1.0, min(chats / MIN_STEPS, MAX_BATCH_SIZE))
+    return int(2 ** math.floor(math.log2(largest)))
 
 
-def _divisor(number: int, most: int) -> int:
-    """The largest divisor of `number` up to `most`: all micro-batches of a step are alike."""
-    return next(size for size in range(min(number, most), 0, -1) if number % size == 0)
+def _default_rate(width: int) -> float:
+    return round(REFERENCE_RATE * math.sqrt(REFERENCE_WIDTH / width), 5)
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    """The largest divisor of `number` up to `limit`: all micro-batches of a step are equal."""
+    return next(size for size in range(min(number, limit), 0, -1) if number % size == 0)

@@ -1,4 +1,4 @@
-"""Ctrl-C that ends a training after its step, with a checkpoint, and not in the middle of one."""
+"""Turns Ctrl-C into a request to stop after the current step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from types import FrameType
 
 @dataclass
 class StopRequest:
-    """Whether somebody asked for the end."""
+    """Whether the user has asked the training to stop."""
 
-    asked: bool = False
+    requested: bool = False
 
 
 @contextmanager
-def stoppable(told: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
-    """SIGINT and SIGTERM ask for the end; a second one interrupts at once.
+def stoppable(on_request: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
+    """Handles SIGINT and SIGTERM: the first one requests a stop, the second one interrupts.
 
     Args:
-        told: called when the end is asked for.
+        on_request: called from the signal handler when a stop is requested.
 
-    Raises (inside of the block):
+    Raises (inside the block):
         KeyboardInterrupt: a second signal came.
     """
     stop = StopRequest()
 
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        if stop.asked:
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        if stop.requested:
             raise KeyboardInterrupt
-        stop.asked = True
-        told()
+        stop.requested = True
+        on_request()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,8 +1,7 @@
-"""One training at a time in a process of its own, for a program that goes on meanwhile.
+"""Runs one training at a time in a child process, for a program that serves chats meanwhile.
 
-The process is `finetune.py` itself, which tells its events as lines of JSON. It gives way to
-whoever chats, may not take the memory that is left, and ends with a checkpoint when the program
-that started it is gone.
+The child is `finetune.py`, which prints its events as lines of JSON. It has a lower priority than
+the chats and a limit on its memory, and it stops with a checkpoint when the parent process is gone.
 """
 
 from __future__ import annotations
@@ -33,9 +32,10 @@ from training.events import (
     from_line,
 )
 
-MEMORY_SHARE = 0.8  # of what is free when it starts
+MEMORY_SHARE = 0.8  # of the memory that is free at the start
 NICENESS = 10
-END_SECONDS = 20  # for the last checkpoint, when the program ends
+MAX_ERROR_LINES = 20
+STOP_SECONDS = 20  # for the last checkpoint, when the program ends
 
 
 class BusyTrainingError(LinlyError):
@@ -53,8 +53,8 @@ class StartError(LinlyError):
 
 @dataclass(frozen=True)
 class Job:
-    """A training as it stands. `phase` is running, done, stopped or failed; `text` tells what came
-    of it, or why nothing did. `losses` and `measured` are (step, loss)."""
+    """State of a training. `phase` is running, done, stopped or failed; `text` is the result, or
+    the reason why there is none. `losses` and `measured` (on held-out chats) are (step, loss)."""
 
     name: str
     folder: Path
@@ -71,8 +71,8 @@ class Job:
     def running(self) -> bool:
         return self.phase == "running"
 
-    def after(self, event: Event) -> Job:
-        """The job once `event` has been told."""
+    def with_event(self, event: Event) -> Job:
+        """The state after `event`."""
         match event:
             case Stage(name):
                 return replace(self, stage=name)
@@ -90,17 +90,17 @@ Command = Callable[[Sequence[str]], Sequence[str]]
 
 
 def finetune_command(flags: Sequence[str]) -> Sequence[str]:
-    """What is run: this program's own command."""
+    """The command line of `finetune.py` with `flags`."""
     return [sys.executable, str(CHECKOUT / "finetune.py"), *flags, "--progress", "json"]
 
 
 @dataclass
 class TrainingRunner:
-    """Starts trainings and tells how the last one is. Safe to call from any thread.
+    """Starts trainings and follows the last one. Safe to call from any thread.
 
     Args:
-        environment: for the process, on top of this one's own without its secrets.
-        command: flags to what is run; tests have a script of their own.
+        environment: added to this process's environment, without its secrets.
+        command: makes the command line from flags; tests run a script of their own.
     """
 
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -113,33 +113,34 @@ class TrainingRunner:
 
     @property
     def job(self) -> Job | None:
-        """The training that runs, else the last one; None before the first."""
+        """The running training, else the last one; None before the first."""
         return self._job
 
     @property
     def running(self) -> bool:
-        """Whether one is under way."""
+        """Whether a training is running."""
         return self._job is not None and self._job.running
 
     def start(self, name: str, folder: Path, flags: Sequence[str]) -> None:
-        """Train the adapter `name` into `folder`; returns at once.
+        """Starts to train the adapter `name` into `folder`; returns at once.
 
         Raises:
-            BusyTrainingError: one is running.
+            BusyTrainingError: a training is running.
+            StartError: the process cannot be started.
         """
         with self._lock:
             if self._job is not None and self.running:
                 raise BusyTrainingError("training_running", name=self._job.name)
-            self._process = self._started(flags)
+            self._process = self._start_process(flags)
             self._cancelled = False
             self._job = Job(name, folder)
-            _give_way(self._process.pid)
+            _lower_priority(self._process.pid)
             self._reader = threading.Thread(
                 target=self._follow, args=(self._process,), name="training", daemon=True
             )
             self._reader.start()
 
-    def _started(self, flags: Sequence[str]) -> subprocess.Popen[str]:
+    def _start_process(self, flags: Sequence[str]) -> subprocess.Popen[str]:
         try:
             return subprocess.Popen(
                 self.command(flags), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -147,16 +148,16 @@ class TrainingRunner:
                 env={
                     **without_secrets(os.environ), "PYTHONIOENCODING": "utf-8", **self.environment,
                 },
-                start_new_session=True,  # Ctrl-C in the terminal is for the program, not for it
+                start_new_session=True,  # Ctrl-C in the terminal is for the parent alone
             )  # fmt: skip
         except OSError as error:
-            said = error.strerror or str(error)
-            raise StartError("training_not_started", reason=said) from error
+            reason = error.strerror or str(error)
+            raise StartError("training_not_started", reason=reason) from error
 
     def cancel(self) -> None:
-        """End the training after its step, with a checkpoint."""
+        """Stops the training after its current step, with a checkpoint."""
         with self._lock:
-            # A second signal would end it at once, without its checkpoint.
+            # A second signal would end the child at once, without its checkpoint.
             if self._process and self._process.poll() is None and not self._cancelled:
                 self._cancelled = True
                 if self._job is not None:
@@ -164,38 +165,39 @@ class TrainingRunner:
                 self._process.send_signal(signal.SIGINT)
 
     def close(self) -> None:
-        """The program ends, and so does the training; its checkpoint stays."""
+        """Stops the training, with a checkpoint, because the program ends."""
         self.cancel()
         reader = self._reader
         if reader is not None:
-            reader.join(END_SECONDS)
+            reader.join(STOP_SECONDS)
         if self._process and self._process.poll() is None:
             self._process.kill()
 
     def _follow(self, process: subprocess.Popen[str]) -> None:
-        complaints: list[str] = []
+        """Applies the process's events until it ends; runs in a thread."""
+        error_lines: list[str] = []
         with process:  # closes its pipes
-            listener = threading.Thread(target=_collect, args=(process.stderr, complaints))
-            listener.start()
+            collector = threading.Thread(target=_collect_lines, args=(process.stderr, error_lines))
+            collector.start()
             for line in process.stdout or ():
                 event = from_line(line)
                 if event is not None:
-                    self._tell(event)
-            listener.join()
-        self._end(process.returncode, complaints)
+                    self._apply(event)
+            collector.join()
+        self._finish(process.returncode, error_lines)
 
-    def _tell(self, event: Event) -> None:
+    def _apply(self, event: Event) -> None:
         with self._lock:
             if self._job is not None:
-                self._job = self._job.after(event)
+                self._job = self._job.with_event(event)
 
-    def _end(self, status: int, complaints: Sequence[str]) -> None:
+    def _finish(self, status: int, error_lines: Sequence[str]) -> None:
         if self._job is None:
             return
         if status == 0:
             self._job = replace(self._job, phase="done")
             return
-        text = self._job.text or verbatim(complaints[-1] if complaints else "")
+        text = self._job.text or verbatim(error_lines[-1] if error_lines else "")
         if status == -signal.SIGKILL and not self._cancelled:
             text = LocalizedText("training_killed")
         elif not str(text):
@@ -204,24 +206,25 @@ class TrainingRunner:
         self._job = replace(self._job, phase=phase, text=text)
 
 
-def _collect(stream: IO[str] | None, lines: list[str]) -> None:
+def _collect_lines(stream: IO[str] | None, lines: list[str]) -> None:
+    """Reads a stream to its end; `lines` has its last lines."""
     for line in stream or ():
         if line.strip():
             lines.append(line.strip())
-            del lines[:-20]
+            del lines[:-MAX_ERROR_LINES]
 
 
-def _give_way(pid: int) -> None:
-    """Chats go first: for the cores, for the memory, and when the system has to end somebody.
+def _lower_priority(pid: int) -> None:
+    """Gives chats precedence: in CPU time, in memory, and when the system has to kill a process.
 
-    What a system does not have is left out; the training runs all the same.
+    On a system that lacks one of these controls, the training runs without the rest of them.
     """
     try:
         import resource
 
         os.setpriority(os.PRIO_PROCESS, pid, NICENESS)
-        most = int(available_memory() * MEMORY_SHARE)
-        resource.prlimit(pid, resource.RLIMIT_DATA, (most, most))
+        limit = int(available_memory() * MEMORY_SHARE)
+        resource.prlimit(pid, resource.RLIMIT_DATA, (limit, limit))
         Path(f"/proc/{pid}/oom_score_adj").write_text("1000", encoding="ascii")
     except (ImportError, AttributeError, OSError):
         return

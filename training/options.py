@@ -1,4 +1,4 @@
-"""The flags of `finetune.py`: alpaca-lora's by their names, and some beside."""
+"""Reads the flags of `finetune.py`: alpaca-lora's flags under their names, and more."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from typing import Any
 from model.config.argument_parser import ArgumentParser
 from model.config.settings import FALSE_WORDS, TRUE_WORDS
 from model.types import SettingsError
-from training.hyperparameters import LINEAR
+from training.hyperparameters import LINEAR_MODULES
 
-ABOUT = """\
-Train a LoRA adapter on dialogues. What is left out follows from the data and the base. An
-interrupted training goes on with the same command.
+DESCRIPTION = """\
+Train a LoRA adapter on dialogues. Defaults follow from the data and the base. The same command
+continues an interrupted training.
 """
-FLAGS_OF_RECIPE = (
+HYPERPARAMETERS = (
     "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "num_epochs", "batch_size",
     "micro_batch_size", "learning_rate", "warmup_steps", "cutoff_len", "val_set_size",
     "train_on_inputs", "group_by_length", "early_stopping_patience", "seed",
 )  # fmt: skip
+WANDB_FLAGS = ("wandb_project", "wandb_run_name", "wandb_watch", "wandb_log_model")
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """What a training was told. `hyperparameters` has a None for each that is to be found."""
+    """The flags of a training run. In `hyperparameters`, None means a default from the data."""
 
     data_path: str
     output_dir: Path
@@ -50,120 +51,119 @@ class TrainingOptions:
 
 
 def read_options(argv: Sequence[str]) -> TrainingOptions:
-    """The flags of `argv`, without the program's name.
+    """Reads `argv`, without the program's name.
 
     Raises:
-        SettingsError: one of them is wrong.
+        SettingsError: a flag or its value is wrong.
     """
-    read = vars(build_parser().read(argv))
-    wandb = {name: read[name] for name in WANDB if read[name]}
+    args = vars(build_parser().read(argv))
+    wandb = {name: args[name] for name in WANDB_FLAGS if args[name]}
     if wandb and importlib.util.find_spec("wandb") is None:
-        raise SettingsError(
-            "wandb_not_installed",
-        )
+        raise SettingsError("wandb_not_installed")
     return TrainingOptions(
-        data_path=read["data_path"],
-        output_dir=read["output_dir"],
-        base_model=read["base_model"],
-        template=read["prompt_template_name"],
-        description=read["description"],
-        hyperparameters={name: read[name] for name in FLAGS_OF_RECIPE},
-        resume_from=read["resume_from_checkpoint"],
-        dtype=read["dtype"],
-        quantization=read["quantization"],
-        device=read["device"],
-        gradient_checkpointing=read["gradient_checkpointing"],
-        threads=read["threads"],
-        evaluate=read["eval"],
+        data_path=args["data_path"],
+        output_dir=args["output_dir"],
+        base_model=args["base_model"],
+        template=args["prompt_template_name"],
+        description=args["description"],
+        hyperparameters={name: args[name] for name in HYPERPARAMETERS},
+        resume_from=args["resume_from_checkpoint"],
+        dtype=args["dtype"],
+        quantization=args["quantization"],
+        device=args["device"],
+        gradient_checkpointing=args["gradient_checkpointing"],
+        threads=args["threads"],
+        evaluate=args["eval"],
         wandb=wandb,
-        progress=read["progress"],
+        progress=args["progress"],
         command=shlex.join(["python", "finetune.py", *argv]),
     )
 
 
-WANDB = ("wandb_project", "wandb_run_name", "wandb_watch", "wandb_log_model")
-
-
 def build_parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="finetune.py", description=ABOUT, allow_abbrev=False)
-    _add_places(parser.add_argument_group("what is trained"))
+    parser = ArgumentParser(prog="finetune.py", description=DESCRIPTION, allow_abbrev=False)
+    _add_paths(parser.add_argument_group("what is trained"))
     _add_training(parser.add_argument_group("how it is trained"))
     _add_lora(parser.add_argument_group("the adapter"))
-    _add_machine(parser.add_argument_group("the machine, and what is told"))
+    _add_compute(parser.add_argument_group("the machine, and the output"))
     return parser
 
 
-def _add_places(group: Any) -> None:
+def _add_paths(group: Any) -> None:
     add = group.add_argument
-    add("--base_model", type=_not_empty, metavar="B",
+    add("--base_model", type=_not_blank, metavar="B",
         help="a folder, a name in models/, a hub id, or the embedded default "
-        "(default: Open-Linly-13b where that folder is, else the latter)")  # fmt: skip
-    add("--data_path", type=_not_empty, required=True, metavar="D",
+        "(default: Open-Linly-13b if that folder exists, else the embedded default)")  # fmt: skip
+    add("--data_path", type=_not_blank, required=True, metavar="D",
         help="JSON or JSON Lines of instruction/input/output, messages or conversations; or a "
         "data set on the hub (org/name)")  # fmt: skip
     add("--output_dir", type=Path, default=Path("lora-alpaca"), metavar="O",
-        help="the adapter's folder, to be made (default: lora-alpaca)")  # fmt: skip
-    add("--prompt_template_name", type=_not_empty, metavar="T",
+        help="the adapter's folder, which is created (default: lora-alpaca)")  # fmt: skip
+    add("--prompt_template_name", type=_not_blank, metavar="T",
         help="a template in prompts/ (default: the base's own)")  # fmt: skip
     add("--description", default="", help="one line about the adapter, for the page")
     add("--resume_from_checkpoint", nargs="?", const="last", metavar="C",
-        help="a checkpoint to go on from, or an adapter to begin with (an interrupted training "
-        "needs no flag: the same command goes on)")  # fmt: skip
+        help="a checkpoint to continue from, or an adapter to start with (an interrupted training "
+        "needs no flag: the same command continues it)")  # fmt: skip
 
 
 def _add_training(group: Any) -> None:
     add = group.add_argument
-    add("--num_epochs", type=_above_zero, default=3.0, help="times to go through the data (3)")
-    add("--batch_size", type=_count, help="chats an optimizer step (default: up to 128, so that "
-        "there are 60 steps)")  # fmt: skip
-    add("--micro_batch_size", type=_count, default=4, help="chats computed at once (4)")
-    add("--learning_rate", type=_above_zero,
-        help="the highest (default: 3e-4 at a width of 4096, more for narrower bases)")  # fmt: skip
-    add("--warmup_steps", type=_whole, help="steps up to it (default: one in twenty)")
-    add("--cutoff_len", type=_count, default=512, help="longest chat in tokens (512)")
-    add("--val_set_size", type=_whole,
-        help="chats held out to measure with (default: one in ten)")  # fmt: skip
-    _switch(add, "--train_on_inputs", False, "learn what people say, too")
-    _switch(add, "--add_eos_token", True, "the end of a reply is always learned; for old commands")
-    _switch(add, "--group_by_length", False, "chats of like length in one batch")
-    add("--early_stopping_patience", type=_whole, default=3,
-        help="end when so many measurements have brought no better one (3; 0: never)")  # fmt: skip
+    add("--num_epochs", type=_positive_number, default=3.0, help="passes over the data (3)")
+    add("--batch_size", type=_positive_integer,
+        help="chats per optimizer step (default: up to 128, so that there are 60 steps)",
+    )  # fmt: skip
+    add("--micro_batch_size", type=_positive_integer, default=4, help="chats computed at once (4)")
+    add("--learning_rate", type=_positive_number,
+        help="the highest one (default: 3e-4 at a hidden size of 4096, more for smaller bases)",
+    )  # fmt: skip
+    add("--warmup_steps", type=_integer,
+        help="steps until the highest rate (default: one step in twenty)")  # fmt: skip
+    add("--cutoff_len", type=_positive_integer, default=512, help="longest chat in tokens (512)")
+    add("--val_set_size", type=_integer,
+        help="chats held out to evaluate with (default: one in ten)")  # fmt: skip
+    _add_switch(add, "--train_on_inputs", False, "learn the users' messages, too")
+    _add_switch(add, "--add_eos_token", True, "ignored: the end of a reply is always learned")
+    _add_switch(add, "--group_by_length", False, "chats of similar length in one batch")
+    add("--early_stopping_patience", type=_integer, default=3,
+        help="end after so many evaluations without a better one (3; 0: never)")  # fmt: skip
     add("--seed", type=_seed, default=42, help="the same seed gives the same adapter (42)")
 
 
 def _add_lora(group: Any) -> None:
     add = group.add_argument
-    add("--lora_r", type=_count, default=8, help="rank (8)")
-    add("--lora_alpha", type=_count, default=16, help="alpha (16)")
-    add("--lora_dropout", type=_share, default=0.05, help="dropout (0.05)")
-    add("--lora_target_modules", type=_modules, default=LINEAR, metavar="M[,M…]",
-        help=f"all (the default), or some of {', '.join(LINEAR)}")  # fmt: skip
+    add("--lora_r", type=_positive_integer, default=8, help="rank (8)")
+    add("--lora_alpha", type=_positive_integer, default=16, help="alpha (16)")
+    add("--lora_dropout", type=_fraction, default=0.05, help="dropout (0.05)")
+    add("--lora_target_modules", type=_module_names, default=LINEAR_MODULES, metavar="M[,M…]",
+        help=f"all (the default), or some of {', '.join(LINEAR_MODULES)}")  # fmt: skip
 
 
-def _add_machine(group: Any) -> None:
+def _add_compute(group: Any) -> None:
     add = group.add_argument
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--quantization", choices=("auto", "8bit", "4bit", "none"), default="auto",
-        help="of the base while it is trained on: 8bit on CUDA, none on the CPU")  # fmt: skip
+        help="of the base during training (default: 8bit on CUDA, none on the CPU)")  # fmt: skip
     add("--dtype", choices=("auto", "bf16", "fp32"), default="auto",
-        help="on the CPU: bf16 where the processor computes in it, else fp32")  # fmt: skip
-    _switch(add, "--gradient_checkpointing", None, "less memory, a third more time (default: on "
-            "CUDA)")  # fmt: skip
-    add("--threads", type=_count, help="threads on the CPU (default: the cores there are)")
-    _switch(add, "--eval", False, "measure base and adapter on the held-out chats, and write their "
-            "replies side by side; with a finished output_dir nothing is trained")  # fmt: skip
-    for name in WANDB:
+        help="on the CPU: bf16 if the processor computes in it, else fp32")  # fmt: skip
+    _add_switch(add, "--gradient_checkpointing", None,
+                "less memory, a third more time (default: on CUDA)")  # fmt: skip
+    add("--threads", type=_positive_integer, help="threads on the CPU (default: one per core)")
+    _add_switch(add, "--eval", False,
+                "evaluate base and adapter on the held-out chats, and write their replies side by "
+                "side; if output_dir has an adapter, nothing is trained")  # fmt: skip
+    for name in WANDB_FLAGS:
         add(f"--{name}", default="", help=argparse.SUPPRESS)
     add("--progress", choices=("bar", "json"), default="bar",
         help="json: a line of JSON on stdout for each event, for programs")  # fmt: skip
 
 
-def _switch(add: Callable[..., Any], flag: str, default: bool | None, text: str) -> None:
-    """A flag that old commands pass as `--flag`, `--flag=True` and `--flag False`."""
-    add(flag, nargs="?", const=True, default=default, type=_truth, metavar="BOOL", help=text)
+def _add_switch(add: Callable[..., Any], flag: str, default: bool | None, text: str) -> None:
+    """Adds a flag that is written `--flag`, `--flag=True` or `--flag False`."""
+    add(flag, nargs="?", const=True, default=default, type=_boolean, metavar="BOOL", help=text)
 
 
-def _truth(text: str) -> bool:
+def _boolean(text: str) -> bool:
     if text.lower() in TRUE_WORDS:
         return True
     if text.lower() in FALSE_WORDS:
@@ -171,21 +171,21 @@ def _truth(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
 
 
-def _count(text: str) -> int:
-    value = _whole(text)
+def _positive_integer(text: str) -> int:
+    value = _integer(text)
     if value == 0:
         raise argparse.ArgumentTypeError("it must be above 0")
     return value
 
 
-def _whole(text: str) -> int:
+def _integer(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
     return int(text)
 
 
 def _seed(text: str) -> int:
-    value = _whole(text)
+    value = _integer(text)
     if value >= 2**32:  # numpy's limit
         raise argparse.ArgumentTypeError("it must be below 2^32")
     return value
@@ -198,32 +198,32 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
 
 
-def _above_zero(text: str) -> float:
+def _positive_number(text: str) -> float:
     value = _number(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return value
 
 
-def _share(text: str) -> float:
+def _fraction(text: str) -> float:
     value = _number(text)
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return value
 
 
-def _modules(text: str) -> tuple[str, ...]:
-    """`[q_proj,v_proj]` as alpaca-lora takes it, or without brackets."""
+def _module_names(text: str) -> tuple[str, ...]:
+    """Parses `[q_proj,v_proj]`, as alpaca-lora has it, or the same without brackets."""
     if text == "all":
-        return LINEAR
+        return LINEAR_MODULES
     names = [name.strip(" '\"") for name in text.strip("[]() ").split(",")]
-    unknown = [name for name in names if name not in LINEAR]
+    unknown = [name for name in names if name not in LINEAR_MODULES]
     if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(LINEAR)}")
-    return tuple(name for name in LINEAR if name in names)
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(LINEAR_MODULES)}")
+    return tuple(name for name in LINEAR_MODULES if name in names)
 
 
-def _not_empty(text: str) -> str:
+def _not_blank(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("the value is empty")
     return text

@@ -1,7 +1,7 @@
-"""Rows out of a file of training data, each with the line on which it begins.
+"""Parses a file of training data into rows, each with the line on which it begins.
 
-JSON (one list of objects) and JSON Lines are told apart by their beginning. What a row means is
-the business of `formats`.
+The file is JSON (one list of objects) if it begins with "[", else JSON Lines. `formats` reads the
+rows themselves.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from model.translations import LocalizedText
 from model.types import LinlyError
 
 SPACE = " \t\r\n"
-# Byte order marks and encodings that data is found in, with the names that iconv knows.
-MARKS = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
-GUESSES = ("gb18030", "big5", "shift_jis")
+# Byte order marks, and other encodings that data often has, by iconv's names.
+BYTE_ORDER_MARKS = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+LIKELY_ENCODINGS = ("gb18030", "big5", "shift_jis")
 
 
 class DataError(LinlyError):
@@ -29,7 +29,7 @@ class DataError(LinlyError):
 
 @dataclass(frozen=True)
 class DataRow:
-    """What stands on line `line`, or begins there."""
+    """A JSON value that begins on line `line`."""
 
     line: int
     value: Any
@@ -37,7 +37,7 @@ class DataRow:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be learned from, and why."""
+    """A row that cannot be learned from, with the reason."""
 
     line: int
     reason: LocalizedText
@@ -51,15 +51,16 @@ class BadRow:
 
 
 def read_text(path: Path) -> str:
-    """The text of `path`.
+    """Reads the text of `path`.
 
     Raises:
-        DataError: it is missing, empty, no file, or not UTF-8.
+        DataError: it is missing, empty, not a file, or not in UTF-8.
     """
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise DataError("data_file_missing", path=path) from error
+        remedy = LocalizedText("fix_data_path")
+        raise DataError("input_missing", path=path, remedy=remedy) from error
     except IsADirectoryError as error:
         raise DataError("data_file_is_folder", path=path) from error
     except OSError as error:
@@ -67,16 +68,16 @@ def read_text(path: Path) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _not_utf8(path, data, error) from error
+        raise _encoding_error(path, data, error) from error
     if not text.strip():
         raise DataError("data_empty", path=path)
     return text
 
 
-def _not_utf8(path: Path, data: bytes, error: UnicodeDecodeError) -> DataError:
+def _encoding_error(path: Path, data: bytes, error: UnicodeDecodeError) -> DataError:
     line = data.count(b"\n", 0, error.start) + 1
-    encoding = next((name for mark, name in MARKS if data.startswith(mark)), None)
-    encoding = encoding or next(filter(lambda name: _decodes(data, name), GUESSES), None)
+    encoding = next((name for mark, name in BYTE_ORDER_MARKS if data.startswith(mark)), None)
+    encoding = encoding or next(filter(lambda name: _decodes(data, name), LIKELY_ENCODINGS), None)
     place = {"path": path, "line": line, "byte": error.start}
     if encoding is None:
         return DataError("data_not_utf8", **place)
@@ -94,16 +95,16 @@ def _decodes(data: bytes, encoding: str) -> bool:
 
 
 def parse_rows(text: str) -> Iterator[DataRow | BadRow]:
-    """The rows of a file's text.
+    """Parses the rows of a file's text.
 
     Raises (from the iterator):
-        DataError: a list breaks off or is torn, so that nothing behind that place can be told.
+        DataError: a list is incomplete or broken, so the rows after that place cannot be found.
     """
-    yield from _list_rows(text) if text.lstrip().startswith("[") else _line_rows(text)
+    yield from _parse_list(text) if text.lstrip().startswith("[") else _parse_lines(text)
 
 
-def _line_rows(text: str) -> Iterator[DataRow | BadRow]:
-    # Not splitlines: U+2028 and the like may stand inside of a JSON string.
+def _parse_lines(text: str) -> Iterator[DataRow | BadRow]:
+    # Not splitlines: a JSON string may contain U+2028 and other line separators.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
@@ -112,35 +113,35 @@ def _line_rows(text: str) -> Iterator[DataRow | BadRow]:
                 yield BadRow(number, _reason(error))
 
 
-def _list_rows(text: str) -> Iterator[DataRow]:
-    """One element after the other, so that each has its line."""
+def _parse_list(text: str) -> Iterator[DataRow]:
+    """Parses the elements one by one, to know the line of each."""
     decoder = json.JSONDecoder()
-    at = _skip(text, text.index("[") + 1)
+    position = _skip_space(text, text.index("[") + 1)
     line, counted = 1, 0
-    while text[at : at + 1] != "]":
-        line, counted = line + text.count("\n", counted, at), at
+    while text[position : position + 1] != "]":
+        line, counted = line + text.count("\n", counted, position), position
         try:
-            value, at = decoder.raw_decode(text, at)
+            value, position = decoder.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
-            raise _torn(line, _reason(error)) from error
+            raise _broken_list_error(line, _reason(error)) from error
         yield DataRow(line, value)
-        at = _skip(text, at)
-        if text[at : at + 1] == ",":
-            at = _skip(text, at + 1)
-        elif text[at : at + 1] != "]":
-            raise _torn(line, LocalizedText("list_breaks_off"))
-    if _skip(text, at + 1) < len(text):
-        line += text.count("\n", counted, at)
+        position = _skip_space(text, position)
+        if text[position : position + 1] == ",":
+            position = _skip_space(text, position + 1)
+        elif text[position : position + 1] != "]":
+            raise _broken_list_error(line, LocalizedText("list_breaks_off"))
+    if _skip_space(text, position + 1) < len(text):
+        line += text.count("\n", counted, position)
         raise DataError("data_after_list", line=line)
 
 
-def _skip(text: str, at: int) -> int:
-    while text[at : at + 1] and text[at] in SPACE:
-        at += 1
-    return at
+def _skip_space(text: str, position: int) -> int:
+    while text[position : position + 1] and text[position] in SPACE:
+        position += 1
+    return position
 
 
-def _torn(line: int, reason: LocalizedText) -> DataError:
+def _broken_list_error(line: int, reason: LocalizedText) -> DataError:
     return DataError("data_list_torn", line=line, reason=reason)
 
 

@@ -1,4 +1,4 @@
-"""Training data as it will be written for the model, with what is learned of it."""
+"""Shows training data as the model will read it, and which parts of it are learned."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 from model.text.prompt import PromptTemplate
 from model.text.tokenizer import Tokenizer
 from model.translations import LocalizedText
-from training.dataset import first_reasons, read_data, refuse_bad
+from training.dataset import check_bad_rows, first_reasons, read_data
 from training.encoding import IGNORED, Encoder, Example
 
-SHOWN = 3
-SAMPLE = 200  # chats that are encoded: whoever looks shares the cores with those who chat
+MAX_SHOWN_CHATS = 3
+SAMPLE_SIZE = 200  # chats that are encoded: a preview must not take the cores from the chats
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a chat's text, control tokens included; `learned` or only read."""
+    """A part of a chat's text, with control tokens; it is `learned`, or only read."""
 
     text: str
     learned: bool
@@ -27,8 +27,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class Preview:
-    """The first chats of a file in pieces, how many there are in all, how long the first 200 are in
-    tokens on average, and what is wrong with the rows that are left out."""
+    """Preview of a data file.
+
+    `chats` are the first ones, in pieces; `count` counts all. `mean_tokens` is the mean length of
+    the first 200. `bad` counts the rows that are left out, for the `reasons`.
+    """
 
     chats: tuple[tuple[Piece, ...], ...]
     count: int
@@ -41,20 +44,20 @@ def preview(
     path: Path, template: PromptTemplate, tokenizer: Tokenizer, cutoff: int,
     train_on_inputs: bool = False,
 ) -> Preview:  # fmt: skip
-    """What a training on `path` will see.
+    """Reads `path` as a training run would.
 
     Raises:
         DataError: the file cannot be used.
     """
-    data = read_data(path, template)
+    dataset = read_data(path, template)
     encoder = Encoder(template, tokenizer, cutoff, train_on_inputs)
-    examples, unusable = encoder.encode(data.chats[:SAMPLE])
-    refuse_bad(unusable, len(examples) + len(unusable), path.name)
-    bad = sorted([*data.bad, *unusable], key=lambda row: row.line)
+    examples, unusable = encoder.encode(dataset.chats[:SAMPLE_SIZE])
+    check_bad_rows(unusable, len(examples) + len(unusable), path.name)
+    bad = sorted([*dataset.bad, *unusable], key=lambda row: row.line)
     tokens = sum(len(example.ids) for example in examples)
     return Preview(
-        tuple(_pieces(example, tokenizer) for example in examples[:SHOWN]),
-        len(data.chats) - len(unusable),
+        tuple(_pieces(example, tokenizer) for example in examples[:MAX_SHOWN_CHATS]),
+        len(dataset.chats) - len(unusable),
         tokens / len(examples),
         len(bad),
         first_reasons(bad),
@@ -62,15 +65,15 @@ def preview(
 
 
 def _pieces(example: Example, tokenizer: Tokenizer) -> tuple[Piece, ...]:
-    marked = zip(example.ids, (label != IGNORED for label in example.labels), strict=True)
+    tokens = zip(example.ids, (label != IGNORED for label in example.labels), strict=True)
     return tuple(
         Piece(_text([token for token, _ in group], tokenizer), learned)
-        for learned, group in groupby(marked, key=lambda pair: pair[1])
+        for learned, group in groupby(tokens, key=lambda pair: pair[1])
     )
 
 
 def _text(ids: Sequence[int], tokenizer: Tokenizer) -> str:
-    """With the control tokens, which a tokenizer leaves out of text."""
+    """Decodes `ids`, with the control tokens that `Tokenizer.decode` leaves out."""
     groups = groupby(ids, key=tokenizer.is_control)
     return "".join(
         "".join(map(tokenizer.token_text, group)) if control else tokenizer.decode(list(group))

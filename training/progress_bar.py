@@ -1,4 +1,4 @@
-"""What a person at the terminal sees of a training: a bar, or lines where none can be redrawn."""
+"""Shows a training run on the terminal: a progress bar, or lines if the output is no terminal."""
 
 from __future__ import annotations
 
@@ -15,93 +15,88 @@ STAGES = {
     "measuring": "Measuring the base …",
     "training": "Training …",
     "saving": "Saving …",
-    "checking": "Trying what was saved …",
-    "evaluating": "Asking base and adapter …",
+    "checking": "Checking the saved adapter …",
+    "evaluating": "Comparing the replies of base and adapter …",
 }
-LINES = 10  # told of a training where there is no bar
+STATUS_LINES = 10  # per training, without a bar
 BAR = "{percentage:3.0f}% |{bar:24}| {n_fmt}/{total_fmt} {postfix}"
 
 
-class Terminal:
-    """Shows events on stderr, and the end on stdout."""
+class ProgressBar:
+    """Shows events on stderr, and the result on stdout."""
 
     def __init__(self) -> None:
         self._bar: Any = None
-        self._redraws = sys.stderr.isatty()
+        self._is_terminal = sys.stderr.isatty()
         self._tenth = -1
 
     def __call__(self, event: Event) -> None:
         match event:
             case Stage(name):
-                self._close()
-                self._say(STAGES[name])
+                self.close()
+                self._print(STAGES[name])
             case Note(text):
                 sentence = str(text)
-                self._say(f"{sentence[:1].upper()}{sentence[1:].rstrip('.')}.")
+                self._print(f"{sentence[:1].upper()}{sentence[1:].rstrip('.')}.")
             case HeldOut(step, loss):
-                self._say(
-                    f"Held-out loss {f'at step {step}' if step else 'of the base'}: {loss:.3f}"
-                )
+                place = f"at step {step}" if step else "of the base"
+                self._print(f"Held-out loss {place}: {loss:.3f}")
             case Step():
-                self._step(event)
+                self._show_step(event)
             case TrainingEnded(text=text, table=table):
-                self._close()
+                self.close()
                 print(f"{table}\n{text}" if table else text, flush=True)
 
-    def ending(self) -> None:
-        """Somebody has pressed Ctrl-C. By the system alone: a signal's handler may interrupt a
-        print."""
+    def announce_stop(self) -> None:
+        """Acknowledges Ctrl-C. Not with `print`, which a signal handler may have interrupted."""
         os.write(2, b"\nEnding after this step. Ctrl-C again ends at once.\n")
 
-    def _step(self, step: Step) -> None:
-        said = (
-            f"epoch {step.epoch:.1f}, loss {step.loss:.3f}, {step.tokens_per_second:.0f} tokens/s, "
-            f"{duration(step.seconds_left)} left"
-        )
-        if self._redraws:
-            self._draw(step, said)
-        elif (tenth := step.step * LINES // step.steps) != self._tenth:
-            self._tenth = tenth
-            self._say(f"Step {step.step} of {step.steps}: {said}")
+    def close(self) -> None:
+        """Removes the bar, so that the terminal is as it was."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
-    def _draw(self, step: Step, said: str) -> None:
+    def _show_step(self, step: Step) -> None:
+        status = (
+            f"epoch {step.epoch:.1f}, loss {step.loss:.3f}, {step.tokens_per_second:.0f} tokens/s, "
+            f"{format_duration(step.seconds_left)} left"
+        )
+        if self._is_terminal:
+            self._draw(step, status)
+        elif (tenth := step.step * STATUS_LINES // step.steps) != self._tenth:
+            self._tenth = tenth
+            self._print(f"Step {step.step} of {step.steps}: {status}")
+
+    def _draw(self, step: Step, status: str) -> None:
         from tqdm import tqdm
 
         if self._bar is None:
             self._bar = tqdm(total=step.steps, bar_format=BAR, leave=False, dynamic_ncols=True)
-        self._bar.set_postfix_str(said, refresh=False)
+        self._bar.set_postfix_str(status, refresh=False)
         self._bar.update(step.step - self._bar.n)
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         if self._bar is None:
             print(line, file=sys.stderr, flush=True)
         else:
             self._bar.write(line, file=sys.stderr)
 
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
 
-    def close(self) -> None:
-        """Leave the terminal as it was, whatever has happened."""
-        self._close()
-
-
-def print_line(event: Event) -> None:
-    """One line of JSON on stdout. Nobody reads it any more: as if Ctrl-C had been pressed."""
+def print_json(event: Event) -> None:
+    """Prints the event as a line of JSON; if the reader is gone, acts as if Ctrl-C was pressed."""
     try:
         print(to_line(event), flush=True)
     except BrokenPipeError:
-        # Python flushes once more when it ends.
+        # Python flushes stdout again at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         signal.raise_signal(signal.SIGINT)
 
 
-def duration(seconds: float) -> str:
-    """As in 45 s, 3:05 min or 2:10 h."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    large, small = divmod(whole if whole < 3600 else whole // 60, 60)
-    return f"{large}:{small:02} {'min' if whole < 3600 else 'h'}"
+def format_duration(seconds: float) -> str:
+    """For example 45 s, 3:05 min or 2:10 h."""
+    total = max(0, round(seconds))
+    if total < 60:
+        return f"{total} s"
+    large, small = divmod(total if total < 3600 else total // 60, 60)
+    return f"{large}:{small:02} {'min' if total < 3600 else 'h'}"

@@ -1,4 +1,4 @@
-"""What transformers' Trainer does beside training: tell, stop when asked, notice divergence."""
+"""Trainer callback that reports progress, stops on request, and detects divergence."""
 
 from __future__ import annotations
 
@@ -10,31 +10,30 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from model.types import LinlyError
-from training.events import HeldOut, Report, Step
+from training.events import EventHandler, HeldOut, Step
 from training.interrupt import StopRequest
 
 
 class DivergedError(LinlyError):
-    """The loss is no number any more."""
+    """The loss is not a finite number any more."""
 
     code = "diverged"
 
 
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]
-    """Reports each step and each measurement in between, and ends the training when `stop` asks
-    for it.
+    """Reports each step and each evaluation during training, and stops it when `stop` requests it.
 
     Args:
-        tokens_an_epoch: of the examples that are learned.
+        tokens_per_epoch: the tokens of all examples that are learned.
     """
 
     def __init__(
-        self, report: Report, stop: StopRequest, tokens_an_epoch: int,
+        self, on_event: EventHandler, stop: StopRequest, tokens_per_epoch: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        self._report = report
+        self._on_event = on_event
         self._stop = stop
-        self._tokens_an_epoch = tokens_an_epoch
+        self._tokens_per_epoch = tokens_per_epoch
         self._clock = clock
         self._training = False
         self._began = 0.0
@@ -47,7 +46,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         self._first_step, self._first_epoch = state.global_step, state.epoch or 0.0
 
     def on_step_end(self, _args: Any, _state: Any, control: TrainerControl, **_: Any) -> None:
-        if self._stop.asked:
+        if self._stop.requested:
             control.should_save = True
             control.should_training_stop = True
 
@@ -55,27 +54,23 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         self, _args: Any, state: TrainerState, _control: Any, logs: dict[str, float], **_: Any
     ) -> None:
         if "loss" in logs:
-            self._tell_step(state, logs["loss"])
+            self._report_step(state, logs["loss"])
 
     def on_evaluate(
         self, _args: Any, state: TrainerState, _control: Any, metrics: dict[str, float], **_: Any
     ) -> None:
         if self._training:
-            self._report(HeldOut(state.global_step, metrics["eval_loss"]))
+            self._on_event(HeldOut(state.global_step, metrics["eval_loss"]))
 
     def on_train_end(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
         self._training = False
 
-    def _tell_step(self, state: TrainerState, loss: float) -> None:
+    def _report_step(self, state: TrainerState, loss: float) -> None:
         if not math.isfinite(loss):
-            raise DivergedError(
-                "training_diverged",
-                step=state.global_step,
-                loss=loss,
-            )
+            raise DivergedError("training_diverged", step=state.global_step, loss=loss)
         seconds = max(self._clock() - self._began, 1e-9)
         epoch = state.epoch or 0.0
         done = state.global_step - self._first_step
-        left = (state.max_steps - state.global_step) * seconds / max(done, 1)
-        speed = (epoch - self._first_epoch) * self._tokens_an_epoch / seconds
-        self._report(Step(state.global_step, state.max_steps, epoch, loss, speed, left))
+        seconds_left = (state.max_steps - state.global_step) * seconds / max(done, 1)
+        speed = (epoch - self._first_epoch) * self._tokens_per_epoch / seconds
+        self._on_event(Step(state.global_step, state.max_steps, epoch, loss, speed, seconds_left))

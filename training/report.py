@@ -1,4 +1,4 @@
-"""What a training has come to, and the files that tell it: README, card, figures, curve."""
+"""Describes a trained adapter in its folder: README, card, losses as JSON and PNG, evaluation."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from model.translations import LocalizedText
 from training.generation import Comparison
 from training.hyperparameters import Hyperparameters
 
-README, FIGURES, CURVE = "README.md", "training.json", "loss.png"
+README, LOSSES, CURVE, EVALUATION = "README.md", "training.json", "loss.png", "evaluation.md"
 LIBRARIES = ("torch", "transformers", "peft")
-CELL = 200  # letters of a reply in a table
+MAX_CELL = 200  # characters of a reply in a table
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What the adapter was made from. `fingerprint` is a sample of the base's weights."""
+    """What an adapter was made from. `fingerprint` is a sample of the base's weights."""
 
     base_model: str
     fingerprint: Sequence[float]
@@ -34,11 +34,15 @@ class Origin:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Losses are a token's mean in nats: `history` has (step, loss) of each step, `measured` those
-    of the held-out chats. `learned` and `held_out` count chats; `steps` were done in all."""
+    """The result of a training run.
+
+    Losses are means over tokens, in nats. `history` has (step, loss) of each step, `measured`
+    (step, loss) on the held-out chats. `learned` and `held_out` count chats; `steps` counts the
+    steps of the whole training.
+    """
 
     origin: Origin
-    recipe: Hyperparameters
+    hyperparameters: Hyperparameters
     learned: int
     held_out: int
     steps: int
@@ -51,21 +55,21 @@ class TrainingResult:
 
     @property
     def losses(self) -> tuple[float, float] | None:
-        """On the held-out chats, of the base and of the adapter; None if nothing is held out."""
+        """On the held-out chats, of base and adapter; None if no chats are held out."""
         if self.base_loss is None or self.adapter_loss is None:
             return None
         return self.base_loss, self.adapter_loss
 
     @property
     def loss_reduction(self) -> float | None:
-        """By which share of the base's the held-out loss has fallen."""
+        """By which share of the base's loss the adapter lowers the held-out loss."""
         return 1 - self.losses[1] / self.losses[0] if self.losses and self.losses[0] else None
 
     def to_json(self) -> dict[str, Any]:
-        """For the card: what a reader of the adapter may want to know."""
+        """What the adapter's card says about its training."""
         return {
             "data": {"name": self.origin.data_name, "sha256": self.origin.data_digest},
-            "hyperparameters": self.recipe.to_json(),
+            "hyperparameters": self.hyperparameters.to_json(),
             "dtype": self.origin.dtype,
             "chats": {"learned": self.learned, "held_out": self.held_out},
             "steps": self.steps,
@@ -76,117 +80,117 @@ class TrainingResult:
         }
 
 
-def write_results(folder: Path, outcome: TrainingResult) -> None:
-    """Everything beside the weights."""
-    origin = outcome.origin
+def write_results(folder: Path, result: TrainingResult) -> None:
+    """Writes the files beside the weights: card, losses and README."""
+    origin = result.origin
     card = {
         "template": origin.template,
         "description": origin.description,
         "base_model": origin.base_model,
         "fingerprint": list(origin.fingerprint),
-        "training": outcome.to_json(),
+        "training": result.to_json(),
     }
     _write_json(folder / CARD, card)
-    _write_json(folder / FIGURES, {"steps": outcome.history, "held_out": outcome.measured})
-    (folder / README).write_text(readme(folder.resolve().parent.name, outcome), encoding="utf-8")
-    draw(folder / CURVE, outcome)
+    _write_json(folder / LOSSES, {"steps": result.history, "held_out": result.measured})
+    (folder / README).write_text(readme(folder.resolve().parent.name, result), encoding="utf-8")
+    draw_losses(folder / CURVE, result)
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def readme(name: str, outcome: TrainingResult) -> str:
+def readme(name: str, result: TrainingResult) -> str:
     """The adapter's README, in Markdown."""
-    origin, recipe = outcome.origin, outcome.recipe
-    facts = {
+    origin, used = result.origin, result.hyperparameters
+    rows = {
         "base": f"`{origin.base_model}`, known by a sample of its weights in `{CARD}`",
         "data": f"`{origin.data_name}`, sha256 `{origin.data_digest}`",
-        "chats": f"{outcome.learned} learned, {outcome.held_out} held out",
+        "chats": f"{result.learned} learned, {result.held_out} held out",
         "template": f"`{origin.template}`",
-        "LoRA": f"rank {recipe.lora_r}, alpha {recipe.lora_alpha}, dropout "
-        f"{recipe.lora_dropout:g}, {', '.join(recipe.lora_target_modules)}",
-        "training": f"{recipe.num_epochs:g} epochs, {outcome.steps} steps of {recipe.batch_size} "
-        f"chats, learning rate {recipe.learning_rate:g} with {recipe.warmup_steps} steps of "
-        f"warm-up and a cosine, seed {recipe.seed}, base in {origin.dtype}; loss on "
-        f"{'everything' if recipe.train_on_inputs else 'the replies only'}",
-        "held-out loss": losses(outcome),
+        "LoRA": f"rank {used.lora_r}, alpha {used.lora_alpha}, dropout "
+        f"{used.lora_dropout:g}, {', '.join(used.lora_target_modules)}",
+        "training": f"{used.num_epochs:g} epochs, {result.steps} steps of {used.batch_size} "
+        f"chats, learning rate {used.learning_rate:g} with {used.warmup_steps} steps of "
+        f"warm-up and a cosine, seed {used.seed}, base in {origin.dtype}; loss on "
+        f"{'everything' if used.train_on_inputs else 'the replies only'}",
+        "held-out loss": losses_text(result),
     }
-    table = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     parts = [
         f"# {name}", origin.description, f"| | |\n|---|---|\n{table}",
-        f"![Loss]({CURVE})", _example(outcome.example), f"Made by:\n\n```\n{outcome.command}\n```",
+        f"![Loss]({CURVE})", _example_table(result.example),
+        f"Made by:\n\n```\n{result.command}\n```",
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def losses(outcome: TrainingResult) -> LocalizedText:
-    """The held-out losses, in a few words."""
-    if outcome.losses is None:
+def losses_text(result: TrainingResult) -> LocalizedText:
+    """The held-out losses in a few words."""
+    if result.losses is None:
         return LocalizedText("losses_not_measured")
-    base, adapter = outcome.losses
-    change = f" ({-outcome.loss_reduction:+.0%})" if outcome.loss_reduction is not None else ""
+    base, adapter = result.losses
+    change = f" ({-result.loss_reduction:+.0%})" if result.loss_reduction is not None else ""
     return LocalizedText("losses", {"base": base, "adapter": adapter, "change": change})
 
 
-def _example(asked: Comparison | None) -> str:
-    if asked is None:
+def _example_table(example: Comparison | None) -> str:
+    if example is None:
         return ""
     return (
         "An example:\n\n| asked | base | adapter |\n|---|---|---|\n"
-        "| " + " | ".join(map(markdown_cell, (asked.question, asked.base, asked.adapter))) + " |"
+        f"{_row(example.question, example.base, example.adapter)}"
     )
 
 
+def evaluation_table(
+    name: str, base: str, losses: tuple[float, float] | None, comparisons: Sequence[Comparison]
+) -> str:
+    """The evaluation of the adapter `name` beside `base`, in Markdown.
+
+    Args:
+        losses: on the held-out chats, in nats a token, of base and adapter.
+        comparisons: one for each of these chats.
+    """
+    lines = [f"# {name}, measured beside {base}", ""]
+    if losses is not None:
+        base_loss, adapter_loss = losses
+        change = f"{adapter_loss / base_loss - 1:+.0%}" if base_loss else ""
+        lines += [
+            f"| held-out loss, {len(comparisons)} chats | nats a token |", "|---|---|",
+            f"| {base} | {base_loss:.3f} |",
+            f"| {name} | {adapter_loss:.3f} ({change}) |" if base_loss else "",
+            "",
+        ]  # fmt: skip
+    lines += [f"| asked | data | {base} | {name} |", "|---|---|---|---|"]
+    lines += [_row(c.question, c.wanted, c.base, c.adapter) for c in comparisons]
+    return "\n".join(lines) + "\n"
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(map(markdown_cell, cells)) + " |"
+
+
 def markdown_cell(text: str) -> str:
-    """Text in a Markdown table: on one line, and none of it markup."""
-    short = text if len(text) <= CELL else f"{text[:CELL]} …"
+    """Text for a Markdown table: shortened, on one line, with markup escaped."""
+    short = text if len(text) <= MAX_CELL else f"{text[:MAX_CELL]} …"
     for mark in "\\`*_[]<>|#":
         short = short.replace(mark, f"\\{mark}" if mark != "<" else "&lt;")
     return "<br>".join(short.splitlines())
 
 
-def draw(path: Path, outcome: TrainingResult) -> None:
-    """The losses over the steps as a PNG."""
+def draw_losses(path: Path, result: TrainingResult) -> None:
+    """Draws the losses over the steps as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    if outcome.history:
-        axes.plot(*zip(*outcome.history, strict=True), color="0.6", linewidth=1, label="learned")
-    if outcome.measured:
-        axes.plot(*zip(*outcome.measured, strict=True), color="C1", marker="o", label="held out")
+    if result.history:
+        axes.plot(*zip(*result.history, strict=True), color="0.6", linewidth=1, label="learned")
+    if result.measured:
+        axes.plot(*zip(*result.measured, strict=True), color="C1", marker="o", label="held out")
     axes.set(xlabel="step", ylabel="loss (nats a token)", ylim=(0, None))
     axes.grid(color="0.9")
     axes.legend()
     FigureCanvasAgg(figure).print_png(path)  # type: ignore[no-untyped-call]
-
-
-EVALUATION = "evaluation.md"
-
-
-def report_of(
-    name: str, base: str, losses: tuple[float, float] | None, asked: Sequence[Comparison]
-) -> str:
-    """As Markdown.
-
-    Args:
-        losses: on the held-out chats, in nats a token: of the base, and of the adapter.
-        asked: the first question of each of them.
-    """
-    lines = [f"# {name}, measured beside {base}", ""]
-    if losses is not None:
-        before, after = losses
-        lines += [
-            f"| held-out loss, {len(asked)} chats | nats a token |", "|---|---|",
-            f"| {base} | {before:.3f} |",
-            f"| {name} | {after:.3f} ({after / before - 1:+.0%}) |" if before else "",
-            "",
-        ]  # fmt: skip
-    lines += [f"| asked | data | {base} | {name} |", "|---|---|---|---|"]
-    lines += [
-        "| " + " | ".join(map(markdown_cell, (a.question, a.wanted, a.base, a.adapter))) + " |"
-        for a in asked
-    ]
-    return "\n".join(lines) + "\n"

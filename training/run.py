@@ -1,4 +1,4 @@
-"""A training from its flags to the adapter's folder."""
+"""Runs a training from its flags to the adapter's folder."""
 
 from __future__ import annotations
 
@@ -11,140 +11,135 @@ from model.types import LinlyError, SettingsError
 from training import run_folder
 from training.base_context import BaseContext, resolve_base
 from training.data_preparation import TrainingData, prepare_data
-from training.events import HeldOut, Note, Report, Stage, TrainingEnded
+from training.events import EventHandler, HeldOut, Note, Stage, TrainingEnded
 from training.interrupt import StopRequest
 from training.options import TrainingOptions
-from training.run_folder import ENDED, STATE
+from training.run_folder import ENDED_STATE, STATE
 
 if TYPE_CHECKING:
     from training.base_loader import ComputeConfig
 
 
 class StoppedError(LinlyError):
-    """Somebody asked for the end; a checkpoint is kept."""
+    """The user stopped the training; its checkpoint stays."""
 
     code = "interrupted"
 
 
-def fine_tune(options: TrainingOptions, report: Report, stop: StopRequest) -> TrainingEnded:
-    """Train, try what was trained, and write it into `options.output_dir`.
+def fine_tune(options: TrainingOptions, on_event: EventHandler, stop: StopRequest) -> TrainingEnded:
+    """Trains an adapter, checks it, and writes it into `options.output_dir`.
 
     Raises:
-        LinlyError: it cannot be done, or was interrupted; in one sentence.
+        LinlyError: the training cannot be done, or was interrupted.
     """
     run_folder.check_destination(options.output_dir)
-    report(Stage("data"))
-    ground = resolve_base(options)
-    material = prepare_data(options, ground, report)
-    report(Stage("base"))
-    from training.base_loader import find_machine, silence_libraries
+    on_event(Stage("data"))
+    base = resolve_base(options)
+    data = prepare_data(options, base, on_event)
+    on_event(Stage("base"))
+    from training.base_loader import resolve_compute_config, silence_libraries
 
     silence_libraries()
-    machine = find_machine(
+    compute = resolve_compute_config(
         options.device, options.quantization, options.dtype, options.gradient_checkpointing,
         options.threads,
     )  # fmt: skip
-    identity = _identity(ground, material, machine)
-    with run_folder.run_folder(options.output_dir, identity) as checkpoint:
-        return _train(options, ground, material, machine, checkpoint, report, stop)
+    settings = _run_settings(base, data, compute)
+    with run_folder.run_folder(options.output_dir, settings) as checkpoint:
+        return _train(options, base, data, compute, checkpoint, on_event, stop)
 
 
-def _identity(
-    ground: BaseContext, material: TrainingData, machine: ComputeConfig
-) -> dict[str, Any]:
-    """What makes two trainings the same: checkpoints of one fit the other."""
+def _run_settings(base: BaseContext, data: TrainingData, compute: ComputeConfig) -> dict[str, Any]:
+    """What a checkpoint depends on: a run with the same settings can continue from it."""
     from model.folders.fingerprint import fingerprint
 
     return {
-        "base_model": ground.name,
-        "data": material.data.digest,
-        "template": ground.template_name,
-        **material.recipe.to_json(),
-        "dtype": machine.dtype,
-        "quantization": machine.quantization,
-        "base": fingerprint(ground.folder),
+        "base_model": base.name,
+        "data": data.dataset.digest,
+        "template": base.template_name,
+        **data.hyperparameters.to_json(),
+        "dtype": compute.dtype,
+        "quantization": compute.quantization,
+        "base": fingerprint(base.folder),
     }
 
 
 def _train(
-    options: TrainingOptions, ground: BaseContext, material: TrainingData, machine: ComputeConfig,
-    checkpoint: Path | None, report: Report, stop: StopRequest,
+    options: TrainingOptions, base: BaseContext, data: TrainingData, compute: ComputeConfig,
+    checkpoint: Path | None, on_event: EventHandler, stop: StopRequest,
 ) -> TrainingEnded:  # fmt: skip
     from training.base_loader import load_base
+    from training.finalize import finalize
     from training.progress_callback import ProgressCallback
     from training.trainer import TrainerConfig, add_lora, build_trainer, held_out_loss, restore
 
-    resume, start = _beginning(options, ground, checkpoint)
-    plan = TrainerConfig(material.learned, material.held_out, material.recipe, machine)
-    model = add_lora(load_base(ground.folder.path, machine), material.recipe, start)
-    _refuse_stopped(stop)
-    callback = ProgressCallback(report, stop, sum(len(example.ids) for example in plan.learned))
-    trainer = build_trainer(model, plan, options.output_dir, [callback], options.wandb)
-    report(Stage("measuring"))
+    resume_from, start_from = _starting_point(options, base, checkpoint)
+    config = TrainerConfig(data.learned, data.held_out, data.hyperparameters, compute)
+    model = add_lora(load_base(base.folder.path, compute), data.hyperparameters, start_from)
+    _check_not_stopped(stop)
+    tokens = sum(len(example.ids) for example in config.learned)
+    callback = ProgressCallback(on_event, stop, tokens)
+    trainer = build_trainer(model, config, options.output_dir, [callback], options.wandb)
+    on_event(Stage("measuring"))
     base_loss = held_out_loss(trainer, base=True)
     if base_loss is not None:
-        report(HeldOut(0, base_loss))
-    _refuse_stopped(stop)
-    report(Stage("training"))
-    if done := run_folder.ended(options.output_dir):
-        report(Note(LocalizedText("training_was_complete")))
-        restore(trainer, done)
+        on_event(HeldOut(0, base_loss))
+    _check_not_stopped(stop)
+    on_event(Stage("training"))
+    if ended_state := run_folder.ended_state(options.output_dir):
+        on_event(Note(LocalizedText("training_was_complete")))
+        restore(trainer, ended_state)
     else:
-        _to_the_end(trainer, resume, options.output_dir, report, stop)
-    from training.finalize import finalize
-
-    return finalize(options, ground, plan, material.data.digest, trainer, base_loss, report)
+        _train_to_end(trainer, resume_from, options.output_dir, on_event, stop)
+    return finalize(options, base, config, data.dataset.digest, trainer, base_loss, on_event)
 
 
-def _to_the_end(
-    trainer: Any, resume: Path | None, folder: Path, report: Report, stop: StopRequest
+def _train_to_end(
+    trainer: Any, resume_from: Path | None, folder: Path, on_event: EventHandler, stop: StopRequest
 ) -> None:
-    """Train, and note that it is done: what comes then can be interrupted, too.
+    """Trains, and saves the final state: the user can still interrupt the stages after it.
 
     Raises:
-        StoppedError: somebody asked for the end before.
+        StoppedError: the user asked to stop before the end.
     """
     from training.trainer import has_ended_early
 
-    if resume is not None:
-        run_folder.relocate_best_checkpoint(resume)
-        report(Note(LocalizedText("training_resumed", {"checkpoint": resume})))
-    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    if resume_from is not None:
+        run_folder.relocate_best_checkpoint(resume_from)
+        on_event(Note(LocalizedText("training_resumed", {"checkpoint": resume_from})))
+    trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
     state = trainer.state
-    if stop.asked and state.global_step < state.max_steps and not has_ended_early(trainer):
+    if stop.requested and state.global_step < state.max_steps and not has_ended_early(trainer):
         raise StoppedError(
             "training_interrupted",
             step=state.global_step,
             steps=state.max_steps,
             folder=folder,
         )
-    state.save_to_json(str(folder / ENDED))
+    state.save_to_json(str(folder / ENDED_STATE))
 
 
-def _refuse_stopped(stop: StopRequest) -> None:
-    if stop.asked:
+def _check_not_stopped(stop: StopRequest) -> None:
+    if stop.requested:
         raise StoppedError("training_interrupted_early")
 
 
-def _beginning(
-    options: TrainingOptions, ground: BaseContext, newest: Path | None
+def _starting_point(
+    options: TrainingOptions, base: BaseContext, newest: Path | None
 ) -> tuple[Path | None, Path | None]:
-    """A checkpoint to go on from, or an adapter to begin with, or neither.
+    """A checkpoint to continue from, or an adapter to start with, or neither.
 
     Raises:
         SettingsError: --resume_from_checkpoint names something else.
-        AdapterError: the adapter is another base's.
+        AdapterError: the adapter belongs to another base.
     """
-    named = options.resume_from
-    if named in (None, "last", "True"):
+    name = options.resume_from
+    if name in (None, "last", "True"):
         return newest, None
-    path = Path(str(named))
+    path = Path(str(name))
     if (path / STATE).is_file():
         return path, None
     if (path / CONFIG).is_file():
-        ground.refuse_foreign(path)
+        base.check_adapter_fits(path)
         return (newest, None) if newest else (None, path)
-    raise SettingsError(
-        "resume_path_unusable",
-        path=path,
-    )
+    raise SettingsError("resume_path_unusable", path=path)

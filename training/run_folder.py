@@ -1,7 +1,7 @@
-"""The output folder while a training runs: its checkpoints, and what they are checkpoints of.
+"""Manages the output folder of a training: checkpoints, the settings they fit, and its lock.
 
-Checkpoints lie inside of it, as transformers writes them. The adapter's own files come at the end,
-the configuration last, so that a running app sees nothing half-made.
+Checkpoints are inside it, in transformers' format. The adapter's files are moved there at the end,
+its configuration last, so that a running app never reads an incomplete adapter.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from model.folders.adapter_files import CONFIG
 from model.translations import LocalizedText
 from model.types import LinlyError, SettingsError
 
-RECIPE = "unfinished_training.json"  # what the checkpoints are made of
+SETTINGS = "unfinished_training.json"  # what the checkpoints depend on
 LOCK = ".lock"
-NEW = ".adapter"  # where the adapter is written and tried, before it counts
+STAGING = ".adapter"  # where the adapter is written and checked
 CHECKPOINT = "checkpoint-"
-STATE = "trainer_state.json"  # what transformers writes last
-ENDED = "ended_training.json"  # the same of a training that has come to its end
-BEST = "best_model_checkpoint"  # in it: a path, as it was spelt then
-FULL = (errno.ENOSPC, errno.EDQUOT)
-REFUSED = (
-    *FULL,
+STATE = "trainer_state.json"  # transformers writes it last
+ENDED_STATE = "ended_training.json"  # the same for a training that is done
+BEST = "best_model_checkpoint"  # a key in both: the best checkpoint's path when it was saved
+DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT)
+WRITE_ERRORS = (
+    *DISK_FULL_ERRORS,
     errno.EACCES,
     errno.EPERM,
     errno.EROFS,
@@ -40,7 +40,7 @@ REFUSED = (
 
 
 class FolderTakenError(SettingsError):
-    """The output folder holds something else."""
+    """The output folder contains something else."""
 
     code = "folder_taken"
 
@@ -52,105 +52,97 @@ class WriteError(LinlyError):
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether an adapter lies there."""
+    """Whether the folder has an adapter."""
     return (folder / CONFIG).is_file()
 
 
 def check_destination(folder: Path) -> None:
-    """A training goes into a new folder, an empty one, or its own unfinished one.
+    """Accepts a new folder, an empty one, or one with an unfinished training.
 
     Raises:
-        FolderTakenError: there is something else.
+        FolderTakenError: it contains something else.
     """
     if is_finished(folder):
-        _clean(folder)  # of what a process that was killed right there has left
-        raise FolderTakenError(
-            "output_dir_has_adapter",
-            folder=folder,
-        )
+        _remove_training_files(folder)  # a process may have been killed just before it did so
+        raise FolderTakenError("output_dir_has_adapter", folder=folder)
     if folder.exists() and not folder.is_dir():
         raise FolderTakenError("output_dir_is_file", folder=folder)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / RECIPE).is_file():
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / SETTINGS).is_file():
         raise FolderTakenError("output_dir_not_empty", folder=folder)
 
 
 @contextmanager
-def run_folder(folder: Path, recipe: Mapping[str, Any]) -> Iterator[Path | None]:
-    """Claim `folder` for a training by `recipe`; gives the checkpoint to go on from, if any.
+def run_folder(folder: Path, settings: Mapping[str, Any]) -> Iterator[Path | None]:
+    """Locks `folder` for a training with `settings`; yields the checkpoint to continue from.
 
     Raises:
-        FolderTakenError: it holds something else, or another process trains there.
+        FolderTakenError: it contains something else, or another process trains there.
         WriteError: it cannot be written, or the disk is full.
     """
     check_destination(folder)
     with translate_os_errors(folder), _locked(folder):
-        _refuse_other_recipe(folder, recipe)
-        note = json.dumps(recipe, indent=1, ensure_ascii=False)
-        (folder / RECIPE).write_text(note + "\n", encoding="utf-8")
-        shutil.rmtree(folder / NEW, ignore_errors=True)
+        _check_same_settings(folder, settings)
+        text = json.dumps(settings, indent=1, ensure_ascii=False)
+        (folder / SETTINGS).write_text(text + "\n", encoding="utf-8")
+        shutil.rmtree(folder / STAGING, ignore_errors=True)
         yield _newest_checkpoint(folder)
 
 
-def finish_folder(folder: Path) -> None:
-    """The adapter in `folder`/.adapter becomes the folder's own; checkpoints go."""
-    new = folder / NEW
-    for path in sorted(new.iterdir(), key=lambda path: path.name == CONFIG):
+def publish_adapter(folder: Path) -> None:
+    """Moves the adapter from the staging folder into `folder`, and removes the checkpoints."""
+    staging = folder / STAGING
+    for path in sorted(staging.iterdir(), key=lambda path: path.name == CONFIG):
         path.replace(folder / path.name)
-    new.rmdir()
-    _clean(folder)
+    staging.rmdir()
+    _remove_training_files(folder)
 
 
-def _clean(folder: Path) -> None:
-    """What a training needs and an adapter does not."""
-    if not (folder / RECIPE).is_file():
-        return  # then what looks like it is somebody else's
+def _remove_training_files(folder: Path) -> None:
+    if not (folder / SETTINGS).is_file():
+        return  # then files with these names are not this program's
     for checkpoint in checkpoints(folder):
         shutil.rmtree(checkpoint)
-    (folder / ENDED).unlink(missing_ok=True)
-    (folder / RECIPE).unlink()
+    (folder / ENDED_STATE).unlink(missing_ok=True)
+    (folder / SETTINGS).unlink()
 
 
 def relocate_best_checkpoint(checkpoint: Path) -> None:
-    """Have a checkpoint's state name the best one where it lies now, beside it.
+    """Corrects the path of the best checkpoint in a checkpoint's state, if the folder was moved.
 
     Raises:
-        FolderTakenError: it is not there any more.
+        FolderTakenError: the best checkpoint is missing.
     """
     state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
     if state.get(BEST) is None:
         return
     best = checkpoint.parent / Path(state[BEST]).name
     if not best.is_dir():
-        raise FolderTakenError(
-            "best_checkpoint_missing",
-            best=best,
-            run_folder=checkpoint.parent,
-        )
+        raise FolderTakenError("best_checkpoint_missing", best=best, run_folder=checkpoint.parent)
     state[BEST] = str(best)
     new = checkpoint / f"{STATE}.new"
     new.write_text(json.dumps(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     new.replace(checkpoint / STATE)
 
 
-def ended(folder: Path) -> Path | None:
-    """The state of a training that has come to its end, if what it came to still lies there."""
+def ended_state(folder: Path) -> Path | None:
+    """The state of a training that is done, if its best checkpoint still exists."""
     try:
-        state = json.loads((folder / ENDED).read_text(encoding="utf-8"))
+        state = json.loads((folder / ENDED_STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return folder / ENDED if outcome(folder, state).is_dir() else None
+    return folder / ENDED_STATE if best_checkpoint(folder, state).is_dir() else None
 
 
-def outcome(folder: Path, state: Mapping[str, Any]) -> Path:
-    """The checkpoint that an ended training has come to: the best, else the last."""
+def best_checkpoint(folder: Path, state: Mapping[str, Any]) -> Path:
+    """The best checkpoint of a training, else its last one."""
     last = f"{CHECKPOINT}{state['global_step']}"
     return folder / Path(state.get(BEST) or last).name
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """From the oldest to the newest, torn ones too."""
-    found = [p for p in folder.glob(f"{CHECKPOINT}*") if _step(p) is not None]
-    return sorted(found, key=lambda path: _step(path) or 0)
+    """All checkpoints, from the oldest to the newest, incomplete ones too."""
+    paths = [p for p in folder.glob(f"{CHECKPOINT}*") if _step(p) is not None]
+    return sorted(paths, key=lambda path: _step(path) or 0)
 
 
 def _step(path: Path) -> int | None:
@@ -159,7 +151,7 @@ def _step(path: Path) -> int | None:
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole one; those that a killed process left half-written are removed."""
+    """The newest complete checkpoint; removes those that a killed process left incomplete."""
     for path in reversed(checkpoints(folder)):
         try:
             json.loads((path / STATE).read_text(encoding="utf-8"))
@@ -170,30 +162,26 @@ def _newest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def _refuse_other_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
-    note = folder / RECIPE
-    if not note.is_file() or not checkpoints(folder):
+def _check_same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    file = folder / SETTINGS
+    if not file.is_file() or not checkpoints(folder):
         return
     try:
-        before = json.loads(note.read_text(encoding="utf-8"))
+        before = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         before = {}
-    changed = [key for key in recipe if recipe[key] != before.get(key)]
+    changed = [key for key in settings if settings[key] != before.get(key)]
     if changed:
         key = changed[0]
-        was, now = (str(each.get(key))[:60] for each in (before, recipe))
+        was, now = (str(each.get(key))[:60] for each in (before, settings))
         raise FolderTakenError(
-            "output_dir_other_settings",
-            folder=folder,
-            key=key,
-            was=was,
-            now=now,
+            "output_dir_other_settings", folder=folder, key=key, was=was, now=now
         )
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Only one process at a time trains into a folder."""
+    """Makes sure that one process at a time trains into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
@@ -205,23 +193,19 @@ def _locked(folder: Path) -> Iterator[None]:
     finally:
         lock.release()
         (folder / LOCK).unlink(missing_ok=True)
-        with suppress(OSError):  # not empty, in most cases
+        with suppress(OSError):  # usually it is not empty
             if not (folder / CONFIG).exists() and not checkpoints(folder):
-                (folder / RECIPE).unlink(missing_ok=True)
+                (folder / SETTINGS).unlink(missing_ok=True)
                 folder.rmdir()
 
 
 @contextmanager
 def translate_os_errors(folder: Path) -> Iterator[None]:
-    """What the system says about writing, in a sentence.
-
-    Raises:
-        WriteError
-    """
+    """Turns the system's errors about writing into a WriteError."""
     try:
         yield
     except OSError as error:
-        if error.errno in REFUSED:
+        if error.errno in WRITE_ERRORS:
             raise _write_error(folder, error) from error
         raise
     except Exception as error:  # torch and safetensors have errors of their own for a full disk
@@ -231,10 +215,9 @@ def translate_os_errors(folder: Path) -> Iterator[None]:
 
 
 def _write_error(folder: Path, error: OSError) -> WriteError:
-    kept = _newest_checkpoint(folder) if folder.is_dir() else None
-    rest = LocalizedText("checkpoint_kept", {"name": kept.name}) if kept else ""
-    if error.errno in FULL:
-        return WriteError("training_disk_full", folder=folder, rest=rest)
-    return WriteError(
-        "folder_unwritable", folder=folder, reason=error.strerror or error, remedy=rest
-    )
+    checkpoint = _newest_checkpoint(folder) if folder.is_dir() else None
+    kept = LocalizedText("checkpoint_kept", {"name": checkpoint.name}) if checkpoint else ""
+    if error.errno in DISK_FULL_ERRORS:
+        return WriteError("training_disk_full", folder=folder, checkpoint=kept)
+    reason = error.strerror or error
+    return WriteError("folder_unwritable", folder=folder, reason=reason, remedy=kept)

@@ -16,7 +16,7 @@ import pytest
 
 from model.types import Emit, EngineRequest, LinlyError
 from terminal import batch
-from terminal.batch import WINDOW, Result, in_order
+from terminal.batch import WINDOW, Record, in_order
 from terminal.jsonl import BatchRow
 from terminal.options import RequestDefaults, read_options
 from tests.fake import FakeEngine, echo, fake_load
@@ -43,9 +43,9 @@ def run(
     """The exit status."""
     argv = ["--data_file", str(source), *flags]
     options = read_options(argv, {}, has_keyboard=True)
-    wishes = replace(options.defaults, adapter=adapter)
+    defaults = replace(options.defaults, adapter=adapter)
     load = fake_load(engine or FakeEngine(echo), fail=fail)
-    return batch.run(replace(options, output_file=target), wishes, load)
+    return batch.run(replace(options, output_file=target), defaults, load)
 
 
 def results(path: Path) -> list[dict[str, Any]]:
@@ -93,7 +93,10 @@ def some_fail(prompt: str, request: EngineRequest) -> list[str]:
 def test_a_reply_that_fails_leaves_the_others_alone(source: Path, target: Path) -> None:
     assert run(source, target, engine=FakeEngine(some_fail)) == 1
     found = results(target)
-    assert found[2] == {"line": 3, "error": "There was not enough memory for this reply."}
+    assert found[2] == {
+        "line": 3,
+        "error": "There was not enough memory for this reply. Ask again with a shorter chat.",
+    }
     assert [result.get("reply") for result in found[3:]] == expected()[3:]
 
 
@@ -162,11 +165,11 @@ def test_the_first_being_slow_holds_back_a_bounded_number() -> None:
             read.append(number)
             yield BatchRow(number)
 
-    async def collect() -> tuple[int, list[Result]]:
+    async def collect() -> tuple[int, list[Record]]:
         others = asyncio.Event()
         read_by_then = 0
 
-        async def answer(row: BatchRow) -> Result:
+        async def answer(row: BatchRow) -> Record:
             nonlocal read_by_then
             if row.number == 0:
                 await others.wait()
@@ -197,7 +200,7 @@ def test_a_result_does_not_wait_for_the_next_line() -> None:
             yield BatchRow(1)
             assert more.wait(SECONDS)
 
-        async def answer(row: BatchRow) -> Result:
+        async def answer(row: BatchRow) -> Record:
             return {"line": row.number}
 
         nonlocal answered
@@ -214,10 +217,10 @@ def test_an_error_while_reading_comes_out() -> None:
         yield BatchRow(1)
         raise OSError("gone")
 
-    async def answer(row: BatchRow) -> Result:
+    async def answer(row: BatchRow) -> Record:
         return {}
 
-    async def collect() -> list[Result]:
+    async def collect() -> list[Record]:
         return [result async for result in in_order(rows(), answer, 2)]
 
     with pytest.raises(OSError, match="gone"):
@@ -311,7 +314,7 @@ def test_ctrl_c_keeps_what_is_written_and_says_how_to_go_on(
     status = run(source, target, "--max_sequences", "1", engine=FakeEngine(stops_itself))
     assert status == 1
     assert capfd.readouterr().err == (
-        f"Interrupted. {target} holds 3 results: the same command goes on behind them.\n"
+        f"Interrupted. {target} holds 3 results: the same command continues after them.\n"
     )
     assert replies(target) == expected(last=3)
     assert run(source, target) == 0
@@ -369,5 +372,5 @@ def test_a_model_that_does_not_load_is_one_sentence(source: Path, target: Path) 
         run(source, target, fail=LinlyError("nothing there"))
 
 
-def test_the_default_wishes_are_those_of_a_chat() -> None:
+def test_the_default_defaults_are_those_of_a_chat() -> None:
     assert RequestDefaults() == read_options(["--data_file", "f"], {}, has_keyboard=True).defaults

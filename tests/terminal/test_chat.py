@@ -57,7 +57,7 @@ def talk(
         Keys(*lines),
     )
     converse(chat, keys)
-    return chat, chat.screen, keys
+    return chat, chat.console, keys
 
 
 def said(chat: TerminalChat) -> list[tuple[str, str]]:

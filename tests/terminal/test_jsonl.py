@@ -12,7 +12,7 @@ from model.config.settings import CHECKOUT
 from model.text.prompt import PromptTemplate, load_templates
 from model.types import Message
 from terminal.jsonl import BatchRow, read_rows
-from training.formats import messages_of
+from training.formats import read_messages
 
 
 def rows(data: bytes | str) -> list[BatchRow]:
@@ -38,7 +38,7 @@ CHAT = '[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 )
 def test_a_question_in_each_form(line: str, asked: str) -> None:
     (row,) = rows(line + "\n")
-    assert row.written(PromptTemplate("plain", "")) == (Message("user", asked),)
+    assert row.to_messages(PromptTemplate("plain", "")) == (Message("user", asked),)
     assert row.problem == ""
 
 
@@ -47,7 +47,7 @@ def test_an_input_is_written_as_training_writes_it() -> None:
     row = {"instruction": "Add {input}", "input": "1 2", "output": "3"}
     (read,) = rows(json.dumps(row))
     for template in load_templates(CHECKOUT / "prompts").values():
-        assert read.written(template) == messages_of(row, template)[:-1]
+        assert read.to_messages(template) == read_messages(row, template)[:-1]
 
 
 def test_messages() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from model.config.settings import CHECKOUT
 from model.types import AdapterError, LinlyError, UnknownModelError
-from terminal.startup import find_adapter, refuse_broken
+from terminal.startup import check_adapter_folder, find_adapter
 
 ADAPTERS = CHECKOUT / "adapters"
 
@@ -68,7 +68,7 @@ def test_anything_else_is_one_sentence(
 
 def test_a_broken_one_is_refused_with_its_reason(home: Path) -> None:
     path = home / "fintune-Linly"
-    refuse_broken(path, {"model"})
+    check_adapter_folder(path, {"model"})
     (path / "adapter_model.safetensors").write_bytes(b"torn")
     with pytest.raises(AdapterError, match="The adapter 'fintune-Linly' is broken: "):
-        refuse_broken(path, {"model"})
+        check_adapter_folder(path, {"model"})

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from model.types import Message
-from training.collator import collate, dataset
+from training.collator import collate, training_rows
 from training.dataset import TrainingChat
 from training.encoding import IGNORED, Example
 
@@ -32,7 +32,7 @@ def model(tiny_folder: Path) -> Any:
 
 
 def test_a_batch_is_one_row_and_asks_for_needed_logits_alone() -> None:
-    batch = collate(dataset(EXAMPLES[:2]))
+    batch = collate(training_rows(EXAMPLES[:2]))
     filler = 32 - 7
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9, 5, 6] + [0] * filler]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 0, 1, *range(filler)]]
@@ -53,7 +53,7 @@ def test_loss_and_gradients_are_those_of_the_examples_alone(model: Any) -> None:
     alone.backward()
     wanted = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    together = model(**collate(dataset(EXAMPLES)), num_items_in_batch=1).loss
+    together = model(**collate(training_rows(EXAMPLES)), num_items_in_batch=1).loss
     together.backward()
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
     assert wanted

@@ -10,7 +10,7 @@ import pytest
 
 from model.config.settings import CHECKOUT
 from model.text.prompt import PromptTemplate
-from training.dataset import choose, local_data, read_data
+from training.dataset import choose_data_file, read_data, resolve_data_path
 from training.parsing import DataError
 
 PLAIN = PromptTemplate("plain", "")
@@ -66,18 +66,20 @@ def test_the_shipped_dialogues_are_whole(name: str) -> None:
 def test_a_near_miss_is_answered_with_what_is_there(tmp_path: Path) -> None:
     path = write(tmp_path / "revised_dialog.json", ["[]"])
     with pytest.raises(DataError, match=r"Did you mean .*revised_dialog\.json"):
-        local_data(str(tmp_path / "revised_dialogue.json"))
-    assert local_data(str(path)) == path
+        resolve_data_path(str(tmp_path / "revised_dialogue.json"))
+    assert resolve_data_path(str(path)) == path
 
 
 def test_without_a_network_a_data_set_is_named_in_a_sentence() -> None:
     with pytest.raises(DataError, match="There is no file org/name here, and HF_HUB_OFFLINE"):
-        local_data("org/name")
+        resolve_data_path("org/name")
 
 
 def test_the_file_of_a_data_set_is_the_one_for_training() -> None:
-    assert choose(["README.md", "data/test.jsonl", "data/train.jsonl"]) == "data/train.jsonl"
-    assert choose(["b.json", "alpaca_data_cleaned.json", "dataset_infos.json"]) == (
+    assert (
+        choose_data_file(["README.md", "data/test.jsonl", "data/train.jsonl"]) == "data/train.jsonl"
+    )
+    assert choose_data_file(["b.json", "alpaca_data_cleaned.json", "dataset_infos.json"]) == (
         "alpaca_data_cleaned.json"
     )
-    assert choose(["data.parquet"]) is None
+    assert choose_data_file(["data.parquet"]) is None

@@ -13,7 +13,7 @@ from model.text.tokenizer import Tokenizer
 from model.types import Message
 from tests.tiny import TEMPLATE
 from training.dataset import TrainingChat
-from training.encoding import IGNORED, Encoder, Example, split
+from training.encoding import IGNORED, Encoder, Example, split_held_out
 
 TEMPLATES = {
     **load_templates(CHECKOUT / "prompts"),
@@ -67,8 +67,8 @@ def test_everything_is_learned_when_asked(tokenizer: Tokenizer) -> None:
 def test_a_long_chat_loses_its_last_turns_whole(tokenizer: Tokenizer) -> None:
     short = encode(tokenizer, chat("The fox", "jumps."))
     long = encode(tokenizer, chat("The fox", "jumps.", "x = 1", "+ 2"), len(short.ids) + 3)
-    assert (long.ids, long.labels, long.cut) == (short.ids, short.labels, True)
-    assert not short.cut
+    assert (long.ids, long.labels, long.truncated) == (short.ids, short.labels, True)
+    assert not short.truncated
 
 
 def test_a_single_turn_that_is_too_long_loses_its_end(tokenizer: Tokenizer) -> None:
@@ -100,7 +100,7 @@ def test_an_enormous_row_is_shortened_before_it_is_read(tokenizer: Tokenizer) ->
 
     encoder = Encoder(TEMPLATES["model"], Watching(), 100)  # type: ignore[arg-type]
     (example,), _ = encoder.encode([chat("Hi", "ab" * 5_000_000)])
-    assert example.cut
+    assert example.truncated
     assert len(example.ids) == 100
     assert max(seen) < 20_000
     assert example.ids == encode(tokenizer, chat("Hi", "ab" * 2000), 100).ids
@@ -120,16 +120,16 @@ def numbered(*numbers: int) -> list[Example]:
 
 def test_the_split_follows_the_seed_and_loses_nothing() -> None:
     examples = numbered(*range(50))
-    learned_part, held_out = split(examples, 5, seed=1)
+    learned_part, held_out = split_held_out(examples, 5, seed=1)
     assert len(held_out) == 5
     assert sorted([*learned_part, *held_out], key=lambda e: e.ids) == examples
-    assert split(examples, 5, seed=1) == (learned_part, held_out)
-    assert split(examples, 5, seed=2)[1] != held_out
-    assert split(examples, 0, seed=1) == (examples, [])
+    assert split_held_out(examples, 5, seed=1) == (learned_part, held_out)
+    assert split_held_out(examples, 5, seed=2)[1] != held_out
+    assert split_held_out(examples, 0, seed=1) == (examples, [])
 
 
 def test_what_is_held_out_is_not_learned_under_another_line() -> None:
     examples = numbered(*[1, 2, 3, 4] * 10)
-    learned_part, held_out = split(examples, 1, seed=3)
+    learned_part, held_out = split_held_out(examples, 1, seed=3)
     assert len(learned_part) == 30
     assert held_out[0] not in learned_part

@@ -170,7 +170,9 @@ def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_goes_on(
     """To the same weights as without the interruption."""
     flags = ("--num_epochs", "4", "--early_stopping_patience", "1")
     assert train("whole", *flags) == 0
-    monkeypatch.setattr("training.progress_bar.Terminal.__call__", lambda self, event: stop(event))
+    monkeypatch.setattr(
+        "training.progress_bar.ProgressBar.__call__", lambda self, event: stop(event)
+    )
     stop = StopAfter(13)
     assert train("mine", *flags) == 1
     err = capsys.readouterr().err
@@ -235,7 +237,7 @@ def test_what_was_interrupted_behind_its_end_is_finished(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(finalize, "save", interrupt)
+    monkeypatch.setattr(finalize, "save_adapter", interrupt)
     assert train("mine", *flags) == 1
     assert "Interrupted. The same command goes on" in capsys.readouterr().err
     monkeypatch.undo()
@@ -259,7 +261,9 @@ def test_a_folder_that_was_moved_goes_on_from_its_best(
     flags = ("--num_epochs", "4", "--learning_rate", "0.5", "--early_stopping_patience", "0")
     assert train("whole", *flags) == 0
     stop = StopAfter(40)
-    monkeypatch.setattr("training.progress_bar.Terminal.__call__", lambda self, event: stop(event))
+    monkeypatch.setattr(
+        "training.progress_bar.ProgressBar.__call__", lambda self, event: stop(event)
+    )
     assert train("first", *flags) == 1
     monkeypatch.undo()
     newest = run_folder.checkpoints(tmp_path / "first")[-1]
@@ -277,7 +281,9 @@ def test_without_its_best_checkpoint_it_does_not_go_on(
 ) -> None:  # fmt: skip
     flags = ("--num_epochs", "4", "--learning_rate", "0.5", "--early_stopping_patience", "0")
     stop = StopAfter(40)
-    monkeypatch.setattr("training.progress_bar.Terminal.__call__", lambda self, event: stop(event))
+    monkeypatch.setattr(
+        "training.progress_bar.ProgressBar.__call__", lambda self, event: stop(event)
+    )
     assert train("mine", *flags) == 1
     monkeypatch.undo()
     shutil.rmtree(run_folder.checkpoints(tmp_path / "mine")[0])
@@ -291,7 +297,7 @@ def test_what_a_kill_has_left_beside_an_adapter_is_cleared_away(
 ) -> None:
     assert train("mine", "--num_epochs", "1") == 0
     (tmp_path / "mine" / "checkpoint-5").mkdir()
-    (tmp_path / "mine" / run_folder.RECIPE).write_text("{}", encoding="utf-8")
+    (tmp_path / "mine" / run_folder.SETTINGS).write_text("{}", encoding="utf-8")
     assert train("mine") == 2
     assert not (tmp_path / "mine" / "checkpoint-5").exists()
     assert (tmp_path / "mine" / "adapter_config.json").exists()
@@ -380,8 +386,8 @@ def test_weights_that_were_lost_while_saving_are_noticed(
         ),
         (lambda found: {}, "broken"),
     ):
-        trained = finalize._trained
-        monkeypatch.setattr(finalize, "_trained", lambda model: lose(trained(model)))  # noqa: B023
+        trained = finalize._trained_weights
+        monkeypatch.setattr(finalize, "_trained_weights", lambda model: lose(trained(model)))  # noqa: B023
         assert train("mine", "--num_epochs", "1") == 1
         err = capsys.readouterr().err
         assert "The adapter that was saved is broken" in err
@@ -489,7 +495,7 @@ def test_eval_measures_base_and_adapter_side_by_side(
 def test_a_signal_that_comes_twice_ends_at_once() -> None:
     with stoppable() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop == StopRequest(asked=True)
+        assert stop == StopRequest(requested=True)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 

@@ -9,14 +9,14 @@ import pytest
 from model.config.settings import CHECKOUT
 from model.text.prompt import PromptTemplate, load_templates
 from model.types import Message
-from training.formats import RowError, messages_of
+from training.formats import RowError, read_messages
 
 PLAIN = PromptTemplate("plain", "")
 TEMPLATES = load_templates(CHECKOUT / "prompts")
 
 
 def said(row: Any, template: PromptTemplate = PLAIN) -> list[tuple[str, str]]:
-    return [(m.role, m.content) for m in messages_of(row, template)]
+    return [(m.role, m.content) for m in read_messages(row, template)]
 
 
 ASKED = [("user", "Hi"), ("assistant", "Hello")]
@@ -69,11 +69,11 @@ def test_openais_developer_speaks_as_system() -> None:
 def test_an_input_is_written_as_the_template_wants_it() -> None:
     row = {"instruction": "Translate {input}.", "input": "{instruction} 世界", "output": "world"}
     assert said(row)[0] == ("user", "Translate {input}.\n{instruction} 世界")
-    system, question, _ = messages_of(row, TEMPLATES["alpaca"])
+    system, question, _ = read_messages(row, TEMPLATES["alpaca"])
     assert system.role == "system"
     assert "paired with an input" in system.content
     assert question == Message("user", "Translate {input}.\n\n### Input:\n{instruction} 世界")
-    short = messages_of(row, TEMPLATES["alpaca_short"])
+    short = read_messages(row, TEMPLATES["alpaca_short"])
     assert [m.role for m in short] == ["user", "assistant"]
 
 
@@ -107,5 +107,5 @@ def test_an_input_is_written_as_the_template_wants_it() -> None:
 )  # fmt: skip
 def test_rows_that_are_no_chats_tell_why(row: Any, reason: str) -> None:
     with pytest.raises(RowError) as caught:
-        messages_of(row, PLAIN)
+        read_messages(row, PLAIN)
     assert reason in str(caught.value)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import pytest
 
 from model.types import SettingsError
-from training.hyperparameters import LINEAR, Hyperparameters, held_out_size, resolve
+from training.hyperparameters import (
+    LINEAR_MODULES,
+    Hyperparameters,
+    held_out_size,
+    resolve_hyperparameters,
+)
 from training.options import read_options
 
 
 def recipe(learned: int, held_out: int, *flags: str, width: int = 5120) -> Hyperparameters:
     options = read_options(["--data_path", "d", *flags])
-    return resolve(options.hyperparameters, learned, held_out, width)
+    return resolve_hyperparameters(options.hyperparameters, learned, held_out, width)
 
 
 def test_a_hundred_dialogues_get_steps_enough() -> None:
@@ -74,7 +79,7 @@ def test_flags_of_old_commands_are_taken() -> None:
         read_options(["--data_path", "d", "--lora_target_modules", "all"]).hyperparameters[
             "lora_target_modules"
         ]
-        == LINEAR
+        == LINEAR_MODULES
     )
 
 

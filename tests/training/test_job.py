@@ -201,10 +201,10 @@ def test_nobody_reads_its_events_any_more() -> None:
         "import sys, time\n"
         "from training.events import Stage\n"
         "from training.interrupt import stoppable\n"
-        "from training.progress_bar import print_line\n"
+        "from training.progress_bar import print_json\n"
         "with stoppable() as stop:\n"
-        "    while not stop.asked:\n"
-        "        print_line(Stage('data'))\n"
+        "    while not stop.requested:\n"
+        "        print_json(Stage('data'))\n"
         "print('lost', flush=True)\n"
         "sys.exit(7)"
     )

@@ -50,7 +50,7 @@ def test_it_ends_when_asked_with_a_checkpoint() -> None:
     control = SimpleNamespace(should_save=False, should_training_stop=False)
     telling.on_step_end(None, state(3, 0.1), control)
     assert not control.should_training_stop
-    stop.asked = True
+    stop.requested = True
     telling.on_step_end(None, state(4, 0.1), control)
     assert control.should_save
     assert control.should_training_stop

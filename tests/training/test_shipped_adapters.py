@@ -50,7 +50,7 @@ def test_the_same_command_makes_the_same_steps(
 
     def hear(event: Event) -> None:
         told.append(event)
-        stop.asked |= isinstance(event, Step) and event.step == STEPS
+        stop.requested |= isinstance(event, Step) and event.step == STEPS
 
     with pytest.raises(StoppedError):
         fine_tune(options, hear, stop)
