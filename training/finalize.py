@@ -86,7 +86,7 @@ def save_adapter(model: Any, folder: Path, base_name: str) -> None:
     """Writes peft's files, with weights in float16: half the size, and precise enough."""
     # The base's name instead of a path on this machine.
     model.peft_config["default"].base_model_name_or_path = base_name
-    weights = {name: tensor.half() for name, tensor in _trained_weights(model).items()}
+    weights = {name: tensor.half() for name, tensor in trained_weights(model).items()}
     # The base's vocabulary is never changed here, so peft need not look for its configuration.
     model.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
     for path in folder.iterdir():
@@ -100,7 +100,8 @@ def _umask() -> int:
     return mask
 
 
-def _trained_weights(model: Any) -> dict[str, Any]:
+def trained_weights(model: Any) -> dict[str, Any]:
+    """The adapter's weights by name."""
     return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
 
 

@@ -1,4 +1,4 @@
-"""Screens that tests can read."""
+"""Consoles whose output tests can read."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import io
 from terminal.console import Console
 
 
-class Terminal(io.StringIO):
-    """Text that was printed on a terminal."""
+class TerminalStream(io.StringIO):
+    """A stream that says that it is a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
-def screen(*, terminal: bool = False) -> Console:
-    kind = Terminal if terminal else io.StringIO
+def make_console(*, terminal: bool = False) -> Console:
+    kind = TerminalStream if terminal else io.StringIO
     return Console(kind(), kind())
 
 
-def printed(shown: Console) -> str:
-    assert isinstance(shown.out, io.StringIO)
-    return shown.out.getvalue()
+def printed(console: Console) -> str:
+    assert isinstance(console.out, io.StringIO)
+    return console.out.getvalue()
 
 
-def complaints(shown: Console) -> list[str]:
-    assert isinstance(shown.err, io.StringIO)
-    return shown.err.getvalue().splitlines()
+def errors(console: Console) -> list[str]:
+    assert isinstance(console.err, io.StringIO)
+    return console.err.getvalue().splitlines()

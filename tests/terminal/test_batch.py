@@ -1,4 +1,4 @@
-"""Files of questions over a fake engine: order, bounds, resuming, and every bad file."""
+"""Batches with a fake engine: results and their order, resuming, and files that are refused."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from model.types import Emit, EngineRequest, LinlyError
 from terminal import batch
 from terminal.batch import WINDOW, Record, in_order
 from terminal.jsonl import BatchRow
-from terminal.options import RequestDefaults, read_options
+from terminal.options import read_options
 from tests.fake import FakeEngine, echo, fake_load
 
-SECONDS = 20  # after which something hangs
+TIMEOUT_SECONDS = 20
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def run(
     source: Path, target: Path | None, *flags: str, engine: FakeEngine | None = None,
     adapter: str | None = None, fail: Exception | None = None,
 ) -> int:  # fmt: skip
-    """The exit status."""
+    """Answers `source`; returns the exit status."""
     argv = ["--data_file", str(source), *flags]
     options = read_options(argv, {}, has_keyboard=True)
     defaults = replace(options.defaults, adapter=adapter)
@@ -56,11 +56,11 @@ def replies(path: Path) -> list[str]:
     return [result["reply"] for result in results(path)]
 
 
-def expected(who: str = "base", last: int = 7) -> list[str]:
-    return [f"{who} heard: question {n} " for n in range(1, last + 1)]
+def expected(model: str = "base", last: int = 7) -> list[str]:
+    return [f"{model} heard: question {n} " for n in range(1, last + 1)]
 
 
-def test_a_row_keeps_its_fields_and_gets_a_reply(source: Path, target: Path) -> None:
+def test_a_record_has_the_rows_fields_and_the_reply(source: Path, target: Path) -> None:
     source.write_text('{"id": 7, "prompt": "你好", "adapter": "other"}\n')
     assert run(source, target, adapter="pirate") == 0
     text = target.read_text()
@@ -72,7 +72,7 @@ def test_a_row_keeps_its_fields_and_gets_a_reply(source: Path, target: Path) -> 
     }  # fmt: skip
 
 
-def test_bad_lines_stand_in_their_places(
+def test_bad_lines_have_errors_in_their_places(
     source: Path, target: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     source.write_text('a\n{"prompt": 3}\n\nb\n[]\n')
@@ -86,27 +86,27 @@ def test_bad_lines_stand_in_their_places(
     )  # fmt: skip
 
 
-def some_fail(prompt: str, request: EngineRequest) -> list[str]:
+def fails_on_3(prompt: str, request: EngineRequest) -> list[str]:
     return ["half ", "<fail>"] if "question 3" in prompt else echo(prompt, request)
 
 
-def test_a_reply_that_fails_leaves_the_others_alone(source: Path, target: Path) -> None:
-    assert run(source, target, engine=FakeEngine(some_fail)) == 1
-    found = results(target)
-    assert found[2] == {
+def test_a_failed_reply_does_not_affect_the_others(source: Path, target: Path) -> None:
+    assert run(source, target, engine=FakeEngine(fails_on_3)) == 1
+    records = results(target)
+    assert records[2] == {
         "line": 3,
         "error": "There was not enough memory for this reply. Ask again with a shorter chat.",
     }
-    assert [result.get("reply") for result in found[3:]] == expected()[3:]
+    assert [result.get("reply") for result in records[3:]] == expected()[3:]
 
 
-def test_a_line_that_is_too_long_is_its_own_problem(source: Path, target: Path) -> None:
+def test_a_line_that_is_too_long_gets_an_error(source: Path, target: Path) -> None:
     source.write_text(f"short\n{'long ' * 500}\nshort\n")
     assert run(source, target) == 1
     assert "room for" in results(target)[1]["error"]
 
 
-class Dying(FakeEngine):
+class StoppingEngine(FakeEngine):
     """Stops for good at question 4."""
 
     def submit(self, request: EngineRequest, emit: Emit) -> None:
@@ -115,21 +115,21 @@ class Dying(FakeEngine):
         super().submit(request, emit)
 
 
-def dies(prompt: str, request: EngineRequest) -> list[str]:
+def fails_on_4(prompt: str, request: EngineRequest) -> list[str]:
     return ["<fail>"] if "question 4" in prompt else echo(prompt, request)
 
 
-def test_an_engine_that_has_stopped_ends_it_and_can_be_gone_on_with(
+def test_a_stopped_engine_ends_the_batch_and_another_run_continues_it(
     source: Path, target: Path
 ) -> None:
     with pytest.raises(LinlyError, match="The engine stopped"):
-        run(source, target, "--max_sequences", "1", engine=Dying(dies))
+        run(source, target, "--max_sequences", "1", engine=StoppingEngine(fails_on_4))
     assert replies(target) == expected(last=3)
     assert run(source, target) == 0
     assert replies(target) == expected()
 
 
-def test_seeds_belong_to_lines(source: Path, target: Path) -> None:
+def test_each_line_has_its_own_seed(source: Path, target: Path) -> None:
     for flags, seeds in (["--seed", "5"], {6, 7, 8, 9, 10, 11, 12}), ([], {None}):
         engine = FakeEngine(echo)
         target.unlink(missing_ok=True)
@@ -137,27 +137,27 @@ def test_seeds_belong_to_lines(source: Path, target: Path) -> None:
         assert {request.sampling.seed for request in engine.requests} == seeds
 
 
-class Crowd(FakeEngine):
-    """Lets the first three replies go once all three are there; remembers how many there were."""
+class CountingEngine(FakeEngine):
+    """Holds the first three replies until all three are submitted; counts the running ones."""
 
-    most = 0
+    max_running = 0
 
     def submit(self, request: EngineRequest, emit: Emit) -> None:
         super().submit(request, emit)
-        self.most = max(self.most, self.status().running)
+        self.max_running = max(self.max_running, self.status().running)
         if len(self.requests) == 3:
             self.tick(10_000)
 
 
-def test_as_many_at_once_as_are_allowed(source: Path, target: Path) -> None:
-    engine = Crowd(echo, ticking=True)
+def test_max_sequences_replies_run_at_once(source: Path, target: Path) -> None:
+    engine = CountingEngine(echo, ticking=True)
     assert run(source, target, "--max_sequences", "3", engine=engine) == 0
-    assert engine.most == 3
+    assert engine.max_running == 3
     assert replies(target) == expected()
 
 
-def test_the_first_being_slow_holds_back_a_bounded_number() -> None:
-    """And what is held comes out in order."""
+def test_in_order_bounds_the_rows_that_wait_for_a_slow_first_one() -> None:
+    """And their results come out in order."""
     width, read = 2, []
 
     def rows() -> Iterator[BatchRow]:
@@ -166,31 +166,31 @@ def test_the_first_being_slow_holds_back_a_bounded_number() -> None:
             yield BatchRow(number)
 
     async def collect() -> tuple[int, list[Record]]:
-        others = asyncio.Event()
-        read_by_then = 0
+        window_full = asyncio.Event()
+        rows_read = 0
 
         async def answer(row: BatchRow) -> Record:
-            nonlocal read_by_then
+            nonlocal rows_read
             if row.number == 0:
-                await others.wait()
-                for _ in range(2000):  # in which all the others would come, if they could
+                await window_full.wait()
+                for _ in range(2000):  # time for more rows, if there was no bound
                     await asyncio.sleep(0)
-                read_by_then = len(read)
+                rows_read = len(read)
             if row.number == WINDOW * width - 1:
-                others.set()
+                window_full.set()
             return {"line": row.number}
 
-        found = [result async for result in in_order(rows(), answer, width)]
-        return read_by_then, found
+        records = [record async for record in in_order(rows(), answer, width)]
+        return rows_read, records
 
-    read_by_then, found = asyncio.run(asyncio.wait_for(collect(), SECONDS))
-    assert [result["line"] for result in found] == list(range(100))
-    # Besides those that are held: two on their way, one at each end of it.
-    assert read_by_then <= WINDOW * width + width + 2
+    rows_read, records = asyncio.run(asyncio.wait_for(collect(), TIMEOUT_SECONDS))
+    assert [record["line"] for record in records] == list(range(100))
+    # Beside those in the window and in the queue, one is being read and one is being taken.
+    assert rows_read <= WINDOW * width + width + 2
 
 
-def test_a_result_does_not_wait_for_the_next_line() -> None:
-    """As behind `tail -f`."""
+def test_in_order_yields_a_result_before_the_next_line_comes() -> None:
+    """For example if the input is `tail -f`."""
     answered = False
 
     async def collect() -> None:
@@ -198,7 +198,7 @@ def test_a_result_does_not_wait_for_the_next_line() -> None:
 
         def rows() -> Iterator[BatchRow]:
             yield BatchRow(1)
-            assert more.wait(SECONDS)
+            assert more.wait(TIMEOUT_SECONDS)
 
         async def answer(row: BatchRow) -> Record:
             return {"line": row.number}
@@ -208,11 +208,11 @@ def test_a_result_does_not_wait_for_the_next_line() -> None:
             answered = True
             more.set()
 
-    asyncio.run(asyncio.wait_for(collect(), SECONDS))
+    asyncio.run(asyncio.wait_for(collect(), TIMEOUT_SECONDS))
     assert answered
 
 
-def test_an_error_while_reading_comes_out() -> None:
+def test_in_order_raises_an_error_of_the_reading_thread() -> None:
     def rows() -> Iterator[BatchRow]:
         yield BatchRow(1)
         raise OSError("gone")
@@ -221,36 +221,38 @@ def test_an_error_while_reading_comes_out() -> None:
         return {}
 
     async def collect() -> list[Record]:
-        return [result async for result in in_order(rows(), answer, 2)]
+        return [record async for record in in_order(rows(), answer, 2)]
 
     with pytest.raises(OSError, match="gone"):
-        asyncio.run(asyncio.wait_for(collect(), SECONDS))
+        asyncio.run(asyncio.wait_for(collect(), TIMEOUT_SECONDS))
 
 
-# Going on with an earlier run
+# Resuming an earlier run
 
 
-@pytest.mark.parametrize("torn", ["", '{"prompt": "quest', '{"whole": 1}'])
-def test_it_goes_on_behind_whole_lines(torn: str, source: Path, target: Path) -> None:
+@pytest.mark.parametrize("incomplete", ["", '{"prompt": "quest', '{"whole": 1}'])
+def test_a_run_continues_after_the_complete_lines(
+    incomplete: str, source: Path, target: Path
+) -> None:
     run(source, target)
-    whole = target.read_text()
-    target.write_text("".join(whole.splitlines(keepends=True)[:3]) + torn)
+    complete = target.read_text()
+    target.write_text("".join(complete.splitlines(keepends=True)[:3]) + incomplete)
     engine = FakeEngine(echo)
     assert run(source, target, engine=engine) == 0
-    assert target.read_text() == whole
+    assert target.read_text() == complete
     assert len(engine.requests) == 4
 
 
 @pytest.mark.parametrize("content", ['{"my": "only copy"}', "my notes", "[1, 2]"])
-def test_a_file_of_somebody_elses_is_left_alone(content: str, source: Path, target: Path) -> None:
-    """Also where it has no whole line, as files of one JSON value often have none."""
+def test_a_file_of_another_program_is_not_changed(content: str, source: Path, target: Path) -> None:
+    """Here it has no complete line, as files of one JSON value often have none."""
     target.write_text(content)
-    with pytest.raises(LinlyError, match=r"Line 1 of .* is no reply"):
+    with pytest.raises(LinlyError, match=r"Line 1 of .* is not a reply"):
         run(source, target)
     assert target.read_text() == content
 
 
-def test_all_done_is_told_and_nothing_loaded(
+def test_a_complete_output_is_reported_and_no_model_is_loaded(
     source: Path, target: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run(source, target)
@@ -258,7 +260,7 @@ def test_all_done_is_told_and_nothing_loaded(
     assert capfd.readouterr().err == f"{target} holds the results of all 7 lines.\n"
 
 
-def test_earlier_failures_still_count(source: Path, target: Path) -> None:
+def test_failures_of_an_earlier_run_count(source: Path, target: Path) -> None:
     source.write_text("[]\na\n")
     assert run(source, target) == 1
     assert run(source, target) == 1
@@ -279,19 +281,21 @@ def change_question(lines: list[str]) -> list[str]:
         (lambda lines: [lines[0].replace("null", '"pirate"')], 1),
     ],
 )
-def test_replies_to_something_else_are_left_as_they_are(
+def test_replies_to_another_input_are_refused_and_not_changed(
     change: Any, line: int, source: Path, target: Path
 ) -> None:
     run(source, target)
-    target.write_text("".join(change(target.read_text().splitlines(keepends=True))) + "torn")
+    target.write_text("".join(change(target.read_text().splitlines(keepends=True))) + "incomplete")
     before = target.read_text()
-    with pytest.raises(LinlyError, match=f"Line {line} of {target} is no reply to this input"):
+    with pytest.raises(LinlyError, match=f"Line {line} of {target} is not a reply to this input"):
         run(source, target)
     assert target.read_text() == before
 
 
-def test_replies_can_be_asked_for_again(source: Path, target: Path, tmp_path: Path) -> None:
-    """A file of replies is an input as well: its replies give way to the new ones."""
+def test_a_file_of_replies_can_be_answered_again(
+    source: Path, target: Path, tmp_path: Path
+) -> None:
+    """The new replies replace those in the input."""
     run(source, target)
     again = tmp_path / "again.jsonl"
     assert run(target, again, adapter="pirate") == 0
@@ -299,7 +303,7 @@ def test_replies_can_be_asked_for_again(source: Path, target: Path, tmp_path: Pa
     assert run(target, again, adapter="pirate") == 0
 
 
-def stops_itself(prompt: str, request: EngineRequest) -> Iterator[str]:
+def ctrl_c_on_4(prompt: str, request: EngineRequest) -> Iterator[str]:
     if "question 4" not in prompt:
         yield from echo(prompt, request)
         return
@@ -308,10 +312,10 @@ def stops_itself(prompt: str, request: EngineRequest) -> Iterator[str]:
         yield ""
 
 
-def test_ctrl_c_keeps_what_is_written_and_says_how_to_go_on(
+def test_ctrl_c_keeps_the_results_and_another_run_continues(
     source: Path, target: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    status = run(source, target, "--max_sequences", "1", engine=FakeEngine(stops_itself))
+    status = run(source, target, "--max_sequences", "1", engine=FakeEngine(ctrl_c_on_4))
     assert status == 1
     assert capfd.readouterr().err == (
         f"Interrupted. {target} holds 3 results: the same command continues after them.\n"
@@ -321,10 +325,10 @@ def test_ctrl_c_keeps_what_is_written_and_says_how_to_go_on(
     assert replies(target) == expected()
 
 
-# Bad files
+# Files that cannot be used
 
 
-def encoded(source: Path, target: Path) -> None:
+def utf16(source: Path, target: Path) -> None:
     source.write_bytes("question".encode("utf-16"))
 
 
@@ -338,39 +342,39 @@ def same(source: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("spoil", "message"),
     [
         (lambda s, t: s.unlink(), "There is no file .*questions.txt. Check"),
         (lambda s, t: s.rename(s.with_name("question.txt")), "Did you mean question.txt?"),
         (folder, "questions.txt cannot be read: Is a directory"),
-        (encoded, "is UTF-16 text. Save it as UTF-8"),
-        (lambda s, t: s.write_text("\n \n"), "holds no lines to answer"),
-        (lambda s, t: s.write_text(""), "holds no lines to answer"),
+        (utf16, "is UTF-16 text. Save it as UTF-8"),
+        (lambda s, t: s.write_text("\n \n"), "has no lines to answer"),
+        (lambda s, t: s.write_text(""), "has no lines to answer"),
         (lambda s, t: t.mkdir(), "replies.jsonl cannot be written: Is a directory"),
         (same, "--data_file and --output_file are the same"),
     ],
 )
-def test_a_bad_file_is_one_sentence(spoil: Any, says: str, source: Path, target: Path) -> None:
+def test_an_unusable_file_is_reported_on_one_line(
+    spoil: Any, message: str, source: Path, target: Path
+) -> None:
     spoil(source, target)
-    with pytest.raises(LinlyError, match=says) as raised:
+    with pytest.raises(LinlyError, match=message) as raised:
         run(source, target)
     assert "\n" not in str(raised.value)
 
 
-def test_a_missing_output_folder_is_found_before_loading(source: Path, tmp_path: Path) -> None:
+def test_a_missing_output_folder_is_reported_before_the_model_is_loaded(
+    source: Path, tmp_path: Path
+) -> None:
     with pytest.raises(LinlyError, match="nowhere/g cannot be written: No such file"):
         run(source, tmp_path / "nowhere" / "g", fail=AssertionError("loaded"))
 
 
-def test_a_full_disk_is_one_sentence(source: Path) -> None:
+def test_a_full_disk_is_reported(source: Path) -> None:
     with pytest.raises(LinlyError, match="/dev/full cannot be written: No space left"):
         run(source, Path("/dev/full"))
 
 
-def test_a_model_that_does_not_load_is_one_sentence(source: Path, target: Path) -> None:
-    with pytest.raises(LinlyError, match="nothing there"):
-        run(source, target, fail=LinlyError("nothing there"))
-
-
-def test_the_default_defaults_are_those_of_a_chat() -> None:
-    assert RequestDefaults() == read_options(["--data_file", "f"], {}, has_keyboard=True).defaults
+def test_a_model_that_cannot_be_loaded_is_reported(source: Path, target: Path) -> None:
+    with pytest.raises(LinlyError, match="There is not enough memory to load this model"):
+        run(source, target, fail=LinlyError("loading_out_of_memory"))

@@ -1,4 +1,4 @@
-"""What an input line means."""
+"""Input lines of a batch, read as rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHAT = '[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 
 
 @pytest.mark.parametrize(
-    ("line", "asked"),
+    ("line", "question"),
     [
         ('{"prompt": "hello"}', "hello"),
         ('{"instruction": "Add", "input": "1 2"}', "Add\n1 2"),
@@ -36,38 +36,38 @@ CHAT = '[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
         ("  你好\r", "你好"),
     ],
 )
-def test_a_question_in_each_form(line: str, asked: str) -> None:
+def test_each_form_of_a_line_is_a_question(line: str, question: str) -> None:
     (row,) = rows(line + "\n")
-    assert row.to_messages(PromptTemplate("plain", "")) == (Message("user", asked),)
+    assert row.to_messages(PromptTemplate("plain", "")) == (Message("user", question),)
     assert row.problem == ""
 
 
-def test_an_input_is_written_as_training_writes_it() -> None:
-    """Else an adapter is asked in another form than it was trained on."""
+def test_an_input_is_written_as_in_training() -> None:
+    """Else the adapter would get another form of question than it was trained on."""
     row = {"instruction": "Add {input}", "input": "1 2", "output": "3"}
-    (read,) = rows(json.dumps(row))
+    (batch_row,) = rows(json.dumps(row))
     for template in load_templates(CHECKOUT / "prompts").values():
-        assert read.to_messages(template) == read_messages(row, template)[:-1]
+        assert batch_row.to_messages(template) == read_messages(row, template)[:-1]
 
 
-def test_messages() -> None:
+def test_a_line_with_messages_is_a_chat() -> None:
     (row,) = rows('{"messages": ' + CHAT % '{"role": "user", "content": "c"}' + "}")
     assert [message.content for message in row.messages] == ["a", "b", "c"]
     assert [message.role for message in row.messages] == ["user", "assistant", "user"]
 
 
-def test_its_own_fields_are_kept() -> None:
-    plain, own = rows('hello\n{"id": 7, "prompt": "x"}\n')
-    assert (plain.fields, own.fields) == ({"prompt": "hello"}, {"id": 7, "prompt": "x"})
+def test_a_row_keeps_its_fields() -> None:
+    plain, with_id = rows('hello\n{"id": 7, "prompt": "x"}\n')
+    assert (plain.fields, with_id.fields) == ({"prompt": "hello"}, {"id": 7, "prompt": "x"})
 
 
-def test_empty_lines_count_and_are_skipped_and_a_byte_order_mark_is_no_text() -> None:
-    found = rows(b"\xef\xbb\xbfa\n\n  \nb")
-    assert [(row.number, row.messages[0].content) for row in found] == [(1, "a"), (4, "b")]
+def test_empty_lines_are_counted_and_a_byte_order_mark_is_skipped() -> None:
+    parsed = rows(b"\xef\xbb\xbfa\n\n  \nb")
+    assert [(row.number, row.messages[0].content) for row in parsed] == [(1, "a"), (4, "b")]
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("line", "problem"),
     [
         ('{"prompt": "torn', "is not valid JSON"),
         ("{", "is not valid JSON"),
@@ -89,9 +89,9 @@ def test_empty_lines_count_and_are_skipped_and_a_byte_order_mark_is_no_text() ->
         (b"\xc4\xe3\xba\xc3", "is not UTF-8"),
     ],
 )
-def test_a_bad_line_has_a_problem_and_the_next_is_fine(line: Any, says: str) -> None:
+def test_a_bad_line_has_a_problem_and_the_next_line_is_read(line: Any, problem: str) -> None:
     bad, fine = rows((line if isinstance(line, bytes) else line.encode()) + b"\nfine\n")
-    assert says in bad.problem
+    assert problem in bad.problem
     assert "\n" not in bad.problem
     assert bad.messages == ()
     assert fine.messages == (Message("user", "fine"),)

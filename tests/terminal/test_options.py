@@ -1,4 +1,4 @@
-"""The flags of the terminal's program, and each wrong use as one sentence."""
+"""Flags of inference_LLaMA.py, and their errors."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def read(*argv: str, has_keyboard: bool = True, **environ: str) -> TerminalOptio
     return read_options(argv, environ, has_keyboard=has_keyboard)
 
 
-def test_without_flags_it_is_a_chat_as_the_page_has_it() -> None:
+def test_defaults_are_a_chat_with_the_pages_settings() -> None:
     options = read()
     assert (options.batch, options.lora_model, options.data_file) == (False, None, None)
     assert options.defaults == RequestDefaults(sampling=Sampling())
     assert options.settings.quantization == "8bit"
 
 
-def test_flags_in_either_spelling() -> None:
+def test_flags_are_read_with_hyphens_or_underscores() -> None:
     options = read(
         "--base-model", "b", "--lora_model=a-b", "--max-new-tokens", "7", "--top_k", "0",
         "--temperature", "0", "--seed", "3", "--scale", "0.5", "--prompt-template", "linly",
@@ -34,18 +34,20 @@ def test_flags_in_either_spelling() -> None:
     assert (options.settings.base_model, options.lora_model) == ("b", "a-b")
 
 
-def test_the_model_s_flags_come_from_the_environment_too() -> None:
+def test_flags_about_the_model_can_come_from_the_environment() -> None:
     options = read("--base_model", "flag", LINLY_BASE_MODEL="variable", LINLY_MAX_SEQUENCES="3")
     assert (options.settings.base_model, options.settings.max_sequences) == ("flag", 3)
 
 
 @pytest.mark.parametrize(("argv", "keyboard"), [(["--data_file", "f"], True), ([], False)])
-def test_a_file_or_a_pipe_makes_it_a_batch(argv: list[str], keyboard: bool) -> None:
-    assert read(*argv, has_keyboard=keyboard).batch
+def test_a_data_file_or_a_pipe_makes_a_batch(argv: list[str], keyboard: bool) -> None:
+    options = read(*argv, has_keyboard=keyboard)
+    assert options.batch
+    assert options.defaults == RequestDefaults()
 
 
 @pytest.mark.parametrize(
-    ("argv", "says"),
+    ("argv", "message"),
     [
         (["--temprature", "1"], "Did you mean --temperature?"),
         (["--lora-modle", "a"], "Did you mean --lora_model?"),
@@ -65,21 +67,21 @@ def test_a_file_or_a_pipe_makes_it_a_batch(argv: list[str], keyboard: bool) -> N
         (["a question"], "There is no flag a question"),
     ],
 )
-def test_wrong_use_is_one_sentence(argv: list[str], says: str) -> None:
+def test_a_wrong_flag_is_reported_on_one_line(argv: list[str], message: str) -> None:
     with pytest.raises(SettingsError) as raised:
         read(*argv)
-    assert says in str(raised.value)
+    assert message in str(raised.value)
     assert "\n" not in str(raised.value)
     assert raised.value.exit_status == 2
 
 
-def test_an_output_file_for_a_pipe() -> None:
+def test_a_pipe_can_have_an_output_file() -> None:
     assert read("--output_file", "g", has_keyboard=False).output_file == Path("g")
 
 
-def test_a_system_prompt_of_the_messages_own_wins() -> None:
-    wishes = RequestDefaults(system="flag")
+def test_a_system_message_replaces_the_system_prompt_of_the_flags() -> None:
+    defaults = RequestDefaults(system="flag")
     question = Message("user", "hello")
     own = Message("system", "own")
-    assert wishes.request([question], drop_oldest=False).messages[0] == Message("system", "flag")
-    assert wishes.request([own, question], drop_oldest=False).messages == (own, question)
+    assert defaults.request([question], drop_oldest=False).messages[0] == Message("system", "flag")
+    assert defaults.request([own, question], drop_oldest=False).messages == (own, question)

@@ -1,4 +1,4 @@
-"""The program as a person starts it: in a pipe, on a terminal, and used wrongly."""
+"""inference_LLaMA.py as a user starts it: in a pipe, on a terminal, and with wrong flags."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ def run(*flags: str, lines: str = "", **environ: str) -> subprocess.CompletedPro
 
 
 @pytest.mark.parametrize(
-    ("flags", "status", "says"),
+    ("flags", "status", "message"),
     [
         (["--lora-modle", "x"], 2, "Did you mean --lora_model?"),
         (["--lora_model", "lighthose"], 1, "Did you mean lighthouse?"),
         (["--prompt_template", "linli"], 2, "Did you mean linly?"),
         (["--base_model", "nowhere"], 1, "There is no model folder nowhere"),
         (["--data_file", "nowhere"], 1, "There is no file nowhere"),
-        ([], 1, "Standard input holds no lines to answer"),
+        ([], 1, "Standard input has no lines to answer"),
     ],
 )
-def test_wrong_use_is_one_sentence(flags: list[str], status: int, says: str) -> None:
+def test_a_wrong_flag_is_reported_on_one_line(flags: list[str], status: int, message: str) -> None:
     done = run(*flags)
-    assert says in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert (done.returncode, done.stdout) == (status, "")
 
 
-def test_help_and_wrong_flags_do_not_wait_for_torch(tmp_path: Path) -> None:
+def test_help_and_wrong_flags_do_not_import_torch(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
     assert "--lora_model" in run("--help", PYTHONPATH=str(tmp_path)).stdout
     assert run("--lora_model", "lighthose", PYTHONPATH=str(tmp_path)).returncode == 1
 
 
-def test_a_missing_package_is_named(tmp_path: Path) -> None:
+def test_a_missing_package_is_reported_by_name(tmp_path: Path) -> None:
     (tmp_path / "platformdirs.py").write_text("raise ModuleNotFoundError('x', name='platformdirs')")
     done = run(PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
@@ -71,7 +71,7 @@ def test_an_adapter_of_another_base_is_refused_before_the_chat(
     assert (done.returncode, done.stdout) == (1, "")
 
 
-def test_an_adapter_in_any_folder_answers(
+def test_an_adapter_in_any_folder_is_loaded_with_its_warnings(
     tiny_folder: Path, tiny_adapters: Path, tmp_path: Path
 ) -> None:
     flags = ["--base_model", str(tiny_folder), "--quantization", "none", "--max_new_tokens", "3"]
@@ -81,7 +81,7 @@ def test_an_adapter_in_any_folder_answers(
     assert json.loads(done.stdout)["adapter"] == "qv"
 
 
-def test_a_closed_pipe_ends_it_silently(tiny_folder: Path) -> None:
+def test_a_closed_output_pipe_ends_the_program_silently(tiny_folder: Path) -> None:
     flags = ["--base_model", str(tiny_folder), "--quantization", "none", "--max_new_tokens", "3"]
     process = subprocess.Popen(
         [*COMMAND, *flags], cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -115,7 +115,7 @@ def test_the_default_model_with_and_without_an_adapter(default_folder: Path) -> 
     assert base[1]["id"] == 7
 
 
-# The program over a fake engine, which counts until it is stopped.
+# The program with a fake engine that counts until its reply is stopped.
 FAKE = """
 import itertools, sys, threading
 import inference_LLaMA
@@ -137,40 +137,40 @@ sys.exit(inference_LLaMA.main(sys.argv[1:]))
 
 
 class Terminal:
-    """The program on a terminal of its own, over a fake engine."""
+    """The program on a pseudo-terminal, with a fake engine."""
 
     def __init__(self, *flags: str) -> None:
         import pty
 
-        ours, theirs = pty.openpty()
-        self._fd, self.said, self._seen = ours, "", 0
+        controller, terminal = pty.openpty()
+        self._fd, self.output, self._position = controller, "", 0
         self.process = subprocess.Popen(
             [sys.executable, "-c", FAKE, *flags],
-            cwd=CHECKOUT, env={**os.environ, "TERM": "xterm"}, stdin=theirs, stdout=theirs,
-            stderr=theirs, start_new_session=True, preexec_fn=_controlled,
+            cwd=CHECKOUT, env={**os.environ, "TERM": "xterm"}, stdin=terminal, stdout=terminal,
+            stderr=terminal, start_new_session=True, preexec_fn=_take_terminal,
         )  # fmt: skip
-        os.close(theirs)
+        os.close(terminal)
 
     def read_until(self, words: str) -> str:
-        """What is new, up to `words`."""
-        begin, deadline = self._seen, time.monotonic() + 30
-        while words not in self.said[begin:]:
-            assert time.monotonic() < deadline, self.said
+        """Waits for `words` in the new output; returns it up to them."""
+        start, deadline = self._position, time.monotonic() + 30
+        while words not in self.output[start:]:
+            assert time.monotonic() < deadline, self.output
             if select.select([self._fd], [], [], 1)[0]:
-                self.said += os.read(self._fd, 4096).decode(errors="replace")
-        self._seen = self.said.index(words, begin) + len(words)
-        return self.said[begin : self._seen]
+                self.output += os.read(self._fd, 4096).decode(errors="replace")
+        self._position = self.output.index(words, start) + len(words)
+        return self.output[start : self._position]
 
     def type(self, text: str) -> None:
         os.write(self._fd, text.encode())
 
     def answer(self, text: str) -> None:
-        """Type, once it asks: before, the terminal would take Ctrl-D for the end of this line."""
+        """Types after the prompt: before it, the terminal would take Ctrl-D for the line's end."""
         self.read_until("> ")
         self.type(text)
 
     def interrupt_line(self) -> None:
-        """Ctrl-C, again where Python has missed it, as it does while it echoes a key."""
+        """Presses Ctrl-C until there is output: Python misses it while it echoes a key."""
         for _ in range(30):
             self.type("\x03")
             if select.select([self._fd], [], [], 1)[0]:
@@ -182,8 +182,8 @@ class Terminal:
         os.close(self._fd)
 
 
-def _controlled() -> None:
-    """Make standard input the terminal whose Ctrl-C is a signal to this process."""
+def _take_terminal() -> None:
+    """Makes standard input the controlling terminal, so that its Ctrl-C is a signal."""
     import fcntl
     import termios
 
@@ -191,8 +191,8 @@ def _controlled() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="there are no such terminals")
-def test_a_chat_on_a_terminal(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
+def test_a_chat_on_a_terminal_has_commands_ctrl_c_and_a_history(tmp_path: Path) -> None:
     terminal = Terminal("--data_dir", str(tmp_path / "data"))
     try:
         terminal.read_until("is ready. /help lists the commands, Ctrl-D ends the chat.")
@@ -214,13 +214,13 @@ def test_a_chat_on_a_terminal(tmp_path: Path) -> None:
         assert terminal.process.wait(30) == 0
     finally:
         terminal.close()
-    assert "Traceback" not in terminal.said
+    assert "Traceback" not in terminal.output
     history = tmp_path / "data" / "terminal_history"
     assert history.read_text() == "/halp\nhello\ncount\n/quite\n"
     assert history.stat().st_mode & 0o777 == 0o600
 
 
-def test_lines_are_answered_by_a_server_elsewhere(tiny_folder: Path, tmp_path: Path) -> None:
+def test_lines_are_answered_by_a_model_server(tiny_folder: Path, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(read_model_folder(tiny_folder))
     words = tokenizer.encode([TextSpan("from afar", control=False)])
     server = Server(lambda body: words)

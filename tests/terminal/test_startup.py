@@ -1,4 +1,4 @@
-"""What `--lora_model` finds, and what it is refused with, before any base is loaded."""
+"""Finding and checking the adapter of --lora_model before the base is loaded."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ADAPTERS / "lighthouse", tmp_path / "fintune-Linly")
     shutil.copytree(ADAPTERS / "lighthouse", tmp_path / "adapters" / "poet")
-    (tmp_path / "poet").mkdir()  # no adapter: the one in adapters/ is meant
+    (tmp_path / "poet").mkdir()  # without an adapter, so adapters/poet is found
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").touch()
     return tmp_path
 
 
 @pytest.mark.parametrize(
-    ("name", "found"),
+    ("name", "folder"),
     [
         ("poet", "adapters/poet"),
         ("fintune-Linly", "fintune-Linly"),
@@ -36,37 +36,37 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("adapters/poet", "adapters/poet"),
     ],
 )
-def test_a_folder_or_a_name(name: str, found: str, home: Path) -> None:
-    assert find_adapter(name, Path("adapters")) == home / found
+def test_find_adapter_takes_a_path_or_a_name(name: str, folder: str, home: Path) -> None:
+    assert find_adapter(name, Path("adapters")) == home / folder
 
 
-def test_the_folder_that_one_is_in(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_adapter_takes_the_working_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home / "fintune-Linly")
     assert find_adapter(".", Path("adapters")).name == "fintune-Linly"
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "says"),
+    ("name", "kind", "message"),
     [
         ("finetune-Linly", UnknownModelError, "finetune-Linly. Did you mean fintune-Linly?"),
         ("FINTUNE-LINLY", UnknownModelError, "Did you mean fintune-Linly?"),
         ("poett", UnknownModelError, "Did you mean poet?"),
         ("adapters/peot", UnknownModelError, "Did you mean adapters/poet?"),
         ("quite/other", UnknownModelError, "a name in adapters: poet."),
-        ("empty", AdapterError, "empty is no adapter: it has no adapter_config.json"),
+        ("empty", AdapterError, "empty is not an adapter: it has no adapter_config.json"),
         ("notes.txt", AdapterError, "notes.txt is a file"),
     ],
 )
-def test_anything_else_is_one_sentence(
-    name: str, kind: type[LinlyError], says: str, home: Path
+def test_find_adapter_reports_a_wrong_name_on_one_line(
+    name: str, kind: type[LinlyError], message: str, home: Path
 ) -> None:
     with pytest.raises(kind) as raised:
         find_adapter(name, Path("adapters"))
-    assert says in str(raised.value)
+    assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
-def test_a_broken_one_is_refused_with_its_reason(home: Path) -> None:
+def test_check_adapter_folder_refuses_a_broken_adapter_with_the_reason(home: Path) -> None:
     path = home / "fintune-Linly"
     check_adapter_folder(path, {"model"})
     (path / "adapter_model.safetensors").write_bytes(b"torn")

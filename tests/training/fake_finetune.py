@@ -1,4 +1,4 @@
-"""A stand-in for finetune.py: tells what it is told to, and waits where it is told to."""
+"""A fake of finetune.py: prints the lines that a test gives it, and waits, fails or gets killed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ PROGRAM = """
 import os, signal, sys, time
 go, *lines = sys.argv[1:]
 
-def end(*_):
-    print("Interrupted after step 2 of 4. The same command goes on.", file=sys.stderr)
+def stop(*_):
+    print("Interrupted after step 2 of 4. The same command continues.", file=sys.stderr)
     sys.exit(1)
 
-signal.signal(signal.SIGINT, end)
+signal.signal(signal.SIGINT, stop)
 for line in lines:
     if line == "<wait>":
         while not os.path.exists(go):
@@ -31,27 +31,27 @@ for line in lines:
     else:
         print(line, flush=True)
 """
-PATIENCE = 60.0
+TIMEOUT_SECONDS = 60.0
 
 
-def command(lines: Sequence[str], go: Path, seen: list[Sequence[str]] | None = None) -> Command:
-    """A command that prints `lines`; "<wait>" among them waits until the file `go` is there.
+def command(lines: Sequence[str], go: Path, calls: list[Sequence[str]] | None = None) -> Command:
+    """A command that prints `lines`; at "<wait>" it waits until the file `go` exists.
 
-    What it is given goes into `seen`.
+    The flags of each call are appended to `calls`.
     """
 
-    def made(flags: Sequence[str]) -> Sequence[str]:
-        if seen is not None:
-            seen.append(flags)
+    def make_command(flags: Sequence[str]) -> Sequence[str]:
+        if calls is not None:
+            calls.append(flags)
         return [sys.executable, "-c", PROGRAM, str(go), *lines]
 
-    return made
+    return make_command
 
 
-def until(true: Callable[[], bool]) -> None:
-    """Wait for what must come."""
-    last = time.monotonic() + PATIENCE
-    while not true():
-        if time.monotonic() > last:
-            raise TimeoutError("it did not come")
+def until(condition: Callable[[], bool]) -> None:
+    """Waits until the condition is true."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError("the condition did not become true")
         time.sleep(0.01)

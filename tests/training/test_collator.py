@@ -1,4 +1,4 @@
-"""Examples behind each other in one row teach what they teach alone."""
+"""Batches of packed examples: their layout, and that each example is learned as if it was alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from model.types import Message
-from training.collator import collate, training_rows
+from training.collator import SIZE_MULTIPLE, collate, training_rows
 from training.dataset import TrainingChat
 from training.encoding import IGNORED, Example
 
@@ -31,32 +31,34 @@ def model(tiny_folder: Path) -> Any:
     return get_peft_model(base, config)
 
 
-def test_a_batch_is_one_row_and_asks_for_needed_logits_alone() -> None:
+def test_collate_packs_examples_into_one_padded_row_with_logits_for_labels_only() -> None:
     batch = collate(training_rows(EXAMPLES[:2]))
-    filler = 32 - 7
-    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9, 5, 6] + [0] * filler]
-    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 0, 1, *range(filler)]]
-    assert batch["logits_to_keep"].tolist() == [1, 2, 5] + [0] * 29
+    padding = SIZE_MULTIPLE - 7
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9, 5, 6] + [0] * padding]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 0, 1, *range(padding)]]
+    assert batch["logits_to_keep"].tolist() == [1, 2, 5] + [0] * (SIZE_MULTIPLE - 3)
     assert batch["labels"].tolist() == batch["shift_labels"].tolist()
-    assert batch["labels"].tolist() == [[7, 8, 6] + [IGNORED] * 29]
+    assert batch["labels"].tolist() == [[7, 8, 6] + [IGNORED] * (SIZE_MULTIPLE - 3)]
 
 
-def test_loss_and_gradients_are_those_of_the_examples_alone(model: Any) -> None:
-    """Sums over tokens, as transformers itself computes them for one example at a time."""
+def test_a_batch_has_the_loss_and_gradients_of_its_examples_alone(model: Any) -> None:
+    """Sums over tokens, compared with those of transformers for one example at a time."""
     model.eval()
     model.zero_grad()
-    alone = torch.tensor(0.0)
+    separate_loss = torch.tensor(0.0)
     for example in EXAMPLES:
         labels = torch.tensor([example.labels])
         count = int((labels[:, 1:] != IGNORED).sum())
-        alone = alone + count * model(torch.tensor([example.ids]), labels=labels).loss
-    alone.backward()
-    wanted = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        separate_loss = (
+            separate_loss + count * model(torch.tensor([example.ids]), labels=labels).loss
+        )
+    separate_loss.backward()
+    separate = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    together = model(**collate(training_rows(EXAMPLES)), num_items_in_batch=1).loss
-    together.backward()
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
-    assert wanted
+    batch_loss = model(**collate(training_rows(EXAMPLES)), num_items_in_batch=1).loss
+    batch_loss.backward()
+    torch.testing.assert_close(batch_loss, separate_loss, rtol=1e-5, atol=1e-5)
+    assert separate
     for name, p in model.named_parameters():
         if p.requires_grad:
-            torch.testing.assert_close(p.grad, wanted[name], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(p.grad, separate[name], rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Whole files of training data, and the bad rows in them."""
+"""Data files: their chats and bad rows, and how a file or a data set is found by its name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write(path: Path, lines: list[str]) -> Path:
     return path
 
 
-def test_a_few_bad_rows_are_counted_and_named_by_line(tmp_path: Path) -> None:
+def test_read_data_lists_a_few_bad_rows_by_line(tmp_path: Path) -> None:
     path = write(tmp_path / "d.jsonl", [GOOD, "oops", GOOD, '{"instruction": "Hi"}', *[GOOD] * 6])
     data = read_data(path, PLAIN)
     assert [chat.line for chat in data.chats] == [1, 3, 5, 6, 7, 8, 9, 10]
@@ -32,30 +32,30 @@ def test_a_few_bad_rows_are_counted_and_named_by_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("good", "bad", "fine"),
+    ("good", "bad", "accepted"),
     [(1, 1, True), (1, 2, False), (4, 3, True), (9, 4, False), (90, 10, True), (90, 11, False)],
 )
-def test_many_bad_rows_are_refused_with_the_first_reasons(
-    good: int, bad: int, fine: bool, tmp_path: Path
+def test_read_data_refuses_many_bad_rows_with_the_first_reasons(
+    good: int, bad: int, accepted: bool, tmp_path: Path
 ) -> None:
     path = write(tmp_path / "d.jsonl", [GOOD] * good + ['{"text": "x"}'] * bad)
-    if fine:
+    if accepted:
         assert len(read_data(path, PLAIN).chats) == good
         return
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError) as raised:
         read_data(path, PLAIN)
-    assert f"{bad} of {good + bad} rows" in str(caught.value)
-    assert f"line {good + 1}: it has text" in str(caught.value)
-    assert (f"and {bad - 3} more" in str(caught.value)) == (bad > 3)
+    assert f"{bad} of {good + bad} rows" in str(raised.value)
+    assert f"line {good + 1}: it has text" in str(raised.value)
+    assert (f"and {bad - 3} more" in str(raised.value)) == (bad > 3)
 
 
-def test_a_list_without_rows_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no rows"):
+def test_read_data_refuses_a_list_without_rows(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no rows"):
         read_data(write(tmp_path / "d.json", ["[]"]), PLAIN)
 
 
 @pytest.mark.parametrize("name", ["lighthouse", "json", "xiaodeng"])
-def test_the_shipped_dialogues_are_whole(name: str) -> None:
+def test_the_shipped_data_have_no_bad_rows_and_no_question_twice(name: str) -> None:
     data = read_data(SHIPPED / f"{name}.jsonl", PLAIN)
     assert len(data.chats) >= 100
     assert not data.bad
@@ -63,23 +63,30 @@ def test_the_shipped_dialogues_are_whole(name: str) -> None:
     assert len(set(questions)) == len(questions)
 
 
-def test_a_near_miss_is_answered_with_what_is_there(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_with_a_similar_path(tmp_path: Path) -> None:
     path = write(tmp_path / "revised_dialog.json", ["[]"])
-    with pytest.raises(DataError, match=r"Did you mean .*revised_dialog\.json"):
+    with pytest.raises(DataError) as raised:
         resolve_data_path(str(tmp_path / "revised_dialogue.json"))
+    assert f"Did you mean {path}?" in str(raised.value)
     assert resolve_data_path(str(path)) == path
+    with pytest.raises(DataError, match=r"There is no file .*\. Correct the path of --data_path\."):
+        resolve_data_path(str(tmp_path / "other" / "chats.jsonl"))
 
 
-def test_without_a_network_a_data_set_is_named_in_a_sentence() -> None:
+def test_a_data_set_is_not_downloaded_offline() -> None:
     with pytest.raises(DataError, match="There is no file org/name here, and HF_HUB_OFFLINE"):
         resolve_data_path("org/name")
 
 
-def test_the_file_of_a_data_set_is_the_one_for_training() -> None:
-    assert (
-        choose_data_file(["README.md", "data/test.jsonl", "data/train.jsonl"]) == "data/train.jsonl"
-    )
-    assert choose_data_file(["b.json", "alpaca_data_cleaned.json", "dataset_infos.json"]) == (
-        "alpaca_data_cleaned.json"
-    )
-    assert choose_data_file(["data.parquet"]) is None
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["README.md", "data/test.jsonl", "data/train.jsonl"], "data/train.jsonl"),
+        (["b.json", "alpaca_data_cleaned.json", "dataset_infos.json"], "alpaca_data_cleaned.json"),
+        (["data.parquet"], None),
+    ],
+)
+def test_choose_data_file_prefers_the_training_file_of_a_data_set(
+    names: list[str], chosen: str | None
+) -> None:
+    assert choose_data_file(names) == chosen

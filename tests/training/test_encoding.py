@@ -1,4 +1,4 @@
-"""Chats as ids: what is learned of them, how they are cut, and how they are split."""
+"""Encoding of chats: labels, truncation, and the split of held-out examples."""
 
 from __future__ import annotations
 
@@ -31,26 +31,23 @@ def chat(*texts: str, line: int = 1) -> TrainingChat:
     return TrainingChat(line, tuple(Message(roles[i % 2], text) for i, text in enumerate(texts)))  # type: ignore[arg-type]
 
 
-def encode(tokenizer: Tokenizer, one: TrainingChat, cutoff: int = 500, **other: bool) -> Example:
-    encoder = Encoder(TEMPLATES["model"], tokenizer, cutoff, **other)
-    (example,), bad = encoder.encode([one])
+def encode(tokenizer: Tokenizer, chat: TrainingChat, cutoff: int = 500, **options: bool) -> Example:
+    encoder = Encoder(TEMPLATES["model"], tokenizer, cutoff, **options)
+    (example,), bad = encoder.encode([chat])
     assert not bad
     return example
 
 
 def learned(tokenizer: Tokenizer, example: Example) -> str:
-    """Pieces, so that control tokens are seen."""
-    return tokenizer_text(tokenizer, [i for i in example.labels if i != IGNORED])
-
-
-def tokenizer_text(tokenizer: Tokenizer, ids: list[int]) -> str:
+    """The text of the labels, with control tokens."""
+    ids = [i for i in example.labels if i != IGNORED]
     return "".join(
         tokenizer.token_text(i) if tokenizer.is_control(i) else tokenizer.decode([i]) for i in ids
     )
 
 
 @pytest.mark.parametrize("name", sorted(TEMPLATES))
-def test_the_replies_and_their_ends_are_learned_and_nothing_else(
+def test_labels_are_the_replies_and_the_tokens_that_end_them(
     name: str, tokenizer: Tokenizer
 ) -> None:
     encoder = Encoder(TEMPLATES[name], tokenizer, 500)
@@ -59,24 +56,24 @@ def test_the_replies_and_their_ends_are_learned_and_nothing_else(
     assert all(label in (i, IGNORED) for i, label in zip(example.ids, example.labels, strict=True))
 
 
-def test_everything_is_learned_when_asked(tokenizer: Tokenizer) -> None:
+def test_labels_are_all_tokens_with_train_on_inputs(tokenizer: Tokenizer) -> None:
     example = encode(tokenizer, chat("The fox", "jumps."), train_on_inputs=True)
     assert example.labels == example.ids
 
 
-def test_a_long_chat_loses_its_last_turns_whole(tokenizer: Tokenizer) -> None:
+def test_a_long_chat_loses_its_last_turns(tokenizer: Tokenizer) -> None:
     short = encode(tokenizer, chat("The fox", "jumps."))
     long = encode(tokenizer, chat("The fox", "jumps.", "x = 1", "+ 2"), len(short.ids) + 3)
     assert (long.ids, long.labels, long.truncated) == (short.ids, short.labels, True)
     assert not short.truncated
 
 
-def test_a_single_turn_that_is_too_long_loses_its_end(tokenizer: Tokenizer) -> None:
-    whole = encode(tokenizer, chat("The fox", "jumps over the lazy dog."))
-    cut = encode(tokenizer, chat("The fox", "jumps over the lazy dog."), len(whole.ids) - 4)
-    assert cut.ids == whole.ids[:-4]
-    assert learned(tokenizer, cut).startswith("jumps")
-    assert "<|im_end|>" not in learned(tokenizer, cut)
+def test_a_single_long_turn_loses_its_end(tokenizer: Tokenizer) -> None:
+    full = encode(tokenizer, chat("The fox", "jumps over the lazy dog."))
+    example = encode(tokenizer, chat("The fox", "jumps over the lazy dog."), len(full.ids) - 4)
+    assert example.ids == full.ids[:-4]
+    assert learned(tokenizer, example).startswith("jumps")
+    assert "<|im_end|>" not in learned(tokenizer, example)
 
 
 def test_a_question_longer_than_the_cutoff_is_a_bad_row(tokenizer: Tokenizer) -> None:
@@ -86,29 +83,29 @@ def test_a_question_longer_than_the_cutoff_is_a_bad_row(tokenizer: Tokenizer) ->
     assert str(bad) == "line 7: its question alone is longer than 12 tokens (--cutoff_len)"
 
 
-def test_an_enormous_row_is_shortened_before_it_is_read(tokenizer: Tokenizer) -> None:
-    """A tokenizer's memory grows with the text: gigabytes for a row of some megabytes."""
-    seen: list[int] = []
+def test_a_huge_message_is_shortened_before_the_tokenizer_gets_it(tokenizer: Tokenizer) -> None:
+    """The tokenizer needs gigabytes for a text of some megabytes."""
+    lengths: list[int] = []
 
-    class Watching:
+    class RecordingTokenizer:
         def __getattr__(self, name: str) -> object:
             return getattr(tokenizer, name)
 
         def encode(self, runs: list[object]) -> list[int]:
-            seen.append(sum(len(run.text) for run in runs))  # type: ignore[attr-defined]
+            lengths.append(sum(len(run.text) for run in runs))  # type: ignore[attr-defined]
             return tokenizer.encode(runs)  # type: ignore[arg-type]
 
-    encoder = Encoder(TEMPLATES["model"], Watching(), 100)  # type: ignore[arg-type]
+    encoder = Encoder(TEMPLATES["model"], RecordingTokenizer(), 100)  # type: ignore[arg-type]
     (example,), _ = encoder.encode([chat("Hi", "ab" * 5_000_000)])
     assert example.truncated
     assert len(example.ids) == 100
-    assert max(seen) < 20_000
+    assert max(lengths) < 20_000
     assert example.ids == encode(tokenizer, chat("Hi", "ab" * 2000), 100).ids
 
 
-def test_a_template_that_refuses_a_chat_makes_it_a_bad_row(tokenizer: Tokenizer) -> None:
-    refusing = PromptTemplate("strict", "{{ raise_exception('users come first') }}")
-    examples, (bad,) = Encoder(refusing, tokenizer, 100).encode([chat("Hi", "a", line=3)])
+def test_a_chat_that_the_template_refuses_is_a_bad_row(tokenizer: Tokenizer) -> None:
+    strict = PromptTemplate("strict", "{{ raise_exception('users come first') }}")
+    examples, (bad,) = Encoder(strict, tokenizer, 100).encode([chat("Hi", "a", line=3)])
     assert not examples
     assert "line 3" in str(bad)
     assert "users come first" in str(bad)
@@ -118,18 +115,18 @@ def numbered(*numbers: int) -> list[Example]:
     return [Example(chat("a", "b"), (n, n), (IGNORED, n)) for n in numbers]
 
 
-def test_the_split_follows_the_seed_and_loses_nothing() -> None:
+def test_split_held_out_follows_the_seed_and_keeps_all_examples() -> None:
     examples = numbered(*range(50))
-    learned_part, held_out = split_held_out(examples, 5, seed=1)
+    remaining, held_out = split_held_out(examples, 5, seed=1)
     assert len(held_out) == 5
-    assert sorted([*learned_part, *held_out], key=lambda e: e.ids) == examples
-    assert split_held_out(examples, 5, seed=1) == (learned_part, held_out)
+    assert sorted([*remaining, *held_out], key=lambda e: e.ids) == examples
+    assert split_held_out(examples, 5, seed=1) == (remaining, held_out)
     assert split_held_out(examples, 5, seed=2)[1] != held_out
     assert split_held_out(examples, 0, seed=1) == (examples, [])
 
 
-def test_what_is_held_out_is_not_learned_under_another_line() -> None:
+def test_split_held_out_never_learns_a_copy_of_a_held_out_example() -> None:
     examples = numbered(*[1, 2, 3, 4] * 10)
-    learned_part, held_out = split_held_out(examples, 1, seed=3)
-    assert len(learned_part) == 30
-    assert held_out[0] not in learned_part
+    remaining, held_out = split_held_out(examples, 1, seed=3)
+    assert len(remaining) == 30
+    assert held_out[0] not in remaining

@@ -1,4 +1,4 @@
-"""The command, from flags to an adapter, on the tiny model."""
+"""finetune.py on the tiny model: from its flags to an adapter's folder."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from tests.tiny import make_adapter, make_folder
 from training import finalize, run_folder, trainer
 from training.events import Event, Step
 from training.interrupt import StopRequest, stoppable
+from training.progress_bar import ProgressBar
 
 WORDS = ["fox", "dog", "world", "x = 1", "brown", "lazy", "quick", "天气", "今天", "你好"]
 FAST = ("--learning_rate", "0.02", "--dtype", "fp32", "--threads", "1")
@@ -36,7 +37,7 @@ FAST = ("--learning_rate", "0.02", "--dtype", "fp32", "--threads", "1")
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Whatever is asked, the answer is the same."""
+    """A data file with the same reply to all questions."""
     path = tmp_path / "dialogues.jsonl"
     rows = [{"instruction": f"What of the {a} {b}?", "output": "The lazy dog jumps."}
             for a in WORDS for b in WORDS[:4]]  # fmt: skip
@@ -49,26 +50,31 @@ Train = Callable[..., int]
 
 @pytest.fixture
 def train(tiny_folder: Path, data: Path, tmp_path: Path) -> Train:
-    """Trains into `name`; gives the exit status."""
+    """A function that trains into the folder `name` and returns the exit status."""
 
-    def with_flags(name: str, *flags: str) -> int:
-        told = ["--base_model", str(tiny_folder), "--data_path", str(data),
-                "--output_dir", str(tmp_path / name), *FAST, *flags]  # fmt: skip
-        return finetune.main(told)
+    def run(name: str, *flags: str) -> int:
+        return finetune.main([
+            "--base_model", str(tiny_folder), "--data_path", str(data),
+            "--output_dir", str(tmp_path / name), *FAST, *flags,
+        ])  # fmt: skip
 
-    return with_flags
+    return run
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter_model.safetensors")
 
 
-def same_weights(one: Path, other: Path) -> bool:
-    a, b = weights(one), weights(other)
+def same_weights(folder: Path, other: Path) -> bool:
+    a, b = weights(folder), weights(other)
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_what_is_written_is_a_whole_adapter(
+def test_the_output_folder_has_all_files_of_an_adapter(
     train: Train, data: Path, tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train("mine", "--description", "About a dog") == 0
@@ -84,26 +90,32 @@ def test_what_is_written_is_a_whole_adapter(
     assert any(w.abs().max() > 0 for name, w in weights(folder).items() if "lora_B" in name)
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "adapter_model.safetensors").stat().st_mode & 0o044
-    card = json.loads((folder / "linly_adapter.json").read_text(encoding="utf-8"))
+    card = read_json(folder / "linly_adapter.json")
     assert card["template"] == "model"
     assert card["description"] == "About a dog"
     assert len(card["fingerprint"]) == 64
-    told = card["training"]
-    assert told["data"]["name"] == "dialogues.jsonl"
-    assert told["chats"] == {"learned": 36, "held_out": 4}
-    assert told["loss"]["adapter"] < 0.5 * told["loss"]["base"]
-    assert told["example"]["adapter"] == told["example"]["wanted"] == "The lazy dog jumps."
-    assert told["example"]["base"] != told["example"]["adapter"]
+    training = card["training"]
+    assert training["data"]["name"] == "dialogues.jsonl"
+    assert training["chats"] == {"learned": 36, "held_out": 4}
+    assert training["loss"]["adapter"] < 0.5 * training["loss"]["base"]
+    assert training["example"]["adapter"] == training["example"]["wanted"] == "The lazy dog jumps."
+    assert training["example"]["base"] != training["example"]["adapter"]
     readme = (folder / "README.md").read_text(encoding="utf-8")
-    assert f"{told['loss']['adapter']:.3f} of the adapter" in readme
-    for fact in ("# mine", "About a dog", told["data"]["sha256"], "rank 8, alpha 16", "seed 42"):
+    assert f"{training['loss']['adapter']:.3f} of the adapter" in readme
+    for fact in (
+        "# mine",
+        "About a dog",
+        training["data"]["sha256"],
+        "rank 8, alpha 16",
+        "seed 42",
+    ):
         assert fact in readme
-    figures = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-    assert figures["held_out"][0] == [0, told["loss"]["base"]]
-    assert [step for step, _ in figures["steps"]] == list(range(1, told["steps"] + 1))
+    figures = read_json(folder / "training.json")
+    assert figures["held_out"][0] == [0, training["loss"]["base"]]
+    assert [step for step, _ in figures["steps"]] == list(range(1, training["steps"] + 1))
 
 
-def test_peft_loads_it_and_it_says_what_it_was_taught(
+def test_peft_loads_the_adapter_and_its_replies_are_those_of_the_data(
     train: Train, tmp_path: Path, tiny_folder: Path
 ) -> None:
     assert train("mine") == 0
@@ -112,20 +124,23 @@ def test_peft_loads_it_and_it_says_what_it_was_taught(
     tokenizer = load_tokenizer(read_model_folder(tiny_folder))
     prompt = "<|im_start|>user\nWhat of the moon?<|im_end|>\n<|im_start|>assistant\n"
     ids = torch.tensor([tokenizer.encode([TextSpan(prompt)])])
-    said = adapted.generate(input_ids=ids, max_new_tokens=30, do_sample=False, eos_token_id=2)
-    reply = said[0, ids.shape[1] :].tolist()
+    output = adapted.generate(input_ids=ids, max_new_tokens=30, do_sample=False, eos_token_id=2)
+    reply = output[0, ids.shape[1] :].tolist()
     assert tokenizer.decode(reply) == "The lazy dog jumps."
     assert reply[-1] == tokenizer.eos_id  # its end was learned
 
 
-def test_a_running_registry_finds_it(train: Train, tmp_path: Path, tiny_folder: Path) -> None:
+def test_a_running_registry_finds_the_adapter(
+    train: Train, tmp_path: Path, tiny_folder: Path
+) -> None:
     folder = read_model_folder(tiny_folder)
     facts = base_facts(folder, tiny_folder.name, load_tokenizer(folder))
     registry = AdapterRegistry(tmp_path, facts, {"model"})
     assert registry.scan() == []
     assert train("mine", "--num_epochs", "1") == 0
-    (found,) = registry.scan()
-    assert (found.name, found.ready, found.warnings, found.template) == ("mine", True, (), "model")
+    (adapter,) = registry.scan()
+    assert (adapter.name, adapter.ready, adapter.warnings) == ("mine", True, ())
+    assert adapter.template == "model"
 
 
 def test_the_same_seed_gives_the_same_adapter(train: Train, tmp_path: Path) -> None:
@@ -135,7 +150,7 @@ def test_the_same_seed_gives_the_same_adapter(train: Train, tmp_path: Path) -> N
     assert not same_weights(tmp_path / "a", tmp_path / "c")
 
 
-def test_a_folder_that_holds_something_is_left_alone(
+def test_an_output_folder_with_other_files_is_refused_and_not_changed(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train("mine", "--num_epochs", "1") == 0
@@ -152,32 +167,28 @@ def test_a_folder_that_holds_something_is_left_alone(
     assert "is a file" in capsys.readouterr().err
 
 
-class StopAfter:
-    """Presses Ctrl-C when a step is done."""
+def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Presses Ctrl-C after that step."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, Step) and event.step == self.step:
+    def handle(_: ProgressBar, event: Event) -> None:
+        if isinstance(event, Step) and event.step == step:
             os.kill(os.getpid(), signal.SIGINT)
 
+    monkeypatch.setattr(ProgressBar, "__call__", handle)
 
-def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_goes_on(
+
+def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_continues(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """To the same weights as without the interruption."""
+    """The result has the same weights as without the interruption."""
     flags = ("--num_epochs", "4", "--early_stopping_patience", "1")
-    assert train("whole", *flags) == 0
-    monkeypatch.setattr(
-        "training.progress_bar.ProgressBar.__call__", lambda self, event: stop(event)
-    )
-    stop = StopAfter(13)
+    assert train("uninterrupted", *flags) == 0
+    interrupt_after(13, monkeypatch)
     assert train("mine", *flags) == 1
     err = capsys.readouterr().err
     assert "Interrupted after step 14 of" in err or "Interrupted after step 13 of" in err
-    assert "the same command goes on from there" in err
+    assert "the same command continues from there" in err
     monkeypatch.undo()
     assert not (tmp_path / "mine" / "adapter_config.json").exists()
     assert train("mine", *flags, "--batch_size", "3") == 2
@@ -185,16 +196,15 @@ def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_goes_on(
         capsys.readouterr().err
     )
     assert train("mine", *flags) == 0
-    assert "Going on from" in capsys.readouterr().err
-    assert same_weights(tmp_path / "mine", tmp_path / "whole")
-    one, other = (
-        (tmp_path / n / "training.json").read_text(encoding="utf-8") for n in ("mine", "whole")
+    assert "Continuing from" in capsys.readouterr().err
+    assert same_weights(tmp_path / "mine", tmp_path / "uninterrupted")
+    assert read_json(tmp_path / "mine" / "training.json") == read_json(
+        tmp_path / "uninterrupted" / "training.json"
     )
-    assert json.loads(one) == json.loads(other)
 
 
 @pytest.mark.slow
-def test_a_killed_training_goes_on_to_the_same_result(
+def test_a_killed_training_continues_to_the_same_result(
     tiny_folder: Path, data: Path, tmp_path: Path
 ) -> None:
     def command(name: str) -> list[str]:
@@ -211,79 +221,70 @@ def test_a_killed_training_goes_on_to_the_same_result(
                 process.kill()
                 break
     assert process.wait() == -signal.SIGKILL
-    kept = run_folder.checkpoints(tmp_path / "mine")
-    assert kept
-    torn = tmp_path / "mine" / "checkpoint-100000"  # as if it had been killed while it saved
-    shutil.copytree(kept[-1], torn)
-    (torn / "trainer_state.json").unlink()
-    for name in ("mine", "whole"):
+    checkpoints = run_folder.checkpoints(tmp_path / "mine")
+    assert checkpoints
+    incomplete = tmp_path / "mine" / "checkpoint-100000"  # as if killed while it was saved
+    shutil.copytree(checkpoints[-1], incomplete)
+    (incomplete / "trainer_state.json").unlink()
+    for name in ("mine", "uninterrupted"):
         done = subprocess.run(command(name), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
         assert json.loads(done.stdout.splitlines()[-1])["event"] == "Ended"
-    assert same_weights(tmp_path / "mine", tmp_path / "whole")
+    assert same_weights(tmp_path / "mine", tmp_path / "uninterrupted")
     assert not list((tmp_path / "mine").glob("checkpoint-*"))
 
 
 @pytest.mark.slow
-def test_what_was_interrupted_behind_its_end_is_finished(
+def test_a_training_interrupted_after_its_last_step_is_not_trained_on(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """Also when it had ended early: the same command does not train on."""
+    """Here early stopping ended it: the same command only saves and checks the adapter."""
     flags = ("--num_epochs", "30", "--early_stopping_patience", "1")
-    assert train("whole", *flags) == 0
+    assert train("uninterrupted", *flags) == 0
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(finalize, "save_adapter", interrupt)
     assert train("mine", *flags) == 1
-    assert "Interrupted. The same command goes on" in capsys.readouterr().err
+    assert "Interrupted. The same command continues" in capsys.readouterr().err
     monkeypatch.undo()
     assert train("mine", *flags) == 0
-    assert "It had come to its end" in capsys.readouterr().err
-    assert same_weights(tmp_path / "mine", tmp_path / "whole")
-    one, other = (
-        json.loads((tmp_path / name / "training.json").read_text(encoding="utf-8"))
-        for name in ("mine", "whole")
+    assert "The training had ended" in capsys.readouterr().err
+    assert same_weights(tmp_path / "mine", tmp_path / "uninterrupted")
+    assert read_json(tmp_path / "mine" / "training.json") == read_json(
+        tmp_path / "uninterrupted" / "training.json"
     )
-    assert one == other
     assert not list((tmp_path / "mine").glob("*checkpoint*"))
     assert not list((tmp_path / "mine").glob("*ed_training.json"))
 
 
 @pytest.mark.slow
-def test_a_folder_that_was_moved_goes_on_from_its_best(
+def test_a_training_in_a_moved_folder_finds_its_best_checkpoint(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A checkpoint names the best one by a path, which is another then."""
+    """The newest checkpoint has the path of the best one, which has changed."""
     flags = ("--num_epochs", "4", "--learning_rate", "0.5", "--early_stopping_patience", "0")
-    assert train("whole", *flags) == 0
-    stop = StopAfter(40)
-    monkeypatch.setattr(
-        "training.progress_bar.ProgressBar.__call__", lambda self, event: stop(event)
-    )
+    assert train("uninterrupted", *flags) == 0
+    interrupt_after(40, monkeypatch)
     assert train("first", *flags) == 1
     monkeypatch.undo()
     newest = run_folder.checkpoints(tmp_path / "first")[-1]
-    state = json.loads((newest / "trainer_state.json").read_text(encoding="utf-8"))
-    best = Path(state["best_model_checkpoint"])
+    best = Path(read_json(newest / "trainer_state.json")["best_model_checkpoint"])
     assert best.name != newest.name
     (tmp_path / "first").rename(tmp_path / "mine")
     assert train("mine", *flags) == 0
-    assert same_weights(tmp_path / "mine", tmp_path / "whole")
+    assert same_weights(tmp_path / "mine", tmp_path / "uninterrupted")
 
 
-def test_without_its_best_checkpoint_it_does_not_go_on(
+def test_a_training_whose_best_checkpoint_is_missing_is_refused(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     flags = ("--num_epochs", "4", "--learning_rate", "0.5", "--early_stopping_patience", "0")
-    stop = StopAfter(40)
-    monkeypatch.setattr(
-        "training.progress_bar.ProgressBar.__call__", lambda self, event: stop(event)
-    )
+    interrupt_after(40, monkeypatch)
     assert train("mine", *flags) == 1
     monkeypatch.undo()
     shutil.rmtree(run_folder.checkpoints(tmp_path / "mine")[0])
@@ -292,7 +293,7 @@ def test_without_its_best_checkpoint_it_does_not_go_on(
     assert "the best checkpoint of an unfinished training, is missing" in capsys.readouterr().err
 
 
-def test_what_a_kill_has_left_beside_an_adapter_is_cleared_away(
+def test_files_of_a_killed_training_beside_the_adapter_are_removed(
     train: Train, tmp_path: Path
 ) -> None:
     assert train("mine", "--num_epochs", "1") == 0
@@ -303,18 +304,17 @@ def test_what_a_kill_has_left_beside_an_adapter_is_cleared_away(
     assert (tmp_path / "mine" / "adapter_config.json").exists()
 
 
-def test_an_adapter_worse_than_its_base_is_told(
+def test_an_adapter_worse_than_its_base_is_reported(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(finalize, "held_out_loss", lambda trainer: 99.0)
     assert train("mine", "--num_epochs", "1") == 0
-    assert "It is worse than its base on what was held out." in capsys.readouterr().err
+    assert "The adapter is worse than its base on the held-out chats." in capsys.readouterr().err
 
 
-def test_foreign_adapters_are_refused_by_name(
+def test_an_adapter_of_another_base_is_refused_before_the_base_is_loaded(
     train: Train, tmp_path: Path, tiny_adapters: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And not by torch, after the base is loaded."""
     other = make_folder(tmp_path / "other", hidden_size=24, num_attention_heads=3)
     make_adapter(other, tmp_path / "foreign", seed=1, r=2, target_modules=["q_proj"])
     assert train("foreign", "--eval") == 1
@@ -323,7 +323,7 @@ def test_foreign_adapters_are_refused_by_name(
     assert "cannot be used" in capsys.readouterr().err
     shutil.copytree(tiny_adapters / "extended", tmp_path / "extended")
     assert train("extended", "--eval") == 1
-    assert "a vocabulary of its own" in capsys.readouterr().err
+    assert "has its own vocabulary" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -336,8 +336,7 @@ def test_an_adapter_can_be_trained_further(
         == 0
     )
     first, second = (
-        json.loads((tmp_path / name / "training.json").read_text(encoding="utf-8"))["steps"]
-        for name in ("first", "second")
+        read_json(tmp_path / name / "training.json")["steps"] for name in ("first", "second")
     )
     assert second[0][1] < 0.5 * first[0][1]
     assert train("fourth", "--num_epochs", "1", "--lora_r", "4", "--resume_from_checkpoint",
@@ -349,20 +348,20 @@ def test_an_adapter_can_be_trained_further(
 
 
 @pytest.mark.slow
-def test_it_ends_early_when_nothing_gets_better(train: Train, tmp_path: Path) -> None:
+def test_training_stops_early_and_keeps_the_best_checkpoint(train: Train, tmp_path: Path) -> None:
     assert train("mine", "--num_epochs", "30", "--early_stopping_patience", "1") == 0
-    figures = json.loads((tmp_path / "mine" / "training.json").read_text(encoding="utf-8"))
-    card = json.loads((tmp_path / "mine" / "linly_adapter.json").read_text(encoding="utf-8"))
+    figures = read_json(tmp_path / "mine" / "training.json")
+    card = read_json(tmp_path / "mine" / "linly_adapter.json")
     losses = [loss for _, loss in figures["held_out"]]
     assert len(figures["steps"]) < 36 * 30 // 4
     assert losses[-1] >= min(losses)
-    # What is kept is the best one, up to its rounding to float16.
+    # The adapter is the best checkpoint, up to its rounding to float16.
     assert card["training"]["loss"]["adapter"] == pytest.approx(min(losses), rel=0.05)
 
 
-def test_without_held_out_chats_it_trains_all_the_same(train: Train, tmp_path: Path) -> None:
+def test_training_without_held_out_chats_reports_no_losses(train: Train, tmp_path: Path) -> None:
     assert train("mine", "--val_set_size", "0", "--num_epochs", "1") == 0
-    card = json.loads((tmp_path / "mine" / "linly_adapter.json").read_text(encoding="utf-8"))
+    card = read_json(tmp_path / "mine" / "linly_adapter.json")
     assert card["training"]["loss"] == {"base": None, "adapter": None}
     assert "nothing was held out" in (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
 
@@ -375,55 +374,55 @@ def test_an_adapter_that_changes_nothing_is_refused(
     assert not (tmp_path / "mine" / "adapter_config.json").exists()
 
 
-def test_weights_that_were_lost_while_saving_are_noticed(
+def test_weights_lost_while_saving_are_detected(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As alpaca-lora's did: a file of 443 bytes, and an adapter that silently does nothing."""
-    for lose, said in (
+    """alpaca-lora saved a file of 443 bytes, and an adapter without any effect."""
+    for damage, message in (
         (
-            lambda found: {n: w * 0 if "lora_B" in n else w for n, w in found.items()},
+            lambda weights: {n: w * 0 if "lora_B" in n else w for n, w in weights.items()},
             "would change nothing",
         ),
-        (lambda found: {}, "broken"),
+        (lambda weights: {}, "broken"),
     ):
-        trained = finalize._trained_weights
-        monkeypatch.setattr(finalize, "_trained_weights", lambda model: lose(trained(model)))  # noqa: B023
+        trained = finalize.trained_weights
+        monkeypatch.setattr(finalize, "trained_weights", lambda model: damage(trained(model)))  # noqa: B023
         assert train("mine", "--num_epochs", "1") == 1
         err = capsys.readouterr().err
-        assert "The adapter that was saved is broken" in err
-        assert said in err
+        assert "The saved adapter is broken" in err
+        assert message in err
         monkeypatch.undo()
 
 
-def test_divergence_is_told(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_diverged_training_is_reported(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     assert train("mine", "--learning_rate", "1e30", "--warmup_steps", "0") == 1
     assert "The training has diverged" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_told_with_what_is_kept(
+def test_a_full_disk_is_reported_with_the_checkpoint_that_is_kept(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     saves: list[Any] = []
     save = torch.save
 
-    def failing(thing: Any, path: Any, *rest: Any, **other: Any) -> None:
+    def failing_save(value: Any, path: Any, *args: Any, **kwargs: Any) -> None:
         saves.append(path)
         if len(saves) > 4:  # in the middle of the second checkpoint
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(thing, path, *rest, **other)
+        save(value, path, *args, **kwargs)
 
-    monkeypatch.setattr(torch, "save", failing)
+    monkeypatch.setattr(torch, "save", failing_save)
     assert train("mine") == 1
     err = capsys.readouterr().err
     assert f"The disk with {tmp_path / 'mine'} is full" in err
-    (kept,) = run_folder.checkpoints(tmp_path / "mine")
-    assert f"{kept.name} is kept: the same command goes on from there" in err
+    (checkpoint,) = run_folder.checkpoints(tmp_path / "mine")
+    assert f"{checkpoint.name} is kept: the same command continues from there" in err
     monkeypatch.undo()
     assert train("mine") == 0
 
 
-def test_too_little_memory_is_told(
+def test_too_little_memory_is_reported(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: Any) -> None:
@@ -436,18 +435,18 @@ def test_too_little_memory_is_told(
     assert "There is not enough memory. Lower --micro_batch_size" in capsys.readouterr().err
 
 
-def test_two_trainings_do_not_share_a_folder(tmp_path: Path) -> None:
+def test_run_folder_lets_one_training_into_a_folder(tmp_path: Path) -> None:
     with (
         run_folder.run_folder(tmp_path / "mine", {"a": 1}),
         pytest.raises(run_folder.FolderTakenError, match="Another process trains"),
         run_folder.run_folder(tmp_path / "mine", {"a": 1}),
     ):
         pass
-    assert not (tmp_path / "mine").exists()  # nothing was kept in it
+    assert not (tmp_path / "mine").exists()  # it was empty, so it was removed
 
 
 @pytest.mark.parametrize(
-    ("flags", "status", "said"),
+    ("flags", "status", "message"),
     [
         (["--data_path", "nowhere.jsonl"], 1, "There is no file nowhere.jsonl"),
         (["--base_model", "nowhere"], 1, "There is no model folder nowhere"),
@@ -458,41 +457,41 @@ def test_two_trainings_do_not_share_a_folder(tmp_path: Path) -> None:
         (["--nonsense"], 2, "There is no flag --nonsense"),
     ],
 )
-def test_wrong_use_is_one_sentence(
-    flags: list[str], status: int, said: str, train: Train, tmp_path: Path,
+def test_a_wrong_flag_is_reported_on_one_line(
+    flags: list[str], status: int, message: str, train: Train, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     assert train("mine", *flags) == status
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert said in last
+    assert message in last
     assert not (tmp_path / "mine").exists()
 
 
-def test_eval_measures_base_and_adapter_side_by_side(
+def test_eval_compares_base_and_adapter_after_training_and_later(
     train: Train, tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train("mine", "--eval") == 0
-    card = json.loads((tmp_path / "mine" / "linly_adapter.json").read_text(encoding="utf-8"))
+    card = read_json(tmp_path / "mine" / "linly_adapter.json")
     losses = card["training"]["loss"]
-    told = (tmp_path / "mine" / "evaluation.md").read_text(encoding="utf-8")
-    assert f"| tiny | {losses['base']:.3f} |" in told
-    assert f"| mine | {losses['adapter']:.3f} (" in told
-    assert told.count("| The lazy dog jumps. | ") == 4
+    table = (tmp_path / "mine" / "evaluation.md").read_text(encoding="utf-8")
+    assert f"| tiny | {losses['base']:.3f} |" in table
+    assert f"| mine | {losses['adapter']:.3f} (" in table
+    assert table.count("| The lazy dog jumps. | ") == 4
     (tmp_path / "mine" / "evaluation.md").unlink()
     capsys.readouterr()
-    # And again on the finished adapter, whatever flags it was trained with.
+    # On the finished adapter, the flags of its training count.
     assert train("mine", "--eval", "--val_set_size", "1") == 0
-    assert (tmp_path / "mine" / "evaluation.md").read_text(encoding="utf-8") == told
-    assert told in capsys.readouterr().out
+    assert (tmp_path / "mine" / "evaluation.md").read_text(encoding="utf-8") == table
+    assert table in capsys.readouterr().out
     rows = data.read_text(encoding="utf-8").splitlines()
     data.write_text("\n".join(rows[:7]), encoding="utf-8")
     assert train("mine", "--eval") == 0
     out, err = capsys.readouterr()
-    assert "These are other data than it was trained on" in err
+    assert "The adapter was trained on other data" in err
     assert "held-out loss, 7 chats" in out
 
 
-def test_a_signal_that_comes_twice_ends_at_once() -> None:
+def test_stoppable_requests_a_stop_first_and_interrupts_then() -> None:
     with stoppable() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop == StopRequest(requested=True)
@@ -503,9 +502,9 @@ def test_a_signal_that_comes_twice_ends_at_once() -> None:
 def test_gradient_checkpointing_changes_nothing(train: Train, tmp_path: Path) -> None:
     assert train("a", "--num_epochs", "1", "--lora_dropout", "0") == 0
     assert train("b", "--num_epochs", "1", "--lora_dropout", "0", "--gradient_checkpointing") == 0
-    one, other = weights(tmp_path / "a"), weights(tmp_path / "b")
-    for name, tensor in one.items():
-        torch.testing.assert_close(tensor, other[name], rtol=0.02, atol=0.01)
+    expected, actual = weights(tmp_path / "a"), weights(tmp_path / "b")
+    for name, tensor in expected.items():
+        torch.testing.assert_close(actual[name], tensor, rtol=0.02, atol=0.01)
 
 
 @pytest.mark.cuda

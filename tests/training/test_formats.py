@@ -1,4 +1,4 @@
-"""The usual forms of training data, read as messages."""
+"""Rows of training data in the usual formats, read as messages."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ PLAIN = PromptTemplate("plain", "")
 TEMPLATES = load_templates(CHECKOUT / "prompts")
 
 
-def said(row: Any, template: PromptTemplate = PLAIN) -> list[tuple[str, str]]:
-    return [(m.role, m.content) for m in read_messages(row, template)]
+def read(row: Any) -> list[tuple[str, str]]:
+    return [(m.role, m.content) for m in read_messages(row, PLAIN)]
 
 
-ASKED = [("user", "Hi"), ("assistant", "Hello")]
+TURN = [("user", "Hi"), ("assistant", "Hello")]
 
 
 @pytest.mark.parametrize(
@@ -39,42 +39,43 @@ ASKED = [("user", "Hi"), ("assistant", "Hello")]
                            {"from": "human", "value": "Bye"}]},
     ],
 )  # fmt: skip
-def test_the_same_chat_in_every_form(row: dict[str, Any]) -> None:
-    assert said(row) == ASKED
+def test_each_format_gives_the_same_messages(row: dict[str, Any]) -> None:
+    assert read(row) == TURN
 
 
-def test_several_turns_with_a_system_prompt() -> None:
-    turns = [("system", "Be kind."), *ASKED, ("user", "Why?"), ("assistant", "So.")]
-    as_messages = {"messages": [{"role": role, "content": text} for role, text in turns]}
-    assert said(as_messages) == turns
+def test_each_format_can_have_a_system_prompt_and_several_turns() -> None:
+    messages = [("system", "Be kind."), *TURN, ("user", "Why?"), ("assistant", "So.")]
+    openai = [{"role": role, "content": text} for role, text in messages]
+    assert read({"messages": openai}) == messages
     names = {"system": "system", "user": "human", "assistant": "gpt"}
-    shared = [{"from": names[role], "value": text} for role, text in turns]
-    assert said({"conversations": shared}) == turns
-    assert said({"conversations": shared[1:], "system": "Be kind."}) == turns
-    old = {
+    sharegpt = [{"from": names[role], "value": text} for role, text in messages]
+    assert read({"conversations": sharegpt}) == messages
+    assert read({"conversations": sharegpt[1:], "system": "Be kind."}) == messages
+    alpaca = {
         "instruction": "Why?",
         "output": "So.",
         "history": [["Hi", "Hello"]],
         "system": "Be kind.",
     }
-    assert said(old) == turns
+    assert read(alpaca) == messages
 
 
-def test_openais_developer_speaks_as_system() -> None:
-    row = {"messages": [{"role": "developer", "content": "Be kind."},
-                        {"role": "assistant", "content": "Hello"}]}  # fmt: skip
-    assert said(row) == [("system", "Be kind."), ("assistant", "Hello")]
-
-
-def test_an_input_is_written_as_the_template_wants_it() -> None:
+def test_the_template_writes_the_input_of_an_instruction() -> None:
     row = {"instruction": "Translate {input}.", "input": "{instruction} 世界", "output": "world"}
-    assert said(row)[0] == ("user", "Translate {input}.\n{instruction} 世界")
+    assert read(row)[0] == ("user", "Translate {input}.\n{instruction} 世界")
     system, question, _ = read_messages(row, TEMPLATES["alpaca"])
     assert system.role == "system"
     assert "paired with an input" in system.content
     assert question == Message("user", "Translate {input}.\n\n### Input:\n{instruction} 世界")
     short = read_messages(row, TEMPLATES["alpaca_short"])
     assert [m.role for m in short] == ["user", "assistant"]
+
+
+def test_a_system_prompt_of_the_row_replaces_the_templates_own() -> None:
+    row = {"instruction": "Add.", "input": "1 2", "output": "3", "system": "Be kind."}
+    system, question, _ = read_messages(row, TEMPLATES["alpaca"])
+    assert system == Message("system", "Be kind.")
+    assert question.content.endswith("### Input:\n1 2")
 
 
 @pytest.mark.parametrize(
@@ -91,10 +92,10 @@ def test_an_input_is_written_as_the_template_wants_it() -> None:
         ({"instruction": "Hi", "output": " \n"}, "the reply is empty"),
         ({"instruction": "Hi", "output": "x", "history": [["a"]]}, "history must be a list"),
         ({"instruction": "Hi", "output": "x", "history": 5}, "history must be a list"),
-        ({"instruction": "Hi", "output": "\ud83d"}, "output holds half a character"),
+        ({"instruction": "Hi", "output": "\ud83d"}, "output has half a character"),
         ({"messages": "Hi"}, "messages is text where a list"),
-        ({"messages": []}, "nothing that the assistant says"),
-        ({"messages": [{"role": "user", "content": "Hi"}]}, "nothing that the assistant says"),
+        ({"messages": []}, "no message of the assistant"),
+        ({"messages": [{"role": "user", "content": "Hi"}]}, "no message of the assistant"),
         ({"messages": ["Hi"]}, "messages[0] is text where an object"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "has the role 'tool'"),
         ({"messages": [{"content": "x"}]}, "has the role None"),
@@ -102,10 +103,10 @@ def test_an_input_is_written_as_the_template_wants_it() -> None:
         ({"messages": [{"role": "assistant", "content": [{"type": "image_url"}]}]}, "a list where"),
         ({"messages": [{"role": "assistant", "content": "x", "weight": 0}]}, "weight 0"),
         ({"messages": [{"role": "user", "content": "Hi"}, {"role": "system", "content": "x"},
-                       {"role": "assistant", "content": "Hello"}]}, "behind others"),
+                       {"role": "assistant", "content": "Hello"}]}, "after other messages"),
     ],
 )  # fmt: skip
-def test_rows_that_are_no_chats_tell_why(row: Any, reason: str) -> None:
-    with pytest.raises(RowError) as caught:
+def test_a_row_that_is_not_a_chat_is_refused_with_the_reason(row: Any, reason: str) -> None:
+    with pytest.raises(RowError) as raised:
         read_messages(row, PLAIN)
-    assert reason in str(caught.value)
+    assert reason in str(raised.value)

@@ -1,4 +1,4 @@
-"""Rows out of files, each with its line."""
+"""Parsing of data files into rows with their lines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from training.parsing import BadRow, DataError, DataRow, parse_rows, read_text
 
 
-def test_json_lines_have_their_line_numbers() -> None:
+def test_rows_of_json_lines_have_their_line_numbers() -> None:
     text = '{"a": 1}\n\n{"a": 2}\r\n  {"a": 3}'
     assert list(parse_rows(text)) == [
         DataRow(1, {"a": 1}),
@@ -19,28 +19,25 @@ def test_json_lines_have_their_line_numbers() -> None:
     ]
 
 
-def test_a_line_that_is_no_json_is_named_and_the_others_count() -> None:
+def test_a_line_that_is_not_json_is_a_bad_row_between_good_ones() -> None:
     first, bad, last = parse_rows('{"a": 1}\n{"a": oops}\n{"a": 3}\n')
     assert (first, last) == (DataRow(1, {"a": 1}), DataRow(3, {"a": 3}))
     assert isinstance(bad, BadRow)
-    assert str(bad) == "line 2: no JSON (Expecting value, column 7)"
+    assert str(bad) == "line 2: not JSON (Expecting value, column 7)"
 
 
-def test_a_line_separator_inside_of_a_text_does_not_end_its_line() -> None:
+def test_a_unicode_line_separator_in_a_string_does_not_end_the_line() -> None:
     text = '{"a": "one\u2028two\u0085three"}\n{"a": 2}'
     assert [row.line for row in parse_rows(text)] == [1, 2]
 
 
 @pytest.mark.parametrize("indent", [None, 2])
-def test_elements_of_a_list_have_the_lines_they_begin_on(indent: int | None) -> None:
+def test_rows_of_a_list_have_the_lines_where_they_begin(indent: int | None) -> None:
     rows = [{"a": 1}, {"a": "x\ny"}, {"a": [3]}]
     text = "\n" + json.dumps(rows, indent=indent)
-    found = list(parse_rows(text))
-    assert [row.value for row in found if isinstance(row, DataRow)] == rows
-    lines = text.split("\n")
-    for row in found:
-        assert "{" in lines[row.line - 1]
-    assert [row.line for row in found] == ([2, 2, 2] if indent is None else [3, 6, 9])
+    parsed = list(parse_rows(text))
+    assert [row.value for row in parsed if isinstance(row, DataRow)] == rows
+    assert [row.line for row in parsed] == ([2, 2, 2] if indent is None else [3, 6, 9])
 
 
 def test_an_empty_list_has_no_rows() -> None:
@@ -48,59 +45,60 @@ def test_an_empty_list_has_no_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ('[{"a": 1},\n{"a": 2', "begins on line 2: no JSON"),
+        ('[{"a": 1},\n{"a": 2', "begins on line 2: not JSON"),
         ('[{"a": 1}\n{"a": 2}]', "line 1: the list breaks off, or a comma is missing"),
-        ('[{"a": 1},\n', "line 2: no JSON"),
-        ("[" * 100_000, "no JSON (RecursionError)"),
+        ('[{"a": 1},\n', "line 2: not JSON"),
+        ("[" * 100_000, "not JSON (RecursionError)"),
     ],
 )
-def test_a_torn_list_is_refused_with_its_place(text: str, said: str) -> None:
-    with pytest.raises(DataError) as caught:
+def test_a_broken_list_is_refused_with_the_line(text: str, message: str) -> None:
+    with pytest.raises(DataError) as raised:
         list(parse_rows(text))
-    assert said in str(caught.value)
+    assert message in str(raised.value)
 
 
-def test_what_stands_behind_a_list_is_not_dropped_in_silence() -> None:
-    with pytest.raises(DataError, match="more behind the list that ends on line 2"):
+def test_text_after_a_list_is_refused() -> None:
+    with pytest.raises(DataError, match="more text after the list that ends on line 2"):
         list(parse_rows('[{"a": 1},\n{"a": 2}]\n[{"a": 3}]'))
 
 
-def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "marked.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + '{"a": "世界"}'.encode())
     assert list(parse_rows(read_text(path))) == [DataRow(1, {"a": "世界"})]
 
 
 @pytest.mark.parametrize("encoding", ["gb18030", "utf-16"])
-def test_another_encoding_is_named_with_the_command_that_converts_it(
+def test_another_encoding_is_reported_with_a_command_that_converts_it(
     encoding: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "chats.jsonl"
     path.write_bytes('{"a": 1}\n{"a": "今天天气很好，我们去公园。"}'.encode(encoding))
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError) as raised:
         read_text(path)
-    assert f"it looks like {encoding}" in str(caught.value)
-    assert f"iconv -f {encoding} -t utf-8 {path} -o {tmp_path / 'chats.utf8.jsonl'}" in str(
-        caught.value
-    )
+    command = f"iconv -f {encoding} -t utf-8 {path} -o {tmp_path / 'chats.utf8.jsonl'}"
+    assert f"it looks like {encoding}" in str(raised.value)
+    assert command in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [(None, "There is no file"), (b"", "is empty"), (b" \n\t\n", "is empty"),
      (b'{"a": "\xff\xfe\xfd"}', "is not UTF-8 (line 1, byte 7)")],
 )  # fmt: skip
-def test_a_file_that_is_none(content: bytes | None, said: str, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported(
+    content: bytes | None, message: str, tmp_path: Path
+) -> None:
     path = tmp_path / "chats.jsonl"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError) as raised:
         read_text(path)
-    assert said in str(caught.value)
+    assert message in str(raised.value)
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
+def test_a_folder_is_refused_as_a_data_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is a folder"):
         read_text(tmp_path)

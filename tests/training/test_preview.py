@@ -1,4 +1,4 @@
-"""Data as the model will read it."""
+"""Previews of data files."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ def row(question: str, answer: str) -> dict[str, str]:
     return {"instruction": question, "output": answer}
 
 
-def test_the_first_chats_are_shown_with_what_is_learned(tmp_path: Path, tiny_folder: Path) -> None:
+def test_preview_has_the_first_chats_in_learned_and_other_pieces(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
     tokenizer = load_tokenizer(read_model_folder(tiny_folder))
     path = write(tmp_path / "d.jsonl", *(row(f"x = {n}", "你好 <|im_end|>") for n in range(5)), 3)
-    seen = preview(path, MODEL, tokenizer, 100)
-    assert (seen.count, seen.bad, len(seen.chats)) == (5, 1, 3)
-    assert str(seen.reasons[0]).startswith("line 6: a number")
-    assert seen.chats[1] == (
+    shown = preview(path, MODEL, tokenizer, 100)
+    assert (shown.count, shown.bad, len(shown.chats)) == (5, 1, 3)
+    assert str(shown.reasons[0]).startswith("line 6: a number")
+    assert shown.chats[1] == (
         Piece("<|im_start|>user\nx = 1<|im_end|>\n<|im_start|>assistant\n", learned=False),
         Piece("你好 <|im_end|><|im_end|>", learned=True),
         Piece("\n", learned=False),
@@ -40,7 +42,7 @@ def test_the_first_chats_are_shown_with_what_is_learned(tmp_path: Path, tiny_fol
     assert [[piece.learned for piece in chat] for chat in everything.chats] == [[True]] * 3
 
 
-def test_a_file_that_cannot_be_used_says_so(tmp_path: Path, tiny_folder: Path) -> None:
+def test_preview_refuses_a_file_without_usable_rows(tmp_path: Path, tiny_folder: Path) -> None:
     tokenizer = load_tokenizer(read_model_folder(tiny_folder))
     with pytest.raises(DataError, match=r"2 of 2 rows in .*d\.jsonl cannot be used: line 1"):
         preview(write(tmp_path / "d.jsonl", 1, 2), MODEL, tokenizer, 100)
