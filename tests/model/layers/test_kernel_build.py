@@ -86,17 +86,17 @@ OTHER_PROCESSOR = """
 import sys
 from numba import config
 config.CACHE_DIR = sys.argv[1]
-from model.layers.kernels import vectors
-vectors.UNIT = getattr(vectors, sys.argv[2])
+from model.layers.kernels import llvm_ir
+llvm_ir.UNIT = getattr(llvm_ir, sys.argv[2])
 import torch
 from llvmlite.binding import get_host_cpu_features
-from tests.model.kernels import test_decode
+from tests.model.layers.kernels import test_decoder
 from tests.model.layers.kernels.conftest import SHAPES, make_model
 from tests.model.layers.kernels.test_int8_gemm import bound, exact, int8, multiplier
-from model.layers.kernels import sums
+from model.layers.kernels import weighted_sum_ir
 from model.layers.kernels.decoder import Decoder
 from model.layers.kernels.int8_gemm import IS_WIDE
-assert not IS_WIDE and sums.VECTORS == 1, "not what other processors compute with"
+assert not IS_WIDE and weighted_sum_ir.VECTORS == 1, "not what other processors compute with"
 product = multiplier()
 for layer in (int8(torch.randn(41, 100)), int8(torch.randn(41, 2100))):
     for rows in (1, 2, 3, 4, 5, 6, 9):
@@ -104,15 +104,15 @@ for layer in (int8(torch.randn(41, 100)), int8(torch.randn(41, 2100))):
         assert ((product(layer, x) - exact(layer, x)).abs() <= bound(layer, x)).all(), rows
 for shape in SHAPES.values():
     model = make_model(shape)
-    adapters = test_decode.loras(model)
-    expected = test_decode.Chats(model, adapters).read()
+    adapters = test_decoder.loras(model)
+    expected = test_decoder.Chats(model, adapters).read()
     decoder = Decoder(model, 2, 128, 8)
-    model.use(decoder)
-    chats = test_decode.Chats(model, adapters)
+    model.set_decoder(decoder)
+    chats = test_decoder.Chats(model, adapters)
     together = chats.read().clone()
-    test_decode.assert_near(together, expected)
-    for at, prompt in enumerate(test_decode.PROMPTS):
-        alone = model.forward([chats.span(at, prompt, test_decode.empty_cache(model))])
+    test_decoder.assert_near(together, expected)
+    for at, prompt in enumerate(test_decoder.PROMPTS):
+        alone = model.forward([chats.span(at, prompt, test_decoder.empty_cache(model))])
         assert torch.equal(alone[0], together[at]), at
     decoder.close()
 """

@@ -213,7 +213,7 @@ def test_closing_does_not_wait_for_a_server_that_says_nothing(opened: Open, serv
             while not (server.asked and server.looks):
                 await asyncio.sleep(0.01)
             await asyncio.to_thread(manager.close)
-            assert not manager._loader.serving().engine._thread.is_alive()  # type: ignore[attr-defined]
+            assert not manager._loader.backend().engine._thread.is_alive()  # type: ignore[attr-defined]
             return (await task)[-1]
 
     assert asyncio.run(close()).finish_reason is FinishReason.ABORT
