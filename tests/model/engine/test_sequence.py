@@ -142,7 +142,7 @@ def test_chosen_token_is_what_is_computed_next() -> None:
     reply.sequence.accept_logits(likeliest("x"))
     span = reply.sequence.next_span(10)
     assert list(span.tokens) == [ord("x")]
-    assert span.scale == 0.5
+    assert span.adapter_scale == 0.5
 
 
 def test_every_span_has_the_same_cache() -> None:

@@ -56,7 +56,9 @@ def pretend_child(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
 
 def test_model_serves_before_and_after_the_hand_over(model: Llama) -> None:
     before = logits(model)
-    KernelBuild(user_cache_path(APP_NAME)).hand_over(model, threads=2, max_rows=8, max_spans=4)
+    KernelBuild(user_cache_path(APP_NAME)).attach_when_ready(
+        model, threads=2, max_rows=8, max_sequences=4
+    )
     wait_for_decoder(model)
     after = logits(model)
     assert not torch.equal(before, after), "compiled code was not used"
@@ -67,7 +69,7 @@ def test_model_serves_before_and_after_the_hand_over(model: Llama) -> None:
 def test_empty_cache_is_filled_by_a_process_of_its_own(tmp_path: Path, model: Llama) -> None:
     build = KernelBuild(tmp_path)
     assert not (build_folder(tmp_path) / DONE).exists()
-    build.hand_over(model, threads=2, max_rows=8, max_spans=4)
+    build.attach_when_ready(model, threads=2, max_rows=8, max_sequences=4)
     wait_for_decoder(model)
     assert (build_folder(tmp_path) / DONE).is_file()
     assert KernelBuild(tmp_path).wait()  # and nothing is compiled a second time
@@ -77,7 +79,7 @@ def test_empty_cache_is_filled_by_a_process_of_its_own(tmp_path: Path, model: Ll
 def test_cache_that_cannot_be_written_is_done_without(tmp_path: Path, model: Llama) -> None:
     """As for a container's user in a folder of root's: decoding must be compiled all the same."""
     (tmp_path / "cache").write_text("no folder")
-    KernelBuild(tmp_path / "cache").hand_over(model, threads=2, max_rows=8, max_spans=4)
+    KernelBuild(tmp_path / "cache").attach_when_ready(model, threads=2, max_rows=8, max_sequences=4)
     wait_for_decoder(model)
     assert logits(model).isfinite().all()
 
@@ -87,7 +89,7 @@ import sys
 from numba import config
 config.CACHE_DIR = sys.argv[1]
 from model.layers.kernels import llvm_ir
-llvm_ir.UNIT = getattr(llvm_ir, sys.argv[2])
+llvm_ir.HOST_ISA = getattr(llvm_ir, sys.argv[2])
 import torch
 from llvmlite.binding import get_host_cpu_features
 from tests.model.layers.kernels import test_decoder
@@ -95,8 +97,8 @@ from tests.model.layers.kernels.conftest import SHAPES, make_model
 from tests.model.layers.kernels.test_int8_gemm import bound, exact, int8, multiplier
 from model.layers.kernels import weighted_sum_ir
 from model.layers.kernels.decoder import Decoder
-from model.layers.kernels.int8_gemm import IS_WIDE
-assert not IS_WIDE and weighted_sum_ir.VECTORS == 1, "not what other processors compute with"
+from model.layers.kernels.int8_gemm import HAS_AVX512
+assert not HAS_AVX512 and weighted_sum_ir.TILE_VECTORS == 1, "this is the code for AVX-512"
 product = multiplier()
 for layer in (int8(torch.randn(41, 100)), int8(torch.randn(41, 2100))):
     for rows in (1, 2, 3, 4, 5, 6, 9):
@@ -119,13 +121,13 @@ for shape in SHAPES.values():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("unit", ["NARROW", "PLAIN"])
-def test_processors_with_less_compute_the_same(tmp_path: Path, unit: str) -> None:
+@pytest.mark.parametrize("isa", ["AVX2", "GENERIC"])
+def test_processors_with_less_compute_the_same(tmp_path: Path, isa: str) -> None:
     """Without vectors of 512 bits, and without those of 256."""
-    if unit == "NARROW" and not get_host_cpu_features().get("avx2"):
+    if isa == "AVX2" and not get_host_cpu_features().get("avx2"):
         pytest.skip("this processor has no AVX2 either")
     done = subprocess.run(
-        [sys.executable, "-c", OTHER_PROCESSOR, str(tmp_path), unit],
+        [sys.executable, "-c", OTHER_PROCESSOR, str(tmp_path), isa],
         cwd=CHECKOUT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")

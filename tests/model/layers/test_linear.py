@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.layers.linear import (
-    BLOCK,
-    NEIGHBOURS,
+    ADJACENT_COLUMNS,
+    BLOCK_ROWS,
     QUANTIZE_ROWS,
     BitsAndBytesLinear,
     FloatLinear,
@@ -124,7 +124,9 @@ def test_bound_would_notice_one_wrong_weight(rows: int) -> None:
     weight = random_weight(48, 64)
     layer = int8(weight)
     position = int(weight[7].abs().argmax())
-    layer.packed[7 // BLOCK, position // NEIGHBOURS, 7 % BLOCK, position % NEIGHBOURS] *= -1
+    layer.packed[
+        7 // BLOCK_ROWS, position // ADJACENT_COLUMNS, 7 % BLOCK_ROWS, position % ADJACENT_COLUMNS
+    ] *= -1
     x = torch.zeros(rows, 64)
     x[:, position] = 1.0
     error = (layer(x) - functional.linear(x, weight)).abs()

@@ -72,8 +72,8 @@ def decoder_for(machine_code: Path) -> Iterator[MakeDecoder]:
     """Makes decoders, and sends their threads home."""
     made: list[Decoder] = []
 
-    def make(model: Llama, threads: int = 2, max_rows: int = 64, max_spans: int = 8) -> Decoder:
-        made.append(make_decoder(machine_code, model, threads, max_rows, max_spans))
+    def make(model: Llama, threads: int = 2, max_rows: int = 64, max_sequences: int = 8) -> Decoder:
+        made.append(make_decoder(machine_code, model, threads, max_rows, max_sequences))
         return made[-1]
 
     yield make

@@ -193,7 +193,7 @@ def test_caches_grow_and_advance(decoder_for: MakeDecoder) -> None:
 
 def test_more_rows_than_it_has_room_for_go_through_torch(decoder_for: MakeDecoder) -> None:
     model = make_model(GROUPED)
-    model.set_decoder(decoder_for(model, max_rows=2, max_spans=2))
+    model.set_decoder(decoder_for(model, max_rows=2, max_sequences=2))
     adapters = loras(model)
     got = Chats(model, adapters).step(20)
     model.decoder = None

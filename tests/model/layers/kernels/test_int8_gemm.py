@@ -24,17 +24,18 @@ def multiplier() -> Product:
     import numpy as np
 
     from model.layers.kernels import records
-    from model.layers.kernels.int8_gemm import chunks, multiply, quantize
-    from model.layers.kernels.memory import floats, shorts
-    from model.layers.kernels.options import compiled
+    from model.layers.kernels.int8_gemm import count_chunks, multiply, quantize
+    from model.layers.kernels.intrinsics import compiled, float32_array, int16_array
 
     @compiled
     def run(linear, x, width, rows, values, scales, output):  # type: ignore[no-untyped-def]
         for row in range(rows):
-            mine = shorts(values + 2 * row * linear.ins, linear.ins)
-            floats(scales, rows)[row] = quantize(floats(x + 4 * row * width, width), mine)
-        for chunk in range(chunks(linear.ins, linear.outs)):
-            multiply(linear, chunk, rows, values, scales, output, linear.outs)
+            mine = int16_array(values + 2 * row * linear.in_features, linear.in_features)
+            float32_array(scales, rows)[row] = quantize(
+                float32_array(x + 4 * row * width, width), mine
+            )
+        for chunk in range(count_chunks(linear.in_features, linear.out_features)):
+            multiply(linear, chunk, rows, values, scales, output, linear.out_features)
 
     def product(layer: Int8Linear, x: Tensor) -> Tensor:
         x, (rows, width) = x.contiguous(), x.shape
