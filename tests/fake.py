@@ -89,7 +89,7 @@ class FakeEngine:
         return PreparedAdapter(adapter, digest)
 
     def submit(self, request: EngineRequest, emit: Emit) -> None:
-        if request.read_only:
+        if request.prefill_only:
             self.read.append(request)
             stats = Stats(len(request.prompt_ids), 0, 0.0, 0.0, seed=1, cached_tokens=2)
             emit(Delta("", FinishReason.STOP, stats))

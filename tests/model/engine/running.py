@@ -86,7 +86,7 @@ class Running:
         eos: frozenset[int] = frozenset(),
         on_delta: Callable[[Delta], None] | None = None,
         sampling: Sampling | None = None,
-        read_only: bool = False,
+        prefill_only: bool = False,
     ) -> Reply:
         prepared = pieces = None
         if adapter:
@@ -98,7 +98,7 @@ class Running:
         self.engine.submit(
             EngineRequest(
                 reply.id, tuple(prompt), wishes, eos, NumberDetokenizer(), prepared, scale, pieces,
-                read_only=read_only,
+                prefill_only=prefill_only,
             ),
             reply.emit,
         )  # fmt: skip

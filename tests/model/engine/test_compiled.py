@@ -77,7 +77,7 @@ def one_by_one(tiny: Running, asked: Sequence[Job]) -> list[Reply]:
     """The replies as they are without guesses, one after another, nothing reused."""
     replies = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local_engine, "GUESS_ROWS", 0)
+        patch.setattr(local_engine, "MAX_SPECULATIVE_ROWS", 0)
         for prompt, adapter, wishes in asked:
             replies.append(tiny.ask(prompt, adapter, sampling=wishes).wait())
             tiny.engine._memory.clear()
@@ -137,13 +137,13 @@ def test_guess_ends_with_the_reply(looping: Running) -> None:
 
 def test_many_at_once_compute_no_guesses(tiny: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = Steps(tiny, monkeypatch)
-    replies = [tiny.ask(p, sampling=GREEDY) for p in prompts(local_engine.GUESS_ROWS + 1, 320, 40)]
+    replies = [tiny.ask(p, sampling=GREEDY) for p in prompts(local_engine.MAX_SPECULATIVE_ROWS + 1, 320, 40)]
     for reply in replies:
         reply.wait()
     full = [sizes for sizes in steps.sizes if len(sizes) == len(replies)]
     assert full[1:]
     assert all(size == 1 for sizes in full[1:] for size in sizes)
-    assert max(sum(sizes) for sizes in steps.sizes if max(sizes) < 3) <= local_engine.GUESS_ROWS + 1
+    assert max(sum(sizes) for sizes in steps.sizes if max(sizes) < 3) <= local_engine.MAX_SPECULATIVE_ROWS + 1
 
 
 def test_torch_gets_no_guesses(

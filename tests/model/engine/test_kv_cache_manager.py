@@ -58,7 +58,7 @@ def engine(tiny_folder: Path, tiny_adapters: Path) -> MakeEngine:
     def make(steps: int | None) -> Iterator[Running]:
         budget = None if steps is None else steps * STEP_BYTES
         with running(tiny_folder, tiny_adapters, cache_bytes=budget) as made:
-            assert budget is None or made.engine._memory._position * STEP == STEP_BYTES
+            assert budget is None or made.model.cache_format.position_bytes * STEP == STEP_BYTES
             yield made
 
     return make
@@ -198,7 +198,7 @@ def test_the_budget_is_kept(
             scheduler = tiny.engine._scheduler
             sequences = (*scheduler.running, *scheduler.waiting)
             held = sum(sequence.cache.nbytes for sequence in sequences)
-            seen.append(held + tiny.engine._memory._idle.nbytes)
+            seen.append(held + tiny.engine._memory._prefixes.nbytes)
             return forward(spans, every_position)
 
         monkeypatch.setattr(tiny.model, "logits", noting)

@@ -33,7 +33,7 @@ def fresh(tiny_folder: Path, tiny_adapters: Path) -> Iterator[Running]:
 
 
 def read(engine: Running, prompt: Ids, adapter: str | None = None, name: str = "read") -> Reply:
-    return engine.ask(prompt, adapter, name=name, read_only=True)
+    return engine.ask(prompt, adapter, name=name, prefill_only=True)
 
 
 class Steps:
@@ -115,7 +115,7 @@ def test_a_reply_waits_for_one_chunk_at_most(
 
     with running(tiny_folder, tiny_adapters, "none", max_sequences, PLENTY) as tiny:
         steps = Steps(tiny, monkeypatch, pause_at=0)
-        reading = tiny.ask(some(500, 1), name="read", read_only=True, on_delta=ending("read"))
+        reading = tiny.ask(some(500, 1), name="read", prefill_only=True, on_delta=ending("read"))
         assert steps.paused.wait(60)
         assert (tiny.engine.status().running, tiny.engine.status().waiting) == (0, 0)
         queued: list[Delta] = []
@@ -185,9 +185,9 @@ def test_those_who_are_to_be_read_fill_nobodys_queue(
 
 
 def test_reading_changes_no_guess_at_the_wait(tiny: Running) -> None:
-    before = tiny.engine._pace.estimate(3)
+    before = tiny.engine._wait_estimator.estimate(3)
     read(tiny, some(300, 1)).wait()
-    assert tiny.engine._pace.estimate(3) == before
+    assert tiny.engine._wait_estimator.estimate(3) == before
 
 
 def test_closing_ends_what_waits_to_be_read(tiny: Running) -> None:

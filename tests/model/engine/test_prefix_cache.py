@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from model.engine.kv_cache import SequenceCache
-from model.engine.prefix_cache import LEAST, MAX_ENTRIES, PrefixCache, PrefixEntry, common_prefix
+from model.engine.prefix_cache import MIN_PREFIX, MAX_ENTRIES, PrefixCache, PrefixEntry, common_prefix
 from model.layers.kv_layout import CacheFormat
 
 FORM = CacheFormat(1, 1, 2, torch.float32, "cpu")
@@ -74,8 +74,8 @@ def test_short_beginnings_count_only_where_they_are_continued() -> None:
     cache = kept(A[:5], B)
     assert find(cache, A) == 5
     assert find(cache, (*A[:4], 1, 2)) == 0
-    assert find(cache, (*B[: LEAST - 1], 1)) == 0
-    assert find(cache, (*B[:LEAST], 1)) == LEAST
+    assert find(cache, (*B[: MIN_PREFIX - 1], 1)) == 0
+    assert find(cache, (*B[:MIN_PREFIX], 1)) == MIN_PREFIX
 
 
 def test_of_two_as_long_the_one_that_ends_there() -> None:
@@ -152,12 +152,12 @@ def test_finding_among_many_long_ones_is_quick() -> None:
 def test_what_an_entry_begins_with_is_held() -> None:
     cache = kept(A + B, C)
     for tokens, held in ((A, True), (A + B, True), (C[:3], True), ((*A, 1), False), (B, False)):
-        assert cache.holds(BASE, np.array(tokens, np.int32)) is held
-        assert not cache.holds(ADAPTED, np.array(tokens, np.int32))
+        assert cache.contains(BASE, np.array(tokens, np.int32)) is held
+        assert not cache.contains(ADAPTED, np.array(tokens, np.int32))
 
 
 def test_what_is_held_counts_as_used() -> None:
     cache = kept(A, B)
-    assert cache.holds(BASE, np.array(A, np.int32))
+    assert cache.contains(BASE, np.array(A, np.int32))
     cache.evict()
     assert (find(cache, (*A, 1)), find(cache, (*B, 1))) == (40, 0)

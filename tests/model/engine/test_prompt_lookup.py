@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from model.engine.prompt_lookup import REACHES, PromptLookup
+from model.engine.prompt_lookup import NGRAM_TO_DRAFT_LEN, PromptLookup
 
 
 @pytest.mark.parametrize(
@@ -55,4 +55,4 @@ def test_token_by_token_is_the_same_as_at_once() -> None:
 
 
 def test_reaches_begin_with_the_longest() -> None:
-    assert list(REACHES) == sorted(REACHES, reverse=True)
+    assert list(NGRAM_TO_DRAFT_LEN) == sorted(NGRAM_TO_DRAFT_LEN, reverse=True)

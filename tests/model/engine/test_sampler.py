@@ -114,7 +114,7 @@ def test_the_same_tokens_survive_as_in_transformers(wishes: dict[str, Any], seed
     logits = random_logits(seed)
     expected = warped(logits, wishes).softmax(0)
     made = sampler(**wishes)
-    ids, weights = made._kept(logits.numpy())
+    ids, weights = made.candidates(logits.numpy())
     assert set(ids.tolist()) == set(expected.nonzero().flatten().tolist())
     probabilities = torch.from_numpy(weights / weights.sum()).float()
     torch.testing.assert_close(probabilities, expected[ids], rtol=1e-4, atol=1e-6)

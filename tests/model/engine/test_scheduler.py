@@ -27,10 +27,10 @@ class Stub:
     request: Wish
     prefilling: bool = True
     finished: bool = False
-    read_only: bool = False
+    prefill_only: bool = False
 
     @property
-    def key(self) -> tuple[str, float]:
+    def prefix_key(self) -> tuple[str, float]:
         return self.request.adapter or "", self.request.adapter_scale
 
 
@@ -270,26 +270,26 @@ def test_retiring_tells_who_ran_and_keeps_nothing_of_them() -> None:
 # What is only read ahead
 
 
-def reading(replies: str, unread: str, most: int = 2) -> Scheduler:
+def reading(replies: str, prefill_only: str, most: int = 2) -> Scheduler:
     made = scheduler(replies, most)
-    made.add([stub(letter, read_only=True) for letter in unread])
+    made.add([stub(letter, prefill_only=True) for letter in prefill_only])
     made.admit()
     return made
 
 
 def test_reading_is_one_at_a_time_and_in_order() -> None:
     made = reading("", "xy")
-    assert (names(made.running), names(made.unread)) == ("x", "y")
+    assert (names(made.running), names(made.prefill_only)) == ("x", "y")
     assert made.next_prefill() is made.running[0]
     made.running[0].finished = True
     assert names(made.remove_finished()) == "x"
     made.admit()
-    assert (names(made.running), names(made.unread)) == ("y", "")
+    assert (names(made.running), names(made.prefill_only)) == ("y", "")
 
 
 def test_nothing_is_read_while_a_reply_runs() -> None:
     made = reading("a", "x", most=9)
-    assert (names(made.running), names(made.unread)) == ("a", "x")
+    assert (names(made.running), names(made.prefill_only)) == ("a", "x")
     assert made.preempt_prefill_only() is None
     made.running[0].finished = True
     made.remove_finished()
@@ -303,19 +303,19 @@ def test_reading_gives_way_to_whoever_comes_and_is_the_next_to_be_read() -> None
     made.add([stub("a")])
     assert names(s for s in [made.preempt_prefill_only()] if s) == "x"
     made.admit()
-    assert (names(made.running), names(made.waiting), names(made.unread)) == ("a", "", "xy")
+    assert (names(made.running), names(made.waiting), names(made.prefill_only)) == ("a", "", "xy")
     assert names(made._turns) == "a"
 
 
 def test_reading_counts_for_nobody() -> None:
     made = reading("", "xy")
-    assert (made.replies, len(made.waiting), made.waiting_reason) == (0, 0, None)
+    assert (made.running_replies, len(made.waiting), made.waiting_reason) == (0, 0, None)
     assert made
 
 
 def test_what_is_to_be_read_is_found_and_retired_as_all_else() -> None:
     made = reading("a", "xy")
     assert names(made.find(["x"])) == "x"
-    made.unread[0].finished = True
+    made.prefill_only[0].finished = True
     assert made.remove_finished() == []
     assert names(made.all_sequences) == "ya"

@@ -66,7 +66,7 @@ class Reply:
         prompt: str = "Hi",
         detokenizer: Ascii | None = None,
         so_far: str = "",
-        read_only: bool = False,
+        prefill_only: bool = False,
         **wishes: Any,
     ) -> None:
         self.deltas: list[Delta] = []
@@ -78,7 +78,7 @@ class Reply:
             detokenizer=detokenizer or Ascii(),
             adapter_scale=0.5,
             so_far=so_far,
-            read_only=read_only,
+            prefill_only=prefill_only,
         )
         cache = SequenceCache(FORM)
         self.sequence = Sequence(request, self.deltas.append, cache, None, VOCAB)
@@ -86,12 +86,12 @@ class Reply:
     def feed(self, letters: str, then_eos: bool = False) -> Reply:
         """Let the model say `letters`, as far as the sequence wants more."""
         if self.sequence.prefilling:
-            self.sequence.next_span(1000)
+            self.sequence.next_slice(1000)
         for letter in [*letters, *([EOS] if then_eos else [])]:
             if self.sequence.finished:
                 break
             self.sequence.accept_logits(likeliest(letter))
-            self.sequence.next_span(1)
+            self.sequence.next_slice(1)
         return self
 
     @property
@@ -111,10 +111,10 @@ def test_prompt_is_taken_in_chunks_and_nothing_is_said_before_its_end() -> None:
     sequence = reply.sequence
     taken = []
     for _ in range(2):
-        taken.append(list(sequence.next_span(3).tokens))
+        taken.append(list(sequence.next_slice(3).tokens))
         sequence.accept_logits(likeliest("x"))
         assert sequence.prefilling
-    taken.append(list(sequence.next_span(3).tokens))
+    taken.append(list(sequence.next_slice(3).tokens))
     assert reply.deltas == []
     sequence.accept_logits(likeliest("x"))
     assert not sequence.prefilling
@@ -124,9 +124,9 @@ def test_prompt_is_taken_in_chunks_and_nothing_is_said_before_its_end() -> None:
 
 
 def test_what_is_read_ahead_ends_with_its_prompt_and_says_nothing() -> None:
-    reply = Reply(prompt="abcdefgh", read_only=True)
+    reply = Reply(prompt="abcdefgh", prefill_only=True)
     for _ in range(2):
-        reply.sequence.next_span(4)
+        reply.sequence.next_slice(4)
         assert reply.deltas == []
         reply.sequence.accept_logits(likeliest("x"))
     (last,) = reply.deltas
@@ -138,16 +138,16 @@ def test_what_is_read_ahead_ends_with_its_prompt_and_says_nothing() -> None:
 
 def test_chosen_token_is_what_is_computed_next() -> None:
     reply = Reply()
-    reply.sequence.next_span(10)
+    reply.sequence.next_slice(10)
     reply.sequence.accept_logits(likeliest("x"))
-    span = reply.sequence.next_span(10)
+    span = reply.sequence.next_slice(10)
     assert list(span.tokens) == [ord("x")]
     assert span.adapter_scale == 0.5
 
 
 def test_every_span_has_the_same_cache() -> None:
     sequence = Reply(prompt="abcd").sequence
-    assert sequence.next_span(2).cache is sequence.next_span(2).cache
+    assert sequence.next_slice(2).cache is sequence.next_slice(2).cache
 
 
 # Finish reasons
@@ -191,10 +191,10 @@ def test_without_max_tokens_the_reply_goes_on() -> None:
 @pytest.mark.parametrize("least", [1, 3])
 def test_end_token_waits_for_min_tokens(least: int) -> None:
     reply = Reply(min_tokens=least)
-    reply.sequence.next_span(10)
+    reply.sequence.next_slice(10)
     for count in range(1, least + 1):
         reply.sequence.accept_logits(likeliest(EOS))
-        reply.sequence.next_span(1)
+        reply.sequence.next_slice(1)
         assert reply.reason is None
         assert len(reply.text) == count
     reply.sequence.accept_logits(likeliest(EOS))
@@ -203,10 +203,10 @@ def test_end_token_waits_for_min_tokens(least: int) -> None:
 
 def test_ignored_end_token_does_not_end_the_reply() -> None:
     reply = Reply(ignore_eos=True, max_tokens=4)
-    reply.sequence.next_span(10)
+    reply.sequence.next_slice(10)
     for _ in range(4):
         reply.sequence.accept_logits(likeliest(EOS))
-        reply.sequence.next_span(1)
+        reply.sequence.next_slice(1)
     assert reply.reason is FinishReason.LENGTH
     assert chr(EOS) not in reply.text
 

@@ -99,7 +99,7 @@ def test_each_is_told_its_place_in_the_queue_whenever_it_moves(
 def test_who_is_refused_is_told_when_to_come_back(tiny_folder: Path, tiny_adapters: Path) -> None:
     with running(tiny_folder, tiny_adapters, max_sequences=2, max_waiting=3) as tiny:
         go_on = hold(tiny)
-        tiny.engine._pace.record(20.0)
+        tiny.engine._wait_estimator.record(20.0)
         replies = [tiny.ask(some(9, i), name=f"{i}") for i in range(3)]
         with pytest.raises(BusyError, match=r"3 replies .* about 40 s") as caught:
             tiny.ask(some(9, 9))
@@ -111,7 +111,7 @@ def test_who_is_refused_is_told_when_to_come_back(tiny_folder: Path, tiny_adapte
 
 def test_the_wait_is_learned_from_replies(tiny_folder: Path, tiny_adapters: Path) -> None:
     with running(tiny_folder, tiny_adapters, max_sequences=1) as tiny:
-        before = tiny.engine._pace.estimate(99)
+        before = tiny.engine._wait_estimator.estimate(99)
         for i in range(3):
             tiny.ask(some(9, i)).wait()
-        assert tiny.engine._pace.estimate(99) < before / 2
+        assert tiny.engine._wait_estimator.estimate(99) < before / 2

@@ -25,9 +25,9 @@ Open = Callable[..., ModelManager]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks and tries that a test does not have to wait for."""
-    monkeypatch.setattr(engine, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(engine, "FIRST_WAIT", 0.02)
-    monkeypatch.setattr(engine, "LONGEST_WAIT", 0.05)
+    monkeypatch.setattr(engine, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(engine, "MIN_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(engine, "MAX_RETRY_SECONDS", 0.05)
 
 
 @pytest.fixture(scope="session")
