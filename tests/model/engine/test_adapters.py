@@ -8,11 +8,17 @@ from pathlib import Path
 import pytest
 
 from model.types import EngineError, EngineRequest, PreparedAdapter, Sampling
-from tests.model.engine.running import NumberDetokenizer, Reply, Running, running
-from tests.model.engine.test_reuse import hold, some
+from tests.model.engine.running import (
+    NumberDetokenizer,
+    Reply,
+    Running,
+    pause,
+    random_tokens,
+    running,
+)
 
 NAMES = ("qv", "all", "rs", "patterned")
-PROMPT = some(30, 1)
+PROMPT = random_tokens(30, 1)
 LONG = Sampling(temperature=0, max_tokens=150)
 
 
@@ -46,10 +52,10 @@ def test_an_adapter_in_use_is_not_loaded_twice(
     """Nor one that a waiting reply will use."""
     with running(tiny_folder, tiny_adapters, max_sequences=1, adapter_bytes=1) as tiny:
         loads = count_loads(tiny, monkeypatch)
-        go_on = hold(tiny)
+        resume = pause(tiny)
         replies = [tiny.ask(PROMPT, name, name=f"1 {name}", sampling=LONG) for name in NAMES]
         replies += [tiny.ask(PROMPT, name, name=f"2 {name}", sampling=LONG) for name in NAMES]
-        go_on.set()
+        resume.set()
         said = [reply.wait().ids for reply in replies]
     assert said[:4] == said[4:]
     assert loads == [*NAMES]
@@ -80,10 +86,10 @@ def test_an_adapter_deleted_while_in_use(
     with running(tiny_folder, tiny_adapters) as plenty:
         expected = plenty.ask(PROMPT, "all", sampling=LONG).wait().ids
     with running(tiny_folder, adapters, adapter_bytes=1) as tiny:
-        go_on = hold(tiny)
+        resume = pause(tiny)
         reply = tiny.ask(PROMPT, "all", sampling=LONG)
         shutil.rmtree(adapters / "all")
-        go_on.set()
+        resume.set()
         assert tiny.ask(PROMPT, "qv").wait().last.error is None
         assert reply.wait().ids == expected
 
@@ -91,12 +97,12 @@ def test_an_adapter_deleted_while_in_use(
 def test_an_unloaded_adapter_finishes_what_it_says(tiny_folder: Path, tiny_adapters: Path) -> None:
     with running(tiny_folder, tiny_adapters) as tiny:
         expected = tiny.ask(PROMPT, "all", sampling=LONG).wait().ids
-        go_on = hold(tiny)
+        resume = pause(tiny)
         reply = tiny.ask(PROMPT, "all", sampling=LONG, name="again")
         tiny.engine.unload("all")
         tiny.engine.unload("nobody")
         assert tiny.engine.counts().adapters == ()
-        go_on.set()
+        resume.set()
         assert reply.wait().ids == expected
 
 
@@ -112,9 +118,9 @@ def test_loads_and_evictions_are_counted(tiny_folder: Path, tiny_adapters: Path)
 
 def test_steps_are_counted_by_their_size(tiny_folder: Path, tiny_adapters: Path) -> None:
     with running(tiny_folder, tiny_adapters, cache_bytes=1 << 24) as tiny:
-        go_on = hold(tiny)
+        resume = pause(tiny)
         replies = [tiny.ask(PROMPT, name, name=name, sampling=LONG) for name in NAMES]
-        go_on.set()
+        resume.set()
         tokens = sum(len(reply.wait().ids) for reply in replies)
         counts = tiny.engine.counts()
     rows = sum(size * steps for size, steps in counts.decode_steps.items())

@@ -137,13 +137,19 @@ def test_guess_ends_with_the_reply(looping: Running) -> None:
 
 def test_many_at_once_compute_no_guesses(tiny: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = Steps(tiny, monkeypatch)
-    replies = [tiny.ask(p, sampling=GREEDY) for p in prompts(local_engine.MAX_SPECULATIVE_ROWS + 1, 320, 40)]
+    replies = [
+        tiny.ask(p, sampling=GREEDY)
+        for p in prompts(local_engine.MAX_SPECULATIVE_ROWS + 1, 320, 40)
+    ]
     for reply in replies:
         reply.wait()
     full = [sizes for sizes in steps.sizes if len(sizes) == len(replies)]
     assert full[1:]
     assert all(size == 1 for sizes in full[1:] for size in sizes)
-    assert max(sum(sizes) for sizes in steps.sizes if max(sizes) < 3) <= local_engine.MAX_SPECULATIVE_ROWS + 1
+    assert (
+        max(sum(sizes) for sizes in steps.sizes if max(sizes) < 3)
+        <= local_engine.MAX_SPECULATIVE_ROWS + 1
+    )
 
 
 def test_torch_gets_no_guesses(

@@ -112,7 +112,7 @@ def test_the_adapters_differ(tiny: Running) -> None:
 @pytest.mark.parametrize("adapter", ["all", "whole", "extended"])
 def test_scale_zero_is_the_base(tiny: Running, adapter: str) -> None:
     (prompt,) = prompts(1, 320, 12)
-    assert tiny.ask(prompt, adapter, scale=0).wait().ids == tiny.ask(prompt).wait().ids
+    assert tiny.ask(prompt, adapter, adapter_scale=0).wait().ids == tiny.ask(prompt).wait().ids
 
 
 def test_scale_halves_the_update(tiny: Running, tiny_folder: Path, tiny_adapters: Path) -> None:
@@ -124,7 +124,7 @@ def test_scale_halves_the_update(tiny: Running, tiny_folder: Path, tiny_adapters
     for module in model.modules():
         if isinstance(getattr(module, "scaling", None), dict):
             module.scaling["default"] /= 2
-    assert tiny.ask(prompt, "all", scale=0.5).wait().ids == _generate(model, prompt)
+    assert tiny.ask(prompt, "all", adapter_scale=0.5).wait().ids == _generate(model, prompt)
 
 
 RELATIVES = {

@@ -17,8 +17,7 @@ from model.engine.sampler import Floats
 from model.engine.scheduler import Scheduler
 from model.layers.llama import SequenceSlice
 from model.types import Delta, FinishReason, Sampling
-from tests.model.engine.running import Reply, Running, running
-from tests.model.engine.test_reuse import hold, some
+from tests.model.engine.running import Reply, Running, pause, random_tokens, running
 
 MakeEngine = Callable[[int | None], AbstractContextManager[Running]]
 
@@ -70,12 +69,12 @@ def ask_at_once(tiny: Running, count: int, sampling: Sampling, most: list[int]) 
     def note(_: Delta) -> None:
         most.append(tiny.engine.status().running)
 
-    go_on = hold(tiny)
+    resume = pause(tiny)
     replies = [
-        tiny.ask(some(10, i), "all", name=f"{i}", on_delta=note, sampling=sampling)
+        tiny.ask(random_tokens(10, i), "all", name=f"{i}", on_delta=note, sampling=sampling)
         for i in range(count)
     ]
-    go_on.set()
+    resume.set()
     return [reply.wait() for reply in replies]
 
 
@@ -110,12 +109,12 @@ def test_who_gave_way_comes_before_those_who_waited(
         return lambda delta: ended.append(name) if delta.finish_reason else None
 
     with engine(7) as tiny:
-        go_on = hold(tiny)
+        resume = pause(tiny)
         replies = [
-            tiny.ask(some(10, i), name=f"{i}", on_delta=noting(f"{i}"), sampling=LONG)
+            tiny.ask(random_tokens(10, i), name=f"{i}", on_delta=noting(f"{i}"), sampling=LONG)
             for i in range(4)
         ]
-        go_on.set()
+        resume.set()
         for reply in replies:
             reply.wait()
     assert preempted
@@ -125,15 +124,15 @@ def test_who_gave_way_comes_before_those_who_waited(
 def test_giving_way_does_not_change_what_was_reused(
     engine: MakeEngine, preempted: list[str]
 ) -> None:
-    prompt = some(22, 5)
+    prompt = random_tokens(22, 5)
     with engine(None) as plenty:
         expected = plenty.ask(prompt, sampling=LONG).wait().ids
     with engine(9) as tiny:
         tiny.ask(prompt[:20], sampling=Sampling(max_tokens=1)).wait()
-        go_on = hold(tiny)
-        tiny.ask(some(10, 0), name="0", sampling=LONG)
+        resume = pause(tiny)
+        tiny.ask(random_tokens(10, 0), name="0", sampling=LONG)
         reply = tiny.ask(prompt, name="1", sampling=LONG)
-        go_on.set()
+        resume.set()
         assert reply.wait().ids == expected
     assert preempted == ["1"]
     assert reply.cached == 20
@@ -152,15 +151,15 @@ def test_what_does_not_fit_waits(engine: MakeEngine, preempted: list[str]) -> No
 def test_the_status_tells_what_is_waited_for(engine: MakeEngine) -> None:
     seen: list[str | None] = []
     with engine(2) as tiny:
-        go_on = hold(tiny)
+        resume = pause(tiny)
         replies = [
             tiny.ask(
-                some(10, i), name=f"{i}", sampling=SHORT,
+                random_tokens(10, i), name=f"{i}", sampling=SHORT,
                 on_delta=lambda _: seen.append(tiny.engine.status().waiting_reason),
             )
             for i in range(3)
         ]  # fmt: skip
-        go_on.set()
+        resume.set()
         for reply in replies:
             reply.wait()
     assert seen[0] == "memory"
@@ -169,7 +168,7 @@ def test_the_status_tells_what_is_waited_for(engine: MakeEngine) -> None:
 
 def test_what_is_kept_goes_before_anybody_waits(engine: MakeEngine, preempted: list[str]) -> None:
     with engine(5) as tiny:
-        tiny.ask(some(20, 9), sampling=LONG).wait()  # 5 steps, all of the budget
+        tiny.ask(random_tokens(20, 9), sampling=LONG).wait()  # 5 steps, all of the budget
         running_then: list[int] = []
         ask_at_once(tiny, 4, SHORT, running_then)
     assert max(running_then) == 4
@@ -180,9 +179,9 @@ def test_what_is_kept_goes_before_anybody_gives_way(
     engine: MakeEngine, preempted: list[str]
 ) -> None:
     with engine(10) as tiny:
-        tiny.ask(some(10, 9), sampling=LONG).wait()
+        tiny.ask(random_tokens(10, 9), sampling=LONG).wait()
         ask_at_once(tiny, 2, LONG, [])
-        assert tiny.ask(some(10, 9)).wait().cached == 0
+        assert tiny.ask(random_tokens(10, 9)).wait().cached == 0
     assert not preempted
 
 
@@ -202,13 +201,13 @@ def test_the_budget_is_kept(
             return forward(spans, every_position)
 
         monkeypatch.setattr(tiny.model, "logits", noting)
-        prompts = [some(10 + i, i) for i in range(4)]
+        prompts = [random_tokens(10 + i, i) for i in range(4)]
         for _ in range(3):
-            go_on = hold(tiny)
+            resume = pause(tiny)
             replies = [tiny.ask(p, name=f"{i}", sampling=LONG) for i, p in enumerate(prompts)]
-            go_on.set()
+            resume.set()
             said = [reply.wait().ids[:9] for reply in replies]
-            prompts = [p + ids + some(3, 7) for p, ids in zip(prompts, said, strict=True)]
+            prompts = [p + ids + random_tokens(3, 7) for p, ids in zip(prompts, said, strict=True)]
     assert 7 * STEP_BYTES < max(seen) <= 9 * STEP_BYTES
     assert preempted
 
@@ -221,13 +220,13 @@ def test_the_context_is_what_memory_holds(engine: MakeEngine) -> None:
 
 def test_alone_it_ends_where_memory_does(engine: MakeEngine) -> None:
     with engine(None) as plenty:
-        expected = plenty.ask(some(10, 0), sampling=LONG).wait().ids
+        expected = plenty.ask(random_tokens(10, 0), sampling=LONG).wait().ids
     with engine(3) as tiny:
-        reply = tiny.ask(some(10, 0), sampling=LONG).wait()
+        reply = tiny.ask(random_tokens(10, 0), sampling=LONG).wait()
         assert reply.last.finish_reason is FinishReason.LENGTH
         assert reply.last.error is None
         assert reply.ids == expected[: 3 * STEP - 10 + 1]
-        assert tiny.ask(some(10, 1), sampling=SHORT).wait().last.finish_reason == "length"
+        assert tiny.ask(random_tokens(10, 1), sampling=SHORT).wait().last.finish_reason == "length"
 
 
 def test_who_gave_way_may_fill_all_memory_later(engine: MakeEngine, preempted: list[str]) -> None:
@@ -241,10 +240,13 @@ def test_who_gave_way_may_fill_all_memory_later(engine: MakeEngine, preempted: l
 
 def test_a_prompt_beyond_the_budget_is_refused(engine: MakeEngine) -> None:
     with engine(3) as tiny:
-        reply = tiny.ask(some(49, 0)).wait()
+        reply = tiny.ask(random_tokens(49, 0)).wait()
         assert reply.last.finish_reason is FinishReason.ERROR
         assert "not enough memory" in (reply.last.error or "")
-        assert tiny.ask(some(48, 0), sampling=Sampling(max_tokens=1)).wait().last.error is None
+        assert (
+            tiny.ask(random_tokens(48, 0), sampling=Sampling(max_tokens=1)).wait().last.error
+            is None
+        )
 
 
 # When memory itself runs out, whatever the budget
@@ -271,8 +273,8 @@ def test_what_is_kept_goes_when_a_step_lacks_memory(
     engine: MakeEngine, preempted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     with engine(1000) as tiny:
-        expected = tiny.ask(some(30, 0), sampling=LONG).wait().ids
-        tiny.ask(some(30, 1)).wait()
+        expected = tiny.ask(random_tokens(30, 0), sampling=LONG).wait().ids
+        tiny.ask(random_tokens(30, 1)).wait()
         forward, failed = tiny.model.logits, []
 
         def failing_once(spans: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
@@ -282,9 +284,9 @@ def test_what_is_kept_goes_when_a_step_lacks_memory(
             return forward(spans, every_position)
 
         monkeypatch.setattr(tiny.model, "logits", failing_once)
-        assert tiny.ask(some(30, 0), sampling=LONG).wait().ids == expected
+        assert tiny.ask(random_tokens(30, 0), sampling=LONG).wait().ids == expected
         assert failed
-        assert tiny.ask(some(30, 1)).wait().cached == 0
+        assert tiny.ask(random_tokens(30, 1)).wait().cached == 0
     assert not preempted
 
 
@@ -293,8 +295,8 @@ def test_what_is_kept_goes_when_a_cache_lacks_memory(
     engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, growing: bool
 ) -> None:  # fmt: skip
     with engine(1000) as tiny:
-        expected = tiny.ask(some(10, 0), sampling=LONG).wait().ids
-        tiny.ask(some(30, 1)).wait()
+        expected = tiny.ask(random_tokens(10, 0), sampling=LONG).wait().ids
+        tiny.ask(random_tokens(30, 1)).wait()
         reserve, failed = SequenceCache.reserve, []
 
         def failing_once(self: SequenceCache, needed: int) -> None:
@@ -304,9 +306,9 @@ def test_what_is_kept_goes_when_a_cache_lacks_memory(
             reserve(self, needed)
 
         monkeypatch.setattr(SequenceCache, "reserve", failing_once)
-        assert tiny.ask(some(10, 0), sampling=LONG).wait().ids == expected
+        assert tiny.ask(random_tokens(10, 0), sampling=LONG).wait().ids == expected
         assert failed
-        assert tiny.ask(some(30, 1)).wait().cached == 0
+        assert tiny.ask(random_tokens(30, 1)).wait().cached == 0
 
 
 def test_without_memory_for_a_cache_the_second_waits(

@@ -11,8 +11,7 @@ from model.engine import local_engine
 from model.engine.sampler import Floats
 from model.layers.llama import SequenceSlice
 from model.types import BusyError, Delta, Sampling
-from tests.model.engine.running import running
-from tests.model.engine.test_reuse import hold, some
+from tests.model.engine.running import pause, random_tokens, running
 
 CHUNK = 32
 
@@ -39,16 +38,16 @@ def test_a_short_prompt_waits_one_chunk_for_each_long_one(
             widths.append(len(spans[0].tokens))
             return forward(spans, every_position)
 
-        go_on = hold(tiny)
+        resume = pause(tiny)
         monkeypatch.setattr(tiny.model, "logits", noting)
         wishes = Sampling(temperature=0, max_tokens=1)
-        prompts = {f"long {i}": some(320, i) for i in range(long_ones)}
-        prompts |= {"short": some(20, 9), "second": some(50, 10)}
+        prompts = {f"long {i}": random_tokens(320, i) for i in range(long_ones)}
+        prompts |= {"short": random_tokens(20, 9), "second": random_tokens(50, 10)}
         replies = [
             tiny.ask(prompt, name=name, on_delta=answering(name), sampling=wishes)
             for name, prompt in prompts.items()
         ]
-        go_on.set()
+        resume.set()
         for reply in replies:
             reply.wait()
     # `second` has a whole chunk of its own before its last 18 tokens.
@@ -64,9 +63,9 @@ def test_the_status_tells_that_slots_are_waited_for(tiny_folder: Path, tiny_adap
             status = tiny.engine.status()
             seen.append((status.waiting, status.waiting_reason))
 
-        go_on = hold(tiny)
-        replies = [tiny.ask(some(9, i), name=f"{i}", on_delta=note) for i in range(2)]
-        go_on.set()
+        resume = pause(tiny)
+        replies = [tiny.ask(random_tokens(9, i), name=f"{i}", on_delta=note) for i in range(2)]
+        resume.set()
         for reply in replies:
             reply.wait()
     assert seen[0] == (1, "slots")
@@ -86,9 +85,11 @@ def test_each_is_told_its_place_in_the_queue_whenever_it_moves(
 
             return emit
 
-        go_on = hold(tiny)
-        replies = [tiny.ask(some(9, i), name=f"{i}", on_delta=note(f"{i}")) for i in range(4)]
-        go_on.set()
+        resume = pause(tiny)
+        replies = [
+            tiny.ask(random_tokens(9, i), name=f"{i}", on_delta=note(f"{i}")) for i in range(4)
+        ]
+        resume.set()
         for reply in replies:
             reply.wait()
     places = {name: [ahead for ahead, _ in seen] for name, seen in told.items()}
@@ -98,12 +99,12 @@ def test_each_is_told_its_place_in_the_queue_whenever_it_moves(
 
 def test_who_is_refused_is_told_when_to_come_back(tiny_folder: Path, tiny_adapters: Path) -> None:
     with running(tiny_folder, tiny_adapters, max_sequences=2, max_waiting=3) as tiny:
-        go_on = hold(tiny)
+        resume = pause(tiny)
         tiny.engine._wait_estimator.record(20.0)
-        replies = [tiny.ask(some(9, i), name=f"{i}") for i in range(3)]
+        replies = [tiny.ask(random_tokens(9, i), name=f"{i}") for i in range(3)]
         with pytest.raises(BusyError, match=r"3 replies .* about 40 s") as caught:
-            tiny.ask(some(9, 9))
-        go_on.set()
+            tiny.ask(random_tokens(9, 9))
+        resume.set()
         for reply in replies:
             reply.wait()
     assert caught.value.retry_after == 40.0
@@ -113,5 +114,5 @@ def test_the_wait_is_learned_from_replies(tiny_folder: Path, tiny_adapters: Path
     with running(tiny_folder, tiny_adapters, max_sequences=1) as tiny:
         before = tiny.engine._wait_estimator.estimate(99)
         for i in range(3):
-            tiny.ask(some(9, i)).wait()
+            tiny.ask(random_tokens(9, i)).wait()
         assert tiny.engine._wait_estimator.estimate(99) < before / 2
