@@ -114,6 +114,14 @@ class Running:
         self.engine.submit(request, reply.emit)
         return reply
 
+    def clear_cache(self) -> None:
+        """Drop all keys and values that are kept for reuse."""
+        self.engine._memory.clear()
+
+    def estimated_wait(self, ahead: int) -> float:
+        """Seconds that a request with `ahead` others before it is expected to wait."""
+        return self.engine._wait_estimator.estimate(ahead)
+
 
 class ForwardRecorder:
     """Records for each forward how many tokens it computed of each sequence.

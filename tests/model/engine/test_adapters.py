@@ -1,4 +1,4 @@
-"""Adapters that come and go while replies need them."""
+"""Adapters that are loaded, evicted and deleted while replies use them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def count_loads(tiny: Running, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return loads
 
 
-def test_an_adapter_that_comes_back_says_the_same(
+def test_an_adapter_loaded_again_gives_the_same_replies(
     tiny_folder: Path, tiny_adapters: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running(tiny_folder, tiny_adapters) as plenty:
@@ -49,19 +49,19 @@ def test_an_adapter_that_comes_back_says_the_same(
 def test_an_adapter_in_use_is_not_loaded_twice(
     tiny_folder: Path, tiny_adapters: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor one that a waiting reply will use."""
+    """An adapter that a waiting reply will use is in use, too."""
     with running(tiny_folder, tiny_adapters, max_sequences=1, adapter_bytes=1) as tiny:
         loads = count_loads(tiny, monkeypatch)
         resume = pause(tiny)
         replies = [tiny.ask(PROMPT, name, name=f"1 {name}", sampling=LONG) for name in NAMES]
         replies += [tiny.ask(PROMPT, name, name=f"2 {name}", sampling=LONG) for name in NAMES]
         resume.set()
-        said = [reply.wait().ids for reply in replies]
-    assert said[:4] == said[4:]
+        ids = [reply.wait().ids for reply in replies]
+    assert ids[:4] == ids[4:]
     assert loads == [*NAMES]
 
 
-def test_prepared_is_ready_whatever_happens_before_submit(
+def test_a_prepared_adapter_is_ready_after_its_eviction(
     tiny_folder: Path, tiny_adapters: Path
 ) -> None:
     with running(tiny_folder, tiny_adapters) as plenty:
@@ -71,9 +71,9 @@ def test_prepared_is_ready_whatever_happens_before_submit(
         for name in ("qv", "rs", "patterned"):
             tiny.ask(PROMPT, name).wait()
         reply = Reply("r")
-        wishes = Sampling(temperature=0, max_tokens=24)
+        sampling = Sampling(temperature=0, max_tokens=24)
         tiny.engine.submit(
-            EngineRequest("r", PROMPT, wishes, frozenset(), NumberDetokenizer(), prepared),
+            EngineRequest("r", PROMPT, sampling, frozenset(), NumberDetokenizer(), prepared),
             reply.emit,
         )
         assert reply.wait().ids == expected
@@ -94,13 +94,13 @@ def test_an_adapter_deleted_while_in_use(
         assert reply.wait().ids == expected
 
 
-def test_an_unloaded_adapter_finishes_what_it_says(tiny_folder: Path, tiny_adapters: Path) -> None:
+def test_an_unloaded_adapter_finishes_its_replies(tiny_folder: Path, tiny_adapters: Path) -> None:
     with running(tiny_folder, tiny_adapters) as tiny:
         expected = tiny.ask(PROMPT, "all", sampling=LONG).wait().ids
         resume = pause(tiny)
         reply = tiny.ask(PROMPT, "all", sampling=LONG, name="again")
         tiny.engine.unload("all")
-        tiny.engine.unload("nobody")
+        tiny.engine.unload("unknown")
         assert tiny.engine.counts().adapters == ()
         resume.set()
         assert reply.wait().ids == expected
@@ -108,7 +108,7 @@ def test_an_unloaded_adapter_finishes_what_it_says(tiny_folder: Path, tiny_adapt
 
 def test_loads_and_evictions_are_counted(tiny_folder: Path, tiny_adapters: Path) -> None:
     with running(tiny_folder, tiny_adapters, adapter_bytes=1) as tiny:
-        for name in ("qv", "all", "qv"):  # and nobody holds what is prepared
+        for name in ("qv", "all", "qv"):  # the handles are not kept
             tiny.engine.prepare(name, tiny.registry.get(name).digest)
         counts = tiny.engine.counts()
         assert (counts.adapter_loads, counts.adapter_evictions) == (3, 2)
@@ -125,12 +125,14 @@ def test_steps_are_counted_by_their_size(tiny_folder: Path, tiny_adapters: Path)
         counts = tiny.engine.counts()
     rows = sum(size * steps for size, steps in counts.decode_steps.items())
     assert max(counts.decode_steps) >= len(NAMES)
-    # Each reply's first token comes of its prompt, and a guessed one saves its step.
+    # Each reply's first token comes from its prompt, and a right draft token saves its step.
     assert 0 < rows <= tokens
     assert 0 < counts.cache_bytes <= (counts.cache_budget or 0)
 
 
-def test_what_was_prepared_elsewhere_is_refused(tiny_folder: Path, tiny_adapters: Path) -> None:
+def test_an_adapter_prepared_by_another_engine_is_refused(
+    tiny_folder: Path, tiny_adapters: Path
+) -> None:
     with running(tiny_folder, tiny_adapters) as tiny:
         foreign = PreparedAdapter("all", tiny.registry.get("all").digest)
         request = EngineRequest(

@@ -31,9 +31,8 @@ def test_draft_is_what_followed_the_same_tokens_before(
 
 @pytest.mark.parametrize("max_tokens", range(4))
 def test_draft_has_at_most_max_tokens(max_tokens: int) -> None:
-    assert (
-        PromptLookup([1, 2, 3, 4, 5, 6, 7, 1, 2, 3]).propose(max_tokens) == (4, 5, 6)[:max_tokens]
-    )
+    lookup = PromptLookup([1, 2, 3, 4, 5, 6, 7, 1, 2, 3])
+    assert lookup.propose(max_tokens) == (4, 5, 6)[:max_tokens]
 
 
 @pytest.mark.parametrize(

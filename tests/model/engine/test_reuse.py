@@ -1,6 +1,6 @@
-"""Replies over keys and values that were computed before equal those of a fresh engine.
+"""Replies that reuse keys and values equal those of a fresh engine.
 
-Each test also looks at `cached`: a cache that is never used would be right as well.
+Each test also checks `cached`: without it, a cache that is never used would pass.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def fresh(tiny_folder: Path, tiny_adapters: Path) -> Iterator[Running]:
         yield engine
 
 
-# The ways of a chat
+# What chats do
 
 
-def test_the_next_turn_computes_only_what_is_new(
+def test_the_next_turn_computes_only_new_tokens(
     tiny: Running, tiny_folder: Path, tiny_adapters: Path
 ) -> None:
     before: Ids = ()
@@ -47,7 +47,7 @@ def test_the_next_turn_computes_only_what_is_new(
     for turn in range(3):
         reply = tiny.ask(prompt, "all").wait()
         assert (reply.ids,) == tuple(reference(tiny_folder, tiny_adapters, [(prompt, "all")]))
-        # All but the last token of the reply, which nobody has computed.
+        # All but the last token of the reply, which no forward has computed.
         assert reply.cached == max(len(before) - 1, 0)
         before = prompt + reply.ids
         prompt = before + random_tokens(30, turn + 2)
@@ -55,12 +55,12 @@ def test_the_next_turn_computes_only_what_is_new(
 
 def test_the_next_turn_copies_nothing(tiny: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     prompt = random_tokens(60, 1)
-    said = tiny.ask(prompt).wait().ids
+    reply_ids = tiny.ask(prompt).wait().ids
     monkeypatch.setattr(SequenceCache, "copy_from", None)
-    assert tiny.ask(prompt + said + random_tokens(5, 2)).wait().cached == 60 + len(said) - 1
+    assert tiny.ask(prompt + reply_ids + random_tokens(5, 2)).wait().cached == 59 + len(reply_ids)
 
 
-def test_a_shared_system_prompt(tiny: Running, fresh: Running) -> None:
+def test_a_shared_system_prompt_is_computed_once(tiny: Running, fresh: Running) -> None:
     system = random_tokens(100, 1)
     for seed in range(2, 6):
         prompt = system + random_tokens(seed * 7, seed)
@@ -69,37 +69,39 @@ def test_a_shared_system_prompt(tiny: Running, fresh: Running) -> None:
         assert reply.cached == (100 if seed > 2 else 0)
 
 
-def test_regenerating(tiny: Running, fresh: Running) -> None:
+def test_a_regenerated_reply_reuses_its_prompt(tiny: Running, fresh: Running) -> None:
     """The same prompt again, greedy and drawn; the last token is always computed."""
     prompt = random_tokens(70, 1)
     for turn, temperature in enumerate((0.0, 0.9, 0.9, 0.0)):
-        wishes = Sampling(temperature=temperature, seed=turn, max_tokens=24)
-        reply = tiny.ask(prompt, "qv", sampling=wishes).wait()
-        assert reply.ids == fresh.ask(prompt, "qv", sampling=wishes).wait().ids
+        sampling = Sampling(temperature=temperature, seed=turn, max_tokens=24)
+        reply = tiny.ask(prompt, "qv", sampling=sampling).wait()
+        assert reply.ids == fresh.ask(prompt, "qv", sampling=sampling).wait().ids
         assert reply.cached == (69 if turn else 0)
 
 
-def test_a_branch_leaves_the_trunk(tiny: Running, fresh: Running) -> None:
-    """An edited question: both ways of the chat go on from what they have in common."""
+def test_branches_of_a_chat_share_their_prefix(tiny: Running, fresh: Running) -> None:
+    """An edited question: both branches of the chat reuse their common prefix."""
     start = random_tokens(50, 1)
-    said = tiny.ask(start).wait().ids
-    trunk = start + said + random_tokens(20, 2)
+    reply_ids = tiny.ask(start).wait().ids
+    trunk = start + reply_ids + random_tokens(20, 2)
     tiny.ask(trunk).wait()
-    for seed, common in ((3, 50 + len(said)), (4, 50 + len(said)), (5, 50)):
+    for seed, common in ((3, 50 + len(reply_ids)), (4, 50 + len(reply_ids)), (5, 50)):
         prompt = trunk[:common] + random_tokens(20, seed)
         reply = tiny.ask(prompt).wait()
         assert reply.ids == fresh.ask(prompt).wait().ids
         assert reply.cached == common
-    on = tiny.ask(trunk + random_tokens(1, 6)).wait()
-    assert on.ids == fresh.ask(trunk + random_tokens(1, 6)).wait().ids
-    assert on.cached == len(trunk)
+    continued = tiny.ask(trunk + random_tokens(1, 6)).wait()
+    assert continued.ids == fresh.ask(trunk + random_tokens(1, 6)).wait().ids
+    assert continued.cached == len(trunk)
 
 
-def test_chats_side_by_side(tiny: Running, fresh: Running) -> None:
-    """Next turns and shared beginnings under every adapter, while long replies run."""
+def test_concurrent_chats_share_their_prefix(tiny: Running, fresh: Running) -> None:
+    """Next turns and shared prefixes with every adapter, while long replies run."""
     others = [tiny.ask(random_tokens(30, i), name=f"long {i}", sampling=LONG) for i in range(3)]
-    who = [None, "qv", "all", "rs", "patterned"]
-    prompts = {name: random_tokens(90, 50) + random_tokens(i + 3, i) for i, name in enumerate(who)}
+    adapters = [None, "qv", "all", "rs", "patterned"]
+    prompts = {
+        name: random_tokens(90, 50) + random_tokens(i + 3, i) for i, name in enumerate(adapters)
+    }
     for turn in range(3):
         replies = {n: tiny.ask(p, n, name=f"{n} {turn}") for n, p in prompts.items()}
         for name, reply in replies.items():
@@ -111,8 +113,8 @@ def test_chats_side_by_side(tiny: Running, fresh: Running) -> None:
         assert other.wait().ids == fresh.ask(random_tokens(30, i), sampling=LONG).wait().ids
 
 
-def test_chats_that_start_at_once_share_their_beginning(tiny: Running, fresh: Running) -> None:
-    """Each chunk of what they have in common is computed once."""
+def test_chats_that_start_together_share_their_prefix(tiny: Running, fresh: Running) -> None:
+    """Each chunk of the common prefix is computed once."""
     system = random_tokens(400, 1)
     prompts = [system + random_tokens(10 + i, i + 2) for i in range(3)]
     resume = pause(tiny)
@@ -124,34 +126,34 @@ def test_chats_that_start_at_once_share_their_beginning(tiny: Running, fresh: Ru
         assert reply.ids == fresh.ask(prompt, "all").wait().ids
 
 
-def test_short_replies_that_start_at_once_share_their_beginning(
+def test_short_replies_that_start_together_share_their_prefix(
     tiny: Running, fresh: Running
 ) -> None:
     """Each has ended before the next one's turn comes."""
-    wishes = Sampling(temperature=0, max_tokens=1)
+    sampling = Sampling(temperature=0, max_tokens=1)
     prompts = [random_tokens(100, 1) + random_tokens(10 + i, i + 2) for i in range(4)]
     resume = pause(tiny)
-    replies = [tiny.ask(p, name=f"{i}", sampling=wishes) for i, p in enumerate(prompts)]
+    replies = [tiny.ask(p, name=f"{i}", sampling=sampling) for i, p in enumerate(prompts)]
     resume.set()
     assert [reply.wait().cached for reply in replies] == [0, 100, 100, 100]
     for prompt, reply in zip(prompts, replies, strict=True):
-        assert reply.ids == fresh.ask(prompt, sampling=wishes).wait().ids
+        assert reply.ids == fresh.ask(prompt, sampling=sampling).wait().ids
 
 
-def test_the_last_word_of_a_reply_is_computed_anew(tiny: Running, fresh: Running) -> None:
-    """It was chosen, and nothing followed it: there are no keys and values of it."""
-    wishes = Sampling(temperature=0, max_tokens=1)
+def test_the_last_token_of_a_reply_is_computed_again(tiny: Running, fresh: Running) -> None:
+    """It was chosen last: no forward has computed its keys and values."""
+    sampling = Sampling(temperature=0, max_tokens=1)
     first = random_tokens(100, 1)
-    second = first + fresh.ask(first, sampling=wishes).wait().ids + random_tokens(20, 2)
+    second = first + fresh.ask(first, sampling=sampling).wait().ids + random_tokens(20, 2)
     resume = pause(tiny)
-    tiny.ask(first, name="first", sampling=wishes)
+    tiny.ask(first, name="first", sampling=sampling)
     reply = tiny.ask(second, name="second")
     resume.set()
     assert reply.wait().cached == 100
     assert reply.ids == fresh.ask(second).wait().ids
 
 
-def test_a_running_chat_is_shared_from(tiny: Running, fresh: Running) -> None:
+def test_a_running_chat_shares_its_prefix(tiny: Running, fresh: Running) -> None:
     system = random_tokens(100, 1)
     first = tiny.ask(system, name="first", sampling=LONG)
     while not first.deltas:
@@ -164,8 +166,8 @@ def test_a_running_chat_is_shared_from(tiny: Running, fresh: Running) -> None:
     assert first.wait().ids == fresh.ask(system, sampling=LONG).wait().ids
 
 
-def test_an_aborted_reply_is_continued(tiny: Running, fresh: Running) -> None:
-    """Stop, then the next question: what was computed up to there is not lost."""
+def test_an_aborted_reply_is_reused(tiny: Running, fresh: Running) -> None:
+    """Stop, then the next question: the computed part of the reply is reused."""
 
     seen: list[Delta] = []
 
@@ -177,14 +179,16 @@ def test_an_aborted_reply_is_continued(tiny: Running, fresh: Running) -> None:
     prompt = random_tokens(40, 1)
     reply = tiny.ask(prompt, name="mine", on_delta=stop, sampling=LONG)
     assert reply.wait().last.finish_reason is FinishReason.ABORT
-    on = prompt + reply.ids + random_tokens(7, 2)
-    second = tiny.ask(on).wait()
+    continued = prompt + reply.ids + random_tokens(7, 2)
+    second = tiny.ask(continued).wait()
     assert second.cached >= 40 + 4
-    assert second.ids == fresh.ask(on).wait().ids
+    assert second.ids == fresh.ask(continued).wait().ids
 
 
-def test_after_eviction(tiny_folder: Path, tiny_adapters: Path, fresh: Running) -> None:
-    """The least recently used goes; coming back is as good as new, and is kept again."""
+def test_an_evicted_prefix_is_computed_again(
+    tiny_folder: Path, tiny_adapters: Path, fresh: Running
+) -> None:
+    """The least recently used entry is evicted; a prompt computed again is cached again."""
     prompts = [random_tokens(200, seed) for seed in range(4)]
     with running(tiny_folder, tiny_adapters, cache_bytes=3 * 65536) as tiny:
         cached = []
@@ -242,32 +246,32 @@ def test_a_retrained_adapter_shares_nothing_with_its_past(
         assert after.ids == fresh.ask(prompt, "a").wait().ids != before
 
 
-def test_nothing_is_kept_of_a_failed_reply(tiny: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a step may be stored; but what others have computed stays."""
-    kept, prompt = random_tokens(60, 1), random_tokens(60, 2)
-    tiny.ask(kept).wait()
+def test_a_failed_reply_is_not_cached(tiny: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a step may be stored; the entries of other replies stay."""
+    cached, prompt = random_tokens(60, 1), random_tokens(60, 2)
+    tiny.ask(cached).wait()
     forward = tiny.model.logits
 
-    def failing(spans: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
-        if len(spans[0].tokens) == 1:
+    def failing(slices: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
+        if len(slices[0].tokens) == 1:
             raise RuntimeError("a bad step")
-        return forward(spans, every_position)
+        return forward(slices, every_position)
 
     monkeypatch.setattr(tiny.model, "logits", failing)
     assert tiny.ask(prompt).wait().last.finish_reason is FinishReason.ERROR
     monkeypatch.undo()
     assert tiny.ask(prompt).wait().cached == 0
-    assert tiny.ask(kept).wait().cached == 59
+    assert tiny.ask(cached).wait().cached == 59
 
 
-def test_short_beginnings_are_only_continued(tiny: Running, fresh: Running) -> None:
+def test_short_prefixes_are_reused_only_as_complete_entries(tiny: Running, fresh: Running) -> None:
     prompt = random_tokens(4, 1)
-    said = tiny.ask(prompt, sampling=Sampling(temperature=0, max_tokens=5)).wait().ids
+    reply_ids = tiny.ask(prompt, sampling=Sampling(temperature=0, max_tokens=5)).wait().ids
     assert tiny.ask(prompt + random_tokens(3, 2)).wait().cached == 0
-    on = prompt + said + random_tokens(3, 3)
-    reply = tiny.ask(on).wait()
+    continued = prompt + reply_ids + random_tokens(3, 3)
+    reply = tiny.ask(continued).wait()
     assert reply.cached == 8
-    assert reply.ids == fresh.ask(on).wait().ids
+    assert reply.ids == fresh.ask(continued).wait().ids
 
 
 def test_without_a_budget_nothing_is_reused(fresh: Running) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import pytest
 
@@ -34,10 +34,12 @@ class StubSequence:
         return self.request.adapter or "", self.request.adapter_scale
 
 
-def stub(
-    name: str, adapter: str | None = None, adapter_scale: float = 1.0, **state: bool
-) -> Sequence:
-    return cast(Sequence, StubSequence(StubRequest(name, adapter, adapter_scale), **state))
+def stub(name: str, adapter: str | None = None, adapter_scale: float = 1.0, **state: bool) -> Any:
+    return StubSequence(StubRequest(name, adapter, adapter_scale), **state)
+
+
+def finish(sequence: Any) -> None:
+    sequence.finished = True
 
 
 def names(sequences: Iterable[Sequence]) -> str:
@@ -80,7 +82,7 @@ def test_new_sequences_wait_behind_those_that_wait() -> None:
 def test_place_of_a_finished_sequence_goes_to_the_next() -> None:
     made = scheduler("abcd")
     made.admit()
-    made.running[0].finished = True
+    finish(made.running[0])
     made.remove_finished()
     made.admit()
     assert (names(made.running), names(made.waiting)) == ("bc", "d")
@@ -89,9 +91,10 @@ def test_place_of_a_finished_sequence_goes_to_the_next() -> None:
 def test_sequence_that_finishes_in_the_queue_never_runs() -> None:
     made = scheduler("abcd")
     made.admit()
-    made.waiting[0].finished = True
+    finish(made.waiting[0])
     made.remove_finished()
-    made.running[0].finished = made.running[1].finished = True
+    finish(made.running[0])
+    finish(made.running[1])
     made.remove_finished()
     made.admit()
     assert names(made.running) == "d"
@@ -177,7 +180,7 @@ def test_scheduler_is_true_while_there_is_work() -> None:
     assert made
     made.admit()
     assert made
-    made.running[0].finished = True
+    finish(made.running[0])
     made.remove_finished()
     assert not made
 
@@ -228,7 +231,7 @@ def test_memory_is_not_requested_without_a_slot() -> None:
 def test_preempted_sequence_is_the_last_and_comes_back_first() -> None:
     made = scheduler("abcd", max_running=3)
     made.admit()
-    made.running[2].finished = True
+    finish(made.running[2])
     assert names(s for s in [made.preempt()] if s) == "b"
     assert (names(made.running), names(made.waiting)) == ("ac", "bd")
 
@@ -248,7 +251,7 @@ def test_after_a_preemption_nothing_is_admitted_until_a_sequence_ends() -> None:
     made.preempt()
     made.admit()
     assert (names(made.running), made.waiting_reason) == ("ab", "memory")
-    made.running[0].finished = True
+    finish(made.running[0])
     made.remove_finished()
     made.admit()
     assert names(made.running) == "bcd"
@@ -259,7 +262,7 @@ def test_preempted_sequence_has_no_prefill_turn() -> None:
     made.admit()
     made.preempt()
     assert next_prefills(made, 2) == "aa"
-    made.running[0].finished = True
+    finish(made.running[0])
     made.remove_finished()
     made.admit()
     assert next_prefills(made, 2) == "bb"
@@ -268,7 +271,8 @@ def test_preempted_sequence_has_no_prefill_turn() -> None:
 def test_removing_finished_returns_those_that_ran() -> None:
     made = scheduler("abc")
     made.admit()
-    made.running[1].finished = made.waiting[0].finished = True
+    finish(made.running[1])
+    finish(made.waiting[0])
     assert names(made.remove_finished()) == "b"
     assert next_prefills(made, 2) == "aa"
 
@@ -287,7 +291,7 @@ def test_prefill_only_runs_one_at_a_time_in_order() -> None:
     made = with_prefill_only("", "xy")
     assert (names(made.running), names(made.prefill_only)) == ("x", "y")
     assert made.next_prefill() is made.running[0]
-    made.running[0].finished = True
+    finish(made.running[0])
     assert names(made.remove_finished()) == "x"
     made.admit()
     assert (names(made.running), names(made.prefill_only)) == ("y", "")
@@ -297,7 +301,7 @@ def test_prefill_only_waits_while_a_reply_runs() -> None:
     made = with_prefill_only("a", "x", max_running=9)
     assert (names(made.running), names(made.prefill_only)) == ("a", "x")
     assert made.preempt_prefill_only() is None
-    made.running[0].finished = True
+    finish(made.running[0])
     made.remove_finished()
     made.admit()
     assert names(made.running) == "x"
@@ -322,6 +326,6 @@ def test_prefill_only_is_not_counted() -> None:
 def test_prefill_only_is_found_and_removed_as_replies_are() -> None:
     made = with_prefill_only("a", "xy")
     assert names(made.find(["x"])) == "x"
-    made.prefill_only[0].finished = True
+    finish(made.prefill_only[0])
     assert made.remove_finished() == []
     assert names(made.all_sequences) == "ya"
