@@ -276,9 +276,9 @@ class EngineRequest:
     """What an engine is asked to do: continue `prompt_ids`, with one adapter or none.
 
     `eos_ids` end the reply and are not part of it. `sampling.max_tokens` is set by the caller
-    and already fits the context. Ids from `pieces` on have no text and are never chosen; None
+    and already fits the context. Ids from `vocab_size` on have no text and are never chosen; None
     means as many as the base's tokenizer has. `so_far` is the text that the reply begins with
-    already, as a stop string may begin in it. With `read_only` nothing is chosen: `prompt_ids`
+    already, as a stop string may begin in it. With `prefill_only` nothing is chosen: `prompt_ids`
     are computed for requests to come that begin with them. `affinity` is the caller's, and
     `prompt_text` says the same as `prompt_ids`, for an engine that takes no ids.
     """
@@ -292,7 +292,7 @@ class EngineRequest:
     adapter_scale: float = 1.0
     vocab_size: int | None = None
     so_far: str = ""
-    read_only: bool = False
+    prefill_only: bool = False
     affinity: str = ""
     prompt_text: str = ""
 

@@ -11,13 +11,14 @@ from typing import Any
 
 from model.doctor.check_adapter import check_adapter
 from model.folders.adapter_files import CARD
+from model.tensor_names import LINEAR_MODULES
 from model.translations import LocalizedText
 from model.types import FolderError, LinlyError
 from training import evaluation, run_folder
 from training.base_context import BaseContext
 from training.events import Note, Report, Stage, TrainingEnded
 from training.generation import Comparison, ask_both
-from training.hyperparameters import LINEAR, Hyperparameters
+from training.hyperparameters import Hyperparameters
 from training.options import TrainingOptions
 from training.report import Origin, TrainingResult, losses, write_results
 from training.run_folder import NEW
@@ -137,7 +138,7 @@ def _outcome(
 def _as_trained(recipe: Hyperparameters, model: Any) -> Hyperparameters:
     """With the adapter's own sizes, which an adapter that is trained further has brought along."""
     config = model.peft_config["default"]
-    modules = tuple(name for name in LINEAR if name in config.target_modules)
+    modules = tuple(name for name in LINEAR_MODULES if name in config.target_modules)
     return replace(
         recipe, lora_r=config.r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
         lora_target_modules=modules,

@@ -9,7 +9,6 @@ from typing import Any
 
 from model.types import SettingsError
 
-LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MIN_STEPS = 60  # fewer change the replies too little
 MAX_BATCH = 128  # alpaca-lora's
 HELD_OUT_SHARE, MAX_HELD_OUT = 0.1, 2000  # the latter alpaca-lora's, too

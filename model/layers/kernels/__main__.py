@@ -1,4 +1,4 @@
-"""python -m model.layers.kernels FOLDER: compile everything and keep the machine code there."""
+"""python -m model.layers.kernels FOLDER: compiles all kernels and stores the machine code there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The compiled forward against the torch forward of the same weights."""
+"""The compiled forward, compared with the torch forward of the same weights."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ def make_lora(
     pairs = {}
     for layer in range(shape.num_layers):
         for name in modules:
-            ins, outs = shape.linear_sizes[name]
+            inputs, outputs = shape.linear_sizes[name]
             a, b = (
-                torch.randn(rank, ins, generator=generator),
-                torch.randn(outs, rank, generator=generator),
+                torch.randn(rank, inputs, generator=generator),
+                torch.randn(outputs, rank, generator=generator),
             )
             pairs[layer, name] = int8_pair(a * 0.1, b * 0.1, scaling)
     return Lora(pairs)
 
 
 def loras(model: Llama) -> list[Lora | None]:
-    """Other targets, ranks (one beyond the first room for them), own layers, and none at all."""
+    """Different modules and ranks (one beyond INITIAL_RANK), own layers, and no adapter."""
     shape = model.shape
-    every = list(shape.linear_sizes)
+    all_modules = list(shape.linear_sizes)
     first, second = (
         torch.randn(shape.vocab_size, shape.hidden_size, generator=torch.Generator().manual_seed(i))
         for i in (5, 6)
     )
     return [
         None,
-        make_lora(shape, every, 4, seed=1),
+        make_lora(shape, all_modules, 4, seed=1),
         make_lora(shape, ["q_proj", "v_proj"], 1, seed=2, scaling=2.0),
         replace(make_lora(shape, ["down_proj"], 24, seed=3), head=model.make_layer(first)),
         None,
@@ -62,31 +62,32 @@ def loras(model: Llama) -> list[Lora | None]:
     ]
 
 
-class Chats:
-    """Prompts that have been read by the torch forward, to be continued token by token."""
+class Sequences:
+    """Sequences whose prompts the torch forward has computed, to be continued token by token."""
 
     def __init__(self, model: Llama, adapters: Sequence[Lora | None]) -> None:
         self.model = model
         self.adapters = adapters
-        self.scales = [1.0, 0.7, 1.0, 1.5, 1.0, 0.0, 0.5]
-        kept, model.decoder = model.decoder, None
+        self.adapter_scales = [1.0, 0.7, 1.0, 1.5, 1.0, 0.0, 0.5]
+        decoder, model.decoder = model.decoder, None
         self.caches = [empty_cache(model) for _ in adapters]
         for at, cache in enumerate(self.caches):
-            model.forward([self.span(at, PROMPTS[at], cache)])
-        model.decoder = kept
+            model.forward([self.slice(at, PROMPTS[at], cache)])
+        model.decoder = decoder
 
-    def span(self, at: int, tokens: tuple[int, ...], cache: SequenceCache) -> SequenceSlice:
-        return SequenceSlice(tokens, cache, self.adapters[at], self.scales[at])
+    def slice(self, at: int, tokens: tuple[int, ...], cache: SequenceCache) -> SequenceSlice:
+        return SequenceSlice(tokens, cache, self.adapters[at], self.adapter_scales[at])
 
-    def read(self) -> Tensor:
-        """The logits after each prompt, all read anew in one forward."""
+    def prefill(self) -> Tensor:
+        """The logits after each prompt, all computed in one forward with empty caches."""
         prompts = zip(range(len(self.adapters)), PROMPTS, strict=True)
-        return self.model.forward([self.span(*p, empty_cache(self.model)) for p in prompts])
+        return self.model.forward([self.slice(*p, empty_cache(self.model)) for p in prompts])
 
-    def step(self, token: int, which: Sequence[int] | None = None) -> Tensor:
-        which = range(len(self.caches)) if which is None else which
-        spans = [self.span(at, (token + at,), self.caches[at]) for at in which]
-        return self.model.forward(spans).clone()
+    def step(self, token: int, chosen: Sequence[int] | None = None) -> Tensor:
+        """The logits of the next token of all sequences, or of the `chosen` ones."""
+        chosen = range(len(self.caches)) if chosen is None else chosen
+        slices = [self.slice(at, (token + at,), self.caches[at]) for at in chosen]
+        return self.model.forward(slices).clone()
 
 
 def empty_cache(model: Llama) -> SequenceCache:
@@ -107,32 +108,32 @@ def test_mixed_batch_is_the_torch_forward(
 ) -> None:
     model = make_model(SHAPES[name], bias)
     adapters = loras(model)
-    ours, torchs = Chats(model, adapters), Chats(model, adapters)
+    by_decoder, by_torch = Sequences(model, adapters), Sequences(model, adapters)
     decoder = decoder_for(model, threads)
     for token in range(20, 30):
         model.decoder = None
-        expected = torchs.step(token)
+        expected = by_torch.step(token)
         model.decoder = decoder
-        assert_near(ours.step(token), expected)
+        assert_near(by_decoder.step(token), expected)
 
 
 def test_adapter_changes_more_than_the_tolerance() -> None:
-    """So that the test above can fail: without its adapter a row is far off."""
+    """It shows that the test above can fail: without its adapter a row is far off."""
     model = make_model(GROUPED)
     adapters = loras(model)
-    with_them = Chats(model, adapters).step(20)
-    without = Chats(model, [None] * len(adapters)).step(20)
-    spread = with_them.amax(dim=1) - with_them.amin(dim=1)
-    off = (with_them - without).abs().amax(dim=1) / spread
-    assert bool((off[[1, 2, 3, 6]] > 10 * TOLERANCE).all())
+    adapted = Sequences(model, adapters).step(20)
+    without = Sequences(model, [None] * len(adapters)).step(20)
+    spread = adapted.amax(dim=1) - adapted.amin(dim=1)
+    distance = (adapted - without).abs().amax(dim=1) / spread
+    assert bool((distance[[1, 2, 3, 6]] > 10 * TOLERANCE).all())
 
 
-def test_row_is_the_same_alone_and_in_any_batch(decoder_for: MakeDecoder) -> None:
-    """To the last bit: what others ask does not change a reply."""
+def test_row_is_the_same_alone_and_in_every_batch(decoder_for: MakeDecoder) -> None:
+    """To the last bit: other requests do not change a reply."""
     model = make_model(GROUPED)
     model.set_decoder(decoder_for(model))
     adapters = loras(model)
-    together, alone = Chats(model, adapters), Chats(model, adapters)
+    together, alone = Sequences(model, adapters), Sequences(model, adapters)
     for token in range(20, 26):
         expected = together.step(token)
         for at in reversed(range(len(adapters))):
@@ -141,30 +142,30 @@ def test_row_is_the_same_alone_and_in_any_batch(decoder_for: MakeDecoder) -> Non
 
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_prompts_of_several_users_are_read_as_by_torch(
+def test_prompts_of_several_sequences_are_computed_as_by_torch(
     decoder_for: MakeDecoder, name: str, threads: int
 ) -> None:
     model = make_model(SHAPES[name], bias=True)
     adapters = loras(model)
-    torchs = Chats(model, adapters).read()
+    expected = Sequences(model, adapters).prefill()
     model.set_decoder(decoder_for(model, threads, max_rows=128))
-    assert_near(Chats(model, adapters).read(), torchs)
+    assert_near(Sequences(model, adapters).prefill(), expected)
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_prompt_is_the_same_in_any_pieces_and_company(decoder_for: MakeDecoder, name: str) -> None:
-    """To the last bit: at once beside others, in pieces, or token by token."""
+def test_prompt_is_the_same_in_chunks_and_in_a_batch(decoder_for: MakeDecoder, name: str) -> None:
+    """To the last bit: at once in a batch, in chunks, or token by token."""
     model = make_model(SHAPES[name])
     model.set_decoder(decoder_for(model, max_rows=128))
     adapters = loras(model)
-    chats = Chats(model, adapters)
-    together = chats.read().clone()
+    sequences = Sequences(model, adapters)
+    together = sequences.prefill().clone()
     for at, prompt in enumerate(PROMPTS):
-        for piece in (1, 5, 64):
+        for size in (1, 5, 64):
             cache = empty_cache(model)
-            for begin in range(0, len(prompt), piece):
-                alone = model.forward([chats.span(at, prompt[begin : begin + piece], cache)])
-            assert torch.equal(alone[0], together[at]), (at, piece)
+            for begin in range(0, len(prompt), size):
+                alone = model.forward([sequences.slice(at, prompt[begin : begin + size], cache)])
+            assert torch.equal(alone[0], together[at]), (at, size)
 
 
 def test_logits_of_every_position(decoder_for: MakeDecoder) -> None:
@@ -180,39 +181,39 @@ def test_logits_of_every_position(decoder_for: MakeDecoder) -> None:
 def test_caches_grow_and_advance(decoder_for: MakeDecoder) -> None:
     model = make_model(GROUPED)
     model.set_decoder(decoder_for(model))
-    chats = Chats(model, [None])
+    sequences = Sequences(model, [None])
     for token in range(300):  # over the first growth of a cache
-        logits = chats.step(token % 300)
-    assert chats.caches[0].length == len(PROMPTS[0]) + 300
-    fresh = Chats(model, [None])
+        logits = sequences.step(token % 300)
+    assert sequences.caches[0].length == len(PROMPTS[0]) + 300
+    fresh = Sequences(model, [None])
     model.decoder = None
     for token in range(300):
         expected = fresh.step(token % 300)
     assert_near(logits, expected)
 
 
-def test_more_rows_than_it_has_room_for_go_through_torch(decoder_for: MakeDecoder) -> None:
+def test_more_rows_than_fit_are_computed_by_torch(decoder_for: MakeDecoder) -> None:
     model = make_model(GROUPED)
-    model.set_decoder(decoder_for(model, max_rows=2, max_spans=2))
+    model.set_decoder(decoder_for(model, max_rows=2, max_sequences=2))
     adapters = loras(model)
-    got = Chats(model, adapters).step(20)
+    got = Sequences(model, adapters).step(20)
     model.decoder = None
-    assert_near(got, Chats(model, adapters).step(20))
+    assert_near(got, Sequences(model, adapters).step(20))
 
 
-def test_adapter_that_has_gone_is_not_kept(decoder_for: MakeDecoder) -> None:
+def test_unused_adapter_is_freed(decoder_for: MakeDecoder) -> None:
     import gc
     import weakref
 
     model = make_model(GROUPED)
     model.set_decoder(decoder_for(model))
     adapters = [None, make_lora(GROUPED, ["q_proj"], 2, seed=1)]
-    gone = weakref.ref(adapters[1])
-    Chats(model, adapters).step(20)
-    Chats(model, [None]).step(20)  # takes the first row alone
+    reference = weakref.ref(adapters[1])
+    Sequences(model, adapters).step(20)
+    Sequences(model, [None]).step(20)  # uses the first row alone
     adapters.clear()
     gc.collect()
-    assert gone() is None
+    assert reference() is None
 
 
 def test_threads_end_with_the_decoder(decoder_for: MakeDecoder) -> None:
