@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model.engine.remote.client import OpenAIClient, ServerModels
-from model.translations import LocalizedText
+from model.translations import LocalizedText, without_folders
 from model.types import AdapterError, BusyError, EngineError, LinlyError, NotReadyError
 
 NOT_ANSWERED_YET = LocalizedText("model_server_silent")
