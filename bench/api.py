@@ -23,17 +23,7 @@ import httpx
 # A script's import path begins with its own folder.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.common import (
-    Figures,
-    Log,
-    cpu_seconds,
-    log_to_stderr,
-    machine,
-    print_figures,
-    resident_bytes,
-    script,
-    script_parser,
-)
+from bench import common
 from bench.peers.base import ChildProcess
 from bench.peers.openai_client import COMPLETION_PATH, connect, in_threads, post
 from bench.serving.fixtures import running_app
@@ -48,13 +38,13 @@ QUEUE = ("--max_sequences", "8", "--max_waiting", "16", "--cache_memory", "100M"
 SETTLE_SECONDS = 1.0
 
 
-@script
+@common.script
 def main() -> int:
-    args = script_parser("api", __doc__, rounds=5).read(sys.argv[1:])
-    log_to_stderr(f"measuring on {machine()} …")
+    args = common.script_parser("api", __doc__, rounds=5).read(sys.argv[1:])
+    common.log(f"measuring on {common.machine()} …")
     with tempfile.TemporaryDirectory(prefix="linly-bench-") as scratch:
-        figures = measure_overhead(Path(scratch), args.rounds, log_to_stderr)
-    return print_figures(figures | measure_crowds(log_to_stderr), args.json, table)
+        figures = measure_overhead(Path(scratch), args.rounds)
+    return common.print_figures(figures | measure_crowds(), args.json, table)
 
 
 class FakeEngineServer:
@@ -86,9 +76,9 @@ class FakeEngineServer:
 
     def core_share_direct(self) -> float:
         """Percent of a core that the server uses while its streams are read without HTTP."""
-        before = cpu_seconds(self.child.pid)
+        before = common.cpu_seconds(self.child.pid)
         self._command(f"direct {STREAMS} {RATE} {SECONDS}")
-        return 100 * (cpu_seconds(self.child.pid) - before) / SECONDS
+        return 100 * (common.cpu_seconds(self.child.pid) - before) / SECONDS
 
     def core_share(self) -> float:
         """The same over HTTP."""
@@ -100,21 +90,21 @@ class FakeEngineServer:
             events.append(post(connection, COMPLETION_PATH, body).read().count(b"data: "))
             connection.close()
 
-        before = cpu_seconds(self.child.pid)
+        before = common.cpu_seconds(self.child.pid)
         in_threads(STREAMS, read)
         if len(events) < STREAMS or min(events) < RATE * SECONDS:
             raise RuntimeError(f"the streams had {events} events")
-        return 100 * (cpu_seconds(self.child.pid) - before) / SECONDS
+        return 100 * (common.cpu_seconds(self.child.pid) - before) / SECONDS
 
     def idle_connections(self) -> float:
         """Megabytes of connections that have sent one request and stay open."""
-        before = resident_bytes(self.child.pid)
+        before = common.resident_bytes(self.child.pid)
         connections = [connect(self.address) for _ in range(CONNECTIONS)]
         for connection in connections:
             connection.request("GET", "/v1/models")
             connection.getresponse().read()
         time.sleep(SETTLE_SECONDS)
-        used = resident_bytes(self.child.pid) - before
+        used = common.resident_bytes(self.child.pid) - before
         for connection in connections:
             connection.close()
         return used / 1e6
@@ -124,7 +114,7 @@ class FakeEngineServer:
         return json.loads(self.child.read())
 
 
-def measure_overhead(scratch: Path, rounds: int, log: Log) -> dict[str, float]:
+def measure_overhead(scratch: Path, rounds: int) -> dict[str, float]:
     """What the API adds to an engine that computes nothing; medians over the rounds."""
     server = FakeEngineServer(scratch)
     names = ("first_token_direct", "first_token", "core_share_direct", "core_share")
@@ -135,7 +125,7 @@ def measure_overhead(scratch: Path, rounds: int, log: Log) -> dict[str, float]:
             for name, values in runs.items():
                 values.append(getattr(server, name)())
             latest = ", ".join(f"{name} {values[-1]:.2f}" for name, values in runs.items())
-            log(f"round {number + 1}: {latest}")
+            common.log(f"round {number + 1}: {latest}")
         first_direct, first, share_direct, share = (median(runs[name]) for name in names)
         return {
             "first_token_ms": round(first, 2),
@@ -148,7 +138,7 @@ def measure_overhead(scratch: Path, rounds: int, log: Log) -> dict[str, float]:
         server.child.stop()
 
 
-def measure_crowds(log: Log) -> dict[str, float]:
+def measure_crowds() -> dict[str, float]:
     """More users at once than fit into the queue, several times, at the embedded default."""
     answers: Counter[int] = Counter()
     without_retry, memory = 0, []
@@ -157,9 +147,11 @@ def measure_crowds(log: Log) -> dict[str, float]:
             responses = _ask_until_answered(server.address, wave)
             answers += Counter(status for status, _ in responses)
             without_retry += sum(status == 429 and not retry for status, retry in responses)
-            memory.append(resident_bytes(server.pid) / 1e6)
+            memory.append(common.resident_bytes(server.pid) / 1e6)
             sequences = _sequences(server.address)
-            log(f"wave {wave + 1}: {dict(answers)}, {memory[-1]:.0f} MB, {sequences} sequences")
+            common.log(
+                f"wave {wave + 1}: {dict(answers)}, {memory[-1]:.0f} MB, {sequences} sequences"
+            )
     return {
         "replies": answers[200],
         "busy": answers[429],
@@ -216,7 +208,7 @@ LINES = {
 }
 
 
-def table(figures: Figures) -> str:
+def table(figures: common.Figures) -> str:
     """A line for each figure."""
     lines = [f"{text:56} {figures[key]:10g} {unit}" for key, (text, unit) in LINES.items()]
     return "\n".join(line.rstrip() for line in lines)

@@ -21,13 +21,13 @@ from model.config.argument_parser import ArgumentParser
 from model.config.settings import CHECKOUT
 from model.types import LinlyError
 
-Log = Callable[[str], None]  # takes one line about the progress
 Figures = Mapping[str, Any]  # what a script measured, as its JSON has it
 
 MISSING = "-"
 
 
-def log_to_stderr(line: str) -> None:
+def log(line: str) -> None:
+    """Print a line about the progress to stderr."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -111,8 +111,18 @@ def existing_folder(text: str) -> Path:
     return Path(text).resolve()
 
 
-def comma_list(text: str, known: Sequence[str], what: str) -> tuple[str, ...]:
-    """Parses names with commas between them, each one of `known`; repeated ones count once."""
+def add_names(
+    parser: ArgumentParser, name: str, known: tuple[str, ...], what: str, also: tuple[str, ...] = ()
+) -> None:
+    """Add the flag `--NAME A,B` for names of `known`, which are the default, or of `also`."""
+    parser.add_argument(
+        f"--{name}", type=partial(_names, (*known, *also), what), default=known, metavar="A,B",
+        help=f"of {', '.join(known)}",
+    )  # fmt: skip
+
+
+def _names(known: Sequence[str], what: str, text: str) -> tuple[str, ...]:
+    """Parses names with commas between them; repeated ones count once."""
     names = [word.strip() for word in text.split(",") if word.strip()]
     for name in names:
         if name not in known:

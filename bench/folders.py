@@ -24,18 +24,7 @@ from statistics import median
 # A script's import path begins with its own folder.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.common import (
-    Figures,
-    Log,
-    drop_from_page_cache,
-    log_to_stderr,
-    machine,
-    markdown_table,
-    print_figures,
-    run_command,
-    script,
-    script_parser,
-)
+from bench import common
 from bench.random_model import (
     CONTROL_TOKENS,
     SPREAD,
@@ -65,9 +54,9 @@ class CommandCost:
 Costs = Mapping[str, list[CommandCost]]
 
 
-@script
+@common.script
 def main() -> int:
-    parser = script_parser("folders", __doc__, rounds=3)
+    parser = common.script_parser("folders", __doc__, rounds=3)
     add_geometry(parser, LAYERS)
     parser.add_argument(
         "--dir", type=Path, metavar="DIR",
@@ -76,13 +65,13 @@ def main() -> int:
     args = parser.read(sys.argv[1:])
     geometry = geometry_of(args, LAYERS)
     with tempfile.TemporaryDirectory(prefix="linly-bench-", dir=args.dir) as scratch:
-        costs = measure_commands(geometry, args.rounds, Path(scratch), log_to_stderr)
-    return print_figures(summary(costs), args.json, table)
+        costs = measure_commands(geometry, args.rounds, Path(scratch))
+    return common.print_figures(summary(costs), args.json, table)
 
 
-def measure_commands(geometry: Geometry, rounds: int, scratch: Path, log: Log) -> Costs:
+def measure_commands(geometry: Geometry, rounds: int, scratch: Path) -> Costs:
     """Runs every command in each round; the costs by the command's name."""
-    log(f"writing a checkpoint with {geometry.layers} layers …")
+    common.log(f"writing a checkpoint with {geometry.layers} layers …")
     # In a process of its own: what a parent uses counts as the peak of the commands it starts.
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         pool.submit(write_inputs, geometry, scratch).result()
@@ -105,7 +94,7 @@ def measure_commands(geometry: Geometry, rounds: int, scratch: Path, log: Log) -
         for name, (output, command) in commands.items():
             cost = _measure(command, output, writes=name != "check")
             peak = f"{cost.peak_bytes / 1e9:.2f} GB"
-            log(f"round {number + 1}: {name} {cost.seconds:.1f} s, {peak}")
+            common.log(f"round {number + 1}: {name} {cost.seconds:.1f} s, {peak}")
             costs[name].append(cost)
         copy.unlink()
         for folder in (converted, merged):
@@ -123,9 +112,9 @@ def _measure(command: Sequence[str], output: Path, writes: bool) -> CommandCost:
     Raises:
         CalledProcessError: it failed.
     """
-    drop_from_page_cache(output.parent.rglob("*"))
+    common.drop_from_page_cache(output.parent.rglob("*"))
     began = time.perf_counter()
-    result = run_command(command)
+    result = common.run_command(command)
     paths = (output, *output.rglob("*")) if writes else ()
     files = [path for path in paths if path.is_file()]
     for file in files:
@@ -135,13 +124,13 @@ def _measure(command: Sequence[str], output: Path, writes: bool) -> CommandCost:
     return CommandCost(seconds, result.peak_bytes, sum(file.stat().st_size for file in files))
 
 
-def summary(costs: Costs) -> Figures:
+def summary(costs: Costs) -> common.Figures:
     """Medians by command: seconds, bytes a second, peak memory, and the speed over copying."""
     speeds = {
         name: median(run.written_bytes / run.seconds for run in runs)
         for name, runs in costs.items()
     }
-    return {"machine": machine()} | {
+    return {"machine": common.machine()} | {
         name: {
             "seconds": median(run.seconds for run in runs),
             "bytes_per_second": speeds[name],
@@ -152,7 +141,7 @@ def summary(costs: Costs) -> Figures:
     }
 
 
-def table(figures: Figures) -> str:
+def table(figures: common.Figures) -> str:
     rows = [["", "s", "MB/s", "over copying", "most memory, GB"]]
     for name, values in figures.items():
         if name != "machine":
@@ -160,7 +149,7 @@ def table(figures: Figures) -> str:
             ratio = f"{values['over_copy']:.2f}" if values["over_copy"] else ""
             peak = f"{values['peak_bytes'] / 1e9:.2f}"
             rows.append([name, f"{values['seconds']:.1f}", speed, ratio, peak])
-    return f"{figures['machine']}\n\n{markdown_table(rows)}"
+    return f"{figures['machine']}\n\n{common.markdown_table(rows)}"
 
 
 def write_inputs(geometry: Geometry, folder: Path) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from itertools import count, islice, product
@@ -28,12 +28,13 @@ import numpy.typing as npt
 # A script's import path begins with its own folder.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.common import Log, add_number, log_to_stderr, positive, script
+from bench.common import add_number, positive, script
 from model.config.argument_parser import ArgumentParser
 from model.folders.atomic_folder import new_folder
 from model.folders.tensor_schema import expected_tensors
 from model.folders.weight_writer import nbytes_of, write_weights
 from model.folders.weights import LazyTensor
+from model.progress_bar import bar
 from model.types import SettingsError
 
 if TYPE_CHECKING:
@@ -158,12 +159,12 @@ def main() -> int:
     add_geometry(parser, Geometry.layers)
     add_number(parser, "seed", 0, least=0)
     args = parser.read(sys.argv[1:])
-    write_model(args.folder, geometry_of(args, Geometry.layers), args.seed, log_to_stderr)
+    write_model(args.folder, geometry_of(args, Geometry.layers), args.seed)
     return 0
 
 
-def write_model(folder: Path, geometry: Geometry, seed: int, log: Log) -> None:
-    """Write the model; `folder` appears complete or not at all. The progress goes to `log`.
+def write_model(folder: Path, geometry: Geometry, seed: int) -> None:
+    """Write the model; `folder` appears complete or not at all.
 
     Raises:
         ModelFolderError: `folder` exists already, or its disk has no room.
@@ -174,20 +175,8 @@ def write_model(folder: Path, geometry: Geometry, seed: int, log: Log) -> None:
         write_tokenizer(scratch, geometry.vocab)
         text = json.dumps(geometry.config(), indent=2)
         (scratch / "config.json").write_text(text, encoding="utf-8")
-        write_weights(tensors, scratch, _log_tenths(f"writing {folder.name}", log))
-
-
-def _log_tenths(what: str, log: Log) -> Callable[[float], None]:
-    """A progress callback that logs each tenth once."""
-    logged = 0
-
-    def progress(share: float) -> None:
-        nonlocal logged
-        if int(share * 10) > logged:
-            logged = int(share * 10)
-            log(f"{what}: {logged}0% …")
-
-    return progress
+        with bar(f"Writing {folder.name}", nbytes_of(tensors)) as progress:
+            write_weights(tensors, scratch, progress)
 
 
 def random_tensors(geometry: Geometry, seed: int) -> Iterator[LazyTensor]:

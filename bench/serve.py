@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
 # A script's import path begins with its own folder.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.common import Figures, log_to_stderr, machine, script
+from bench.common import Figures, machine, script
 from bench.peers.base import BenchFixtures, Peer
 from bench.peers.hf import BitsAndBytes, HuggingFace
 from bench.peers.llamacpp import LlamaCpp
@@ -25,7 +26,7 @@ from bench.peers.this_program import ThisProgram
 from bench.peers.vllm import Vllm
 from bench.serving.equivalence import MAX_DISTANCE, distances
 from bench.serving.fixtures import make_fixtures
-from bench.serving.options import ServeOptions, read_serve_options
+from bench.serving.options import read_serve_options
 from bench.serving.report import Results, draw_chart, table, to_json
 from bench.serving.runner import RunningPeers, run_rounds, started_peers
 
@@ -35,11 +36,11 @@ def main() -> int:
     options = read_serve_options(sys.argv[1:])
     with tempfile.TemporaryDirectory(prefix="linly-bench-") as scratch:
         peers = make_peers(options, make_fixtures(options, Path(scratch)))
-        with started_peers(peers, log_to_stderr) as running:
+        with started_peers(peers) as running:
             return (compare_models if options.check else compare_speed)(running, options)
 
 
-def make_peers(options: ServeOptions, fixtures: BenchFixtures) -> list[Peer]:
+def make_peers(options: Namespace, fixtures: BenchFixtures) -> list[Peer]:
     """The peers that the flags name, this program first."""
     makers: dict[str, Callable[[], Peer]] = {
         "ours": lambda: ThisProgram(fixtures),
@@ -51,9 +52,9 @@ def make_peers(options: ServeOptions, fixtures: BenchFixtures) -> list[Peer]:
     return [makers[name]() for name in options.peers]
 
 
-def compare_speed(running: RunningPeers, options: ServeOptions) -> int:
+def compare_speed(running: RunningPeers, options: Namespace) -> int:
     """Runs all rounds and prints the report; returns the exit status."""
-    results = run_rounds(running, options, log_to_stderr)
+    results = run_rounds(running, options)
     metrics = [metric for workload in options.workloads for metric in workload.metrics]
     if options.json:
         print(json.dumps({**_conditions(running, options), **to_json(results, metrics)}))
@@ -65,7 +66,7 @@ def compare_speed(running: RunningPeers, options: ServeOptions) -> int:
     return 1 if running.failed else 0
 
 
-def compare_models(running: RunningPeers, options: ServeOptions) -> int:
+def compare_models(running: RunningPeers, options: Namespace) -> int:
     """`--check`; returns the exit status."""
     found = distances([peer for peer in running.peers if isinstance(peer, OpenAIPeer)])
     if options.json:
@@ -77,7 +78,7 @@ def compare_models(running: RunningPeers, options: ServeOptions) -> int:
     return 1 if running.failed or any(d > MAX_DISTANCE for d in found.values()) else 0
 
 
-def _conditions(running: RunningPeers, options: ServeOptions) -> Figures:
+def _conditions(running: RunningPeers, options: Namespace) -> Figures:
     return {
         "machine": machine(),
         "rounds": options.rounds,
@@ -88,7 +89,7 @@ def _conditions(running: RunningPeers, options: ServeOptions) -> Figures:
     }
 
 
-def _notes(running: RunningPeers, results: Results, options: ServeOptions) -> list[str]:
+def _notes(running: RunningPeers, results: Results, options: Namespace) -> list[str]:
     """The lines below the table."""
     size = f"rounds: {options.rounds}; tokens a reply: {options.tokens}"
     lines = ["", f"Medians. vs: how many times as good ours is. {machine()}; {size}"]

@@ -19,15 +19,7 @@ import httpx
 # A script's import path begins with its own folder.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.common import (
-    Figures,
-    add_number,
-    align_columns,
-    peak_bytes,
-    print_figures,
-    script,
-    script_parser,
-)
+from bench import common
 from model.config.settings import CHECKOUT
 
 POLL_SECONDS = 0.05
@@ -49,19 +41,19 @@ class Startup:
     peak_megabytes: float
 
 
-@script
+@common.script
 def main() -> int:
-    parser = script_parser("startup", __doc__)
-    add_number(parser, "runs", 3)
+    parser = common.script_parser("startup", __doc__)
+    common.add_number(parser, "runs", 3)
     args = parser.read(sys.argv[1:])
     runs = [asdict(measure_startup()) for _ in range(args.runs)]
     medians = {key: round(median(run[key] for run in runs), 2) for key in runs[0]}
-    return print_figures({"medians": medians, "runs": runs}, args.json, table)
+    return common.print_figures({"medians": medians, "runs": runs}, args.json, table)
 
 
-def table(figures: Figures) -> str:
+def table(figures: common.Figures) -> str:
     rows = [[key, f"{value}"] for key, value in figures["medians"].items()]
-    return "\n".join(align_columns(rows, text_columns=1))
+    return "\n".join(common.align_columns(rows, text_columns=1))
 
 
 def measure_startup() -> Startup:
@@ -80,7 +72,7 @@ def measure_startup() -> Startup:
         answer = httpx.post(f"{address}/v1/chat/completions", json=QUESTION, timeout=MAX_SECONDS)
         seconds = time.monotonic() - asked
         tokens = answer.json()["usage"]["completion_tokens"]
-        return Startup(page, ready, tokens / seconds, peak_bytes(process.pid) / 1e6)
+        return Startup(page, ready, tokens / seconds, common.peak_bytes(process.pid) / 1e6)
     finally:
         process.terminate()
         process.wait()

@@ -22,15 +22,7 @@ from pathlib import Path
 # A script's import path begins with its own folder.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.common import (
-    Figures,
-    add_number,
-    align_columns,
-    machine,
-    print_figures,
-    script,
-    script_parser,
-)
+from bench import common
 from model.types import FinishReason, Sampling
 from web.chats.open_store import open_store
 from web.chats.store.chat_store import ChatStore
@@ -49,11 +41,11 @@ PAUSE_SECONDS = 0.002  # between two saves, and between two runs of the event lo
 BENCH = "bench"  # owner of the rows, and the server that saves them
 
 
-@script
+@common.script
 def main() -> int:
-    parser = script_parser("store", __doc__, rounds=3)
-    add_number(parser, "chats", 500)
-    add_number(parser, "messages", 50, "of each chat")
+    parser = common.script_parser("store", __doc__, rounds=3)
+    common.add_number(parser, "chats", 500)
+    common.add_number(parser, "messages", 50, "of each chat")
     parser.add_argument("--database_url", metavar="URL", help="a PostgreSQL database, not a file")
     args = parser.read(sys.argv[1:])
     database = "PostgreSQL" if args.database_url else "SQLite"
@@ -62,8 +54,8 @@ def main() -> int:
         closing(open_store(Path(scratch), args.database_url)) as opened,
     ):
         figures = measure_store(opened.store, args.chats, args.messages, args.rounds)
-    conditions = {"machine": machine(), "database": database}
-    return print_figures({**conditions, **figures}, args.json, table)
+    conditions = {"machine": common.machine(), "database": database}
+    return common.print_figures({**conditions, **figures}, args.json, table)
 
 
 def measure_store(
@@ -153,13 +145,13 @@ async def _longest_gap(*threads: threading.Thread) -> float:
     return longest
 
 
-def table(figures: Figures) -> str:
+def table(figures: common.Figures) -> str:
     keys = ("ms", "gap_ms", "save_wait_ms")
     rows = [["", *(key.replace("_", " ") for key in keys)]]
     for name, job in figures.items():
         if isinstance(job, Mapping) and "ms" in job:
             rows.append([name, *(f"{job[key]:.1f}" for key in keys)])
-    return "\n".join(align_columns(rows, text_columns=1))
+    return "\n".join(common.align_columns(rows, text_columns=1))
 
 
 if __name__ == "__main__":

@@ -19,18 +19,7 @@ from statistics import median
 # A script's import path begins with its own folder.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.common import (
-    Figures,
-    Log,
-    add_number,
-    log_to_stderr,
-    machine,
-    markdown_table,
-    print_figures,
-    run_command,
-    script,
-    script_parser,
-)
+from bench import common
 from model.config.settings import CHECKOUT
 from model.system_resources import available_cores
 
@@ -51,14 +40,14 @@ class TrainingCost:
 Costs = Mapping[str, list[TrainingCost]]
 
 
-@script
+@common.script
 def main() -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    parser = script_parser("training", __doc__, rounds=3)
+    parser = common.script_parser("training", __doc__, rounds=3)
     parser.add_argument(
         "--data", type=Path, default=DATA, metavar="FILE", help="JSON Lines of dialogues"
     )
-    add_number(parser, "chats", 100, "how many of its first dialogues")
+    common.add_number(parser, "chats", 100, "how many of its first dialogues")
     parser.add_argument(
         "--dtype", choices=("auto", "bf16", "fp32"), default="auto", help="of the base"
     )
@@ -67,11 +56,11 @@ def main() -> int:
         scratch = Path(folder)
         lines = args.data.read_text(encoding="utf-8").splitlines(keepends=True)[: args.chats]
         (scratch / "dialogues.jsonl").write_text("".join(lines), encoding="utf-8")
-        costs = measure_trainings(args.dtype, args.rounds, scratch, log_to_stderr)
-    return print_figures(summary(costs), args.json, table)
+        costs = measure_trainings(args.dtype, args.rounds, scratch)
+    return common.print_figures(summary(costs), args.json, table)
 
 
-def measure_trainings(dtype: str, rounds: int, scratch: Path, log: Log) -> Costs:
+def measure_trainings(dtype: str, rounds: int, scratch: Path) -> Costs:
     """Both trainings on `scratch`/dialogues.jsonl in each round; they take turns in being first."""
     flags = ["--data_path", str(scratch / "dialogues.jsonl"), "--dtype", dtype]
     flags += ["--early_stopping_patience", "0"]
@@ -82,7 +71,7 @@ def measure_trainings(dtype: str, rounds: int, scratch: Path, log: Log) -> Costs
         for name in names:
             output = scratch / f"{number}-{names.index(name)}"
             cost = _finetune(flags, output) if name == FINETUNE else _train(job, output, scratch)
-            log(
+            common.log(
                 f"round {number + 1}: {name} trained {cost.training_seconds:.1f} s, "
                 f"{cost.command_seconds:.1f} s in all, {cost.peak_bytes / 1e9:.2f} GB, "
                 f"held-out loss {cost.held_out_loss:.3f}"
@@ -93,7 +82,7 @@ def measure_trainings(dtype: str, rounds: int, scratch: Path, log: Log) -> Costs
 
 def _finetune(flags: Sequence[str], output: Path) -> TrainingCost:
     command = [sys.executable, "finetune.py", *flags, "--output_dir", str(output)]
-    result = run_command([*command, "--progress", "json"])
+    result = common.run_command([*command, "--progress", "json"])
     card = json.loads((output / "linly_adapter.json").read_text(encoding="utf-8"))
     events = [(seconds, json.loads(line)) for seconds, line in result.lines]
     began, ended = (
@@ -132,16 +121,16 @@ def _baseline_job(flags: Sequence[str], scratch: Path) -> dict[str, object]:
 def _train(job: Mapping[str, object], output: Path, scratch: Path) -> TrainingCost:
     file = scratch / "job.json"
     file.write_text(json.dumps({**job, "output": str(output)}), encoding="utf-8")
-    result = run_command([sys.executable, "-m", "bench.baseline_trainer", str(file)])
+    result = common.run_command([sys.executable, "-m", "bench.baseline_trainer", str(file)])
     report = json.loads(result.lines[-1][1])
     return TrainingCost(report["train_seconds"], result.seconds, result.peak_bytes, report["loss"])
 
 
-def summary(costs: Costs) -> Figures:
+def summary(costs: Costs) -> common.Figures:
     """Medians by name; how many times as fast `finetune.py` is, by the medians of all ratios."""
     pairs = list(zip(costs[FINETUNE], costs[BASELINE], strict=True))
     return {
-        "machine": machine(),
+        "machine": common.machine(),
         **{
             name: {
                 "training_seconds": median(run.training_seconds for run in runs),
@@ -158,7 +147,7 @@ def summary(costs: Costs) -> Figures:
     }
 
 
-def table(figures: Figures) -> str:
+def table(figures: common.Figures) -> str:
     rows = [["", "training, s", "whole command, s", "most memory, GB", "held-out loss"]]
     for name in (FINETUNE, BASELINE):
         values = figures[name]
@@ -168,7 +157,7 @@ def table(figures: Figures) -> str:
         ])  # fmt: skip
     ratios = [f"{ratio:.2f}" for ratio in figures["ratios"].values()]
     rows.append(["times as fast", *ratios, "", ""])
-    return f"{figures['machine']}\n\n{markdown_table(rows)}"
+    return f"{figures['machine']}\n\n{common.markdown_table(rows)}"
 
 
 if __name__ == "__main__":

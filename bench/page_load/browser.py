@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bench.common import Log
+from bench.common import log
 from bench.peers.base import PeerError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ PROGRAMS = (
 )
 ARGUMENTS = ["--no-sandbox", "--disable-gpu"]
 TIMEOUT_MS = 120_000
+KB = 1_000
 MESSAGES, MANY_MESSAGES = 200, 1_000
 LONG = (
     "A paragraph of some length, with **bold** and `code`, so that there is something to draw.\n\n"
@@ -39,27 +40,6 @@ COSTS = ("ScriptDuration", "LayoutDuration", "RecalcStyleDuration")
 LOG_DRAWN = "document.querySelector('.linly-log .empty')?.innerText.trim()"
 REPLY_HAS_TEXT = "document.querySelector('article.assistant .body')?.innerText.length"
 CHAT_COMPLETE = "!document.querySelector('.messages[aria-busy=true]')"
-
-
-@dataclass(frozen=True)
-class Opening:
-    """Until the page is usable, with an empty cache: seconds, requests, compressed script bytes."""
-
-    usable: float
-    requests: int
-    script_bytes: int
-
-
-@dataclass(frozen=True)
-class Visit:
-    """What a user sees: seconds until a long chat shows after its link or the side bar was used,
-    and the updates while a reply streams at `tokens_per_second`."""
-
-    long_chat: float
-    switched: float
-    updates_per_second: float
-    bytes_an_update: float
-    tokens_per_second: float
 
 
 @dataclass
@@ -103,8 +83,13 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-def measure_opening(browser: Browser, address: str) -> Opening:
-    """Until a typed question could be sent: the box takes text, and the log is drawn."""
+def measure_opening(browser: Browser, address: str) -> dict[str, float]:
+    """Until a question could be sent, because the box takes text and the log is drawn.
+
+    Returns:
+        `usable` in seconds, the number of `requests`, and `script_bytes` in kB as compressed. The
+        cache was empty.
+    """
     types: dict[str, str] = {}
     sizes: dict[str, float] = {}
     with _new_page(browser) as (page, session):
@@ -121,15 +106,21 @@ def measure_opening(browser: Browser, address: str) -> Opening:
         _open(page, address)
         usable = time.perf_counter() - began
     scripts = [sizes.get(key, 0) for key, kind in types.items() if "javascript" in kind]
-    return Opening(usable, len(types), round(sum(scripts)))
+    log(f"usable after {usable:.2f} s, {len(types)} requests, {sum(scripts):.0f} bytes of scripts")
+    return {"usable": usable, "requests": len(types), "script_bytes": round(sum(scripts) / KB, 1)}
 
 
-def measure_visit(browser: Browser, address: str, log: Log) -> Visit:
-    """One visit of a browser without a history."""
+def measure_visit(browser: Browser, address: str) -> dict[str, float]:
+    """One visit of a browser without a history.
+
+    Returns:
+        Seconds until a long chat shows after its link (`long_chat`) or the side bar (`switched`)
+        was used, and the updates while a reply streams at `tokens_per_second`.
+    """
     with _new_page(browser) as (page, _):
         updates = ReplyUpdates.of(page)
         _open(page, address)
-        stream = _measure_stream(page, updates)
+        figures = _measure_stream(page, updates)
         _import_chat(page, MESSAGES)
         chat_address = page.url
         switched = _measure_switch(page)
@@ -138,7 +129,7 @@ def measure_visit(browser: Browser, address: str, log: Log) -> Visit:
         _wait_for_message(page, MESSAGES)
         long_chat = time.perf_counter() - began
     log(f"200 messages after {long_chat:.2f} s, and {switched:.2f} s from the side bar")
-    return Visit(long_chat, switched, *stream)
+    return {"long_chat": long_chat, "switched": switched, **figures}
 
 
 def measure_update(browser: Browser, address: str, messages: int) -> float:
@@ -160,7 +151,7 @@ def measure_update(browser: Browser, address: str, messages: int) -> float:
     return seconds / count
 
 
-def count_streaming_tabs(browser: Browser, address: str, count: int, log: Log) -> int:
+def count_streaming_tabs(browser: Browser, address: str, count: int) -> int:
     """How many of so many tabs of one browser stream a reply at the same time."""
     from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
@@ -224,8 +215,7 @@ def _cpu_seconds(session: CDPSession) -> float:
     return float(sum(metric["value"] for metric in metrics if metric["name"] in COSTS))
 
 
-def _measure_stream(page: Page, updates: ReplyUpdates) -> tuple[float, float, float]:
-    """Updates a second, bytes of each, tokens a second."""
+def _measure_stream(page: Page, updates: ReplyUpdates) -> dict[str, float]:
     _ask(page)
     page.wait_for_function(REPLY_HAS_TEXT)
     updates.sizes.clear()
@@ -234,8 +224,11 @@ def _measure_stream(page: Page, updates: ReplyUpdates) -> tuple[float, float, fl
     seconds, sizes = time.perf_counter() - began, list(updates.sizes)
     page.locator("#send").wait_for()
     facts = page.locator("article.assistant .facts summary").last.inner_text()
-    speed = float(facts.split("·")[1].split()[0])
-    return len(sizes) / seconds, sum(sizes) / max(1, len(sizes)), speed
+    return {
+        "updates_per_second": len(sizes) / seconds,
+        "bytes_an_update": sum(sizes) / max(1, len(sizes)),
+        "tokens_per_second": float(facts.split("·")[1].split()[0]),
+    }
 
 
 def _import_chat(page: Page, count: int) -> None:

@@ -10,7 +10,7 @@ from statistics import median
 
 import httpx
 
-from bench.common import Log, cpu_seconds, resident_bytes
+from bench.common import cpu_seconds, log, resident_bytes
 from bench.page_load.tab_client import ReplyTiming, TabClient, http_client
 from bench.peers.base import PeerError
 from bench.peers.openai_client import ask_all
@@ -94,7 +94,7 @@ async def open_tabs(address: str) -> AsyncIterator[OpenTabs]:
             await tabs.close()
 
 
-async def measure_open_tabs(address: str, counts: Sequence[int], log: Log) -> dict[str, float]:
+async def measure_open_tabs(address: str, counts: Sequence[int]) -> dict[str, float]:
     """The largest number of tabs that were all drawn and of which a sample got its replies."""
     good, seconds = 0, 0.0
     async with open_tabs(address) as tabs:
@@ -115,7 +115,7 @@ async def measure_open_tabs(address: str, counts: Sequence[int], log: Log) -> di
     return {"open_tabs": good, "open_seconds": round(seconds, 4)}
 
 
-async def measure_idle_tabs(address: str, pid: int, count: int, log: Log) -> dict[str, float]:
+async def measure_idle_tabs(address: str, pid: int, count: int) -> dict[str, float]:
     """Memory of an open tab, memory that a closed one leaves, and the CPU share of all idle tabs.
 
     The first tabs warm the allocator up: what closed tabs leave is what a second wave of them adds.
@@ -160,7 +160,7 @@ async def _idle_core_share(pid: int) -> float:
     return (cpu_seconds(pid) - used) / (time.perf_counter() - began)
 
 
-async def measure_crowd(address: str, visitors: int, rounds: int, log: Log) -> dict[str, float]:
+async def measure_crowd(address: str, visitors: int, rounds: int) -> dict[str, float]:
     """All visitors ask at once, in turns through the API and the page; medians of the rounds."""
     page: list[float] = []
     api: list[float] = []
@@ -212,7 +212,7 @@ async def _page_speed(
     return sum(timing.tokens for timing in timings) / (time.perf_counter() - began), timings
 
 
-async def measure_reply_bytes(address: str, rounds: int, log: Log) -> dict[str, float]:
+async def measure_reply_bytes(address: str, rounds: int) -> dict[str, float]:
     """Bytes that a tab receives for a long reply, over the bytes of its text."""
     replies = []
     settings = {**SAMPLING, "max_tokens": LONG_TOKENS}

@@ -1,6 +1,14 @@
 """How long the server's event loop pauses while a visitor starts expensive actions.
 
-Measured inside, by a sampler of the loop, and outside, by how long /health takes to answer.
+Two processes record delays in files, and this module runs them:
+
+- `python -m bench.page_load.pauses app FILE [flags of app.py]` serves the app and has its event
+  loop call a sampler every few milliseconds; a call that comes late tells how long the loop did
+  something else.
+- `python -m bench.page_load.pauses probe FILE ADDRESS` asks the server for /health repeatedly and
+  records how long each answer took, until its input ends. No other work delays this process.
+
+Times are those of `time.monotonic`, the same clock for all processes of a Linux machine.
 """
 
 from __future__ import annotations
@@ -9,20 +17,25 @@ import asyncio
 import json
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-from bench.common import Log
-from bench.page_load.loop_delay import longest_delay, median_delay
+from bench.common import log
 from bench.page_load.tab_client import TabClient, http_client
 from bench.peers.base import ChildProcess
+from bench.peers.openai_client import connect
 from bench.serving.fixtures import running_app
 from bench.serving.workloads import unique_prompt
 
+SAMPLE_SECONDS = 0.002  # between two calls of the sampler
+MIN_DELAY = 0.002  # seconds; shorter ones are not recorded
+PROBE_SECONDS = 0.005  # from one request to the next
 WARM_UP_SECONDS, SETTLE_SECONDS, IDLE_SECONDS = 10.0, 1.0, 3.0
 TEXT = "The keeper wrote into the log what the sea had brought: 海浪很高, and the light was seen. "
 TEXT_CHARACTERS = 142  # then a file of 1,000 chats of 25 messages has nearly 5 MB
@@ -32,6 +45,7 @@ COMPARED = {"adapter": "", "preset": ""}
 COMPARED_REPLIES, TOKENS = 4, 64
 MS = 1_000
 
+Record = Callable[[float], object]
 Action = Callable[[], Awaitable[object]]
 Spans = dict[str, tuple[float, float]]
 
@@ -47,12 +61,12 @@ class Sizes:
     comparing: int = 5
 
 
-def measure_pauses(rounds: int, log: Log) -> dict[str, float]:
+def measure_pauses(rounds: int) -> dict[str, float]:
     """Milliseconds of the longest pause by action, inside and outside; medians of the rounds."""
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="linly-bench-") as folder:
         inside, outside = Path(folder) / "loop", Path(folder) / "health"
-        program = ("-m", "bench.page_load.loop_delay", "app", str(inside))
+        program = ("-m", "bench.page_load.pauses", "app", str(inside))
         with running_app("--max_sequences", "20", program=program) as server:
             asyncio.run(_warm_up(server.address))
             for number in range(rounds):
@@ -71,7 +85,7 @@ def measure_pauses(rounds: int, log: Log) -> dict[str, float]:
 
 @contextmanager
 def _probe(address: str, delays: Path) -> Iterator[None]:
-    command = [sys.executable, "-m", "bench.page_load.loop_delay", "probe", str(delays), address]
+    command = [sys.executable, "-m", "bench.page_load.pauses", "probe", str(delays), address]
     child = ChildProcess(command, delays.with_suffix(".log"))
     try:
         yield
@@ -147,3 +161,93 @@ def _chats_file(chats: int, turns: int) -> bytes:
     roles = ("user", "assistant")
     messages = [{"role": roles[turn % 2], "content": text} for turn in range(turns)]
     return json.dumps([{"messages": messages}] * chats, ensure_ascii=False).encode()
+
+
+@contextmanager
+def delay_file(path: Path) -> Iterator[Record]:
+    """A function that records a delay of so many seconds, ending now, as a line of a new file."""
+    with path.open("w", encoding="ascii", buffering=1) as file:
+        yield lambda seconds: file.write(json.dumps([time.monotonic(), seconds]) + "\n")
+
+
+def longest_delay(path: Path, since: float, until: float) -> float:
+    """The longest delay in seconds that overlaps this time; 0.0 without any."""
+    return max(
+        (delay for end, delay in _delays(path) if end >= since and end - delay <= until),
+        default=0.0,
+    )
+
+
+def median_delay(path: Path) -> float:
+    return median([delay for _, delay in _delays(path)] or [0.0])
+
+
+def _delays(path: Path) -> Iterator[tuple[float, float]]:
+    for line in path.read_text(encoding="ascii").splitlines(keepends=True):
+        if line.endswith("\n"):  # otherwise it is being written
+            end, delay = json.loads(line)
+            yield end, delay
+
+
+def sample(loop: asyncio.AbstractEventLoop, record: Record) -> None:
+    """Record the delays of `loop` from now on."""
+    due = time.monotonic() + SAMPLE_SECONDS
+
+    def measure() -> None:
+        delay = time.monotonic() - due
+        if delay > MIN_DELAY:
+            record(delay)
+        sample(loop, record)
+
+    loop.call_later(SAMPLE_SECONDS, measure)
+
+
+def probe(address: str, record: Record, ended: threading.Event) -> None:
+    """Ask for /health over one connection until `ended` is set."""
+    connection = connect(address)
+    while not ended.is_set():
+        began = time.monotonic()
+        connection.request("GET", "/health")
+        connection.getresponse().read()
+        seconds = time.monotonic() - began
+        record(seconds)
+        ended.wait(max(0.0, PROBE_SECONDS - seconds))
+    connection.close()
+
+
+def _serve_app(record: Record, flags: list[str]) -> int:
+    import uvicorn
+
+    import app
+
+    startup = uvicorn.Server.startup
+
+    async def sampled_startup(server: uvicorn.Server, *args: Any, **kwargs: Any) -> None:
+        sample(asyncio.get_running_loop(), record)
+        await startup(server, *args, **kwargs)
+
+    uvicorn.Server.startup = sampled_startup  # type: ignore[method-assign, assignment]
+    return app.main(flags)
+
+
+def _probe_until_input_ends(record: Record, address: str) -> int:
+    ended = threading.Event()
+
+    def wait_for_end() -> None:
+        sys.stdin.read()
+        ended.set()
+
+    threading.Thread(target=wait_for_end, daemon=True).start()
+    probe(address, record, ended)
+    return 0
+
+
+def main(kind: str, path: str, *args: str) -> int:
+    with delay_file(Path(path)) as record:
+        if kind == "app":
+            return _serve_app(record, list(args))
+        return _probe_until_input_ends(record, args[0])
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import httpx
 
@@ -85,38 +84,6 @@ class BenchFixtures:
     def paths(self, count: int) -> list[Path]:
         """The first `count` adapters' folders."""
         return [self.adapters / name for name in self.names[:count]]
-
-
-class Peer(Protocol):
-    """A server in a process of its own. It takes `most_users` at once, with `most_adapters`."""
-
-    name: str
-    most_users: int
-    most_adapters: int
-
-    def start(self) -> str:
-        """Start it and wait until it answers; returns a one-line description.
-
-        Raises:
-            PeerError: it did not start.
-            PeerMissingError: it is not installed.
-        """
-
-    def ask(self, questions: Sequence[Question]) -> list[PeerReply]:
-        """Send all questions at the same moment; returns the replies in the questions' order.
-
-        Raises:
-            PeerError: a request failed.
-        """
-
-    def pause(self) -> None:
-        """Stop its processes, so that they use no core until `resume`; they stay in memory."""
-
-    def resume(self) -> None:
-        """Let them run again."""
-
-    def stop(self) -> None:
-        """End it; also after a failed `start`, and repeatedly."""
 
 
 class ChildProcess:
@@ -207,13 +174,19 @@ class ChildProcess:
         return PeerError(f"its process ended ({lines[-1][:200] if lines else 'without a word'})")
 
 
-class ProcessPeer:
-    """A peer whose `start` sets `child`."""
+class Peer:
+    """A server in a process of its own. It takes `most_users` at once, with `most_adapters`.
 
-    child: ChildProcess | None = None
+    Subclasses set `child` in `start`.
+    """
+
+    name: str
+    most_users: int
+    most_adapters: int
 
     def __init__(self, fixtures: BenchFixtures) -> None:
         self.fixtures = fixtures
+        self.child: ChildProcess | None = None
 
     @property
     def pid(self) -> int:
@@ -222,7 +195,25 @@ class ProcessPeer:
             raise RuntimeError("the peer has not been started")
         return self.child.pid
 
+    def start(self) -> str:
+        """Start it and wait until it answers; returns a one-line description.
+
+        Raises:
+            PeerError: it did not start.
+            PeerMissingError: it is not installed.
+        """
+        raise NotImplementedError
+
+    def ask(self, questions: Sequence[Question]) -> list[PeerReply]:
+        """Send all questions at the same moment; returns the replies in the questions' order.
+
+        Raises:
+            PeerError: a request failed.
+        """
+        raise NotImplementedError
+
     def pause(self) -> None:
+        """Stop its processes, so that they use no core until `resume`; they stay in memory."""
         if self.child is not None:
             self.child.pause()
 
@@ -231,6 +222,7 @@ class ProcessPeer:
             self.child.resume()
 
     def stop(self) -> None:
+        """End it; also after a failed `start`, and repeatedly."""
         if self.child is not None:
             self.child.stop()
             self.child = None

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.peers.base import BenchFixtures, ChildProcess, PeerReply, ProcessPeer, Question
+from bench.peers.base import BenchFixtures, ChildProcess, Peer, PeerReply, Question
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ TRIAL_TOKENS = 12
 Questions = list[dict[str, Any]]
 
 
-class HuggingFace(ProcessPeer):
+class HuggingFace(Peer):
     """`generate` in bfloat16 or float32; `auto` tries which one decodes faster here."""
 
     name = "hf"

@@ -14,7 +14,7 @@ from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
-from bench.peers.base import BenchFixtures, PeerError, PeerReply, ProcessPeer, Question
+from bench.peers.base import BenchFixtures, Peer, PeerError, PeerReply, Question
 
 Json = dict[str, Any]
 
@@ -118,10 +118,8 @@ def _post_chat(connection: http.client.HTTPConnection, body: Json) -> http.clien
     return response
 
 
-class OpenAIPeer(ProcessPeer):
+class OpenAIPeer(Peer):
     """A peer with an OpenAI-compatible server at `address`, which its `start` sets."""
-
-    name: str
 
     def __init__(self, fixtures: BenchFixtures) -> None:
         super().__init__(fixtures)

@@ -20,7 +20,7 @@ from bench.peers.base import BenchFixtures, PeerError, PeerMissingError
 from bench.peers.llamacpp import LlamaCpp
 from bench.scaling.memory_bandwidth import MemoryReader
 from bench.scaling.model import CONTEXT, BenchModel, check_room_for_llama_cpp
-from bench.scaling.report import AtContext, SingleUser, WithAdapters, WithUsers
+from bench.scaling.report import Row, SingleUser
 from model.engine.kv_cache import SequenceCache
 from model.engine.local_engine import PREFILL_CHUNK
 from model.layers.linear import Int8Linear
@@ -146,31 +146,29 @@ def bytes_per_token(model: Llama) -> int:
     return sum(linear.packed.nbytes + linear.scale.nbytes for linear in linears)
 
 
-def measure_contexts(model: Llama, contexts: Sequence[int], steps: int) -> list[AtContext]:
+def measure_contexts(model: Llama, contexts: Sequence[int], steps: int) -> list[Row]:
     """One user after each of these numbers of tokens."""
     caches = [random_cache(model, context, PREFILL_CHUNK) for context in contexts]
     decode = interleave([next_tokens(model, [cache], 1) for cache in caches], steps)
     chunks = [next_tokens(model, [cache], PREFILL_CHUNK) for cache in caches]
     prefill = interleave(chunks, min(CHUNKS, steps))
     return [
-        AtContext(context, 1000 * step, PREFILL_CHUNK / chunk)
+        {"context": context, "ms": 1000 * step, "prefill_tokens_per_second": PREFILL_CHUNK / chunk}
         for context, step, chunk in zip(contexts, decode, prefill, strict=True)
     ]
 
 
-def measure_users(model: Llama, users: Sequence[int], steps: int) -> list[WithUsers]:
+def measure_users(model: Llama, users: Sequence[int], steps: int) -> list[Row]:
     """Each of these numbers of users at the same time, on the base."""
     caches = [random_cache(model, CONTEXT, 1) for _ in range(max(users))]
     seconds = interleave([next_tokens(model, caches[:count], 1) for count in users], steps)
     return [
-        WithUsers(count, 1000 * step, count / step)
+        {"users": count, "ms": 1000 * step, "tokens_per_second": count / step}
         for count, step in zip(users, seconds, strict=True)
     ]
 
 
-def measure_adapters(
-    model: Llama, adapters: Sequence[int], users: int, steps: int
-) -> list[WithAdapters]:
+def measure_adapters(model: Llama, adapters: Sequence[int], users: int, steps: int) -> list[Row]:
     """The same users on each of these numbers of adapters.
 
     Users of an adapter are neighbours in the batch, as in the engine. There are at least as many
@@ -185,7 +183,7 @@ def measure_adapters(
     ]
     seconds = interleave([next_tokens(model, caches, 1, each) for each in selected], steps)
     return [
-        WithAdapters(count, users, 1000 * step, users / step)
+        {"adapters": count, "users": users, "ms": 1000 * step, "tokens_per_second": users / step}
         for count, step in zip(adapters, seconds, strict=True)
     ]
 

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench.common import Log, drop_from_page_cache, peak_bytes
+from bench.common import drop_from_page_cache, log, peak_bytes
 from bench.peers.base import ChildProcess, PeerError
 from bench.scaling.model import BenchModel
 from bench.scaling.report import LoadCost, Loading
@@ -26,7 +26,7 @@ SOURCE, CACHE = "source", "cache"
 PROGRAM_BYTES = 1_500_000_000  # Python, torch, and what is being quantised
 
 
-def measure_loading(model: BenchModel, sizes: tuple[int, int], scratch: Path, log: Log) -> Loading:
+def measure_loading(model: BenchModel, sizes: tuple[int, int], scratch: Path) -> Loading:
     """Load twice: from the model's files, which fills the cache, and from the cache.
 
     `sizes` are those of `weight_sizes`.

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_cache_path
 
-from bench.common import Log
 from bench.peers.base import PeerMissingError
 from bench.random_model import FLOAT16_BYTES, Geometry, write_model
 from bench.serving.fixtures import fingerprint
@@ -41,7 +40,7 @@ class BenchModel:
     weights: Path
 
 
-def prepare_model(base_model: Path | None, geometry: Geometry, cache: Path, log: Log) -> BenchModel:
+def prepare_model(base_model: Path | None, geometry: Geometry, cache: Path) -> BenchModel:
     """The model in `base_model`, or else a random one, made now if it is not in `cache` yet.
 
     Raises:
@@ -53,7 +52,7 @@ def prepare_model(base_model: Path | None, geometry: Geometry, cache: Path, log:
         return BenchModel(base_model.name, folder, cache / "bench" / fingerprint(base_model), cache)
     kept = cache / "bench" / geometry.name
     if not (kept / "model").exists():
-        write_model(kept / "model", geometry, seed=0, log=log)
+        write_model(kept / "model", geometry, seed=0)
     about = (
         f"random weights, {geometry.layers} layers, hidden {geometry.hidden}, "
         f"intermediate {geometry.intermediate}, {geometry.heads} heads, "

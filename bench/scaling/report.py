@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from bench.common import align_columns, format_number, format_ratio
 
-Rows = Sequence[Sequence[str]]
+Row = dict[str, float]
+Cells = Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -58,37 +59,13 @@ class SingleUser:
 
 
 @dataclass(frozen=True)
-class AtContext:
-    """One user after `context` tokens: the time of a token, and the speed of prefill from there."""
-
-    context: int
-    ms: float
-    prefill_tokens_per_second: float
-
-
-@dataclass(frozen=True)
-class WithUsers:
-    """A step for all `users`, each of whom gets a token."""
-
-    users: int
-    ms: float
-    tokens_per_second: float
-
-
-@dataclass(frozen=True)
-class WithAdapters:
-    """A step for all `users` on so many `adapters`, or with 0 on the base alone."""
-
-    adapters: int
-    users: int
-    ms: float
-    tokens_per_second: float
-
-
-@dataclass(frozen=True)
 class ScaleFigures:
-    """Everything, with the conditions. Times are medians. In the last two lists each user has a
-    context of `behind` tokens."""
+    """Everything, with the conditions. Times are medians.
+
+    `contexts` are about one user after `context` tokens: milliseconds of a token, and tokens a
+    second of the prefill that follows. `users` and `adapters` are about a step in which each user
+    gets a token after `behind` others; 0 adapters is the base alone.
+    """
 
     machine: str
     model: str
@@ -97,44 +74,43 @@ class ScaleFigures:
     behind: int
     loading: Loading
     alone: SingleUser
-    contexts: list[AtContext]
-    users: list[WithUsers]
-    adapters: list[WithAdapters]
+    contexts: list[Row]
+    users: list[Row]
+    adapters: list[Row]
 
 
 def tables(figures: ScaleFigures) -> str:
     """A table for each thing measured, and the conditions below them."""
     behind = f"{figures.behind} tokens behind each"
-    contexts = [
-        (str(at.context), format_number(at.ms), format_number(at.prefill_tokens_per_second))
-        for at in figures.contexts
-    ]
-    users = [(str(at.users), *_step(at)) for at in figures.users]
-    adapters = [(str(at.adapters), str(at.users), *_step(at)) for at in figures.adapters]
     step = ("ms a step", "tokens/s")
     return "\n".join([
         _table("Loading, each in a process of its own", _loading(figures.loading)),
         _table(f"One user, {behind}", _single_user(figures.alone)),
         *_shares(figures.alone),
         _table("One user, against the context",
-               [("tokens before", "ms a token", "prefill tokens/s"), *contexts]),
-        _table(f"Users on the base, {behind}", [("users", *step), *users]),
+               _cells(figures.contexts, "tokens before", "ms a token", "prefill tokens/s")),
+        _table(f"Users on the base, {behind}", _cells(figures.users, "users", *step)),
         _table(f"Adapters of rank 16 on all modules, {behind}",
-               [("adapters", "users", *step), *adapters]),
+               _cells(figures.adapters, "adapters", "users", *step)),
         f"Medians; GB are 10^9 bytes. {figures.machine}, {figures.threads} threads; "
         f"{figures.model}; steps: {figures.steps}",
     ])  # fmt: skip
 
 
-def _table(title: str, rows: Rows) -> str:
-    return "\n".join([title, *(f"  {line}" for line in align_columns(rows, text_columns=1)), ""])
+def _table(title: str, cells: Cells) -> str:
+    return "\n".join([title, *(f"  {line}" for line in align_columns(cells, text_columns=1)), ""])
 
 
-def _step(at: WithUsers | WithAdapters) -> tuple[str, str]:
-    return format_number(at.ms), format_number(at.tokens_per_second)
+def _cells(rows: Sequence[Row], *header: str) -> Cells:
+    """The header and the rows' values; those that are counts are integers."""
+    values = [
+        [str(value) if isinstance(value, int) else format_number(value) for value in row.values()]
+        for row in rows
+    ]
+    return [header, *values]
 
 
-def _loading(loading: Loading) -> Rows:
+def _loading(loading: Loading) -> Cells:
     rows = [["", "s", "peak GB", "at most GB", ""]]
     bound = _gigabytes(loading.bound_bytes)
     for title, cost in (
@@ -151,7 +127,7 @@ def _loading(loading: Loading) -> Rows:
     return rows
 
 
-def _single_user(user: SingleUser) -> Rows:
+def _single_user(user: SingleUser) -> Cells:
     return [
         ("", "ms a token", "tokens/s"),
         *(

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import mean, median
-from typing import Protocol
 
 from bench.peers.base import THIS_PROGRAM, Question, Turn
+from bench.peers.openai_client import OpenAIPeer
 
 TOP_TOKENS = 5
 MAX_DISTANCE = 0.25  # nats
@@ -26,32 +26,14 @@ TEXTS = (
 ADAPTERS = (0, 1, 2)
 
 
-class LogprobServer(Protocol):
-    """A peer that reports log probabilities."""
-
-    name: str
-
-    def pause(self) -> None: ...
-
-    def resume(self) -> None: ...
-
-    def first_token(self, question: Question, count: int) -> dict[str, float]: ...
-
-
-def distances(servers: Sequence[LogprobServer]) -> dict[str, float]:
-    """Each other server's distance to this program in nats: the larger of base and adapters."""
-    this_program = next(server for server in servers if server.name == THIS_PROGRAM)
-    groups = [
-        [_question(text, None) for text in TEXTS],
-        [_question(text, adapter) for adapter in ADAPTERS for text in TEXTS],
-    ]
-    expected = [_first_tokens(this_program, group) for group in groups]
-    found = {}
-    for server in servers:
-        if server is not this_program:
-            replies = [_first_tokens(server, group) for group in groups]
-            found[server.name] = max(map(_median_distance, expected, replies))
-    return found
+def distances(peers: Sequence[OpenAIPeer]) -> dict[str, float]:
+    """Each other peer's distance to this program in nats: the larger of base and adapters."""
+    replies = {peer.name: _first_tokens(peer) for peer in peers}
+    own = replies.pop(THIS_PROGRAM)
+    return {
+        name: max(median(map(distance, *groups)) for groups in zip(own, found, strict=True))
+        for name, found in replies.items()
+    }
 
 
 def distance(expected: dict[str, float], found: dict[str, float]) -> float:
@@ -60,19 +42,17 @@ def distance(expected: dict[str, float], found: dict[str, float]) -> float:
     return mean(abs(expected[token] - found[token]) for token in both) if both else float("inf")
 
 
-def _median_distance(
-    expected: Sequence[dict[str, float]], found: Sequence[dict[str, float]]
-) -> float:
-    return median(map(distance, expected, found))
-
-
-def _first_tokens(server: LogprobServer, questions: Sequence[Question]) -> list[dict[str, float]]:
-    server.resume()
+def _first_tokens(peer: OpenAIPeer) -> list[list[dict[str, float]]]:
+    """The likeliest first tokens of each question, on the base and on the adapters."""
+    peer.resume()
     try:
-        return [server.first_token(question, TOP_TOKENS) for question in questions]
+        return [
+            [
+                peer.first_token(Question((Turn("user", text),), 1, adapter), TOP_TOKENS)
+                for adapter in adapters
+                for text in TEXTS
+            ]
+            for adapters in ((None,), ADAPTERS)
+        ]
     finally:
-        server.pause()
-
-
-def _question(text: str, adapter: int | None) -> Question:
-    return Question((Turn("user", text),), 1, adapter)
+        peer.pause()

@@ -11,16 +11,16 @@ import hashlib
 import os
 import shutil
 import tempfile
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from bench.common import log_to_stderr
+from bench.common import log
 from bench.peers.base import BenchFixtures, PeerError
 from bench.peers.this_program import ThisProgram
-from bench.serving.options import ServeOptions
 from model.config.settings import APP_NAME, CHECKOUT
 from model.default_model import ensure_embedded
 from model.types import ModelFolderError
@@ -30,7 +30,7 @@ WEIGHTS = "adapter_model.safetensors"
 NOISE = 0.1  # of each tensor's standard deviation: replies stay sensible, and differ
 
 
-def make_fixtures(options: ServeOptions, scratch: Path) -> BenchFixtures:
+def make_fixtures(options: Namespace, scratch: Path) -> BenchFixtures:
     """The base of these options and twelve adapters; `scratch` lasts as long as the benchmark.
 
     Raises:
@@ -103,8 +103,6 @@ def _add_noise(path: Path, seed: int) -> None:
 
 def _embedded() -> Path:
     try:
-        return ensure_embedded(
-            user_cache_path(APP_NAME), lambda phase, _: log_to_stderr(f"{phase} …")
-        )
+        return ensure_embedded(user_cache_path(APP_NAME), lambda phase, _: log(f"{phase} …"))
     except ModelFolderError as error:
         raise PeerError(str(error)) from error

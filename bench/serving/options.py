@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from bench.common import add_number, comma_list, existing_folder, script_parser
+from bench.common import add_names, add_number, existing_folder, script_parser
 from bench.peers.base import THIS_PROGRAM
-from bench.serving.workloads import ALL, NAMES, Workload
+from bench.serving.workloads import ALL, NAMES
 from model.config.argument_parser import ArgumentParser
 from model.config.settings import CHECKOUT
 
@@ -24,45 +23,29 @@ EPILOG = (
 )
 
 
-@dataclass(frozen=True)
-class ServeOptions:
-    """What to measure. `base_model` None selects the embedded default."""
-
-    peers: tuple[str, ...]
-    workloads: tuple[Workload, ...]
-    rounds: int
-    tokens: int
-    json: bool
-    chart: Path | None
-    check: bool
-    base_model: Path | None
-    adapter: Path
-    vllm_python: Path | None
-    hf_dtype: str
-
-
 def read_serve_options(
     argv: Sequence[str], environ: Mapping[str, str] | None = None
-) -> ServeOptions:
+) -> argparse.Namespace:
     """Parses `argv`, without the program's name.
+
+    Returns:
+        The flags by name. `peers` are names, this program's first; `workloads` are Workloads;
+        `base_model` None selects the embedded default.
 
     Raises:
         SettingsError: a flag or its value is wrong.
     """
-    args = vars(_parser(os.environ if environ is None else environ).read(argv))
-    names = args.pop("workloads")
-    return ServeOptions(
-        peers=tuple(dict.fromkeys((THIS_PROGRAM, *args.pop("peers")))),
-        workloads=tuple(workload for workload in ALL if workload.name in names),
-        **args,
-    )
+    args = _parser(os.environ if environ is None else environ).read(argv)
+    args.peers = tuple(dict.fromkeys((THIS_PROGRAM, *args.peers)))
+    args.workloads = tuple(workload for workload in ALL if workload.name in args.workloads)
+    return args
 
 
 def _parser(environ: Mapping[str, str]) -> ArgumentParser:
     parser = script_parser("serve", ABOUT, rounds=3, epilog=EPILOG)
     add = parser.add_argument
-    add("--peers", type=_peers, default=PEERS, metavar="A,B", help=f"of {', '.join(PEERS)}")
-    add("--workloads", type=_workloads, default=NAMES, metavar="A,B", help=f"of {', '.join(NAMES)}")
+    add_names(parser, "peers", PEERS, "peer", also=(THIS_PROGRAM,))
+    add_names(parser, "workloads", NAMES, "workload")
     add_number(parser, "tokens", 64, "tokens of a reply", least=2)  # a speed needs two tokens
     add("--chart", type=_png_file, metavar="FILE.png", help="draw the medians")
     add("--check", action="store_true", help="compare the servers' first tokens; measure nothing")
@@ -76,14 +59,6 @@ def _parser(environ: Mapping[str, str]) -> ArgumentParser:
     add("--hf_dtype", choices=["auto", "bfloat16", "float32"], default="auto",
         help="what hf computes in; auto tries which is faster here")  # fmt: skip
     return parser
-
-
-def _peers(text: str) -> tuple[str, ...]:
-    return comma_list(text, (*PEERS, THIS_PROGRAM), "peer")
-
-
-def _workloads(text: str) -> tuple[str, ...]:
-    return comma_list(text, NAMES, "workload")
 
 
 def _executable(text: str) -> Path:

@@ -6,13 +6,13 @@ one peer runs at a time; the others are paused.
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from bench.common import Log
+from bench.common import log
 from bench.peers.base import THIS_PROGRAM, Peer, PeerError, PeerMissingError
-from bench.serving.options import ServeOptions
 from bench.serving.report import Results
 from bench.serving.workloads import Workload, warm_up
 
@@ -26,7 +26,7 @@ class RunningPeers:
     failed: dict[str, str] = field(default_factory=dict)
     peers: list[Peer] = field(default_factory=list)
 
-    def start(self, peer: Peer, log: Log) -> None:
+    def start(self, peer: Peer) -> None:
         """Start a peer and warm it up; then it waits, paused.
 
         Raises:
@@ -60,7 +60,7 @@ class RunningPeers:
 
 
 @contextmanager
-def started_peers(peers: Sequence[Peer], log: Log) -> Iterator[RunningPeers]:
+def started_peers(peers: Sequence[Peer]) -> Iterator[RunningPeers]:
     """Start and warm up all peers; stop them at the end.
 
     Raises:
@@ -69,14 +69,14 @@ def started_peers(peers: Sequence[Peer], log: Log) -> Iterator[RunningPeers]:
     running = RunningPeers()
     try:
         for peer in peers:
-            running.start(peer, log)
+            running.start(peer)
         yield running
     finally:
         for peer in peers:
             peer.stop()
 
 
-def run_rounds(running: RunningPeers, options: ServeOptions, log: Log) -> Results:
+def run_rounds(running: RunningPeers, options: Namespace) -> Results:
     """All rounds of all workloads.
 
     Raises:

@@ -7,12 +7,12 @@ from types import ModuleType
 
 import pytest
 
-from bench.peers.base import PeerError, PeerReply, Question
+from bench.peers.base import Peer, PeerError, PeerReply, Question
 
 Start = Callable[..., int]
 
 
-class FakePeer:
+class FakePeer(Peer):
     """Every reply takes `first` seconds to the first token and 10 ms for each of the others."""
 
     first = 0.5

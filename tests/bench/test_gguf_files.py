@@ -132,7 +132,7 @@ def test_base_in_several_files_is_written_completely(
     found = []
     for name, shard in (("one", 1_000_000), ("several", 60_000)):
         monkeypatch.setattr("model.folders.weight_writer.SHARD_BYTES", shard)
-        write_model(tmp_path / name, geometry, seed=0, log=lambda _: None)
+        write_model(tmp_path / name, geometry, seed=0)
         write_base(tmp_path / name, tmp_path / f"{name}.gguf")
         tensors = GGUFReader(tmp_path / f"{name}.gguf").tensors
         found.append({tensor.name: tensor.data.tobytes() for tensor in tensors})

@@ -12,15 +12,22 @@ import httpx
 import pytest
 
 from bench import page
-from bench.page_load.loop_delay import delay_file, longest_delay, median_delay, probe, sample
+from bench.page import FIGURES, Bar, bars, table
 from bench.page_load.many_tabs import (
     measure_open_tabs,
     measure_reply_bytes,
     open_tabs,
     tab_counts,
 )
-from bench.page_load.pauses import Sizes, run_actions
-from bench.page_load.report import FIGURES, Bar, bars, table
+from bench.page_load.pauses import (
+    Sizes,
+    delay_file,
+    longest_delay,
+    median_delay,
+    probe,
+    run_actions,
+    sample,
+)
 from bench.page_load.tab_client import ReplyTiming, TabClient, http_client
 from bench.peers.base import PeerError
 from tests.bench.conftest import Start
@@ -42,10 +49,6 @@ def run(measure: Callable[[httpx.AsyncClient], Awaitable[None]]) -> None:
             await measure(http)
 
     asyncio.run(with_client())
-
-
-def no_log(line: str) -> None:
-    pass
 
 
 def test_tab_asks_and_follows_the_reply(address: str) -> None:
@@ -117,17 +120,16 @@ def test_refused_action_is_an_error(address: str) -> None:
 
 
 def test_open_tabs_are_drawn_and_answered(address: str) -> None:
-    figures = asyncio.run(measure_open_tabs(address, [2, 4], no_log))
+    figures = asyncio.run(measure_open_tabs(address, [2, 4]))
     assert figures["open_tabs"] == 4
 
 
 def test_open_tabs_end_with_the_servers_limit(
-    address: str, monkeypatch: pytest.MonkeyPatch
+    address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("web.chats.tab_sessions.MAX_TABS", 3)
-    lines: list[str] = []
-    assert asyncio.run(measure_open_tabs(address, [2, 4], lines.append))["open_tabs"] == 2
-    assert "stream ended" in lines[-1]
+    assert asyncio.run(measure_open_tabs(address, [2, 4]))["open_tabs"] == 2
+    assert "stream ended" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_tabs_belong_to_different_visitors(address: str) -> None:
@@ -159,7 +161,7 @@ def test_all_actions_run_one_after_another(address: str, monkeypatch: pytest.Mon
 
 
 def test_bytes_of_a_reply_are_compared_with_its_text(address: str) -> None:
-    figures = asyncio.run(measure_reply_bytes(address, 2, no_log))
+    figures = asyncio.run(measure_reply_bytes(address, 2))
     assert figures["bytes_ratio"] > 1
     assert figures["reply_tokens"] > 0
 
@@ -236,8 +238,8 @@ def test_parts_are_chosen_by_name(
     start: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in page.PARTS:
-        monkeypatch.setitem(page.PARTS, name, lambda args, log: {"update_long": args.rounds})
-    monkeypatch.setitem(page.PARTS, "crowd", lambda args, log: {"usable": args.visitors})
+        monkeypatch.setitem(page.PARTS, name, lambda args: {"update_long": args.rounds})
+    monkeypatch.setitem(page.PARTS, "crowd", lambda args: {"usable": args.visitors})
     assert start(page, "--only", "tabs,crowd", "--rounds", "2", "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"update_long": 2, "usable": 20, "bars": {}}
     assert start(page, "--only", "tabs,nothing") == 2

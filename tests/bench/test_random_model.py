@@ -28,7 +28,7 @@ FLAGS = ["--hidden", "64", "--heads", "4", "--intermediate", "96", "--layers", "
 def make(folder: Path, shard: int = MAX_SHARD, seed: int = 0) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("model.folders.weight_writer.SHARD_BYTES", shard)
-        write_model(folder, TINY, seed, lambda _: None)
+        write_model(folder, TINY, seed)
     return folder
 
 

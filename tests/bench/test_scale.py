@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from argparse import Namespace
 from functools import reduce
 from operator import xor
 from pathlib import Path
@@ -16,21 +17,12 @@ from torch import Tensor
 from bench import scale
 from bench.peers.base import PeerError, PeerMissingError
 from bench.random_model import Geometry
-from bench.scale import ScaleOptions, read_scale_options
+from bench.scale import read_scale_options
 from bench.scaling import decode, memory_bandwidth
 from bench.scaling import model as bench_model
 from bench.scaling.loading import memory_bound, weight_sizes
 from bench.scaling.model import BenchModel, prepare_model
-from bench.scaling.report import (
-    AtContext,
-    LoadCost,
-    Loading,
-    ScaleFigures,
-    SingleUser,
-    WithAdapters,
-    WithUsers,
-    tables,
-)
+from bench.scaling.report import LoadCost, Loading, ScaleFigures, SingleUser, tables
 from model.engine.kv_cache import SequenceCache
 from model.layers.llama import Llama, SequenceSlice
 from model.types import SettingsError
@@ -44,13 +36,13 @@ LOADING = Loading(3_000, 500, 9_000, LoadCost(2.5, 8_000, True), LoadCost(0.5, 9
 GB = 1_000_000_000
 
 
-def options(*words: str) -> ScaleOptions:
+def options(*words: str) -> Namespace:
     return read_scale_options([*TINY, *words])
 
 
 def prepare(cache: Path, *words: str) -> BenchModel:
     found = options(*words)
-    return prepare_model(found.base_model, found.geometry, cache, lambda _: None)
+    return prepare_model(found.base_model, found.geometry, cache)
 
 
 @pytest.fixture
@@ -125,16 +117,16 @@ def test_impossible_sizes_and_contexts_are_refused(
 
 
 def test_random_model_is_made_once(random_model: BenchModel, tmp_path: Path) -> None:
-    lines: list[str] = []
-    found = prepare_model(None, options().geometry, tmp_path, lines.append)
+    made = random_model.folder.path.stat().st_mtime_ns
+    found = prepare_model(None, options().geometry, tmp_path)
     assert found == random_model
-    assert not lines
+    assert found.folder.path.stat().st_mtime_ns == made
     assert "2 layers, hidden 64" in found.about
 
 
 def test_base_model_is_measured_as_it_is(random_model: BenchModel, tmp_path: Path) -> None:
     path = random_model.folder.path
-    found = prepare_model(path, options().geometry, tmp_path, lambda _: None)
+    found = prepare_model(path, options().geometry, tmp_path)
     assert found.folder == random_model.folder
     assert found.about == "model"
     assert found.weights == tmp_path  # where the program itself looks
@@ -159,8 +151,6 @@ def test_memory_includes_the_larger_kv_caches_of_contexts_and_users(
     monkeypatch.setattr(bench_model, "available_memory", lambda: 1_000)
     with pytest.raises(SettingsError, match="fewer --layers"):
         check(config, 1_000, [0, 300], users=1)
-    assert options("--users", "1,3", "--adapters", "0,2").most_users == 3
-    assert options("--users", "1,3", "--adapters", "0,20").most_users == 20
 
 
 def test_llama_cpp_is_left_out_without_memory_or_disk(
@@ -221,7 +211,7 @@ def test_users_are_spread_over_the_adapters_side_by_side(
     monkeypatch.setattr(llama, "forward", lambda slices: batches.append(list(slices)))
     monkeypatch.setattr(decode, "interleave", lambda steps, _: [step() or 0.5 for step in steps])
     found = decode.measure_adapters(llama, [0, 2, 5], users=4, steps=1)
-    assert [(row.adapters, row.users, row.tokens_per_second) for row in found] == [
+    assert [(row["adapters"], row["users"], row["tokens_per_second"]) for row in found] == [
         (0, 5, 10), (2, 5, 10), (5, 5, 10),
     ]  # fmt: skip
     groups = [[id(part.lora) for part in batch] for batch in batches]
@@ -256,9 +246,9 @@ def figures(llama_cpp_ms: float | None = 3.0) -> ScaleFigures:
     return ScaleFigures(
         machine="a machine", model="a model", threads=2, steps=16, behind=128, loading=LOADING,
         alone=SingleUser(2.0, 10**9, 5e11, 10**12, 0.5, "why", llama_cpp_ms, ratio),
-        contexts=[AtContext(512, 12.5, 250)],
-        users=[WithUsers(4, 20, 200)],
-        adapters=[WithAdapters(12, 16, 40, 400)],
+        contexts=[{"context": 512, "ms": 12.5, "prefill_tokens_per_second": 250.0}],
+        users=[{"users": 4, "ms": 20.0, "tokens_per_second": 200.0}],
+        adapters=[{"adapters": 12, "users": 16, "ms": 40.0, "tokens_per_second": 400.0}],
     )  # fmt: skip
 
 

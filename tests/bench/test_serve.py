@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,8 +16,10 @@ import pytest
 
 from bench import serve
 from bench.peers.base import PeerError, PeerMissingError, Question
+from bench.peers.openai_client import OpenAIPeer
+from bench.serving import runner
 from bench.serving.equivalence import distance, distances
-from bench.serving.options import VLLM_PYTHON, ServeOptions, read_serve_options
+from bench.serving.options import VLLM_PYTHON, read_serve_options
 from bench.serving.runner import rotate, run_rounds, started_peers
 from model.config.settings import CHECKOUT
 from model.types import SettingsError
@@ -25,16 +28,12 @@ from tests.bench.conftest import FakePeer
 Run = Callable[..., int]
 
 
-def options(*words: str, **environ: str) -> ServeOptions:
+def options(*words: str, **environ: str) -> Namespace:
     return read_serve_options(words, environ)
 
 
-def two_rounds() -> ServeOptions:
+def two_rounds() -> Namespace:
     return options("--workloads", "one", "--rounds", "2")
-
-
-def no_log(line: str) -> None:
-    pass
 
 
 def test_defaults_of_the_flags() -> None:
@@ -110,25 +109,26 @@ def test_each_round_begins_with_another_peer() -> None:
     assert order[1] == ["hf", "vllm", "ours"]
 
 
-def test_runner_alternates_peers_and_logs_progress() -> None:
-    lines: list[str] = []
-    with started_peers([FakePeer(), FakePeer("hf")], lines.append) as running:
-        lines.clear()
-        results = run_rounds(running, two_rounds(), lines.append)
+def test_runner_alternates_peers_and_logs_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    with started_peers([FakePeer(), FakePeer("hf")]) as running:
+        results = run_rounds(running, two_rounds())
+    lines = capsys.readouterr().err.splitlines()
     turns = [line.split()[-1] for line in lines if line.startswith("round")]
     assert turns == ["ours", "hf", "hf", "ours"]
     assert len(results.samples["one/adapter", "hf"]) == 2
 
 
-def test_runner_lets_one_peer_run_at_a_time() -> None:
+def test_runner_lets_one_peer_run_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that polls while it waits would slow the measured one."""
     peers = [FakePeer(), FakePeer("hf"), FakePeer("vllm")]
     awake: list[list[str]] = []
-    with started_peers(peers, no_log) as running:
-        run_rounds(
-            running, two_rounds(), lambda _: awake.append([p.name for p in peers if not p.paused])
+    with started_peers(peers) as running:
+        monkeypatch.setattr(
+            runner, "log", lambda _: awake.append([p.name for p in peers if not p.paused])
         )
+        run_rounds(running, two_rounds())
         assert all(peer.paused for peer in peers)
+    assert awake
     assert max(map(len, awake)) <= 1
 
 
@@ -137,7 +137,7 @@ def test_runner_stops_all_peers_after_an_error() -> None:
     running: list[bool] = []
 
     def fail() -> None:
-        with started_peers(peers, no_log):
+        with started_peers(peers):
             running.extend(peer.running for peer in peers)
             raise RuntimeError
 
@@ -147,22 +147,21 @@ def test_runner_stops_all_peers_after_an_error() -> None:
     assert not any(peer.running for peer in peers)
 
 
-def test_runner_skips_a_missing_peer_with_a_line() -> None:
+def test_runner_skips_a_missing_peer_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     missing = FakePeer("vllm")
     missing.error = PeerMissingError("no environment")
-    lines: list[str] = []
-    with started_peers([FakePeer(), missing], lines.append) as running:
+    with started_peers([FakePeer(), missing]) as running:
         assert running.skipped == {"vllm": "no environment"}
         assert not running.failed
         assert [peer.name for peer in running.peers] == ["ours"]
-    assert "vllm is left out: no environment" in lines
+    assert "vllm is left out: no environment" in capsys.readouterr().err.splitlines()
 
 
 def test_runner_goes_on_without_a_peer_that_fails_in_the_middle() -> None:
     failing = FakePeer("hf")
-    with started_peers([FakePeer(), failing], no_log) as running:
+    with started_peers([FakePeer(), failing]) as running:
         failing.error = PeerError("out of memory")
-        results = run_rounds(running, two_rounds(), no_log)
+        results = run_rounds(running, two_rounds())
     assert running.failed == {"hf": "out of memory"}
     assert len(results.samples["one/base", "ours"]) == 2
     assert results.median("one/base", "hf") is None
@@ -171,15 +170,16 @@ def test_runner_goes_on_without_a_peer_that_fails_in_the_middle() -> None:
 def test_runner_fails_without_this_program() -> None:
     this_program = FakePeer()
     this_program.error = PeerError("no port")
-    with pytest.raises(PeerError, match="no port"), started_peers([this_program], no_log):
+    with pytest.raises(PeerError, match="no port"), started_peers([this_program]):
         pass
 
 
-class LogprobServer(FakePeer):
+class LogprobServer(OpenAIPeer):
     """Its log probabilities are wrong by some nats, on the base and on adapters."""
 
     def __init__(self, name: str, base: float, adapters: float) -> None:
-        super().__init__(name)
+        self.name = name
+        self.child = None
         self._errors = (base, adapters)
 
     def first_token(self, question: Question, count: int) -> dict[str, float]:
@@ -272,7 +272,7 @@ def test_serve_stops_its_servers_after_two_signals(run: Run, peers: list[FakePee
 
     for peer in peers:
         peer.stop = interrupted(peer.stop)  # type: ignore[method-assign]
-    peers[1].ask = lambda questions: signal.raise_signal(signal.SIGTERM)  # type: ignore[assignment]
+    peers[1].ask = lambda questions: signal.raise_signal(signal.SIGTERM)  # type: ignore[assignment, return-value]
     with pytest.raises(SystemExit):
         run("--workloads", "one")
     assert not any(peer.running for peer in peers)
