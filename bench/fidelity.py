@@ -83,8 +83,10 @@ def main() -> int:
     add_number(parser, "tokens", 4096, "how many of the text")
     add_number(parser, "window", 512, "tokens in a window")
     args = parser.read(sys.argv[1:])
-    found = measure_fidelity(args.base_model, args.lora_model, args.text, args.tokens, args.window)
-    parts = {name: asdict(fidelity) for name, fidelity in found.items()}
+    results = measure_fidelity(
+        args.base_model, args.lora_model, args.text, args.tokens, args.window
+    )
+    parts = {name: asdict(fidelity) for name, fidelity in results.items()}
     return print_figures(parts["all"] | parts if args.json else parts, args.json, table)
 
 

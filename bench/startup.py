@@ -68,9 +68,9 @@ def measure_startup() -> Startup:
         address = process.stdout.readline().split()[2]
         page = _seconds_until_ok(f"{address}/", began)
         ready = _seconds_until_ok(f"{address}/health", began)
-        asked = time.monotonic()
+        sent = time.monotonic()
         answer = httpx.post(f"{address}/v1/chat/completions", json=QUESTION, timeout=MAX_SECONDS)
-        seconds = time.monotonic() - asked
+        seconds = time.monotonic() - sent
         tokens = answer.json()["usage"]["completion_tokens"]
         return Startup(page, ready, tokens / seconds, common.peak_bytes(process.pid) / 1e6)
     finally:

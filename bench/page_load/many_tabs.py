@@ -28,9 +28,9 @@ NEW_CHAT_SECONDS = 0.5  # until the server has nothing to do for a new chat
 LONG_QUESTION = "Write a very long story in many chapters, each of several paragraphs. {}"
 
 
-def tab_counts(most: int) -> list[int]:
+def tab_counts(limit: int) -> list[int]:
     """The numbers of open tabs at which the server is tested."""
-    return [*(count for count in (500, 1_000, 2_000) if count < most), most]
+    return [*(count for count in (500, 1_000, 2_000) if count < limit), limit]
 
 
 class OpenTabs:

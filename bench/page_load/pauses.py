@@ -63,7 +63,7 @@ class Sizes:
 
 def measure_pauses(rounds: int) -> dict[str, float]:
     """Milliseconds of the longest pause by action, inside and outside; medians of the rounds."""
-    found: dict[str, list[float]] = {}
+    samples: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="linly-bench-") as folder:
         inside, outside = Path(folder) / "loop", Path(folder) / "health"
         program = ("-m", "bench.page_load.pauses", "app", str(inside))
@@ -78,9 +78,9 @@ def measure_pauses(rounds: int) -> dict[str, float]:
                     wait = max(0.0, longest_delay(outside, since, until) - usual) * MS
                     seconds = f"{name}: {until - since:.2f} s"
                     log(f"{seconds}; {pause:.1f} ms inside, {wait:.1f} outside")
-                    found.setdefault(f"pause_{name}", []).append(pause)
-                    found.setdefault(f"outside_{name}", []).append(wait)
-    return {key: round(median(values), 1) for key, values in found.items()}
+                    samples.setdefault(f"pause_{name}", []).append(pause)
+                    samples.setdefault(f"outside_{name}", []).append(wait)
+    return {key: round(median(values), 1) for key, values in samples.items()}
 
 
 @contextmanager

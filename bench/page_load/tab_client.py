@@ -171,10 +171,10 @@ class TabClient:
 
     async def ask(self, question: str) -> ReplyTiming:
         """Send a question and follow its reply to the end."""
-        self._updates, received, known = [], self.received, set(self.messages)
+        self._updates, received, before = [], self.received, set(self.messages)
         began = time.perf_counter()
         await self.act("send", {"text": question, "form": self._form()})
-        await self.wait(lambda: self._has_new_reply(known))
+        await self.wait(lambda: self._has_new_reply(before))
         ended = time.perf_counter()
         reply, updates = self.messages[self.order[-1]], self._updates
         return ReplyTiming(
@@ -240,9 +240,9 @@ class TabClient:
         finally:
             self._changed.set()
 
-    def _receive(self, message: Json | list[Any], size: int) -> None:
-        """Take a message of `size` bytes; `web/ui/stream.py` describes its parts."""
-        events: Json = {"live": message} if isinstance(message, list) else message
+    def _receive(self, frame: Json | list[Any], size: int) -> None:
+        """Take a frame of `size` bytes; `web/ui/stream.py` describes its parts."""
+        events: Json = {"live": frame} if isinstance(frame, list) else frame
         self._events.update(name for name, value in events.items() if value)
         self.tab = events.get("tab", self.tab)
         self._loaded_chat = events.get("loaded_chat", self._loaded_chat)
@@ -253,11 +253,11 @@ class TabClient:
         if "log" in events:
             self.log = events["log"]
             self.order = self.log["messages"]["order"]
-            known = {**self.messages, **self.log["messages"]["changed"]}
-            self.messages = {key: known[key] for key in self.order}
-            for key, shown in self.messages.items():
-                if shown["text"] is None:  # the tab has it from `live`
-                    shown["text"] = self._live[self._numbers[key]]
+            messages = {**self.messages, **self.log["messages"]["changed"]}
+            self.messages = {key: messages[key] for key in self.order}
+            for key, message in self.messages.items():
+                if message["text"] is None:  # the tab has it from `live`
+                    message["text"] = self._live[self._numbers[key]]
 
     def _receive_live(self, reply: Json | list[Any]) -> str:
         """Take the start or the growth of a streaming reply; returns its text so far."""
@@ -269,10 +269,10 @@ class TabClient:
             self._live[number] = reply["text"]
         return self._live[number]
 
-    def _has_new_reply(self, known: set[str]) -> bool:
-        """Whether the log ends with a complete reply that is not among the `known` messages."""
+    def _has_new_reply(self, before: set[str]) -> bool:
+        """Whether the log ends with a complete reply that is not one of the messages `before`."""
         last = self.messages.get(self.order[-1]) if self.order else None
-        if last is None or last["id"] in known or last["role"] != "assistant":
+        if last is None or last["id"] in before or last["role"] != "assistant":
             return False
         return bool(last["state"] != "streaming")
 

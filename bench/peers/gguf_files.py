@@ -79,10 +79,10 @@ def base_tensor(name: str, weight: Matrix, config: dict[str, Any]) -> tuple[str,
     """A tensor's name in GGUF, and its rows in llama.cpp's order."""
     if name in GGUF_NAMES:
         return GGUF_NAMES[name], weight
-    found = LAYER.match(name)
-    if found is None or found[2] not in GGUF_PARTS:
+    match = LAYER.match(name)
+    if match is None or match[2] not in GGUF_PARTS:
         raise GgufError(f"The tensor {name} has no name in GGUF")
-    return f"blk.{found[1]}.{GGUF_PARTS[found[2]]}.weight", _ordered(found[2], weight, config)
+    return f"blk.{match[1]}.{GGUF_PARTS[match[2]]}.weight", _ordered(match[2], weight, config)
 
 
 def lora_tensor(name: str, weight: Matrix, config: dict[str, Any]) -> tuple[str, Matrix]:
@@ -90,11 +90,11 @@ def lora_tensor(name: str, weight: Matrix, config: dict[str, Any]) -> tuple[str,
 
     Only the rows of B belong to heads.
     """
-    found = LORA.match(name)
-    if found is None or found[2] not in GGUF_PARTS:
+    match = LORA.match(name)
+    if match is None or match[2] not in GGUF_PARTS:
         raise GgufError(f"The tensor {name} has no name in GGUF")
-    rows = _ordered(found[2], weight, config) if found[3] == "B" else weight
-    return f"blk.{found[1]}.{GGUF_PARTS[found[2]]}.weight.lora_{found[3].lower()}", rows
+    rows = _ordered(match[2], weight, config) if match[3] == "B" else weight
+    return f"blk.{match[1]}.{GGUF_PARTS[match[2]]}.weight.lora_{match[3].lower()}", rows
 
 
 def permute_rope(weight: Matrix, heads: int) -> Matrix:

@@ -50,15 +50,15 @@ def prepare_model(base_model: Path | None, geometry: Geometry, cache: Path) -> B
         folder = read_model_folder(base_model)
         # `cache` is where the program itself keeps the quantised weights of this model.
         return BenchModel(base_model.name, folder, cache / "bench" / fingerprint(base_model), cache)
-    kept = cache / "bench" / geometry.name
-    if not (kept / "model").exists():
-        write_model(kept / "model", geometry, seed=0)
+    folder_cache = cache / "bench" / geometry.name
+    if not (folder_cache / "model").exists():
+        write_model(folder_cache / "model", geometry, seed=0)
     about = (
         f"random weights, {geometry.layers} layers, hidden {geometry.hidden}, "
         f"intermediate {geometry.intermediate}, {geometry.heads} heads, "
         f"{geometry.kv_heads} of keys, vocabulary {geometry.vocab}"
     )
-    return BenchModel(about, read_model_folder(kept / "model"), kept, kept)
+    return BenchModel(about, read_model_folder(folder_cache / "model"), folder_cache, folder_cache)
 
 
 def check_memory(
