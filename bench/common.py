@@ -16,7 +16,7 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
-from bench.peers.base import PeerError
+from bench.errors import PeerError
 from model.config.argument_parser import ArgumentParser
 from model.config.settings import CHECKOUT
 from model.types import LinlyError

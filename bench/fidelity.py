@@ -23,6 +23,7 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.common import Figures, add_number, print_figures, script, script_parser
+from bench.errors import BenchError
 from model.config.server_flags import EMBEDDED_DEFAULT
 from model.config.settings import APP_NAME
 from model.default_model import ensure_embedded
@@ -34,7 +35,6 @@ from model.layers.llama import Llama, SequenceSlice
 from model.layers.lora import Lora
 from model.serving.adapter_registry import AdapterRegistry
 from model.text.tokenizer import TextSpan
-from model.types import SettingsError
 from model.weight_loader import load_model
 
 
@@ -125,11 +125,11 @@ def _windows(path: Path, text: Path, tokens: int, window: int) -> Tensor:
     try:
         content = text.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"--text: {text} cannot be read: {error}") from error
+        raise BenchError(f"--text: {text} cannot be read: {error}") from error
     tokenizer = load_tokenizer(read_model_folder(path))
     ids = torch.tensor(tokenizer.encode([TextSpan(content)])[:tokens])
     if window < 4 or len(ids) < window:
-        raise SettingsError(
+        raise BenchError(
             f"--text has {len(ids)} tokens, and a window needs {window}",
             "Pass a longer text, or a --window of 4 or more that fits.",
         )

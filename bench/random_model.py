@@ -29,13 +29,13 @@ import numpy.typing as npt
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.common import add_number, positive, script
+from bench.errors import BenchError
 from model.config.argument_parser import ArgumentParser
 from model.folders.atomic_folder import new_folder
 from model.folders.tensor_schema import expected_tensors
 from model.folders.weight_writer import nbytes_of, write_weights
 from model.folders.weights import LazyTensor
 from model.progress_bar import bar
-from model.types import SettingsError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,7 @@ class Geometry:
     Published notes disagree about its vocabulary; the size of its file implies about 50,000.
 
     Raises:
-        SettingsError: no LLaMA has these sizes.
+        BenchError: no LLaMA has these sizes.
     """
 
     layers: int = 40
@@ -85,7 +85,7 @@ class Geometry:
         checks.append((MIN_VOCAB <= self.vocab <= MAX_VOCAB, message))
         for holds, message in checks:
             if not holds:
-                raise SettingsError(message, "Choose sizes that belong together; see --help.")
+                raise BenchError(message, "Choose sizes that belong together; see --help.")
 
     @property
     def name(self) -> str:
@@ -141,7 +141,7 @@ def geometry_of(args: argparse.Namespace, layers: int) -> Geometry:
     """The geometry that the flags describe, with so many `layers` by default.
 
     Raises:
-        SettingsError: the sizes do not belong together.
+        BenchError: the sizes do not belong together.
     """
     sizes = {name: getattr(args, name) for name in SIZES if hasattr(args, name)}
     if "heads" in sizes:

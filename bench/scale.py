@@ -22,6 +22,7 @@ from platformdirs import user_cache_path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench import common
+from bench.errors import BenchError
 from bench.random_model import SIZES, add_geometry, geometry_of
 from bench.scaling.loading import measure_loading, weight_sizes
 from bench.scaling.model import CONTEXT, check_memory, loaded_model, prepare_model
@@ -29,7 +30,6 @@ from bench.scaling.report import ScaleFigures, tables
 from model.config.argument_parser import ArgumentParser
 from model.config.settings import APP_NAME
 from model.system_resources import available_cores
-from model.types import SettingsError
 
 LAYERS = 4
 ABOUT = "What a large model costs here: loading, and decoding against the machine and llama.cpp."
@@ -52,7 +52,7 @@ def read_scale_options(argv: Sequence[str]) -> argparse.Namespace:
     args = _parser().read(argv)
     sizes = [name for name in SIZES if hasattr(args, name)]
     if sizes and args.base_model:
-        raise SettingsError(
+        raise BenchError(
             f"--base_model has sizes of its own: leave out --{sizes[0]}", "See --help."
         )
     args.geometry = geometry_of(args, LAYERS)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bench.common import log
-from bench.peers.base import PeerError
+from bench.errors import PeerError
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, CDPSession, Page, WebSocket

@@ -20,7 +20,7 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
-from bench.peers.base import PeerError
+from bench.errors import PeerError
 
 Json = dict[str, Any]
 

@@ -13,20 +13,12 @@ from pathlib import Path
 
 import httpx
 
+from bench.errors import PeerError
 from model.config.settings import CHECKOUT
-from model.types import LinlyError
 
 THIS_PROGRAM = "ours"  # this program's name among the peers, in flags and in JSON
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 15  # between SIGTERM and SIGKILL
-
-
-class PeerError(LinlyError):
-    """A peer did not start, or a request to it failed."""
-
-
-class PeerMissingError(PeerError):
-    """A peer is not installed; the message says how to install it."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.peers.base import BenchFixtures, ChildProcess, PeerError, PeerMissingError, Question
+from bench.errors import PeerError, PeerMissingError
+from bench.peers.base import BenchFixtures, ChildProcess, Question
 from bench.peers.gguf_files import GgufError, write_adapter, write_base
 from bench.peers.openai_client import Json, OpenAIPeer, first_token
 

@@ -14,7 +14,8 @@ from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
-from bench.peers.base import BenchFixtures, Peer, PeerError, PeerReply, Question
+from bench.errors import PeerError
+from bench.peers.base import BenchFixtures, Peer, PeerReply, Question
 
 Json = dict[str, Any]
 

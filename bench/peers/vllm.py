@@ -6,7 +6,8 @@ import os
 import socket
 from pathlib import Path
 
-from bench.peers.base import BenchFixtures, ChildProcess, PeerMissingError
+from bench.errors import PeerMissingError
+from bench.peers.base import BenchFixtures, ChildProcess
 from bench.peers.openai_client import Json, OpenAIPeer
 
 MAX_SECONDS = 600.0

@@ -16,7 +16,8 @@ from statistics import median
 import httpx
 import torch
 
-from bench.peers.base import BenchFixtures, PeerError, PeerMissingError
+from bench.errors import PeerError, PeerMissingError
+from bench.peers.base import BenchFixtures
 from bench.peers.llamacpp import LlamaCpp
 from bench.scaling.memory_bandwidth import MemoryReader
 from bench.scaling.model import CONTEXT, BenchModel, check_room_for_llama_cpp

@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 
 from bench.common import drop_from_page_cache, log, peak_bytes
-from bench.peers.base import ChildProcess, PeerError
+from bench.errors import PeerError
+from bench.peers.base import ChildProcess
 from bench.scaling.model import BenchModel
 from bench.scaling.report import LoadCost, Loading
 from model.folders.model_folder import ModelFolder, read_model_folder

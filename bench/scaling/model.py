@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_cache_path
 
-from bench.peers.base import PeerMissingError
+from bench.errors import BenchError, PeerMissingError
 from bench.random_model import FLOAT16_BYTES, Geometry, write_model
 from bench.serving.fixtures import fingerprint
 from model.config.settings import APP_NAME
 from model.folders.model_folder import ModelFolder, read_model_folder
 from model.system_resources import available_memory
-from model.types import SettingsError
 
 if TYPE_CHECKING:
     from model.layers.llama import Llama
@@ -67,7 +66,7 @@ def check_memory(
     """Bytes of the int8 weights, and of the KV caches of all `contexts` or of all `users`.
 
     Raises:
-        SettingsError: less memory is free.
+        BenchError: less memory is free.
     """
     # These import torch, which takes seconds; a wrong flag has been refused by now.
     from model.engine.kv_cache import rounded
@@ -82,7 +81,7 @@ def check_memory(
     position_bytes = 2 * FLOAT16_BYTES * int(config["num_hidden_layers"]) * kv_size
     needed, free = int8_bytes + positions * position_bytes, available_memory()
     if needed > free:
-        raise SettingsError(
+        raise BenchError(
             f"The weights, keys and values take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB of "
             "memory are free",
             "Choose shorter --context, fewer --users or fewer --layers.",
@@ -136,7 +135,7 @@ def loaded_model(
     from model.weight_loader import load_model
 
     if not supported("cpu", "8bit"):
-        raise SettingsError("Compiled decoding needs 64-bit Linux", "Measure there.")
+        raise BenchError("Compiled decoding needs 64-bit Linux", "Measure there.")
     torch.set_num_threads(threads)
     llama = load_model(
         model.folder, quantization="8bit", device="cpu",

@@ -19,7 +19,8 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from bench.common import log
-from bench.peers.base import BenchFixtures, PeerError
+from bench.errors import PeerError
+from bench.peers.base import BenchFixtures
 from bench.peers.this_program import ThisProgram
 from model.config.settings import APP_NAME, CHECKOUT
 from model.default_model import ensure_embedded

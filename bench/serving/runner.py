@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from bench.common import log
-from bench.peers.base import THIS_PROGRAM, Peer, PeerError, PeerMissingError
+from bench.errors import PeerError, PeerMissingError
+from bench.peers.base import THIS_PROGRAM, Peer
 from bench.serving.report import Results
 from bench.serving.workloads import Workload, warm_up
 

@@ -7,7 +7,8 @@ from types import ModuleType
 
 import pytest
 
-from bench.peers.base import Peer, PeerError, PeerReply, Question
+from bench.errors import PeerError
+from bench.peers.base import Peer, PeerReply, Question
 
 Start = Callable[..., int]
 

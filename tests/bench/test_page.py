@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from bench import page
+from bench.errors import PeerError
 from bench.page import FIGURES, Bar, bars, table
 from bench.page_load.many_tabs import (
     measure_open_tabs,
@@ -29,7 +30,6 @@ from bench.page_load.pauses import (
     sample,
 )
 from bench.page_load.tab_client import ReplyTiming, TabClient, http_client
-from bench.peers.base import PeerError
 from tests.bench.conftest import Start
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving

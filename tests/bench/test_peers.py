@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from bench.peers.base import ChildProcess, PeerError
+from bench.errors import PeerError
+from bench.peers.base import ChildProcess
 from bench.peers.openai_client import ask_all, first_token, read_events
 from tests.tiny import make_adapter
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bench import scale
-from bench.peers.base import PeerError, PeerMissingError
+from bench.errors import PeerError, PeerMissingError
 from bench.random_model import Geometry
 from bench.scale import read_scale_options
 from bench.scaling import decode, memory_bandwidth

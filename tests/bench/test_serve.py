@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from bench import serve
-from bench.peers.base import PeerError, PeerMissingError, Question
+from bench.errors import PeerError, PeerMissingError
+from bench.peers.base import Question
 from bench.peers.openai_client import OpenAIPeer
 from bench.serving import runner
 from bench.serving.equivalence import distance, distances
