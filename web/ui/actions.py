@@ -123,7 +123,7 @@ class Export(Body):
 class ActionResult:
     """What the tab that acted is to do: show a chat's settings, tell a sentence, take what was
     `sent` out of the message box, put `inserted` behind what is in it, bring controls up to date.
-    `filled` is the chat that the controls are about from now on, "" for one to come, if that is
+    `loaded_chat` is the chat that the controls are about from now on, "" for one to come, if that is
     another one."""
 
     settings: ChatSettings | None = None
@@ -253,7 +253,7 @@ class Actions:
                 said=error_sentence(error, visit.language), loaded_chat=visit.chat or ""
             )
         if visit.chat != before:
-            return _with(outcome, filled=visit.chat or "")
+            return _with(outcome, loaded_chat=visit.chat or "")
         with suppress(LinlyError):  # what could not be read was told already
             own = self._talk.settings(visit)
             if own is not None and form.loaded_chat != visit.chat:

@@ -21,7 +21,7 @@ from web.i18n import texts
 
 STATIC = Path(__file__).parent / "static"
 ROUTE = "/page"
-STYLES = ("page", "bars", "controls", "train", "chat")
+STYLES = ("page", "sidebars", "controls", "train", "chat")
 AGAIN_MS = 1_000  # before what did not come is asked for once more
 # If it never comes, nothing is drawn: say so.
 MOUNT = """

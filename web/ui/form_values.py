@@ -29,9 +29,9 @@ class Body(BaseModel):
 
 
 class FormValues(Body):
-    """How the visitor wants to be answered. `filled` is the chat that the controls are about."""
+    """How the visitor wants to be answered. `loaded_chat` is the chat that the controls are about."""
 
-    loaded_chat: Name | None = None
+    loaded_chat: Name | None = Field(None, alias="filled")
     adapter: Name | None = None
     scale: Number = None
     template: Name | None = None

@@ -105,7 +105,7 @@ def test_nothing_is_read_by_whom_the_link_is_not_for(world: World) -> None:
         lambda here: here.talk.regenerate(here.visit, None, BASE),
         lambda here: here.talk.compare(here.visit, "", [BASE, PIRATE]),
         lambda here: here.talk.edit(here.visit, here.branch[0].id, "other", BASE),
-        lambda here: here.talk.again(here.visit, here.last),
+        lambda here: here.talk.rerun_exactly(here.visit, here.last),
         lambda here: here.talk.open(here.visit, None),
         lambda here: here.talk.open(here.visit, here.visit.chat),
     ],

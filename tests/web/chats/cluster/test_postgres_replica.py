@@ -47,11 +47,11 @@ REPLY = """
 import asyncio, sys
 from pathlib import Path
 from web.chats.open_store import open_store
-from web.chats.store.models import ChatMessage, ChatSettings, State
+from web.chats.store.models import ChatMessage, ChatSettings, MessageState
 
 keeping = open_store(Path("unused"), sys.argv[1])
 chat = keeping.store.create("browser:anna", "title", ChatSettings()).id
-message = ChatMessage("a", None, "assistant", "", State.STREAMING)
+message = ChatMessage("a", None, "assistant", "", MessageState.STREAMING)
 keeping.store.add("browser:anna", chat, message, keeping.lock.id)
 keeping.store.save_text("a", "床前", keeping.lock.id)
 print(keeping.lock.id, flush=True)

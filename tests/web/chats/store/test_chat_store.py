@@ -541,11 +541,12 @@ WRITE = """
 import sys
 from itertools import count
 from tests.web.chats.conftest import store_at
-from web.chats.store.models import ChatMessage, ChatSettings, State
+from web.chats.store.models import ChatMessage, ChatSettings, MessageState
 
 store = store_at(sys.argv[1])
 chat = store.create("mei", "title", ChatSettings()).id
-store.add("mei", chat, ChatMessage("a", None, "assistant", "", State.STREAMING), server="dead")
+reply = ChatMessage("a", None, "assistant", "", MessageState.STREAMING)
+store.add("mei", chat, reply, server="dead")
 for number in count():
     store.add("mei", chat, ChatMessage(f"m{number}", None, "user", "x" * 5000))
     store.save_text("a", "x" * number, "dead")

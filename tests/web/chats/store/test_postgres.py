@@ -206,7 +206,7 @@ def test_check(back: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch) 
 OPEN = """
 import sys, time
 from pathlib import Path
-from web.chats import migrations
+from web.chats.store import migrations
 from web.chats.store.postgres import Postgres
 
 url, go = sys.argv[1], Path(sys.argv[2])

@@ -266,7 +266,7 @@ OPEN = """
 import sys, time
 from pathlib import Path
 from string import Template
-from web.chats import migrations, sqlite
+from web.chats.store import migrations, sqlite
 
 path, go = Path(sys.argv[1]), Path(sys.argv[2])
 migrations.MIGRATIONS += tuple(sys.argv[3:])
