@@ -1,4 +1,4 @@
-"""Whether a reply can be run again exactly: only by those that it was made by."""
+"""Checks that base, quantization and adapters are unchanged, so a reply can be reproduced."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from web.chats.store.models import ChatMessage
 
 
 class NotExactError(LinlyError):
-    """A reply cannot be run again as it was: something that it depends on has changed."""
+    """A reply cannot be reproduced: something that it depends on has changed."""
 
     http_status = 409
     code = "not_exact"
 
 
 def check_reproducible(manager: ModelManager, reply: ChatMessage) -> None:
-    """That a reply can be made once more, exactly as it was.
+    """Checks that the model can make a reply once more, exactly as it was.
 
     Raises:
-        NotExactError: how it was made is not known, or one that made it is another by now.
-        NotReadyError: the model is loading, so which adapters there are is not known yet.
+        NotExactError: its runs are not known, or the base or an adapter of theirs has changed.
+        NotReadyError: the model is loading, so the adapters are not known yet.
     """
     if not reply.runs:
         raise NotExactError("It is not known how this reply was made", "Regenerate it.")

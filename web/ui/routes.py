@@ -91,7 +91,7 @@ class Endpoints:
 
         def begin() -> tuple[str, str, Iterator[str]]:
             kind = _parsed(Export, body).kind
-            return exported(self._service.talk, self._visit(request), kind)
+            return exported(self._service.chat_service, self._visit(request), kind)
 
         try:
             name, media_type, pieces = await self._service.workers.act(
@@ -161,14 +161,14 @@ class Endpoints:
         tab = headers.get("x-linly-tab", "")
         if not 0 < len(tab) <= MAX_HEADER:
             raise RequestError(*UNKNOWN)
-        visit = self._service.visits.get(tab, visitor.owner, visitor.guest)
+        visit = self._service.tab_sessions.get(tab, visitor.owner, visitor.guest)
         if visit.lost and not visit.owner.kept:
             raise LostTabError(*LOST)
         if visit.lost:
             visit.language, visit.may_train = _language(headers), visitor.may_train
             chat = headers.get("x-linly-chat", "")
             if 0 < len(chat) <= MAX_HEADER:
-                self._service.talk.open(visit, chat)
+                self._service.chat_service.chat_list.open(visit, chat)
         return visit
 
 

@@ -19,9 +19,9 @@ from tests.web.conftest import Serve
 from tests.web.i18n.raised import kinds, sources
 from tests.web.page_client import Caller, said
 from training.preview import Preview
-from web.chats.native import MAX_ERROR
 from web.chats.reply_generator import FAULT
 from web.chats.store.errors import REASONS, UnknownChatError
+from web.chats.transfer.import_models import MAX_ERROR
 from web.i18n import texts
 from web.i18n.refusals import LONGEST, Template, refused
 from web.public_link.limits import LinkRules, PublicLink

@@ -1,4 +1,4 @@
-"""What can go wrong with kept chats, in words for people."""
+"""Errors of the chat store, and their sentences for users and operators."""
 
 from __future__ import annotations
 
@@ -51,15 +51,14 @@ REASONS: dict[int | str, tuple[str, str]] = {
     "08": AWAY,
     "25006": ("{place} is read-only", "Use the one that can be written."),
     "42501": FORBIDDEN,
-    # By what is not the databases' own.
+    # By the kinds of `OWN_ERRORS`, and of errors without a code.
     "away": AWAY,
     "busy": BUSY,
     "closed": CLOSED,
     "moved": MOVED,
 }
-
-
-SLOW: set[int | str] = {sqlite3.SQLITE_INTERRUPT, "57014", "busy"}  # where it was a search
+# For a search, these kinds mean that it took too long.
+SLOW_KINDS: set[int | str] = {sqlite3.SQLITE_INTERRUPT, "57014", "busy"}
 
 
 class StoreError(LinlyError):
@@ -71,7 +70,7 @@ class StoreError(LinlyError):
 
 
 class UnknownChatError(LinlyError):
-    """No such chat or message, or it is somebody else's: nobody is to learn which."""
+    """There is no such chat or message, or it is another owner's; callers do not learn which."""
 
     http_status = 404
     code = "chat_not_found"
@@ -81,7 +80,7 @@ class UnknownChatError(LinlyError):
 
 
 class ReplyBusyError(LinlyError):
-    """A chat has a reply in the making already."""
+    """The chat already has a reply in the making."""
 
     http_status = 409
     code = "reply_in_progress"
@@ -97,19 +96,19 @@ class ClosedError(Exception):
 
 
 class StoreBusyError(Exception):
-    """Other threads of this process used a connection for too long."""
+    """Other threads of this process held the connections for too long."""
 
     kind = "busy"
 
 
 class MovedError(Exception):
-    """The database's file is not where it was opened."""
+    """The database's file was moved, deleted or replaced."""
 
     kind = "moved"
 
 
 class ReadOnlyError(Exception):
-    """The database takes no changes: it is a standby, say."""
+    """The database takes no changes, as a standby does."""
 
     kind = "25006"
 
@@ -118,8 +117,8 @@ OWN_ERRORS = (ClosedError, StoreBusyError, MovedError, ReadOnlyError)
 
 
 @contextmanager
-def search_told(place: object) -> Iterator[None]:
-    """As `translate_db_errors`, for a search, which the database may have ended for its length.
+def translate_search_errors(place: object) -> Iterator[None]:
+    """As `translate_db_errors`, for a search, which the database ends when it takes too long.
 
     Raises:
         StoreError
@@ -129,19 +128,22 @@ def search_told(place: object) -> Iterator[None]:
             yield
     except StoreError as error:
         cause = error.__cause__
-        if cause is not None and SLOW.intersection(_kinds(_origin(cause))):
+        if cause is not None and SLOW_KINDS.intersection(_kinds(_driver_error(cause))):
             raise StoreError(*SLOW_SEARCH) from cause
         raise
 
 
 @contextmanager
 def translate_db_errors(place: object, deed: str) -> Iterator[None]:
-    """Say what a database's errors mean. `place` is what it is called, `deed` what failed: opened,
-    read or saved.
+    """Replaces a database's errors by `StoreError`s with a sentence.
+
+    Args:
+        place: the database, as the sentence names it.
+        deed: what failed: "opened", "read" or "saved".
 
     Raises:
         StoreError: in place of the database's errors.
-        RequestError: a text cannot be kept, as it holds half a character.
+        RequestError: a text cannot be encoded, as it contains half of a surrogate pair.
     """
     try:
         yield
@@ -152,27 +154,25 @@ def translate_db_errors(place: object, deed: str) -> Iterator[None]:
 
 
 def _store_error(error: Exception, place: object, deed: str) -> StoreError:
-    cause = _origin(error)
+    cause = _driver_error(error)
     reason, remedy = next(
         (REASONS[kind] for kind in _kinds(cause) if kind in REASONS),
         ("{error}", "Start the program again."),
     )
     diagnosis = getattr(getattr(cause, "diag", None), "message_primary", None)  # PostgreSQL's
-    translate_db_errors = reason.format(place=place, error=diagnosis or cause)
-    return StoreError(
-        f"The chats cannot be {deed}: {translate_db_errors}", remedy.format(place=place)
-    )
+    message = reason.format(place=place, error=diagnosis or cause)
+    return StoreError(f"The chats cannot be {deed}: {message}", remedy.format(place=place))
 
 
-def _origin(error: BaseException) -> BaseException:
-    """The driver's error, where there is one."""
+def _driver_error(error: BaseException) -> BaseException:
+    """Returns the driver's error inside SQLAlchemy's, or the error itself."""
     return (error.orig if isinstance(error, DBAPIError) else None) or error
 
 
 def _kinds(cause: BaseException) -> Iterator[int | str]:
-    """What an error may be listed as, the most telling first."""
+    """Yields the keys of `REASONS` that an error may be listed under, the most specific first."""
     if isinstance(cause, sqlite3.Error):
-        # None comes from Python's own part.
+        # Errors that Python's own part raises have no code.
         yield getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     elif isinstance(cause, PoolTimeoutError):
         yield "busy"
@@ -182,5 +182,5 @@ def _kinds(cause: BaseException) -> Iterator[int | str]:
         yield from (state, state[:2])
     elif isinstance(cause, SQLAlchemyError):
         return
-    else:  # psycopg's own: there was nobody who could have given it a state
+    else:  # psycopg's own error, without an SQLSTATE: no server answered
         yield "away"
