@@ -26,9 +26,16 @@ from bench import common
 from model.types import FinishReason, Sampling
 from web.chats.open_store import open_store
 from web.chats.store.chat_store import ChatStore
-from web.chats.store.models import Chat, ChatMessage, ChatSettings, GenerationRun, MessageState
-from web.chats.transfer.export_writer import export_chats
-from web.chats.transfer.import_file import ImportedChat, read_chats
+from web.chats.store.models import (
+    Chat,
+    ChatMessage,
+    ChatSettings,
+    GenerationRun,
+    ImportedChat,
+    MessageState,
+)
+from web.chats.transfer.export import export_chats
+from web.chats.transfer.import_file import read_chats
 
 TEXTS = (
     "The quick brown fox jumps over the lazy dog. " * 12,

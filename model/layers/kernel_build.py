@@ -23,7 +23,7 @@ from model import tensor_names
 from model.garbage import spare_loaded_objects
 
 if TYPE_CHECKING:
-    from model.layers.kernels.decoder import Decoder
+    from model.layers.compiled_decoder import Decoder
     from model.layers.llama import Llama
 
 SOURCES = Path(__file__).parent / "kernels"
@@ -116,7 +116,7 @@ def make_decoder(
     from numba import config
 
     config.CACHE_DIR = str(folder)  # read when the compiled functions' modules are imported
-    from model.layers.kernels.decoder import Decoder
+    from model.layers.compiled_decoder import Decoder
 
     return Decoder(model, threads, max_rows, max_sequences)
 
@@ -145,7 +145,7 @@ def _temporary_folder() -> Path:
 
 
 def _compile(folder: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "model.layers.kernels", str(folder)]
+    command = [sys.executable, "-m", "model.layers.kernels", str(folder), str(folder / DONE)]
     root = Path(__file__).parents[2]
     return subprocess.Popen(
         command, cwd=root, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,

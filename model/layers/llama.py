@@ -25,7 +25,7 @@ from model.layers.rope import RotaryTable
 from model.tensor_names import linear_sizes
 
 if TYPE_CHECKING:
-    from model.layers.kernels.decoder import Decoder
+    from model.layers.compiled_decoder import Decoder
 
 
 @dataclass(frozen=True)

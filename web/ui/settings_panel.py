@@ -127,7 +127,7 @@ class SettingsPanel:
         sampling = settings.sampling
         preset = preset_from_sampling(sampling)
         return {
-            self.scale: settings.scale,
+            self.scale: settings.adapter_scale,
             self.system: settings.system,
             self.max_tokens: sampling.max_tokens or MAX_TOKENS,
             self.seed: -1 if sampling.seed is None else sampling.seed,

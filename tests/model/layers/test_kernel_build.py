@@ -96,7 +96,7 @@ from tests.model.layers.kernels import test_decoder
 from tests.model.layers.kernels.conftest import SHAPES, make_model
 from tests.model.layers.kernels.test_int8_gemm import bound, exact, int8, multiplier
 from model.layers.kernels import weighted_sum_ir
-from model.layers.kernels.decoder import Decoder
+from model.layers.compiled_decoder import Decoder
 from model.layers.kernels.int8_gemm import HAS_AVX512
 assert not HAS_AVX512 and weighted_sum_ir.TILE_VECTORS == 1, "this is the code for AVX-512"
 product = multiplier()

@@ -30,7 +30,7 @@ SHAPES = {
 }
 
 if TYPE_CHECKING:  # at run time `make_decoder` imports it, after it has set the cache folder
-    from model.layers.kernels.decoder import Decoder
+    from model.layers.compiled_decoder import Decoder
 
 MakeDecoder = Callable[..., "Decoder"]
 

@@ -1,4 +1,4 @@
-"""Exports that are read from the store page by page, over both databases."""
+"""Exports, which read the store page by page, over both databases."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from web.chats.store import chats, messages
 from web.chats.store.chat_store import ChatStore
 from web.chats.store.errors import UnknownChatError
 from web.chats.store.models import ChatMessage, ChatSettings, GenerationRun, MessageState, Vote
-from web.chats.transfer import export_writer
-from web.chats.transfer.export import read_chats
-from web.chats.transfer.export_writer import (
+from web.chats.transfer import export
+from web.chats.transfer.export import (
     export_chat,
     export_chats,
     export_markdown,
     export_pairs,
     in_chunks,
 )
+from web.chats.transfer.import_file import read_chats
 
 MEI, OTHER = "browser:mei", "account:other"
 SETTINGS = ChatSettings("古文", 0.5, "alpaca", "你是诗人。", Sampling(seed=4))
 
 
-def filled(store: ChatStore, owner: str = MEI, count: int = 5, questions: int = 7) -> list[str]:
-    """Chats with questions one after the other; the ids of the chats."""
+def add_chats(store: ChatStore, owner: str = MEI, count: int = 5) -> list[str]:
+    """Stores chats with seven questions one after the other; returns their ids."""
     made = []
     for number in range(count):
         made.append(store.create(owner, f"chat {number}", SETTINGS).id)
         parent = None
-        for question in range(questions):
+        for question in range(7):
             name = f"{owner}-{number}-{question}"
             store.add(owner, made[-1], ChatMessage(name, parent, "user", f"{name} 字"))
             parent = name
     return made
 
 
-def compared(store: ChatStore, owner: str = MEI) -> str:
-    """A chat in which one of two replies has won."""
+def add_comparison(store: ChatStore, owner: str = MEI) -> str:
+    """Stores a chat in which one of two replies has won; returns its id."""
     chat = store.create(owner, "compared", SETTINGS).id
     store.add(owner, chat, ChatMessage(f"{owner}-q", None, "user", "?"))
     run = GenerationRun(SETTINGS, "base", "none")
@@ -55,18 +55,18 @@ def compared(store: ChatStore, owner: str = MEI) -> str:
 
 
 @pytest.fixture
-def pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several pages for everything."""
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes every read take several pages."""
     monkeypatch.setattr(chats, "PAGE", 2)
     monkeypatch.setattr(messages, "FIRST_PAGE", 1)
     monkeypatch.setattr(messages, "MAX_PAGE", 3)
 
 
-@pytest.mark.usefixtures("pages")
-def test_export_of_all_chats(store: ChatStore) -> None:
-    """Over PostgreSQL it always failed: it knows no LIMIT -1."""
-    filled(store)
-    filled(store, OTHER, 1)
+@pytest.mark.usefixtures("small_pages")
+def test_export_has_all_chats_of_the_owner(store: ChatStore) -> None:
+    """It always failed over PostgreSQL, which has no LIMIT -1."""
+    add_chats(store)
+    add_chats(store, OTHER, 1)
     value = json.loads("".join(export_chats(store, MEI)))
     assert [chat["title"] for chat in value["chats"]] == [f"chat {n}" for n in (4, 3, 2, 1, 0)]
     for number, chat in zip((4, 3, 2, 1, 0), value["chats"], strict=True):
@@ -74,10 +74,10 @@ def test_export_of_all_chats(store: ChatStore) -> None:
         assert chat["head"] == f"{MEI}-{number}-6"
 
 
-@pytest.mark.usefixtures("pages")
-def test_export_comes_back(store: ChatStore) -> None:
-    filled(store)
-    compared(store)
+@pytest.mark.usefixtures("small_pages")
+def test_export_can_be_imported_by_another_owner(store: ChatStore) -> None:
+    add_chats(store)
+    add_comparison(store)
     kept = store.import_chats(OTHER, read_chats("".join(export_chats(store, MEI))))
     assert [chat.title for chat in kept] == [chat.title for chat in store.each_chat(MEI)]
     for mine, theirs in zip(store.each_chat(MEI), kept, strict=True):
@@ -89,7 +89,7 @@ def test_export_comes_back(store: ChatStore) -> None:
     assert len(store.votes(OTHER)) == 1
 
 
-def test_export_of_nothing(store: ChatStore) -> None:
+def test_export_without_chats_or_messages(store: ChatStore) -> None:
     assert json.loads("".join(export_chats(store, MEI)))["chats"] == []
     assert list(export_pairs(store, MEI)) == []
     chat = store.create(MEI, "empty", SETTINGS).id
@@ -98,8 +98,8 @@ def test_export_of_nothing(store: ChatStore) -> None:
     assert "".join(export_markdown(store, MEI, chat)) == "# empty\n\n## System\n\n你是诗人。\n"
 
 
-def test_export_of_one_chat(store: ChatStore) -> None:
-    made = filled(store)
+def test_export_of_one_chat_as_json_and_markdown(store: ChatStore) -> None:
+    made = add_chats(store)
     (one,) = json.loads("".join(export_chat(store, MEI, made[2])))["chats"]
     assert one["title"] == "chat 2"
     assert len(one["messages"]) == 7
@@ -108,21 +108,21 @@ def test_export_of_one_chat(store: ChatStore) -> None:
     assert text.count("## User") == 7
 
 
-def test_exports_are_of_ones_own(store: ChatStore) -> None:
-    (chat,) = filled(store, count=1)
-    compared(store)
-    for export in (export_chat, export_markdown):
+def test_export_of_another_owner_s_chat_is_refused(store: ChatStore) -> None:
+    (chat,) = add_chats(store, count=1)
+    add_comparison(store)
+    for function in (export_chat, export_markdown):
         for owner, name in ((OTHER, chat), (MEI, "none"), (MEI, "x" * 1_000_000)):
             with pytest.raises(UnknownChatError):
-                export(store, owner, name)
+                function(store, owner, name)
     assert json.loads("".join(export_chats(store, OTHER)))["chats"] == []
     assert list(export_pairs(store, OTHER)) == []
 
 
-def test_export_of_preference_pairs(store: ChatStore) -> None:
-    compared(store)
-    compared(store, OTHER)
-    filled(store)
+def test_export_has_the_owner_s_preference_pairs(store: ChatStore) -> None:
+    add_comparison(store)
+    add_comparison(store, OTHER)
+    add_chats(store)
     (line,) = "".join(export_pairs(store, MEI)).splitlines()
     assert json.loads(line) == {
         "prompt": [{"role": "system", "content": "你是诗人。"}, {"role": "user", "content": "?"}],
@@ -131,11 +131,11 @@ def test_export_of_preference_pairs(store: ChatStore) -> None:
     }
 
 
-@pytest.mark.usefixtures("pages")
+@pytest.mark.usefixtures("small_pages")
 def test_export_while_chats_come_and_go(store: ChatStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was there at the beginning and still is comes once."""
-    monkeypatch.setattr(export_writer, "CHUNK", 10)
-    made = filled(store)
+    """A chat that is there at the beginning and at the end is exported once."""
+    monkeypatch.setattr(export, "CHUNK", 10)
+    made = add_chats(store)
     chunks = export_chats(store, MEI)
     text = ""
     while "chat 4" not in text:
@@ -147,13 +147,13 @@ def test_export_while_chats_come_and_go(store: ChatStore, monkeypatch: pytest.Mo
     assert [chat["title"] for chat in value["chats"]] == ["chat 4", "chat 3", "chat 2", "chat 0"]
 
 
-@pytest.mark.usefixtures("pages")
-def test_export_of_a_chat_that_is_deleted_meanwhile(
+@pytest.mark.usefixtures("small_pages")
+def test_chat_that_is_deleted_meanwhile_is_exported_as_a_whole(
     store: ChatStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half of it could not be imported: its head would be missing."""
-    monkeypatch.setattr(export_writer, "CHUNK", 10)
-    (chat,) = filled(store, count=1)
+    """Half of it could not be imported, as its head would be missing."""
+    monkeypatch.setattr(export, "CHUNK", 10)
+    (chat,) = add_chats(store, count=1)
     chunks = export_chats(store, MEI)
     text = ""
     while f"{MEI}-0-1" not in text:
@@ -163,21 +163,21 @@ def test_export_of_a_chat_that_is_deleted_meanwhile(
     assert len(one.messages) == 7
 
 
-def test_export_of_a_chat_in_which_things_happen(
+def test_chat_that_changes_meanwhile_can_be_imported(
     store: ChatStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever comes meanwhile, the file can be imported: it refers to nothing that it lacks."""
+    """The file refers to no message that it lacks."""
     chat = store.create(MEI, "title", SETTINGS).id
     store.add(MEI, chat, ChatMessage("q", None, "user", "?"))
     each_message = store.each_message
 
-    def late(owner: str, chat: str) -> Any:
+    def add_reply_and_read(owner: str, chat: str) -> Any:
         reply = ChatMessage("a", "q", "assistant", "", MessageState.STREAMING, comparison="c")
         store.add(owner, chat, reply)
         store.vote(owner, Vote("c", chat, "a", 1.0))
         return each_message(owner, chat)
 
-    monkeypatch.setattr(store, "each_message", late)
+    monkeypatch.setattr(store, "each_message", add_reply_and_read)
     (one,) = read_chats("".join(export_chats(store, MEI)))
     assert [m.state for m in one.messages] == [MessageState.DONE, MessageState.INTERRUPTED]
 
@@ -192,27 +192,21 @@ def test_pages_of_long_messages_are_small(
     for number in range(12):
         store.add(MEI, chat, ChatMessage(str(number), None, "user", "x" * 500))
     sizes: list[int] = []
-    message = messages._message
+    reading = store.reading
 
-    def counted(row: Any) -> ChatMessage:
-        sizes[-1] += 1
-        return message(row)
-
-    reading = store._reading
-
-    def read() -> Any:
+    def count_pages() -> Any:
         sizes.append(0)
         return reading()
 
-    monkeypatch.setattr(messages, "_message", counted)
-    monkeypatch.setattr(store, "_reading", read)
-    assert len(list(store.each_message(MEI, chat))) == 12
+    monkeypatch.setattr(store, "reading", count_pages)
+    for _ in store.each_message(MEI, chat):
+        sizes[-1] += 1
     assert sizes == [4, 1, 2, 4, 1, 0]
 
 
 @pytest.mark.parametrize("size", [1, 3, 10, 65_536])
-def test_chunks(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export_writer, "CHUNK", size)
+def test_chunks_have_at_most_their_size(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "CHUNK", size)
     parts = ["", "a", "bc" * 10, "", "d" * 33, "e"]
     chunks = list(in_chunks(parts))
     assert "".join(chunks) == "".join(parts)
@@ -220,12 +214,12 @@ def test_chunks(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(in_chunks([])) == []
 
 
-def test_chunks_of_a_large_export(store: ChatStore) -> None:
+def test_export_of_long_messages_comes_in_chunks(store: ChatStore) -> None:
     chat = store.create(MEI, "title", SETTINGS).id
     question = ChatMessage("q", None, "user", "字" * 300_000)
     store.add(MEI, chat, question)
     store.add(MEI, chat, replace(question, id="q2"))
-    for export in (export_chat(store, MEI, chat), export_markdown(store, MEI, chat)):
-        lengths = [len(chunk) for chunk in export]
-        assert max(lengths) <= export_writer.CHUNK
+    for chunks in (export_chat(store, MEI, chat), export_markdown(store, MEI, chat)):
+        lengths = [len(chunk) for chunk in chunks]
+        assert max(lengths) <= export.CHUNK
         assert sum(lengths) > 300_000
