@@ -47,7 +47,8 @@ def read_scale_options(argv: Sequence[str]) -> argparse.Namespace:
         is None.
 
     Raises:
-        SettingsError: a flag is wrong, or the sizes do not belong together.
+        SettingsError: a flag is wrong.
+        BenchError: the sizes do not belong together, or the model has sizes of its own.
     """
     args = _parser().read(argv)
     sizes = [name for name in SIZES if hasattr(args, name)]

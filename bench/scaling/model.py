@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from platformdirs import user_cache_path
 
 from bench.errors import BenchError, PeerMissingError
-from bench.random_model import FLOAT16_BYTES, Geometry, write_model
+from bench.random_model import Geometry, write_model
 from bench.serving.fixtures import fingerprint
 from model.config.settings import APP_NAME
 from model.folders.model_folder import ModelFolder, read_model_folder
@@ -71,6 +71,7 @@ def check_memory(
     # These import torch, which takes seconds; a wrong flag has been refused by now.
     from model.engine.kv_cache import rounded
     from model.engine.local_engine import PREFILL_CHUNK
+    from model.layers.kernels.records import KV_BYTES
 
     positions = max(
         sum(rounded(context + PREFILL_CHUNK) for context in contexts), users * rounded(CONTEXT + 1)
@@ -78,7 +79,7 @@ def check_memory(
     heads = int(config["num_attention_heads"])
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
     kv_size = int(config.get("num_key_value_heads") or heads) * int(head_dim)
-    position_bytes = 2 * FLOAT16_BYTES * int(config["num_hidden_layers"]) * kv_size
+    position_bytes = 2 * KV_BYTES * int(config["num_hidden_layers"]) * kv_size
     needed, free = int8_bytes + positions * position_bytes, available_memory()
     if needed > free:
         raise BenchError(

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from bench import folders
+from bench.errors import BenchError
 from bench.folders import CommandCost
 from bench.random_model import Geometry
 from model.folders.model_folder import load_tokenizer, read_model_folder
-from model.types import SettingsError
 from tests.bench.conftest import Start
 
 TINY = "--layers 2 --hidden 256 --intermediate 96 --heads 2 --vocab 320".split()  # noqa: SIM905
@@ -48,7 +48,7 @@ def test_sizes_that_do_not_belong_together_are_refused(
 ) -> None:
     assert start(folders, "--heads", "7") == 2
     assert "does not divide" in capsys.readouterr().err
-    with pytest.raises(SettingsError):
+    with pytest.raises(BenchError):
         Geometry(layers=0)
 
 

@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 from bench import random_model
+from bench.errors import BenchError
 from bench.random_model import Geometry, write_model
 from model.engine.kv_cache import SequenceCache
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.layers.llama import SequenceSlice
 from model.text.tokenizer import TextSpan
-from model.types import ModelFolderError, SettingsError
+from model.types import ModelFolderError
 from model.weight_loader import load_model
 from tests.bench.conftest import Start
 
@@ -178,5 +179,5 @@ def test_wrong_flags_are_one_sentence(
 
 
 def test_geometry_without_layers_is_refused() -> None:
-    with pytest.raises(SettingsError, match="--layers 0 is less than 1"):
+    with pytest.raises(BenchError, match="--layers 0 is less than 1"):
         Geometry(layers=0)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bench import scale
-from bench.errors import PeerError, PeerMissingError
+from bench.errors import BenchError, PeerError, PeerMissingError
 from bench.random_model import Geometry
 from bench.scale import read_scale_options
 from bench.scaling import decode, memory_bandwidth
@@ -25,7 +25,6 @@ from bench.scaling.model import BenchModel, prepare_model
 from bench.scaling.report import LoadCost, Loading, ScaleFigures, SingleUser, tables
 from model.engine.kv_cache import SequenceCache
 from model.layers.llama import Llama, SequenceSlice
-from model.types import SettingsError
 from tests.bench.conftest import Start
 from tests.model.layers.kernels.conftest import GROUPED, make_model
 
@@ -149,7 +148,7 @@ def test_memory_includes_the_larger_kv_caches_of_contexts_and_users(
     assert check(config, 1_000, [0, 300], users=1) == 1_000 + (256 + 768) * position
     assert check(config, 1_000, [0], users=20) == 1_000 + 20 * 256 * position
     monkeypatch.setattr(bench_model, "available_memory", lambda: 1_000)
-    with pytest.raises(SettingsError, match="fewer --layers"):
+    with pytest.raises(BenchError, match="fewer --layers"):
         check(config, 1_000, [0, 300], users=1)
 
 
