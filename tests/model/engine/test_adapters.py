@@ -26,11 +26,11 @@ def count_loads(tiny: Running, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     loads: list[str] = []
     load = tiny.registry.load
 
-    def noting(name: str, *args: object) -> object:
+    def record(name: str, *args: object) -> object:
         loads.append(name)
         return load(name, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(tiny.registry, "load", noting)
+    monkeypatch.setattr(tiny.registry, "load", record)
     return loads
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from model.engine import local_engine
-from model.engine.sampler import Floats
-from model.layers.llama import SequenceSlice
 from model.types import BusyError, Delta, Emit, Sampling
-from tests.model.engine.running import pause, random_tokens, running
+from tests.model.engine.running import ForwardRecorder, pause, random_tokens, running
 
 CHUNK = 32
 
@@ -21,25 +18,19 @@ def test_a_short_prompt_waits_one_chunk_for_each_long_one(
     tiny_folder: Path, tiny_adapters: Path, monkeypatch: pytest.MonkeyPatch, long_ones: int
 ) -> None:
     monkeypatch.setattr(local_engine, "PREFILL_CHUNK", CHUNK)
-    widths: list[int] = []
     ended: list[tuple[str, int]] = []
 
     def ending(name: str) -> Emit:
         def note(delta: Delta) -> None:
             if delta.finish_reason:
-                ended.append((name, widths.count(CHUNK)))
+                full_chunks = sum(sizes[0] == CHUNK for sizes in recorder.sizes)
+                ended.append((name, full_chunks))
 
         return note
 
     with running(tiny_folder, tiny_adapters) as tiny:
-        forward = tiny.model.logits
-
-        def noting(slices: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
-            widths.append(len(slices[0].tokens))
-            return forward(slices, every_position)
-
         resume = pause(tiny)
-        monkeypatch.setattr(tiny.model, "logits", noting)
+        recorder = ForwardRecorder(tiny, monkeypatch)
         sampling = Sampling(temperature=0, max_tokens=1)
         prompts = {f"long {i}": random_tokens(320, i) for i in range(long_ones)}
         prompts |= {"short": random_tokens(20, 9), "second": random_tokens(50, 10)}
