@@ -50,6 +50,7 @@ from model.translations import LocalizedText
 MAX_STOPS = 20  # they are looked for in every token, on the thread that all replies share
 MAX_STOP = 200
 MAX_BIASES = 1000
+MAX_ADAPTER_SCALE = 8.0  # beyond it an adapter's update only makes noise
 SAMPLING_BOUNDS: Mapping[str, object] = {
     "max_biases": MAX_BIASES,
     "max_stops": MAX_STOPS,

@@ -27,6 +27,7 @@ from model.text.tokenizer import (
     to_text_with_control_tokens,
 )
 from model.types import (
+    MAX_ADAPTER_SCALE,
     ChatRequest,
     CompletionRequest,
     ContextUsage,
@@ -37,7 +38,6 @@ from model.types import (
     RequestError,
 )
 
-MAX_SCALE = 8.0  # beyond it an adapter's update only makes noise
 REPLY_SHARE = 4  # when old turns are dropped, at most one in this many tokens is kept for the reply
 
 
@@ -195,8 +195,8 @@ def _as_it_is(serving: Backend, request: ChatRequest, voice: _Voice) -> Prompt:
 
 def _chosen_adapter(serving: Backend, request: ChatRequest | CompletionRequest) -> Adapter | None:
     """The adapter that is asked for, as its folder is now; None for the base."""
-    if not 0 <= request.adapter_scale <= MAX_SCALE:
-        raise RequestError("adapter_scale_range", max_scale=MAX_SCALE)
+    if not 0 <= request.adapter_scale <= MAX_ADAPTER_SCALE:
+        raise RequestError("adapter_scale_range", max_scale=MAX_ADAPTER_SCALE)
     if request.adapter is None:
         return None
     return serving.registry.get(request.adapter)

@@ -92,7 +92,7 @@ from model.layers.kernels import llvm_ir
 llvm_ir.HOST_ISA = getattr(llvm_ir, sys.argv[2])
 import torch
 from llvmlite.binding import get_host_cpu_features
-from tests.model.layers.kernels import test_decoder
+from tests.model.layers import test_compiled_decoder as test_decoder
 from tests.model.layers.kernels.conftest import SHAPES, make_model
 from tests.model.layers.kernels.test_int8_gemm import bound, exact, int8, multiplier
 from model.layers.kernels import weighted_sum_ir
