@@ -79,6 +79,4 @@ def _scale(text: str) -> float:
     if not 0 < abs(value) <= MAX_ADAPTER_SCALE:
         message = f"{text!r} is no strength: a number up to {MAX_ADAPTER_SCALE:g}, not 0"
         raise ArgumentTypeError(message)
-            f"{text!r} is no strength: a number up to {MAX_ADAPTER_SCALE:g}, not 0"
-        )
     return value
