@@ -54,7 +54,7 @@ def run(settings: Settings) -> int:
     from web.training.service import TrainingService, environment
 
     logs.configure(settings)
-    keeping = open_store(settings.data_dir, settings.database_url)
+    store_handle = open_store(settings.data_dir, settings.database_url)
     # The public link leads to a port of its own, so that its visitors are told apart.
     link = bind("127.0.0.1", 0) if settings.share or settings.share_public else None
     link_port = link.getsockname()[1] if link else None
@@ -64,7 +64,7 @@ def run(settings: Settings) -> int:
     desk = TrainingService(settings, manager, trainings)
     quota = limits.link_rules(settings)
     public = limits.PublicLink(quota, tunnel.close_tunnels, rules.passphrase) if link else None
-    app = server.build_app(manager, rules, keeping, desk, public, settings.data_dir)
+    app = server.build_app(manager, rules, store_handle, desk, public, settings.data_dir)
     console.greet(settings.server_name, port)
     manager.start()
     threading.Thread(target=console.follow_loading, args=(manager, public), daemon=True).start()
@@ -73,7 +73,7 @@ def run(settings: Settings) -> int:
         threading.Thread(target=console.share_link, args=told, daemon=True).start()
     server.serve(app, [sock, link] if link else [sock], on_end=manager.close)
     trainings.close()
-    keeping.close()
+    store_handle.close()
     if not manager.join(JOIN_SECONDS):
         # Torch aborts a process that ends while it works in another thread; nothing is left to do.
         tunnel.close_tunnels()

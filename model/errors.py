@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from model.translations import DEFAULT, LocalizedText, coded, verbatim
+from model.translations import LocalizedText
 
 
 class LinlyError(Exception):
@@ -22,13 +22,9 @@ class LinlyError(Exception):
     exit_status: ClassVar[int] = 1
     code: ClassVar[str] = "internal_error"
 
-    def __init__(self, text: str | LocalizedText, /, remedy: object = "", **facts: object) -> None:
-        if isinstance(text, str):  # for now: a code, or a message with its remedy
-            known = text in coded(DEFAULT)
-            facts = facts | ({"remedy": remedy} if remedy else {})
-            text = LocalizedText(text, facts) if known else verbatim(text, str(remedy))
-        super().__init__(text)
-        self.text = text
+    def __init__(self, text: str | LocalizedText, /, **facts: object) -> None:
+        self.text = LocalizedText(text, facts) if isinstance(text, str) else text
+        super().__init__(self.text)
 
     @property
     def message(self) -> str:
@@ -100,15 +96,9 @@ class BusyError(LinlyError):
     code = "busy"
 
     def __init__(
-        self,
-        text: str | LocalizedText,
-        /,
-        remedy: object = "",
-        *,
-        retry_after: float = 5.0,
-        **facts: object,
+        self, text: str | LocalizedText, /, *, retry_after: float = 5.0, **facts: object
     ) -> None:
-        super().__init__(text, remedy, **facts)
+        super().__init__(text, **facts)
         self.retry_after = retry_after
 
 

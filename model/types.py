@@ -50,7 +50,7 @@ from model.translations import LocalizedText
 MAX_STOPS = 20  # they are looked for in every token, on the thread that all replies share
 MAX_STOP = 200
 MAX_BIASES = 1000
-MAX_ADAPTER_SCALE = 8.0  # beyond it, an adapter's update only makes noise
+MAX_ADAPTER_SCALE = 8.0  # beyond it an adapter's update only makes noise
 SAMPLING_BOUNDS: Mapping[str, object] = {
     "max_biases": MAX_BIASES,
     "max_stops": MAX_STOPS,
@@ -277,9 +277,9 @@ class EngineRequest:
     """What an engine is asked to do: continue `prompt_ids`, with one adapter or none.
 
     `eos_ids` end the reply and are not part of it. `sampling.max_tokens` is set by the caller
-    and already fits the context. Ids from `pieces` on have no text and are never chosen; None
+    and already fits the context. Ids from `vocab_size` on have no text and are never chosen; None
     means as many as the base's tokenizer has. `so_far` is the text that the reply begins with
-    already, as a stop string may begin in it. With `read_only` nothing is chosen: `prompt_ids`
+    already, as a stop string may begin in it. With `prefill_only` nothing is chosen: `prompt_ids`
     are computed for requests to come that begin with them. `affinity` is the caller's, and
     `prompt_text` says the same as `prompt_ids`, for an engine that takes no ids.
     """
@@ -293,7 +293,7 @@ class EngineRequest:
     adapter_scale: float = 1.0
     vocab_size: int | None = None
     so_far: str = ""
-    read_only: bool = False
+    prefill_only: bool = False
     affinity: str = ""
     prompt_text: str = ""
 

@@ -11,13 +11,14 @@ from typing import Any
 
 from model.doctor.check_adapter import check_adapter
 from model.folders.adapter_files import CARD
+from model.tensor_names import LINEAR_MODULES
 from model.translations import LocalizedText
 from model.types import FolderError, LinlyError
 from training import run_folder
 from training.base_context import BaseContext
 from training.events import EventHandler, Note, Stage, TrainingEnded
 from training.generation import Comparison, compare_replies
-from training.hyperparameters import LINEAR_MODULES, Hyperparameters
+from training.hyperparameters import Hyperparameters
 from training.options import TrainingOptions
 from training.report import (
     EVALUATION,

@@ -9,7 +9,6 @@ from typing import Any
 
 from model.types import SettingsError
 
-LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MIN_STEPS = 60  # with fewer, replies change too little
 MAX_BATCH_SIZE = 128  # alpaca-lora's batch size
 HELD_OUT_SHARE, MAX_HELD_OUT = 0.1, 2000  # 2000 is alpaca-lora's number

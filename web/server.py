@@ -48,7 +48,7 @@ GRADIO_PATHS = ("/", "/assets/{path:path}", "/static/{path:path}", "/theme.css",
 def build_app(
     manager: ModelManager,
     access: AccessPolicy,
-    keeping: OpenStore,
+    store_handle: OpenStore,
     desk: TrainingService | None = None,
     link: PublicLink | None = None,
     data_dir: Path | None = None,
@@ -62,9 +62,9 @@ def build_app(
     folder = data_dir or Path(mkdtemp(prefix="linly-"))
     attempts = AttemptLimiter()
     logins = Logins(access, link, attempts, key=login.key_in(folder))
-    service = PageService.build(manager, keeping, desk, link, folder)
+    service = PageService.build(manager, store_handle, desk, link, folder)
     checks = [
-        HealthCheck("The chat store", lambda: keeping.store.check()),
+        HealthCheck("The chat store", lambda: store_handle.store.check()),
         HealthCheck("The page", service.check),
     ]
     api.install(app, manager, access, attempts, checks)

@@ -21,6 +21,15 @@ from model.convert.spm_file import write_spm
 from model.convert.tencent import unpermute_rope
 from model.diagnostics import folder_error
 from model.folders.weights import LazyTensor, read_bytes
+from model.tensor_names import (
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    INPUT_NORM,
+    LINEAR_PATHS,
+    POST_ATTENTION_NORM,
+    layer_path,
+)
 from model.translations import LocalizedText
 from model.types import ModelFolderError
 
@@ -28,21 +37,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NAMES = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
+    "token_embd.weight": EMBEDDING,
+    "output_norm.weight": FINAL_NORM,
+    "output.weight": HEAD,
 }
 LAYER = re.compile(r"^blk\.(\d+)\.(\w+)\.(weight|bias)$")
 PARTS = {
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
+    "attn_q": LINEAR_PATHS["q_proj"],
+    "attn_k": LINEAR_PATHS["k_proj"],
+    "attn_v": LINEAR_PATHS["v_proj"],
+    "attn_output": LINEAR_PATHS["o_proj"],
+    "ffn_gate": LINEAR_PATHS["gate_proj"],
+    "ffn_up": LINEAR_PATHS["up_proj"],
+    "ffn_down": LINEAR_PATHS["down_proj"],
+    "attn_norm": INPUT_NORM,
+    "ffn_norm": POST_ATTENTION_NORM,
 }
 ROPE_FACTORS = "rope_freqs.weight"  # what Llama 3.1 divides its frequencies by
 LLAMA3 = {
@@ -191,7 +200,7 @@ def _renamed(source: Path, name: str) -> str:
         if name not in NAMES:
             raise folder_error("tensor_unknown", folder=source, name=name)
         return NAMES[name]
-    return f"model.layers.{found[1]}.{PARTS[found[2]]}.{found[3]}"
+    return f"{layer_path(found[1], PARTS[found[2]])}.{found[3]}"
 
 
 def _lazy(source: Path, tensor: Any, head_dim: int) -> LazyTensor:

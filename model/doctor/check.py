@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from model.folders.adapter_files import CONFIG as ADAPTER_CONFIG
 from model.folders.base_info import base_facts
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_config, read_model_folder
 from model.progress_bar import Bar
+from model.suggestions import closest_folder
 from model.text.prompt import PromptTemplate, load_templates
 from model.types import Phase
 
@@ -60,12 +60,9 @@ def find_folder(name: str) -> Path:
         return found[0]
     if Path(name).is_file():
         raise folder_error("file_not_folder", file=name)
-    near = (Path(name).parent, *places)
-    there = [path for place in near if place.is_dir() for path in place.iterdir() if path.is_dir()]
-    close = difflib.get_close_matches(Path(name).name, [path.name for path in there], n=1)
+    close = closest_folder(Path(name), (Path(name).parent, *places))
     if close:
-        meant = next(path for path in there if path.name == close[0])
-        raise folder_error("nothing_called_but", name=name, close=meant)
+        raise folder_error("nothing_called_but", name=name, close=close)
     raise folder_error("nothing_called", name=name)
 
 

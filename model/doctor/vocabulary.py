@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from model.bounded_files import UnfitFileError, require_inside
 from model.diagnostics import Finding, adapter_error, finding
-from model.folders.base_info import EMBEDDING, BaseInfo
+from model.folders.base_info import BaseInfo
+from model.tensor_names import EMBEDDING
 from model.text.tokenizer import TextSpan, Tokenizer
 from model.text.tokenizer_files import TOKENIZER, has_tokenizer, read_tokenizer
 from model.types import AdapterError, ModelFolderError

@@ -23,6 +23,7 @@ from model.bounded_files import (
 )
 from model.diagnostics import adapter_error
 from model.folders.patterns import MAX_PATTERNS, UnfitPatternError, module_matcher
+from model.tensor_names import ATTENTION, LINEAR_PATHS, MLP, layer_path
 from model.translations import LocalizedText
 from model.types import AdapterError, ModelFolderError
 
@@ -38,7 +39,8 @@ WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 FILES = (CONFIG, CARD, *WEIGHTS)
 PREFIX = r"^(?:base_model\.model\.)?"
 PAIR_NAME = re.compile(
-    PREFIX + r"model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.lora_(A|B)(?:\.default)?\.weight$"
+    PREFIX
+    + rf"model\.layers\.(\d+)\.(?:{ATTENTION}|{MLP})\.(\w+)\.lora_(A|B)(?:\.default)?\.weight$"
 )
 WHOLE_NAME = re.compile(
     PREFIX + r"(?:model\.)?(embed_tokens|lm_head)(?:\.modules_to_save(?:\.default)?)?\.weight$"
@@ -209,8 +211,7 @@ def digest(path: Path) -> str:
 def module_path(key: Key) -> str:
     """The name that a base's weight has without ".weight", for example of (3, "q_proj")."""
     layer, module = key
-    block = "mlp" if module in ("gate_proj", "up_proj", "down_proj") else "self_attn"
-    return f"model.layers.{layer}.{block}.{module}"
+    return layer_path(layer, LINEAR_PATHS.get(module, f"{ATTENTION}.{module}"))
 
 
 def scaling(config: Mapping[str, Any], key: Key, rank: int) -> float:

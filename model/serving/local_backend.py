@@ -152,7 +152,7 @@ def _load_model(
         cache=WeightCache(settings.cache_dir, folder) if build else None,
     )
     if build:
-        build.hand_over(model, threads, PREFILL_CHUNK, settings.max_sequences)
+        build.attach_when_ready(model, threads, PREFILL_CHUNK, settings.max_sequences)
     return model
 
 

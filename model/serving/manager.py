@@ -278,7 +278,7 @@ class ModelManager:
         """How a request ended before the engine was asked, if it did."""
         if request_id in self._aborted:
             return FinishReason.ABORT
-        nothing_to_read = plan.read_only and not plan.prompt.ids
+        nothing_to_read = plan.prefill_only and not plan.prompt.ids
         return FinishReason.STOP if nothing_to_read else None
 
 

@@ -54,7 +54,7 @@ def load_remote(settings: Settings, report: Report, adapters: Sequence[Path] = (
         registry.folder_of,
     )
     registry.served_by(engine)
-    engine.wait(FIRST_SECONDS)
+    engine.wait_for_poll(FIRST_SECONDS)
     registry.scan()
     eos_ids = sane_ids(folder.eos_ids, tokenizer.eos_id, tokenizer.prefix_ids)
     return Backend(base_name(settings), engine, tokenizer, eos_ids, registry, templates, default)
@@ -82,7 +82,7 @@ class RemoteAdapterRegistry(AdapterRegistry):
         return {name: Adapter(name, Path(name)) for name in names if is_plain_name(name)}
 
     def _verdict(self, adapter: Adapter) -> Adapter:
-        if adapter.ready and self._engine and not self._engine.can_have(adapter.name):
+        if adapter.ready and self._engine and not self._engine.can_serve_adapter(adapter.name):
             return replace(adapter, problem=finding("adapter_not_served", name=adapter.name))
         return super()._verdict(adapter)
 

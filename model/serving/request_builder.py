@@ -44,7 +44,7 @@ REPLY_SHARE = 4  # when old turns are dropped, at most one in this many tokens i
 @dataclass(frozen=True)
 class PreparedRequest:
     """What to continue, with which adapter, in whose vocabulary (`eos_ids` end a reply in it),
-    where its template stops, and what the reply begins with. With `read_only` nothing is said."""
+    where its template stops, and what the reply begins with. With `prefill_only` no reply comes."""
 
     prompt: Prompt
     adapter: PreparedAdapter | None
@@ -52,7 +52,7 @@ class PreparedRequest:
     eos_ids: frozenset[int]
     stop: tuple[str, ...] = ()
     so_far: str = ""
-    read_only: bool = False
+    prefill_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def plan_reading(serving: Backend, request: ChatRequest) -> PreparedRequest:
     Raises: as `plan_chat`, but for there being no messages.
     """
     voice = _voice(serving, request)
-    return replace(_planned(serving, voice, _as_it_is(serving, request, voice)), read_only=True)
+    return replace(_planned(serving, voice, _as_it_is(serving, request, voice)), prefill_only=True)
 
 
 def plan_completion(serving: Backend, request: CompletionRequest) -> PreparedRequest:
@@ -153,7 +153,7 @@ def build_engine_request(
         adapter_scale=request.adapter_scale,
         vocab_size=plan.tokenizer.vocab_size,
         so_far=plan.so_far,
-        read_only=plan.read_only,
+        prefill_only=plan.prefill_only,
         affinity=request.affinity,
         prompt_text=""
         if serving.engine.accepts_token_ids

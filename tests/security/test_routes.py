@@ -68,10 +68,10 @@ def routes(found: Sequence[BaseRoute], before: str = "") -> Iterator[tuple[str, 
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    keeping = open_store(tmp_path_factory.mktemp("chats"))
+    store_handle = open_store(tmp_path_factory.mktemp("chats"))
     manager = fake_manager(FakeEngine(echo))
-    yield build_app(manager, AccessPolicy(), keeping)
-    keeping.close()
+    yield build_app(manager, AccessPolicy(), store_handle)
+    store_handle.close()
     manager.close()
 
 

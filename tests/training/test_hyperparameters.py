@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from model.tensor_names import LINEAR_MODULES
 from model.types import SettingsError
 from training.hyperparameters import (
-    LINEAR_MODULES,
     Hyperparameters,
     held_out_size,
     resolve_hyperparameters,

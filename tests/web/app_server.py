@@ -37,9 +37,9 @@ def serving(
     at `database_url`, or for as long as this lasts."""
     with ExitStack() as stack:
         folder = data or Path(stack.enter_context(TemporaryDirectory()))
-        keeping = open_store(folder, database_url)
-        stack.callback(keeping.close)
-        app = build_app(manager, access or AccessPolicy(), keeping, desk, public, folder)
+        store_handle = open_store(folder, database_url)
+        stack.callback(store_handle.close)
+        app = build_app(manager, access or AccessPolicy(), store_handle, desk, public, folder)
         yield from _served(app, manager, link, port)
 
 

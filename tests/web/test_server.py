@@ -14,8 +14,8 @@ from web.server import build_app
 def test_the_application_starts_nothing_that_polls(tmp_path: Path) -> None:
     """Gradio's queue looked for work a thousand times a second, at 4% of a core."""
     manager = fake_manager(FakeEngine(echo))
-    keeping = open_store(tmp_path, None)
-    app = build_app(manager, AccessPolicy(), keeping, data_dir=tmp_path)
+    store_handle = open_store(tmp_path, None)
+    app = build_app(manager, AccessPolicy(), store_handle, data_dir=tmp_path)
 
     async def tasks() -> int:
         async with app.router.lifespan_context(app):
@@ -25,5 +25,5 @@ def test_the_application_starts_nothing_that_polls(tmp_path: Path) -> None:
     try:
         assert asyncio.run(tasks()) == 0
     finally:
-        keeping.close()
+        store_handle.close()
         manager.close()

@@ -1,7 +1,7 @@
-"""Whose chats are whose.
+"""Owners of chats: which account or browser a request comes from.
 
-With accounts (`--auth`), a chat belongs to the account; else to the browser, which is known by a
-cookie of its own. The store sees the cookie's digest alone, so its file lets nobody in.
+With accounts (`--auth`), a chat belongs to the account; without, to the browser, which has a cookie
+with a token. The store contains only the token's digest, so its file gives no access.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from typing import Any
 from starlette.requests import cookie_parser
 
 COOKIE = "linly_visitor"
-SECURE_COOKIE = f"__Host-{COOKIE}"  # browsers let no other name of the same site set that one
-SESSION = "session:"  # how the names of owners begin who have no cookie
+SECURE_COOKIE = f"__Host-{COOKIE}"  # another host of the same site cannot set a name like this
+SESSION = "session:"  # the prefix of owners without a cookie
 TOKEN = re.compile(r"[\w-]{40,80}", re.ASCII)
 YEAR = 365 * 24 * 3600  # seconds; browsers keep a cookie for little longer
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Whose chats to show. `kept` is False where they cannot be found again: without cookies."""
+    """Owner of chats. Without cookies, `kept` is False: the chats cannot be found again."""
 
     id: str
     kept: bool = True
 
 
 def owner_of(scope: Mapping[str, Any], account: str, secure: bool = False) -> Owner:
-    """Who sent a request.
+    """Returns the owner whose chats a request is about.
 
     Args:
         account: the name at the login, "" without accounts.
-        secure: whether it came over TLS.
+        secure: whether the request came over TLS.
     """
     if account:
         return Owner(f"account:{account}")
@@ -46,9 +46,9 @@ def owner_of(scope: Mapping[str, Any], account: str, secure: bool = False) -> Ow
 
 
 def visitor_cookie(scope: Mapping[str, Any], secure: bool) -> str:
-    """A Set-Cookie header with a year before it: of the token that was sent, or of a new one.
+    """Returns a Set-Cookie header with the request's token, or a new one, that is valid for a year.
 
-    The same one again at each visit, so that its time begins anew: who keeps coming keeps it.
+    The same token is set at each visit, so that its year begins anew.
     """
     token = _token(scope, secure) or secrets.token_urlsafe(32)
     name = SECURE_COOKIE if secure else COOKIE
@@ -56,20 +56,24 @@ def visitor_cookie(scope: Mapping[str, Any], secure: bool) -> str:
 
 
 def cookie(name: str, value: str, seconds: int, secure: bool) -> str:
-    """A Set-Cookie header that no script reads and no other site's request carries."""
+    """Returns a Set-Cookie header. Scripts cannot read the cookie, and requests from other sites do
+    not carry it."""
     end = "; Secure" if secure else ""
     return f"{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{end}"
 
 
 def cookies(scope: Mapping[str, Any]) -> dict[str, str]:
-    """What a request's Cookie header says."""
-    sent = b"; ".join(value for name, value in scope["headers"] if name == b"cookie")
-    return cookie_parser(sent.decode("latin-1"))
+    """Returns the cookies of a request."""
+    header = b"; ".join(value for name, value in scope["headers"] if name == b"cookie")
+    return cookie_parser(header.decode("latin-1"))
 
 
 def _token(scope: Mapping[str, Any], secure: bool) -> str:
-    """Over TLS the name that only this very host can set comes first; the plain one is from before
-    there was the other."""
+    """Returns the token of a request, or "".
+
+    Over TLS the cookie that only this host can set comes first. The plain one may be from before
+    the page was served over TLS.
+    """
     sent = cookies(scope)
     names = (SECURE_COOKIE, COOKIE) if secure else (COOKIE,)
-    return next((sent[one] for one in names if TOKEN.fullmatch(sent.get(one, ""))), "")
+    return next((sent[name] for name in names if TOKEN.fullmatch(sent.get(name, ""))), "")

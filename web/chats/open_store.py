@@ -1,4 +1,4 @@
-"""Where chats are kept, and which servers keep theirs there: a data folder, or PostgreSQL."""
+"""Opens the chat store (SQLite or PostgreSQL), with the lock that shows this server as alive."""
 
 from __future__ import annotations
 
@@ -15,77 +15,80 @@ from web.chats.store.chat_store import ChatStore
 from web.chats.store.errors import StoreError
 
 DATABASE = "chats.sqlite3"
-UNDO_SECONDS = 7 * 86_400  # after which a deleted chat is gone for good
-SESSION_SECONDS = 86_400  # and one of a visitor without cookies
+PURGE_SECONDS = 7 * 86_400  # after which a deleted chat is destroyed
+SESSION_SECONDS = 86_400  # after which a chat of a visitor without cookies is destroyed
 
 log = logging.getLogger(__name__)
 
 
-class Lock(Protocol):
-    """What a server is known by while it lives."""
+class LivenessLock(Protocol):
+    """A lock that a server holds while it lives, under its id."""
 
     id: str
 
-    def alive(self, server: str) -> bool: ...
+    def alive(self, server: str) -> bool:
+        """Whether the server with the id `server` is alive."""
 
     def release(self) -> None: ...
 
 
 @dataclass(frozen=True)
 class OpenStore:
-    """What is open while the program runs."""
+    """The store, this server's lock, and the bus to other replicas, until `close`."""
 
     store: ChatStore
-    lock: Lock
-    others: ReplicaBus = field(default_factory=NullBus)
+    lock: LivenessLock
+    replica_bus: ReplicaBus = field(default_factory=NullBus)
 
     def mark_interrupted_replies(self) -> None:
-        """Mark what a server that died was about to say.
+        """Marks streaming replies of servers that have died as interrupted.
 
         Raises:
             StoreError
         """
-        self.store.interrupt(self.lock.alive)
+        self.store.mark_interrupted(self.lock.alive)
 
     def close(self) -> None:
+        """Closes the store, and releases the lock."""
         self.store.close()
         self.lock.release()
 
 
 def open_store(folder: Path, database_url: str | None = None) -> OpenStore:
-    """Open the database at the address, or else the folder's, and mark what a server that died was
-    about to say.
+    """Opens the database at the address, or else the SQLite file in the folder; then marks
+    interrupted replies, and destroys old chats.
 
     Raises:
         StoreError: the folder cannot be written, or the database cannot be used.
     """
-    keeping = _in_postgres(database_url) if database_url else _in_folder(folder)
+    store_handle = _open_postgres(database_url) if database_url else _open_folder(folder)
     try:
-        keeping.mark_interrupted_replies()
-        _clear_away(keeping.store)
+        store_handle.mark_interrupted_replies()
+        _purge(store_handle.store)
     except BaseException:
-        keeping.close()
+        store_handle.close()
         raise
-    return keeping
+    return store_handle
 
 
-def _clear_away(store: ChatStore) -> None:
-    """What nobody is to find again. If that fails, it can wait for the next start."""
+def _purge(store: ChatStore) -> None:
+    """Destroys old chats. If that fails, the next start does it."""
     try:
-        store.purge(time.time() - UNDO_SECONDS)
-        # Without a cookie nobody finds them again.
+        store.purge(time.time() - PURGE_SECONDS)
+        # Without a cookie, their owners cannot find them again.
         store.purge_owners(SESSION, time.time() - SESSION_SECONDS)
     except StoreError as error:
         log.warning("Old chats are not cleared away. %s", error)
 
 
-def _in_folder(folder: Path) -> OpenStore:
+def _open_folder(folder: Path) -> OpenStore:
     try:
         lock = ServerLock(folder / "servers")
     except OSError as error:
         raise StoreError(
-            f"Chats cannot be kept in {folder}: {error.strerror or error}",
-            "Pass another folder with --data_dir.",
+            "chats_folder_unwritable",
+            folder=folder,
+            reason=error.strerror or error,
         ) from error
     try:
         return OpenStore(ChatStore(folder / DATABASE, lock.alive), lock)
@@ -94,9 +97,10 @@ def _in_folder(folder: Path) -> OpenStore:
         raise
 
 
-def _in_postgres(url: str) -> OpenStore:
+def _open_postgres(url: str) -> OpenStore:
+    # Imported here, as a start without PostgreSQL need not load its driver.
     from web.chats.cluster.postgres_replica import Replica
-    from web.chats.store.postgres import Postgres  # whoever has no PostgreSQL need not wait for it
+    from web.chats.store.postgres import Postgres
 
     postgres = Postgres(url)
     try:

@@ -1,5 +1,7 @@
-"""Reading ahead: a chat that goes on with another adapter has to be read again by it. That begins
-when the adapter is chosen, and not when the next question is asked."""
+"""Prefills a chat ahead, when the user chooses another adapter, and not only at the next question.
+
+Another adapter cannot use the KV cache of the one before, so it has to prefill the whole chat.
+"""
 
 from __future__ import annotations
 
@@ -15,61 +17,67 @@ from web.chats.store.models import ChatSettings
 from web.chats.tab_sessions import PrefillProgress, TabSession
 from web.workers import Workers
 
-PATIENCE = 0.3  # seconds without another change: a slider passes many values on its way
+DEBOUNCE_SECONDS = 0.3  # without another change: a slider passes many values on its way
 
 
 @dataclass
 class PrefillAhead:
-    """At most one reading for each tab."""
+    """Starts prefills, at most one for each tab."""
 
     manager: ModelManager
-    talk: ChatService
+    chat_service: ChatService
     workers: Workers = field(default_factory=Workers)
 
-    def settings_changed(self, visit: TabSession, before: ChatSettings, now: ChatSettings) -> None:
-        """Begin, if the chat's tokens or who reads them are others now."""
-        if _reader(before) == _reader(now) or not self.manager.status().ready:
+    def settings_changed(self, tab: TabSession, before: ChatSettings, now: ChatSettings) -> None:
+        """Starts a prefill if the change affects the cache: other tokens, or another adapter."""
+        if _cache_key(before) == _cache_key(now) or not self.manager.status().ready:
             return
-        visit.stop_reading()
-        if self.talk.may_use_adapter(visit, now.adapter):
-            visit.on_loop(self._begin, visit, now)
+        tab.cancel_prefill()
+        if self.chat_service.limits.may_use_adapter(tab, now.adapter):
+            tab.on_loop(self._begin, tab, now)
 
-    def _begin(self, visit: TabSession, settings: ChatSettings) -> None:
-        if not (visit.lost or visit.closed):
-            visit.reader = asyncio.create_task(self._read(visit, settings))
+    def _begin(self, tab: TabSession, settings: ChatSettings) -> None:
+        if not (tab.lost or tab.closed):
+            tab.prefill_task = asyncio.create_task(self._prefill(tab, settings))
 
-    async def _read(self, visit: TabSession, settings: ChatSettings) -> None:
-        await asyncio.sleep(PATIENCE)
-        owner = visit.owner.id
-        talk = await self.workers.draw(owner, lambda: self.talk.conversation(visit))
-        if talk is None or talk.last is None or self.talk.replies.active_in_chat(talk.chat.id):
+    async def _prefill(self, tab: TabSession, settings: ChatSettings) -> None:
+        await asyncio.sleep(DEBOUNCE_SECONDS)
+        owner, service = tab.owner.id, self.chat_service
+        tree = await self.workers.draw(owner, lambda: service.shown_chat.message_tree(tab))
+        if tree is None or tree.last is None:
             return
-        request = chat_request(to_model_messages(talk.branch, settings.system), settings)
+        if service.reply_generator.active_in_chat(tree.chat.id):
+            return
+        request = chat_request(to_model_messages(tree.branch, settings.system), settings)
         try:
-            measured = await self.workers.draw(owner, lambda: self.manager.context_usage(request))
-            self._tell(visit, PrefillProgress(settings.adapter, measured.tokens))
-            async with aclosing(self.manager.read_ahead(request)) as bursts:
-                async for burst in bursts:
-                    stats = burst[-1].stats
+            usage = await self.workers.draw(owner, lambda: self.manager.context_usage(request))
+            _publish(tab, PrefillProgress(settings.adapter, usage.tokens))
+            async with aclosing(self.manager.read_ahead(request)) as batches:
+                async for batch in batches:
+                    stats = batch[-1].stats
                     if stats:
-                        known = min(stats.cached_tokens, measured.tokens)
-                        done = PrefillProgress(settings.adapter, measured.tokens, known, done=True)
-                        self._tell(visit, done)
-        except LinlyError:  # it is said when the next question is asked
-            self._tell(visit, None)
+                        cached = min(stats.cached_tokens, usage.tokens)
+                        _publish(
+                            tab,
+                            PrefillProgress(settings.adapter, usage.tokens, cached, done=True),
+                        )
+        except LinlyError:  # the next question reports it
+            _publish(tab, None)
 
-    def _tell(self, visit: TabSession, reading: PrefillProgress | None) -> None:
-        visit.reading = reading
-        visit.request_redraw()
+
+def _publish(tab: TabSession, progress: PrefillProgress | None) -> None:
+    tab.prefill_progress = progress
+    tab.request_redraw()
 
 
 def chat_request(messages: tuple[Message, ...], settings: ChatSettings) -> ChatRequest:
-    """A branch as the manager measures it and reads it ahead."""
+    """Returns a branch as the manager measures or prefills it."""
     return ChatRequest(
-        messages, settings.adapter or None, settings.scale, settings.sampling,
-        settings.template or None, drop_oldest=True,
+        messages, settings.adapter, settings.adapter_scale, settings.sampling,
+        settings.template, drop_oldest=True,
     )  # fmt: skip
 
 
-def _reader(settings: ChatSettings) -> tuple[str, float, str, str]:
-    return settings.adapter, settings.scale, settings.template, settings.system
+def _cache_key(settings: ChatSettings) -> tuple[str | None, float, str | None, str]:
+    """Returns the settings that the KV cache of a chat depends on."""
+    return settings.adapter, settings.adapter_scale, settings.template, settings.system

@@ -1,7 +1,7 @@
-"""Replies in the making. They belong to the server: tabs come and go, a reply goes on.
+"""Generates replies. They belong to the server: a reply goes on when its tab is closed.
 
-Each is a task on the server's event loop; what it reads and saves, worker threads do. What it has
-said so far is in the store within `SAVE_SECONDS`, so that not even a killed process loses more.
+Each reply is a task on the server's event loop; worker threads read and save. The store has the
+text so far within `SAVE_SECONDS`, so even a killed process loses no more than that.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import replace
 
 from model.serving.delta_queue import DeltaBatch
@@ -25,8 +24,8 @@ from model.types import (
     LinlyError,
     NotReadyError,
 )
-from web.chats.branches import path
 from web.chats.cluster.notifications import NullBus, ReplicaBus, ReplicaEvent, owner_digest
+from web.chats.message_tree import path_to
 from web.chats.reply_job import (
     ReplyJob,
     completed_run,
@@ -34,29 +33,29 @@ from web.chats.reply_job import (
     planned_runs,
     to_model_messages,
 )
+from web.chats.reply_saver import ReplySaver
 from web.chats.store.chat_store import ChatStore
-from web.chats.store.errors import ReplyBusyError, UnknownChatError
+from web.chats.store.errors import ReplyBusyError
 from web.chats.store.models import ChatMessage, ChatSettings, GenerationRun, MessageState
-from web.workers import Kind, LoopCaller, Workers
+from web.workers import LoopCaller, Workers
 
-SAVE_SECONDS = 0.3  # between two savings of what streams
-POLL_SECONDS = 0.3  # between two looks at a model that is still loading
-UPDATE_SECONDS = 0.05  # between two bursts of one reply, while few are made
-CROWD_SECONDS = 0.01  # and this much more for each other one: cores are the model's
+POLL_SECONDS = 0.3  # between two looks at a model that is loading
+UPDATE_SECONDS = 0.05  # between two batches of one reply
+CROWD_SECONDS = 0.01  # and this much more for each other reply: the model needs the cores
 FAULT = LocalizedText("fault")
 
 log = logging.getLogger(__name__)
 
 
 class ReplyGenerator:
-    """Makes replies and keeps them.
+    """Generates and saves replies.
 
     Args:
-        server: what this process is known by in the store.
-        changed: told of an owner whose chats have changed.
-        spoke: told of an owner and a chat where a reply has grown.
-        saved: told of an owner and a chat whose reply has been saved as far as it is.
-        others: the replicas that may be making a reply which is to stop.
+        server: this process's id in the store.
+        on_changed: called with an owner whose chats have changed.
+        on_progress: called with an owner and a chat where a reply has grown.
+        on_saved: called with an owner and a chat whose reply has been saved so far.
+        replica_bus: to other replicas, which may be generating a reply that is to stop.
     """
 
     def __init__(
@@ -64,10 +63,10 @@ class ReplyGenerator:
         manager: ModelManager,
         store: ChatStore,
         server: str,
-        changed: Callable[[str], None],
-        spoke: Callable[[str, str], None],
-        saved: Callable[[str, str], None] = lambda *_: None,
-        others: ReplicaBus | None = None,
+        on_changed: Callable[[str], None],
+        on_progress: Callable[[str, str], None],
+        on_saved: Callable[[str, str], None] = lambda *_: None,
+        replica_bus: ReplicaBus | None = None,
         workers: Workers | None = None,
         on_loop: LoopCaller | None = None,
     ) -> None:
@@ -76,35 +75,32 @@ class ReplyGenerator:
         self._manager = manager
         self._store = store
         self._server = server
-        self._changed = changed
-        self._spoke = spoke
-        self._saved = saved
-        self._others = others or NullBus()
-        self._replies: dict[str, ReplyJob] = {}  # by message
-        self._unsaved: dict[str, tuple[str, ChatMessage]] = {}  # by message, with its owner
-        self._saving = threading.Lock()
-        self._saver: asyncio.Task[None] | None = None
+        self._on_changed = on_changed
+        self._on_progress = on_progress
+        self._replica_bus = replica_bus or NullBus()
+        self._jobs: dict[str, ReplyJob] = {}  # by message
+        self._saver = ReplySaver(store, server, self._workers, self._running, on_changed, on_saved)
 
     @property
     def count(self) -> int:
-        """How many are in the making."""
-        return len(self._replies)
+        """How many replies are in the making here."""
+        return len(self._jobs)
 
     def is_generating(self, message: str) -> bool:
-        """Whether a reply is in the making here, or has yet to be saved."""
-        return message in self._replies or message in self._unsaved
+        """Whether a reply is in the making here, or is still to be saved."""
+        return message in self._jobs or self._saver.is_unsaved(message)
 
     def active_in_chat(self, chat: str) -> list[ReplyJob]:
-        """Those of a chat, in the order in which they began."""
-        return [reply for reply in self._all() if reply.chat == chat]
+        """Returns the replies in the making in a chat, in the order of their beginning."""
+        return [job for job in self._running() if job.chat == chat]
 
-    def chats(self, owner: str) -> set[str]:
-        """The owner's chats in which something is said now."""
-        return {reply.chat for reply in self._all() if reply.owner == owner}
+    def active_chats(self, owner: str) -> set[str]:
+        """Returns the owner's chats in which replies are in the making."""
+        return {job.chat for job in self._running() if job.owner == owner}
 
-    def _all(self) -> tuple[ReplyJob, ...]:
-        """A copy: worker threads look while the event loop changes it."""
-        return tuple(self._replies.values())
+    def _running(self) -> tuple[ReplyJob, ...]:
+        """Returns a copy, as worker threads read it while the event loop changes the jobs."""
+        return tuple(self._jobs.values())
 
     def begin(
         self,
@@ -115,13 +111,13 @@ class ReplyGenerator:
         comparison: str | None = None,
         repeats: ChatMessage | None = None,
     ) -> ChatMessage:
-        """Begin to answer the message `parent`, or to repeat exactly how it was answered.
+        """Begins a reply to the message `parent`, or reproduces the reply `repeats` to it.
 
         Raises:
             UnknownChatError, StoreError
             ReplyBusyError: the chat has a reply in the making, outside of this comparison.
         """
-        self._refuse_second(chat, comparison)
+        self._check_not_busy(chat, comparison)
         run = self._new_run(repeats.runs[0].settings if repeats else settings)
         message = ChatMessage(
             uuid.uuid4().hex, parent, "assistant", "", MessageState.STREAMING, time.time(),
@@ -134,12 +130,13 @@ class ReplyGenerator:
     def continue_reply(
         self, owner: str, chat: str, message: ChatMessage, settings: ChatSettings
     ) -> None:
-        """Continue a reply that was cut, stopped or interrupted, as it was begun.
+        """Continues a reply that was cut, stopped or interrupted, with the settings of its last
+        run, or `settings` if that is not known.
 
         Raises:
             UnknownChatError, StoreError, ReplyBusyError
         """
-        self._refuse_second(chat, None)
+        self._check_not_busy(chat, None)
         run = self._new_run(message.runs[-1].settings if message.runs else settings)
         run = replace(run, begins=len(message.text))
         runs = (*message.runs, run) if message.text else (run,)
@@ -148,38 +145,38 @@ class ReplyGenerator:
         self._start(ReplyJob(owner, chat, streaming, message.text, run))
 
     def stop(self, owner: str, chat: str) -> None:
-        """End the replies of the owner's chat within one token; what is there stays.
+        """Ends the replies in the owner's chat within one token; their texts stay.
 
         Raises:
-            StoreError: it is not known what the others make there.
+            StoreError: it is not known what other replicas generate there.
         """
         here = self.active_in_chat(chat)
         self.stop_matching(ReplicaEvent(owner_digest(owner), chat))
-        if here:  # then nobody else says anything there
+        if here:  # then no other replica generates there
             return
         for message in self._store.streaming(chat):
             if not self.is_generating(message):
-                self._others.tell(ReplicaEvent(owner_digest(owner), chat, message))
+                self._replica_bus.publish(ReplicaEvent(owner_digest(owner), chat, message))
 
-    def stop_matching(self, news: ReplicaEvent) -> None:
-        """As `stop`, of what is made here."""
-        self._on_loop(self._stop_here, news)
+    def stop_matching(self, event: ReplicaEvent) -> None:
+        """Ends the replies in the making here that an event names."""
+        self._on_loop(self._stop_here, event)
 
-    def _stop_here(self, news: ReplicaEvent) -> None:
-        for reply in self.active_in_chat(news.stop):
-            named = news.message in ("", reply.message.id)
-            if named and owner_digest(reply.owner) == news.owner:
-                reply.stopped = True
-                if reply.request:
-                    self._manager.abort(reply.request.id)
+    def _stop_here(self, event: ReplicaEvent) -> None:
+        for job in self.active_in_chat(event.stop):
+            named = event.message in ("", job.message.id)
+            if named and owner_digest(job.owner) == event.owner:
+                job.stopped = True
+                if job.request:
+                    self._manager.abort(job.request.id)
 
-    def _refuse_second(self, chat: str, comparison: str | None) -> None:
-        for reply in self.active_in_chat(chat):
-            if comparison is None or reply.message.comparison != comparison:
+    def _check_not_busy(self, chat: str, comparison: str | None) -> None:
+        for job in self.active_in_chat(chat):
+            if comparison is None or job.message.comparison != comparison:
                 raise ReplyBusyError
 
     def _new_run(self, settings: ChatSettings) -> GenerationRun:
-        """With a seed of its own where none was asked for, so that it can be repeated."""
+        """Draws a seed if the settings have none, so that the run can be reproduced."""
         sampling = settings.sampling
         if sampling.seed is None:
             sampling = replace(sampling, seed=secrets.randbelow(2**31))
@@ -188,46 +185,28 @@ class ReplyGenerator:
             replace(settings, sampling=sampling), status.base_model, status.quantization
         )
 
-    def _start(self, reply: ReplyJob) -> None:
-        self._replies[reply.message.id] = reply
-        self._on_loop(self._launch, reply)
-        self._changed(reply.owner)
+    def _start(self, job: ReplyJob) -> None:
+        self._jobs[job.message.id] = job
+        self._on_loop(self._launch, job)
+        self._on_changed(job.owner)
 
-    def _launch(self, reply: ReplyJob) -> None:
-        reply.task = asyncio.get_running_loop().create_task(self._make(reply))
-        if self._saver is None or self._saver.done():
-            self._saver = asyncio.create_task(self._save_often())
+    def _launch(self, job: ReplyJob) -> None:
+        job.task = asyncio.get_running_loop().create_task(self._generate(job))
+        self._saver.start()
 
-    async def _save_often(self) -> None:
-        while self._replies or self._unsaved:
-            await asyncio.sleep(SAVE_SECONDS)
-            await self._workers.call(Kind.SAVE, self._save_all)
-
-    def _save_all(self) -> None:
-        self._finish()
-        for reply in self._all():
-            if not reply.saved:
-                reply.saved = True
-                self._save(reply)
-
-    def _save(self, reply: ReplyJob) -> None:
-        with _spared():
-            self._store.save_text(reply.message.id, reply.text, self._server)
-            self._saved(reply.owner, reply.chat)
-
-    async def _make(self, reply: ReplyJob) -> None:
-        """From the question to the last word, whatever happens in between."""
+    async def _generate(self, job: ReplyJob) -> None:
+        """The task of a reply, from its request to its end, with errors and stops as its state."""
         state, error = MessageState.INTERRUPTED, ""
-        runs = list(reply.message.runs[:-1])
+        runs = list(job.message.runs[:-1])
         try:
-            await self._loaded(reply)
-            for run, until in planned_runs(reply):
-                reply.run, reply.until = run, until
-                last = await self._run(reply)
-                runs.append(completed_run(reply.run, last))
-                state = final_state(reply, last)
+            await self._wait_until_loaded(job)
+            for run, ends_at in planned_runs(job):
+                job.run, job.ends_at = run, ends_at
+                last = await self._stream_run(job)
+                runs.append(completed_run(job.run, last))
+                state = final_state(job, last)
                 error = last.error.dump() if last.error else ""
-                if reply.stopped or state is MessageState.FAILED:
+                if job.stopped or state is MessageState.FAILED:
                     break
         except LinlyError as problem:
             state, error = MessageState.FAILED, problem.text.dump()
@@ -237,129 +216,97 @@ class ReplyGenerator:
             log.exception("a reply failed")
             state, error = MessageState.FAILED, FAULT.dump()
         finally:
-            if not runs or len(reply.text) > reply.run.begins > runs[-1].begins:
-                runs.append(reply.run)  # it ended before it could say how
-            await self._end(reply, replace(
-                reply.message, text=reply.text, state=state, error=error, runs=tuple(runs)
+            if not runs or len(job.text) > job.run.begins > runs[-1].begins:
+                runs.append(job.run)  # it ended before its last Delta
+            await self._end(job, replace(
+                job.message, text=job.text, state=state, error=error, runs=tuple(runs)
             ))  # fmt: skip
 
-    async def _end(self, reply: ReplyJob, ended: ChatMessage) -> None:
-        """Save it. Until that has been tried, the chat is busy: a question that came meanwhile
-        would be kept, and refused an answer."""
-        reply.saved = True
-        self._unsaved[ended.id] = reply.owner, ended
+    async def _end(self, job: ReplyJob, message: ChatMessage) -> None:
+        """Saves the reply. The chat is busy until that has been tried: a question in between would
+        be stored, and then be refused a reply."""
         try:
-            await self._workers.call(Kind.SAVE, self._finish)
+            await self._saver.finish(job, message)
         finally:
-            del self._replies[ended.id]
-            self._changed(reply.owner)
-        if ended.id in self._unsaved:
-            log.warning("a reply could not be saved; it is tried again until it can")
+            del self._jobs[message.id]
+            self._on_changed(job.owner)
 
-    def _finish(self) -> None:
-        """Save what has ended. What cannot be saved now, as the disk is full, waits here."""
-        with self._saving:
-            for number, (owner, ended) in tuple(self._unsaved.items()):
-                try:
-                    self._store.finish(ended, self._server)
-                except UnknownChatError:
-                    pass  # its chat is gone for good
-                except LinlyError:
-                    continue
-                del self._unsaved[number]
-                self._changed(owner)
-
-    async def _loaded(self, reply: ReplyJob) -> None:
-        """Wait until the model is there.
+    async def _wait_until_loaded(self, job: ReplyJob) -> None:
+        """Waits for the model, then completes the run with the template and the adapter's digest.
 
         Raises:
-            NotReadyError: it cannot be loaded.
+            NotReadyError: the model cannot be loaded.
         """
         while not (status := self._manager.status()).ready:
             if status.error:
                 raise NotReadyError(status.error)
-            if reply.stopped:
+            if job.stopped:
                 raise _StoppedError
-            reply.loading = status
-            self._spoke(reply.owner, reply.chat)
+            job.model_status = status
+            self._on_progress(job.owner, job.chat)
             await asyncio.sleep(POLL_SECONDS)
-        reply.loading = None
-        settings = reply.run.settings
-        template, digest = await self._workers.draw(reply.owner, lambda: self._known(settings))
-        reply.run = replace(
-            reply.run, settings=replace(settings, template=template), adapter_digest=digest
+        job.model_status = None
+        settings = job.run.settings
+        template, digest = await self._workers.draw(job.owner, lambda: self._look_up(settings))
+        job.run = replace(
+            job.run, settings=replace(settings, template=template), adapter_digest=digest
         )
-        await self._workers.call(Kind.SAVE, self._save_runs, reply)
+        await self._saver.save_runs(job)
 
-    def _save_runs(self, reply: ReplyJob) -> None:
-        """Were the process killed now, it would still be known who was about to answer."""
-        with _spared():
-            runs = (*reply.message.runs[:-1], reply.run)
-            self._store.save_runs(reply.message.id, runs, self._server)
+    def _look_up(self, settings: ChatSettings) -> tuple[str, str]:
+        """Returns the template's name and the adapter's digest, which takes reading files."""
+        template = self._manager.template_for(settings.adapter, settings.template)
+        digests = {adapter.name: adapter.digest for adapter in self._manager.cached_adapters()}
+        return template.name, digests.get(settings.adapter or "", "")
 
-    def _known(self, settings: ChatSettings) -> tuple[str, str]:
-        """The template and the adapter's digest; looking takes files."""
-        adapter = settings.adapter
-        template = self._manager.template_for(adapter or None, settings.template or None)
-        digests = {one.name: one.digest for one in self._manager.cached_adapters()}
-        return template.name, digests.get(adapter, "")
-
-    async def _run(self, reply: ReplyJob) -> Delta:
-        """One go of the model; its last Delta."""
-        request = await self._workers.draw(reply.owner, lambda: self._request(reply))
-        if reply.stopped:
+    async def _stream_run(self, job: ReplyJob) -> Delta:
+        """Runs the model once, and returns the last Delta."""
+        request = await self._workers.draw(job.owner, lambda: self._request(job))
+        if job.stopped:
             raise _StoppedError
-        reply.request = request
-        seconds = UPDATE_SECONDS + CROWD_SECONDS * (len(self._replies) - 1)
-        stream: AsyncGenerator[DeltaBatch, None] = self._manager.chat(reply.request, seconds)
+        job.request = request
+        seconds = UPDATE_SECONDS + CROWD_SECONDS * (len(self._jobs) - 1)
+        stream: AsyncGenerator[DeltaBatch, None] = self._manager.chat(request, seconds)
         last = Delta()
-        async with aclosing(stream) as bursts:
-            async for burst in bursts:
-                self._hear(reply, burst)
-                last = burst[-1]
+        async with aclosing(stream) as batches:
+            async for batch in batches:
+                self._take(job, batch)
+                last = batch[-1]
         return last
 
-    def _hear(self, reply: ReplyJob, burst: DeltaBatch) -> None:
-        for delta in burst:
-            if not reply.done:
-                reply.text += delta.text
+    def _take(self, job: ReplyJob, batch: DeltaBatch) -> None:
+        """Adds a batch to the reply, and ends the run where it is to end."""
+        for delta in batch:
+            if not job.reached_end:
+                job.text += delta.text
             if delta.dropped:
-                reply.run = replace(
-                    reply.run, dropped_messages=delta.dropped.messages,
+                job.run = replace(
+                    job.run, dropped_messages=delta.dropped.messages,
                     dropped_tokens=delta.dropped.tokens,
                 )  # fmt: skip
-        if reply.done:
-            reply.text = reply.text[: reply.until]
-            self._manager.abort(reply.request.id if reply.request else "")
-        reply.queued = burst[-1].queued
-        reply.saved = False
-        self._spoke(reply.owner, reply.chat)
+        if job.reached_end:
+            job.text = job.text[: job.ends_at]
+            self._manager.abort(job.request.id if job.request else "")
+        job.queued = batch[-1].queued
+        job.saved = False
+        self._on_progress(job.owner, job.chat)
 
-    def _request(self, reply: ReplyJob) -> ChatRequest:
-        settings = reply.run.settings
-        messages = self._store.messages(reply.owner, reply.chat)
-        asked = path(messages, reply.message.parent)
+    def _request(self, job: ReplyJob) -> ChatRequest:
+        settings = job.run.settings
+        messages = self._store.messages(job.owner, job.chat)
+        branch = path_to(messages, job.message.parent)
         return ChatRequest(
-            messages=to_model_messages(asked, settings.system),
-            adapter=settings.adapter or None,
-            adapter_scale=settings.scale,
+            messages=to_model_messages(branch, settings.system),
+            adapter=settings.adapter,
+            adapter_scale=settings.adapter_scale,
             sampling=settings.sampling,
-            template=settings.template or None,
+            template=settings.template,
             drop_oldest=True,
-            so_far=reply.text,
-            trace=reply.message.id,
-            affinity=reply.chat,  # its turns begin alike
+            so_far=job.text,
+            trace=job.message.id,
+            affinity=job.chat,  # the requests of a chat begin alike
         )
-
-
-@contextmanager
-def _spared() -> Iterator[None]:
-    """Around what saves a reply on its way: where that fails, the reply goes on."""
-    try:
-        yield
-    except LinlyError as error:
-        log.warning("%s", error)
 
 
 class _StoppedError(Exception):
-    """Stop was pressed before there was anything to stop."""
+    """The user pressed Stop before there was a request to abort."""

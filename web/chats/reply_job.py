@@ -1,4 +1,4 @@
-"""A reply in the making, as a value: what its runs are asked for, and how they end."""
+"""A reply in the making, as a value: the runs that it takes, and how they end."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ STATES = {
 
 @dataclass
 class ReplyJob:
-    """One in the making: what it has said, and what it waits for, if it waits.
+    """A reply in the making: its text so far, and what it waits for.
 
-    `message` is as it began, its last run being the one in the making. `repeats` is the reply
-    that it is to repeat exactly, if there is one, and `until` where the run in the making was
-    ended from outside then, in characters.
+    `message` is as it was at the beginning, with the first run of this job as its last one; `run`
+    is the current run. `repeats` is the reply to reproduce exactly, if there is one. Where a user
+    or a failure ended its run, the current run ends at `ends_at` characters of the text.
+    `model_status` is set while the model loads, `queued` while the request waits. `saved` tells
+    whether the store has all of `text`.
     """
 
     owner: str
@@ -31,8 +33,8 @@ class ReplyJob:
     text: str
     run: GenerationRun
     repeats: ChatMessage | None = None
-    until: int | None = None
-    loading: Status | None = None
+    ends_at: int | None = None
+    model_status: Status | None = None
     queued: Queued | None = None
     request: ChatRequest | None = None
     stopped: bool = False
@@ -40,32 +42,33 @@ class ReplyJob:
     task: asyncio.Task[None] | None = None
 
     @property
-    def done(self) -> bool:
-        """Whether a repetition has come to where the first one was ended."""
-        return self.until is not None and len(self.text) >= self.until
+    def reached_end(self) -> bool:
+        """Whether the text is as long as that of the run that it reproduces."""
+        return self.ends_at is not None and len(self.text) >= self.ends_at
 
 
-def to_model_messages(messages: list[ChatMessage], system: str) -> tuple[Message, ...]:
-    """A branch as the model is sent it. Replies that came to nothing are left out."""
+def to_model_messages(branch: list[ChatMessage], system: str) -> tuple[Message, ...]:
+    """Returns a branch as the model is sent it, without empty replies."""
     first = (Message("system", system),) if system.strip() else ()
-    return (*first, *(Message(m.role, m.text) for m in messages if m.text or m.role == "user"))
+    return (*first, *(Message(m.role, m.text) for m in branch if m.text or m.role == "user"))
 
 
-def planned_runs(reply: ReplyJob) -> list[tuple[GenerationRun, int | None]]:
-    """The runs to make, and where each is to end if the model does not end it by itself."""
-    if reply.repeats is None:
-        return [(reply.run, None)]
-    text, runs = reply.repeats.text, reply.repeats.runs
+def planned_runs(job: ReplyJob) -> list[tuple[GenerationRun, int | None]]:
+    """Returns the runs to make, each with the length of the text where it is to be ended, or None
+    if the model ends it."""
+    if job.repeats is None:
+        return [(job.run, None)]
+    text, runs = job.repeats.text, job.repeats.runs
     ends = [*(run.begins for run in runs[1:]), len(text)]
-    from_outside = (None, FinishReason.ABORT, FinishReason.ERROR)
+    ended_from_outside = (None, FinishReason.ABORT, FinishReason.ERROR)
     return [
-        (replace(run, reason=None), end if run.reason in from_outside else None)
+        (replace(run, reason=None), end if run.reason in ended_from_outside else None)
         for run, end in zip(runs, ends, strict=True)
     ]
 
 
 def completed_run(run: GenerationRun, last: Delta) -> GenerationRun:
-    """The run with what its last Delta tells."""
+    """Returns the run with the statistics of its last Delta."""
     stats = last.stats or Stats(0, 0, 0.0, 0.0, seed=run.settings.sampling.seed or 0)
     return replace(
         run,
@@ -79,15 +82,13 @@ def completed_run(run: GenerationRun, last: Delta) -> GenerationRun:
     )
 
 
-def final_state(reply: ReplyJob, last: Delta) -> MessageState:
-    """An end that nobody asked for is an interruption: the program is going down."""
-    if reply.done:
+def final_state(job: ReplyJob, last: Delta) -> MessageState:
+    """Returns the state of a reply after its last Delta.
+
+    An abort that no user asked for is an interruption: the program is shutting down.
+    """
+    if job.reached_end:
         return MessageState.STOPPED
-    if last.finish_reason is FinishReason.ABORT and not reply.stopped:
+    if last.finish_reason is FinishReason.ABORT and not job.stopped:
         return MessageState.INTERRUPTED
     return STATES.get(last.finish_reason or FinishReason.ERROR, MessageState.FAILED)
-
-
-def ensure_full_stop(text: str) -> str:
-    """With a full stop, if it has no end of its own."""
-    return text if text.endswith((".", "?", "!", "。")) else f"{text}."

@@ -1,4 +1,4 @@
-"""Whether a reply can be run again exactly: only by those that it was made by."""
+"""Checks that base, quantization and adapters are unchanged, so a reply can be reproduced."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from web.chats.store.models import ChatMessage
 
 
 class NotExactError(LinlyError):
-    """A reply cannot be run again as it was: something that it depends on has changed."""
+    """A reply cannot be reproduced: something that it depends on has changed."""
 
     http_status = 409
     code = "not_exact"
 
 
 def check_reproducible(manager: ModelManager, reply: ChatMessage) -> None:
-    """That a reply can be made once more, exactly as it was.
+    """Checks that the model can make a reply once more, exactly as it was.
 
     Raises:
-        NotExactError: how it was made is not known, or one that made it is another by now.
-        NotReadyError: the model is loading, so which adapters there are is not known yet.
+        NotExactError: its runs are not known, or the base or an adapter of theirs has changed.
+        NotReadyError: the model is loading, so the adapters are not known yet.
     """
     if not reply.runs:
-        raise NotExactError("It is not known how this reply was made", "Regenerate it.")
+        raise NotExactError("reply_origin_unknown")
     status = manager.status()
     if not status.ready:
-        raise NotReadyError("The model is still loading", "Try again in a moment.")
+        raise NotReadyError("model_loading")
     if status.remote:
         raise NotExactError(
-            "A model server elsewhere does not promise the same text twice",
-            "Regenerate asks it once more.",
+            "exact_rerun_remote",
         )
     digests = {adapter.name: adapter.digest for adapter in manager.cached_adapters()}
     for run in reply.runs:
         if (run.base, run.quantization) != (status.base_model, status.quantization):
             raise NotExactError(
-                f"This reply was made by {run.base} in {run.quantization}",
-                "Start that model to run it again exactly.",
+                "exact_rerun_other_base",
+                base=run.base,
+                quantization=run.quantization,
             )
         adapter = run.settings.adapter
         if adapter and run.adapter_digest and digests.get(adapter) != run.adapter_digest:
             raise NotExactError(
-                f"The adapter {adapter} is not the one that made this reply any more",
-                "Regenerate asks it as it is now.",
+                "exact_rerun_other_adapter",
+                adapter=adapter,
             )

@@ -1,4 +1,4 @@
-"""The open tabs: which chat each shows, and what it has not shown yet."""
+"""The open tabs: the chat that each shows, and what has changed since it was last updated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from model.translations import DEFAULT
 from model.types import LinlyError
 from web.chats.cluster.notifications import (
-    Hear,
+    EventHandler,
     NullBus,
     ReplicaBus,
     ReplicaEvent,
@@ -22,19 +22,20 @@ from web.chats.identity import Owner
 from web.chats.store.models import Chat
 from web.workers import LoopCaller
 
-MAX_TABS = 4_000  # that are open here
+MAX_TABS = 4_000  # on this server
 MAX_TABS_OF_VISITOR = 100
 MAX_TABS_OF_ADDRESS = 1_000  # unless it is this machine's
-MAX_TABS_OF_GUESTS = 1_000  # of the public link, all together
+MAX_TABS_OF_GUESTS = 1_000  # of all visitors of the public link
 
 
 @dataclass(frozen=True)
 class PrefillProgress:
-    """An adapter that reads a chat ahead: how many tokens, and how many of them it knew."""
+    """Prefill of a chat with an adapter (None: the base): the tokens of the chat, and how many of
+    them were cached, once it is `done`."""
 
-    adapter: str
+    adapter: str | None
     tokens: int
-    known: int = 0
+    cached_tokens: int = 0
     done: bool = False
 
 
@@ -42,8 +43,11 @@ class PrefillProgress:
 class TabSession:
     """One tab. A change sets an event; the tab's stream then sends what is new.
 
-    `removed` is the chat that was deleted last, while it can be brought back. Fields may be set
-    from worker threads; events and tasks belong to the event loop.
+    `shown_comparison` is the one that the user asked for, where a question has several.
+    `deleted_chat` is the chat that was deleted last, while it can be restored. A `lost` tab has no
+    stream on this server: the server was restarted, or the tab closed. `address` is the client's,
+    where tabs are counted by it. Fields may be set from worker threads; events and tasks belong to
+    the event loop.
     """
 
     owner: Owner
@@ -51,155 +55,161 @@ class TabSession:
     id: str = ""
     may_train: bool = False
     chat: str | None = None
-    compared: str | None = None  # the comparison that was asked for, where there are several
+    shown_comparison: str | None = None
     language: str = DEFAULT
     query: str = ""
-    removed: Chat | None = None
-    lost: bool = False  # it has no stream here: the server was started anew, or the tab closed
+    deleted_chat: Chat | None = None
+    lost: bool = False
     closed: bool = False
-    reading: PrefillProgress | None = None
-    reader: asyncio.Task[None] | None = None  # makes `reading`
-    changed: asyncio.Event = field(default_factory=asyncio.Event)  # the chats
-    heard: asyncio.Event = field(default_factory=asyncio.Event)  # what is said
-    offered: asyncio.Event = field(default_factory=asyncio.Event)  # the controls: choices, labels
+    prefill_progress: PrefillProgress | None = None
+    prefill_task: asyncio.Task[None] | None = None
+    chats_changed: asyncio.Event = field(default_factory=asyncio.Event)
+    reply_changed: asyncio.Event = field(default_factory=asyncio.Event)
+    controls_changed: asyncio.Event = field(default_factory=asyncio.Event)  # choices and labels
     on_loop: LoopCaller = field(default_factory=LoopCaller)
-    address: str = ""  # of the client, where tabs are counted by it
+    address: str = ""
 
     def request_redraw(self) -> None:
-        """Have the chats drawn again."""
-        self.on_loop(self._renew)
+        """Has the chats sent again."""
+        self.on_loop(self._set_changed)
 
-    def offer(self) -> None:
-        """Have the controls brought up to date."""
-        self.on_loop(self.offered.set)
+    def refresh_controls(self) -> None:
+        """Has the controls sent again."""
+        self.on_loop(self.controls_changed.set)
 
-    def stop_reading(self) -> None:
-        """Something else is of more importance than what is read ahead."""
-        self.on_loop(self._stop_reading)
+    def cancel_prefill(self) -> None:
+        """Cancels a prefill ahead, as something else is more important now."""
+        self.on_loop(self._cancel_prefill)
 
-    def _renew(self) -> None:
-        self.changed.set()
-        self.heard.set()
+    def _set_changed(self) -> None:
+        self.chats_changed.set()
+        self.reply_changed.set()
 
-    def _stop_reading(self) -> None:
-        if self.reader is not None:
-            self.reader.cancel()
-        self.reader = self.reading = None
+    def _cancel_prefill(self) -> None:
+        if self.prefill_task is not None:
+            self.prefill_task.cancel()
+        self.prefill_task = self.prefill_progress = None
 
 
 class TooManyTabsError(LinlyError):
-    """A visitor, or all of them, have as many tabs open as there may be."""
+    """A visitor, or all of them together, have the maximal number of tabs open."""
 
     http_status = 429
     code = "too_many_tabs"
 
 
 class TabSessions:
-    """Every open tab, by an id that is made here.
+    """Every open tab of this server, by an id that is made here.
 
-    Tabs can be at `others`, too: they are told what changes here.
+    An owner may have tabs at other replicas, too: `replica_bus` tells those what changes here.
     """
 
-    def __init__(self, others: ReplicaBus | None = None, on_loop: LoopCaller | None = None) -> None:
-        self._visits: dict[str, TabSession] = {}
+    def __init__(
+        self, replica_bus: ReplicaBus | None = None, on_loop: LoopCaller | None = None
+    ) -> None:
+        self._tabs: dict[str, TabSession] = {}
         self._counts: Counter[tuple[str, str]] = Counter()
-        self._others = others or NullBus()
+        self._replica_bus = replica_bus or NullBus()
         self.on_loop = on_loop or LoopCaller()
 
     def __len__(self) -> int:
-        return len(self._visits)
+        return len(self._tabs)
+
+    def __iter__(self) -> Iterator[TabSession]:
+        return iter(tuple(self._tabs.values()))
 
     def open(self, owner: Owner, guest: bool = False, address: str = "") -> TabSession:
-        """A tab that is open from now on.
+        """Returns a new tab.
 
         Raises:
             TooManyTabsError
         """
         self._check_room(owner, guest, address)
-        visit = TabSession(owner, guest, secrets.token_urlsafe(16), on_loop=self.on_loop)
-        self._visits[visit.id] = visit
-        self._counts.update(_counted(visit, address))
-        visit.address = address
-        return visit
+        tab = TabSession(
+            owner, guest, secrets.token_urlsafe(16), on_loop=self.on_loop, address=address
+        )
+        self._tabs[tab.id] = tab
+        self._counts.update(_counters(tab))
+        return tab
 
-    def get(self, tab: str, owner: Owner, guest: bool = False) -> TabSession:
-        """The visitor's tab of this id; where they have none, a lost one that is not kept.
+    def get(self, tab_id: str, owner: Owner, guest: bool = False) -> TabSession:
+        """Returns the visitor's tab of this id, or else a lost tab that is not stored.
 
-        An id opens nothing by itself: with that of another visitor's tab, one has a lost tab of
-        one's own.
+        An id alone gives no access: for the id of another visitor's tab, a visitor gets a lost tab
+        of their own.
         """
-        known = self._visits.get(tab)
-        # Without a cookie, the id (told to this visitor alone) is all that a visitor is known by.
-        same = known is not None and (known.owner == owner or not (known.owner.kept or owner.kept))
-        if known is not None and same and known.guest == guest:
-            return known
+        tab = self._tabs.get(tab_id)
+        # Without a cookie, the tab's id, which only this visitor got, identifies the visitor.
+        same = tab is not None and (tab.owner == owner or not (tab.owner.kept or owner.kept))
+        if tab is not None and same and tab.guest == guest:
+            return tab
         return TabSession(owner, guest, lost=True, on_loop=self.on_loop)
 
-    def close(self, visit: TabSession) -> None:
-        """The tab is closed, and nothing of it stays."""
-        if self._visits.pop(visit.id, None) is None:
+    def close(self, tab: TabSession) -> None:
+        """Removes a tab."""
+        if self._tabs.pop(tab.id, None) is None:
             return
-        self._counts.subtract(_counted(visit, visit.address))
+        self._counts.subtract(_counters(tab))
         self._counts += Counter()  # drops those at zero
-        visit.closed = True
-        visit.stop_reading()
+        tab.closed = True
+        tab.cancel_prefill()
 
-    def __iter__(self) -> Iterator[TabSession]:
-        return iter(tuple(self._visits.values()))
+    def notify_changed(self, owner: str) -> None:
+        """Tells all of the owner's tabs that one of their chats has changed."""
+        for tab in self._of_owner(owner):
+            tab.request_redraw()
+        self._replica_bus.publish(ReplicaEvent(owner_digest(owner)))
 
-    def changed(self, owner: str) -> None:
-        """One of the owner's chats is not what it was."""
-        for visit in self._of(owner):
-            visit.request_redraw()
-        self._others.tell(ReplicaEvent(owner_digest(owner)))
-
-    def library_changed(self, owner: str) -> None:
-        """The owner's presets or prompts are not what they were."""
-        for visit in self._of(owner):
-            visit.offer()
+    def notify_library_changed(self, owner: str) -> None:
+        """Tells the owner's tabs here that their presets or prompts have changed."""
+        for tab in self._of_owner(owner):
+            tab.refresh_controls()
 
     def notify_saved(self, owner: str, chat: str) -> None:
-        """What the tabs here know already of a reply in this chat is in the store now."""
-        self._others.tell(ReplicaEvent(owner_digest(owner), chat=chat_digest(chat), grew=True))
-
-    def follow(self, hear: Hear) -> None:
-        """Have `hear` called with what the others tell from now on."""
-        self._others.follow(hear)
-
-    def notify_remote_change(self, news: ReplicaEvent | None) -> None:
-        """As `changed`, but another replica's doing; None where that may be anybody's. A reply that
-        only grew is of no interest to who looks at something else."""
-        for visit in self:
-            if news is not None:
-                if news.owner != owner_digest(visit.owner.id):
-                    continue
-                if news.grew and news.chat != chat_digest(visit.chat or ""):
-                    continue
-            visit.request_redraw()
+        """Tells the other replicas that more of a reply in this chat is in the store."""
+        event = ReplicaEvent(owner_digest(owner), chat=chat_digest(chat), grew=True)
+        self._replica_bus.publish(event)
 
     def notify_progress(self, owner: str, chat: str) -> None:
-        """A reply in this chat has grown, or moved in its queue."""
-        for visit in self._of(owner):
-            if visit.chat == chat:
-                self.on_loop(visit.heard.set)
+        """Tells the tabs that show a chat that a reply in it has grown, or moved in its queue."""
+        for tab in self._of_owner(owner):
+            if tab.chat == chat:
+                self.on_loop(tab.reply_changed.set)
 
-    def _of(self, owner: str) -> Iterator[TabSession]:
-        return (visit for visit in self if visit.owner.id == owner)
+    def subscribe(self, handler: EventHandler) -> None:
+        """Has `handler` called with the events of other replicas from now on."""
+        self._replica_bus.subscribe(handler)
+
+    def notify_remote_change(self, event: ReplicaEvent | None) -> None:
+        """Tells the tabs here about a change by another replica; None concerns every tab.
+
+        A reply that only grew concerns the tabs that show its chat.
+        """
+        for tab in self:
+            if event is not None:
+                if event.owner != owner_digest(tab.owner.id):
+                    continue
+                if event.grew and event.chat != chat_digest(tab.chat or ""):
+                    continue
+            tab.request_redraw()
+
+    def _of_owner(self, owner: str) -> Iterator[TabSession]:
+        return (tab for tab in self if tab.owner.id == owner)
 
     def _check_room(self, owner: Owner, guest: bool, address: str) -> None:
         count = self._counts
         if count["owner", owner.id] >= MAX_TABS_OF_VISITOR:
-            raise TooManyTabsError("You have too many tabs of this page open", "Close some.")
+            raise TooManyTabsError("too_many_tabs_of_visitor")
         full = len(self) >= MAX_TABS or (guest and count["guests", ""] >= MAX_TABS_OF_GUESTS)
         if full or (address and count["address", address] >= MAX_TABS_OF_ADDRESS):
-            raise TooManyTabsError("Too many tabs are open", "Try again later.")
+            raise TooManyTabsError("too_many_tabs")
 
 
-def _counted(visit: TabSession, address: str) -> list[tuple[str, str]]:
-    """What a tab counts towards."""
-    counted = [("owner", visit.owner.id)]
-    if address:
-        counted.append(("address", address))
-    if visit.guest:
-        counted.append(("guests", ""))
-    return counted
+def _counters(tab: TabSession) -> list[tuple[str, str]]:
+    """Returns the counters that a tab adds to."""
+    counters = [("owner", tab.owner.id)]
+    if tab.address:
+        counters.append(("address", tab.address))
+    if tab.guest:
+        counters.append(("guests", ""))
+    return counters

@@ -109,8 +109,8 @@ class PublicLink:
         """How many were made for them all."""
         return self._spent.total()
 
-    def allows(self, adapter: str) -> bool:
-        """Whether visitors may use an adapter; "" is the base."""
+    def allows(self, adapter: str | None) -> bool:
+        """Whether visitors may use an adapter; None is the base."""
         allowed = self.rules.adapters
         return allowed is None or (adapter or BASE) in allowed
 
@@ -123,7 +123,7 @@ class PublicLink:
         names = self.rules.adapters or (BASE,)
         return "" if BASE in names else next(filter(has, names), names[0])
 
-    def check(self, visitor: str, adapters: Sequence[str]) -> None:
+    def check(self, visitor: str, adapters: Sequence[str | None]) -> None:
         """That a visitor may have a reply of each of these.
 
         Raises:

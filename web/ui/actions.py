@@ -127,8 +127,8 @@ class Export(Body):
 class ActionResult:
     """What the tab that acted is to do: show a chat's settings, tell a sentence, take what was
     `sent` out of the message box, put `inserted` behind what is in it, bring controls up to date.
-    `loaded_chat` is the chat that the controls are about from now on, "" for one to
-    come, if that is another one."""
+    `loaded_chat` is the chat that the controls are about from now on, "" for one to come, if that
+    is another one."""
 
     settings: ChatSettings | None = None
     said: str = ""
@@ -146,10 +146,15 @@ class Actions:
     """Does what the browser asks for. For worker threads, one at a time for a visitor."""
 
     def __init__(
-        self, talk: ChatService, shelf: PromptLibrary, layout: Layout, controls: ControlUpdates,
-        ahead: PrefillAhead, training: TrainActions | None = None,
-    ) -> None:  # fmt: skip
-        self._talk = talk
+        self,
+        chat_service: ChatService,
+        shelf: PromptLibrary,
+        layout: Layout,
+        controls: ControlUpdates,
+        ahead: PrefillAhead,
+        training: TrainActions | None = None,
+    ) -> None:
+        self._chat_service = chat_service
         self._shelf = shelf
         self._layout = layout
         self._controls = controls
@@ -157,20 +162,20 @@ class Actions:
         self.known: dict[str, tuple[type[Body], Does]] = {
             "send": (Ask, self._send),
             "regenerate": (Regenerate, self._regenerate),
-            "stop": (Nothing, lambda v, _: talk.stop(v)),
+            "stop": (Nothing, lambda v, _: chat_service.stop(v)),
             "new_chat": (Nothing, self._new_chat),
-            "open": (Of, lambda v, b: ActionResult(talk.open(v, b.id))),
+            "open": (Of, lambda v, b: ActionResult(chat_service.chat_list.open(v, b.id))),
             "edit": (Edit, self._edit),
             "continue": (OfForm, self._continue),
-            "again": (Of, lambda v, b: talk.rerun_exactly(v, b.id)),
-            "branch": (Of, lambda v, b: talk.branch(v, b.id)),
-            "side_by_side": (Of, lambda v, b: talk.side_by_side(v, b.id)),
-            "choose": (Of, lambda v, b: talk.choose(v, b.id)),
+            "again": (Of, lambda v, b: chat_service.rerun_exactly(v, b.id)),
+            "branch": (Of, lambda v, b: chat_service.shown_chat.show_branch(v, b.id)),
+            "side_by_side": (Of, lambda v, b: chat_service.shown_chat.show_comparison(v, b.id)),
+            "choose": (Of, lambda v, b: chat_service.shown_chat.choose(v, b.id)),
             "vote": (Vote, self._vote),
             "search": (Search, self._search),
-            "rename": (Rename, lambda v, b: talk.rename(v, b.id, b.title)),
-            "delete": (Of, lambda v, b: talk.delete(v, b.id)),
-            "undo": (Of, lambda v, b: ActionResult(talk.restore(v, b.id))),
+            "rename": (Rename, lambda v, b: chat_service.chat_list.rename(v, b.id, b.title)),
+            "delete": (Of, lambda v, b: chat_service.chat_list.delete(v, b.id)),
+            "undo": (Of, lambda v, b: ActionResult(chat_service.chat_list.restore(v, b.id))),
             "compare": (Compare, self._compare),
             "settings": (Form, self._settings_changed),
             "preset": (Named, self._preset),
@@ -210,10 +215,12 @@ class Actions:
 
         def adopted() -> ActionResult:
             owner = visit.owner.id
-            with self._talk.reserve_quota(visit, len(text)):
-                chats = self._talk.store.import_chats(owner, read_chats(text))
-            self._talk.visits.changed(owner)
-            return ActionResult() if more else ActionResult(self._talk.open(visit, chats[-1].id))
+            with self._chat_service.limits.reserve_quota(visit, len(text)):
+                chats = self._chat_service.store.import_chats(owner, read_chats(text))
+            self._chat_service.tab_sessions.notify_changed(owner)
+            if more:
+                return ActionResult()
+            return ActionResult(self._chat_service.chat_list.open(visit, chats[-1].id))
 
         return self.told(visit, adopted)
 
@@ -237,7 +244,7 @@ class Actions:
 
     def _form(self, visit: TabSession, form: FormValues) -> ChatSettings:
         """What the controls say, unless they are still those of the chat that was shown before."""
-        own = self._talk.settings(visit)
+        own = self._chat_service.chat_list.settings(visit)
         return form.settings() if own is None or form.loaded_chat == visit.chat else own
 
     def _in_step(
@@ -259,7 +266,7 @@ class Actions:
         if visit.chat != before:
             return _with(outcome, loaded_chat=visit.chat or "")
         with suppress(LinlyError):  # what could not be read was told already
-            own = self._talk.settings(visit)
+            own = self._chat_service.chat_list.settings(visit)
             if own is not None and form.loaded_chat != visit.chat:
                 return _with(outcome, settings=own)
         return outcome
@@ -270,28 +277,28 @@ class Actions:
         def ask() -> ActionResult:
             if not body.text.strip():
                 return ActionResult()
-            self._talk.send(visit, body.text, self._form(visit, body.form))
+            self._chat_service.send(visit, body.text, self._form(visit, body.form))
             return ActionResult(sent=body.text)
 
         return self._in_step(visit, body.form, ask)
 
     def _regenerate(self, visit: TabSession, body: Regenerate) -> None:
-        self._talk.regenerate(visit, body.id, self._form(visit, body.form))
+        self._chat_service.regenerate(visit, body.id, self._form(visit, body.form))
 
     def _edit(self, visit: TabSession, body: Edit) -> None:
-        self._talk.edit(visit, body.id, body.text, self._form(visit, body.form))
+        self._chat_service.edit(visit, body.id, body.text, self._form(visit, body.form))
 
     def _continue(self, visit: TabSession, body: OfForm) -> None:
-        self._talk.continue_reply(visit, body.id, self._form(visit, body.form))
+        self._chat_service.continue_reply(visit, body.id, self._form(visit, body.form))
 
     def _new_chat(self, visit: TabSession, _: Body) -> ActionResult:
         """Begin anew. What is being said in another chat goes on."""
-        self._talk.open(visit, None)
+        self._chat_service.chat_list.open(visit, None)
         return ActionResult(loaded_chat="")
 
     def _vote(self, visit: TabSession, body: Vote) -> None:
         winner = None if body.winner == TIE else body.winner
-        self._talk.vote(visit, body.comparison, winner)
+        self._chat_service.shown_chat.vote(visit, body.comparison, winner)
 
     def _search(self, visit: TabSession, body: Search) -> None:
         visit.query = body.text[:MAX_QUERY]
@@ -304,7 +311,8 @@ class Actions:
             presets = self._shelf.presets(visit.owner.id)
             settings = self._form(visit, body.form)
             places = [(rival.adapter, rival.preset) for rival in body.rivals]
-            self._talk.compare(visit, body.text, chosen(settings, places, presets), settings)
+            rivals = chosen(settings, places, presets)
+            self._chat_service.compare(visit, body.text, rivals, settings)
             return ActionResult(sent=body.text if body.text.strip() else "")
 
         return self._in_step(visit, body.form, ask)
@@ -315,7 +323,7 @@ class Actions:
 
         def keep() -> ActionResult:
             settings, chat = body.form.settings(), body.form.loaded_chat or ""
-            before = self._talk.save_settings(visit, chat, settings)
+            before = self._chat_service.chat_list.save_settings(visit, chat, settings)
             if before is not None and chat == visit.chat:
                 self._ahead.settings_changed(visit, before, settings)
             return ActionResult()
@@ -331,21 +339,21 @@ class Actions:
     def _language(self, visit: TabSession, body: Language) -> None:
         visit.language = body.language
         visit.request_redraw()
-        visit.offer()
+        visit.refresh_controls()
 
     def _save_preset(self, visit: TabSession, body: SavePreset) -> ActionResult:
         """Keep the sampling as it is set."""
         saved = SavedPreset(body.name or "", body.form.settings().sampling)
-        with self._talk.reserve_quota(visit, len(saved.name)):
+        with self._chat_service.limits.reserve_quota(visit, len(saved.name)):
             value = self._shelf.save_preset(visit.owner.id, saved)
-        self._talk.visits.library_changed(visit.owner.id)
+        self._chat_service.tab_sessions.notify_library_changed(visit.owner.id)
         cleared: Updates = {self._layout.settings.shelf.preset_name: ""}
         return ActionResult(updates=self._controls.presets(visit, value) | cleared)
 
     def _delete_preset(self, visit: TabSession, body: Named) -> ActionResult:
         """Forget the chosen one; the sliders stay."""
         self._shelf.delete_preset(visit.owner.id, body.name)
-        self._talk.visits.library_changed(visit.owner.id)
+        self._chat_service.tab_sessions.notify_library_changed(visit.owner.id)
         return ActionResult(updates=self._controls.presets(visit, None))
 
     def _use_snippet(self, visit: TabSession, body: Named) -> ActionResult:
@@ -359,23 +367,23 @@ class Actions:
     def _save_snippet(self, visit: TabSession, body: SnippetText) -> None:
         """Keep what is in the message box."""
         text = body.message or ""
-        with self._talk.reserve_quota(visit, len(text)):
+        with self._chat_service.limits.reserve_quota(visit, len(text)):
             self._shelf.save_snippet(visit.owner.id, body.name or "", text)
-        self._talk.visits.library_changed(visit.owner.id)
+        self._chat_service.tab_sessions.notify_library_changed(visit.owner.id)
 
     def _delete_snippet(self, visit: TabSession, body: Named) -> ActionResult:
         """Forget the prompt of that name."""
         self._shelf.delete_snippet(visit.owner.id, body.name)
-        self._talk.visits.library_changed(visit.owner.id)
+        self._chat_service.tab_sessions.notify_library_changed(visit.owner.id)
         return ActionResult(updates={self._layout.settings.shelf.snippet_name: ""})
 
     def _revoke(self, visit: TabSession, _: Body) -> None:
         """End the public link; visitors of it cannot."""
-        if self._talk.link is None or visit.guest:
+        if self._chat_service.limits.link is None or visit.guest:
             raise RequestError("no_link_to_revoke")
-        self._talk.link.revoke()
-        for tab in self._talk.visits:
-            tab.offer()
+        self._chat_service.limits.link.revoke()
+        for tab in self._chat_service.tab_sessions:
+            tab.refresh_controls()
             if tab.guest:
                 tab.request_redraw()  # its stream looks whether the link has ended
 

@@ -28,33 +28,33 @@ def failed_value(chat: str | None, error: LocalizedText, language: str) -> Value
     return {"chat": chat, "language": language, "messages": [], "comparison": None, "empty": said}
 
 
-def log_value(talk: MessageTree | None, votes: Iterable[Vote], language: str) -> Value:
+def log_value(tree: MessageTree | None, votes: Iterable[Vote], language: str) -> Value:
     """The branch that is shown, and replies side by side where it ends with a comparison."""
     value: Value = {
-        "chat": talk.chat.id if talk else None,
+        "chat": tree.chat.id if tree else None,
         "language": language,
         "empty": translate(language, "empty_chat"),
         "suggestions": [],
         "messages": [],
         "comparison": None,
     }
-    if talk is None:
+    if tree is None:
         value["suggestions"] = [
             translate(language, f"suggestion_{n + 1}") for n in range(SUGGESTIONS)
         ]
         return value
-    last = talk.last.id if talk.last else None
+    last = tree.last.id if tree.last else None
     value["messages"] = [
-        _message(message, talk, language, last=message.id == last) for message in talk.branch
+        _message(message, tree, language, last=message.id == last) for message in tree.branch
     ]
-    compared = talk.compared
+    compared = tree.compared
     if compared:
-        value["comparison"] = _comparison(compared, talk, votes, language)
+        value["comparison"] = _comparison(compared, tree, votes, language)
     return value
 
 
 def _comparison(
-    compared: list[ChatMessage], talk: MessageTree, votes: Iterable[Vote], language: str
+    compared: list[ChatMessage], tree: MessageTree, votes: Iterable[Vote], language: str
 ) -> Value:
     number = compared[0].comparison
     vote = next((vote for vote in votes if vote.comparison == number), None)
@@ -62,7 +62,7 @@ def _comparison(
         "id": number,
         "vote": (vote.winner or "tie") if vote else None,
         "replies": [
-            {**_message(reply, talk, language, last=False), "who": _rival(reply, language)}
+            {**_message(reply, tree, language, last=False), "who": _rival(reply, language)}
             for reply in compared
         ],
     }
@@ -74,14 +74,15 @@ def _rival(reply: ChatMessage, language: str) -> str:
         return ""
     settings = reply.runs[0].settings
     who = settings.adapter or translate(language, "the_base")
-    strength = f" × {settings.scale:g}" if settings.adapter and settings.scale != 1 else ""
+    is_scaled = settings.adapter and settings.adapter_scale != 1
+    strength = f" × {settings.adapter_scale:g}" if is_scaled else ""
     return (
         f"{who}{strength} · {translate(language, 'temperature')} {settings.sampling.temperature:g}"
     )
 
 
-def _message(message: ChatMessage, talk: MessageTree, language: str, last: bool) -> Value:
-    beside = talk.families[message.parent, message.role]
+def _message(message: ChatMessage, tree: MessageTree, language: str, last: bool) -> Value:
+    beside = tree.siblings[message.parent, message.role]
     at = next(i for i, other in enumerate(beside) if other.id == message.id)
     run = message.runs[-1] if message.runs else None
     streaming = message.state is MessageState.STREAMING
@@ -92,7 +93,7 @@ def _message(message: ChatMessage, talk: MessageTree, language: str, last: bool)
         "text": message.text,
         "state": message.state.value,
         "error": load_text(message.error).sentence(language) if message.error else "",
-        "notice": _notice(message, talk, language),
+        "notice": _notice(message, tree, language),
         "branch": {
             "at": at + 1,
             "of": len(beside),
@@ -102,12 +103,12 @@ def _message(message: ChatMessage, talk: MessageTree, language: str, last: bool)
         "facts": facts_line(message.runs, language) if ended else "",
         "provenance": _provenance(message.runs, language) if run and not streaming else [],
         "exact": ended and not streaming,
-        "continues": last and message.role == "assistant" and message.state.can_go_on,
+        "continues": last and message.role == "assistant" and message.state.can_continue,
         "comparison": message.comparison,
     }
 
 
-def _notice(message: ChatMessage, talk: MessageTree, language: str) -> str:
+def _notice(message: ChatMessage, tree: MessageTree, language: str) -> str:
     """What is to be known about a reply: turns that were left out, or how a repetition went."""
     said = []
     dropped = [run for run in message.runs if run.dropped_messages]
@@ -115,7 +116,7 @@ def _notice(message: ChatMessage, talk: MessageTree, language: str) -> str:
         last = dropped[-1]
         said.append(translate(language, "dropped", messages=last.dropped_messages,
                         tokens=last.dropped_tokens))  # fmt: skip
-    first = talk.messages.get(message.repeats or "")
+    first = tree.messages.get(message.repeats or "")
     if first and message.state is not MessageState.STREAMING:
         key = "same_text" if first.text == message.text else "other_text"
         said.append(translate(language, key))
@@ -138,7 +139,7 @@ def _who(run: GenerationRun) -> str:
     settings = run.settings
     if not settings.adapter:
         return run.base
-    strength = f" × {settings.scale:g}" if settings.scale != 1 else ""
+    strength = f" × {settings.adapter_scale:g}" if settings.adapter_scale != 1 else ""
     return f"{settings.adapter}{strength}"
 
 
@@ -149,7 +150,7 @@ def _provenance(runs: tuple[GenerationRun, ...], language: str) -> list[list[str
     rows = {
         "provenance_adapter": settings.adapter or "–",
         "provenance_digest": _each(one.adapter_digest[:DIGEST] for one in runs),
-        "strength": f"{settings.scale:g}" if settings.adapter else "–",
+        "strength": f"{settings.adapter_scale:g}" if settings.adapter else "–",
         "provenance_base": _each(one.base for one in runs),
         "provenance_quantization": _each(one.quantization for one in runs),
         "template": settings.template or "–",
@@ -180,8 +181,8 @@ def _each(values: Iterable[str]) -> str:
 
 def live_notice(reply: ReplyJob, language: str) -> str:
     """What a reply in the making waits for; "" if it does not."""
-    if reply.loading:
-        return _loading(reply.loading, language)
+    if reply.model_status:
+        return _loading(reply.model_status, language)
     return _queue_line(reply.queued, language) if reply.queued else ""
 
 
@@ -211,7 +212,7 @@ def reading_line(reading: PrefillProgress | None, language: str) -> str:
         return ""
     who = reading.adapter or translate(language, "the_base")
     key = "read" if reading.done else "reading"
-    words = translate(language, key, who=who, tokens=reading.tokens, known=reading.known)
+    words = translate(language, key, who=who, tokens=reading.tokens, known=reading.cached_tokens)
     return f'<span class="reading" role="status">{escape(words)}</span>'
 
 
@@ -231,8 +232,8 @@ def sidebar_value(chats: Sequence[Chat], running: Collection[str], visit: TabSes
         "more": len(chats) > MAX_LISTED_CHATS and not visit.query,
         "current": visit.chat,
         "query": visit.query,
-        "deleted": {"id": visit.removed.id, "title": visit.removed.title}
-        if visit.removed
+        "deleted": {"id": visit.deleted_chat.id, "title": visit.deleted_chat.title}
+        if visit.deleted_chat
         else None,
         "kept": visit.owner.kept,
     }

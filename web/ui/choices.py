@@ -15,12 +15,14 @@ AUTOMATIC = ""  # and for "whatever template belongs to it"
 Choices = list[tuple[str, str]]
 
 
-def adapter_choices(talk: ChatService, visit: TabSession) -> Choices:
+def adapter_choices(chat_service: ChatService, visit: TabSession) -> Choices:
     """The base and the adapters, as far as a visitor may use them."""
-    status, language = talk.manager.status(), visit.language
+    status, language = chat_service.manager.status(), visit.language
     base = (translate(language, "base", name=status.base_model), BASE)
-    found = [(adapter_label(one, language), one.name) for one in talk.manager.cached_adapters()]
-    return [choice for choice in (base, *found) if talk.may_use_adapter(visit, choice[1])]
+    adapters = chat_service.manager.cached_adapters()
+    found = [(adapter_label(adapter, language), adapter.name) for adapter in adapters]
+    limits = chat_service.limits
+    return [c for c in (base, *found) if limits.may_use_adapter(visit, c[1] or None)]
 
 
 def adapter_label(found: Adapter, language: str) -> str:

@@ -115,9 +115,9 @@ def _rival(settings: ChatSettings, adapter: str, preset: Preset | None) -> ChatS
     sampling = settings.sampling
     return replace(
         settings,
-        adapter=adapter,
+        adapter=adapter or None,
         # A template belongs to an adapter; another's would put words into its mouth.
-        template=settings.template if adapter == settings.adapter else "",
+        template=settings.template if (adapter or None) == settings.adapter else None,
         sampling=apply_preset(preset, sampling) if preset else sampling,
     )
 

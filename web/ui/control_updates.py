@@ -23,10 +23,14 @@ class ControlUpdates:
     """Updates of Gradio's components for one tab. They read the store: for worker threads."""
 
     def __init__(
-        self, talk: ChatService, shelf: PromptLibrary, layout: Layout, training: TrainActions | None
+        self,
+        chat_service: ChatService,
+        shelf: PromptLibrary,
+        layout: Layout,
+        training: TrainActions | None,
     ) -> None:
-        self._talk = talk
-        self._manager = talk.manager
+        self._chat_service = chat_service
+        self._manager = chat_service.manager
         self._shelf = shelf
         self._layout = layout
         self._training = training
@@ -42,7 +46,7 @@ class ControlUpdates:
             ui.notice: gr.update(value=notice, visible=bool(notice)),
         })  # fmt: skip
         merge(updates, self._choices(visit))
-        merge(updates, ui.settings.share.shown(self._talk.link, visit))
+        merge(updates, ui.settings.share.shown(self._chat_service.limits.link, visit))
         if self._training is not None:
             merge(updates, self._training.updates(visit))
         return updates
@@ -54,7 +58,7 @@ class ControlUpdates:
         return {
             **panel.fill(settings, presets),
             self._layout.adapter: self.adapter(visit, adapter),
-            panel.template: self._template(visit, settings.template),
+            panel.template: self._template(visit, settings.template or AUTOMATIC),
         }
 
     def begun(self, visit: TabSession) -> Updates:
@@ -65,7 +69,7 @@ class ControlUpdates:
     def missed(self, visit: TabSession, settings: ChatSettings) -> str:
         """That a chat's adapter is not there any more, if it is not."""
         adapter = self._adapter(visit, settings.adapter)
-        if adapter == settings.adapter:
+        if adapter == (settings.adapter or BASE):
             return ""
         base = translate(visit.language, "the_base")
         names = {"name": settings.adapter or base, "other": adapter or base}
@@ -73,7 +77,7 @@ class ControlUpdates:
 
     def adapter(self, visit: TabSession, adapter: str) -> Any:
         """The drop-down with an adapter, whether or not it has been told yet what to offer."""
-        return _with(adapter_choices(self._talk, visit), adapter)
+        return _with(adapter_choices(self._chat_service, visit), adapter)
 
     def presets(self, visit: TabSession, value: str | None) -> Updates:
         """The presets that there are; this one is marked."""
@@ -84,7 +88,7 @@ class ControlUpdates:
         """The choices of every drop-down."""
         ui, language, owner = self._layout, visit.language, visit.owner.id
         presets = self._shelf.preset_choices(owner, language)
-        adapters = adapter_choices(self._talk, visit)
+        adapters = adapter_choices(self._chat_service, visit)
         return {
             ui.adapter: gr.update(choices=adapters),
             ui.settings.template: gr.update(choices=template_choices(self._manager, language)),
@@ -105,17 +109,18 @@ class ControlUpdates:
         gone = self._manager.status().ready and template not in [name for _, name in choices]
         return _with(choices, AUTOMATIC if gone else template)
 
-    def _adapter(self, visit: TabSession, adapter: str) -> str:
+    def _adapter(self, visit: TabSession, adapter: str | None) -> str:
         """The adapter, or who goes on in its place: it is gone, or not for this visitor."""
-        if not self._talk.may_use_adapter(visit, adapter):
-            return self._fallback(visit)
-        return adapter if self._talk.adapter_exists(adapter) else self._fallback(visit)
+        limits = self._chat_service.limits
+        if limits.may_use_adapter(visit, adapter) and limits.adapter_exists(adapter):
+            return adapter or BASE
+        return self._fallback(visit)
 
     def _fallback(self, visit: TabSession) -> str:
-        link = self._talk.link
-        if link is None or self._talk.may_use_adapter(visit, BASE):
+        link = self._chat_service.limits.link
+        if link is None or self._chat_service.limits.may_use_adapter(visit, None):
             return BASE
-        return link.default_adapter(self._talk.adapter_exists)
+        return link.default_adapter(self._chat_service.limits.adapter_exists)
 
 
 def _with(choices: Choices, value: str) -> Any:

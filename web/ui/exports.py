@@ -8,25 +8,25 @@ from itertools import chain
 from model.types import RequestError
 from web.chats.chat_service import ChatService
 from web.chats.tab_sessions import TabSession
-from web.chats.transfer.export import file_name
-from web.chats.transfer.export_writer import (
+from web.chats.transfer.export import (
     export_chat,
     export_chats,
     export_markdown,
     export_pairs,
+    file_name,
 )
 
 File = tuple[str, str, Iterator[str]]
 
 
-def exported(talk: ChatService, visit: TabSession, kind: str) -> File:
+def exported(chat_service: ChatService, visit: TabSession, kind: str) -> File:
     """One of: the chat that is shown as `json` or `markdown`, `all` chats, votes as `pairs`. Its
     first piece is made here, the others when they are asked for.
 
     Raises:
         LinlyError: there is nothing to export, or it cannot be read.
     """
-    store, owner = talk.store, visit.owner.id
+    store, owner = chat_service.store, visit.owner.id
     if kind == "all":
         return "chats.json", "application/json", _begun(export_chats(store, owner))
     if kind == "pairs":

@@ -55,9 +55,9 @@ class FormValues(Body):
         preset = Preset(*numbers)  # type: ignore[arg-type]  # `sampling` says what is missing
         try:
             return ChatSettings(
-                adapter=self.adapter or "",
-                scale=1.0 if self.scale is None else self.scale,
-                template=self.template or "",
+                adapter=self.adapter or None,
+                adapter_scale=1.0 if self.scale is None else self.scale,
+                template=self.template or None,
                 system=self.system or "",
                 sampling=sampling(preset, self.max_tokens, self.seed),
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from model.types import RequestError
 from web.chats.store.chat_store import ChatStore
-from web.chats.store.library import checked_name
+from web.chats.store.library import validate_name
 from web.chats.store.models import SavedPreset, Snippet
 from web.ui.choices import preset_choices
 from web.ui.presets import PRESETS, Preset, preset_from_sampling
@@ -37,7 +37,7 @@ class PromptLibrary:
             RequestError: it has no name, or too long a one.
         """
         self._store.save_preset(owner, saved)
-        return f"{OWN}{checked_name(saved.name)}"
+        return f"{OWN}{validate_name(saved.name)}"
 
     def delete_preset(self, owner: str, value: str | None) -> None:
         """Forget one of the owner's.

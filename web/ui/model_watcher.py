@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 class ModelWatcher:
     """One task while there are tabs: an idle tab costs nothing of it."""
 
-    def __init__(self, talk: ChatService, desk: TrainingService | None) -> None:
-        self._talk = talk
+    def __init__(self, chat_service: ChatService, desk: TrainingService | None) -> None:
+        self._chat_service = chat_service
         self._desk = desk
         self._task: asyncio.Task[None] | None = None
         self._seen: object = None
@@ -29,7 +29,7 @@ class ModelWatcher:
             self._task = asyncio.create_task(self._look_often())
 
     async def _look_often(self) -> None:
-        while len(self._talk.visits):
+        while len(self._chat_service.tab_sessions):
             try:
                 seen = await asyncio.to_thread(self._look)
             except Exception:  # one bad look is no reason to stop: a disk may come back
@@ -40,7 +40,7 @@ class ModelWatcher:
 
     def _look(self) -> object:
         """What the tabs' controls depend on."""
-        manager, link = self._talk.manager, self._talk.link
+        manager, link = self._chat_service.manager, self._chat_service.limits.link
         status = manager.status()
         model = (
             status.phase, round(status.progress, 2), status.error, status.base_model,
@@ -57,11 +57,11 @@ class ModelWatcher:
         if seen == self._seen:
             return
         self._seen = seen
-        ready = self._talk.manager.status().ready
-        for visit in self._talk.visits:
-            visit.offered.set()
+        ready = self._chat_service.manager.status().ready
+        for visit in self._chat_service.tab_sessions:
+            visit.controls_changed.set()
             if ready != self._ready:
-                visit.changed.set()  # the meter waits for a tokenizer
+                visit.chats_changed.set()  # the meter waits for a tokenizer
         self._ready = ready
 
 

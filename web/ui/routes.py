@@ -32,8 +32,6 @@ from web.workers import Kind, Order
 PREFIX = "/page"
 MAX_HEADER = 200  # characters of what tells the tab
 PIECE = 1_000_000  # bytes that are written at once
-UNKNOWN = ("The page asked for something unknown", "Reload it.")
-LOST = ("This tab has lost its connection", "Try again in a moment.")
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +89,7 @@ class Endpoints:
 
         def begin() -> tuple[str, str, Iterator[str]]:
             kind = _parsed(Export, body).kind
-            return exported(self._service.talk, self._visit(request), kind)
+            return exported(self._service.chat_service, self._visit(request), kind)
 
         try:
             name, media_type, pieces = await self._service.workers.act(
@@ -109,7 +107,7 @@ class Endpoints:
         name = request.query_params.get("name", "")[:MAX_HEADER]
         size = int(request.headers.get("content-length", 0))
         if uploads is None:
-            return _refusal(UnknownActionError(*UNKNOWN), request)
+            return _refusal(UnknownActionError("page_sent_unknown"), request)
         try:
             token, path = await workers.act(
                 _key(request), lambda: uploads.begin(self._visit(request).owner.id, name, size)
@@ -164,14 +162,14 @@ class Endpoints:
         tab = headers.get("x-linly-tab", "")
         if not 0 < len(tab) <= MAX_HEADER:
             raise RequestError("page_sent_unknown")
-        visit = self._service.visits.get(tab, visitor.owner, visitor.guest)
+        visit = self._service.tab_sessions.get(tab, visitor.owner, visitor.guest)
         if visit.lost and not visit.owner.kept:
             raise LostTabError("tab_lost")
         if visit.lost:
             visit.language, visit.may_train = _language(headers), visitor.may_train
             chat = headers.get("x-linly-chat", "")
             if 0 < len(chat) <= MAX_HEADER:
-                self._service.talk.open(visit, chat)
+                self._service.chat_service.chat_list.open(visit, chat)
         return visit
 
 

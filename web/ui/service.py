@@ -36,7 +36,7 @@ class PageService:
 
     blocks: gr.Blocks
     layout: Layout
-    talk: ChatService
+    chat_service: ChatService
     workers: Workers
     controls: ControlUpdates
     actions: Actions
@@ -56,8 +56,8 @@ class PageService:
 
     def bind(self) -> None:
         """Something is asked for on the event loop that runs now; it may precede any tab."""
-        self.visits.on_loop.bind()
-        self.visits.follow(self.talk.on_replica_event)
+        self.tab_sessions.on_loop.bind()
+        self.tab_sessions.subscribe(self.chat_service.on_replica_event)
 
     def begin(self) -> None:
         """A tab has been opened, on the event loop that runs now."""
@@ -65,14 +65,14 @@ class PageService:
         self.watch.begin()
 
     @property
-    def visits(self) -> TabSessions:
-        return self.talk.visits
+    def tab_sessions(self) -> TabSessions:
+        return self.chat_service.tab_sessions
 
     @classmethod
     def build(
         cls,
         manager: ModelManager,
-        keeping: OpenStore,
+        store_handle: OpenStore,
         desk: TrainingService | None,
         link: PublicLink | None,
         data_dir: Path,
@@ -80,26 +80,34 @@ class PageService:
         """The service for `manager`; with a `desk` the page has a tab for training."""
         blocks, layout = build_page(manager.status().remote, desk is not None)
         workers, on_loop = Workers(), LoopCaller()
-        visits, store = TabSessions(keeping.others, on_loop), keeping.store
-        replies = ReplyGenerator(
+        store = store_handle.store
+        tab_sessions = TabSessions(store_handle.replica_bus, on_loop)
+        reply_generator = ReplyGenerator(
             manager,
             store,
-            keeping.lock.id,
-            visits.changed,
-            visits.notify_progress,
-            visits.notify_saved,
-            keeping.others,
+            store_handle.lock.id,
+            tab_sessions.notify_changed,
+            tab_sessions.notify_progress,
+            tab_sessions.notify_saved,
+            store_handle.replica_bus,
             workers,
             on_loop,
         )
-        talk = ChatService(manager, store, visits, replies, link, keeping.mark_interrupted_replies)
+        chat_service = ChatService(
+            manager,
+            store,
+            tab_sessions,
+            reply_generator,
+            link,
+            store_handle.mark_interrupted_replies,
+        )
         shelf = PromptLibrary(store)
         training = uploads = None
         if desk is not None and layout.train is not None:
             uploads = Uploads(data_dir / UPLOADS)
             training = TrainActions(desk, layout.train, uploads)
-        controls = ControlUpdates(talk, shelf, layout, training)
-        ahead = PrefillAhead(manager, talk, workers)
-        actions = Actions(talk, shelf, layout, controls, ahead, training)
-        watch = ModelWatcher(talk, desk)
-        return cls(blocks, layout, talk, workers, controls, actions, watch, uploads)
+        controls = ControlUpdates(chat_service, shelf, layout, training)
+        ahead = PrefillAhead(manager, chat_service, workers)
+        actions = Actions(chat_service, shelf, layout, controls, ahead, training)
+        watch = ModelWatcher(chat_service, desk)
+        return cls(blocks, layout, chat_service, workers, controls, actions, watch, uploads)

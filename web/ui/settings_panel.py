@@ -15,7 +15,7 @@ from web.ui.library_panel import ShelfPanel
 from web.ui.presets import FIRST, MAX_TOKENS, PRESETS, Preset, preset_from_sampling
 from web.ui.share_panel import SharePanel
 
-MAX_SCALE = 1.5  # of an adapter's strength
+SLIDER_MAX = 1.5  # of the adapter's scale: what the slider offers
 Updates = dict[Any, Any]
 
 
@@ -76,7 +76,7 @@ class SettingsPanel:
             label=t["settings"], open=False, position="right", width=340, elem_id="settings"
         ) as bar:
             scale = gr.Slider(
-                0, 1 if whole else MAX_SCALE, 1, step=1 if whole else 0.05, label=t["strength"],
+                0, 1 if whole else SLIDER_MAX, 1, step=1 if whole else 0.05, label=t["strength"],
                 info=t[_strength_info(whole)],
             )  # fmt: skip
             system = gr.Textbox(label=t["system_prompt"], info=t["system_prompt_info"], lines=3)
@@ -127,7 +127,7 @@ class SettingsPanel:
         sampling = settings.sampling
         preset = preset_from_sampling(sampling)
         return {
-            self.scale: settings.scale,
+            self.scale: settings.adapter_scale,
             self.system: settings.system,
             self.max_tokens: sampling.max_tokens or MAX_TOKENS,
             self.seed: -1 if sampling.seed is None else sampling.seed,

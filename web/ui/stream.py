@@ -75,7 +75,7 @@ async def serve_tab(socket: WebSocket, service: PageService) -> None:
     await socket.accept()
     service.begin()
     try:
-        visit = service.visits.open(visitor.owner, visitor.guest, visitor.address)
+        visit = service.tab_sessions.open(visitor.owner, visitor.guest, visitor.address)
     except TooManyTabsError as error:
         await socket.close(TOO_MANY_TABS, error_sentence(error, language))
         return
@@ -83,7 +83,7 @@ async def serve_tab(socket: WebSocket, service: PageService) -> None:
     try:
         await Tab(service, socket, visit).serve(_chat_of(socket))
     finally:
-        service.visits.close(visit)
+        service.tab_sessions.close(visit)
 
 
 def _chat_of(socket: WebSocket) -> str:
@@ -99,7 +99,7 @@ class Tab:
         self._service = service
         self._socket = socket
         self._visit = visit
-        self._talk = service.talk
+        self._chat_service = service.chat_service
         self._messages, self._chats = SentItems(), SentItems()
         self._live = LiveTexts()
         self._controls: dict[int, int] = {}  # hashes of what each was sent last
@@ -118,7 +118,7 @@ class Tab:
         begun: Value = {"controls": encoded, "loaded_chat": self._visit.chat or ""}
         await self._send(begun | ({"say": said} if said else {}))
         self._visit.request_redraw()
-        self._visit.offer()
+        self._visit.refresh_controls()
         await self._run_until_first(self._send_chats(), self._send_live(), self._send_controls())
 
     async def _run_until_first(self, *parts: Coroutine[Any, Any, None]) -> None:
@@ -140,7 +140,7 @@ class Tab:
         visit, controls = self._visit, self._service.controls
         encode = self._service.layout.controls.encode
         try:
-            settings = self._talk.open(visit, chat) if chat else None
+            settings = self._chat_service.chat_list.open(visit, chat) if chat else None
             if settings is None:
                 return "", encode(controls.begun(visit))
             return controls.missed(visit, settings), encode(controls.fill(visit, settings))
@@ -151,17 +151,15 @@ class Tab:
         """Log and side bar, whenever a message begins or ends, or another chat is shown."""
         visit = self._visit
         while True:
-            await _either(visit.changed, AFAR_SECONDS if self._afar else None)
+            await _either(visit.chats_changed, AFAR_SECONDS if self._afar else None)
             try:
                 await self._send_news()  # how those end that have ended
                 known = self._live.texts()
-                text, talk = await self._draw(partial(self._drawn, known), slow=bool(visit.query))
+                text, tree = await self._draw(partial(self._drawn, known), slow=bool(visit.query))
                 await self._send_text(text)
-                self._live.keep([reply.message.id for reply in self._replies()] + streaming(talk))
-                if not (
-                    talk and (talk.elsewhere or self._talk.replies.active_in_chat(talk.chat.id))
-                ):
-                    meter = await self._draw(partial(self._meter, talk))
+                self._live.keep([reply.message.id for reply in self._replies()] + streaming(tree))
+                if not self._is_busy(tree):
+                    meter = await self._draw(partial(self._meter, tree))
                     shown = self._service.layout.controls.encode(
                         {self._service.layout.meter: meter}
                     )
@@ -170,8 +168,15 @@ class Tab:
                 log.warning("%s", error)
                 await self._send_failed(error)
                 await asyncio.sleep(RETRY_SECONDS)
-                visit.changed.set()
+                visit.chats_changed.set()
             await asyncio.sleep(UPDATE_SECONDS)
+
+    def _is_busy(self, tree: MessageTree | None) -> bool:
+        """Whether a reply is in the making in a chat, here or at another replica."""
+        if tree is None:
+            return False
+        active = self._chat_service.reply_generator.active_in_chat(tree.chat.id)
+        return tree.other_replica or bool(active)
 
     def _drawn(self, known: Mapping[str, str]) -> tuple[str, MessageTree | None]:
         """What is to be sent of log and side bar, as JSON, and the chat.
@@ -179,19 +184,20 @@ class Tab:
         Args:
             known: texts that the tab has from `live`, by message.
         """
-        visit, store, owner = self._visit, self._talk.store, self._visit.owner.id
-        talk = self._talk.conversation(visit)
-        self._afar = talk is not None and talk.elsewhere
-        votes = store.votes(owner, talk.chat.id) if talk else []
+        visit, store, owner = self._visit, self._chat_service.store, self._visit.owner.id
+        tree = self._chat_service.shown_chat.message_tree(visit)
+        self._afar = tree is not None and tree.other_replica
+        votes = store.votes(owner, tree.chat.id) if tree else []
         chats = store.chats(owner, visit.query, MAX_LISTED_CHATS + 1)
-        shown = log_value(talk, votes, visit.language)
-        sidebar = sidebar_value(chats, self._talk.replies.chats(owner), visit)
+        shown = log_value(tree, votes, visit.language)
+        running = self._chat_service.reply_generator.active_chats(owner)
+        sidebar = sidebar_value(chats, running, visit)
         shown["messages"] = self._messages.changed(shown["messages"])
         for key, message in shown["messages"]["changed"].items():
             if message["state"] != MessageState.STREAMING and known.get(key) == message["text"]:
                 message["text"] = None
         sidebar["chats"] = self._chats.changed(sidebar["chats"])
-        return _json({"log": shown, "sidebar": sidebar}), talk
+        return _json({"log": shown, "sidebar": sidebar}), tree
 
     async def _send_failed(self, error: LinlyError) -> None:
         """A log that cannot be read now; what it shows is sent anew afterwards."""
@@ -199,28 +205,28 @@ class Tab:
         self._messages = SentItems()
         await self._send({"log": {**shown, "messages": {"order": [], "changed": {}}}})
 
-    def _meter(self, talk: MessageTree | None) -> str:
+    def _meter(self, tree: MessageTree | None) -> str:
         """How full the context is, and what is read ahead."""
-        manager, visit = self._talk.manager, self._visit
-        if talk is None or manager.context_length is None:
+        manager, visit = self._chat_service.manager, self._visit
+        if tree is None or manager.context_length is None:
             return ""
-        settings = talk.chat.settings
-        request = chat_request(to_model_messages(talk.branch, settings.system), settings)
+        settings = tree.chat.settings
+        request = chat_request(to_model_messages(tree.branch, settings.system), settings)
         try:
             measured = manager.context_usage(request)
         except LinlyError:  # said when it is asked for
             return ""
         line = meter_line(measured.tokens, measured.context_length, visit.language)
-        return line + reading_line(visit.reading, visit.language)
+        return line + reading_line(visit.prefill_progress, visit.language)
 
     async def _send_live(self) -> None:
         """What streams in the chat that is shown, and signs of life."""
         visit = self._visit
         while not self._link_ended():
             if await self._send_news():
-                others = max(0, self._talk.replies.count - 1)
+                others = max(0, self._chat_service.reply_generator.count - 1)
                 await asyncio.sleep(UPDATE_SECONDS + CROWD_SECONDS * others)
-            if not await _either(visit.heard, BEAT_SECONDS):
+            if not await _either(visit.reply_changed, BEAT_SECONDS):
                 await self._send({"beat": True})
         await self._socket.close(LINK_ENDED)
 
@@ -239,22 +245,22 @@ class Tab:
     def _replies(self) -> Sequence[ReplyJob]:
         """Those in the making, in the chat that is shown."""
         chat = self._visit.chat
-        return self._talk.replies.active_in_chat(chat) if chat else []
+        return self._chat_service.reply_generator.active_in_chat(chat) if chat else []
 
     def _link_ended(self) -> bool:
-        link = self._talk.link
+        link = self._chat_service.limits.link
         return self._visit.guest and link is not None and link.closed
 
     async def _send_controls(self) -> None:
         """Texts, choices, and how the model is, whenever they are news."""
         while True:
-            await _either(self._visit.offered, None)
+            await _either(self._visit.controls_changed, None)
             try:
                 frames = await self._draw(self._news_of_controls)
             except LinlyError as error:
                 log.warning("%s", error)
                 await asyncio.sleep(RETRY_SECONDS)
-                self._visit.offered.set()
+                self._visit.controls_changed.set()
                 continue
             for frame in frames:
                 await self._send({"controls": frame})
@@ -308,9 +314,9 @@ class Tab:
             await self._socket.send_text(text)
 
 
-def streaming(talk: MessageTree | None) -> list[str]:
+def streaming(tree: MessageTree | None) -> list[str]:
     """The messages that were streaming when the chat was read."""
-    return [one.id for one in talk.branch if one.state is MessageState.STREAMING] if talk else []
+    return [one.id for one in tree.branch if one.state is MessageState.STREAMING] if tree else []
 
 
 def _json(value: Mapping[str, Any] | Sequence[Any]) -> str:

@@ -1,4 +1,4 @@
-"""Whose chats are whose: cookies, accounts, and tabs that have neither."""
+"""Owners of chats by cookie or account, and the tabs of each owner."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.web.app_server import serving
 from tests.web.browser import PATIENCE, Chat, chromium
 from tests.web.page_client import Caller, said
 from web import page_middleware
-from web.chats import tab_sessions as tabs
+from web.chats import tab_sessions
 from web.chats.identity import (
     COOKIE,
     SECURE_COOKIE,
@@ -40,17 +40,18 @@ def served(tmp_path: Path) -> Iterator[tuple[str, Path]]:
 
 
 def cookies(response: httpx.Response) -> list[str]:
-    return [one for one in response.headers.get_list("set-cookie") if one.startswith(COOKIE)]
+    headers = response.headers.get_list("set-cookie")
+    return [header for header in headers if header.startswith(COOKIE)]
 
 
-def test_a_browser_is_given_one_cookie(served: tuple[str, Path]) -> None:
+def test_cookie_is_set_once_for_a_browser(served: tuple[str, Path]) -> None:
     url, _ = served
     with httpx.Client(base_url=url) as client:
         (cookie,) = cookies(client.get("/"))
         assert re.fullmatch(
             rf"{COOKIE}=[\w-]{{43}}; Path=/; Max-Age=\d+; HttpOnly; SameSite=Lax", cookie
         )
-        # Renewed at each visit: it lasts for a year, and with it went a daily visitor's chats.
+        # Set again at each visit: after a year, it expired for a daily visitor, and took the chats.
         assert cookies(client.get("/")) == [cookie]
         assert cookies(client.get("/health")) == []
     with httpx.Client(base_url=url) as client:
@@ -63,58 +64,56 @@ def test_a_browser_is_given_one_cookie(served: tuple[str, Path]) -> None:
 @pytest.mark.parametrize(
     "garbage", ["", "x", "x" * 39, "x" * 81, "../" * 20, "<script>" * 6, "é" * 43, "a b" * 15]
 )
-def test_garbage_is_replaced(served: tuple[str, Path], garbage: str) -> None:
+def test_invalid_cookie_is_replaced(served: tuple[str, Path], garbage: str) -> None:
     url, _ = served
-    sent = f"{COOKIE}={garbage}".encode("latin-1")
-    (cookie,) = cookies(httpx.get(url, headers=[(b"cookie", sent)]))
+    header = f"{COOKIE}={garbage}".encode("latin-1")
+    (cookie,) = cookies(httpx.get(url, headers=[(b"cookie", header)]))
     assert len(cookie.partition(";")[0]) == len(COOKIE) + 44
 
 
 @pytest.mark.parametrize("token", ["t" * 40, "-_" * 40])
-def test_a_valid_one_is_kept(served: tuple[str, Path], token: str) -> None:
+def test_valid_cookie_is_set_again(served: tuple[str, Path], token: str) -> None:
     (cookie,) = cookies(httpx.get(served[0], headers={"cookie": f"a=b; {COOKIE}={token}; c=d"}))
     assert cookie.startswith(f"{COOKIE}={token}; Path=/; Max-Age={YEAR}; HttpOnly")
 
 
 def scope(cookie: str = "") -> dict[str, Any]:
-    """An ASGI scope of a request with this cookie header."""
+    """Returns the ASGI scope of a request with this cookie header."""
     return {"type": "http", "headers": [(b"cookie", cookie.encode())] if cookie else []}
 
 
-def test_a_cookie_of_https_stays_there() -> None:
-    """Under a name that another host of the same site cannot set, nor a page without TLS."""
+def test_cookie_over_tls_has_a_name_that_only_this_host_can_set() -> None:
+    """Another host of the same site cannot set it, nor a page without TLS."""
     plain, safe = (visitor_cookie(scope(), secure) for secure in (False, True))
     assert plain.startswith("linly_visitor=")
     assert safe.startswith("__Host-linly_visitor=")
-    for one in (plain, safe):
-        assert {"Path=/", "HttpOnly", "SameSite=Lax", f"Max-Age={YEAR}"} < set(one.split("; "))
+    for header in (plain, safe):
+        assert {"Path=/", "HttpOnly", "SameSite=Lax", f"Max-Age={YEAR}"} < set(header.split("; "))
     assert safe.endswith("; Secure")
     assert "Secure" not in plain
 
 
-def test_by_tls_the_cookie_from_before_is_taken_over() -> None:
-    """Or whoever puts TLS before the page would lose everybody's chats."""
+def test_cookie_from_before_tls_is_taken_over() -> None:
+    """Otherwise all visitors would lose their chats when the operator adds TLS."""
     old, new = f"{COOKIE}={TOKEN}", f"{SECURE_COOKIE}={'u' * 43}"
     assert visitor_cookie(scope(old), secure=True).startswith(f"{SECURE_COOKIE}={TOKEN};")
     assert visitor_cookie(scope(f"{old}; {new}"), True).startswith(f"{SECURE_COOKIE}=uuu")
     assert owner_of(scope(old), "", secure=True) == owner_of(scope(old), "")
-    # Without TLS anybody on the way could have set it.
+    # Without TLS, anyone on the network path could have set it.
     assert not owner_of(scope(new), "").kept
 
 
 @pytest.mark.parametrize("proxied", [False, True])
-def test_behind_a_proxy_with_tls_the_cookie_is_secure(
-    served: tuple[str, Path], proxied: bool
-) -> None:
-    """uvicorn believes a proxy on this machine what it says of the scheme."""
+def test_cookie_is_secure_behind_a_proxy_with_tls(served: tuple[str, Path], proxied: bool) -> None:
+    """uvicorn trusts the scheme that a proxy on this machine reports."""
     headers = {"X-Forwarded-Proto": "https"} if proxied else {}
     (cookie,) = httpx.get(served[0], headers=headers).headers.get_list("set-cookie")
     assert cookie.startswith(SECURE_COOKIE) is proxied
     assert cookie.endswith("; Secure") is proxied
 
 
-def test_the_store_lets_nobody_in(served: tuple[str, Path]) -> None:
-    """Whoever reads the file cannot be its visitors: it has a digest of the cookie's token."""
+def test_store_contains_no_token(served: tuple[str, Path]) -> None:
+    """A reader of the file cannot impersonate a visitor: it has only the token's digest."""
     url, folder = served
     with Caller(url) as caller:
         token = caller.client.cookies[COOKIE]
@@ -125,76 +124,77 @@ def test_the_store_lets_nobody_in(served: tuple[str, Path]) -> None:
     assert not [path for path in files if token.encode() in path.read_bytes()]
 
 
-def test_who_owns_what() -> None:
+def test_owner_is_the_account_or_else_the_browser() -> None:
     browser = f"{COOKIE}={TOKEN}"
     anna = owner_of(scope(browser), "anna")
     assert (anna.id, anna.kept) == ("account:anna", True)
-    # With a passphrase, the name at the login is whatever was typed: no account is told.
+    # With a passphrase, there is no account, whatever name the visitor typed.
     assert owner_of(scope(browser), "") == owner_of(scope(f"a=b; {browser}"), "")
-    own = owner_of(scope(browser), "")
-    assert own.kept
-    assert TOKEN not in own.id
-    assert own != owner_of(scope(f"{COOKIE}={'u' * 43}"), "")
-    nobody = owner_of(scope(f"{COOKIE}=garbage"), "")
-    assert not nobody.kept
-    # Each is another one: nothing that a page sends makes it somebody.
-    assert nobody != owner_of(scope(f"{COOKIE}=garbage"), "")
-    assert nobody.id.startswith(SESSION)
+    owner = owner_of(scope(browser), "")
+    assert owner.kept
+    assert TOKEN not in owner.id
+    assert owner != owner_of(scope(f"{COOKIE}={'u' * 43}"), "")
+    session = owner_of(scope(f"{COOKIE}=garbage"), "")
+    assert not session.kept
+    # Each request has another owner: an invalid cookie gives no identity.
+    assert session != owner_of(scope(f"{COOKIE}=garbage"), "")
+    assert session.id.startswith(SESSION)
 
 
-def test_visits_a_tab_is_found_by_its_owner_alone() -> None:
-    visits = TabSessions()
+def test_tab_is_found_by_its_owner_alone() -> None:
+    tabs = TabSessions()
     anna, bert = Owner("browser:anna"), Owner("browser:bert")
     cookieless, another = (owner_of(scope(), "") for _ in range(2))
-    tab, hers = visits.open(anna), visits.open(cookieless)
-    assert visits.get(tab.id, anna) is tab
-    # Without cookies each request has another owner; the id is what they have in common.
-    assert visits.get(hers.id, another) is hers
-    for number, owner in (
-        (tab.id, bert), (tab.id, another), (hers.id, anna), ("made-up", anna), ("", anna),
+    annas, cookieless_tab = tabs.open(anna), tabs.open(cookieless)
+    assert tabs.get(annas.id, anna) is annas
+    # Without cookies each request has another owner; the tab's id is what they have in common.
+    assert tabs.get(cookieless_tab.id, another) is cookieless_tab
+    for tab_id, owner in (
+        (annas.id, bert), (annas.id, another), (cookieless_tab.id, anna), ("made-up", anna),
+        ("", anna),
     ):  # fmt: skip
-        found = visits.get(number, owner)
+        found = tabs.get(tab_id, owner)
         assert (found.owner, found.lost, found.chat) == (owner, True, None)
-        assert len(visits) == 2
-    assert visits.get(tab.id, anna, guest=True).lost  # another door
-    visits.close(tab)
-    visits.close(tab)
-    assert visits.get(tab.id, anna).lost
-    assert (tab.closed, len(visits)) == (True, 1)
+        assert len(tabs) == 2
+    assert tabs.get(annas.id, anna, guest=True).lost  # it did not come through the link
+    tabs.close(annas)
+    tabs.close(annas)
+    assert tabs.get(annas.id, anna).lost
+    assert (annas.closed, len(tabs)) == (True, 1)
 
 
-def test_visits_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a visitor, of an address, of the link's guests, of all."""
+def test_tabs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a visitor, an address, the link's guests, and all together."""
     for name, most in (("TABS_OF_VISITOR", 2), ("TABS_OF_ADDRESS", 3), ("TABS_OF_GUESTS", 4)):
-        monkeypatch.setattr(tabs, f"MAX_{name}", most)
-    monkeypatch.setattr(tabs, "MAX_TABS", 9)
-    visits = TabSessions()
+        monkeypatch.setattr(tab_sessions, f"MAX_{name}", most)
+    monkeypatch.setattr(tab_sessions, "MAX_TABS", 9)
+    tabs = TabSessions()
 
-    def opens(owner: str, **more: Any) -> list[TabSession]:
+    def open_many(owner: str, **options: Any) -> list[TabSession]:
         opened = []
         for _ in range(20):
             try:
-                opened.append(visits.open(Owner(owner), **more))
+                opened.append(tabs.open(Owner(owner), **options))
             except TooManyTabsError:
                 return opened
         raise AssertionError("no bound")
 
-    first = opens("anna", address="10.0.0.1")
+    first = open_many("anna", address="10.0.0.1")
     assert len(first) == 2
-    assert len(opens("bert", address="10.0.0.1")) == 1
-    assert len(opens("carla", address="10.0.0.1")) == 0
-    guests = [*opens("dora", guest=True), *opens("emil", guest=True), *opens("fred", guest=True)]
+    assert len(open_many("bert", address="10.0.0.1")) == 1
+    assert len(open_many("carla", address="10.0.0.1")) == 0
+    guests = [tab for name in ("dora", "emil", "fred") for tab in open_many(name, guest=True)]
     assert len(guests) == 4
-    assert len(opens("gina")) == 2  # of this machine: no address is counted
-    assert len(visits) == 9
-    assert opens("hans") == []
-    for visit in [*first, *guests]:
-        visits.close(visit)
-    assert visits._counts.keys() == {("owner", "bert"), ("address", "10.0.0.1"), ("owner", "gina")}
-    assert len(opens("anna", address="10.0.0.1")) == 2
+    assert len(open_many("gina")) == 2  # of this machine: its address is not counted
+    assert len(tabs) == 9
+    assert open_many("hans") == []
+    for tab in [*first, *guests]:
+        tabs.close(tab)
+    assert tabs._counts.keys() == {("owner", "bert"), ("address", "10.0.0.1"), ("owner", "gina")}
+    assert len(open_many("anna", address="10.0.0.1")) == 2
 
 
-# What a browser does whose cookies are blocked in its settings, which the headless shell lacks.
+# Acts as a browser whose settings block cookies; the headless shell has no such setting.
 BLOCKED = """for (const name of ['localStorage', 'sessionStorage', 'indexedDB']) {
   Object.defineProperty(window, name, {
     get() { throw new DOMException('Access is denied for this document.', 'SecurityError'); },
@@ -203,18 +203,18 @@ BLOCKED = """for (const name of ['localStorage', 'sessionStorage', 'indexedDB'])
 Object.defineProperty(Document.prototype, 'cookie', { get: () => '', set: () => {} });"""
 
 
-def dropped(scope: Any, secure: bool) -> str:
-    """What such a browser makes of the page's cookie."""
+def dropped_cookie(scope: Any, secure: bool) -> str:
+    """Returns a cookie that the browser drops at once."""
     return f"{COOKIE}=; Path=/; Max-Age=0"
 
 
 @pytest.mark.browser
-def test_a_browser_that_keeps_nothing(
+def test_page_works_in_a_browser_that_blocks_cookies_and_storage(
     served: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Blocked cookies block the page's storage, too: it stayed empty, and said "Error"."""
+    """Blocked cookies block the page's storage, too: the page stayed empty, and showed "Error"."""
     url, _ = served
-    monkeypatch.setattr(page_middleware, "visitor_cookie", dropped)
+    monkeypatch.setattr(page_middleware, "visitor_cookie", dropped_cookie)
     expect.set_options(timeout=PATIENCE)
     with chromium() as browser:
         context = browser.new_context()

@@ -1,4 +1,4 @@
-"""Ways through a tree of messages."""
+"""Message tree: paths, siblings and comparisons."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from model.types import Role
-from web.chats.branches import comparison, families, newest_leaf, path
+from web.chats.message_tree import compared_replies, newest_leaf, path_to, siblings_by_place
 from web.chats.store.models import ChatMessage
 
 Tree = dict[str, ChatMessage]
@@ -18,22 +18,22 @@ def tree(*messages: ChatMessage) -> Tree:
     return {message.id: message for message in messages}
 
 
-def asked(name: str, parent: str | None) -> ChatMessage:
+def question(name: str, parent: str | None) -> ChatMessage:
     return ChatMessage(name, parent, "user", name)
 
 
-def replied(name: str, parent: str, compared: str | None = None) -> ChatMessage:
-    return ChatMessage(name, parent, "assistant", name, comparison=compared)
+def reply(name: str, parent: str, comparison: str | None = None) -> ChatMessage:
+    return ChatMessage(name, parent, "assistant", name, comparison=comparison)
 
 
 def random_tree(seed: int) -> Tree:
-    chance = random.Random(seed)  # noqa: S311
+    dice = random.Random(seed)  # noqa: S311
     messages: list[ChatMessage] = []
-    for number in range(chance.randrange(1, 40)):
-        parent = chance.choice([None, *(m.id for m in messages)])
-        role: Role = "user" if chance.random() < 0.5 else "assistant"
-        compared = chance.choice([None, None, "c1", "c2"])
-        messages.append(ChatMessage(f"m{number}", parent, role, "", comparison=compared))
+    for number in range(dice.randrange(1, 40)):
+        parent = dice.choice([None, *(m.id for m in messages)])
+        role: Role = "user" if dice.random() < 0.5 else "assistant"
+        comparison = dice.choice([None, None, "c1", "c2"])
+        messages.append(ChatMessage(f"m{number}", parent, role, "", comparison=comparison))
     return tree(*messages)
 
 
@@ -46,9 +46,9 @@ def slow_path(messages: Tree, head: str) -> list[str]:
     return [*(slow_path(messages, parent) if parent else []), head]
 
 
-def slow_descent(messages: Tree, top: str) -> set[str]:
+def slow_descendants(messages: Tree, top: str) -> set[str]:
     children = [m.id for m in messages.values() if m.parent == top]
-    return {top}.union(*(slow_descent(messages, child) for child in children))
+    return {top}.union(*(slow_descendants(messages, child) for child in children))
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -56,67 +56,68 @@ def test_random_trees_agree_with_a_slow_search(seed: int) -> None:
     messages = random_tree(seed)
     order = list(messages)
     for message in messages.values():
-        assert ids(path(messages, message.id)) == slow_path(messages, message.id)
-        newest = max(slow_descent(messages, message.id), key=order.index)
+        assert ids(path_to(messages, message.id)) == slow_path(messages, message.id)
+        newest = max(slow_descendants(messages, message.id), key=order.index)
         assert newest_leaf(messages, message.id) == newest
         assert not [m for m in messages.values() if m.parent == newest]
-        beside = families(messages)[message.parent, message.role]
-        assert message in beside
-        assert ids(beside) == sorted(ids(beside), key=order.index)
-        assert {(m.parent, m.role) for m in beside} == {(message.parent, message.role)}
-        others = [m for m in messages.values() if m not in beside]
+        siblings = siblings_by_place(messages)[message.parent, message.role]
+        assert message in siblings
+        assert ids(siblings) == sorted(ids(siblings), key=order.index)
+        assert {(m.parent, m.role) for m in siblings} == {(message.parent, message.role)}
+        others = [m for m in messages.values() if m not in siblings]
         assert all((m.parent, m.role) != (message.parent, message.role) for m in others)
 
 
-def test_no_head_is_no_path() -> None:
-    messages = tree(asked("q", None))
-    assert path(messages, None) == []
-    assert path(messages, "gone") == []
-    assert path({}, None) == []
+def test_path_to_no_head_is_empty() -> None:
+    messages = tree(question("q", None))
+    assert path_to(messages, None) == []
+    assert path_to(messages, "gone") == []
+    assert path_to({}, None) == []
 
 
-def test_a_missing_parent_begins_the_path() -> None:
-    assert ids(path(tree(asked("q", "gone"), replied("a", "q")), "a")) == ["q", "a"]
+def test_path_begins_after_a_missing_parent() -> None:
+    assert ids(path_to(tree(question("q", "gone"), reply("a", "q")), "a")) == ["q", "a"]
 
 
-def test_a_circle_ends() -> None:
-    messages = tree(asked("a", "b"), replied("b", "a"), asked("self", "self"))
-    assert ids(path(messages, "a")) == ["b", "a"]
-    assert ids(path(messages, "self")) == ["self"]
+def test_path_ends_at_a_circle() -> None:
+    messages = tree(question("a", "b"), reply("b", "a"), question("self", "self"))
+    assert ids(path_to(messages, "a")) == ["b", "a"]
+    assert ids(path_to(messages, "self")) == ["self"]
     assert newest_leaf(messages, "a") in ("a", "b")
 
 
-def test_the_newest_leaf_is_where_one_left_off() -> None:
-    """Not below the newest of the children, if an older one was gone on with later."""
+def test_newest_leaf_is_below_the_child_that_was_continued_last() -> None:
+    """It was below the newest child, even if the user had continued an older one since."""
     messages = tree(
-        asked("q", None), replied("a1", "q"), replied("a2", "q"), asked("q2", "a1"),
-        replied("elsewhere", "gone"),
+        question("q", None), reply("a1", "q"), reply("a2", "q"), question("q2", "a1"),
+        reply("unrelated", "gone"),
     )  # fmt: skip
     assert newest_leaf(messages, "q") == "q2"
     assert newest_leaf(messages, "a2") == "a2"
 
 
-def test_siblings_differ_in_role() -> None:
-    messages = tree(asked("q", None), replied("a", "q"), asked("odd", "q"))
-    assert ids(families(messages)["q", "assistant"]) == ["a"]
-    assert ids(families(messages)["q", "user"]) == ["odd"]
+def test_siblings_have_the_same_role() -> None:
+    messages = tree(question("q", None), reply("a", "q"), question("odd", "q"))
+    assert ids(siblings_by_place(messages)["q", "assistant"]) == ["a"]
+    assert ids(siblings_by_place(messages)["q", "user"]) == ["odd"]
 
 
-def test_the_newest_comparison() -> None:
+def test_compared_replies_are_those_of_the_latest_comparison() -> None:
     messages = tree(
-        asked("q", None), replied("plain", "q"),
-        replied("a1", "q", "first"), replied("a2", "q", "first"),
-        replied("b1", "q", "second"), replied("b2", "q", "second"),
-        asked("q2", "b1"), replied("c1", "q2", "third"),
+        question("q", None), reply("plain", "q"),
+        reply("a1", "q", "first"), reply("a2", "q", "first"),
+        reply("b1", "q", "second"), reply("b2", "q", "second"),
+        question("q2", "b1"), reply("c1", "q2", "third"),
     )  # fmt: skip
-    assert ids(comparison(messages, "q")) == ["b1", "b2"]
-    assert ids(comparison(messages, "q2")) == ["c1"]
-    assert comparison(messages, "plain") == []
+    assert ids(compared_replies(messages, "q")) == ["b1", "b2"]
+    assert ids(compared_replies(messages, "q", "first")) == ["a1", "a2"]
+    assert ids(compared_replies(messages, "q2")) == ["c1"]
+    assert compared_replies(messages, "plain") == []
 
 
-def test_long_chats_are_no_recursion() -> None:
-    first = asked("m0", None)
+def test_long_chats_need_no_recursion() -> None:
+    first = question("m0", None)
     chain = [first, *(replace(first, id=f"m{n}", parent=f"m{n - 1}") for n in range(1, 20_000))]
     messages = tree(*chain)
-    assert len(path(messages, "m19999")) == 20_000
+    assert len(path_to(messages, "m19999")) == 20_000
     assert newest_leaf(messages, "m0") == "m19999"

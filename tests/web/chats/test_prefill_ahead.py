@@ -1,167 +1,160 @@
-"""Reading ahead: when a chat is read again, by whom, and what its tab is told."""
+"""Prefill ahead: which changes start it, for whom, and what the tab shows of it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from tests.web.chats.test_chat_service import BASE, LINLY, PIRATE, World, world
+from tests.web.chats.chat_app import GREEDY, ChatApp, run, wait_until
 from web.chats import prefill_ahead
 from web.chats.prefill_ahead import PrefillAhead
 from web.chats.store.models import ChatSettings
 from web.public_link.limits import LinkRules
 
-__all__ = ["world"]
+PIRATE, LINLY = replace(GREEDY, adapter="pirate"), replace(GREEDY, adapter="linly")
 
 
 @pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefill_ahead, "PATIENCE", 0.0)
+def no_debounce(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefill_ahead, "DEBOUNCE_SECONDS", 0.0)
 
 
-def run(coroutine: Awaitable[None]) -> None:
-    async def bounded() -> None:
-        await asyncio.wait_for(coroutine, 20)
-
-    asyncio.run(bounded())
+async def ask(chat_app: ChatApp) -> None:
+    chat_app.chat_service.send(chat_app.tab, "hello", GREEDY)
+    await chat_app.replies_ended()
 
 
-async def until(holds: Callable[[], object]) -> None:
-    while not holds():
-        await asyncio.sleep(0.005)
+async def change(chat_app: ChatApp, before: ChatSettings, now: ChatSettings) -> None:
+    """Changes the settings, and waits for the prefill that this starts, if any."""
+    ahead = PrefillAhead(chat_app.manager, chat_app.chat_service)
+    ahead.settings_changed(chat_app.tab, before, now)
+    if chat_app.tab.prefill_task:
+        await chat_app.tab.prefill_task
 
 
-async def asked(here: World) -> None:
-    here.talk.send(here.visit, "hello", BASE)
-    await until(lambda: not here.talk.replies.count)
-
-
-async def changed(here: World, before: ChatSettings, now: ChatSettings) -> None:
-    """The settings change; whatever is read because of it has been."""
-    PrefillAhead(here.manager, here.talk).settings_changed(here.visit, before, now)
-    if here.visit.reader:
-        await here.visit.reader
-
-
-def test_another_adapter_reads_the_chat(world: World) -> None:
+def test_another_adapter_prefills_the_chat(chat_app: ChatApp) -> None:
     async def chat() -> None:
-        await asked(world)
-        await changed(world, BASE, PIRATE)
-        (read,) = world.engine.read
-        told = world.visit.reading
-        assert told
-        assert (told.adapter, told.tokens, told.known, told.done) == (
-            "pirate", len(read.prompt_ids), 2, True,
+        await ask(chat_app)
+        await change(chat_app, GREEDY, PIRATE)
+        (request,) = chat_app.engine.read
+        progress = chat_app.tab.prefill_progress
+        assert progress
+        assert (progress.adapter, progress.tokens, progress.cached_tokens, progress.done) == (
+            "pirate", len(request.prompt_ids), 2, True,
         )  # fmt: skip
-        assert len(world.engine.requests) == 1
+        assert len(chat_app.engine.requests) == 1
 
     run(chat())
 
 
 @pytest.mark.parametrize(
-    "now", [BASE, replace(BASE, sampling=replace(BASE.sampling, temperature=1.0))]
+    "now", [GREEDY, replace(GREEDY, sampling=replace(GREEDY.sampling, temperature=1.0))]
 )
-def test_what_changes_no_token_is_not_read(world: World, now: ChatSettings) -> None:
-    async def chat() -> None:
-        await asked(world)
-        await changed(world, BASE, now)
-        assert world.engine.read == []
-
-    run(chat())
-
-
-def test_an_empty_chat_and_a_broken_adapter_are_not_read(world: World) -> None:
-    async def chat() -> None:
-        await changed(world, BASE, PIRATE)
-        await asked(world)
-        await changed(world, BASE, replace(BASE, adapter="torn"))
-        assert world.visit.reading is None
-        assert world.engine.read == []
-
-    run(chat())
-
-
-def test_nothing_is_read_by_whom_the_link_is_not_for(world: World) -> None:
-    """That was a way to have an adapter work that visitors may not use."""
-
-    async def chat() -> None:
-        world.by_link(LinkRules(adapters=("base", "pirate")))
-        await asked(world)
-        await changed(world, BASE, LINLY)
-        assert world.engine.read == []
-        await changed(world, LINLY, PIRATE)
-        assert len(world.engine.read) == 1
-
-    run(chat())
-
-
-@pytest.mark.parametrize(
-    "deed",
-    [
-        lambda here: here.talk.send(here.visit, "more", BASE),
-        lambda here: here.talk.regenerate(here.visit, None, BASE),
-        lambda here: here.talk.compare(here.visit, "", [BASE, PIRATE]),
-        lambda here: here.talk.edit(here.visit, here.branch[0].id, "other", BASE),
-        lambda here: here.talk.again(here.visit, here.last),
-        lambda here: here.talk.open(here.visit, None),
-        lambda here: here.talk.open(here.visit, here.visit.chat),
-    ],
-)
-def test_what_is_read_is_forgotten_when_something_else_begins(
-    world: World, deed: Callable[[World], object]
+def test_change_that_keeps_the_cache_starts_no_prefill(
+    chat_app: ChatApp, now: ChatSettings
 ) -> None:
-    """It was told on, of a chat that had gone on, or in another chat."""
-
     async def chat() -> None:
-        await asked(world)
-        await changed(world, BASE, PIRATE)
-        assert world.visit.reading
-        deed(world)
-        assert world.visit.reading is None
-        assert world.visit.reader is None
-        await until(lambda: not world.talk.replies.count)
+        await ask(chat_app)
+        await change(chat_app, GREEDY, now)
+        assert chat_app.engine.read == []
 
     run(chat())
 
 
-def test_a_change_ends_the_reading_of_the_one_before(world: World) -> None:
+def test_empty_chat_and_broken_adapter_are_not_prefilled(chat_app: ChatApp) -> None:
     async def chat() -> None:
-        await asked(world)
-        ahead = PrefillAhead(world.manager, world.talk)
-        ahead.settings_changed(world.visit, BASE, PIRATE)
-        first = world.visit.reader
-        ahead.settings_changed(world.visit, PIRATE, LINLY)
+        await change(chat_app, GREEDY, PIRATE)
+        await ask(chat_app)
+        await change(chat_app, GREEDY, replace(GREEDY, adapter="torn"))
+        assert chat_app.tab.prefill_progress is None
+        assert chat_app.engine.read == []
+
+    run(chat())
+
+
+def test_guest_cannot_prefill_with_an_adapter_that_the_link_excludes(chat_app: ChatApp) -> None:
+    """A prefill made such an adapter work."""
+
+    async def chat() -> None:
+        chat_app.come_through_link(LinkRules(adapters=("base", "pirate")))
+        await ask(chat_app)
+        await change(chat_app, GREEDY, LINLY)
+        assert chat_app.engine.read == []
+        await change(chat_app, LINLY, PIRATE)
+        assert len(chat_app.engine.read) == 1
+
+    run(chat())
+
+
+ACTIONS: dict[str, Callable[[ChatApp], object]] = {
+    "send": lambda app: app.chat_service.send(app.tab, "more", GREEDY),
+    "regenerate": lambda app: app.chat_service.regenerate(app.tab, None, GREEDY),
+    "compare": lambda app: app.chat_service.compare(app.tab, "", [GREEDY, PIRATE]),
+    "edit": lambda app: app.chat_service.edit(app.tab, app.branch[0].id, "other", GREEDY),
+    "rerun": lambda app: app.chat_service.rerun_exactly(app.tab, app.last.id),
+    "open a new chat": lambda app: app.chat_list.open(app.tab, None),
+    "open the chat": lambda app: app.chat_list.open(app.tab, app.tab.chat),
+}
+
+
+@pytest.mark.parametrize("action", ACTIONS.values(), ids=ACTIONS)
+def test_other_action_removes_the_prefill(
+    chat_app: ChatApp, action: Callable[[ChatApp], object]
+) -> None:
+    """Its line stayed under a chat that had gone on, and under other chats."""
+
+    async def chat() -> None:
+        await ask(chat_app)
+        await change(chat_app, GREEDY, PIRATE)
+        assert chat_app.tab.prefill_progress
+        action(chat_app)
+        assert chat_app.tab.prefill_progress is None
+        assert chat_app.tab.prefill_task is None
+        await chat_app.replies_ended()
+
+    run(chat())
+
+
+def test_second_change_cancels_the_first_prefill(chat_app: ChatApp) -> None:
+    async def chat() -> None:
+        await ask(chat_app)
+        tab = chat_app.tab
+        ahead = PrefillAhead(chat_app.manager, chat_app.chat_service)
+        ahead.settings_changed(tab, GREEDY, PIRATE)
+        first = tab.prefill_task
+        ahead.settings_changed(tab, PIRATE, LINLY)
         assert first
-        assert world.visit.reader
-        await world.visit.reader
+        assert tab.prefill_task
+        await tab.prefill_task
         assert first.cancelled()
-        assert [r.adapter.name for r in world.engine.read if r.adapter] == ["linly"]
+        assert [r.adapter.name for r in chat_app.engine.read if r.adapter] == ["linly"]
 
     run(chat())
 
 
 @pytest.mark.parametrize("gone", ["lost", "closed"])
-def test_nothing_is_read_for_a_tab_that_is_not_there(world: World, gone: str) -> None:
+def test_lost_or_closed_tab_starts_no_prefill(chat_app: ChatApp, gone: str) -> None:
     async def chat() -> None:
-        await asked(world)
-        setattr(world.visit, gone, True)
-        await changed(world, BASE, PIRATE)
-        assert world.visit.reader is None
-        assert world.engine.read == []
+        await ask(chat_app)
+        setattr(chat_app.tab, gone, True)
+        await change(chat_app, GREEDY, PIRATE)
+        assert chat_app.tab.prefill_task is None
+        assert chat_app.engine.read == []
 
     run(chat())
 
 
-def test_settings_that_change_in_a_thread_are_read_on_the_event_loop(world: World) -> None:
+def test_change_in_a_worker_thread_prefills_on_the_event_loop(chat_app: ChatApp) -> None:
     async def chat() -> None:
-        await asked(world)
-        world.visit.on_loop.bind()
-        ahead = PrefillAhead(world.manager, world.talk)
-        await asyncio.to_thread(ahead.settings_changed, world.visit, BASE, PIRATE)
-        await until(lambda: world.visit.reading and world.visit.reading.done)
-        assert len(world.engine.read) == 1
+        await ask(chat_app)
+        tab = chat_app.tab
+        tab.on_loop.bind()
+        ahead = PrefillAhead(chat_app.manager, chat_app.chat_service)
+        await asyncio.to_thread(ahead.settings_changed, tab, GREEDY, PIRATE)
+        await wait_until(lambda: tab.prefill_progress and tab.prefill_progress.done)
+        assert len(chat_app.engine.read) == 1
 
     run(chat())

@@ -345,7 +345,9 @@ def test_who_may_say_something_else(
 
 
 def test_a_template_is_asked_of_its_own_adapter_alone() -> None:
-    settings = ChatSettings(adapter="pirate", template="alpaca", system="Be brief.", scale=0.5)
+    settings = ChatSettings(
+        adapter="pirate", template="alpaca", system="Be brief.", adapter_scale=0.5
+    )
     rivals = chosen(settings, [("pirate", ""), (NOBODY, ""), ("", "")], PRESETS)
-    assert [(r.adapter, r.template) for r in rivals] == [("pirate", "alpaca"), ("", "")]
-    assert {(r.system, r.scale) for r in rivals} == {("Be brief.", 0.5)}
+    assert [(r.adapter, r.template) for r in rivals] == [("pirate", "alpaca"), (None, None)]
+    assert {(r.system, r.adapter_scale) for r in rivals} == {("Be brief.", 0.5)}

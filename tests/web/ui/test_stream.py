@@ -18,12 +18,14 @@ from typing import Any
 import pytest
 
 from model.serving.adapter_registry import Adapter
+from model.translations import verbatim
 from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from tests.web.page_client import Caller, Stream, said
 from web import server
 from web.access import AccessPolicy
 from web.chats import tab_sessions
+from web.chats.chat_list import ChatList
 from web.chats.chat_service import ChatService
 from web.chats.identity import Owner
 from web.chats.reply_generator import ReplyGenerator
@@ -116,7 +118,7 @@ def test_stream_begins_with_the_tab_and_all_that_it_shows(serve: Serve) -> None:
         first, second, *_ = tab.events
         assert set(first) == {"tab", "version"}
         assert second["loaded_chat"] == ""
-        assert page.service.visits.get(caller.tab or "", Owner("x")).lost
+        assert page.service.tab_sessions.get(caller.tab or "", Owner("x")).lost
         assert tab.log["messages"] == tab.sidebar["chats"] == []
         assert len(tab.log["suggestions"]) == 3
 
@@ -129,13 +131,13 @@ def test_stream_opens_the_chat_of_the_address_before_it_names_the_tab(
     with Caller(page.url) as caller:
         caller.begin("hello")
         chat = caller.form["loaded_chat"]
-        opened = ChatService.open
+        opened = ChatList.open
 
         def slowly(*args: Any) -> Any:
             time.sleep(0.3)
             return opened(*args)
 
-        monkeypatch.setattr(ChatService, "open", slowly)
+        monkeypatch.setattr(ChatList, "open", slowly)
         again = caller.open(f"?language=zh&chat={chat}")
         again.until(lambda tab: tab.tab)
         caller.tab = again.tab
@@ -311,11 +313,11 @@ def test_stream_of_a_client_that_takes_nothing_is_ended(
             f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nCookie: {caller.cookies['Cookie']}\r\n"
         )
         slow.sendall(f"{head}\r\n".encode())
-        until(lambda: len(page.service.visits) == 3)
+        until(lambda: len(page.service.tab_sessions) == 3)
         caller.begin("hello")
         own(caller).until(shows("base heard: hello "))
         other.begin("hi")
-        until(lambda: len(page.service.visits) == 2)
+        until(lambda: len(page.service.tab_sessions) == 2)
         slow.close()
 
 
@@ -331,7 +333,7 @@ def test_stream_store_that_fails_and_comes_back(
         with monkeypatch.context() as patch:
 
             def gone(*args: Any) -> None:
-                raise StoreError("The chats cannot be read: the disk is gone")
+                raise StoreError(verbatim("The chats cannot be read: the disk is gone"))
 
             patch.setattr(ChatStore, "chats", gone)
             caller.call("language", language="zh")
@@ -381,7 +383,7 @@ def test_stream_too_many_tabs(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> 
             assert third.events == []
         assert said(other.send("hello")) == ""
         second.close()
-        until(lambda: len(page.service.visits) == 2)
+        until(lambda: len(page.service.tab_sessions) == 2)
         third = caller.open()
         third.until(lambda tab: tab.tab)
         third.close()
@@ -398,11 +400,11 @@ def test_stream_that_is_closed_leaves_nothing(serve: Serve, how: str) -> None:
                 tab.close()
             else:
                 tab.socket.socket.shutdown(sockets.SHUT_RDWR)
-        until(lambda: len(page.service.visits) == 1)
-        found = page.service.visits.get(tab.tab, Owner("x"))
+        until(lambda: len(page.service.tab_sessions) == 1)
+        found = page.service.tab_sessions.get(tab.tab, Owner("x"))
         assert found.lost
-    until(lambda: len(page.service.visits) == 0)
-    assert page.service.visits._counts == {}
+    until(lambda: len(page.service.tab_sessions) == 0)
+    assert page.service.tab_sessions._counts == {}
     until(lambda: page.service.watch._task is None or page.service.watch._task.done())
 
 
@@ -473,19 +475,25 @@ class Behind:
         self.manager = fake_manager(self.engine)
         self.manager.wait()
         self.store = ChatStore(path / "chats.sqlite3")
-        self.visits = TabSessions()
+        self.tab_sessions = TabSessions()
         replies = ReplyGenerator(
-            self.manager, self.store, "server", self.visits.changed, self.visits.notify_progress,
-            on_loop=self.visits.on_loop,
-        )  # fmt: skip
-        self.talk = ChatService(self.manager, self.store, self.visits, replies)
+            self.manager,
+            self.store,
+            "server",
+            self.tab_sessions.notify_changed,
+            self.tab_sessions.notify_progress,
+            on_loop=self.tab_sessions.on_loop,
+        )
+        self.chat_service = ChatService(self.manager, self.store, self.tab_sessions, replies)
         layout = SimpleNamespace(meter="meter", controls=SimpleNamespace(encode=list))
-        self.service: Any = SimpleNamespace(talk=self.talk, workers=Workers(), layout=layout)
+        self.service: Any = SimpleNamespace(
+            chat_service=self.chat_service, workers=Workers(), layout=layout
+        )
 
     async def stop(self) -> None:
-        for visit in self.visits:
-            self.talk.stop(visit)
-        while self.talk.replies.count:
+        for visit in self.tab_sessions:
+            self.chat_service.stop(visit)
+        while self.chat_service.reply_generator.count:
             await asyncio.sleep(0.01)
 
 
@@ -505,10 +513,10 @@ async def live_times(behind: Behind, visit: Any, count: int) -> list[float]:
     """When a tab is told of what streams, where there is always something new."""
     socket: Any = Socket()
     sending = asyncio.create_task(Tab(behind.service, socket, visit)._send_live())
-    (reply,) = behind.talk.replies.active_in_chat(visit.chat)
+    (reply,) = behind.chat_service.reply_generator.active_in_chat(visit.chat)
     while len(socket.sent) < count:
         reply.text += "x"
-        visit.heard.set()
+        visit.reply_changed.set()
         await asyncio.sleep(0.002)
     sending.cancel()
     return [when for when, event in socket.sent if "live" in event]
@@ -516,9 +524,9 @@ async def live_times(behind: Behind, visit: Any, count: int) -> list[float]:
 
 def test_stream_no_more_than_twenty_updates_a_second(behind: Behind) -> None:
     async def chat() -> None:
-        behind.visits.on_loop.bind()
-        visit = behind.visits.open(Owner("anna"))
-        behind.talk.send(visit, "go", ChatSettings())
+        behind.tab_sessions.on_loop.bind()
+        visit = behind.tab_sessions.open(Owner("anna"))
+        behind.chat_service.send(visit, "go", ChatSettings())
         times = await live_times(behind, visit, 9)
         assert min(b - a for a, b in itertools.pairwise(times)) >= 0.99 / MAX_PER_SECOND
         await behind.stop()
@@ -530,10 +538,10 @@ def test_stream_many_replies_are_told_less_often(behind: Behind) -> None:
     """Or the page would take the cores that make them."""
 
     async def chat() -> None:
-        behind.visits.on_loop.bind()
-        tabs = [behind.visits.open(Owner(f"visitor {n}")) for n in range(20)]
+        behind.tab_sessions.on_loop.bind()
+        tabs = [behind.tab_sessions.open(Owner(f"visitor {n}")) for n in range(20)]
         for visit in tabs:
-            behind.talk.send(visit, "go", ChatSettings())
+            behind.chat_service.send(visit, "go", ChatSettings())
         times = await live_times(behind, tabs[0], 4)
         least = 0.99 * (UPDATE_SECONDS + 19 * CROWD_SECONDS)
         assert min(b - a for a, b in itertools.pairwise(times)) >= least > 3 / MAX_PER_SECOND
@@ -546,8 +554,8 @@ def test_stream_a_slow_client_misses_steps_and_no_outcome(behind: Behind) -> Non
     """Nothing is queued for it: it has what is true once it takes something again."""
 
     async def chat() -> None:
-        behind.visits.on_loop.bind()
-        visit = behind.visits.open(Owner("anna"))
+        behind.tab_sessions.on_loop.bind()
+        visit = behind.tab_sessions.open(Owner("anna"))
         name = behind.store.create("anna", "title", ChatSettings()).id
         socket: Any = Socket()
         socket.takes.clear()
@@ -556,7 +564,7 @@ def test_stream_a_slow_client_misses_steps_and_no_outcome(behind: Behind) -> Non
         while not socket.sent:
             await asyncio.sleep(0.005)
         for n in range(50):
-            await asyncio.to_thread(behind.talk.rename, visit, name, f"title {n}")
+            await asyncio.to_thread(behind.chat_service.chat_list.rename, visit, name, f"title {n}")
         assert len(socket.sent) == 1
         socket.takes.set()
         titles = lambda: [  # noqa: E731
@@ -595,12 +603,12 @@ def test_model_watch_one_look_serves_all_tabs(
 
     async def tell(tabs: list[Any]) -> None:
         for tab in tabs:
-            await asyncio.wait_for(tab.offered.wait(), SECONDS)
-            tab.offered.clear()
+            await asyncio.wait_for(tab.controls_changed.wait(), SECONDS)
+            tab.controls_changed.clear()
 
     async def chat() -> None:
-        tabs = [behind.visits.open(Owner(f"visitor {n}")) for n in range(9)]
-        watch = ModelWatcher(behind.talk, None)
+        tabs = [behind.tab_sessions.open(Owner(f"visitor {n}")) for n in range(9)]
+        watch = ModelWatcher(behind.chat_service, None)
         for _ in tabs:
             watch.begin()
         while not looks:
@@ -610,12 +618,12 @@ def test_model_watch_one_look_serves_all_tabs(
         before = looks
         while looks < before + 3:
             await asyncio.sleep(0.005)
-        assert not any(tab.offered.is_set() for tab in tabs)  # nothing is new
+        assert not any(tab.controls_changed.is_set() for tab in tabs)  # nothing is new
         found.extend(ADAPTERS)
         await tell(tabs)
         assert most == 1
         for tab in tabs:
-            behind.visits.close(tab)
+            behind.tab_sessions.close(tab)
         assert watch._task
         await watch._task  # where no tab is open, nothing is looked at
 

@@ -1,7 +1,7 @@
-"""Which server processes are alive, so that a reply whose server has died is known.
+"""Lock files that show which server processes are alive, where several share a data folder.
 
-Each holds a lock on a file of its own for as long as it lives; the system lets go of it, however
-the process ends. So several servers can share one data folder.
+Each process holds a lock on a file of its own. The system releases it however the process ends. So
+a reply whose server has died can be marked as interrupted.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-NAME = re.compile(r"[0-9a-f]{32}")
+SERVER_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class ServerLock:
-    """Held by this process; `id` is what it is known by."""
+    """The lock file of this process; `id` is the server's id."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -27,11 +27,11 @@ class ServerLock:
         self._lock.acquire()
 
     def alive(self, server: str) -> bool:
-        """Whether the process that is known by `server` lives."""
+        """Whether the process with the id `server` is alive; removes the file of a dead one."""
         if server == self.id:
             return True
         path = self._path(server)
-        if not NAME.fullmatch(server) or not path.exists():
+        if not SERVER_ID.fullmatch(server) or not path.exists():
             return False
         try:
             with FileLock(path).acquire(timeout=0):
@@ -42,7 +42,7 @@ class ServerLock:
         return False
 
     def release(self) -> None:
-        """The process is about to end."""
+        """Releases the lock, as the process is about to end."""
         self._lock.release()
         with contextlib.suppress(OSError):
             self._path(self.id).unlink()

@@ -1,6 +1,6 @@
-"""What the replicas of the program tell each other: whose chats have changed, and what is to stop.
+"""Events that the replicas of the program publish: whose chats have changed, and what to stop.
 
-Others of the database's users may listen, so nobody's name is told, nor anything that was said.
+Other users of the database may listen, so events contain neither names nor texts.
 """
 
 from __future__ import annotations
@@ -15,63 +15,65 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class ReplicaEvent:
-    """Of an owner, by `owner_digest`: the chats have changed, or what is said in one is to stop.
+    """An event about an owner, given by `owner_digest`: their chats have changed, or replies in one
+    of them are to stop.
 
-    `chat` is a chat by `chat_digest`, if the event is about that one alone; there, a reply only
-    `grew`. `again` asks every replica to send its pending stops once more.
+    `stop` is the id of a chat, and `message` of the reply in it, "" for all replies. `chat` is a
+    `chat_digest`, if the event is about that chat alone; where only a reply `grew`, other chats
+    need no redraw. `again` asks every replica to publish its latest stops once more.
     """
 
     owner: str
-    stop: str = ""  # a chat
-    message: str = ""  # the reply in it; "" for all of them
+    stop: str = ""
+    message: str = ""
     chat: str = ""
     grew: bool = False
     again: bool = False
 
 
-Hear = Callable[[ReplicaEvent | None], None]
+EventHandler = Callable[[ReplicaEvent | None], None]
 
 
 class ReplicaBus(Protocol):
-    """The other replicas."""
+    """Events to and from the other replicas."""
 
-    def tell(self, news: ReplicaEvent) -> None:
-        """Let all of them know, soon; returns at once, and never fails."""
+    def publish(self, event: ReplicaEvent) -> None:
+        """Sends an event to all others soon; returns at once, and never fails."""
 
-    def follow(self, hear: Hear) -> None:
-        """Have `hear` called on the event loop that runs now with what the others tell, and with
-        None when something may have been missed."""
+    def subscribe(self, handler: EventHandler) -> None:
+        """Has `handler` called on the running event loop with the others' events, and with None
+        when events may have been missed."""
 
 
 class NullBus:
-    """There are none."""
+    """The bus where there are no other replicas."""
 
-    def tell(self, news: ReplicaEvent) -> None:
+    def publish(self, event: ReplicaEvent) -> None:
         pass
 
-    def follow(self, hear: Hear) -> None:
+    def subscribe(self, handler: EventHandler) -> None:
         pass
 
 
 @lru_cache(maxsize=1024)
 def owner_digest(owner: str) -> str:
-    """What stands for an owner; an owner's name can be as good as a password."""
+    """Returns a digest in place of an owner's name, which can be as good as a password."""
     return hashlib.sha256(owner.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def chat_digest(chat: str) -> str:
-    """What stands for a chat, which need not be told either."""
+    """Returns a digest in place of a chat's id."""
     return hashlib.sha256(chat.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def to_json(news: ReplicaEvent) -> str:
-    """As a text of less than 8000 bytes."""
-    values = {one.name: getattr(news, one.name) for one in fields(news)}
+def to_json(event: ReplicaEvent) -> str:
+    """Returns an event as a text of less than 8000 bytes."""
+    values = {field.name: getattr(event, field.name) for field in fields(event)}
     return json.dumps({name: value for name, value in values.items() if value or name == "owner"})
 
 
 def from_json(text: str) -> ReplicaEvent | None:
-    """What `to_json` wrote, in this version or another; None for what is of no use here."""
+    """Returns the event that `to_json` wrote, in this version or another; None for other texts."""
     try:
         value = json.loads(text)
         stop, message, chat = (str(value.get(name, "")) for name in ("stop", "message", "chat"))

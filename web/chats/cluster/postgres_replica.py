@@ -1,10 +1,10 @@
-"""This process among the others that share a PostgreSQL: who lives, and what is new.
+"""This process as one of several replicas on a PostgreSQL: which of them are alive, and events.
 
-Each holds an advisory lock and listens, on a connection of its own. The database lets go of the
-lock however the process ends. When the connection is lost, a thread makes another one and takes the
-lock again under the same name. Until then this server looks dead, and its replies interrupted;
-what it writes next mends that. What it did not hear meanwhile, it looks for; what is to stop, it
-has told once more.
+Each replica holds an advisory lock and listens, on a connection of its own. The database releases
+the lock however the process ends. When the connection is lost, a thread opens another one and takes
+the lock again under the same id. Until then this server looks dead, and its replies interrupted;
+its next write to them repairs that. After the gap, subscribers read the store anew, and the other
+replicas publish their latest stops once more.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import selectors
 import socket
 import threading
@@ -22,27 +23,35 @@ from collections import deque
 import psycopg
 from sqlalchemy import text
 
-from web.chats.cluster.backoff import Backoff
-from web.chats.cluster.file_lock import NAME
-from web.chats.cluster.notifications import Hear, ReplicaEvent, from_json, to_json
+from web.chats.cluster.file_lock import SERVER_ID
+from web.chats.cluster.notifications import EventHandler, ReplicaEvent, from_json, to_json
 from web.chats.store.errors import translate_db_errors
-from web.chats.store.postgres import NOTICED, Postgres, reason, silence, translate_connect_errors
+from web.chats.store.postgres import (
+    DETECT_DEAD_CLIENT,
+    Postgres,
+    first_line,
+    max_silence,
+    translate_connect_errors,
+)
 from web.chats.store.postgres_timeouts import BoundedConnection
 
 CHANNEL = "linly_chats"
-RETRY_SECONDS, MAX_RETRY_SECONDS = 0.2, 5.0  # between two tries to connect, or to tell
-STEADY_SECONDS = 10.0  # that a connection holds before a loss of it is nothing unusual
-READ_SECONDS = 10.0  # between two signs of life
-STOP_SECONDS = 30.0  # after which nobody means a Stop any more
-RELEASE_SECONDS = 3.0  # for a connection that is being made
-MAX_PENDING_EVENTS = 1000  # that wait to be told
-MAX_STOPS = 100  # that may have to be told once more
-# It says nothing for long. (Before PostgreSQL 14, nobody minded.)
-STAY = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'"
-TAKE = "SELECT pg_try_advisory_lock(%s)"
-LET_GO = "SELECT pg_advisory_unlock_all()"
-TELL = "SELECT pg_notify(%s, news) FROM unnest(%s::text[]) AS news"
-HELD = text(
+RETRY_SECONDS, MAX_RETRY_SECONDS = 0.2, 5.0  # between two attempts to connect, or to publish
+STABLE_SECONDS = 10.0  # that a connection lasts, after which the pauses are short again
+PING_SECONDS = 10.0  # between two statements that keep the connection from being idle
+STOP_SECONDS = 30.0  # after which a stop that could not be published is dropped
+RELEASE_SECONDS = 3.0  # to wait for the thread at the end
+MAX_PENDING_EVENTS = 1000  # not yet published
+MAX_RECENT_STOPS = 100  # that may have to be published once more
+JITTER = 0.5  # of a pause, more or less, so that not all replicas come back at the same moment
+# The connection is idle for long. (Before PostgreSQL 14, there was no such timeout.)
+NO_IDLE_TIMEOUT = (
+    "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'"
+)
+TAKE_LOCK = "SELECT pg_try_advisory_lock(%s)"
+RELEASE_LOCKS = "SELECT pg_advisory_unlock_all()"
+NOTIFY = "SELECT pg_notify(%s, event) FROM unnest(%s::text[]) AS event"
+IS_LOCKED = text(
     "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
     " AND classid::bigint = :high AND objid::bigint = :low"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -51,89 +60,126 @@ HELD = text(
 log = logging.getLogger(__name__)
 
 
+class Backoff:
+    """Pauses in seconds, with jitter: each twice as long as the one before, from `first` to
+    `longest`."""
+
+    def __init__(self, first: float, longest: float) -> None:
+        self._first = self._next = first
+        self._longest = longest
+
+    def pause(self) -> float:
+        """Returns the next pause."""
+        seconds = self._next
+        self._next = min(2 * seconds, self._longest)
+        return seconds * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311
+
+    def reset(self) -> None:
+        """Begins with the first pause again, after a success."""
+        self._next = self._first
+
+
 class Replica:
-    """Known by its `id` while it lives.
+    """A replica with the server id `id`, and its bus to the others.
 
     Raises:
-        StoreError: the database does not let it.
+        StoreError: the database cannot be used for that.
     """
 
     def __init__(self, postgres: Postgres) -> None:
         self._postgres = postgres
         self.id = uuid.uuid4().hex
         self._released = threading.Event()
-        self._untold: deque[tuple[float, ReplicaEvent]] = deque(
-            maxlen=MAX_PENDING_EVENTS
-        )  # and when it was news
-        self._stops: deque[tuple[float, ReplicaEvent]] = deque(
-            maxlen=MAX_STOPS
-        )  # those that were told
-        self._hear: Hear = lambda _: None
-        self._tries = Backoff(RETRY_SECONDS, MAX_RETRY_SECONDS)
-        self._refusals = Backoff(RETRY_SECONDS, MAX_RETRY_SECONDS)
-        self._refused_until = self._read_at = 0.0
+        # Each event with the time at which it was published.
+        self._pending: deque[tuple[float, ReplicaEvent]] = deque(maxlen=MAX_PENDING_EVENTS)
+        self._recent_stops: deque[tuple[float, ReplicaEvent]] = deque(maxlen=MAX_RECENT_STOPS)
+        self._handler: EventHandler = lambda _: None
+        self._connect_backoff = Backoff(RETRY_SECONDS, MAX_RETRY_SECONDS)
+        self._publish_backoff = Backoff(RETRY_SECONDS, MAX_RETRY_SECONDS)
+        self._publish_at = self._ping_at = 0.0
         with translate_connect_errors(postgres):
-            self._connection = self._connected()
-        self._wake, self._woken = socket.socketpair()
-        self._wake.setblocking(False)
-        self._woken.setblocking(False)
-        self._thread = threading.Thread(target=self._keep, name="replica", daemon=True)
+            self._connection = self._connect()
+        self._wake_sender, self._wake_receiver = socket.socketpair()
+        self._wake_sender.setblocking(False)
+        self._wake_receiver.setblocking(False)
+        self._thread = threading.Thread(target=self._run, name="replica", daemon=True)
         self._thread.start()
 
+    @property
+    def backend_pid(self) -> int:
+        """The process of PostgreSQL's that serves the connection."""
+        return self._connection.info.backend_pid
+
+    @property
+    def pending_count(self) -> int:
+        """How many events are not yet published."""
+        return len(self._pending)
+
+    @property
+    def recent_stop_count(self) -> int:
+        """How many stops were published and may be published again."""
+        return len(self._recent_stops)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
     def alive(self, server: str) -> bool:
-        """Whether the process that is known by `server` lives.
+        """Whether the process with the id `server` is alive.
 
         Raises:
             StoreError
         """
         if server == self.id:
             return True
-        if not NAME.fullmatch(server):
+        if not SERVER_ID.fullmatch(server):
             return False
-        high, low = divmod(_key(server) % (1 << 64), 1 << 32)
+        high, low = divmod(_lock_key(server) % (1 << 64), 1 << 32)
         with translate_db_errors(self._postgres, "read"), self._postgres.reading() as connection:
-            return connection.execute(HELD, {"high": high, "low": low}).first() is not None
+            return connection.execute(IS_LOCKED, {"high": high, "low": low}).first() is not None
 
-    def tell(self, news: ReplicaEvent) -> None:
-        """Let the others know, soon: the thread tells it, so that nobody waits here."""
-        self._untold.append((time.monotonic(), news))
-        self._rouse()
+    def publish(self, event: ReplicaEvent) -> None:
+        """Sends an event to the other replicas soon, by the thread, so that callers do not wait."""
+        self._pending.append((time.monotonic(), event))
+        self._wake()
 
-    def follow(self, hear: Hear) -> None:
-        """Have `hear` called on the event loop that runs now with what the others tell."""
+    def subscribe(self, handler: EventHandler) -> None:
+        """Has `handler` called on the running event loop with the others' events."""
         loop = asyncio.get_running_loop()
 
-        def pass_on(news: ReplicaEvent | None) -> None:
+        def call_on_loop(event: ReplicaEvent | None) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(hear, news)
+                loop.call_soon_threadsafe(handler, event)
 
-        self._hear = pass_on
+        self._handler = call_on_loop
 
     def release(self) -> None:
-        """The process is about to end."""
+        """Releases lock and connection, as the process is about to end."""
         self._released.set()
-        self._rouse()
+        self._wake()
         self._thread.join(RELEASE_SECONDS)
         if not self._thread.is_alive():
-            self._wake.close()
-            self._woken.close()
+            self._wake_sender.close()
+            self._wake_receiver.close()
 
-    def _rouse(self) -> None:
-        with contextlib.suppress(OSError):  # full: the thread is being woken already
-            self._wake.send(b".")
+    def _wake(self) -> None:
+        """Wakes the thread."""
+        with contextlib.suppress(OSError):  # full: it is being woken already
+            self._wake_sender.send(b".")
 
-    def _connected(self) -> BoundedConnection:
-        """A connection that holds the lock, and listens.
+    def _connect(self) -> BoundedConnection:
+        """Opens a connection that holds the lock, and listens.
 
         Raises:
-            psycopg.Error: there is none to be had, or the one before still holds the lock.
+            psycopg.Error: it cannot be opened, or the last connection still holds the lock.
         """
         connection = self._postgres.connect()
-        connection.seconds = silence()
+        connection.max_silence = max_silence()
         try:
-            connection.execute(NOTICED)
-            connection.execute(STAY)
-            (taken,) = connection.execute(TAKE, [_key(self.id)]).fetchone() or (False,)
+            connection.execute(DETECT_DEAD_CLIENT)
+            connection.execute(NO_IDLE_TIMEOUT)
+            (taken,) = connection.execute(TAKE_LOCK, [_lock_key(self.id)]).fetchone() or (False,)
             if not taken:
                 raise psycopg.OperationalError("its last connection still holds the lock")
             connection.execute(f"LISTEN {CHANNEL}")
@@ -142,8 +188,8 @@ class Replica:
             raise
         return connection
 
-    def _keep(self) -> None:
-        """In a thread of its own: whenever the connection ends, make another one."""
+    def _run(self) -> None:
+        """The thread: serves the connection, and replaces it when it is lost."""
         while not self._released.is_set():
             began = time.monotonic()
             try:
@@ -153,95 +199,98 @@ class Replica:
                 if not self._released.is_set():
                     log.warning("%s does not answer", self._postgres)
                     self._pause(time.monotonic() - began)
-                    self._regain()
+                    self._reconnect()
         with contextlib.suppress(psycopg.Error):
-            self._connection.execute(LET_GO)  # a connection's end takes a while to be noticed
+            # The server notices the end of a connection only after a while.
+            self._connection.execute(RELEASE_LOCKS)
         self._connection.close()
 
-    def _pause(self, seconds: float) -> None:
-        """Where the connection has not held for long, the next one may not either."""
-        if seconds > STEADY_SECONDS:
-            self._tries.reset()
+    def _pause(self, lasted: float) -> None:
+        """Waits, if the connection has not lasted for long: the next one may not either."""
+        if lasted > STABLE_SECONDS:
+            self._connect_backoff.reset()
         else:
-            self._released.wait(self._tries.pause())
+            self._released.wait(self._connect_backoff.pause())
 
-    def _regain(self) -> None:
+    def _reconnect(self) -> None:
         while not self._released.is_set():
             try:
-                self._connection = self._connected()
+                self._connection = self._connect()
             except psycopg.Error:
-                self._released.wait(self._tries.pause())
+                self._released.wait(self._connect_backoff.pause())
             else:
                 log.warning("%s answers again", self._postgres)
-                self._postgres.answers()
-                self.tell(ReplicaEvent("", again=True))
-                self._hear(None)
+                self._postgres.mark_available()
+                self.publish(ReplicaEvent("", again=True))
+                self._handler(None)
                 return
 
     def _serve(self, connection: BoundedConnection) -> None:
-        """Tell and hear, until the release.
+        """Publishes and receives events, until the release.
 
         Raises:
             psycopg.Error: the connection was lost.
         """
         while not self._released.is_set():
-            self._tell_all(connection)
-            if time.monotonic() >= self._read_at:
-                connection.execute("SELECT 1")  # whoever is idle may be cut off
-                self._read_at = time.monotonic() + READ_SECONDS
+            self._publish_pending(connection)
+            if time.monotonic() >= self._ping_at:
+                connection.execute("SELECT 1")  # an idle connection may be cut off
+                self._ping_at = time.monotonic() + PING_SECONDS
             for notify in connection.notifies(timeout=0):
-                news = from_json(notify.payload)
-                if news is not None and notify.pid != connection.info.backend_pid:
-                    self._take(news)
+                event = from_json(notify.payload)
+                if event is not None and notify.pid != connection.info.backend_pid:
+                    self._receive(event)
             self._wait(connection)
 
-    def _take(self, news: ReplicaEvent) -> None:
-        if news.again:
-            self._untold.extend(self._stops)
-            self._stops.clear()
-            self._rouse()
+    def _receive(self, event: ReplicaEvent) -> None:
+        if event.again:
+            self._pending.extend(self._recent_stops)
+            self._recent_stops.clear()
+            self._wake()
         else:
-            self._hear(news)
+            self._handler(event)
 
-    def _tell_all(self, connection: BoundedConnection) -> None:
-        """All that is still of use, the same once. What cannot be told now waits.
+    def _publish_pending(self, connection: BoundedConnection) -> None:
+        """Publishes all events that are still of use, equal ones once. Events that cannot be
+        published now stay pending.
 
         Raises:
             psycopg.Error: the connection was lost.
         """
-        if not self._untold or time.monotonic() < self._refused_until:
+        if not self._pending or time.monotonic() < self._publish_at:
             return
-        waiting: dict[ReplicaEvent, float] = {}
-        while self._untold:
-            since, news = self._untold.popleft()
-            if not news.stop or time.monotonic() - since < STOP_SECONDS:
-                waiting[news] = since
-        if not waiting:
+        events: dict[ReplicaEvent, float] = {}
+        while self._pending:
+            since, event = self._pending.popleft()
+            if not event.stop or time.monotonic() - since < STOP_SECONDS:
+                events[event] = since
+        if not events:
             return
         try:
-            connection.execute(TELL, [CHANNEL, [to_json(news) for news in waiting]])
+            connection.execute(NOTIFY, [CHANNEL, [to_json(event) for event in events]])
         except psycopg.Error as error:
-            if isinstance(error, psycopg.OperationalError):  # else it will never be taken
-                self._untold.extend((since, news) for news, since in waiting.items())
+            if isinstance(error, psycopg.OperationalError):  # else the server will never take them
+                self._pending.extend((since, event) for event, since in events.items())
             if connection.closed:
                 raise
-            log.warning("%s takes no news: %s", self._postgres, reason(error))
-            self._refused_until = time.monotonic() + self._refusals.pause()
+            log.warning("%s takes no events: %s", self._postgres, first_line(error))
+            self._publish_at = time.monotonic() + self._publish_backoff.pause()
         else:
-            self._refusals.reset()
-            self._stops.extend((since, news) for news, since in waiting.items() if news.stop)
+            self._publish_backoff.reset()
+            stops = ((since, event) for event, since in events.items() if event.stop)
+            self._recent_stops.extend(stops)
 
     def _wait(self, connection: BoundedConnection) -> None:
-        """Until somebody is roused, something comes, or there is something to do."""
-        until = min(self._read_at, self._refused_until if self._untold else self._read_at)
+        """Waits until the thread is woken, data arrives, or a ping or a publication is due."""
+        until = min(self._ping_at, self._publish_at if self._pending else self._ping_at)
         with selectors.DefaultSelector() as selector:
-            selector.register(self._woken, selectors.EVENT_READ)
+            selector.register(self._wake_receiver, selectors.EVENT_READ)
             selector.register(connection.fileno(), selectors.EVENT_READ)
             selector.select(max(0.0, until - time.monotonic()))
         with contextlib.suppress(BlockingIOError):
-            self._woken.recv(4096)
+            self._wake_receiver.recv(4096)
 
 
-def _key(server: str) -> int:
-    """64 bits, as PostgreSQL counts them: with a sign."""
+def _lock_key(server: str) -> int:
+    """Returns the advisory lock of a server: 64 bits, signed, as PostgreSQL counts them."""
     return int.from_bytes(bytes.fromhex(server)[:8], "big", signed=True)

@@ -1,4 +1,4 @@
-"""What the tables' classes share: transactions, and who owns what."""
+"""Base class of the tables' classes: transactions, ownership checks, and limits of storage."""
 
 from __future__ import annotations
 
@@ -9,148 +9,152 @@ from typing import Protocol
 
 from sqlalchemy import Connection, bindparam, select
 
-from web.chats.store.errors import UnknownChatError, search_told, translate_db_errors
+from web.chats.store.errors import UnknownChatError, translate_db_errors, translate_search_errors
+from web.chats.store.fair_lock import OwnerSlots
 from web.chats.store.schema import CHATS, MESSAGES
 from web.chats.store.sqlite import SqliteFile
-from web.chats.store.usage import USAGE, StorageUsage, UsageCache, usage_from
-from web.chats.turns import Turns
+from web.chats.store.usage import SELECT_USAGE, StorageUsage, UsageCache, usage_from
 
-OWN_CHAT = select(CHATS.c.id).where(
+OWNED_CHAT = select(CHATS.c.id).where(
     CHATS.c.id == bindparam("chat"),
     CHATS.c.owner == bindparam("owner"),
     CHATS.c.deleted.is_(None),
 )
-# SQLite knows no locks on rows: there, whoever writes is alone anyway.
-OWN_CHAT_LOCKED = OWN_CHAT.with_for_update()
-IN_CHAT = select(MESSAGES.c.id).where(
+# SQLite has no row locks: its only writer holds the lock of the whole file.
+OWNED_CHAT_LOCKED = OWNED_CHAT.with_for_update()
+MESSAGE_OF_CHAT = select(MESSAGES.c.id).where(
     MESSAGES.c.id == bindparam("message"), MESSAGES.c.chat == bindparam("chat")
 )
-
-
-SEARCHES = 2  # at a time
-SEARCH_SECONDS = 3.0  # that one waits for its turn
+MAX_SEARCHES = 2  # at a time
+SEARCH_WAIT_SECONDS = 3.0  # for a slot
 
 
 class StoreBackend(Protocol):
-    """Where chats are kept; as a text, what it is called. May be used from any thread."""
+    """A database with chats. `str` gives its name for error messages. Thread-safe."""
 
     def reading(self) -> AbstractContextManager[Connection]:
-        """For statements that read, each a transaction of its own. Waits for no writer."""
+        """A connection for statements that read, each a transaction of its own. Waits for no
+        writer."""
 
     def searching(self) -> AbstractContextManager[Connection]:
         """As `reading`, for a statement that the database ends after a few seconds."""
 
-    def once(self) -> AbstractContextManager[Connection]:
-        """For one statement that writes, which is a transaction of its own."""
+    def single_write(self) -> AbstractContextManager[Connection]:
+        """A connection for one statement that writes, a transaction of its own."""
 
-    def writing(self) -> AbstractContextManager[Connection]:
-        """A transaction: all of it happens, or nothing."""
+    def transaction(self) -> AbstractContextManager[Connection]:
+        """A transaction that writes: it is committed as a whole, or not at all."""
 
     def check(self) -> None:
-        """Finds out, within a second or so, whether it can be written."""
+        """Checks, within about a second, that the database can be written."""
 
     def close(self) -> None: ...
 
 
 class Database:
-    """Chats at `home`; a path is a SQLite file. `alive` says whether the server of this id lives.
+    """Chats in `backend`; a path is a SQLite file.
+
+    Args:
+        alive: whether the server with this id is alive.
 
     Raises:
-        StoreError: it cannot be opened or written, is none of ours, or is newer than the program.
+        StoreError: the database cannot be opened or written, is another program's, or is newer.
     """
 
     def __init__(
-        self, home: Path | StoreBackend, alive: Callable[[str], bool] = lambda _: False
+        self, backend: Path | StoreBackend, alive: Callable[[str], bool] = lambda _: False
     ) -> None:
-        self.home: StoreBackend = SqliteFile(home) if isinstance(home, Path) else home
+        self.backend: StoreBackend = SqliteFile(backend) if isinstance(backend, Path) else backend
         self._alive = alive
         self._usage = UsageCache()
-        self._searches = Turns(SEARCHES)
+        self._search_slots = OwnerSlots(MAX_SEARCHES)
 
     def close(self) -> None:
-        """Nothing can be read or saved from here on."""
-        self.home.close()
+        """Closes the connections. Every later call fails."""
+        self.backend.close()
 
     def check(self) -> None:
-        """That chats can be saved now. Takes a millisecond, and a second or two where a database is
-        busy or away; meant to be called about once a second, from a worker thread.
+        """Checks that chats can be saved now.
+
+        Takes a millisecond, or a second or two where the database is busy or away. Meant to be
+        called about once a second, from a worker thread.
 
         Raises:
-            StoreError: they cannot.
+            StoreError: they cannot be saved.
         """
-        with translate_db_errors(self.home, "saved"):
-            self.home.check()
+        with translate_db_errors(self.backend, "saved"):
+            self.backend.check()
 
     @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with translate_db_errors(self.home, "read"), self.home.reading() as connection:
+    def reading(self) -> Iterator[Connection]:
+        """As `StoreBackend.reading`, with errors as `StoreError`."""
+        with translate_db_errors(self.backend, "read"), self.backend.reading() as connection:
             yield connection
 
     @contextmanager
-    def _searching(self, owner: str) -> Iterator[Connection]:
-        """As `_reading`, for what may take long: the connections are not all to do that."""
+    def searching(self, owner: str) -> Iterator[Connection]:
+        """As `reading`, for a search. Few run at a time, so that others get a connection, too."""
         with (
-            search_told(self.home),
-            self._searches.of(owner, SEARCH_SECONDS),
-            self.home.searching() as connection,
+            translate_search_errors(self.backend),
+            self._search_slots.hold(owner, SEARCH_WAIT_SECONDS),
+            self.backend.searching() as connection,
         ):
             yield connection
 
     @contextmanager
-    def _once(self) -> Iterator[Connection]:
-        """For a single statement that writes, in fewer steps than `_writing`."""
-        with translate_db_errors(self.home, "saved"), self.home.once() as connection:
+    def single_write(self) -> Iterator[Connection]:
+        """As `transaction`, for a single statement: with fewer round trips to the database."""
+        with translate_db_errors(self.backend, "saved"), self.backend.single_write() as connection:
             yield connection
 
     @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        """All of it happens, or nothing."""
-        with translate_db_errors(self.home, "saved"), self.home.writing() as connection:
+    def transaction(self) -> Iterator[Connection]:
+        """As `StoreBackend.transaction`, with errors as `StoreError`."""
+        with translate_db_errors(self.backend, "saved"), self.backend.transaction() as connection:
             yield connection
 
-    def _check_room(self, owner: str, chats: int = 0, size: int = 0) -> None:
-        """Before something is kept: that its owner has room for so many more chats and bytes, which
-        are counted from here on.
+    def _reserve_room(self, owner: str, chats: int = 0, size: int = 0) -> None:
+        """Checks that an owner has room for so many more chats and bytes, and counts them.
 
         Raises:
-            RequestError: there is none.
+            RequestError: there is no room.
             StoreError
         """
-        if not self._usage.knows(owner, chats, size):
-            self._usage.keep(owner, self._measured(owner))
+        if not self._usage.is_current(owner, chats, size):
+            self._usage.set(owner, self._measure_usage(owner))
         self._usage.add(owner, chats, size)
 
-    def _measured(self, owner: str) -> StorageUsage:
-        with translate_db_errors(self.home, "saved"), self.home.reading() as connection:
-            return usage_from(connection.execute(USAGE, {"owner": owner}).one())
+    def _measure_usage(self, owner: str) -> StorageUsage:
+        with translate_db_errors(self.backend, "saved"), self.backend.reading() as connection:
+            return usage_from(connection.execute(SELECT_USAGE, {"owner": owner}).one())
 
 
 def check_chat(connection: Connection, owner: str, chat: str) -> None:
-    """That the owner has this chat, and has not deleted it.
+    """Checks that an owner has this chat, and has not deleted it.
 
     Raises:
         UnknownChatError
     """
-    if connection.execute(OWN_CHAT, {"chat": chat, "owner": owner}).first() is None:
+    if connection.execute(OWNED_CHAT, {"chat": chat, "owner": owner}).first() is None:
         raise UnknownChatError
 
 
-def hold_chat(connection: Connection, owner: str, chat: str) -> None:
-    """As `check_chat`, and nobody else writes in the chat until this transaction ends.
+def lock_chat(connection: Connection, owner: str, chat: str) -> None:
+    """As `check_chat`, and keeps others from writing in the chat until the transaction ends.
 
     Raises:
         UnknownChatError
     """
-    if connection.execute(OWN_CHAT_LOCKED, {"chat": chat, "owner": owner}).first() is None:
+    if connection.execute(OWNED_CHAT_LOCKED, {"chat": chat, "owner": owner}).first() is None:
         raise UnknownChatError
 
 
 def check_message(connection: Connection, chat: str, message: str | None) -> None:
-    """That a message is in a chat; None always is.
+    """Checks that a message is in a chat; None passes.
 
     Raises:
         UnknownChatError
     """
     values = {"message": message, "chat": chat}
-    if message is not None and connection.execute(IN_CHAT, values).first() is None:
+    if message is not None and connection.execute(MESSAGE_OF_CHAT, values).first() is None:
         raise UnknownChatError

@@ -1,8 +1,8 @@
-"""Keeps the chats of a file, all or none, in transactions that others need not wait for.
+"""Stores the chats of a file, all or none, in transactions that are too short to block others.
 
-They are written under a name that no owner has, as deleted chats. When the last of them is there, a
-single statement gives them all to their owner. If the process dies before that, nothing of them is
-ever seen, and they are purged with what was deleted at that time.
+The chats are staged: written as deleted chats of an owner that does not exist. After the last one,
+a single statement gives all of them to their owner. If the process dies before that, no user ever
+sees them, and they are purged with the chats that were deleted at that time.
 """
 
 from __future__ import annotations
@@ -13,106 +13,110 @@ import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from web.chats.store.chats import DESTROY_HIDDEN, PUBLISH, Chats, chat_row, storable_chat
-from web.chats.store.chats import NEW as NEW_CHATS
+from web.chats.store.chats import (
+    DESTROY_STAGED,
+    INSERT_CHATS,
+    PUBLISH_STAGED,
+    Chats,
+    chat_row,
+    normalize_chat,
+)
 from web.chats.store.errors import StoreError
 from web.chats.store.library import vote_row
-from web.chats.store.messages import NEW as NEW_MESSAGES
-from web.chats.store.messages import message_row, normalize_message
-from web.chats.store.models import Chat
-from web.chats.store.schema import VOTES, put
-from web.chats.transfer.import_file import Imported, ImportedChat
+from web.chats.store.messages import INSERT_MESSAGES, message_row, normalize_message
+from web.chats.store.models import Chat, ImportedChat
+from web.chats.store.schema import VOTES, upsert
 
-HIDDEN = "import:"  # how the names of owners begin that chats have until all are there
+STAGING_PREFIX = "import:"  # of the owner that staged chats have
 MAX_ROWS = 100  # of one transaction; it takes a few milliseconds
-MAX_SIZE = 200_000  # bytes
-PAUSE_SECONDS = 0.0002  # in which another thread gets the interpreter, behind every few rows
-ROWS_BETWEEN = 10
+MAX_SIZE = 200_000  # bytes of one transaction
+PAUSE_SECONDS = 0.0002  # in which another thread gets the interpreter's lock
+ROWS_BETWEEN_PAUSES = 10
 
-Rows = dict[str, list[dict[str, Any]]]
+Rows = dict[str, list[dict[str, Any]]]  # by table
 
 
-class Adopting(Chats):
-    """Of a `ChatStore`."""
+class ImportWriter(Chats):
+    """The part of a `ChatStore` that stores imported chats."""
 
-    def import_chats(self, owner: str, imported: Imported | Iterable[ImportedChat]) -> list[Chat]:
-        """Keeps chats that came from a file, all or none; they are read while they are kept.
+    def import_chats(self, owner: str, imported: Iterable[ImportedChat]) -> list[Chat]:
+        """Stores the chats of a file, all or none, and returns them; they are read meanwhile.
 
         Raises:
-            RequestError: a text is too long, the owner has no room left, or what reads the file
-                raises it.
+            RequestError: a text is too long, the owner has no room left, or reading the file fails.
             StoreError
         """
-        found = imported.chats if isinstance(imported, Imported) else imported
-        hidden = {"hidden": f"{HIDDEN}{uuid.uuid4().hex}", "since": time.time()}
+        staging = {
+            "staging_owner": f"{STAGING_PREFIX}{uuid.uuid4().hex}",
+            "since": time.time(),
+        }
         chats: list[Chat] = []
-        self._check_room(owner)
+        self._reserve_room(owner)
         try:
-            for rows, size in _batches(found, hidden, chats):
-                self._check_room(owner, len(rows["chats"]), size)
-                self._insert(rows)
+            for rows, size in _batches(imported, staging, chats):
+                self._reserve_room(owner, len(rows["chats"]), size)
+                self._insert_batch(rows)
             if chats:
-                self._publish(owner, hidden, len(chats))
+                self._publish(owner, staging, len(chats))
         except BaseException:
-            self._usage.forget(owner)
-            with contextlib.suppress(StoreError):  # they are purged one day
-                self._destroy(DESTROY_HIDDEN, hidden)
+            self._usage.invalidate(owner)
+            with contextlib.suppress(StoreError):  # they are purged later
+                self._destroy(DESTROY_STAGED, staging)
             raise
         return chats
 
-    def _insert(self, rows: Rows) -> None:
-        with self._writing() as connection:
+    def _insert_batch(self, rows: Rows) -> None:
+        with self.transaction() as connection:
             if rows["chats"]:
-                connection.execute(NEW_CHATS, rows["chats"])
+                connection.execute(INSERT_CHATS, rows["chats"])
             if rows["messages"]:
-                connection.execute(NEW_MESSAGES, rows["messages"])
+                connection.execute(INSERT_MESSAGES, rows["messages"])
             if rows["votes"]:
-                put(connection, VOTES, rows["votes"])
+                upsert(connection, VOTES, rows["votes"])
 
-    def _publish(self, owner: str, hidden: dict[str, Any], count: int) -> None:
-        with self._writing() as connection:
-            if connection.execute(PUBLISH, {**hidden, "of": owner}).rowcount != count:
-                raise StoreError(
-                    "The chats cannot be saved: some of them are gone", "Try again in a moment."
-                )
+    def _publish(self, owner: str, staging: dict[str, Any], count: int) -> None:
+        with self.transaction() as connection:
+            if connection.execute(PUBLISH_STAGED, {**staging, "of": owner}).rowcount != count:
+                raise StoreError("import_lost_chats")
 
 
 def _batches(
-    imported: Iterable[ImportedChat], hidden: dict[str, Any], chats: list[Chat]
+    imported: Iterable[ImportedChat], staging: dict[str, Any], chats: list[Chat]
 ) -> Iterator[tuple[Rows, int]]:
-    """Rows for one transaction each, with the bytes of their texts. The chats are added to `chats`,
-    as they are kept."""
-    rows, count, size = _no_rows(), 0, 0
-    for table, row in _rows(imported, hidden, chats):
+    """Yields the rows of one transaction each, with the bytes of their texts, and adds the chats to
+    `chats` as they are stored."""
+    rows, count, size = _empty_batch(), 0, 0
+    for table, row in _rows(imported, staging, chats):
         rows[table].append(row)
         count += 1
-        size += _size(row)
-        if count % ROWS_BETWEEN == 0:
-            time.sleep(PAUSE_SECONDS)  # else others wait 5 ms for each of their calls
+        size += _text_size(row)
+        if count % ROWS_BETWEEN_PAUSES == 0:
+            time.sleep(PAUSE_SECONDS)  # else other threads wait 5 ms for each of their calls
         if count >= MAX_ROWS or size >= MAX_SIZE:
             yield rows, size
-            rows, count, size = _no_rows(), 0, 0
+            rows, count, size = _empty_batch(), 0, 0
     if count:
         yield rows, size
 
 
 def _rows(
-    imported: Iterable[ImportedChat], hidden: dict[str, Any], chats: list[Chat]
+    imported: Iterable[ImportedChat], staging: dict[str, Any], chats: list[Chat]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    for one in imported:
-        chats.append(storable_chat(one.chat))
-        yield "chats", chat_row(hidden["hidden"], chats[-1], hidden["since"])
-        for message in one.messages:
-            yield "messages", message_row(one.chat.id, normalize_message(message))
-        for vote in one.votes:
+    """Yields each row after the name of its table."""
+    for item in imported:
+        chats.append(normalize_chat(item.chat))
+        yield "chats", chat_row(staging["staging_owner"], chats[-1], staging["since"])
+        for message in item.messages:
+            yield "messages", message_row(item.chat.id, normalize_message(message))
+        for vote in item.votes:
             yield "votes", vote_row(vote)
 
 
-def _no_rows() -> Rows:
+def _empty_batch() -> Rows:
     return {"chats": [], "messages": [], "votes": []}
 
 
-def _size(row: dict[str, Any]) -> int:
-    """Bytes of what can be long."""
+def _text_size(row: dict[str, Any]) -> int:
+    """Returns the bytes of the columns that can be long."""
     texts = (row.get(name, "") for name in ("text", "runs", "settings"))
     return sum(len(text.encode()) for text in texts)

@@ -1,9 +1,9 @@
-"""How a database gets from any earlier version of its tables to this one.
+"""Migrations: SQL scripts that bring a database from any earlier version of its tables to this one.
 
-A database remembers how many migrations it has seen. One that was ever released is never changed:
-what is to be different is a new one at the end. Both databases run the same scripts; only two types
-have other names. (Alembic was weighed: it would bring templates, a folder of revisions and a table
-of its own, and existing files count in their headers. This is a page of code for both.)
+A database stores how many migrations have run. A released migration is never changed; a change is a
+new migration at the end. Both databases run the same scripts; only two types have other names.
+(Alembic was considered: it would bring templates, a folder of revisions and a table of its own, and
+existing SQLite files count migrations in their headers. This is one page of code for both.)
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ MIGRATIONS = (
 
 
 def statements(script: str, types: dict[str, str]) -> Iterator[str]:
-    """A migration's, one by one: run as a script, they would commit what has begun."""
+    """Yields a migration's statements: SQLite's `executescript` would commit the transaction."""
     statement = ""
     for line in Template(script).substitute(types).splitlines(keepends=True):
         statement += line

@@ -1,26 +1,32 @@
-"""The values that the chat store keeps and gives back."""
+"""The values that the chat store keeps and returns, and rules for their texts."""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
 
-from model.types import FinishReason, Role, Sampling
+from model.types import FinishReason, RequestError, Role, Sampling
+
+MAX_TEXT = 2_000_000  # bytes of one message
+MAX_SETTING = 100_000  # characters of a text that comes from outside, as a system prompt
+MAX_TITLE = 200  # characters
+MAX_GENERATED_TITLE = 60  # characters of a title that the program made
+MAX_INSPECTED = 5_000  # characters: splitting millions of them would block all threads
 
 
 class MessageState(enum.StrEnum):
-    """How far a message has come. People's messages are always `DONE`."""
+    """How far a message has come. A user's messages are always `DONE`."""
 
     STREAMING = "streaming"  # a reply in the making
     DONE = "done"
-    STOPPED = "stopped"  # by its reader
-    CUT = "cut"  # at the longest reply, or at the end of the context
+    STOPPED = "stopped"  # by the user
+    CUT = "cut"  # at `max_tokens`, or at the end of the context
     INTERRUPTED = "interrupted"  # the program ended before the reply did
     FAILED = "failed"
 
     @property
-    def can_go_on(self) -> bool:
-        """Whether there is something left to say."""
+    def can_continue(self) -> bool:
+        """Whether the model can add to the reply."""
         return self in (
             MessageState.STOPPED,
             MessageState.CUT,
@@ -31,22 +37,27 @@ class MessageState(enum.StrEnum):
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """How a chat is to be answered. "" means the base, and the template that belongs to it."""
+    """How a chat is answered.
 
-    adapter: str = ""
-    scale: float = 1.0
-    template: str = ""
+    `adapter` None is the base; `template` None is the template that belongs to the adapter or to
+    the model.
+    """
+
+    adapter: str | None = None
+    adapter_scale: float = 1.0
+    template: str | None = None
     system: str = ""
     sampling: Sampling = field(default_factory=Sampling)
 
 
 @dataclass(frozen=True)
 class GenerationRun:
-    """One go of the model at a reply: what was asked for, by whom it was answered, at what speed.
+    """One run of the model for a reply: its settings, the model that ran, and its speed.
 
-    `settings.sampling.seed` is the one that was used, and `settings.template` the template. A run
-    that was interrupted has `reason` None, and no counts. `begins` is where in the reply's text
-    this run took over, in characters; `dropped_*` tell what did not fit.
+    `settings.sampling.seed` is the seed that was used, and `settings.template` the name of the
+    template. A run that was interrupted has `reason` None, and no counts. `begins` is the position
+    in the reply's text, in characters, where this run took over; `dropped_*` count what did not fit
+    the context.
     """
 
     settings: ChatSettings
@@ -68,9 +79,9 @@ class GenerationRun:
 class ChatMessage:
     """A node of a chat's tree: its `parent` is the message that it follows.
 
-    A reply has a run for each time that it was begun or continued; those that answer one question
-    side by side share a `comparison`, and one that was run again `repeats` another. `error` is a
-    sentence. `created` is in seconds since 1970.
+    A reply has a run for each time that it was begun or continued. Replies that answer one question
+    side by side share a `comparison`; a reply that was run again `repeats` another one. `error` is
+    a sentence. `created` is in seconds since 1970.
     """
 
     id: str
@@ -99,7 +110,7 @@ class Chat:
 
 @dataclass(frozen=True)
 class Vote:
-    """What somebody thought of a comparison: the best reply's id, or None for a tie."""
+    """A user's vote in a comparison: the best reply's id, or None for a tie."""
 
     comparison: str
     chat: str
@@ -108,8 +119,17 @@ class Vote:
 
 
 @dataclass(frozen=True)
+class ImportedChat:
+    """A chat read from a file, with new ids: its messages, parents before children, and votes."""
+
+    chat: Chat
+    messages: tuple[ChatMessage, ...]
+    votes: tuple[Vote, ...] = ()
+
+
+@dataclass(frozen=True)
 class Snippet:
-    """A prompt to be used again."""
+    """A prompt that its owner saved."""
 
     name: str
     text: str
@@ -117,7 +137,60 @@ class Snippet:
 
 @dataclass(frozen=True)
 class SavedPreset:
-    """Sampling settings under a name of the visitor's own."""
+    """Sampling settings under a name that their owner chose."""
 
     name: str
     sampling: Sampling
+
+
+def sanitize_text(text: str) -> str:
+    """Returns a text that can be encoded and stored.
+
+    Surrogate pairs are joined, lone surrogates become "�", and so does NUL, which PostgreSQL does
+    not take.
+    """
+    try:
+        text.isascii() or text.encode()
+    except UnicodeEncodeError:
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text.replace("\0", "�") if "\0" in text else text
+
+
+def check_length(text: str) -> None:
+    """Checks that a text is not too long to be stored.
+
+    Raises:
+        RequestError: it is.
+    """
+    # The number of characters first: to encode many more of them would take long. Lone surrogates
+    # are counted as they will be stored.
+    if len(text) > MAX_TEXT or len(text.encode(errors="replace")) > MAX_TEXT:
+        raise RequestError("text_too_long_to_save", megabytes=MAX_TEXT // 1_000_000)
+
+
+def validate_title(title: str) -> str:
+    """Returns a title that a user wrote, with white space collapsed.
+
+    Raises:
+        RequestError: it is empty, or too long.
+    """
+    title = collapse_whitespace(title) if len(title) <= MAX_INSPECTED else title
+    if not title:
+        raise RequestError("title_empty")
+    if len(title) > MAX_TITLE:
+        raise RequestError("title_too_long", max_title=MAX_TITLE)
+    return title
+
+
+def generate_title(text: str) -> str:
+    """Returns a title for a chat, made from its first message."""
+    lines = text[:MAX_INSPECTED].splitlines()
+    line = next((line.strip() for line in lines if line.strip()), "…")
+    return (
+        line if len(line) <= MAX_GENERATED_TITLE else f"{line[: MAX_GENERATED_TITLE - 1].rstrip()}…"
+    )
+
+
+def collapse_whitespace(title: str) -> str:
+    """Returns the title with each run of white space as one space; of a long title, its start."""
+    return " ".join(title[:MAX_INSPECTED].split())

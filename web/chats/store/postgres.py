@@ -1,7 +1,7 @@
 """Chats in PostgreSQL, where several replicas of the program share them.
 
-Needs a database in UTF-8. The table `linly_schema` counts the migrations that it has seen. What an
-address says itself (libpq's words, behind a "?") comes before what is set here.
+The database must be in UTF-8. The table `linly_schema` stores how many migrations have run. Options
+in the address itself (libpq's, behind a "?") take precedence over those that are set here.
 """
 
 from __future__ import annotations
@@ -17,31 +17,33 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, Engine, NullPool, QueuePool, create_engine, event, text
 from sqlalchemy.exc import InvalidatePoolError
 
+from model.translations import LocalizedText
 from web.chats.store import migrations
 from web.chats.store.errors import ClosedError, ReadOnlyError, StoreError, translate_db_errors
 from web.chats.store.migrations import POSTGRES, statements
-from web.chats.store.postgres_timeouts import BoundedConnection, has_something
-from web.chats.store.sqlite import APPLICATION, BUSY_SECONDS, OPEN_SECONDS
+from web.chats.store.postgres_timeouts import BoundedConnection, has_unread_data
+from web.chats.store.sqlite import APPLICATION_ID, BUSY_SECONDS, OPEN_SECONDS
 
-START_SECONDS = 15  # for a connection, when nobody waits yet but who starts the program
-POOL_SIZE = 4  # connections: of the event loop and of the threads that look or import
-STATEMENT_SECONDS = 5.0  # a search through all of somebody's chats takes the longest
+START_SECONDS = 15  # for a connection at the start, when only the operator waits
+POOL_SIZE = 4  # connections; as many more are opened while all are in use
+STATEMENT_SECONDS = 5.0  # a search in all chats of an owner takes the longest
 IDLE_SECONDS = 30.0  # between two statements of a transaction
-ANSWER_SECONDS = 1.0  # this much longer, and it is not the statement that takes so long
-CHECK_SECONDS = 1.0  # that a check waits for the server
-PING_SECONDS = 5.0  # a connection that was used since then is taken as it is
-PAUSES = 4  # for how many times as long as it took in vain nobody tries again
-# A host that is gone says nothing, so somebody has to stop waiting.
-WAITING = {
+ANSWER_SECONDS = 1.0  # beyond `STATEMENT_SECONDS`, after which the server counts as hanging
+CHECK_SECONDS = 1.0  # that a check of the store waits for the server
+PING_SECONDS = 5.0  # without use, after which a connection is tested before its next use
+PAUSE_FACTOR = 4  # pause after a failed attempt, as a multiple of its duration
+# A host that is gone sends nothing, so the client has to stop waiting.
+CONNECT_OPTIONS = {
     "connect_timeout": 2,  # seconds
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,
     "tcp_user_timeout": 5000,  # milliseconds
 }
-# Nor does a machine without power: within half a minute, PostgreSQL lets go of what it held. (While
-# something it sent is not acknowledged, no keepalives are sent; the last setting is for then.)
-NOTICED = """
+# A client's machine without power sends nothing either. With these settings, PostgreSQL releases
+# the client's locks within half a minute. (It sends no keepalives while data is not acknowledged;
+# the last setting is for that case.)
+DETECT_DEAD_CLIENT = """
     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
     SET tcp_user_timeout = 25000
 """
@@ -49,144 +51,151 @@ TABLES = "chats", "messages", "votes", "snippets", "presets"
 
 
 class Postgres:
-    """The database at an address, made or brought up to date as needed.
+    """PostgreSQL database at an address, migrated as needed.
 
-    Connections are made again by themselves. While there is none to be had, every call fails; after
-    a try that took long, without a try for a while, because whoever calls may be the event loop.
+    Lost connections are replaced. While the server cannot be reached, every call fails; after an
+    attempt that took long, calls fail at once for a while, so that callers do not wait again and
+    again.
 
     Raises:
-        StoreError: it cannot be reached or written, is not fit for chats, or is newer than the
+        StoreError: it cannot be reached or written, is not suitable for chats, or is newer than the
             program.
     """
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._name = conninfo_to_dict(url).get("dbname")
-        self._shut_until = 0.0
+        self._paused_until = 0.0
         self._closed = False
-        self._patience = threading.local()  # `seconds` that this thread waits for the server
+        self._thread_options = threading.local()  # `max_silence` of this thread's connections
         with translate_connect_errors(self):
-            self._unbound().close()
+            self._connect_unbounded().close()
         self._engine = create_engine(
-            "postgresql+psycopg://", creator=self._patiently, hide_parameters=True,
+            "postgresql+psycopg://", creator=self._connect_unless_paused, hide_parameters=True,
             poolclass=QueuePool, pool_size=POOL_SIZE, max_overflow=POOL_SIZE,
             pool_timeout=BUSY_SECONDS,
         )  # fmt: skip
-        event.listen(self._engine, "checkin", _put_back)
+        event.listen(self._engine, "checkin", _record_use)
         event.listen(self._engine, "checkout", self._check_alive)
-        self._looking = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         try:
             with translate_db_errors(self, "opened"):
-                self._open()
+                self._prepare()
         except BaseException:
             self.close()
             raise
 
+    @property
+    def text(self) -> LocalizedText:
+        """The database's name: without password and host, as users see it in error messages."""
+        if self._name:
+            return LocalizedText("the_database_named", {"name": self._name})
+        return LocalizedText("the_database")
+
     def __str__(self) -> str:
-        """Without the password, and without what a visitor need not know."""
-        return f"the database {self._name}" if self._name else "the database"
+        return self.text.message()
 
-    def connect(self, **waiting: int) -> BoundedConnection:
-        """A connection outside of the pool, each statement of which is a transaction.
+    def connect(self, **options: int) -> BoundedConnection:
+        """Opens a connection outside of the pool, each statement of which is a transaction.
 
-        Nothing bounds how long one is waited for, until `seconds` of it is set. For the connection
-        itself, `WAITING` and what comes in its place do.
+        Its statements may take any time, until `max_silence` is set. `CONNECT_OPTIONS`, and
+        `options` in their place, bound the time to connect.
 
         Raises:
             psycopg.Error
         """
-        given = conninfo_to_dict(self._url)
         settings: dict[str, Any] = {
-            "application_name": "linly-chat", **WAITING, **waiting, **given,
-            "client_encoding": "utf8",
+            "application_name": "linly-chat", **CONNECT_OPTIONS, **options,
+            **conninfo_to_dict(self._url), "client_encoding": "utf8",
         }  # fmt: skip
         return BoundedConnection.connect(**settings, autocommit=True)
 
     def reading(self) -> AbstractContextManager[Connection]:
-        """In no transaction: nothing is held up by who only looks, and nothing but the statement
-        itself travels."""
+        """Uses no transaction: a read blocks nothing, and takes a single round trip."""
         self._check_open()
-        return self._looking.connect()
+        return self._autocommit.connect()
 
     def searching(self) -> AbstractContextManager[Connection]:
-        """As `reading`: no statement takes longer than `STATEMENT_SECONDS`."""
+        """As `reading`: each statement ends after `STATEMENT_SECONDS`."""
         return self.reading()
 
-    def once(self) -> AbstractContextManager[Connection]:
-        """As `reading`: a statement alone needs no other transaction to write."""
+    def single_write(self) -> AbstractContextManager[Connection]:
+        """As `reading`: a single statement is a transaction by itself."""
         return self.reading()
 
-    def writing(self) -> AbstractContextManager[Connection]:
-        """What two must not do at once is held by a lock on its chat's row."""
+    def transaction(self) -> AbstractContextManager[Connection]:
+        """Callers that must exclude each other lock the row of the chat."""
         self._check_open()
         return self._engine.begin()
 
     def check(self) -> None:
-        self._patience.seconds = CHECK_SECONDS
+        self._thread_options.max_silence = CHECK_SECONDS
         try:
             with self.reading() as connection:
                 read_only = connection.exec_driver_sql("SHOW transaction_read_only").scalar_one()
         finally:
-            del self._patience.seconds
-        if read_only == "on":  # a standby's always are
+            del self._thread_options.max_silence
+        if read_only == "on":  # always on a standby
             raise ReadOnlyError
 
     def close(self) -> None:
         self._closed = True
         self._engine.dispose()
 
-    def answers(self) -> None:
-        """Somebody has found out that there is no need to wait any more."""
-        self._shut_until = 0.0
+    def mark_available(self) -> None:
+        """Ends the pause: the server answers again."""
+        self._paused_until = 0.0
 
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedError
 
-    def _fell_silent(self) -> None:
-        """SQLAlchemy gives up all connections with the one that is lost, and a new one would be
-        waited for as well."""
-        self._shut_until = time.monotonic() + PAUSES * silence()
+    def _pause(self) -> None:
+        """Begins a pause: SQLAlchemy drops all connections with the lost one, and a new one would
+        not answer either."""
+        self._paused_until = time.monotonic() + PAUSE_FACTOR * max_silence()
 
     def _check_alive(self, connection: BoundedConnection, record: Any, _: object) -> None:
-        """Before a connection is used again: that it is still there. Most often, no question is
-        needed for that.
+        """Tests a connection before it is used again; after recent use without a round trip.
 
         Raises:
-            InvalidatePoolError: it is not; nor are the others, then.
+            InvalidatePoolError: it is lost, and so are all others of the pool.
         """
-        connection.seconds = getattr(self._patience, "seconds", silence())
-        since = record.info.get("since")
-        if since is None:  # it is new
+        connection.max_silence = getattr(self._thread_options, "max_silence", max_silence())
+        last_use = record.info.get("last_use")
+        if last_use is None:  # it is new
             return
-        if time.monotonic() - since < PING_SECONDS and not has_something(connection):
+        if time.monotonic() - last_use < PING_SECONDS and not has_unread_data(connection):
             return
         try:
             self._engine.dialect.do_ping(connection)  # type: ignore[arg-type]
         except psycopg.Error as error:
             raise InvalidatePoolError from error
 
-    def _patiently(self) -> BoundedConnection:
-        """For the pool: as `connect`, unless that was in vain just now, and took long."""
+    def _connect_unless_paused(self) -> BoundedConnection:
+        """Opens a connection for the pool, unless that failed just now and took long.
+
+        Raises:
+            psycopg.Error
+        """
         began = time.monotonic()
-        if began < self._shut_until:
+        if began < self._paused_until:
             raise psycopg.OperationalError("it did not answer just now")
         try:
-            return self._bound(self.connect())
+            return self._set_bounds(self.connect())
         except psycopg.Error:
             ended = time.monotonic()
-            self._shut_until = ended + PAUSES * (ended - began)
+            self._paused_until = ended + PAUSE_FACTOR * (ended - began)
             raise
 
-    def _bound(self, connection: BoundedConnection) -> BoundedConnection:
-        """No statement waits for long: the event loop may be waiting for it. Nor does anybody wait
-        for whoever died between two statements."""
-        connection.seconds, connection.silent = silence(), self._fell_silent
+    def _set_bounds(self, connection: BoundedConnection) -> BoundedConnection:
+        """Bounds statements and transactions, also of a client that dies between two statements."""
+        connection.max_silence, connection.on_silence = max_silence(), self._pause
         try:
             connection.execute(
                 f"SET lock_timeout = '{BUSY_SECONDS}s';"
                 f"SET statement_timeout = '{STATEMENT_SECONDS}s';"
-                f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'; {NOTICED}"
+                f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'; {DETECT_DEAD_CLIENT}"
             )
             connection.autocommit = False
         except BaseException:
@@ -194,38 +203,43 @@ class Postgres:
             raise
         return connection
 
-    def _open(self) -> None:
-        """Check and migrate, on connections that may be silent: a migration takes what it takes."""
-        patient = create_engine(
-            "postgresql+psycopg://", creator=self._unbound, hide_parameters=True, poolclass=NullPool
-        )
-        self._check(patient)
-        while self._migrate(patient):
+    def _prepare(self) -> None:
+        """Checks and migrates, on connections without a bound: a migration may take long."""
+        engine = create_engine(
+            "postgresql+psycopg://", creator=self._connect_unbounded, hide_parameters=True,
+            poolclass=NullPool,
+        )  # fmt: skip
+        self._check_encoding(engine)
+        while self._migrate(engine):
             pass
 
-    def _check(self, engine: Engine) -> None:
-        """That the database can keep every text, and find it."""
+    def _check_encoding(self, engine: Engine) -> None:
+        """Checks that the database can store every text, and search it.
+
+        Raises:
+            StoreError
+        """
         with engine.connect() as connection:
             encoding = connection.execute(text("SHOW server_encoding")).scalar()
-            known = text("SELECT 1 FROM pg_collation WHERE collname = 'und-x-icu'")
-            unicode = connection.execute(known).first()
+            collation = text("SELECT 1 FROM pg_collation WHERE collname = 'und-x-icu'")
+            unicode = connection.execute(collation).first()
         if encoding != "UTF8":
-            raise StoreError(f"{self} is not in UTF-8", "Make one with ENCODING 'UTF8'.")
+            raise StoreError("database_not_utf8", database=self)
         if unicode is None:
-            raise StoreError(f"{self} knows no Unicode (ICU)", "Use a PostgreSQL that does.")
+            raise StoreError("database_without_icu", database=self)
 
-    def _unbound(self) -> BoundedConnection:
+    def _connect_unbounded(self) -> BoundedConnection:
         connection = self.connect(connect_timeout=START_SECONDS)
         connection.autocommit = False
         return connection
 
     def _migrate(self, engine: Engine) -> bool:
-        """One step towards the current version, all or nothing; False when there is none left."""
+        """Runs the next migration in a transaction; returns False when there is none left."""
         with engine.begin() as connection:
             for setting in (f"lock_timeout = '{OPEN_SECONDS}s'", "statement_timeout = 0"):
                 connection.execute(text(f"SET LOCAL {setting}"))
-            # Replicas may start in the same moment.
-            connection.execute(text(f"SELECT pg_advisory_xact_lock({APPLICATION})"))
+            # Replicas may start at the same moment.
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({APPLICATION_ID})"))
             version = self._version(connection)
             if version == len(migrations.MIGRATIONS):
                 return False
@@ -235,30 +249,28 @@ class Postgres:
         return True
 
     def _version(self, connection: Connection) -> int:
-        """How many migrations the database has seen.
+        """Returns how many migrations have run.
 
         Raises:
-            StoreError: it is newer than this program, or another program's.
+            StoreError: the database is newer than this program, or another program's.
         """
-        if not _there(connection, "linly_schema"):
-            if any(_there(connection, table) for table in TABLES):
-                raise StoreError(
-                    f"{self} has another program's tables", "Make one for the chats alone."
-                )
+        if not _table_exists(connection, "linly_schema"):
+            if any(_table_exists(connection, table) for table in TABLES):
+                raise StoreError("database_of_another_program", database=self)
             _run(connection, "CREATE TABLE linly_schema (version INTEGER NOT NULL)")
             _run(connection, "INSERT INTO linly_schema VALUES (0)")
         version = int(connection.execute(text("SELECT version FROM linly_schema")).scalar_one())
         if version > len(migrations.MIGRATIONS):
             raise StoreError(
-                f"{self} was written by a newer version of this program",
-                "Start that version, or pass another --database_url.",
+                "database_newer",
+                database=self,
             )
         return version
 
 
 @contextmanager
 def translate_connect_errors(place: object) -> Iterator[None]:
-    """Say why there is no connection, to whoever starts the program.
+    """Tells the operator why there is no connection.
 
     Raises:
         StoreError: in place of `psycopg.Error`.
@@ -267,35 +279,36 @@ def translate_connect_errors(place: object) -> Iterator[None]:
         yield
     except psycopg.Error as error:
         raise StoreError(
-            f"The chats cannot be opened in {place}: {reason(error)}",
-            "Check --database_url, and that PostgreSQL runs there.",
+            "database_not_opened",
+            place=place,
+            error=first_line(error),
         ) from error
 
 
-def reason(error: psycopg.Error) -> str:
-    """What libpq says, in one line; it never repeats the password."""
-    first = str(error).strip().partition("\n")[0]
-    for beginning in ("connection failed: ", "connection is bad: "):
-        first = first.removeprefix(beginning)
-    return first
+def first_line(error: psycopg.Error) -> str:
+    """Returns libpq's reason in one line; libpq never repeats the password."""
+    line = str(error).strip().partition("\n")[0]
+    for prefix in ("connection failed: ", "connection is bad: "):
+        line = line.removeprefix(prefix)
+    return line
 
 
-def silence() -> float:
-    """Seconds after which a server that says nothing is taken to hang."""
+def max_silence() -> float:
+    """Returns the seconds without a sign of the server after which it counts as hanging."""
     return STATEMENT_SECONDS + ANSWER_SECONDS
 
 
-def _put_back(connection: object, record: Any) -> None:
+def _record_use(connection: object, record: Any) -> None:
     if connection is not None:
-        record.info["since"] = time.monotonic()
+        record.info["last_use"] = time.monotonic()
 
 
-def _there(connection: Connection, table: str) -> bool:
-    """Whether the tables' schema has one of this name."""
+def _table_exists(connection: Connection, table: str) -> bool:
+    """Whether the current schema has a table of this name."""
     query = text("SELECT to_regclass(quote_ident(current_schema()) || '.' || :name)")
     return connection.execute(query, {"name": table}).scalar() is not None
 
 
 def _run(connection: Connection, statement: str) -> None:
-    """A statement as it is: what looks like a parameter in it is none."""
+    """Executes a statement as it is, without parameters, whatever looks like one."""
     connection.execution_options(no_parameters=True).exec_driver_sql(statement)

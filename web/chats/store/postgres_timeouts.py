@@ -1,6 +1,6 @@
-"""Connections to PostgreSQL that nobody waits for without limit.
+"""Connections to PostgreSQL with a bound on every wait.
 
-The limits that PostgreSQL keeps itself are none when it hangs, as a machine does that is paused.
+PostgreSQL's own timeouts do not help when it hangs, as on a machine that is paused.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ INTERVAL = 0.1  # seconds between two looks at the clock
 
 
 class SilentError(psycopg.OperationalError):
-    """The server has said nothing for too long."""
+    """The server has sent nothing for too long."""
 
 
 class BoundedConnection(psycopg.Connection[Any]):
-    """Ends once the server, while it is waited for, has been silent for `seconds`; `silent` is
-    called then."""
+    """Connection that is closed when a call has waited for `max_silence` seconds without a sign of
+    the server; `on_silence` is called then."""
 
-    seconds: float = math.inf
-    silent: Callable[[], object] | None = None
+    max_silence: float = math.inf
+    on_silence: Callable[[], object] | None = None
 
     def wait(self, gen: PQGen[RV], interval: float = INTERVAL, timeout: float | None = None) -> RV:
-        """As psycopg's, through which each of its calls waits.
+        """Overrides psycopg's method, through which each of its calls waits.
 
         Raises:
             SilentError
         """
         try:
-            return super().wait(_bounded(gen, self.seconds), interval, timeout)
+            return super().wait(bound_silence(gen, self.max_silence), interval, timeout)
         except SilentError:
             self.close()
-            if self.silent is not None:
-                self.silent()
+            if self.on_silence is not None:
+                self.on_silence()
             raise
 
 
-def has_something(connection: psycopg.Connection[Any]) -> bool:
-    """Whether the server has said something that nobody asked for, as it does when it goes."""
+def has_unread_data(connection: psycopg.Connection[Any]) -> bool:
+    """Whether the server has sent something without a request, as it does when it shuts down."""
     try:
         with selectors.DefaultSelector() as selector:
             selector.register(connection.fileno(), selectors.EVENT_READ)
@@ -56,19 +56,24 @@ def has_something(connection: psycopg.Connection[Any]) -> bool:
         return True
 
 
-def _bounded(gen: PQGen[RV], seconds: float) -> PQGen[RV]:
-    """`gen`, which is told of each event of its socket, or that there was none."""
-    heard = time.monotonic()
+def bound_silence(gen: PQGen[RV], seconds: float) -> PQGen[RV]:
+    """Wraps a generator of psycopg's, which is sent each event of its socket, or that there was
+    none.
+
+    Raises:
+        SilentError: there was no event for `seconds`.
+    """
+    last_event = time.monotonic()
     try:
-        wanted = next(gen)
+        awaited = next(gen)
         while True:
-            ready = yield wanted
+            ready = yield awaited
             now = time.monotonic()
             if ready:
-                heard = now
-            elif now - heard > seconds:
+                last_event = now
+            elif now - last_event > seconds:
                 raise SilentError("it does not answer any more")
-            wanted = gen.send(ready)
+            awaited = gen.send(ready)
     except StopIteration as ended:
         result: RV = ended.value
         return result

@@ -1,6 +1,6 @@
 """The tables, as the store's queries see them in either database.
 
-Nothing is made from these: that is what `migrations` do.
+They are not used to create the database: `migrations` do that.
 """
 
 from __future__ import annotations
@@ -27,12 +27,11 @@ from sqlalchemy.types import TypeDecorator
 if TYPE_CHECKING:
     from sqlalchemy.dialects import postgresql
 
-
 MAX_KEY = 200  # characters; an id has 32, a name 60, an owner few more than an account's name
 
 
 class SafeText(TypeDecorator[str]):
-    """Text. PostgreSQL knows none with NUL, so an id that has one is one that nothing has."""
+    """Text. PostgreSQL takes no NUL, so it is replaced: an id with NUL matches no row."""
 
     impl = Text
     cache_ok = True
@@ -44,8 +43,11 @@ class SafeText(TypeDecorator[str]):
 
 
 class Key(SafeText):
-    """A short text that rows are found by. One that is longer than any of ours comes from outside;
-    its digest stands for it, so that megabytes of it neither travel nor are kept."""
+    """A short text that rows are looked up by.
+
+    A text that is longer than any of the program's own comes from outside. Its digest is used in
+    its place, so that megabytes of it are neither sent to the database nor stored.
+    """
 
     cache_ok = True
 
@@ -111,26 +113,28 @@ PRESETS = Table(
 )
 
 
-def put(
+def upsert(
     connection: Connection, table: Table, row: Mapping[str, Any] | Sequence[Mapping[str, Any]]
 ) -> None:
-    """Within a transaction: the whole row, or several, each in place of the one with its key."""
-    connection.execute(_putting(connection.dialect.name, table), row)
+    """Inserts one or more rows, with values for all columns, or replaces those with the same key.
+
+    Runs within the caller's transaction.
+    """
+    connection.execute(_upsert_statement(connection.dialect.name, table), row)
 
 
 @lru_cache
-def _putting(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
-    """Of rows that have a value for each column."""
-    insert = _replacing(dialect, table)
+def _upsert_statement(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
+    insert = _insert_statement(dialect, table)
     keys = [key.name for key in table.primary_key]
-    rest = {c.name: insert.excluded[c.name] for c in table.columns if not c.primary_key}
-    return insert.on_conflict_do_update(index_elements=keys, set_=rest)
+    values = {c.name: insert.excluded[c.name] for c in table.columns if not c.primary_key}
+    return insert.on_conflict_do_update(index_elements=keys, set_=values)
 
 
-def _replacing(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
-    """Both databases can replace a row, in the same words; SQLAlchemy has them twice."""
+def _insert_statement(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
+    """Both databases can replace a row in the same way; SQLAlchemy has a class for each."""
     if dialect == "sqlite":
         return sqlite.insert(table)
-    from sqlalchemy.dialects import postgresql  # whoever has none need not wait for it
+    from sqlalchemy.dialects import postgresql  # costs start-up time that SQLite does not need
 
     return postgresql.insert(table)

@@ -1,7 +1,7 @@
-"""The embedded default: chats in a SQLite file.
+"""The default backend: chats in a SQLite file.
 
-`PRAGMA user_version` counts the migrations that a file has seen, `PRAGMA application_id` says that
-it is ours.
+`PRAGMA user_version` stores how many migrations have run, `PRAGMA application_id` that the file is
+this program's.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from web.chats.store.errors import (
 )
 from web.chats.store.fair_lock import FairLock
 from web.chats.store.migrations import SQLITE, statements
-from web.chats.store.search import folded_holds
+from web.chats.store.search import SQL_FUNCTION, contains_folded
 
-APPLICATION = 0x4C696E6C  # "Linl", in the file's header
-OPEN_SECONDS = 5.0  # how long to wait for another process, which may be migrating the file
-BUSY_SECONDS = 0.5  # and later on, while other threads wait for this one
-TURN_SECONDS = 5.0  # how long a thread waits for the others of this process
-CHECK_SECONDS = 1.0  # after which a store that cannot be checked is one that cannot be written
+APPLICATION_ID = 0x4C696E6C  # "Linl", in the file's header
+OPEN_SECONDS = 5.0  # to wait for another process at the start: it may be migrating the file
+BUSY_SECONDS = 0.5  # and later, while other threads wait for this one
+TURN_SECONDS = 5.0  # that a thread waits for the other threads of this process
+CHECK_SECONDS = 1.0  # for a check of the store, which counts as not writable after that
 SEARCH_SECONDS = 3.0  # after which a search is ended
 READERS = 4  # connections that read, each with at most 2 MB of the file in memory
-MAX_JOURNAL = 64_000_000  # bytes of it that stay on the disk once they are in the file
+MAX_JOURNAL = 64_000_000  # bytes of the journal that stay on the disk
 RETRY_SECONDS = 0.05
 
 
 class SqliteFile:
-    """One connection that writes, for one thread at a time, and a few that read beside it.
+    """SQLite file with one connection that writes, for one thread at a time, and a few that read.
 
-    The journal (WAL) lets them: a read sees what was committed when it began, and neither waits for
-    the writer nor holds it up.
+    The journal (WAL) lets them work side by side: a read sees what was committed when it began. It
+    neither waits for the writer nor makes it wait.
 
     Raises:
         StoreError: as `open_database`.
@@ -52,10 +52,10 @@ class SqliteFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._writing, self._reading = FairLock(), FairLock(READERS)
+        self._write_lock, self._read_lock = FairLock(), FairLock(READERS)
         self._closed = False
         writer = open_database(path)
-        self._file = _identity(path)
+        self._file_identity = _identity(path)
         self._writer = create_engine(
             "sqlite://", creator=lambda: writer, poolclass=StaticPool, hide_parameters=True
         )
@@ -71,7 +71,7 @@ class SqliteFile:
     def reading(self) -> Iterator[Connection]:
         self._check_open()
         try:
-            with self._reading.held(TURN_SECONDS), self._readers.connect() as connection:
+            with self._read_lock.hold(TURN_SECONDS), self._readers.connect() as connection:
                 yield connection
         finally:
             if self._closed:  # `close` did not see this connection
@@ -79,7 +79,7 @@ class SqliteFile:
 
     @contextmanager
     def searching(self) -> Iterator[Connection]:
-        """A timer ends the statement: what SQLite calls itself, to see the time, would take the
+        """A timer ends the statement. SQLite's progress handler would do it, too, but takes the
         interpreter's lock again and again."""
         with self.reading() as connection:
             driver: Any = connection.connection.dbapi_connection
@@ -90,38 +90,38 @@ class SqliteFile:
                 yield connection
             finally:
                 timer.cancel()
-                timer.join()  # it must not interrupt what the connection does next
+                timer.join()  # it must not interrupt the connection's next statement
 
     @contextmanager
-    def writing(self, seconds: float | None = None) -> Iterator[Connection]:
-        """Has the write lock from the beginning: what a transaction reads before it writes must
-        not change in between."""
-        with self.once(seconds) as connection:
+    def transaction(self, seconds: float | None = None) -> Iterator[Connection]:
+        """Takes the write lock at the beginning: rows that a transaction reads before it writes
+        must not change in between."""
+        with self.single_write(seconds) as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield connection
             connection.commit()
 
     @contextmanager
-    def once(self, seconds: float | None = None) -> Iterator[Connection]:
-        with self._writing.held(TURN_SECONDS if seconds is None else seconds):
+    def single_write(self, seconds: float | None = None) -> Iterator[Connection]:
+        with self._write_lock.hold(TURN_SECONDS if seconds is None else seconds):
             self._check_open()
             with self._writer.connect() as connection:
                 yield connection
 
     def check(self) -> None:
-        """Writes the number that is there already: a transaction that changes nothing would not
+        """Writes the version number that is already there: a transaction without a change would not
         notice a full disk."""
-        if _identity(self._path) != self._file:
+        if _identity(self._path) != self._file_identity:
             raise MovedError
-        with self.writing(CHECK_SECONDS) as connection:
+        with self.transaction(CHECK_SECONDS) as connection:
             version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
             connection.exec_driver_sql(f"PRAGMA user_version = {version}")
 
     def close(self) -> None:
-        """The writer goes last: the last connection of all empties the journal into the file. A
-        thread that is not done with the writer by then leaves that to the next start."""
+        """Closes the writer last: the last connection of all moves the journal into the file. If a
+        thread still uses the writer, the next start does that."""
         self._closed = True
-        with contextlib.suppress(StoreBusyError), self._writing.held(TURN_SECONDS):
+        with contextlib.suppress(StoreBusyError), self._write_lock.hold(TURN_SECONDS):
             self._readers.pool.dispose()
             self._writer.dispose()
 
@@ -130,37 +130,41 @@ class SqliteFile:
             raise ClosedError
 
     def _open_reader(self) -> sqlite3.Connection:
-        """For the pool. A file that has taken the place of the open one has another journal:
-        reading it beside a writer of the old one would damage both."""
-        if _identity(self._path) != self._file:
+        """Opens a connection for the pool.
+
+        A file that has replaced the open one has another journal: reading it beside a writer of the
+        old file would damage both.
+        """
+        if _identity(self._path) != self._file_identity:
             raise MovedError
         connection = sqlite3.connect(
             f"{self._path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS,
             isolation_level=None, check_same_thread=False,
         )  # fmt: skip
         connection.execute("PRAGMA query_only = ON")
-        connection.create_function("holds", 2, folded_holds, deterministic=True)
+        connection.create_function(SQL_FUNCTION, 2, contains_folded, deterministic=True)
         return connection
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells a file from another one at the same path; None where there is none."""
+    """Returns device and inode, which differ from those of another file at the same path; None
+    where there is no file."""
     try:
-        found = path.stat()
+        stat = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return stat.st_dev, stat.st_ino
 
 
 def open_database(path: Path) -> sqlite3.Connection:
-    """The database at `path`, made or brought up to date as needed.
+    """Opens the database at `path`, which is created or migrated as needed.
 
-    Nothing begins a transaction by itself: who writes says BEGIN.
+    The connection begins no transaction by itself: a caller that writes executes BEGIN.
 
     Raises:
-        StoreError: it cannot be opened or written, is none of ours, or is newer than the program.
+        StoreError: it cannot be opened or written, is another program's, or is newer.
     """
-    _make_file(path)
+    _create_file(path)
     with translate_db_errors(path, "opened"):
         connection = sqlite3.connect(
             path, timeout=OPEN_SECONDS, isolation_level=None, check_same_thread=False
@@ -173,8 +177,8 @@ def open_database(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _make_file(path: Path) -> None:
-    """With rights for its owner alone: SQLite would let everybody read what is said."""
+def _create_file(path: Path) -> None:
+    """Creates the file with access for its owner alone: SQLite would let all users read it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
@@ -182,25 +186,31 @@ def _make_file(path: Path) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise StoreError(
-            f"The chats cannot be kept in {path.parent}: {reason}",
-            "Make that folder writable for this user, or choose another one.",
+            "chats_folder_not_writable",
+            folder=path.parent,
+            reason=reason,
         ) from error
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    _version(connection, path)  # before a file that is not ours is changed in any way
-    _use_wal(connection)
+    _version(connection, path)  # first, so that another program's file is not changed in any way
+    use_wal(connection)
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute("PRAGMA secure_delete = ON")  # what is deleted is gone from the file, too
+    connection.execute("PRAGMA secure_delete = ON")  # removes deleted texts from the file, too
     connection.execute(f"PRAGMA journal_size_limit = {MAX_JOURNAL}")
     while _migrate(connection, path):
         pass
     connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
 
 
-def _use_wal(connection: sqlite3.Connection) -> None:
-    """SQLite does not wait by itself here when another process does the same."""
+def use_wal(connection: sqlite3.Connection) -> None:
+    """Switches the journal to WAL. SQLite itself does not wait here if another process does the
+    same at that moment.
+
+    Raises:
+        sqlite3.OperationalError
+    """
     deadline = time.monotonic() + OPEN_SECONDS
     while True:
         try:
@@ -214,15 +224,15 @@ def _use_wal(connection: sqlite3.Connection) -> None:
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> bool:
-    """One step towards the current version, all or nothing; False when there is none left."""
+    """Runs the next migration in a transaction; returns False when there is none left."""
     with connection:
         connection.execute("BEGIN IMMEDIATE")
-        version = _version(connection, path)  # another process may have been quicker
+        version = _version(connection, path)  # another process may have run it meanwhile
         if version == len(migrations.MIGRATIONS):
-            connection.execute(f"PRAGMA user_version = {version}")  # finds out if it is read-only
+            connection.execute(f"PRAGMA user_version = {version}")  # fails if it is read-only
             return False
         if version == 0:
-            connection.execute(f"PRAGMA application_id = {APPLICATION}")
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         for statement in statements(migrations.MIGRATIONS[version], SQLITE):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {version + 1}")
@@ -230,23 +240,23 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> bool:
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
-    """How many migrations the file has seen.
+    """Returns how many migrations have run.
 
     Raises:
-        StoreError: it is newer than this program, or another program's.
+        StoreError: the file is newer than this program, or another program's.
     """
-    version = int(_only(connection, "PRAGMA user_version"))
-    used = version or _only(connection, "SELECT count(*) FROM sqlite_master")
-    if used and _only(connection, "PRAGMA application_id") != APPLICATION:
-        raise StoreError(f"{path} is another program's database", "Move it away.")
+    version = _select_number(connection, "PRAGMA user_version")
+    in_use = version or _select_number(connection, "SELECT count(*) FROM sqlite_master")
+    if in_use and _select_number(connection, "PRAGMA application_id") != APPLICATION_ID:
+        raise StoreError("chats_file_of_another_program", path=path)
     if version > len(migrations.MIGRATIONS):
         raise StoreError(
-            f"{path} was written by a newer version of this program",
-            "Start that version, or move the file away; a new one will be made.",
+            "chats_file_newer",
+            path=path,
         )
     return version
 
 
-def _only(connection: sqlite3.Connection, query: str) -> int:
-    found: int = connection.execute(query).fetchone()[0]
-    return found
+def _select_number(connection: sqlite3.Connection, query: str) -> int:
+    number: int = connection.execute(query).fetchone()[0]
+    return number

@@ -1,88 +1,56 @@
-"""Reads chats from files: this program's exports, and what others write.
+"""Reads chats from files: exports of this program, and forms of other programs.
 
-Nothing in a file is trusted: all of it is checked, and all ids are made anew. What is refused is
-refused as a whole, with a RequestError of one sentence. A file is read chat by chat and in small
-steps, so that a thread that imports one does not hold the others up.
+Nothing in a file is trusted: all of it is validated, and all ids are new. A file is refused as a
+whole, by a RequestError of one sentence. It is read chat by chat and in small steps, so that a
+thread that imports a file does not block the others.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from model.types import RequestError
-from web.chats.foreign import (
-    PROGRAMS,
-    Turn,
-    conversation_turns,
-    message_turns,
-    refuse_other_programs,
-)
-from web.chats.native import new_id, read_chat
-from web.chats.shapes import NoExportError, require_field
-from web.chats.store.models import Chat, ChatMessage, ChatSettings, Vote
-from web.chats.store.serialization import MAX_SETTING, sanitize_text
-from web.chats.titles import one_line, title_for
+from web.chats.store.models import ImportedChat
+from web.chats.transfer.import_models import ExportFile, NoExportError
 from web.chats.transfer.json_reader import JsonError, JsonReader
+from web.chats.transfer.other_programs import PROGRAMS, read_other_chat
+from web.chats.transfer.own_format import read_own_chat
 
 FORMAT = "linly-chats"
 KEYS = {"format", "version", "chats", "messages", "conversations", "system", "title", *PROGRAMS}
 VERSION = 1
-MAX_MESSAGES = 100_000  # in one file; `shapes` bounds those of one chat
+MAX_MESSAGES = 100_000  # in one file; `import_models` bounds those of one chat
 MAX_CHATS = 1_000
 MAX_JSON = 100_000_000  # characters
 
 
-@dataclass(frozen=True)
-class ImportedChat:
-    """A chat with ids of its own, its messages with parents before children, and its votes."""
-
-    chat: Chat
-    messages: tuple[ChatMessage, ...]
-    votes: tuple[Vote, ...] = ()
-
-
-@dataclass(frozen=True)
-class Imported:
-    """What was in a file."""
-
-    chats: tuple[ImportedChat, ...]
-
-
-def from_json(text: str) -> Imported:
-    """As `read_chats`, all at once."""
-    return Imported(tuple(read_chats(text)))
-
-
 def read_chats(text: str) -> Iterator[ImportedChat]:
-    """The chats of an export, or of a file with `messages` as OpenAI has them, or ShareGPT's.
+    """Yields the chats of an export, or of a file in the form of OpenAI or ShareGPT.
 
-    Several of them may stand in a list. Whether the end of the file is as it should be turns out
-    at the end: what was read until then is to be undone if not.
+    The file may be a list of several of these. Whether its end is valid is known only at the end:
+    if not, the caller undoes what it has stored until then.
 
     Raises:
-        RequestError: it is no such file, or too large.
+        RequestError: the file is invalid, or too large.
     """
     if len(text) > MAX_JSON:
-        raise RequestError(f"The file is longer than {MAX_JSON // 1_000_000} MB", "Split it.")
+        raise RequestError("import_too_large", megabytes=MAX_JSON // 1_000_000)
     try:
-        yield from _bounded(_all_chats(JsonReader(text)))
+        yield from _bound_count(_all_chats(JsonReader(text)))
     except JsonError as error:
-        raise NoExportError(str(error)) from error
+        raise NoExportError(error.text) from error
 
 
-def _bounded(chats: Iterator[ImportedChat]) -> Iterator[ImportedChat]:
+def _bound_count(chats: Iterator[ImportedChat]) -> Iterator[ImportedChat]:
     count = messages = 0
     for chat in chats:
         count, messages = count + 1, messages + len(chat.messages)
         if count > MAX_CHATS or messages > MAX_MESSAGES:
-            most = f"{MAX_CHATS} chats, or {MAX_MESSAGES} messages"
-            raise RequestError(f"The file has over {most}", "Split it.")
+            raise RequestError("import_too_many", chats=MAX_CHATS, messages=MAX_MESSAGES)
         yield chat
     if not count:
-        raise NoExportError("it is empty")
+        raise NoExportError("import_empty")
 
 
 def _all_chats(reader: JsonReader) -> Iterator[ImportedChat]:
@@ -95,62 +63,35 @@ def _all_chats(reader: JsonReader) -> Iterator[ImportedChat]:
 
 
 def _chats(reader: JsonReader) -> Iterator[ImportedChat]:
-    """Those of an export, or the one of a foreign object. An export's are read one by one, where
-    it says what it is before it has them, as those of this program do."""
+    """Yields the chats of an export, or the one chat of another object.
+
+    The chats of an export are read one by one if its format and version come first, as in this
+    program's own files.
+    """
     if reader.peek() != "{":
         reader.value()
-        raise NoExportError("a chat in it is no object")
+        raise NoExportError("import_chat_not_an_object")
     value: dict[str, Any] = {}
     for key in reader.members():
         if key == "chats" and {"format", "version"} <= value.keys() and reader.peek() == "[":
-            _check_format(value)
+            _check_format({**value, "chats": []})
             for _ in reader.items():
-                yield ImportedChat(*read_chat(reader.value()))
+                yield read_own_chat(reader.value())
             value[key] = []  # they have been read
         elif key in KEYS:
             value[key] = reader.value()
         else:
             reader.skip()
-    yield from _chats_of(value)
-
-
-def _chats_of(value: dict[str, Any]) -> Iterator[ImportedChat]:
     if "format" in value:
-        _check_format(value)
-        yield from (ImportedChat(*read_chat(raw)) for raw in require_field(value, "chats", list))
-    elif "messages" in value:
-        yield _foreign(value, message_turns(value))
+        yield from map(read_own_chat, _check_format(value).chats)
     else:
-        refuse_other_programs(value)
-        yield _foreign(value, conversation_turns(value))
+        yield read_other_chat(value)
 
 
-def _check_format(value: dict[str, Any]) -> None:
+def _check_format(value: dict[str, Any]) -> ExportFile:
     if value["format"] != FORMAT:
-        raise NoExportError("its format is another program's")
-    if not 1 <= require_field(value, "version", int) <= VERSION:
-        raise RequestError("The file is of a newer version of this program", "Update the program.")
-
-
-def _foreign(value: dict[str, Any], turns: list[Turn]) -> ImportedChat:
-    """A chat without branches. A system prompt at its beginning becomes the chat's."""
-    system = sanitize_text(require_field(value, "system", str, ""))
-    if turns and turns[0][0] == "system":
-        system, turns = turns[0][1], turns[1:]
-    if len(system) > MAX_SETTING:
-        raise RequestError(
-            f"The system prompt is longer than {MAX_SETTING} characters", "Shorten it."
-        )
-    if not turns:
-        raise NoExportError("a chat in it has no messages")
-    now = time.time()
-    messages: list[ChatMessage] = []
-    for role, text in turns:
-        parent = messages[-1].id if messages else None
-        messages.append(ChatMessage(new_id(), parent, role, text, created=now))
-    title = sanitize_text(one_line(require_field(value, "title", str, ""))) or title_for(
-        messages[0].text
-    )
-    settings = ChatSettings(system=system)
-    chat = Chat(new_id(), title, now, now, messages[-1].id, settings)
-    return ImportedChat(chat, tuple(messages))
+        raise NoExportError("import_unknown_format")
+    file = ExportFile.parse(value)
+    if not 1 <= file.version <= VERSION:
+        raise RequestError("import_newer")
+    return file

@@ -1,4 +1,4 @@
-"""What replicas tell each other."""
+"""Events that replicas publish: what they contain, and how they arrive."""
 
 from __future__ import annotations
 
@@ -8,165 +8,176 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from tests.web.chats.world import ANNA, GREEDY, SECONDS, World, run, until
+from tests.web.chats.chat_app import (
+    ANNA,
+    GREEDY,
+    SECONDS,
+    ChatApp,
+    block_until,
+    run,
+    wait_until,
+)
 from tests.web.postgres import cut_off, do
-from web.chats.cluster import postgres_replica as replica_module
+from web.chats.cluster import postgres_replica
 from web.chats.cluster.notifications import NullBus, ReplicaEvent, from_json, owner_digest, to_json
 from web.chats.cluster.postgres_replica import CHANNEL, Replica
 from web.chats.identity import Owner
+from web.chats.tab_sessions import TabSessions
+
+Replicas = tuple[ChatApp, ChatApp]
+LAST = ReplicaEvent("last")
 
 
-def test_a_stop_that_comes_late(
-    worlds: tuple[World, World], monkeypatch: pytest.MonkeyPatch
+def replica_of(app: ChatApp) -> Replica:
+    assert isinstance(app.store_handle.lock, Replica)
+    return app.store_handle.lock
+
+
+def test_late_stop_ends_only_the_reply_that_it_names(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is meant for one reply, and not for ever."""
-    here, there = worlds
-    heard: list[ReplicaEvent | None] = []
+    """And one that could not be published in time is dropped."""
+    here, there = replicas
+    events: list[ReplicaEvent | None] = []
 
     async def chat() -> None:
-        here.talk.send(here.visit, "hello", GREEDY)
-        chat = here.visit.chat or ""
-        here.talk.on_replica_event(ReplicaEvent(owner_digest(ANNA), chat, "an earlier one"))
-        (reply,) = here.replies.active_in_chat(chat)
-        assert not reply.stopped
-        here.keeping.others.follow(heard.append)
-        monkeypatch.setattr(replica_module, "STOP_SECONDS", -1.0)
-        there.replies.stop(ANNA, chat)
-        there.keeping.others.tell(ReplicaEvent("last"))
-        while ReplicaEvent("last") not in heard:
-            await asyncio.sleep(0.01)
-        here.talk.on_replica_event(ReplicaEvent(owner_digest(ANNA), chat, reply.message.id))
-        while here.replies.count:
-            await asyncio.sleep(0.01)
+        here.chat_service.send(here.tab, "hello", GREEDY)
+        here.chat_service.on_replica_event(
+            ReplicaEvent(owner_digest(ANNA), here.chat, "an earlier reply")
+        )
+        (job,) = here.reply_generator.active_in_chat(here.chat)
+        assert not job.stopped
+        replica_of(here).subscribe(events.append)
+        monkeypatch.setattr(postgres_replica, "STOP_SECONDS", -1.0)
+        there.reply_generator.stop(ANNA, here.chat)
+        replica_of(there).publish(LAST)
+        await wait_until(lambda: LAST in events)
+        here.chat_service.on_replica_event(
+            ReplicaEvent(owner_digest(ANNA), here.chat, job.message.id)
+        )
+        await here.replies_ended()
 
     run(chat())
-    assert not [news for news in heard if news and news.stop]
+    assert not [event for event in events if event and event.stop]
 
 
-def test_news_that_is_refused(
-    worlds: tuple[World, World], caplog: pytest.LogCaptureFixture
+def test_event_that_the_server_refuses_is_dropped(
+    replicas: Replicas, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It was told again and again, each time on a new connection."""
-    here, there = worlds
-    replica = there.keeping.lock
-    assert isinstance(replica, Replica)
-    connection = replica._connection
-    heard: list[ReplicaEvent | None] = []
+    """It was published again and again, each time on a new connection."""
+    here, there = replicas
+    connection = replica_of(there).backend_pid
+    events: list[ReplicaEvent | None] = []
 
     async def chat() -> None:
-        here.keeping.others.follow(heard.append)
-        there.keeping.others.tell(ReplicaEvent("x" * 9000))
-        while "takes no news" not in caplog.text:
-            await asyncio.sleep(0.01)
-        there.keeping.others.tell(ReplicaEvent("good"))
-        while ReplicaEvent("good") not in heard:
-            await asyncio.sleep(0.01)
+        replica_of(here).subscribe(events.append)
+        replica_of(there).publish(ReplicaEvent("x" * 9000))
+        await wait_until(lambda: "takes no events" in caplog.text)
+        replica_of(there).publish(LAST)
+        await wait_until(lambda: LAST in events)
 
     run(chat())
-    assert replica._connection is connection
+    assert replica_of(there).backend_pid == connection
     assert "does not answer" not in caplog.text
 
 
-def test_what_grows_is_drawn_where_it_is_seen(worlds: tuple[World, World]) -> None:
-    """Each of an owner's tabs was drawn anew three times a second, whatever it showed."""
-    here, _ = worlds
-    here.visit.chat = "shown"
-    tab, other = here.visit, here.visits.open(Owner(ANNA))
-    heard: list[ReplicaEvent] = []
-    here.visits._others = Telling(heard)
-    here.visits.notify_saved(ANNA, "shown")
-    here.visits.changed(ANNA)
-    grew, changed = heard
+class RecordingBus(NullBus):
+    """Records the events that are published."""
+
+    def __init__(self) -> None:
+        self.events: list[ReplicaEvent] = []
+
+    def publish(self, event: ReplicaEvent) -> None:
+        self.events.append(event)
+
+
+def test_reply_that_grew_redraws_only_the_tabs_that_show_it() -> None:
+    """Each tab of the owner was drawn anew three times a second, whatever it showed."""
+    bus = RecordingBus()
+    tabs = TabSessions(bus)
+    showing, other = tabs.open(Owner(ANNA)), tabs.open(Owner(ANNA))
+    showing.chat = "shown"
+    tabs.notify_saved(ANNA, "shown")
+    tabs.notify_changed(ANNA)
+    grew, changed = bus.events
     assert "shown" not in to_json(grew)
-    for news, drawn in ((grew, [True, False]), (changed, [True, True])):
-        for visit in (tab, other):
-            visit.changed.clear()
-        received = from_json(to_json(news))
-        assert received == news
-        here.talk.on_replica_event(received)
-        assert [visit.changed.is_set() for visit in (tab, other)] == drawn
+    for event, redrawn in ((grew, [True, False]), (changed, [True, True])):
+        for tab in (showing, other):
+            tab.chats_changed.clear()
+        received = from_json(to_json(event))
+        assert received == event
+        tabs.notify_remote_change(received)
+        assert [tab.chats_changed.is_set() for tab in (showing, other)] == redrawn
 
 
-class Telling(NullBus):
-    """Keeps what is told."""
-
-    def __init__(self, told: list[ReplicaEvent]) -> None:
-        self._told = told
-
-    def tell(self, news: ReplicaEvent) -> None:
-        self._told.append(news)
-
-
-def test_what_was_missed_is_looked_for(worlds: tuple[World, World], url: str) -> None:
-    """While a connection is lost, nobody hears anything."""
-    here, _ = worlds
+def test_tabs_are_redrawn_after_a_lost_connection(replicas: Replicas, url: str) -> None:
+    """Events that were published meanwhile are missed."""
+    here, _ = replicas
 
     async def chat() -> None:
-        here.follow()
-        here.visit.changed.clear()
+        here.subscribe()
+        here.tab.chats_changed.clear()
         await asyncio.to_thread(cut_off, url)
-        await here.news()
+        await here.redraw_requested()
 
     run(chat())
 
 
-def test_news_of_others_only(worlds: tuple[World, World]) -> None:
-    here, there = worlds
-    heard: list[ReplicaEvent | None] = []
+def test_replica_receives_the_others_events_once(replicas: Replicas) -> None:
+    """But not its own."""
+    here, there = replicas
+    events: list[ReplicaEvent | None] = []
 
     async def chat() -> None:
-        here.keeping.others.follow(heard.append)
-        here.keeping.others.tell(ReplicaEvent("mine"))
+        replica_of(here).subscribe(events.append)
+        replica_of(here).publish(ReplicaEvent("mine"))
         for number in range(50):
-            there.keeping.others.tell(ReplicaEvent(str(number % 3)))
-        there.keeping.others.tell(ReplicaEvent("last"))
-        while ReplicaEvent("last") not in heard:
-            await asyncio.sleep(0.01)
+            replica_of(there).publish(ReplicaEvent(str(number % 3)))
+        replica_of(there).publish(LAST)
+        await wait_until(lambda: LAST in events)
 
     run(chat())
-    assert {news.owner for news in heard if news} == {"0", "1", "2", "last"}
+    assert {event.owner for event in events if event} == {"0", "1", "2", "last"}
 
 
-def test_nobody_s_name_is_told(worlds: tuple[World, World], url: str) -> None:
-    here, _ = worlds
+def test_event_contains_no_owner_s_name(replicas: Replicas, url: str) -> None:
+    here, _ = replicas
     with psycopg.connect(url, autocommit=True) as listening:
         listening.execute(f"LISTEN {CHANNEL}")
-        here.visits.changed(ANNA)
-        (heard,) = listening.notifies(timeout=SECONDS, stop_after=1)
-    assert from_json(heard.payload) == ReplicaEvent(owner_digest(ANNA))
-    assert "anna" not in heard.payload
+        here.tab_sessions.notify_changed(ANNA)
+        (notify,) = listening.notifies(timeout=SECONDS, stop_after=1)
+    assert from_json(notify.payload) == ReplicaEvent(owner_digest(ANNA))
+    assert "anna" not in notify.payload
 
 
-def test_what_strangers_tell_is_no_harm(worlds: tuple[World, World], url: str) -> None:
-    here, _ = worlds
-    heard: list[ReplicaEvent | None] = []
+def test_invalid_events_of_other_programs_are_ignored(replicas: Replicas, url: str) -> None:
+    here, _ = replicas
+    events: list[ReplicaEvent | None] = []
 
     async def chat() -> None:
-        here.keeping.others.follow(heard.append)
+        replica_of(here).subscribe(events.append)
         for payload in ("", "no JSON", "[]", "null", "{}", '{"owner": [1]}', '"x"', "[" * 7000):
             await asyncio.to_thread(do, url, f"NOTIFY {CHANNEL}, '{payload}'")
-        await asyncio.to_thread(do, url, f"NOTIFY {CHANNEL}, '{to_json(ReplicaEvent('good'))}'")
-        while ReplicaEvent("good") not in heard:
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(do, url, f"NOTIFY {CHANNEL}, '{to_json(LAST)}'")
+        await wait_until(lambda: LAST in events)
 
     run(chat())
-    assert None not in heard
+    assert None not in events
 
 
-def test_after_the_loop_has_ended(worlds: tuple[World, World]) -> None:
-    """The thread that hears must not fail over it."""
-    here, there = worlds
+def test_thread_goes_on_after_the_event_loop_has_ended(replicas: Replicas) -> None:
+    here, there = replicas
 
-    async def begin() -> None:
-        here.follow()
+    async def subscribe() -> None:
+        here.subscribe()
 
-    run(begin())
-    there.visits.changed(ANNA)
-    until(lambda: not there.keeping.others._untold)  # type: ignore[attr-defined]
-    assert here.keeping.lock._thread.is_alive()  # type: ignore[attr-defined]
+    run(subscribe())
+    there.tab_sessions.notify_changed(ANNA)
+    block_until(lambda: replica_of(there).pending_count == 0)
+    assert replica_of(here).is_running
 
 
-def test_owners_with_halves_of_characters() -> None:
-    news = ReplicaEvent(owner_digest("account:\ud83d"), "c" * 100)
-    assert from_json(to_json(news)) == news
-    assert replace(news, stop="") != news
+def test_events_of_owners_with_lone_surrogates() -> None:
+    event = ReplicaEvent(owner_digest("account:\ud83d"), "c" * 100)
+    assert from_json(to_json(event)) == event
+    assert replace(event, stop="") != event

@@ -1,4 +1,4 @@
-"""Several servers on one PostgreSQL: who lives, and what a kill or an outage leaves."""
+"""Several servers on one PostgreSQL: which are alive, and what a kill or an outage leaves."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ import psycopg
 import pytest
 
 from model.config.settings import CHECKOUT
-from tests.web.chats.world import ANNA, SECONDS, Open, streaming, until
+from tests.web.chats.chat_app import ANNA, SECONDS, OpenReplica, add_streaming, block_until
 from tests.web.postgres import PASSWORD, PostgresServer, cut_off, do, rows
-from web.chats.cluster import postgres_replica as replica_module
-from web.chats.cluster.backoff import JITTER, Backoff
-from web.chats.cluster.postgres_replica import STAY, Replica
+from web.chats.cluster import postgres_replica
+from web.chats.cluster.postgres_replica import JITTER, NO_IDLE_TIMEOUT, Backoff, Replica
 from web.chats.open_store import open_store
 from web.chats.store.errors import StoreError
 from web.chats.store.models import ChatMessage, MessageState
-from web.chats.store.postgres import NOTICED, Postgres
+from web.chats.store.postgres import DETECT_DEAD_CLIENT, Postgres
 from web.chats.store.postgres_timeouts import BoundedConnection
 
 
-def test_who_lives(opened: Open, server: PostgresServer) -> None:
-    a, b = opened(), opened()
-    for one in (a, b):
-        assert one.lock.alive(a.lock.id)
-        assert one.lock.alive(b.lock.id)
-        for nobody in ("", "x", "0" * 32, "f" * 32, a.lock.id[::-1]):
-            assert not one.lock.alive(nobody)
-    elsewhere = open_store(Path("unused"), server.database())
-    assert not elsewhere.lock.alive(a.lock.id)
-    elsewhere.close()
-    _, state = streaming(a, b.lock.id)
+def test_alive_knows_the_servers_of_this_database(
+    open_replica: OpenReplica, server: PostgresServer
+) -> None:
+    a, b = open_replica(), open_replica()
+    for replica in (a, b):
+        assert replica.lock.alive(a.lock.id)
+        assert replica.lock.alive(b.lock.id)
+        for unknown in ("", "x", "0" * 32, "f" * 32, a.lock.id[::-1]):
+            assert not replica.lock.alive(unknown)
+    on_another_database = open_store(Path("unused"), server.database())
+    assert not on_another_database.lock.alive(a.lock.id)
+    on_another_database.close()
+    _, state = add_streaming(a, b.lock.id)
     a.mark_interrupted_replies()
     assert state() is MessageState.STREAMING
     b.lock.release()
@@ -43,28 +44,28 @@ def test_who_lives(opened: Open, server: PostgresServer) -> None:
     assert state() is MessageState.INTERRUPTED
 
 
-REPLY = """
+STREAM_A_REPLY = """
 import asyncio, sys
 from pathlib import Path
 from web.chats.open_store import open_store
-from web.chats.store.models import ChatMessage, ChatSettings, State
+from web.chats.store.models import ChatMessage, ChatSettings, MessageState
 
-keeping = open_store(Path("unused"), sys.argv[1])
-chat = keeping.store.create("browser:anna", "title", ChatSettings()).id
-message = ChatMessage("a", None, "assistant", "", State.STREAMING)
-keeping.store.add("browser:anna", chat, message, keeping.lock.id)
-keeping.store.save_text("a", "床前", keeping.lock.id)
-print(keeping.lock.id, flush=True)
+handle = open_store(Path("unused"), sys.argv[1])
+chat = handle.store.create("browser:anna", "title", ChatSettings()).id
+message = ChatMessage("a", None, "assistant", "", MessageState.STREAMING)
+handle.store.add("browser:anna", chat, message, handle.lock.id)
+handle.store.save_text("a", "床前", handle.lock.id)
+print(handle.lock.id, flush=True)
 sys.stdin.read()
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_a_killed_server_s_reply_is_interrupted(opened: Open, url: str) -> None:
-    """In the other's eyes, at once, and it does not have to start anew for that."""
-    here = opened()
+def test_reply_of_a_killed_server_is_interrupted(open_replica: OpenReplica, url: str) -> None:
+    """The other server marks it at once, without a restart."""
+    here = open_replica()
     child = subprocess.Popen(
-        [sys.executable, "-c", REPLY, url], cwd=CHECKOUT, text=True,
+        [sys.executable, "-c", STREAM_A_REPLY, url], cwd=CHECKOUT, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
     with child:
@@ -75,74 +76,72 @@ def test_a_killed_server_s_reply_is_interrupted(opened: Open, url: str) -> None:
         assert here.store.message(ANNA, "a")[1].state is MessageState.STREAMING
         child.send_signal(signal.SIGKILL)
         child.wait(SECONDS)
-        until(lambda: not here.lock.alive(there))
+        block_until(lambda: not here.lock.alive(there))
     here.mark_interrupted_replies()
     reply = here.store.message(ANNA, "a")[1]
     assert (reply.state, reply.text) == (MessageState.INTERRUPTED, "床前")
 
 
-def test_a_lost_lock_is_taken_again(
-    opened: Open,
-    url: str,
-    caplog: pytest.LogCaptureFixture,
+def test_lock_is_taken_again_after_a_lost_connection(
+    open_replica: OpenReplica, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    a, b = opened(), opened()
-    name, state = streaming(a, a.lock.id)
+    a, b = open_replica(), open_replica()
+    message, state = add_streaming(a, a.lock.id)
     for _ in range(3):
         cut_off(url)
-        until(lambda: b.lock.alive(a.lock.id) and a.lock.alive(b.lock.id))
+        block_until(lambda: b.lock.alive(a.lock.id) and a.lock.alive(b.lock.id))
     b.mark_interrupted_replies()
-    a.store.save_text(name, "more", a.lock.id)
+    a.store.save_text(message, "more", a.lock.id)
     assert state() is MessageState.STREAMING
     assert "answers again" in caplog.text
     assert PASSWORD not in caplog.text
 
 
-def test_a_lock_that_its_last_connection_still_holds(url: str) -> None:
-    """As after a connection that one side alone has seen the end of."""
-    home = Postgres(url)
-    replica = Replica(home)
+def test_lock_that_the_last_connection_still_holds_is_not_taken(url: str) -> None:
+    """As when only one side has noticed the end of that connection."""
+    postgres = Postgres(url)
+    replica = Replica(postgres)
     try:
         with pytest.raises(psycopg.OperationalError, match="still holds the lock"):
-            replica._connected()
+            replica._connect()
         assert replica.alive(replica.id)
     finally:
         replica.release()
-        home.close()
+        postgres.close()
 
 
-def test_a_restart_in_the_middle(
-    opened: Open,
-    back: PostgresServer,
-    caplog: pytest.LogCaptureFixture,
+def test_server_is_known_again_after_a_restart_of_the_database(
+    open_replica: OpenReplica, restarted_server: PostgresServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Both servers are known again; what the living one wrote meanwhile is not lost, though the
-    other one took it for dead."""
-    a, b = opened(), opened()
-    name, state = streaming(a, a.lock.id)
-    other, other_state = streaming(a, a.lock.id)
-    back.stop()
-    for deed in (a.mark_interrupted_replies, lambda: a.store.save_text(name, "lost", a.lock.id)):
+    """What a living server writes is not lost, though the other one took it for dead."""
+    a, b = open_replica(), open_replica()
+    message, state = add_streaming(a, a.lock.id)
+    other, other_state = add_streaming(a, a.lock.id)
+    restarted_server.stop()
+    for action in (
+        a.mark_interrupted_replies,
+        lambda: a.store.save_text(message, "lost", a.lock.id),
+    ):
         with pytest.raises(StoreError, match="does not answer"):
-            deed()
-    back.start()
-    b.store.interrupt(lambda server: False)  # as if it had looked before the lock was taken again
+            action()
+    restarted_server.start()
+    b.store.mark_interrupted(lambda server: False)  # as before the lock is taken again
     assert state() is other_state() is MessageState.INTERRUPTED
-    a.store.save_text(name, "床前明月", a.lock.id)
+    a.store.save_text(message, "床前明月", a.lock.id)
     assert state() is MessageState.STREAMING
     done = ChatMessage(other, None, "assistant", "all of it", MessageState.DONE)
     a.store.finish(done, a.lock.id)
     assert other_state() is MessageState.DONE
-    until(lambda: b.lock.alive(a.lock.id) and a.lock.alive(b.lock.id))
+    block_until(lambda: b.lock.alive(a.lock.id) and a.lock.alive(b.lock.id))
     b.mark_interrupted_replies()
     assert state() is MessageState.STREAMING
-    assert b.store.message(ANNA, name)[1].text == "床前明月"
+    assert b.store.message(ANNA, message)[1].text == "床前明月"
     assert "Traceback" not in caplog.text
     assert PASSWORD not in caplog.text
 
 
-def test_pauses_grow() -> None:
-    """All replicas came back in the same moment, and at once."""
+def test_backoff_doubles_its_pauses_with_jitter() -> None:
+    """Without them, all replicas came back at the same moment, and at once."""
     backoff = Backoff(1.0, 4.0)
     for _ in range(2):
         for usual in (1, 2, 4, 4, 4):
@@ -151,68 +150,75 @@ def test_pauses_grow() -> None:
     assert len({backoff.pause() for _ in range(9)}) == 9
 
 
-def test_connections_that_do_not_hold(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses: list[float] = []
-    monkeypatch.setattr(Backoff, "pause", lambda self: pauses.append(self._next) or 0.0)
+def test_pauses_follow_connections_that_do_not_last(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses = 0
 
-    def failing(self: Replica, connection: BoundedConnection) -> None:
+    def count(self: Backoff) -> float:
+        nonlocal pauses
+        pauses += 1
+        return 0.0
+
+    def lose(self: Replica, connection: BoundedConnection) -> None:
         raise psycopg.OperationalError("lost")
 
-    home = Postgres(url)
-    monkeypatch.setattr(Replica, "_serve", failing)
-    monkeypatch.setattr(Replica, "_regain", lambda self: None)
-    replica = Replica(home)
+    monkeypatch.setattr(Backoff, "pause", count)
+    monkeypatch.setattr(Replica, "_serve", lose)
+    monkeypatch.setattr(Replica, "_reconnect", lambda self: None)
+    postgres = Postgres(url)
+    replica = Replica(postgres)
     try:
-        until(lambda: len(pauses) > 5)
+        block_until(lambda: pauses > 5)
     finally:
         replica.release()
-        home.close()
+        postgres.close()
 
 
-def test_who_hears_for_long_is_not_idle(
-    opened: Open, url: str, monkeypatch: pytest.MonkeyPatch
+def test_idle_connection_is_pinged(
+    open_replica: OpenReplica, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PostgreSQL, or a router between, may cut off whoever says nothing."""
-    monkeypatch.setattr(replica_module, "READ_SECONDS", 0.01)
+    """PostgreSQL, or a router in between, may cut off an idle one."""
+    monkeypatch.setattr(postgres_replica, "PING_SECONDS", 0.01)
     do(url, f"ALTER DATABASE {url.rpartition('/')[2]} SET idle_session_timeout = '1h'")
-    replica = opened().lock
+    replica = open_replica().lock
     assert isinstance(replica, Replica)
-    pid = replica._connection.info.backend_pid
+    pid = replica.backend_pid
 
-    def said() -> object:
+    def last_statement() -> object:
         starts = dict(rows(url, "SELECT pid, query_start FROM pg_stat_activity"))
         return starts[pid]
 
-    before = said()
-    until(lambda: said() != before)
+    before = last_statement()
+    block_until(lambda: last_statement() != before)
     replica.release()
-    home = Postgres(url)
-    connection = home.connect()
-    connection.execute(STAY)
+    postgres = Postgres(url)
+    connection = postgres.connect()
+    connection.execute(NO_IDLE_TIMEOUT)
     assert connection.execute("SHOW idle_session_timeout").fetchone() == ("0",)
-    connection.execute(NOTICED)
+    connection.execute(DETECT_DEAD_CLIENT)
     assert connection.execute("SHOW tcp_user_timeout").fetchone() == ("25000",)
     connection.close()
-    home.close()
+    postgres.close()
 
 
-def test_a_replica_that_cannot_be_leaves_nothing_open(
+def test_replica_that_cannot_connect_leaves_nothing_open(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[socket.socket] = []
-    pair = socket.socketpair
+    sockets: list[socket.socket] = []
+    socketpair = socket.socketpair
 
-    def kept() -> tuple[socket.socket, ...]:
-        made.extend(pair())
-        return tuple(made)
+    def record() -> tuple[socket.socket, ...]:
+        sockets.extend(socketpair())
+        return tuple(sockets)
 
-    def failing(self: Replica) -> None:
+    def fail(self: Replica) -> None:
         raise psycopg.OperationalError("no")
 
-    home = Postgres(url)
-    monkeypatch.setattr(replica_module.socket, "socketpair", kept)
-    monkeypatch.setattr(Replica, "_connected", failing)
+    postgres = Postgres(url)
+    monkeypatch.setattr(socket, "socketpair", record)
+    monkeypatch.setattr(Replica, "_connect", fail)
     with pytest.raises(StoreError):
-        Replica(home)
-    assert all(one.fileno() == -1 for one in made)
-    home.close()
+        Replica(postgres)
+    assert all(one.fileno() == -1 for one in sockets)
+    postgres.close()

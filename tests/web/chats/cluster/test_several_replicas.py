@@ -1,4 +1,4 @@
-"""Chats that several replicas show: what one says, another follows, stops and does not disturb."""
+"""Chats that several replicas show: replies of one are followed and stopped at another."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.web.chats.world import ANNA, GREEDY, SECONDS, World, run, streaming
+from tests.web.chats.chat_app import ANNA, GREEDY, SECONDS, ChatApp, add_streaming, run, wait_until
 from tests.web.postgres import PostgresServer, do
 from web.chats.cluster.postgres_replica import Replica
 from web.chats.identity import Owner
@@ -21,56 +21,53 @@ from web.chats.tab_sessions import TabSession
 from web.ui import stream
 from web.workers import Workers
 
+Replicas = tuple[ChatApp, ChatApp]
 
-def test_a_reply_goes_on_through_an_outage(
-    worlds: tuple[World, World],
-    back: PostgresServer,
+
+def test_reply_goes_on_through_an_outage(
+    replicas: Replicas, restarted_server: PostgresServer
 ) -> None:
-    here, there = worlds
+    here, there = replicas
 
     async def chat() -> None:
-        here.talk.send(here.visit, "one two three", GREEDY)
-        there.visit.chat = here.visit.chat
+        here.chat_service.send(here.tab, "one two three", GREEDY)
+        there.tab.chat = here.tab.chat
         here.engine.tick()
-        while here.last.text != "base ":
-            await asyncio.sleep(0.01)
-        back.stop()
+        await wait_until(lambda: here.last.text == "base ")
+        restarted_server.stop()
         here.engine.tick(20)
-        while here.replies.count:
-            await asyncio.sleep(0.01)
-        back.start()
-        while there.last.state is not MessageState.DONE:
-            await asyncio.sleep(0.01)
+        await here.replies_ended()
+        restarted_server.start()
+        await wait_until(lambda: there.last.state is MessageState.DONE)
 
     run(chat())
     assert there.last.text == here.last.text == "base heard: one two three "
 
 
-def test_a_tab_at_one_replica_follows_what_another_says(worlds: tuple[World, World]) -> None:
-    """And Stop works from there."""
-    here, there = worlds
+def test_tab_follows_and_stops_a_reply_of_another_replica(replicas: Replicas) -> None:
+    here, there = replicas
 
     async def chat() -> None:
-        for world in worlds:
-            world.follow()
-        here.talk.send(here.visit, "one two three", GREEDY)
-        there.visit.chat = here.visit.chat
-        for pieces in ("base ", "base heard: "):
+        for app in replicas:
+            app.subscribe()
+        here.chat_service.send(here.tab, "one two three", GREEDY)
+        there.tab.chat = here.tab.chat
+        for text in ("base ", "base heard: "):
             here.engine.tick()
-            while there.last.text != pieces:
-                await there.news()
+            while there.last.text != text:
+                await there.redraw_requested()
         assert there.last.state is MessageState.STREAMING
-        there.talk.stop(there.visit)
+        there.chat_service.stop(there.tab)
         while there.last.state is MessageState.STREAMING:
-            await there.news()
+            await there.redraw_requested()
         assert there.last.state is MessageState.STOPPED
 
     run(chat())
     assert here.last.text == "base heard: "
 
 
-class Socket:
-    """A tab's, which keeps what is sent."""
+class RecordingSocket:
+    """A tab's WebSocket, which records what is sent."""
 
     def __init__(self) -> None:
         self.sent: asyncio.Queue[str] = asyncio.Queue()
@@ -79,141 +76,135 @@ class Socket:
         await self.sent.put(text)
 
 
-def test_a_tab_whose_replica_died(
-    worlds: tuple[World, World], monkeypatch: pytest.MonkeyPatch
+def test_tab_notices_that_the_replica_of_its_reply_died(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The tab was not told, so it streamed for ever."""
+    """The tab showed a streaming reply for ever."""
     monkeypatch.setattr(stream, "AFAR_SECONDS", 0.05)
-    here, there = worlds
-    name, state = streaming(here.keeping, there.keeping.lock.id)
-    here.visit.chat = here.store.message(ANNA, name)[0]
+    here, there = replicas
+    message, state = add_streaming(here.store_handle, there.store_handle.lock.id)
+    here.tab.chat = here.store.message(ANNA, message)[0]
     layout = SimpleNamespace(meter="meter", controls=SimpleNamespace(encode=list))
-    service: Any = SimpleNamespace(talk=here.talk, workers=Workers(), layout=layout)
+    service: Any = SimpleNamespace(chat_service=here.chat_service, workers=Workers(), layout=layout)
 
-    async def look() -> None:
-        socket: Any = Socket()
-        sending = asyncio.create_task(stream.Tab(service, socket, here.visit)._send_chats())
-        here.visit.request_redraw()
-        for _ in range(2):  # no meter in between, which takes a tokenizer's time
+    async def watch() -> None:
+        socket: Any = RecordingSocket()
+        sending = asyncio.create_task(stream.Tab(service, socket, here.tab)._send_chats())
+        here.tab.request_redraw()
+        for _ in range(2):  # no meter in between, which costs the tokenizer's time
             assert set(json.loads(await socket.sent.get())) == {"log", "sidebar"}
-        there.keeping.lock.release()
+        there.store_handle.lock.release()
         while state() is MessageState.STREAMING:
             await socket.sent.get()
         while json.loads(await socket.sent.get()) != {"controls": ["meter"]}:
             pass
         sending.cancel()
 
-    run(look())
+    run(watch())
 
 
-def test_stop_where_nobody_is_left_to_stop(worlds: tuple[World, World]) -> None:
-    here, there = worlds
-    name, state = streaming(here.keeping, there.keeping.lock.id)
-    here.visit.chat = here.store.message(ANNA, name)[0]
-    here.visit.changed.clear()
-    there.keeping.lock.release()
-    here.talk.stop(here.visit)
-    assert here.visit.changed.is_set()
+def test_stop_marks_a_reply_of_a_dead_replica(replicas: Replicas) -> None:
+    here, there = replicas
+    message, state = add_streaming(here.store_handle, there.store_handle.lock.id)
+    here.tab.chat = here.store.message(ANNA, message)[0]
+    here.tab.chats_changed.clear()
+    there.store_handle.lock.release()
+    here.chat_service.stop(here.tab)
+    assert here.tab.chats_changed.is_set()
     assert state() is MessageState.INTERRUPTED
 
 
-def test_one_reply_at_a_time_wherever_it_is_asked_for(worlds: tuple[World, World]) -> None:
-    """Each replica knew of its own replies only."""
-    here, there = worlds
+def test_chat_has_one_reply_at_a_time_among_all_replicas(replicas: Replicas) -> None:
+    """Each replica checked only its own replies."""
+    here, there = replicas
+    service, tab = there.chat_service, there.tab
 
     async def chat() -> None:
-        here.talk.send(here.visit, "one two three", GREEDY)
-        chat = there.visit.chat = here.visit.chat or ""
-        asked, reply = there.store.messages(ANNA, chat).values()
-        for deed in (
-            lambda: there.talk.send(there.visit, "me too", GREEDY),
-            lambda: there.talk.edit(there.visit, asked.id, "me too", GREEDY),
-            lambda: there.talk.compare(there.visit, "me too", [GREEDY, GREEDY]),
-            lambda: there.talk.regenerate(there.visit, None, GREEDY),
-            lambda: there.replies.begin(ANNA, chat, asked.id, GREEDY),
-            lambda: there.replies.begin(ANNA, chat, asked.id, GREEDY, "comparison"),
+        here.chat_service.send(here.tab, "one two three", GREEDY)
+        chat = tab.chat = here.chat
+        question, reply = there.store.messages(ANNA, chat).values()
+        for action in (
+            lambda: service.send(tab, "me too", GREEDY),
+            lambda: service.edit(tab, question.id, "me too", GREEDY),
+            lambda: service.compare(tab, "me too", [GREEDY, GREEDY]),
+            lambda: service.regenerate(tab, None, GREEDY),
+            lambda: there.reply_generator.begin(ANNA, chat, question.id, GREEDY),
+            lambda: there.reply_generator.begin(ANNA, chat, question.id, GREEDY, "comparison"),
         ):
             with pytest.raises(ReplyBusyError):
-                deed()
-            assert len(there.store.messages(ANNA, chat)) == 2
+                action()
+            assert there.message_count == 2
         here.engine.tick(20)
-        while here.replies.count:
-            await asyncio.sleep(0.01)
+        await here.replies_ended()
         done = here.store.message(ANNA, reply.id)[1]
         assert done.state is MessageState.DONE
-        there.talk.send(there.visit, "and now", GREEDY)
+        service.send(tab, "and now", GREEDY)
         with pytest.raises(ReplyBusyError):
-            here.replies.continue_reply(ANNA, chat, done, GREEDY)
-        while there.replies.count:
-            await asyncio.sleep(0.01)
+            here.reply_generator.continue_reply(ANNA, chat, done, GREEDY)
+        await there.replies_ended()
 
     run(chat())
 
 
-def test_a_reply_of_a_dead_replica_is_in_nobody_s_way(worlds: tuple[World, World]) -> None:
-    here, there = worlds
-    name, _ = streaming(here.keeping, there.keeping.lock.id)
-    chat = here.store.message(ANNA, name)[0]
-    there.keeping.lock.release()
+def test_reply_of_a_dead_replica_does_not_block_the_chat(replicas: Replicas) -> None:
+    here, there = replicas
+    message, _ = add_streaming(here.store_handle, there.store_handle.lock.id)
+    chat = here.store.message(ANNA, message)[0]
+    there.store_handle.lock.release()
 
     async def ask() -> None:
-        here.replies.begin(ANNA, chat, name, GREEDY)
+        here.reply_generator.begin(ANNA, chat, message, GREEDY)
         here.engine.tick(20)
-        while here.replies.count:
-            await asyncio.sleep(0.01)
+        await here.replies_ended()
 
     run(ask())
 
 
-def test_somebody_elses_reply_is_not_stopped(worlds: tuple[World, World]) -> None:
-    here, there = worlds
+def test_stop_by_another_owner_does_nothing_at_other_replicas(replicas: Replicas) -> None:
+    here, there = replicas
 
     async def chat() -> None:
-        for world in worlds:
-            world.follow()
-        here.talk.send(here.visit, "hello", GREEDY)
-        chat = here.visit.chat or ""
-        there.talk.stop(TabSession(Owner("browser:eve"), chat=chat))
-        there.talk.rename(there.visit, chat, "renamed")  # comes after it
-        here.visit.changed.clear()
-        await here.news()
-        assert here.replies.count == 1
+        for app in replicas:
+            app.subscribe()
+        here.chat_service.send(here.tab, "hello", GREEDY)
+        there.chat_service.stop(TabSession(Owner("browser:eve"), chat=here.chat))
+        there.chat_list.rename(there.tab, here.chat, "renamed")  # its event follows the stop
+        here.tab.chats_changed.clear()
+        await here.redraw_requested()
+        assert here.reply_generator.count == 1
         here.engine.tick(20)
-        while here.replies.count:
-            await asyncio.sleep(0.01)
+        await here.replies_ended()
 
     run(chat())
     assert here.last.state is MessageState.DONE
 
 
-def test_stop_while_nobody_hears(
-    worlds: tuple[World, World], monkeypatch: pytest.MonkeyPatch
+def test_stop_reaches_a_replica_after_its_connection_was_lost(
+    replicas: Replicas, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is told once more when the connection is there again."""
-    here, there = worlds
-    replica, other = here.keeping.lock, there.keeping.lock
+    """It is published once more when the connection is there again."""
+    here, there = replicas
+    replica, other = here.store_handle.lock, there.store_handle.lock
     assert isinstance(replica, Replica)
     assert isinstance(other, Replica)
-    told = threading.Event()
-    connected = replica._connected
+    published = threading.Event()
+    connect = replica._connect
 
-    def late() -> BoundedConnection:
-        assert told.wait(SECONDS)
-        return connected()
+    def connect_late() -> BoundedConnection:
+        assert published.wait(SECONDS)
+        return connect()
 
     async def chat() -> None:
-        for world in worlds:
-            world.follow()
-        here.talk.send(here.visit, "one two three", GREEDY)
-        there.visit.chat = here.visit.chat
-        monkeypatch.setattr(replica, "_connected", late)
-        do(here.url, f"SELECT pg_terminate_backend({replica._connection.info.backend_pid})")
-        there.replies.stop(ANNA, here.visit.chat or "")
-        while not other._stops:
-            await asyncio.sleep(0.01)
-        told.set()
-        while here.replies.count:
-            await asyncio.sleep(0.01)
+        for app in replicas:
+            app.subscribe()
+        here.chat_service.send(here.tab, "one two three", GREEDY)
+        there.tab.chat = here.tab.chat
+        monkeypatch.setattr(replica, "_connect", connect_late)
+        do(url, f"SELECT pg_terminate_backend({replica.backend_pid})")
+        there.reply_generator.stop(ANNA, here.chat)
+        await wait_until(lambda: other.recent_stop_count)
+        published.set()
+        await here.replies_ended()
 
     run(chat())
     assert here.last.state is MessageState.STOPPED

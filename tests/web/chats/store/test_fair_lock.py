@@ -1,4 +1,4 @@
-"""The lock before the one connection that writes."""
+"""Locks before the connections: order, bounds, and one slot for each owner."""
 
 from __future__ import annotations
 
@@ -7,67 +7,58 @@ import time
 
 import pytest
 
+from tests.web.chats.chat_app import SECONDS, block_until
 from web.chats.store.errors import StoreBusyError
-from web.chats.store.fair_lock import FairLock
-
-LONG = 30.0  # a bound, not a measure
+from web.chats.store.fair_lock import FairLock, OwnerSlots
 
 
-def waiting(lock: FairLock, count: int) -> None:
-    """Until so many threads wait."""
-    deadline = time.monotonic() + LONG
-    while len(lock._waiting) != count:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
-def test_fair_lock_lets_threads_in_as_they_came() -> None:
+def test_fair_lock_admits_threads_in_order_of_arrival() -> None:
     lock, order, threads = FairLock(), list[int](), list[threading.Thread]()
 
     def take(number: int) -> None:
-        with lock.held(LONG):
+        with lock.hold(SECONDS):
             order.append(number)
 
-    with lock.held(LONG):
+    with lock.hold(SECONDS):
         for number in range(5):
             threads.append(threading.Thread(target=take, args=(number,)))
             threads[-1].start()
-            waiting(lock, number + 1)
-    with lock.held(LONG):  # behind all of them, though this thread asked at once
+            block_until(lambda number=number: lock.waiting_count == number + 1)  # type: ignore[misc]
+    with lock.hold(SECONDS):  # after all of them, though this thread asked at once
         assert order == [0, 1, 2, 3, 4]
     for thread in threads:
         thread.join()
 
 
-def test_fair_lock_is_not_waited_for_without_end() -> None:
+def test_fair_lock_bounds_the_wait() -> None:
     lock = FairLock()
-    with lock.held(LONG):
-        with pytest.raises(StoreBusyError), lock.held(0.01):
+    with lock.hold(SECONDS):
+        with pytest.raises(StoreBusyError), lock.hold(0.01):
             pass
-        assert not lock._waiting
-    with lock.held(0.01):
+        assert lock.waiting_count == 0
+    with lock.hold(0.01):
         pass
 
 
-def test_fair_lock_is_free_again_after_an_error() -> None:
+def test_fair_lock_is_released_after_an_error() -> None:
     lock = FairLock()
-    with pytest.raises(LookupError), lock.held(LONG):
+    with pytest.raises(LookupError), lock.hold(SECONDS):
         raise LookupError
-    with lock.held(0.01):
+    with lock.hold(0.01):
         pass
 
 
 def test_fair_lock_is_held_by_one_thread_at_a_time() -> None:
-    """Also where waits end in the moment in which the lock is handed over."""
-    lock, inside, problems = FairLock(), list[int](), list[str]()
+    """Also where a wait ends at the moment when the lock is passed on."""
+    lock, inside, errors = FairLock(), list[int](), list[str]()
 
     def work(number: int) -> None:
         for _ in range(200):
             try:
-                with lock.held(0.0005):
+                with lock.hold(0.0005):
                     inside.append(number)
                     if inside != [number]:
-                        problems.append("two at once")
+                        errors.append("two at once")
                     time.sleep(0.0002)
                     inside.remove(number)
             except StoreBusyError:
@@ -78,15 +69,37 @@ def test_fair_lock_is_held_by_one_thread_at_a_time() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not problems
-    assert not lock._waiting
-    with lock.held(0.01):
+    assert not errors
+    assert lock.waiting_count == 0
+    with lock.hold(0.01):
         pass
 
 
-def test_fair_lock_is_held_by_so_many_threads() -> None:
+def test_fair_lock_has_count_slots() -> None:
     lock = FairLock(2)
-    with lock.held(LONG), lock.held(LONG), pytest.raises(StoreBusyError), lock.held(0.01):
+    with lock.hold(SECONDS), lock.hold(SECONDS), pytest.raises(StoreBusyError), lock.hold(0.01):
         pass
-    with lock.held(0.01), lock.held(0.01):
+    with lock.hold(0.01), lock.hold(0.01):
         pass
+
+
+def test_owner_slots_are_waited_for() -> None:
+    slots, order = OwnerSlots(1), list[str]()
+
+    def take(owner: str) -> None:
+        with slots.hold(owner, SECONDS):
+            order.append(owner)
+
+    with slots.hold("a", SECONDS):
+        threads = [threading.Thread(target=take, args=(owner,)) for owner in "ab"]
+        for thread in threads:
+            thread.start()
+        with pytest.raises(StoreBusyError), slots.hold("c", 0.02):
+            pass
+        assert order == []
+    for thread in threads:
+        thread.join()
+    assert sorted(order) == ["a", "b"]
+    with pytest.raises(LookupError), slots.hold("a", SECONDS):
+        raise LookupError
+    take("a")

@@ -1,4 +1,4 @@
-"""Settings and runs as JSON."""
+"""Serialization: settings and runs as JSON, read strictly and leniently."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from model.types import FinishReason, RequestError, Sampling
 from web.chats.store import serialization
-from web.chats.store.models import ChatSettings, GenerationRun
+from web.chats.store.models import ChatSettings, GenerationRun, sanitize_text
 
 SAMPLING = Sampling(
     max_tokens=7, min_tokens=2, temperature=0.25, top_k=3, top_p=0.5, min_p=0.1,
@@ -21,7 +21,7 @@ RUN = GenerationRun(
 )
 
 
-def test_everything_comes_back() -> None:
+def test_values_are_read_as_they_were_written() -> None:
     assert serialization.settings_from(serialization.settings_text(SETTINGS)) == SETTINGS
     assert serialization.sampling_from(serialization.sampling_text(SAMPLING)) == SAMPLING
     interrupted = GenerationRun(ChatSettings(), "base", "none")
@@ -32,19 +32,31 @@ def test_everything_comes_back() -> None:
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_values_are_read_in_either_way(strict: bool) -> None:
+def test_run_is_read_strictly_and_leniently(strict: bool) -> None:
     value = json.loads(json.dumps(serialization.run_value(RUN)))
     assert serialization.read_run(value, strict) == RUN
     assert value["reason"] == "length"
 
 
-def test_what_is_unknown_or_missing_does_not_matter() -> None:
-    read = serialization.read_settings({"adapter": "a", "of_the_future": 1}, strict=True)
+def test_json_has_the_keys_of_every_version() -> None:
+    """`scale` is the adapter's scale, and "" the base and its own template."""
+    value = serialization.settings_value(ChatSettings())
+    assert {name: value[name] for name in ("adapter", "scale", "template", "system")} == {
+        "adapter": "", "scale": 1.0, "template": "", "system": "",
+    }  # fmt: skip
+    assert serialization.read_settings(value, strict=True) == ChatSettings()
+    assert ChatSettings().adapter is None
+
+
+def test_unknown_and_missing_fields_are_ignored() -> None:
+    read = serialization.read_settings(
+        {"adapter": "a", "of_the_future": 1, "\ud83d": 2}, strict=True
+    )
     assert read == ChatSettings(adapter="a")
     assert serialization.read_settings({}, strict=True) == ChatSettings()
 
 
-WRONG: list[dict[str, Any]] = [
+INVALID: list[dict[str, Any]] = [
     {"temperature": "warm"},
     {"temperature": -1},
     {"temperature": float("nan")},
@@ -65,75 +77,77 @@ WRONG: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("wrong", WRONG, ids=str)
-def test_one_wrong_value_spoils_itself_alone(wrong: dict[str, Any]) -> None:
-    assert serialization.read_sampling({**wrong, "min_tokens": 3}) == Sampling(min_tokens=3)
-    settings = serialization.read_settings({"system": "s", "sampling": {**wrong, "min_tokens": 3}})
-    assert settings == ChatSettings(system="s", sampling=Sampling(min_tokens=3))
+@pytest.mark.parametrize("invalid", INVALID, ids=str)
+def test_lenient_reading_drops_only_the_invalid_field(invalid: dict[str, Any]) -> None:
+    assert serialization.read_sampling({**invalid, "min_tokens": 3}) == Sampling(min_tokens=3)
+    settings = {"system": "s", "sampling": {**invalid, "min_tokens": 3}}
+    expected = ChatSettings(system="s", sampling=Sampling(min_tokens=3))
+    assert serialization.read_settings(settings) == expected
+    run = {"settings": settings, "base": "b", "prompt_tokens": "many"}
+    assert serialization.read_run(run) == GenerationRun(expected, "b", "")
 
 
-@pytest.mark.parametrize("wrong", WRONG, ids=str)
-def test_strict_refuses_what_is_wrong(wrong: dict[str, Any]) -> None:
+@pytest.mark.parametrize("invalid", INVALID, ids=str)
+def test_strict_reading_refuses_an_invalid_field(invalid: dict[str, Any]) -> None:
     with pytest.raises(RequestError):
-        serialization.read_sampling(wrong, strict=True)
+        serialization.read_sampling(invalid, strict=True)
     with pytest.raises(RequestError):
-        serialization.read_run({"settings": {"sampling": wrong}}, strict=True)
+        serialization.read_run({"settings": {"sampling": invalid}}, strict=True)
 
 
 @pytest.mark.parametrize("value", [None, [], "text", 1])
-def test_no_object_at_all(value: object) -> None:
+def test_value_that_is_no_object(value: object) -> None:
     assert serialization.read_settings(value) == ChatSettings()
     with pytest.raises(RequestError):
         serialization.read_settings(value, strict=True)
+    assert serialization.read_run({"base": "b", "settings": value}).settings == ChatSettings()
+    with pytest.raises(RequestError, match="Settings are not as they should be"):
+        serialization.read_run({"settings": value}, strict=True)
 
 
-def test_a_reason_of_the_future_is_none() -> None:
+def test_reason_of_a_newer_version_is_none() -> None:
     assert serialization.read_run({"reason": "bored"}).reason is None
     with pytest.raises(RequestError):
         serialization.read_run({"reason": "bored"}, strict=True)
 
 
 @pytest.mark.parametrize("text", ["", "{", "null", "[" * 100_000, "NaN"])
-def test_damaged_text_is_as_by_default(text: str) -> None:
+def test_invalid_json_gives_the_defaults(text: str) -> None:
     assert serialization.settings_from(text) == ChatSettings()
     assert serialization.sampling_from(text) == Sampling()
     assert serialization.runs_from(text) == ()
 
 
-def test_halves_of_characters() -> None:
-    assert serialization.sanitize_text("a\ud83d\ude00b") == "a😀b"
-    assert serialization.sanitize_text("a\ud83db") == "a�b"
+def test_lone_surrogates_are_replaced() -> None:
+    assert sanitize_text("a\ud83d\ude00b") == "a😀b"
+    assert sanitize_text("a\ud83db") == "a�b"
     assert serialization.read_settings({"system": "\ud83d"}).system == "�"
 
 
-def test_large_texts_are_not_kept_in_memory() -> None:
-    """Thousands of them were, each of an import's making, and each as long as a file may be."""
-    for cached in (serialization._cached_runs, serialization._cached_settings):
-        cached.cache_clear()
+def test_large_texts_are_not_cached() -> None:
+    """The cache had thousands of an import's texts, each as long as a file may be."""
     large = ChatSettings(system="x" * serialization.MAX_CACHED)
-    assert serialization.settings_from(serialization.settings_text(large)) == large
-    assert (
-        serialization.runs_from(serialization.runs_text([GenerationRun(large, "base", "none")]))[
-            0
-        ].settings
-        == large
-    )
-    assert serialization._cached_runs.cache_info().currsize == 0
-    assert serialization._cached_settings.cache_info().currsize == 0
-    assert serialization.runs_from(serialization.runs_text([RUN])) == (RUN,)
-    assert serialization._cached_runs.cache_info().currsize == 1
+    settings = serialization.settings_text(large)
+    runs = serialization.runs_text([GenerationRun(large, "base", "none")])
+    assert serialization.settings_from(settings) == large
+    assert serialization.runs_from(runs)[0].settings == large
+    assert serialization.settings_from(settings) is not serialization.settings_from(settings)
+    assert serialization.runs_from(runs) is not serialization.runs_from(runs)
+    small = serialization.runs_text([RUN])
+    assert serialization.runs_from(small) == (RUN,)
+    assert serialization.runs_from(small) is serialization.runs_from(small)
 
 
-def test_values_like_the_defaults_are_still_of_the_right_kind() -> None:
+def test_value_equal_to_the_default_must_have_its_type() -> None:
     """True equals 1, and 0 equals 0.0."""
     with pytest.raises(RequestError, match="temperature"):
         serialization.read_sampling({"temperature": True}, strict=True)
     with pytest.raises(RequestError, match="min_tokens"):
         serialization.read_sampling({"min_tokens": 0.0}, strict=True)
     assert type(serialization.read_sampling({"top_p": 1}).top_p) is float
-    assert type(serialization.read_settings({"scale": 1}).scale) is float
+    assert type(serialization.read_settings({"scale": 1}).adapter_scale) is float
 
 
 def test_nul_is_replaced() -> None:
-    assert serialization.sanitize_text("a\0b") == "a�b"
-    assert serialization.sanitize_text("字\0\ud83d") == "字��"
+    assert sanitize_text("a\0b") == "a�b"
+    assert sanitize_text("字\0\ud83d") == "字��"

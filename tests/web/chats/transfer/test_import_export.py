@@ -1,4 +1,4 @@
-"""Chats as files."""
+"""Files of chats: what is exported can be imported, and which files are refused."""
 
 from __future__ import annotations
 
@@ -13,36 +13,35 @@ from typing import Any
 import pytest
 
 from model.types import FinishReason, RequestError, Sampling
-from web.chats import shapes
 from web.chats.store.chat_store import ChatStore
 from web.chats.store.models import (
     Chat,
     ChatMessage,
     ChatSettings,
     GenerationRun,
+    ImportedChat,
     MessageState,
     Vote,
 )
-from web.chats.transfer import import_file
+from web.chats.transfer import import_file, import_models
 from web.chats.transfer.export import (
-    ImportedChat,
-    Parts,
+    ChatParts,
+    export_chats,
     file_name,
-    from_json,
     json_parts,
     markdown_parts,
     pair_parts,
 )
-from web.chats.transfer.export_writer import export_chats
+from web.chats.transfer.import_file import read_chats
 
 SETTINGS = ChatSettings("古文", 0.5, "alpaca", "你是诗人。", Sampling(seed=4, stop=("。",)))
 RUN = GenerationRun(SETTINGS, "base", "int4", "abc", FinishReason.STOP, completion_tokens=9)
 CHAT = Chat("chat", "夜 *思*", 10.0, 20.0, "q2", SETTINGS)
 
 
-def message(name: str, parent: str | None, text: str, **rest: Any) -> ChatMessage:
+def message(name: str, parent: str | None, text: str, **fields: Any) -> ChatMessage:
     role: Any = "user" if name.startswith("q") else "assistant"
-    return ChatMessage(name, parent, role, text, created=11.0, **rest)
+    return ChatMessage(name, parent, role, text, created=11.0, **fields)
 
 
 MESSAGES = {
@@ -59,19 +58,23 @@ MESSAGES = {
     )
 }
 VOTE = Vote("c", "chat", "a1", 12.0)
-EXPORTED: Parts = (CHAT, [VOTE], MESSAGES.values())
+EXPORTED: ChatParts = (CHAT, [VOTE], MESSAGES.values())
 
 
-def to_json(chats: Iterable[Parts]) -> str:
+def to_json(chats: Iterable[ChatParts]) -> str:
     return "".join(json_parts(chats))
 
 
-def named(imported: ImportedChat) -> ImportedChat:
-    """With the ids of `MESSAGES` in place of the new ones, which have to be new, and different."""
+def from_json(text: str) -> list[ImportedChat]:
+    return list(read_chats(text))
+
+
+def with_old_ids(imported: ImportedChat) -> ImportedChat:
+    """Returns the chat with the ids of `MESSAGES`; checks that its own are new and different."""
     names = dict(zip([m.id for m in imported.messages], MESSAGES, strict=True))
-    fresh = {*names, imported.chat.id, *(m.comparison for m in imported.messages)} - {None}
-    assert len(fresh) == len(MESSAGES) + 2
-    assert not fresh & {*MESSAGES, "c", "chat"}
+    new_ids = {*names, imported.chat.id, *(m.comparison for m in imported.messages)} - {None}
+    assert len(new_ids) == len(MESSAGES) + 2
+    assert not new_ids & {*MESSAGES, "c", "chat"}
 
     def old(name: str | None) -> str | None:
         return None if name is None else names[name]
@@ -90,42 +93,42 @@ def named(imported: ImportedChat) -> ImportedChat:
                         messages, votes)  # fmt: skip
 
 
-def test_an_export_comes_back(tmp_path: Path) -> None:
+def test_imported_export_is_as_it_was(tmp_path: Path) -> None:
     text = to_json([EXPORTED, EXPORTED])
     assert "写一首诗 🦙" in text
     imported = from_json(text)
     expected = {**MESSAGES, "a4": replace(MESSAGES["a4"], state=MessageState.INTERRUPTED)}
-    for one in imported.chats:
-        assert named(one) == ImportedChat(CHAT, tuple(expected.values()), (VOTE,))
+    for one in imported:
+        assert with_old_ids(one) == ImportedChat(CHAT, tuple(expected.values()), (VOTE,))
     with closing(ChatStore(tmp_path / "chats.db")) as store:
         kept = store.import_chats("mei", imported)
-        for chat, one in zip(kept, imported.chats, strict=True):
+        for chat, one in zip(kept, imported, strict=True):
             assert chat == one.chat == store.chat("mei", chat.id)
             assert tuple(store.messages("mei", chat.id).values()) == one.messages
         votes = store.votes("mei")
         assert sorted(v.chat for v in votes) == sorted(chat.id for chat in kept)
-        again = from_json("".join(export_chats(store, "mei"))).chats
-    assert [named(one) for one in again] == [named(c) for c in imported.chats]
+        again = from_json("".join(export_chats(store, "mei")))
+    assert [with_old_ids(one) for one in again] == [with_old_ids(c) for c in imported]
 
 
-def test_nothing_streams_in_a_file() -> None:
-    """Neither as it is written, nor if somebody wrote it by hand."""
+def test_streaming_reply_is_interrupted_in_a_file() -> None:
+    """As it is written, and as it is read."""
     text = to_json([EXPORTED])
     assert "streaming" not in text
-    by_hand = from_json(text.replace('"state": "interrupted"', '"state": "streaming"'))
-    states = [message.state for message in by_hand.chats[0].messages]
+    edited = from_json(text.replace('"state": "interrupted"', '"state": "streaming"'))
+    states = [message.state for message in edited[0].messages]
     assert MessageState.INTERRUPTED in states
     assert MessageState.STREAMING not in states
 
 
-def test_several_exports_in_a_list() -> None:
+def test_list_of_exports_is_read() -> None:
     text = to_json([EXPORTED])
-    assert len(from_json(f"[{text}, {text}, {json.dumps(OPENAI)}]").chats) == 3
+    assert len(from_json(f"[{text}, {text}, {json.dumps(OPENAI)}]")) == 3
 
 
-def test_a_time_to_come_is_now() -> None:
+def test_future_time_is_now() -> None:
     late = replace(CHAT, created=1e300, updated=1e300, head=None)
-    chat = from_json(to_json([(late, [], ())])).chats[0].chat
+    chat = from_json(to_json([(late, [], ())]))[0].chat
     assert chat.created <= chat.updated <= time.time()
 
 
@@ -139,8 +142,8 @@ SHAREGPT: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("value", [OPENAI, SHAREGPT], ids=["openai", "sharegpt"])
-def test_files_of_others(value: dict[str, Any]) -> None:
-    one, two = from_json(json.dumps([value, {**value, "title": "Named"}])).chats
+def test_files_of_other_programs_are_read(value: dict[str, Any]) -> None:
+    one, two = from_json(json.dumps([value, {**value, "title": "Named"}]))
     assert two.chat.title == "Named"
     assert one.chat.title == "Hello"
     assert one.chat.settings == ChatSettings(system="Be brief.")
@@ -152,7 +155,7 @@ def test_files_of_others(value: dict[str, Any]) -> None:
     assert {m.id for m in one.messages}.isdisjoint(m.id for m in two.messages)
 
 
-FORMS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "parts": {"messages": [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": [{"type": "text", "text": "Hello\n"},
@@ -166,9 +169,9 @@ FORMS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("value", FORMS.values(), ids=FORMS)
-def test_forms_of_training_data_are_chats_too(value: dict[str, Any]) -> None:
-    (chat,) = from_json(json.dumps(value)).chats
+@pytest.mark.parametrize("value", VARIANTS.values(), ids=VARIANTS)
+def test_variants_of_other_programs_are_read(value: dict[str, Any]) -> None:
+    (chat,) = from_json(json.dumps(value))
     assert chat.chat.settings.system == "Be brief."
     assert [m.text for m in chat.messages] == ["Hello\n\nthere", "Hi."]
     assert [m.role for m in chat.messages] == ["user", "assistant"]
@@ -186,30 +189,30 @@ def test_exports_of_other_programs_are_refused_by_name(value: Any, program: str)
         from_json(json.dumps(value))
 
 
-def test_an_export_whose_fields_come_in_another_order() -> None:
-    """Where it says what it is behind its chats, they are read at the end."""
+def test_export_with_fields_in_another_order_is_read() -> None:
+    """If format and version follow the chats, these are read at the end."""
     value = changed()
     backwards = dict(reversed(value.items()))
     assert list(backwards) == ["chats", "version", "format"]
-    (chat,) = from_json(json.dumps(backwards)).chats
+    (chat,) = from_json(json.dumps(backwards))
     assert [m.text for m in chat.messages] == [m.text for m in MESSAGES.values()]
 
 
-def test_votes_about_one_comparison_are_one() -> None:
-    """A file of nothing but votes would be as many statements for the database."""
+def test_last_vote_of_a_comparison_counts() -> None:
+    """A file full of votes would be as many statements for the database."""
     votes = [{"comparison": "c", "winner": winner} for winner in ("a1", None, "a2")]
-    (chat,) = from_json(json.dumps(changed(votes=votes))).chats
+    (chat,) = from_json(json.dumps(changed(votes=votes)))
     assert [vote.winner for vote in chat.votes] == [chat.messages[2].id]
 
 
-def test_halves_of_characters() -> None:
-    (chat,) = from_json('{"messages": [{"role": "user", "content": "a\\ud83d"}]}').chats
+def test_lone_surrogates_are_replaced() -> None:
+    (chat,) = from_json('{"messages": [{"role": "user", "content": "a\\ud83d"}]}')
     assert chat.messages[0].text == "a�"
     assert chat.chat.title == "a�"
 
 
 def changed(**changes: Any) -> dict[str, Any]:
-    """An export with fields of its chat changed; None takes one away."""
+    """Returns an export with changed fields of its chat; None counts as missing."""
     value: dict[str, Any] = json.loads(to_json([EXPORTED]))
     value["chats"][0] |= changes
     return value
@@ -225,7 +228,7 @@ def turn(role: Any, content: Any) -> dict[str, Any]:
     return {"messages": [{"role": role, "content": content}]}
 
 
-BAD = {
+INVALID = {
     "nothing": "",
     "no JSON": "hello",
     "half a file": to_json([EXPORTED])[:-20],
@@ -291,27 +294,27 @@ BAD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
-def test_what_is_no_export_is_refused(bad: Any) -> None:
-    text = bad if isinstance(bad, str) else json.dumps(bad)
+@pytest.mark.parametrize("invalid", INVALID.values(), ids=INVALID)
+def test_invalid_file_is_refused(invalid: Any) -> None:
+    text = invalid if isinstance(invalid, str) else json.dumps(invalid)
     with pytest.raises(RequestError) as caught:
         from_json(text)
     assert caught.value.message
     assert "\n" not in str(caught.value)
 
 
-def test_the_table_of_bad_files_begins_with_a_good_one() -> None:
-    """Else each of them might be refused for a reason that is not its own."""
+def test_invalid_files_are_made_from_valid_ones() -> None:
+    """Otherwise each of them might be refused for another reason than its own."""
     assert from_json(json.dumps(changed()))
     assert from_json(json.dumps(with_message(0)))
     assert from_json(json.dumps(turn("user", "x")))
 
 
-def test_what_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     turns = OPENAI["messages"][1:2]
-    most = shapes.MAX_CHAT_MESSAGES
+    most = import_models.MAX_CHAT_MESSAGES
     assert most == 10_000
-    assert len(from_json(json.dumps({"messages": turns * most})).chats[0].messages) == most
+    assert len(from_json(json.dumps({"messages": turns * most}))[0].messages) == most
     for value in ({"messages": turns * (most + 1)}, {"conversations": turns * (most + 1)}):
         with pytest.raises(RequestError, match="over 10000 messages"):
             from_json(json.dumps(value))
@@ -327,7 +330,7 @@ def test_what_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         from_json(json.dumps(OPENAI))
 
 
-def test_markdown() -> None:
+def test_markdown_has_the_branch() -> None:
     branch = [MESSAGES["q1"], MESSAGES["a1"], replace(MESSAGES["a5"], text="  举头\n")]
     assert "".join(markdown_parts(CHAT, branch)) == (
         "# 夜 *思*\n\n## System\n\n你是诗人。\n\n## User\n\n写一首诗 🦙\n\n# 标题\n\n"
@@ -335,7 +338,7 @@ def test_markdown() -> None:
     )
 
 
-def test_file_names() -> None:
+def test_file_name_has_only_letters_and_digits() -> None:
     names = {
         "夜思: 1/2": "夜思-1-2",
         "../../etc/passwd": "etc-passwd",
@@ -350,8 +353,8 @@ def pairs(*votes: Vote, messages: dict[str, ChatMessage] = MESSAGES) -> list[dic
     return [json.loads(line) for line in pair_parts(messages, votes)]
 
 
-def test_preference_pairs() -> None:
-    """The reply that failed is nobody's rival."""
+def test_pair_is_made_of_winner_and_loser() -> None:
+    """The reply that failed is in no pair."""
     assert pairs(VOTE) == [
         {
             "prompt": [
@@ -364,7 +367,7 @@ def test_preference_pairs() -> None:
     ]
 
 
-def test_a_pair_for_each_loser() -> None:
+def test_each_loser_makes_a_pair() -> None:
     third = replace(MESSAGES["a3"], state=MessageState.DONE, text="三")
     found = pairs(VOTE, messages={**MESSAGES, "a3": third})
     assert [pair["rejected"][0]["content"] for pair in found] == ["春眠不觉晓", "三"]
@@ -372,17 +375,17 @@ def test_a_pair_for_each_loser() -> None:
 
 
 @pytest.mark.parametrize("winner", [None, "a3", "gone", "q1"])
-def test_votes_without_pairs(winner: str | None) -> None:
+def test_vote_without_a_complete_winner_makes_no_pair(winner: str | None) -> None:
     assert pairs(replace(VOTE, winner=winner)) == []
 
 
-def test_equal_replies_are_no_pair() -> None:
+def test_equal_replies_make_no_pair() -> None:
     same = replace(MESSAGES["a2"], text=MESSAGES["a1"].text)
     assert pairs(VOTE, messages={**MESSAGES, "a2": same}) == []
 
 
-def test_the_prompt_is_the_branch() -> None:
-    """With the turns before the question, and without those that came to nothing."""
+def test_prompt_of_a_pair_is_the_branch() -> None:
+    """With the messages before the question, but without empty replies."""
     rivals = [message(name, "q2", name, comparison="d") for name in ("a8", "a9")]
     messages = {**MESSAGES, **{rival.id: rival for rival in rivals}}
     (pair,) = pairs(Vote("d", "chat", "a9", 1.0), messages=messages)

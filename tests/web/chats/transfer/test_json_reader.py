@@ -1,9 +1,10 @@
-"""JSON in small steps: the same values, and the same refusals, as all at once."""
+"""JSON reader: it reads and refuses the same as `json.loads`, in small steps."""
 
 from __future__ import annotations
 
 import json
 import random
+from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
 
 import pytest
@@ -37,7 +38,7 @@ VALUES: list[Any] = [
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20])
 @pytest.mark.parametrize("indent", [None, 2])
 @pytest.mark.parametrize("ascii_only", [True, False])
-def test_json_reader_reads_what_json_wrote(
+def test_reader_reads_what_json_dumps_wrote(
     value: Any, indent: int | None, ascii_only: bool
 ) -> None:
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
@@ -45,14 +46,14 @@ def test_json_reader_reads_what_json_wrote(
 
 
 def joined(value: Any) -> str:
-    """Texts whose halves of characters met only when the pieces of a string were joined."""
+    """Returns a value as JSON, in which surrogates of one pair are joined."""
     text = json.dumps(value, ensure_ascii=False)
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_json_reader_reads_what_json_reads(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also of texts with an error somewhere: neither takes what the other refuses."""
+def test_reader_agrees_with_json_loads(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On texts with an error somewhere: neither reads what the other refuses."""
     dice = random.Random(seed)  # noqa: S311
     text = json.dumps([VALUES] * 2, indent=dice.choice([None, 1]), ensure_ascii=dice.random() < 0.5)
     for _ in range(40):
@@ -77,13 +78,13 @@ def test_json_reader_reads_what_json_reads(seed: int, monkeypatch: pytest.Monkey
      "[" * 100_000, '{"a":' * 100_000, "[[1," * 100_000],
     ids=lambda text: text[:10],
 )  # fmt: skip
-def test_json_reader_refuses(text: str) -> None:
+def test_reader_refuses_invalid_json(text: str) -> None:
     with pytest.raises(JsonError):
         read(text)
 
 
-def test_json_reader_nests_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python's own stack must not run out."""
+def test_reader_bounds_the_depth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's own stack must not overflow."""
     monkeypatch.setattr(json_reader, "WINDOW", 8)
     deep = json_reader.MAX_DEPTH
     assert read("[" * deep + "]" * deep)
@@ -93,7 +94,7 @@ def test_json_reader_nests_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("window")
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20])
-def test_json_reader_skips_a_value(value: Any) -> None:
+def test_reader_skips_a_value(value: Any) -> None:
     reader = JsonReader(f"[{json.dumps(value)}, 7]")
     items = reader.items()
     next(items)
@@ -102,7 +103,7 @@ def test_json_reader_skips_a_value(value: Any) -> None:
     assert reader.value() == 7
 
 
-def test_json_reader_takes_so_many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reader_bounds_the_number_of_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of empty lists took seconds, and a hundred times its size in memory."""
     monkeypatch.setattr(json_reader, "WINDOW", 16)
     monkeypatch.setattr(json_reader, "MAX_STEPS", 30)
@@ -116,7 +117,7 @@ def test_json_reader_takes_so_many_parts(monkeypatch: pytest.MonkeyPatch) -> Non
             read(text)
 
 
-def test_json_reader_stops_at_items_and_members() -> None:
+def test_reader_yields_at_items_and_members() -> None:
     reader = JsonReader('{"a": [1, [2]], "b": {"c": "d"}}')
     found: list[Any] = []
     for key in reader.members():
@@ -128,25 +129,23 @@ def test_json_reader_stops_at_items_and_members() -> None:
     assert found == [("a", 1), ("a", [2]), ("b", {"c": "d"})]
 
 
-def test_no_step_of_the_json_reader_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a call into C is given, however large the file: all threads wait for it."""
+def test_each_call_into_c_gets_at_most_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large the file: all other threads wait for such a call."""
     longest = 0
     text = json.dumps([{"text": "x" * 300_000}, [[]] * 15_000, "\n" * 100_000])
-    reader = JsonReader(text)
 
-    class Watched(json.JSONDecoder):
+    class RecordingDecoder(json.JSONDecoder):
         def raw_decode(self, s: str, idx: int = 0) -> tuple[Any, int]:
             nonlocal longest
             longest = max(longest, len(s))
             return super().raw_decode(s, idx)
 
-    def watched(s: str, *rest: Any) -> Any:
+    def record(s: str, *args: Any) -> Any:
         nonlocal longest
         longest = max(longest, len(s))
-        return scanstring(s, *rest)
+        return scanstring(s, *args)
 
-    scanstring = json_reader.scanstring
-    monkeypatch.setattr(json_reader, "scanstring", watched)
-    reader._decoder = Watched()
-    assert reader.value() == json.loads(text)
-    assert longest <= json_reader.WINDOW + 1
+    monkeypatch.setattr(json_reader, "scanstring", record)
+    monkeypatch.setattr(json_reader, "JSONDecoder", RecordingDecoder)
+    assert JsonReader(text).value() == json.loads(text)
+    assert 0 < longest <= json_reader.WINDOW + 1

@@ -1,0 +1,228 @@
+"""Pydantic models of the files that can be imported, and their refusals.
+
+Each call validates one message, vote or run, never a whole chat: while pydantic runs, all other
+threads wait.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from model.translations import LocalizedText
+from model.types import RequestError, Role
+from web.chats.store.models import MessageState, check_length, collapse_whitespace, sanitize_text
+
+MAX_CHAT_MESSAGES = 10_000
+MAX_ROLE = 20  # characters that are compared
+MAX_ERROR = 300  # characters: few of the program's own sentences are longer
+MAX_RUNS = 100  # of one reply: it has one more each time that it is continued
+ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
+SPEAKERS: dict[str, Role] = {  # also those of training data, in lower case
+    **ROLES,
+    "developer": "system",
+    "human": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+}
+
+
+class NoExportError(RequestError):
+    """A file is not an export of chats; `reason` follows a colon."""
+
+    def __init__(self, reason: str | LocalizedText, **facts: object) -> None:
+        text = LocalizedText(reason, facts) if isinstance(reason, str) else reason
+        super().__init__("not_an_export", reason=text)
+
+
+class ImportModel(BaseModel):
+    """Base of the models: types are strict, other fields are ignored, and null means missing."""
+
+    model_config = ConfigDict(strict=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_null(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: field for key, field in value.items() if field is not None}
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """Returns the model of a value of JSON.
+
+        Raises:
+            RequestError: a field is missing, invalid or too large.
+        """
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            details = error.errors(include_url=False, include_input=False, include_context=False)
+            if not details[0]["loc"]:
+                raise NoExportError("import_not_an_object") from error
+            name = details[0]["loc"][0]
+            raise NoExportError("import_field_missing", name=name) from error
+
+
+def _bound_messages(messages: list[Any]) -> list[Any]:
+    if len(messages) > MAX_CHAT_MESSAGES:
+        raise RequestError("import_too_many_messages", max_chat_messages=MAX_CHAT_MESSAGES)
+    return messages
+
+
+def _bound_runs(runs: list[Any]) -> list[Any]:
+    if len(runs) > MAX_RUNS:
+        raise NoExportError("import_too_many_runs", max_runs=MAX_RUNS)
+    return runs
+
+
+def _message_text(text: str) -> str:
+    check_length(text)
+    return sanitize_text(text)
+
+
+def _role(value: object) -> Role:
+    return _find_role(value, ROLES)
+
+
+def _speaker(value: object) -> Role:
+    return _find_role(value, SPEAKERS)
+
+
+def _find_role(value: object, roles: dict[str, Role]) -> Role:
+    name = _require_text(value)[:MAX_ROLE].lower()
+    if name not in roles:
+        raise NoExportError("import_unknown_role")
+    return roles[name]
+
+
+def _require_text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError  # which pydantic takes for an invalid field
+    return value
+
+
+def _state(value: object) -> MessageState:
+    """No server goes on with a reply in a file, so a streaming one is interrupted."""
+    try:
+        state = MessageState(_require_text(value))
+    except ValueError as error:
+        raise NoExportError("import_unknown_state") from error
+    return MessageState.INTERRUPTED if state is MessageState.STREAMING else state
+
+
+def _past_time(value: object, info: ValidationInfo) -> float:
+    """Bounds a time by now. It may be an integer that is too large for a float."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise NoExportError("import_not_a_time", name=info.field_name)
+    return float(min(value, time.time()))
+
+
+def _content(value: object) -> str:
+    """Returns the text of a message: OpenAI's may be a list of parts."""
+    if isinstance(value, list):
+        if not all(isinstance(part, dict) and part.get("type") == "text" for part in value):
+            raise NoExportError("import_message_not_text")
+        value = "\n".join(TextPart.parse(part).text for part in value)
+    return _message_text(_require_text(value))
+
+
+def _title(title: str) -> str:
+    return sanitize_text(collapse_whitespace(title))
+
+
+Title = Annotated[str, AfterValidator(_title)]
+Messages = Annotated[list[Any], AfterValidator(_bound_messages)]
+Time = Annotated[float, BeforeValidator(_past_time), Field(default_factory=time.time)]
+Content = Annotated[str, BeforeValidator(_content)]
+Speaker = Annotated[Role, BeforeValidator(_speaker)]
+
+
+class ExportFile(ImportModel):
+    """An export of this program. Its chats are validated one by one."""
+
+    version: int
+    chats: list[Any]
+
+
+class ExportedChat(ImportModel):
+    """A chat in an export. Its messages, votes and settings are validated by themselves."""
+
+    title: Title
+    messages: Messages
+    created: Time
+    updated: Time
+    head: str | None = None
+    settings: dict[Any, Any] = Field(default_factory=dict)
+    votes: list[Any] = Field(default_factory=list)
+
+
+class ExportedMessage(ImportModel):
+    """A message in an export. Its ids are names within the file."""
+
+    id: str
+    role: Annotated[Role, BeforeValidator(_role)]
+    text: Annotated[str, AfterValidator(_message_text)]
+    parent: str | None = None
+    state: Annotated[MessageState, BeforeValidator(_state)] = MessageState.DONE
+    created: Time
+    error: Annotated[str, AfterValidator(lambda error: sanitize_text(error[:MAX_ERROR]))] = ""
+    comparison: str | None = None
+    runs: Annotated[list[Any], AfterValidator(_bound_runs)] = Field(default_factory=list)
+    repeats: str = ""
+
+
+class ExportedVote(ImportModel):
+    """A vote in an export."""
+
+    comparison: str
+    winner: str | None = None
+    created: Time
+
+
+class TextPart(ImportModel):
+    """A part of a message as OpenAI has it."""
+
+    text: str
+
+
+class OpenAIMessage(ImportModel):
+    """A message as OpenAI has it."""
+
+    role: Speaker
+    content: Content
+
+
+class OpenAIChat(ImportModel):
+    """A chat as OpenAI has it. Its messages are validated by themselves."""
+
+    messages: Messages
+    system: Annotated[str, AfterValidator(sanitize_text)] = ""
+    title: Title = ""
+
+
+class ShareGPTMessage(ImportModel):
+    """A message as ShareGPT has it."""
+
+    role: Speaker = Field(alias="from")
+    content: Content = Field(alias="value")
+
+
+class ShareGPTChat(OpenAIChat):
+    """A chat as ShareGPT has it. Its messages are validated by themselves."""
+
+    messages: Messages = Field(alias="conversations")
