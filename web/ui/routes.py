@@ -162,7 +162,7 @@ class Endpoints:
         if not 0 < len(tab) <= MAX_HEADER:
             raise RequestError(*UNKNOWN)
         visit = self._service.tab_sessions.get(tab, visitor.owner, visitor.guest)
-        if visit.lost and not visit.owner.kept:
+        if visit.lost and not visit.owner.persistent:
             raise LostTabError(*LOST)
         if visit.lost:
             visit.language, visit.may_train = _language(headers), visitor.may_train
@@ -214,7 +214,7 @@ def _reason(error: ValidationError) -> str:
 def _key(request: Request) -> str:
     """Whose turn a request waits for: without cookies, a tab is all that is known of a visitor."""
     visitor: Visitor = visitor_of(request.scope)
-    if visitor.owner.kept:
+    if visitor.owner.persistent:
         return visitor.owner.id
     return f"tab:{request.headers.get('x-linly-tab', '')[:MAX_HEADER]}"
 

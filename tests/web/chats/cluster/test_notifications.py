@@ -13,7 +13,6 @@ from tests.web.chats.chat_app import (
     GREEDY,
     SECONDS,
     ChatApp,
-    block_until,
     run,
     wait_until,
 )
@@ -165,16 +164,24 @@ def test_invalid_events_of_other_programs_are_ignored(replicas: Replicas, url: s
     assert None not in events
 
 
-def test_thread_goes_on_after_the_event_loop_has_ended(replicas: Replicas) -> None:
+def test_thread_goes_on_after_the_event_loop_has_ended(replicas: Replicas, url: str) -> None:
     here, there = replicas
+    events: list[ReplicaEvent | None] = []
 
     async def subscribe() -> None:
         here.subscribe()
 
+    async def subscribe_again() -> None:
+        replica_of(here).subscribe(events.append)
+        replica_of(there).publish(LAST)
+        await wait_until(lambda: LAST in events)
+
     run(subscribe())
-    there.tab_sessions.notify_changed(ANNA)
-    block_until(lambda: replica_of(there).pending_count == 0)
-    assert replica_of(here).is_running
+    with psycopg.connect(url, autocommit=True) as listening:
+        listening.execute(f"LISTEN {CHANNEL}")
+        there.tab_sessions.notify_changed(ANNA)
+        assert list(listening.notifies(timeout=SECONDS, stop_after=1))
+    run(subscribe_again())
 
 
 def test_events_of_owners_with_lone_surrogates() -> None:

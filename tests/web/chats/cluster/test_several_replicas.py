@@ -8,11 +8,13 @@ import threading
 from types import SimpleNamespace
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.web.chats.chat_app import ANNA, GREEDY, SECONDS, ChatApp, add_streaming, run, wait_until
 from tests.web.postgres import PostgresServer, do
-from web.chats.cluster.postgres_replica import Replica
+from web.chats.cluster.notifications import from_json
+from web.chats.cluster.postgres_replica import CHANNEL, Replica
 from web.chats.identity import Owner
 from web.chats.store.errors import ReplyBusyError
 from web.chats.store.models import MessageState
@@ -184,9 +186,8 @@ def test_stop_reaches_a_replica_after_its_connection_was_lost(
 ) -> None:
     """It is published once more when the connection is there again."""
     here, there = replicas
-    replica, other = here.store_handle.lock, there.store_handle.lock
+    replica = here.store_handle.lock
     assert isinstance(replica, Replica)
-    assert isinstance(other, Replica)
     published = threading.Event()
     connect = replica._connect
 
@@ -194,7 +195,14 @@ def test_stop_reaches_a_replica_after_its_connection_was_lost(
         assert published.wait(SECONDS)
         return connect()
 
-    async def chat() -> None:
+    def wait_for_stop(listening: psycopg.Connection) -> None:
+        for notify in listening.notifies(timeout=SECONDS):
+            event = from_json(notify.payload)
+            if event and event.stop:
+                published.set()
+                return
+
+    async def chat(listening: psycopg.Connection) -> None:
         for app in replicas:
             app.subscribe()
         here.chat_service.send(here.tab, "one two three", GREEDY)
@@ -202,9 +210,10 @@ def test_stop_reaches_a_replica_after_its_connection_was_lost(
         monkeypatch.setattr(replica, "_connect", connect_late)
         do(url, f"SELECT pg_terminate_backend({replica.backend_pid})")
         there.reply_generator.stop(ANNA, here.chat)
-        await wait_until(lambda: other.recent_stop_count)
-        published.set()
+        await asyncio.to_thread(wait_for_stop, listening)
         await here.replies_ended()
 
-    run(chat())
+    with psycopg.connect(url, autocommit=True) as listening:
+        listening.execute(f"LISTEN {CHANNEL}")
+        run(chat(listening))
     assert here.last.state is MessageState.STOPPED
