@@ -36,6 +36,7 @@ RUN python -m model.default_model /opt/cache && chown -R linly:linly /opt/cache
 COPY prompts ./prompts
 COPY terminal ./terminal
 COPY training ./training
+COPY translations ./translations
 COPY web ./web
 COPY app.py finetune.py inference_LLaMA.py ./
 # A checkout made under a strict umask (027, 077) would be closed to the user below.

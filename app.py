@@ -51,7 +51,7 @@ def run(settings: Settings) -> int:
     from web import access, console, logs, server
     from web.chats.open_store import open_store
     from web.public_link import limits, tunnel
-    from web.ui.train.service import TrainingService, environment
+    from web.training.service import TrainingService, environment
 
     logs.configure(settings)
     store_handle = open_store(settings.data_dir, settings.database_url)

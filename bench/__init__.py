@@ -1,1 +1,1 @@
-"""Measurements. Each file with a `main` is started as `python bench/NAME.py`."""
+"""Benchmarks. Each documented script is started as `python bench/NAME.py`."""

@@ -1,87 +1,81 @@
-"""What converting, checking and merging a large model costs on this machine.
+"""Measures what converting, checking and merging a large model costs on this machine.
 
 `python bench/folders.py [--layers N] [--rounds N] [--json]` makes a TencentPretrain checkpoint with
 random weights of Open-Linly-13B's geometry and a few of its layers, and an adapter for it; then in
-turns copies it, converts it, merges the adapter and checks the result. Speeds are told beside that
-of copying, memory as the most that a command had at a time. `--help` has the rest.
+turns copies it, converts it, merges the adapter and checks the result. Speeds are compared with
+that of copying; memory is the peak of each command. `--help` lists the flags.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 
-# Started as a script, Python only looks beside it.
+# A script's import path begins with its own folder.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.ending import told
-from bench.flags import Parser, positive
-from bench.foldering.made import MADE
-from bench.geometry import Geometry, add_geometry, geometry_of
-from bench.machine import machine
-from bench.rounds import Say, to_stderr
-from bench.timed import timed
+from bench import common
+from bench.random_model import (
+    CONTROL_TOKENS,
+    SPREAD,
+    Geometry,
+    add_geometry,
+    geometry_of,
+    random_tensors,
+)
+from model.convert.spm_file import GGML, write_spm
+from model.convert.tencent import LAYER_NAMES, NAMES
 
 LAYERS = 6
-ROUNDS = 3
-CHECKOUT = Path(__file__).parents[1]
+INPUTS = ("checkpoint.bin", "tokenizer.model", "adapter")
+RANK = 16
+UNKNOWN, CONTROL, BYTE, NORMAL = 2, 3, 6, 1  # SentencePiece's types of tokens
 
 
 @dataclass(frozen=True)
-class Run:
-    """One command: seconds, the most memory in bytes, and the bytes that it wrote."""
+class CommandCost:
+    """One command: seconds, peak memory in bytes, and the bytes that it wrote."""
 
     seconds: float
-    peak: int
-    written: int
+    peak_bytes: int
+    written_bytes: int
 
 
-Rounds = Mapping[str, list[Run]]
+Costs = Mapping[str, list[CommandCost]]
 
 
+@common.script
 def main() -> int:
-    return told(_figures)
-
-
-def _figures() -> str:
-    given = _parser().given(sys.argv[1:])
-    geometry = geometry_of(given, LAYERS)
-    with tempfile.TemporaryDirectory(prefix="linly-bench-", dir=given["dir"]) as scratch:
-        rounds = measure(geometry, given["rounds"], Path(scratch), to_stderr)
-    figures = summary(rounds)
-    return json.dumps(figures) if given["json"] else table(figures)
-
-
-def _parser() -> Parser:
-    about = (__doc__ or "").split("\n\n")[0]
-    parser = Parser(prog="bench/folders.py", description=about, allow_abbrev=False)
+    parser = common.script_parser("folders", __doc__, rounds=3)
     add_geometry(parser, LAYERS)
-    add = parser.add_argument
-    add("--rounds", type=positive, default=ROUNDS, metavar="N", help="default: 3")
-    add(
+    parser.add_argument(
         "--dir", type=Path, metavar="DIR",
         help="a folder on the disk to measure, with room for four times the model",
     )  # fmt: skip
-    add("--json", action="store_true", help="print JSON instead of a table")
-    return parser
+    args = parser.read(sys.argv[1:])
+    geometry = geometry_of(args, LAYERS)
+    with tempfile.TemporaryDirectory(prefix="linly-bench-", dir=args.dir) as scratch:
+        costs = measure_commands(geometry, args.rounds, Path(scratch))
+    return common.print_figures(summary(costs), args.json, table)
 
 
-def measure(geometry: Geometry, rounds: int, scratch: Path, say: Say) -> Rounds:
-    """Every command in each round, by its name."""
-    say(f"writing a checkpoint with {geometry.layers} layers …")
-    # In a process of its own: the memory of whoever starts a command counts as the command's.
-    sizes = json.dumps(asdict(geometry))
-    make = [sys.executable, "-m", "bench.foldering.made", sizes, str(scratch)]
-    subprocess.run(make, cwd=CHECKOUT, check=True, capture_output=True, text=True)
-    source, tokenizer, adapter = (scratch / name for name in MADE)
+def measure_commands(geometry: Geometry, rounds: int, scratch: Path) -> Costs:
+    """Runs every command in each round; the costs by the command's name."""
+    common.log(f"writing a checkpoint with {geometry.layers} layers …")
+    # In a process of its own: what a parent uses counts as the peak of the commands it starts.
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        pool.submit(write_inputs, geometry, scratch).result()
+    source, tokenizer, adapter = (scratch / name for name in INPUTS)
     copy, converted, merged = (scratch / name for name in ("copy.bin", "converted", "merged"))
     commands: dict[str, tuple[Path, Sequence[str]]] = {
         "copy": (copy, ["cp", str(source), str(copy)]),
@@ -95,90 +89,129 @@ def measure(geometry: Geometry, rounds: int, scratch: Path, say: Say) -> Rounds:
         ),
         "check": (merged, _model("check", str(merged))),
     }  # fmt: skip
-    found: dict[str, list[Run]] = {name: [] for name in commands}
+    costs: dict[str, list[CommandCost]] = {name: [] for name in commands}
     for number in range(rounds):
-        for name, (made, command) in commands.items():
-            run = _timed(command, made, writes=name != "check")
-            say(f"round {number + 1}: {name} {run.seconds:.1f} s, {run.peak / 1e9:.2f} GB")
-            found[name].append(run)
-        for made in (copy, converted, merged):
-            _remove(made)
-    return found
+        for name, (output, command) in commands.items():
+            cost = _measure(command, output, writes=name != "check")
+            peak = f"{cost.peak_bytes / 1e9:.2f} GB"
+            common.log(f"round {number + 1}: {name} {cost.seconds:.1f} s, {peak}")
+            costs[name].append(cost)
+        copy.unlink()
+        for folder in (converted, merged):
+            shutil.rmtree(folder)
+    return costs
 
 
 def _model(*words: str) -> list[str]:
     return [sys.executable, "-m", "model", *words]
 
 
-def _timed(command: Sequence[str], made: Path, writes: bool) -> Run:
-    """Run a command until what it wrote is on the disk; its input comes from the disk, too.
+def _measure(command: Sequence[str], output: Path, writes: bool) -> CommandCost:
+    """Run a command until its output is on the disk, from where its input comes, too.
 
     Raises:
         CalledProcessError: it failed.
     """
-    for path in made.parent.rglob("*"):
-        _forget(path)
+    common.drop_from_page_cache(output.parent.rglob("*"))
     began = time.perf_counter()
-    done = timed(command)
-    files = [path for path in (made, *made.rglob("*")) if path.is_file()] if writes else []
+    result = common.run_command(command)
+    paths = (output, *output.rglob("*")) if writes else ()
+    files = [path for path in paths if path.is_file()]
     for file in files:
-        _to_disk(file)
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
     seconds = time.perf_counter() - began
-    return Run(seconds, done.peak, sum(file.stat().st_size for file in files))
+    return CommandCost(seconds, result.peak_bytes, sum(file.stat().st_size for file in files))
 
 
-def _to_disk(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-
-
-def _forget(path: Path) -> None:
-    """Have the system drop what it keeps of a file in memory."""
-    if path.is_file():
-        _to_disk(path)
-        descriptor = os.open(path, os.O_RDONLY)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        for file in path.iterdir():
-            file.unlink()
-        path.rmdir()
-    else:
-        path.unlink()
-
-
-def summary(rounds: Rounds) -> dict[str, object]:
-    """Medians by command: seconds, bytes a second, the most memory, and the speed over copying."""
+def summary(costs: Costs) -> common.Figures:
+    """Medians by command: seconds, bytes a second, peak memory, and the speed over copying."""
     speeds = {
-        name: median(run.written / run.seconds for run in runs) for name, runs in rounds.items()
+        name: median(run.written_bytes / run.seconds for run in runs)
+        for name, runs in costs.items()
     }
-    figures: dict[str, object] = {"machine": machine()}
-    for name, runs in rounds.items():
-        figures[name] = {
+    return {"machine": common.machine()} | {
+        name: {
             "seconds": median(run.seconds for run in runs),
             "bytes_per_second": speeds[name],
-            "peak_bytes": max(run.peak for run in runs),
+            "peak_bytes": max(run.peak_bytes for run in runs),
             "over_copy": speeds[name] / speeds["copy"],
         }
-    return figures
+        for name, runs in costs.items()
+    }
 
 
-def table(figures: Mapping[str, object]) -> str:
-    lines = [str(figures["machine"]), "", "| | s | MB/s | over copying | most memory, GB |",
-             "|---|---|---|---|---|"]  # fmt: skip
+def table(figures: common.Figures) -> str:
+    rows = [["", "s", "MB/s", "over copying", "most memory, GB"]]
     for name, values in figures.items():
-        if isinstance(values, dict):
+        if name != "machine":
             speed = f"{values['bytes_per_second'] / 1e6:.0f}" if values["over_copy"] else ""
-            over = f"{values['over_copy']:.2f}" if values["over_copy"] else ""
-            lines.append(
-                f"| {name} | {values['seconds']:.1f} | {speed} | {over} | "
-                f"{values['peak_bytes'] / 1e9:.2f} |"
-            )
-    return "\n".join(lines)
+            ratio = f"{values['over_copy']:.2f}" if values["over_copy"] else ""
+            peak = f"{values['peak_bytes'] / 1e9:.2f}"
+            rows.append([name, f"{values['seconds']:.1f}", speed, ratio, peak])
+    return f"{figures['machine']}\n\n{common.markdown_table(rows)}"
+
+
+def write_inputs(geometry: Geometry, folder: Path) -> None:
+    """Write a TencentPretrain checkpoint, its SentencePiece model and an adapter into `folder`."""
+    checkpoint, _, adapter = (folder / name for name in INPUTS)
+    write_checkpoint(geometry, checkpoint)
+    write_sentencepiece(geometry.vocab, folder)
+    write_adapter(geometry, adapter)
+
+
+def write_checkpoint(geometry: Geometry, path: Path) -> None:
+    """Write a .bin in float16, all of which is in memory meanwhile."""
+    import torch
+
+    names = {name: tencent_name for tencent_name, name in NAMES.items()}
+    in_layer = {name: tencent_name for tencent_name, name in LAYER_NAMES.items()}
+    weights = {}
+    for tensor in random_tensors(geometry, seed=0):
+        if (name := names.get(tensor.name)) is None:
+            layer, part = tensor.name.removeprefix("model.layers.").split(".", 1)
+            name = f"encoder.transformer.{layer}.{in_layer[part]}"
+        weights[name] = tensor.read()
+    torch.save(weights, path)
+
+
+def write_sentencepiece(vocab_size: int, folder: Path) -> None:
+    """Write a tokenizer.model of LLaMA's control tokens, the 256 bytes, and words."""
+    tokens = [*CONTROL_TOKENS, *(f"<0x{byte:02X}>" for byte in range(256))]
+    types = [UNKNOWN, CONTROL, CONTROL] + [BYTE] * 256
+    words = [f"w{number}" for number in range(vocab_size - len(tokens))]
+    fields = {
+        "tokens": tokens + words,
+        "token_type": types + [NORMAL] * len(words),
+        "scores": [0.0] * len(tokens) + [-float(number) for number in range(len(words))],
+        "unknown_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    write_spm(lambda name, default=None: fields.get(name.removeprefix(GGML), default), folder)
+
+
+def write_adapter(geometry: Geometry, folder: Path) -> None:
+    """Write a LoRA of rank RANK on all linear layers, in float16."""
+    import torch
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(1)
+    tensors, modules = {}, set()
+    for name, shape in geometry.tensors().items():
+        if not name.endswith("_proj.weight"):
+            continue
+        module = name.removesuffix(".weight")
+        modules.add(module.rpartition(".")[2])
+        for side, size in (("A", (RANK, shape[1])), ("B", (shape[0], RANK))):
+            values = torch.randn(size, generator=generator) * SPREAD
+            tensors[f"base_model.model.{module}.lora_{side}.weight"] = values.half()
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {
+        "peft_type": "LORA", "r": RANK, "lora_alpha": 2 * RANK, "target_modules": sorted(modules),
+    }  # fmt: skip
+    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
 if __name__ == "__main__":

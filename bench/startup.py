@@ -1,28 +1,27 @@
-"""How long until the page answers and until the model does, and what memory that takes.
+"""Measures how long it takes until the page and the model answer, and the memory that this needs.
 
 `python bench/startup.py [--runs N] [--json]` starts `app.py` that many times, with the embedded
-default in the cache, and reports medians. Seconds; megabytes of resident memory at the peak.
+default in the cache, and reports medians: seconds, and megabytes of resident memory at the peak.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 
 import httpx
 
-# Started as a script, Python only looks beside it.
+# A script's import path begins with its own folder.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.machine import peak_bytes
+from bench import common
+from model.config.settings import CHECKOUT
 
-CHECKOUT = Path(__file__).parents[1]
 POLL_SECONDS = 0.05
 MAX_SECONDS = 120
 QUESTION = {
@@ -33,7 +32,7 @@ QUESTION = {
 
 
 @dataclass(frozen=True)
-class Run:
+class Startup:
     """One start: seconds until the page, until ready; decode speed; peak memory in MB."""
 
     page: float
@@ -42,61 +41,49 @@ class Run:
     peak_megabytes: float
 
 
+@common.script
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    options = parser.parse_args()
-    runs = [measure() for _ in range(options.runs)]
-    medians = {
-        key: round(statistics.median(asdict(run)[key] for run in runs), 2)
-        for key in asdict(runs[0])
-    }
-    if options.json:
-        print(json.dumps({"medians": medians, "runs": [asdict(run) for run in runs]}))
-    else:
-        for key, value in medians.items():
-            print(f"{key:20} {value:10}")
-    return 0
+    parser = common.script_parser("startup", __doc__)
+    common.add_number(parser, "runs", 3)
+    args = parser.read(sys.argv[1:])
+    runs = [asdict(measure_startup()) for _ in range(args.runs)]
+    medians = {key: round(median(run[key] for run in runs), 2) for key in runs[0]}
+    return common.print_figures({"medians": medians, "runs": runs}, args.json, table)
 
 
-def measure() -> Run:
-    """Start, wait, ask once over HTTP, end."""
+def table(figures: common.Figures) -> str:
+    rows = [[key, f"{value}"] for key, value in figures["medians"].items()]
+    return "\n".join(common.align_columns(rows, text_columns=1))
+
+
+def measure_startup() -> Startup:
+    """Start the program, wait until it is ready, ask one question over HTTP, and end it."""
     began = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "app.py", "--server_port", "0"],
-        cwd=CHECKOUT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+        cwd=CHECKOUT, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
     try:
-        address = _address(process)
-        page = _until(f"{address}/", began)
-        ready = _until(f"{address}/health", began)
-        asked = time.monotonic()
+        assert process.stdout  # noqa: S101 (a pipe)
+        address = process.stdout.readline().split()[2]
+        page = _seconds_until_ok(f"{address}/", began)
+        ready = _seconds_until_ok(f"{address}/health", began)
+        sent = time.monotonic()
         answer = httpx.post(f"{address}/v1/chat/completions", json=QUESTION, timeout=MAX_SECONDS)
-        seconds = time.monotonic() - asked
+        seconds = time.monotonic() - sent
         tokens = answer.json()["usage"]["completion_tokens"]
-        return Run(page, ready, tokens / seconds, peak_bytes(process.pid) / 1e6)
+        return Startup(page, ready, tokens / seconds, common.peak_bytes(process.pid) / 1e6)
     finally:
         process.terminate()
         process.wait()
 
 
-def _address(process: subprocess.Popen[str]) -> str:
-    if process.stdout is None:
-        raise RuntimeError("the program's output is not to be had")
-    return process.stdout.readline().split()[2]
-
-
-def _until(url: str, began: float) -> float:
+def _seconds_until_ok(url: str, began: float) -> float:
     """Seconds from `began` until `url` answers with 200."""
     while time.monotonic() - began < MAX_SECONDS:
-        try:
+        with suppress(httpx.TransportError):
             if httpx.get(url, timeout=MAX_SECONDS).status_code == httpx.codes.OK:
                 return time.monotonic() - began
-        except httpx.TransportError:
-            pass
         time.sleep(POLL_SECONDS)
     raise TimeoutError(f"{url} did not answer")
 

@@ -1,15 +1,14 @@
-"""Measures the chat store: how long imports, exports and searches take, and what they hold up.
+"""Measures the chat store: how long imports, exports and searches take, and what they delay.
 
 `python bench/store.py [--chats N] [--messages N] [--rounds N] [--database_url URL] [--json]` works
 on a new SQLite file, or in a PostgreSQL database that it fills. `gap` is the longest time for which
-an event loop in the main thread did not get its turn, `wait` how long a reply's save took at the
-most meanwhile. Each figure is the best of the rounds, so that a busy machine disturbs it less.
+an event loop in the main thread did not run, `save wait` the longest time that saving a reply took
+meanwhile. Each figure is the best of the rounds, so that a busy machine disturbs it less.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import tempfile
 import threading
@@ -17,14 +16,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
-# Started as a script, Python only looks beside it.
+# A script's import path begins with its own folder.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.ending import told
-from bench.flags import Parser, positive
-from bench.machine import machine
+from bench import common
 from model.types import FinishReason, Sampling
 from web.chats.open_store import open_store
 from web.chats.store.chat_store import ChatStore
@@ -39,95 +37,84 @@ from web.chats.store.models import (
 from web.chats.transfer.export import export_chats
 from web.chats.transfer.import_file import read_chats
 
-CHATS, MESSAGES, ROUNDS = 500, 50, 3
 TEXTS = (
     "The quick brown fox jumps over the lazy dog. " * 12,
     "敏捷的棕色狐狸跳过了懒狗。" * 40,
     "Über größere Füße läuft élan. " * 17,
 )
 LENGTH = 500  # characters of a message
-QUERIES = {"ascii": "zebra", "chinese": "找不到", "accented": "nicht übrig"}  # that nothing holds
-PAUSE_SECONDS = 0.002  # between two saves, and two turns of the event loop
-Figures = dict[str, Mapping[str, float]]
+QUERIES = {"ascii": "zebra", "chinese": "找不到", "accented": "nicht übrig"}  # without matches
+PAUSE_SECONDS = 0.002  # between two saves, and between two runs of the event loop
+BENCH = "bench"  # owner of the rows, and the server that saves them
 
 
+@common.script
 def main() -> int:
-    return told(_figures)
+    parser = common.script_parser("store", __doc__, rounds=3)
+    common.add_number(parser, "chats", 500)
+    common.add_number(parser, "messages", 50, "of each chat")
+    parser.add_argument("--database_url", metavar="URL", help="a PostgreSQL database, not a file")
+    args = parser.read(sys.argv[1:])
+    database = "PostgreSQL" if args.database_url else "SQLite"
+    with (
+        tempfile.TemporaryDirectory(prefix="linly-bench-") as scratch,
+        closing(open_store(Path(scratch), args.database_url)) as opened,
+    ):
+        figures = measure_store(opened.store, args.chats, args.messages, args.rounds)
+    conditions = {"machine": common.machine(), "database": database}
+    return common.print_figures({**conditions, **figures}, args.json, table)
 
 
-def _figures() -> str:
-    given = _parser().given(sys.argv[1:])
-    with tempfile.TemporaryDirectory(prefix="linly-bench-") as scratch:
-        keeping = open_store(Path(scratch), given["database_url"])
-        with closing(keeping):
-            figures = measure(keeping.store, given["chats"], given["messages"], given["rounds"])
-    told_of = {
-        "machine": machine(),
-        "database": "PostgreSQL" if given["database_url"] else "SQLite",
-    }
-    return json.dumps(told_of | figures) if given["json"] else table(figures)
-
-
-def _parser() -> Parser:
-    about = (__doc__ or "").split("\n\n")[0]
-    parser = Parser(prog="bench/store.py", description=about, allow_abbrev=False)
-    add = parser.add_argument
-    add("--chats", type=positive, default=CHATS, metavar="N", help=f"default: {CHATS}")
-    add("--messages", type=positive, default=MESSAGES, metavar="N",
-        help=f"of each chat; default: {MESSAGES}")  # fmt: skip
-    add("--rounds", type=positive, default=ROUNDS, metavar="N", help=f"default: {ROUNDS}")
-    add("--database_url", metavar="URL", help="a PostgreSQL database in place of a file")
-    add("--json", action="store_true", help="print JSON instead of a table")
-    return parser
-
-
-def measure(store: ChatStore, chats: int, messages: int, rounds: int) -> Figures:
-    """Every figure by its name, in milliseconds."""
-    owner = f"bench:{uuid.uuid4().hex}"
-    store.import_chats(owner, made(chats, messages))
+def measure_store(
+    store: ChatStore, chats: int, messages: int, rounds: int
+) -> dict[str, Mapping[str, float]]:
+    """Every job's figures in milliseconds, and the size of the file that is imported."""
+    owner = f"{BENCH}:{uuid.uuid4().hex}"
+    store.import_chats(owner, generate_chats(chats, messages))
     file = "".join(export_chats(store, owner))
-    long = store.import_chats(owner, made(1, 1000))[0].id
+    long = store.import_chats(owner, generate_chats(1, 1000))[0].id
     jobs: dict[str, Callable[[], object]] = {
-        "import": lambda: store.import_chats(f"bench:{uuid.uuid4().hex}", read_chats(file)),
+        "import": lambda: store.import_chats(f"{BENCH}:{uuid.uuid4().hex}", read_chats(file)),
         "export": lambda: sum(map(len, export_chats(store, owner))),
         "messages_1000": lambda: store.messages(owner, long),
         "check": store.check,
+        **{f"search_{name}": partial(store.chats, owner, text) for name, text in QUERIES.items()},
     }
-    for name, query in QUERIES.items():
-        jobs[f"search_{name}"] = lambda query=query: store.chats(owner, query)  # type: ignore[misc]
-    figures: Figures = {"file": {"characters": len(file)}}
+    figures: dict[str, Mapping[str, float]] = {"file": {"characters": len(file)}}
     for name, job in jobs.items():
-        found = [_timed(store, job) for _ in range(rounds)]
-        figures[name] = {key: min(one[key] for one in found) for key in found[0]}
+        runs = [_measure(store, job) for _ in range(rounds)]
+        figures[name] = {key: min(run[key] for run in runs) for key in runs[0]}
     return figures
 
 
-def made(chats: int, messages: int) -> Iterator[ImportedChat]:
-    """Chats of questions and replies in several languages, with runs."""
+def generate_chats(chats: int, messages: int) -> Iterator[ImportedChat]:
+    """Chats of questions and replies in several languages, with their generation runs."""
     for _ in range(chats):
-        said: list[ChatMessage] = []
-        for at in range(messages):
-            settings = ChatSettings("poet", sampling=Sampling(seed=at))
+        branch: list[ChatMessage] = []
+        for number in range(messages):
+            settings = ChatSettings("poet", sampling=Sampling(seed=number))
             run = GenerationRun(
                 settings, "base", "8bit", "digest", FinishReason.STOP, 100, 90, 50, 12.5
             )
-            parent = said[-1].id if said else None
-            said.append(
+            is_reply = number % 2
+            branch.append(
                 ChatMessage(
-                    uuid.uuid4().hex, parent, "assistant" if at % 2 else "user",
-                    TEXTS[at % len(TEXTS)][:LENGTH], created=float(at), runs=(run,) * (at % 2),
+                    uuid.uuid4().hex, branch[-1].id if branch else None,
+                    "assistant" if is_reply else "user", TEXTS[number % len(TEXTS)][:LENGTH],
+                    created=float(number), runs=(run,) * is_reply,
                 )
             )  # fmt: skip
-        chat = Chat(uuid.uuid4().hex, "A chat", 1.0, 1.0, said[-1].id, ChatSettings("poet"))
-        yield ImportedChat(chat, tuple(said))
+        chat = Chat(uuid.uuid4().hex, "A chat", 1.0, 1.0, branch[-1].id, ChatSettings("poet"))
+        yield ImportedChat(chat, tuple(branch))
 
 
-def _timed(store: ChatStore, job: Callable[[], object]) -> dict[str, float]:
-    """The job in a thread, beside a reply that is saved and an event loop."""
-    chat = store.create("bench:reader", "title", ChatSettings()).id
+def _measure(store: ChatStore, job: Callable[[], object]) -> dict[str, float]:
+    """Run the job in a thread, beside an event loop and a thread that saves a reply."""
+    chat = store.create(f"{BENCH}:reader", "title", ChatSettings()).id
     reply = ChatMessage(uuid.uuid4().hex, None, "assistant", "", MessageState.STREAMING)
-    store.add("bench:reader", chat, reply, "bench")
+    store.add(f"{BENCH}:reader", chat, reply, BENCH)
     seconds: list[float] = []
+    save_waits: list[float] = []
     saving = threading.Event()
 
     def work() -> None:
@@ -137,27 +124,24 @@ def _timed(store: ChatStore, job: Callable[[], object]) -> dict[str, float]:
         job()
         seconds.append(time.perf_counter() - began)
 
-    worker = threading.Thread(target=work)
-    waits: list[float] = []
-
     def save() -> None:
         try:
             while worker.is_alive():
                 began = time.perf_counter()
-                store.save_text(reply.id, "x" * 1000, "bench")
-                waits.append(time.perf_counter() - began)
+                store.save_text(reply.id, "x" * 1000, BENCH)
+                save_waits.append(time.perf_counter() - began)
                 saving.set()
                 time.sleep(PAUSE_SECONDS)
         finally:
-            saving.set()  # what was never saved ends the measurement, and holds up nothing
+            saving.set()  # if saving fails, the worker must not wait for ever
 
-    saver = threading.Thread(target=save)
-    gap = asyncio.run(_gap_beside(worker, saver))
-    return {"ms": seconds[0] * 1000, "gap_ms": gap * 1000, "save_wait_ms": max(waits) * 1000}
+    worker = threading.Thread(target=work)
+    gap = asyncio.run(_longest_gap(worker, threading.Thread(target=save)))
+    return {"ms": seconds[0] * 1000, "gap_ms": gap * 1000, "save_wait_ms": max(save_waits) * 1000}
 
 
-async def _gap_beside(*threads: threading.Thread) -> float:
-    """The longest time between two turns of the loop while the threads run."""
+async def _longest_gap(*threads: threading.Thread) -> float:
+    """The longest time between two runs of the event loop while the threads work."""
     longest, last = 0.0, time.perf_counter()
     for thread in threads:
         thread.start()
@@ -168,15 +152,13 @@ async def _gap_beside(*threads: threading.Thread) -> float:
     return longest
 
 
-def table(figures: Figures) -> str:
-    """For people."""
-    lines = [f"{'':16}{'ms':>10}{'gap ms':>10}{'save wait ms':>14}"]
-    for name, one in figures.items():
-        if "ms" in one:
-            lines.append(
-                f"{name:16}{one['ms']:10.1f}{one['gap_ms']:10.1f}{one['save_wait_ms']:14.1f}"
-            )
-    return "\n".join(lines)
+def table(figures: common.Figures) -> str:
+    keys = ("ms", "gap_ms", "save_wait_ms")
+    rows = [["", *(key.replace("_", " ") for key in keys)]]
+    for name, job in figures.items():
+        if isinstance(job, Mapping) and "ms" in job:
+            rows.append([name, *(f"{job[key]:.1f}" for key in keys)])
+    return "\n".join(common.align_columns(rows, text_columns=1))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What training an adapter costs on this machine, beside a plain transformers Trainer with peft.
+"""Measures what training an adapter costs, beside a plain transformers Trainer with peft.
 
-`python bench/training.py [--data FILE] [--chats N] [--rounds N] [--json]` runs `finetune.py` and a
-plain script in turns on the same dialogues, with the same recipe: seconds of the training alone and
-of the whole command, the most memory, and the held-out loss. `--help` has the rest.
+`python bench/training.py [--data FILE] [--chats N] [--rounds N] [--json]` runs `finetune.py` and
+`baseline_trainer.py` in turns on the same dialogues, with the same hyperparameters: seconds of the
+training alone and of the whole command, peak memory, and held-out loss. `--help` lists the flags.
 """
 
 from __future__ import annotations
@@ -16,101 +16,85 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-# Started as a script, Python only looks beside it.
+# A script's import path begins with its own folder.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.ending import told
-from bench.flags import Parser, positive
-from bench.machine import machine
-from bench.rounds import Say, to_stderr
-from bench.timed import Timed, timed
+from bench import common
+from model.config.settings import CHECKOUT
 from model.system_resources import available_cores
 
-CHECKOUT = Path(__file__).parents[1]
 DATA = CHECKOUT / "training" / "chats" / "lighthouse.jsonl"
-CHATS, ROUNDS = 100, 3
-OURS, PLAIN = "finetune.py", "plain Trainer + peft"
+FINETUNE, BASELINE = "finetune.py", "plain Trainer + peft"
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingCost:
     """Seconds of the training alone and of the whole command, bytes, nats a token."""
 
-    training: float
-    whole: float
-    peak: int
-    loss: float
+    training_seconds: float
+    command_seconds: float
+    peak_bytes: int
+    held_out_loss: float
 
 
-Rounds = Mapping[str, list[Run]]
+Costs = Mapping[str, list[TrainingCost]]
 
 
+@common.script
 def main() -> int:
-    return told(_figures)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    parser = common.script_parser("training", __doc__, rounds=3)
+    parser.add_argument(
+        "--data", type=Path, default=DATA, metavar="FILE", help="JSON Lines of dialogues"
+    )
+    common.add_number(parser, "chats", 100, "how many of its first dialogues")
+    parser.add_argument(
+        "--dtype", choices=("auto", "bf16", "fp32"), default="auto", help="of the base"
+    )
+    args = parser.read(sys.argv[1:])
+    with tempfile.TemporaryDirectory(prefix="linly-bench-") as folder:
+        scratch = Path(folder)
+        lines = args.data.read_text(encoding="utf-8").splitlines(keepends=True)[: args.chats]
+        (scratch / "dialogues.jsonl").write_text("".join(lines), encoding="utf-8")
+        costs = measure_trainings(args.dtype, args.rounds, scratch)
+    return common.print_figures(summary(costs), args.json, table)
 
 
-def _figures() -> str:
-    given = _parser().given(sys.argv[1:])
-    with tempfile.TemporaryDirectory(prefix="linly-bench-") as scratch:
-        data = _first(given["data"], given["chats"], Path(scratch))
-        rounds = measure(data, given["dtype"], given["rounds"], Path(scratch), to_stderr)
-    figures = summary(rounds)
-    return json.dumps(figures) if given["json"] else table(figures)
-
-
-def _parser() -> Parser:
-    about = (__doc__ or "").split("\n\n")[0]
-    parser = Parser(prog="bench/training.py", description=about, allow_abbrev=False)
-    add = parser.add_argument
-    add("--data", type=Path, default=DATA, metavar="FILE", help="JSON Lines of dialogues")
-    add("--chats", type=positive, default=CHATS, metavar="N", help="the first so many (100)")
-    add("--rounds", type=positive, default=ROUNDS, metavar="N", help="default: 3")
-    add("--dtype", choices=("auto", "bf16", "fp32"), default="auto", help="of the base")
-    add("--json", action="store_true", help="print JSON instead of a table")
-    return parser
-
-
-def _first(data: Path, chats: int, scratch: Path) -> Path:
-    path = scratch / "dialogues.jsonl"
-    lines = data.read_text(encoding="utf-8").splitlines(keepends=True)[:chats]
-    path.write_text("".join(lines), encoding="utf-8")
-    return path
-
-
-def measure(data: Path, dtype: str, rounds: int, scratch: Path, say: Say) -> Rounds:
-    """Both in each round, each of them first in every second one."""
-    flags = ["--data_path", str(data), "--dtype", dtype, "--early_stopping_patience", "0"]
-    job = _job(flags, scratch)
-    found: dict[str, list[Run]] = {OURS: [], PLAIN: []}
+def measure_trainings(dtype: str, rounds: int, scratch: Path) -> Costs:
+    """Both trainings on `scratch`/dialogues.jsonl in each round; they take turns in being first."""
+    flags = ["--data_path", str(scratch / "dialogues.jsonl"), "--dtype", dtype]
+    flags += ["--early_stopping_patience", "0"]
+    job = _baseline_job(flags, scratch)
+    costs: dict[str, list[TrainingCost]] = {FINETUNE: [], BASELINE: []}
     for number in range(rounds):
-        names = (OURS, PLAIN) if number % 2 == 0 else (PLAIN, OURS)
+        names = (FINETUNE, BASELINE) if number % 2 == 0 else (BASELINE, FINETUNE)
         for name in names:
             output = scratch / f"{number}-{names.index(name)}"
-            run = _ours(flags, output) if name == OURS else _plain(job, output, scratch)
-            say(
-                f"round {number + 1}: {name} trained {run.training:.1f} s, {run.whole:.1f} s in "
-                f"all, {run.peak / 1e9:.2f} GB, held-out loss {run.loss:.3f}"
+            cost = _finetune(flags, output) if name == FINETUNE else _train(job, output, scratch)
+            common.log(
+                f"round {number + 1}: {name} trained {cost.training_seconds:.1f} s, "
+                f"{cost.command_seconds:.1f} s in all, {cost.peak_bytes / 1e9:.2f} GB, "
+                f"held-out loss {cost.held_out_loss:.3f}"
             )
-            found[name].append(run)
-    return found
+            costs[name].append(cost)
+    return costs
 
 
-def _ours(flags: Sequence[str], output: Path) -> Run:
+def _finetune(flags: Sequence[str], output: Path) -> TrainingCost:
     command = [sys.executable, "finetune.py", *flags, "--output_dir", str(output)]
-    done = timed([*command, "--progress", "json"])
+    result = common.run_command([*command, "--progress", "json"])
     card = json.loads((output / "linly_adapter.json").read_text(encoding="utf-8"))
-    training = _when(done, "saving") - _when(done, "training")
-    return Run(training, done.seconds, done.peak, card["training"]["loss"]["adapter"])
+    events = [(seconds, json.loads(line)) for seconds, line in result.lines]
+    began, ended = (
+        next(seconds for seconds, event in events if event.get("name") == stage)
+        for stage in ("training", "saving")
+    )
+    loss = card["training"]["loss"]["adapter"]
+    return TrainingCost(ended - began, result.seconds, result.peak_bytes, loss)
 
 
-def _when(done: Timed, stage: str) -> float:
-    """Seconds until a stage began."""
-    told = ((at, json.loads(line)) for at, line in done.lines)
-    return next(at for at, event in told if event.get("name") == stage)
-
-
-def _job(flags: Sequence[str], scratch: Path) -> dict[str, object]:
-    """What `finetune.py` makes of the flags, for the plain script."""
+def _baseline_job(flags: Sequence[str], scratch: Path) -> dict[str, object]:
+    """What `finetune.py` makes of the flags, as the baseline's job."""
     from training.base_context import resolve_base
     from training.base_loader import find_machine
     from training.collator import dataset
@@ -119,64 +103,62 @@ def _job(flags: Sequence[str], scratch: Path) -> dict[str, object]:
     from training.trainer import TrainerConfig
 
     options = read_options([*flags, "--output_dir", str(scratch / "unused")])
-    ground = resolve_base(options)
-    material = prepare_data(options, ground, lambda _: None)
-    computer = find_machine("cpu", "auto", options.dtype, None, None)
-    plan = TrainerConfig(material.learned, material.held_out, material.recipe, computer)
+    base = resolve_base(options)
+    data = prepare_data(options, base, lambda _: None)
+    compute = find_machine("cpu", "auto", options.dtype, None, None)
+    config = TrainerConfig(data.learned, data.held_out, data.recipe, compute)
     return {
-        "base": str(ground.folder.path),
-        "dtype": computer.dtype,
+        "base": str(base.folder.path),
+        "dtype": compute.dtype,
         "threads": available_cores(),
-        "recipe": material.recipe.to_json(),
-        "interval": plan.interval,
-        "learned": dataset(material.learned),
-        "held_out": dataset(material.held_out),
+        "recipe": data.recipe.to_json(),
+        "interval": config.interval,
+        "learned": dataset(data.learned),
+        "held_out": dataset(data.held_out),
     }
 
 
-def _plain(job: Mapping[str, object], output: Path, scratch: Path) -> Run:
+def _train(job: Mapping[str, object], output: Path, scratch: Path) -> TrainingCost:
     file = scratch / "job.json"
     file.write_text(json.dumps({**job, "output": str(output)}), encoding="utf-8")
-    done = timed([sys.executable, "-m", "bench.learning.plain", str(file)])
-    told = json.loads(done.lines[-1][1])
-    return Run(told["train_seconds"], done.seconds, done.peak, told["loss"])
+    result = common.run_command([sys.executable, "-m", "bench.baseline_trainer", str(file)])
+    report = json.loads(result.lines[-1][1])
+    return TrainingCost(report["train_seconds"], result.seconds, result.peak_bytes, report["loss"])
 
 
-def summary(rounds: Rounds) -> dict[str, object]:
-    """Medians by name, and how many times as fast ours is: the medians of each round's ratio."""
-    figures: dict[str, object] = {"machine": machine()}
-    for name, runs in rounds.items():
-        figures[name] = {
-            "training_seconds": median(run.training for run in runs),
-            "whole_seconds": median(run.whole for run in runs),
-            "peak_bytes": max(run.peak for run in runs),
-            "held_out_loss": median(run.loss for run in runs),
-        }
-    pairs = list(zip(rounds[OURS], rounds[PLAIN], strict=True))
-    figures["ratios"] = {
-        "training": median(plain.training / ours.training for ours, plain in pairs),
-        "whole": median(plain.whole / ours.whole for ours, plain in pairs),
+def summary(costs: Costs) -> common.Figures:
+    """Medians by name; how many times as fast `finetune.py` is, by the medians of all ratios."""
+    pairs = list(zip(costs[FINETUNE], costs[BASELINE], strict=True))
+    return {
+        "machine": common.machine(),
+        **{
+            name: {
+                "training_seconds": median(run.training_seconds for run in runs),
+                "whole_seconds": median(run.command_seconds for run in runs),
+                "peak_bytes": max(run.peak_bytes for run in runs),
+                "held_out_loss": median(run.held_out_loss for run in runs),
+            }
+            for name, runs in costs.items()
+        },
+        "ratios": {
+            "training": median(b.training_seconds / own.training_seconds for own, b in pairs),
+            "whole": median(b.command_seconds / own.command_seconds for own, b in pairs),
+        },
     }
-    return figures
 
 
-def table(figures: Mapping[str, object]) -> str:
-    lines = [str(figures["machine"]), "",
-             "| | training, s | whole command, s | most memory, GB | held-out loss |",
-             "|---|---|---|---|---|"]  # fmt: skip
-    for name in (OURS, PLAIN):
+def table(figures: common.Figures) -> str:
+    rows = [["", "training, s", "whole command, s", "most memory, GB", "held-out loss"]]
+    for name in (FINETUNE, BASELINE):
         values = figures[name]
-        assert isinstance(values, dict)  # noqa: S101 (made above)
-        lines.append(
-            f"| {name} | {values['training_seconds']:.1f} | {values['whole_seconds']:.1f} | "
-            f"{values['peak_bytes'] / 1e9:.2f} | {values['held_out_loss']:.3f} |"
-        )
-    ratios = figures["ratios"]
-    assert isinstance(ratios, dict)  # noqa: S101
-    lines.append(f"| times as fast | {ratios['training']:.2f} | {ratios['whole']:.2f} | | |")
-    return "\n".join(lines)
+        rows.append([
+            name, f"{values['training_seconds']:.1f}", f"{values['whole_seconds']:.1f}",
+            f"{values['peak_bytes'] / 1e9:.2f}", f"{values['held_out_loss']:.3f}",
+        ])  # fmt: skip
+    ratios = [f"{ratio:.2f}" for ratio in figures["ratios"].values()]
+    rows.append(["times as fast", *ratios, "", ""])
+    return f"{figures['machine']}\n\n{common.markdown_table(rows)}"
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     sys.exit(main())

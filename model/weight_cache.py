@@ -1,8 +1,8 @@
-"""Weights that an earlier start has quantised, on disk in the form in which they are served.
+"""Cache on disk for quantised weights, in the form in which they are served.
 
-One folder for each source, named by what the source's files are: names, sizes, times, and the
-configuration. A source that changes gets another folder, and the old one goes. Anything that is
-wrong with an entry means reading the source again, never a failure.
+One folder for each source, named by a hash of its configuration and of its files' names, sizes and
+times. A source that changes gets another folder, and the old one is removed. If anything is wrong
+with an entry, the source is read again; it is never an error.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from model.folders.model_folder import ModelFolder
     from model.layers.llama import Llama
 
-FORMAT = 3  # of the entries; another number, and all are made anew
+FORMAT = 3  # of the entries; with another number all are made again
 DONE = "complete.json"  # written last: {"source": the folder that it was made from}
-SPARE_BYTES = 2 << 30  # to be left on the disk
+MIN_FREE_BYTES = 2 << 30  # that stay free on the disk
 
 Parts = dict[str, Tensor]
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class WeightCache:
         self._entry = cache / "weights" / _fingerprint(folder)
 
     def load(self, model: Llama, progress: Progress) -> bool:
-        """Fill the empty `model`; False without a sound entry, and it is still to be filled."""
+        """Fill the empty `model`; False without a sound entry: then it still has to be filled."""
         if not (self._entry / DONE).is_file():
             return False
         try:
@@ -51,7 +51,7 @@ class WeightCache:
             for done, (name, parts) in enumerate(files):
                 _read_into(parts, self._entry / f"{name}.safetensors")
                 progress((done + 1) / len(files))
-        except Exception as error:  # safetensors, the disk and torch each have their own
+        except Exception as error:  # safetensors, the disk and torch each raise their own
             log.info("The cached weights in %s are not used: %s", self._entry, error)
             return False
         return True
@@ -65,19 +65,19 @@ class WeightCache:
         try:
             needed = sum(t.nbytes for _, parts in model_parts(model) for t in parts.values())
             self._entry.mkdir(parents=True, exist_ok=True)
-            if shutil.disk_usage(self._entry).free < needed + SPARE_BYTES:
-                log.info("No room in %s to keep the quantised weights", self._entry)
+            if shutil.disk_usage(self._entry).free < needed + MIN_FREE_BYTES:
+                log.info("No room in %s for the quantised weights", self._entry)
                 return
             self._write(model)
             self._remove_older()
         except OSError as error:
-            log.info("The quantised weights could not be kept: %s", error)
+            log.info("The quantised weights could not be written to the cache: %s", error)
 
     def _write(self, model: Llama) -> None:
         from safetensors.torch import save_file
 
         for name, parts in model_parts(model):
-            # A file for each layer: the library copies what it writes.
+            # A file for each layer: safetensors copies what it writes.
             file = self._entry / f"{name}.safetensors"
             part = file.with_suffix(f".{os.getpid()}.part")  # two programs may start at once
             save_file(parts, part)
@@ -92,11 +92,11 @@ class WeightCache:
 
 
 def model_parts(model: Llama) -> Iterator[tuple[str, Parts]]:
-    """(file name, tensors by name) of everything that loading fills: the layers, then the ends."""
+    """(file name, tensors by name) of all weights: the layers, then embedding, norm and head."""
     for layer in model.layers:
         parts = {"input_norm": layer.input_norm, "post_norm": layer.post_norm}
-        for name in ("qkv", "o", "gate_up", "down"):
-            parts.update(_linear_parts(name, getattr(layer, name).linear))
+        for name, fused in layer.fused_linears.items():
+            parts.update(_linear_parts(name, fused.linear))
         yield f"layer-{layer.index:03}", parts
     ends = {"norm": model.norm, **_linear_parts("embed_tokens", model.embed_tokens)}
     if model.lm_head is not model.embed_tokens:
@@ -119,14 +119,14 @@ def _read_into(parts: Parts, file: Path) -> None:
 
     for name, tensor in parts.items():
         with safe_open(file, framework="pt") as opened:
-            found = opened.get_tensor(name)
-        if found.shape != tensor.shape or found.dtype != tensor.dtype:
-            raise ValueError(f"{name} in {file.name} is {found.dtype} {list(found.shape)}")
-        tensor.copy_(found)
+            stored = opened.get_tensor(name)
+        if stored.shape != tensor.shape or stored.dtype != tensor.dtype:
+            raise ValueError(f"{name} in {file.name} is {stored.dtype} {list(stored.shape)}")
+        tensor.copy_(stored)
 
 
 def _fingerprint(folder: ModelFolder) -> str:
-    """Changes with the source, cheaply: no weights are read."""
+    """A hash that changes with the source. Cheap: no weights are read."""
     facts: list[object] = [FORMAT, str(folder.path.resolve()), folder.config]
     for file in folder.weight_files:
         with contextlib.suppress(OSError):

@@ -1,4 +1,7 @@
-"""Weights to layers: tensor by tensor, quantised as they arrive, never the whole in 16 bits."""
+"""Reads a model folder's weights into layers.
+
+Tensor by tensor, each quantised as it arrives: the whole model is never in memory in 16 bits.
+"""
 
 from __future__ import annotations
 
@@ -14,35 +17,43 @@ from torch import Tensor
 from model.diagnostics import folder_error
 from model.folders.model_folder import IGNORED, ModelFolder
 from model.folders.weights import read_tensors
+from model.layers.decoder_layer import DecoderLayer
 from model.layers.linear import Linear
-from model.layers.llama import DecoderLayer, Llama, LlamaShape
+from model.layers.llama import Llama, LlamaShape
+from model.tensor_names import (
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    INPUT_NORM,
+    LINEAR_PATHS,
+    POST_ATTENTION_NORM,
+    layer_path,
+)
 from model.types import Progress, SettingsError
 from model.weight_cache import WeightCache
 
 log = logging.getLogger(__name__)
 Slot = Callable[[Tensor], None]
-MAX_ANGLE_BYTES = 4 << 30  # a million positions of heads of 128
-ANGLE_COPIES = 8  # in float32, while the table is made
+MAX_ROPE_BYTES = 4 << 30  # of the rotary table: a million positions of heads of 128
+ROPE_TABLE_COPIES = 8  # in float32, while the table is made
 UNSUPPORTED_ROPE = {"dynamic", "longrope"}  # their frequencies depend on the chat's length
 
 
 def resolve_device(device: str, quantization: str) -> str:
-    """`auto` to what is there.
+    """Turns `auto` into "cuda" where torch sees a GPU, and else into "cpu".
 
     Raises:
-        SettingsError: CUDA is asked for, or needed by 4-bit, and absent.
+        SettingsError: CUDA is requested, or needed by 4-bit, and absent.
     """
     has_cuda = torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
         raise SettingsError(
-            "--device cuda: torch sees no CUDA GPU",
-            "Check the driver with nvidia-smi, or use --device cpu.",
+            "no_cuda_gpu",
         )
     resolved = "cuda" if has_cuda and device != "cpu" else "cpu"
     if quantization == "4bit" and resolved == "cpu":
         raise SettingsError(
-            "--quantization 4bit needs a CUDA GPU (bitsandbytes)",
-            "Use --quantization 8bit on the CPU.",
+            "four_bit_needs_cuda",
         )
     return resolved
 
@@ -58,8 +69,8 @@ def load_model(
 ) -> Llama:
     """Make the model of `folder` and fill it, from `cache` if it has these weights already.
 
-    `progress` gets the share of weight bytes that have arrived, 0 to 1. `context_length` None
-    means what the model was trained for.
+    `progress` gets the share of weight bytes that have been read, 0 to 1. `context_length` None
+    means the context that the model was trained for.
 
     Raises:
         ModelFolderError: weights are missing, torn or of the wrong shape.
@@ -75,15 +86,15 @@ def load_model(
 
 def _fill_from(folder: ModelFolder, model: Llama, progress: Progress) -> None:
     slots = weight_slots(model)
-    total, arrived = folder.nbytes, 0
+    total, bytes_read = folder.nbytes, 0
     for name, tensor in read_tensors(folder.weight_files):
         slot = slots.pop(name, None)
-        if slot is None and not name.endswith(IGNORED) and name != "lm_head.weight":
+        if slot is None and not name.endswith(IGNORED) and name != HEAD:
             raise folder_error("tensor_unknown", folder=folder.path, name=name)
         if slot is not None:
             _fill(slot, name, tensor, folder)
-        arrived += tensor.nbytes
-        progress(min(arrived / total, 1.0))
+        bytes_read += tensor.nbytes
+        progress(min(bytes_read / total, 1.0))
     missing = [name for name in slots if not name.endswith(".bias")]
     if missing:
         raise folder_error(
@@ -105,35 +116,36 @@ def _empty_model(
         quantization=quantization,
         inv_freq=rope.inv_freq,
         rope_scaling=float(rope.attention_scaling),
-        context_length=context_length or _positions(config),
+        context_length=context_length or _served_positions(config),
     )
 
 
-def _positions(config: Any) -> int:
-    """How many positions to serve: what the model was trained for, while their angles are no more
-    than MAX_ANGLE_BYTES."""
-    told: int = config.max_position_embeddings
-    most = MAX_ANGLE_BYTES // (ANGLE_COPIES * 4 * config.head_dim)
-    if told > most:
-        log.warning("config.json tells %d positions; %d are served: --context_length", told, most)
-    return min(told, most)
+def _served_positions(config: Any) -> int:
+    """The context that the model was trained for, or as many positions as MAX_ROPE_BYTES allow."""
+    trained: int = config.max_position_embeddings
+    limit = MAX_ROPE_BYTES // (ROPE_TABLE_COPIES * 4 * config.head_dim)
+    if trained > limit:
+        log.warning(
+            "config.json has %d positions; %d are served: see --context_length", trained, limit
+        )
+    return min(trained, limit)
 
 
-def check_llama_config(folder: Path, told: Mapping[str, Any]) -> Any:
+def check_llama_config(folder: Path, content: Mapping[str, Any]) -> Any:
     """transformers' LlamaConfig, which knows every older spelling of the rope settings.
 
     Args:
-        folder: whose config.json it is.
-        told: its contents.
+        folder: the folder of the config.json, for messages.
+        content: of the config.json.
 
     Raises:
-        ModelFolderError: it is not sound, or asks for what is not served.
+        ModelFolderError: it is not sound, or needs a feature that is not served.
     """
     from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
     try:
-        config = LlamaConfig(**{**told, "model_type": "llama"})
+        config = LlamaConfig(**{**content, "model_type": "llama"})
         for name in ("max_position_embeddings", "rms_norm_eps"):
             if not 0 < getattr(config, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(config, name)!r}")
@@ -150,7 +162,7 @@ def check_llama_config(folder: Path, told: Mapping[str, Any]) -> Any:
         raise folder_error("rope_unknown", kind=rope_type)
     try:
         LlamaRotaryEmbedding(config)
-    except Exception as error:  # whatever its formulas run into
+    except Exception as error:  # its formulas may fail in any way
         raise folder_error("rope_unknown", kind=rope_type) from error
     return config
 
@@ -185,31 +197,29 @@ def _fill(slot: Slot, name: str, tensor: Tensor, folder: ModelFolder) -> None:
 
 
 def weight_slots(model: Llama) -> dict[str, Slot]:
-    """Where each checkpoint name goes."""
+    """For each tensor name of a checkpoint the function that stores the tensor in `model`."""
     slots: dict[str, Slot] = {
-        "model.embed_tokens.weight": _rows(model.embed_tokens, 0, model.shape.vocab_size),
-        "model.norm.weight": _vector(model, "norm", model),
+        EMBEDDING: _rows(model.embed_tokens, 0, model.shape.vocab_size),
+        FINAL_NORM: _vector(model, "norm", model),
     }
     if not model.shape.tied_head:
-        slots["lm_head.weight"] = _rows(model.lm_head, 0, model.shape.vocab_size)
+        slots[HEAD] = _rows(model.lm_head, 0, model.shape.vocab_size)
     for layer in model.layers:
         slots.update(_layer_slots(layer, model))
     return slots
 
 
 def _layer_slots(layer: DecoderLayer, model: Llama) -> dict[str, Slot]:
-    prefix = f"model.layers.{layer.index}."
+    norms = {INPUT_NORM: "input_norm", POST_ATTENTION_NORM: "post_norm"}
     slots = {
-        f"{prefix}input_layernorm.weight": _vector(layer, "input_norm", model),
-        f"{prefix}post_attention_layernorm.weight": _vector(layer, "post_norm", model),
+        f"{layer_path(layer.index, name)}.weight": _vector(layer, attribute, model)
+        for name, attribute in norms.items()
     }
-    packed = {"self_attn": (layer.qkv, layer.o), "mlp": (layer.gate_up, layer.down)}
-    for block, linears in packed.items():
-        for linear in linears:
-            for name, start, stop in linear.parts:
-                key = f"{prefix}{block}.{name}"
-                slots[f"{key}.weight"] = _rows(linear.linear, start, stop)
-                slots[f"{key}.bias"] = _bias(linear.linear, start, stop)
+    for fused in layer.fused_linears.values():
+        for module, start, stop in fused.parts:
+            path = layer_path(layer.index, LINEAR_PATHS[module])
+            slots[f"{path}.weight"] = _rows(fused.linear, start, stop)
+            slots[f"{path}.bias"] = _bias(fused.linear, start, stop)
     return slots
 
 
@@ -229,11 +239,11 @@ def _bias(linear: Linear, start: int, stop: int) -> Slot:
     return put
 
 
-def _vector(owner: Llama | DecoderLayer, name: str, model: Llama) -> Slot:
+def _vector(owner: Llama | DecoderLayer, attribute: str, model: Llama) -> Slot:
     def put(tensor: Tensor) -> None:
         _require(tensor, (model.shape.hidden_size,))
-        # A copy: a tensor of an old pickle would keep all that was read with it.
-        setattr(owner, name, tensor.to(model.device, model.dtype, copy=True))
+        # A copy: a tensor of an old pickle would keep everything in memory that was read with it.
+        setattr(owner, attribute, tensor.to(model.device, model.dtype, copy=True))
 
     return put
 

@@ -10,6 +10,7 @@ from model.doctor.check_adapter import check_adapter
 from model.doctor.check_base import collect_findings
 from model.folders.adapter_files import CONFIG
 from model.suggestions import closest
+from model.translations import LocalizedText
 from model.types import AdapterError, UnknownModelError
 
 
@@ -27,24 +28,25 @@ def find_adapter(name: str, adapters_dir: Path) -> Path:
             return Path(os.path.abspath(path))  # noqa: PTH100 (resolve would follow links)
     if places:
         raise AdapterError(
-            f"{places[0]} is no adapter: it has no {CONFIG}",
-            "Pass the folder that training has written.",
+            "adapter_folder_without_config",
+            folder=places[0],
+            config=CONFIG,
         )
     if Path(name).is_file():
-        raise AdapterError(f"{name} is a file", "Pass the folder that it lies in.")
-    raise UnknownModelError(f"There is no adapter {name}", _remedy(name, adapters_dir))
+        raise AdapterError("adapter_path_is_file", name=name)
+    raise UnknownModelError("no_adapter", name=name, remedy=_remedy(name, adapters_dir))
 
 
-def _remedy(name: str, adapters_dir: Path) -> str:
+def _remedy(name: str, adapters_dir: Path) -> LocalizedText:
     typed = Path(name)
     inside = {path.name: path.name for path in _adapters(adapters_dir)}
     known = {**inside, **{path.name: str(path) for path in _adapters(typed.parent)}}
     close = closest(typed.name, known)
     if close:
-        return f"Did you mean {known[close]}?"
+        return LocalizedText("did_you_mean", {"name": known[close]})
     if inside:
-        return f"Pass a folder, or a name in {adapters_dir}: {', '.join(inside)}."
-    return f"Pass a folder; {adapters_dir} holds none."
+        return LocalizedText("pass_adapter", {"folder": adapters_dir, "names": tuple(inside)})
+    return LocalizedText("pass_folder", {"folder": adapters_dir})
 
 
 def _adapters(folder: Path) -> Iterator[Path]:
@@ -60,5 +62,4 @@ def refuse_broken(path: Path, templates: Collection[str]) -> None:
     """
     for one in collect_findings(lambda: check_adapter(path, None, templates)):
         if one.level == "error":
-            message = f"The adapter {path.name!r} is broken: {one.message()}"
-            raise AdapterError(message, one.remedy(), one)
+            raise AdapterError("adapter_broken", name=path.name, problem=one)

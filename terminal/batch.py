@@ -32,7 +32,7 @@ def run(options: TerminalOptions, wishes: RequestDefaults, load: Load) -> int:
     """
     path, target = options.data_file, options.output_file
     if path and target and path.exists() and target.exists() and path.samefile(target):
-        raise LinlyError("--data_file and --output_file are the same", "Name another output.")
+        raise LinlyError("same_input_and_output")
     source = open_source(path)
     rows = read_rows(source)
     with ExitStack() as unread:

@@ -48,19 +48,19 @@ def open_source(path: Path | None) -> BufferedReader:
         begins = source.peek(2)[:2]
     except FileNotFoundError as error:
         known = [each.name for each in path.parent.glob("*")] if path else []
-        close = did_you_mean(path.name if path else "", known, "Check --data_file.")
-        raise LinlyError(f"There is no file {path}", close) from error
+        close = did_you_mean(path.name if path else "", known, "check_data_file")
+        raise LinlyError("input_missing", path=path, remedy=close) from error
     except OSError as error:
         said = error.strerror or str(error)
-        raise LinlyError(f"{_input(path)} cannot be read: {said}", "Check --data_file.") from error
+        raise LinlyError("input_unreadable", path=_input(path), reason=said) from error
     if begins in UTF16:
         source.close()
-        raise LinlyError(f"{_input(path)} is UTF-16 text", "Save it as UTF-8.")
+        raise LinlyError("input_utf16", path=_input(path))
     return source
 
 
 def empty_input_error(path: Path | None) -> LinlyError:
-    return LinlyError(f"{_input(path)} holds no lines to answer", "Put one question on each line.")
+    return LinlyError("input_without_lines", path=_input(path))
 
 
 def _input(path: Path | None) -> str:
@@ -120,8 +120,9 @@ def _parsed(line: bytes) -> Any:
 
 def _others(path: Path, number: int) -> LinlyError:
     return LinlyError(
-        f"Line {number} of {path} is no reply to this input with this adapter",
-        "Name another --output_file, or remove that one.",
+        "output_line_mismatch",
+        number=number,
+        path=path,
     )
 
 
@@ -162,6 +163,4 @@ class Output:
 
 def _unwritable(path: Path | None, error: OSError) -> LinlyError:
     said = error.strerror or str(error)
-    return LinlyError(
-        f"{path or 'Standard output'} cannot be written: {said}", "Check --output_file."
-    )
+    return LinlyError("output_unwritable", path=path or "Standard output", reason=said)

@@ -34,9 +34,9 @@ def run_command(chat: TerminalChat, line: str) -> None:
     name, _, rest = line[1:].strip().partition(" ")
     known = commands()
     if name not in known:
-        otherwise = f"/help lists them; //{name} sends it as a message."
-        close = did_you_mean(f"/{name}", [f"/{command}" for command in known], otherwise)
-        raise LinlyError(f"There is no command /{name}", close)
+        names = [f"/{command}" for command in known]
+        close = did_you_mean(f"/{name}", names, "commands_listed", name=name)
+        raise LinlyError("unknown_command", name=name, remedy=close)
     known[name].does(chat, rest.strip())
 
 
@@ -67,20 +67,19 @@ def _adapter(chat: TerminalChat, name: str) -> None:
         chat.defaults = replace(chat.defaults, adapter=_usable(found[name]).name)
         chat.screen.print(f"{name} answers from now on.")
         for warning in found[name].warnings:
-            chat.screen.complain(f"{warning.message().rstrip('.')}. {warning.remedy()}")
+            chat.screen.complain(str(warning))
     elif name in BASE:
         chat.defaults = replace(chat.defaults, adapter=None)
         chat.screen.print("The base answers from now on.")
     else:
         ready = [adapter.name for adapter in found.values() if adapter.ready]
-        close = did_you_mean(name, [*ready, *BASE], "/adapter lists them.")
-        raise UnknownModelError(f"There is no adapter {name}", close)
+        close = did_you_mean(name, [*ready, *BASE], "adapters_listed")
+        raise UnknownModelError("no_adapter", name=name, remedy=close)
 
 
 def _usable(adapter: Adapter) -> Adapter:
     if adapter.problem:
-        message = f"The adapter {adapter.name} is broken: {adapter.problem.message()}"
-        raise AdapterError(message, adapter.problem.remedy(), adapter.problem)
+        raise AdapterError("adapter_broken", name=adapter.name, problem=adapter.problem)
     return adapter
 
 
@@ -113,9 +112,9 @@ def _system(chat: TerminalChat, text: str) -> None:
 
 def _save(chat: TerminalChat, name: str) -> None:
     if not name:
-        raise LinlyError("/save needs a file", "Write /save chats.jsonl, for example.")
+        raise LinlyError("save_without_file")
     if not chat.turns:
-        raise LinlyError("There is nothing to save yet", "Ask something first.")
+        raise LinlyError("nothing_to_save")
     system = (Message("system", chat.defaults.system),) if chat.defaults.system else ()
     path = Path(name).expanduser()
     number = save_chat(path, (*system, *chat.turns))

@@ -81,8 +81,7 @@ def read_options(
     batch = "data_file" in given or not has_keyboard
     if "output_file" in given and not batch:
         raise SettingsError(
-            "--output_file is for answers to many lines",
-            "Pass --data_file too, or pipe lines in; in a chat, /save FILE writes it down.",
+            "output_file_without_input",
         )
     wishes = RequestDefaults(
         scale=given.get("scale", 1.0),
@@ -157,7 +156,7 @@ def _sampling(given: Mapping[str, int | float]) -> Sampling:
         return Sampling(max_tokens=given.get("max_new_tokens"), **values)  # type: ignore[arg-type]
     except RequestError as error:
         said = error.message.replace("max_tokens", "max_new_tokens")
-        raise SettingsError(f"--{said}", "See --help.") from error
+        raise SettingsError("flag_value", reason=said) from error
 
 
 def _scale(text: str) -> float:

@@ -28,7 +28,7 @@ def save_chat(path: Path, messages: Sequence[Message]) -> int:
         raise _other(path) from error
     except OSError as error:
         said = error.strerror or str(error)
-        raise LinlyError(f"{path} cannot be written: {said}", "Name another file.") from error
+        raise LinlyError("save_unwritable", path=path, reason=said) from error
     return len(before) + 1
 
 
@@ -41,4 +41,4 @@ def _is_chat(line: str) -> bool:
 
 
 def _other(path: Path) -> LinlyError:
-    return LinlyError(f"{path} holds something else than chats", "Name another file.")
+    return LinlyError("save_file_not_chats", path=path)

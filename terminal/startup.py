@@ -10,9 +10,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from model.base_resolver import MODEL_TEMPLATE
 from model.config.settings import Settings
 from model.serving.background_loader import Load
-from model.serving.local_backend import OWN_TEMPLATE, check_early, load_local
+from model.serving.local_backend import check_early, load_local
 from model.serving.manager import ModelManager
 from model.serving.remote_backend import load_remote
 from model.suggestions import did_you_mean
@@ -42,7 +43,7 @@ def validate(options: TerminalOptions) -> tuple[RequestDefaults, Load]:
     """
     settings, wishes = options.settings, options.defaults
     adapter = _adapter(options)
-    _refuse_unknown(wishes.template, [OWN_TEMPLATE, *load_templates(settings.prompts_dir)])
+    _refuse_unknown(wishes.template, [MODEL_TEMPLATE, *load_templates(settings.prompts_dir)])
     check_early(settings)
     named = replace(wishes, adapter=adapter.name if adapter else None)
     load = load_remote if settings.engine_url else load_local
@@ -54,16 +55,14 @@ def _adapter(options: TerminalOptions) -> Path | None:
         return None
     settings = options.settings
     adapter = find_adapter(options.lora_model, settings.adapters_dir)
-    refuse_broken(adapter, [OWN_TEMPLATE, *load_templates(settings.prompts_dir)])
+    refuse_broken(adapter, [MODEL_TEMPLATE, *load_templates(settings.prompts_dir)])
     return adapter
 
 
 def _refuse_unknown(template: str | None, known: list[str]) -> None:
     if template is not None and template not in known:
-        otherwise = f"There are: {', '.join(known)}."
-        raise SettingsError(
-            f"There is no prompt template {template}", did_you_mean(template, known, otherwise)
-        )
+        remedy = did_you_mean(template, known, "there_are", names=tuple(known))
+        raise SettingsError("unknown_template", name=template, remedy=remedy)
 
 
 @contextmanager
@@ -107,8 +106,7 @@ def _warn(manager: ModelManager, wishes: RequestDefaults, screen: Console) -> No
     for adapter in manager.adapters():
         if adapter.name == wishes.adapter:
             for warning in adapter.warnings:
-                message = warning.message().rstrip(".")
-                screen.complain(f"The adapter {adapter.name}: {message}. {warning.remedy()}")
+                screen.complain(f"The adapter {adapter.name}: {warning}")
     if not manager.has_chat_template and wishes.adapter is None and wishes.template is None:
         screen.complain(
             "This base has no chat template: it was probably not tuned for conversation and may "

@@ -1,4 +1,4 @@
-"""An engine with a script of replies, and a manager over it: pages and APIs without a model."""
+"""A fake engine with a script of replies, and a manager over it, for pages and APIs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from model.base_resolver import MODEL_TEMPLATE, Report
 from model.config.settings import CHECKOUT, Settings
 from model.diagnostics import finding
 from model.folders.adapter_files import WEIGHTS
 from model.serving.adapter_registry import Adapter, AdapterRegistry
+from model.serving.backend import Backend
 from model.serving.background_loader import Load
-from model.serving.local_backend import OWN_TEMPLATE, Backend, Report
 from model.serving.manager import ModelManager
 from model.text.prompt import PromptTemplate, load_templates
 from model.text.tokenizer import TextSpan
+from model.translations import LocalizedText
 from model.types import (
     AdapterError,
     Delta,
@@ -55,9 +57,10 @@ class LetterTokenizer:
 
 @dataclass
 class FakeEngine:
-    """Answers with `script(prompt, request)`, a piece at each `tick`, or all at once without.
+    """Replies with the pieces of `script(prompt, request)`: all at once, or one at each `tick` if
+    it is `ticking`.
 
-    What is only to be read ahead is read at once, and kept in `read`, apart from the `requests`.
+    Prefill-only requests end at once, and are recorded in `read`, apart from the `requests`.
     """
 
     script: Callable[[str, EngineRequest], list[str]]
@@ -78,7 +81,7 @@ class FakeEngine:
     _live: set[str] = field(default_factory=set)
 
     def tick(self, pieces: int = 1) -> None:
-        """Let that many pieces go."""
+        """Emit so many pieces."""
         for _ in range(pieces):
             self._ticks.release()
 
@@ -89,7 +92,7 @@ class FakeEngine:
         return PreparedAdapter(adapter, digest)
 
     def submit(self, request: EngineRequest, emit: Emit) -> None:
-        if request.read_only:
+        if request.prefill_only:
             self.read.append(request)
             stats = Stats(len(request.prompt_ids), 0, 0.0, 0.0, seed=1, cached_tokens=2)
             emit(Delta("", FinishReason.STOP, stats))
@@ -109,7 +112,7 @@ class FakeEngine:
                 reason = FinishReason.ABORT
                 break
             if piece == "<fail>":
-                reason, error = FinishReason.ERROR, "There was not enough memory for this reply."
+                reason, error = FinishReason.ERROR, LocalizedText("reply_out_of_memory")
                 break
             self.emitted[request.id] = self.emitted.get(request.id, 0) + 1
             emit(Delta(piece))
@@ -139,7 +142,7 @@ class FakeEngine:
 
 
 class FakeRegistry(AdapterRegistry):
-    """A registry with the adapters that it is given, those too that come later."""
+    """A registry of the list `adapters`, to which a test may add later."""
 
     def __init__(self, adapters: Sequence[Adapter]) -> None:
         super().__init__(Path("nowhere"), None, ())
@@ -161,10 +164,10 @@ ADAPTERS = (
 
 
 def echo(prompt: str, request: EngineRequest) -> list[str]:
-    """Says who answers what, word by word."""
+    """Replies with the adapter's name and the question, word by word."""
     question = prompt.split("<|im_start|>user\n")[-1].split("<|im_end|>")[0]
-    who = request.adapter.name if request.adapter else "base"
-    return [f"{word} " for word in f"{who} heard: {question}".split(" ")]
+    name = request.adapter.name if request.adapter else "base"
+    return [f"{word} " for word in f"{name} heard: {question}".split(" ")]
 
 
 def fake_load(
@@ -174,7 +177,8 @@ def fake_load(
     adapters: Sequence[Adapter] = ADAPTERS,
     tuned: bool = True,
 ) -> Load:
-    """What loads `engine`; with `loading` it takes until that is set, then fails or serves."""
+    """A function that loads `engine`: it blocks until `loading` is set, then returns or raises
+    `fail`."""
 
     def load(_: Settings, report: Report) -> Backend:
         report(Phase.READING, 0.4)
@@ -182,10 +186,10 @@ def fake_load(
             loading.wait()
         if fail:
             raise fail
-        own = PromptTemplate(OWN_TEMPLATE, TEMPLATE, "The model's own")
-        templates = {OWN_TEMPLATE: own, **load_templates(CHECKOUT / "prompts")}
+        template = PromptTemplate(MODEL_TEMPLATE, TEMPLATE, "The model's own")
+        templates = {MODEL_TEMPLATE: template, **load_templates(CHECKOUT / "prompts")}
         registry = FakeRegistry(adapters)
-        default = OWN_TEMPLATE if tuned else "linly"
+        default = MODEL_TEMPLATE if tuned else "linly"
         return Backend(
             "fake-base", engine, LetterTokenizer(), frozenset(), registry, templates, default
         )

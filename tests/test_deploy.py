@@ -52,7 +52,8 @@ COMPOSE_ALONE = {"LINLY_ADDRESS"}  # where the port is published: compose's busi
 
 def deploy_files() -> list[Path]:
     found = [path for path in DEPLOY.rglob("*") if path.is_file() and path.name != "secret.yaml"]
-    return [ROOT / "compose.yaml", *found, *sorted((ROOT / "docs").glob("scaling*.md"))]
+    pages = [*ROOT.glob("README*.md"), *ROOT.glob("docs/*.md")]
+    return [ROOT / "compose.yaml", *found, *sorted(pages)]
 
 
 @pytest.mark.parametrize("path", deploy_files(), ids=lambda path: path.name)

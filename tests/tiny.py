@@ -1,4 +1,4 @@
-"""Models small enough to make in a test, and adapters for them."""
+"""Makes models that are small enough for a test, and adapters for them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def make_folder(folder: Path, seed: int = 0, **config: Any) -> Path:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """A byte-level BPE tokenizer with ChatML's control tokens, trained here."""
+    """Train a byte-level BPE tokenizer with ChatML's control tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -60,7 +60,7 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def make_adapter(base: Path, folder: Path, seed: int, **lora: Any) -> Path:
-    """A PEFT adapter for `base` with random weights on both sides, and in layers of its own.
+    """A PEFT adapter for `base` with random weights in both matrices and in layers of its own.
 
     `lora` goes to LoraConfig.
     """
@@ -81,8 +81,8 @@ def make_adapter(base: Path, folder: Path, seed: int, **lora: Any) -> Path:
 
 
 def make_extended_adapter(base: Path, folder: Path) -> Path:
-    """As Chinese-Alpaca's are: embedding and head of another size, a SentencePiece tokenizer with
-    a pad token behind its pieces, and settings that today's peft does not know."""
+    """An adapter like Chinese-Alpaca's: embedding and head of another size, a SentencePiece
+    tokenizer with a pad token after its pieces, and settings that today's peft does not know."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM

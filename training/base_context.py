@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.base_resolver import base_name, find_base, known_templates
 from model.config.process_secrets import without_secrets
 from model.config.settings import read_settings
 from model.doctor.check_adapter import check_adapter
 from model.doctor.check_base import collect_findings
 from model.folders.base_info import BaseInfo, base_facts
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
-from model.serving.local_backend import base_name, find_base, known_templates
+from model.suggestions import did_you_mean
 from model.text.prompt import PromptTemplate
 from model.text.special_tokens import sane_ids
 from model.text.tokenizer import Tokenizer
@@ -54,12 +55,9 @@ class BaseContext:
         """
         for one in collect_findings(lambda: check_adapter(adapter, self.facts(), self.templates)):
             if one.level == "error":
-                message = f"{adapter} cannot be used: {one.message()}"
-                raise AdapterError(message, one.remedy(), one)
+                raise AdapterError("adapter_unusable", adapter=adapter, problem=one)
             if one.code == "adapter_vocabulary":
-                raise AdapterError(
-                    f"{adapter} has a vocabulary of its own, which is served and not trained here"
-                )
+                raise AdapterError("adapter_own_vocabulary_untrainable", adapter=adapter)
 
 
 def resolve_base(options: TrainingOptions) -> BaseContext:
@@ -74,7 +72,8 @@ def resolve_base(options: TrainingOptions) -> BaseContext:
     templates, default = known_templates(folder, settings)
     name = options.template or default
     if name not in templates:
-        raise SettingsError(f"There is no template {name!r}", f"There are: {', '.join(templates)}.")
+        remedy = did_you_mean(name, templates, "there_are", names=tuple(templates))
+        raise SettingsError("unknown_template", name=name, remedy=remedy)
     return BaseContext(base_name(settings), folder, load_tokenizer(folder), templates, name)
 
 

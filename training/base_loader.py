@@ -46,8 +46,8 @@ def find_machine(
     if device == "cpu":
         if quantization not in ("auto", "none"):
             raise SettingsError(
-                f"--quantization {quantization} needs a CUDA GPU for training",
-                "Leave it out: on the CPU a base is trained on as it is.",
+                "training_quantization_needs_cuda",
+                quantization=quantization,
             )
         torch.set_num_threads(threads or available_cores())
         return ComputeConfig("cpu", _cpu_dtype(dtype), "none", bool(checkpointing))

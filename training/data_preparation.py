@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from model.translations import LocalizedText
 from model.types import SettingsError
 from training.base_context import BaseContext
 from training.dataset import Dataset, first_reasons, read_data, refuse_bad
@@ -50,25 +51,23 @@ def prepare_data(
         size = held_out_size(given["val_set_size"], len(examples))
     learned, held_out = split(examples, size, given["seed"])
     if not learned and not all_held_out:
-        raise SettingsError(
-            "All chats are the same: none is left to learn", "Pass --val_set_size 0."
-        )
+        raise SettingsError("training_chats_identical")
     width = int(ground.folder.config["hidden_size"])
     recipe = resolve(given, len(learned), len(held_out), width)
-    counted = f"{len(learned)} chats to learn, {len(held_out)} held out to measure with"
-    report(Note(f"{len(held_out)} chats to measure with" if all_held_out else counted))
+    counts = {"learned": len(learned), "held_out": len(held_out)}
+    code = "chats_to_measure" if all_held_out else "chats_to_learn"
+    report(Note(LocalizedText(code, counts)))
     return TrainingData(data, learned, held_out, recipe)
 
 
-def _notes(examples: Sequence[Example], bad: Sequence[BadRow], cutoff: int) -> list[str]:
+def _notes(examples: Sequence[Example], bad: Sequence[BadRow], cutoff: int) -> list[LocalizedText]:
     """What is to be known about the data."""
     notes = []
     if bad:
-        plural = "rows are" if len(bad) > 1 else "row is"
-        notes.append(f"{len(bad)} {plural} left out: {first_reasons(bad)}")
+        facts = {"count": len(bad), "reasons": first_reasons(bad)}
+        notes.append(LocalizedText("rows_left_out", facts))
     if cut := sum(example.cut for example in examples):
-        plural = "chats are" if cut > 1 else "chat is"
-        notes.append(f"{cut} {plural} longer than {cutoff} tokens and lost the end (--cutoff_len)")
+        notes.append(LocalizedText("chats_cut", {"count": cut, "cutoff": cutoff}))
     if repeated := len(examples) - len({example.ids for example in examples}):
-        notes.append(f"{repeated} chats stand in the file more than once")
+        notes.append(LocalizedText("chats_repeated", {"count": repeated}))
     return notes

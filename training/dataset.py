@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.text.prompt import PromptTemplate
+from model.translations import LocalizedText
 from model.types import Message
 from training.formats import RowError, messages_of
 from training.parsing import BadRow, DataError, DataRow, parse_rows, read_text
@@ -43,7 +44,7 @@ def read_data(path: Path, template: PromptTemplate) -> Dataset:
     chats = tuple(row for row in rows if isinstance(row, TrainingChat))
     bad = tuple(row for row in rows if isinstance(row, BadRow))
     if not rows:
-        raise DataError(f"{path} holds no rows", "Put one JSON object on each line.")
+        raise DataError("data_without_rows", path=path)
     refuse_bad(bad, len(rows), str(path))
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -56,7 +57,7 @@ def _read(row: DataRow | BadRow, template: PromptTemplate) -> TrainingChat | Bad
     try:
         return TrainingChat(row.line, messages_of(row.value, template))
     except RowError as error:
-        return BadRow(row.line, str(error))
+        return BadRow(row.line, error.text)
 
 
 def refuse_bad(bad: Sequence[BadRow], count: int, name: str) -> None:
@@ -68,12 +69,16 @@ def refuse_bad(bad: Sequence[BadRow], count: int, name: str) -> None:
     allowed = min(max(MAX_BAD_SHARE * count, ALWAYS_ALLOWED), count // 2)
     if len(bad) > allowed:
         raise DataError(
-            f"{len(bad)} of {count} rows in {name} cannot be used: {first_reasons(bad)}",
-            "Mend them, or take them out.",
+            "data_rows_unusable",
+            bad_count=len(bad),
+            count=count,
+            name=name,
+            reasons=first_reasons(bad),
         )
 
 
-def first_reasons(bad: Sequence[BadRow]) -> str:
+def first_reasons(bad: Sequence[BadRow]) -> tuple[LocalizedText, ...]:
     """The first of them, and how many there are beside."""
-    named = "; ".join(str(row) for row in bad[:NAMED])
-    return named if len(bad) <= NAMED else f"{named}; and {len(bad) - NAMED} more"
+    named = tuple(row.text for row in bad[:NAMED])
+    more = len(bad) - NAMED
+    return (*named, LocalizedText("more_rows", {"count": more})) if more > 0 else named

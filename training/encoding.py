@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from model.text.prompt import PromptTemplate, encode_training
 from model.text.tokenizer import Tokenizer
+from model.translations import LocalizedText
 from model.types import LinlyError, Message
 from training.dataset import TrainingChat
 from training.parsing import BadRow
@@ -58,9 +59,9 @@ class Encoder:
         try:
             example = self._fitting(replace(chat, messages=shortened))
         except LinlyError as error:  # the template refuses its messages
-            return BadRow(chat.line, error.message)
+            return BadRow(chat.line, error.text)
         if not any(learned != IGNORED for learned in example.labels[1:]):
-            reason = f"its question alone is longer than {self.cutoff} tokens (--cutoff_len)"
+            reason = LocalizedText("question_over_cutoff", {"cutoff": self.cutoff})
             return BadRow(chat.line, reason)
         return replace(example, chat=chat, cut=example.cut or shortened != chat.messages)
 

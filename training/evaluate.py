@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model.folders.adapter_files import read_card
+from model.translations import LocalizedText
 from training import evaluation
 from training.base_context import BaseContext, resolve_base
 from training.base_loader import find_machine, load_base, silence_libraries
@@ -50,16 +51,18 @@ def evaluate(options: TrainingOptions, report: Report) -> TrainingEnded:
     losses = None if before is None or after is None else (before, after)
     asked = ask_both(model, ground.speaker, material.held_out)
     text = evaluation.report_of(adapter.resolve().name, ground.name, losses, asked)
-    return TrainingEnded(str(adapter), f"{text}\n{_written(adapter / evaluation.FILE, text)}")
+    return TrainingEnded(str(adapter), _written(adapter / evaluation.FILE, text), text)
 
 
-def _written(file: Path, text: str) -> str:
+def _written(file: Path, text: str) -> LocalizedText:
     """Where the table lies now; it is told in any case."""
     try:
         file.write_text(text, encoding="utf-8")
     except OSError as error:
-        return f"{file} cannot be written: {error.strerror or error}"
-    return f"Written to {file}"
+        return LocalizedText(
+            "evaluation_unwritten", {"file": file, "reason": error.strerror or error}
+        )
+    return LocalizedText("evaluation_written", {"file": file})
 
 
 def _material(
@@ -78,7 +81,7 @@ def _material(
     if same and used.get("val_set_size"):
         return prepare_data(replace(options, hyperparameters=given), ground, report)
     if same:
-        report(Note("All of these were learned, nothing held out: the adapter knows them"))
+        report(Note(LocalizedText("evaluating_learned")))
     else:
-        report(Note("These are other data than it was trained on: all of them are measured"))
+        report(Note(LocalizedText("evaluating_other_data")))
     return prepare_data(replace(options, hyperparameters=given), ground, report, all_held_out=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
+
+from model.translations import LocalizedText, load_text
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Stage:
 class Note:
     """Something to know, in a sentence."""
 
-    text: str
+    text: LocalizedText
 
 
 @dataclass(frozen=True)
@@ -44,29 +46,43 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class TrainingEnded:
-    """The adapter lies in `folder`. `text` tells what came of it."""
+    """The adapter is in `folder`. `text` says how good it is; `table` has an evaluation's rows."""
 
     folder: str
-    text: str
+    text: LocalizedText
+    table: str = ""
 
 
-Event = Stage | Note | Step | HeldOut | TrainingEnded
+@dataclass(frozen=True)
+class TrainingFailed:
+    """The training ends without an adapter, for the reason `text`."""
+
+    text: LocalizedText
+
+
+Event = Stage | Note | Step | HeldOut | TrainingEnded | TrainingFailed
 Report = Callable[[Event], None]
 KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (Stage, Note, Step, HeldOut, TrainingEnded)
+    kind.__name__: kind for kind in (Stage, Note, Step, HeldOut, TrainingEnded, TrainingFailed)
 }
 
 
 def to_line(event: Event) -> str:
     """As one line of JSON."""
-    return json.dumps({"event": type(event).__name__, **asdict(event)}, ensure_ascii=False)
+    values = dict(vars(event))
+    if "text" in values:
+        values["text"] = values["text"].dump()
+    return json.dumps({"event": type(event).__name__, **values}, ensure_ascii=False)
 
 
 def from_line(line: str) -> Event | None:
     """What `to_line` has made; None for any other line."""
     try:
         values = json.loads(line)
-        event: Event = KINDS[values.pop("event")](**values)
+        kind = KINDS[values.pop("event")]
+        if "text" in values:
+            values["text"] = load_text(values["text"])
+        event: Event = kind(**values)
     except (ValueError, TypeError, AttributeError, KeyError):
         return None
     return event

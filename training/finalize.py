@@ -11,19 +11,20 @@ from typing import Any
 
 from model.doctor.check_adapter import check_adapter
 from model.folders.adapter_files import CARD
+from model.tensor_names import LINEAR_MODULES
+from model.translations import LocalizedText
 from model.types import FolderError, LinlyError
 from training import evaluation, run_folder
 from training.base_context import BaseContext
 from training.events import Note, Report, Stage, TrainingEnded
 from training.generation import Comparison, ask_both
-from training.hyperparameters import LINEAR, Hyperparameters
+from training.hyperparameters import Hyperparameters
 from training.options import TrainingOptions
 from training.report import Origin, TrainingResult, losses, write_results
 from training.run_folder import NEW
 from training.trainer import TrainerConfig, held_out_loss
 
 PROBES = 3  # questions that must be answered otherwise than before
-BROKEN = "The adapter that was saved is broken"
 SAVED = "saved"  # peft's name for what was read back
 
 
@@ -59,15 +60,16 @@ def finalize(
     _refuse_unchanged(asked, trainer.state.global_step)
     adapter_loss = held_out_loss(trainer)
     if base_loss is not None and adapter_loss is not None and adapter_loss > base_loss:
-        report(Note("It is worse than its base on what was held out. Fewer --num_epochs or a lower "
-                    "--learning_rate may help"))  # fmt: skip
+        report(Note(LocalizedText("adapter_worse_than_base")))
     outcome = _outcome(options, plan, origin, trainer, base_loss, adapter_loss, asked)
     write_results(new, outcome)
     if options.evaluate:
         report(Stage("evaluating"))
         write_evaluation(new, ground, outcome, ask_both(model, ground.speaker, plan.held_out))
     run_folder.finish_folder(output)
-    return TrainingEnded(str(output), f"{output} is ready. Held-out loss: {losses(outcome)}")
+    return TrainingEnded(
+        str(output), LocalizedText("training_done", {"folder": output, "losses": losses(outcome)})
+    )
 
 
 def save(model: Any, folder: Path, base: str) -> None:
@@ -100,16 +102,17 @@ def _check(new: Path, ground: BaseContext, origin: Origin) -> None:
         found = check_adapter(new, ground.facts(), ground.templates)
         broken = next((one for one in found if one.level == "error"), None)
     except FolderError as error:
-        raise UselessError(f"{BROKEN}: {error.message}", error.remedy) from error
+        raise UselessError("trained_adapter_broken", problem=error) from error
     if broken:
-        raise UselessError(f"{BROKEN}: {broken.message()}", broken.remedy())
+        raise UselessError("trained_adapter_broken", problem=broken)
 
 
 def _refuse_unchanged(asked: Sequence[Comparison], steps: int) -> None:
     if all(one.base == one.adapter for one in asked):
         raise UselessError(
-            f"The adapter changes none of {len(asked)} replies after {steps} steps",
-            "Train longer (--num_epochs) or with a higher --learning_rate, into another folder.",
+            "training_changed_nothing",
+            replies=len(asked),
+            steps=steps,
         )
 
 
@@ -135,7 +138,7 @@ def _outcome(
 def _as_trained(recipe: Hyperparameters, model: Any) -> Hyperparameters:
     """With the adapter's own sizes, which an adapter that is trained further has brought along."""
     config = model.peft_config["default"]
-    modules = tuple(name for name in LINEAR if name in config.target_modules)
+    modules = tuple(name for name in LINEAR_MODULES if name in config.target_modules)
     return replace(
         recipe, lora_r=config.r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
         lora_target_modules=modules,

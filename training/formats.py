@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from model.text.prompt import PromptTemplate
-from model.types import Message, Role
+from model.types import LinlyError, Message, Role
 
 ROLES: Mapping[str, Role] = {
     "system": "system", "developer": "system",
@@ -21,8 +21,8 @@ ROLES: Mapping[str, Role] = {
 KEYS = "instruction and output, messages, or conversations"
 
 
-class RowError(ValueError):
-    """Why a row cannot be learned from."""
+class RowError(LinlyError):
+    """A row cannot be learned from: its text is the reason."""
 
 
 def messages_of(value: Any, template: PromptTemplate) -> tuple[Message, ...]:
@@ -34,12 +34,12 @@ def messages_of(value: Any, template: PromptTemplate) -> tuple[Message, ...]:
         RowError: it is no chat, in a few words.
     """
     if not isinstance(value, dict):
-        raise RowError(f"{_kind(value)} where an object with {KEYS} was expected")
+        raise RowError("row_not_an_object", kind=_kind(value), keys=KEYS)
     for keys, read in _forms(template):
         if all(key in value for key in keys):
             return _complete(read(value))
     found = ", ".join(map(str, value)) or "nothing"
-    raise RowError(f"it has {found[:80]}, but not {KEYS}")
+    raise RowError("row_without_keys", found=found[:80], keys=KEYS)
 
 
 def _forms(template: PromptTemplate) -> Sequence[tuple[tuple[str, ...], Callable[..., Any]]]:
@@ -63,7 +63,7 @@ def _alpaca(row: Mapping[str, Any], template: PromptTemplate) -> list[Message]:
     history = row.get("history") or []
     for turn in history if isinstance(history, list) else [history]:
         if not isinstance(turn, list) or len(turn) != 2:
-            raise RowError("history must be a list of pairs")
+            raise RowError("history_not_pairs")
         messages += [
             Message("user", _text(turn[0], "history")),
             Message("assistant", _text(turn[1], "history")),
@@ -89,19 +89,19 @@ def _system(row: Mapping[str, Any]) -> list[Message]:
 def _turns(row: Mapping[str, Any], key: str) -> list[Message]:
     turns = row[key]
     if not isinstance(turns, list):
-        raise RowError(f"{key} is {_kind(turns)} where a list was expected")
+        raise RowError("row_field_not_a_list", place=key, kind=_kind(turns))
     said = [_turn(turn, f"{key}[{number}]") for number, turn in enumerate(turns)]
     return said if said and said[0].role == "system" else [*_system(row), *said]
 
 
 def _turn(turn: Any, place: str) -> Message:
     if not isinstance(turn, dict):
-        raise RowError(f"{place} is {_kind(turn)} where an object was expected")
+        raise RowError("row_field_not_an_object", place=place, kind=_kind(turn))
     name = turn.get("role", turn.get("from"))
     if not isinstance(name, str) or name.lower() not in ROLES:
-        raise RowError(f"{place} has the role {name!r}; known are system, user and assistant")
+        raise RowError("row_role_unknown", place=place, role=name)
     if turn.get("weight") == 0:
-        raise RowError(f"{place} has weight 0, and single replies cannot be left out")
+        raise RowError("row_weight_zero", place=place)
     return Message(ROLES[name.lower()], _text(turn.get("content", turn.get("value")), place))
 
 
@@ -112,11 +112,11 @@ def _text(value: Any, place: str) -> str:
     ):
         value = "\n".join(str(part.get("text", "")) for part in value)
     if not isinstance(value, str):
-        raise RowError(f"{place} is {_kind(value)} where text was expected")
+        raise RowError("row_field_not_text", place=place, kind=_kind(value))
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise RowError(f"{place} holds half a character (a lone surrogate)") from None
+        raise RowError("row_half_character", place=place) from None
     return value
 
 
@@ -125,11 +125,11 @@ def _complete(messages: list[Message]) -> tuple[Message, ...]:
     while messages and messages[-1].role != "assistant":
         messages = messages[:-1]
     if not messages:
-        raise RowError("it holds nothing that the assistant says")
+        raise RowError("row_without_reply")
     if not any(m.content.strip() for m in messages if m.role == "assistant"):
-        raise RowError("the reply is empty")
+        raise RowError("row_reply_empty")
     if any(message.role == "system" for message in messages[1:]):
-        raise RowError("a system message stands behind others")
+        raise RowError("row_system_not_first")
     return tuple(messages)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from pathlib import Path
 
 from model.folders.hub import is_hub_id, is_offline
+from model.suggestions import closest
+from model.translations import LocalizedText
 from training.parsing import DataError
 
 SUFFIXES = (".jsonl", ".json")
@@ -30,16 +31,19 @@ def local_data(name: str) -> Path:
     except Exception as error:  # the hub's client and its HTTP library each have their own
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"There is no file {name} here, and the data set could not be fetched: {said}",
-            "Mend the path of --data_path, or connect this machine to the network.",
+            "data_set_not_fetched",
+            name=name,
+            reason=said,
         ) from error
 
 
 def _missing(path: Path) -> DataError:
     there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, there, n=1)
-    remedy = f"Did you mean {path.parent / close[0]}?" if close else "Mend the path of --data_path."
-    return DataError(f"There is no file {path}", remedy)
+    close = closest(path.name, there)
+    if close is None:
+        return DataError("data_file_missing", path=path)
+    remedy = LocalizedText("did_you_mean", {"name": path.parent / close})
+    return DataError("input_missing", path=path, remedy=remedy)
 
 
 def _fetch(repo: str) -> Path:
@@ -48,13 +52,13 @@ def _fetch(repo: str) -> Path:
     # Its retries are no news; what ends them is told here.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     if is_offline():
-        raise DataError(f"There is no file {repo} here, and HF_HUB_OFFLINE forbids to fetch it")
+        raise DataError("data_set_offline", repo=repo)
     names = HfApi().list_repo_files(repo, repo_type="dataset")
     file = choose(names)
     if file is None:
         raise DataError(
-            f"The data set {repo} has no JSON file",
-            "Save its rows as JSON Lines (datasets: .to_json) and pass that file.",
+            "data_set_without_json",
+            repo=repo,
         )
     return Path(hf_hub_download(repo, file, repo_type="dataset"))
 

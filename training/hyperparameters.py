@@ -9,7 +9,6 @@ from typing import Any
 
 from model.types import SettingsError
 
-LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MIN_STEPS = 60  # fewer change the replies too little
 MAX_BATCH = 128  # alpaca-lora's
 HELD_OUT_SHARE, MAX_HELD_OUT = 0.1, 2000  # the latter alpaca-lora's, too
@@ -59,8 +58,10 @@ def held_out_size(wanted: int | None, examples: int) -> int:
         return usual if examples > 1 else 0
     if wanted >= examples:
         raise SettingsError(
-            f"--val_set_size {wanted} leaves nothing to learn of {examples} chats",
-            f"Hold out {examples - 1} at most, or leave the flag out for one in ten.",
+            "val_set_size_too_large",
+            held_out=wanted,
+            examples=examples,
+            most=examples - 1,
         )
     return wanted
 

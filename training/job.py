@@ -20,13 +20,22 @@ from typing import IO
 from model.config.process_secrets import without_secrets
 from model.config.settings import CHECKOUT
 from model.system_resources import available_memory
+from model.translations import LocalizedText, verbatim
 from model.types import LinlyError
-from training.events import Event, HeldOut, Note, Stage, Step, TrainingEnded, from_line
+from training.events import (
+    Event,
+    HeldOut,
+    Note,
+    Stage,
+    Step,
+    TrainingEnded,
+    TrainingFailed,
+    from_line,
+)
 
 MEMORY_SHARE = 0.8  # of what is free when it starts
 NICENESS = 10
 END_SECONDS = 20  # for the last checkpoint, when the program ends
-OUT_OF_MEMORY = "The training was ended by the system, probably for want of memory"
 
 
 class BusyTrainingError(LinlyError):
@@ -54,8 +63,8 @@ class Job:
     step: Step | None = None
     losses: tuple[tuple[int, float], ...] = ()
     measured: tuple[tuple[int, float], ...] = ()
-    notes: tuple[str, ...] = ()
-    text: str = ""
+    notes: tuple[LocalizedText, ...] = ()
+    text: LocalizedText | None = None
     cancelling: bool = False
 
     @property
@@ -73,7 +82,7 @@ class Job:
                 return replace(self, step=event, losses=(*self.losses, (event.step, event.loss)))
             case HeldOut(step, loss):
                 return replace(self, measured=(*self.measured, (step, loss)))
-            case TrainingEnded(text=text):
+            case TrainingEnded(text=text) | TrainingFailed(text=text):
                 return replace(self, text=text)
 
 
@@ -120,9 +129,7 @@ class TrainingRunner:
         """
         with self._lock:
             if self._job is not None and self.running:
-                raise BusyTrainingError(
-                    f"{self._job.name} is being trained", "Wait until it is done, or cancel it."
-                )
+                raise BusyTrainingError("training_running", name=self._job.name)
             self._process = self._started(flags)
             self._cancelled = False
             self._job = Job(name, folder)
@@ -144,7 +151,7 @@ class TrainingRunner:
             )  # fmt: skip
         except OSError as error:
             said = error.strerror or str(error)
-            raise StartError(f"The training could not be started: {said}") from error
+            raise StartError("training_not_started", reason=said) from error
 
     def cancel(self) -> None:
         """End the training after its step, with a checkpoint."""
@@ -188,11 +195,13 @@ class TrainingRunner:
         if status == 0:
             self._job = replace(self._job, phase="done")
             return
-        reason = complaints[-1] if complaints else f"It ended with status {status}"
+        text = self._job.text or verbatim(complaints[-1] if complaints else "")
         if status == -signal.SIGKILL and not self._cancelled:
-            reason = OUT_OF_MEMORY
+            text = LocalizedText("training_killed")
+        elif not str(text):
+            text = LocalizedText("training_ended_with", {"status": status})
         phase = "stopped" if self._cancelled else "failed"
-        self._job = replace(self._job, phase=phase, text=reason)
+        self._job = replace(self._job, phase=phase, text=text)
 
 
 def _collect(stream: IO[str] | None, lines: list[str]) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 from model.config.argument_parser import ArgumentParser
 from model.config.settings import FALSE_WORDS, TRUE_WORDS
+from model.tensor_names import LINEAR_MODULES as LINEAR
 from model.types import SettingsError
-from training.hyperparameters import LINEAR
 
 ABOUT = """\
 Train a LoRA adapter on dialogues. What is left out follows from the data and the base. An
@@ -59,8 +59,7 @@ def read_options(argv: Sequence[str]) -> TrainingOptions:
     wandb = {name: read[name] for name in WANDB if read[name]}
     if wandb and importlib.util.find_spec("wandb") is None:
         raise SettingsError(
-            "--wandb_project needs the package wandb, which is not installed",
-            "pip install wandb, or leave the flag out: figures and curve lie beside the adapter.",
+            "wandb_not_installed",
         )
     return TrainingOptions(
         data_path=read["data_path"],

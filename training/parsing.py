@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.translations import LocalizedText
 from model.types import LinlyError
 
 SPACE = " \t\r\n"
@@ -39,10 +40,14 @@ class BadRow:
     """A row that cannot be learned from, and why."""
 
     line: int
-    reason: str
+    reason: LocalizedText
+
+    @property
+    def text(self) -> LocalizedText:
+        return LocalizedText("bad_row", {"line": self.line, "reason": self.reason})
 
     def __str__(self) -> str:
-        return f"line {self.line}: {self.reason}"
+        return str(self.text)
 
 
 def read_text(path: Path) -> str:
@@ -54,17 +59,17 @@ def read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise DataError(f"There is no file {path}", "Mend the path of --data_path.") from error
+        raise DataError("data_file_missing", path=path) from error
     except IsADirectoryError as error:
-        raise DataError(f"{path} is a folder", "Name the file with the data in it.") from error
+        raise DataError("data_file_is_folder", path=path) from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        raise DataError("data_unreadable", path=path, reason=error.strerror) from error
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise _not_utf8(path, data, error) from error
     if not text.strip():
-        raise DataError(f"{path} is empty", "Put one JSON object on each line, or a list of them.")
+        raise DataError("data_empty", path=path)
     return text
 
 
@@ -72,12 +77,12 @@ def _not_utf8(path: Path, data: bytes, error: UnicodeDecodeError) -> DataError:
     line = data.count(b"\n", 0, error.start) + 1
     encoding = next((name for mark, name in MARKS if data.startswith(mark)), None)
     encoding = encoding or next(filter(lambda name: _decodes(data, name), GUESSES), None)
-    message = f"{path} is not UTF-8 (line {line}, byte {error.start})"
+    place = {"path": path, "line": line, "byte": error.start}
     if encoding is None:
-        return DataError(message, "Save it as UTF-8 text.")
+        return DataError("data_not_utf8", **place)
     new = path.with_name(f"{path.stem}.utf8{path.suffix}")
     command = f"iconv -f {encoding} -t utf-8 {path} -o {new}"
-    return DataError(f"{message}; it looks like {encoding}", f"Convert it: {command}")
+    return DataError("data_other_encoding", **place, encoding=encoding, command=command)
 
 
 def _decodes(data: bytes, encoding: str) -> bool:
@@ -104,7 +109,7 @@ def _line_rows(text: str) -> Iterator[DataRow | BadRow]:
             try:
                 yield DataRow(number, json.loads(line))
             except (ValueError, RecursionError) as error:
-                yield BadRow(number, _said(error))
+                yield BadRow(number, _reason(error))
 
 
 def _list_rows(text: str) -> Iterator[DataRow]:
@@ -117,18 +122,16 @@ def _list_rows(text: str) -> Iterator[DataRow]:
         try:
             value, at = decoder.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
-            raise _torn(line, _said(error)) from error
+            raise _torn(line, _reason(error)) from error
         yield DataRow(line, value)
         at = _skip(text, at)
         if text[at : at + 1] == ",":
             at = _skip(text, at + 1)
         elif text[at : at + 1] != "]":
-            raise _torn(line, "the list breaks off, or a comma is missing, behind this row")
+            raise _torn(line, LocalizedText("list_breaks_off"))
     if _skip(text, at + 1) < len(text):
         line += text.count("\n", counted, at)
-        raise DataError(
-            f"There is more behind the list that ends on line {line}", "Put all rows into one list."
-        )
+        raise DataError("data_after_list", line=line)
 
 
 def _skip(text: str, at: int) -> int:
@@ -137,11 +140,11 @@ def _skip(text: str, at: int) -> int:
     return at
 
 
-def _torn(line: int, reason: str) -> DataError:
-    return DataError(f"The list is torn in the row that begins on line {line}: {reason}")
+def _torn(line: int, reason: LocalizedText) -> DataError:
+    return DataError("data_list_torn", line=line, reason=reason)
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> LocalizedText:
     if isinstance(error, json.JSONDecodeError):
-        return f"no JSON ({error.msg}, column {error.colno})"
-    return f"no JSON ({type(error).__name__})"
+        return LocalizedText("not_json_at", {"reason": error.msg, "column": error.colno})
+    return LocalizedText("not_json", {"reason": type(error).__name__})

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from model.text.prompt import PromptTemplate
 from model.text.tokenizer import Tokenizer
+from model.translations import LocalizedText
 from training.dataset import first_reasons, read_data, refuse_bad
 from training.encoding import IGNORED, Encoder, Example
 
@@ -33,7 +34,7 @@ class Preview:
     count: int
     mean_tokens: float
     bad: int
-    reasons: str
+    reasons: tuple[LocalizedText, ...]
 
 
 def preview(
@@ -56,7 +57,7 @@ def preview(
         len(data.chats) - len(unusable),
         tokens / len(examples),
         len(bad),
-        first_reasons(bad) if bad else "",
+        first_reasons(bad),
     )
 
 

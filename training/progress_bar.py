@@ -36,16 +36,17 @@ class Terminal:
                 self._close()
                 self._say(STAGES[name])
             case Note(text):
-                self._say(f"{text[:1].upper()}{text[1:]}.")
+                sentence = str(text)
+                self._say(f"{sentence[:1].upper()}{sentence[1:].rstrip('.')}.")
             case HeldOut(step, loss):
                 self._say(
                     f"Held-out loss {f'at step {step}' if step else 'of the base'}: {loss:.3f}"
                 )
             case Step():
                 self._step(event)
-            case TrainingEnded(text=text):
+            case TrainingEnded(text=text, table=table):
                 self._close()
-                print(text, flush=True)
+                print(f"{table}\n{text}" if table else text, flush=True)
 
     def ending(self) -> None:
         """Somebody has pressed Ctrl-C. By the system alone: a signal's handler may interrupt a

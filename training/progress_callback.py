@@ -69,8 +69,9 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
     def _tell_step(self, state: TrainerState, loss: float) -> None:
         if not math.isfinite(loss):
             raise DivergedError(
-                f"The training has diverged: at step {state.global_step} the loss is {loss}",
-                "Train again with a lower --learning_rate, into another folder.",
+                "training_diverged",
+                step=state.global_step,
+                loss=loss,
             )
         seconds = max(self._clock() - self._began, 1e-9)
         epoch = state.epoch or 0.0

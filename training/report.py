@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from model.folders.adapter_files import CARD
+from model.translations import LocalizedText
 from training.generation import Comparison
 from training.hyperparameters import Hyperparameters
 
@@ -119,13 +120,13 @@ def readme(name: str, outcome: TrainingResult) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def losses(outcome: TrainingResult) -> str:
+def losses(outcome: TrainingResult) -> LocalizedText:
     """The held-out losses, in a few words."""
     if outcome.losses is None:
-        return "not measured: nothing was held out"
+        return LocalizedText("losses_not_measured")
     base, adapter = outcome.losses
-    fall = f" ({-outcome.loss_reduction:+.0%})" if outcome.loss_reduction is not None else ""
-    return f"{base:.3f} of the base, {adapter:.3f} of the adapter{fall}"
+    change = f" ({-outcome.loss_reduction:+.0%})" if outcome.loss_reduction is not None else ""
+    return LocalizedText("losses", {"base": base, "adapter": adapter, "change": change})
 
 
 def _example(asked: Comparison | None) -> str:

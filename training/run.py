@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.folders.adapter_files import CONFIG
+from model.translations import LocalizedText
 from model.types import LinlyError, SettingsError
 from training import run_folder
 from training.base_context import BaseContext, resolve_base
@@ -86,7 +87,7 @@ def _train(
     _refuse_stopped(stop)
     report(Stage("training"))
     if done := run_folder.ended(options.output_dir):
-        report(Note("It had come to its end: going on with what is left to do"))
+        report(Note(LocalizedText("training_was_complete")))
         restore(trainer, done)
     else:
         _to_the_end(trainer, resume, options.output_dir, report, stop)
@@ -107,20 +108,22 @@ def _to_the_end(
 
     if resume is not None:
         run_folder.relocate_best_checkpoint(resume)
-        report(Note(f"Going on from {resume}"))
+        report(Note(LocalizedText("training_resumed", {"checkpoint": resume})))
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     state = trainer.state
     if stop.asked and state.global_step < state.max_steps and not has_ended_early(trainer):
         raise StoppedError(
-            f"Interrupted after step {state.global_step} of {state.max_steps}",
-            f"A checkpoint is kept in {folder}: the same command goes on from there.",
+            "training_interrupted",
+            step=state.global_step,
+            steps=state.max_steps,
+            folder=folder,
         )
     state.save_to_json(str(folder / ENDED))
 
 
 def _refuse_stopped(stop: StopRequest) -> None:
     if stop.asked:
-        raise StoppedError("Interrupted before the first step", "The same command begins again.")
+        raise StoppedError("training_interrupted_early")
 
 
 def _beginning(
@@ -142,6 +145,6 @@ def _beginning(
         ground.refuse_foreign(path)
         return (newest, None) if newest else (None, path)
     raise SettingsError(
-        f"--resume_from_checkpoint: {path} is neither a checkpoint nor an adapter",
-        "Leave it out: the same command goes on by itself.",
+        "resume_path_unusable",
+        path=path,
     )

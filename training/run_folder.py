@@ -17,6 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from model.folders.adapter_files import CONFIG
+from model.translations import LocalizedText
 from model.types import LinlyError, SettingsError
 
 RECIPE = "unfinished_training.json"  # what the checkpoints are made of
@@ -64,15 +65,13 @@ def check_destination(folder: Path) -> None:
     if is_finished(folder):
         _clean(folder)  # of what a process that was killed right there has left
         raise FolderTakenError(
-            f"{folder} holds an adapter already",
-            "Name another --output_dir or remove it; with --eval it is measured.",
+            "output_dir_has_adapter",
+            folder=folder,
         )
     if folder.exists() and not folder.is_dir():
-        raise FolderTakenError(f"{folder} is a file", "Name another --output_dir.")
+        raise FolderTakenError("output_dir_is_file", folder=folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / RECIPE).is_file():
-        raise FolderTakenError(
-            f"{folder} is not empty, and no training of ours", "Name another --output_dir."
-        )
+        raise FolderTakenError("output_dir_not_empty", folder=folder)
 
 
 @contextmanager
@@ -123,8 +122,9 @@ def relocate_best_checkpoint(checkpoint: Path) -> None:
     best = checkpoint.parent / Path(state[BEST]).name
     if not best.is_dir():
         raise FolderTakenError(
-            f"{best}, the best checkpoint of an unfinished training, is missing",
-            f"Remove {checkpoint.parent} to begin anew, or name another --output_dir.",
+            "best_checkpoint_missing",
+            best=best,
+            run_folder=checkpoint.parent,
         )
     state[BEST] = str(best)
     new = checkpoint / f"{STATE}.new"
@@ -183,8 +183,11 @@ def _refuse_other_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
         key = changed[0]
         was, now = (str(each.get(key))[:60] for each in (before, recipe))
         raise FolderTakenError(
-            f"{folder} holds an unfinished training with other settings ({key}: {was}, now {now})",
-            "Pass the same ones to go on, name another --output_dir, or remove the folder.",
+            "output_dir_other_settings",
+            folder=folder,
+            key=key,
+            was=was,
+            now=now,
         )
 
 
@@ -196,9 +199,7 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise FolderTakenError(
-            f"Another process trains into {folder}", "Wait for it, or name another --output_dir."
-        ) from error
+        raise FolderTakenError("output_dir_in_use", folder=folder) from error
     try:
         yield
     finally:
@@ -231,8 +232,9 @@ def translate_os_errors(folder: Path) -> Iterator[None]:
 
 def _write_error(folder: Path, error: OSError) -> WriteError:
     kept = _newest_checkpoint(folder) if folder.is_dir() else None
-    rest = f"{kept.name} is kept: the same command goes on from there" if kept else ""
+    rest = LocalizedText("checkpoint_kept", {"name": kept.name}) if kept else ""
     if error.errno in FULL:
-        return WriteError(f"The disk with {folder} is full", f"Make room. {rest}".strip())
-    said = error.strerror or str(error)
-    return WriteError(f"{folder} cannot be written: {said}", rest)
+        return WriteError("training_disk_full", folder=folder, rest=rest)
+    return WriteError(
+        "folder_unwritable", folder=folder, reason=error.strerror or error, remedy=rest
+    )

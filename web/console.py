@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 import time
 from collections.abc import Sequence
 
 from model.config.settings import Settings
 from model.serving.manager import ModelManager
+from model.suggestions import did_you_mean
 from model.types import Phase, ShareError, Status
 from web.access import AccessPolicy
 from web.logs import print_status
@@ -77,8 +77,7 @@ def _tell_absent(shared: Sequence[str], there: Sequence[str]) -> None:
     names = [BASE, *there]
     for name in shared:
         if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            remedy = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(names)}."
+            remedy = did_you_mean(name, names, "there_are", names=tuple(names))
             print_status(f"--share_adapters: there is no adapter {name}. {remedy}")
 
 
@@ -88,8 +87,8 @@ def share_link(settings: Settings, rules: AccessPolicy, port: int, link: PublicL
     try:
         address = open_tunnel(port)
     except ShareError as error:
-        link.problem = str(error)
-        print_status(link.problem)
+        link.problem = error.text
+        print_status(str(link.problem))
         return
     link.opened(address)
     print_status(f"Public link: {address}")

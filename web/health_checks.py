@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from model.discretion import without_paths
 from model.serving.manager import ModelManager
+from model.translations import LocalizedText, without_folders
 from model.types import LinlyError, NotReadyError
 
 STALL_SECONDS = 60.0  # without a step of the engine, while it has work
@@ -54,13 +54,13 @@ class HealthChecks:
         self._clock = clock
         self._checks = [_Running(check, clock) for check in checks]
 
-    async def problem(self) -> str | None:
+    async def problem(self) -> LocalizedText | None:
         """The sentence of the first check that fails; None if all is well."""
         for seconds in self._refresh():
             await asyncio.sleep(seconds)
         return self._problem()
 
-    def wait_for_problem(self) -> str | None:
+    def wait_for_problem(self) -> LocalizedText | None:
         """The same, for a thread."""
         for seconds in self._refresh():
             time.sleep(seconds)
@@ -79,7 +79,7 @@ class HealthChecks:
         ):
             yield self.POLL_SECONDS
 
-    def _problem(self) -> str | None:
+    def _problem(self) -> LocalizedText | None:
         found = (check.problem(self.TIMEOUT_SECONDS) for check in self._checks)
         return next((problem for problem in found if problem), None)
 
@@ -93,8 +93,8 @@ class _Running:
         self._lock = threading.Lock()
         self._began: float | None = None  # None while it does not run
         self._ended: float | None = None
-        self._error: str | None = None
-        self._reported: str | None = None
+        self._error: LocalizedText | None = None
+        self._reported: LocalizedText | None = None
 
     @property
     def is_running(self) -> bool:
@@ -117,9 +117,10 @@ class _Running:
         began = self._began
         return began is not None and self._clock() - began >= timeout
 
-    def problem(self, timeout: float) -> str | None:
+    def problem(self, timeout: float) -> LocalizedText | None:
         hangs = self.hangs(timeout)
-        problem = f"{self._check.part} does not answer" if hangs else self._error
+        silent = LocalizedText("check_silent", {"part": self._check.part})
+        problem = silent if hangs else self._error
         if (problem is None) is not (self._reported is None):
             log.warning("not ready: %s" if problem else "ready again", *filter(None, [problem]))
         self._reported = problem
@@ -130,15 +131,16 @@ class _Running:
         with self._lock:
             self._error, self._ended, self._began = error, self._clock(), None
 
-    def _try(self) -> str | None:
+    def _try(self) -> LocalizedText | None:
         try:
             self._check.run()
         except LinlyError as error:
-            return without_paths(str(error))
+            return without_folders(error.text)
         except Exception as error:
             if self._error is None:
                 log.warning("%s failed its check", self._check.part, exc_info=True)
-            return f"{self._check.part} failed: {type(error).__name__}"
+            facts = {"part": self._check.part, "reason": type(error).__name__}
+            return LocalizedText("check_crashed", facts)
         return None
 
 
@@ -151,8 +153,6 @@ def engine_check(manager: ModelManager) -> HealthCheck:
         usual = FIRST_STEP_SECONDS if slowest is None else slowest * STALL_FACTOR
         limit = min(max(STALL_SECONDS, usual), MAX_STALL_SECONDS)
         if (status.running or status.waiting) and status.step_age > limit:
-            raise NotReadyError(
-                f"The engine has stood still for {status.step_age:.0f} s", "Restart the program."
-            )
+            raise NotReadyError("engine_stuck", seconds=status.step_age)
 
     return HealthCheck("The engine", run)

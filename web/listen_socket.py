@@ -29,11 +29,11 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:
-            raise AddressError(
-                f"Port {port} is in use already", "Pass another one with --server_port."
-            ) from error
+            raise AddressError("port_in_use", port=port) from error
         raise AddressError(
-            f"{host}:{port} cannot be listened on: {error.strerror or error}",
-            "Check --server_name and --server_port.",
+            "address_unusable",
+            host=host,
+            port=port,
+            reason=error.strerror or error,
         ) from error
     return sock

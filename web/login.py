@@ -25,11 +25,10 @@ from fastapi import APIRouter, Request, Response
 from itsdangerous import BadData, URLSafeTimedSerializer
 from starlette.responses import HTMLResponse, RedirectResponse
 
+from model.translations import translate
 from web.access import AccessPolicy
 from web.chats.identity import SECURE_COOKIE, cookie, cookies
 from web.client_address import client_address
-from web.i18n import translate
-from web.i18n.refusals import refused
 from web.public_link.limits import PublicLink
 from web.rate_limits import AttemptLimiter, TooManyAttemptsError
 from web.visitor import is_secure, language_of
@@ -152,7 +151,7 @@ def router(logins: Logins) -> APIRouter:
         try:
             right = await logins.verify(request.scope, user, password)
         except TooManyAttemptsError as error:
-            said = refused(str(error), language_of(request.scope))
+            said = error.text.sentence(language_of(request.scope))
             answer = login_page(request.scope, logins.access, said, chat, error.http_status)
             answer.headers["Retry-After"] = str(math.ceil(error.retry_after))
             return answer

@@ -18,11 +18,11 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from model.translations import LocalizedText
 from model.types import LinlyError
 from web.access import AccessPolicy
 from web.chats.identity import visitor_cookie
 from web.hosts import host_name
-from web.i18n.refusals import refused
 from web.login import Logins, login_page
 from web.public_link.limits import PublicLink
 from web.rate_limits import RequestLimiter, TooManyRequestsError
@@ -96,8 +96,8 @@ CODES = {
 class GateError(LinlyError):
     """A request is refused before anything of it is read, with an HTTP status."""
 
-    def __init__(self, status: int, message: str, remedy: str = "") -> None:
-        super().__init__(message, remedy)
+    def __init__(self, status: int, text: str | LocalizedText, **facts: object) -> None:
+        super().__init__(text, **facts)
         self.status = status
 
 
@@ -130,7 +130,7 @@ class PageMiddleware:
         except GateError as error:
             await self._refuse(error, scope, receive, send)
         except _TooSlowError:
-            late = GateError(408, "The request did not come in time")
+            late = GateError(408, "request_too_slow")
             await self._refuse(late, scope, receive, send)
         except ClientDisconnect:  # while its body was read: no answer would arrive
             pass
@@ -151,7 +151,7 @@ class PageMiddleware:
             account = self._account(scope)
         scope[KEY] = identify(scope, self._access, account, self._link)
         if rule.trains and not scope[KEY].may_train:
-            raise GateError(403, "Training is off for this address")
+            raise GateError(403, "training_off")
         if scope["type"] == "websocket" or scope["method"] == "POST":
             self._count(scope[KEY])
         return rule
@@ -166,7 +166,7 @@ class PageMiddleware:
             if visitor.address or visitor.guest:
                 self._addresses.check(visitor.address or "guests")
         except TooManyRequestsError as error:
-            raise GateError(429, error.message, error.remedy) from error
+            raise GateError(429, error.text) from error
 
     def _check_host(self, scope: Scope, headers: Headers) -> None:
         asked = headers.getlist("host")
@@ -175,8 +175,7 @@ class PageMiddleware:
         if len(asked) != 1 or not self._access.hosts.allows(asked[0], more):
             name = host_name(asked[0]) if len(asked) == 1 else ""
             raise GateError(
-                421, f"This page is not served under the name {name[:100]!r}",
-                "Start the program with --allowed_hosts and that name.",
+                421, "host_not_allowed", name=name[:100],
             )  # fmt: skip
 
     def _account(self, scope: Scope) -> str:
@@ -184,7 +183,7 @@ class PageMiddleware:
             return ""
         account = self._logins.account(scope)
         if account is None:
-            raise GateError(401, "This page asks for a password", "Reload the page.")
+            raise GateError(401, "password_required")
         return account
 
     @contextmanager
@@ -196,10 +195,10 @@ class PageMiddleware:
         """
         size = _body_size(scope) if rule.max_bytes else 0
         if size > rule.max_bytes:
-            raise GateError(413, f"This is larger than {rule.max_bytes:,} bytes")
+            raise GateError(413, "body_too_large", max_bytes=rule.max_bytes)
         large = size > SMALL  # files that take long leave messages their room
         if size and self._reading[large] + size > MAX_BODIES:
-            raise GateError(503, "Too much is being sent at once", "Try again in a moment.")
+            raise GateError(503, "too_many_uploads")
         self._reading[large] += size
         try:
             yield size
@@ -228,10 +227,10 @@ class PageMiddleware:
         if error.status == 401 and scope["method"] in ("GET", "HEAD"):
             answer: Response = login_page(scope, self._access)
         elif scope["method"] == "POST":
-            body = {"code": CODES[error.status], "message": refused(str(error), language)}
+            body = {"code": CODES[error.status], "message": error.text.sentence(language)}
             answer = JSONResponse({"error": body}, error.status)
         else:
-            answer = PlainTextResponse(f"{refused(str(error), language)}\n", error.status)
+            answer = PlainTextResponse(f"{error.text.sentence(language)}\n", error.status)
         if error.status == 429:
             answer.headers["retry-after"] = "2"
         if error.status in (408, 413, 503):
@@ -247,10 +246,10 @@ def _rule_for(scope: Scope) -> Rule:
     method = "WEBSOCKET" if scope["type"] == "websocket" else scope["method"]
     found = [rule for rule in RULES if rule.path.fullmatch(scope["path"])]
     if not found or ".." in scope["path"]:
-        raise GateError(404, "There is nothing here")
+        raise GateError(404, "not_found")
     rule = next((rule for rule in found if method in rule.methods), None)
     if rule is None:
-        raise GateError(405, f"This path is not for {method}")
+        raise GateError(405, "method_not_allowed", method=method)
     return rule
 
 
@@ -262,11 +261,10 @@ def _check_same_origin(headers: Headers) -> None:
     """
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is not None and site not in ("same-origin", "none"):
-        raise GateError(403, "Another web page asked for this", "Open the page itself.")
+        raise GateError(403, "foreign_origin")
     if origin is not None and not _same_host(origin, headers.get("host", "")):
         raise GateError(
-            403, "Another web page asked for this",
-            "Behind a proxy: have it pass the Host header on as it came.",
+            403, "foreign_origin_proxy",
         )  # fmt: skip
 
 
@@ -287,7 +285,7 @@ def _body_size(scope: Scope) -> int:
     headers = Headers(scope=scope)
     length = headers.get("content-length", "")
     if "transfer-encoding" in headers or not re.fullmatch(r"\d{1,15}", length, re.ASCII):
-        raise GateError(411, "A request needs a Content-Length")
+        raise GateError(411, "content_length_required")
     return int(length)
 
 

@@ -42,11 +42,9 @@ def hash_password(password: str) -> str:
     """
     password_bytes = encoded(password)
     if not password_bytes:
-        raise SettingsError("The password is empty", "Choose another one.")
+        raise SettingsError("password_empty")
     if len(password_bytes) > MAX_PASSWORD_BYTES:
-        raise SettingsError(
-            f"The password is longer than {MAX_PASSWORD_BYTES} bytes", "Choose a shorter one."
-        )
+        raise SettingsError("password_too_long", max_password_bytes=MAX_PASSWORD_BYTES)
     return _hasher().hash(password_bytes)
 
 
@@ -155,7 +153,7 @@ def account_line(argv: Sequence[str]) -> str:
     user: str | None = _parser().read(argv).user
     at_terminal = sys.stdin is not None and sys.stdin.isatty()
     if user is None and not at_terminal:
-        raise SettingsError("No user is named", "Pass a name: python -m web.passwords USER.")
+        raise SettingsError("user_missing")
     user = _checked_user(user if user is not None else _ask("User: "))
     return f"{user}:{hash_password(_ask_password() if at_terminal else _piped_password())}"
 
@@ -175,11 +173,9 @@ def _parser() -> ArgumentParser:
 
 def _checked_user(user: str) -> str:
     if not user or user != user.strip() or ":" in user or user.startswith("#"):
-        raise SettingsError(
-            "A user's name is not empty, begins with no # and has no colon", "Choose another one."
-        )
+        raise SettingsError("user_name_invalid")
     if not user.isprintable():
-        raise SettingsError("A user's name has printable characters only", "Choose another one.")
+        raise SettingsError("user_name_unprintable")
     return user
 
 
@@ -194,7 +190,7 @@ def _ask(prompt: str) -> str:
 def _ask_password() -> str:
     password = getpass("Password: ")
     if getpass("Once more: ") != password:
-        raise SettingsError("The two passwords differ", "Try again.")
+        raise SettingsError("passwords_differ")
     return password
 
 
@@ -203,9 +199,9 @@ def _piped_password() -> str:
     try:
         password = data.decode("utf-8").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
-        raise SettingsError("The password is no UTF-8 text", "Pipe another one in.") from None
+        raise SettingsError("password_not_utf8") from None
     if any(sign in password for sign in "\n\r\0"):
-        raise SettingsError("The password is not one line of text", "Pipe one line in.")
+        raise SettingsError("password_not_one_line")
     return password
 
 

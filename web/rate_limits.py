@@ -35,10 +35,7 @@ class TooManyAttemptsError(LinlyError):
     code = "too_many_attempts"
 
     def __init__(self, retry_after: float) -> None:
-        super().__init__(
-            "There were too many wrong passwords or keys",
-            f"Try again in {max(1, round(retry_after))} s.",
-        )
+        super().__init__("too_many_attempts", seconds=max(1, round(retry_after)))
         self.retry_after = retry_after
 
 
@@ -49,7 +46,7 @@ class TooManyRequestsError(LinlyError):
     code = "too_many_requests"
 
     def __init__(self, retry_after: float) -> None:
-        super().__init__("Too many requests came from you", "Try again in a moment.")
+        super().__init__("too_many_requests")
         self.retry_after = retry_after
 
 

@@ -32,11 +32,11 @@ from web.public_link.limits import PublicLink
 from web.public_link.middleware import LinkMiddleware
 from web.rate_limits import AttemptLimiter
 from web.security_headers import SecurityHeaders
+from web.training.service import TrainingService
 from web.ui import custom_components, routes
 from web.ui.head_middleware import HeadInjectionMiddleware
 from web.ui.service import PageService
 from web.ui.theme import theme
-from web.ui.train.service import TrainingService
 
 GRACE_SECONDS = 1  # for open connections at the end; the page's own stay open for ever
 ABOUT = "OpenAI's API over one base and its adapters: the adapter is the `model`."

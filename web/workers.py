@@ -92,7 +92,7 @@ class Workers:
         """
         waiting = self._turns.get((owner, order), _Turns()).count
         if waiting > MAX_WAITING or self._pending > MAX_PENDING:
-            raise TooBusyError("Too much was asked for at once", "Try again in a moment.")
+            raise TooBusyError("server_busy")
         self._pending += 1
         try:
             async with self._turn(owner, order):

@@ -1,1 +1,1 @@
-"""The parts of `bench/page.py`."""
+"""The parts of `bench/page.py`: tabs with and without a browser, pauses of the event loop."""

@@ -1,19 +1,24 @@
-"""What a measurement asks, what comes back, and what every peer can do."""
+"""The interface of a measured server (`Peer`), its requests and replies, and its child process."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
+import httpx
 
-class PeerError(Exception):
-    """A peer did not do what it should, in one sentence."""
+from bench.errors import PeerError
+from model.config.settings import CHECKOUT
 
-
-class PeerMissing(PeerError):  # noqa: N818 - being absent is no fault
-    """A peer is not installed here; the sentence says how it would be."""
+THIS_PROGRAM = "ours"  # this program's name among the peers, in flags and in JSON
+POLL_SECONDS = 0.2
+GRACE_SECONDS = 15  # between SIGTERM and SIGKILL
 
 
 @dataclass(frozen=True)
@@ -28,8 +33,8 @@ class Turn:
 class Question:
     """One request, decoded greedily.
 
-    `tokens` is the length of the reply: exactly that where `exact`, else at most. `adapter` is its
-    number among the measurement's adapters; None asks the base.
+    `tokens` is the length of the reply: the exact one if `exact`, else the limit. `adapter` is an
+    index into the benchmark's adapters; None selects the base.
     """
 
     turns: tuple[Turn, ...]
@@ -40,7 +45,7 @@ class Question:
 
 @dataclass(frozen=True)
 class PeerReply:
-    """What came back: seconds from the request to the first text and to the end; tokens in all."""
+    """A reply: seconds from the request to the first text and to the end, and its tokens."""
 
     text: str
     first: float
@@ -55,10 +60,10 @@ class PeerReply:
 
 @dataclass(frozen=True)
 class BenchFixtures:
-    """What all peers are given: the base as a Hugging Face folder, and PEFT adapter folders.
+    """What all peers serve: the base as a Hugging Face folder, and PEFT adapter folders.
 
-    `names` are folders in `adapters`. `cache` keeps what is made once, `scratch` goes away with
-    the measurement. `threads` is the number of cores.
+    `names` are folders in `adapters`. Files in `cache` are kept for the next run, those in
+    `scratch` are not. `threads` is the number of cores.
     """
 
     base: Path
@@ -73,32 +78,143 @@ class BenchFixtures:
         return [self.adapters / name for name in self.names[:count]]
 
 
-class Peer(Protocol):
-    """A server in a process of its own. It takes `most_users` at once, with `most_adapters`."""
+class ChildProcess:
+    """A process whose standard output is read line by line; its errors go to the file `log`.
+
+    It leads a process group. If the parent dies, the kernel ends a group that is stopped, and a
+    child that reads its standard input sees the end of it.
+    """
+
+    def __init__(
+        self, command: Sequence[str], log: Path, environ: Mapping[str, str] | None = None
+    ) -> None:
+        self._log = log
+        self._stopped = False
+        with log.open("w", encoding="utf-8") as errors:
+            self._process = subprocess.Popen(
+                command, cwd=CHECKOUT, env=environ, text=True, process_group=0,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+            )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def read(self) -> str:
+        """The next line of its output, without the line break.
+
+        Raises:
+            PeerError: the process ended.
+        """
+        line = self._process.stdout.readline() if self._process.stdout else ""
+        if not line:
+            raise self._ended()
+        return line.rstrip("\n")
+
+    def write(self, line: str) -> None:
+        """Send one line to its input."""
+        if self._process.stdin is None:
+            raise self._ended()
+        try:
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            raise self._ended() from error
+
+    def wait_for(self, url: str, seconds: float) -> None:
+        """Wait until `url` answers with 200."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if self._process.poll() is not None:
+                raise self._ended()
+            with suppress(httpx.TransportError):
+                if httpx.get(url, timeout=5).status_code == httpx.codes.OK:
+                    return
+            time.sleep(POLL_SECONDS)
+        raise PeerError(f"did not answer within {seconds:.0f} s")
+
+    def pause(self) -> None:
+        """Stop the group: some servers poll while they wait."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End the group; only once, as its id may be another's later."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._signal(signal.SIGTERM)
+        self.resume()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(GRACE_SECONDS)
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):  # the whole group has ended
+            os.killpg(self.pid, number)
+
+    def _ended(self) -> PeerError:
+        """The error that quotes the last line of the log."""
+        text = self._log.read_text(encoding="utf-8", errors="replace")
+        lines = [line.strip() for line in text.split("\n") if line.strip()]
+        return PeerError(f"its process ended ({lines[-1][:200] if lines else 'without a word'})")
+
+
+class Peer:
+    """A server in a process of its own. It takes `most_users` at once, with `most_adapters`.
+
+    Subclasses set `child` in `start`.
+    """
 
     name: str
     most_users: int
     most_adapters: int
 
+    def __init__(self, fixtures: BenchFixtures) -> None:
+        self.fixtures = fixtures
+        self.child: ChildProcess | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the started peer."""
+        if self.child is None:
+            raise RuntimeError("the peer has not been started")
+        return self.child.pid
+
     def start(self) -> str:
-        """Start it, wait until it answers, and say in one line what it is.
+        """Start it and wait until it answers; returns a one-line description.
 
         Raises:
-            PeerError: it does not come up. PeerMissing: it is not installed.
+            PeerError: it did not start.
+            PeerMissingError: it is not installed.
         """
+        raise NotImplementedError
 
     def ask(self, questions: Sequence[Question]) -> list[PeerReply]:
-        """Ask everything at the same moment; the replies in the questions' order.
+        """Send all questions at the same moment; returns the replies in the questions' order.
 
         Raises:
-            PeerError: one of them failed.
+            PeerError: a request failed.
         """
+        raise NotImplementedError
 
     def pause(self) -> None:
-        """Keep it from using the machine until `resume`; it stays in memory."""
+        """Stop its processes, so that they use no core until `resume`; they stay in memory."""
+        if self.child is not None:
+            self.child.pause()
 
     def resume(self) -> None:
-        """Let it run again."""
+        if self.child is not None:
+            self.child.resume()
 
     def stop(self) -> None:
-        """End it. Also where `start` failed, and twice."""
+        """End it; also after a failed `start`, and repeatedly."""
+        if self.child is not None:
+            self.child.stop()
+            self.child = None

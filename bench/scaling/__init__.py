@@ -1,1 +1,1 @@
-"""What `bench/scale.py` is made of: the model, one file for each thing measured, the report."""
+"""The parts of `bench/scale.py`: the model, loading, decoding, memory bandwidth, the report."""

@@ -1,43 +1,48 @@
 """Loading: seconds and peak memory, from a model's files and from the cache of quantised weights.
 
-Each in a process of its own, as memory that was taken before would hide in the peak. Files are
-dropped from the system's memory before, so both come off the disk.
+`python -m bench.scaling.loading FOLDER CACHE source|cache` is the process that is measured, a new
+one for each time, because memory used before would hide in the peak. Files are dropped from the
+page cache first. It prints a JSON object in one line: `seconds`, and `cached`, whether the weights
+came from the cache. On the line `keep` it puts the weights into the cache; it ends with its input.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from pathlib import Path
 
-from bench.machine import peak_bytes
-from bench.peers.base import PeerError
-from bench.peers.child import Child
-from bench.rounds import Say
-from bench.scaling.figures import Load, Loading
-from bench.scaling.source import Source
-from model.folders.model_folder import ModelFolder
+from bench.common import drop_from_page_cache, log, peak_bytes
+from bench.errors import PeerError
+from bench.peers.base import ChildProcess
+from bench.scaling.model import BenchModel
+from bench.scaling.report import LoadCost, Loading
+from model.folders.model_folder import ModelFolder, read_model_folder
+from model.folders.weights import read_tensors
+from model.system_resources import available_cores
 
 SOURCE, CACHE = "source", "cache"
-PROGRAM_BYTES = 1_500_000_000  # Python, torch, and what is quantised at a time
+PROGRAM_BYTES = 1_500_000_000  # Python, torch, and what is being quantised
 
 
-def measure_loading(source: Source, sizes: tuple[int, int], scratch: Path, say: Say) -> Loading:
-    """Load twice. The first one's weights go into the cache, whence the second one takes them.
+def measure_loading(model: BenchModel, sizes: tuple[int, int], scratch: Path) -> Loading:
+    """Load twice: from the model's files, which fills the cache, and from the cache.
 
-    `sizes` are what `weight_sizes` says.
+    `sizes` are those of `weight_sizes`.
 
     Raises:
-        PeerError: a process ended; with its last words.
+        PeerError: a process failed.
     """
     int8, largest = sizes
     bound = memory_bound(int8, largest)
-    say("loading from the model's files …")
-    first, _ = _load(source, SOURCE, bound, scratch)
-    say(f"  {first.seconds:.1f} s; loading from the cache of int8 weights …")
-    second, cached = _load(source, CACHE, bound, scratch)
-    say(f"  {second.seconds:.1f} s" if cached else "  there was no room for them")
-    return Loading(int8, largest, bound, first, second if cached else None)
+    log("loading from the model's files …")
+    source, _ = _load(model, SOURCE, bound, scratch)
+    log(f"  {source.seconds:.1f} s; loading from the cache of int8 weights …")
+    cache, is_cached = _load(model, CACHE, bound, scratch)
+    log(f"  {cache.seconds:.1f} s" if is_cached else "  there was no room for them")
+    return Loading(int8, largest, bound, source, cache if is_cached else None)
 
 
 def weight_sizes(folder: ModelFolder) -> tuple[int, int]:
@@ -46,24 +51,22 @@ def weight_sizes(folder: ModelFolder) -> tuple[int, int]:
     Raises:
         ModelFolderError: a file is torn.
     """
-    from model.folders.weights import read_tensors
-
     sizes = [(weight.numel(), weight.nbytes) for _, weight in read_tensors(folder.weight_files)]
     return sum(count for count, _ in sizes), max(nbytes for _, nbytes in sizes)
 
 
 def memory_bound(int8: int, largest: int) -> int:
-    """What loading may take at the most, in bytes: never the whole model in 16 bits."""
+    """How many bytes loading may need: never the whole model in 16 bits."""
     return int8 + largest + PROGRAM_BYTES
 
 
-def _load(source: Source, kind: str, bound: int, scratch: Path) -> tuple[Load, bool]:
-    """What it took, and whether the weights came from the cache."""
-    paths = [str(source.folder.path), str(source.weights)]
-    command = [sys.executable, "-m", "bench.scaling.loading_worker", *paths, kind]
-    child = Child(command, scratch / f"loading-{kind}.log")
+def _load(model: BenchModel, kind: str, bound: int, scratch: Path) -> tuple[LoadCost, bool]:
+    """The cost, and whether the weights came from the cache."""
+    paths = [str(model.folder.path), str(model.weights)]
+    command = [sys.executable, "-m", "bench.scaling.loading", *paths, kind]
+    child = ChildProcess(command, scratch / f"loading-{kind}.log")
     try:
-        told = json.loads(child.read())
+        report = json.loads(child.read())
         peak = peak_bytes(child.pid)
         if kind == SOURCE:
             child.write("keep")
@@ -72,4 +75,51 @@ def _load(source: Source, kind: str, bound: int, scratch: Path) -> tuple[Load, b
         raise PeerError(f"loading: {error}") from error
     finally:
         child.stop()
-    return Load(told["seconds"], peak, peak <= bound), told["cached"]
+    return LoadCost(report["seconds"], peak, peak <= bound), report["cached"]
+
+
+def load_in_this_process(path: Path, cache: Path, kind: str) -> None:
+    """The measured process."""
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # as the program serves; before torch is imported
+    import torch
+    from transformers.models.llama import modeling_llama  # noqa: F401 (not a part of loading)
+
+    from model.weight_cache import DONE, WeightCache
+    from model.weight_loader import load_model
+
+    class ObservedCache(WeightCache):
+        """Records whether it was used, and saves only on request."""
+
+        used = False
+
+        def load(self, *args: object) -> bool:
+            self.used = super().load(*args)  # type: ignore[arg-type]
+            return self.used
+
+        def save_later(self, *_: object) -> None:
+            pass
+
+        @property
+        def is_complete(self) -> bool:
+            return (self._entry / DONE).is_file()
+
+    torch.set_num_threads(available_cores())
+    folder = read_model_folder(path)
+    drop_from_page_cache([*folder.weight_files, *(cache / "weights").rglob("*.safetensors")])
+    weights = ObservedCache(cache, folder)
+    began = time.perf_counter()
+    model = load_model(
+        folder, quantization="8bit", device="cpu", context_length=None,
+        progress=lambda _: None, cache=weights if kind == CACHE else None,
+    )  # fmt: skip
+    seconds = time.perf_counter() - began
+    print(json.dumps({"seconds": seconds, "cached": weights.used}), flush=True)
+    if sys.stdin.readline().strip() == "keep":
+        if not weights.is_complete:
+            weights.save(model)
+        print("kept", flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    load_in_this_process(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

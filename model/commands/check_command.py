@@ -6,8 +6,8 @@ import json
 from argparse import Namespace
 from typing import Any
 
-from model.diagnostics import LANGUAGES
 from model.progress_bar import bar
+from model.translations import DEFAULT, languages
 
 ABOUT = """\
 Look a model folder or an adapter over before it is served: what each file is for, and every problem
@@ -32,13 +32,18 @@ def add_to(commands: Any) -> None:
         help="read every number and compare every sum; of an adapter, measure its effect however "
         "large the base",
     )  # fmt: skip
-    add("--lang", choices=LANGUAGES, default="en", help="en or zh (default: en)")
+    add(
+        "--lang",
+        choices=languages(),
+        default=DEFAULT,
+        help="the language of the report (default: en)",
+    )
     add("--json", action="store_true", help="JSON instead of text")
     command.set_defaults(run=run)
 
 
 def run(options: Namespace) -> int:
-    from model.doctor import check_folder
+    from model.doctor.check import check_folder
 
     report = check_folder(options.folder, options.base_model, deep=options.deep, bar=bar)
     if options.json:

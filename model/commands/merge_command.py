@@ -10,6 +10,7 @@ from typing import Any
 from model.commands.convert_command import shell_quote
 from model.folders.atomic_folder import check_destination, interruption_message
 from model.progress_bar import bar
+from model.types import MAX_ADAPTER_SCALE
 
 ABOUT = """\
 Merge adapters into their base: what each adds is worked into the weights themselves, and the folder
@@ -18,7 +19,6 @@ strength. Serve adapters as they are while you want to choose between them; merg
 that know no adapters, or if it cannot be served.
 """
 DTYPES = {"auto": None, "bf16": "BF16", "fp16": "F16", "fp32": "F32"}
-MAX_SCALE = 8.0
 
 
 def add_to(commands: Any) -> None:
@@ -76,6 +76,7 @@ def _scale(text: str) -> float:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not 0 < abs(value) <= MAX_SCALE:
-        raise ArgumentTypeError(f"{text!r} is no strength: a number up to {MAX_SCALE:g}, not 0")
+    if not 0 < abs(value) <= MAX_ADAPTER_SCALE:
+        message = f"{text!r} is no strength: a number up to {MAX_ADAPTER_SCALE:g}, not 0"
+        raise ArgumentTypeError(message)
     return value

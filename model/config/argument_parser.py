@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
+from model.suggestions import did_you_mean
+from model.translations import LocalizedText
 from model.types import SettingsError
 
 
@@ -20,7 +21,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         message = message.removeprefix("argument ")
-        raise SettingsError(message[:1].upper() + message[1:], "See --help.")
+        raise SettingsError("flag_wrong", reason=message[:1].upper() + message[1:])
 
     def read(self, argv: Sequence[str]) -> argparse.Namespace:
         """The flags of `argv`, without the program's name.
@@ -39,15 +40,13 @@ class ArgumentParser(argparse.ArgumentParser):
         if not word.startswith("--"):
             for flag in _flags_before(word, words):
                 if flag.removeprefix("--") in self.secret_flags:
-                    return SettingsError(
-                        f"{flag} takes one value, and more words follow", "Put it in quotes."
-                    )
-            return SettingsError(f"There is no flag {word}", "See --help.")
+                    return SettingsError("flag_takes_one_value", flag=flag)
+            return SettingsError("unknown_flag", flag=word, remedy=LocalizedText("see_help"))
         flag = word.partition("=")[0]  # a misspelt flag's value may be a secret
         flags = [option for parser in self._all() for option in parser._option_string_actions]
-        close = difflib.get_close_matches(flag, flags, n=1)
-        remedy = f"Did you mean {close[0]}?" if close else "See --help."
-        return SettingsError(f"There is no flag {flag}", remedy)
+        return SettingsError(
+            "unknown_flag", flag=flag, remedy=did_you_mean(flag, flags, "see_help")
+        )
 
     def _all(self) -> list[argparse.ArgumentParser]:
         """This parser, and those of its commands."""

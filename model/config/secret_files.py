@@ -28,7 +28,7 @@ def read_value(source: str, file: str) -> str:
         SettingsError: the file cannot be used, in one sentence.
     """
     if not file:
-        raise SettingsError(f"{source} names no file", "Name one, or remove the variable.")
+        raise SettingsError("secret_file_unnamed", source=source)
     return _read_text(source, Path(file)).strip()
 
 
@@ -54,7 +54,7 @@ def read_accounts(source: str, file: Path, taken: Collection[str]) -> tuple[str,
 
     accounts = _parse_lines(source, file, parse)
     if not accounts:
-        raise SettingsError(f"{source}: there is no account in {file}", "Write one into each line.")
+        raise SettingsError("secret_file_without_account", source=source, file=file)
     return tuple(accounts)
 
 
@@ -71,7 +71,7 @@ def read_keys(source: str, file: Path) -> tuple[str, ...]:
 
     found = [key for line in _parse_lines(source, file, parse) for key in line]
     if not found:
-        raise SettingsError(f"{source}: there is no key in {file}", "Write one into each line.")
+        raise SettingsError("secret_file_without_key", source=source, file=file)
     return tuple(found)
 
 
@@ -107,7 +107,7 @@ def _parse_lines(source: str, file: Path, parse: Callable[[str], T]) -> list[T]:
                 parsed.append(parse(text))
             except argparse.ArgumentTypeError as error:
                 raise SettingsError(
-                    f"{source}: line {number} of {file}: {error}", "Correct that line."
+                    "secret_file_line", source=source, number=number, file=file, error=error
                 ) from None
     return parsed
 
@@ -119,9 +119,7 @@ def _read_text(source: str, file: Path) -> str:
         reason = error.strerror or "it is not there"
     except ValueError as error:
         reason = str(error)
-    raise SettingsError(
-        f"{source}: {file} cannot be read: {reason}", "Correct the path, or the file."
-    )
+    raise SettingsError("secret_file_unreadable", source=source, file=file, reason=reason)
 
 
 def _read_bytes(file: Path) -> bytes:

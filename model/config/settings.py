@@ -167,7 +167,9 @@ def _read_environment(environ: Mapping[str, str], parser: ArgumentParser) -> dic
     for name in FIELDS:
         variable, file_variable = _variable(name), f"{_variable(name)}_FILE"
         if variable in environ and file_variable in environ:
-            raise SettingsError(f"{variable} and {file_variable} are both set", "Keep one of them.")
+            raise SettingsError(
+                "variable_set_twice", variable=variable, file_variable=file_variable
+            )
         if variable in environ:
             found[name] = _parse(name, variable, environ[variable], parser)
         elif file_variable in environ and f"{name}_file" not in FIELDS:
@@ -183,9 +185,7 @@ def _parse_file(name: str, variable: str, text: str, parser: ArgumentParser) -> 
         if name in SECRET_FLAGS:
             raise  # what is said of these repeats nothing
         # The variable may name the wrong file, one with a secret.
-        raise SettingsError(
-            f"{variable}: its file holds no value of --{name}", "See --help."
-        ) from None
+        raise SettingsError("secret_file_without_value", variable=variable, name=name) from None
 
 
 def _parse(name: str, variable: str, text: str, parser: ArgumentParser) -> Any:
@@ -196,7 +196,7 @@ def _parse(name: str, variable: str, text: str, parser: ArgumentParser) -> Any:
     try:
         return getattr(parser.parse_args([f"--{name}={value}" for value in values]), name)
     except SettingsError as error:
-        raise SettingsError(f"{variable}: {error.message}", error.remedy) from error
+        raise SettingsError("variable_wrong", variable=variable, problem=error) from error
 
 
 def _truth(variable: str, text: str) -> bool:
@@ -204,22 +204,18 @@ def _truth(variable: str, text: str) -> bool:
         return True
     if text.lower() in FALSE_WORDS:
         return False
-    raise SettingsError(f"{variable} is {text!r}", "Set it to 1 or 0.")
+    raise SettingsError("switch_value", variable=variable, text=text)
 
 
 def _check(settings: Settings, explicit: set[str]) -> None:
     """What no single flag can tell."""
     if settings.share and settings.share_public:
-        raise SettingsError("--share and --share_public exclude each other", "Pass one of them.")
+        raise SettingsError("share_flags_exclude")
     if settings.share_public and settings.auth:
-        raise SettingsError(
-            "--share_public means no password, yet --auth sets one", "Use --share with --auth."
-        )
+        raise SettingsError("share_public_with_auth")
     for name in ("adapters_dir", "prompts_dir"):
         folder: Path = getattr(settings, name)
         if name in explicit and not folder.is_dir():
-            raise SettingsError(
-                f"--{name}: there is no folder {folder}", "Create it or mend the path."
-            )
+            raise SettingsError("flag_folder_missing", name=name, folder=folder)
     if settings.context_length is not None and settings.context_length < 16:
-        raise SettingsError("--context_length is below 16 tokens", "Leave it out, or raise it.")
+        raise SettingsError("context_length_too_short")

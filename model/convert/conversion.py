@@ -10,6 +10,7 @@ from typing import Any
 
 from model.diagnostics import folder_error
 from model.folders.weights import LazyTensor
+from model.translations import LocalizedText
 
 # What --config may tell that weights do not, by the names that TencentPretrain has for it.
 TOLD = {
@@ -53,7 +54,7 @@ def read_config(path: Path | None) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise folder_error("config_unreadable", file=path, said=error) from error
     if not isinstance(config, dict):
-        raise folder_error("config_unreadable", file=path, said="it holds no JSON object")
+        raise folder_error("config_unreadable", file=path, said=LocalizedText("not_a_json_object"))
     return config
 
 

@@ -21,27 +21,37 @@ from model.convert.spm_file import write_spm
 from model.convert.tencent import unpermute_rope
 from model.diagnostics import folder_error
 from model.folders.weights import LazyTensor, read_bytes
+from model.tensor_names import (
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    INPUT_NORM,
+    LINEAR_PATHS,
+    POST_ATTENTION_NORM,
+    layer_path,
+)
+from model.translations import LocalizedText
 from model.types import ModelFolderError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 NAMES = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
+    "token_embd.weight": EMBEDDING,
+    "output_norm.weight": FINAL_NORM,
+    "output.weight": HEAD,
 }
 LAYER = re.compile(r"^blk\.(\d+)\.(\w+)\.(weight|bias)$")
 PARTS = {
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
+    "attn_q": LINEAR_PATHS["q_proj"],
+    "attn_k": LINEAR_PATHS["k_proj"],
+    "attn_v": LINEAR_PATHS["v_proj"],
+    "attn_output": LINEAR_PATHS["o_proj"],
+    "ffn_gate": LINEAR_PATHS["gate_proj"],
+    "ffn_up": LINEAR_PATHS["up_proj"],
+    "ffn_down": LINEAR_PATHS["down_proj"],
+    "attn_norm": INPUT_NORM,
+    "ffn_norm": POST_ATTENTION_NORM,
 }
 ROPE_FACTORS = "rope_freqs.weight"  # what Llama 3.1 divides its frequencies by
 LLAMA3 = {
@@ -92,7 +102,7 @@ def open_gguf(source: Path, tokenizer: Path | None, told: Mapping[str, Any]) -> 
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise folder_error("weights_torn", file=source, said=said) from error
     if architecture != "llama" or metadata.get("llama.expert_count"):
-        what = architecture if architecture != "llama" else "a mixture of experts"
+        what = architecture if architecture != "llama" else LocalizedText("mixture_of_experts")
         raise folder_error("not_llama", folder=source, what=what)
     held = {tensor.name: tensor for tensor in metadata.reader.tensors}
     try:
@@ -180,7 +190,7 @@ def _llama3(file: Path, factors: Any, config: Mapping[str, Any]) -> dict[str, An
     size = config["head_dim"]
     plain = config["rope_theta"] ** (-torch.arange(0, size, 2) / size)
     if not (plain / told).allclose(LlamaRotaryEmbedding(with_it).inv_freq, rtol=1e-3):
-        raise folder_error("gguf_rope", file=file, what="factors of its own")
+        raise folder_error("gguf_rope", file=file, what=LocalizedText("own_rope_factors"))
     return settings
 
 
@@ -190,7 +200,7 @@ def _renamed(source: Path, name: str) -> str:
         if name not in NAMES:
             raise folder_error("tensor_unknown", folder=source, name=name)
         return NAMES[name]
-    return f"model.layers.{found[1]}.{PARTS[found[2]]}.{found[3]}"
+    return f"{layer_path(found[1], PARTS[found[2]])}.{found[3]}"
 
 
 def _lazy(source: Path, tensor: Any, head_dim: int) -> LazyTensor:

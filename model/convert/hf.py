@@ -12,6 +12,7 @@ from model.convert.conversion import Conversion
 from model.diagnostics import folder_error
 from model.folders.model_folder import IGNORED, read_model_folder
 from model.folders.weights import LazyTensor, list_tensors
+from model.tensor_names import HEAD
 
 # What belongs to a model besides its weights. checklist.chk tells sums of files that stay behind.
 REST = ("*.json", "*.model", "*.jinja", "*.txt", "*.md", "LICENSE*", "tokenizer_checklist.chk")
@@ -41,7 +42,7 @@ def open_hf(source: Path, tokenizer: Path | None, told: Mapping[str, Any]) -> Co
 
 def _is_left_out(tensor: LazyTensor, tied: bool) -> bool:
     """The second of two names for one embedding, and what old checkpoints carry on."""
-    return tensor.name.endswith(IGNORED) or (tied and tensor.name == "lm_head.weight")
+    return tensor.name.endswith(IGNORED) or (tied and tensor.name == HEAD)
 
 
 def _write_rest(source: Path, tokenizer: Path | None, folder: Path) -> None:

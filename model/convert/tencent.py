@@ -15,9 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model import tensor_names
 from model.convert.conversion import Conversion, config_overrides
 from model.diagnostics import folder_error
 from model.folders.weights import LazyTensor, list_tensors
+from model.tensor_names import INPUT_NORM, LINEAR_PATHS, POST_ATTENTION_NORM, layer_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,21 +29,21 @@ POSITIONS = 2048
 EMBEDDING = "embedding.word.embedding.weight"
 HEAD = "target.lm.output_layer.weight"
 NAMES = {
-    EMBEDDING: "model.embed_tokens.weight",
-    HEAD: "lm_head.weight",
-    "encoder.layer_norm.weight": "model.norm.weight",
+    EMBEDDING: tensor_names.EMBEDDING,
+    HEAD: tensor_names.HEAD,
+    "encoder.layer_norm.weight": tensor_names.FINAL_NORM,
 }
 LAYER = re.compile(r"^encoder\.transformer\.(\d+)\.(.+)$")
 LAYER_NAMES = {
-    "self_attn.linear_layers.0.weight": "self_attn.q_proj.weight",
-    "self_attn.linear_layers.1.weight": "self_attn.k_proj.weight",
-    "self_attn.linear_layers.2.weight": "self_attn.v_proj.weight",
-    "self_attn.final_linear.weight": "self_attn.o_proj.weight",
-    "feed_forward.linear_gate.weight": "mlp.gate_proj.weight",
-    "feed_forward.linear_1.weight": "mlp.up_proj.weight",
-    "feed_forward.linear_2.weight": "mlp.down_proj.weight",
-    "layer_norm_1.weight": "input_layernorm.weight",
-    "layer_norm_2.weight": "post_attention_layernorm.weight",
+    "self_attn.linear_layers.0.weight": f"{LINEAR_PATHS['q_proj']}.weight",
+    "self_attn.linear_layers.1.weight": f"{LINEAR_PATHS['k_proj']}.weight",
+    "self_attn.linear_layers.2.weight": f"{LINEAR_PATHS['v_proj']}.weight",
+    "self_attn.final_linear.weight": f"{LINEAR_PATHS['o_proj']}.weight",
+    "feed_forward.linear_gate.weight": f"{LINEAR_PATHS['gate_proj']}.weight",
+    "feed_forward.linear_1.weight": f"{LINEAR_PATHS['up_proj']}.weight",
+    "feed_forward.linear_2.weight": f"{LINEAR_PATHS['down_proj']}.weight",
+    "layer_norm_1.weight": f"{INPUT_NORM}.weight",
+    "layer_norm_2.weight": f"{POST_ATTENTION_NORM}.weight",
 }
 
 
@@ -82,7 +84,7 @@ def _renamed(name: str) -> str | None:
     if found is None:
         return NAMES.get(name)
     renamed = LAYER_NAMES.get(found[2])
-    return renamed and f"model.layers.{found[1]}.{renamed}"
+    return renamed and layer_path(found[1], renamed)
 
 
 def _converted(tensor: LazyTensor, head_dim: int) -> LazyTensor:

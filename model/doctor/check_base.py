@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from model.diagnostics import Finding, finding
-from model.doctor.checksums import bytes_to_sum, check_sums
+from model.bounded_files import read_file
+from model.diagnostics import Finding, finding, finding_of, to_error
 from model.doctor.hardware import check_machine
-from model.doctor.integrity import check_numbers
-from model.folders.bounded_files import read_file
+from model.doctor.integrity import bytes_to_sum, check_numbers, check_sums
 from model.folders.model_folder import (
     WEIGHTS,
     chat_template,
@@ -67,10 +66,23 @@ def quick_check(folder: Path, pickles: bool = True) -> Iterator[Finding]:
     try:
         config = check_config(folder, read_config(folder))
     except FolderError as error:
-        yield from finding_of(error)
+        yield finding_of(error)
         return
     yield from collect_findings(lambda: _check_weights(folder, config, pickles))
     yield from collect_findings(lambda: _check_tokenizer(folder, config))
+
+
+def refuse_errors(found: Iterable[Finding]) -> list[Finding]:
+    """The warnings among what was found about a base.
+
+    Raises:
+        ModelFolderError: there is an error among them.
+    """
+    findings = list(found)
+    for one in findings:
+        if one.level == "error":
+            raise to_error(one)
+    return [one for one in findings if one.level == "warning"]
 
 
 def collect_findings(check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
@@ -78,17 +90,10 @@ def collect_findings(check: Callable[[], Iterable[Finding]]) -> Iterator[Finding
     try:
         yield from check()
     except FolderError as error:
-        yield from finding_of(error)
+        yield finding_of(error)
     except Exception as error:
         said = (str(error).splitlines() or [""])[0]
         yield finding("check_failed", said=f"{type(error).__name__}: {said}")
-
-
-def finding_of(error: FolderError) -> Iterator[Finding]:
-    if isinstance(error.finding, Finding):
-        yield error.finding
-    else:
-        raise error
 
 
 def _or_none(read: Callable[[], Any]) -> Any:

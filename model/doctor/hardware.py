@@ -12,7 +12,6 @@ from model.system_resources import available_memory
 
 PROGRAM_BYTES = 1_000_000_000
 POSITIONS = 2048  # where config.json tells none, or nonsense
-KEY_VALUE_BYTES = 2  # each, beside 8-bit weights
 CAPABILITY = (7, 5)  # what LLM.int8 needs (Turing)
 
 
@@ -36,10 +35,12 @@ def check_machine(config: Mapping[str, Any], tensors: Sequence[LazyTensor]) -> I
 def memory_in_8bit(config: Mapping[str, Any], tensors: Sequence[LazyTensor]) -> int:
     """Bytes to serve it in 8-bit with one chat that fills its context: a byte a parameter, keys
     and values, and the program."""
+    from model.layers.kernels.records import KV_BYTES  # imports numpy
+
     heads = config.get("num_attention_heads") or 1
     size = config.get("head_dim") or config["hidden_size"] // heads
     keys = (config.get("num_key_value_heads") or heads) * size
     layers, told = config.get("num_hidden_layers") or 0, config.get("max_position_embeddings")
     positions = told if isinstance(told, int) and told > 0 else POSITIONS
-    chat = 2 * KEY_VALUE_BYTES * keys * layers * positions
+    chat = 2 * KV_BYTES * keys * layers * positions
     return sum(prod(tensor.shape) for tensor in tensors) + chat + PROGRAM_BYTES

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from model.diagnostics import MAX_FACT, Finding
-from model.display import clean_text
-from model.doctor.roles import FileRole
+from model.diagnostics import Finding
+from model.display import clean_text, printable_name
+from model.translations import MAX_FACT, table
 
-WORDS = {
-    "en": {
-        "base": "a base model", "adapter": "a LoRA adapter", "unknown": "no model and no adapter",
-        "error": "error", "warning": "warning", "sound": "No problems found.",
-        "problems": "{errors} errors, {warnings} warnings.", "dot": ". ", "colon": ": ",
-    },
-    "zh": {
-        "base": "基础模型", "adapter": "LoRA 适配器", "unknown": "既不是模型也不是适配器",
-        "error": "错误", "warning": "警告", "sound": "没有发现问题。",
-        "problems": "{errors} 个错误，{warnings} 个警告。", "dot": "。", "colon": "：",
-    },
-}  # fmt: skip
+
+@dataclass(frozen=True)
+class FileSize:
+    """A file of a folder, and its size in bytes."""
+
+    name: str
+    size: int
+
+    def role(self, language: str) -> str:
+        """What the file is for, in one line."""
+        roles: dict[str, str] = table(language, "check")["files"]
+        return next(text for pattern, text in roles.items() if fnmatch(self.name, pattern))
+
+
+def files_of(folder: Path) -> list[FileSize]:
+    """The visible files of `folder`, by name."""
+    paths = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    return [FileSize(printable_name(path.name), path.stat().st_size) for path in paths]
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Report:
 
     folder: Path
     kind: str
-    files: Sequence[FileRole]
+    files: Sequence[FileSize]
     findings: Sequence[Finding]
 
     @property
@@ -56,7 +63,7 @@ class Report:
             "ok": self.ok,
             "kind": self.kind,
             "files": [
-                {"name": file.name, "role": file.roles[language], "size": file.size}
+                {"name": file.name, "role": file.role(language), "size": file.size}
                 for file in self.files
             ],
             "problems": [
@@ -74,17 +81,17 @@ class Report:
         }
 
     def to_text(self, language: str = "en") -> str:
-        words = WORDS[language]
-        lines = [f"{clean_text(str(self.folder), MAX_FACT)}{words['colon']}{words[self.kind]}"]
+        words = table(language, "check")["words"]
+        colon = table(language, "language")["colon"]
+        lines = [f"{clean_text(str(self.folder), MAX_FACT)}{colon}{words[self.kind]}"]
         width = max((len(file.name) for file in self.files), default=0)
         for file in self.files:
             size = human(file.size)
-            lines.append(f"  {file.name:{width}}  {size:>8}  {file.roles[language]}")
+            lines.append(f"  {file.name:{width}}  {size:>8}  {file.role(language)}")
         lines += [f"  {capitalised(found.message(language))}" for found in self.notes]
         for found in [*self.errors, *self.warnings]:
-            message = capitalised(found.message(language)).rstrip(".。")
-            said = f"{message}{words['dot']}{found.remedy(language)}".rstrip()
-            lines.append(f"{words[found.level]} [{found.code}]{words['colon']}{said}")
+            text = capitalised(found.full(language))
+            lines.append(f"{words[found.level]} [{found.code}]{colon}{text}")
         lines.append(self._summary(words))
         return "\n".join(lines)
 

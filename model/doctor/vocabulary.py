@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from model.bounded_files import UnfitFileError, require_inside
 from model.diagnostics import Finding, adapter_error, finding
-from model.folders.base_info import EMBEDDING, BaseInfo
-from model.folders.bounded_files import UnfitFileError, require_inside
+from model.folders.base_info import BaseInfo
+from model.tensor_names import EMBEDDING
 from model.text.tokenizer import TextSpan, Tokenizer
 from model.text.tokenizer_files import TOKENIZER, has_tokenizer, read_tokenizer
 from model.types import AdapterError, ModelFolderError
@@ -68,13 +69,11 @@ def own_tokenizer(path: Path) -> Tokenizer | None:
 def _as_adapters(error: ModelFolderError, folder: Path) -> AdapterError:
     """The tokenizer's fault as its adapter's, with files by their names: clients are not told
     where the folder is."""
-    if not isinstance(error.finding, Finding):
-        return AdapterError(error.message, error.remedy)
     facts = {
         name: fact.name if isinstance(fact, Path) and fact.parent == folder else fact
-        for name, fact in error.finding.facts.items()
+        for name, fact in error.text.facts.items()
     }
-    return adapter_error(error.finding.code, **facts)
+    return adapter_error(error.text.code, **facts)
 
 
 def differ(one: Tokenizer, other: Tokenizer) -> bool:

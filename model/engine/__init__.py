@@ -1,1 +1,1 @@
-"""Turning token ids into replies: many sequences at once. Knows no template, chat or path."""
+"""Turns token ids into replies, many sequences at once. Knows no template, chat or path."""

@@ -1,4 +1,4 @@
-"""Adapters' weights: loaded once, kept within a budget, never taken from whoever uses them."""
+"""Cache of adapters' weights: loaded once, kept within a budget, never evicted while in use."""
 
 from __future__ import annotations
 
@@ -17,111 +17,110 @@ Key = tuple[str, str]  # name and digest
 
 @dataclass(frozen=True, eq=False)
 class LoadedAdapter(PreparedAdapter):
-    """A prepared adapter with its weights. Whoever holds it uses them."""
+    """A handle that keeps an adapter's weights in memory until it is garbage-collected."""
 
     lora: Lora
 
 
 class AdapterCache:
-    """The weights in memory, by name. Any thread may ask.
+    """The weights in memory, by adapter name. Any thread may call it.
 
     Args:
-        load: gives an adapter's weights by name and digest, or raises AdapterError. It is called
-            on the threads that ask, for different adapters at the same time.
-        budget: bytes; beyond them, whenever another is loaded, those that nobody uses leave, the
-            least recently asked for first. None: all stay.
+        load: returns an adapter's weights by name and digest, or raises AdapterError. It is called
+            on the threads that call `acquire`, for different adapters at the same time.
+        budget: bytes; when they are exceeded after a load, unused adapters are evicted, the least
+            recently acquired first. None: no bound.
     """
 
     def __init__(self, load: Callable[[str, str], Lora], budget: int | None) -> None:
         self._load = load
         self._budget = budget
-        self._resident: OrderedDict[str, _Resident] = OrderedDict()
+        self._entries: OrderedDict[str, _CacheEntry] = OrderedDict()
         self._loading: dict[Key, Future[LoadedAdapter]] = {}
-        self._lock = threading.Lock()  # never held while something loads
+        self._lock = threading.Lock()  # never held during a load
         self.loads = 0
         self.evictions = 0
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Those that are resident, the least recently asked for first."""
+        """The adapters in memory, the least recently acquired first."""
         with self._lock:
-            return tuple(self._resident)
+            return tuple(self._entries)
 
     @property
     def nbytes(self) -> int:
-        """Memory of what is resident, in bytes."""
-        return sum(resident.lora.nbytes for resident in tuple(self._resident.values()))
+        """Memory of all cached weights, in bytes."""
+        return sum(entry.lora.nbytes for entry in tuple(self._entries.values()))
 
     def acquire(self, name: str, digest: str) -> LoadedAdapter:
-        """An adapter's weights as of `digest`; loads them, or waits for whoever does.
+        """An adapter's weights as of `digest`; loads them, or waits for a load that is running.
 
         Raises:
             AdapterError: they cannot be loaded.
         """
         key = name, digest
         with self._lock:
-            resident = self._resident.get(name)
-            if resident and resident.digest == digest:
-                self._resident.move_to_end(name)
-                return resident.handle(name)
+            entry = self._entries.get(name)
+            if entry and entry.digest == digest:
+                self._entries.move_to_end(name)
+                return entry.handle(name)
             loading = self._loading.get(key)
-            if loading:
-                mine = False
-            else:
-                mine, loading = True, self._loading.setdefault(key, Future())
-        if mine:
+            is_loader = loading is None
+            if loading is None:
+                loading = self._loading[key] = Future()
+        if is_loader:
             self._fill(key, loading)
         return loading.result()
 
     def evict(self, name: str) -> None:
-        """Let an adapter's weights go, if they are here; whoever holds them keeps them."""
+        """Remove an adapter, if it is cached; replies that hold its weights keep them."""
         with self._lock:
-            self._resident.pop(name, None)
+            self._entries.pop(name, None)
 
     def _fill(self, key: Key, loading: Future[LoadedAdapter]) -> None:
         try:
             lora = self._load(*key)
-        except BaseException as error:  # those who wait for it must hear of any
+        except BaseException as error:  # the threads that wait for the future get any error
             with self._lock:
                 del self._loading[key]
             loading.set_exception(error)
             return
         with self._lock:
             del self._loading[key]
-            adapter = self._keep(key, lora)
+            adapter = self._add(key, lora)
         loading.set_result(adapter)
 
-    def _keep(self, key: Key, lora: Lora) -> LoadedAdapter:
+    def _add(self, key: Key, lora: Lora) -> LoadedAdapter:
         name, digest = key
         self.loads += 1
-        self._resident[name] = _Resident(digest, lora)
-        self._resident.move_to_end(name)
-        adapter = self._resident[name].handle(name)
-        for other in list(self._resident):
+        self._entries[name] = _CacheEntry(digest, lora)
+        self._entries.move_to_end(name)
+        adapter = self._entries[name].handle(name)
+        for other in list(self._entries):
             if self._budget is None or self.nbytes <= self._budget:
                 break
-            if not self._resident[other].used:
-                del self._resident[other]
+            if not self._entries[other].in_use:
+                del self._entries[other]
                 self.evictions += 1
         return adapter
 
 
-class _Resident:
-    """Weights, and whether somebody holds them."""
+class _CacheEntry:
+    """Weights, and a weak reference to the handle that their users share."""
 
     def __init__(self, digest: str, lora: Lora) -> None:
         self.digest = digest
         self.lora = lora
-        self._lent: weakref.ref[LoadedAdapter] | None = None
+        self._handle: weakref.ref[LoadedAdapter] | None = None
 
     @property
-    def used(self) -> bool:
-        return self._lent is not None and self._lent() is not None
+    def in_use(self) -> bool:
+        return self._handle is not None and self._handle() is not None
 
     def handle(self, name: str) -> LoadedAdapter:
-        """The one LoadedAdapter for all who use it now."""
-        adapter = self._lent() if self._lent else None
+        """The one LoadedAdapter for all present users."""
+        adapter = self._handle() if self._handle else None
         if adapter is None:
             adapter = LoadedAdapter(name, self.digest, self.lora)
-            self._lent = weakref.ref(adapter)
+            self._handle = weakref.ref(adapter)
         return adapter

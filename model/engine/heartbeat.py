@@ -19,11 +19,11 @@ class Heartbeat:
         self.slowest_step: float | None = None  # seconds; None before the first step
 
     def wake(self) -> None:
-        """Work has come to an idle loop: the time that it was idle is no step's."""
+        """Note that work has come to an idle loop: idle time does not count as a step."""
         self._last = self._clock()
 
     def beat(self) -> None:
-        """A step is complete."""
+        """Note that a step is complete."""
         now = self._clock()
         self.slowest_step = max(self.slowest_step or 0.0, now - self._last)
         self._last = now

@@ -1,4 +1,4 @@
-"""A sequence's keys and values, contiguous by layer, growing as the sequence does."""
+"""One sequence's keys and values, contiguous by layer; grows with the sequence."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class SequenceCache:
     the positions that `advance` will count.
     """
 
-    def __init__(self, form: CacheFormat) -> None:
+    def __init__(self, cache_format: CacheFormat) -> None:
         self.length = 0
-        self._block = form.block
-        heads = form.num_layers, form.num_kv_heads
-        like = torch.empty(0, dtype=form.dtype, device=form.device)
-        self._k = like.new_empty(*heads, 0, form.head_dim, form.block)
-        self._v = like.new_empty(*heads, 0, form.head_dim)
-        self._place = _place(self._k, self._v)
+        self._block = cache_format.block
+        heads = cache_format.num_layers, cache_format.num_kv_heads
+        like = torch.empty(0, dtype=cache_format.dtype, device=cache_format.device)
+        self._k = like.new_empty(*heads, 0, cache_format.head_dim, cache_format.block)
+        self._v = like.new_empty(*heads, 0, cache_format.head_dim)
+        self._pointers = _pointers(self._k, self._v)
 
     @property
     def capacity(self) -> int:
@@ -53,12 +53,12 @@ class SequenceCache:
         return keys[:, :end], self._v[layer, :, :end]
 
     def pointers(self, needed: int) -> KVPointers:
-        """Where keys and values lie, with room for `needed` positions."""
+        """The addresses of keys and values, with room for `needed` positions."""
         self.reserve(needed)
-        return self._place
+        return self._pointers
 
     def reserve(self, needed: int) -> None:
-        """Make room for `needed` positions, whole steps of GROWTH, unless there is."""
+        """Make room for `needed` positions, in steps of GROWTH, unless there is."""
         if needed > self.capacity:
             self._resize(rounded(needed))
 
@@ -71,39 +71,40 @@ class SequenceCache:
         self.length -= count
 
     def shrink(self) -> None:
-        """Give back the room that is not filled, where it is most of it: it costs a copy."""
+        """Free the room that is not filled, where it is most of it: shrinking costs a copy."""
         if self.capacity > 2 * self.length:
             self._resize(-(-self.length // self._block) * self._block)
 
     def copy_from(self, other: SequenceCache, stop: int) -> None:
-        """Fill the positions from `length` to `stop` with those of `other`, which begins alike."""
+        """Fill the positions from `length` to `stop` with those of `other`, whose tokens up to
+        `stop` are the same."""
         self.reserve(stop)
         blocks = slice(self.length // self._block, -(-stop // self._block))
-        with torch.inference_mode():  # what a forward has allocated is not to be written without
+        with torch.inference_mode():  # tensors that a forward has allocated are written only in it
             self._k[:, :, blocks] = other._k[:, :, blocks]
             self._v[:, :, self.length : stop] = other._v[:, :, self.length : stop]
         self.length = stop
 
     def _resize(self, capacity: int) -> None:
-        # Not one by one: a failure in between would leave them unequal.
+        # Both at once: a failure between two assignments would leave different sizes.
         blocks = capacity // self._block
         self._k, self._v = _resized(self._k, blocks), _resized(self._v, capacity)
-        self._place = _place(self._k, self._v)
+        self._pointers = _pointers(self._k, self._v)
 
 
-def _place(keys: Tensor, values: Tensor) -> KVPointers:
+def _pointers(keys: Tensor, values: Tensor) -> KVPointers:
     """A head's keys take as much room as its values, so the strides are the same."""
     return KVPointers(keys.data_ptr(), values.data_ptr(), keys.stride(0), keys.stride(1))
 
 
 def _resized(old: Tensor, size: int) -> Tensor:
     """`old` with its third axis cut or extended to `size`."""
-    kept = min(old.shape[2], size)
+    common = min(old.shape[2], size)
     new = old.new_empty(*old.shape[:2], size, *old.shape[3:])
-    new[:, :, :kept] = old[:, :, :kept]
+    new[:, :, :common] = old[:, :, :common]
     return new
 
 
 def rounded(positions: int) -> int:
-    """Up to whole steps of GROWTH."""
+    """`positions` rounded up to a multiple of GROWTH."""
     return -(-positions // GROWTH) * GROWTH

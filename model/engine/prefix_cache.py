@@ -1,4 +1,4 @@
-"""Keys and values of sequences that have ended, kept for prompts that begin alike."""
+"""Keys and values of ended sequences, kept for prompts that begin with the same tokens."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy.typing as npt
 
 from model.engine.kv_cache import SequenceCache
 
-LEAST = 16  # tokens; a shorter beginning is computed as fast as it is copied
+MIN_PREFIX = 16  # tokens; computing a shorter prefix is as fast as copying it
 MAX_ENTRIES = 256  # each is compared with every new prompt
 
 Tokens = npt.NDArray[np.int32]
-PrefixKey = tuple[str, float]  # the adapter's digest and scale; "" is the base
+PrefixKey = tuple[str, float]  # the adapter's digest and scale; ("", 0.0) for the base
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class PrefixMatch:
 
 
 class PrefixCache:
-    """Idle entries, in the order of their last use. It has no budget: see `CacheMemory`."""
+    """Idle entries, in the order of their last use. It has no budget: see `KVCacheManager`."""
 
     def __init__(self) -> None:
         self._entries: list[PrefixEntry] = []
@@ -49,20 +49,20 @@ class PrefixCache:
         return len(self._entries)
 
     def find(self, key: PrefixKey, tokens: Tokens) -> PrefixMatch | None:
-        """The entry with the longest common beginning, the most recently used of several.
+        """The entry with the longest common prefix, the most recently used of several.
 
-        The last of `tokens` never counts: its logits are wanted.
+        The last of `tokens` never counts: its logits have to be computed.
         """
         best: PrefixMatch | None = None
         for entry in reversed(self._entries):
             if entry.key != key:
                 continue
             match = PrefixMatch(entry, common_prefix(entry.tokens, tokens[:-1]))
-            if match.length >= LEAST or (match.is_complete and match.length):
+            if match.length >= MIN_PREFIX or (match.is_complete and match.length):
                 best = _better(best, match)
         return best
 
-    def holds(self, key: PrefixKey, tokens: Tokens) -> bool:
+    def contains(self, key: PrefixKey, tokens: Tokens) -> bool:
         """Whether an entry begins with all of `tokens`; it then counts as used just now."""
         for entry in reversed(self._entries):
             if entry.key == key and common_prefix(entry.tokens, tokens) == len(tokens):
@@ -71,7 +71,7 @@ class PrefixCache:
         return False
 
     def put(self, entry: PrefixEntry) -> None:
-        """Keep an entry, unless another one holds all of it; it replaces those that it holds."""
+        """Add an entry, unless another one contains all of it; it replaces those it contains."""
         for other in [o for o in self._entries if o.key == entry.key]:
             common = common_prefix(other.tokens, entry.tokens)
             if common == len(entry.tokens):
@@ -85,13 +85,13 @@ class PrefixCache:
         self.nbytes += entry.cache.nbytes
 
     def take(self, entry: PrefixEntry) -> SequenceCache:
-        """Hand an entry's keys and values over; the entry is gone."""
+        """Remove an entry; returns its keys and values."""
         self._entries.remove(entry)
         self.nbytes -= entry.cache.nbytes
         return entry.cache
 
     def touch(self, entry: PrefixEntry) -> None:
-        """Count as used just now."""
+        """Count an entry as used just now."""
         self._entries.remove(entry)
         self._entries.append(entry)
 
@@ -104,15 +104,15 @@ class PrefixCache:
         self.nbytes = 0
 
 
-def common_prefix(one: Tokens, other: Tokens) -> int:
+def common_prefix(a: Tokens, b: Tokens) -> int:
     """Number of tokens with which both begin."""
-    length = min(len(one), len(other))
-    differs = one[:length] != other[:length]
+    length = min(len(a), len(b))
+    differs = a[:length] != b[:length]
     return int(differs.argmax()) if differs.any() else length
 
 
 def _better(best: PrefixMatch | None, match: PrefixMatch) -> PrefixMatch:
-    """The longer one; of two as long the one that need not be copied, then the first."""
+    """The longer match; of two as long the one that need not be copied, then the first."""
     if best is None or (match.length, match.is_complete) > (best.length, best.is_complete):
         return match
     return best

@@ -1,4 +1,4 @@
-"""What the manager may ask of an engine, whether it runs here or elsewhere."""
+"""The interface that every engine has, whether it runs on this machine or forwards to a server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Engine(Protocol):
 
     @property
     def accepts_token_ids(self) -> bool:
-        """Whether a prompt's ids will do; else it has to be given the text, too."""
+        """Whether a prompt's token ids are enough; otherwise a request needs the text, too."""
         ...
 
     @property
@@ -29,11 +29,11 @@ class Engine(Protocol):
         ...
 
     def prepare(self, adapter: str, digest: str) -> PreparedAdapter:
-        """Make an adapter ready for a request; may block while it loads, and nobody else does.
+        """Make an adapter ready for a request; blocks while it loads, the caller alone.
 
-        A `digest` other than before says that its files have changed: it is loaded again, and
-        replies that are running keep the old weights. Whoever holds what is returned can submit
-        it, whatever happens to the files or to the memory in between.
+        A `digest` other than before means that its files have changed: it is loaded again, and
+        running replies keep the old weights. The caller can submit requests with the returned
+        handle, even if the files or the cached weights go in between.
 
         Raises:
             AdapterError: it cannot be used.
@@ -41,23 +41,23 @@ class Engine(Protocol):
         ...
 
     def load(self, adapter: str, digest: str) -> None:
-        """Have an adapter's weights where they are needed, now; may block while they load.
+        """Load an adapter's weights now; blocks until they are ready.
 
         Raises:
             AdapterError: it cannot be used.
-            NotReadyError: whoever has to load it is not there.
+            NotReadyError: the server that has to load it is not reachable.
         """
         ...
 
     def submit(self, request: EngineRequest, emit: Emit) -> None:
         """Queue a request.
 
-        An engine that has to ask elsewhere may still refuse it afterwards: by a last Delta with a
+        An engine that forwards to a server may still refuse it after that: by a last Delta with a
         `refusal`.
 
-        One that is `read_only` is computed while nobody else has anything to compute, and only
-        for requests to come, which find its keys and values: it emits no text and ends with
-        `STOP`. Ended earlier, what was computed of it stays. It keeps nobody waiting.
+        A request that is `prefill_only` is computed while no reply has anything to compute. It only
+        fills the prefix cache for later requests: it emits no text and ends with `STOP`. If it is
+        ended earlier, the part that was computed stays cached. No reply waits for it.
 
         Raises:
             BusyError: the queue is full.
@@ -70,7 +70,7 @@ class Engine(Protocol):
         ...
 
     def unload(self, adapter: str) -> None:
-        """Give up an adapter's weights once nobody holds them; unknown ones are ignored."""
+        """Free an adapter's weights once no reply uses them; unknown names are ignored."""
         ...
 
     def status(self) -> EngineStatus: ...
@@ -78,5 +78,5 @@ class Engine(Protocol):
     def counts(self) -> EngineCounts: ...
 
     def close(self) -> None:
-        """Abort everything and give the model back. Returns when the thread has ended."""
+        """Abort all requests and free the model. Returns when the thread has ended."""
         ...

@@ -1,28 +1,28 @@
-"""How long replies take lately, and so how long one that comes now would wait."""
+"""Estimates how long a new reply waits, from how long recent replies took."""
 
 from __future__ import annotations
 
-FIRST_GUESS = 10.0  # seconds a reply, before any has ended
-NEWEST = 0.2  # share of the newest reply in the average
+INITIAL_SECONDS = 10.0  # of a reply, before any has ended
+NEWEST_SHARE = 0.2  # of the newest reply in the average
 
 
 class WaitEstimator:
     """An exponential average over the replies that have ended.
 
     Args:
-        at_once: how many run at the same time.
+        max_running: how many run at the same time.
     """
 
-    def __init__(self, at_once: int) -> None:
-        self._at_once = at_once
-        self._seconds: float | None = None
+    def __init__(self, max_running: int) -> None:
+        self._max_running = max_running
+        self._average: float | None = None  # seconds a reply
 
     def record(self, seconds: float) -> None:
-        """A reply has ended, `seconds` after it began to run."""
-        before = seconds if self._seconds is None else self._seconds
-        self._seconds = before + NEWEST * (seconds - before)
+        """Add a reply that has ended, `seconds` after it began to run."""
+        average = seconds if self._average is None else self._average
+        self._average = average + NEWEST_SHARE * (seconds - average)
 
     def estimate(self, ahead: int) -> float:
         """Seconds until a reply with `ahead` others before it in the queue begins, at least 1."""
-        each = FIRST_GUESS if self._seconds is None else self._seconds
-        return max(1.0, each * (ahead + 1) / self._at_once)
+        average = INITIAL_SECONDS if self._average is None else self._average
+        return max(1.0, average * (ahead + 1) / self._max_running)

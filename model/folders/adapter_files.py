@@ -14,15 +14,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.diagnostics import Finding, adapter_error
-from model.folders.bounded_files import (
+from model.bounded_files import (
     UnfitFileError,
     open_file,
     parse_json,
     read_text,
     require_inside,
 )
+from model.diagnostics import adapter_error
 from model.folders.patterns import MAX_PATTERNS, UnfitPatternError, module_matcher
+from model.tensor_names import ATTENTION, LINEAR_PATHS, MLP, layer_path
+from model.translations import LocalizedText
 from model.types import AdapterError, ModelFolderError
 
 if TYPE_CHECKING:
@@ -37,7 +39,8 @@ WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 FILES = (CONFIG, CARD, *WEIGHTS)
 PREFIX = r"^(?:base_model\.model\.)?"
 PAIR_NAME = re.compile(
-    PREFIX + r"model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.lora_(A|B)(?:\.default)?\.weight$"
+    PREFIX
+    + rf"model\.layers\.(\d+)\.(?:{ATTENTION}|{MLP})\.(\w+)\.lora_(A|B)(?:\.default)?\.weight$"
 )
 WHOLE_NAME = re.compile(
     PREFIX + r"(?:model\.)?(embed_tokens|lm_head)(?:\.modules_to_save(?:\.default)?)?\.weight$"
@@ -131,7 +134,9 @@ def _check_patterns(name: str, patterns: Any, bound: float) -> None:
 
 
 def _nonsense(name: str) -> AdapterError:
-    return adapter_error("adapter_unreadable", said=f"{CONFIG} has nonsense in {name}")
+    return adapter_error(
+        "adapter_unreadable", said=LocalizedText("file_nonsense_in", {"file": CONFIG, "name": name})
+    )
 
 
 def is_number(value: Any) -> bool:
@@ -158,7 +163,7 @@ def refuse_kind(path: Path, config: Mapping[str, Any]) -> None:
         if config.get(key):
             raise adapter_error("adapter_kind", what=what, name=path.name)
     if config.get("bias", "none") != "none":
-        raise adapter_error("adapter_kind", what="trained biases", name=path.name)
+        raise adapter_error("adapter_kind", what=LocalizedText("trained_biases"), name=path.name)
     other = modules_to_save(config) - set(WHOLE)
     if other:
         raise adapter_error("adapter_other_layer", layer=min(other), name=path.name)
@@ -206,8 +211,7 @@ def digest(path: Path) -> str:
 def module_path(key: Key) -> str:
     """The name that a base's weight has without ".weight", for example of (3, "q_proj")."""
     layer, module = key
-    block = "mlp" if module in ("gate_proj", "up_proj", "down_proj") else "self_attn"
-    return f"model.layers.{layer}.{block}.{module}"
+    return layer_path(layer, LINEAR_PATHS.get(module, f"{ATTENTION}.{module}"))
 
 
 def scaling(config: Mapping[str, Any], key: Key, rank: int) -> float:
@@ -242,7 +246,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise adapter_error("adapter_unreadable", said=f"{file.name}: {error}") from error
     if not isinstance(data, dict):
-        said = f"{file.name} holds no JSON object"
+        said = LocalizedText("file_not_a_json_object", {"file": file.name})
         raise adapter_error("adapter_unreadable", said=said)
     return data
 
@@ -308,7 +312,9 @@ def all_tensors(path: Path) -> list[LazyTensor]:
     kept = [_of_adapter(tensor, file) for tensor in held if ORIGINAL not in tensor.name]
     odd = [tensor.name for tensor in kept if tensor.dtype not in FLOATS]
     if odd:
-        raise adapter_error("adapter_unreadable", said=f"{odd[0]} is of no type that is served")
+        raise adapter_error(
+            "adapter_unreadable", said=LocalizedText("tensor_type_unserved", {"name": odd[0]})
+        )
     return kept
 
 
@@ -327,7 +333,8 @@ def _of_adapter(tensor: LazyTensor, file: Path) -> LazyTensor:
 
 def _as_adapters(error: ModelFolderError, file: Path) -> AdapterError:
     """A weights file's fault as its adapter's: without the folder, which clients are not told."""
-    found = error.finding
-    if isinstance(found, Finding) and found.code in ("weights_torn", "file_unreadable"):
+    found = error.text
+    if found.code in ("weights_torn", "file_unreadable"):
         return adapter_error("adapter_unreadable", said=found.facts["said"])
-    return AdapterError(error.message.replace(str(file), file.name), error.remedy, error.finding)
+    facts = {name: file.name if fact == file else fact for name, fact in found.facts.items()}
+    return adapter_error(found.code, **facts)

@@ -151,5 +151,5 @@ def _remove_unless_in_use(scratch: Path) -> None:
 
 def is_busy(error: ModelFolderError) -> bool:
     """Whether another process is making the folder, or has just made it."""
-    code = getattr(error.finding, "code", None)
+    code = error.text.code
     return code in ("destination_busy", "destination_exists")

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from model.folders.fingerprint import fingerprint
 from model.folders.model_folder import ModelFolder
 from model.folders.tensor_schema import Shape, expected_tensors
+from model.tensor_names import EMBEDDING, INPUT_NORM
 from model.text.tokenizer import Tokenizer
-
-EMBEDDING = "model.embed_tokens.weight"
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class BaseInfo:
 
     @property
     def num_layers(self) -> int:
-        return sum(name.endswith("input_layernorm.weight") for name in self.tensors)
+        return sum(name.endswith(f"{INPUT_NORM}.weight") for name in self.tensors)
 
 
 def base_facts(folder: ModelFolder, name: str, tokenizer: Tokenizer | None) -> BaseInfo:

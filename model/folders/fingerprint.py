@@ -12,10 +12,11 @@ from itertools import chain
 
 from model.folders.model_folder import ModelFolder
 from model.folders.weights import list_tensors
+from model.tensor_names import LINEAR_PATHS, layer_path
 
 COUNT = 32  # numbers of each tensor
 # Attention and feed-forward of the first layer: no two models that were trained apart agree there.
-SAMPLED = ("model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.down_proj.weight")
+SAMPLED = tuple(f"{layer_path(0, LINEAR_PATHS[name])}.weight" for name in ("q_proj", "down_proj"))
 STEP = 104_729  # a prime, so that the samples come from all rows and columns
 DIGITS = 4
 

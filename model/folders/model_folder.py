@@ -6,16 +6,17 @@ text: the family, the files, the tokenizer's size against the weights.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.bounded_files import read_text
 from model.diagnostics import folder_error
-from model.folders.bounded_files import read_text
+from model.suggestions import closest_folder
 from model.text.tokenizer import Tokenizer
 from model.text.tokenizer_files import check_pieces, read_json, read_tokenizer
+from model.translations import LocalizedText
 from model.types import ModelFolderError
 
 ARCHITECTURES = {"LlamaForCausalLM", "LLaMAForCausalLM"}  # the second is what early files say
@@ -133,7 +134,9 @@ def check_config(path: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
     told = config.get("architectures")
     architectures = [str(name) for name in told] if isinstance(told, list) else []
     if not ARCHITECTURES.intersection(architectures) and config.get("model_type") != "llama":
-        what = ", ".join(architectures) or config.get("model_type") or "of an unknown family"
+        what = (
+            ", ".join(architectures) or config.get("model_type") or LocalizedText("unknown_family")
+        )
         raise folder_error("not_llama", folder=path, what=what)
     if not all(_is_size(config.get(size)) for size in ("vocab_size", "hidden_size")):
         raise folder_error("config_incomplete", file=path / "config.json")
@@ -225,10 +228,8 @@ def _strings(value: Any) -> tuple[str, ...]:
 
 
 def _no_folder(path: Path) -> ModelFolderError:
-    """With the name that somebody may have meant."""
-    parent = path.parent
-    names = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, names, n=1)
+    """With the folder that the user may have meant."""
+    close = closest_folder(path, [path.parent])
     if close:
-        return folder_error("no_folder_but", folder=path, close=parent / close[0])
+        return folder_error("no_folder_but", folder=path, close=close)
     return folder_error("no_folder", folder=path)

@@ -10,10 +10,19 @@ from typing import Any
 from model.diagnostics import Finding, finding, folder_error
 from model.folders.model_folder import IGNORED, MAX_SIZES
 from model.folders.weights import LazyTensor
+from model.tensor_names import (
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    INPUT_NORM,
+    LINEAR_PATHS,
+    POST_ATTENTION_NORM,
+    layer_path,
+    linear_sizes,
+)
+from model.translations import LocalizedText
 
 Shape = tuple[int, ...]
-
-HEAD = "lm_head.weight"
 
 
 def expected_tensors(config: Mapping[str, Any]) -> dict[str, Shape]:
@@ -27,27 +36,21 @@ def expected_tensors(config: Mapping[str, Any]) -> dict[str, Shape]:
     keys = _size(config, "num_key_value_heads", heads)
     each = _size(config, "head_dim", hidden // heads)
     if heads % keys:
-        said = f"{keys} key heads do not divide {heads} heads"
+        said = LocalizedText("heads_not_divided", {"keys": keys, "heads": heads})
         raise folder_error("config_unsound", file="config.json", said=said)
-    parts = {
-        "self_attn.q_proj": (heads * each, hidden),
-        "self_attn.k_proj": (keys * each, hidden),
-        "self_attn.v_proj": (keys * each, hidden),
-        "self_attn.o_proj": (hidden, heads * each),
-        "mlp.gate_proj": (wide, hidden),
-        "mlp.up_proj": (wide, hidden),
-        "mlp.down_proj": (hidden, wide),
-        "input_layernorm": (hidden,),
-        "post_attention_layernorm": (hidden,),
+    sizes = linear_sizes(hidden, wide, heads, keys, each)
+    parts: dict[str, Shape] = {
+        LINEAR_PATHS[module]: (outputs, inputs) for module, (inputs, outputs) in sizes.items()
     }
+    parts |= {INPUT_NORM: (hidden,), POST_ATTENTION_NORM: (hidden,)}
     layers = _size(config, "num_hidden_layers")
     if layers > MAX_SIZES["num_hidden_layers"]:  # their names would fill the memory
-        said = f"num_hidden_layers is {layers}"
-        raise folder_error("config_unsound", file="config.json", said=said)
-    found: dict[str, Shape] = {"model.embed_tokens.weight": (vocab, hidden)}
+        value = f"num_hidden_layers is {layers}"
+        raise folder_error("config_unsound", file="config.json", said=value)
+    found: dict[str, Shape] = {EMBEDDING: (vocab, hidden)}
     for layer in range(layers):
-        found |= {f"model.layers.{layer}.{part}.weight": shape for part, shape in parts.items()}
-    found["model.norm.weight"] = (hidden,)
+        found |= {f"{layer_path(layer, part)}.weight": shape for part, shape in parts.items()}
+    found[FINAL_NORM] = (hidden,)
     if not config.get("tie_word_embeddings"):
         found[HEAD] = (vocab, hidden)
     return found

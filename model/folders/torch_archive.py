@@ -12,7 +12,7 @@ import zipfile
 from io import FileIO
 from pathlib import Path
 
-from model.folders.bounded_files import UnfitFileError, open_file
+from model.bounded_files import UnfitFileError, open_file
 
 MAX_MEMBERS = 200_000  # a record for each tensor
 MAX_DIRECTORY_BYTES = 64 << 20  # read into memory as a whole
@@ -24,7 +24,7 @@ LOCATOR = struct.Struct("<4sLQL")
 END64 = struct.Struct("<4sQ2H2L4Q")
 MAX_COMMENT = 65535
 START = b"PK\x03\x04"
-NO_ARCHIVE = "it is no PyTorch file, or torn"
+NO_ARCHIVE = "file_not_pytorch"
 
 
 def is_archive(file: Path) -> bool:
@@ -53,10 +53,10 @@ def check_archive(file: Path) -> None:
         for member in members
     )
     if packed or sum(member.file_size for member in members) > size:
-        raise UnfitFileError("it unpacks to more than it holds")
+        raise UnfitFileError("archive_unpacks_larger")
     pickles = (member for member in members if member.filename.endswith(".pkl"))
     if any(member.file_size > MAX_PICKLE_BYTES for member in pickles):
-        raise UnfitFileError(f"its pickle is larger than {MAX_PICKLE_BYTES >> 20} MB")
+        raise UnfitFileError("pickle_too_large", megabytes=MAX_PICKLE_BYTES >> 20)
 
 
 def _check_directory(opened: FileIO, size: int) -> None:
@@ -76,4 +76,4 @@ def _check_directory(opened: FileIO, size: int) -> None:
             raise UnfitFileError(NO_ARCHIVE)
         *_, count, nbytes, _ = END64.unpack(record)
     if count > MAX_MEMBERS or nbytes > MAX_DIRECTORY_BYTES:
-        raise UnfitFileError(f"it holds more than {MAX_MEMBERS} members")
+        raise UnfitFileError("archive_too_many_members", most=MAX_MEMBERS)

@@ -19,11 +19,12 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model.bounded_files import UnfitFileError, check_not_lfs_pointer, open_file, parse_json
 from model.diagnostics import folder_error
 from model.display import is_plain_name
-from model.folders.bounded_files import UnfitFileError, open_file, parse_json
 from model.folders.torch_archive import check_archive, is_archive
 from model.system_resources import available_memory
+from model.translations import LocalizedText
 from model.types import ModelFolderError
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ TYPES = {
     "BOOL": "bool",
 }
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2}  # others have 1
-LFS_POINTER = b"version https://git-lfs"
 RUNS_CODE = ("Unsupported global", "Unsupported class")  # torch's words
 LENGTH = struct.Struct("<Q")  # of the header that a safetensors file begins with
 MAX_HEADER_BYTES = 16 << 20  # a mixture of experts with 60,000 tensors takes 8 MB
@@ -54,8 +54,8 @@ PIECE = 64 << 20  # bytes of one read
 LARGE = 1 << 30  # bytes of a tensor from which on it is asked whether there is memory for it
 AHEAD_BYTES = 64 << 20  # of a tensor that is read while the one before it is used
 SMALL_FILE = 256 << 20  # bytes of a file that may be read in one go
-TOO_SHORT = "it ends too early"
-UNSOUND = "its table of tensors does not fit the file"
+TOO_SHORT = "file_too_short"
+UNSOUND = "tensor_table_unsound"
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def list_tensors(file: Path, of_adapter: bool = False) -> list[LazyTensor]:
         ModelFolderError: it is torn, of a type that is not known, or would run code.
     """
     try:
-        refuse_lfs_pointer(file)
+        check_not_lfs_pointer(file)
         if file.suffix == ".safetensors":
             return _safetensors(file, in_one_go=of_adapter)
         return _pickled(file, old_pickles=not of_adapter)
@@ -156,17 +156,6 @@ class _Waiting:
         return self.tensor.name, self.early.result() if self.early else self.tensor.read()
 
 
-def refuse_lfs_pointer(file: Path) -> None:
-    """What is left of large files in a clone without git-lfs.
-
-    Raises:
-        ModelFolderError: `file` is such a note; OSError where it cannot be read.
-    """
-    with open_file(file) as opened:
-        if opened.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise folder_error("lfs_pointer", file=file)
-
-
 def _torn(file: Path, error: Exception) -> ModelFolderError:
     if any(words in str(error) for words in RUNS_CODE):
         return folder_error("pickle_runs_code", file=file)
@@ -184,7 +173,7 @@ def _safetensors(file: Path, in_one_go: bool) -> list[LazyTensor]:
             raise UnfitFileError(TOO_SHORT)
         (length,) = LENGTH.unpack(prefix)
         if length > MAX_HEADER_BYTES:
-            raise UnfitFileError(f"its table of tensors is larger than {MAX_HEADER_BYTES >> 20} MB")
+            raise UnfitFileError("tensor_table_too_large", megabytes=MAX_HEADER_BYTES >> 20)
         header = parse_json(_read_exactly(opened, length).decode("utf-8"))
     if not isinstance(header, dict):
         raise UnfitFileError(UNSOUND)
@@ -208,9 +197,9 @@ def _read_exactly(opened: FileIO, length: int) -> bytes:
 
 def _check_names(held: Mapping[Any, object]) -> None:
     if len(held) > MAX_TENSORS:
-        raise UnfitFileError(f"it holds more than {MAX_TENSORS} tensors")
+        raise UnfitFileError("too_many_tensors", most=MAX_TENSORS)
     if not all(isinstance(name, str) and is_plain_name(name) for name in held):
-        raise UnfitFileError("it holds a tensor whose name is no plain text")
+        raise UnfitFileError("tensor_name_not_plain")
 
 
 def _entry(
@@ -285,7 +274,7 @@ class _WholeFile:
             self._content = _read(self._file, "U8", (self._file.stat().st_size,), 0)
         part = self._content[offset : offset + prod(shape) * kind.itemsize]
         if len(part) < prod(shape) * kind.itemsize:
-            raise folder_error("weights_torn", file=self._file, said=TOO_SHORT)
+            raise folder_error("weights_torn", file=self._file, said=LocalizedText(TOO_SHORT))
         if offset % kind.itemsize:  # an old file, whose table has an odd length
             part = part.clone()
         return part.view(kind).view(shape)
@@ -296,7 +285,7 @@ def _fill(opened: FileIO, memory: memoryview) -> None:
     while at < len(memory):
         count = opened.readinto(memory[at : at + PIECE])
         if not count:
-            raise UnfitFileError("it became shorter while it was read")
+            raise UnfitFileError("file_became_shorter")
         at += count
 
 
@@ -317,7 +306,7 @@ def _pickled(file: Path, old_pickles: bool) -> list[LazyTensor]:
 
     if not is_archive(file):
         if not old_pickles:
-            raise UnfitFileError("it is in PyTorch's old format")
+            raise UnfitFileError("file_old_pytorch")
         return _old_pickled(file)
     check_archive(file)
     # weights_only: a pickle may hold any code, and this loader refuses to run it.

@@ -1,1 +1,1 @@
-"""The LLaMA forward and what it is made of. Knows tensors; knows no prompt, chat or path."""
+"""The LLaMA forward and its parts. Works on tensors; knows no prompt, chat or path."""

@@ -21,7 +21,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     k, v = k.to(q.dtype), v.to(q.dtype)
     kv_heads, length, _ = k.shape
     if new == 1:
-        # The heads of a group stand in for query positions: nothing is repeated, no mask needed.
+        # The heads of a group take the place of query positions: no repetition, no mask.
         grouped = q.view(kv_heads, heads // kv_heads, head_dim)
         return functional.scaled_dot_product_attention(grouped[None], k[None], v[None]).view(1, -1)
     repeats = heads // kv_heads
@@ -36,6 +36,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _causal_mask(new: int, length: int, device: torch.device) -> Tensor:
-    """[new, length], True where the position may look."""
-    full = torch.ones(new, length, dtype=torch.bool, device=device)
-    return full.tril(diagonal=length - new)
+    """[new, length], True where a query may see a key."""
+    all_true = torch.ones(new, length, dtype=torch.bool, device=device)
+    return all_true.tril(diagonal=length - new)

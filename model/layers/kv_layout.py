@@ -1,4 +1,4 @@
-"""What the forward asks of a sequence's keys and values, and how they lie in memory."""
+"""The memory layout of a sequence's keys and values, and what a forward needs of them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from model.layers.kernels.records import KV_DTYPE
+
+COMPACT_DTYPE: torch.dtype = getattr(torch, KV_DTYPE.name)  # beside 8-bit weights
+
 
 @dataclass(frozen=True)
 class CacheFormat:
-    """How keys and values lie in memory: layer by layer, head by head.
+    """How keys and values are stored: layer by layer, head by head.
 
     Values are [positions, head_dim]; keys [positions / block, head_dim, block], so with blocks of 1
     the same.
@@ -31,7 +35,7 @@ class CacheFormat:
 
 
 class KVPointers(NamedTuple):
-    """Addresses, and strides in elements, which are the keys' and the values'."""
+    """Addresses, and strides in elements; the keys' strides are the values', too."""
 
     keys: int
     values: int
@@ -45,13 +49,14 @@ class KeyValues(Protocol):
     length: int
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store [new, kv_heads, head_dim] at `length`; all so far, [kv_heads, length + new, …]."""
+        """Store [new, kv_heads, head_dim] at `length`; returns all so far, [kv_heads, length + new,
+        head_dim] each."""
         ...
 
     def pointers(self, needed: int) -> KVPointers:
-        """Where all of it lies, with room for `needed` positions."""
+        """The addresses of keys and values, with room for `needed` positions."""
         ...
 
     def advance(self, new: int) -> None:
-        """Every layer has stored `new` positions: count them."""
+        """Count `new` positions that every layer has stored."""
         ...

@@ -1,8 +1,8 @@
 """Linear layers by device and quantisation, filled part by part while the weights arrive.
 
 A layer is made empty with its full shape and then filled by `put`, one checkpoint tensor at a
-time; several tensors may stand below each other in one layer (q, k and v share their input).
-Biases are kept in the activations' type whatever the quantisation.
+time; one layer may take several tensors below each other (q, k and v share their input). Biases
+have the activations' type whatever the quantisation.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.layers.kernels.records import BLOCK, COLUMNS, NEIGHBOURS, OUTPUTS
+from model.layers.kernels.records import ADJACENT_COLUMNS, BLOCK_ROWS, COLUMN_PADDING, ROW_PADDING
 
 QUANTIZE_ROWS = 256  # at a time: their float32 copies stay in the processor's caches
 
@@ -34,11 +34,11 @@ class Linear(Protocol):
         ...
 
     def put(self, start: int, weight: Tensor) -> None:
-        """Take `weight` [n, in_features] as the output rows from `start` on."""
+        """Store `weight` [n, in_features] as the output rows from `start` on."""
         ...
 
     def put_bias(self, start: int, bias: Tensor) -> None:
-        """Take `bias` [n] for the outputs from `start` on."""
+        """Store `bias` [n] for the outputs from `start` on."""
         ...
 
     def rows(self, ids: Tensor) -> Tensor:
@@ -46,8 +46,8 @@ class Linear(Protocol):
         ...
 
 
-class _WithBias:
-    """The bias that all kinds share: none until a part of it arrives."""
+class _LinearBase:
+    """What all kinds have in common: sizes, and a bias, which is None until a part of it is put."""
 
     def __init__(
         self, in_features: int, out_features: int, dtype: torch.dtype, device: str
@@ -63,11 +63,11 @@ class _WithBias:
             self.bias = torch.zeros(self.out_features, dtype=self.dtype, device=self.device)
         self.bias[start : start + len(bias)] = bias.to(self.bias)
 
-    def _biased(self, y: Tensor) -> Tensor:
+    def _add_bias(self, y: Tensor) -> Tensor:
         return y if self.bias is None else y + self.bias
 
 
-class FloatLinear(_WithBias):
+class FloatLinear(_LinearBase):
     """Unquantised weights in the activations' type, on any device."""
 
     def __init__(
@@ -90,25 +90,25 @@ class FloatLinear(_WithBias):
         return functional.embedding(ids, self.weight)
 
 
-class Int8Linear(_WithBias):
+class Int8Linear(_LinearBase):
     """int8 weights with one float32 scale an output row, on the CPU.
 
-    The weights lie in blocks, [out / BLOCK, in / NEIGHBOURS, BLOCK, NEIGHBOURS], padded with zeros:
-    the order in which compiled code reads them. Until that is ready, torch multiplies in float32
-    with the weights unpacked for the occasion.
+    The weights are stored in blocks, [out / BLOCK_ROWS, in / ADJACENT_COLUMNS, BLOCK_ROWS,
+    ADJACENT_COLUMNS], padded with zeros: the order in which compiled code reads them. Until that
+    code is ready, torch unpacks the weights for each product and multiplies in float32.
     """
 
     def __init__(
         self, in_features: int, out_features: int, dtype: torch.dtype, device: str
     ) -> None:
         super().__init__(in_features, out_features, dtype, device)
-        blocks = -(-out_features // OUTPUTS) * OUTPUTS // BLOCK
-        columns = -(-in_features // COLUMNS) * COLUMNS
-        # Not `zeros`: to touch the memory of a 13B takes seconds, and filling it does that too.
-        shape = blocks, columns // NEIGHBOURS, BLOCK, NEIGHBOURS
+        blocks = -(-out_features // ROW_PADDING) * ROW_PADDING // BLOCK_ROWS
+        columns = -(-in_features // COLUMN_PADDING) * COLUMN_PADDING
+        # Not `zeros`: touching the memory of a 13B takes seconds, and filling it touches it anyway.
+        shape = blocks, columns // ADJACENT_COLUMNS, BLOCK_ROWS, ADJACENT_COLUMNS
         self.packed = torch.empty(shape, dtype=torch.int8)
-        self.packed[out_features // BLOCK :] = 0
-        self.scale = torch.zeros(blocks * BLOCK, dtype=torch.float32)
+        self.packed[out_features // BLOCK_ROWS :] = 0
+        self.scale = torch.zeros(blocks * BLOCK_ROWS, dtype=torch.float32)
         self.padded_bias = torch.zeros_like(self.scale)
         self.bias = self.padded_bias[:out_features]
 
@@ -119,31 +119,32 @@ class Int8Linear(_WithBias):
     def put(self, start: int, weight: Tensor) -> None:
         for part in weight.split(QUANTIZE_ROWS):
             quantized, self.scale[start : start + len(part)] = quantize_rows(part)
-            room = self.packed.shape[1] * NEIGHBOURS - self.in_features
-            self._pack(start, functional.pad(quantized, (0, room)))
+            padding = self.packed.shape[1] * ADJACENT_COLUMNS - self.in_features
+            self._pack(start, functional.pad(quantized, (0, padding)))
             start += len(part)
 
     def _pack(self, start: int, rows: Tensor) -> None:
-        """Put int8 `rows` [n, padded in_features] where the output rows from `start` on belong."""
-        pairs = rows.view(torch.int16)  # neighbours stay together
-        whole = len(rows) // BLOCK * BLOCK if start % BLOCK == 0 else 0
-        blocks = self.packed.view(torch.int16)[start // BLOCK : (start + whole) // BLOCK, :, :, 0]
-        blocks.copy_(pairs[:whole].view(-1, BLOCK, pairs.shape[1]).transpose(1, 2))
-        ids = torch.arange(start + whole, start + len(rows))
-        self.packed.view(torch.int16)[ids // BLOCK, :, ids % BLOCK, 0] = pairs[whole:]
+        """Store int8 `rows` [n, padded in_features] as the output rows from `start` on."""
+        pairs = rows.view(torch.int16)  # adjacent columns stay together
+        in_blocks = len(rows) // BLOCK_ROWS * BLOCK_ROWS if start % BLOCK_ROWS == 0 else 0
+        packed = self.packed.view(torch.int16)[..., 0]  # [blocks, columns / 2, BLOCK_ROWS]
+        blocks = packed[start // BLOCK_ROWS : (start + in_blocks) // BLOCK_ROWS]
+        blocks.copy_(pairs[:in_blocks].view(-1, BLOCK_ROWS, pairs.shape[1]).transpose(1, 2))
+        ids = torch.arange(start + in_blocks, start + len(rows))
+        packed[ids // BLOCK_ROWS, :, ids % BLOCK_ROWS] = pairs[in_blocks:]
 
     def __call__(self, x: Tensor) -> Tensor:
         y = functional.linear(x, self.unpacked()[:, : self.in_features].to(x.dtype))
-        return self._biased(y * self.scale[: self.out_features]).to(x.dtype)
+        return self._add_bias(y * self.scale[: self.out_features]).to(x.dtype)
 
     def unpacked(self) -> Tensor:
         """int8 [out_features, padded in_features]."""
-        # As int16: moving whole pairs is faster than moving bytes.
+        # As int16: moving pairs is faster than moving bytes.
         pairs = self.packed.view(torch.int16).transpose(1, 2).contiguous()
         return pairs.view(torch.int8).view(len(self.scale), -1)[: self.out_features]
 
     def rows(self, ids: Tensor) -> Tensor:
-        rows = self.packed[ids // BLOCK, :, ids % BLOCK].flatten(1)[:, : self.in_features]
+        rows = self.packed[ids // BLOCK_ROWS, :, ids % BLOCK_ROWS].flatten(1)[:, : self.in_features]
         return (rows * self.scale[ids, None]).to(self.dtype)
 
 
@@ -159,11 +160,11 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight * inverse[:, None]).round().to(torch.int8), scale
 
 
-class BitsAndBytesLinear(_WithBias):
+class BitsAndBytesLinear(_LinearBase):
     """8-bit or 4-bit weights on CUDA, through bitsandbytes' own modules.
 
-    The parts are collected in the CPU's memory and quantised on the way to the GPU when the
-    last one has arrived.
+    The parts are collected in the CPU's memory and quantised on the way to the GPU when the last
+    one has been put.
     """
 
     def __init__(
@@ -171,7 +172,7 @@ class BitsAndBytesLinear(_WithBias):
     ) -> None:
         super().__init__(in_features, out_features, dtype, device)
         self._bits = bits
-        # LLM.int8 computes in float16 and logs a line a layer a token about any other type.
+        # LLM.int8 computes in float16; for another type it logs a line for each layer and token.
         self._compute = torch.float16 if bits == 8 else dtype
         self._parts: Tensor | None = torch.empty(out_features, in_features, dtype=self._compute)
         self._missing = out_features
@@ -210,7 +211,7 @@ class BitsAndBytesLinear(_WithBias):
         if self._module is None:
             raise RuntimeError(f"{self._missing} rows of this layer have no weights yet")
         y: Tensor = self._module(x.to(self._compute))
-        return self._biased(y.to(x.dtype))
+        return self._add_bias(y.to(x.dtype))
 
     def rows(self, ids: Tensor) -> Tensor:  # noqa: ARG002 (the protocol's)
         raise RuntimeError("embeddings are kept unquantised on CUDA")
@@ -225,9 +226,9 @@ def make_linear(
     device: str,
     embedding: bool = False,
 ) -> Linear:
-    """An empty layer of the kind that `device` and `quantization` ask for.
+    """Makes an empty layer of the kind that belongs to `device` and `quantization`.
 
-    `embedding` marks the token embedding and the output head, which bitsandbytes leaves alone.
+    `embedding` marks the token embedding and the output head, which bitsandbytes does not quantise.
     """
     if quantization == "none" or (device != "cpu" and embedding):
         return FloatLinear(in_features, out_features, dtype, device)

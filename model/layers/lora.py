@@ -26,7 +26,7 @@ class LoraPair(Protocol):
         ...
 
     def delta(self, x: Tensor) -> Tensor:
-        """What it adds to the layer's output for `x`: [rows, in] -> [rows, out]."""
+        """Its addition to the layer's output for `x`: [rows, in] -> [rows, out]."""
         ...
 
 
@@ -49,11 +49,11 @@ class FloatPair:
 
 @dataclass(frozen=True)
 class Int8Pair:
-    """The same in 8 bits, as compiled code reads it: `a` int8 [in, rank], the rank padded with
-    zeros to a multiple of VECTOR, `b` int8 [rank, out], `scale` float32 [rank].
+    """The same update in 8 bits, as compiled code reads it: `a` int8 [in, rank], the rank padded
+    with zeros to a multiple of VECTOR, `b` int8 [rank, out], `scale` float32 [rank].
 
-    delta = (x a * scale) b. Both matrices have one scale for each of the ranks, and so there is
-    one for both, with the scaling in it.
+    delta = (x a * scale) b. Each matrix has one scale for each rank; `scale` is their product,
+    times the scaling.
     """
 
     a: Tensor
@@ -65,26 +65,26 @@ class Int8Pair:
         return self.a.nbytes + self.b.nbytes + self.scale.nbytes
 
     def delta(self, x: Tensor) -> Tensor:
-        low = x @ self.a[:, : len(self.scale)].to(x.dtype) * self.scale
-        return low.to(x.dtype) @ self.b.to(x.dtype)
+        low_rank = x @ self.a[:, : len(self.scale)].to(x.dtype) * self.scale
+        return low_rank.to(x.dtype) @ self.b.to(x.dtype)
 
 
 def int8_pair(a: Tensor, b: Tensor, scaling: float) -> Int8Pair:
-    """From `a` [rank, in] and `b` [out, rank] of any float type."""
+    """An Int8Pair from `a` [rank, in] and `b` [out, rank] of any float type."""
     (a, a_scale), (b, b_scale) = quantize_rows(a), quantize_rows(b.T)
     padded = functional.pad(a.T, (0, -len(a) % VECTOR)).contiguous()
     return Int8Pair(padded, b.contiguous(), a_scale * b_scale * scaling)
 
 
 class LoraMaker(Protocol):
-    """Makes the parts of an adapter as the model that they are for needs them."""
+    """Makes the parts of an adapter in the form that its base needs."""
 
     def make_lora_pair(self, a: Tensor, b: Tensor, scaling: float) -> LoraPair:
         """scaling * B A, from `a` [rank, in] and `b` [out, rank] of any float type."""
         ...
 
     def make_layer(self, weight: Tensor) -> Linear:
-        """An adapter's own embedding or head, [rows, hidden_size], as the base's are."""
+        """An embedding or head that an adapter brings, [rows, hidden_size], as the base's are."""
         ...
 
 
@@ -92,7 +92,7 @@ class LoraMaker(Protocol):
 class Lora:
     """An adapter's updates by (layer index, module name), for example (3, "q_proj").
 
-    `embedding` and `head`, where it has them, stand in for the base's, and may have more rows.
+    `embedding` and `head`, where it has them, replace the base's, and may have more rows.
     """
 
     pairs: Mapping[tuple[int, str], LoraPair]
@@ -102,18 +102,18 @@ class Lora:
     @property
     def nbytes(self) -> int:
         """Memory of the weights in bytes."""
-        whole = sum(layer.nbytes for layer in (self.embedding, self.head) if layer)
-        return whole + sum(pair.nbytes for pair in self.pairs.values())
+        layers = sum(layer.nbytes for layer in (self.embedding, self.head) if layer)
+        return layers + sum(pair.nbytes for pair in self.pairs.values())
 
 
 @dataclass(frozen=True)
 class LoraRows:
-    """The rows [start, stop) of a batch that carry `lora`, at strength `scale`."""
+    """The rows [start, stop) of a batch that have the adapter `lora`."""
 
     start: int
     stop: int
     lora: Lora
-    scale: float
+    adapter_scale: float
 
 
 def add_deltas(
@@ -123,7 +123,7 @@ def add_deltas(
     parts: Sequence[tuple[str, int, int]],
     groups: Sequence[LoraRows],
 ) -> None:
-    """Add to `y` [rows, out] in place what the adapters of the rows contribute for `x` [rows, in].
+    """Add to `y` [rows, out], in place, the deltas of the rows' adapters for `x` [rows, in].
 
     Args:
         layer: index of the decoder layer.
@@ -136,4 +136,4 @@ def add_deltas(
             if pair is None:
                 continue
             rows = slice(group.start, group.stop)
-            y[rows, first:last].add_(pair.delta(x[rows]), alpha=group.scale)
+            y[rows, first:last].add_(pair.delta(x[rows]), alpha=group.adapter_scale)

@@ -1,7 +1,7 @@
 """Rotary position embedding (Su et al. 2021, https://arxiv.org/abs/2104.09864), half-split layout.
 
-The frequencies, with every scaling that a config may ask for, come from transformers; only their
-application to ragged batches is ours.
+The frequencies, with every scaling that a config may ask for, come from transformers; this module
+only applies them to ragged batches.
 """
 
 from __future__ import annotations

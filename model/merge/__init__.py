@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING, Any
 from model.diagnostics import adapter_error, to_error
 from model.doctor.check_base import quick_check
 from model.folders.atomic_folder import FINISHED, new_folder
-from model.folders.base_info import EMBEDDING
 from model.folders.model_folder import IGNORED, ModelFolder
-from model.folders.tensor_schema import HEAD
 from model.folders.weight_writer import nbytes_of, write_weights
 from model.folders.weights import LazyTensor, list_tensors, torch_dtype
 from model.merge.extra_files import ChatFormat, write_rest
 from model.merge.statistics import MergeStatistics
 from model.merge.weights import AdapterWeights, Merger
 from model.progress_bar import Bar
+from model.tensor_names import EMBEDDING, HEAD
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from model.config.process_secrets import without_secrets
 from model.config.settings import read_settings
-from model.doctor import find_folder
+from model.doctor.check import find_folder
 from model.doctor.check_adapter import check_for_merging, usual_template
 from model.doctor.check_base import quick_check
 from model.doctor.vocabulary import own_tokenizer
@@ -37,19 +37,15 @@ def plan_merge(
         SettingsError: there are more or fewer strengths than adapters.
         FolderError: one of the folders cannot be used, in one sentence.
     """
-    from model.serving.local_backend import (
-        OWN_TEMPLATE,
-        base_name,
-        find_base,
-        known_templates,
-        refuse_errors,
-    )
+    from model.base_resolver import MODEL_TEMPLATE, base_name, find_base, known_templates
+    from model.doctor.check_base import refuse_errors
 
     strengths = list(scales) or [1.0] * len(lora_models)
     if len(strengths) != len(lora_models):
         raise SettingsError(
-            f"--scale has {len(strengths)} numbers for {len(lora_models)} adapters",
-            "Pass one for each adapter, in their order, or none.",
+            "merge_scale_count",
+            scales=len(strengths),
+            adapters=len(lora_models),
         )
     settings = read_settings([f"--base_model={base_model}"], without_secrets(os.environ))
     base = read_model_folder(find_base(settings, _silent))
@@ -60,7 +56,7 @@ def plan_merge(
     adapters = [_checked(*pair, facts) for pair in zip(paths, strengths, strict=True)]
     own = _tokenizer(paths, adapters)
     grown = any(len(w) != facts.rows for a in adapters for w in a.whole.values())
-    template = _template(paths, templates, usual_template(grown, templates) or OWN_TEMPLATE)
+    template = _template(paths, templates, usual_template(grown, templates) or MODEL_TEMPLATE)
     if own is None and template is not None and template.source == base.chat_template:
         template = None  # it is there, and stays where it is
     voice = ChatFormat(own, template, _story(facts, adapters))
@@ -72,8 +68,7 @@ def _checked(path: Path, strength: float, facts: BaseInfo) -> AdapterWeights:
         check_for_merging(path, facts)
         return read_adapter(path, strength)
     except AdapterError as error:
-        message = f"The adapter {path.name} cannot be merged: {error.message}"
-        raise AdapterError(message, error.remedy, error.finding) from error
+        raise AdapterError("adapter_not_mergeable", name=path.name, problem=error) from error
 
 
 def _tokenizer(paths: Sequence[Path], adapters: Sequence[AdapterWeights]) -> Path | None:

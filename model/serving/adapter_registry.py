@@ -10,7 +10,6 @@ or takes too long, is the verdict of that folder alone.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import logging
 import math
 import os
@@ -33,6 +32,7 @@ from model.folders import adapter_files
 from model.folders.adapter_files import CONFIG, FILES
 from model.folders.base_info import BaseInfo
 from model.serving.folder_checks import FolderChecks
+from model.suggestions import did_you_mean
 from model.text.tokenizer import Tokenizer
 from model.text.tokenizer_files import TOKENIZER
 from model.types import AdapterError, UnknownModelError
@@ -227,11 +227,9 @@ class AdapterRegistry:
         """
         adapter = self._verdict(self._lookup(name))
         if adapter.problem and adapter.problem.code == WITHDRAWN:
-            message = f"The adapter {name!r} is not served at present"
-            raise AdapterError(message, "Choose another one.", adapter.problem)
+            raise AdapterError("adapter_disabled", name=name)
         if adapter.problem:
-            message = f"The adapter {name!r} is broken: {adapter.problem.message()}"
-            raise AdapterError(message, adapter.problem.remedy(), adapter.problem)
+            raise AdapterError("adapter_broken", name=name, problem=adapter.problem)
         return adapter
 
     def _lookup(self, name: str) -> Adapter:
@@ -242,11 +240,8 @@ class AdapterRegistry:
         adapter = self._found.get(name)
         if adapter is None:
             names = self._found if len(name) <= MAX_NAME else ()
-            close = difflib.get_close_matches(name, names, n=1)
-            remedy = (
-                f"Did you mean {close[0]!r}?" if close else "Choose one of those that are listed."
-            )
-            raise UnknownModelError(f"There is no model or adapter {name!r}", remedy)
+            remedy = did_you_mean(name, names, "choose_listed")
+            raise UnknownModelError("unknown_model", name=name, remedy=remedy)
         return adapter
 
     def _is_due(self) -> bool:
@@ -274,11 +269,10 @@ class AdapterRegistry:
         try:
             lora = adapter_files.load(path, maker)
         except AdapterError as error:
-            message = f"The adapter {name!r} cannot be read: {error.message}"
-            raise AdapterError(message, error.remedy, error.finding) from error
+            raise AdapterError("adapter_not_read", name=name, problem=error) from error
         # Looked at afterwards: whoever trains may write while this reads.
         if self.get(name).digest != digest:
-            raise AdapterError(f"The adapter {name!r} has just changed", "Ask again.")
+            raise AdapterError("adapter_changed", name=name)
         return lora
 
     def _examine(self, path: Path) -> Adapter:
@@ -329,9 +323,9 @@ def _has_config(path: Path) -> bool:
 
 
 def _finding(error: AdapterError) -> Finding:
-    if isinstance(error.finding, Finding):
-        return error.finding
-    return finding("adapter_unreadable", said=error.message)
+    if isinstance(error.text, Finding):
+        return error.text
+    return finding("adapter_unreadable", said=error)
 
 
 def _stamp(path: Path) -> Stamp:

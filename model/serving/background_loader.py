@@ -7,9 +7,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from model.base_resolver import Report
 from model.config.settings import Settings
-from model.discretion import without_paths
-from model.serving.local_backend import Backend, Report
+from model.serving.backend import Backend
+from model.translations import LocalizedText, without_folders
 from model.types import LinlyError, NotReadyError, Phase
 
 # How the phases share the progress bar: (where the phase begins, how much of it there is).
@@ -34,7 +35,7 @@ class LoadState:
     phase: Phase = Phase.STARTING
     progress: float = 0.0
     backend: Backend | None = None
-    error: str | None = None
+    error: LocalizedText | None = None
 
 
 class BackgroundLoader:
@@ -84,21 +85,21 @@ class BackgroundLoader:
         state = self.state
         if state.backend is None:
             if state.error:
-                raise NotReadyError(f"The model could not be loaded: {state.error}")
-            raise NotReadyError("The model is still loading", "Try again in a moment.")
+                raise NotReadyError("model_not_loaded", error=state.error)
+            raise NotReadyError("model_loading")
         return state.backend
 
     def _run(self) -> None:
         try:
             serving = self._load(self._settings, self._report)
         except LinlyError as error:
-            self._set(LoadState(Phase.FAILED, error=without_paths(str(error))))
+            self._set(LoadState(Phase.FAILED, error=without_folders(error.text)))
         except MemoryError:
-            message = "There is not enough memory to load this model. Try --quantization 8bit."
-            self._set(LoadState(Phase.FAILED, error=message))
+            self._set(LoadState(Phase.FAILED, error=LocalizedText("loading_out_of_memory")))
         except Exception as error:
             log.exception("loading failed")
-            self._set(LoadState(Phase.FAILED, error=without_paths(f"Loading failed: {error}")))
+            failure = LocalizedText("loading_failed", {"reason": str(error)})
+            self._set(LoadState(Phase.FAILED, error=without_folders(failure)))
         else:
             self._set(LoadState(Phase.READY, 1.0, serving))
             if self._closed:  # close() came first and found nothing to close
@@ -106,7 +107,7 @@ class BackgroundLoader:
 
     def _report(self, phase: Phase, share: float) -> None:
         if self._closed:
-            raise NotReadyError("The program is shutting down")
+            raise NotReadyError("shutting_down")
         start, length = SHARES[phase]
         self._set(LoadState(phase, start + length * share))
 

@@ -11,12 +11,14 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import TypeVar
 
+from model.base_resolver import base_name
 from model.config.settings import Settings
 from model.engine.protocol import Engine
 from model.serving.adapter_registry import Adapter
+from model.serving.backend import Backend
 from model.serving.background_loader import BackgroundLoader, Load
 from model.serving.delta_queue import DeltaBatch, DeltaQueue
-from model.serving.local_backend import Backend, base_name, load_local
+from model.serving.local_backend import load_local
 from model.serving.remote_backend import load_remote
 from model.serving.request_accounting import Kind, Listener, RequestAccounting, with_adapter_info
 from model.serving.request_builder import (
@@ -276,7 +278,7 @@ class ModelManager:
         """How a request ended before the engine was asked, if it did."""
         if request_id in self._aborted:
             return FinishReason.ABORT
-        nothing_to_read = plan.read_only and not plan.prompt.ids
+        nothing_to_read = plan.prefill_only and not plan.prompt.ids
         return FinishReason.STOP if nothing_to_read else None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from model.base_resolver import Report, base_name, find_base, known_templates
 from model.config.settings import Settings
 from model.diagnostics import finding
 from model.display import is_plain_name
@@ -14,7 +15,7 @@ from model.folders.base_info import base_facts
 from model.folders.hub import download, is_hub_id
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
 from model.serving.adapter_registry import Adapter, AdapterRegistry
-from model.serving.local_backend import Backend, Report, base_name, find_base, known_templates
+from model.serving.backend import Backend
 from model.text.special_tokens import sane_ids
 from model.text.tokenizer import TextSpan
 from model.types import Phase
@@ -53,7 +54,7 @@ def load_remote(settings: Settings, report: Report, adapters: Sequence[Path] = (
         registry.folder_of,
     )
     registry.served_by(engine)
-    engine.wait(FIRST_SECONDS)
+    engine.wait_for_poll(FIRST_SECONDS)
     registry.scan()
     eos_ids = sane_ids(folder.eos_ids, tokenizer.eos_id, tokenizer.prefix_ids)
     return Backend(base_name(settings), engine, tokenizer, eos_ids, registry, templates, default)
@@ -81,7 +82,7 @@ class RemoteAdapterRegistry(AdapterRegistry):
         return {name: Adapter(name, Path(name)) for name in names if is_plain_name(name)}
 
     def _verdict(self, adapter: Adapter) -> Adapter:
-        if adapter.ready and self._engine and not self._engine.can_have(adapter.name):
+        if adapter.ready and self._engine and not self._engine.can_serve_adapter(adapter.name):
             return replace(adapter, problem=finding("adapter_not_served", name=adapter.name))
         return super()._verdict(adapter)
 

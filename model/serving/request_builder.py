@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 from model.engine.protocol import Engine
 from model.serving.adapter_registry import Adapter
-from model.serving.local_backend import Backend
+from model.serving.backend import Backend
+from model.suggestions import did_you_mean
 from model.text.prompt import (
     Prompt,
     PromptTemplate,
@@ -26,6 +27,7 @@ from model.text.tokenizer import (
     to_text_with_control_tokens,
 )
 from model.types import (
+    MAX_ADAPTER_SCALE,
     ChatRequest,
     CompletionRequest,
     ContextUsage,
@@ -36,14 +38,13 @@ from model.types import (
     RequestError,
 )
 
-MAX_SCALE = 8.0  # beyond it an adapter's update only makes noise
 REPLY_SHARE = 4  # when old turns are dropped, at most one in this many tokens is kept for the reply
 
 
 @dataclass(frozen=True)
 class PreparedRequest:
     """What to continue, with which adapter, in whose vocabulary (`eos_ids` end a reply in it),
-    where its template stops, and what the reply begins with. With `read_only` nothing is said."""
+    where its template stops, and what the reply begins with. With `prefill_only` no reply comes."""
 
     prompt: Prompt
     adapter: PreparedAdapter | None
@@ -51,7 +52,7 @@ class PreparedRequest:
     eos_ids: frozenset[int]
     stop: tuple[str, ...] = ()
     so_far: str = ""
-    read_only: bool = False
+    prefill_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def plan_chat(serving: Backend, request: ChatRequest) -> PreparedRequest:
         UnknownModelError, AdapterError, RequestError, PromptTooLongError
     """
     if not request.messages:
-        raise RequestError("There are no messages to answer")
+        raise RequestError("no_messages")
     voice = _voice(serving, request)
     return _planned(serving, voice, _to_answer(serving, request, voice), request.so_far)
 
@@ -82,7 +83,7 @@ def plan_reading(serving: Backend, request: ChatRequest) -> PreparedRequest:
     Raises: as `plan_chat`, but for there being no messages.
     """
     voice = _voice(serving, request)
-    return replace(_planned(serving, voice, _as_it_is(serving, request, voice)), read_only=True)
+    return replace(_planned(serving, voice, _as_it_is(serving, request, voice)), prefill_only=True)
 
 
 def plan_completion(serving: Backend, request: CompletionRequest) -> PreparedRequest:
@@ -125,8 +126,8 @@ def resolve_template(serving: Backend, name: str | None, adapter: Adapter | None
     """
     name = name or (adapter.template if adapter else None) or serving.default_template
     if name not in serving.templates:
-        known = ", ".join(serving.templates)
-        raise RequestError(f"There is no prompt template {name!r}", f"There are: {known}.")
+        remedy = did_you_mean(name, serving.templates, "there_are", names=tuple(serving.templates))
+        raise RequestError("unknown_template", name=name, remedy=remedy)
     return serving.templates[name]
 
 
@@ -152,7 +153,7 @@ def build_engine_request(
         adapter_scale=request.adapter_scale,
         vocab_size=plan.tokenizer.vocab_size,
         so_far=plan.so_far,
-        read_only=plan.read_only,
+        prefill_only=plan.prefill_only,
         affinity=request.affinity,
         prompt_text=""
         if serving.engine.accepts_token_ids
@@ -194,8 +195,8 @@ def _as_it_is(serving: Backend, request: ChatRequest, voice: _Voice) -> Prompt:
 
 def _chosen_adapter(serving: Backend, request: ChatRequest | CompletionRequest) -> Adapter | None:
     """The adapter that is asked for, as its folder is now; None for the base."""
-    if not 0 <= request.adapter_scale <= MAX_SCALE:
-        raise RequestError(f"adapter_scale must be between 0 and {MAX_SCALE:g}")
+    if not 0 <= request.adapter_scale <= MAX_ADAPTER_SCALE:
+        raise RequestError("adapter_scale_range", max_scale=MAX_ADAPTER_SCALE)
     if request.adapter is None:
         return None
     return serving.registry.get(request.adapter)
@@ -236,19 +237,20 @@ def _completion_ids(
     else:
         ids = request.prompt
     if not ids:
-        raise RequestError("The prompt is empty")
+        raise RequestError("prompt_empty")
     _check_ids(ids, tokenizer)
     if len(ids) >= context:
         raise PromptTooLongError(
-            f"The prompt is {len(ids)} tokens long and there is room for {context - 1}",
-            "Shorten it or raise --context_length.",
+            "prompt_too_long",
+            tokens=len(ids),
+            room=context - 1,
         )
     return ids
 
 
 def _check_ids(ids: Sequence[int], tokenizer: Tokenizer) -> None:
     if not all(0 <= i < tokenizer.vocab_size for i in ids):
-        raise RequestError(f"A token id lies outside of 0 to {tokenizer.vocab_size - 1}")
+        raise RequestError("token_id_range", vocab_size=tokenizer.vocab_size - 1)
 
 
 def _detokenizer(plan: PreparedRequest) -> Detokenizer:

@@ -19,10 +19,11 @@ from pathlib import Path
 
 from jinja2 import Template, TemplateError
 
+from model.bounded_files import read_text
 from model.display import clean_description
-from model.folders.bounded_files import read_text
 from model.text.template_sandbox import BoundedEnvironment
 from model.text.tokenizer import CONTEXT_TOKENS, REPLACEMENT, TextSpan, Tokenizer
+from model.translations import LocalizedText
 from model.types import (
     LinlyError,
     Message,
@@ -88,8 +89,9 @@ class PromptTemplate:
             text.encode()  # "\ud800" in a template is half a character
         except Exception as error:  # a template is a program: it fails in any way
             raise RequestError(
-                f"The prompt template {self.name!r} cannot write this chat: {error}",
-                "Choose another template or change the order of the messages.",
+                "template_cannot_render",
+                name=self.name,
+                error=error,
             ) from error
         return _unmarked(text)
 
@@ -146,9 +148,7 @@ def _read_template(path: Path) -> PromptTemplate:
         _ = template._compiled
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError,
             TemplateError) as error:  # fmt: skip
-        raise SettingsError(
-            f"The prompt template {path} cannot be read: {error}", "Mend or remove the file."
-        ) from error
+        raise SettingsError("template_unreadable", path=path, error=error) from error
     return template
 
 
@@ -187,8 +187,8 @@ def encode_chat(
         last = [*_system(messages), messages[-1]]
         question = len(tokenizer.encode(template.render(last, tokenizer)))
         if question > room:
-            raise _too_long("The question alone", question, room)
-        raise _too_long("The question with the reply so far", len(ids_of(last)), room)
+            raise _too_long("question_alone", question, room)
+        raise _too_long("question_and_reply", len(ids_of(last)), room)
     return fitted
 
 
@@ -213,7 +213,7 @@ def encode_without_generation_prompt(
     starts = [*_later_questions(messages), len(messages)]
     fitted = _fitted(messages, ids_of, starts, room, drop_oldest)
     if fitted is None:
-        raise _too_long("The system prompt alone", len(ids_of(_system(messages))), room)
+        raise _too_long("system_prompt_alone", len(ids_of(_system(messages))), room)
     return fitted
 
 
@@ -233,7 +233,7 @@ def _fitted(
     if len(whole) <= room:
         return Prompt(tuple(whole))
     if not drop_oldest:
-        raise _too_long("The chat", len(whole), room)
+        raise _too_long("whole_chat", len(whole), room)
     system = _system(messages)
     found = _earliest(starts, lambda start: ids_of([*system, *messages[start:]]), room)
     if found is None:
@@ -325,8 +325,10 @@ def decode_context(ids: Sequence[int], tokenizer: Tokenizer) -> Sequence[int]:
 
 def _too_long(what: str, tokens: int, room: int) -> LinlyError:
     return PromptTooLongError(
-        f"{what} is {tokens} tokens long and there is room for {room}",
-        "Shorten it, start a new chat, or raise --context_length.",
+        "text_too_long_for_context",
+        what=LocalizedText(what),
+        tokens=tokens,
+        room=room,
     )
 
 

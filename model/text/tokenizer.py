@@ -16,9 +16,8 @@ from typing import Any, Protocol
 
 import re2
 
+from model.bounded_files import check_not_lfs_pointer, read_file, read_text
 from model.diagnostics import folder_error
-from model.folders.bounded_files import read_file, read_text
-from model.folders.weights import refuse_lfs_pointer
 from model.text.special_tokens import SpecialTokens
 from model.text.tokenizer_bounds import check_charsmap
 from model.types import ModelFolderError, RequestError
@@ -173,7 +172,7 @@ def _encode(backend: Any, text: str, add_special_tokens: bool = False) -> list[i
         # A panic in Rust, as when a pattern is tried too often, is no Exception.
         if type(error).__name__ != "PanicException":
             raise
-        raise RequestError("The tokenizer cannot read this text", "Shorten or change it.") from None
+        raise RequestError("tokenizer_cannot_read") from None
     return ids
 
 
@@ -209,7 +208,7 @@ def open_spm(path: Path) -> Any:
     from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
     try:
-        refuse_lfs_pointer(path)
+        check_not_lfs_pointer(path)
         content = read_file(path)
         proto = sentencepiece_model_pb2.ModelProto.FromString(content)
         check_charsmap(proto.normalizer_spec.precompiled_charsmap)

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from model.bounded_files import UnfitFileError
 from model.diagnostics import folder_error
-from model.folders.bounded_files import UnfitFileError
 
 MAX_PATTERN = 4000  # characters; DeepSeek's classes of letters take 600
 MAX_WAYS = 1000  # in which the bounded part of a branch can match
@@ -91,14 +91,14 @@ def check_tokenizer_data(data: Mapping[str, Any], name: str) -> None:
             if step.get("type") == "Precompiled":
                 check_charsmap(base64.b64decode(str(step.get("precompiled_charsmap"))))
         if len(steps) > MAX_STEPS or growth > MAX_GROWTH:
-            raise UnfitFileError("it makes texts grow without bound")
+            raise UnfitFileError("tokenizer_grows_text")
     added = data.get("added_tokens")
     if isinstance(added, list):
         contents = [token.get("content") for token in added if isinstance(token, dict)]
         if len(added) > MAX_ADDED_TOKENS or any(
             isinstance(content, str) and len(content) > MAX_TOKEN for content in contents
         ):
-            raise UnfitFileError("it has too many added tokens, or some that are too long")
+            raise UnfitFileError("tokenizer_added_tokens")
 
 
 def check_charsmap(charsmap: bytes) -> None:
@@ -111,17 +111,17 @@ def check_charsmap(charsmap: bytes) -> None:
     if not charsmap:
         return
     if len(charsmap) < LENGTH.size:
-        raise UnfitFileError("its normaliser is torn")
+        raise UnfitFileError("tokenizer_normalizer_torn")
     (size,) = LENGTH.unpack_from(charsmap)
     texts = charsmap[LENGTH.size + size :].split(b"\0")
     if max(map(len, texts)) > MAX_REPLACEMENT:
-        raise UnfitFileError("it makes texts grow without bound")
+        raise UnfitFileError("tokenizer_grows_text")
 
 
 def _steps(part: Any, depth: int) -> Iterator[dict[str, Any]]:
     """The steps of a part, those of sequences inside of sequences too."""
     if depth > MAX_NESTING:
-        raise UnfitFileError("it is nested too deeply")
+        raise UnfitFileError("file_nested_too_deeply")
     if isinstance(part, list):
         for one in part:
             yield from _steps(one, depth + 1)

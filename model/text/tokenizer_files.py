@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from model.bounded_files import check_not_lfs_pointer, parse_json, read_text
 from model.diagnostics import folder_error
-from model.folders.bounded_files import parse_json, read_text
-from model.folders.weights import refuse_lfs_pointer
 from model.text.special_tokens import SpecialTokens, Vocabulary, choose_special
 from model.text.tokenizer import FastTokenizer, SpmTokenizer, Tokenizer, open_spm
 from model.text.tokenizer_bounds import check_tokenizer_data, replace_patterns
+from model.translations import LocalizedText
 from model.types import ModelFolderError
 
 FAST, SPM = "tokenizer.json", "tokenizer.model"
@@ -52,7 +52,7 @@ def read_tokenizer(path: Path) -> tuple[Tokenizer, SpecialTokens]:
 
 def _fast(file: Path, files: Mapping[str, Mapping[str, Any]]) -> tuple[Tokenizer, SpecialTokens]:
     try:
-        refuse_lfs_pointer(file)
+        check_not_lfs_pointer(file)
         text = read_text(file)
         data = parse_json(text)
         if replace_patterns(data):
@@ -103,7 +103,7 @@ def check_pieces(tokenizer: Tokenizer, config: Mapping[str, Any], exact: bool = 
     padded = rows % PADDED_TO == 0 and rows - pieces < MAX_PADDING and not exact
     if pieces < rows and not padded:
         owner = OWNERS.get(rows)
-        likely = f"; with {rows} rows it is likely {owner}" if owner else ""
+        likely = LocalizedText("likely_owner", {"rows": rows, "owner": owner}) if owner else ""
         code = "rows_without_text" if exact else "tokenizer_too_small"
         raise folder_error(code, pieces=pieces, rows=rows, likely=likely)
 
@@ -123,5 +123,5 @@ def read_json(path: Path, optional: bool = False) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise folder_error("file_unreadable", file=path, said=error) from error
     if not isinstance(data, dict):
-        raise folder_error("file_unreadable", file=path, said="it holds no JSON object")
+        raise folder_error("file_unreadable", file=path, said=LocalizedText("not_a_json_object"))
     return data

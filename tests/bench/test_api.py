@@ -1,4 +1,4 @@
-"""The measurement of the API: its server without a model, and its table."""
+"""`bench/api.py`: the server with the fake engine, and the table."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from bench import api
-from bench.machine import cpu_seconds, resident_bytes
+from bench.common import cpu_seconds, resident_bytes
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "FIRSTS", 3)
+    monkeypatch.setattr(api, "FIRST_TOKENS", 3)
     monkeypatch.setattr(api, "STREAMS", 2)
     monkeypatch.setattr(api, "SECONDS", 1)
     monkeypatch.setattr(api, "CONNECTIONS", 3)
@@ -20,21 +20,21 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_the_paced_server_does_what_it_is_told(tmp_path: Path, quick: None) -> None:
-    paced = api.Paced(tmp_path)
+def test_fake_engine_server_is_measured_with_and_without_http(tmp_path: Path, quick: None) -> None:
+    server = api.FakeEngineServer(tmp_path)
     try:
-        assert paced.first() > 0
-        assert paced.first_direct() > 0
-        assert paced.share() >= 0  # fails by itself where an event is missing
-        assert paced.share_direct() >= 0
-        assert paced.idle() < 100
-        assert cpu_seconds(paced.child.pid) > 0
-        assert resident_bytes(paced.child.pid) > 1e6
+        assert server.first_token() > 0
+        assert server.first_token_direct() > 0
+        assert server.core_share() >= 0  # raises if an event is missing
+        assert server.core_share_direct() >= 0
+        assert server.idle_connections() < 100
+        assert cpu_seconds(server.child.pid) > 0
+        assert resident_bytes(server.child.pid) > 1e6
     finally:
-        paced.child.stop()
+        server.child.stop()
 
 
-def test_every_figure_has_its_line() -> None:
-    lines = api.table(dict.fromkeys(api.WORDS, 1.5)).splitlines()
-    assert len(lines) == len(api.WORDS)
+def test_table_has_a_line_for_each_figure() -> None:
+    lines = api.table(dict.fromkeys(api.LINES, 1.5)).splitlines()
+    assert len(lines) == len(api.LINES)
     assert all("1.5" in line for line in lines)

@@ -1,17 +1,17 @@
-"""The figures of fidelity: right on known logits, and sensible on a small model."""
+"""`bench/fidelity.py`: right figures on known logits, sensible ones on a small model."""
 
 from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from bench import fidelity
-from bench.fidelity import KLAccumulator, measure
+from bench.fidelity import KLAccumulator, measure_fidelity
+from tests.bench.conftest import Start
 from tests.tiny import TEXT
 
 
@@ -22,10 +22,10 @@ def text(tmp_path: Path) -> Path:
     return file
 
 
-def test_equal_logits_cost_nothing() -> None:
+def test_equal_logits_have_no_divergence() -> None:
     logits, sums = torch.randn(5, 7), KLAccumulator()
     sums.add(logits, logits, torch.tensor([0, 1, 2, 3, 4]))
-    figures = sums.figures()
+    figures = sums.fidelity()
     assert figures.tokens == 5
     assert figures.ppl_full == figures.ppl_8bit
     assert figures.mean_kl == pytest.approx(0, abs=1e-6)
@@ -37,7 +37,7 @@ def test_known_logits_give_known_figures() -> None:
     sums = KLAccumulator()
     for at in range(2):  # in pieces, as it is used
         sums.add(full[at : at + 1].log(), int8[at : at + 1].log(), torch.tensor([0]))
-    figures = sums.figures()
+    figures = sums.fidelity()
     assert figures.ppl_full == pytest.approx(1 / math.sqrt(0.5 * 0.75), rel=1e-5)
     assert figures.ppl_8bit == pytest.approx(1 / math.sqrt(0.25 * 0.5), rel=1e-5)
     divergences = (
@@ -47,36 +47,33 @@ def test_known_logits_give_known_figures() -> None:
     assert figures.mean_kl == pytest.approx(sum(divergences) / 2, rel=1e-5)
 
 
-def test_small_model_by_both_ways(tiny_folder: Path, tiny_adapters: Path, text: Path) -> None:
-    base = measure(str(tiny_folder), None, text, 200, 50)
+def test_small_model_with_and_without_an_adapter(
+    tiny_folder: Path, tiny_adapters: Path, text: Path
+) -> None:
+    base = measure_fidelity(str(tiny_folder), None, text, 200, 50)
     assert {name: figure.tokens for name, figure in base.items()} == {
         "all": 4 * 49, "prefill": 4 * 25, "decode": 4 * 24,
     }  # fmt: skip
     assert all(0 < figure.mean_kl < 0.05 for figure in base.values())
-    adapted = measure(str(tiny_folder), tiny_adapters / "all", text, 200, 50)
+    adapted = measure_fidelity(str(tiny_folder), tiny_adapters / "all", text, 200, 50)
     assert 0 < adapted["all"].mean_kl < 0.05
     assert adapted["all"].ppl_full != pytest.approx(base["all"].ppl_full, rel=0.01)
 
 
 @pytest.mark.parametrize(("name", "window"), [("none.txt", "50"), ("text.txt", "100000")])
-def test_text_that_cannot_be_used_is_one_sentence(
-    tiny_folder: Path, text: Path, name: str, window: str,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+def test_unusable_text_is_one_sentence(
+    tiny_folder: Path, text: Path, name: str, window: str, start: Start,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     words = ["--base_model", str(tiny_folder), "--text", str(text.parent / name)]
-    monkeypatch.setattr(
-        sys, "argv", ["fidelity.py", *words, "--window", window, "--tokens", "200000"]
-    )
-    assert fidelity.main() == 2
+    assert start(fidelity, *words, "--window", window, "--tokens", "200000") == 2
     assert "--text" in capsys.readouterr().err
 
 
-def test_json_has_the_contract_s_keys(
-    tiny_folder: Path, text: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+def test_json_has_the_documented_keys(
+    tiny_folder: Path, text: Path, start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["--base_model", str(tiny_folder), "--text", str(text), "--tokens", "100", "--json"]
-    monkeypatch.setattr(sys, "argv", ["fidelity.py", *words, "--window", "50"])
-    assert fidelity.main() == 0
+    assert start(fidelity, *words, "--window", "50") == 0
     printed = json.loads(capsys.readouterr().out)
     assert {"tokens", "ppl_full", "ppl_8bit", "mean_kl", "top1_agreement"} < printed.keys()

@@ -1,4 +1,4 @@
-"""GGUF files: the order of rows that belong to heads, names, and a whole file read again."""
+"""GGUF files: the order of rows that belong to heads, names, and written files read again."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.geometry import Geometry
-from bench.gguf_files import (
+from bench.peers.gguf_files import (
     GgufError,
     base_tensor,
-    interleaved,
     lora_tensor,
-    pieces,
+    permute_rope,
+    token_list,
     write_adapter,
     write_base,
 )
-from bench.random_model import write_model
+from bench.random_model import Geometry, write_model
 from tests.tiny import make_adapter, make_folder
 
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
@@ -33,24 +32,24 @@ def rows(count: int, width: int = 3) -> Any:
 
 
 @pytest.mark.parametrize(("heads", "size"), [(1, 4), (3, 8), (9, 64)])
-def test_pairs_of_a_head_come_to_lie_side_by_side(heads: int, size: int) -> None:
-    given = rows(heads * size)
-    made = interleaved(given, heads)
+def test_permutation_puts_the_rows_of_a_pair_side_by_side(heads: int, size: int) -> None:
+    weight = rows(heads * size)
+    permuted = permute_rope(weight, heads)
     for head in range(heads):
         for pair in range(size // 2):
             first = head * size + pair
-            assert (made[head * size + 2 * pair] == given[first]).all()
-            assert (made[head * size + 2 * pair + 1] == given[first + size // 2]).all()
+            assert (permuted[head * size + 2 * pair] == weight[first]).all()
+            assert (permuted[head * size + 2 * pair + 1] == weight[first + size // 2]).all()
 
 
-def test_rotating_pairs_gives_the_scores_that_rotating_halves_gave() -> None:
-    """The reason for the order: queries and keys turned llama.cpp's way agree as they did."""
+def test_permuted_rows_rotate_as_before() -> None:
+    """The reason for the permutation: llama.cpp's rotation of it equals Hugging Face's."""
     size, angle = 8, np.arange(4, dtype=np.float32) / 3
-    given = np.random.default_rng(0).standard_normal((size, 1)).astype(np.float32)
+    weight = np.random.default_rng(0).standard_normal((size, 1)).astype(np.float32)
     cos, sin = np.cos(angle), np.sin(angle)
-    low, high = given[: size // 2, 0], given[size // 2 :, 0]
+    low, high = weight[: size // 2, 0], weight[size // 2 :, 0]
     halves = np.concatenate([low * cos - high * sin, high * cos + low * sin])
-    even, odd = interleaved(given, 1)[0::2, 0], interleaved(given, 1)[1::2, 0]
+    even, odd = permute_rope(weight, 1)[0::2, 0], permute_rope(weight, 1)[1::2, 0]
     np.testing.assert_allclose(even * cos - odd * sin, halves[: size // 2], rtol=1e-6)
     np.testing.assert_allclose(odd * cos + even * sin, halves[size // 2 :], rtol=1e-6)
 
@@ -64,36 +63,36 @@ def test_rotating_pairs_gives_the_scores_that_rotating_halves_gave() -> None:
         ("mlp.down_proj", "ffn_down", 0),
     ],
 )
-def test_only_q_and_k_are_reordered_each_by_its_own_heads(
+def test_only_q_and_k_are_permuted_by_their_numbers_of_heads(
     part: str, named: str, heads: int
 ) -> None:
-    given = rows(16)
-    name, made = base_tensor(f"{LAYER}.{part}.weight", given, HEADS)
+    weight = rows(16)
+    name, permuted = base_tensor(f"{LAYER}.{part}.weight", weight, HEADS)
     assert name == f"blk.7.{named}.weight"
-    assert (made == (interleaved(given, heads) if heads else given)).all()
+    assert (permuted == (permute_rope(weight, heads) if heads else weight)).all()
 
 
-def test_of_an_adapter_only_b_has_rows_of_heads() -> None:
-    given = rows(16)
-    name, made = lora_tensor(f"{PEFT}.self_attn.q_proj.lora_B.weight", given, HEADS)
+def test_only_b_of_an_adapter_is_permuted() -> None:
+    weight = rows(16)
+    name, permuted = lora_tensor(f"{PEFT}.self_attn.q_proj.lora_B.weight", weight, HEADS)
     assert name == "blk.7.attn_q.weight.lora_b"
-    assert (made == interleaved(given, 4)).all()
-    name, made = lora_tensor(f"{PEFT}.self_attn.q_proj.lora_A.weight", given, HEADS)
+    assert (permuted == permute_rope(weight, 4)).all()
+    name, permuted = lora_tensor(f"{PEFT}.self_attn.q_proj.lora_A.weight", weight, HEADS)
     assert name == "blk.7.attn_q.weight.lora_a"
-    assert (made == given).all()
+    assert (permuted == weight).all()
 
 
-def test_what_has_no_name_is_refused() -> None:
+def test_tensors_without_a_name_in_gguf_are_refused() -> None:
     with pytest.raises(GgufError, match="rotary_emb"):
         base_tensor(f"{LAYER}.self_attn.rotary_emb.inv_freq", rows(2), HEADS)
     with pytest.raises(GgufError, match="lm_head"):
         lora_tensor("base_model.model.lm_head.lora_A.weight", rows(2), HEADS)
 
 
-def test_pieces_are_by_id_with_their_kinds() -> None:
+def test_tokens_are_listed_by_id_with_their_types() -> None:
     added = [{"id": 0, "content": "<s>", "special": True}]
     tokenizer = {"model": {"vocab": {"b": 2, "a": 1}}, "added_tokens": added}
-    assert pieces(tokenizer, 4) == (["<s>", "a", "b", "[unused3]"], [3, 1, 1, 5])
+    assert token_list(tokenizer, 4) == (["<s>", "a", "b", "[unused3]"], [3, 1, 1, 5])
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +102,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_folder(tmp_path_factory.mktemp("gguf") / "tiny", **sizes)
 
 
-def test_a_written_base_can_be_read_again(base: Path, tmp_path: Path) -> None:
+def test_written_base_can_be_read_again(base: Path, tmp_path: Path) -> None:
     from gguf import GGMLQuantizationType, GGUFReader
     from gguf.quants import dequantize
     from safetensors.numpy import load_file
@@ -119,12 +118,12 @@ def test_a_written_base_can_be_read_again(base: Path, tmp_path: Path) -> None:
     assert found["blk.0.attn_norm.weight"].tensor_type == GGMLQuantizationType.F32
     query = found["blk.1.attn_q.weight"]
     assert query.tensor_type == GGMLQuantizationType.Q8_0
-    wanted = interleaved(weights["model.layers.1.self_attn.q_proj.weight"], 4)
+    expected = permute_rope(weights["model.layers.1.self_attn.q_proj.weight"], 4)
     read = dequantize(query.data, query.tensor_type)
-    np.testing.assert_allclose(read, wanted, atol=np.abs(wanted).max() / 127)
+    np.testing.assert_allclose(read, expected, atol=np.abs(expected).max() / 127)
 
 
-def test_a_base_in_several_files_is_written_whole(
+def test_base_in_several_files_is_written_completely(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from gguf import GGUFReader
@@ -133,7 +132,7 @@ def test_a_base_in_several_files_is_written_whole(
     found = []
     for name, shard in (("one", 1_000_000), ("several", 60_000)):
         monkeypatch.setattr("model.folders.weight_writer.SHARD_BYTES", shard)
-        write_model(tmp_path / name, geometry, seed=0, say=lambda _: None)
+        write_model(tmp_path / name, geometry, seed=0)
         write_base(tmp_path / name, tmp_path / f"{name}.gguf")
         tensors = GGUFReader(tmp_path / f"{name}.gguf").tensors
         found.append({tensor.name: tensor.data.tobytes() for tensor in tensors})
@@ -142,8 +141,8 @@ def test_a_base_in_several_files_is_written_whole(
     assert found[1] == found[0]
 
 
-def test_a_config_as_older_libraries_wrote_it(base: Path, tmp_path: Path) -> None:
-    """So is the embedded default's: without `rope_parameters`, and without what has a default."""
+def test_config_of_an_older_library_is_understood(base: Path, tmp_path: Path) -> None:
+    """As the embedded default's: without `rope_parameters` and fields that have a default."""
     from gguf import GGUFReader
 
     older = tmp_path / "older"
@@ -161,7 +160,7 @@ def test_a_config_as_older_libraries_wrote_it(base: Path, tmp_path: Path) -> Non
     assert sizes[0] == sizes[1]
 
 
-def test_a_written_adapter_can_be_read_again(base: Path, tmp_path: Path) -> None:
+def test_written_adapter_can_be_read_again(base: Path, tmp_path: Path) -> None:
     from gguf import GGUFReader
     from safetensors.numpy import load_file
 
@@ -178,7 +177,7 @@ def test_a_written_adapter_can_be_read_again(base: Path, tmp_path: Path) -> None
     start = "base_model.model.model.layers.0.self_attn.q_proj.lora"
     assert (found["blk.0.attn_q.weight.lora_a"] == weights[f"{start}_A.weight"]).all()
     assert (
-        found["blk.0.attn_q.weight.lora_b"] == interleaved(weights[f"{start}_B.weight"], 4)
+        found["blk.0.attn_q.weight.lora_b"] == permute_rope(weights[f"{start}_B.weight"], 4)
     ).all()
 
 

@@ -1,9 +1,8 @@
-"""Random models: their files are what they should be, and this program reads them."""
+"""`bench/random_model.py`: its files are correct, and this program loads them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,71 +10,61 @@ import torch
 from safetensors.torch import load_file
 
 from bench import random_model
-from bench.geometry import Geometry
-from bench.random_model import main, write_model
+from bench.errors import BenchError
+from bench.random_model import Geometry, write_model
 from model.engine.kv_cache import SequenceCache
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.layers.llama import SequenceSlice
 from model.text.tokenizer import TextSpan
-from model.types import ModelFolderError, SettingsError
+from model.types import ModelFolderError
 from model.weight_loader import load_model
+from tests.bench.conftest import Start
 
 TINY = Geometry(layers=2, hidden=64, intermediate=96, heads=4, kv_heads=2, vocab=320)
-MOST = 60_000  # bytes of weights in a file
+MAX_SHARD = 60_000  # bytes of weights in a file
 INDEX = "model.safetensors.index.json"
 FLAGS = ["--hidden", "64", "--heads", "4", "--intermediate", "96", "--layers", "1"]
-Start = Callable[..., int]
 
 
-def make(folder: Path, most: int = MOST, seed: int = 0) -> Path:
+def make(folder: Path, shard: int = MAX_SHARD, seed: int = 0) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("model.folders.weight_writer.SHARD_BYTES", most)
-        write_model(folder, TINY, seed, lambda _: None)
+        patch.setattr("model.folders.weight_writer.SHARD_BYTES", shard)
+        write_model(folder, TINY, seed)
     return folder
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model in several shards."""
     return make(tmp_path_factory.mktemp("random") / "tiny")
 
 
-@pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch) -> Start:
-    """`main` with these words."""
-    monkeypatch.setattr(random_model, "end_cleanly", lambda: None)
-
-    def run(*words: str) -> int:
-        monkeypatch.setattr("sys.argv", ["bench/random_model.py", *words])
-        return main()
-
-    return run
-
-
-def test_no_shard_is_larger_than_it_may_be(made: Path) -> None:
-    sizes = [file.stat().st_size for file in made.glob("*.safetensors")]
+def test_shards_have_a_maximal_size(model_folder: Path) -> None:
+    sizes = [file.stat().st_size for file in model_folder.glob("*.safetensors")]
     assert len(sizes) > 2
-    assert max(sizes) <= MOST + 2000  # with its header
+    assert max(sizes) <= MAX_SHARD + 2000  # with its header
 
 
-def test_the_index_names_every_tensor_where_it_is(made: Path) -> None:
-    index = json.loads((made / INDEX).read_text(encoding="utf-8"))
-    files = {file.name: load_file(file) for file in made.glob("*.safetensors")}
+def test_index_names_the_file_of_every_tensor(model_folder: Path) -> None:
+    index = json.loads((model_folder / INDEX).read_text(encoding="utf-8"))
+    files = {file.name: load_file(file) for file in model_folder.glob("*.safetensors")}
     assert index["weight_map"] == {name: file for file, found in files.items() for name in found}
     shapes = {name: tuple(t.shape) for found in files.values() for name, t in found.items()}
-    assert shapes == dict(TINY.tensors())
+    assert shapes == TINY.tensors()
     total = sum(t.nbytes for found in files.values() for t in found.values())
     assert index["metadata"]["total_size"] == total == TINY.nbytes
 
 
-def test_what_fits_in_one_file_has_no_index(tmp_path: Path) -> None:
-    folder = make(tmp_path / "one", most=1_000_000)
+def test_single_file_has_no_index(tmp_path: Path) -> None:
+    folder = make(tmp_path / "one", shard=1_000_000)
     assert not (folder / INDEX).exists()
-    assert load_file(folder / "model.safetensors").keys() == dict(TINY.tensors()).keys()
+    assert load_file(folder / "model.safetensors").keys() == TINY.tensors().keys()
 
 
-def test_weights_are_spread_as_told_and_norms_are_one(made: Path) -> None:
-    weights = {n: t.float() for f in made.glob("*.safetensors") for n, t in load_file(f).items()}
+def test_weights_have_the_documented_spread_and_norms_are_one(model_folder: Path) -> None:
+    weights = {
+        n: t.float() for f in model_folder.glob("*.safetensors") for n, t in load_file(f).items()
+    }
     for name, weight in weights.items():
         if "norm" in name:
             assert (weight == 1).all()
@@ -85,29 +74,29 @@ def test_weights_are_spread_as_told_and_norms_are_one(made: Path) -> None:
     assert not torch.equal(weights["lm_head.weight"], weights["model.embed_tokens.weight"])
 
 
-def test_matrices_larger_than_the_block_still_have_no_two_rows_alike(
+def test_matrices_larger_than_the_block_have_no_equal_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(random_model, "BLOCK_VALUES", 997)  # a prime too
-    weights = load_file(make(tmp_path / "small", most=1_000_000) / "model.safetensors")
+    weights = load_file(make(tmp_path / "small", shard=1_000_000) / "model.safetensors")
     head = weights["lm_head.weight"]
     assert head.numel() > 20 * 997
     assert len(head.unique(dim=0)) == len(head)
 
 
-def test_the_seed_decides_the_weights(made: Path, tmp_path: Path) -> None:
+def test_weights_depend_on_the_seed_alone(model_folder: Path, tmp_path: Path) -> None:
     def contents(folder: Path) -> list[bytes]:
         return [file.read_bytes() for file in sorted(folder.glob("*.safetensors"))]
 
-    assert contents(make(tmp_path / "same")) == contents(made)
-    assert contents(make(tmp_path / "other", seed=1)) != contents(made)
+    assert contents(make(tmp_path / "same")) == contents(model_folder)
+    assert contents(make(tmp_path / "other", seed=1)) != contents(model_folder)
 
 
 @pytest.mark.parametrize("quantization", ["8bit", "none"])
-def test_it_loads_and_gives_finite_logits(made: Path, quantization: str) -> None:
+def test_model_loads_and_computes_finite_logits(model_folder: Path, quantization: str) -> None:
     model = load_model(
-        read_model_folder(made), quantization=quantization, device="cpu", context_length=None,
-        progress=lambda _: None,
+        read_model_folder(model_folder), quantization=quantization, device="cpu",
+        context_length=None, progress=lambda _: None,
     )  # fmt: skip
     cache = SequenceCache(model.cache_format)
     logits = model.forward([SequenceSlice([1, 5, 300], cache)])
@@ -117,8 +106,8 @@ def test_it_loads_and_gives_finite_logits(made: Path, quantization: str) -> None
     assert (model.shape.num_kv_heads, model.shape.head_dim) == (2, 16)
 
 
-def test_its_tokenizer_has_a_piece_for_every_row(made: Path) -> None:
-    folder = read_model_folder(made)
+def test_tokenizer_has_a_token_for_every_row(model_folder: Path) -> None:
+    folder = read_model_folder(model_folder)
     tokenizer = load_tokenizer(folder)
     assert tokenizer.vocab_size == TINY.vocab
     assert (tokenizer.eos_id, folder.eos_ids) == (2, frozenset({2}))
@@ -128,14 +117,14 @@ def test_its_tokenizer_has_a_piece_for_every_row(made: Path) -> None:
     assert tokenizer.encode([TextSpan("</s>")]) == [2]
 
 
-def test_the_defaults_have_the_size_of_the_13b_s_file() -> None:
+def test_default_geometry_has_the_size_of_the_13b_file() -> None:
     geometry = Geometry()
     assert geometry.nbytes == pytest.approx(26.4e9, rel=0.002)
-    assert dict(geometry.tensors())["model.layers.39.mlp.down_proj.weight"] == (5120, 13824)
-    assert len(list(geometry.tensors())) == 40 * 9 + 3
+    assert geometry.tensors()["model.layers.39.mlp.down_proj.weight"] == (5120, 13824)
+    assert len(geometry.tensors()) == 40 * 9 + 3
 
 
-def test_what_is_there_is_not_written_over(tmp_path: Path) -> None:
+def test_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(ModelFolderError, match="exists already and is not empty"):
         make(tmp_path)
@@ -147,8 +136,8 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     assert read_model_folder(make(tmp_path / "empty")).nbytes > TINY.nbytes
 
 
-def test_the_program_makes_what_its_flags_say(start: Start, tmp_path: Path) -> None:
-    assert start(str(tmp_path / "made"), *FLAGS, "--vocab", "300") == 0
+def test_script_makes_the_model_of_its_flags(start: Start, tmp_path: Path) -> None:
+    assert start(random_model, str(tmp_path / "made"), *FLAGS, "--vocab", "300") == 0
     config = read_model_folder(tmp_path / "made").config
     assert (config["hidden_size"], config["num_hidden_layers"]) == (64, 1)
     assert config["num_key_value_heads"] == config["num_attention_heads"] == 4
@@ -156,7 +145,7 @@ def test_the_program_makes_what_its_flags_say(start: Start, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--heads", "7"], "--heads 7 does not divide --hidden 64"),
         (["--kv_heads", "3"], "--kv_heads 3 does not divide --heads 4"),
@@ -165,32 +154,30 @@ def test_the_program_makes_what_its_flags_say(start: Start, tmp_path: Path) -> N
     ],
 )
 def test_sizes_that_do_not_belong_together_are_refused(
-    start: Start, words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    start: Start, words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert start(str(tmp_path / "made"), *FLAGS, *words) == 2
+    assert start(random_model, str(tmp_path / "made"), *FLAGS, *words) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert said in line
+    assert message in line
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["made", "--layers", "0"], "'0' is not a whole number of at least 1"),
         (["made", "--seed", "-1"], "at least 0"),
         ([], "arguments are required: FOLDER"),
     ],
 )
-def test_flags_that_are_wrong_are_one_sentence(
-    start: Start, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+def test_wrong_flags_are_one_sentence(
+    start: Start, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
-        start(*words)
-    assert ended.value.code == 2
+    assert start(random_model, *words) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert said in line
+    assert message in line
 
 
-def test_no_layer_at_all_is_no_geometry() -> None:
-    with pytest.raises(SettingsError, match="--layers 0 is less than 1"):
+def test_geometry_without_layers_is_refused() -> None:
+    with pytest.raises(BenchError, match="--layers 0 is less than 1"):
         Geometry(layers=0)

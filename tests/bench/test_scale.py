@@ -1,10 +1,10 @@
-"""The measurement of large models on a tiny one: flags, bounds, steps, and what is printed."""
+"""`bench/scale.py` on a tiny model: flags, limits, steps, and what it prints."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from argparse import Namespace
 from functools import reduce
 from operator import xor
 from pathlib import Path
@@ -15,64 +15,56 @@ import torch
 from torch import Tensor
 
 from bench import scale
-from bench.geometry import Geometry
-from bench.peers.base import PeerError, PeerMissing
-from bench.scaling import alone, forward, memory, rival, room
-from bench.scaling.figures import (
-    Alone,
-    AtContext,
-    Figures,
-    Load,
-    Loading,
-    WithAdapters,
-    WithUsers,
-)
+from bench.errors import BenchError, PeerError, PeerMissingError
+from bench.random_model import Geometry
+from bench.scale import read_scale_options
+from bench.scaling import decode, memory_bandwidth
+from bench.scaling import model as bench_model
 from bench.scaling.loading import memory_bound, weight_sizes
-from bench.scaling.options import Options, read_options
-from bench.scaling.report import tables
-from bench.scaling.source import Source, prepare
+from bench.scaling.model import BenchModel, prepare_model
+from bench.scaling.report import LoadCost, Loading, ScaleFigures, SingleUser, tables
 from model.engine.kv_cache import SequenceCache
 from model.layers.llama import Llama, SequenceSlice
-from model.types import SettingsError
+from tests.bench.conftest import Start
 from tests.model.layers.kernels.conftest import GROUPED, make_model
 
 SIZES = ["--hidden", "64", "--heads", "4", "--intermediate", "96", "--layers", "2"]
 TINY = [*SIZES, "--vocab", "320", "--steps", "1"]
 FEW = ["--context", "0,70", "--users", "1,2", "--adapters", "0,3"]
-LOADING = Loading(3_000, 500, 9_000, Load(2.5, 8_000, True), Load(0.5, 9_500, False))
+LOADING = Loading(3_000, 500, 9_000, LoadCost(2.5, 8_000, True), LoadCost(0.5, 9_500, False))
+GB = 1_000_000_000
 
 
-def options(*words: str) -> Options:
-    return read_options([*TINY, *words])
+def options(*words: str) -> Namespace:
+    return read_scale_options([*TINY, *words])
+
+
+def prepare(cache: Path, *words: str) -> BenchModel:
+    found = options(*words)
+    return prepare_model(found.base_model, found.geometry, cache)
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Source:
-    return prepare(options(), tmp_path, lambda _: None)
+def random_model(tmp_path: Path) -> BenchModel:
+    return prepare(tmp_path)
 
 
 @pytest.fixture
-def model() -> Llama:
+def llama() -> Llama:
     """On torch's forward, which needs no compiling."""
     return make_model(GROUPED)
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """`main` with these words and a cache of its own; compiled code comes from the user's."""
+def run(tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> Start:
+    """Runs the script with a cache of its own; compiled code comes from the user's."""
     monkeypatch.setattr(scale, "user_cache_path", lambda _: tmp_path)
-    monkeypatch.setattr(scale, "end_cleanly", lambda: None)
-    monkeypatch.setattr(memory, "BUFFER_BYTES", 1 << 20)
-
-    def start(*words: str) -> int:
-        monkeypatch.setattr("sys.argv", ["bench/scale.py", *words])
-        return scale.main()
-
-    return start
+    monkeypatch.setattr(memory_bandwidth, "BUFFER_BYTES", 1 << 20)
+    return lambda *words: start(scale, *words)
 
 
-def test_defaults() -> None:
-    found = read_options([])
+def test_defaults_of_the_flags() -> None:
+    found = read_scale_options([])
     assert found.geometry == Geometry(layers=4)
     assert found.context == (0, 512, 2048)
     assert found.users == (1, 2, 4, 8, 12, 16)
@@ -81,19 +73,19 @@ def test_defaults() -> None:
     assert found.base_model is None
 
 
-def test_lists_are_put_in_order_and_llama_cpp_can_be_left_out() -> None:
-    found = read_options(["--users", "4, 1,4", "--no-llama-cpp"])
+def test_numbers_are_sorted_and_llama_cpp_can_be_left_out() -> None:
+    found = read_scale_options(["--users", "4, 1,4", "--no-llama-cpp"])
     assert found.users == (1, 4)
     assert not found.llama_cpp
 
 
-def test_as_many_heads_of_keys_as_heads() -> None:
+def test_kv_heads_default_to_the_heads() -> None:
     assert options().geometry.kv_heads == 4
     assert options("--kv_heads", "2").geometry.kv_heads == 2
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--layers", "0"], "'0' is not a whole number of at least 1"),
         (["--users", "0"], "at least 1"),
@@ -103,21 +95,19 @@ def test_as_many_heads_of_keys_as_heads() -> None:
         (["--steps", "0"], "at least 1"),
         (["--base_model", "nowhere"], "there is no folder nowhere"),
         (["--base_model", ".", "--layers", "2"], "leave out --layers"),
-        (["--layer", "2"], "Unrecognized arguments: --layer 2"),
+        (["--layer", "2"], "There is no flag --layer. Did you mean --layers?"),
     ],
 )
-def test_flags_that_are_wrong_are_one_sentence(
-    run: Callable[..., int], words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+def test_wrong_flags_are_one_sentence(
+    run: Start, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
-        run(*words)
-    assert ended.value.code == 2
+    assert run(*words) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert said in line
+    assert message in line
 
 
-def test_sizes_and_contexts_that_cannot_be_are_refused(
-    run: Callable[..., int], capsys: pytest.CaptureFixture[str]
+def test_impossible_sizes_and_contexts_are_refused(
+    run: Start, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*TINY, "--heads", "5") == 2
     assert "--heads 5 does not divide --hidden 64" in capsys.readouterr().err
@@ -125,84 +115,85 @@ def test_sizes_and_contexts_that_cannot_be_are_refused(
     assert "of memory are free. Choose shorter --context" in capsys.readouterr().err
 
 
-def test_a_random_model_is_made_once(source: Source, tmp_path: Path) -> None:
-    told: list[str] = []
-    assert prepare(options(), tmp_path, told.append) == source
-    assert not told
-    assert "2 layers, hidden 64" in source.about
+def test_random_model_is_made_once(random_model: BenchModel, tmp_path: Path) -> None:
+    made = random_model.folder.path.stat().st_mtime_ns
+    found = prepare_model(None, options().geometry, tmp_path)
+    assert found == random_model
+    assert found.folder.path.stat().st_mtime_ns == made
+    assert "2 layers, hidden 64" in found.about
 
 
-def test_a_given_model_is_measured_as_it_is(source: Source, tmp_path: Path) -> None:
-    words = ["--base_model", str(source.folder.path)]
-    given = prepare(read_options(words), tmp_path, lambda _: None)
-    assert given.folder == source.folder
-    assert given.about == "model"
-    assert given.weights == tmp_path  # where the program itself looks
-    assert given.kept.parent == tmp_path / "bench"
+def test_base_model_is_measured_as_it_is(random_model: BenchModel, tmp_path: Path) -> None:
+    path = random_model.folder.path
+    found = prepare_model(path, options().geometry, tmp_path)
+    assert found.folder == random_model.folder
+    assert found.about == "model"
+    assert found.weights == tmp_path  # where the program itself looks
+    assert found.cache.parent == tmp_path / "bench"
 
 
-def test_the_bound_is_of_int8_weights_and_the_largest_tensor(source: Source) -> None:
-    int8, largest = weight_sizes(source.folder)
+def test_memory_bound_adds_int8_weights_and_the_largest_tensor(random_model: BenchModel) -> None:
+    int8, largest = weight_sizes(random_model.folder)
     assert int8 == options().geometry.nbytes // 2
     assert largest == 320 * 64 * 2
     assert memory_bound(13_000_000_000, 512_000_000) == 15_012_000_000
 
 
-def test_memory_is_for_weights_and_the_longer_of_contexts_and_users(
-    source: Source, monkeypatch: pytest.MonkeyPatch
+def test_memory_includes_the_larger_kv_caches_of_contexts_and_users(
+    random_model: BenchModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     position = 2 * 2 * 2 * 64  # keys and values, float16, layers, hidden
-    config = source.folder.config
-    few = options("--users", "1", "--adapters", "0", "--context", "0,300")
-    assert room.check_memory(config, 1_000, few) == 1_000 + (256 + 768) * position
-    many = options("--users", "1,20", "--adapters", "0", "--context", "0")
-    assert room.check_memory(config, 1_000, many) == 1_000 + 20 * 256 * position
-    monkeypatch.setattr(room, "available_memory", lambda: 1_000)
-    with pytest.raises(SettingsError, match="fewer --layers"):
-        room.check_memory(config, 1_000, few)
+    config = random_model.folder.config
+    check = bench_model.check_memory
+    assert check(config, 1_000, [0, 300], users=1) == 1_000 + (256 + 768) * position
+    assert check(config, 1_000, [0], users=20) == 1_000 + 20 * 256 * position
+    monkeypatch.setattr(bench_model, "available_memory", lambda: 1_000)
+    with pytest.raises(BenchError, match="fewer --layers"):
+        check(config, 1_000, [0, 300], users=1)
 
 
-def test_llama_cpp_is_left_out_where_both_do_not_fit(
-    source: Source, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_llama_cpp_is_left_out_without_memory_or_disk(
+    random_model: BenchModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(room, "available_memory", lambda: 20_000_000_000)
-    room.check_room(source, 1_000_000, 1_000_000)
-    with pytest.raises(PeerMissing, match=r"together take 28\.3 GB and 20\.0 GB"):
-        room.check_room(source, 13_000_000_000, 13_000_000_000)
-    large = Loading(13_000_000_000, 0, 0, LOADING.source, None)
-    with rival.started(source, large, 13_000_000_000, tmp_path, 2, 1) as (found, why):
+    monkeypatch.setattr(bench_model, "available_memory", lambda: 20 * GB)
+    check = bench_model.check_room_for_llama_cpp
+    check(random_model, 1_000_000, 1_000_000)
+    with pytest.raises(PeerMissingError, match=r"together take 28\.3 GB and 20\.0 GB"):
+        check(random_model, 13 * GB, 13 * GB)
+    with decode.started_llama_cpp(random_model, 13 * GB, 13 * GB, tmp_path, 2, 1) as (found, why):
         assert found is None
         assert "not measured, both models together" in why
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Disk", (), {"free": 1_000_000}))
-    with pytest.raises(PeerMissing, match="no room for a file"):
-        room.check_room(source, 1_000_000, 1_000_000)
+    with pytest.raises(PeerMissingError, match="no room for a file"):
+        check(random_model, 1_000_000, 1_000_000)
 
 
-def test_widths_that_q8_0_does_not_take_are_told(tmp_path: Path) -> None:
+def test_widths_that_q8_0_does_not_take_are_an_error(tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp")
-    odd = prepare(options("--hidden", "72"), tmp_path, lambda _: None)
-    wanted = r"llama.cpp: .* multiples of 32. --no_llama_cpp leaves it out"
-    with pytest.raises(PeerError, match=wanted), rival.started(odd, LOADING, 0, tmp_path, 2, 1):
+    odd = prepare(tmp_path, "--hidden", "72")
+    message = r"llama.cpp: .* multiples of 32. --no_llama_cpp leaves it out"
+    baseline = decode.started_llama_cpp(odd, 3_000, 0, tmp_path, 2, 1)
+    with pytest.raises(PeerError, match=message), baseline:
         pass
 
 
-def test_turns_alternate_and_the_first_one_does_not_count() -> None:
-    taken: list[str] = []
-    seconds = forward.in_turn([lambda: taken.append("a"), lambda: taken.append("b")], rounds=2)
-    assert taken == ["a", "b"] * 3
+def test_steps_alternate_and_the_first_one_does_not_count() -> None:
+    calls: list[str] = []
+    seconds = decode.interleave([lambda: calls.append("a"), lambda: calls.append("b")], rounds=2)
+    assert calls == ["a", "b"] * 3
     assert len(seconds) == 2
 
 
-def test_a_batch_leaves_the_caches_as_they_were(model: Llama) -> None:
-    caches = [forward.filled(model, 5, room=1) for _ in range(3)]
+def test_forward_step_leaves_the_caches_unchanged(llama: Llama) -> None:
+    caches = [decode.random_cache(llama, 5, room=1) for _ in range(3)]
     before = contents(caches[0])
-    taken = forward.batch(model, caches, 1)
-    taken()
-    taken()
+    step = decode.next_tokens(llama, caches, 1)
+    step()
+    step()
     assert [cache.length for cache in caches] == [5, 5, 5]
     assert all(stored.isfinite().all() for stored in before)
-    for stored, kept in zip(contents(caches[0]), before, strict=True):
-        assert torch.equal(stored, kept)
+    for stored, expected in zip(contents(caches[0]), before, strict=True):
+        assert torch.equal(stored, expected)
 
 
 def contents(cache: SequenceCache) -> list[Tensor]:
@@ -213,54 +204,54 @@ def contents(cache: SequenceCache) -> list[Tensor]:
 
 
 def test_users_are_spread_over_the_adapters_side_by_side(
-    model: Llama, monkeypatch: pytest.MonkeyPatch
+    llama: Llama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[list[SequenceSlice]] = []
-    monkeypatch.setattr(model, "forward", lambda spans: asked.append(list(spans)))
-    monkeypatch.setattr(forward, "in_turn", lambda turns, _: [turn() or 0.5 for turn in turns])
-    found = forward.measure_adapters(model, [0, 2, 5], users=4, steps=1)
-    assert [(row.adapters, row.users, row.tokens_per_second) for row in found] == [
+    batches: list[list[SequenceSlice]] = []
+    monkeypatch.setattr(llama, "forward", lambda slices: batches.append(list(slices)))
+    monkeypatch.setattr(decode, "interleave", lambda steps, _: [step() or 0.5 for step in steps])
+    found = decode.measure_adapters(llama, [0, 2, 5], users=4, steps=1)
+    assert [(row["adapters"], row["users"], row["tokens_per_second"]) for row in found] == [
         (0, 5, 10), (2, 5, 10), (5, 5, 10),
     ]  # fmt: skip
-    groups = [[id(span.lora) for span in spans] for spans in asked]
+    groups = [[id(part.lora) for part in batch] for batch in batches]
     assert [len(set(group)) for group in groups] == [1, 2, 5]
-    assert asked[0][0].lora is None
+    assert batches[0][0].lora is None
     assert groups[1] == sorted(groups[1], key=groups[1].index)
-    pairs = asked[1][0].lora.pairs if asked[1][0].lora else {}
+    pairs = batches[1][0].lora.pairs if batches[1][0].lora else {}
     assert len(pairs) == 7 * GROUPED.num_layers
     assert {len(pair.scale) for pair in pairs.values()} == {16}
 
 
-def test_a_token_reads_every_linear_layer_and_no_embedding(model: Llama) -> None:
-    linears = [x.linear for layer in model.layers for x in (layer.qkv, layer.o, layer.gate_up,
+def test_token_reads_every_linear_layer_and_no_embedding(llama: Llama) -> None:
+    linears = [x.linear for layer in llama.layers for x in (layer.qkv, layer.o, layer.gate_up,
         layer.down)]  # fmt: skip
-    expected = sum(x.packed.nbytes + x.scale.nbytes for x in [*linears, model.lm_head])
-    assert alone.bytes_a_token(model) == expected
+    expected = sum(x.packed.nbytes + x.scale.nbytes for x in [*linears, llama.lm_head])
+    assert decode.bytes_per_token(llama) == expected
 
 
-@pytest.mark.parametrize("places", memory.PLACES)
-def test_the_reader_reads_every_word(places: int) -> None:
+@pytest.mark.parametrize("places", memory_bandwidth.PLACES)
+def test_read_loop_reads_every_word(places: int) -> None:
     words = np.random.default_rng(0).integers(1 << 60, size=60)
-    assert memory.loop(places)(words) == reduce(xor, words.tolist())
+    assert memory_bandwidth.read_loop(places)(words) == reduce(xor, words.tolist())
 
 
-def test_a_readers_attempt_is_a_speed() -> None:
-    with memory.reading(threads=2, nbytes=1 << 20) as reader:
-        assert reader.attempt() > 0
+def test_reader_measures_a_speed() -> None:
+    with memory_bandwidth.memory_reader(threads=2, nbytes=1 << 20) as reader:
+        assert reader.bytes_per_second() > 0
 
 
-def figures(llama_cpp_ms: float | None = 3.0) -> Figures:
+def figures(llama_cpp_ms: float | None = 3.0) -> ScaleFigures:
     ratio = llama_cpp_ms and llama_cpp_ms / 2
-    return Figures(
+    return ScaleFigures(
         machine="a machine", model="a model", threads=2, steps=16, behind=128, loading=LOADING,
-        alone=Alone(2.0, 10**9, 5e11, 10**12, 0.5, "why", llama_cpp_ms, ratio),
-        contexts=[AtContext(512, 12.5, 250)],
-        users=[WithUsers(4, 20, 200)],
-        adapters=[WithAdapters(12, 16, 40, 400)],
+        alone=SingleUser(2.0, 10**9, 5e11, 10**12, 0.5, "why", llama_cpp_ms, ratio),
+        contexts=[{"context": 512, "ms": 12.5, "prefill_tokens_per_second": 250.0}],
+        users=[{"users": 4, "ms": 20.0, "tokens_per_second": 200.0}],
+        adapters=[{"adapters": 12, "users": 16, "ms": 40.0, "tokens_per_second": 400.0}],
     )  # fmt: skip
 
 
-def test_the_tables_have_a_line_for_each_figure() -> None:
+def test_tables_have_a_line_for_each_figure() -> None:
     lines = [" ".join(line.split()) for line in tables(figures()).splitlines()]
     assert "from the model's files 2.50 0.000 0.000" in lines
     assert "from the cache of int8 weights 0.500 0.000 0.000 MORE THAN IT MAY" in lines
@@ -272,7 +263,7 @@ def test_the_tables_have_a_line_for_each_figure() -> None:
     assert lines[-1].startswith("Medians; GB are 10^9 bytes. a machine, 2 threads; a model;")
 
 
-def test_the_tables_say_what_was_not_measured() -> None:
+def test_tables_say_what_was_not_measured() -> None:
     found = figures(llama_cpp_ms=None)
     found = dataclasses.replace(found, loading=dataclasses.replace(LOADING, cache=None))
     text = tables(found)
@@ -282,31 +273,33 @@ def test_the_tables_say_what_was_not_measured() -> None:
 
 
 @pytest.mark.slow
-def test_all_of_it_in_json(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+def test_scale_measures_everything_as_json(run: Start, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*TINY, *FEW, "--no_llama_cpp", "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told.keys() == {field.name for field in dataclasses.fields(Figures)}
-    loading = told["loading"]
+    printed = json.loads(capsys.readouterr().out)
+    assert printed.keys() == {field.name for field in dataclasses.fields(ScaleFigures)}
+    loading = printed["loading"]
     assert loading["bound_bytes"] == memory_bound(loading["int8_bytes"], loading["largest_bytes"])
     for kind in ("source", "cache"):
         assert loading[kind]["in_bounds"]
         assert 100_000_000 < loading[kind]["peak_bytes"] <= loading["bound_bytes"]
-    assert told["alone"]["llama_cpp_ms"] is None
-    assert 0 < told["alone"]["share"] < 1
-    assert [row["context"] for row in told["contexts"]] == [0, 70]
-    assert [row["users"] for row in told["users"]] == [1, 2]
-    assert [(row["adapters"], row["users"]) for row in told["adapters"]] == [(0, 3), (3, 3)]
-    rows = [*told["contexts"], *told["users"], *told["adapters"]]
+    assert printed["alone"]["llama_cpp_ms"] is None
+    assert 0 < printed["alone"]["share"] < 1
+    assert [row["context"] for row in printed["contexts"]] == [0, 70]
+    assert [row["users"] for row in printed["users"]] == [1, 2]
+    assert [(row["adapters"], row["users"]) for row in printed["adapters"]] == [(0, 3), (3, 3)]
+    rows = [*printed["contexts"], *printed["users"], *printed["adapters"]]
     assert all(row["ms"] > 0 for row in rows)
 
 
 @pytest.mark.slow
-def test_llama_cpp_takes_turns_with_ours(source: Source, model: Llama, tmp_path: Path) -> None:
+def test_llama_cpp_takes_turns_with_this_program(
+    random_model: BenchModel, llama: Llama, tmp_path: Path
+) -> None:
     pytest.importorskip("xllamacpp")
-    with rival.started(source, LOADING, 0, tmp_path, 2, 2) as (found, about):
+    with decode.started_llama_cpp(random_model, 3_000, 0, tmp_path, 2, 2) as (found, about):
         assert found is not None
         assert "Q8_0" in about
-        with memory.reading(threads=1, nbytes=1 << 20) as reader:
-            measured = alone.measure_alone(model, reader, found, about, steps=2)
+        with memory_bandwidth.memory_reader(threads=1, nbytes=1 << 20) as reader:
+            measured = decode.measure_single_user(llama, reader, found, about, steps=2)
     assert measured.llama_cpp_ms is not None
     assert measured.times_as_fast == pytest.approx(measured.llama_cpp_ms / measured.ms)

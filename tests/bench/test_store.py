@@ -1,4 +1,4 @@
-"""`bench/store.py`: everything is measured, and told as JSON or as a table."""
+"""`bench/store.py` measures every job, and prints JSON or a table."""
 
 from __future__ import annotations
 
@@ -7,19 +7,12 @@ import json
 import pytest
 
 from bench import store
+from tests.bench.conftest import Start
 
 
-def start(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr("bench.ending.end_cleanly", lambda: None)
-    monkeypatch.setattr("sys.argv", ["bench/store.py", *words])
-    return store.main()
-
-
-def test_everything_is_measured(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_store_measures_every_job(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
     few = ["--chats", "2", "--messages", "4", "--rounds", "1"]
-    assert start(monkeypatch, *few, "--json") == 0
+    assert start(store, *few, "--json") == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["database"] == "SQLite"
     assert figures["file"]["characters"] > 2 * 4 * store.LENGTH
@@ -28,13 +21,11 @@ def test_everything_is_measured(
     for job in jobs:
         assert figures[job]["ms"] > 0
         assert figures[job]["save_wait_ms"] > 0
-    assert start(monkeypatch, *few) == 0
+    assert start(store, *few) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + len(jobs)
 
 
-def test_a_database_that_is_not_there(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert start(monkeypatch, "--database_url", "postgresql://127.0.0.1:1/none") == 1
+def test_missing_database_is_one_sentence(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    assert start(store, "--database_url", "postgresql://127.0.0.1:1/none") == 1
     assert "Check --database_url" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Quantised weights on disk: the same model, sooner; and never an old or a torn one."""
+"""The cache of quantised weights: the same model, and never an outdated or torn entry."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ def with_biases(folder: Path) -> Path:
 
 
 def load(source: Path, cache: Path, quantization: str = "8bit") -> tuple[Llama, list[float]]:
-    """The model through the cache, which is written at once instead of later."""
+    """The model, loaded through the cache; its entry is written at once."""
     folder = read_model_folder(source)
     shares: list[float] = []
-    kept = WeightCache(cache, folder)
-    kept.save_later = kept.save  # type: ignore[method-assign]
+    weight_cache = WeightCache(cache, folder)
+    weight_cache.save_later = weight_cache.save  # type: ignore[method-assign]
     model = load_model(
         folder, quantization=quantization, device="cpu", context_length=None,
-        progress=shares.append, cache=kept,
+        progress=shares.append, cache=weight_cache,
     )  # fmt: skip
     return model, shares
 
 
-def no_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("the source was read")
 
     monkeypatch.setattr("model.weight_loader.read_tensors", refuse)
 
 
-def assert_same(one: Llama, other: Llama) -> None:
-    for (_, parts), (_, others) in zip(model_parts(one), model_parts(other), strict=True):
+def assert_same(model: Llama, other: Llama) -> None:
+    for (_, parts), (_, others) in zip(model_parts(model), model_parts(other), strict=True):
         assert parts.keys() == others.keys()
         for name, tensor in parts.items():
             assert torch.equal(tensor, others[name]), name
@@ -67,7 +67,7 @@ def test_second_start_does_not_read_the_source(
 ) -> None:
     first, _ = load(source, tmp_path / "cache")
     assert any(bool(layer.qkv.linear.bias.any()) for layer in first.layers)  # type: ignore[attr-defined]
-    no_reading(monkeypatch)
+    forbid_reading(monkeypatch)
     second, shares = load(source, tmp_path / "cache")
     assert_same(first, second)
     assert shares == sorted(shares)
@@ -79,7 +79,7 @@ def test_changed_source_is_read_again_and_the_old_entry_goes(source: Path, tmp_p
     changed = with_biases(make_folder(tmp_path / "other", seed=5, attention_bias=True))
     shutil.copy(changed / "model.safetensors", source / "model.safetensors")
     model, _ = load(source, tmp_path / "cache")
-    assert_same(model, load(changed, tmp_path / "elsewhere")[0])
+    assert_same(model, load(changed, tmp_path / "other_cache")[0])
     assert len(list((tmp_path / "cache" / "weights").iterdir())) == 1
 
 
@@ -89,20 +89,20 @@ def test_two_sources_have_an_entry_each(source: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache" / "weights").iterdir())) == 2
 
 
-@pytest.mark.parametrize("harm", ["torn", "missing", "interrupted"])
-def test_entry_that_is_not_whole_is_not_used(source: Path, tmp_path: Path, harm: str) -> None:
+@pytest.mark.parametrize("damage", ["torn", "missing", "interrupted"])
+def test_damaged_entry_is_not_used(source: Path, tmp_path: Path, damage: str) -> None:
     first, _ = load(source, tmp_path / "cache")
     (entry,) = (tmp_path / "cache" / "weights").iterdir()
     file = entry / "layer-001.safetensors"
-    if harm == "torn":
+    if damage == "torn":
         file.write_bytes(file.read_bytes()[:-7])
-    elif harm == "missing":
+    elif damage == "missing":
         file.unlink()
     else:
         (entry / DONE).unlink()
     again, _ = load(source, tmp_path / "cache")
     assert_same(first, again)
-    assert_same(first, load(source, tmp_path / "cache")[0])  # and has been mended
+    assert_same(first, load(source, tmp_path / "cache")[0])  # the entry was written again
 
 
 def test_full_disk_means_no_entry_and_no_failure(
@@ -119,15 +119,15 @@ def test_folder_that_cannot_be_written_is_no_failure(source: Path, tmp_path: Pat
     load(source, tmp_path / "cache")
 
 
-def test_tensors_are_let_go_one_by_one(source: Path) -> None:
-    """Or a shard of 5 GB would stay in memory as long as it is read."""
+def test_tensors_are_freed_one_by_one(source: Path) -> None:
+    """Else a shard of 5 GB would stay in memory while it is read."""
     import gc
     import weakref
 
-    gone: list[weakref.ref[torch.Tensor]] = []
+    references: list[weakref.ref[torch.Tensor]] = []
     for _, tensor in read_tensors(read_model_folder(source).weight_files):
-        assert sum(ref() is not None for ref in gone) <= 1
-        gone.append(weakref.ref(tensor))
+        assert sum(ref() is not None for ref in references) <= 1
+        references.append(weakref.ref(tensor))
     del tensor
     gc.collect()
-    assert not any(ref() is not None for ref in gone)
+    assert not any(ref() is not None for ref in references)

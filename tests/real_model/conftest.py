@@ -16,7 +16,7 @@ from tests.web.app_server import serving
 from tests.web.browser import PATIENCE
 from training.job import TrainingRunner
 from web.access import AccessPolicy
-from web.ui.train.service import TrainingService
+from web.training.service import TrainingService
 
 
 @pytest.fixture(autouse=True)

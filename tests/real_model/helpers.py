@@ -1,4 +1,4 @@
-"""What the tests of the whole way share: pictures for the README, and greedy replies."""
+"""What the tests of the whole way share: pictures for the documents, and greedy replies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.web.browser import Chat
 
 
 def keep(chat: Chat, name: str) -> None:
-    """A picture for the README, where `SCREENSHOTS` names a folder for them."""
+    """A picture for the documents, where `SCREENSHOTS` names a folder for them."""
     folder = os.environ.get("SCREENSHOTS")
     if folder:
         chat.page.evaluate("window.scrollTo(0, 0)")

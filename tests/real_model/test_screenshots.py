@@ -1,4 +1,4 @@
-"""The page as the README shows it: desktop and phone, light and dark, by the real model.
+"""The page as the README and docs/ show it: desktop and phone, light and dark, by the real model.
 
 `SCREENSHOTS=docs/images` keeps the pictures. What they show is tested in any case.
 """

@@ -18,7 +18,7 @@ from web import page_middleware
 from web.access import AccessPolicy
 from web.listen_socket import bind
 from web.public_link.limits import LinkRules, PublicLink
-from web.ui.train.service import TrainingService
+from web.training.service import TrainingService
 
 
 @dataclass

@@ -154,7 +154,7 @@ def test_actions_with_texts_of_300_kilobytes(mallory: Caller, kind: str) -> None
         answer = mallory.call(kind, **{**BODIES[kind], name: "x" * 300_000})
         assert refused(answer)[0] == 400
     if "form" in BODIES[kind]:
-        for name in ("adapter", "template", "system", "filled", "upload", "train_name"):
+        for name in ("adapter", "template", "system", "loaded_chat", "upload", "train_name"):
             if name in BODIES[kind]["form"]:
                 form = {**BODIES[kind]["form"], name: "x" * 300_000}
                 assert refused(mallory.call(kind, **{**BODIES[kind], "form": form}))[0] == 400
@@ -163,7 +163,7 @@ def test_actions_with_texts_of_300_kilobytes(mallory: Caller, kind: str) -> None
 @pytest.mark.parametrize("kind", BY_ID)
 def test_actions_with_ids_of_another_visitor(anna: Caller, mallory: Caller, kind: str) -> None:
     (chat,) = anna.chats()
-    for number in (anna.form["filled"], *(one["id"] for one in chat["messages"]), anna.tab):
+    for number in (anna.form["loaded_chat"], *(one["id"] for one in chat["messages"]), anna.tab):
         answer = mallory.call(kind, **{**BODIES[kind], "id": number})
         assert said(answer)
         assert answer.status_code in (400, 404)
@@ -176,7 +176,7 @@ def test_actions_in_the_tab_of_another_visitor(page: Served, anna: Caller, kind:
     assert anna.stream
     count = len(anna.stream.events)
     with Caller(page.own, tab=anna.tab) as mallory:
-        mallory.headers["X-Linly-Chat"] = anna.form["filled"]
+        mallory.headers["X-Linly-Chat"] = anna.form["loaded_chat"]
         answer = mallory.call(kind, **BODIES[kind])
         assert said(answer).startswith("This chat is not here")
         mallory.headers.pop("X-Linly-Chat")
@@ -192,7 +192,7 @@ def test_actions_in_the_tab_of_another_visitor(page: Served, anna: Caller, kind:
 def test_actions_with_ids_that_were_deleted(page: Served, kind: str) -> None:
     with Caller(page.own) as caller:
         question, reply = caller.begin("hello")
-        chat = caller.form["filled"]
+        chat = caller.form["loaded_chat"]
         assert said(caller.call("delete", id=chat)) == ""
         for number in (chat, question, reply):
             if (kind, number) == ("undo", chat):
@@ -275,7 +275,7 @@ def test_actions_out_of_order(mallory: Caller, act: Callable[[Caller], httpx.Res
 def test_actions_twice(page: Served) -> None:
     with Caller(page.own) as caller:
         question, reply = caller.begin("hello")
-        chat = caller.form["filled"]
+        chat = caller.form["loaded_chat"]
         for kind, values in (
             ("stop", {}), ("rename", {"id": chat, "title": "one"}), ("branch", {"id": question}),
             ("choose", {"id": reply}), ("settings", {"form": caller.form}), ("new_chat", {}),

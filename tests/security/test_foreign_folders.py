@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 import torch
 
+from model.base_resolver import base_name
 from model.config.settings import CHECKOUT, read_settings
 from model.display import MAX_DESCRIPTION
 from model.folders import weights as weights_module
 from model.folders.model_folder import MAX_SIZES, read_model_folder
 from model.folders.weights import LARGE, list_tensors, read_tensors
 from model.serving.adapter_registry import AdapterRegistry
-from model.serving.local_backend import base_name
 from model.text.prompt import PromptTemplate, load_templates
 from model.text.tokenizer_files import read_tokenizer
 from model.types import LinlyError, Message, ModelFolderError, RequestError
@@ -402,10 +402,10 @@ READ = """
 import sys
 from pathlib import Path
 from model.text.tokenizer_files import read_tokenizer
-from model.text.tokenizer import Run
+from model.text.tokenizer import TextSpan
 from model.types import LinlyError
 try:
-    read_tokenizer(Path(sys.argv[1]))[0].encode([Run("a" * 200_000, control=False)])
+    read_tokenizer(Path(sys.argv[1]))[0].encode([TextSpan("a" * 200_000, control=False)])
     print("read")
 except LinlyError as error:
     print(error)

@@ -207,7 +207,7 @@ def test_adapters_change_for_the_next_reply() -> None:
     [
         ("/adapter pirat", "There is no adapter pirat. Did you mean pirate?"),
         ("/adapter xyz", "There is no adapter xyz. /adapter lists them."),
-        ("/adapter torn", "The adapter torn is broken: "),
+        ("/adapter torn", "The adapter 'torn' is broken: "),
         ("/sytem hello", "There is no command /sytem. Did you mean /system?"),
         ("/home/me/notes", "There is no command /home/me/notes. /help lists them; //home/me"),
         ("/", "There is no command /."),

@@ -119,7 +119,7 @@ def test_the_default_model_with_and_without_an_adapter(default_folder: Path) -> 
 FAKE = """
 import itertools, sys, threading
 import inference_LLaMA
-from terminal import opening
+from terminal import startup
 from tests.fake import FakeEngine, echo, fake_load
 
 def counts(prompt, request):
@@ -131,7 +131,7 @@ def counts(prompt, request):
         threading.Event().wait(0.01)
 
 fake = fake_load(FakeEngine(counts))
-opening.load_local = lambda settings, report, adapters: fake(settings, report)
+startup.load_local = lambda settings, report, adapters: fake(settings, report)
 sys.exit(inference_LLaMA.main(sys.argv[1:]))
 """
 

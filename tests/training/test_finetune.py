@@ -445,7 +445,7 @@ def test_two_trainings_do_not_share_a_folder(tmp_path: Path) -> None:
     [
         (["--data_path", "nowhere.jsonl"], 1, "There is no file nowhere.jsonl"),
         (["--base_model", "nowhere"], 1, "There is no model folder nowhere"),
-        (["--prompt_template_name", "alpacca"], 2, "There is no template 'alpacca'"),
+        (["--prompt_template_name", "alpacca"], 2, "There is no prompt template 'alpacca'"),
         (["--val_set_size", "2000"], 2, "leaves nothing to learn of 40 chats"),
         (["--quantization", "8bit"], 2, "needs a CUDA GPU"),
         (["--cutoff_len", "4"], 1, "40 of 40 rows"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from model.tensor_names import LINEAR_MODULES
 from model.types import SettingsError
-from training.hyperparameters import LINEAR, Hyperparameters, held_out_size, resolve
+from training.hyperparameters import Hyperparameters, held_out_size, resolve
 from training.options import read_options
 
 
@@ -74,7 +75,7 @@ def test_flags_of_old_commands_are_taken() -> None:
         read_options(["--data_path", "d", "--lora_target_modules", "all"]).hyperparameters[
             "lora_target_modules"
         ]
-        == LINEAR
+        == LINEAR_MODULES
     )
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from model.translations import LocalizedText, verbatim
 from tests.training.fake_finetune import command, until
 from training.events import HeldOut, Note, Stage, Step, TrainingEnded, from_line, to_line
 from training.job import (
-    OUT_OF_MEMORY,
     BusyTrainingError,
     Job,
     StartError,
@@ -24,7 +24,7 @@ from training.job import (
 
 EVENTS = (
     Stage("data"),
-    Note("3 chats to learn"),
+    Note(verbatim("3 chats to learn")),
     HeldOut(0, 4.0),
     Stage("training"),
     Step(1, 4, 0.5, 3.5, 100.0, 9.0),
@@ -32,7 +32,7 @@ EVENTS = (
     HeldOut(2, 2.0),
 )
 LINES = [*map(to_line, EVENTS)]
-DONE = to_line(TrainingEnded("adapters/mine", "mine is ready"))
+DONE = to_line(TrainingEnded("adapters/mine", verbatim("mine is ready")))
 
 
 @contextmanager
@@ -74,11 +74,11 @@ def test_a_training_is_followed_to_its_end(tmp_path: Path) -> None:
         job = job_of(trainings)
         assert job.running
         assert trainings.running
-        assert (job.stage, job.notes) == ("training", ("3 chats to learn",))
+        assert (job.stage, job.notes) == ("training", (verbatim("3 chats to learn"),))
         assert job.losses == ((1, 3.5), (2, 2.5))
         (tmp_path / "go").touch()
         job = ended(trainings)
-    assert (job.phase, job.text) == ("done", "mine is ready")
+    assert (job.phase, job.text) == ("done", verbatim("mine is ready"))
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_cancelling_ends_it_with_what_it_says(tmp_path: Path) -> None:
         trainings.cancel()
         job = ended(trainings)
     assert job.phase == "stopped"
-    assert job.text == "Interrupted after step 2 of 4. The same command goes on."
+    assert str(job.text) == "Interrupted after step 2 of 4. The same command goes on."
 
 
 def test_cancelling_twice_does_not_cost_the_checkpoint(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_cancelling_twice_does_not_cost_the_checkpoint(tmp_path: Path) -> None:
     trainings.cancel()
     trainings.cancel()
     trainings.close()
-    assert (job_of(trainings).phase, job_of(trainings).text) == ("stopped", "1 signal")
+    assert (job_of(trainings).phase, job_of(trainings).text) == ("stopped", verbatim("1 signal"))
 
 
 def test_a_process_that_cannot_be_started_is_no_training(tmp_path: Path) -> None:
@@ -138,19 +138,22 @@ def test_bytes_that_are_no_text_do_not_hide_its_end(tmp_path: Path) -> None:
     )
     trainings = TrainingRunner(command=lambda flags: [sys.executable, "-c", told])
     trainings.start("mine", tmp_path, [])
-    assert ended(trainings).text.endswith("no good")
+    assert str(ended(trainings).text).endswith("no good")
 
 
 def test_a_failure_shows_its_reason(tmp_path: Path) -> None:
     with started([*LINES, "<fail>"], tmp_path) as trainings:
         job = ended(trainings)
-    assert (job.phase, job.text) == ("failed", "The training has diverged. Lower the rate.")
+    assert (job.phase, job.text) == (
+        "failed",
+        verbatim("The training has diverged. Lower the rate."),
+    )
 
 
 def test_what_the_system_kills_is_told_so(tmp_path: Path) -> None:
     with started(["<kill>"], tmp_path) as trainings:
         job = ended(trainings)
-    assert (job.phase, job.text) == ("failed", OUT_OF_MEMORY)
+    assert (job.phase, job.text) == ("failed", LocalizedText("training_killed"))
 
 
 def test_the_end_of_the_program_ends_it(tmp_path: Path) -> None:
@@ -173,7 +176,7 @@ def test_it_gives_way_and_its_memory_is_bounded(tmp_path: Path) -> None:
     trainings = TrainingRunner(command=lambda flags: [sys.executable, "-c", told])
     trainings.start("mine", tmp_path, [])
     (note,) = ended(trainings).notes
-    niceness, most = map(int, note.strip("[]").split(","))
+    niceness, most = map(int, str(note).strip("[]").split(","))
     assert niceness == os.nice(0) + 10
     assert 0 < most < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
@@ -182,7 +185,7 @@ def test_the_environment_is_added_to(tmp_path: Path) -> None:
     told = "import json, os; print(json.dumps({'event': 'Note', 'text': os.environ['LINLY_X']}))"
     trainings = TrainingRunner({"LINLY_X": "here"}, lambda flags: [sys.executable, "-c", told])
     trainings.start("mine", tmp_path, [])
-    assert ended(trainings).notes == ("here",)
+    assert ended(trainings).notes == (verbatim("here"),)
 
 
 def test_what_is_run_is_the_command_that_people_run() -> None:

@@ -30,7 +30,7 @@ def test_the_first_chats_are_shown_with_what_is_learned(tmp_path: Path, tiny_fol
     path = write(tmp_path / "d.jsonl", *(row(f"x = {n}", "你好 <|im_end|>") for n in range(5)), 3)
     seen = preview(path, MODEL, tokenizer, 100)
     assert (seen.count, seen.bad, len(seen.chats)) == (5, 1, 3)
-    assert seen.reasons.startswith("line 6: a number")
+    assert str(seen.reasons[0]).startswith("line 6: a number")
     assert seen.chats[1] == (
         Piece("<|im_start|>user\nx = 1<|im_end|>\n<|im_start|>assistant\n", learned=False),
         Piece("你好 <|im_end|><|im_end|>", learned=True),

@@ -19,7 +19,7 @@ from web.http_protocol import server_config
 from web.listen_socket import bind
 from web.public_link.limits import PublicLink
 from web.server import build_app
-from web.ui.train.service import TrainingService
+from web.training.service import TrainingService
 
 
 @contextmanager

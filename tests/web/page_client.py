@@ -20,7 +20,7 @@ from web.ui.presets import FIRST, MAX_TOKENS, PRESETS
 
 SECONDS = 30.0  # a bound, not a measure
 FORM: dict[str, Any] = {
-    "filled": "", "adapter": "", "scale": 1.0, "template": "", "system": "",
+    "loaded_chat": "", "adapter": "", "scale": 1.0, "template": "", "system": "",
     **vars(PRESETS[FIRST]), "max_tokens": MAX_TOKENS, "seed": -1,
 }  # fmt: skip
 Event = dict[str, Any]
@@ -126,7 +126,7 @@ class Caller:
         chat: the one that the page's address names.
         cookies: more of them.
 
-    `form` is what the page's controls say; its `filled` follows the answers, as the page does.
+    `form` is what the page's controls say; its `loaded_chat` follows the answers, as the page does.
     """
 
     def __init__(self, url: str, tab: str | None = None, known: bool = True, chat: str = "",
@@ -185,8 +185,8 @@ class Caller:
         # As Python writes JSON: it has numbers that others refuse.
         body = json.dumps(values, ensure_ascii=False).encode("utf-8", "surrogatepass")
         answer = self.post(f"/page/actions/{kind}", body)
-        if answer.status_code == 200 and answer.json()["filled"] is not None:
-            self.form["filled"] = answer.json()["filled"]
+        if answer.status_code == 200 and answer.json()["loaded_chat"] is not None:
+            self.form["loaded_chat"] = answer.json()["loaded_chat"]
         return answer
 
     def formed(self, **controls: Any) -> dict[str, Any]:

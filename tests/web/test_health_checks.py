@@ -62,7 +62,8 @@ def clock() -> Clock:
 
 
 def problem(checks: HealthChecks) -> str | None:
-    return asyncio.run(checks.problem())
+    found = asyncio.run(checks.problem())
+    return str(found) if found else None
 
 
 def checked(part: Callable[[], None], clock: Clock | None = None) -> HealthChecks:
@@ -82,7 +83,7 @@ def test_the_first_problem_is_reported(part: Part) -> None:
         [HealthCheck("A", Part()), HealthCheck("B", part), HealthCheck("C", other)]
     )
     assert problem(checks) == "The disk with chats is full. Make room."  # and no path
-    assert checks.wait_for_problem() == "The disk with chats is full. Make room."
+    assert str(checks.wait_for_problem()) == "The disk with chats is full. Make room."
     assert problem(checked(other)) == "The chat store failed: KeyError"
 
 

@@ -57,11 +57,11 @@ def router(manager: ModelManager, access: AccessPolicy, keys: KeyAttempts) -> AP
 
     def with_admin_key(request: Request) -> None:
         if access.admin_key is None:
-            raise ForbiddenError("There is no admin key", "Start the program with --admin_key.")
+            raise ForbiddenError("no_admin_key")
         key = bearer(request.headers)
         if not access.allows_admin(key):
             keys.failed(request.scope, key)
-            raise ForbiddenError("This takes the admin key", "Send it as a Bearer token.")
+            raise ForbiddenError("admin_key_required")
 
     admin = Admin(manager)
     routes = APIRouter(

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteException
 
+from model.translations import verbatim
 from model.types import LinlyError, RequestError
 
 RETRY_SECONDS = 5  # where the error does not know better
@@ -34,8 +35,8 @@ class WrongMethodError(LinlyError):
     http_status = 405
     code = "method_not_allowed"
 
-    def __init__(self, message: str, allowed: Iterable[str]) -> None:
-        super().__init__(message)
+    def __init__(self, path: str, method: str, allowed: Iterable[str]) -> None:
+        super().__init__("path_without_method", path=path, method=method)
         self.allowed = ", ".join(sorted(allowed))
 
 
@@ -93,9 +94,10 @@ def _answer_unreadable(_: Request, error: StarletteException) -> JSONResponse:
     """What FastAPI says of a body that it cannot read, the gate of one that is too large, and the
     page's folder of a file that is not there."""
     if error.status_code == NoSuchRouteError.http_status:
-        return as_response(NoSuchRouteError("There is nothing here"))
+        return as_response(NoSuchRouteError("not_found"))
     too_large = error.status_code == TooLargeError.http_status
-    return as_response(TooLargeError(error.detail) if too_large else RequestError(error.detail))
+    text = verbatim(error.detail)
+    return as_response(TooLargeError(text) if too_large else RequestError(text))
 
 
 def _answer_invalid(_: Request, error: RequestValidationError) -> JSONResponse:

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from model.serving.manager import ModelManager
+from model.translations import LocalizedText
 from model.types import Phase, Status
 from web.api import response_models
 from web.health_checks import HealthChecks
@@ -61,7 +62,7 @@ def router(manager: ModelManager, metrics: Metrics, checks: HealthChecks) -> API
     return routes
 
 
-def health(status: Status, problem: str | None = None) -> dict[str, Any]:
+def health(status: Status, problem: LocalizedText | None = None) -> dict[str, Any]:
     """The body of /health; with a `problem`, a model that is ready cannot be used."""
     failed = status.phase is Phase.FAILED or problem is not None
     state = "error" if failed else "ready" if status.ready else "loading"
@@ -74,5 +75,5 @@ def health(status: Status, problem: str | None = None) -> dict[str, Any]:
         "quantization": status.quantization,
         "running": status.running,
         "waiting": status.waiting,
-        "error": status.error or problem,
+        "error": str(error) if (error := status.error or problem) else None,
     }

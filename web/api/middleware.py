@@ -52,13 +52,13 @@ class ApiAuthMiddleware:
             await self._check_key(scope, key)
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > MAX_BODY_BYTES:
-            raise TooLargeError(TOO_LARGE)
+            raise TooLargeError("request_too_large", max_bytes=MAX_BODY_BYTES)
 
     async def _check_key(self, scope: Scope, key: str) -> None:
         self._keys.check(scope, key)
         if not await self._allows(scope, key):
             self._keys.failed(scope, key)
-            raise KeyRefusedError(*self._refused(scope))
+            raise KeyRefusedError(self._refused(scope))
 
     async def _allows(self, scope: Scope, key: str) -> bool:
         access = self._access
@@ -66,13 +66,10 @@ class ApiAuthMiddleware:
             return await access.checker.in_thread(access.allows_api, scope, key)
         return access.allows_api(scope, key)
 
-    def _refused(self, scope: Scope) -> tuple[str, str]:
+    def _refused(self, scope: Scope) -> str:
         if self._access.keys(scope):
-            return "The API key is missing or wrong", "Send it as a Bearer token."
-        return (
-            "Without a key the API answers only the machine that it runs on",
-            "Start the program with --api_key, or with --api_without_key.",
-        )
+            return "api_key_wrong"
+        return "api_closed"
 
 
 class KeyAttempts:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from model.text.tokenizer import REPLACEMENT
+from model.translations import LocalizedText
 from model.types import Delta, EngineError, FinishReason, NotReadyError, Stats, TokenLogprob
 
 Json = dict[str, Any]
@@ -60,7 +61,7 @@ class ResponseFormatter(ABC):
         """
         for last in (deltas[-1] for deltas in replies):
             if last.finish_reason is FinishReason.ABORT:
-                raise NotReadyError(last.error or ENDING)
+                raise NotReadyError(last.error or "shutting_down")
             if last.error:
                 raise EngineError(last.error)
         choices = [self._whole_choice(index, deltas) for index, deltas in enumerate(replies)]
@@ -94,7 +95,7 @@ class ResponseFormatter(ABC):
     def _event_of(self, index: int, delta: Delta) -> bytes:
         if delta.error or delta.finish_reason is FinishReason.ABORT:
             # An abort that somebody is there to read was not the reader's own: a shutdown.
-            return failure(delta.error or ENDING)
+            return failure(str(delta.error or LocalizedText("shutting_down")))
         if delta.finish_reason or delta.logprobs:
             return self._chunk([self._chunk_choice(index, delta)])
         before, after = self._frame(index)

@@ -97,11 +97,11 @@ class RequestMessage(RequestBody):
             RequestError: there is something else in it.
         """
         if self.tool_calls:
-            raise RequestError("Tools are not served here", "Leave tool_calls out.")
+            raise RequestError("tool_calls_unsupported")
         role = "system" if self.role == "developer" else self.role
         if isinstance(self.content, list):
             if any(part.type != "text" for part in self.content):
-                raise RequestError("Only text is understood in a message's content")
+                raise RequestError("content_not_text")
             return Message(role, "".join(part.text or "" for part in self.content))
         return Message(role, self.content or "")
 
@@ -210,16 +210,15 @@ class ChatCompletion(Generation):
             RequestError
         """
         if self.tools or self.functions:
-            raise RequestError("Tools are not served here", "Leave tools and functions out.")
+            raise RequestError("tools_unsupported")
         if self.response_format and self.response_format.type != "text":
             raise RequestError(
-                "No response_format but text is served here",
-                "Ask for the form in a message, or use an adapter that keeps it.",
+                "response_format_unsupported",
             )
         letters = sum(message.letters for message in self.messages)
         _check_size(letters * self.choices)
         if self.top_logprobs and not self.logprobs:
-            raise RequestError("top_logprobs goes with logprobs", "Send logprobs: true with it.")
+            raise RequestError("top_logprobs_without_logprobs")
 
     def to_sampling(self) -> Sampling:
         wanted = (self.top_logprobs or 0) if self.logprobs else None
@@ -245,15 +244,15 @@ class TextCompletion(Generation):
             RequestError
         """
         if self.suffix:
-            raise RequestError("suffix is not served here", "Leave it out.")
+            raise RequestError("suffix_unsupported")
         if self.best_of not in (None, 1, self.choices):
-            raise RequestError("best_of other than n is not served here", "Leave it out.")
+            raise RequestError("best_of_unsupported")
         if self.echo and self.logprobs is not None:
-            raise RequestError("A prompt's logprobs are not served here", "Leave echo out.")
+            raise RequestError("echo_logprobs_unsupported")
         prompts = self.prompts()
         _check_size(sum(map(len, prompts)) * self.choices)
         if len(prompts) * self.choices > MAX_CHOICES:
-            raise RequestError(f"At most {MAX_CHOICES} choices a request", "Send several requests.")
+            raise RequestError("too_many_choices", max_choices=MAX_CHOICES)
 
     def to_sampling(self) -> Sampling:
         return self.sampling(16 if self.max_tokens is None else self.max_tokens, self.logprobs)
@@ -275,6 +274,4 @@ def _check_size(letters: int) -> None:
         RequestError: they are too long.
     """
     if letters > MAX_TOTAL_TEXT:
-        raise RequestError(
-            f"The prompts of all choices have over {MAX_TOTAL_TEXT} letters", "Ask for fewer."
-        )
+        raise RequestError("choices_text_too_long", max_total_text=MAX_TOTAL_TEXT)

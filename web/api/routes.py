@@ -12,6 +12,7 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from model.serving.manager import ModelManager
+from model.translations import LocalizedText
 from model.types import ChatRequest, CompletionRequest, Sampling, UnknownModelError, new_id
 from web.api import response_models
 from web.api.errors import NoSuchRouteError, WrongMethodError
@@ -44,7 +45,9 @@ class Api:
         """One of `models` by its id."""
         found = {entry["id"]: entry for entry in self.models()["data"]}
         if name not in found:
-            raise UnknownModelError(f"There is no model or adapter {name!r}")
+            raise UnknownModelError(
+                "unknown_model", name=name, remedy=LocalizedText("models_listed")
+            )
         return dict(found[name])
 
     async def chat(self, body: ChatCompletion, request: Request) -> Response:
@@ -141,8 +144,8 @@ class NotFoundFallback:
         found = [one for one in routes if one.matches(scope)[0] is not Match.NONE]
         allowed = {name for one in found for name in getattr(one, "methods", ())}
         if allowed:
-            raise WrongMethodError(f"{scope['path']} is not for {scope['method']}", allowed)
-        raise NoSuchRouteError(f"There is nothing at {scope['path']}")
+            raise WrongMethodError(scope["path"], scope["method"], allowed)
+        raise NoSuchRouteError("path_not_found", path=scope["path"])
 
     def routes(self) -> list[Route]:
         """For any method, behind those of `known`."""

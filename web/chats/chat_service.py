@@ -96,7 +96,7 @@ class ChatService:
         """Adds another version of a question, as a branch beside it, and begins the reply."""
         before = self.shown_chat.message(tab, message)
         if before.role != "user" or not text.strip():
-            raise RequestError("There is nothing to ask", "Write something.")
+            raise RequestError("nothing_to_ask")
         self.limits.check_adapter_exists(settings)
         with self.limits.count_replies(tab, settings):
             self.shown_chat.idle_tree(tab)
@@ -130,7 +130,7 @@ class ChatService:
         tree = self.shown_chat.message_tree(tab)
         last = tree.last if tree else None
         if last is None or last.id != message or not last.state.can_continue:
-            raise RequestError("There is nothing left to continue", "Regenerate it instead.")
+            raise RequestError("nothing_to_continue")
         with self.limits.count_replies(tab, last.runs[-1].settings if last.runs else settings):
             owner, chat = tab.owner.id, shown_chat_id(tab)
             self.reply_generator.continue_reply(owner, chat, last, settings)

@@ -86,8 +86,9 @@ def _open_folder(folder: Path) -> OpenStore:
         lock = ServerLock(folder / "servers")
     except OSError as error:
         raise StoreError(
-            f"Chats cannot be kept in {folder}: {error.strerror or error}",
-            "Pass another folder with --data_dir.",
+            "chats_folder_unwritable",
+            folder=folder,
+            reason=error.strerror or error,
         ) from error
     try:
         return OpenStore(ChatStore(folder / DATABASE, lock.alive), lock)

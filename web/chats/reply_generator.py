@@ -17,6 +17,7 @@ from dataclasses import replace
 
 from model.serving.delta_queue import DeltaBatch
 from model.serving.manager import ModelManager
+from model.translations import LocalizedText
 from model.types import (
     ChatRequest,
     Delta,
@@ -28,7 +29,6 @@ from web.chats.message_tree import path_to
 from web.chats.reply_job import (
     ReplyJob,
     completed_run,
-    ensure_full_stop,
     final_state,
     planned_runs,
     to_model_messages,
@@ -42,7 +42,7 @@ from web.workers import LoopCaller, Workers
 POLL_SECONDS = 0.3  # between two looks at a model that is loading
 UPDATE_SECONDS = 0.05  # between two batches of one reply
 CROWD_SECONDS = 0.01  # and this much more for each other reply: the model needs the cores
-FAULT = "Something went wrong here; the terminal says what."
+FAULT = LocalizedText("fault")
 
 log = logging.getLogger(__name__)
 
@@ -204,16 +204,17 @@ class ReplyGenerator:
                 job.run, job.ends_at = run, ends_at
                 last = await self._stream_run(job)
                 runs.append(completed_run(job.run, last))
-                state, error = final_state(job, last), last.error or ""
+                state = final_state(job, last)
+                error = last.error.dump() if last.error else ""
                 if job.stopped or state is MessageState.FAILED:
                     break
         except LinlyError as problem:
-            state, error = MessageState.FAILED, ensure_full_stop(str(problem))
+            state, error = MessageState.FAILED, problem.text.dump()
         except _StoppedError:
             state = MessageState.STOPPED
         except Exception:
             log.exception("a reply failed")
-            state, error = MessageState.FAILED, FAULT
+            state, error = MessageState.FAILED, FAULT.dump()
         finally:
             if not runs or len(job.text) > job.run.begins > runs[-1].begins:
                 runs.append(job.run)  # it ended before its last Delta

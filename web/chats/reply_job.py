@@ -92,8 +92,3 @@ def final_state(job: ReplyJob, last: Delta) -> MessageState:
     if last.finish_reason is FinishReason.ABORT and not job.stopped:
         return MessageState.INTERRUPTED
     return STATES.get(last.finish_reason or FinishReason.ERROR, MessageState.FAILED)
-
-
-def ensure_full_stop(text: str) -> str:
-    """Returns the text with a full stop, unless it ends with a sentence's end."""
-    return text if text.endswith((".", "?", "!", "。")) else f"{text}."

@@ -22,25 +22,25 @@ def check_reproducible(manager: ModelManager, reply: ChatMessage) -> None:
         NotReadyError: the model is loading, so the adapters are not known yet.
     """
     if not reply.runs:
-        raise NotExactError("It is not known how this reply was made", "Regenerate it.")
+        raise NotExactError("reply_origin_unknown")
     status = manager.status()
     if not status.ready:
-        raise NotReadyError("The model is still loading", "Try again in a moment.")
+        raise NotReadyError("model_loading")
     if status.remote:
         raise NotExactError(
-            "A model server elsewhere does not promise the same text twice",
-            "Regenerate asks it once more.",
+            "exact_rerun_remote",
         )
     digests = {adapter.name: adapter.digest for adapter in manager.cached_adapters()}
     for run in reply.runs:
         if (run.base, run.quantization) != (status.base_model, status.quantization):
             raise NotExactError(
-                f"This reply was made by {run.base} in {run.quantization}",
-                "Start that model to run it again exactly.",
+                "exact_rerun_other_base",
+                base=run.base,
+                quantization=run.quantization,
             )
         adapter = run.settings.adapter
         if adapter and run.adapter_digest and digests.get(adapter) != run.adapter_digest:
             raise NotExactError(
-                f"The adapter {adapter} is not the one that made this reply any more",
-                "Regenerate asks it as it is now.",
+                "exact_rerun_other_adapter",
+                adapter=adapter,
             )

@@ -102,7 +102,7 @@ class ShownChat:
         tree = self.message_tree(tab)
         questions = [m.id for m in tree.branch if m.role == "user"] if tree else []
         if not questions:
-            raise RequestError("There is no question to answer yet", "Write a message.")
+            raise RequestError("no_question_yet")
         return questions[-1]
 
     def best_compared(self, tab: TabSession, tree: MessageTree) -> ChatMessage:

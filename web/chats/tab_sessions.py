@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from model.translations import DEFAULT
 from model.types import LinlyError
 from web.chats.cluster.notifications import (
     EventHandler,
@@ -19,7 +20,6 @@ from web.chats.cluster.notifications import (
 )
 from web.chats.identity import Owner
 from web.chats.store.models import Chat
-from web.i18n import DEFAULT
 from web.workers import LoopCaller
 
 MAX_TABS = 4_000  # on this server
@@ -201,10 +201,10 @@ class TabSessions:
     def _check_room(self, owner: Owner, guest: bool, address: str) -> None:
         count = self._counts
         if count["owner", owner.id] >= MAX_TABS_OF_VISITOR:
-            raise TooManyTabsError("You have too many tabs of this page open", "Close some.")
+            raise TooManyTabsError("too_many_tabs_of_visitor")
         full = len(self) >= MAX_TABS or (guest and count["guests", ""] >= MAX_TABS_OF_GUESTS)
         if full or (address and count["address", address] >= MAX_TABS_OF_ADDRESS):
-            raise TooManyTabsError("Too many tabs are open", "Try again later.")
+            raise TooManyTabsError("too_many_tabs")
 
 
 def _counters(tab: TabSession) -> list[tuple[str, str]]:

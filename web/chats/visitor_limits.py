@@ -31,9 +31,7 @@ class VisitorLimits:
             RequestError: there is no such adapter any more.
         """
         if not self.adapter_exists(settings.adapter):
-            raise RequestError(
-                f"The adapter {settings.adapter} is not here any more", "Choose another one."
-            )
+            raise RequestError("chat_adapter_gone", adapter=settings.adapter)
 
     def may_use_adapter(self, tab: TabSession, adapter: str | None) -> bool:
         """Whether the visitor may use an adapter; None is the base, which a link may exclude."""

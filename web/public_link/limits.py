@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from model.config.settings import Settings
+from model.translations import LocalizedText
 from model.types import LinlyError
 
 HOUR = 3600.0  # seconds
@@ -63,7 +64,7 @@ class PublicLink:
     passphrase: str | None = field(default=None, repr=False)
     clock: Callable[[], float] = time.time
     address: str | None = None
-    problem: str = ""
+    problem: LocalizedText | None = None
     until: float | None = None
     revoked: bool = False
     _spent: Counter[str] = field(default_factory=Counter)
@@ -129,12 +130,12 @@ class PublicLink:
             LinkLimitError: they would be more than there are, or one is not to be used.
         """
         if self.closed:
-            raise LinkLimitError("This link has ended", "Ask for a new one.")
+            raise LinkLimitError("link_ended")
         for adapter in adapters:
             if not self.allows(adapter):
                 names = ", ".join(self.rules.adapters or ())
                 raise LinkLimitError(
-                    f"This link is not for {adapter or 'the base'}", f"Choose one of: {names}."
+                    "link_adapter_not_offered", adapter=adapter or "the base", names=names
                 )
         most = self.rules.messages
         if most is not None:
@@ -149,8 +150,7 @@ class PublicLink:
         """
         if self._kept + characters > MAX_STORED_CHARS:
             raise LinkLimitError(
-                "There is no room left for what visitors of this link bring along",
-                "Ask for a new link.",
+                "link_storage_full",
             )
 
     def add_stored(self, characters: int) -> None:
@@ -165,10 +165,8 @@ class PublicLink:
 def _check_left(most: int, left: int, wanted: int) -> None:
     if left <= 0:
         raise LinkLimitError(
-            f"This link is for {most} replies a visitor, and you have had them",
-            "What was said stays here for as long as the link is open.",
+            "link_replies_used_up",
+            most=most,
         )
     if wanted > left:
-        raise LinkLimitError(
-            f"That takes {wanted} replies, and of {most} you have {left} left", "Ask fewer."
-        )
+        raise LinkLimitError("link_replies_too_few", replies=wanted, most=most, remaining=left)

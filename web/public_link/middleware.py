@@ -12,19 +12,20 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
+from model.translations import LocalizedText, languages
 from web.access import AccessPolicy
 from web.api.errors import as_response
 from web.public_link.limits import LinkLimitError, PublicLink
 
-ENDED = (
-    "This link has ended. Ask whoever sent it for a new one.\n"
-    "此链接已失效，请向分享者索取新链接。\n"
-)
 GONE = 410
 PRIVATE = ("/metrics", "/docs", "/openapi.json")  # the business of whoever runs the program
-NO_API = LinkLimitError(
-    "The API is not served through a link with limits", "Use the page, or a link without limits."
-)
+NO_API = LinkLimitError("link_without_api")
+
+
+def _ended() -> str:
+    """What a guest of a link that has ended reads, in every language: any may come."""
+    text = LocalizedText("link_ended")
+    return "".join(f"{text.sentence(language)}\n" for language in languages())
 
 
 class _EndedError(Exception):
@@ -46,7 +47,7 @@ class LinkMiddleware:
         elif self._link.closed and kind == "websocket":
             await WebSocketClose()(scope, receive, send)
         elif self._link.closed:
-            await PlainTextResponse(ENDED, GONE)(scope, receive, send)
+            await PlainTextResponse(_ended(), GONE)(scope, receive, send)
         elif kind == "websocket":
             await self._app(scope, receive, send)  # the page's stream ends by itself
         elif self._link.rules.limits_use and scope["path"].startswith("/v1/"):

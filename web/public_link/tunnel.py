@@ -47,13 +47,13 @@ def open_tunnel(port: int) -> str:
             )
     except RuntimeError as error:
         raise ShareError(
-            f"No public link: the share server's address could not be had{_because(error)}",
-            "Check the network. The local page goes on.",
+            "share_server_unreachable",
+            error=_because(error),
         ) from error
     except Exception as error:  # whatever the client, its log and its certificate come up with
         raise ShareError(
-            f"No public link: the tunnel was refused{_because(error)}",
-            "Try again later. The local page goes on.",
+            "tunnel_refused",
+            error=_because(error),
         ) from error
     return str(address)
 
@@ -78,8 +78,8 @@ def _download_client() -> None:
         # A file that failed its checksum would be taken for good the next time.
         Path(BINARY_PATH).unlink(missing_ok=True)
         raise ShareError(
-            f"No public link: the tunnel client (frpc) could not be downloaded{_because(error)}",
-            "Check the network. The local page goes on.",
+            "tunnel_client_not_downloaded",
+            error=_because(error),
         ) from error
 
 

@@ -12,16 +12,15 @@ from contextlib import suppress
 from dataclasses import astuple, dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
+from model.translations import languages
 from model.types import LinlyError, RequestError
 from web.chats.chat_service import ChatService
 from web.chats.prefill_ahead import PrefillAhead
 from web.chats.store.models import ChatSettings, SavedPreset
 from web.chats.tab_sessions import TabSession
 from web.chats.transfer.import_file import read_chats
-from web.i18n import LANGUAGES, translate
-from web.i18n.refusals import refused
 from web.ui.compare_panel import MAX_RIVALS, chosen
 from web.ui.control_updates import ControlUpdates
 from web.ui.controls import Updates
@@ -29,8 +28,7 @@ from web.ui.form_values import Body, FormValues, Name, Text
 from web.ui.layout import Layout
 from web.ui.library import PromptLibrary
 from web.ui.presets import FIRST, PRESETS
-from web.ui.train.actions import TrainActions, TrainForm
-from web.ui.train.service import TrainingRequestError
+from web.ui.train_actions import TrainActions, TrainForm
 
 log = logging.getLogger(__name__)
 
@@ -107,8 +105,14 @@ class SnippetText(Named):
     message: Text | None = None
 
 
+def _in_language(tag: str) -> str:
+    if tag not in languages():
+        raise ValueError("there are no texts in that language")
+    return tag
+
+
 class Language(Body):
-    language: Annotated[str, StringConstraints(pattern=f"^({'|'.join(LANGUAGES)})$")]
+    language: Annotated[str, AfterValidator(_in_language)]
 
 
 class Train(Body):
@@ -223,17 +227,17 @@ class Actions:
     def told(self, visit: TabSession, action: Callable[[], ActionResult | None]) -> dict[str, Any]:
         """Do something; what the tab is told of it."""
         outcome = action() or ActionResult()
-        updates, said, filled = dict(outcome.updates), outcome.said, outcome.loaded_chat
+        updates, said, loaded_chat = dict(outcome.updates), outcome.said, outcome.loaded_chat
         if outcome.settings is not None:
-            updates |= self._controls.loaded_chat(visit, outcome.settings)
+            updates |= self._controls.fill(visit, outcome.settings)
             said = said or self._controls.missed(visit, outcome.settings)
-            filled = visit.chat or ""
+            loaded_chat = visit.chat or ""
         return {
             "say": said or None,
             "sent": outcome.sent or None,
             "inserted": outcome.inserted or None,
             "chat": visit.chat,
-            "filled": filled,
+            "loaded_chat": loaded_chat,
             "lost": visit.lost,
             "controls": self._layout.controls.encode(updates),
         }
@@ -376,7 +380,7 @@ class Actions:
     def _revoke(self, visit: TabSession, _: Body) -> None:
         """End the public link; visitors of it cannot."""
         if self._chat_service.limits.link is None or visit.guest:
-            raise RequestError("There is no link to revoke", "Reload the page.")
+            raise RequestError("no_link_to_revoke")
         self._chat_service.limits.link.revoke()
         for tab in self._chat_service.tab_sessions:
             tab.refresh_controls()
@@ -392,9 +396,7 @@ class Actions:
 
 def error_sentence(error: LinlyError, language: str) -> str:
     """What a visitor is told of an error."""
-    if isinstance(error, TrainingRequestError):
-        return translate(language, error.key)
-    return refused(str(error), language)
+    return error.text.sentence(language)
 
 
 def _with(outcome: ActionResult, **more: Any) -> ActionResult:

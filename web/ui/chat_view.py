@@ -9,23 +9,22 @@ from collections.abc import Collection, Iterable, Sequence
 from html import escape
 from typing import Any
 
+from model.translations import LocalizedText, load_text, translate
 from model.types import Queued, Status
 from web.chats.message_tree import MessageTree
 from web.chats.reply_job import ReplyJob
 from web.chats.store.chats import MAX_LISTED_CHATS
 from web.chats.store.models import Chat, ChatMessage, GenerationRun, MessageState, Vote
 from web.chats.tab_sessions import PrefillProgress, TabSession
-from web.i18n import translate
-from web.i18n.refusals import refused
 
 DIGEST = 12  # characters of a digest that are shown
 SUGGESTIONS = 3  # for who does not know what to ask
 Value = dict[str, Any]
 
 
-def failed_value(chat: str | None, error: str, language: str) -> Value:
+def failed_value(chat: str | None, error: LocalizedText, language: str) -> Value:
     """A log that cannot be read now: the chat stays the one that is shown."""
-    said = refused(error, language)
+    said = error.sentence(language)
     return {"chat": chat, "language": language, "messages": [], "comparison": None, "empty": said}
 
 
@@ -93,7 +92,7 @@ def _message(message: ChatMessage, tree: MessageTree, language: str, last: bool)
         "role": message.role,
         "text": message.text,
         "state": message.state.value,
-        "error": refused(message.error, language),
+        "error": load_text(message.error).sentence(language) if message.error else "",
         "notice": _notice(message, tree, language),
         "branch": {
             "at": at + 1,

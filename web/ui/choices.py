@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from model.serving.adapter_registry import Adapter
 from model.serving.manager import ModelManager
+from model.translations import translate
 from web.chats.chat_service import ChatService
 from web.chats.tab_sessions import TabSession
-from web.i18n import translate
 from web.ui.presets import PRESETS
 
 BASE = ""  # the value for "no adapter"

@@ -8,9 +8,9 @@ from typing import Any
 
 import gradio as gr
 
+from model.translations import DEFAULT, texts
 from model.types import RequestError, Sampling
 from web.chats.store.models import ChatSettings
-from web.i18n import DEFAULT, texts
 from web.ui.presets import Preset, apply_preset
 
 MAX_RIVALS = 4
@@ -104,10 +104,10 @@ def chosen(
         if adapter != NOBODY
     ]
     if len(rivals) < 2:
-        raise RequestError("A comparison needs two at least", "Choose who is to be asked.")
+        raise RequestError("comparison_needs_two")
     certain = [_what_is_said(rival) for rival in rivals if _is_certain(rival.sampling)]
     if len(set(certain)) < len(certain):
-        raise RequestError("Two of them would say the same", "Choose other adapters or presets.")
+        raise RequestError("comparison_duplicates")
     return rivals
 
 

@@ -7,17 +7,16 @@ from typing import Any
 
 import gradio as gr
 
+from model.translations import texts, translate
 from model.types import Status
 from web.chats.chat_service import ChatService
 from web.chats.store.models import ChatSettings
 from web.chats.tab_sessions import TabSession
-from web.i18n import texts, translate
-from web.i18n.refusals import refused
 from web.ui.choices import AUTOMATIC, BASE, Choices, adapter_choices, template_choices
 from web.ui.controls import Updates, merge
 from web.ui.layout import Layout, relabel
 from web.ui.library import PromptLibrary
-from web.ui.train.actions import TrainActions
+from web.ui.train_actions import TrainActions
 
 
 class ControlUpdates:
@@ -52,12 +51,12 @@ class ControlUpdates:
             merge(updates, self._training.updates(visit))
         return updates
 
-    def loaded_chat(self, visit: TabSession, settings: ChatSettings) -> Updates:
+    def fill(self, visit: TabSession, settings: ChatSettings) -> Updates:
         """The controls as a chat has them; what is not there any more is left to the base."""
         adapter = self._adapter(visit, settings.adapter)
         panel, presets = self._layout.settings, self._shelf.presets(visit.owner.id)
         return {
-            **panel.loaded_chat(settings, presets),
+            **panel.fill(settings, presets),
             self._layout.adapter: self.adapter(visit, adapter),
             panel.template: self._template(visit, settings.template or AUTOMATIC),
         }
@@ -102,7 +101,7 @@ class ControlUpdates:
         """What is to be known about the model, if anything."""
         if status.ready and not self._manager.has_chat_template:
             return translate(language, "untuned")
-        return refused(status.error or "", language)
+        return status.error.sentence(language) if status.error else ""
 
     def _template(self, visit: TabSession, template: str) -> Any:
         """What is gone gives way once it is known to be."""

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from web.i18n import texts
+from model.translations import languages, table, texts
 
 STATIC = Path(__file__).parent / "static"
 ROUTE = "/page"
@@ -29,7 +29,9 @@ const door = () => import(new URL('page/chat.js', document.baseURI));
 door().catch(() => new Promise((later) => setTimeout(later, %d)).then(door)).then(
   (chat) => chat.mount%s(element, trigger), // it triggers %s
   () => {
-    const language = navigator.language.startsWith('zh') ? 'zh' : 'en';
+    const tags = Object.keys(window.linlyWords);
+    const browser = navigator.language.toLowerCase();
+    const language = tags.find((tag) => browser.startsWith(tag)) ?? tags[0];
     const said = document.createElement('p');
     said.setAttribute('role', 'alert');
     said.textContent = window.linlyWords[language]['not_loaded'];
@@ -49,12 +51,20 @@ def drawn(name: str, elem_id: str, visible: bool | Literal["hidden"] = True) -> 
     )  # fmt: skip
 
 
+def script_texts() -> dict[str, dict[str, str]]:
+    """Every text that JavaScript shows, by language and key."""
+    return {
+        tag: {
+            **table(tag, "scripts"),
+            **{f"bar_{bar}": texts(tag)[bar] for bar in ("chats", "settings")},
+        }
+        for tag in languages()
+    }
+
+
 def head() -> str:
     """What the page's head needs: the style, and every text that JavaScript shows."""
-    words = json.loads((STATIC / "i18n.json").read_text(encoding="utf-8"))
-    for language, known in words.items():
-        known |= {f"bar_{bar}": texts(language)[bar] for bar in ("chats", "settings")}
-    safe = json.dumps(words, ensure_ascii=False).replace("</", "<\\/")
+    safe = json.dumps(script_texts(), ensure_ascii=False).replace("</", "<\\/")
     # Not through Gradio, which rewrites style: within @media it breaks selectors.
     styles = (f'<link rel="stylesheet" href="{ROUTE[1:]}/{name}.css">' for name in STYLES)
     return (

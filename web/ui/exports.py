@@ -30,12 +30,10 @@ def exported(chat_service: ChatService, visit: TabSession, kind: str) -> File:
     if kind == "all":
         return "chats.json", "application/json", _begun(export_chats(store, owner))
     if kind == "pairs":
-        pairs = _begun(
-            export_pairs(store, owner), "There are no votes yet", "Compare adapters, and vote."
-        )
+        pairs = _begun(export_pairs(store, owner), "no_votes")
         return "preferences.jsonl", "application/jsonl", pairs
     if visit.chat is None:
-        raise RequestError("There is no chat to export yet", "Write a message.")
+        raise RequestError("no_chat_to_export")
     chat = store.chat(owner, visit.chat)
     if kind == "markdown":
         return (
@@ -47,8 +45,8 @@ def exported(chat_service: ChatService, visit: TabSession, kind: str) -> File:
     return f"{file_name(chat)}.json", "application/json", text
 
 
-def _begun(pieces: Iterator[str], empty: str = "", remedy: str = "") -> Iterator[str]:
+def _begun(pieces: Iterator[str], empty: str = "") -> Iterator[str]:
     first = next(pieces, "")
     if not first and empty:
-        raise RequestError(empty, remedy)
+        raise RequestError(empty)
     return chain([first], pieces)

@@ -29,9 +29,9 @@ class Body(BaseModel):
 
 
 class FormValues(Body):
-    """How the visitor wants to be answered. `loaded_chat` is the chat that the controls show."""
+    """The settings of the controls. `loaded_chat` is the chat that they are about."""
 
-    loaded_chat: Name | None = Field(None, alias="filled")
+    loaded_chat: Name | None = None
     adapter: Name | None = None
     scale: Number = None
     template: Name | None = None
@@ -62,4 +62,4 @@ class FormValues(Body):
                 sampling=sampling(preset, self.max_tokens, self.seed),
             )
         except (ValueError, OverflowError) as error:
-            raise RequestError("The settings hold something unknown", "Reload the page.") from error
+            raise RequestError("form_value_unknown") from error

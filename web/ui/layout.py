@@ -9,15 +9,15 @@ from typing import Any
 
 import gradio as gr
 
-from web.i18n import DEFAULT, LANGUAGES, texts
+from model.translations import DEFAULT, languages, texts
 from web.ui.choices import BASE
 from web.ui.compare_panel import ComparePanel
 from web.ui.controls import Controls
 from web.ui.custom_components import drawn
 from web.ui.settings_panel import SettingsPanel
-from web.ui.train.layout import TrainLayout
-from web.ui.train.layout import build as train_layout
-from web.ui.train.layout import relabel as train_relabel
+from web.ui.train_layout import TrainLayout
+from web.ui.train_layout import build as train_layout
+from web.ui.train_layout import relabel as train_relabel
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def build(whole_strengths: bool = False, trains: bool = False) -> Layout:
         status = gr.HTML(elem_id="status")
         meter = gr.HTML(elem_id="meter")
         language = gr.Radio(
-            [(name, tag) for tag, name in LANGUAGES.items()], value=DEFAULT,
+            [(name, tag) for tag, name in languages().items()], value=DEFAULT,
             label=t["language"], show_label=False, container=False, elem_id="language",
         )  # fmt: skip
         theme = gr.Button(t["theme"], size="sm", elem_id="theme", min_width=60)

@@ -46,7 +46,7 @@ class PromptLibrary:
             RequestError: it is one of ours, or none.
         """
         if not value or not value.startswith(OWN):
-            raise RequestError("Only presets of your own can be deleted", "Choose one of them.")
+            raise RequestError("preset_not_deletable")
         self._store.delete_preset(owner, value.removeprefix(OWN))
 
     def snippets(self, owner: str) -> list[tuple[str, str]]:
@@ -64,7 +64,7 @@ class PromptLibrary:
             RequestError: it has no text, no name, or too long a one.
         """
         if not text.strip():
-            raise RequestError("There is no message to keep", "Write it into the message box.")
+            raise RequestError("no_message_to_save")
         self._store.save_snippet(owner, Snippet(name, text))
 
     def delete_snippet(self, owner: str, name: str | None) -> None:
@@ -74,5 +74,5 @@ class PromptLibrary:
             RequestError: none is chosen.
         """
         if not name:
-            raise RequestError("No saved prompt is chosen", "Choose the one to delete.")
+            raise RequestError("no_prompt_chosen")
         self._store.delete_snippet(owner, name)

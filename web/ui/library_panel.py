@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from web.i18n import DEFAULT, texts
+from model.translations import DEFAULT, texts
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import logging
 
 from web.chats.chat_service import ChatService
 from web.public_link.limits import HOUR, PublicLink
-from web.ui.train.service import TrainingService
+from web.training.service import TrainingService
 
 LOOK_SECONDS = 1.0
 log = logging.getLogger(__name__)

@@ -33,7 +33,7 @@ def sampling(preset: Preset, max_tokens: float | None, seed: float | None) -> Sa
     A seed below 0, or none, means a new one each time.
     """
     if None in astuple(preset):
-        raise RequestError("A number in the settings is missing", "Choose a preset to fill it in.")
+        raise RequestError("setting_number_missing")
     return Sampling(
         max_tokens=int(max_tokens or MAX_TOKENS),
         temperature=float(preset.temperature),

@@ -19,9 +19,9 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
+from model.translations import LocalizedText, known_language
 from model.types import LinlyError, RequestError
 from web.chats.tab_sessions import TabSession
-from web.i18n import DEFAULT, LANGUAGES, translate
 from web.ui.actions import Export, error_sentence
 from web.ui.exports import exported
 from web.ui.service import PageService
@@ -32,8 +32,6 @@ from web.workers import Kind, Order
 PREFIX = "/page"
 MAX_HEADER = 200  # characters of what tells the tab
 PIECE = 1_000_000  # bytes that are written at once
-UNKNOWN = ("The page asked for something unknown", "Reload it.")
-LOST = ("This tab has lost its connection", "Try again in a moment.")
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +63,7 @@ class Endpoints:
         def act() -> dict[str, Any]:
             known = self._service.actions.known.get(kind)
             if known is None:
-                raise UnknownActionError(*UNKNOWN)
+                raise UnknownActionError("page_sent_unknown")
             visit = self._visit(request)
             return self._service.actions.do(visit, kind, _parsed(known[0], body))
 
@@ -80,7 +78,7 @@ class Endpoints:
             try:
                 text = body.decode("utf-8-sig")
             except UnicodeDecodeError as error:
-                raise RequestError("The file is no text in UTF-8", "Save it as UTF-8.") from error
+                raise RequestError("import_not_utf8") from error
             return self._service.actions.adopt(self._visit(request), text, more)
 
         return await self._answer(request, adopt, Order.SLOW)
@@ -109,7 +107,7 @@ class Endpoints:
         name = request.query_params.get("name", "")[:MAX_HEADER]
         size = int(request.headers.get("content-length", 0))
         if uploads is None:
-            return _refusal(UnknownActionError(*UNKNOWN), request)
+            return _refusal(UnknownActionError("page_sent_unknown"), request)
         try:
             token, path = await workers.act(
                 _key(request), lambda: uploads.begin(self._visit(request).owner.id, name, size)
@@ -146,7 +144,10 @@ class Endpoints:
             return _refusal(error, request)
         except Exception:
             log.exception("an action failed")
-            body = {"code": "fault", "message": translate(_language(request.headers), "fault")}
+            body = {
+                "code": "fault",
+                "message": LocalizedText("fault").sentence(_language(request.headers)),
+            }
             return JSONResponse({"error": body}, 500)
 
     def _visit(self, request: Request) -> TabSession:
@@ -160,10 +161,10 @@ class Endpoints:
         visitor, headers = visitor_of(request.scope), request.headers
         tab = headers.get("x-linly-tab", "")
         if not 0 < len(tab) <= MAX_HEADER:
-            raise RequestError(*UNKNOWN)
+            raise RequestError("page_sent_unknown")
         visit = self._service.tab_sessions.get(tab, visitor.owner, visitor.guest)
         if visit.lost and not visit.owner.persistent:
-            raise LostTabError(*LOST)
+            raise LostTabError("tab_lost")
         if visit.lost:
             visit.language, visit.may_train = _language(headers), visitor.may_train
             chat = headers.get("x-linly-chat", "")
@@ -199,16 +200,18 @@ def _parsed(model: type[Any], body: bytes) -> Any:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        raise RequestError(_reason(error), "Reload the page.") from error
+        raise RequestError(_reason(error)) from error
 
 
-def _reason(error: ValidationError) -> str:
+def _reason(error: ValidationError) -> LocalizedText:
     """What is wrong with a body, without any of its values."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     if first["type"] == "string_too_long":
-        return "A text is too long"
+        return LocalizedText("page_text_too_long")
     place = ".".join(str(part) for part in first["loc"])[:100]
-    return f"The page sent something unknown ({place})" if place else UNKNOWN[0]
+    if not place:
+        return LocalizedText("page_sent_unknown")
+    return LocalizedText("page_sent_unknown_field", {"place": place})
 
 
 def _key(request: Request) -> str:
@@ -221,7 +224,7 @@ def _key(request: Request) -> str:
 
 def _language(headers: Headers) -> str:
     language = headers.get("x-linly-language", "")
-    return language if language in LANGUAGES else DEFAULT
+    return known_language(language)
 
 
 def _refusal(error: LinlyError, request: Request) -> JSONResponse:

@@ -16,15 +16,15 @@ from web.chats.prefill_ahead import PrefillAhead
 from web.chats.reply_generator import ReplyGenerator
 from web.chats.tab_sessions import TabSession, TabSessions
 from web.public_link.limits import PublicLink
+from web.training.service import TrainingService
+from web.training.uploads import Uploads
 from web.ui.actions import Actions
 from web.ui.control_updates import ControlUpdates
 from web.ui.layout import Layout
 from web.ui.library import PromptLibrary
 from web.ui.model_watcher import ModelWatcher
 from web.ui.page import build_page
-from web.ui.train.actions import TrainActions
-from web.ui.train.service import TrainingService
-from web.ui.train.uploads import Uploads
+from web.ui.train_actions import TrainActions
 from web.workers import LoopCaller, Workers
 
 UPLOADS = "uploads"  # in the data folder

@@ -8,14 +8,14 @@ from typing import Any
 
 import gradio as gr
 
+from model.translations import DEFAULT, texts
 from web.chats.store.models import ChatSettings
-from web.i18n import DEFAULT, texts
 from web.ui.choices import preset_choices
 from web.ui.library_panel import ShelfPanel
 from web.ui.presets import FIRST, MAX_TOKENS, PRESETS, Preset, preset_from_sampling
 from web.ui.share_panel import SharePanel
 
-MAX_SCALE = 1.5  # of an adapter's strength
+SLIDER_MAX = 1.5  # of the adapter's scale: what the slider offers
 Updates = dict[Any, Any]
 
 
@@ -76,7 +76,7 @@ class SettingsPanel:
             label=t["settings"], open=False, position="right", width=340, elem_id="settings"
         ) as bar:
             scale = gr.Slider(
-                0, 1 if whole else MAX_SCALE, 1, step=1 if whole else 0.05, label=t["strength"],
+                0, 1 if whole else SLIDER_MAX, 1, step=1 if whole else 0.05, label=t["strength"],
                 info=t[_strength_info(whole)],
             )  # fmt: skip
             system = gr.Textbox(label=t["system_prompt"], info=t["system_prompt_info"], lines=3)
@@ -122,7 +122,7 @@ class SettingsPanel:
             *self.share.labels(t),
         )
 
-    def loaded_chat(self, settings: ChatSettings, presets: Mapping[str, Preset]) -> Updates:
+    def fill(self, settings: ChatSettings, presets: Mapping[str, Preset]) -> Updates:
         """Updates that show a chat's settings, but for its template."""
         sampling = settings.sampling
         preset = preset_from_sampling(sampling)

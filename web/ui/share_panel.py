@@ -10,9 +10,8 @@ from typing import Any
 
 import gradio as gr
 
+from model.translations import DEFAULT, texts, translate
 from web.chats.tab_sessions import TabSession
-from web.i18n import DEFAULT, texts, translate
-from web.i18n.refusals import refused
 from web.public_link.limits import HOUR, PublicLink
 
 Updates = dict[Any, Any]
@@ -57,7 +56,7 @@ class SharePanel:
 def describe(link: PublicLink, language: str) -> str:
     """The link as HTML."""
     if link.problem:
-        return f"<p>{escape(refused(link.problem, language))}</p>"
+        return f"<p>{escape(link.problem.sentence(language))}</p>"
     if link.closed:
         return f"<p>{escape(translate(language, 'share_closed'))}</p>"
     if link.address is None:

@@ -6,7 +6,7 @@ A message is a JSON object of one or more events by name:
   once the chat of the page's address is open, or what is asked first would go into another one;
 - `log`, `sidebar`: what is shown, with only those messages and chats that have changed since;
 - `live`: texts of replies in the making, each with the number that it has from now on;
-- `controls`: updates of Gradio's components by number; `filled` is the chat that they are about;
+- `controls`: updates of Gradio's components by number; `loaded_chat` is the chat they are about;
 - `beat`: a sign of life.
 
 A message that is an array holds a pair for each reply that has grown: its number and the added
@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 import gradio as gr
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from model.translations import known_language
 from model.types import LinlyError
 from web.chats.message_tree import MessageTree
 from web.chats.prefill_ahead import chat_request
@@ -36,7 +37,6 @@ from web.chats.reply_job import ReplyJob, to_model_messages
 from web.chats.store.chats import MAX_LISTED_CHATS
 from web.chats.store.models import MessageState
 from web.chats.tab_sessions import TabSession, TooManyTabsError
-from web.i18n import DEFAULT, LANGUAGES
 from web.ui.actions import error_sentence
 from web.ui.chat_view import (
     failed_value,
@@ -71,8 +71,7 @@ T = TypeVar("T")
 async def serve_tab(socket: WebSocket, service: PageService) -> None:
     """Serve one tab from its beginning to its end."""
     visitor = visitor_of(socket.scope)
-    language = socket.query_params.get("language", DEFAULT)
-    language = language if language in LANGUAGES else DEFAULT
+    language = known_language(socket.query_params.get("language"))
     await socket.accept()
     service.begin()
     try:
@@ -116,7 +115,7 @@ class Tab:
         parts ends: all of them end then."""
         said, encoded = await self._draw(lambda: self._opened(chat))
         await self._send({"tab": self._visit.id, "version": version()})
-        begun: Value = {"controls": encoded, "filled": self._visit.chat or ""}
+        begun: Value = {"controls": encoded, "loaded_chat": self._visit.chat or ""}
         await self._send(begun | ({"say": said} if said else {}))
         self._visit.request_redraw()
         self._visit.refresh_controls()
@@ -144,7 +143,7 @@ class Tab:
             settings = self._chat_service.chat_list.open(visit, chat) if chat else None
             if settings is None:
                 return "", encode(controls.begun(visit))
-            return controls.missed(visit, settings), encode(controls.loaded_chat(visit, settings))
+            return controls.missed(visit, settings), encode(controls.fill(visit, settings))
         except LinlyError as error:
             return error_sentence(error, visit.language), encode(controls.begun(visit))
 
@@ -202,7 +201,7 @@ class Tab:
 
     async def _send_failed(self, error: LinlyError) -> None:
         """A log that cannot be read now; what it shows is sent anew afterwards."""
-        shown = failed_value(self._visit.chat, str(error), self._visit.language)
+        shown = failed_value(self._visit.chat, error.text, self._visit.language)
         self._messages = SentItems()
         await self._send({"log": {**shown, "messages": {"order": [], "changed": {}}}})
 

@@ -1,4 +1,4 @@
-"""The line to a server: whether it is there, what it serves, and the adapters that it was given."""
+"""Connection state of the model server: health, served models, adapters loaded on it."""
 
 from __future__ import annotations
 
@@ -8,43 +8,63 @@ import logging
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from model.discretion import without_paths
 from model.engine.remote.client import OpenAIClient, ServerModels
-from model.engine.remote.probe import TokenizerProbe
+from model.translations import LocalizedText, without_folders
 from model.types import AdapterError, BusyError, EngineError, LinlyError, NotReadyError
 
-SILENT = "The model server has not answered yet"
-NOTHING = ServerModels((), frozenset())
-DIGITS = 12  # of a digest, in the name of an adapter that a server was given
-GIVEN = re.compile(rf".+@[0-9a-f]{{{DIGITS}}}")
+NOT_ANSWERED_YET = LocalizedText("model_server_silent")
+NO_MODELS = ServerModels((), frozenset())
+NAME_DIGITS = 12  # of the digest, in the name of an adapter that was loaded on a server
+LOADED_NAME_RE = re.compile(rf".+@[0-9a-f]{{{NAME_DIGITS}}}")
+MIN_OVERLAP = 0.5  # share of ids; with fewer in common the vocabulary is another one
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ConnectionState:
-    """What the server `served` when it last answered, under which name its `base`, what is wrong
-    now, if anything, whether it takes token `ids`, and whether it `loads` adapters at run time."""
+class TokenizerProbe:
+    """Tells whether a server's tokenizer is the local one: a `text`, its local token `ids`, and the
+    size of the vocabulary."""
 
-    served: ServerModels = NOTHING
+    ids: Sequence[int]
+    vocab_size: int
+    text: str
+
+    def matches(self, server_ids: Sequence[int]) -> bool:
+        """Whether a server that encodes the text as `server_ids` has the same vocabulary.
+
+        Tokenizers of one model may differ by a space at the beginning; those of two models hardly
+        agree on any id.
+        """
+        local = set(self.ids)
+        overlap = len(local & set(server_ids))
+        return max(server_ids, default=0) < self.vocab_size and overlap >= MIN_OVERLAP * len(local)
+
+
+@dataclass(frozen=True)
+class ConnectionState:
+    """The `models` of the server's last answer, its name for the base, the present error, if there
+    is one, and whether the server accepts token ids and loads adapters at run time."""
+
+    models: ServerModels = NO_MODELS
     base: str = ""
-    error: str | None = SILENT
-    ids: bool = True
-    loads: bool = True
+    error: LocalizedText | None = NOT_ANSWERED_YET
+    accepts_token_ids: bool = True
+    can_load_adapters: bool = True
 
 
 class ServerConnection:
-    """For one event loop; `state` is replaced as a whole, so any thread may read it.
+    """For one event loop; `state` is never changed but replaced, so any thread may read it.
 
     Args:
-        server: at the other end.
-        base: the name of the base that it is to serve.
+        server: the client of the server.
+        base: the name of the base that it has to serve.
         probe: tells whether its tokenizer is the right one.
-        find: where an adapter's folder lies, by its name; None if there is none here.
+        find_folder: returns an adapter's folder by its name; None if it is not on this machine.
     """
 
     def __init__(
@@ -52,89 +72,91 @@ class ServerConnection:
         server: OpenAIClient,
         base: str,
         probe: TokenizerProbe,
-        find: Callable[[str], Path | None],
+        find_folder: Callable[[str], Path | None],
     ) -> None:
         self.state = ConnectionState()
-        self.loaded: dict[str, str] = {}  # adapters that it was given, and by which name
+        self.loaded: dict[str, str] = {}  # by adapter: its name on the server
         self.loads = 0
         self._server = server
         self._base = base
         self._probe = probe
-        self._find = find
-        self._came: dict[str, str] = {}  # digests of those that it has had of itself
+        self._find_folder = find_folder
+        self._preloaded: dict[str, str] = {}  # digests of adapters that the server was started with
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._given: dict[tuple[str, str], float] = {}  # when, by name and affinity
+        self._load_times: dict[tuple[str, str], float] = {}  # by name and affinity
         self._refused: dict[str, AdapterError] = {}  # by name
 
     async def refresh(self) -> None:
-        """See what the server serves.
+        """Read the list of models that the server serves.
 
         Raises:
-            LinlyError: it is not there, or none that can be used.
+            LinlyError: the server cannot be reached, or not be used.
         """
         before = self.state
-        served = await self._server.models()
-        base = self._base_among(served)
+        models = await self._server.models()
+        base = self._base_name(models)
         if before.error is None:
-            self._turn(replace(before, served=served, base=base))
+            self._set_state(replace(before, models=models, base=base))
             return
-        # One that was away may be another one by now, and has forgotten what it was given.
-        ids, loads = await self._knows_ids(base), await self._server.loads_adapters()
-        for known in (self.loaded, self._came, self._given, self._refused):
-            known.clear()
-        self._turn(ConnectionState(served, base, None, ids, loads))
+        # After an outage it may be another server, or the same one without the adapters.
+        takes_ids, can_load = await self._takes_ids(base), await self._server.can_load_adapters()
+        for record in (self.loaded, self._preloaded, self._load_times, self._refused):
+            record.clear()
+        self._set_state(ConnectionState(models, base, None, takes_ids, can_load))
 
     def mark_down(self, error: LinlyError) -> None:
-        """It cannot be used for now."""
-        self._turn(replace(self.state, error=str(error)))
+        """Note that the server cannot be used for now."""
+        self._set_state(replace(self.state, error=error.text))
 
     async def ensure_adapter(self, adapter: str, digest: str) -> str:
-        """The name by which the server has an adapter as of `digest`; it is given it if need be.
+        """The server's name for an adapter as of `digest`; loads the adapter there if need be.
 
-        One that it lists under the plain name it came with, and that is what lies here when it is
-        first asked for. Any other is served under a name with its digest: then nothing that was
-        computed with other weights is found again, and of several servers behind a router none
-        answers with old ones; one that does not know the name says so: see `have_again`.
+        It is the plain name if the server lists it: then the server was started with it, and its
+        version counts as the local one at the first request. Any other version is loaded under a
+        name with its digest: so nothing that was computed with other weights is found again, and
+        none of several servers behind a router replies with old weights. A server that does not
+        know the name says so: see `reload_adapter`.
 
         Raises:
-            AdapterError: it cannot read it.
-            LinlyError: as every question.
+            AdapterError: the server cannot load it.
+            LinlyError: as every request.
         """
         async with self._locks[adapter]:
-            listed = self.state.served.adapters
-            if adapter in listed and self._came.setdefault(adapter, digest) == digest:
+            listed = self.state.models.adapters
+            if adapter in listed and self._preloaded.setdefault(adapter, digest) == digest:
                 return adapter
-            name = _named(adapter, digest)
+            name = _loaded_name(adapter, digest)
             if name not in listed and self.loaded.get(adapter) != name:
                 await self._load(adapter, name)
             return name
 
-    async def reload_adapter(self, adapter: str, name: str, affinity: str, asked: float) -> bool:
-        """Give it once more, as the server said that it does not know the `name`, when it was asked
-        at `asked` (by the monotonic clock); whether it does now.
+    async def reload_adapter(self, adapter: str, name: str, affinity: str, sent: float) -> bool:
+        """Load an adapter again after the server did not know its `name` in a request of the time
+        `sent` (of the monotonic clock). Returns whether the server knows it now.
 
-        Of several servers behind a router each has adapters of its own: the one that `affinity`
-        leads to is given it, unless that has happened since.
+        Each of several servers behind a router has adapters of its own: it is loaded on the one
+        that `affinity` leads to, unless that has happened since.
         """
         async with self._locks[adapter]:
-            if name == adapter:  # it has had it of itself, and has it no more
+            if name == adapter:  # the server was started with it, and no longer has it
                 return False
-            if self._given.get((name, affinity), 0.0) < asked:
+            if self._load_times.get((name, affinity), 0.0) < sent:
                 await self._load(adapter, name, affinity)
-            return (name, affinity) in self._given
+            return (name, affinity) in self._load_times
 
     async def unload_adapter(self, adapter: str) -> None:
-        """Have the server give up an adapter that it was given."""
+        """Unload an adapter that was loaded on the server."""
         async with self._locks[adapter]:
-            await self._take_back(self.loaded.pop(adapter, None))
+            await self._unload(self.loaded.pop(adapter, None))
 
     async def _load(self, adapter: str, name: str, affinity: str = "") -> None:
-        """Have the server read it, where it can.
+        """Have the server load an adapter, if it can.
 
-        Not in place: vLLM would read its files at every step from then on, and die when they go.
+        Not in place: vLLM would read its files at every step from then on, and crash when they are
+        deleted.
         """
-        path = self._find(adapter)
-        if path is None or not self.state.loads:
+        path = self._find_folder(adapter)
+        if path is None or not self.state.can_load_adapters:
             return
         if name in self._refused:
             raise self._refused[name]
@@ -146,56 +168,59 @@ class ServerConnection:
             self._refused[name] = _refusal(adapter, error)
             raise self._refused[name] from error
         self.loads += 1
-        self._given[name, affinity] = time.monotonic()
+        self._load_times[name, affinity] = time.monotonic()
         before, self.loaded[adapter] = self.loaded.get(adapter), name
         if before != name:
-            await self._take_back(before)  # replies that it is in keep it
+            await self._unload(before)  # running replies keep it
 
-    async def _take_back(self, name: str | None) -> None:
-        if name is not None and self.state.loads:
+    async def _unload(self, name: str | None) -> None:
+        if name is not None and self.state.can_load_adapters:
             with contextlib.suppress(LinlyError):
                 await self._server.unload_adapter(name)
 
-    def _turn(self, state: ConnectionState) -> None:
+    def _set_state(self, state: ConnectionState) -> None:
         before, self.state = self.state.error, state
-        if state.error != before and (state.error or before != SILENT):
-            log.warning("%s: %s", self._server.place, state.error or "The model server answers.")
+        if state.error != before and (state.error or before != NOT_ANSWERED_YET):
+            log.warning("%s: %s", self._server.host, state.error or "The model server answers.")
 
-    def _base_among(self, served: ServerModels) -> str:
-        """Under which name the server has the base: also with a path before it, or alone."""
+    def _base_name(self, served: ServerModels) -> str:
+        """The server's name for the base: it may have a path before it, or be any name if it is
+        the only one."""
         named = [name for name in served.bases if name.rpartition("/")[2] == self._base]
         if named or len(served.bases) == 1:
             return (named or served.bases)[0]
         raise EngineError(
-            f"The model server serves {', '.join(served.bases) or 'no model'} and not {self._base}",
-            "Start this program with --base_model and the folder of what is served.",
+            "model_server_other_base",
+            bases=", ".join(served.bases) or "no model",
+            base=self._base,
         )
 
-    async def _knows_ids(self, base: str) -> bool:
-        """Whether the server takes token ids, which then are the same as here."""
-        told = await self._server.tokens(base, self._probe.text)
-        if told is None:
+    async def _takes_ids(self, base: str) -> bool:
+        """Whether the server accepts token ids; then they are the same as on this machine."""
+        server_ids = await self._server.tokenize(base, self._probe.text)
+        if server_ids is None:
             return await self._server.accepts_token_ids(base, self._probe.ids)
-        if self._probe.fits(told):
+        if self._probe.matches(server_ids):
             return True
         raise EngineError(
-            f"The model server has another tokenizer than {self._base}",
-            "Start this program with --base_model and the folder of what is served.",
+            "model_server_other_tokenizer",
+            base=self._base,
         )
 
 
-def was_given(name: str) -> bool:
-    """Whether a server has an adapter by this name because it was given it."""
-    return GIVEN.fullmatch(name) is not None
+def is_loaded_name(name: str) -> bool:
+    """Whether an adapter has this name on a server because it was loaded there at run time."""
+    return LOADED_NAME_RE.fullmatch(name) is not None
 
 
-def _named(adapter: str, digest: str) -> str:
-    return f"{adapter}@{digest[:DIGITS]}" if digest else adapter
+def _loaded_name(adapter: str, digest: str) -> str:
+    return f"{adapter}@{digest[:NAME_DIGITS]}" if digest else adapter
 
 
 def _refusal(adapter: str, error: LinlyError) -> AdapterError:
-    said = without_paths(error.message)
+    reason = without_folders(error.text)
     return AdapterError(
-        f"The model server cannot serve the adapter {adapter!r}: {said}",
-        "Mend it, and let the server see the same folder under the same path.",
+        "model_server_adapter_refused",
+        adapter=adapter,
+        reason=reason,
     )

@@ -1,8 +1,8 @@
-"""The engine at the other end of a line: one thread with an event loop that asks a server.
+"""The engine that forwards requests to a model server: one thread with an event loop.
 
-The loop looks at the server again and again: what it serves, and whether it is there. While it is
-not, requests are refused with that sentence, replies that were under way end as interrupted, and
-it is tried again, less and less often.
+The loop polls the server's list of models. While the server cannot be reached, requests are refused
+with the error, replies that were running end as interrupted, and the server is polled again, at
+growing intervals.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from model.engine.remote.client import ANSWER_SECONDS, OpenAIClient, UnknownThereError
-from model.engine.remote.connection import ServerConnection, was_given
-from model.engine.remote.probe import TokenizerProbe
+from model.engine.remote.client import RESPONSE_SECONDS, OpenAIClient, UnknownThereError
+from model.engine.remote.connection import ServerConnection, TokenizerProbe, is_loaded_name
 from model.engine.remote.response_stream import ResponseStream
 from model.types import (
     AdapterError,
@@ -35,10 +34,10 @@ from model.types import (
     RequestError,
 )
 
-LOOK_SECONDS = 5.0  # between two looks at a server that is there
-FIRST_WAIT, LONGEST_WAIT = 0.5, 15.0  # between two tries at one that is not
-MAX_RUNNING = 1024  # requests on their way at the same time; the server has a queue of its own
-GONE = 3  # looks in vain, after which nothing is to be expected of a server any more
+POLL_SECONDS = 5.0  # between two polls of a server that responds
+MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.5, 15.0  # between two polls of one that does not
+MAX_RUNNING = 1024  # requests at the same time; the server has a queue of its own
+MAX_FAILED_POLLS = 3  # after so many in a row the running replies end
 CLOSE_SECONDS = 5.0
 T = TypeVar("T")
 
@@ -46,15 +45,15 @@ log = logging.getLogger(__name__)
 
 
 class RemoteEngine:
-    """Asks the server at `url`. See `base.Engine`.
+    """Forwards to the server at `url`. See `protocol.Engine`.
 
     Args:
         url: where its API begins.
-        key: what it asks for, if anything.
-        base: the name of the base that it is to serve.
-        longest: tokens that a prompt and its reply may have together, at the most.
+        key: its API key, if it has one.
+        base: the name of the base that it has to serve.
+        max_context_length: tokens that a prompt and its reply may have together, at the most.
         probe: tells whether its tokenizer is the right one.
-        find: where an adapter's folder lies, by its name; None if there is none here.
+        find_folder: returns an adapter's folder by its name; None if it is not on this machine.
     """
 
     name = "remote"
@@ -66,66 +65,66 @@ class RemoteEngine:
         url: str,
         key: str | None,
         base: str,
-        longest: int,
+        max_context_length: int,
         probe: TokenizerProbe,
-        find: Callable[[str], Path | None],
+        find_folder: Callable[[str], Path | None],
     ) -> None:
-        self._longest = longest
+        self._max_context_length = max_context_length
         self._server = OpenAIClient(url, key)
-        self._line = ServerConnection(self._server, base, probe, find)
+        self._connection = ServerConnection(self._server, base, probe, find_folder)
         self._replies: dict[str, ResponseStream] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._others: set[asyncio.Task[Any]] = set()  # the engine's own, beside those of replies
-        self._heard = -math.inf  # when a reply last said something
+        self._tasks: dict[str, asyncio.Task[None]] = {}  # of the replies
+        self._other_tasks: set[asyncio.Task[Any]] = set()
+        self._last_chunk = -math.inf  # when the last one of any reply came
         self._closing = False
-        self._hurry = asyncio.Event()
+        self._poll_now = asyncio.Event()
         self._ended = asyncio.Event()
-        self._tried = threading.Event()
+        self._polled = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     @property
     def context_length(self) -> int:
-        state = self._line.state
-        return min(self._longest, state.served.longest.get(state.base, self._longest))
+        state, limit = self._connection.state, self._max_context_length
+        return min(limit, state.models.context_lengths.get(state.base, limit))
 
     @property
     def accepts_token_ids(self) -> bool:
-        return self._line.state.ids
+        return self._connection.state.accepts_token_ids
 
     @property
     def adapters(self) -> frozenset[str]:
-        """What the server has of itself, as it was listed at the last look."""
-        return frozenset(name for name in self._line.state.served.adapters if not was_given(name))
+        """The adapters that the server was started with, as of the last poll."""
+        listed = self._connection.state.models.adapters
+        return frozenset(name for name in listed if not is_loaded_name(name))
 
-    def can_have(self, adapter: str) -> bool:
-        """Whether the server has an adapter, or reads those that it is told of."""
-        return adapter in self.adapters or self._line.state.loads
+    def can_serve_adapter(self, adapter: str) -> bool:
+        """Whether the server has an adapter, or loads adapters at run time."""
+        return adapter in self.adapters or self._connection.state.can_load_adapters
 
-    def wait(self, seconds: float) -> None:
-        """Until the server was looked at once, or for so long."""
-        self._tried.wait(seconds)
+    def wait_for_poll(self, seconds: float) -> None:
+        """Block until the server was polled once, or for so many seconds."""
+        self._polled.wait(seconds)
 
     def prepare(self, adapter: str, digest: str) -> PreparedAdapter:
-        """Nothing yet: the server is told when it is asked, on the engine's own thread, as that can
-        take long, and threads that could wait for it are few."""
-        self._check_line()
+        """Returns at once: the adapter is loaded with the request, on the engine's thread. Loading
+        can take long, and there are few threads that could wait for it."""
+        self._check_connection()
         return PreparedAdapter(adapter, digest)
 
     def load(self, adapter: str, digest: str) -> None:
-        self._check_line()
-        self._ask(self._line.ensure_adapter(adapter, digest))
+        self._check_connection()
+        self._run_on_loop(self._connection.ensure_adapter(adapter, digest))
 
     def submit(self, request: EngineRequest, emit: Emit) -> None:
-        self._check_line()
+        self._check_connection()
         if request.adapter and request.adapter_scale not in (0, 1):
             raise RequestError(
-                "A model server elsewhere serves adapters at strength 1 alone",
-                "Set the strength to 1, or to 0 for the base.",
+                "model_server_adapter_scale",
             )
         if len(self._replies) >= MAX_RUNNING:
-            raise BusyError(f"{MAX_RUNNING} replies are on their way already", "Try again soon.")
+            raise BusyError("too_many_remote_replies", running=MAX_RUNNING)
         self._loop.call_soon_threadsafe(self._begin, ResponseStream(request, emit))
 
     def abort(self, request_id: str) -> None:
@@ -133,17 +132,18 @@ class RemoteEngine:
             self._loop.call_soon_threadsafe(self._cancel, request_id)
 
     def unload(self, adapter: str) -> None:
-        if self._line.state.error is None and not self._closing:
-            self._ask(self._line.unload_adapter(adapter))
+        if self._connection.state.error is None and not self._closing:
+            self._run_on_loop(self._connection.unload_adapter(adapter))
 
     def status(self) -> EngineStatus:
         replies = tuple(self._replies.values())
-        running = sum(reply.spoke for reply in replies)
-        return EngineStatus(running, len(replies) - running, self._line.state.error)
+        running = sum(reply.has_output for reply in replies)
+        return EngineStatus(running, len(replies) - running, self._connection.state.error)
 
     def counts(self) -> EngineCounts:
+        connection = self._connection
         return EngineCounts(
-            adapter_loads=self._line.loads, adapters=tuple(sorted(self._line.loaded))
+            adapter_loads=connection.loads, adapters=tuple(sorted(connection.loaded))
         )
 
     def close(self) -> None:
@@ -152,90 +152,89 @@ class RemoteEngine:
             self._loop.call_soon_threadsafe(self._ended.set)
         self._thread.join(CLOSE_SECONDS)
 
-    def _check_line(self) -> None:
+    def _check_connection(self) -> None:
         if self._closing:
-            raise EngineError("The program is shutting down")
-        if self._line.state.error:
-            raise NotReadyError(self._line.state.error)
+            raise EngineError("shutting_down")
+        if self._connection.state.error:
+            raise NotReadyError(self._connection.state.error)
 
-    def _ask(self, question: Coroutine[Any, Any, T]) -> T:
-        """The answer to a question that is asked on the engine's thread."""
-        return asyncio.run_coroutine_threadsafe(self._result(question), self._loop).result()
+    def _run_on_loop(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`, which runs on the engine's thread."""
+        return asyncio.run_coroutine_threadsafe(self._result(work), self._loop).result()
 
-    # From here on, all runs on the engine's thread.
+    # The methods from here on run on the engine's thread.
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_until_complete(self._work())
-        except BaseException as error:  # the thread must not die without a word
+        except BaseException as error:  # the thread must not die without a message
             log.exception("the engine stopped")
-            self._line.mark_down(
-                EngineError(f"The engine stopped: {error or type(error).__name__}")
+            self._connection.mark_down(
+                EngineError("engine_stopped", error=error or type(error).__name__)
             )
         finally:
-            self._tried.set()
+            self._polled.set()
             self._loop.run_until_complete(self._end_all())
             self._loop.close()
 
     async def _work(self) -> None:
-        """Until it is closed."""
-        watching = self._start(self._watch())
+        """Runs until the engine is closed."""
+        polling = self._start(self._poll_forever())
         ended = self._start(self._ended.wait())
-        await asyncio.wait({watching, ended}, return_when=asyncio.FIRST_COMPLETED)
-        if watching.done():
-            watching.result()  # it never ends by itself, but for a fault
+        await asyncio.wait({polling, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if polling.done():
+            polling.result()  # raises: polling ends only with an error
 
     def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """A task that `_end_all` cancels."""
         task = self._loop.create_task(work)
-        self._others.add(task)
-        task.add_done_callback(self._others.discard)
+        self._other_tasks.add(task)
+        task.add_done_callback(self._other_tasks.discard)
         return task
 
     async def _result(self, work: Coroutine[Any, Any, T]) -> T:
         return await self._start(work)
 
     async def _end_all(self) -> None:
-        """Cancel the engine's own tasks, and wait for all. Those of the HTTP library are ended by
-        it: one that is cancelled before its first step leaves a coroutine that nothing awaits."""
-        for number in tuple(self._tasks):
-            self._cancel(number)
-        for task in tuple(self._others):
+        """Cancel the engine's own tasks, and wait for all. The HTTP library ends its tasks itself:
+        one that is cancelled before its first step leaves a coroutine that nothing awaits."""
+        for request_id in tuple(self._tasks):
+            self._cancel(request_id)
+        for task in tuple(self._other_tasks):
             task.cancel()
         if tasks := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(tasks)
         await self._server.close()
 
-    async def _watch(self) -> None:
-        """Look at the server, again and again."""
-        pause, failures = FIRST_WAIT, 0
+    async def _poll_forever(self) -> None:
+        pause, failures = MIN_RETRY_SECONDS, 0
         while True:
-            self._hurry.clear()
-            failures = await self._look(failures)
-            self._tried.set()
-            broken = failures > 0
+            self._poll_now.clear()
+            failures = await self._poll(failures)
+            self._polled.set()
+            timeout = pause if failures else POLL_SECONDS
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), pause if broken else LOOK_SECONDS)
-            pause = min(2 * pause, LONGEST_WAIT) if broken else FIRST_WAIT
+                await asyncio.wait_for(self._poll_now.wait(), timeout)
+            pause = min(2 * pause, MAX_RETRY_SECONDS) if failures else MIN_RETRY_SECONDS
 
-    async def _look(self, failures: int) -> int:
-        """Look once; how often in a row that has failed now.
+    async def _poll(self, failures: int) -> int:
+        """Poll once, after so many failures in a row. Returns their number now.
 
-        One failure more than once means that it is gone: a connection may break, and a server that
-        answers others may be too busy to be asked. Replies that it has taken end with their own
-        connections, but for a network that says nothing.
+        A single failure does not count: a connection may break, and a server that serves others may
+        be too busy for a poll. Replies that the server has accepted end with their own connections,
+        unless the network is silent.
         """
         try:
-            await self._line.refresh()
+            await self._connection.refresh()
         except BusyError:
             return 0
         except LinlyError as error:
-            answers = self._replies and self._loop.time() - self._heard < ANSWER_SECONDS
-            if answers or (failures == 0 and self._line.state.error is None):
+            is_streaming = self._replies and self._loop.time() - self._last_chunk < RESPONSE_SECONDS
+            if is_streaming or (failures == 0 and self._connection.state.error is None):
                 return failures + 1
-            self._line.mark_down(error)
-            if isinstance(error, NotReadyError) and failures + 1 >= GONE:
+            self._connection.mark_down(error)
+            if isinstance(error, NotReadyError) and failures + 1 >= MAX_FAILED_POLLS:
                 self._interrupt_all()
             return failures + 1
         return 0
@@ -246,40 +245,41 @@ class RemoteEngine:
             self._cancel(reply.request.id)
 
     def _begin(self, reply: ResponseStream) -> None:
-        number = reply.request.id
-        if reply.request.read_only:  # what a server reads ahead is its own business
+        request_id = reply.request.id
+        if reply.request.prefill_only:  # the server decides itself what it computes ahead
             reply.skip()
             return
-        self._replies[number] = reply
-        self._tasks[number] = self._loop.create_task(self._answer(reply))
+        self._replies[request_id] = reply
+        self._tasks[request_id] = self._loop.create_task(self._serve(reply))
 
-    def _cancel(self, number: str) -> None:
+    def _cancel(self, request_id: str) -> None:
         """End a reply, once: cancelled again, its task would leave the connection open, and the
-        server would go on. One that is cancelled before its first step would never take one."""
-        reply = self._replies.get(number)
+        server would go on. A task must not be cancelled before its first step: it would never run,
+        and so never emit the end."""
+        reply = self._replies.get(request_id)
         if reply is None:
             return
         reply.abort()
-        if reply.begun and not reply.cancelled:
+        if reply.started and not reply.cancelled:
             reply.cancelled = True
-            self._tasks[number].cancel()
+            self._tasks[request_id].cancel()
 
-    async def _answer(self, reply: ResponseStream) -> None:
-        """One reply, from its question to its last Delta."""
-        reply.begun = True
+    async def _serve(self, reply: ResponseStream) -> None:
+        """One reply, from the HTTP request to its last Delta."""
+        reply.started = True
         try:
-            if reply.reason is None:
+            if reply.finish_reason is None:
                 await self._stream(reply)
         except asyncio.CancelledError:
             reply.abort()
         except NotReadyError as error:
-            reply.on_connection_lost(_broke_off() if reply.taken else error)
-            self._hurry.set()
+            reply.on_connection_lost(_broke_off() if reply.accepted else error)
+            self._poll_now.set()
         except LinlyError as error:
             reply.on_error(error)
         except Exception as error:
             log.exception("a reply failed")
-            reply.on_error(EngineError(f"The model server's answer cannot be read: {error}"))
+            reply.on_error(EngineError("model_server_answer_unreadable", error=error))
         finally:
             del self._replies[reply.request.id], self._tasks[reply.request.id]
             reply.emit_final()
@@ -287,39 +287,38 @@ class RemoteEngine:
     async def _stream(self, reply: ResponseStream) -> None:
         adapter = reply.request.adapter if reply.request.adapter_scale else None
         if adapter is None:
-            await self._hear(reply, self._line.state.base)
+            await self._read_chunks(reply, self._connection.state.base)
             return
-        name = await self._line.ensure_adapter(adapter.name, adapter.digest)
-        asked = time.monotonic()
+        name = await self._connection.ensure_adapter(adapter.name, adapter.digest)
+        sent = time.monotonic()
         try:
-            await self._hear(reply, name)
+            await self._read_chunks(reply, name)
         except UnknownThereError as error:
-            # It has been started anew since it was looked at, or is another one than was looked at.
+            # Since the last poll the server was restarted, or the request reached another replica.
             affinity = reply.request.affinity
-            if not await self._line.reload_adapter(adapter.name, name, affinity, asked):
+            if not await self._connection.reload_adapter(adapter.name, name, affinity, sent):
                 raise _unserved(adapter.name) from error
-            await self._hear(reply, name)
+            await self._read_chunks(reply, name)
 
-    async def _hear(self, reply: ResponseStream, model: str) -> None:
-        asked = reply.body(model), reply.request.affinity
-        async with self._server.completion(*asked) as chunks:
-            reply.taken = True
+    async def _read_chunks(self, reply: ResponseStream, model: str) -> None:
+        body, affinity = reply.request_body(model), reply.request.affinity
+        async with self._server.completion(body, affinity) as chunks:
+            reply.accepted = True
             async for chunk in chunks:
-                self._heard = self._loop.time()
+                self._last_chunk = self._loop.time()
                 reply.on_chunk(chunk)
-                if reply.cut:
+                if reply.stopped_early:
                     return
-        if reply.reason is None:
+        if reply.finish_reason is None:
             raise _broke_off()
 
 
 def _broke_off() -> NotReadyError:
-    return NotReadyError("The model server broke off", "Continue the reply, or ask again.")
+    return NotReadyError("model_server_connection_lost")
 
 
 def _unserved(adapter: str) -> AdapterError:
     return AdapterError(
-        f"The model server does not serve the adapter {adapter!r}",
-        f"Start it with --lora-modules {adapter}=FOLDER, or let it load adapters by itself: "
-        "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True.",
+        "model_server_adapter_missing",
+        adapter=adapter,
     )

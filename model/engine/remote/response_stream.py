@@ -1,4 +1,4 @@
-"""One reply as a server streams it, turned into Deltas: the counterpart of `engine.sequence`."""
+"""Turns one reply as a server streams it into Deltas: the counterpart of `engine.sequence`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from model.engine.stop_strings import StopStrings
+from model.translations import LocalizedText
 from model.types import (
     Delta,
     Emit,
@@ -21,82 +22,85 @@ from model.types import (
 
 Json = dict[str, Any]
 
-MAX_STOPS = 16  # that a server is told of; all are looked for here
-REASONS = {"length": FinishReason.LENGTH}  # whatever else ends a reply by itself is a stop
+MAX_STOPS = 16  # that are sent to a server; this program looks for all of them anyway
+FINISH_REASONS = {"length": FinishReason.LENGTH}  # all others count as a stop
+# Servers other than vLLM may not know these: they are sent only where they are not switched off.
+SWITCHED_OFF = {
+    "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "min_tokens": 0,
+    "ignore_eos": False, "presence_penalty": 0.0, "frequency_penalty": 0.0,
+}  # fmt: skip
 
 
 class ResponseStream:
-    """What has come of a request so far. Only the engine's loop touches it.
+    """The reply to a request so far. Only the engine's loop uses it.
 
-    Where the server tells token ids, their text is made here, as with the local engine; else its
-    own text is taken, which has whole characters only.
+    Where the server sends token ids, the detokenizer makes their text, as with the local engine;
+    else the server's text is used, which has full characters only.
     """
 
     def __init__(self, request: EngineRequest, emit: Emit) -> None:
         self.request = request
-        self.reason: FinishReason | None = None
-        self.begun = False  # to be asked for
+        self.finish_reason: FinishReason | None = None
+        self.started = False  # its task runs
         self.cancelled = False
-        self.taken = False  # by the server
-        self.spoke = False  # its first token is there
-        self.cut = False  # by a stop string that is ours: the server would go on
+        self.accepted = False  # by the server
+        self.has_output = False  # the first token has come
+        self.stopped_early = False  # by a stop string: the server would go on
         self._emit = emit
         self._stops = StopStrings(request.sampling.stop, request.so_far)
         self._submitted = self._first_token = time.perf_counter()
         self._tokens = 0
         self._usage: Json = {}
         self._refusal: LinlyError | None = None
-        self._error: str | None = None
-        drawn = secrets.randbits(32) if request.sampling.seed is None else request.sampling.seed
-        self._seed = drawn
+        self._error: LocalizedText | None = None
+        seed = request.sampling.seed
+        self._seed = secrets.randbits(32) if seed is None else seed
 
-    def body(self, model: str) -> Json:
-        """What a server is asked for, in OpenAI's words and vLLM's."""
-        request, wishes = self.request, self.request.sampling
+    def request_body(self, model: str) -> Json:
+        """The JSON body of the HTTP request, with OpenAI's fields and vLLM's."""
+        request, sampling = self.request, self.request.sampling
         body: Json = {
             "model": model,
             "prompt": request.prompt_text or list(request.prompt_ids),
             "stream": True,
             "stream_options": {"include_usage": True},
             "return_token_ids": True,
-            "max_tokens": wishes.max_tokens,
-            "temperature": wishes.temperature,
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
             "seed": self._seed,
-            "stop": [stop for stop in wishes.stop if _encodable(stop)][:MAX_STOPS],
+            "stop": [stop for stop in sampling.stop if _encodable(stop)][:MAX_STOPS],
         }
-        if request.eos_ids and not wishes.ignore_eos:
+        if request.eos_ids and not sampling.ignore_eos:
             body["stop_token_ids"] = sorted(request.eos_ids)
-        if wishes.logprobs is not None:
-            body["logprobs"] = wishes.logprobs
-        if wishes.logit_bias:
-            body["logit_bias"] = {str(token): bias for token, bias in wishes.logit_bias}
-        # Servers that are no vLLM may not know all of these: they are sent where they matter.
-        off = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "min_tokens": 0,
-               "ignore_eos": False, "presence_penalty": 0.0, "frequency_penalty": 0.0}  # fmt: skip
-        return body | {n: getattr(wishes, n) for n, v in off.items() if getattr(wishes, n) != v}
+        if sampling.logprobs is not None:
+            body["logprobs"] = sampling.logprobs
+        if sampling.logit_bias:
+            body["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias}
+        values = {name: getattr(sampling, name) for name in SWITCHED_OFF}
+        return body | {name: v for name, v in values.items() if v != SWITCHED_OFF[name]}
 
     def on_chunk(self, chunk: Json) -> None:
-        """What the server says next; afterwards `reason` tells whether that was all."""
+        """Process the server's next chunk; sets `finish_reason` if it was the last one."""
         usage, choices = chunk.get("usage"), chunk.get("choices")
         self._usage = usage if isinstance(usage, dict) else self._usage
-        if isinstance(choices, list) and choices and self.reason is None:
-            self._say(choices[0])
+        if isinstance(choices, list) and choices and self.finish_reason is None:
+            self._emit_choice(choices[0])
 
-    def _say(self, choice: Json) -> None:
+    def _emit_choice(self, choice: Json) -> None:
         ids, ended = choice.get("token_ids"), choice.get("finish_reason")
-        if not self.spoke and (ids or choice.get("text") or ended):
-            self.spoke, self._first_token = True, time.perf_counter()
+        if not self.has_output and (ids or choice.get("text") or ended):
+            self.has_output, self._first_token = True, time.perf_counter()
         shown, stopped = self._stops.push(self._text(ids, choice.get("text")))
         logprobs = self._logprobs(choice.get("logprobs"), ids)
         if shown or logprobs:
             self._emit(Delta(shown, logprobs=logprobs))
         if stopped:
-            self.reason, self.cut = FinishReason.STOP, not ended
+            self.finish_reason, self.stopped_early = FinishReason.STOP, not ended
         elif ended:
-            self._end(REASONS.get(str(ended), FinishReason.STOP))
+            self._end(FINISH_REASONS.get(str(ended), FinishReason.STOP))
 
     def _text(self, ids: object, text: object) -> str:
-        """By the ids, where the server tells them; else as it has written them."""
+        """The text of the ids, where the server sends them; else the server's text."""
         if isinstance(ids, list):
             self._tokens += len(ids)
             push, eos = self.request.detokenizer.push, self.request.eos_ids
@@ -104,56 +108,58 @@ class ResponseStream:
         self._tokens += bool(text)
         return text if isinstance(text, str) else ""
 
-    def _logprobs(self, told: object, ids: object) -> tuple[TokenLogprob, ...]:
-        """A choice's logprobs, but for that of the end token. Tokens are named as here, where
-        their ids are known: vLLM has no name for a part of a character."""
-        entries = _read_logprobs(told, self.request.sampling.logprobs)
+    def _logprobs(self, data: object, ids: object) -> tuple[TokenLogprob, ...]:
+        """A choice's logprobs, without that of the end token. Where the ids are known, tokens have
+        the detokenizer's text: vLLM has none for a part of a character."""
+        entries = _read_logprobs(data, self.request.sampling.logprobs)
         if not isinstance(ids, list) or len(ids) != len(entries):
             return entries
-        piece, eos = self.request.detokenizer.token_text, self.request.eos_ids
+        text_of, eos = self.request.detokenizer.token_text, self.request.eos_ids
         pairs = zip(entries, ids, strict=True)
-        return tuple(replace(one, token=piece(token)) for one, token in pairs if token not in eos)
+        return tuple(replace(entry, token=text_of(id_)) for entry, id_ in pairs if id_ not in eos)
 
     def skip(self) -> None:
-        """It asks for no text."""
+        """End a prefill-only request, which has no reply."""
         self._end(FinishReason.STOP)
         self.emit_final()
 
     def abort(self) -> None:
-        """It was ended from here."""
+        """End the reply because the caller aborts it, or the engine closes."""
         self._end(FinishReason.ABORT)
 
     def on_connection_lost(self, error: LinlyError) -> None:
-        """The line is down: as if it had never been asked, unless the server took it."""
-        if self.taken:
-            self.interrupt(error)
+        """Connection lost: refuse the request, or end it as interrupted if the server had accepted
+        it."""
+        if self.accepted:
+            self._end(FinishReason.ABORT, error=error.text)
         else:
             self.on_error(error)
 
-    def interrupt(self, error: LinlyError) -> None:
-        """The server has gone: an end that nobody asked for."""
-        self._end(FinishReason.ABORT, error=str(error))
-
     def on_error(self, error: LinlyError) -> None:
-        """The server did not take it, or failed on the way."""
-        self._end(FinishReason.ERROR, None if self.taken else error, str(error))
+        """The server refused the request, or failed while it replied."""
+        self._end(FinishReason.ERROR, None if self.accepted else error, error.text)
 
     def _end(
-        self, reason: FinishReason, refusal: LinlyError | None = None, error: str | None = None
+        self,
+        reason: FinishReason,
+        refusal: LinlyError | None = None,
+        error: LocalizedText | None = None,
     ) -> None:
-        """For this reason, unless it has ended already, with whatever text is still held back."""
-        if self.reason is not None:
+        """Set the reason, unless the reply has ended already, and emit the text that was held
+        back."""
+        if self.finish_reason is not None:
             return
-        self.reason, self._refusal, self._error = reason, refusal, error
-        rest, _ = self._stops.push(self.request.detokenizer.flush())
-        rest += self._stops.flush()
-        if rest:
-            self._emit(Delta(rest))
+        self.finish_reason, self._refusal, self._error = reason, refusal, error
+        text, _ = self._stops.push(self.request.detokenizer.flush())
+        text += self._stops.flush()
+        if text:
+            self._emit(Delta(text))
 
     def emit_final(self) -> None:
-        """Tell the end, now that the server has said how many tokens it took. Once."""
+        """Emit the last Delta, once, after the server has sent its token counts."""
         self.abort()  # if nothing else has ended it
-        self._emit(Delta("", self.reason, self._stats(), error=self._error, refusal=self._refusal))
+        reason, stats = self.finish_reason, self._stats()
+        self._emit(Delta("", reason, stats, error=self._error, refusal=self._refusal))
 
     def _stats(self) -> Stats:
         counts, details = self._usage, self._usage.get("prompt_tokens_details")
@@ -169,18 +175,18 @@ class ResponseStream:
 
 
 def _encodable(text: str) -> bool:
-    """Half of a character can stand in JSON, and in no reply."""
+    """Whether a text has no lone surrogates: JSON can hold them, a reply cannot."""
     return text == text.encode("utf-8", "replace").decode()
 
 
-def _read_logprobs(told: object, count: int | None) -> tuple[TokenLogprob, ...]:
-    """A choice's logprobs, `count` of the likeliest: vLLM puts the chosen one among them."""
-    if count is None or not isinstance(told, dict):
+def _read_logprobs(data: object, count: int | None) -> tuple[TokenLogprob, ...]:
+    """A choice's logprobs, each with the `count` likeliest: vLLM adds the chosen one to them."""
+    if count is None or not isinstance(data, dict):
         return ()
-    if isinstance(told.get("content"), list):  # as chats have them: llama.cpp's way
-        return tuple(_read_entry(entry, count) for entry in told["content"])
-    tokens, values = told.get("tokens") or (), told.get("token_logprobs") or ()
-    tops = told.get("top_logprobs") or [{}] * len(tokens)
+    if isinstance(data.get("content"), list):  # llama.cpp has the form of chat completions
+        return tuple(_read_entry(entry, count) for entry in data["content"])
+    tokens, values = data.get("tokens") or (), data.get("token_logprobs") or ()
+    tops = data.get("top_logprobs") or [{}] * len(tokens)
     return tuple(
         TokenLogprob(token, value, _likeliest(top or {}, count))
         for token, value, top in zip(tokens, values, tops, strict=False)
@@ -188,7 +194,7 @@ def _read_logprobs(told: object, count: int | None) -> tuple[TokenLogprob, ...]:
 
 
 def _read_entry(entry: Json, count: int) -> TokenLogprob:
-    top = tuple(_read_entry(one, 0) for one in (entry.get("top_logprobs") or ())[:count])
+    top = tuple(_read_entry(other, 0) for other in (entry.get("top_logprobs") or ())[:count])
     return TokenLogprob(entry["token"], entry["logprob"], top)
 
 

@@ -1,4 +1,4 @@
-"""The fused 8-bit decode of the CPU, compiled by numba. Imported only once it is wanted.
+"""The fused 8-bit decoding of the CPU, compiled by numba. Imported only where it is used.
 
-Nobody needs a compiler: numba brings LLVM, and what it compiles is cached on disk.
+Users need no compiler: numba brings LLVM, and its output is cached on disk.
 """

@@ -1,4 +1,7 @@
-"""python -m model.layers.kernels FOLDER: compile everything and keep the machine code there."""
+"""python -m model.layers.kernels FOLDER MARKER: compiles all kernels and stores the machine code.
+
+The empty file MARKER is written last.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,15 @@ from pathlib import Path
 
 from numba import config
 
-from model.layers.kernel_build import DONE
 
-
-def main(folder: Path) -> None:
+def main(folder: Path, marker: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config.CACHE_DIR = str(folder)
     from model.layers.kernels.thread_pool import compile_all
 
     compile_all()
-    (folder / DONE).touch()
+    marker.touch()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))

@@ -4,48 +4,49 @@ from __future__ import annotations
 
 import numpy as np
 
+from model.layers.kernels.intrinsics import compiled, float32_array, int8_array
 from model.layers.kernels.llvm_ir import I8
-from model.layers.kernels.memory import bytes_at, floats
-from model.layers.kernels.options import compiled
 from model.layers.kernels.records import VECTOR
-from model.layers.kernels.weighted_sum_ir import WIDEST, mix_tiles
+from model.layers.kernels.weighted_sum_ir import SINGLE_ROW_VECTORS, weighted_sum_tiles
 
 # A is so narrow that a single sum would wait for itself: it is made in several parts.
-PARTS = 4
-single, widest = mix_tiles(I8, 1, 1), mix_tiles(I8, 1, WIDEST)
-in_parts = mix_tiles(I8, 1, 1, PARTS)
+PARTIAL_SUMS = 4
+one_vector_tile = weighted_sum_tiles(I8, 1, 1)
+wide_tile = weighted_sum_tiles(I8, 1, SINGLE_ROW_VECTORS)
+partial_sums_tile = weighted_sum_tiles(I8, 1, 1, PARTIAL_SUMS)
 
 
 @compiled
-def lora_a(pair, strength, x, low):
-    """low [rank] = strength * scale * (x A), for a PAIR record and the addresses of float32 `x`
-    [ins] and `low`, which is padded to whole vectors."""
+def lora_a(pair, adapter_scale, x, low_rank):
+    """low_rank [rank] = adapter_scale * scale * (x A), for a LORA_PAIR record and the addresses of
+    float32 `x` [in_features] and `low_rank`, which is padded to full vectors."""
     step = (pair.rank + VECTOR - 1) // VECTOR * VECTOR
-    even, values = pair.ins // PARTS * PARTS, floats(low, step)
-    values[:] = 0
+    even = pair.in_features // PARTIAL_SUMS * PARTIAL_SUMS
+    sums = float32_array(low_rank, step)
+    sums[:] = 0
     for at in range(0, step, VECTOR):
         if even:
-            in_parts(1, pair.a + at, step, 0, x, 0, even, low + 4 * at, 0)
-        if even < pair.ins:
-            single(1, pair.a + at + even * step, step, 0, x + 4 * even, 0, pair.ins - even,
-                   low + 4 * at, 0)  # fmt: skip
-    scale = floats(pair.scale, pair.rank)
+            partial_sums_tile(1, pair.a + at, step, 0, x, 0, even, low_rank + 4 * at, 0)
+        if even < pair.in_features:
+            one_vector_tile(1, pair.a + at + even * step, step, 0, x + 4 * even, 0,
+                            pair.in_features - even, low_rank + 4 * at, 0)  # fmt: skip
+    scale = float32_array(pair.scale, pair.rank)
     for k in range(pair.rank):
-        values[k] *= scale[k] * np.float32(strength)
+        sums[k] *= scale[k] * np.float32(adapter_scale)
 
 
 @compiled
-def lora_b(pair, low, first, y, count):
-    """y += low B from output `first` on, `count` of them; `low` and `y` are addresses."""
+def lora_b(pair, low_rank, first, y, count):
+    """y += low_rank B for `count` outputs from `first` on; `low_rank` and `y` are addresses."""
     at, b = 0, pair.b + first
-    while at + WIDEST * VECTOR <= count:
-        widest(1, b + at, pair.outs, VECTOR, low, 0, pair.rank, y + 4 * at, 0)
-        at += WIDEST * VECTOR
+    while at + SINGLE_ROW_VECTORS * VECTOR <= count:
+        wide_tile(1, b + at, pair.out_features, VECTOR, low_rank, 0, pair.rank, y + 4 * at, 0)
+        at += SINGLE_ROW_VECTORS * VECTOR
     while at + VECTOR <= count:
-        single(1, b + at, pair.outs, VECTOR, low, 0, pair.rank, y + 4 * at, 0)
+        one_vector_tile(1, b + at, pair.out_features, VECTOR, low_rank, 0, pair.rank, y + 4 * at, 0)
         at += VECTOR
-    out, factors = floats(y, count), floats(low, pair.rank)
+    out, factors = float32_array(y, count), float32_array(low_rank, pair.rank)
     for k in range(pair.rank if at < count else 0):
-        row = bytes_at(b + k * pair.outs, count)
+        row = int8_array(b + k * pair.out_features, count)
         for i in range(at, count):
             out[i] += factors[k] * row[i]

@@ -1,4 +1,4 @@
-"""The team's threads. They live in compiled code, without the GIL, and sleep when idle."""
+"""The threads that run compiled code, without the GIL. They sleep when there is no job."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from model.layers.kernels.records import KernelArgs
 class ThreadPool:
     """`threads` - 1 threads that help the caller of `run`.
 
-    Other calls of `run` must not overlap.
+    Calls of `run` must not overlap.
     """
 
     def __init__(self, threads: int, tables: KernelArgs) -> None:
@@ -23,12 +23,12 @@ class ThreadPool:
         self._memory = np.zeros(size + 64, np.uint8)
         self._counters = -(-self._memory.ctypes.data // 64) * 64
         self._tables = tables
-        self._c = ctypes.CDLL(None)
+        self._libc = ctypes.CDLL(None)
         for helper in range(helpers):
-            self._c.sem_init(self._semaphore(helper), 0, 0)
-        self._put(work_queue.HELPERS, helpers)
+            self._libc.sem_init(self._semaphore(helper), 0, 0)
+        self._set_counter(work_queue.HELPERS, helpers)
         self._threads = [
-            threading.Thread(target=self._follow, args=(helper,), daemon=True)
+            threading.Thread(target=self._work, args=(helper,), daemon=True)
             for helper in range(helpers)
         ]
         for thread in self._threads:
@@ -39,13 +39,13 @@ class ThreadPool:
         decoder_program.run_as_leader(self._counters, job, self._tables)
 
     def close(self) -> None:
-        """End the threads. Nothing may run."""
-        self._put(work_queue.QUIT, 1)
+        """End the threads. No job may be running."""
+        self._set_counter(work_queue.QUIT, 1)
         for helper, thread in enumerate(self._threads):
-            self._c.sem_post(self._semaphore(helper))
+            self._libc.sem_post(self._semaphore(helper))
             thread.join()
 
-    def _follow(self, helper: int) -> None:
+    def _work(self, helper: int) -> None:
         decoder_program.worker_loop(self._counters, helper, self._tables)
 
     def _semaphore(self, helper: int) -> ctypes.c_void_p:
@@ -53,31 +53,31 @@ class ThreadPool:
             self._counters + work_queue.SEMAPHORES + helper * work_queue.SEMAPHORE_BYTES
         )
 
-    def _put(self, at: int, value: int) -> None:
-        ctypes.c_int64.from_address(self._counters + at).value = value
+    def _set_counter(self, offset: int, value: int) -> None:
+        ctypes.c_int64.from_address(self._counters + offset).value = value
 
 
-def empty_tables(rows: int, adapters: int, layers: int) -> KernelArgs:
-    """Tables of the right size with nothing in them."""
+def empty_tables(rows: int, adapter_slots: int, layers: int) -> KernelArgs:
+    """Tables of the right size, filled with zeros."""
     return KernelArgs(
-        np.zeros(1, records.JOB),
-        np.zeros(decoder_program.LAYER_STAGES + 2, records.STAGE),
-        np.zeros(rows, records.ROW),
-        np.zeros(rows, np.int64),
-        np.zeros((rows, 2), np.int64),
-        np.zeros((adapters, layers * len(records.MODULES)), records.PAIR),
-        np.zeros(adapters, records.LINEAR),
-        np.zeros((layers + 1, records.LINEARS), records.LINEAR),
-        np.zeros(2 * layers + 1, np.int64),
+        jobs=np.zeros(1, records.JOB),
+        stages=np.zeros(decoder_program.LAYER_STAGES + 2, records.STAGE),
+        tokens=np.zeros(rows, records.TOKEN),
+        logit_rows=np.zeros(rows, np.int64),
+        tiles=np.zeros((rows, 2), np.int64),
+        lora_pairs=np.zeros((adapter_slots, layers * records.NUM_MODULES), records.LORA_PAIR),
+        embeddings=np.zeros(adapter_slots, records.LINEAR),
+        linears=np.zeros((layers + 1, records.NUM_LINEARS), records.LINEAR),
+        norms=np.zeros(2 * layers + 1, np.int64),
     )
 
 
 def compile_all() -> None:
-    """Compile both sides of the team, by running a stack of no layers."""
-    tables = empty_tables(1, 1, 1)
-    tables.linears["ins"] = records.COLUMNS
-    crew = ThreadPool(2, tables)
+    """Compile what the leader and the workers run, by running a stack of no layers."""
+    tables = empty_tables(rows=1, adapter_slots=1, layers=1)
+    tables.linears["in_features"] = records.COLUMN_PADDING
+    pool = ThreadPool(2, tables)
     job = np.zeros(1, records.JOB)
     job["threads"] = 1
-    crew.run(job)
-    crew.close()
+    pool.run(job)
+    pool.close()

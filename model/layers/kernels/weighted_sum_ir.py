@@ -1,8 +1,9 @@
-"""Sums of the rows of a small matrix, weighted in float32: keys, values and adapters.
+"""Writes the LLVM code that sums the rows of a small matrix, weighted in float32: keys, values and
+adapters.
 
-What is converted on the way is never stored, and sums stay in registers. They are made row of the
-matrix by row; so what a row of weights gives depends on nothing but that row: not on how many
-others are computed with it.
+Converted numbers are never stored, and sums stay in registers. They are made row of the matrix by
+row; so the result of a row of weights depends on that row alone, and not on how many others are
+computed with it.
 """
 
 from __future__ import annotations
@@ -15,15 +16,14 @@ from typing import Any
 from llvmlite import ir
 
 from model.layers.kernels.llvm_ir import (
+    AVX512,
     FLOAT,
-    HALF,
+    HOST_ISA,
     I32,
-    UNIT,
-    WIDE,
     broadcast,
     cases,
-    instructions,
-    integer,
+    int64,
+    ir_function,
     load,
     loop,
     multiply_add,
@@ -33,87 +33,90 @@ from model.layers.kernels.llvm_ir import (
 )
 from model.layers.kernels.records import VECTOR
 
-AHEAD = 2048  # bytes of a matrix, asked of the memory before they are needed
+PREFETCH_BYTES = 2048  # of a matrix, fetched before they are needed
 # Rows of weights, and vectors of the matrix, whose sums fill the registers.
 MAX_ROWS = 6
-VECTORS = 4 if UNIT is WIDE else 1
-WIDEST = 8 if UNIT is WIDE else 4  # vectors for a single row
+TILE_VECTORS = 4 if HOST_ISA is AVX512 else 1
+SINGLE_ROW_VECTORS = 8 if HOST_ISA is AVX512 else 4  # for a single row of weights
 FLOATS = ir.VectorType(FLOAT, VECTOR)
 
 
 @dataclass(frozen=True)
 class WeightedSumTile:
-    """The sums of some rows of weights in some vectors of numbers of a `kind`, HALF or I8, each
-    made in `parts`."""
+    """The sums of some rows of weights in some vectors of numbers of a `kind`, a float or an
+    integer, each sum made in `parts`."""
 
     kind: ir.Type
     rows: int
     vectors: int
     parts: int = 1
 
-    def mix(self, builder: Any, args: Sequence[Any]) -> None:
-        """The instructions of `mix_tiles`, for as many rows as this tile has."""
+    def write(self, builder: Any, args: Sequence[Any]) -> None:
+        """Writes the code of `weighted_sum_tiles` for as many rows as this tile has."""
         matrix, row_step, vector_step, weights, weight_step, count, out, out_step = args
-        places = [
+        outputs = [
             offset_address(
-                builder, builder.add(out, builder.mul(out_step, integer(row))), 4 * VECTOR * at
+                builder, builder.add(out, builder.mul(out_step, int64(row))), 4 * VECTOR * at
             )
             for row in range(self.rows)
             for at in range(self.vectors)
         ]
-        firsts = [builder.add(weights, builder.mul(weight_step, integer(row)))
-                  for row in range(self.rows)]  # fmt: skip
-        begins = [builder.add(matrix, builder.mul(vector_step, integer(at)))
-                  for at in range(self.vectors)]  # fmt: skip
+        weight_rows = [builder.add(weights, builder.mul(weight_step, int64(row)))
+                       for row in range(self.rows)]  # fmt: skip
+        columns = [builder.add(matrix, builder.mul(vector_step, int64(at)))
+                   for at in range(self.vectors)]  # fmt: skip
 
         def turn(k: Any, totals: list[Any]) -> list[Any]:
-            added: list[Any] = []
+            sums: list[Any] = []
             for part in range(self.parts):
-                row = builder.add(k, integer(part))
-                mine = totals[len(added) : len(added) + len(places)]
-                added += self._add(builder, begins, row, row_step, firsts, mine)
-            return added
+                row = builder.add(k, int64(part))
+                part_totals = totals[len(sums) : len(sums) + len(outputs)]
+                sums += self._add_row(builder, columns, row, row_step, weight_rows, part_totals)
+            return sums
 
-        totals = [load(builder, place, FLOATS) for place in places]
-        totals += [ir.Constant(FLOATS, None)] * (len(places) * (self.parts - 1))
+        totals = [load(builder, output, FLOATS) for output in outputs]
+        totals += [ir.Constant(FLOATS, None)] * (len(outputs) * (self.parts - 1))
         sums = loop(builder, count, self.parts, totals, turn)
-        while len(sums) > len(places):
+        while len(sums) > len(outputs):
             half = len(sums) // 2
             sums = [builder.fadd(a, b) for a, b in zip(sums[:half], sums[half:], strict=True)]
-        for total, place in zip(sums, places, strict=True):
-            store(builder, total, place)
+        for total, output in zip(sums, outputs, strict=True):
+            store(builder, total, output)
 
-    def _add(
+    def _add_row(
         self,
         builder: Any,
-        begins: Sequence[Any],
+        columns: Sequence[Any],
         row: Any,
         row_step: Any,
-        firsts: Sequence[Any],
+        weight_rows: Sequence[Any],
         totals: Sequence[Any],
     ) -> list[Any]:
-        """`totals`, for each row of weights its vectors, and one row of the matrix."""
-        offset, place = builder.mul(row, row_step), builder.shl(row, integer(2))
+        """`totals` and one row of the matrix: for each row of weights its vectors."""
+        row_offset, weight_offset = builder.mul(row, row_step), builder.shl(row, int64(2))
         vectors = []
-        for begin in begins:
-            address = builder.add(begin, offset)
-            prefetch(builder, offset_address(builder, address, AHEAD))
-            vectors.append(self._load(builder, address))
-        added, before = [], iter(totals)
-        for first in firsts:
-            weight = broadcast(builder, load(builder, builder.add(first, place), FLOAT), VECTOR)
-            added += [multiply_add(builder, weight, vector, next(before)) for vector in vectors]
-        return added
+        for column in columns:
+            address = builder.add(column, row_offset)
+            prefetch(builder, offset_address(builder, address, PREFETCH_BYTES))
+            vectors.append(self._load_floats(builder, address))
+        sums, previous = [], iter(totals)
+        for weight_row in weight_rows:
+            weight = load(builder, builder.add(weight_row, weight_offset), FLOAT)
+            factor = broadcast(builder, weight, VECTOR)
+            sums += [multiply_add(builder, factor, vector, next(previous)) for vector in vectors]
+        return sums
 
-    def _load(self, builder: Any, address: Any) -> Any:
+    def _load_floats(self, builder: Any, address: Any) -> Any:
         numbers = load(builder, address, ir.VectorType(self.kind, VECTOR))
-        if self.kind is HALF:
-            return builder.fpext(numbers, FLOATS)
-        return builder.sitofp(builder.sext(numbers, ir.VectorType(I32, VECTOR)), FLOATS)
+        if isinstance(self.kind, ir.IntType):
+            return builder.sitofp(builder.sext(numbers, ir.VectorType(I32, VECTOR)), FLOATS)
+        return builder.fpext(numbers, FLOATS)
 
 
-def mix_tiles(kind: ir.Type, most_rows: int, vectors: int, parts: int = 1) -> Callable[..., None]:
-    """A function that adds weighted rows of a matrix to 1 to `most_rows` rows.
+def weighted_sum_tiles(
+    kind: ir.Type, max_rows: int, vectors: int, parts: int = 1
+) -> Callable[..., None]:
+    """A function that adds weighted rows of a matrix to 1 to `max_rows` rows.
 
     It is called as `tiles(rows, matrix, row_step, vector_step, weights, weight_step, count, out,
     out_step)` with addresses and steps in bytes. The matrix has `count` rows of `vectors` vectors
@@ -123,7 +126,7 @@ def mix_tiles(kind: ir.Type, most_rows: int, vectors: int, parts: int = 1) -> Ca
 
     def write(builder: Any, args: Sequence[Any]) -> None:
         rows, *others = args
-        tiles = [WeightedSumTile(kind, count, vectors, parts) for count in range(1, most_rows + 1)]
-        cases(builder, rows, {t.rows: partial(t.mix, builder, others) for t in tiles})
+        tiles = [WeightedSumTile(kind, count, vectors, parts) for count in range(1, max_rows + 1)]
+        cases(builder, rows, {t.rows: partial(t.write, builder, others) for t in tiles})
 
-    return instructions(write)
+    return ir_function(write)

@@ -84,7 +84,7 @@ def test_an_adapter_is_held_against_its_base(
 def test_a_large_base_is_only_loaded_when_asked_for(
     tiny_folder: Path, tiny_adapters: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.doctor.PROBED_BYTES", 1)
+    monkeypatch.setattr("model.doctor.check.PROBED_BYTES", 1)
     words = [str(tiny_adapters / "qv"), "--base-model", str(tiny_folder)]
     _, told = checked(capsys, *words)
     assert "adapter_effect" not in {note["code"] for note in told["notes"]}
@@ -149,7 +149,7 @@ def test_what_nobody_has_thought_of_is_a_sentence_too(
     def fail(*_: object, **__: object) -> None:
         raise KeyError("odd")
 
-    monkeypatch.setattr("model.doctor.check_folder", fail)
+    monkeypatch.setattr("model.doctor.check.check_folder", fail)
     assert main(["check", "x"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "KeyError: 'odd'" in line

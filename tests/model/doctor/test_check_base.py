@@ -229,7 +229,7 @@ def test_what_a_list_names_may_be_absent(folder: Path) -> None:
 def test_large_files_are_compared_when_asked_for(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.doctor.checksums.QUICK_BYTES", 2)
+    monkeypatch.setattr("model.doctor.integrity.QUICK_BYTES", 2)
     sums(folder, "params.json", b"{ }", told=b"{}")
     assert codes(folder) == {"checksum_skipped"}
     assert codes(folder, deep=True) == {"checksum_differs"}

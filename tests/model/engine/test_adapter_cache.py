@@ -1,4 +1,4 @@
-"""Adapters' weights: loaded once, kept by last use, never taken from whoever holds them."""
+"""The adapter cache: one load each, eviction by last use, and never while a reply uses it."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ SIZE = 64  # bytes of each adapter here
 
 
 class Loader:
-    """Makes adapters, and remembers for whom; waits at those in `gates`."""
+    """Makes adapters and records their names; blocks a load whose name is in `gates`."""
 
     def __init__(self) -> None:
         self.loads: list[str] = []
         self.gates: dict[str, threading.Event] = {}
-        self.begun: dict[str, threading.Event] = {}
+        self.started: dict[str, threading.Event] = {}
         self.fails = False
 
     def hold(self, name: str) -> None:
-        self.gates[name], self.begun[name] = threading.Event(), threading.Event()
+        self.gates[name], self.started[name] = threading.Event(), threading.Event()
 
     def __call__(self, name: str, _: str) -> Lora:
         self.loads.append(name)
         if name in self.gates:
-            self.begun[name].set()
+            self.started[name].set()
             assert self.gates[name].wait(20)
         if self.fails:
             raise AdapterError("torn")
@@ -42,47 +42,47 @@ def load() -> Loader:
     return Loader()
 
 
-def test_what_is_resident_is_not_loaded_again(load: Loader) -> None:
+def test_cached_adapter_is_not_loaded_again(load: Loader) -> None:
     cache = AdapterCache(load, None)
     assert cache.acquire("a", "1").lora is cache.acquire("a", "1").lora
     assert load.loads == ["a"]
     assert cache.nbytes == SIZE
 
 
-def test_least_recently_asked_for_leaves_first(load: Loader) -> None:
+def test_least_recently_acquired_is_evicted_first(load: Loader) -> None:
     cache = AdapterCache(load, 2 * SIZE)
     for name in "abacab":
         cache.acquire(name, "1")
-    # c took the place of b, as a had been asked for in between; then b that of c.
+    # c replaced b, as a had been acquired in between; then b replaced c.
     assert load.loads == ["a", "b", "c", "b"]
     assert cache.nbytes == 2 * SIZE
 
 
-def test_without_a_budget_all_stay(load: Loader) -> None:
+def test_without_a_budget_nothing_is_evicted(load: Loader) -> None:
     cache = AdapterCache(load, None)
     for name in "abcabc":
         cache.acquire(name, "1")
     assert load.loads == ["a", "b", "c"]
 
 
-def test_what_somebody_holds_stays(load: Loader) -> None:
+def test_adapter_in_use_is_not_evicted(load: Loader) -> None:
     cache = AdapterCache(load, SIZE)
-    held = cache.acquire("a", "1")
+    handle = cache.acquire("a", "1")
     cache.acquire("b", "1")
     cache.acquire("c", "1")
-    assert cache.acquire("a", "1").lora is held.lora
+    assert cache.acquire("a", "1").lora is handle.lora
     assert load.loads == ["a", "b", "c"]
-    del held
+    del handle
     cache.acquire("b", "1")
     cache.acquire("a", "1")
     assert load.loads == ["a", "b", "c", "b", "a"]
 
 
-def test_what_is_larger_than_the_budget_serves_nevertheless(load: Loader) -> None:
+def test_adapter_larger_than_the_budget_is_served(load: Loader) -> None:
     cache = AdapterCache(load, SIZE - 1)
-    held = cache.acquire("a", "1")
-    assert held.lora.nbytes == SIZE
-    assert cache.acquire("a", "1") is held
+    handle = cache.acquire("a", "1")
+    assert handle.lora.nbytes == SIZE
+    assert cache.acquire("a", "1") is handle
 
 
 def test_changed_files_are_loaded_again_and_the_old_weights_go(load: Loader) -> None:
@@ -94,26 +94,26 @@ def test_changed_files_are_loaded_again_and_the_old_weights_go(load: Loader) -> 
     assert cache.nbytes == SIZE
 
 
-def test_two_who_ask_at_once_load_once(load: Loader) -> None:
+def test_two_requests_at_once_load_once(load: Loader) -> None:
     cache = AdapterCache(load, None)
     load.hold("a")
     with ThreadPoolExecutor(2) as pool:
         both = [pool.submit(cache.acquire, "a", "1") for _ in range(2)]
-        assert load.begun["a"].wait(20)
+        assert load.started["a"].wait(20)
         load.gates["a"].set()
         first, second = (future.result(20) for future in both)
     assert first.lora is second.lora
     assert load.loads == ["a"]
 
 
-def test_loading_holds_nobody_up(load: Loader) -> None:
-    """Neither whoever asks for what is resident, nor another loading."""
+def test_load_does_not_block_other_requests(load: Loader) -> None:
+    """Neither a request for cached weights, nor another load."""
     cache = AdapterCache(load, None)
     cache.acquire("resident", "1")
     load.hold("slow")
     with ThreadPoolExecutor(3) as pool:
         slow = pool.submit(cache.acquire, "slow", "1")
-        assert load.begun["slow"].wait(20)
+        assert load.started["slow"].wait(20)
         try:
             assert pool.submit(cache.acquire, "resident", "1").result(20)
             assert pool.submit(cache.acquire, "other", "1").result(20)
@@ -123,13 +123,13 @@ def test_loading_holds_nobody_up(load: Loader) -> None:
         assert slow.result(20)
 
 
-def test_a_failure_is_told_to_all_and_forgotten(load: Loader) -> None:
+def test_failed_load_raises_for_all_waiting_and_can_be_retried(load: Loader) -> None:
     cache = AdapterCache(load, None)
     load.hold("a")
     load.fails = True
     with ThreadPoolExecutor(2) as pool:
         both = [pool.submit(cache.acquire, "a", "1") for _ in range(2)]
-        assert load.begun["a"].wait(20)
+        assert load.started["a"].wait(20)
         load.gates["a"].set()
         for future in both:
             with pytest.raises(AdapterError, match="torn"):

@@ -1,4 +1,4 @@
-"""Adapters that come and go while replies need them."""
+"""Adapters that are loaded, evicted and deleted while replies use them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ from pathlib import Path
 import pytest
 
 from model.types import EngineError, EngineRequest, PreparedAdapter, Sampling
-from tests.model.engine.running import NumberDetokenizer, Reply, Running, running
-from tests.model.engine.test_reuse import hold, some
+from tests.model.engine.running import (
+    NumberDetokenizer,
+    Reply,
+    Running,
+    pause,
+    random_tokens,
+    running,
+)
 
 NAMES = ("qv", "all", "rs", "patterned")
-PROMPT = some(30, 1)
+PROMPT = random_tokens(30, 1)
 LONG = Sampling(temperature=0, max_tokens=150)
 
 
@@ -20,15 +26,15 @@ def count_loads(tiny: Running, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     loads: list[str] = []
     load = tiny.registry.load
 
-    def noting(name: str, *args: object) -> object:
+    def record(name: str, *args: object) -> object:
         loads.append(name)
         return load(name, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(tiny.registry, "load", noting)
+    monkeypatch.setattr(tiny.registry, "load", record)
     return loads
 
 
-def test_an_adapter_that_comes_back_says_the_same(
+def test_an_adapter_loaded_again_gives_the_same_replies(
     tiny_folder: Path, tiny_adapters: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running(tiny_folder, tiny_adapters) as plenty:
@@ -43,19 +49,19 @@ def test_an_adapter_that_comes_back_says_the_same(
 def test_an_adapter_in_use_is_not_loaded_twice(
     tiny_folder: Path, tiny_adapters: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor one that a waiting reply will use."""
+    """An adapter that a waiting reply will use is in use, too."""
     with running(tiny_folder, tiny_adapters, max_sequences=1, adapter_bytes=1) as tiny:
         loads = count_loads(tiny, monkeypatch)
-        go_on = hold(tiny)
+        resume = pause(tiny)
         replies = [tiny.ask(PROMPT, name, name=f"1 {name}", sampling=LONG) for name in NAMES]
         replies += [tiny.ask(PROMPT, name, name=f"2 {name}", sampling=LONG) for name in NAMES]
-        go_on.set()
-        said = [reply.wait().ids for reply in replies]
-    assert said[:4] == said[4:]
+        resume.set()
+        ids = [reply.wait().ids for reply in replies]
+    assert ids[:4] == ids[4:]
     assert loads == [*NAMES]
 
 
-def test_prepared_is_ready_whatever_happens_before_submit(
+def test_a_prepared_adapter_is_ready_after_its_eviction(
     tiny_folder: Path, tiny_adapters: Path
 ) -> None:
     with running(tiny_folder, tiny_adapters) as plenty:
@@ -65,9 +71,9 @@ def test_prepared_is_ready_whatever_happens_before_submit(
         for name in ("qv", "rs", "patterned"):
             tiny.ask(PROMPT, name).wait()
         reply = Reply("r")
-        wishes = Sampling(temperature=0, max_tokens=24)
+        sampling = Sampling(temperature=0, max_tokens=24)
         tiny.engine.submit(
-            EngineRequest("r", PROMPT, wishes, frozenset(), NumberDetokenizer(), prepared),
+            EngineRequest("r", PROMPT, sampling, frozenset(), NumberDetokenizer(), prepared),
             reply.emit,
         )
         assert reply.wait().ids == expected
@@ -80,29 +86,29 @@ def test_an_adapter_deleted_while_in_use(
     with running(tiny_folder, tiny_adapters) as plenty:
         expected = plenty.ask(PROMPT, "all", sampling=LONG).wait().ids
     with running(tiny_folder, adapters, adapter_bytes=1) as tiny:
-        go_on = hold(tiny)
+        resume = pause(tiny)
         reply = tiny.ask(PROMPT, "all", sampling=LONG)
         shutil.rmtree(adapters / "all")
-        go_on.set()
+        resume.set()
         assert tiny.ask(PROMPT, "qv").wait().last.error is None
         assert reply.wait().ids == expected
 
 
-def test_an_unloaded_adapter_finishes_what_it_says(tiny_folder: Path, tiny_adapters: Path) -> None:
+def test_an_unloaded_adapter_finishes_its_replies(tiny_folder: Path, tiny_adapters: Path) -> None:
     with running(tiny_folder, tiny_adapters) as tiny:
         expected = tiny.ask(PROMPT, "all", sampling=LONG).wait().ids
-        go_on = hold(tiny)
+        resume = pause(tiny)
         reply = tiny.ask(PROMPT, "all", sampling=LONG, name="again")
         tiny.engine.unload("all")
-        tiny.engine.unload("nobody")
+        tiny.engine.unload("unknown")
         assert tiny.engine.counts().adapters == ()
-        go_on.set()
+        resume.set()
         assert reply.wait().ids == expected
 
 
 def test_loads_and_evictions_are_counted(tiny_folder: Path, tiny_adapters: Path) -> None:
     with running(tiny_folder, tiny_adapters, adapter_bytes=1) as tiny:
-        for name in ("qv", "all", "qv"):  # and nobody holds what is prepared
+        for name in ("qv", "all", "qv"):  # the handles are not kept
             tiny.engine.prepare(name, tiny.registry.get(name).digest)
         counts = tiny.engine.counts()
         assert (counts.adapter_loads, counts.adapter_evictions) == (3, 2)
@@ -112,19 +118,21 @@ def test_loads_and_evictions_are_counted(tiny_folder: Path, tiny_adapters: Path)
 
 def test_steps_are_counted_by_their_size(tiny_folder: Path, tiny_adapters: Path) -> None:
     with running(tiny_folder, tiny_adapters, cache_bytes=1 << 24) as tiny:
-        go_on = hold(tiny)
+        resume = pause(tiny)
         replies = [tiny.ask(PROMPT, name, name=name, sampling=LONG) for name in NAMES]
-        go_on.set()
+        resume.set()
         tokens = sum(len(reply.wait().ids) for reply in replies)
         counts = tiny.engine.counts()
     rows = sum(size * steps for size, steps in counts.decode_steps.items())
     assert max(counts.decode_steps) >= len(NAMES)
-    # Each reply's first token comes of its prompt, and a guessed one saves its step.
+    # Each reply's first token comes from its prompt, and a right draft token saves its step.
     assert 0 < rows <= tokens
     assert 0 < counts.cache_bytes <= (counts.cache_budget or 0)
 
 
-def test_what_was_prepared_elsewhere_is_refused(tiny_folder: Path, tiny_adapters: Path) -> None:
+def test_an_adapter_prepared_by_another_engine_is_refused(
+    tiny_folder: Path, tiny_adapters: Path
+) -> None:
     with running(tiny_folder, tiny_adapters) as tiny:
         foreign = PreparedAdapter("all", tiny.registry.get("all").digest)
         request = EngineRequest(

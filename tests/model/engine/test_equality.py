@@ -1,4 +1,4 @@
-"""Greedy replies in full precision equal transformers + PEFT, token for token, in every mix."""
+"""Greedy replies in full precision equal transformers + PEFT, token for token, in every batch."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from model.layers.llama import SequenceSlice
 from tests.model.engine.running import Ids, Running, running
 from tests.tiny import make_adapter, make_folder
 
-# Keys of the peft of 2023, which an adapter here has on purpose.
+# The adapter "extended" has settings of the peft of 2023.
 pytestmark = pytest.mark.filterwarnings("ignore:Unexpected keyword arguments.*enable_lora")
 
 TOKENS = 24
 
 
 def reference(base: Path, adapters: Path, jobs: list[tuple[Ids, str | None]]) -> list[Ids]:
-    """The same replies by transformers' generate, one at a time, with PEFT's adapters."""
+    """The replies of transformers' generate, one at a time, with PEFT's adapters."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    plain = [_generate(model, prompt) if adapter is None else () for prompt, adapter in jobs]
+    base_replies = [_generate(model, prompt) if adapter is None else () for prompt, adapter in jobs]
     replies = []
-    for (prompt, adapter), base_reply in zip(jobs, plain, strict=True):
+    for (prompt, adapter), base_reply in zip(jobs, base_replies, strict=True):
         if adapter is None:
             replies.append(base_reply)
             continue
         fresh = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-        own = own_tokenizer(adapters / adapter)
-        if own is not None:
-            fresh.resize_token_embeddings(own.vocab_size, mean_resizing=False)
+        tokenizer = own_tokenizer(adapters / adapter)
+        if tokenizer is not None:
+            fresh.resize_token_embeddings(tokenizer.vocab_size, mean_resizing=False)
         replies.append(_generate(PeftModel.from_pretrained(fresh, adapters / adapter), prompt))
     return replies
 
@@ -68,28 +68,32 @@ ADAPTERS = [None, "qv", "all", "rs", "patterned", "head", "whole", "extended"]
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_alone(tiny: Running, tiny_folder: Path, tiny_adapters: Path, adapter: str | None) -> None:
+def test_a_reply_alone_is_the_reference(
+    tiny: Running, tiny_folder: Path, tiny_adapters: Path, adapter: str | None
+) -> None:
     (prompt,) = prompts(1, 320, 12)
     (expected,) = reference(tiny_folder, tiny_adapters, [(prompt, adapter)])
     assert tiny.ask(prompt, adapter).wait().ids == expected
 
 
-def test_all_at_once(tiny: Running, tiny_folder: Path, tiny_adapters: Path) -> None:
-    """Every adapter and the base, twice, with prompts of all lengths, one beyond a chunk."""
+def test_replies_in_a_batch_are_the_reference(
+    tiny: Running, tiny_folder: Path, tiny_adapters: Path
+) -> None:
+    """Every adapter and the base, twice, with prompts of all lengths, one longer than a chunk."""
     jobs = list(zip(prompts(16, 320, 400), ADAPTERS * 2, strict=True))
     replies = [tiny.ask(prompt, adapter, name=f"{i}") for i, (prompt, adapter) in enumerate(jobs)]
     expected = reference(tiny_folder, tiny_adapters, jobs)
     assert [reply.wait().ids for reply in replies] == expected
 
 
-def test_a_vocabulary_of_its_own_is_spoken(tiny: Running) -> None:
-    """Ids that only the adapter has are chosen, and may stand in a prompt."""
+def test_an_adapters_own_vocabulary_is_used(tiny: Running) -> None:
+    """Ids that only the adapter has are chosen, and accepted in a prompt."""
     replies = [tiny.ask(prompt, "extended").wait().ids for prompt in prompts(8, 361, 60)]
     assert any(token >= 320 for reply in replies for token in reply)
     assert all(token < 361 for reply in replies for token in reply)
 
 
-def test_nobody_gets_logits_of_anothers_vocabulary(tiny: Running) -> None:
+def test_logits_of_another_vocabulary_are_minus_infinity(tiny: Running) -> None:
     adapter = tiny.registry.get("extended")
     lora = tiny.registry.load("extended", adapter.digest, tiny.model)
     caches = [SequenceCache(tiny.model.cache_format) for _ in range(2)]
@@ -103,7 +107,7 @@ def test_nobody_gets_logits_of_anothers_vocabulary(tiny: Running) -> None:
 
 
 def test_the_adapters_differ(tiny: Running) -> None:
-    """Keeps the tests above honest: they would pass if no adapter were ever applied anywhere."""
+    """Without it, the tests above would pass if neither side applied an adapter."""
     (prompt,) = prompts(1, 320, 12)
     replies = [tiny.ask(prompt, adapter).wait().ids for adapter in ADAPTERS]
     assert len(set(replies)) == len(ADAPTERS)
@@ -112,10 +116,12 @@ def test_the_adapters_differ(tiny: Running) -> None:
 @pytest.mark.parametrize("adapter", ["all", "whole", "extended"])
 def test_scale_zero_is_the_base(tiny: Running, adapter: str) -> None:
     (prompt,) = prompts(1, 320, 12)
-    assert tiny.ask(prompt, adapter, scale=0).wait().ids == tiny.ask(prompt).wait().ids
+    assert tiny.ask(prompt, adapter, adapter_scale=0).wait().ids == tiny.ask(prompt).wait().ids
 
 
-def test_scale_halves_the_update(tiny: Running, tiny_folder: Path, tiny_adapters: Path) -> None:
+def test_scale_one_half_halves_the_update(
+    tiny: Running, tiny_folder: Path, tiny_adapters: Path
+) -> None:
     (prompt,) = prompts(1, 320, 12)
     model = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32),
@@ -124,7 +130,7 @@ def test_scale_halves_the_update(tiny: Running, tiny_folder: Path, tiny_adapters
     for module in model.modules():
         if isinstance(getattr(module, "scaling", None), dict):
             module.scaling["default"] /= 2
-    assert tiny.ask(prompt, "all", scale=0.5).wait().ids == _generate(model, prompt)
+    assert tiny.ask(prompt, "all", adapter_scale=0.5).wait().ids == _generate(model, prompt)
 
 
 RELATIVES = {
@@ -145,7 +151,7 @@ RELATIVES = {
 
 
 @pytest.mark.parametrize("config", RELATIVES.values(), ids=RELATIVES)
-def test_relatives_of_the_family(tmp_path: Path, config: dict[str, object]) -> None:
+def test_relatives_of_llama_are_the_reference(tmp_path: Path, config: dict[str, object]) -> None:
     base = make_folder(tmp_path / "base", seed=5, **config)
     make_adapter(base, tmp_path / "adapters" / "a", seed=6, r=4, target_modules="all-linear")
     jobs = list(zip(prompts(2, 320, 90), (None, "a"), strict=True))
@@ -158,7 +164,7 @@ def test_relatives_of_the_family(tmp_path: Path, config: dict[str, object]) -> N
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings")
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("layers", [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]])
-def test_layers_of_its_own_over_a_base_that_ties_them(
+def test_adapter_layers_over_a_tied_base_are_the_reference(
     tmp_path: Path, layers: list[str], tied: bool
 ) -> None:
     base = make_folder(tmp_path / "base", seed=5, tie_word_embeddings=True)
@@ -175,12 +181,12 @@ def test_layers_of_its_own_over_a_base_that_ties_them(
 
 @pytest.mark.real_model
 @pytest.mark.slow
-def test_the_embedded_default(default_folder: Path) -> None:
+def test_the_embedded_default_is_the_reference(default_folder: Path) -> None:
     """The base and every shipped adapter, alone and with four at once."""
     names = [path.parent.name for path in sorted((CHECKOUT / "adapters").glob("*/*config.json"))]
     assert names
-    who = [None, *names, None, *names][:4]
-    jobs = list(zip(prompts(4, 49152, 40), who, strict=True))
+    adapters = [None, *names, None, *names][:4]
+    jobs = list(zip(prompts(4, 49152, 40), adapters, strict=True))
     expected = reference(default_folder, CHECKOUT / "adapters", jobs)
     with running(default_folder, CHECKOUT / "adapters") as engine:
         alone = [engine.ask(prompt, adapter).wait().ids for prompt, adapter in jobs]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from model.engine.heartbeat import Heartbeat
 
 
-def test_the_time_without_work_is_no_step() -> None:
+def test_idle_time_does_not_count_as_a_step() -> None:
     now = 0.0
     heartbeat = Heartbeat(lambda: now)
     now = 100.0

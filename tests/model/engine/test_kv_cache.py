@@ -1,4 +1,4 @@
-"""A sequence's keys and values: what was stored comes back, however the cache has grown."""
+"""A sequence's cache: stored keys and values come back, in every layout and after every growth."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def rows(count: int, seed: int) -> Tensor:
 
 
 def store(into: SequenceCache, count: int, seed: int) -> list[tuple[Tensor, Tensor]]:
-    """One forward of `count` positions over every layer; what each layer saw."""
+    """Store `count` positions in every layer; returns the keys and values of each layer."""
     seen = [
         into.append(layer, rows(count, seed + layer), rows(count, seed + layer + 50))
         for layer in range(LAYERS)
@@ -78,7 +78,7 @@ def test_length_counts_only_what_every_layer_has(cache: MakeCache) -> None:
 
 
 def test_first_layer_may_be_ahead_when_the_cache_grows(cache: MakeCache) -> None:
-    """The first layer of a forward grows the cache; the others find what they had."""
+    """The first layer of a forward grows the cache; the others keep their positions."""
     made = cache()
     store(made, GROWTH, 0)
     made.append(0, rows(1, 7), rows(1, 8))
@@ -88,7 +88,7 @@ def test_first_layer_may_be_ahead_when_the_cache_grows(cache: MakeCache) -> None
     assert torch.equal(keys[:, GROWTH], rows(1, 9)[0])
 
 
-def test_step_that_failed_is_written_over(cache: MakeCache) -> None:
+def test_positions_of_a_failed_step_are_overwritten(cache: MakeCache) -> None:
     """Without `advance` the same positions are stored again."""
     made = cache()
     store(made, 2, 0)
@@ -116,13 +116,13 @@ def test_decoding_within_a_step_takes_no_more_memory(cache: MakeCache) -> None:
     assert made.nbytes == before
 
 
-def test_cache_keeps_the_type_asked_for() -> None:
+def test_cache_has_the_type_of_its_format() -> None:
     made = SequenceCache(replace(PLAIN, dtype=torch.bfloat16))
     keys, values = made.append(0, rows(1, 0), rows(1, 1))
     assert keys.dtype == values.dtype == torch.bfloat16
 
 
-def test_room_is_made_beforehand(cache: MakeCache) -> None:
+def test_reserve_makes_room_beforehand(cache: MakeCache) -> None:
     made = cache()
     made.reserve(GROWTH + 1)
     assert (made.length, made.capacity) == (0, 2 * GROWTH)
@@ -132,7 +132,7 @@ def test_room_is_made_beforehand(cache: MakeCache) -> None:
     assert made.nbytes == before
 
 
-def test_trimming_gives_back_what_is_mostly_empty(cache: MakeCache) -> None:
+def test_shrink_frees_a_cache_that_is_mostly_empty(cache: MakeCache) -> None:
     made = cache()
     store(made, 20, 0)
     made.shrink()
@@ -142,14 +142,14 @@ def test_trimming_gives_back_what_is_mostly_empty(cache: MakeCache) -> None:
     assert torch.equal(values[:, :20], rows(20, 51).transpose(0, 1))
 
 
-def test_trimming_copies_nothing_that_is_mostly_full(cache: MakeCache) -> None:
+def test_shrink_does_not_copy_a_cache_that_is_mostly_full(cache: MakeCache) -> None:
     made = cache()
     store(made, GROWTH // 2, 0)
     made.shrink()
     assert made.capacity == GROWTH
 
 
-def test_a_beginning_is_copied_and_independent(cache: MakeCache) -> None:
+def test_copied_prefix_is_independent(cache: MakeCache) -> None:
     source, copy = cache(), cache()
     store(source, 30, 0)
     copy.copy_from(source, 10)
@@ -162,8 +162,8 @@ def test_a_beginning_is_copied_and_independent(cache: MakeCache) -> None:
     assert torch.equal(keys[:, 25], rows(1, 90)[0])
 
 
-def test_what_was_computed_without_gradients_can_be_copied_and_filled(cache: MakeCache) -> None:
-    """Tensors made in inference mode refuse to be written to outside of it."""
+def test_cache_filled_in_inference_mode_can_be_copied_and_filled(cache: MakeCache) -> None:
+    """Tensors made in inference mode cannot be written to outside of it."""
     with torch.inference_mode():
         source, copy = cache(), cache()
         store(source, 30, 0)

@@ -1,4 +1,4 @@
-"""One budget for keys and values: who waits, who gives way, and that no reply suffers from it.
+"""The budget for keys and values: waiting, eviction and preemption, and that no reply changes.
 
 The caches grow in steps of 16 positions here, of 4 KiB each.
 """
@@ -17,8 +17,7 @@ from model.engine.sampler import Floats
 from model.engine.scheduler import Scheduler
 from model.layers.llama import SequenceSlice
 from model.types import Delta, FinishReason, Sampling
-from tests.model.engine.running import Reply, Running, running
-from tests.model.engine.test_reuse import hold, some
+from tests.model.engine.running import Reply, Running, pause, random_tokens, running
 
 MakeEngine = Callable[[int | None], AbstractContextManager[Running]]
 
@@ -36,52 +35,54 @@ def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def preempted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Ids of those that had to give way, as they do."""
+    """Ids of preempted sequences, in their order."""
     ids: list[str] = []
     preempt = Scheduler.preempt
 
-    def noting(self: Scheduler) -> object:
+    def record(self: Scheduler) -> object:
         sequence = preempt(self)
         if sequence:
             ids.append(sequence.request.id)
         return sequence
 
-    monkeypatch.setattr(Scheduler, "preempt", noting)
+    monkeypatch.setattr(Scheduler, "preempt", record)
     return ids
 
 
 @pytest.fixture
 def engine(tiny_folder: Path, tiny_adapters: Path) -> MakeEngine:
-    """Makes engines with a budget of so many steps."""
+    """Makes engines whose budget is a number of growth steps."""
 
     @contextmanager
     def make(steps: int | None) -> Iterator[Running]:
         budget = None if steps is None else steps * STEP_BYTES
         with running(tiny_folder, tiny_adapters, cache_bytes=budget) as made:
-            assert budget is None or made.engine._memory._position * STEP == STEP_BYTES
+            assert budget is None or made.model.cache_format.position_bytes * STEP == STEP_BYTES
             yield made
 
     return make
 
 
-def ask_at_once(tiny: Running, count: int, sampling: Sampling, most: list[int]) -> list[Reply]:
-    """`count` different prompts; `most` is told how many run at every delta."""
+def ask_at_once(
+    tiny: Running, count: int, sampling: Sampling, running_then: list[int]
+) -> list[Reply]:
+    """`count` different prompts; `running_then` gets the number of running ones at each delta."""
 
     def note(_: Delta) -> None:
-        most.append(tiny.engine.status().running)
+        running_then.append(tiny.engine.status().running)
 
-    go_on = hold(tiny)
+    resume = pause(tiny)
     replies = [
-        tiny.ask(some(10, i), "all", name=f"{i}", on_delta=note, sampling=sampling)
+        tiny.ask(random_tokens(10, i), "all", name=f"{i}", on_delta=note, sampling=sampling)
         for i in range(count)
     ]
-    go_on.set()
+    resume.set()
     return [reply.wait() for reply in replies]
 
 
 @pytest.mark.parametrize("sampling", [LONG, Sampling(
     temperature=0.9, seed=5, repetition_penalty=1.2, max_tokens=60, min_tokens=60)])  # fmt: skip
-def test_giving_way_changes_no_reply(
+def test_preemption_changes_no_reply(
     engine: MakeEngine, preempted: list[str], sampling: Sampling
 ) -> None:
     with engine(None) as plenty:
@@ -90,8 +91,8 @@ def test_giving_way_changes_no_reply(
     with engine(7) as tiny:
         running_then: list[int] = []
         replies = ask_at_once(tiny, 3, sampling, running_then)
-    assert preempted  # or nothing was shown
-    assert "0" not in preempted  # the one that came first never gives way
+    assert preempted  # else the test shows nothing
+    assert "0" not in preempted  # the first one is never preempted
     assert max(running_then) > 1
     assert [reply.ids for reply in replies] == expected
     for reply in replies:
@@ -101,45 +102,45 @@ def test_giving_way_changes_no_reply(
         assert reply.last.stats.cached_tokens == 0
 
 
-def test_who_gave_way_comes_before_those_who_waited(
+def test_a_preempted_sequence_comes_before_the_queue(
     engine: MakeEngine, preempted: list[str]
 ) -> None:
     ended: list[str] = []
 
-    def noting(name: str) -> Callable[[Delta], None]:
+    def on_end(name: str) -> Callable[[Delta], None]:
         return lambda delta: ended.append(name) if delta.finish_reason else None
 
     with engine(7) as tiny:
-        go_on = hold(tiny)
+        resume = pause(tiny)
         replies = [
-            tiny.ask(some(10, i), name=f"{i}", on_delta=noting(f"{i}"), sampling=LONG)
+            tiny.ask(random_tokens(10, i), name=f"{i}", on_delta=on_end(f"{i}"), sampling=LONG)
             for i in range(4)
         ]
-        go_on.set()
+        resume.set()
         for reply in replies:
             reply.wait()
     assert preempted
     assert ended == ["0", "1", "2", "3"]
 
 
-def test_giving_way_does_not_change_what_was_reused(
+def test_preemption_does_not_change_the_cached_tokens(
     engine: MakeEngine, preempted: list[str]
 ) -> None:
-    prompt = some(22, 5)
+    prompt = random_tokens(22, 5)
     with engine(None) as plenty:
         expected = plenty.ask(prompt, sampling=LONG).wait().ids
     with engine(9) as tiny:
         tiny.ask(prompt[:20], sampling=Sampling(max_tokens=1)).wait()
-        go_on = hold(tiny)
-        tiny.ask(some(10, 0), name="0", sampling=LONG)
+        resume = pause(tiny)
+        tiny.ask(random_tokens(10, 0), name="0", sampling=LONG)
         reply = tiny.ask(prompt, name="1", sampling=LONG)
-        go_on.set()
+        resume.set()
         assert reply.wait().ids == expected
     assert preempted == ["1"]
     assert reply.cached == 20
 
 
-def test_what_does_not_fit_waits(engine: MakeEngine, preempted: list[str]) -> None:
+def test_a_sequence_that_does_not_fit_waits(engine: MakeEngine, preempted: list[str]) -> None:
     with engine(None) as plenty:
         expected = [reply.ids for reply in ask_at_once(plenty, 5, SHORT, [])]
     with engine(2) as tiny:
@@ -149,89 +150,94 @@ def test_what_does_not_fit_waits(engine: MakeEngine, preempted: list[str]) -> No
     assert not preempted
 
 
-def test_the_status_tells_what_is_waited_for(engine: MakeEngine) -> None:
+def test_the_status_has_memory_as_the_waiting_reason(engine: MakeEngine) -> None:
     seen: list[str | None] = []
     with engine(2) as tiny:
-        go_on = hold(tiny)
+        resume = pause(tiny)
         replies = [
             tiny.ask(
-                some(10, i), name=f"{i}", sampling=SHORT,
+                random_tokens(10, i), name=f"{i}", sampling=SHORT,
                 on_delta=lambda _: seen.append(tiny.engine.status().waiting_reason),
             )
             for i in range(3)
         ]  # fmt: skip
-        go_on.set()
+        resume.set()
         for reply in replies:
             reply.wait()
     assert seen[0] == "memory"
     assert seen[-1] is None
 
 
-def test_what_is_kept_goes_before_anybody_waits(engine: MakeEngine, preempted: list[str]) -> None:
+def test_cached_entries_are_evicted_before_a_sequence_waits(
+    engine: MakeEngine, preempted: list[str]
+) -> None:
     with engine(5) as tiny:
-        tiny.ask(some(20, 9), sampling=LONG).wait()  # 5 steps, all of the budget
+        tiny.ask(random_tokens(20, 9), sampling=LONG).wait()  # 5 steps, all of the budget
         running_then: list[int] = []
         ask_at_once(tiny, 4, SHORT, running_then)
     assert max(running_then) == 4
     assert not preempted
 
 
-def test_what_is_kept_goes_before_anybody_gives_way(
+def test_cached_entries_are_evicted_before_a_preemption(
     engine: MakeEngine, preempted: list[str]
 ) -> None:
     with engine(10) as tiny:
-        tiny.ask(some(10, 9), sampling=LONG).wait()
+        tiny.ask(random_tokens(10, 9), sampling=LONG).wait()
         ask_at_once(tiny, 2, LONG, [])
-        assert tiny.ask(some(10, 9)).wait().cached == 0
+        assert tiny.ask(random_tokens(10, 9)).wait().cached == 0
     assert not preempted
 
 
-def test_the_budget_is_kept(
+def test_the_budget_is_not_exceeded(
     engine: MakeEngine, preempted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All in all, running, waiting and idle, at every forward."""
+    """The sum of running, waiting and cached sequences, at every forward."""
     with engine(9) as tiny:
         seen: list[int] = []
         forward = tiny.model.logits
 
-        def noting(spans: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
+        def record(slices: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
             scheduler = tiny.engine._scheduler
             sequences = (*scheduler.running, *scheduler.waiting)
-            held = sum(sequence.cache.nbytes for sequence in sequences)
-            seen.append(held + tiny.engine._memory._idle.nbytes)
-            return forward(spans, every_position)
+            seen.append(tiny.engine._memory.nbytes(sequences))
+            return forward(slices, every_position)
 
-        monkeypatch.setattr(tiny.model, "logits", noting)
-        prompts = [some(10 + i, i) for i in range(4)]
+        monkeypatch.setattr(tiny.model, "logits", record)
+        prompts = [random_tokens(10 + i, i) for i in range(4)]
         for _ in range(3):
-            go_on = hold(tiny)
+            resume = pause(tiny)
             replies = [tiny.ask(p, name=f"{i}", sampling=LONG) for i, p in enumerate(prompts)]
-            go_on.set()
-            said = [reply.wait().ids[:9] for reply in replies]
-            prompts = [p + ids + some(3, 7) for p, ids in zip(prompts, said, strict=True)]
+            resume.set()
+            chosen = [reply.wait().ids[:9] for reply in replies]
+            prompts = [
+                p + ids + random_tokens(3, 7) for p, ids in zip(prompts, chosen, strict=True)
+            ]
     assert 7 * STEP_BYTES < max(seen) <= 9 * STEP_BYTES
     assert preempted
 
 
-def test_the_context_is_what_memory_holds(engine: MakeEngine) -> None:
+def test_the_context_is_bounded_by_the_budget(engine: MakeEngine) -> None:
     with engine(3) as tiny, engine(None) as plenty, engine(1000) as enough:
         assert tiny.engine.context_length == 3 * STEP
         assert enough.engine.context_length == plenty.engine.context_length == 512
 
 
-def test_alone_it_ends_where_memory_does(engine: MakeEngine) -> None:
+def test_a_single_sequence_ends_with_the_budget(engine: MakeEngine) -> None:
     with engine(None) as plenty:
-        expected = plenty.ask(some(10, 0), sampling=LONG).wait().ids
+        expected = plenty.ask(random_tokens(10, 0), sampling=LONG).wait().ids
     with engine(3) as tiny:
-        reply = tiny.ask(some(10, 0), sampling=LONG).wait()
+        reply = tiny.ask(random_tokens(10, 0), sampling=LONG).wait()
         assert reply.last.finish_reason is FinishReason.LENGTH
         assert reply.last.error is None
         assert reply.ids == expected[: 3 * STEP - 10 + 1]
-        assert tiny.ask(some(10, 1), sampling=SHORT).wait().last.finish_reason == "length"
+        assert tiny.ask(random_tokens(10, 1), sampling=SHORT).wait().last.finish_reason == "length"
 
 
-def test_who_gave_way_may_fill_all_memory_later(engine: MakeEngine, preempted: list[str]) -> None:
-    """Beside its tokens there is no room for a step more: it has to start over nevertheless."""
+def test_a_preempted_sequence_may_fill_the_budget_later(
+    engine: MakeEngine, preempted: list[str]
+) -> None:
+    """The budget has no room for a step beside its tokens: it must start over all the same."""
     with engine(None) as plenty:
         expected = [reply.ids for reply in ask_at_once(plenty, 2, LONG, [])]
     with engine(5) as tiny:
@@ -241,60 +247,63 @@ def test_who_gave_way_may_fill_all_memory_later(engine: MakeEngine, preempted: l
 
 def test_a_prompt_beyond_the_budget_is_refused(engine: MakeEngine) -> None:
     with engine(3) as tiny:
-        reply = tiny.ask(some(49, 0)).wait()
+        reply = tiny.ask(random_tokens(49, 0)).wait()
         assert reply.last.finish_reason is FinishReason.ERROR
         assert "not enough memory" in (reply.last.error or "")
-        assert tiny.ask(some(48, 0), sampling=Sampling(max_tokens=1)).wait().last.error is None
+        assert (
+            tiny.ask(random_tokens(48, 0), sampling=Sampling(max_tokens=1)).wait().last.error
+            is None
+        )
 
 
-# When memory itself runs out, whatever the budget
+# When the machine runs out of memory, whatever the budget
 
 
-def test_a_batch_without_memory_goes_on_with_fewer(
+def test_a_batch_without_memory_continues_with_fewer_sequences(
     engine: MakeEngine, preempted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     with engine(None) as tiny:
         expected = [reply.ids for reply in ask_at_once(tiny, 3, LONG, [])]
         forward = tiny.model.logits
 
-        def failing(spans: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
-            if len(spans) > 1:
+        def failing(slices: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
+            if len(slices) > 1:
                 raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
-            return forward(spans, every_position)
+            return forward(slices, every_position)
 
         monkeypatch.setattr(tiny.model, "logits", failing)
         assert [reply.ids for reply in ask_at_once(tiny, 3, LONG, [])] == expected
     assert set(preempted) == {"1", "2"}
 
 
-def test_what_is_kept_goes_when_a_step_lacks_memory(
+def test_cached_entries_are_dropped_when_a_step_lacks_memory(
     engine: MakeEngine, preempted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     with engine(1000) as tiny:
-        expected = tiny.ask(some(30, 0), sampling=LONG).wait().ids
-        tiny.ask(some(30, 1)).wait()
+        expected = tiny.ask(random_tokens(30, 0), sampling=LONG).wait().ids
+        tiny.ask(random_tokens(30, 1)).wait()
         forward, failed = tiny.model.logits, []
 
-        def failing_once(spans: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
+        def failing_once(slices: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
             if not failed:
                 failed.append(True)
                 raise MemoryError
-            return forward(spans, every_position)
+            return forward(slices, every_position)
 
         monkeypatch.setattr(tiny.model, "logits", failing_once)
-        assert tiny.ask(some(30, 0), sampling=LONG).wait().ids == expected
+        assert tiny.ask(random_tokens(30, 0), sampling=LONG).wait().ids == expected
         assert failed
-        assert tiny.ask(some(30, 1)).wait().cached == 0
+        assert tiny.ask(random_tokens(30, 1)).wait().cached == 0
     assert not preempted
 
 
 @pytest.mark.parametrize("growing", [False, True])
-def test_what_is_kept_goes_when_a_cache_lacks_memory(
+def test_cached_entries_are_dropped_when_a_cache_lacks_memory(
     engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, growing: bool
 ) -> None:  # fmt: skip
     with engine(1000) as tiny:
-        expected = tiny.ask(some(10, 0), sampling=LONG).wait().ids
-        tiny.ask(some(30, 1)).wait()
+        expected = tiny.ask(random_tokens(10, 0), sampling=LONG).wait().ids
+        tiny.ask(random_tokens(30, 1)).wait()
         reserve, failed = SequenceCache.reserve, []
 
         def failing_once(self: SequenceCache, needed: int) -> None:
@@ -304,12 +313,12 @@ def test_what_is_kept_goes_when_a_cache_lacks_memory(
             reserve(self, needed)
 
         monkeypatch.setattr(SequenceCache, "reserve", failing_once)
-        assert tiny.ask(some(10, 0), sampling=LONG).wait().ids == expected
+        assert tiny.ask(random_tokens(10, 0), sampling=LONG).wait().ids == expected
         assert failed
-        assert tiny.ask(some(30, 1)).wait().cached == 0
+        assert tiny.ask(random_tokens(30, 1)).wait().cached == 0
 
 
-def test_without_memory_for_a_cache_the_second_waits(
+def test_without_memory_for_a_cache_the_second_sequence_waits(
     engine: MakeEngine, preempted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     with engine(None) as tiny:

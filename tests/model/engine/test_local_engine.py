@@ -1,4 +1,4 @@
-"""The engine's own promises: aborts, faults that stay where they are, bounded work and queues."""
+"""The local engine: aborts, faults that end one reply alone, bounded work and queues."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from model.engine.local_engine import PREFILL_CHUNK
 from model.engine.sampler import Floats
 from model.layers.llama import SequenceSlice
 from model.types import BusyError, Delta, EngineError, FinishReason, Sampling
-from tests.model.engine.running import Reply, Running, running
+from tests.model.engine.running import ForwardRecorder, Reply, Running, running
 from tests.tiny import make_adapter
 
 LONG = Sampling(temperature=0, max_tokens=200)
@@ -56,7 +56,7 @@ def test_abort_leaves_the_others_alone(tiny: Running) -> None:
 
 
 def test_abort_of_an_unknown_request_is_ignored(tiny: Running) -> None:
-    tiny.engine.abort("nobody")
+    tiny.engine.abort("unknown")
     assert tiny.ask(PROMPT).wait().last.finish_reason is FinishReason.LENGTH
 
 
@@ -76,10 +76,10 @@ def test_a_failing_step_ends_only_its_sequence(
     """A prefill that runs out of memory must not take the running replies with it."""
     forward = tiny.model.logits
 
-    def failing(spans: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
-        if any(len(span.tokens) > 50 for span in spans):
+    def failing(slices: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
+        if any(len(part.tokens) > 50 for part in slices):
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
-        return forward(spans, every_position)
+        return forward(slices, every_position)
 
     monkeypatch.setattr(tiny.model, "logits", failing)
     healthy = tiny.ask(PROMPT, sampling=LONG)
@@ -90,16 +90,16 @@ def test_a_failing_step_ends_only_its_sequence(
     assert tiny.engine.status().error is None
 
 
-def test_who_makes_a_step_fail_is_found_and_ends_alone(
+def test_the_sequence_that_makes_a_step_fail_ends_alone(
     tiny: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a batch nobody knows at first whose fault it is."""
+    """When a batch fails, each sequence is tried alone."""
     forward = tiny.model.logits
 
-    def failing(spans: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
-        if any(span.cache.length + len(span.tokens) == 40 for span in spans):
+    def failing(slices: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
+        if any(part.cache.length + len(part.tokens) == 40 for part in slices):
             raise RuntimeError("boom")
-        return forward(spans, every_position)
+        return forward(slices, every_position)
 
     short, long = PROMPT[:10], tuple(range(5, 35))
     expected = [tiny.ask(prompt).wait().ids for prompt in (short, short[:5])]
@@ -127,38 +127,34 @@ def test_a_fault_in_one_reply_leaves_its_neighbours(tiny: Running) -> None:
     assert tiny.engine.status().error is None
 
 
-def test_a_dying_thread_says_why(tiny: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    def dying(spans: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
-        raise KeyError("a fault of ours")
+def test_the_error_of_a_dying_thread_is_reported(
+    tiny: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dying(slices: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
+        raise KeyError("a fault of the program")
 
     monkeypatch.setattr(tiny.model, "logits", dying)
     reply = tiny.ask(PROMPT).wait()
     assert reply.last.finish_reason is FinishReason.ERROR
-    with pytest.raises(EngineError, match="a fault of ours"):
+    with pytest.raises(EngineError, match="a fault of the program"):
         tiny.ask(PROMPT)
-    assert "a fault of ours" in (tiny.engine.status().error or "")
+    assert "a fault of the program" in (tiny.engine.status().error or "")
 
 
 def test_a_long_prompt_does_not_stall_the_others(
     tiny: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between two chunks of one prompt, every running sequence gets a token."""
-    forward = tiny.model.logits
-    widths: list[int] = []
-
-    def noting(spans: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
-        widths.append(max(len(span.tokens) for span in spans))
-        return forward(spans, every_position)
-
-    talking = tiny.ask(PROMPT, sampling=Sampling(temperature=0, max_tokens=400))
-    while not talking.deltas:
-        talking.done.wait(0.001)
-    monkeypatch.setattr(tiny.model, "logits", noting)
+    """Between two chunks of one prompt, each running sequence gets a token."""
+    decoding = tiny.ask(PROMPT, sampling=Sampling(temperature=0, max_tokens=400))
+    while not decoding.deltas:
+        decoding.done.wait(0.001)
+    recorder = ForwardRecorder(tiny, monkeypatch)
     tiny.ask(tuple([9] * 500)).wait()
+    widths = [max(sizes) for sizes in recorder.sizes]
     chunks = [i for i, width in enumerate(widths) if width > 1]
     assert [widths[i] for i in chunks] == [PREFILL_CHUNK, 500 - PREFILL_CHUNK]
     assert chunks[1] - chunks[0] > 1
-    tiny.engine.abort(talking.id)
+    tiny.engine.abort(decoding.id)
 
 
 def test_no_more_than_max_sequences_run(tiny_folder: Path, tiny_adapters: Path) -> None:
@@ -174,9 +170,8 @@ def test_no_more_than_max_sequences_run(tiny_folder: Path, tiny_adapters: Path) 
     assert max(seen) == 2
 
 
-def test_a_full_queue_refuses(tiny: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiny.engine, "_max_waiting", 0)
-    with pytest.raises(BusyError):
+def test_a_full_queue_refuses(tiny_folder: Path, tiny_adapters: Path) -> None:
+    with running(tiny_folder, tiny_adapters, max_waiting=0) as tiny, pytest.raises(BusyError):
         tiny.ask(PROMPT)
 
 
@@ -192,16 +187,16 @@ def test_closing_ends_running_replies(tiny: Running) -> None:
 def test_the_same_seed_gives_the_same_reply_alone_and_in_a_batch(
     tiny: Running, temperature: float
 ) -> None:
-    wishes = Sampling(temperature=temperature, seed=11, max_tokens=24)
-    alone = tiny.ask(PROMPT, "all", sampling=wishes).wait().ids
-    crowd = [tiny.ask(PROMPT, "all", name=f"{i}", sampling=wishes) for i in range(3)]
-    crowd.append(tiny.ask(PROMPT, name="base", sampling=wishes))
-    assert [reply.wait().ids for reply in crowd[:3]] == [alone] * 3
-    crowd[3].wait()
+    sampling = Sampling(temperature=temperature, seed=11, max_tokens=24)
+    alone = tiny.ask(PROMPT, "all", sampling=sampling).wait().ids
+    batch = [tiny.ask(PROMPT, "all", name=f"{i}", sampling=sampling) for i in range(3)]
+    batch.append(tiny.ask(PROMPT, name="base", sampling=sampling))
+    assert [reply.wait().ids for reply in batch[:3]] == [alone] * 3
+    batch[3].wait()
 
 
 def test_a_retrained_adapter_is_loaded_again(tiny_folder: Path, tmp_path: Path) -> None:
-    """By its name alone the engine would go on with the old weights under the new digest."""
+    """Known by name alone, the adapter would keep the old weights under the new digest."""
     path = tmp_path / "adapters" / "a"
     make_adapter(tiny_folder, path, seed=1, r=4, target_modules=["q_proj", "down_proj"])
     with running(tiny_folder, tmp_path / "adapters") as engine:
@@ -228,21 +223,21 @@ def test_8bit_stays_close_to_full_precision(tiny_folder: Path, tiny_adapters: Pa
     assert (error < 0.05).all()
 
 
-def test_an_engine_that_stands_still_shows_it(
+def test_a_step_that_hangs_shows_in_the_status(
     tiny: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """/health goes by it; the time without anything to do is no part of it."""
+    """/health reports it; idle time does not count."""
     now = 0.0
     tiny.engine._heartbeat = Heartbeat(lambda: now)
     inside, released = threading.Event(), threading.Event()
-    logits = tiny.engine._model.logits
+    logits = tiny.model.logits
 
     def hang(*args: Any, **kwargs: Any) -> Floats:
         inside.set()
         released.wait()
         return logits(*args, **kwargs)
 
-    monkeypatch.setattr(tiny.engine._model, "logits", hang)
+    monkeypatch.setattr(tiny.model, "logits", hang)
     now = 1000.0
     reply = tiny.ask(PROMPT)
     assert inside.wait(60)

@@ -1,13 +1,11 @@
-"""Replies over keys and values that were computed before equal those of a fresh engine.
+"""Replies that reuse keys and values equal those of a fresh engine.
 
-Each test also looks at `cached`: a cache that is never used would be right as well.
+Each test also checks `cached`: without it, a cache that is never used would pass.
 """
 
 from __future__ import annotations
 
-import random
 import shutil
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,18 +15,12 @@ from model.engine.kv_cache import SequenceCache
 from model.engine.sampler import Floats
 from model.layers.llama import SequenceSlice
 from model.types import Delta, FinishReason, Sampling
-from tests.model.engine.running import Ids, Running, running
+from tests.model.engine.running import Ids, Running, pause, random_tokens, running
 from tests.model.engine.test_equality import reference
 from tests.tiny import make_adapter
 
 PLENTY = 1 << 26
 LONG = Sampling(temperature=0, max_tokens=150)
-
-
-def some(count: int, seed: int) -> Ids:
-    """`count` random tokens."""
-    chosen = random.Random(seed)  # noqa: S311
-    return tuple(chosen.randrange(3, 320) for _ in range(count))
 
 
 @pytest.fixture
@@ -44,140 +36,129 @@ def fresh(tiny_folder: Path, tiny_adapters: Path) -> Iterator[Running]:
         yield engine
 
 
-def hold(engine: Running) -> threading.Event:
-    """Stop the engine's thread until the event is set: what is asked meanwhile starts at once."""
-    held, go_on = threading.Event(), threading.Event()
-
-    def stop(_: Delta) -> None:
-        held.set()
-        assert go_on.wait(60)
-
-    engine.ask((3, 4), name="holder", on_delta=stop, sampling=Sampling(max_tokens=1))
-    assert held.wait(60)
-    return go_on
+# What chats do
 
 
-# The ways of a chat
-
-
-def test_the_next_turn_computes_only_what_is_new(
+def test_the_next_turn_computes_only_new_tokens(
     tiny: Running, tiny_folder: Path, tiny_adapters: Path
 ) -> None:
     before: Ids = ()
-    prompt = some(60, 1)
+    prompt = random_tokens(60, 1)
     for turn in range(3):
         reply = tiny.ask(prompt, "all").wait()
         assert (reply.ids,) == tuple(reference(tiny_folder, tiny_adapters, [(prompt, "all")]))
-        # All but the last token of the reply, which nobody has computed.
+        # All but the last token of the reply, which no forward has computed.
         assert reply.cached == max(len(before) - 1, 0)
         before = prompt + reply.ids
-        prompt = before + some(30, turn + 2)
+        prompt = before + random_tokens(30, turn + 2)
 
 
 def test_the_next_turn_copies_nothing(tiny: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    prompt = some(60, 1)
-    said = tiny.ask(prompt).wait().ids
+    prompt = random_tokens(60, 1)
+    reply_ids = tiny.ask(prompt).wait().ids
     monkeypatch.setattr(SequenceCache, "copy_from", None)
-    assert tiny.ask(prompt + said + some(5, 2)).wait().cached == 60 + len(said) - 1
+    assert tiny.ask(prompt + reply_ids + random_tokens(5, 2)).wait().cached == 59 + len(reply_ids)
 
 
-def test_a_shared_system_prompt(tiny: Running, fresh: Running) -> None:
-    system = some(100, 1)
+def test_a_shared_system_prompt_is_computed_once(tiny: Running, fresh: Running) -> None:
+    system = random_tokens(100, 1)
     for seed in range(2, 6):
-        prompt = system + some(seed * 7, seed)
+        prompt = system + random_tokens(seed * 7, seed)
         reply = tiny.ask(prompt).wait()
         assert reply.ids == fresh.ask(prompt).wait().ids
         assert reply.cached == (100 if seed > 2 else 0)
 
 
-def test_regenerating(tiny: Running, fresh: Running) -> None:
+def test_a_regenerated_reply_reuses_its_prompt(tiny: Running, fresh: Running) -> None:
     """The same prompt again, greedy and drawn; the last token is always computed."""
-    prompt = some(70, 1)
+    prompt = random_tokens(70, 1)
     for turn, temperature in enumerate((0.0, 0.9, 0.9, 0.0)):
-        wishes = Sampling(temperature=temperature, seed=turn, max_tokens=24)
-        reply = tiny.ask(prompt, "qv", sampling=wishes).wait()
-        assert reply.ids == fresh.ask(prompt, "qv", sampling=wishes).wait().ids
+        sampling = Sampling(temperature=temperature, seed=turn, max_tokens=24)
+        reply = tiny.ask(prompt, "qv", sampling=sampling).wait()
+        assert reply.ids == fresh.ask(prompt, "qv", sampling=sampling).wait().ids
         assert reply.cached == (69 if turn else 0)
 
 
-def test_a_branch_leaves_the_trunk(tiny: Running, fresh: Running) -> None:
-    """An edited question: both ways of the chat go on from what they have in common."""
-    start = some(50, 1)
-    said = tiny.ask(start).wait().ids
-    trunk = start + said + some(20, 2)
+def test_branches_of_a_chat_share_their_prefix(tiny: Running, fresh: Running) -> None:
+    """An edited question: both branches of the chat reuse their common prefix."""
+    start = random_tokens(50, 1)
+    reply_ids = tiny.ask(start).wait().ids
+    trunk = start + reply_ids + random_tokens(20, 2)
     tiny.ask(trunk).wait()
-    for seed, common in ((3, 50 + len(said)), (4, 50 + len(said)), (5, 50)):
-        prompt = trunk[:common] + some(20, seed)
+    for seed, common in ((3, 50 + len(reply_ids)), (4, 50 + len(reply_ids)), (5, 50)):
+        prompt = trunk[:common] + random_tokens(20, seed)
         reply = tiny.ask(prompt).wait()
         assert reply.ids == fresh.ask(prompt).wait().ids
         assert reply.cached == common
-    on = tiny.ask(trunk + some(1, 6)).wait()
-    assert on.ids == fresh.ask(trunk + some(1, 6)).wait().ids
-    assert on.cached == len(trunk)
+    continued = tiny.ask(trunk + random_tokens(1, 6)).wait()
+    assert continued.ids == fresh.ask(trunk + random_tokens(1, 6)).wait().ids
+    assert continued.cached == len(trunk)
 
 
-def test_chats_side_by_side(tiny: Running, fresh: Running) -> None:
-    """Next turns and shared beginnings under every adapter, while long replies run."""
-    others = [tiny.ask(some(30, i), name=f"long {i}", sampling=LONG) for i in range(3)]
-    who = [None, "qv", "all", "rs", "patterned"]
-    prompts = {name: some(90, 50) + some(i + 3, i) for i, name in enumerate(who)}
+def test_concurrent_chats_share_their_prefix(tiny: Running, fresh: Running) -> None:
+    """Next turns and shared prefixes with every adapter, while long replies run."""
+    others = [tiny.ask(random_tokens(30, i), name=f"long {i}", sampling=LONG) for i in range(3)]
+    adapters = [None, "qv", "all", "rs", "patterned"]
+    prompts = {
+        name: random_tokens(90, 50) + random_tokens(i + 3, i) for i, name in enumerate(adapters)
+    }
     for turn in range(3):
         replies = {n: tiny.ask(p, n, name=f"{n} {turn}") for n, p in prompts.items()}
         for name, reply in replies.items():
             prompt = prompts[name]
             assert reply.wait().ids == fresh.ask(prompt, name).wait().ids
             assert reply.cached > 90 if turn else reply.cached == 0
-            prompts[name] = prompt + reply.ids + some(9, turn)
+            prompts[name] = prompt + reply.ids + random_tokens(9, turn)
     for i, other in enumerate(others):
-        assert other.wait().ids == fresh.ask(some(30, i), sampling=LONG).wait().ids
+        assert other.wait().ids == fresh.ask(random_tokens(30, i), sampling=LONG).wait().ids
 
 
-def test_chats_that_start_at_once_share_their_beginning(tiny: Running, fresh: Running) -> None:
-    """Each chunk of what they have in common is computed once."""
-    system = some(400, 1)
-    prompts = [system + some(10 + i, i + 2) for i in range(3)]
-    go_on = hold(tiny)
+def test_chats_that_start_together_share_their_prefix(tiny: Running, fresh: Running) -> None:
+    """Each chunk of the common prefix is computed once."""
+    system = random_tokens(400, 1)
+    prompts = [system + random_tokens(10 + i, i + 2) for i in range(3)]
+    resume = pause(tiny)
     replies = [tiny.ask(prompt, "all", name=f"{i}") for i, prompt in enumerate(prompts)]
-    go_on.set()
+    resume.set()
     computed = sum(len(p) - r.wait().cached for p, r in zip(prompts, replies, strict=True))
     assert computed <= sum(len(p) for p in prompts) - 2 * 400
     for prompt, reply in zip(prompts, replies, strict=True):
         assert reply.ids == fresh.ask(prompt, "all").wait().ids
 
 
-def test_short_replies_that_start_at_once_share_their_beginning(
+def test_short_replies_that_start_together_share_their_prefix(
     tiny: Running, fresh: Running
 ) -> None:
     """Each has ended before the next one's turn comes."""
-    wishes = Sampling(temperature=0, max_tokens=1)
-    prompts = [some(100, 1) + some(10 + i, i + 2) for i in range(4)]
-    go_on = hold(tiny)
-    replies = [tiny.ask(p, name=f"{i}", sampling=wishes) for i, p in enumerate(prompts)]
-    go_on.set()
+    sampling = Sampling(temperature=0, max_tokens=1)
+    prompts = [random_tokens(100, 1) + random_tokens(10 + i, i + 2) for i in range(4)]
+    resume = pause(tiny)
+    replies = [tiny.ask(p, name=f"{i}", sampling=sampling) for i, p in enumerate(prompts)]
+    resume.set()
     assert [reply.wait().cached for reply in replies] == [0, 100, 100, 100]
     for prompt, reply in zip(prompts, replies, strict=True):
-        assert reply.ids == fresh.ask(prompt, sampling=wishes).wait().ids
+        assert reply.ids == fresh.ask(prompt, sampling=sampling).wait().ids
 
 
-def test_the_last_word_of_a_reply_is_computed_anew(tiny: Running, fresh: Running) -> None:
-    """It was chosen, and nothing followed it: there are no keys and values of it."""
-    wishes = Sampling(temperature=0, max_tokens=1)
-    first = some(100, 1)
-    second = first + fresh.ask(first, sampling=wishes).wait().ids + some(20, 2)
-    go_on = hold(tiny)
-    tiny.ask(first, name="first", sampling=wishes)
+def test_the_last_token_of_a_reply_is_computed_again(tiny: Running, fresh: Running) -> None:
+    """It was chosen last: no forward has computed its keys and values."""
+    sampling = Sampling(temperature=0, max_tokens=1)
+    first = random_tokens(100, 1)
+    second = first + fresh.ask(first, sampling=sampling).wait().ids + random_tokens(20, 2)
+    resume = pause(tiny)
+    tiny.ask(first, name="first", sampling=sampling)
     reply = tiny.ask(second, name="second")
-    go_on.set()
+    resume.set()
     assert reply.wait().cached == 100
     assert reply.ids == fresh.ask(second).wait().ids
 
 
-def test_a_running_chat_is_shared_from(tiny: Running, fresh: Running) -> None:
-    system = some(100, 1)
+def test_a_running_chat_shares_its_prefix(tiny: Running, fresh: Running) -> None:
+    system = random_tokens(100, 1)
     first = tiny.ask(system, name="first", sampling=LONG)
     while not first.deltas:
         first.done.wait(0.001)
-    prompt = system + some(8, 2)
+    prompt = system + random_tokens(8, 2)
     second = tiny.ask(prompt, name="second").wait()
     assert not first.done.is_set()
     assert second.cached == 100
@@ -185,8 +166,8 @@ def test_a_running_chat_is_shared_from(tiny: Running, fresh: Running) -> None:
     assert first.wait().ids == fresh.ask(system, sampling=LONG).wait().ids
 
 
-def test_an_aborted_reply_is_continued(tiny: Running, fresh: Running) -> None:
-    """Stop, then the next question: what was computed up to there is not lost."""
+def test_an_aborted_reply_is_reused(tiny: Running, fresh: Running) -> None:
+    """Stop, then the next question: the computed part of the reply is reused."""
 
     seen: list[Delta] = []
 
@@ -195,18 +176,20 @@ def test_an_aborted_reply_is_continued(tiny: Running, fresh: Running) -> None:
         if len(seen) == 5:
             tiny.engine.abort("mine")
 
-    prompt = some(40, 1)
+    prompt = random_tokens(40, 1)
     reply = tiny.ask(prompt, name="mine", on_delta=stop, sampling=LONG)
     assert reply.wait().last.finish_reason is FinishReason.ABORT
-    on = prompt + reply.ids + some(7, 2)
-    second = tiny.ask(on).wait()
+    continued = prompt + reply.ids + random_tokens(7, 2)
+    second = tiny.ask(continued).wait()
     assert second.cached >= 40 + 4
-    assert second.ids == fresh.ask(on).wait().ids
+    assert second.ids == fresh.ask(continued).wait().ids
 
 
-def test_after_eviction(tiny_folder: Path, tiny_adapters: Path, fresh: Running) -> None:
-    """The least recently used goes; coming back is as good as new, and is kept again."""
-    prompts = [some(200, seed) for seed in range(4)]
+def test_an_evicted_prefix_is_computed_again(
+    tiny_folder: Path, tiny_adapters: Path, fresh: Running
+) -> None:
+    """The least recently used entry is evicted; a prompt computed again is cached again."""
+    prompts = [random_tokens(200, seed) for seed in range(4)]
     with running(tiny_folder, tiny_adapters, cache_bytes=3 * 65536) as tiny:
         cached = []
         for at in (0, 1, 0, 2, 0, 3, 1, 1):
@@ -220,28 +203,28 @@ def test_after_eviction(tiny_folder: Path, tiny_adapters: Path, fresh: Running) 
 
 
 def test_nothing_is_shared_between_adapters_and_scales(tiny: Running, fresh: Running) -> None:
-    prompt = some(60, 1)
+    prompt = random_tokens(60, 1)
     for name, scale in (("all", 1.0), (None, 1.0), ("qv", 1.0), ("all", 0.5), ("qv", 0.25)):
-        reply = tiny.ask(prompt, name, scale=scale).wait()
-        assert reply.ids == fresh.ask(prompt, name, scale=scale).wait().ids
+        reply = tiny.ask(prompt, name, adapter_scale=scale).wait()
+        assert reply.ids == fresh.ask(prompt, name, adapter_scale=scale).wait().ids
         assert reply.cached == 0
-        assert tiny.ask(prompt, name, scale=scale).wait().cached == 59
+        assert tiny.ask(prompt, name, adapter_scale=scale).wait().cached == 59
 
 
 def test_nothing_is_shared_between_running_adapters(tiny: Running, fresh: Running) -> None:
-    prompt = some(60, 1)
-    go_on = hold(tiny)
+    prompt = random_tokens(60, 1)
+    resume = pause(tiny)
     jobs = [("all", 1.0), (None, 1.0), ("qv", 1.0), ("all", 0.5)]
-    replies = [tiny.ask(prompt, n, scale=s, name=f"{n} {s}") for n, s in jobs]
-    go_on.set()
+    replies = [tiny.ask(prompt, n, adapter_scale=s, name=f"{n} {s}") for n, s in jobs]
+    resume.set()
     for (name, scale), reply in zip(jobs, replies, strict=True):
-        assert reply.wait().ids == fresh.ask(prompt, name, scale=scale).wait().ids
+        assert reply.wait().ids == fresh.ask(prompt, name, adapter_scale=scale).wait().ids
         assert reply.cached == 0
 
 
 def test_scale_zero_shares_with_the_base(tiny: Running, fresh: Running) -> None:
-    prompt = some(60, 1)
-    tiny.ask(prompt, "all", scale=0).wait()
+    prompt = random_tokens(60, 1)
+    tiny.ask(prompt, "all", adapter_scale=0).wait()
     reply = tiny.ask(prompt).wait()
     assert reply.cached == 59
     assert reply.ids == fresh.ask(prompt).wait().ids
@@ -250,7 +233,7 @@ def test_scale_zero_shares_with_the_base(tiny: Running, fresh: Running) -> None:
 def test_a_retrained_adapter_shares_nothing_with_its_past(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
-    path, prompt = tmp_path / "a", some(60, 1)
+    path, prompt = tmp_path / "a", random_tokens(60, 1)
     make_adapter(tiny_folder, path, seed=1, r=4, target_modules="all-linear")
     with running(tiny_folder, tmp_path, cache_bytes=PLENTY) as tiny:
         before = tiny.ask(prompt, "a").wait().ids
@@ -263,38 +246,38 @@ def test_a_retrained_adapter_shares_nothing_with_its_past(
         assert after.ids == fresh.ask(prompt, "a").wait().ids != before
 
 
-def test_nothing_is_kept_of_a_failed_reply(tiny: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a step may be stored; but what others have computed stays."""
-    kept, prompt = some(60, 1), some(60, 2)
-    tiny.ask(kept).wait()
+def test_a_failed_reply_is_not_cached(tiny: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a step may be stored; the entries of other replies stay."""
+    cached, prompt = random_tokens(60, 1), random_tokens(60, 2)
+    tiny.ask(cached).wait()
     forward = tiny.model.logits
 
-    def failing(spans: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
-        if len(spans[0].tokens) == 1:
+    def failing(slices: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
+        if len(slices[0].tokens) == 1:
             raise RuntimeError("a bad step")
-        return forward(spans, every_position)
+        return forward(slices, every_position)
 
     monkeypatch.setattr(tiny.model, "logits", failing)
     assert tiny.ask(prompt).wait().last.finish_reason is FinishReason.ERROR
     monkeypatch.undo()
     assert tiny.ask(prompt).wait().cached == 0
-    assert tiny.ask(kept).wait().cached == 59
+    assert tiny.ask(cached).wait().cached == 59
 
 
-def test_short_beginnings_are_only_continued(tiny: Running, fresh: Running) -> None:
-    prompt = some(4, 1)
-    said = tiny.ask(prompt, sampling=Sampling(temperature=0, max_tokens=5)).wait().ids
-    assert tiny.ask(prompt + some(3, 2)).wait().cached == 0
-    on = prompt + said + some(3, 3)
-    reply = tiny.ask(on).wait()
+def test_short_prefixes_are_reused_only_as_complete_entries(tiny: Running, fresh: Running) -> None:
+    prompt = random_tokens(4, 1)
+    reply_ids = tiny.ask(prompt, sampling=Sampling(temperature=0, max_tokens=5)).wait().ids
+    assert tiny.ask(prompt + random_tokens(3, 2)).wait().cached == 0
+    continued = prompt + reply_ids + random_tokens(3, 3)
+    reply = tiny.ask(continued).wait()
     assert reply.cached == 8
-    assert reply.ids == fresh.ask(on).wait().ids
+    assert reply.ids == fresh.ask(continued).wait().ids
 
 
 def test_without_a_budget_nothing_is_reused(fresh: Running) -> None:
-    prompt = some(60, 1)
-    go_on = hold(fresh)
+    prompt = random_tokens(60, 1)
+    resume = pause(fresh)
     replies = [fresh.ask(prompt, name=f"{i}") for i in range(2)]
-    go_on.set()
+    resume.set()
     assert [reply.wait().cached for reply in replies] == [0, 0]
     assert fresh.ask(prompt).wait().cached == 0

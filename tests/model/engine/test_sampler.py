@@ -1,4 +1,4 @@
-"""Choosing a token: transformers' filters, seeds that decide, and ids that are never chosen."""
+"""The sampler: filters as in transformers, seeds, penalties, and ids that are never chosen."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from model.types import RequestError, Sampling
 
 VOCAB = 200
 EOS = frozenset({3, 7})
-EVERYTHING: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}  # no filter at all
+NO_FILTERS: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
 
 
 def random_logits(seed: int, vocab: int = VOCAB) -> Tensor:
@@ -30,21 +30,21 @@ def random_logits(seed: int, vocab: int = VOCAB) -> Tensor:
 
 
 def row(logits: Tensor) -> Floats:
-    """As the engine hands it over; the sampler may change it."""
+    """A copy as an array: the sampler may change it."""
     return logits.clone().numpy()
 
 
 def sampler(
     prompt: tuple[int, ...] = (),
     eos: frozenset[int] = frozenset(),
-    pieces: int = VOCAB,
-    **wishes: Any,
+    vocab_size: int = VOCAB,
+    **sampling: Any,
 ) -> Sampler:
-    return Sampler(Sampling(**{**EVERYTHING, "seed": 0, **wishes}), prompt, eos, pieces)
+    return Sampler(Sampling(**{**NO_FILTERS, "seed": 0, **sampling}), prompt, eos, vocab_size)
 
 
-def drawn(wishes: dict[str, Any], logits: Tensor, seeds: int = 50, **more: Any) -> list[int]:
-    return [sampler(seed=s, **wishes, **more).choose(row(logits)).token_id for s in range(seeds)]
+def drawn(sampling: dict[str, Any], logits: Tensor, seeds: int = 50, **more: Any) -> list[int]:
+    return [sampler(seed=s, **sampling, **more).choose(row(logits)).token_id for s in range(seeds)]
 
 
 # Greedy
@@ -53,8 +53,8 @@ def drawn(wishes: dict[str, Any], logits: Tensor, seeds: int = 50, **more: Any) 
 @pytest.mark.parametrize("seed", range(5))
 def test_temperature_zero_is_the_likeliest(seed: int) -> None:
     logits = random_logits(seed)
-    every: list[dict[str, Any]] = [{}, {"top_k": 40, "top_p": 0.9}, {"min_p": 0.5}]
-    for filters in every:
+    all_filters: list[dict[str, Any]] = [{}, {"top_k": 40, "top_p": 0.9}, {"min_p": 0.5}]
+    for filters in all_filters:
         chosen = sampler(temperature=0, **filters).choose(row(logits))
         assert chosen.token_id == int(logits.argmax())
 
@@ -93,43 +93,45 @@ FILTERS: list[dict[str, Any]] = [
 ]
 
 
-def warped(logits: Tensor, wishes: dict[str, Any]) -> Tensor:
-    """transformers' logits after its own warpers, in its own order."""
+def warped(logits: Tensor, sampling: dict[str, Any]) -> Tensor:
+    """The logits after transformers' warpers, in their order."""
     warpers = LogitsProcessorList()
-    if "temperature" in wishes:
-        warpers.append(TemperatureLogitsWarper(wishes["temperature"]))
-    if "top_k" in wishes:
-        warpers.append(TopKLogitsWarper(wishes["top_k"]))
-    if "top_p" in wishes:
-        warpers.append(TopPLogitsWarper(wishes["top_p"]))
-    if "min_p" in wishes:
-        warpers.append(MinPLogitsWarper(wishes["min_p"]))
+    if "temperature" in sampling:
+        warpers.append(TemperatureLogitsWarper(sampling["temperature"]))
+    if "top_k" in sampling:
+        warpers.append(TopKLogitsWarper(sampling["top_k"]))
+    if "top_p" in sampling:
+        warpers.append(TopPLogitsWarper(sampling["top_p"]))
+    if "min_p" in sampling:
+        warpers.append(MinPLogitsWarper(sampling["min_p"]))
     result: Tensor = warpers(torch.zeros(1, 0, dtype=torch.long), logits[None].clone())[0]
     return result
 
 
-@pytest.mark.parametrize("wishes", FILTERS, ids=str)
+@pytest.mark.parametrize("sampling", FILTERS, ids=str)
 @pytest.mark.parametrize("seed", range(8))
-def test_the_same_tokens_survive_as_in_transformers(wishes: dict[str, Any], seed: int) -> None:
+def test_the_same_tokens_pass_the_filters_as_in_transformers(
+    sampling: dict[str, Any], seed: int
+) -> None:
     logits = random_logits(seed)
-    expected = warped(logits, wishes).softmax(0)
-    made = sampler(**wishes)
-    ids, weights = made._kept(logits.numpy())
+    expected = warped(logits, sampling).softmax(0)
+    made = sampler(**sampling)
+    ids, weights = made.candidates(logits.numpy())
     assert set(ids.tolist()) == set(expected.nonzero().flatten().tolist())
     probabilities = torch.from_numpy(weights / weights.sum()).float()
     torch.testing.assert_close(probabilities, expected[ids], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("wishes", FILTERS[1:], ids=str)
-def test_only_surviving_tokens_are_drawn(wishes: dict[str, Any]) -> None:
+@pytest.mark.parametrize("sampling", FILTERS[1:], ids=str)
+def test_only_tokens_that_pass_the_filters_are_drawn(sampling: dict[str, Any]) -> None:
     logits = random_logits(11)
-    surviving = set(warped(logits, wishes).isfinite().nonzero().flatten().tolist())
-    assert set(drawn(wishes, logits)) <= surviving
+    surviving = set(warped(logits, sampling).isfinite().nonzero().flatten().tolist())
+    assert set(drawn(sampling, logits)) <= surviving
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
     probabilities = torch.tensor([0.5, 0.3, 0.2])
-    made = sampler(pieces=3)
+    made = sampler(vocab_size=3)
     counts = Counter(made.choose(row(probabilities.log())).token_id for _ in range(3000))
     for token_id, probability in enumerate(probabilities.tolist()):
         # five standard deviations of the count
@@ -158,7 +160,7 @@ def test_repetition_penalty_is_transformers(penalty: float, shift: float, seed: 
 
 def test_repetition_penalty_makes_greedy_leave_a_loop() -> None:
     logits = torch.tensor([1.0, 1.2, 1.1])
-    made = sampler(pieces=3, temperature=0, repetition_penalty=1.5)
+    made = sampler(vocab_size=3, temperature=0, repetition_penalty=1.5)
     assert [made.choose(row(logits)).token_id for _ in range(3)] == [1, 2, 0]
 
 
@@ -170,19 +172,19 @@ def test_penalty_of_one_changes_nothing() -> None:
 @pytest.mark.parametrize("presence", [-1.5, 0.0, 0.7])
 @pytest.mark.parametrize("frequency", [-0.6, 0.0, 2.0])
 def test_presence_and_frequency_penalties_are_openais(presence: float, frequency: float) -> None:
-    """What was said counts, and how often; the prompt does not."""
+    """Chosen tokens count, each time; those of the prompt do not."""
     made = sampler((1, 2, 2, 3), temperature=0, presence_penalty=presence,
                    frequency_penalty=frequency)  # fmt: skip
-    said: Counter[int] = Counter()
-    steady = random_logits(11)  # so that the same token would come again and again
+    counts: Counter[int] = Counter()
+    steady = random_logits(11)  # without penalties the same token would come again and again
     for step in range(25):
         logits = steady + random_logits(step) / 10
         expected = logits.clone()
-        for token, times in said.items():
+        for token, times in counts.items():
             expected[token] -= times * frequency + presence
         chosen = made.choose(row(logits)).token_id
         assert chosen == int(expected.argmax())
-        said[chosen] += 1
+        counts[chosen] += 1
 
 
 def test_logit_bias_forces_and_forbids() -> None:
@@ -195,8 +197,13 @@ def test_logit_bias_forces_and_forbids() -> None:
 
 def test_logprobs_are_those_before_any_penalty() -> None:
     logits = random_logits(6)
-    wishes = {"temperature": 0, "logprobs": 1, "presence_penalty": 2.0, "logit_bias": ((9, 100.0),)}
-    choice = sampler(**wishes).choose(row(logits))
+    sampling = {
+        "temperature": 0,
+        "logprobs": 1,
+        "presence_penalty": 2.0,
+        "logit_bias": ((9, 100.0),),
+    }
+    choice = sampler(**sampling).choose(row(logits))
     assert choice.token_id == 9
     assert choice.logprob == pytest.approx(float(logits.log_softmax(0)[9]), abs=1e-5)
 
@@ -232,31 +239,35 @@ def test_drawn_seeds_differ() -> None:
 
 def test_samplers_do_not_disturb_each_other() -> None:
     alone = tokens(sampler(seed=1))
-    one, other = sampler(seed=1), sampler(seed=2)
+    first, second = sampler(seed=1), sampler(seed=2)
     together = []
     for step in range(30):
-        together.append(one.choose(row(random_logits(step))).token_id)
-        other.choose(row(random_logits(step)))
-        torch.rand(3)  # nor does the program's own generator
+        together.append(first.choose(row(random_logits(step))).token_id)
+        second.choose(row(random_logits(step)))
+        torch.rand(3)  # the global generator does not either
     assert together == alone
 
 
 # What is never chosen
 
 
-@pytest.mark.parametrize("wishes", [{"temperature": 0}, {}, {"top_k": 5}, {"min_p": 0.5}], ids=str)
-def test_ids_without_text_are_never_chosen(wishes: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "sampling", [{"temperature": 0}, {}, {"top_k": 5}, {"min_p": 0.5}], ids=str
+)
+def test_ids_without_text_are_never_chosen(sampling: dict[str, Any]) -> None:
     logits = random_logits(0)
     logits[150:] += 100
-    assert max(drawn(wishes, logits, pieces=150)) < 150
-    assert 149 in drawn({"temperature": 0}, logits.index_fill(0, torch.tensor(149), 99), pieces=150)
+    assert max(drawn(sampling, logits, vocab_size=150)) < 150
+    assert 149 in drawn(
+        {"temperature": 0}, logits.index_fill(0, torch.tensor(149), 99), vocab_size=150
+    )
 
 
-@pytest.mark.parametrize("wishes", [{"temperature": 0}, {}, {"top_p": 0.5}], ids=str)
-def test_end_tokens_are_never_chosen_when_ignored(wishes: dict[str, Any]) -> None:
+@pytest.mark.parametrize("sampling", [{"temperature": 0}, {}, {"top_p": 0.5}], ids=str)
+def test_end_tokens_are_never_chosen_when_ignored(sampling: dict[str, Any]) -> None:
     logits = random_logits(0)
     logits[list(EOS)] = 100.0
-    made = sampler(eos=EOS, ignore_eos=True, **wishes)
+    made = sampler(eos=EOS, ignore_eos=True, **sampling)
     assert not EOS & {made.choose(row(logits)).token_id for _ in range(50)}
 
 
@@ -266,13 +277,13 @@ def test_end_tokens_are_chosen_otherwise() -> None:
     assert sampler(eos=EOS, temperature=0).choose(row(logits)).token_id == 7
 
 
-@pytest.mark.parametrize("least", [0, 1, 4])
-def test_end_tokens_wait_for_min_tokens(least: int) -> None:
+@pytest.mark.parametrize("min_tokens", [0, 1, 4])
+def test_end_tokens_wait_for_min_tokens(min_tokens: int) -> None:
     logits = random_logits(0)
     logits[list(EOS)] = 100.0
-    made = sampler(eos=EOS, min_tokens=least)
-    chosen = [made.choose(row(logits)).token_id for _ in range(least + 3)]
-    assert [token_id in EOS for token_id in chosen] == [False] * least + [True] * 3
+    made = sampler(eos=EOS, min_tokens=min_tokens)
+    chosen = [made.choose(row(logits)).token_id for _ in range(min_tokens + 3)]
+    assert [token_id in EOS for token_id in chosen] == [False] * min_tokens + [True] * 3
 
 
 def test_no_end_tokens_are_fine() -> None:
@@ -281,26 +292,26 @@ def test_no_end_tokens_are_fine() -> None:
     assert chosen.token_id == int(logits.argmax())
 
 
-@pytest.mark.parametrize("wishes", [{"ignore_eos": True}, {"min_tokens": 5}], ids=str)
-def test_end_token_outside_of_the_vocabulary_is_no_error(wishes: dict[str, Any]) -> None:
+@pytest.mark.parametrize("sampling", [{"ignore_eos": True}, {"min_tokens": 5}], ids=str)
+def test_end_token_outside_of_the_vocabulary_is_no_error(sampling: dict[str, Any]) -> None:
     """generation_config.json is not checked against the weights; an IndexError here would end
     the engine's thread."""
     logits = random_logits(0)
-    made = sampler(eos=frozenset({VOCAB, VOCAB + 5}), temperature=0, **wishes)
+    made = sampler(eos=frozenset({VOCAB, VOCAB + 5}), temperature=0, **sampling)
     assert made.choose(row(logits)).token_id == int(logits.argmax())
 
 
 # Log-probabilities
 
 
-def test_logprobs_are_absent_unless_asked_for() -> None:
+def test_logprobs_are_absent_unless_requested() -> None:
     chosen = sampler().choose(row(random_logits(0)))
     assert (chosen.logprob, chosen.top) == (None, ())
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 20])
 def test_logprobs_are_the_models_own(count: int) -> None:
-    """Before the penalty, the temperature and the filters: what the model thinks."""
+    """They are the model's, before the penalty, the temperature and the filters."""
     logits = random_logits(0)
     expected = logits.log_softmax(0)
     made = sampler((1, 2, 3), temperature=0.3, top_k=3, repetition_penalty=2.0, logprobs=count)
@@ -311,23 +322,23 @@ def test_logprobs_are_the_models_own(count: int) -> None:
     assert [value for _, value in chosen.top] == pytest.approx(expected[best].tolist())
 
 
-def test_logprobs_leave_out_what_is_never_chosen() -> None:
+def test_logprobs_leave_out_ids_without_text() -> None:
     logits = random_logits(0)
     logits[150:] = 50.0
-    chosen = sampler(pieces=150, logprobs=20).choose(row(logits))
+    chosen = sampler(vocab_size=150, logprobs=20).choose(row(logits))
     assert max(token_id for token_id, _ in chosen.top) < 150
     assert chosen.logprob == pytest.approx(float(logits[:150].log_softmax(0)[chosen.token_id]))
 
 
-def test_asking_for_logprobs_changes_no_token() -> None:
+def test_requesting_logprobs_changes_no_token() -> None:
     assert tokens(sampler(logprobs=3)) == tokens(sampler())
 
 
-# Wishes that make no sense
+# Values out of range
 
 
 @pytest.mark.parametrize(
-    "wishes",
+    "sampling",
     [
         {"temperature": -0.1}, {"temperature": float("nan")}, {"temperature": float("inf")},
         {"top_k": -1},
@@ -346,9 +357,9 @@ def test_asking_for_logprobs_changes_no_token() -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_senseless_wish_is_refused_by_name(wishes: dict[str, Any]) -> None:
+def test_value_out_of_range_is_refused_by_name(sampling: dict[str, Any]) -> None:
     with pytest.raises(RequestError) as caught:
-        Sampling(**wishes)
-    name = next(iter(wishes))
+        Sampling(**sampling)
+    name = next(iter(sampling))
     assert name in caught.value.message or name.split("_")[0] in caught.value.message
     assert caught.value.http_status == 400

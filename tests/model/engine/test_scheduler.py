@@ -1,11 +1,11 @@
-"""Who runs next: order, bounds, and that nothing is forgotten or kept too long."""
+"""The scheduler: order of admission, bounds, preemption, and removal of what has finished."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import pytest
 
@@ -14,38 +14,48 @@ from model.engine.sequence import Sequence
 
 
 @dataclass
-class Wish:
+class StubRequest:
     id: str
     adapter: str | None = None
     adapter_scale: float = 1.0
 
 
 @dataclass
-class Stub:
-    """What the scheduler sees of a sequence."""
+class StubSequence:
+    """The part of a sequence that the scheduler uses."""
 
-    request: Wish
+    request: StubRequest
     prefilling: bool = True
     finished: bool = False
-    read_only: bool = False
+    prefill_only: bool = False
 
     @property
-    def key(self) -> tuple[str, float]:
+    def prefix_key(self) -> tuple[str, float]:
         return self.request.adapter or "", self.request.adapter_scale
 
 
-def stub(name: str, adapter: str | None = None, scale: float = 1.0, **state: bool) -> Sequence:
-    return cast(Sequence, Stub(Wish(name, adapter, scale), **state))
+def stub(name: str, adapter: str | None = None, adapter_scale: float = 1.0, **state: bool) -> Any:
+    return StubSequence(StubRequest(name, adapter, adapter_scale), **state)
+
+
+def finish(sequence: Any) -> None:
+    sequence.finished = True
 
 
 def names(sequences: Iterable[Sequence]) -> str:
     return "".join(s.request.id for s in sequences)
 
 
-def scheduler(letters: str, most: int = 2) -> Scheduler:
-    made = Scheduler(most)
+def scheduler(letters: str, max_running: int = 2) -> Scheduler:
+    """A scheduler with a waiting sequence for each letter."""
+    made = Scheduler(max_running)
     made.add([stub(letter) for letter in letters])
     return made
+
+
+def next_prefills(made: Scheduler, count: int) -> str:
+    """The names of the sequences whose prompts are computed in the next `count` turns."""
+    return names(s for s in [made.next_prefill() for _ in range(count)] if s)
 
 
 def test_first_come_first_served_within_the_bound() -> None:
@@ -54,9 +64,9 @@ def test_first_come_first_served_within_the_bound() -> None:
     assert (names(made.running), names(made.waiting)) == ("ab", "cd")
 
 
-@pytest.mark.parametrize(("most", "running"), [(1, "a"), (3, "abc"), (9, "abcd")])
-def test_bound_is_kept(most: int, running: str) -> None:
-    made = scheduler("abcd", most)
+@pytest.mark.parametrize(("max_running", "running"), [(1, "a"), (3, "abc"), (9, "abcd")])
+def test_no_more_than_max_running_are_admitted(max_running: int, running: str) -> None:
+    made = scheduler("abcd", max_running)
     for _ in range(3):
         made.admit()
     assert names(made.running) == running
@@ -72,18 +82,19 @@ def test_new_sequences_wait_behind_those_that_wait() -> None:
 def test_place_of_a_finished_sequence_goes_to_the_next() -> None:
     made = scheduler("abcd")
     made.admit()
-    made.running[0].finished = True
+    finish(made.running[0])
     made.remove_finished()
     made.admit()
     assert (names(made.running), names(made.waiting)) == ("bc", "d")
 
 
-def test_sequence_that_is_finished_while_it_waits_never_runs() -> None:
+def test_sequence_that_finishes_in_the_queue_never_runs() -> None:
     made = scheduler("abcd")
     made.admit()
-    made.waiting[0].finished = True
+    finish(made.waiting[0])
     made.remove_finished()
-    made.running[0].finished = made.running[1].finished = True
+    finish(made.running[0])
+    finish(made.running[1])
     made.remove_finished()
     made.admit()
     assert names(made.running) == "d"
@@ -114,7 +125,7 @@ def test_finished_sequences_neither_prefill_nor_decode() -> None:
     assert made.decoding() == []
 
 
-def test_only_those_with_a_whole_prompt_decode() -> None:
+def test_sequences_decode_after_their_prompt_is_computed() -> None:
     made = Scheduler(4)
     made.add([stub("a"), stub("b", prefilling=False), stub("c", prefilling=False)])
     made.admit()
@@ -136,12 +147,12 @@ def test_sequences_with_the_same_adapter_and_scale_decode_side_by_side() -> None
     )
     made.admit()
     keys = [(s.request.adapter, s.request.adapter_scale) for s in made.decoding()]
-    changes = sum(one != other for one, other in itertools.pairwise(keys))
+    changes = sum(a != b for a, b in itertools.pairwise(keys))
     assert len(keys) == 7
     assert changes == len(set(keys)) - 1
 
 
-def test_deciding_who_decodes_changes_no_order() -> None:
+def test_decoding_does_not_reorder_the_running_sequences() -> None:
     made = Scheduler(4)
     made.add([stub("a", "y", prefilling=False), stub("b", "x", prefilling=False)])
     made.admit()
@@ -149,7 +160,7 @@ def test_deciding_who_decodes_changes_no_order() -> None:
     assert names(made.running) == "ab"
 
 
-def test_sequences_are_found_by_id_wherever_they_are() -> None:
+def test_sequences_are_found_by_id_in_every_queue() -> None:
     made = scheduler("abcd")
     made.admit()
     assert sorted(names(made.find(["a", "d", "unknown"]))) == ["a", "d"]
@@ -157,42 +168,40 @@ def test_sequences_are_found_by_id_wherever_they_are() -> None:
 
 
 def test_all_sequences_of_one_id_are_found() -> None:
-    made = scheduler("aba", most=1)
+    made = scheduler("aba", max_running=1)
     made.admit()
     assert names(made.find(["a"])) == "aa"
 
 
-def test_truth_is_whether_there_is_work() -> None:
+def test_scheduler_is_true_while_there_is_work() -> None:
     made = scheduler("")
     assert not made
     made.add([stub("a")])
     assert made
     made.admit()
     assert made
-    made.running[0].finished = True
+    finish(made.running[0])
     made.remove_finished()
     assert not made
 
 
-def test_prompts_take_turns() -> None:
-    made = scheduler("abc", most=3)
+def test_prefills_take_turns() -> None:
+    made = scheduler("abc", max_running=3)
     made.admit()
-    chosen = [made.next_prefill() for _ in range(5)]
-    assert names(s for s in chosen if s) == "abcab"
+    assert next_prefills(made, 5) == "abcab"
 
 
-def test_a_newcomer_waits_for_one_turn_of_each() -> None:
-    made = scheduler("ab", most=9)
+def test_new_prompt_waits_for_one_turn_of_each_other() -> None:
+    made = scheduler("ab", max_running=9)
     made.admit()
-    chosen = [made.next_prefill()]
+    assert next_prefills(made, 1) == "a"
     made.add([stub("c")])
     made.admit()
-    chosen += [made.next_prefill() for _ in range(4)]
-    assert names(s for s in chosen if s) == "abacb"
+    assert next_prefills(made, 4) == "bacb"
 
 
-def test_who_has_no_memory_yet_holds_up_those_behind() -> None:
-    made = scheduler("abc", most=3)
+def test_sequence_without_memory_blocks_those_behind_it() -> None:
+    made = scheduler("abc", max_running=3)
     made.admit(lambda s: s.request.id != "b")
     assert (names(made.running), names(made.waiting)) == ("a", "bc")
     assert made.waiting_reason == "memory"
@@ -200,34 +209,34 @@ def test_who_has_no_memory_yet_holds_up_those_behind() -> None:
     assert (names(made.running), made.waiting_reason) == ("abc", None)
 
 
-def test_full_slots_are_what_is_waited_for() -> None:
+def test_waiting_reason_is_slots_when_all_are_taken() -> None:
     made = scheduler("abc")
     made.admit(lambda s: True)
     assert made.waiting_reason == "slots"
 
 
-def test_memory_is_not_asked_for_without_a_slot() -> None:
-    made = scheduler("abc", most=1)
-    asked: list[str] = []
+def test_memory_is_not_requested_without_a_slot() -> None:
+    made = scheduler("abc", max_running=1)
+    started: list[str] = []
 
     def start(sequence: Sequence) -> bool:
-        asked.append(sequence.request.id)
+        started.append(sequence.request.id)
         return True
 
     made.admit(start)
     made.admit(start)
-    assert asked == ["a"]
+    assert started == ["a"]
 
 
-def test_the_last_to_come_gives_way_and_is_the_next_to_come_back() -> None:
-    made = scheduler("abcd", most=3)
+def test_preempted_sequence_is_the_last_and_comes_back_first() -> None:
+    made = scheduler("abcd", max_running=3)
     made.admit()
-    made.running[2].finished = True
+    finish(made.running[2])
     assert names(s for s in [made.preempt()] if s) == "b"
     assert (names(made.running), names(made.waiting)) == ("ac", "bd")
 
 
-def test_nobody_gives_way_to_nobody() -> None:
+def test_single_sequence_is_not_preempted() -> None:
     made = scheduler("a")
     assert made.preempt() is None
     made.admit()
@@ -235,87 +244,88 @@ def test_nobody_gives_way_to_nobody() -> None:
     assert names(made.running) == "a"
 
 
-def test_after_somebody_gave_way_nobody_starts_before_somebody_ends() -> None:
-    """The memory that it gave is for those that run: it would have to give way again."""
-    made = scheduler("abcd", most=3)
+def test_after_a_preemption_nothing_is_admitted_until_a_sequence_ends() -> None:
+    """Its memory is for the running sequences: a new one would have to be preempted again."""
+    made = scheduler("abcd", max_running=3)
     made.admit()
     made.preempt()
     made.admit()
     assert (names(made.running), made.waiting_reason) == ("ab", "memory")
-    made.running[0].finished = True
+    finish(made.running[0])
     made.remove_finished()
     made.admit()
     assert names(made.running) == "bcd"
 
 
-def test_who_gave_way_has_no_turn() -> None:
+def test_preempted_sequence_has_no_prefill_turn() -> None:
     made = scheduler("ab")
     made.admit()
     made.preempt()
-    assert [made.next_prefill() for _ in range(2)] == [made.running[0]] * 2
-    made.running[0].finished = True
+    assert next_prefills(made, 2) == "aa"
+    finish(made.running[0])
     made.remove_finished()
     made.admit()
-    assert names(s for s in [made.next_prefill(), made.next_prefill()] if s) == "bb"
+    assert next_prefills(made, 2) == "bb"
 
 
-def test_retiring_tells_who_ran_and_keeps_nothing_of_them() -> None:
+def test_removing_finished_returns_those_that_ran() -> None:
     made = scheduler("abc")
     made.admit()
-    made.running[1].finished = made.waiting[0].finished = True
+    finish(made.running[1])
+    finish(made.waiting[0])
     assert names(made.remove_finished()) == "b"
-    assert names(made._turns) == "a"
+    assert next_prefills(made, 2) == "aa"
 
 
-# What is only read ahead
+# Prefill-only sequences
 
 
-def reading(replies: str, unread: str, most: int = 2) -> Scheduler:
-    made = scheduler(replies, most)
-    made.add([stub(letter, read_only=True) for letter in unread])
+def with_prefill_only(replies: str, prefill_only: str, max_running: int = 2) -> Scheduler:
+    made = scheduler(replies, max_running)
+    made.add([stub(letter, prefill_only=True) for letter in prefill_only])
     made.admit()
     return made
 
 
-def test_reading_is_one_at_a_time_and_in_order() -> None:
-    made = reading("", "xy")
-    assert (names(made.running), names(made.unread)) == ("x", "y")
+def test_prefill_only_runs_one_at_a_time_in_order() -> None:
+    made = with_prefill_only("", "xy")
+    assert (names(made.running), names(made.prefill_only)) == ("x", "y")
     assert made.next_prefill() is made.running[0]
-    made.running[0].finished = True
+    finish(made.running[0])
     assert names(made.remove_finished()) == "x"
     made.admit()
-    assert (names(made.running), names(made.unread)) == ("y", "")
+    assert (names(made.running), names(made.prefill_only)) == ("y", "")
 
 
-def test_nothing_is_read_while_a_reply_runs() -> None:
-    made = reading("a", "x", most=9)
-    assert (names(made.running), names(made.unread)) == ("a", "x")
+def test_prefill_only_waits_while_a_reply_runs() -> None:
+    made = with_prefill_only("a", "x", max_running=9)
+    assert (names(made.running), names(made.prefill_only)) == ("a", "x")
     assert made.preempt_prefill_only() is None
-    made.running[0].finished = True
+    finish(made.running[0])
     made.remove_finished()
     made.admit()
     assert names(made.running) == "x"
 
 
-def test_reading_gives_way_to_whoever_comes_and_is_the_next_to_be_read() -> None:
-    made = reading("", "xy", most=1)
+def test_prefill_only_is_preempted_by_a_reply_and_comes_back_first() -> None:
+    made = with_prefill_only("", "xy", max_running=1)
     assert made.preempt_prefill_only() is None
     made.add([stub("a")])
     assert names(s for s in [made.preempt_prefill_only()] if s) == "x"
     made.admit()
-    assert (names(made.running), names(made.waiting), names(made.unread)) == ("a", "", "xy")
-    assert names(made._turns) == "a"
+    assert (names(made.running), names(made.waiting), names(made.prefill_only)) == ("a", "", "xy")
+    assert next_prefills(made, 2) == "aa"
 
 
-def test_reading_counts_for_nobody() -> None:
-    made = reading("", "xy")
-    assert (made.replies, len(made.waiting), made.waiting_reason) == (0, 0, None)
+def test_prefill_only_is_not_counted() -> None:
+    made = with_prefill_only("", "xy")
+    assert (made.running_replies, len(made.waiting), made.waiting_reason) == (0, 0, None)
     assert made
 
 
-def test_what_is_to_be_read_is_found_and_retired_as_all_else() -> None:
-    made = reading("a", "xy")
+def test_prefill_only_is_found_and_removed_as_replies_are() -> None:
+    made = with_prefill_only("a", "xy")
     assert names(made.find(["x"])) == "x"
-    made.unread[0].finished = True
+    finish(made.prefill_only[0])
     assert made.remove_finished() == []
     assert names(made.all_sequences) == "ya"

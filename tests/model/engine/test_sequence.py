@@ -12,25 +12,26 @@ import torch
 
 from model.engine.kv_cache import SequenceCache
 from model.engine.sampler import Floats
-from model.engine.sequence import Sequence, StopStrings
+from model.engine.sequence import Sequence
+from model.engine.stop_strings import StopStrings
 from model.layers.kv_layout import CacheFormat
 from model.types import Delta, EngineRequest, FinishReason, Sampling
 
 EOS = 0
 VOCAB = 128  # ids are ASCII codes
-FORM = CacheFormat(1, 1, 8, torch.float32, "cpu")
+FORMAT = CacheFormat(1, 1, 8, torch.float32, "cpu")
 
 
-class Ascii:
+class AsciiDetokenizer:
     """Each id is a letter; `~` is the first half of a character that the next id completes."""
 
     def __init__(self) -> None:
-        self._held = ""
+        self._buffer = ""
 
     def push(self, token_id: int) -> str:
-        text = self._held + chr(token_id)
-        self._held = text if text.endswith("~") else ""
-        return "" if self._held else text
+        text = self._buffer + chr(token_id)
+        self._buffer = text if text.endswith("~") else ""
+        return "" if self._buffer else text
 
     def flush(self) -> str:
         return ""
@@ -39,15 +40,15 @@ class Ascii:
         return f"<{chr(token_id)}>"
 
 
-class Late(Ascii):
+class LateDetokenizer(AsciiDetokenizer):
     """Gives all of its text at the end."""
 
     def push(self, token_id: int) -> str:
-        self._held += chr(token_id)
+        self._buffer += chr(token_id)
         return ""
 
     def flush(self) -> str:
-        text, self._held = self._held, ""
+        text, self._buffer = self._buffer, ""
         return text
 
 
@@ -59,39 +60,39 @@ def likeliest(letter: str | int) -> Floats:
 
 
 class Reply:
-    """A sequence that is fed letters, with the deltas that it has emitted."""
+    """A sequence that gets letters as its tokens, and the deltas that it emits."""
 
     def __init__(
         self,
         prompt: str = "Hi",
-        detokenizer: Ascii | None = None,
+        detokenizer: AsciiDetokenizer | None = None,
         so_far: str = "",
-        read_only: bool = False,
-        **wishes: Any,
+        prefill_only: bool = False,
+        **sampling: Any,
     ) -> None:
         self.deltas: list[Delta] = []
         request = EngineRequest(
             id="r",
             prompt_ids=[ord(letter) for letter in prompt],
-            sampling=Sampling(**{"temperature": 0, "seed": 9, **wishes}),
+            sampling=Sampling(**{"temperature": 0, "seed": 9, **sampling}),
             eos_ids=frozenset({EOS}),
-            detokenizer=detokenizer or Ascii(),
+            detokenizer=detokenizer or AsciiDetokenizer(),
             adapter_scale=0.5,
             so_far=so_far,
-            read_only=read_only,
+            prefill_only=prefill_only,
         )
-        cache = SequenceCache(FORM)
+        cache = SequenceCache(FORMAT)
         self.sequence = Sequence(request, self.deltas.append, cache, None, VOCAB)
 
     def feed(self, letters: str, then_eos: bool = False) -> Reply:
-        """Let the model say `letters`, as far as the sequence wants more."""
+        """Let the model choose `letters`, until the sequence has finished."""
         if self.sequence.prefilling:
-            self.sequence.next_span(1000)
+            self.sequence.next_slice(1000)
         for letter in [*letters, *([EOS] if then_eos else [])]:
             if self.sequence.finished:
                 break
             self.sequence.accept_logits(likeliest(letter))
-            self.sequence.next_span(1)
+            self.sequence.next_slice(1)
         return self
 
     @property
@@ -99,34 +100,34 @@ class Reply:
         return "".join(delta.text for delta in self.deltas)
 
     @property
-    def reason(self) -> FinishReason | None:
+    def finish_reason(self) -> FinishReason | None:
         return self.deltas[-1].finish_reason if self.deltas else None
 
 
 # Prefill
 
 
-def test_prompt_is_taken_in_chunks_and_nothing_is_said_before_its_end() -> None:
+def test_prompt_is_computed_in_chunks_without_text_before_its_end() -> None:
     reply = Reply(prompt="abcdefgh")
     sequence = reply.sequence
-    taken = []
+    chunks = []
     for _ in range(2):
-        taken.append(list(sequence.next_span(3).tokens))
+        chunks.append(list(sequence.next_slice(3).tokens))
         sequence.accept_logits(likeliest("x"))
         assert sequence.prefilling
-    taken.append(list(sequence.next_span(3).tokens))
+    chunks.append(list(sequence.next_slice(3).tokens))
     assert reply.deltas == []
     sequence.accept_logits(likeliest("x"))
     assert not sequence.prefilling
-    assert "".join(chr(i) for chunk in taken for i in chunk) == "abcdefgh"
-    assert [len(chunk) for chunk in taken] == [3, 3, 2]
+    assert "".join(chr(i) for chunk in chunks for i in chunk) == "abcdefgh"
+    assert [len(chunk) for chunk in chunks] == [3, 3, 2]
     assert reply.text == "x"
 
 
-def test_what_is_read_ahead_ends_with_its_prompt_and_says_nothing() -> None:
-    reply = Reply(prompt="abcdefgh", read_only=True)
+def test_prefill_only_ends_after_its_prompt_without_text() -> None:
+    reply = Reply(prompt="abcdefgh", prefill_only=True)
     for _ in range(2):
-        reply.sequence.next_span(4)
+        reply.sequence.next_slice(4)
         assert reply.deltas == []
         reply.sequence.accept_logits(likeliest("x"))
     (last,) = reply.deltas
@@ -136,18 +137,18 @@ def test_what_is_read_ahead_ends_with_its_prompt_and_says_nothing() -> None:
     assert len(reply.sequence.tokens) == 8
 
 
-def test_chosen_token_is_what_is_computed_next() -> None:
+def test_chosen_token_is_computed_next() -> None:
     reply = Reply()
-    reply.sequence.next_span(10)
+    reply.sequence.next_slice(10)
     reply.sequence.accept_logits(likeliest("x"))
-    span = reply.sequence.next_span(10)
-    assert list(span.tokens) == [ord("x")]
-    assert span.scale == 0.5
+    part = reply.sequence.next_slice(10)
+    assert list(part.tokens) == [ord("x")]
+    assert part.adapter_scale == 0.5
 
 
-def test_every_span_has_the_same_cache() -> None:
+def test_every_slice_has_the_same_cache() -> None:
     sequence = Reply(prompt="abcd").sequence
-    assert sequence.next_span(2).cache is sequence.next_span(2).cache
+    assert sequence.next_slice(2).cache is sequence.next_slice(2).cache
 
 
 # Finish reasons
@@ -155,81 +156,81 @@ def test_every_span_has_the_same_cache() -> None:
 
 def test_end_token_stops_and_is_no_text() -> None:
     reply = Reply().feed("abc", then_eos=True)
-    assert (reply.text, reply.reason) == ("abc", FinishReason.STOP)
+    assert (reply.text, reply.finish_reason) == ("abc", FinishReason.STOP)
     assert reply.sequence.finished
 
 
 def test_reply_of_nothing_but_the_end_token() -> None:
     reply = Reply().feed("", then_eos=True)
-    assert (reply.text, reply.reason) == ("", FinishReason.STOP)
+    assert (reply.text, reply.finish_reason) == ("", FinishReason.STOP)
     assert len(reply.deltas) == 1
 
 
-@pytest.mark.parametrize("most", [1, 2, 5])
-def test_max_tokens_ends_the_reply(most: int) -> None:
-    reply = Reply(max_tokens=most).feed("abcdefgh")
-    assert (reply.text, reply.reason) == ("abcdefgh"[:most], FinishReason.LENGTH)
+@pytest.mark.parametrize("max_tokens", [1, 2, 5])
+def test_max_tokens_ends_the_reply(max_tokens: int) -> None:
+    reply = Reply(max_tokens=max_tokens).feed("abcdefgh")
+    assert (reply.text, reply.finish_reason) == ("abcdefgh"[:max_tokens], FinishReason.LENGTH)
     assert reply.deltas[-1].stats
-    assert reply.deltas[-1].stats.completion_tokens == most
+    assert reply.deltas[-1].stats.completion_tokens == max_tokens
 
 
 def test_end_token_as_the_last_allowed_one_is_a_stop() -> None:
-    assert Reply(max_tokens=3).feed("ab", then_eos=True).reason is FinishReason.STOP
+    assert Reply(max_tokens=3).feed("ab", then_eos=True).finish_reason is FinishReason.STOP
 
 
 def test_stop_string_as_the_last_allowed_token_is_a_stop() -> None:
     reply = Reply(max_tokens=3, stop=("c",)).feed("abc")
-    assert (reply.text, reply.reason) == ("ab", FinishReason.STOP)
+    assert (reply.text, reply.finish_reason) == ("ab", FinishReason.STOP)
 
 
 def test_without_max_tokens_the_reply_goes_on() -> None:
     reply = Reply().feed("a" * 100)
-    assert reply.reason is None
+    assert reply.finish_reason is None
     assert reply.text == "a" * 100
 
 
-@pytest.mark.parametrize("least", [1, 3])
-def test_end_token_waits_for_min_tokens(least: int) -> None:
-    reply = Reply(min_tokens=least)
-    reply.sequence.next_span(10)
-    for count in range(1, least + 1):
+@pytest.mark.parametrize("min_tokens", [1, 3])
+def test_end_token_waits_for_min_tokens(min_tokens: int) -> None:
+    reply = Reply(min_tokens=min_tokens)
+    reply.sequence.next_slice(10)
+    for count in range(1, min_tokens + 1):
         reply.sequence.accept_logits(likeliest(EOS))
-        reply.sequence.next_span(1)
-        assert reply.reason is None
+        reply.sequence.next_slice(1)
+        assert reply.finish_reason is None
         assert len(reply.text) == count
     reply.sequence.accept_logits(likeliest(EOS))
-    assert reply.reason is FinishReason.STOP
+    assert reply.finish_reason is FinishReason.STOP
 
 
 def test_ignored_end_token_does_not_end_the_reply() -> None:
     reply = Reply(ignore_eos=True, max_tokens=4)
-    reply.sequence.next_span(10)
+    reply.sequence.next_slice(10)
     for _ in range(4):
         reply.sequence.accept_logits(likeliest(EOS))
-        reply.sequence.next_span(1)
-    assert reply.reason is FinishReason.LENGTH
+        reply.sequence.next_slice(1)
+    assert reply.finish_reason is FinishReason.LENGTH
     assert chr(EOS) not in reply.text
 
 
 def test_abort_ends_the_reply_with_its_text_so_far() -> None:
     reply = Reply().feed("ab")
     reply.sequence.finish(FinishReason.ABORT)
-    assert (reply.text, reply.reason) == ("ab", FinishReason.ABORT)
+    assert (reply.text, reply.finish_reason) == ("ab", FinishReason.ABORT)
     assert reply.deltas[-1].error is None
 
 
 def test_abort_before_the_first_token() -> None:
     reply = Reply()
     reply.sequence.finish(FinishReason.ABORT)
-    assert (reply.text, reply.reason) == ("", FinishReason.ABORT)
+    assert (reply.text, reply.finish_reason) == ("", FinishReason.ABORT)
     assert reply.deltas[-1].stats
     assert reply.deltas[-1].stats.completion_tokens == 0
 
 
-def test_error_is_told_in_the_last_delta() -> None:
+def test_error_is_in_the_last_delta() -> None:
     reply = Reply().feed("ab")
     reply.sequence.finish(FinishReason.ERROR, "no memory")
-    assert (reply.reason, reply.deltas[-1].error) == (FinishReason.ERROR, "no memory")
+    assert (reply.finish_reason, reply.deltas[-1].error) == (FinishReason.ERROR, "no memory")
     assert reply.text == "ab"
 
 
@@ -256,7 +257,7 @@ def test_stats_count_prompt_and_reply() -> None:
     assert stats.decode_seconds >= 0
 
 
-def test_drawn_seed_is_told() -> None:
+def test_drawn_seed_is_in_the_stats() -> None:
     stats = Reply(seed=None).feed("", then_eos=True).deltas[-1].stats
     assert stats
     assert 0 <= stats.seed < 2**63
@@ -277,7 +278,7 @@ def test_halves_of_characters_give_no_delta() -> None:
 
 def test_stop_string_ends_the_reply_before_it() -> None:
     reply = Reply(stop=("END",)).feed("abENDcd")
-    assert (reply.text, reply.reason) == ("ab", FinishReason.STOP)
+    assert (reply.text, reply.finish_reason) == ("ab", FinishReason.STOP)
     assert reply.sequence.finished
 
 
@@ -299,12 +300,12 @@ def test_held_back_text_comes_out_before_the_end_token() -> None:
     assert Reply(stop=("END",)).feed("aEN", then_eos=True).text == "aEN"
 
 
-def test_what_the_detokenizer_held_comes_out_at_the_end() -> None:
-    assert Reply(detokenizer=Late()).feed("abc", then_eos=True).text == "abc"
+def test_detokenizer_is_flushed_at_the_end() -> None:
+    assert Reply(detokenizer=LateDetokenizer()).feed("abc", then_eos=True).text == "abc"
 
 
-def test_stop_string_is_found_in_what_the_detokenizer_held() -> None:
-    reply = Reply(detokenizer=Late(), stop=("END",), max_tokens=7).feed("abENDcd")
+def test_stop_string_is_found_in_the_flushed_text() -> None:
+    reply = Reply(detokenizer=LateDetokenizer(), stop=("END",), max_tokens=7).feed("abENDcd")
     assert reply.text == "ab"
 
 
@@ -322,19 +323,19 @@ def test_logprobs_come_with_their_token() -> None:
     assert first[0].top[0].logprob == pytest.approx(first[0].logprob)
 
 
-def test_no_logprobs_unless_asked_for() -> None:
+def test_no_logprobs_unless_requested() -> None:
     assert all(delta.logprobs == () for delta in Reply().feed("ab", then_eos=True).deltas)
 
 
 @pytest.mark.parametrize(
     ("letters", "stop"), [("a~bc", ()), ("aENx", ("END",)), ("abEND", ("END",))]
 )
-def test_every_token_has_its_logprobs_though_its_text_is_held(
+def test_every_token_has_its_logprobs_though_its_text_is_held_back(
     letters: str, stop: tuple[str, ...]
 ) -> None:
     reply = Reply(logprobs=0, stop=stop).feed(letters)
-    told = [entry.token for delta in reply.deltas for entry in delta.logprobs]
-    assert told == [f"<{letter}>" for letter in letters]
+    tokens = [entry.token for delta in reply.deltas for entry in delta.logprobs]
+    assert tokens == [f"<{letter}>" for letter in letters]
 
 
 # Stop strings
@@ -354,14 +355,14 @@ CASES = [
     ("one two three", ("three", "two")),
     ("你好。\n用户：再见", ("\n用户：",)),
     ("abcxabcd", ("abcd", "cx")),
-    # A stop string within another: the one that is complete first ends the text.
+    # A stop string within another: the text ends at the one that is complete first.
     ("abcde", ("abcd", "bc")),
     ("abcde", ("bc", "bcd")),
 ]
 
 
-def shown(stops: tuple[str, ...], pieces: list[str]) -> tuple[str, bool]:
-    """All text that is shown when it comes in `pieces`, and whether a stop string ended it."""
+def shown_text(stops: tuple[str, ...], pieces: list[str]) -> tuple[str, bool]:
+    """The text that is shown when it comes in `pieces`, and whether a stop string ended it."""
     made = StopStrings(stops)
     text = ""
     for piece in pieces:
@@ -375,13 +376,13 @@ def shown(stops: tuple[str, ...], pieces: list[str]) -> tuple[str, bool]:
 
 @pytest.mark.parametrize(("text", "stops"), CASES)
 def test_text_ends_at_the_same_place_however_it_is_split(text: str, stops: tuple[str, ...]) -> None:
-    expected = shown(stops, [text])
+    expected = shown_text(stops, [text])
     for count in (1, 2):
         for cuts in itertools.combinations(range(len(text) + 1), count):
             edges = [0, *cuts, len(text)]
             pieces = [text[a:b] for a, b in itertools.pairwise(edges)]
-            assert shown(stops, pieces) == expected, pieces
-    assert shown(stops, list(text)) == expected
+            assert shown_text(stops, pieces) == expected, pieces
+    assert shown_text(stops, list(text)) == expected
 
 
 @pytest.mark.parametrize(
@@ -400,7 +401,7 @@ def test_text_ends_at_the_same_place_however_it_is_split(text: str, stops: tuple
 def test_text_ends_before_the_first_stop_string(
     text: str, stops: tuple[str, ...], expected: tuple[str, bool]
 ) -> None:
-    assert shown(stops, [text]) == expected
+    assert shown_text(stops, [text]) == expected
 
 
 def test_no_beginning_of_a_stop_string_is_shown_too_early() -> None:
@@ -409,7 +410,7 @@ def test_no_beginning_of_a_stop_string_is_shown_too_early() -> None:
     assert made.push("I") == ("ENI", False)
 
 
-def test_only_what_may_become_a_stop_string_is_held_back() -> None:
+def test_only_a_possible_stop_string_is_held_back() -> None:
     made = StopStrings(("\nUser:",))
     assert made.push("Hello\nUs") == ("Hello", False)
     assert made.push("e") == ("", False)
@@ -420,14 +421,14 @@ def test_without_stop_strings_nothing_is_held_back() -> None:
     assert StopStrings(()).push("anything") == ("anything", False)
 
 
-def test_flush_gives_what_was_held_back_once() -> None:
+def test_flush_returns_the_text_that_was_held_back_once() -> None:
     made = StopStrings(("END",))
     made.push("aEN")
     assert (made.flush(), made.flush()) == ("EN", "")
 
 
-def spelled(made: StopStrings, text: str) -> tuple[str, int | None]:
-    """What is shown of `text`, and after how many letters a stop string has ended it."""
+def push_letters(made: StopStrings, text: str) -> tuple[str, int | None]:
+    """The part of `text` that is shown, and after how many letters a stop string has ended it."""
     out = ""
     for count, letter in enumerate(text, start=1):
         more, stopped = made.push(letter)
@@ -438,19 +439,17 @@ def spelled(made: StopStrings, text: str) -> tuple[str, int | None]:
 
 
 @pytest.mark.parametrize(("text", "stops"), CASES)
-def test_a_text_that_was_cut_ends_where_the_whole_one_does(
-    text: str, stops: tuple[str, ...]
-) -> None:
-    """A stop string counts too if it has begun before; and nothing comes twice."""
-    whole, end = spelled(StopStrings(stops), text)
+def test_continued_text_ends_where_the_full_one_does(text: str, stops: tuple[str, ...]) -> None:
+    """A stop string that begins in the previous text counts, and no text comes twice."""
+    full_text, end = push_letters(StopStrings(stops), text)
     for cut in range(len(text) if end is None else end):
-        more, then = spelled(StopStrings(stops, text[:cut]), text[cut:])
-        assert text[:cut] + more == text[: max(cut, len(whole))]
-        assert then == (None if end is None else end - cut)
+        more, more_end = push_letters(StopStrings(stops, text[:cut]), text[cut:])
+        assert text[:cut] + more == text[: max(cut, len(full_text))]
+        assert more_end == (None if end is None else end - cut)
 
 
-def test_a_stop_string_that_began_before_ends_the_reply() -> None:
+def test_stop_string_that_began_in_the_previous_text_ends_the_reply() -> None:
     reply = Reply(so_far="Hi.\nUser", stop=("\nUser:",)).feed(": me")
-    assert (reply.text, reply.reason) == ("", FinishReason.STOP)
+    assert (reply.text, reply.finish_reason) == ("", FinishReason.STOP)
     reply = Reply(so_far="Hi.\nUser", stop=("\nUser:",)).feed("s are").feed("x", then_eos=True)
     assert reply.text == "s arex"

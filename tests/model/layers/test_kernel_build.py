@@ -1,4 +1,4 @@
-"""How compiled decoding reaches a model, and what happens when it does not."""
+"""Compiling the kernels and attaching them to a model; failures and full disks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from model.layers.kernel_build import DONE, KernelBuild, build_folder, supported
 from model.layers.llama import Llama, SequenceSlice
 from tests.model.layers.kernels.conftest import GROUPED, make_model
 
-PATIENCE = 120  # seconds; compiling takes some ten of them
+COMPILE_SECONDS = 120  # compiling takes about ten
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def model() -> Iterator[Llama]:
 
 
 def wait_for_decoder(model: Llama) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + COMPILE_SECONDS
     while model.decoder is None and time.monotonic() < deadline:
         time.sleep(0.05)
     assert model.decoder is not None
@@ -45,7 +45,7 @@ def logits(model: Llama) -> torch.Tensor:
     return model.forward([SequenceSlice((6,), cache)])
 
 
-def pretend_child(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+def fake_compiler(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     def start(_: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -54,9 +54,11 @@ def pretend_child(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     monkeypatch.setattr(kernel_build, "_compile", start)
 
 
-def test_model_serves_before_and_after_the_hand_over(model: Llama) -> None:
+def test_model_computes_before_and_after_the_decoder_is_attached(model: Llama) -> None:
     before = logits(model)
-    KernelBuild(user_cache_path(APP_NAME)).hand_over(model, threads=2, max_rows=8, max_spans=4)
+    KernelBuild(user_cache_path(APP_NAME)).attach_when_ready(
+        model, threads=2, max_rows=8, max_sequences=4
+    )
     wait_for_decoder(model)
     after = logits(model)
     assert not torch.equal(before, after), "compiled code was not used"
@@ -64,39 +66,39 @@ def test_model_serves_before_and_after_the_hand_over(model: Llama) -> None:
 
 
 @pytest.mark.slow
-def test_empty_cache_is_filled_by_a_process_of_its_own(tmp_path: Path, model: Llama) -> None:
+def test_empty_cache_is_filled_by_a_child_process(tmp_path: Path, model: Llama) -> None:
     build = KernelBuild(tmp_path)
     assert not (build_folder(tmp_path) / DONE).exists()
-    build.hand_over(model, threads=2, max_rows=8, max_spans=4)
+    build.attach_when_ready(model, threads=2, max_rows=8, max_sequences=4)
     wait_for_decoder(model)
     assert (build_folder(tmp_path) / DONE).is_file()
-    assert KernelBuild(tmp_path).wait()  # and nothing is compiled a second time
+    assert KernelBuild(tmp_path).wait()  # it is not compiled a second time
 
 
 @pytest.mark.slow
-def test_cache_that_cannot_be_written_is_done_without(tmp_path: Path, model: Llama) -> None:
-    """As for a container's user in a folder of root's: decoding must be compiled all the same."""
+def test_cache_that_cannot_be_written_is_replaced(tmp_path: Path, model: Llama) -> None:
+    """As for a container's user in a folder of root's: decoding is compiled all the same."""
     (tmp_path / "cache").write_text("no folder")
-    KernelBuild(tmp_path / "cache").hand_over(model, threads=2, max_rows=8, max_spans=4)
+    KernelBuild(tmp_path / "cache").attach_when_ready(model, threads=2, max_rows=8, max_sequences=4)
     wait_for_decoder(model)
     assert logits(model).isfinite().all()
 
 
-OTHER_PROCESSOR = """
+COMPARE_ON_OTHER_ISA = """
 import sys
 from numba import config
 config.CACHE_DIR = sys.argv[1]
-from model.layers.kernels import vectors
-vectors.UNIT = getattr(vectors, sys.argv[2])
+from model.layers.kernels import llvm_ir
+llvm_ir.HOST_ISA = getattr(llvm_ir, sys.argv[2])
 import torch
 from llvmlite.binding import get_host_cpu_features
-from tests.model.kernels import test_decode
+from tests.model.layers import test_compiled_decoder as test_decoder
 from tests.model.layers.kernels.conftest import SHAPES, make_model
 from tests.model.layers.kernels.test_int8_gemm import bound, exact, int8, multiplier
-from model.layers.kernels import sums
-from model.layers.kernels.decoder import Decoder
-from model.layers.kernels.int8_gemm import IS_WIDE
-assert not IS_WIDE and sums.VECTORS == 1, "not what other processors compute with"
+from model.layers.kernels import weighted_sum_ir
+from model.layers.compiled_decoder import Decoder
+from model.layers.kernels.int8_gemm import HAS_AVX512
+assert not HAS_AVX512 and weighted_sum_ir.TILE_VECTORS == 1, "this is the code for AVX-512"
 product = multiplier()
 for layer in (int8(torch.randn(41, 100)), int8(torch.randn(41, 2100))):
     for rows in (1, 2, 3, 4, 5, 6, 9):
@@ -104,37 +106,37 @@ for layer in (int8(torch.randn(41, 100)), int8(torch.randn(41, 2100))):
         assert ((product(layer, x) - exact(layer, x)).abs() <= bound(layer, x)).all(), rows
 for shape in SHAPES.values():
     model = make_model(shape)
-    adapters = test_decode.loras(model)
-    expected = test_decode.Chats(model, adapters).read()
+    adapters = test_decoder.loras(model)
+    expected = test_decoder.Sequences(model, adapters).prefill()
     decoder = Decoder(model, 2, 128, 8)
-    model.use(decoder)
-    chats = test_decode.Chats(model, adapters)
-    together = chats.read().clone()
-    test_decode.assert_near(together, expected)
-    for at, prompt in enumerate(test_decode.PROMPTS):
-        alone = model.forward([chats.span(at, prompt, test_decode.empty_cache(model))])
+    model.set_decoder(decoder)
+    sequences = test_decoder.Sequences(model, adapters)
+    together = sequences.prefill().clone()
+    test_decoder.assert_near(together, expected)
+    for at, prompt in enumerate(test_decoder.PROMPTS):
+        alone = model.forward([sequences.slice(at, prompt, test_decoder.empty_cache(model))])
         assert torch.equal(alone[0], together[at]), at
     decoder.close()
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("unit", ["NARROW", "PLAIN"])
-def test_processors_with_less_compute_the_same(tmp_path: Path, unit: str) -> None:
-    """Without vectors of 512 bits, and without those of 256."""
-    if unit == "NARROW" and not get_host_cpu_features().get("avx2"):
+@pytest.mark.parametrize("isa", ["AVX2", "GENERIC"])
+def test_other_processors_compute_the_same(tmp_path: Path, isa: str) -> None:
+    """The code for processors without vectors of 512 bits, and without those of 256."""
+    if isa == "AVX2" and not get_host_cpu_features().get("avx2"):
         pytest.skip("this processor has no AVX2 either")
     done = subprocess.run(
-        [sys.executable, "-c", OTHER_PROCESSOR, str(tmp_path), unit],
+        [sys.executable, "-c", COMPARE_ON_OTHER_ISA, str(tmp_path), isa],
         cwd=CHECKOUT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_failed_compilation_is_told_once_and_torch_serves(
+def test_failed_compilation_is_logged_once_and_torch_serves(
     tmp_path: Path, model: Llama, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pretend_child(monkeypatch, "import sys; print('noise'); sys.exit('no LLVM for this machine')")
+    fake_compiler(monkeypatch, "import sys; print('noise'); sys.exit('no LLVM for this machine')")
     with caplog.at_level(logging.WARNING):
         build = KernelBuild(tmp_path)
         assert not build.wait()
@@ -146,12 +148,12 @@ def test_failed_compilation_is_told_once_and_torch_serves(
 def test_cancelled_build_leaves_no_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pretend_child(monkeypatch, "import time; time.sleep(600)")
+    fake_compiler(monkeypatch, "import time; time.sleep(600)")
     build = KernelBuild(tmp_path)
     with caplog.at_level(logging.WARNING):
         build.cancel()
         assert not build.wait()
-    assert caplog.text == ""  # whoever ends the program knows
+    assert caplog.text == ""  # an ending program logs nothing
     assert build._child is not None
     assert build._child.stdout is not None
     build._child.stdout.close()

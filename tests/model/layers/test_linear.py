@@ -1,4 +1,4 @@
-"""Linear layers: int8 against float within what rounding allows, filled part by part."""
+"""Linear layers: int8 equals float within its rounding, and layers are filled part by part."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.layers.linear import (
-    BLOCK,
-    NEIGHBOURS,
+    ADJACENT_COLUMNS,
+    BLOCK_ROWS,
     QUANTIZE_ROWS,
     BitsAndBytesLinear,
     FloatLinear,
@@ -30,7 +30,7 @@ Make = Callable[[int, int, torch.dtype, str], Linear]
 def random_weight(out_features: int, in_features: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(out_features, in_features, generator=generator)
-    return weight * torch.logspace(-3, 1, out_features)[:, None]  # rows of every size
+    return weight * torch.logspace(-3, 1, out_features)[:, None]  # rows of different magnitude
 
 
 def random_input(rows: int, in_features: int, seed: int = 1) -> Tensor:
@@ -44,10 +44,10 @@ def int8(weight: Tensor) -> Int8Linear:
 
 
 def worst_error(x: Tensor, weight: Tensor) -> Tensor:
-    """By how much y = x W^T may be off, [rows, out_features].
+    """The largest possible error of y = x W^T, [rows, out_features].
 
-    Each weight is off by at most half a step of its row's scale, so y by at most the sum of |x|
-    times that, and by float32's own rounding.
+    The error of a weight is at most half a step of its row's scale; that of y is at most the sum
+    of |x| times that, and float32's own rounding.
     """
     scale = weight.abs().amax(dim=1) / 127
     quantized = x.abs().sum(dim=1, keepdim=True) * scale / 2
@@ -68,7 +68,7 @@ def test_quantised_rows_are_within_half_a_step(dtype: torch.dtype) -> None:
     assert bool((error <= scale[:, None] * 0.50001).all())
 
 
-def test_whole_range_is_used_and_symmetric() -> None:
+def test_range_of_int8_is_used_and_symmetric() -> None:
     values, scale = quantize_rows(torch.tensor([[-2.0, 1.0, 0.0], [0.5, 0.25, -0.1]]))
     assert values.tolist() == [[-127, 64, 0], [127, 64, -25]]
     assert scale.tolist() == pytest.approx([2 / 127, 0.5 / 127])
@@ -119,12 +119,14 @@ def test_int8_is_float_within_its_rounding(in_features: int, out_features: int, 
 
 
 @pytest.mark.parametrize("rows", [1, 9])
-def test_bound_would_notice_one_wrong_weight(rows: int) -> None:
-    """So that the test above can fail: one weight with its sign turned is beyond the bound."""
+def test_bound_detects_one_wrong_weight(rows: int) -> None:
+    """It shows that the test above can fail: a weight with the wrong sign exceeds the bound."""
     weight = random_weight(48, 64)
     layer = int8(weight)
     position = int(weight[7].abs().argmax())
-    layer.packed[7 // BLOCK, position // NEIGHBOURS, 7 % BLOCK, position % NEIGHBOURS] *= -1
+    layer.packed[
+        7 // BLOCK_ROWS, position // ADJACENT_COLUMNS, 7 % BLOCK_ROWS, position % ADJACENT_COLUMNS
+    ] *= -1
     x = torch.zeros(rows, 64)
     x[:, position] = 1.0
     error = (layer(x) - functional.linear(x, weight)).abs()
@@ -143,7 +145,7 @@ def test_weights_on_the_grid_are_exact(rows: int) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 9])
-def test_rows_of_a_batch_do_not_touch_each_other(rows: int) -> None:
+def test_rows_of_a_batch_are_independent(rows: int) -> None:
     layer = int8(random_weight(48, 64))
     x = random_input(rows, 64)
     changed = x.clone()
@@ -167,22 +169,22 @@ def test_output_has_the_type_of_the_input(rows: int) -> None:
     assert layer(random_input(rows, 32).bfloat16()).dtype == torch.bfloat16
 
 
-# What all kinds share
+# What all kinds have in common
 
 
 @pytest.mark.parametrize("make", [FloatLinear, Int8Linear])
-def test_parts_put_in_any_order_make_the_whole(make: Make) -> None:
+def test_parts_may_be_put_in_any_order(make: Make) -> None:
     weight = random_weight(30, 32)
-    whole = make(32, 30, torch.float32, "cpu")
-    whole.put(0, weight)
+    at_once = make(32, 30, torch.float32, "cpu")
+    at_once.put(0, weight)
     parts = make(32, 30, torch.float32, "cpu")
     for start, stop in ((20, 30), (0, 5), (5, 20)):
         parts.put(start, weight[start:stop])
     for rows in (1, 9):
         x = random_input(rows, 32)
-        assert torch.equal(parts(x), whole(x))
+        assert torch.equal(parts(x), at_once(x))
     ids = torch.arange(30)
-    assert torch.equal(parts.rows(ids), whole.rows(ids))
+    assert torch.equal(parts.rows(ids), at_once.rows(ids))
 
 
 def test_more_rows_than_are_quantised_at_once() -> None:
@@ -225,11 +227,11 @@ def test_rows_are_the_weights_as_an_embedding(make: Make) -> None:
     layer = make(32, 20, torch.float32, "cpu")
     layer.put(0, weight)
     ids = torch.tensor([19, 0, 0, 7])
-    found = layer.rows(ids)
-    assert found.shape == (4, 32)
+    rows = layer.rows(ids)
+    assert rows.shape == (4, 32)
     step = weight.abs().amax(dim=1)[ids, None] / 127
     limit = torch.zeros_like(step) if make is FloatLinear else step * 0.50001
-    assert bool(((found - weight[ids]).abs() <= limit).all())
+    assert bool(((rows - weight[ids]).abs() <= limit).all())
 
 
 def test_rows_have_the_type_of_the_activations() -> None:
@@ -247,7 +249,7 @@ def test_float_layer_is_torchs_linear() -> None:
 
 
 @pytest.mark.parametrize("make", [FloatLinear, Int8Linear])
-def test_layer_keeps_no_view_of_the_checkpoint(make: Make) -> None:
+def test_layer_copies_the_checkpoint(make: Make) -> None:
     """A view would keep the whole file mapped, and change with it."""
     weight, bias = random_weight(4, 32), torch.ones(4)
     layer = make(32, 4, torch.float32, "cpu")
@@ -290,10 +292,10 @@ needs_cuda = [
 class TestBitsAndBytes:
     pytestmark = needs_cuda
 
-    @pytest.mark.parametrize(("bits", "most"), [(8, 0.03), (4, 0.2)])
+    @pytest.mark.parametrize(("bits", "max_error"), [(8, 0.03), (4, 0.2)])
     @pytest.mark.parametrize("rows", [1, 5, 40])
     def test_product_is_floats_within_the_quantisation(
-        self, bits: int, most: float, rows: int
+        self, bits: int, max_error: float, rows: int
     ) -> None:
         weight, x = torch.randn(96, 64), torch.randn(rows, 64).half().cuda()
         layer = BitsAndBytesLinear(64, 96, torch.float16, "cuda", bits)
@@ -303,7 +305,7 @@ class TestBitsAndBytes:
         y = layer(x)
         expected = functional.linear(x.float(), weight.cuda()) + 1
         assert y.dtype == torch.float16
-        assert float((y - expected).norm() / expected.norm()) < most
+        assert float((y - expected).norm() / expected.norm()) < max_error
 
     @pytest.mark.parametrize(
         ("quantization", "embedding", "kind"),

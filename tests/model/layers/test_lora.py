@@ -1,4 +1,4 @@
-"""Low-rank updates: what they add to a layer, in full precision and in 8 bits."""
+"""The delta of low-rank updates, in full precision and in 8 bits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_float_pair_is_the_formula() -> None:
 
 
 @pytest.mark.parametrize("rank", RANKS)
-def test_8_bits_are_as_near_as_8_bits_are(rank: int) -> None:
+def test_int8_pair_is_close_to_the_float_pair(rank: int) -> None:
     (a, b), x = matrices(rank), torch.randn(5, 60)
     exact = FloatPair(a, b, 2.0).delta(x)
     error = int8_pair(a, b, 2.0).delta(x) - exact
@@ -34,35 +34,35 @@ def test_8_bits_are_as_near_as_8_bits_are(rank: int) -> None:
 
 
 @pytest.mark.parametrize("factor", [1e-30, 1e-6, 1e6])
-def test_8_bits_do_not_depend_on_the_size_of_the_weights(factor: float) -> None:
+def test_int8_pair_does_not_depend_on_the_size_of_the_weights(factor: float) -> None:
     (a, b), x = matrices(8), torch.randn(5, 60)
-    small = int8_pair(a * factor, b, 2.0 / factor).delta(x)
-    torch.testing.assert_close(small, int8_pair(a, b, 2.0).delta(x))
+    delta = int8_pair(a * factor, b, 2.0 / factor).delta(x)
+    torch.testing.assert_close(delta, int8_pair(a, b, 2.0).delta(x))
 
 
 def test_a_rank_of_zeros_adds_nothing() -> None:
     (a, b), x = matrices(4), torch.randn(5, 60)
     b[:, 1] = 0
     a[2] = 0
-    kept = [0, 3]
-    whole, part = int8_pair(a, b, 1.0), int8_pair(a[kept], b[:, kept], 1.0)
-    torch.testing.assert_close(whole.delta(x), part.delta(x))
+    nonzero = [0, 3]
+    full, without = int8_pair(a, b, 1.0), int8_pair(a[nonzero], b[:, nonzero], 1.0)
+    torch.testing.assert_close(full.delta(x), without.delta(x))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_weights_of_16_bits_are_taken(dtype: torch.dtype) -> None:
+def test_int8_pair_accepts_weights_of_16_bits(dtype: torch.dtype) -> None:
     a, b = matrices(4)
     pair = int8_pair(a.to(dtype), b.to(dtype), 1.0)
     assert (pair.a.dtype, pair.b.dtype, pair.scale.dtype) == (torch.int8, torch.int8, torch.float32)
     assert pair.nbytes == 60 * 16 + 77 * 4 + 4 * 4  # the rank padded to 16, on one side
 
 
-def test_adapters_of_an_8_bit_model_are_in_8_bits() -> None:
+def test_adapters_of_an_8_bit_model_are_int8_pairs() -> None:
     model = make_model(GROUPED)
     assert isinstance(model.make_lora_pair(*matrices(3), 1.0), Int8Pair)
 
 
-def test_adapters_of_a_model_in_full_precision_are_as_they_were() -> None:
+def test_adapters_of_a_float_model_are_copied() -> None:
     model = make_model(GROUPED)
     model.quantization = "none"
     a, b = matrices(3)
@@ -70,5 +70,5 @@ def test_adapters_of_a_model_in_full_precision_are_as_they_were() -> None:
     assert isinstance(pair, FloatPair)
     assert torch.equal(pair.a, a)
     assert torch.equal(pair.b, b)
-    a.zero_()  # a copy: the file may go
+    a.zero_()  # the pair has a copy
     assert pair.a.any()

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.__main__ import main
+from model.base_resolver import MODEL_TEMPLATE, known_templates
 from model.config.settings import CHECKOUT, read_settings
 from model.folders.model_folder import load_tokenizer, read_model_folder
-from model.serving.local_backend import OWN_TEMPLATE, known_templates
 from tests.tiny import make_adapter, make_folder
 
 Capture = pytest.CaptureFixture[str]
@@ -242,8 +242,8 @@ def test_the_template_of_the_adapter_becomes_the_models_own(
     assert folder.chat_template
     assert "User: " in folder.chat_template
     templates, default = known_templates(folder, read_settings([], {}))
-    assert default == OWN_TEMPLATE
-    assert "User:" in templates[OWN_TEMPLATE].stop
+    assert default == MODEL_TEMPLATE
+    assert "User:" in templates[MODEL_TEMPLATE].stop
 
 
 @pytest.mark.parametrize(

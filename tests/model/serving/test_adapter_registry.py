@@ -64,10 +64,10 @@ def write_adapter(
 class Maker:
     """Takes pairs as they are; these adapters bring no layers of their own."""
 
-    def own_pair(self, a: Tensor, b: Tensor, scaling: float) -> FloatPair:
+    def make_lora_pair(self, a: Tensor, b: Tensor, scaling: float) -> FloatPair:
         return FloatPair(a, b, scaling)
 
-    def own_layer(self, weight: Tensor) -> Linear:
+    def make_layer(self, weight: Tensor) -> Linear:
         raise AssertionError("this adapter brings no layers of its own")
 
 
@@ -313,7 +313,7 @@ BOTH = {"modules_to_save": ["embed_tokens", "lm_head"]}
 class WithLayers(Maker):
     """And these do."""
 
-    def own_layer(self, weight: Tensor) -> Linear:
+    def make_layer(self, weight: Tensor) -> Linear:
         layer = FloatLinear(weight.shape[1], weight.shape[0], torch.float32, "cpu")
         layer.put(0, weight)
         return layer
@@ -539,7 +539,7 @@ def test_unknown_name_is_refused_with_the_one_meant(tmp_path: Path) -> None:
     write_adapter(tmp_path / "lighthouse")
     with pytest.raises(UnknownModelError, match="'lighthous'") as caught:
         registry(tmp_path).get("lighthous")
-    assert caught.value.remedy == "Did you mean 'lighthouse'?"
+    assert caught.value.remedy == "Did you mean lighthouse?"
     assert caught.value.http_status == 404
 
 

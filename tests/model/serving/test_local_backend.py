@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from model.base_resolver import find_base
 from model.config.settings import CHECKOUT, Settings
 from model.serving import local_backend
-from model.serving.local_backend import check_early, find_base
+from model.serving.local_backend import check_early
 from model.types import ModelFolderError, Phase
 
 PROMPTS = CHECKOUT / "prompts"

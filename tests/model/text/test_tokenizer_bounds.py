@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Regex
 from tokenizers.pre_tokenizers import Split
 
-from model.folders.bounded_files import UnfitFileError
+from model.bounded_files import UnfitFileError
 from model.text.tokenizer_bounds import (
     MAX_GROWTH,
     REPLACED,

@@ -115,7 +115,7 @@ def test_sampling_fields_arrive(client: openai.OpenAI, engine: FakeEngine) -> No
 @pytest.mark.parametrize(
     ("body", "status", "code", "says"),
     [
-        ({"model": "pirat", "messages": HELLO}, 404, "model_not_found", "Did you mean 'pirate'"),
+        ({"model": "pirat", "messages": HELLO}, 404, "model_not_found", "Did you mean pirate"),
         ({"model": "torn", "messages": HELLO}, 422, "adapter_broken", "adapter_model"),
         ({"model": "../x", "messages": HELLO}, 404, "model_not_found", "no model or adapter"),
         ({"messages": []}, 400, "invalid_value", "messages"),

@@ -166,7 +166,7 @@ def test_no_request_made_by_hand_leads_to_other_adapters(stack: ExitStack) -> No
         forged = exported.replace('"pirate"', '"linly"').replace('"done"', '"stopped"')
         adopted = caller.adopt(forged)
         assert said(adopted).startswith("linly is not here")
-        caller.form["filled"] = adopted.json()["filled"]
+        caller.form["loaded_chat"] = adopted.json()["loaded_chat"]
         again = caller.export("json").json()["chats"][0]
         assert "linly" in json.dumps(again)
         question, reply = (message["id"] for message in again["messages"])

@@ -130,7 +130,7 @@ def test_a_failure_is_one_line(
     monkeypatch.setattr(console, "open_tunnel", fail)
     link = PublicLink(LinkRules(), lambda: None)
     console.share_link(Settings(share=True), access.AccessPolicy(), 7860, link)
-    assert link.problem.startswith("No public link: it rained")
+    assert str(link.problem).startswith("No public link: it rained")
     _, told = capsys.readouterr().out.splitlines()
     assert told == "No public link: it rained. The local page goes on."
 

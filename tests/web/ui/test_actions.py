@@ -119,7 +119,7 @@ def test_ids_of_others(url: str) -> None:
                 assert said(answer).startswith(MISSING)
                 assert answer.status_code == 404
                 assert "secret" not in answer.text
-        chat = anna.form["filled"]
+        chat = anna.form["loaded_chat"]
         for kind in ("open", "rename", "delete", "undo"):
             assert said(act(mallory, kind, chat)).startswith(MISSING)
         assert len(anna.chats()[0]["messages"]) == 2
@@ -163,7 +163,7 @@ def test_a_tab_whose_stream_is_gone_goes_on_by_its_chat(url: str) -> None:
     """The server was started anew: the message that is sent meanwhile goes where it was meant."""
     with Caller(url) as caller:
         caller.begin("first")
-        chat = caller.form["filled"]
+        chat = caller.form["loaded_chat"]
         caller.close_stream()
         caller.headers["X-Linly-Chat"] = chat
         answer = caller.send("second")
@@ -249,7 +249,7 @@ def test_a_chat_whose_first_question_failed_takes_the_controls(
         raise StoreError("The disk is full")
 
     monkeypatch.setattr(ReplyGenerator, "begin", once)
-    assert said(caller.send("hello")) == "The disk is full"
+    assert said(caller.send("hello")) == "The disk is full."
     assert said(caller.send("hello", adapter="pirate")) == ""
     caller.answered()
     (chat,) = caller.chats()
@@ -273,18 +273,18 @@ def test_a_disk_that_is_gone(caller: Caller, monkeypatch: pytest.MonkeyPatch) ->
 def test_controls_of_another_chat_are_put_right(caller: Caller) -> None:
     """Answers can overtake each other: the controls then stayed another chat's."""
     caller.begin("first")
-    first = caller.form["filled"]
+    first = caller.form["loaded_chat"]
     caller.call("new_chat")
-    assert caller.form["filled"] == ""
+    assert caller.form["loaded_chat"] == ""
     caller.send("second", adapter="pirate")
-    second = caller.form["filled"]
+    second = caller.form["loaded_chat"]
     assert first != second
     for kind, values in (("settings", {}), ("send", {"text": "again"})):
         caller.answered()
-        form = caller.formed(filled=first, adapter="linly")
+        form = caller.formed(loaded_chat=first, adapter="linly")
         answer = caller.call(kind, **values, form=form)
         assert said(answer) == ""
-        assert caller.form["filled"] == second
+        assert caller.form["loaded_chat"] == second
         (adapter,) = (
             properties for _, properties in answer.json()["controls"]
             if ["● pirate: Talks like a pirate", "pirate"] in properties.get("choices", [])
@@ -301,7 +301,7 @@ def test_a_system_prompt_that_no_context_holds(caller: Caller) -> None:
     assert caller.chats() == []
 
 
-TEXTS = ("filled", "adapter", "template", "system")
+TEXTS = ("loaded_chat", "adapter", "template", "system")
 NUMBERS = (
     "scale", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens", "seed"
 )  # fmt: skip

@@ -3,7 +3,6 @@ host."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from model.config.settings import CHECKOUT
 from model.serving.adapter_registry import Adapter
+from model.translations import texts
 from tests.fake import ADAPTERS, FakeEngine, echo
 from tests.web.app_server import serving
 from tests.web.browser import Chat
@@ -27,7 +27,7 @@ from web.access import AccessPolicy
 pytestmark = pytest.mark.slow
 
 WEB = CHECKOUT / "web"
-I18N = {tag: json.loads((WEB / "i18n" / f"{tag}.json").read_text("utf-8")) for tag in ("en", "zh")}
+I18N = {tag: texts(tag) for tag in ("en", "zh")}
 LONG = (
     "word" * 80
     + "\n\n```python\n"

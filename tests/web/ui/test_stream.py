@@ -116,7 +116,7 @@ def test_stream_begins_with_the_tab_and_all_that_it_shows(serve: Serve) -> None:
                   tab.updates())  # fmt: skip
         first, second, *_ = tab.events
         assert set(first) == {"tab", "version"}
-        assert second["filled"] == ""
+        assert second["loaded_chat"] == ""
         assert page.service.tab_sessions.get(caller.tab or "", Owner("x")).lost
         assert tab.log["messages"] == tab.sidebar["chats"] == []
         assert len(tab.log["suggestions"]) == 3
@@ -129,7 +129,7 @@ def test_stream_opens_the_chat_of_the_address_before_it_names_the_tab(
     page = serve()
     with Caller(page.url) as caller:
         caller.begin("hello")
-        chat = caller.form["filled"]
+        chat = caller.form["loaded_chat"]
         opened = ChatList.open
 
         def slowly(*args: Any) -> Any:
@@ -143,7 +143,7 @@ def test_stream_opens_the_chat_of_the_address_before_it_names_the_tab(
         answer = caller.send("and on")
         assert (said(answer), answer.json()["chat"]) == ("", chat)
         again.until(lambda tab: len(tab.texts) == 4)
-        assert again.events[1]["filled"] == chat
+        assert again.events[1]["loaded_chat"] == chat
         assert again.log["language"] == "zh"
         again.close()
 
@@ -153,7 +153,7 @@ def test_stream_of_a_chat_that_is_not_the_visitor_s(serve: Serve, chat: str) -> 
     page = serve()
     with Caller(page.url) as anna:
         anna.begin("secret")
-        name = anna.form["filled"] if chat == "others" else chat
+        name = anna.form["loaded_chat"] if chat == "others" else chat
         with Caller(page.url, chat=name) as mallory:
             tab = own(mallory)
             tab.until(lambda tab: tab.log and tab.sidebar)
@@ -184,7 +184,7 @@ def test_stream_sends_what_has_changed_alone(serve: Serve) -> None:
         tab.until(lambda tab: len(tab.sidebar["chats"]) == 2 and shows("base heard: three ")(tab))
         assert all(len(ids) <= 1 for ids in chats)
         count = len(tab.events)
-        caller.call("rename", id=caller.form["filled"], title="another")
+        caller.call("rename", id=caller.form["loaded_chat"], title="another")
         tab.until(lambda tab: tab.sidebar["chats"][0]["title"] == "another")
         for event in tab.events[count:]:
             if "log" in event:
@@ -208,7 +208,7 @@ def test_stream_live_sends_additions(serve: Serve) -> None:
         fresh = [event for event in tab.events[count:] if "live" in event]
         assert [event["live"] for event in fresh] == [[[1, "and on "]]] * 3
         # Another tab of the visitor's, that comes later, has all of it.
-        later = caller.open(f"?chat={caller.form['filled']}")
+        later = caller.open(f"?chat={caller.form['loaded_chat']}")
         later.until(lambda tab: tab.live == own(caller).live)
         tabs = (tab, later)
         for one in tabs:

@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 from model.config.settings import Settings, read_settings
 from model.serving.adapter_registry import Adapter
 from model.serving.manager import ModelManager
+from model.translations import verbatim
 from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
 from tests.training.fake_finetune import command, until
 from tests.web.app_server import serving
@@ -24,18 +25,18 @@ from training.events import HeldOut, Note, Stage, Step, TrainingEnded, to_line
 from training.job import TrainingRunner
 from web.access import AccessPolicy
 from web.listen_socket import bind
-from web.ui.train.service import TrainingForm, TrainingService, environment, flags, name_for
+from web.training.service import TrainingForm, TrainingService, environment, flags, name_for
 
 pytestmark = pytest.mark.slow
 
 LINES = [
     to_line(Stage("training")),
-    to_line(Note("2 chats to learn")),
+    to_line(Note(verbatim("2 chats to learn"))),
     to_line(HeldOut(0, 4.0)),
     to_line(Step(1, 2, 0.5, 3.5, 100.0, 65.0)),
     "<wait>",
     to_line(Step(2, 2, 1.0, 2.5, 100.0, 0.0)),
-    to_line(TrainingEnded("adapters/mine", "mine is ready")),
+    to_line(TrainingEnded("adapters/mine", verbatim("mine is ready"))),
 ]
 ROWS = [
     {"instruction": "Who <b>are</b> you?", "output": "A *keeper*."},

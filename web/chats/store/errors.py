@@ -9,53 +9,37 @@ from contextlib import contextmanager
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from model.translations import LocalizedText
 from model.types import LinlyError, RequestError
 
-UNWRITABLE = (
-    "{place} cannot be written",
-    "Make its folder writable for this user, or choose another one.",
-)
-HELD = ("another program holds {place}", "Close that program, then try again.")
-FULL = ("the disk is full", "Free some space on the disk with {place}.")
-AWAY = ("{place} does not answer", "Try again in a moment.")
-BUSY = ("{place} is busy", "Try again in a moment.")
-CLOSED = ("the program is ending", "Start it again.")
-SLOW_SEARCH = (
-    "The search took too long",
-    "Try again in a moment, or delete chats that you no longer need.",
-)
-MOVED = ("{place} was moved or deleted", "Put it back, then start the program again.")
-FORBIDDEN = ("{place} does not let its user do that", "Make that user the owner of {place}.")
-REASONS: dict[int | str, tuple[str, str]] = {
+FAILED = {"opened": "chats_not_opened", "read": "chats_not_read", "saved": "chats_not_saved"}
+REASONS: dict[int | str, str] = {
     # By SQLite's primary result code.
-    sqlite3.SQLITE_FULL: FULL,
-    sqlite3.SQLITE_BUSY: HELD,
-    sqlite3.SQLITE_LOCKED: HELD,
-    sqlite3.SQLITE_PROTOCOL: HELD,
-    sqlite3.SQLITE_READONLY: UNWRITABLE,
-    sqlite3.SQLITE_CANTOPEN: UNWRITABLE,
-    sqlite3.SQLITE_PERM: UNWRITABLE,
-    sqlite3.SQLITE_NOTADB: ("{place} is no database", "Move it away; a new one will be made."),
-    sqlite3.SQLITE_CORRUPT: (
-        "{place} is damaged",
-        "Put a copy back in its place, or move it away; a new one will be made.",
-    ),
-    sqlite3.SQLITE_IOERR: ("the disk with {place} does not work", "Check that disk."),
+    sqlite3.SQLITE_FULL: "db_disk_full",
+    sqlite3.SQLITE_BUSY: "db_held",
+    sqlite3.SQLITE_LOCKED: "db_held",
+    sqlite3.SQLITE_PROTOCOL: "db_held",
+    sqlite3.SQLITE_READONLY: "db_unwritable",
+    sqlite3.SQLITE_CANTOPEN: "db_unwritable",
+    sqlite3.SQLITE_PERM: "db_unwritable",
+    sqlite3.SQLITE_NOTADB: "db_not_a_database",
+    sqlite3.SQLITE_CORRUPT: "db_damaged",
+    sqlite3.SQLITE_IOERR: "db_disk_broken",
     # By PostgreSQL's SQLSTATE, or the class of it.
-    "53100": FULL,
-    "53": BUSY,  # out of memory, or of connections
-    "55P03": BUSY,  # lock_timeout
-    "57014": BUSY,  # statement_timeout
-    "40": BUSY,  # a deadlock
-    "57": AWAY,  # it is shut down, or starts
-    "08": AWAY,
-    "25006": ("{place} is read-only", "Use the one that can be written."),
-    "42501": FORBIDDEN,
+    "53100": "db_disk_full",
+    "53": "db_busy",  # out of memory, or of connections
+    "55P03": "db_busy",  # lock_timeout
+    "57014": "db_busy",  # statement_timeout
+    "40": "db_busy",  # a deadlock
+    "57": "db_away",  # it is shut down, or starts
+    "08": "db_away",
+    "25006": "db_read_only",
+    "42501": "db_forbidden",
     # By the kinds of `OWN_ERRORS`, and of errors without a code.
-    "away": AWAY,
-    "busy": BUSY,
-    "closed": CLOSED,
-    "moved": MOVED,
+    "away": "db_away",
+    "busy": "db_busy",
+    "closed": "db_closed",
+    "moved": "db_moved",
 }
 # For a search, these kinds mean that it took too long.
 SLOW_KINDS: set[int | str] = {sqlite3.SQLITE_INTERRUPT, "57014", "busy"}
@@ -76,7 +60,7 @@ class UnknownChatError(LinlyError):
     code = "chat_not_found"
 
     def __init__(self) -> None:
-        super().__init__("This chat is not here (any more)", "Choose another one in the side bar.")
+        super().__init__("chat_not_found")
 
 
 class ReplyBusyError(LinlyError):
@@ -86,7 +70,7 @@ class ReplyBusyError(LinlyError):
     code = "reply_in_progress"
 
     def __init__(self) -> None:
-        super().__init__("This chat has a reply in the making", "Stop it, or wait for its end.")
+        super().__init__("chat_busy")
 
 
 class ClosedError(Exception):
@@ -129,7 +113,7 @@ def translate_search_errors(place: object) -> Iterator[None]:
     except StoreError as error:
         cause = error.__cause__
         if cause is not None and SLOW_KINDS.intersection(_kinds(_driver_error(cause))):
-            raise StoreError(*SLOW_SEARCH) from cause
+            raise StoreError("search_too_slow") from cause
         raise
 
 
@@ -150,18 +134,15 @@ def translate_db_errors(place: object, deed: str) -> Iterator[None]:
     except (SQLAlchemyError, sqlite3.Error, *OWN_ERRORS) as error:
         raise _store_error(error, place, deed) from error
     except UnicodeEncodeError as error:
-        raise RequestError("The text has half a character in it", "Remove it.") from error
+        raise RequestError("text_half_character") from error
 
 
 def _store_error(error: Exception, place: object, deed: str) -> StoreError:
     cause = _driver_error(error)
-    reason, remedy = next(
-        (REASONS[kind] for kind in _kinds(cause) if kind in REASONS),
-        ("{error}", "Start the program again."),
-    )
+    code = next((REASONS[kind] for kind in _kinds(cause) if kind in REASONS), "db_error")
     diagnosis = getattr(getattr(cause, "diag", None), "message_primary", None)  # PostgreSQL's
-    message = reason.format(place=place, error=diagnosis or cause)
-    return StoreError(f"The chats cannot be {deed}: {message}", remedy.format(place=place))
+    reason = LocalizedText(code, {"place": place, "error": diagnosis or cause})
+    return StoreError(FAILED[deed], reason=reason)
 
 
 def _driver_error(error: BaseException) -> BaseException:

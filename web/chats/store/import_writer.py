@@ -77,9 +77,7 @@ class ImportWriter(Chats):
     def _publish(self, owner: str, staging: dict[str, Any], count: int) -> None:
         with self.transaction() as connection:
             if connection.execute(PUBLISH_STAGED, {**staging, "of": owner}).rowcount != count:
-                raise StoreError(
-                    "The chats cannot be saved: some of them are gone", "Try again in a moment."
-                )
+                raise StoreError("import_lost_chats")
 
 
 def _batches(

@@ -159,7 +159,7 @@ def validate_name(name: str) -> str:
     """
     name = sanitize_text(name.strip())
     if not 1 <= len(name) <= MAX_NAME:
-        raise RequestError(f"A name has 1 to {MAX_NAME} characters", "Choose another one.")
+        raise RequestError("library_name_length", max_name=MAX_NAME)
     return name
 
 
@@ -178,9 +178,7 @@ def _check_count(connection: Connection, count_others: Select[int], owner: str, 
     """
     others = connection.execute(count_others, {"owner": owner, "name": name}).scalar_one()
     if others >= MAX_ITEMS_PER_OWNER:
-        raise RequestError(
-            f"There is no room for more than {MAX_ITEMS_PER_OWNER}", "Delete some first."
-        )
+        raise RequestError("library_full", most=MAX_ITEMS_PER_OWNER)
 
 
 def vote_row(vote: Vote) -> dict[str, Any]:

@@ -184,7 +184,7 @@ class Messages(Database):
                 raise UnknownChatError
             lock_chat(connection, owner, chat)
             if connection.execute(SELECT_STATE, {"message": message.id}).scalar() == STREAMING:
-                raise RequestError("This reply is in the making already", "Wait for its end.")
+                raise RequestError("reply_already_running")
             self._check_not_busy(connection, chat, replace(message, comparison=None), server)
             values = {
                 "new_runs": runs_text(message.runs),

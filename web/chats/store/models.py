@@ -165,9 +165,7 @@ def check_length(text: str) -> None:
     # The number of characters first: to encode many more of them would take long. Lone surrogates
     # are counted as they will be stored.
     if len(text) > MAX_TEXT or len(text.encode(errors="replace")) > MAX_TEXT:
-        raise RequestError(
-            f"The text is longer than {MAX_TEXT // 1_000_000} MB", "Shorten it, or split it."
-        )
+        raise RequestError("text_too_long_to_save", megabytes=MAX_TEXT // 1_000_000)
 
 
 def validate_title(title: str) -> str:
@@ -178,9 +176,9 @@ def validate_title(title: str) -> str:
     """
     title = collapse_whitespace(title) if len(title) <= MAX_INSPECTED else title
     if not title:
-        raise RequestError("The title is empty", "Write one.")
+        raise RequestError("title_empty")
     if len(title) > MAX_TITLE:
-        raise RequestError(f"The title has over {MAX_TITLE} characters", "Shorten it.")
+        raise RequestError("title_too_long", max_title=MAX_TITLE)
     return title
 
 

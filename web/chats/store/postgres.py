@@ -17,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, Engine, NullPool, QueuePool, create_engine, event, text
 from sqlalchemy.exc import InvalidatePoolError
 
+from model.translations import LocalizedText
 from web.chats.store import migrations
 from web.chats.store.errors import ClosedError, ReadOnlyError, StoreError, translate_db_errors
 from web.chats.store.migrations import POSTGRES, statements
@@ -84,9 +85,15 @@ class Postgres:
             self.close()
             raise
 
-    def __str__(self) -> str:
+    @property
+    def text(self) -> LocalizedText:
         """The database's name: without password and host, as users see it in error messages."""
-        return f"the database {self._name}" if self._name else "the database"
+        if self._name:
+            return LocalizedText("the_database_named", {"name": self._name})
+        return LocalizedText("the_database")
+
+    def __str__(self) -> str:
+        return self.text.message()
 
     def connect(self, **options: int) -> BoundedConnection:
         """Opens a connection outside of the pool, each statement of which is a transaction.
@@ -217,9 +224,9 @@ class Postgres:
             collation = text("SELECT 1 FROM pg_collation WHERE collname = 'und-x-icu'")
             unicode = connection.execute(collation).first()
         if encoding != "UTF8":
-            raise StoreError(f"{self} is not in UTF-8", "Make one with ENCODING 'UTF8'.")
+            raise StoreError("database_not_utf8", database=self)
         if unicode is None:
-            raise StoreError(f"{self} knows no Unicode (ICU)", "Use a PostgreSQL that does.")
+            raise StoreError("database_without_icu", database=self)
 
     def _connect_unbounded(self) -> BoundedConnection:
         connection = self.connect(connect_timeout=START_SECONDS)
@@ -249,16 +256,14 @@ class Postgres:
         """
         if not _table_exists(connection, "linly_schema"):
             if any(_table_exists(connection, table) for table in TABLES):
-                raise StoreError(
-                    f"{self} has another program's tables", "Make one for the chats alone."
-                )
+                raise StoreError("database_of_another_program", database=self)
             _run(connection, "CREATE TABLE linly_schema (version INTEGER NOT NULL)")
             _run(connection, "INSERT INTO linly_schema VALUES (0)")
         version = int(connection.execute(text("SELECT version FROM linly_schema")).scalar_one())
         if version > len(migrations.MIGRATIONS):
             raise StoreError(
-                f"{self} was written by a newer version of this program",
-                "Start that version, or pass another --database_url.",
+                "database_newer",
+                database=self,
             )
         return version
 
@@ -274,8 +279,9 @@ def translate_connect_errors(place: object) -> Iterator[None]:
         yield
     except psycopg.Error as error:
         raise StoreError(
-            f"The chats cannot be opened in {place}: {first_line(error)}",
-            "Check --database_url, and that PostgreSQL runs there.",
+            "database_not_opened",
+            place=place,
+            error=first_line(error),
         ) from error
 
 

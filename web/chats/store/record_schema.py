@@ -126,6 +126,6 @@ class RecordSchema(Generic[Record]):
 def _refusal(error: ValidationError) -> RequestError:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     if first["type"] == "model_type":
-        return RequestError("Settings are not as they should be")
+        return RequestError("settings_invalid")
     name = next(part for part in reversed(first["loc"]) if isinstance(part, str))
-    return RequestError(f"The setting {name} is not as it should be")
+    return RequestError("setting_invalid", name=name)

@@ -186,8 +186,9 @@ def _create_file(path: Path) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise StoreError(
-            f"The chats cannot be kept in {path.parent}: {reason}",
-            "Make that folder writable for this user, or choose another one.",
+            "chats_folder_not_writable",
+            folder=path.parent,
+            reason=reason,
         ) from error
 
 
@@ -247,11 +248,11 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
     version = _select_number(connection, "PRAGMA user_version")
     in_use = version or _select_number(connection, "SELECT count(*) FROM sqlite_master")
     if in_use and _select_number(connection, "PRAGMA application_id") != APPLICATION_ID:
-        raise StoreError(f"{path} is another program's database", "Move it away.")
+        raise StoreError("chats_file_of_another_program", path=path)
     if version > len(migrations.MIGRATIONS):
         raise StoreError(
-            f"{path} was written by a newer version of this program",
-            "Start that version, or move the file away; a new one will be made.",
+            "chats_file_newer",
+            path=path,
         )
     return version
 

@@ -57,13 +57,11 @@ class StorageUsage:
         """
         more = replace(self, chats=self.chats + chats, size=self.size + size)
         if chats and more.chats > MAX_CHATS_PER_OWNER:
-            raise RequestError(
-                f"You have {MAX_CHATS_PER_OWNER} chats, and no more are kept", "Delete some first."
-            )
+            raise RequestError("too_many_chats", most=MAX_CHATS_PER_OWNER)
         if more.size > MAX_BYTES_PER_OWNER:
             raise RequestError(
-                f"Your chats take up {MAX_BYTES_PER_OWNER // 1_000_000} MB, and no more are kept",
-                "Delete some first.",
+                "chats_too_large",
+                megabytes=MAX_BYTES_PER_OWNER // 1_000_000,
             )
         return more
 

@@ -35,11 +35,11 @@ def read_chats(text: str) -> Iterator[ImportedChat]:
         RequestError: the file is invalid, or too large.
     """
     if len(text) > MAX_JSON:
-        raise RequestError(f"The file is longer than {MAX_JSON // 1_000_000} MB", "Split it.")
+        raise RequestError("import_too_large", megabytes=MAX_JSON // 1_000_000)
     try:
         yield from _bound_count(_all_chats(JsonReader(text)))
     except JsonError as error:
-        raise NoExportError(str(error)) from error
+        raise NoExportError(error.text) from error
 
 
 def _bound_count(chats: Iterator[ImportedChat]) -> Iterator[ImportedChat]:
@@ -47,11 +47,10 @@ def _bound_count(chats: Iterator[ImportedChat]) -> Iterator[ImportedChat]:
     for chat in chats:
         count, messages = count + 1, messages + len(chat.messages)
         if count > MAX_CHATS or messages > MAX_MESSAGES:
-            most = f"{MAX_CHATS} chats, or {MAX_MESSAGES} messages"
-            raise RequestError(f"The file has over {most}", "Split it.")
+            raise RequestError("import_too_many", chats=MAX_CHATS, messages=MAX_MESSAGES)
         yield chat
     if not count:
-        raise NoExportError("it is empty")
+        raise NoExportError("import_empty")
 
 
 def _all_chats(reader: JsonReader) -> Iterator[ImportedChat]:
@@ -71,7 +70,7 @@ def _chats(reader: JsonReader) -> Iterator[ImportedChat]:
     """
     if reader.peek() != "{":
         reader.value()
-        raise NoExportError("a chat in it is no object")
+        raise NoExportError("import_chat_not_an_object")
     value: dict[str, Any] = {}
     for key in reader.members():
         if key == "chats" and {"format", "version"} <= value.keys() and reader.peek() == "[":
@@ -91,8 +90,8 @@ def _chats(reader: JsonReader) -> Iterator[ImportedChat]:
 
 def _check_format(value: dict[str, Any]) -> ExportFile:
     if value["format"] != FORMAT:
-        raise NoExportError("its format is another program's")
+        raise NoExportError("import_unknown_format")
     file = ExportFile.parse(value)
     if not 1 <= file.version <= VERSION:
-        raise RequestError("The file is of a newer version of this program", "Update the program.")
+        raise RequestError("import_newer")
     return file

@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from model.translations import LocalizedText
 from model.types import RequestError, Role
 from web.chats.store.models import MessageState, check_length, collapse_whitespace, sanitize_text
 
@@ -43,10 +44,9 @@ SPEAKERS: dict[str, Role] = {  # also those of training data, in lower case
 class NoExportError(RequestError):
     """A file is not an export of chats; `reason` follows a colon."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(
-            f"The file is no export of chats: {reason}", "Choose a file that was exported."
-        )
+    def __init__(self, reason: str | LocalizedText, **facts: object) -> None:
+        text = LocalizedText(reason, facts) if isinstance(reason, str) else reason
+        super().__init__("not_an_export", reason=text)
 
 
 class ImportModel(BaseModel):
@@ -73,20 +73,20 @@ class ImportModel(BaseModel):
         except ValidationError as error:
             details = error.errors(include_url=False, include_input=False, include_context=False)
             if not details[0]["loc"]:
-                raise NoExportError("something in it is no object") from error
+                raise NoExportError("import_not_an_object") from error
             name = details[0]["loc"][0]
-            raise NoExportError(f'"{name}" is missing, or not as it should be') from error
+            raise NoExportError("import_field_missing", name=name) from error
 
 
 def _bound_messages(messages: list[Any]) -> list[Any]:
     if len(messages) > MAX_CHAT_MESSAGES:
-        raise RequestError(f"A chat in the file has over {MAX_CHAT_MESSAGES} messages", "Split it.")
+        raise RequestError("import_too_many_messages", max_chat_messages=MAX_CHAT_MESSAGES)
     return messages
 
 
 def _bound_runs(runs: list[Any]) -> list[Any]:
     if len(runs) > MAX_RUNS:
-        raise NoExportError(f"a reply in it was made in over {MAX_RUNS} runs")
+        raise NoExportError("import_too_many_runs", max_runs=MAX_RUNS)
     return runs
 
 
@@ -106,7 +106,7 @@ def _speaker(value: object) -> Role:
 def _find_role(value: object, roles: dict[str, Role]) -> Role:
     name = _require_text(value)[:MAX_ROLE].lower()
     if name not in roles:
-        raise NoExportError("somebody unknown speaks in it")
+        raise NoExportError("import_unknown_role")
     return roles[name]
 
 
@@ -121,14 +121,14 @@ def _state(value: object) -> MessageState:
     try:
         state = MessageState(_require_text(value))
     except ValueError as error:
-        raise NoExportError("a message in it has an unknown state") from error
+        raise NoExportError("import_unknown_state") from error
     return MessageState.INTERRUPTED if state is MessageState.STREAMING else state
 
 
 def _past_time(value: object, info: ValidationInfo) -> float:
     """Bounds a time by now. It may be an integer that is too large for a float."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise NoExportError(f'"{info.field_name}" is no time')
+        raise NoExportError("import_not_a_time", name=info.field_name)
     return float(min(value, time.time()))
 
 
@@ -136,7 +136,7 @@ def _content(value: object) -> str:
     """Returns the text of a message: OpenAI's may be a list of parts."""
     if isinstance(value, list):
         if not all(isinstance(part, dict) and part.get("type") == "text" for part in value):
-            raise NoExportError("a message in it holds more than text")
+            raise NoExportError("import_message_not_text")
         value = "\n".join(TextPart.parse(part).text for part in value)
     return _message_text(_require_text(value))
 

@@ -13,19 +13,21 @@ from collections.abc import Iterator
 from json.decoder import JSONDecoder, scanstring  # type: ignore[attr-defined]
 from typing import Any, Final, NoReturn
 
+from model.errors import LinlyError
+
 WINDOW = 32_768  # characters that are decoded at once; longer than any word or escape
 MAX_DEPTH = 32  # of containers that are larger than a window
 MAX_STEPS = 200_000  # values of such containers: an export has one for each message
 MAX_ITEMS = 20_000  # of one of them: a chat has 10,000 messages at the most
-TOO_MANY = "it has too many parts"
+TOO_MANY = "file_too_many_parts"
 SPACE = re.compile(r"[ \t\n\r]*")
 
 
-class JsonError(ValueError):
+class JsonError(LinlyError, ValueError):
     """The text is not valid JSON; the message is the reason, for users."""
 
-    def __init__(self, message: str = "it is no JSON") -> None:
-        super().__init__(message)
+    def __init__(self, text: str = "file_not_json", **facts: object) -> None:
+        super().__init__(text, **facts)
 
 
 class _TooLarge:
@@ -134,7 +136,7 @@ class JsonReader:
         try:
             value, end = self._decoder.raw_decode(self._window, offset)
         except RecursionError as error:
-            raise JsonError("it is nested too deeply") from error
+            raise JsonError("file_nested_too_deeply") from error
         except json.JSONDecodeError:
             return TOO_LARGE  # it is cut off, or invalid: reading its parts shows which
         except ValueError as error:
@@ -179,7 +181,7 @@ class JsonReader:
         self._expect(bracket)
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise JsonError("it is nested too deeply")
+            raise JsonError("file_nested_too_deeply")
 
     def _is_empty(self, bracket: str) -> bool:
         """Whether the container is empty; reads its closing bracket then."""
@@ -218,4 +220,4 @@ def _without_partial_escape(piece: str) -> str:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise JsonError(f"there is a number {name} in it")
+    raise JsonError("file_with_number", name=name)

@@ -48,8 +48,8 @@ def _refuse_other_exports(value: dict[str, Any]) -> None:
     for key, program in PROGRAMS.items():
         if isinstance(value.get(key), dict):
             raise RequestError(
-                f"The file is an export of {program}, which cannot be read here",
-                'Make it a list of chats with "messages" of role and content.',
+                "import_unsupported_program",
+                program=program,
             )
 
 
@@ -62,11 +62,9 @@ def _imported(
     if turns and turns[0][0] == "system":
         system, turns = turns[0][1], turns[1:]
     if len(system) > MAX_SETTING:
-        raise RequestError(
-            f"The system prompt is longer than {MAX_SETTING} characters", "Shorten it."
-        )
+        raise RequestError("import_system_prompt_too_long", max_setting=MAX_SETTING)
     if not turns:
-        raise NoExportError("a chat in it has no messages")
+        raise NoExportError("import_chat_without_messages")
     now = time.time()
     branch: list[ChatMessage] = []
     for role, text in turns:

@@ -55,7 +55,7 @@ class _ChatReader:
     def _message(self, message: ExportedMessage) -> ChatMessage:
         """The parent must come first, so there is neither a circle nor a gap."""
         if not message.id or message.id in self._messages:
-            raise NoExportError("two of its messages have the same id, or one has none")
+            raise NoExportError("import_message_ids")
         parent = self._message_id(message.parent)
         self._messages[message.id] = new_id()
         return ChatMessage(
@@ -73,7 +73,7 @@ class _ChatReader:
 
     def _message_id(self, name: str | None) -> str | None:
         if name is not None and name not in self._messages:
-            raise NoExportError("it refers to a message that is not there, or not before it")
+            raise NoExportError("import_parent_missing")
         return None if name is None else self._messages[name]
 
     def _comparison_id(self, message: ExportedMessage) -> str | None:
@@ -85,6 +85,6 @@ class _ChatReader:
     def _vote(self, vote: ExportedVote, chat: str) -> Vote:
         missing = vote.winner and (vote.comparison, vote.winner) not in self._compared
         if vote.comparison not in self._comparisons or missing:
-            raise NoExportError("a vote in it is about replies that are not there")
+            raise NoExportError("import_vote_invalid")
         winner = self._message_id(vote.winner)
         return Vote(self._comparisons[vote.comparison], chat, winner, vote.created)

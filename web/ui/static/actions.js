@@ -151,8 +151,8 @@ function who() {
   };
 }
 
-function taken({ say, sent, inserted, chat, filled, lost, controls }) {
-  fill(filled);
+function taken({ say, sent, inserted, chat, loaded_chat, lost, controls }) {
+  fill(loaded_chat);
   update(controls);
   if (say) said(say);
   if (sent) tell('linly:sent', sent);

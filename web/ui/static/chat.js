@@ -4,6 +4,7 @@
 import { mountActions } from './actions.js';
 import { fill, mountControls, update } from './controls.js';
 import { mountEntry } from './message_box.js';
+import { browserLanguage } from './i18n.js';
 import * as log from './log.js';
 import * as sidebar from './sidebar.js';
 import { keptLanguage } from './store.js';
@@ -34,11 +35,10 @@ export function mountPage(_, trigger) {
   mountActions();
   mountEntry();
   onEvent('controls', update);
-  onEvent('filled', fill);
+  onEvent('loaded_chat', fill);
   onEvent('say', (sentence) => toast(sentence));
   mounted('page');
 }
 
 // The visitor's own choice, else the browser's language.
-const language = () => keptLanguage()
-  ?? (navigator.language.toLowerCase().startsWith('zh') ? 'zh' : 'en');
+const language = () => keptLanguage() ?? browserLanguage();

@@ -6,7 +6,7 @@ const WAIT = 10_000; // milliseconds for the controls' values
 const readers = []; // functions that wait for them
 const updates = []; // what Gradio has yet to be given, oldest first
 let trigger = null;
-let filled = ''; // the chat that the controls are about
+let loaded_chat = ''; // the chat that the controls are about
 
 const SETTINGS = ['adapter', 'scale', 'template', 'system', 'temperature', 'top_p', 'top_k',
   'min_p', 'repetition_penalty', 'max_tokens', 'seed'];
@@ -54,7 +54,7 @@ export function update(encoded) {
 
 /** From now on the controls are about this chat; '' is one to come. */
 export function fill(chat) {
-  if (typeof chat === 'string') filled = chat;
+  if (typeof chat === 'string') loaded_chat = chat;
 }
 
 const number = (value) => (value === '' || value === null || value === undefined ? null : value);
@@ -66,7 +66,7 @@ export const form = (all) => ({
   adapter: all.adapter ?? '',
   template: all.template ?? '',
   system: all.system ?? '',
-  filled,
+  loaded_chat,
 });
 
 export const trainForm = (all, upload) => ({ ...picked(all, TRAINING), upload });

@@ -1,5 +1,6 @@
 // Texts of the page by key: `words()('copy')`. They come from `window.linlyWords`, which the server
-// fills from i18n.json. `speak(language)` says which language everything is drawn in from now on.
+// fills from translations/*/scripts.toml. `speak(language)` sets the language of everything that is
+// drawn from now on.
 
 import { setAttribute } from './dom.js';
 
@@ -13,6 +14,13 @@ export function speak(language) {
 }
 
 export const language = () => spoken;
+
+/** The browser's language where the page has texts in it, else the first one. */
+export function browserLanguage() {
+  const tags = Object.keys(window.linlyWords ?? { [FALLBACK]: {} });
+  const browser = navigator.language.toLowerCase();
+  return tags.find((tag) => browser.startsWith(tag)) ?? tags[0];
+}
 
 /** A function from a key, and values for its {placeholders}, to a text. */
 export function words(language = spoken) {

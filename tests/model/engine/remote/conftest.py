@@ -1,4 +1,4 @@
-"""A manager over a server elsewhere."""
+"""Fixtures: a manager over a fake model server."""
 
 from __future__ import annotations
 
@@ -19,15 +19,35 @@ from model.text.tokenizer import TextSpan, Tokenizer
 from model.types import ChatRequest, CompletionRequest, Delta
 from tests.model.engine.remote.fake_server import Json, Server, running
 
-Open = Callable[..., ModelManager]
+
+class ManagerOpener:
+    """Starts managers over model servers; `settings` override the defaults."""
+
+    def __init__(self, base: Path, adapters: Path, stack: ExitStack) -> None:
+        self._settings = Settings(
+            base_model=str(base), adapters_dir=adapters, prompts_dir=CHECKOUT / "prompts"
+        )
+        self._stack = stack
+
+    def __call__(self, server: Server, **settings: Any) -> ModelManager:
+        """A manager over `server`, which is started."""
+        return self.at(self._stack.enter_context(running(server)), **settings)
+
+    def at(self, url: str, **settings: Any) -> ModelManager:
+        """A manager over the server at `url`, which may not respond."""
+        manager = ModelManager(replace(self._settings, engine_url=url, **settings))
+        self._stack.callback(manager.close)
+        manager.start()
+        manager.wait(60)
+        return manager
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks and tries that a test does not have to wait for."""
-    monkeypatch.setattr(engine, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(engine, "FIRST_WAIT", 0.02)
-    monkeypatch.setattr(engine, "LONGEST_WAIT", 0.05)
+def fast_polling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Polls and retries without delay."""
+    monkeypatch.setattr(engine, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(engine, "MIN_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(engine, "MAX_RETRY_SECONDS", 0.05)
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +62,7 @@ def encode(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
 
 @pytest.fixture
 def server(encode: Callable[[str], list[int]]) -> Server:
-    """Says which model was asked (without its digest), and how long the prompt was."""
+    """Replies with the requested model (without its digest) and the length of the prompt."""
 
     def script(body: Json) -> list[int]:
         return encode(f"{body['model'].partition('@')[0]} read {len(body['prompt'])}")
@@ -51,31 +71,13 @@ def server(encode: Callable[[str], list[int]]) -> Server:
 
 
 @pytest.fixture
-def opened(tiny_folder: Path, tiny_adapters: Path) -> Iterator[Open]:
-    """Starts a manager over a server that runs already; `settings` change what it is told."""
+def open_manager(tiny_folder: Path, tiny_adapters: Path) -> Iterator[ManagerOpener]:
     with ExitStack() as stack:
-
-        def open_manager(server: Server, **settings: Any) -> ModelManager:
-            url = stack.enter_context(running(server))
-            return open_at(url, **settings)
-
-        def open_at(url: str, **settings: Any) -> ModelManager:
-            told = Settings(
-                base_model=str(tiny_folder), adapters_dir=tiny_adapters,
-                prompts_dir=CHECKOUT / "prompts", engine_url=url,
-            )  # fmt: skip
-            manager = ModelManager(replace(told, **settings))
-            stack.callback(manager.close)
-            manager.start()
-            manager.wait(60)
-            return manager
-
-        open_manager.at = open_at  # type: ignore[attr-defined]
-        yield open_manager
+        yield ManagerOpener(tiny_folder, tiny_adapters, stack)
 
 
 def ask(manager: ModelManager, request: ChatRequest | CompletionRequest) -> list[Delta]:
-    """Everything that a request is answered."""
+    """All deltas of the reply to a request."""
 
     async def collect() -> list[Delta]:
         stream = (

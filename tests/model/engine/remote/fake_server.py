@@ -1,4 +1,4 @@
-"""A server with OpenAI's API as vLLM has it, that says what a test wants: on a real port."""
+"""A fake model server with OpenAI's API as vLLM has it, on a real port."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ from starlette.routing import Route
 from web.listen_socket import bind
 
 Json = dict[str, Any]
-Script = Callable[[Json], Sequence[int]]  # from what was asked for to the ids that are said
+Script = Callable[[Json], Sequence[int]]  # from a request's body to the ids of the reply
 
 
 def refusal(status: int, message: str, **headers: str) -> Response:
-    """As vLLM writes it."""
+    """An error response as vLLM writes it."""
     body = {"error": {"message": message, "type": "x", "param": None, "code": status}}
     return JSONResponse(body, status, headers=headers)
 
 
 @dataclass
 class Server:
-    """What it serves, and how it behaves; `asked` has every request for a completion."""
+    """The models and the behaviour of the server, and the requests that it got."""
 
     script: Script
     encode: Callable[[str], Sequence[int]] | None = None
-    text: Callable[[Sequence[int]], str] | None = None  # instead of token ids
-    llama: bool = False  # speaks as llama.cpp's does
+    text: Callable[[Sequence[int]], str] | None = None  # to send text instead of token ids
+    llama: bool = False  # has the API of llama.cpp's server
     base: str = "tiny"
-    longest: int | None = None
+    context_length: int | None = None
     adapters: list[str] = field(default_factory=list)
-    loads: bool = True
+    loads_adapters: bool = True
     accepts_token_ids: bool = True
     key: str | None = None
-    refuse: Response | None = None  # what a completion is answered
+    refuse: Response | None = None  # the response to a completion
     broken_after: int | None = None  # tokens, after which the connection is dropped
-    held: threading.Event | None = None  # nothing is said before it is set
-    asked: list[Json] = field(default_factory=list)
+    resume: threading.Event | None = None  # no token is sent before it is set
+    requests: list[Json] = field(default_factory=list)  # for completions
     headers: list[dict[str, str]] = field(default_factory=list)
-    given: list[Json] = field(default_factory=list)  # adapters to load
-    taken_away: list[str] = field(default_factory=list)
-    hung_up: int = 0
-    listing: Response | None = None  # what a look is answered
-    looks: int = 0
-    silent: bool = False  # towards a look
-    loading: threading.Event | None = None  # an adapter, until it is set
+    load_requests: list[Json] = field(default_factory=list)  # of adapters
+    unloaded: list[str] = field(default_factory=list)
+    disconnects: int = 0  # of clients, before the end of a reply
+    listing: Response | None = None  # the response to a poll
+    polls: int = 0
+    ignores_polls: bool = False
+    finish_load: threading.Event | None = None  # a load takes until it is set
 
     def app(self) -> Starlette:
         return Starlette(
@@ -67,14 +67,19 @@ class Server:
         )
 
     async def _models(self, request: Request) -> Response:
-        self.looks += 1
-        while self.silent and not await request.is_disconnected():
+        self.polls += 1
+        while self.ignores_polls and not await request.is_disconnected():
             await asyncio.sleep(0.005)
         if self.listing is not None:
             return self.listing
         if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
             return refusal(401, "Unauthorized")
-        base = {"id": self.base, "object": "model", "parent": None, "max_model_len": self.longest}
+        base = {
+            "id": self.base,
+            "object": "model",
+            "parent": None,
+            "max_model_len": self.context_length,
+        }
         adapters = [{"id": name, "object": "model", "parent": self.base} for name in self.adapters]
         return JSONResponse({"object": "list", "data": [base, *adapters]})
 
@@ -87,7 +92,7 @@ class Server:
         return JSONResponse({"tokens": list(self.encode(body["prompt"]))})
 
     async def _load(self, request: Request) -> Response:
-        if not self.loads:
+        if not self.loads_adapters:
             return JSONResponse({"detail": "Not Found"}, 404)
         body = await request.json()
         if "lora_name" not in body:
@@ -95,20 +100,20 @@ class Server:
         if body["lora_name"].startswith("unreadable"):
             return refusal(404, f"No adapter found for {body['lora_path']}")
         if body["lora_name"].startswith("unfit"):
-            self.given.append(body)
+            self.load_requests.append(body)
             return refusal(500, "LoRA rank 64 is greater than max_lora_rank 16.")
         if body["lora_name"] in self.adapters:
             name = body["lora_name"]
             return refusal(400, f"The lora adapter '{name}' has already been loaded.")
-        while self.loading is not None and not self.loading.is_set():
+        while self.finish_load is not None and not self.finish_load.is_set():
             await asyncio.sleep(0.005)
-        self.given.append(body)
+        self.load_requests.append(body)
         self.adapters.append(body["lora_name"])
         return Response("Success")
 
     async def _unload(self, request: Request) -> Response:
         name = (await request.json())["lora_name"]
-        self.taken_away.append(name)
+        self.unloaded.append(name)
         self.adapters.remove(name)
         return Response("Success")
 
@@ -116,36 +121,36 @@ class Server:
         body = await request.json()
         if not self.accepts_token_ids and not isinstance(body["prompt"], str):
             return refusal(422, "prompt: Input should be a valid string")
-        if not body.get("stream"):  # somebody tries
+        if not body.get("stream"):  # a client tries whether ids are accepted
             return JSONResponse({"choices": [{"text": "x"}]})
-        self.asked.append(body)
+        self.requests.append(body)
         self.headers.append(dict(request.headers))
         if self.refuse is not None:
             return self.refuse
         if body["model"] not in (self.base, *self.adapters):
             return refusal(404, f"The model `{body['model']}` does not exist.")
-        return StreamingResponse(self._said(body, request), media_type="text/event-stream")
+        return StreamingResponse(self._stream(body, request), media_type="text/event-stream")
 
-    async def _said(self, body: Json, request: Request) -> AsyncIterator[str]:
+    async def _stream(self, body: Json, request: Request) -> AsyncIterator[str]:
         ids = list(self.script(body))
         try:
             for at, token in enumerate(ids):
-                while self.held is not None and not self.held.is_set():
+                while self.resume is not None and not self.resume.is_set():
                     await asyncio.sleep(0.005)
                 if at == self.broken_after:
                     raise ConnectionResetError
                 if await request.is_disconnected():
-                    raise asyncio.CancelledError  # as Starlette does, where it notices first
+                    raise asyncio.CancelledError  # as Starlette does, if it notices first
                 yield self._event(body, token, "stop" if at == len(ids) - 1 else None)
         except (asyncio.CancelledError, GeneratorExit):
-            self.hung_up += 1
+            self.disconnects += 1
             raise
         usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": len(ids)}
         yield f"data: {json.dumps({'choices': [], 'usage': usage})}\n\n"
         yield "data: [DONE]\n\n"
 
-    def _event(self, body: Json, token: int, ended: str | None) -> str:
-        choice: Json = {"index": 0, "text": "", "finish_reason": ended, "logprobs": None}
+    def _event(self, body: Json, token: int, finish_reason: str | None) -> str:
+        choice: Json = {"index": 0, "text": "", "finish_reason": finish_reason, "logprobs": None}
         if self.text:
             choice["text"] = self.text([token])
         else:
@@ -167,7 +172,7 @@ class Server:
 
 @contextmanager
 def running(server: Server, port: int = 0) -> Iterator[str]:
-    """Serve it; gives the address where its API begins."""
+    """Runs the server; yields the address where its API begins."""
     sock = bind("127.0.0.1", port)
     config = uvicorn.Config(
         server.app(),

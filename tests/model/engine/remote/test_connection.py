@@ -1,4 +1,4 @@
-"""A server that is away, goes away, and comes back."""
+"""A model server that is down, goes down and comes back, and replies that are cut off."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from model.types import (
     Phase,
     Sampling,
 )
-from tests.model.engine.remote.conftest import Open, ask, text
+from tests.model.engine.remote.conftest import ManagerOpener, ask, text
 from tests.model.engine.remote.fake_server import Server, refusal, running
 from tests.model.engine.running import NumberDetokenizer
 from web.listen_socket import bind
@@ -37,20 +37,20 @@ def free_port() -> int:
 
 
 def until(holds: Callable[[], Any]) -> None:
-    """Wait for something that comes by itself; a test that waits in vain is ended from outside."""
+    """Wait until a condition holds, for a minute at the most."""
     deadline = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def test_a_server_that_comes_later(opened: Open, server: Server) -> None:
+def test_a_server_that_starts_later_is_used(open_manager: ManagerOpener, server: Server) -> None:
     port = free_port()
-    manager: ModelManager = opened.at(f"http://127.0.0.1:{port}/v1")  # type: ignore[attr-defined]
+    manager: ModelManager = open_manager.at(f"http://127.0.0.1:{port}/v1")
     status = manager.status()
     assert status.phase is Phase.FAILED
     assert "cannot be reached" in (status.error or "")
-    assert str(port) not in (status.error or "")  # visitors read this, too
+    assert str(port) not in (status.error or "")  # users see this message
     with pytest.raises(NotReadyError, match="cannot be reached"):
         ask(manager, ChatRequest(HELLO))
     with running(server, port):
@@ -58,11 +58,13 @@ def test_a_server_that_comes_later(opened: Open, server: Server) -> None:
         assert text(ask(manager, ChatRequest(HELLO))).startswith("tiny read")
 
 
-def test_a_server_that_goes_and_comes_back(opened: Open, server: Server) -> None:
+def test_a_server_that_goes_down_and_comes_back_is_used(
+    open_manager: ManagerOpener, server: Server
+) -> None:
     port = free_port()
     with ExitStack() as stack:
         url = stack.enter_context(running(server, port))
-        manager: ModelManager = opened.at(url)  # type: ignore[attr-defined]
+        manager: ModelManager = open_manager.at(url)
         ask(manager, ChatRequest(HELLO))
         stack.close()
         until(lambda: manager.status().error)
@@ -74,54 +76,58 @@ def test_a_server_that_goes_and_comes_back(opened: Open, server: Server) -> None
 
 
 @pytest.mark.parametrize("after", [0, 3])
-def test_a_reply_that_breaks_off_is_interrupted(opened: Open, server: Server, after: int) -> None:
+def test_a_broken_connection_interrupts_the_reply(
+    open_manager: ManagerOpener, server: Server, after: int
+) -> None:
     server.broken_after = after
-    said = ask(opened(server), ChatRequest(HELLO))
-    last = said[-1]
+    deltas = ask(open_manager(server), ChatRequest(HELLO))
+    last = deltas[-1]
     assert last.finish_reason is FinishReason.ABORT
     assert "model server" in (last.error or "")
     assert last.stats
     assert last.stats.completion_tokens == after
-    assert len(text(said)) >= after
+    assert len(text(deltas)) >= after
 
 
-def test_a_server_that_dies_interrupts_what_runs(opened: Open, server: Server) -> None:
-    server.held = threading.Event()
+def test_a_server_that_dies_interrupts_running_replies(
+    open_manager: ManagerOpener, server: Server
+) -> None:
+    server.resume = threading.Event()
     with ExitStack() as stack:
-        manager: ModelManager = opened.at(stack.enter_context(running(server)))  # type: ignore[attr-defined]
+        manager: ModelManager = open_manager.at(stack.enter_context(running(server)))
 
-        async def asked() -> list[Delta]:
-            said: list[Delta] = []
+        async def stop_server() -> list[Delta]:
             async with aclosing(manager.chat(ChatRequest(HELLO))) as bursts:
                 task = asyncio.ensure_future(anext(bursts))
-                while not server.asked:
+                while not server.requests:
                     await asyncio.sleep(0.01)
                 await asyncio.to_thread(stack.close)
-                said += await task
-            return said
+                return list(await task)
 
-        last = asyncio.run(asked())[-1]
+        last = asyncio.run(stop_server())[-1]
     assert last.finish_reason is FinishReason.ABORT
     assert last.error
 
 
-def test_hanging_up_ends_the_reply_there(opened: Open, server: Server) -> None:
-    """A token that nobody reads costs the others."""
+def test_a_client_that_leaves_ends_the_reply_on_the_server(
+    open_manager: ManagerOpener, server: Server
+) -> None:
+    """A token that no client reads slows down the others."""
     server.script = lambda body: [10] * 100_000
-    manager = opened(server)
+    manager = open_manager(server)
 
     async def leave() -> None:
         async with aclosing(manager.chat(ChatRequest(HELLO))) as bursts:
             await anext(bursts)
 
     asyncio.run(leave())
-    until(lambda: server.hung_up == 1)
+    until(lambda: server.disconnects == 1)
     until(lambda: manager.status().running == 0)
 
 
-def test_abort_ends_it_too(opened: Open, server: Server) -> None:
+def test_abort_ends_the_reply_on_the_server(open_manager: ManagerOpener, server: Server) -> None:
     server.script = lambda body: [10] * 100_000
-    manager = opened(server)
+    manager = open_manager(server)
     request = ChatRequest(HELLO)
 
     async def stop() -> Delta:
@@ -135,13 +141,13 @@ def test_abort_ends_it_too(opened: Open, server: Server) -> None:
     last = asyncio.run(stop())
     assert last.finish_reason is FinishReason.ABORT
     assert last.error is None
-    until(lambda: server.hung_up == 1)
+    until(lambda: server.disconnects == 1)
 
 
-def test_many_aborts_hang_up_too(opened: Open, server: Server) -> None:
-    """Cancelled again while it hung up, a reply left its connection open: the server went on."""
+def test_many_aborts_close_the_connection(open_manager: ManagerOpener, server: Server) -> None:
+    """Cancelled twice, a reply left its connection open: the server went on."""
     server.script = lambda body: [10] * 100_000
-    manager = opened(server)
+    manager = open_manager(server)
 
     def abort_again(request_id: str) -> None:
         for _ in range(200):
@@ -156,78 +162,84 @@ def test_many_aborts_hang_up_too(opened: Open, server: Server) -> None:
 
     for number in range(1, 11):
         asyncio.run(stop())
-        until(lambda number=number: server.hung_up == number)
+        until(lambda count=number: server.disconnects == count)
 
 
-def test_a_reply_that_is_aborted_at_once_ends_too(opened: Open, server: Server) -> None:
-    """Its task has not begun by then: such a task never would."""
-    server.held = threading.Event()  # or else some would be quicker
-    manager = opened(server)
+def test_a_reply_aborted_at_once_ends(open_manager: ManagerOpener, server: Server) -> None:
+    """Its task has not started by then, and a cancelled task would never start."""
+    server.resume = threading.Event()  # else some replies would end first
+    manager = open_manager(server)
     serving = manager._loader.backend()
     engine = serving.engine
-    told: list[Delta] = []
+    deltas: list[Delta] = []
     for number in range(50):
         request = EngineRequest(
             f"r{number}", (5, 6), Sampling(max_tokens=5), frozenset(), NumberDetokenizer()
         )
-        engine.submit(request, told.append)
+        engine.submit(request, deltas.append)
         engine.abort(request.id)
-    until(lambda: len([one for one in told if one.finish_reason]) == 50)
-    assert {one.finish_reason for one in told if one.finish_reason} == {FinishReason.ABORT}
+    until(lambda: len(finish_reasons(deltas)) == 50)
+    assert set(finish_reasons(deltas)) == {FinishReason.ABORT}
     assert engine.status().running == engine.status().waiting == 0
-    engine.submit(replace(request, id="last"), told.append)
-    engine.close()  # nor is one lost then
-    assert len([one for one in told if one.finish_reason]) == 51
+    engine.submit(replace(request, id="last"), deltas.append)
+    engine.close()  # ends it, too
+    assert len(finish_reasons(deltas)) == 51
 
 
-def test_one_look_in_vain_ends_nothing(opened: Open, server: Server) -> None:
-    """A connection may break; and who is too busy to be asked is not gone."""
-    server.held = threading.Event()
-    manager = opened(server)
+def finish_reasons(deltas: list[Delta]) -> list[FinishReason]:
+    return [delta.finish_reason for delta in deltas if delta.finish_reason]
 
-    async def asked() -> list[Delta]:
+
+def test_a_failed_poll_ends_no_reply(open_manager: ManagerOpener, server: Server) -> None:
+    """A connection may break, and a server that is too busy for a poll is not down."""
+    server.resume = threading.Event()
+    manager = open_manager(server)
+
+    async def fail_polls() -> list[Delta]:
         async with aclosing(manager.chat(ChatRequest(HELLO))) as bursts:
             task = asyncio.ensure_future(anext(bursts))
-            while not server.asked:
+            while not server.requests:
                 await asyncio.sleep(0.01)
-            for answer in (refusal(429, "busy"), refusal(401, "who?"), None):
-                server.listing, server.looks = answer, 0
-                while server.looks < 3:
+            for response in (refusal(429, "busy"), refusal(401, "who?"), None):
+                server.listing, server.polls = response, 0
+                while server.polls < 3:
                     await asyncio.sleep(0.01)
-            server.held.set()  # type: ignore[union-attr]
+            server.resume.set()  # type: ignore[union-attr]
             return [*(await task), *[d async for burst in bursts for d in burst]]
 
-    said = asyncio.run(asked())
-    assert said[-1].finish_reason is FinishReason.STOP
-    assert text(said).startswith("tiny read")
+    deltas = asyncio.run(fail_polls())
+    assert deltas[-1].finish_reason is FinishReason.STOP
+    assert text(deltas).startswith("tiny read")
 
 
-def test_closing_does_not_wait_for_a_server_that_says_nothing(opened: Open, server: Server) -> None:
-    server.held = threading.Event()
-    manager = opened(server)
-    server.silent, server.looks = True, 0
+def test_closing_does_not_wait_for_a_silent_server(
+    open_manager: ManagerOpener, server: Server
+) -> None:
+    server.resume = threading.Event()
+    manager = open_manager(server)
+    server.ignores_polls, server.polls = True, 0
 
     async def close() -> Delta:
         async with aclosing(manager.chat(ChatRequest(HELLO))) as bursts:
             task = asyncio.ensure_future(anext(bursts))
-            while not (server.asked and server.looks):
+            while not (server.requests and server.polls):
                 await asyncio.sleep(0.01)
             await asyncio.to_thread(manager.close)
-            assert not manager._loader.serving().engine._thread.is_alive()  # type: ignore[attr-defined]
+            assert not manager._loader.backend().engine._thread.is_alive()  # type: ignore[attr-defined]
             return (await task)[-1]
 
     assert asyncio.run(close()).finish_reason is FinishReason.ABORT
-    server.silent = False
+    server.ignores_polls = False
 
 
-def test_closing_ends_everything(opened: Open, server: Server) -> None:
-    server.held = threading.Event()
-    manager = opened(server)
+def test_closing_aborts_running_replies(open_manager: ManagerOpener, server: Server) -> None:
+    server.resume = threading.Event()
+    manager = open_manager(server)
 
     async def close() -> Delta:
         async with aclosing(manager.chat(ChatRequest(HELLO))) as bursts:
             task = asyncio.ensure_future(anext(bursts))
-            while not server.asked:
+            while not server.requests:
                 await asyncio.sleep(0.01)
             await asyncio.to_thread(manager.close)
             return (await task)[-1]
@@ -237,18 +249,18 @@ def test_closing_ends_everything(opened: Open, server: Server) -> None:
     assert last.error is None
 
 
-def test_many_at_once(opened: Open, server: Server) -> None:
-    manager = opened(server)
+def test_many_requests_run_at_once(open_manager: ManagerOpener, server: Server) -> None:
+    manager = open_manager(server)
 
-    async def everybody() -> list[str]:
-        async def one(number: int) -> str:
+    async def ask_all() -> list[str]:
+        async def reply_to(number: int) -> str:
             request = ChatRequest((Message("user", "x" * number),))
             return "".join([d.text async for burst in manager.chat(request) for d in burst])
 
-        return await asyncio.gather(*map(one, range(1, 201)))
+        return await asyncio.gather(*map(reply_to, range(1, 201)))
 
-    said = asyncio.run(everybody())
-    lengths = [int(one.removeprefix("tiny read ")) for one in said]
+    replies = asyncio.run(ask_all())
+    lengths = [int(reply.removeprefix("tiny read ")) for reply in replies]
     assert lengths == sorted(lengths)
     assert lengths[-1] > lengths[0]
     assert manager.status().running == manager.status().waiting == 0

@@ -1,4 +1,4 @@
-"""The engine over a server elsewhere: what it asks for, what it makes of the answers."""
+"""The remote engine: its requests to the server, and its replies from the responses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from model.types import (
     RequestError,
     Sampling,
 )
-from tests.model.engine.remote.conftest import Open, ask, text
+from tests.model.engine.remote.conftest import ManagerOpener, ask, text
 from tests.model.engine.remote.fake_server import Server, refusal
 
 Encode = Callable[[str], list[int]]
@@ -30,166 +30,164 @@ Encode = Callable[[str], list[int]]
 HELLO = (Message("user", "Hello, 世界"),)
 
 
-def test_a_chat_is_rendered_here(opened: Open, server: Server, tokenizer: Tokenizer) -> None:
-    manager = opened(server)
-    said = ask(manager, ChatRequest(HELLO, sampling=Sampling(seed=5)))
-    (asked,) = server.asked
-    assert tokenizer.decode(asked["prompt"]) == "user\nHello, 世界\nassistant\n"
-    assert text(said) == f"tiny read {len(asked['prompt'])}"
-    stats = said[-1].stats
+def test_a_chat_is_rendered_by_this_program(
+    open_manager: ManagerOpener, server: Server, tokenizer: Tokenizer
+) -> None:
+    manager = open_manager(server)
+    deltas = ask(manager, ChatRequest(HELLO, sampling=Sampling(seed=5)))
+    (request,) = server.requests
+    assert tokenizer.decode(request["prompt"]) == "user\nHello, 世界\nassistant\n"
+    assert text(deltas) == f"tiny read {len(request['prompt'])}"
+    stats = deltas[-1].stats
     assert stats
-    assert said[-1].finish_reason is FinishReason.STOP
-    assert (stats.prompt_tokens, stats.seed) == (len(asked["prompt"]), 5)
-    assert stats.completion_tokens == len(tokenizer_ids(server, text(said)))
+    assert deltas[-1].finish_reason is FinishReason.STOP
+    assert (stats.prompt_tokens, stats.seed) == (len(request["prompt"]), 5)
+    assert stats.completion_tokens == len(encoded(server, text(deltas)))
 
 
-def tokenizer_ids(server: Server, said: str) -> list[int]:
+def encoded(server: Server, reply: str) -> list[int]:
     assert server.encode
-    return list(server.encode(said))
+    return list(server.encode(reply))
 
 
-def test_what_is_wished_for_arrives(opened: Open, server: Server) -> None:
-    manager = opened(server)
-    wishes = Sampling(
+def test_sampling_parameters_are_sent(open_manager: ManagerOpener, server: Server) -> None:
+    manager = open_manager(server)
+    sampling = Sampling(
         max_tokens=9, min_tokens=2, temperature=0.5, top_k=7, top_p=0.8, min_p=0.1,
         repetition_penalty=1.2, seed=3, stop=("x", "y"), logprobs=2, presence_penalty=0.3,
         frequency_penalty=0.4, logit_bias=((5, -1.0),),
     )  # fmt: skip
-    ask(manager, CompletionRequest("abc", sampling=wishes, affinity="chat 7 名"))
-    (asked,) = server.asked
-    told = {
+    ask(manager, CompletionRequest("abc", sampling=sampling, affinity="chat 7 名"))
+    (request,) = server.requests
+    expected = {
         "max_tokens": 9, "min_tokens": 2, "temperature": 0.5, "top_k": 7, "top_p": 0.8,
         "min_p": 0.1, "repetition_penalty": 1.2, "seed": 3, "stop": ["x", "y"], "logprobs": 2,
         "presence_penalty": 0.3, "frequency_penalty": 0.4, "logit_bias": {"5": -1.0},
         "stop_token_ids": [2], "model": "tiny", "stream": True,
     }  # fmt: skip
-    assert asked.items() >= told.items()
+    assert request.items() >= expected.items()
     assert server.headers[0]["x-session-id"] == "chat 7 540d"
 
 
-def test_what_is_off_is_not_sent(opened: Open, server: Server) -> None:
-    """Servers that are no vLLM refuse fields that they do not know."""
-    manager = opened(server)
-    wishes = Sampling(temperature=0, top_k=0, top_p=1.0)
-    ask(manager, CompletionRequest("abc", sampling=wishes))
-    sent = server.asked[0].keys()
+def test_parameters_that_are_off_are_not_sent(open_manager: ManagerOpener, server: Server) -> None:
+    """Servers other than vLLM refuse fields that they do not know."""
+    manager = open_manager(server)
+    sampling = Sampling(temperature=0, top_k=0, top_p=1.0)
+    ask(manager, CompletionRequest("abc", sampling=sampling))
+    sent = server.requests[0].keys()
     assert not sent & {
         "top_k", "top_p", "min_p", "repetition_penalty", "min_tokens", "ignore_eos",
         "presence_penalty", "frequency_penalty", "logit_bias", "logprobs",
     }  # fmt: skip
 
 
-def test_a_drawn_seed_is_told(opened: Open, server: Server) -> None:
-    """So that the reply can be made again."""
-    said = ask(opened(server), ChatRequest(HELLO))
-    assert said[-1].stats
-    assert said[-1].stats.seed == server.asked[0]["seed"]
+def test_a_drawn_seed_is_in_the_stats(open_manager: ManagerOpener, server: Server) -> None:
+    """With it the reply can be reproduced."""
+    deltas = ask(open_manager(server), ChatRequest(HELLO))
+    assert deltas[-1].stats
+    assert deltas[-1].stats.seed == server.requests[0]["seed"]
 
 
-def test_characters_come_whole(opened: Open, server: Server, encode: Encode) -> None:
+def test_deltas_have_full_characters(
+    open_manager: ManagerOpener, server: Server, encode: Encode
+) -> None:
     server.script = lambda body: encode("你好，世界！🙂")
-    said = ask(opened(server), ChatRequest(HELLO))
-    assert text(said) == "你好，世界！🙂"
-    assert all("�" not in delta.text for delta in said)
+    deltas = ask(open_manager(server), ChatRequest(HELLO))
+    assert text(deltas) == "你好，世界！🙂"
+    assert all("�" not in delta.text for delta in deltas)
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_stop_strings_end_a_reply_wherever_they_are_cut(
-    opened: Open, server: Server, encode: Encode, told: bool
+@pytest.mark.parametrize("sends_ids", [True, False])
+def test_stop_strings_end_a_reply_wherever_it_is_split(
+    open_manager: ManagerOpener,
+    server: Server,
+    tokenizer: Tokenizer,
+    encode: Encode,
+    sends_ids: bool,
 ) -> None:
     server.script = lambda body: encode("one two STOP three four")
-    server.text = None if told else lambda ids: decoded(server, ids)
-    said = ask(opened(server), ChatRequest(HELLO, sampling=Sampling(stop=("STOP",))))
-    assert text(said) == "one two "
-    assert said[-1].finish_reason is FinishReason.STOP
+    # ASCII tokens, one by one: the server need not hold back a part of a character.
+    server.text = None if sends_ids else lambda ids: tokenizer.decode(list(ids))
+    deltas = ask(open_manager(server), ChatRequest(HELLO, sampling=Sampling(stop=("STOP",))))
+    assert text(deltas) == "one two "
+    assert deltas[-1].finish_reason is FinishReason.STOP
 
 
-def decoded(server: Server, ids: object) -> str:
-    """ASCII tokens one by one: nothing that a server would have to hold back."""
-    return _tokenizer().decode(list(ids))  # type: ignore[call-overload]
-
-
-_known: list[Tokenizer] = []
-
-
-def _tokenizer() -> Tokenizer:
-    return _known[0]
-
-
-@pytest.fixture(autouse=True)
-def known(tokenizer: Tokenizer) -> None:
-    _known[:] = [tokenizer]
-
-
-def test_a_reply_goes_on_behind_what_was_said(
-    opened: Open, server: Server, tokenizer: Tokenizer
+def test_a_reply_continues_its_first_part(
+    open_manager: ManagerOpener, server: Server, tokenizer: Tokenizer
 ) -> None:
-    ask(opened(server), ChatRequest(HELLO, so_far="The quick brown"))
-    assert tokenizer.decode(server.asked[0]["prompt"]).endswith("assistant\nThe quick brown")
+    ask(open_manager(server), ChatRequest(HELLO, so_far="The quick brown"))
+    assert tokenizer.decode(server.requests[0]["prompt"]).endswith("assistant\nThe quick brown")
 
 
-def test_the_end_token_is_no_text(opened: Open, server: Server, encode: Encode) -> None:
+def test_the_end_token_has_no_text(
+    open_manager: ManagerOpener, server: Server, encode: Encode
+) -> None:
     server.script = lambda body: [*encode("done"), 2]
-    said = ask(opened(server), ChatRequest(HELLO, sampling=Sampling(logprobs=2)))
-    assert text(said) == "done"
-    names = [entry.token for delta in said for entry in delta.logprobs]
-    assert "".join(names) == "done"  # and its logprob is not told, as here
-    first = next(entry for delta in said for entry in delta.logprobs)
-    assert [(one.token, one.logprob) for one in first.top] == [("a", -0.5), ("b", -0.7)]
+    deltas = ask(open_manager(server), ChatRequest(HELLO, sampling=Sampling(logprobs=2)))
+    assert text(deltas) == "done"
+    names = [entry.token for delta in deltas for entry in delta.logprobs]
+    assert "".join(names) == "done"  # and it has no logprob, as with the local engine
+    first = next(entry for delta in deltas for entry in delta.logprobs)
+    assert [(entry.token, entry.logprob) for entry in first.top] == [("a", -0.5), ("b", -0.7)]
 
 
-def test_a_server_that_takes_no_ids_is_given_text(
-    opened: Open, server: Server, tokenizer: Tokenizer, encode: Encode
+def test_a_server_that_accepts_no_ids_gets_text(
+    open_manager: ManagerOpener, server: Server, tokenizer: Tokenizer, encode: Encode
 ) -> None:
     server.encode, server.accepts_token_ids = None, False
     server.text = lambda ids: tokenizer.decode(list(ids))
     server.script = lambda body: encode("as text")
-    said = ask(opened(server), ChatRequest(HELLO))
-    prompt = server.asked[0]["prompt"]
+    deltas = ask(open_manager(server), ChatRequest(HELLO))
+    prompt = server.requests[0]["prompt"]
     assert prompt == (
         "<|im_start|>user\nHello, 世界<|im_end|>\n<|im_start|>assistant\n"
     ).removeprefix("" if not tokenizer.prefix_ids else "<|im_start|>")
-    assert text(said) == "as text"
+    assert text(deltas) == "as text"
 
 
-def test_a_server_that_does_not_tell_its_ids_is_tried(opened: Open, server: Server) -> None:
-    server.encode = lambda said: []
-    assert opened(server).status().ready
+def test_a_server_without_tokenize_is_used(open_manager: ManagerOpener, server: Server) -> None:
+    server.encode = lambda text: []
+    assert open_manager(server).status().ready
 
 
-def test_a_server_of_llama_cpp_s(opened: Open, server: Server, encode: Encode) -> None:
-    """It has the same path for ids, with another word for the text, and logprobs as chats do."""
-    server.llama, server.text = True, lambda ids: decoded(server, ids)
+def test_a_server_of_llama_cpp_is_used(
+    open_manager: ManagerOpener, server: Server, tokenizer: Tokenizer, encode: Encode
+) -> None:
+    """Its tokenize call has another field for the text; logprobs are as in chat completions."""
+    server.llama, server.text = True, lambda ids: tokenizer.decode(list(ids))
     server.script = lambda body: encode("one two")
-    said = ask(opened(server), ChatRequest(HELLO, sampling=Sampling(logprobs=1)))
-    assert isinstance(server.asked[0]["prompt"], list)
-    assert text(said) == "one two"
-    entries = [entry for delta in said for entry in delta.logprobs]
+    deltas = ask(open_manager(server), ChatRequest(HELLO, sampling=Sampling(logprobs=1)))
+    assert isinstance(server.requests[0]["prompt"], list)
+    assert text(deltas) == "one two"
+    entries = [entry for delta in deltas for entry in delta.logprobs]
     assert "".join(entry.token for entry in entries) == "one two"
-    assert [(one.token, one.logprob) for one in entries[0].top] == [("a", -0.5)]
+    assert [(entry.token, entry.logprob) for entry in entries[0].top] == [("a", -0.5)]
 
 
-def test_more_stop_strings_than_servers_take(opened: Open, server: Server, encode: Encode) -> None:
+def test_more_stop_strings_than_servers_accept_are_applied(
+    open_manager: ManagerOpener, server: Server, encode: Encode
+) -> None:
     server.script = lambda body: encode("one two STOP three")
     stops = (*(f"never {i}" for i in range(18)), "\ud800", "STOP")
-    said = ask(opened(server), ChatRequest(HELLO, sampling=Sampling(stop=stops)))
-    assert text(said) == "one two "
-    assert len(server.asked[0]["stop"]) == 16
+    deltas = ask(open_manager(server), ChatRequest(HELLO, sampling=Sampling(stop=stops)))
+    assert text(deltas) == "one two "
+    assert len(server.requests[0]["stop"]) == 16
 
 
-def test_the_context_is_the_shorter_one(opened: Open, server: Server) -> None:
-    server.longest = 100
-    assert opened(server).context_length == 100
-    server.longest = 100_000
-    assert opened(server).context_length == 512
-    assert opened(server, context_length=64).context_length == 64
+def test_the_context_is_the_shorter_one(open_manager: ManagerOpener, server: Server) -> None:
+    server.context_length = 100
+    assert open_manager(server).context_length == 100
+    server.context_length = 100_000
+    assert open_manager(server).context_length == 512
+    assert open_manager(server, context_length=64).context_length == 64
 
 
 # Refusals
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind", "says"),
+    ("response", "kind", "message"),
     [
         (refusal(429, "busy", **{"Retry-After": "7"}), BusyError, "about 7 s"),
         (refusal(400, "max_tokens is too large"), RequestError, "max_tokens is too large"),
@@ -201,86 +199,94 @@ def test_the_context_is_the_shorter_one(opened: Open, server: Server) -> None:
     ],
     ids=lambda value: str(getattr(value, "status_code", "")),
 )
-def test_a_refusal_keeps_its_kind(
-    opened: Open, server: Server, answer: PlainTextResponse, kind: type[LinlyError], says: str
+def test_an_error_response_becomes_the_error_of_its_kind(
+    open_manager: ManagerOpener,
+    server: Server,
+    response: PlainTextResponse,
+    kind: type[LinlyError],
+    message: str,
 ) -> None:
-    server.refuse = answer
-    manager = opened(server)
+    server.refuse = response
+    manager = open_manager(server)
     with pytest.raises(kind) as caught:
         ask(manager, ChatRequest(HELLO))
-    assert says in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert manager.status().running == manager.status().waiting == 0
 
 
-def test_other_strengths_are_refused(opened: Open, server: Server) -> None:
-    manager = opened(server)
+def test_other_adapter_scales_are_refused(open_manager: ManagerOpener, server: Server) -> None:
+    manager = open_manager(server)
     with pytest.raises(RequestError, match="strength 1"):
         ask(manager, ChatRequest(HELLO, adapter="qv", adapter_scale=0.5))
     assert text(ask(manager, ChatRequest(HELLO, adapter="qv", adapter_scale=0))).startswith("tiny")
 
 
-def test_reading_ahead_is_left_to_the_server(opened: Open, server: Server) -> None:
+def test_prefill_only_requests_are_not_sent(open_manager: ManagerOpener, server: Server) -> None:
     import asyncio
 
-    manager = opened(server)
+    manager = open_manager(server)
 
     async def read() -> list[Delta]:
         request = ChatRequest((*HELLO, Message("assistant", "Yes.")))
         return [delta async for burst in manager.read_ahead(request) for delta in burst]
 
     assert asyncio.run(read())[-1].finish_reason is FinishReason.STOP
-    assert server.asked == []
+    assert server.requests == []
 
 
 # The wrong server
 
 
 @pytest.mark.parametrize("name", ["tiny", "models/tiny", "org/tiny", "whatever"])
-def test_the_base_is_known_by_any_name_if_it_is_the_only_one(
-    opened: Open, server: Server, name: str
+def test_a_single_base_may_have_any_name(
+    open_manager: ManagerOpener, server: Server, name: str
 ) -> None:
     server.base = name
-    manager = opened(server)
+    manager = open_manager(server)
     assert manager.status().ready
     assert text(ask(manager, ChatRequest(HELLO))).startswith(name)
 
 
 @pytest.mark.parametrize("llama", [False, True])
-def test_another_tokenizer_is_refused(opened: Open, server: Server, llama: bool) -> None:
+def test_another_tokenizer_is_refused(
+    open_manager: ManagerOpener, server: Server, llama: bool
+) -> None:
     server.llama = llama
-    server.encode = lambda said: [ord(letter) % 300 for letter in said]
-    status = opened(server).status()
+    server.encode = lambda text: [ord(letter) % 300 for letter in text]
+    status = open_manager(server).status()
     assert "another tokenizer than tiny" in (status.error or "")
 
 
-def test_ids_that_there_are_not_are_another_tokenizers(
-    opened: Open, server: Server, encode: Encode
+def test_ids_beyond_the_vocabulary_are_another_tokenizer(
+    open_manager: ManagerOpener, server: Server, encode: Encode
 ) -> None:
-    server.encode = lambda said: [*encode(said), 40_000]
-    assert "another tokenizer" in (opened(server).status().error or "")
+    server.encode = lambda text: [*encode(text), 40_000]
+    assert "another tokenizer" in (open_manager(server).status().error or "")
 
 
-def test_a_space_more_in_front_is_none(opened: Open, server: Server, encode: Encode) -> None:
-    server.encode = lambda said: [5, *encode(said)]
-    assert opened(server).status().ready
+def test_a_leading_space_more_is_the_same_tokenizer(
+    open_manager: ManagerOpener, server: Server, encode: Encode
+) -> None:
+    server.encode = lambda text: [5, *encode(text)]
+    assert open_manager(server).status().ready
 
 
-def test_the_key_is_sent(opened: Open, server: Server) -> None:
+def test_the_key_is_sent(open_manager: ManagerOpener, server: Server) -> None:
     server.key = "sesame"
-    assert opened(server, engine_key="sesame").status().ready
-    status = opened(server, engine_key="wrong").status()
+    assert open_manager(server, engine_key="sesame").status().ready
+    status = open_manager(server, engine_key="wrong").status()
     assert "--engine_key" in (status.error or "")
     assert "wrong" not in (status.error or "")
 
 
-def test_a_base_without_weights_will_do(
-    opened: Open, server: Server, tiny_folder: Path, tmp_path: Path
+def test_a_base_folder_without_weights_is_enough(
+    open_manager: ManagerOpener, server: Server, tiny_folder: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "tiny"
     folder.mkdir()
     for file in tiny_folder.iterdir():
         if file.suffix != ".safetensors":
             (folder / file.name).write_bytes(file.read_bytes())
-    manager = opened(server, base_model=str(folder))
+    manager = open_manager(server, base_model=str(folder))
     assert text(ask(manager, ChatRequest(HELLO))).startswith("tiny read")

@@ -1,4 +1,4 @@
-"""Compiled products against float64, in every size, and what no batch may change."""
+"""Compiled int8 products of many sizes, compared with float64, and independent of the batch."""
 
 from __future__ import annotations
 
@@ -16,34 +16,35 @@ Product = Callable[[Int8Linear, Tensor], Tensor]
 
 SIZES = [(1, 1), (16, 8), (48, 112), (33, 17), (576, 40), (640, 1009), (2064, 70)]
 ROWS = [1, 2, 3, 4, 5, 6, 7, 11, 16, 40]
-STEP = 2**-15  # an activation is off by at most half of it times its row's largest
+STEP = 2**-15  # the error of an activation is at most half of it times its row's largest
 
 
 def multiplier() -> Product:
-    """Quantises rows and multiplies them chunk by chunk, as the stages of a forward do."""
+    """A function that quantises rows and multiplies them chunk by chunk, as a forward does."""
     import numpy as np
 
     from model.layers.kernels import records
-    from model.layers.kernels.int8_gemm import chunks, multiply, quantize
-    from model.layers.kernels.memory import floats, shorts
-    from model.layers.kernels.options import compiled
+    from model.layers.kernels.int8_gemm import count_chunks, multiply, quantize
+    from model.layers.kernels.intrinsics import compiled, float32_array, int16_array
 
     @compiled
     def run(linear, x, width, rows, values, scales, output):  # type: ignore[no-untyped-def]
         for row in range(rows):
-            mine = shorts(values + 2 * row * linear.ins, linear.ins)
-            floats(scales, rows)[row] = quantize(floats(x + 4 * row * width, width), mine)
-        for chunk in range(chunks(linear.ins, linear.outs)):
-            multiply(linear, chunk, rows, values, scales, output, linear.outs)
+            quantized = int16_array(values + 2 * row * linear.in_features, linear.in_features)
+            float32_array(scales, rows)[row] = quantize(
+                float32_array(x + 4 * row * width, width), quantized
+            )
+        for chunk in range(count_chunks(linear.in_features, linear.out_features)):
+            multiply(linear, chunk, rows, values, scales, output, linear.out_features)
 
     def product(layer: Int8Linear, x: Tensor) -> Tensor:
         x, (rows, width) = x.contiguous(), x.shape
-        record, outs = np.zeros(1, records.LINEAR), len(layer.scale)
-        ins = layer.packed.shape[1] * layer.packed.shape[3]
+        record, outputs = np.zeros(1, records.LINEAR), len(layer.scale)
+        inputs = layer.packed.shape[1] * layer.packed.shape[3]
         parts = layer.packed, layer.scale, layer.padded_bias
-        record[0] = *(part.data_ptr() for part in parts), ins, outs
-        values = torch.empty(rows, ins, dtype=torch.int16)
-        scales, y = torch.empty(rows), torch.empty(rows, outs)
+        record[0] = *(part.data_ptr() for part in parts), inputs, outputs
+        values = torch.empty(rows, inputs, dtype=torch.int16)
+        scales, y = torch.empty(rows), torch.empty(rows, outputs)
         addresses = (t.data_ptr() for t in (values, scales, y))
         run(record[0], x.data_ptr(), width, rows, *addresses)
         return y[:, : layer.out_features]
@@ -64,13 +65,13 @@ def int8(weight: Tensor) -> Int8Linear:
 
 
 def exact(layer: Int8Linear, x: Tensor) -> Tensor:
-    """What the quantised weights give in float64."""
+    """The product of the quantised weights in float64."""
     weight = layer.unpacked()[:, : layer.in_features].double()
     return x.double() @ weight.T * layer.scale[: layer.out_features].double()
 
 
 def bound(layer: Int8Linear, x: Tensor) -> Tensor:
-    """How far rounding the activations to 16 bits can move each output."""
+    """How much rounding the activations to 16 bits can change each output."""
     weight = layer.unpacked()[:, : layer.in_features].double().abs()
     largest = x.double().abs().amax(dim=1, keepdim=True)
     # Rows with many large values get a coarser scale, so that no sum leaves 32 bits.
@@ -79,20 +80,22 @@ def bound(layer: Int8Linear, x: Tensor) -> Tensor:
     return (coarsest * 0.52 * weight.sum(1) + x.double().abs() @ weight.T * 1e-6) * scale + 1e-30
 
 
-@pytest.mark.parametrize(("ins", "outs"), SIZES)
+@pytest.mark.parametrize(("inputs", "outputs"), SIZES)
 @pytest.mark.parametrize("rows", ROWS)
-def test_product_is_exact_within_16_bits(product: Product, ins: int, outs: int, rows: int) -> None:
-    torch.manual_seed(ins + outs + rows)
+def test_product_is_exact_within_16_bits(
+    product: Product, inputs: int, outputs: int, rows: int
+) -> None:
+    torch.manual_seed(inputs + outputs + rows)
     layer, x = (
-        int8(torch.randn(outs, ins)),
-        torch.randn(rows, ins) * torch.logspace(-4, 4, rows)[:, None],
+        int8(torch.randn(outputs, inputs)),
+        torch.randn(rows, inputs) * torch.logspace(-4, 4, rows)[:, None],
     )
     y = product(layer, x)
-    assert y.shape == (rows, outs)
+    assert y.shape == (rows, outputs)
     assert bool(((y - exact(layer, x)).abs() <= bound(layer, x)).all())
 
 
-def test_bound_would_notice_one_wrong_weight(product: Product) -> None:
+def test_bound_detects_one_wrong_weight(product: Product) -> None:
     torch.manual_seed(0)
     layer, x = int8(torch.randn(24, 48)), torch.randn(5, 48)
     before = exact(layer, x)
@@ -109,7 +112,7 @@ def test_row_is_the_same_alone_and_in_a_batch(product: Product, rows: int) -> No
 
 
 def test_largest_weights_and_activations_stay_within_32_bits(product: Product) -> None:
-    """13824 columns, as in a 13B, all of them at their largest: the worst sum there can be."""
+    """13824 columns, as in a 13B, all of them at their largest: the largest possible sum."""
     layer, x = int8(torch.ones(8, 13824)), torch.ones(2, 13824)
     x[1] *= -1e30
     torch.testing.assert_close(product(layer, x), exact(layer, x).float(), rtol=1e-3, atol=0)
@@ -124,7 +127,7 @@ def test_bias_is_added(product: Product) -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_number_that_is_none_spoils_its_own_row_and_says_so(product: Product, bad: float) -> None:
+def test_not_a_number_makes_its_own_row_nan(product: Product, bad: float) -> None:
     layer, x = int8(torch.randn(24, 48)), torch.randn(6, 48)
     clean = product(layer, x).clone()
     x[2, 5] = bad
@@ -141,7 +144,7 @@ def test_zero_rows_give_zero(product: Product) -> None:
 
 
 @pytest.mark.parametrize("size", [1e-38, 1e30])
-def test_very_small_and_very_large_activations_keep_their_digits(
+def test_very_small_and_very_large_activations_keep_their_precision(
     product: Product, size: float
 ) -> None:
     torch.manual_seed(5)
@@ -150,6 +153,6 @@ def test_very_small_and_very_large_activations_keep_their_digits(
     assert bool(((y - exact(layer, x)).abs() <= bound(layer, x) + 1e-40).all())
 
 
-def test_view_with_gaps_is_read_right(product: Product) -> None:
+def test_strided_input_is_read_correctly(product: Product) -> None:
     layer, x = int8(torch.randn(24, 48)), torch.randn(6, 96)
     assert torch.equal(product(layer, x[:, ::2]), product(layer, x[:, ::2].clone()))

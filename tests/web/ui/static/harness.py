@@ -15,6 +15,7 @@ from playwright.sync_api import Locator, Page
 
 from model.config.settings import CHECKOUT
 from tests.web.browser import PATIENCE
+from web.ui.custom_components import script_texts
 
 HERE = Path(__file__).parent
 STATIC = CHECKOUT / "web" / "ui" / "static"
@@ -29,6 +30,14 @@ class Handler(SimpleHTTPRequestHandler):
         if name.startswith("page/"):
             return str(STATIC / name.removeprefix("page/"))
         return str(HERE / (name if name == "harness.js" else "harness.html"))
+
+    def do_GET(self) -> None:
+        if self.path != "/texts.json":
+            return super().do_GET()
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(script_texts()).encode())
+        return None
 
     def log_message(self, *args: Any) -> None:
         """Nothing is logged."""

@@ -54,7 +54,7 @@ def kinds(harness: Harness) -> list[str]:
 def test_the_server_takes_every_action_as_it_is_posted(harness: Harness) -> None:
     known = Actions(*[MagicMock() for _ in range(6)]).known
     harness.page.evaluate("Object.assign(harness.values, {scale: '', seed: null})")
-    harness.event(filled="c1")
+    harness.event(loaded_chat="c1")
     harness.box.fill("Ahoy")
     posted = []
     for kind, (body, _) in known.items():
@@ -69,12 +69,12 @@ def test_the_server_takes_every_action_as_it_is_posted(harness: Harness) -> None
 
 def test_what_is_sent_with_a_message(opened: Open) -> None:
     harness = opened("?chat=c1")
-    harness.event(filled="c1")
+    harness.event(loaded_chat="c1")
     harness.box.fill("Ahoy")
     harness.control("send", adapter="pirate", temperature=0.5, scale="")
     (action,) = harness.actions(form=True)
     assert action["text"] == "Ahoy"
-    chosen = {"filled": "c1", "adapter": "pirate", "temperature": 0.5, "scale": None}
+    chosen = {"loaded_chat": "c1", "adapter": "pirate", "temperature": 0.5, "scale": None}
     assert action["form"].items() >= chosen.items()
 
 
@@ -166,15 +166,17 @@ def test_a_preset_s_sliders_are_settings_of_the_chat(harness: Harness) -> None:
 
 
 def test_controls_are_about_the_chat_that_filled_them(harness: Harness) -> None:
-    harness.event(filled="c1", controls=[[0, {"visible": False}], [1, {"value": "x"}]])
+    harness.event(loaded_chat="c1", controls=[[0, {"visible": False}], [1, {"value": "x"}]])
     harness.control("settings")
-    harness.answer("actions/open", filled="c2")
+    harness.answer("actions/open", loaded_chat="c2")
     act(harness, "open", id="c2")
     harness.control("settings")
-    harness.answer("actions/new_chat", filled="")
+    harness.answer("actions/new_chat", loaded_chat="")
     act(harness, "new_chat")
     harness.control("settings")
-    forms = [action["form"]["filled"] for action in harness.actions(form=True) if "form" in action]
+    forms = [
+        action["form"]["loaded_chat"] for action in harness.actions(form=True) if "form" in action
+    ]
     assert forms == ["c1", "c2", ""]
     assert len(harness.page.evaluate("harness.updates")) == 1
 
@@ -285,7 +287,7 @@ def test_an_export_that_is_refused(harness: Harness) -> None:
 def test_imports_come_one_after_another_beside_the_rest(harness: Harness) -> None:
     harness.answer("import", held=True)
     harness.refuse("import", "These are no chats.")
-    harness.answer("import", say="Imported.", chat="c9", filled="c9")
+    harness.answer("import", say="Imported.", chat="c9", loaded_chat="c9")
     harness.page.evaluate(IMPORT, ["1", "2", "3"])
     act(harness, "new_chat")
     assert [post["path"] for post in harness.posts()] == ["page/import", "page/actions/new_chat"]

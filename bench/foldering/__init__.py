@@ -1,1 +1,0 @@
-"""What `bench/folders.py` makes before it measures."""

@@ -1,1 +1,0 @@
-"""What `bench/training.py` measures beside."""
