@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from model.translations import LocalizedText, load_text
 from model.types import FinishReason, RequestError, Sampling
 from web.chats.store.chat_store import ChatStore
 from web.chats.store.models import (
@@ -37,6 +38,7 @@ from web.chats.transfer.import_file import read_chats
 SETTINGS = ChatSettings("古文", 0.5, "alpaca", "你是诗人。", Sampling(seed=4, stop=("。",)))
 RUN = GenerationRun(SETTINGS, "base", "int4", "abc", FinishReason.STOP, completion_tokens=9)
 CHAT = Chat("chat", "夜 *思*", 10.0, 20.0, "q2", SETTINGS)
+CHAT_WITHOUT_HEAD = replace(CHAT, head=None)
 
 
 def message(name: str, parent: str | None, text: str, **fields: Any) -> ChatMessage:
@@ -119,6 +121,18 @@ def test_streaming_reply_is_interrupted_in_a_file() -> None:
     states = [message.state for message in edited[0].messages]
     assert MessageState.INTERRUPTED in states
     assert MessageState.STREAMING not in states
+
+
+@pytest.mark.parametrize("reason", ["short", "long " * 100])
+def test_error_is_imported_with_its_code_or_as_a_sentence(reason: str) -> None:
+    """The JSON of a long one was cut, and shown as it was."""
+    error = LocalizedText("db_error", {"place": "chats", "error": reason})
+    failed = message("a", None, "", state=MessageState.FAILED, error=error.dump())
+    (chat,) = from_json(to_json([(CHAT_WITHOUT_HEAD, (), [failed])]))
+    (imported,) = chat.messages
+    shown = load_text(imported.error).full()
+    assert shown == error.full()[: import_models.MAX_ERROR]
+    assert (imported.error == error.dump()) == (reason == "short")
 
 
 def test_list_of_exports_is_read() -> None:
