@@ -17,7 +17,7 @@ from model.serving.background_loader import Load
 from model.serving.manager import ModelManager
 from model.text.prompt import PromptTemplate, load_templates
 from model.text.tokenizer import TextSpan
-from model.translations import LocalizedText
+from model.translations import LocalizedText, verbatim
 from model.types import (
     AdapterError,
     Delta,
@@ -87,7 +87,7 @@ class FakeEngine:
 
     def prepare(self, adapter: str, digest: str) -> PreparedAdapter:
         if adapter == "unreadable":
-            raise AdapterError("The adapter 'unreadable' cannot be read")
+            raise AdapterError(verbatim("The adapter 'unreadable' cannot be read"))
         self.loaded = (*(name for name in self.loaded if name != adapter), adapter)
         return PreparedAdapter(adapter, digest)
 

@@ -26,7 +26,7 @@ from bench.scaling.report import LoadCost, Loading, ScaleFigures, SingleUser, ta
 from model.engine.kv_cache import SequenceCache
 from model.layers.llama import Llama, SequenceSlice
 from tests.bench.conftest import Start
-from tests.model.layers.kernels.conftest import GROUPED, make_model
+from tests.model.layers.conftest import GROUPED, make_model
 
 SIZES = ["--hidden", "64", "--heads", "4", "--intermediate", "96", "--layers", "2"]
 TINY = [*SIZES, "--vocab", "320", "--steps", "1"]

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from model.translations import verbatim
 from model.types import Emit, EngineRequest, LinlyError
 from terminal import batch
 from terminal.jsonl import BatchRow
@@ -366,7 +367,7 @@ def test_a_full_disk_is_one_sentence(source: Path) -> None:
 
 def test_a_model_that_does_not_load_is_one_sentence(source: Path, target: Path) -> None:
     with pytest.raises(LinlyError, match="nothing there"):
-        run(source, target, fail=LinlyError("nothing there"))
+        run(source, target, fail=LinlyError(verbatim("nothing there")))
 
 
 def test_the_default_wishes_are_those_of_a_chat() -> None:

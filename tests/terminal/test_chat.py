@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from model.translations import verbatim
 from model.types import (
     BusyError,
     Delta,
@@ -129,7 +130,7 @@ def test_ctrl_c_before_the_first_word_gives_the_question_back() -> None:
 
 class Full(FakeEngine):
     def submit(self, request: EngineRequest, emit: Emit) -> None:
-        raise BusyError("256 replies are waiting already", "Try again in about 5 s.")
+        raise BusyError(verbatim("256 replies are waiting already", "Try again in about 5 s."))
 
 
 class Surprising(FakeEngine):

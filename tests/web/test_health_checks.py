@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from model.translations import verbatim
 from model.types import EngineStatus, LinlyError, NotReadyError
 from tests.fake import FakeEngine, echo, fake_manager
 from web.health_checks import (
@@ -76,7 +77,7 @@ def test_without_checks_all_is_well() -> None:
 
 
 def test_the_first_problem_is_reported(part: Part) -> None:
-    part.error = LinlyError("The disk with /data/chats is full", "Make room.")
+    part.error = LinlyError(verbatim("The disk with /data/chats is full", "Make room."))
     other = Part()
     other.error = KeyError("secret")
     checks = HealthChecks(
@@ -92,7 +93,7 @@ def test_results_are_kept_for_a_second(part: Part, clock: Clock) -> None:
     for _ in range(100):
         assert problem(checks) is None
     assert part.runs == 1
-    part.error = LinlyError("torn")
+    part.error = LinlyError(verbatim("torn"))
     clock.now += 1
     assert problem(checks) == "torn"
     assert part.runs == 2
@@ -135,7 +136,7 @@ def test_a_check_that_begins_to_hang_keeps_nobody_waiting(
 def test_changes_are_logged(part: Part, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     checks = checked(part, clock)
     with caplog.at_level(logging.WARNING, "linly.health"):
-        for error in (None, None, LinlyError("torn"), LinlyError("torn"), None):
+        for error in (None, None, LinlyError(verbatim("torn")), LinlyError(verbatim("torn")), None):
             part.error = error
             clock.now += 1
             problem(checks)

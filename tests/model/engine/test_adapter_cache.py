@@ -10,6 +10,7 @@ import torch
 
 from model.engine.adapter_cache import AdapterCache
 from model.layers.lora import FloatPair, Lora
+from model.translations import verbatim
 from model.types import AdapterError
 
 SIZE = 64  # bytes of each adapter here
@@ -33,7 +34,7 @@ class Loader:
             self.started[name].set()
             assert self.gates[name].wait(20)
         if self.fails:
-            raise AdapterError("torn")
+            raise AdapterError(verbatim("torn"))
         return Lora({(0, "q_proj"): FloatPair(torch.zeros(2, 4), torch.zeros(4, 2), 1.0)})
 
 

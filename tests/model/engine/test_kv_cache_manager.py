@@ -249,7 +249,7 @@ def test_a_prompt_beyond_the_budget_is_refused(engine: MakeEngine) -> None:
     with engine(3) as tiny:
         reply = tiny.ask(random_tokens(49, 0)).wait()
         assert reply.last.finish_reason is FinishReason.ERROR
-        assert "not enough memory" in (reply.last.error or "")
+        assert "not enough memory" in str(reply.last.error)
         assert (
             tiny.ask(random_tokens(48, 0), sampling=Sampling(max_tokens=1)).wait().last.error
             is None

@@ -14,6 +14,7 @@ from model.engine.heartbeat import Heartbeat
 from model.engine.local_engine import PREFILL_CHUNK
 from model.engine.sampler import Floats
 from model.layers.llama import SequenceSlice
+from model.translations import LocalizedText
 from model.types import BusyError, Delta, EngineError, FinishReason, Sampling
 from tests.model.engine.running import ForwardRecorder, Reply, Running, running
 from tests.tiny import make_adapter
@@ -85,7 +86,7 @@ def test_a_failing_step_ends_only_its_sequence(
     healthy = tiny.ask(PROMPT, sampling=LONG)
     broken = tiny.ask(tuple(range(5, 105)))
     assert broken.wait().last.finish_reason is FinishReason.ERROR
-    assert "not enough memory" in (broken.last.error or "")
+    assert "not enough memory" in str(broken.last.error)
     assert completed(healthy.wait()) == 200
     assert tiny.engine.status().error is None
 
@@ -107,7 +108,7 @@ def test_the_sequence_that_makes_a_step_fail_ends_alone(
     replies = [tiny.ask(prompt, name=str(i)) for i, prompt in enumerate((short, long, short[:5]))]
     assert [reply.wait().ids for reply in replies[::2]] == expected
     assert replies[1].wait().last.finish_reason is FinishReason.ERROR
-    assert "boom" in (replies[1].last.error or "")
+    assert "boom" in str(replies[1].last.error)
     assert len(replies[1].ids) == 10
 
 
@@ -138,7 +139,7 @@ def test_the_error_of_a_dying_thread_is_reported(
     assert reply.last.finish_reason is FinishReason.ERROR
     with pytest.raises(EngineError, match="a fault of the program"):
         tiny.ask(PROMPT)
-    assert "a fault of the program" in (tiny.engine.status().error or "")
+    assert "a fault of the program" in str(tiny.engine.status().error)
 
 
 def test_a_long_prompt_does_not_stall_the_others(
@@ -255,6 +256,6 @@ def test_a_thread_that_has_ended_is_an_error(
     tiny: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiny.engine._thread, "is_alive", lambda: False)
-    assert tiny.engine.status().error == "The engine stopped: its thread has ended"
+    assert tiny.engine.status().error == LocalizedText("engine_thread_ended")
     monkeypatch.undo()
     assert tiny.engine.status().error is None

@@ -13,7 +13,7 @@ from torch import Tensor
 from model.engine.kv_cache import SequenceCache
 from model.layers.llama import Llama, LlamaShape, SequenceSlice
 from model.layers.lora import Lora, int8_pair
-from tests.model.layers.kernels.conftest import GROUPED, SHAPES, MakeDecoder, make_model
+from tests.model.layers.conftest import GROUPED, SHAPES, MakeDecoder, make_model
 
 TOLERANCE = 2e-3  # of the logits' spread: float16 keys and values, and another order of sums
 PROMPTS = [

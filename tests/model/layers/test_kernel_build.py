@@ -19,7 +19,7 @@ from model.engine.kv_cache import SequenceCache
 from model.layers import kernel_build
 from model.layers.kernel_build import DONE, KernelBuild, build_folder, supported
 from model.layers.llama import Llama, SequenceSlice
-from tests.model.layers.kernels.conftest import GROUPED, make_model
+from tests.model.layers.conftest import GROUPED, make_model
 
 COMPILE_SECONDS = 120  # compiling takes about ten
 
@@ -93,7 +93,7 @@ llvm_ir.HOST_ISA = getattr(llvm_ir, sys.argv[2])
 import torch
 from llvmlite.binding import get_host_cpu_features
 from tests.model.layers import test_compiled_decoder as test_decoder
-from tests.model.layers.kernels.conftest import SHAPES, make_model
+from tests.model.layers.conftest import SHAPES, make_model
 from tests.model.layers.kernels.test_int8_gemm import bound, exact, int8, multiplier
 from model.layers.kernels import weighted_sum_ir
 from model.layers.compiled_decoder import Decoder

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from model.layers.lora import FloatPair, Int8Pair, int8_pair
-from tests.model.layers.kernels.conftest import GROUPED, make_model
+from tests.model.layers.conftest import GROUPED, make_model
 
 RANKS = [1, 3, 8, 16, 17, 64]
 

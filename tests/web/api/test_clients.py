@@ -14,6 +14,7 @@ import pytest
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
+from model.translations import verbatim
 from model.types import BusyError, Delta, Emit, EngineRequest, TokenLogprob
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
@@ -28,7 +29,9 @@ class Telling(FakeEngine):
 
     def submit(self, request: EngineRequest, emit: Emit) -> None:
         if request.adapter and request.adapter.name == "linly":
-            raise BusyError("9 replies are waiting already", "Try again.", retry_after=2.2)
+            raise BusyError(
+                verbatim("9 replies are waiting already", "Try again."), retry_after=2.2
+            )
         if request.sampling.logprobs is not None:
             other = TokenLogprob("好", -1.5)
             emit(Delta("你", logprobs=(TokenLogprob("你", -0.5, (other,)),)))

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from model.translations import verbatim
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from web.chats.store.chat_store import ChatStore
@@ -43,7 +44,9 @@ def test_a_store_that_fails_is_not_ready(url: str, monkeypatch: pytest.MonkeyPat
     assert health(url)[1]["status"] == "ready"
 
     def fail(*_: object, **__: object) -> None:
-        raise StoreError("The chats cannot be read or written: the disk is full", "Make room.")
+        raise StoreError(
+            verbatim("The chats cannot be read or written: the disk is full", "Make room.")
+        )
 
     with monkeypatch.context() as broken:
         broken.setattr(ChatStore, "check", fail)

@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from model.serving.manager import ModelManager
+from model.translations import verbatim
 from model.types import EngineRequest, ModelFolderError
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
@@ -294,7 +295,9 @@ def test_health_when_ready(url: str) -> None:
 
 def test_health_and_chat_while_loading_and_after_a_failure() -> None:
     loading = threading.Event()
-    failure = ModelFolderError("The weights of /home/me/model.bin are torn", "Download them again.")
+    failure = ModelFolderError(
+        verbatim("The weights of /home/me/model.bin are torn", "Download them again.")
+    )
     manager = fake_manager(FakeEngine(echo), loading, failure)
     with serving(manager) as url:
         answer = httpx.get(f"{url}/health")

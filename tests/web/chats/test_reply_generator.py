@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from model.translations import verbatim
 from model.types import Delta, Emit, EngineRequest, Queued
 from tests.fake import FakeEngine, echo
 from tests.web.chats.chat_app import ANNA, GREEDY, ChatApp, run, wait_until
@@ -370,7 +371,9 @@ def test_reply_that_cannot_be_saved_now_is_saved_later(
     finish = ChatStore.finish
 
     def fail(*_: object) -> None:
-        raise StoreError("The chats cannot be saved: the disk is full", "Free some space.")
+        raise StoreError(
+            verbatim("The chats cannot be saved: the disk is full", "Free some space.")
+        )
 
     async def chat() -> None:
         monkeypatch.setattr(ChatStore, "finish", fail)

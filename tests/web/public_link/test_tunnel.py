@@ -12,6 +12,7 @@ import pytest
 from gradio import networking, tunneling
 
 from model.config.settings import Settings
+from model.translations import verbatim
 from model.types import ShareError
 from tests.fake import FakeEngine, echo, fake_manager
 from web import access, console
@@ -125,7 +126,7 @@ def test_a_failure_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(port: int) -> str:
-        raise ShareError("No public link: it rained", "The local page goes on.")
+        raise ShareError(verbatim("No public link: it rained", "The local page goes on."))
 
     monkeypatch.setattr(console, "open_tunnel", fail)
     link = PublicLink(LinkRules(), lambda: None)

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from model.translations import verbatim
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from tests.web.page_client import Caller, refused, said
@@ -246,7 +247,7 @@ def test_a_chat_whose_first_question_failed_takes_the_controls(
 
     def once(*args: Any, **named: Any) -> Any:
         monkeypatch.setattr(ReplyGenerator, "begin", begin_reply)
-        raise StoreError("The disk is full")
+        raise StoreError(verbatim("The disk is full"))
 
     monkeypatch.setattr(ReplyGenerator, "begin", once)
     assert said(caller.send("hello")) == "The disk is full."
@@ -261,7 +262,7 @@ def test_a_disk_that_is_gone(caller: Caller, monkeypatch: pytest.MonkeyPatch) ->
     caller.begin("hello")
 
     def gone(*args: Any) -> None:
-        raise StoreError("The chats cannot be read: the disk is gone")
+        raise StoreError(verbatim("The chats cannot be read: the disk is gone"))
 
     monkeypatch.setattr(ChatStore, "chat", gone)
     for kind, values in (("send", {"text": "again"}), ("settings", {}), ("regenerate", {})):

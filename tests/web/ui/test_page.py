@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Browser, expect
 
+from model.translations import verbatim
 from model.types import EngineRequest, ModelFolderError
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
@@ -232,7 +233,7 @@ def test_sending_while_the_model_loads_waits(visit: Serve) -> None:
 
 
 def test_a_failed_load_says_why_and_keeps_the_message(visit: Serve) -> None:
-    failure = ModelFolderError("The weights are torn", "Download them again.")
+    failure = ModelFolderError(verbatim("The weights are torn", "Download them again."))
     chat = visit(FakeEngine(echo), fail=failure)
     expect(chat.page.locator("#notice")).to_contain_text("Download them again.")
     chat.ask("precious words")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from model.translations import verbatim
 from model.types import EngineRequest
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
@@ -260,7 +261,7 @@ def test_a_store_that_cannot_be_read_for_a_while(
     whole = ChatStore.messages
 
     def broken(self: ChatStore, owner: str, number: str) -> dict[str, ChatMessage]:
-        raise StoreError("The chats cannot be read: the disk is gone", "Check that disk.")
+        raise StoreError(verbatim("The chats cannot be read: the disk is gone", "Check that disk."))
 
     monkeypatch.setattr(ChatStore, "messages", broken)
     chat.message.fill("precious")

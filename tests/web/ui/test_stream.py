@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from model.serving.adapter_registry import Adapter
+from model.translations import verbatim
 from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from tests.web.page_client import Caller, Stream, said
@@ -332,7 +333,7 @@ def test_stream_store_that_fails_and_comes_back(
         with monkeypatch.context() as patch:
 
             def gone(*args: Any) -> None:
-                raise StoreError("The chats cannot be read: the disk is gone")
+                raise StoreError(verbatim("The chats cannot be read: the disk is gone"))
 
             patch.setattr(ChatStore, "chats", gone)
             caller.call("language", language="zh")
