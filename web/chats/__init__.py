@@ -1,1 +1,1 @@
-"""What visitors and models said, kept: a tree of messages for each chat."""
+"""Chats that are stored: a tree of messages for each chat, and the replies in the making."""

@@ -24,10 +24,10 @@ YEAR = 365 * 24 * 3600  # seconds; browsers keep a cookie for little longer
 
 @dataclass(frozen=True)
 class Owner:
-    """Owner of chats. Without cookies, `kept` is False: the chats cannot be found again."""
+    """Owner of chats; not `persistent` without cookies, as the chats cannot be found again."""
 
     id: str
-    kept: bool = True
+    persistent: bool = True
 
 
 def owner_of(scope: Mapping[str, Any], account: str, secure: bool = False) -> Owner:
@@ -42,7 +42,7 @@ def owner_of(scope: Mapping[str, Any], account: str, secure: bool = False) -> Ow
     token = _token(scope, secure)
     if token:
         return Owner(f"browser:{hashlib.sha256(token.encode()).hexdigest()[:32]}")
-    return Owner(f"{SESSION}{secrets.token_hex(16)}", kept=False)
+    return Owner(f"{SESSION}{secrets.token_hex(16)}", persistent=False)
 
 
 def visitor_cookie(scope: Mapping[str, Any], secure: bool) -> str:

@@ -140,7 +140,9 @@ class TabSessions:
         """
         tab = self._tabs.get(tab_id)
         # Without a cookie, the tab's id, which only this visitor got, identifies the visitor.
-        same = tab is not None and (tab.owner == owner or not (tab.owner.kept or owner.kept))
+        same = tab is not None and (
+            tab.owner == owner or not (tab.owner.persistent or owner.persistent)
+        )
         if tab is not None and same and tab.guest == guest:
             return tab
         return TabSession(owner, guest, lost=True, on_loop=self.on_loop)

@@ -22,7 +22,7 @@ class VisitorLimits:
     def adapter_exists(self, adapter: str | None) -> bool:
         """Whether there is an adapter, broken or not; True while the model loads. None is the base,
         which always exists."""
-        names = {known.name for known in self._manager.cached_adapters()}
+        names = {cached.name for cached in self._manager.cached_adapters()}
         return not adapter or adapter in names or not self._manager.status().ready
 
     def check_adapter_exists(self, settings: ChatSettings) -> None:

@@ -235,5 +235,5 @@ def sidebar_value(chats: Sequence[Chat], running: Collection[str], visit: TabSes
         "deleted": {"id": visit.deleted_chat.id, "title": visit.deleted_chat.title}
         if visit.deleted_chat
         else None,
-        "kept": visit.owner.kept,
+        "kept": visit.owner.persistent,
     }

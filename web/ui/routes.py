@@ -163,7 +163,7 @@ class Endpoints:
         if not 0 < len(tab) <= MAX_HEADER:
             raise RequestError("page_sent_unknown")
         visit = self._service.tab_sessions.get(tab, visitor.owner, visitor.guest)
-        if visit.lost and not visit.owner.kept:
+        if visit.lost and not visit.owner.persistent:
             raise LostTabError("tab_lost")
         if visit.lost:
             visit.language, visit.may_train = _language(headers), visitor.may_train
@@ -217,7 +217,7 @@ def _reason(error: ValidationError) -> LocalizedText:
 def _key(request: Request) -> str:
     """Whose turn a request waits for: without cookies, a tab is all that is known of a visitor."""
     visitor: Visitor = visitor_of(request.scope)
-    if visitor.owner.kept:
+    if visitor.owner.persistent:
         return visitor.owner.id
     return f"tab:{request.headers.get('x-linly-tab', '')[:MAX_HEADER]}"
 

@@ -49,7 +49,7 @@ class PageService:
         Raises:
             Exception: it cannot.
         """
-        visit = TabSession(Owner("session:health", kept=False))
+        visit = TabSession(Owner("session:health", persistent=False))
         updates = self.layout.controls.encode(self.controls.all(visit))
         json.dumps(updates, ensure_ascii=False).encode()
         self.workers.check()

@@ -128,7 +128,7 @@ class ChatApp:
         run(run_all())
 
     def close(self) -> None:
-        """Ends the model. The store is closed by whoever opened it."""
+        """Ends the model. The caller that opened the store closes it."""
         self.manager.close()
 
 

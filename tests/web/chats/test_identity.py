@@ -100,7 +100,7 @@ def test_cookie_from_before_tls_is_taken_over() -> None:
     assert visitor_cookie(scope(f"{old}; {new}"), True).startswith(f"{SECURE_COOKIE}=uuu")
     assert owner_of(scope(old), "", secure=True) == owner_of(scope(old), "")
     # Without TLS, anyone on the network path could have set it.
-    assert not owner_of(scope(new), "").kept
+    assert not owner_of(scope(new), "").persistent
 
 
 @pytest.mark.parametrize("proxied", [False, True])
@@ -127,15 +127,15 @@ def test_store_contains_no_token(served: tuple[str, Path]) -> None:
 def test_owner_is_the_account_or_else_the_browser() -> None:
     browser = f"{COOKIE}={TOKEN}"
     anna = owner_of(scope(browser), "anna")
-    assert (anna.id, anna.kept) == ("account:anna", True)
+    assert (anna.id, anna.persistent) == ("account:anna", True)
     # With a passphrase, there is no account, whatever name the visitor typed.
     assert owner_of(scope(browser), "") == owner_of(scope(f"a=b; {browser}"), "")
     owner = owner_of(scope(browser), "")
-    assert owner.kept
+    assert owner.persistent
     assert TOKEN not in owner.id
     assert owner != owner_of(scope(f"{COOKIE}={'u' * 43}"), "")
     session = owner_of(scope(f"{COOKIE}=garbage"), "")
-    assert not session.kept
+    assert not session.persistent
     # Each request has another owner: an invalid cookie gives no identity.
     assert session != owner_of(scope(f"{COOKIE}=garbage"), "")
     assert session.id.startswith(SESSION)

@@ -1,1 +1,1 @@
-""""""
+"""Several servers on one store: which of them are alive, and the events between them."""

@@ -110,21 +110,6 @@ class Replica:
         """The process of PostgreSQL's that serves the connection."""
         return self._connection.info.backend_pid
 
-    @property
-    def pending_count(self) -> int:
-        """How many events are not yet published."""
-        return len(self._pending)
-
-    @property
-    def recent_stop_count(self) -> int:
-        """How many stops were published and may be published again."""
-        return len(self._recent_stops)
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
-
     def alive(self, server: str) -> bool:
         """Whether the process with the id `server` is alive.
 

@@ -1,1 +1,1 @@
-""""""
+"""The chat store, in SQLite or PostgreSQL."""

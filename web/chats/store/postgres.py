@@ -310,5 +310,5 @@ def _table_exists(connection: Connection, table: str) -> bool:
 
 
 def _run(connection: Connection, statement: str) -> None:
-    """Executes a statement as it is, without parameters, whatever looks like one."""
+    """Executes a statement as it is, without parameters, also where it seems to have some."""
     connection.execution_options(no_parameters=True).exec_driver_sql(statement)

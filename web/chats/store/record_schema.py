@@ -103,13 +103,13 @@ class RecordSchema(Generic[Record]):
         """Returns the fields of an object that are valid, each by itself."""
         if not isinstance(value, dict):
             return {}
-        found = {key: value[key] for key in self._keys if key in value}
-        found |= {
-            key: schema._valid_part(found[key])
+        present = {key: value[key] for key in self._keys if key in value}
+        present |= {
+            key: schema._valid_part(present[key])
             for key, schema in self._nested.items()
-            if key in found
+            if key in present
         }
-        return {key: field for key, field in found.items() if self._is_valid({key: field})}
+        return {key: field for key, field in present.items() if self._is_valid({key: field})}
 
     def _is_valid(self, value: dict[str, Any]) -> bool:
         try:

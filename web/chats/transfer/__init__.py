@@ -1,1 +1,1 @@
-""""""
+"""Files of chats: export and import."""

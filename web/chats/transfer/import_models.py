@@ -21,13 +21,13 @@ from pydantic import (
     model_validator,
 )
 
-from model.translations import LocalizedText
+from model.translations import MAX_STORED, LocalizedText, load_text
 from model.types import RequestError, Role
 from web.chats.store.models import MessageState, check_length, collapse_whitespace, sanitize_text
 
 MAX_CHAT_MESSAGES = 10_000
 MAX_ROLE = 20  # characters that are compared
-MAX_ERROR = 300  # characters: few of the program's own sentences are longer
+MAX_ERROR = 300  # characters: few of the program's own errors are longer
 MAX_RUNS = 100  # of one reply: it has one more each time that it is continued
 ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 SPEAKERS: dict[str, Role] = {  # also those of training data, in lower case
@@ -125,6 +125,13 @@ def _state(value: object) -> MessageState:
     return MessageState.INTERRUPTED if state is MessageState.STREAMING else state
 
 
+def _error(text: str) -> str:
+    """Bounds a stored error. Of a longer one the sentence is cut, not the JSON with its code."""
+    if MAX_ERROR < len(text) <= MAX_STORED:
+        text = load_text(text).full()
+    return sanitize_text(text[:MAX_ERROR])
+
+
 def _past_time(value: object, info: ValidationInfo) -> float:
     """Bounds a time by now. It may be an integer that is too large for a float."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
@@ -180,7 +187,7 @@ class ExportedMessage(ImportModel):
     parent: str | None = None
     state: Annotated[MessageState, BeforeValidator(_state)] = MessageState.DONE
     created: Time
-    error: Annotated[str, AfterValidator(lambda error: sanitize_text(error[:MAX_ERROR]))] = ""
+    error: Annotated[str, AfterValidator(_error)] = ""
     comparison: str | None = None
     runs: Annotated[list[Any], AfterValidator(_bound_runs)] = Field(default_factory=list)
     repeats: str = ""

@@ -13,7 +13,6 @@ from tests.web.chats.chat_app import (
     GREEDY,
     SECONDS,
     ChatApp,
-    block_until,
     run,
     wait_until,
 )
@@ -37,25 +36,25 @@ def test_late_stop_ends_only_the_reply_that_it_names(
     replicas: Replicas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And one that could not be published in time is dropped."""
-    here, there = replicas
+    local, remote = replicas
     events: list[ReplicaEvent | None] = []
 
     async def chat() -> None:
-        here.chat_service.send(here.tab, "hello", GREEDY)
-        here.chat_service.on_replica_event(
-            ReplicaEvent(owner_digest(ANNA), here.chat, "an earlier reply")
+        local.chat_service.send(local.tab, "hello", GREEDY)
+        local.chat_service.on_replica_event(
+            ReplicaEvent(owner_digest(ANNA), local.chat, "an earlier reply")
         )
-        (job,) = here.reply_generator.active_in_chat(here.chat)
+        (job,) = local.reply_generator.active_in_chat(local.chat)
         assert not job.stopped
-        replica_of(here).subscribe(events.append)
+        replica_of(local).subscribe(events.append)
         monkeypatch.setattr(postgres_replica, "STOP_SECONDS", -1.0)
-        there.reply_generator.stop(ANNA, here.chat)
-        replica_of(there).publish(LAST)
+        remote.reply_generator.stop(ANNA, local.chat)
+        replica_of(remote).publish(LAST)
         await wait_until(lambda: LAST in events)
-        here.chat_service.on_replica_event(
-            ReplicaEvent(owner_digest(ANNA), here.chat, job.message.id)
+        local.chat_service.on_replica_event(
+            ReplicaEvent(owner_digest(ANNA), local.chat, job.message.id)
         )
-        await here.replies_ended()
+        await local.replies_ended()
 
     run(chat())
     assert not [event for event in events if event and event.stop]
@@ -65,19 +64,19 @@ def test_event_that_the_server_refuses_is_dropped(
     replicas: Replicas, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It was published again and again, each time on a new connection."""
-    here, there = replicas
-    connection = replica_of(there).backend_pid
+    local, remote = replicas
+    connection = replica_of(remote).backend_pid
     events: list[ReplicaEvent | None] = []
 
     async def chat() -> None:
-        replica_of(here).subscribe(events.append)
-        replica_of(there).publish(ReplicaEvent("x" * 9000))
+        replica_of(local).subscribe(events.append)
+        replica_of(remote).publish(ReplicaEvent("x" * 9000))
         await wait_until(lambda: "takes no events" in caplog.text)
-        replica_of(there).publish(LAST)
+        replica_of(remote).publish(LAST)
         await wait_until(lambda: LAST in events)
 
     run(chat())
-    assert replica_of(there).backend_pid == connection
+    assert replica_of(remote).backend_pid == connection
     assert "does not answer" not in caplog.text
 
 
@@ -112,28 +111,28 @@ def test_reply_that_grew_redraws_only_the_tabs_that_show_it() -> None:
 
 def test_tabs_are_redrawn_after_a_lost_connection(replicas: Replicas, url: str) -> None:
     """Events that were published meanwhile are missed."""
-    here, _ = replicas
+    local, _ = replicas
 
     async def chat() -> None:
-        here.subscribe()
-        here.tab.chats_changed.clear()
+        local.subscribe()
+        local.tab.chats_changed.clear()
         await asyncio.to_thread(cut_off, url)
-        await here.redraw_requested()
+        await local.redraw_requested()
 
     run(chat())
 
 
 def test_replica_receives_the_others_events_once(replicas: Replicas) -> None:
     """But not its own."""
-    here, there = replicas
+    local, remote = replicas
     events: list[ReplicaEvent | None] = []
 
     async def chat() -> None:
-        replica_of(here).subscribe(events.append)
-        replica_of(here).publish(ReplicaEvent("mine"))
+        replica_of(local).subscribe(events.append)
+        replica_of(local).publish(ReplicaEvent("mine"))
         for number in range(50):
-            replica_of(there).publish(ReplicaEvent(str(number % 3)))
-        replica_of(there).publish(LAST)
+            replica_of(remote).publish(ReplicaEvent(str(number % 3)))
+        replica_of(remote).publish(LAST)
         await wait_until(lambda: LAST in events)
 
     run(chat())
@@ -141,21 +140,21 @@ def test_replica_receives_the_others_events_once(replicas: Replicas) -> None:
 
 
 def test_event_contains_no_owner_s_name(replicas: Replicas, url: str) -> None:
-    here, _ = replicas
+    local, _ = replicas
     with psycopg.connect(url, autocommit=True) as listening:
         listening.execute(f"LISTEN {CHANNEL}")
-        here.tab_sessions.notify_changed(ANNA)
+        local.tab_sessions.notify_changed(ANNA)
         (notify,) = listening.notifies(timeout=SECONDS, stop_after=1)
     assert from_json(notify.payload) == ReplicaEvent(owner_digest(ANNA))
     assert "anna" not in notify.payload
 
 
 def test_invalid_events_of_other_programs_are_ignored(replicas: Replicas, url: str) -> None:
-    here, _ = replicas
+    local, _ = replicas
     events: list[ReplicaEvent | None] = []
 
     async def chat() -> None:
-        replica_of(here).subscribe(events.append)
+        replica_of(local).subscribe(events.append)
         for payload in ("", "no JSON", "[]", "null", "{}", '{"owner": [1]}', '"x"', "[" * 7000):
             await asyncio.to_thread(do, url, f"NOTIFY {CHANNEL}, '{payload}'")
         await asyncio.to_thread(do, url, f"NOTIFY {CHANNEL}, '{to_json(LAST)}'")
@@ -165,16 +164,24 @@ def test_invalid_events_of_other_programs_are_ignored(replicas: Replicas, url: s
     assert None not in events
 
 
-def test_thread_goes_on_after_the_event_loop_has_ended(replicas: Replicas) -> None:
-    here, there = replicas
+def test_thread_goes_on_after_the_event_loop_has_ended(replicas: Replicas, url: str) -> None:
+    local, remote = replicas
+    events: list[ReplicaEvent | None] = []
 
     async def subscribe() -> None:
-        here.subscribe()
+        local.subscribe()
+
+    async def subscribe_again() -> None:
+        replica_of(local).subscribe(events.append)
+        replica_of(remote).publish(LAST)
+        await wait_until(lambda: LAST in events)
 
     run(subscribe())
-    there.tab_sessions.notify_changed(ANNA)
-    block_until(lambda: replica_of(there).pending_count == 0)
-    assert replica_of(here).is_running
+    with psycopg.connect(url, autocommit=True) as listening:
+        listening.execute(f"LISTEN {CHANNEL}")
+        remote.tab_sessions.notify_changed(ANNA)
+        assert list(listening.notifies(timeout=SECONDS, stop_after=1))
+    run(subscribe_again())
 
 
 def test_events_of_owners_with_lone_surrogates() -> None:

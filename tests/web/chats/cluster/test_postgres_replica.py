@@ -63,22 +63,22 @@ sys.stdin.read()
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_reply_of_a_killed_server_is_interrupted(open_replica: OpenReplica, url: str) -> None:
     """The other server marks it at once, without a restart."""
-    here = open_replica()
+    handle = open_replica()
     child = subprocess.Popen(
         [sys.executable, "-c", STREAM_A_REPLY, url], cwd=CHECKOUT, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
     with child:
         assert child.stdout
-        there = child.stdout.readline().strip()
-        assert here.lock.alive(there)
-        here.mark_interrupted_replies()
-        assert here.store.message(ANNA, "a")[1].state is MessageState.STREAMING
+        killed = child.stdout.readline().strip()
+        assert handle.lock.alive(killed)
+        handle.mark_interrupted_replies()
+        assert handle.store.message(ANNA, "a")[1].state is MessageState.STREAMING
         child.send_signal(signal.SIGKILL)
         child.wait(SECONDS)
-        block_until(lambda: not here.lock.alive(there))
-    here.mark_interrupted_replies()
-    reply = here.store.message(ANNA, "a")[1]
+        block_until(lambda: not handle.lock.alive(killed))
+    handle.mark_interrupted_replies()
+    reply = handle.store.message(ANNA, "a")[1]
     assert (reply.state, reply.text) == (MessageState.INTERRUPTED, "床前")
 
 
@@ -220,5 +220,5 @@ def test_replica_that_cannot_connect_leaves_nothing_open(
     monkeypatch.setattr(Replica, "_connect", fail)
     with pytest.raises(StoreError):
         Replica(postgres)
-    assert all(one.fileno() == -1 for one in sockets)
+    assert all(opened.fileno() == -1 for opened in sockets)
     postgres.close()

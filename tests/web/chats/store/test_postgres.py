@@ -200,7 +200,7 @@ def test_threads_wait_briefly_for_a_connection(url: str, monkeypatch: pytest.Mon
 
 
 def test_threads_share_connections(url: str) -> None:
-    """Each connection is returned to the pool, whatever happens with it."""
+    """Each connection is returned to the pool, also after an error."""
     errors: list[BaseException] = []
     with closing(store_at(url)) as store:
         chat = store.create(MEI, "title", ChatSettings()).id

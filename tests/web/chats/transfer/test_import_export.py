@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from model.translations import LocalizedText, load_text
 from model.types import FinishReason, RequestError, Sampling
 from web.chats.store.chat_store import ChatStore
 from web.chats.store.models import (
@@ -37,6 +38,7 @@ from web.chats.transfer.import_file import read_chats
 SETTINGS = ChatSettings("古文", 0.5, "alpaca", "你是诗人。", Sampling(seed=4, stop=("。",)))
 RUN = GenerationRun(SETTINGS, "base", "int4", "abc", FinishReason.STOP, completion_tokens=9)
 CHAT = Chat("chat", "夜 *思*", 10.0, 20.0, "q2", SETTINGS)
+CHAT_WITHOUT_HEAD = replace(CHAT, head=None)
 
 
 def message(name: str, parent: str | None, text: str, **fields: Any) -> ChatMessage:
@@ -45,8 +47,8 @@ def message(name: str, parent: str | None, text: str, **fields: Any) -> ChatMess
 
 
 MESSAGES = {
-    one.id: one
-    for one in (
+    sample.id: sample
+    for sample in (
         message("q1", None, "写一首诗 🦙\n\n# 标题"),
         message("a1", "q1", "床前明月光", comparison="c", runs=(RUN,)),
         message("a2", "q1", "春眠不觉晓", comparison="c", state=MessageState.CUT, runs=(RUN, RUN)),
@@ -98,17 +100,17 @@ def test_imported_export_is_as_it_was(tmp_path: Path) -> None:
     assert "写一首诗 🦙" in text
     imported = from_json(text)
     expected = {**MESSAGES, "a4": replace(MESSAGES["a4"], state=MessageState.INTERRUPTED)}
-    for one in imported:
-        assert with_old_ids(one) == ImportedChat(CHAT, tuple(expected.values()), (VOTE,))
+    for chat_of_file in imported:
+        assert with_old_ids(chat_of_file) == ImportedChat(CHAT, tuple(expected.values()), (VOTE,))
     with closing(ChatStore(tmp_path / "chats.db")) as store:
-        kept = store.import_chats("mei", imported)
-        for chat, one in zip(kept, imported, strict=True):
-            assert chat == one.chat == store.chat("mei", chat.id)
-            assert tuple(store.messages("mei", chat.id).values()) == one.messages
+        stored = store.import_chats("mei", imported)
+        for chat, chat_of_file in zip(stored, imported, strict=True):
+            assert chat == chat_of_file.chat == store.chat("mei", chat.id)
+            assert tuple(store.messages("mei", chat.id).values()) == chat_of_file.messages
         votes = store.votes("mei")
-        assert sorted(v.chat for v in votes) == sorted(chat.id for chat in kept)
+        assert sorted(v.chat for v in votes) == sorted(chat.id for chat in stored)
         again = from_json("".join(export_chats(store, "mei")))
-    assert [with_old_ids(one) for one in again] == [with_old_ids(c) for c in imported]
+    assert list(map(with_old_ids, again)) == list(map(with_old_ids, imported))
 
 
 def test_streaming_reply_is_interrupted_in_a_file() -> None:
@@ -119,6 +121,18 @@ def test_streaming_reply_is_interrupted_in_a_file() -> None:
     states = [message.state for message in edited[0].messages]
     assert MessageState.INTERRUPTED in states
     assert MessageState.STREAMING not in states
+
+
+@pytest.mark.parametrize("reason", ["short", "long " * 100])
+def test_error_is_imported_with_its_code_or_as_a_sentence(reason: str) -> None:
+    """The JSON of a long one was cut, and shown as it was."""
+    error = LocalizedText("db_error", {"place": "chats", "error": reason})
+    failed = message("a", None, "", state=MessageState.FAILED, error=error.dump())
+    (chat,) = from_json(to_json([(CHAT_WITHOUT_HEAD, (), [failed])]))
+    (imported,) = chat.messages
+    shown = load_text(imported.error).full()
+    assert shown == error.full()[: import_models.MAX_ERROR]
+    assert (imported.error == error.dump()) == (reason == "short")
 
 
 def test_list_of_exports_is_read() -> None:
