@@ -70,7 +70,7 @@ class FakeEngine:
     accepts_token_ids: bool = True
     context_length: int = 2000
     ticking: bool = False
-    error: str | None = None
+    error: LocalizedText | None = None
     requests: list[EngineRequest] = field(default_factory=list)
     read: list[EngineRequest] = field(default_factory=list)
     emitted: dict[str, int] = field(default_factory=dict)

@@ -63,28 +63,34 @@ class KernelBuild:
             self._folder = build_folder(_temporary_folder())
         self._child: subprocess.Popen[bytes] | None = None
         self._cancelled = False
+        self._thread: threading.Thread | None = None
         if not (self._folder / DONE).is_file():
             self._child = _compile(self._folder)
             atexit.register(self.cancel)
 
     def cancel(self) -> None:
-        """End the child process: its result is not needed."""
+        """End the child process and the thread that waits for it: its result is not needed.
+
+        The thread must not be left to the interpreter's end, which would abort the process.
+        """
         self._cancelled = True
         if self._child:
             self._child.kill()
             self._child.wait()
+        if self._thread:
+            self._thread.join()
 
     def attach_when_ready(
         self, model: Llama, threads: int, max_rows: int, max_sequences: int
     ) -> None:
         """Give `model` its compiled decoding as soon as it is ready; until then torch serves."""
-        thread = threading.Thread(
+        self._thread = threading.Thread(
             target=self._attach,
             args=(model, threads, max_rows, max_sequences),
             name="kernels",
             daemon=True,
         )
-        thread.start()
+        self._thread.start()
 
     def wait(self) -> bool:
         """Block until the machine code is on disk; False if it could not be made."""

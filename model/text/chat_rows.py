@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from model.text.prompt import PromptTemplate
 from model.types import Message, Role
+
+if TYPE_CHECKING:
+    from model.text.prompt import PromptTemplate
 
 # Roles by the names that OpenAI, ShareGPT and other programs give them, in lower case.
 ROLES: Mapping[str, Role] = {

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from model.translations import LocalizedText
 from model.types import Emit, EngineRequest, LinlyError
 from terminal import batch
 from terminal.batch import WINDOW, Record, in_order
@@ -111,7 +112,7 @@ class StoppingEngine(FakeEngine):
 
     def submit(self, request: EngineRequest, emit: Emit) -> None:
         if "question 4" in "".join(map(chr, request.prompt_ids)):
-            self.error = "The engine stopped: out of memory"
+            self.error = LocalizedText("engine_stopped", {"error": "out of memory"})
         super().submit(request, emit)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,6 +159,19 @@ def test_cancelled_build_leaves_no_process(
     assert build._child.stdout is not None
     build._child.stdout.close()
     assert build._child.returncode != 0
+
+
+def test_cancelling_ends_the_thread_that_waits_for_the_compilation(
+    tmp_path: Path, model: Llama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python aborted at its end while that daemon thread was waiting."""
+    fake_compiler(monkeypatch, "import time; time.sleep(600)")
+    build = KernelBuild(tmp_path)
+    build.attach_when_ready(model, 1, 8, 2)
+    assert "kernels" in {thread.name for thread in threading.enumerate()}
+    build.cancel()
+    assert "kernels" not in {thread.name for thread in threading.enumerate()}
+    assert model.decoder is None
 
 
 def test_changed_sources_are_compiled_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from model import base_resolver
 from model.base_resolver import find_base
 from model.config.settings import CHECKOUT, Settings
-from model.serving import local_backend
 from model.serving.local_backend import check_early
 from model.types import ModelFolderError, Phase
 
@@ -26,7 +26,7 @@ def test_a_name_in_models_is_found_from_anywhere(
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     shutil.copytree(tiny_folder, tmp_path / "models" / "mine")
-    monkeypatch.setattr(local_backend, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(base_resolver, "CHECKOUT", tmp_path)
     monkeypatch.chdir(elsewhere)
     settings = Settings(base_model="mine", prompts_dir=PROMPTS)
     check_early(settings)
@@ -38,7 +38,7 @@ def test_a_folder_wins_over_a_name_in_models(
 ) -> None:
     (tmp_path / "models" / "mine").mkdir(parents=True)
     (tmp_path / "mine").mkdir()
-    monkeypatch.setattr(local_backend, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(base_resolver, "CHECKOUT", tmp_path)
     monkeypatch.chdir(tmp_path)
     assert find_base(Settings(base_model="mine"), silent) == Path("mine")
 
