@@ -127,7 +127,7 @@ def save_chat(path: Path, messages: Sequence[Message]) -> int:
     """Appends a chat to the JSON Lines file `path`, as training reads it; returns its number.
 
     Raises:
-        LinlyError: the file contains something else than chats, or cannot be written.
+        LinlyError: the file contains something other than chats, or cannot be written.
     """
     row = {"messages": [{"role": m.role, "content": m.content} for m in messages]}
     try:

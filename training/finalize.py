@@ -17,7 +17,7 @@ from model.types import FolderError, LinlyError
 from training import run_folder
 from training.base_context import BaseContext
 from training.events import EventHandler, Note, Stage, TrainingEnded
-from training.generation import Comparison, compare_replies
+from training.generation import compare_replies
 from training.hyperparameters import Hyperparameters
 from training.options import TrainingOptions
 from training.report import (
@@ -51,27 +51,20 @@ def finalize(
         UselessAdapterError: it has no effect; it stays in the staging folder.
     """
     output = options.output_dir
-    staging = output / STAGING
+    staging, model = output / STAGING, trainer.model
     on_event(Stage("saving"))
-    save_adapter(trainer.model, staging, base.name)
+    save_adapter(model, staging, base.name)
     origin = Origin(
         base.name, base.base_info().fingerprint, base.template_name, options.description,
         Path(options.data_path).name, data_digest, config.compute.dtype,
     )  # fmt: skip
     on_event(Stage("checking"))
     _check_saved_adapter(staging, base, origin)
-    model = trainer.model
     model.load_adapter(str(staging), RELOADED)
     model.set_adapter(RELOADED)
-    probes = (config.held_out or config.learned)[:PROBES]
-    comparisons = compare_replies(model, base.generator, probes)
-    _check_replies_differ(comparisons, trainer.state.global_step)
-    adapter_loss = held_out_loss(trainer)
-    if base_loss is not None and adapter_loss is not None and adapter_loss > base_loss:
+    result = _test_adapter(options, base, config, origin, trainer, base_loss)
+    if result.losses and result.losses[1] > result.losses[0]:
         on_event(Note(LocalizedText("adapter_worse_than_base")))
-    result = _training_result(
-        options, config, origin, trainer, base_loss, adapter_loss, comparisons[0]
-    )
     write_results(staging, result)
     if options.evaluate:
         on_event(Stage("evaluating"))
@@ -119,20 +112,25 @@ def _check_saved_adapter(folder: Path, base: BaseContext, origin: Origin) -> Non
         raise UselessAdapterError("trained_adapter_broken", problem=problem)
 
 
-def _check_replies_differ(comparisons: Sequence[Comparison], steps: int) -> None:
-    if all(each.base == each.adapter for each in comparisons):
-        raise UselessAdapterError("training_changed_nothing", replies=len(comparisons), steps=steps)
-
-
-def _training_result(
+def _test_adapter(
     options: TrainingOptions,
+    base: BaseContext,
     config: TrainerConfig,
     origin: Origin,
     trainer: Any,
     base_loss: float | None,
-    adapter_loss: float | None,
-    example: Comparison,
 ) -> TrainingResult:
+    """Compares replies and losses of the loaded adapter with those of its base.
+
+    Raises:
+        UselessAdapterError: it changes none of the replies.
+    """
+    probes = (config.held_out or config.learned)[:PROBES]
+    comparisons = compare_replies(trainer.model, base.generator, probes)
+    steps = trainer.state.global_step
+    if all(each.base == each.adapter for each in comparisons):
+        raise UselessAdapterError("training_changed_nothing", replies=len(comparisons), steps=steps)
+    adapter_loss = held_out_loss(trainer)  # it adds an entry to the log
     log = trainer.state.log_history
     measured = [(0, base_loss)] if base_loss is not None else []
     return TrainingResult(
@@ -140,12 +138,12 @@ def _training_result(
         hyperparameters=_with_adapter_shape(config.hyperparameters, trainer.model),
         learned=len(config.learned),
         held_out=len(config.held_out),
-        steps=trainer.state.global_step,
+        steps=steps,
         base_loss=base_loss,
         adapter_loss=adapter_loss,
         history=logged_values(log, "loss"),
         measured=[*measured, *logged_values(log, "eval_loss")],
-        example=example,
+        example=comparisons[0],
         command=options.command,
     )
 

@@ -216,8 +216,8 @@ def translate_os_errors(folder: Path) -> Iterator[None]:
 
 def _write_error(folder: Path, error: OSError) -> WriteError:
     checkpoint = _newest_checkpoint(folder) if folder.is_dir() else None
-    kept = LocalizedText("checkpoint_kept", {"name": checkpoint.name}) if checkpoint else ""
+    note = LocalizedText("checkpoint_kept", {"name": checkpoint.name}) if checkpoint else ""
     if error.errno in DISK_FULL_ERRORS:
-        return WriteError("training_disk_full", folder=folder, checkpoint=kept)
+        return WriteError("training_disk_full", folder=folder, checkpoint=note)
     reason = error.strerror or error
-    return WriteError("folder_unwritable", folder=folder, reason=reason, remedy=kept)
+    return WriteError("folder_unwritable", folder=folder, reason=reason, remedy=note)
