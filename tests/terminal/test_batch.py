@@ -94,7 +94,8 @@ def some_fail(prompt: str, request: EngineRequest) -> list[str]:
 def test_a_reply_that_fails_leaves_the_others_alone(source: Path, target: Path) -> None:
     assert run(source, target, engine=FakeEngine(some_fail)) == 1
     found = results(target)
-    assert found[2] == {"line": 3, "error": "There was not enough memory for this reply."}
+    sentence = "There was not enough memory for this reply. Ask again with a shorter chat."
+    assert found[2] == {"line": 3, "error": sentence}
     assert [result.get("reply") for result in found[3:]] == expected()[3:]
 
 
@@ -109,7 +110,7 @@ class Dying(FakeEngine):
 
     def submit(self, request: EngineRequest, emit: Emit) -> None:
         if "question 4" in "".join(map(chr, request.prompt_ids)):
-            self.error = "The engine stopped: out of memory"
+            self.error = verbatim("The engine stopped: out of memory")
         super().submit(request, emit)
 
 
