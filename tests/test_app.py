@@ -43,7 +43,7 @@ def run(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
         (["--quantization", "4bit", "--device", "cpu"], 2, "needs a CUDA GPU"),
         (["--base_model", "nowhere"], 1, "There is no model folder nowhere"),
         (["--base_model", "docs"], 1, "docs has no config.json"),
-        (["--base_model", "./adapter"], 1, "Did you mean adapters?"),
+        (["--base_model", "./adapter"], 1, "There is no model folder adapter. Check --base_model"),
         (["--server_port", "0", "--data_dir", "app.py"], 1, "Pass another folder with --data_dir."),
         (["--database_url", "mysql://u:p@host/chats"], 2, "mysql:// is no PostgreSQL"),
         (

@@ -158,8 +158,8 @@ def test_a_training_gets_no_secrets(tmp_path: Path) -> None:
         time.sleep(0.02)
     assert trainings.job
     (note,) = trainings.job.notes
-    assert "LINLY_X" in str(note)
-    assert SECRET not in str(note)
+    assert "LINLY_X" in note.facts["text"]
+    assert SECRET not in note.facts["text"]
 
 
 CLIENT = """#!{python}
