@@ -25,7 +25,7 @@ from model.suggestions import closest_folder
 from model.text.prompt import PromptTemplate, load_templates
 from model.types import Phase
 
-PROBED_BYTES = 2_000_000_000  # larger bases are only loaded when somebody asks for it
+PROBED_BYTES = 2_000_000_000  # larger bases are loaded only with --deep
 
 
 def check_folder(name: str, base_model: str | None, *, deep: bool, bar: Bar) -> Report:
@@ -106,4 +106,4 @@ def _effect(folder: Path, base: ModelFolder, template: PromptTemplate) -> Iterat
 
 
 def _silent(phase: Phase, share: float) -> None:
-    """Whoever checks waits for the answer alone."""
+    """Progress of a check is not shown."""
