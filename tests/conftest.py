@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from playwright.sync_api import Browser, expect
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -18,6 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # each has a core, and threads of two w
 from model.config.settings import APP_NAME
 from model.default_model import ensure_embedded
 from tests.tiny import make_adapter, make_extended_adapter, make_folder
+from tests.web.browser import PATIENCE, chromium
 
 # Ignored where a shell has started the tests in the background: those that interrupt would hang.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,7 +29,7 @@ MakeAdapter = Callable[..., Path]
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take minutes come first: at the end, one process would wait for the other."""
-    items.sort(key=lambda item: "whole" not in item.path.parts)
+    items.sort(key=lambda item: "real_model" not in item.path.parts)
 
 
 @pytest.fixture(scope="session")
@@ -69,3 +71,11 @@ def tiny_adapters(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -
         )  # fmt: skip
     make_extended_adapter(tiny_folder, parent / "extended")
     return parent
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium, one for each file of tests: it holds an event loop while it runs."""
+    expect.set_options(timeout=PATIENCE)
+    with chromium() as browser:
+        yield browser

@@ -1,4 +1,4 @@
-"""A browser for each file of tests, and visitors of a page over a scripted engine."""
+"""Visitors of a page over a scripted engine."""
 
 from __future__ import annotations
 
@@ -8,22 +8,15 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser
 
 from model.serving.adapter_registry import Adapter
 from tests.fake import ADAPTERS, FakeEngine, fake_manager
 from tests.web.app_server import serving
-from tests.web.browser import PATIENCE, Chat, chromium
+from tests.web.browser import Chat
 from web.access import AccessPolicy
 
 Serve = Callable[..., Chat]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    expect.set_options(timeout=PATIENCE)
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture
