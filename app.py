@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
         from model.config.process_secrets import hide_secrets
         from model.config.secret_files import exposure_warnings
         from model.config.settings import read_settings, secret_files
-        from model.types import LinlyError
+        from model.errors import LinlyError
     except ModuleNotFoundError as error:
         return _complain(_missing(error), 1)
     try:

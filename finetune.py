@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from model.errors import LinlyError
 from model.translations import LocalizedText
-from model.types import LinlyError
 
 if TYPE_CHECKING:
     from training.options import TrainingOptions

@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
 
 def _run_with_options(argv: list[str]) -> int:
     from model.config.process_secrets import hide_secrets
-    from model.types import LinlyError
+    from model.errors import LinlyError
     from terminal.options import read_options
 
     try:

@@ -19,7 +19,7 @@ from typing import Any
 from bench.errors import PeerError
 from model.config.argument_parser import ArgumentParser
 from model.config.settings import CHECKOUT
-from model.types import LinlyError
+from model.errors import LinlyError
 
 Figures = Mapping[str, Any]  # what a script measured, as its JSON has it
 

@@ -6,7 +6,7 @@ import sys
 
 from model.commands import check_command, convert_command, merge_command
 from model.config.argument_parser import ArgumentParser
-from model.types import LinlyError
+from model.errors import LinlyError
 
 REMEDY = "Run `python -m model check` on the folders involved; their files may be damaged."
 COMMANDS = (check_command, convert_command, merge_command)

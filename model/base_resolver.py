@@ -10,10 +10,11 @@ from model.config.settings import CHECKOUT, Settings
 from model.default_model import ensure_embedded
 from model.diagnostics import folder_error
 from model.display import printable_name
+from model.errors import ModelFolderError
 from model.folders.hub import download, is_hub_id, is_offline, list_files
 from model.folders.model_folder import ModelFolder
 from model.text.prompt import PromptTemplate, load_templates
-from model.types import ModelFolderError, Phase
+from model.types import Phase
 
 MODEL_TEMPLATE = "model"  # the name under which the model's own chat template is listed
 Report = Callable[[Phase, float], None]

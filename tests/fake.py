@@ -10,6 +10,7 @@ from pathlib import Path
 from model.base_resolver import MODEL_TEMPLATE, Report
 from model.config.settings import CHECKOUT, Settings
 from model.diagnostics import finding
+from model.errors import AdapterError
 from model.folders.adapter_files import WEIGHTS
 from model.serving.adapter_registry import Adapter, AdapterRegistry
 from model.serving.backend import Backend
@@ -19,7 +20,6 @@ from model.text.prompt import PromptTemplate, load_templates
 from model.text.tokenizer import TextSpan
 from model.translations import LocalizedText, verbatim
 from model.types import (
-    AdapterError,
     Delta,
     Emit,
     EngineCounts,

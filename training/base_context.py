@@ -12,13 +12,14 @@ from model.config.process_secrets import without_secrets
 from model.config.settings import read_settings
 from model.doctor.check_adapter import check_adapter
 from model.doctor.check_base import collect_findings
+from model.errors import AdapterError, SettingsError
 from model.folders.base_info import BaseInfo, base_facts
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
 from model.suggestions import did_you_mean
 from model.text.prompt import PromptTemplate
 from model.text.special_tokens import sane_ids
 from model.text.tokenizer import Tokenizer
-from model.types import AdapterError, Phase, SettingsError
+from model.types import Phase
 from training.generation import GreedyGenerator
 from training.options import TrainingOptions
 

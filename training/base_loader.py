@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.errors import SettingsError
 from model.system_resources import available_cores
-from model.types import SettingsError
 
 
 @dataclass(frozen=True)

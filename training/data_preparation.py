@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from model.errors import SettingsError
 from model.translations import LocalizedText
-from model.types import SettingsError
 from training.base_context import BaseContext
 from training.dataset import (
     Dataset,

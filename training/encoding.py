@@ -6,10 +6,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from model.errors import LinlyError
 from model.text.prompt import PromptTemplate, encode_training
 from model.text.tokenizer import Tokenizer
 from model.translations import LocalizedText
-from model.types import LinlyError, Message
+from model.types import Message
 from training.dataset import TrainingChat
 from training.parsing import BadRow
 

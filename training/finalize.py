@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from model.doctor.check_adapter import check_adapter
+from model.errors import FolderError, LinlyError
 from model.folders.adapter_files import CARD
 from model.tensor_names import LINEAR_MODULES
 from model.translations import LocalizedText
-from model.types import FolderError, LinlyError
 from training import run_folder
 from training.base_context import BaseContext
 from training.events import EventHandler, Note, Stage, TrainingEnded

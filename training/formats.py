@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from model.errors import LinlyError
 from model.text.chat_rows import (
     content_text,
     find_role,
@@ -16,7 +17,7 @@ from model.text.chat_rows import (
     instruction_messages,
 )
 from model.text.prompt import PromptTemplate
-from model.types import LinlyError, Message
+from model.types import Message
 
 KEYS = "instruction and output, messages, or conversations"
 

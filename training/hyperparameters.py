@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from model.types import SettingsError
+from model.errors import SettingsError
 
 MIN_STEPS = 60  # with fewer, replies change too little
 MAX_BATCH_SIZE = 128  # alpaca-lora's batch size

@@ -18,9 +18,9 @@ from typing import IO
 
 from model.config.process_secrets import without_secrets
 from model.config.settings import CHECKOUT
+from model.errors import LinlyError
 from model.system_resources import available_memory
 from model.translations import LocalizedText, verbatim
-from model.types import LinlyError
 from training.events import (
     Event,
     HeldOut,

@@ -13,8 +13,8 @@ from typing import Any
 
 from model.config.argument_parser import ArgumentParser
 from model.config.settings import FALSE_WORDS, TRUE_WORDS
+from model.errors import SettingsError
 from model.tensor_names import LINEAR_MODULES
-from model.types import SettingsError
 
 DESCRIPTION = """\
 Train a LoRA adapter on dialogues. Defaults follow from the data and the base. The same command

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.errors import LinlyError
 from model.translations import LocalizedText
-from model.types import LinlyError
 
 SPACE = " \t\r\n"
 # Byte order marks, and other encodings that data often has, by iconv's names.

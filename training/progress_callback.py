@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from model.types import LinlyError
+from model.errors import LinlyError
 from training.events import EventHandler, HeldOut, Step
 from training.interrupt import StopRequest
 

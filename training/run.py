@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model.errors import LinlyError, SettingsError
 from model.folders.adapter_files import CONFIG
 from model.translations import LocalizedText
-from model.types import LinlyError, SettingsError
 from training import run_folder
 from training.base_context import BaseContext, resolve_base
 from training.data_preparation import TrainingData, prepare_data

@@ -16,9 +16,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from model.errors import LinlyError, SettingsError
 from model.folders.adapter_files import CONFIG
 from model.translations import LocalizedText
-from model.types import LinlyError, SettingsError
 
 SETTINGS = "unfinished_training.json"  # what the checkpoints depend on
 LOCK = ".lock"

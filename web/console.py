@@ -7,9 +7,10 @@ import time
 from collections.abc import Sequence
 
 from model.config.settings import Settings
+from model.errors import ShareError
 from model.serving.manager import ModelManager
 from model.suggestions import did_you_mean
-from model.types import Phase, ShareError, Status
+from model.types import Phase, Status
 from web.access import AccessPolicy
 from web.logs import print_status
 from web.public_link.limits import BASE, PublicLink

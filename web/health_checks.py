@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from model.errors import LinlyError, NotReadyError
 from model.serving.manager import ModelManager
 from model.translations import LocalizedText, without_folders
-from model.types import LinlyError, NotReadyError
 
 STALL_SECONDS = 60.0  # without a step of the engine, while it has work
 FIRST_STEP_SECONDS = 300.0  # the same before any step has shown how long they take here

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 
-from model.types import LinlyError
+from model.errors import LinlyError
 
 
 class AddressError(LinlyError):

@@ -18,8 +18,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from model.errors import LinlyError
 from model.translations import LocalizedText
-from model.types import LinlyError
 from web.access import AccessPolicy
 from web.chats.identity import visitor_cookie
 from web.hosts import host_name

@@ -23,7 +23,7 @@ from argon2.exceptions import Argon2Error
 
 from model.config.argument_parser import ArgumentParser
 from model.config.secret_values import MAX_PASSWORD_BYTES, encoded, is_hash
-from model.types import LinlyError, SettingsError
+from model.errors import LinlyError, SettingsError
 
 __all__ = ["PasswordChecker", "hash_password", "is_hash", "verify_password"]
 

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
-from model.types import LinlyError
+from model.errors import LinlyError
 from web.log_escaping import one_line
 
 MAX_KEYS = 10_000  # of each kind

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
-from model.types import LinlyError
+from model.errors import LinlyError
 
 T = TypeVar("T")
 P = ParamSpec("P")

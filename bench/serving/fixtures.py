@@ -24,7 +24,7 @@ from bench.peers.base import BenchFixtures
 from bench.peers.this_program import ThisProgram
 from model.config.settings import APP_NAME, CHECKOUT
 from model.default_model import ensure_embedded
-from model.types import ModelFolderError
+from model.errors import ModelFolderError
 
 ADAPTERS = 12
 WEIGHTS = "adapter_model.safetensors"

@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
+from model.errors import SettingsError
 from model.suggestions import did_you_mean
 from model.translations import LocalizedText
-from model.types import SettingsError
 
 
 class ArgumentParser(argparse.ArgumentParser):

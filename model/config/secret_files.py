@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from model.config.secret_values import keys, user_and_password
-from model.types import SettingsError
+from model.errors import SettingsError
 
 MAX_FILE_BYTES = 64 * 1024
 

@@ -17,7 +17,7 @@ from platformdirs import user_cache_path, user_data_path
 from model.config.argument_parser import ArgumentParser
 from model.config.secret_files import read_accounts, read_keys, read_value
 from model.config.server_flags import EMBEDDED_DEFAULT, SECRET_FLAGS, build_parser
-from model.types import SettingsError
+from model.errors import SettingsError
 
 APP_NAME = "linly-chat"
 CHECKOUT = Path(__file__).parents[2]

@@ -20,6 +20,7 @@ from model.convert.hf import replace_tokenizer
 from model.convert.spm_file import write_spm
 from model.convert.tencent import unpermute_rope
 from model.diagnostics import folder_error
+from model.errors import ModelFolderError
 from model.folders.weights import LazyTensor, read_bytes
 from model.tensor_names import (
     EMBEDDING,
@@ -31,7 +32,6 @@ from model.tensor_names import (
     layer_path,
 )
 from model.translations import LocalizedText
-from model.types import ModelFolderError
 
 if TYPE_CHECKING:
     from torch import Tensor

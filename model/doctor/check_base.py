@@ -11,6 +11,7 @@ from model.bounded_files import read_file
 from model.diagnostics import Finding, finding, finding_of, to_error
 from model.doctor.hardware import check_machine
 from model.doctor.integrity import bytes_to_sum, check_numbers, check_sums
+from model.errors import FolderError
 from model.folders.model_folder import (
     WEIGHTS,
     chat_template,
@@ -23,7 +24,6 @@ from model.folders.tensor_schema import diff_tensors, expected_tensors
 from model.folders.weights import LazyTensor, list_tensors
 from model.progress_bar import Bar
 from model.text.tokenizer_files import SPM, check_pieces, read_tokenizer
-from model.types import FolderError
 
 Held = list[tuple[Path, LazyTensor]]
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from model.bounded_files import read_file
 from model.diagnostics import Finding, finding, finding_of
+from model.errors import FolderError
 from model.folders.weights import LazyTensor
-from model.types import FolderError, Progress
+from model.types import Progress
 
 LISTS = ("checklist.chk", "tokenizer_checklist.chk")
 LINE = re.compile(r"^([0-9a-fA-F]{32})\s+\*?(\S.*)$")

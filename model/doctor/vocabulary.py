@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from model.bounded_files import UnfitFileError, require_inside
 from model.diagnostics import Finding, adapter_error, finding
+from model.errors import AdapterError, ModelFolderError
 from model.folders.base_info import BaseInfo
 from model.tensor_names import EMBEDDING
 from model.text.tokenizer import TextSpan, Tokenizer
 from model.text.tokenizer_files import TOKENIZER, has_tokenizer, read_tokenizer
-from model.types import AdapterError, ModelFolderError
 
 if TYPE_CHECKING:
     from model.folders.weights import LazyTensor

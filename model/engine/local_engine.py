@@ -21,14 +21,13 @@ from model.engine.sampler import Floats
 from model.engine.scheduler import Scheduler
 from model.engine.sequence import Sequence
 from model.engine.wait_estimator import WaitEstimator
+from model.errors import BusyError, EngineError
 from model.layers.llama import Llama
 from model.layers.lora import Lora
 from model.translations import LocalizedText
 from model.types import (
-    BusyError,
     Emit,
     EngineCounts,
-    EngineError,
     EngineRequest,
     EngineStatus,
     FinishReason,

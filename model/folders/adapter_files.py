@@ -22,10 +22,10 @@ from model.bounded_files import (
     require_inside,
 )
 from model.diagnostics import adapter_error
+from model.errors import AdapterError, ModelFolderError
 from model.folders.patterns import MAX_PATTERNS, UnfitPatternError, module_matcher
 from model.tensor_names import ATTENTION, LINEAR_PATHS, MLP, layer_path
 from model.translations import LocalizedText
-from model.types import AdapterError, ModelFolderError
 
 if TYPE_CHECKING:
     from torch import Tensor

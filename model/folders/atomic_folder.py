@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from model.diagnostics import folder_error
-from model.types import ModelFolderError
+from model.errors import ModelFolderError
 
 RECIPE = ".recipe.json"  # what the files in an unfinished folder are made of
 LOCK = ".lock"

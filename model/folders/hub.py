@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from model.diagnostics import folder_error
-from model.types import ModelFolderError
+from model.errors import ModelFolderError
 
 HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
 HUB_FILE = re.compile(r"^(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?:/(?P<file>.+))?$")

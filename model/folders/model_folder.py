@@ -13,11 +13,11 @@ from typing import Any
 
 from model.bounded_files import read_text
 from model.diagnostics import folder_error
+from model.errors import ModelFolderError
 from model.suggestions import closest_folder
 from model.text.tokenizer import Tokenizer
 from model.text.tokenizer_files import check_pieces, read_json, read_tokenizer
 from model.translations import LocalizedText
-from model.types import ModelFolderError
 
 ARCHITECTURES = {"LlamaForCausalLM", "LLaMAForCausalLM"}  # the second is what early files say
 # In the order in which transformers prefers them.

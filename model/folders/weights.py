@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 from model.bounded_files import UnfitFileError, check_not_lfs_pointer, open_file, parse_json
 from model.diagnostics import folder_error
 from model.display import is_plain_name
+from model.errors import ModelFolderError
 from model.folders.torch_archive import check_archive, is_archive
 from model.system_resources import available_memory
 from model.translations import LocalizedText
-from model.types import ModelFolderError
 
 if TYPE_CHECKING:
     import torch

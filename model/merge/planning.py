@@ -12,6 +12,7 @@ from model.doctor.check import find_folder
 from model.doctor.check_adapter import check_for_merging, usual_template
 from model.doctor.check_base import quick_check
 from model.doctor.vocabulary import own_tokenizer
+from model.errors import AdapterError, SettingsError
 from model.folders.adapter_files import read_card
 from model.folders.base_info import BaseInfo, base_facts
 from model.folders.model_folder import load_tokenizer, read_model_folder
@@ -19,7 +20,7 @@ from model.merge import Merge
 from model.merge.extra_files import ChatFormat
 from model.merge.weights import AdapterWeights, read_adapter
 from model.text.prompt import PromptTemplate
-from model.types import AdapterError, Phase, SettingsError
+from model.types import Phase
 
 
 def plan_merge(

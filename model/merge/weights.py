@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.diagnostics import adapter_error
+from model.errors import AdapterError
 from model.folders.adapter_files import WHOLE_NAME, all_tensors, by_name, digest, read_config
-from model.types import AdapterError
 
 if TYPE_CHECKING:
     from torch import Tensor

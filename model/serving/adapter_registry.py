@@ -28,6 +28,7 @@ from model.diagnostics import Finding, finding
 from model.display import MAX_NAME, clean_description, is_plain_name, printable_name
 from model.doctor.check_adapter import check_adapter, usual_template
 from model.doctor.vocabulary import own_tokenizer
+from model.errors import AdapterError, UnknownModelError
 from model.folders import adapter_files
 from model.folders.adapter_files import CONFIG, FILES
 from model.folders.base_info import BaseInfo
@@ -35,7 +36,6 @@ from model.serving.folder_checks import FolderChecks
 from model.suggestions import did_you_mean
 from model.text.tokenizer import Tokenizer
 from model.text.tokenizer_files import TOKENIZER
-from model.types import AdapterError, UnknownModelError
 
 if TYPE_CHECKING:
     from model.layers.lora import Lora, LoraMaker

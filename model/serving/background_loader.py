@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from model.base_resolver import Report
 from model.config.settings import Settings
+from model.errors import LinlyError, NotReadyError
 from model.serving.backend import Backend
 from model.translations import LocalizedText, without_folders
-from model.types import LinlyError, NotReadyError, Phase
+from model.types import Phase
 
 # How the phases share the progress bar: (where the phase begins, how much of it there is).
 SHARES = {

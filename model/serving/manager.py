@@ -14,6 +14,7 @@ from typing import TypeVar
 from model.base_resolver import base_name
 from model.config.settings import Settings
 from model.engine.protocol import Engine
+from model.errors import LinlyError
 from model.serving.adapter_registry import Adapter
 from model.serving.backend import Backend
 from model.serving.background_loader import BackgroundLoader, Load
@@ -42,7 +43,6 @@ from model.types import (
     EngineRequest,
     EngineStatus,
     FinishReason,
-    LinlyError,
     Phase,
     PreparedAdapter,
     Stats,

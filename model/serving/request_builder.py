@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from model.engine.protocol import Engine
+from model.errors import PromptTooLongError, RequestError
 from model.serving.adapter_registry import Adapter
 from model.serving.backend import Backend
 from model.suggestions import did_you_mean
@@ -34,8 +35,6 @@ from model.types import (
     Detokenizer,
     EngineRequest,
     PreparedAdapter,
-    PromptTooLongError,
-    RequestError,
 )
 
 REPLY_SHARE = 4  # when old turns are dropped, at most one in this many tokens is kept for the reply

@@ -21,17 +21,11 @@ from jinja2 import Template, TemplateError
 
 from model.bounded_files import read_text
 from model.display import clean_description
+from model.errors import LinlyError, PromptTooLongError, RequestError, SettingsError
 from model.text.template_sandbox import BoundedEnvironment
 from model.text.tokenizer import CONTEXT_TOKENS, REPLACEMENT, TextSpan, Tokenizer
 from model.translations import LocalizedText
-from model.types import (
-    LinlyError,
-    Message,
-    PromptTooLongError,
-    RequestError,
-    SettingsError,
-    TruncatedTurns,
-)
+from model.types import Message, TruncatedTurns
 
 # Unicode noncharacters: never part of text that is exchanged, so nobody's text is lost with them.
 SAID, REPLIED, END = "\ufdd0", "\ufdd1", "\ufdd2"

@@ -18,9 +18,9 @@ import re2
 
 from model.bounded_files import check_not_lfs_pointer, read_file, read_text
 from model.diagnostics import folder_error
+from model.errors import ModelFolderError, RequestError
 from model.text.special_tokens import SpecialTokens
 from model.text.tokenizer_bounds import check_charsmap
-from model.types import ModelFolderError, RequestError
 
 REPLACEMENT = "�"
 CONTEXT_TOKENS = 6  # of the prompt, so that the first piece is decoded as it stands in the text

@@ -9,11 +9,11 @@ from typing import Any
 
 from model.bounded_files import check_not_lfs_pointer, parse_json, read_text
 from model.diagnostics import folder_error
+from model.errors import ModelFolderError
 from model.text.special_tokens import SpecialTokens, Vocabulary, choose_special
 from model.text.tokenizer import FastTokenizer, SpmTokenizer, Tokenizer, open_spm
 from model.text.tokenizer_bounds import check_tokenizer_data, replace_patterns
 from model.translations import LocalizedText
-from model.types import ModelFolderError
 
 FAST, SPM = "tokenizer.json", "tokenizer.model"
 # What may name special tokens, the most reliable first.

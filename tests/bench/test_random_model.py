@@ -13,10 +13,10 @@ from bench import random_model
 from bench.errors import BenchError
 from bench.random_model import Geometry, write_model
 from model.engine.kv_cache import SequenceCache
+from model.errors import ModelFolderError
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.layers.llama import SequenceSlice
 from model.text.tokenizer import TextSpan
-from model.types import ModelFolderError
 from model.weight_loader import load_model
 from tests.bench.conftest import Start
 

@@ -23,7 +23,7 @@ from bench.serving.equivalence import distance, distances
 from bench.serving.options import VLLM_PYTHON, read_serve_options
 from bench.serving.runner import rotate, run_rounds, started_peers
 from model.config.settings import CHECKOUT
-from model.types import SettingsError
+from model.errors import SettingsError
 from tests.bench.conftest import FakePeer
 
 Run = Callable[..., int]

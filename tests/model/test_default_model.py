@@ -11,7 +11,8 @@ import pytest
 from model import default_model
 from model.default_model import embedded_folder, ensure_embedded
 from model.diagnostics import folder_error
-from model.types import ModelFolderError, Phase
+from model.errors import ModelFolderError
+from model.types import Phase
 
 
 def run_says(monkeypatch: pytest.MonkeyPatch, status: int, stderr: str = "") -> list[list[str]]:

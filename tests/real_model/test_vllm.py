@@ -20,16 +20,9 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from model.config.settings import CHECKOUT, Settings
+from model.errors import UnknownModelError
 from model.serving.manager import ModelManager
-from model.types import (
-    ChatRequest,
-    Delta,
-    FinishReason,
-    Message,
-    Sampling,
-    TokenLogprob,
-    UnknownModelError,
-)
+from model.types import ChatRequest, Delta, FinishReason, Message, Sampling, TokenLogprob
 from tests.real_model import helpers
 from tests.vllm import KEY, VllmServer
 from tests.web.app_server import serving

@@ -22,13 +22,14 @@ import torch
 from model.base_resolver import base_name
 from model.config.settings import CHECKOUT, read_settings
 from model.display import MAX_DESCRIPTION
+from model.errors import LinlyError, ModelFolderError, RequestError
 from model.folders import weights as weights_module
 from model.folders.model_folder import MAX_SIZES, read_model_folder
 from model.folders.weights import LARGE, list_tensors, read_tensors
 from model.serving.adapter_registry import AdapterRegistry
 from model.text.prompt import PromptTemplate, load_templates
 from model.text.tokenizer_files import read_tokenizer
-from model.types import LinlyError, Message, ModelFolderError, RequestError
+from model.types import Message
 from tests.model.serving.test_adapter_registry import BASE, reason, write_adapter
 from tests.model.tokenizers import make_spm
 from tests.tiny import make_folder, write_tokenizer
@@ -403,7 +404,7 @@ import sys
 from pathlib import Path
 from model.text.tokenizer_files import read_tokenizer
 from model.text.tokenizer import TextSpan
-from model.types import LinlyError
+from model.errors import LinlyError
 try:
     read_tokenizer(Path(sys.argv[1]))[0].encode([TextSpan("a" * 200_000, control=False)])
     print("read")
@@ -584,7 +585,8 @@ def test_such_a_template_ends_by_itself(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from model.text.prompt import PromptTemplate
-from model.types import LinlyError, Message
+from model.errors import LinlyError
+from model.types import Message
 from tests.model.tokenizers import make_spm
 spm = make_spm(Path(sys.argv[1]))
 from tests.security.test_foreign_folders import ENDLESS

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from model.types import LinlyError, RequestError
+from model.errors import LinlyError, RequestError
 from tests.web.chats.conftest import address as address
 from tests.web.chats.conftest import open_chat_store as open_chat_store
 from tests.web.chats.conftest import server as server

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from model.errors import LinlyError
 from model.translations import LocalizedText
-from model.types import Emit, EngineRequest, LinlyError
+from model.types import Emit, EngineRequest
 from terminal import batch
 from terminal.batch import WINDOW, Record, in_order
 from terminal.jsonl import BatchRow

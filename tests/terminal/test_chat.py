@@ -11,15 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from model.types import (
-    BusyError,
-    Delta,
-    Emit,
-    EngineRequest,
-    FinishReason,
-    Message,
-    Queued,
-)
+from model.errors import BusyError
+from model.types import Delta, Emit, EngineRequest, FinishReason, Message, Queued
 from terminal.chat import TerminalChat
 from terminal.console import Console
 from terminal.options import RequestDefaults

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from model.types import Message, Sampling, SettingsError
+from model.errors import SettingsError
+from model.types import Message, Sampling
 from terminal.options import RequestDefaults, TerminalOptions, read_options
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from model.config.settings import CHECKOUT
-from model.types import AdapterError, LinlyError, UnknownModelError
+from model.errors import AdapterError, LinlyError, UnknownModelError
 from terminal.startup import check_adapter_folder, find_adapter
 
 ADAPTERS = CHECKOUT / "adapters"

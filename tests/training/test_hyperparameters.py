@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from model.errors import SettingsError
 from model.tensor_names import LINEAR_MODULES
-from model.types import SettingsError
 from training.hyperparameters import (
     Hyperparameters,
     held_out_size,

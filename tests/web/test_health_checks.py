@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from model.errors import LinlyError, NotReadyError
 from model.translations import verbatim
-from model.types import EngineStatus, LinlyError, NotReadyError
+from model.types import EngineStatus
 from tests.fake import FakeEngine, echo, fake_manager
 from web.health_checks import (
     FIRST_STEP_SECONDS,

@@ -14,7 +14,7 @@ import pytest
 
 from model.config.secret_values import MAX_PASSWORD_BYTES, user_and_password
 from model.config.settings import CHECKOUT
-from model.types import SettingsError
+from model.errors import SettingsError
 from web import passwords
 from web.passwords import PasswordChecker, hash_password, is_hash, verify_password
 

@@ -10,8 +10,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteException
 
+from model.errors import LinlyError, RequestError
 from model.translations import verbatim
-from model.types import LinlyError, RequestError
 
 RETRY_SECONDS = 5  # where the error does not know better
 ERROR_TYPES = {

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from model.types import LinlyError
+from model.errors import LinlyError
 from web.access import AccessPolicy
 from web.api.errors import KeyRefusedError, TooLargeError, as_response, too_large
 from web.client_address import client_address, is_loopback

@@ -9,9 +9,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from model.errors import EngineError, NotReadyError
 from model.text.tokenizer import REPLACEMENT
 from model.translations import LocalizedText
-from model.types import Delta, EngineError, FinishReason, NotReadyError, Stats, TokenLogprob
+from model.types import Delta, FinishReason, Stats, TokenLogprob
 
 Json = dict[str, Any]
 

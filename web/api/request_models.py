@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from model.types import MAX_BIASES, MAX_STOPS, Message, RequestError, Sampling
+from model.errors import RequestError
+from model.types import MAX_BIASES, MAX_STOPS, Message, Sampling
 
 MAX_MESSAGES = 2000
 MAX_TEXT = 1_000_000  # characters of a message or a prompt

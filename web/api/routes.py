@@ -11,9 +11,10 @@ from fastapi import APIRouter, Request, Response
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
+from model.errors import UnknownModelError
 from model.serving.manager import ModelManager
 from model.translations import LocalizedText
-from model.types import ChatRequest, CompletionRequest, Sampling, UnknownModelError, new_id
+from model.types import ChatRequest, CompletionRequest, Sampling, new_id
 from web.api import response_models
 from web.api.errors import NoSuchRouteError, WrongMethodError
 from web.api.middleware import ASKS_FOR_A_KEY

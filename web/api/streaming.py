@@ -13,9 +13,10 @@ from typing import TypeVar
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from model.errors import LinlyError
 from model.serving.delta_queue import DeltaBatch
 from model.serving.manager import Bursts
-from model.types import Delta, LinlyError, Stats
+from model.types import Delta, Stats
 from web.api.openai_format import ALIVE, ResponseFormatter, failure
 
 T = TypeVar("T")

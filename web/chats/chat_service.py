@@ -9,8 +9,8 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 
+from model.errors import RequestError
 from model.serving.manager import ModelManager
-from model.types import RequestError
 from web.chats.chat_list import ChatList
 from web.chats.cluster.notifications import ReplicaEvent
 from web.chats.reply_generator import ReplyGenerator

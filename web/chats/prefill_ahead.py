@@ -9,8 +9,9 @@ import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from model.errors import LinlyError
 from model.serving.manager import ModelManager
-from model.types import ChatRequest, LinlyError, Message
+from model.types import ChatRequest, Message
 from web.chats.chat_service import ChatService
 from web.chats.reply_job import to_model_messages
 from web.chats.store.models import ChatSettings

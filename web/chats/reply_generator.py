@@ -15,15 +15,11 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 
+from model.errors import LinlyError, NotReadyError
 from model.serving.delta_queue import DeltaBatch
 from model.serving.manager import ModelManager
 from model.translations import LocalizedText
-from model.types import (
-    ChatRequest,
-    Delta,
-    LinlyError,
-    NotReadyError,
-)
+from model.types import ChatRequest, Delta
 from web.chats.cluster.notifications import NullBus, ReplicaBus, ReplicaEvent, owner_digest
 from web.chats.message_tree import path_to
 from web.chats.reply_job import (

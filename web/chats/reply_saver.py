@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from model.types import LinlyError
+from model.errors import LinlyError
 from web.chats.reply_job import ReplyJob
 from web.chats.store.chat_store import ChatStore
 from web.chats.store.errors import UnknownChatError

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from model.errors import LinlyError, NotReadyError
 from model.serving.manager import ModelManager
-from model.types import LinlyError, NotReadyError
 from web.chats.store.models import ChatMessage
 
 

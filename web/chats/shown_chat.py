@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from model.types import RequestError
+from model.errors import RequestError
 from web.chats.message_tree import MessageTree, newest_leaf, path_to
 from web.chats.reply_generator import ReplyGenerator
 from web.chats.store.chat_store import ChatStore, UnknownChatError

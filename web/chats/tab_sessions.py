@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from model.errors import LinlyError
 from model.translations import DEFAULT
-from model.types import LinlyError
 from web.chats.cluster.notifications import (
     EventHandler,
     NullBus,

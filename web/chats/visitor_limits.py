@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from model.errors import RequestError
 from model.serving.manager import ModelManager
-from model.types import RequestError
 from web.chats.store.models import ChatSettings
 from web.chats.tab_sessions import TabSession
 from web.public_link.limits import PublicLink

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from model.config.settings import Settings
+from model.errors import LinlyError
 from model.translations import LocalizedText
-from model.types import LinlyError
 
 HOUR = 3600.0  # seconds
 BASE = "base"  # how the list of adapters names the base

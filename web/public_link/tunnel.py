@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
-from model.types import ShareError
+from model.errors import ShareError
 
 # What the tunnel client gets of this program's environment: it is another party's program, which is
 # downloaded, so no tokens and keys.

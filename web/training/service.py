@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.config.settings import Settings
+from model.errors import LinlyError, NotReadyError
 from model.serving.manager import ModelManager
-from model.types import LinlyError, NotReadyError
 from training.job import Job, TrainingRunner
 from training.preview import Preview, preview
 from training.run_folder import check_destination

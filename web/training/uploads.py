@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from model.types import LinlyError
+from model.errors import LinlyError
 from web.training.service import TrainingRequestError
 
 TYPES = (".json", ".jsonl", ".txt")

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, StringConstraints
 
+from model.errors import LinlyError, RequestError
 from model.translations import languages
-from model.types import LinlyError, RequestError
 from web.chats.chat_service import ChatService
 from web.chats.prefill_ahead import PrefillAhead
 from web.chats.store.models import ChatSettings, SavedPreset

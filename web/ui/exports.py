@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 
-from model.types import RequestError
+from model.errors import RequestError
 from web.chats.chat_service import ChatService
 from web.chats.tab_sessions import TabSession
 from web.chats.transfer.export import (

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from model.types import RequestError
+from model.errors import RequestError
 from web.chats.store.models import ChatSettings
 from web.ui.presets import Preset, sampling
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.types import RequestError
+from model.errors import RequestError
 from web.chats.store.chat_store import ChatStore
 from web.chats.store.library import validate_name
 from web.chats.store.models import SavedPreset, Snippet

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, astuple, dataclass, replace
 
-from model.types import RequestError, Sampling
+from model.errors import RequestError
+from model.types import Sampling
 
 
 @dataclass(frozen=True)

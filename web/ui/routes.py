@@ -19,8 +19,8 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
+from model.errors import LinlyError, RequestError
 from model.translations import LocalizedText, known_language
-from model.types import LinlyError, RequestError
 from web.chats.tab_sessions import TabSession
 from web.ui.actions import Export, error_sentence
 from web.ui.exports import exported

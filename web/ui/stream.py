@@ -29,8 +29,8 @@ from typing import Any, TypeVar
 import gradio as gr
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from model.errors import LinlyError
 from model.translations import known_language
-from model.types import LinlyError
 from web.chats.message_tree import MessageTree
 from web.chats.prefill_ahead import chat_request
 from web.chats.reply_job import ReplyJob, to_model_messages

@@ -10,8 +10,8 @@ from typing import Annotated
 import gradio as gr
 from pydantic import Field, StringConstraints
 
+from model.errors import LinlyError
 from model.translations import translate, without_folders
-from model.types import LinlyError
 from web.chats.tab_sessions import TabSession
 from web.training.service import TrainingForm, TrainingService, name_for
 from web.training.uploads import Uploads

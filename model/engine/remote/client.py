@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from model.types import BusyError, EngineError, LinlyError, NotReadyError, RequestError
+from model.errors import BusyError, EngineError, LinlyError, NotReadyError, RequestError
 
 CONNECT_SECONDS = 5.0
 RESPONSE_SECONDS = 15.0  # for a response that needs no model

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model.engine.remote.client import OpenAIClient, ServerModels
+from model.errors import AdapterError, BusyError, EngineError, LinlyError, NotReadyError
 from model.translations import LocalizedText, without_folders
-from model.types import AdapterError, BusyError, EngineError, LinlyError, NotReadyError
 
 NOT_ANSWERED_YET = LocalizedText("model_server_silent")
 NO_MODELS = ServerModels((), frozenset())

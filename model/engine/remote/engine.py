@@ -20,19 +20,15 @@ from typing import Any, TypeVar
 from model.engine.remote.client import RESPONSE_SECONDS, OpenAIClient, UnknownThereError
 from model.engine.remote.connection import ServerConnection, TokenizerProbe, is_loaded_name
 from model.engine.remote.response_stream import ResponseStream
-from model.types import (
+from model.errors import (
     AdapterError,
     BusyError,
-    Emit,
-    EngineCounts,
     EngineError,
-    EngineRequest,
-    EngineStatus,
     LinlyError,
     NotReadyError,
-    PreparedAdapter,
     RequestError,
 )
+from model.types import Emit, EngineCounts, EngineRequest, EngineStatus, PreparedAdapter
 
 POLL_SECONDS = 5.0  # between two polls of a server that responds
 MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.5, 15.0  # between two polls of one that does not

@@ -9,16 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from model.engine.stop_strings import StopStrings
+from model.errors import LinlyError
 from model.translations import LocalizedText
-from model.types import (
-    Delta,
-    Emit,
-    EngineRequest,
-    FinishReason,
-    LinlyError,
-    Stats,
-    TokenLogprob,
-)
+from model.types import Delta, Emit, EngineRequest, FinishReason, Stats, TokenLogprob
 
 Json = dict[str, Any]
 

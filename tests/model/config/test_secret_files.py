@@ -13,7 +13,7 @@ from model.config import secret_files
 from model.config.secret_files import MAX_FILE_BYTES, exposure_warnings, read_accounts, read_keys
 from model.config.settings import read_settings
 from model.config.settings import secret_files as named_files
-from model.types import SettingsError
+from model.errors import SettingsError
 from tests.model.config.test_secret_values import HASH
 
 SECRET = "s3cret-Xy"

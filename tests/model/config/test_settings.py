@@ -11,7 +11,7 @@ import pytest
 
 from model.config.server_flags import EMBEDDED_DEFAULT
 from model.config.settings import SWITCHES, Settings, default_base_model, read_settings
-from model.types import SettingsError
+from model.errors import SettingsError
 
 
 def refusal(argv: list[str], environ: dict[str, str] | None = None) -> str:

@@ -16,9 +16,9 @@ import torch
 
 from model.__main__ import main
 from model.convert.source import choose, find_source
+from model.errors import ModelFolderError
 from model.folders import hub
 from model.folders.model_folder import load_tokenizer, read_model_folder
-from model.types import ModelFolderError
 from tests.model.convert.test_tencent import HEADS, checkpoint, pieces
 from tests.model.tokenizers import LIKE_LLAMA, write_spm
 

@@ -10,10 +10,11 @@ import pytest
 
 from model.config.settings import CHECKOUT, Settings
 from model.doctor.vocabulary import own_tokenizer
+from model.errors import RequestError
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.serving.manager import ModelManager
 from model.text.tokenizer import TextSpan, Tokenizer
-from model.types import ChatRequest, CompletionRequest, Delta, Message, RequestError, Sampling
+from model.types import ChatRequest, CompletionRequest, Delta, Message, Sampling
 
 GREEDY = Sampling(temperature=0, max_tokens=12, ignore_eos=True)
 TEXT = "The quick 你好"

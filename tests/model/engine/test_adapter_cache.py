@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from model.engine.adapter_cache import AdapterCache
+from model.errors import AdapterError
 from model.layers.lora import FloatPair, Lora
 from model.translations import verbatim
-from model.types import AdapterError
 
 SIZE = 64  # bytes of each adapter here
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from model.types import EngineError, EngineRequest, PreparedAdapter, Sampling
+from model.errors import EngineError
+from model.types import EngineRequest, PreparedAdapter, Sampling
 from tests.model.engine.running import (
     NumberDetokenizer,
     Reply,

@@ -13,9 +13,10 @@ import torch
 from model.engine.heartbeat import Heartbeat
 from model.engine.local_engine import PREFILL_CHUNK
 from model.engine.sampler import Floats
+from model.errors import BusyError, EngineError
 from model.layers.llama import SequenceSlice
 from model.translations import LocalizedText
-from model.types import BusyError, Delta, EngineError, FinishReason, Sampling
+from model.types import Delta, FinishReason, Sampling
 from tests.model.engine.running import ForwardRecorder, Reply, Running, running
 from tests.tiny import make_adapter
 

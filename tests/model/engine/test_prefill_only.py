@@ -10,8 +10,9 @@ import pytest
 
 from model.engine.local_engine import PREFILL_CHUNK
 from model.engine.sampler import Floats
+from model.errors import BusyError, EngineError
 from model.layers.llama import SequenceSlice
-from model.types import BusyError, Delta, Emit, EngineError, FinishReason, Sampling
+from model.types import Delta, Emit, FinishReason, Sampling
 from tests.model.engine.running import (
     ForwardRecorder,
     Ids,

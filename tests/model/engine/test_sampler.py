@@ -18,7 +18,8 @@ from transformers.generation.logits_process import (
 )
 
 from model.engine.sampler import Floats, Sampler
-from model.types import RequestError, Sampling
+from model.errors import RequestError
+from model.types import Sampling
 
 VOCAB = 200
 EOS = frozenset({3, 7})

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from model.engine import local_engine
-from model.types import BusyError, Delta, Emit, Sampling
+from model.errors import BusyError
+from model.types import Delta, Emit, Sampling
 from tests.model.engine.running import ForwardRecorder, pause, random_tokens, running
 
 CHUNK = 32

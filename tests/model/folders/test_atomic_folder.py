@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from model.errors import ModelFolderError
 from model.folders.atomic_folder import (
     LOCK,
     RECIPE,
@@ -18,7 +19,6 @@ from model.folders.atomic_folder import (
     new_folder,
     staging_dir,
 )
-from model.types import ModelFolderError
 
 MADE_OF = {"source": "a", "format": 1}
 SHARD = "model-00001-of-00002.safetensors"

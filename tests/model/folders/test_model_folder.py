@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from model.errors import ModelFolderError
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.text.tokenizer import FastTokenizer, SpmTokenizer
 from model.text.tokenizer_files import MAX_PADDING
-from model.types import ModelFolderError
 from tests.model.tokenizers import END, LIKE_LLAMA, START, make_fast, write_spm
 
 CONFIG = {

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from model.errors import ModelFolderError
 from model.folders.weight_writer import write_weights
 from model.folders.weights import LazyTensor, list_tensors, read_bytes, read_tensors
-from model.types import ModelFolderError
 
 
 def some_tensors() -> dict[str, Tensor]:

@@ -16,13 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.config.settings import CHECKOUT
+from model.errors import AdapterError, UnknownModelError
 from model.folders.adapter_files import REFUSED, scaling
 from model.folders.base_info import BaseInfo
 from model.folders.tensor_schema import expected_tensors
 from model.layers.linear import FloatLinear, Linear
 from model.layers.lora import FloatPair, Lora, LoraMaker
 from model.serving.adapter_registry import Adapter, AdapterRegistry
-from model.types import AdapterError, UnknownModelError
 
 SIZES = {
     "vocab_size": 64, "hidden_size": 16, "intermediate_size": 40, "num_hidden_layers": 2,

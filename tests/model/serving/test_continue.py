@@ -9,6 +9,7 @@ from tokenizers import AddedToken, decoders, models, normalizers
 from tokenizers import Tokenizer as Backend
 
 from model.config.settings import CHECKOUT
+from model.errors import PromptTooLongError
 from model.serving.request_builder import PreparedRequest, _detokenizer
 from model.text.prompt import END as END_MARK
 from model.text.prompt import (
@@ -21,7 +22,7 @@ from model.text.prompt import (
     load_templates,
 )
 from model.text.tokenizer import FastTokenizer, SpmTokenizer, TextSpan, Tokenizer
-from model.types import Message, PromptTooLongError, TruncatedTurns
+from model.types import Message, TruncatedTurns
 from tests.model.text.test_prompt import LONG, Letters, chat
 from tests.model.tokenizers import END, LIKE_LLAMA, LIKE_T5, START, make_spm
 from tests.tiny import TEMPLATE as CHATML

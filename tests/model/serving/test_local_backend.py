@@ -10,8 +10,9 @@ import pytest
 from model import base_resolver
 from model.base_resolver import find_base
 from model.config.settings import CHECKOUT, Settings
+from model.errors import ModelFolderError
 from model.serving.local_backend import check_early
-from model.types import ModelFolderError, Phase
+from model.types import Phase
 
 PROMPTS = CHECKOUT / "prompts"
 

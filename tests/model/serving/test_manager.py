@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from model.config.settings import CHECKOUT, Settings
+from model.errors import NotReadyError, PromptTooLongError, RequestError, UnknownModelError
 from model.serving.manager import Bursts, ModelManager
 from model.types import (
     ChatRequest,
@@ -22,13 +23,9 @@ from model.types import (
     EngineRequest,
     FinishReason,
     Message,
-    NotReadyError,
-    PromptTooLongError,
-    RequestError,
     Sampling,
     Stats,
     TruncatedTurns,
-    UnknownModelError,
 )
 from tests.model.text.test_prompt import chat
 

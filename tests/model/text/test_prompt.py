@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from model.config.settings import CHECKOUT
+from model.errors import PromptTooLongError, RequestError, SettingsError
 from model.text.prompt import END as END_MARK
 from model.text.prompt import (
     REPLIED,
@@ -21,7 +22,7 @@ from model.text.prompt import (
     load_templates,
 )
 from model.text.tokenizer import FastTokenizer, SpmTokenizer, TextSpan, Tokenizer
-from model.types import Message, PromptTooLongError, RequestError, SettingsError, TruncatedTurns
+from model.types import Message, TruncatedTurns
 from tests.fake import LetterTokenizer
 from tests.model.tokenizers import END, LIKE_T5, START, make_spm
 from tests.tiny import TEMPLATE as CHATML

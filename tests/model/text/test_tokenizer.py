@@ -11,6 +11,7 @@ from sentencepiece import SentencePieceProcessor
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
+from model.errors import ModelFolderError
 from model.text.tokenizer import (
     FastTokenizer,
     IncrementalDetokenizer,
@@ -18,7 +19,6 @@ from model.text.tokenizer import (
     TextSpan,
     Tokenizer,
 )
-from model.types import ModelFolderError
 from tests.model.tokenizers import (
     END,
     LIKE_LLAMA,

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from model.config.settings import Settings, read_settings
-from model.types import SettingsError
+from model.errors import SettingsError
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from web import passwords

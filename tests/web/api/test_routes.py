@@ -10,9 +10,10 @@ import openai
 import pytest
 from pydantic import ValidationError
 
+from model.errors import ModelFolderError
 from model.serving.manager import ModelManager
 from model.translations import verbatim
-from model.types import EngineRequest, ModelFolderError
+from model.types import EngineRequest
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from web.api.request_models import ChatCompletion, TextCompletion

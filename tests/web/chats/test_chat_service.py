@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from model.types import FinishReason, LinlyError, RequestError
+from model.errors import LinlyError, RequestError
+from model.types import FinishReason
 from tests.fake import FakeEngine, echo
 from tests.web.chats.chat_app import ANNA, GREEDY, ChatApp
 from tests.web.chats.conftest import MakeChatApp

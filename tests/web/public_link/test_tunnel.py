@@ -12,8 +12,8 @@ import pytest
 from gradio import networking, tunneling
 
 from model.config.settings import Settings
+from model.errors import ShareError
 from model.translations import verbatim
-from model.types import ShareError
 from tests.fake import FakeEngine, echo, fake_manager
 from web import access, console
 from web.public_link import tunnel

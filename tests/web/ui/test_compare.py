@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, expect
 
-from model.types import EngineRequest, RequestError, Sampling
+from model.errors import RequestError
+from model.types import EngineRequest, Sampling
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from tests.web.browser import Chat

@@ -9,8 +9,9 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Browser, expect
 
+from model.errors import ModelFolderError
 from model.translations import verbatim
-from model.types import EngineRequest, ModelFolderError
+from model.types import EngineRequest
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from tests.web.browser import PATIENCE, Chat

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from model.errors import LinlyError, RequestError
 from model.translations import LocalizedText
-from model.types import LinlyError, RequestError
 
 FAILED = {"opened": "chats_not_opened", "read": "chats_not_read", "saved": "chats_not_saved"}
 REASONS: dict[int | str, str] = {

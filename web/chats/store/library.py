@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Delete, Select, bindparam, delete, func, select
 
-from model.types import RequestError
+from model.errors import RequestError
 from web.chats.store.database import Database, lock_chat
 from web.chats.store.errors import UnknownChatError
 from web.chats.store.models import SavedPreset, Snippet, Vote, check_length, sanitize_text

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Update, bindparam, insert, or_, select, update
 
-from model.types import RequestError
+from model.errors import RequestError
 from web.chats.store.chats import UPDATE_CHAT
 from web.chats.store.database import Database, check_chat, check_message, lock_chat
 from web.chats.store.errors import ReplyBusyError, UnknownChatError

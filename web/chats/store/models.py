@@ -5,7 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from model.types import FinishReason, RequestError, Role, Sampling
+from model.errors import RequestError
+from model.types import FinishReason, Role, Sampling
 
 MAX_TEXT = 2_000_000  # bytes of one message
 MAX_SETTING = 100_000  # characters of a text that comes from outside, as a system prompt

@@ -16,7 +16,8 @@ from pydantic import (
     create_model,
 )
 
-from model.types import MAX_BIASES, FinishReason, RequestError
+from model.errors import RequestError
+from model.types import MAX_BIASES, FinishReason
 from web.chats.store.models import MAX_SETTING, sanitize_text
 
 MAX_INTEGER = 2**63

@@ -13,7 +13,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from model.types import RequestError
+from model.errors import RequestError
 from web.chats.store.schema import CHATS, MESSAGES, SNIPPETS
 
 MAX_CHATS_PER_OWNER = 20_000

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from model.types import RequestError
+from model.errors import RequestError
 from web.chats.store.models import ImportedChat
 from web.chats.transfer.import_models import ExportFile, NoExportError
 from web.chats.transfer.json_reader import JsonError, JsonReader

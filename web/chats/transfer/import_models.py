@@ -21,8 +21,9 @@ from pydantic import (
     model_validator,
 )
 
+from model.errors import RequestError
 from model.translations import MAX_STORED, LocalizedText, load_text
-from model.types import RequestError, Role
+from model.types import Role
 from web.chats.store.models import MessageState, check_length, collapse_whitespace, sanitize_text
 
 MAX_CHAT_MESSAGES = 10_000

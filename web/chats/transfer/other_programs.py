@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from model.types import RequestError
+from model.errors import RequestError
 from web.chats.store.models import (
     MAX_SETTING,
     Chat,

@@ -11,8 +11,9 @@ import pytest
 from starlette.responses import JSONResponse
 
 from model.engine.remote import engine
+from model.errors import AdapterError, UnknownModelError
 from model.serving.manager import ModelManager
-from model.types import AdapterError, ChatRequest, Message, UnknownModelError
+from model.types import ChatRequest, Message
 from tests.model.engine.remote.conftest import ManagerOpener, ask, text
 from tests.model.engine.remote.fake_server import Server
 from tests.tiny import make_adapter

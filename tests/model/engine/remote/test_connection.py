@@ -12,17 +12,9 @@ from typing import Any
 
 import pytest
 
+from model.errors import NotReadyError
 from model.serving.manager import ModelManager
-from model.types import (
-    ChatRequest,
-    Delta,
-    EngineRequest,
-    FinishReason,
-    Message,
-    NotReadyError,
-    Phase,
-    Sampling,
-)
+from model.types import ChatRequest, Delta, EngineRequest, FinishReason, Message, Phase, Sampling
 from tests.model.engine.remote.conftest import ManagerOpener, ask, text
 from tests.model.engine.remote.fake_server import Server, refusal, running
 from tests.model.engine.running import NumberDetokenizer

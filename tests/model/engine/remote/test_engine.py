@@ -8,20 +8,9 @@ from pathlib import Path
 import pytest
 from starlette.responses import PlainTextResponse
 
+from model.errors import BusyError, EngineError, LinlyError, NotReadyError, RequestError
 from model.text.tokenizer import Tokenizer
-from model.types import (
-    BusyError,
-    ChatRequest,
-    CompletionRequest,
-    Delta,
-    EngineError,
-    FinishReason,
-    LinlyError,
-    Message,
-    NotReadyError,
-    RequestError,
-    Sampling,
-)
+from model.types import ChatRequest, CompletionRequest, Delta, FinishReason, Message, Sampling
 from tests.model.engine.remote.conftest import ManagerOpener, ask, text
 from tests.model.engine.remote.fake_server import Server, refusal
 

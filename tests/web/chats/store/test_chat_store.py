@@ -14,7 +14,8 @@ from functools import partial
 import pytest
 
 from model.config.settings import CHECKOUT
-from model.types import RequestError, Sampling
+from model.errors import RequestError
+from model.types import Sampling
 from tests.web.chats.conftest import OpenChatStore
 from tests.web.chats.store.samples import (
     MEI,

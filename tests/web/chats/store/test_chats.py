@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from model.types import RequestError
+from model.errors import RequestError
 from tests.web.chats.conftest import OpenChatStore
 from tests.web.chats.store.samples import (
     MEI,

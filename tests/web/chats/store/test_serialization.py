@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from model.types import FinishReason, RequestError, Sampling
+from model.errors import RequestError
+from model.types import FinishReason, Sampling
 from web.chats.store import serialization
 from web.chats.store.models import ChatSettings, GenerationRun, sanitize_text
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from model.errors import RequestError
 from model.translations import LocalizedText, load_text
-from model.types import FinishReason, RequestError, Sampling
+from model.types import FinishReason, Sampling
 from web.chats.store.chat_store import ChatStore
 from web.chats.store.models import (
     Chat,
