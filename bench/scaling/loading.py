@@ -51,7 +51,10 @@ def weight_sizes(folder: ModelFolder) -> tuple[int, int]:
     Raises:
         ModelFolderError: a file is torn.
     """
-    sizes = [(weight.numel(), weight.nbytes) for _, weight in read_tensors(folder.weight_files)]
+    sizes = [
+        (weight.numel(), weight.nbytes)
+        for _, weight in read_tensors(t for _, t in folder.tensors())
+    ]
     return sum(count for count, _ in sizes), max(nbytes for _, nbytes in sizes)
 
 

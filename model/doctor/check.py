@@ -19,7 +19,7 @@ from model.doctor.report import Report, files_of
 from model.folders.adapter_files import CARD, WEIGHTS, read_card
 from model.folders.adapter_files import CONFIG as ADAPTER_CONFIG
 from model.folders.base_info import base_facts
-from model.folders.model_folder import ModelFolder, load_tokenizer, read_config, read_model_folder
+from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
 from model.progress_bar import Bar
 from model.suggestions import closest_folder
 from model.text.prompt import PromptTemplate, load_templates
@@ -72,7 +72,7 @@ def _cache() -> Path:
 
 def _nothing(folder: Path) -> Iterator[Finding]:
     """Says what is there instead of a model."""
-    read_config(folder)
+    _ = ModelFolder(folder).config
     yield from ()
 
 

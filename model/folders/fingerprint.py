@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import chain
 
 from model.folders.model_folder import ModelFolder
-from model.folders.weights import list_tensors
 from model.tensor_names import LINEAR_PATHS, layer_path
 
 COUNT = 32  # numbers of each tensor
@@ -31,7 +29,7 @@ def fingerprint(folder: ModelFolder) -> list[float]:
     Raises:
         ModelFolderError: a file is torn.
     """
-    tensors = {t.name: t for t in chain.from_iterable(map(list_tensors, folder.weight_files))}
+    tensors = {tensor.name: tensor for _, tensor in folder.tensors()}
     numbers: list[float] = []
     for name in SAMPLED:
         if name not in tensors:

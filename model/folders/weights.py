@@ -14,7 +14,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from io import FileIO
-from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,16 +126,15 @@ def list_tensors(file: Path, of_adapter: bool = False) -> list[LazyTensor]:
         raise _torn(file, error) from error
 
 
-def read_tensors(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
-    """Every (name, tensor) of `files`, one at a time.
+def read_tensors(tensors: Iterable[LazyTensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yields (name, tensor), one at a time, and reads small ones while the one before is used.
 
     Raises:
-        ModelFolderError: as `list_tensors`, or the file ends too early.
+        ModelFolderError: a file ends too early.
     """
-    listed = chain.from_iterable(map(list_tensors, files))
     with ThreadPoolExecutor(1, "weights") as ahead:
         waiting: _Waiting | None = None
-        for tensor in listed:
+        for tensor in tensors:
             early = ahead.submit(tensor.read) if tensor.nbytes <= AHEAD_BYTES else None
             if waiting:
                 yield waiting.read()
@@ -343,6 +341,11 @@ def _placed(file: Path, name: str, tensor: Tensor) -> LazyTensor:
         return _read(file, dtype, (extent,), start).as_strided(shape, stride).contiguous()
 
     return LazyTensor(name, dtype, shape, read)
+
+
+def is_old_pickle(file: Path) -> bool:
+    """Whether it is a PyTorch file from before 2020, all of which is in memory once listed."""
+    return file.suffix != ".safetensors" and not is_archive(file)
 
 
 def _old_pickled(file: Path) -> list[LazyTensor]:

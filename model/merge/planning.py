@@ -50,7 +50,7 @@ def plan_merge(
         )
     settings = read_settings([f"--base_model={base_model}"], without_secrets(os.environ))
     base = read_model_folder(find_base(settings, _silent))
-    refuse_errors(quick_check(base.path))
+    refuse_errors(quick_check(base))
     templates, _ = known_templates(base, settings)
     facts = base_facts(base, base_name(settings), load_tokenizer(base))
     paths = [find_folder(name) for name in lora_models]

@@ -34,37 +34,47 @@ ADAPTER_SHARE = 0.25  # of that much again, for adapters
 log = logging.getLogger(__name__)
 
 
-def check_early(settings: Settings) -> None:
-    """What can be said about the settings in a moment, before anything is loaded or served.
+def check_early(settings: Settings) -> ModelFolder | None:
+    """Checks what takes no time, before anything is loaded or served.
+
+    Returns:
+        the base's folder, as far as it was read; None where it is yet to be downloaded.
 
     Raises:
         LinlyError: the base or the templates cannot be used.
     """
     load_templates(settings.prompts_dir)
+    is_local = settings.base_model != EMBEDDED_DEFAULT and not is_hub_id(settings.base_model)
     if settings.engine_url:
-        if settings.base_model != EMBEDDED_DEFAULT and not is_hub_id(settings.base_model):
-            read_model_folder(local_folder(settings.base_model), weights=False)
-        return
-    if settings.base_model != EMBEDDED_DEFAULT and not is_hub_id(settings.base_model):
-        path = local_folder(settings.base_model)
-        read_model_folder(path)
-        # Opening pickles takes torch, and its import seconds: these are looked at when loading.
-        refuse_errors(collect_findings(lambda: quick_check(path, pickles=False)))
+        if not is_local:
+            return None
+        return read_model_folder(local_folder(settings.base_model), weights=False)
+    folder = read_model_folder(local_folder(settings.base_model)) if is_local else None
+    if folder:
+        # Opening pickles takes torch, and its import seconds: they are checked when loading.
+        refuse_errors(collect_findings(lambda: quick_check(folder, pickles=False)))
     if settings.quantization == "4bit" or settings.device == "cuda":
         _wait_without_spinning()
-        from model.weight_loader import (
-            resolve_device,  # seconds for torch, where a refusal may follow
-        )
+        from model.weight_loader import resolve_device  # imports torch, which takes seconds
 
         resolve_device(settings.device, settings.quantization)
+    return folder
 
 
-def load_local(settings: Settings, report: Report, adapters: Sequence[Path] = ()) -> Backend:
-    """Load the base and start the engine on this machine. Takes seconds to minutes.
+def load_local(
+    settings: Settings,
+    report: Report,
+    adapters: Sequence[Path] = (),
+    folder: ModelFolder | None = None,
+) -> Backend:
+    """Loads the base and starts the engine on this machine. Takes seconds to minutes.
 
     Args:
-        adapters: folders to serve beside those in `adapters_dir`, wherever they lie. One that does
-            not fit is refused before the weights are read.
+        settings: what to load, and how it is served.
+        report: receives the phase and its progress.
+        adapters: folders to serve beside those in `adapters_dir`. One that does not fit is refused
+            before the weights are read.
+        folder: the base's, as `check_early` has read it.
 
     Raises:
         LinlyError: it cannot be done, in one sentence.
@@ -77,12 +87,14 @@ def load_local(settings: Settings, report: Report, adapters: Sequence[Path] = ()
     device = resolve_device(settings.device, settings.quantization)
     # Compiling takes longer than most of what follows, so it begins now.
     with _compiling(settings, device) as build:
-        path = find_base(settings, report)
-        for warning in refuse_errors(collect_findings(lambda: quick_check(path))):
+        folder = folder or ModelFolder(find_base(settings, report))
+        found = collect_findings(lambda: quick_check(folder))
+        for warning in refuse_errors(found):
             log.warning("%s. %s", warning.message().rstrip("."), warning.remedy())
-        serving = _serve(settings, read_model_folder(path), device, build, report, adapters)
+        folder.check_small_files()
+        backend = _start(settings, folder, device, build, report, adapters)
     spare_loaded_objects()
-    return serving
+    return backend
 
 
 @contextmanager
@@ -99,7 +111,7 @@ def _compiling(settings: Settings, device: str) -> Iterator[KernelBuild | None]:
         raise
 
 
-def _serve(
+def _start(
     settings: Settings,
     folder: ModelFolder,
     device: str,

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import TypeVar
 
 from model.base_resolver import base_name
 from model.config.settings import Settings
 from model.engine.protocol import Engine
 from model.errors import LinlyError
+from model.folders.model_folder import ModelFolder
 from model.serving.adapter_registry import Adapter
 from model.serving.backend import Backend
 from model.serving.background_loader import BackgroundLoader, Load
@@ -58,13 +60,16 @@ class ModelManager:
 
     Args:
         settings: what to load, and where it is served.
-        load: does the loading, by default here or over there, as they say.
+        load: loads the backend; by default the one that the settings name.
+        folder: the base's, as far as it has been read.
     """
 
-    def __init__(self, settings: Settings, load: Load | None = None) -> None:
+    def __init__(
+        self, settings: Settings, load: Load | None = None, folder: ModelFolder | None = None
+    ) -> None:
         self._settings = settings
-        load = load or (load_remote if settings.engine_url else load_local)
-        self._loader = BackgroundLoader(settings, load)
+        by_default = load_remote if settings.engine_url else load_local
+        self._loader = BackgroundLoader(settings, load or partial(by_default, folder=folder))
         self._live: set[str] = set()  # ids of the requests that are being answered
         self._aborted: set[str] = set()  # and of those among them that are to end
         self._listeners: list[Listener] = []

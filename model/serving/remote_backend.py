@@ -27,16 +27,27 @@ LONGEST = 2048  # tokens, where neither the model's configuration nor the server
 PROBE = "Hello, world! 你好，世界。 def f(x): return x * 42\n"
 
 
-def load_remote(settings: Settings, report: Report, adapters: Sequence[Path] = ()) -> Backend:
-    """Read the base's tokenizer and turn to the server at `settings.engine_url`.
+def load_remote(
+    settings: Settings,
+    report: Report,
+    adapters: Sequence[Path] = (),
+    folder: ModelFolder | None = None,
+) -> Backend:
+    """Reads the base's tokenizer and connects to the server at `settings.engine_url`.
 
-    Succeeds without the server, too: it is tried until it answers.
+    Succeeds without the server, too: it is polled until it answers.
+
+    Args:
+        settings: the base, and where the server is.
+        report: receives the phase and its progress.
+        adapters: folders to serve beside those in `adapters_dir`.
+        folder: the base's, as `check_early` has read it.
 
     Raises:
         LinlyError: the base's folder cannot be used, in one sentence.
     """
     report(Phase.STARTING, 0.0)
-    folder = read_model_folder(_find(settings, report), weights=False)
+    folder = folder or read_model_folder(_find(settings, report), weights=False)
     tokenizer = load_tokenizer(folder)
     templates, default = known_templates(folder, settings)
     facts = base_facts(folder, base_name(settings), tokenizer)

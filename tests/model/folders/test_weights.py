@@ -57,7 +57,7 @@ def test_views_of_one_storage_are_read_as_what_they_are(tmp_path: Path) -> None:
     base = torch.arange(24.0).view(4, 6)
     views = {"turned": base.t(), "part": base[1:3, 2:], "step": base[:, ::2], "whole": base}
     file = save(views, tmp_path / "views.bin")
-    assert {name: tensor.tolist() for name, tensor in read_tensors([file])} == {
+    assert {name: tensor.tolist() for name, tensor in read_tensors(list_tensors(file))} == {
         name: tensor.tolist() for name, tensor in views.items()
     }
 
@@ -65,7 +65,7 @@ def test_views_of_one_storage_are_read_as_what_they_are(tmp_path: Path) -> None:
 def test_the_old_format_is_read_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "old.bin"
     torch.save(some_tensors(), file, _use_new_zipfile_serialization=False)
-    assert dict(read_tensors([file]))["half"].equal(some_tensors()["half"])
+    assert dict(read_tensors(list_tensors(file)))["half"].equal(some_tensors()["half"])
     monkeypatch.setattr("model.folders.weights.available_memory", lambda: 5)
     with pytest.raises(ModelFolderError, match="old format"):
         list_tensors(file)
@@ -77,7 +77,7 @@ def test_a_torn_file_is_one_sentence(name: str, keep: int, tmp_path: Path) -> No
     file = save(some_tensors(), tmp_path / name)
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(ModelFolderError) as caught:
-        dict(read_tensors([file]))
+        dict(read_tensors(list_tensors(file)))
     assert str(file) in caught.value.message
     assert "again" in caught.value.remedy
 
