@@ -11,17 +11,26 @@ from typing import Any
 from model.engine.stop_strings import StopStrings
 from model.errors import LinlyError
 from model.translations import LocalizedText
-from model.types import Delta, Emit, EngineRequest, FinishReason, Stats, TokenLogprob
+from model.types import (
+    SAMPLING_PARAMETERS,
+    Delta,
+    Emit,
+    EngineRequest,
+    FinishReason,
+    Stats,
+    TokenLogprob,
+)
 
 Json = dict[str, Any]
 
 MAX_STOPS = 16  # that are sent to a server; this program looks for all of them anyway
 FINISH_REASONS = {"length": FinishReason.LENGTH}  # all others count as a stop
 # Servers other than vLLM may not know these: they are sent only where they are not switched off.
-SWITCHED_OFF = {
-    "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "min_tokens": 0,
-    "ignore_eos": False, "presence_penalty": 0.0, "frequency_penalty": 0.0,
-}  # fmt: skip
+SWITCHED_OFF: Mapping[str, float] = {
+    name: parameter.off
+    for name, parameter in SAMPLING_PARAMETERS.items()
+    if parameter.off is not None
+} | {"ignore_eos": False}
 
 
 class ResponseStream:
