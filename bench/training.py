@@ -99,10 +99,10 @@ def _baseline_job(flags: Sequence[str], scratch: Path) -> dict[str, object]:
     from training.base_loader import resolve_compute_config
     from training.collator import training_rows
     from training.data_preparation import prepare_data
-    from training.options import read_options
+    from training.options import read_training_options
     from training.trainer import TrainerConfig
 
-    options = read_options([*flags, "--output_dir", str(scratch / "unused")])
+    options = read_training_options([*flags, "--output_dir", str(scratch / "unused")])
     base = resolve_base(options)
     data = prepare_data(options, base, lambda _: None)
     compute = resolve_compute_config("cpu", "auto", options.dtype, None, None)

@@ -193,13 +193,13 @@ def sample(loop: asyncio.AbstractEventLoop, record: Record) -> None:
     """Record the delays of `loop` from now on."""
     due = time.monotonic() + SAMPLE_SECONDS
 
-    def measure() -> None:
+    def record_delay() -> None:
         delay = time.monotonic() - due
         if delay > MIN_DELAY:
             record(delay)
         sample(loop, record)
 
-    loop.call_later(SAMPLE_SECONDS, measure)
+    loop.call_later(SAMPLE_SECONDS, record_delay)
 
 
 def probe(address: str, record: Record, ended: threading.Event) -> None:
