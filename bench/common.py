@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: flags, exit statuses, tables, and the cost of processes."""
+"""What the benchmark scripts share: errors, flags, tables, medians, and the cost of processes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,36 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from bench.errors import PeerError
 from model.config.argument_parser import ArgumentParser
 from model.config.settings import CHECKOUT
 from model.errors import LinlyError
+from model.translations import verbatim
 
 Figures = Mapping[str, Any]  # what a script measured, as its JSON has it
 
 MISSING = "-"
+
+
+class BenchError(LinlyError):
+    """A measurement that cannot be made as the flags ask for it; its message is plain English."""
+
+    exit_status = 2
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(verbatim(message, remedy))
+
+
+class PeerError(BenchError):
+    """A peer did not start, or a request to it failed."""
+
+    exit_status = 1
+
+
+class PeerMissingError(PeerError):
+    """A peer is not installed; the message says how to install it."""
 
 
 def log(line: str) -> None:
@@ -150,22 +170,22 @@ def format_ratio(value: float | None) -> str:
     return MISSING if value is None else f"{value:.2f}x"
 
 
-def align_columns(rows: Sequence[Sequence[str]], text_columns: int) -> list[str]:
+def format_table(rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
     """The rows as lines: the first columns hold text, the others figures to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
         "  ".join(
             cell.ljust(width) if column < text_columns else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
+        )
         for row in rows
     ]
+    return "\n".join(line.rstrip() for line in lines)
 
 
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose first row is the header."""
-    lines = ["|" + "".join(f" {cell} |" if cell else " |" for cell in row) for row in rows]
-    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+def medians(runs: Sequence[Mapping[str, float]], digits: int) -> dict[str, float]:
+    """The median of each figure over the runs, rounded."""
+    return {key: round(median(run[key] for run in runs), digits) for key in runs[0]}
 
 
 def machine() -> str:

@@ -22,8 +22,7 @@ from torch.nn import functional
 # A script's import path begins with its own folder.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.common import Figures, add_number, print_figures, script, script_parser
-from bench.errors import BenchError
+from bench.common import BenchError, Figures, add_number, print_figures, script, script_parser
 from model.config.server_flags import EMBEDDED_DEFAULT
 from model.config.settings import APP_NAME
 from model.default_model import ensure_embedded

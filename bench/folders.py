@@ -149,7 +149,7 @@ def table(figures: common.Figures) -> str:
             ratio = f"{values['over_copy']:.2f}" if values["over_copy"] else ""
             peak = f"{values['peak_bytes'] / 1e9:.2f}"
             rows.append([name, f"{values['seconds']:.1f}", speed, ratio, peak])
-    return f"{figures['machine']}\n\n{common.markdown_table(rows)}"
+    return f"{figures['machine']}\n\n{common.format_table(rows)}"
 
 
 def write_inputs(geometry: Geometry, folder: Path) -> None:

@@ -28,8 +28,7 @@ import numpy.typing as npt
 # A script's import path begins with its own folder.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.common import add_number, positive, script
-from bench.errors import BenchError
+from bench.common import BenchError, add_number, positive, script
 from model.config.argument_parser import ArgumentParser
 from model.folders.atomic_folder import new_folder
 from model.folders.tensor_schema import expected_tensors

@@ -158,7 +158,7 @@ def table(figures: common.Figures) -> str:
     for name, job in figures.items():
         if isinstance(job, Mapping) and "ms" in job:
             rows.append([name, *(f"{job[key]:.1f}" for key in keys)])
-    return "\n".join(common.align_columns(rows, text_columns=1))
+    return common.format_table(rows)
 
 
 if __name__ == "__main__":

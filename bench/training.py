@@ -157,7 +157,7 @@ def table(figures: common.Figures) -> str:
         ])  # fmt: skip
     ratios = [f"{ratio:.2f}" for ratio in figures["ratios"].values()]
     rows.append(["times as fast", *ratios, "", ""])
-    return f"{figures['machine']}\n\n{common.markdown_table(rows)}"
+    return f"{figures['machine']}\n\n{common.format_table(rows)}"
 
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bench.common import log
-from bench.errors import PeerError
+from bench.common import PeerError, log
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, CDPSession, Page, WebSocket

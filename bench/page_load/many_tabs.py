@@ -10,8 +10,7 @@ from statistics import median
 
 import httpx
 
-from bench.common import cpu_seconds, log, resident_bytes
-from bench.errors import PeerError
+from bench.common import PeerError, cpu_seconds, log, resident_bytes
 from bench.page_load.tab_client import ReplyTiming, TabClient, http_client
 from bench.peers.openai_client import ask_all
 from bench.serving.workloads import unique_prompt

@@ -20,7 +20,7 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
-from bench.errors import PeerError
+from bench.common import PeerError
 
 Json = dict[str, Any]
 

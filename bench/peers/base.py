@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from bench.errors import PeerError
+from bench.common import PeerError
 from model.config.settings import CHECKOUT
 
 THIS_PROGRAM = "ours"  # this program's name among the peers, in flags and in JSON
@@ -166,7 +167,7 @@ class ChildProcess:
         return PeerError(f"its process ended ({lines[-1][:200] if lines else 'without a word'})")
 
 
-class Peer:
+class Peer(ABC):
     """A server in a process of its own. It takes `most_users` at once, with `most_adapters`.
 
     Subclasses set `child` in `start`.
@@ -187,6 +188,7 @@ class Peer:
             raise RuntimeError("the peer has not been started")
         return self.child.pid
 
+    @abstractmethod
     def start(self) -> str:
         """Start it and wait until it answers; returns a one-line description.
 
@@ -194,15 +196,14 @@ class Peer:
             PeerError: it did not start.
             PeerMissingError: it is not installed.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def ask(self, questions: Sequence[Question]) -> list[PeerReply]:
         """Send all questions at the same moment; returns the replies in the questions' order.
 
         Raises:
             PeerError: a request failed.
         """
-        raise NotImplementedError
 
     def pause(self) -> None:
         """Stop its processes, so that they use no core until `resume`; they stay in memory."""

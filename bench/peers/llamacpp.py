@@ -13,10 +13,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.errors import PeerError, PeerMissingError
+from bench.common import PeerError, PeerMissingError
 from bench.peers.base import BenchFixtures, ChildProcess, Question
 from bench.peers.gguf_files import GgufError, write_adapter, write_base
-from bench.peers.openai_client import Json, OpenAIPeer, first_token
+from bench.peers.openai_client import Json, first_token
+from bench.peers.openai_peers import OpenAIPeer
 
 MAX_SECONDS = 300.0
 SLOTS = 12

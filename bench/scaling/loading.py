@@ -12,19 +12,45 @@ import json
 import os
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from bench.common import drop_from_page_cache, log, peak_bytes
-from bench.errors import PeerError
+from bench.common import PeerError, drop_from_page_cache, log, peak_bytes
 from bench.peers.base import ChildProcess
 from bench.scaling.model import BenchModel
-from bench.scaling.report import LoadCost, Loading
 from model.folders.model_folder import ModelFolder, read_model_folder
 from model.folders.weights import read_tensors
 from model.system_resources import available_cores
 
 SOURCE, CACHE = "source", "cache"
 PROGRAM_BYTES = 1_500_000_000  # Python, torch, and what is being quantised
+
+
+@dataclass(frozen=True)
+class LoadCost:
+    """One loading in a process of its own: seconds, and peak memory in bytes.
+
+    `in_bounds`: it needed no more than `Loading.bound_bytes`.
+    """
+
+    seconds: float
+    peak_bytes: int
+    in_bounds: bool
+
+
+@dataclass(frozen=True)
+class Loading:
+    """From the model's files, and from the cache of quantised weights, if there was room for one.
+
+    The bound is the sum of the int8 weights, of the largest tensor in the files, and of the
+    program.
+    """
+
+    int8_bytes: int
+    largest_bytes: int
+    bound_bytes: int
+    source: LoadCost
+    cache: LoadCost | None
 
 
 def measure_loading(model: BenchModel, sizes: tuple[int, int], scratch: Path) -> Loading:

@@ -18,10 +18,9 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from bench.common import log
-from bench.errors import PeerError
+from bench.common import PeerError, log
 from bench.peers.base import BenchFixtures
-from bench.peers.this_program import ThisProgram
+from bench.peers.openai_peers import ThisProgram
 from model.config.settings import APP_NAME, CHECKOUT
 from model.default_model import ensure_embedded
 from model.errors import ModelFolderError

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from bench.common import log
-from bench.errors import PeerError, PeerMissingError
+from bench.common import PeerError, PeerMissingError, log
 from bench.peers.base import THIS_PROGRAM, Peer
 from bench.serving.report import Results
 from bench.serving.workloads import Workload, warm_up

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from bench.errors import PeerError
+from bench.common import PeerError
 from bench.peers.base import Peer, PeerReply, Question
 
 Start = Callable[..., int]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import folders
-from bench.errors import BenchError
+from bench.common import BenchError
 from bench.folders import CommandCost
 from bench.random_model import Geometry
 from model.folders.model_folder import load_tokenizer, read_model_folder
@@ -71,5 +71,5 @@ def test_table_shows_medians() -> None:
     checks = [CommandCost(3.0, 2_000_000_000, 0)]
     figures = folders.summary({"copy": copies, "check": checks})
     lines = folders.table(figures).splitlines()
-    assert lines[-2] == "| copy | 2.0 | 50 | 1.00 | 0.00 |"
-    assert lines[-1] == "| check | 3.0 | | | 2.00 |"
+    assert lines[-2].split() == ["copy", "2.0", "50", "1.00", "0.00"]
+    assert lines[-1].split() == ["check", "3.0", "2.00"]

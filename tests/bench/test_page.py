@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from bench import page
-from bench.errors import PeerError
+from bench.common import PeerError
 from bench.page import FIGURES, Bar, bars, table
 from bench.page_load.many_tabs import (
     measure_open_tabs,

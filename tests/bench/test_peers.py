@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bench.errors import PeerError
+from bench.common import PeerError
 from bench.peers.base import ChildProcess
 from bench.peers.openai_client import ask_all, first_token, read_events
 from tests.tiny import make_adapter

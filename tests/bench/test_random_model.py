@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from bench import random_model
-from bench.errors import BenchError
+from bench.common import BenchError
 from bench.random_model import Geometry, write_model
 from model.engine.kv_cache import SequenceCache
 from model.errors import ModelFolderError

@@ -15,12 +15,11 @@ from pathlib import Path
 import pytest
 
 from bench import serve
-from bench.errors import PeerError, PeerMissingError
+from bench.common import PeerError, PeerMissingError
 from bench.peers.base import Question
-from bench.peers.openai_client import OpenAIPeer
+from bench.peers.openai_peers import OpenAIPeer
+from bench.serve import VLLM_PYTHON, distance, distances, read_serve_options
 from bench.serving import runner
-from bench.serving.equivalence import distance, distances
-from bench.serving.options import VLLM_PYTHON, read_serve_options
 from bench.serving.runner import rotate, run_rounds, started_peers
 from model.config.settings import CHECKOUT
 from model.errors import SettingsError
@@ -182,6 +181,12 @@ class LogprobServer(OpenAIPeer):
         self.name = name
         self.child = None
         self._errors = (base, adapters)
+
+    def start(self) -> str:
+        return ""
+
+    def selection(self, adapter: int | None) -> dict[str, object]:
+        return {}
 
     def first_token(self, question: Question, count: int) -> dict[str, float]:
         error = self._errors[question.adapter is not None]

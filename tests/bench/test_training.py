@@ -25,7 +25,7 @@ def test_ratios_are_medians_over_the_rounds() -> None:
     assert figures["ratios"] == {"training": 1.5, "whole": 1.5}
     assert figures[FINETUNE]["training_seconds"] == 20
     assert figures[FINETUNE]["peak_bytes"] == 7
-    assert "| times as fast | 1.50 | 1.50 | | |" in table(figures)
+    assert table(figures).splitlines()[-1].split() == ["times", "as", "fast", "1.50", "1.50"]
 
 
 @pytest.mark.slow
