@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, set_seed
 
 IGNORED = -100
@@ -21,16 +22,14 @@ IGNORED = -100
 
 def collate(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
     """A batch whose rows are padded at the end to the longest one."""
-    longest = max(len(row["input_ids"]) for row in rows)
 
-    def padded(key: str, value: int) -> torch.Tensor:
-        return torch.tensor([row[key] + [value] * (longest - len(row[key])) for row in rows])
+    def padded(values: list[list[int]], padding: int) -> torch.Tensor:
+        return pad_sequence([torch.tensor(row) for row in values], True, padding)
 
-    lengths = torch.tensor([[len(row["input_ids"])] for row in rows])
     return {
-        "input_ids": padded("input_ids", 0),
-        "attention_mask": (torch.arange(longest) < lengths).long(),
-        "labels": padded("labels", IGNORED),
+        "input_ids": padded([row["input_ids"] for row in rows], 0),
+        "attention_mask": padded([[1] * len(row["input_ids"]) for row in rows], 0),
+        "labels": padded([row["labels"] for row in rows], IGNORED),
     }
 
 

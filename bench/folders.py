@@ -75,28 +75,23 @@ def measure_commands(geometry: Geometry, rounds: int, scratch: Path) -> Costs:
     # In a process of its own: what a parent uses counts as the peak of the commands it starts.
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         pool.submit(write_inputs, geometry, scratch).result()
-    source, tokenizer, adapter = (scratch / name for name in INPUTS)
-    copy, converted, merged = (scratch / name for name in ("copy.bin", "converted", "merged"))
-    commands: dict[str, tuple[Path, Sequence[str]]] = {
-        "copy": (copy, ["cp", str(source), str(copy)]),
-        "convert": (
-            converted, _model("convert", str(source), str(converted), "--tokenizer", str(tokenizer))
-        ),
-        "merge": (
-            merged,
-            _model("merge", "--base_model", str(converted), "--lora_model", str(adapter),
-                   "--output_dir", str(merged)),
-        ),
-        "check": (merged, _model("check", str(merged))),
-    }  # fmt: skip
+    source, tokenizer, adapter = (str(scratch / name) for name in INPUTS)
+    copy, converted, merged = (str(scratch / name) for name in ("copy.bin", "converted", "merged"))
+    merge = ("merge", "--base_model", converted, "--lora_model", adapter, "--output_dir", merged)
+    commands: dict[str, tuple[str, Sequence[str]]] = {
+        "copy": (copy, ["cp", source, copy]),
+        "convert": (converted, _model("convert", source, converted, "--tokenizer", tokenizer)),
+        "merge": (merged, _model(*merge)),
+        "check": (merged, _model("check", merged)),
+    }
     costs: dict[str, list[CommandCost]] = {name: [] for name in commands}
     for number in range(rounds):
         for name, (output, command) in commands.items():
-            cost = _measure(command, output, writes=name != "check")
+            cost = _measure(command, Path(output), writes=name != "check")
             peak = f"{cost.peak_bytes / 1e9:.2f} GB"
             common.log(f"round {number + 1}: {name} {cost.seconds:.1f} s, {peak}")
             costs[name].append(cost)
-        copy.unlink()
+        Path(copy).unlink()
         for folder in (converted, merged):
             shutil.rmtree(folder)
     return costs
