@@ -105,19 +105,19 @@ def script_parser(
 
 
 def add_number(
-    parser: ArgumentParser, name: str, default: int, about: str = "", least: int = 1
+    parser: ArgumentParser, name: str, default: int, about: str = "", minimum: int = 1
 ) -> None:
-    """Add the flag `--NAME N`, an integer of at least `least`."""
+    """Add the flag `--NAME N`, an integer of at least `minimum`."""
     text = f"{about} (default: {default})" if about else f"default: {default}"
     parser.add_argument(
-        f"--{name}", type=partial(at_least, least), default=default, metavar="N", help=text
+        f"--{name}", type=partial(at_least, minimum), default=default, metavar="N", help=text
     )
 
 
-def at_least(least: int, text: str) -> int:
+def at_least(minimum: int, text: str) -> int:
     """Parses an integer with a lower bound, as the type of a flag."""
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+    if not text.isdecimal() or int(text) < minimum:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {minimum}")
     return int(text)
 
 
@@ -132,24 +132,30 @@ def existing_folder(text: str) -> Path:
 
 
 def add_names(
-    parser: ArgumentParser, name: str, known: tuple[str, ...], what: str, also: tuple[str, ...] = ()
+    parser: ArgumentParser, name: str, choices: Sequence[str], what: str, also: Sequence[str] = ()
 ) -> None:
-    """Add the flag `--NAME A,B` for names of `known`, which are the default, or of `also`."""
+    """Add the flag `--NAME A,B` for names of `choices`, which are the default, or of `also`."""
     parser.add_argument(
-        f"--{name}", type=partial(_names, (*known, *also), what), default=known, metavar="A,B",
-        help=f"of {', '.join(known)}",
+        f"--{name}", type=partial(_names, (*choices, *also), what), default=tuple(choices),
+        metavar="A,B", help=f"of {', '.join(choices)}",
     )  # fmt: skip
 
 
-def _names(known: Sequence[str], what: str, text: str) -> tuple[str, ...]:
-    """Parses names with commas between them; repeated ones count once."""
-    names = [word.strip() for word in text.split(",") if word.strip()]
+def _names(choices: Sequence[str], what: str, text: str) -> tuple[str, ...]:
+    listed = ", ".join(choices)
+    names = split_list(text, f"{what} of {listed}")
     for name in names:
-        if name not in known:
-            raise argparse.ArgumentTypeError(f"there is no {what} {name!r} (of {', '.join(known)})")
-    if not names:
-        raise argparse.ArgumentTypeError(f"name at least one {what} of {', '.join(known)}")
-    return tuple(dict.fromkeys(names))
+        if name not in choices:
+            raise argparse.ArgumentTypeError(f"there is no {what} {name!r} (of {listed})")
+    return names
+
+
+def split_list(text: str, what: str) -> tuple[str, ...]:
+    """Splits the value of a flag at its commas; repeated words count once."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise argparse.ArgumentTypeError(f"name at least one {what}")
+    return tuple(dict.fromkeys(words))
 
 
 def print_figures(figures: Any, as_json: bool, table: Callable[[Any], str]) -> int:
@@ -183,9 +189,22 @@ def format_table(rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def seconds_of(job: Callable[[], object]) -> float:
+    """How long one call takes."""
+    began = time.perf_counter()
+    job()
+    return time.perf_counter() - began
+
+
 def medians(runs: Sequence[Mapping[str, float]], digits: int) -> dict[str, float]:
     """The median of each figure over the runs, rounded."""
     return {key: round(median(run[key] for run in runs), digits) for key in runs[0]}
+
+
+def command_costs(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The median of each figure of a command over its runs; of `peak_bytes`, the largest."""
+    figures = {key: median(run[key] for run in runs) for key in runs[0]}
+    return {**figures, "peak_bytes": max(run["peak_bytes"] for run in runs)}
 
 
 def machine() -> str:

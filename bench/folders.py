@@ -16,10 +16,8 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
 
 # A script's import path begins with its own folder.
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -42,16 +40,8 @@ RANK = 16
 UNKNOWN, CONTROL, BYTE, NORMAL = 2, 3, 6, 1  # SentencePiece's types of tokens
 
 
-@dataclass(frozen=True)
-class CommandCost:
-    """One command: seconds, peak memory in bytes, and the bytes that it wrote."""
-
-    seconds: float
-    peak_bytes: int
-    written_bytes: int
-
-
-Costs = Mapping[str, list[CommandCost]]
+# Of each command by its name, in each round: `seconds`, `bytes_per_second` written, `peak_bytes`.
+Costs = Mapping[str, list[dict[str, float]]]
 
 
 @common.script
@@ -84,12 +74,12 @@ def measure_commands(geometry: Geometry, rounds: int, scratch: Path) -> Costs:
         "merge": (merged, _model(*merge)),
         "check": (merged, _model("check", merged)),
     }
-    costs: dict[str, list[CommandCost]] = {name: [] for name in commands}
+    costs: Costs = {name: [] for name in commands}
     for number in range(rounds):
         for name, (output, command) in commands.items():
             cost = _measure(command, Path(output), writes=name != "check")
-            peak = f"{cost.peak_bytes / 1e9:.2f} GB"
-            common.log(f"round {number + 1}: {name} {cost.seconds:.1f} s, {peak}")
+            peak = f"{cost['peak_bytes'] / 1e9:.2f} GB"
+            common.log(f"round {number + 1}: {name} {cost['seconds']:.1f} s, {peak}")
             costs[name].append(cost)
         Path(copy).unlink()
         for folder in (converted, merged):
@@ -101,7 +91,7 @@ def _model(*words: str) -> list[str]:
     return [sys.executable, "-m", "model", *words]
 
 
-def _measure(command: Sequence[str], output: Path, writes: bool) -> CommandCost:
+def _measure(command: Sequence[str], output: Path, writes: bool) -> dict[str, float]:
     """Run a command until its output is on the disk, from where its input comes, too.
 
     Raises:
@@ -116,23 +106,17 @@ def _measure(command: Sequence[str], output: Path, writes: bool) -> CommandCost:
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
     seconds = time.perf_counter() - began
-    return CommandCost(seconds, result.peak_bytes, sum(file.stat().st_size for file in files))
+    speed = sum(file.stat().st_size for file in files) / seconds
+    return {"seconds": seconds, "bytes_per_second": speed, "peak_bytes": result.peak_bytes}
 
 
 def summary(costs: Costs) -> common.Figures:
     """Medians by command: seconds, bytes a second, peak memory, and the speed over copying."""
-    speeds = {
-        name: median(run.written_bytes / run.seconds for run in runs)
-        for name, runs in costs.items()
-    }
+    figures = {name: common.command_costs(runs) for name, runs in costs.items()}
+    copy = figures["copy"]["bytes_per_second"]
     return {"machine": common.machine()} | {
-        name: {
-            "seconds": median(run.seconds for run in runs),
-            "bytes_per_second": speeds[name],
-            "peak_bytes": max(run.peak_bytes for run in runs),
-            "over_copy": speeds[name] / speeds["copy"],
-        }
-        for name, runs in costs.items()
+        name: {**cost, "over_copy": cost["bytes_per_second"] / copy}
+        for name, cost in figures.items()
     }
 
 

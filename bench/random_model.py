@@ -156,7 +156,7 @@ def main() -> int:
     )  # fmt: skip
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="to be made")
     add_geometry(parser, Geometry.layers)
-    add_number(parser, "seed", 0, least=0)
+    add_number(parser, "seed", 0, minimum=0)
     args = parser.read(sys.argv[1:])
     write_model(args.folder, geometry_of(args, Geometry.layers), args.seed)
     return 0

@@ -95,12 +95,10 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _numbers(least: int, text: str) -> tuple[int, ...]:
+def _numbers(minimum: int, text: str) -> tuple[int, ...]:
     """Parses numbers with commas between them; they are sorted, and repeated ones count once."""
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    if not words:
-        raise argparse.ArgumentTypeError("name at least one number")
-    return tuple(sorted({common.at_least(least, word) for word in words}))
+    words = common.split_list(text, "number")
+    return tuple(sorted({common.at_least(minimum, word) for word in words}))
 
 
 @common.script
@@ -122,7 +120,7 @@ def measure_scale(options: argparse.Namespace, cache: Path, scratch: Path) -> Sc
     sizes = weight_sizes(model.folder)
     users = max(*options.users, *options.adapters)
     needed = check_memory(model.folder.config, sizes[0], options.context, users)
-    loading = measure_loading(model, sizes, scratch)
+    loading = measure_loading(model, sizes)
     threads, steps = available_cores(), options.steps
 
     # These import torch, which takes seconds; a wrong flag has been refused by now.

@@ -89,7 +89,7 @@ def _parser(environ: Mapping[str, str]) -> ArgumentParser:
     add, folder = parser.add_argument, common.existing_folder
     common.add_names(parser, "peers", PEERS, "peer", also=(THIS_PROGRAM,))
     common.add_names(parser, "workloads", NAMES, "workload")
-    common.add_number(parser, "tokens", 64, "tokens of a reply", least=2)  # a speed needs two
+    common.add_number(parser, "tokens", 64, "tokens of a reply", minimum=2)  # a speed needs two
     add("--chart", type=_png_file, metavar="FILE.png", help="draw the medians")
     add("--check", action="store_true", help="compare the servers' first tokens; measure nothing")
     add("--base_model", type=folder, metavar="FOLDER", help="default: the embedded default")
@@ -188,8 +188,7 @@ def distance(expected: dict[str, float], found: dict[str, float]) -> float:
 
 def _first_tokens(peer: OpenAIPeer) -> list[list[dict[str, float]]]:
     """The likeliest first tokens of each text's reply, on the base and on the adapters."""
-    peer.resume()
-    try:
+    with peer.awake():
         return [
             [
                 peer.first_token(Question((Turn("user", text),), 1, adapter), TOP_TOKENS)
@@ -198,8 +197,6 @@ def _first_tokens(peer: OpenAIPeer) -> list[list[dict[str, float]]]:
             ]
             for adapters in ((None,), CHECKED_ADAPTERS)
         ]
-    finally:
-        peer.pause()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from statistics import median
 import httpx
 
 from bench.common import PeerError, cpu_seconds, log, resident_bytes
-from bench.page_load.tab_client import ReplyTiming, TabClient, http_client
+from bench.page_load.tab_client import PageReply, TabClient, http_client
 from bench.peers.openai_client import ask_all
 from bench.serving.workloads import unique_prompt
 
@@ -159,7 +159,7 @@ async def _idle_core_share(pid: int) -> float:
 async def measure_crowd(address: str, visitors: int, rounds: int) -> dict[str, float]:
     """All visitors ask at once, in turns through the API and the page; medians of the rounds."""
     runs = []
-    timings: list[ReplyTiming] = []
+    timings: list[PageReply] = []
     settings = {**SAMPLING, "max_tokens": TOKENS}
     async with http_client() as http:
         tabs = [await TabClient.open(address, http, settings) for _ in range(visitors)]
@@ -196,7 +196,7 @@ def _api_speed(address: str, prompts: Sequence[str]) -> float:
 
 async def _page_speed(
     tabs: Sequence[TabClient], prompts: Sequence[str]
-) -> tuple[float, list[ReplyTiming]]:
+) -> tuple[float, list[PageReply]]:
     """The same through the page, and each visitor's timing."""
     for tab in tabs:
         await tab.new_chat()

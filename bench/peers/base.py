@@ -7,8 +7,8 @@ import signal
 import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,14 +168,14 @@ class ChildProcess:
 
 
 class Peer(ABC):
-    """A server in a process of its own. It takes `most_users` at once, with `most_adapters`.
+    """A server in a process of its own. It takes `max_users` at once, with `max_adapters`.
 
     Subclasses set `child` in `start`.
     """
 
     name: str
-    most_users: int
-    most_adapters: int
+    max_users: int
+    max_adapters: int
 
     def __init__(self, fixtures: BenchFixtures) -> None:
         self.fixtures = fixtures
@@ -213,6 +213,15 @@ class Peer(ABC):
     def resume(self) -> None:
         if self.child is not None:
             self.child.resume()
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Lets the paused peer run within the `with` block."""
+        self.resume()
+        try:
+            yield
+        finally:
+            self.pause()
 
     def stop(self) -> None:
         """End it; also after a failed `start`, and repeatedly."""

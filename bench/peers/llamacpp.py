@@ -28,8 +28,8 @@ class LlamaCpp(OpenAIPeer):
     """One server whose slots share one KV cache, with its prompt cache on."""
 
     name = "llama.cpp"
-    most_users = SLOTS
-    most_adapters = 12
+    max_users = SLOTS
+    max_adapters = 12
 
     def __init__(self, fixtures: BenchFixtures, slots: int = SLOTS, context: int = CONTEXT) -> None:
         super().__init__(fixtures)
@@ -69,7 +69,7 @@ class LlamaCpp(OpenAIPeer):
         try:
             target = self.fixtures.cache / "base.gguf"
             written = _cached(target, lambda file: write_base(base, file))
-            return written, [convert(path) for path in self.fixtures.paths(self.most_adapters)]
+            return written, [convert(path) for path in self.fixtures.paths(self.max_adapters)]
         except GgufError as error:
             raise PeerError(str(error)) from error
 

@@ -68,8 +68,8 @@ class ThisProgram(OpenAIPeer):
     """
 
     name = THIS_PROGRAM
-    most_users = 12
-    most_adapters = 12
+    max_users = 12
+    max_adapters = 12
 
     def __init__(
         self,
@@ -105,8 +105,8 @@ class Vllm(OpenAIPeer):
     """vLLM's OpenAI server in bfloat16 with three adapters."""
 
     name = "vllm"
-    most_users = 12
-    most_adapters = 3
+    max_users = 12
+    max_adapters = 3
 
     def __init__(self, fixtures: BenchFixtures, python: Path | None) -> None:
         super().__init__(fixtures)
@@ -118,14 +118,14 @@ class Vllm(OpenAIPeer):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
-        adapters = self.fixtures.paths(self.most_adapters)
+        adapters = self.fixtures.paths(self.max_adapters)
         command = [
             *(str(self._python), "-m", "vllm.entrypoints.openai.api_server"),
             *("--host", "127.0.0.1", "--port", port),
             *("--model", str(self.fixtures.base), "--served-model-name", VLLM_BASE),
             *("--dtype", "bfloat16", "--max-model-len", "4096"),
-            *("--max-num-seqs", str(self.most_users)),
-            *("--enable-lora", "--max-loras", str(self.most_adapters)),
+            *("--max-num-seqs", str(self.max_users)),
+            *("--enable-lora", "--max-loras", str(self.max_adapters)),
             *("--lora-modules", *(f"{path.name}={path}" for path in adapters)),
         ]
         log = self.fixtures.scratch / "vllm.log"

@@ -10,10 +10,10 @@ core reads faster at several places at once, so each attempt tries that, too.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import numba
@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from bench.common import seconds_of
 from bench.scaling.model import CONTEXT, LlamaCppBaseline
 from model.engine.kv_cache import SequenceCache
 from model.engine.local_engine import PREFILL_CHUNK
@@ -69,12 +70,14 @@ def measure_single_user(
     """
     step = next_tokens(model, [random_cache(model, CONTEXT, 1)], 1)
     step()
-    own, bandwidths, others = [], [], []
-    for _ in range(TURNS):
-        began = time.perf_counter()
+
+    def decode() -> None:
         for _ in range(steps):
             step()
-        own.append((time.perf_counter() - began) / steps)
+
+    own, bandwidths, others = [], [], []
+    for _ in range(TURNS):
+        own.append(seconds_of(decode) / steps)
         bandwidths.append(reader.bytes_per_second())
         if baseline:
             others.append(baseline.token_seconds())
@@ -195,9 +198,7 @@ def interleave(steps: Sequence[Callable[[], object]], rounds: int) -> list[float
     seconds: list[list[float]] = [[] for _ in steps]
     for _ in range(rounds):
         for step, times in zip(steps, seconds, strict=True):
-            began = time.perf_counter()
-            step()
-            times.append(time.perf_counter() - began)
+            times.append(seconds_of(step))
     return [median(times) for times in seconds]
 
 
@@ -214,17 +215,15 @@ class MemoryReader:
 
     def bytes_per_second(self) -> float:
         """The speed of the fastest loop, now."""
-        return max(self._measure(read) for read in self._loops)
+        return self._nbytes / min(seconds_of(partial(self._read, read)) for read in self._loops)
 
     def close(self) -> None:
         """Free the buffer and end the threads."""
         self._parts.clear()
         self._pool.shutdown()
 
-    def _measure(self, read: Callable[[Words], int]) -> float:
-        began = time.perf_counter()
+    def _read(self, read: Callable[[Words], int]) -> None:
         list(self._pool.map(read, self._parts))
-        return self._nbytes / (time.perf_counter() - began)
 
 
 def read_loop(places: int) -> Callable[[Words], int]:

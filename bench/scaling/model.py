@@ -184,14 +184,12 @@ class LlamaCppBaseline(LlamaCpp):
         Raises:
             PeerError: it did not answer, or with too few tokens.
         """
-        self.resume()
+        url = f"{self.address}/completion"
         try:
-            url = f"{self.address}/completion"
-            answer = httpx.post(url, json=self._request, timeout=MAX_SECONDS)
+            with self.awake():
+                answer = httpx.post(url, json=self._request, timeout=MAX_SECONDS)
         except httpx.TransportError as error:
             raise PeerError(f"it does not answer: {error}") from error
-        finally:
-            self.pause()
         if not answer.is_success:
             raise PeerError(f"it answers {answer.status_code}: {answer.text[:200]}")
         timings = answer.json()["timings"]

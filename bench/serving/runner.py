@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from bench.common import PeerError, PeerMissingError, log
 from bench.peers.base import THIS_PROGRAM, Peer
 from bench.serving.report import Results
-from bench.serving.workloads import Workload, warm_up
+from bench.serving.workloads import warm_up
 
 
 @dataclass
@@ -89,7 +89,8 @@ def run_rounds(running: RunningPeers, options: Namespace) -> Results:
                 if workload.suits(peer):
                     log(f"round {number + 1}/{options.rounds}  {workload.name:15}  {peer.name}")
                     try:
-                        values = _take_turn(peer, workload, number, options.tokens)
+                        with peer.awake():
+                            values = workload.measure(peer, number, options.tokens)
                     except PeerError as error:
                         log(f"{peer.name} is left out from here on: {error}")
                         running.remove(peer, error)
@@ -104,11 +105,3 @@ def rotate(peers: Sequence[Peer], number: int) -> list[Peer]:
     """The peers in the order of round `number`, which begins one further than the last."""
     begin = number % len(peers)
     return [*peers[begin:], *peers[:begin]]
-
-
-def _take_turn(peer: Peer, workload: Workload, number: int, tokens: int) -> list[float]:
-    peer.resume()
-    try:
-        return workload.measure(peer, number, tokens)
-    finally:
-        peer.pause()

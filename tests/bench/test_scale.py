@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from argparse import Namespace
 from contextlib import closing
 from functools import reduce
@@ -26,7 +25,7 @@ from bench.scaling.loading import LoadCost, Loading, memory_bound, weight_sizes
 from bench.scaling.model import BenchModel, prepare_model
 from model.engine.kv_cache import SequenceCache
 from model.layers.llama import Llama, SequenceSlice
-from tests.bench.conftest import Start
+from tests.bench.conftest import ReadJson, Refuse, Start
 from tests.model.layers.conftest import GROUPED, make_model
 
 SIZES = ["--hidden", "64", "--heads", "4", "--intermediate", "96", "--layers", "2"]
@@ -62,10 +61,9 @@ def llama() -> Llama:
 
 
 @pytest.fixture
-def run(tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> Start:
-    """Runs the script with a cache of its own; compiled code comes from the user's."""
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of its own for the script; compiled code comes from the user's."""
     monkeypatch.setattr(scale, "user_cache_path", lambda _: tmp_path)
-    return lambda *words: start(scale, *words)
 
 
 def test_defaults_of_the_flags() -> None:
@@ -103,20 +101,18 @@ def test_kv_heads_default_to_the_heads() -> None:
         (["--layer", "2"], "There is no flag --layer. Did you mean --layers?"),
     ],
 )
-def test_wrong_flags_are_one_sentence(
-    run: Start, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(*words) == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert message in line
+def test_wrong_flags_are_one_sentence(refuse: Refuse, words: list[str], message: str) -> None:
+    assert message in refuse(scale, *words)
 
 
-def test_impossible_sizes_and_contexts_are_refused(
-    run: Start, capsys: pytest.CaptureFixture[str]
+def test_impossible_sizes_are_refused(refuse: Refuse) -> None:
+    assert "--heads 5 does not divide --hidden 64" in refuse(scale, *TINY, "--heads", "5")
+
+
+def test_contexts_beyond_the_memory_are_refused(
+    cache: None, start: Start, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(*TINY, "--heads", "5") == 2
-    assert "--heads 5 does not divide --hidden 64" in capsys.readouterr().err
-    assert run(*TINY, "--context", "1000000000") == 2
+    assert start(scale, *TINY, "--context", "1000000000") == 2
     assert "of memory are free. Choose shorter --context" in capsys.readouterr().err
 
 
@@ -279,9 +275,8 @@ def test_tables_say_what_was_not_measured() -> None:
 
 
 @pytest.mark.slow
-def test_scale_measures_everything_as_json(run: Start, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(*TINY, *FEW, "--no_llama_cpp", "--json") == 0
-    printed = json.loads(capsys.readouterr().out)
+def test_scale_measures_everything_as_json(cache: None, read_json: ReadJson) -> None:
+    printed = read_json(scale, *TINY, *FEW, "--no_llama_cpp")
     assert printed.keys() == {field.name for field in dataclasses.fields(ScaleFigures)}
     loading = printed["loading"]
     assert loading["bound_bytes"] == memory_bound(loading["int8_bytes"], loading["largest_bytes"])
