@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, set_s
 IGNORED = -100
 
 
-def collate(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+def pad_batch(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
     """A batch whose rows are padded at the end to the longest one."""
 
     def padded(values: list[list[int]], padding: int) -> torch.Tensor:
@@ -54,7 +54,7 @@ def train(job: dict[str, Any]) -> None:
             logging_steps=1, report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
             remove_unused_columns=False, prediction_loss_only=True,
         ),
-        train_dataset=job["learned"], eval_dataset=job["held_out"], data_collator=collate,
+        train_dataset=job["learned"], eval_dataset=job["held_out"], data_collator=pad_batch,
     )  # fmt: skip
     began = time.perf_counter()
     trainer.train()

@@ -256,7 +256,7 @@ class CommandResult:
     lines: tuple[tuple[float, str], ...]
 
 
-def run_command(command: Sequence[str]) -> CommandResult:
+def run_process(command: Sequence[str]) -> CommandResult:
     """Run a command in the checkout to its end.
 
     Raises:

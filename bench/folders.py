@@ -99,7 +99,7 @@ def _measure(command: Sequence[str], output: Path, writes: bool) -> dict[str, fl
     """
     common.drop_from_page_cache(output.parent.rglob("*"))
     began = time.perf_counter()
-    result = common.run_command(command)
+    result = common.run_process(command)
     paths = (output, *output.rglob("*")) if writes else ()
     files = [path for path in paths if path.is_file()]
     for file in files:
@@ -136,7 +136,7 @@ def write_inputs(geometry: Geometry, folder: Path) -> None:
     checkpoint, _, adapter = (folder / name for name in INPUTS)
     write_checkpoint(geometry, checkpoint)
     write_sentencepiece(geometry.vocab, folder)
-    write_adapter(geometry, adapter)
+    write_random_adapter(geometry, adapter)
 
 
 def write_checkpoint(geometry: Geometry, path: Path) -> None:
@@ -170,7 +170,7 @@ def write_sentencepiece(vocab_size: int, folder: Path) -> None:
     write_spm(lambda name, default=None: fields.get(name.removeprefix(GGML), default), folder)
 
 
-def write_adapter(geometry: Geometry, folder: Path) -> None:
+def write_random_adapter(geometry: Geometry, folder: Path) -> None:
     """Write a LoRA of rank RANK on all linear layers, in float16."""
     import torch
     from safetensors.torch import save_file

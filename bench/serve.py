@@ -160,7 +160,7 @@ def _notes(running: RunningPeers, results: Results, options: Namespace) -> list[
 
 def compare_models(running: RunningPeers, options: Namespace) -> int:
     """`--check`; returns the exit status."""
-    found = distances([peer for peer in running.peers if isinstance(peer, OpenAIPeer)])
+    found = logprob_distances([peer for peer in running.peers if isinstance(peer, OpenAIPeer)])
     if options.json:
         print(json.dumps({"most": MAX_DISTANCE, "distances": found}))
     for name, nats in found.items():
@@ -170,17 +170,17 @@ def compare_models(running: RunningPeers, options: Namespace) -> int:
     return 1 if running.failed or any(d > MAX_DISTANCE for d in found.values()) else 0
 
 
-def distances(peers: Sequence[OpenAIPeer]) -> dict[str, float]:
+def logprob_distances(peers: Sequence[OpenAIPeer]) -> dict[str, float]:
     """Each other peer's distance to this program in nats: the larger of base and adapters."""
     replies = {peer.name: _first_tokens(peer) for peer in peers}
     own = replies.pop(THIS_PROGRAM)
     return {
-        name: max(median(map(distance, *groups)) for groups in zip(own, found, strict=True))
+        name: max(median(map(logprob_distance, *groups)) for groups in zip(own, found, strict=True))
         for name, found in replies.items()
     }
 
 
-def distance(expected: dict[str, float], found: dict[str, float]) -> float:
+def logprob_distance(expected: dict[str, float], found: dict[str, float]) -> float:
     """The mean difference over the tokens that both list; infinite if there are none."""
     both = expected.keys() & found.keys()
     return mean(abs(expected[token] - found[token]) for token in both) if both else float("inf")

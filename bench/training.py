@@ -70,7 +70,7 @@ def measure_trainings(dtype: str, rounds: int, scratch: Path) -> Costs:
 
 def _finetune(flags: Sequence[str], output: Path) -> dict[str, float]:
     command = [sys.executable, "finetune.py", *flags, "--output_dir", str(output)]
-    result = common.run_command([*command, "--progress", "json"])
+    result = common.run_process([*command, "--progress", "json"])
     card = json.loads((output / "linly_adapter.json").read_text(encoding="utf-8"))
     events = [(seconds, json.loads(line)) for seconds, line in result.lines]
     began, ended = (
@@ -109,7 +109,7 @@ def _baseline_job(flags: Sequence[str], scratch: Path) -> dict[str, object]:
 def _train(job: Mapping[str, object], output: Path, scratch: Path) -> dict[str, float]:
     file = scratch / "job.json"
     file.write_text(json.dumps({**job, "output": str(output)}), encoding="utf-8")
-    result = common.run_command([sys.executable, "-m", "bench.baseline_trainer", str(file)])
+    result = common.run_process([sys.executable, "-m", "bench.baseline_trainer", str(file)])
     report = json.loads(result.lines[-1][1])
     seconds, loss = report["train_seconds"], report["loss"]
     return cost_of(seconds, result.seconds, result.peak_bytes, loss)

@@ -162,7 +162,7 @@ def with_adapters(model: Any, adapters: list[Path]) -> Any:
     return adapted
 
 
-def load_base(base: Path, dtype: str) -> tuple[Any, str]:
+def load_hf_model(base: Path, dtype: str) -> tuple[Any, str]:
     """The model, and what it computes in."""
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -181,7 +181,7 @@ def decoding_seconds(base: Path, dtype: str) -> float:
     """Time of a short reply in `dtype`, after a first one that warms up."""
     import torch
 
-    model, _ = load_base(base, dtype)
+    model, _ = load_hf_model(base, dtype)
     ids = torch.ones(1, 8, dtype=torch.long)
     options = {"min_new_tokens": TRIAL_TOKENS, "max_new_tokens": TRIAL_TOKENS, "do_sample": False}
 
@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--lora", type=Path, action="append", required=True)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    model, dtype = load_base(args.base, args.dtype)
+    model, dtype = load_hf_model(args.base, args.dtype)
     worker = Worker(args.base, model, args.lora)
     print(dtype, flush=True)
     for line in sys.stdin:

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.common import drop_from_page_cache, log, peak_bytes, run_command
+from bench.common import drop_from_page_cache, log, peak_bytes, run_process
 from bench.scaling.model import BenchModel
 from model.folders.model_folder import ModelFolder, read_model_folder
 from model.folders.weights import read_tensors
@@ -89,7 +89,7 @@ def _load(model: BenchModel, kind: str, bound: int) -> tuple[LoadCost, bool]:
     """The cost, and whether the weights came from the cache."""
     paths = [str(model.folder.path), str(model.weights)]
     command = [sys.executable, "-m", "bench.scaling.loading", *paths, kind]
-    report = json.loads(run_command(command).lines[-1][1])
+    report = json.loads(run_process(command).lines[-1][1])
     peak = report["peak_bytes"]
     return LoadCost(report["seconds"], peak, peak <= bound), report["cached"]
 

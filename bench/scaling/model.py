@@ -19,7 +19,7 @@ from bench.common import BenchError, PeerError, PeerMissingError
 from bench.peers.base import BenchFixtures
 from bench.peers.llamacpp import LlamaCpp
 from bench.random_model import Geometry, write_model
-from bench.serving.fixtures import fingerprint
+from bench.serving.fixtures import cache_key
 from model.config.settings import APP_NAME
 from model.folders.model_folder import ModelFolder, read_model_folder
 from model.system_resources import available_memory
@@ -56,7 +56,7 @@ def prepare_model(base_model: Path | None, geometry: Geometry, cache: Path) -> B
     if base_model:
         folder = read_model_folder(base_model)
         # `cache` is where the program itself keeps the quantised weights of this model.
-        return BenchModel(base_model.name, folder, cache / "bench" / fingerprint(base_model), cache)
+        return BenchModel(base_model.name, folder, cache / "bench" / cache_key(base_model), cache)
     folder_cache = cache / "bench" / geometry.name
     if not (folder_cache / "model").exists():
         write_model(folder_cache / "model", geometry, seed=0)

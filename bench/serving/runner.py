@@ -85,7 +85,7 @@ def run_rounds(running: RunningPeers, options: Namespace) -> Results:
     results = Results([peer.name for peer in running.peers])
     for number in range(options.rounds):
         for workload in options.workloads:
-            for peer in rotate(running.peers, number):
+            for peer in turn_order(running.peers, number):
                 if workload.suits(peer):
                     log(f"round {number + 1}/{options.rounds}  {workload.name:15}  {peer.name}")
                     try:
@@ -101,7 +101,7 @@ def run_rounds(running: RunningPeers, options: Namespace) -> Results:
     return results
 
 
-def rotate(peers: Sequence[Peer], number: int) -> list[Peer]:
+def turn_order(peers: Sequence[Peer], number: int) -> list[Peer]:
     """The peers in the order of round `number`, which begins one further than the last."""
     begin = number % len(peers)
     return [*peers[begin:], *peers[:begin]]

@@ -180,9 +180,9 @@ def make_worker(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> 
     ]
 
     def make() -> Any:
-        from bench.peers.hf import Worker, load_base
+        from bench.peers.hf import Worker, load_hf_model
 
-        return Worker(tiny_folder, load_base(tiny_folder, "float32")[0], adapters)
+        return Worker(tiny_folder, load_hf_model(tiny_folder, "float32")[0], adapters)
 
     return make
 
