@@ -14,7 +14,7 @@ from bench.peers.base import Peer, PeerReply, Question
 
 Start = Callable[..., int]
 Refuse = Callable[..., str]
-ReadJson = Callable[..., Any]
+RunAsJson = Callable[..., Any]
 
 
 class FakePeer(Peer):
@@ -85,7 +85,7 @@ def refuse(start: Start, capsys: pytest.CaptureFixture[str]) -> Refuse:
 
 
 @pytest.fixture
-def read_json(start: Start, capsys: pytest.CaptureFixture[str]) -> ReadJson:
+def run_as_json(start: Start, capsys: pytest.CaptureFixture[str]) -> RunAsJson:
     """Runs a script with `--json`; returns what it prints."""
 
     def run(module: ModuleType, *words: str) -> Any:

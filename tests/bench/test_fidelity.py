@@ -10,7 +10,7 @@ import torch
 
 from bench import fidelity
 from bench.fidelity import compare_logits, fidelity_of, measure_fidelity
-from tests.bench.conftest import ReadJson, Refuse
+from tests.bench.conftest import Refuse, RunAsJson
 from tests.tiny import TEXT
 
 
@@ -64,7 +64,9 @@ def test_unusable_text_is_one_sentence(
     assert "--text" in refuse(fidelity, *words, "--window", window, "--tokens", "200000")
 
 
-def test_json_has_the_documented_keys(tiny_folder: Path, text: Path, read_json: ReadJson) -> None:
+def test_json_has_the_documented_keys(
+    tiny_folder: Path, text: Path, run_as_json: RunAsJson
+) -> None:
     words = ["--base_model", str(tiny_folder), "--text", str(text), "--tokens", "100"]
-    printed = read_json(fidelity, *words, "--window", "50")
+    printed = run_as_json(fidelity, *words, "--window", "50")
     assert {"tokens", "ppl_full", "ppl_8bit", "mean_kl", "top1_agreement"} < printed.keys()

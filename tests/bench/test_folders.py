@@ -9,14 +9,14 @@ import pytest
 from bench import folders
 from bench.random_model import Geometry
 from model.folders.model_folder import load_tokenizer, read_model_folder
-from tests.bench.conftest import ReadJson, Refuse, Start
+from tests.bench.conftest import Refuse, RunAsJson, Start
 
 TINY = "--layers 2 --hidden 256 --intermediate 96 --heads 2 --vocab 320".split()  # noqa: SIM905
 
 
 @pytest.mark.slow
-def test_every_command_is_measured(tmp_path: Path, read_json: ReadJson) -> None:
-    figures = read_json(folders, *TINY, "--rounds", "1", "--dir", str(tmp_path))
+def test_every_command_is_measured(tmp_path: Path, run_as_json: RunAsJson) -> None:
+    figures = run_as_json(folders, *TINY, "--rounds", "1", "--dir", str(tmp_path))
     assert figures["copy"]["over_copy"] == 1
     for name in ("convert", "merge"):
         assert figures[name]["bytes_per_second"] > 0

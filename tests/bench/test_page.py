@@ -30,7 +30,7 @@ from bench.page_load.pauses import (
     sample,
 )
 from bench.page_load.tab_client import PageReply, TabClient, http_client
-from tests.bench.conftest import ReadJson, Refuse
+from tests.bench.conftest import Refuse, RunAsJson
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 
@@ -231,11 +231,11 @@ def test_table_has_a_line_for_each_figure() -> None:
 
 
 def test_parts_are_chosen_by_name(
-    read_json: ReadJson, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
+    run_as_json: RunAsJson, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in page.PARTS:
         monkeypatch.setitem(page.PARTS, name, lambda args: {"update_long": args.rounds})
     monkeypatch.setitem(page.PARTS, "crowd", lambda args: {"usable": args.visitors})
-    figures = read_json(page, "--only", "tabs,crowd", "--rounds", "2")
+    figures = run_as_json(page, "--only", "tabs,crowd", "--rounds", "2")
     assert figures == {"update_long": 2, "usable": 20, "bars": {}}
     assert "there is no part 'nothing'" in refuse(page, "--only", "tabs,nothing")

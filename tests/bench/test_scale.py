@@ -25,7 +25,7 @@ from bench.scaling.loading import LoadCost, Loading, memory_bound, weight_sizes
 from bench.scaling.model import BenchModel, prepare_model
 from model.engine.kv_cache import SequenceCache
 from model.layers.llama import Llama, SequenceSlice
-from tests.bench.conftest import ReadJson, Refuse, Start
+from tests.bench.conftest import Refuse, RunAsJson, Start
 from tests.model.layers.conftest import GROUPED, make_model
 
 SIZES = ["--hidden", "64", "--heads", "4", "--intermediate", "96", "--layers", "2"]
@@ -275,8 +275,8 @@ def test_tables_say_what_was_not_measured() -> None:
 
 
 @pytest.mark.slow
-def test_scale_measures_everything_as_json(cache: None, read_json: ReadJson) -> None:
-    printed = read_json(scale, *TINY, *FEW, "--no_llama_cpp")
+def test_scale_measures_everything_as_json(cache: None, run_as_json: RunAsJson) -> None:
+    printed = run_as_json(scale, *TINY, *FEW, "--no_llama_cpp")
     assert printed.keys() == {field.name for field in dataclasses.fields(ScaleFigures)}
     loading = printed["loading"]
     assert loading["bound_bytes"] == memory_bound(loading["int8_bytes"], loading["largest_bytes"])

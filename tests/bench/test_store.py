@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from bench import store
-from tests.bench.conftest import ReadJson, Start
+from tests.bench.conftest import RunAsJson, Start
 
 
 def test_store_measures_every_job(
-    start: Start, read_json: ReadJson, capsys: pytest.CaptureFixture[str]
+    start: Start, run_as_json: RunAsJson, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = ["--chats", "2", "--messages", "4", "--rounds", "1"]
-    figures = read_json(store, *few)
+    figures = run_as_json(store, *few)
     assert figures["database"] == "SQLite"
     assert figures["file"]["characters"] > 2 * 4 * store.LENGTH
     jobs = {"import", "export", "messages_1000", "check", *(f"search_{q}" for q in store.QUERIES)}

@@ -9,7 +9,7 @@ import pytest
 
 from bench import training
 from bench.training import BASELINE, FINETUNE, cost_of, summary, table
-from tests.bench.conftest import ReadJson
+from tests.bench.conftest import RunAsJson
 
 
 def test_ratios_are_medians_over_the_rounds() -> None:
@@ -26,13 +26,13 @@ def test_ratios_are_medians_over_the_rounds() -> None:
 
 @pytest.mark.slow
 def test_both_trainers_train_the_same_job(
-    tiny_folder: Path, tmp_path: Path, read_json: ReadJson, monkeypatch: pytest.MonkeyPatch
+    tiny_folder: Path, tmp_path: Path, run_as_json: RunAsJson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [{"instruction": f"x = {n}", "output": "The lazy dog."} for n in range(12)]
     data = tmp_path / "d.jsonl"
     data.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     monkeypatch.setenv("LINLY_BASE_MODEL", str(tiny_folder))
-    figures = read_json(training, "--data", str(data), "--rounds", "1", "--dtype", "fp32")
+    figures = run_as_json(training, "--data", str(data), "--rounds", "1", "--dtype", "fp32")
     assert figures[FINETUNE]["held_out_loss"] == pytest.approx(
         figures[BASELINE]["held_out_loss"], rel=0.1
     )
