@@ -70,7 +70,7 @@ class TerminalOptions:
     output_file: Path | None
 
 
-def read_options(
+def read_terminal_options(
     argv: Sequence[str], environ: Mapping[str, str], *, has_keyboard: bool
 ) -> TerminalOptions:
     """Reads `argv`, without the program's name, and the environment.

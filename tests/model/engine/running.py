@@ -37,7 +37,7 @@ class NumberDetokenizer:
 
 
 @dataclass
-class Reply:
+class RunningReply:
     """A request's deltas as they arrive; `done` is set by the last one."""
 
     id: str
@@ -52,7 +52,7 @@ class Reply:
         if delta.finish_reason:
             self.done.set()
 
-    def wait(self) -> Reply:
+    def wait(self) -> RunningReply:
         assert self.done.wait(120), "the reply never ended"
         return self
 
@@ -91,7 +91,7 @@ class Running:
         on_delta: Callable[[Delta], None] | None = None,
         sampling: Sampling | None = None,
         prefill_only: bool = False,
-    ) -> Reply:
+    ) -> RunningReply:
         """Submit a request; `name` is its id."""
         prepared = vocab_size = None
         if adapter:
@@ -99,7 +99,7 @@ class Running:
             prepared = self.engine.prepare(adapter, digest or found.digest)
             if found.tokenizer and adapter_scale:
                 vocab_size = found.tokenizer.vocab_size
-        reply = Reply(name or f"{adapter}-{len(prompt)}-{id(prompt)}", on_delta)
+        reply = RunningReply(name or f"{adapter}-{len(prompt)}-{id(prompt)}", on_delta)
         request = EngineRequest(
             reply.id,
             tuple(prompt),

@@ -22,7 +22,7 @@ from model.layers.kernel_build import build_folder, make_decoder
 from model.layers.linear import Int8Linear
 from model.layers.llama import SequenceSlice
 from model.types import Sampling
-from tests.model.engine.running import ForwardRecorder, Ids, Reply, Running, running
+from tests.model.engine.running import ForwardRecorder, Ids, Running, RunningReply, running
 from tests.model.engine.test_equality import ADAPTERS, prompts
 
 Job = tuple[Ids, str | None, Sampling]
@@ -58,7 +58,7 @@ def looping(tiny: Running) -> Running:
     return tiny
 
 
-def one_by_one(tiny: Running, jobs: Sequence[Job]) -> list[Reply]:
+def one_by_one(tiny: Running, jobs: Sequence[Job]) -> list[RunningReply]:
     """The replies without draft tokens, one after another, nothing reused."""
     replies = []
     with pytest.MonkeyPatch.context() as patch:

@@ -17,7 +17,7 @@ from model.errors import BusyError, EngineError
 from model.layers.llama import SequenceSlice
 from model.translations import LocalizedText
 from model.types import Delta, FinishReason, Sampling
-from tests.model.engine.running import ForwardRecorder, Reply, Running, running
+from tests.model.engine.running import ForwardRecorder, Running, RunningReply, running
 from tests.tiny import make_adapter
 
 LONG = Sampling(temperature=0, max_tokens=200)
@@ -30,7 +30,7 @@ def tiny(tiny_folder: Path, tiny_adapters: Path) -> Iterator[Running]:
         yield engine
 
 
-def completed(reply: Reply) -> int:
+def completed(reply: RunningReply) -> int:
     assert reply.last.stats
     return reply.last.stats.completion_tokens
 
