@@ -12,7 +12,8 @@ from model.config.settings import CHECKOUT, Settings
 from model.diagnostics import finding
 from model.errors import AdapterError
 from model.folders.adapter_files import WEIGHTS
-from model.serving.adapter_registry import Adapter, AdapterRegistry
+from model.serving.adapter_folders import Adapter
+from model.serving.adapter_registry import AdapterRegistry
 from model.serving.backend import Backend
 from model.serving.background_loader import Load
 from model.serving.manager import ModelManager

@@ -13,7 +13,7 @@ import pytest
 
 from model.engine.local_engine import LocalEngine
 from model.engine.sampler import Floats
-from model.folders.base_info import base_facts
+from model.folders.base_info import read_base_info
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.layers.llama import Llama, SequenceSlice
 from model.serving.adapter_registry import AdapterRegistry
@@ -163,7 +163,7 @@ def running(
         progress=lambda share: None,
     )  # fmt: skip
     tokenizer = load_tokenizer(folder)
-    registry = AdapterRegistry(adapters, base_facts(folder, base.name, tokenizer), {"model"})
+    registry = AdapterRegistry(adapters, read_base_info(folder, base.name, tokenizer), {"model"})
     broken = [adapter for adapter in registry.scan() if adapter.problem]
     assert not broken, broken
     engine = LocalEngine(
