@@ -16,8 +16,8 @@ from model.diagnostics import Finding, finding, folder_error
 from model.doctor.check_adapter import check_adapter
 from model.doctor.check_base import check_base, collect_findings
 from model.doctor.report import Report, files_of
+from model.folders.adapter_config import CONFIG as ADAPTER_CONFIG
 from model.folders.adapter_files import CARD, WEIGHTS, read_card
-from model.folders.adapter_files import CONFIG as ADAPTER_CONFIG
 from model.folders.base_info import read_base_info
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
 from model.progress_bar import Bar

@@ -21,7 +21,8 @@ from model.display import clean_description, is_plain_name, printable_name
 from model.doctor.check_adapter import check_adapter, usual_template
 from model.doctor.vocabulary import own_tokenizer
 from model.errors import AdapterError
-from model.folders.adapter_files import CONFIG, FILES, digest, read_card
+from model.folders.adapter_config import CONFIG
+from model.folders.adapter_files import FILES, digest, read_card
 from model.folders.base_info import BaseInfo
 from model.serving.folder_checks import FolderChecks
 from model.text.tokenizer import Tokenizer

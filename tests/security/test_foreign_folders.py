@@ -23,9 +23,11 @@ from model.base_resolver import base_name
 from model.config.settings import CHECKOUT, read_settings
 from model.display import MAX_DESCRIPTION
 from model.errors import LinlyError, ModelFolderError, RequestError
-from model.folders import weights as weights_module
-from model.folders.model_folder import MAX_SIZES, read_model_folder
-from model.folders.weights import LARGE, list_tensors, read_tensors
+from model.folders import lazy_tensor
+from model.folders.lazy_tensor import LARGE
+from model.folders.model_config import MAX_SIZES
+from model.folders.model_folder import read_model_folder
+from model.folders.weights import list_tensors, read_tensors
 from model.serving import adapter_folders
 from model.serving.adapter_folders import AdapterFolders
 from model.serving.adapter_registry import AdapterRegistry
@@ -232,13 +234,13 @@ def test_weights_that_shrink_while_they_are_read_are_a_sentence(
     """Over a mapping that ended the process (SIGBUS)."""
     file = write_adapter(tmp_path / "a") / "adapter_model.safetensors"
     tensor = list_tensors(file)[-1]
-    opens = weights_module._fill
+    read_into = lazy_tensor.read_into
 
     def cut_short(opened: Any, memory: memoryview) -> None:
         os.truncate(file, 10)
-        opens(opened, memory)
+        read_into(opened, memory)
 
-    monkeypatch.setattr(weights_module, "_fill", cut_short)
+    monkeypatch.setattr(lazy_tensor, "read_into", cut_short)
     with pytest.raises(ModelFolderError, match="became shorter") as caught:
         tensor.read()
     assert caught.value.remedy
@@ -324,7 +326,7 @@ def test_a_tensor_for_which_there_is_no_memory(
     header = entry(shape=[LARGE // 4], data_offsets=[0, LARGE])
     file = written(tmp_path / "w.safetensors", header)
     os.truncate(file, file.stat().st_size + LARGE)
-    monkeypatch.setattr(weights_module, "available_memory", lambda: LARGE - 1)
+    monkeypatch.setattr(lazy_tensor, "available_memory", lambda: LARGE - 1)
     (tensor,) = list_tensors(file)
     with pytest.raises(ModelFolderError, match="memory"):
         tensor.read()

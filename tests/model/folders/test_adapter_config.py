@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from model.folders.adapter_files import scaling
+from model.folders.adapter_config import scaling
 
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

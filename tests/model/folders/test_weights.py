@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.errors import ModelFolderError
+from model.folders.lazy_tensor import LazyTensor, read_bytes
 from model.folders.weight_writer import write_weights
-from model.folders.weights import LazyTensor, list_tensors, read_bytes, read_tensors
+from model.folders.weights import list_tensors, read_tensors
 
 
 def some_tensors() -> dict[str, Tensor]:
@@ -66,7 +67,7 @@ def test_the_old_format_is_read_as_a_whole(tmp_path: Path, monkeypatch: pytest.M
     file = tmp_path / "old.bin"
     torch.save(some_tensors(), file, _use_new_zipfile_serialization=False)
     assert dict(read_tensors(list_tensors(file)))["half"].equal(some_tensors()["half"])
-    monkeypatch.setattr("model.folders.weights.available_memory", lambda: 5)
+    monkeypatch.setattr("model.folders.pytorch_file.available_memory", lambda: 5)
     with pytest.raises(ModelFolderError, match="old format"):
         list_tensors(file)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.folders.adapter_files import REFUSED
+from model.folders.adapter_config import REFUSED
 from model.serving.adapter_registry import AdapterRegistry
 from tests.model.serving.adapters import (
     BASE,
