@@ -32,24 +32,14 @@ def expected_tensors(config: Mapping[str, Any]) -> dict[str, Shape]:
     Raises:
         ModelFolderError: `config`, a config.json, lacks a size, or its sizes do not fit together.
     """
-    hidden, intermediate = _size(config, "hidden_size"), _size(config, "intermediate_size")
-    heads, vocab = _size(config, "num_attention_heads"), _size(config, "vocab_size")
-    kv_heads = _size(config, "num_key_value_heads", heads)
-    head_dim = _size(config, "head_dim", hidden // heads)
-    if heads % kv_heads:
-        problem = LocalizedText("heads_not_divided", {"keys": kv_heads, "heads": heads})
+    hidden, vocab = _size(config, "hidden_size"), _size(config, "vocab_size")
+    layer_shapes = _layer_shapes(config)
+    num_layers = _size(config, "num_hidden_layers")
+    if num_layers > MAX_SIZES["num_hidden_layers"]:  # the names would fill the memory
+        problem = f"num_hidden_layers is {num_layers}"
         raise folder_error("config_unsound", file="config.json", said=problem)
-    sizes = linear_sizes(hidden, intermediate, heads, kv_heads, head_dim)
-    layer_shapes: dict[str, Shape] = {
-        LINEAR_PATHS[module]: (outputs, inputs) for module, (inputs, outputs) in sizes.items()
-    }
-    layer_shapes |= {INPUT_NORM: (hidden,), POST_ATTENTION_NORM: (hidden,)}
-    layers = _size(config, "num_hidden_layers")
-    if layers > MAX_SIZES["num_hidden_layers"]:  # the names of its tensors would fill the memory
-        said = f"num_hidden_layers is {layers}"
-        raise folder_error("config_unsound", file="config.json", said=said)
     expected: dict[str, Shape] = {EMBEDDING: (vocab, hidden)}
-    for layer in range(layers):
+    for layer in range(num_layers):
         expected |= {
             f"{layer_path(layer, part)}.weight": shape for part, shape in layer_shapes.items()
         }
@@ -57,6 +47,22 @@ def expected_tensors(config: Mapping[str, Any]) -> dict[str, Shape]:
     if not config.get("tie_word_embeddings"):
         expected[HEAD] = (vocab, hidden)
     return expected
+
+
+def _layer_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
+    """Returns the shapes of the tensors of one decoder layer, by their names within it."""
+    hidden, intermediate = _size(config, "hidden_size"), _size(config, "intermediate_size")
+    heads = _size(config, "num_attention_heads")
+    kv_heads = _size(config, "num_key_value_heads", heads)
+    head_dim = _size(config, "head_dim", hidden // heads)
+    if heads % kv_heads:
+        problem = LocalizedText("heads_not_divided", {"keys": kv_heads, "heads": heads})
+        raise folder_error("config_unsound", file="config.json", said=problem)
+    sizes = linear_sizes(hidden, intermediate, heads, kv_heads, head_dim)
+    shapes: dict[str, Shape] = {
+        LINEAR_PATHS[module]: (outputs, inputs) for module, (inputs, outputs) in sizes.items()
+    }
+    return shapes | {INPUT_NORM: (hidden,), POST_ATTENTION_NORM: (hidden,)}
 
 
 def diff_tensors(
