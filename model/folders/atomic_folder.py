@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from model.diagnostics import folder_error
 from model.errors import ModelFolderError
 
-RECIPE = ".recipe.json"  # in a staging folder: what its files are made from
+RECIPE_FILE = ".recipe.json"  # in a staging folder: what its files are made from
 LOCK = ".lock"
 FINISHED = "*.safetensors"  # a file gets such a name only when it is complete
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -50,7 +50,7 @@ def new_folder(destination: Path, recipe: Mapping[str, object], nbytes: int) -> 
         _check_disk_space(staging, destination, nbytes)
         with _deleted_after_errors(staging):
             yield staging
-            (staging / RECIPE).unlink()
+            (staging / RECIPE_FILE).unlink()
             if destination.exists():
                 destination.rmdir()
             staging.rename(destination)
@@ -115,7 +115,7 @@ def _deleted_after_errors(staging: Path) -> Iterator[None]:
 def _reuse_finished(staging: Path, recipe: Mapping[str, object]) -> None:
     """Keeps the finished files if the recipe is the same; deletes everything else."""
     content = json.dumps(recipe, indent=2, sort_keys=True)
-    recipe_file = staging / RECIPE
+    recipe_file = staging / RECIPE_FILE
     is_same = recipe_file.is_file() and recipe_file.read_text(encoding="utf-8") == content
     keep = {recipe_file, staging / LOCK, *(staging.glob(FINISHED) if is_same else ())}
     for path in set(staging.iterdir()) - keep:
