@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 
 from model.engine.adapter_cache import AdapterCache, LoadedAdapter
-from model.engine.heartbeat import Heartbeat
 from model.engine.kv_cache_manager import KVCacheManager
 from model.engine.sampler import Floats
 from model.engine.scheduler import Scheduler
 from model.engine.sequence import Sequence
-from model.engine.wait_estimator import WaitEstimator
+from model.engine.timing import Heartbeat, WaitEstimator
 from model.errors import BusyError, EngineError
 from model.layers.llama import Llama
 from model.layers.lora import Lora
@@ -59,6 +59,7 @@ class LocalEngine:
         cache_bytes: for keys and values, of running sequences and of those kept for reuse. None:
             no bound, and nothing is reused.
         adapter_bytes: for adapters; those in use may exceed it. None: no bound.
+        clock: seconds for the heartbeat, which never go back.
     """
 
     name = "local"
@@ -73,6 +74,7 @@ class LocalEngine:
         cache_bytes: int | None = None,
         adapter_bytes: int | None = None,
         max_waiting: int = 256,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.device = model.device
         self.quantization = model.quantization
@@ -91,7 +93,7 @@ class LocalEngine:
         self._error: LocalizedText | None = None
         self._decode_steps: Counter[int] = Counter()  # by their number of sequences
         self._preemptions = 0
-        self._heartbeat = Heartbeat()
+        self._heartbeat = Heartbeat(clock)
         # The reason to wait and the ids in the queue, as they were last emitted.
         self._emitted_queue: tuple[str | None, tuple[str, ...]] = None, ()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import AsyncGenerator
 
 from model.types import Delta
 
 DeltaBatch = tuple[Delta, ...]
+DeltaStream = AsyncGenerator[DeltaBatch, None]
 
 
 class DeltaQueue:

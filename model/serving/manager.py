@@ -6,27 +6,19 @@ streams from any event loop.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
 from functools import partial
-from typing import TypeVar
 
 from model.base_resolver import base_name
 from model.config.settings import Settings
-from model.engine.protocol import Engine
-from model.errors import LinlyError
 from model.folders.model_folder import ModelFolder
 from model.serving.adapter_folders import Adapter
 from model.serving.backend import Backend
 from model.serving.background_loader import BackgroundLoader, Load
-from model.serving.delta_queue import DeltaBatch, DeltaQueue
+from model.serving.delta_queue import DeltaStream
 from model.serving.local_backend import load_local
 from model.serving.remote_backend import load_remote
-from model.serving.request_accounting import Listener, RequestAccounting, with_adapter_info
+from model.serving.request_accounting import Listener
 from model.serving.request_builder import (
-    PreparedRequest,
-    build_engine_request,
     context_usage,
     prepare_chat,
     prepare_completion,
@@ -34,26 +26,18 @@ from model.serving.request_builder import (
     prompt_text,
     resolve_template,
 )
+from model.serving.request_runner import RequestRunner
 from model.text.prompt import PromptTemplate
 from model.text.tokenizer import Tokenizer
 from model.types import (
     ChatRequest,
     CompletionRequest,
     ContextUsage,
-    Delta,
     EngineCounts,
-    EngineRequest,
     EngineStatus,
-    FinishReason,
     Phase,
-    PreparedAdapter,
-    RequestKind,
-    Stats,
     Status,
 )
-
-DeltaStream = AsyncGenerator[DeltaBatch, None]
-R = TypeVar("R", ChatRequest, CompletionRequest)
 
 
 class ModelManager:
@@ -71,9 +55,7 @@ class ModelManager:
         self._settings = settings
         default_load = load_remote if settings.engine_url else load_local
         self._loader = BackgroundLoader(settings, load or partial(default_load, folder=folder))
-        self._live: set[str] = set()  # ids of the requests that are being answered
-        self._aborted: set[str] = set()  # those of them that `abort` was called for
-        self._listeners: list[Listener] = []
+        self._runner = RequestRunner(self._loader.backend, settings.log_prompts)
 
     def start(self) -> None:
         """Starts loading; returns at once."""
@@ -149,7 +131,7 @@ class ModelManager:
     def add_listener(self, listener: Listener) -> None:
         """Adds a listener, which receives each request when it completes, on the event loop of the
         request."""
-        self._listeners.append(listener)
+        self._runner.add_listener(listener)
 
     def templates(self) -> list[PromptTemplate]:
         """Returns the prompt templates that a chat may choose; none while the model loads."""
@@ -196,11 +178,11 @@ class ModelManager:
             NotReadyError, UnknownModelError, AdapterError, RequestError, PromptTooLongError,
             BusyError, EngineError
         """
-        return self._stream(request, prepare_chat, min_interval, "chat")
+        return self._runner.stream(request, prepare_chat, min_interval, "chat")
 
     def complete(self, request: CompletionRequest, min_interval: float = 0.0) -> DeltaStream:
         """Continues `request.prompt` without a template; otherwise like `chat`."""
-        return self._stream(request, prepare_completion, min_interval, "completion")
+        return self._runner.stream(request, prepare_completion, min_interval, "completion")
 
     def decode_prompt(self, request: CompletionRequest) -> str:
         """Returns a prompt as text, also where the client sent token ids.
@@ -223,7 +205,7 @@ class ModelManager:
 
         Raises (from the iterator): as `chat`, except that an empty chat is no error.
         """
-        return self._stream(request, prepare_prefill, 0.0, "prefill")
+        return self._runner.stream(request, prepare_prefill, 0.0, "prefill")
 
     def context_usage(self, request: ChatRequest) -> ContextUsage:
         """Returns how many tokens of the context a chat takes, as `chat` would encode it.
@@ -238,8 +220,7 @@ class ModelManager:
 
     def abort(self, request_id: str) -> None:
         """Ends a reply within one token. Its stream then ends with the finish_reason `abort`."""
-        if request_id in self._live:
-            self._aborted.add(request_id)
+        self._runner.abort(request_id)
         if self.backend:
             self.backend.engine.abort(request_id)
 
@@ -250,93 +231,3 @@ class ModelManager:
     def join(self, timeout: float) -> bool:
         """Waits for the loading thread. Returns whether it has ended."""
         return self._loader.join(timeout)
-
-    def _stream(
-        self,
-        request: R,
-        prepare: Callable[[Backend, R], PreparedRequest],
-        min_interval: float,
-        kind: RequestKind,
-    ) -> DeltaStream:
-        # Now and not at the iterator's first step: `abort` may be called in between.
-        self._live.add(request.id)
-        return self._steps(request, prepare, min_interval, kind)
-
-    async def _steps(
-        self,
-        request: R,
-        prepare: Callable[[Backend, R], PreparedRequest],
-        min_interval: float,
-        kind: RequestKind,
-    ) -> DeltaStream:
-        account = RequestAccounting(request, kind, self._listeners, self._settings.log_prompts)
-        try:
-            backend = self._loader.backend()
-            # Rendering a long chat and loading an adapter take time: not on the event loop.
-            prepared = await asyncio.to_thread(prepare, backend, request)
-            if prepared.prompt.dropped:
-                yield (Delta(dropped=prepared.prompt.dropped),)
-            finish_reason = self._early_finish(request.id, prepared)
-            if finish_reason:
-                yield (_early_last_delta(prepared, finish_reason, account),)
-                return
-            engine_request = build_engine_request(backend, request, prepared)
-            stream = _run(backend.engine, engine_request, min_interval, account)
-            async with aclosing(stream) as batches:
-                async for batch in batches:
-                    yield _with_adapter_info(batch, prepared.adapter)
-        except LinlyError as error:
-            account.close(error.code)
-            raise
-        finally:
-            account.close()
-            self._live.discard(request.id)
-            self._aborted.discard(request.id)
-
-    def _early_finish(self, request_id: str, prepared: PreparedRequest) -> FinishReason | None:
-        """Returns why a request ends before it is submitted to the engine, if it does."""
-        if request_id in self._aborted:
-            return FinishReason.ABORT
-        is_empty_prefill = prepared.prefill_only and not prepared.prompt.ids
-        return FinishReason.STOP if is_empty_prefill else None
-
-
-def _with_adapter_info(batch: DeltaBatch, adapter: PreparedAdapter | None) -> DeltaBatch:
-    return (*batch[:-1], with_adapter_info(batch[-1], adapter))
-
-
-def _early_last_delta(
-    prepared: PreparedRequest, finish_reason: FinishReason, account: RequestAccounting
-) -> Delta:
-    """Returns the only Delta of a request that ends before it is submitted to the engine."""
-    stats = Stats(len(prepared.prompt.ids), 0, 0.0, 0.0, seed=0)
-    delta = with_adapter_info(Delta("", finish_reason, stats), prepared.adapter)
-    account.on_delta(delta, None)
-    return delta
-
-
-async def _run(
-    engine: Engine, request: EngineRequest, min_interval: float, account: RequestAccounting
-) -> DeltaStream:
-    """Submits a request, and yields on this event loop what the engine's thread emits."""
-    queue = DeltaQueue(min_interval)
-
-    def emit(delta: Delta) -> None:
-        account.on_delta(delta, request.adapter)
-        try:
-            queue.put(delta)
-        except RuntimeError:  # the loop is closed, so nothing reads the reply any more
-            engine.abort(request.id)
-
-    engine.submit(request, emit)
-    account.submitted()
-    try:
-        while True:
-            batch = await queue.get()
-            if batch[-1].refusal:
-                raise batch[-1].refusal
-            yield batch
-            if batch[-1].finish_reason:
-                return
-    finally:
-        engine.abort(request.id)

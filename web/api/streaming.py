@@ -14,8 +14,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from model.errors import LinlyError
-from model.serving.delta_queue import DeltaBatch
-from model.serving.manager import DeltaStream
+from model.serving.delta_queue import DeltaBatch, DeltaStream
 from model.types import Delta, Stats
 from web.api.openai_format import ALIVE, ResponseFormatter, failure
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -155,6 +156,7 @@ def running(
     cache_bytes: int | None = None,
     adapter_bytes: int | None = None,
     max_waiting: int = 256,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Running]:
     """Runs an engine over the folder `base` on the CPU."""
     folder = read_model_folder(base)
@@ -174,6 +176,7 @@ def running(
         cache_bytes,
         adapter_bytes,
         max_waiting,
+        clock,
     )
     try:
         yield Running(engine, model, registry)

@@ -13,7 +13,8 @@ import pytest
 
 from model.config.settings import CHECKOUT, Settings
 from model.errors import NotReadyError, PromptTooLongError, RequestError, UnknownModelError
-from model.serving.manager import DeltaStream, ModelManager
+from model.serving.delta_queue import DeltaStream
+from model.serving.manager import ModelManager
 from model.types import (
     ChatRequest,
     ContextUsage,
