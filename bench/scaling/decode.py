@@ -23,7 +23,7 @@ from bench.scaling.memory_bandwidth import MemoryReader
 from bench.scaling.model import CONTEXT, BenchModel, check_room_for_llama_cpp
 from bench.scaling.report import Row, SingleUser
 from model.engine.kv_cache import SequenceCache
-from model.engine.local_engine import PREFILL_CHUNK
+from model.engine.step_runner import PREFILL_CHUNK
 from model.layers.linear import Int8Linear
 from model.layers.llama import Llama, SequenceSlice
 from model.layers.lora import Lora

@@ -115,10 +115,10 @@ class AdapterFolders:
     def refresh(self, name: str) -> Adapter | None:
         """Reads one folder again, if it has changed. Returns None if only a scan can tell: the
         folder is new or has gone. So a request does not pay for the other folders."""
-        known = self._scanned.get(name)
-        if known is None or not known.stamp:
+        cached = self._scanned.get(name)
+        if cached is None or not cached.stamp:
             return None
-        folder = self._check([known.adapter.path]).get(name)
+        folder = self._check([cached.adapter.path]).get(name)
         if folder is None:
             return None
         self._scanned[name] = folder
@@ -143,24 +143,24 @@ class AdapterFolders:
 
     def _check_one(self, path: Path) -> ScannedFolder:
         stamp = file_stamp(path)
-        known = self._scanned.get(path.name)
-        if known and known.adapter.path == path and stamp and known.stamp == stamp:
-            return known
+        cached = self._scanned.get(path.name)
+        if cached and cached.adapter.path == path and stamp and cached.stamp == stamp:
+            return cached
         return ScannedFolder(read_adapter(path, self._base, self._templates), stamp, bool(stamp))
 
     def _list_folders(self) -> list[Path]:
         entries: list[Path] = []
         with contextlib.suppress(OSError), os.scandir(self._directory) as directory:
             entries = [self._directory / entry.name for entry in islice(directory, MAX_ENTRIES)]
-        found: dict[str, Path] = {}
+        folders: dict[str, Path] = {}
         for path in sorted(entries):
-            if len(found) >= MAX_ADAPTERS:
+            if len(folders) >= MAX_ADAPTERS:
                 self._log_limit()
                 break
             if _has_config(path):
-                found[path.name] = path
-        found |= {path.name: path for path in self._extra_folders if _has_config(path)}
-        return [found[name] for name in sorted(found)]
+                folders[path.name] = path
+        folders |= {path.name: path for path in self._extra_folders if _has_config(path)}
+        return [folders[name] for name in sorted(folders)]
 
     def _log_limit(self) -> None:
         """Logs once that there are too many folders."""
@@ -177,7 +177,7 @@ def read_adapter(path: Path, base: BaseInfo | None, templates: Collection[str]) 
         findings = tuple(check_adapter(path, base, templates))
         card = read_card(path)
         sha256 = digest(path)
-        has_own_vocabulary = any(found.code == "adapter_vocabulary" for found in findings)
+        has_own_vocabulary = any(entry.code == "adapter_vocabulary" for entry in findings)
         tokenizer = own_tokenizer(path) if has_own_vocabulary else None
     except AdapterError as error:
         return Adapter(path.name, path, problem=_problem(error))
@@ -190,7 +190,7 @@ def read_adapter(path: Path, base: BaseInfo | None, templates: Collection[str]) 
         description=clean_description(card.get("description")),
         template=card.get("template") or usual_template(has_own_vocabulary, templates),
         digest=sha256,
-        warnings=tuple(found for found in findings if found.level == "warning"),
+        warnings=tuple(entry for entry in findings if entry.level == "warning"),
         tokenizer=tokenizer,
     )
 

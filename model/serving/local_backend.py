@@ -149,7 +149,7 @@ def _load_model(
     """Reads the weights. The compiled decoder is attached to the model when it is ready."""
     import torch
 
-    from model.engine.local_engine import PREFILL_CHUNK
+    from model.engine.step_runner import PREFILL_CHUNK
     from model.weight_cache import WeightCache
     from model.weight_loader import load_model
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from model.engine.local_engine import PREFILL_CHUNK
 from model.engine.sampler import Floats
+from model.engine.step_runner import PREFILL_CHUNK
 from model.errors import BusyError, EngineError
 from model.layers.llama import SequenceSlice
 from model.translations import LocalizedText

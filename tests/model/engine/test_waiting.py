@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from model.engine import local_engine, timing
+from model.engine import step_runner, timing
 from model.errors import BusyError
 from model.types import Delta, Emit, Sampling
 from tests.model.engine.running import ForwardRecorder, pause, random_tokens, running
@@ -18,7 +18,7 @@ CHUNK = 32
 def test_a_short_prompt_waits_one_chunk_for_each_long_one(
     tiny_folder: Path, tiny_adapters: Path, monkeypatch: pytest.MonkeyPatch, long_ones: int
 ) -> None:
-    monkeypatch.setattr(local_engine, "PREFILL_CHUNK", CHUNK)
+    monkeypatch.setattr(step_runner, "PREFILL_CHUNK", CHUNK)
     ended: list[tuple[str, int]] = []
 
     def ending(name: str) -> Emit:
