@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from model.config.argument_parser import ArgumentParser, not_empty
@@ -21,6 +22,8 @@ EMBEDDED_DEFAULT = "smollm2-135m-instruct"
 # The values of these flags never get into messages, logs, command lines or child processes.
 SECRET_FLAGS = ("auth", "api_key", "admin_key", "engine_key", "database_url")
 
+AddFlag = Callable[..., object]
+
 
 def build_parser() -> ArgumentParser:
     """Builds the parser of `app.py`'s flags. It has no defaults: those are in `Settings`."""
@@ -33,7 +36,16 @@ def build_parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     parser.secret_flags = frozenset(SECRET_FLAGS)
-    add = parser.add_argument
+    _add_model_flags(parser.add_argument)
+    _add_page_flags(parser.add_argument)
+    _add_access_flags(parser.add_argument)
+    _add_engine_flags(parser.add_argument)
+    _add_storage_and_log_flags(parser.add_argument)
+    return parser
+
+
+def _add_model_flags(add: AddFlag) -> None:
+    """Adds the flags that say which model, adapters and templates are served."""
     add(
         "--base_model",
         type=not_empty,
@@ -54,6 +66,10 @@ def build_parser() -> ArgumentParser:
         help="weights of the base: 8bit "
         "(default), 4bit (needs a CUDA GPU), none (float32 on the CPU, 16 bits on CUDA)",
     )
+
+
+def _add_page_flags(add: AddFlag) -> None:
+    """Adds the flags of the page and of its public link."""
     add(
         "--server_name",
         type=not_empty,
@@ -92,6 +108,10 @@ def build_parser() -> ArgumentParser:
         help="the adapters that visitors of the public link may use; base is the base alone "
         "(default: all of them)",
     )
+
+
+def _add_access_flags(add: AddFlag) -> None:
+    """Adds the flags that say who may use the page and the API."""
     add(
         "--auth",
         type=user_and_password,
@@ -150,6 +170,10 @@ def build_parser() -> ArgumentParser:
         metavar="KEY",
         help="the key that loads, unloads and rescans adapters through /v1/adapters",
     )
+
+
+def _add_engine_flags(add: AddFlag) -> None:
+    """Adds the flags of the engine: remote server, queue, memory, threads."""
     add(
         "--engine_url",
         type=engine_url,
@@ -189,6 +213,10 @@ def build_parser() -> ArgumentParser:
         metavar="TOKENS",
         help="longest prompt with its reply (default: what the model was trained for)",
     )
+
+
+def _add_storage_and_log_flags(add: AddFlag) -> None:
+    """Adds the flags of chats, training, logs and the device."""
     add(
         "--data_dir",
         type=Path,
@@ -233,4 +261,3 @@ def build_parser() -> ArgumentParser:
         metavar="DIR",
         help="where the embedded default model is kept (default: your cache folder)",
     )
-    return parser

@@ -18,7 +18,7 @@ from model.serving.adapter_folders import Adapter
 from model.serving.adapter_registry import AdapterRegistry
 from model.serving.backend import Backend
 from model.text.special_tokens import sane_ids
-from model.text.tokenizer import TextSpan
+from model.text.tokenizer import TextSpan, Tokenizer
 from model.types import Phase
 
 SMALL_FILES = ("*.json", "*.model", "*.jinja")  # of a repository: all but the weights
@@ -55,21 +55,26 @@ def load_remote(
     registry = RemoteAdapterRegistry(settings.adapters_dir, base_info, templates, adapters)
     for path in adapters:
         registry.get(path.name)
-    engine = RemoteEngine(
-        settings.engine_url or "",
-        settings.engine_key,
-        base_name(settings),
-        settings.context_length or _max_context_length(folder),
-        TokenizerProbe(
-            tokenizer.encode([TextSpan(PROBE, control=False)]), tokenizer.vocab_size, PROBE
-        ),
-        registry.folder_of,
-    )
+    engine = _create_engine(settings, folder, tokenizer, registry)
     registry.set_engine(engine)
     engine.wait_for_poll(FIRST_POLL_SECONDS)
     registry.scan()
     eos_ids = sane_ids(folder.eos_ids, tokenizer.eos_id, tokenizer.prefix_ids)
     return Backend(base_name(settings), engine, tokenizer, eos_ids, registry, templates, default)
+
+
+def _create_engine(
+    settings: Settings, folder: ModelFolder, tokenizer: Tokenizer, registry: RemoteAdapterRegistry
+) -> RemoteEngine:
+    probe_ids = tokenizer.encode([TextSpan(PROBE, control=False)])
+    return RemoteEngine(
+        settings.engine_url or "",
+        settings.engine_key,
+        base_name(settings),
+        settings.context_length or _max_context_length(folder),
+        TokenizerProbe(probe_ids, tokenizer.vocab_size, PROBE),
+        registry.folder_of,
+    )
 
 
 class RemoteAdapterRegistry(AdapterRegistry):
