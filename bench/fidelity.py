@@ -27,7 +27,7 @@ from model.config.server_flags import EMBEDDED_DEFAULT
 from model.config.settings import APP_NAME
 from model.default_model import ensure_embedded
 from model.engine.kv_cache import SequenceCache
-from model.folders.base_info import base_facts
+from model.folders.base_info import read_base_info
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.layers.kernel_build import build_folder, make_decoder, supported
 from model.layers.llama import Llama, SequenceSlice
@@ -172,7 +172,7 @@ def _load(path: Path, lora_model: Path | None, quantization: str) -> tuple[Llama
     )  # fmt: skip
     if lora_model is None:
         return model, None
-    facts = base_facts(base, path.name, tokenizer=None)
+    facts = read_base_info(base, path.name, tokenizer=None)
     registry = AdapterRegistry(lora_model.absolute().parent, facts, _AnyTemplate())
     digest = registry.get(lora_model.name).digest
     return model, registry.load(lora_model.name, digest, model)

@@ -31,9 +31,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.common import BenchError, add_number, positive, script
 from model.config.argument_parser import ArgumentParser
 from model.folders.atomic_folder import new_folder
+from model.folders.lazy_tensor import LazyTensor
 from model.folders.tensor_schema import expected_tensors
 from model.folders.weight_writer import nbytes_of, write_weights
-from model.folders.weights import LazyTensor
 from model.progress_bar import bar
 
 if TYPE_CHECKING:

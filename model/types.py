@@ -23,6 +23,7 @@ SAMPLING_BOUNDS: Mapping[str, object] = {
 }
 
 Role = Literal["system", "user", "assistant"]
+RequestKind = Literal["chat", "completion", "prefill"]
 
 
 class FinishReason(enum.StrEnum):
@@ -399,7 +400,7 @@ class CompletedRequest:
     there if an engine had it. `text` is what was said, where that is recorded."""
 
     request: ChatRequest | CompletionRequest
-    kind: Literal["chat", "completion", "reading"]
+    kind: RequestKind
     reason: FinishReason | None
     stats: Stats | None
     code: str = ""

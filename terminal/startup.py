@@ -15,7 +15,7 @@ from model.config.settings import Settings
 from model.doctor.check_adapter import check_adapter
 from model.doctor.check_base import collect_findings
 from model.errors import AdapterError, LinlyError, SettingsError, UnknownModelError
-from model.folders.adapter_files import CONFIG
+from model.folders.adapter_config import CONFIG
 from model.serving.background_loader import Load
 from model.serving.local_backend import check_early, load_local
 from model.serving.manager import ModelManager

@@ -24,7 +24,7 @@ import torch
 from bench.common import seconds_of
 from bench.scaling.model import CONTEXT, LlamaCppBaseline
 from model.engine.kv_cache import SequenceCache
-from model.engine.local_engine import PREFILL_CHUNK
+from model.engine.step_runner import PREFILL_CHUNK
 from model.layers.linear import Int8Linear
 from model.layers.llama import Llama, SequenceSlice
 from model.layers.lora import Lora

@@ -78,7 +78,7 @@ def check_memory(
     """
     # These import torch, which takes seconds; a wrong flag has been refused by now.
     from model.engine.kv_cache import rounded
-    from model.engine.local_engine import PREFILL_CHUNK
+    from model.engine.step_runner import PREFILL_CHUNK
     from model.layers.kernels.records import KV_BYTES
 
     positions = max(
@@ -138,7 +138,7 @@ def loaded_model(
     """
     import torch
 
-    from model.engine.local_engine import PREFILL_CHUNK
+    from model.engine.step_runner import PREFILL_CHUNK
     from model.layers.kernel_build import build_folder, make_decoder, supported
     from model.weight_cache import WeightCache
     from model.weight_loader import load_model

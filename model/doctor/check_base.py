@@ -12,9 +12,9 @@ from model.diagnostics import Finding, finding, finding_of, to_error
 from model.doctor.hardware import check_machine
 from model.doctor.integrity import bytes_to_sum, check_numbers, check_sums
 from model.errors import FolderError
+from model.folders.lazy_tensor import LazyTensor
 from model.folders.model_folder import ModelFolder
 from model.folders.tensor_schema import diff_tensors, expected_tensors
-from model.folders.weights import LazyTensor
 from model.progress_bar import Bar
 from model.text.tokenizer_files import SPM, check_pieces
 

@@ -1,7 +1,7 @@
 """A model folder on disk: its configuration, tokenizer, chat template and weight files.
 
-Reading a folder checks what would otherwise fail later with a stack trace or, worse, as garbage
-text: the family, the files, the tokenizer's size against the weights.
+Reading a folder checks the model's family, the files, and the size of the tokenizer. Otherwise they
+would fail later with a stack trace or, worse, as replies of random text.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from typing import Any
 from model.bounded_files import read_text
 from model.diagnostics import folder_error
 from model.errors import ModelFolderError
-from model.folders.weights import LazyTensor, is_old_pickle, list_tensors
+from model.folders.lazy_tensor import LazyTensor
+from model.folders.model_config import MAX_SIZES, check_config, check_format
+from model.folders.pytorch_file import is_old_pickle
+from model.folders.weights import list_tensors
 from model.suggestions import closest_folder
 from model.text.special_tokens import SpecialTokens
 from model.text.tokenizer import Tokenizer
 from model.text.tokenizer_files import check_pieces, read_json, read_tokenizer
-from model.translations import LocalizedText
 
-ARCHITECTURES = {"LlamaForCausalLM", "LLaMAForCausalLM"}  # the second is in early files
 # In the order in which transformers prefers them.
 WEIGHTS = (
     "model.safetensors",
@@ -30,32 +31,21 @@ WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-# No model has larger sizes; tables of larger ones would fill the memory before the weights are
-# checked.
-MAX_SIZES = {
-    "vocab_size": 10_000_000,
-    "hidden_size": 1_000_000,
-    "intermediate_size": 10_000_000,
-    "num_hidden_layers": 10_000,
-    "num_attention_heads": 100_000,
-    "num_key_value_heads": 100_000,
-    "head_dim": 100_000,
-    "max_position_embeddings": 100_000_000,
-}
-MAX_END_TOKENS, MAX_STOPS, MAX_STOP = 1000, 64, 1000  # the last in characters
-IGNORED = ("rotary_emb.inv_freq", "attention.bias", "masked_bias")  # of old checkpoints: no weights
+MAX_END_TOKENS, MAX_STOPS, MAX_STOP = 1000, 64, 1000  # of a stop string, in characters
+# Ends of tensor names in old checkpoints that are no weights.
+IGNORED = ("rotary_emb.inv_freq", "attention.bias", "masked_bias")
 
 
 @dataclass(frozen=True)
 class ModelFolder:
     """A model folder. Reads each of its files once, when it is first needed.
 
-    Properties raise ModelFolderError where a file is missing or torn, or its content not sound.
+    Properties raise ModelFolderError if a file is missing or torn, or its content is invalid.
 
     Args:
         path: the folder.
-        other_config: stands in for its config.json.
-        needs_weights: False where another program has the weights, and `weight_files` may be empty.
+        other_config: used instead of its config.json.
+        needs_weights: False if another program has the weights; `weight_files` may then be empty.
     """
 
     path: Path
@@ -72,7 +62,7 @@ class ModelFolder:
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        """The config.json, unchanged, of a model of the LLaMA family."""
+        """The content of config.json, checked: a model of the LLaMA family."""
         if self.other_config is not None:
             return check_config(self.path, self.other_config)
         check_format(self.path)
@@ -87,12 +77,12 @@ class ModelFolder:
 
     @cached_property
     def stop(self) -> tuple[str, ...]:
-        """Texts at which a reply ends, besides `eos_ids`."""
+        """Stop strings: a reply ends at them, as at one of `eos_ids`."""
         return _strings(self._json("generation_config.json").get("stop_strings"))
 
     @cached_property
     def chat_template(self) -> str | None:
-        """The model's own template, where current and older folders keep it."""
+        """The model's chat template; newer and older folders have it in different files."""
         file = self.path / "chat_template.jinja"
         if file.is_file():
             return _read_text(file)
@@ -105,12 +95,12 @@ class ModelFolder:
 
     @cached_property
     def tokenizer(self) -> tuple[Tokenizer, SpecialTokens]:
-        """The tokenizer as it stands, which may be another model's: see `load_tokenizer`."""
+        """The tokenizer, not checked against the model: see `load_tokenizer`."""
         return read_tokenizer(self.path, self._json)
 
     @cached_property
     def weight_files(self) -> tuple[Path, ...]:
-        """The files that hold the weights, in the order of their names."""
+        """The weight files, in the order of their names."""
         try:
             return self._find_weight_files()
         except ModelFolderError:
@@ -120,15 +110,15 @@ class ModelFolder:
 
     @cached_property
     def weight_map(self) -> Mapping[str, str]:
-        """File name by tensor name, as the index says; empty where there is no index."""
+        """File name by tensor name, from the index; empty if there is no index."""
         index = self.weight_index
         return weight_map(index.name, self._json(index.name)) if index else {}
 
     @property
     def weight_index(self) -> Path | None:
-        """The index of the weights, where they are in several files."""
-        present = self._weights()
-        return present if present and present.name.endswith(".index.json") else None
+        """The index file of the weights; None if there is a single weight file."""
+        file = self._find_weights()
+        return file if file and file.name.endswith(".index.json") else None
 
     @property
     def nbytes(self) -> int:
@@ -136,21 +126,21 @@ class ModelFolder:
         return sum(path.stat().st_size for path in self.weight_files)
 
     def check_small_files(self) -> None:
-        """Reads all but the tokenizer and the tensors, so that none of it fails later.
+        """Reads all files but the tokenizer and the weights, so that errors show early.
 
         Raises:
-            ModelFolderError: a file is missing or torn, or the family is another.
+            ModelFolderError: a file is missing or torn, or the model is of another family.
         """
         _ = self.config, self._json("tokenizer_config.json"), self._json("generation_config.json")
         _ = self.weight_files, self.chat_template
 
     def tensors(self) -> Iterator[tuple[Path, LazyTensor]]:
-        """Every tensor with its file, none read yet; a file that changed is listed again."""
+        """Yields each tensor with its file, not read yet; lists a file again if it has changed."""
         for file in self.weight_files:
-            for tensor in self._list(file):
+            for tensor in self._list_file(file):
                 yield file, tensor
 
-    def _list(self, file: Path) -> list[LazyTensor]:
+    def _list_file(self, file: Path) -> list[LazyTensor]:
         try:
             status = file.stat()
         except OSError as error:
@@ -159,7 +149,7 @@ class ModelFolder:
         tensors = self._shards.get(key)
         if tensors is None:
             tensors = list_tensors(file)
-            if not is_old_pickle(file):  # its tensors are in memory already
+            if not is_old_pickle(file):  # its tensors are in memory: do not keep them
                 self._shards[key] = tensors
         return tensors
 
@@ -168,15 +158,15 @@ class ModelFolder:
             self._parsed[name] = read_json(self.path / name, optional)
         return self._parsed[name]
 
-    def _weights(self) -> Path | None:
+    def _find_weights(self) -> Path | None:
         return next((self.path / name for name in WEIGHTS if (self.path / name).is_file()), None)
 
     def _find_weight_files(self) -> tuple[Path, ...]:
-        present = self._weights()
-        if present is None:
+        file = self._find_weights()
+        if file is None:
             raise folder_error("weights_missing", folder=self.path, names=" or ".join(WEIGHTS[::2]))
         if not self.weight_index:
-            return (present,)
+            return (file,)
         shards = sorted(set(self.weight_map.values()))
         missing = [name for name in shards if not (self.path / name).is_file()]
         if missing:
@@ -197,90 +187,39 @@ def read_model_folder(
 
     Args:
         path: the folder.
-        config: stands in for its config.json.
-        weights: False where another program has the weights, and only the tokenizer is needed.
+        config: used instead of its config.json.
+        weights: False if another program has the weights, and only the tokenizer is needed.
 
     Raises:
-        ModelFolderError: it cannot be served, in one sentence with a remedy.
+        ModelFolderError: it cannot be served.
     """
     if not path.is_dir():
-        raise _no_folder(path)
+        raise _no_folder_error(path)
     folder = ModelFolder(path, config, weights)
     folder.check_small_files()
     return folder
 
 
 def load_tokenizer(folder: ModelFolder) -> Tokenizer:
-    """The folder's tokenizer, which fits the model.
+    """Returns the folder's tokenizer, checked against the model.
 
     Raises:
-        ModelFolderError: there is none, or it is another model's.
+        ModelFolderError: there is none, or it belongs to another model.
     """
     tokenizer, _ = folder.tokenizer
     check_pieces(tokenizer, folder.config)
     return tokenizer
 
 
-def check_format(path: Path) -> None:
-    """Refuses a folder that holds a model in another format.
-
-    Raises:
-        ModelFolderError: it does.
-    """
-    if (path / "config.json").is_file():
-        return
-    other = _in_another_format(path)
-    if other is not None:
-        raise folder_error("needs_conversion", folder=path, source=other)
-    if any(path.glob("consolidated.*.pth")):
-        raise folder_error("metas_format", folder=path)
-
-
-def _in_another_format(path: Path) -> Path | None:
-    """Returns what to convert: a GGUF file, or a folder with a checkpoint beside a SentencePiece
-    model, as Linly publishes them."""
-    ggufs = sorted(path.glob("*.gguf"))
-    if ggufs:
-        return ggufs[0] if len(ggufs) == 1 else path
-    return path if any(path.glob("*.bin")) and any(path.glob("*.model")) else None
-
-
-def check_config(path: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns `config`, the one of the folder `path`, which is of the LLaMA family.
-
-    Raises:
-        ModelFolderError: it is of another family, or lacks a required field.
-    """
-    names = config.get("architectures")
-    architectures = [str(name) for name in names] if isinstance(names, list) else []
-    if not ARCHITECTURES.intersection(architectures) and config.get("model_type") != "llama":
-        what = (
-            ", ".join(architectures) or config.get("model_type") or LocalizedText("unknown_family")
-        )
-        raise folder_error("not_llama", folder=path, what=what)
-    if not all(_is_size(config.get(size)) for size in ("vocab_size", "hidden_size")):
-        raise folder_error("config_incomplete", file=path / "config.json")
-    for name, max_size in MAX_SIZES.items():
-        value = config.get(name)
-        if value is not None and not (_is_size(value) and value <= max_size):
-            problem = f"{name} is {value!r}"
-            raise folder_error("config_unsound", file=path / "config.json", said=problem)
-    return config
-
-
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
 def weight_map(name: str, index: Mapping[str, Any]) -> Mapping[str, str]:
-    """File name by tensor name.
+    """Returns the file name by tensor name.
 
     Args:
         name: of the index file, for messages.
         index: its content.
 
     Raises:
-        ModelFolderError: it is not sound, or names files outside of its folder.
+        ModelFolderError: the index is invalid, or names files outside its folder.
     """
     files = index.get("weight_map")
     names = set(files.values()) if isinstance(files, dict) else set()
@@ -302,12 +241,12 @@ def _token_ids(value: Any) -> frozenset[int]:
 
 
 def _strings(value: Any) -> tuple[str, ...]:
-    """One text or a list of them, as transformers' generation_config.json allows."""
+    """Returns one string or a list of strings as a tuple; generation_config.json has either."""
     texts = value[:MAX_STOPS] if isinstance(value, list) else [value]
     return tuple(text for text in texts if isinstance(text, str) and 0 < len(text) <= MAX_STOP)
 
 
-def _no_folder(path: Path) -> ModelFolderError:
+def _no_folder_error(path: Path) -> ModelFolderError:
     """Returns the error, with the folder that the user may have meant."""
     close = closest_folder(path, [path.parent])
     if close:

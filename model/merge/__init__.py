@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from model.diagnostics import adapter_error, to_error
 from model.doctor.check_base import quick_check
 from model.folders.atomic_folder import FINISHED, new_folder
+from model.folders.lazy_tensor import LazyTensor, torch_dtype
 from model.folders.model_folder import IGNORED, ModelFolder
 from model.folders.weight_writer import nbytes_of, write_weights
-from model.folders.weights import LazyTensor, torch_dtype
 from model.merge.extra_files import ChatFormat, write_rest
 from model.merge.statistics import MergeStatistics
 from model.merge.weights import AdapterWeights, Merger

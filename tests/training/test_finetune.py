@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from model.folders.base_info import base_facts
+from model.folders.base_info import read_base_info
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.serving.adapter_registry import AdapterRegistry
 from model.text.tokenizer import TextSpan
@@ -76,7 +76,7 @@ def test_a_running_registry_finds_the_adapter(
     trained: Trained, tmp_path: Path, tiny_folder: Path
 ) -> None:
     folder = read_model_folder(tiny_folder)
-    facts = base_facts(folder, tiny_folder.name, load_tokenizer(folder))
+    facts = read_base_info(folder, tiny_folder.name, load_tokenizer(folder))
     registry = AdapterRegistry(tmp_path, facts, {"model"})
     assert registry.scan() == []
     shutil.copytree(trained("--num_epochs", "1"), tmp_path / "mine")

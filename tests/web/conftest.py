@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from model.serving.adapter_registry import Adapter
+from model.serving.adapter_folders import Adapter
 from tests.fake import ADAPTERS, FakeEngine, fake_manager
 from tests.web.app_server import serving
 from tests.web.browser import ChatPage

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import pytest
 
 from model.engine.local_engine import LocalEngine
 from model.engine.sampler import Floats
-from model.folders.base_info import base_facts
+from model.folders.base_info import read_base_info
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.layers.llama import Llama, SequenceSlice
 from model.serving.adapter_registry import AdapterRegistry
@@ -155,6 +156,7 @@ def running(
     cache_bytes: int | None = None,
     adapter_bytes: int | None = None,
     max_waiting: int = 256,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Running]:
     """Runs an engine over the folder `base` on the CPU."""
     folder = read_model_folder(base)
@@ -163,7 +165,7 @@ def running(
         progress=lambda share: None,
     )  # fmt: skip
     tokenizer = load_tokenizer(folder)
-    registry = AdapterRegistry(adapters, base_facts(folder, base.name, tokenizer), {"model"})
+    registry = AdapterRegistry(adapters, read_base_info(folder, base.name, tokenizer), {"model"})
     broken = [adapter for adapter in registry.scan() if adapter.problem]
     assert not broken, broken
     engine = LocalEngine(
@@ -174,6 +176,7 @@ def running(
         cache_bytes,
         adapter_bytes,
         max_waiting,
+        clock,
     )
     try:
         yield Running(engine, model, registry)

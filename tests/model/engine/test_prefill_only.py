@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from model.engine.local_engine import PREFILL_CHUNK
 from model.engine.sampler import Floats
+from model.engine.step_runner import PREFILL_CHUNK
 from model.errors import BusyError, EngineError
 from model.layers.llama import SequenceSlice
 from model.types import Delta, Emit, FinishReason, Sampling

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from model.config.settings import CHECKOUT
-from model.serving.adapter_registry import Adapter
+from model.serving.adapter_folders import Adapter
 from model.translations import texts
 from tests.fake import ADAPTERS, FakeEngine, echo
 from tests.web.app_server import serving

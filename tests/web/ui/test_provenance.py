@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, expect
 
 from model.config.settings import Settings
-from model.serving.adapter_registry import Adapter
+from model.serving.adapter_folders import Adapter
 from model.serving.manager import ModelManager
 from model.types import EngineRequest
 from tests.fake import ADAPTERS, FakeEngine, echo, fake_load, fake_manager

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from model.config.settings import Settings, read_settings
-from model.serving.adapter_registry import Adapter
+from model.serving.adapter_folders import Adapter
 from model.serving.manager import ModelManager
 from model.translations import verbatim
 from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
