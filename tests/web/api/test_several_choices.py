@@ -156,7 +156,7 @@ class WaitingEngine(FakeEngine):
 
 def test_a_silent_stream_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
     """Proxies hang up on who is silent; a long prompt can take minutes before its first token."""
-    monkeypatch.setattr("web.api.streaming.ALIVE_SECONDS", 0.01)
+    monkeypatch.setattr("web.api.streaming.KEEP_ALIVE_SECONDS", 0.01)
     held = threading.Event()
 
     def late(prompt: str, request: EngineRequest) -> list[str]:
