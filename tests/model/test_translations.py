@@ -34,7 +34,7 @@ SOURCES = ["app.py", "finetune.py", "inference_LLaMA.py"]
 PACKAGES = ("model", "web", "training", "terminal", "bench")
 # Names of functions and classes whose first argument is a code, beside all that end in `Error`.
 CODED = {"finding", "folder_error", "adapter_error", "LocalizedText", "did_you_mean"}
-CODE_ARGUMENT = {"did_you_mean": 2, "GateError": 1}
+CODE_ARGUMENT = {"did_you_mean": 2, "RejectedError": 1}
 
 
 @pytest.fixture

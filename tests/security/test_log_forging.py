@@ -56,7 +56,7 @@ def use_every_way_out() -> None:
         warnings.simplefilter("default")
         warnings.showwarning(UserWarning(FORGED), UserWarning, "file.py", 1)
     logs.print_status(f"The adapter {FORGED} is broken")
-    logs.request("r-1", "GET", FORGED, 404, 0.1)
+    logs.log_request("r-1", "GET", FORGED, 404, 0.1)
     print("printed:", FORGED.replace("\n", " "))
     print("printed:", FORGED.replace("\n", " "), file=sys.stderr)
     with running(failing) as port:

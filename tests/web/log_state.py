@@ -13,7 +13,7 @@ from web import logs
 
 @contextmanager
 def restored_logging() -> Iterator[None]:
-    loggers = [logging.getLogger(), logs.REQUESTS, logs.SAYS, logs.PRINTED]
+    loggers = [logging.getLogger(), logs.REQUESTS, logs.STATUS, logs.PRINTED]
     before = [(one, list(one.handlers), one.level, one.propagate) for one in loggers]
     uvicorn = logging.getLogger("uvicorn.error")
     before.append((uvicorn, list(uvicorn.handlers), uvicorn.level, uvicorn.propagate))

@@ -124,7 +124,7 @@ def test_a_check_that_hangs_has_failed(part: Part, monkeypatch: pytest.MonkeyPat
 def test_a_check_that_begins_to_hang_keeps_nobody_waiting(
     part: Part, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(HealthChecks, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(HealthChecks, "REFRESH_SECONDS", 0.0)
     checks = checked(part, clock)
     assert problem(checks) is None
     part.hangs = True

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from web.log_escaping import EscapingStream, indented, json_line, one_line, some_lines
+from web.log_escaping import EscapingStream, indented, json_line, multiple_lines, one_line
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_one_line(text: str, line: str) -> None:
 
 
 def test_lines_stay_lines_where_they_may() -> None:
-    assert some_lines("a\n\tb\r\x1b") == "a\n\tb\\r\\x1b"
+    assert multiple_lines("a\n\tb\r\x1b") == "a\n\tb\\r\\x1b"
     assert indented("a\nb\x1b") == "    a\n    b\\x1b"
 
 

@@ -137,7 +137,7 @@ def test_workers_an_error_is_the_caller_s_and_the_next_has_its_turn(pool: Worker
         with pytest.raises(ValueError, match="no"):
             await pool.act("anna", fails)
         assert await pool.act("anna", lambda: 1) == 1
-        assert pool._turns == {}
+        assert pool.is_idle
 
     run(act())
 
@@ -164,7 +164,7 @@ def test_workers_bounds(pool: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
         assert await pool.draw("anna", lambda: "drawn") == "drawn"  # tabs have bounds of their own
         first.may_end.set()
         assert await asyncio.gather(*waiting) == ["done", *["later"] * workers.MAX_WAITING]
-        assert pool._turns == {}
+        assert pool.is_idle
         assert pool._pending == 0
 
     run(act())
@@ -184,7 +184,7 @@ def test_workers_who_gives_up_leaves_the_line(pool: Workers) -> None:
         assert await doing == "done"
         assert await after == "after"
         assert waiting.cancelled()
-        assert (pool._turns, pool._pending) == ({}, 0)
+        assert pool.is_idle
 
     run(act())
 

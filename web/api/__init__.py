@@ -34,7 +34,7 @@ def install(
     health_checks = HealthChecks([engine_check(manager), *checks])
     metrics = Metrics(manager, health_checks)
     manager.add_listener(metrics.count)
-    manager.add_listener(logs.reply)
+    manager.add_listener(logs.log_reply)
     routers = [
         health.router(manager, metrics, health_checks),
         routes.router(manager),

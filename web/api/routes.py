@@ -22,7 +22,7 @@ from web.api.openai_format import ChatWriter, TextWriter
 from web.api.request_models import MAX_SEED, ChatCompletion, Generation, TextCompletion
 from web.api.response_models import errors, streamed
 from web.api.streaming import respond
-from web.request_id import trace_of
+from web.request_id import request_id_of
 
 EVENT_SECONDS = 0.02  # between two packets of a stream; a packet has one event for each token
 SCAN_SECONDS = 1.0  # maximum age of a scan of the adapters' folder
@@ -58,7 +58,7 @@ class Api:
             messages=tuple(message.to_message() for message in body.messages),
             adapter=self._adapter(body),
             adapter_scale=body.scale,
-            trace=trace_of(request.scope),
+            trace=request_id_of(request.scope),
             affinity=body.affinity,
         )
         samplings = _sampling_by_choice(body, body.to_sampling())
@@ -74,7 +74,7 @@ class Api:
             prompt="",
             adapter=self._adapter(body),
             adapter_scale=body.scale,
-            trace=trace_of(request.scope),
+            trace=request_id_of(request.scope),
             affinity=body.affinity,
         )
         samplings = _sampling_by_choice(body, body.to_sampling())

@@ -15,7 +15,7 @@ from model.errors import SettingsError
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from web import passwords
-from web.access import AccessPolicy, decide
+from web.access import AccessPolicy, access_policy
 from web.passwords import hash_password
 
 LOCAL = ("127.0.0.1", 7860)
@@ -98,7 +98,7 @@ def test_without_a_key_this_machine_alone_is_answered() -> None:
 
 
 def test_a_public_link_without_a_password_has_no_api() -> None:
-    rules = decide(Settings(share_public=True), link_port=9000)
+    rules = access_policy(Settings(share_public=True), link_port=9000)
     through = scope(server=("127.0.0.1", 9000))
     assert not rules.allows_api(through, "")
     assert rules.allows_api(scope(), "")
@@ -116,7 +116,7 @@ def test_the_refusal_says_what_to_do() -> None:
 @pytest.mark.parametrize("settings", [Settings(auth=("mei:pw",)), Settings(share=True)])
 def test_a_page_with_a_password_has_no_open_api(settings: Settings) -> None:
     """The API lies on the same public address; it must not be a way around the login."""
-    rules = decide(settings, link_port=9000)
+    rules = access_policy(settings, link_port=9000)
     through = scope(server=("127.0.0.1", 9000))
     assert not rules.allows_api(through, "")
     assert rules.allows_api(through, rules.passphrase or "pw")
@@ -126,7 +126,7 @@ def test_a_page_with_a_password_has_no_open_api(settings: Settings) -> None:
 
 
 def test_api_keys_of_its_own_win() -> None:
-    rules = decide(Settings(auth=("mei:pw",), api_key=("key",)))
+    rules = access_policy(Settings(auth=("mei:pw",), api_key=("key",)))
     assert rules.allows_api(scope(), "key")
     assert not rules.allows_api(scope(), "pw")
 
@@ -154,14 +154,14 @@ def test_web_pages_of_an_origin_may_use_the_api() -> None:
 
 def test_a_password_of_other_letters_is_a_key_too() -> None:
     """Clients send it as UTF-8, and headers are read as Latin-1."""
-    rules = decide(Settings(auth=("mei:密码",)))
+    rules = access_policy(Settings(auth=("mei:密码",)))
     assert rules.allows_api(scope(), "密码".encode().decode("latin-1"))
     assert not rules.allows_api(scope(), "口令".encode().decode("latin-1"))
 
 
 def test_a_hashed_password_is_a_key_and_its_hash_is_none() -> None:
     hashed = hash_password("密码")
-    rules = decide(Settings(auth=(f"mei:{hashed}", "bo:plain")))
+    rules = access_policy(Settings(auth=(f"mei:{hashed}", "bo:plain")))
     sent = "密码".encode().decode("latin-1")
     assert rules.is_slow(scope(), sent)
     assert rules.allows_api(scope(), sent)
@@ -175,7 +175,7 @@ def test_a_hashed_password_is_a_key_and_its_hash_is_none() -> None:
 
 def test_keys_of_their_own_win_over_hashed_passwords() -> None:
     hashed = hash_password("pw")
-    rules = decide(Settings(auth=(f"mei:{hashed}",), api_key=("key",)))
+    rules = access_policy(Settings(auth=(f"mei:{hashed}",), api_key=("key",)))
     assert rules.allows_api(scope(), "key")
     assert not rules.allows_api(scope(), "pw")
     assert not rules.is_slow(scope(), "pw")
@@ -193,7 +193,7 @@ def test_hashes_are_computed_beside_the_event_loop(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(passwords, "verify_password", told)
     manager = fake_manager(FakeEngine(echo))
     manager.wait()
-    rules = decide(Settings(auth=(f"mei:{hash_password('pw')}",)))
+    rules = access_policy(Settings(auth=(f"mei:{hash_password('pw')}",)))
     with serving(manager, rules) as url:
         for _ in range(3):
             assert answer(url, "pw").status_code == 200

@@ -111,9 +111,9 @@ def test_what_the_terminal_says(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(console, "open_tunnel", lambda port: f"https://abc.example:{port}")
-    rules = access.decide(settings)
+    rules = access.access_policy(settings)
     link = PublicLink(LinkRules(), lambda: None)
-    console.share_link(settings, rules, 7860, link)
+    console.open_link(settings, rules, 7860, link)
     assert link.address == "https://abc.example:7860"
     said = capsys.readouterr().out
     assert "https://abc.example:7860" in said
@@ -130,7 +130,7 @@ def test_a_failure_is_one_line(
 
     monkeypatch.setattr(console, "open_tunnel", fail)
     link = PublicLink(LinkRules(), lambda: None)
-    console.share_link(Settings(share=True), access.AccessPolicy(), 7860, link)
+    console.open_link(Settings(share=True), access.AccessPolicy(), 7860, link)
     assert str(link.problem).startswith("No public link: it rained")
     _, told = capsys.readouterr().out.splitlines()
     assert told == "No public link: it rained. The local page goes on."
@@ -145,7 +145,7 @@ def sharing(*adapters: str) -> PublicLink:
 
 def told_of_sharing(link: PublicLink | None, capsys: pytest.CaptureFixture[str], **how: Any) -> str:
     """What is said of `--share_adapters` once the model is ready, or has failed."""
-    console.follow_loading(fake_manager(FakeEngine(echo), **how), link)
+    console.report_loading(fake_manager(FakeEngine(echo), **how), link)
     said = capsys.readouterr().out.splitlines()
     return "\n".join(line for line in said if line.startswith("--share_adapters"))
 
