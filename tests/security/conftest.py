@@ -50,7 +50,7 @@ def served(folder: Path) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def patient() -> Iterator[None]:
-    """No rate limits, as one visitor sends all attacks; test_page_middleware.py tests the limits."""
+    """High rate limits, as one visitor sends all attacks; test_page_middleware.py tests them."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(page_middleware, "VISITOR_BURST", 100_000)
         patched.setattr(page_middleware, "ADDRESS_BURST", 100_000)
