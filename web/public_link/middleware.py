@@ -41,7 +41,7 @@ class LinkMiddleware:
         elif self._link.closed and kind == "websocket":
             await WebSocketClose()(scope, receive, send)
         elif self._link.closed:
-            await PlainTextResponse(_ended_text(), GONE)(scope, receive, send)
+            await PlainTextResponse(ended_text(), GONE)(scope, receive, send)
         elif kind == "websocket":
             await self._app(scope, receive, send)  # the page's stream ends itself
         elif self._link.rules.limits_use and scope["path"].startswith("/v1/"):
@@ -68,7 +68,7 @@ class LinkMiddleware:
             await self._app(scope, receive, send_until_closed)
 
 
-def _ended_text() -> str:
+def ended_text() -> str:
     """Returns the message that the link has ended, in all languages."""
     text = LocalizedText("link_ended")
     return "".join(f"{text.sentence(language)}\n" for language in languages())
