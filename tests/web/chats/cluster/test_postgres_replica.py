@@ -212,12 +212,12 @@ def test_replica_that_cannot_connect_leaves_nothing_open(
         sockets.extend(socketpair())
         return tuple(sockets)
 
-    def fail(self: Replica) -> None:
+    def fail() -> None:
         raise psycopg.OperationalError("no")
 
     postgres = Postgres(url)
     monkeypatch.setattr(socket, "socketpair", record)
-    monkeypatch.setattr(Replica, "_connect", fail)
+    monkeypatch.setattr(postgres, "connect", fail)
     with pytest.raises(StoreError):
         Replica(postgres)
     assert all(opened.fileno() == -1 for opened in sockets)
