@@ -1,4 +1,4 @@
-"""Visitors of a page over a scripted engine."""
+"""Fixture: visitors of a page with a scripted engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Serve = Callable[..., Chat]
 
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Serve]:
-    """Serve an engine and open its page; fails a test whose page complained."""
+    """Serves an engine and opens its page at each call; fails if a page has logged an error."""
     with ExitStack() as stack:
         chats: list[Chat] = []
 
