@@ -25,8 +25,6 @@ LEARNING = (
     "training.generation",
     "training.report",
 )
-WEB = ("access", "api", "chats", "hosts", "login", "page_middleware", "public_link",
-       "server", "ui", "visitor", "workers")  # fmt: skip
 PAGE = ("web.login", "web.page_middleware", "web.visitor", "web.api", "web.ui", "web.server")
 # Forbidden imports, by prefixes of module names.
 FORBIDDEN = {
@@ -70,6 +68,8 @@ FORBIDDEN = {
     # Within the page: identity comes before access, and access before the user interface.
     "web.hosts": ("web", "model"),
     "web.workers": ("web",),
+    "web.page_rules": ("web",),
+    "web.http_framing": ("web", "model"),
     "web.access": ("web.public_link.limits", "web.chats", *PAGE),
     "web.public_link.limits": ("web.access", "web.chats", *PAGE),
     "web.chats": ("web.access", "web.hosts", *PAGE),

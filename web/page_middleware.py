@@ -10,7 +10,6 @@ import asyncio
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -18,65 +17,21 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from model.errors import LinlyError
-from model.translations import LocalizedText
 from web.access import AccessPolicy
 from web.chats.identity import visitor_cookie
 from web.hosts import host_name
 from web.login import Logins, login_page
+from web.page_rules import MB, RejectedError, Rule, rule_for
 from web.public_link.limits import PublicLink
 from web.rate_limits import RequestLimiter, TooManyRequestsError
 from web.visitor import KEY, Visitor, identify, is_secure, language_of
 
-MB = 1_000_000
 API_PATHS = re.compile(r"/(?:v1(?:/.*)?|health/?|metrics/?)", re.ASCII | re.DOTALL)
 MAX_SMALL_BODY = 100_000  # bytes; larger bodies are files
 MAX_BODIES = 100 * MB  # of all small bodies that are being read, and the same of all large ones
 VISITOR_RATE, VISITOR_BURST = 20.0, 200  # posts and streams of one visitor: per second, at once
 ADDRESS_RATE, ADDRESS_BURST = 200.0, 1_000  # the same for one address
 BODY_SECONDS = 120.0  # for a complete body; `http_protocol` limits the time between its chunks
-
-
-@dataclass(frozen=True)
-class Rule:
-    """An allowed path with its methods.
-
-    `max_bytes` limits the body. `public` paths need no login; `trains` marks paths for visitors
-    who may train.
-    """
-
-    path: re.Pattern[str]
-    methods: tuple[str, ...] = ("GET", "HEAD")
-    max_bytes: int = 0
-    public: bool = False
-    trains: bool = False
-
-
-NAME = r"[\w.-]+"  # of a file; `_rule_for` refuses paths with ".."
-
-
-def _rule(path: str, *methods: str, max_bytes: int = 0, public: bool = False,
-          trains: bool = False) -> Rule:  # fmt: skip
-    return Rule(re.compile(path, re.ASCII), methods or ("GET", "HEAD"), max_bytes, public, trains)
-
-
-RULES = (
-    _rule(r"/"),
-    _rule(r"/page/events", "WEBSOCKET"),
-    _rule(r"/page/actions/(send|edit|compare|save_snippet)", "POST", max_bytes=5 * MB),
-    _rule(r"/page/actions/train_(look|start|cancel|chat)", "POST", max_bytes=MB, trains=True),
-    _rule(r"/page/actions/[a-z_]{1,40}", "POST", max_bytes=MB),
-    _rule(r"/page/import", "POST", max_bytes=5 * MB),
-    _rule(r"/page/export", "POST", max_bytes=MB),
-    _rule(r"/page/upload", "POST", max_bytes=50 * MB, trains=True),
-    _rule(rf"/page/(vendor/{NAME}/)?{NAME}\.(js|mjs|css)", public=True),
-    _rule(rf"/(assets|static)/({NAME}/){{0,4}}{NAME}", public=True),
-    _rule(r"/(theme\.css|favicon\.ico)", public=True),
-    _rule(r"/login", public=True),
-    _rule(r"/login", "POST", max_bytes=8_000, public=True),
-    _rule(r"/logout", "POST", max_bytes=8_000),
-    _rule(rf"/docs|/openapi\.json|/static-offline-docs/{NAME}"),
-)
 
 
 CODES = {
@@ -92,14 +47,6 @@ CODES = {
     429: "too_many_requests",
     503: "too_busy",
 }
-
-
-class RejectedError(LinlyError):
-    """A request is refused before its body is read, with an HTTP status."""
-
-    def __init__(self, status: int, text: str | LocalizedText, **facts: object) -> None:
-        super().__init__(text, **facts)
-        self.status = status
 
 
 class _TooSlowError(Exception):
@@ -141,7 +88,7 @@ class PageMiddleware:
         Raises:
             RejectedError
         """
-        rule = _rule_for(scope)
+        rule = rule_for(scope)
         headers = Headers(scope=scope)
         self._check_host(scope, headers)
         if scope["type"] == "websocket" or scope["method"] == "POST":
@@ -234,21 +181,6 @@ class PageMiddleware:
         if error.status in (408, 413, 503):
             response.headers["connection"] = "close"  # instead of reading the body
         await response(scope, receive, send)
-
-
-def _rule_for(scope: Scope) -> Rule:
-    """
-    Raises:
-        RejectedError: the path is not allowed, or not with this method.
-    """
-    method = "WEBSOCKET" if scope["type"] == "websocket" else scope["method"]
-    matches = [rule for rule in RULES if rule.path.fullmatch(scope["path"])]
-    if not matches or ".." in scope["path"]:
-        raise RejectedError(404, "not_found")
-    rule = next((rule for rule in matches if method in rule.methods), None)
-    if rule is None:
-        raise RejectedError(405, "method_not_allowed", method=method)
-    return rule
 
 
 def _check_same_origin(headers: Headers) -> None:

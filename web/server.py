@@ -70,11 +70,7 @@ def build_app(
         HealthCheck("The page", service.check),
     ]
     api.install(app, manager, access, attempts, checks)
-    app.add_middleware(HeadInjectionMiddleware)
-    app.add_middleware(PageMiddleware, access=access, logins=logins, link=link)
-    if link is not None:
-        app.add_middleware(LinkMiddleware, access=access, link=link)
-    app.add_middleware(SecurityHeaders)
+    _add_middleware(app, access, logins, link)
     app.include_router(login.router(logins))
     app.include_router(routes.routes(service))
     # Compression reduces the scripts to a third of their size.
@@ -82,15 +78,31 @@ def build_app(
         custom_components.ROUTE,
         GZipMiddleware(custom_components.StaticFilesNoCache(), compresslevel=6),
     )
+    app = _mount_gradio(app, service.blocks)
+    app.state.service = service
+    return app
+
+
+def _add_middleware(
+    app: FastAPI, access: AccessPolicy, logins: Logins, link: PublicLink | None
+) -> None:
+    """Adds the page's middleware; the last one added runs first."""
+    app.add_middleware(HeadInjectionMiddleware)
+    app.add_middleware(PageMiddleware, access=access, logins=logins, link=link)
+    if link is not None:
+        app.add_middleware(LinkMiddleware, access=access, link=link)
+    app.add_middleware(SecurityHeaders)
+
+
+def _mount_gradio(app: FastAPI, blocks: gr.Blocks) -> FastAPI:
+    """Mounts Gradio's document and static files at "/", without its queue and other routes."""
     lifespan = app.router.lifespan_context
     app = gr.mount_gradio_app(
-        app, service.blocks, path="/", theme=theme(), footer_links=[], run_history=False,
-        show_error=False,
-    )  # fmt: skip
+        app, blocks, path="/", theme=theme(), footer_links=[], run_history=False, show_error=False
+    )
     # Gradio's lifespan would start its queue, which polls for work a thousand times a second.
     app.router.lifespan_context = lifespan
     _remove_gradio_routes(app)
-    app.state.service = service
     return app
 
 

@@ -32,7 +32,7 @@ PAGE = {
     ("/page/events", WEBSOCKET), ("/page", FILES), ("/openapi.json", BOTH), ("/docs", GET),
     ("/docs/oauth2-redirect", GET), ("/static-offline-docs", FILES),
 }  # fmt: skip
-# The document and its files. `web/page_middleware.py` refuses everything else that Gradio has.
+# The document and its files. `web/page_rules.py` refuses everything else that Gradio has.
 HEADS = ("/health", "/metrics", "/v1/models", "/v1/models/{name}")
 GRADIO = {("/", HEAD), *((path, GET) for path in GRADIO_PATHS)}
 EXPECTED = {

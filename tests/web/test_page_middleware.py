@@ -20,7 +20,7 @@ from tests.web.app_server import serving
 from tests.web.page_client import Caller, Stream, refused, said
 from web import page_middleware
 from web.access import AccessPolicy
-from web.page_middleware import RULES
+from web.page_rules import RULES
 from web.security_headers import HEADERS
 
 MB = 1_000_000

@@ -12,6 +12,7 @@ import threading
 from typing import Any
 
 import pytest
+from argon2 import PasswordHasher
 
 from model.config.secret_values import MAX_PASSWORD_BYTES, user_and_password
 from model.config.settings import CHECKOUT
@@ -76,8 +77,8 @@ def test_a_too_long_password_is_not_hashed(hashed: str, monkeypatch: pytest.Monk
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("it is being hashed")
 
-    monkeypatch.setattr(passwords.PasswordHasher, "hash", refuse)
-    monkeypatch.setattr(passwords.PasswordHasher, "verify", refuse)
+    monkeypatch.setattr(PasswordHasher, "hash", refuse)
+    monkeypatch.setattr(PasswordHasher, "verify", refuse)
     assert not verify_password("x" * (MAX_PASSWORD_BYTES + 1), hashed)
     assert not verify_password("密" * 342, hashed)  # the bytes count
     assert not verify_password("", hashed)
