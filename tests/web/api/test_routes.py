@@ -338,32 +338,36 @@ def endless(prompt: str, request: EngineRequest) -> list[str]:
 
 
 def tokens_after_disconnect(engine: FakeEngine, url: str) -> int:
-    """Returns how many tokens the only request got after its connection was closed."""
-    (request,) = engine.requests
-    while request.id not in engine.aborted:  # until the server has noticed the closed socket
+    """Returns how many tokens the requests got after their connection was closed."""
+    ids = {request.id for request in engine.requests}
+    while not ids <= engine.aborted:  # until the server has noticed the closed socket
         httpx.get(f"{url}/health")
-    before = engine.emitted.get(request.id, 0)
-    engine.tick(10)
+    before = sum(engine.emitted.values())
+    engine.tick(10 * len(ids))
     while engine.status().running:
         httpx.get(f"{url}/health")
-    return engine.emitted.get(request.id, 0) - before
+    return sum(engine.emitted.values()) - before
 
 
-@pytest.mark.parametrize("first_tokens", [0, 3])
-def test_a_dropped_stream_ends_the_reply_within_one_token(first_tokens: int) -> None:
+@pytest.mark.parametrize(("choices", "first_tokens"), [(1, 0), (1, 3), (3, 6)])
+def test_a_dropped_stream_ends_each_choice_within_one_token(
+    choices: int, first_tokens: int
+) -> None:
     engine = FakeEngine(endless, ticking=True)
     manager = fake_manager(engine)
     manager.wait()
     with serving(manager) as url:
         engine.tick(first_tokens)
-        request = {"json": {"messages": HELLO, "stream": True}, "timeout": 1.0}
+        body = {"messages": HELLO, "stream": True, "n": choices}
+        request = {"json": body, "timeout": 1.0}
         with (
             pytest.raises(httpx.ReadTimeout),
             httpx.stream("POST", f"{url}/v1/chat/completions", **request) as answer,
         ):
             for _ in answer.iter_lines():
                 pass
-        assert tokens_after_disconnect(engine, url) <= 1
+        assert len(engine.requests) == choices
+        assert tokens_after_disconnect(engine, url) <= choices
 
 
 def test_a_dropped_request_ends_the_reply_within_one_token() -> None:

@@ -124,30 +124,6 @@ def test_a_seed_of_minus_one_is_none(url: str, engine: FakeEngine, seed: int | N
     assert engine.requests[-1].sampling.seed == 2**63 - 2  # OpenAI's go below 0
 
 
-def test_choices_stream_independently_and_end_on_disconnect() -> None:
-    """A slow choice does not delay the others; closing the connection ends all of them."""
-    engine = FakeEngine(lambda prompt, request: ["word "] * 1000, ticking=True)
-    manager = fake_manager(engine)
-    manager.wait()
-    with serving(manager) as url:
-        engine.tick(6)
-        ask = {"json": {"messages": HELLO, "n": 3, "stream": True}, "timeout": 2.0}
-        with (
-            pytest.raises(httpx.ReadTimeout),
-            httpx.stream("POST", f"{url}/v1/chat/completions", **ask) as answer,  # type: ignore[arg-type]
-        ):
-            for _ in answer.iter_lines():
-                pass
-        ids = {request.id for request in engine.requests}
-        assert len(ids) == 3
-        while not ids <= engine.aborted:
-            httpx.get(f"{url}/health")
-        engine.tick(30)
-        while engine.status().running:
-            httpx.get(f"{url}/health")
-        assert sum(engine.emitted.values()) <= 6 + 3  # at most one more token each
-
-
 class WaitingEngine(FakeEngine):
     """Emits a queue position for each request first."""
 
