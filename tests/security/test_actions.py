@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,13 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from tests.security.conftest import Served, served
+from tests.web.log_state import no_stack_trace as no_stack_trace
 from tests.web.page_client import FORM, Caller, refused, said
 from web.chats.identity import COOKIE
 from web.ui import stream
 from web.ui.actions import Actions
 
-pytestmark = pytest.mark.usefixtures("patient")
+pytestmark = pytest.mark.usefixtures("patient", "no_stack_trace")
 
 IDS = ("open", "again", "branch", "side_by_side", "choose", "delete", "undo")
 TRAIN = {
@@ -70,14 +70,6 @@ def still_shared(page: Served) -> Iterator[None]:
     """Opens the link again after each test, as a local visitor may revoke it."""
     yield
     page.public.revoked = False
-
-
-@pytest.fixture(autouse=True)
-def no_stack_trace(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Any:
-    caplog.set_level(logging.WARNING)
-    yield
-    assert [record for record in caplog.records if record.exc_info] == []
-    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_actions_all_have_a_body_here(page: Served) -> None:

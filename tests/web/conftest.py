@@ -1,4 +1,4 @@
-"""Fixture: visitors of a page with a scripted engine."""
+"""Fixtures: visitors of a page with a scripted engine, and a fake clock."""
 
 from __future__ import annotations
 
@@ -14,9 +14,15 @@ from model.serving.adapter_registry import Adapter
 from tests.fake import ADAPTERS, FakeEngine, fake_manager
 from tests.web.app_server import serving
 from tests.web.browser import Chat
+from tests.web.fake_clock import FakeClock
 from web.access import AccessPolicy
 
 Serve = Callable[..., Chat]
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture

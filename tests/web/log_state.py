@@ -1,4 +1,4 @@
-"""Restores the logging of the process after a test that configures it."""
+"""Checks and restores the logging of the process."""
 
 from __future__ import annotations
 
@@ -8,11 +8,25 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from web import logs
+
+
+@pytest.fixture
+def no_stack_trace(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> Iterator[None]:
+    """Fails a test during which a stack trace was logged or printed."""
+    caplog.set_level(logging.WARNING)
+    yield
+    assert [record for record in caplog.records if record.exc_info] == []
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @contextmanager
 def restored_logging() -> Iterator[None]:
+    """Restores the logging after a test that configures it."""
     loggers = [logging.getLogger(), logs.REQUESTS, logs.STATUS, logs.PRINTED]
     before = [(log, list(log.handlers), log.level, log.propagate) for log in loggers]
     uvicorn = logging.getLogger("uvicorn.error")

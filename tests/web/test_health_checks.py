@@ -14,6 +14,7 @@ from model.errors import LinlyError, NotReadyError
 from model.translations import verbatim
 from model.types import EngineStatus
 from tests.fake import FakeEngine, echo, fake_manager
+from tests.web.fake_clock import FakeClock
 from web.health_checks import (
     FIRST_STEP_SECONDS,
     MAX_STALL_SECONDS,
@@ -22,14 +23,6 @@ from web.health_checks import (
     HealthChecks,
     engine_check,
 )
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Part:
@@ -58,17 +51,12 @@ def part() -> Iterator[Part]:
     found.released.set()
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 def problem(checks: HealthChecks) -> str | None:
     found = asyncio.run(checks.problem())
     return str(found) if found else None
 
 
-def checked(part: Callable[[], None], clock: Clock | None = None) -> HealthChecks:
+def checked(part: Callable[[], None], clock: FakeClock | None = None) -> HealthChecks:
     checks = [HealthCheck("The chat store", part)]
     return HealthChecks(checks, clock) if clock else HealthChecks(checks)
 
@@ -89,7 +77,7 @@ def test_the_first_problem_is_reported(part: Part) -> None:
     assert problem(checked(other)) == "The chat store failed: KeyError"
 
 
-def test_results_are_cached_for_a_second(part: Part, clock: Clock) -> None:
+def test_results_are_cached_for_a_second(part: Part, clock: FakeClock) -> None:
     checks = checked(part, clock)
     for _ in range(100):
         assert problem(checks) is None
@@ -122,7 +110,7 @@ def test_a_check_that_hangs_counts_as_failed(part: Part, monkeypatch: pytest.Mon
 
 
 def test_requests_do_not_wait_for_a_check_that_hangs(
-    part: Part, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    part: Part, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(HealthChecks, "REFRESH_SECONDS", 0.0)
     checks = checked(part, clock)
@@ -134,7 +122,7 @@ def test_requests_do_not_wait_for_a_check_that_hangs(
     assert problem(checks) == "The chat store does not answer"
 
 
-def test_changes_are_logged(part: Part, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_changes_are_logged(part: Part, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
     checks = checked(part, clock)
     with caplog.at_level(logging.WARNING, "linly.health"):
         for error in (None, None, LinlyError(verbatim("torn")), LinlyError(verbatim("torn")), None):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -17,11 +15,14 @@ from websockets.exceptions import InvalidStatus
 
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
+from tests.web.log_state import no_stack_trace as no_stack_trace
 from tests.web.page_client import Caller, Stream, refused, said
 from web import page_middleware
 from web.access import AccessPolicy
 from web.page_rules import RULES
 from web.security_headers import HEADERS
+
+pytestmark = pytest.mark.usefixtures("no_stack_trace")
 
 MB = 1_000_000
 
@@ -45,14 +46,6 @@ def served(access: AccessPolicy | None = None) -> Iterator[str]:
     manager.wait()
     with serving(manager, access) as url:
         yield url
-
-
-@pytest.fixture(autouse=True)
-def no_stack_trace(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Any:
-    caplog.set_level(logging.WARNING)
-    yield
-    assert [record for record in caplog.records if record.exc_info] == []
-    assert "Traceback" not in capfd.readouterr().err
 
 
 def raw(url: str, *lines: str, body: bytes = b"") -> tuple[int, bytes]:

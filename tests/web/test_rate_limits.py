@@ -7,6 +7,7 @@ import tracemalloc
 
 import pytest
 
+from tests.web.fake_clock import FakeClock
 from web.api.errors import as_response
 from web.rate_limits import (
     AttemptLimiter,
@@ -16,21 +17,8 @@ from web.rate_limits import (
 )
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def limiter(clock: Clock) -> AttemptLimiter:
+def limiter(clock: FakeClock) -> AttemptLimiter:
     return AttemptLimiter(clock)
 
 
@@ -50,7 +38,7 @@ def wait(limiter: AttemptLimiter, address: str, account: str | None) -> float:
 
 
 def test_five_failures_in_a_minute_lock_an_account_for_that_address(
-    limiter: AttemptLimiter, clock: Clock
+    limiter: AttemptLimiter, clock: FakeClock
 ) -> None:
     fail(limiter, "a", "mei")
     clock.now += 10
@@ -62,7 +50,7 @@ def test_five_failures_in_a_minute_lock_an_account_for_that_address(
     assert wait(limiter, "a", "mei") == 9  # the window moves
 
 
-def test_an_address_cannot_try_many_accounts(limiter: AttemptLimiter, clock: Clock) -> None:
+def test_an_address_cannot_try_many_accounts(limiter: AttemptLimiter, clock: FakeClock) -> None:
     for number in range(30):
         fail(limiter, "a", f"user{number}")
     assert wait(limiter, "a", "another") == 600
@@ -86,7 +74,7 @@ def test_a_success_resets_the_failures(limiter: AttemptLimiter) -> None:
 
 
 def test_an_attack_from_many_addresses_is_slow_and_locks_nobody_out(
-    limiter: AttemptLimiter, clock: Clock
+    limiter: AttemptLimiter, clock: FakeClock
 ) -> None:
     limiter.succeeded("home", "mei")
     for number in range(20):
@@ -101,7 +89,7 @@ def test_an_attack_from_many_addresses_is_slow_and_locks_nobody_out(
     assert wait(limiter, "home", "mei") == 60
 
 
-def test_a_repeated_guess_does_not_count(limiter: AttemptLimiter, clock: Clock) -> None:
+def test_a_repeated_guess_does_not_count(limiter: AttemptLimiter, clock: FakeClock) -> None:
     """A client with an old key retries for ever, and must not lock out others at its address."""
     for _ in range(100):
         limiter.check("office", None)
@@ -121,7 +109,7 @@ def test_keys_belong_to_no_account(limiter: AttemptLimiter) -> None:
 
 
 def test_each_lock_is_logged_once(
-    limiter: AttemptLimiter, clock: Clock, caplog: pytest.LogCaptureFixture
+    limiter: AttemptLimiter, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "linly.access"):
         fail(limiter, "a", "mei\nFORGED \x1b[31m" + "x" * 500, 5)
@@ -141,7 +129,7 @@ def test_the_refusal_says_when_to_try_again() -> None:
     assert b"Try again in 41 s." in answer.body
 
 
-def test_a_hundred_thousand_addresses_and_accounts_take_bounded_memory(clock: Clock) -> None:
+def test_a_hundred_thousand_addresses_and_accounts_take_bounded_memory(clock: FakeClock) -> None:
     limiter = AttemptLimiter(clock, max_keys=1000)
     sizes = []
     tracemalloc.start()
@@ -153,7 +141,7 @@ def test_a_hundred_thousand_addresses_and_accounts_take_bounded_memory(clock: Cl
     assert sizes[1] < sizes[0] * 1.2
 
 
-def test_requests_have_a_burst_and_a_rate(clock: Clock) -> None:
+def test_requests_have_a_burst_and_a_rate(clock: FakeClock) -> None:
     limiter = RequestLimiter(per_second=2, burst=3, clock=clock)
     for _ in range(3):
         limiter.check("a")
@@ -173,7 +161,7 @@ def test_requests_have_a_burst_and_a_rate(clock: Clock) -> None:
         limiter.check("a")
 
 
-def test_refused_requests_do_not_prolong_the_wait(clock: Clock) -> None:
+def test_refused_requests_do_not_prolong_the_wait(clock: FakeClock) -> None:
     limiter = RequestLimiter(per_second=1, burst=1, clock=clock)
     limiter.check("a")
     for _ in range(100):
@@ -183,7 +171,7 @@ def test_refused_requests_do_not_prolong_the_wait(clock: Clock) -> None:
     limiter.check("a")
 
 
-def test_keys_of_requests_are_bounded(clock: Clock) -> None:
+def test_keys_of_requests_are_bounded(clock: FakeClock) -> None:
     limiter = RequestLimiter(per_second=1, burst=1, clock=clock, max_keys=10)
     for number in range(1000):
         limiter.check(number)
