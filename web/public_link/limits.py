@@ -115,14 +115,14 @@ class PublicLink:
         allowed = self.rules.adapters
         return allowed is None or (adapter or BASE) in allowed
 
-    def default_adapter(self, has: Callable[[str], bool]) -> str:
-        """Returns an adapter that visitors may use, "" for the base; one that exists if possible.
+    def default_adapter(self, has: Callable[[str], bool]) -> str | None:
+        """Returns an adapter that visitors may use, None for the base; one that exists if possible.
 
         Args:
             has: whether an adapter exists.
         """
         names = self.rules.adapters or (BASE,)
-        return "" if BASE in names else next(filter(has, names), names[0])
+        return None if BASE in names else next(filter(has, names), names[0])
 
     def check(self, visitor: str, adapters: Sequence[str | None]) -> None:
         """Checks that a visitor may have one reply of each of the adapters.

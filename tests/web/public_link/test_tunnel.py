@@ -173,11 +173,11 @@ def test_valid_names_in_share_adapters_are_not_reported(capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("adapters", "first"),
     [
-        ((), ""),
-        (("pirat", "base"), ""),
+        ((), None),
+        (("pirat", "base"), None),
         (("pirat", "linly", "pirate"), "linly"),
         (("pirat", "lin"), "pirat"),
     ],
 )
-def test_default_adapter_is_one_that_exists(adapters: tuple[str, ...], first: str) -> None:
+def test_default_adapter_is_one_that_exists(adapters: tuple[str, ...], first: str | None) -> None:
     assert sharing(*adapters).default_adapter({"pirate", "linly"}.__contains__) == first
