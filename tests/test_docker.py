@@ -27,7 +27,7 @@ HADOLINT = shutil.which("hadolint", path=os.pathsep.join([str(SCRIPTS), os.envir
 
 
 def arguments(instruction: str) -> list[str]:
-    """What follows each `instruction` of the Dockerfile, continued lines joined."""
+    """Returns the arguments of each `instruction` in the Dockerfile; joins continued lines."""
     text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
     lines = text.replace("\\\n", " ").splitlines()
     return [line.split(maxsplit=1)[1] for line in lines if line.split()[:1] == [instruction]]
@@ -39,7 +39,7 @@ def services() -> dict[str, Any]:
 
 @contextmanager
 def health_server(status: int) -> Iterator[int]:
-    """A server that answers /health with `status`; yields its port."""
+    """Runs a server whose /health has `status`; yields its port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -47,7 +47,7 @@ def health_server(status: int) -> Iterator[int]:
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Nothing."""
+            """Logs nothing."""
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -56,7 +56,7 @@ def health_server(status: int) -> Iterator[int]:
 
 
 @pytest.mark.skipif(HADOLINT is None, reason="hadolint is not installed: requirements-dev.txt")
-def test_hadolint_has_no_complaint() -> None:
+def test_hadolint_finds_no_fault() -> None:
     done = subprocess.run(
         [str(HADOLINT), "Dockerfile", "deploy/router/Dockerfile"],
         cwd=ROOT,
@@ -67,7 +67,7 @@ def test_hadolint_has_no_complaint() -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_every_copied_path_exists_and_is_all_that_the_build_sees() -> None:
+def test_copied_paths_exist_and_are_the_only_ones_in_the_build_context() -> None:
     words = [[w for w in line.split() if not w.startswith("--")] for line in arguments("COPY")]
     copied = {source for *sources, _ in words for source in sources}
     ignore = (ROOT / ".dockerignore").read_text().splitlines()
@@ -76,7 +76,7 @@ def test_every_copied_path_exists_and_is_all_that_the_build_sees() -> None:
     assert copied == {line[1:] for line in ignore if line.startswith("!")}
 
 
-def test_the_code_stays_root_s_and_the_server_is_not_root() -> None:
+def test_root_owns_the_code_and_does_not_run_the_server() -> None:
     owned = [line for line in arguments("COPY") if "--chown" in line]
     assert owned == ["--chown=linly:linly adapters ./adapters"]
     assert arguments("USER") == ["1000"]
@@ -87,16 +87,17 @@ def test_the_server_is_the_first_process_so_that_sigterm_reaches_it() -> None:
 
 
 def test_the_environment_names_real_flags() -> None:
-    """A variable without a flag would be ignored without a word."""
-    said = set(re.findall(r"LINLY_\w+(?==)", " ".join(arguments("ENV"))))
-    assert said >= {"LINLY_SERVER_NAME", "LINLY_ADAPTERS_DIR", "LINLY_CACHE_DIR", "LINLY_DATA_DIR"}
-    assert said <= {f"LINLY_{field.name.upper()}" for field in fields(Settings)}
+    """A variable without a flag would be ignored silently."""
+    names = set(re.findall(r"LINLY_\w+(?==)", " ".join(arguments("ENV"))))
+    required = {"LINLY_SERVER_NAME", "LINLY_ADAPTERS_DIR", "LINLY_CACHE_DIR", "LINLY_DATA_DIR"}
+    assert names >= required
+    assert names <= {f"LINLY_{field.name.upper()}" for field in fields(Settings)}
 
 
 @pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])
 def test_the_health_check_asks_health(status: int, healthy: bool) -> None:
     command = json.loads(arguments("HEALTHCHECK")[0].partition("CMD")[2])
-    # A proxy that is not there: the check has to go round it.
+    # The check must not use the proxy, which does not exist.
     with health_server(status) as port:
         env = {"LINLY_SERVER_PORT": str(port), "http_proxy": "http://127.0.0.1:9"}
         done = subprocess.run(
@@ -106,7 +107,7 @@ def test_the_health_check_asks_health(status: int, healthy: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ["chat", "chat-gpu", "chat-vllm", "chat-router"])
-def test_compose_keeps_data_and_stops_in_time(name: str) -> None:
+def test_compose_persists_data_and_allows_time_to_stop(name: str) -> None:
     service = services()[name]
     targets = {volume.split(":")[1] for volume in service["volumes"]}
     assert targets == {"/app/models", "/run/secrets", *json.loads(arguments("VOLUME")[0])}
@@ -117,7 +118,7 @@ def test_compose_keeps_data_and_stops_in_time(name: str) -> None:
     assert "healthcheck" not in service  # the image's own
 
 
-def test_only_the_gpu_service_asks_for_a_gpu_and_for_cuda() -> None:
+def test_only_the_gpu_service_requests_a_gpu_and_cuda() -> None:
     chat, gpu = services()["chat"], services()["chat-gpu"]
     devices = gpu["deploy"]["resources"]["reservations"]["devices"]
     assert [device["driver"] for device in devices] == ["nvidia"]

@@ -13,7 +13,8 @@ CHINESE = sorted([*CHECKOUT.glob("*.zh.md"), *CHECKOUT.glob("docs/*.zh.md")])
 
 
 def code_blocks(page: Path) -> list[str]:
-    """The code blocks of a page, without what its language changes: comments and `--lang zh`."""
+    """Returns the code blocks of a page without comments and `--lang zh`, which differ by
+    language."""
     blocks = re.findall(r"^ *```\n(.*?)^ *```$", page.read_text(encoding="utf-8"), re.M | re.S)
     plain = [re.sub(r" +#.*|<.*?>", "", block) for block in blocks]
     return [block.replace(" --lang zh", "") for block in plain]
@@ -21,7 +22,7 @@ def code_blocks(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", ["serving.md", "serving.zh.md"])
 def test_serving_page_lists_every_flag(name: str) -> None:
-    """A new flag is easily left out of the page, and a removed one left in it."""
+    """It is easy to forget the page when a flag is added or removed."""
     rows = [
         line.split("|")[1]
         for line in (CHECKOUT / "docs" / name).read_text(encoding="utf-8").splitlines()

@@ -1,7 +1,5 @@
-"""deploy/kubernetes, as far as it can be checked without a cluster.
-
-Against the schemas of Kubernetes; and that what one manifest names is there in another.
-"""
+"""deploy/kubernetes, as far as it can be checked without a cluster: manifests match the schemas of
+Kubernetes, and names in one manifest exist in another."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ from tests.deployed import (
 )
 from web.ui import custom_components
 
-APART = {"kustomization.yaml", "load-model.yaml"}  # what `kubectl apply -k` does not send
+NOT_APPLIED = {"kustomization.yaml", "load-model.yaml"}  # by `kubectl apply -k`
 
 
 @pytest.mark.parametrize("version", ["1.30", "1.37"])
@@ -39,15 +37,15 @@ def test_manifests_fit_the_schemas(version: str) -> None:
         kubernetes_validate.validate(manifest, version, strict=True)
 
 
-def test_the_schemas_would_find_a_misspelled_field() -> None:
+def test_validation_finds_a_misspelled_field() -> None:
     wrong = {**of_kind("Deployment")["chat"], "specs": {}}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(wrong, "1.37", strict=True)
 
 
-def test_kustomize_sends_every_file_and_the_secrets_stay_out_of_git() -> None:
+def test_kustomization_has_all_files_and_git_ignores_the_secrets() -> None:
     (kustomization,) = documents(KUBERNETES / "kustomization.yaml")
-    files = {path.name for path in KUBERNETES.glob("*.yaml")} - APART - {"secret.yaml"}
+    files = {path.name for path in KUBERNETES.glob("*.yaml")} - NOT_APPLIED - {"secret.yaml"}
     expected = files - {"secret.example.yaml"} | {"secret.yaml"}
     assert set(kustomization["resources"]) == expected
     assert len(kustomization["resources"]) == len(expected)
@@ -86,7 +84,7 @@ def test_no_pod_is_root_or_can_write_to_its_image() -> None:
         assert "/tmp" in {m["mountPath"] for m in container(name)["volumeMounts"]}, name  # noqa: S108
 
 
-def test_the_image_s_user_is_the_pods() -> None:
+def test_pods_run_as_the_image_s_user() -> None:
     users = {name: pods()[name]["spec"]["securityContext"]["runAsUser"] for name in pods()}
     assert instructions(ROOT / "Dockerfile", "USER") == [str(users["chat"])]
     assert instructions(DEPLOY / "router" / "Dockerfile", "USER") == [str(users["router"])]
@@ -105,25 +103,25 @@ def test_every_mount_has_its_volume_and_every_claim_its_storage() -> None:
         assert set(used) <= claims, name
 
 
-def test_every_key_that_a_pod_asks_for_is_in_its_secret_or_config_map() -> None:
-    known = {
+def test_keys_that_pods_use_are_in_secrets_or_config_maps() -> None:
+    existing = {
         **{("secret", n): set(d["stringData"]) for n, d in of_kind("Secret").items()},
         **{("config", n): set(d["data"]) for n, d in of_kind("ConfigMap").items()},
     }
-    asked: list[tuple[str, str, str | None]] = []
+    used: list[tuple[str, str, str | None]] = []
     for found in walk(pods()):
         for field, kind in (("secretKeyRef", "secret"), ("configMapKeyRef", "config")):
             if field in found:
-                asked.append((kind, found[field]["name"], found[field]["key"]))
+                used.append((kind, found[field]["name"], found[field]["key"]))
         for field, kind in (("secretRef", "secret"), ("configMapRef", "config")):
             if field in found:
-                asked.append((kind, found[field]["name"], None))
+                used.append((kind, found[field]["name"], None))
         if "secretName" in found:
-            asked.append(("secret", found["secretName"], None))
-    assert len(asked) == 6
-    for kind, name, key in asked:
-        assert (kind, name) in known
-        assert key is None or key in known[(kind, name)]
+            used.append(("secret", found["secretName"], None))
+    assert len(used) == 6
+    for kind, name, key in used:
+        assert (kind, name) in existing
+        assert key is None or key in existing[(kind, name)]
 
 
 def test_services_policies_and_the_address_lead_to_pods() -> None:
@@ -145,7 +143,7 @@ def test_services_policies_and_the_address_lead_to_pods() -> None:
     assert front["name"] == backend["port"]["name"]
 
 
-def test_the_router_looks_for_vllm_s_pods_and_may() -> None:
+def test_the_router_s_role_allows_it_to_find_vllm_s_pods() -> None:
     args = container("router")["args"]
     key, _, value = args[args.index("--selector") + 1].partition("=")
     assert pods()["vllm"]["metadata"]["labels"][key] == value
@@ -169,15 +167,15 @@ READY = {"chat": "/page/chat.js", "vllm": "/health", "router": "/readiness"}
 
 
 @pytest.mark.parametrize(("name", "path"), READY.items())
-def test_a_pod_is_asked_whether_it_is_ready_and_has_time_to_start(name: str, path: str) -> None:
+def test_pods_have_a_readiness_probe_and_time_to_start(name: str, path: str) -> None:
     ready, start = (container(name)[f"{probe}Probe"] for probe in ("readiness", "startup"))
     assert ready["httpGet"] == {"path": path, "port": "http"}
     assert start["periodSeconds"] * start["failureThreshold"] >= (120 if name == "router" else 3600)
     assert start["httpGet"]["port"] in ports(name)
 
 
-def test_a_page_whose_vllm_is_away_is_neither_killed_nor_hidden_for_it() -> None:
-    """/health is 503 then, on every page: nobody could read their chats, nor what is wrong."""
+def test_a_page_without_vllm_stays_alive_and_ready() -> None:
+    """Then /health is 503 on every page, and users could read neither their chats nor the error."""
     assert container("chat")["startupProbe"]["httpGet"]["path"] == "/health"
     assert container("chat")["livenessProbe"]["tcpSocket"] == {"port": "http"}
     app = FastAPI()
@@ -189,7 +187,7 @@ def test_a_page_whose_vllm_is_away_is_neither_killed_nor_hidden_for_it() -> None
 
 
 def test_the_router_has_vllm_s_key() -> None:
-    """It passes on no other to what loads adapters (tests/test_router.py)."""
+    """Routes that load adapters need it (tests/test_router.py)."""
     keys = [
         next(e for e in container(name)["env"] if e["name"] == "VLLM_API_KEY")
         for name in ("vllm", "router")
@@ -198,7 +196,7 @@ def test_the_router_has_vllm_s_key() -> None:
     assert "--api-key=$(VLLM_API_KEY)" in container("router")["args"]
 
 
-def test_prometheus_is_sent_to_ports_that_are_there() -> None:
+def test_prometheus_annotations_name_existing_ports() -> None:
     for name in ("chat", "vllm", "router"):
         notes = pods()[name]["metadata"]["annotations"]
         assert notes["prometheus.io/path"] == "/metrics"

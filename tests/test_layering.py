@@ -13,7 +13,7 @@ from model.config.settings import CHECKOUT
 
 PACKAGES = ("model", "web", "terminal", "training")
 SOURCES = [path for package in PACKAGES for path in sorted((CHECKOUT / package).rglob("*.py"))]
-# The rooms around what lies on the disk.
+# Packages that work with model folders on the disk.
 FILES = ("model.folders", "model.doctor", "model.convert", "model.merge", "model.commands")
 LEARNING = (
     "training.base_loader",
@@ -25,10 +25,8 @@ LEARNING = (
     "training.generation",
     "training.report",
 )
-WEB = ("access", "api", "chats", "hosts", "login", "page_middleware", "public_link",
-       "server", "ui", "visitor", "workers")  # fmt: skip
 PAGE = ("web.login", "web.page_middleware", "web.visitor", "web.api", "web.ui", "web.server")
-# Who may not import what, by the beginning of the modules' names.
+# Forbidden imports, by prefixes of module names.
 FORBIDDEN = {
     "model.layers": (
         "model.engine",
@@ -57,7 +55,7 @@ FORBIDDEN = {
         "model.serving",
     ),
     "model": ("web", "terminal", "training", "gradio", "fastapi"),
-    # Of a training the page knows the data and the process; learning itself is not its business.
+    # The page uses a training's data and its process, not the trainer.
     "web": (
         *LEARNING,
         "terminal",
@@ -67,9 +65,11 @@ FORBIDDEN = {
         "torch",
         "transformers",
     ),
-    # Within the page: who somebody is comes before what they may do, and that before what is shown.
+    # Within the page: identity comes before access, and access before the user interface.
     "web.hosts": ("web", "model"),
     "web.workers": ("web",),
+    "web.page_rules": ("web",),
+    "web.http_framing": ("web", "model"),
     "web.access": ("web.public_link.limits", "web.chats", *PAGE),
     "web.public_link.limits": ("web.access", "web.chats", *PAGE),
     "web.chats": ("web.access", "web.hosts", *PAGE),
@@ -110,7 +110,7 @@ MODULE_PATHS = {module_name(path): path for path in SOURCES}
 
 
 def imports(path: Path) -> set[str]:
-    """Every module that a file imports, wherever in it."""
+    """Returns all modules that a file imports, also within functions."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -171,22 +171,21 @@ def test_neither_packages_nor_modules_of_the_page_form_loops() -> None:
 
 
 def targets(path: Path) -> set[str]:
-    """What a file imports, modules that it names behind their package, too."""
+    """Returns the modules that a file imports, also those imported by name from their package."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    behind = {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
+    names = {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
     packages = {
         node.module
         for node in nodes
         if any(
-            f"{node.module}.{alias.name}" not in behind & MODULE_PATHS.keys()
-            for alias in node.names
+            f"{node.module}.{alias.name}" not in names & MODULE_PATHS.keys() for alias in node.names
         )
     }
-    return behind | {package for package in packages if package}
+    return names | {package for package in packages if package}
 
 
-def test_the_check_sees_something() -> None:
-    """An empty list of files, or of imports, would pass the test above."""
+def test_files_and_imports_are_found() -> None:
+    """The other tests would pass with an empty list of files or imports."""
     assert len(SOURCES) > 30
     assert "model.serving.manager" in imports(CHECKOUT / "web" / "api" / "routes.py")

@@ -1,7 +1,7 @@
-"""deploy/nginx.conf, with a real nginx before two small pages.
+"""Tests deploy/nginx.conf with a real nginx in front of two small servers.
 
-Debian's nginx is older than the file asks for, and does not know `resolve`: what it is given has
-addresses for names, and is the same otherwise. What `resolve` does was tried by hand with 1.30.
+Debian's nginx is older than the file requires, and does not support `resolve`: the tests replace
+names by addresses. `resolve` itself was tested by hand with nginx 1.30.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from platformdirs import user_cache_path
 from model.config.settings import APP_NAME
 from tests.deployed import DEPLOY
 
-RESOLVES = (1, 27, 3)  # the first version that knows `resolve`
-TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+RESOLVE_VERSION = (1, 27, 3)  # the first one that supports `resolve`
+TEMPORARY_FOLDERS = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
 class Page(ThreadingHTTPServer):
-    """Says its own port, and which scheme it was told."""
+    """A server that responds with its port and the forwarded headers."""
 
     daemon_threads = True
 
@@ -49,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.headers["Upgrade"]:
-            self.switch()
+            self.upgrade()
             return
         self.send_response(200)
         self.send_header("X-Connection", self.headers["Connection"] or "none")
@@ -59,24 +59,24 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(self.server.name.encode())
 
-    def switch(self) -> None:
-        """To a protocol that says its port, and everything that it hears."""
+    def upgrade(self) -> None:
+        """Switches to a protocol that sends the port, and echoes all it receives."""
         self.protocol_version = "HTTP/1.1"
         self.send_response(101)
         self.send_header("Upgrade", self.headers["Upgrade"])
         self.send_header("Connection", self.headers["Connection"])
         self.end_headers()
         self.wfile.write(self.server.name.encode())
-        while said := self.rfile.read1():
-            self.wfile.write(said)
+        while received := self.rfile.read1():
+            self.wfile.write(received)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Nothing."""
+        """Logs nothing."""
 
 
 @pytest.fixture
 def nginx() -> str:
-    """The program. Where there is none, CI fails and others skip."""
+    """The path of nginx. Without it, tests fail in CI, else they skip."""
     folders = [os.environ["PATH"], "/usr/sbin", str(user_cache_path(APP_NAME) / "nginx/usr/sbin")]
     found = shutil.which("nginx", path=os.pathsep.join(folders))
     if found is None and os.environ.get("CI"):
@@ -95,12 +95,12 @@ def pages() -> Iterator[list[Page]]:
 
 
 def configuration(folder: Path, port: int = 7860, pages: list[str] | None = None) -> Path:
-    """The file, with what it writes in `folder`; with addresses of `pages` for their names."""
+    """Writes a copy of the file that writes into `folder`, with the addresses of `pages`."""
     text = (DEPLOY / "nginx.conf").read_text()
     text = text.replace("/tmp/nginx.pid", str(folder / "nginx.pid"))  # noqa: S108
     text = text.replace("listen 7860", f"listen 127.0.0.1:{port}")
-    places = "".join(f"    {name}_temp_path {folder}/{name};\n" for name in TEMPORARY)
-    text = text.replace("http {\n", f"http {{\n{places}")
+    paths = "".join(f"    {name}_temp_path {folder}/{name};\n" for name in TEMPORARY_FOLDERS)
+    text = text.replace("http {\n", f"http {{\n{paths}")
     for number, page in enumerate(pages or [], 1):
         text = text.replace(f"chat-{number}:7860 resolve", f"127.0.0.1:{page}")
     path = folder / "nginx.conf"
@@ -110,15 +110,15 @@ def configuration(folder: Path, port: int = 7860, pages: list[str] | None = None
 
 @contextlib.contextmanager
 def proxied(nginx: str, folder: Path, pages: list[Page]) -> Iterator[str]:
-    """The address of nginx before `pages`."""
+    """Runs nginx in front of `pages`, and yields its URL."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     path = configuration(folder, port, [page.name for page in pages])
     command = [nginx, "-e", "stderr", "-c", str(path), "-g", "daemon off;"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
-        until = time.monotonic() + 20
-        while time.monotonic() < until:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
                 break
             time.sleep(0.05)
@@ -132,18 +132,18 @@ def visitor(url: str) -> httpx.Client:
     return httpx.Client(base_url=url, trust_env=False)
 
 
-def test_nginx_reads_its_file(nginx: str, tmp_path: Path) -> None:
-    said = subprocess.run([nginx, "-v"], capture_output=True, text=True, check=True).stderr
-    version = tuple(int(part) for part in re.findall(r"\d+", said)[:3])
-    addresses = None if version >= RESOLVES else ["7861", "7862"]
+def test_nginx_accepts_the_file(nginx: str, tmp_path: Path) -> None:
+    output = subprocess.run([nginx, "-v"], capture_output=True, text=True, check=True).stderr
+    version = tuple(int(part) for part in re.findall(r"\d+", output)[:3])
+    addresses = None if version >= RESOLVE_VERSION else ["7861", "7862"]
     path = configuration(tmp_path, pages=addresses)
     command = [nginx, "-e", "stderr", "-t", "-c", path]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def test_addresses_are_looked_up_again() -> None:
-    """A page that is made anew may have another one, and was away for good."""
+def test_addresses_are_resolved_again() -> None:
+    """A new container may have another address, and could not be reached any more."""
     text = (DEPLOY / "nginx.conf").read_text()
     assert re.search(r"resolver 127\.0\.0\.11 valid=5s ", text)
     for name in ("page", "api"):
@@ -152,21 +152,21 @@ def test_addresses_are_looked_up_again() -> None:
         assert re.findall(r"server (\S+) resolve ", upstream) == ["chat-1:7860", "chat-2:7860"]
 
 
-def test_a_first_visit_goes_where_all_that_follows_goes(
+def test_the_first_request_goes_to_the_same_page_as_later_ones(
     nginx: str, tmp_path: Path, pages: list[Page]
 ) -> None:
-    """It went by the address, and what followed by the page's cookie."""
-    met = set()
+    """The first one was routed by address, and later ones by the cookie."""
+    used = set()
     with proxied(nginx, tmp_path, pages) as url:
         for _ in range(24):
             with visitor(url) as http:
                 first = http.get("/?chat=1").text
                 assert {http.get(path).text for path in ("/config", "/", "/a?b")} == {first}
-            met.add(first)
-    assert met == {page.name for page in pages}
+            used.add(first)
+    assert used == {page.name for page in pages}
 
 
-def test_who_keeps_no_cookies_stays_with_a_page_too(
+def test_clients_without_cookies_stay_with_a_page_too(
     nginx: str, tmp_path: Path, pages: list[Page]
 ) -> None:
     with proxied(nginx, tmp_path, pages) as url:
@@ -178,7 +178,7 @@ def test_who_keeps_no_cookies_stays_with_a_page_too(
 def test_a_tab_s_stream_goes_through_and_stays_with_its_page(
     nginx: str, tmp_path: Path, pages: list[Page]
 ) -> None:
-    """A WebSocket needs two headers that a proxy does not pass on by itself."""
+    """A WebSocket needs two headers that a proxy does not forward by default."""
     with proxied(nginx, tmp_path, pages) as url:
         for _ in range(8):
             with visitor(url) as http:
@@ -190,24 +190,24 @@ def test_a_tab_s_stream_goes_through_and_stays_with_its_page(
             port = int(url.rpartition(":")[2])
             with socket.create_connection(("127.0.0.1", port), 20) as line:
                 line.sendall("\r\n".join(lines).encode())
-                heard = b""
-                while not heard.endswith(plain.content):
-                    piece = line.recv(4096)
-                    assert piece, heard
-                    heard += piece
-                assert heard.startswith(b"HTTP/1.1 101 ")
+                received = b""
+                while not received.endswith(plain.content):
+                    data = line.recv(4096)
+                    assert data, received
+                    received += data
+                assert received.startswith(b"HTTP/1.1 101 ")
                 line.sendall(b"both ways")
                 assert line.recv(4096) == b"both ways"
 
 
-def test_the_cookie_is_secure_by_https_and_given_once(
+def test_the_cookie_is_secure_with_https_and_set_once(
     nginx: str, tmp_path: Path, pages: list[Page]
 ) -> None:
     with proxied(nginx, tmp_path, pages) as url, visitor(url) as http:
         plain = http.get("/")
-        own, given = plain.headers.get_list("Set-Cookie")
+        own, added = plain.headers.get_list("Set-Cookie")
         assert own == "linly_visitor=one"
-        assert re.fullmatch(r"linly_page=\w{32}; Path=/; HttpOnly; SameSite=Lax", given)
+        assert re.fullmatch(r"linly_page=\w{32}; Path=/; HttpOnly; SameSite=Lax", added)
         assert http.get("/").headers.get_list("Set-Cookie") == [own]
         http.cookies.clear()
         safe = http.get("/", headers={"X-Forwarded-Proto": "https"})
@@ -216,7 +216,7 @@ def test_the_cookie_is_secure_by_https_and_given_once(
 
 
 def test_a_visitor_cannot_choose_an_address(nginx: str, tmp_path: Path, pages: list[Page]) -> None:
-    """The page believes the first one, and limits on guessing go by it."""
+    """The page uses the first address in the header, also for limits on guessing."""
     with proxied(nginx, tmp_path, pages) as url, visitor(url) as http:
         answer = http.get("/", headers={"X-Forwarded-For": "203.0.113.9"})
         assert answer.headers["X-Address"] == "127.0.0.1"

@@ -1,4 +1,4 @@
-"""deploy/router: the flags in its image, tried with the router itself before two small servers."""
+"""Tests the flags in deploy/router's image with the router itself in front of two fake vLLMs."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ STREAM = 'data: {"choices": [{"text": "%s", "token_ids": [5]}]}\n\ndata: {"usage
 
 
 class Replica(ThreadingHTTPServer):
-    """What the router sees of a vLLM. It says its own port, and keeps what it was asked. With a
-    `key`, it asks for that wherever vLLM does."""
+    """A fake vLLM that responds with its port and records requests. With a `key`, it requires the
+    key for the same paths as vLLM."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
-        self.asked: list[dict[str, object]] = []
+        self.requests: list[dict[str, object]] = []
         self.key: str | None = None
         super().__init__(("127.0.0.1", 0), Handler)
         self.name = str(self.server_port)
@@ -50,15 +50,15 @@ class Handler(BaseHTTPRequestHandler):
     server: Replica
 
     def do_GET(self) -> None:
-        if not self._may_enter():
+        if not self._check_key():
             return
         self._answer(200, json.dumps({"data": [{"id": "base"}, {"id": "lighthouse"}]}))
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if not self._may_enter():
+        if not self._check_key():
             return
-        self.server.asked.append({"path": self.path, **body})
+        self.server.requests.append({"path": self.path, **body})
         if body.get("prompt") == [429]:
             self._answer(429, '{"error": {"message": "busy"}}', {"Retry-After": "7"})
         elif body.get("stream"):
@@ -66,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._answer(200, self.server.name)
 
-    def _may_enter(self) -> bool:
+    def _check_key(self) -> bool:
         key, sent = self.server.key, self.headers["Authorization"]
         if key is None or not self.path.startswith("/v1") or sent == f"Bearer {key}":
             return True
@@ -81,7 +81,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(text.encode())
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Nothing."""
+        """Logs nothing."""
 
 
 def free_port() -> int:
@@ -91,15 +91,15 @@ def free_port() -> int:
 
 
 def command(port: int, urls: list[str], key: str | None = None) -> list[str]:
-    """The image's, with addresses of this machine, and the key as a cluster passes it."""
+    """Returns the image's command with local addresses, and the key as the manifests pass it."""
     (line,) = instructions(DEPLOY / "router" / "Dockerfile", "ENTRYPOINT")
     _, *flags = json.loads(line)
     own = {"--host": "127.0.0.1", "--port": str(port)}
     own |= {"--prometheus-host": "127.0.0.1", "--prometheus-port": str(free_port())}
     for flag, value in own.items():
         flags[flags.index(flag) + 1] = value
-    locked = [arg for arg in container("router")["args"] if "$(VLLM_API_KEY)" in arg]
-    keys = [arg.replace("$(VLLM_API_KEY)", key) for arg in locked] if key else []
+    key_args = [arg for arg in container("router")["args"] if "$(VLLM_API_KEY)" in arg]
+    keys = [arg.replace("$(VLLM_API_KEY)", key) for arg in key_args] if key else []
     return [str(ROUTER), *flags, *keys, "--worker-urls", *urls]
 
 
@@ -112,8 +112,8 @@ def routing(replicas: list[Replica], key: str | None = None) -> Iterator[httpx.C
     )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as http:
-            until = time.monotonic() + 60
-            while time.monotonic() < until:
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline:
                 with contextlib.suppress(httpx.TransportError):
                     if http.get("/readiness").status_code == 200:
                         break
@@ -144,20 +144,20 @@ def test_a_chat_stays_with_a_replica_and_moves_when_it_dies(replicas: list[Repli
         first = {chat: ask(http, chat).text for chat in chats}
         assert sorted(first.values()).count(replicas[0].name) == 3
         assert {chat: ask(http, chat).text for chat in chats} == first
-        dead, left = replicas if first["chat-0"] == replicas[0].name else replicas[::-1]
+        dead, other = replicas if first["chat-0"] == replicas[0].name else replicas[::-1]
         dead.die()
         after = [ask(http, chat) for chat in chats]
-        assert {(answer.status_code, answer.text) for answer in after} == {(200, left.name)}
+        assert {(response.status_code, response.text) for response in after} == {(200, other.name)}
 
 
 @pytest.mark.slow
-def test_what_is_asked_and_said_passes_as_it_is(replicas: list[Replica]) -> None:
+def test_requests_and_responses_pass_unchanged(replicas: list[Replica]) -> None:
     with routing(replicas) as http:
-        said = ask(http, "a", stream=True, top_k=5, adapter_scale=0.5, return_token_ids=True)
-        assert said.text in {STREAM % replica.name for replica in replicas}
-        (asked,) = (one for replica in replicas for one in replica.asked)
-        assert asked.items() >= {"prompt": [1, 2, 3], "model": "lighthouse", "top_k": 5}.items()
-        assert asked.items() >= {"adapter_scale": 0.5, "return_token_ids": True}.items()
+        response = ask(http, "a", stream=True, top_k=5, adapter_scale=0.5, return_token_ids=True)
+        assert response.text in {STREAM % replica.name for replica in replicas}
+        (request,) = (request for replica in replicas for request in replica.requests)
+        assert request.items() >= {"prompt": [1, 2, 3], "model": "lighthouse", "top_k": 5}.items()
+        assert request.items() >= {"adapter_scale": 0.5, "return_token_ids": True}.items()
         assert [m["id"] for m in http.get("/v1/models").json()["data"]] == ["base", "lighthouse"]
         busy = ask(http, "a", prompt=[429])
         assert (busy.status_code, busy.headers["Retry-After"]) == (429, "7")
@@ -175,13 +175,15 @@ def test_an_adapter_is_loaded_where_its_chat_is(replicas: list[Replica]) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", ["/v1/load_lora_adapter", "/v1/unload_lora_adapter"])
-def test_a_key_reaches_what_loads_adapters(replicas: list[Replica], path: str) -> None:
-    """The router passes on a client's key for completions and models alone: without a key of its
-    own, replicas that ask for one load no adapter, and no chat with an adapter is answered."""
+def test_the_router_s_key_is_sent_to_routes_that_load_adapters(
+    replicas: list[Replica], path: str
+) -> None:
+    """The router forwards a client's key for completions and models only. Without its own key,
+    replicas with a key load no adapters, and chats with an adapter get no replies."""
     for replica in replicas:
         replica.key = KEY
     with routing(replicas, KEY) as http:
-        assert ask(http, "a").status_code == 401  # it opens these to nobody
+        assert ask(http, "a").status_code == 401  # the router's key is not used for completions
         http.headers["Authorization"] = f"Bearer {KEY}"
         assert http.get("/v1/models").status_code == 200
         home = ask(http, "a").text

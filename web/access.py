@@ -1,4 +1,4 @@
-"""Who may come in: the page's password and the API's key."""
+"""The access policy: who may use the page, the API and training."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ from model.config.settings import Settings
 from web.hosts import HostNames, host_name, is_loopback
 from web.passwords import PasswordChecker, is_hash
 
-# What proxies add, where they are told to: one on this machine that adds none is this machine.
+# Headers that proxies add. A request without them from a loopback address counts as local, also
+# when a proxy on this machine sends it.
 FORWARDED = (
     b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto",
     b"x-real-ip", b"cf-connecting-ip",
 )  # fmt: skip
-ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # nothing that is misread when dictated
+ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # without characters that look or sound alike
 
 
 @dataclass(frozen=True)
 class AccessPolicy:
-    """What visitors are asked for: the password of one of the `accounts`; without accounts, those
-    who come through the public link are asked for the `passphrase`, with any name.
+    """Which passwords and keys the page and the API require, and what visitors may do.
 
-    A page that asks for a password and an API without a key would leave the back door open, so
-    the API then asks for one of the page's passwords as its key.
+    The page requires the password of one of the `accounts`. Without accounts, visitors through the
+    public link need the `passphrase`, with any user name.
 
-    Where there is neither a password nor a key, the API answers this machine alone, unless it is
-    `api_open`: serving a page to others does not mean serving programs.
+    The API requires one of the `api_keys`. Without keys, one of the page's passwords is the key:
+    otherwise the API would be a way around them. Without password or key, the API accepts loopback
+    clients only, unless `api_open`.
 
-    Web pages of the `origins` may use it from a browser, with a key like everybody.
+    Web pages of the `origins` may call the API from a browser, with a key like other clients.
 
-    `training` is the flag of that name. Who comes through the public link is known by the port that
-    it leads to, `link_port`: what a visitor sends, such as a Host header, could be made up.
+    `training` is the flag of that name. The public link leads to a port of its own, `link_port`,
+    which identifies its visitors: they can forge what they send, such as a Host header.
     """
 
     accounts: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -48,17 +49,17 @@ class AccessPolicy:
     checker: PasswordChecker = field(default_factory=PasswordChecker, repr=False, compare=False)
 
     def needs_login(self, scope: Mapping[str, Any]) -> bool:
-        """Whether the page asks the sender of this ASGI scope for a password."""
-        return bool(self.accounts) or self._asks_passphrase(scope)
+        """Whether the page requires a password for the request of this ASGI scope."""
+        return bool(self.accounts) or self._needs_passphrase(scope)
 
     def verify(self, scope: Mapping[str, Any], user: str, password: str) -> bool:
-        """Whether a user and a password may come in. Hashes take tens of milliseconds."""
+        """Whether the password is that of the user. Hashes take tens of milliseconds."""
         if self.accounts:
             return self.checker.verify_account(self.accounts, user, password)
-        return self._asks_passphrase(scope) and _same(password, self.passphrase or "")
+        return self._needs_passphrase(scope) and _same(password, self.passphrase or "")
 
     def may_train(self, scope: Mapping[str, Any]) -> bool:
-        """Whether the request of this ASGI scope comes from somebody who may train here."""
+        """Whether the sender of the request of this ASGI scope may train adapters."""
         if self.training == "local":
             return not self.through_link(scope)
         return self.training == "everyone"
@@ -69,19 +70,21 @@ class AccessPolicy:
         return self.link_port is not None and port == self.link_port
 
     def allows_api(self, scope: Mapping[str, Any], key: str) -> bool:
-        """Whether the API answers a request of this ASGI scope that comes with `key`."""
+        """Whether the API accepts a request of this ASGI scope that has `key`."""
         keys = self.keys(scope)
-        plain = [known for known in (*keys, self.admin_key or "") if not is_hash(known)]
-        # All of them are compared, so that the time tells nothing.
-        matches = [_same_key(key, known) for known in plain]
+        plain_keys = [stored for stored in (*keys, self.admin_key or "") if not is_hash(stored)]
+        # Compares with all keys, so that the time does not reveal which one is similar.
+        matches = [_same_key(key, stored) for stored in plain_keys]
         if key and (any(matches) or self.checker.verify_key(_key_bytes(key), _hashes(keys))):
             return True
         return not keys and (self.api_open or self.is_local(scope))
 
     def keys(self, scope: Mapping[str, Any]) -> tuple[str, ...]:
-        """Those that the API asks for; the page's passwords, where it has no keys of its own."""
-        made_up = (self.passphrase,) if self.passphrase and self._asks_passphrase(scope) else ()
-        return self.api_keys or (*self.accounts.values(), *made_up)
+        """Returns the keys that the API accepts: the API keys, or else the page's passwords."""
+        passphrases = (
+            (self.passphrase,) if self.passphrase and self._needs_passphrase(scope) else ()
+        )
+        return self.api_keys or (*self.accounts.values(), *passphrases)
 
     def is_slow(self, scope: Mapping[str, Any], key: str) -> bool:
         """Whether checking `key` takes tens of milliseconds, because hashes have to be computed."""
@@ -89,52 +92,52 @@ class AccessPolicy:
         return bool(key and hashes) and not self.checker.has_verified(_key_bytes(key), hashes)
 
     def allows_admin(self, key: str) -> bool:
-        """Whether adapters may be loaded and unloaded with `key`."""
+        """Whether `key` is the admin key."""
         return self.admin_key is not None and _same_key(key, self.admin_key)
 
     def is_local(self, scope: Mapping[str, Any]) -> bool:
         """Whether a request comes from this machine itself, not through a proxy or the link.
 
-        Another web page in a browser here could reach this address under a name of its own (DNS
-        rebinding): so the name that was asked for counts, too.
+        The Host header must be a loopback name too: a foreign web page in a local browser could
+        reach this address under its own name (DNS rebinding).
         """
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         ends = [end[0] for end in (scope.get("server"), scope.get("client")) if end]
-        asked = host_name(headers.get(b"host", ""))
+        host = host_name(headers.get(b"host", ""))
         return (
             len(ends) == 2
-            and all(map(is_loopback, (*ends, asked)))
+            and all(map(is_loopback, (*ends, host)))
             and not any(name in headers for name in FORWARDED)
             and not self.through_link(scope)
         )
 
-    def _asks_passphrase(self, scope: Mapping[str, Any]) -> bool:
+    def _needs_passphrase(self, scope: Mapping[str, Any]) -> bool:
         return self.passphrase is not None and self.through_link(scope)
 
 
-def decide(settings: Settings, link_port: int | None = None) -> AccessPolicy:
-    """`--auth` as it is; with `--share` alone, a passphrase made up now.
+def access_policy(settings: Settings, link_port: int | None = None) -> AccessPolicy:
+    """Returns the policy of the settings, with a new passphrase for `--share` without `--auth`.
 
-    `link_port` is the port that a public link leads to.
+    Args:
+        link_port: the port that a public link leads to.
     """
     accounts = settings.accounts
-    made_up = passphrase() if settings.share and not accounts else None
     return AccessPolicy(
         accounts=accounts,
-        passphrase=made_up,
+        passphrase=new_passphrase() if settings.share and not accounts else None,
         api_keys=settings.api_key,
         api_open=settings.api_without_key,
         origins=settings.allow_origin,
         admin_key=settings.admin_key,
-        # Where the weights are elsewhere, so is what a training would take.
+        # With a remote engine, this machine does not have the base's weights.
         training="off" if settings.engine_url else settings.training,
         link_port=link_port,
         hosts=HostNames(settings.server_name, settings.allowed_hosts),
     )
 
 
-def passphrase() -> str:
-    """12 characters in groups of four, 59 bits."""
+def new_passphrase() -> str:
+    """Returns 12 random characters in groups of four, 59 bits."""
     groups = ("".join(secrets.choice(ALPHABET) for _ in range(4)) for _ in range(3))
     return "-".join(groups)
 
@@ -147,9 +150,10 @@ def _same(a: str, b: str) -> bool:
     return secrets.compare_digest(a.encode(), b.encode())
 
 
-def _same_key(sent: str, known: str) -> bool:
-    """A header's letters are its bytes; a password of other letters is sent as UTF-8."""
-    return secrets.compare_digest(_key_bytes(sent), known.encode())
+def _same_key(sent: str, stored: str) -> bool:
+    """Compares a header's value, which is decoded as Latin-1, with a key that clients send as
+    UTF-8."""
+    return secrets.compare_digest(_key_bytes(sent), stored.encode())
 
 
 def _key_bytes(sent: str) -> bytes:

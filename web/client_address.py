@@ -1,4 +1,4 @@
-"""Client addresses as limits count them: one address, or one network of an IPv6 subscriber.
+"""Client addresses as limits count them: an IPv4 address, or the /64 network of an IPv6 address.
 
 uvicorn replaces `scope["client"]` by the address in `X-Forwarded-For` for trusted proxies only
 (loopback, or `FORWARDED_ALLOW_IPS`), so a client cannot choose what it is counted as.
@@ -11,20 +11,20 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-IPV6_PREFIX = 64  # bits: the smallest network that a subscriber gets, with 2^64 addresses to use
-MAX_LENGTH = 64  # characters of a client's name that is no address
-UNKNOWN = "unknown"  # for example a Unix socket
+IPV6_PREFIX = 64  # bits: subscribers get at least a /64 network, with 2^64 addresses to choose from
+MAX_LENGTH = 64  # characters of a client name that is not an address
+UNKNOWN = "unknown"  # for example behind a Unix socket
 
 
 def client_address(scope: Mapping[str, Any]) -> str:
-    """The address that sent the request of this ASGI scope; for IPv6 its /64 network."""
+    """Returns the client's address of this ASGI scope; for IPv6 its /64 network."""
     client = scope.get("client")
     return address_group(client[0]) if client else UNKNOWN
 
 
 @lru_cache(maxsize=8192)
 def address_group(host: str) -> str:
-    """`host` as limits count it: an IPv4 address, or the /64 network of an IPv6 address."""
+    """Returns an IPv4 or loopback address itself, and the /64 network of an IPv6 address."""
     address = _parse(host)
     if address is None:
         return host[:MAX_LENGTH] or UNKNOWN
@@ -41,7 +41,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _parse(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address; an IPv4 address that is written as IPv6 counts as IPv4."""
+    """Parses an address; an IPv4 address that is written as IPv6 counts as IPv4."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

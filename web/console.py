@@ -1,4 +1,4 @@
-"""What the terminal says: where the page is, how loading goes, the public link."""
+"""Prints the program's status: the page's address, the progress of loading, the public link."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from model.config.settings import Settings
 from model.errors import ShareError
+from model.serving.adapter_folders import Adapter
 from model.serving.manager import ModelManager
 from model.suggestions import did_you_mean
 from model.types import Phase, Status
@@ -16,42 +17,49 @@ from web.logs import print_status
 from web.public_link.limits import BASE, PublicLink
 from web.public_link.tunnel import open_tunnel
 
-WORDS = {
+PHASE_TEXTS = {
     Phase.STARTING: "Starting",
     Phase.FETCHING: "Fetching the model (once)",
     Phase.CONVERTING: "Converting the model (once, about half a minute)",
     Phase.READING: "Reading the weights",
 }
-EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 (only compared with)
-BAR = 24  # characters
+ALL_INTERFACES = ("0.0.0.0", "::")  # noqa: S104 (only compared with)
+BAR_WIDTH = 24  # characters
 POLL_SECONDS = 0.2
 
 
-def greet(host: str, port: int) -> None:
-    """Where the page is."""
-    shown = "127.0.0.1" if host in EVERYWHERE else host
-    print_status(f"Linly Chat: http://{shown}:{port} (Ctrl-C ends it)")
+def print_address(host: str, port: int) -> None:
+    """Prints the page's address."""
+    name = "127.0.0.1" if host in ALL_INTERFACES else host
+    print_status(f"Linly Chat: http://{name}:{port} (Ctrl-C ends it)")
 
 
-def follow_loading(manager: ModelManager, link: PublicLink | None = None) -> None:
-    """Tell each phase until the model is ready, with a bar where a line can be redrawn.
+def report_loading(manager: ModelManager, link: PublicLink | None = None) -> None:
+    """Prints each phase until the model is ready, on a terminal with a progress bar.
 
-    Then what is amiss: broken adapters, and those that the `link` is for and that are not there.
+    Then prints problems: broken adapters, and adapters of the `link` that do not exist.
     """
     began = time.monotonic()
     redraws = sys.stdout.isatty()
-    told: Phase | None = None
-    while (status := manager.wait(POLL_SECONDS)).phase in WORDS:
-        words = WORDS[status.phase]
+    last_phase: Phase | None = None
+    while (status := manager.wait(POLL_SECONDS)).phase in PHASE_TEXTS:
+        text = PHASE_TEXTS[status.phase]
         if redraws:
-            print(f"\r\x1b[K{words} {_bar(status.progress)}", end="", flush=True)
-        elif status.phase is not told:
-            print_status(f"{words} …")
-        told = status.phase
-    if redraws and told:
+            print(f"\r\x1b[K{text} {_bar(status.progress)}", end="", flush=True)
+        elif status.phase is not last_phase:
+            print_status(f"{text} …")
+        last_phase = status.phase
+    if redraws and last_phase:
         print("\r\x1b[K", end="")
-    _tell_outcome(status, time.monotonic() - began)
-    for adapter in manager.adapters():
+    _print_outcome(status, time.monotonic() - began)
+    adapters = manager.adapters()
+    _print_adapter_problems(adapters)
+    if status.ready and link:
+        _print_missing_adapters(link.rules.adapters or (), [adapter.name for adapter in adapters])
+
+
+def _print_adapter_problems(adapters: Sequence[Adapter]) -> None:
+    for adapter in adapters:
         if adapter.problem:
             message = adapter.problem.message().rstrip(".")
             print_status(
@@ -59,31 +67,29 @@ def follow_loading(manager: ModelManager, link: PublicLink | None = None) -> Non
             )
         for warning in adapter.warnings:
             print_status(f"The adapter {adapter.name}: {warning.message()}. {warning.remedy()}")
-    if status.ready and link:
-        _tell_absent(link.rules.adapters or (), [one.name for one in manager.adapters()])
 
 
-def _tell_outcome(status: Status, seconds: float) -> None:
+def _print_outcome(status: Status, seconds: float) -> None:
     if status.ready:
-        what = f"{status.base_model}, {status.quantization}, on {status.device}"
+        local_model = f"{status.base_model}, {status.quantization}, on {status.device}"
         print_status(
-            f"Ready after {seconds:.0f} s: {status.base_model if status.remote else what}."
+            f"Ready after {seconds:.0f} s: {status.base_model if status.remote else local_model}."
         )
-    elif not status.remote:  # a server elsewhere may answer yet; the log says whether it does
+    elif not status.remote:  # a remote server may still answer; the log says whether it does
         print_status(f"The model could not be loaded. {status.error}")
 
 
-def _tell_absent(shared: Sequence[str], there: Sequence[str]) -> None:
-    """Each name of `--share_adapters` that nothing stands for: its replies would all fail."""
-    names = [BASE, *there]
+def _print_missing_adapters(shared: Sequence[str], existing: Sequence[str]) -> None:
+    """Prints the names in `--share_adapters` that do not exist: their replies would all fail."""
+    names = [BASE, *existing]
     for name in shared:
         if name not in names:
             remedy = did_you_mean(name, names, "there_are", names=tuple(names))
             print_status(f"--share_adapters: there is no adapter {name}. {remedy}")
 
 
-def share_link(settings: Settings, rules: AccessPolicy, port: int, link: PublicLink) -> None:
-    """Open the public link, and say how to come in."""
+def open_link(settings: Settings, access: AccessPolicy, port: int, link: PublicLink) -> None:
+    """Opens the public link, and prints its address and passphrase."""
     print_status("Asking for a public link …")
     try:
         address = open_tunnel(port)
@@ -97,10 +103,10 @@ def share_link(settings: Settings, rules: AccessPolicy, port: int, link: PublicL
         print_status(
             "Anybody who has the link can chat here: --share_public asks for no passphrase."
         )
-    elif rules.passphrase:
-        print_status(f"Passphrase:  {rules.passphrase}")
+    elif access.passphrase:
+        print_status(f"Passphrase:  {access.passphrase}")
 
 
 def _bar(progress: float) -> str:
-    done = round(progress * BAR)
-    return f"[{'#' * done}{' ' * (BAR - done)}] {progress:4.0%}"
+    done = round(progress * BAR_WIDTH)
+    return f"[{'#' * done}{' ' * (BAR_WIDTH - done)}] {progress:4.0%}"

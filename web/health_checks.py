@@ -1,8 +1,8 @@
-"""Health checks: whether each part that a reply needs does its work, for /health and /metrics.
+"""Health checks for /health and /metrics: whether each part that a reply needs works.
 
-A check runs in a thread of its own, at most once a second and only when asked for; its result
-is kept. One that hangs is never started a second time, and counts as failed after some seconds. So
-asking is cheap, and always answered.
+A check runs in its own thread, at most once a second and only when a client requests it; its
+result is cached. A check that hangs is not started again, and counts as failed after some seconds.
+So requests are cheap, and always get an answer.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from model.errors import LinlyError, NotReadyError
 from model.serving.manager import ModelManager
 from model.translations import LocalizedText, without_folders
 
-STALL_SECONDS = 60.0  # without a step of the engine, while it has work
-FIRST_STEP_SECONDS = 300.0  # the same before any step has shown how long they take here
-STALL_FACTOR = 5.0  # times the slowest step so far: a chunk of a 13B can take longer than a minute
+STALL_SECONDS = 60.0  # the engine has work, but has completed no step for this long
+FIRST_STEP_SECONDS = 300.0  # the same before the first step, when their duration is unknown
+STALL_FACTOR = 5.0  # of the slowest step so far: prefill of a 13B's chunk can take over a minute
 MAX_STALL_SECONDS = 600.0
 
 log = logging.getLogger("linly.health")
@@ -28,8 +28,8 @@ log = logging.getLogger("linly.health")
 
 @dataclass(frozen=True)
 class HealthCheck:
-    """`run` returns if all is well, and else raises. `part` begins the sentence of an error that is
-    not one of ours, and of a check that hangs: "The chat store does not answer"."""
+    """A check of one part of the program. `run` raises an error if the part does not work. `part`
+    is the subject of messages, such as "The chat store does not answer"."""
 
     part: str
     run: Callable[[], None]
@@ -43,49 +43,49 @@ class HealthChecks:
         clock: seconds that never go back.
     """
 
-    MAX_AGE_SECONDS = 1.0  # of a result
+    MAX_AGE_SECONDS = 1.0  # of a cached result
     TIMEOUT_SECONDS = 3.0  # of a check
-    PATIENCE_SECONDS = 0.5  # that an answer waits for results, if there are earlier ones
+    REFRESH_SECONDS = 0.5  # how long a request waits for new results if it has old ones
     POLL_SECONDS = 0.002
 
     def __init__(
         self, checks: Sequence[HealthCheck] = (), clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._clock = clock
-        self._checks = [_Running(check, clock) for check in checks]
+        self._checks = [_BackgroundCheck(check, clock) for check in checks]
 
     async def problem(self) -> LocalizedText | None:
-        """The sentence of the first check that fails; None if all is well."""
+        """Returns the message of the first check that fails; None if all succeed."""
         for seconds in self._refresh():
             await asyncio.sleep(seconds)
         return self._problem()
 
     def wait_for_problem(self) -> LocalizedText | None:
-        """The same, for a thread."""
+        """As `problem`, for a worker thread."""
         for seconds in self._refresh():
             time.sleep(seconds)
         return self._problem()
 
     def _refresh(self) -> Iterator[float]:
-        """Start the checks whose results are too old; pauses, until there are new ones or it takes
-        too long."""
+        """Starts the checks whose results are too old; yields pauses until they have ended or time
+        is up."""
         now = self._clock()
         for check in self._checks:
             check.start(now, self.MAX_AGE_SECONDS)
-        first = any(check.is_new for check in self._checks)
-        end = now + (self.TIMEOUT_SECONDS if first else self.PATIENCE_SECONDS)
+        is_first = any(check.has_no_result for check in self._checks)
+        end = now + (self.TIMEOUT_SECONDS if is_first else self.REFRESH_SECONDS)
         while self._clock() < end and any(
             check.is_running and not check.hangs(self.TIMEOUT_SECONDS) for check in self._checks
         ):
             yield self.POLL_SECONDS
 
     def _problem(self) -> LocalizedText | None:
-        found = (check.problem(self.TIMEOUT_SECONDS) for check in self._checks)
-        return next((problem for problem in found if problem), None)
+        problems = (check.problem(self.TIMEOUT_SECONDS) for check in self._checks)
+        return next((problem for problem in problems if problem), None)
 
 
-class _Running:
-    """A check, its last result, and whether it runs at present."""
+class _BackgroundCheck:
+    """A check with its last result; runs it in a thread."""
 
     def __init__(self, check: HealthCheck, clock: Callable[[], float]) -> None:
         self._check = check
@@ -101,14 +101,14 @@ class _Running:
         return self._began is not None
 
     @property
-    def is_new(self) -> bool:
-        """Whether it has never ended, well or not."""
+    def has_no_result(self) -> bool:
+        """Whether the check has neither ended nor timed out yet."""
         return self._ended is None and self._reported is None
 
     def start(self, now: float, max_age: float) -> None:
         with self._lock:
-            fresh = self._ended is not None and now - self._ended < max_age
-            if fresh or self._began is not None:
+            is_fresh = self._ended is not None and now - self._ended < max_age
+            if is_fresh or self._began is not None:
                 return
             self._began = now
         threading.Thread(target=self._run, name="health", daemon=True).start()
@@ -145,13 +145,13 @@ class _Running:
 
 
 def engine_check(manager: ModelManager) -> HealthCheck:
-    """Fails while the engine has work and completes no step."""
+    """Returns a check that fails while the engine has work but completes no step."""
 
     def run() -> None:
         status = manager.status()
         slowest = status.slowest_step
-        usual = FIRST_STEP_SECONDS if slowest is None else slowest * STALL_FACTOR
-        limit = min(max(STALL_SECONDS, usual), MAX_STALL_SECONDS)
+        expected = FIRST_STEP_SECONDS if slowest is None else slowest * STALL_FACTOR
+        limit = min(max(STALL_SECONDS, expected), MAX_STALL_SECONDS)
         if (status.running or status.waiting) and status.step_age > limit:
             raise NotReadyError("engine_stuck", seconds=status.step_age)
 

@@ -1,7 +1,7 @@
-"""The names that the page is served under: what a Host header may say.
+"""The host names that requests may use, against DNS rebinding.
 
-A foreign name that has been made to lead to this machine (DNS rebinding) would give the web page
-behind that name everything that the visitor's browser can see here.
+An attacker can make a name of theirs resolve to this machine. Without the check, their web page
+could then read everything here that the visitor's browser can.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ LOOPBACK = "localhost"
 
 @dataclass(frozen=True)
 class HostNames:
-    """Names from the settings: `--server_name`, where it listens, and `--allowed_hosts`."""
+    """The allowed names: `--server_name`, which the server listens at, and `--allowed_hosts`."""
 
     server_name: str = "127.0.0.1"
     allowed: tuple[str, ...] = ()
 
     def allows(self, header: str, more: Iterable[str] = ()) -> bool:
-        """Whether a Host header names this server; `more` are names for this request alone."""
+        """Whether a Host header names this server; `more` are names allowed for this request."""
         if "*" in self.allowed:
             return True
         host = host_name(header)
@@ -37,24 +37,24 @@ class HostNames:
             return True
         if any(name.startswith("*.") and host.endswith(name[1:]) for name in allowed):
             return True
-        # An address cannot be made to lead somewhere else, nor can this machine's own name.
+        # Attackers cannot use addresses or this machine's own name for DNS rebinding.
         return not is_loopback(self.server_name) and (_is_address(host) or host in _own_names())
 
 
 def host_name(header: str) -> str:
-    """A Host header without the port, in lower case; "" where it is no such thing."""
+    """Returns the name in a Host header, in lower case without the port; "" if it is invalid."""
     try:
         parts = urlsplit(f"//{header}")
         if parts.username is not None or parts.path or parts.query or parts.fragment:
             return ""
-        _ = parts.port  # refuses what is none
+        _ = parts.port  # raises ValueError if it is invalid
         return (parts.hostname or "").rstrip(".")
     except ValueError:
         return ""
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or an address is this machine's own, which no other machine sees."""
+    """Whether a name or an address is "localhost" or a loopback address."""
     try:
         return host == LOOPBACK or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""The port, taken before anything slow is imported."""
+"""Binds the listening socket; app.py does so before slow imports, so this module has none."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from model.errors import LinlyError
 
 
 class AddressError(LinlyError):
-    """The port cannot be had."""
+    """The address cannot be bound."""
 
     code = "address"
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Take the port; from here on, early visitors wait in its queue.
+    """Binds and listens; from then on, connections wait in the socket's queue.
 
     Raises:
-        AddressError: it is in use, or the address is not this machine's.
+        AddressError: the port is in use, or the address is not one of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -30,10 +30,6 @@ def bind(host: str, port: int) -> socket.socket:
         sock.close()
         if error.errno == errno.EADDRINUSE:
             raise AddressError("port_in_use", port=port) from error
-        raise AddressError(
-            "address_unusable",
-            host=host,
-            port=port,
-            reason=error.strerror or error,
-        ) from error
+        reason = error.strerror or error
+        raise AddressError("address_unusable", host=host, port=port, reason=reason) from error
     return sock

@@ -1,7 +1,8 @@
-"""Escapes what clients could forge log lines with, or send to the operator's terminal.
+"""Escapes control characters in logs and output, so that clients cannot forge log lines or send
+control sequences to the operator's terminal.
 
-Log records are made safe where they are created, whichever handler and formatter of whichever
-library writes them. What is printed past the logging goes through streams that escape it, too.
+Log records are escaped where they are created, so it does not matter which handler or formatter
+writes them. Streams replace stdout and stderr, and escape what is printed.
 """
 
 from __future__ import annotations
@@ -14,25 +15,24 @@ import threading
 import traceback
 from typing import Any, TextIO
 
-INDENT = "    "  # before each line of a traceback: none looks like a log line
-MAX_LINE = 65_536  # characters of a line that does not end
-# Tabs and ends of lines; on a terminal also the two codes with which progress bars are redrawn.
-KEPT = "\n\t"
-REDRAWN = re.compile(r"\r|\x1b\[[KA]")
+INDENT = "    "  # before each line of a traceback, so that it cannot look like a log line
+MAX_LINE = 65_536  # characters of a line without an end
+ALLOWED = "\n\t"
+REDRAW_CODES = re.compile(r"\r|\x1b\[[KA]")  # allowed on a terminal, for progress bars
 
 
 def one_line(text: str) -> str:
-    """`text` with control, bidirectional and invisible characters escaped, ends of lines too."""
+    """Escapes control, bidirectional and invisible characters, including line ends."""
     return text if text.isprintable() else "".join(map(_escaped, text))
 
 
-def some_lines(text: str) -> str:
-    """`text` with the same characters escaped, but for tabs and ends of lines."""
-    return "".join(char if char in KEPT else _escaped(char) for char in text)
+def multiple_lines(text: str) -> str:
+    """Escapes the same characters except tabs and line ends."""
+    return "".join(char if char in ALLOWED else _escaped(char) for char in text)
 
 
 def json_line(*args: Any, **kwargs: Any) -> str:
-    """`json.dumps` whose result has no such characters either."""
+    """As `json.dumps`, with these characters escaped in the result."""
     text = json.dumps(*args, **kwargs)
     if text.isprintable():
         return text
@@ -49,29 +49,29 @@ class SafeRecord(logging.LogRecord):
         super().__init__(*args, **kwargs)
         if self.exc_info and self.exc_info[0]:
             lines = "".join(traceback.format_exception(*self.exc_info)).rstrip("\n")
-            self.exc_text = indented(lines)  # formatters take it where it is there
+            self.exc_text = indented(lines)  # formatters use it instead of formatting `exc_info`
 
     def getMessage(self) -> str:  # noqa: N802 (logging's own name)
         return one_line(super().getMessage().rstrip("\n"))
 
 
 def indented(text: str) -> str:
-    """`text` with each line indented and escaped."""
+    """Indents and escapes each line."""
     return "\n".join(INDENT + one_line(line) for line in text.split("\n"))
 
 
 class EscapingStream(io.TextIOBase):
-    """Writes to `stream` what is printed, escaped."""
+    """A text stream that escapes what is printed and writes it to `stream`."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
         if self._stream.isatty():
-            parts = re.split(f"({REDRAWN.pattern})", text)  # every second one redraws
-            safe = "".join(p if i % 2 else some_lines(p) for i, p in enumerate(parts))
+            parts = re.split(f"({REDRAW_CODES.pattern})", text)  # every second one is a code
+            safe = "".join(p if i % 2 else multiple_lines(p) for i, p in enumerate(parts))
         else:
-            safe = some_lines(text)
+            safe = multiple_lines(text)
         self._stream.write(safe)
         return len(text)
 
@@ -93,7 +93,7 @@ class EscapingStream(io.TextIOBase):
 
 
 class LoggedStream(io.TextIOBase):
-    """Logs each line that is printed; of a line that is redrawn, what it shows at its end."""
+    """A text stream that logs each printed line; of a redrawn line, only its final content."""
 
     def __init__(self, logger: logging.Logger, level: int) -> None:
         self._logger = logger
@@ -106,13 +106,13 @@ class LoggedStream(io.TextIOBase):
 
     def write(self, text: str) -> int:
         with self._lock:
-            if self._is_logging:  # a handler that fails complains here
+            if self._is_logging:  # a log handler that fails prints its error to this stream
                 return len(text)
-            *lines, rest = (self._line + text.replace("\r\n", "\n")).split("\n")
-            self._line = _redrawn(rest)[-MAX_LINE:]
+            *lines, last = (self._line + text.replace("\r\n", "\n")).split("\n")
+            self._line = _last_drawn(last)[-MAX_LINE:]
             self._is_logging = True
             try:
-                for line in filter(None, map(str.strip, map(_redrawn, lines))):
+                for line in filter(None, map(str.strip, map(_last_drawn, lines))):
                     self._logger.log(self._level, "%s", line)
             finally:
                 self._is_logging = False
@@ -125,8 +125,8 @@ class LoggedStream(io.TextIOBase):
         return True
 
 
-def _redrawn(line: str) -> str:
-    """What a progress bar shows at last; each of its states begins with a carriage return."""
+def _last_drawn(line: str) -> str:
+    """Returns the last state of a progress bar; each state begins with a carriage return."""
     return "\r" + line.rpartition("\r")[2] if line.startswith("\r") else line
 
 

@@ -1,7 +1,7 @@
-"""The login page and its cookie, for a page that asks for a password.
+"""The login page and the login cookie, for a page that requires a password.
 
-The cookie is signed with a key of this data folder, so it outlives a restart; it is bound to the
-password that it was given for, so another password ends it.
+The cookie is signed with a key in the data folder, so it stays valid after a restart. It depends on
+the password, so a change of the password ends the login.
 """
 
 from __future__ import annotations
@@ -39,32 +39,32 @@ MAX_FIELD = 1_000  # characters of a name or a password
 CHAT = re.compile(r"[\w-]{1,100}", re.ASCII)
 KEY_FILE = "login_key"
 KEY_BYTES = 32
-KEY_SECONDS, KEY_READS = 1.0, 20  # for which a key that is being written is waited for
+KEY_SECONDS, KEY_READS = 1.0, 20  # how long and how often to try to read a key being written
 
 
 @dataclass(frozen=True)
 class Logins:
-    """Gives and reads the cookies. Without accounts, the name in one is "": a passphrase's."""
+    """Issues and verifies login cookies. Without accounts, the account is "" (the passphrase)."""
 
     access: AccessPolicy
     link: PublicLink | None = None
     attempts: AttemptLimiter = field(default_factory=AttemptLimiter)
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
     key: bytes = field(default_factory=lambda: secrets.token_bytes(KEY_BYTES), repr=False)
 
     def account(self, scope: Mapping[str, Any]) -> str | None:
-        """Whose login a request brings; None if it brings none that is any good."""
+        """Returns the account of a request's login cookie; None if it has no valid one."""
         try:
-            told = self._signer().loads(cookies(scope).get(self._name(scope), ""), SECONDS)
-            account, proof = str(told["user"]), str(told["proof"])
+            value = self._signer().loads(cookies(scope).get(self._name(scope), ""), SECONDS)
+            account, proof = str(value["user"]), str(value["proof"])
         except (BadData, KeyError, TypeError):
             return None
-        known = account in self.access.accounts if self.access.accounts else account == ""
-        good = secrets.compare_digest(proof.encode(), self._proof(scope, account).encode())
-        return account if known and good else None
+        exists = account in self.access.accounts if self.access.accounts else account == ""
+        is_valid = secrets.compare_digest(proof.encode(), self._proof(scope, account).encode())
+        return account if exists and is_valid else None
 
     async def verify(self, scope: Mapping[str, Any], user: str, password: str) -> bool:
-        """Whether a user and a password may come in; hashes are computed in a thread.
+        """Whether the password is that of the user; hashes are computed in a worker thread.
 
         Raises:
             TooManyAttemptsError
@@ -72,7 +72,7 @@ class Logins:
         if max(len(user), len(password)) > MAX_FIELD:
             return False
         address, account = client_address(scope), user if self.access.accounts else ""
-        async with self.turn:  # guesses at the same time would all pass the check
+        async with self.lock:  # guesses at the same time would all pass the check
             self.attempts.check(address, account)
             verify = self.access.checker.in_thread
             if not await verify(self.access.verify, scope, user, password):
@@ -82,13 +82,13 @@ class Logins:
             return True
 
     def issue(self, scope: Mapping[str, Any], user: str) -> str:
-        """A Set-Cookie header for a visitor whose password was right."""
+        """Returns the Set-Cookie header for a visitor whose password was right."""
         account = user if self.access.accounts else ""
         value = self._signer().dumps({"user": account, "proof": self._proof(scope, account)})
         return cookie(self._name(scope), str(value), SECONDS, self._secure(scope))
 
     def end(self, scope: Mapping[str, Any]) -> str:
-        """A Set-Cookie header that takes the cookie away."""
+        """Returns the Set-Cookie header that deletes the cookie."""
         return cookie(self._name(scope), "", 0, self._secure(scope))
 
     def _secure(self, scope: Mapping[str, Any]) -> bool:
@@ -102,21 +102,22 @@ class Logins:
         return URLSafeTimedSerializer(self.key, salt=COOKIE)
 
     def _proof(self, scope: Mapping[str, Any], account: str) -> str:
-        """What a cookie holds of the password that it was given for."""
+        """Returns the part of a cookie that depends on the password."""
         access = self.access
         password = access.accounts.get(account, "") if access.accounts else access.passphrase or ""
-        door = "link" if access.through_link(scope) and not access.accounts else "page"
-        text = json.dumps([door, account, password])
+        audience = "link" if access.through_link(scope) and not access.accounts else "page"
+        text = json.dumps([audience, account, password])
         return hmac.new(self.key, text.encode(), "sha256").hexdigest()
 
 
 def key_in(folder: Path) -> bytes:
-    """The folder's key, made at the first call; one of this run alone where it cannot be kept."""
+    """Returns the folder's key, which the first call creates; a key for this run only if the folder
+    cannot be written."""
     path, key = folder / KEY_FILE, secrets.token_bytes(KEY_BYTES)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        return _known_key(path) or key
+        return _read_key(path) or key
     except OSError:
         return key
     with os.fdopen(descriptor, "wb") as file:
@@ -124,24 +125,24 @@ def key_in(folder: Path) -> bytes:
     return key
 
 
-def _known_key(path: Path) -> bytes | None:
-    """A key that is there; another program may be about to write it."""
+def _read_key(path: Path) -> bytes | None:
+    """Reads the key; waits a little if another process is still writing it."""
     for _ in range(KEY_READS):
         try:
-            known = path.read_bytes()
+            key = path.read_bytes()
         except OSError:
             return None
-        if len(known) == KEY_BYTES:
-            return known
+        if len(key) == KEY_BYTES:
+            return key
         time.sleep(KEY_SECONDS / KEY_READS)
     return None
 
 
 def router(logins: Logins) -> APIRouter:
-    """`/login` and `/logout`. Sizes and origins were checked before."""
+    """Returns the routes `/login` and `/logout`. `PageMiddleware` has checked sizes and origins."""
     routes = APIRouter(include_in_schema=False)
 
-    async def show(request: Request) -> Response:
+    async def show_form(request: Request) -> Response:
         return login_page(request.scope, logins.access)
 
     async def log_in(request: Request) -> Response:
@@ -149,25 +150,25 @@ def router(logins: Logins) -> APIRouter:
         user, password = form.get("username", ""), form.get("password", "")
         chat = _chat(form.get("chat", ""))
         try:
-            right = await logins.verify(request.scope, user, password)
+            is_right = await logins.verify(request.scope, user, password)
         except TooManyAttemptsError as error:
-            said = error.text.sentence(language_of(request.scope))
-            answer = login_page(request.scope, logins.access, said, chat, error.http_status)
-            answer.headers["Retry-After"] = str(math.ceil(error.retry_after))
-            return answer
-        if not right:
-            said = translate(language_of(request.scope), "login_wrong")
-            return login_page(request.scope, logins.access, said, chat)
+            message = error.text.sentence(language_of(request.scope))
+            response = login_page(request.scope, logins.access, message, chat, error.http_status)
+            response.headers["Retry-After"] = str(math.ceil(error.retry_after))
+            return response
+        if not is_right:
+            message = translate(language_of(request.scope), "login_wrong")
+            return login_page(request.scope, logins.access, message, chat)
         to_page = RedirectResponse(f"./?{urlencode({'chat': chat})}" if chat else "./", 303)
         to_page.headers.append("set-cookie", logins.issue(request.scope, user))
         return to_page
 
     async def log_out(request: Request) -> Response:
-        answer = RedirectResponse("./", 303)
-        answer.headers.append("set-cookie", logins.end(request.scope))
-        return answer
+        response = RedirectResponse("./", 303)
+        response.headers.append("set-cookie", logins.end(request.scope))
+        return response
 
-    routes.add_api_route("/login", show, methods=["GET"])
+    routes.add_api_route("/login", show_form, methods=["GET"])
     routes.add_api_route("/login", log_in, methods=["POST"])
     routes.add_api_route("/logout", log_out, methods=["POST"])
     return routes
@@ -176,28 +177,31 @@ def router(logins: Logins) -> APIRouter:
 def login_page(
     scope: Mapping[str, Any],
     access: AccessPolicy,
-    wrong: str = "",
+    error: str = "",
     chat: str = "",
     status: int = 401,
 ) -> HTMLResponse:
-    """The form, in the browser's language; a chat in the address is opened after the login."""
+    """Returns the form in the browser's language, with an error message if there is one.
+
+    After the login the page opens `chat`, by default the one in the request's query.
+    """
     language = language_of(scope)
-    asked = chat or parse_qs(scope["query_string"].decode("latin-1")).get("chat", [""])[0]
+    chat = chat or parse_qs(scope["query_string"].decode("latin-1")).get("chat", [""])[0]
     fields = {
         "language": language,
-        "chat": _chat(asked),
-        "wrong": f'<p role="alert">{escape(wrong)}</p>' if wrong else "",
+        "chat": _chat(chat),
+        "error": f'<p role="alert">{escape(error)}</p>' if error else "",
         "hint": ""
         if access.accounts
         else f"<p>{escape(translate(language, 'login_passphrase'))}</p>",
     }
     keys = ("title", "login", "login_name", "login_password")
-    words = {key: escape(translate(language, key)) for key in keys}
-    return HTMLResponse(PAGE.format(**words, **fields), status, {"Cache-Control": "no-store"})
+    texts = {key: escape(translate(language, key)) for key in keys}
+    return HTMLResponse(PAGE.format(**texts, **fields), status, {"Cache-Control": "no-store"})
 
 
 def _form(body: bytes) -> dict[str, str]:
-    """A form's fields; half characters and a second value of one name are left out."""
+    """Parses a form; ignores invalid UTF-8 and further values of a name."""
     try:
         parsed = parse_qs(body.decode("utf-8"), keep_blank_values=True, max_num_fields=10)
     except ValueError:
@@ -232,7 +236,7 @@ button {{ font: inherit; padding: 0.55rem; border: 0; border-radius: 8px; cursor
 <body>
 <main>
 <h1>{title}</h1>
-{hint}{wrong}
+{hint}{error}
 <form method="post" action="login">
 <label>{login_name}<input name="username" autocomplete="username" autofocus required></label>
 <label>{login_password}<input name="password" type="password" autocomplete="current-password"

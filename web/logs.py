@@ -1,6 +1,6 @@
-"""What the program tells whoever runs it: lines of text, or JSON objects for what collects them.
+"""Logs for the operator: lines of text, or JSON objects for log collectors.
 
-Nothing of what people write is told unless `--log_prompts` asks for it, and no key ever.
+Prompts and replies are logged with `--log_prompts` only, keys never.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from model.config.settings import Settings
 from model.types import ChatRequest, CompletedRequest
 from web.log_escaping import EscapingStream, LoggedStream, SafeRecord, json_line, one_line
 
-# The program's own words (in JSON only: as text they are printed), and what --log_requests tells.
-SAYS = logging.getLogger("linly.says")
-REQUESTS = logging.getLogger("linly.requests")
-PRINTED = logging.getLogger("linly.printed")  # in JSON: what libraries print
+STATUS = logging.getLogger("linly.says")  # in JSON only; as text, status lines are printed
+REQUESTS = logging.getLogger("linly.requests")  # for --log_requests
+PRINTED = logging.getLogger("linly.printed")  # in JSON only: what libraries print
 FIELDS = ("levelname", "name", "message")
 
 
 def configure(settings: Settings) -> None:
-    """Set the handlers and the standard streams of this process up as `settings` say.
+    """Sets the log handlers and the standard streams of this process up as `settings` say.
 
-    Nothing that a client sends can begin a line, or reach the terminal as a control character.
+    Text from clients cannot begin a line, or reach the terminal as a control character.
     """
     logging.setLogRecordFactory(SafeRecord)
     logging.captureWarnings(True)
@@ -42,16 +41,16 @@ def configure(settings: Settings) -> None:
 
 
 def _log_json() -> None:
-    """JSON objects on stdout for everything, also for what libraries print."""
+    """Writes everything as JSON objects to stdout, also what libraries print."""
     _add_handler(logging.getLogger(), sys.stdout, _json_lines())
-    SAYS.setLevel(logging.INFO)
+    STATUS.setLevel(logging.INFO)
     PRINTED.setLevel(logging.INFO)
     sys.stdout = LoggedStream(PRINTED, logging.INFO)
     sys.stderr = LoggedStream(PRINTED, logging.WARNING)
 
 
 def _log_text(log_requests: bool) -> None:
-    """Lines: warnings on stderr, and requests on stdout where they are logged."""
+    """Writes lines of text: warnings to stderr, requests (if logged) to stdout."""
     lines = logging.Formatter("%(asctime)s %(levelname)s: %(message)s")
     _add_handler(logging.getLogger(), sys.stderr, lines)
     if log_requests:
@@ -62,7 +61,7 @@ def _log_text(log_requests: bool) -> None:
 
 def _add_handler(logger: logging.Logger, stream: TextIO, formatter: logging.Formatter) -> None:
     if isinstance(stream, io.TextIOWrapper):
-        # A letter that the terminal's encoding lacks must not be an error.
+        # A character that the terminal's encoding lacks must not raise an error.
         stream.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
@@ -70,7 +69,7 @@ def _add_handler(logger: logging.Logger, stream: TextIO, formatter: logging.Form
 
 
 def _log_thread_error(args: threading.ExceptHookArgs) -> None:
-    """Python would print it."""
+    """Logs an uncaught error of a thread, which Python would print."""
     if args.exc_type is not SystemExit and args.exc_value is not None:
         error = (args.exc_type, args.exc_value, args.exc_traceback)
         name = args.thread.name if args.thread else "unknown"
@@ -78,60 +77,61 @@ def _log_thread_error(args: threading.ExceptHookArgs) -> None:
 
 
 def print_status(line: str) -> None:
-    """One line, at once, whoever reads it."""
-    if SAYS.isEnabledFor(logging.INFO):
-        SAYS.info(line)
+    """Prints a line for the operator at once, or logs it as JSON."""
+    if STATUS.isEnabledFor(logging.INFO):
+        STATUS.info(line)
     else:
         print(one_line(line), flush=True)
 
 
-def request(trace: str, method: str, path: str, status: int, seconds: float) -> None:
-    """A request to the API has been answered; `status` 0 where nobody waited for it."""
+def log_request(trace: str, method: str, path: str, status: int, seconds: float) -> None:
+    """Logs an API request at its end; `status` is 0 if the client disconnected before."""
     if REQUESTS.isEnabledFor(logging.INFO):
-        _tell(
+        _log(
             f"{method} {path} {status} in {seconds:.3f} s",
             {"request_id": trace, "method": method, "path": path, "status": status,
              "seconds": round(seconds, 4)},
         )  # fmt: skip
 
 
-def reply(ended: CompletedRequest) -> None:
-    """A reply has ended, or was refused; also one of the page's."""
-    if REQUESTS.isEnabledFor(logging.INFO) and ended.kind != "prefill":
-        facts = _facts(ended)
-        numbers = "" if ended.stats is None else (
-            f", {ended.stats.prompt_tokens} + {ended.stats.completion_tokens} tokens, first after "
-            f"{ended.stats.first_token_seconds:.3f} s, {ended.stats.tokens_per_second:.1f} tokens/s"
+def log_reply(completed: CompletedRequest) -> None:
+    """Logs a reply of the API or the page that has ended or was refused."""
+    if REQUESTS.isEnabledFor(logging.INFO) and completed.kind != "prefill":
+        fields = _reply_fields(completed)
+        stats = completed.stats
+        numbers = "" if stats is None else (
+            f", {stats.prompt_tokens} + {stats.completion_tokens} tokens, first after "
+            f"{stats.first_token_seconds:.3f} s, {stats.tokens_per_second:.1f} tokens/s"
         )  # fmt: skip
-        _tell(f"{ended.kind} by {facts['adapter'] or 'base'}: {facts['ended']}{numbers}", facts)
+        adapter = fields["adapter"] or "base"
+        _log(f"{completed.kind} by {adapter}: {fields['ended']}{numbers}", fields)
 
 
-def _facts(ended: CompletedRequest) -> dict[str, Any]:
-    asked = ended.request
-    facts: dict[str, Any] = {
-        "request_id": asked.trace,
-        "reply_id": asked.id,
-        "adapter": asked.adapter,
-        "ended": ended.reason.value if ended.reason else ended.code,
+def _reply_fields(completed: CompletedRequest) -> dict[str, Any]:
+    request = completed.request
+    fields: dict[str, Any] = {
+        "request_id": request.trace,
+        "reply_id": request.id,
+        "adapter": request.adapter,
+        "ended": completed.reason.value if completed.reason else completed.code,
     }
-    if ended.stats is not None:
-        facts |= asdict(ended.stats)
-        facts["tokens_per_second"] = round(ended.stats.tokens_per_second, 2)
-    if ended.text is not None:
-        facts["prompt"] = _prompt(asked) if isinstance(asked, ChatRequest) else asked.prompt
-        facts["text"] = ended.text
-    return facts
+    if completed.stats is not None:
+        fields |= asdict(completed.stats)
+        fields["tokens_per_second"] = round(completed.stats.tokens_per_second, 2)
+    if completed.text is not None:
+        if isinstance(request, ChatRequest):
+            fields["prompt"] = [asdict(message) for message in request.messages]
+        else:
+            fields["prompt"] = request.prompt
+        fields["text"] = completed.text
+    return fields
 
 
-def _prompt(asked: ChatRequest) -> list[dict[str, Any]]:
-    return [asdict(message) for message in asked.messages]
-
-
-def _tell(line: str, facts: dict[str, Any]) -> None:
-    """In JSON the facts; as text the line that they make, with what was asked and said."""
-    known = facts["request_id"] or facts.get("reply_id", "")
-    said = "".join(f" {name}={facts[name]!r}" for name in ("prompt", "text") if name in facts)
-    REQUESTS.info("%s %s%s", known, one_line(line), said, extra=facts)
+def _log(line: str, fields: dict[str, Any]) -> None:
+    """Logs the fields as JSON, or the line with the prompt and the text as text."""
+    request_id = fields["request_id"] or fields.get("reply_id", "")
+    texts = "".join(f" {name}={fields[name]!r}" for name in ("prompt", "text") if name in fields)
+    REQUESTS.info("%s %s%s", request_id, one_line(line), texts, extra=fields)
 
 
 def _json_lines() -> logging.Formatter:

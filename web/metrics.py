@@ -1,7 +1,7 @@
-"""What Prometheus asks for at /metrics. Names begin with `linly_`; times are in seconds.
+"""The Prometheus metrics at /metrics. Names begin with `linly_`; times are in seconds.
 
-Replies are counted when they end, the page's like the API's; what the engine holds is asked for
-when somebody looks. docs/grafana.json draws them.
+Replies of the page and the API are counted when they end; the engine's state is read at each
+scrape. docs/grafana.json is a dashboard.
 """
 
 from __future__ import annotations
@@ -69,15 +69,15 @@ class Metrics:
         """Everything in Prometheus' text format."""
         return generate_latest(self._registry)
 
-    def count(self, ended: CompletedRequest) -> None:
-        """A request is over."""
-        # Of a refusal the name may be anybody's invention: no label of its own for each.
-        adapter = (ended.stats.adapter or BASE) if ended.stats else ""
-        how = ended.reason.value if ended.reason else ended.code
-        self._requests.labels(ended.kind, adapter, how).inc()
-        if ended.stats is None:
+    def count(self, completed: CompletedRequest) -> None:
+        """Counts a request that has ended or was refused."""
+        stats = completed.stats
+        # A refused request can name any adapter, and would create a new label value.
+        adapter = (stats.adapter or BASE) if stats else ""
+        ended = completed.reason.value if completed.reason else completed.code
+        self._requests.labels(completed.kind, adapter, ended).inc()
+        if stats is None:
             return
-        stats = ended.stats
         self._prompt.labels(adapter).inc(stats.prompt_tokens)
         self._cached.labels(adapter).inc(stats.cached_tokens)
         self._completion.labels(adapter).inc(stats.completion_tokens)
@@ -91,7 +91,7 @@ class Metrics:
 
 
 class _EngineCollector(Collector):
-    """What the manager tells when it is asked."""
+    """Reads the manager's status and counts at each scrape."""
 
     def __init__(self, manager: ModelManager, checks: HealthChecks) -> None:
         self._manager = manager
@@ -113,25 +113,25 @@ class _EngineCollector(Collector):
         yield _gauge("linly_cache_bytes", "Memory of keys and values.", counts.cache_bytes)
         if counts.cache_budget is not None:
             yield _gauge("linly_cache_budget_bytes", "What they may take.", counts.cache_budget)
-        for name, words, value in (
+        for name, help_text, value in (
             ("linly_adapter_loads", "Adapters that were read into memory.", counts.adapter_loads),
             ("linly_adapter_evictions", "And that had to leave it.", counts.adapter_evictions),
             ("linly_preemptions", "Replies that gave way for want of memory.", counts.preemptions),
         ):
-            yield CounterMetricFamily(name, words, value=value)
+            yield CounterMetricFamily(name, help_text, value=value)
         yield _batches(counts.decode_steps)
 
 
-def _gauge(name: str, words: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(name, words, value=value)
+def _gauge(name: str, help_text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, help_text, value=value)
 
 
 def _batches(steps: Mapping[int, int]) -> HistogramMetricFamily:
-    """A histogram of batch sizes, from the number of steps of each size."""
-    within = [(str(most), sum(n for rows, n in steps.items() if rows <= most)) for most in BATCHES]
+    """Returns a histogram of batch sizes, from the number of steps of each size."""
+    buckets = [(str(size), sum(n for rows, n in steps.items() if rows <= size)) for size in BATCHES]
     return HistogramMetricFamily(
         "linly_batch_size",
         "Replies that a decode step moved on.",
-        buckets=[*within, ("+Inf", sum(steps.values()))],
+        buckets=[*buckets, ("+Inf", sum(steps.values()))],
         sum_value=sum(rows * n for rows, n in steps.items()),
     )

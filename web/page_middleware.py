@@ -1,7 +1,7 @@
-"""The page's middleware: what is not on its list does not exist, and each request is checked before
-anything of it is read: the name it was sent to, the page it comes from, the login, its size.
+"""ASGI middleware for the page: an allowlist of paths, and checks before a body is read.
 
-The API and what watches over the program (/v1, /health, /metrics) have middleware of their own.
+It checks the Host header, the origin, the login, request rates and the size of the body. The API
+and monitoring (/v1, /health, /metrics) have their own middleware.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -18,64 +17,21 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from model.errors import LinlyError
-from model.translations import LocalizedText
 from web.access import AccessPolicy
 from web.chats.identity import visitor_cookie
 from web.hosts import host_name
 from web.login import Logins, login_page
+from web.page_rules import MB, RejectedError, Rule, rule_for
 from web.public_link.limits import PublicLink
 from web.rate_limits import RequestLimiter, TooManyRequestsError
 from web.visitor import KEY, Visitor, identify, is_secure, language_of
 
-MB = 1_000_000
 API_PATHS = re.compile(r"/(?:v1(?:/.*)?|health/?|metrics/?)", re.ASCII | re.DOTALL)
-SMALL = 100_000  # bytes of a body that is no file
-MAX_BODIES = 100 * MB  # of all small requests that are being read; and of all large ones
-VISITOR_RATE, VISITOR_BURST = 20.0, 200  # posts and streams of one visitor: a second, at once
-ADDRESS_RATE, ADDRESS_BURST = 200.0, 1_000  # and of one address
-BODY_SECONDS = 120.0  # for a whole body; between its pieces, the server itself has less patience
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A path that exists, with the methods that it is for.
-
-    `max_bytes` bounds a body. `public` paths need no login, `trains` is for those who may train.
-    """
-
-    path: re.Pattern[str]
-    methods: tuple[str, ...] = ("GET", "HEAD")
-    max_bytes: int = 0
-    public: bool = False
-    trains: bool = False
-
-
-NAME = r"[\w.-]+"  # of a file; ".." leads nowhere, as `_has_dots` is asked first
-
-
-def _rule(path: str, *methods: str, max_bytes: int = 0, public: bool = False,
-          trains: bool = False) -> Rule:  # fmt: skip
-    return Rule(re.compile(path, re.ASCII), methods or ("GET", "HEAD"), max_bytes, public, trains)
-
-
-RULES = (
-    _rule(r"/"),
-    _rule(r"/page/events", "WEBSOCKET"),
-    _rule(r"/page/actions/(send|edit|compare|save_snippet)", "POST", max_bytes=5 * MB),
-    _rule(r"/page/actions/train_(look|start|cancel|chat)", "POST", max_bytes=MB, trains=True),
-    _rule(r"/page/actions/[a-z_]{1,40}", "POST", max_bytes=MB),
-    _rule(r"/page/import", "POST", max_bytes=5 * MB),
-    _rule(r"/page/export", "POST", max_bytes=MB),
-    _rule(r"/page/upload", "POST", max_bytes=50 * MB, trains=True),
-    _rule(rf"/page/(vendor/{NAME}/)?{NAME}\.(js|mjs|css)", public=True),
-    _rule(rf"/(assets|static)/({NAME}/){{0,4}}{NAME}", public=True),
-    _rule(r"/(theme\.css|favicon\.ico)", public=True),
-    _rule(r"/login", public=True),
-    _rule(r"/login", "POST", max_bytes=8_000, public=True),
-    _rule(r"/logout", "POST", max_bytes=8_000),
-    _rule(rf"/docs|/openapi\.json|/static-offline-docs/{NAME}"),
-)
+MAX_SMALL_BODY = 100_000  # bytes; larger bodies are files
+MAX_BODIES = 100 * MB  # of all small bodies that are being read, and the same of all large ones
+VISITOR_RATE, VISITOR_BURST = 20.0, 200  # posts and streams of one visitor: per second, at once
+ADDRESS_RATE, ADDRESS_BURST = 200.0, 1_000  # the same for one address
+BODY_SECONDS = 120.0  # for a complete body; `http_protocol` limits the time between its chunks
 
 
 CODES = {
@@ -93,20 +49,12 @@ CODES = {
 }
 
 
-class GateError(LinlyError):
-    """A request is refused before anything of it is read, with an HTTP status."""
-
-    def __init__(self, status: int, text: str | LocalizedText, **facts: object) -> None:
-        super().__init__(text, **facts)
-        self.status = status
-
-
 class _TooSlowError(Exception):
-    """A body did not come in time. No error of the program's: the routes would answer those."""
+    """A body did not arrive in time. Not a LinlyError: the routes would handle it."""
 
 
 class PageMiddleware:
-    """ASGI middleware for everything but the API."""
+    """ASGI middleware for all paths except the API's."""
 
     def __init__(
         self, app: ASGIApp, access: AccessPolicy, logins: Logins, link: PublicLink | None
@@ -115,7 +63,7 @@ class PageMiddleware:
         self._access = access
         self._logins = logins
         self._link = link
-        self._reading = {False: 0, True: 0}  # bytes of bodies on their way: small ones, large ones
+        self._reading = {False: 0, True: 0}  # bytes of bodies being read, by whether they are large
         self._requests = RequestLimiter(VISITOR_RATE, VISITOR_BURST)
         self._addresses = RequestLimiter(ADDRESS_RATE, ADDRESS_BURST)
 
@@ -125,151 +73,132 @@ class PageMiddleware:
             return
         try:
             rule = self._check(scope)
-            with self._room(rule, scope) as size:
+            with self._reserve_body(rule, scope) as size:
                 await self._app(scope, _bounded(receive, size), self._with_cookie(scope, send))
-        except GateError as error:
+        except RejectedError as error:
             await self._refuse(error, scope, receive, send)
         except _TooSlowError:
-            late = GateError(408, "request_too_slow")
-            await self._refuse(late, scope, receive, send)
-        except ClientDisconnect:  # while its body was read: no answer would arrive
+            await self._refuse(RejectedError(408, "request_too_slow"), scope, receive, send)
+        except ClientDisconnect:  # while the body was read; no response can arrive
             pass
 
     def _check(self, scope: Scope) -> Rule:
-        """The rule for a request that is let in.
+        """Returns the rule for a request, and stores its visitor in the scope.
 
         Raises:
-            GateError
+            RejectedError
         """
-        rule = _rule_for(scope)
+        rule = rule_for(scope)
         headers = Headers(scope=scope)
         self._check_host(scope, headers)
         if scope["type"] == "websocket" or scope["method"] == "POST":
             _check_same_origin(headers)
-        account = ""
-        if not rule.public:
-            account = self._account(scope)
-        scope[KEY] = identify(scope, self._access, account, self._link)
-        if rule.trains and not scope[KEY].may_train:
-            raise GateError(403, "training_off")
+        account = "" if rule.public else self._account(scope)
+        visitor = scope[KEY] = identify(scope, self._access, account, self._link)
+        if rule.trains and not visitor.may_train:
+            raise RejectedError(403, "training_off")
         if scope["type"] == "websocket" or scope["method"] == "POST":
-            self._count(scope[KEY])
+            self._check_rate(visitor)
         return rule
 
-    def _count(self, visitor: Visitor) -> None:
+    def _check_rate(self, visitor: Visitor) -> None:
         """
         Raises:
-            GateError: this is more than one visitor, or one address, may ask for.
+            RejectedError: the visitor or the address sends too many requests.
         """
         try:
             self._requests.check(visitor.owner.id)
             if visitor.address or visitor.guest:
                 self._addresses.check(visitor.address or "guests")
         except TooManyRequestsError as error:
-            raise GateError(429, error.text) from error
+            raise RejectedError(429, error.text) from error
 
     def _check_host(self, scope: Scope, headers: Headers) -> None:
-        asked = headers.getlist("host")
-        through = self._access.through_link(scope)
-        more = (self._link.host,) if self._link is not None and through else ()
-        if len(asked) != 1 or not self._access.hosts.allows(asked[0], more):
-            name = host_name(asked[0]) if len(asked) == 1 else ""
-            raise GateError(
-                421, "host_not_allowed", name=name[:100],
-            )  # fmt: skip
+        hosts = headers.getlist("host")
+        through_link = self._access.through_link(scope)
+        link_hosts = (self._link.host,) if self._link is not None and through_link else ()
+        if len(hosts) != 1 or not self._access.hosts.allows(hosts[0], link_hosts):
+            name = host_name(hosts[0]) if len(hosts) == 1 else ""
+            raise RejectedError(421, "host_not_allowed", name=name[:100])
 
     def _account(self, scope: Scope) -> str:
         if not self._access.needs_login(scope):
             return ""
         account = self._logins.account(scope)
         if account is None:
-            raise GateError(401, "password_required")
+            raise RejectedError(401, "password_required")
         return account
 
     @contextmanager
-    def _room(self, rule: Rule, scope: Scope) -> Iterator[int]:
-        """Around the reading of a body of known size.
+    def _reserve_body(self, rule: Rule, scope: Scope) -> Iterator[int]:
+        """Reserves memory for the body while it is read; yields its size in bytes.
 
         Raises:
-            GateError: it is too large, or too many are being read.
+            RejectedError: the body is too large, or too many are being read.
         """
         size = _body_size(scope) if rule.max_bytes else 0
         if size > rule.max_bytes:
-            raise GateError(413, "body_too_large", max_bytes=rule.max_bytes)
-        large = size > SMALL  # files that take long leave messages their room
-        if size and self._reading[large] + size > MAX_BODIES:
-            raise GateError(503, "too_many_uploads")
-        self._reading[large] += size
+            raise RejectedError(413, "body_too_large", max_bytes=rule.max_bytes)
+        is_large = size > MAX_SMALL_BODY  # slow uploads of files must not block messages
+        if size and self._reading[is_large] + size > MAX_BODIES:
+            raise RejectedError(503, "too_many_uploads")
+        self._reading[is_large] += size
         try:
             yield size
         finally:
-            self._reading[large] -= size
+            self._reading[is_large] -= size
 
     def _with_cookie(self, scope: Scope, send: Send) -> Send:
-        """Each browser gets its cookie with the page."""
+        """Returns a `send` that adds the visitor's cookie to the response for the page."""
         if scope["type"] != "http" or scope["path"] != "/":
             return send
 
-        async def sending(message: Message) -> None:
+        async def send_with_cookie(message: Message) -> None:
             if message["type"] == "http.response.start":
                 secure = is_secure(scope, self._access, self._link)
                 MutableHeaders(scope=message).append("set-cookie", visitor_cookie(scope, secure))
             await send(message)
 
-        return sending
+        return send_with_cookie
 
-    async def _refuse(self, error: GateError, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _refuse(
+        self, error: RejectedError, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         if scope["type"] == "websocket":
-            await receive()  # its beginning
+            await receive()  # websocket.connect
             await send({"type": "websocket.close", "code": 1008})
             return
         language = language_of(scope)
         if error.status == 401 and scope["method"] in ("GET", "HEAD"):
-            answer: Response = login_page(scope, self._access)
+            response: Response = login_page(scope, self._access)
         elif scope["method"] == "POST":
             body = {"code": CODES[error.status], "message": error.text.sentence(language)}
-            answer = JSONResponse({"error": body}, error.status)
+            response = JSONResponse({"error": body}, error.status)
         else:
-            answer = PlainTextResponse(f"{error.text.sentence(language)}\n", error.status)
+            response = PlainTextResponse(f"{error.text.sentence(language)}\n", error.status)
         if error.status == 429:
-            answer.headers["retry-after"] = "2"
+            response.headers["retry-after"] = "2"
         if error.status in (408, 413, 503):
-            answer.headers["connection"] = "close"  # the body is not waited for
-        await answer(scope, receive, send)
-
-
-def _rule_for(scope: Scope) -> Rule:
-    """
-    Raises:
-        GateError: there is no such path, or it is for other methods.
-    """
-    method = "WEBSOCKET" if scope["type"] == "websocket" else scope["method"]
-    found = [rule for rule in RULES if rule.path.fullmatch(scope["path"])]
-    if not found or ".." in scope["path"]:
-        raise GateError(404, "not_found")
-    rule = next((rule for rule in found if method in rule.methods), None)
-    if rule is None:
-        raise GateError(405, "method_not_allowed", method=method)
-    return rule
+            response.headers["connection"] = "close"  # instead of reading the body
+        await response(scope, receive, send)
 
 
 def _check_same_origin(headers: Headers) -> None:
-    """That another web page's script, or its form, did not send this. Programs send neither header.
+    """Checks that no foreign web page sent the request with a script or a form. Clients other than
+    browsers send neither header.
 
     Raises:
-        GateError
+        RejectedError
     """
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is not None and site not in ("same-origin", "none"):
-        raise GateError(403, "foreign_origin")
+        raise RejectedError(403, "foreign_origin")
     if origin is not None and not _same_host(origin, headers.get("host", "")):
-        raise GateError(
-            403, "foreign_origin_proxy",
-        )  # fmt: skip
+        raise RejectedError(403, "foreign_origin_proxy")
 
 
 def _same_host(origin: str, host: str) -> bool:
-    """Whether an origin is the page's own. Its scheme is the proxy's business."""
+    """Whether an origin has this host. The scheme can differ behind a proxy."""
     try:
         parts = urlsplit(origin)
         return parts.scheme in ("http", "https") and parts.netloc.lower() == host.lower()
@@ -280,23 +209,23 @@ def _same_host(origin: str, host: str) -> bool:
 def _body_size(scope: Scope) -> int:
     """
     Raises:
-        GateError: no Content-Length tells it.
+        RejectedError: there is no valid Content-Length header.
     """
     headers = Headers(scope=scope)
     length = headers.get("content-length", "")
     if "transfer-encoding" in headers or not re.fullmatch(r"\d{1,15}", length, re.ASCII):
-        raise GateError(411, "content_length_required")
+        raise RejectedError(411, "content_length_required")
     return int(length)
 
 
 def _bounded(receive: Receive, size: int) -> Receive:
-    """`receive` for a body of this many bytes, which has to come in time."""
-    left = size
+    """Returns a `receive` that raises if the body of `size` bytes does not arrive in time."""
+    remaining = size
     deadline: float | None = None
 
     async def counted() -> Message:
-        nonlocal left, deadline
-        if left <= 0:
+        nonlocal remaining, deadline
+        if remaining <= 0:
             return await receive()
         loop = asyncio.get_running_loop()
         deadline = deadline or loop.time() + BODY_SECONDS
@@ -305,9 +234,9 @@ def _bounded(receive: Receive, size: int) -> Receive:
                 message = await receive()
         except TimeoutError as error:
             raise _TooSlowError from error
-        left -= len(message.get("body", b""))
+        remaining -= len(message.get("body", b""))
         if not message.get("more_body"):
-            left = 0
+            remaining = 0
         return message
 
     return counted

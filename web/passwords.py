@@ -1,4 +1,4 @@
-"""Hashes and verifies passwords of `--auth`; `python -m web.passwords` makes lines of accounts.
+"""Hashes and verifies passwords of `--auth`; `python -m web.passwords` creates account lines.
 
 Hashes are argon2id in its standard form, with the cost that OWASP's password storage cheat sheet
 gives as a minimum for a service: 19 MiB, two passes, one lane. Measured on two cores: one
@@ -35,7 +35,7 @@ MAX_THREADS = 2  # so that many logins at once take 38 MiB, not gigabytes
 
 
 def hash_password(password: str) -> str:
-    """The argon2id hash of a password, in its standard form.
+    """Returns the argon2id hash of a password in its standard form.
 
     Raises:
         SettingsError: the password is empty or longer than 1 kB.
@@ -49,10 +49,9 @@ def hash_password(password: str) -> str:
 
 
 def verify_password(password: str | bytes, stored: str) -> bool:
-    """Whether `password` is the stored one, or the one whose hash is stored.
+    """Whether `password` matches a stored password or hash; False if it is empty or over 1 kB.
 
-    Empty passwords and those over 1 kB never are. A hash takes tens of milliseconds: not for the
-    event loop.
+    A hash takes tens of milliseconds, so do not call this on the event loop.
     """
     sent = encoded(password) if isinstance(password, str) else password
     if not 0 < len(sent) <= MAX_PASSWORD_BYTES:
@@ -72,8 +71,8 @@ def _hasher() -> PasswordHasher:
 class PasswordChecker:
     """Verifies logins, and API keys that are passwords. Safe to call from any thread.
 
-    Keys that were right are remembered by a digest under a key of this process, so that argon2 is
-    paid once for each and not with every request.
+    It caches right keys, as digests with a secret of this process, so that argon2 runs once for
+    each key and not for each request.
     """
 
     def __init__(self) -> None:
@@ -83,21 +82,19 @@ class PasswordChecker:
         self._limiter = anyio.CapacityLimiter(MAX_THREADS)
 
     def verify_account(self, accounts: Mapping[str, str], user: str, password: str) -> bool:
-        """Whether `password` is that of `user`. Where a password is hashed, users that do not
-        exist, and those with a plain one, take as long as the others."""
+        """Whether `password` is that of `user`. If any password is hashed, the check takes as long
+        for users that do not exist or have a plain password."""
         stored = accounts.get(user, "")
-        right = verify_password(password, stored)
+        is_right = verify_password(password, stored)
         if not is_hash(stored):
             decoy = next(filter(is_hash, accounts.values()), None)
             if decoy is not None:
                 verify_password(password, decoy)
-        return right and user in accounts
+        return is_right and user in accounts
 
     def verify_key(self, key: bytes, stored: Iterable[str]) -> bool:
-        """Whether an API key is one of the stored passwords, which are hashes.
-
-        A wrong key is verified against each of them.
-        """
+        """Whether an API key matches one of the stored hashes; a wrong key is verified against
+        each of them."""
         hashes = tuple(stored)
         if self.has_verified(key, hashes):
             return True
@@ -108,16 +105,16 @@ class PasswordChecker:
         return False
 
     def has_verified(self, key: bytes, stored: Iterable[str]) -> bool:
-        """Whether an API key is remembered as one of the stored passwords; takes no time."""
+        """Whether the cache has an API key for one of the stored hashes; computes no argon2."""
         digests = [self._digest(key, hashed) for hashed in stored]
         with self._lock:
-            known = next((digest for digest in digests if digest in self._verified), None)
-            if known is not None:
-                self._verified.move_to_end(known)
-        return known is not None
+            cached = next((digest for digest in digests if digest in self._verified), None)
+            if cached is not None:
+                self._verified.move_to_end(cached)
+        return cached is not None
 
     async def in_thread(self, check: Callable[..., bool], *args: Any) -> bool:
-        """Run a check of this class in a worker thread, few of them at a time."""
+        """Runs a check of this class in a worker thread, MAX_THREADS at a time."""
         return await anyio.to_thread.run_sync(check, *args, limiter=self._limiter)
 
     def _digest(self, key: bytes, hashed: str) -> bytes:
@@ -132,7 +129,7 @@ class PasswordChecker:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the line of an account: 0, or 2 for wrong use."""
+    """Prints an account line; returns 0, 1 when interrupted, 2 for wrong use."""
     try:
         print(account_line(argv))
     except LinlyError as error:
@@ -145,10 +142,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def account_line(argv: Sequence[str]) -> str:
-    """`user:hash`, with what is asked for or piped in.
+    """Returns `user:hash`, with a password from the terminal or a pipe.
 
     Raises:
-        SettingsError: a flag, the user or the password is wrong.
+        SettingsError: a flag, the user or the password is invalid.
     """
     user: str | None = _parser().read(argv).user
     at_terminal = sys.stdin is not None and sys.stdin.isatty()

@@ -1,9 +1,9 @@
-"""Limits on how often a client may try a password or key, and how often it may ask.
+"""Rate limits for attempts at passwords and keys, and for requests.
 
-Both count by moving time, hold a bounded number of keys (the least recently used go first) and may
-be called from any thread. A call takes a few microseconds. (The library `limits` was measured
-for this: its memory storage starts a thread for most calls, goes through all keys each time, which
-took 0.3 ms with 20,000 of them, and bounds neither keys nor memory.)
+Both use sliding windows, store a limited number of keys (the least recently used are dropped first)
+and may be called from any thread. A call takes a few microseconds. (The library `limits` was
+measured: its memory storage starts a thread for most calls, iterates over all keys each time, which
+took 0.3 ms with 20,000 of them, and limits neither keys nor memory.)
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ class TooManyRequestsError(LinlyError):
 
 
 class AttemptLimiter:
-    """Slows the guessing of passwords and keys, by address and account.
+    """Slows guesses of passwords and keys, by address and account.
 
     One address may fail `PAIR_FAILURES` times for one account, and `ADDRESS_FAILURES` times in
-    all, in the periods below. The same wrong guess again is no guessing and does not count.
+    total, in the periods below. A repeated wrong guess does not count.
 
-    An account for which `ACCOUNT_FAILURES` came from any addresses takes one attempt each
+    After `ACCOUNT_FAILURES` from any addresses, an account accepts one attempt each
     `ACCOUNT_PAUSE_SECONDS` from addresses that have not logged in to it before. So an attack from
     many addresses is slow, and does not lock the account's owner out.
 
-    Call `check` before a password is looked at, then `failed` or `succeeded`.
+    Call `check` before verifying a password, then `failed` or `succeeded`.
 
     Args:
-        clock: seconds that never go back.
-        max_keys: addresses, accounts and pairs of them that are remembered.
+        clock: monotonic time in seconds.
+        max_keys: the number of addresses, of accounts and of pairs to remember.
     """
 
     PAIR_FAILURES, PAIR_SECONDS = 5, 60.0
@@ -80,25 +80,25 @@ class AttemptLimiter:
         self._addresses = _Failures(self.ADDRESS_FAILURES, self.ADDRESS_SECONDS, max_keys)
         self._accounts = _Failures(self.ACCOUNT_FAILURES, self.ACCOUNT_SECONDS, max_keys)
         self._guesses: OrderedDict[tuple[str, str], tuple[int, ...]] = OrderedDict()
-        self._known: OrderedDict[tuple[str, str], None] = OrderedDict()  # pairs that logged in
-        self._next_attempts: OrderedDict[str, float] = OrderedDict()  # by account, in the clock
+        self._logged_in: OrderedDict[tuple[str, str], None] = OrderedDict()  # pairs
+        self._next_attempts: OrderedDict[str, float] = OrderedDict()  # by account, clock times
 
     def check(self, address: str, account: str | None) -> None:
-        """Raise TooManyAttemptsError if this attempt comes too soon.
+        """Raises TooManyAttemptsError if this attempt comes too soon.
 
-        `account` None stands for keys, which belong to nobody: only the address counts.
+        `account` None stands for keys, which have no account: only the address counts.
         """
         pair = _pair(address, account)
         with self._lock:
             now = self._clock()
             wait = max(self._pairs.wait(pair, now), self._addresses.wait(address, now))
-            if not wait and account is not None and pair not in self._known:
+            if not wait and account is not None and pair not in self._logged_in:
                 wait = self._account_wait(pair[1], now)
         if wait > 0:
             raise TooManyAttemptsError(wait)
 
     def failed(self, address: str, account: str | None, guess: str = "") -> None:
-        """A password or key was wrong. With `guess`, the same one again does not count."""
+        """Counts a wrong password or key. A repeated `guess` does not count."""
         pair = _pair(address, account)
         with self._lock:
             now = self._clock()
@@ -114,16 +114,18 @@ class AttemptLimiter:
             log.warning("many wrong attempts for %s: new addresses have to wait", name)
 
     def succeeded(self, address: str, account: str | None) -> None:
-        """A password or key was right: the address is known to the account from now on."""
+        """Resets the failures after a right password or key, and remembers the address as one that
+        has logged in to the account."""
         pair = _pair(address, account)
         with self._lock:
             self._pairs.forget(pair)
             self._guesses.pop(pair, None)
             if account is not None:
-                _remember(self._known, pair, None, self._max_keys)
+                _remember(self._logged_in, pair, None, self._max_keys)
 
     def _account_wait(self, account: str, now: float) -> float:
-        """For a new address, in seconds; 0 lets this attempt through, and the next one wait."""
+        """Returns how many seconds a new address has to wait; 0 allows this attempt and delays the
+        next one."""
         if not self._accounts.wait(account, now):
             return 0.0
         wait = self._next_attempts.get(account, now) - now
@@ -133,10 +135,10 @@ class AttemptLimiter:
         return max(0.0, wait)
 
     def _is_repeated(self, pair: tuple[str, str], guess: str, now: float) -> bool:
-        """Whether it is one of those that the pair's recent failures were."""
+        """Whether the guess is one of the pair's recent failures; remembers it if not."""
         recent = self._pairs.count(pair, now)
         guesses = self._guesses.get(pair, ())[-recent:] if recent else ()
-        fingerprint = hash(guess)  # keyed anew by Python in each process
+        fingerprint = hash(guess)  # Python uses a new hash secret in each process
         if fingerprint in guesses:
             return True
         _remember(self._guesses, pair, (*guesses, fingerprint), self._max_keys)
@@ -147,10 +149,10 @@ class RequestLimiter:
     """Lets each key make `per_second` requests, and `burst` at once (a token bucket).
 
     Args:
-        per_second: requests that a key may make for as long as it likes.
-        burst: requests that it may make at once after a pause.
-        clock: seconds that never go back.
-        max_keys: that are remembered; a forgotten key has its whole burst again.
+        per_second: the sustained rate of a key.
+        burst: requests that a key may make at once after a pause.
+        clock: monotonic time in seconds.
+        max_keys: the number of keys to remember; a forgotten key has its full burst again.
     """
 
     def __init__(
@@ -169,10 +171,10 @@ class RequestLimiter:
         self._full_at: OrderedDict[Hashable, float] = OrderedDict()
 
     def check(self, key: Hashable) -> None:
-        """Count a request of `key`.
+        """Counts a request of `key`.
 
         Raises:
-            TooManyRequestsError: it is one too many, and was not counted.
+            TooManyRequestsError: the request exceeds the limit, and is not counted.
         """
         with self._lock:
             now = self._clock()
@@ -194,14 +196,14 @@ class _Failures:
         self._times: OrderedDict[Hashable, list[float]] = OrderedDict()
 
     def add(self, key: Hashable, now: float) -> bool:
-        """Count a failure; whether it is the one that reaches the limit."""
+        """Counts a failure; returns whether it is the one that reaches the limit."""
         before = self.wait(key, now) > 0
         times = [*self._recent(key, now), now][-self._limit :]
         _remember(self._times, key, times, self._max_keys)
         return not before and len(times) == self._limit
 
     def wait(self, key: Hashable, now: float) -> float:
-        """Seconds until there are fewer failures than `limit`."""
+        """Returns the seconds until there are fewer failures than `limit`."""
         times = self._recent(key, now)
         return times[0] + self._seconds - now if len(times) == self._limit else 0.0
 
@@ -216,7 +218,8 @@ class _Failures:
 
 
 def _pair(address: str, account: str | None) -> tuple[str, str]:
-    """With "=" before an account's name, so that no name is that of the keys."""
+    """Returns a pair's key. "=" precedes an account's name, so that it differs from that of
+    keys."""
     return address[:MAX_NAME], "" if account is None else f"={account[:MAX_NAME]}"
 
 

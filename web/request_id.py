@@ -1,4 +1,4 @@
-"""What each request is known by, in the answer's headers and in the logs."""
+"""The id of each API request, in the response's headers and in the logs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from web import logs
 
 HEADER = "x-request-id"
-KEY = "linly.trace"
-GOOD = re.compile(r"[\w.:-]{1,64}", re.ASCII)  # of a client: goes into logs as it is
+SCOPE_KEY = "linly.trace"
+VALID_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)  # of a client; logged without escaping
 PATHS = ("/v1/", "/health", "/metrics")
 
 
 class RequestIdMiddleware:
-    """ASGI middleware for the API: a request keeps the id that it brings, or gets one."""
+    """ASGI middleware for the API: a request keeps the id in its header, or gets a new one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -29,31 +29,31 @@ class RequestIdMiddleware:
         if scope["type"] != "http" or not scope["path"].startswith(PATHS):
             await self._app(scope, receive, send)
             return
-        trace = _trace(scope)
-        scope[KEY] = trace
+        request_id = scope[SCOPE_KEY] = _client_id(scope) or uuid.uuid4().hex
         began, status = time.perf_counter(), 0
 
-        async def traced(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[HEADER] = trace
+                MutableHeaders(scope=message)[HEADER] = request_id
             await send(message)
 
         try:
-            await self._app(scope, receive, traced)
+            await self._app(scope, receive, send_with_id)
         finally:
             if scope["path"].startswith("/v1/"):
                 seconds = time.perf_counter() - began
-                logs.request(trace, scope["method"], scope["path"], status, seconds)
+                logs.log_request(request_id, scope["method"], scope["path"], status, seconds)
 
 
-def trace_of(scope: Mapping[str, Any]) -> str:
-    """What the request of this ASGI scope is known by; empty where it is none of the API's."""
-    found: str = scope.get(KEY, "")
-    return found
+def request_id_of(scope: Mapping[str, Any]) -> str:
+    """Returns the id of this ASGI scope's request; "" if it is not for the API."""
+    request_id: str = scope.get(SCOPE_KEY, "")
+    return request_id
 
 
-def _trace(scope: Scope) -> str:
+def _client_id(scope: Scope) -> str:
+    """Returns the id that the client sent; "" if there is no valid one."""
     sent = Headers(scope=scope).get(HEADER, "")
-    return sent if GOOD.fullmatch(sent) else uuid.uuid4().hex
+    return sent if VALID_ID.fullmatch(sent) else ""

@@ -1,8 +1,8 @@
-"""The headers that tell browsers what the page may load, and who may show it.
+"""ASGI middleware that adds security headers: what the page may load, and who may embed it.
 
-Gradio's own script makes functions of the texts in its configuration, so 'unsafe-eval' cannot be
-left out; scripts in the page need the nonce that each response has of its own. Svelte writes style
-attributes, hence 'unsafe-inline' for style.
+Gradio's script creates functions from texts in its configuration, so the page needs 'unsafe-eval'.
+Scripts in the page need the nonce of their response. Svelte writes style attributes, which need
+'unsafe-inline' for styles.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PAGE_POLICY = (
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
     "connect-src 'self'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
 )
-# What is no page of ours shows nothing and runs nothing; the login has a form and a style.
+# For all other responses. The login page needs a form and styles.
 OTHER_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'"
@@ -34,7 +34,7 @@ HEADERS = {
 
 
 class SecurityHeaders:
-    """ASGI middleware for every response, the API's too."""
+    """ASGI middleware for all responses, including those of the API."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""The page and the API on one port, and a clean end."""
+"""Assembles the application (page and API), serves it on one port, and shuts it down cleanly."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from web.ui.head_middleware import HeadInjectionMiddleware
 from web.ui.service import PageService
 from web.ui.theme import theme
 
-GRACE_SECONDS = 1  # for open connections at the end; the page's own stay open for ever
-ABOUT = "OpenAI's API over one base and its adapters: the adapter is the `model`."
-# What the page takes of Gradio: its document and its files. Nothing of it that is called, uploaded
-# to, or serves files of this machine's.
+GRACE_SECONDS = 1  # for open connections at the end; the page's own never end by themselves
+DESCRIPTION = "OpenAI's API over one base and its adapters: the adapter is the `model`."
+# The routes of Gradio that the page uses: its document and its static files. Gradio's other routes
+# call functions, take uploads or serve files of this machine.
 GRADIO_PATHS = ("/", "/assets/{path:path}", "/static/{path:path}", "/theme.css", "/favicon.ico")
 
 
@@ -49,54 +49,69 @@ def build_app(
     manager: ModelManager,
     access: AccessPolicy,
     store_handle: OpenStore,
-    desk: TrainingService | None = None,
+    training: TrainingService | None = None,
     link: PublicLink | None = None,
     data_dir: Path | None = None,
 ) -> FastAPI:
-    """The whole application: API first, the page for every other path.
+    """Returns the application: the API, and the page for all other paths.
 
-    Without a `desk` the page does not train; without a `link` there is no public link. Without a
-    `data_dir`, uploads and the key of the logins are for this run alone.
+    Args:
+        training: None for a page that cannot train.
+        link: None if there is no public link.
+        data_dir: for uploads and the login key; None keeps them for this run only.
     """
-    app = FastAPIOffline(title="Linly Chat", description=ABOUT, version="1", redoc_url=None)
+    app = FastAPIOffline(title="Linly Chat", description=DESCRIPTION, version="1", redoc_url=None)
     folder = data_dir or Path(mkdtemp(prefix="linly-"))
     attempts = AttemptLimiter()
     logins = Logins(access, link, attempts, key=login.key_in(folder))
-    service = PageService.build(manager, store_handle, desk, link, folder)
+    service = PageService.build(manager, store_handle, training, link, folder)
     checks = [
         HealthCheck("The chat store", lambda: store_handle.store.check()),
         HealthCheck("The page", service.check),
     ]
     api.install(app, manager, access, attempts, checks)
+    _add_middleware(app, access, logins, link)
+    app.include_router(login.router(logins))
+    app.include_router(routes.routes(service))
+    # Compression reduces the scripts to a third of their size.
+    app.mount(
+        custom_components.ROUTE,
+        GZipMiddleware(custom_components.StaticFilesNoCache(), compresslevel=6),
+    )
+    app = _mount_gradio(app, service.blocks)
+    app.state.service = service
+    return app
+
+
+def _add_middleware(
+    app: FastAPI, access: AccessPolicy, logins: Logins, link: PublicLink | None
+) -> None:
+    """Adds the page's middleware; the last one added runs first."""
     app.add_middleware(HeadInjectionMiddleware)
     app.add_middleware(PageMiddleware, access=access, logins=logins, link=link)
     if link is not None:
         app.add_middleware(LinkMiddleware, access=access, link=link)
     app.add_middleware(SecurityHeaders)
-    app.include_router(login.router(logins))
-    app.include_router(routes.routes(service))
-    # Compressed, the scripts are a third of their size.
-    app.mount(
-        custom_components.ROUTE,
-        GZipMiddleware(custom_components.StaticFilesNoCache(), compresslevel=6),
-    )
+
+
+def _mount_gradio(app: FastAPI, blocks: gr.Blocks) -> FastAPI:
+    """Mounts Gradio's document and static files at "/", without its queue and other routes."""
     lifespan = app.router.lifespan_context
     app = gr.mount_gradio_app(
-        app, service.blocks, path="/", theme=theme(), footer_links=[], run_history=False,
-        show_error=False,
-    )  # fmt: skip
-    # Gradio's own would start its queue, which looks for work a thousand times a second.
+        app, blocks, path="/", theme=theme(), footer_links=[], run_history=False, show_error=False
+    )
+    # Gradio's lifespan would start its queue, which polls for work a thousand times a second.
     app.router.lifespan_context = lifespan
-    _close_gradio(app)
-    app.state.service = service
+    _remove_gradio_routes(app)
     return app
 
 
-def _close_gradio(app: FastAPI) -> None:
-    """Take away what Gradio serves beside its document and its files."""
+def _remove_gradio_routes(app: FastAPI) -> None:
+    """Removes Gradio's routes except its document and its static files."""
     for mount in app.routes:
         if isinstance(mount, Mount) and isinstance(mount.app, gr.routes.App):
-            mount.app.router.routes[:] = [one for one in mount.app.routes if _is_needed(one)]
+            needed = [route for route in mount.app.routes if _is_needed(route)]
+            mount.app.router.routes[:] = needed
 
 
 def _is_needed(route: BaseRoute) -> bool:
@@ -105,14 +120,14 @@ def _is_needed(route: BaseRoute) -> bool:
 
 
 def serve(app: FastAPI, socks: list[socket.socket], on_end: Callable[[], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C; `on_end` is called at once then, in a thread."""
-    allow_many_files()  # each tab is one
+    """Serves until SIGTERM or Ctrl-C, and then calls `on_end` at once in a thread."""
+    allow_many_files()  # each tab has a connection
     logging.getLogger("uvicorn.error").addFilter(_expected_at_the_end)
     _Server(server_config(app, grace_seconds=GRACE_SECONDS), on_end).run(sockets=socks)
 
 
 class _Server(uvicorn.Server):
-    """Ends with exit status 0 on a signal, where uvicorn would raise it again."""
+    """A uvicorn server that exits with status 0 on a signal; uvicorn would raise it again."""
 
     def __init__(self, config: uvicorn.Config, on_end: Callable[[], None]) -> None:
         super().__init__(config)
@@ -137,5 +152,5 @@ class _Server(uvicorn.Server):
 
 
 def _expected_at_the_end(record: logging.LogRecord) -> bool:
-    """Drop uvicorn's complaint about connections that outlived the grace."""
+    """Log filter that drops uvicorn's message about connections still open after GRACE_SECONDS."""
     return "graceful shutdown exceeded" not in record.getMessage()

@@ -1,4 +1,4 @@
-"""Who sends a request to the page, found out once for each request and kept in its ASGI scope."""
+"""The visitor who sends a request to the page; `PageMiddleware` stores it in the ASGI scope."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ KEY = "linly.visitor"
 
 @dataclass(frozen=True)
 class Visitor:
-    """Whose chats to show, and what they may do. `address` is empty for this machine's own."""
+    """The owner of the chats to show, and what they may do."""
 
     owner: Owner
     guest: bool = False  # came through the public link
     may_train: bool = False
-    address: str = ""
+    address: str = ""  # "" for loopback addresses
 
 
 def visitor_of(scope: Mapping[str, Any]) -> Visitor:
-    """The sender of a request that the page's middleware let in."""
-    found: Visitor = scope[KEY]
-    return found
+    """Returns the visitor of a request that passed `PageMiddleware`."""
+    visitor: Visitor = scope[KEY]
+    return visitor
 
 
 def identify(
     scope: Mapping[str, Any], access: AccessPolicy, account: str, link: PublicLink | None
 ) -> Visitor:
-    """Find out who sent a request; `account` is the name at the login, "" without accounts."""
+    """Returns the visitor who sent a request; `account` is the login's, "" without accounts."""
     client = scope.get("client")
     address = client[0] if client and not is_loopback(client[0]) else ""
     owner = owner_of(scope, account, is_secure(scope, access, link))
@@ -44,18 +44,18 @@ def identify(
 
 
 def is_secure(scope: Mapping[str, Any], access: AccessPolicy, link: PublicLink | None) -> bool:
-    """Whether the browser's side of a request is TLS: here, before a trusted proxy, or before the
-    public link's server, which tells nothing of it."""
+    """Whether the browser used HTTPS: to this server, a trusted proxy or the public link's server,
+    which does not forward the scheme."""
     if scope["scheme"] in ("https", "wss"):
         return True
     if link is None or not access.through_link(scope):
         return False
-    asked = host_name(Headers(scope=dict(scope)).get("host", ""))
-    return (link.address or "").startswith("https:") and asked == link.host
+    host = host_name(Headers(scope=dict(scope)).get("host", ""))
+    return (link.address or "").startswith("https:") and host == link.host
 
 
 def language_of(scope: Mapping[str, Any]) -> str:
-    """The language that a browser asks for first, if there is a translation."""
+    """Returns the browser's first language if there is a translation, else the default."""
     first = Headers(scope=dict(scope)).get("accept-language", "").partition(",")[0]
     tag = first.partition(";")[0].partition("-")[0].strip().lower()
     return known_language(tag)

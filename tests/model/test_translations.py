@@ -34,7 +34,7 @@ SOURCES = ["app.py", "finetune.py", "inference_LLaMA.py"]
 PACKAGES = ("model", "web", "training", "terminal", "bench")
 # Names of functions and classes whose first argument is a code, beside all that end in `Error`.
 CODED = {"finding", "folder_error", "adapter_error", "LocalizedText", "did_you_mean"}
-CODE_ARGUMENT = {"did_you_mean": 2, "GateError": 1}
+CODE_ARGUMENT = {"did_you_mean": 2, "RejectedError": 1}
 
 
 @pytest.fixture
@@ -239,7 +239,7 @@ def test_tags_of_browsers() -> None:
 
 def test_a_third_language_is_found_by_itself(third: str) -> None:
     from model.doctor.report import Report
-    from web.public_link.middleware import _ended
+    from web.public_link.middleware import ended_text
     from web.ui.actions import Language
     from web.ui.custom_components import script_texts
 
@@ -249,7 +249,7 @@ def test_a_third_language_is_found_by_itself(third: str) -> None:
     assert translate(third, "send") == "Senden"
     assert texts(third)["stop"] == texts("en")["stop"]
     assert script_texts()[third]["copy"] == "Kopieren"
-    assert "Dieser Link ist zu Ende. Ask its sender" in _ended()
+    assert "Dieser Link ist zu Ende. Ask its sender" in ended_text()
     assert Report(Path("x"), "base", (), ()).to_text(third).endswith("Alles gut.")
     assert Language(language=third).language == third
 

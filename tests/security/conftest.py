@@ -1,4 +1,4 @@
-"""What the attacks share: a page to attack, and a visitor whom none of them is to reach."""
+"""Fixtures: servers to attack, and a visitor whom no attack may affect."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 
 from model.config.settings import Settings
 from tests.fake import FakeEngine, echo, fake_manager
+from tests.security.raw_app import App
+from tests.security.raw_client import running
 from tests.web.app_server import serving
 from tests.web.page_client import Caller, said
 from training.job import TrainingRunner
@@ -23,7 +25,7 @@ from web.training.service import TrainingService
 
 @dataclass
 class Served:
-    """A page that trains, by its own port and by the link's."""
+    """A page with the Train tab, at its own port and at the link's."""
 
     own: str
     link: str
@@ -40,15 +42,15 @@ def served(folder: Path) -> Iterator[Served]:
     tunnel = bind("127.0.0.1", 0)
     port = tunnel.getsockname()[1]
     public = PublicLink(LinkRules(), lambda: None)
-    desk = TrainingService(settings, manager, TrainingRunner())
+    training = TrainingService(settings, manager, TrainingRunner())
     access = AccessPolicy(training="local", link_port=port)
-    with serving(manager, access, desk, tunnel, folder, public) as url:
+    with serving(manager, access, training, tunnel, folder, public) as url:
         yield Served(url, f"http://127.0.0.1:{port}", public, engine)
 
 
 @pytest.fixture(scope="module")
 def patient() -> Iterator[None]:
-    """One visitor sends all of these; tests/web/test_page_middleware.py tests the limits."""
+    """High rate limits, as one visitor sends all attacks; test_page_middleware.py tests them."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(page_middleware, "VISITOR_BURST", 100_000)
         patched.setattr(page_middleware, "ADDRESS_BURST", 100_000)
@@ -63,10 +65,23 @@ def page(patient: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 
 @pytest.fixture(scope="module")
 def anna(page: Served) -> Iterator[Caller]:
-    """A visitor with a chat, to whom none of this does anything."""
+    """A visitor with a chat, which no attack may change."""
     with Caller(page.own) as anna:
         anna.begin("precious")
         before = anna.chats()
         yield anna
         assert anna.chats() == before
         assert said(anna.send("and on")) == ""
+
+
+@pytest.fixture
+def app() -> App:
+    return App()
+
+
+@pytest.fixture
+def port(app: App) -> Iterator[int]:
+    """The port of a server of `app`."""
+    with running(app) as number:
+        yield number
+    app.released.set()

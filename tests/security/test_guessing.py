@@ -24,7 +24,7 @@ def url() -> Iterator[str]:
 
 
 def ask(url: str, key: str | None, address: str | None, path: str = "models") -> httpx.Response:
-    """As a proxy on this machine passes a request of `address` on."""
+    """Sends a request as a proxy on this machine does for a client at `address`."""
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     headers |= {} if address is None else {"X-Forwarded-For": address}
     return httpx.get(f"{url}/v1/{path}", headers=headers)
@@ -35,7 +35,7 @@ def guess(url: str, address: str, times: int = AttemptLimiter.PAIR_FAILURES) -> 
         assert ask(url, f"wrong{number}", address).status_code == 401
 
 
-def test_guessed_keys_are_not_looked_at_any_more(url: str) -> None:
+def test_an_address_with_too_many_wrong_keys_is_refused(url: str) -> None:
     guess(url, ATTACKER)
     for key in ("wrong9", "right", "boss"):
         refused = ask(url, key, ATTACKER)
@@ -46,7 +46,7 @@ def test_guessed_keys_are_not_looked_at_any_more(url: str) -> None:
         assert ask(url, "right", address).status_code == 200
 
 
-def test_a_right_key_is_not_refused_for_wrong_ones_from_elsewhere(url: str) -> None:
+def test_a_right_key_is_not_refused_for_wrong_keys_of_other_addresses(url: str) -> None:
     for number in range(30):
         guess(url, f"203.0.113.{number}", times=1)
     assert ask(url, "right", FRIEND).status_code == 200
@@ -74,7 +74,7 @@ def test_a_client_with_an_old_key_does_not_lock_its_neighbours_out(url: str) -> 
 
 
 def test_a_user_cannot_guess_the_admin_key(url: str) -> None:
-    """The API's own key opens the gate; each try for the other one counts."""
+    """The API key is right; each wrong admin key counts."""
     assert ask(url, "right", ATTACKER, "adapters").status_code == 403
     guess(url, ATTACKER, times=4)
     assert ask(url, "boss", ATTACKER, "adapters").status_code == 429

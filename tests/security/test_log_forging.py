@@ -1,4 +1,4 @@
-"""Clients that try to write log lines of their own, or to reach the operator's terminal."""
+"""Clients that try to forge log lines, or to send control characters to the terminal."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def _restored(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
 
 
 class FailingError(Exception):
-    """What a library raises of a client's text."""
+    """An error with a client's text, as libraries raise it."""
 
 
 async def failing(scope: Any, receive: Any, send: Any) -> None:
     raise FailingError(f"no such path: {scope['path']}\n{FORGED}")
 
 
-def use_every_way_out() -> None:
-    """Each way in which text of a client gets into the log."""
+def log_in_every_way() -> None:
+    """Logs or prints a client's text in each way that the program or a library can."""
     logging.getLogger("uvicorn.error").error("Invalid path: %s", FORGED)
     logging.getLogger("some.library").error(f"refused {FORGED}")
     try:
@@ -56,7 +56,7 @@ def use_every_way_out() -> None:
         warnings.simplefilter("default")
         warnings.showwarning(UserWarning(FORGED), UserWarning, "file.py", 1)
     logs.print_status(f"The adapter {FORGED} is broken")
-    logs.request("r-1", "GET", FORGED, 404, 0.1)
+    logs.log_request("r-1", "GET", FORGED, 404, 0.1)
     print("printed:", FORGED.replace("\n", " "))
     print("printed:", FORGED.replace("\n", " "), file=sys.stderr)
     with running(failing) as port:
@@ -76,7 +76,7 @@ def lines_of(capsys: pytest.CaptureFixture[str]) -> tuple[list[str], list[str]]:
 
 def test_no_line_of_text_is_forged(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(Settings(log_requests=True))
-    use_every_way_out()
+    log_in_every_way()
     out, err = lines_of(capsys)
     for line in (*out, *err):
         assert line.isprintable(), repr(line)
@@ -84,15 +84,15 @@ def test_no_line_of_text_is_forged(capsys: pytest.CaptureFixture[str]) -> None:
     logged = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (WARNING|ERROR): |printed: |    |$")
     assert all(map(logged.match, err))
     assert sum("FORGED" in line and line[:4] != "    " for line in err) == 5
-    assert any("FailingError: no such path: " in line for line in err)  # readable all the same
+    assert any("FailingError: no such path: " in line for line in err)  # still readable
     assert any(line.startswith('      File "') for line in err)
     assert [line.split(" ")[0] for line in out if "FORGED" in line][::2] == ["The", "printed:"]
 
 
 def test_everything_is_json(capsys: pytest.CaptureFixture[str]) -> None:
-    """What libraries print and warn of, too."""
+    """Also what libraries print and warn of."""
     logs.configure(Settings(log_requests=True, log_format="json"))
-    use_every_way_out()
+    log_in_every_way()
     out, err = lines_of(capsys)
     assert err == [""]
     assert all(line.isprintable() for line in out)
@@ -103,7 +103,7 @@ def test_everything_is_json(capsys: pytest.CaptureFixture[str]) -> None:
         "uvicorn.error", "some.library", "linly", "linly", "py.warnings", "linly.says",
         "linly.requests", "linly.printed", "linly.printed", "uvicorn.error",
     ]  # fmt: skip
-    assert entries[6]["path"] == FORGED  # as a value it may be what it is
+    assert entries[6]["path"] == FORGED  # JSON values need no escaping
     assert "FailingError: no such path: /v1/x\n2026" in entries[-1]["exc_info"]
     assert entries[7]["level"] == "INFO"
     assert entries[8]["level"] == "WARNING"
@@ -135,7 +135,7 @@ def test_a_progress_bar_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_handler_that_fails_does_not_log_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    """Its complaint is printed, and what is printed is logged."""
+    """Its error is printed, and printed text is logged."""
     logs.configure(Settings(log_format="json"))
     handler = logging.getLogger().handlers[-1]
     with pytest.MonkeyPatch.context() as patch:

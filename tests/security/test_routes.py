@@ -1,4 +1,4 @@
-"""Every path of the running program is on a list: what is added to it is looked at first."""
+"""All paths of the program are on a list, so that no path is added by accident."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PAGE = {
     ("/page/events", WEBSOCKET), ("/page", FILES), ("/openapi.json", BOTH), ("/docs", GET),
     ("/docs/oauth2-redirect", GET), ("/static-offline-docs", FILES),
 }  # fmt: skip
-# The document and its files. `web/page_middleware.py` refuses everything else that Gradio has.
+# The document and its files. `web/page_rules.py` refuses everything else that Gradio has.
 HEADS = ("/health", "/metrics", "/v1/models", "/v1/models/{name}")
 GRADIO = {("/", HEAD), *((path, GET) for path in GRADIO_PATHS)}
 EXPECTED = {
@@ -47,7 +47,7 @@ SHARED = re.compile(r"/(assets|static)/x|/(openapi\.json|login/?|logout)?")
 
 
 def routes(found: Sequence[BaseRoute], before: str = "") -> Iterator[tuple[str, tuple[str, ...]]]:
-    """All of them, with the methods that they are for; also those within others."""
+    """Yields all routes with their methods, including nested ones."""
     for route in found:
         path = before + str(getattr(route, "path", ""))
         included = getattr(route, "original_router", None)
@@ -95,14 +95,14 @@ def test_routes_every_one_is_on_the_list(app: Any) -> None:
 
 
 def test_routes_the_check_sees_gradio_s() -> None:
-    """Were its routes not found, there would be nothing to find in the test above."""
+    """If `routes` did not find Gradio's routes, the other tests would check nothing."""
     paths = {path for path, _ in gradio_s()}
     assert len(paths) > 40
     assert {"/gradio_api/queue/join", "/gradio_api/upload", "/config", "/monitoring"} < paths
 
 
 def gradio_s() -> list[tuple[str, str]]:
-    """Every path of Gradio's, with something for its parameters, and a method."""
+    """Returns Gradio's paths, with a value for each parameter, and their methods."""
     made = gr.routes.App.create_app(gr.Blocks())
     found = {
         (re.sub(r"\{[^}]*\}", "x", path), method)
@@ -122,7 +122,7 @@ def test_routes_of_gradio_are_closed(http: httpx.Client, path: str, method: str)
 
 
 def test_routes_of_the_page_s_own_names_are_not_gradio_s(http: httpx.Client) -> None:
-    """It has a login of its own, under the same name."""
+    """Gradio has a login under the same name."""
     assert "gradio" not in http.get("/login").text.lower()
     assert http.get("/logout").status_code == 405
     assert http.get("/openapi.json").json()["info"]["title"] == "Linly Chat"

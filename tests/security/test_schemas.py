@@ -1,5 +1,5 @@
-"""schemathesis over the page's endpoints: values that their models allow, and values that they do
-not, in any order, by one visitor. The document is made of the models, so no action is left out."""
+"""schemathesis tests the page's endpoints with values that their models allow and forbid, in any
+order, as one visitor. The OpenAPI document is made from the models, so it has all actions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def mallory(page: Served, anna: Caller) -> Iterator[Caller]:
 
 
 def bodies() -> dict[str, Any]:
-    """The JSON schema of each post's body, by its path."""
+    """Returns the JSON schema of each POST body, by path."""
     known = Actions(*[MagicMock() for _ in range(5)], training=MagicMock()).known
     models = {kind: model for kind, (model, _) in known.items()}
     assert set(models) == set(BODIES)
@@ -48,7 +48,7 @@ def bodies() -> dict[str, Any]:
 
 
 def document() -> dict[str, Any]:
-    """The page's posts, as OpenAPI says them."""
+    """Returns the page's POST endpoints as an OpenAPI document."""
 
     def operation(schema: dict[str, Any]) -> dict[str, Any]:
         content = {"application/json": {"schema": schema}}
@@ -71,7 +71,7 @@ PATHS = sorted(document()["paths"])
 
 
 def is_answered(mallory: Caller, case: schemathesis.Case) -> int:
-    """A status with a sentence or an outcome, never a fault."""
+    """Checks that the response is a success or an error with a message; returns the status."""
     body = json.dumps(case.body) if not isinstance(case.body, bytes) else case.body
     answer = mallory.post(case.path, body)
     if case.path == "/page/export" and answer.status_code == 200:

@@ -1,5 +1,5 @@
-"""Passwords, keys and database addresses stay inside of the program: they are in none of its
-outputs, in no command line that other users can read, and in no child process."""
+"""Passwords, keys and database URLs do not leave the program: they are not in its output, its
+command line (which other users can read) or its child processes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 @pytest.fixture
 def accounts(tmp_path: Path) -> Path:
-    """A file with a plain and a hashed password, which everybody can read."""
+    """A file with a plain and a hashed password, which all users can read."""
     file = tmp_path / "accounts"
     file.write_text(f"bo:{FROM_FILE}\nmei:{hash_password(SECRET)}\n")
     file.chmod(0o644)
@@ -58,8 +58,8 @@ def system_view(pid: int) -> dict[str, str]:
     """What /proc tells of a process and of its children: command lines and environments."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return {
-        f"/proc/{one}/{name}": Path(f"/proc/{one}/{name}").read_text(errors="replace")
-        for one in (pid, *map(int, children))
+        f"/proc/{process}/{name}": Path(f"/proc/{process}/{name}").read_text(errors="replace")
+        for process in (pid, *map(int, children))
         for name in ("cmdline", "environ", "comm")
     }
 
@@ -80,7 +80,7 @@ def test_the_system_sees_no_secret_of_a_running_program(app: tuple[Process, str]
 
 
 def test_no_output_has_a_secret(app: tuple[Process, str], accounts: Path) -> None:
-    """Answers to requests with right and wrong keys, figures, the API's document, and the log."""
+    """Checks responses with right and wrong keys, metrics, the API's document, and the log."""
     process, address = app
     read_until(process, "Ready after")
     answers = []
@@ -94,7 +94,7 @@ def test_no_output_has_a_secret(app: tuple[Process, str], accounts: Path) -> Non
             form = {"username": user, "password": password}
             answers.append(client.post("/login", data=form))
         answers += [client.get(path) for path in ("/", "/config")]
-    told = [answer.text for answer in answers]
+    texts = [answer.text for answer in answers]
     statuses = [answer.status_code for answer in answers]
     docs, logins, page = [200, 200, 401], [303, 303, 401], [200, 404]
     assert statuses == [200, 403, 401, 401, 200, 200, *docs, *logins, *page]
@@ -103,7 +103,7 @@ def test_no_output_has_a_secret(app: tuple[Process, str], accounts: Path) -> Non
     assert "/v1/models" in out  # the requests are in the log
     assert err.startswith(f"--auth_file: other users of this machine can read {accounts}.")
     assert len(err.splitlines()) == 1
-    for text in (*told, out, err):
+    for text in (*texts, out, err):
         assert SECRET not in text
         assert FROM_FILE not in text
         assert "$argon2" not in text
@@ -150,11 +150,11 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("environment")
 def test_a_training_gets_no_secrets(tmp_path: Path) -> None:
-    told = "import json, os; print(json.dumps({'event': 'Note', 'text': str(dict(os.environ))}))"
-    trainings = TrainingRunner({"LINLY_X": "here"}, lambda flags: [sys.executable, "-c", told])
+    code = "import json, os; print(json.dumps({'event': 'Note', 'text': str(dict(os.environ))}))"
+    trainings = TrainingRunner({"LINLY_X": "here"}, lambda flags: [sys.executable, "-c", code])
     trainings.start("mine", tmp_path, [])
-    until = time.monotonic() + 60
-    while trainings.running and time.monotonic() < until:
+    deadline = time.monotonic() + 60
+    while trainings.running and time.monotonic() < deadline:
         time.sleep(0.02)
     assert trainings.job
     (note,) = trainings.job.notes
@@ -173,7 +173,7 @@ time.sleep(60)
 @linux
 @pytest.mark.usefixtures("environment")
 def test_the_tunnel_client_gets_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is another party's program: no tokens that are not for it either."""
+    """It is a third-party program, and must not get other services' tokens either."""
     monkeypatch.chdir(tmp_path)  # Gradio writes its certificate into the current folder
     monkeypatch.setenv("HF_TOKEN", SECRET)
     monkeypatch.setenv("https_proxy", "http://proxy:3128")

@@ -297,19 +297,22 @@ def test_others_write_while_a_file_is_imported(
 ) -> None:
     """It was one transaction: replies that streamed were not saved until its end."""
     monkeypatch.setattr(import_writer, "MAX_ROWS", 10)
-    rows: list[int] = []
-    insert = store._insert_batch
+    staged: list[int] = []  # chats in the database, after each chat of the file
     chat = begin_chat(store, MALLORY)
 
-    def insert_and_write(batch: dict[str, list[Any]]) -> None:
-        rows.append(sum(map(len, batch.values())))
-        insert(batch)
-        store.add(MALLORY, chat.id, ChatMessage(f"m{len(rows)}", None, "user", "meanwhile"))
+    def read_and_write() -> Iterator[ImportedChat]:
+        for imported in read_chats(export_files(30)):
+            yield imported
+            number = len(staged)
+            store.add(MALLORY, chat.id, ChatMessage(f"m{number}", None, "user", "meanwhile"))
+            with store.reading() as connection:
+                rows = connection.exec_driver_sql("SELECT id FROM chats").all()
+            staged.append(len(rows) - 1)
 
-    monkeypatch.setattr(store, "_insert_batch", insert_and_write)
-    store.import_chats(ANNA, read_chats(export_files(30)))
-    assert rows == [10] * 6
-    assert len(store.messages(MALLORY, chat.id)) == 7
+    store.import_chats(ANNA, read_and_write())
+    assert staged == [number // 5 * 5 for number in range(1, 31)]  # in batches of ten rows
+    assert len(store.messages(MALLORY, chat.id)) == 31
+    assert len(store.chats(ANNA)) == 30
 
 
 def test_number_of_chats_of_an_owner_is_bounded(

@@ -1,4 +1,4 @@
-"""The application on a real port, in a thread of the test."""
+"""Serves the application on a real port, in a thread of the test."""
 
 from __future__ import annotations
 
@@ -26,20 +26,24 @@ from web.training.service import TrainingService
 def serving(
     manager: ModelManager,
     access: AccessPolicy | None = None,
-    desk: TrainingService | None = None,
+    training: TrainingService | None = None,
     link: socket.socket | None = None,
     data: Path | None = None,
     public: PublicLink | None = None,
     port: int = 0,
     database_url: str | None = None,
 ) -> Iterator[str]:
-    """Serve `manager`; gives the address. `link` is listened on, too. Chats are kept in `data` or
-    at `database_url`, or for as long as this lasts."""
+    """Serves `manager`, and yields the URL.
+
+    Args:
+        link: a second socket to listen on.
+        data: the data folder, by default a temporary one.
+    """
     with ExitStack() as stack:
         folder = data or Path(stack.enter_context(TemporaryDirectory()))
         store_handle = open_store(folder, database_url)
         stack.callback(store_handle.close)
-        app = build_app(manager, access or AccessPolicy(), store_handle, desk, public, folder)
+        app = build_app(manager, access or AccessPolicy(), store_handle, training, public, folder)
         yield from _served(app, manager, link, port)
 
 
@@ -51,11 +55,11 @@ def _served(
     started = threading.Event()
     startup = server.startup
 
-    async def tell(sockets: list[object] | None = None) -> None:
+    async def signal_start(sockets: list[object] | None = None) -> None:
         await startup(sockets=sockets)  # type: ignore[arg-type]
         started.set()
 
-    server.startup = tell  # type: ignore[assignment, method-assign]
+    server.startup = signal_start  # type: ignore[assignment, method-assign]
     thread = threading.Thread(
         target=server.run, kwargs={"sockets": [sock, link] if link else [sock]}, daemon=True
     )

@@ -1,4 +1,4 @@
-"""A real Chromium, driven by Playwright."""
+"""A real Chromium, controlled by Playwright."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMES = (
     "google-chrome",
     "google-chrome-stable",
 )
-# Without a sandbox of its own, as root in a container; and silent towards the world.
+# Without a sandbox, as root in a container has none, and without background requests.
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -29,11 +29,11 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 REFUSED = re.compile("Failed to load resource: the server responded with a status of (4..|503)")
-PATIENCE = int(os.environ.get("PATIENCE", 30_000))  # milliseconds; a bound, not a measure
+PATIENCE = int(os.environ.get("PATIENCE", 30_000))  # milliseconds
 
 
 def executable() -> str:
-    """Chromium's path. Where there is none, CI fails and others skip."""
+    """Returns Chromium's path. Without it, tests fail in CI, else they skip."""
     found = next((path for path in map(shutil.which, NAMES) if path), None)
     if found is None and os.environ.get("CI"):
         pytest.fail("CI must run the browser tests, and there is no Chromium")
@@ -44,7 +44,7 @@ def executable() -> str:
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """A browser for some tests."""
+    """Runs a browser."""
     path = executable()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
@@ -53,7 +53,7 @@ def chromium() -> Iterator[Browser]:
 
 
 class ChatPage:
-    """The page as a visitor uses it, by its labels."""
+    """The page in a browser; finds its controls by their labels."""
 
     def __init__(self, page: Page) -> None:
         page.set_default_timeout(PATIENCE)
@@ -70,7 +70,7 @@ class ChatPage:
         self.sidebar = page.locator("#sidebar")
 
     def _listen(self, message: ConsoleMessage) -> None:
-        # The browser itself remarks on each action that was refused, which the page says, too.
+        # The browser logs each refused action, which the page itself reports.
         refused = REFUSED.match(message.text) and "/page/" in message.location["url"]
         if message.type == "error" and not refused:
             self._note(message.text)
@@ -78,13 +78,13 @@ class ChatPage:
     def open(self, url: str) -> ChatPage:
         self.page.goto(url)
         self.page.locator("#message textarea").wait_for()
-        self.log.wait_for()  # drawn by the page's own script, which then listens
+        self.log.wait_for()  # the page's script has drawn it and is listening
         return self
 
     def _note(self, error: str) -> None:
-        # What a reload leaves behind: Gradio's requests under way are cut off, and say so.
-        cut_off = ("AbortError: signal is aborted", "Unexpected error Connection errored out.")
-        if not error.startswith(cut_off):
+        # A reload aborts Gradio's running requests, which log these errors.
+        aborted = ("AbortError: signal is aborted", "Unexpected error Connection errored out.")
+        if not error.startswith(aborted):
             self.complaints.append(error)
 
     def ask(self, text: str) -> None:
@@ -92,14 +92,14 @@ class ChatPage:
         self.send.click()
 
     def choose(self, label: str, option: str) -> None:
-        """Pick an option of a drop-down by the beginning of its text."""
+        """Selects an option of a drop-down by the beginning of its text."""
         self.page.get_by_role("listbox", name=label).or_(
             self.page.get_by_role("combobox", name=label)
         ).or_(self.page.get_by_label(label)).first.click()
         self.page.get_by_role("option", name=option).first.click()
 
     def offered(self, label: str = "Adapter") -> list[str]:
-        """What a drop-down offers."""
+        """Returns the options of a drop-down."""
         box = self.page.get_by_label(label, exact=True)
         options = self.page.get_by_role("option")
         box.click()
@@ -110,15 +110,15 @@ class ChatPage:
         return [option.replace("✓", "").strip() for option in shown]
 
     def row(self, title: str) -> Locator:
-        """The button of a chat in the side bar."""
+        """Returns the button of a chat in the side bar."""
         return self.sidebar.get_by_role("listitem").get_by_role("button", name=title, exact=True)
 
     def tool(self, title: str, name: str) -> Locator:
-        """A button of a chat's row, which is there while the row is pointed at."""
+        """Hovers over a chat's row, and returns one of the buttons that appear."""
         row = self.sidebar.get_by_role("listitem").filter(has_text=title)
         row.hover()
         return row.get_by_role("button", name=name, exact=True)
 
     def settings(self) -> None:
-        """Open the settings."""
+        """Opens the settings."""
         self.page.get_by_role("button", name="Settings").click()

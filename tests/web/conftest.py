@@ -1,4 +1,4 @@
-"""Visitors of a page over a scripted engine."""
+"""Fixtures: visitors of a page with a scripted engine, and a fake clock."""
 
 from __future__ import annotations
 
@@ -14,14 +14,20 @@ from model.serving.adapter_folders import Adapter
 from tests.fake import ADAPTERS, FakeEngine, fake_manager
 from tests.web.app_server import serving
 from tests.web.browser import ChatPage
+from tests.web.fake_clock import FakeClock
 from web.access import AccessPolicy
 
 Serve = Callable[..., ChatPage]
 
 
 @pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
 def visit(browser: Browser) -> Iterator[Serve]:
-    """Serve an engine and open its page; fails a test whose page complained."""
+    """Serves an engine and opens its page at each call; fails if a page has logged an error."""
     with ExitStack() as stack:
         chats: list[ChatPage] = []
 

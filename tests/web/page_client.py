@@ -1,4 +1,4 @@
-"""Requests to the page's endpoints as anybody can make them by hand, without the page."""
+"""A client that sends requests to the page's endpoints without a browser."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from websockets.sync.client import connect
 from web.chats.identity import COOKIE
 from web.ui.presets import FIRST, MAX_TOKENS, PRESETS
 
-SECONDS = 30.0  # a bound, not a measure
+SECONDS = 30.0  # far more than any response takes
 FORM: dict[str, Any] = {
     "loaded_chat": "", "adapter": "", "scale": 1.0, "template": "", "system": "",
     **vars(PRESETS[FIRST]), "max_tokens": MAX_TOKENS, "seed": -1,
@@ -27,9 +27,9 @@ Event = dict[str, Any]
 
 
 class Stream:
-    """A tab's stream, read by a thread of its own until either side ends it.
+    """A tab's stream, which a thread reads until either side closes it.
 
-    `log` and `sidebar` are what the page would show: the items that were sent, put together.
+    `log` and `sidebar` are what the page would show, assembled from the events.
     """
 
     def __init__(self, url: str, headers: dict[str, str] | None = None, query: str = "",
@@ -41,7 +41,7 @@ class Stream:
             max_size=None, **options,
         ))  # fmt: skip
         self.events: list[Event] = []
-        self.received: list[str] = []  # as they came
+        self.received: list[str] = []  # the raw messages
         self.tab = ""
         self.log: Event = {}
         self.sidebar: Event = {}
@@ -57,48 +57,49 @@ class Stream:
             for text in self.socket:
                 with self._news:
                     self.received.append(str(text))
-                    self._take(json.loads(text))
+                    self._apply(json.loads(text))
                     self._news.notify_all()
         with self._news:
             self._news.notify_all()
 
-    def _take(self, message: Event | list[Any]) -> None:
+    def _apply(self, message: Event | list[Any]) -> None:
         event = {"live": message} if isinstance(message, list) else message
         self.events.append(event)
         self.tab = event.get("tab", self.tab)
         if "log" in event:
-            self.log = self._whole(event["log"], "messages")
+            self.log = self._with_items(event["log"], "messages")
         if "sidebar" in event:
-            self.sidebar = self._whole(event["sidebar"], "chats")
-        for one in event.get("live", []):
-            if isinstance(one, list):
-                number, added = one
+            self.sidebar = self._with_items(event["sidebar"], "chats")
+        for update in event.get("live", []):
+            if isinstance(update, list):
+                number, added = update
                 self.live[self._names[number]] += added
             else:
-                self._names[one["n"]] = one["id"]
-                self.live[one["id"]] = one["text"]
+                self._names[update["n"]] = update["id"]
+                self.live[update["id"]] = update["text"]
 
-    def _whole(self, value: Event, key: str) -> Event:
+    def _with_items(self, value: Event, key: str) -> Event:
+        """Returns the value with all its items, of which the event has only those that changed."""
         for number, item in value[key]["changed"].items():
             if key == "messages" and item["text"] is None:
                 item["text"] = self.live[number]
-        known = {**self._items[key], **value[key]["changed"]}
-        self._items[key] = {number: known[number] for number in value[key]["order"]}
+        items = {**self._items[key], **value[key]["changed"]}
+        self._items[key] = {number: items[number] for number in value[key]["order"]}
         return {**value, key: list(self._items[key].values())}
 
-    def until(self, holds: Callable[[Stream], object]) -> None:
-        """Wait until something holds of what has been sent."""
+    def until(self, condition: Callable[[Stream], object]) -> None:
+        """Waits until the received events fulfil a condition."""
         with self._news:
-            assert self._news.wait_for(lambda: holds(self), SECONDS), self.events[-3:]
+            assert self._news.wait_for(lambda: condition(self), SECONDS), self.events[-3:]
 
     def ended(self) -> int:
-        """Wait for the server to end it; the code that it says."""
+        """Waits until the server closes the stream; returns the close code."""
         self._thread.join(SECONDS)
         assert not self._thread.is_alive()
         return self.socket.protocol.close_code or 0
 
     def updates(self) -> dict[int, dict[str, Any]]:
-        """What has been said of the controls, the latest by their numbers."""
+        """Returns the latest properties of the controls, by number."""
         with self._news:
             found: dict[int, dict[str, Any]] = {}
             for event in self.events:
@@ -108,7 +109,7 @@ class Stream:
 
     @property
     def texts(self) -> list[str]:
-        """Of the messages that the log shows."""
+        """The texts of the messages that the log shows."""
         return [message["text"] for message in self.log.get("messages", [])]
 
     def close(self) -> None:
@@ -117,16 +118,15 @@ class Stream:
 
 
 class Caller:
-    """One visitor with a tab and a cookie, such as the page gives one.
+    """A visitor with a cookie and a tab.
 
     Args:
-        tab: an id that was made up, or somebody else's; None opens a stream, and takes the id that
-            it gives.
-        known: whether there is a cookie.
-        chat: the one that the page's address names.
-        cookies: more of them.
+        tab: a forged tab id; None opens a stream and uses the id that the server sends.
+        known: whether the visitor has a cookie.
+        chat: the chat in the page's URL.
+        cookies: additional cookies.
 
-    `form` is what the page's controls say; its `loaded_chat` follows the answers, as the page does.
+    `form` has the values of the page's controls; its `loaded_chat` follows the responses.
     """
 
     def __init__(self, url: str, tab: str | None = None, known: bool = True, chat: str = "",
@@ -146,11 +146,11 @@ class Caller:
         self.tab: str | None = tab
 
     def open(self, query: str = "", **options: Any) -> Stream:
-        """One more stream of this visitor."""
+        """Opens another stream of this visitor."""
         return Stream(self.url, self.cookies, query, **options)
 
     def close_stream(self) -> None:
-        """Close the tab's stream, and wait until the server has noticed."""
+        """Closes the tab's stream, and waits until the server has noticed."""
         assert self.stream
         self.stream.close()
         deadline = time.monotonic() + SECONDS
@@ -160,7 +160,7 @@ class Caller:
 
     @property
     def cookies(self) -> dict[str, str]:
-        """The header."""
+        """The Cookie header."""
         pairs = "; ".join(f"{name}={value}" for name, value in self.client.cookies.items())
         return {"Cookie": pairs} if pairs else {}
 
@@ -174,15 +174,15 @@ class Caller:
         self.client.close()
 
     def post(self, path: str, content: bytes | str = b"", **headers: str) -> httpx.Response:
-        """What the server answers to these bytes."""
+        """Sends a body, and returns the response."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         tab = {} if self.tab is None else {"X-Linly-Tab": self.tab}
         sent = {"Content-Type": "application/json", **self.headers, **tab, **named}
         return self.client.post(path, content=content, headers=sent)
 
     def call(self, kind: str, **values: Any) -> httpx.Response:
-        """What the server answers to an action."""
-        # As Python writes JSON: it has numbers that others refuse.
+        """Sends an action, and returns the response."""
+        # Python's JSON, which can have numbers that other encoders refuse.
         body = json.dumps(values, ensure_ascii=False).encode("utf-8", "surrogatepass")
         answer = self.post(f"/page/actions/{kind}", body)
         if answer.status_code == 200 and answer.json()["loaded_chat"] is not None:
@@ -190,33 +190,33 @@ class Caller:
         return answer
 
     def formed(self, **controls: Any) -> dict[str, Any]:
-        """The form with other values."""
+        """Returns the form with other values."""
         return {**self.form, **controls}
 
     def send(self, text: str, **controls: Any) -> httpx.Response:
-        """Ask, with other values in the form."""
+        """Sends a message, with other values in the form."""
         return self.call("send", text=text, form=self.formed(**controls))
 
     def export(self, kind: str) -> httpx.Response:
-        """A file of chats."""
+        """Requests an export."""
         return self.post("/page/export", json.dumps({"kind": kind}))
 
     def adopt(self, text: str | bytes, more: bool = False) -> httpx.Response:
-        """Import chats."""
+        """Imports chats from a file's text."""
         return self.post(f"/page/import?more={int(more)}", text)
 
     def chats(self) -> list[dict[str, Any]]:
-        """All of the visitor's chats, the latest first."""
+        """Returns all of the visitor's chats, the latest first."""
         chats: list[dict[str, Any]] = self.export("all").json()["chats"]
         return chats
 
     def begin(self, text: str, **controls: Any) -> list[str]:
-        """Ask, and wait for the reply; the ids of the latest chat's messages."""
+        """Sends a message, and waits for the reply; returns the latest chat's message ids."""
         assert said(self.send(text, **controls)) == ""
         return self.answered()
 
     def answered(self) -> list[str]:
-        """Wait until the latest chat has its reply; the ids of its messages."""
+        """Waits until the latest chat has its reply; returns its message ids."""
         deadline = time.monotonic() + SECONDS
         while not (chats := self.chats()) or chats[0]["messages"][-1]["state"] != "done":
             assert time.monotonic() < deadline
@@ -225,7 +225,7 @@ class Caller:
 
 
 def said(response: httpx.Response) -> str:
-    """The sentence for the visitor; "" if there is none. No request is ever a fault."""
+    """Returns the message for the visitor, "" if there is none; fails on an internal error."""
     assert '"fault"' not in response.text
     if response.status_code == 200:
         return response.json()["say"] or ""
@@ -235,6 +235,6 @@ def said(response: httpx.Response) -> str:
 
 
 def refused(response: httpx.Response) -> tuple[int, str]:
-    """The status and the code of a refusal, which has a sentence."""
+    """Returns the status and the code of an error, which must have a message."""
     assert said(response)
     return response.status_code, response.json()["error"]["code"]

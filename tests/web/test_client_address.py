@@ -1,4 +1,4 @@
-"""Addresses as limits count them."""
+"""Client addresses as limits count them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_ipv6_addresses_are_grouped_by_subscriber(host: str, group: str) -> None
     assert client_address({"client": (host, 5)}) == group
 
 
-def test_a_client_without_an_address() -> None:
+def test_a_client_without_an_address_is_unknown() -> None:
     assert client_address({"client": None}) == client_address({}) == "unknown"
 
 
@@ -45,10 +45,10 @@ def test_loopback() -> None:
 @pytest.mark.parametrize(
     ("peer", "counted"), [("127.0.0.1", "203.0.113.9"), ("198.51.100.7", "198.51.100.7")]
 )
-def test_only_a_trusted_proxy_names_another_address(
+def test_x_forwarded_for_is_used_from_trusted_proxies_only(
     peer: str, counted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else each request could come from an address of its own."""
+    """Else a client could use another address for each request."""
     monkeypatch.delenv("FORWARDED_ALLOW_IPS", raising=False)
 
     async def show(request: Request) -> PlainTextResponse:
@@ -57,7 +57,7 @@ def test_only_a_trusted_proxy_names_another_address(
     config = server_config(Starlette(routes=[Route("/", show)]))
     config.load()
     client = TestClient(config.loaded_app, client=(peer, 50000))
-    # What the client wrote itself is on the left of what the proxy adds.
+    # The proxy adds its client's address to the right of what the client sent.
     answer = client.get("/", headers={"X-Forwarded-For": "192.0.2.1, 203.0.113.9"})
     assert answer.text == counted
     assert isinstance(config, uvicorn.Config)

@@ -1,4 +1,4 @@
-"""Health checks: what they report, when they run, and that nothing waits for them."""
+"""Health checks: results, caching, and checks that hang."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from model.errors import LinlyError, NotReadyError
 from model.translations import verbatim
 from model.types import EngineStatus
 from tests.fake import FakeEngine, echo, fake_manager
+from tests.web.fake_clock import FakeClock
 from web.health_checks import (
     FIRST_STEP_SECONDS,
     MAX_STALL_SECONDS,
@@ -24,16 +25,8 @@ from web.health_checks import (
 )
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Part:
-    """Something that is well, fails, or hangs until it is released."""
+    """A check that succeeds, fails, or hangs until it is released."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None
@@ -58,22 +51,17 @@ def part() -> Iterator[Part]:
     found.released.set()
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 def problem(checks: HealthChecks) -> str | None:
     found = asyncio.run(checks.problem())
     return str(found) if found else None
 
 
-def checked(part: Callable[[], None], clock: Clock | None = None) -> HealthChecks:
+def checked(part: Callable[[], None], clock: FakeClock | None = None) -> HealthChecks:
     checks = [HealthCheck("The chat store", part)]
     return HealthChecks(checks, clock) if clock else HealthChecks(checks)
 
 
-def test_without_checks_all_is_well() -> None:
+def test_without_checks_there_is_no_problem() -> None:
     assert problem(HealthChecks()) is None
 
 
@@ -89,7 +77,7 @@ def test_the_first_problem_is_reported(part: Part) -> None:
     assert problem(checked(other)) == "The chat store failed: KeyError"
 
 
-def test_results_are_kept_for_a_second(part: Part, clock: Clock) -> None:
+def test_results_are_cached_for_a_second(part: Part, clock: FakeClock) -> None:
     checks = checked(part, clock)
     for _ in range(100):
         assert problem(checks) is None
@@ -100,20 +88,20 @@ def test_results_are_kept_for_a_second(part: Part, clock: Clock) -> None:
     assert part.runs == 2
 
 
-def test_nothing_runs_unasked_or_on_the_event_loop(part: Part) -> None:
+def test_checks_run_on_request_and_in_a_thread(part: Part) -> None:
     checks = checked(part)
     assert part.runs == 0
     assert problem(checks) is None
     assert threading.get_ident() not in part.threads
 
 
-def test_a_check_that_hangs_has_failed(part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_hangs_counts_as_failed(part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HealthChecks, "TIMEOUT_SECONDS", 0.2)
     part.hangs = True
     checks = checked(part)
     for _ in range(3):
         assert problem(checks) == "The chat store does not answer"
-    assert part.runs == 1  # no thread for each question
+    assert part.runs == 1  # it is not started again
     part.hangs = False
     part.released.set()
     while problem(checks):
@@ -121,20 +109,20 @@ def test_a_check_that_hangs_has_failed(part: Part, monkeypatch: pytest.MonkeyPat
     assert problem(checks) is None
 
 
-def test_a_check_that_begins_to_hang_keeps_nobody_waiting(
-    part: Part, clock: Clock, monkeypatch: pytest.MonkeyPatch
+def test_requests_do_not_wait_for_a_check_that_hangs(
+    part: Part, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(HealthChecks, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(HealthChecks, "REFRESH_SECONDS", 0.0)
     checks = checked(part, clock)
     assert problem(checks) is None
     part.hangs = True
     clock.now += 2
-    assert problem(checks) is None  # the last result, for as long as it may still answer
+    assert problem(checks) is None  # the last result, until the check times out
     clock.now += HealthChecks.TIMEOUT_SECONDS
     assert problem(checks) == "The chat store does not answer"
 
 
-def test_changes_are_logged(part: Part, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_changes_are_logged(part: Part, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
     checks = checked(part, clock)
     with caplog.at_level(logging.WARNING, "linly.health"):
         for error in (None, None, LinlyError(verbatim("torn")), LinlyError(verbatim("torn")), None):
@@ -159,7 +147,7 @@ class Stalling(FakeEngine):
         (EngineStatus(waiting=1, step_age=STALL_SECONDS + 1, slowest_step=1.0), True),
         (EngineStatus(step_age=STALL_SECONDS + 1, slowest_step=1.0), False),  # it is idle
         (EngineStatus(running=1, step_age=STALL_SECONDS - 1, slowest_step=1.0), False),
-        # Before any step, and where steps are slow.
+        # Before the first step, and with slow steps.
         (EngineStatus(running=1, step_age=STALL_SECONDS + 1), False),
         (EngineStatus(running=1, step_age=FIRST_STEP_SECONDS + 1), True),
         (EngineStatus(running=1, step_age=149.0, slowest_step=30.0), False),
@@ -167,7 +155,7 @@ class Stalling(FakeEngine):
         (EngineStatus(running=1, step_age=MAX_STALL_SECONDS + 1, slowest_step=1e4), True),
     ],
 )
-def test_an_engine_that_stands_still(work: EngineStatus, stalled: bool) -> None:
+def test_engine_check_fails_if_the_engine_stalls(work: EngineStatus, stalled: bool) -> None:
     manager = fake_manager(Stalling(echo, work=work))
     manager.wait()
     check = engine_check(manager)

@@ -1,4 +1,4 @@
-"""The names that the page is served under."""
+"""Host names that requests may use."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "::1"])
-def test_where_it_listens_on_this_machine_alone(name: str) -> None:
-    """DNS rebinding: a web page's own name that leads here."""
+def test_a_server_on_loopback_allows_loopback_names_only(name: str) -> None:
+    """Foreign names can come from DNS rebinding."""
     names = HostNames(name)
     for header in ("localhost", "LOCALHOST:7860", "127.0.0.1:1", "[::1]:7860", "chat.localhost"):
         assert names.allows(header)
@@ -68,8 +68,8 @@ def test_where_it_listens_on_this_machine_alone(name: str) -> None:
         assert not names.allows(header)
 
 
-def test_where_it_listens_on_every_address() -> None:
-    """An address cannot be made to lead somewhere else, and the machine's own name is no page's."""
+def test_a_server_on_all_addresses_allows_addresses_and_the_machine_s_name() -> None:
+    """DNS rebinding cannot use them."""
     names = HostNames("0.0.0.0")  # noqa: S104
     own = socket.gethostname().lower()
     for header in ("10.0.0.1:7860", "[fe80::1]:7860", own, f"{own.partition('.')[0]}.local:7860"):
@@ -78,7 +78,7 @@ def test_where_it_listens_on_every_address() -> None:
         assert not names.allows(header)
 
 
-def test_a_server_s_name_and_those_that_are_allowed() -> None:
+def test_server_name_and_allowed_hosts_are_allowed() -> None:
     names = HostNames("Chat.Example", ("Other.example", "*.Wild.example"))
     for header in ("chat.example:7860", "other.example", "OTHER.example:1", "a.wild.example",
                    "a.b.wild.example", "localhost"):  # fmt: skip
@@ -87,7 +87,7 @@ def test_a_server_s_name_and_those_that_are_allowed() -> None:
         assert not names.allows(header)
 
 
-def test_names_for_one_request_alone() -> None:
+def test_additional_names_are_allowed_for_one_request() -> None:
     names = HostNames()
     assert not names.allows("abc.share.example")
     assert names.allows("abc.share.example", ["abc.share.example"])
@@ -95,7 +95,7 @@ def test_names_for_one_request_alone() -> None:
     assert not names.allows("", [""])
 
 
-def test_every_name() -> None:
+def test_star_allows_every_name() -> None:
     names = HostNames("127.0.0.1", ("*",))
     for header in ("evil.example", "10.0.0.1"):
         assert names.allows(header)

@@ -1,4 +1,4 @@
-"""Parts of the HTTP protocol; what clients can do to it is in `tests/security`."""
+"""Tests functions of the HTTP protocol; tests/security tests it with clients."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def test_unread_bytes_are_seen_before_an_idle_connection_is_closed() -> None:
     """On a busy machine, requests that had arrived were lost."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        assert not http_protocol._has_unread(Transport(ours))  # type: ignore[arg-type]
+        assert not http_protocol.has_unread(Transport(ours))  # type: ignore[arg-type]
         theirs.send(b"G")
-        assert http_protocol._has_unread(Transport(ours))  # type: ignore[arg-type]
+        assert http_protocol.has_unread(Transport(ours))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,6 @@ def test_open_files_bound_the_connections(
     limits: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
     monkeypatch.setattr(resource, "setrlimit", lambda _, pair: limits.append(pair))
-    assert http_protocol._descriptors.__wrapped__() == connections
+    assert http_protocol.max_connections.__wrapped__() == connections
     assert limits == ([] if raised is None else [(raised, hard)])
     assert HttpProtocol.MAX_CONNECTIONS == 5000

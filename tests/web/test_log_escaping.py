@@ -1,4 +1,4 @@
-"""Characters that are escaped, and those that are not."""
+"""Escaping of characters in logs and output."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from web.log_escaping import EscapingStream, indented, json_line, one_line, some_lines
+from web.log_escaping import EscapingStream, indented, json_line, multiple_lines, one_line
 
 
 @pytest.mark.parametrize(
@@ -24,12 +24,12 @@ def test_one_line(text: str, line: str) -> None:
     assert one_line(text) == line
 
 
-def test_lines_stay_lines_where_they_may() -> None:
-    assert some_lines("a\n\tb\r\x1b") == "a\n\tb\\r\\x1b"
+def test_multiple_lines_keeps_line_ends_and_tabs() -> None:
+    assert multiple_lines("a\n\tb\r\x1b") == "a\n\tb\\r\\x1b"
     assert indented("a\nb\x1b") == "    a\n    b\\x1b"
 
 
-def test_json_is_the_same_value_and_one_line() -> None:
+def test_json_line_has_the_same_value_in_one_line() -> None:
     value = {"path": "中文\n\x7f\u202e\U000e0001\ud800"}
     line = json_line(value, ensure_ascii=False)
     assert json.loads(line) == value
@@ -49,6 +49,6 @@ class Terminal(io.StringIO):
         (io.StringIO(), "\\r\\x1b[K50% \\x1b[Aup \\x1b[31mred\\x07\n"),
     ],
 )
-def test_progress_bars_are_redrawn_on_terminals_alone(stream: io.StringIO, seen: str) -> None:
+def test_progress_bars_are_redrawn_on_terminals_only(stream: io.StringIO, seen: str) -> None:
     print("\r\x1b[K50% \x1b[Aup \x1b[31mred\x07", file=EscapingStream(stream))
     assert stream.getvalue() == seen

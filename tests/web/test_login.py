@@ -1,4 +1,4 @@
-"""The login page and its cookie."""
+"""The login page and the login cookie."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NAME = "abc.share.example"
 
 @dataclass
 class Page:
-    """A page that is served, by its own port and by the link's."""
+    """The URLs of a page at its own port and at the link's, and its data folder."""
 
     own: str
     link: str
@@ -58,7 +58,7 @@ def served(folder: Path, accounts: dict[str, str] | None = None,
 
 @pytest.fixture(scope="module", autouse=True)
 def patient() -> Iterator[None]:
-    """These tests try more wrong passwords than one address may."""
+    """Raises the limits, as these tests try many wrong passwords."""
     with pytest.MonkeyPatch.context() as patched:
         for name in ("PAIR_FAILURES", "ADDRESS_FAILURES", "ACCOUNT_FAILURES"):
             patched.setattr(AttemptLimiter, name, 10_000)
@@ -85,14 +85,14 @@ def log_in(client: httpx.Client, user: str, password: str, **more: str) -> httpx
     return client.post("/login", data={"username": user, "password": password, **more})
 
 
-def given(answer: httpx.Response) -> str:
-    """The login cookie that an answer sets; "" if there is none."""
-    found = [one for one in answer.headers.get_list("set-cookie") if COOKIE in one]
+def set_cookie(response: httpx.Response) -> str:
+    """Returns the login cookie that a response sets; "" if there is none."""
+    found = [header for header in response.headers.get_list("set-cookie") if COOKIE in header]
     return found[0] if found else ""
 
 
-def is_in(client: httpx.Client) -> bool:
-    """Whether the page is shown, an action let in and a stream opened; all or none."""
+def is_logged_in(client: httpx.Client) -> bool:
+    """Whether page, actions and streams are open to the client; asserts that all or none are."""
     acted = client.post("/page/actions/stop", content="{}", headers={"X-Linly-Tab": "x"})
     pairs = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
     try:
@@ -111,14 +111,14 @@ def is_in(client: httpx.Client) -> bool:
 def test_login_with_a_right_password(page: Page) -> None:
     for url in (page.own, page.link):
         with browser(url) as client:
-            assert not is_in(client)
+            assert not is_logged_in(client)
             answer = log_in(client, *MEI)
             assert (answer.status_code, answer.headers["location"]) == (303, "./")
             assert re.fullmatch(
                 rf"{COOKIE}=[\w.-]+; Path=/; Max-Age={SECONDS}; HttpOnly; SameSite=Lax",
-                given(answer),
+                set_cookie(answer),
             )
-            assert is_in(client)
+            assert is_logged_in(client)
 
 
 @pytest.mark.parametrize(
@@ -129,10 +129,10 @@ def test_login_with_a_right_password(page: Page) -> None:
 def test_login_with_a_wrong_one(page: Page, user: str, password: str) -> None:
     with browser(page.own) as client:
         answer = log_in(client, user, password)
-        assert (answer.status_code, given(answer)) == (401, "")
+        assert (answer.status_code, set_cookie(answer)) == (401, "")
         assert "Wrong user name or password." in answer.text
         assert MEI[1] not in answer.text
-        assert not is_in(client)
+        assert not is_logged_in(client)
 
 
 @pytest.mark.parametrize(
@@ -140,10 +140,10 @@ def test_login_with_a_wrong_one(page: Page, user: str, password: str) -> None:
     [b"", b"\xff\xfe", b"username=mei", b"=&=&=", b"username=%ff&password=%ed%a0%80",
      b"&".join(b"a=b" for _ in range(50)), b"%00" * 100, b'{"username": "mei"}'],
 )  # fmt: skip
-def test_login_with_a_form_that_is_none(page: Page, body: bytes) -> None:
+def test_login_with_an_invalid_form(page: Page, body: bytes) -> None:
     with browser(page.own) as client:
         answer = client.post("/login", content=body)
-        assert (answer.status_code, given(answer)) == (401, "")
+        assert (answer.status_code, set_cookie(answer)) == (401, "")
 
 
 def test_login_form_is_small(page: Page) -> None:
@@ -175,8 +175,8 @@ def test_login_page_is_in_the_browser_s_language(page: Page, language: str, titl
             assert "用户名或密码不正确。" in log_in(client, "mei", "wrong").text
 
 
-def test_login_is_of_one_account(page: Page) -> None:
-    """Each finds the own chats, in whatever browser."""
+def test_each_account_sees_its_own_chats(page: Page) -> None:
+    """In any browser."""
     with browser(page.own) as mei, browser(page.own) as lin:
         log_in(mei, *MEI)
         log_in(lin, *LIN)
@@ -195,15 +195,15 @@ def test_logout_takes_the_cookie_away(page: Page) -> None:
     with browser(page.own) as client:
         assert client.post("/logout").status_code == 401
         log_in(client, *MEI)
-        assert client.get("/logout").status_code == 405  # an image's address would do it
+        assert client.get("/logout").status_code == 405  # an image's URL could log a user out
         answer = client.post("/logout")
         assert (answer.status_code, answer.headers["location"]) == (303, "./")
-        assert f"{COOKIE}=; Path=/; Max-Age=0" in given(answer)
-        assert not is_in(client)
+        assert f"{COOKIE}=; Path=/; Max-Age=0" in set_cookie(answer)
+        assert not is_logged_in(client)
 
 
-def signed(key: bytes, told: Any, salt: str = COOKIE) -> str:
-    return str(URLSafeTimedSerializer(key, salt=salt).dumps(told))
+def signed(key: bytes, data: Any, salt: str = COOKIE) -> str:
+    return str(URLSafeTimedSerializer(key, salt=salt).dumps(data))
 
 
 def test_login_cookie_that_is_forged(page: Page) -> None:
@@ -217,7 +217,7 @@ def test_login_cookie_that_is_forged(page: Page) -> None:
         "", "x", "..", good[:-1], good[1:], f"{body}.{stamp}.", f"{body}.{stamp}", f"{good}x",
         signed(b"x" * 32, {"user": "mei", "proof": proof}),
         signed(key, {"user": "mei", "proof": proof}, "another salt"),
-        # Even with the key: not without a password that is known, nor with another's.
+        # With the key, but without the account's password, or with another account's.
         signed(key, {"user": "lin", "proof": proof}),
         signed(key, {"user": "nobody", "proof": proof}),
         signed(key, {"user": "", "proof": proof}),
@@ -245,7 +245,7 @@ def value(set_cookie: str) -> str:
     return set_cookie.partition(";")[0]
 
 
-def test_login_ends_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_login_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     logins = Logins(AccessPolicy(ACCOUNTS))
     cookie = value(logins.issue(scope(), "mei"))
     assert logins.account(scope(cookie)) == "mei"
@@ -266,26 +266,26 @@ def test_login_ends_with_its_password() -> None:
 
 
 def test_login_outlives_a_restart(tmp_path: Path) -> None:
-    for folder, kept in ((tmp_path / "a", True), (tmp_path / "b", False)):
+    for folder, is_same in ((tmp_path / "a", True), (tmp_path / "b", False)):
         folder.mkdir()
         with served(folder, ACCOUNTS) as page, browser(page.own) as client:
             log_in(client, *MEI)
             cookie = client.cookies[COOKIE]
-        other = folder if kept else tmp_path / "a"
+        other = folder if is_same else tmp_path / "a"
         with served(other, ACCOUNTS) as page, browser(page.own) as client:
             client.cookies.set(COOKIE, cookie)
-            assert is_in(client) is kept
+            assert is_logged_in(client) is is_same
 
 
-def test_login_key_is_the_folder_s(tmp_path: Path) -> None:
+def test_login_key_is_stored_in_the_folder(tmp_path: Path) -> None:
     key = key_in(tmp_path)
     assert (key_in(tmp_path), len(key)) == (key, 32)
     assert (tmp_path / login.KEY_FILE).stat().st_mode & 0o777 == 0o600
-    assert key_in(tmp_path / "nowhere") != key_in(tmp_path / "nowhere")  # of each run alone
+    assert key_in(tmp_path / "nowhere") != key_in(tmp_path / "nowhere")  # not stored
 
 
 def test_login_key_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The program ended with a stack trace at its start."""
+    """The program failed at its start with a stack trace."""
     monkeypatch.setattr(login, "KEY_SECONDS", 0.0)
     path = tmp_path / login.KEY_FILE
     path.write_bytes(b"torn")
@@ -307,19 +307,19 @@ def test_login_key_that_another_program_is_writing(tmp_path: Path) -> None:
     timer.join()
 
 
-def test_passphrase_is_asked_for_through_the_link_alone(linked: Page) -> None:
+def test_passphrase_is_required_through_the_link_only(linked: Page) -> None:
     with browser(linked.own) as own:
-        assert is_in(own)
+        assert is_logged_in(own)
         answer = log_in(own, "friend", PASSPHRASE)
-        assert (answer.status_code, given(answer)) == (401, "")
+        assert (answer.status_code, set_cookie(answer)) == (401, "")
     with browser(linked.link) as client:
         assert "Enter any name and, as password, the passphrase." in client.get("/").text
-        assert not is_in(client)
+        assert not is_logged_in(client)
         for wrong in ("", "guess", PASSPHRASE.upper(), f"{PASSPHRASE} "):
             assert log_in(client, "friend", wrong).status_code == 401
         assert log_in(client, "", PASSPHRASE).status_code == 303
-        assert is_in(client)
-    # A name at the login is not an account: the visitor stays the browser's.
+        assert is_logged_in(client)
+    # The name at the login is not an account: the browser's cookie identifies the visitor.
     with browser(linked.link) as client:
         log_in(client, "friend", PASSPHRASE)
         first = client.get("/").headers["set-cookie"]
@@ -328,7 +328,7 @@ def test_passphrase_is_asked_for_through_the_link_alone(linked: Page) -> None:
         assert client.get("/").headers["set-cookie"] != first
 
 
-def test_login_by_tls_has_a_name_that_no_other_host_sets() -> None:
+def test_login_cookie_with_tls_has_a_name_that_other_hosts_cannot_set() -> None:
     link = PublicLink(LinkRules(), lambda: None, PASSPHRASE, address=f"https://{NAME}")
     access = AccessPolicy(passphrase=PASSPHRASE, link_port=9000)
     logins = Logins(access, link)
@@ -354,8 +354,8 @@ def test_login_by_tls_has_a_name_that_no_other_host_sets() -> None:
     assert logins.account(scope(port=9000, headers=[*named, (b"cookie", plain.encode())])) is None
 
 
-def test_passphrase_is_no_account_s_login() -> None:
-    """A cookie of the link does not open a page that has accounts, and the other way round."""
+def test_login_with_the_passphrase_is_not_one_with_an_account() -> None:
+    """The link's cookie is not valid for a page with accounts, and the reverse."""
     key = b"k" * 32
     shared = Logins(AccessPolicy(passphrase=PASSPHRASE, link_port=7860), key=key)
     with_accounts = Logins(AccessPolicy({"": PASSPHRASE, **ACCOUNTS}, link_port=7860), key=key)
@@ -364,7 +364,7 @@ def test_passphrase_is_no_account_s_login() -> None:
 
 
 def test_login_slows_guessing_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guesses at once count, too; other accounts are not held up."""
+    """Simultaneous guesses count, too; other accounts are not affected."""
     monkeypatch.setattr(AttemptLimiter, "PAIR_FAILURES", 5)
     with served(tmp_path, ACCOUNTS) as page, ThreadPoolExecutor(10) as pool:
 

@@ -1,4 +1,4 @@
-"""The application as the server runs it."""
+"""The application that `build_app` assembles."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from web.server import build_app
 
 
 def test_the_application_starts_nothing_that_polls(tmp_path: Path) -> None:
-    """Gradio's queue looked for work a thousand times a second, at 4% of a core."""
+    """Gradio's queue polled for work a thousand times a second, which took 4% of a core."""
     manager = fake_manager(FakeEngine(echo))
     store_handle = open_store(tmp_path, None)
     app = build_app(manager, AccessPolicy(), store_handle, data_dir=tmp_path)
@@ -20,7 +20,7 @@ def test_the_application_starts_nothing_that_polls(tmp_path: Path) -> None:
     async def tasks() -> int:
         async with app.router.lifespan_context(app):
             await asyncio.sleep(0)
-            return len(asyncio.all_tasks()) - 1  # but this one
+            return len(asyncio.all_tasks()) - 1  # without this one
 
     try:
         assert asyncio.run(tasks()) == 0

@@ -1,4 +1,4 @@
-"""Worker threads: whose turn it is, how many may wait, and what is called on the event loop."""
+"""Workers: the order of actions, limits of waiting actions, and calls on the event loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from web import workers
 from web.workers import Kind, LoopCaller, Order, TooBusyError, Workers
 
-SECONDS = 20.0  # a bound, not a measure
+SECONDS = 20.0  # far more than any of the tests takes
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def run(coroutine: Awaitable[None]) -> None:
 
 
 class Blocker:
-    """A piece of work that takes until it is let go on."""
+    """Work that blocks until `may_end` is set."""
 
     def __init__(self) -> None:
         self.began, self.may_end = threading.Event(), threading.Event()
@@ -45,7 +45,7 @@ class Blocker:
             await asyncio.sleep(0.005)
 
 
-def test_workers_a_visitor_s_actions_come_one_after_another(pool: Workers) -> None:
+def test_workers_run_a_visitor_s_actions_one_after_another(pool: Workers) -> None:
     seen: list[int] = []
     at_once, most = 0, 0
 
@@ -65,8 +65,8 @@ def test_workers_a_visitor_s_actions_come_one_after_another(pool: Workers) -> No
     assert most == 1
 
 
-def test_workers_a_visitor_who_takes_long_leaves_others_alone(pool: Workers) -> None:
-    """In every order that there is, also by many tabs."""
+def test_workers_one_visitor_s_slow_actions_do_not_delay_others(pool: Workers) -> None:
+    """In each order, also with actions of many tabs."""
     stuck = {order: Blocker() for order in Order}
 
     async def act() -> None:
@@ -96,7 +96,7 @@ def test_workers_a_visitor_who_takes_long_leaves_others_alone(pool: Workers) -> 
     run(act())
 
 
-def test_workers_slow_actions_leave_quick_ones_alone(pool: Workers) -> None:
+def test_workers_slow_actions_do_not_delay_quick_ones(pool: Workers) -> None:
     imports = [Blocker() for _ in range(5)]
 
     async def act() -> None:
@@ -115,7 +115,7 @@ def test_workers_slow_actions_leave_quick_ones_alone(pool: Workers) -> None:
     run(act())
 
 
-def test_workers_stop_is_not_kept_waiting(pool: Workers) -> None:
+def test_workers_stop_does_not_wait_for_actions(pool: Workers) -> None:
     before = Blocker()
 
     async def act() -> None:
@@ -129,7 +129,7 @@ def test_workers_stop_is_not_kept_waiting(pool: Workers) -> None:
     run(act())
 
 
-def test_workers_an_error_is_the_caller_s_and_the_next_has_its_turn(pool: Workers) -> None:
+def test_workers_raise_an_action_s_error_and_run_the_next_one(pool: Workers) -> None:
     def fails() -> None:
         raise ValueError("no")
 
@@ -137,13 +137,13 @@ def test_workers_an_error_is_the_caller_s_and_the_next_has_its_turn(pool: Worker
         with pytest.raises(ValueError, match="no"):
             await pool.act("anna", fails)
         assert await pool.act("anna", lambda: 1) == 1
-        assert pool._turns == {}
+        assert pool.is_idle
 
     run(act())
 
 
-def test_workers_bounds(pool: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a visitor, and of all; nothing stays of who was refused."""
+def test_workers_limit_waiting_actions(pool: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a visitor, and of all visitors; refused actions leave no state."""
     first = Blocker()
 
     async def act() -> None:
@@ -164,13 +164,12 @@ def test_workers_bounds(pool: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
         assert await pool.draw("anna", lambda: "drawn") == "drawn"  # tabs have bounds of their own
         first.may_end.set()
         assert await asyncio.gather(*waiting) == ["done", *["later"] * workers.MAX_WAITING]
-        assert pool._turns == {}
-        assert pool._pending == 0
+        assert pool.is_idle
 
     run(act())
 
 
-def test_workers_who_gives_up_leaves_the_line(pool: Workers) -> None:
+def test_workers_a_cancelled_action_leaves_the_queue(pool: Workers) -> None:
     first = Blocker()
 
     async def act() -> None:
@@ -184,13 +183,13 @@ def test_workers_who_gives_up_leaves_the_line(pool: Workers) -> None:
         assert await doing == "done"
         assert await after == "after"
         assert waiting.cancelled()
-        assert (pool._turns, pool._pending) == ({}, 0)
+        assert pool.is_idle
 
     run(act())
 
 
-def test_workers_stream_whoever_takes_the_items_slowly_keeps_no_turn(pool: Workers) -> None:
-    """A download that stood still held up the visitor's other files."""
+def test_workers_run_other_actions_between_items_of_a_stream(pool: Workers) -> None:
+    """A download that stalled blocked the visitor's other files."""
     made: list[int] = []
 
     def items() -> Iterator[int]:
@@ -209,7 +208,7 @@ def test_workers_stream_whoever_takes_the_items_slowly_keeps_no_turn(pool: Worke
     run(act())
 
 
-def test_workers_close_takes_no_more(pool: Workers) -> None:
+def test_workers_refuse_actions_after_close(pool: Workers) -> None:
     async def act() -> None:
         pool.close()
         with pytest.raises(RuntimeError):
@@ -240,7 +239,7 @@ def test_loop_caller_from_threads_and_from_the_loop() -> None:
     assert [value for value, _ in seen] == ["unbound", "loop", "thread"]
 
 
-def test_loop_caller_wakes_who_waits() -> None:
+def test_loop_caller_wakes_a_waiting_task() -> None:
     caller = LoopCaller()
 
     async def act() -> None:

@@ -1,4 +1,4 @@
-"""OpenAI's API, /health, /metrics and the admin's routes, on the page's port."""
+"""The HTTP API: OpenAI's routes, the admin routes, /health and /metrics, on the page's port."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ def install(
     attempts: AttemptLimiter | None = None,
     checks: Sequence[HealthCheck] = (),
 ) -> None:
-    """Add the routes, the error handlers and the gate to `app`; count and log what comes.
+    """Adds routes, error handlers and middleware to `app`; counts and logs requests.
 
-    `attempts` counts wrong keys, together with the wrong passwords of the page. The `checks` are
-    those of /health, beside the engine's.
+    Args:
+        attempts: counts wrong keys, together with the wrong passwords of the page.
+        checks: the health checks of /health, in addition to the engine's.
     """
     keys = KeyAttempts(access, attempts or AttemptLimiter())
     health_checks = HealthChecks([engine_check(manager), *checks])
     metrics = Metrics(manager, health_checks)
     manager.add_listener(metrics.count)
-    manager.add_listener(logs.reply)
-    known = [
+    manager.add_listener(logs.log_reply)
+    routers = [
         health.router(manager, metrics, health_checks),
         routes.router(manager),
         admin.router(manager, access, keys),
     ]
-    for router in known:
+    for router in routers:
         app.include_router(router)
-    app.router.routes.extend(routes.NotFoundFallback(known).routes())
+    app.router.routes.extend(routes.NotFoundFallback(routers).routes())
     errors.install(app)
     app.add_middleware(ApiAuthMiddleware, access=access, keys=keys)
-    app.add_middleware(
-        ApiCorsMiddleware, origins=access.origins
-    )  # browsers ask before they send a key
+    # Outside of the key check: a browser's preflight request has no key.
+    app.add_middleware(ApiCorsMiddleware, origins=access.origins)
     app.add_middleware(RequestIdMiddleware)

@@ -1,4 +1,4 @@
-"""Errors in OpenAI's form, with their HTTP status."""
+"""Turns errors into responses in OpenAI's form, with their HTTP status."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException as StarletteException
 from model.errors import LinlyError, RequestError
 from model.translations import verbatim
 
-RETRY_SECONDS = 5  # where the error does not know better
+RETRY_SECONDS = 5  # Retry-After for errors that have no `retry_after`
 ERROR_TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -30,7 +30,7 @@ class NoSuchRouteError(LinlyError):
 
 
 class WrongMethodError(LinlyError):
-    """A path that the API has, by another method than those `allowed`."""
+    """The API has the path, but not for this method; `allowed` are those that it has."""
 
     http_status = 405
     code = "method_not_allowed"
@@ -48,21 +48,21 @@ class KeyRefusedError(LinlyError):
 
 
 class ForbiddenError(LinlyError):
-    """Not with this key, or not from there."""
+    """The client may not do this with its key or from its address."""
 
     http_status = 403
     code = "forbidden"
 
 
 class TooLargeError(LinlyError):
-    """A body that nobody means to send."""
+    """The body of a request is too large."""
 
     http_status = 413
     code = "request_too_large"
 
 
 def as_response(error: LinlyError) -> JSONResponse:
-    """An error of ours as OpenAI's error object with its HTTP status."""
+    """Returns an error as OpenAI's error object, with its HTTP status and headers."""
     status = error.http_status
     kind = ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     wait = max(1, math.ceil(getattr(error, "retry_after", 0) or RETRY_SECONDS))
@@ -75,43 +75,45 @@ def as_response(error: LinlyError) -> JSONResponse:
 
 
 def install(app: FastAPI) -> None:
-    """Whatever goes wrong below a route leaves `app` so."""
-    app.exception_handler(LinlyError)(_answer_error)
-    app.exception_handler(RequestValidationError)(_answer_invalid)
-    app.exception_handler(StarletteException)(_answer_unreadable)
+    """Adds handlers to `app` that turn the errors of routes into OpenAI's error object."""
+    app.exception_handler(LinlyError)(_on_linly_error)
+    app.exception_handler(RequestValidationError)(_on_validation_error)
+    app.exception_handler(StarletteException)(_on_http_exception)
 
 
-def too_large(sentence: str) -> HTTPException:
-    """A `TooLargeError` of the one kind that FastAPI lets through while it reads a body."""
+def too_large_exception(sentence: str) -> HTTPException:
+    """A `TooLargeError` as the only class of errors that FastAPI lets through while it reads a
+    body."""
     return HTTPException(TooLargeError.http_status, sentence)
 
 
-def _answer_error(_: Request, error: LinlyError) -> JSONResponse:
+def _on_linly_error(_: Request, error: LinlyError) -> JSONResponse:
     return as_response(error)
 
 
-def _answer_unreadable(_: Request, error: StarletteException) -> JSONResponse:
-    """What FastAPI says of a body that it cannot read, the gate of one that is too large, and the
-    page's folder of a file that is not there."""
+def _on_http_exception(_: Request, error: StarletteException) -> JSONResponse:
+    """Handles errors of FastAPI (an unreadable body), of `too_large_exception`, and of the page's
+    static files (no such file)."""
     if error.status_code == NoSuchRouteError.http_status:
         return as_response(NoSuchRouteError("not_found"))
-    too_large = error.status_code == TooLargeError.http_status
+    is_too_large = error.status_code == TooLargeError.http_status
     text = verbatim(error.detail)
-    return as_response(TooLargeError(text) if too_large else RequestError(text))
+    return as_response(TooLargeError(text) if is_too_large else RequestError(text))
 
 
-def _answer_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-    """A body that is not what the route takes, in one sentence."""
-    # Of a field that may be several things, what is wrong with the one that was meant.
+def _on_validation_error(_: Request, error: RequestValidationError) -> JSONResponse:
+    """Handles a body that does not match the route's model; names the first fault only."""
+    # Where a field has several types, pydantic reports an error for each. The useful one is for the
+    # type that the client sent: it is not a type error, and nested deepest.
     first = max(
-        error.errors(), key=lambda one: (not one["type"].endswith("_type"), len(one["loc"]))
+        error.errors(), key=lambda fault: (not fault["type"].endswith("_type"), len(fault["loc"]))
     )
     parts = [] if first["type"] == "json_invalid" else first["loc"]
-    # Of types that a field may have, pydantic names the one that it tried: no part of the place.
-    named = [str(part) for part in parts if isinstance(part, int) or str(part).isidentifier()]
-    place = ".".join(part for part in named if part not in ("body", "str", "int", "float"))
-    said = f"{place}: {first['msg']}" if place else str(first["msg"])
-    return _response(said, "invalid_request_error", place or None, "invalid_value", 400, {})
+    # `loc` also has the types that pydantic tried, which are no part of the field's path.
+    names = [str(part) for part in parts if isinstance(part, int) or str(part).isidentifier()]
+    field = ".".join(name for name in names if name not in ("body", "str", "int", "float"))
+    message = f"{field}: {first['msg']}" if field else str(first["msg"])
+    return _response(message, "invalid_request_error", field or None, "invalid_value", 400, {})
 
 
 def _response(

@@ -22,11 +22,11 @@ class HealthRoutes:
     """The routes' handlers."""
 
     manager: ModelManager
-    measured: Metrics
+    prometheus: Metrics
     checks: HealthChecks
 
     async def health(self) -> JSONResponse:
-        """Whether replies can be given and kept; answers from the first second."""
+        """Whether the program can make and store replies; works while the model is loading."""
         status = self.manager.status()
         problem = await self.checks.problem() if status.ready else None
         ready = status.ready and problem is None
@@ -34,19 +34,19 @@ class HealthRoutes:
 
     def metrics(self) -> Response:
         """Prometheus' text format."""
-        return Response(self.measured.text(), media_type=CONTENT_TYPE_LATEST)
+        return Response(self.prometheus.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 def router(manager: ModelManager, metrics: Metrics, checks: HealthChecks) -> APIRouter:
-    """The two routes; GET and HEAD."""
-    watch = HealthRoutes(manager, metrics, checks)
+    """Returns the two routes, for GET and HEAD."""
+    handlers = HealthRoutes(manager, metrics, checks)
     routes = APIRouter(tags=["watching"])
     not_ready: response_models.Documented = {
         503: {"model": response_models.Health, "description": "Not ready: loading, or failed"}
     }
     routes.add_api_route(
         "/health",
-        watch.health,
+        handlers.health,
         response_model=response_models.Health,
         responses=not_ready,
         name="health",
@@ -55,15 +55,15 @@ def router(manager: ModelManager, metrics: Metrics, checks: HealthChecks) -> API
         200: {"description": "Prometheus' text", "content": {"text/plain": {}}}
     }
     routes.add_api_route(
-        "/metrics", watch.metrics, response_class=Response, responses=text, name="metrics"
+        "/metrics", handlers.metrics, response_class=Response, responses=text, name="metrics"
     )
-    for path, handler in (("/health", watch.health), ("/metrics", watch.metrics)):
+    for path, handler in (("/health", handlers.health), ("/metrics", handlers.metrics)):
         routes.add_api_route(path, handler, methods=["HEAD"], include_in_schema=False)
     return routes
 
 
 def health(status: Status, problem: LocalizedText | None = None) -> dict[str, Any]:
-    """The body of /health; with a `problem`, a model that is ready cannot be used."""
+    """Returns the body of /health. A `problem` makes it an error although the model is ready."""
     failed = status.phase is Phase.FAILED or problem is not None
     state = "error" if failed else "ready" if status.ready else "loading"
     return {

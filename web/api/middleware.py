@@ -1,4 +1,4 @@
-"""The gate before /v1: the key and the size of a request, before anything of it is read."""
+"""ASGI middleware for /v1: checks the key and the size of a request before it is read, and CORS."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.errors import LinlyError
 from web.access import AccessPolicy
-from web.api.errors import KeyRefusedError, TooLargeError, as_response, too_large
+from web.api.errors import KeyRefusedError, TooLargeError, as_response, too_large_exception
 from web.client_address import client_address, is_loopback
 from web.rate_limits import AttemptLimiter
 
-MAX_BODY_BYTES = 8_000_000  # of a request's body
-# For the document at /docs alone: by the time that a route is looked for, the gate has decided.
-ASKS_FOR_A_KEY = Security(HTTPBearer(auto_error=False, description="--api_key, or --admin_key"))
+MAX_BODY_BYTES = 8_000_000
+# A dependency that only shows at /docs that routes need a key. ApiAuthMiddleware checks the key.
+KEY_IN_DOCS = Security(HTTPBearer(auto_error=False, description="--api_key, or --admin_key"))
 TOO_LARGE = f"The request is larger than {MAX_BODY_BYTES // 1_000_000} MB"
 
 
 class ApiAuthMiddleware:
-    """ASGI middleware for the paths below /v1."""
+    """ASGI middleware that checks the key and the body's size for paths below /v1."""
 
     def __init__(self, app: ASGIApp, access: AccessPolicy, keys: KeyAttempts) -> None:
         self._app = app
         self._access = access
         self._keys = keys
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
@@ -46,7 +46,7 @@ class ApiAuthMiddleware:
         headers = Headers(scope=scope)
         key = bearer(headers)
         if self._access.is_slow(scope, key):
-            async with self._turn:  # guesses at the same time would all pass the check
+            async with self._lock:  # guesses at the same time would all pass the check
                 await self._check_key(scope, key)
         else:
             await self._check_key(scope, key)
@@ -58,7 +58,7 @@ class ApiAuthMiddleware:
         self._keys.check(scope, key)
         if not await self._allows(scope, key):
             self._keys.failed(scope, key)
-            raise KeyRefusedError(self._refused(scope))
+            raise KeyRefusedError("api_key_wrong" if self._access.keys(scope) else "api_closed")
 
     async def _allows(self, scope: Scope, key: str) -> bool:
         access = self._access
@@ -66,17 +66,12 @@ class ApiAuthMiddleware:
             return await access.checker.in_thread(access.allows_api, scope, key)
         return access.allows_api(scope, key)
 
-    def _refused(self, scope: Scope) -> str:
-        if self._access.keys(scope):
-            return "api_key_wrong"
-        return "api_closed"
-
 
 class KeyAttempts:
     """Counts wrong API and admin keys by address.
 
-    This machine itself may try as often as it likes. What comes through the public link has its
-    address, and counts.
+    Requests from this machine do not count. Those through the public link come from a loopback
+    address too, and count.
     """
 
     def __init__(self, access: AccessPolicy, attempts: AttemptLimiter) -> None:
@@ -84,12 +79,12 @@ class KeyAttempts:
         self._attempts = attempts
 
     def check(self, scope: Scope, key: str) -> None:
-        """Raise TooManyAttemptsError if the sender of this request has tried too many keys."""
+        """Raises TooManyAttemptsError if the client has sent too many wrong keys."""
         if self._counts(scope, key):
             self._attempts.check(client_address(scope), None)
 
     def failed(self, scope: Scope, key: str) -> None:
-        """`key` was wrong."""
+        """Counts `key` as a wrong one."""
         if self._counts(scope, key):
             self._attempts.failed(client_address(scope), None, key)
 
@@ -99,28 +94,29 @@ class KeyAttempts:
 
 
 class ApiCorsMiddleware:
-    """ASGI middleware that lets browsers send the web pages of some origins to /v1."""
+    """CORS middleware for /v1."""
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
         self._app = app
-        self._shared = CORSMiddleware(
+        self._cors = CORSMiddleware(
             app, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"],
             expose_headers=["X-Request-Id", "Retry-After"],
         )  # fmt: skip
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        api = scope["type"] == "http" and scope["path"].startswith("/v1/")
-        await (self._shared if api else self._app)(scope, receive, send)
+        is_api = scope["type"] == "http" and scope["path"].startswith("/v1/")
+        await (self._cors if is_api else self._app)(scope, receive, send)
 
 
 def bearer(headers: Headers) -> str:
-    """The key that a request brings; empty where it brings none."""
+    """Returns the key of a request; "" if it has none."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
 
 
 def _bounded(receive: Receive) -> Receive:
-    """`receive`, for bodies that come in pieces of unknown number."""
+    """Returns a `receive` that raises once the body exceeds MAX_BODY_BYTES; chunked bodies do not
+    have their size in a header."""
     total = 0
 
     async def counted() -> Message:
@@ -128,7 +124,7 @@ def _bounded(receive: Receive) -> Receive:
         message = await receive()
         total += len(message.get("body", b""))
         if total > MAX_BODY_BYTES:
-            raise too_large(TOO_LARGE)
+            raise too_large_exception(TOO_LARGE)
         return message
 
     return counted

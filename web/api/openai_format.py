@@ -1,4 +1,4 @@
-"""Deltas as OpenAI's responses: whole ones, and chunks of a stream."""
+"""Formats Deltas as OpenAI's responses: complete ones, and the events of a stream."""
 
 from __future__ import annotations
 
@@ -16,27 +16,26 @@ from model.types import Delta, FinishReason, Stats, TokenLogprob
 
 Json = dict[str, Any]
 
-MARK = "\uffff"  # no character, and so in no model's name
+PLACEHOLDER = "\uffff"  # for a chunk's text; a noncharacter, which no model's name contains
 DONE = b"data: [DONE]\n\n"
-# A comment, which readers of streams skip: says that somebody is there, in front of each proxy.
-ALIVE = b": still at it\n\n"
-ENDING = "The program is shutting down"
+# A comment, which clients skip; it keeps proxies from closing a stream that has no text yet.
+KEEP_ALIVE = b": still at it\n\n"
 
 
 class ResponseFormatter(ABC):
-    """Writes one response in OpenAI's words. Subclasses know chat or text completions.
+    """Formats one response. The subclasses are for chat and for text completions.
 
     Args:
-        request_id: what the response is known by.
-        model: the name that was asked for.
-        with_usage: whether a stream's chunks have the field `usage`, null but for the last.
+        request_id: the response's id, without its prefix.
+        model: the name in the request.
+        with_usage: whether a stream's chunks have the field `usage`, null except in the last.
         n: choices for each prompt.
-        leads: for each choice, text that stands before what the model says.
+        echoes: for each choice, the prompt that comes before its text.
     """
 
     kind: str
     chunk_kind: str
-    prefix: str
+    id_prefix: str
 
     def __init__(
         self,
@@ -44,20 +43,21 @@ class ResponseFormatter(ABC):
         model: str,
         with_usage: bool = False,
         n: int = 1,
-        leads: Sequence[str] = (),
+        echoes: Sequence[str] = (),
     ) -> None:
-        self._head = {"id": self.prefix + request_id, "created": int(time.time()), "model": model}
+        created = int(time.time())
+        self._head = {"id": self.id_prefix + request_id, "created": created, "model": model}
         self._with_usage = with_usage
         self._n = n
-        self._leads = leads
+        self._echoes = echoes
         self._frames: dict[int, tuple[bytes, bytes]] = {}
-        self._written: Counter[int] = Counter()  # letters of the tokens told, by choice
+        self._offsets: Counter[int] = Counter()  # characters of the tokens so far, by choice
 
-    def whole(self, replies: Sequence[Sequence[Delta]]) -> Json:
-        """The response to a request that does not stream, from the Deltas of each choice.
+    def response(self, replies: Sequence[Sequence[Delta]]) -> Json:
+        """Returns the response to a request that does not stream, from the Deltas of each choice.
 
         Raises:
-            NotReadyError: the program is ending.
+            NotReadyError: the program is shutting down.
             EngineError: a choice has failed.
         """
         for last in (deltas[-1] for deltas in replies):
@@ -65,76 +65,76 @@ class ResponseFormatter(ABC):
                 raise NotReadyError(last.error or "shutting_down")
             if last.error:
                 raise EngineError(last.error)
-        choices = [self._whole_choice(index, deltas) for index, deltas in enumerate(replies)]
-        told = usage([deltas[-1].stats for deltas in replies], self._n)
-        return {**self._head, "object": self.kind, "choices": choices, "usage": told}
+        choices = [self._choice(index, deltas) for index, deltas in enumerate(replies)]
+        token_usage = usage([deltas[-1].stats for deltas in replies], self._n)
+        return {**self._head, "object": self.kind, "choices": choices, "usage": token_usage}
 
     def opening(self, choices: int) -> bytes:
-        """What a stream begins with."""
-        return b"".join(map(self._opening_of, range(choices)))
+        """Returns the events at the start of a stream."""
+        return b"".join(map(self._first_event, range(choices)))
 
     def events(self, index: int, deltas: Iterable[Delta]) -> bytes:
-        """Their events in a stream, one for each that says something."""
-        return b"".join(self._event_of(index, delta) for delta in deltas)
+        """Returns the events of a choice's Deltas, one for each that is not empty."""
+        return b"".join(self._event(index, delta) for delta in deltas)
 
     def closing(self, stats: Sequence[Stats | None]) -> bytes:
-        """What a stream ends with."""
+        """Returns the events at the end of a stream."""
         if not self._with_usage:
             return DONE
         return self._chunk([], usage(stats, self._n)) + DONE
 
-    def _whole_choice(self, index: int, deltas: Sequence[Delta]) -> Json:
-        text = self._lead(index) + "".join(delta.text for delta in deltas)
+    def _choice(self, index: int, deltas: Sequence[Delta]) -> Json:
+        text = self._echo(index) + "".join(delta.text for delta in deltas)
         logprobs = [entry for delta in deltas for entry in delta.logprobs]
-        asked = any(delta.logprobs for delta in deltas)
         return {
-            "index": index, **self._said(text),
-            "logprobs": self._logprobs(index, logprobs) if asked else None,
+            "index": index, **self._text_field(text),
+            "logprobs": self._logprobs(index, logprobs) if logprobs else None,
             "finish_reason": deltas[-1].finish_reason,
         }  # fmt: skip
 
-    def _event_of(self, index: int, delta: Delta) -> bytes:
+    def _event(self, index: int, delta: Delta) -> bytes:
         if delta.error or delta.finish_reason is FinishReason.ABORT:
-            # An abort that somebody is there to read was not the reader's own: a shutdown.
-            return failure(str(delta.error or LocalizedText("shutting_down")))
+            # The client is still reading, so it did not abort the reply: the program shuts down.
+            return error_event(str(delta.error or LocalizedText("shutting_down")))
         if delta.finish_reason or delta.logprobs:
             return self._chunk([self._chunk_choice(index, delta)])
         before, after = self._frame(index)
         return before + _json(delta.text) + after if delta.text else b""
 
     def _frame(self, index: int) -> tuple[bytes, bytes]:
-        """What stands before and behind the text of a choice's chunks: the same for each token."""
+        """Returns what precedes and follows the text in a choice's chunks, the same for each
+        token."""
         if index not in self._frames:
-            whole = self._chunk([self._chunk_choice(index, Delta(MARK))])
-            before, after = whole.split(_json(MARK))
+            chunk = self._chunk([self._chunk_choice(index, Delta(PLACEHOLDER))])
+            before, after = chunk.split(_json(PLACEHOLDER))
             self._frames[index] = before, after
         return self._frames[index]
 
     def _chunk_choice(self, index: int, delta: Delta) -> Json:
         return {
-            "index": index, **self._added(delta.text),
+            "index": index, **self._delta_field(delta.text),
             "logprobs": self._logprobs(index, delta.logprobs) if delta.logprobs else None,
             "finish_reason": delta.finish_reason,
         }  # fmt: skip
 
-    def _chunk(self, choices: list[Json], told: Json | None = None) -> bytes:
+    def _chunk(self, choices: list[Json], token_usage: Json | None = None) -> bytes:
         chunk = {**self._head, "object": self.chunk_kind, "choices": choices}
-        return _event({**chunk, "usage": told} if self._with_usage else chunk)
+        return _sse({**chunk, "usage": token_usage} if self._with_usage else chunk)
 
-    def _lead(self, index: int) -> str:
-        return self._leads[index] if self._leads else ""
-
-    @abstractmethod
-    def _opening_of(self, index: int) -> bytes:
-        """What a choice begins with."""
+    def _echo(self, index: int) -> str:
+        return self._echoes[index] if self._echoes else ""
 
     @abstractmethod
-    def _said(self, text: str) -> Json:
-        """A choice's text."""
+    def _first_event(self, index: int) -> bytes:
+        """Returns the event that begins a choice."""
 
     @abstractmethod
-    def _added(self, text: str) -> Json:
-        """A piece of it."""
+    def _text_field(self, text: str) -> Json:
+        """Returns the field with a choice's full text."""
+
+    @abstractmethod
+    def _delta_field(self, text: str) -> Json:
+        """Returns the field with the text that a chunk adds."""
 
     @abstractmethod
     def _logprobs(self, index: int, entries: Sequence[TokenLogprob]) -> Json: ...
@@ -145,16 +145,16 @@ class ChatWriter(ResponseFormatter):
 
     kind = "chat.completion"
     chunk_kind = "chat.completion.chunk"
-    prefix = "chatcmpl-"
+    id_prefix = "chatcmpl-"
 
-    def _opening_of(self, index: int) -> bytes:
-        first = {"role": "assistant", "content": self._lead(index)}
+    def _first_event(self, index: int) -> bytes:
+        first = {"role": "assistant", "content": self._echo(index)}
         return self._chunk([{"index": index, "delta": first, "finish_reason": None}])
 
-    def _said(self, text: str) -> Json:
+    def _text_field(self, text: str) -> Json:
         return {"message": {"role": "assistant", "content": text, "refusal": None}}
 
-    def _added(self, text: str) -> Json:
+    def _delta_field(self, text: str) -> Json:
         return {"delta": {"content": text} if text else {}}
 
     def _logprobs(self, _: int, entries: Sequence[TokenLogprob]) -> Json:
@@ -162,25 +162,25 @@ class ChatWriter(ResponseFormatter):
 
 
 class TextWriter(ResponseFormatter):
-    """`text_completion`, whole and in chunks."""
+    """`text_completion`, which is also the kind of its chunks."""
 
     kind = chunk_kind = "text_completion"
-    prefix = "cmpl-"
+    id_prefix = "cmpl-"
 
-    def _opening_of(self, index: int) -> bytes:
-        lead = self._lead(index)
-        return self._chunk([self._chunk_choice(index, Delta(lead))]) if lead else b""
+    def _first_event(self, index: int) -> bytes:
+        echo = self._echo(index)
+        return self._chunk([self._chunk_choice(index, Delta(echo))]) if echo else b""
 
-    def _said(self, text: str) -> Json:
+    def _text_field(self, text: str) -> Json:
         return {"text": text}
 
-    _added = _said
+    _delta_field = _text_field
 
     def _logprobs(self, index: int, entries: Sequence[TokenLogprob]) -> Json:
         offsets = []
         for entry in entries:
-            offsets.append(self._written[index])
-            self._written[index] += len(entry.token)
+            offsets.append(self._offsets[index])
+            self._offsets[index] += len(entry.token)
         return {
             "tokens": [entry.token for entry in entries],
             "token_logprobs": [entry.logprob for entry in entries],
@@ -189,27 +189,27 @@ class TextWriter(ResponseFormatter):
         }
 
 
-def failure(sentence: str) -> bytes:
-    """The event with which a stream tells that it cannot go on."""
-    told = {"message": sentence, "type": "server_error", "param": None, "code": None}
-    return _event({"error": told})
+def error_event(sentence: str) -> bytes:
+    """Returns the event that ends a stream with an error."""
+    error = {"message": sentence, "type": "server_error", "param": None, "code": None}
+    return _sse({"error": error})
 
 
 def usage(stats: Sequence[Stats | None], n: int = 1) -> Json:
-    """Token counts in OpenAI's words, over all choices; each prompt counts once for its `n`."""
-    prompts = [one for one in stats[::n] if one]
-    prompt = sum(one.prompt_tokens for one in prompts)
-    completion = sum(one.completion_tokens for one in stats if one)
+    """Returns OpenAI's token counts over all choices; a prompt with `n` choices counts once."""
+    prompts = [choice for choice in stats[::n] if choice]
+    prompt = sum(choice.prompt_tokens for choice in prompts)
+    completion = sum(choice.completion_tokens for choice in stats if choice)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": sum(one.cached_tokens for one in prompts)},
+        "prompt_tokens_details": {"cached_tokens": sum(p.cached_tokens for p in prompts)},
     }
 
 
-def _event(data: Json) -> bytes:
-    """A server-sent event."""
+def _sse(data: Json) -> bytes:
+    """Returns a server-sent event."""
     return b"data: " + _json(data) + b"\n\n"
 
 
@@ -222,6 +222,6 @@ def _chat_logprob(entry: TokenLogprob) -> Json:
 
 
 def _token(entry: TokenLogprob) -> Json:
-    torn = REPLACEMENT in entry.token  # a part of a character: its bytes are not known here
-    encoded = None if torn else list(entry.token.encode())
+    is_partial = REPLACEMENT in entry.token  # a part of a character, whose bytes are lost here
+    encoded = None if is_partial else list(entry.token.encode())
     return {"token": entry.token, "logprob": entry.logprob, "bytes": encoded}

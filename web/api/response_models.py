@@ -1,5 +1,5 @@
-"""What the API answers, for its document at /docs. Nothing is checked against it while serving:
-each token would pay for that."""
+"""The API's responses as pydantic models, for the document at /docs only: validating them while
+serving would cost time for each token."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ class TokenUsage(BaseModel):
     prompt_tokens_details: PromptDetails
 
 
-class Likely(BaseModel):
+class TopLogprob(BaseModel):
     token: str
     logprob: float
     bytes: list[int] | None
 
 
-class ChatLogprob(Likely):
-    top_logprobs: list[Likely]
+class ChatLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob]
 
 
 class ChatLogprobs(BaseModel):
@@ -140,7 +140,7 @@ class AdapterStates(BaseModel):
     adapters: list[AdapterState]
 
 
-WORDS = {
+DESCRIPTIONS = {
     400: "Something in the request is wrong, or not served",
     401: "The key is missing or wrong",
     403: "Not with this key, or not from there",
@@ -156,12 +156,12 @@ Documented = dict[int | str, dict[str, Any]]
 
 
 def errors(*statuses: int) -> Documented:
-    """How refusals are documented, those included that the gate has for every route."""
+    """Returns the documentation of error responses, including those of every route (401, 403)."""
     retry = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
     return {
         status: {
             "model": Error,
-            "description": WORDS[status],
+            "description": DESCRIPTIONS[status],
             **({"headers": retry} if status in (429, 503) else {}),
         }
         for status in (401, 403, *statuses)
@@ -169,6 +169,6 @@ def errors(*statuses: int) -> Documented:
 
 
 def streamed() -> Documented:
-    """That the answer is a stream where one was asked for."""
-    words = "The reply; with `stream` server-sent events, one for each token, then [DONE]"
-    return {200: {"description": words, "content": {SSE: {}}}}
+    """Returns the documentation of a response that can be a stream."""
+    description = "The reply; with `stream` server-sent events, one for each token, then [DONE]"
+    return {200: {"description": description, "content": {SSE: {}}}}

@@ -1,4 +1,4 @@
-"""OpenAI's API over the manager, with the adapter as the `model`."""
+"""OpenAI's routes; the field `model` names the adapter."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from model.translations import LocalizedText
 from model.types import ChatRequest, CompletionRequest, Sampling, new_id
 from web.api import response_models
 from web.api.errors import NoSuchRouteError, WrongMethodError
-from web.api.middleware import ASKS_FOR_A_KEY
+from web.api.middleware import KEY_IN_DOCS
 from web.api.openai_format import ChatWriter, TextWriter
 from web.api.request_models import MAX_SEED, ChatCompletion, Generation, TextCompletion
 from web.api.response_models import errors, streamed
 from web.api.streaming import respond
-from web.request_id import trace_of
+from web.request_id import request_id_of
 
-EVENT_SECONDS = 0.02  # between two packets of a stream; each token is an event all the same
-LOOK_SECONDS = 1.0  # for which a look at the adapters' folder is as good as a new one
-CREATED = 1735689600  # `created` of the models: OpenAI's clients insist on a number
+EVENT_SECONDS = 0.02  # between two packets of a stream; a packet has one event for each token
+SCAN_SECONDS = 1.0  # maximum age of a scan of the adapters' folder
+CREATED = 1735689600  # `created` of the models: OpenAI's clients require a number
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Api:
     def models(self) -> dict[str, Any]:
         """The base first, then every healthy adapter."""
         base = self.manager.status().base_model
-        healthy = [one.name for one in self.manager.adapters(LOOK_SECONDS) if one.ready]
+        healthy = [a.name for a in self.manager.adapters(SCAN_SECONDS) if a.ready]
         entries = [_model(base, None), *(_model(name, base) for name in healthy)]
         return {"object": "list", "data": entries}
 
@@ -54,56 +54,57 @@ class Api:
     async def chat(self, body: ChatCompletion, request: Request) -> Response:
         """Answer a chat's messages."""
         body.check()
-        asked = ChatRequest(
+        template = ChatRequest(
             messages=tuple(message.to_message() for message in body.messages),
             adapter=self._adapter(body),
             adapter_scale=body.scale,
-            trace=trace_of(request.scope),
+            trace=request_id_of(request.scope),
             affinity=body.affinity,
         )
-        wanted = [replace(asked, sampling=s, id=new_id()) for s in _each(body, body.to_sampling())]
-        writer = ChatWriter(wanted[0].id, self._name(body), body.with_usage, body.choices)
-        choices = [self.manager.chat(one, EVENT_SECONDS) for one in wanted]
+        samplings = _sampling_by_choice(body, body.to_sampling())
+        requests = [replace(template, sampling=sampling, id=new_id()) for sampling in samplings]
+        writer = ChatWriter(requests[0].id, self._name(body), body.with_usage, body.choices)
+        choices = [self.manager.chat(choice, EVENT_SECONDS) for choice in requests]
         return await respond(choices, writer, bool(body.stream), request)
 
     async def complete(self, body: TextCompletion, request: Request) -> Response:
-        """Continue a prompt as it stands, without a template."""
+        """Continue a prompt as it is, without a template."""
         body.check()
-        asked = CompletionRequest(
+        template = CompletionRequest(
             prompt="",
             adapter=self._adapter(body),
             adapter_scale=body.scale,
-            trace=trace_of(request.scope),
+            trace=request_id_of(request.scope),
             affinity=body.affinity,
         )
-        samplings = _each(body, body.to_sampling())
-        wanted = [
-            replace(asked, prompt=prompt, sampling=sampling, id=new_id())
+        samplings = _sampling_by_choice(body, body.to_sampling())
+        requests = [
+            replace(template, prompt=prompt, sampling=sampling, id=new_id())
             for prompt in body.prompts()
             for sampling in samplings
         ]
-        leads = await asyncio.to_thread(self._texts, wanted) if body.echo else ()
+        echoes = await asyncio.to_thread(self._prompt_texts, requests) if body.echo else ()
         name = self._name(body)
-        writer = TextWriter(wanted[0].id, name, body.with_usage, body.choices, leads)
-        choices = [self.manager.complete(one, EVENT_SECONDS) for one in wanted]
+        writer = TextWriter(requests[0].id, name, body.with_usage, body.choices, echoes)
+        choices = [self.manager.complete(choice, EVENT_SECONDS) for choice in requests]
         return await respond(choices, writer, bool(body.stream), request)
 
     def _name(self, body: Generation) -> str:
         return body.model or self.manager.status().base_model
 
     def _adapter(self, body: Generation) -> str | None:
-        """The adapter that the `model` field names; None for the base, or for nothing at all."""
+        """Returns the adapter that the field `model` names; None for the base or no name."""
         name = self._name(body)
         return None if name == self.manager.status().base_model else name
 
-    def _texts(self, wanted: Sequence[CompletionRequest]) -> list[str]:
-        return [self.manager.decode_prompt(one) for one in wanted]
+    def _prompt_texts(self, requests: Sequence[CompletionRequest]) -> list[str]:
+        return [self.manager.decode_prompt(request) for request in requests]
 
 
 def router(manager: ModelManager) -> APIRouter:
-    """The routes below /v1 that need no key but the API's."""
+    """Returns the routes below /v1 that need the API key, not the admin key."""
     api = Api(manager)
-    v1 = APIRouter(prefix="/v1", tags=["OpenAI"], dependencies=[ASKS_FOR_A_KEY])
+    v1 = APIRouter(prefix="/v1", tags=["OpenAI"], dependencies=[KEY_IN_DOCS])
     v1.add_api_route(
         "/models",
         api.models,
@@ -131,31 +132,31 @@ def router(manager: ModelManager) -> APIRouter:
 
 @dataclass(frozen=True)
 class NotFoundFallback:
-    """ASGI application for every other path below /v1, and for the methods that the paths of
-    `known` do not have: or else the page would be asked, which stands behind.
+    """ASGI application for every other path below /v1, and for methods that the paths of `routers`
+    do not have. Without it, the page would get these requests.
 
     Raises:
         NoSuchRouteError, WrongMethodError
     """
 
-    known: Sequence[APIRouter]
+    routers: Sequence[APIRouter]
 
     async def __call__(self, scope: Scope, _receive: Receive, _send: Send) -> None:
-        routes = [route for router in self.known for route in router.routes]
-        found = [one for one in routes if one.matches(scope)[0] is not Match.NONE]
-        allowed = {name for one in found for name in getattr(one, "methods", ())}
+        routes = [route for router in self.routers for route in router.routes]
+        matches = [route for route in routes if route.matches(scope)[0] is not Match.NONE]
+        allowed = {method for route in matches for method in getattr(route, "methods", ())}
         if allowed:
             raise WrongMethodError(scope["path"], scope["method"], allowed)
         raise NoSuchRouteError("path_not_found", path=scope["path"])
 
     def routes(self) -> list[Route]:
-        """For any method, behind those of `known`."""
-        paths = {getattr(route, "path", "") for one in self.known for route in one.routes}
+        """Returns routes for any method, to be added after those of `routers`."""
+        paths = {getattr(route, "path", "") for router in self.routers for route in router.routes}
         return [Route(path, self) for path in ("/v1/{rest:path}", *sorted(paths))]
 
 
-def _each(body: Generation, sampling: Sampling) -> list[Sampling]:
-    """For each choice of a prompt its own seed, where one was given."""
+def _sampling_by_choice(body: Generation, sampling: Sampling) -> list[Sampling]:
+    """Returns the sampling of each choice of a prompt; their seeds count up from the seed."""
     if sampling.seed is None:
         return [sampling] * body.choices
     seeds = range(sampling.seed, sampling.seed + body.choices)

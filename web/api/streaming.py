@@ -1,6 +1,6 @@
-"""From what the manager streams to an HTTP response, for one choice or several.
+"""Turns the manager's streams, one for each choice, into an HTTP response.
 
-A client that hangs up closes the generators, which ends its sequences within one token.
+When the client disconnects, the generators are closed, which ends its sequences within one token.
 """
 
 from __future__ import annotations
@@ -16,139 +16,148 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from model.errors import LinlyError
 from model.serving.delta_queue import DeltaBatch, DeltaStream
 from model.types import Delta, Stats
-from web.api.openai_format import ALIVE, ResponseFormatter, failure
+from web.api.openai_format import KEEP_ALIVE, ResponseFormatter, error_event
 
 T = TypeVar("T")
 
-# A proxy hangs up on whoever is silent for a minute, and a long prompt can take longer.
-ALIVE_SECONDS = 15.0
-HUNG_UP = 499  # nginx's status for a client that did not wait: nobody is there to read it
+# Proxies close a connection that is silent for a minute, and the prefill of a long prompt can take
+# longer.
+KEEP_ALIVE_SECONDS = 15.0
+CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected, for logs and metrics
 SSE = "text/event-stream"
 
-Told = AsyncGenerator[tuple[int, DeltaBatch], None]  # which choice, and what it says
+ChoiceBatches = AsyncGenerator[tuple[int, DeltaBatch], None]  # the choice's index, and its batch
 
 
 async def respond(
     choices: Sequence[DeltaStream], writer: ResponseFormatter, stream: bool, request: Request
 ) -> Response:
-    """The response that `writer` writes of what the `choices` say.
+    """Returns the response that `writer` makes of the `choices`' streams.
 
     Raises:
         LinlyError: a choice was refused before anything was sent.
     """
-    told = _together(choices)
+    batches = _merge(choices)
     if not stream:
-        collected = await _unless_disconnected(_collect(told, len(choices)), request)
-        return JSONResponse(writer.whole(collected)) if collected else Response(status_code=HUNG_UP)
-    # The first burst is waited for here, so that a refusal still has its HTTP status.
-    first = await _unless_disconnected(anext(told), request)
+        replies = await _unless_disconnected(_collect(batches, len(choices)), request)
+        if replies is None:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        return JSONResponse(writer.response(replies))
+    # Waits for the first batch here, so that a refusal still gets its HTTP status.
+    first = await _unless_disconnected(anext(batches), request)
     if first is None:
-        await told.aclose()
-        return Response(status_code=HUNG_UP)
-    packets = _packets(first, told, writer, len(choices))
+        await batches.aclose()
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    packets = _packets(first, batches, writer, len(choices))
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the latter is for nginx
     return StreamingResponse(packets, media_type=SSE, headers=headers)
 
 
 async def _packets(
-    first: tuple[int, DeltaBatch], rest: Told, writer: ResponseFormatter, choices: int
+    first: tuple[int, DeltaBatch],
+    remaining: ChoiceBatches,
+    writer: ResponseFormatter,
+    choices: int,
 ) -> AsyncIterator[bytes]:
-    """Server-sent events, those of a burst together."""
+    """Yields server-sent events, those of a batch in one packet."""
     stats: list[Stats | None] = [None] * choices
-    async with aclosing(rest):
+    async with aclosing(remaining):
         yield writer.opening(choices)
         try:
-            async with aclosing(_with_signs_of_life(first, rest)) as told:
-                async for index, burst in told:
-                    yield writer.events(index, burst) if burst else ALIVE
-                    stats[index] = (burst[-1].stats if burst else None) or stats[index]
+            async with aclosing(_with_keep_alives(first, remaining)) as batches:
+                async for index, batch in batches:
+                    yield writer.events(index, batch) if batch else KEEP_ALIVE
+                    stats[index] = (batch[-1].stats if batch else None) or stats[index]
         except LinlyError as error:  # of several choices, one was refused after another began
-            yield failure(str(error))
+            yield error_event(str(error))
             return
     yield writer.closing(stats)
 
 
-async def _with_signs_of_life(first: tuple[int, DeltaBatch], rest: Told) -> Told:
-    """What is told, and an empty burst whenever nothing was for a while before the first text."""
+async def _with_keep_alives(
+    first: tuple[int, DeltaBatch], remaining: ChoiceBatches
+) -> ChoiceBatches:
+    """Yields the batches, and an empty one for each KEEP_ALIVE_SECONDS without a batch until the
+    first text."""
     yield first
-    spoke = _says(first[1])
-    while not spoke:
-        coming = asyncio.ensure_future(anext(rest, None))
+    has_begun = _has_content(first[1])
+    while not has_begun:
+        pending = asyncio.ensure_future(anext(remaining, None))
         try:
-            while not (await asyncio.wait({coming}, timeout=ALIVE_SECONDS))[0]:
+            while not (await asyncio.wait({pending}, timeout=KEEP_ALIVE_SECONDS))[0]:
                 yield 0, ()
         except BaseException:
-            coming.cancel()
-            await asyncio.wait({coming})  # or else `rest` could not be closed
+            pending.cancel()
+            await asyncio.wait({pending})  # or else `remaining` could not be closed
             raise
-        told = coming.result()
-        if told is None:
+        item = pending.result()
+        if item is None:
             return
-        yield told
-        spoke = _says(told[1])
-    async for told in rest:
-        yield told
+        yield item
+        has_begun = _has_content(item[1])
+    async for item in remaining:
+        yield item
 
 
-def _says(burst: DeltaBatch) -> bool:
-    return any(delta.text or delta.finish_reason for delta in burst)
+def _has_content(batch: DeltaBatch) -> bool:
+    return any(delta.text or delta.finish_reason for delta in batch)
 
 
-async def _together(choices: Sequence[DeltaStream]) -> Told:
-    """What several streams say, as it comes; closing this closes all of them."""
+async def _merge(choices: Sequence[DeltaStream]) -> ChoiceBatches:
+    """Yields the batches of several streams as they come; closing this closes all of them."""
     if len(choices) == 1:
-        async with aclosing(choices[0]) as bursts:
-            async for burst in bursts:
-                yield 0, burst
+        async with aclosing(choices[0]) as batches:
+            async for batch in batches:
+                yield 0, batch
         return
     async with AsyncExitStack() as stack:
-        for bursts in choices:
-            await stack.enter_async_context(aclosing(bursts))
-        coming = {_next(bursts): index for index, bursts in enumerate(choices)}
-        # Left in the reverse order: what is awaited has to end before its stream can be closed.
-        stack.push_async_callback(_give_up, coming)
-        while coming:
-            ready, _ = await asyncio.wait(coming, return_when=asyncio.FIRST_COMPLETED)
-            for one in sorted(ready, key=coming.__getitem__):
-                index, told = coming.pop(one), one.result()
-                if told is not None:
-                    yield index, told
-                    coming[_next(choices[index])] = index
+        for batches in choices:
+            await stack.enter_async_context(aclosing(batches))
+        pending = {_next_batch(batches): index for index, batches in enumerate(choices)}
+        # Runs before the streams are closed: a stream cannot be closed while it is awaited.
+        stack.push_async_callback(_cancel_all, pending)
+        while pending:
+            done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for future in sorted(done, key=pending.__getitem__):
+                index, next_batch = pending.pop(future), future.result()
+                if next_batch is not None:
+                    yield index, next_batch
+                    pending[_next_batch(choices[index])] = index
 
 
-def _next(bursts: DeltaStream) -> asyncio.Future[DeltaBatch | None]:
-    return asyncio.ensure_future(anext(bursts, None))
+def _next_batch(batches: DeltaStream) -> asyncio.Future[DeltaBatch | None]:
+    return asyncio.ensure_future(anext(batches, None))
 
 
-async def _give_up(coming: dict[asyncio.Future[DeltaBatch | None], int]) -> None:
-    for one in coming:
-        one.cancel()
-    if coming:
-        await asyncio.wait(coming)
-    coming.clear()
+async def _cancel_all(pending: dict[asyncio.Future[DeltaBatch | None], int]) -> None:
+    for future in pending:
+        future.cancel()
+    if pending:
+        await asyncio.wait(pending)
+    pending.clear()
 
 
-async def _collect(told: Told, choices: int) -> list[list[Delta]]:
+async def _collect(batches: ChoiceBatches, choices: int) -> list[list[Delta]]:
     deltas: list[list[Delta]] = [[] for _ in range(choices)]
-    async with aclosing(told):
-        async for index, burst in told:
-            deltas[index] += burst
+    async with aclosing(batches):
+        async for index, batch in batches:
+            deltas[index] += batch
     return deltas
 
 
 async def _unless_disconnected(work: Awaitable[T], request: Request) -> T | None:
-    """The result of `work`; None, with `work` cancelled, if the client hangs up before."""
+    """Returns the result of `work`, or cancels it and returns None when the client disconnects."""
     task = asyncio.ensure_future(work)
-    hung_up = asyncio.ensure_future(_hang_up(request))
+    disconnected = asyncio.ensure_future(_wait_for_disconnect(request))
     try:
-        await asyncio.wait({task, hung_up}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, disconnected}, return_when=asyncio.FIRST_COMPLETED)
         return await task if task.done() else None
     finally:
         task.cancel()
-        hung_up.cancel()
-        await asyncio.wait({task})  # cancelled or not, its streams are closed from here on
+        disconnected.cancel()
+        await asyncio.wait({task})  # afterwards its streams can be closed
 
 
-async def _hang_up(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

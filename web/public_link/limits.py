@@ -1,7 +1,7 @@
-"""The public link while it is open: until when, for how many messages, with which adapters.
+"""The public link's state and limits: how long it is open, replies per visitor, adapters.
 
-Everything here is about visitors who come through the link; they are known by its port (see
-`access`). Those on this machine and in its network are never counted.
+The limits are for visitors through the link, whom its port identifies (see `access`). Visitors on
+this machine and in its network have no limits.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from model.errors import LinlyError
 from model.translations import LocalizedText
 
 HOUR = 3600.0  # seconds
-BASE = "base"  # how the list of adapters names the base
-MAX_STORED_CHARS = 50_000_000  # characters that all visitors of a link may leave here unasked
+BASE = "base"  # the base's name in --share_adapters
+MAX_STORED_CHARS = 50_000_000  # characters of imports and prompts, from all visitors of a link
 
 
 class LinkLimitError(LinlyError):
-    """A visitor of the link wants more than its owner allows."""
+    """A visitor through the link exceeds its limits."""
 
     http_status = 403
     code = "link_limit"
@@ -31,9 +31,9 @@ class LinkLimitError(LinlyError):
 
 @dataclass(frozen=True)
 class LinkRules:
-    """What whoever opened the link allows. None: no limit, and every adapter.
+    """The limits that the operator has set. None means no limit, or all adapters.
 
-    `messages` are replies for each visitor, `hours` the time from the opening on.
+    `messages` is the number of replies for each visitor, `hours` the time from the opening.
     """
 
     hours: float | None = None
@@ -42,21 +42,22 @@ class LinkRules:
 
     @property
     def limits_use(self) -> bool:
-        """Whether visitors may not have everything; then the API would lead around the limit."""
+        """Whether replies or adapters are limited; then the API must be closed, as it does not
+        count."""
         return self.messages is not None or self.adapters is not None
 
 
 def link_rules(settings: Settings) -> LinkRules:
-    """From the flags."""
+    """Returns the limits in the settings."""
     return LinkRules(settings.share_hours or None, settings.share_messages, settings.share_adapters)
 
 
 @dataclass
 class PublicLink:
-    """The link of this run. `address` is None until it is open, `problem` says why it is not.
+    """The public link. `address` is None until it is open; `problem` is why it could not be opened.
 
     Args:
-        close_tunnel: ends what leads here; called once the link is closed.
+        close_tunnel: called when the link is closed.
     """
 
     rules: LinkRules
@@ -67,13 +68,13 @@ class PublicLink:
     problem: LocalizedText | None = None
     until: float | None = None
     revoked: bool = False
-    _spent: Counter[str] = field(default_factory=Counter)
-    _kept: int = 0
+    _replies: Counter[str] = field(default_factory=Counter)  # by visitor
+    _stored_chars: int = 0
 
     def opened(self, address: str) -> None:
-        """The tunnel is there: its time begins."""
+        """Sets the tunnel's address, and starts the time limit."""
         self.address = address
-        if self.revoked:  # while it was asked for
+        if self.revoked:  # before the tunnel was open
             self.close_tunnel()
             return
         if self.rules.hours is None:
@@ -85,49 +86,49 @@ class PublicLink:
         timer.start()
 
     def revoke(self) -> None:
-        """Close it for good; whoever comes through it is refused from now on."""
+        """Closes the link for good: all requests through it are refused from now on."""
         self.revoked = True
         self.close_tunnel()
 
     @property
     def host(self) -> str:
-        """The name in its address; "" while there is none."""
+        """The host name in the address; "" while there is none."""
         return urlsplit(self.address or "").hostname or ""
 
     @property
     def closed(self) -> bool:
-        """Whether its visitors are refused."""
+        """Whether requests through the link are refused."""
         return self.revoked or (self.until is not None and self.clock() >= self.until)
 
     @property
     def visitors(self) -> int:
-        """How many have asked for a reply."""
-        return len(self._spent)
+        """The number of visitors who have had a reply."""
+        return len(self._replies)
 
     @property
     def replies(self) -> int:
-        """How many were made for them all."""
-        return self._spent.total()
+        """The number of replies to all visitors."""
+        return self._replies.total()
 
     def allows(self, adapter: str | None) -> bool:
         """Whether visitors may use an adapter; None is the base."""
         allowed = self.rules.adapters
         return allowed is None or (adapter or BASE) in allowed
 
-    def default_adapter(self, has: Callable[[str], bool]) -> str:
-        """An adapter that visitors may use, "" being the base: one that is there, if any is.
+    def default_adapter(self, has: Callable[[str], bool]) -> str | None:
+        """Returns an adapter that visitors may use, None for the base; one that exists if possible.
 
         Args:
-            has: whether an adapter is there.
+            has: whether an adapter exists.
         """
         names = self.rules.adapters or (BASE,)
-        return "" if BASE in names else next(filter(has, names), names[0])
+        return None if BASE in names else next(filter(has, names), names[0])
 
     def check(self, visitor: str, adapters: Sequence[str | None]) -> None:
-        """That a visitor may have a reply of each of these.
+        """Checks that a visitor may have one reply of each of the adapters.
 
         Raises:
-            LinkLimitError: they would be more than there are, or one is not to be used.
+            LinkLimitError: the visitor has too few replies left, or may not use an adapter.
         """
         if self.closed:
             raise LinkLimitError("link_ended")
@@ -137,36 +138,35 @@ class PublicLink:
                 raise LinkLimitError(
                     "link_adapter_not_offered", adapter=adapter or "the base", names=names
                 )
-        most = self.rules.messages
-        if most is not None:
-            _check_left(most, most - self._spent[visitor], len(adapters))
+        limit = self.rules.messages
+        if limit is not None:
+            _check_remaining(limit, limit - self._replies[visitor], len(adapters))
 
     def check_quota(self, characters: int) -> None:
-        """That a visitor may leave so much here besides questions: chats from a file, or a prompt.
-        By link and not by visitor, as whoever forgets their cookie is another one.
+        """Checks that a visitor may store more text besides questions: imported chats, or a prompt.
+
+        The limit is for the link, not for a visitor: visitors become new ones by deleting their
+        cookie.
 
         Raises:
-            LinkLimitError: it would be more than there is room for.
+            LinkLimitError: it would exceed MAX_STORED_CHARS.
         """
-        if self._kept + characters > MAX_STORED_CHARS:
-            raise LinkLimitError(
-                "link_storage_full",
-            )
+        if self._stored_chars + characters > MAX_STORED_CHARS:
+            raise LinkLimitError("link_storage_full")
 
     def add_stored(self, characters: int) -> None:
-        """Remember that a visitor has left so much."""
-        self._kept += characters
+        """Counts text that a visitor has stored."""
+        self._stored_chars += characters
 
     def add_replies(self, visitor: str, replies: int) -> None:
-        """Remember that a visitor was given so many."""
-        self._spent[visitor] += replies
+        """Counts replies to a visitor."""
+        self._replies[visitor] += replies
 
 
-def _check_left(most: int, left: int, wanted: int) -> None:
-    if left <= 0:
+def _check_remaining(limit: int, remaining: int, replies: int) -> None:
+    if remaining <= 0:
+        raise LinkLimitError("link_replies_used_up", most=limit)
+    if replies > remaining:
         raise LinkLimitError(
-            "link_replies_used_up",
-            most=most,
+            "link_replies_too_few", replies=replies, most=limit, remaining=remaining
         )
-    if wanted > left:
-        raise LinkLimitError("link_replies_too_few", replies=wanted, most=most, remaining=left)

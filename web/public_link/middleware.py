@@ -1,7 +1,7 @@
-"""The gate of the public link: closed once the link is, and no way around its limits.
+"""ASGI middleware for the public link: refuses requests once it is closed, and enforces its limits.
 
-A reply of the API that streams when the link ends, ends with its next token. The page's own streams
-end themselves, with their next sign of life at the latest (`web/ui/stream.py`).
+When the link is closed, a stream of the API ends with its next token. The page's streams end
+themselves, with their next keep-alive at the latest (`web/ui/stream.py`).
 """
 
 from __future__ import annotations
@@ -18,18 +18,12 @@ from web.api.errors import as_response
 from web.public_link.limits import LinkLimitError, PublicLink
 
 GONE = 410
-PRIVATE = ("/metrics", "/docs", "/openapi.json")  # the business of whoever runs the program
+PRIVATE = ("/metrics", "/docs", "/openapi.json")  # for the operator only
 NO_API = LinkLimitError("link_without_api")
 
 
-def _ended() -> str:
-    """What a guest of a link that has ended reads, in every language: any may come."""
-    text = LocalizedText("link_ended")
-    return "".join(f"{text.sentence(language)}\n" for language in languages())
-
-
 class _EndedError(Exception):
-    """Leads out of an application that still has something to send."""
+    """Ends the application while it is still sending a response."""
 
 
 class LinkMiddleware:
@@ -47,9 +41,9 @@ class LinkMiddleware:
         elif self._link.closed and kind == "websocket":
             await WebSocketClose()(scope, receive, send)
         elif self._link.closed:
-            await PlainTextResponse(_ended(), GONE)(scope, receive, send)
+            await PlainTextResponse(ended_text(), GONE)(scope, receive, send)
         elif kind == "websocket":
-            await self._app(scope, receive, send)  # the page's stream ends by itself
+            await self._app(scope, receive, send)  # the page's stream ends itself
         elif self._link.rules.limits_use and scope["path"].startswith("/v1/"):
             await as_response(NO_API)(scope, receive, send)
         elif scope["path"] in PRIVATE:
@@ -58,17 +52,23 @@ class LinkMiddleware:
             await self._until_closed(scope, receive, send)
 
     async def _until_closed(self, scope: Scope, receive: Receive, send: Send) -> None:
-        streams = False
+        is_stream = False
 
-        async def watched(message: Message) -> None:
-            nonlocal streams
+        async def send_until_closed(message: Message) -> None:
+            nonlocal is_stream
             if message["type"] == "http.response.start":
-                # Whatever has a length comes at once, and nothing but all of it.
-                streams = all(name != b"content-length" for name, _ in message["headers"])
-            elif streams and self._link.closed:
+                # A response with a length is sent at once, and must be complete.
+                is_stream = all(name != b"content-length" for name, _ in message["headers"])
+            elif is_stream and self._link.closed:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
                 raise _EndedError
             await send(message)
 
         with contextlib.suppress(_EndedError):
-            await self._app(scope, receive, watched)
+            await self._app(scope, receive, send_until_closed)
+
+
+def ended_text() -> str:
+    """Returns the message that the link has ended, in all languages."""
+    text = LocalizedText("link_ended")
+    return "".join(f"{text.sentence(language)}\n" for language in languages())

@@ -1,7 +1,7 @@
-"""The temporary public link, through Gradio's tunnel.
+"""Opens the temporary public link through Gradio's tunnel.
 
-Three things can go wrong far from here: the tunnel client's download, the address of a share
-server, and the tunnel itself. Each is named; the local page goes on in any case.
+Three steps depend on other servers: the download of the tunnel client, the request for a share
+server's address, and the tunnel itself. Errors name the step; the local page works in any case.
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ from unittest import mock
 
 from model.errors import ShareError
 
-# What the tunnel client gets of this program's environment: it is another party's program, which is
-# downloaded, so no tokens and keys.
-PASSED_ON = {
+# The environment variables that the tunnel client gets. It is a downloaded third-party program, so
+# it gets no tokens or keys.
+ALLOWED_VARIABLES = {
     "PATH", "HOME", "USERPROFILE", "SYSTEMROOT", "TMPDIR", "TEMP", "TMP", "LANG", "SSL_CERT_FILE",
     "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",
 }  # fmt: skip
 
 
 def open_tunnel(port: int) -> str:
-    """Open a tunnel to `port` on this machine; its public address. Takes up to a minute.
+    """Opens a tunnel to `port` on this machine, and returns its public address. Takes up to a
+    minute.
 
     Raises:
-        ShareError: with the step that failed.
+        ShareError: a step failed.
     """
     from gradio import networking, tunneling
 
     _download_client()
     try:
-        # On failure that module prints the client's log; its last line is in our sentence. Only
-        # its own stderr goes: the program's is for the other threads' words.
+        # On failure that module prints the client's log; the ShareError has its last line. Only the
+        # module's `sys` is replaced, as other threads write to the program's stderr.
         with (
             mock.patch.object(tunneling, "sys", SimpleNamespace(stderr=io.StringIO())),
             mock.patch.object(tunneling, "subprocess", _client_processes()),
@@ -46,27 +47,21 @@ def open_tunnel(port: int) -> str:
                 "127.0.0.1", port, secrets.token_urlsafe(32), None, None
             )
     except RuntimeError as error:
-        raise ShareError(
-            "share_server_unreachable",
-            error=_because(error),
-        ) from error
-    except Exception as error:  # whatever the client, its log and its certificate come up with
-        raise ShareError(
-            "tunnel_refused",
-            error=_because(error),
-        ) from error
+        raise ShareError("share_server_unreachable", error=_reason(error)) from error
+    except Exception as error:  # the client, its log and its certificate can raise any error
+        raise ShareError("tunnel_refused", error=_reason(error)) from error
     return str(address)
 
 
 def _client_processes() -> SimpleNamespace:
-    """The `subprocess` of Gradio's tunnel module, for a client with few variables."""
+    """Returns a `subprocess` for Gradio's tunnel module that limits the client's environment."""
     start = partial(subprocess.Popen, env=client_environment(os.environ))
     return SimpleNamespace(Popen=start, PIPE=subprocess.PIPE)
 
 
 def client_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that a tunnel client needs."""
-    return {name: value for name, value in environ.items() if name.upper() in PASSED_ON}
+    """Returns the variables that a tunnel client needs."""
+    return {name: value for name, value in environ.items() if name.upper() in ALLOWED_VARIABLES}
 
 
 def _download_client() -> None:
@@ -74,23 +69,20 @@ def _download_client() -> None:
 
     try:
         Tunnel.download_binary()
-    except Exception as error:  # the HTTP library's, the disk's or Gradio's own
-        # A file that failed its checksum would be taken for good the next time.
+    except Exception as error:  # from the HTTP library, the disk or Gradio
+        # Gradio would use a file that failed its checksum at the next start.
         Path(BINARY_PATH).unlink(missing_ok=True)
-        raise ShareError(
-            "tunnel_client_not_downloaded",
-            error=_because(error),
-        ) from error
+        raise ShareError("tunnel_client_not_downloaded", error=_reason(error)) from error
 
 
-def _because(error: BaseException) -> str:
-    """The last line of what is behind an error, in brackets."""
+def _reason(error: BaseException) -> str:
+    """Returns the last line of an error's cause, in brackets."""
     lines = str(error.__cause__ or error).strip().splitlines()
     return f" ({lines[-1]})" if lines else ""
 
 
 def close_tunnels() -> None:
-    """End the tunnel clients; for an end that skips Gradio's own clearing up."""
+    """Ends the tunnel clients, for a shutdown that skips Gradio's own clean-up."""
     from gradio.tunneling import CURRENT_TUNNELS
 
     for tunnel in CURRENT_TUNNELS:

@@ -1,4 +1,4 @@
-"""What the Train tab asks for, free of Gradio: a look at the data, a training, its end."""
+"""The service behind the Train tab: previews data, starts and cancels a training."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from training.preview import Preview, preview
 from training.run_folder import check_destination
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-CUTOFF = 512  # tokens, as finetune.py has it by default
+CUTOFF = 512  # tokens; the default of finetune.py
 
 
 class TrainingRequestError(LinlyError):
-    """What was asked for cannot be trained."""
+    """The training cannot start with this form."""
 
     http_status = 400
     code = "bad_training"
@@ -27,7 +27,7 @@ class TrainingRequestError(LinlyError):
 
 @dataclass(frozen=True)
 class TrainingForm:
-    """What a visitor has filled in. None: what suits the data."""
+    """The values of the Train tab's form. None means a default that suits the data."""
 
     data: Path | None
     name: str
@@ -40,20 +40,20 @@ class TrainingForm:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """What the process that trains has to know of this program's settings."""
-    told: Mapping[str, object] = {
+    """Returns the environment variables for the training process."""
+    variables: Mapping[str, object] = {
         "LINLY_CACHE_DIR": settings.cache_dir,
         "LINLY_PROMPTS_DIR": settings.prompts_dir,
-        # Threads that sleep while they wait for each other leave the cores to whoever chats; alone
-        # on a machine, training is half as fast again with threads that spin.
+        # Threads that sleep while they wait for each other leave the cores to chats. On a machine
+        # without chats, threads that spin would train 1.5 times as fast.
         "OMP_WAIT_POLICY": "PASSIVE",
     }
-    return {name: str(value) for name, value in told.items()}
+    return {name: str(value) for name, value in variables.items()}
 
 
 @dataclass(frozen=True)
 class TrainingService:
-    """One training at a time, for all visitors who may."""
+    """Runs one training at a time, for all visitors who may train."""
 
     settings: Settings
     manager: ModelManager
@@ -61,16 +61,16 @@ class TrainingService:
 
     @property
     def job(self) -> Job | None:
-        """The training that runs, else the last one."""
+        """The running training, else the last one."""
         return self.trainings.job
 
     @property
     def running(self) -> bool:
-        """Whether a training is under way."""
+        """Whether a training is running."""
         return self.trainings.running
 
     def look(self, data: Path, template: str | None, train_on_inputs: bool) -> Preview:
-        """The data as they will be learned.
+        """Returns a preview of the examples that a training would learn.
 
         Raises:
             LinlyError: the file cannot be used, or the model is still loading.
@@ -78,48 +78,48 @@ class TrainingService:
         tokenizer = self.manager.tokenizer
         if tokenizer is None:
             raise NotReadyError("model_loading")
-        written = self.manager.template_for(None, template)
-        return preview(data, written, tokenizer, CUTOFF, train_on_inputs)
+        prompt_template = self.manager.template_for(None, template)
+        return preview(data, prompt_template, tokenizer, CUTOFF, train_on_inputs)
 
-    def start(self, wanted: TrainingForm) -> None:
-        """Begin to train.
+    def start(self, form: TrainingForm) -> None:
+        """Starts a training.
 
         Raises:
             TrainingRequestError: something is missing or wrong.
             LinlyError: the name is taken, or a training is running.
         """
-        if wanted.data is None or not wanted.data.is_file():  # uploads are cleared away in time
+        if form.data is None or not form.data.is_file():  # old uploads are deleted
             raise TrainingRequestError("training_without_data")
-        if not NAME.fullmatch(wanted.name):
+        if not NAME.fullmatch(form.name):
             raise TrainingRequestError("training_bad_name")
-        folder = self.settings.adapters_dir / wanted.name
+        folder = self.settings.adapters_dir / form.name
         check_destination(folder)
-        self.trainings.start(wanted.name, folder, flags(self.settings, wanted, folder))
+        self.trainings.start(form.name, folder, flags(self.settings, form, folder))
 
     def cancel(self) -> None:
-        """End the training after its step, with a checkpoint."""
+        """Ends the training after the current step, with a checkpoint."""
         self.trainings.cancel()
 
 
-def flags(settings: Settings, wanted: TrainingForm, folder: Path) -> list[str]:
-    """What `finetune.py` is given."""
-    told: dict[str, object] = {
+def flags(settings: Settings, form: TrainingForm, folder: Path) -> list[str]:
+    """Returns the command-line flags for `finetune.py`."""
+    values: dict[str, object] = {
         "base_model": settings.base_model,
-        "data_path": wanted.data,
+        "data_path": form.data,
         "output_dir": folder,
-        "prompt_template_name": wanted.template,
-        "description": wanted.description.strip() or None,
-        "num_epochs": wanted.epochs,
-        "lora_r": wanted.rank,
-        "lora_alpha": 2 * wanted.rank,
-        "learning_rate": wanted.learning_rate,
-        "train_on_inputs": wanted.train_on_inputs or None,
+        "prompt_template_name": form.template,
+        "description": form.description.strip() or None,
+        "num_epochs": form.epochs,
+        "lora_r": form.rank,
+        "lora_alpha": 2 * form.rank,
+        "learning_rate": form.learning_rate,
+        "train_on_inputs": form.train_on_inputs or None,
         "device": settings.device,
         "threads": settings.threads,
     }
-    return [f"--{name}={value}" for name, value in told.items() if value is not None]
+    return [f"--{name}={value}" for name, value in values.items() if value is not None]
 
 
 def name_for(file: Path) -> str:
-    """A name for the adapter, from that of its data."""
+    """Suggests a name for an adapter, made of its data file's name."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", file.stem).strip("-_")[:64]

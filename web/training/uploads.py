@@ -1,4 +1,4 @@
-"""Files with training data that visitors have uploaded, each for the one who did alone."""
+"""Stores uploaded files with training data; each visitor can use their own files only."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from web.training.service import TrainingRequestError
 
 TYPES = (".json", ".jsonl", ".txt")
 TOKEN = re.compile(r"[\w-]{16,40}", re.ASCII)
-KEPT_SECONDS = 86_400.0
-MAX_FILES = 20  # of one visitor; the oldest go first
+MAX_AGE_SECONDS = 86_400.0
+MAX_FILES = 20  # of one visitor; the oldest are deleted
 MAX_BYTES = 2_000_000_000  # of all files
 
 
 class UploadError(LinlyError):
-    """A file is not taken."""
+    """A file cannot be uploaded."""
 
     http_status = 400
     code = "upload"
@@ -28,7 +28,7 @@ class UploadError(LinlyError):
 
 @dataclass(frozen=True)
 class Upload:
-    """One file."""
+    """An uploaded file; `owner` is the visitor's owner id."""
 
     owner: str
     path: Path
@@ -37,35 +37,35 @@ class Upload:
 
 
 class Uploads:
-    """Files in a folder of their own, by tokens that are made here. For any thread."""
+    """The uploaded files in a folder, by random tokens. Safe to call from any thread."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: dict[str, Upload] = {}
-        shutil.rmtree(folder, ignore_errors=True)  # the tokens of an earlier run are lost
+        shutil.rmtree(folder, ignore_errors=True)  # files of an earlier run, whose tokens are lost
 
     def path(self, owner: str, token: str) -> Path:
-        """The file of this token, if it is this visitor's.
+        """Returns the path of the file with this token.
 
         Raises:
-            TrainingRequestError
+            TrainingRequestError: the file does not exist, or is another visitor's.
         """
-        found = self._files.get(token)
-        if found is None or found.owner != owner or not found.path.is_file():
+        upload = self._files.get(token)
+        if upload is None or upload.owner != owner or not upload.path.is_file():
             raise TrainingRequestError("training_without_data")
-        return found.path
+        return upload.path
 
     def begin(self, owner: str, name: str, size: int) -> tuple[str, Path]:
-        """A token, and where the file's bytes are to be written.
+        """Returns a new token, and the path that the file is to be written to.
 
         Raises:
-            UploadError: the name is no data's, or there is no room.
+            UploadError: the file type is not supported, or the files would exceed MAX_BYTES.
         """
         stem = re.sub(r"[^\w. ()-]+", "_", Path(name).name)[-100:].lstrip(".")
         if not stem.lower().endswith(TYPES):
             raise UploadError("upload_not_dialogues")
-        self._clear_away(owner)
-        if sum(one.size for one in self._files.values()) + size > MAX_BYTES:
+        self._delete_old_files(owner)
+        if sum(upload.size for upload in self._files.values()) + size > MAX_BYTES:
             raise UploadError("uploads_full")
         token = secrets.token_urlsafe(16)
         path = self._folder / token / stem
@@ -74,16 +74,17 @@ class Uploads:
         return token, path
 
     def drop(self, token: str) -> None:
-        """Forget a file, and remove it."""
-        found = self._files.pop(token, None)
-        if found is not None:
-            shutil.rmtree(found.path.parent, ignore_errors=True)
+        """Deletes a file."""
+        upload = self._files.pop(token, None)
+        if upload is not None:
+            shutil.rmtree(upload.path.parent, ignore_errors=True)
 
-    def _clear_away(self, owner: str) -> None:
-        old = time.time() - KEPT_SECONDS
-        for token, one in tuple(self._files.items()):
-            if one.created < old:
+    def _delete_old_files(self, owner: str) -> None:
+        """Deletes all expired files, and the owner's oldest ones to make room for a new one."""
+        oldest = time.time() - MAX_AGE_SECONDS
+        for token, upload in tuple(self._files.items()):
+            if upload.created < oldest:
                 self.drop(token)
-        own = [token for token, one in tuple(self._files.items()) if one.owner == owner]
-        for token in own[: max(0, len(own) - MAX_FILES + 1)]:
+        tokens = [token for token, upload in tuple(self._files.items()) if upload.owner == owner]
+        for token in tokens[: max(0, len(tokens) - MAX_FILES + 1)]:
             self.drop(token)

@@ -120,7 +120,7 @@ class ControlUpdates:
         link = self._chat_service.limits.link
         if link is None or self._chat_service.limits.may_use_adapter(visit, None):
             return BASE
-        return link.default_adapter(self._chat_service.limits.adapter_exists)
+        return link.default_adapter(self._chat_service.limits.adapter_exists) or ""
 
 
 def _with(choices: Choices, value: str) -> Any:

@@ -1,4 +1,4 @@
-"""Adapters into and out of service, by name and with the admin key alone."""
+"""The admin routes load and unload adapters, and require the admin key."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def names(admin: httpx.Client) -> list[str]:
     return [model["id"] for model in admin.get("/models").json()["data"]]
 
 
-def test_every_folder_is_told_with_its_verdict(admin: httpx.Client) -> None:
-    states = {one["name"]: one for one in admin.get("/adapters").json()["adapters"]}
+def test_adapters_are_listed_with_their_problems(admin: httpx.Client) -> None:
+    states = {state["name"]: state for state in admin.get("/adapters").json()["adapters"]}
     assert set(states) == {"pirate", "linly", "torn"}
     assert states["pirate"]["ready"]
     assert states["pirate"]["problem"] is None
@@ -44,7 +44,7 @@ def test_every_folder_is_told_with_its_verdict(admin: httpx.Client) -> None:
     assert not any("path" in state for state in states.values())
 
 
-def test_unloaded_and_loaded_again(admin: httpx.Client, engine: FakeEngine) -> None:
+def test_adapter_is_unloaded_and_loaded_again(admin: httpx.Client, engine: FakeEngine) -> None:
     assert admin.post("/adapters/pirate/load").json()["loaded"]
     assert engine.loaded == ("pirate",)
 
@@ -57,7 +57,7 @@ def test_unloaded_and_loaded_again(admin: httpx.Client, engine: FakeEngine) -> N
     assert (refused.status_code, refused.json()["error"]["code"]) == (422, "adapter_broken")
     assert "not served at present" in refused.json()["error"]["message"]
 
-    admin.post("/adapters/rescan")  # which looks at files, and takes nothing back
+    admin.post("/adapters/rescan")  # does not enable the adapter
     assert names(admin) == ["fake-base", "linly"]
     assert admin.post("/adapters/pirate/load").json()["ready"]
     assert names(admin) == ["fake-base", "pirate", "linly"]
@@ -75,7 +75,9 @@ def test_unloaded_and_loaded_again(admin: httpx.Client, engine: FakeEngine) -> N
         ("%2e%2e", "unload", 404),
     ],
 )
-def test_what_cannot_be_done(admin: httpx.Client, name: str, action: str, status: int) -> None:
+def test_load_and_unload_of_unusable_adapters_fail(
+    admin: httpx.Client, name: str, action: str, status: int
+) -> None:
     answer = admin.post(f"/adapters/{name}/{action}")
     assert answer.status_code == status
     assert answer.json()["error"]["message"]
@@ -86,7 +88,7 @@ def test_what_cannot_be_done(admin: httpx.Client, name: str, action: str, status
     ("method", "path"),
     [("GET", ""), ("POST", "/rescan"), ("POST", "/pirate/load"), ("POST", "/pirate/unload")],
 )
-def test_without_the_admin_key_nothing_happens(
+def test_other_keys_cannot_use_the_admin_routes(
     admin: httpx.Client, engine: FakeEngine, method: str, path: str, key: str
 ) -> None:
     answer = admin.request(
@@ -97,7 +99,7 @@ def test_without_the_admin_key_nothing_happens(
     assert names(admin) == ["fake-base", "pirate", "linly"]
 
 
-def test_where_there_is_no_admin_key_nobody_is_admin() -> None:
+def test_without_an_admin_key_the_routes_are_closed() -> None:
     manager = fake_manager(FakeEngine(echo))
     manager.wait()
     with serving(manager) as url:

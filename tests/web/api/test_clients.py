@@ -1,4 +1,4 @@
-"""Clients as people have them: OpenAI's own, LangChain's, what Open WebUI sends, and curl."""
+"""Common clients: OpenAI's, LangChain, the requests of Open WebUI, and curl."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ KEY = "sk-of-a-friend"
 HELLO = [{"role": "user", "content": "你好 there"}]
 
 
-class Telling(FakeEngine):
-    """Tells logprobs where they are asked for, and is busy when it is asked by `crowd`."""
+class LogprobsEngine(FakeEngine):
+    """Emits logprobs if the request has them, and is busy for the adapter linly."""
 
     def submit(self, request: EngineRequest, emit: Emit) -> None:
         if request.adapter and request.adapter.name == "linly":
@@ -42,7 +42,7 @@ class Telling(FakeEngine):
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    manager = fake_manager(Telling(echo))
+    manager = fake_manager(LogprobsEngine(echo))
     manager.wait()
     with serving(manager, AccessPolicy(api_keys=(KEY,))) as address:
         yield address
@@ -61,7 +61,7 @@ def test_openai_chat_logprobs(client: openai.OpenAI) -> None:
     first, second = reply.choices[0].logprobs.content or []
     assert (first.token, first.logprob, first.bytes) == ("你", -0.5, list("你".encode()))
     assert [(one.token, one.logprob) for one in first.top_logprobs] == [("好", -1.5)]
-    assert second.bytes is None  # a part of a character: they are not known
+    assert second.bytes is None  # a part of a character
     assert reply.choices[0].message.content == "你pirate heard: 你好 there "
 
 
@@ -82,7 +82,7 @@ def test_openai_text_logprobs(client: openai.OpenAI) -> None:
     assert logprobs.text_offset == [0, 1]
 
 
-def test_text_offsets_go_on_in_a_stream(client: openai.OpenAI) -> None:
+def test_text_offsets_continue_in_a_stream(client: openai.OpenAI) -> None:
     stream = client.completions.create(model="pirate", prompt="x", logprobs=1, n=2, stream=True)
     offsets: dict[int, list[int]] = {0: [], 1: []}
     for chunk in stream:
@@ -91,7 +91,7 @@ def test_text_offsets_go_on_in_a_stream(client: openai.OpenAI) -> None:
     assert offsets == {0: [0, 1], 1: [0, 1]}
 
 
-def test_openai_errors_are_of_its_own_kinds(client: openai.OpenAI, url: str) -> None:
+def test_openai_client_raises_the_matching_errors(client: openai.OpenAI, url: str) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(model="nobody", messages=HELLO)  # type: ignore[arg-type]
     assert missing.value.code == "model_not_found"
@@ -139,8 +139,8 @@ def test_langchain(url: str) -> None:
     assert usage["output_tokens"] == 3
 
 
-def test_what_open_webui_sends(url: str) -> None:
-    """It lists the models, then streams a chat with fields of its own beside OpenAI's."""
+def test_open_webui(url: str) -> None:
+    """It lists the models, then streams a chat with fields that are not OpenAI's."""
     headers = {"Authorization": f"Bearer {KEY}"}
     models = httpx.get(f"{url}/v1/models", headers=headers).json()["data"]
     body = {

@@ -1,4 +1,4 @@
-"""/health and linly_ready when the model answers and something else does not."""
+"""/health and linly_ready when the model is ready and another part fails."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_store_that_fails_is_not_ready(url: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_store_that_hangs_is_not_ready(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And /health answers all the same."""
+    """/health still responds."""
     released = threading.Event()
     with monkeypatch.context() as hanging:
         hanging.setattr(ChatStore, "check", lambda *_, **__: released.wait())

@@ -1,4 +1,4 @@
-"""/metrics and the logs: what whoever runs the program gets to know."""
+"""/metrics and the logs of requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def failing(prompt: str, request: EngineRequest) -> list[str]:
 
 
 def samples(url: str) -> dict[tuple[str, ...], float]:
-    """Every sample by its name and the values of its labels."""
+    """Returns all samples by their names and label values."""
     answer = httpx.get(f"{url}/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
     return {
@@ -74,7 +74,7 @@ def test_replies_are_counted_by_adapter(url: str) -> None:
     assert found["linly_queue_seconds_count",] == 6
 
 
-def test_the_engine_is_measured(url: str) -> None:
+def test_metrics_have_the_engine_s_state(url: str) -> None:
     found = samples(url)
     assert found["linly_ready",] == 1
     assert found["linly_running",] == found["linly_waiting",] == 0
@@ -86,8 +86,8 @@ def test_the_engine_is_measured(url: str) -> None:
     assert found["process_resident_memory_bytes",] > 1e6
 
 
-def test_the_dashboard_draws_what_there_is(url: str) -> None:
-    """A metric that was renamed would leave a panel empty, and nobody would be told."""
+def test_metrics_of_the_dashboard_exist(url: str) -> None:
+    """A renamed metric would leave a panel empty without an error."""
     board = json.loads((CHECKOUT / "docs" / "grafana.json").read_text(encoding="utf-8"))
     drawn = {
         name
@@ -96,22 +96,22 @@ def test_the_dashboard_draws_what_there_is(url: str) -> None:
         for name in re.findall(r"\b(?:linly|process)_[a-z_]+", target["expr"])
     }
     ask(url, "pirate")
-    there = {sample[0] for sample in samples(url)} | {"linly_cache_budget_bytes"}  # if bounded
+    existing = {sample[0] for sample in samples(url)} | {"linly_cache_budget_bytes"}  # if bounded
     assert len(drawn) > 20
-    assert drawn <= there
+    assert drawn <= existing
     places = [panel["gridPos"] for panel in board["panels"]]
     assert len({(place["x"], place["y"]) for place in places}) == len(places)
 
 
-def test_made_up_names_make_no_labels(url: str) -> None:
-    """Else anybody could fill the memory of whoever collects them."""
+def test_unknown_models_do_not_become_label_values(url: str) -> None:
+    """Else clients could fill the memory of the metrics' collector."""
     before = len(samples(url))
     ask(url, "nobody")
     ask(url, "somebody")
-    assert len(samples(url)) == before + 2  # the one refusal, and when it was counted first
+    assert len(samples(url)) == before + 2  # the refusals' counter, and its creation time
 
 
-def test_what_a_reader_who_left_has_cost_is_counted() -> None:
+def test_tokens_of_an_aborted_reply_are_counted() -> None:
     engine = FakeEngine(lambda prompt, request: ["word "] * 1000, ticking=True)
     manager = fake_manager(engine)
     manager.wait()
@@ -126,14 +126,14 @@ def test_what_a_reader_who_left_has_cost_is_counted() -> None:
 
 
 @pytest.fixture
-def told() -> Iterator[None]:
-    """Logging as it was, afterwards."""
+def own_logging() -> Iterator[None]:
+    """Restores the logging of the process after the test."""
     with restored_logging():
         yield
 
 
-def answered(settings: Settings, capsys: pytest.CaptureFixture[str]) -> str:
-    """What the terminal gets to see of two requests."""
+def printed(settings: Settings, capsys: pytest.CaptureFixture[str]) -> str:
+    """Sends requests, and returns what the program prints."""
     logs.configure(settings)
     manager = fake_manager(FakeEngine(echo), settings=settings)
     manager.wait()
@@ -147,25 +147,27 @@ def answered(settings: Settings, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-def test_by_default_requests_are_not_told(told: None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert answered(Settings(), capsys) == "a line of the program's own\n"
+def test_requests_are_not_logged_by_default(
+    own_logging: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert printed(Settings(), capsys) == "a line of the program's own\n"
 
 
-def test_requests_as_text(told: None, capsys: pytest.CaptureFixture[str]) -> None:
-    said = answered(Settings(log_requests=True), capsys)
-    lines = said.splitlines()
+def test_requests_are_logged_as_text(own_logging: None, capsys: pytest.CaptureFixture[str]) -> None:
+    output = printed(Settings(log_requests=True), capsys)
+    lines = output.splitlines()
     assert len(lines) == 6  # two replies, three requests, and the program's own: none is forged
     assert "r-1 chat by pirate: stop, " in lines[0]
     assert "r-1 POST /v1/chat/completions 200 in " in lines[1]
     assert "model_not_found" in lines[2]
     assert "/v1/x\\ny 401 " in lines[4]
     for hidden in (SECRET, "top-secret-key", "guessed-key"):
-        assert hidden not in said
+        assert hidden not in output
 
 
-def test_requests_as_json(told: None, capsys: pytest.CaptureFixture[str]) -> None:
-    said = answered(Settings(log_requests=True, log_format="json"), capsys)
-    lines = [json.loads(line) for line in said.splitlines()]
+def test_requests_are_logged_as_json(own_logging: None, capsys: pytest.CaptureFixture[str]) -> None:
+    output = printed(Settings(log_requests=True, log_format="json"), capsys)
+    lines = [json.loads(line) for line in output.splitlines()]
     reply, request, refused, *_, own = lines
     assert reply["request_id"] == request["request_id"] == "r-1"
     assert (reply["adapter"], reply["ended"], reply["completion_tokens"]) == ("pirate", "stop", 3)
@@ -175,14 +177,14 @@ def test_requests_as_json(told: None, capsys: pytest.CaptureFixture[str]) -> Non
     assert own["message"] == "a line of the program's own"
     assert {"time", "level", "logger"} <= own.keys()
     for hidden in (SECRET, "top-secret-key", "guessed-key"):
-        assert hidden not in said
+        assert hidden not in output
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_prompts_are_told_where_that_is_asked_for(
-    told: None, capsys: pytest.CaptureFixture[str], form: str
+def test_log_prompts_logs_prompts_and_replies(
+    own_logging: None, capsys: pytest.CaptureFixture[str], form: str
 ) -> None:
-    said = answered(Settings(log_prompts=True, log_format=form), capsys)
-    assert SECRET in said
-    assert f"pirate heard: {SECRET}" in said
-    assert "top-secret-key" not in said
+    output = printed(Settings(log_prompts=True, log_format=form), capsys)
+    assert SECRET in output
+    assert f"pirate heard: {SECRET}" in output
+    assert "top-secret-key" not in output

@@ -1,5 +1,5 @@
-"""The document at /docs, held against what the API does: asked by schemathesis for whatever it
-allows, and for what it does not."""
+"""Compares the document at /docs with the API: schemathesis sends requests that the document
+allows, and requests that it forbids."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from tests.web.app_server import serving
 from web.access import AccessPolicy
 
 ADMIN = "Bearer the-admins"
-# Refusals that no schema can tell beforehand: what fits together, and what there is.
-KNOWN = (
+# Errors of requests that the schema allows: it cannot express dependencies between fields, or
+# which models exist.
+ALLOWED_ERRORS = (
     "top_logprobs goes with logprobs",
     "A prompt's logprobs are not served",
     "At most 32 choices a request",
@@ -44,10 +45,10 @@ def url() -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_the_api_does_what_its_document_says(url: str, tmp_path: Path) -> None:
-    """By schemathesis' own program: what is allowed, what is not, other methods, other keys."""
+def test_api_matches_its_document(url: str, tmp_path: Path) -> None:
+    """Runs schemathesis' program: allowed and forbidden values, other methods, other keys."""
     program = Path(sys.executable).with_name("st")
-    # Of what is refused as too large it is never asked whether it was right otherwise.
+    # A too large request is refused before it is validated.
     statuses = "[400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 428, 429]"
     config = f"[checks]\nnegative_data_rejection.expected-statuses = {statuses}\n"
     (tmp_path / "schemathesis.toml").write_text(config)
@@ -64,7 +65,7 @@ def test_the_api_does_what_its_document_says(url: str, tmp_path: Path) -> None:
 # The server runs in this process, and hypothesis takes its random numbers for the strategy's.
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
-def test_what_the_document_allows_is_answered(url: str, path: str) -> None:
+def test_requests_that_the_document_allows_are_served(url: str, path: str) -> None:
     document = schemathesis.openapi.from_url(f"{url}/openapi.json")
 
     @given(case=document[path]["POST"].as_strategy())
@@ -72,18 +73,18 @@ def test_what_the_document_allows_is_answered(url: str, path: str) -> None:
         max_examples=60, derandomize=True, deadline=None, database=None,
         suppress_health_check=list(HealthCheck),  # they go by the clock
     )  # fmt: skip
-    def answered(case: schemathesis.Case) -> None:
+    def is_served(case: schemathesis.Case) -> None:
         response = case.call(headers={"Authorization": ADMIN})
         if response.status_code == 400:
             message = response.json()["error"]["message"]
-            assert any(known in message for known in KNOWN), message
+            assert any(allowed in message for allowed in ALLOWED_ERRORS), message
         else:
             assert response.status_code in (200, 404, 422), response.text
 
-    answered()
+    is_served()
 
 
-def test_the_document_has_everything(url: str) -> None:
+def test_document_has_all_paths(url: str) -> None:
     document = httpx.get(f"{url}/openapi.json").json()
     assert set(document["paths"]) == {
         "/health", "/metrics", "/v1/models", "/v1/models/{name}", "/v1/chat/completions",
@@ -93,11 +94,12 @@ def test_the_document_has_everything(url: str) -> None:
 
 
 @pytest.mark.browser
-def test_the_document_needs_no_other_host(url: str, browser: Browser) -> None:
+def test_docs_page_sends_no_request_to_other_hosts(url: str, browser: Browser) -> None:
     page = browser.new_page()
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto(f"{url}/docs")
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
+    own = url
+    page.goto(f"{own}/docs")
     expect(page.get_by_text("/v1/chat/completions", exact=True)).to_be_visible()
-    assert [one for one in asked if not one.startswith((url, "data:", "blob:"))] == []
+    assert [url for url in requested if not url.startswith((own, "data:", "blob:"))] == []
     page.close()

@@ -1,4 +1,4 @@
-"""More than there is room for, over HTTP, with a real engine."""
+"""More requests than fit into the queue, over HTTP, with a real engine."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def url(manager: ModelManager) -> Iterator[str]:
         yield address
 
 
-def test_only_busy_is_an_error_and_nothing_stays_behind(url: str, manager: ModelManager) -> None:
-    """Some of them leave in the middle; the others come back when they are told to."""
+def test_overload_gives_429_only_and_leaves_no_state(url: str, manager: ModelManager) -> None:
+    """A quarter of the clients disconnect during the reply; the others retry after a 429."""
     answers: list[httpx.Response] = []
     together = threading.Barrier(USERS)
 
@@ -54,7 +54,7 @@ def test_only_busy_is_an_error_and_nothing_stays_behind(url: str, manager: Model
                 return
             assert answer.json()["error"]["type"] == "rate_limit_error"
             assert int(answer.headers["retry-after"]) >= 1
-            time.sleep(0.1)  # less than that, so that they are in each other's way
+            time.sleep(0.1)  # less than Retry-After, so that clients compete
 
     def leave(number: int) -> None:
         together.wait()
@@ -75,5 +75,5 @@ def test_only_busy_is_an_error_and_nothing_stays_behind(url: str, manager: Model
     assert statuses.count(200) == USERS - leavers
     assert set(statuses) <= {200, 429}
     while manager.status().running or manager.status().waiting:
-        httpx.get(f"{url}/health")  # those that left end at the next step
+        httpx.get(f"{url}/health")  # aborted replies end at the next step
     assert manager._live == manager._aborted == set()

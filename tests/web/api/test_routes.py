@@ -1,4 +1,4 @@
-"""/health and OpenAI's API, asked by OpenAI's own client and by plain HTTP."""
+"""/health and OpenAI's API, with OpenAI's client and plain HTTP."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_completions_take_text_and_token_ids(client: openai.OpenAI, engine: Fake
     assert list(engine.requests[-1].prompt_ids) == [104, 105]
 
 
-def test_sampling_fields_arrive(client: openai.OpenAI, engine: FakeEngine) -> None:
+def test_sampling_fields_reach_the_engine(client: openai.OpenAI, engine: FakeEngine) -> None:
     client.chat.completions.create(
         model="pirate", messages=HELLO, temperature=0, max_completion_tokens=7, seed=3,  # type: ignore[arg-type]
         stop=["x"], top_p=0.5, logprobs=True, top_logprobs=2, presence_penalty=0.5,
@@ -105,17 +105,19 @@ def test_sampling_fields_arrive(client: openai.OpenAI, engine: FakeEngine) -> No
                     "min_tokens": 2, "adapter_scale": 0.5},
     )  # fmt: skip
     request = engine.requests[-1]
-    wishes = request.sampling
-    assert (wishes.temperature, wishes.max_tokens, wishes.seed, wishes.stop) == (0, 7, 3, ("x",))
-    assert (wishes.top_p, wishes.top_k, wishes.min_p, wishes.logprobs) == (0.5, 5, 0.1, 2)
-    assert (wishes.repetition_penalty, wishes.ignore_eos, wishes.min_tokens) == (1.2, True, 2)
-    assert (wishes.presence_penalty, wishes.frequency_penalty) == (0.5, -0.5)
-    assert wishes.logit_bias == ((104, -100.0),)
+    sampling = request.sampling
+    assert (sampling.temperature, sampling.max_tokens, sampling.seed) == (0, 7, 3)
+    assert sampling.stop == ("x",)
+    assert (sampling.top_p, sampling.top_k, sampling.min_p, sampling.logprobs) == (0.5, 5, 0.1, 2)
+    assert (sampling.repetition_penalty, sampling.ignore_eos) == (1.2, True)
+    assert sampling.min_tokens == 2
+    assert (sampling.presence_penalty, sampling.frequency_penalty) == (0.5, -0.5)
+    assert sampling.logit_bias == ((104, -100.0),)
     assert request.adapter_scale == 0.5
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "code", "says"),
+    ("body", "status", "code", "text"),
     [
         ({"model": "pirat", "messages": HELLO}, 404, "model_not_found", "Did you mean pirate"),
         ({"model": "torn", "messages": HELLO}, 422, "adapter_broken", "adapter_model"),
@@ -154,12 +156,12 @@ def test_sampling_fields_arrive(client: openai.OpenAI, engine: FakeEngine) -> No
 )  # fmt: skip
 @pytest.mark.parametrize("stream", [False, True])
 def test_wrong_requests_get_openais_error_object(
-    url: str, body: dict[str, object], status: int, code: str, says: str, stream: bool
+    url: str, body: dict[str, object], status: int, code: str, text: str, stream: bool
 ) -> None:
     answer = httpx.post(f"{url}/v1/chat/completions", json={**body, "stream": stream})
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (status, code)
-    assert says in error["message"]
+    assert text in error["message"]
     assert set(error) == {"message", "type", "param", "code"}
 
 
@@ -174,7 +176,7 @@ def test_wrong_requests_get_openais_error_object(
         {"prompt": "a", "echo": True, "logprobs": 1},
     ],
 )
-def test_wrong_completions(url: str, body: dict[str, object]) -> None:
+def test_wrong_completions_are_refused(url: str, body: dict[str, object]) -> None:
     answer = httpx.post(f"{url}/v1/completions", json=body)
     assert answer.status_code == 400
     assert answer.json()["error"]["message"]
@@ -193,22 +195,22 @@ def test_wrong_completions(url: str, body: dict[str, object]) -> None:
     ],
     ids=lambda value: "" if isinstance(value, dict) else value.__name__,
 )
-def test_a_million_faults_are_not_written_down(
+def test_validation_ends_at_the_first_of_many_faults(
     kind: type[ChatCompletion | TextCompletion], body: dict[str, object]
 ) -> None:
-    """It would be done on the thread that everybody shares: a minute for one request."""
+    """Formatting all of them would block the event loop: a minute for one request."""
     with pytest.raises(ValidationError) as caught:
         kind.model_validate(body)
     assert caught.value.error_count() < 10
 
 
-def test_the_fault_is_that_of_the_form_that_was_meant(url: str) -> None:
+def test_the_error_is_for_the_type_that_the_client_sent(url: str) -> None:
     body = {"messages": HELLO, "stop": ["x"] * 21}
-    said = httpx.post(f"{url}/v1/chat/completions", json=body).json()["error"]["message"]
-    assert "at most 20 items" in said
+    error = httpx.post(f"{url}/v1/chat/completions", json=body).json()["error"]
+    assert "at most 20 items" in error["message"]
 
 
-def test_too_much_for_all_choices(url: str) -> None:
+def test_too_much_text_for_all_choices_is_refused(url: str) -> None:
     body = {"messages": [{"role": "user", "content": "x" * 100_000}], "n": 32}
     answer = httpx.post(f"{url}/v1/chat/completions", json=body)
     assert answer.status_code == 400
@@ -216,13 +218,13 @@ def test_too_much_for_all_choices(url: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/health", "/metrics", "/v1/models", "/v1/models/pirate"])
-def test_monitors_may_ask_for_the_head_alone(url: str, path: str) -> None:
+def test_get_routes_accept_head(url: str, path: str) -> None:
     answer = httpx.head(f"{url}{path}")
     assert (answer.status_code, answer.content) == (200, b"")
 
 
-def test_null_counts_as_left_out(url: str) -> None:
-    """Clients of other languages send every field that they know."""
+def test_null_fields_count_as_missing(url: str) -> None:
+    """Clients in some languages send all fields."""
     names = ("stream", "stream_options", "n", "min_p", "repetition_penalty", "stop", "model")
     body = {"messages": HELLO, **dict.fromkeys(names)}
     assert httpx.post(f"{url}/v1/chat/completions", json=body).status_code == 200
@@ -256,29 +258,29 @@ def test_other_paths_get_the_error_object(
 
 
 def in_pieces(total: int) -> Iterator[bytes]:
-    """A body of unknown length: it is sent chunked."""
+    """Yields a body of unknown length, which httpx sends chunked."""
     for _ in range(total // 100_000):
         yield b" " * 100_000
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_an_enormous_body_is_refused(url: str, chunked: bool) -> None:
+def test_a_too_large_body_is_refused(url: str, chunked: bool) -> None:
     body = in_pieces(9_000_000) if chunked else b" " * 9_000_000
     try:
         answer = httpx.post(f"{url}/v1/chat/completions", content=body)
     except httpx.WriteError:
-        return  # it hung up while we were still sending: refused all the same
+        return  # the server has closed the connection, which is a refusal too
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "request_too_large"
 
 
-def test_visitors_leave_no_files(url: str) -> None:
+def test_visitors_cannot_upload_files(url: str) -> None:
     answer = httpx.post(f"{url}/page/upload", files={"files": ("x.html", b"<b>hello</b>")})
     assert answer.status_code >= 400
 
 
 @pytest.mark.parametrize("body", [b"{nonsense", b'"\xff"', b"[]", b""])
-def test_a_body_that_is_no_request(url: str, body: bytes) -> None:
+def test_an_unreadable_body_is_refused(url: str, body: bytes) -> None:
     json = {"Content-Type": "application/json"}
     answer = httpx.post(f"{url}/v1/chat/completions", content=body, headers=json)
     assert answer.status_code == 400
@@ -304,8 +306,8 @@ def test_health_and_chat_while_loading_and_after_a_failure() -> None:
         answer = httpx.get(f"{url}/health")
         assert (answer.status_code, answer.json()["status"]) == (503, "loading")
         assert 0 < answer.json()["progress"] < 1
-        asked = httpx.post(f"{url}/v1/chat/completions", json={"messages": HELLO})
-        assert (asked.status_code, asked.json()["error"]["code"]) == (503, "not_ready")
+        reply = httpx.post(f"{url}/v1/chat/completions", json={"messages": HELLO})
+        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "not_ready")
         assert httpx.get(f"{url}/v1/models").json()["data"][0]["id"] == "fake-base"
         loading.set()
         manager.wait()
@@ -318,13 +320,13 @@ def failing(prompt: str, request: EngineRequest) -> list[str]:
     return ["half ", "<fail>"]
 
 
-def test_a_reply_that_fails_midway() -> None:
+def test_a_reply_that_fails_is_an_error() -> None:
     manager = fake_manager(FakeEngine(failing))
     manager.wait()
     with serving(manager) as url:
-        whole = httpx.post(f"{url}/v1/chat/completions", json={"messages": HELLO})
-        assert whole.status_code == 500
-        assert "memory" in whole.json()["error"]["message"]
+        reply = httpx.post(f"{url}/v1/chat/completions", json={"messages": HELLO})
+        assert reply.status_code == 500
+        assert "memory" in reply.json()["error"]["message"]
         stream = httpx.post(f"{url}/v1/chat/completions", json={"messages": HELLO, "stream": True})
         assert stream.status_code == 200
         assert "half " in stream.text
@@ -335,33 +337,37 @@ def endless(prompt: str, request: EngineRequest) -> list[str]:
     return ["word "] * 1000
 
 
-def ended_after(engine: FakeEngine, url: str) -> int:
-    """Pieces that the only request still got after its connection was dropped."""
-    (request,) = engine.requests
-    while request.id not in engine.aborted:  # until the server has noticed the closed socket
+def tokens_after_disconnect(engine: FakeEngine, url: str) -> int:
+    """Returns how many tokens the requests got after their connection was closed."""
+    ids = {request.id for request in engine.requests}
+    while not ids <= engine.aborted:  # until the server has noticed the closed socket
         httpx.get(f"{url}/health")
-    told = engine.emitted.get(request.id, 0)
-    engine.tick(10)
+    before = sum(engine.emitted.values())
+    engine.tick(10 * len(ids))
     while engine.status().running:
         httpx.get(f"{url}/health")
-    return engine.emitted.get(request.id, 0) - told
+    return sum(engine.emitted.values()) - before
 
 
-@pytest.mark.parametrize("first_tokens", [0, 3])
-def test_a_dropped_stream_ends_the_reply_within_one_token(first_tokens: int) -> None:
+@pytest.mark.parametrize(("choices", "first_tokens"), [(1, 0), (1, 3), (3, 6)])
+def test_a_dropped_stream_ends_each_choice_within_one_token(
+    choices: int, first_tokens: int
+) -> None:
     engine = FakeEngine(endless, ticking=True)
     manager = fake_manager(engine)
     manager.wait()
     with serving(manager) as url:
         engine.tick(first_tokens)
-        ask = {"json": {"messages": HELLO, "stream": True}, "timeout": 1.0}
+        body = {"messages": HELLO, "stream": True, "n": choices}
+        request = {"json": body, "timeout": 1.0}
         with (
             pytest.raises(httpx.ReadTimeout),
-            httpx.stream("POST", f"{url}/v1/chat/completions", **ask) as answer,
+            httpx.stream("POST", f"{url}/v1/chat/completions", **request) as answer,
         ):
             for _ in answer.iter_lines():
                 pass
-        assert ended_after(engine, url) <= 1
+        assert len(engine.requests) == choices
+        assert tokens_after_disconnect(engine, url) <= choices
 
 
 def test_a_dropped_request_ends_the_reply_within_one_token() -> None:
@@ -372,4 +378,4 @@ def test_a_dropped_request_ends_the_reply_within_one_token() -> None:
         engine.tick(3)
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{url}/v1/chat/completions", json={"messages": HELLO}, timeout=1.0)
-        assert ended_after(engine, url) <= 1
+        assert tokens_after_disconnect(engine, url) <= 1

@@ -1,4 +1,4 @@
-"""Several choices of one request, and several prompts; text in front; the logprobs' form."""
+"""Several choices and prompts in one request, `echo`, and keep-alives of a stream."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HELLO = [{"role": "user", "content": "hello"}]
 
 
 def seeded(prompt: str, request: EngineRequest) -> list[str]:
-    """Says which seed it has, and what it was asked."""
+    """Returns a reply with the seed and the end of the prompt."""
     return [f"{request.sampling.seed} ", "to ", prompt[-5:]]
 
 
@@ -49,16 +49,18 @@ def test_each_choice_has_its_seed(client: openai.OpenAI) -> None:
     assert reply.usage.completion_tokens == 9
 
 
-def test_the_last_seed_has_a_next_one(client: openai.OpenAI) -> None:
+def test_the_seed_after_the_largest_is_0(client: openai.OpenAI) -> None:
     reply = client.completions.create(model="pirate", prompt="ahoy!", n=2, seed=2**63 - 1)
     assert [choice.text.split()[0] for choice in reply.choices] == [str(2**63 - 1), "0"]
 
 
-def test_choices_without_a_seed_are_not_alike(client: openai.OpenAI, engine: FakeEngine) -> None:
+def test_choices_without_a_seed_are_separate_requests(
+    client: openai.OpenAI, engine: FakeEngine
+) -> None:
     client.completions.create(model="pirate", prompt="ahoy!", n=2)
-    one, other = engine.requests[-2:]
-    assert one.id != other.id
-    assert one.sampling.seed is other.sampling.seed is None  # the engine draws one for each
+    first, second = engine.requests[-2:]
+    assert first.id != second.id
+    assert first.sampling.seed is second.sampling.seed is None  # the engine draws one for each
 
 
 def test_several_prompts(client: openai.OpenAI) -> None:
@@ -89,15 +91,15 @@ def test_choices_stream_side_by_side(client: openai.OpenAI, n: int) -> None:
         model="pirate", messages=HELLO, n=n, seed=4, stream=True,  # type: ignore[arg-type]
         stream_options={"include_usage": True},
     )  # fmt: skip
-    said: dict[int, str] = defaultdict(str)
+    texts: dict[int, str] = defaultdict(str)
     roles, ends, usage = [], [], None
     for chunk in stream:
         usage = chunk.usage
         for choice in chunk.choices:
-            said[choice.index] += choice.delta.content or ""
+            texts[choice.index] += choice.delta.content or ""
             roles += [choice.index] if choice.delta.role else []
             ends += [choice.index] if choice.finish_reason == "stop" else []
-    assert [said[i].split()[0] for i in range(n)] == [str(4 + i) for i in range(n)]
+    assert [texts[i].split()[0] for i in range(n)] == [str(4 + i) for i in range(n)]
     assert sorted(roles) == sorted(ends) == list(range(n))
     assert usage
     assert usage.completion_tokens == 3 * n
@@ -122,45 +124,21 @@ def test_a_seed_of_minus_one_is_none(url: str, engine: FakeEngine, seed: int | N
     assert engine.requests[-1].sampling.seed == 2**63 - 2  # OpenAI's go below 0
 
 
-def test_choices_come_as_they_are_said() -> None:
-    """One that is slow keeps no other one waiting, and hanging up ends them all."""
-    engine = FakeEngine(lambda prompt, request: ["word "] * 1000, ticking=True)
-    manager = fake_manager(engine)
-    manager.wait()
-    with serving(manager) as url:
-        engine.tick(6)
-        ask = {"json": {"messages": HELLO, "n": 3, "stream": True}, "timeout": 2.0}
-        with (
-            pytest.raises(httpx.ReadTimeout),
-            httpx.stream("POST", f"{url}/v1/chat/completions", **ask) as answer,  # type: ignore[arg-type]
-        ):
-            for _ in answer.iter_lines():
-                pass
-        ids = {request.id for request in engine.requests}
-        assert len(ids) == 3
-        while not ids <= engine.aborted:
-            httpx.get(f"{url}/health")
-        engine.tick(30)
-        while engine.status().running:
-            httpx.get(f"{url}/health")
-        assert sum(engine.emitted.values()) <= 6 + 3  # one more each, at the most
-
-
 class WaitingEngine(FakeEngine):
-    """Tells each request first that it has to wait."""
+    """Emits a queue position for each request first."""
 
     def submit(self, request: EngineRequest, emit: Emit) -> None:
         emit(Delta(queued=Queued(2, "slots", 7.4)))
         super().submit(request, emit)
 
 
-def test_a_silent_stream_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Proxies hang up on who is silent; a long prompt can take minutes before its first token."""
-    monkeypatch.setattr("web.api.streaming.ALIVE_SECONDS", 0.01)
-    held = threading.Event()
+def test_a_silent_stream_sends_keep_alives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proxies close silent connections; the prefill of a long prompt can take minutes."""
+    monkeypatch.setattr("web.api.streaming.KEEP_ALIVE_SECONDS", 0.01)
+    may_reply = threading.Event()
 
     def late(prompt: str, request: EngineRequest) -> list[str]:
-        held.wait()
+        may_reply.wait()
         return ["at last"]
 
     manager = fake_manager(WaitingEngine(late))
@@ -171,7 +149,7 @@ def test_a_silent_stream_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) ->
             lines = answer.iter_lines()
             while not next(lines).startswith(": "):
                 pass
-            held.set()
-            rest = "\n".join(lines)
-    assert "at last" in rest
-    assert "data: [DONE]" in rest
+            may_reply.set()
+            remaining = "\n".join(lines)
+    assert "at last" in remaining
+    assert "data: [DONE]" in remaining

@@ -1,4 +1,4 @@
-"""The public link's limits and its end. The link is a second port of the same server here."""
+"""The public link's limits and its end. In these tests the link is a second port of the server."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ADDRESS = "https://0123456789abcdef.gradio.live"
 
 @dataclass
 class Shared:
-    """A page with a public link that is open: addresses, and what a test can turn."""
+    """A page with an open public link, a scripted engine and a fake clock."""
 
     rules: LinkRules = field(default_factory=LinkRules)
     passphrase: str | None = None
@@ -74,7 +74,7 @@ def shared(stack: ExitStack, rules: LinkRules | None = None, **other: Any) -> Sh
 
 
 def visitor(stack: ExitStack, browser: Browser, url: str) -> ChatPage:
-    """Somebody with a browser of their own."""
+    """Opens the page in a new browser context."""
     return ChatPage(stack.enter_context(browser.new_context()).new_page()).open(url)
 
 
@@ -93,11 +93,11 @@ def test_replies_are_counted_by_browser(browser: Browser, stack: ExitStack) -> N
     here = shared(stack, LinkRules(messages=2))
     chat = visitor(stack, browser, here.link)
     ask(chat, "one", "base heard: one")
-    chat.new_chat.click()  # is no way around it
+    chat.new_chat.click()  # does not reset the count
     expect(chat.log).not_to_contain_text("one")
     ask(chat, "two", "base heard: two")
     chat.page.reload()
-    expect(chat.log).to_contain_text("base heard: two")  # nor is this
+    expect(chat.log).to_contain_text("base heard: two")  # nor does a reload
     chat.ask("precious words")
     toast(chat, "This link is for 2 replies a visitor, and you have had them")
     expect(chat.message).to_have_value("precious words")
@@ -119,7 +119,7 @@ def test_only_the_adapters_of_the_link_are_offered(browser: Browser, stack: Exit
     assert chat.offered() == only
     chat.page.get_by_role("button", name="Compare", exact=True).click()
     assert chat.offered("Rival 1") == ["–", *only]
-    # Names of the page's own apart, the adapter is not even in its source.
+    # The page's source does not contain the adapter's name, except in its own class names.
     assert "linly" not in re.sub(r"linly([-:]|[A-Z])", "", chat.page.content())
     owner = visitor(stack, browser, here.own)
     expect(owner.page.locator("#status")).to_contain_text("fake-base")
@@ -128,7 +128,7 @@ def test_only_the_adapters_of_the_link_are_offered(browser: Browser, stack: Exit
 
 @pytest.mark.browser
 def test_a_link_without_the_base_begins_with_an_adapter(browser: Browser, stack: ExitStack) -> None:
-    """The base was chosen, which was not to be had: nothing could be sent."""
+    """The base was selected, which is not allowed, so no message could be sent."""
     here = shared(stack, LinkRules(adapters=("pirate",)))
     chat = visitor(stack, browser, here.link)
     expect(chat.page.get_by_label("Adapter", exact=True)).to_have_value(re.compile("● pirate"))
@@ -136,21 +136,21 @@ def test_a_link_without_the_base_begins_with_an_adapter(browser: Browser, stack:
 
 
 def begin(caller: Caller, text: str, adapter: str, engine: FakeEngine) -> None:
-    """A question, and its reply."""
+    """Asks a question, and waits for the reply."""
     before = len(engine.emitted)
     assert said(caller.send(text, adapter=adapter)) == ""
     until(lambda: len(engine.emitted) > before and not engine.status().running)
 
 
-def until(holds: Any) -> None:
-    while not holds():
+def until(condition: Any) -> None:
+    while not condition():
         time.sleep(0.02)
 
 
 FORBIDDEN = "This link is not for linly"
 
 
-def test_no_request_made_by_hand_leads_to_other_adapters(stack: ExitStack) -> None:
+def test_forged_requests_cannot_use_other_adapters(stack: ExitStack) -> None:
     here = shared(stack, LinkRules(adapters=("pirate",)))
     with Caller(here.link) as caller:
         assert said(caller.send("hello", adapter="linly")).startswith(FORBIDDEN)
@@ -162,7 +162,7 @@ def test_no_request_made_by_hand_leads_to_other_adapters(stack: ExitStack) -> No
         linly = caller.formed(adapter="linly")
         assert said(caller.call("regenerate", form=linly)).startswith(FORBIDDEN)
         exported = caller.export("json").text
-        # A chat from a file says that another adapter had been speaking in it.
+        # An imported chat in which another adapter has replied.
         forged = exported.replace('"pirate"', '"linly"').replace('"done"', '"stopped"')
         adopted = caller.adopt(forged)
         assert said(adopted).startswith("linly is not here")
@@ -177,16 +177,16 @@ def test_no_request_made_by_hand_leads_to_other_adapters(stack: ExitStack) -> No
             ("regenerate", {"id": reply, "form": form}),
             ("edit", {"id": question, "text": "other", "form": form}),
         ):
-            # Running again looks at the digest first, of which the file knows another adapter's.
+            # Another run checks the digest first, and the file has another adapter's.
             answer = said(caller.call(kind, **values))
             assert answer.startswith((FORBIDDEN, "The adapter linly is not the one")), kind
         begin(caller, "and now?", "pirate", here.engine)
-    asked = [*here.engine.requests, *here.engine.read]
-    assert {request.adapter.name for request in asked if request.adapter} == {"pirate"}
-    assert all(request.adapter for request in asked)
+    requests = [*here.engine.requests, *here.engine.read]
+    assert {request.adapter.name for request in requests if request.adapter} == {"pirate"}
+    assert all(request.adapter for request in requests)
 
 
-def test_the_api_does_not_lead_around_limits(stack: ExitStack) -> None:
+def test_the_api_is_closed_through_a_link_with_limits(stack: ExitStack) -> None:
     question = {"model": "fake-base", "messages": [{"role": "user", "content": "hi"}]}
     for rules in (LinkRules(messages=5), LinkRules(adapters=("pirate",))):
         here = shared(stack, rules)
@@ -200,7 +200,7 @@ def test_the_api_does_not_lead_around_limits(stack: ExitStack) -> None:
 
 
 def ended(url: str) -> bool:
-    """Whether the link is, for everything that there is."""
+    """Whether the link has ended, for all kinds of paths."""
     paths = ("/", "/health", "/v1/models", "/config", "/page/chat.js", "/gradio_api/queue/join")
     answers = [httpx.get(f"{url}{path}") for path in paths]
     assert len({answer.status_code for answer in answers}) == 1 or answers[0].status_code == 200
@@ -216,7 +216,7 @@ def words(prompt: str, request: EngineRequest) -> list[str]:
 @pytest.mark.browser
 @pytest.mark.parametrize("revoked", [True, False])
 def test_the_end_of_the_link(browser: Browser, stack: ExitStack, revoked: bool) -> None:
-    """Its visitors are refused, also those whose page is open; the owner's go on."""
+    """The link's visitors are refused, also those with an open page; local visitors are not."""
     here = shared(stack, LinkRules(hours=2), engine=FakeEngine(words, ticking=True))
     guest = visitor(stack, browser, here.link)
     owner = visitor(stack, browser, here.own)
@@ -241,12 +241,12 @@ def test_the_end_of_the_link(browser: Browser, stack: ExitStack, revoked: bool) 
     here.engine.tick(80)
     expect(owner.log).to_contain_text("w39")
     expect(owner.send).to_be_visible()
-    # The guest's page is not told anything any more, and looks by itself what has happened.
+    # The guest's page receives no more events, and checks by itself.
     expect(guest.page.locator("body")).to_contain_text("This link has ended", timeout=60_000)
 
 
-def test_an_answer_that_streams_is_cut_off(stack: ExitStack) -> None:
-    """What had begun before the end went on as long as it liked."""
+def test_a_stream_of_the_api_ends_with_the_link(stack: ExitStack) -> None:
+    """A stream that had begun before the link's end went on."""
     more = threading.Event()
 
     def script(prompt: str, request: EngineRequest) -> Iterator[str]:
@@ -262,9 +262,9 @@ def test_an_answer_that_streams_is_cut_off(stack: ExitStack) -> None:
     ):
         here.now += 2 * HOUR
         more.set()
-        told = "".join(theirs.iter_lines())
-        assert "one" in told
-        assert "two" not in told
+        received = "".join(theirs.iter_lines())
+        assert "one" in received
+        assert "two" not in received
         assert "two" in "".join(mine.iter_lines())
 
 
@@ -275,7 +275,7 @@ def panel(page: Page) -> str:
 
 
 @pytest.mark.browser
-def test_what_the_owner_sees(browser: Browser, stack: ExitStack) -> None:
+def test_settings_panel_shows_the_link(browser: Browser, stack: ExitStack) -> None:
     rules = LinkRules(hours=3, messages=5, adapters=("base", "pirate"))
     here = shared(stack, rules, passphrase="abcd-efgh-jkmn")
     here.now += 0.5 * HOUR
@@ -296,7 +296,7 @@ def test_what_the_owner_sees(browser: Browser, stack: ExitStack) -> None:
     expect(owner.page.locator("#link")).to_contain_text("Ends in 1.5 hours")
 
 
-# Draws an SVG's picture with one pixel a module and says which are dark.
+# Draws an SVG with one pixel for each module, and returns which are dark.
 MODULES = """async (svg) => {
   const [, , width, height] = svg.getAttribute('viewBox').split(' ').map(Number);
   const copy = svg.cloneNode(true);
@@ -315,8 +315,8 @@ MODULES = """async (svg) => {
 
 
 @pytest.mark.browser
-def test_the_code_to_scan_is_the_address(browser: Browser, stack: ExitStack) -> None:
-    """As drawn: every module of it is the one of the address."""
+def test_the_qr_code_is_that_of_the_address(browser: Browser, stack: ExitStack) -> None:
+    """Compares each drawn module with the expected code."""
     here = shared(stack)
     owner = visitor(stack, browser, here.own)
     panel(owner.page)
@@ -324,7 +324,7 @@ def test_the_code_to_scan_is_the_address(browser: Browser, stack: ExitStack) -> 
     width = drawn["width"]
     expected = segno.make(ADDRESS, error="m")
     border = 4
-    modules = [bool(one) for row in expected.matrix_iter(border=border) for one in row]
+    modules = [bool(module) for row in expected.matrix_iter(border=border) for module in row]
     scale = width // (expected.symbol_size(border=border)[0])
     picked = [
         drawn["dark"][y * width + x]
@@ -336,7 +336,7 @@ def test_the_code_to_scan_is_the_address(browser: Browser, stack: ExitStack) -> 
 
 
 @pytest.mark.browser
-def test_visitors_see_nothing_of_the_link_and_cannot_end_it(
+def test_guests_see_nothing_of_the_link_and_cannot_end_it(
     browser: Browser, stack: ExitStack
 ) -> None:
     here = shared(stack, passphrase="abcd-efgh-jkmn")
@@ -352,7 +352,7 @@ def test_visitors_see_nothing_of_the_link_and_cannot_end_it(
         answer = caller.call("revoke")
         assert answer.status_code == 400
         assert "abcd-efgh-jkmn" not in answer.text
-        # With the id of a tab of this machine's, a guest is still one.
+        # A guest stays a guest with the id of a local visitor's tab.
         caller.tab = local.tab
         caller.call("revoke")
         caller.client.cookies = local.client.cookies
@@ -362,8 +362,8 @@ def test_visitors_see_nothing_of_the_link_and_cannot_end_it(
         assert here.public.closed
 
 
-def test_visitors_do_not_fill_the_disk(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What takes no time of the model's was without a limit, for whoever forgot their cookie."""
+def test_guests_cannot_fill_the_disk(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Imports and prompts had no limit for guests who deleted their cookie."""
     monkeypatch.setattr(limits, "MAX_STORED_CHARS", 1000)
     here = shared(stack, LinkRules())
     messages = [{"role": "user", "content": "x" * 350}]
@@ -377,7 +377,7 @@ def test_visitors_do_not_fill_the_disk(stack: ExitStack, monkeypatch: pytest.Mon
         def save(name: str, message: str) -> str:
             return said(caller.call("save_snippet", name=name, message=message))
 
-        # What is refused for another reason takes no room.
+        # Text that is refused for another reason does not count.
         for _ in range(5):
             assert save("", "x" * 100).startswith("A name has")
         assert save("name", "x" * 500).startswith("There is no room left")
@@ -387,8 +387,8 @@ def test_visitors_do_not_fill_the_disk(stack: ExitStack, monkeypatch: pytest.Mon
             assert said(owner.adopt(text)) == ""
 
 
-def test_a_link_that_is_revoked_while_it_is_asked_for() -> None:
-    """The tunnel came up behind its back, and stayed."""
+def test_a_link_revoked_while_the_tunnel_opens_is_closed() -> None:
+    """The tunnel was opened afterwards, and stayed open."""
     closed: list[bool] = []
     link = PublicLink(LinkRules(hours=1), lambda: closed.append(True))
     link.revoke()
@@ -397,7 +397,7 @@ def test_a_link_that_is_revoked_while_it_is_asked_for() -> None:
     assert len(closed) == 2
 
 
-def test_a_link_without_limits_counts_all_the_same() -> None:
+def test_a_link_without_limits_counts_visitors_and_replies() -> None:
     link = PublicLink(LinkRules(), lambda: None)
     link.check("anna", ["pirate"] * 9)
     link.add_replies("anna", 9)

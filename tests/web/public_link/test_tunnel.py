@@ -1,4 +1,4 @@
-"""The public link, with a stand-in for the tunnel client and for Gradio's servers."""
+"""The public link, with a fake tunnel client and fake servers of Gradio."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REFUSING = "2026/01/01 [E] login to server failed: too many tunnels"
 
 
 class ShareServer:
-    """Answers like the server that hands out addresses."""
+    """A response of Gradio's API, which returns the address of a share server."""
 
     def json(self) -> list[dict[str, str]]:
         return [{"host": "127.0.0.1", "port": "9", "root_ca": "certificate"}]
@@ -41,7 +41,7 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def use_client(monkeypatch: pytest.MonkeyPatch, path: Path, line: str) -> None:
-    """A tunnel client that says `line`, as if it had been downloaded before."""
+    """Installs a tunnel client that prints `line`, as if it had been downloaded before."""
     path.write_text(CLIENT.format(python=sys.executable, line=line))
     path.chmod(path.stat().st_mode | stat.S_IEXEC)
     monkeypatch.setattr(tunneling, "BINARY_PATH", str(path))
@@ -67,13 +67,13 @@ def no_tunnel_stays_open() -> Any:
     tunneling.CURRENT_TUNNELS.clear()
 
 
-def test_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_tunnel_returns_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_client(monkeypatch, tmp_path / "frpc", WORKING)
     use_server(monkeypatch, ShareServer())
     assert tunnel.open_tunnel(7860) == "https://abc.example"
 
 
-def test_a_failed_download_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tunneling, "BINARY_PATH", str(tmp_path / "absent"))
     monkeypatch.setattr(tunneling, "BINARY_FOLDER", tmp_path)
     use_server(monkeypatch, httpx.ConnectError("no route to host"))
@@ -92,14 +92,16 @@ def test_a_damaged_download_is_not_kept(tmp_path: Path, monkeypatch: pytest.Monk
     assert not (tmp_path / "frpc").exists()
 
 
-def test_no_address_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_request_for_an_address_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     use_client(monkeypatch, tmp_path / "frpc", WORKING)
     use_server(monkeypatch, httpx.ConnectError("name not known"))
     with pytest.raises(ShareError, match=r"share server's address .* \(name not known\)"):
         tunnel.open_tunnel(7860)
 
 
-def test_a_refused_tunnel_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_tunnel_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_client(monkeypatch, tmp_path / "frpc", REFUSING)
     use_server(monkeypatch, ShareServer())
     with pytest.raises(ShareError, match=r"tunnel was refused \(.*too many tunnels\)"):
@@ -107,22 +109,22 @@ def test_a_refused_tunnel_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("settings", [Settings(share=True), Settings(share_public=True)])
-def test_what_the_terminal_says(
+def test_open_link_prints_address_and_passphrase(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(console, "open_tunnel", lambda port: f"https://abc.example:{port}")
-    rules = access.decide(settings)
+    rules = access.access_policy(settings)
     link = PublicLink(LinkRules(), lambda: None)
-    console.share_link(settings, rules, 7860, link)
+    console.open_link(settings, rules, 7860, link)
     assert link.address == "https://abc.example:7860"
-    said = capsys.readouterr().out
-    assert "https://abc.example:7860" in said
-    assert ("Passphrase:" in said) == settings.share
-    assert ("asks for no passphrase" in said) == settings.share_public
-    assert rules.passphrase is None or rules.passphrase in said
+    output = capsys.readouterr().out
+    assert "https://abc.example:7860" in output
+    assert ("Passphrase:" in output) == settings.share
+    assert ("asks for no passphrase" in output) == settings.share_public
+    assert rules.passphrase is None or rules.passphrase in output
 
 
-def test_a_failure_is_one_line(
+def test_open_link_prints_an_error_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(port: int) -> str:
@@ -130,50 +132,52 @@ def test_a_failure_is_one_line(
 
     monkeypatch.setattr(console, "open_tunnel", fail)
     link = PublicLink(LinkRules(), lambda: None)
-    console.share_link(Settings(share=True), access.AccessPolicy(), 7860, link)
+    console.open_link(Settings(share=True), access.AccessPolicy(), 7860, link)
     assert str(link.problem).startswith("No public link: it rained")
-    _, told = capsys.readouterr().out.splitlines()
-    assert told == "No public link: it rained. The local page goes on."
+    _, line = capsys.readouterr().out.splitlines()
+    assert line == "No public link: it rained. The local page goes on."
 
 
-# Adapters that the link is for, of which the fake manager has pirate, linly and torn
+# --share_adapters; the fake manager has pirate, linly and torn
 
 
 def sharing(*adapters: str) -> PublicLink:
     return PublicLink(LinkRules(adapters=adapters or None), lambda: None)
 
 
-def told_of_sharing(link: PublicLink | None, capsys: pytest.CaptureFixture[str], **how: Any) -> str:
-    """What is said of `--share_adapters` once the model is ready, or has failed."""
-    console.follow_loading(fake_manager(FakeEngine(echo), **how), link)
-    said = capsys.readouterr().out.splitlines()
-    return "\n".join(line for line in said if line.startswith("--share_adapters"))
+def warnings_of_link(
+    link: PublicLink | None, capsys: pytest.CaptureFixture[str], **options: Any
+) -> str:
+    """Returns what is printed about `--share_adapters` once the model is ready or has failed."""
+    console.report_loading(fake_manager(FakeEngine(echo), **options), link)
+    lines = capsys.readouterr().out.splitlines()
+    return "\n".join(line for line in lines if line.startswith("--share_adapters"))
 
 
-def test_names_that_are_not_there_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_names_in_share_adapters_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
     link = sharing("pirat", "pirate", "bsae", "base", "zzz", "torn")
-    assert told_of_sharing(link, capsys).splitlines() == [
+    assert warnings_of_link(link, capsys).splitlines() == [
         "--share_adapters: there is no adapter pirat. Did you mean pirate?",
         "--share_adapters: there is no adapter bsae. Did you mean base?",
         "--share_adapters: there is no adapter zzz. There are: base, pirate, linly, torn.",
     ]
 
 
-def test_nothing_is_told_where_nothing_is_amiss(capsys: pytest.CaptureFixture[str]) -> None:
+def test_valid_names_in_share_adapters_are_not_reported(capsys: pytest.CaptureFixture[str]) -> None:
     for link in (None, sharing(), sharing("base"), sharing("linly", "pirate")):
-        assert told_of_sharing(link, capsys) == ""
-    # Without a model nobody knows which adapters there are.
-    assert told_of_sharing(sharing("pirat"), capsys, fail=OSError("the disk is gone")) == ""
+        assert warnings_of_link(link, capsys) == ""
+    # Without a model the adapters are not known.
+    assert warnings_of_link(sharing("pirat"), capsys, fail=OSError("the disk is gone")) == ""
 
 
 @pytest.mark.parametrize(
     ("adapters", "first"),
     [
-        ((), ""),
-        (("pirat", "base"), ""),
+        ((), None),
+        (("pirat", "base"), None),
         (("pirat", "linly", "pirate"), "linly"),
         (("pirat", "lin"), "pirat"),
     ],
 )
-def test_visitors_begin_with_one_that_is_there(adapters: tuple[str, ...], first: str) -> None:
+def test_default_adapter_is_one_that_exists(adapters: tuple[str, ...], first: str | None) -> None:
     assert sharing(*adapters).default_adapter({"pirate", "linly"}.__contains__) == first

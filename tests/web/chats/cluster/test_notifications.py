@@ -16,7 +16,7 @@ from tests.web.chats.chat_app import (
     run,
     wait_until,
 )
-from tests.web.postgres import cut_off, do
+from tests.web.postgres import cut_connections, execute
 from web.chats.cluster import postgres_replica
 from web.chats.cluster.notifications import NullBus, ReplicaEvent, from_json, owner_digest, to_json
 from web.chats.cluster.postgres_replica import CHANNEL, Replica
@@ -116,7 +116,7 @@ def test_tabs_are_redrawn_after_a_lost_connection(replicas: Replicas, url: str) 
     async def chat() -> None:
         local.subscribe()
         local.tab.chats_changed.clear()
-        await asyncio.to_thread(cut_off, url)
+        await asyncio.to_thread(cut_connections, url)
         await local.redraw_requested()
 
     run(chat())
@@ -156,8 +156,8 @@ def test_invalid_events_of_other_programs_are_ignored(replicas: Replicas, url: s
     async def chat() -> None:
         replica_of(local).subscribe(events.append)
         for payload in ("", "no JSON", "[]", "null", "{}", '{"owner": [1]}', '"x"', "[" * 7000):
-            await asyncio.to_thread(do, url, f"NOTIFY {CHANNEL}, '{payload}'")
-        await asyncio.to_thread(do, url, f"NOTIFY {CHANNEL}, '{to_json(LAST)}'")
+            await asyncio.to_thread(execute, url, f"NOTIFY {CHANNEL}, '{payload}'")
+        await asyncio.to_thread(execute, url, f"NOTIFY {CHANNEL}, '{to_json(LAST)}'")
         await wait_until(lambda: LAST in events)
 
     run(chat())

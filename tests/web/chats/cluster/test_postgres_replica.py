@@ -13,7 +13,7 @@ import pytest
 
 from model.config.settings import CHECKOUT
 from tests.web.chats.chat_app import ANNA, SECONDS, OpenReplica, add_streaming, block_until
-from tests.web.postgres import PASSWORD, PostgresServer, cut_off, do, rows
+from tests.web.postgres import PASSWORD, PostgresServer, cut_connections, execute, rows
 from web.chats.cluster import postgres_replica
 from web.chats.cluster.postgres_replica import JITTER, NO_IDLE_TIMEOUT, Backoff, Replica
 from web.chats.open_store import open_store
@@ -88,7 +88,7 @@ def test_lock_is_taken_again_after_a_lost_connection(
     a, b = open_replica(), open_replica()
     message, state = add_streaming(a, a.lock.id)
     for _ in range(3):
-        cut_off(url)
+        cut_connections(url)
         block_until(lambda: b.lock.alive(a.lock.id) and a.lock.alive(b.lock.id))
     b.mark_interrupted_replies()
     a.store.save_text(message, "more", a.lock.id)
@@ -180,7 +180,7 @@ def test_idle_connection_is_pinged(
 ) -> None:
     """PostgreSQL, or a router in between, may cut off an idle one."""
     monkeypatch.setattr(postgres_replica, "PING_SECONDS", 0.01)
-    do(url, f"ALTER DATABASE {url.rpartition('/')[2]} SET idle_session_timeout = '1h'")
+    execute(url, f"ALTER DATABASE {url.rpartition('/')[2]} SET idle_session_timeout = '1h'")
     replica = open_replica().lock
     assert isinstance(replica, Replica)
     pid = replica.backend_pid
@@ -212,12 +212,12 @@ def test_replica_that_cannot_connect_leaves_nothing_open(
         sockets.extend(socketpair())
         return tuple(sockets)
 
-    def fail(self: Replica) -> None:
+    def fail() -> None:
         raise psycopg.OperationalError("no")
 
     postgres = Postgres(url)
     monkeypatch.setattr(socket, "socketpair", record)
-    monkeypatch.setattr(Replica, "_connect", fail)
+    monkeypatch.setattr(postgres, "connect", fail)
     with pytest.raises(StoreError):
         Replica(postgres)
     assert all(opened.fileno() == -1 for opened in sockets)

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from tests.web.chats.chat_app import ANNA, GREEDY, SECONDS, ChatApp, add_streaming, run, wait_until
-from tests.web.postgres import PostgresServer, do
+from tests.web.postgres import PostgresServer, execute
 from web.chats.cluster.notifications import from_json
 from web.chats.cluster.postgres_replica import CHANNEL, Replica
 from web.chats.identity import Owner
@@ -210,7 +210,7 @@ def test_stop_reaches_a_replica_after_its_connection_was_lost(
         local.chat_service.send(local.tab, "one two three", GREEDY)
         remote.tab.chat = local.tab.chat
         monkeypatch.setattr(replica, "_connect", connect_late)
-        do(url, f"SELECT pg_terminate_backend({replica.backend_pid})")
+        execute(url, f"SELECT pg_terminate_backend({replica.backend_pid})")
         remote.reply_generator.stop(ANNA, local.chat)
         await asyncio.to_thread(wait_for_stop, listening)
         await local.replies_ended()

@@ -18,7 +18,7 @@ import pytest
 from model.config.settings import CHECKOUT
 from tests.web.chats.conftest import store_at
 from tests.web.chats.store.samples import MEI, SETTINGS
-from tests.web.postgres import PostgresServer, do, rows
+from tests.web.postgres import PostgresServer, execute, rows
 from web.chats.store import migrations, postgres, sqlite
 from web.chats.store.errors import StoreError
 from web.chats.store.migrations import MIGRATIONS, POSTGRES, SQLITE, statements
@@ -56,7 +56,7 @@ class RawDatabase:
 
     def execute(self, statement: str) -> None:
         if not self.is_sqlite:
-            do(self.address, statement)
+            execute(self.address, statement)
             return
         with closing(sqlite3.connect(self.address, isolation_level=None)) as connection:
             connection.execute(statement)

@@ -16,7 +16,7 @@ import pytest
 import tests.web.postgres
 from tests.web.chats.conftest import store_at
 from tests.web.chats.store.samples import MEI
-from tests.web.postgres import PASSWORD, PostgresServer, cut_off, do, rows
+from tests.web.postgres import PASSWORD, PostgresServer, cut_connections, execute, rows
 from web.chats.open_store import open_store
 from web.chats.store import chats, migrations, postgres, postgres_timeouts
 from web.chats.store.chat_store import ChatStore
@@ -34,8 +34,8 @@ def database_name(url: str) -> str:
 
 def make_read_only(url: str) -> None:
     """Makes the database read-only, as a standby is, and cuts its connections."""
-    do(url, f"ALTER DATABASE {database_name(url)} SET default_transaction_read_only = on")
-    cut_off(url)
+    execute(url, f"ALTER DATABASE {database_name(url)} SET default_transaction_read_only = on")
+    cut_connections(url)
 
 
 def start_error(url: str) -> str:
@@ -55,7 +55,7 @@ def test_migration_s_text_is_taken_literally(url: str, monkeypatch: pytest.Monke
     script = "CREATE TABLE share (percent TEXT DEFAULT '5 % :x %(y)s %s');"
     monkeypatch.setattr(migrations, "MIGRATIONS", (*MIGRATIONS, script))
     Postgres(url).close()
-    do(url, "INSERT INTO share DEFAULT VALUES")
+    execute(url, "INSERT INTO share DEFAULT VALUES")
     assert rows(url, "SELECT percent FROM share") == [("5 % :x %(y)s %s",)]
 
 
@@ -71,13 +71,13 @@ def test_migration_may_take_longer_than_a_statement(
 
 def test_start_error_names_the_problem(url: str) -> None:
     Postgres(url).close()
-    do(url, "UPDATE linly_schema SET version = 99")
+    execute(url, "UPDATE linly_schema SET version = 99")
     assert "was written by a newer version of this program. Start that version" in start_error(url)
 
 
 def test_options_in_the_address_take_precedence(url: str) -> None:
     """Here a schema, beside another program's tables."""
-    do(url, "CREATE TABLE messages (x INTEGER)", "CREATE SCHEMA mine")
+    execute(url, "CREATE TABLE messages (x INTEGER)", "CREATE SCHEMA mine")
     with closing(store_at(f"{url}?options=-csearch_path%3Dmine")) as store:
         store.create(MEI, "title", ChatSettings())
     assert rows(url, "SELECT title FROM mine.chats") == [("title",)]
@@ -109,7 +109,7 @@ def test_database_that_cannot_be_reached_is_refused(
 
 def test_user_without_rights_is_refused(server: PostgresServer, url: str) -> None:
     Postgres(url).close()
-    do(url, "CREATE USER reader PASSWORD 'r'")
+    execute(url, "CREATE USER reader PASSWORD 'r'")
     name = database_name(url)
     message = start_error(server.url(name, "reader", "r"))
     assert f"the database {name} does not let its user do that" in message
@@ -255,7 +255,7 @@ def test_transaction_is_undone_when_its_connection_is_lost(url: str) -> None:
         def change() -> None:
             with store.transaction() as connection:
                 connection.exec_driver_sql("UPDATE chats SET title = 'half'")
-                cut_off(url)
+                cut_connections(url)
                 connection.exec_driver_sql("UPDATE chats SET title = 'whole'")
 
         with pytest.raises(StoreError, match=r"cannot be saved: the database \w+ does not answer"):
@@ -364,7 +364,7 @@ def test_round_trips_of_each_call(url: str, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(postgres, "PING_SECONDS", -1.0)
         assert count(lambda: store.chats(MEI)) == 2
         monkeypatch.setattr(postgres, "PING_SECONDS", 1000.0)
-        cut_off(url)
+        cut_connections(url)
         assert [found.title for found in store.chats(MEI)] == ["new", "other"]
 
 
@@ -388,7 +388,7 @@ def test_failed_purge_does_not_keep_the_program_from_starting(
     with closing(store_at(url)) as store:
         for _ in range(6):
             store.delete(MEI, store.create(MEI, "title", ChatSettings()).id)
-    do(url, "UPDATE chats SET deleted = 1", *KEEP_TWO_CHATS)
+    execute(url, "UPDATE chats SET deleted = 1", *KEEP_TWO_CHATS)
     open_store(Path("nowhere"), url).close()
     assert "Old chats are not cleared away" in caplog.text
     assert rows(url, "SELECT count(*) FROM chats") == [(2,)]
@@ -399,7 +399,7 @@ def test_test_server_that_does_not_start_is_ended(
 ) -> None:
     restarted_server.stop()
     with monkeypatch.context() as patch:
-        patch.setattr(tests.web.postgres, "SECONDS", 0.0)
+        patch.setattr(tests.web.postgres, "START_SECONDS", 0.0)
         with pytest.raises(RuntimeError):
             restarted_server.start()
     restarted_server.start()
@@ -419,7 +419,7 @@ def test_silent_host_is_tried_again_only_after_a_pause(
 
     backend = Postgres(url)
     with closing(ChatStore(backend)) as store, monkeypatch.context() as patch:
-        cut_off(url)
+        cut_connections(url)
         patch.setattr(time, "monotonic", lambda: now)
         patch.setattr(BoundedConnection, "connect", time_out)
         for _ in range(5):

@@ -1,0 +1,60 @@
+"""HTTP/1.1 framing: refuses ambiguous requests, and frames responses for HTTP/1.0 clients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+BAD_REQUEST = "This is no valid HTTP request."
+
+
+class RefusedError(Exception):
+    """The request cannot be served; raised inside the parser's callbacks."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.sentence = sentence
+
+
+def check_framing(version: str, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    """Checks that other software reads a request's head in the same way (RFC 9112, 6.3).
+
+    Raises:
+        RefusedError
+    """
+    if version not in ("1.0", "1.1"):
+        raise RefusedError(505, "This server speaks HTTP/1.1.")
+    hosts = sum(name == b"host" for name, _ in headers)
+    if hosts > 1 or (hosts == 0 and version == "1.1"):
+        raise RefusedError(400, "The request needs one Host header field.")
+    codings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
+    if codings and version == "1.0":
+        raise RefusedError(400, BAD_REQUEST)
+    if codings not in ([], [b"chunked"]):
+        raise RefusedError(501, "Of transfer codings, this server knows chunked alone.")
+
+
+def unchunked(cycle: RequestResponseCycle, app: Any) -> Any:
+    """Returns `app` for an HTTP/1.0 client: a body of unknown length is sent without chunks, and
+    ends with the connection (RFC 9112, 6.1). uvicorn would send it in chunks."""
+
+    async def wrapped(scope: Any, receive: Any, send: Any) -> None:
+        unknown_length = False
+
+        async def send_unchunked(message: Any) -> None:
+            nonlocal unknown_length
+            if message["type"] == "http.response.start":
+                names = [bytes(name).lower() for name, _ in message.get("headers", ())]
+                unknown_length = b"content-length" not in names
+                if unknown_length:
+                    cycle.chunked_encoding = False
+            elif unknown_length:
+                cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await app(scope, receive, send_unchunked)
+
+    return wrapped
