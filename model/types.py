@@ -12,10 +12,10 @@ from typing import Literal, Protocol
 from model.errors import LinlyError, RequestError
 from model.translations import LocalizedText
 
-MAX_STOPS = 20  # they are looked for in every token, on the thread that all replies share
+MAX_STOPS = 20  # each token is searched for all of them, on the thread that all replies share
 MAX_STOP = 200
 MAX_BIASES = 1000
-MAX_ADAPTER_SCALE = 8.0  # beyond it an adapter's update only makes noise
+MAX_ADAPTER_SCALE = 8.0  # beyond it an adapter's update is only noise
 SAMPLING_BOUNDS: Mapping[str, object] = {
     "max_biases": MAX_BIASES,
     "max_stops": MAX_STOPS,
@@ -27,17 +27,17 @@ RequestKind = Literal["chat", "completion", "prefill"]
 
 
 class FinishReason(enum.StrEnum):
-    """Why a reply ended. `STOP` and `LENGTH` are OpenAI's words."""
+    """Why a reply ended. `STOP` and `LENGTH` are OpenAI's values."""
 
     STOP = "stop"  # an end token or a stop string
     LENGTH = "length"  # max_tokens, or the context is full
-    ABORT = "abort"  # Stop was pressed, or nobody listens any more
+    ABORT = "abort"  # the user stopped it, or the client has left
     ERROR = "error"
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a chat, as a person or the model wrote it."""
+    """One message of a chat, written by the user or the model."""
 
     role: Role
     content: str
@@ -109,11 +109,12 @@ SAMPLING_PARAMETERS: Mapping[str, SamplingParameter] = {
 class Sampling:
     """How the next token is chosen, and when to stop. `temperature` 0 is greedy.
 
-    `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 switch those filters off. The other
-    two penalties are OpenAI's: what is taken off a token's logit once it was said, and once more
-    each time. `logit_bias` has (token id, what is added to its logit). A `seed` of None draws one;
-    the last Delta tells which. `logprobs` is the number of alternatives to report for each token,
-    or None for none at all.
+    `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 switch those filters off.
+    `presence_penalty` and `frequency_penalty` are OpenAI's: they are subtracted from the logit of a
+    token that was chosen before, the first one once, the second one for each time. `logit_bias` has
+    pairs (token id, value to add to its logit). With a `seed` of None a random one is used; the
+    last Delta has it. `logprobs` is the number of alternatives to report for each token; None
+    reports no log probabilities.
     """
 
     max_tokens: int | None = None
@@ -155,20 +156,20 @@ class Sampling:
 
 
 def new_id() -> str:
-    """What nothing else is known by."""
+    """Returns a new unique id."""
     return uuid.uuid4().hex
 
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """Messages to answer. `adapter` is a name in the registry, or None for the base; `template`
-    one in `prompts/`, or None for the adapter's or the model's own.
+    """A chat to reply to. `adapter` is a name in the registry, or None for the base; `template` is
+    the name of a prompt template, or None for the adapter's or the model's.
 
-    With `drop_oldest`, turns that do not fit the context go, oldest first; without it a prompt
-    that is too long is refused. `so_far` is what the reply begins with already: only what comes
-    after it is answered, and `sampling.max_tokens` counts that alone. `trace` is what the logs know
-    it by, and requests that begin alike share an `affinity`: where there are several servers, the
-    one that has read that beginning is the better one.
+    With `drop_oldest` the oldest messages are dropped until the chat fits the context; without it a
+    prompt that is too long is refused. `so_far` is the text that the reply begins with already:
+    only new text is generated, and `sampling.max_tokens` counts the new text. `trace` identifies
+    the request in logs. Requests with the same beginning have the same `affinity`: a router in
+    front of several servers sends them to the one that has the beginning in its cache.
     """
 
     messages: tuple[Message, ...]
@@ -185,7 +186,7 @@ class ChatRequest:
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """Text, or token ids, to continue as they stand, without a template."""
+    """Text or token ids to continue, without a template."""
 
     prompt: str | tuple[int, ...]
     adapter: str | None = None
@@ -198,7 +199,7 @@ class CompletionRequest:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token's text and natural-log probability, with its likeliest alternatives."""
+    """A token's text and natural-log probability, with the likeliest tokens in its place."""
 
     token: str
     logprob: float
@@ -207,7 +208,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class TruncatedTurns:
-    """What was left out of a prompt so that it fits the context."""
+    """How much was dropped from a prompt so that it fits the context."""
 
     messages: int
     tokens: int
@@ -215,7 +216,7 @@ class TruncatedTurns:
 
 @dataclass(frozen=True)
 class ContextUsage:
-    """How many tokens of the context a chat takes, and what had to go to make it so few."""
+    """How many tokens of the context a chat takes, and what was dropped from it."""
 
     tokens: int
     context_length: int
@@ -224,8 +225,8 @@ class ContextUsage:
 
 @dataclass(frozen=True)
 class Queued:
-    """A reply's place in the queue: how many wait before it, what the first of them waits for,
-    "slots" or "memory", and in about how many seconds it will begin."""
+    """A reply's position in the queue: how many wait before it, what the first one waits for
+    ("slots" or "memory"), and the estimated seconds until the reply starts."""
 
     ahead: int
     reason: str
@@ -234,9 +235,9 @@ class Queued:
 
 @dataclass(frozen=True)
 class Stats:
-    """The facts about a finished reply. Times in seconds.
+    """Token counts and times of a finished reply. Times are in seconds.
 
-    `cached_tokens` counts those of the prompt that were computed before, for another reply.
+    `cached_tokens` counts the tokens of the prompt that were in the cache.
     """
 
     prompt_tokens: int
@@ -261,8 +262,8 @@ class Stats:
 class Delta:
     """A piece of a reply: whole characters only. The last one has `finish_reason` and `stats`.
 
-    An `error` with `ABORT` says what has interrupted the reply. A `refusal` comes from an engine
-    that has to ask elsewhere before it knows: as if it had never taken the request.
+    An `error` with `ABORT` says what has interrupted the reply. `refusal`: a remote engine rejected
+    the request after `submit` returned; treat it as if `submit` had raised the error.
     """
 
     text: str = ""
@@ -276,7 +277,7 @@ class Delta:
 
 
 class Detokenizer(Protocol):
-    """Token ids in, whole characters out."""
+    """Turns token ids into text; returns only full characters."""
 
     def push(self, token_id: int) -> str: ...
 
@@ -287,7 +288,8 @@ class Detokenizer(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class PreparedAdapter:
-    """An adapter that an engine has made ready: its weights stay while somebody holds this."""
+    """A handle for an adapter that an engine has prepared: it keeps the weights in memory until it
+    is garbage-collected."""
 
     name: str
     digest: str
@@ -295,14 +297,14 @@ class PreparedAdapter:
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """What an engine is asked to do: continue `prompt_ids`, with one adapter or none.
+    """A request to an engine: continue `prompt_ids`, with one adapter or none.
 
-    `eos_ids` end the reply and are not part of it. `sampling.max_tokens` is set by the caller
-    and already fits the context. Ids from `vocab_size` on have no text and are never chosen; None
-    means as many as the base's tokenizer has. `so_far` is the text that the reply begins with
-    already, as a stop string may begin in it. With `prefill_only` nothing is chosen: `prompt_ids`
-    are computed for requests to come that begin with them. `affinity` is the caller's, and
-    `prompt_text` says the same as `prompt_ids`, for an engine that takes no ids.
+    `eos_ids` end the reply and are not part of it. The caller sets `sampling.max_tokens`, which
+    fits the context. Ids from `vocab_size` on have no text and are never chosen; None means the
+    size of the base's vocabulary. `so_far` is the text that the reply begins with already: a stop
+    string may begin in it. With `prefill_only` no token is chosen: `prompt_ids` are computed for
+    later requests that begin with them. `affinity`: see `ChatRequest`. `prompt_text` is the text
+    of `prompt_ids`, for an engine that accepts no ids.
     """
 
     id: str
@@ -324,7 +326,7 @@ Progress = Callable[[float], None]
 
 
 class Phase(enum.StrEnum):
-    """What a model that is not ready yet is doing."""
+    """The phase of loading a model."""
 
     STARTING = "starting"
     FETCHING = "fetching"
@@ -336,11 +338,11 @@ class Phase(enum.StrEnum):
 
 @dataclass(frozen=True)
 class EngineStatus:
-    """How many sequences an engine works on, how many wait, and why it died, if it did.
+    """How many sequences of an engine run and wait, and its error, if it has ended with one.
 
-    `waiting_reason` is what the first in the queue waits for: "slots" or "memory". `step_age` are
-    the seconds since its last step, or since work came to it; `slowest_step` those of its longest
-    step so far, None before the first one and where the steps are another server's.
+    `waiting_reason` is what the first in the queue waits for: "slots" or "memory". `step_age` is
+    the time in seconds since the last step, or since an idle engine got work. `slowest_step` is the
+    time of the longest step so far: None before the first step, and for a remote engine.
     """
 
     running: int = 0
@@ -353,7 +355,7 @@ class EngineStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """What /health and the page tell about the model. `progress` runs from 0 to 1."""
+    """The state of the model, as /health and the page show it. `progress` is from 0 to 1."""
 
     phase: Phase
     progress: float
@@ -373,15 +375,15 @@ class Status:
 
     @property
     def remote(self) -> bool:
-        """Whether the weights are elsewhere, and somebody else's to tell about."""
+        """Whether another server has the weights."""
         return self.engine == "remote"
 
 
 @dataclass(frozen=True)
 class EngineCounts:
-    """What an engine has done since it began, and what it holds. Memory in bytes.
+    """Counters of an engine since its start, and its memory use in bytes.
 
-    `decode_steps` has the number of steps by their batch size: the sequences that each moved on.
+    `decode_steps` has the number of steps by batch size: the number of sequences in the step.
     """
 
     decode_steps: Mapping[int, int] = field(default_factory=dict)
@@ -396,8 +398,8 @@ class EngineCounts:
 
 @dataclass(frozen=True)
 class CompletedRequest:
-    """A request that is over. `reason` None means that it was refused, with `code`; `stats` are
-    there if an engine had it. `text` is what was said, where that is recorded."""
+    """A request that has ended. A `reason` of None means that it was refused, with `code`. `stats`
+    is None if no engine accepted it. `text` is the reply, if texts are recorded."""
 
     request: ChatRequest | CompletionRequest
     kind: RequestKind

@@ -147,14 +147,14 @@ class FakeRegistry(AdapterRegistry):
 
     def __init__(self, adapters: Sequence[Adapter]) -> None:
         super().__init__(Path("nowhere"), None, ())
-        self._listed_adapters = adapters
+        self._list = adapters
 
-    def scan(self, fresh: float = 0.0) -> list[Adapter]:
+    def scan(self, max_age: float = 0.0) -> list[Adapter]:
         self._scan()
         return self._listed()
 
     def _scan(self) -> None:
-        self._adapters = {adapter.name: adapter for adapter in self._listed_adapters}
+        self._adapters = {adapter.name: adapter for adapter in self._list}
 
 
 ADAPTERS = (

@@ -38,18 +38,17 @@ class FolderChecks(Generic[T]):
         """
         timeout = max(timeout, self._timeout)
         results = self._late_results()
-        pending = {key: check for key, check in checks.items() if key not in self._stuck}
-        while pending := {key: check for key, check in pending.items() if key not in results}:
-            if len(self._stuck) >= MAX_STUCK:
-                break
+        pending = {k: check for k, check in checks.items() if k not in {*results, *self._stuck}}
+        while pending and len(self._stuck) < MAX_STUCK:
             worker = _Worker(pending)
             worker.start()
             hung = worker.collect(results, timeout)
             if hung is None:
                 break
             self._stuck[hung] = worker
-            pending.pop(hung, None)
             timeout = self._timeout / TIMEOUT_DIVISOR
+            # A new dictionary: the abandoned thread still reads the old one.
+            pending = {k: check for k, check in pending.items() if k not in {*results, hung}}
         return {key: result for key, result in results.items() if key in checks}
 
     def _late_results(self) -> dict[str, T]:
