@@ -1,4 +1,4 @@
-"""Python's garbage collector, and the objects that it need not look at."""
+"""Settings of Python's garbage collector."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import gc
 
 
 def spare_loaded_objects() -> None:
-    """Collect now, and leave what is there out of all later collections.
+    """Collects garbage now, and excludes all remaining objects from later collections.
 
-    A full collection stops every thread. With torch, numba and Gradio loaded it walked 600,000
-    objects that live as long as the program, for 0.4 s of a core.
+    A full collection stops every thread. With torch, numba and Gradio loaded it visited 600,000
+    objects that live as long as the program, which took 0.4 s of a core.
     """
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""The values that travel between the packages."""
+"""Values that the packages exchange: messages, sampling, requests, replies and states."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 from model.errors import LinlyError, RequestError
 from model.translations import LocalizedText
 
-MAX_STOPS = 20  # they are looked for in every token, on the thread that all replies share
+MAX_STOPS = 20  # all of them are searched after every token, on the engine's only thread
 MAX_STOP = 200
 MAX_BIASES = 1000
 MAX_ADAPTER_SCALE = 8.0  # beyond it an adapter's update only makes noise
@@ -30,13 +30,13 @@ class FinishReason(enum.StrEnum):
 
     STOP = "stop"  # an end token or a stop string
     LENGTH = "length"  # max_tokens, or the context is full
-    ABORT = "abort"  # Stop was pressed, or nobody listens any more
+    ABORT = "abort"  # the user stopped it, or the client closed the connection
     ERROR = "error"
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a chat, as a person or the model wrote it."""
+    """One turn of a chat, as the user or the model wrote it."""
 
     role: Role
     content: str
@@ -47,10 +47,10 @@ class Sampling:
     """How the next token is chosen, and when to stop. `temperature` 0 is greedy.
 
     `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 switch those filters off. The other
-    two penalties are OpenAI's: what is taken off a token's logit once it was said, and once more
-    each time. `logit_bias` has (token id, what is added to its logit). A `seed` of None draws one;
-    the last Delta tells which. `logprobs` is the number of alternatives to report for each token,
-    or None for none at all.
+    two penalties are OpenAI's: `presence_penalty` is subtracted once from the logit of a token that
+    has occurred, `frequency_penalty` for each occurrence. `logit_bias` has (token id, number to add
+    to its logit). With a `seed` of None one is drawn; the last Delta's statistics have it.
+    `logprobs` is the number of alternatives to report for each token; None reports nothing.
     """
 
     max_tokens: int | None = None
@@ -93,26 +93,26 @@ class Sampling:
                 "stop_string_too_long",
             ),
         )
-        for holds, code in checks:
-            if not holds:
+        for valid, code in checks:
+            if not valid:
                 raise RequestError(code, **SAMPLING_BOUNDS)
 
 
 def new_id() -> str:
-    """What nothing else is known by."""
+    """A new unique id."""
     return uuid.uuid4().hex
 
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """Messages to answer. `adapter` is a name in the registry, or None for the base; `template`
-    one in `prompts/`, or None for the adapter's or the model's own.
+    """Messages to answer. `adapter` is a name in the registry, or None for the base; `template` a
+    name in `prompts/`, or None for the adapter's or the model's own.
 
-    With `drop_oldest`, turns that do not fit the context go, oldest first; without it a prompt
-    that is too long is refused. `so_far` is what the reply begins with already: only what comes
-    after it is answered, and `sampling.max_tokens` counts that alone. `trace` is what the logs know
-    it by, and requests that begin alike share an `affinity`: where there are several servers, the
-    one that has read that beginning is the better one.
+    With `drop_oldest`, the oldest turns are dropped until the prompt fits the context; without it a
+    prompt that is too long is refused. `so_far` is the beginning of the reply: the model continues
+    it, and `sampling.max_tokens` does not count it. `trace` is the request's id in the logs.
+    Requests with the same beginning have the same `affinity`: of several servers, one that has this
+    beginning in its cache is preferred.
     """
 
     messages: tuple[Message, ...]
@@ -129,7 +129,7 @@ class ChatRequest:
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """Text, or token ids, to continue as they stand, without a template."""
+    """Text, or token ids, to continue without a template."""
 
     prompt: str | tuple[int, ...]
     adapter: str | None = None
@@ -142,7 +142,7 @@ class CompletionRequest:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token's text and natural-log probability, with its likeliest alternatives."""
+    """A token's text and natural-log probability, with its most likely alternatives."""
 
     token: str
     logprob: float
@@ -151,7 +151,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class TruncatedTurns:
-    """What was left out of a prompt so that it fits the context."""
+    """The number of messages and tokens that were dropped so that a prompt fits the context."""
 
     messages: int
     tokens: int
@@ -159,7 +159,7 @@ class TruncatedTurns:
 
 @dataclass(frozen=True)
 class ContextUsage:
-    """How many tokens of the context a chat takes, and what had to go to make it so few."""
+    """How many tokens of the context a chat takes, and what was dropped to make it fit."""
 
     tokens: int
     context_length: int
@@ -168,8 +168,8 @@ class ContextUsage:
 
 @dataclass(frozen=True)
 class Queued:
-    """A reply's place in the queue: how many wait before it, what the first of them waits for,
-    "slots" or "memory", and in about how many seconds it will begin."""
+    """A reply's place in the queue: how many requests are before it, what the first of them waits
+    for ("slots" or "memory"), and the expected wait in seconds."""
 
     ahead: int
     reason: str
@@ -178,9 +178,9 @@ class Queued:
 
 @dataclass(frozen=True)
 class Stats:
-    """The facts about a finished reply. Times in seconds.
+    """Statistics of a finished reply. Times in seconds.
 
-    `cached_tokens` counts those of the prompt that were computed before, for another reply.
+    `cached_tokens` counts the prompt's tokens that an earlier request had computed.
     """
 
     prompt_tokens: int
@@ -195,7 +195,7 @@ class Stats:
 
     @property
     def tokens_per_second(self) -> float:
-        """Decoding speed: the tokens after the first, over the time that they took."""
+        """Decoding speed: the tokens after the first, divided by their time."""
         if self.completion_tokens < 2 or self.decode_seconds <= 0:
             return 0.0
         return (self.completion_tokens - 1) / self.decode_seconds
@@ -203,10 +203,10 @@ class Stats:
 
 @dataclass(frozen=True)
 class Delta:
-    """A piece of a reply: whole characters only. The last one has `finish_reason` and `stats`.
+    """A part of a reply, with complete characters. The last one has `finish_reason` and `stats`.
 
-    An `error` with `ABORT` says what has interrupted the reply. A `refusal` comes from an engine
-    that has to ask elsewhere before it knows: as if it had never taken the request.
+    With `ABORT`, `error` is what interrupted the reply. With a `refusal`, a remote engine rejected
+    the request after `submit` returned; callers treat it as if `submit` had raised it.
     """
 
     text: str = ""
@@ -220,7 +220,7 @@ class Delta:
 
 
 class Detokenizer(Protocol):
-    """Token ids in, whole characters out."""
+    """Decodes token ids one by one, into complete characters."""
 
     def push(self, token_id: int) -> str: ...
 
@@ -231,7 +231,8 @@ class Detokenizer(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class PreparedAdapter:
-    """An adapter that an engine has made ready: its weights stay while somebody holds this."""
+    """An adapter that an engine has loaded. Its weights stay in memory until this handle is
+    garbage-collected."""
 
     name: str
     digest: str
@@ -239,14 +240,14 @@ class PreparedAdapter:
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """What an engine is asked to do: continue `prompt_ids`, with one adapter or none.
+    """A request to an engine: continue `prompt_ids`, with one adapter or none.
 
-    `eos_ids` end the reply and are not part of it. `sampling.max_tokens` is set by the caller
-    and already fits the context. Ids from `vocab_size` on have no text and are never chosen; None
-    means as many as the base's tokenizer has. `so_far` is the text that the reply begins with
-    already, as a stop string may begin in it. With `prefill_only` nothing is chosen: `prompt_ids`
-    are computed for requests to come that begin with them. `affinity` is the caller's, and
-    `prompt_text` says the same as `prompt_ids`, for an engine that takes no ids.
+    `eos_ids` end the reply and are not part of it. The caller sets `sampling.max_tokens`, so that
+    it fits the context. Ids from `vocab_size` on have no text and are never chosen; None means the
+    size of the base's tokenizer. `so_far` is the text with which the reply begins, because a stop
+    string can begin in it. With `prefill_only` no token is chosen: `prompt_ids` are computed for
+    later requests that begin with them. `affinity` is the ChatRequest's, and `prompt_text` is the
+    text of `prompt_ids`, for an engine that takes no ids.
     """
 
     id: str
@@ -268,7 +269,7 @@ Progress = Callable[[float], None]
 
 
 class Phase(enum.StrEnum):
-    """What a model that is not ready yet is doing."""
+    """A phase of loading a model."""
 
     STARTING = "starting"
     FETCHING = "fetching"
@@ -280,11 +281,12 @@ class Phase(enum.StrEnum):
 
 @dataclass(frozen=True)
 class EngineStatus:
-    """How many sequences an engine works on, how many wait, and why it died, if it did.
+    """How many sequences an engine runs and how many wait, and the error that ended it, if any.
 
-    `waiting_reason` is what the first in the queue waits for: "slots" or "memory". `step_age` are
-    the seconds since its last step, or since work came to it; `slowest_step` those of its longest
-    step so far, None before the first one and where the steps are another server's.
+    `waiting_reason` is what the first in the queue waits for: "slots" or "memory". `step_age` is
+    the time in seconds since the last step, or since the first request after a pause;
+    `slowest_step` that of the longest step so far, None before the first step and for a remote
+    engine.
     """
 
     running: int = 0
@@ -297,7 +299,7 @@ class EngineStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """What /health and the page tell about the model. `progress` runs from 0 to 1."""
+    """The model's state, for /health and the page. `progress` is from 0 to 1."""
 
     phase: Phase
     progress: float
@@ -317,15 +319,15 @@ class Status:
 
     @property
     def remote(self) -> bool:
-        """Whether the weights are elsewhere, and somebody else's to tell about."""
+        """Whether another server has the weights, and knows the facts about them."""
         return self.engine == "remote"
 
 
 @dataclass(frozen=True)
 class EngineCounts:
-    """What an engine has done since it began, and what it holds. Memory in bytes.
+    """An engine's counters since its start, and its loaded adapters. Memory in bytes.
 
-    `decode_steps` has the number of steps by their batch size: the sequences that each moved on.
+    `decode_steps` has the number of decode steps by their batch size in sequences.
     """
 
     decode_steps: Mapping[int, int] = field(default_factory=dict)
@@ -340,8 +342,8 @@ class EngineCounts:
 
 @dataclass(frozen=True)
 class CompletedRequest:
-    """A request that is over. `reason` None means that it was refused, with `code`; `stats` are
-    there if an engine had it. `text` is what was said, where that is recorded."""
+    """A completed request. `reason` is None if it was refused, with `code`; `stats` is set if an
+    engine has processed it. `text` is the reply, if replies are recorded."""
 
     request: ChatRequest | CompletionRequest
     kind: Literal["chat", "completion", "reading"]

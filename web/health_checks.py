@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from model.errors import LinlyError, NotReadyError
 from model.serving.manager import ModelManager
-from model.translations import LocalizedText, without_folders
+from model.translations import LocalizedText, redact_paths
 
 STALL_SECONDS = 60.0  # without a step of the engine, while it has work
 FIRST_STEP_SECONDS = 300.0  # the same before any step has shown how long they take here
@@ -135,7 +135,7 @@ class _Running:
         try:
             self._check.run()
         except LinlyError as error:
-            return without_folders(error.text)
+            return redact_paths(error.text)
         except Exception as error:
             if self._error is None:
                 log.warning("%s failed its check", self._check.part, exc_info=True)

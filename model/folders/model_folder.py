@@ -16,7 +16,7 @@ from model.diagnostics import folder_error
 from model.errors import ModelFolderError
 from model.suggestions import closest_folder
 from model.text.tokenizer import Tokenizer
-from model.text.tokenizer_files import check_pieces, read_json, read_tokenizer
+from model.text.tokenizer_files import check_vocab_size, read_json, read_tokenizer
 from model.translations import LocalizedText
 
 ARCHITECTURES = {"LlamaForCausalLM", "LLaMAForCausalLM"}  # the second is what early files say
@@ -96,7 +96,7 @@ def load_tokenizer(folder: ModelFolder) -> Tokenizer:
         ModelFolderError: there is none, or it is another model's.
     """
     tokenizer, _ = read_tokenizer(folder.path)
-    check_pieces(tokenizer, folder.config)
+    check_vocab_size(tokenizer, folder.config)
     return tokenizer
 
 

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING
 
 from model.diagnostics import Finding, finding
 from model.display import MAX_NAME, clean_description, is_plain_name, printable_name
-from model.doctor.check_adapter import check_adapter, usual_template
-from model.doctor.vocabulary import own_tokenizer
+from model.doctor.check_adapter import check_adapter, default_template
+from model.doctor.vocabulary import adapter_tokenizer
 from model.errors import AdapterError, UnknownModelError
 from model.folders import adapter_files
 from model.folders.adapter_files import CONFIG, FILES
@@ -35,7 +35,7 @@ from model.folders.base_info import BaseInfo
 from model.serving.folder_checks import FolderChecks
 from model.suggestions import did_you_mean
 from model.text.tokenizer import Tokenizer
-from model.text.tokenizer_files import TOKENIZER
+from model.text.tokenizer_files import TOKENIZER_FILES
 
 if TYPE_CHECKING:
     from model.layers.lora import Lora, LoraMaker
@@ -281,7 +281,7 @@ class AdapterRegistry:
             card = adapter_files.read_card(path)
             digest = adapter_files.digest(path)
             own = any(one.code == "adapter_vocabulary" for one in found)
-            tokenizer = own_tokenizer(path) if own else None
+            tokenizer = adapter_tokenizer(path) if own else None
         except AdapterError as error:
             return Adapter(path.name, path, problem=_finding(error))
         except BaseException as error:  # of Rust libraries too, whose panics are no Exceptions
@@ -291,7 +291,7 @@ class AdapterRegistry:
             path.name,
             path,
             description=clean_description(card.get("description")),
-            template=card.get("template") or usual_template(own, self._templates),
+            template=card.get("template") or default_template(own, self._templates),
             digest=digest,
             warnings=tuple(warning for warning in found if warning.level == "warning"),
             tokenizer=tokenizer,
@@ -332,7 +332,7 @@ def _stamp(path: Path) -> Stamp:
     """Changes when any of the files that matter does, or comes, or goes."""
     stamp: list[float] = []
     folder = os.fspath(path)
-    for name in (*FILES, *TOKENIZER):
+    for name in (*FILES, *TOKENIZER_FILES):
         try:
             status = os.stat(f"{folder}/{name}")  # noqa: PTH116 -- a third of Path's time, each second
         except OSError:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.base_resolver import Report, base_name, find_base, known_templates, local_folder
+from model.base_resolver import Report, available_templates, base_name, find_base, local_folder
 from model.config.server_flags import EMBEDDED_DEFAULT
 from model.config.settings import Settings
 from model.doctor.check_base import collect_findings, quick_check, refuse_errors
@@ -20,8 +20,8 @@ from model.garbage import spare_loaded_objects
 from model.serving.adapter_registry import AdapterRegistry
 from model.serving.backend import Backend
 from model.system_resources import available_cores, available_memory
-from model.text.prompt import load_templates
-from model.text.special_tokens import sane_ids
+from model.text.prompt_template import load_templates
+from model.text.special_tokens import end_token_ids
 from model.types import Phase
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _serve(
     from model.engine.local_engine import LocalEngine
 
     tokenizer = load_tokenizer(folder)
-    templates, default = known_templates(folder, settings)
+    templates, default = available_templates(folder, settings)
     facts = base_facts(folder, base_name(settings), tokenizer)
     registry = AdapterRegistry(settings.adapters_dir, facts, templates, adapters)
     for path in adapters:
@@ -127,7 +127,7 @@ def _serve(
         adapter_bytes=int(memory * ADAPTER_SHARE),
         max_waiting=settings.max_waiting,
     )
-    eos_ids = sane_ids(folder.eos_ids, tokenizer.eos_id, tokenizer.prefix_ids)
+    eos_ids = end_token_ids(folder.eos_ids, tokenizer.eos_id, tokenizer.prefix_ids)
     return Backend(base_name(settings), engine, tokenizer, eos_ids, registry, templates, default)
 
 

@@ -32,7 +32,7 @@ from model.serving.request_builder import (
     prompt_text,
     resolve_template,
 )
-from model.text.prompt import PromptTemplate
+from model.text.prompt_template import PromptTemplate
 from model.text.tokenizer import Tokenizer
 from model.types import (
     ChatRequest,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from model.base_resolver import Report, base_name, find_base, known_templates
+from model.base_resolver import Report, available_templates, base_name, find_base
 from model.config.settings import Settings
 from model.diagnostics import finding
 from model.display import is_plain_name
@@ -16,7 +16,7 @@ from model.folders.hub import download, is_hub_id
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
 from model.serving.adapter_registry import Adapter, AdapterRegistry
 from model.serving.backend import Backend
-from model.text.special_tokens import sane_ids
+from model.text.special_tokens import end_token_ids
 from model.text.tokenizer import TextSpan
 from model.types import Phase
 
@@ -38,7 +38,7 @@ def load_remote(settings: Settings, report: Report, adapters: Sequence[Path] = (
     report(Phase.STARTING, 0.0)
     folder = read_model_folder(_find(settings, report), weights=False)
     tokenizer = load_tokenizer(folder)
-    templates, default = known_templates(folder, settings)
+    templates, default = available_templates(folder, settings)
     facts = base_facts(folder, base_name(settings), tokenizer)
     registry = RemoteAdapterRegistry(settings.adapters_dir, facts, templates, adapters)
     for path in adapters:
@@ -56,7 +56,7 @@ def load_remote(settings: Settings, report: Report, adapters: Sequence[Path] = (
     registry.served_by(engine)
     engine.wait_for_poll(FIRST_SECONDS)
     registry.scan()
-    eos_ids = sane_ids(folder.eos_ids, tokenizer.eos_id, tokenizer.prefix_ids)
+    eos_ids = end_token_ids(folder.eos_ids, tokenizer.eos_id, tokenizer.prefix_ids)
     return Backend(base_name(settings), engine, tokenizer, eos_ids, registry, templates, default)
 
 

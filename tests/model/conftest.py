@@ -1,4 +1,4 @@
-"""Tokenizers that several files of tests look at."""
+"""Tokenizers that several files of tests use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from model.text.tokenizer import FastTokenizer, SpmTokenizer
+from model.text.fast_tokenizer import FastTokenizer
+from model.text.spm_tokenizer import SpmTokenizer
 from tests.model.tokenizers import make_fast, make_spm
 
 

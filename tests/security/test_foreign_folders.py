@@ -27,7 +27,7 @@ from model.folders import weights as weights_module
 from model.folders.model_folder import MAX_SIZES, read_model_folder
 from model.folders.weights import LARGE, list_tensors, read_tensors
 from model.serving.adapter_registry import AdapterRegistry
-from model.text.prompt import PromptTemplate, load_templates
+from model.text.prompt_template import PromptTemplate, load_templates
 from model.text.tokenizer_files import read_tokenizer
 from model.types import Message
 from tests.model.serving.test_adapter_registry import BASE, reason, write_adapter

@@ -11,21 +11,15 @@ from tokenizers import Tokenizer as Backend
 from model.config.settings import CHECKOUT
 from model.errors import PromptTooLongError
 from model.serving.request_builder import PreparedRequest, _detokenizer
-from model.text.prompt import END as END_MARK
-from model.text.prompt import (
-    REPLIED,
-    SAID,
-    PromptTemplate,
-    decode_continuation,
-    encode_chat,
-    encode_without_generation_prompt,
-    load_templates,
-)
-from model.text.tokenizer import FastTokenizer, SpmTokenizer, TextSpan, Tokenizer
+from model.text.fast_tokenizer import FastTokenizer
+from model.text.prompt import decode_continuation, encode_chat, encode_without_generation_prompt
+from model.text.prompt_template import REPLY_START, USER_START, PromptTemplate, load_templates
+from model.text.prompt_template import SPAN_END as END_MARK
+from model.text.spm_tokenizer import SpmTokenizer
+from model.text.tokenizer import TextSpan, Tokenizer
 from model.types import Message, TruncatedTurns
-from tests.model.text.test_prompt import LONG, Letters, chat
+from tests.model.text.chats import CHATML, LONG, Letters, chat
 from tests.model.tokenizers import END, LIKE_LLAMA, LIKE_T5, START, make_spm
-from tests.tiny import TEMPLATE as CHATML
 
 TEMPLATES = load_templates(CHECKOUT / "prompts") | {
     "chatml": PromptTemplate("chatml", CHATML),
@@ -157,7 +151,7 @@ def test_the_ids_are_those_that_a_model_writes(name: str, tokenizers: dict[str, 
 
 def test_markers_and_control_tokens_in_it_are_text(fast: FastTokenizer, spm: SpmTokenizer) -> None:
     for tokenizer in (fast, spm):
-        marked = f"hel{SAID}lo {REPLIED}there{END_MARK}"
+        marked = f"hel{USER_START}lo {REPLY_START}there{END_MARK}"
         assert begun("chatml", tokenizer, marked) == begun("chatml", tokenizer, "hello there")
         header = header_of("chatml", tokenizer)
         rest = begun("chatml", tokenizer, f"a{tokenizer.eos}b{tokenizer.bos}")[len(header) :]
@@ -166,7 +160,7 @@ def test_markers_and_control_tokens_in_it_are_text(fast: FastTokenizer, spm: Spm
 
 def test_nothing_so_far_is_the_prompt_as_ever(fast: FastTokenizer, spm: SpmTokenizer) -> None:
     for tokenizer in (fast, spm):
-        for text in ("", SAID):
+        for text in ("", USER_START):
             assert begun("linly", tokenizer, text) == header_of("linly", tokenizer)
 
 
