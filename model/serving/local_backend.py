@@ -16,10 +16,9 @@ from model.doctor.check_base import collect_findings, quick_check, refuse_errors
 from model.folders.base_info import base_facts
 from model.folders.hub import is_hub_id
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
-from model.garbage import spare_loaded_objects
 from model.serving.adapter_registry import AdapterRegistry
 from model.serving.backend import Backend
-from model.system_resources import available_cores, available_memory
+from model.system_resources import available_cores, available_memory, freeze_loaded_objects
 from model.text.prompt_template import load_templates
 from model.text.special_tokens import end_token_ids
 from model.types import Phase
@@ -81,7 +80,7 @@ def load_local(settings: Settings, report: Report, adapters: Sequence[Path] = ()
         for warning in refuse_errors(collect_findings(lambda: quick_check(path))):
             log.warning("%s. %s", warning.message().rstrip("."), warning.remedy())
         serving = _serve(settings, read_model_folder(path), device, build, report, adapters)
-    spare_loaded_objects()
+    freeze_loaded_objects()
     return serving
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 from pathlib import Path
 
 import pytest
 
-from model.system_resources import NO_LIMIT, allow_many_files, available_cores, available_memory
+from model.system_resources import (
+    NO_LIMIT,
+    allow_many_files,
+    available_cores,
+    available_memory,
+    freeze_loaded_objects,
+)
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -74,3 +81,14 @@ def test_limit_of_open_files_is_raised() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard_limit, hard_limit)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (before, hard_limit))
+
+
+def test_loaded_objects_are_excluded_from_collections() -> None:
+    """A full collection of them stopped the page's event loop for 0.4 s."""
+    loaded = [[number] for number in range(100)]
+    try:
+        freeze_loaded_objects()
+        assert gc.get_freeze_count() > len(loaded)
+        assert not any(tracked is loaded for tracked in gc.get_objects())
+    finally:
+        gc.unfreeze()
