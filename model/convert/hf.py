@@ -10,8 +10,9 @@ from typing import Any
 
 from model.convert.conversion import Conversion
 from model.diagnostics import folder_error
+from model.folders.lazy_tensor import LazyTensor
 from model.folders.model_folder import IGNORED, read_model_folder
-from model.folders.weights import LazyTensor, list_tensors
+from model.folders.weights import list_tensors
 from model.tensor_names import HEAD
 
 # Files of a model besides its weights. Not checklist.chk, which has the weight files' sums.

@@ -10,16 +10,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.diagnostics import adapter_error
 from model.doctor.check_base import quick_check, refuse_errors
 from model.folders.atomic_folder import FINISHED, new_folder
+from model.folders.lazy_tensor import LazyTensor, torch_dtype
 from model.folders.model_folder import IGNORED, ModelFolder
 from model.folders.weight_writer import nbytes_of, write_weights
-from model.folders.weights import LazyTensor, list_tensors, torch_dtype
 from model.merge.extra_files import ChatFormat, write_extra_files
 from model.merge.statistics import MergeStatistics
 from model.merge.weights import AdapterWeights, Merger
@@ -67,7 +66,7 @@ def merge(plan: MergePlan, destination: Path, bar: Bar) -> MergeStatistics:
             write_weights(tensors, folder, progress)
         if not statistics.changed and not statistics.partial:
             raise adapter_error("merge_nothing")
-        refuse_errors(quick_check(folder))
+        refuse_errors(quick_check(ModelFolder(folder)))
     return statistics
 
 
@@ -77,7 +76,7 @@ def _base_tensors(plan: MergePlan) -> list[LazyTensor]:
     If embedding and head are tied and an adapter changes one of them, the head becomes its own
     tensor.
     """
-    stored = chain.from_iterable(map(list_tensors, plan.base.weight_files))
+    stored = [tensor for _, tensor in plan.base.tensors()]
     tied = bool(plan.base.config.get("tie_word_embeddings"))
     tensors = [t for t in stored if not t.name.endswith(IGNORED) and not (tied and t.name == HEAD)]
     untie = any(EMBEDDING_AND_HEAD & adapter.changed_layers for adapter in plan.adapters)

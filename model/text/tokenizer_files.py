@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +41,21 @@ def has_tokenizer(path: Path) -> bool:
     return any((path / name).is_file() for name in (TOKENIZER_JSON, TOKENIZER_MODEL))
 
 
-def read_tokenizer(path: Path) -> tuple[Tokenizer, SpecialTokens]:
+def read_tokenizer(
+    path: Path, read: Callable[[str], Mapping[str, Any]] | None = None
+) -> tuple[Tokenizer, SpecialTokens]:
     """Reads the tokenizer of the folder `path`: tokenizer.json if it exists, else tokenizer.model.
+
+    Args:
+        path: the folder.
+        read: returns the content of a JSON file by its name, empty if it does not exist; by
+            default from `path`.
 
     Raises:
         ModelFolderError: there is neither, or it is torn.
     """
-    files = {name: read_json(path / name, optional=True) for name in TOKEN_CONFIG_FILES}
+    read = read or (lambda name: read_json(path / name, optional=True))
+    files = {name: read(name) for name in TOKEN_CONFIG_FILES}
     if (path / TOKENIZER_JSON).is_file():
         return _read_fast(path / TOKENIZER_JSON, files)
     if (path / TOKENIZER_MODEL).is_file():

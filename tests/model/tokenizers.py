@@ -34,7 +34,7 @@ ORDINARY = [
     "naïve café, İstanbul, ﬁne",
 ]
 # How LLaMA's tokenizer.model was trained.
-LIKE_LLAMA = {
+LIKE_LLAMA: dict[str, Any] = {
     "model_type": "bpe",
     "vocab_size": 360,
     "byte_fallback": True,

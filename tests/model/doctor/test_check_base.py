@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from model.diagnostics import Finding
 from model.doctor.check_base import check_base, quick_check
+from model.folders.model_folder import ModelFolder
 from tests.model.doctor.changes import Change, change_tensors, edit_json
 from tests.model.tokenizers import write_spm
 
@@ -285,4 +286,5 @@ def test_old_gpu_is_a_finding_with_a_remedy(
 def test_quick_check_does_not_open_pickles(folder: Path) -> None:
     """Opening them takes torch, whose import takes seconds."""
     as_pickle_with_code(folder)
-    assert [finding.code for finding in quick_check(folder, pickles=False)] == ["pickle_weights"]
+    findings = quick_check(ModelFolder(folder), pickles=False)
+    assert [finding.code for finding in findings] == ["pickle_weights"]
