@@ -151,7 +151,7 @@ def check_llama_config(folder: Path, content: Mapping[str, Any]) -> Any:
             raise ValueError(f"rope_theta is {theta!r}")
     except Exception as error:  # its validation raises a type of its own per field
         reason = str(error).splitlines()[-1].strip()
-        raise folder_error("config_unsound", file=folder / "config.json", said=reason) from error
+        raise folder_error("config_unsound", file=folder / "config.json", reason=reason) from error
     if config.hidden_act != "silu":
         raise folder_error("activation_unknown", kind=config.hidden_act)
     rope_type = config.rope_parameters["rope_type"]

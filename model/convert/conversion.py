@@ -52,9 +52,11 @@ def read_config_file(path: Path | None) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise folder_error("config_unreadable", file=path, said=error) from error
+        raise folder_error("config_unreadable", file=path, reason=error) from error
     if not isinstance(config, dict):
-        raise folder_error("config_unreadable", file=path, said=LocalizedText("not_a_json_object"))
+        raise folder_error(
+            "config_unreadable", file=path, reason=LocalizedText("not_a_json_object")
+        )
     return config
 
 

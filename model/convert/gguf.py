@@ -101,7 +101,7 @@ def open_gguf(source: Path, tokenizer: Path | None, config_file: Mapping[str, An
         architecture = metadata.get("general.architecture")
     except Exception as error:  # its parser can raise any error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise folder_error("weights_torn", file=source, said=reason) from error
+        raise folder_error("weights_torn", file=source, reason=reason) from error
     if architecture != "llama" or metadata.get("llama.expert_count"):
         what = architecture if architecture != "llama" else LocalizedText("mixture_of_experts")
         raise folder_error("not_llama", folder=source, what=what)
@@ -119,7 +119,7 @@ def open_gguf(source: Path, tokenizer: Path | None, config_file: Mapping[str, An
 
 def _metadata_error(source: Path, error: Exception) -> ModelFolderError:
     reason = f"its metadata make no sense ({type(error).__name__}: {error})"
-    return folder_error("weights_torn", file=source, said=reason)
+    return folder_error("weights_torn", file=source, reason=reason)
 
 
 def _config(metadata: Metadata, tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -279,4 +279,4 @@ def _write_fast_tokenizer(source: Path, folder: Path) -> None:
         raise
     except Exception as error:  # its parsers can raise any error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise folder_error("tokenizer_unreadable", file=source, said=reason) from error
+        raise folder_error("tokenizer_unreadable", file=source, reason=reason) from error

@@ -89,7 +89,7 @@ def collect_findings(check: Callable[[], Iterable[Finding]]) -> Iterator[Finding
         yield finding_of(error)
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
-        yield finding("check_failed", said=f"{type(error).__name__}: {reason}")
+        yield finding("check_failed", reason=f"{type(error).__name__}: {reason}")
 
 
 def _or_none(read: Callable[[], Any]) -> Any:

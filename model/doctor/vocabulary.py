@@ -64,7 +64,7 @@ def adapter_tokenizer(path: Path) -> Tokenizer | None:
     except ModelFolderError as error:
         raise _to_adapter_error(error, path) from error
     except UnfitFileError as error:
-        raise adapter_error("adapter_unreadable", said=error) from error
+        raise adapter_error("adapter_unreadable", reason=error) from error
 
 
 def _to_adapter_error(error: ModelFolderError, folder: Path) -> AdapterError:

@@ -144,7 +144,7 @@ class ModelFolder:
         try:
             status = file.stat()
         except OSError as error:
-            raise folder_error("file_unreadable", file=file, said=error.strerror) from error
+            raise folder_error("file_unreadable", file=file, reason=error.strerror) from error
         key = (file, status.st_size, status.st_mtime_ns)
         tensors = self._shards.get(key)
         if tensors is None:
@@ -232,7 +232,7 @@ def _read_text(path: Path) -> str:
     try:
         return read_text(path)
     except (OSError, ValueError) as error:
-        raise folder_error("file_unreadable", file=path, said=error) from error
+        raise folder_error("file_unreadable", file=path, reason=error) from error
 
 
 def _token_ids(value: Any) -> frozenset[int]:

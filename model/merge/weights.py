@@ -74,7 +74,7 @@ def read_adapter(path: Path, adapter_scale: float) -> AdapterWeights:
         config = LoraConfig.from_peft_type(**_supported(options))
     except (TypeError, ValueError) as error:  # peft's own checks
         reason = f"adapter_config.json: {str(error).splitlines()[0]}"
-        raise adapter_error("adapter_unreadable", said=reason) from error
+        raise adapter_error("adapter_unreadable", reason=reason) from error
     return AdapterWeights(path.name, digest(path), config, adapter_scale, layers, full_tensors)
 
 
@@ -212,7 +212,7 @@ def _peft_layer(adapter: AdapterWeights, name: str) -> _PeftLayer:
 
 def _failed(name: str, error: Exception) -> AdapterError:
     reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
-    return adapter_error("merge_failed", layer=name, said=reason)
+    return adapter_error("merge_failed", layer=name, reason=reason)
 
 
 def _module_tree(name: str, rows: int, columns: int) -> Module:

@@ -183,7 +183,7 @@ def read_adapter(path: Path, base: BaseInfo | None, templates: Collection[str]) 
         return Adapter(path.name, path, problem=_problem(error))
     except BaseException as error:  # Rust libraries panic with exceptions that are no Exception
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        return Adapter(path.name, path, problem=finding("adapter_unreadable", said=reason))
+        return Adapter(path.name, path, problem=finding("adapter_unreadable", reason=reason))
     return Adapter(
         path.name,
         path,
@@ -223,4 +223,4 @@ def _has_config(path: Path) -> bool:
 def _problem(error: AdapterError) -> Finding:
     if isinstance(error.text, Finding):
         return error.text
-    return finding("adapter_unreadable", said=error)
+    return finding("adapter_unreadable", reason=error)

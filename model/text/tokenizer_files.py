@@ -83,7 +83,7 @@ def _read_fast(
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise folder_error("tokenizer_unreadable", file=file, said=reason) from error
+        raise folder_error("tokenizer_unreadable", file=file, reason=reason) from error
 
 
 def _vocabulary_texts(data: Mapping[str, Any]) -> dict[int, str]:
@@ -146,7 +146,7 @@ def read_json(path: Path, optional: bool = False) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise folder_error("file_missing", folder=path.parent, name=path.name) from error
     except (OSError, ValueError) as error:
-        raise folder_error("file_unreadable", file=path, said=error) from error
+        raise folder_error("file_unreadable", file=path, reason=error) from error
     if not isinstance(data, dict):
-        raise folder_error("file_unreadable", file=path, said=LocalizedText("not_a_json_object"))
+        raise folder_error("file_unreadable", file=path, reason=LocalizedText("not_a_json_object"))
     return data

@@ -228,7 +228,7 @@ def test_placeholder_in_a_fact_is_text() -> None:
 
 
 def test_redact_paths_includes_nested_facts() -> None:
-    inner = finding("file_unreadable", file=Path("/home/mei/base/config.json"), said="torn")
+    inner = finding("file_unreadable", file=Path("/home/mei/base/config.json"), reason="torn")
     text = redact_paths(LocalizedText("model_not_loaded", {"error": inner}))
     assert "config.json" in text.full()
     assert "/home" not in text.full()
