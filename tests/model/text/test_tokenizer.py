@@ -42,11 +42,6 @@ def spm_library(spm: SpmTokenizer, folder: Path) -> SentencePieceProcessor:
     return SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
 
 
-@pytest.fixture(scope="module")
-def unigram(tmp_path_factory: pytest.TempPathFactory) -> SpmTokenizer:
-    return make_spm(tmp_path_factory.mktemp("unigram"), **LIKE_T5)
-
-
 def control_ids(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
     return [token_id for token_id in ids if tokenizer.is_control(token_id)]
 
