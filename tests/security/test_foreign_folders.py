@@ -112,7 +112,7 @@ from model.merge.weights import Merger, read_adapter
 import torch
 adapter = read_adapter(Path(sys.argv[1]), 1.0)
 name = "model.layers.0.self_attn.q_proj"
-merged = Merger(name, [adapter]).rows(torch.zeros(32, 16), 0, 32)
+merged = Merger(name, [adapter]).merge_rows(torch.zeros(32, 16), 0, 32)
 print(bool(merged.any()))
 """
     assert survives(code, tmp_path / "bad").strip() == "True"
@@ -590,7 +590,7 @@ def test_such_a_template_ends_by_itself(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from model.text.prompt import PromptTemplate
+from model.text.prompt_template import PromptTemplate
 from model.errors import LinlyError
 from model.types import Message
 from tests.model.tokenizers import make_spm
