@@ -22,7 +22,7 @@ from model.config.settings import Settings
 from model.serving.adapter_registry import AdapterRegistry
 from model.serving.backend import Backend
 from model.serving.manager import ModelManager
-from model.text.prompt import PromptTemplate
+from model.text.prompt_template import PromptTemplate
 from model.types import (
     CompletionRequest,
     Delta,

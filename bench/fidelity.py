@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.common import BenchError, Figures, add_number, print_figures, script, script_parser
 from model.config.server_flags import EMBEDDED_DEFAULT
 from model.config.settings import APP_NAME
-from model.default_model import ensure_embedded
+from model.default_model import ensure_default_model
 from model.engine.kv_cache import SequenceCache
 from model.folders.base_info import read_base_info
 from model.folders.model_folder import load_tokenizer, read_model_folder
@@ -105,7 +105,7 @@ def measure_fidelity(
     """
     path = Path(base_model)
     if base_model == EMBEDDED_DEFAULT:
-        path = ensure_embedded(user_cache_path(APP_NAME), lambda *_: None)
+        path = ensure_default_model(user_cache_path(APP_NAME), lambda *_: None)
     windows = _windows(path, text, tokens, window)
     half = windows.shape[1] // 2
     models = _full_precision(path, lora_model, windows), _eight_bits(path, lora_model, windows)

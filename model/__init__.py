@@ -1,4 +1,4 @@
-"""Serving a fine-tuned LLaMA-family model: folders, weights, prompts, adapters and the engine.
+"""Serves a model of the LLaMA family: folders, weights, prompts, adapters and the engine.
 
-The one door for the outside is `model.serving.manager.ModelManager`.
+Other packages use it through `model.serving.manager.ModelManager`.
 """

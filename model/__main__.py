@@ -1,4 +1,4 @@
-"""`python -m model COMMAND`: what is done to model folders and adapters before they are served."""
+"""`python -m model COMMAND`: checks, converts and merges model folders and adapters."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ COMMANDS = (check_command, convert_command, merge_command)
 
 
 def main(argv: list[str]) -> int:
-    """Run a command: 0, 1 when it failed, 2 for wrong use."""
+    """Runs a command; returns 0, 1 if it failed, or 2 for wrong use."""
     try:
         options = build_parser().read(argv)
         return int(options.run(options))
     except LinlyError as error:
         print(error, file=sys.stderr)
         return error.exit_status
-    except Exception as error:  # somebody's files hold what nobody has thought of
-        said = (str(error).splitlines() or [""])[0]
-        print(f"This went wrong: {type(error).__name__}: {said}. {REMEDY}", file=sys.stderr)
+    except Exception as error:  # a damaged file can cause any error
+        reason = (str(error).splitlines() or [""])[0]
+        print(f"This went wrong: {type(error).__name__}: {reason}. {REMEDY}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

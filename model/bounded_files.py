@@ -1,8 +1,8 @@
-"""Reads files of folders that strangers made: regular files alone, never more than a bound.
+"""Reads files of untrusted folders: only regular files, and only up to a size limit.
 
-Opening never blocks: a FIFO would wait for its writer for ever, a device may give bytes without
-end. What is read is read with read(), so that a file that shrinks meanwhile ends early instead of
-ending the process, as a mapping of it would.
+Opening never blocks: a FIFO would wait for its writer for ever, a device can return bytes without
+end. Content is read with read(): if the file shrinks meanwhile the content ends early, while a
+memory mapping would end the process.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from model.errors import LinlyError
 
 MB = 1 << 20
 MAX_CONFIG_BYTES = MB
-# Of files that may be larger than a configuration.
+# For files that can be larger than a configuration.
 MAX_BYTES = {
-    "tokenizer.json": 64 * MB,  # Gemma's, the largest that is known, has 33
+    "tokenizer.json": 64 * MB,  # the largest published one, Gemma's, has 33
     "tokenizer.model": 64 * MB,
     "tokenizer_config.json": 16 * MB,  # lists added tokens
     "special_tokens_map.json": 4 * MB,
@@ -33,14 +33,14 @@ LFS_POINTER = b"version https://git-lfs"
 
 
 class UnfitFileError(LinlyError, ValueError):
-    """A file that is not read: its text is the reason."""
+    """A file cannot be used; its text is the reason."""
 
 
 def open_file(path: Path) -> FileIO:
-    """The regular file `path`, opened for reading without waiting, unbuffered.
+    """Opens the regular file `path` for reading, unbuffered and without waiting.
 
     Raises:
-        UnfitFileError: it is something else.
+        UnfitFileError: it is no regular file.
         OSError: it cannot be opened.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -55,24 +55,24 @@ def open_file(path: Path) -> FileIO:
 
 
 def read_file(path: Path, max_bytes: int | None = None) -> bytes:
-    """What `path` holds, if that is at most `max_bytes`; by default what its name allows.
+    """The content of `path`, at most `max_bytes`; by default the limit for its name.
 
     Raises:
-        UnfitFileError: it holds more, or is no regular file.
+        UnfitFileError: it is larger, or no regular file.
         OSError: it cannot be read.
     """
-    bound = MAX_BYTES.get(path.name, MAX_CONFIG_BYTES) if max_bytes is None else max_bytes
+    limit = MAX_BYTES.get(path.name, MAX_CONFIG_BYTES) if max_bytes is None else max_bytes
     with open_file(path) as file:
-        if os.fstat(file.fileno()).st_size > bound:
-            raise _too_large(bound)
-        pieces: list[bytes] = []
-        left = bound + 1
-        while left > 0 and (piece := file.read(left)):
-            pieces.append(piece)
-            left -= len(piece)
-    if left <= 0:
-        raise _too_large(bound)
-    return b"".join(pieces)
+        if os.fstat(file.fileno()).st_size > limit:
+            raise _too_large(limit)
+        chunks: list[bytes] = []
+        remaining = limit + 1
+        while remaining > 0 and (chunk := file.read(remaining)):
+            chunks.append(chunk)
+            remaining -= len(chunk)
+    if remaining <= 0:
+        raise _too_large(limit)
+    return b"".join(chunks)
 
 
 def read_text(path: Path) -> str:
@@ -84,7 +84,7 @@ def read_text(path: Path) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """What the JSON `text` says.
+    """Parses JSON.
 
     Raises:
         UnfitFileError: it is nested too deeply.
@@ -97,11 +97,11 @@ def parse_json(text: str) -> Any:
 
 
 def require_inside(path: Path) -> None:
-    """Whether `path` lies in its own folder when all links are followed. In the hub's cache, where
-    every file is a link, it may lie among the blobs of the same repository.
+    """Checks that `path` is in its folder also when all links are followed. In the hub's cache,
+    where every file is a link, it may be among the blobs of the same repository.
 
     Raises:
-        UnfitFileError: it leads somewhere else, or nowhere.
+        UnfitFileError: it links to another place, or its target does not exist.
     """
     if not path.is_symlink():
         return
@@ -111,21 +111,22 @@ def require_inside(path: Path) -> None:
         allowed.append(folder.parent.parent / "blobs")
     try:
         real = path.resolve(strict=True)
-    except (OSError, RuntimeError) as error:  # it leads nowhere, or in a circle
+    except (OSError, RuntimeError) as error:  # no target, or a circle of links
         raise UnfitFileError("file_link_outside") from error
-    if not any(real.is_relative_to(place) for place in allowed):
+    if not any(real.is_relative_to(parent) for parent in allowed):
         raise UnfitFileError("file_link_outside")
 
 
-def _too_large(bound: int) -> UnfitFileError:
-    return UnfitFileError("file_too_large", megabytes=bound / MB)
+def _too_large(limit: int) -> UnfitFileError:
+    return UnfitFileError("file_too_large", megabytes=limit / MB)
 
 
 def check_not_lfs_pointer(file: Path) -> None:
-    """Refuse the pointer that a clone without git-lfs has in place of a large file.
+    """Checks that `file` is not the pointer that a clone without git-lfs has in place of it.
 
     Raises:
-        ModelFolderError: `file` is one; OSError where it cannot be read.
+        ModelFolderError: it is a pointer.
+        OSError: it cannot be read.
     """
     with open_file(file) as opened:
         if opened.read(len(LFS_POINTER)) == LFS_POINTER:

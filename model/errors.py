@@ -1,4 +1,4 @@
-"""Every error that leaves a package, and how it leaves the program."""
+"""Errors that a package raises for its callers, with their HTTP status and exit status."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from model.translations import LocalizedText
 
 
 class LinlyError(Exception):
-    """An error that a person can act on. Its texts are data, in every language.
+    """An error with a message and a remedy for the user, in every language.
 
-    `http_status`, `code` and `exit_status` are how the error leaves the program: a client's code is
-    that of the class, for several texts.
+    API clients get `http_status` and `code`, which is the class's and not the text's; programs exit
+    with `exit_status`.
 
     Args:
-        text: the code of its texts in `translations/<language>/errors.toml`, or such a text.
-        facts: what the texts have places for; see LocalizedText.
+        text: the code of its texts in `translations/<language>/errors.toml`, or a LocalizedText.
+        facts: values for the texts' placeholders; see LocalizedText.
     """
 
     http_status: ClassVar[int] = 500
@@ -46,7 +46,7 @@ class SettingsError(LinlyError):
 
 
 class FolderError(LinlyError):
-    """Something is wrong with a folder: its text is one of the diagnostics, or of the errors."""
+    """A folder of a base or an adapter cannot be used. Its text can also be a diagnostic's."""
 
 
 class ModelFolderError(FolderError):
@@ -56,14 +56,14 @@ class ModelFolderError(FolderError):
 
 
 class AdapterError(FolderError):
-    """An adapter cannot be used. No conflict that would pass: clients ask again after a 409."""
+    """An adapter cannot be used. The status is not 409, after which clients try again."""
 
     http_status = 422
     code = "adapter_broken"
 
 
 class UnknownModelError(LinlyError):
-    """No base and no adapter of that name."""
+    """No base and no adapter has that name."""
 
     http_status = 404
     code = "model_not_found"
@@ -109,6 +109,6 @@ class EngineError(LinlyError):
 
 
 class ShareError(LinlyError):
-    """The public link could not be made; the local page goes on."""
+    """The public link could not be made; the local page works without it."""
 
     code = "share_failed"

@@ -1,4 +1,4 @@
-"""Progress bars in the terminal, for work that is counted in bytes."""
+"""Progress bars in the terminal, for work measured in bytes."""
 
 from __future__ import annotations
 
@@ -7,33 +7,36 @@ from contextlib import AbstractContextManager, contextmanager
 
 from model.types import Progress
 
-# Makes a bar of a text and a number of bytes; tests and the app pass their own.
+# Makes a bar from a text and a number of bytes; tests and the app pass their own.
 Bar = Callable[[str, int], AbstractContextManager[Progress]]
 
-MIN_BYTES = 50_000_000  # less is done before anybody has read the bar
+MIN_BYTES = 50_000_000  # less is done before a user has read the bar
 
 
 @contextmanager
-def bar(what: str, nbytes: int) -> Iterator[Progress]:
-    """A bar over `nbytes` on stderr, gone when it is done; it is given shares from 0 to 1."""
+def bar(title: str, nbytes: int) -> Iterator[Progress]:
+    """Shows a bar on stderr for work on `nbytes`; removes it in the end.
+
+    Yields a function that sets the progress, from 0 to 1.
+    """
     from tqdm import tqdm
 
     if nbytes < MIN_BYTES:
-        yield _nothing
+        yield _no_bar
         return
 
     layout = (
         "{desc} {percentage:3.0f}% |{bar:24}| {n_fmt}/{total_fmt} [{remaining} left, {rate_fmt}]"
     )
     with tqdm(
-        desc=what, total=nbytes, unit="B", unit_scale=True, bar_format=layout, leave=False
-    ) as shown:  # fmt: skip
+        desc=title, total=nbytes, unit="B", unit_scale=True, bar_format=layout, leave=False
+    ) as progress_bar:  # fmt: skip
 
         def progress(share: float) -> None:
-            shown.update(round(share * nbytes) - shown.n)
+            progress_bar.update(round(share * nbytes) - progress_bar.n)
 
         yield progress
 
 
-def _nothing(_: float) -> None:
-    """No bar."""
+def _no_bar(_: float) -> None:
+    """Shows nothing."""

@@ -1,7 +1,6 @@
 """Names of a LLaMA checkpoint's tensors in the Hugging Face layout, and the sizes of its matrices.
 
-The one place that spells them: loading, converting, adapters, training and the kernels take them
-from here. Imports nothing.
+Loading, converting, adapters, training and the kernels all use these names. Imports nothing.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ FINAL_NORM = "model.norm.weight"
 HEAD = "lm_head.weight"  # absent where the head is tied to the embedding
 
 # The parts of a decoder layer. Compiled code has its linear layers in the order of LINEAR_MODULES.
-QKV_MODULES = ("q_proj", "k_proj", "v_proj")  # share their input
+QKV_MODULES = ("q_proj", "k_proj", "v_proj")  # have the same input
 ATTENTION_MODULES = (*QKV_MODULES, "o_proj")
-GATE_UP_MODULES = ("gate_proj", "up_proj")  # share theirs
+GATE_UP_MODULES = ("gate_proj", "up_proj")  # have the same input
 MLP_MODULES = (*GATE_UP_MODULES, "down_proj")
 LINEAR_MODULES = ATTENTION_MODULES + MLP_MODULES
 ATTENTION, MLP = "self_attn", "mlp"
@@ -25,7 +24,7 @@ INPUT_NORM, POST_ATTENTION_NORM = "input_layernorm", "post_attention_layernorm"
 
 
 def layer_path(layer: int | str, part: str) -> str:
-    """The dotted name of a decoder layer's part, as "model.layers.3.self_attn.q_proj"."""
+    """The dotted name of a decoder layer's part, such as "model.layers.3.self_attn.q_proj"."""
     return f"model.layers.{layer}.{part}"
 
 

@@ -1,4 +1,4 @@
-"""The values that travel between the packages."""
+"""Values that the packages exchange: messages, sampling, requests, replies and states."""
 
 from __future__ import annotations
 
@@ -150,8 +150,8 @@ class Sampling:
                 "stop_string_too_long",
             ),
         )
-        for holds, code in checks:
-            if not holds:
+        for valid, code in checks:
+            if not valid:
                 raise RequestError(code, **SAMPLING_BOUNDS)
 
 
@@ -252,7 +252,7 @@ class Stats:
 
     @property
     def tokens_per_second(self) -> float:
-        """Decoding speed: the tokens after the first, over the time that they took."""
+        """Decoding speed: the tokens after the first, divided by their time."""
         if self.completion_tokens < 2 or self.decode_seconds <= 0:
             return 0.0
         return (self.completion_tokens - 1) / self.decode_seconds
@@ -260,7 +260,7 @@ class Stats:
 
 @dataclass(frozen=True)
 class Delta:
-    """A piece of a reply: whole characters only. The last one has `finish_reason` and `stats`.
+    """A part of a reply, with complete characters. The last one has `finish_reason` and `stats`.
 
     An `error` with `ABORT` says what has interrupted the reply. `refusal`: a remote engine rejected
     the request after `submit` returned; treat it as if `submit` had raised the error.

@@ -1,8 +1,8 @@
-"""Cache on disk for quantised weights, in the form in which they are served.
+"""Cache on disk for quantised weights, in the layout in which they are served.
 
-One folder for each source, named by a hash of its configuration and of its files' names, sizes and
-times. A source that changes gets another folder, and the old one is removed. If anything is wrong
-with an entry, the source is read again; it is never an error.
+Each source has an entry: a folder named by a hash of its configuration and of its files' names,
+sizes and times. A changed source gets a new entry, and its old one is removed. If an entry is
+damaged the source is read again; it is never an error.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from model.folders.model_folder import ModelFolder
     from model.layers.llama import Llama
 
-FORMAT = 3  # of the entries; with another number all are made again
-DONE = "complete.json"  # written last: {"source": the folder that it was made from}
-MIN_FREE_BYTES = 2 << 30  # that stay free on the disk
+FORMAT = 3  # of the entries; those with another number are not used
+DONE = "complete.json"  # written last: {"source": the source's folder}
+MIN_FREE_BYTES = 2 << 30  # to leave free on the disk
 
 Parts = dict[str, Tensor]
 log = logging.getLogger(__name__)
@@ -43,7 +43,10 @@ class WeightCache:
         self._entry = cache / "weights" / _fingerprint(folder)
 
     def load(self, model: Llama, progress: Progress) -> bool:
-        """Fill the empty `model`; False without a sound entry: then it still has to be filled."""
+        """Fills the empty `model` from the entry; returns False if there is no usable entry.
+
+        Then the caller must fill the model.
+        """
         if not (self._entry / DONE).is_file():
             return False
         try:
@@ -57,11 +60,11 @@ class WeightCache:
         return True
 
     def save_later(self, model: Llama) -> None:
-        """Write the entry in the background, if there is room; the weights must not change."""
+        """Writes the entry in the background, if the disk has room; the weights must not change."""
         threading.Thread(target=self.save, args=(model,), name="weights", daemon=True).start()
 
     def save(self, model: Llama) -> None:
-        """Write the entry, if there is room, and remove those of earlier states of the source."""
+        """Writes the entry, if the disk has room, and removes older entries of the source."""
         try:
             needed = sum(t.nbytes for _, parts in model_parts(model) for t in parts.values())
             self._entry.mkdir(parents=True, exist_ok=True)
@@ -79,7 +82,7 @@ class WeightCache:
         for name, parts in model_parts(model):
             # A file for each layer: safetensors copies what it writes.
             file = self._entry / f"{name}.safetensors"
-            part = file.with_suffix(f".{os.getpid()}.part")  # two programs may start at once
+            part = file.with_suffix(f".{os.getpid()}.part")  # two programs can start at once
             save_file(parts, part)
             part.rename(file)
         (self._entry / DONE).write_text(json.dumps({"source": str(self._source)}))

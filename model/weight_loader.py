@@ -1,6 +1,6 @@
 """Reads a model folder's weights into layers.
 
-Tensor by tensor, each quantised as it arrives: the whole model is never in memory in 16 bits.
+Tensors are read one by one and quantised at once: the complete model is never in memory in 16 bits.
 """
 
 from __future__ import annotations
@@ -48,14 +48,10 @@ def resolve_device(device: str, quantization: str) -> str:
     """
     has_cuda = torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
-        raise SettingsError(
-            "no_cuda_gpu",
-        )
+        raise SettingsError("no_cuda_gpu")
     resolved = "cuda" if has_cuda and device != "cpu" else "cpu"
     if quantization == "4bit" and resolved == "cpu":
-        raise SettingsError(
-            "four_bit_needs_cuda",
-        )
+        raise SettingsError("four_bit_needs_cuda")
     return resolved
 
 
@@ -68,10 +64,10 @@ def load_model(
     progress: Progress,
     cache: WeightCache | None = None,
 ) -> Llama:
-    """Make the model of `folder` and fill it, from `cache` if it has these weights already.
+    """Makes the model of `folder` and fills it, from `cache` if that has these weights.
 
-    `progress` gets the share of weight bytes that have been read, 0 to 1. `context_length` None
-    means the context that the model was trained for.
+    `progress` gets the share of weight bytes that have been read, 0 to 1. A `context_length` of
+    None means the context that the model was trained for.
 
     Raises:
         ModelFolderError: weights are missing, torn or of the wrong shape.
@@ -133,14 +129,14 @@ def _served_positions(config: Any) -> int:
 
 
 def check_llama_config(folder: Path, content: Mapping[str, Any]) -> Any:
-    """transformers' LlamaConfig, which knows every older spelling of the rope settings.
+    """Returns transformers' LlamaConfig, which supports all older names of the rope settings.
 
     Args:
         folder: the folder of the config.json, for messages.
-        content: of the config.json.
+        content: the content of the config.json.
 
     Raises:
-        ModelFolderError: it is not sound, or needs a feature that is not served.
+        ModelFolderError: a setting is wrong, or needs a feature that is not supported.
     """
     from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
@@ -154,8 +150,8 @@ def check_llama_config(folder: Path, content: Mapping[str, Any]) -> Any:
         if not 0 < theta < math.inf:
             raise ValueError(f"rope_theta is {theta!r}")
     except Exception as error:  # its validation raises a type of its own per field
-        said = str(error).splitlines()[-1].strip()
-        raise folder_error("config_unsound", file=folder / "config.json", said=said) from error
+        reason = str(error).splitlines()[-1].strip()
+        raise folder_error("config_unsound", file=folder / "config.json", reason=reason) from error
     if config.hidden_act != "silu":
         raise folder_error("activation_unknown", kind=config.hidden_act)
     rope_type = config.rope_parameters["rope_type"]
@@ -183,7 +179,7 @@ def _shape(config: Any) -> LlamaShape:
 
 
 def _dtype(config: Any, device: str) -> torch.dtype:
-    """Type of the activations: float32 on the CPU, the checkpoint's 16-bit type on CUDA."""
+    """The dtype of the activations: float32 on the CPU, the checkpoint's 16-bit dtype on CUDA."""
     if device == "cpu":
         return torch.float32
     return config.dtype if config.dtype in (torch.float16, torch.bfloat16) else torch.float16
@@ -198,7 +194,7 @@ def _fill(slot: Slot, name: str, tensor: Tensor, folder: ModelFolder) -> None:
 
 
 def weight_slots(model: Llama) -> dict[str, Slot]:
-    """For each tensor name of a checkpoint the function that stores the tensor in `model`."""
+    """The function that stores a tensor in `model`, by the tensor's name in a checkpoint."""
     slots: dict[str, Slot] = {
         EMBEDDING: _rows(model.embed_tokens, 0, model.shape.vocab_size),
         FINAL_NORM: _vector(model, "norm", model),
@@ -243,7 +239,7 @@ def _bias(linear: Linear, start: int, stop: int) -> Slot:
 def _vector(owner: Llama | DecoderLayer, attribute: str, model: Llama) -> Slot:
     def put(tensor: Tensor) -> None:
         _require(tensor, (model.shape.hidden_size,))
-        # A copy: a tensor of an old pickle would keep everything in memory that was read with it.
+        # A copy: a tensor of an old pickle would keep the complete file in memory.
         setattr(owner, attribute, tensor.to(model.device, model.dtype, copy=True))
 
     return put

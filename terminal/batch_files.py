@@ -101,7 +101,7 @@ def resume(path: Path | None, rows: Iterator[BatchRow], adapter: str | None) -> 
 
 
 def _complete_lines(file: BinaryIO) -> Iterator[bytes]:
-    """All lines but an incomplete last one, which a killed run has left."""
+    """All lines except an incomplete last one, from a killed run."""
     return (line for line in file if line.endswith(b"\n"))
 
 

@@ -31,7 +31,8 @@ class TerminalChat:
     turns: tuple[Message, ...] = ()
 
     def ask(self, text: str) -> bool:
-        """Answers `text`; False if the reply is empty, and then the question is not kept either."""
+        """Answers `text`; False if the reply is empty; then the question is not added to the
+        chat."""
         question = Message("user", text)
         request = self.defaults.request((*self.turns, question), drop_oldest=True)
         reply = _Reply(self.manager, self.console)

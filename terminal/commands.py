@@ -33,12 +33,12 @@ def run_command(chat: TerminalChat, line: str) -> None:
         EOFError: the user ends the chat.
     """
     name, _, argument = line[1:].strip().partition(" ")
-    known = commands()
-    if name not in known:
-        names = [f"/{command}" for command in known]
+    by_name = commands()
+    if name not in by_name:
+        names = [f"/{command}" for command in by_name]
         remedy = did_you_mean(f"/{name}", names, "commands_listed", name=name)
         raise LinlyError("unknown_command", name=name, remedy=remedy)
-    known[name].run(chat, argument.strip())
+    by_name[name].run(chat, argument.strip())
 
 
 def commands() -> dict[str, Command]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, get_args
 
 from model.text.chat_rows import has_lone_surrogate, instruction_messages
-from model.text.prompt import PromptTemplate
+from model.text.prompt_template import PromptTemplate
 from model.types import Delta, Message, Role
 
 ROLES: tuple[Role, ...] = get_args(Role)

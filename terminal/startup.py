@@ -21,7 +21,7 @@ from model.serving.local_backend import check_early, load_local
 from model.serving.manager import ModelManager
 from model.serving.remote_backend import load_remote
 from model.suggestions import did_you_mean
-from model.text.prompt import load_templates
+from model.text.prompt_template import load_templates
 from model.translations import LocalizedText
 from model.types import Phase
 from terminal.console import Console
@@ -84,7 +84,7 @@ def _remedy(name: str, adapters_dir: Path) -> LocalizedText:
     paths = {path.name: str(path) for path in _adapters(typed.parent)}
     return did_you_mean(
         typed.name, [*names, *paths], "pass_adapter" if names else "pass_folder",
-        shown=lambda close: paths.get(close, close), folder=adapters_dir, names=names,
+        display=lambda close: paths.get(close, close), folder=adapters_dir, names=names,
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # each has a core, and threads of two w
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from model.config.settings import APP_NAME
-from model.default_model import ensure_embedded
+from model.default_model import ensure_default_model
 from tests.tiny import make_adapter, make_extended_adapter, make_folder
 from tests.web.browser import PATIENCE, chromium
 
@@ -46,7 +46,7 @@ def default_folder() -> Path:
     cache = user_cache_path(APP_NAME)
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / "tests.lock"):  # of two processes that test, the first one fetches
-        return ensure_embedded(cache, lambda phase, share: None)
+        return ensure_default_model(cache, lambda phase, share: None)
 
 
 @pytest.fixture(scope="session")

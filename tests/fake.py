@@ -17,7 +17,7 @@ from model.serving.adapter_registry import AdapterRegistry
 from model.serving.backend import Backend
 from model.serving.background_loader import Load
 from model.serving.manager import ModelManager
-from model.text.prompt import PromptTemplate, load_templates
+from model.text.prompt_template import PromptTemplate, load_templates
 from model.text.tokenizer import TextSpan
 from model.translations import LocalizedText, verbatim
 from model.types import (

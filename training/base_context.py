@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.base_resolver import base_name, find_base, known_templates
+from model.base_resolver import available_templates, base_name, find_base
 from model.config.process_secrets import without_secrets
 from model.config.settings import read_settings
 from model.doctor.check_adapter import check_adapter
@@ -16,8 +16,8 @@ from model.errors import AdapterError, SettingsError
 from model.folders.base_info import BaseInfo, read_base_info
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
 from model.suggestions import did_you_mean
-from model.text.prompt import PromptTemplate
-from model.text.special_tokens import sane_ids
+from model.text.prompt_template import PromptTemplate
+from model.text.special_tokens import end_token_ids
 from model.text.tokenizer import Tokenizer
 from model.types import Phase
 from training.generation import GreedyGenerator
@@ -43,7 +43,7 @@ class BaseContext:
     def generator(self) -> GreedyGenerator:
         """Generates replies with this template and tokenizer."""
         tokenizer = self.tokenizer
-        eos_ids = sane_ids(self.folder.eos_ids, tokenizer.eos_id, tokenizer.prefix_ids)
+        eos_ids = end_token_ids(self.folder.eos_ids, tokenizer.eos_id, tokenizer.prefix_ids)
         return GreedyGenerator(self.template, tokenizer, eos_ids)
 
     def base_info(self) -> BaseInfo:
@@ -75,7 +75,7 @@ def resolve_base(options: TrainingOptions) -> BaseContext:
     args = [] if options.base_model is None else [f"--base_model={options.base_model}"]
     settings = read_settings(args, without_secrets(os.environ))
     folder = read_model_folder(find_base(settings, _ignore_progress))
-    templates, default = known_templates(folder, settings)
+    templates, default = available_templates(folder, settings)
     name = options.template or default
     if name not in templates:
         remedy = did_you_mean(name, templates, "there_are", names=tuple(templates))

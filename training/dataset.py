@@ -10,7 +10,7 @@ from pathlib import Path
 
 from model.folders.hub import is_hub_id, is_offline
 from model.suggestions import did_you_mean
-from model.text.prompt import PromptTemplate
+from model.text.prompt_template import PromptTemplate
 from model.translations import LocalizedText
 from model.types import Message
 from training.formats import RowError, read_messages
@@ -114,7 +114,7 @@ def resolve_data_path(name: str) -> Path:
 def _missing_file_error(path: Path) -> DataError:
     folder = path.parent
     names = [each.name for each in folder.iterdir()] if folder.is_dir() else []
-    remedy = did_you_mean(path.name, names, "fix_data_path", shown=lambda name: folder / name)
+    remedy = did_you_mean(path.name, names, "fix_data_path", display=lambda name: folder / name)
     return DataError("input_missing", path=path, remedy=remedy)
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from model.errors import LinlyError
-from model.text.prompt import PromptTemplate, encode_training
+from model.text.prompt import encode_training
+from model.text.prompt_template import PromptTemplate
 from model.text.tokenizer import Tokenizer
 from model.translations import LocalizedText
 from model.types import Message

@@ -16,7 +16,7 @@ from model.text.chat_rows import (
     has_lone_surrogate,
     instruction_messages,
 )
-from model.text.prompt import PromptTemplate
+from model.text.prompt_template import PromptTemplate
 from model.types import Message
 
 KEYS = "instruction and output, messages, or conversations"

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from model.text.prompt import PromptTemplate, encode_chat
-from model.text.tokenizer import REPLACEMENT, Tokenizer
+from model.text.detokenizer import REPLACEMENT
+from model.text.prompt import encode_chat
+from model.text.prompt_template import PromptTemplate
+from model.text.tokenizer import Tokenizer
 from model.types import Message
 from training.encoding import Example
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from model.text.prompt import PromptTemplate
+from model.text.prompt_template import PromptTemplate
 from model.text.tokenizer import Tokenizer
 from model.translations import LocalizedText
 from training.dataset import check_bad_rows, first_reasons, read_data

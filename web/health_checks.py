@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from model.errors import LinlyError, NotReadyError
 from model.serving.manager import ModelManager
-from model.translations import LocalizedText, without_folders
+from model.translations import LocalizedText, redact_paths
 
 STALL_SECONDS = 60.0  # the engine has work, but has completed no step for this long
 FIRST_STEP_SECONDS = 300.0  # the same before the first step, when their duration is unknown
@@ -135,7 +135,7 @@ class _BackgroundCheck:
         try:
             self._check.run()
         except LinlyError as error:
-            return without_folders(error.text)
+            return redact_paths(error.text)
         except Exception as error:
             if self._error is None:
                 log.warning("%s failed its check", self._check.part, exc_info=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.datastructures import Headers
 
-from model.translations import known_language
+from model.translations import supported_language
 from web.access import AccessPolicy
 from web.chats.identity import Owner, owner_of
 from web.hosts import host_name, is_loopback
@@ -58,4 +58,4 @@ def language_of(scope: Mapping[str, Any]) -> str:
     """Returns the browser's first language if there is a translation, else the default."""
     first = Headers(scope=dict(scope)).get("accept-language", "").partition(",")[0]
     tag = first.partition(";")[0].partition("-")[0].strip().lower()
-    return known_language(tag)
+    return supported_language(tag)

@@ -22,7 +22,7 @@ from bench.common import PeerError, log
 from bench.peers.base import BenchFixtures
 from bench.peers.openai_peers import ThisProgram
 from model.config.settings import APP_NAME, CHECKOUT
-from model.default_model import ensure_embedded
+from model.default_model import ensure_default_model
 from model.errors import ModelFolderError
 
 ADAPTERS = 12
@@ -103,6 +103,6 @@ def _add_noise(path: Path, seed: int) -> None:
 
 def _embedded() -> Path:
     try:
-        return ensure_embedded(user_cache_path(APP_NAME), lambda phase, _: log(f"{phase} …"))
+        return ensure_default_model(user_cache_path(APP_NAME), lambda phase, _: log(f"{phase} …"))
     except ModelFolderError as error:
         raise PeerError(str(error)) from error

@@ -1,4 +1,4 @@
-"""`python -m model check FOLDER`: the doctor."""
+"""`python -m model check`: reports what is wrong with a model folder or an adapter."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 from model.progress_bar import bar
 from model.translations import DEFAULT, languages
 
-ABOUT = """\
-Look a model folder or an adapter over before it is served: what each file is for, and every problem
-with its remedy. FOLDER is a path, or a name in models/ or adapters/. Exit status 0 when there is no
+DESCRIPTION = """\
+Check a model folder or an adapter before it is served: what each file is for, and every problem
+with its remedy. FOLDER is a path, or a name in models/ or adapters/. Exit status 0 if there is no
 error, else 1.
 """
 
 
 def add_to(commands: Any) -> None:
     command = commands.add_parser(
-        "check", help="what is wrong with a model folder or an adapter", description=ABOUT,
+        "check", help="what is wrong with a model folder or an adapter", description=DESCRIPTION,
         allow_abbrev=False,
     )  # fmt: skip
     add = command.add_argument

@@ -1,7 +1,8 @@
-"""`python -m model convert SOURCE DEST`."""
+"""`python -m model convert`: converts a model to a folder in the Hugging Face layout."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -10,18 +11,21 @@ from typing import Any
 from model.folders.atomic_folder import interruption_message
 from model.progress_bar import bar
 
-ABOUT = """\
+DESCRIPTION = """\
 Convert a model into a folder in the Hugging Face layout, with safetensors and a tokenizer that
 fits. SOURCE is a GGUF file of the llama architecture, a TencentPretrain LLaMA checkpoint (.bin, as
 Linly publishes them), a folder with one of these or with pytorch_model.bin, or any of this on the
-hub: its id (org/name), or one file of it (org/name/file.gguf). DEST appears when it is whole; what
-was interrupted goes on with the same command.
+hub: its id (org/name), or one file of it (org/name/file.gguf). DEST appears when it is complete;
+the same command continues an interrupted conversion.
 """
 
 
 def add_to(commands: Any) -> None:
     command = commands.add_parser(
-        "convert", help="other formats to a model folder", description=ABOUT, allow_abbrev=False
+        "convert",
+        help="other formats to a model folder",
+        description=DESCRIPTION,
+        allow_abbrev=False,
     )
     add = command.add_argument
     add("source", metavar="SOURCE", help="a file, a folder or a hub id")
@@ -34,8 +38,8 @@ def add_to(commands: Any) -> None:
     )  # fmt: skip
     add(
         "--config", type=Path, metavar="FILE",
-        help="JSON with what weights do not tell, such as num_attention_heads; TencentPretrain's "
-        "own configuration files do, too",
+        help="JSON with settings that weights do not contain, such as num_attention_heads; "
+        "TencentPretrain's own configuration files work, too",
     )  # fmt: skip
     command.set_defaults(run=run)
 
@@ -47,17 +51,10 @@ def run(options: Namespace) -> int:
     try:
         convert(
             options.source, destination, tokenizer=options.tokenizer, config=options.config,
-            bar=bar, say=lambda sentence: print(sentence, flush=True),
+            bar=bar, log=lambda sentence: print(sentence, flush=True),
         )  # fmt: skip
     except KeyboardInterrupt:
         print(interruption_message(destination), file=sys.stderr)
         return 1
-    print(f"{destination} is ready: python app.py --base_model {shell_quote(destination)}")
+    print(f"{destination} is ready: python app.py --base_model {shlex.quote(str(destination))}")
     return 0
-
-
-def shell_quote(path: Path) -> str:
-    """A path as a shell wants it."""
-    import shlex
-
-    return shlex.quote(str(path))

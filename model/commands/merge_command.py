@@ -1,29 +1,29 @@
-"""`python -m model merge`: adapters into the weights of their base."""
+"""`python -m model merge`: merges adapters into the weights of their base."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import Any
 
-from model.commands.convert_command import shell_quote
 from model.folders.atomic_folder import check_destination, interruption_message
 from model.progress_bar import bar
 from model.types import MAX_ADAPTER_SCALE
 
-ABOUT = """\
-Merge adapters into their base: what each adds is worked into the weights themselves, and the folder
-that is written needs no adapter any more. Several are merged in their order, each at its own
-strength. Serve adapters as they are while you want to choose between them; merge one for programs
-that know no adapters, or if it cannot be served.
+DESCRIPTION = """\
+Merge adapters into their base: their updates are added to the weights, and the new folder needs no
+adapter any more. Several adapters are merged in their order, each at its own strength. Serve
+adapters as they are while you want to choose between them; merge one for programs without support
+for adapters, or if it cannot be served.
 """
 DTYPES = {"auto": None, "bf16": "BF16", "fp16": "F16", "fp32": "F32"}
 
 
 def add_to(commands: Any) -> None:
     command = commands.add_parser(
-        "merge", help="adapters into the weights of their base", description=ABOUT,
+        "merge", help="adapters into the weights of their base", description=DESCRIPTION,
         allow_abbrev=False,
     )  # fmt: skip
     add = command.add_argument
@@ -37,7 +37,7 @@ def add_to(commands: Any) -> None:
     )  # fmt: skip
     add("--output_dir", required=True, type=Path, metavar="O", help="to be made")
     add(
-        "--scale", type=_scale, nargs="+", default=[], metavar="S",
+        "--scale", type=_adapter_scale, nargs="+", default=[], metavar="S",
         help="the strength of each adapter, in their order (default: 1)",
     )  # fmt: skip
     add(
@@ -54,24 +54,25 @@ def run(options: Namespace) -> int:
 
     destination: Path = options.output_dir
     try:
-        job = plan_merge(
+        plan = plan_merge(
             options.base_model, options.lora_model, options.scale, DTYPES[options.dtype]
         )
-        tally = merge(job, destination, bar)
+        statistics = merge(plan, destination, bar)
     except KeyboardInterrupt:
         print(interruption_message(destination), file=sys.stderr)
         return 1
-    names = " and ".join(adapter.name for adapter in job.adapters)
-    counted = "since the interruption " if tally.partial else ""
+    names = " and ".join(adapter.name for adapter in plan.adapters)
+    since = "since the interruption " if statistics.partial else ""
     print(
-        f"Merged {names} into {job.base.name}: {counted}{tally.changed} of {tally.layers} layers "
-        f"changed, by {tally.share:.1%} of their weights' length, and are now the model's own."
+        f"Merged {names} into {plan.base.name}: {since}{statistics.changed} of {statistics.layers} "
+        f"layers changed, by {statistics.share:.1%} of their weights' length, and are now the "
+        "model's own."
     )
-    print(f"{destination} is ready: python app.py --base_model {shell_quote(destination)}")
+    print(f"{destination} is ready: python app.py --base_model {shlex.quote(str(destination))}")
     return 0
 
 
-def _scale(text: str) -> float:
+def _adapter_scale(text: str) -> float:
     try:
         value = float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What every other format becomes before it is written: a config, tensors, and small files."""
+"""The result of reading another format: a config, lazy tensors, and small files to write."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from model.diagnostics import folder_error
 from model.folders.lazy_tensor import LazyTensor
 from model.translations import LocalizedText
 
-# What --config may tell that weights do not, by the names that TencentPretrain has for it.
-TOLD = {
+# Settings that --config can add, because weights do not contain them, with TencentPretrain's names.
+CONFIG_KEYS = {
     "num_attention_heads": "heads_num",
     "num_key_value_heads": "kv_heads_num",
     "max_position_embeddings": "max_seq_length",
@@ -28,21 +28,21 @@ TOLD = {
 
 @dataclass(frozen=True)
 class Conversion:
-    """A model in another format, made ready: the weights are read when they are written.
+    """A model in another format, ready to be written; its weights are read while they are written.
 
-    `write_rest` writes the tokenizer, and whatever else belongs to the model, into a folder.
-    With `exact`, every row must have a piece: nobody has said that some are padding.
+    `write_extra_files` writes the tokenizer, and other files of the model, into a folder. With
+    `exact`, every row of the embedding must have a token, because none of them is known as padding.
     """
 
     config: Mapping[str, Any]
     tensors: Sequence[LazyTensor]
-    write_rest: Callable[[Path], None]
+    write_extra_files: Callable[[Path], None]
     sources: tuple[Path, ...]
     exact: bool = False
 
 
-def read_config(path: Path | None) -> dict[str, Any]:
-    """The JSON file that --config names; empty without one.
+def read_config_file(path: Path | None) -> dict[str, Any]:
+    """Reads the JSON file of --config; empty if `path` is None.
 
     Raises:
         ModelFolderError: it cannot be read.
@@ -52,16 +52,18 @@ def read_config(path: Path | None) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise folder_error("config_unreadable", file=path, said=error) from error
+        raise folder_error("config_unreadable", file=path, reason=error) from error
     if not isinstance(config, dict):
-        raise folder_error("config_unreadable", file=path, said=LocalizedText("not_a_json_object"))
+        raise folder_error(
+            "config_unreadable", file=path, reason=LocalizedText("not_a_json_object")
+        )
     return config
 
 
 def config_overrides(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config says that weights do not, in the Hugging Face layout's names.
+    """The settings of a --config file that weights do not contain, by their Hugging Face names.
 
-    Sizes are left out: they are read off the weights.
+    Sizes are not among them: the weights' shapes have them.
     """
-    names = {ours: ours if ours in config else theirs for ours, theirs in TOLD.items()}
-    return {ours: config[name] for ours, name in names.items() if name in config}
+    keys = {name: name if name in config else other for name, other in CONFIG_KEYS.items()}
+    return {name: config[key] for name, key in keys.items() if key in config}

@@ -1,8 +1,9 @@
-"""GGUF files of the llama architecture (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+"""Reads GGUF files of the llama architecture.
 
-Quantised tensors become bfloat16, others keep their type. The rows of q and k change places as in
-Meta's checkpoints. SentencePiece vocabularies become a tokenizer.model again, so that the ids are
-the source's; byte-level BPE goes through transformers.
+The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Quantised tensors become
+bfloat16, others keep their dtype. The rows of q and k are permuted, as in Meta's checkpoints. A
+SentencePiece vocabulary becomes a tokenizer.model, so that the ids stay the same; transformers
+converts byte-level BPE.
 """
 
 from __future__ import annotations
@@ -53,14 +54,14 @@ PARTS = {
     "attn_norm": INPUT_NORM,
     "ffn_norm": POST_ATTENTION_NORM,
 }
-ROPE_FACTORS = "rope_freqs.weight"  # what Llama 3.1 divides its frequencies by
+ROPE_FACTORS = "rope_freqs.weight"  # by which Llama 3.1 divides its frequencies
 LLAMA3 = {
     "rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }  # fmt: skip
-PLAIN = {"F32": "F32", "F16": "F16", "BF16": "BF16"}  # types that stay as they are
-# What Python says to metadata that are no metadata.
-NONSENSE = (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError)
+UNQUANTIZED = ("F32", "F16", "BF16")  # types that are kept
+# What Python raises for metadata with values of the wrong type or size.
+METADATA_ERRORS = (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError)
 END_TOKENS = ("eos", "eot", "eom")
 
 
@@ -76,7 +77,7 @@ class Metadata:
         return default if field is None else field.contents()
 
     def llama(self, name: str, default: Any = None) -> Any:
-        """One of the architecture's sizes.
+        """A setting of the architecture.
 
         Raises:
             ModelFolderError: it is missing and has no default.
@@ -87,8 +88,8 @@ class Metadata:
         return value
 
 
-def open_gguf(source: Path, tokenizer: Path | None, told: Mapping[str, Any]) -> Conversion:
-    """The model in the GGUF file `source`, with what a --config tells.
+def open_gguf(source: Path, tokenizer: Path | None, config_file: Mapping[str, Any]) -> Conversion:
+    """Opens the model in the GGUF file `source`, with the settings of a --config file.
 
     Raises:
         ModelFolderError: it is torn, or of another architecture.
@@ -98,36 +99,37 @@ def open_gguf(source: Path, tokenizer: Path | None, told: Mapping[str, Any]) -> 
     try:
         metadata = Metadata(GGUFReader(source), source)
         architecture = metadata.get("general.architecture")
-    except Exception as error:  # its parser raises whatever it runs into
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise folder_error("weights_torn", file=source, said=said) from error
+    except Exception as error:  # its parser can raise any error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise folder_error("weights_torn", file=source, reason=reason) from error
     if architecture != "llama" or metadata.get("llama.expert_count"):
         what = architecture if architecture != "llama" else LocalizedText("mixture_of_experts")
         raise folder_error("not_llama", folder=source, what=what)
-    held = {tensor.name: tensor for tensor in metadata.reader.tensors}
+    tensors = {tensor.name: tensor for tensor in metadata.reader.tensors}
     try:
-        config = _config(metadata, held) | config_overrides(told)
+        config = _config(metadata, tensors) | config_overrides(config_file)
         size = config["head_dim"]
-        tensors = [_lazy(source, t, size) for t in held.values() if t.name != ROPE_FACTORS]
-    except NONSENSE as error:
-        raise _nonsense(source, error) from error
-    rest = partial(_write_rest, metadata, tokenizer)
-    return Conversion(config, tensors, rest, (source, *((tokenizer,) if tokenizer else ())))
+        lazy = [_lazy(source, t, size) for t in tensors.values() if t.name != ROPE_FACTORS]
+    except METADATA_ERRORS as error:
+        raise _metadata_error(source, error) from error
+    write_extra_files = partial(_write_extra_files, metadata, tokenizer)
+    sources = (source, *((tokenizer,) if tokenizer else ()))
+    return Conversion(config, lazy, write_extra_files, sources)
 
 
-def _nonsense(source: Path, error: Exception) -> ModelFolderError:
-    said = f"its metadata make no sense ({type(error).__name__}: {error})"
-    return folder_error("weights_torn", file=source, said=said)
+def _metadata_error(source: Path, error: Exception) -> ModelFolderError:
+    reason = f"its metadata make no sense ({type(error).__name__}: {error})"
+    return folder_error("weights_torn", file=source, reason=reason)
 
 
-def _config(metadata: Metadata, held: Mapping[str, Any]) -> dict[str, Any]:
-    if "token_embd.weight" not in held:
+def _config(metadata: Metadata, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    if "token_embd.weight" not in tensors:
         raise folder_error(
             "tensor_missing", count=1, name="token_embd.weight", folder=metadata.file
         )
-    hidden, vocab = (int(size) for size in held["token_embd.weight"].shape)
+    hidden, vocab = (int(size) for size in tensors["token_embd.weight"].shape)
     heads = metadata.llama("attention.head_count")
-    types = {tensor.tensor_type.name for tensor in held.values() if len(tensor.shape) > 1}
+    types = {tensor.tensor_type.name for tensor in tensors.values() if len(tensor.shape) > 1}
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -142,8 +144,8 @@ def _config(metadata: Metadata, held: Mapping[str, Any]) -> dict[str, Any]:
         "max_position_embeddings": metadata.llama("context_length"),
         "rms_norm_eps": metadata.llama("attention.layer_norm_rms_epsilon"),
         "rope_theta": metadata.llama("rope.freq_base", 10000.0),
-        "tie_word_embeddings": "output.weight" not in held,
-        "attention_bias": any(name.endswith("attn_q.bias") for name in held),
+        "tie_word_embeddings": "output.weight" not in tensors,
+        "attention_bias": any(name.endswith("attn_q.bias") for name in tensors),
         "dtype": {"F16": "float16", "F32": "float32"}.get(min(types), "bfloat16")
         if len(types) == 1
         else "bfloat16",
@@ -151,7 +153,7 @@ def _config(metadata: Metadata, held: Mapping[str, Any]) -> dict[str, Any]:
     for kind in ("bos", "eos"):
         token = metadata.get(f"tokenizer.ggml.{kind}_token_id")
         config |= {} if token is None else {f"{kind}_token_id": token}
-    return config | _rope_scaling(metadata, held, config)
+    return config | _rope_scaling(metadata, tensors, config)
 
 
 def _head_size(metadata: Metadata, usual: int) -> int:
@@ -159,14 +161,14 @@ def _head_size(metadata: Metadata, usual: int) -> int:
 
 
 def _rope_scaling(
-    metadata: Metadata, held: Mapping[str, Any], config: Mapping[str, Any]
+    metadata: Metadata, tensors: Mapping[str, Any], config: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """How positions are stretched, where they are."""
-    if ROPE_FACTORS in held:
-        return {"rope_scaling": _llama3(metadata.file, held[ROPE_FACTORS].data, config)}
-    older = metadata.get("llama.rope.scale_linear", 1.0)
-    if older != 1.0:
-        return {"rope_scaling": {"rope_type": "linear", "factor": older}}
+    """The setting `rope_scaling`; empty if positions are not scaled."""
+    if ROPE_FACTORS in tensors:
+        return {"rope_scaling": _llama3(metadata.file, tensors[ROPE_FACTORS].data, config)}
+    old_factor = metadata.get("llama.rope.scale_linear", 1.0)
+    if old_factor != 1.0:
+        return {"rope_scaling": {"rope_type": "linear", "factor": old_factor}}
     kind = metadata.get("llama.rope.scaling.type", "none")
     if kind == "none":
         return {}
@@ -177,39 +179,44 @@ def _rope_scaling(
 
 
 def _llama3(file: Path, factors: Any, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Llama 3.1's way: GGUF has its result, what each frequency is divided by. The settings are
-    those of all published models but for the largest factor; the result tells whether they are.
+    """Llama 3.1's rope scaling, from the factors by which each frequency is divided.
+
+    GGUF has only these factors. All published models have the same settings but for the largest
+    factor, so the settings are computed from it and then checked against all factors.
     """
     import torch
     from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-    told = torch.tensor(factors)
-    settings = {**LLAMA3, "factor": round(float(told.max()), 3)}
-    with_it = LlamaConfig(**{**config, "rope_scaling": settings})
+    divisors = torch.tensor(factors)
+    settings = {**LLAMA3, "factor": round(float(divisors.max()), 3)}
+    scaled_config = LlamaConfig(**{**config, "rope_scaling": settings})
     size = config["head_dim"]
-    plain = config["rope_theta"] ** (-torch.arange(0, size, 2) / size)
-    if not (plain / told).allclose(LlamaRotaryEmbedding(with_it).inv_freq, rtol=1e-3):
+    unscaled = config["rope_theta"] ** (-torch.arange(0, size, 2) / size)
+    expected = LlamaRotaryEmbedding(scaled_config).inv_freq
+    if not (unscaled / divisors).allclose(expected, rtol=1e-3):
         raise folder_error("gguf_rope", file=file, what=LocalizedText("own_rope_factors"))
     return settings
 
 
 def _renamed(source: Path, name: str) -> str:
-    found = LAYER.match(name)
-    if found is None or found[2] not in PARTS:
+    """The tensor's name in the Hugging Face layout."""
+    match = LAYER.match(name)
+    if match is None or match[2] not in PARTS:
         if name not in NAMES:
             raise folder_error("tensor_unknown", folder=source, name=name)
         return NAMES[name]
-    return f"{layer_path(found[1], PARTS[found[2]])}.{found[3]}"
+    return f"{layer_path(match[1], PARTS[match[2]])}.{match[3]}"
 
 
 def _lazy(source: Path, tensor: Any, head_dim: int) -> LazyTensor:
-    """One of the reader's tensors; GGUF tells shapes from the last axis on."""
+    """One of the reader's tensors, whose shapes begin with the last axis."""
     kind = tensor.tensor_type
     shape = tuple(int(size) for size in reversed(tensor.shape))
     read = partial(_dequantized, source, int(tensor.data_offset), int(tensor.n_bytes), shape, kind)
     name = _renamed(source, tensor.name)
-    lazy = LazyTensor(name, PLAIN.get(kind.name, "BF16"), shape, read)
+    dtype = kind.name if kind.name in UNQUANTIZED else "BF16"
+    lazy = LazyTensor(name, dtype, shape, read)
     if re.search(r"\.[qk]_proj\.", name):
         return lazy.then(partial(unpermute_rope, heads=shape[0] // head_dim))
     return lazy
@@ -223,7 +230,7 @@ def _dequantized(
     from gguf.quants import dequantize, quant_shape_to_byte_shape
 
     raw = read_bytes(source, offset, nbytes)
-    if kind.name in PLAIN:
+    if kind.name in UNQUANTIZED:
         dtype = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[kind.name]
         return raw.view(dtype).view(shape)
     try:
@@ -233,20 +240,25 @@ def _dequantized(
     return torch.from_numpy(np.ascontiguousarray(values)).view(shape).to(torch.bfloat16)
 
 
-def _write_rest(metadata: Metadata, tokenizer: Path | None, folder: Path) -> None:
+def _write_extra_files(metadata: Metadata, tokenizer: Path | None, folder: Path) -> None:
     try:
-        _write_small(metadata, tokenizer, folder)
-    except NONSENSE as error:
-        raise _nonsense(metadata.file, error) from error
+        _write_tokenizer(metadata, tokenizer, folder)
+        _write_chat_files(metadata, folder)
+    except METADATA_ERRORS as error:
+        raise _metadata_error(metadata.file, error) from error
 
 
-def _write_small(metadata: Metadata, tokenizer: Path | None, folder: Path) -> None:
+def _write_tokenizer(metadata: Metadata, tokenizer: Path | None, folder: Path) -> None:
     if tokenizer is not None:
         replace_tokenizer(tokenizer, folder)
     elif metadata.get("tokenizer.ggml.model") == "llama":
         write_spm(metadata.get, folder)
     else:
-        _write_fast(metadata.file, folder)
+        _write_fast_tokenizer(metadata.file, folder)
+
+
+def _write_chat_files(metadata: Metadata, folder: Path) -> None:
+    """Writes the chat template, and the ids of the tokens that end a reply."""
     template = metadata.get("tokenizer.chat_template")
     if template:
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
@@ -257,14 +269,14 @@ def _write_small(metadata: Metadata, tokenizer: Path | None, folder: Path) -> No
         (folder / "generation_config.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _write_fast(source: Path, folder: Path) -> None:
-    """A byte-level BPE, which transformers rebuilds from the file's vocabulary and merges."""
+def _write_fast_tokenizer(source: Path, folder: Path) -> None:
+    """Writes a byte-level BPE, which transformers builds from the file's vocabulary and merges."""
     from transformers import AutoTokenizer
 
     try:
         AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(folder)
     except ModelFolderError:
         raise
-    except Exception as error:  # it raises whatever its parsers do
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise folder_error("tokenizer_unreadable", file=source, said=said) from error
+    except Exception as error:  # its parsers can raise any error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise folder_error("tokenizer_unreadable", file=source, reason=reason) from error

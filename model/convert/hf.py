@@ -1,4 +1,4 @@
-"""A folder in the Hugging Face layout whose weights are PyTorch pickles, to safetensors."""
+"""Reads a folder in the Hugging Face layout whose weights are PyTorch pickles."""
 
 from __future__ import annotations
 
@@ -15,18 +15,26 @@ from model.folders.model_folder import IGNORED, read_model_folder
 from model.folders.weights import list_tensors
 from model.tensor_names import HEAD
 
-# What belongs to a model besides its weights. checklist.chk tells sums of files that stay behind.
-REST = ("*.json", "*.model", "*.jinja", "*.txt", "*.md", "LICENSE*", "tokenizer_checklist.chk")
-LEFT = ("config.json", "*.index.json")
+# Files of a model besides its weights. Not checklist.chk, which has the weight files' sums.
+EXTRA_FILES = (
+    "*.json",
+    "*.model",
+    "*.jinja",
+    "*.txt",
+    "*.md",
+    "LICENSE*",
+    "tokenizer_checklist.chk",
+)
+NOT_COPIED = ("config.json", "*.index.json")
 
 
-def open_hf(source: Path, tokenizer: Path | None, told: Mapping[str, Any]) -> Conversion:
-    """The model in the folder `source`; `told`, if it is not empty, is its config.json instead.
+def open_hf(source: Path, tokenizer: Path | None, config: Mapping[str, Any]) -> Conversion:
+    """Opens the model in the folder `source`; a `config` with content replaces its config.json.
 
     Raises:
-        ModelFolderError: it is not whole, or has safetensors already.
+        ModelFolderError: it is incomplete, or has safetensors already.
     """
-    folder = read_model_folder(source, told or None)
+    folder = read_model_folder(source, config or None)
     if any(file.suffix == ".safetensors" for file in folder.weight_files):
         raise folder_error("converted_already", folder=source)
     tied = bool(folder.config.get("tie_word_embeddings"))
@@ -34,34 +42,34 @@ def open_hf(source: Path, tokenizer: Path | None, told: Mapping[str, Any]) -> Co
         tensor
         for file in folder.weight_files
         for tensor in list_tensors(file)
-        if not _is_left_out(tensor, tied)
+        if not _is_redundant(tensor, tied)
     ]
-    rest = partial(_write_rest, source, tokenizer)
-    extra = () if tokenizer is None else (tokenizer,)
-    return Conversion(folder.config, tensors, rest, (*folder.weight_files, *extra))
+    write_extra_files = partial(_write_extra_files, source, tokenizer)
+    sources = (*folder.weight_files, *(() if tokenizer is None else (tokenizer,)))
+    return Conversion(folder.config, tensors, write_extra_files, sources)
 
 
-def _is_left_out(tensor: LazyTensor, tied: bool) -> bool:
-    """The second of two names for one embedding, and what old checkpoints carry on."""
+def _is_redundant(tensor: LazyTensor, tied: bool) -> bool:
+    """Whether it is a tied head, which is the embedding again, or a buffer of old checkpoints."""
     return tensor.name.endswith(IGNORED) or (tied and tensor.name == HEAD)
 
 
-def _write_rest(source: Path, tokenizer: Path | None, folder: Path) -> None:
-    copy_rest(source, folder)
+def _write_extra_files(source: Path, tokenizer: Path | None, folder: Path) -> None:
+    copy_extra_files(source, folder)
     if tokenizer is not None:
         replace_tokenizer(tokenizer, folder)
 
 
-def copy_rest(source: Path, folder: Path) -> None:
-    """Copy what belongs to a model besides its configuration and weights."""
-    left = {path for pattern in LEFT for path in source.glob(pattern)}
-    for path in {path for pattern in REST for path in source.glob(pattern)} - left:
+def copy_extra_files(source: Path, folder: Path) -> None:
+    """Copies a model's files besides its configuration and weights."""
+    excluded = {path for pattern in NOT_COPIED for path in source.glob(pattern)}
+    for path in {path for pattern in EXTRA_FILES for path in source.glob(pattern)} - excluded:
         if path.is_file():
             shutil.copyfile(path, folder / path.name)
 
 
 def replace_tokenizer(tokenizer: Path, folder: Path) -> None:
-    """Put another tokenizer in the place of the one in `folder`."""
+    """Replaces the tokenizer in `folder` by another one."""
     for name in ("tokenizer.json", "tokenizer.model", "added_tokens.json"):
         (folder / name).unlink(missing_ok=True)
     shutil.copyfile(tokenizer, folder / f"tokenizer{tokenizer.suffix}")

@@ -1,4 +1,4 @@
-"""What SOURCE is: a file, a folder or a hub id, and in which format."""
+"""Finds the source of a conversion: a file, a folder or a hub id, and its format."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from model.diagnostics import folder_error
 from model.folders import hub
 
 WEIGHTS = ("*.gguf", "*.bin")
-REST = ("*.json", "*.model", "*.jinja", "*.txt", "*.md", "LICENSE*", "*.chk")
-NO_MODEL = ("training_args.bin", "optimizer.bin", "scheduler.bin", "adapter_model.bin")
+EXTRA_FILES = ("*.json", "*.model", "*.jinja", "*.txt", "*.md", "LICENSE*", "*.chk")
+NOT_MODELS = ("training_args.bin", "optimizer.bin", "scheduler.bin", "adapter_model.bin")
 
 
 @dataclass(frozen=True)
@@ -23,80 +23,80 @@ class Source:
     tokenizer: Path | None
 
 
-def find_source(name: str, tokenizer: Path | None, say: Callable[[str], None]) -> Source:
-    """The source `name`; from the hub, what is needed of it is downloaded first.
+def find_source(name: str, tokenizer: Path | None, log: Callable[[str], None]) -> Source:
+    """Finds the source `name`; downloads the files it needs if `name` is on the hub.
 
     Raises:
-        ModelFolderError: there is none, or several that it could be.
+        ModelFolderError: there is no such source, or the choice is ambiguous.
     """
     if tokenizer is not None and not tokenizer.is_file():
         raise folder_error("source_missing", source=tokenizer)
     path = Path(name)
-    on_the_hub = None if path.exists() else hub.repo_and_file(name)
-    if on_the_hub:
-        path = _from_hub(*on_the_hub, say)
+    repo_and_file = None if path.exists() else hub.repo_and_file(name)
+    if repo_and_file:
+        path = _download(*repo_and_file, log)
     if not path.exists():
         raise folder_error("source_missing", source=path)
     if path.is_dir():
-        path = _in_folder(path)
-    return Source(path, tokenizer or _beside(path, say))
+        path = _source_in_folder(path)
+    return Source(path, tokenizer or _tokenizer_beside(path, log))
 
 
-def _in_folder(folder: Path) -> Path:
+def _source_in_folder(folder: Path) -> Path:
     """The folder itself if it is in the Hugging Face layout, else the weights file in it."""
     names = [path.name for path in folder.iterdir() if path.is_file()]
-    chosen = choose(names, str(folder))
+    chosen = choose_source_file(names, str(folder))
     return folder if chosen is None else folder / chosen
 
 
-def choose(names: Sequence[str], where: str) -> str | None:
-    """Which of a folder's files is the source; None for the Hugging Face layout as a whole.
+def choose_source_file(names: Sequence[str], folder: str) -> str | None:
+    """The file of a folder that is the source; None for a folder in the Hugging Face layout.
 
     Raises:
-        ModelFolderError: none of them, or more than one.
+        ModelFolderError: no file can be it, or more than one.
     """
     if "config.json" in names and not any(fnmatch(name, "*.gguf") for name in names):
         return None
     if any(fnmatch(name, "consolidated.*.pth") for name in names):
-        raise folder_error("metas_format", folder=where)
-    found = [n for n in names if any(fnmatch(n, p) for p in WEIGHTS) and n not in NO_MODEL]
-    if len(found) != 1:
-        code = "source_ambiguous" if found else "source_empty"
-        raise folder_error(code, folder=where, names=", ".join(sorted(found)))
-    return found[0]
+        raise folder_error("metas_format", folder=folder)
+    weights = [n for n in names if any(fnmatch(n, p) for p in WEIGHTS) and n not in NOT_MODELS]
+    if len(weights) != 1:
+        code = "source_ambiguous" if weights else "source_empty"
+        raise folder_error(code, folder=folder, names=", ".join(sorted(weights)))
+    return weights[0]
 
 
-def _beside(path: Path, say: Callable[[str], None]) -> Path | None:
-    """The SentencePiece model beside a TencentPretrain checkpoint, if there is just one."""
+def _tokenizer_beside(path: Path, log: Callable[[str], None]) -> Path | None:
+    """The SentencePiece model beside a TencentPretrain checkpoint; None for other formats."""
     if path.suffix != ".bin":
         return None
-    found = sorted(path.parent.glob("*.model"))
-    if len(found) != 1:
-        raise folder_error("tokenizer_not_told", file=path, count=len(found))
-    say(f"The tokenizer is {found[0]}")
-    return found[0]
+    models = sorted(path.parent.glob("*.model"))
+    if len(models) != 1:
+        raise folder_error("tokenizer_not_told", file=path, count=len(models))
+    log(f"The tokenizer is {models[0]}")
+    return models[0]
 
 
-def _from_hub(repo: str, file: str | None, say: Callable[[str], None]) -> Path:
-    """The path of a repository, or of a file in it, once what it needs is downloaded."""
+def _download(repo: str, file: str | None, log: Callable[[str], None]) -> Path:
+    """Downloads a repository, or a file of it with the files it needs; returns its path."""
     files = hub.list_files(repo)
-    names = [held.name for held in files]
+    names = [listed.name for listed in files]
     if file is not None and file not in names:
         raise folder_error("source_missing", source=f"{repo}/{file}")
-    chosen = file or choose([n for n in names if "/" not in n], repo)
-    wanted = _wanted(names, chosen, repo)
-    hub.check_free_space(repo, [held for held in files if held.name in wanted])
-    gigabytes = sum(held.nbytes for held in files if held.name in wanted) / 1e9
-    say(f"Downloading {gigabytes:.1f} GB of {repo} (kept in the hub's cache) …")
-    folder = hub.download(repo, wanted)
+    chosen = file or choose_source_file([n for n in names if "/" not in n], repo)
+    needed = _needed_files(names, chosen, repo)
+    hub.check_free_space(repo, [listed for listed in files if listed.name in needed])
+    gigabytes = sum(listed.nbytes for listed in files if listed.name in needed) / 1e9
+    log(f"Downloading {gigabytes:.1f} GB of {repo} (kept in the hub's cache) …")
+    folder = hub.download(repo, needed)
     return folder / chosen if chosen else folder
 
 
-def _wanted(names: Sequence[str], chosen: str | None, where: str) -> list[str]:
-    """The files to download: the chosen one, or all weights, and the small ones around them."""
-    small = [name for name in names if any(fnmatch(name, pattern) for pattern in REST)]
+def _needed_files(names: Sequence[str], chosen: str | None, repo: str) -> list[str]:
+    """The files to download: the chosen one, or all weights, and the small files beside them."""
+    small = [name for name in names if any(fnmatch(name, pattern) for pattern in EXTRA_FILES)]
     if chosen is not None:
         return [chosen, *(small if chosen.endswith(".bin") else ())]
     if any(name.endswith(".safetensors") for name in names):
-        raise folder_error("converted_already", folder=where)
-    return [*small, *(n for n in names if n.endswith(".bin") and n not in NO_MODEL)]
+        raise folder_error("converted_already", folder=repo)
+    return [*small, *(n for n in names if n.endswith(".bin") and n not in NOT_MODELS)]

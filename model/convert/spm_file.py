@@ -1,4 +1,4 @@
-"""A SentencePiece model out of a GGUF file's vocabulary, so that text gets the source's own ids."""
+"""Writes a SentencePiece model with a GGUF file's vocabulary, so that text gets the same ids."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-Get = Callable[..., Any]  # a field's value by its name, or the default given
+Get = Callable[..., Any]  # returns a field's value by its name, or the default
 
 GGML = "tokenizer.ggml."
-NORMAL = 1  # a piece's type, in GGUF as in SentencePiece
+NORMAL = 1  # a token's type, in GGUF as in SentencePiece
 
 
 def write_spm(get: Get, folder: Path) -> None:
-    """Write tokenizer.model and tokenizer_config.json from the fields that `get` gives."""
+    """Writes tokenizer.model and tokenizer_config.json from the fields that `get` returns."""
     from sentencepiece import sentencepiece_model_pb2 as proto
 
     model = proto.ModelProto()
@@ -23,14 +23,14 @@ def write_spm(get: Get, folder: Path) -> None:
     scores = get(f"{GGML}scores", [0.0] * len(tokens))
     for text, score, kind in zip(tokens, scores, types, strict=True):
         model.pieces.add(piece=text, score=score, type=kind)
-    # What is called "llama" in GGUF merges by score, as SentencePiece's BPE does.
+    # GGUF's tokenizer "llama" merges by score, as SentencePiece's BPE does.
     model.trainer_spec.model_type = proto.TrainerSpec.BPE
     model.trainer_spec.vocab_size = len(tokens)
     model.trainer_spec.byte_fallback = proto.ModelProto.SentencePiece.BYTE in types
     for kind in ("unknown", "bos", "eos", "padding"):
         token = get(f"{GGML}{kind}_token_id")
         if token is not None and not 0 <= token < len(tokens):
-            token = None  # some files tell "none" by an id that there is not
+            token = None  # some files write an id that does not exist for "none"
         name = {"unknown": "unk", "padding": "pad"}.get(kind, kind)
         setattr(model.trainer_spec, f"{name}_id", -1 if token is None else token)
         if token is not None:

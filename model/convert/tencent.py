@@ -1,8 +1,8 @@
-"""TencentPretrain's LLaMA checkpoints, as Linly publishes them.
+"""Reads TencentPretrain's LLaMA checkpoints, as Linly publishes them.
 
-One `.bin` with every weight, no configuration: the sizes are read off the shapes. Its rotary
-embedding turns neighbouring numbers, the Hugging Face one turns halves, so the rows of q and k
-change places (as with Meta's own checkpoints).
+A checkpoint is one `.bin` with all weights and no configuration; the sizes come from the shapes.
+Its rotary embedding rotates neighbouring numbers, the Hugging Face one rotates halves, so the rows
+of q and k are permuted (as with Meta's own checkpoints).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,49 +48,55 @@ LAYER_NAMES = {
 }
 
 
-def open_tencent(source: Path, tokenizer: Path, told: Mapping[str, Any]) -> Conversion:
-    """The checkpoint `source` with its SentencePiece model and what a --config tells.
+def open_tencent(source: Path, tokenizer: Path, config_file: Mapping[str, Any]) -> Conversion:
+    """Opens the checkpoint `source` with its SentencePiece model and a --config file's settings.
 
     Raises:
         ModelFolderError: it is no such checkpoint.
     """
-    held = {tensor.name: tensor for tensor in list_tensors(source)}
-    _check_names(source, held)
-    config = _config(held, source, config_overrides(told)) | _special_ids(tokenizer)
-    config |= config_overrides(told)
+    checkpoint = {tensor.name: tensor for tensor in list_tensors(source)}
+    _check_names(source, checkpoint)
+    overrides = config_overrides(config_file)
+    config = _config(checkpoint, source, overrides) | _special_ids(tokenizer) | overrides
     head_dim = config["hidden_size"] // config["num_attention_heads"]
-    tensors = [_converted(tensor, head_dim) for tensor in held.values()]
-    rest = partial(_write_tokenizer, tokenizer, config["max_position_embeddings"])
-    exact = told.get("vocab_size") != config["vocab_size"]
-    return Conversion(config, tensors, rest, (source, tokenizer), exact)
+    tensors = [_converted(tensor, head_dim) for tensor in checkpoint.values()]
+    write_tokenizer = partial(_write_tokenizer, tokenizer, config["max_position_embeddings"])
+    exact = config_file.get("vocab_size") != config["vocab_size"]
+    return Conversion(config, tensors, write_tokenizer, (source, tokenizer), exact)
 
 
-def _check_names(source: Path, held: Mapping[str, LazyTensor]) -> None:
-    unknown = [name for name in held if _renamed(name) is None]
-    if unknown or EMBEDDING not in held:
+def _check_names(source: Path, checkpoint: Mapping[str, LazyTensor]) -> None:
+    unknown = [name for name in checkpoint if _renamed(name) is None]
+    if unknown or EMBEDDING not in checkpoint:
         raise folder_error(
             "not_tencent", file=source, what=unknown[0] if unknown else "no embedding"
         )
-    layers = {int(found[1]) for found in map(LAYER.match, held) if found}
+    layers = _layers(checkpoint)
     expected = {f"encoder.transformer.{n}.{part}" for n in layers for part in LAYER_NAMES}
     expected |= {name for name in NAMES if name != HEAD}  # a tied one is the embedding
-    missing = sorted(expected - set(held))
+    missing = sorted(expected - set(checkpoint))
     if missing or layers != set(range(len(layers))):
         what = missing[0] if missing else f"a layer between 0 and {max(layers)}"
         raise folder_error("tensor_missing", count=len(missing) or 1, name=what, folder=source)
 
 
+def _layers(names: Iterable[str]) -> set[int]:
+    """The numbers of the layers that have tensors among `names`."""
+    return {int(match[1]) for match in map(LAYER.match, names) if match}
+
+
 def _renamed(name: str) -> str | None:
-    found = LAYER.match(name)
-    if found is None:
+    """The tensor's name in the Hugging Face layout; None if it is unknown."""
+    match = LAYER.match(name)
+    if match is None:
         return NAMES.get(name)
-    renamed = LAYER_NAMES.get(found[2])
-    return renamed and layer_path(found[1], renamed)
+    part = LAYER_NAMES.get(match[2])
+    return part and layer_path(match[1], part)
 
 
 def _converted(tensor: LazyTensor, head_dim: int) -> LazyTensor:
     name = _renamed(tensor.name)
-    assert name is not None  # noqa: S101 (looked at when the file was opened)
+    assert name is not None  # noqa: S101 (checked when the file was opened)
     renamed = tensor.renamed(name)
     if name.endswith(("q_proj.weight", "k_proj.weight")):
         return renamed.then(partial(unpermute_rope, heads=tensor.shape[0] // head_dim))
@@ -98,44 +104,44 @@ def _converted(tensor: LazyTensor, head_dim: int) -> LazyTensor:
 
 
 def unpermute_rope(weight: Tensor, heads: int) -> Tensor:
-    """Reorder the rows [heads * head_dim, hidden] of q or k, or of their biases, head by head.
+    """Reorders the rows [heads * head_dim, hidden] of q or k, or of their biases, in each head.
 
-    Rotary pair i of a head stands in rows 2i and 2i + 1, and goes to rows i and i + head_dim / 2.
+    Rotary pair i of a head is in rows 2i and 2i + 1, and moves to rows i and i + head_dim / 2.
     """
     pairs = weight.view(heads, len(weight) // heads // 2, 2, *weight.shape[1:])
     return pairs.transpose(1, 2).reshape(weight.shape)
 
 
 def _config(
-    held: Mapping[str, LazyTensor], source: Path, told: Mapping[str, Any]
+    checkpoint: Mapping[str, LazyTensor], source: Path, overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
-    vocab, hidden = held[EMBEDDING].shape
-    heads = told.get("num_attention_heads") or hidden // HEAD_DIM
+    vocab, hidden = checkpoint[EMBEDDING].shape
+    heads = overrides.get("num_attention_heads") or hidden // HEAD_DIM
     if not heads or hidden % heads or (hidden // heads) % 2:
         raise folder_error("heads_unknown", file=source, hidden=hidden, size=HEAD_DIM)
     first = "encoder.transformer.0."
-    keys = held[f"{first}self_attn.linear_layers.1.weight"].shape[0]
+    keys = checkpoint[f"{first}self_attn.linear_layers.1.weight"].shape[0]
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "hidden_act": "silu",
         "hidden_size": hidden,
-        "intermediate_size": held[f"{first}feed_forward.linear_gate.weight"].shape[0],
-        "num_hidden_layers": len({found[1] for found in map(LAYER.match, held) if found}),
+        "intermediate_size": checkpoint[f"{first}feed_forward.linear_gate.weight"].shape[0],
+        "num_hidden_layers": len(_layers(checkpoint)),
         "num_attention_heads": heads,
         "num_key_value_heads": keys // (hidden // heads),
         "max_position_embeddings": POSITIONS,
         "rms_norm_eps": 1e-6,
         "rope_theta": 10000.0,
-        "tie_word_embeddings": HEAD not in held,
+        "tie_word_embeddings": HEAD not in checkpoint,
         "vocab_size": vocab,
-        "dtype": {"F16": "float16", "BF16": "bfloat16"}.get(held[EMBEDDING].dtype, "float32"),
+        "dtype": {"F16": "float16", "BF16": "bfloat16"}.get(checkpoint[EMBEDDING].dtype, "float32"),
     }
 
 
 def _special_ids(tokenizer: Path) -> dict[str, int]:
-    """As the SentencePiece model has them; LLaMA's are 1 and 2."""
-    from model.text.tokenizer import SpmTokenizer
+    """The ids of bos and eos in the SentencePiece model; LLaMA's are 1 and 2."""
+    from model.text.spm_tokenizer import SpmTokenizer
 
     spm = SpmTokenizer(tokenizer)
     ids = {"bos_token_id": next(iter(spm.prefix_ids), None), "eos_token_id": spm.eos_id}
@@ -143,8 +149,8 @@ def _special_ids(tokenizer: Path) -> dict[str, int]:
 
 
 def _write_tokenizer(tokenizer: Path, positions: int, folder: Path) -> None:
-    """The SentencePiece model as it is, and what transformers wants to be told about it."""
-    from model.text.tokenizer import SpmTokenizer
+    """Copies the SentencePiece model, and writes its configuration for transformers."""
+    from model.text.spm_tokenizer import SpmTokenizer
 
     shutil.copyfile(tokenizer, folder / "tokenizer.model")
     spm = SpmTokenizer(tokenizer)

@@ -1,4 +1,4 @@
-"""What an adapter does to the next token of a probe prompt."""
+"""Measures what an adapter does to the next token of a probe prompt."""
 
 from __future__ import annotations
 
@@ -9,34 +9,38 @@ from typing import TYPE_CHECKING
 from model.diagnostics import Finding, finding
 from model.folders import adapter_files
 from model.folders.model_folder import ModelFolder, load_tokenizer
-from model.text.prompt import PromptTemplate, encode_chat
+from model.text.prompt import encode_chat
+from model.text.prompt_template import PromptTemplate
 from model.types import Message
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 QUESTION = "Hello! Who are you, and what can you do for me?"
-PLAIN_BYTES = 1_000_000_000  # up to here in full precision, beyond it in 8-bit
+MAX_UNQUANTIZED_BYTES = 1_000_000_000  # larger bases are loaded in 8-bit
 CONTEXT = 512  # tokens
 NO_EFFECT = 1e-4  # KL in nats
-# Entropies in nats. A personality may move the next token as far as it likes, but it knows what it
-# wants to say; a foreign adapter leaves the model undecided between everything.
-UNDECIDED, MORE_UNDECIDED = 5.0, 2.5
+# Entropies in nats. An adapter can change the next token completely, but a few tokens should stay
+# more likely than others; with an adapter of another base, all become about equally likely.
+HIGH_ENTROPY, ENTROPY_RISE = 5.0, 2.5
 
 
 def measure_effect(adapter: Path, base: ModelFolder, template: PromptTemplate) -> Iterator[Finding]:
-    """The Kullback-Leibler divergence of the next token's distribution with the adapter in
-    `adapter` from that of the base alone, in nats, behind a question in the adapter's template.
+    """Compares the next token's distribution with the adapter and without it.
+
+    Yields one finding, with the Kullback-Leibler divergence from the base's distribution to the
+    adapter's in nats, or the entropies if the adapter's is too high. The prompt is a question in
+    the adapter's template.
 
     Raises:
         FolderError: one of them cannot be loaded.
     """
-    alone, adapted = _next_token(adapter, base, template)
-    kl = max(0.0, float((alone.exp() * (alone - adapted)).sum()))
-    before, after = _entropy(alone), _entropy(adapted)
+    without, adapted = _next_token(adapter, base, template)
+    kl = max(0.0, float((without.exp() * (without - adapted)).sum()))
+    before, after = _entropy(without), _entropy(adapted)
     if kl < NO_EFFECT:
         yield finding("adapter_no_effect", kl=kl)
-    elif after > UNDECIDED and after > before + MORE_UNDECIDED:
+    elif after > HIGH_ENTROPY and after > before + ENTROPY_RISE:
         yield finding("adapter_wild", before=before, after=after)
     else:
         yield finding("adapter_effect", kl=kl)
@@ -49,12 +53,12 @@ def _entropy(log_probabilities: Tensor) -> float:
 def _next_token(
     adapter: Path, base: ModelFolder, template: PromptTemplate
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities [pieces] of the next token of the base alone, and with the adapter."""
+    """Log-probabilities [vocab_size] of the next token, without the adapter and with it."""
     from model.engine.kv_cache import SequenceCache
     from model.layers.llama import SequenceSlice
     from model.weight_loader import load_model, resolve_device
 
-    quantization = "none" if base.nbytes <= PLAIN_BYTES else "8bit"
+    quantization = "none" if base.nbytes <= MAX_UNQUANTIZED_BYTES else "8bit"
     model = load_model(
         base, quantization=quantization, device=resolve_device("auto", quantization),
         context_length=CONTEXT, progress=lambda _: None,
@@ -67,5 +71,5 @@ def _next_token(
         logits = model.forward([span])[0, : tokenizer.vocab_size]
         return logits.double().log_softmax(-1)
 
-    alone = next_token(SequenceSlice(ids, SequenceCache(model.cache_format)))
-    return alone, next_token(SequenceSlice(ids, SequenceCache(model.cache_format), lora))
+    without = next_token(SequenceSlice(ids, SequenceCache(model.cache_format)))
+    return without, next_token(SequenceSlice(ids, SequenceCache(model.cache_format), lora))

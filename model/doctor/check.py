@@ -1,7 +1,7 @@
-"""The doctor: what is wrong with a model folder or an adapter before it produces garbage.
+"""Checks a model folder or an adapter, for `python -m model check`.
 
-`check_folder` is what `python -m model check` runs. The app runs its quick parts,
-`check_base.quick_check` and `check_adapter.check_adapter`, before it loads a base or an adapter.
+The app runs the quick parts, `check_base.quick_check` and `check_adapter.check_adapter`, before it
+loads a base or an adapter.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from model.folders.base_info import read_base_info
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
 from model.progress_bar import Bar
 from model.suggestions import closest_folder
-from model.text.prompt import PromptTemplate, load_templates
+from model.text.prompt_template import load_templates
 from model.types import Phase
 
-PROBED_BYTES = 2_000_000_000  # larger bases are loaded only with --deep
+MAX_PROBED_BYTES = 2_000_000_000  # larger bases are loaded only with --deep
 
 
 def check_folder(name: str, base_model: str | None, *, deep: bool, bar: Bar) -> Report:
-    """Look over the folder `name`, an adapter against `base_model` if that is given.
+    """Checks the folder `name`; an adapter also against `base_model`, if that is not None.
 
     Raises:
         ModelFolderError: there is no such folder, or no such base.
@@ -38,12 +38,13 @@ def check_folder(name: str, base_model: str | None, *, deep: bool, bar: Bar) -> 
     flags = [f"--base_model={base_model}"] if base_model else []
     settings = read_settings(flags, without_secrets(os.environ))
     if any((folder / file).is_file() for file in (ADAPTER_CONFIG, CARD, *WEIGHTS)):
-        kind, found = "adapter", list(_adapter(folder, settings, base_model, deep))
+        kind, findings = "adapter", list(_check_adapter(folder, settings, base_model, deep))
     elif (folder / "config.json").is_file():
-        kind, found = "base", list(collect_findings(lambda: check_base(folder, deep=deep, bar=bar)))
+        kind = "base"
+        findings = list(collect_findings(lambda: check_base(folder, deep=deep, bar=bar)))
     else:
-        kind, found = "unknown", list(collect_findings(lambda: _nothing(folder)))
-    return Report(folder, kind, files_of(folder), found)
+        kind, findings = "unknown", list(collect_findings(lambda: _check_unknown(folder)))
+    return Report(folder, kind, files_of(folder), findings)
 
 
 def find_folder(name: str) -> Path:
@@ -52,15 +53,15 @@ def find_folder(name: str) -> Path:
     Raises:
         ModelFolderError: there is none.
     """
-    from model.default_model import embedded_folder
+    from model.default_model import default_model_folder
 
-    places = (CHECKOUT / "models", CHECKOUT / "adapters", embedded_folder(_cache()).parent)
-    found = [path for path in (Path(name), *(place / name for place in places)) if path.is_dir()]
-    if found:
-        return found[0]
+    parents = (CHECKOUT / "models", CHECKOUT / "adapters", default_model_folder(_cache()).parent)
+    for path in (Path(name), *(parent / name for parent in parents)):
+        if path.is_dir():
+            return path
     if Path(name).is_file():
         raise folder_error("file_not_folder", file=name)
-    close = closest_folder(Path(name), (Path(name).parent, *places))
+    close = closest_folder(Path(name), (Path(name).parent, *parents))
     if close:
         raise folder_error("nothing_called_but", name=name, close=close)
     raise folder_error("nothing_called", name=name)
@@ -70,13 +71,13 @@ def _cache() -> Path:
     return read_settings([], without_secrets(os.environ)).cache_dir
 
 
-def _nothing(folder: Path) -> Iterator[Finding]:
-    """Says what is there instead of a model."""
+def _check_unknown(folder: Path) -> Iterator[Finding]:
+    """Fails with a description of the folder, which has no model in a known format."""
     _ = ModelFolder(folder).config
     yield from ()
 
 
-def _adapter(
+def _check_adapter(
     folder: Path, settings: Settings, base_model: str | None, deep: bool
 ) -> Iterator[Finding]:
     templates = load_templates(settings.prompts_dir)
@@ -85,25 +86,21 @@ def _adapter(
         yield from collect_findings(lambda: check_adapter(folder, None, names))
         yield finding("base_untold")
         return
-    from model.base_resolver import base_name, find_base, known_templates
+    from model.base_resolver import available_templates, base_name, find_base
 
     base = read_model_folder(find_base(settings, _silent))
-    known, default = known_templates(base, settings)
+    base_templates, default = available_templates(base, settings)
     facts = read_base_info(base, base_name(settings), load_tokenizer(base))
-    found = list(collect_findings(lambda: check_adapter(folder, facts, known)))
-    yield from found
-    # Ids of another vocabulary mean other words: their distributions do not compare.
-    comparable = not any(o.level == "error" or o.code == "adapter_vocabulary" for o in found)
-    if comparable and (deep or base.nbytes <= PROBED_BYTES):
-        template = known[read_card(folder).get("template") or default]
-        yield from _effect(folder, base, template)
+    findings = list(collect_findings(lambda: check_adapter(folder, facts, base_templates)))
+    yield from findings
+    # With another vocabulary the same ids are other words, so the distributions do not compare.
+    comparable = not any(f.level == "error" or f.code == "adapter_vocabulary" for f in findings)
+    if comparable and (deep or base.nbytes <= MAX_PROBED_BYTES):
+        from model.doctor.adapter_effect import measure_effect
 
-
-def _effect(folder: Path, base: ModelFolder, template: PromptTemplate) -> Iterator[Finding]:
-    from model.doctor.adapter_effect import measure_effect
-
-    yield from collect_findings(lambda: measure_effect(folder, base, template))
+        template = base_templates[read_card(folder).get("template") or default]
+        yield from collect_findings(lambda: measure_effect(folder, base, template))
 
 
 def _silent(phase: Phase, share: float) -> None:
-    """Progress of a check is not shown."""
+    """Does not show the progress of a download."""

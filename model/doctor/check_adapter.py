@@ -1,4 +1,4 @@
-"""An adapter's folder, looked over before it is used: by itself, and against its base."""
+"""Checks an adapter's folder before it is used: alone, and against its base."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ if TYPE_CHECKING:
     from model.folders.lazy_tensor import LazyTensor
 
 CHINESE_ALPACA = "chinese-alpaca"
-MAX_SCALING = 64  # of published adapters; beyond it somebody has mistaken alpha for something
+MAX_SCALING = 64  # of published adapters; with more, alpha is probably a mistake
 
 
 def check_adapter(
     path: Path, base: BaseInfo | None, templates: Collection[str]
 ) -> Iterator[Finding]:
-    """What is wrong with, or worth knowing about, the adapter in `path`.
+    """Yields findings about the adapter in `path`.
 
     Args:
-        base: what it has to fit, if that is known.
-        templates: names of the prompt templates that there are.
+        base: the base that it has to fit; None if that is unknown.
+        templates: names of the existing prompt templates.
 
     Raises:
-        AdapterError: what is wrong with it keeps from looking further.
+        AdapterError: it has an error after which no other check makes sense.
     """
     config, card = read_config(path), read_card(path)
     refuse_kind(path, config)
@@ -64,38 +64,42 @@ def check_adapter(
         for key, sides in weights.pairs.items():
             _check_fit(key, sides, base)
         yield from check_vocabulary(path, weights.whole, base)
-    _check_numbers(weights)  # which reads them: all sizes are known to be sound by now
+    _check_numbers(weights)  # after the sizes are checked, because it reads the weights
     if base is not None:
         yield from _check_origin(config, card, base)
     yield from _check_targets(config, weights)
-    own = base is not None and any(w.shape[0] != base.rows for w in weights.whole.values())
-    yield from _check_template(card, templates, own)
+    own_vocabulary = base is not None and any(
+        weight.shape[0] != base.rows for weight in weights.whole.values()
+    )
+    yield from _check_template(card, templates, own_vocabulary)
 
 
 def check_for_merging(path: Path, base: BaseInfo) -> None:
-    """Whether the adapter in `path` can be merged into `base`: kinds that are not served can be.
+    """Checks that the adapter in `path` can be merged into `base`, also if it cannot be served.
 
     Raises:
-        AdapterError: it cannot, or it would be nonsense.
+        AdapterError: it cannot be merged, or the result would be wrong.
     """
     config, card = read_config(path), read_card(path)
     refuse_changed_base(config)
     _check_settings(config)
-    held = {tensor.name: tensor for tensor in list_adapter_tensors(path)}
-    if not held:
+    tensors = {tensor.name: tensor for tensor in list_adapter_tensors(path)}
+    if not tensors:
         raise adapter_error("adapter_empty")
     pairs: dict[Key, dict[str, LazyTensor]] = {}
-    for name, tensor in held.items():
+    for name, tensor in tensors.items():
         if match := PAIR_NAME.match(name):
             pairs.setdefault((int(match[1]), match[2]), {})[match[3]] = tensor
     for key, sides in pairs.items():
         _check_pair(key, sides)
         _check_fit(key, sides, base)
-    whole = {found[1]: held[name] for name in held if (found := WHOLE_NAME.match(name))}
-    if not _check_finite(held.items(), "lora_B") and not whole:
+    full_tensors = {
+        m[1]: tensor for name, tensor in tensors.items() if (m := WHOLE_NAME.match(name))
+    }
+    if not _check_finite(tensors.items(), "lora_B") and not full_tensors:
         raise adapter_error("adapter_zero")
-    # Both tell warnings too, which whoever merges has seen when checking.
-    list(check_vocabulary(path, whole, base))
+    # Only for their errors: the command `check` shows their warnings.
+    list(check_vocabulary(path, full_tensors, base))
     list(_check_origin(config, card, base))
 
 
@@ -110,10 +114,10 @@ def _check_settings(config: Mapping[str, Any]) -> None:
 
 
 def _check_pairs(config: Mapping[str, Any], weights: AdapterTensors) -> None:
-    """Whether the weights are whole, as far as their sizes tell.
+    """Checks that all weights are there, and their sizes.
 
     Raises:
-        AdapterError: they are not.
+        AdapterError: one is missing, or has the wrong size.
     """
     for key, sides in weights.pairs.items():
         _check_pair(key, sides)
@@ -124,28 +128,28 @@ def _check_pairs(config: Mapping[str, Any], weights: AdapterTensors) -> None:
 
 
 def _check_numbers(weights: AdapterTensors) -> None:
-    """Whether the weights are numbers, and do anything. Reads them, one after the other.
+    """Checks that the weights are finite and have an effect; reads them one after the other.
 
     Raises:
-        AdapterError: they are not, or do not.
+        AdapterError: they are not finite, or have no effect.
     """
     if not _check_finite(_named(weights), "lora_B") and not weights.whole:
         raise adapter_error("adapter_zero")
 
 
-def _check_finite(held: Iterable[tuple[str, LazyTensor]], telling: str) -> bool:
-    """Whether any of those whose names hold `telling` is not zero throughout.
+def _check_finite(tensors: Iterable[tuple[str, LazyTensor]], name_part: str) -> bool:
+    """Whether any tensor with `name_part` in its name has a value that is not zero.
 
     Raises:
-        AdapterError: one holds what is no number.
+        AdapterError: a tensor contains NaN or infinity.
     """
-    does_something = False
-    for name, tensor in held:
+    has_effect = False
+    for name, tensor in tensors:
         values = tensor.read()
         if not values.isfinite().all():
             raise adapter_error("adapter_not_finite", name=name)
-        does_something = does_something or (telling in name and bool(values.any()))
-    return does_something
+        has_effect = has_effect or (name_part in name and bool(values.any()))
+    return has_effect
 
 
 def _check_pair(key: Key, sides: Mapping[str, LazyTensor]) -> None:
@@ -157,9 +161,12 @@ def _check_pair(key: Key, sides: Mapping[str, LazyTensor]) -> None:
 
 
 def _check_rank(config: Mapping[str, Any], key: Key, sides: Mapping[str, LazyTensor]) -> None:
-    told, found = module_setting(config, "rank_pattern", key, config.get("r")), sides["A"].shape[0]
-    if told is not None and told != found:
-        raise adapter_error("rank_differs", layer=key[0], module=key[1], found=found, told=told)
+    configured = module_setting(config, "rank_pattern", key, config.get("r"))
+    actual = sides["A"].shape[0]
+    if configured is not None and configured != actual:
+        raise adapter_error(
+            "rank_differs", layer=key[0], module=key[1], found=actual, configured=configured
+        )
 
 
 def _named(weights: AdapterTensors) -> Iterator[tuple[str, LazyTensor]]:
@@ -186,18 +193,23 @@ def _check_fit(key: Key, sides: Mapping[str, LazyTensor], base: BaseInfo) -> Non
 def _check_origin(
     config: Mapping[str, Any], card: Mapping[str, Any], base: BaseInfo
 ) -> Iterator[Finding]:
-    """Whether this is the base that it was trained on: by its weights if they were noted, else by
-    its name."""
+    """Checks that the adapter was trained on this base: by the fingerprint of its weights if
+    the card has one, else by its name."""
     trained_on = card.get("base_model") or config.get("base_model_name_or_path")
     name = str(trained_on).rstrip("/").replace("\\", "/").rpartition("/")[2]
-    noted = card.get("fingerprint")
-    if isinstance(noted, list) and all(map(is_number, noted)) and noted and base.fingerprint:
-        apart = distance(noted, base.fingerprint)
-        if not apart <= RELATED:
+    recorded = card.get("fingerprint")
+    if (
+        isinstance(recorded, list)
+        and recorded
+        and all(map(is_number, recorded))
+        and base.fingerprint
+    ):
+        difference = distance(recorded, base.fingerprint)
+        if not difference <= RELATED:
             raise adapter_error("adapter_other_base", base=base.name, trained_on=name)
-        if apart > SAME:
+        if difference > SAME:
             yield finding(
-                "adapter_base_changed", base=base.name, trained_on=name, percent=100 * apart
+                "adapter_base_changed", base=base.name, trained_on=name, percent=100 * difference
             )
     elif trained_on and name.casefold() != base.name.casefold():
         yield finding("adapter_base_name", base=base.name, trained_on=name)
@@ -211,11 +223,13 @@ def _check_targets(config: Mapping[str, Any], weights: AdapterTensors) -> Iterat
         "adapter_targets", count=len(weights.pairs), modules=", ".join(modules) or "none",
         layers=len(layers), ranks=", ".join(map(str, ranks)) or "none",
     )  # fmt: skip
-    told = config.get("target_modules")
-    named = {str(name).rpartition(".")[2] for name in told} if isinstance(told, list) else set()
-    without = sorted(named - set(modules) - set(weights.whole))
-    if without:
-        yield finding("target_without_weights", names=", ".join(without))
+    targets = config.get("target_modules")
+    named = (
+        {str(name).rpartition(".")[2] for name in targets} if isinstance(targets, list) else set()
+    )
+    missing = sorted(named - set(modules) - set(weights.whole))
+    if missing:
+        yield finding("target_without_weights", names=", ".join(missing))
     largest = max(
         (scaling(config, key, sides["A"].shape[0]) for key, sides in weights.pairs.items()),
         default=0.0,
@@ -224,9 +238,12 @@ def _check_targets(config: Mapping[str, Any], weights: AdapterTensors) -> Iterat
         yield finding("scaling_large", scaling=largest)
 
 
-def usual_template(own_vocabulary: bool, templates: Collection[str]) -> str | None:
-    """The template of an adapter that tells none; None for the base's. An own vocabulary does not
-    have the control tokens of its base's template, and is Chinese-Alpaca's as far as is known."""
+def default_template(own_vocabulary: bool, templates: Collection[str]) -> str | None:
+    """The template of an adapter whose card names none; None for the base's template.
+
+    An own vocabulary lacks the control tokens of the base's template. All published adapters with
+    one are Chinese-Alpaca's.
+    """
     return CHINESE_ALPACA if own_vocabulary and CHINESE_ALPACA in templates else None
 
 
@@ -235,9 +252,9 @@ def _check_template(
 ) -> Iterator[Finding]:
     template = card.get("template")
     if template is None:
-        guessed = usual_template(own_vocabulary, templates)
-        if guessed:
-            yield finding("template_guessed", file=CARD, used=guessed)
+        default = default_template(own_vocabulary, templates)
+        if default:
+            yield finding("template_guessed", file=CARD, used=default)
         else:
             yield finding("template_untold", file=CARD)
     elif not isinstance(template, str) or template not in templates:

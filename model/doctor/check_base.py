@@ -1,4 +1,4 @@
-"""A base model's folder, looked over before it is loaded."""
+"""Checks a base model's folder before it is loaded."""
 
 from __future__ import annotations
 
@@ -8,30 +8,32 @@ from pathlib import Path
 from typing import Any
 
 from model.bounded_files import read_file
-from model.diagnostics import Finding, finding, finding_of, to_error
-from model.doctor.hardware import check_machine
+from model.diagnostics import Finding, finding, finding_of
+from model.doctor.hardware import check_hardware
 from model.doctor.integrity import bytes_to_sum, check_numbers, check_sums
-from model.errors import FolderError
+from model.errors import FolderError, ModelFolderError
 from model.folders.lazy_tensor import LazyTensor
 from model.folders.model_folder import ModelFolder
 from model.folders.tensor_schema import diff_tensors, expected_tensors
 from model.progress_bar import Bar
-from model.text.tokenizer_files import SPM, check_pieces
+from model.text.tokenizer_files import TOKENIZER_MODEL, check_vocab_size
 
 Tensors = list[tuple[Path, LazyTensor]]
 
+# Meta's own tokenizer.model of LLaMA: rows of its models, size, md5.
 METAS_ROWS = 32000
 METAS_BYTES = 499_723
-METAS_SUM = "eeec4125e9c7560836b4873b6f8e3025"  # md5 of LLaMA's own tokenizer.model
+METAS_MD5 = "eeec4125e9c7560836b4873b6f8e3025"
 
 
 def check_base(folder: Path, *, deep: bool, bar: Bar, template: str = "linly") -> Iterator[Finding]:
-    """What is wrong with, or worth knowing about, the base model in `folder`.
+    """Yields findings about the base model in `folder`.
 
     Args:
-        deep: read every number and every sum, which takes as long as reading the files.
-        bar: makes a progress bar of a text and a number of bytes.
-        template: the prompt template that stands in where the model has none.
+        deep: reads every weight and compares every checksum, which takes as long as reading the
+            files.
+        bar: makes a progress bar from a text and a number of bytes.
+        template: the prompt template that is used if the model has none.
     """
     model = ModelFolder(folder)
     yield from quick_check(model)
@@ -43,7 +45,7 @@ def check_base(folder: Path, *, deep: bool, bar: Bar, template: str = "linly") -
         yield finding("no_chat_template", template=template)
     tensors = _or_none(lambda: list(model.tensors())) or []
     if tensors and _or_none(lambda: expected_tensors(config)):
-        yield from check_machine(config, [tensor for _, tensor in tensors])
+        yield from check_hardware(config, [tensor for _, tensor in tensors])
     with bar("Comparing sums", bytes_to_sum(folder, deep)) as progress:
         yield from check_sums(folder, deep, progress)
     if deep and tensors:
@@ -67,31 +69,31 @@ def quick_check(folder: ModelFolder, pickles: bool = True) -> Iterator[Finding]:
 
 
 def refuse_errors(found: Iterable[Finding]) -> list[Finding]:
-    """The warnings among what was found about a base.
+    """The warnings among the findings about a base.
 
     Raises:
-        ModelFolderError: there is an error among them.
+        ModelFolderError: one of the findings is an error.
     """
     findings = list(found)
-    for one in findings:
-        if one.level == "error":
-            raise to_error(one)
-    return [one for one in findings if one.level == "warning"]
+    for error in findings:
+        if error.level == "error":
+            raise ModelFolderError(error)
+    return [warning for warning in findings if warning.level == "warning"]
 
 
 def collect_findings(check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-    """What a check finds, and what it is refused for; whatever else it runs into is told, too."""
+    """Yields the findings of `check`, and a finding for the error with which it ends, if any."""
     try:
         yield from check()
     except FolderError as error:
         yield finding_of(error)
     except Exception as error:
-        said = (str(error).splitlines() or [""])[0]
-        yield finding("check_failed", said=f"{type(error).__name__}: {said}")
+        reason = (str(error).splitlines() or [""])[0]
+        yield finding("check_failed", reason=f"{type(error).__name__}: {reason}")
 
 
 def _or_none(read: Callable[[], Any]) -> Any:
-    """None for what cannot be read: somebody else tells why."""
+    """The result of `read`, or None if it fails; another check reports the error."""
     try:
         return read()
     except FolderError:
@@ -123,24 +125,24 @@ def _check_index(folder: ModelFolder, tensors: Tensors) -> Iterator[Finding]:
 
 def _check_tokenizer(folder: ModelFolder) -> Iterator[Finding]:
     rows = folder.config["vocab_size"]
-    if rows != METAS_ROWS and _is_metas(folder.path / SPM):
+    if rows != METAS_ROWS and _is_metas(folder.path / TOKENIZER_MODEL):
         yield finding("tokenizer_is_metas", rows=rows)
         return
     tokenizer, special = folder.tokenizer
-    check_pieces(tokenizer, folder.config)
+    check_vocab_size(tokenizer, folder.config)
     yield from special.repairs
 
 
 def _is_metas(file: Path) -> bool:
     try:
         content = read_file(file, METAS_BYTES)
-    except (OSError, ValueError):  # it is not there, or larger
+    except (OSError, ValueError):  # it does not exist, or is larger
         return False
-    return hashlib.md5(content, usedforsecurity=False).hexdigest() == METAS_SUM
+    return hashlib.md5(content, usedforsecurity=False).hexdigest() == METAS_MD5
 
 
 def _check_settings(folder: Path, config: Mapping[str, Any]) -> Iterator[Finding]:
-    """What transformers, and the forward here, say to the configuration."""
+    """Checks the settings that transformers and this engine's forward use."""
     from model.weight_loader import check_llama_config
 
     check_llama_config(folder, config)

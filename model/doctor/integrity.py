@@ -1,6 +1,6 @@
-"""Checks that a base's files are whole: md5 lists, and every number read once.
+"""Checks the integrity of a base's files: compares md5 checksums, and reads every weight once.
 
-The lists are checklist.chk and its like: lines of an md5 sum, two spaces and a name.
+The lists of checksums, such as checklist.chk, have lines of an md5 sum, two spaces and a name.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from model.bounded_files import read_file
 from model.diagnostics import Finding, finding, finding_of
@@ -18,25 +19,35 @@ from model.types import Progress
 
 LISTS = ("checklist.chk", "tokenizer_checklist.chk")
 LINE = re.compile(r"^([0-9a-fA-F]{32})\s+\*?(\S.*)$")
-QUICK_BYTES = 100_000_000  # larger files are only read when somebody asks for it
-PIECE = 1 << 24
+QUICK_BYTES = 100_000_000  # larger files are read only with --deep
+CHUNK_BYTES = 1 << 24
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
-def check_numbers(held: Sequence[tuple[Path, LazyTensor]], progress: Progress) -> Iterator[Finding]:
-    """What is wrong with the contents of tensors, each given with its file.
+class ChecksumEntry(NamedTuple):
+    """A line of a list of checksums: the list, the md5 sum, and the file's name."""
 
-    `progress` gets the share of the bytes that are read, 0 to 1.
+    list_name: str
+    checksum: str
+    name: str
+
+
+def check_numbers(
+    tensors: Sequence[tuple[Path, LazyTensor]], progress: Progress
+) -> Iterator[Finding]:
+    """Checks the values of tensors, each with its file.
+
+    `progress` gets the share of the bytes that have been read, 0 to 1.
     """
-    total = sum(tensor.nbytes for _, tensor in held) or 1
+    total = sum(tensor.nbytes for _, tensor in tensors) or 1
     done = 0
-    for file, tensor in held:
-        yield from _check(file, tensor)
+    for file, tensor in tensors:
+        yield from _check_values(file, tensor)
         done += tensor.nbytes
         progress(done / total)
 
 
-def _check(file: Path, tensor: LazyTensor) -> Iterator[Finding]:
+def _check_values(file: Path, tensor: LazyTensor) -> Iterator[Finding]:
     import torch
 
     if tensor.dtype not in FLOATS:
@@ -56,66 +67,69 @@ def _check(file: Path, tensor: LazyTensor) -> Iterator[Finding]:
 
 
 def bytes_to_sum(folder: Path, deep: bool) -> int:
-    """How much `check_sums` is going to read."""
-    named = {
+    """The number of bytes that `check_sums` will read."""
+    names = {
         name
         for file in LISTS
         if (folder / file).is_file()
         for _, name in read_list(folder / file)[0]
     }
-    sizes = [(folder / name).stat().st_size for name in named if (folder / name).is_file()]
+    sizes = [(folder / name).stat().st_size for name in names if (folder / name).is_file()]
     return sum(size for size in sizes if deep or size <= QUICK_BYTES)
 
 
 def check_sums(folder: Path, deep: bool, progress: Progress) -> Iterator[Finding]:
-    """Whether the files are those that the lists in `folder` tell.
+    """Compares the files with the lists of checksums in `folder`.
 
-    `progress` gets the share of what has been read, 0 to 1.
+    `progress` gets the share of the bytes that have been read, 0 to 1.
     """
-    entries = []
-    for name in LISTS:
-        if (folder / name).is_file():
-            sums, unread = read_list(folder / name)
-            entries += [(name, *pair) for pair in sums]
-            if unread:
-                yield finding("checksum_list_unreadable", list=name)
-    here = [entry for entry in entries if (folder / entry[2]).is_file()]
-    for name, _, named in entries:
-        if not (folder / named).is_file():
-            yield finding("checksum_absent", list=name, name=named)
-    small = [entry for entry in here if deep or (folder / entry[2]).stat().st_size <= QUICK_BYTES]
-    yield from _differing(folder, small, progress)
-    for name in LISTS:
-        skipped = [entry for entry in here if entry[0] == name and entry not in small]
+    entries: list[ChecksumEntry] = []
+    for list_name in LISTS:
+        if (folder / list_name).is_file():
+            sums, unreadable = read_list(folder / list_name)
+            entries += [ChecksumEntry(list_name, *pair) for pair in sums]
+            if unreadable:
+                yield finding("checksum_list_unreadable", list=list_name)
+    existing = [entry for entry in entries if (folder / entry.name).is_file()]
+    for entry in entries:
+        if entry not in existing:
+            yield finding("checksum_absent", list=entry.list_name, name=entry.name)
+    to_compare = [e for e in existing if deep or (folder / e.name).stat().st_size <= QUICK_BYTES]
+    yield from _compare(folder, to_compare, progress)
+    for list_name in LISTS:
+        skipped = [e for e in existing if e.list_name == list_name and e not in to_compare]
         if skipped:
-            yield finding("checksum_skipped", list=name, count=len(skipped))
+            yield finding("checksum_skipped", list=list_name, count=len(skipped))
 
 
 def read_list(file: Path) -> tuple[list[tuple[str, str]], int]:
-    """(sum, name) for each line, and how many lines are neither that nor empty. A name that is
-    more than a name counts as unreadable: lists only tell of their own folder."""
+    """(checksum, name) of each line, and the number of lines without these.
+
+    A line with a path counts among the latter: lists have files of their own folder only.
+    """
     try:
         lines = read_file(file).decode("utf-8", errors="replace").splitlines()
     except (OSError, ValueError):
         return [], 1
-    found = [LINE.match(line.strip()) for line in lines if line.strip()]
-    pairs = [(m[1].lower(), m[2].strip()) for m in found if m and Path(m[2]).name == m[2].strip()]
-    return pairs, len(found) - len(pairs)
+    matches = [LINE.match(line.strip()) for line in lines if line.strip()]
+    pairs = [(m[1].lower(), m[2].strip()) for m in matches if m and Path(m[2]).name == m[2].strip()]
+    return pairs, len(matches) - len(pairs)
 
 
-def _differing(
-    folder: Path, entries: list[tuple[str, str, str]], progress: Progress
+def _compare(
+    folder: Path, entries: Sequence[ChecksumEntry], progress: Progress
 ) -> Iterator[Finding]:
-    total = sum((folder / named).stat().st_size for _, _, named in entries) or 1
+    total = sum((folder / entry.name).stat().st_size for entry in entries) or 1
     done = 0
-    for name, expected, named in entries:
-        told = hashlib.md5(usedforsecurity=False)
-        with (folder / named).open("rb") as file:
-            while piece := file.read(PIECE):
-                told.update(piece)
-                done += len(piece)
+    for entry in entries:
+        checksum = hashlib.md5(usedforsecurity=False)
+        with (folder / entry.name).open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                checksum.update(chunk)
+                done += len(chunk)
                 progress(done / total)
-        if told.hexdigest() != expected:
+        if checksum.hexdigest() != entry.checksum:
             yield finding(
-                "checksum_differs", list=name, name=named, found=told.hexdigest(), expected=expected
-            )
+                "checksum_differs", list=entry.list_name, name=entry.name,
+                found=checksum.hexdigest(), expected=entry.checksum,
+            )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a check found: as text for a person, or as JSON for a program."""
+"""The report of a check: as text for a user, or as JSON for a program."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class FileSize:
     size: int
 
     def role(self, language: str) -> str:
-        """What the file is for, in one line."""
+        """The file's purpose, in one line."""
         roles: dict[str, str] = table(language, "check")["files"]
         return next(text for pattern, text in roles.items() if fnmatch(self.name, pattern))
 
@@ -34,7 +34,7 @@ def files_of(folder: Path) -> list[FileSize]:
 
 @dataclass(frozen=True)
 class Report:
-    """A folder, what it is ("base", "adapter" or "unknown"), its files, and what was found."""
+    """A folder, its kind ("base", "adapter" or "unknown"), its files, and the findings about it."""
 
     folder: Path
     kind: str
@@ -58,7 +58,7 @@ class Report:
         return [found for found in self.findings if found.level == "note"]
 
     def to_json(self, language: str = "en") -> dict[str, Any]:
-        """Problems are errors and warnings; `notes` say what is merely good to know."""
+        """The report as JSON: `problems` are errors and warnings, `notes` need no action."""
         return {
             "ok": self.ok,
             "kind": self.kind,
@@ -86,11 +86,11 @@ class Report:
         lines = [f"{clean_text(str(self.folder), MAX_FACT)}{colon}{words[self.kind]}"]
         width = max((len(file.name) for file in self.files), default=0)
         for file in self.files:
-            size = human(file.size)
+            size = format_bytes(file.size)
             lines.append(f"  {file.name:{width}}  {size:>8}  {file.role(language)}")
-        lines += [f"  {capitalised(found.message(language))}" for found in self.notes]
+        lines += [f"  {capitalize(found.message(language))}" for found in self.notes]
         for found in [*self.errors, *self.warnings]:
-            text = capitalised(found.full(language))
+            text = capitalize(found.full(language))
             lines.append(f"{words[found.level]} [{found.code}]{colon}{text}")
         lines.append(self._summary(words))
         return "\n".join(lines)
@@ -105,8 +105,8 @@ class Report:
         return text.replace("warnings", "warning") if counts["warnings"] == 1 else text
 
 
-def human(nbytes: float) -> str:
-    """A size as a person reads it, for example "26.4 GB"."""
+def format_bytes(nbytes: float) -> str:
+    """A size with a unit, for example "26.4 GB"."""
     for unit in ("B", "kB", "MB"):
         if nbytes < 1000:
             return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
@@ -114,5 +114,5 @@ def human(nbytes: float) -> str:
     return f"{nbytes:.1f} GB"
 
 
-def capitalised(text: str) -> str:
+def capitalize(text: str) -> str:
     return text[:1].upper() + text[1:]

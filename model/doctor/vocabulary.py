@@ -1,4 +1,4 @@
-"""An adapter's own embedding, head and tokenizer, against its base's."""
+"""Checks an adapter's own embedding, head and tokenizer against its base's."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ from model.errors import AdapterError, ModelFolderError
 from model.folders.base_info import BaseInfo
 from model.tensor_names import EMBEDDING
 from model.text.tokenizer import TextSpan, Tokenizer
-from model.text.tokenizer_files import TOKENIZER, has_tokenizer, read_tokenizer
+from model.text.tokenizer_files import TOKENIZER_FILES, has_tokenizer, read_tokenizer
 
 if TYPE_CHECKING:
     from model.folders.lazy_tensor import LazyTensor
 
-# Two tokenizers that agree on these are the same for what people type.
+# Two tokenizers that encode these texts alike are taken for the same.
 SAMPLES = ("Hello, how are you today?", "你好，世界！今天天气很好。", "x = 1 +  2\n")
 
 
 def check_vocabulary(
-    path: Path, whole: Mapping[str, LazyTensor], base: BaseInfo
+    path: Path, full_tensors: Mapping[str, LazyTensor], base: BaseInfo
 ) -> Iterator[Finding]:
-    """What the adapter in `path` does to the vocabulary, with the layers that it brings.
+    """Checks the vocabulary of the adapter in `path`, which has these `full_tensors`: its own
+    embedding or head.
 
     Raises:
-        AdapterError: its layers do not fit, or there is no tokenizer for them.
+        AdapterError: they do not fit the base, or have no tokenizer.
     """
-    rows = {_rows(name, weight, base) for name, weight in whole.items()}
-    tokenizer = own_tokenizer(path)
+    rows = {_rows(name, weight, base) for name, weight in full_tensors.items()}
+    tokenizer = adapter_tokenizer(path)
     if rows <= {base.rows}:
         if (
             tokenizer is not None
             and base.tokenizer is not None
-            and differ(tokenizer, base.tokenizer)
+            and tokenizers_differ(tokenizer, base.tokenizer)
         ):
             yield finding("adapter_tokenizer_differs")
         return
-    if len(rows) > 1 or len(whole) < 2:
+    if len(rows) > 1 or len(full_tensors) < 2:
         raise adapter_error("adapter_half_vocabulary", rows=max(rows), base=base.rows)
     if tokenizer is None:
         raise adapter_error("adapter_no_tokenizer", rows=max(rows), base=base.rows)
@@ -48,7 +49,7 @@ def check_vocabulary(
     yield finding("adapter_vocabulary", rows=max(rows), base=base.rows)
 
 
-def own_tokenizer(path: Path) -> Tokenizer | None:
+def adapter_tokenizer(path: Path) -> Tokenizer | None:
     """The tokenizer in an adapter's folder, if there is one.
 
     Raises:
@@ -57,18 +58,18 @@ def own_tokenizer(path: Path) -> Tokenizer | None:
     if not has_tokenizer(path):
         return None
     try:
-        for name in TOKENIZER:
+        for name in TOKENIZER_FILES:
             require_inside(path / name)
         return read_tokenizer(path)[0]
     except ModelFolderError as error:
-        raise _as_adapters(error, path) from error
+        raise _to_adapter_error(error, path) from error
     except UnfitFileError as error:
-        raise adapter_error("adapter_unreadable", said=error) from error
+        raise adapter_error("adapter_unreadable", reason=error) from error
 
 
-def _as_adapters(error: ModelFolderError, folder: Path) -> AdapterError:
-    """The tokenizer's fault as its adapter's, with files by their names: clients are not told
-    where the folder is."""
+def _to_adapter_error(error: ModelFolderError, folder: Path) -> AdapterError:
+    """A tokenizer's error as an error of its adapter, with file names instead of paths: clients
+    must not learn where the folder is."""
     facts = {
         name: fact.name if isinstance(fact, Path) and fact.parent == folder else fact
         for name, fact in error.text.facts.items()
@@ -76,10 +77,10 @@ def _as_adapters(error: ModelFolderError, folder: Path) -> AdapterError:
     return adapter_error(error.text.code, **facts)
 
 
-def differ(one: Tokenizer, other: Tokenizer) -> bool:
-    """Whether they cut the same text into other ids."""
-    runs = [[TextSpan(text, control=False)] for text in SAMPLES]
-    return any(one.encode(run) != other.encode(run) for run in runs)
+def tokenizers_differ(one: Tokenizer, other: Tokenizer) -> bool:
+    """Whether they encode the same text differently."""
+    spans = [TextSpan(text, control=False) for text in SAMPLES]
+    return any(one.encode([span]) != other.encode([span]) for span in spans)
 
 
 def _rows(name: str, weight: LazyTensor, base: BaseInfo) -> int:

@@ -90,7 +90,8 @@ def _check_patterns(name: str, patterns: Any, bound: float) -> None:
 
 def _invalid_value(name: str) -> AdapterError:
     return adapter_error(
-        "adapter_unreadable", said=LocalizedText("file_nonsense_in", {"file": CONFIG, "name": name})
+        "adapter_unreadable",
+        reason=LocalizedText("file_nonsense_in", {"file": CONFIG, "name": name}),
     )
 
 
@@ -183,10 +184,10 @@ def read_json_object(file: Path) -> dict[str, Any]:
     try:
         data = parse_json(read_text_file(file))
     except ValueError as error:
-        raise adapter_error("adapter_unreadable", said=f"{file.name}: {error}") from error
+        raise adapter_error("adapter_unreadable", reason=f"{file.name}: {error}") from error
     if not isinstance(data, dict):
         problem = LocalizedText("file_not_a_json_object", {"file": file.name})
-        raise adapter_error("adapter_unreadable", said=problem)
+        raise adapter_error("adapter_unreadable", reason=problem)
     return data
 
 
@@ -203,4 +204,4 @@ def read_text_file(file: Path) -> str:
         raise adapter_error("adapter_file_missing", name=file.name) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise adapter_error("adapter_unreadable", said=f"{file.name}: {reason}") from error
+        raise adapter_error("adapter_unreadable", reason=f"{file.name}: {reason}") from error

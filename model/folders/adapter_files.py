@@ -106,7 +106,7 @@ def weights_file(path: Path) -> Path:
     try:
         require_inside(file)
     except UnfitFileError as error:
-        raise adapter_error("adapter_unreadable", said=error) from error
+        raise adapter_error("adapter_unreadable", reason=error) from error
     return file
 
 
@@ -145,7 +145,8 @@ def list_adapter_tensors(path: Path) -> list[LazyTensor]:
     unserved = [tensor.name for tensor in tensors if tensor.dtype not in FLOATS]
     if unserved:
         raise adapter_error(
-            "adapter_unreadable", said=LocalizedText("tensor_type_unserved", {"name": unserved[0]})
+            "adapter_unreadable",
+            reason=LocalizedText("tensor_type_unserved", {"name": unserved[0]}),
         )
     return tensors
 
@@ -168,6 +169,6 @@ def _as_adapter_error(error: ModelFolderError, file: Path) -> AdapterError:
     which clients must not see."""
     text = error.text
     if text.code in ("weights_torn", "file_unreadable"):
-        return adapter_error("adapter_unreadable", said=text.facts["said"])
+        return adapter_error("adapter_unreadable", reason=text.facts["reason"])
     facts = {name: file.name if fact == file else fact for name, fact in text.facts.items()}
     return adapter_error(text.code, **facts)

@@ -84,7 +84,7 @@ def _write_errors_explained(destination: Path) -> Iterator[None]:
         if error.errno in READ_ONLY:
             raise folder_error("folder_read_only", folder=destination.parent) from error
         reason = error.strerror or str(error)
-        raise folder_error("write_failed", folder=destination, said=reason) from error
+        raise folder_error("write_failed", folder=destination, reason=reason) from error
 
 
 @contextmanager

@@ -135,4 +135,4 @@ def check_free_space(repo: str, files: Sequence[HubFile]) -> None:
 
 def _unreachable(repo: str, error: Exception) -> ModelFolderError:
     reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return folder_error("hub_failed", repo=repo, said=reason)
+    return folder_error("hub_failed", repo=repo, reason=reason)

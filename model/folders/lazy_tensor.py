@@ -123,9 +123,9 @@ def read_tensor(file: Path, dtype: str, shape: tuple[int, ...], offset: int) -> 
             opened.seek(offset)
             read_into(opened, bytes_of(tensor))
     except OSError as error:
-        raise folder_error("file_unreadable", file=file, said=error.strerror) from error
+        raise folder_error("file_unreadable", file=file, reason=error.strerror) from error
     except UnfitFileError as error:
-        raise folder_error("weights_torn", file=file, said=error) from error
+        raise folder_error("weights_torn", file=file, reason=error) from error
     return tensor.view(shape)
 
 

@@ -70,7 +70,7 @@ def check_config(path: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
         value = config.get(name)
         if value is not None and not (_is_size(value) and value <= max_size):
             problem = f"{name} is {value!r}"
-            raise folder_error("config_unsound", file=path / "config.json", said=problem)
+            raise folder_error("config_unsound", file=path / "config.json", reason=problem)
     return config
 
 

@@ -22,7 +22,7 @@ from model.folders.weights import list_tensors
 from model.suggestions import closest_folder
 from model.text.special_tokens import SpecialTokens
 from model.text.tokenizer import Tokenizer
-from model.text.tokenizer_files import check_pieces, read_json, read_tokenizer
+from model.text.tokenizer_files import check_vocab_size, read_json, read_tokenizer
 
 # In the order in which transformers prefers them.
 WEIGHTS = (
@@ -144,7 +144,7 @@ class ModelFolder:
         try:
             status = file.stat()
         except OSError as error:
-            raise folder_error("file_unreadable", file=file, said=error.strerror) from error
+            raise folder_error("file_unreadable", file=file, reason=error.strerror) from error
         key = (file, status.st_size, status.st_mtime_ns)
         tensors = self._shards.get(key)
         if tensors is None:
@@ -207,7 +207,7 @@ def load_tokenizer(folder: ModelFolder) -> Tokenizer:
         ModelFolderError: there is none, or it belongs to another model.
     """
     tokenizer, _ = folder.tokenizer
-    check_pieces(tokenizer, folder.config)
+    check_vocab_size(tokenizer, folder.config)
     return tokenizer
 
 
@@ -232,7 +232,7 @@ def _read_text(path: Path) -> str:
     try:
         return read_text(path)
     except (OSError, ValueError) as error:
-        raise folder_error("file_unreadable", file=path, said=error) from error
+        raise folder_error("file_unreadable", file=path, reason=error) from error
 
 
 def _token_ids(value: Any) -> frozenset[int]:

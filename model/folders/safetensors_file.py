@@ -128,7 +128,7 @@ class _SmallFile:
             self._content = read_tensor(self._file, "U8", (self._file.stat().st_size,), 0)
         part = self._content[offset : offset + prod(shape) * kind.itemsize]
         if len(part) < prod(shape) * kind.itemsize:
-            raise folder_error("weights_torn", file=self._file, said=LocalizedText(TOO_SHORT))
+            raise folder_error("weights_torn", file=self._file, reason=LocalizedText(TOO_SHORT))
         if offset % kind.itemsize:  # the table of an old file can have an odd length
             part = part.clone()
         return part.view(kind).view(shape)

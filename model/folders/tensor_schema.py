@@ -37,7 +37,7 @@ def expected_tensors(config: Mapping[str, Any]) -> dict[str, Shape]:
     num_layers = _size(config, "num_hidden_layers")
     if num_layers > MAX_SIZES["num_hidden_layers"]:  # the names would fill the memory
         problem = f"num_hidden_layers is {num_layers}"
-        raise folder_error("config_unsound", file="config.json", said=problem)
+        raise folder_error("config_unsound", file="config.json", reason=problem)
     expected: dict[str, Shape] = {EMBEDDING: (vocab, hidden)}
     for layer in range(num_layers):
         expected |= {
@@ -57,7 +57,7 @@ def _layer_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
     head_dim = _size(config, "head_dim", hidden // heads)
     if heads % kv_heads:
         problem = LocalizedText("heads_not_divided", {"keys": kv_heads, "heads": heads})
-        raise folder_error("config_unsound", file="config.json", said=problem)
+        raise folder_error("config_unsound", file="config.json", reason=problem)
     sizes = linear_sizes(hidden, intermediate, heads, kv_heads, head_dim)
     shapes: dict[str, Shape] = {
         LINEAR_PATHS[module]: (outputs, inputs) for module, (inputs, outputs) in sizes.items()
@@ -106,5 +106,5 @@ def _size(config: Mapping[str, Any], name: str, default: int | None = None) -> i
         return default
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         problem = f"{name} is {value!r}"
-        raise folder_error("config_unsound", file="config.json", said=problem)
+        raise folder_error("config_unsound", file="config.json", reason=problem)
     return value

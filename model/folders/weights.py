@@ -42,7 +42,7 @@ def list_tensors(file: Path, of_adapter: bool = False) -> list[LazyTensor]:
     except ModelFolderError:
         raise
     except OSError as error:
-        raise folder_error("file_unreadable", file=file, said=error.strerror) from error
+        raise folder_error("file_unreadable", file=file, reason=error.strerror) from error
     except Exception as error:  # both libraries raise whatever their parsers do
         raise _torn(file, error) from error
 
@@ -82,4 +82,4 @@ def _torn(file: Path, error: Exception) -> ModelFolderError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     if "Weights only" in reason:  # torch's message advises to switch its protection off
         reason = "it is no PyTorch file, or torn"
-    return folder_error("weights_torn", file=file, said=reason)
+    return folder_error("weights_torn", file=file, reason=reason)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model import tensor_names
-from model.garbage import spare_loaded_objects
+from model.system_resources import freeze_loaded_objects
 
 if TYPE_CHECKING:
     from model.layers.compiled_decoder import Decoder
@@ -112,7 +112,7 @@ class KernelBuild:
             model.set_decoder(make_decoder(self._folder, model, threads, max_rows, max_sequences))
         except Exception:
             log.exception("Decoding stays slow: the compiled kernels do not start")
-        spare_loaded_objects()  # numba's
+        freeze_loaded_objects()  # numba's
 
 
 def make_decoder(

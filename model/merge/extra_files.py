@@ -1,4 +1,4 @@
-"""What a merged folder holds besides weights: the tokenizer that fits, the template, a README."""
+"""Writes the files of a merged folder besides its weights: tokenizer, template and README."""
 
 from __future__ import annotations
 
@@ -7,43 +7,43 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.convert.hf import copy_rest
+from model.convert.hf import copy_extra_files
 from model.folders.model_folder import ModelFolder
-from model.text.prompt import PromptTemplate
-from model.text.tokenizer_files import TOKENIZER, read_json
+from model.text.prompt_template import PromptTemplate
+from model.text.tokenizer_files import TOKENIZER_FILES, read_json
 
-# Goes with the tokenizer that the base had, where another comes.
-OLD = ("tokenizer_checklist.chk", "vocab.json", "merges.txt")
+# Files of the base's tokenizer that an adapter's tokenizer replaces, beside TOKENIZER_FILES.
+REPLACED_FILES = ("tokenizer_checklist.chk", "vocab.json", "merges.txt")
 
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """How a merged model is to be spoken to.
+    """The tokenizer, prompt template and README of a merged model.
 
-    `tokenizer` is an adapter's folder if it brings its own; `template` the one that an adapter was
-    trained with, None for the base's own. `story` tells what was merged, as the README does.
+    `tokenizer` is the folder of an adapter with its own tokenizer; `template` the one with which an
+    adapter was trained. Each is None for the base's own.
     """
 
     tokenizer: Path | None
     template: PromptTemplate | None
-    story: str
+    readme: str
 
 
-def write_rest(folder: Path, base: ModelFolder, voice: ChatFormat) -> None:
-    """Write everything but config.json and the weights into `folder`."""
-    copy_rest(base.path, folder)
-    if voice.tokenizer is not None:
-        for name in (*TOKENIZER, *OLD):
+def write_extra_files(folder: Path, base: ModelFolder, chat_format: ChatFormat) -> None:
+    """Writes everything but config.json and the weights into `folder`."""
+    copy_extra_files(base.path, folder)
+    if chat_format.tokenizer is not None:
+        for name in (*TOKENIZER_FILES, *REPLACED_FILES):
             (folder / name).unlink(missing_ok=True)
-            if (voice.tokenizer / name).is_file():
-                shutil.copyfile(voice.tokenizer / name, folder / name)
-    if voice.template is not None:
-        _write_template(folder, voice.template)
-    (folder / "README.md").write_text(f"{voice.story}\n", encoding="utf-8")
+            if (chat_format.tokenizer / name).is_file():
+                shutil.copyfile(chat_format.tokenizer / name, folder / name)
+    if chat_format.template is not None:
+        _write_template(folder, chat_format.template)
+    (folder / "README.md").write_text(f"{chat_format.readme}\n", encoding="utf-8")
 
 
 def _write_template(folder: Path, template: PromptTemplate) -> None:
-    """As the model's own chat template; where a reply stops goes with it."""
+    """Writes `template` as the model's own chat template, with its stop strings."""
     (folder / "chat_template.jinja").write_text(template.source, encoding="utf-8")
     if template.stop:
         file = folder / "generation_config.json"

@@ -1,8 +1,8 @@
-"""One tensor of a base with an adapter merged into it, by peft itself, a layer at a time.
+"""Merges adapters into single layers of a base, with peft.
 
-peft merges whole models, which takes a 13B's 52 GB in float32. So each linear layer stands alone in
-a module tree with the names that it has in the model, and peft merges that: every kind of LoRA that
-it knows, by its own formulas.
+peft merges complete models only, which takes 52 GB in float32 for a 13B. So each linear layer is
+put alone into a module tree with its names in the model, and peft merges that: every kind of LoRA
+that it supports, by its own formulas.
 """
 
 from __future__ import annotations
@@ -26,61 +26,61 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 LAYER_TENSOR = re.compile(r"^(?:base_model\.model\.)?(model\.layers\..+?|lm_head)\.(lora_.+)$")
-SIDES = (("lora_B.weight", 0), ("lora_A.weight", 1))  # which tell the layer's rows and columns
+ROWS_AND_COLUMNS = (("lora_B.weight", 0), ("lora_A.weight", 1))  # (tensor, axis) with the sizes
 BY_ROW = ("lora_B", "lora_magnitude_vector")
-WHOLE_TENSORS = {"embed_tokens": "model.embed_tokens", "lm_head": "lm_head"}
+FULL_TENSORS = {"embed_tokens": "model.embed_tokens", "lm_head": "lm_head"}
 
 
 @dataclass(frozen=True)
 class AdapterWeights:
-    """An adapter to merge at some `strength`: what it holds for each linear layer, by the layer's
-    name, and its own embedding or head."""
+    """An adapter to merge: its tensors for each linear layer, by the layer's name, and its own
+    embedding or head in `full_tensors`."""
 
     name: str
     digest: str
     config: Any  # peft's
-    strength: float
+    adapter_scale: float
     layers: Mapping[str, Mapping[str, Tensor]]
-    whole: Mapping[str, Tensor] = field(default_factory=dict)
+    full_tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
-    def touched(self) -> set[str]:
-        """Names of the layers that it changes."""
-        return {*self.layers, *self.whole}
+    def changed_layers(self) -> set[str]:
+        """The names of the layers that the adapter changes."""
+        return {*self.layers, *self.full_tensors}
 
 
-def read_adapter(path: Path, strength: float) -> AdapterWeights:
-    """The adapter in `path`, as peft knows it.
+def read_adapter(path: Path, adapter_scale: float) -> AdapterWeights:
+    """Reads the adapter in `path`, with its configuration as peft has it.
 
     Raises:
-        AdapterError: it is torn, or holds what cannot be merged.
+        AdapterError: it is torn, or has weights that cannot be merged.
     """
-    # It says at its import which of its kernels are not there.
+    # At its import it logs which of its kernels are missing.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from peft import LoraConfig
 
     layers: dict[str, dict[str, Tensor]] = {}
-    whole: dict[str, Tensor] = {}
+    full_tensors: dict[str, Tensor] = {}
     for lazy in list_adapter_tensors(path):
         name, tensor = lazy.name, lazy.read()
         if match := LAYER_TENSOR.match(name):
             layers.setdefault(match[1], {})[match[2].replace(".default", "")] = tensor
         elif match := WHOLE_NAME.match(name):
-            whole[WHOLE_TENSORS[match[1]]] = tensor
+            full_tensors[FULL_TENSORS[match[1]]] = tensor
         else:
             raise adapter_error("adapter_weight_unknown", name=name)
-    given = _resolved(read_config(path), layers)
+    options = _with_exact_names(read_config(path), layers)
     try:
-        config = LoraConfig.from_peft_type(**_known(given))
+        config = LoraConfig.from_peft_type(**_supported(options))
     except (TypeError, ValueError) as error:  # peft's own checks
-        said = f"adapter_config.json: {str(error).splitlines()[0]}"
-        raise adapter_error("adapter_unreadable", said=said) from error
-    return AdapterWeights(path.name, digest(path), config, strength, layers, whole)
+        reason = f"adapter_config.json: {str(error).splitlines()[0]}"
+        raise adapter_error("adapter_unreadable", reason=reason) from error
+    return AdapterWeights(path.name, digest(path), config, adapter_scale, layers, full_tensors)
 
 
-def _resolved(config: Mapping[str, Any], layers: Iterable[str]) -> dict[str, Any]:
-    """`config` with the names of `layers` in the place of its patterns: peft matches them by
-    backtracking, which some never come back from. What has weights is what is merged."""
+def _with_exact_names(config: Mapping[str, Any], layers: Iterable[str]) -> dict[str, Any]:
+    """`config` with the names of `layers`, those that have weights, in place of its patterns: peft
+    matches patterns by backtracking, which for some of them never ends."""
     names = list(layers)
     return {
         **config,
@@ -91,12 +91,12 @@ def _resolved(config: Mapping[str, Any], layers: Iterable[str]) -> dict[str, Any
 
 
 def _exact(config: Mapping[str, Any], patterns: str, names: Sequence[str]) -> dict[str, Any]:
-    found = {name: setting_by_name(config, patterns, name, None) for name in names}
-    return {re.escape(name): value for name, value in found.items() if value is not None}
+    values = {name: setting_by_name(config, patterns, name, None) for name in names}
+    return {re.escape(name): value for name, value in values.items() if value is not None}
 
 
-def _known(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the keys that this peft does not know; `merge_weights` of 2023, for example."""
+def _supported(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` without the keys that this version of peft lacks, as `merge_weights` of 2023."""
     from dataclasses import fields
 
     from peft import LoraConfig
@@ -106,14 +106,14 @@ def _known(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Merger:
-    """What some adapters, in their order, make of one layer, a few rows at a time.
+    """Merges adapters, in their order, into one layer, a few rows at a time.
 
-    All that a LoRA does to a row of a weight depends on that row alone, and few rows stay in the
-    processor's caches: merging whole matrices took twice as long.
+    A LoRA's effect on a row of a weight depends on that row alone, and a few rows stay in the
+    processor's caches: merging complete matrices took twice as long.
     """
 
     def __init__(self, name: str, adapters: Sequence[AdapterWeights]) -> None:
-        self._adapters = [adapter for adapter in adapters if name in adapter.touched]
+        self._adapters = [adapter for adapter in adapters if name in adapter.changed_layers]
         self._name = name
 
     @cached_property
@@ -124,57 +124,59 @@ class Merger:
     def __bool__(self) -> bool:
         return bool(self._adapters)
 
-    def shape(self, base: tuple[int, ...]) -> tuple[int, ...]:
-        """The layer's shape afterwards, from that in the base: a vocabulary may have grown."""
+    def merged_shape(self, base: tuple[int, ...]) -> tuple[int, ...]:
+        """The layer's shape after the merge; `base` is its shape before. A vocabulary can grow."""
         for adapter in self._adapters:
-            if self._name in adapter.whole:
-                base = tuple(adapter.whole[self._name].shape)
+            if self._name in adapter.full_tensors:
+                base = tuple(adapter.full_tensors[self._name].shape)
         return base
 
-    def rows(self, weight: Tensor, start: int, stop: int) -> Tensor:
-        """The rows from `start` to before `stop` afterwards, float32, from the same ones of the
-        base, which are fewer where it has no more.
+    def merge_rows(self, weight: Tensor, start: int, stop: int) -> Tensor:
+        """The merged rows from `start` to before `stop`, in float32.
+
+        Args:
+            weight: the same rows of the base, fewer if its vocabulary is smaller.
 
         Raises:
-            AdapterError: peft cannot do it, because the shapes differ for example.
+            AdapterError: peft cannot merge them, for example because the shapes differ.
         """
         result = weight.float()
         if result is weight:
             result = weight.clone()  # peft adds in place
         for adapter, layer in zip(self._adapters, self._layers, strict=True):
-            if self._name in adapter.whole:
-                own = adapter.whole[self._name][start:stop].float()
-                result = _blended(result, own, adapter.strength)
+            if self._name in adapter.full_tensors:
+                new = adapter.full_tensors[self._name][start:stop].float()
+                result = _blended(result, new, adapter.adapter_scale)
             if layer is not None:
                 result = layer.merged(result, start)
         return result
 
 
-def _blended(old: Tensor, new: Tensor, strength: float) -> Tensor:
-    """`new` at some strength; rows that `old` does not have are new whatever the strength."""
-    if strength == 1.0:
+def _blended(old: Tensor, new: Tensor, adapter_scale: float) -> Tensor:
+    """`old` moved towards `new` by the adapter scale; rows that `old` lacks are those of `new`."""
+    if adapter_scale == 1.0:
         return new
     blend, shared = new.clone(), min(len(old), len(new))
-    blend[:shared] = old[:shared].lerp(new[:shared], strength)
+    blend[:shared] = old[:shared].lerp(new[:shared], adapter_scale)
     return blend
 
 
 @dataclass(frozen=True)
 class _PeftLayer:
-    """One of peft's layers, whose parameters that have a row for each row of the weight are kept
-    whole in `by_row`."""
+    """One of peft's layers. `by_row` has those of its parameters, with all their rows, that have a
+    row for each row of the weight."""
 
     name: str
     layer: Any
     by_row: Mapping[str, Tensor]
 
     def merged(self, weight: Tensor, start: int) -> Tensor:
-        """`weight`, the rows from `start` on, with the adapter in them."""
+        """The rows `weight`, which begin at `start`, with the adapter merged into them."""
         try:
             self.layer.get_base_layer().weight.data = weight
             parameters = dict(self.layer.named_parameters())
-            for name, whole in self.by_row.items():
-                parameters[name].data = whole[start : start + len(weight)]
+            for name, all_rows in self.by_row.items():
+                parameters[name].data = all_rows[start : start + len(weight)]
             self.layer.merge()
             self.layer.merged_adapters.clear()
         except Exception as error:  # peft and torch raise whatever they run into
@@ -186,16 +188,16 @@ class _PeftLayer:
 def _peft_layer(adapter: AdapterWeights, name: str) -> _PeftLayer:
     from peft import inject_adapter_in_model, set_peft_model_state_dict
 
-    held = {f"{name}.{key}": tensor for key, tensor in adapter.layers[name].items()}
+    tensors = {f"{name}.{key}": tensor for key, tensor in adapter.layers[name].items()}
     try:
-        rows, columns = (adapter.layers[name][key].shape[at] for key, at in SIDES)
+        rows, columns = (adapter.layers[name][key].shape[axis] for key, axis in ROWS_AND_COLUMNS)
         with warnings.catch_warnings():
-            # That patterns match no layer of the tree: they are other layers'.
+            # It warns that patterns for other layers match no layer of the tree.
             warnings.simplefilter("ignore")
-            tree = inject_adapter_in_model(adapter.config, _tree(name, rows, columns))
-        unexpected = set_peft_model_state_dict(tree, held).unexpected_keys
+            tree = inject_adapter_in_model(adapter.config, _module_tree(name, rows, columns))
+        unexpected = set_peft_model_state_dict(tree, tensors).unexpected_keys
         layer: Any = tree.get_submodule(name)
-        layer.scale_layer(adapter.strength)
+        layer.scale_layer(adapter.adapter_scale)
     except Exception as error:  # as above
         raise _failed(name, error) from error
     if unexpected:
@@ -209,13 +211,12 @@ def _peft_layer(adapter: AdapterWeights, name: str) -> _PeftLayer:
 
 
 def _failed(name: str, error: Exception) -> AdapterError:
-    said = (str(error).splitlines() or [type(error).__name__])[-1].strip()
-    return adapter_error("merge_failed", layer=name, said=said)
+    reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
+    return adapter_error("merge_failed", layer=name, reason=reason)
 
 
-def _tree(name: str, rows: int, columns: int) -> Module:
-    """Modules inside each other by a dotted name, a linear layer at the end, whose weight takes no
-    memory."""
+def _module_tree(name: str, rows: int, columns: int) -> Module:
+    """Nested modules by a dotted name; the last is a linear layer whose weight takes no memory."""
     from torch import nn, zeros
 
     linear = nn.Linear(columns, rows, bias=False, device="meta")

@@ -18,15 +18,15 @@ from pathlib import Path
 
 from model.diagnostics import Finding, finding
 from model.display import clean_description, is_plain_name, printable_name
-from model.doctor.check_adapter import check_adapter, usual_template
-from model.doctor.vocabulary import own_tokenizer
+from model.doctor.check_adapter import check_adapter, default_template
+from model.doctor.vocabulary import adapter_tokenizer
 from model.errors import AdapterError
 from model.folders.adapter_config import CONFIG
 from model.folders.adapter_files import FILES, digest, read_card
 from model.folders.base_info import BaseInfo
 from model.serving.folder_checks import FolderChecks
 from model.text.tokenizer import Tokenizer
-from model.text.tokenizer_files import TOKENIZER
+from model.text.tokenizer_files import TOKENIZER_FILES
 
 MAX_ADAPTERS = 2000  # folders that are checked; a check of an unchanged one takes 20 µs
 MAX_ENTRIES = 100_000  # of the directory that is listed
@@ -178,17 +178,17 @@ def read_adapter(path: Path, base: BaseInfo | None, templates: Collection[str]) 
         card = read_card(path)
         sha256 = digest(path)
         has_own_vocabulary = any(entry.code == "adapter_vocabulary" for entry in findings)
-        tokenizer = own_tokenizer(path) if has_own_vocabulary else None
+        tokenizer = adapter_tokenizer(path) if has_own_vocabulary else None
     except AdapterError as error:
         return Adapter(path.name, path, problem=_problem(error))
     except BaseException as error:  # Rust libraries panic with exceptions that are no Exception
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        return Adapter(path.name, path, problem=finding("adapter_unreadable", said=reason))
+        return Adapter(path.name, path, problem=finding("adapter_unreadable", reason=reason))
     return Adapter(
         path.name,
         path,
         description=clean_description(card.get("description")),
-        template=card.get("template") or usual_template(has_own_vocabulary, templates),
+        template=card.get("template") or default_template(has_own_vocabulary, templates),
         digest=sha256,
         warnings=tuple(entry for entry in findings if entry.level == "warning"),
         tokenizer=tokenizer,
@@ -199,7 +199,7 @@ def file_stamp(path: Path) -> Stamp:
     """Times and sizes of the files of an adapter; differs if one of them changes, comes or goes."""
     stamp: list[float] = []
     folder = os.fspath(path)
-    for name in (*FILES, *TOKENIZER):
+    for name in (*FILES, *TOKENIZER_FILES):
         try:
             status = os.stat(f"{folder}/{name}")  # noqa: PTH116 -- a third of Path's time, each second
         except OSError:
@@ -223,4 +223,4 @@ def _has_config(path: Path) -> bool:
 def _problem(error: AdapterError) -> Finding:
     if isinstance(error.text, Finding):
         return error.text
-    return finding("adapter_unreadable", said=error)
+    return finding("adapter_unreadable", reason=error)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from model.base_resolver import MODEL_TEMPLATE
 from model.engine.protocol import Engine
 from model.serving.adapter_registry import AdapterRegistry
-from model.text.prompt import PromptTemplate
+from model.text.prompt_template import PromptTemplate
 from model.text.tokenizer import Tokenizer
 
 

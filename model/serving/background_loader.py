@@ -11,7 +11,7 @@ from model.base_resolver import Report
 from model.config.settings import Settings
 from model.errors import LinlyError, NotReadyError
 from model.serving.backend import Backend
-from model.translations import LocalizedText, without_folders
+from model.translations import LocalizedText, redact_paths
 from model.types import Phase
 
 # Share of the progress bar for each phase: (where it begins, its length).
@@ -94,13 +94,13 @@ class BackgroundLoader:
         try:
             backend = self._load(self._settings, self._report)
         except LinlyError as error:
-            self._set(LoadState(Phase.FAILED, error=without_folders(error.text)))
+            self._set(LoadState(Phase.FAILED, error=redact_paths(error.text)))
         except MemoryError:
             self._set(LoadState(Phase.FAILED, error=LocalizedText("loading_out_of_memory")))
         except Exception as error:
             log.exception("loading failed")
             failure = LocalizedText("loading_failed", {"reason": str(error)})
-            self._set(LoadState(Phase.FAILED, error=without_folders(failure)))
+            self._set(LoadState(Phase.FAILED, error=redact_paths(failure)))
         else:
             self._set(LoadState(Phase.READY, 1.0, backend))
             if self._closed:  # close() was called before there was an engine

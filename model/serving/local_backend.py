@@ -9,19 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.base_resolver import Report, base_name, find_base, known_templates, local_folder
+from model.base_resolver import Report, available_templates, base_name, find_base, local_folder
 from model.config.server_flags import EMBEDDED_DEFAULT
 from model.config.settings import Settings
 from model.doctor.check_base import collect_findings, quick_check, refuse_errors
 from model.folders.base_info import read_base_info
 from model.folders.hub import is_hub_id
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
-from model.garbage import spare_loaded_objects
 from model.serving.adapter_registry import AdapterRegistry
 from model.serving.backend import Backend
-from model.system_resources import available_cores, available_memory
-from model.text.prompt import load_templates
-from model.text.special_tokens import sane_ids
+from model.system_resources import available_cores, available_memory, freeze_loaded_objects
+from model.text.prompt_template import load_templates
+from model.text.special_tokens import end_token_ids
 from model.types import Phase
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ def load_local(
             log.warning("%s. %s", warning.message().rstrip("."), warning.remedy())
         folder.check_small_files()
         backend = _start(settings, folder, device, build, report, adapters)
-    spare_loaded_objects()
+    freeze_loaded_objects()
     return backend
 
 
@@ -122,7 +121,7 @@ def _start(
     from model.engine.local_engine import LocalEngine
 
     tokenizer = load_tokenizer(folder)
-    templates, default = known_templates(folder, settings)
+    templates, default = available_templates(folder, settings)
     base_info = read_base_info(folder, base_name(settings), tokenizer)
     registry = AdapterRegistry(settings.adapters_dir, base_info, templates, adapters)
     for path in adapters:
@@ -139,7 +138,7 @@ def _start(
         adapter_bytes=int(memory * ADAPTER_SHARE),
         max_waiting=settings.max_waiting,
     )
-    eos_ids = sane_ids(folder.eos_ids, tokenizer.eos_id, tokenizer.prefix_ids)
+    eos_ids = end_token_ids(folder.eos_ids, tokenizer.eos_id, tokenizer.prefix_ids)
     return Backend(base_name(settings), engine, tokenizer, eos_ids, registry, templates, default)
 
 

@@ -27,7 +27,7 @@ from model.serving.request_builder import (
     resolve_template,
 )
 from model.serving.request_runner import RequestRunner
-from model.text.prompt import PromptTemplate
+from model.text.prompt_template import PromptTemplate
 from model.text.tokenizer import Tokenizer
 from model.types import (
     ChatRequest,

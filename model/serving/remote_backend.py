@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from model.base_resolver import Report, base_name, find_base, known_templates
+from model.base_resolver import Report, available_templates, base_name, find_base
 from model.config.settings import Settings
 from model.diagnostics import finding
 from model.display import is_plain_name
@@ -17,7 +17,7 @@ from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_f
 from model.serving.adapter_folders import Adapter
 from model.serving.adapter_registry import AdapterRegistry
 from model.serving.backend import Backend
-from model.text.special_tokens import sane_ids
+from model.text.special_tokens import end_token_ids
 from model.text.tokenizer import TextSpan, Tokenizer
 from model.types import Phase
 
@@ -50,7 +50,7 @@ def load_remote(
     report(Phase.STARTING, 0.0)
     folder = folder or read_model_folder(_find_folder(settings, report), weights=False)
     tokenizer = load_tokenizer(folder)
-    templates, default = known_templates(folder, settings)
+    templates, default = available_templates(folder, settings)
     base_info = read_base_info(folder, base_name(settings), tokenizer)
     registry = RemoteAdapterRegistry(settings.adapters_dir, base_info, templates, adapters)
     for path in adapters:
@@ -59,7 +59,7 @@ def load_remote(
     registry.set_engine(engine)
     engine.wait_for_poll(FIRST_POLL_SECONDS)
     registry.scan()
-    eos_ids = sane_ids(folder.eos_ids, tokenizer.eos_id, tokenizer.prefix_ids)
+    eos_ids = end_token_ids(folder.eos_ids, tokenizer.eos_id, tokenizer.prefix_ids)
     return Backend(base_name(settings), engine, tokenizer, eos_ids, registry, templates, default)
 
 

@@ -14,19 +14,10 @@ from model.errors import PromptTooLongError, RequestError
 from model.serving.adapter_folders import Adapter
 from model.serving.backend import Backend
 from model.suggestions import did_you_mean
-from model.text.prompt import (
-    Prompt,
-    PromptTemplate,
-    decode_context,
-    encode_chat,
-    encode_without_generation_prompt,
-)
-from model.text.tokenizer import (
-    IncrementalDetokenizer,
-    TextSpan,
-    Tokenizer,
-    to_text_with_control_tokens,
-)
+from model.text.detokenizer import IncrementalDetokenizer
+from model.text.prompt import Prompt, decode_context, encode_chat, encode_without_generation_prompt
+from model.text.prompt_template import PromptTemplate
+from model.text.tokenizer import TextSpan, Tokenizer, to_text_with_control_tokens
 from model.types import (
     MAX_ADAPTER_SCALE,
     ChatRequest,

@@ -1,4 +1,7 @@
-"""What rows of chat files have in common: names of roles, content of messages, instructions."""
+"""Parts of chat files from other programs: names of roles, content of messages, instructions.
+
+Training data, rows of the terminal's batches and imported chats are read with this table.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import TYPE_CHECKING
 from model.types import Message, Role
 
 if TYPE_CHECKING:
-    from model.text.prompt import PromptTemplate
+    from model.text.prompt_template import PromptTemplate
 
 # Roles by the names that OpenAI, ShareGPT and other programs give them, in lower case.
 ROLES: Mapping[str, Role] = {
@@ -25,12 +28,12 @@ ROLES: Mapping[str, Role] = {
 
 
 def find_role(name: object) -> Role | None:
-    """The role of that name, in upper or lower case; None if it is unknown or not text."""
+    """The role with this name, in upper or lower case; None if it is unknown or not text."""
     return ROLES.get(name.lower()) if isinstance(name, str) else None
 
 
 def content_text(content: object) -> str | None:
-    """A message's content: text, or OpenAI's list of text parts; None for anything else."""
+    """A message's text: its content, or OpenAI's list of text parts; None for anything else."""
     if isinstance(content, list):
         if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
             return None
@@ -39,7 +42,7 @@ def content_text(content: object) -> str | None:
 
 
 def has_lone_surrogate(text: str) -> bool:
-    """Whether half a character is in `text`: JSON can hold one, UTF-8 cannot."""
+    """Whether `text` contains half a surrogate pair: JSON can express one, UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -50,12 +53,12 @@ def has_lone_surrogate(text: str) -> bool:
 def instruction_messages(
     instruction: str, input_text: str, template: PromptTemplate
 ) -> tuple[Message, ...]:
-    """Alpaca's instruction and input as messages: the user's, perhaps behind a system message.
+    """Alpaca's instruction and input as messages: a user message, perhaps after a system message.
 
     The template decides how the input is written.
     """
     if not input_text.strip():
         return (Message("user", instruction),)
-    system, question = template.with_input(instruction, input_text)
-    opening = (Message("system", system),) if system else ()
-    return (*opening, Message("user", question))
+    system_prompt, question = template.with_input(instruction, input_text)
+    system = (Message("system", system_prompt),) if system_prompt else ()
+    return (*system, Message("user", question))

@@ -1,12 +1,12 @@
-"""Jinja environment for chat templates of strangers: bounded in steps, in time and in size.
+"""Jinja environment for chat templates of unknown origin: limits their steps, time and memory.
 
-Jinja's own sandbox keeps a template from reaching Python, and lets it run for ever or fill the
-memory. Here each block that is entered is counted (a body of a loop, a macro, a branch), what can
-make a value larger than its parts asks first, and what no chat template needs is left out: padding
-methods, filters that lay out text. Nothing is killed and no clock decides, except for a bound on
-the processor's time that no sane template comes near.
+Jinja's own sandbox keeps a template from reaching Python, but lets it run for ever or fill the
+memory. This one counts each block that is entered (a body of a loop, a macro, a branch), checks the
+size before each operation that makes a value larger than its parts, and leaves out what no chat
+template needs: padding methods, and filters for layout. The limits are counts, not clock time,
+except for a limit of processor time that no usual template comes near.
 
-A list, a tuple or a dictionary is weighed when it is made, with all that is in it, so that no value
+A list, a tuple or a dictionary is weighed when it is made, with everything in it, so that no value
 can be built whose text is exponentially long.
 """
 
@@ -37,16 +37,16 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.tests import TESTS as JINJAS_TESTS
 from jinja2.utils import Namespace
 
-MAX_SOURCE = 100_000  # characters; the longest that is known has 30,000
+MAX_SOURCE = 100_000  # characters; the longest published one has 30,000
 MAX_STEPS = 1_000_000  # blocks that are entered
 STEPS_A_MESSAGE = 1000
-MAX_CHARS = 1_000_000  # of a value, and of what is written
+MAX_CHARS = 1_000_000  # of a value, and of the output
 CHARS_A_CHAR = 8  # more for each character of the messages
-MAX_ITEMS = 100_000  # of a list, with all that is in it; also the bound of the sandbox's range
-MAX_ARGUMENT = 10_000  # a number that a filter or a method is given
+MAX_ITEMS = 100_000  # of a list, with everything in it; also the limit of the sandbox's range
+MAX_ARGUMENT = 10_000  # for numbers that a filter or a method gets
 MAX_BITS = 4096  # of an integer
 CPU_SECONDS = 3.0
-CLOCK_STEPS = 256  # between two looks at the clock
+CLOCK_STEPS = 256  # between two checks of the processor time
 STRING_METHODS = frozenset({
     "capitalize", "casefold", "count", "endswith", "find", "format", "index", "isalnum", "isalpha",
     "isascii", "isdecimal", "isdigit", "islower", "isnumeric", "isspace", "istitle", "isupper",
@@ -62,48 +62,49 @@ FILTERS = frozenset({
     "wordcount",
 })  # fmt: skip
 GLOBALS = ("range", "dict", "joiner")
-WIDTHS = re.compile(r"\d{4,}|%[^a-zA-Z%]*\*|\{[^{}]*\{")  # wide fields, and widths from arguments
+# In format strings: wide fields, and widths from arguments.
+WIDTHS = re.compile(r"\d{4,}|%[^a-zA-Z%]*\*|\{[^{}]*\{")
 TOO_LONG, TOO_LARGE = "it takes too many steps", "it makes a text or a list that is too long"
 
 
 @dataclass
 class Budget:
-    """What is left to one rendering."""
+    """What one rendering may still use."""
 
     steps: int
     max_chars: int
     deadline: float  # of this thread's processor time
 
 
-class _HeldList(list[Any]):
-    """A list that was weighed: (items, characters) with all that is in it."""
+class _WeighedList(list[Any]):
+    """A list with its weight: (items, characters), with everything in it."""
 
     weight: tuple[int, int] = (0, 0)
 
 
 class _Namespace(Namespace):
-    """Jinja's, which holds others without being weighed, so its text does not show them."""
+    """Jinja's namespace. Values in it are not weighed, so its text does not show them."""
 
     def __repr__(self) -> str:
         return "<namespace>"
 
 
 class _CountingGenerator(CodeGenerator):
-    """Writes calls of the environment where Jinja's would let a template go on or grow unseen."""
+    """Generates code that calls the environment's checks where Jinja has no hook for them."""
 
     def blockvisit(self, nodes: Iterable[nodes.Node], frame: Frame) -> None:
         self.writeline("environment.tick()")
         super().blockvisit(nodes, frame)
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802
-        self.write("environment.joined((")
+        self.write("environment.concat_values((")
         for part in node.nodes:
             self.visit(part, frame)
             self.write(", ")
         self.write("))")
 
     def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:  # noqa: N802
-        self.write("(environment.ticked() and ")
+        self.write("(environment.tick_true() and ")
         super().visit_Compare(node, frame)
         self.write(")")
 
@@ -111,30 +112,32 @@ class _CountingGenerator(CodeGenerator):
         if not isinstance(node.arg, nodes.Slice):
             super().visit_Getitem(node, frame)
             return
-        self.write("environment.sliced(")
+        self.write("environment.tick_slice(")
         super().visit_Getitem(node, frame)
         self.write(")")
 
     def visit_List(self, node: nodes.List, frame: Frame) -> None:  # noqa: N802
-        self._held(super().visit_List, node, frame)
+        self._visit_weighed(super().visit_List, node, frame)
 
     def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:  # noqa: N802
-        self._held(super().visit_Dict, node, frame)
+        self._visit_weighed(super().visit_Dict, node, frame)
 
     def visit_Tuple(self, node: nodes.Tuple, frame: Frame) -> None:  # noqa: N802
         if node.ctx == "load":
-            self._held(super().visit_Tuple, node, frame)
+            self._visit_weighed(super().visit_Tuple, node, frame)
         else:
             super().visit_Tuple(node, frame)
 
-    def _held(self, visit: Callable[[Any, Frame], None], node: nodes.Node, frame: Frame) -> None:
-        self.write("environment.held(")
+    def _visit_weighed(
+        self, visit: Callable[[Any, Frame], None], node: nodes.Node, frame: Frame
+    ) -> None:
+        self.write("environment.weighed(")
         visit(node, frame)
         self.write(")")
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """Compiles one template, and renders it within a budget."""
+    """Compiles one template, and renders it within a budget of steps, characters and time."""
 
     code_generator_class = _CountingGenerator
     intercepted_binops = frozenset({"+", "*", "**", "%"})
@@ -144,17 +147,17 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
         )
         self._running = threading.local()
-        self.filters = {name: self._bounded(name) for name in FILTERS}
-        self.tests = {name: self._counted(test) for name, test in JINJAS_TESTS.items()}
-        known = self.globals
-        self.globals = {name: known[name] for name in GLOBALS}
+        self.filters = {name: self._bounded_filter(name) for name in FILTERS}
+        self.tests = {name: self._counted_test(test) for name, test in JINJAS_TESTS.items()}
+        jinjas_globals = self.globals
+        self.globals = {name: jinjas_globals[name] for name in GLOBALS}
         self.globals |= {"namespace": _Namespace, "raise_exception": _raise}
 
-    def compiled(self, source: str) -> Template:
-        """The template `source`.
+    def compile_template(self, source: str) -> Template:
+        """Compiles the template `source`.
 
         Raises:
-            TemplateError: it cannot be read, or is too long.
+            TemplateError: it is wrong, or too long.
         """
         if len(source) > MAX_SOURCE:
             raise TemplateError(f"it is longer than {MAX_SOURCE} characters")
@@ -163,18 +166,18 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         except (RecursionError, MemoryError, SyntaxError) as error:
             raise TemplateError("it is nested too deeply") from error
 
-    def written(
+    def render_template(
         self, template: Template, messages: Sequence[Mapping[str, str]], **values: Any
     ) -> str:
-        """What `template` makes of `messages`.
+        """Renders `messages` with `template`.
 
         Raises:
-            TemplateError: it takes too long or grows too large, or any other error in it.
+            TemplateError: it takes too long or becomes too large, or fails in another way.
         """
-        size = sum(len(message["content"]) for message in messages)
+        chars = sum(len(message["content"]) for message in messages)
         self._running.budget = Budget(
             MAX_STEPS + STEPS_A_MESSAGE * len(messages),
-            MAX_CHARS + CHARS_A_CHAR * size,
+            MAX_CHARS + CHARS_A_CHAR * chars,
             time.thread_time() + CPU_SECONDS,
         )
         try:
@@ -184,21 +187,28 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         finally:
             del self._running.budget
 
-    # What compiled templates call.
+    # Methods that compiled templates call.
 
     def tick(self) -> None:
-        """One more block."""
+        """Counts a step."""
         self.spend(1)
 
-    def ticked(self) -> bool:
+    def tick_true(self) -> bool:
+        """Counts a step within an expression; always True."""
         self.spend(1)
         return True
 
-    def sliced(self, part: Any) -> Any:
+    def tick_slice(self, part: Any) -> Any:
+        """Counts the step that made the slice `part`."""
         self.spend(1)
         return part
 
     def spend(self, steps: int) -> None:
+        """Takes steps from the budget.
+
+        Raises:
+            TemplateError: the steps or the time are used up.
+        """
         budget: Budget = self._running.budget
         before, budget.steps = budget.steps, budget.steps - steps
         if budget.steps < 0:
@@ -208,55 +218,56 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         ):
             raise TemplateError(TOO_LONG)
 
-    def require(self, chars: int) -> None:
-        """Whether a text of that many characters may be made."""
+    def require_chars(self, chars: int) -> None:
+        """Raises TemplateError if a text of that many characters would be too long."""
         if chars > self._running.budget.max_chars:
             raise TemplateError(TOO_LARGE)
 
     def concat(self, parts: Iterable[str]) -> str:
-        """All that is written, put together while it is not too much."""
-        kept, size, most = [], 0, self._running.budget.max_chars
+        """Joins the parts of an output, while they are not too long. Jinja calls this too."""
+        texts, chars, max_chars = [], 0, self._running.budget.max_chars
         for part in parts:
-            size += len(part)
-            if size > most:
+            chars += len(part)
+            if chars > max_chars:
                 raise TemplateError(TOO_LARGE)
-            kept.append(part)
-        return "".join(kept)
+            texts.append(part)
+        return "".join(texts)
 
-    def joined(self, parts: Sequence[Any]) -> str:
+    def concat_values(self, parts: Sequence[Any]) -> str:
+        """The result of the operator `~`."""
         self.spend(1)
         return self.concat(map(str, parts))
 
-    def held(self, made: Any) -> Any:
-        """A list, tuple or dictionary, weighed."""
-        weight = self._weight(made)
-        if type(made) is not list:
-            return made
-        held = _HeldList(made)
-        held.weight = weight
-        return held
+    def weighed(self, value: Any) -> Any:
+        """A new list, tuple or dictionary, if it is not too large."""
+        weight = self._weight(value)
+        if type(value) is not list:
+            return value
+        weighed = _WeighedList(value)
+        weighed.weight = weight
+        return weighed
 
     def _weight(self, value: Any) -> tuple[int, int]:
-        """(items, characters) of a value with all that is in it."""
-        items, chars, left = 0, 0, [value]
-        most = self._running.budget.max_chars
-        while left:
-            one = left.pop()
+        """(items, characters) of a value with everything in it."""
+        items, chars, pending = 0, 0, [value]
+        max_chars = self._running.budget.max_chars
+        while pending:
+            item = pending.pop()
             items += 1
-            if isinstance(one, str):
-                chars += len(one)
-            elif isinstance(one, _HeldList):
-                items, chars = items + one.weight[0], chars + one.weight[1]
-            elif isinstance(one, list | tuple | KeysView | ValuesView | ItemsView):
-                left += one
-            elif isinstance(one, Mapping):
-                left += [*one.keys(), *one.values()]
-            if items + len(left) > MAX_ITEMS or chars > most:
+            if isinstance(item, str):
+                chars += len(item)
+            elif isinstance(item, _WeighedList):
+                items, chars = items + item.weight[0], chars + item.weight[1]
+            elif isinstance(item, list | tuple | KeysView | ValuesView | ItemsView):
+                pending += item
+            elif isinstance(item, Mapping):
+                pending += [*item.keys(), *item.values()]
+            if items + len(pending) > MAX_ITEMS or chars > max_chars:
                 raise TemplateError(TOO_LARGE)
         self.spend(items)
         return items, chars
 
-    # What Jinja's sandbox asks.
+    # Hooks of Jinja's sandbox.
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         if isinstance(obj, str):
@@ -281,7 +292,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         if WIDTHS.search(text):
             raise TemplateError(TOO_LARGE)
         items, chars = self._weight(arguments)
-        self.require(len(text) + fields * (1000 + chars + 8 * items))
+        self.require_chars(len(text) + fields * (1000 + chars + 8 * items))
 
     def call(
         __self,  # noqa: N805
@@ -303,29 +314,30 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return super().call(__context, __obj, *args, **kwargs)
 
     def _bounded_arguments(self, text: str, method: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The arguments of a method of `text` whose result is not too long."""
-        if any(isinstance(one, int) and abs(one) > self._running.budget.max_chars for one in args):
+        """The arguments of a method of `text`, if its result is not too long."""
+        max_chars = self._running.budget.max_chars
+        if any(isinstance(arg, int) and abs(arg) > max_chars for arg in args):
             raise TemplateError(TOO_LARGE)
         if method == "replace" and len(args) >= 2 and all(isinstance(a, str) for a in args[:2]):
-            self.require(len(text) + text.count(args[0]) * len(args[1]))
+            self.require_chars(len(text) + text.count(args[0]) * len(args[1]))
         if method == "join" and args:
-            return ([*self._listed(args[0], len(text))], *args[1:])
+            return ([*self._bounded_list(args[0], len(text))], *args[1:])
         return args
 
-    def _listed(self, values: Iterable[Any], between: int = 0) -> list[Any]:
-        """What `values` gives, if it can be put together with that many characters in between."""
-        listed = list(islice(values, MAX_ITEMS + 1))
-        self.spend(len(listed) // 16)
-        if len(listed) > MAX_ITEMS:
+    def _bounded_list(self, values: Iterable[Any], separator_chars: int = 0) -> list[Any]:
+        """The items of `values`, if they can be joined with a separator of that many characters."""
+        items = list(islice(values, MAX_ITEMS + 1))
+        self.spend(len(items) // 16)
+        if len(items) > MAX_ITEMS:
             raise TemplateError(TOO_LARGE)
-        if between or not listed or isinstance(listed[0], str):
-            self.require(sum(len(v) + between for v in listed if isinstance(v, str)))
-        return listed
+        if separator_chars or not items or isinstance(items[0], str):
+            self.require_chars(sum(len(v) + separator_chars for v in items if isinstance(v, str)))
+        return items
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         self.spend(1)
         if isinstance(left, str) and isinstance(right, str) and operator == "+":
-            self.require(len(left) + len(right))
+            self.require_chars(len(left) + len(right))
         elif operator == "%" and isinstance(left, str):
             self._require_format(left, left.count("%"), right)
         elif operator == "*":
@@ -333,47 +345,50 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         elif operator == "**":
             _require_power(left, right)
         result = super().call_binop(context, operator, left, right)
-        return self.held(result) if isinstance(result, list | tuple) else result
+        return self.weighed(result) if isinstance(result, list | tuple) else result
 
     def _require_product(self, left: Any, right: Any) -> None:
         if isinstance(left, int) and isinstance(right, int):
             _require_bits(left.bit_length() + right.bit_length())
             return
-        for one, count in ((left, right), (right, left)):
-            if isinstance(count, int) and isinstance(one, str):
-                self.require(len(one) * count)
-            elif isinstance(count, int) and isinstance(one, list | tuple):
-                items, chars = self._weight(one)
-                self.require(chars * count)
+        for value, count in ((left, right), (right, left)):
+            if isinstance(count, int) and isinstance(value, str):
+                self.require_chars(len(value) * count)
+            elif isinstance(count, int) and isinstance(value, list | tuple):
+                items, chars = self._weight(value)
+                self.require_chars(chars * count)
                 if items * count > MAX_ITEMS:
                     raise TemplateError(TOO_LARGE)
 
-    def _bounded(self, name: str) -> Callable[..., Any]:
-        """Jinja's filter of that name, which asks first. With a context it is not computed while
-        the template is compiled, where there is no budget."""
-        known = JINJAS_FILTERS[name]
-        passed = getattr(known, "jinja_pass_arg", None)
+    def _bounded_filter(self, name: str) -> Callable[..., Any]:
+        """Jinja's filter of that name, with a check of its input.
+
+        It takes a context, so that Jinja does not compute it while it compiles the template, when
+        there is no budget.
+        """
+        jinjas_filter = JINJAS_FILTERS[name]
+        passed = getattr(jinjas_filter, "jinja_pass_arg", None)
         check = getattr(self, f"_check_{name}", None)
 
         @pass_context
-        @wraps(known, updated=())
+        @wraps(jinjas_filter, updated=())
         def bounded(context: Context, value: Any, *args: Any, **kwargs: Any) -> Any:
             self.tick()
             numbers = (*args, *kwargs.values())
             if any(isinstance(n, int) and abs(n) > MAX_ARGUMENT for n in numbers):
                 raise TemplateError(TOO_LARGE)
             if name in ("list", "join") and not isinstance(value, str | Mapping | list | tuple):
-                value = self._listed(value)
+                value = self._bounded_list(value)
             if check is not None:
                 check(value, *args, **kwargs)  # a wrong number of arguments is an error either way
             first = {"context": context, "eval_context": context.eval_ctx, "environment": self}
             lead = () if passed is None else (first[passed.name],)
-            return known(*lead, value, *args, **kwargs)
+            return jinjas_filter(*lead, value, *args, **kwargs)
 
         return bounded
 
-    def _counted(self, test: Any) -> Callable[..., Any]:
-        """Jinja's test, which may compare texts of any length."""
+    def _counted_test(self, test: Any) -> Callable[..., Any]:
+        """Jinja's test, counted as a step: it can compare texts of any length."""
 
         @wraps(test)
         def counted(*args: Any, **kwargs: Any) -> Any:
@@ -384,16 +399,16 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def _check_replace(self, value: Any, old: Any, new: Any, _: Any = None) -> None:
         text = str(value)
-        self.require(len(text) + text.count(str(old)) * len(str(new)))
+        self.require_chars(len(text) + text.count(str(old)) * len(str(new)))
 
     def _check_join(self, value: Any, d: Any = "", _: Any = None) -> None:
         if not isinstance(value, Mapping):
-            self._listed(value, len(str(d)) + 1)
+            self._bounded_list(value, len(str(d)) + 1)
 
     def _check_indent(self, s: Any, width: Any = 4, *_: Any, **__: Any) -> None:
         text = str(s)
         size = width if isinstance(width, int) else len(str(width))
-        self.require(len(text) + (text.count("\n") + 1) * size)
+        self.require_chars(len(text) + (text.count("\n") + 1) * size)
 
     def _check_format(self, value: Any, *args: Any, **kwargs: Any) -> None:
         text = str(value)
@@ -402,7 +417,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def _check_tojson(self, value: Any, indent: Any = None) -> None:
         items, chars = self._weight(value)
         depth = indent if isinstance(indent, int) else 0
-        self.require(6 * chars + items * (8 + 100 * depth))
+        self.require_chars(6 * chars + items * (8 + 100 * depth))
 
 
 def _require_power(base: Any, exponent: Any) -> None:

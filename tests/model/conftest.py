@@ -1,4 +1,4 @@
-"""Tokenizers that several files of tests look at."""
+"""Tokenizers that several files of tests use."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from model.text.tokenizer import FastTokenizer, SpmTokenizer
-from tests.model.tokenizers import make_fast, make_spm
+from model.text.fast_tokenizer import FastTokenizer
+from model.text.spm_tokenizer import SpmTokenizer
+from tests.model.tokenizers import LIKE_T5, make_fast, make_spm
 
 
 @pytest.fixture(scope="module")
@@ -23,3 +24,8 @@ def fast(folder: Path) -> FastTokenizer:
 @pytest.fixture(scope="module")
 def spm(folder: Path) -> SpmTokenizer:
     return make_spm(folder)
+
+
+@pytest.fixture(scope="module")
+def unigram(tmp_path_factory: pytest.TempPathFactory) -> SpmTokenizer:
+    return make_spm(tmp_path_factory.mktemp("unigram"), **LIKE_T5)

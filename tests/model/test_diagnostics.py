@@ -1,4 +1,4 @@
-"""Faults of model folders and adapters, with their level."""
+"""Findings about model folders and adapters, with their level."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TEXTS = table("en", "diagnostics")
 
 
 @pytest.mark.parametrize("code", TEXTS)
-def test_every_code_has_a_level_and_what_to_do(code: str) -> None:
+def test_every_code_has_a_level_and_a_remedy(code: str) -> None:
     assert TEXTS[code]["level"] in ("error", "warning", "note")
     for language in ("en", "zh"):
         entry = table(language, "diagnostics")[code]
@@ -19,8 +19,8 @@ def test_every_code_has_a_level_and_what_to_do(code: str) -> None:
         assert entry["remedy"] or TEXTS[code]["level"] == "note"
 
 
-def test_a_finding_reads_in_both() -> None:
-    found = finding("tokenizer_too_large", pieces=49953, rows=32000)
-    assert (found.level, found.code) == ("error", "tokenizer_too_large")
-    assert "49953 pieces" in found.message()
-    assert "49953 个片段" in found.message("zh")
+def test_finding_has_texts_in_both_languages() -> None:
+    oversized = finding("tokenizer_too_large", pieces=49953, rows=32000)
+    assert (oversized.level, oversized.code) == ("error", "tokenizer_too_large")
+    assert "49953 pieces" in oversized.message()
+    assert "49953 个片段" in oversized.message("zh")

@@ -1,4 +1,4 @@
-"""Texts in every language: found by themselves, complete, and safe to read back."""
+"""Texts in every language: found without registration, complete, and safe to read from storage."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from model.diagnostics import finding
 from model.errors import AdapterError, EngineError, LinlyError, RequestError
 from model.translations import (
     LocalizedText,
-    coded,
-    known_language,
     languages,
     load_text,
+    redact_paths,
+    supported_language,
     table,
     texts,
+    texts_by_code,
     translate,
     verbatim,
-    without_folders,
 )
 
 TABLES = ("language", "page", "scripts", "errors", "diagnostics", "check")
 SOURCES = ["app.py", "finetune.py", "inference_LLaMA.py"]
 PACKAGES = ("model", "web", "training", "terminal", "bench")
-# Names of functions and classes whose first argument is a code, beside all that end in `Error`.
+# Functions and classes whose first argument is a code, besides all names that end in `Error`.
 CODED = {"finding", "folder_error", "adapter_error", "LocalizedText", "did_you_mean"}
 CODE_ARGUMENT = {"did_you_mean": 2, "RejectedError": 1}
 
 
 @pytest.fixture
-def third(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A language whose folder has a few texts only."""
+def third_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The tag of a third_language language, which has only a few texts."""
     folder = tmp_path / "translations"
     shutil.copytree(translations.FOLDER, folder)
-    made = folder / "de"
-    made.mkdir()
-    (made / "language.toml").write_text('name = "Deutsch"\n', encoding="utf-8")
-    (made / "page.toml").write_text('send = "Senden"\n', encoding="utf-8")
-    (made / "scripts.toml").write_text('copy = "Kopieren"\n', encoding="utf-8")
-    (made / "check.toml").write_text('[words]\nsound = "Alles gut."\n', encoding="utf-8")
+    german = folder / "de"
+    german.mkdir()
+    (german / "language.toml").write_text('name = "Deutsch"\n', encoding="utf-8")
+    (german / "page.toml").write_text('send = "Senden"\n', encoding="utf-8")
+    (german / "scripts.toml").write_text('copy = "Kopieren"\n', encoding="utf-8")
+    (german / "check.toml").write_text('[words]\nsound = "Alles gut."\n', encoding="utf-8")
     errors = '[link_ended]\nmessage = "Dieser Link ist zu Ende"\n'
-    (made / "errors.toml").write_text(errors, encoding="utf-8")
+    (german / "errors.toml").write_text(errors, encoding="utf-8")
     monkeypatch.setattr(translations, "FOLDER", folder)
     clear()
     yield "de"
@@ -58,7 +58,7 @@ def third(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def clear() -> None:
-    for cached in (translations.languages, translations.table, translations.coded):
+    for cached in (translations.languages, translations.table, translations.texts_by_code):
         cached.cache_clear()
 
 
@@ -70,31 +70,33 @@ def leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]
             yield f"{path}{key}", value
 
 
-def own(language: str, name: str) -> dict[str, str]:
-    """What a language's own file has, without the English that fills it up."""
+def texts_of_file(language: str, name: str) -> dict[str, str]:
+    """The texts in a language's file, without the English ones for missing texts."""
     import tomllib
 
     path = translations.FOLDER / language / f"{name}.toml"
     return dict(leaves(tomllib.loads(path.read_text(encoding="utf-8"))))
 
 
-def places(text: str) -> set[str]:
+def placeholders(text: str) -> set[str]:
     return {name.partition(".")[0] for _, name, _, _ in string.Formatter().parse(text) if name}
 
 
 @pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize("language", [tag for tag in languages() if tag != "en"])
-def test_a_language_has_no_text_and_no_place_that_english_lacks(language: str, name: str) -> None:
-    english = own("en", name)
-    for key, text in own(language, name).items():
+def test_language_has_no_text_and_no_placeholder_that_english_lacks(
+    language: str, name: str
+) -> None:
+    english = texts_of_file("en", name)
+    for key, text in texts_of_file(language, name).items():
         assert key in english
-        assert places(text) <= places(english[key]), key
+        assert placeholders(text) <= placeholders(english[key]), key
 
 
 @pytest.mark.parametrize("name", ["page", "scripts", "diagnostics"])
-def test_chinese_is_complete_on_the_page(name: str) -> None:
-    levels = {key for key in own("en", name) if key.endswith(".level")}
-    assert own("zh", name).keys() == own("en", name).keys() - levels
+def test_chinese_texts_are_complete(name: str) -> None:
+    levels = {key for key in texts_of_file("en", name) if key.endswith(".level")}
+    assert texts_of_file("zh", name).keys() == texts_of_file("en", name).keys() - levels
 
 
 def sources() -> Iterator[ast.AST]:
@@ -104,27 +106,27 @@ def sources() -> Iterator[ast.AST]:
         yield from ast.walk(ast.parse(path.read_text(encoding="utf-8")))
 
 
-def used() -> Iterator[tuple[str, set[str] | None]]:
-    """Each code in the sources, with the facts that are passed with it; None where they are not
-    keywords or a literal dict."""
+def codes_with_facts() -> Iterator[tuple[str, set[str] | None]]:
+    """Each code in the sources, with the names of its facts; None if these are no keywords and no
+    literal dict."""
     for node in sources():
         if not isinstance(node, ast.Call):
             continue
         name = getattr(node.func, "id", getattr(node.func, "attr", ""))
         if name not in CODED and not name.endswith("Error") and name != "__init__":
             continue
-        at = CODE_ARGUMENT.get(name, 0)
-        code = node.args[at] if len(node.args) > at else None
-        if not isinstance(code, ast.Constant) or code.value not in coded("en"):
+        position = CODE_ARGUMENT.get(name, 0)
+        code = node.args[position] if len(node.args) > position else None
+        if not isinstance(code, ast.Constant) or code.value not in texts_by_code("en"):
             continue
-        given: set[str] | None = {k.arg for k in node.keywords if k.arg} - {"retry_after"}
+        fact_names: set[str] | None = {k.arg for k in node.keywords if k.arg} - {"retry_after"}
         if any(k.arg is None for k in node.keywords):
-            given = None
+            fact_names = None
         if name == "LocalizedText" and len(node.args) > 1:
             facts = node.args[1]
             literal = isinstance(facts, ast.Dict)
-            given = {k.value for k in facts.keys} if literal else None  # type: ignore[union-attr]
-        yield code.value, given
+            fact_names = {k.value for k in facts.keys} if literal else None  # type: ignore[union-attr]
+        yield code.value, fact_names
 
 
 def strings() -> set[str]:
@@ -132,25 +134,25 @@ def strings() -> set[str]:
             and isinstance(node.value, str)}  # fmt: skip
 
 
-def test_every_code_is_given_the_facts_of_its_texts() -> None:
-    found = list(used())
-    assert len(found) > 300
-    for code, given in found:
-        entry = coded("en")[code]
-        needed = places(entry["message"]) | places(entry.get("remedy", ""))
-        assert given is None or needed <= given, code
+def test_every_code_has_the_facts_of_its_texts() -> None:
+    codes = list(codes_with_facts())
+    assert len(codes) > 300
+    for code, fact_names in codes:
+        entry = texts_by_code("en")[code]
+        needed = placeholders(entry["message"]) | placeholders(entry.get("remedy", ""))
+        assert fact_names is None or needed <= fact_names, code
 
 
-def test_no_text_is_left_over() -> None:
-    assert coded("en").keys() - strings() == set()
+def test_every_text_has_a_use() -> None:
+    assert texts_by_code("en").keys() - strings() == set()
 
 
-def test_an_unknown_code_is_a_fault_of_the_program() -> None:
+def test_unknown_code_is_an_error() -> None:
     with pytest.raises(KeyError):
         LocalizedText("no_such_code").message()
 
 
-def test_message_remedy_and_both() -> None:
+def test_message_remedy_and_full_text() -> None:
     text = LocalizedText("queue_full", {"waiting": 3, "seconds": 7.4})
     assert text.message() == "3 replies are waiting already"
     assert text.remedy() == "Try again in about 7 s."
@@ -159,7 +161,7 @@ def test_message_remedy_and_both() -> None:
     assert LocalizedText("prompt_empty").sentence("zh").endswith("。")
 
 
-def test_a_text_within_a_text_is_in_the_same_language() -> None:
+def test_nested_text_is_in_the_same_language() -> None:
     broken = finding("tokenizer_too_large", pieces=49953, rows=32000)
     error = AdapterError("adapter_broken", name="pirate", problem=broken)
     assert broken.message("zh") in error.text.full("zh")
@@ -167,14 +169,14 @@ def test_a_text_within_a_text_is_in_the_same_language() -> None:
     assert broken.message() in str(error)
 
 
-def test_an_error_as_a_fact_leaves_its_text_and_no_stack() -> None:
+def test_error_as_a_fact_is_replaced_by_its_text() -> None:
     error = RequestError("model_not_loaded", error=EngineError("shutting_down"))
     assert isinstance(error.text.facts["error"], LocalizedText)
     assert str(error) == "The model could not be loaded: The program is shutting down"
     assert RequestError("reply_failed", reason=OSError("no")).text.facts["reason"] == "no"
 
 
-def test_lists_are_joined_as_the_language_does() -> None:
+def test_lists_have_the_separators_of_the_language() -> None:
     text = LocalizedText("there_are", {"names": ("alpaca", "linly")})
     assert (text.message(), text.message("zh")) == (
         "There are: alpaca, linly.",
@@ -182,11 +184,11 @@ def test_lists_are_joined_as_the_language_does() -> None:
     )
 
 
-def test_what_is_kept_comes_back() -> None:
+def test_load_text_restores_a_dumped_text() -> None:
     inner = finding("file_missing", folder="x", name="y")
     text = LocalizedText("adapter_broken", {"name": "ü", "problem": inner})
-    again = load_text(text.dump())
-    assert again.full("zh") == text.full("zh")
+    restored = load_text(text.dump())
+    assert restored.full("zh") == text.full("zh")
     assert load_text(LocalizedText("queue_full", {"waiting": 1, "seconds": 2.5}).dump()).full()
 
 
@@ -200,62 +202,62 @@ def test_what_is_kept_comes_back() -> None:
     '{"code": "shutting_down", "facts": null}', '{"a": ' * 5_000,
     json.dumps({"code": "shutting_down", "facts": {str(n): n for n in range(100)}}),
 ])  # fmt: skip
-def test_what_is_none_of_its_texts_is_shown_as_it_is(stored: str) -> None:
+def test_load_text_keeps_other_texts_verbatim(stored: str) -> None:
     text = load_text(stored)
     assert text.code == translations.VERBATIM
     assert text.facts["text"] == stored
     assert isinstance(text.sentence("zh"), str)
 
 
-def test_texts_that_are_nested_too_deeply_are_shown_as_they_are() -> None:
+def test_load_text_keeps_deeply_nested_texts_verbatim() -> None:
     deep = LocalizedText("shutting_down")
     for _ in range(10):
         deep = LocalizedText("model_not_loaded", {"error": deep})
     assert load_text(deep.dump()).code == translations.VERBATIM
 
 
-def test_facts_are_cleaned_and_bounded_where_they_are_shown() -> None:
-    shown = finding("file_missing", folder="a\n\u202eb", name="x" * 100_000).message()
-    assert "\n" not in shown
-    assert "\u202e" not in shown
-    assert len(shown) < 3_000
+def test_message_cleans_and_shortens_facts() -> None:
+    message = finding("file_missing", folder="a\n\u202eb", name="x" * 100_000).message()
+    assert "\n" not in message
+    assert "\u202e" not in message
+    assert len(message) < 3_000
 
 
-def test_a_place_in_a_fact_is_text() -> None:
+def test_placeholder_in_a_fact_is_text() -> None:
     assert "{seconds}" in verbatim("{seconds} {0.__class__}").message()
 
 
-def test_folders_are_left_out_of_nested_facts() -> None:
-    inner = finding("file_unreadable", file=Path("/home/mei/base/config.json"), said="torn")
-    text = without_folders(LocalizedText("model_not_loaded", {"error": inner}))
+def test_redact_paths_includes_nested_facts() -> None:
+    inner = finding("file_unreadable", file=Path("/home/mei/base/config.json"), reason="torn")
+    text = redact_paths(LocalizedText("model_not_loaded", {"error": inner}))
     assert "config.json" in text.full()
     assert "/home" not in text.full()
 
 
-def test_tags_of_browsers() -> None:
-    assert known_language("zh-CN") == known_language("zh") == "zh"
-    assert [known_language(tag) for tag in ("", None, "xx", "../en", "EN-us")] == ["en"] * 5
+def test_supported_language_of_browser_tags() -> None:
+    assert supported_language("zh-CN") == supported_language("zh") == "zh"
+    assert [supported_language(tag) for tag in ("", None, "xx", "../en", "EN-us")] == ["en"] * 5
 
 
-def test_a_third_language_is_found_by_itself(third: str) -> None:
+def test_third_language_needs_no_registration(third_language: str) -> None:
     from model.doctor.report import Report
     from web.public_link.middleware import ended_text
     from web.ui.actions import Language
     from web.ui.custom_components import script_texts
 
     assert next(iter(languages().items())) == ("en", "English")
-    assert languages()[third] == "Deutsch"
-    assert known_language("de-AT") == third
-    assert translate(third, "send") == "Senden"
-    assert texts(third)["stop"] == texts("en")["stop"]
-    assert script_texts()[third]["copy"] == "Kopieren"
+    assert languages()[third_language] == "Deutsch"
+    assert supported_language("de-AT") == third_language
+    assert translate(third_language, "send") == "Senden"
+    assert texts(third_language)["stop"] == texts("en")["stop"]
+    assert script_texts()[third_language]["copy"] == "Kopieren"
     assert "Dieser Link ist zu Ende. Ask its sender" in ended_text()
-    assert Report(Path("x"), "base", (), ()).to_text(third).endswith("Alles gut.")
-    assert Language(language=third).language == third
+    assert Report(Path("x"), "base", (), ()).to_text(third_language).endswith("Alles gut.")
+    assert Language(language=third_language).language == third_language
 
 
 def test_every_error_has_texts_by_code() -> None:
-    """The message of a LinlyError is never written where it is raised."""
+    """A LinlyError takes a code, never a message."""
     with pytest.raises(TypeError):
         LinlyError("shutting_down", "and a remedy")  # type: ignore[arg-type, call-arg]
     assert table("en", "errors").keys().isdisjoint(table("en", "diagnostics"))

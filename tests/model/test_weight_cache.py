@@ -1,4 +1,4 @@
-"""The cache of quantised weights: the same model, and never an outdated or torn entry."""
+"""Cache of quantised weights: restores the same model, never from an old or damaged entry."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.tiny import make_folder
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A base with biases, all of them different."""
+    """A base with random biases."""
     return with_biases(make_folder(tmp_path / "base", attention_bias=True))
 
 
@@ -36,7 +36,7 @@ def with_biases(folder: Path) -> Path:
 
 
 def load(source: Path, cache: Path, quantization: str = "8bit") -> tuple[Llama, list[float]]:
-    """The model, loaded through the cache; its entry is written at once."""
+    """Loads the model through the cache, which writes its entry before this returns."""
     folder = read_model_folder(source)
     shares: list[float] = []
     weight_cache = WeightCache(cache, folder)
@@ -74,7 +74,9 @@ def test_second_start_does_not_read_the_source(
     assert shares[-1] == 1.0
 
 
-def test_changed_source_is_read_again_and_the_old_entry_goes(source: Path, tmp_path: Path) -> None:
+def test_changed_source_is_read_again_and_its_old_entry_removed(
+    source: Path, tmp_path: Path
+) -> None:
     load(source, tmp_path / "cache")
     changed = with_biases(make_folder(tmp_path / "other", seed=5, attention_bias=True))
     shutil.copy(changed / "model.safetensors", source / "model.safetensors")
@@ -100,8 +102,8 @@ def test_damaged_entry_is_not_used(source: Path, tmp_path: Path, damage: str) ->
         file.unlink()
     else:
         (entry / DONE).unlink()
-    again, _ = load(source, tmp_path / "cache")
-    assert_same(first, again)
+    reloaded, _ = load(source, tmp_path / "cache")
+    assert_same(first, reloaded)
     assert_same(first, load(source, tmp_path / "cache")[0])  # the entry was written again
 
 
@@ -120,7 +122,7 @@ def test_folder_that_cannot_be_written_is_no_failure(source: Path, tmp_path: Pat
 
 
 def test_tensors_are_freed_one_by_one(source: Path) -> None:
-    """Else a shard of 5 GB would stay in memory while it is read."""
+    """Otherwise a shard of 5 GB would stay in memory while it is read."""
     import gc
     import weakref
 

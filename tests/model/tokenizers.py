@@ -1,4 +1,4 @@
-"""Tokenizers that are made in a moment, for the tests of this package."""
+"""Small tokenizers for the tests, which take no time to make, and texts for them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 
 from sentencepiece import SentencePieceTrainer
 
-from model.text.tokenizer import FastTokenizer, IncrementalDetokenizer, SpmTokenizer, Tokenizer
+from model.text.detokenizer import IncrementalDetokenizer
+from model.text.fast_tokenizer import FastTokenizer
+from model.text.spm_tokenizer import SpmTokenizer
+from model.text.tokenizer import Tokenizer
 from tests.tiny import CONTROL, write_tokenizer
 
 START, END = CONTROL[1:]
@@ -17,6 +20,18 @@ SENTENCES = [
     "你好，世界！今天天气很好。",
     "User: hello\nBot: hi there, how are you?",
     "x = 1 + 2",
+]
+FAMILY = "👨‍👩‍👧‍👦"
+ORDINARY = [
+    "",
+    "a",
+    "Hello, world!",
+    "  two  spaces ",
+    "tab\tnew\nline\n\n",
+    "你好，世界！",
+    f"emoji 🙂 and {FAMILY}.",
+    "a < b and c > d | e </ s> <s <|im",
+    "naïve café, İstanbul, ﬁne",
 ]
 # How LLaMA's tokenizer.model was trained.
 LIKE_LLAMA: dict[str, Any] = {
@@ -37,7 +52,7 @@ def make_fast(folder: Path) -> FastTokenizer:
 
 
 def write_spm(path: Path, **options: Any) -> Path:
-    """A SentencePiece model at `path`, trained here."""
+    """Trains a SentencePiece model and writes it to `path`."""
     model = BytesIO()
     SentencePieceTrainer.train(
         sentence_iterator=iter(SENTENCES * 20),
@@ -55,6 +70,6 @@ def make_spm(folder: Path, **options: Any) -> SpmTokenizer:
 
 
 def stream(tokenizer: Tokenizer, ids: list[int], prompt_ids: list[int] | None = None) -> list[str]:
-    """What each token gives, and what the end gives, as the last entry."""
+    """The text that each token returns, and as the last entry that of the end."""
     detokenizer = IncrementalDetokenizer(tokenizer.decode, tokenizer.token_text, prompt_ids or [])
     return [*(detokenizer.push(token_id) for token_id in ids), detokenizer.flush()]

@@ -19,7 +19,7 @@ from model.doctor.check_adapter import check_adapter
 from model.errors import LinlyError
 from model.serving import adapter_folders
 from model.serving.adapter_registry import AdapterRegistry
-from model.text.prompt import load_templates
+from model.text.prompt_template import load_templates
 from tests.model.serving.adapters import BASE, problem_text, write_adapter
 from tests.security.own_process import survives
 
@@ -87,7 +87,7 @@ from model.merge.weights import Merger, read_adapter
 import torch
 adapter = read_adapter(Path(sys.argv[1]), 1.0)
 name = "model.layers.0.self_attn.q_proj"
-merged = Merger(name, [adapter]).rows(torch.zeros(32, 16), 0, 32)
+merged = Merger(name, [adapter]).merge_rows(torch.zeros(32, 16), 0, 32)
 print(bool(merged.any()))
 """
     assert survives(code, tmp_path / "bad").strip() == "True"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from model.config.settings import CHECKOUT
-from model.text.prompt import PromptTemplate
+from model.text.prompt_template import PromptTemplate
 from training.dataset import choose_data_file, read_data, resolve_data_path
 from training.parsing import DataError
 

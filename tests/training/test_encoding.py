@@ -8,7 +8,7 @@ import pytest
 
 from model.config.settings import CHECKOUT
 from model.folders.model_folder import load_tokenizer, read_model_folder
-from model.text.prompt import PromptTemplate, load_templates
+from model.text.prompt_template import PromptTemplate, load_templates
 from model.text.tokenizer import Tokenizer
 from model.types import Message
 from tests.tiny import TEMPLATE

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from model.config.settings import CHECKOUT
-from model.text.prompt import PromptTemplate, load_templates
+from model.text.prompt_template import PromptTemplate, load_templates
 from model.types import Message
 from training.formats import RowError, read_messages
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from model.folders.model_folder import load_tokenizer, read_model_folder
-from model.text.prompt import PromptTemplate
+from model.text.prompt_template import PromptTemplate
 from tests.tiny import TEMPLATE
 from training.parsing import DataError
 from training.preview import Piece, preview

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from model.errors import EngineError, NotReadyError
-from model.text.tokenizer import REPLACEMENT
+from model.text.detokenizer import REPLACEMENT
 from model.translations import LocalizedText
 from model.types import Delta, FinishReason, Stats, TokenLogprob
 

@@ -20,7 +20,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from model.errors import LinlyError, RequestError
-from model.translations import LocalizedText, known_language
+from model.translations import LocalizedText, supported_language
 from web.chats.tab_sessions import TabSession
 from web.ui.actions import Export, error_sentence
 from web.ui.exports import exported
@@ -224,7 +224,7 @@ def _key(request: Request) -> str:
 
 def _language(headers: Headers) -> str:
     language = headers.get("x-linly-language", "")
-    return known_language(language)
+    return supported_language(language)
 
 
 def _refusal(error: LinlyError, request: Request) -> JSONResponse:

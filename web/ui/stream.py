@@ -30,7 +30,7 @@ import gradio as gr
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from model.errors import LinlyError
-from model.translations import known_language
+from model.translations import supported_language
 from web.chats.message_tree import MessageTree
 from web.chats.prefill_ahead import chat_request
 from web.chats.reply_job import ReplyJob, to_model_messages
@@ -71,7 +71,7 @@ T = TypeVar("T")
 async def serve_tab(socket: WebSocket, service: PageService) -> None:
     """Serve one tab from its beginning to its end."""
     visitor = visitor_of(socket.scope)
-    language = known_language(socket.query_params.get("language"))
+    language = supported_language(socket.query_params.get("language"))
     await socket.accept()
     service.begin()
     try:

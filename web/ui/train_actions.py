@@ -11,7 +11,7 @@ import gradio as gr
 from pydantic import Field, StringConstraints
 
 from model.errors import LinlyError
-from model.translations import translate, without_folders
+from model.translations import redact_paths, translate
 from web.chats.tab_sessions import TabSession
 from web.training.service import TrainingForm, TrainingService, name_for
 from web.training.uploads import Uploads
@@ -58,7 +58,7 @@ class TrainActions:
         try:
             seen = self.desk.look(path, form.train_template or None, bool(form.train_inputs))
         except LinlyError as error:
-            said = without_folders(error.text).sentence(visit.language)
+            said = redact_paths(error.text).sentence(visit.language)
             return {ui.data: "", **self._notice(said)}
         return {
             ui.data: data_view(seen, visit.language),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from model.engine.remote.client import OpenAIClient, ServerModels
 from model.errors import AdapterError, BusyError, EngineError, LinlyError, NotReadyError
-from model.translations import LocalizedText, without_folders
+from model.translations import LocalizedText, redact_paths
 
 NO_ANSWER_YET = LocalizedText("model_server_silent")
 NO_MODELS = ServerModels((), frozenset())
@@ -218,5 +218,5 @@ def _loaded_name(adapter: str, digest: str) -> str:
 
 
 def _load_error(adapter: str, error: LinlyError) -> AdapterError:
-    reason = without_folders(error.text)
+    reason = redact_paths(error.text)
     return AdapterError("model_server_adapter_refused", adapter=adapter, reason=reason)

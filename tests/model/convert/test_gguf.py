@@ -1,4 +1,4 @@
-"""GGUF files: the logits are those that transformers computes, the ids those of the vocabulary."""
+"""Conversion of GGUF files: logits as transformers computes them, ids as in the vocabulary."""
 
 from __future__ import annotations
 
@@ -20,53 +20,56 @@ from model.text.tokenizer import TextSpan
 from model.weight_loader import load_model
 from tests.model.tokenizers import LIKE_LLAMA, write_spm
 
-HIDDEN, WIDE, LAYERS, HEADS, KV_HEADS = 64, 96, 2, 4, 2
+HIDDEN, INTERMEDIATE, LAYERS, HEADS, KV_HEADS = 64, 96, 2, 4, 2
 TEXTS = ["The fox", "  two  spaces ", "你好，世界！", "x = 1\n\n\ty", "👋 emoji"]
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
 
 
 def tensors(rows: int, tied: bool = False) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-    random = np.random.default_rng(5)
+    rng = np.random.default_rng(5)
 
-    def some(*shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-        return (random.standard_normal(shape) * 0.3).astype(np.float32)
+    def random_array(*shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        return (rng.standard_normal(shape) * 0.3).astype(np.float32)
 
     size = HIDDEN // HEADS
-    found = {"token_embd.weight": some(rows, HIDDEN), "output_norm.weight": 1 + some(HIDDEN)}
+    weights = {
+        "token_embd.weight": random_array(rows, HIDDEN),
+        "output_norm.weight": 1 + random_array(HIDDEN),
+    }
     if not tied:
-        found["output.weight"] = some(rows, HIDDEN)
+        weights["output.weight"] = random_array(rows, HIDDEN)
     for n in range(LAYERS):
         p = f"blk.{n}."
-        found |= {
-            f"{p}attn_q.weight": some(HIDDEN, HIDDEN),
-            f"{p}attn_k.weight": some(KV_HEADS * size, HIDDEN),
-            f"{p}attn_v.weight": some(KV_HEADS * size, HIDDEN),
-            f"{p}attn_output.weight": some(HIDDEN, HIDDEN),
-            f"{p}ffn_gate.weight": some(WIDE, HIDDEN),
-            f"{p}ffn_up.weight": some(WIDE, HIDDEN),
-            f"{p}ffn_down.weight": some(HIDDEN, WIDE),
-            f"{p}attn_norm.weight": 1 + some(HIDDEN),
-            f"{p}ffn_norm.weight": 1 + some(HIDDEN),
+        weights |= {
+            f"{p}attn_q.weight": random_array(HIDDEN, HIDDEN),
+            f"{p}attn_k.weight": random_array(KV_HEADS * size, HIDDEN),
+            f"{p}attn_v.weight": random_array(KV_HEADS * size, HIDDEN),
+            f"{p}attn_output.weight": random_array(HIDDEN, HIDDEN),
+            f"{p}ffn_gate.weight": random_array(INTERMEDIATE, HIDDEN),
+            f"{p}ffn_up.weight": random_array(INTERMEDIATE, HIDDEN),
+            f"{p}ffn_down.weight": random_array(HIDDEN, INTERMEDIATE),
+            f"{p}attn_norm.weight": 1 + random_array(HIDDEN),
+            f"{p}ffn_norm.weight": 1 + random_array(HIDDEN),
         }
-    return found
+    return weights
 
 
 def write(
     file: Path, spm: Path, kind: str = "F32", extra: Any = None, tied: bool = False,
     architecture: str = "llama",
 ) -> Path:  # fmt: skip
-    """A random model with the vocabulary of `spm`; `extra` gets the writer before it ends."""
+    """Writes a random model with the vocabulary of `spm`; `extra` can add fields to the writer."""
     from gguf import GGMLQuantizationType, GGUFWriter
     from gguf.quants import quantize
 
     model = proto.ModelProto.FromString(spm.read_bytes())
-    quantised = GGMLQuantizationType[kind]
+    quant_type = GGMLQuantizationType[kind]
     writer = GGUFWriter(file, architecture)
     writer.add_block_count(LAYERS)
     writer.add_context_length(128)
     writer.add_embedding_length(HIDDEN)
-    writer.add_feed_forward_length(WIDE)
+    writer.add_feed_forward_length(INTERMEDIATE)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV_HEADS)
     writer.add_rope_dimension_count(HIDDEN // HEADS)
@@ -85,7 +88,7 @@ def write(
         if weight.ndim == 1 or kind == "F32":
             writer.add_tensor(name, weight)
         else:
-            writer.add_tensor(name, quantize(weight, quantised), raw_dtype=quantised)
+            writer.add_tensor(name, quantize(weight, quant_type), raw_dtype=quant_type)
     if extra:
         extra(writer)
     writer.write_header_to_file()
@@ -110,25 +113,23 @@ def logits(folder: Path, ids: list[int]) -> torch.Tensor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q5_1"])
-def test_the_logits_are_those_that_transformers_computes(
-    kind: str, tmp_path: Path, spm: Path
-) -> None:
+def test_logits_equal_those_of_transformers(kind: str, tmp_path: Path, spm: Path) -> None:
     from transformers import AutoModelForCausalLM, GgufConfig
 
     source = write(tmp_path / "m.gguf", spm, kind)
     assert main(["convert", str(source), str(tmp_path / "out")]) == 0
-    theirs = AutoModelForCausalLM.from_pretrained(
+    their_model = AutoModelForCausalLM.from_pretrained(
         tmp_path, gguf_file="m.gguf", dtype=torch.float32,
         quantization_config=GgufConfig(dequantize=True),
     )  # fmt: skip
     ids = [1, 5, 77, 300, 8]
-    expected = theirs(torch.tensor([ids])).logits[0, -1]
-    exact = kind in ("F32", "F16", "BF16")  # what was quantised is rounded to bfloat16 here
+    expected = their_model(torch.tensor([ids])).logits[0, -1]
+    exact = kind in ("F32", "F16", "BF16")  # quantised tensors are rounded to bfloat16
     close = torch.allclose(logits(tmp_path / "out", ids), expected, atol=1e-4 if exact else 0.15)
     assert close, (logits(tmp_path / "out", ids) - expected).abs().max()
 
 
-def test_the_types_are_the_sources(tmp_path: Path, spm: Path) -> None:
+def test_unquantised_tensors_keep_their_dtype(tmp_path: Path, spm: Path) -> None:
     from model.folders.weights import list_tensors
 
     for kind, expected in (("F16", "F16"), ("BF16", "BF16"), ("Q8_0", "BF16")):
@@ -141,7 +142,7 @@ def test_the_types_are_the_sources(tmp_path: Path, spm: Path) -> None:
 
 @pytest.mark.parametrize("prefix", [True, False])
 def test_text_gets_the_ids_of_the_source(prefix: bool, tmp_path: Path) -> None:
-    """transformers' own conversion gives other ids on runs of spaces."""
+    """With transformers' own conversion, several spaces get other ids."""
     spm = write_spm(tmp_path / "s.model", **LIKE_LLAMA, add_dummy_prefix=prefix)
     assert main(["convert", str(write(tmp_path / "m.gguf", spm)), str(tmp_path / "out")]) == 0
     folder = read_model_folder(tmp_path / "out")
@@ -154,7 +155,7 @@ def test_text_gets_the_ids_of_the_source(prefix: bool, tmp_path: Path) -> None:
     assert folder.chat_template == "{{ messages }}"
 
 
-def test_a_tied_model_has_no_head(tmp_path: Path, spm: Path) -> None:
+def test_tied_model_has_no_head(tmp_path: Path, spm: Path) -> None:
     source = write(tmp_path / "m.gguf", spm, tied=True)
     assert main(["convert", str(source), str(tmp_path / "out")]) == 0
     assert read_model_folder(tmp_path / "out").config["tie_word_embeddings"] is True
@@ -162,8 +163,8 @@ def test_a_tied_model_has_no_head(tmp_path: Path, spm: Path) -> None:
 
 
 @pytest.mark.parametrize("factor", [8.0, 32.0])
-def test_the_stretched_positions_of_llama_3_1(factor: float, tmp_path: Path, spm: Path) -> None:
-    """GGUF has the factors alone, and of what they were computed from nothing."""
+def test_rope_scaling_of_llama_3_1_is_restored(factor: float, tmp_path: Path, spm: Path) -> None:
+    """GGUF has the factors only, not the settings from which they were computed."""
     from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -176,10 +177,10 @@ def test_the_stretched_positions_of_llama_3_1(factor: float, tmp_path: Path, spm
         max_position_embeddings=131072,
     )  # fmt: skip
     expected = LlamaRotaryEmbedding(config).inv_freq
-    plain = 10000.0 ** (-torch.arange(0, 16, 2) / 16)
+    unscaled = 10000.0 ** (-torch.arange(0, 16, 2) / 16)
 
     def add(writer: Any) -> None:
-        writer.add_tensor("rope_freqs.weight", (plain / expected).numpy())
+        writer.add_tensor("rope_freqs.weight", (unscaled / expected).numpy())
 
     source = write(tmp_path / "m.gguf", spm, extra=add)
     assert main(["convert", str(source), str(tmp_path / "out")]) == 0
@@ -187,7 +188,7 @@ def test_the_stretched_positions_of_llama_3_1(factor: float, tmp_path: Path, spm
     assert LlamaRotaryEmbedding(found).inv_freq.allclose(expected, rtol=1e-4)
 
 
-def test_other_factors_are_refused(
+def test_other_rope_factors_are_refused(
     tmp_path: Path, spm: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def add(writer: Any) -> None:
@@ -199,7 +200,7 @@ def test_other_factors_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_linear_scaling_is_kept(tmp_path: Path, spm: Path) -> None:
+def test_linear_rope_scaling_is_kept(tmp_path: Path, spm: Path) -> None:
     def add(writer: Any) -> None:
         writer.add_string("llama.rope.scaling.type", "linear")
         writer.add_float32("llama.rope.scaling.factor", 4.0)
@@ -211,22 +212,26 @@ def test_linear_scaling_is_kept(tmp_path: Path, spm: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "add", "says"),
+    ("architecture", "add", "expected_text"),
     [
         ("qwen2", None, "qwen2"),
         ("llama", lambda w: w.add_expert_count(8), "mixture of experts"),
-        ("llama", lambda w: w.add_tensor("blk.0.odd.weight", np.zeros(4, np.float32)), "odd"),
+        (
+            "llama",
+            lambda w: w.add_tensor("blk.0.unknown.weight", np.zeros(4, np.float32)),
+            "unknown",
+        ),
     ],
 )
 def test_other_models_are_refused_by_name(
-    architecture: str, add: Any, says: str, tmp_path: Path, spm: Path,
+    architecture: str, add: Any, expected_text: str, tmp_path: Path, spm: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     source = write(tmp_path / "m.gguf", spm, extra=add, architecture=architecture)
     assert main(["convert", str(source), str(tmp_path / "out")]) == 1
-    said = capsys.readouterr().err
-    assert says in said
-    assert "Traceback" not in said
+    error_text = capsys.readouterr().err
+    assert expected_text in error_text
+    assert "Traceback" not in error_text
 
 
 @pytest.mark.parametrize(
@@ -237,12 +242,12 @@ def test_other_models_are_refused_by_name(
         lambda w: w.add_key_length(HIDDEN // HEADS),
     ],
 )
-def test_what_published_files_have_is_taken(add: Any, tmp_path: Path, spm: Path) -> None:
+def test_odd_fields_of_published_files_are_accepted(add: Any, tmp_path: Path, spm: Path) -> None:
     source = write(tmp_path / "m.gguf", spm, extra=add)
     assert main(["convert", str(source), str(tmp_path / "out")]) == 0
 
 
-def test_the_older_word_for_linear_scaling(tmp_path: Path, spm: Path) -> None:
+def test_old_field_of_linear_rope_scaling_is_supported(tmp_path: Path, spm: Path) -> None:
     def add(writer: Any) -> None:
         writer.add_float32("llama.rope.scale_linear", 4.0)
 
@@ -258,7 +263,7 @@ def test_the_older_word_for_linear_scaling(tmp_path: Path, spm: Path) -> None:
         lambda w: w.add_int32("tokenizer.chat_template.odd", 5),
     ],
 )
-def test_metadata_that_make_no_sense_give_no_stack_trace(
+def test_invalid_metadata_give_no_stack_trace(
     add: Any, tmp_path: Path, spm: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write(tmp_path / "m.gguf", spm, extra=add)
@@ -267,19 +272,19 @@ def test_metadata_that_make_no_sense_give_no_stack_trace(
 
 
 @pytest.mark.parametrize("keep", [0, 3, 100, 5000, -100])
-def test_a_torn_file_is_one_sentence(
+def test_torn_file_is_reported_in_one_sentence(
     keep: int, tmp_path: Path, spm: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write(tmp_path / "m.gguf", spm)
     source.write_bytes(source.read_bytes()[:keep])
     assert main(["convert", str(source), str(tmp_path / "out")]) == 1
-    said = capsys.readouterr().err
-    assert "m.gguf" in said
-    assert "Traceback" not in said
+    error_text = capsys.readouterr().err
+    assert "m.gguf" in error_text
+    assert "Traceback" not in error_text
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.gguf", "source.model"]
 
 
-def test_a_tokenizer_may_be_told(tmp_path: Path, spm: Path) -> None:
+def test_option_replaces_the_tokenizer(tmp_path: Path, spm: Path) -> None:
     source = write(tmp_path / "m.gguf", spm)
     assert main(["convert", str(source), str(tmp_path / "out"), "--tokenizer", str(spm)]) == 0
     assert (tmp_path / "out" / "tokenizer.model").read_bytes() == spm.read_bytes()

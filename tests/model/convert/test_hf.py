@@ -1,4 +1,4 @@
-"""Folders in the Hugging Face layout with pickles: the same tensors, and the rest."""
+"""Conversion of folders with pickles: the same tensors, and the other files."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ CONFIG = {
 
 
 def pickled(folder: Path, tiny: Path, shards: int = 2) -> dict[str, Tensor]:
-    """The tiny model with .bin shards; its tensors."""
+    """Writes the tiny model with .bin shards; returns its tensors."""
     weights = load_file(tiny / "model.safetensors")
     folder.mkdir()
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((tiny / name).read_bytes())
     names = sorted(weights)
-    held: dict[str, str] = {}
+    weight_map: dict[str, str] = {}
     for n in range(shards):
         part = {name: weights[name] for name in names[n::shards]}
         file = "pytorch_model.bin" if shards == 1 else f"pytorch_model-{n + 1}-of-{shards}.bin"
         torch.save({**part, f"model.layers.{n}.self_attn.rotary_emb.inv_freq": torch.ones(3)},
                    folder / file)  # fmt: skip
-        held |= dict.fromkeys(part, file)
+        weight_map |= dict.fromkeys(part, file)
     if shards > 1:
-        index = json.dumps({"weight_map": held})
+        index = json.dumps({"weight_map": weight_map})
         (folder / "pytorch_model.bin.index.json").write_text(index, encoding="utf-8")
     return weights
 
 
 @pytest.mark.parametrize("shards", [1, 2])
 @pytest.mark.parametrize("name", ["old", "旧 模型"])
-def test_the_tensors_are_the_same(
+def test_converted_folder_has_the_same_tensors(
     shards: int, name: str, tmp_path: Path, tiny_folder: Path
 ) -> None:
     source, out = tmp_path / name, tmp_path / f"{name} neu"
@@ -53,25 +53,25 @@ def test_the_tensors_are_the_same(
     assert found.keys() == weights.keys()
     assert all(found[key].equal(weights[key]) for key in weights)
     assert load_tokenizer(read_model_folder(out)).vocab_size == 320
-    kept = {path.name for path in out.iterdir()}
-    assert "LICENSE" in kept
-    assert "checklist.chk" not in kept
-    assert not any("index" in name for name in kept)
+    files = {path.name for path in out.iterdir()}
+    assert "LICENSE" in files
+    assert "checklist.chk" not in files
+    assert not any("index" in name for name in files)
 
 
-def test_a_tied_head_is_written_once(tmp_path: Path, tiny_folder: Path) -> None:
+def test_tied_head_is_not_written(tmp_path: Path, tiny_folder: Path) -> None:
     source = tmp_path / "tied"
     weights = pickled(source, tiny_folder, 1)
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     torch.save(weights, source / "pytorch_model.bin")
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    told = json.dumps({**config, "tie_word_embeddings": True})
-    (source / "config.json").write_text(told, encoding="utf-8")
+    new_config = json.dumps({**config, "tie_word_embeddings": True})
+    (source / "config.json").write_text(new_config, encoding="utf-8")
     assert main(["convert", str(source), str(tmp_path / "out")]) == 0
     assert "lm_head.weight" not in load_file(tmp_path / "out" / "model.safetensors")
 
 
-def test_what_has_safetensors_is_not_converted(
+def test_folder_with_safetensors_is_refused(
     tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["convert", str(tiny_folder), str(tmp_path / "out")]) == 1
@@ -79,7 +79,7 @@ def test_what_has_safetensors_is_not_converted(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_shard_is_named(
+def test_missing_shard_is_an_error(
     tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pickled(tmp_path / "old", tiny_folder)
@@ -88,10 +88,10 @@ def test_a_missing_shard_is_named(
     assert "lacks 1 of 2 weight files" in capsys.readouterr().err
 
 
-def test_missing_weights_leave_nothing(
+def test_missing_tensor_leaves_no_folder(
     tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All files are there, and one of the tensors is in none of them."""
+    """All files exist, but one tensor is in none of them."""
     source = tmp_path / "old"
     weights = pickled(source, tiny_folder, 1)
     del weights["model.norm.weight"]
@@ -110,7 +110,7 @@ def test_another_tokenizer_is_refused_with_the_numbers(
     other = write_spm(tmp_path / "other.model", **LIKE_LLAMA)
     flags = ["--tokenizer", str(other)]
     assert main(["convert", str(tmp_path / "old"), str(tmp_path / "out"), *flags]) == 1
-    said = capsys.readouterr().err
-    assert "360 pieces" in said
-    assert "320 rows" in said
+    error_text = capsys.readouterr().err
+    assert "360 pieces" in error_text
+    assert "320 rows" in error_text
     assert not (tmp_path / "out").exists()

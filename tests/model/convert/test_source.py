@@ -1,4 +1,4 @@
-"""What SOURCE may be, on the disk and on the hub; a hub is played by a small server."""
+"""Sources of a conversion, on the disk and on the hub, for which a small server stands in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from model.__main__ import main
-from model.convert.source import choose, find_source
+from model.convert.source import choose_source_file, find_source
 from model.errors import ModelFolderError
 from model.folders import hub
 from model.folders.model_folder import load_tokenizer, read_model_folder
@@ -25,23 +25,23 @@ from tests.model.tokenizers import LIKE_LLAMA, write_spm
 COMMIT = "c" * 40
 
 
-class Hub(ThreadingHTTPServer):
-    """Files by name in `org/name`. It counts what was fetched, and can break off in the middle."""
+class FakeHub(ThreadingHTTPServer):
+    """Serves files by name in `org/name`; records the requests, and can end a response early."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Answer)
+        super().__init__(("127.0.0.1", 0), _HubHandler)
         self.files: dict[str, bytes] = {}
-        self.break_off_at: int | None = None
+        self.end_after: int | None = None
         self.ranges: list[tuple[str, str | None]] = []
 
 
-class _Answer(BaseHTTPRequestHandler):
-    server: Hub
+class _HubHandler(BaseHTTPRequestHandler):
+    server: FakeHub
 
     def log_message(self, *_: object) -> None:
-        """Quiet."""
+        """Prints nothing."""
 
     def do_HEAD(self) -> None:
         self._answer(body=False)
@@ -71,23 +71,25 @@ class _Answer(BaseHTTPRequestHandler):
         self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"}, body)
 
     def _file(self, name: str, content: bytes, body: bool) -> None:
-        asked = self.headers.get("Range")
+        requested_range = self.headers.get("Range")
         if body:
-            self.server.ranges.append((name, asked))
-        start = int(asked.removeprefix("bytes=").partition("-")[0]) if asked else 0
+            self.server.ranges.append((name, requested_range))
+        start = (
+            int(requested_range.removeprefix("bytes=").partition("-")[0]) if requested_range else 0
+        )
         etag = hashlib.sha256(content).hexdigest()
         headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
-        if asked:
+        if requested_range:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        stop = self.server.break_off_at
+        stop = self.server.end_after
         end = len(content) if stop is None else max(start, stop)
-        self._send(206 if asked else 200, content[start:], headers, body, end - start)
+        self._send(206 if requested_range else 200, content[start:], headers, body, end - start)
 
     def _send(
         self, status: int, content: bytes, headers: dict[str, str], body: bool,
         end: int | None = None,
     ) -> None:  # fmt: skip
-        """With `end`, break off behind so many bytes."""
+        """Sends a response; with `end`, ends it after that many bytes."""
         self.send_response(status)
         for key, value in {**headers, "Content-Length": str(len(content))}.items():
             self.send_header(key, value)
@@ -98,11 +100,11 @@ class _Answer(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub that the hub's client talks to, with a cache of its own."""
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A hub for the library's client, with an empty cache."""
     from huggingface_hub import constants
 
-    server = Hub()
+    server = FakeHub()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     for name, value in (
@@ -111,7 +113,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         ("HF_HUB_CACHE", str(tmp_path / "hub")),
         ("HF_HUB_OFFLINE", False),
         ("HF_HUB_DISABLE_XET", True),
-        ("DOWNLOAD_CHUNK_SIZE", 1000),  # else nothing of a small file is written before it is whole
+        ("DOWNLOAD_CHUNK_SIZE", 1000),  # so that a part of a small file is written before the end
     ):
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setattr(hub, "LARGE", 50_000)
@@ -122,49 +124,52 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def linly(tmp_path: Path) -> dict[str, bytes]:
-    """What Linly publishes: one .bin and its SentencePiece model."""
+    """The files that Linly publishes: one .bin and its SentencePiece model."""
     spm = write_spm(tmp_path / "spm", **LIKE_LLAMA)
     torch.save(checkpoint(pieces(spm)), tmp_path / "bin")
     read = {"openllama_13b.bin": "bin", "open_llama.model": "spm"}
     return {"README.md": b"hi"} | {n: (tmp_path / f).read_bytes() for n, f in read.items()}
 
 
-def told(tmp_path: Path) -> list[str]:
-    (tmp_path / "told.json").write_text(json.dumps({"heads_num": HEADS}), encoding="utf-8")
-    return ["--config", str(tmp_path / "told.json")]
+def config_flags(tmp_path: Path) -> list[str]:
+    (tmp_path / "extra_config.json").write_text(json.dumps({"heads_num": HEADS}), encoding="utf-8")
+    return ["--config", str(tmp_path / "extra_config.json")]
 
 
-def test_one_command_from_the_hub(
-    served: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_convert_downloads_from_the_hub(
+    served: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     served.files = linly(tmp_path)
     out = tmp_path / "Open-Linly-13b"
-    assert main(["convert", "org/name", str(out), *told(tmp_path)]) == 0
+    assert main(["convert", "org/name", str(out), *config_flags(tmp_path)]) == 0
     assert "Downloading" in capsys.readouterr().out
     folder = read_model_folder(out)
     assert load_tokenizer(folder).vocab_size == folder.config["vocab_size"]
 
 
-def test_a_download_that_broke_off_goes_on(
-    served: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_interrupted_download_is_continued(
+    served: FakeHub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     served.files = linly(tmp_path)
-    served.break_off_at = 20_000
-    command = ["convert", "org/name", str(tmp_path / "out"), *told(tmp_path)]
-    monkeypatch.setattr("time.sleep", lambda _: None)  # between its own attempts
+    served.end_after = 20_000
+    command = ["convert", "org/name", str(tmp_path / "out"), *config_flags(tmp_path)]
+    monkeypatch.setattr("time.sleep", lambda _: None)  # between the library's attempts
     assert main(command) == 1
-    said = capsys.readouterr().err
-    assert "goes on where a download stopped" in said
-    assert "Traceback" not in said
-    served.break_off_at = None
+    error_text = capsys.readouterr().err
+    assert "goes on where a download stopped" in error_text
+    assert "Traceback" not in error_text
+    served.end_after = None
     before = len(served.ranges)
     assert main(command) == 0
-    again = dict(served.ranges[before:])
-    assert again["openllama_13b.bin"] == "bytes=20000-"
+    second_run = dict(served.ranges[before:])
+    assert second_run["openllama_13b.bin"] == "bytes=20000-"
 
 
-def test_a_quantisation_on_the_hub_is_named(
-    served: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_one_of_several_gguf_files_on_the_hub_must_be_named(
+    served: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from tests.model.convert.test_gguf import write
 
@@ -179,8 +184,8 @@ def test_a_quantisation_on_the_hub_is_named(
     assert "There is no file" in capsys.readouterr().err
 
 
-def test_what_needs_no_conversion_is_not_downloaded(
-    served: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_source_that_needs_no_conversion_is_not_downloaded(
+    served: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     served.files = {"config.json": b"{}", "model.safetensors": b"stub"}
     assert main(["convert", "org/name", str(tmp_path / "out")]) == 1
@@ -188,8 +193,11 @@ def test_what_needs_no_conversion_is_not_downloaded(
     assert served.ranges == []
 
 
-def test_too_small_a_disk_is_told_before_the_download(
-    served: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_lack_of_disk_space_is_reported_before_the_download(
+    served: FakeHub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     served.files = linly(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Disk", (), {"free": 1000}))
@@ -198,14 +206,14 @@ def test_too_small_a_disk_is_told_before_the_download(
     assert served.ranges == []
 
 
-def test_no_network_is_one_sentence(
+def test_missing_network_is_reported_in_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["convert", "org/name", "out"]) == 1
-    said = capsys.readouterr().err
-    assert "could not be downloaded" in said
-    assert len(said.splitlines()) == 1
+    error_text = capsys.readouterr().err
+    assert "could not be downloaded" in error_text
+    assert len(error_text.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -218,39 +226,41 @@ def test_no_network_is_one_sentence(
         (["config.json", "a.gguf"], "a.gguf"),
     ],
 )
-def test_a_folder_is_looked_into(names: list[str], chosen: str | None) -> None:
-    assert choose(names, "folder") == chosen
+def test_choose_source_file_finds_the_model(names: list[str], chosen: str | None) -> None:
+    assert choose_source_file(names, "folder") == chosen
 
 
 @pytest.mark.parametrize(
-    ("names", "says"),
+    ("names", "expected_text"),
     [
         ([], "nothing that can be converted"),
         (["a.bin", "b.bin"], "a.bin, b.bin"),
         (["consolidated.00.pth", "params.json"], "Meta's own format"),
     ],
 )
-def test_a_folder_without_one_source_is_refused(names: list[str], says: str) -> None:
-    with pytest.raises(ModelFolderError, match=says):
-        choose(names, "folder")
+def test_choose_source_file_refuses_none_and_several(names: list[str], expected_text: str) -> None:
+    with pytest.raises(ModelFolderError, match=expected_text):
+        choose_source_file(names, "folder")
 
 
-def test_the_tokenizer_beside_a_checkpoint_is_found_and_told(tmp_path: Path) -> None:
+def test_tokenizer_beside_a_checkpoint_is_found_and_logged(tmp_path: Path) -> None:
     (tmp_path / "a.bin").touch()
     with pytest.raises(ModelFolderError, match=r"0 \.model files"):
         find_source(str(tmp_path), None, lambda _: None)
     (tmp_path / "a.model").touch()
-    said: list[str] = []
-    assert find_source(str(tmp_path), None, said.append).tokenizer == tmp_path / "a.model"
-    assert str(tmp_path / "a.model") in said[0]
+    messages: list[str] = []
+    assert find_source(str(tmp_path), None, messages.append).tokenizer == tmp_path / "a.model"
+    assert str(tmp_path / "a.model") in messages[0]
     (tmp_path / "b.model").touch()
     with pytest.raises(ModelFolderError, match=r"2 \.model files"):
         find_source(str(tmp_path / "a.bin"), None, lambda _: None)
 
 
 @pytest.mark.parametrize("name", ["org/name", "Linly-AI/OpenLLaMA-13B"])
-def test_hub_ids(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_is_hub_id_unless_a_folder_exists(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert hub.is_hub_id(name)
     (tmp_path / name.partition("/")[0]).mkdir()
-    assert not hub.is_hub_id(name)  # a folder that was mistyped
+    assert not hub.is_hub_id(name)  # then it is a mistyped path

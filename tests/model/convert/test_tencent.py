@@ -1,4 +1,4 @@
-"""Linly's checkpoints to model folders: same logits, same tokens, and never half a folder."""
+"""Conversion of Linly's checkpoints: same logits, same tokens, and no incomplete folders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from model.layers.llama import SequenceSlice
 from model.text.tokenizer import TextSpan
 from model.weight_loader import load_model
 
-HIDDEN, WIDE, LAYERS, HEADS = 32, 56, 2, 4
+HIDDEN, INTERMEDIATE, LAYERS, HEADS = 32, 56, 2, 4
 TEXT = ["The tide comes in at noon.", "你好，世界", "a b c d e f g"]
 
 pytestmark = pytest.mark.filterwarnings(
@@ -57,34 +57,34 @@ def checkpoint(rows: int) -> dict[str, Tensor]:
         for i in range(3):
             weights[f"{prefix}self_attn.linear_layers.{i}.weight"] = random(HIDDEN, HIDDEN)
         weights[f"{prefix}self_attn.final_linear.weight"] = random(HIDDEN, HIDDEN)
-        weights[f"{prefix}feed_forward.linear_gate.weight"] = random(WIDE, HIDDEN)
-        weights[f"{prefix}feed_forward.linear_1.weight"] = random(WIDE, HIDDEN)
-        weights[f"{prefix}feed_forward.linear_2.weight"] = random(HIDDEN, WIDE)
+        weights[f"{prefix}feed_forward.linear_gate.weight"] = random(INTERMEDIATE, HIDDEN)
+        weights[f"{prefix}feed_forward.linear_1.weight"] = random(INTERMEDIATE, HIDDEN)
+        weights[f"{prefix}feed_forward.linear_2.weight"] = random(HIDDEN, INTERMEDIATE)
         weights[f"{prefix}layer_norm_1.weight"] = 1 + random(HIDDEN)
         weights[f"{prefix}layer_norm_2.weight"] = 1 + random(HIDDEN)
     return weights
 
 
 def source_logits(w: dict[str, Tensor], ids: list[int]) -> Tensor:
-    """The source's own forward, with its rotary embedding over neighbouring pairs as complex
-    numbers; written apart from the project's."""
+    """An independent forward of TencentPretrain's model, with its rotary embedding over
+    neighbouring pairs as complex numbers."""
     size = HIDDEN // HEADS
     frequencies = 1e4 ** (-torch.arange(0, size, 2) / size)
-    turns = torch.polar(torch.ones(()), torch.outer(torch.arange(len(ids)), frequencies))
+    rotations = torch.polar(torch.ones(()), torch.outer(torch.arange(len(ids)), frequencies))
 
     def norm(x: Tensor, name: str) -> Tensor:
         return x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * w[name]
 
-    def turned(x: Tensor) -> Tensor:
+    def rotated(x: Tensor) -> Tensor:
         pairs = torch.view_as_complex(x.reshape(len(ids), HEADS, -1, 2))
-        return torch.view_as_real(pairs * turns[:, None]).flatten(2).transpose(0, 1)
+        return torch.view_as_real(pairs * rotations[:, None]).flatten(2).transpose(0, 1)
 
     x = w["embedding.word.embedding.weight"][ids]
     for n in range(LAYERS):
         p = f"encoder.transformer.{n}."
         y = norm(x, f"{p}layer_norm_1.weight")
         q, k, v = (y @ w[f"{p}self_attn.linear_layers.{i}.weight"].T for i in range(3))
-        scores = turned(q) @ turned(k).transpose(1, 2) / size**0.5
+        scores = rotated(q) @ rotated(k).transpose(1, 2) / size**0.5
         scores = scores + torch.full((len(ids), len(ids)), -torch.inf).triu(1)
         mixed = scores.softmax(-1) @ v.reshape(len(ids), HEADS, size).transpose(0, 1)
         x = x + mixed.transpose(0, 1).flatten(1) @ w[f"{p}self_attn.final_linear.weight"].T
@@ -95,13 +95,13 @@ def source_logits(w: dict[str, Tensor], ids: list[int]) -> Tensor:
     return norm(x, "encoder.layer_norm.weight") @ w["target.lm.output_layer.weight"].T
 
 
-def run(tmp_path: Path, weights: dict[str, Tensor], spm: Path, *more: str) -> tuple[int, Path]:
+def run(tmp_path: Path, weights: dict[str, Tensor], spm: Path, *flags: str) -> tuple[int, Path]:
     source, folder = tmp_path / "source.bin", tmp_path / "Open-Linly-tiny"
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"heads_num": HEADS}), encoding="utf-8")
     torch.save(weights, source)
-    flags = ["--tokenizer", str(spm), "--config", str(config), *more]
-    return main(["convert", str(source), str(folder), *flags]), folder
+    options = ["--tokenizer", str(spm), "--config", str(config), *flags]
+    return main(["convert", str(source), str(folder), *options]), folder
 
 
 def pieces(spm: Path) -> int:
@@ -109,7 +109,7 @@ def pieces(spm: Path) -> int:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_the_logits_and_the_tokens_are_the_sources(
+def test_converted_model_has_the_same_logits_and_tokens(
     dtype: torch.dtype, tmp_path: Path, spm: Path
 ) -> None:
     weights = {name: tensor.to(dtype) for name, tensor in checkpoint(pieces(spm)).items()}
@@ -125,12 +125,12 @@ def test_the_logits_and_the_tokens_are_the_sources(
     )
     ids = tokenizer.encode([TextSpan(TEXT[0])])
     logits = model.forward([SequenceSlice(ids, SequenceCache(model.cache_format))])
-    wide = {name: tensor.float() for name, tensor in weights.items()}
-    assert torch.allclose(logits[0], source_logits(wide, ids)[-1], atol=1e-4)
+    floats = {name: tensor.float() for name, tensor in weights.items()}
+    assert torch.allclose(logits[0], source_logits(floats, ids)[-1], atol=1e-4)
     assert folder.config["dtype"] == str(dtype).removeprefix("torch.")
 
 
-def test_transformers_loads_it_and_computes_the_same(tmp_path: Path, spm: Path) -> None:
+def test_transformers_computes_the_same_logits(tmp_path: Path, spm: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     weights = checkpoint(pieces(spm))
@@ -141,7 +141,7 @@ def test_transformers_loads_it_and_computes_the_same(tmp_path: Path, spm: Path) 
     assert torch.allclose(logits, source_logits(weights, ids), atol=1e-4)
 
 
-def test_a_tied_head_is_left_out(tmp_path: Path, spm: Path) -> None:
+def test_missing_head_means_tied_embeddings(tmp_path: Path, spm: Path) -> None:
     weights = checkpoint(pieces(spm))
     del weights["target.lm.output_layer.weight"]
     status, path = run(tmp_path, weights, spm)
@@ -149,7 +149,7 @@ def test_a_tied_head_is_left_out(tmp_path: Path, spm: Path) -> None:
     assert read_model_folder(path).config["tie_word_embeddings"] is True
 
 
-def test_fewer_key_heads_are_read_off_the_shapes(tmp_path: Path, spm: Path) -> None:
+def test_number_of_kv_heads_comes_from_the_shapes(tmp_path: Path, spm: Path) -> None:
     """As LLaMA 2 and 3 have them."""
     weights = checkpoint(pieces(spm))
     for name in weights:
@@ -164,7 +164,7 @@ def test_fewer_key_heads_are_read_off_the_shapes(tmp_path: Path, spm: Path) -> N
     "name", ["encoder.layer_norm.weight", "encoder.transformer.1.feed_forward.linear_2.weight",
              "encoder.transformer.0.self_attn.linear_layers.1.weight"],
 )  # fmt: skip
-def test_a_missing_weight_is_named(
+def test_missing_weight_is_named_in_the_error(
     name: str, tmp_path: Path, spm: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = checkpoint(pieces(spm))
@@ -176,10 +176,10 @@ def test_a_missing_weight_is_named(
 
 
 @pytest.mark.parametrize("missing", [1, 2, 8])
-def test_a_piece_or_two_missing_is_refused(
+def test_rows_without_tokens_are_refused(
     missing: int, tmp_path: Path, spm: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Unless somebody says that the last rows are padding."""
+    """Only a --config file can declare the last rows as padding."""
     rows = pieces(spm) + missing
     status, path = run(tmp_path, checkpoint(rows), spm)
     assert status == 1
@@ -187,39 +187,43 @@ def test_a_piece_or_two_missing_is_refused(
     assert not path.exists()
 
 
-def test_rows_that_are_told_to_be_padding(tmp_path: Path, spm: Path) -> None:
+def test_config_file_can_declare_padding(tmp_path: Path, spm: Path) -> None:
     rows = -(-pieces(spm) // 8) * 8 + 8
     torch.save(checkpoint(rows), tmp_path / "source.bin")
-    told = tmp_path / "told.json"
-    told.write_text(json.dumps({"heads_num": HEADS, "vocab_size": rows}), encoding="utf-8")
-    words = [str(tmp_path / "source.bin"), str(tmp_path / "out"), "--config", str(told)]
-    assert main(["convert", *words, "--tokenizer", str(spm)]) == 0
+    config = tmp_path / "extra_config.json"
+    config.write_text(json.dumps({"heads_num": HEADS, "vocab_size": rows}), encoding="utf-8")
+    arguments = [str(tmp_path / "source.bin"), str(tmp_path / "out"), "--config", str(config)]
+    assert main(["convert", *arguments, "--tokenizer", str(spm)]) == 0
     assert read_model_folder(tmp_path / "out").config["vocab_size"] == rows
 
 
 @pytest.mark.parametrize(
-    ("told", "says"),
+    ("config", "expected_text"),
     [({}, "do not make heads of 128"), ({"heads_num": 5}, "do not make heads"),
      ([1], "holds no JSON object"), ("{", "cannot be read")],
 )  # fmt: skip
-def test_what_is_told_has_to_fit(
-    told: object, says: str, tmp_path: Path, spm: Path, capsys: pytest.CaptureFixture[str]
+def test_config_file_that_does_not_fit_is_refused(
+    config: object,
+    expected_text: str,
+    tmp_path: Path,
+    spm: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     torch.save(checkpoint(pieces(spm)), tmp_path / "source.bin")
-    file = tmp_path / "told.json"
-    file.write_text(told if isinstance(told, str) else json.dumps(told), encoding="utf-8")
-    words = [str(tmp_path / "source.bin"), str(tmp_path / "out"), "--config", str(file)]
-    assert main(["convert", *words, "--tokenizer", str(spm)]) == 1
-    assert says in capsys.readouterr().err
+    file = tmp_path / "extra_config.json"
+    file.write_text(config if isinstance(config, str) else json.dumps(config), encoding="utf-8")
+    arguments = [str(tmp_path / "source.bin"), str(tmp_path / "out"), "--config", str(file)]
+    assert main(["convert", *arguments, "--tokenizer", str(spm)]) == 1
+    assert expected_text in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("keep", ["safetensors", "nothing"])
-def test_an_interrupted_conversion_goes_on(
+def test_interrupted_conversion_is_continued(
     keep: str, tmp_path: Path, spm: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """Ctrl-C in the middle, then the same command: what was finished is not written again."""
+    """After Ctrl-C the same command continues; finished files are not written again."""
     from model.folders import weight_writer
 
     monkeypatch.setattr(
@@ -239,20 +243,22 @@ def test_an_interrupted_conversion_goes_on(
         patch.setattr(weight_writer, "_write_values", interrupted)
         status, path = run(tmp_path, weights, spm)
     assert status == 1
-    said = capsys.readouterr().err
-    assert ("kept in" if keep != "nothing" else "nothing was left behind") in said
+    error_text = capsys.readouterr().err
+    assert ("kept in" if keep != "nothing" else "nothing was left behind") in error_text
     assert not path.exists()
     source = (tmp_path / "source.bin").stat()
     done = {p: p.stat().st_mtime_ns for p in tmp_path.glob(".Open*/*.safetensors")}
     assert bool(done) == (keep != "nothing")
-    words = [str(tmp_path / "source.bin"), str(path), "--config", str(tmp_path / "config.json")]
-    assert main(["convert", *words, "--tokenizer", str(spm)]) == 0
+    arguments = [str(tmp_path / "source.bin"), str(path), "--config", str(tmp_path / "config.json")]
+    assert main(["convert", *arguments, "--tokenizer", str(spm)]) == 0
     assert (tmp_path / "source.bin").stat().st_mtime_ns == source.st_mtime_ns
-    assert all((path / p.name).stat().st_mtime_ns == when for p, when in done.items())
+    assert all((path / p.name).stat().st_mtime_ns == mtime for p, mtime in done.items())
     assert not list(tmp_path.glob(".Open*"))
 
 
-def test_several_shards(tmp_path: Path, spm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_model_has_several_shards(
+    tmp_path: Path, spm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("model.folders.weight_writer.SHARD_BYTES", 20_000)
     status, path = run(tmp_path, checkpoint(pieces(spm)), spm)
     assert status == 0
@@ -263,38 +269,38 @@ def test_several_shards(tmp_path: Path, spm: Path, monkeypatch: pytest.MonkeyPat
     )  # fmt: skip
 
 
-def test_a_tokenizer_that_does_not_fit_leaves_nothing(
+def test_tokenizer_that_does_not_fit_leaves_no_folder(
     tmp_path: Path, spm: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """ "piece id is out of range": Meta's 32000 pieces with Linly's rows."""
+    """Meta's 32000 tokens with Linly's rows: replies failed with "piece id is out of range"."""
     status, path = run(tmp_path, checkpoint(pieces(spm) + 18_000), spm)
     assert status == 1
-    said = capsys.readouterr().err
-    assert f"{pieces(spm)} pieces" in said
-    assert f"{pieces(spm) + 18_000} rows" in said
+    error_text = capsys.readouterr().err
+    assert f"{pieces(spm)} pieces" in error_text
+    assert f"{pieces(spm) + 18_000} rows" in error_text
     assert [p.name for p in tmp_path.iterdir() if "Linly" in p.name] == []
     assert not path.exists()
 
 
-def test_wrong_sources_are_one_sentence(
+def test_wrong_source_is_reported_in_one_sentence(
     tmp_path: Path, spm: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "text.bin").write_text("no pickle")
     torch.save({"lm_head.weight": torch.zeros(2, 2)}, tmp_path / "other.bin")
-    for source, says in (
+    for source, expected_text in (
         ("absent.bin", "There is no file or folder"),
         ("text.bin", "it is no PyTorch file, or torn"),
         ("other.bin", "is no TencentPretrain LLaMA checkpoint"),
     ):
         flags = ["--tokenizer", str(spm)]
         assert main(["convert", str(tmp_path / source), str(tmp_path / "out"), *flags]) == 1
-        said = capsys.readouterr().err
-        assert says in said
-        assert "Traceback" not in said
+        error_text = capsys.readouterr().err
+        assert expected_text in error_text
+        assert "Traceback" not in error_text
         assert not (tmp_path / "out").exists()
 
 
-def test_nothing_is_overwritten(tmp_path: Path, spm: Path) -> None:
+def test_existing_files_are_not_overwritten(tmp_path: Path, spm: Path) -> None:
     (tmp_path / "Open-Linly-tiny").mkdir()
     (tmp_path / "Open-Linly-tiny" / "mine.txt").touch()
     status, path = run(tmp_path, checkpoint(pieces(spm)), spm)
@@ -302,7 +308,7 @@ def test_nothing_is_overwritten(tmp_path: Path, spm: Path) -> None:
     assert [p.name for p in path.iterdir()] == ["mine.txt"]
 
 
-def test_a_pickle_that_runs_code_is_refused(
+def test_pickle_that_runs_code_is_refused(
     tmp_path: Path, spm: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "evil.bin").write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")

@@ -1,9 +1,8 @@
-"""An adapter's folder: each fault has its code, by itself and against its base."""
+"""Checks of an adapter's folder, without and against its base: each fault has its code."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +19,11 @@ from model.doctor.check_base import collect_findings
 from model.folders.base_info import BaseInfo, read_base_info
 from model.folders.fingerprint import RELATED, SAME, distance, fingerprint
 from model.folders.model_folder import load_tokenizer, read_model_folder
-from model.text.prompt import PromptTemplate
+from model.text.prompt_template import PromptTemplate
+from tests.model.doctor.changes import Change, change_tensors, edit_json
 from tests.model.tokenizers import LIKE_LLAMA, write_spm
 from tests.tiny import TEMPLATE, make_adapter, make_folder, write_tokenizer
 
-Change = Callable[[Path], None]
 WEIGHTS = "adapter_model.safetensors"
 NOTES = {"adapter_targets"}
 
@@ -37,17 +36,10 @@ def facts(tiny_folder: Path) -> BaseInfo:
 
 @pytest.fixture
 def adapter(tiny_adapters: Path, tmp_path: Path) -> Path:
-    """A sound adapter that tells its template and its base, to be spoilt."""
+    """A sound adapter whose card has its template and its base, to be damaged."""
     path = Path(shutil.copytree(tiny_adapters / "all", tmp_path / "适配器 a"))
-    edit(path / "linly_adapter.json", template="linly", base_model="org/tiny")
+    edit_json(path / "linly_adapter.json", template="linly", base_model="org/tiny")
     return path
-
-
-def edit(file: Path, **changes: Any) -> None:
-    """Change entries of a JSON file; None takes them out."""
-    data = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    data = {key: value for key, value in {**data, **changes}.items() if value is not None}
-    file.write_text(json.dumps(data), encoding="utf-8")
 
 
 def check(adapter: Path, base: BaseInfo | None) -> list[Finding]:
@@ -55,43 +47,38 @@ def check(adapter: Path, base: BaseInfo | None) -> list[Finding]:
 
 
 def codes(adapter: Path, base: BaseInfo | None) -> set[str]:
-    return {found.code for found in check(adapter, base)} - NOTES
+    return {finding.code for finding in check(adapter, base)} - NOTES
 
 
 def config(**changes: Any) -> Change:
-    return lambda path: edit(path / "adapter_config.json", **changes)
+    return lambda path: edit_json(path / "adapter_config.json", **changes)
 
 
 def card(**changes: Any) -> Change:
-    return lambda path: edit(path / "linly_adapter.json", **changes)
+    return lambda path: edit_json(path / "linly_adapter.json", **changes)
 
 
 def weights(change: Callable[[dict[str, Any]], object]) -> Change:
-    def apply(path: Path) -> None:
-        held = load_file(path / WEIGHTS)
-        change(held)
-        save_file(held, path / WEIGHTS)
-
-    return apply
+    return change_tensors(WEIGHTS, change)
 
 
-def zero(held: dict[str, Any]) -> None:
-    for name, tensor in held.items():
+def set_to_zero(tensors: dict[str, Any]) -> None:
+    for name, tensor in tensors.items():
         if "lora_B" in name:
             tensor.zero_()
 
 
-def lost(path: Path) -> None:
-    """What old recipes for training write."""
+def without_tensors(path: Path) -> None:
+    """As old training scripts write it."""
     (path / WEIGHTS).unlink()
     torch.save({}, path / "adapter_model.bin")
 
 
-def own(rows: int, *names: str) -> Change:
-    """Layers of its own, with so many rows."""
+def full_layers(rows: int, *names: str) -> Change:
+    """Adds its own embedding or head, with so many rows."""
 
     def apply(path: Path) -> None:
-        weights(lambda held: held.update(
+        weights(lambda tensors: tensors.update(
             {f"base_model.model.model.{name}.weight": torch.ones(rows, 48) for name in names}
         ))(path)  # fmt: skip
 
@@ -105,21 +92,21 @@ FAULTS: list[tuple[str, Change, set[str]]] = [
     ("torn card", lambda p: (p / "linly_adapter.json").write_text("{"), {"adapter_unreadable"}),
     ("no weights", lambda p: (p / WEIGHTS).unlink(), {"adapter_file_missing"}),
     ("torn weights", lambda p: (p / WEIGHTS).write_bytes(b"torn"), {"adapter_unreadable"}),
-    ("a note of git-lfs", lambda p: (p / WEIGHTS).write_text("version https://git-lfs.github.com"),
+    ("a pointer of git-lfs", lambda p: (p / WEIGHTS).write_text("version https://git-lfs.github.com"),
      {"lfs_pointer"}),
-    ("443 bytes", lost, {"adapter_empty"}),
-    ("never trained", weights(zero), {"adapter_zero"}),
-    ("half a pair", weights(lambda held: held.pop(B)), {"adapter_half_pair"}),
-    ("a vector", weights(lambda held: held.update({B: torch.ones(3)})), {"adapter_no_matrices"}),
-    ("diverged", weights(lambda held: held[B].fill_(torch.nan)), {"adapter_not_finite"}),
-    ("another weight", weights(lambda held: held.update(odd=torch.ones(3))),
+    ("443 bytes", without_tensors, {"adapter_empty"}), ("never trained", weights(set_to_zero),
+    {"adapter_zero"}), ("half a pair", weights(lambda tensors: tensors.pop(B)),
+    {"adapter_half_pair"}), ("a vector", weights(lambda tensors: tensors.update({B:
+    torch.ones(3)})), {"adapter_no_matrices"}), ("diverged", weights(lambda tensors:
+    tensors[B].fill_(torch.nan)), {"adapter_not_finite"}), ("another weight", weights(lambda
+    tensors: tensors.update(unknown=torch.ones(3))),
      {"adapter_weight_unknown"}),
     ("another kind", config(peft_type="PREFIX_TUNING"), {"adapter_not_lora"}),
     ("DoRA", config(use_dora=True), {"adapter_kind"}),
     ("biases", config(bias="all"), {"adapter_kind"}),
     ("PiSSA", config(init_lora_weights="pissa"), {"adapter_changes_base"}),
-    ("another whole layer", config(modules_to_save=["norm"]), {"adapter_other_layer"}),
-    ("a whole layer lost", config(modules_to_save=["lm_head"]), {"adapter_own_missing"}),
+    ("another full layer", config(modules_to_save=["norm"]), {"adapter_other_layer"}),
+    ("a full layer missing", config(modules_to_save=["lm_head"]), {"adapter_own_missing"}),
     ("no alpha", config(lora_alpha=None), {"alpha_missing"}),
     ("alpha 0", config(lora_alpha=0), {"alpha_unsound"}),
     ("alpha in words", config(lora_alpha="much"), {"alpha_unsound"}),
@@ -128,17 +115,18 @@ FAULTS: list[tuple[str, Change, set[str]]] = [
     ("huge alpha", config(lora_alpha=8000), {"scaling_large"}),
     ("another module named", config(target_modules=["q_proj", "query_key_value"]),
      {"target_without_weights"}),
-    ("no template", card(template=None), {"template_untold"}),
-    ("another template", card(template="odd"), {"template_unknown"}),
-    ("another base's name", card(base_model="Llama-2-13b"), {"adapter_base_name"}),
-    ("another base", card(fingerprint=[0.1] * 64), {"adapter_other_base"}),
-    ("half a vocabulary", own(322, "lm_head"), {"adapter_half_vocabulary"}),
-    ("two vocabularies", lambda p: [own(322, "lm_head")(p), own(323, "embed_tokens")(p)],
+    ("no template", card(template=None), {"template_untold"}), ("another template",
+    card(template="odd"), {"template_unknown"}), ("another base's name",
+    card(base_model="Llama-2-13b"), {"adapter_base_name"}), ("another base", card(fingerprint=[0.1]
+    * 64), {"adapter_other_base"}), ("half a vocabulary", full_layers(322, "lm_head"),
+    {"adapter_half_vocabulary"}), ("two vocabularies", lambda p: [full_layers(322, "lm_head")(p),
+    full_layers(323, "embed_tokens")(p)],
      {"adapter_half_vocabulary"}),
-    ("no tokenizer", own(322, "lm_head", "embed_tokens"), {"adapter_no_tokenizer"}),
-    ("another tokenizer", lambda p: [own(322, "lm_head", "embed_tokens")(p), write_tokenizer(p)],
+    ("no tokenizer", full_layers(322, "lm_head", "embed_tokens"), {"adapter_no_tokenizer"}),
+    ("another tokenizer", lambda p: [full_layers(322, "lm_head", "embed_tokens")(p),
+    write_tokenizer(p)],
      {"adapter_tokenizer_size"}),
-    ("a narrow head", weights(lambda held: held.update(
+    ("a narrow head", weights(lambda tensors: tensors.update(
         {"base_model.model.lm_head.weight": torch.ones(320, 8)})), {"adapter_own_shape"}),
 ]  # fmt: skip
 
@@ -156,20 +144,20 @@ def test_every_fault_has_its_code(
 ) -> None:
     change(adapter)
     assert codes(adapter, facts) == expected
-    for one in check(adapter, facts):
+    for finding in check(adapter, facts):
         for language in ("en", "zh"):
-            assert one.message(language)
-            assert one.remedy(language) or one.level == "note"
+            assert finding.message(language)
+            assert finding.remedy(language) or finding.level == "note"
 
 
-def test_what_it_changes_is_told(adapter: Path, facts: BaseInfo) -> None:
-    (note,) = [found for found in check(adapter, facts) if found.level == "note"]
+def test_note_lists_the_changed_layers(adapter: Path, facts: BaseInfo) -> None:
+    (note,) = [finding for finding in check(adapter, facts) if finding.level == "note"]
     assert "14 linear layers in 2 decoder layers" in note.message()
     assert "rank 8" in note.message()
 
 
 @pytest.mark.parametrize("sizes", [{"hidden_size": 24}, {"num_hidden_layers": 1}])
-def test_another_base_is_told_by_its_shapes(
+def test_another_base_is_found_by_its_shapes(
     sizes: dict[str, int], adapter: Path, tmp_path: Path
 ) -> None:
     folder = read_model_folder(make_folder(tmp_path / "base", **sizes))
@@ -178,7 +166,7 @@ def test_another_base_is_told_by_its_shapes(
     assert codes(adapter, other)
 
 
-def test_a_tokenizer_that_cuts_otherwise(adapter: Path, facts: BaseInfo) -> None:
+def test_tokenizer_with_other_ids_is_a_finding(adapter: Path, facts: BaseInfo) -> None:
     write_tokenizer(adapter)
     assert codes(adapter, facts) == set()
     (adapter / "tokenizer.json").unlink()
@@ -186,7 +174,7 @@ def test_a_tokenizer_that_cuts_otherwise(adapter: Path, facts: BaseInfo) -> None
     assert codes(adapter, facts) == {"adapter_tokenizer_differs"}
 
 
-# Where it comes from
+# Fingerprints
 
 
 @pytest.fixture(scope="module")
@@ -194,17 +182,17 @@ def sample(tiny_folder: Path) -> list[float]:
     return fingerprint(read_model_folder(tiny_folder))
 
 
-def test_the_same_weights_in_another_type_are_the_same(
+def test_fingerprint_of_another_dtype_is_the_same(
     sample: list[float], tiny_folder: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "half"))
-    held = load_file(folder / "model.safetensors")
+    tensors = load_file(folder / "model.safetensors")
     for dtype in (torch.float16, torch.bfloat16):
-        save_file({n: t.to(dtype) for n, t in held.items()}, folder / "model.safetensors")
+        save_file({n: t.to(dtype) for n, t in tensors.items()}, folder / "model.safetensors")
         assert distance(sample, fingerprint(read_model_folder(folder))) < SAME
 
 
-def test_the_same_weights_in_four_bits_are_related(sample: list[float]) -> None:
+def test_fingerprint_of_four_bits_is_related(sample: list[float]) -> None:
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize, quantize
 
@@ -213,33 +201,33 @@ def test_the_same_weights_in_four_bits_are_related(sample: list[float]) -> None:
     assert SAME < distance(sample, four.tolist()) < RELATED
 
 
-def test_weights_that_were_trained_apart_are_not(sample: list[float], tmp_path: Path) -> None:
+def test_fingerprint_of_other_weights_is_not_related(sample: list[float], tmp_path: Path) -> None:
     other = fingerprint(read_model_folder(make_folder(tmp_path / "other", seed=5)))
     assert distance(sample, other) > RELATED
     assert distance(sample, []) > RELATED
 
 
-def test_a_fingerprint_tells_more_than_a_name(
+def test_fingerprint_has_precedence_over_the_name(
     adapter: Path, facts: BaseInfo, sample: list[float]
 ) -> None:
-    edit(adapter / "linly_adapter.json", base_model="renamed", fingerprint=sample)
+    edit_json(adapter / "linly_adapter.json", base_model="renamed", fingerprint=sample)
     assert codes(adapter, facts) == set()
     tuned = dataclasses.replace(facts, fingerprint=[1.1 * number for number in sample])
-    (found,) = [one for one in check(adapter, tuned) if one.code not in NOTES]
-    assert found.code == "adapter_base_changed"
-    assert "9%" in found.message()
+    (result,) = [finding for finding in check(adapter, tuned) if finding.code not in NOTES]
+    assert result.code == "adapter_base_changed"
+    assert "9%" in result.message()
 
 
-# What it does
+# The measured effect
 
 
 def effect(adapter: Path, base: Path) -> Finding:
     template = PromptTemplate("model", TEMPLATE, "")
-    (found,) = measure_effect(adapter, read_model_folder(base), template)
-    return found
+    (result,) = measure_effect(adapter, read_model_folder(base), template)
+    return result
 
 
-def test_the_effect_on_a_probe_is_that_of_transformers(adapter: Path, tiny_folder: Path) -> None:
+def test_measured_effect_equals_that_of_transformers(adapter: Path, tiny_folder: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -247,31 +235,31 @@ def test_the_effect_on_a_probe_is_that_of_transformers(adapter: Path, tiny_folde
     from model.text.prompt import encode_chat
     from model.types import Message
 
-    found = effect(adapter, tiny_folder)
+    result = effect(adapter, tiny_folder)
     folder = read_model_folder(tiny_folder)
     template = PromptTemplate("model", TEMPLATE, "")
     prompt = encode_chat([Message("user", QUESTION)], template, load_tokenizer(folder), 500)
     model = AutoModelForCausalLM.from_pretrained(tiny_folder)
     ids = torch.tensor([prompt.ids])
     with torch.inference_mode():
-        alone = model(ids).logits[0, -1].double().log_softmax(-1)
+        without = model(ids).logits[0, -1].double().log_softmax(-1)
         adapted = PeftModel.from_pretrained(model, adapter)(ids).logits[0, -1].double()
-    expected = (alone.exp() * (alone - adapted.log_softmax(-1))).sum()
-    assert found.code == "adapter_effect"
-    assert found.facts["kl"] == pytest.approx(float(expected), rel=1e-3)
+    expected = (without.exp() * (without - adapted.log_softmax(-1))).sum()
+    assert result.code == "adapter_effect"
+    assert result.facts["kl"] == pytest.approx(float(expected), rel=1e-3)
 
 
-def test_an_adapter_that_was_hardly_trained(tiny_folder: Path, tmp_path: Path) -> None:
+def test_adapter_with_tiny_weights_has_no_effect(tiny_folder: Path, tmp_path: Path) -> None:
     path = make_adapter(tiny_folder, tmp_path / "weak", seed=1, r=2, target_modules=["q_proj"])
-    weights(lambda held: [t.mul_(1e-4) for n, t in held.items() if "lora_B" in n])(path)
+    weights(lambda tensors: [t.mul_(1e-4) for n, t in tensors.items() if "lora_B" in n])(path)
     assert effect(path, tiny_folder).code == "adapter_no_effect"
 
 
-def test_an_adapter_that_leaves_the_model_undecided(tmp_path: Path) -> None:
-    base = make_folder(tmp_path / "sure", initializer_range=1.0)
+def test_adapter_with_a_flat_distribution_is_reported(tmp_path: Path) -> None:
+    base = make_folder(tmp_path / "certain", initializer_range=1.0)
     path = make_adapter(
-        base, tmp_path / "blank", seed=1, r=2, target_modules=["q_proj"],
+        base, tmp_path / "flat", seed=1, r=2, target_modules=["q_proj"],
         modules_to_save=["lm_head"],
     )  # fmt: skip
-    weights(lambda held: [t.mul_(1e-3) for n, t in held.items() if "lm_head" in n])(path)
+    weights(lambda tensors: [t.mul_(1e-3) for n, t in tensors.items() if "lm_head" in n])(path)
     assert effect(path, base).code == "adapter_wild"

@@ -1,4 +1,4 @@
-"""Chats with an adapter that brings a vocabulary of its own, beside others."""
+"""Chats with an adapter that has its own vocabulary, in a batch with others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from model.config.settings import CHECKOUT, Settings
-from model.doctor.vocabulary import own_tokenizer
+from model.doctor.vocabulary import adapter_tokenizer
 from model.errors import RequestError
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.serving.manager import ModelManager
@@ -24,29 +24,29 @@ TEXT = "The quick 你好"
 def manager(
     tiny_folder: Path, tiny_adapters: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ModelManager]:
-    made = ModelManager(
+    manager = ModelManager(
         Settings(
             base_model=str(tiny_folder), adapters_dir=tiny_adapters, quantization="none",
             prompts_dir=CHECKOUT / "prompts", cache_dir=tmp_path_factory.mktemp("cache"),
         )
     )  # fmt: skip
-    made.start()
-    assert made.wait(120).ready
-    yield made
-    made.close()
+    manager.start()
+    assert manager.wait(120).ready
+    yield manager
+    manager.close()
 
 
 @pytest.fixture(scope="module")
-def own(tiny_adapters: Path) -> Tokenizer:
-    tokenizer = own_tokenizer(tiny_adapters / "extended")
+def tokenizer(tiny_adapters: Path) -> Tokenizer:
+    tokenizer = adapter_tokenizer(tiny_adapters / "extended")
     assert tokenizer
     return tokenizer
 
 
-def said(manager: ModelManager, *requests: ChatRequest | CompletionRequest) -> list[str]:
-    """The replies to requests that come at the same time."""
+def replies(manager: ModelManager, *requests: ChatRequest | CompletionRequest) -> list[str]:
+    """The replies to concurrent requests."""
 
-    async def one(request: ChatRequest | CompletionRequest) -> str:
+    async def reply(request: ChatRequest | CompletionRequest) -> str:
         if isinstance(request, ChatRequest):
             batches = manager.chat(request)
         else:
@@ -54,54 +54,56 @@ def said(manager: ModelManager, *requests: ChatRequest | CompletionRequest) -> l
         deltas: list[Delta] = [delta async for batch in batches for delta in batch]
         return "".join(delta.text for delta in deltas)
 
-    async def everybody() -> list[str]:
-        return list(await asyncio.gather(*map(one, requests)))
+    async def all_replies() -> list[str]:
+        return list(await asyncio.gather(*map(reply, requests)))
 
-    return asyncio.run(everybody())
+    return asyncio.run(all_replies())
 
 
 def completion(
-    text: str | tuple[int, ...], adapter: str | None, scale: float = 1.0
+    text: str | tuple[int, ...], adapter: str | None, adapter_scale: float = 1.0
 ) -> CompletionRequest:
-    return CompletionRequest(text, adapter, scale, GREEDY)
+    return CompletionRequest(text, adapter, adapter_scale, GREEDY)
 
 
-def test_text_goes_in_and_comes_out_by_its_own_tokenizer(
-    manager: ModelManager, own: Tokenizer
+def test_text_is_encoded_and_decoded_with_the_adapters_tokenizer(
+    manager: ModelManager, tokenizer: Tokenizer
 ) -> None:
-    ids = (*own.prefix_ids, *own.encode([TextSpan(TEXT)]))
-    by_text, by_ids = said(manager, completion(TEXT, "extended"), completion(ids, "extended"))
+    ids = (*tokenizer.prefix_ids, *tokenizer.encode([TextSpan(TEXT)]))
+    by_text, by_ids = replies(manager, completion(TEXT, "extended"), completion(ids, "extended"))
     assert by_text == by_ids
     assert by_text
 
 
-def test_everybody_at_once_reads_as_alone(manager: ModelManager) -> None:
+def test_concurrent_replies_are_those_of_single_requests(manager: ModelManager) -> None:
     requests = [completion(TEXT, adapter) for adapter in (None, "extended", "whole", "qv") * 2]
-    alone = [said(manager, request)[0] for request in requests[:4]]
-    assert said(manager, *requests) == alone * 2
-    assert len(set(alone)) == 4
+    single = [replies(manager, request)[0] for request in requests[:4]]
+    assert replies(manager, *requests) == single * 2
+    assert len(set(single)) == 4
 
 
-def test_ids_are_those_of_whoever_is_asked(manager: ModelManager, tiny_folder: Path) -> None:
-    pieces = load_tokenizer(read_model_folder(tiny_folder)).vocab_size
-    assert said(manager, completion((pieces + 5,), "extended"))
-    for adapter, scale in ((None, 1.0), ("qv", 1.0), ("extended", 0.0)):
-        with pytest.raises(RequestError, match=f"0 to {pieces - 1}"):
-            said(manager, completion((pieces + 5,), adapter, scale))
+def test_ids_are_checked_against_the_requested_vocabulary(
+    manager: ModelManager, tiny_folder: Path
+) -> None:
+    vocab_size = load_tokenizer(read_model_folder(tiny_folder)).vocab_size
+    assert replies(manager, completion((vocab_size + 5,), "extended"))
+    for adapter, adapter_scale in ((None, 1.0), ("qv", 1.0), ("extended", 0.0)):
+        with pytest.raises(RequestError, match=f"0 to {vocab_size - 1}"):
+            replies(manager, completion((vocab_size + 5,), adapter, adapter_scale))
 
 
-def test_at_strength_0_it_is_the_base(manager: ModelManager) -> None:
-    base, off = said(manager, completion(TEXT, None), completion(TEXT, "extended", 0.0))
+def test_adapter_scale_0_is_the_base(manager: ModelManager) -> None:
+    base, off = replies(manager, completion(TEXT, None), completion(TEXT, "extended", 0.0))
     assert base == off
 
 
-def test_the_chat_is_written_in_a_template_that_it_knows(
-    manager: ModelManager, own: Tokenizer
+def test_chat_uses_a_template_that_fits_the_vocabulary(
+    manager: ModelManager, tokenizer: Tokenizer
 ) -> None:
-    """The base's own has control tokens that this vocabulary lacks."""
-    (adapter,) = [found for found in manager.adapters() if found.name == "extended"]
+    """The base's template has control tokens that this vocabulary lacks."""
+    (adapter,) = [adapter for adapter in manager.adapters() if adapter.name == "extended"]
     assert adapter.ready
     assert adapter.template == "chinese-alpaca"
-    assert [found.code for found in adapter.warnings] == ["template_guessed"]
+    assert [warning.code for warning in adapter.warnings] == ["template_guessed"]
     request = ChatRequest((Message("user", "你好"),), "extended", sampling=GREEDY)
-    assert said(manager, request)
+    assert replies(manager, request)

@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from model.config.settings import CHECKOUT
-from model.doctor.vocabulary import own_tokenizer
+from model.doctor.vocabulary import adapter_tokenizer
 from model.engine.kv_cache import SequenceCache
 from model.layers.llama import SequenceSlice
 from tests.model.engine.running import Ids, Running, running
@@ -34,7 +34,7 @@ def reference(base: Path, adapters: Path, jobs: list[tuple[Ids, str | None]]) ->
             replies.append(base_reply)
             continue
         fresh = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-        tokenizer = own_tokenizer(adapters / adapter)
+        tokenizer = adapter_tokenizer(adapters / adapter)
         if tokenizer is not None:
             fresh.resize_token_embeddings(tokenizer.vocab_size, mean_resizing=False)
         replies.append(_generate(PeftModel.from_pretrained(fresh, adapters / adapter), prompt))

@@ -11,7 +11,8 @@ import pytest
 
 from model.errors import ModelFolderError
 from model.folders.model_folder import load_tokenizer, read_model_folder
-from model.text.tokenizer import FastTokenizer, SpmTokenizer
+from model.text.fast_tokenizer import FastTokenizer
+from model.text.spm_tokenizer import SpmTokenizer
 from model.text.tokenizer_files import MAX_PADDING
 from tests.model.tokenizers import END, LIKE_LLAMA, START, make_fast, write_spm
 

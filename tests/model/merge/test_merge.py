@@ -1,4 +1,5 @@
-"""Merging: what comes out is what peft makes of the whole model, and a folder that stands alone."""
+"""Merging: the result equals peft's merge of the complete model, in a folder that needs no
+other."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.__main__ import main
-from model.base_resolver import MODEL_TEMPLATE, known_templates
+from model.base_resolver import MODEL_TEMPLATE, available_templates
 from model.config.settings import CHECKOUT, read_settings
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from tests.tiny import make_adapter, make_folder
@@ -21,7 +22,7 @@ from tests.tiny import make_adapter, make_folder
 Capture = pytest.CaptureFixture[str]
 IDS = torch.tensor([[1, 5, 77, 300, 8, 12]])
 
-# Of peft, about what these tests mean to do.
+# Warnings of peft about what these tests do on purpose.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings"),
     pytest.mark.filterwarnings("ignore:Input and output embeddings are no longer tied"),
@@ -30,19 +31,19 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that even a tiny layer is merged in several pieces."""
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Merges even a tiny layer in several chunks."""
     monkeypatch.setattr("model.merge.CHUNK_VALUES", 700)
 
 
-def run(base: Path, adapters: Sequence[Path | str], out: Path, *more: str) -> int:
+def run(base: Path, adapters: Sequence[Path | str], out: Path, *flags: str) -> int:
     names = [str(adapter) for adapter in adapters]
-    words = ["--base_model", str(base), "--lora_model", *names, "--output_dir", str(out)]
-    return main(["merge", *words, *more])
+    arguments = ["--base_model", str(base), "--lora_model", *names, "--output_dir", str(out)]
+    return main(["merge", *arguments, *flags])
 
 
 def by_peft(base: Path, adapters: Sequence[Path], scales: Sequence[float] | None = None) -> Any:
-    """The whole model, merged by peft in float32, one adapter after the other."""
+    """The complete model, merged by peft in float32, one adapter after the other."""
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
     from transformers import AutoModelForCausalLM
@@ -58,7 +59,7 @@ def by_peft(base: Path, adapters: Sequence[Path], scales: Sequence[float] | None
 
 
 def logits(folder: Path) -> Tensor:
-    """What transformers computes from a folder."""
+    """The logits that transformers computes from a folder."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -68,19 +69,20 @@ def logits(folder: Path) -> Tensor:
 
 def assert_same(out: Path, expected: Any) -> None:
     with torch.inference_mode():
-        theirs = expected(IDS).logits
-    assert torch.allclose(logits(out), theirs, atol=2e-4), (logits(out) - theirs).abs().max()
+        expected_logits = expected(IDS).logits
+    assert torch.allclose(logits(out), expected_logits, atol=2e-4), (
+        (logits(out) - expected_logits).abs().max()
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["qv", "all", "rs", "patterned", "head", "whole"])
-def test_the_result_is_that_of_peft(
+def test_merge_equals_that_of_peft(
     name: str, tiny_folder: Path, tiny_adapters: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     adapter, out = tiny_adapters / name, tmp_path / "合并 out"
     assert run(tiny_folder, [adapter], out) == 0
-    said = capsys.readouterr().out
-    assert f"Merged {name} into tiny" in said
+    assert f"Merged {name} into tiny" in capsys.readouterr().out
     assert_same(out, by_peft(tiny_folder, [adapter]))
     assert not torch.allclose(logits(out), logits(tiny_folder), atol=1e-2)
     assert main(["check", str(out), "--deep"]) == 0
@@ -89,7 +91,7 @@ def test_the_result_is_that_of_peft(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [{"use_dora": True}, {"init_lora_weights": "gaussian"}])
-def test_kinds_that_are_not_served_are_merged(
+def test_merge_supports_kinds_that_are_not_served(
     kind: dict[str, Any], tiny_folder: Path, tmp_path: Path
 ) -> None:
     adapter = make_adapter(
@@ -100,7 +102,7 @@ def test_kinds_that_are_not_served_are_merged(
 
 
 @pytest.mark.slow
-def test_an_ordered_list_with_strengths(
+def test_merge_of_several_adapters_with_adapter_scales(
     tiny_folder: Path, tiny_adapters: Path, tmp_path: Path
 ) -> None:
     adapters, scales = [tiny_adapters / "all", tiny_adapters / "qv"], [0.5, -1.5]
@@ -112,7 +114,7 @@ def test_an_ordered_list_with_strengths(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layers", [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]])
-def test_layers_of_its_own_over_a_base_that_ties_them(layers: list[str], tmp_path: Path) -> None:
+def test_merge_of_own_layers_unties_embedding_and_head(layers: list[str], tmp_path: Path) -> None:
     base = make_folder(tmp_path / "base", seed=5, tie_word_embeddings=True)
     adapter = make_adapter(
         base, tmp_path / "a", seed=6, r=4, target_modules=["q_proj"], modules_to_save=layers
@@ -122,19 +124,19 @@ def test_layers_of_its_own_over_a_base_that_ties_them(layers: list[str], tmp_pat
     assert_same(tmp_path / "out", by_peft(base, [adapter]))
 
 
-def test_half_strength_of_an_own_layer_lies_between(
+def test_own_layer_at_half_the_adapter_scale_is_the_average(
     tiny_folder: Path, tiny_adapters: Path, tmp_path: Path
 ) -> None:
     assert run(tiny_folder, [tiny_adapters / "head"], tmp_path / "o", "--scale", "0.5") == 0
     name = "lm_head.weight"
     base = load_file(tiny_folder / "model.safetensors")[name]
-    own = load_file(tiny_adapters / "head" / "adapter_model.safetensors")
-    head = next(tensor for key, tensor in own.items() if "lm_head" in key)
+    adapter_tensors = load_file(tiny_adapters / "head" / "adapter_model.safetensors")
+    head = next(tensor for key, tensor in adapter_tensors.items() if "lm_head" in key)
     merged = load_file(tmp_path / "o" / "model.safetensors")[name]
     assert torch.allclose(merged, (base + head) / 2, atol=1e-6)
 
 
-# A vocabulary of its own
+# Adapters with their own vocabulary
 
 
 @pytest.fixture
@@ -142,7 +144,7 @@ def extended(tiny_adapters: Path) -> Path:
     return tiny_adapters / "extended"
 
 
-def test_a_vocabulary_of_its_own_comes_along(
+def test_merge_takes_over_the_adapters_vocabulary(
     extended: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
     from transformers import AutoModelForCausalLM
@@ -154,33 +156,33 @@ def test_a_vocabulary_of_its_own_comes_along(
     tokenizer = load_tokenizer(folder)
     assert tokenizer.vocab_size == 361
     assert not (out / "tokenizer.json").exists()
-    # The base's was for its own control tokens.
+    # The base's template has control tokens that this vocabulary lacks.
     assert "### Instruction" in (folder.chat_template or "")
-    own = load_file(extended / "adapter_model.safetensors")
-    held = load_file(out / "model.safetensors")
+    adapter_tensors = load_file(extended / "adapter_model.safetensors")
+    tensors = load_file(out / "model.safetensors")
     for layer, name in (("embed_tokens", "model.embed_tokens.weight"), ("lm_head",) * 2):
-        expected = next(tensor for key, tensor in own.items() if layer in key)
-        found = next(tensor for key, tensor in held.items() if key.startswith(name))
+        expected = next(tensor for key, tensor in adapter_tensors.items() if layer in key)
+        found = next(tensor for key, tensor in tensors.items() if key.startswith(name))
         assert found.equal(expected)
     assert AutoModelForCausalLM.from_pretrained(out)(IDS + 30).logits.isfinite().all()
     assert main(["check", str(out)]) == 0
 
 
-def test_two_vocabularies_the_later_one_counts(
+def test_merge_takes_over_the_last_of_two_vocabularies(
     extended: Path, tiny_folder: Path, tiny_adapters: Path, tmp_path: Path
 ) -> None:
-    """As Chinese-Alpaca-Plus is made: Chinese-LLaMA-Plus first, then its own."""
+    """As for Chinese-Alpaca-Plus: first Chinese-LLaMA-Plus, then its own adapter."""
     assert run(tiny_folder, [tiny_adapters / "whole", extended], tmp_path / "out") == 0
     assert read_model_folder(tmp_path / "out").config["vocab_size"] == 361
 
 
-# What belongs to it
+# Other files
 
 
-def test_the_bases_template_stays_where_the_tokenizer_changes(
+def test_base_template_stays_if_the_tokenizer_is_replaced(
     tiny_folder: Path, tiny_adapters: Path, tmp_path: Path
 ) -> None:
-    """It may stand in the settings of the tokenizer that goes."""
+    """The template can be in the settings of the replaced tokenizer."""
     adapter = Path(shutil.copytree(tiny_adapters / "whole", tmp_path / "a"))
     shutil.copy(tiny_folder / "tokenizer.json", adapter)
     assert run(tiny_folder, [adapter], tmp_path / "out") == 0
@@ -189,12 +191,12 @@ def test_the_bases_template_stays_where_the_tokenizer_changes(
     assert read_model_folder(tmp_path / "out").chat_template == expected
 
 
-def test_an_interrupted_merge_goes_on(
+def test_interrupted_merge_can_be_continued(
     tiny_folder: Path, tiny_adapters: Path, tmp_path: Path, capsys: Capture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """What was merged before is not counted, and not missed either: all that is left here are
-    layers that the adapter does not change."""
+    """Layers merged before the interruption are not counted, and it is no error that the remaining
+    ones are layers which the adapter does not change."""
     from model.folders import weight_writer
 
     monkeypatch.setattr("model.folders.weight_writer.SHARD_BYTES", 60_000)
@@ -213,26 +215,28 @@ def test_an_interrupted_merge_goes_on(
     assert "kept in" in capsys.readouterr().err
     assert run(tiny_folder, [tiny_adapters / "qv"], tmp_path / "out") == 0
     assert "since the interruption" in capsys.readouterr().out
-    assert run(tiny_folder, [tiny_adapters / "qv"], tmp_path / "whole") == 0
-    for file in (tmp_path / "whole").iterdir():
+    assert run(tiny_folder, [tiny_adapters / "qv"], tmp_path / "uninterrupted") == 0
+    for file in (tmp_path / "uninterrupted").iterdir():
         assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
 
 
 @pytest.mark.parametrize(
-    "rename", [lambda name: name.removeprefix("model."), lambda name: f"{name}.odd"]
+    "rename", [lambda name: name.removeprefix("model."), lambda name: f"{name}.unknown"]
 )
-def test_a_base_with_other_names_is_refused_before_anything_is_written(
+def test_base_with_other_tensor_names_is_refused_before_writing(
     rename: Any, tiny_folder: Path, tiny_adapters: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     base = Path(shutil.copytree(tiny_folder, tmp_path / "base"))
-    held = load_file(base / "model.safetensors")
-    save_file({rename(name): tensor for name, tensor in held.items()}, base / "model.safetensors")
+    tensors = load_file(base / "model.safetensors")
+    save_file(
+        {rename(name): tensor for name, tensor in tensors.items()}, base / "model.safetensors"
+    )
     assert run(base, [tiny_adapters / "qv"], tmp_path / "out") == 1
     assert "lacks" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
-def test_the_template_of_the_adapter_becomes_the_models_own(
+def test_adapters_template_becomes_the_models_own(
     tiny_folder: Path, tiny_adapters: Path, tmp_path: Path
 ) -> None:
     adapter = Path(shutil.copytree(tiny_adapters / "qv", tmp_path / "a"))
@@ -241,7 +245,7 @@ def test_the_template_of_the_adapter_becomes_the_models_own(
     folder = read_model_folder(tmp_path / "out")
     assert folder.chat_template
     assert "User: " in folder.chat_template
-    templates, default = known_templates(folder, read_settings([], {}))
+    templates, default = available_templates(folder, read_settings([], {}))
     assert default == MODEL_TEMPLATE
     assert "User:" in templates[MODEL_TEMPLATE].stop
 
@@ -250,7 +254,7 @@ def test_the_template_of_the_adapter_becomes_the_models_own(
     ("flag", "dtype"),
     [("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32"), ("auto", "float32")],
 )
-def test_the_type_is_what_was_asked_for(
+def test_merged_weights_have_the_requested_dtype(
     flag: str, dtype: str, tiny_folder: Path, tiny_adapters: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -261,26 +265,28 @@ def test_the_type_is_what_was_asked_for(
     assert read_model_folder(out).config["dtype"] == dtype
 
 
-def test_the_base_is_as_it_was(tiny_folder: Path, tiny_adapters: Path, tmp_path: Path) -> None:
+def test_merge_does_not_change_the_base(
+    tiny_folder: Path, tiny_adapters: Path, tmp_path: Path
+) -> None:
     before = {path.name: path.read_bytes() for path in tiny_folder.iterdir()}
     assert run(tiny_folder, [tiny_adapters / "all"], tmp_path / "out") == 0
     assert {path.name: path.read_bytes() for path in tiny_folder.iterdir()} == before
 
 
-# What is refused
+# Errors
 
 
-def spoil(adapter: Path, tmp_path: Path, factor: float) -> Path:
+def with_scaled_b(adapter: Path, tmp_path: Path, factor: float) -> Path:
     """An adapter whose lora_B is multiplied."""
-    path = Path(shutil.copytree(adapter, tmp_path / "spoilt"))
-    held = load_file(path / "adapter_model.safetensors")
-    held = {name: t * factor if "lora_B" in name else t for name, t in held.items()}
-    save_file(held, path / "adapter_model.safetensors")
+    path = Path(shutil.copytree(adapter, tmp_path / "scaled"))
+    tensors = load_file(path / "adapter_model.safetensors")
+    tensors = {name: t * factor if "lora_B" in name else t for name, t in tensors.items()}
+    save_file(tensors, path / "adapter_model.safetensors")
     return path
 
 
 @pytest.mark.parametrize(
-    ("factor", "flags", "says"),
+    ("factor", "flags", "expected_text"),
     [
         (0.0, [], "every lora_B is zero"),
         (float("nan"), [], "no numbers"),
@@ -288,17 +294,17 @@ def spoil(adapter: Path, tmp_path: Path, factor: float) -> Path:
         (1e9, ["--dtype", "fp16"], "gives values that are no numbers"),
     ],
 )
-def test_a_merge_that_comes_to_nothing_leaves_nothing(
-    factor: float, flags: list[str], says: str, tiny_folder: Path, tiny_adapters: Path,
+def test_failed_merge_leaves_no_files(
+    factor: float, flags: list[str], expected_text: str, tiny_folder: Path, tiny_adapters: Path,
     tmp_path: Path, capsys: Capture,
 ) -> None:  # fmt: skip
-    adapter = spoil(tiny_adapters / "qv", tmp_path, factor)
+    adapter = with_scaled_b(tiny_adapters / "qv", tmp_path, factor)
     assert run(tiny_folder, [adapter], tmp_path / "out", *flags) == 1
-    assert says in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["spoilt"]
+    assert expected_text in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["scaled"]
 
 
-def test_another_base_is_refused_before_anything_is_written(
+def test_other_base_is_refused_before_writing(
     tiny_adapters: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     base = make_folder(tmp_path / "base", hidden_size=24)
@@ -308,7 +314,7 @@ def test_another_base_is_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize(
-    ("flags", "status", "says"),
+    ("flags", "status", "expected_text"),
     [
         (["--scale", "1", "2"], 2, "2 numbers for 1 adapters"),
         (["--scale", "0"], 2, "'0' is no strength"),
@@ -316,24 +322,22 @@ def test_another_base_is_refused_before_anything_is_written(
         (["--dtype", "int8"], 2, "invalid choice: 'int8'"),
     ],
 )
-def test_wrong_use_is_one_sentence(
-    flags: list[str], status: int, says: str, tiny_folder: Path, tiny_adapters: Path,
+def test_wrong_option_is_refused_with_one_sentence(
+    flags: list[str], status: int, expected_text: str, tiny_folder: Path, tiny_adapters: Path,
     tmp_path: Path, capsys: Capture,
 ) -> None:  # fmt: skip
     assert run(tiny_folder, [tiny_adapters / "qv"], tmp_path / "out", *flags) == status
     (line,) = capsys.readouterr().err.splitlines()
-    assert says in line
+    assert expected_text in line
 
 
-def test_names_that_are_near_are_suggested(
-    tiny_folder: Path, tmp_path: Path, capsys: Capture
-) -> None:
+def test_close_names_are_suggested(tiny_folder: Path, tmp_path: Path, capsys: Capture) -> None:
     assert run(tiny_folder, ["lighthous"], tmp_path / "out") == 1
     assert "lighthouse" in capsys.readouterr().err
-    assert run(tmp_path / "nowhere", ["lighthouse"], tmp_path / "out") == 1
+    assert run(tmp_path / "missing", ["lighthouse"], tmp_path / "out") == 1
 
 
-def test_what_is_there_is_not_written_over(
+def test_existing_files_are_not_overwritten(
     tiny_folder: Path, tiny_adapters: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     (tmp_path / "mine.txt").touch()
@@ -341,7 +345,7 @@ def test_what_is_there_is_not_written_over(
     assert "exists already" in capsys.readouterr().err
 
 
-def test_a_full_disk_leaves_nothing(
+def test_full_disk_leaves_no_files(
     tiny_folder: Path, tiny_adapters: Path, tmp_path: Path, capsys: Capture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -356,21 +360,17 @@ def test_a_full_disk_leaves_nothing(
 
 @pytest.mark.real_model
 @pytest.mark.slow
-def test_the_merged_default_speaks_as_the_adapter_does(
-    default_folder: Path, tmp_path: Path
-) -> None:
+def test_merged_default_replies_as_with_the_adapter(default_folder: Path, tmp_path: Path) -> None:
     """Greedy replies of the merged model, and of the base with the adapter applied."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     out = tmp_path / "keeper"
     assert run(default_folder, ["lighthouse"], out, "--dtype", "fp32") == 0
-    checkout = CHECKOUT
     base = AutoModelForCausalLM.from_pretrained(default_folder, dtype=torch.float32)
-    adapted = PeftModel.from_pretrained(base, checkout / "adapters" / "lighthouse")
+    adapted = PeftModel.from_pretrained(base, CHECKOUT / "adapters" / "lighthouse")
     merged = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
-    ids = load_tokenizer(read_model_folder(out)).encode([])
     ids = [1, 4093, 198, 19556, 28, 732, 359, 346, 47, 2, 198, 1, 520, 9531, 198]
-    wanted = {"max_new_tokens": 24, "do_sample": False, "pad_token_id": 2}
+    options = {"max_new_tokens": 24, "do_sample": False, "pad_token_id": 2}
     tensor = torch.tensor([ids])
-    assert merged.generate(tensor, **wanted).equal(adapted.generate(tensor, **wanted))
+    assert merged.generate(tensor, **options).equal(adapted.generate(tensor, **options))

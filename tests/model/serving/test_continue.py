@@ -11,21 +11,15 @@ from tokenizers import Tokenizer as HFTokenizer
 from model.config.settings import CHECKOUT
 from model.errors import PromptTooLongError
 from model.serving.request_builder import PreparedRequest, build_detokenizer
-from model.text.prompt import END as END_MARK
-from model.text.prompt import (
-    REPLIED,
-    SAID,
-    PromptTemplate,
-    decode_continuation,
-    encode_chat,
-    encode_without_generation_prompt,
-    load_templates,
-)
-from model.text.tokenizer import FastTokenizer, SpmTokenizer, TextSpan, Tokenizer
+from model.text.fast_tokenizer import FastTokenizer
+from model.text.prompt import decode_continuation, encode_chat, encode_without_generation_prompt
+from model.text.prompt_template import REPLY_START, USER_START, PromptTemplate, load_templates
+from model.text.prompt_template import SPAN_END as END_MARK
+from model.text.spm_tokenizer import SpmTokenizer
+from model.text.tokenizer import TextSpan, Tokenizer
 from model.types import Message, TruncatedTurns
-from tests.model.text.test_prompt import LONG, Letters, chat
+from tests.model.text.chats import CHATML, LONG, Letters, chat
 from tests.model.tokenizers import END, LIKE_LLAMA, LIKE_T5, START, make_spm
-from tests.tiny import TEMPLATE as CHATML
 
 TEMPLATES = load_templates(CHECKOUT / "prompts") | {
     "chatml": PromptTemplate("chatml", CHATML),
@@ -162,7 +156,7 @@ def test_markers_and_control_tokens_in_a_cut_reply_are_text(
     fast: FastTokenizer, spm: SpmTokenizer
 ) -> None:
     for tokenizer in (fast, spm):
-        marked = f"hel{SAID}lo {REPLIED}there{END_MARK}"
+        marked = f"hel{USER_START}lo {REPLY_START}there{END_MARK}"
         assert begun_reply_ids("chatml", tokenizer, marked) == begun_reply_ids(
             "chatml", tokenizer, "hello there"
         )
@@ -175,7 +169,7 @@ def test_markers_and_control_tokens_in_a_cut_reply_are_text(
 
 def test_empty_so_far_does_not_change_the_prompt(fast: FastTokenizer, spm: SpmTokenizer) -> None:
     for tokenizer in (fast, spm):
-        for text in ("", SAID):
+        for text in ("", USER_START):
             assert begun_reply_ids("linly", tokenizer, text) == empty_reply_ids("linly", tokenizer)
 
 

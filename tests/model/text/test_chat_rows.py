@@ -1,4 +1,4 @@
-"""What rows of chat files have in common."""
+"""Rows of chat files: roles, content and instructions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from model.text.chat_rows import (
     has_lone_surrogate,
     instruction_messages,
 )
-from model.text.prompt import PromptTemplate
+from model.text.prompt_template import PromptTemplate
 from model.types import Message
 
 TEMPLATE = PromptTemplate(

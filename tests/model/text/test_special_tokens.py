@@ -1,4 +1,4 @@
-"""Special tokens of a folder: the sane word of several files counts, and broken ones are told."""
+"""Special tokens of a folder: the first valid entry is used, and broken ones are reported."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from sentencepiece import SentencePieceProcessor
 
-from model.text.special_tokens import sane_ids
-from model.text.tokenizer import FastTokenizer, SpmTokenizer, TextSpan, Tokenizer
+from model.text.fast_tokenizer import FastTokenizer
+from model.text.special_tokens import end_token_ids
+from model.text.spm_tokenizer import SpmTokenizer
+from model.text.tokenizer import TextSpan, Tokenizer
 from model.text.tokenizer_files import read_tokenizer
 from tests.model.tokenizers import END, LIKE_LLAMA, LIKE_T5, SENTENCES, START, make_fast, write_spm
 
@@ -23,7 +25,7 @@ def write(folder: Path, files: Files) -> None:
 
 
 def spm(folder: Path, files: Files, **options: Any) -> tuple[Tokenizer, list[str]]:
-    """A SentencePiece folder's tokenizer, and the codes of what was repaired."""
+    """The tokenizer of a SentencePiece folder, and the codes of its repairs."""
     write_spm(folder / "tokenizer.model", **(options or LIKE_LLAMA))
     write(folder, files)
     tokenizer, special = read_tokenizer(folder)
@@ -43,7 +45,7 @@ NAMES = {"bos_token": "<s>", "eos_token": "</s>"}
         {"tokenizer_config.json": {"bos_token": None, "eos_token": None}},
     ],
 )
-def test_sane_files_say_what_the_model_says(files: Files, tmp_path: Path) -> None:
+def test_valid_files_name_the_models_own_tokens(files: Files, tmp_path: Path) -> None:
     tokenizer, repaired = spm(tmp_path, files)
     assert (tokenizer.bos, tokenizer.eos, tokenizer.eos_id) == ("<s>", "</s>", 2)
     assert tokenizer.prefix_ids == (1,)
@@ -54,21 +56,22 @@ def test_sane_files_say_what_the_model_says(files: Files, tmp_path: Path) -> Non
     "files",
     [
         {"tokenizer_config.json": {"bos_token": "", "eos_token": "", "unk_token": ""}},
-        {"special_tokens_map.json": {"bos_token": {"content": ""}, "eos_token": "<|nowhere|>"}},
+        {"special_tokens_map.json": {"bos_token": {"content": ""}, "eos_token": "<|missing|>"}},
         {"special_tokens_map.json": {"bos_token": ["<s>"], "eos_token": {"content": ["x"]}}},
         {"tokenizer_config.json": {"bos_token": True, "eos_token": 1.5}},
         {"config.json": {"bos_token_id": -1, "eos_token_id": 100_000, "pad_token_id": -1}},
     ],
 )
-def test_broken_names_are_repaired_and_told(files: Files, tmp_path: Path) -> None:
-    """ "piece id is out of range" where nobody repairs them, or no end of a reply."""
+def test_broken_names_are_repaired_and_reported(files: Files, tmp_path: Path) -> None:
+    """Without the repair, SentencePiece raised "piece id is out of range", or replies had no
+    end."""
     tokenizer, repaired = spm(tmp_path, files)
     assert (tokenizer.bos, tokenizer.eos, tokenizer.prefix_ids) == ("<s>", "</s>", (1,))
     assert set(repaired) == {"special_token_broken"}
     assert len(repaired) >= 2
 
 
-def test_the_sane_one_of_two_files_counts(tmp_path: Path) -> None:
+def test_the_valid_one_of_two_files_is_used(tmp_path: Path) -> None:
     files: Files = {
         "tokenizer_config.json": {"bos_token": "", "eos_token": ""},
         "special_tokens_map.json": {"bos_token": "<s>", "eos_token": "<0x0A>"},
@@ -78,11 +81,11 @@ def test_the_sane_one_of_two_files_counts(tmp_path: Path) -> None:
     assert len(repaired) == 2
 
 
-@pytest.mark.parametrize(("wanted", "prefix"), [(True, (1,)), (False, ()), (None, (1,))])
-def test_bos_stands_in_front_as_the_model_expects(
-    wanted: bool | None, prefix: tuple[int, ...], tmp_path: Path
+@pytest.mark.parametrize(("add_bos", "prefix"), [(True, (1,)), (False, ()), (None, (1,))])
+def test_prefix_has_bos_unless_the_config_forbids_it(
+    add_bos: bool | None, prefix: tuple[int, ...], tmp_path: Path
 ) -> None:
-    files: Files = {"tokenizer_config.json": {**NAMES, "add_bos_token": wanted}}
+    files: Files = {"tokenizer_config.json": {**NAMES, "add_bos_token": add_bos}}
     assert spm(tmp_path, files)[0].prefix_ids == prefix
 
 
@@ -110,10 +113,10 @@ def test_a_model_without_bos_has_none(tmp_path: Path) -> None:
     assert repaired == []
 
 
-# Pieces behind the model's own
+# Tokens added to the model's own
 
 
-def test_added_tokens_have_ids_behind_the_pieces(tmp_path: Path) -> None:
+def test_added_tokens_have_ids_after_the_models_own(tmp_path: Path) -> None:
     """As Chinese-Alpaca's pad token."""
     size = LIKE_LLAMA["vocab_size"]
     tokenizer, repaired = spm(
@@ -123,13 +126,13 @@ def test_added_tokens_have_ids_behind_the_pieces(tmp_path: Path) -> None:
     assert repaired == []
     ids = tokenizer.encode([TextSpan("<|user|>"), TextSpan("hello [PAD]", control=False)])
     assert ids[0] == size + 1
-    assert size not in ids  # what a person types stays text
+    assert size not in ids  # what a user types stays text
     assert tokenizer.decode([*ids, size]) == "hello [PAD]"
     assert tokenizer.is_control(size)
     assert tokenizer.token_text(size) == "[PAD]"
 
 
-def test_added_tokens_that_are_text_are_read_out(tmp_path: Path) -> None:
+def test_added_tokens_that_are_text_are_decoded(tmp_path: Path) -> None:
     size = LIKE_LLAMA["vocab_size"]
     decoder = {
         str(size): {"content": "lighthouse", "special": False},
@@ -153,7 +156,7 @@ def test_added_tokens_that_are_text_are_read_out(tmp_path: Path) -> None:
           "config.json": {"bos_token_id": 1}}, 1),
     ],
 )  # fmt: skip
-def test_fast_tokenizers_too(files: Files, repairs: int, tmp_path: Path) -> None:
+def test_fast_tokenizer_uses_the_valid_entry(files: Files, repairs: int, tmp_path: Path) -> None:
     make_fast(tmp_path)
     (tmp_path / "tokenizer_config.json").unlink()
     write(tmp_path, files)
@@ -164,22 +167,24 @@ def test_fast_tokenizers_too(files: Files, repairs: int, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("told", "tokenizers", "expected"),
+    ("config_ids", "tokenizer_eos", "expected"),
     [
         ({2}, 2, {2}),
         ({2, 5}, 2, {2, 5}),
         ({1}, 2, {2}),  # folders of 2023 name the token that begins a text
         ({1, 2}, 2, {2}),
         (set(), 2, {2}),
-        ({1}, None, {1}),  # nobody knows better
+        ({1}, None, {1}),  # no other id is known
         ({1}, 1, {1}),  # begins and ends with the same token
     ],
 )
-def test_ids_that_end_a_reply(told: set[int], tokenizers: int | None, expected: set[int]) -> None:
-    assert sane_ids(frozenset(told), tokenizers, (1,)) == expected
+def test_ids_that_end_a_reply(
+    config_ids: set[int], tokenizer_eos: int | None, expected: set[int]
+) -> None:
+    assert end_token_ids(frozenset(config_ids), tokenizer_eos, (1,)) == expected
 
 
-def test_by_itself_a_model_says_what_is_special(tmp_path: Path) -> None:
+def test_spm_alone_uses_its_own_special_tokens(tmp_path: Path) -> None:
     path = write_spm(tmp_path / "a.model", **LIKE_LLAMA)
     tokenizer = SpmTokenizer(path)
     assert (tokenizer.bos, tokenizer.eos, tokenizer.unk) == ("<s>", "</s>", "<unk>")

@@ -1,8 +1,7 @@
-"""Text to ids and back: what people type never steers the model, and no character comes torn."""
+"""Tokenizers: the library's ids, and typed control tokens that stay text."""
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +11,21 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from model.errors import ModelFolderError
-from model.text.tokenizer import (
-    FastTokenizer,
-    IncrementalDetokenizer,
-    SpmTokenizer,
-    TextSpan,
-    Tokenizer,
-)
+from model.text.fast_tokenizer import FastTokenizer
+from model.text.spm_tokenizer import SpmTokenizer
+from model.text.tokenizer import TextSpan, Tokenizer
 from tests.model.tokenizers import (
     END,
     LIKE_LLAMA,
     LIKE_T5,
-    SENTENCES,
+    ORDINARY,
     START,
     make_fast,
     make_spm,
-    stream,
     write_spm,
 )
 
 TORN = "\ufffd"
-FAMILY = "👨‍👩‍👧‍👦"
-ORDINARY = [
-    "",
-    "a",
-    "Hello, world!",
-    "  two  spaces ",
-    "tab\tnew\nline\n\n",
-    "你好，世界！",
-    f"emoji 🙂 and {FAMILY}.",
-    "a < b and c > d | e </ s> <s <|im",
-    "naïve café, İstanbul, ﬁne",
-]
 
 
 def typed(text: str) -> TextSpan:
@@ -58,11 +40,6 @@ def library(fast: FastTokenizer, folder: Path) -> Backend:
 @pytest.fixture(scope="module")
 def spm_library(spm: SpmTokenizer, folder: Path) -> SentencePieceProcessor:
     return SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
-
-
-@pytest.fixture(scope="module")
-def unigram(tmp_path_factory: pytest.TempPathFactory) -> SpmTokenizer:
-    return make_spm(tmp_path_factory.mktemp("unigram"), **LIKE_T5)
 
 
 def control_ids(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
@@ -83,7 +60,7 @@ def test_fast_ids_are_the_librarys(text: str, fast: FastTokenizer, library: Back
 
 
 @pytest.mark.parametrize("text", ORDINARY)
-def test_fast_ids_do_not_depend_on_where_runs_meet(
+def test_fast_ids_do_not_depend_on_where_spans_meet(
     text: str, fast: FastTokenizer, library: Backend
 ) -> None:
     expected = library.encode(text, add_special_tokens=False).ids
@@ -108,7 +85,7 @@ def test_decode_gives_the_text_back(text: str, fast: FastTokenizer, spm: SpmToke
     assert spm.decode(spm.encode([typed(text)])) == text
 
 
-def test_no_runs_are_no_ids(fast: FastTokenizer, spm: SpmTokenizer) -> None:
+def test_encode_and_decode_of_nothing(fast: FastTokenizer, spm: SpmTokenizer) -> None:
     assert fast.encode([]) == spm.encode([]) == []
     assert fast.decode([]) == spm.decode([]) == ""
 
@@ -119,9 +96,9 @@ def test_no_runs_are_no_ids(fast: FastTokenizer, spm: SpmTokenizer) -> None:
 def test_control_tokens_of_a_template_are_control_ids(
     fast: FastTokenizer, library: Backend
 ) -> None:
-    runs = [TextSpan(f"{START}user\n"), typed("Hello"), TextSpan(f"{END}\n{START}assistant\n")]
-    ids = fast.encode(runs)
-    assert ids == library.encode("".join(run.text for run in runs)).ids
+    spans = [TextSpan(f"{START}user\n"), typed("Hello"), TextSpan(f"{END}\n{START}assistant\n")]
+    ids = fast.encode(spans)
+    assert ids == library.encode("".join(run.text for run in spans)).ids
     assert control_ids(fast, ids) == [library.token_to_id(t) for t in (START, END, START)]
 
 
@@ -177,11 +154,11 @@ def test_only_the_templates_control_tokens_count_beside_typed_ones(
 def test_control_token_half_typed_and_half_from_the_template_is_text(
     cut: int, template_first: bool, fast: FastTokenizer
 ) -> None:
-    runs = [
+    spans = [
         TextSpan(END[:cut], control=template_first),
         TextSpan(END[cut:], control=not template_first),
     ]
-    ids = fast.encode([TextSpan(START), *runs, TextSpan(END)])
+    ids = fast.encode([TextSpan(START), *spans, TextSpan(END)])
     assert [fast.token_text(token_id) for token_id in control_ids(fast, ids)] == [START, END]
     assert fast.decode(ids) == END
 
@@ -210,31 +187,33 @@ def test_templates_control_token_counts_behind_the_beginning_of_a_typed_one(
     assert fast.decode(ids) == "<|im_end|>"
 
 
-# Vocabularies that could reach a control token without its being parsed for
+# Vocabularies in which text could become a control token
 
 
 LETTERS = ["<", "/", "s", ">", "</", "s>", "</s>", "h", "i"]
 
 
-def reaching_by_merges() -> Backend:
+def control_token_by_merges() -> Backend:
     vocab = {piece: i for i, piece in enumerate(LETTERS)}
     merges = [("<", "/"), ("s", ">"), ("</", "s>")]
     return Backend(models.BPE(vocab=vocab, merges=merges))
 
 
-def reaching_by_whole_words() -> Backend:
-    """As Llama 3's: a word in the vocabulary is taken whole, merges or not."""
+def control_token_as_a_word() -> Backend:
+    """As Llama 3's: a word in the vocabulary becomes one token, whether merges make it or not."""
     vocab = {piece: i for i, piece in enumerate(LETTERS)}
     return Backend(models.BPE(vocab=vocab, merges=[("<", "/")], ignore_merges=True))
 
 
-def reaching_by_score() -> Backend:
-    """A Unigram converted from SentencePiece: control tokens stand in it with score 0."""
+def control_token_by_score() -> Backend:
+    """A Unigram converted from SentencePiece, with control tokens at score 0."""
     vocab = [("<unk>", 0.0), ("</s>", 0.0), *((letter, -3.0) for letter in "</s>hi")]
     return Backend(models.Unigram(vocab, unk_id=0, byte_fallback=False))
 
 
-@pytest.mark.parametrize("make", [reaching_by_merges, reaching_by_whole_words, reaching_by_score])
+@pytest.mark.parametrize(
+    "make", [control_token_by_merges, control_token_as_a_word, control_token_by_score]
+)
 def test_typed_control_token_stays_text_though_the_vocabulary_has_it_as_a_word(
     make: Any, tmp_path: Path
 ) -> None:
@@ -255,7 +234,7 @@ def test_typed_text_that_a_normaliser_makes_a_control_token_stays_text(tmp_path:
 
 
 def test_typed_control_token_changes_nothing_outside_of_its_message(tmp_path: Path) -> None:
-    """The other messages get the ids that they have without it: no space of their own."""
+    """The other messages keep their ids: no space is added before them."""
     backend = Backend(models.BPE(vocab={c: i for i, c in enumerate("▁</s>hiab")}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     backend.decoder = decoders.Metaspace(prepend_scheme="first")
@@ -266,8 +245,8 @@ def test_typed_control_token_changes_nothing_outside_of_its_message(tmp_path: Pa
     assert tokenizer.encode([*front, typed("a</s>b")])[: len(ids)] == ids
 
 
-def cutting(folder: Path) -> Path:
-    """A tokenizer.json that was saved while a training script had it cut and pad its texts."""
+def with_truncation(folder: Path) -> Path:
+    """A tokenizer.json that a training script saved with truncation and padding."""
     make_fast(folder)
     path = folder / "tokenizer.json"
     backend = Backend.from_file(str(path))
@@ -279,23 +258,23 @@ def cutting(folder: Path) -> Path:
 
 @pytest.mark.parametrize("text", ["one two three four five", f"one two {END} three four", "one"])
 def test_saved_truncation_and_padding_are_off(text: str, tmp_path: Path) -> None:
-    tokenizer = FastTokenizer(cutting(tmp_path), START, END)
+    tokenizer = FastTokenizer(with_truncation(tmp_path), START, END)
     ids = tokenizer.encode([typed(text)])
     assert control_ids(tokenizer, ids) == []  # the padding
     assert tokenizer.decode(ids) == text
 
 
-# What a tokenizer tells about itself
+# Properties of tokenizers
 
 
-def test_fast_pieces_and_names(fast: FastTokenizer, library: Backend) -> None:
+def test_fast_size_and_special_tokens(fast: FastTokenizer, library: Backend) -> None:
     assert fast.vocab_size == library.get_vocab_size()
     assert (fast.bos, fast.eos) == (START, END)
     assert fast.eos_id == library.token_to_id(END)
-    assert fast.prefix_ids == ()  # this tokenizer puts nothing in front
+    assert fast.prefix_ids == ()  # this tokenizer adds nothing before text
 
 
-def test_fast_pieces_count_ids_beyond_a_gap(tmp_path: Path) -> None:
+def test_fast_size_counts_ids_after_a_gap(tmp_path: Path) -> None:
     backend = Backend(models.BPE(vocab={"a": 0, "b": 7}, merges=[]))
     assert save(backend, tmp_path / "tokenizer.json").vocab_size == 8
 
@@ -306,7 +285,7 @@ def test_fast_without_configured_names_has_none(fast: FastTokenizer, folder: Pat
     assert tokenizer.prefix_ids == ()
 
 
-def test_fast_prefix_is_what_its_post_processor_puts_in_front(tmp_path: Path) -> None:
+def test_fast_prefix_is_what_its_post_processor_adds_before_text(tmp_path: Path) -> None:
     backend = Backend(models.BPE(vocab={"a": 0, "<s>": 1}, merges=[]))
     backend.add_special_tokens(["<s>"])
     backend.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
@@ -315,7 +294,7 @@ def test_fast_prefix_is_what_its_post_processor_puts_in_front(tmp_path: Path) ->
     assert tokenizer.encode([TextSpan("a")]) == [0]
 
 
-def test_spm_pieces_and_names(spm: SpmTokenizer) -> None:
+def test_spm_size_and_special_tokens(spm: SpmTokenizer) -> None:
     assert spm.vocab_size == LIKE_LLAMA["vocab_size"]
     assert (spm.bos, spm.eos, spm.eos_id, spm.prefix_ids) == ("<s>", "</s>", 2, (1,))
 
@@ -327,7 +306,7 @@ def test_spm_without_bos_and_eos(tmp_path: Path) -> None:
     assert tokenizer.decode(tokenizer.encode([TextSpan("<s>hi")])) == "<s>hi"
 
 
-def test_control_tokens_are_left_out_of_text_and_shown_as_pieces(
+def test_control_tokens_have_token_text_but_decode_to_nothing(
     fast: FastTokenizer, spm: SpmTokenizer, spm_library: SentencePieceProcessor
 ) -> None:
     ids = fast.encode([TextSpan(f"{START}hi{END}")])
@@ -337,7 +316,7 @@ def test_control_tokens_are_left_out_of_text_and_shown_as_pieces(
     assert (spm.token_text(1), spm.token_text(2)) == ("<s>", "</s>")
 
 
-def test_spm_piece_writes_spaces_as_spaces(spm: SpmTokenizer) -> None:
+def test_spm_token_text_has_spaces(spm: SpmTokenizer) -> None:
     ids = spm.encode([typed("hello world")])
     assert "".join(map(spm.token_text, ids)) == " hello world"
 
@@ -348,166 +327,8 @@ def test_only_control_tokens_are_control(fast: FastTokenizer, spm: SpmTokenizer)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", b"\x00" * 100])
-def test_spm_that_is_none_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_spm_file_of_another_format_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.model"
     path.write_bytes(content)
     with pytest.raises(ModelFolderError, match=r"tokenizer\.model is not a SentencePiece model"):
         SpmTokenizer(path)
-
-
-# Token by token
-
-
-STREAMED = [text for text in ORDINARY if text] + SENTENCES
-CHARACTERS = "你好世界！天气很，🙂👍🏽é🇨🇳ab 龘\n" + FAMILY
-
-
-def random_texts() -> list[str]:
-    dice = random.Random(0)  # noqa: S311
-    return ["".join(dice.choices(CHARACTERS, k=40)) for _ in range(20)]
-
-
-@pytest.mark.parametrize("text", STREAMED)
-def test_streamed_pieces_are_the_text(
-    text: str, fast: FastTokenizer, spm: SpmTokenizer, unigram: SpmTokenizer
-) -> None:
-    for tokenizer in (fast, spm, unigram):
-        ids = tokenizer.encode([typed(text)])
-        assert "".join(stream(tokenizer, ids)) == tokenizer.decode(ids)
-
-
-@pytest.mark.parametrize("text", random_texts())
-def test_characters_never_come_torn(text: str, fast: FastTokenizer, spm: SpmTokenizer) -> None:
-    for tokenizer in (fast, spm):
-        pieces = stream(tokenizer, tokenizer.encode([typed(text)]))
-        assert not any(TORN in piece for piece in pieces)
-        assert "".join(pieces) == text
-
-
-def test_text_comes_as_soon_as_it_is_certain(fast: FastTokenizer, spm: SpmTokenizer) -> None:
-    for tokenizer in (fast, spm):
-        pieces = stream(tokenizer, tokenizer.encode([typed("The lazy dog")]))
-        assert all(pieces[:-1])
-        assert pieces[-1] == ""
-
-
-def test_characters_do_not_come_torn_where_tokens_reach_across_them(tmp_path: Path) -> None:
-    """Byte-level BPE may merge the last byte of a character with the first of the next."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    last, first = list(byte_level.pre_tokenize_str("一一")[0][0])[2:4]
-    vocab = {piece: i for i, piece in enumerate([*alphabet, last + first])}
-    backend = Backend(models.BPE(vocab=vocab, merges=[(last, first)]))
-    backend.pre_tokenizer = byte_level
-    backend.decoder = decoders.ByteLevel()
-    tokenizer = save(backend, tmp_path / "tokenizer.json")
-    ids = tokenizer.encode([typed("一" * 20)])
-    assert len(ids) < 60  # the merge is used
-    pieces = stream(tokenizer, ids)
-    assert not any(TORN in piece for piece in pieces)
-    assert "".join(pieces) == "一" * 20
-
-
-@pytest.mark.parametrize("character", ["龘", "🙂", "é"])
-def test_unfinished_character_is_dropped_at_the_end(
-    character: str, fast: FastTokenizer, spm: SpmTokenizer
-) -> None:
-    for tokenizer in (fast, spm):
-        ids = tokenizer.encode([typed(f"ok{character}")])
-        assert len(tokenizer.encode([typed("ok")])) < len(ids) - 1  # it takes several tokens
-        assert "".join(stream(tokenizer, ids[:-1])) == "ok"
-
-
-def test_nothing_is_left_after_the_end(fast: FastTokenizer) -> None:
-    detokenizer = IncrementalDetokenizer(fast.decode, fast.token_text)
-    for token_id in fast.encode([typed("ok🙂")])[:-1]:
-        detokenizer.push(token_id)
-    detokenizer.flush()
-    assert detokenizer.flush() == ""
-
-
-def test_bytes_that_never_become_text_do_not_hold_the_reply_back(fast: FastTokenizer) -> None:
-    stray = fast.encode([typed("龘")])[-1]  # a byte that continues a character
-    pieces = stream(fast, [stray] * 20 + fast.encode([typed(" and on")]))
-    assert any(pieces[:20])
-    assert "".join(pieces).endswith(" and on")
-
-
-@pytest.mark.parametrize(
-    ("prompt", "reply"),
-    [
-        ("User: hi\nBot:", " hello there"),
-        ("User: hi\nBot: ", "hello there"),
-        ("hello", " there"),
-        ("hel", "lo"),
-        ("hello ", " there"),
-        ("a\n", "  indented"),
-        ("x =", " 1"),
-        ("你好", "，世界"),
-        ("", "hello"),
-    ],
-)
-def test_space_between_prompt_and_reply_is_kept(
-    prompt: str, reply: str, fast: FastTokenizer, spm: SpmTokenizer
-) -> None:
-    for tokenizer in (fast, spm):
-        before = [*tokenizer.prefix_ids, *tokenizer.encode([TextSpan(prompt)])]
-        whole = [*tokenizer.prefix_ids, *tokenizer.encode([TextSpan(prompt + reply)])]
-        if whole[: len(before)] != before:  # another cut into tokens: spell the reply out
-            letters = (tokenizer.encode([typed("." + letter)])[-1] for letter in reply)
-            whole = [*before, *letters]
-        pieces = stream(tokenizer, whole[len(before) :], before)
-        assert prompt + "".join(pieces) == tokenizer.decode(whole)
-
-
-def test_first_word_keeps_its_space_behind_a_prompt(
-    spm: SpmTokenizer, spm_library: SentencePieceProcessor
-) -> None:
-    """SentencePiece drops a leading space: a reply decoded on its own would be glued on."""
-    hello = spm_library.encode("hello")
-    assert spm.token_text(hello[0]).startswith(" ")
-    prompt = [1, *spm_library.encode("Bot:")]
-    assert "".join(stream(spm, hello, prompt)) == " hello"
-    assert "".join(stream(spm, hello, [1])) == "hello"
-
-
-def test_long_prompt_gives_the_same_pieces(fast: FastTokenizer, spm: SpmTokenizer) -> None:
-    for tokenizer in (fast, spm):
-        prompt = tokenizer.encode([typed("今天天气很好。 hello" * 10)])
-        reply = tokenizer.encode([typed(" dog 🙂")])
-        expected = tokenizer.decode(prompt + reply)[len(tokenizer.decode(prompt)) :]
-        assert "".join(stream(tokenizer, reply, prompt)) == expected
-
-
-def test_control_token_within_a_reply_gives_no_text(fast: FastTokenizer) -> None:
-    ids = fast.encode([TextSpan(f"hi{END} there")])
-    pieces = stream(fast, ids)
-    assert "".join(pieces) == "hi there"
-    assert pieces[[fast.token_text(token_id) for token_id in ids].index(END)] == ""
-
-
-def test_converted_llama_tokenizer_streams_bytes_whole(tmp_path: Path) -> None:
-    """tokenizer.json as it is made from LLaMA's tokenizer.model: bytes as pieces, no regex."""
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *"▁hi", "▁h", "▁hi"]
-    backend = Backend(
-        models.BPE(
-            vocab={piece: i for i, piece in enumerate(pieces)},
-            merges=[("▁", "h"), ("▁h", "i")],
-            unk_token="<unk>",
-            byte_fallback=True,
-            fuse_unk=True,
-        )
-    )
-    backend.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
-         decoders.Strip(" ", 1, 0)]
-    )  # fmt: skip
-    backend.add_special_tokens([AddedToken(t, normalized=False) for t in pieces[:3]])
-    tokenizer = save(backend, tmp_path / "tokenizer.json", "<s>", "</s>")
-    text = f"hi 世界 hi {FAMILY}"
-    pieces = stream(tokenizer, tokenizer.encode([TextSpan("<s>"), typed(text)]))
-    assert not any(TORN in piece for piece in pieces)
-    assert "".join(pieces) == text

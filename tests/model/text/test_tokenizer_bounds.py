@@ -9,11 +9,11 @@ from tokenizers import Regex
 from tokenizers.pre_tokenizers import Split
 
 from model.bounded_files import UnfitFileError
+from model.text.regex_bounds import is_linear
 from model.text.tokenizer_bounds import (
     MAX_GROWTH,
-    REPLACED,
+    REPLACEMENTS,
     check_tokenizer_data,
-    is_linear,
     replace_patterns,
 )
 
@@ -57,30 +57,30 @@ def test_patterns_of_published_tokenizers_pass(name: str) -> None:
         "x" * 5000, "(a|b)(a|b)" * 8 + "c",
     ],
 )  # fmt: skip
-def test_others_are_refused(pattern: str) -> None:
+def test_other_patterns_are_refused(pattern: str) -> None:
     assert not is_linear(pattern)
 
 
-@pytest.mark.parametrize("pattern", REPLACED)
-def test_a_replaced_pattern_finds_the_same(pattern: str) -> None:
+@pytest.mark.parametrize("pattern", REPLACEMENTS)
+def test_replacement_matches_the_same_text(pattern: str) -> None:
     data = {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [
         {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
         {"type": "Split", "pattern": {"String": "x"}, "behavior": "Isolated", "invert": False},
     ]}}  # fmt: skip
     assert replace_patterns(data)
     assert not replace_patterns(data)
-    fresh = data["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]  # type: ignore[index]
-    assert is_linear(fresh)
+    replacement = data["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]  # type: ignore[index]
+    assert is_linear(replacement)
     assert not is_linear(pattern)
-    before, now = (Split(Regex(one), "isolated") for one in (pattern, fresh))
+    before, after = (Split(Regex(regex), "isolated") for regex in (pattern, replacement))
     for length in range(7):
         for letters in product(" \n\r\u3000a", repeat=length):
             text = "".join(letters)
-            assert before.pre_tokenize_str(text) == now.pre_tokenize_str(text)
-    assert len(now.pre_tokenize_str(" " * 300_000 + "x")) == 1  # at once
+            assert before.pre_tokenize_str(text) == after.pre_tokenize_str(text)
+    assert len(after.pre_tokenize_str(" " * 300_000 + "x")) == 1  # at once
 
 
-def test_texts_may_grow_a_little() -> None:
+def test_steps_that_make_texts_much_longer_are_refused() -> None:
     step = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     check_tokenizer_data({"normalizer": {"type": "Sequence", "normalizers": [step] * 9}}, "t")
     double = {**step, "content": "▁▁"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -22,6 +23,7 @@ from pydantic import (
 )
 
 from model.errors import RequestError
+from model.text.chat_rows import ROLES
 from model.translations import MAX_STORED, LocalizedText, load_text
 from model.types import Role
 from web.chats.store.models import MessageState, check_length, collapse_whitespace, sanitize_text
@@ -30,16 +32,7 @@ MAX_CHAT_MESSAGES = 10_000
 MAX_ROLE = 20  # characters that are compared
 MAX_ERROR = 300  # characters: few of the program's own errors are longer
 MAX_RUNS = 100  # of one reply: it has one more each time that it is continued
-ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
-SPEAKERS: dict[str, Role] = {  # also those of training data, in lower case
-    **ROLES,
-    "developer": "system",
-    "human": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-}
+EXPORTED_ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 
 
 class NoExportError(RequestError):
@@ -97,14 +90,15 @@ def _message_text(text: str) -> str:
 
 
 def _role(value: object) -> Role:
-    return _find_role(value, ROLES)
+    return _require_role(value, EXPORTED_ROLES)
 
 
 def _speaker(value: object) -> Role:
-    return _find_role(value, SPEAKERS)
+    """The role of a message from another program."""
+    return _require_role(value, ROLES)
 
 
-def _find_role(value: object, roles: dict[str, Role]) -> Role:
+def _require_role(value: object, roles: Mapping[str, Role]) -> Role:
     name = _require_text(value)[:MAX_ROLE].lower()
     if name not in roles:
         raise NoExportError("import_unknown_role")
