@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
         return error.exit_status
     except Exception as error:  # somebody's files hold what nobody has thought of
         said = (str(error).splitlines() or [""])[0]
-        print(f"This went wrong: {type(error).__name__}: {said}. {REMEDY}", file=sys.stderr)
+        print(f"Unexpected error: {type(error).__name__}: {said}. {REMEDY}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

@@ -88,7 +88,7 @@ def _parse(line: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise _BadLineError("The line's JSON is neither an object nor a string.")
     if has_lone_surrogate(json.dumps(value, ensure_ascii=False)):
-        raise _BadLineError("The line holds half a character (a lone surrogate).")
+        raise _BadLineError("The line contains an invalid character (a lone surrogate).")
     return value
 
 

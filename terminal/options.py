@@ -168,5 +168,7 @@ def _adapter_scale(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= MAX_ADAPTER_SCALE:
-        raise argparse.ArgumentTypeError(f"{text!r} is no strength from 0 to {MAX_ADAPTER_SCALE:g}")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a strength from 0 to {MAX_ADAPTER_SCALE:g}"
+        )
     return value

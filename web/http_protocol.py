@@ -29,7 +29,7 @@ KEEP_ALIVE_SECONDS = 75  # longer than nginx (60) and most pools keep an idle co
 MAX_WEBSOCKET_BYTES = 4_000  # of one message: the page's tabs have nothing to say
 PING_SECONDS = 30.0  # between two pings of a WebSocket, and until its answer
 OTHER_DESCRIPTORS = 200  # open files that are no client's connection: weights, chats, logs
-BAD_REQUEST = "This is no valid HTTP request."
+BAD_REQUEST = "This is not a valid HTTP request."
 
 
 def server_config(

@@ -77,6 +77,6 @@ def _scale(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < abs(value) <= MAX_ADAPTER_SCALE:
-        message = f"{text!r} is no strength: a number up to {MAX_ADAPTER_SCALE:g}, not 0"
+        message = f"{text!r} is not a strength (a number up to {MAX_ADAPTER_SCALE:g}, but not 0)"
         raise ArgumentTypeError(message)
     return value

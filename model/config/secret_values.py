@@ -26,8 +26,8 @@ HASH_RE = re.compile(
 # A shell or an .env file that took `$argon2id` and so on for variables leaves this of a hash.
 HASH_REMAINS_RE = re.compile(r",t=\d+,p=\d+", re.ASCII)
 MALFORMED_HASH = (
-    "the password hash is no whole argon2id hash, as `python -m web.passwords` makes it (on a "
-    "command line it belongs in single quotes)"
+    "the password hash is not a complete argon2id hash, as `python -m web.passwords` makes it "
+    "(on a command line, put it in single quotes)"
 )
 
 
@@ -99,7 +99,9 @@ def database_url(text: str) -> str:
     scheme, colon, _ = text.partition("://")
     if scheme not in ("postgresql", "postgres"):
         kind = f"{scheme}://" if colon and scheme.isalpha() and len(scheme) <= 12 else "it"
-        raise argparse.ArgumentTypeError(f"{kind} is no PostgreSQL: it begins with postgresql://")
+        raise argparse.ArgumentTypeError(
+            f"{kind} is not a PostgreSQL address, which begins with postgresql://"
+        )
     if not _reads_as_address(text):
         raise argparse.ArgumentTypeError(
             "no address as in postgresql://user:password@host/database; in a password, signs like "

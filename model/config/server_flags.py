@@ -234,7 +234,7 @@ def build_parser() -> ArgumentParser:
 
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port: a number from 0 to 65535")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port (a number from 0 to 65535)")
     return int(text)
 
 
@@ -250,7 +250,7 @@ def _hours(text: str) -> float:
     except ValueError:
         hours = -1
     if not 0 <= hours < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of hours")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of hours, 0 or more")
     return hours
 
 
@@ -264,7 +264,7 @@ def _names(text: str) -> tuple[str, ...]:
 def _size(text: str) -> int:
     number, unit = text[:-1], text[-1:].upper()
     if unit not in SIZES or not number.replace(".", "", 1).isdecimal() or float(number) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size, as in 500M or 4G")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500M or 4G")
     return int(float(number) * SIZES[unit])
 
 
@@ -285,7 +285,7 @@ def _host_name(text: str) -> str:
         name = ""
     if text != "*" and not (len(name) <= 253 and all(map(LABEL_RE.fullmatch, name.split(".")))):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no host name, as in chat.example.com (without scheme and port)"
+            f"{text!r} is not a host name such as chat.example.com (without scheme and port)"
         )
     return wildcard + name
 
@@ -293,19 +293,23 @@ def _host_name(text: str) -> str:
 def _origin(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no origin, as in https://chat.example.com")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an origin such as https://chat.example.com"
+        )
     return f"{parts.scheme}://{parts.netloc}"
 
 
 def _url(text: str) -> str:
     """Where /v1 begins: it is added where only a host is given."""
     if "@" in text:  # looked for first, so that no other sentence repeats a password
-        raise argparse.ArgumentTypeError("keys do not belong into an address: use --engine_key")
+        raise argparse.ArgumentTypeError("the address contains a key or password: use --engine_key")
     try:
         parts = urlsplit(text)
         good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
     except ValueError:
         good = False
     if not good or parts.query or parts.fragment:
-        raise argparse.ArgumentTypeError(f"{text!r} is no address, as in http://127.0.0.1:8000/v1")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an address such as http://127.0.0.1:8000/v1"
+        )
     return text.rstrip("/") if parts.path.strip("/") else f"{text.rstrip('/')}/v1"

@@ -161,7 +161,7 @@ def _torn(file: Path, error: Exception) -> ModelFolderError:
         return folder_error("pickle_runs_code", file=file)
     said = (str(error).splitlines() or [type(error).__name__])[0]
     if "Weights only" in said:  # torch's advice is to switch its protection off
-        said = "it is no PyTorch file, or torn"
+        said = "it is not a PyTorch file, or it is damaged"
     return folder_error("weights_torn", file=file, said=said)
 
 

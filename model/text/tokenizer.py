@@ -214,7 +214,7 @@ def open_spm(path: Path) -> Any:
         check_charsmap(proto.normalizer_spec.precompiled_charsmap)
         check_charsmap(proto.denormalizer_spec.precompiled_charsmap)
         if not proto.pieces:
-            raise ValueError("it holds no pieces")
+            raise ValueError("it contains no pieces")
         return SentencePieceProcessor(model_proto=content)
     except ModelFolderError:
         raise

@@ -78,7 +78,7 @@ def test_a_pattern_that_cannot_be_matched_in_one_pass_is_named(
     write_adapter(tmp_path / "bad", {"rank_pattern": {pattern: 3}})
     said = reason(tmp_path)
     assert "rank_pattern" in said
-    assert "bounded time" in said
+    assert "very slow to match" in said
     said.encode()
 
 
@@ -199,7 +199,7 @@ def test_a_link_out_of_the_folder_is_not_followed(name: str, target: str, tmp_pa
     if target == "/dev/zero" and name == "linly_adapter.json":
         return
     said = reason(tmp_path)
-    assert "out of its folder" in said or "has no" in said
+    assert "outside its folder" in said or "has no" in said
 
 
 def test_the_hubs_cache_is_made_of_links(tmp_path: Path) -> None:
@@ -338,7 +338,7 @@ def test_a_zip_bomb_is_refused(tmp_path: Path) -> None:
         for member in old.infolist():
             new.writestr(member.filename, old.read(member))
     assert list_tensors(good)
-    with pytest.raises(ModelFolderError, match="unpacks to more"):
+    with pytest.raises(ModelFolderError, match="contents are larger"):
         list_tensors(bad)
 
 
@@ -356,7 +356,7 @@ def test_an_endless_directory_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_one_value_told_to_fill_a_matrix_is_refused(tmp_path: Path) -> None:
     torch.save({"w": torch.zeros(1).expand(50_000, 50_000)}, tmp_path / "w.bin")
-    with pytest.raises(ModelFolderError, match="does not fit the file"):
+    with pytest.raises(ModelFolderError, match="does not match the file"):
         list_tensors(tmp_path / "w.bin")
 
 
@@ -424,7 +424,7 @@ def test_a_normaliser_that_doubles_and_doubles_fills_no_memory(tmp_path: Path) -
     double = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
     twice = {"type": "Sequence", "normalizers": [double] * 40}
     folder = with_tokenizer(tmp_path / "t", normalizer=twice)
-    assert "without bound" in survives(READ, folder)
+    assert "without limit" in survives(READ, folder)
 
 
 def test_a_sentencepiece_normaliser_that_grows_is_refused(tmp_path: Path) -> None:
@@ -574,7 +574,7 @@ ENDLESS = {
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_a_template_without_end_is_cut_off(kind: str, tmp_path: Path) -> None:
     template = PromptTemplate("model", ENDLESS[kind])
-    with pytest.raises(RequestError, match="cannot write this chat") as caught:
+    with pytest.raises(RequestError, match="cannot render this chat") as caught:
         template.render([Message("user", "hello")], make_spm(tmp_path))
     str(caught.value).encode()
 

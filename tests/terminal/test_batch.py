@@ -105,7 +105,7 @@ def test_a_failed_reply_does_not_affect_the_others(source: Path, target: Path) -
 def test_a_line_that_is_too_long_gets_an_error(source: Path, target: Path) -> None:
     source.write_text(f"short\n{'long ' * 500}\nshort\n")
     assert run(source, target) == 1
-    assert "room for" in results(target)[1]["error"]
+    assert " fit" in results(target)[1]["error"]
 
 
 class StoppingEngine(FakeEngine):

@@ -81,7 +81,7 @@ def test_the_output_folder_has_all_files_of_an_adapter(
     out, err = capsys.readouterr()
     folder = tmp_path / "mine"
     assert out.startswith(f"{folder} is ready. Held-out loss: ")
-    assert "36 chats to learn, 4 held out" in err
+    assert "36 chats to train on, 4 held out" in err
     assert "tokens/s" in err
     assert {path.name for path in folder.iterdir()} == {
         "README.md", "adapter_config.json", "adapter_model.safetensors", "linly_adapter.json",
@@ -101,7 +101,7 @@ def test_the_output_folder_has_all_files_of_an_adapter(
     assert training["example"]["adapter"] == training["example"]["wanted"] == "The lazy dog jumps."
     assert training["example"]["base"] != training["example"]["adapter"]
     readme = (folder / "README.md").read_text(encoding="utf-8")
-    assert f"{training['loss']['adapter']:.3f} of the adapter" in readme
+    assert f"{training['loss']['adapter']:.3f} for the adapter" in readme
     for fact in (
         "# mine",
         "About a dog",
@@ -156,7 +156,7 @@ def test_an_output_folder_with_other_files_is_refused_and_not_changed(
     assert train("mine", "--num_epochs", "1") == 0
     before = (tmp_path / "mine" / "adapter_model.safetensors").read_bytes()
     assert train("mine") == 2
-    assert "holds an adapter already" in capsys.readouterr().err
+    assert "already contains an adapter" in capsys.readouterr().err
     assert (tmp_path / "mine" / "adapter_model.safetensors").read_bytes() == before
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("dear to me", encoding="utf-8")
@@ -188,11 +188,11 @@ def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_continues(
     assert train("mine", *flags) == 1
     err = capsys.readouterr().err
     assert "Interrupted after step 14 of" in err or "Interrupted after step 13 of" in err
-    assert "the same command continues from there" in err
+    assert "Run the same command to continue from the checkpoint in" in err
     monkeypatch.undo()
     assert not (tmp_path / "mine" / "adapter_config.json").exists()
     assert train("mine", *flags, "--batch_size", "3") == 2
-    assert "holds an unfinished training with other settings (batch_size: 2, now 3)" in (
+    assert "contains an unfinished training with other settings (batch_size: 2, now 3)" in (
         capsys.readouterr().err
     )
     assert train("mine", *flags) == 0
@@ -252,7 +252,7 @@ def test_a_training_interrupted_after_its_last_step_is_not_trained_on(
     assert "Interrupted. The same command continues" in capsys.readouterr().err
     monkeypatch.undo()
     assert train("mine", *flags) == 0
-    assert "The training had ended" in capsys.readouterr().err
+    assert "The training was already complete" in capsys.readouterr().err
     assert same_weights(tmp_path / "mine", tmp_path / "uninterrupted")
     assert read_json(tmp_path / "mine" / "training.json") == read_json(
         tmp_path / "uninterrupted" / "training.json"
@@ -309,7 +309,7 @@ def test_an_adapter_worse_than_its_base_is_reported(
 ) -> None:
     monkeypatch.setattr(finalize, "held_out_loss", lambda trainer: 99.0)
     assert train("mine", "--num_epochs", "1") == 0
-    assert "The adapter is worse than its base on the held-out chats." in capsys.readouterr().err
+    assert "The adapter is worse than the base on the held-out chats." in capsys.readouterr().err
 
 
 def test_an_adapter_of_another_base_is_refused_before_the_base_is_loaded(
@@ -363,14 +363,14 @@ def test_training_without_held_out_chats_reports_no_losses(train: Train, tmp_pat
     assert train("mine", "--val_set_size", "0", "--num_epochs", "1") == 0
     card = read_json(tmp_path / "mine" / "linly_adapter.json")
     assert card["training"]["loss"] == {"base": None, "adapter": None}
-    assert "nothing was held out" in (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
+    assert "no chats were held out" in (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
 
 
 def test_an_adapter_that_changes_nothing_is_refused(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train("mine", "--num_epochs", "1", "--learning_rate", "1e-6") == 1
-    assert "The adapter changes none of 3 replies after" in capsys.readouterr().err
+    assert "steps the adapter changes none of 3 replies" in capsys.readouterr().err
     assert not (tmp_path / "mine" / "adapter_config.json").exists()
 
 
@@ -381,7 +381,7 @@ def test_weights_lost_while_saving_are_detected(
     for damage, message in (
         (
             lambda weights: {n: w * 0 if "lora_B" in n else w for n, w in weights.items()},
-            "would change nothing",
+            "changes nothing",
         ),
         (lambda weights: {}, "broken"),
     ):
@@ -417,7 +417,7 @@ def test_a_full_disk_is_reported_with_the_checkpoint_that_is_kept(
     err = capsys.readouterr().err
     assert f"The disk with {tmp_path / 'mine'} is full" in err
     (checkpoint,) = run_folder.checkpoints(tmp_path / "mine")
-    assert f"{checkpoint.name} is kept: the same command continues from there" in err
+    assert f"Run the same command to continue from {checkpoint.name}" in err
     monkeypatch.undo()
     assert train("mine") == 0
 
@@ -438,7 +438,7 @@ def test_too_little_memory_is_reported(
 def test_run_folder_lets_one_training_into_a_folder(tmp_path: Path) -> None:
     with (
         run_folder.run_folder(tmp_path / "mine", {"a": 1}),
-        pytest.raises(run_folder.FolderTakenError, match="Another process trains"),
+        pytest.raises(run_folder.FolderTakenError, match="Another process is training"),
         run_folder.run_folder(tmp_path / "mine", {"a": 1}),
     ):
         pass
@@ -451,10 +451,10 @@ def test_run_folder_lets_one_training_into_a_folder(tmp_path: Path) -> None:
         (["--data_path", "nowhere.jsonl"], 1, "There is no file nowhere.jsonl"),
         (["--base_model", "nowhere"], 1, "There is no model folder nowhere"),
         (["--prompt_template_name", "alpacca"], 2, "There is no prompt template 'alpacca'"),
-        (["--val_set_size", "2000"], 2, "leaves nothing to learn of 40 chats"),
+        (["--val_set_size", "2000"], 2, "leaves none of 40 chats to train on"),
         (["--quantization", "8bit"], 2, "needs a CUDA GPU"),
         (["--cutoff_len", "4"], 1, "40 of 40 rows"),
-        (["--nonsense"], 2, "There is no flag --nonsense"),
+        (["--nonsense"], 2, "Unknown flag --nonsense"),
     ],
 )
 def test_a_wrong_flag_is_reported_on_one_line(

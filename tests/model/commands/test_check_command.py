@@ -130,7 +130,7 @@ def test_shipped_folders_are_found_by_name_and_sound(default_folder: Path, capsy
         (["check", "x", "--lang", "de"], 2, "invalid choice: 'de'"),
         (["chek"], 2, "invalid choice: 'chek'"),
         ([], 2, "required: COMMAND"),
-        (["check", "nowhere"], 1, "There is no model and no adapter nowhere"),
+        (["check", "nowhere"], 1, "There is no model or adapter nowhere"),
         (["check", "README.md"], 1, "is a file"),
         (["check", "lighthouse", "--base_model", "nowhere"], 1, "There is no model folder"),
     ],

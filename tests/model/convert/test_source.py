@@ -154,7 +154,7 @@ def test_a_download_that_broke_off_goes_on(
     monkeypatch.setattr("time.sleep", lambda _: None)  # between its own attempts
     assert main(command) == 1
     said = capsys.readouterr().err
-    assert "goes on where a download stopped" in said
+    assert "continue an interrupted download" in said
     assert "Traceback" not in said
     served.break_off_at = None
     before = len(served.ranges)

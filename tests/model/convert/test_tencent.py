@@ -199,8 +199,8 @@ def test_rows_that_are_told_to_be_padding(tmp_path: Path, spm: Path) -> None:
 
 @pytest.mark.parametrize(
     ("told", "says"),
-    [({}, "do not make heads of 128"), ({"heads_num": 5}, "do not make heads"),
-     ([1], "holds no JSON object"), ("{", "cannot be read")],
+    [({}, "cannot be divided into heads of 128"), ({"heads_num": 5}, "cannot be divided into heads"),
+     ([1], "is not a JSON object"), ("{", "cannot be read")],
 )  # fmt: skip
 def test_what_is_told_has_to_fit(
     told: object, says: str, tmp_path: Path, spm: Path, capsys: pytest.CaptureFixture[str]
@@ -283,8 +283,8 @@ def test_wrong_sources_are_one_sentence(
     torch.save({"lm_head.weight": torch.zeros(2, 2)}, tmp_path / "other.bin")
     for source, says in (
         ("absent.bin", "There is no file or folder"),
-        ("text.bin", "it is no PyTorch file, or torn"),
-        ("other.bin", "is no TencentPretrain LLaMA checkpoint"),
+        ("text.bin", "it is not a PyTorch file, or it is damaged"),
+        ("other.bin", "is not a TencentPretrain LLaMA checkpoint"),
     ):
         flags = ["--tokenizer", str(spm)]
         assert main(["convert", str(tmp_path / source), str(tmp_path / "out"), *flags]) == 1

@@ -105,7 +105,7 @@ FAULTS: list[tuple[str, Change, set[str]]] = [
     ("torn card", lambda p: (p / "linly_adapter.json").write_text("{"), {"adapter_unreadable"}),
     ("no weights", lambda p: (p / WEIGHTS).unlink(), {"adapter_file_missing"}),
     ("torn weights", lambda p: (p / WEIGHTS).write_bytes(b"torn"), {"adapter_unreadable"}),
-    ("a note of git-lfs", lambda p: (p / WEIGHTS).write_text("version https://git-lfs.github.com"),
+    ("a pointer of git-lfs", lambda p: (p / WEIGHTS).write_text("version https://git-lfs.github.com"),
      {"lfs_pointer"}),
     ("443 bytes", lost, {"adapter_empty"}),
     ("never trained", weights(zero), {"adapter_zero"}),

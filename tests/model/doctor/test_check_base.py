@@ -127,7 +127,7 @@ FAULTS: list[tuple[str, Change, set[str]]] = [
     ("no weights", remove("model.safetensors"), {"weights_missing"}),
     ("torn weights", cut("model.safetensors", -10), {"weights_torn"}),
     ("empty weights", cut("model.safetensors", 0), {"weights_torn"}),
-    ("a note of git-lfs", write("model.safetensors", "version https://git-lfs.github.com/spec/v1"),
+    ("a pointer of git-lfs", write("model.safetensors", "version https://git-lfs.github.com/spec/v1"),
      {"lfs_pointer"}),
     ("a missing tensor", weights(lambda held: held.pop(NORM)), {"tensor_missing"}),
     ("a tensor too many", weights(lambda held: held.update(odd=torch.zeros(2))),

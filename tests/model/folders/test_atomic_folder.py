@@ -70,7 +70,7 @@ def test_nothing_is_written_over(kind: str, tmp_path: Path) -> None:
     else:
         destination.mkdir()
         (destination / "mine.txt").touch()
-    assert "exists already" in refusal(destination).message
+    assert "already exists" in refusal(destination).message
     assert destination.exists()
     assert not staging_dir(destination).exists()
 
@@ -83,7 +83,7 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "says"),
-    [(errno.ENOSPC, "disk is full"), (errno.EROFS, "written to"), (errno.EIO, "could not be")],
+    [(errno.ENOSPC, "disk is full"), (errno.EROFS, "not writable"), (errno.EIO, "could not be")],
 )
 def test_what_the_disk_says_is_a_sentence(number: int, says: str, tmp_path: Path) -> None:
     with pytest.raises(ModelFolderError, match=says):
@@ -155,7 +155,7 @@ def test_too_small_a_disk_keeps_what_is_done(
 def test_a_link_is_not_filled(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "empty")
-    assert "exists already" in refusal(tmp_path / "link").message
+    assert "already exists" in refusal(tmp_path / "link").message
 
 
 def test_two_processes_do_not_make_the_same_folder(tmp_path: Path) -> None:

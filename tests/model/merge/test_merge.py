@@ -283,9 +283,9 @@ def spoil(adapter: Path, tmp_path: Path, factor: float) -> Path:
     ("factor", "flags", "says"),
     [
         (0.0, [], "every lora_B is zero"),
-        (float("nan"), [], "no numbers"),
-        (1e-12, ["--dtype", "bf16"], "changed no weight at all"),
-        (1e9, ["--dtype", "fp16"], "gives values that are no numbers"),
+        (float("nan"), [], "not finite numbers"),
+        (1e-12, ["--dtype", "bf16"], "changed no weight"),
+        (1e9, ["--dtype", "fp16"], "has values that are not finite numbers"),
     ],
 )
 def test_a_merge_that_comes_to_nothing_leaves_nothing(
@@ -311,8 +311,8 @@ def test_another_base_is_refused_before_anything_is_written(
     ("flags", "status", "says"),
     [
         (["--scale", "1", "2"], 2, "2 numbers for 1 adapters"),
-        (["--scale", "0"], 2, "'0' is no strength"),
-        (["--scale", "much"], 2, "'much' is no strength"),
+        (["--scale", "0"], 2, "'0' is not a strength"),
+        (["--scale", "much"], 2, "'much' is not a strength"),
         (["--dtype", "int8"], 2, "invalid choice: 'int8'"),
     ],
 )
@@ -338,7 +338,7 @@ def test_what_is_there_is_not_written_over(
 ) -> None:
     (tmp_path / "mine.txt").touch()
     assert run(tiny_folder, [tiny_adapters / "qv"], tmp_path) == 1
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_nothing(

@@ -196,7 +196,7 @@ def test_turns_make_room_for_what_is_said_already(room: int, kept: list[str]) ->
     ],
 )
 def test_what_is_said_already_never_goes(room: int, drop: bool, what: str, tokens: int) -> None:
-    expected = f"{what} is {tokens} tokens long and there is room for {room}"
+    expected = f"{what} is {tokens} tokens long, but only {room}"
     with pytest.raises(PromptTooLongError, match=expected):
         encode_chat(LONG, TEMPLATES["linly"], Letters(), room, drop, so_far="Yes")
 

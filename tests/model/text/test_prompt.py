@@ -312,7 +312,7 @@ def test_control_token_stays_text_though_a_template_takes_the_message_apart(
     ids=["refuses", "undefined", "type", "division", "syntax", "reaches out", "mutates"],
 )
 def test_template_that_fails_is_a_request_error(source: str, named: str) -> None:
-    with pytest.raises(RequestError, match="'mine' cannot write this chat") as caught:
+    with pytest.raises(RequestError, match="'mine' cannot render this chat") as caught:
         encode_chat(ONE, template(source), Letters(), room=100)
     assert named in caught.value.message
     assert caught.value.http_status == 400
@@ -365,7 +365,7 @@ def test_dropped_tokens_are_those_that_are_missing(fast: FastTokenizer) -> None:
 
 
 def test_long_chat_is_refused_unless_turns_may_go(templates: dict[str, PromptTemplate]) -> None:
-    with pytest.raises(PromptTooLongError, match="46 tokens long and there is room for 45"):
+    with pytest.raises(PromptTooLongError, match="46 tokens long, but only 45 fit"):
         encode_chat(LONG, templates["linly"], Letters(), room=45)
 
 
@@ -378,7 +378,7 @@ def test_question_that_is_too_long_alone_is_refused(
 ) -> None:
     with pytest.raises(PromptTooLongError, match=f"question alone is {tokens} tokens") as caught:
         encode_chat(messages, templates["linly"], Letters(), room=15, drop_oldest=True)
-    assert "room for 15" in caught.value.message
+    assert "only 15 fit" in caught.value.message
     assert caught.value.code == "context_length_exceeded"
 
 

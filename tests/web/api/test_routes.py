@@ -142,7 +142,7 @@ def test_sampling_fields_arrive(client: openai.OpenAI, engine: FakeEngine) -> No
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-            400, "invalid_value", "Only text",
+            400, "invalid_value", "must be text",
         ),
         ({"messages": HELLO, "stop": ["x"] * 100}, 400, "invalid_value", "stop"),
         ({"messages": HELLO, "repetition_penalty": 1e-37}, 400, "invalid_value", "penalty"),

@@ -56,7 +56,7 @@ def test_link_counts_each_reply_of_a_comparison(chat_app: ChatApp) -> None:
     assert_refused(
         LinkLimitError,
         lambda: service.compare(tab, "who?", rivals),
-        "takes 3 replies, and of 2 you have 2 left",
+        "needs 3 replies, but you have only 2 of 2 left",
     )
     assert chat_app.store.chats(ANNA) == []
     chat_app.run_each(lambda: service.compare(tab, "who?", rivals[:2]))
@@ -126,7 +126,7 @@ def test_missing_adapter_is_refused_before_anything_is_stored(chat_app: ChatApp)
         lambda: service.edit(tab, chat_app.branch[0].id, "other", PIRATE),
         lambda: service.regenerate(tab, None, PIRATE),
     ):
-        assert_refused(RequestError, action, "The adapter pirate is not here any more")
+        assert_refused(RequestError, action, "The adapter pirate no longer exists")
     assert chat_app.message_count == 2
 
 

@@ -99,7 +99,7 @@ def test_replies_are_counted_by_browser(browser: Browser, stack: ExitStack) -> N
     chat.page.reload()
     expect(chat.log).to_contain_text("base heard: two")  # nor is this
     chat.ask("precious words")
-    toast(chat, "This link is for 2 replies a visitor, and you have had them")
+    toast(chat, "This link allows 2 replies for each visitor, and you have used them all")
     expect(chat.message).to_have_value("precious words")
     expect(chat.log).not_to_contain_text("precious words")
     friend = visitor(stack, browser, here.link)
@@ -147,7 +147,7 @@ def until(holds: Any) -> None:
         time.sleep(0.02)
 
 
-FORBIDDEN = "This link is not for linly"
+FORBIDDEN = "This link does not offer linly"
 
 
 def test_no_request_made_by_hand_leads_to_other_adapters(stack: ExitStack) -> None:
@@ -192,7 +192,7 @@ def test_the_api_does_not_lead_around_limits(stack: ExitStack) -> None:
         here = shared(stack, rules)
         answer = httpx.post(f"{here.link}/v1/chat/completions", json=question)
         assert answer.status_code == 403
-        assert "not served through a link with limits" in answer.json()["error"]["message"]
+        assert "A link with limits does not serve the API" in answer.json()["error"]["message"]
         assert httpx.get(f"{here.link}/v1/models").status_code == 403
         assert httpx.post(f"{here.own}/v1/chat/completions", json=question).status_code == 200
     here = shared(stack, LinkRules(hours=1))
@@ -372,15 +372,17 @@ def test_visitors_do_not_fill_the_disk(stack: ExitStack, monkeypatch: pytest.Mon
         with Caller(here.link) as caller:
             assert said(caller.adopt(text)) == ""
     with Caller(here.link) as caller:
-        assert said(caller.adopt(text)).startswith("There is no room left for what visitors")
+        assert said(caller.adopt(text)).startswith(
+            "The visitors of this link have used up its storage"
+        )
 
         def save(name: str, message: str) -> str:
             return said(caller.call("save_snippet", name=name, message=message))
 
         # What is refused for another reason takes no room.
         for _ in range(5):
-            assert save("", "x" * 100).startswith("A name has")
-        assert save("name", "x" * 500).startswith("There is no room left")
+            assert save("", "x" * 100).startswith("A name must have")
+        assert save("name", "x" * 500).startswith("have used up its storage")
         assert save("name", "x" * 100) == ""
     with Caller(here.own) as owner:
         for _ in range(4):

@@ -126,14 +126,14 @@ def test_a_failure_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(port: int) -> str:
-        raise ShareError(verbatim("No public link: it rained", "The local page goes on."))
+        raise ShareError(verbatim("No public link: it rained", "The local page still works."))
 
     monkeypatch.setattr(console, "open_tunnel", fail)
     link = PublicLink(LinkRules(), lambda: None)
     console.share_link(Settings(share=True), access.AccessPolicy(), 7860, link)
     assert str(link.problem).startswith("No public link: it rained")
     _, told = capsys.readouterr().out.splitlines()
-    assert told == "No public link: it rained. The local page goes on."
+    assert told == "No public link: it rained. The local page still works."
 
 
 # Adapters that the link is for, of which the fake manager has pirate, linly and torn
@@ -155,7 +155,7 @@ def test_names_that_are_not_there_are_told(capsys: pytest.CaptureFixture[str]) -
     assert told_of_sharing(link, capsys).splitlines() == [
         "--share_adapters: there is no adapter pirat. Did you mean pirate?",
         "--share_adapters: there is no adapter bsae. Did you mean base?",
-        "--share_adapters: there is no adapter zzz. There are: base, pirate, linly, torn.",
+        "--share_adapters: there is no adapter zzz. Choose one of: base, pirate, linly, torn.",
     ]
 
 

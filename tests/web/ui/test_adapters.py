@@ -55,7 +55,7 @@ def test_each_is_shown_with_its_light_and_reason(visit: Serve) -> None:
         "Base model (fake-base)",
         "● pirate: Talks like a pirate",
         "✕ torn: broken, it has no adapter_model.safetensors",
-        "▲ warned: A doubtful one (note: lora_B in adapter_model.safetensors is zero throughout)",
+        "▲ warned: A doubtful one (note: All values of lora_B in adapter_model.safetensors are zero)",
     ]
 
 
@@ -92,7 +92,7 @@ def test_the_chosen_adapter_vanishes(visit: Serve) -> None:
     expect(box(chat)).to_have_value("")
     chat.ask("precious words")
     toast = chat.page.locator(".linly-toast")
-    expect(toast).to_contain_text("The adapter pirate is not here any more")
+    expect(toast).to_contain_text("The adapter pirate no longer exists")
     expect(chat.message).to_have_value("precious words")
     expect(chat.log.locator("article")).to_have_count(2)
     chat.choose("Adapter", "Base model")

@@ -158,7 +158,7 @@ def test_stream_of_a_chat_that_is_not_the_visitor_s(serve: Serve, chat: str) -> 
         with Caller(page.url, chat=name) as mallory:
             tab = own(mallory)
             tab.until(lambda tab: tab.log and tab.sidebar)
-            assert len(chat) > 100 or tab.events[1]["say"].startswith("This chat is not here")
+            assert len(chat) > 100 or tab.events[1]["say"].startswith("This chat does not exist")
             assert tab.log["chat"] is None
             anna.begin("more that is secret")
             said(mallory.call("new_chat"))

@@ -85,7 +85,7 @@ def test_options_in_the_address_take_precedence(url: str) -> None:
 
 def test_database_in_another_encoding_is_refused(server: PostgresServer) -> None:
     url = server.database("ENCODING 'LATIN1' TEMPLATE template0")
-    assert "is not in UTF-8" in start_error(url)
+    assert "does not use UTF-8" in start_error(url)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_user_without_rights_is_refused(server: PostgresServer, url: str) -> Non
     do(url, "CREATE USER reader PASSWORD 'r'")
     name = database_name(url)
     message = start_error(server.url(name, "reader", "r"))
-    assert f"the database {name} does not let its user do that" in message
+    assert f"the database user lacks a permission in the database {name}" in message
 
 
 def test_read_only_database_can_be_read(url: str) -> None:
