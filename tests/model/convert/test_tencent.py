@@ -199,7 +199,7 @@ def test_rows_that_are_told_to_be_padding(tmp_path: Path, spm: Path) -> None:
 
 @pytest.mark.parametrize(
     ("told", "says"),
-    [({}, "cannot be divided into heads of 128"), ({"heads_num": 5}, "cannot be divided into heads"),
+    [({}, "cannot be divided into heads of 128"), ({"heads_num": 5}, "divided into heads"),
      ([1], "is not a JSON object"), ("{", "cannot be read")],
 )  # fmt: skip
 def test_what_is_told_has_to_fit(

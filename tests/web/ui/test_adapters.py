@@ -55,7 +55,8 @@ def test_each_is_shown_with_its_light_and_reason(visit: Serve) -> None:
         "Base model (fake-base)",
         "● pirate: Talks like a pirate",
         "✕ torn: broken, it has no adapter_model.safetensors",
-        "▲ warned: A doubtful one (note: All values of lora_B in adapter_model.safetensors are zero)",
+        "▲ warned: A doubtful one "
+        "(note: All values of lora_B in adapter_model.safetensors are zero)",
     ]
 
 
