@@ -117,7 +117,7 @@ def add_names(
     """Add the flag `--NAME A,B` for names of `known`, which are the default, or of `also`."""
     parser.add_argument(
         f"--{name}", type=partial(_names, (*known, *also), what), default=known, metavar="A,B",
-        help=f"of {', '.join(known)}",
+        help=f"some of {', '.join(known)} (default: all)",
     )  # fmt: skip
 
 

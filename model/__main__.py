@@ -1,4 +1,4 @@
-"""`python -m model COMMAND`: what is done to model folders and adapters before they are served."""
+"""`python -m model COMMAND`: prepares model folders and adapters for serving."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     except LinlyError as error:
         print(error, file=sys.stderr)
         return error.exit_status
-    except Exception as error:  # somebody's files hold what nobody has thought of
+    except Exception as error:  # a file with unexpected contents
         said = (str(error).splitlines() or [""])[0]
         print(f"Unexpected error: {type(error).__name__}: {said}. {REMEDY}", file=sys.stderr)
         return 1

@@ -174,7 +174,7 @@ class LocalEngine:
                 self._heartbeat.beat()
             self._finish_all(FinishReason.ABORT)
         except BaseException as error:  # the thread must not die without a message
-            log.exception("the engine stopped")
+            log.exception("The engine stopped")
             with self._wake:
                 self._error = LocalizedText(
                     "engine_stopped", {"error": str(error) or type(error).__name__}
@@ -301,13 +301,13 @@ class LocalEngine:
             return False
         sequence.start(self._memory.new_cache())
         self._preemptions += 1
-        log.warning("not enough memory for all replies: one starts over later")
+        log.warning("The engine lacks memory for all replies: one of them starts again later")
         return True
 
     def _give_up(self, sequence: Sequence) -> None:
         """End a sequence that has all the memory there is, as if it had reached its length."""
         if sequence.completion_tokens:
-            log.warning("not enough memory for a longer reply")
+            log.warning("The engine lacks memory for a longer reply: the reply ends here")
             sequence.finish(FinishReason.LENGTH)
         else:
             sequence.finish(FinishReason.ERROR, NO_MEMORY)
@@ -336,7 +336,7 @@ class LocalEngine:
 
     def _recover(self, sequences: Seq[Sequence], error: Exception) -> Seq[Sequence]:
         """Clean up after a step that failed; returns the sequences that can try again."""
-        log.exception("a step failed")
+        log.exception("A step of the engine failed")
         for sequence in sequences:
             sequence.rewind()
         if _lacks_memory(error):
@@ -359,7 +359,7 @@ class LocalEngine:
         try:
             sequence.accept_logits(logits)
         except Exception as error:
-            log.exception("a reply failed")
+            log.exception("The engine failed on a reply")
             sequence.finish(FinishReason.ERROR, _explain(error))
 
     def _retire(self) -> None:
@@ -379,7 +379,7 @@ def _bounded(context_length: int, max_positions: int | None) -> int:
     if max_positions is None or max_positions >= context_length:
         return context_length
     log.warning(
-        "memory is enough for a context of %d tokens, not for %d", max_positions, context_length
+        "The memory is enough for a context of %d tokens, not of %d", max_positions, context_length
     )
     return max_positions
 

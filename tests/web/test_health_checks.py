@@ -141,7 +141,7 @@ def test_changes_are_logged(part: Part, clock: Clock, caplog: pytest.LogCaptureF
             part.error = error
             clock.now += 1
             problem(checks)
-    assert caplog.messages == ["not ready: torn", "ready again"]
+    assert caplog.messages == ["The server is not ready: torn", "The server is ready again"]
 
 
 @dataclass

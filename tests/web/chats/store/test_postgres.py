@@ -390,7 +390,7 @@ def test_failed_purge_does_not_keep_the_program_from_starting(
             store.delete(MEI, store.create(MEI, "title", ChatSettings()).id)
     do(url, "UPDATE chats SET deleted = 1", *KEEP_TWO_CHATS)
     open_store(Path("nowhere"), url).close()
-    assert "Old chats are not cleared away" in caplog.text
+    assert "Old chats could not be deleted" in caplog.text
     assert rows(url, "SELECT count(*) FROM chats") == [(2,)]
 
 
