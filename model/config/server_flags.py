@@ -192,7 +192,7 @@ def build_parser() -> ArgumentParser:
         "--context_length",
         type=_positive,
         metavar="TOKENS",
-        help="maximum tokens of a prompt with its reply (default: the length of the model's training)",
+        help="maximum tokens of prompt and reply (default: the length of the model's training)",
     )
     add(
         "--data_dir",
