@@ -30,7 +30,7 @@ POLL_SECONDS = 0.2
 def greet(host: str, port: int) -> None:
     """Where the page is."""
     shown = "127.0.0.1" if host in EVERYWHERE else host
-    print_status(f"Linly Chat: http://{shown}:{port} (Ctrl-C ends it)")
+    print_status(f"Linly Chat: http://{shown}:{port} (press Ctrl-C to stop)")
 
 
 def follow_loading(manager: ModelManager, link: PublicLink | None = None) -> None:
@@ -84,7 +84,7 @@ def _tell_absent(shared: Sequence[str], there: Sequence[str]) -> None:
 
 def share_link(settings: Settings, rules: AccessPolicy, port: int, link: PublicLink) -> None:
     """Open the public link, and say how to come in."""
-    print_status("Asking for a public link …")
+    print_status("Opening a public link …")
     try:
         address = open_tunnel(port)
     except ShareError as error:
@@ -94,9 +94,7 @@ def share_link(settings: Settings, rules: AccessPolicy, port: int, link: PublicL
     link.opened(address)
     print_status(f"Public link: {address}")
     if settings.share_public:
-        print_status(
-            "Anybody who has the link can chat here: --share_public asks for no passphrase."
-        )
+        print_status("Everyone who has the link can chat: --share_public sets no passphrase.")
     elif rules.passphrase:
         print_status(f"Passphrase:  {rules.passphrase}")
 

@@ -86,11 +86,11 @@ def keys(text: str) -> str:
 def one_key(text: str) -> str:
     """A key that fits into a header."""
     if not text.isascii() or any(not character.isprintable() for character in text):
-        raise argparse.ArgumentTypeError("a key is of ASCII letters, digits and signs")
+        raise argparse.ArgumentTypeError("a key must consist of ASCII letters, digits and signs")
     if " " in text:
-        raise argparse.ArgumentTypeError("a key has no spaces")
+        raise argparse.ArgumentTypeError("a key must not contain spaces")
     if is_hash(text):
-        raise argparse.ArgumentTypeError("keys are not hashed, only the passwords of --auth")
+        raise argparse.ArgumentTypeError("a key cannot be a hash; only passwords of --auth can")
     return not_empty(text)
 
 
@@ -104,8 +104,8 @@ def database_url(text: str) -> str:
         )
     if not _reads_as_address(text):
         raise argparse.ArgumentTypeError(
-            "no address as in postgresql://user:password@host/database; in a password, signs like "
-            "@ : / ? # % are written as %40 and so on"
+            "it is not an address such as postgresql://user:password@host/database; in a password, "
+            "write signs like @ : / ? # % as %40 and so on"
         )
     return text
 

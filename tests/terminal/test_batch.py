@@ -259,7 +259,7 @@ def test_a_complete_output_is_reported_and_no_model_is_loaded(
 ) -> None:
     run(source, target)
     assert run(source, target, fail=AssertionError("loaded")) == 0
-    assert capfd.readouterr().err == f"{target} holds the results of all 7 lines.\n"
+    assert capfd.readouterr().err == f"{target} already has the results of all 7 lines.\n"
 
 
 def test_failures_of_an_earlier_run_count(source: Path, target: Path) -> None:
