@@ -68,7 +68,7 @@ def test_wrong_use_is_one_sentence(flags: list[str], status: int, says: str) -> 
     [
         (lambda p: (p / "model.safetensors").write_bytes(b"torn"), "cannot be read"),
         (lambda p: (p / "tokenizer.json").unlink(), "neither tokenizer.json nor tokenizer.model"),
-        (lambda p: (p / "config.json").write_text('{"model_type": "gpt2"}'), "is gpt2, and only"),
+        (lambda p: (p / "config.json").write_text('{"model_type": "gpt2"}'), "is gpt2, but only"),
         (lambda p: [(p / "config.json").unlink(), (p / "m.gguf").touch()], "-m model convert"),
     ],
 )

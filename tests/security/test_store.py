@@ -211,7 +211,7 @@ def test_long_title_is_cut_in_a_file_and_refused_from_a_user(store: ChatStore) -
         (kept,) = store.import_chats(ANNA, read_chats(export_file(exported_chat(title=title))))
         assert len(kept.title) <= MAX_TITLE
         assert store.chat(ANNA, kept.id).title == kept.title
-        with pytest.raises(RequestError, match="has over 200 characters"):
+        with pytest.raises(RequestError, match="has more than 200 characters"):
             store.rename(ANNA, kept.id, title)
     foreign = {"messages": [{"role": "user", "content": "\n" * 1_000_000 + "x"}]}
     assert store.import_chats(ANNA, read_chats(json.dumps(foreign)))[0].title == "…"

@@ -92,7 +92,7 @@ def test_a_system_prompt_of_the_row_replaces_the_templates_own() -> None:
         ({"instruction": "Hi", "output": " \n"}, "the reply is empty"),
         ({"instruction": "Hi", "output": "x", "history": [["a"]]}, "history must be a list"),
         ({"instruction": "Hi", "output": "x", "history": 5}, "history must be a list"),
-        ({"instruction": "Hi", "output": "\ud83d"}, "output has invalid character"),
+        ({"instruction": "Hi", "output": "\ud83d"}, "output contains an invalid character"),
         ({"messages": "Hi"}, "messages is text where a list"),
         ({"messages": []}, "no message of the role assistant"),
         ({"messages": [{"role": "user", "content": "Hi"}]}, "no message of the role assistant"),

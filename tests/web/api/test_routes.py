@@ -148,7 +148,7 @@ def test_sampling_fields_arrive(client: openai.OpenAI, engine: FakeEngine) -> No
         ({"messages": HELLO, "repetition_penalty": 1e-37}, 400, "invalid_value", "penalty"),
         (
             {"messages": [{"role": "user", "content": "long " * 1000}]},
-            400, "context_length_exceeded", "room for 1999",
+            400, "context_length_exceeded", "only 1999 fit",
         ),
     ],
 )  # fmt: skip

@@ -179,7 +179,7 @@ def test_no_request_made_by_hand_leads_to_other_adapters(stack: ExitStack) -> No
         ):
             # Running again looks at the digest first, of which the file knows another adapter's.
             answer = said(caller.call(kind, **values))
-            assert answer.startswith((FORBIDDEN, "The adapter linly is not the one")), kind
+            assert answer.startswith((FORBIDDEN, "The adapter linly has changed")), kind
         begin(caller, "and now?", "pirate", here.engine)
     asked = [*here.engine.requests, *here.engine.read]
     assert {request.adapter.name for request in asked if request.adapter} == {"pirate"}
@@ -382,7 +382,7 @@ def test_visitors_do_not_fill_the_disk(stack: ExitStack, monkeypatch: pytest.Mon
         # What is refused for another reason takes no room.
         for _ in range(5):
             assert save("", "x" * 100).startswith("A name must have")
-        assert save("name", "x" * 500).startswith("have used up its storage")
+        assert "have used up its storage" in save("name", "x" * 500)
         assert save("name", "x" * 100) == ""
     with Caller(here.own) as owner:
         for _ in range(4):

@@ -95,7 +95,7 @@ def test_a_damaged_download_is_not_kept(tmp_path: Path, monkeypatch: pytest.Monk
 def test_no_address_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_client(monkeypatch, tmp_path / "frpc", WORKING)
     use_server(monkeypatch, httpx.ConnectError("name not known"))
-    with pytest.raises(ShareError, match=r"share server's address .* \(name not known\)"):
+    with pytest.raises(ShareError, match=r"address of the share server .* \(name not known\)"):
         tunnel.open_tunnel(7860)
 
 
