@@ -122,7 +122,7 @@ def _chat(rows: Any) -> tuple[Message, ...]:
         raise _BadLineError('"messages" is not a list of messages, or empty.')
     messages = tuple(_message(row) for row in rows)
     if messages[-1].role != "user":
-        raise _BadLineError("The messages do not end with the user's.")
+        raise _BadLineError("The last message is not the user's.")
     return messages
 
 

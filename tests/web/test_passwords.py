@@ -287,4 +287,4 @@ def test_an_interruption_is_one_line(
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr(passwords, "_ask_password", interrupt)
     assert passwords.main(["anna"]) == 1
-    assert capsys.readouterr().err == "Nothing was made.\n"
+    assert capsys.readouterr().err == "Interrupted: no line was written.\n"

@@ -133,10 +133,9 @@ class PublicLink:
             raise LinkLimitError("link_ended")
         for adapter in adapters:
             if not self.allows(adapter):
-                names = ", ".join(self.rules.adapters or ())
-                raise LinkLimitError(
-                    "link_adapter_not_offered", adapter=adapter or "the base", names=names
-                )
+                shown = adapter or LocalizedText("the_base")
+                names = self.rules.adapters or ()
+                raise LinkLimitError("link_adapter_not_offered", adapter=shown, names=names)
         most = self.rules.messages
         if most is not None:
             _check_left(most, most - self._spent[visitor], len(adapters))

@@ -87,7 +87,9 @@ def test_link_excludes_adapters(chat_app: ChatApp) -> None:
     service, tab = chat_app.chat_service, chat_app.tab
     link = chat_app.come_through_link(LinkRules(adapters=("pirate",)))
     assert_refused(LinkLimitError, lambda: service.send(tab, "a", LINLY), "does not offer linly")
-    assert_refused(LinkLimitError, lambda: service.send(tab, "a", GREEDY), "not for the base")
+    assert_refused(
+        LinkLimitError, lambda: service.send(tab, "a", GREEDY), "does not offer the base"
+    )
     rivals = [PIRATE, LINLY]
     assert_refused(
         LinkLimitError, lambda: service.compare(tab, "a", rivals), "does not offer linly"
