@@ -172,7 +172,7 @@ def test_an_engine_that_stands_still(work: EngineStatus, stalled: bool) -> None:
     manager.wait()
     check = engine_check(manager)
     if stalled:
-        with pytest.raises(NotReadyError, match=r"stood still for \d+ s"):
+        with pytest.raises(NotReadyError, match=r"made no progress for \d+ s"):
             check.run()
     else:
         check.run()

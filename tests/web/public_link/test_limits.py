@@ -165,7 +165,7 @@ def test_no_request_made_by_hand_leads_to_other_adapters(stack: ExitStack) -> No
         # A chat from a file says that another adapter had been speaking in it.
         forged = exported.replace('"pirate"', '"linly"').replace('"done"', '"stopped"')
         adopted = caller.adopt(forged)
-        assert said(adopted).startswith("linly is not here")
+        assert said(adopted).startswith("linly no longer exists")
         caller.form["loaded_chat"] = adopted.json()["loaded_chat"]
         again = caller.export("json").json()["chats"][0]
         assert "linly" in json.dumps(again)

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 LINES = [
     to_line(Stage("training")),
-    to_line(Note(verbatim("2 chats to learn"))),
+    to_line(Note(verbatim("2 chats to train on"))),
     to_line(HeldOut(0, 4.0)),
     to_line(Step(1, 2, 0.5, 3.5, 100.0, 65.0)),
     "<wait>",
