@@ -44,7 +44,7 @@ def run(settings: Settings) -> int:
     from model.serving.manager import ModelManager
     from web.listen_socket import bind
 
-    check_early(settings)
+    folder = check_early(settings)
     sock = bind(settings.server_name, settings.server_port)
     port = sock.getsockname()[1]
     from training.job import TrainingRunner
@@ -58,7 +58,7 @@ def run(settings: Settings) -> int:
     # The public link leads to a port of its own, so that its visitors are told apart.
     link = bind("127.0.0.1", 0) if settings.share or settings.share_public else None
     link_port = link.getsockname()[1] if link else None
-    manager = ModelManager(settings)
+    manager = ModelManager(settings, folder=folder)
     trainings = TrainingRunner(environment(settings))
     rules = access.decide(settings, link_port)
     desk = TrainingService(settings, manager, trainings)

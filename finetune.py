@@ -17,11 +17,11 @@ OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", 
 
 def main(argv: list[str]) -> int:
     """Trains an adapter; returns 0 when it is written, 1 on failure, 2 for a wrong flag."""
-    from training.options import read_options
+    from training.options import read_training_options
 
     as_json = False
     try:
-        options = read_options(argv)
+        options = read_training_options(argv)
         as_json = options.progress == "json"
         return run(options)
     except LinlyError as error:

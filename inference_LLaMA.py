@@ -35,10 +35,10 @@ def main(argv: list[str]) -> int:
 def _run_with_options(argv: list[str]) -> int:
     from model.config.process_secrets import hide_secrets
     from model.errors import LinlyError
-    from terminal.options import read_options
+    from terminal.options import read_terminal_options
 
     try:
-        options = read_options(argv, os.environ, has_keyboard=_has_keyboard())
+        options = read_terminal_options(argv, os.environ, has_keyboard=_has_keyboard())
         hide_secrets()  # --engine_key
         return run(options)
     except LinlyError as error:

@@ -14,6 +14,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -62,23 +64,20 @@ class FakeEngineServer:
 
     def first_token(self) -> float:
         """Milliseconds from a request to its first token, all on one connection."""
-        connection = connect(self.address)
         body = {"prompt": "x", "max_tokens": 1, "stream": True}
         times = []
-        for _ in range(FIRST_TOKENS):
-            began = time.perf_counter()
-            response = post(connection, COMPLETION_PATH, body)
-            response.readline()
-            times.append(1000 * (time.perf_counter() - began))
-            response.read()
-        connection.close()
+        with closing(connect(self.address)) as connection:
+            for _ in range(FIRST_TOKENS):
+                began = time.perf_counter()
+                response = post(connection, COMPLETION_PATH, body)
+                response.readline()
+                times.append(1000 * (time.perf_counter() - began))
+                response.read()
         return median(times)
 
     def core_share_direct(self) -> float:
         """Percent of a core that the server uses while its streams are read without HTTP."""
-        before = common.cpu_seconds(self.child.pid)
-        self._command(f"direct {STREAMS} {RATE} {SECONDS}")
-        return 100 * (common.cpu_seconds(self.child.pid) - before) / SECONDS
+        return self._core_share_of(lambda: self._command(f"direct {STREAMS} {RATE} {SECONDS}"))
 
     def core_share(self) -> float:
         """The same over HTTP."""
@@ -86,14 +85,17 @@ class FakeEngineServer:
         events: list[int] = []
 
         def read(_: int) -> None:
-            connection = connect(self.address)
-            events.append(post(connection, COMPLETION_PATH, body).read().count(b"data: "))
-            connection.close()
+            with closing(connect(self.address)) as connection:
+                events.append(post(connection, COMPLETION_PATH, body).read().count(b"data: "))
 
-        before = common.cpu_seconds(self.child.pid)
-        in_threads(STREAMS, read)
+        share = self._core_share_of(lambda: in_threads(STREAMS, read))
         if len(events) < STREAMS or min(events) < RATE * SECONDS:
             raise RuntimeError(f"the streams had {events} events")
+        return share
+
+    def _core_share_of(self, read_all: Callable[[], object]) -> float:
+        before = common.cpu_seconds(self.child.pid)
+        read_all()
         return 100 * (common.cpu_seconds(self.child.pid) - before) / SECONDS
 
     def idle_connections(self) -> float:
@@ -117,16 +119,22 @@ class FakeEngineServer:
 def measure_overhead(scratch: Path, rounds: int) -> dict[str, float]:
     """What the API adds to an engine that computes nothing; medians over the rounds."""
     server = FakeEngineServer(scratch)
-    names = ("first_token_direct", "first_token", "core_share_direct", "core_share")
+    jobs = (
+        server.first_token_direct,
+        server.first_token,
+        server.core_share_direct,
+        server.core_share,
+    )
     try:
         server.first_token(), server.first_token_direct()  # for warming up
-        runs: dict[str, list[float]] = {name: [] for name in names}
+        runs: list[list[float]] = []
         for number in range(rounds):
-            for name, values in runs.items():
-                values.append(getattr(server, name)())
-            latest = ", ".join(f"{name} {values[-1]:.2f}" for name, values in runs.items())
+            runs.append([job() for job in jobs])
+            latest = ", ".join(
+                f"{job.__name__} {value:.2f}" for job, value in zip(jobs, runs[-1], strict=True)
+            )
             common.log(f"round {number + 1}: {latest}")
-        first_direct, first, share_direct, share = (median(runs[name]) for name in names)
+        first_direct, first, share_direct, share = map(median, zip(*runs, strict=True))
         return {
             "first_token_ms": round(first, 2),
             "first_token_added_ms": round(first - first_direct, 2),
@@ -171,10 +179,9 @@ def _ask_until_answered(address: str, wave: int) -> list[tuple[int, str | None]]
         prompt = unique_prompt(USERS * wave + number)
         body = {"prompt": prompt, "max_tokens": TOKENS, "stream": True, "ignore_eos": True}
         while True:
-            connection = connect(address)
-            response = post(connection, COMPLETION_PATH, body)
-            response.read()
-            connection.close()
+            with closing(connect(address)) as connection:
+                response = post(connection, COMPLETION_PATH, body)
+                response.read()
             retry = response.getheader("Retry-After")
             responses.append((response.status, retry))
             if response.status != 429:

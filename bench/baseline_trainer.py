@@ -14,23 +14,22 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, set_seed
 
 IGNORED = -100
 
 
-def collate(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+def pad_batch(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
     """A batch whose rows are padded at the end to the longest one."""
-    longest = max(len(row["input_ids"]) for row in rows)
 
-    def padded(key: str, value: int) -> torch.Tensor:
-        return torch.tensor([row[key] + [value] * (longest - len(row[key])) for row in rows])
+    def padded(values: list[list[int]], padding: int) -> torch.Tensor:
+        return pad_sequence([torch.tensor(row) for row in values], True, padding)
 
-    lengths = torch.tensor([[len(row["input_ids"])] for row in rows])
     return {
-        "input_ids": padded("input_ids", 0),
-        "attention_mask": (torch.arange(longest) < lengths).long(),
-        "labels": padded("labels", IGNORED),
+        "input_ids": padded([row["input_ids"] for row in rows], 0),
+        "attention_mask": padded([[1] * len(row["input_ids"]) for row in rows], 0),
+        "labels": padded([row["labels"] for row in rows], IGNORED),
     }
 
 
@@ -55,7 +54,7 @@ def train(job: dict[str, Any]) -> None:
             logging_steps=1, report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
             remove_unused_columns=False, prediction_loss_only=True,
         ),
-        train_dataset=job["learned"], eval_dataset=job["held_out"], data_collator=collate,
+        train_dataset=job["learned"], eval_dataset=job["held_out"], data_collator=pad_batch,
     )  # fmt: skip
     began = time.perf_counter()
     trainer.train()

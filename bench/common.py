@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: flags, exit statuses, tables, and the cost of processes."""
+"""What the benchmark scripts share: errors, flags, tables, medians, and the cost of processes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,36 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from bench.errors import PeerError
 from model.config.argument_parser import ArgumentParser
 from model.config.settings import CHECKOUT
 from model.errors import LinlyError
+from model.translations import verbatim
 
 Figures = Mapping[str, Any]  # what a script measured, as its JSON has it
 
 MISSING = "-"
+
+
+class BenchError(LinlyError):
+    """A measurement that cannot be made as the flags ask for it; its message is plain English."""
+
+    exit_status = 2
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(verbatim(message, remedy))
+
+
+class PeerError(BenchError):
+    """A peer did not start, or a request to it failed."""
+
+    exit_status = 1
+
+
+class PeerMissingError(PeerError):
+    """A peer is not installed; the message says how to install it."""
 
 
 def log(line: str) -> None:
@@ -85,19 +105,19 @@ def script_parser(
 
 
 def add_number(
-    parser: ArgumentParser, name: str, default: int, about: str = "", least: int = 1
+    parser: ArgumentParser, name: str, default: int, about: str = "", minimum: int = 1
 ) -> None:
-    """Add the flag `--NAME N`, an integer of at least `least`."""
+    """Add the flag `--NAME N`, an integer of at least `minimum`."""
     text = f"{about} (default: {default})" if about else f"default: {default}"
     parser.add_argument(
-        f"--{name}", type=partial(at_least, least), default=default, metavar="N", help=text
+        f"--{name}", type=partial(at_least, minimum), default=default, metavar="N", help=text
     )
 
 
-def at_least(least: int, text: str) -> int:
+def at_least(minimum: int, text: str) -> int:
     """Parses an integer with a lower bound, as the type of a flag."""
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+    if not text.isdecimal() or int(text) < minimum:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {minimum}")
     return int(text)
 
 
@@ -112,24 +132,30 @@ def existing_folder(text: str) -> Path:
 
 
 def add_names(
-    parser: ArgumentParser, name: str, known: tuple[str, ...], what: str, also: tuple[str, ...] = ()
+    parser: ArgumentParser, name: str, choices: Sequence[str], what: str, also: Sequence[str] = ()
 ) -> None:
-    """Add the flag `--NAME A,B` for names of `known`, which are the default, or of `also`."""
+    """Add the flag `--NAME A,B` for names of `choices`, which are the default, or of `also`."""
     parser.add_argument(
-        f"--{name}", type=partial(_names, (*known, *also), what), default=known, metavar="A,B",
-        help=f"some of {', '.join(known)} (default: all)",
+        f"--{name}", type=partial(_names, (*choices, *also), what), default=tuple(choices),
+        metavar="A,B", help=f"some of {', '.join(choices)} (default: all)",
     )  # fmt: skip
 
 
-def _names(known: Sequence[str], what: str, text: str) -> tuple[str, ...]:
-    """Parses names with commas between them; repeated ones count once."""
-    names = [word.strip() for word in text.split(",") if word.strip()]
+def _names(choices: Sequence[str], what: str, text: str) -> tuple[str, ...]:
+    listed = ", ".join(choices)
+    names = split_list(text, f"{what} of {listed}")
     for name in names:
-        if name not in known:
-            raise argparse.ArgumentTypeError(f"there is no {what} {name!r} (of {', '.join(known)})")
-    if not names:
-        raise argparse.ArgumentTypeError(f"name at least one {what} of {', '.join(known)}")
-    return tuple(dict.fromkeys(names))
+        if name not in choices:
+            raise argparse.ArgumentTypeError(f"there is no {what} {name!r} (of {listed})")
+    return names
+
+
+def split_list(text: str, what: str) -> tuple[str, ...]:
+    """Splits the value of a flag at its commas; repeated words count once."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise argparse.ArgumentTypeError(f"name at least one {what}")
+    return tuple(dict.fromkeys(words))
 
 
 def print_figures(figures: Any, as_json: bool, table: Callable[[Any], str]) -> int:
@@ -150,22 +176,35 @@ def format_ratio(value: float | None) -> str:
     return MISSING if value is None else f"{value:.2f}x"
 
 
-def align_columns(rows: Sequence[Sequence[str]], text_columns: int) -> list[str]:
+def format_table(rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
     """The rows as lines: the first columns hold text, the others figures to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
         "  ".join(
             cell.ljust(width) if column < text_columns else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
+        )
         for row in rows
     ]
+    return "\n".join(line.rstrip() for line in lines)
 
 
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose first row is the header."""
-    lines = ["|" + "".join(f" {cell} |" if cell else " |" for cell in row) for row in rows]
-    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+def seconds_of(job: Callable[[], object]) -> float:
+    """How long one call takes."""
+    began = time.perf_counter()
+    job()
+    return time.perf_counter() - began
+
+
+def medians(runs: Sequence[Mapping[str, float]], digits: int) -> dict[str, float]:
+    """The median of each figure over the runs, rounded."""
+    return {key: round(median(run[key] for run in runs), digits) for key in runs[0]}
+
+
+def command_costs(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The median of each figure of a command over its runs; of `peak_bytes`, the largest."""
+    figures = {key: median(run[key] for run in runs) for key in runs[0]}
+    return {**figures, "peak_bytes": max(run["peak_bytes"] for run in runs)}
 
 
 def machine() -> str:
@@ -217,7 +256,7 @@ class CommandResult:
     lines: tuple[tuple[float, str], ...]
 
 
-def run_command(command: Sequence[str]) -> CommandResult:
+def run_process(command: Sequence[str]) -> CommandResult:
     """Run a command in the checkout to its end.
 
     Raises:

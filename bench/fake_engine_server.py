@@ -23,19 +23,17 @@ from model.serving.adapter_registry import AdapterRegistry
 from model.serving.backend import Backend
 from model.serving.manager import ModelManager
 from model.text.prompt import PromptTemplate
-from model.text.tokenizer import TextSpan
 from model.types import (
     CompletionRequest,
     Delta,
     Emit,
-    EngineCounts,
     EngineRequest,
     EngineStatus,
     FinishReason,
-    PreparedAdapter,
     Sampling,
     Stats,
 )
+from tests.fake import FakeEngine, LetterTokenizer
 from web.access import AccessPolicy
 from web.api.routes import EVENT_SECONDS
 from web.chats.open_store import open_store
@@ -56,25 +54,14 @@ class _Reply:
     emitted: int = 0
 
 
-class FakeEngine:
+class PacedEngine(FakeEngine):
     """Emits the first token at once, and then `sampling.seed` tokens a second."""
 
-    name = "paced"
-    device = "none"
-    quantization = "none"
-    accepts_token_ids = True
-    context_length = 1_000_000
-
     def __init__(self) -> None:
+        super().__init__(lambda *_: [], name="paced", context_length=1_000_000)
         self._replies: dict[str, _Reply] = {}
         self._lock = threading.Lock()
         threading.Thread(target=self._run, daemon=True).start()
-
-    def prepare(self, adapter: str, digest: str) -> PreparedAdapter:
-        return PreparedAdapter(adapter, digest)
-
-    def load(self, adapter: str, digest: str) -> None:
-        pass
 
     def submit(self, request: EngineRequest, emit: Emit) -> None:
         tokens, rate = request.sampling.max_tokens or 1, request.sampling.seed or 1
@@ -87,17 +74,8 @@ class FakeEngine:
         with self._lock:
             self._replies.pop(request_id, None)
 
-    def unload(self, adapter: str) -> None:
-        pass
-
     def status(self) -> EngineStatus:
         return EngineStatus(len(self._replies))
-
-    def counts(self) -> EngineCounts:
-        return EngineCounts()
-
-    def close(self) -> None:
-        pass
 
     def _run(self) -> None:
         while True:
@@ -119,34 +97,14 @@ class FakeEngine:
             reply.emit(Delta("", FinishReason.LENGTH, stats))
 
 
-class _LetterTokenizer:
-    """One token a letter, so that a prompt costs next to nothing."""
-
-    vocab_size = 0x110000
-    bos = eos = eos_id = None
-    prefix_ids: tuple[int, ...] = ()
-
-    def encode(self, runs: list[TextSpan]) -> list[int]:
-        return [ord(letter) for run in runs for letter in run.text]
-
-    def decode(self, ids: list[int]) -> str:
-        return "".join(map(chr, ids))
-
-    def is_control(self, _: int) -> bool:
-        return False
-
-    def token_text(self, token_id: int) -> str:
-        return chr(token_id)
-
-
 def _load(settings: Settings, _: Report) -> Backend:
     """The engine with the smallest possible backend around it."""
     template = PromptTemplate(MODEL_TEMPLATE, "{{ messages[-1]['content'] }}")
     registry = AdapterRegistry(settings.adapters_dir, None, ())
+    templates = {MODEL_TEMPLATE: template}
     return Backend(
-        "paced", FakeEngine(), _LetterTokenizer(), frozenset(), registry,  # type: ignore[arg-type]
-        {MODEL_TEMPLATE: template}, MODEL_TEMPLATE,
-    )  # fmt: skip
+        "paced", PacedEngine(), LetterTokenizer(), frozenset(), registry, templates, MODEL_TEMPLATE
+    )
 
 
 async def read_streams(manager: ModelManager, streams: int, rate: int, seconds: int) -> None:
@@ -178,9 +136,8 @@ def _answer_lines(manager: ModelManager, loop: asyncio.AbstractEventLoop) -> Non
     """Do what each line of input says, on the event loop that also serves."""
     for line in sys.stdin:
         command, *words = line.split()
-        numbers = map(int, words)
         function = read_streams if command == "direct" else first_token_times
-        done = asyncio.run_coroutine_threadsafe(function(manager, *numbers), loop)
+        done = asyncio.run_coroutine_threadsafe(function(manager, *map(int, words)), loop)
         print(json.dumps(done.result()), flush=True)
 
 

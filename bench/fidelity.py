@@ -22,13 +22,12 @@ from torch.nn import functional
 # A script's import path begins with its own folder.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.common import Figures, add_number, print_figures, script, script_parser
-from bench.errors import BenchError
+from bench.common import BenchError, Figures, add_number, print_figures, script, script_parser
 from model.config.server_flags import EMBEDDED_DEFAULT
 from model.config.settings import APP_NAME
 from model.default_model import ensure_embedded
 from model.engine.kv_cache import SequenceCache
-from model.folders.base_info import base_facts
+from model.folders.base_info import read_base_info
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.layers.kernel_build import build_folder, make_decoder, supported
 from model.layers.llama import Llama, SequenceSlice
@@ -49,28 +48,27 @@ class Fidelity:
     top1_agreement: float
 
 
-@dataclass
-class KLAccumulator:
-    """Sums over the predictions seen so far, from which `fidelity` makes the figures."""
+def compare_logits(full: Tensor, int8: Tensor, targets: Tensor) -> Tensor:
+    """Compares the logits [n, vocab_size] of both at n positions; `targets` [n] are the next ids.
 
-    tokens: int = 0
-    full: float = 0.0
-    int8: float = 0.0
-    kl: float = 0.0
-    agreed: int = 0
+    Returns:
+        [n, 4]: the negative log likelihoods of the targets, full and int8; KL(full || 8bit); 1
+        where the likeliest token is the same, else 0.
+    """
+    full, int8 = (logits.log_softmax(-1) for logits in (full, int8))
+    return torch.stack([
+        functional.nll_loss(full, targets, reduction="none"),
+        functional.nll_loss(int8, targets, reduction="none"),
+        functional.kl_div(int8, full, log_target=True, reduction="none").sum(-1),
+        (full.argmax(-1) == int8.argmax(-1)).float(),
+    ], dim=-1)  # fmt: skip
 
-    def add(self, full: Tensor, int8: Tensor, targets: Tensor) -> None:
-        """Logits [n, vocab_size] of both, and the ids that followed [n]."""
-        full, int8 = (logits.log_softmax(-1) for logits in (full, int8))
-        self.tokens += len(targets)
-        self.full -= float(full.gather(1, targets[:, None]).sum())
-        self.int8 -= float(int8.gather(1, targets[:, None]).sum())
-        self.kl += float(functional.kl_div(int8, full, log_target=True, reduction="sum"))
-        self.agreed += int((full.argmax(-1) == int8.argmax(-1)).sum())
 
-    def fidelity(self) -> Fidelity:
-        full, int8 = math.exp(self.full / self.tokens), math.exp(self.int8 / self.tokens)
-        return Fidelity(self.tokens, full, int8, self.kl / self.tokens, self.agreed / self.tokens)
+def fidelity_of(compared: Tensor) -> Fidelity:
+    """The figures over all positions that `compare_logits` compared [..., 4]."""
+    compared = compared.flatten(0, -2)
+    full, int8, kl, agreement = compared.double().mean(0).tolist()
+    return Fidelity(len(compared), math.exp(full), math.exp(int8), kl, agreement)
 
 
 @script
@@ -114,14 +112,13 @@ def measure_fidelity(
         path = ensure_embedded(user_cache_path(APP_NAME), lambda *_: None)
     windows = _windows(path, text, tokens, window)
     half = windows.shape[1] // 2
-    sums = {"all": KLAccumulator(), "prefill": KLAccumulator(), "decode": KLAccumulator()}
     models = _full_precision(path, lora_model, windows), _eight_bits(path, lora_model, windows)
-    for ids, full, int8 in zip(windows.tolist(), *models, strict=True):
-        targets = torch.tensor(ids[1:])
-        for kind, part in (("prefill", slice(0, half)), ("decode", slice(half, len(targets)))):
-            for name in (kind, "all"):
-                sums[name].add(full[part], int8[part], targets[part])
-    return {name: total.fidelity() for name, total in sums.items()}
+    compared = torch.stack([
+        compare_logits(full[:-1], int8[:-1], ids[1:])
+        for ids, full, int8 in zip(windows, *models, strict=True)
+    ])  # fmt: skip
+    parts = {"all": compared, "prefill": compared[:, :half], "decode": compared[:, half:]}
+    return {name: fidelity_of(part) for name, part in parts.items()}
 
 
 def _windows(path: Path, text: Path, tokens: int, window: int) -> Tensor:
@@ -179,7 +176,7 @@ def _load(path: Path, lora_model: Path | None, quantization: str) -> tuple[Llama
     )  # fmt: skip
     if lora_model is None:
         return model, None
-    facts = base_facts(base, path.name, tokenizer=None)
+    facts = read_base_info(base, path.name, tokenizer=None)
     registry = AdapterRegistry(lora_model.absolute().parent, facts, _AnyTemplate())
     digest = registry.get(lora_model.name).digest
     return model, registry.load(lora_model.name, digest, model)

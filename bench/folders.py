@@ -16,10 +16,8 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
 
 # A script's import path begins with its own folder.
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -42,16 +40,8 @@ RANK = 16
 UNKNOWN, CONTROL, BYTE, NORMAL = 2, 3, 6, 1  # SentencePiece's types of tokens
 
 
-@dataclass(frozen=True)
-class CommandCost:
-    """One command: seconds, peak memory in bytes, and the bytes that it wrote."""
-
-    seconds: float
-    peak_bytes: int
-    written_bytes: int
-
-
-Costs = Mapping[str, list[CommandCost]]
+# Of each command by its name, in each round: `seconds`, `bytes_per_second` written, `peak_bytes`.
+Costs = Mapping[str, list[dict[str, float]]]
 
 
 @common.script
@@ -76,28 +66,23 @@ def measure_commands(geometry: Geometry, rounds: int, scratch: Path) -> Costs:
     # In a process of its own: what a parent uses counts as the peak of the commands it starts.
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         pool.submit(write_inputs, geometry, scratch).result()
-    source, tokenizer, adapter = (scratch / name for name in INPUTS)
-    copy, converted, merged = (scratch / name for name in ("copy.bin", "converted", "merged"))
-    commands: dict[str, tuple[Path, Sequence[str]]] = {
-        "copy": (copy, ["cp", str(source), str(copy)]),
-        "convert": (
-            converted, _model("convert", str(source), str(converted), "--tokenizer", str(tokenizer))
-        ),
-        "merge": (
-            merged,
-            _model("merge", "--base_model", str(converted), "--lora_model", str(adapter),
-                   "--output_dir", str(merged)),
-        ),
-        "check": (merged, _model("check", str(merged))),
-    }  # fmt: skip
-    costs: dict[str, list[CommandCost]] = {name: [] for name in commands}
+    source, tokenizer, adapter = (str(scratch / name) for name in INPUTS)
+    copy, converted, merged = (str(scratch / name) for name in ("copy.bin", "converted", "merged"))
+    merge = ("merge", "--base_model", converted, "--lora_model", adapter, "--output_dir", merged)
+    commands: dict[str, tuple[str, Sequence[str]]] = {
+        "copy": (copy, ["cp", source, copy]),
+        "convert": (converted, _model("convert", source, converted, "--tokenizer", tokenizer)),
+        "merge": (merged, _model(*merge)),
+        "check": (merged, _model("check", merged)),
+    }
+    costs: Costs = {name: [] for name in commands}
     for number in range(rounds):
         for name, (output, command) in commands.items():
-            cost = _measure(command, output, writes=name != "check")
-            peak = f"{cost.peak_bytes / 1e9:.2f} GB"
-            common.log(f"round {number + 1}: {name} {cost.seconds:.1f} s, {peak}")
+            cost = _measure(command, Path(output), writes=name != "check")
+            peak = f"{cost['peak_bytes'] / 1e9:.2f} GB"
+            common.log(f"round {number + 1}: {name} {cost['seconds']:.1f} s, {peak}")
             costs[name].append(cost)
-        copy.unlink()
+        Path(copy).unlink()
         for folder in (converted, merged):
             shutil.rmtree(folder)
     return costs
@@ -107,7 +92,7 @@ def _model(*words: str) -> list[str]:
     return [sys.executable, "-m", "model", *words]
 
 
-def _measure(command: Sequence[str], output: Path, writes: bool) -> CommandCost:
+def _measure(command: Sequence[str], output: Path, writes: bool) -> dict[str, float]:
     """Run a command until its output is on the disk, from where its input comes, too.
 
     Raises:
@@ -115,30 +100,24 @@ def _measure(command: Sequence[str], output: Path, writes: bool) -> CommandCost:
     """
     common.drop_from_page_cache(output.parent.rglob("*"))
     began = time.perf_counter()
-    result = common.run_command(command)
+    result = common.run_process(command)
     paths = (output, *output.rglob("*")) if writes else ()
     files = [path for path in paths if path.is_file()]
     for file in files:
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
     seconds = time.perf_counter() - began
-    return CommandCost(seconds, result.peak_bytes, sum(file.stat().st_size for file in files))
+    speed = sum(file.stat().st_size for file in files) / seconds
+    return {"seconds": seconds, "bytes_per_second": speed, "peak_bytes": result.peak_bytes}
 
 
 def summary(costs: Costs) -> common.Figures:
     """Medians by command: seconds, bytes a second, peak memory, and the speed over copying."""
-    speeds = {
-        name: median(run.written_bytes / run.seconds for run in runs)
-        for name, runs in costs.items()
-    }
+    figures = {name: common.command_costs(runs) for name, runs in costs.items()}
+    copy = figures["copy"]["bytes_per_second"]
     return {"machine": common.machine()} | {
-        name: {
-            "seconds": median(run.seconds for run in runs),
-            "bytes_per_second": speeds[name],
-            "peak_bytes": max(run.peak_bytes for run in runs),
-            "over_copy": speeds[name] / speeds["copy"],
-        }
-        for name, runs in costs.items()
+        name: {**cost, "over_copy": cost["bytes_per_second"] / copy}
+        for name, cost in figures.items()
     }
 
 
@@ -150,7 +129,7 @@ def table(figures: common.Figures) -> str:
             ratio = f"{values['over_copy']:.2f}" if values["over_copy"] else ""
             peak = f"{values['peak_bytes'] / 1e9:.2f}"
             rows.append([name, f"{values['seconds']:.1f}", speed, ratio, peak])
-    return f"{figures['machine']}\n\n{common.markdown_table(rows)}"
+    return f"{figures['machine']}\n\n{common.format_table(rows)}"
 
 
 def write_inputs(geometry: Geometry, folder: Path) -> None:
@@ -158,7 +137,7 @@ def write_inputs(geometry: Geometry, folder: Path) -> None:
     checkpoint, _, adapter = (folder / name for name in INPUTS)
     write_checkpoint(geometry, checkpoint)
     write_sentencepiece(geometry.vocab, folder)
-    write_adapter(geometry, adapter)
+    write_random_adapter(geometry, adapter)
 
 
 def write_checkpoint(geometry: Geometry, path: Path) -> None:
@@ -192,7 +171,7 @@ def write_sentencepiece(vocab_size: int, folder: Path) -> None:
     write_spm(lambda name, default=None: fields.get(name.removeprefix(GGML), default), folder)
 
 
-def write_adapter(geometry: Geometry, folder: Path) -> None:
+def write_random_adapter(geometry: Geometry, folder: Path) -> None:
     """Write a LoRA of rank RANK on all linear layers, in float16."""
     import torch
     from safetensors.torch import save_file

@@ -21,10 +21,9 @@ from __future__ import annotations
 import asyncio
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 # A script's import path begins with its own folder.
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -101,17 +100,16 @@ def _pauses(args: Namespace) -> PartFigures:
 
 
 def _updates(args: Namespace) -> PartFigures:
-    new: list[float] = []
-    long: list[float] = []
+    runs = []
     with running_app(*SHORT_CONTEXT) as server, browsers.chromium() as browser:
         for _ in range(args.rounds):
-            for values, messages in ((new, 0), (long, browsers.MANY_MESSAGES)):
-                seconds = browsers.measure_update(browser, server.address, messages)
-                values.append(seconds * MS)
-            common.log(f"{new[-1]:.2f} ms an update in a new chat, {long[-1]:.2f} ms in a long one")
-    ratios = [a / b for a, b in zip(long, new, strict=True)]
-    figures = {"update_new": new, "update_long": long, "update_ratio": ratios}
-    return {key: round(median(values), 2) for key, values in figures.items()}
+            new, long = (
+                MS * browsers.measure_update(browser, server.address, messages)
+                for messages in (0, browsers.MANY_MESSAGES)
+            )
+            common.log(f"{new:.2f} ms an update in a new chat, {long:.2f} ms in a long one")
+            runs.append({"update_new": new, "update_long": long, "update_ratio": long / new})
+    return common.medians(runs, 2)
 
 
 def _crowd(args: Namespace) -> PartFigures:
@@ -126,20 +124,14 @@ def _bytes(args: Namespace) -> PartFigures:
 
 def _opening(args: Namespace) -> PartFigures:
     with running_app() as server, browsers.chromium() as browser:
-        return _medians(
-            [browsers.measure_opening(browser, server.address) for _ in range(args.rounds)], 2
-        )
+        runs = [browsers.measure_opening(browser, server.address) for _ in range(args.rounds)]
+        return common.medians(runs, 2)
 
 
 def _look(args: Namespace) -> PartFigures:
     with running_app() as server, browsers.chromium() as browser:
-        return _medians(
-            [browsers.measure_visit(browser, server.address) for _ in range(args.rounds)], 3
-        )
-
-
-def _medians(runs: Sequence[PartFigures], digits: int) -> PartFigures:
-    return {key: round(median(run[key] for run in runs), digits) for key in runs[0]}
+        runs = [browsers.measure_visit(browser, server.address) for _ in range(args.rounds)]
+        return common.medians(runs, 3)
 
 
 PARTS: dict[str, Callable[[Namespace], PartFigures]] = {

@@ -28,13 +28,12 @@ import numpy.typing as npt
 # A script's import path begins with its own folder.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.common import add_number, positive, script
-from bench.errors import BenchError
+from bench.common import BenchError, add_number, positive, script
 from model.config.argument_parser import ArgumentParser
 from model.folders.atomic_folder import new_folder
+from model.folders.lazy_tensor import LazyTensor
 from model.folders.tensor_schema import expected_tensors
 from model.folders.weight_writer import nbytes_of, write_weights
-from model.folders.weights import LazyTensor
 from model.progress_bar import bar
 
 if TYPE_CHECKING:
@@ -157,7 +156,7 @@ def main() -> int:
     )  # fmt: skip
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder to create")
     add_geometry(parser, Geometry.layers)
-    add_number(parser, "seed", 0, least=0)
+    add_number(parser, "seed", 0, minimum=0)
     args = parser.read(sys.argv[1:])
     write_model(args.folder, geometry_of(args, Geometry.layers), args.seed)
     return 0

@@ -10,9 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 
 import httpx
 
@@ -31,33 +29,27 @@ QUESTION = {
 }
 
 
-@dataclass(frozen=True)
-class Startup:
-    """One start: seconds until the page, until ready; decode speed; peak memory in MB."""
-
-    page: float
-    ready: float
-    tokens_per_second: float
-    peak_megabytes: float
-
-
 @common.script
 def main() -> int:
     parser = common.script_parser("startup", __doc__)
     common.add_number(parser, "runs", 3)
     args = parser.read(sys.argv[1:])
-    runs = [asdict(measure_startup()) for _ in range(args.runs)]
-    medians = {key: round(median(run[key] for run in runs), 2) for key in runs[0]}
-    return common.print_figures({"medians": medians, "runs": runs}, args.json, table)
+    runs = [measure_startup() for _ in range(args.runs)]
+    figures = {"medians": common.medians(runs, 2), "runs": runs}
+    return common.print_figures(figures, args.json, table)
 
 
 def table(figures: common.Figures) -> str:
-    rows = [[key, f"{value}"] for key, value in figures["medians"].items()]
-    return "\n".join(common.align_columns(rows, text_columns=1))
+    return common.format_table([[key, f"{value}"] for key, value in figures["medians"].items()])
 
 
-def measure_startup() -> Startup:
-    """Start the program, wait until it is ready, ask one question over HTTP, and end it."""
+def measure_startup() -> dict[str, float]:
+    """Start the program, wait until it is ready, ask one question over HTTP, and end it.
+
+    Returns:
+        Seconds until the `page` answers and until the model is `ready`, the speed of decoding, and
+        the peak memory in MB.
+    """
     began = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "app.py", "--server_port", "0"],
@@ -70,9 +62,9 @@ def measure_startup() -> Startup:
         ready = _seconds_until_ok(f"{address}/health", began)
         sent = time.monotonic()
         answer = httpx.post(f"{address}/v1/chat/completions", json=QUESTION, timeout=MAX_SECONDS)
-        seconds = time.monotonic() - sent
-        tokens = answer.json()["usage"]["completion_tokens"]
-        return Startup(page, ready, tokens / seconds, common.peak_bytes(process.pid) / 1e6)
+        speed = answer.json()["usage"]["completion_tokens"] / (time.monotonic() - sent)
+        peak = common.peak_bytes(process.pid) / 1e6
+        return {"page": page, "ready": ready, "tokens_per_second": speed, "peak_megabytes": peak}
     finally:
         process.terminate()
         process.wait()

@@ -23,6 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench import common
+from bench.common import seconds_of
 from model.types import FinishReason, Sampling
 from web.chats.open_store import open_store
 from web.chats.store.chat_store import ChatStore
@@ -86,7 +87,7 @@ def measure_store(
     }
     figures: dict[str, Mapping[str, float]] = {"file": {"characters": len(file)}}
     for name, job in jobs.items():
-        runs = [_measure(store, job) for _ in range(rounds)]
+        runs = [asyncio.run(_run_job(store, job)) for _ in range(rounds)]
         figures[name] = {key: min(run[key] for run in runs) for key in runs[0]}
     return figures
 
@@ -112,44 +113,39 @@ def generate_chats(chats: int, messages: int) -> Iterator[ImportedChat]:
         yield ImportedChat(chat, tuple(branch))
 
 
-def _measure(store: ChatStore, job: Callable[[], object]) -> dict[str, float]:
-    """Run the job in a thread, beside an event loop and a thread that saves a reply."""
+async def _run_job(store: ChatStore, job: Callable[[], object]) -> dict[str, float]:
+    """Run the job in a thread, beside this event loop and a thread that saves a reply."""
     chat = store.create(f"{BENCH}:reader", "title", ChatSettings()).id
     reply = ChatMessage(uuid.uuid4().hex, None, "assistant", "", MessageState.STREAMING)
     store.add(f"{BENCH}:reader", chat, reply, BENCH)
-    seconds: list[float] = []
-    save_waits: list[float] = []
-    saving = threading.Event()
+    done = threading.Event()
 
-    def work() -> None:
-        saving.wait()
-        time.sleep(5 * PAUSE_SECONDS)  # until the event loop runs
-        began = time.perf_counter()
-        job()
-        seconds.append(time.perf_counter() - began)
+    def save() -> float:
+        """The longest time that saving took."""
+        waits: list[float] = []
+        while not waits or not done.is_set():
+            waits.append(seconds_of(lambda: store.save_text(reply.id, "x" * 1000, BENCH)))
+            time.sleep(PAUSE_SECONDS)
+        return max(waits)
 
-    def save() -> None:
+    def work() -> float:
         try:
-            while worker.is_alive():
-                began = time.perf_counter()
-                store.save_text(reply.id, "x" * 1000, BENCH)
-                save_waits.append(time.perf_counter() - began)
-                saving.set()
-                time.sleep(PAUSE_SECONDS)
+            return seconds_of(job)
         finally:
-            saving.set()  # if saving fails, the worker must not wait for ever
+            done.set()
 
-    worker = threading.Thread(target=work)
-    gap = asyncio.run(_longest_gap(worker, threading.Thread(target=save)))
-    return {"ms": seconds[0] * 1000, "gap_ms": gap * 1000, "save_wait_ms": max(save_waits) * 1000}
+    saving = asyncio.create_task(asyncio.to_thread(save))
+    await asyncio.sleep(5 * PAUSE_SECONDS)  # until it saves
+    working = asyncio.create_task(asyncio.to_thread(work))
+    gap = await _longest_gap(working)
+    seconds = {"ms": await working, "gap_ms": gap, "save_wait_ms": await saving}
+    return {key: 1000 * value for key, value in seconds.items()}
 
 
-async def _longest_gap(*threads: threading.Thread) -> float:
-    """The longest time between two runs of the event loop while the threads work."""
+async def _longest_gap(working: asyncio.Task[float]) -> float:
+    """The longest time between two runs of the event loop until the task is done."""
     longest, last = 0.0, time.perf_counter()
-    for thread in threads:
-        thread.start()
-    while any(thread.is_alive() for thread in threads):
+    while not working.done():
         await asyncio.sleep(PAUSE_SECONDS)
         now = time.perf_counter()
         longest, last = max(longest, now - last - PAUSE_SECONDS), now
@@ -162,7 +158,7 @@ def table(figures: common.Figures) -> str:
     for name, job in figures.items():
         if isinstance(job, Mapping) and "ms" in job:
             rows.append([name, *(f"{job[key]:.1f}" for key in keys)])
-    return "\n".join(common.align_columns(rows, text_columns=1))
+    return common.format_table(rows)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -27,17 +26,10 @@ DATA = CHECKOUT / "training" / "chats" / "lighthouse.jsonl"
 FINETUNE, BASELINE = "finetune.py", "plain Trainer + peft"
 
 
-@dataclass(frozen=True)
-class TrainingCost:
-    """Seconds of the training alone and of the whole command, bytes, nats a token."""
+# Seconds of the training alone and of the whole command, peak bytes, and the loss in nats a token.
+KEYS = ("training_seconds", "whole_seconds", "peak_bytes", "held_out_loss")
 
-    training_seconds: float
-    command_seconds: float
-    peak_bytes: int
-    held_out_loss: float
-
-
-Costs = Mapping[str, list[TrainingCost]]
+Costs = Mapping[str, list[dict[str, float]]]
 
 
 @common.script
@@ -72,24 +64,20 @@ def measure_trainings(dtype: str, rounds: int, scratch: Path) -> Costs:
     flags = ["--data_path", str(scratch / "dialogues.jsonl"), "--dtype", dtype]
     flags += ["--early_stopping_patience", "0"]
     job = _baseline_job(flags, scratch)
-    costs: dict[str, list[TrainingCost]] = {FINETUNE: [], BASELINE: []}
+    costs: Costs = {FINETUNE: [], BASELINE: []}
     for number in range(rounds):
         names = (FINETUNE, BASELINE) if number % 2 == 0 else (BASELINE, FINETUNE)
         for name in names:
             output = scratch / f"{number}-{names.index(name)}"
             cost = _finetune(flags, output) if name == FINETUNE else _train(job, output, scratch)
-            common.log(
-                f"round {number + 1}: {name} trained {cost.training_seconds:.1f} s, "
-                f"{cost.command_seconds:.1f} s in all, {cost.peak_bytes / 1e9:.2f} GB, "
-                f"held-out loss {cost.held_out_loss:.3f}"
-            )
+            common.log(f"round {number + 1}: {name}: {', '.join(_cells(cost))}")
             costs[name].append(cost)
     return costs
 
 
-def _finetune(flags: Sequence[str], output: Path) -> TrainingCost:
+def _finetune(flags: Sequence[str], output: Path) -> dict[str, float]:
     command = [sys.executable, "finetune.py", *flags, "--output_dir", str(output)]
-    result = common.run_command([*command, "--progress", "json"])
+    result = common.run_process([*command, "--progress", "json"])
     card = json.loads((output / "linly_adapter.json").read_text(encoding="utf-8"))
     events = [(seconds, json.loads(line)) for seconds, line in result.lines]
     began, ended = (
@@ -97,7 +85,7 @@ def _finetune(flags: Sequence[str], output: Path) -> TrainingCost:
         for stage in ("training", "saving")
     )
     loss = card["training"]["loss"]["adapter"]
-    return TrainingCost(ended - began, result.seconds, result.peak_bytes, loss)
+    return cost_of(ended - began, result.seconds, result.peak_bytes, loss)
 
 
 def _baseline_job(flags: Sequence[str], scratch: Path) -> dict[str, object]:
@@ -106,10 +94,10 @@ def _baseline_job(flags: Sequence[str], scratch: Path) -> dict[str, object]:
     from training.base_loader import resolve_compute_config
     from training.collator import training_rows
     from training.data_preparation import prepare_data
-    from training.options import read_options
+    from training.options import read_training_options
     from training.trainer import TrainerConfig
 
-    options = read_options([*flags, "--output_dir", str(scratch / "unused")])
+    options = read_training_options([*flags, "--output_dir", str(scratch / "unused")])
     base = resolve_base(options)
     data = prepare_data(options, base, lambda _: None)
     compute = resolve_compute_config("cpu", "auto", options.dtype, None, None)
@@ -125,12 +113,18 @@ def _baseline_job(flags: Sequence[str], scratch: Path) -> dict[str, object]:
     }
 
 
-def _train(job: Mapping[str, object], output: Path, scratch: Path) -> TrainingCost:
+def _train(job: Mapping[str, object], output: Path, scratch: Path) -> dict[str, float]:
     file = scratch / "job.json"
     file.write_text(json.dumps({**job, "output": str(output)}), encoding="utf-8")
-    result = common.run_command([sys.executable, "-m", "bench.baseline_trainer", str(file)])
+    result = common.run_process([sys.executable, "-m", "bench.baseline_trainer", str(file)])
     report = json.loads(result.lines[-1][1])
-    return TrainingCost(report["train_seconds"], result.seconds, result.peak_bytes, report["loss"])
+    seconds, loss = report["train_seconds"], report["loss"]
+    return cost_of(seconds, result.seconds, result.peak_bytes, loss)
+
+
+def cost_of(*figures: float) -> dict[str, float]:
+    """The figures of one training, named by KEYS."""
+    return dict(zip(KEYS, figures, strict=True))
 
 
 def summary(costs: Costs) -> common.Figures:
@@ -138,33 +132,27 @@ def summary(costs: Costs) -> common.Figures:
     pairs = list(zip(costs[FINETUNE], costs[BASELINE], strict=True))
     return {
         "machine": common.machine(),
-        **{
-            name: {
-                "training_seconds": median(run.training_seconds for run in runs),
-                "whole_seconds": median(run.command_seconds for run in runs),
-                "peak_bytes": max(run.peak_bytes for run in runs),
-                "held_out_loss": median(run.held_out_loss for run in runs),
-            }
-            for name, runs in costs.items()
-        },
+        **{name: common.command_costs(runs) for name, runs in costs.items()},
         "ratios": {
-            "training": median(b.training_seconds / own.training_seconds for own, b in pairs),
-            "whole": median(b.command_seconds / own.command_seconds for own, b in pairs),
+            name: median(other[f"{name}_seconds"] / own[f"{name}_seconds"] for own, other in pairs)
+            for name in ("training", "whole")
         },
     }
 
 
 def table(figures: common.Figures) -> str:
-    rows = [["", "training, s", "whole command, s", "most memory, GB", "held-out loss"]]
-    for name in (FINETUNE, BASELINE):
-        values = figures[name]
-        rows.append([
-            name, f"{values['training_seconds']:.1f}", f"{values['whole_seconds']:.1f}",
-            f"{values['peak_bytes'] / 1e9:.2f}", f"{values['held_out_loss']:.3f}",
-        ])  # fmt: skip
     ratios = [f"{ratio:.2f}" for ratio in figures["ratios"].values()]
-    rows.append(["times as fast", *ratios, "", ""])
-    return f"{figures['machine']}\n\n{common.markdown_table(rows)}"
+    rows = [
+        ["", "training", "whole command", "most memory", "held-out loss"],
+        *([name, *_cells(figures[name])] for name in (FINETUNE, BASELINE)),
+        ["times as fast", *ratios, "", ""],
+    ]
+    return f"{figures['machine']}\n\n{common.format_table(rows)}"
+
+
+def _cells(cost: Mapping[str, float]) -> list[str]:
+    training, whole, peak, loss = (cost[key] for key in KEYS)
+    return [f"{training:.1f} s", f"{whole:.1f} s", f"{peak / 1e9:.2f} GB", f"{loss:.3f}"]
 
 
 if __name__ == "__main__":

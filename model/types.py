@@ -23,6 +23,7 @@ SAMPLING_BOUNDS: Mapping[str, object] = {
 }
 
 Role = Literal["system", "user", "assistant"]
+RequestKind = Literal["chat", "completion", "prefill"]
 
 
 class FinishReason(enum.StrEnum):
@@ -40,6 +41,68 @@ class Message:
 
     role: Role
     content: str
+
+
+@dataclass(frozen=True)
+class SamplingParameter:
+    """A number of `Sampling`: its bounds, the value that switches it off, and its slider.
+
+    Args:
+        minimum, maximum: the bounds; an infinite maximum is excluded.
+        above_minimum: whether the minimum is excluded, too.
+        off: the value without any effect; None where there is none.
+        slider: lowest value, highest value and step in the page; None where it has no slider.
+        help: what it does, for `--help`.
+    """
+
+    minimum: float
+    maximum: float = math.inf
+    above_minimum: bool = False
+    off: float | None = None
+    slider: tuple[float, float, float] | None = None
+    help: str = ""
+
+    def check(self, name: str, value: float | None) -> None:
+        """Checks `value`, which the parameter `name` is to have.
+
+        Raises:
+            RequestError: it is out of bounds, or not a number.
+        """
+        if value is None:
+            return
+        low_enough = value <= self.maximum and value < math.inf
+        if low_enough and (value > self.minimum if self.above_minimum else value >= self.minimum):
+            return
+        if self.maximum == math.inf:
+            raise RequestError("number_minimum", name=name, minimum=self.minimum)
+        code = "number_above" if self.above_minimum else "number_range"
+        raise RequestError(code, name=name, minimum=self.minimum, maximum=self.maximum)
+
+
+SAMPLING_PARAMETERS: Mapping[str, SamplingParameter] = {
+    "temperature": SamplingParameter(
+        0, slider=(0, 2, 0.05), help="0 always takes the likeliest word"
+    ),
+    "top_p": SamplingParameter(
+        0, 1, above_minimum=True, off=1.0, slider=(0.05, 1, 0.05),
+        help="only the likeliest words that together have this share; 1: off",
+    ),
+    "top_k": SamplingParameter(
+        0, off=0, slider=(0, 200, 1), help="only that many words; 0: off"
+    ),
+    "min_p": SamplingParameter(
+        0, 1, off=0.0, slider=(0, 0.5, 0.01),
+        help="only words with this share of the likeliest one's; 0: off",
+    ),
+    "repetition_penalty": SamplingParameter(
+        0.1, 10, off=1.0, slider=(1, 2, 0.05),
+        help="above 1, words become less likely once they occur; 1: off",
+    ),
+    "presence_penalty": SamplingParameter(-2, 2, off=0.0),
+    "frequency_penalty": SamplingParameter(-2, 2, off=0.0),
+    "max_tokens": SamplingParameter(1),
+    "min_tokens": SamplingParameter(0, off=0),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,21 +132,14 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
+        for name, parameter in SAMPLING_PARAMETERS.items():
+            parameter.check(name, getattr(self, name))
         checks = (
-            (0 <= self.temperature < math.inf, "temperature_range"),
-            (self.top_k >= 0, "top_k_range"),
-            (0 < self.top_p <= 1, "top_p_range"),
-            (0 <= self.min_p <= 1, "min_p_range"),
-            (0.1 <= self.repetition_penalty <= 10, "repetition_penalty_range"),
-            (-2 <= self.presence_penalty <= 2, "presence_penalty_range"),
-            (-2 <= self.frequency_penalty <= 2, "frequency_penalty_range"),
             (
                 all(i >= 0 and -100 <= bias <= 100 for i, bias in self.logit_bias),
                 "logit_bias_range",
             ),
             (len(self.logit_bias) <= MAX_BIASES, "too_many_biases"),
-            (self.max_tokens is None or self.max_tokens > 0, "max_tokens_range"),
-            (self.min_tokens >= 0, "min_tokens_range"),
             (self.seed is None or 0 <= self.seed < 2**63, "seed_range"),
             (self.logprobs is None or 0 <= self.logprobs <= 20, "too_many_logprobs"),
             (all(self.stop), "stop_string_empty"),
@@ -344,7 +400,7 @@ class CompletedRequest:
     there if an engine had it. `text` is what was said, where that is recorded."""
 
     request: ChatRequest | CompletionRequest
-    kind: Literal["chat", "completion", "reading"]
+    kind: RequestKind
     reason: FinishReason | None
     stats: Stats | None
     code: str = ""

@@ -88,7 +88,7 @@ def load_model(
 def _fill_from(folder: ModelFolder, model: Llama, progress: Progress) -> None:
     slots = weight_slots(model)
     total, bytes_read = folder.nbytes, 0
-    for name, tensor in read_tensors(folder.weight_files):
+    for name, tensor in read_tensors(tensor for _, tensor in folder.tensors()):
         slot = slots.pop(name, None)
         if slot is None and not name.endswith(IGNORED) and name != HEAD:
             raise folder_error("tensor_unknown", folder=folder.path, name=name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model.errors import AdapterError, LinlyError, UnknownModelError
-from model.serving.adapter_registry import Adapter
+from model.serving.adapter_folders import Adapter
 from model.suggestions import did_you_mean
 from model.types import Message
 from terminal.chat import TerminalChat

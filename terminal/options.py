@@ -15,7 +15,7 @@ from model.config.process_secrets import without_secrets
 from model.config.server_flags import build_parser
 from model.config.settings import Settings, read_settings
 from model.errors import RequestError, SettingsError
-from model.types import MAX_ADAPTER_SCALE, ChatRequest, Message, Sampling
+from model.types import MAX_ADAPTER_SCALE, SAMPLING_PARAMETERS, ChatRequest, Message, Sampling
 
 # Flags that app.py has, too.
 SHARED_FLAGS = (
@@ -23,7 +23,7 @@ SHARED_FLAGS = (
     "context_length", "max_sequences", "cache_memory", "cache_dir", "data_dir", "engine_url",
     "engine_key",
 )  # fmt: skip
-SAMPLING_FLAGS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
+SAMPLING_FLAGS = [name for name, parameter in SAMPLING_PARAMETERS.items() if parameter.help]
 DESCRIPTION = """\
 Chat in the terminal with a LLaMA-family model and its LoRA adapters. With --data_file, or when
 lines come from a pipe, the program answers each line and writes one line of JSON for it.
@@ -70,7 +70,7 @@ class TerminalOptions:
     output_file: Path | None
 
 
-def read_options(
+def read_terminal_options(
     argv: Sequence[str], environ: Mapping[str, str], *, has_keyboard: bool
 ) -> TerminalOptions:
     """Reads `argv`, without the program's name, and the environment.
@@ -134,17 +134,15 @@ def _parser() -> ArgumentParser:
 
 def _add_sampling(group: argparse._ArgumentGroup) -> None:
     add, defaults = group.add_argument, Sampling()
-    texts = {
-        "temperature": "randomness; 0: always the most likely token",
-        "top_p": "keep the most likely tokens up to this total probability; 1: off",
-        "top_k": "keep this many of the most likely tokens; 0: off",
-        "min_p": "keep tokens with at least this share of the highest probability; 0: off",
-        "repetition_penalty": "above 1: tokens that have occurred become less likely; 1: off",
-    }
-    for name, text in texts.items():
+    for name in SAMPLING_FLAGS:
         value = getattr(defaults, name)
         kind, metavar = (int, "N") if isinstance(value, int) else (float, "X")
-        add(f"--{name}", type=kind, metavar=metavar, help=f"{text} (default: {value})")
+        add(
+            f"--{name}",
+            type=kind,
+            metavar=metavar,
+            help=f"{SAMPLING_PARAMETERS[name].help} (default: {value})",
+        )
     add(
         "--max_new_tokens", type=int, metavar="N",
         help="maximum tokens of a reply (default: up to the end of the context)",
@@ -158,7 +156,7 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
 
 def _sampling(args: Mapping[str, int | float]) -> Sampling:
     try:
-        values = {name: args[name] for name in SAMPLING_FLAGS if name in args}
+        values = {name: args[name] for name in (*SAMPLING_FLAGS, "seed") if name in args}
         return Sampling(max_tokens=args.get("max_new_tokens"), **values)  # type: ignore[arg-type]
     except RequestError as error:
         reason = error.message.replace("max_tokens", "max_new_tokens")

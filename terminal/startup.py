@@ -15,7 +15,7 @@ from model.config.settings import Settings
 from model.doctor.check_adapter import check_adapter
 from model.doctor.check_base import collect_findings
 from model.errors import AdapterError, LinlyError, SettingsError, UnknownModelError
-from model.folders.adapter_files import CONFIG
+from model.folders.adapter_config import CONFIG
 from model.serving.background_loader import Load
 from model.serving.local_backend import check_early, load_local
 from model.serving.manager import ModelManager
@@ -52,10 +52,10 @@ def validate(options: TerminalOptions) -> tuple[RequestDefaults, Load]:
         adapter = find_adapter(options.lora_model, settings.adapters_dir)
         check_adapter_folder(adapter, templates)
     _check_template(defaults.template, templates)
-    check_early(settings)
+    folder = check_early(settings)
     named = replace(defaults, adapter=adapter.name if adapter else None)
     load = load_remote if settings.engine_url else load_local
-    return named, partial(load, adapters=[adapter] if adapter else [])
+    return named, partial(load, adapters=[adapter] if adapter else [], folder=folder)
 
 
 def find_adapter(name: str, adapters_dir: Path) -> Path:

@@ -12,7 +12,8 @@ from model.config.settings import CHECKOUT, Settings
 from model.diagnostics import finding
 from model.errors import AdapterError
 from model.folders.adapter_files import WEIGHTS
-from model.serving.adapter_registry import Adapter, AdapterRegistry
+from model.serving.adapter_folders import Adapter
+from model.serving.adapter_registry import AdapterRegistry
 from model.serving.backend import Backend
 from model.serving.background_loader import Load
 from model.serving.manager import ModelManager
@@ -146,14 +147,14 @@ class FakeRegistry(AdapterRegistry):
 
     def __init__(self, adapters: Sequence[Adapter]) -> None:
         super().__init__(Path("nowhere"), None, ())
-        self._adapters = adapters
+        self._listed_adapters = adapters
 
     def scan(self, fresh: float = 0.0) -> list[Adapter]:
         self._scan()
         return self._listed()
 
     def _scan(self) -> None:
-        self._found = {adapter.name: adapter for adapter in self._adapters}
+        self._adapters = {adapter.name: adapter for adapter in self._listed_adapters}
 
 
 ADAPTERS = (

@@ -13,7 +13,7 @@ from model.config.settings import read_settings
 from model.doctor.check_adapter import check_adapter
 from model.doctor.check_base import collect_findings
 from model.errors import AdapterError, SettingsError
-from model.folders.base_info import BaseInfo, base_facts
+from model.folders.base_info import BaseInfo, read_base_info
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
 from model.suggestions import did_you_mean
 from model.text.prompt import PromptTemplate
@@ -48,7 +48,7 @@ class BaseContext:
 
     def base_info(self) -> BaseInfo:
         """The base's shapes, and the sample of its weights that identifies it."""
-        return base_facts(self.folder, self.name, self.tokenizer)
+        return read_base_info(self.folder, self.name, self.tokenizer)
 
     def check_adapter_fits(self, adapter: Path) -> None:
         """Checks that the adapter in that folder belongs to this base and shares its vocabulary.

@@ -50,7 +50,7 @@ class TrainingOptions:
     command: str
 
 
-def read_options(argv: Sequence[str]) -> TrainingOptions:
+def read_training_options(argv: Sequence[str]) -> TrainingOptions:
     """Reads `argv`, without the program's name.
 
     Raises:

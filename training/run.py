@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.errors import LinlyError, SettingsError
-from model.folders.adapter_files import CONFIG
+from model.folders.adapter_config import CONFIG
 from model.translations import LocalizedText
 from training import run_folder
 from training.base_context import BaseContext, resolve_base

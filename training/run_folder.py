@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from model.errors import LinlyError, SettingsError
-from model.folders.adapter_files import CONFIG
+from model.folders.adapter_config import CONFIG
 from model.translations import LocalizedText
 
 SETTINGS = "unfinished_training.json"  # what the checkpoints depend on

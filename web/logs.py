@@ -97,7 +97,7 @@ def request(trace: str, method: str, path: str, status: int, seconds: float) -> 
 
 def reply(ended: CompletedRequest) -> None:
     """A reply has ended, or was refused; also one of the page's."""
-    if REQUESTS.isEnabledFor(logging.INFO) and ended.kind != "reading":
+    if REQUESTS.isEnabledFor(logging.INFO) and ended.kind != "prefill":
         facts = _facts(ended)
         numbers = "" if ended.stats is None else (
             f", {ended.stats.prompt_tokens} + {ended.stats.completion_tokens} tokens, first after "

@@ -6,23 +6,19 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from bench.common import log
-from bench.errors import PeerError
+from bench.common import PeerError, log
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, CDPSession, Page, WebSocket
+    from playwright.sync_api import Browser, CDPSession, Page
 
 PROGRAMS = (
-    "chromium-headless-shell",
-    "chromium",
-    "chromium-browser",
-    "google-chrome",
+    "chromium-headless-shell", "chromium", "chromium-browser", "google-chrome",
     "google-chrome-stable",
-)
+)  # fmt: skip
 ARGUMENTS = ["--no-sandbox", "--disable-gpu"]
 TIMEOUT_MS = 120_000
 KB = 1_000
@@ -52,11 +48,7 @@ class ReplyUpdates:
     def of(cls, page: Page) -> ReplyUpdates:
         """Counts from now on; the page is not opened yet."""
         updates = cls()
-
-        def on_socket(socket: WebSocket) -> None:
-            socket.on("framereceived", updates._receive)
-
-        page.on("websocket", on_socket)
+        page.on("websocket", lambda socket: socket.on("framereceived", updates._receive))
         return updates
 
     def _receive(self, payload: str | bytes) -> None:
@@ -92,16 +84,17 @@ def measure_opening(browser: Browser, address: str) -> dict[str, float]:
     """
     types: dict[str, str] = {}
     sizes: dict[str, float] = {}
+
+    def on_response(event: dict[str, Any]) -> None:
+        types[event["requestId"]] = event["response"]["mimeType"]
+
+    def on_end(event: dict[str, Any]) -> None:
+        sizes[event["requestId"]] = event["encodedDataLength"]
+
     with _new_page(browser) as (page, session):
         session.send("Network.enable")
-        session.on(
-            "Network.responseReceived",
-            lambda event: types.update({event["requestId"]: event["response"]["mimeType"]}),
-        )
-        session.on(
-            "Network.loadingFinished",
-            lambda event: sizes.update({event["requestId"]: event["encodedDataLength"]}),
-        )
+        session.on("Network.responseReceived", on_response)
+        session.on("Network.loadingFinished", on_end)
         began = time.perf_counter()
         _open(page, address)
         usable = time.perf_counter() - began
@@ -156,12 +149,11 @@ def count_streaming_tabs(browser: Browser, address: str, count: int) -> int:
     from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
     def streams(page: Page, updates: ReplyUpdates) -> bool:
-        try:
+        with suppress(PlaywrightTimeoutError, PeerError):
             page.wait_for_function(REPLY_HAS_TEXT)
             _wait_for_updates(page, updates, UPDATES_OF_TAB)
-        except (PlaywrightTimeoutError, PeerError):
-            return False
-        return True
+            return True
+        return False
 
     with _new_page(browser) as (first, _):
         context = first.context

@@ -10,9 +10,8 @@ from statistics import median
 
 import httpx
 
-from bench.common import cpu_seconds, log, resident_bytes
-from bench.errors import PeerError
-from bench.page_load.tab_client import ReplyTiming, TabClient, http_client
+from bench.common import PeerError, cpu_seconds, log, resident_bytes
+from bench.page_load.tab_client import PageReply, TabClient, http_client
 from bench.peers.openai_client import ask_all
 from bench.serving.workloads import unique_prompt
 
@@ -71,10 +70,7 @@ class OpenTabs:
         return time.perf_counter() - began
 
     async def check(self) -> None:
-        """
-        Raises:
-            PeerError: a tab has lost its connection, or the server is unhealthy.
-        """
+        """Raises PeerError if a tab has lost its connection or the server is unhealthy."""
         lost = sum(not tab.connected for tab in self.tabs)
         if lost:
             raise PeerError(f"{lost} tabs have lost their connection")
@@ -162,27 +158,26 @@ async def _idle_core_share(pid: int) -> float:
 
 async def measure_crowd(address: str, visitors: int, rounds: int) -> dict[str, float]:
     """All visitors ask at once, in turns through the API and the page; medians of the rounds."""
-    page: list[float] = []
-    api: list[float] = []
-    timings: list[ReplyTiming] = []
+    runs = []
+    timings: list[PageReply] = []
     settings = {**SAMPLING, "max_tokens": TOKENS}
     async with http_client() as http:
         tabs = [await TabClient.open(address, http, settings) for _ in range(visitors)]
         for number in range(rounds + 1):  # the first one warms up
             first = number * 2 * visitors
             prompts = [unique_prompt(first + i) for i in range(2 * visitors)]
-            api.append(await asyncio.to_thread(_api_speed, address, prompts[:visitors]))
-            speed, timings = await _page_speed(tabs, prompts[visitors:])
-            page.append(speed)
-            log(f"{visitors} visitors: {api[-1]:.0f} tokens/s by the API, {speed:.0f} by the page")
+            api = await asyncio.to_thread(_api_speed, address, prompts[:visitors])
+            page, timings = await _page_speed(tabs, prompts[visitors:])
+            runs.append((api, page, page / api))
+            log(f"{visitors} visitors: {api:.0f} tokens/s by the API, {page:.0f} by the page")
         for tab in tabs:
             await tab.close()
-    ratios = [a / b for a, b in zip(page[1:], api[1:], strict=True)]
+    api_speed, page_speed, ratio = map(median, zip(*runs[1:], strict=True))
     sizes = [size for timing in timings for size in timing.sizes] or [0]
     return {
-        "api_tokens_per_second": round(median(api[1:]), 1),
-        "page_tokens_per_second": round(median(page[1:]), 1),
-        "page_over_api": round(median(ratios), 3),
+        "api_tokens_per_second": round(api_speed, 1),
+        "page_tokens_per_second": round(page_speed, 1),
+        "page_over_api": round(ratio, 3),
         "crowd_updates_per_second": round(median(t.updates_per_second for t in timings), 2),
         "crowd_bytes_an_update": round(median(sizes), 1),
     }
@@ -201,7 +196,7 @@ def _api_speed(address: str, prompts: Sequence[str]) -> float:
 
 async def _page_speed(
     tabs: Sequence[TabClient], prompts: Sequence[str]
-) -> tuple[float, list[ReplyTiming]]:
+) -> tuple[float, list[PageReply]]:
     """The same through the page, and each visitor's timing."""
     for tab in tabs:
         await tab.new_chat()

@@ -6,7 +6,7 @@ Two processes record delays in files, and this module runs them:
   loop call a sampler every few milliseconds; a call that comes late tells how long the loop did
   something else.
 - `python -m bench.page_load.pauses probe FILE ADDRESS` asks the server for /health repeatedly and
-  records how long each answer took, until its input ends. No other work delays this process.
+  records how long each answer took, until it is stopped. No other work delays this process.
 
 Times are those of `time.monotonic`, the same clock for all processes of a Linux machine.
 """
@@ -17,14 +17,13 @@ import asyncio
 import json
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NoReturn
 
 from bench.common import log
 from bench.page_load.tab_client import TabClient, http_client
@@ -193,26 +192,25 @@ def sample(loop: asyncio.AbstractEventLoop, record: Record) -> None:
     """Record the delays of `loop` from now on."""
     due = time.monotonic() + SAMPLE_SECONDS
 
-    def measure() -> None:
+    def record_delay() -> None:
         delay = time.monotonic() - due
         if delay > MIN_DELAY:
             record(delay)
         sample(loop, record)
 
-    loop.call_later(SAMPLE_SECONDS, measure)
+    loop.call_later(SAMPLE_SECONDS, record_delay)
 
 
-def probe(address: str, record: Record, ended: threading.Event) -> None:
-    """Ask for /health over one connection until `ended` is set."""
-    connection = connect(address)
-    while not ended.is_set():
-        began = time.monotonic()
-        connection.request("GET", "/health")
-        connection.getresponse().read()
-        seconds = time.monotonic() - began
-        record(seconds)
-        ended.wait(max(0.0, PROBE_SECONDS - seconds))
-    connection.close()
+def probe(address: str, record: Record) -> NoReturn:
+    """Ask for /health over one connection, until this process is stopped."""
+    with closing(connect(address)) as connection:
+        while True:
+            began = time.monotonic()
+            connection.request("GET", "/health")
+            connection.getresponse().read()
+            seconds = time.monotonic() - began
+            record(seconds)
+            time.sleep(max(0.0, PROBE_SECONDS - seconds))
 
 
 def _serve_app(record: Record, flags: list[str]) -> int:
@@ -230,23 +228,11 @@ def _serve_app(record: Record, flags: list[str]) -> int:
     return app.main(flags)
 
 
-def _probe_until_input_ends(record: Record, address: str) -> int:
-    ended = threading.Event()
-
-    def wait_for_end() -> None:
-        sys.stdin.read()
-        ended.set()
-
-    threading.Thread(target=wait_for_end, daemon=True).start()
-    probe(address, record, ended)
-    return 0
-
-
 def main(kind: str, path: str, *args: str) -> int:
     with delay_file(Path(path)) as record:
         if kind == "app":
             return _serve_app(record, list(args))
-        return _probe_until_input_ends(record, args[0])
+        probe(args[0], record)
 
 
 if __name__ == "__main__":

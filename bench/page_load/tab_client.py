@@ -20,7 +20,8 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
-from bench.errors import PeerError
+from bench.common import PeerError
+from bench.peers.base import PeerReply
 
 Json = dict[str, Any]
 
@@ -35,23 +36,19 @@ DRAWN = ("log", "sidebar", "controls")  # the events that a tab needs before it 
 
 
 @dataclass(frozen=True)
-class ReplyTiming:
-    """A reply as the user saw it, in seconds since the question.
+class PageReply(PeerReply):
+    """A reply as the user saw it.
 
     `sizes` are the bytes of each update while it streamed. `received` counts the bytes of all
     frames of the tab, headers included, from the question to the reply's end.
     """
 
-    text: str
-    first: float
-    total: float
-    tokens: int
     sizes: tuple[int, ...]
     received: int
 
     @property
     def updates_per_second(self) -> float:
-        return len(self.sizes) / max(1e-9, self.total - self.first)
+        return len(self.sizes) / max(1e-9, self.seconds - self.first)
 
     @property
     def bytes_ratio(self) -> float:
@@ -169,7 +166,7 @@ class TabClient:
         if isinstance(answer["loaded_chat"], str):
             self._loaded_chat = answer["loaded_chat"]
 
-    async def ask(self, question: str) -> ReplyTiming:
+    async def ask(self, question: str) -> PageReply:
         """Send a question and follow its reply to the end."""
         self._updates, received, before = [], self.received, set(self.messages)
         began = time.perf_counter()
@@ -177,10 +174,10 @@ class TabClient:
         await self.wait(lambda: self._has_new_reply(before))
         ended = time.perf_counter()
         reply, updates = self.messages[self.order[-1]], self._updates
-        return ReplyTiming(
+        return PageReply(
             text=reply["text"],
             first=(updates[0][0] if updates else ended) - began,
-            total=ended - began,
+            seconds=ended - began,
             tokens=int(reply["facts"].split()[0]),
             sizes=tuple(size for _, size in updates),
             received=self.received - received,
@@ -232,11 +229,10 @@ class TabClient:
 
     async def _read(self, socket: ClientConnection) -> None:
         try:
-            async for message in socket:
-                self._receive(json.loads(message), len(message))
-                self._changed.set()
-        except WebSocketException:
-            pass  # `wait` reports that the stream ended
+            with suppress(WebSocketException):  # `wait` reports that the stream ended
+                async for message in socket:
+                    self._receive(json.loads(message), len(message))
+                    self._changed.set()
         finally:
             self._changed.set()
 

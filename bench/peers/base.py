@@ -6,14 +6,15 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
-from bench.errors import PeerError
+from bench.common import PeerError
 from model.config.settings import CHECKOUT
 
 THIS_PROGRAM = "ours"  # this program's name among the peers, in flags and in JSON
@@ -166,15 +167,15 @@ class ChildProcess:
         return PeerError(f"its process ended ({lines[-1][:200] if lines else 'without a word'})")
 
 
-class Peer:
-    """A server in a process of its own. It takes `most_users` at once, with `most_adapters`.
+class Peer(ABC):
+    """A server in a process of its own. It takes `max_users` at once, with `max_adapters`.
 
     Subclasses set `child` in `start`.
     """
 
     name: str
-    most_users: int
-    most_adapters: int
+    max_users: int
+    max_adapters: int
 
     def __init__(self, fixtures: BenchFixtures) -> None:
         self.fixtures = fixtures
@@ -187,6 +188,7 @@ class Peer:
             raise RuntimeError("the peer has not been started")
         return self.child.pid
 
+    @abstractmethod
     def start(self) -> str:
         """Start it and wait until it answers; returns a one-line description.
 
@@ -194,15 +196,14 @@ class Peer:
             PeerError: it did not start.
             PeerMissingError: it is not installed.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def ask(self, questions: Sequence[Question]) -> list[PeerReply]:
         """Send all questions at the same moment; returns the replies in the questions' order.
 
         Raises:
             PeerError: a request failed.
         """
-        raise NotImplementedError
 
     def pause(self) -> None:
         """Stop its processes, so that they use no core until `resume`; they stay in memory."""
@@ -212,6 +213,15 @@ class Peer:
     def resume(self) -> None:
         if self.child is not None:
             self.child.resume()
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Lets the paused peer run within the `with` block."""
+        self.resume()
+        try:
+            yield
+        finally:
+            self.pause()
 
     def stop(self) -> None:
         """End it; also after a failed `start`, and repeatedly."""

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from model.convert.gguf import NAMES, PARTS
 from model.folders.model_folder import read_model_folder
-from model.folders.weights import read_tensors
+from model.folders.weights import list_tensors, read_tensors
 
 Matrix = npt.NDArray[np.float32]
 
@@ -48,7 +48,7 @@ def write_base(folder: Path, target: Path) -> None:
     _add_sizes(writer, config)
     _add_tokenizer(writer, folder, config)
     q8_0 = GGMLQuantizationType.Q8_0
-    for name, weight in read_tensors(read_model_folder(folder).weight_files):
+    for name, weight in read_tensors(tensor for _, tensor in read_model_folder(folder).tensors()):
         gguf_name, rows = base_tensor(name, weight.float().numpy(), config)
         if rows.ndim == 1:
             writer.add_tensor(gguf_name, rows)
@@ -70,7 +70,7 @@ def write_adapter(folder: Path, target: Path, base: Path) -> None:
     writer.add_string("general.type", "adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", float(lora["lora_alpha"]))
-    for name, weight in read_tensors([folder / "adapter_model.safetensors"]):
+    for name, weight in read_tensors(list_tensors(folder / "adapter_model.safetensors")):
         writer.add_tensor(*lora_tensor(name, weight.float().numpy(), config))
     _finish(writer)
 

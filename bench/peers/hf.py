@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.common import seconds_of
 from bench.peers.base import BenchFixtures, ChildProcess, Peer, PeerReply, Question
 
 if TYPE_CHECKING:
@@ -34,15 +35,15 @@ class HuggingFace(Peer):
     """`generate` in bfloat16 or float32; `auto` tries which one decodes faster here."""
 
     name = "hf"
-    most_users = 12
-    most_adapters = 3
+    max_users = 12
+    max_adapters = 3
 
     def __init__(self, fixtures: BenchFixtures, dtype: str = "auto") -> None:
         super().__init__(fixtures)
         self._dtype = dtype
 
     def start(self) -> str:
-        adapters = self.fixtures.paths(self.most_adapters)
+        adapters = self.fixtures.paths(self.max_adapters)
         command = [
             *(sys.executable, "-m", "bench.peers.hf", str(self.fixtures.base)),
             *("--dtype", self._dtype, "--threads", str(self.fixtures.threads)),
@@ -66,8 +67,8 @@ class BitsAndBytes(HuggingFace):
     """The same with bitsandbytes' LLM.int8, for one user."""
 
     name = "bnb"
-    most_users = 1
-    most_adapters = 1
+    max_users = 1
+    max_adapters = 1
 
     def __init__(self, fixtures: BenchFixtures) -> None:
         super().__init__(fixtures, "int8")
@@ -161,7 +162,7 @@ def with_adapters(model: Any, adapters: list[Path]) -> Any:
     return adapted
 
 
-def load_base(base: Path, dtype: str) -> tuple[Any, str]:
+def load_hf_model(base: Path, dtype: str) -> tuple[Any, str]:
     """The model, and what it computes in."""
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -180,15 +181,15 @@ def decoding_seconds(base: Path, dtype: str) -> float:
     """Time of a short reply in `dtype`, after a first one that warms up."""
     import torch
 
-    model, _ = load_base(base, dtype)
+    model, _ = load_hf_model(base, dtype)
     ids = torch.ones(1, 8, dtype=torch.long)
     options = {"min_new_tokens": TRIAL_TOKENS, "max_new_tokens": TRIAL_TOKENS, "do_sample": False}
-    seconds = 0.0
-    for _ in range(2):
-        began = time.perf_counter()
+
+    def generate() -> None:
         model.generate(ids, attention_mask=torch.ones_like(ids), **options)
-        seconds = time.perf_counter() - began
-    return seconds
+
+    generate()
+    return seconds_of(generate)
 
 
 def main() -> None:
@@ -201,7 +202,7 @@ def main() -> None:
     parser.add_argument("--lora", type=Path, action="append", required=True)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    model, dtype = load_base(args.base, args.dtype)
+    model, dtype = load_hf_model(args.base, args.dtype)
     worker = Worker(args.base, model, args.lora)
     print(dtype, flush=True)
     for line in sys.stdin:

@@ -13,10 +13,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.errors import PeerError, PeerMissingError
+from bench.common import PeerError, PeerMissingError
 from bench.peers.base import BenchFixtures, ChildProcess, Question
 from bench.peers.gguf_files import GgufError, write_adapter, write_base
-from bench.peers.openai_client import Json, OpenAIPeer, first_token
+from bench.peers.openai_client import Json, first_token
+from bench.peers.openai_peers import OpenAIPeer
 
 MAX_SECONDS = 300.0
 SLOTS = 12
@@ -27,8 +28,8 @@ class LlamaCpp(OpenAIPeer):
     """One server whose slots share one KV cache, with its prompt cache on."""
 
     name = "llama.cpp"
-    most_users = SLOTS
-    most_adapters = 12
+    max_users = SLOTS
+    max_adapters = 12
 
     def __init__(self, fixtures: BenchFixtures, slots: int = SLOTS, context: int = CONTEXT) -> None:
         super().__init__(fixtures)
@@ -68,7 +69,7 @@ class LlamaCpp(OpenAIPeer):
         try:
             target = self.fixtures.cache / "base.gguf"
             written = _cached(target, lambda file: write_base(base, file))
-            return written, [convert(path) for path in self.fixtures.paths(self.most_adapters)]
+            return written, [convert(path) for path in self.fixtures.paths(self.max_adapters)]
         except GgufError as error:
             raise PeerError(str(error)) from error
 

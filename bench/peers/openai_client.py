@@ -1,4 +1,4 @@
-"""Client of OpenAI-compatible servers that notes when text arrives, and the peers asked by it.
+"""Client of OpenAI-compatible servers that notes when text arrives.
 
 Plain sockets and threads instead of a client library, because the client shares the cores with the
 server that it measures.
@@ -14,8 +14,8 @@ from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
-from bench.errors import PeerError
-from bench.peers.base import BenchFixtures, Peer, PeerReply, Question
+from bench.common import PeerError
+from bench.peers.base import PeerReply
 
 Json = dict[str, Any]
 
@@ -117,36 +117,3 @@ def _post_chat(connection: http.client.HTTPConnection, body: Json) -> http.clien
     if response.status != http.client.OK:
         raise PeerError(response.read().decode(errors="replace")[:300])
     return response
-
-
-class OpenAIPeer(Peer):
-    """A peer with an OpenAI-compatible server at `address`, which its `start` sets."""
-
-    def __init__(self, fixtures: BenchFixtures) -> None:
-        super().__init__(fixtures)
-        self.address = ""
-
-    def ask(self, questions: Sequence[Question]) -> list[PeerReply]:
-        replies = ask_all(self.address, [self.body(question) for question in questions])
-        for question, reply in zip(questions, replies, strict=True):
-            if question.exact and reply.tokens < question.tokens:
-                raise PeerError(f"a reply ended after {reply.tokens} tokens")
-        return replies
-
-    def first_token(self, question: Question, count: int) -> dict[str, float]:
-        """The `count` likeliest first tokens of the reply, each with its log probability."""
-        return first_token(self.address, self.body(question), count)
-
-    def body(self, question: Question) -> Json:
-        """The JSON of a request."""
-        return {
-            "messages": [{"role": t.role, "content": t.content} for t in question.turns],
-            "max_tokens": question.tokens,
-            "temperature": 0,
-            "ignore_eos": question.exact,
-            **self.selection(question.adapter),
-        }
-
-    def selection(self, adapter: int | None) -> Json:
-        """The fields that select an adapter or, with None, the base."""
-        raise NotImplementedError

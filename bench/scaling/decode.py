@@ -2,28 +2,29 @@
 
 The forward alone is measured, without sampling and text. Keys and values of the context are random
 numbers: reading them costs as much as real ones, and no prefill is needed to fill them.
+
+The speed of decoding is bounded by how fast the machine reads memory. That is measured by compiled
+loops over a buffer much larger than any cache, on as many threads as decode. On some machines a
+core reads faster at several places at once, so each attempt tries that, too.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from statistics import median
 
-import httpx
+import numba
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from bench.errors import PeerError, PeerMissingError
-from bench.peers.base import BenchFixtures
-from bench.peers.llamacpp import LlamaCpp
-from bench.scaling.memory_bandwidth import MemoryReader
-from bench.scaling.model import CONTEXT, BenchModel, check_room_for_llama_cpp
-from bench.scaling.report import Row, SingleUser
+from bench.common import seconds_of
+from bench.scaling.model import CONTEXT, LlamaCppBaseline
 from model.engine.kv_cache import SequenceCache
-from model.engine.local_engine import PREFILL_CHUNK
+from model.engine.step_runner import PREFILL_CHUNK
 from model.layers.linear import Int8Linear
 from model.layers.llama import Llama, SequenceSlice
 from model.layers.lora import Lora
@@ -32,80 +33,31 @@ TURNS = 5  # of this program, of reading memory and of llama.cpp
 CHUNKS = 3  # prefilled after each context
 RANK = 16
 SPREAD = 0.02  # of the adapters' weights
-MAX_SECONDS = 600.0
-FIRST_ID = 3  # after the control tokens
+BUFFER_BYTES = 1 << 30
+PLACES = (1, 3, 6)  # 2 and 4, at distances that are powers of two, were a fifth slower than 3
+
+Row = dict[str, float]
+Words = npt.NDArray[np.int64]
 
 
-class LlamaCppBaseline(LlamaCpp):
-    """llama.cpp's server with one slot, on the same weights in Q8_0."""
+@dataclass(frozen=True)
+class SingleUser:
+    """One user. A token reads `bytes_a_token` of weights and scales, `reads` bytes a second.
 
-    def __init__(self, model: BenchModel, scratch: Path, threads: int, steps: int) -> None:
-        folder = model.folder.path
-        fixtures = BenchFixtures(folder, scratch, (), model.cache, scratch, threads)
-        tokens = min(steps, CONTEXT) + 1  # few, because they lengthen the context
-        super().__init__(fixtures, slots=1, context=CONTEXT + 2 * tokens)
-        self._request = {
-            "prompt": list(range(FIRST_ID, FIRST_ID + CONTEXT)),
-            "n_predict": tokens,
-            "ignore_eos": True,
-            "temperature": 0,
-            "samplers": ["top_k"],
-            "cache_prompt": True,
-        }
-
-    def token_seconds(self) -> float:
-        """The server's own figure for a token after the first one, without the prompt and HTTP.
-
-        Raises:
-            PeerError: it did not answer, or with too few tokens.
-        """
-        self.resume()
-        try:
-            url = f"{self.address}/completion"
-            answer = httpx.post(url, json=self._request, timeout=MAX_SECONDS)
-        except httpx.TransportError as error:
-            raise PeerError(f"it does not answer: {error}") from error
-        finally:
-            self.pause()
-        if not answer.is_success:
-            raise PeerError(f"it answers {answer.status_code}: {answer.text[:200]}")
-        timings = answer.json()["timings"]
-        count = timings["predicted_n"]
-        if count != self._request["n_predict"]:
-            raise PeerError(f"a reply ended after {count} tokens")
-        return float(timings["predicted_ms"]) / 1000 / (count - 1)
-
-
-@contextmanager
-def started_llama_cpp(
-    model: BenchModel, int8_bytes: int, own_bytes: int, scratch: Path, threads: int, steps: int
-) -> Iterator[tuple[LlamaCppBaseline | None, str]]:
-    """llama.cpp, warm and paused, and its description; or None, and why it is not measured.
-
-    `own_bytes` is the memory that this program needs.
-
-    Raises:
-        PeerError: it does not start, or fails later.
+    `machine_reads` is the memory bandwidth: the best of several attempts between the turns, with
+    as many threads; `share` is the part of it that decoding uses. `llama_cpp_ms` is None if
+    llama.cpp was not measured; `llama_cpp` describes it, or says why not. `times_as_fast` compares
+    this program with it.
     """
-    baseline = LlamaCppBaseline(model, scratch, threads, steps)
-    try:
-        yield _start(baseline, model, int8_bytes, own_bytes)
-    except PeerError as error:
-        raise PeerError(f"llama.cpp: {error}. --no_llama_cpp leaves it out") from error
-    finally:
-        baseline.stop()
 
-
-def _start(
-    baseline: LlamaCppBaseline, model: BenchModel, int8_bytes: int, own_bytes: int
-) -> tuple[LlamaCppBaseline | None, str]:
-    try:
-        check_room_for_llama_cpp(model, int8_bytes, own_bytes)
-        about = baseline.start()
-        baseline.token_seconds()
-    except PeerMissingError as missing:
-        return None, f"not measured, {missing}"
-    return baseline, about
+    ms: float
+    bytes_a_token: int
+    reads: float
+    machine_reads: float
+    share: float
+    llama_cpp: str
+    llama_cpp_ms: float | None = None
+    times_as_fast: float | None = None
 
 
 def measure_single_user(
@@ -118,12 +70,14 @@ def measure_single_user(
     """
     step = next_tokens(model, [random_cache(model, CONTEXT, 1)], 1)
     step()
-    own, bandwidths, others = [], [], []
-    for _ in range(TURNS):
-        began = time.perf_counter()
+
+    def decode() -> None:
         for _ in range(steps):
             step()
-        own.append((time.perf_counter() - began) / steps)
+
+    own, bandwidths, others = [], [], []
+    for _ in range(TURNS):
+        own.append(seconds_of(decode) / steps)
         bandwidths.append(reader.bytes_per_second())
         if baseline:
             others.append(baseline.token_seconds())
@@ -244,7 +198,44 @@ def interleave(steps: Sequence[Callable[[], object]], rounds: int) -> list[float
     seconds: list[list[float]] = [[] for _ in steps]
     for _ in range(rounds):
         for step, times in zip(steps, seconds, strict=True):
-            began = time.perf_counter()
-            step()
-            times.append(time.perf_counter() - began)
+            times.append(seconds_of(step))
     return [median(times) for times in seconds]
+
+
+class MemoryReader:
+    """Reads a buffer of BUFFER_BYTES, which is divided among so many `threads`."""
+
+    def __init__(self, threads: int) -> None:
+        self._parts = np.array_split(np.ones(BUFFER_BYTES // 8, np.int64), threads)
+        self._nbytes = sum(part.nbytes for part in self._parts)
+        self._pool = ThreadPoolExecutor(threads)
+        self._loops = [read_loop(places) for places in PLACES]
+        for read in self._loops:
+            read(self._parts[0][:64])  # compiles it
+
+    def bytes_per_second(self) -> float:
+        """The speed of the fastest loop, now."""
+        return self._nbytes / min(seconds_of(partial(self._read, read)) for read in self._loops)
+
+    def close(self) -> None:
+        """Free the buffer and end the threads."""
+        self._parts.clear()
+        self._pool.shutdown()
+
+    def _read(self, read: Callable[[Words], int]) -> None:
+        list(self._pool.map(read, self._parts))
+
+
+def read_loop(places: int) -> Callable[[Words], int]:
+    """A function that reads words at so many places at once, and returns the xor of all words."""
+
+    def read(words: Words) -> int:
+        length = len(words) // places
+        total = 0
+        for at in range(length):
+            for place in range(places):
+                total ^= words[place * length + at]
+        return total
+
+    compiled: Callable[[Words], int] = numba.njit(nogil=True)(read)
+    return compiled

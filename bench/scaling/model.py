@@ -1,4 +1,7 @@
-"""The model that `bench/scale.py` measures: found or made, checked against memory, and loaded."""
+"""The model that `bench/scale.py` measures: found or made, checked against memory, and loaded.
+
+This program loads it in this process, llama.cpp in a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 from platformdirs import user_cache_path
 
-from bench.errors import BenchError, PeerMissingError
+from bench.common import BenchError, PeerError, PeerMissingError
+from bench.peers.base import BenchFixtures
+from bench.peers.llamacpp import LlamaCpp
 from bench.random_model import Geometry, write_model
-from bench.serving.fixtures import fingerprint
+from bench.serving.fixtures import cache_key
 from model.config.settings import APP_NAME
 from model.folders.model_folder import ModelFolder, read_model_folder
 from model.system_resources import available_memory
@@ -24,6 +30,8 @@ if TYPE_CHECKING:
 CONTEXT = 128  # tokens before each user's next one, unless the context itself is measured
 Q8_SHARE = 34 / 32  # bytes a parameter in Q8_0: 32 of int8 share a float16
 SPARE_BYTES = 1_500_000_000  # of memory and of disk
+MAX_SECONDS = 600.0  # of llama.cpp, for a reply
+FIRST_ID = 3  # after the control tokens
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ def prepare_model(base_model: Path | None, geometry: Geometry, cache: Path) -> B
     if base_model:
         folder = read_model_folder(base_model)
         # `cache` is where the program itself keeps the quantised weights of this model.
-        return BenchModel(base_model.name, folder, cache / "bench" / fingerprint(base_model), cache)
+        return BenchModel(base_model.name, folder, cache / "bench" / cache_key(base_model), cache)
     folder_cache = cache / "bench" / geometry.name
     if not (folder_cache / "model").exists():
         write_model(folder_cache / "model", geometry, seed=0)
@@ -70,7 +78,7 @@ def check_memory(
     """
     # These import torch, which takes seconds; a wrong flag has been refused by now.
     from model.engine.kv_cache import rounded
-    from model.engine.local_engine import PREFILL_CHUNK
+    from model.engine.step_runner import PREFILL_CHUNK
     from model.layers.kernels.records import KV_BYTES
 
     positions = max(
@@ -130,7 +138,7 @@ def loaded_model(
     """
     import torch
 
-    from model.engine.local_engine import PREFILL_CHUNK
+    from model.engine.step_runner import PREFILL_CHUNK
     from model.layers.kernel_build import build_folder, make_decoder, supported
     from model.weight_cache import WeightCache
     from model.weight_loader import load_model
@@ -151,3 +159,73 @@ def loaded_model(
         yield llama
     finally:
         decoder.close()
+
+
+class LlamaCppBaseline(LlamaCpp):
+    """llama.cpp's server with one slot, on the same weights in Q8_0."""
+
+    def __init__(self, model: BenchModel, scratch: Path, threads: int, steps: int) -> None:
+        folder = model.folder.path
+        fixtures = BenchFixtures(folder, scratch, (), model.cache, scratch, threads)
+        tokens = min(steps, CONTEXT) + 1  # few, because they lengthen the context
+        super().__init__(fixtures, slots=1, context=CONTEXT + 2 * tokens)
+        self._request = {
+            "prompt": list(range(FIRST_ID, FIRST_ID + CONTEXT)),
+            "n_predict": tokens,
+            "ignore_eos": True,
+            "temperature": 0,
+            "samplers": ["top_k"],
+            "cache_prompt": True,
+        }
+
+    def token_seconds(self) -> float:
+        """The server's own figure for a token after the first one, without the prompt and HTTP.
+
+        Raises:
+            PeerError: it did not answer, or with too few tokens.
+        """
+        url = f"{self.address}/completion"
+        try:
+            with self.awake():
+                answer = httpx.post(url, json=self._request, timeout=MAX_SECONDS)
+        except httpx.TransportError as error:
+            raise PeerError(f"it does not answer: {error}") from error
+        if not answer.is_success:
+            raise PeerError(f"it answers {answer.status_code}: {answer.text[:200]}")
+        timings = answer.json()["timings"]
+        count = timings["predicted_n"]
+        if count != self._request["n_predict"]:
+            raise PeerError(f"a reply ended after {count} tokens")
+        return float(timings["predicted_ms"]) / 1000 / (count - 1)
+
+
+@contextmanager
+def started_llama_cpp(
+    model: BenchModel, int8_bytes: int, own_bytes: int, scratch: Path, threads: int, steps: int
+) -> Iterator[tuple[LlamaCppBaseline | None, str]]:
+    """llama.cpp, warm and paused, and its description; or None, and why it is not measured.
+
+    `own_bytes` is the memory that this program needs.
+
+    Raises:
+        PeerError: it does not start, or fails later.
+    """
+    baseline = LlamaCppBaseline(model, scratch, threads, steps)
+    try:
+        yield _start(baseline, model, int8_bytes, own_bytes)
+    except PeerError as error:
+        raise PeerError(f"llama.cpp: {error}. --no_llama_cpp leaves it out") from error
+    finally:
+        baseline.stop()
+
+
+def _start(
+    baseline: LlamaCppBaseline, model: BenchModel, int8_bytes: int, own_bytes: int
+) -> tuple[LlamaCppBaseline | None, str]:
+    try:
+        check_room_for_llama_cpp(model, int8_bytes, own_bytes)
+        about = baseline.start()
+        baseline.token_seconds()
+    except PeerMissingError as missing:
+        return None, f"not measured, {missing}"
+    return baseline, about

@@ -18,10 +18,9 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from bench.common import log
-from bench.errors import PeerError
+from bench.common import PeerError, log
 from bench.peers.base import BenchFixtures
-from bench.peers.this_program import ThisProgram
+from bench.peers.openai_peers import ThisProgram
 from model.config.settings import APP_NAME, CHECKOUT
 from model.default_model import ensure_embedded
 from model.errors import ModelFolderError
@@ -38,7 +37,7 @@ def make_fixtures(options: Namespace, scratch: Path) -> BenchFixtures:
         PeerError: the embedded default cannot be fetched.
     """
     base = options.base_model or _embedded()
-    cache = user_cache_path(APP_NAME) / "bench" / fingerprint(base, options.adapter)
+    cache = user_cache_path(APP_NAME) / "bench" / cache_key(base, options.adapter)
     names = make_adapters(options.adapter, cache / "adapters", ADAPTERS)
     return BenchFixtures(
         base, cache / "adapters", tuple(names), cache, scratch, os.cpu_count() or 1
@@ -63,7 +62,7 @@ def running_app(*flags: str, program: Sequence[str] = ("app.py",)) -> Iterator[T
             server.stop()
 
 
-def fingerprint(base: Path, adapter: Path | None = None) -> str:
+def cache_key(base: Path, adapter: Path | None = None) -> str:
     """Twelve hex digits that change with the base's files and with the adapter's weights."""
     digest = hashlib.sha256(repr(NOISE).encode())
     for file in sorted(base.iterdir()):

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.common import align_columns, format_number, format_ratio
+from bench.common import format_number, format_ratio, format_table
 from bench.peers.base import THIS_PROGRAM
 from bench.serving.workloads import DELAY, SPEED, Metric
 
@@ -69,7 +69,7 @@ def table(results: Results, metrics: Sequence[Metric]) -> str:
     costs = [results.adapters_cost(peer) for peer in results.peers]
     if any(costs):
         rows.append([COST_TITLE, "", *map(format_number, costs), *("" for _ in others)])
-    return "\n".join(align_columns(rows, text_columns=2))
+    return format_table(rows, text_columns=2)
 
 
 def to_json(results: Results, metrics: Sequence[Metric]) -> dict[str, Any]:

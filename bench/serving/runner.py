@@ -11,11 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from bench.common import log
-from bench.errors import PeerError, PeerMissingError
+from bench.common import PeerError, PeerMissingError, log
 from bench.peers.base import THIS_PROGRAM, Peer
 from bench.serving.report import Results
-from bench.serving.workloads import Workload, warm_up
+from bench.serving.workloads import warm_up
 
 
 @dataclass
@@ -86,11 +85,12 @@ def run_rounds(running: RunningPeers, options: Namespace) -> Results:
     results = Results([peer.name for peer in running.peers])
     for number in range(options.rounds):
         for workload in options.workloads:
-            for peer in rotate(running.peers, number):
+            for peer in turn_order(running.peers, number):
                 if workload.suits(peer):
                     log(f"round {number + 1}/{options.rounds}  {workload.name:15}  {peer.name}")
                     try:
-                        values = _take_turn(peer, workload, number, options.tokens)
+                        with peer.awake():
+                            values = workload.measure(peer, number, options.tokens)
                     except PeerError as error:
                         log(f"{peer.name} is left out from here on: {error}")
                         running.remove(peer, error)
@@ -101,15 +101,7 @@ def run_rounds(running: RunningPeers, options: Namespace) -> Results:
     return results
 
 
-def rotate(peers: Sequence[Peer], number: int) -> list[Peer]:
+def turn_order(peers: Sequence[Peer], number: int) -> list[Peer]:
     """The peers in the order of round `number`, which begins one further than the last."""
     begin = number % len(peers)
     return [*peers[begin:], *peers[:begin]]
-
-
-def _take_turn(peer: Peer, workload: Workload, number: int, tokens: int) -> list[float]:
-    peer.resume()
-    try:
-        return workload.measure(peer, number, tokens)
-    finally:
-        peer.pause()

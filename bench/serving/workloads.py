@@ -113,7 +113,7 @@ class Workload:
     first_prompt: int = 0
 
     def suits(self, peer: Peer) -> bool:
-        return self.users <= peer.most_users and self.adapters <= peer.most_adapters
+        return self.users <= peer.max_users and self.adapters <= peer.max_adapters
 
     def measure(self, peer: Peer, round_number: int, tokens: int) -> list[float]:
         return self.run(peer, Round(round_number, tokens, self.first_prompt))
@@ -122,11 +122,11 @@ class Workload:
 def warm_up(peer: Peer) -> None:
     """Let the peer compile, allocate and read what it needs, for every size of a batch."""
     warm = Round(number=-1, tokens=4)
-    mixed = [None, *range(min(3, peer.most_adapters))]
-    for users in (count for count in (1, 4, 12) if count <= peer.most_users):
+    mixed = [None, *range(min(3, peer.max_adapters))]
+    for users in (count for count in (1, 4, 12) if count <= peer.max_users):
         peer.ask([warm.question(user, mixed[user % len(mixed)]) for user in range(users)])
         peer.ask([warm.question(user + 20) for user in range(users)])
-    for adapter in range(peer.most_adapters):  # the first use reads it from the disk
+    for adapter in range(peer.max_adapters):  # the first use reads it from the disk
         peer.ask([warm.question(50 + adapter, adapter)])
 
 

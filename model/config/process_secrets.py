@@ -1,6 +1,7 @@
-"""Keeps secrets out of the command line and the environment that other processes see.
+"""Hides secrets from other processes: in the command line, and in the environment.
 
-Other users of a machine can read a process's command line, its children inherit its environment.
+Other users of the machine can read a process's command line. Child processes inherit its
+environment.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from model.config.argument_parser import underscored
 from model.config.server_flags import SECRET_FLAGS
 
 MASK = "***"
-# PostgreSQL's own: needed for new connections here, by no child.
+# PostgreSQL's variables: this process needs them for new connections, child processes do not.
 DATABASE_VARIABLES = ("PGPASSWORD", "POSTGRES_PASSWORD")
 
 
@@ -28,16 +29,16 @@ def hide_secrets() -> None:
     variables = [name for name in _secret_variables(()) if name in os.environ]
     shown = masked(sys.orig_argv)
     if variables or shown != sys.orig_argv:
-        from setproctitle import setproctitle  # few commands are given a secret
+        from setproctitle import setproctitle  # imported here: few commands get a secret
 
-        # Before the variables go: it has to find the memory in which the system left them.
+        # Before the variables are deleted: it has to find their memory.
         setproctitle(" ".join(_quoted(word) for word in shown))
     for name in variables:
         del os.environ[name]
 
 
 def masked(words: Sequence[str]) -> list[str]:
-    """A command line with `***` in place of each secret."""
+    """Returns a command line with `***` in place of each secret."""
     shown: list[str] = []
     secret_follows = False
     for word in words:
@@ -54,7 +55,8 @@ def masked(words: Sequence[str]) -> list[str]:
 
 
 def without_secrets(environ: Mapping[str, str], keep: Collection[str] = ()) -> dict[str, str]:
-    """An environment for a process that needs no secrets but those of the flags in `keep`."""
+    """Returns an environment for a child process, without secrets except those of the flags in
+    `keep`."""
     dropped = {*_secret_variables(keep), *DATABASE_VARIABLES}
     return {name: value for name, value in environ.items() if name not in dropped}
 

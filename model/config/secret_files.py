@@ -1,7 +1,7 @@
 """Reads secrets from files: accounts, API keys, and what `LINLY_<FLAG>_FILE` variables name.
 
-Errors name the file and the line, never its content. A file that other users of the machine can
-read is used all the same; `exposure_warnings` tells of it.
+Errors name the file and the line, never the content. A file that other users of the machine can
+read is used, too; `exposure_warnings` returns a warning.
 """
 
 from __future__ import annotations
@@ -22,10 +22,14 @@ T = TypeVar("T")
 
 
 def read_value(source: str, file: str) -> str:
-    """The value in a file, without white space around it; `source` is the variable that names it.
+    """Returns the value in a file, without white space around it.
+
+    Args:
+        source: the variable that names the file.
+        file: its path.
 
     Raises:
-        SettingsError: the file cannot be used, in one sentence.
+        SettingsError: the file cannot be used.
     """
     if not file:
         raise SettingsError("secret_file_unnamed", source=source)
@@ -33,14 +37,15 @@ def read_value(source: str, file: str) -> str:
 
 
 def read_accounts(source: str, file: Path, taken: Collection[str]) -> tuple[str, ...]:
-    """The accounts of a file, one `user:password` a line, without comments and blank lines.
+    """Returns the accounts of a file, one `user:password` a line; skips comments and blank lines.
 
     Args:
         source: the flag that names the file.
+        file: its path.
         taken: users that have an account already.
 
     Raises:
-        SettingsError: the file cannot be used, in one sentence.
+        SettingsError: the file cannot be used.
     """
     users = set(taken)
 
@@ -59,24 +64,28 @@ def read_accounts(source: str, file: Path, taken: Collection[str]) -> tuple[str,
 
 
 def read_keys(source: str, file: Path) -> tuple[str, ...]:
-    """The keys of a file, one a line, without what follows a `#`.
+    """Returns the keys of a file: one a line; a `#` begins a comment.
 
     Raises:
-        SettingsError: the file cannot be used, in one sentence.
+        SettingsError: the file cannot be used.
     """
 
     def parse(line: str) -> list[str]:
         key = line.partition("#")[0]
         return keys(key).split() if key.strip() else []
 
-    found = [key for line in _parse_lines(source, file, parse) for key in line]
-    if not found:
+    parsed = [key for line in _parse_lines(source, file, parse) for key in line]
+    if not parsed:
         raise SettingsError("secret_file_without_key", source=source, file=file)
-    return tuple(found)
+    return tuple(parsed)
 
 
 def exposure_warnings(files: Mapping[str, Path]) -> list[str]:
-    """A sentence for each file that more users can read than need to, by the flag that names it."""
+    """Returns a warning for each file that other users of the machine can read.
+
+    Args:
+        files: by the flag or variable that names them.
+    """
     return [
         f"{source}: other users of this machine can read {file}. Close it to them: chmod 600 {file}"
         for source, file in files.items()
@@ -85,20 +94,22 @@ def exposure_warnings(files: Mapping[str, Path]) -> list[str]:
 
 
 def _is_exposed(file: Path) -> bool:
-    """Readable by everybody, or by its group although this program owns it. A file of another
-    owner's is readable here only because of its group, so that one is meant."""
+    """Whether all users can read the file, or its group can although this program's user owns it.
+
+    A file with another owner is readable here because of its group: that is on purpose.
+    """
     if os.name != "posix":
         return False
     try:
         status = file.stat()
     except OSError:
         return False
-    own = status.st_uid == os.geteuid()
-    return bool(status.st_mode & (stat.S_IROTH | (stat.S_IRGRP if own else 0)))
+    is_owner = status.st_uid == os.geteuid()
+    return bool(status.st_mode & (stat.S_IROTH | (stat.S_IRGRP if is_owner else 0)))
 
 
 def _parse_lines(source: str, file: Path, parse: Callable[[str], T]) -> list[T]:
-    """Each line of a file that is neither blank nor a comment, parsed."""
+    """Parses each line of a file that is neither blank nor a comment."""
     parsed: list[T] = []
     for number, line in enumerate(_read_text(source, file).split("\n"), 1):
         text = line.strip()
@@ -123,7 +134,7 @@ def _read_text(source: str, file: Path) -> str:
 
 
 def _read_bytes(file: Path) -> bytes:
-    if not stat.S_ISREG(file.stat().st_mode):  # a named pipe would be waited for
+    if not stat.S_ISREG(file.stat().st_mode):  # reading a named pipe would block
         raise ValueError("it is not a regular file")
     with file.open("rb") as stream:
         data = stream.read(MAX_FILE_BYTES + 1)

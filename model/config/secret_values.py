@@ -1,7 +1,7 @@
 """Parsers of secret values: accounts, keys and database addresses.
 
-What is wrong with a value is told without repeating it. Formats of password hashes are checked
-here, before anything is served; `web.passwords` makes and verifies them.
+Error messages never repeat the value. The format of password hashes is checked here, before
+anything is served; `web.passwords` creates and verifies the hashes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HASH_RE = re.compile(
     r"\$([A-Za-z\d+/]{11,86})\$([A-Za-z\d+/]{22,86})",
     re.ASCII,
 )
-# A shell or an .env file that took `$argon2id` and so on for variables leaves this of a hash.
+# What remains of a hash after a shell or an .env file has replaced `$argon2id` as a variable.
 HASH_REMAINS_RE = re.compile(r",t=\d+,p=\d+", re.ASCII)
 MALFORMED_HASH = (
     "the password hash is not a complete argon2id hash, as `python -m web.passwords` makes it "
@@ -37,7 +37,7 @@ def is_hash(stored: str) -> bool:
 
 
 def user_and_password(text: str) -> str:
-    """An account, `user:password`; the password as it is or as an argon2id hash."""
+    """An account, `user:password`; the password in plain text or as an argon2id hash."""
     user, colon, password = text.partition(":")
     if not (user and colon and password):
         raise argparse.ArgumentTypeError("expected user:password, both of them not empty")
@@ -49,7 +49,7 @@ def user_and_password(text: str) -> str:
 
 
 def encoded(password: str) -> bytes:
-    """The bytes of a password; never fails, for no character."""
+    """Returns the bytes of a password; accepts any character."""
     return password.encode("utf-8", "surrogatepass")
 
 
@@ -68,7 +68,7 @@ def _check_hash(stored: str) -> None:
 
 
 def _is_base64(text: str) -> bool:
-    """As argon2 writes it: without padding, and no bit too many."""
+    """Whether the text is base64 as argon2 writes it: without padding and superfluous bits."""
     padded = text + "=" * (-len(text) % 4)
     try:
         return base64.b64encode(base64.b64decode(padded, validate=True)).decode() == padded
@@ -77,14 +77,14 @@ def _is_base64(text: str) -> bool:
 
 
 def keys(text: str) -> str:
-    """Keys with white space between."""
+    """One or more keys, with white space between."""
     for key in text.split():
         one_key(key)
     return not_empty(text.strip())
 
 
 def one_key(text: str) -> str:
-    """A key that fits into a header."""
+    """A key that an HTTP header can contain."""
     if not text.isascii() or any(not character.isprintable() for character in text):
         raise argparse.ArgumentTypeError("a key must consist of ASCII letters, digits and signs")
     if " " in text:
@@ -95,14 +95,14 @@ def one_key(text: str) -> str:
 
 
 def database_url(text: str) -> str:
-    """An address as libpq reads it."""
+    """An address of a PostgreSQL database, as libpq reads it."""
     scheme, colon, _ = text.partition("://")
     if scheme not in ("postgresql", "postgres"):
         kind = f"{scheme}://" if colon and scheme.isalpha() and len(scheme) <= 12 else "it"
         raise argparse.ArgumentTypeError(
             f"{kind} is not a PostgreSQL address, which begins with postgresql://"
         )
-    if not _reads_as_address(text):
+    if not _is_database_address(text):
         raise argparse.ArgumentTypeError(
             "it is not an address such as postgresql://user:password@host/database; in a password, "
             "write signs like @ : / ? # % as %40 and so on"
@@ -110,16 +110,19 @@ def database_url(text: str) -> str:
     return text
 
 
-def _reads_as_address(url: str) -> bool:
-    """Also, a password with signs that are not written as they should be must not be taken for a
-    host or a database, whose name would be told."""
-    from psycopg import ProgrammingError  # few pass an address, so few wait for this
+def _is_database_address(url: str) -> bool:
+    """Whether libpq reads the URL, and no part of a password as host or database.
+
+    That happens if the password has signs that are not percent-encoded; then error messages with
+    the host would show the password.
+    """
+    from psycopg import ProgrammingError  # imported here: few commands get an address
     from psycopg.conninfo import conninfo_to_dict
 
     try:
-        given = {key: str(value) for key, value in conninfo_to_dict(url).items()}
+        fields = {key: str(value) for key, value in conninfo_to_dict(url).items()}
     except (ProgrammingError, UnicodeError):
         return False
-    names = given.get("host", "") + given.get("dbname", "")
-    ports = given.get("port", "").replace(",", "")
+    names = fields.get("host", "") + fields.get("dbname", "")
+    ports = fields.get("port", "").replace(",", "")
     return "@" not in names and (not ports or ports.isdecimal())

@@ -1,25 +1,32 @@
-"""The flags of `app.py`, with their help: how each value is written, and what it becomes."""
+"""The flags of `app.py`, with their help texts and the parsers of their values."""
 
 from __future__ import annotations
 
-import argparse
-import math
-import re
+from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from model.config.argument_parser import ArgumentParser, not_empty
+from model.config.flag_values import (
+    adapter_names,
+    engine_url,
+    host_names,
+    hours,
+    memory_size,
+    origin,
+    port,
+    positive,
+)
 from model.config.secret_values import database_url, keys, one_key, user_and_password
 
 EMBEDDED_DEFAULT = "smollm2-135m-instruct"
-# Their values are in no message, log, command line or child process.
+# The values of these flags never get into messages, logs, command lines or child processes.
 SECRET_FLAGS = ("auth", "api_key", "admin_key", "engine_key", "database_url")
-LABEL_RE = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")  # of a host name
-SIZES = {"M": 1 << 20, "G": 1 << 30}
+
+AddFlag = Callable[..., object]
 
 
 def build_parser() -> ArgumentParser:
-    """The flags of `app.py`, with their help. No default here: see `_defaults`."""
+    """Builds the parser of `app.py`'s flags. It has no defaults: those are in `Settings`."""
     parser = ArgumentParser(
         prog="app.py",
         description="Chat in a browser with a LLaMA-family model and its LoRA adapters.",
@@ -29,7 +36,16 @@ def build_parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     parser.secret_flags = frozenset(SECRET_FLAGS)
-    add = parser.add_argument
+    _add_model_flags(parser.add_argument)
+    _add_page_flags(parser.add_argument)
+    _add_access_flags(parser.add_argument)
+    _add_engine_flags(parser.add_argument)
+    _add_storage_and_log_flags(parser.add_argument)
+    return parser
+
+
+def _add_model_flags(add: AddFlag) -> None:
+    """Adds the flags that say which model, adapters and templates are served."""
     add(
         "--base_model",
         type=not_empty,
@@ -56,6 +72,10 @@ def build_parser() -> ArgumentParser:
         help="format of the base's weights: 8bit (default), 4bit (needs a CUDA GPU), "
         "none (float32 on the CPU, 16 bits on CUDA)",
     )
+
+
+def _add_page_flags(add: AddFlag) -> None:
+    """Adds the flags of the page and of its public link."""
     add(
         "--server_name",
         type=not_empty,
@@ -64,7 +84,7 @@ def build_parser() -> ArgumentParser:
     )
     add(
         "--server_port",
-        type=_port,
+        type=port,
         metavar="PORT",
         help="port to listen on (default: 7860; 0: any free port)",
     )
@@ -82,22 +102,26 @@ def build_parser() -> ArgumentParser:
     )
     add(
         "--share_hours",
-        type=_hours,
+        type=hours,
         metavar="HOURS",
         help="hours until the public link ends (default: 72; 0: never)",
     )
     add(
         "--share_messages",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="maximum replies of each visitor of the public link (default: no limit)",
     )
     add(
         "--share_adapters",
-        type=_names,
+        type=adapter_names,
         metavar="A,B",
         help="adapters that visitors of the public link may use; base: no adapter (default: all)",
     )
+
+
+def _add_access_flags(add: AddFlag) -> None:
+    """Adds the flags that say who may use the page and the API."""
     add(
         "--auth",
         type=user_and_password,
@@ -135,7 +159,7 @@ def build_parser() -> ArgumentParser:
     )
     add(
         "--allow_origin",
-        type=_origin,
+        type=origin,
         action="append",
         metavar="ORIGIN",
         help="origin whose web pages may use /v1 from a browser, such as https://chat.example.com; "
@@ -143,7 +167,7 @@ def build_parser() -> ArgumentParser:
     )
     add(
         "--allowed_hosts",
-        type=_host_names,
+        type=host_names,
         action="extend",
         metavar="NAME,NAME",
         help="more host names of the page, such as chat.example.com or *.example.com; *: any name. "
@@ -155,9 +179,13 @@ def build_parser() -> ArgumentParser:
         metavar="KEY",
         help="key for loading, unloading and rescanning adapters through /v1/adapters",
     )
+
+
+def _add_engine_flags(add: AddFlag) -> None:
+    """Adds the flags of the engine: remote server, queue, memory, threads."""
     add(
         "--engine_url",
-        type=_url,
+        type=engine_url,
         metavar="URL",
         help="OpenAI-compatible model server that generates the replies, such as vLLM at "
         "http://gpu-box:8000/v1; this program then reads only the tokenizer of --base_model",
@@ -165,35 +193,39 @@ def build_parser() -> ArgumentParser:
     add("--engine_key", type=one_key, metavar="KEY", help="API key of that model server")
     add(
         "--max_sequences",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="maximum replies generated at the same time (default: 16); more wait in a queue",
     )
     add(
         "--max_waiting",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="maximum replies in that queue (default: 256); more are refused, with a time to wait",
     )
     add(
         "--cache_memory",
-        type=_size,
+        type=memory_size,
         metavar="SIZE",
         help="memory for the KV cache of running and idle chats, such as 500M or 4G "
         "(default: half of the free memory after the model is loaded)",
     )
     add(
         "--threads",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="CPU threads for the model (default: the cores that this program may use)",
     )
     add(
         "--context_length",
-        type=_positive,
+        type=positive,
         metavar="TOKENS",
         help="maximum tokens of prompt and reply (default: the length of the model's training)",
     )
+
+
+def _add_storage_and_log_flags(add: AddFlag) -> None:
+    """Adds the flags of chats, training, logs and the device."""
     add(
         "--data_dir",
         type=Path,
@@ -238,87 +270,3 @@ def build_parser() -> ArgumentParser:
         metavar="DIR",
         help="folder for downloaded and converted models (default: your cache folder)",
     )
-    return parser
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port (a number from 0 to 65535)")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _hours(text: str) -> float:
-    try:
-        hours = float(text)
-    except ValueError:
-        hours = -1
-    if not 0 <= hours < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of hours, 0 or more")
-    return hours
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not names:
-        raise argparse.ArgumentTypeError("no adapter is named")
-    return names
-
-
-def _size(text: str) -> int:
-    number, unit = text[:-1], text[-1:].upper()
-    if unit not in SIZES or not number.replace(".", "", 1).isdecimal() or float(number) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500M or 4G")
-    return int(float(number) * SIZES[unit])
-
-
-def _host_names(text: str) -> tuple[str, ...]:
-    names = tuple(_host_name(name.strip()) for name in text.split(",") if name.strip())
-    if not names:
-        raise argparse.ArgumentTypeError("no host is named")
-    return names
-
-
-def _host_name(text: str) -> str:
-    """A host name as browsers send it: in lower case, names of other letters in their ASCII form.
-    `*.` before it stands for its subdomains, `*` alone for every host."""
-    wildcard, name = ("*.", text[2:]) if text.startswith("*.") else ("", text)
-    try:
-        name = name.removesuffix(".").lower().encode("idna").decode("ascii").lower()
-    except UnicodeError:
-        name = ""
-    if text != "*" and not (len(name) <= 253 and all(map(LABEL_RE.fullmatch, name.split(".")))):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a host name such as chat.example.com (without scheme and port)"
-        )
-    return wildcard + name
-
-
-def _origin(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not an origin such as https://chat.example.com"
-        )
-    return f"{parts.scheme}://{parts.netloc}"
-
-
-def _url(text: str) -> str:
-    """Where /v1 begins: it is added where only a host is given."""
-    if "@" in text:  # looked for first, so that no other sentence repeats a password
-        raise argparse.ArgumentTypeError("the address contains a key or password: use --engine_key")
-    try:
-        parts = urlsplit(text)
-        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
-    except ValueError:
-        good = False
-    if not good or parts.query or parts.fragment:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not an address such as http://127.0.0.1:8000/v1"
-        )
-    return text.rstrip("/") if parts.path.strip("/") else f"{text.rstrip('/')}/v1"

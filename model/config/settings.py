@@ -1,8 +1,8 @@
-"""One frozen Settings, and the only reader of flags and environment.
+"""The settings of `app.py`, read from flags and environment variables; no other module reads these.
 
-Every flag `--some_name` can be written `--some-name` and can come from the environment as
-`LINLY_SOME_NAME`, or from the file that `LINLY_SOME_NAME_FILE` names; a flag wins over the
-environment, the environment over the default.
+The flag `--some_name` can be written `--some-name`. Its value can also come from the environment as
+`LINLY_SOME_NAME`, or from the file that `LINLY_SOME_NAME_FILE` names. A flag overrides the
+environment, and the environment overrides the default.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ APP_NAME = "linly-chat"
 CHECKOUT = Path(__file__).parents[2]
 TRUE_WORDS = {"1", "true", "yes", "on"}
 SWITCHES = {"share", "share_public", "api_without_key", "log_requests", "log_prompts"}
-REPEATED = {"auth", "api_key", "allow_origin", "allowed_hosts"}  # in the environment one a line
+REPEATED = {"auth", "api_key", "allow_origin", "allowed_hosts"}  # in a variable: one value a line
 FALSE_WORDS = {"", "0", "false", "no", "off"}
 
 
 def _secret(default: Any) -> Any:
-    """A field that no log or message gets to see."""
+    """A field that never appears in logs or messages."""
     return field(default=default, repr=False)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the program was told. Sizes are in tokens, `server_port` 0 means any free port."""
+    """The settings of a run. Lengths are in tokens; `server_port` 0 means any free port."""
 
     base_model: str = EMBEDDED_DEFAULT
     adapters_dir: Path = Path("adapters")
@@ -47,7 +47,7 @@ class Settings:
     share_hours: float | None = 72.0
     share_messages: int | None = None
     share_adapters: tuple[str, ...] | None = None
-    auth: tuple[str, ...] = _secret(())  # those of `auth_file` among them
+    auth: tuple[str, ...] = _secret(())  # includes those of `auth_file`
     auth_file: Path | None = None
     api_key: tuple[str, ...] = _secret(())
     api_key_file: Path | None = None
@@ -66,14 +66,14 @@ class Settings:
     threads: int | None = None
     cache_memory: int | None = None  # bytes
     data_dir: Path = Path()
-    database_url: str | None = _secret(None)  # it may have a password in it
+    database_url: str | None = _secret(None)  # it may contain a password
     device: str = "auto"
     training: str = "local"
     cache_dir: Path = Path()
 
     @property
     def accounts(self) -> dict[str, str]:
-        """The passwords of `--auth` by user, or their hashes."""
+        """The passwords of all accounts, or their hashes, by user."""
         parts = (account.partition(":") for account in self.auth)
         return {user: password for user, _, password in parts}
 
@@ -86,32 +86,34 @@ def read_settings(
     environ: Mapping[str, str],
     checkout: Path | None = None,
 ) -> Settings:
-    """Read `argv` (without the program's name) over `environ`.
+    """Reads the settings.
 
-    `checkout` is where `Open-Linly-13b`, `adapters` and `prompts` are looked for by default: the
-    project's own folder, wherever the program is started.
+    Args:
+        argv: the flags, without the program's name.
+        environ: the environment variables.
+        checkout: the folder with the default `Open-Linly-13b`, `adapters` and `prompts`. By default
+            it is the project's folder, not the working directory.
 
     Raises:
-        SettingsError: a flag or a value is wrong, in one sentence.
+        SettingsError: a flag or a value is wrong.
     """
     parser = build_parser()
-    read = vars(parser.read(argv)).items()
-    given = {key: value for key, value in read if value is not None}
-    from_environment = _read_environment(environ, parser)
-    merged = {**_defaults(checkout or CHECKOUT), **from_environment, **given}
+    flags = {key: value for key, value in vars(parser.read(argv)).items() if value is not None}
+    variables = _read_environment(environ, parser)
+    merged = {**_defaults(checkout or CHECKOUT), **variables, **flags}
     settings = Settings(**{
         **merged, "auth": _accounts(merged), "api_key": _api_keys(merged),
         "allow_origin": tuple(merged.get("allow_origin", ())),
         "allowed_hosts": tuple(dict.fromkeys(merged.get("allowed_hosts", ()))),
     })  # fmt: skip
-    _check(settings, explicit={*from_environment, *given})
+    _check(settings, explicit={*variables, *flags})
     return settings
 
 
 def secret_files(settings: Settings, environ: Mapping[str, str]) -> dict[str, Path]:
-    """The files that secrets were read from, by the flag or variable that names them."""
-    named = {"--auth_file": settings.auth_file, "--api_key_file": settings.api_key_file}
-    files = {flag: file for flag, file in named.items() if file is not None}
+    """Returns the files that secrets were read from, by the flag or variable that names them."""
+    by_flag = {"--auth_file": settings.auth_file, "--api_key_file": settings.api_key_file}
+    files = {flag: file for flag, file in by_flag.items() if file is not None}
     for name in SECRET_FLAGS:
         variable = f"{_variable(name)}_FILE"
         if variable in environ and f"{name}_file" not in FIELDS:
@@ -120,7 +122,7 @@ def secret_files(settings: Settings, environ: Mapping[str, str]) -> dict[str, Pa
 
 
 def _accounts(merged: Mapping[str, Any]) -> tuple[str, ...]:
-    """Those that were passed, and those of the file."""
+    """Returns the accounts of `--auth` and of the `--auth_file`."""
     accounts = tuple(merged.get("auth", ()))
     file: Path | None = merged.get("auth_file")
     if file is not None:
@@ -130,7 +132,7 @@ def _accounts(merged: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _api_keys(merged: Mapping[str, Any]) -> tuple[str, ...]:
-    """Those that were passed, and those of the file."""
+    """Returns the keys of `--api_key` and of the `--api_key_file`."""
     keys = [key for text in merged.get("api_key", ()) for key in text.split()]
     file: Path | None = merged.get("api_key_file")
     if file is not None:
@@ -149,7 +151,7 @@ def _defaults(checkout: Path) -> dict[str, Any]:
 
 
 def default_base_model(checkout: Path) -> str:
-    """Open-Linly-13b where somebody put it, else the embedded default."""
+    """Returns the folder Open-Linly-13b if the user has it, else the embedded default."""
     for folder in (checkout / "Open-Linly-13b", checkout / "models" / "Open-Linly-13b"):
         if folder.is_dir():
             return str(folder)
@@ -161,9 +163,9 @@ def _variable(name: str) -> str:
 
 
 def _read_environment(environ: Mapping[str, str], parser: ArgumentParser) -> dict[str, Any]:
-    """Each `LINLY_<FLAG>`, or what is in the file of `LINLY_<FLAG>_FILE`, parsed as its flag would
-    be."""
-    found: dict[str, Any] = {}
+    """Reads each `LINLY_<FLAG>`, or the file that `LINLY_<FLAG>_FILE` names; parses the value like
+    that of the flag."""
+    values: dict[str, Any] = {}
     for name in FIELDS:
         variable, file_variable = _variable(name), f"{_variable(name)}_FILE"
         if variable in environ and file_variable in environ:
@@ -171,11 +173,11 @@ def _read_environment(environ: Mapping[str, str], parser: ArgumentParser) -> dic
                 "variable_set_twice", variable=variable, file_variable=file_variable
             )
         if variable in environ:
-            found[name] = _parse(name, variable, environ[variable], parser)
+            values[name] = _parse(name, variable, environ[variable], parser)
         elif file_variable in environ and f"{name}_file" not in FIELDS:
             text = read_value(file_variable, environ[file_variable])
-            found[name] = _parse_file(name, file_variable, text, parser)
-    return found
+            values[name] = _parse_file(name, file_variable, text, parser)
+    return values
 
 
 def _parse_file(name: str, variable: str, text: str, parser: ArgumentParser) -> Any:
@@ -183,15 +185,15 @@ def _parse_file(name: str, variable: str, text: str, parser: ArgumentParser) -> 
         return _parse(name, variable, text, parser)
     except SettingsError:
         if name in SECRET_FLAGS:
-            raise  # what is said of these repeats nothing
-        # The variable may name the wrong file, one with a secret.
+            raise  # the messages for secrets do not repeat the value
+        # Without the value: the variable may name the wrong file, one with a secret.
         raise SettingsError("secret_file_without_value", variable=variable, name=name) from None
 
 
 def _parse(name: str, variable: str, text: str, parser: ArgumentParser) -> Any:
     if name in SWITCHES:
-        return _truth(variable, text)
-    # Several accounts stand in lines of their own: anything else may be in a password.
+        return _parse_switch(variable, text)
+    # One value a line: any other separator may be part of a password.
     values = text.split("\n") if name in REPEATED else [text]
     try:
         return getattr(parser.parse_args([f"--{name}={value}" for value in values]), name)
@@ -199,7 +201,7 @@ def _parse(name: str, variable: str, text: str, parser: ArgumentParser) -> Any:
         raise SettingsError("variable_wrong", variable=variable, problem=error) from error
 
 
-def _truth(variable: str, text: str) -> bool:
+def _parse_switch(variable: str, text: str) -> bool:
     if text.lower() in TRUE_WORDS:
         return True
     if text.lower() in FALSE_WORDS:
@@ -208,7 +210,7 @@ def _truth(variable: str, text: str) -> bool:
 
 
 def _check(settings: Settings, explicit: set[str]) -> None:
-    """What no single flag can tell."""
+    """Checks that the values of several flags fit together, and that folders exist."""
     if settings.share and settings.share_public:
         raise SettingsError("share_flags_exclude")
     if settings.share_public and settings.auth:

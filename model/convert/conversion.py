@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model.diagnostics import folder_error
-from model.folders.weights import LazyTensor
+from model.folders.lazy_tensor import LazyTensor
 from model.translations import LocalizedText
 
 # What --config may tell that weights do not, by the names that TencentPretrain has for it.

@@ -21,7 +21,7 @@ from model.convert.spm_file import write_spm
 from model.convert.tencent import unpermute_rope
 from model.diagnostics import folder_error
 from model.errors import ModelFolderError
-from model.folders.weights import LazyTensor, read_bytes
+from model.folders.lazy_tensor import LazyTensor, read_bytes
 from model.tensor_names import (
     EMBEDDING,
     FINAL_NORM,

@@ -10,8 +10,9 @@ from typing import Any
 
 from model.convert.conversion import Conversion
 from model.diagnostics import folder_error
+from model.folders.lazy_tensor import LazyTensor
 from model.folders.model_folder import IGNORED, read_model_folder
-from model.folders.weights import LazyTensor, list_tensors
+from model.folders.weights import list_tensors
 from model.tensor_names import HEAD
 
 # What belongs to a model besides its weights. checklist.chk tells sums of files that stay behind.

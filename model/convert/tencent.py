@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from model import tensor_names
 from model.convert.conversion import Conversion, config_overrides
 from model.diagnostics import folder_error
-from model.folders.weights import LazyTensor, list_tensors
+from model.folders.lazy_tensor import LazyTensor
+from model.folders.weights import list_tensors
 from model.tensor_names import INPUT_NORM, LINEAR_PATHS, POST_ATTENTION_NORM, layer_path
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from model.diagnostics import Finding, finding, folder_error
 from model.doctor.check_adapter import check_adapter
 from model.doctor.check_base import check_base, collect_findings
 from model.doctor.report import Report, files_of
+from model.folders.adapter_config import CONFIG as ADAPTER_CONFIG
 from model.folders.adapter_files import CARD, WEIGHTS, read_card
-from model.folders.adapter_files import CONFIG as ADAPTER_CONFIG
-from model.folders.base_info import base_facts
-from model.folders.model_folder import ModelFolder, load_tokenizer, read_config, read_model_folder
+from model.folders.base_info import read_base_info
+from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
 from model.progress_bar import Bar
 from model.suggestions import closest_folder
 from model.text.prompt import PromptTemplate, load_templates
@@ -72,7 +72,7 @@ def _cache() -> Path:
 
 def _nothing(folder: Path) -> Iterator[Finding]:
     """Says what is there instead of a model."""
-    read_config(folder)
+    _ = ModelFolder(folder).config
     yield from ()
 
 
@@ -89,7 +89,7 @@ def _adapter(
 
     base = read_model_folder(find_base(settings, _silent))
     known, default = known_templates(base, settings)
-    facts = base_facts(base, base_name(settings), load_tokenizer(base))
+    facts = read_base_info(base, base_name(settings), load_tokenizer(base))
     found = list(collect_findings(lambda: check_adapter(folder, facts, known)))
     yield from found
     # Ids of another vocabulary mean other words: their distributions do not compare.

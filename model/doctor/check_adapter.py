@@ -8,32 +8,34 @@ from typing import TYPE_CHECKING, Any
 
 from model.diagnostics import Finding, adapter_error, finding
 from model.doctor.vocabulary import check_vocabulary
-from model.folders.adapter_files import (
-    CARD,
+from model.folders.adapter_config import (
     MAX_ALPHA,
     MAX_RANK,
-    PAIR_NAME,
-    WHOLE_NAME,
-    AdapterTensors,
     Key,
-    all_tensors,
     is_number,
     is_positive,
-    match_pattern,
     module_path,
+    module_setting,
     modules_to_save,
-    read_card,
     read_config,
-    read_weights,
     refuse_changed_base,
     refuse_kind,
     scaling,
+)
+from model.folders.adapter_files import (
+    CARD,
+    PAIR_NAME,
+    WHOLE_NAME,
+    AdapterTensors,
+    list_adapter_tensors,
+    read_card,
+    read_weights,
 )
 from model.folders.base_info import BaseInfo
 from model.folders.fingerprint import RELATED, SAME, distance
 
 if TYPE_CHECKING:
-    from model.folders.weights import LazyTensor
+    from model.folders.lazy_tensor import LazyTensor
 
 CHINESE_ALPACA = "chinese-alpaca"
 MAX_SCALING = 64  # of published adapters; beyond it somebody has mistaken alpha for something
@@ -79,7 +81,7 @@ def check_for_merging(path: Path, base: BaseInfo) -> None:
     config, card = read_config(path), read_card(path)
     refuse_changed_base(config)
     _check_settings(config)
-    held = {tensor.name: tensor for tensor in all_tensors(path)}
+    held = {tensor.name: tensor for tensor in list_adapter_tensors(path)}
     if not held:
         raise adapter_error("adapter_empty")
     pairs: dict[Key, dict[str, LazyTensor]] = {}
@@ -155,7 +157,7 @@ def _check_pair(key: Key, sides: Mapping[str, LazyTensor]) -> None:
 
 
 def _check_rank(config: Mapping[str, Any], key: Key, sides: Mapping[str, LazyTensor]) -> None:
-    told, found = match_pattern(config, "rank_pattern", key, config.get("r")), sides["A"].shape[0]
+    told, found = module_setting(config, "rank_pattern", key, config.get("r")), sides["A"].shape[0]
     if told is not None and told != found:
         raise adapter_error("rank_differs", layer=key[0], module=key[1], found=found, told=told)
 

@@ -12,20 +12,13 @@ from model.diagnostics import Finding, finding, finding_of, to_error
 from model.doctor.hardware import check_machine
 from model.doctor.integrity import bytes_to_sum, check_numbers, check_sums
 from model.errors import FolderError
-from model.folders.model_folder import (
-    WEIGHTS,
-    chat_template,
-    check_config,
-    read_config,
-    weight_files,
-    weight_map,
-)
+from model.folders.lazy_tensor import LazyTensor
+from model.folders.model_folder import ModelFolder
 from model.folders.tensor_schema import diff_tensors, expected_tensors
-from model.folders.weights import LazyTensor, list_tensors
 from model.progress_bar import Bar
-from model.text.tokenizer_files import SPM, check_pieces, read_tokenizer
+from model.text.tokenizer_files import SPM, check_pieces
 
-Held = list[tuple[Path, LazyTensor]]
+Tensors = list[tuple[Path, LazyTensor]]
 
 METAS_ROWS = 32000
 METAS_BYTES = 499_723
@@ -40,36 +33,37 @@ def check_base(folder: Path, *, deep: bool, bar: Bar, template: str = "linly") -
         bar: makes a progress bar of a text and a number of bytes.
         template: the prompt template that stands in where the model has none.
     """
-    yield from quick_check(folder)
-    config = _or_none(lambda: check_config(folder, read_config(folder)))
+    model = ModelFolder(folder)
+    yield from quick_check(model)
+    config = _or_none(lambda: model.config)
     if config is None:
         return
     yield from collect_findings(lambda: _check_settings(folder, config))
-    if _or_none(lambda: chat_template(folder)) is None:
+    if _or_none(lambda: model.chat_template) is None:
         yield finding("no_chat_template", template=template)
-    held = _or_none(lambda: _held(folder)) or []
-    if held and _or_none(lambda: expected_tensors(config)):
-        yield from check_machine(config, [tensor for _, tensor in held])
+    tensors = _or_none(lambda: list(model.tensors())) or []
+    if tensors and _or_none(lambda: expected_tensors(config)):
+        yield from check_machine(config, [tensor for _, tensor in tensors])
     with bar("Comparing sums", bytes_to_sum(folder, deep)) as progress:
         yield from check_sums(folder, deep, progress)
-    if deep and held:
-        with bar("Reading weights", sum(tensor.nbytes for _, tensor in held)) as progress:
-            yield from check_numbers(held, progress)
+    if deep and tensors:
+        with bar("Reading weights", sum(tensor.nbytes for _, tensor in tensors)) as progress:
+            yield from check_numbers(tensors, progress)
 
 
-def quick_check(folder: Path, pickles: bool = True) -> Iterator[Finding]:
-    """What can be said in a moment about the model in `folder`: its configuration, the headers of
-    its weights against it, and its tokenizer.
+def quick_check(folder: ModelFolder, pickles: bool = True) -> Iterator[Finding]:
+    """Findings that take no time: the configuration, the headers of the weights against it, and
+    the tokenizer.
 
     Without `pickles`, weights in that format are not opened, and torch is not imported.
     """
     try:
-        config = check_config(folder, read_config(folder))
+        _ = folder.config
     except FolderError as error:
         yield finding_of(error)
         return
-    yield from collect_findings(lambda: _check_weights(folder, config, pickles))
-    yield from collect_findings(lambda: _check_tokenizer(folder, config))
+    yield from collect_findings(lambda: _check_weights(folder, pickles))
+    yield from collect_findings(lambda: _check_tokenizer(folder))
 
 
 def refuse_errors(found: Iterable[Finding]) -> list[Finding]:
@@ -104,40 +98,36 @@ def _or_none(read: Callable[[], Any]) -> Any:
         return None
 
 
-def _held(folder: Path) -> Held:
-    return [(file, tensor) for file in weight_files(folder) for tensor in list_tensors(file)]
-
-
-def _check_weights(folder: Path, config: Mapping[str, Any], pickles: bool) -> Iterator[Finding]:
-    files = weight_files(folder)
-    pickled = [file for file in files if file.suffix != ".safetensors"]
+def _check_weights(folder: ModelFolder, pickles: bool) -> Iterator[Finding]:
+    pickled = [file for file in folder.weight_files if file.suffix != ".safetensors"]
     if pickled:
-        yield finding("pickle_weights", name=pickled[0].name, folder=folder)
+        yield finding("pickle_weights", name=pickled[0].name, folder=folder.path)
         if not pickles:
             return
-    held = _held(folder)
-    yield from diff_tensors(config, [tensor for _, tensor in held], folder)
-    yield from _check_index(folder, held)
+    tensors = list(folder.tensors())
+    yield from diff_tensors(folder.config, [tensor for _, tensor in tensors], folder.path)
+    yield from _check_index(folder, tensors)
 
 
-def _check_index(folder: Path, held: Held) -> Iterator[Finding]:
-    """Whether every tensor is in the file that the index tells."""
-    index = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
-    if index is None or not index.name.endswith(".index.json"):
+def _check_index(folder: ModelFolder, tensors: Tensors) -> Iterator[Finding]:
+    """Whether every tensor is in the file that the index names."""
+    index = folder.weight_index
+    if index is None:
         return
-    places = {tensor.name: file.name for file, tensor in held}
-    for name, file in weight_map(index).items():
-        if places.get(name) != file:
+    files = {tensor.name: file.name for file, tensor in tensors}
+    for name, file in folder.weight_map.items():
+        if files.get(name) != file:
             yield finding("index_differs", name=index.name, tensor=name, file=file)
             return
 
 
-def _check_tokenizer(folder: Path, config: Mapping[str, Any]) -> Iterator[Finding]:
-    if config["vocab_size"] != METAS_ROWS and _is_metas(folder / SPM):
-        yield finding("tokenizer_is_metas", rows=config["vocab_size"])
+def _check_tokenizer(folder: ModelFolder) -> Iterator[Finding]:
+    rows = folder.config["vocab_size"]
+    if rows != METAS_ROWS and _is_metas(folder.path / SPM):
+        yield finding("tokenizer_is_metas", rows=rows)
         return
-    tokenizer, special = read_tokenizer(folder)
-    check_pieces(tokenizer, config)
+    tokenizer, special = folder.tokenizer
+    check_pieces(tokenizer, folder.config)
     yield from special.repairs
 
 

@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 from model.diagnostics import Finding, finding
-from model.folders.weights import LazyTensor
+from model.folders.lazy_tensor import LazyTensor
 from model.system_resources import available_memory
 
 PROGRAM_BYTES = 1_000_000_000

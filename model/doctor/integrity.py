@@ -13,7 +13,7 @@ from pathlib import Path
 from model.bounded_files import read_file
 from model.diagnostics import Finding, finding, finding_of
 from model.errors import FolderError
-from model.folders.weights import LazyTensor
+from model.folders.lazy_tensor import LazyTensor
 from model.types import Progress
 
 LISTS = ("checklist.chk", "tokenizer_checklist.chk")

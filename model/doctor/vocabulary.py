@@ -15,7 +15,7 @@ from model.text.tokenizer import TextSpan, Tokenizer
 from model.text.tokenizer_files import TOKENIZER, has_tokenizer, read_tokenizer
 
 if TYPE_CHECKING:
-    from model.folders.weights import LazyTensor
+    from model.folders.lazy_tensor import LazyTensor
 
 # Two tokenizers that agree on these are the same for what people type.
 SAMPLES = ("Hello, how are you today?", "你好，世界！今天天气很好。", "x = 1 +  2\n")

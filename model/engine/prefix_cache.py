@@ -13,7 +13,7 @@ MIN_PREFIX = 16  # tokens; computing a shorter prefix is as fast as copying it
 MAX_ENTRIES = 256  # each is compared with every new prompt
 
 Tokens = npt.NDArray[np.int32]
-PrefixKey = tuple[str, float]  # the adapter's digest and scale; ("", 0.0) for the base
+PrefixKey = tuple[str, float]  # the adapter's digest and adapter_scale; ("", 0.0) for the base
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ class Scheduler:
     """The queues and the running sequences. Only the engine's thread uses it.
 
     `running` is in the order of arrival, and all of it arrived before `waiting`. `prefill_only` is
-    the queue of sequences that are read ahead: no reply waits for them, so they are not counted.
+    the queue of prefill-only sequences: no reply waits for them, so they are not counted.
     """
 
     def __init__(self, max_running: int) -> None:

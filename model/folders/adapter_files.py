@@ -1,40 +1,38 @@
-"""One adapter's folder as peft writes it: read, and made into weights.
+"""Reads the files of an adapter's folder: its weights, as peft writes them, and its card.
 
-It is foreign input: its files are read up to a bound, its patterns matched in linear time, and its
-numbers are numbers before anything is computed with them.
+They are foreign input, read up to a bound.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.bounded_files import (
-    UnfitFileError,
-    open_file,
-    parse_json,
-    read_text,
-    require_inside,
-)
+from model.bounded_files import UnfitFileError, open_file, require_inside
 from model.diagnostics import adapter_error
 from model.errors import AdapterError, ModelFolderError
-from model.folders.patterns import MAX_PATTERNS, UnfitPatternError, module_matcher
-from model.tensor_names import ATTENTION, LINEAR_PATHS, MLP, layer_path
+from model.folders.adapter_config import (
+    CONFIG,
+    Key,
+    read_config,
+    read_json_object,
+    read_text_file,
+    scaling,
+)
+from model.tensor_names import ATTENTION, MLP
 from model.translations import LocalizedText
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from model.folders.weights import LazyTensor
+    from model.folders.lazy_tensor import LazyTensor
     from model.layers.lora import Lora, LoraMaker, LoraPair
 
-CONFIG = "adapter_config.json"
-CARD = "linly_adapter.json"  # ours: {"template": …, "description": …}
+CARD = "linly_adapter.json"  # written by this program: {"template": …, "description": …}
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 FILES = (CONFIG, CARD, *WEIGHTS)
 PREFIX = r"^(?:base_model\.model\.)?"
@@ -42,150 +40,37 @@ PAIR_NAME = re.compile(
     PREFIX
     + rf"model\.layers\.(\d+)\.(?:{ATTENTION}|{MLP})\.(\w+)\.lora_(A|B)(?:\.default)?\.weight$"
 )
+# The weights of a layer that the adapter replaces as a whole: `adapter_config.WHOLE`.
 WHOLE_NAME = re.compile(
     PREFIX + r"(?:model\.)?(embed_tokens|lm_head)(?:\.modules_to_save(?:\.default)?)?\.weight$"
 )
 FLOATS = ("F16", "BF16", "F32", "F64")
-MAX_RANK = 65_536  # more than any layer has rows
-MAX_ALPHA = 1e6
-MAX_OWN_LAYERS = 1000  # names in modules_to_save
-ORIGINAL = ".original_module."  # the base's own layer, which peft saves beside one of another size
-WHOLE = ("embed_tokens", "lm_head")  # layers of which an adapter may bring its own
-# Settings of peft's LoraConfig that change what the adapter computes, and are not served yet.
-REFUSED = {
-    "use_dora": "DoRA",
-    "trainable_token_indices": "trainable tokens",
-    "lora_bias": "a bias in the update",
-    "fan_in_fan_out": "transposed weights",
-    "alora_invocation_tokens": "activation by tokens (aLoRA)",
-    "use_qalora": "QALoRA",
-    "use_bdlora": "BD-LoRA",
-    "kasa_config": "KaSA",
-    "arrow_config": "Arrow routing",
-    "layer_replication": "replicated layers",
-    "target_parameters": "updates of bare parameters",
-}
-# Kinds of `init_lora_weights` that take the first weights out of the base, on loading too.
-CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
-
-Key = tuple[int, str]  # layer and module, for example (3, "q_proj")
+ORIGINAL = ".original_module."  # the base's layer, which peft saves beside a resized one
 
 
 @dataclass
 class AdapterTensors:
-    """What a weights file holds: "A" and "B" by layer and module, and whole layers by name. Each
-    is read when it is wanted."""
+    """The tensors of a weights file, not read yet: pairs of "A" and "B" by layer and module, and
+    layers by name that the adapter replaces as a whole."""
 
     pairs: dict[Key, dict[str, LazyTensor]] = field(default_factory=dict)
     whole: dict[str, LazyTensor] = field(default_factory=dict)
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """What we noted about the adapter in `path`; empty if nobody did.
+    """Reads the card of the adapter in `path`; empty if there is none.
 
     Raises:
         AdapterError: it is torn.
     """
-    return _read_json(path / CARD) if (path / CARD).is_file() else {}
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The adapter_config.json in `path`, of a LoRA adapter.
-
-    Raises:
-        AdapterError: it is missing or torn, or of another kind.
-    """
-    config = _read_json(path / CONFIG)
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        raise adapter_error("adapter_not_lora", kind=kind)
-    for name, bound in (("rank_pattern", MAX_RANK), ("alpha_pattern", MAX_ALPHA)):
-        _check_patterns(name, config.get(name), bound)
-    if config.get("modules_to_save") is not None and not _is_names(config["modules_to_save"]):
-        raise _nonsense("modules_to_save")
-    return config
-
-
-def _is_names(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) <= MAX_OWN_LAYERS
-        and all(isinstance(name, str) for name in value)
-    )
-
-
-def _check_patterns(name: str, patterns: Any, bound: float) -> None:
-    """Whether these are numbers up to `bound` by regular expressions that can be matched.
-
-    Raises:
-        AdapterError: they are something else.
-    """
-    if patterns is None:
-        return
-    if not isinstance(patterns, dict) or len(patterns) > MAX_PATTERNS:
-        raise _nonsense(name)
-    if not all(is_positive(number) and number <= bound for number in patterns.values()):
-        raise _nonsense(name)
-    for pattern in patterns:
-        try:
-            module_matcher(pattern)
-        except UnfitPatternError as error:
-            raise adapter_error("adapter_pattern", key=name, pattern=repr(pattern[:100])) from error
-
-
-def _nonsense(name: str) -> AdapterError:
-    return adapter_error(
-        "adapter_unreadable", said=LocalizedText("file_nonsense_in", {"file": CONFIG, "name": name})
-    )
-
-
-def is_number(value: Any) -> bool:
-    """Whether `value` is a number that can be computed with: no truth value, no NaN, finite."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond what floats can be
-        return False
-
-
-def is_positive(value: Any) -> bool:
-    return is_number(value) and value > 0
-
-
-def refuse_kind(path: Path, config: Mapping[str, Any]) -> None:
-    """Whether what `config` asks for can be served.
-
-    Raises:
-        AdapterError: it cannot, and is to be merged into its base.
-    """
-    for key, what in REFUSED.items():
-        if config.get(key):
-            raise adapter_error("adapter_kind", what=what, name=path.name)
-    if config.get("bias", "none") != "none":
-        raise adapter_error("adapter_kind", what=LocalizedText("trained_biases"), name=path.name)
-    other = modules_to_save(config) - set(WHOLE)
-    if other:
-        raise adapter_error("adapter_other_layer", layer=min(other), name=path.name)
-    refuse_changed_base(config)
-
-
-def refuse_changed_base(config: Mapping[str, Any]) -> None:
-    """Whether the adapter was made over its base as it is.
-
-    Raises:
-        AdapterError: it took its first weights out of the base.
-    """
-    init = str(config.get("init_lora_weights")).lower()
-    if init.startswith(CHANGES_BASE):
-        raise adapter_error("adapter_changes_base", init=init)
+    return read_json_object(path / CARD) if (path / CARD).is_file() else {}
 
 
 def load(path: Path, maker: LoraMaker) -> Lora:
-    """The weights of the adapter in `path`, which was checked, as `maker` makes them.
+    """Loads the weights of the adapter in `path`, which was checked before.
 
     Raises:
-        AdapterError: it has changed since, for the worse.
+        AdapterError: the files have changed since the check, and are broken now.
     """
     from model.layers.lora import Lora
 
@@ -201,69 +86,16 @@ def load(path: Path, maker: LoraMaker) -> Lora:
 
 
 def digest(path: Path) -> str:
-    """sha256 over the configuration and the weights: what the adapter computes, and no more."""
-    told = hashlib.sha256(_read_text(path / CONFIG).encode())
+    """Returns the sha256 of the configuration and the weights, which decide what the adapter
+    computes; the card does not count."""
+    sha256 = hashlib.sha256(read_text_file(path / CONFIG).encode())
     with open_file(weights_file(path)) as file:
-        told.update(hashlib.file_digest(file, "sha256").digest())
-    return told.hexdigest()
-
-
-def module_path(key: Key) -> str:
-    """The name that a base's weight has without ".weight", for example of (3, "q_proj")."""
-    layer, module = key
-    return layer_path(layer, LINEAR_PATHS.get(module, f"{ATTENTION}.{module}"))
-
-
-def scaling(config: Mapping[str, Any], key: Key, rank: int) -> float:
-    """The factor on B A: alpha / rank, or alpha / sqrt(rank) with rsLoRA (Kalajdzievski 2023).
-
-    `alpha_pattern` overrides alpha by a module's name.
-    """
-    alpha = match_pattern(config, "alpha_pattern", key, config["lora_alpha"])
-    return float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
-
-
-def match_pattern(config: Mapping[str, Any], patterns: str, key: Key, default: Any) -> Any:
-    """A setting that some modules have otherwise, as in peft: the pattern must match the end of
-    the dotted name."""
-    return by_name(config, patterns, module_path(key), default)
-
-
-def by_name(config: Mapping[str, Any], patterns: str, name: str, default: Any) -> Any:
-    """The same by the dotted name itself."""
-    given = config.get(patterns) or {}
-    return next((v for pattern, v in given.items() if module_matcher(pattern)(name)), default)
-
-
-def modules_to_save(config: Mapping[str, Any]) -> set[str]:
-    """Names of the layers that the adapter brings whole."""
-    return {name.rpartition(".")[2] for name in config.get("modules_to_save") or ()}
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        data = parse_json(_read_text(file))
-    except ValueError as error:
-        raise adapter_error("adapter_unreadable", said=f"{file.name}: {error}") from error
-    if not isinstance(data, dict):
-        said = LocalizedText("file_not_a_json_object", {"file": file.name})
-        raise adapter_error("adapter_unreadable", said=said)
-    return data
-
-
-def _read_text(file: Path) -> str:
-    try:
-        require_inside(file)
-        return read_text(file)
-    except FileNotFoundError as error:
-        raise adapter_error("adapter_file_missing", name=file.name) from error
-    except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise adapter_error("adapter_unreadable", said=f"{file.name}: {said}") from error
+        sha256.update(hashlib.file_digest(file, "sha256").digest())
+    return sha256.hexdigest()
 
 
 def weights_file(path: Path) -> Path:
-    """The file with the weights of the adapter in `path`.
+    """Returns the file with the weights of the adapter in `path`.
 
     Raises:
         AdapterError: there is none, or it is a link that leads out of the folder.
@@ -279,13 +111,13 @@ def weights_file(path: Path) -> Path:
 
 
 def read_weights(path: Path) -> AdapterTensors:
-    """All weights of the adapter in `path`.
+    """Lists the weights of the adapter in `path` by layer.
 
     Raises:
-        AdapterError: the file is torn, or holds something else.
+        AdapterError: the file is torn, or has an unknown tensor.
     """
     weights = AdapterTensors()
-    for tensor in all_tensors(path):
+    for tensor in list_adapter_tensors(path):
         if match := PAIR_NAME.match(tensor.name):
             layer, module, side = match.groups()
             weights.pairs.setdefault((int(layer), module), {})[side] = tensor
@@ -296,45 +128,46 @@ def read_weights(path: Path) -> AdapterTensors:
     return weights
 
 
-def all_tensors(path: Path) -> list[LazyTensor]:
-    """All that the adapter in `path` holds, each to be read when it is wanted.
+def list_adapter_tensors(path: Path) -> list[LazyTensor]:
+    """Lists the tensors of the adapter in `path`, without reading their values.
 
-    Raises (and so does each of them when it is read):
-        AdapterError: there is nothing, or it is torn.
+    Raises (also `read` of each tensor):
+        AdapterError: there is no weights file, or it is torn.
     """
     from model.folders.weights import list_tensors
 
     file = weights_file(path)
     try:
-        held = list_tensors(file, of_adapter=True)
+        listed = list_tensors(file, of_adapter=True)
     except ModelFolderError as error:
-        raise _as_adapters(error, file) from error
-    kept = [_of_adapter(tensor, file) for tensor in held if ORIGINAL not in tensor.name]
-    odd = [tensor.name for tensor in kept if tensor.dtype not in FLOATS]
-    if odd:
+        raise _as_adapter_error(error, file) from error
+    tensors = [_with_adapter_errors(t, file) for t in listed if ORIGINAL not in t.name]
+    unserved = [tensor.name for tensor in tensors if tensor.dtype not in FLOATS]
+    if unserved:
         raise adapter_error(
-            "adapter_unreadable", said=LocalizedText("tensor_type_unserved", {"name": odd[0]})
+            "adapter_unreadable", said=LocalizedText("tensor_type_unserved", {"name": unserved[0]})
         )
-    return kept
+    return tensors
 
 
-def _of_adapter(tensor: LazyTensor, file: Path) -> LazyTensor:
-    """`tensor`, whose reading fails as an adapter's."""
+def _with_adapter_errors(tensor: LazyTensor, file: Path) -> LazyTensor:
+    """Returns `tensor` with a `read` that raises AdapterError."""
     read = tensor.read
 
-    def reading() -> Tensor:
+    def read_or_raise() -> Tensor:
         try:
             return read()
         except ModelFolderError as error:
-            raise _as_adapters(error, file) from error
+            raise _as_adapter_error(error, file) from error
 
-    return replace(tensor, read=reading)
+    return replace(tensor, read=read_or_raise)
 
 
-def _as_adapters(error: ModelFolderError, file: Path) -> AdapterError:
-    """A weights file's fault as its adapter's: without the folder, which clients are not told."""
-    found = error.text
-    if found.code in ("weights_torn", "file_unreadable"):
-        return adapter_error("adapter_unreadable", said=found.facts["said"])
-    facts = {name: file.name if fact == file else fact for name, fact in found.facts.items()}
-    return adapter_error(found.code, **facts)
+def _as_adapter_error(error: ModelFolderError, file: Path) -> AdapterError:
+    """Returns the error of a weights file as an AdapterError, without the path of the folder,
+    which clients must not see."""
+    text = error.text
+    if text.code in ("weights_torn", "file_unreadable"):
+        return adapter_error("adapter_unreadable", said=text.facts["said"])
+    facts = {name: file.name if fact == file else fact for name, fact in text.facts.items()}
+    return adapter_error(text.code, **facts)

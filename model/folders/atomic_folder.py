@@ -1,8 +1,8 @@
-"""A folder that is being made: it appears whole or not at all, and what is done survives.
+"""Creates a folder atomically: it appears with all its files, or not at all.
 
-The work happens in a hidden folder beside the destination, which is renamed at the end. After an
-interruption that folder stays, and the same command goes on with the files that were finished;
-after an error nothing stays.
+The files are written into a hidden staging folder beside the destination, which is renamed at the
+end. If the user interrupts the command, the staging folder stays, and the same command continues
+with the finished files. After an error it is deleted.
 """
 
 from __future__ import annotations
@@ -19,41 +19,46 @@ from filelock import FileLock, Timeout
 from model.diagnostics import folder_error
 from model.errors import ModelFolderError
 
-RECIPE = ".recipe.json"  # what the files in an unfinished folder are made of
+RECIPE_FILE = ".recipe.json"  # in a staging folder: what its files are made from
 LOCK = ".lock"
-FINISHED = "*.safetensors"  # files that have this name only once they are whole
+FINISHED = "*.safetensors"  # a file gets such a name only when it is complete
 FULL = (errno.ENOSPC, errno.EDQUOT)
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextmanager
 def new_folder(destination: Path, recipe: Mapping[str, object], nbytes: int) -> Iterator[Path]:
-    """A folder to fill with about `nbytes`, which becomes `destination` when the block ends.
+    """Yields a staging folder, which becomes `destination` when the block ends.
 
-    It holds the finished files of an earlier try if that had the same `recipe`, which must tell
-    everything that decides what they contain.
+    It has the finished files of an interrupted run with the same `recipe`.
+
+    Args:
+        destination: the folder to create.
+        recipe: everything that the content of the files depends on.
+        nbytes: size of the files, about.
 
     Raises:
-        ModelFolderError: `destination` holds something, is being made, or cannot be written.
+        ModelFolderError: `destination` is not empty, is being created by another process, or cannot
+            be written.
     """
     destination = destination.absolute()
-    scratch = staging_dir(destination)
+    staging = staging_dir(destination)
     check_destination(destination)
-    with _explained(destination), _locked(scratch, destination):
-        check_destination(destination)  # by somebody who was quicker
-        _take_over(scratch, recipe)
-        _check_room(scratch, destination, nbytes)
-        with _emptied_after_errors(scratch):
-            yield scratch
-            (scratch / RECIPE).unlink()
+    with _write_errors_explained(destination), _locked(staging, destination):
+        check_destination(destination)  # another process may have just created it
+        _reuse_finished(staging, recipe)
+        _check_disk_space(staging, destination, nbytes)
+        with _deleted_after_errors(staging):
+            yield staging
+            (staging / RECIPE_FILE).unlink()
             if destination.exists():
                 destination.rmdir()
-            scratch.rename(destination)
+            staging.rename(destination)
         (destination / LOCK).unlink(missing_ok=True)
 
 
 def check_destination(destination: Path) -> None:
-    """An empty folder may be filled.
+    """Checks that `destination` does not exist or is an empty folder.
 
     Raises:
         ModelFolderError: there is something else.
@@ -64,13 +69,13 @@ def check_destination(destination: Path) -> None:
 
 
 def staging_dir(destination: Path) -> Path:
-    """Where the work towards `destination` happens, and lies after an interruption."""
+    """Returns the staging folder of `destination`."""
     return destination.with_name(f".{destination.name}.part")
 
 
 @contextmanager
-def _explained(destination: Path) -> Iterator[None]:
-    """What the system says about writing, in a sentence."""
+def _write_errors_explained(destination: Path) -> Iterator[None]:
+    """Turns an OSError while writing into an error with a remedy."""
     try:
         yield
     except OSError as error:
@@ -78,15 +83,15 @@ def _explained(destination: Path) -> Iterator[None]:
             raise folder_error("disk_full", folder=destination) from error
         if error.errno in READ_ONLY:
             raise folder_error("folder_read_only", folder=destination.parent) from error
-        said = error.strerror or str(error)
-        raise folder_error("write_failed", folder=destination, said=said) from error
+        reason = error.strerror or str(error)
+        raise folder_error("write_failed", folder=destination, said=reason) from error
 
 
 @contextmanager
-def _locked(scratch: Path, destination: Path) -> Iterator[None]:
-    """Only one process at a time works towards one destination."""
-    scratch.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(scratch / LOCK)
+def _locked(staging: Path, destination: Path) -> Iterator[None]:
+    """Locks the staging folder: only one process at a time works on a destination."""
+    staging.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(staging / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
@@ -98,58 +103,60 @@ def _locked(scratch: Path, destination: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _emptied_after_errors(scratch: Path) -> Iterator[None]:
-    """Nothing half-made stays, unless somebody interrupted and may want to go on."""
+def _deleted_after_errors(staging: Path) -> Iterator[None]:
+    """Deletes the staging folder after an error, but not if the user interrupts the command."""
     try:
         yield
     except Exception:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
         raise
 
 
-def _take_over(scratch: Path, recipe: Mapping[str, object]) -> None:
-    """Keep the finished files of the same recipe; everything else goes."""
-    told = json.dumps(recipe, indent=2, sort_keys=True)
-    note = scratch / RECIPE
-    same = note.is_file() and note.read_text(encoding="utf-8") == told
-    keep = {note, scratch / LOCK, *(scratch.glob(FINISHED) if same else ())}
-    for path in set(scratch.iterdir()) - keep:
+def _reuse_finished(staging: Path, recipe: Mapping[str, object]) -> None:
+    """Keeps the finished files if the recipe is the same; deletes everything else."""
+    content = json.dumps(recipe, indent=2, sort_keys=True)
+    recipe_file = staging / RECIPE_FILE
+    is_same = recipe_file.is_file() and recipe_file.read_text(encoding="utf-8") == content
+    keep = {recipe_file, staging / LOCK, *(staging.glob(FINISHED) if is_same else ())}
+    for path in set(staging.iterdir()) - keep:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    note.write_text(told, encoding="utf-8")
+    recipe_file.write_text(content, encoding="utf-8")
 
 
-def _check_room(scratch: Path, destination: Path, nbytes: int) -> None:
-    left = nbytes - sum(path.stat().st_size for path in scratch.glob(FINISHED))
-    free = shutil.disk_usage(scratch).free
-    if free < left:
-        if left == nbytes:  # nothing is done that somebody could go on with
-            shutil.rmtree(scratch, ignore_errors=True)
-        raise folder_error("disk_too_small", folder=destination, needed=left / 1e9, free=free / 1e9)
+def _check_disk_space(staging: Path, destination: Path, nbytes: int) -> None:
+    needed = nbytes - sum(path.stat().st_size for path in staging.glob(FINISHED))
+    free = shutil.disk_usage(staging).free
+    if free < needed:
+        if needed == nbytes:  # there is no finished file to keep
+            shutil.rmtree(staging, ignore_errors=True)
+        raise folder_error(
+            "disk_too_small", folder=destination, needed=needed / 1e9, free=free / 1e9
+        )
 
 
 def interruption_message(destination: Path) -> str:
-    """What to tell somebody who has pressed Ctrl-C."""
-    scratch = staging_dir(destination.absolute())
-    done = list(scratch.glob(FINISHED)) if scratch.is_dir() else []
-    if not done:
-        _remove_unless_in_use(scratch)
+    """Returns the message for a user who has pressed Ctrl-C."""
+    staging = staging_dir(destination.absolute())
+    finished = list(staging.glob(FINISHED)) if staging.is_dir() else []
+    if not finished:
+        _remove_unless_in_use(staging)
         return "Interrupted; nothing was left behind."
-    gigabytes = sum(path.stat().st_size for path in done) / 1e9
+    gigabytes = sum(path.stat().st_size for path in finished) / 1e9
     return (
-        f"Interrupted. {gigabytes:.1f} GB are done and kept in {scratch}: the same command goes "
+        f"Interrupted. {gigabytes:.1f} GB are done and kept in {staging}: the same command goes "
         "on from there, or delete that folder."
     )
 
 
-def _remove_unless_in_use(scratch: Path) -> None:
-    """Another process may be at work there, towards the same destination."""
+def _remove_unless_in_use(staging: Path) -> None:
+    """Deletes a staging folder, unless another process is working in it."""
     with suppress(OSError, Timeout):
-        if scratch.is_dir():
-            with FileLock(scratch / LOCK).acquire(timeout=0):
-                shutil.rmtree(scratch, ignore_errors=True)
+        if staging.is_dir():
+            with FileLock(staging / LOCK).acquire(timeout=0):
+                shutil.rmtree(staging, ignore_errors=True)
 
 
 def is_busy(error: ModelFolderError) -> bool:
-    """Whether another process is making the folder, or has just made it."""
+    """Whether the error says that another process is creating the folder, or has just done so."""
     code = error.text.code
     return code in ("destination_busy", "destination_exists")

@@ -1,4 +1,4 @@
-"""What an adapter has to fit: the facts about a base."""
+"""Describes a base model: what an adapter has to fit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from model.text.tokenizer import Tokenizer
 class BaseInfo:
     """A base's name, the shapes of its tensors by their names, and a sample of its weights.
 
-    `tokenizer` None means that it is not known.
+    `tokenizer` is None where it is not known.
     """
 
     name: str
@@ -34,10 +34,10 @@ class BaseInfo:
         return sum(name.endswith(f"{INPUT_NORM}.weight") for name in self.tensors)
 
 
-def base_facts(folder: ModelFolder, name: str, tokenizer: Tokenizer | None) -> BaseInfo:
-    """The facts about the base in `folder`, which is called `name`.
+def read_base_info(folder: ModelFolder, name: str, tokenizer: Tokenizer | None) -> BaseInfo:
+    """Reads the base model in `folder`, which is called `name`.
 
     Raises:
-        ModelFolderError: its configuration or a file is not sound.
+        ModelFolderError: its configuration or a file is broken.
     """
     return BaseInfo(name, expected_tensors(folder.config), fingerprint(folder), tokenizer)

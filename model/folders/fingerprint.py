@@ -1,50 +1,48 @@
-"""Whether two bases are the same: a few of their weights, held against each other.
+"""Fingerprint of a base model: a sample of its weights, which tells whether two bases are the same.
 
-Shapes cannot tell: all 13B models have the same, and an adapter of one loads on any other. A sum of
-the files cannot either, because conversions change every byte. A sample of numbers survives both.
+Shapes do not tell: all 13B models have the same shapes, and an adapter of one loads on any other. A
+checksum of the files does not either: a conversion changes every byte. The values of a few weights
+stay the same.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import chain
 
 from model.folders.model_folder import ModelFolder
-from model.folders.weights import list_tensors
 from model.tensor_names import LINEAR_PATHS, layer_path
 
-COUNT = 32  # numbers of each tensor
-# Attention and feed-forward of the first layer: no two models that were trained apart agree there.
+COUNT = 32  # sampled values of each tensor
+# Attention and feed-forward of the first layer: they differ in all models trained independently.
 SAMPLED = tuple(f"{layer_path(0, LINEAR_PATHS[name])}.weight" for name in ("q_proj", "down_proj"))
 STEP = 104_729  # a prime, so that the samples come from all rows and columns
 DIGITS = 4
 
-# Distances between samples, as shares of their length. Rounding to bfloat16 moves them by 0.002,
-# 4-bit quantisation by less than 0.1; of models that were trained apart they are near 1.4.
+# Relative distances between samples. Rounding to bfloat16 moves a sample by 0.002, 4-bit
+# quantisation by less than 0.1. For models trained independently the distance is near 1.4.
 SAME, RELATED = 0.02, 0.5
 
 
 def fingerprint(folder: ModelFolder) -> list[float]:
-    """A sample of the weights in `folder`; empty if they are not those of a LLaMA.
+    """Samples the weights in `folder`; returns no value if they are not those of a LLaMA.
 
     Raises:
         ModelFolderError: a file is torn.
     """
-    tensors = {t.name: t for t in chain.from_iterable(map(list_tensors, folder.weight_files))}
-    numbers: list[float] = []
+    tensors = {tensor.name: tensor for _, tensor in folder.tensors()}
+    sample: list[float] = []
     for name in SAMPLED:
         if name not in tensors:
             return []
         values = tensors[name].read().flatten()
-        places = [index * STEP % len(values) for index in range(1, COUNT + 1)]
-        numbers += [float(f"{value:.{DIGITS}g}") for value in values[places].tolist()]
-    return numbers
+        positions = [index * STEP % len(values) for index in range(1, COUNT + 1)]
+        sample += [float(f"{value:.{DIGITS}g}") for value in values[positions].tolist()]
+    return sample
 
 
-def distance(one: Sequence[float], other: Sequence[float]) -> float:
-    """How far two samples are apart, as a share of their length; infinite if none compares."""
-    if len(one) != len(other) or not one:
+def distance(a: Sequence[float], b: Sequence[float]) -> float:
+    """Returns the relative distance of two samples; infinite if they cannot be compared."""
+    if len(a) != len(b) or not a:
         return math.inf
-    apart = math.dist(one, other)
-    return apart / max(math.hypot(*one), math.hypot(*other), 1e-12)
+    return math.dist(a, b) / max(math.hypot(*a), math.hypot(*b), 1e-12)

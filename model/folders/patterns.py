@@ -1,9 +1,9 @@
-"""Regular expressions out of adapter_config.json, matched in linear time.
+"""Matches the regular expressions in adapter_config.json in linear time.
 
-peft writes ranks and alphas of single modules under regular expressions. Python's `re` tries every
-way in which one can match, so that `(a+)+b` keeps it busy for ever, with the interpreter's lock
-held. RE2 (https://github.com/google/re2) matches in one pass; what it cannot do, and what it reads
-otherwise than `re` does, is refused.
+peft uses regular expressions to set rank and alpha of single modules. Python's `re` backtracks: a
+pattern such as `(a+)+b` can run forever, and it holds the interpreter's lock. RE2
+(https://github.com/google/re2) matches in one pass. Patterns that RE2 does not support, or reads
+differently from `re`, are refused.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ import re2
 MAX_PATTERN = 1000  # characters
 MAX_PATTERNS = 10_000
 MEMORY = 8 << 20  # bytes for the automaton of one pattern
-# Where RE2 reads something else than `re`: {,3} as plain text, [[:alpha:]] as letters.
-READ_OTHERWISE = ("{,", "[[", "[^[")
+# RE2 reads these differently from `re`: {,3} as plain text, [[:alpha:]] as letters.
+READ_DIFFERENTLY = ("{,", "[[", "[^[")
 
 Matcher = Callable[[str], bool]
 
 
 class UnfitPatternError(ValueError):
-    """A pattern that is not matched here."""
+    """A pattern that is not supported."""
 
 
 @lru_cache(maxsize=MAX_PATTERNS)
 def module_matcher(pattern: str) -> Matcher:
-    """Whether `pattern` matches a module's dotted name as in peft's `get_pattern_key`: the whole
-    name, or the end of it behind a dot.
+    """Returns a function that tells whether `pattern` matches a module's dotted name, as in peft's
+    `get_pattern_key`: the full name, or the end of it after a dot.
 
     Raises:
         UnfitPatternError: it is no regular expression, or needs backtracking.
     """
-    if len(pattern) > MAX_PATTERN or any(part in pattern for part in READ_OTHERWISE):
+    if len(pattern) > MAX_PATTERN or any(part in pattern for part in READ_DIFFERENTLY):
         raise UnfitPatternError(pattern)
-    whole = rf"(.*\.)?({pattern})$"
+    full_pattern = rf"(.*\.)?({pattern})$"
     try:
-        re.compile(whole)  # what peft could not read either
-        compiled = re2.compile(whole, _options())
+        re.compile(full_pattern)  # peft could not read an invalid one either
+        compiled = re2.compile(full_pattern, _options())
     except (
         re.error,
         re2.error,

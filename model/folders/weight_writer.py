@@ -1,7 +1,7 @@
-"""Tensors to safetensors files, two tensors in memory at a time.
+"""Writes tensors to safetensors files, with two tensors in memory at a time.
 
-The library's own `save_file` wants a whole file's tensors at once; a 13B's embedding alone has half
-a gigabyte, and its files two. The format is simple: https://github.com/huggingface/safetensors
+The library's `save_file` needs all tensors of a file in memory: two gigabytes for a 13B, whose
+embedding alone has half a gigabyte. The format is simple: https://github.com/huggingface/safetensors
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from io import RawIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.folders.weights import LENGTH, LazyTensor, bytes_of
+from model.folders.lazy_tensor import LazyTensor, bytes_of
+from model.folders.safetensors_file import LENGTH
 from model.types import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SHARD_BYTES = 2_000_000_000  # what is lost at the most when somebody interrupts
+SHARD_BYTES = 2_000_000_000  # an interruption loses one unfinished shard at most
 ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
@@ -33,39 +34,43 @@ def nbytes_of(tensors: Iterable[LazyTensor]) -> int:
 
 
 def write_weights(tensors: Sequence[LazyTensor], folder: Path, progress: Progress) -> None:
-    """Write `tensors` into `folder`: one file, or several and their index.
+    """Writes `tensors` into `folder`: one file, or several and their index.
 
-    Files that are there already are taken as finished. `progress` gets the share of the bytes
-    that are written, 0 to 1. While one tensor is written the next is read, so two are in memory.
+    A file that exists counts as finished. While one tensor is written the next one is read.
+
+    Args:
+        tensors: in the order of the files.
+        folder: where the files are written.
+        progress: receives the share of the bytes that are written, 0 to 1.
     """
     shards, total, done = plan_shards(tensors), nbytes_of(tensors), 0
-    missing = {name: held for name, held in shards.items() if not (folder / name).exists()}
+    missing = {name: shard for name, shard in shards.items() if not (folder / name).exists()}
     with ThreadPoolExecutor(1, "reading") as reader:
-        read_ahead = _read_ahead(reader, [t for held in missing.values() for t in held])
-        for name, held in shards.items():
+        values = _prefetch(reader, [tensor for shard in missing.values() for tensor in shard])
+        for name, shard in shards.items():
             if name in missing:
                 advance = partial(_advance, progress, done, total)
-                _write_shard(folder / name, held, read_ahead, advance)
-            done += nbytes_of(held)
+                _write_shard(folder / name, shard, values, advance)
+            done += nbytes_of(shard)
             progress(done / total)
     if len(shards) > 1:
         _write_index(folder, shards)
 
 
-def _read_ahead(reader: Executor, tensors: Iterable[LazyTensor]) -> Iterator[Tensor]:
-    """The contents of `tensors`, the next being read while one is dealt with."""
+def _prefetch(reader: Executor, tensors: Iterable[LazyTensor]) -> Iterator[Tensor]:
+    """Yields the values of each tensor; reads the next one meanwhile."""
     coming: Future[Tensor] | None = None
     for tensor in tensors:
-        last, coming = coming, reader.submit(tensor.read)
-        if last is not None:
-            yield last.result()
-            del last
+        current, coming = coming, reader.submit(tensor.read)
+        if current is not None:
+            yield current.result()
+            del current  # so that only two tensors are in memory
     if coming is not None:
         yield coming.result()
 
 
 def plan_shards(tensors: Sequence[LazyTensor]) -> Shards:
-    """The tensors by file, in their order, each file of about SHARD_BYTES."""
+    """Returns the tensors by file name, in their order, with about SHARD_BYTES in each file."""
     groups: list[list[LazyTensor]] = [[]]
     filled = 0
     for tensor in tensors:
@@ -81,36 +86,37 @@ def plan_shards(tensors: Sequence[LazyTensor]) -> Shards:
 
 
 def header(tensors: Sequence[LazyTensor]) -> bytes:
-    """What a safetensors file of `tensors` begins with: a length, then JSON."""
-    described: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    """Returns the beginning of a safetensors file of `tensors`: a length, then a JSON table."""
+    table: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for tensor in tensors:
         start, end = end, end + tensor.nbytes
-        described[tensor.name] = {
+        table[tensor.name] = {
             "dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [start, end]
         }  # fmt: skip
-    text = json.dumps(described, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors begin at multiples of 8
+    text = json.dumps(table, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the values begin at a multiple of 8
     return LENGTH.pack(len(text)) + text
 
 
-def _advance(progress: Progress, before: int, total: int, written: int) -> None:
-    progress((before + written) / total)
+def _advance(progress: Progress, done_before: int, total: int, written: int) -> None:
+    progress((done_before + written) / total)
 
 
 def _write_shard(
     path: Path,
     tensors: Sequence[LazyTensor],
-    contents: Iterator[Tensor],
+    values: Iterator[Tensor],
     advance: Callable[[int], None],
 ) -> None:
-    """Under another name until it is whole and on the disk, power cuts included."""
+    """Writes a file under a temporary name, and renames it once all of it is on the disk: so a
+    power cut leaves no incomplete file."""
     unfinished = path.with_suffix(".writing")
     done = 0
     with unfinished.open("wb", buffering=0) as file:
         file.write(header(tensors))
         for tensor in tensors:
-            _write_values(file, next(contents))
+            _write_values(file, next(values))
             done += tensor.nbytes
             advance(done)
         os.fsync(file.fileno())
@@ -118,13 +124,13 @@ def _write_shard(
 
 
 def _write_values(file: RawIOBase, values: Tensor) -> None:
-    left = bytes_of(values)
-    while left:  # a system writes 2 GB at once at the most
-        left = left[file.write(left) :]
+    remaining = bytes_of(values)
+    while remaining:  # the system writes 2 GB at once at most
+        remaining = remaining[file.write(remaining) :]
 
 
 def _write_index(folder: Path, shards: Shards) -> None:
-    held = {tensor.name: name for name, tensors in shards.items() for tensor in tensors}
+    weight_map = {tensor.name: name for name, tensors in shards.items() for tensor in tensors}
     total = sum(nbytes_of(tensors) for tensors in shards.values())
-    index = {"metadata": {"total_size": total}, "weight_map": held}
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -10,16 +10,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.diagnostics import adapter_error, to_error
 from model.doctor.check_base import quick_check
 from model.folders.atomic_folder import FINISHED, new_folder
+from model.folders.lazy_tensor import LazyTensor, torch_dtype
 from model.folders.model_folder import IGNORED, ModelFolder
 from model.folders.weight_writer import nbytes_of, write_weights
-from model.folders.weights import LazyTensor, list_tensors, torch_dtype
 from model.merge.extra_files import ChatFormat, write_rest
 from model.merge.statistics import MergeStatistics
 from model.merge.weights import AdapterWeights, Merger
@@ -67,7 +66,7 @@ def merge(job: Merge, destination: Path, bar: Bar) -> MergeStatistics:
             write_weights(tensors, folder, progress)
         if not tally.changed and not tally.partial:
             raise adapter_error("merge_nothing")
-        for found in quick_check(folder):
+        for found in quick_check(ModelFolder(folder)):
             if found.level == "error":
                 raise to_error(found)
     return tally
@@ -78,7 +77,7 @@ def _base_tensors(job: Merge) -> list[LazyTensor]:
 
     Where one tensor is embedding and head and an adapter changes either, they part ways.
     """
-    listed = chain.from_iterable(map(list_tensors, job.base.weight_files))
+    listed = [tensor for _, tensor in job.base.tensors()]
     tied = bool(job.base.config.get("tie_word_embeddings"))
     held = [t for t in listed if not t.name.endswith(IGNORED) and not (tied and t.name == HEAD)]
     parted = any(ENDS & adapter.touched for adapter in job.adapters)

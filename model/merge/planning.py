@@ -14,7 +14,7 @@ from model.doctor.check_base import quick_check
 from model.doctor.vocabulary import own_tokenizer
 from model.errors import AdapterError, SettingsError
 from model.folders.adapter_files import read_card
-from model.folders.base_info import BaseInfo, base_facts
+from model.folders.base_info import BaseInfo, read_base_info
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.merge import Merge
 from model.merge.extra_files import ChatFormat
@@ -50,9 +50,9 @@ def plan_merge(
         )
     settings = read_settings([f"--base_model={base_model}"], without_secrets(os.environ))
     base = read_model_folder(find_base(settings, _silent))
-    refuse_errors(quick_check(base.path))
+    refuse_errors(quick_check(base))
     templates, _ = known_templates(base, settings)
-    facts = base_facts(base, base_name(settings), load_tokenizer(base))
+    facts = read_base_info(base, base_name(settings), load_tokenizer(base))
     paths = [find_folder(name) for name in lora_models]
     adapters = [_checked(*pair, facts) for pair in zip(paths, strengths, strict=True)]
     own = _tokenizer(paths, adapters)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from model.diagnostics import adapter_error
 from model.errors import AdapterError
-from model.folders.adapter_files import WHOLE_NAME, all_tensors, by_name, digest, read_config
+from model.folders.adapter_config import read_config, setting_by_name
+from model.folders.adapter_files import WHOLE_NAME, digest, list_adapter_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +61,7 @@ def read_adapter(path: Path, strength: float) -> AdapterWeights:
 
     layers: dict[str, dict[str, Tensor]] = {}
     whole: dict[str, Tensor] = {}
-    for lazy in all_tensors(path):
+    for lazy in list_adapter_tensors(path):
         name, tensor = lazy.name, lazy.read()
         if match := LAYER_TENSOR.match(name):
             layers.setdefault(match[1], {})[match[2].replace(".default", "")] = tensor
@@ -90,7 +91,7 @@ def _resolved(config: Mapping[str, Any], layers: Iterable[str]) -> dict[str, Any
 
 
 def _exact(config: Mapping[str, Any], patterns: str, names: Sequence[str]) -> dict[str, Any]:
-    found = {name: by_name(config, patterns, name, None) for name in names}
+    found = {name: setting_by_name(config, patterns, name, None) for name in names}
     return {re.escape(name): value for name, value in found.items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""A base that replies can be asked of, wherever its engine runs."""
+"""A loaded base model that can answer requests, on this machine or on a remote server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from model.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Backend:
-    """An engine with what requests to its base need: tokenizer, templates and adapters."""
+    """An engine, with the tokenizer, templates and adapters that its requests need."""
 
     name: str
     engine: Engine

@@ -1,4 +1,4 @@
-"""Loading in the background: how far it is, what came of it, and calling it off."""
+"""Loads the backend on a background thread: progress, result, error, and cancellation."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from model.serving.backend import Backend
 from model.translations import LocalizedText, without_folders
 from model.types import Phase
 
-# How the phases share the progress bar: (where the phase begins, how much of it there is).
-SHARES = {
+# Share of the progress bar for each phase: (where it begins, its length).
+PHASE_SHARES = {
     Phase.STARTING: (0.0, 0.0),
     Phase.FETCHING: (0.02, 0.0),
     Phase.CONVERTING: (0.2, 0.0),
@@ -31,7 +31,7 @@ Load = Callable[[Settings, Report], Backend]
 
 @dataclass(frozen=True)
 class LoadState:
-    """How things stand. Replaced as a whole, so that readers need no lock."""
+    """State of the loading. Always replaced as one object, so that readers need no lock."""
 
     phase: Phase = Phase.STARTING
     progress: float = 0.0
@@ -40,11 +40,11 @@ class LoadState:
 
 
 class BackgroundLoader:
-    """Loads in a thread of its own; `state` tells how that goes.
+    """Loads a backend on its own thread; `state` has the progress and the result.
 
     Args:
         settings: what to load.
-        load: does it.
+        load: function that loads it.
     """
 
     def __init__(self, settings: Settings, load: Load) -> None:
@@ -56,32 +56,32 @@ class BackgroundLoader:
         self._thread = threading.Thread(target=self._run, name="loading", daemon=True)
 
     def start(self) -> None:
-        """Begin; returns at once."""
+        """Starts loading; returns at once."""
         self._thread.start()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Block until it is ready or has failed, or for `timeout` seconds."""
+        """Blocks until loading is done or has failed, or for `timeout` seconds."""
         ended = (Phase.READY, Phase.FAILED)
         with self._changed:
             self._changed.wait_for(lambda: self.state.phase in ended, timeout)
 
     def close(self) -> None:
-        """Call it off at its next report, or close the engine that it has brought."""
+        """Cancels loading at its next progress report, or closes the engine that was loaded."""
         self._closed = True
         if self.state.backend:
             self.state.backend.engine.close()
 
     def join(self, timeout: float) -> bool:
-        """Wait for the thread; whether it has ended."""
+        """Waits for the thread. Returns whether it has ended."""
         if self._thread.ident is not None:
             self._thread.join(timeout)
         return not self._thread.is_alive()
 
     def backend(self) -> Backend:
-        """What has been loaded.
+        """Returns the loaded backend.
 
         Raises:
-            NotReadyError: nothing yet, or it has failed.
+            NotReadyError: loading is not done, or has failed.
         """
         state = self.state
         if state.backend is None:
@@ -92,7 +92,7 @@ class BackgroundLoader:
 
     def _run(self) -> None:
         try:
-            serving = self._load(self._settings, self._report)
+            backend = self._load(self._settings, self._report)
         except LinlyError as error:
             self._set(LoadState(Phase.FAILED, error=without_folders(error.text)))
         except MemoryError:
@@ -102,19 +102,19 @@ class BackgroundLoader:
             failure = LocalizedText("loading_failed", {"reason": str(error)})
             self._set(LoadState(Phase.FAILED, error=without_folders(failure)))
         else:
-            self._set(LoadState(Phase.READY, 1.0, serving))
-            if self._closed:  # close() came first and found nothing to close
-                serving.engine.close()
+            self._set(LoadState(Phase.READY, 1.0, backend))
+            if self._closed:  # close() was called before there was an engine
+                backend.engine.close()
 
     def _report(self, phase: Phase, share: float) -> None:
         if self._closed:
             raise NotReadyError("shutting_down")
-        start, length = SHARES[phase]
+        start, length = PHASE_SHARES[phase]
         self._set(LoadState(phase, start + length * share))
 
     def _set(self, state: LoadState) -> None:
         if self._closed and state.backend is None:
-            return  # what a loading that was called off says is no news
+            return  # nothing reads the progress of a cancelled load
         with self._changed:
             self.state = state
             self._changed.notify_all()

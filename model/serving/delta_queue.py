@@ -1,62 +1,65 @@
-"""From the engine's thread to an event loop: what a reply says, in bursts.
+"""Queue from the engine's thread to an event loop; delivers Deltas in batches.
 
-Each time an event loop wakes up it takes a core, and a thread of the model waits. So it is not
-told of every token, but of those of a few milliseconds at once.
+Each wake-up of an event loop takes a core, and a compute thread of the model waits. So the loop is
+not woken for each token, but once every few milliseconds.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import AsyncGenerator
 
 from model.types import Delta
 
 DeltaBatch = tuple[Delta, ...]
+DeltaStream = AsyncGenerator[DeltaBatch, None]
 
 
 class DeltaQueue:
-    """The Deltas of one reply on their way to the event loop that it was made on.
+    """The Deltas of one reply, on their way to the event loop that the queue was created on.
 
     Args:
-        seconds: the least time between two bursts. The first comes at once, so does the end, and
-            nothing is held back longer than that.
+        min_interval: seconds between two batches at least. The first batch comes at once and so
+            does the last; no Delta waits longer than this.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, min_interval: float) -> None:
+        self._min_interval = min_interval
         self._loop = asyncio.get_running_loop()
         self._deltas: deque[Delta] = deque()
-        self._told = False  # that there is something: the loop will look by itself
+        self._wakeup_requested = False
         self._ready = asyncio.Event()
         self._not_before = 0.0
 
     def put(self, delta: Delta) -> None:
-        """Leave a Delta; any thread may.
+        """Adds a Delta. Any thread may call it.
 
         Raises:
-            RuntimeError: the loop is closed, and whoever listened is gone.
+            RuntimeError: the event loop is closed; nothing reads the queue any more.
         """
         self._deltas.append(delta)
         if delta.finish_reason:
             self._loop.call_soon_threadsafe(self._ready.set)
-        elif not self._told:
-            self._told = True
-            self._loop.call_soon_threadsafe(self._announce)
+        elif not self._wakeup_requested:
+            self._wakeup_requested = True
+            self._loop.call_soon_threadsafe(self._schedule)
 
-    async def take(self) -> DeltaBatch:
-        """What has come, at least one Delta, once it is time."""
+    async def get(self) -> DeltaBatch:
+        """Waits until the next batch is due, and returns it: at least one Delta."""
         while True:
             await self._ready.wait()
             self._ready.clear()
-            self._told = False  # before looking: what comes from now on is told again
-            burst = tuple(self._deltas.popleft() for _ in range(len(self._deltas)))
-            if burst:
-                self._not_before = self._loop.time() + self._seconds
-                return burst
+            # Before the queue is emptied: a Delta that comes from now on requests a new wake-up.
+            self._wakeup_requested = False
+            batch = tuple(self._deltas.popleft() for _ in range(len(self._deltas)))
+            if batch:
+                self._not_before = self._loop.time() + self._min_interval
+                return batch
 
-    def _announce(self) -> None:
-        left = self._not_before - self._loop.time()
-        if left > 0:
-            self._loop.call_later(left, self._ready.set)
+    def _schedule(self) -> None:
+        delay = self._not_before - self._loop.time()
+        if delay > 0:
+            self._loop.call_later(delay, self._ready.set)
         else:
             self._ready.set()

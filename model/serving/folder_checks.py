@@ -1,8 +1,8 @@
-"""Runs looks at folders on threads that are given up when they hang, so that one folder whose disk
-does not answer holds up no other.
+"""Runs checks of folders on worker threads, so that one folder whose disk does not respond delays
+no other.
 
-A thread that waits for a disk cannot be ended. It is left alone: its folder counts as unanswered
-until it comes back, and its answer is taken then.
+A thread that waits for a disk cannot be ended. It is abandoned: its check counts as unfinished
+until the thread comes back, and a later run collects the result.
 """
 
 from __future__ import annotations
@@ -14,81 +14,84 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-MAX_STUCK = 8  # threads that wait for disks; beyond them new looks are put off
-SHORTER = 5  # once one has hung, the others of the same disk get less time
+MAX_STUCK = 8  # threads that wait for disks; with so many no new check is started
+TIMEOUT_DIVISOR = 5  # once a check has hung, the others of the same run get less time
 
 
 class FolderChecks(Generic[T]):
-    """Looks by key, each at most once at a time. For one caller at a time.
+    """Runs checks by key, each key at most once at a time. For one caller at a time.
 
     Args:
-        patience: seconds after which a look that has not ended is left alone.
+        timeout: seconds after which a check that has not ended is abandoned.
     """
 
-    def __init__(self, patience: float) -> None:
-        self._patience = patience
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
         self._stuck: dict[str, _Worker[T]] = {}
 
-    def run(self, looks: Mapping[str, Callable[[], T]], patience: float = 0.0) -> dict[str, T]:
-        """What `looks`, which raise nothing, come to; without those that are unanswered so far.
+    def run(self, checks: Mapping[str, Callable[[], T]], timeout: float = 0.0) -> dict[str, T]:
+        """Returns the results of `checks`, which raise nothing; without the unfinished ones.
 
         Args:
-            patience: seconds, if more than usual.
+            checks: functions by key.
+            timeout: seconds for each check, if longer than usual.
         """
-        patience = max(patience, self._patience)
-        answers = self._late_answers()
-        left = {key: look for key, look in looks.items() if key not in {*answers, *self._stuck}}
-        while left and len(self._stuck) < MAX_STUCK:
-            worker = _Worker(left)
+        timeout = max(timeout, self._timeout)
+        results = self._late_results()
+        pending = {key: check for key, check in checks.items() if key not in self._stuck}
+        while pending := {key: check for key, check in pending.items() if key not in results}:
+            if len(self._stuck) >= MAX_STUCK:
+                break
+            worker = _Worker(pending)
             worker.start()
-            hung = worker.collect(answers, patience)
+            hung = worker.collect(results, timeout)
             if hung is None:
                 break
             self._stuck[hung] = worker
-            patience = self._patience / SHORTER
-            left = {key: look for key, look in left.items() if key not in {*answers, hung}}
-        return {key: answer for key, answer in answers.items() if key in looks}
+            pending.pop(hung, None)
+            timeout = self._timeout / TIMEOUT_DIVISOR
+        return {key: result for key, result in results.items() if key in checks}
 
-    def _late_answers(self) -> dict[str, T]:
-        answers: dict[str, T] = {}
+    def _late_results(self) -> dict[str, T]:
+        results: dict[str, T] = {}
         for key, worker in list(self._stuck.items()):
             if worker.is_done:
                 del self._stuck[key]
-                worker.collect(answers, 0.0)
-        return answers
+                worker.collect(results, 0.0)
+        return results
 
 
 class _Worker(threading.Thread, Generic[T]):
-    """Takes some looks one after the other, until it is given up."""
+    """Runs checks one after the other, until it is abandoned."""
 
-    def __init__(self, looks: Mapping[str, Callable[[], T]]) -> None:
-        super().__init__(name="adapter looks", daemon=True)
-        self._looks = looks
-        self._answers: queue.SimpleQueue[tuple[str, T] | None] = queue.SimpleQueue()
+    def __init__(self, checks: Mapping[str, Callable[[], T]]) -> None:
+        super().__init__(name="adapter checks", daemon=True)
+        self._checks = checks
+        self._results: queue.SimpleQueue[tuple[str, T] | None] = queue.SimpleQueue()
         self._current = ""
-        self._given_up = False
+        self._abandoned = False
         self._lock = threading.Lock()
         self.is_done = False
 
     def run(self) -> None:
-        for key, look in self._looks.items():
+        for key, check in self._checks.items():
             with self._lock:
-                if self._given_up:
+                if self._abandoned:
                     break
                 self._current = key
-            self._answers.put((key, look()))
+            self._results.put((key, check()))
         self.is_done = True
-        self._answers.put(None)
+        self._results.put(None)
 
-    def collect(self, answers: dict[str, T], patience: float) -> str | None:
-        """Take the answers as they come; the key of the look that hangs, if one does."""
+    def collect(self, results: dict[str, T], timeout: float) -> str | None:
+        """Adds the results to `results` as they come. Returns the key of a check that hangs."""
         while True:
             try:
-                answer = self._answers.get(timeout=patience)
+                result = self._results.get(timeout=timeout)
             except queue.Empty:
                 with self._lock:
-                    self._given_up = True
+                    self._abandoned = True
                     return self._current
-            if answer is None:
+            if result is None:
                 return None
-            answers[answer[0]] = answer[1]
+            results[result[0]] = result[1]

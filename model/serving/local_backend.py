@@ -13,7 +13,7 @@ from model.base_resolver import Report, base_name, find_base, known_templates, l
 from model.config.server_flags import EMBEDDED_DEFAULT
 from model.config.settings import Settings
 from model.doctor.check_base import collect_findings, quick_check, refuse_errors
-from model.folders.base_info import base_facts
+from model.folders.base_info import read_base_info
 from model.folders.hub import is_hub_id
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
 from model.garbage import spare_loaded_objects
@@ -28,66 +28,78 @@ if TYPE_CHECKING:
     from model.layers.kernel_build import KernelBuild
     from model.layers.llama import Llama
 
-CACHE_SHARE = 0.5  # of the memory that is left once the base is there, for keys and values
-ADAPTER_SHARE = 0.25  # of that much again, for adapters
+CACHE_SHARE = 0.5  # of the memory that is free after the base is loaded, for keys and values
+ADAPTER_SHARE = 0.25  # of the memory for keys and values, as much again for adapters
 
 log = logging.getLogger(__name__)
 
 
-def check_early(settings: Settings) -> None:
-    """What can be said about the settings in a moment, before anything is loaded or served.
+def check_early(settings: Settings) -> ModelFolder | None:
+    """Runs the quick checks, before anything is loaded or served.
+
+    Returns:
+        the base's folder with its small files read; None if it has to be downloaded first.
 
     Raises:
         LinlyError: the base or the templates cannot be used.
     """
     load_templates(settings.prompts_dir)
+    is_local = settings.base_model != EMBEDDED_DEFAULT and not is_hub_id(settings.base_model)
     if settings.engine_url:
-        if settings.base_model != EMBEDDED_DEFAULT and not is_hub_id(settings.base_model):
-            read_model_folder(local_folder(settings.base_model), weights=False)
-        return
-    if settings.base_model != EMBEDDED_DEFAULT and not is_hub_id(settings.base_model):
-        path = local_folder(settings.base_model)
-        read_model_folder(path)
-        # Opening pickles takes torch, and its import seconds: these are looked at when loading.
-        refuse_errors(collect_findings(lambda: quick_check(path, pickles=False)))
+        if not is_local:
+            return None
+        return read_model_folder(local_folder(settings.base_model), weights=False)
+    folder = read_model_folder(local_folder(settings.base_model)) if is_local else None
+    if folder:
+        # Pickles need torch, whose import takes seconds: `load_local` checks them.
+        refuse_errors(collect_findings(lambda: quick_check(folder, pickles=False)))
     if settings.quantization == "4bit" or settings.device == "cuda":
-        _wait_without_spinning()
-        from model.weight_loader import (
-            resolve_device,  # seconds for torch, where a refusal may follow
-        )
+        _set_passive_waiting()
+        from model.weight_loader import resolve_device  # imports torch, which takes seconds
 
         resolve_device(settings.device, settings.quantization)
+    return folder
 
 
-def load_local(settings: Settings, report: Report, adapters: Sequence[Path] = ()) -> Backend:
-    """Load the base and start the engine on this machine. Takes seconds to minutes.
+def load_local(
+    settings: Settings,
+    report: Report,
+    adapters: Sequence[Path] = (),
+    folder: ModelFolder | None = None,
+) -> Backend:
+    """Loads the base and starts the engine on this machine. Takes seconds to minutes.
 
     Args:
-        adapters: folders to serve beside those in `adapters_dir`, wherever they lie. One that does
-            not fit is refused before the weights are read.
+        settings: what to load, and how it is served.
+        report: receives the phase and its progress.
+        adapters: folders to serve beside those in `adapters_dir`. If one does not fit, an
+            error is raised before the base's weights are read.
+        folder: the base's folder, as `check_early` has read it.
 
     Raises:
-        LinlyError: it cannot be done, in one sentence.
+        LinlyError: the base or an adapter cannot be used.
     """
     report(Phase.STARTING, 0.0)
-    _wait_without_spinning()
-    # These import torch, which takes seconds: the page is up by now.
+    _set_passive_waiting()
+    # This imports torch, which takes seconds: the page is served by now.
     from model.weight_loader import resolve_device
 
     device = resolve_device(settings.device, settings.quantization)
-    # Compiling takes longer than most of what follows, so it begins now.
+    # Compiling takes longer than most of the steps below, so it starts now.
     with _compiling(settings, device) as build:
-        path = find_base(settings, report)
-        for warning in refuse_errors(collect_findings(lambda: quick_check(path))):
+        folder = folder or ModelFolder(find_base(settings, report))
+        findings = collect_findings(lambda: quick_check(folder))
+        for warning in refuse_errors(findings):
             log.warning("%s. %s", warning.message().rstrip("."), warning.remedy())
-        serving = _serve(settings, read_model_folder(path), device, build, report, adapters)
+        folder.check_small_files()
+        backend = _start(settings, folder, device, build, report, adapters)
     spare_loaded_objects()
-    return serving
+    return backend
 
 
 @contextmanager
 def _compiling(settings: Settings, device: str) -> Iterator[KernelBuild | None]:
-    """Compiled decoding on its way where there is such a thing; called off if loading fails."""
+    """Compiles the decoder in the background where it is supported; cancels if loading fails."""
     from model.layers.kernel_build import KernelBuild, supported
 
     build = KernelBuild(settings.cache_dir) if supported(device, settings.quantization) else None
@@ -99,7 +111,7 @@ def _compiling(settings: Settings, device: str) -> Iterator[KernelBuild | None]:
         raise
 
 
-def _serve(
+def _start(
     settings: Settings,
     folder: ModelFolder,
     device: str,
@@ -111,8 +123,8 @@ def _serve(
 
     tokenizer = load_tokenizer(folder)
     templates, default = known_templates(folder, settings)
-    facts = base_facts(folder, base_name(settings), tokenizer)
-    registry = AdapterRegistry(settings.adapters_dir, facts, templates, adapters)
+    base_info = read_base_info(folder, base_name(settings), tokenizer)
+    registry = AdapterRegistry(settings.adapters_dir, base_info, templates, adapters)
     for path in adapters:
         registry.get(path.name)
     model = _load_model(folder, settings, device, build, report)
@@ -134,10 +146,10 @@ def _serve(
 def _load_model(
     folder: ModelFolder, settings: Settings, device: str, build: KernelBuild | None, report: Report
 ) -> Llama:
-    """Read the weights; compiled decoding joins the model whenever it is ready."""
+    """Reads the weights. The compiled decoder is attached to the model when it is ready."""
     import torch
 
-    from model.engine.local_engine import PREFILL_CHUNK
+    from model.engine.step_runner import PREFILL_CHUNK
     from model.weight_cache import WeightCache
     from model.weight_loader import load_model
 
@@ -156,10 +168,11 @@ def _load_model(
     return model
 
 
-def _wait_without_spinning() -> None:
-    """Let torch's threads sleep while they wait for each other; effective before torch's import.
+def _set_passive_waiting() -> None:
+    """Makes torch's threads sleep while they wait for each other. Call it before torch is imported.
 
-    The page, browsers and other programs share the cores. Spinning threads then wait for partners
-    whose core they themselves keep busy: decoding was three times slower beside a busy process.
+    The page, browsers and other programs share the cores. A thread that spins while it waits keeps
+    busy the core that the thread it waits for needs: decoding was three times slower beside a busy
+    process.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,4 +1,4 @@
-"""ModelManager, the one door to the model: load, adapters, chat, status.
+"""ModelManager, the interface to the model for all other packages: load, adapters, chat, status.
 
 It owns no tensor: the engine's thread does. Every method may be called from any thread, and the
 streams from any event loop.
@@ -6,80 +6,68 @@ streams from any event loop.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
-from typing import TypeVar
+from functools import partial
 
 from model.base_resolver import base_name
 from model.config.settings import Settings
-from model.engine.protocol import Engine
-from model.errors import LinlyError
-from model.serving.adapter_registry import Adapter
+from model.folders.model_folder import ModelFolder
+from model.serving.adapter_folders import Adapter
 from model.serving.backend import Backend
 from model.serving.background_loader import BackgroundLoader, Load
-from model.serving.delta_queue import DeltaBatch, DeltaQueue
+from model.serving.delta_queue import DeltaStream
 from model.serving.local_backend import load_local
 from model.serving.remote_backend import load_remote
-from model.serving.request_accounting import Kind, Listener, RequestAccounting, with_adapter_info
+from model.serving.request_accounting import Listener
 from model.serving.request_builder import (
-    PreparedRequest,
-    build_engine_request,
     context_usage,
-    plan_chat,
-    plan_completion,
-    plan_reading,
+    prepare_chat,
+    prepare_completion,
+    prepare_prefill,
     prompt_text,
     resolve_template,
 )
+from model.serving.request_runner import RequestRunner
 from model.text.prompt import PromptTemplate
 from model.text.tokenizer import Tokenizer
 from model.types import (
     ChatRequest,
     CompletionRequest,
     ContextUsage,
-    Delta,
     EngineCounts,
-    EngineRequest,
     EngineStatus,
-    FinishReason,
     Phase,
-    PreparedAdapter,
-    Stats,
     Status,
 )
-
-Bursts = AsyncGenerator[DeltaBatch, None]
-R = TypeVar("R", ChatRequest, CompletionRequest)
 
 
 class ModelManager:
     """Loads a base in the background and answers chats with it.
 
     Args:
-        settings: what to load, and where it is served.
-        load: does the loading, by default here or over there, as they say.
+        settings: what to load, and how it is served.
+        load: loads the backend; by default the local or the remote one, as the settings say.
+        folder: the base's folder, if it was read already.
     """
 
-    def __init__(self, settings: Settings, load: Load | None = None) -> None:
+    def __init__(
+        self, settings: Settings, load: Load | None = None, folder: ModelFolder | None = None
+    ) -> None:
         self._settings = settings
-        load = load or (load_remote if settings.engine_url else load_local)
-        self._loader = BackgroundLoader(settings, load)
-        self._live: set[str] = set()  # ids of the requests that are being answered
-        self._aborted: set[str] = set()  # and of those among them that are to end
-        self._listeners: list[Listener] = []
+        default_load = load_remote if settings.engine_url else load_local
+        self._loader = BackgroundLoader(settings, load or partial(default_load, folder=folder))
+        self._runner = RequestRunner(self._loader.backend, settings.log_prompts)
 
     def start(self) -> None:
-        """Begin to load; returns at once."""
+        """Starts loading; returns at once."""
         self._loader.start()
 
     def wait(self, timeout: float | None = None) -> Status:
-        """Block until the model is ready or has failed, or for `timeout` seconds."""
+        """Blocks until the model is ready or has failed, or for `timeout` seconds."""
         self._loader.wait(timeout)
         return self.status()
 
     def status(self) -> Status:
-        """What the model is doing. Never blocks."""
+        """Returns what the model is doing. Never blocks."""
         state = self._loader.state
         engine = state.backend.engine if state.backend else None
         work = engine.status() if engine else EngineStatus()
@@ -97,217 +85,149 @@ class ModelManager:
             slowest_step=work.slowest_step,
         )
 
-    def adapters(self, fresh: float = 0.0) -> list[Adapter]:
-        """Every adapter folder, the broken ones too; none while the model loads.
+    def adapters(self, max_age: float = 0.0) -> list[Adapter]:
+        """Returns all adapters, broken ones included; none while the model loads.
 
-        Reads what has changed, unless somebody looked within the last `fresh` seconds: not for an
-        event loop.
+        Reads the folders that have changed, so do not call it on an event loop.
+
+        Args:
+            max_age: seconds for which an earlier scan is used instead.
         """
-        serving = self._loader.state.backend
-        return serving.registry.scan(fresh) if serving else []
+        return self.backend.registry.scan(max_age) if self.backend else []
 
     def cached_adapters(self) -> list[Adapter]:
-        """The same as they were at the last look, at once."""
-        serving = self._loader.state.backend
-        return serving.registry.cached() if serving else []
+        """Returns the adapters as of the last scan. Never blocks once there was one."""
+        return self.backend.registry.cached() if self.backend else []
 
     def load_adapter(self, name: str) -> None:
-        """Serve an adapter, withdrawn before or not, and have its weights in memory. Takes files.
+        """Serves an adapter, also if it was disabled, and loads its weights. Reads files.
 
         Raises:
             NotReadyError, UnknownModelError, AdapterError
         """
-        serving = self._loader.backend()
-        serving.registry.enable(name)
-        serving.engine.load(name, serving.registry.get(name).digest)
+        backend = self._loader.backend()
+        backend.registry.enable(name)
+        backend.engine.load(name, backend.registry.get(name).digest)
 
     def unload_adapter(self, name: str) -> None:
-        """Serve an adapter no more until it is loaded again; replies that it is in go on.
+        """Disables an adapter until it is loaded again. Replies that use it go on.
 
         Raises:
             NotReadyError, UnknownModelError
         """
-        serving = self._loader.backend()
-        serving.registry.disable(name)
-        serving.engine.unload(name)
+        backend = self._loader.backend()
+        backend.registry.disable(name)
+        backend.engine.unload(name)
 
     def counts(self) -> EngineCounts:
-        """What the engine has done, and what it holds. Never blocks."""
-        serving = self._loader.state.backend
-        return serving.engine.counts() if serving else EngineCounts()
+        """Returns the engine's counters and memory use. Never blocks."""
+        return self.backend.engine.counts() if self.backend else EngineCounts()
+
+    @property
+    def backend(self) -> Backend | None:
+        """The loaded backend; None while the model loads."""
+        return self._loader.state.backend
 
     def add_listener(self, listener: Listener) -> None:
-        """Have each request told when it is over, on the event loop that it was made on."""
-        self._listeners.append(listener)
+        """Adds a listener, which receives each request when it completes, on the event loop of the
+        request."""
+        self._runner.add_listener(listener)
 
     def templates(self) -> list[PromptTemplate]:
-        """The prompt templates that a chat may ask for; none while the model loads."""
-        serving = self._loader.state.backend
-        return list(serving.templates.values()) if serving else []
+        """Returns the prompt templates that a chat may choose; none while the model loads."""
+        return list(self.backend.templates.values()) if self.backend else []
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        """The base's; None while the model loads."""
-        serving = self._loader.state.backend
-        return serving.tokenizer if serving else None
+        """The base's tokenizer; None while the model loads."""
+        return self.backend.tokenizer if self.backend else None
 
     def template_for(self, adapter: str | None, template: str | None) -> PromptTemplate:
-        """What a chat is written with: `template` by name, else the adapter's, else the base's.
+        """Returns the template of a chat: `template` by name, else the adapter's, else the base's.
 
         Raises:
             NotReadyError, UnknownModelError, AdapterError, RequestError
         """
-        serving = self._loader.backend()
-        found = serving.registry.get(adapter) if adapter else None
-        return resolve_template(serving, template, found)
+        backend = self._loader.backend()
+        registered = backend.registry.get(adapter) if adapter else None
+        return resolve_template(backend, template, registered)
 
     @property
     def context_length(self) -> int | None:
-        """Tokens that a prompt and its reply may have together; None while the model loads."""
-        serving = self._loader.state.backend
-        return serving.engine.context_length if serving else None
+        """Tokens of a prompt and its reply together, at most; None while the model loads."""
+        return self.backend.engine.context_length if self.backend else None
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether the base has a chat template of its own; without one it chats badly."""
-        serving = self._loader.state.backend
-        return serving.has_chat_template if serving else True
+        """Whether the base has a chat template; without one its replies are poor."""
+        return self.backend.has_chat_template if self.backend else True
 
-    def chat(self, request: ChatRequest, seconds: float = 0.0) -> Bursts:
-        """Answer `request.messages`. Closing the iterator ends the reply within one token.
+    def chat(self, request: ChatRequest, min_interval: float = 0.0) -> DeltaStream:
+        """Generates the reply to `request.messages`. Closing the iterator ends the reply within
+        one token.
 
-        With `so_far` the reply goes on behind it, and the Deltas carry what is new. A greedy reply
-        that was cut is so completed to what it would have been, unless the model had written that
-        text in other tokens than its tokenizer does: it then sees other ids before it.
+        With `so_far` the reply continues that text, and the Deltas have only the new text. So a
+        greedy reply that was cut is completed to the reply that it would have been. There is one
+        exception: the model had written the text in other tokens than its tokenizer would.
 
         Args:
-            seconds: the least time between two bursts of Deltas.
+            request: the chat.
+            min_interval: seconds between two batches of Deltas, at least.
 
         Raises (from the iterator):
             NotReadyError, UnknownModelError, AdapterError, RequestError, PromptTooLongError,
             BusyError, EngineError
         """
-        return self._stream(request, plan_chat, seconds, "chat")
+        return self._runner.stream(request, prepare_chat, min_interval, "chat")
 
-    def complete(self, request: CompletionRequest, seconds: float = 0.0) -> Bursts:
-        """Continue `request.prompt` as it stands, otherwise as `chat`."""
-        return self._stream(request, plan_completion, seconds, "completion")
+    def complete(self, request: CompletionRequest, min_interval: float = 0.0) -> DeltaStream:
+        """Continues `request.prompt` without a template; otherwise like `chat`."""
+        return self._runner.stream(request, prepare_completion, min_interval, "completion")
 
     def decode_prompt(self, request: CompletionRequest) -> str:
-        """A prompt as text, also where it was sent as token ids. Not for an event loop.
+        """Returns a prompt as text, also where the client sent token ids.
+
+        Decodes the prompt: do not call it on an event loop.
 
         Raises:
             NotReadyError, UnknownModelError, AdapterError, RequestError
         """
         return prompt_text(self._loader.backend(), request)
 
-    def read_ahead(self, request: ChatRequest) -> Bursts:
-        """Compute what the next question's prompt will begin with: the chat up to its last reply.
+    def prefill(self, request: ChatRequest) -> DeltaStream:
+        """Computes the keys and values of a chat up to its last message, with which the prompt of
+        the next question will begin.
 
-        Makes no text, and only while nobody is answered: it goes on where it was once the others
-        have ended. The last Delta tells how many tokens were read, and how many of them were known
-        before. Closing the iterator or `abort` ends it within one chunk; what was read stays.
+        Emits no text. The engine works on it only while there is no reply to compute, and resumes
+        it after the replies. The last Delta has the number of prompt tokens, and how many of them
+        were cached before. Closing the iterator or `abort` ends it within one chunk; the computed
+        part stays cached.
 
-        Raises (from the iterator): as `chat`, but for there being no messages.
+        Raises (from the iterator): as `chat`, except that an empty chat is no error.
         """
-        return self._stream(request, plan_reading, 0.0, "reading")
+        return self._runner.stream(request, prepare_prefill, 0.0, "prefill")
 
     def context_usage(self, request: ChatRequest) -> ContextUsage:
-        """How many tokens of the context a chat takes, as `chat` would send it.
+        """Returns how many tokens of the context a chat takes, as `chat` would encode it.
 
-        A chat that ends with a reply is measured up to there; with `drop_oldest`, without what the
-        next question would drop. Tokenises the whole chat: not for an event loop.
+        A chat that ends with a reply is counted up to there; with `drop_oldest`, without the turns
+        that the next question would drop. Tokenises the whole chat: do not call it on an event
+        loop.
 
-        Raises: as `chat`, before the engine is asked, but for there being no messages.
+        Raises: as `chat`, except that an empty chat is no error. It does not call the engine.
         """
         return context_usage(self._loader.backend(), request)
 
     def abort(self, request_id: str) -> None:
-        """End a reply within one token; its stream then closes with finish_reason `abort`."""
-        if request_id in self._live:
-            self._aborted.add(request_id)
-        serving = self._loader.state.backend
-        if serving:
-            serving.engine.abort(request_id)
+        """Ends a reply within one token. Its stream then ends with the finish_reason `abort`."""
+        self._runner.abort(request_id)
+        if self.backend:
+            self.backend.engine.abort(request_id)
 
     def close(self) -> None:
-        """End every reply and the engine's thread; loading stops at its next report."""
+        """Ends all replies and the engine's thread; loading stops at its next progress report."""
         self._loader.close()
 
     def join(self, timeout: float) -> bool:
-        """Wait for the loading thread; whether it has ended."""
+        """Waits for the loading thread. Returns whether it has ended."""
         return self._loader.join(timeout)
-
-    def _stream(
-        self, request: R, plan: Callable[[Backend, R], PreparedRequest], seconds: float, kind: Kind
-    ) -> Bursts:
-        # From this moment on, not from the first step on: Stop may come in between.
-        self._live.add(request.id)
-        return self._steps(request, plan, seconds, kind)
-
-    async def _steps(
-        self, request: R, plan: Callable[[Backend, R], PreparedRequest], seconds: float, kind: Kind
-    ) -> Bursts:
-        account = RequestAccounting(request, kind, self._listeners, self._settings.log_prompts)
-        try:
-            serving = self._loader.backend()
-            # Rendering a long chat and loading an adapter take time: not on the event loop.
-            planned = await asyncio.to_thread(plan, serving, request)
-            if planned.prompt.dropped:
-                yield (Delta(dropped=planned.prompt.dropped),)
-            ended = self._ended(request.id, planned)
-            if ended:
-                nothing = Stats(len(planned.prompt.ids), 0, 0.0, 0.0, seed=0)
-                last = with_adapter_info(Delta("", ended, nothing), planned.adapter)
-                account.on_delta(last, None)
-                yield (last,)
-                return
-            asked = build_engine_request(serving, request, planned)
-            async with aclosing(_run(serving.engine, asked, seconds, account)) as bursts:
-                async for burst in bursts:
-                    yield _signed(burst, planned.adapter)
-        except LinlyError as error:
-            account.close(error.code)
-            raise
-        finally:
-            account.close()
-            self._live.discard(request.id)
-            self._aborted.discard(request.id)
-
-    def _ended(self, request_id: str, plan: PreparedRequest) -> FinishReason | None:
-        """How a request ended before the engine was asked, if it did."""
-        if request_id in self._aborted:
-            return FinishReason.ABORT
-        nothing_to_read = plan.prefill_only and not plan.prompt.ids
-        return FinishReason.STOP if nothing_to_read else None
-
-
-def _signed(burst: DeltaBatch, adapter: PreparedAdapter | None) -> DeltaBatch:
-    return (*burst[:-1], with_adapter_info(burst[-1], adapter))
-
-
-async def _run(
-    engine: Engine, request: EngineRequest, seconds: float, account: RequestAccounting
-) -> Bursts:
-    """Submit, and carry what the engine's thread emits over to this event loop."""
-    outbox = DeltaQueue(seconds)
-
-    def emit(delta: Delta) -> None:
-        account.on_delta(delta, request.adapter)
-        try:
-            outbox.put(delta)
-        except RuntimeError:  # the loop is gone, and so is whoever listened
-            engine.abort(request.id)
-
-    engine.submit(request, emit)
-    account.submitted()
-    try:
-        while True:
-            burst = await outbox.take()
-            if burst[-1].refusal:
-                raise burst[-1].refusal
-            yield burst
-            if burst[-1].finish_reason:
-                return
-    finally:
-        engine.abort(request.id)

@@ -1,4 +1,4 @@
-"""From settings to something that serves, where a server elsewhere has the weights."""
+"""Builds the backend that forwards requests to an OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -11,90 +11,107 @@ from model.config.settings import Settings
 from model.diagnostics import finding
 from model.display import is_plain_name
 from model.engine.remote import RemoteEngine, TokenizerProbe
-from model.folders.base_info import base_facts
+from model.folders.base_info import read_base_info
 from model.folders.hub import download, is_hub_id
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
-from model.serving.adapter_registry import Adapter, AdapterRegistry
+from model.serving.adapter_folders import Adapter
+from model.serving.adapter_registry import AdapterRegistry
 from model.serving.backend import Backend
 from model.text.special_tokens import sane_ids
-from model.text.tokenizer import TextSpan
+from model.text.tokenizer import TextSpan, Tokenizer
 from model.types import Phase
 
-SMALL = ("*.json", "*.model", "*.jinja")  # of a repository: all but the weights
-FIRST_SECONDS = 6.0  # for the server's first answer; without one the page says what is wrong
-LONGEST = 2048  # tokens, where neither the model's configuration nor the server says
+SMALL_FILES = ("*.json", "*.model", "*.jinja")  # of a repository: all but the weights
+FIRST_POLL_SECONDS = 6.0  # to wait for the server; without a response the page shows the error
+DEFAULT_CONTEXT_LENGTH = 2048  # tokens, where neither config.json nor the server has a number
 
 PROBE = "Hello, world! 你好，世界。 def f(x): return x * 42\n"
 
 
-def load_remote(settings: Settings, report: Report, adapters: Sequence[Path] = ()) -> Backend:
-    """Read the base's tokenizer and turn to the server at `settings.engine_url`.
+def load_remote(
+    settings: Settings,
+    report: Report,
+    adapters: Sequence[Path] = (),
+    folder: ModelFolder | None = None,
+) -> Backend:
+    """Reads the base's tokenizer and connects to the server at `settings.engine_url`.
 
-    Succeeds without the server, too: it is tried until it answers.
+    Succeeds even if the server does not respond: the engine polls it until it does.
+
+    Args:
+        settings: the base, and where the server is.
+        report: receives the phase and its progress.
+        adapters: folders to serve beside those in `adapters_dir`.
+        folder: the base's folder, as `check_early` has read it.
 
     Raises:
-        LinlyError: the base's folder cannot be used, in one sentence.
+        LinlyError: the base's folder cannot be used.
     """
     report(Phase.STARTING, 0.0)
-    folder = read_model_folder(_find(settings, report), weights=False)
+    folder = folder or read_model_folder(_find_folder(settings, report), weights=False)
     tokenizer = load_tokenizer(folder)
     templates, default = known_templates(folder, settings)
-    facts = base_facts(folder, base_name(settings), tokenizer)
-    registry = RemoteAdapterRegistry(settings.adapters_dir, facts, templates, adapters)
+    base_info = read_base_info(folder, base_name(settings), tokenizer)
+    registry = RemoteAdapterRegistry(settings.adapters_dir, base_info, templates, adapters)
     for path in adapters:
         registry.get(path.name)
-    engine = RemoteEngine(
-        settings.engine_url or "",
-        settings.engine_key,
-        base_name(settings),
-        settings.context_length or _longest(folder),
-        TokenizerProbe(
-            tokenizer.encode([TextSpan(PROBE, control=False)]), tokenizer.vocab_size, PROBE
-        ),
-        registry.folder_of,
-    )
-    registry.served_by(engine)
-    engine.wait_for_poll(FIRST_SECONDS)
+    engine = _create_engine(settings, folder, tokenizer, registry)
+    registry.set_engine(engine)
+    engine.wait_for_poll(FIRST_POLL_SECONDS)
     registry.scan()
     eos_ids = sane_ids(folder.eos_ids, tokenizer.eos_id, tokenizer.prefix_ids)
     return Backend(base_name(settings), engine, tokenizer, eos_ids, registry, templates, default)
 
 
-class RemoteAdapterRegistry(AdapterRegistry):
-    """The adapters that lie here, and those that the server lists beside them.
+def _create_engine(
+    settings: Settings, folder: ModelFolder, tokenizer: Tokenizer, registry: RemoteAdapterRegistry
+) -> RemoteEngine:
+    probe_ids = tokenizer.encode([TextSpan(PROBE, control=False)])
+    return RemoteEngine(
+        settings.engine_url or "",
+        settings.engine_key,
+        base_name(settings),
+        settings.context_length or _max_context_length(folder),
+        TokenizerProbe(probe_ids, tokenizer.vocab_size, PROBE),
+        registry.folder_of,
+    )
 
-    One that lies here has its template, its digest and the doctor's verdict; of one that the
-    server alone has, its name is all that is known.
+
+class RemoteAdapterRegistry(AdapterRegistry):
+    """The adapters in this machine's folders, and those that only the server has.
+
+    An adapter with a folder has a template and a digest, and was checked. Of an adapter that only
+    the server has, only the name is known.
     """
 
     _engine: RemoteEngine | None = None
 
-    def served_by(self, engine: RemoteEngine) -> None:
+    def set_engine(self, engine: RemoteEngine) -> None:
         self._engine = engine
 
     def folder_of(self, name: str) -> Path | None:
-        """Where an adapter lies here, in full; None if it does not. Looks at no file."""
-        found = self._found.get(name)
-        return found.path.resolve() if found and found.digest else None
+        """The absolute path of an adapter's folder; None if it has none here. Reads no file."""
+        adapter = self._adapters.get(name)
+        return adapter.path.resolve() if adapter and adapter.digest else None
 
-    def _elsewhere(self) -> dict[str, Adapter]:
+    def _remote_adapters(self) -> dict[str, Adapter]:
         names = self._engine.adapters if self._engine else frozenset[str]()
         return {name: Adapter(name, Path(name)) for name in names if is_plain_name(name)}
 
-    def _verdict(self, adapter: Adapter) -> Adapter:
+    def _with_availability(self, adapter: Adapter) -> Adapter:
         if adapter.ready and self._engine and not self._engine.can_serve_adapter(adapter.name):
             return replace(adapter, problem=finding("adapter_not_served", name=adapter.name))
-        return super()._verdict(adapter)
+        return super()._with_availability(adapter)
 
 
-def _find(settings: Settings, report: Report) -> Path:
-    """The base's folder; of a repository on the hub the weights stay where they are."""
+def _find_folder(settings: Settings, report: Report) -> Path:
+    """Returns the base's folder. Of a repository on the hub only the small files are downloaded."""
     if is_hub_id(settings.base_model):
         report(Phase.FETCHING, 0.0)
-        return download(settings.base_model, SMALL)
+        return download(settings.base_model, SMALL_FILES)
     return find_base(settings, report)
 
 
-def _longest(folder: ModelFolder) -> int:
-    told = folder.config.get("max_position_embeddings")
-    return told if isinstance(told, int) and told > 0 else LONGEST
+def _max_context_length(folder: ModelFolder) -> int:
+    length = folder.config.get("max_position_embeddings")
+    return length if isinstance(length, int) and length > 0 else DEFAULT_CONTEXT_LENGTH

@@ -1,4 +1,4 @@
-"""Whoever counts or writes down what is asked hears of each request once, at its end."""
+"""Notifies metrics and logging once per request, when it completes."""
 
 from __future__ import annotations
 
@@ -6,73 +6,81 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
 
-from model.types import ChatRequest, CompletedRequest, CompletionRequest, Delta, PreparedAdapter
+from model.types import (
+    ChatRequest,
+    CompletedRequest,
+    CompletionRequest,
+    Delta,
+    PreparedAdapter,
+    RequestKind,
+)
 
 Listener = Callable[[CompletedRequest], None]
-Kind = Literal["chat", "completion", "reading"]
 
-CLOSED = "closed"  # the code of a request whose sender left before an engine had it
+CLOSED = "closed"  # the code of a request whose client left before an engine accepted it
 
 
 class RequestAccounting:
-    """Of one request. Its end is told on the event loop that this was made on.
+    """Follows one request. Notifies the listeners on the event loop that it was created on.
 
-    An engine ends each reply with a last Delta, also when nobody reads it any more: so what a
-    reader who hung up has cost is known as well.
+    An engine ends each reply with a last Delta, even if the client has left. So the cost of a
+    reply that was not read to its end is counted, too.
 
     Args:
-        record: whether to keep the text.
+        request: the request.
+        kind: of request.
+        listeners: receive the completed request.
+        record_text: whether to keep the text.
     """
 
     def __init__(
         self,
         request: ChatRequest | CompletionRequest,
-        kind: Kind,
+        kind: RequestKind,
         listeners: Sequence[Listener],
-        record: bool,
+        record_text: bool,
     ) -> None:
         self._request = request
-        self._kind: Kind = kind
+        self._kind: RequestKind = kind
         self._listeners = listeners
-        self._said: list[str] | None = [] if record else None
+        self._texts: list[str] | None = [] if record_text else None
         self._loop = asyncio.get_running_loop()
-        self._with_engine = False
+        self._is_settled = False  # an engine has the request and will end it, or it was closed
 
     def on_delta(self, delta: Delta, adapter: PreparedAdapter | None) -> None:
-        """What an engine says; any thread may."""
-        self._with_engine = True
-        if self._said is not None:
-            self._said.append(delta.text)
+        """Processes a Delta of the engine. Any thread may call it."""
+        self._is_settled = True
+        if self._texts is not None:
+            self._texts.append(delta.text)
         if delta.refusal:
-            self._with_engine = False  # whoever reads it closes this with its code
+            self._is_settled = False  # the reader of the stream calls `close` with the error's code
         elif delta.finish_reason:
-            text = None if self._said is None else "".join(self._said)
+            text = None if self._texts is None else "".join(self._texts)
             stats = with_adapter_info(delta, adapter).stats
-            ended = CompletedRequest(
+            completed = CompletedRequest(
                 self._request, self._kind, delta.finish_reason, stats, text=text
             )
-            with contextlib.suppress(RuntimeError):  # the loop is gone, and all that counted
-                self._loop.call_soon_threadsafe(self._tell, ended)
+            with contextlib.suppress(RuntimeError):  # the loop is closed, the program ends
+                self._loop.call_soon_threadsafe(self._notify, completed)
 
     def submitted(self) -> None:
-        """An engine has it, and will say how it ends."""
-        self._with_engine = True
+        """Notes that an engine has the request, and will end it with a last Delta."""
+        self._is_settled = True
 
     def close(self, code: str = CLOSED) -> None:
-        """It is over without an engine, if none has it: refused with `code`."""
-        if not self._with_engine:
-            self._with_engine = True
-            self._tell(CompletedRequest(self._request, self._kind, None, None, code))
+        """Completes the request as refused with `code`, unless an engine has it."""
+        if not self._is_settled:
+            self._is_settled = True
+            self._notify(CompletedRequest(self._request, self._kind, None, None, code))
 
-    def _tell(self, ended: CompletedRequest) -> None:
+    def _notify(self, completed: CompletedRequest) -> None:
         for listener in self._listeners:
-            listener(ended)
+            listener(completed)
 
 
 def with_adapter_info(delta: Delta, adapter: PreparedAdapter | None) -> Delta:
-    """A last Delta tells whose words these were."""
+    """Returns a last Delta with the adapter's name and digest in its stats; others unchanged."""
     if delta.stats is None or adapter is None:
         return delta
     stats = replace(delta.stats, adapter=adapter.name, adapter_digest=adapter.digest)

@@ -1,7 +1,7 @@
-"""A request made ready for the engine: its adapter, its vocabulary and its prompt.
+"""Builds the engine's request from a chat or completion request: adapter, vocabulary, prompt.
 
-Rendering and tokenising a long chat take time, and so does loading an adapter: none of this
-belongs on an event loop.
+Rendering and tokenising a long chat take time, and so does loading an adapter: do not call these
+functions on an event loop.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from model.engine.protocol import Engine
 from model.errors import PromptTooLongError, RequestError
-from model.serving.adapter_registry import Adapter
+from model.serving.adapter_folders import Adapter
 from model.serving.backend import Backend
 from model.suggestions import did_you_mean
 from model.text.prompt import (
@@ -37,13 +37,17 @@ from model.types import (
     PreparedAdapter,
 )
 
-REPLY_SHARE = 4  # when old turns are dropped, at most one in this many tokens is kept for the reply
+# With `drop_oldest`, at most one in so many tokens of the context is reserved for the reply.
+REPLY_SHARE = 4
 
 
 @dataclass(frozen=True)
 class PreparedRequest:
-    """What to continue, with which adapter, in whose vocabulary (`eos_ids` end a reply in it),
-    where its template stops, and what the reply begins with. With `prefill_only` no reply comes."""
+    """The tokens to continue, the adapter, and the tokenizer of the reply.
+
+    `eos_ids` and the strings in `stop` end the reply, and `so_far` is the text that it begins with
+    already. With `prefill_only` there is no reply.
+    """
 
     prompt: Prompt
     adapter: PreparedAdapter | None
@@ -55,8 +59,8 @@ class PreparedRequest:
 
 
 @dataclass(frozen=True)
-class _Voice:
-    """Who is to answer, and how it reads and writes."""
+class _ChatTarget:
+    """What a chat is rendered for: adapter, template, and the vocabulary of both."""
 
     adapter: Adapter | None
     template: PromptTemplate
@@ -64,172 +68,177 @@ class _Voice:
     eos_ids: frozenset[int]
 
 
-def plan_chat(serving: Backend, request: ChatRequest) -> PreparedRequest:
-    """What answers `request.messages`.
+def prepare_chat(backend: Backend, request: ChatRequest) -> PreparedRequest:
+    """Prepares the reply to `request.messages`.
 
     Raises:
         UnknownModelError, AdapterError, RequestError, PromptTooLongError
     """
     if not request.messages:
         raise RequestError("no_messages")
-    voice = _voice(serving, request)
-    return _planned(serving, voice, _to_answer(serving, request, voice), request.so_far)
+    target = _chat_target(backend, request)
+    prompt = _encode_for_reply(backend, request, target)
+    return _prepare(backend, target, prompt, request.so_far)
 
 
-def plan_reading(serving: Backend, request: ChatRequest) -> PreparedRequest:
-    """What computes as much of a chat as its next question's prompt will begin with.
+def prepare_prefill(backend: Backend, request: ChatRequest) -> PreparedRequest:
+    """Prepares the prefill of a chat: the tokens with which its next question's prompt will begin.
 
-    Raises: as `plan_chat`, but for there being no messages.
+    Raises: as `prepare_chat`, except that an empty chat is no error.
     """
-    voice = _voice(serving, request)
-    return replace(_planned(serving, voice, _as_it_is(serving, request, voice)), prefill_only=True)
+    target = _chat_target(backend, request)
+    prompt = _encode_current(backend, request, target)
+    return replace(_prepare(backend, target, prompt), prefill_only=True)
 
 
-def plan_completion(serving: Backend, request: CompletionRequest) -> PreparedRequest:
-    """What continues `request.prompt`.
+def prepare_completion(backend: Backend, request: CompletionRequest) -> PreparedRequest:
+    """Prepares the continuation of `request.prompt`.
 
-    Raises: as `plan_chat`.
+    Raises: as `prepare_chat`.
     """
-    adapter = _chosen_adapter(serving, request)
-    tokenizer, eos_ids = _vocabulary(serving, adapter, request.adapter_scale)
-    prompt = Prompt(_completion_ids(request, tokenizer, serving.engine.context_length))
-    return PreparedRequest(prompt, _prepared(serving, adapter), tokenizer, eos_ids)
+    adapter = _find_adapter(backend, request)
+    tokenizer, eos_ids = _vocabulary(backend, adapter, request.adapter_scale)
+    prompt = Prompt(_completion_ids(request, tokenizer, backend.engine.context_length))
+    return PreparedRequest(prompt, _prepare_adapter(backend, adapter), tokenizer, eos_ids)
 
 
-def prompt_text(serving: Backend, request: CompletionRequest) -> str:
-    """The prompt as text, also where it was sent as token ids.
+def prompt_text(backend: Backend, request: CompletionRequest) -> str:
+    """Returns the prompt as text, also where the client sent token ids.
 
-    Raises: as `plan_completion`, before anything is loaded.
+    Raises: as `prepare_completion`; loads no adapter.
     """
     if isinstance(request.prompt, str):
         return request.prompt
-    adapter = _chosen_adapter(serving, request)
-    tokenizer, _ = _vocabulary(serving, adapter, request.adapter_scale)
-    return tokenizer.decode(_completion_ids(request, tokenizer, serving.engine.context_length))
+    adapter = _find_adapter(backend, request)
+    tokenizer, _ = _vocabulary(backend, adapter, request.adapter_scale)
+    return tokenizer.decode(_completion_ids(request, tokenizer, backend.engine.context_length))
 
 
-def context_usage(serving: Backend, request: ChatRequest) -> ContextUsage:
-    """How much of the context a chat takes. Loads nothing and asks no engine.
+def context_usage(backend: Backend, request: ChatRequest) -> ContextUsage:
+    """Returns how much of the context a chat takes. Loads no adapter and calls no engine.
 
-    Raises: as `plan_chat`, but for there being no messages.
+    Raises: as `prepare_prefill`.
     """
-    prompt = _as_it_is(serving, request, _voice(serving, request))
-    return ContextUsage(len(prompt.ids), serving.engine.context_length, prompt.dropped)
+    prompt = _encode_current(backend, request, _chat_target(backend, request))
+    return ContextUsage(len(prompt.ids), backend.engine.context_length, prompt.dropped)
 
 
-def resolve_template(serving: Backend, name: str | None, adapter: Adapter | None) -> PromptTemplate:
-    """The template of that name, else the adapter's, else the base's.
+def resolve_template(backend: Backend, name: str | None, adapter: Adapter | None) -> PromptTemplate:
+    """Returns the template of that name, else the adapter's, else the base's.
 
     Raises:
         RequestError: there is none of that name.
     """
-    name = name or (adapter.template if adapter else None) or serving.default_template
-    if name not in serving.templates:
-        remedy = did_you_mean(name, serving.templates, "there_are", names=tuple(serving.templates))
+    name = name or (adapter.template if adapter else None) or backend.default_template
+    if name not in backend.templates:
+        remedy = did_you_mean(name, backend.templates, "there_are", names=tuple(backend.templates))
         raise RequestError("unknown_template", name=name, remedy=remedy)
-    return serving.templates[name]
+    return backend.templates[name]
 
 
 def build_engine_request(
-    serving: Backend, request: ChatRequest | CompletionRequest, plan: PreparedRequest
+    backend: Backend, request: ChatRequest | CompletionRequest, prepared: PreparedRequest
 ) -> EngineRequest:
-    """What the engine is asked for.
+    """Builds the engine's request.
 
     Raises:
-        RequestError: `logit_bias` names a token that there is not.
+        RequestError: `logit_bias` has an id that is not in the vocabulary.
     """
-    ids, sampling = plan.prompt.ids, request.sampling
-    _check_ids([i for i, _ in sampling.logit_bias], plan.tokenizer)
-    left = serving.engine.context_length - len(ids)
-    most = min(sampling.max_tokens or left, left)
+    ids, sampling = prepared.prompt.ids, request.sampling
+    _check_ids([i for i, _ in sampling.logit_bias], prepared.tokenizer)
+    remaining = backend.engine.context_length - len(ids)
+    max_tokens = min(sampling.max_tokens or remaining, remaining)
     return EngineRequest(
         id=request.id,
         prompt_ids=ids,
-        sampling=replace(sampling, max_tokens=most, stop=(*sampling.stop, *plan.stop)),
-        eos_ids=plan.eos_ids,
-        detokenizer=_detokenizer(plan),
-        adapter=plan.adapter,
+        sampling=replace(sampling, max_tokens=max_tokens, stop=(*sampling.stop, *prepared.stop)),
+        eos_ids=prepared.eos_ids,
+        detokenizer=build_detokenizer(prepared),
+        adapter=prepared.adapter,
         adapter_scale=request.adapter_scale,
-        vocab_size=plan.tokenizer.vocab_size,
-        so_far=plan.so_far,
-        prefill_only=plan.prefill_only,
+        vocab_size=prepared.tokenizer.vocab_size,
+        so_far=prepared.so_far,
+        prefill_only=prepared.prefill_only,
         affinity=request.affinity,
         prompt_text=""
-        if serving.engine.accepts_token_ids
-        else to_text_with_control_tokens(plan.tokenizer, ids),
+        if backend.engine.accepts_token_ids
+        else to_text_with_control_tokens(prepared.tokenizer, ids),
     )
 
 
-def _voice(serving: Backend, request: ChatRequest) -> _Voice:
-    adapter = _chosen_adapter(serving, request)
-    template = resolve_template(serving, request.template, adapter)
-    tokenizer, eos_ids = _vocabulary(serving, adapter, request.adapter_scale)
-    return _Voice(adapter, template, tokenizer, eos_ids)
+def _chat_target(backend: Backend, request: ChatRequest) -> _ChatTarget:
+    adapter = _find_adapter(backend, request)
+    template = resolve_template(backend, request.template, adapter)
+    tokenizer, eos_ids = _vocabulary(backend, adapter, request.adapter_scale)
+    return _ChatTarget(adapter, template, tokenizer, eos_ids)
 
 
-def _planned(serving: Backend, voice: _Voice, prompt: Prompt, so_far: str = "") -> PreparedRequest:
-    adapter = _prepared(serving, voice.adapter)
+def _prepare(
+    backend: Backend, target: _ChatTarget, prompt: Prompt, so_far: str = ""
+) -> PreparedRequest:
+    adapter = _prepare_adapter(backend, target.adapter)
     return PreparedRequest(
-        prompt, adapter, voice.tokenizer, voice.eos_ids, voice.template.stop, so_far
+        prompt, adapter, target.tokenizer, target.eos_ids, target.template.stop, so_far
     )
 
 
-def _to_answer(serving: Backend, request: ChatRequest, voice: _Voice) -> Prompt:
-    """The chat up to where its answer goes on."""
+def _encode_for_reply(backend: Backend, request: ChatRequest, target: _ChatTarget) -> Prompt:
+    """Encodes the chat up to the place where the model goes on."""
     return encode_chat(
-        request.messages, voice.template, voice.tokenizer, _room(request, serving.engine),
-        request.drop_oldest, request.so_far,
+        request.messages, target.template, target.tokenizer,
+        _max_prompt_tokens(request, backend.engine), request.drop_oldest, request.so_far,
     )  # fmt: skip
 
 
-def _as_it_is(serving: Backend, request: ChatRequest, voice: _Voice) -> Prompt:
-    """The chat as it will be sent if somebody is to be answered, else up to its last message."""
+def _encode_current(backend: Backend, request: ChatRequest, target: _ChatTarget) -> Prompt:
+    """Encodes the chat as `_encode_for_reply` if a reply is due, else up to its last message."""
     if request.so_far or (request.messages and request.messages[-1].role == "user"):
-        return _to_answer(serving, request, voice)
+        return _encode_for_reply(backend, request, target)
     return encode_without_generation_prompt(
-        request.messages, voice.template, voice.tokenizer, _room(request, serving.engine),
-        request.drop_oldest,
+        request.messages, target.template, target.tokenizer,
+        _max_prompt_tokens(request, backend.engine), request.drop_oldest,
     )  # fmt: skip
 
 
-def _chosen_adapter(serving: Backend, request: ChatRequest | CompletionRequest) -> Adapter | None:
-    """The adapter that is asked for, as its folder is now; None for the base."""
+def _find_adapter(backend: Backend, request: ChatRequest | CompletionRequest) -> Adapter | None:
+    """Returns the requested adapter, as its folder is now; None for the base."""
     if not 0 <= request.adapter_scale <= MAX_ADAPTER_SCALE:
         raise RequestError("adapter_scale_range", max_scale=MAX_ADAPTER_SCALE)
     if request.adapter is None:
         return None
-    return serving.registry.get(request.adapter)
+    return backend.registry.get(request.adapter)
 
 
 def _vocabulary(
-    serving: Backend, adapter: Adapter | None, scale: float
+    backend: Backend, adapter: Adapter | None, adapter_scale: float
 ) -> tuple[Tokenizer, frozenset[int]]:
-    """The tokenizer, and the ids that end a reply: an adapter's own, if it brings a vocabulary.
+    """Returns the tokenizer and the ids that end a reply: the adapter's own, if it has a
+    vocabulary of its own.
 
-    At strength 0 the base answers alone, and knows no other ids than its own.
+    With an `adapter_scale` of 0 the base replies alone, in its own vocabulary.
     """
-    own = adapter.tokenizer if adapter and scale else None
-    if own is None:
-        return serving.tokenizer, serving.eos_ids
-    return own, frozenset() if own.eos_id is None else frozenset([own.eos_id])
+    tokenizer = adapter.tokenizer if adapter and adapter_scale else None
+    if tokenizer is None:
+        return backend.tokenizer, backend.eos_ids
+    return tokenizer, frozenset() if tokenizer.eos_id is None else frozenset([tokenizer.eos_id])
 
 
-def _prepared(serving: Backend, adapter: Adapter | None) -> PreparedAdapter | None:
-    """Loaded; whoever holds it can submit it, whatever happens to its folder."""
-    return serving.engine.prepare(adapter.name, adapter.digest) if adapter else None
+def _prepare_adapter(backend: Backend, adapter: Adapter | None) -> PreparedAdapter | None:
+    """Loads the adapter. The handle can be submitted even if the folder goes in between."""
+    return backend.engine.prepare(adapter.name, adapter.digest) if adapter else None
 
 
-def _room(request: ChatRequest, engine: Engine) -> int:
-    """Tokens that the prompt may have, beside those that are kept free for the reply: what was
-    asked for while turns may go, else just one."""
+def _max_prompt_tokens(request: ChatRequest, engine: Engine) -> int:
+    """Tokens that the prompt may have. With `drop_oldest` the requested length of the reply stays
+    free, up to a share of the context; without it one token does."""
     if not request.drop_oldest:
         return engine.context_length - 1
-    most = engine.context_length // REPLY_SHARE
-    return engine.context_length - min(request.sampling.max_tokens or most, most)
+    max_reserved = engine.context_length // REPLY_SHARE
+    return engine.context_length - min(request.sampling.max_tokens or max_reserved, max_reserved)
 
 
 def _completion_ids(
-    request: CompletionRequest, tokenizer: Tokenizer, context: int
+    request: CompletionRequest, tokenizer: Tokenizer, context_length: int
 ) -> tuple[int, ...]:
     if isinstance(request.prompt, str):
         ids = (*tokenizer.prefix_ids, *tokenizer.encode([TextSpan(request.prompt)]))
@@ -238,12 +247,8 @@ def _completion_ids(
     if not ids:
         raise RequestError("prompt_empty")
     _check_ids(ids, tokenizer)
-    if len(ids) >= context:
-        raise PromptTooLongError(
-            "prompt_too_long",
-            tokens=len(ids),
-            room=context - 1,
-        )
+    if len(ids) >= context_length:
+        raise PromptTooLongError("prompt_too_long", tokens=len(ids), room=context_length - 1)
     return ids
 
 
@@ -252,30 +257,38 @@ def _check_ids(ids: Sequence[int], tokenizer: Tokenizer) -> None:
         raise RequestError("token_id_range", vocab_size=tokenizer.vocab_size - 1)
 
 
-def _detokenizer(plan: PreparedRequest) -> Detokenizer:
-    """What writes the reply down behind its prompt."""
-    tokenizer = plan.tokenizer
-    context = decode_context(plan.prompt.ids, tokenizer)
-    made = IncrementalDetokenizer(tokenizer.decode, tokenizer.token_text, context)
-    lost = _lost_space(tokenizer.decode(context), plan.so_far)
-    return _WithoutLead(made, lost) if lost else made
+def build_detokenizer(prepared: PreparedRequest) -> Detokenizer:
+    """Returns a detokenizer for the reply, whose text follows the prompt's and `so_far`."""
+    tokenizer = prepared.tokenizer
+    context = decode_context(prepared.prompt.ids, tokenizer)
+    detokenizer = IncrementalDetokenizer(tokenizer.decode, tokenizer.token_text, context)
+    space = _dropped_space(tokenizer.decode(context), prepared.so_far)
+    return _WithoutLeadingSpace(detokenizer, space) if space else detokenizer
 
 
-def _lost_space(read: str, so_far: str) -> str:
-    """The space at the end of `so_far` that is not in `read`, what its last ids say."""
-    if not read.strip():
+def _dropped_space(context: str, so_far: str) -> str:
+    """Returns the space at the end of `so_far` that the tokenizer has dropped.
+
+    Args:
+        context: the decoded text of the last ids of `so_far`.
+        so_far: the text that the reply begins with.
+    """
+    if not context.strip():
         return ""  # all of it is space, and there may be more before it
     space = so_far[len(so_far.rstrip()) :]
-    return space[len(read) - len(read.rstrip()) :]
+    return space[len(context) - len(context.rstrip()) :]
 
 
-class _WithoutLead:
-    """Text that begins behind a space which its tokenizer does not write: there it is already,
-    and the first word brings it once more."""
+class _WithoutLeadingSpace:
+    """A detokenizer without the space at the beginning of its text.
 
-    def __init__(self, detokenizer: Detokenizer, lead: str) -> None:
+    `so_far` ends with that space, but its tokenizer has dropped it: so the first word of the
+    reply brings the space once more.
+    """
+
+    def __init__(self, detokenizer: Detokenizer, space: str) -> None:
         self._detokenizer = detokenizer
-        self._lead = lead
+        self._space = space
         self.token_text = detokenizer.token_text
 
     def push(self, token_id: int) -> str:
@@ -285,7 +298,7 @@ class _WithoutLead:
         return self._cut(self._detokenizer.flush())
 
     def _cut(self, text: str) -> str:
-        while text and text[:1] == self._lead[:1]:
-            text, self._lead = text[1:], self._lead[1:]
-        self._lead = "" if text else self._lead
+        while text and text[:1] == self._space[:1]:
+            text, self._space = text[1:], self._space[1:]
+        self._space = "" if text else self._space
         return text

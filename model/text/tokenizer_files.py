@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,20 @@ def has_tokenizer(path: Path) -> bool:
     return any((path / name).is_file() for name in (FAST, SPM))
 
 
-def read_tokenizer(path: Path) -> tuple[Tokenizer, SpecialTokens]:
+def read_tokenizer(
+    path: Path, read: Callable[[str], Mapping[str, Any]] | None = None
+) -> tuple[Tokenizer, SpecialTokens]:
     """The tokenizer of the folder `path`: tokenizer.json if there is one, else tokenizer.model.
+
+    Args:
+        path: the folder.
+        read: returns a JSON file by its name, empty where there is none; by default from `path`.
 
     Raises:
         ModelFolderError: there is none, or it is torn.
     """
-    files = {name: read_json(path / name, optional=True) for name in TELLING}
+    read = read or (lambda name: read_json(path / name, optional=True))
+    files = {name: read(name) for name in TELLING}
     if (path / FAST).is_file():
         return _fast(path / FAST, files)
     if (path / SPM).is_file():

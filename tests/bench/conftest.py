@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Any
 
 import pytest
 
-from bench.errors import PeerError
+from bench.common import PeerError
 from bench.peers.base import Peer, PeerReply, Question
 
 Start = Callable[..., int]
+Refuse = Callable[..., str]
+RunAsJson = Callable[..., Any]
 
 
 class FakePeer(Peer):
@@ -20,8 +24,8 @@ class FakePeer(Peer):
 
     def __init__(self, name: str = "ours", users: int = 12, adapters: int = 12) -> None:
         self.name = name
-        self.most_users = users
-        self.most_adapters = adapters
+        self.max_users = users
+        self.max_adapters = adapters
         self.requests: list[list[Question]] = []
         self.error: PeerError | None = None
         self.running = False
@@ -62,5 +66,30 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Start:
     def run(module: ModuleType, *words: str) -> int:
         monkeypatch.setattr("sys.argv", [f"{module.__name__}.py", *words])
         return int(module.main())
+
+    return run
+
+
+@pytest.fixture
+def refuse(start: Start, capsys: pytest.CaptureFixture[str]) -> Refuse:
+    """Runs a script that refuses its arguments; returns the only line that it prints."""
+
+    def run(module: ModuleType, *words: str) -> str:
+        assert start(module, *words) == 2
+        printed = capsys.readouterr()
+        [line] = printed.err.splitlines()
+        assert not printed.out
+        return line
+
+    return run
+
+
+@pytest.fixture
+def run_as_json(start: Start, capsys: pytest.CaptureFixture[str]) -> RunAsJson:
+    """Runs a script with `--json`; returns what it prints."""
+
+    def run(module: ModuleType, *words: str) -> Any:
+        assert start(module, *words, "--json") == 0
+        return json.loads(capsys.readouterr().out)
 
     return run

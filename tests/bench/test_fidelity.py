@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -10,8 +9,8 @@ import pytest
 import torch
 
 from bench import fidelity
-from bench.fidelity import KLAccumulator, measure_fidelity
-from tests.bench.conftest import Start
+from bench.fidelity import compare_logits, fidelity_of, measure_fidelity
+from tests.bench.conftest import Refuse, RunAsJson
 from tests.tiny import TEXT
 
 
@@ -23,9 +22,8 @@ def text(tmp_path: Path) -> Path:
 
 
 def test_equal_logits_have_no_divergence() -> None:
-    logits, sums = torch.randn(5, 7), KLAccumulator()
-    sums.add(logits, logits, torch.tensor([0, 1, 2, 3, 4]))
-    figures = sums.fidelity()
+    logits = torch.randn(5, 7)
+    figures = fidelity_of(compare_logits(logits, logits, torch.arange(5)))
     assert figures.tokens == 5
     assert figures.ppl_full == figures.ppl_8bit
     assert figures.mean_kl == pytest.approx(0, abs=1e-6)
@@ -34,10 +32,8 @@ def test_equal_logits_have_no_divergence() -> None:
 
 def test_known_logits_give_known_figures() -> None:
     full, int8 = torch.tensor([[0.5, 0.5], [0.75, 0.25]]), torch.tensor([[0.25, 0.75], [0.5, 0.5]])
-    sums = KLAccumulator()
-    for at in range(2):  # in pieces, as it is used
-        sums.add(full[at : at + 1].log(), int8[at : at + 1].log(), torch.tensor([0]))
-    figures = sums.fidelity()
+    compared = compare_logits(full.log(), int8.log(), torch.tensor([0, 0]))
+    figures = fidelity_of(compared[None])  # one window of two positions
     assert figures.ppl_full == pytest.approx(1 / math.sqrt(0.5 * 0.75), rel=1e-5)
     assert figures.ppl_8bit == pytest.approx(1 / math.sqrt(0.25 * 0.5), rel=1e-5)
     divergences = (
@@ -62,18 +58,15 @@ def test_small_model_with_and_without_an_adapter(
 
 @pytest.mark.parametrize(("name", "window"), [("none.txt", "50"), ("text.txt", "100000")])
 def test_unusable_text_is_one_sentence(
-    tiny_folder: Path, text: Path, name: str, window: str, start: Start,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    tiny_folder: Path, text: Path, name: str, window: str, refuse: Refuse
+) -> None:
     words = ["--base_model", str(tiny_folder), "--text", str(text.parent / name)]
-    assert start(fidelity, *words, "--window", window, "--tokens", "200000") == 2
-    assert "--text" in capsys.readouterr().err
+    assert "--text" in refuse(fidelity, *words, "--window", window, "--tokens", "200000")
 
 
 def test_json_has_the_documented_keys(
-    tiny_folder: Path, text: Path, start: Start, capsys: pytest.CaptureFixture[str]
+    tiny_folder: Path, text: Path, run_as_json: RunAsJson
 ) -> None:
-    words = ["--base_model", str(tiny_folder), "--text", str(text), "--tokens", "100", "--json"]
-    assert start(fidelity, *words, "--window", "50") == 0
-    printed = json.loads(capsys.readouterr().out)
+    words = ["--base_model", str(tiny_folder), "--text", str(text), "--tokens", "100"]
+    printed = run_as_json(fidelity, *words, "--window", "50")
     assert {"tokens", "ppl_full", "ppl_8bit", "mean_kl", "top1_agreement"} < printed.keys()

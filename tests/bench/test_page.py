@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from bench import page
-from bench.errors import PeerError
+from bench.common import PeerError
 from bench.page import FIGURES, Bar, bars, table
 from bench.page_load.many_tabs import (
     measure_open_tabs,
@@ -29,8 +29,8 @@ from bench.page_load.pauses import (
     run_actions,
     sample,
 )
-from bench.page_load.tab_client import ReplyTiming, TabClient, http_client
-from tests.bench.conftest import Start
+from bench.page_load.tab_client import PageReply, TabClient, http_client
+from tests.bench.conftest import Refuse, RunAsJson
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 
@@ -190,25 +190,21 @@ def test_sampler_records_delays_of_the_loop(tmp_path: Path) -> None:
     assert longest_delay(path, 0.0, float("inf")) > 0
 
 
-def test_probe_records_each_answer(address: str, tmp_path: Path) -> None:
-    class Ended(threading.Event):
-        """Set when it has been waited for three times."""
+def test_probe_records_each_answer(address: str) -> None:
+    answers: list[float] = []
 
-        waits = 0
+    def record(seconds: float) -> None:
+        answers.append(seconds)
+        if len(answers) == 3:
+            raise InterruptedError
 
-        def wait(self, timeout: float | None = None) -> bool:
-            self.waits += 1
-            if self.waits == 3:
-                self.set()
-            return self.is_set()
-
-    with delay_file(tmp_path / "late") as file:
-        probe(address, file, Ended())
-    assert len((tmp_path / "late").read_text().splitlines()) == 3
+    with pytest.raises(InterruptedError):
+        probe(address, record)
+    assert all(seconds > 0 for seconds in answers)
 
 
 def test_ratio_of_a_reply_counts_bytes() -> None:
-    timing = ReplyTiming("海浪", 0.5, 1.5, 2, (3, 3), 60)
+    timing = PageReply("海浪", 0.5, 1.5, 2, (3, 3), 60)
     assert timing.bytes_ratio == 10
     assert timing.updates_per_second == 2
 
@@ -235,12 +231,11 @@ def test_table_has_a_line_for_each_figure() -> None:
 
 
 def test_parts_are_chosen_by_name(
-    start: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run_as_json: RunAsJson, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in page.PARTS:
         monkeypatch.setitem(page.PARTS, name, lambda args: {"update_long": args.rounds})
     monkeypatch.setitem(page.PARTS, "crowd", lambda args: {"usable": args.visitors})
-    assert start(page, "--only", "tabs,crowd", "--rounds", "2", "--json") == 0
-    assert json.loads(capsys.readouterr().out) == {"update_long": 2, "usable": 20, "bars": {}}
-    assert start(page, "--only", "tabs,nothing") == 2
-    assert "there is no part 'nothing'" in capsys.readouterr().err
+    figures = run_as_json(page, "--only", "tabs,crowd", "--rounds", "2")
+    assert figures == {"update_long": 2, "usable": 20, "bars": {}}
+    assert "there is no part 'nothing'" in refuse(page, "--only", "tabs,nothing")

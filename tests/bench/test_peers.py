@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bench.errors import PeerError
+from bench.common import PeerError
 from bench.peers.base import ChildProcess
 from bench.peers.openai_client import ask_all, first_token, read_events
 from tests.tiny import make_adapter
@@ -21,7 +21,6 @@ from tests.tiny import make_adapter
 ECHO = "import sys; [print(line.strip() * 2, flush=True) for line in sys.stdin]"
 DIES = "import sys; print('up', flush=True); sys.exit('no\\nroom left')"
 USAGE = {"choices": [], "usage": {"completion_tokens": 3}}
-PAUSE = 0.02
 TOKENS = 6
 
 StartChild = Callable[[str], ChildProcess]
@@ -88,27 +87,25 @@ def text(piece: str | None, reason: str | None = None) -> dict[str, Any]:
     return {"choices": [{"delta": {"content": piece}, "finish_reason": reason}]}
 
 
-def slowly(*bodies: dict[str, Any]) -> Iterator[bytes]:
-    for body in bodies:
-        time.sleep(PAUSE)
-        yield event(body)
-    yield b"\n"
-    yield b"data: [DONE]\n"
+def stream(*bodies: dict[str, Any]) -> list[bytes]:
+    return [*map(event, bodies), b"\n", b"data: [DONE]\n"]
 
 
-def test_first_token_is_the_first_text_and_the_end_is_the_last_choice() -> None:
-    events = slowly(text(None), text(""), text("a"), text("b"), text(None, "length"), USAGE, USAGE)
-    reply = read_events(events, time.perf_counter())
-    assert reply.text == "ab"
-    assert reply.tokens == 3
-    assert 3 * PAUSE <= reply.first < 5 * PAUSE
-    assert 5 * PAUSE <= reply.seconds < 7 * PAUSE
-    assert reply.speed == pytest.approx(2 / (reply.seconds - reply.first))
+def test_first_token_is_the_first_text_and_the_end_is_the_last_choice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The clock advances by a second with each event."""
+    monkeypatch.setattr("time.perf_counter", iter(range(100, 200)).__next__)
+    events = stream(text(None), text(""), text("a"), text("b"), text(None, "length"), USAGE, USAGE)
+    reply = read_events(events, began=99)
+    monkeypatch.undo()
+    assert (reply.text, reply.tokens) == ("ab", 3)
+    assert (reply.first, reply.seconds, reply.speed) == (3, 5, 1)
 
 
 def test_usage_may_come_with_the_last_choice() -> None:
     last = {**text("b", "length"), "usage": {"completion_tokens": 2}}
-    assert read_events(slowly(text("a"), last), time.perf_counter()).tokens == 2
+    assert read_events(stream(text("a"), last), 0).tokens == 2
 
 
 @pytest.mark.parametrize(
@@ -121,7 +118,7 @@ def test_usage_may_come_with_the_last_choice() -> None:
 )
 def test_incomplete_replies_are_errors(bodies: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(PeerError, match=message):
-        read_events(slowly(*bodies), time.perf_counter())
+        read_events(stream(*bodies), 0)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -183,9 +180,9 @@ def make_worker(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> 
     ]
 
     def make() -> Any:
-        from bench.peers.hf import Worker, load_base
+        from bench.peers.hf import Worker, load_hf_model
 
-        return Worker(tiny_folder, load_base(tiny_folder, "float32")[0], adapters)
+        return Worker(tiny_folder, load_hf_model(tiny_folder, "float32")[0], adapters)
 
     return make
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from argparse import Namespace
+from contextlib import closing
 from functools import reduce
 from operator import xor
 from pathlib import Path
@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 from bench import scale
-from bench.errors import BenchError, PeerError, PeerMissingError
+from bench.common import BenchError, PeerError, PeerMissingError
 from bench.random_model import Geometry
-from bench.scale import read_scale_options
-from bench.scaling import decode, memory_bandwidth
+from bench.scale import ScaleFigures, read_scale_options, tables
+from bench.scaling import decode
 from bench.scaling import model as bench_model
-from bench.scaling.loading import memory_bound, weight_sizes
+from bench.scaling.decode import SingleUser
+from bench.scaling.loading import LoadCost, Loading, memory_bound, weight_sizes
 from bench.scaling.model import BenchModel, prepare_model
-from bench.scaling.report import LoadCost, Loading, ScaleFigures, SingleUser, tables
 from model.engine.kv_cache import SequenceCache
 from model.layers.llama import Llama, SequenceSlice
-from tests.bench.conftest import Start
+from tests.bench.conftest import Refuse, RunAsJson, Start
 from tests.model.layers.conftest import GROUPED, make_model
 
 SIZES = ["--hidden", "64", "--heads", "4", "--intermediate", "96", "--layers", "2"]
@@ -44,6 +44,11 @@ def prepare(cache: Path, *words: str) -> BenchModel:
     return prepare_model(found.base_model, found.geometry, cache)
 
 
+@pytest.fixture(autouse=True)
+def small_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "BUFFER_BYTES", 1 << 20)
+
+
 @pytest.fixture
 def random_model(tmp_path: Path) -> BenchModel:
     return prepare(tmp_path)
@@ -56,11 +61,9 @@ def llama() -> Llama:
 
 
 @pytest.fixture
-def run(tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> Start:
-    """Runs the script with a cache of its own; compiled code comes from the user's."""
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of its own for the script; compiled code comes from the user's."""
     monkeypatch.setattr(scale, "user_cache_path", lambda _: tmp_path)
-    monkeypatch.setattr(memory_bandwidth, "BUFFER_BYTES", 1 << 20)
-    return lambda *words: start(scale, *words)
 
 
 def test_defaults_of_the_flags() -> None:
@@ -98,20 +101,18 @@ def test_kv_heads_default_to_the_heads() -> None:
         (["--layer", "2"], "Unknown flag --layer. Did you mean --layers?"),
     ],
 )
-def test_wrong_flags_are_one_sentence(
-    run: Start, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(*words) == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert message in line
+def test_wrong_flags_are_one_sentence(refuse: Refuse, words: list[str], message: str) -> None:
+    assert message in refuse(scale, *words)
 
 
-def test_impossible_sizes_and_contexts_are_refused(
-    run: Start, capsys: pytest.CaptureFixture[str]
+def test_impossible_sizes_are_refused(refuse: Refuse) -> None:
+    assert "--heads 5 does not divide --hidden 64" in refuse(scale, *TINY, "--heads", "5")
+
+
+def test_contexts_beyond_the_memory_are_refused(
+    cache: None, start: Start, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(*TINY, "--heads", "5") == 2
-    assert "--heads 5 does not divide --hidden 64" in capsys.readouterr().err
-    assert run(*TINY, "--context", "1000000000") == 2
+    assert start(scale, *TINY, "--context", "1000000000") == 2
     assert "of memory are free. Choose shorter --context" in capsys.readouterr().err
 
 
@@ -160,7 +161,8 @@ def test_llama_cpp_is_left_out_without_memory_or_disk(
     check(random_model, 1_000_000, 1_000_000)
     with pytest.raises(PeerMissingError, match=r"together take 28\.3 GB and 20\.0 GB"):
         check(random_model, 13 * GB, 13 * GB)
-    with decode.started_llama_cpp(random_model, 13 * GB, 13 * GB, tmp_path, 2, 1) as (found, why):
+    baseline = bench_model.started_llama_cpp(random_model, 13 * GB, 13 * GB, tmp_path, 2, 1)
+    with baseline as (found, why):
         assert found is None
         assert "not measured, both models together" in why
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Disk", (), {"free": 1_000_000}))
@@ -172,7 +174,7 @@ def test_widths_that_q8_0_does_not_take_are_an_error(tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp")
     odd = prepare(tmp_path, "--hidden", "72")
     message = r"llama.cpp: .* multiples of 32. --no_llama_cpp leaves it out"
-    baseline = decode.started_llama_cpp(odd, 3_000, 0, tmp_path, 2, 1)
+    baseline = bench_model.started_llama_cpp(odd, 3_000, 0, tmp_path, 2, 1)
     with pytest.raises(PeerError, match=message), baseline:
         pass
 
@@ -229,14 +231,14 @@ def test_token_reads_every_linear_layer_and_no_embedding(llama: Llama) -> None:
     assert decode.bytes_per_token(llama) == expected
 
 
-@pytest.mark.parametrize("places", memory_bandwidth.PLACES)
+@pytest.mark.parametrize("places", decode.PLACES)
 def test_read_loop_reads_every_word(places: int) -> None:
     words = np.random.default_rng(0).integers(1 << 60, size=60)
-    assert memory_bandwidth.read_loop(places)(words) == reduce(xor, words.tolist())
+    assert decode.read_loop(places)(words) == reduce(xor, words.tolist())
 
 
 def test_reader_measures_a_speed() -> None:
-    with memory_bandwidth.memory_reader(threads=2, nbytes=1 << 20) as reader:
+    with closing(decode.MemoryReader(threads=2)) as reader:
         assert reader.bytes_per_second() > 0
 
 
@@ -273,9 +275,8 @@ def test_tables_say_what_was_not_measured() -> None:
 
 
 @pytest.mark.slow
-def test_scale_measures_everything_as_json(run: Start, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(*TINY, *FEW, "--no_llama_cpp", "--json") == 0
-    printed = json.loads(capsys.readouterr().out)
+def test_scale_measures_everything_as_json(cache: None, run_as_json: RunAsJson) -> None:
+    printed = run_as_json(scale, *TINY, *FEW, "--no_llama_cpp")
     assert printed.keys() == {field.name for field in dataclasses.fields(ScaleFigures)}
     loading = printed["loading"]
     assert loading["bound_bytes"] == memory_bound(loading["int8_bytes"], loading["largest_bytes"])
@@ -296,10 +297,10 @@ def test_llama_cpp_takes_turns_with_this_program(
     random_model: BenchModel, llama: Llama, tmp_path: Path
 ) -> None:
     pytest.importorskip("xllamacpp")
-    with decode.started_llama_cpp(random_model, 3_000, 0, tmp_path, 2, 2) as (found, about):
+    with bench_model.started_llama_cpp(random_model, 3_000, 0, tmp_path, 2, 2) as (found, about):
         assert found is not None
         assert "Q8_0" in about
-        with memory_bandwidth.memory_reader(threads=1, nbytes=1 << 20) as reader:
+        with closing(decode.MemoryReader(threads=1)) as reader:
             measured = decode.measure_single_user(llama, reader, found, about, steps=2)
     assert measured.llama_cpp_ms is not None
     assert measured.times_as_fast == pytest.approx(measured.llama_cpp_ms / measured.ms)

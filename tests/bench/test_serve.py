@@ -15,13 +15,12 @@ from pathlib import Path
 import pytest
 
 from bench import serve
-from bench.errors import PeerError, PeerMissingError
+from bench.common import PeerError, PeerMissingError
 from bench.peers.base import Question
-from bench.peers.openai_client import OpenAIPeer
+from bench.peers.openai_peers import OpenAIPeer
+from bench.serve import VLLM_PYTHON, logprob_distance, logprob_distances, read_serve_options
 from bench.serving import runner
-from bench.serving.equivalence import distance, distances
-from bench.serving.options import VLLM_PYTHON, read_serve_options
-from bench.serving.runner import rotate, run_rounds, started_peers
+from bench.serving.runner import run_rounds, started_peers, turn_order
 from model.config.settings import CHECKOUT
 from model.errors import SettingsError
 from tests.bench.conftest import FakePeer
@@ -105,7 +104,7 @@ def test_script_starts_in_any_folder(tmp_path: Path) -> None:
 
 def test_each_round_begins_with_another_peer() -> None:
     peers = [FakePeer(name) for name in ("ours", "hf", "vllm")]
-    order = [[peer.name for peer in rotate(peers, number)] for number in range(4)]
+    order = [[peer.name for peer in turn_order(peers, number)] for number in range(4)]
     assert order[0] == order[3] == ["ours", "hf", "vllm"]
     assert order[1] == ["hf", "vllm", "ours"]
 
@@ -183,6 +182,12 @@ class LogprobServer(OpenAIPeer):
         self.child = None
         self._errors = (base, adapters)
 
+    def start(self) -> str:
+        return ""
+
+    def selection(self, adapter: int | None) -> dict[str, object]:
+        return {}
+
     def first_token(self, question: Question, count: int) -> dict[str, float]:
         error = self._errors[question.adapter is not None]
         return {"a": -1 + error, "b": -2 - error}
@@ -193,12 +198,12 @@ def test_equivalence_is_the_worse_of_base_and_adapters() -> None:
         LogprobServer("right", 0.1, 0.05), LogprobServer("ours", 0, 0),
         LogprobServer("wrong", 0.1, 2),
     ]  # fmt: skip
-    assert distances(servers) == pytest.approx({"right": 0.1, "wrong": 2})
+    assert logprob_distances(servers) == pytest.approx({"right": 0.1, "wrong": 2})
 
 
 def test_equivalence_compares_tokens_that_both_list() -> None:
-    assert distance({"a": -1, "b": -2}, {"a": -1.5, "c": 0}) == 0.5
-    assert math.isinf(distance({"a": -1}, {"b": -1}))
+    assert logprob_distance({"a": -1, "b": -2}, {"a": -1.5, "c": 0}) == 0.5
+    assert math.isinf(logprob_distance({"a": -1}, {"b": -1}))
 
 
 @pytest.fixture

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from bench import store
-from tests.bench.conftest import Start
+from tests.bench.conftest import RunAsJson, Start
 
 
-def test_store_measures_every_job(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+def test_store_measures_every_job(
+    start: Start, run_as_json: RunAsJson, capsys: pytest.CaptureFixture[str]
+) -> None:
     few = ["--chats", "2", "--messages", "4", "--rounds", "1"]
-    assert start(store, *few, "--json") == 0
-    figures = json.loads(capsys.readouterr().out)
+    figures = run_as_json(store, *few)
     assert figures["database"] == "SQLite"
     assert figures["file"]["characters"] > 2 * 4 * store.LENGTH
     jobs = {"import", "export", "messages_1000", "check", *(f"search_{q}" for q in store.QUERIES)}

@@ -33,7 +33,7 @@ FAST = Metric("one/base", "1 user, base", SPEED)
 SOON = Metric("four/first", "4 users: first token", DELAY)
 
 
-def measure(name: str, peer: FakePeer, round_number: int = 0) -> list[float]:
+def measure_workload(name: str, peer: FakePeer, round_number: int = 0) -> list[float]:
     return BY_NAME[name].measure(peer, round_number, 64)
 
 
@@ -43,14 +43,15 @@ def adapters(peer: FakePeer) -> list[list[int | None]]:
 
 def test_single_user_asks_the_base_then_an_adapter() -> None:
     peer = FakePeer()
-    assert measure("one", peer) == pytest.approx([100, 100])
+    assert measure_workload("one", peer) == pytest.approx([100, 100])
     assert adapters(peer) == [[None], [0]]
 
 
 def test_crowds_ask_at_once_and_report_the_mean_first_token() -> None:
     peer = FakePeer()
     delays = [
-        measure(name, peer)[1] for name in ("four", "twelve", "twelve_base", "twelve_adapters")
+        measure_workload(name, peer)[1]
+        for name in ("four", "twelve", "twelve_base", "twelve_adapters")
     ]
     assert adapters(peer) == [
         [None, 0, 1, 2],
@@ -63,7 +64,7 @@ def test_crowds_ask_at_once_and_report_the_mean_first_token() -> None:
 
 def test_chat_has_eight_turns_with_the_replies() -> None:
     peer = FakePeer()
-    assert measure("chat", peer) == [0.5]
+    assert measure_workload("chat", peer) == [0.5]
     last = peer.requests[-1][0]
     assert len(peer.requests) == 8
     assert [turn.role for turn in last.turns] == ["user", "assistant"] * 7 + ["user"]
@@ -94,8 +95,8 @@ def test_no_prompt_comes_twice_in_a_run() -> None:
 
 def test_every_peer_gets_the_same_questions() -> None:
     first, second = FakePeer(), FakePeer("hf")
-    measure("twelve", first, 2)
-    measure("twelve", second, 2)
+    measure_workload("twelve", first, 2)
+    measure_workload("twelve", second, 2)
     assert first.requests == second.requests
 
 

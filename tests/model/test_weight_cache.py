@@ -125,7 +125,7 @@ def test_tensors_are_freed_one_by_one(source: Path) -> None:
     import weakref
 
     references: list[weakref.ref[torch.Tensor]] = []
-    for _, tensor in read_tensors(read_model_folder(source).weight_files):
+    for _, tensor in read_tensors(t for _, t in read_model_folder(source).tensors()):
         assert sum(ref() is not None for ref in references) <= 1
         references.append(weakref.ref(tensor))
     del tensor

@@ -19,7 +19,7 @@ SENTENCES = [
     "x = 1 + 2",
 ]
 # How LLaMA's tokenizer.model was trained.
-LIKE_LLAMA = {
+LIKE_LLAMA: dict[str, Any] = {
     "model_type": "bpe",
     "vocab_size": 360,
     "byte_fallback": True,

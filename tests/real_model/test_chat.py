@@ -8,14 +8,14 @@ from playwright.sync_api import Browser, expect
 from model.config.settings import CHECKOUT
 from model.serving.manager import ModelManager
 from tests.real_model.helpers import keep, precise
-from tests.web.browser import Chat
+from tests.web.browser import ChatPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.real_model]
 
 
 def test_the_adapter_changes_the_reply(browser: Browser, url: str) -> None:
     with browser.new_context(viewport={"width": 1100, "height": 820}) as context:
-        chat = Chat(context.new_page()).open(url)
+        chat = ChatPage(context.new_page()).open(url)
         precise(chat)
         chat.ask("What is the capital of France?")
         expect(chat.log).to_contain_text("Paris")
@@ -41,7 +41,7 @@ def test_stop_frees_the_model_and_a_closed_page_does_not(
     browser: Browser, url: str, manager: ModelManager
 ) -> None:
     with browser.new_context() as context:
-        chat = Chat(context.new_page()).open(url)
+        chat = ChatPage(context.new_page()).open(url)
         precise(chat)
         chat.ask("Write a very long story about a lighthouse.")
         expect(chat.log).to_contain_text("the")
@@ -54,7 +54,7 @@ def test_stop_frees_the_model_and_a_closed_page_does_not(
             chat.page.wait_for_timeout(20)
         address = chat.page.url
         chat.page.close()
-        again = Chat(context.new_page()).open(address)
+        again = ChatPage(context.new_page()).open(address)
         expect(again.log.locator("article.assistant .facts").last).to_contain_text("tokens/s")
         expect(again.send).to_be_visible()
 
@@ -63,7 +63,7 @@ def test_stop_frees_the_model_and_a_closed_page_does_not(
 def test_run_again_exactly(browser: Browser, url: str) -> None:
     """A drawn seed, an adapter, a reply that was stopped and continued: the same text."""
     with browser.new_context() as context:
-        chat = Chat(context.new_page()).open(url)
+        chat = ChatPage(context.new_page()).open(url)
         chat.choose("Adapter", "● lighthouse")
         chat.ask("Tell me about the sea, at length.")
         expect(chat.log.locator(".assistant .body")).to_contain_text(" ")
@@ -79,7 +79,7 @@ def test_run_again_exactly(browser: Browser, url: str) -> None:
 def test_a_chinese_phone_in_the_dark(browser: Browser, url: str) -> None:
     phone = {"width": 390, "height": 844}
     with browser.new_context(locale="zh-CN", viewport=phone, color_scheme="dark") as context:
-        chat = Chat(context.new_page()).open(url)
+        chat = ChatPage(context.new_page()).open(url)
         expect(chat.page.get_by_role("button", name="发送", exact=True)).to_be_visible()
         precise(chat)
         chat.page.get_by_role("textbox", name="消息").fill("Say hello to my friend.")

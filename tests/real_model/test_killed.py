@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.real_model.helpers import precise
 from tests.test_app import read_until, started
-from tests.web.browser import Chat
+from tests.web.browser import ChatPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.real_model, pytest.mark.slow]
 HALF_A_SECOND = 500  # milliseconds: no more than that may be lost
@@ -21,7 +21,7 @@ def test_nothing_is_lost_and_the_page_comes_back_by_itself(
 ) -> None:
     flags = ("--data_dir", str(tmp_path))
     with browser.new_context() as context:
-        chat = Chat(context.new_page())
+        chat = ChatPage(context.new_page())
         with started(*flags) as (process, address):
             read_until(process, "Ready after")
             chat.open(address)

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.real_model.helpers import keep, precise
-from tests.web.browser import Chat
+from tests.web.browser import ChatPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.real_model, pytest.mark.slow]
 
@@ -27,7 +27,7 @@ DEVICES = {"page": DESKTOP, "phone": PHONE}
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_chat(browser: Browser, url: str, device: str, scheme: Any) -> None:
     with browser.new_context(**DEVICES[device], color_scheme=scheme) as context:
-        chat = Chat(context.new_page()).open(url)
+        chat = ChatPage(context.new_page()).open(url)
         precise(chat)
         chat.ask("What is the capital of France?")
         expect(chat.log).to_contain_text("Paris")
@@ -42,7 +42,7 @@ def test_a_chat(browser: Browser, url: str, device: str, scheme: Any) -> None:
 
 def test_a_comparison(browser: Browser, url: str) -> None:
     with browser.new_context(**DESKTOP) as context:
-        chat = Chat(context.new_page()).open(url)
+        chat = ChatPage(context.new_page()).open(url)
         precise(chat)
         chat.page.get_by_role("button", name="Compare").click()
         for place, who in ((1, "Base model"), (2, "● lighthouse"), (3, "● json")):

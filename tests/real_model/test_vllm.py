@@ -26,7 +26,7 @@ from model.types import ChatRequest, Delta, FinishReason, Message, Sampling, Tok
 from tests.real_model import helpers
 from tests.vllm import KEY, VllmServer
 from tests.web.app_server import serving
-from tests.web.browser import Chat
+from tests.web.browser import ChatPage
 
 pytestmark = [pytest.mark.real_model, pytest.mark.slow]
 
@@ -185,7 +185,7 @@ def test_the_page_through_the_servers_death(
 ) -> None:
     """Last, as it takes the server away."""
     with serving(remote, data=tmp_path) as url, browser.new_context() as context:
-        chat = Chat(context.new_page()).open(url)
+        chat = ChatPage(context.new_page()).open(url)
         expect(chat.page.get_by_text("on a model server")).to_be_visible()
         chat.choose("Adapter", "● lighthouse")
         chat.ask("Who are you?")

@@ -23,14 +23,18 @@ from model.base_resolver import base_name
 from model.config.settings import CHECKOUT, read_settings
 from model.display import MAX_DESCRIPTION
 from model.errors import LinlyError, ModelFolderError, RequestError
-from model.folders import weights as weights_module
-from model.folders.model_folder import MAX_SIZES, read_model_folder
-from model.folders.weights import LARGE, list_tensors, read_tensors
+from model.folders import lazy_tensor
+from model.folders.lazy_tensor import LARGE
+from model.folders.model_config import MAX_SIZES
+from model.folders.model_folder import read_model_folder
+from model.folders.weights import list_tensors, read_tensors
+from model.serving import adapter_folders
+from model.serving.adapter_folders import AdapterFolders
 from model.serving.adapter_registry import AdapterRegistry
 from model.text.prompt import PromptTemplate, load_templates
 from model.text.tokenizer_files import read_tokenizer
 from model.types import Message
-from tests.model.serving.test_adapter_registry import BASE, reason, write_adapter
+from tests.model.serving.adapters import BASE, problem_text, write_adapter
 from tests.model.tokenizers import make_spm
 from tests.tiny import make_folder, write_tokenizer
 
@@ -53,7 +57,7 @@ LOOK = """
 import sys
 from pathlib import Path
 from model.serving.adapter_registry import AdapterRegistry
-from tests.model.serving.test_adapter_registry import BASE
+from tests.model.serving.adapters import BASE
 for one in AdapterRegistry(Path(sys.argv[1]), BASE, ("linly",)).scan():
     print(one.name, one.problem.message() if one.problem else "ready")
 """
@@ -76,7 +80,7 @@ def test_a_pattern_that_cannot_be_matched_in_one_pass_is_named(
     pattern: str, tmp_path: Path
 ) -> None:
     write_adapter(tmp_path / "bad", {"rank_pattern": {pattern: 3}})
-    said = reason(tmp_path)
+    said = problem_text(tmp_path)
     assert "rank_pattern" in said
     assert "very slow to match" in said
     said.encode()
@@ -91,7 +95,7 @@ def test_absurd_numbers_are_refused_by_name(key: str, number: Any, tmp_path: Pat
         return  # then the weights tell
     value = {"q_proj": number} if key.endswith("pattern") else number
     write_adapter(tmp_path / "bad", {key: value})
-    said = reason(tmp_path)
+    said = problem_text(tmp_path)
     assert key in said or "rank" in said
 
 
@@ -198,7 +202,7 @@ def test_a_link_out_of_the_folder_is_not_followed(name: str, target: str, tmp_pa
         return  # no file, so no tokenizer
     if target == "/dev/zero" and name == "linly_adapter.json":
         return
-    said = reason(tmp_path)
+    said = problem_text(tmp_path)
     assert "outside its folder" in said or "has no" in said
 
 
@@ -220,7 +224,7 @@ def test_the_hubs_cache_is_made_of_links(tmp_path: Path) -> None:
 def test_json_that_is_too_large_or_too_deep(name: str, content: str, tmp_path: Path) -> None:
     path = write_adapter(tmp_path / "bad")
     (path / name).write_text(content)
-    said = reason(tmp_path)
+    said = problem_text(tmp_path)
     assert "larger than 1 MB" in said or "nested too deeply" in said
 
 
@@ -230,13 +234,13 @@ def test_weights_that_shrink_while_they_are_read_are_a_sentence(
     """Over a mapping that ended the process (SIGBUS)."""
     file = write_adapter(tmp_path / "a") / "adapter_model.safetensors"
     tensor = list_tensors(file)[-1]
-    opens = weights_module._fill
+    read_into = lazy_tensor.read_into
 
     def cut_short(opened: Any, memory: memoryview) -> None:
         os.truncate(file, 10)
-        opens(opened, memory)
+        read_into(opened, memory)
 
-    monkeypatch.setattr(weights_module, "_fill", cut_short)
+    monkeypatch.setattr(lazy_tensor, "read_into", cut_short)
     with pytest.raises(ModelFolderError, match="became shorter") as caught:
         tensor.read()
     assert caught.value.remedy
@@ -248,10 +252,10 @@ import os, sys
 from pathlib import Path
 from model.serving.adapter_registry import AdapterRegistry
 from model.folders.weights import list_tensors
-from tests.model.serving.test_adapter_registry import BASE, Maker
+from tests.model.serving.adapters import BASE, PairMaker
 folder = Path(sys.argv[1])
 found = AdapterRegistry(folder, BASE, ("linly",))
-lora = found.load("a", found.get("a").digest, Maker())
+lora = found.load("a", found.get("a").digest, PairMaker())
 held = [tensor.read() for tensor in list_tensors(folder / "a" / "adapter_model.safetensors")]
 os.truncate(folder / "a" / "adapter_model.safetensors", 0)
 total = sum(float(p.a.sum() + p.b.sum()) for p in lora.pairs.values())
@@ -304,7 +308,7 @@ def entry(**changes: Any) -> dict[str, Any]:
 def test_a_table_of_tensors_that_makes_no_sense(header: Any, tmp_path: Path) -> None:
     file = written(tmp_path / "w.safetensors", header, b"\0" * 8)
     with pytest.raises(ModelFolderError) as caught:
-        dict(read_tensors([file]))
+        dict(read_tensors(list_tensors(file)))
     assert caught.value.remedy
 
 
@@ -322,7 +326,7 @@ def test_a_tensor_for_which_there_is_no_memory(
     header = entry(shape=[LARGE // 4], data_offsets=[0, LARGE])
     file = written(tmp_path / "w.safetensors", header)
     os.truncate(file, file.stat().st_size + LARGE)
-    monkeypatch.setattr(weights_module, "available_memory", lambda: LARGE - 1)
+    monkeypatch.setattr(lazy_tensor, "available_memory", lambda: LARGE - 1)
     (tensor,) = list_tensors(file)
     with pytest.raises(ModelFolderError, match="memory"):
         tensor.read()
@@ -365,7 +369,7 @@ def test_an_adapter_in_the_old_format_is_refused(tmp_path: Path) -> None:
     (path / "adapter_model.safetensors").unlink()
     torch.save({"w": torch.zeros(2)}, path / "adapter_model.bin",
                _use_new_zipfile_serialization=False)  # fmt: skip
-    assert "old format" in reason(tmp_path)
+    assert "old format" in problem_text(tmp_path)
 
 
 # Bases
@@ -439,7 +443,7 @@ def test_a_sentencepiece_normaliser_that_grows_is_refused(tmp_path: Path) -> Non
         read_tokenizer(tmp_path)
 
 
-# Looks
+# Scans
 
 
 def test_a_folder_whose_disk_does_not_answer_holds_up_no_other(
@@ -448,16 +452,16 @@ def test_a_folder_whose_disk_does_not_answer_holds_up_no_other(
     answers = threading.Event()
     for name in ("a", "hangs", "z"):
         write_adapter(tmp_path / name)
-    made = AdapterRegistry(tmp_path, BASE, (), patience=0.5)
-    examine = made._examine
+    made = AdapterRegistry(tmp_path, BASE, (), timeout=0.5)
+    read_adapter = adapter_folders.read_adapter
 
-    def slow(path: Path) -> Any:
+    def slow(path: Path, *args: Any) -> Any:
         if path.name == "hangs":
             answers.wait()
-        return examine(path)
+        return read_adapter(path, *args)
 
-    monkeypatch.setattr(made, "_examine", slow)
-    for _ in range(2):  # and the second look does not wait for it again
+    monkeypatch.setattr(adapter_folders, "read_adapter", slow)
+    for _ in range(2):  # the second scan does not wait for it again
         found = {one.name: one for one in made.scan()}
         assert found["a"].ready
         assert found["z"].ready
@@ -477,14 +481,14 @@ def test_any_fault_is_one_folders_verdict(
 ) -> None:
     write_adapter(tmp_path / "bad")
     write_adapter(tmp_path / "good")
-    check = sys.modules["model.serving.adapter_registry"].check_adapter
+    check = adapter_folders.check_adapter
 
     def failing(path: Path, *args: Any) -> Any:
         if path.name == "bad":
             raise fault
         return check(path, *args)
 
-    monkeypatch.setattr("model.serving.adapter_registry.check_adapter", failing)
+    monkeypatch.setattr(adapter_folders, "check_adapter", failing)
     found = {one.name: one.ready for one in AdapterRegistry(tmp_path, BASE, ()).scan()}
     assert found == {"bad": False, "good": True}
 
@@ -496,19 +500,21 @@ def test_folders_that_have_not_changed_are_not_read_again(
         write_adapter(tmp_path / f"a{number:02}")
     made = AdapterRegistry(tmp_path, BASE, ())
     made.scan()
-    monkeypatch.setattr(made, "_examine", None)  # calling it would fail
+    monkeypatch.setattr(adapter_folders, "read_adapter", None)  # calling it would fail
     assert len(made.scan()) == 20
-    looked: list[Path] = []
-    look = made._look
-    monkeypatch.setattr(made, "_look", lambda path: (looked.append(path), look(path))[1])
+    checked: list[Path] = []
+    file_stamp = adapter_folders.file_stamp
+    monkeypatch.setattr(
+        adapter_folders, "file_stamp", lambda path: (checked.append(path), file_stamp(path))[1]
+    )
     assert made.get("a07").ready
-    assert [path.name for path in looked] == ["a07"], "a request pays for its own adapter alone"
+    assert [path.name for path in checked] == ["a07"], "a request pays for its own adapter alone"
 
 
 def test_so_many_folders_are_looked_at_and_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("model.serving.adapter_registry.MAX_ADAPTERS", 3)
+    monkeypatch.setattr(adapter_folders, "MAX_ADAPTERS", 3)
     for number in range(5):
         write_adapter(tmp_path / f"a{number}")
     made = AdapterRegistry(tmp_path, BASE, ())
@@ -527,7 +533,7 @@ def test_very_many_folders_are_not_looked_at_each_time(
         write_adapter(tmp_path / f"a{number}")
     made = AdapterRegistry(tmp_path, BASE, ())
     assert len(made.scan()) == 3
-    monkeypatch.setattr(made, "_scan", None)  # calling it would fail
+    monkeypatch.setattr(AdapterFolders, "scan", None)  # calling it would fail
     assert len(made.scan()) == 3
     with pytest.raises(LinlyError, match="no model or adapter"):
         made.get("unknown")

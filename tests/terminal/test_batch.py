@@ -20,7 +20,7 @@ from model.types import Emit, EngineRequest
 from terminal import batch
 from terminal.batch import WINDOW, Record, in_order
 from terminal.jsonl import BatchRow
-from terminal.options import read_options
+from terminal.options import read_terminal_options
 from tests.fake import FakeEngine, echo, fake_load
 
 TIMEOUT_SECONDS = 20
@@ -44,7 +44,7 @@ def run(
 ) -> int:  # fmt: skip
     """Answers `source`; returns the exit status."""
     argv = ["--data_file", str(source), *flags]
-    options = read_options(argv, {}, has_keyboard=True)
+    options = read_terminal_options(argv, {}, has_keyboard=True)
     defaults = replace(options.defaults, adapter=adapter)
     load = fake_load(engine or FakeEngine(echo), fail=fail)
     return batch.run(replace(options, output_file=target), defaults, load)

@@ -8,11 +8,11 @@ import pytest
 
 from model.errors import SettingsError
 from model.types import Message, Sampling
-from terminal.options import RequestDefaults, TerminalOptions, read_options
+from terminal.options import RequestDefaults, TerminalOptions, read_terminal_options
 
 
 def read(*argv: str, has_keyboard: bool = True, **environ: str) -> TerminalOptions:
-    return read_options(argv, environ, has_keyboard=has_keyboard)
+    return read_terminal_options(argv, environ, has_keyboard=has_keyboard)
 
 
 def test_defaults_are_a_chat_with_the_pages_settings() -> None:

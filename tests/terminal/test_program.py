@@ -131,7 +131,7 @@ def counts(prompt, request):
         threading.Event().wait(0.01)
 
 fake = fake_load(FakeEngine(counts))
-startup.load_local = lambda settings, report, adapters: fake(settings, report)
+startup.load_local = lambda settings, report, adapters, folder: fake(settings, report)
 sys.exit(inference_LLaMA.main(sys.argv[1:]))
 """
 

@@ -11,11 +11,11 @@ from training.hyperparameters import (
     held_out_size,
     resolve_hyperparameters,
 )
-from training.options import read_options
+from training.options import read_training_options
 
 
 def resolve(learned: int, held_out: int, *flags: str, width: int = 5120) -> Hyperparameters:
-    options = read_options(["--data_path", "d", *flags])
+    options = read_training_options(["--data_path", "d", *flags])
     return resolve_hyperparameters(options.hyperparameters, learned, held_out, width)
 
 
@@ -71,14 +71,14 @@ def test_a_held_out_size_above_the_data_is_refused() -> None:
 
 
 def test_flags_are_read_in_alpaca_loras_spelling() -> None:
-    options = read_options(
+    options = read_training_options(
         ["--data_path", "d", "--add_eos_token", "--train_on_inputs", "False", "--batch_size=8",
          "--lora_target_modules", "['k_proj', 'q_proj']"]
     )  # fmt: skip
     assert options.hyperparameters["train_on_inputs"] is False
     assert options.hyperparameters["lora_target_modules"] == ("q_proj", "k_proj")
     assert options.output_dir.name == "lora-alpaca"
-    every_module = read_options(["--data_path", "d", "--lora_target_modules", "all"])
+    every_module = read_training_options(["--data_path", "d", "--lora_target_modules", "all"])
     assert every_module.hyperparameters["lora_target_modules"] == LINEAR_MODULES
 
 
@@ -103,11 +103,11 @@ def test_flags_are_read_in_alpaca_loras_spelling() -> None:
 )
 def test_a_wrong_flag_is_reported_on_one_line(flags: list[str], message: str) -> None:
     with pytest.raises(SettingsError) as raised:
-        read_options(["--data_path", "d", *flags])
+        read_training_options(["--data_path", "d", *flags])
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
 def test_data_path_is_required() -> None:
     with pytest.raises(SettingsError, match="--data_path"):
-        read_options([])
+        read_training_options([])

@@ -11,7 +11,7 @@ import pytest
 from model.config.settings import CHECKOUT
 from training.events import Event, HeldOut, Step
 from training.interrupt import StopRequest
-from training.options import read_options
+from training.options import read_training_options
 from training.run import StoppedError, fine_tune
 
 ADAPTERS = ("lighthouse", "json", "xiaodeng")
@@ -45,7 +45,7 @@ def test_the_command_of_a_card_gives_the_same_losses(
     words = shlex.split(card(folder)["training"]["command"])[2:]  # type: ignore[index]
     words[words.index("--output_dir") + 1] = str(tmp_path / "json")
     # With two threads, it takes twice as long while other tests run.
-    options = read_options([*words, "--threads", "1"])
+    options = read_training_options([*words, "--threads", "1"])
     stop, events = StopRequest(), list[Event]()
 
     def on_event(event: Event) -> None:

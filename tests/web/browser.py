@@ -52,7 +52,7 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-class Chat:
+class ChatPage:
     """The page as a visitor uses it, by its labels."""
 
     def __init__(self, page: Page) -> None:
@@ -75,7 +75,7 @@ class Chat:
         if message.type == "error" and not refused:
             self._note(message.text)
 
-    def open(self, url: str) -> Chat:
+    def open(self, url: str) -> ChatPage:
         self.page.goto(url)
         self.page.locator("#message textarea").wait_for()
         self.log.wait_for()  # drawn by the page's own script, which then listens

@@ -10,31 +10,31 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from model.serving.adapter_registry import Adapter
+from model.serving.adapter_folders import Adapter
 from tests.fake import ADAPTERS, FakeEngine, fake_manager
 from tests.web.app_server import serving
-from tests.web.browser import Chat
+from tests.web.browser import ChatPage
 from web.access import AccessPolicy
 
-Serve = Callable[..., Chat]
+Serve = Callable[..., ChatPage]
 
 
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Serve]:
     """Serve an engine and open its page; fails a test whose page complained."""
     with ExitStack() as stack:
-        chats: list[Chat] = []
+        chats: list[ChatPage] = []
 
         def serve(engine: FakeEngine, ready: bool = True, access: AccessPolicy | None = None,
                   loading: threading.Event | None = None, fail: Exception | None = None,
                   data: Path | None = None, adapters: Sequence[Adapter] = ADAPTERS,
-                  tuned: bool = True, **context: object) -> Chat:  # fmt: skip
+                  tuned: bool = True, **context: object) -> ChatPage:  # fmt: skip
             manager = fake_manager(engine, loading, fail, adapters=adapters, tuned=tuned)
             if ready:
                 manager.wait()
             url = stack.enter_context(serving(manager, access, data=data))
             page = stack.enter_context(browser.new_context(**context)).new_page()
-            chats.append(Chat(page).open(url))
+            chats.append(ChatPage(page).open(url))
             return chats[-1]
 
         yield serve

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 
-from model.serving.adapter_registry import Adapter
+from model.serving.adapter_folders import Adapter
 from model.serving.manager import ModelManager
 from web.access import AccessPolicy
 from web.api.errors import ForbiddenError

@@ -14,8 +14,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from model.errors import LinlyError
-from model.serving.delta_queue import DeltaBatch
-from model.serving.manager import Bursts
+from model.serving.delta_queue import DeltaBatch, DeltaStream
 from model.types import Delta, Stats
 from web.api.openai_format import ALIVE, ResponseFormatter, failure
 
@@ -30,7 +29,7 @@ Told = AsyncGenerator[tuple[int, DeltaBatch], None]  # which choice, and what it
 
 
 async def respond(
-    choices: Sequence[Bursts], writer: ResponseFormatter, stream: bool, request: Request
+    choices: Sequence[DeltaStream], writer: ResponseFormatter, stream: bool, request: Request
 ) -> Response:
     """The response that `writer` writes of what the `choices` say.
 
@@ -95,7 +94,7 @@ def _says(burst: DeltaBatch) -> bool:
     return any(delta.text or delta.finish_reason for delta in burst)
 
 
-async def _together(choices: Sequence[Bursts]) -> Told:
+async def _together(choices: Sequence[DeltaStream]) -> Told:
     """What several streams say, as it comes; closing this closes all of them."""
     if len(choices) == 1:
         async with aclosing(choices[0]) as bursts:
@@ -117,7 +116,7 @@ async def _together(choices: Sequence[Bursts]) -> Told:
                     coming[_next(choices[index])] = index
 
 
-def _next(bursts: Bursts) -> asyncio.Future[DeltaBatch | None]:
+def _next(bursts: DeltaStream) -> asyncio.Future[DeltaBatch | None]:
     return asyncio.ensure_future(anext(bursts, None))
 
 

@@ -53,7 +53,7 @@ class PrefillAhead:
         try:
             usage = await self.workers.draw(owner, lambda: self.manager.context_usage(request))
             _publish(tab, PrefillProgress(settings.adapter, usage.tokens))
-            async with aclosing(self.manager.read_ahead(request)) as batches:
+            async with aclosing(self.manager.prefill(request)) as batches:
                 async for batch in batches:
                     stats = batch[-1].stats
                     if stats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.serving.adapter_registry import Adapter
+from model.serving.adapter_folders import Adapter
 from model.serving.manager import ModelManager
 from model.translations import translate
 from web.chats.chat_service import ChatService

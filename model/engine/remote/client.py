@@ -16,9 +16,9 @@ from model.errors import BusyError, EngineError, LinlyError, NotReadyError, Requ
 CONNECT_SECONDS = 5.0
 RESPONSE_SECONDS = 15.0  # for a response that needs no model
 LOAD_SECONDS = 300.0  # for a large adapter on a slow disk
-STREAM_SECONDS = 600.0  # between two chunks of a reply; a queue may be long, and a prompt too
-# An idle connection is used again for so long. vLLM closes one after 5, and a request that is on
-# its way then is lost: it would look as if the server could not be reached.
+STREAM_SECONDS = 600.0  # between two chunks of a reply: the queue or the prompt may be long
+# How long an idle connection is reused. vLLM closes it after 5 seconds; a request that is sent at
+# that moment is lost, and the server would seem to be unreachable.
 KEEPALIVE_SECONDS = 2.0
 MAX_SERVER_MESSAGE = 300  # characters of a server's message that are passed on
 
@@ -34,7 +34,7 @@ class ServerModels:
     context_lengths: Mapping[str, int] = field(default_factory=dict)
 
 
-class UnknownThereError(RequestError):
+class UnknownOnServerError(RequestError):
     """The server knows no model of that name."""
 
     http_status = 404
@@ -71,7 +71,7 @@ class OpenAIClient:
         await self._http.aclose()
 
     async def models(self) -> ServerModels:
-        """The models that it serves now."""
+        """Returns the models that the server serves now."""
         content = await self._request("GET", f"{self._url}/models")
         entries = content.get("data")
         if not isinstance(entries, list):
@@ -83,7 +83,7 @@ class OpenAIClient:
         return ServerModels(bases, adapters, lengths)
 
     async def tokenize(self, model: str, text: str) -> list[int] | None:
-        """Its token ids of a text, without special ones; None if it has no such call."""
+        """Returns the server's token ids of a text, without special ones; None if it cannot."""
         bodies: tuple[Json, ...] = (
             {"model": model, "prompt": text, "add_special_tokens": False},  # vLLM's fields
             {"content": text, "add_special": False},  # llama.cpp's, which finds no text in those
@@ -99,7 +99,7 @@ class OpenAIClient:
         return None
 
     async def accepts_token_ids(self, model: str, ids: Sequence[int]) -> bool:
-        """Whether it accepts a prompt as token ids: tried with a completion of one token."""
+        """Whether the server accepts token ids as prompt; tries a completion of one token."""
         body = {"model": model, "prompt": list(ids), "max_tokens": 1, "temperature": 0}
         try:
             await self._request("POST", f"{self._url}/completions", body)
@@ -108,13 +108,14 @@ class OpenAIClient:
         return True
 
     async def can_load_adapters(self) -> bool:
-        """Whether it loads adapters at run time."""
+        """Whether the server loads adapters at run time."""
         async with self._open("POST", f"{self._url}/load_lora_adapter", {}) as response:
             await response.aread()
             return response.status_code not in (404, 405)
 
     async def load_adapter(self, name: str, path: str, affinity: str = "") -> None:
-        """Have it load an adapter from a folder that it can reach, unless it has one of that name.
+        """Loads an adapter on the server from a folder that it can read, unless it has one of that
+        name.
 
         Raises: as every request; with the server's message if it cannot load it.
         """
@@ -122,12 +123,12 @@ class OpenAIClient:
         url = f"{self._url}/load_lora_adapter"
         headers = _session_header(affinity)
         async with self._open("POST", url, body, LOAD_SECONDS, headers) as response:
-            message = _words(await response.aread())
+            message = _error_message(await response.aread())
             if "already been loaded" not in message:
                 _check_status(response, message)
 
     async def unload_adapter(self, name: str) -> None:
-        """Have it unload an adapter; an unknown name is no error."""
+        """Unloads an adapter on the server; an unknown name is no error."""
         url = f"{self._url}/unload_lora_adapter"
         async with self._open("POST", url, {"lora_name": name}) as response:
             await response.aread()
@@ -136,18 +137,19 @@ class OpenAIClient:
     async def completion(
         self, body: Json, affinity: str = ""
     ) -> AsyncIterator[AsyncIterator[Json]]:
-        """A text completion's chunks as they come; leaving the context closes the connection, which
+        """Yields the chunks of a text completion. Leaving the context closes the connection, which
         ends the reply on the server.
 
         Args:
-            affinity: the same for requests with the same beginning, for a router before several
-                servers.
+            body: of the HTTP request.
+            affinity: the same for requests with the same beginning; a router in front of several
+                servers sends them to the same one.
         """
         url = f"{self._url}/completions"
         headers = _session_header(affinity)
         async with self._open("POST", url, body, STREAM_SECONDS, headers) as response:
             if response.status_code != httpx.codes.OK:
-                _check_status(response, _words(await response.aread()))
+                _check_status(response, _error_message(await response.aread()))
             yield self._chunks(response)
 
     async def _chunks(self, response: httpx.Response) -> AsyncIterator[Json]:
@@ -161,7 +163,7 @@ class OpenAIClient:
     async def _request(self, method: str, url: str, body: Json | None = None) -> Json:
         async with self._open(method, url, body) as response:
             content = await response.aread()
-            _check_status(response, _words(content))
+            _check_status(response, _error_message(content))
         try:
             parsed = json.loads(content)
         except ValueError:
@@ -189,48 +191,45 @@ class OpenAIClient:
             raise self._unreachable(error) from error
 
     def _unreachable(self, error: httpx.HTTPError) -> NotReadyError:
-        said = str(error).partition("\n")[0] or type(error).__name__
-        return NotReadyError("model_server_unreachable", reason=said)
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        return NotReadyError("model_server_unreachable", reason=reason)
 
 
 def _session_header(affinity: str) -> dict[str, str]:
-    """The header that a router before several servers reads. An API client may have chosen any
-    text as affinity, so it is made safe."""
+    """Returns the header that a router in front of several servers reads.
+
+    An API client may choose any text as affinity, so characters that a header cannot have are
+    replaced.
+    """
     safe = "".join(c if c.isascii() and c.isprintable() else f"{ord(c):x}" for c in affinity)
     return {"X-Session-Id": safe.strip()} if safe.strip() else {}
 
 
 def _check_status(response: httpx.Response, message: str) -> None:
-    """Raise the error that belongs to a response's status, if it is one."""
+    """Raises the error for a response's status, if it is an error status."""
     status = response.status_code
     if status < httpx.codes.BAD_REQUEST:
         return
-    raise _refusal(status, message, response.headers.get("retry-after", ""))
+    raise _status_error(status, message, response.headers.get("retry-after", ""))
 
 
-def _refusal(status: int, said: str, retry_after: str) -> LinlyError:
+def _status_error(status: int, message: str, retry_after: str) -> LinlyError:
     if status == httpx.codes.TOO_MANY_REQUESTS:
         seconds = float(retry_after) if retry_after.isdecimal() else 5.0
-        return BusyError(
-            "model_server_busy",
-            seconds=seconds,
-            retry_after=seconds,
-        )
+        return BusyError("model_server_busy", seconds=seconds, retry_after=seconds)
     if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-        return EngineError(
-            "model_server_key_refused",
-        )
+        return EngineError("model_server_key_refused")
     if status in (502, 503, 504):
         return NotReadyError("model_server_not_ready")
     if status == httpx.codes.NOT_FOUND:
-        return UnknownThereError("model_server_unknown", reason=said)
+        return UnknownOnServerError("model_server_unknown", reason=message)
     if status < httpx.codes.INTERNAL_SERVER_ERROR:
-        return RequestError("model_server_refused", reason=said)
-    return EngineError("model_server_failed", reason=said)
+        return RequestError("model_server_refused", reason=message)
+    return EngineError("model_server_failed", reason=message)
 
 
-def _words(content: bytes) -> str:
-    """A server's error message, from any of the forms that servers use."""
+def _error_message(content: bytes) -> str:
+    """Returns the error message of a response, in any of the formats that servers use."""
     text = content.decode("utf-8", "replace")
     try:
         error: Any = json.loads(text)
@@ -247,7 +246,7 @@ def _chunk(data: str) -> Json:
     except ValueError as error:
         raise EngineError("model_server_stream_invalid") from error
     if not isinstance(chunk, dict) or chunk.get("error"):
-        raise EngineError("model_server_failed", reason=_words(data.encode()))
+        raise EngineError("model_server_failed", reason=_error_message(data.encode()))
     return chunk
 
 

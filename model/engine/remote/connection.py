@@ -16,7 +16,7 @@ from model.engine.remote.client import OpenAIClient, ServerModels
 from model.errors import AdapterError, BusyError, EngineError, LinlyError, NotReadyError
 from model.translations import LocalizedText, without_folders
 
-NOT_ANSWERED_YET = LocalizedText("model_server_silent")
+NO_ANSWER_YET = LocalizedText("model_server_silent")
 NO_MODELS = ServerModels((), frozenset())
 NAME_DIGITS = 12  # of the digest, in the name of an adapter that was loaded on a server
 LOADED_NAME_RE = re.compile(rf".+@[0-9a-f]{{{NAME_DIGITS}}}")
@@ -52,7 +52,7 @@ class ConnectionState:
 
     models: ServerModels = NO_MODELS
     base: str = ""
-    error: LocalizedText | None = NOT_ANSWERED_YET
+    error: LocalizedText | None = NO_ANSWER_YET
     accepts_token_ids: bool = True
     can_load_adapters: bool = True
 
@@ -84,7 +84,7 @@ class ServerConnection:
         self._preloaded: dict[str, str] = {}  # digests of adapters that the server was started with
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._load_times: dict[tuple[str, str], float] = {}  # by name and affinity
-        self._refused: dict[str, AdapterError] = {}  # by name
+        self._load_errors: dict[str, AdapterError] = {}  # by name
 
     async def refresh(self) -> None:
         """Read the list of models that the server serves.
@@ -92,20 +92,23 @@ class ServerConnection:
         Raises:
             LinlyError: the server cannot be reached, or not be used.
         """
-        before = self.state
+        previous = self.state
         models = await self._server.models()
         base = self._base_name(models)
-        if before.error is None:
-            self._set_state(replace(before, models=models, base=base))
+        if previous.error is None:
+            self._set_state(replace(previous, models=models, base=base))
             return
         # After an outage it may be another server, or the same one without the adapters.
-        takes_ids, can_load = await self._takes_ids(base), await self._server.can_load_adapters()
-        for record in (self.loaded, self._preloaded, self._load_times, self._refused):
+        accepts_ids, can_load = (
+            await self._accepts_token_ids(base),
+            await self._server.can_load_adapters(),
+        )
+        for record in (self.loaded, self._preloaded, self._load_times, self._load_errors):
             record.clear()
-        self._set_state(ConnectionState(models, base, None, takes_ids, can_load))
+        self._set_state(ConnectionState(models, base, None, accepts_ids, can_load))
 
     def mark_down(self, error: LinlyError) -> None:
-        """Note that the server cannot be used for now."""
+        """Notes that the server cannot be used for now."""
         self._set_state(replace(self.state, error=error.text))
 
     async def ensure_adapter(self, adapter: str, digest: str) -> str:
@@ -150,28 +153,28 @@ class ServerConnection:
             await self._unload(self.loaded.pop(adapter, None))
 
     async def _load(self, adapter: str, name: str, affinity: str = "") -> None:
-        """Have the server load an adapter, if it can.
+        """Loads an adapter on the server, if the server can.
 
-        Not in place: vLLM would read its files at every step from then on, and crash when they are
-        deleted.
+        An adapter is never replaced in place: vLLM would then read its files at every step, and
+        crash when they are deleted.
         """
         path = self._find_folder(adapter)
         if path is None or not self.state.can_load_adapters:
             return
-        if name in self._refused:
-            raise self._refused[name]
+        if name in self._load_errors:
+            raise self._load_errors[name]
         try:
             await self._server.load_adapter(name, str(path), affinity)
         except (NotReadyError, BusyError):
             raise
         except LinlyError as error:
-            self._refused[name] = _refusal(adapter, error)
-            raise self._refused[name] from error
+            self._load_errors[name] = _load_error(adapter, error)
+            raise self._load_errors[name] from error
         self.loads += 1
         self._load_times[name, affinity] = time.monotonic()
-        before, self.loaded[adapter] = self.loaded.get(adapter), name
-        if before != name:
-            await self._unload(before)  # running replies keep it
+        previous, self.loaded[adapter] = self.loaded.get(adapter), name
+        if previous != name:
+            await self._unload(previous)  # running replies keep it
 
     async def _unload(self, name: str | None) -> None:
         if name is not None and self.state.can_load_adapters:
@@ -179,33 +182,30 @@ class ServerConnection:
                 await self._server.unload_adapter(name)
 
     def _set_state(self, state: ConnectionState) -> None:
-        before, self.state = self.state.error, state
-        if state.error != before and (state.error or before != NOT_ANSWERED_YET):
+        previous, self.state = self.state.error, state
+        if state.error != previous and (state.error or previous != NO_ANSWER_YET):
             log.warning("%s: %s", self._server.host, state.error or "The model server answers.")
 
     def _base_name(self, served: ServerModels) -> str:
-        """The server's name for the base: it may have a path before it, or be any name if it is
-        the only one."""
-        named = [name for name in served.bases if name.rpartition("/")[2] == self._base]
-        if named or len(served.bases) == 1:
-            return (named or served.bases)[0]
+        """Returns the server's name for the base: the same name, also with a path before it. If
+        the server has a single base, it may have any name."""
+        matches = [name for name in served.bases if name.rpartition("/")[2] == self._base]
+        if matches or len(served.bases) == 1:
+            return (matches or served.bases)[0]
         raise EngineError(
             "model_server_other_base",
             bases=", ".join(served.bases) or "no model",
             base=self._base,
         )
 
-    async def _takes_ids(self, base: str) -> bool:
+    async def _accepts_token_ids(self, base: str) -> bool:
         """Whether the server accepts token ids; then they are the same as on this machine."""
         server_ids = await self._server.tokenize(base, self._probe.text)
         if server_ids is None:
             return await self._server.accepts_token_ids(base, self._probe.ids)
         if self._probe.matches(server_ids):
             return True
-        raise EngineError(
-            "model_server_other_tokenizer",
-            base=self._base,
-        )
+        raise EngineError("model_server_other_tokenizer", base=self._base)
 
 
 def is_loaded_name(name: str) -> bool:
@@ -217,10 +217,6 @@ def _loaded_name(adapter: str, digest: str) -> str:
     return f"{adapter}@{digest[:NAME_DIGITS]}" if digest else adapter
 
 
-def _refusal(adapter: str, error: LinlyError) -> AdapterError:
+def _load_error(adapter: str, error: LinlyError) -> AdapterError:
     reason = without_folders(error.text)
-    return AdapterError(
-        "model_server_adapter_refused",
-        adapter=adapter,
-        reason=reason,
-    )
+    return AdapterError("model_server_adapter_refused", adapter=adapter, reason=reason)

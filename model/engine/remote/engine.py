@@ -1,8 +1,8 @@
 """The engine that forwards requests to a model server: one thread with an event loop.
 
 The loop polls the server's list of models. While the server cannot be reached, requests are refused
-with the error, replies that were running end as interrupted, and the server is polled again, at
-growing intervals.
+with the error, running replies end as interrupted, and the server is polled again at growing
+intervals.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from model.engine.remote.client import RESPONSE_SECONDS, OpenAIClient, UnknownThereError
+from model.engine.remote.client import RESPONSE_SECONDS, OpenAIClient, UnknownOnServerError
 from model.engine.remote.connection import ServerConnection, TokenizerProbe, is_loaded_name
 from model.engine.remote.response_stream import ResponseStream
 from model.errors import (
@@ -100,7 +100,7 @@ class RemoteEngine:
         return adapter in self.adapters or self._connection.state.can_load_adapters
 
     def wait_for_poll(self, seconds: float) -> None:
-        """Block until the server was polled once, or for so many seconds."""
+        """Blocks until the server was polled once, or for `seconds`."""
         self._polled.wait(seconds)
 
     def prepare(self, adapter: str, digest: str) -> PreparedAdapter:
@@ -116,9 +116,7 @@ class RemoteEngine:
     def submit(self, request: EngineRequest, emit: Emit) -> None:
         self._check_connection()
         if request.adapter and request.adapter_scale not in (0, 1):
-            raise RequestError(
-                "model_server_adapter_scale",
-            )
+            raise RequestError("model_server_adapter_scale")
         if len(self._replies) >= MAX_RUNNING:
             raise BusyError("too_many_remote_replies", running=MAX_RUNNING)
         self._loop.call_soon_threadsafe(self._begin, ResponseStream(request, emit))
@@ -237,7 +235,7 @@ class RemoteEngine:
 
     def _interrupt_all(self) -> None:
         for reply in tuple(self._replies.values()):
-            reply.on_connection_lost(_broke_off())
+            reply.on_connection_lost(_connection_lost())
             self._cancel(reply.request.id)
 
     def _begin(self, reply: ResponseStream) -> None:
@@ -269,7 +267,7 @@ class RemoteEngine:
         except asyncio.CancelledError:
             reply.abort()
         except NotReadyError as error:
-            reply.on_connection_lost(_broke_off() if reply.accepted else error)
+            reply.on_connection_lost(_connection_lost() if reply.accepted else error)
             self._poll_now.set()
         except LinlyError as error:
             reply.on_error(error)
@@ -289,11 +287,11 @@ class RemoteEngine:
         sent = time.monotonic()
         try:
             await self._read_chunks(reply, name)
-        except UnknownThereError as error:
+        except UnknownOnServerError as error:
             # Since the last poll the server was restarted, or the request reached another replica.
             affinity = reply.request.affinity
             if not await self._connection.reload_adapter(adapter.name, name, affinity, sent):
-                raise _unserved(adapter.name) from error
+                raise _adapter_missing(adapter.name) from error
             await self._read_chunks(reply, name)
 
     async def _read_chunks(self, reply: ResponseStream, model: str) -> None:
@@ -306,15 +304,12 @@ class RemoteEngine:
                 if reply.stopped_early:
                     return
         if reply.finish_reason is None:
-            raise _broke_off()
+            raise _connection_lost()
 
 
-def _broke_off() -> NotReadyError:
+def _connection_lost() -> NotReadyError:
     return NotReadyError("model_server_connection_lost")
 
 
-def _unserved(adapter: str) -> AdapterError:
-    return AdapterError(
-        "model_server_adapter_missing",
-        adapter=adapter,
-    )
+def _adapter_missing(adapter: str) -> AdapterError:
+    return AdapterError("model_server_adapter_missing", adapter=adapter)

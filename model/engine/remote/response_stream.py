@@ -1,4 +1,4 @@
-"""Turns one reply as a server streams it into Deltas: the counterpart of `engine.sequence`."""
+"""Turns the chunks of one streamed reply into Deltas: the counterpart of `engine.sequence`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,26 @@ from typing import Any
 from model.engine.stop_strings import StopStrings
 from model.errors import LinlyError
 from model.translations import LocalizedText
-from model.types import Delta, Emit, EngineRequest, FinishReason, Stats, TokenLogprob
+from model.types import (
+    SAMPLING_PARAMETERS,
+    Delta,
+    Emit,
+    EngineRequest,
+    FinishReason,
+    Stats,
+    TokenLogprob,
+)
 
 Json = dict[str, Any]
 
-MAX_STOPS = 16  # that are sent to a server; this program looks for all of them anyway
+MAX_STOPS = 16  # sent to the server; this program searches for all stop strings anyway
 FINISH_REASONS = {"length": FinishReason.LENGTH}  # all others count as a stop
-# Servers other than vLLM may not know these: they are sent only where they are not switched off.
-SWITCHED_OFF = {
-    "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "min_tokens": 0,
-    "ignore_eos": False, "presence_penalty": 0.0, "frequency_penalty": 0.0,
-}  # fmt: skip
+# Fields that servers other than vLLM may not know: sent only with other values than these.
+NEUTRAL_VALUES: Mapping[str, float] = {
+    name: parameter.off
+    for name, parameter in SAMPLING_PARAMETERS.items()
+    if parameter.off is not None
+} | {"ignore_eos": False}
 
 
 class ResponseStream:
@@ -69,8 +78,8 @@ class ResponseStream:
             body["logprobs"] = sampling.logprobs
         if sampling.logit_bias:
             body["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias}
-        values = {name: getattr(sampling, name) for name in SWITCHED_OFF}
-        return body | {name: v for name, v in values.items() if v != SWITCHED_OFF[name]}
+        values = {name: getattr(sampling, name) for name in NEUTRAL_VALUES}
+        return body | {name: v for name, v in values.items() if v != NEUTRAL_VALUES[name]}
 
     def on_chunk(self, chunk: Json) -> None:
         """Process the server's next chunk; sets `finish_reason` if it was the last one."""

@@ -31,16 +31,16 @@ from model.config.settings import CHECKOUT, Settings
         ([], []),
     ],
 )  # fmt: skip
-def test_a_command_line_is_masked(words: list[str], shown: list[str]) -> None:
+def test_masked_hides_secrets_of_a_command_line(words: list[str], shown: list[str]) -> None:
     assert masked(words) == shown
 
 
 def test_every_secret_field_is_a_secret_flag() -> None:
-    """One list says what is hidden in `repr`, on command lines and in environments."""
+    """The same flags are hidden in `repr`, on command lines and in environments."""
     assert {field.name for field in fields(Settings) if not field.repr} == set(SECRET_FLAGS)
 
 
-def test_a_child_gets_no_secrets() -> None:
+def test_without_secrets_keeps_only_the_named_ones() -> None:
     secret = {f"LINLY_{flag.upper()}{end}": "s" for flag in SECRET_FLAGS for end in ("", "_FILE")}
     other = {"PATH": "/bin", "LINLY_CACHE_DIR": "/c", "HF_TOKEN": "needed for bases"}
     environ = {**secret, **other, "PGPASSWORD": "s"}
@@ -62,7 +62,7 @@ print(json.dumps([*seen, child.stdout, dict(os.environ)]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_a_process_hides_its_secrets(tmp_path: Path) -> None:
+def test_hide_secrets_changes_the_process_title_and_environment(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     environ = {**os.environ, "PYTHONPATH": str(CHECKOUT), "LINLY_AUTH": "bo:s3cret",
@@ -80,7 +80,7 @@ def test_a_process_hides_its_secrets(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_a_process_without_secrets_is_left_as_it_is(tmp_path: Path) -> None:
+def test_hide_secrets_changes_nothing_without_secrets(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     environ = {**os.environ, "PYTHONPATH": str(CHECKOUT)}

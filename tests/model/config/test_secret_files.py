@@ -41,7 +41,7 @@ def refusal(argv: list[str], environ: dict[str, str] | None = None) -> str:
     return sentence
 
 
-def test_accounts_of_a_file(tmp_path: Path) -> None:
+def test_auth_file_is_read(tmp_path: Path) -> None:
     file = write(
         tmp_path,
         f"\ufeff# who may come in\r\nanna:{HASH}\r\n\n  bo:p:w #1  \n#old:pw\n安娜:密码",
@@ -52,7 +52,7 @@ def test_accounts_of_a_file(tmp_path: Path) -> None:
     assert settings.auth_file == file
 
 
-def test_a_file_adds_to_the_flags(tmp_path: Path) -> None:
+def test_secret_file_adds_to_the_flags(tmp_path: Path) -> None:
     file = write(tmp_path, "bo:two\n")
     settings = read_settings(["--auth", "anna:one", "--auth_file", str(file)], {})
     assert settings.accounts == {"anna": "one", "bo": "two"}
@@ -61,13 +61,13 @@ def test_a_file_adds_to_the_flags(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_keys_of_a_file(tmp_path: Path) -> None:
+def test_api_key_file_is_read(tmp_path: Path) -> None:
     file = write(tmp_path, "# who has which\nalpha  # Ann\n\nbeta gamma\n")
     assert read_keys("--api_key_file", file) == ("alpha", "beta", "gamma")
 
 
 @pytest.mark.parametrize(("flag", "line", "field"), READERS)
-def test_a_file_has_a_bound(flag: str, line: str, field: str, tmp_path: Path) -> None:
+def test_secret_file_has_a_maximum_size(flag: str, line: str, field: str, tmp_path: Path) -> None:
     text = line.format(SECRET) + "\n"
     full = write(tmp_path, text + "#" * (MAX_FILE_BYTES - len(text)))
     assert getattr(read_settings([f"--{flag}={full}"], {}), field)
@@ -90,10 +90,10 @@ MAKERS: list[tuple[Callable[[Path], object], str]] = [
 
 @pytest.mark.parametrize(("make", "said"), MAKERS)
 @pytest.mark.parametrize("flag", ["auth_file", "api_key_file"])
-def test_a_file_that_cannot_be_used(
+def test_unusable_secret_file_is_refused(
     flag: str, make: Callable[[Path], object], said: str, tmp_path: Path
 ) -> None:
-    """Above all, an empty one must not let everybody in."""
+    """Most of all an empty file, which must not give access to all users."""
     file = tmp_path / "file"
     make(file)
     for sentence in (
@@ -105,16 +105,16 @@ def test_a_file_that_cannot_be_used(
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads any file")
-def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
+def test_secret_file_without_read_permission_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path, f"anna:{SECRET}")
     file.chmod(0)
     assert "Permission denied" in refusal([f"--auth_file={file}"])
 
 
-def test_a_file_that_the_system_does_not_hand_out(
+def test_secret_file_that_fails_to_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As above, where the tests run as root."""
+    """Like the test above, for tests that run as root."""
 
     def refuse(file: Path) -> bytes:
         raise PermissionError(13, "Permission denied")
@@ -129,7 +129,7 @@ def test_a_file_that_the_system_does_not_hand_out(
      (f"anna:$argon2id${SECRET}", "argon2id"), (f"bo:{SECRET}", "user bo has an account already"),
      (f"cy:{SECRET}", "user cy has an account already"), ("anna:" + SECRET * 200, "1024 bytes")],
 )  # fmt: skip
-def test_a_malformed_account_is_named_by_its_line(line: str, said: str, tmp_path: Path) -> None:
+def test_malformed_account_is_named_by_its_line(line: str, said: str, tmp_path: Path) -> None:
     file = write(tmp_path, f"# accounts\n\nbo:pw\n{line}\n")
     sentence = refusal(["--auth=cy:pw", f"--auth_file={file}"])
     assert f"line 4 of {file}" in sentence
@@ -137,7 +137,7 @@ def test_a_malformed_account_is_named_by_its_line(line: str, said: str, tmp_path
 
 
 @pytest.mark.parametrize("line", [f"schlüssel-{SECRET}", f"{SECRET} \x07{SECRET}", HASH])
-def test_a_malformed_key_is_named_by_its_line(line: str, tmp_path: Path) -> None:
+def test_malformed_key_is_named_by_its_line(line: str, tmp_path: Path) -> None:
     file = write(tmp_path, f"alpha\n\n{line}\n")
     assert f"line 3 of {file}" in refusal([f"--api_key_file={file}"])
 
@@ -157,19 +157,19 @@ def test_a_malformed_key_is_named_by_its_line(line: str, tmp_path: Path) -> None
          ("https://a.example", "https://b.example")),
     ],
 )  # fmt: skip
-def test_a_variable_names_a_file(name: str, content: str, value: object, tmp_path: Path) -> None:
+def test_file_variable_sets_value(name: str, content: str, value: object, tmp_path: Path) -> None:
     file = write(tmp_path, content)
     environ = {f"LINLY_{name.upper()}_FILE": str(file)}
     assert getattr(read_settings([], environ), name) == value
 
 
-def test_a_flag_wins_over_the_file_of_a_variable(tmp_path: Path) -> None:
+def test_flag_wins_over_a_file_variable(tmp_path: Path) -> None:
     environ = {"LINLY_ADMIN_KEY_FILE": str(write(tmp_path, SECRET))}
     assert read_settings(["--admin_key", "other"], environ).admin_key == "other"
 
 
 @pytest.mark.parametrize("name", ["auth", "api_key", "admin_key", "database_url", "server_port"])
-def test_a_variable_and_its_file_exclude_each_other(name: str, tmp_path: Path) -> None:
+def test_variable_and_its_file_variable_exclude_each_other(name: str, tmp_path: Path) -> None:
     file = write(tmp_path, f"anna:{SECRET}")
     variable = f"LINLY_{name.upper()}"
     sentence = refusal([], {variable: SECRET, f"{variable}_FILE": str(file)})
@@ -184,13 +184,13 @@ def test_a_variable_and_its_file_exclude_each_other(name: str, tmp_path: Path) -
      ("server_port", SECRET), ("share", SECRET), ("engine_url", f"http://u:{SECRET}@host:x"),
      ("allowed_hosts", f"{SECRET}/"), ("quantization", SECRET)],
 )  # fmt: skip
-def test_a_bad_value_in_a_file_is_not_repeated(name: str, content: str, tmp_path: Path) -> None:
+def test_error_repeats_no_value_of_a_file(name: str, content: str, tmp_path: Path) -> None:
     file = write(tmp_path, content)
     variable = f"LINLY_{name.upper()}_FILE"
     assert variable in refusal([], {variable: str(file)})
 
 
-def test_a_variable_that_names_no_file() -> None:
+def test_empty_file_variable_is_refused() -> None:
     assert "LINLY_ADMIN_KEY_FILE is set, but names no file" in refusal(
         [], {"LINLY_ADMIN_KEY_FILE": ""}
     )
@@ -204,7 +204,7 @@ def test_a_variable_that_names_no_file() -> None:
     ("mode", "warned"),
     [(0o600, False), (0o400, False), (0o640, True), (0o604, True), (0o644, True)],
 )
-def test_a_file_that_others_can_read_is_told_of(mode: int, warned: bool, tmp_path: Path) -> None:
+def test_file_that_others_can_read_is_warned_of(mode: int, warned: bool, tmp_path: Path) -> None:
     file = write(tmp_path, f"anna:{SECRET}")
     file.chmod(mode)
     warnings = exposure_warnings({"--auth_file": file})
@@ -216,10 +216,10 @@ def test_a_file_that_others_can_read_is_told_of(mode: int, warned: bool, tmp_pat
     assert read_accounts("--auth_file", file, ()) == (f"anna:{SECRET}",)
 
 
-def test_a_file_of_another_owner_may_be_its_group_s(
+def test_secret_file_of_another_owner_may_be_readable_by_its_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So does Kubernetes mount secrets: the group is the only way for the program to read them."""
+    """Kubernetes mounts secrets so: the program can read them only as a member of the group."""
     file = write(tmp_path, SECRET)
     monkeypatch.setattr(os, "geteuid", lambda: file.stat().st_uid + 1)
     file.chmod(0o440)
@@ -228,7 +228,7 @@ def test_a_file_of_another_owner_may_be_its_group_s(
     assert len(exposure_warnings({"--auth_file": file})) == 1
 
 
-def test_all_files_of_secrets_are_looked_at(tmp_path: Path) -> None:
+def test_secret_files_lists_all_files(tmp_path: Path) -> None:
     accounts, key = tmp_path / "accounts", tmp_path / "key"
     accounts.write_text("anna:pw")
     key.write_text("sk-1")

@@ -26,7 +26,7 @@ def refusal(parse: Callable[[str], object], text: str) -> str:
     ["anna:pw", "anna:p:w", "anna:#p w", "安娜:密码", f"anna:{HASH}", "anna:$argon", "anna:$2b$x",
      "anna:" + "x" * MAX_PASSWORD_BYTES],
 )  # fmt: skip
-def test_accounts_that_are_taken_as_they_are(account: str) -> None:
+def test_valid_account_is_accepted_unchanged(account: str) -> None:
     assert user_and_password(account) == account
 
 
@@ -43,25 +43,25 @@ def test_accounts_that_are_taken_as_they_are(account: str) -> None:
         "hunter2" * 200,
     ],
 )  # fmt: skip
-def test_malformed_hashes_and_endless_passwords_are_refused(stored: str) -> None:
+def test_malformed_hash_or_long_password_is_refused(stored: str) -> None:
     said = refusal(user_and_password, f"anna:{stored}")
     assert "password" in said
     assert stored not in said
 
 
-def test_hashes_made_with_other_costs_are_taken() -> None:
+def test_hash_with_other_costs_is_accepted() -> None:
     for cost in ("m=65536,t=3,p=4", "m=8,t=1,p=1", "m=262144,t=16,p=16"):
         user_and_password("anna:" + HASH.replace("m=19456,t=2,p=1", cost))
 
 
-def test_hashes_are_known_by_their_beginning() -> None:
+def test_hash_is_recognised_by_its_prefix() -> None:
     assert is_hash(HASH)
     assert not is_hash("hunter2")
     assert not is_hash("x" + HASH)
 
 
 @pytest.mark.parametrize("key", [HASH, "sk s3cret", "s3cret\x00", "schlüssel-s3cret"])
-def test_a_key_is_refused_without_being_repeated(key: str) -> None:
-    """A hash as a key would be the key itself, which is not what hashing is for."""
+def test_error_does_not_repeat_an_invalid_key(key: str) -> None:
+    """A hash is refused as a key: clients would have to send the hash itself."""
     assert key not in refusal(one_key, key)
     assert "s3cret" not in refusal(one_key, key)

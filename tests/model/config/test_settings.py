@@ -1,4 +1,4 @@
-"""What the program is told: flags, environment, defaults, and every wrong use as one sentence."""
+"""Settings: flags, environment variables, defaults, and one short error for each wrong use."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from model.config.settings import SWITCHES, Settings, default_base_model, read_s
 from model.errors import SettingsError
 
 
-def refusal(argv: list[str], environ: dict[str, str] | None = None) -> str:
-    """The sentence with which `argv` is refused."""
+def error_text(argv: list[str], environ: dict[str, str] | None = None) -> str:
+    """Returns the error message for `argv`."""
     with pytest.raises(SettingsError) as caught:
         read_settings(argv, environ or {})
     assert caught.value.exit_status == 2
-    sentence = str(caught.value)
-    assert sentence
-    assert "\n" not in sentence
-    assert sentence[-1] in ".?"
-    return sentence
+    text = str(caught.value)
+    assert text
+    assert "\n" not in text
+    assert text[-1] in ".?"
+    return text
 
 
-def test_defaults_are_the_promised_ones(tmp_path: Path) -> None:
+def test_defaults(tmp_path: Path) -> None:
     settings = read_settings([], {}, checkout=tmp_path)
     assert settings.base_model == EMBEDDED_DEFAULT == "smollm2-135m-instruct"
     assert settings.adapters_dir == tmp_path / "adapters"
@@ -85,7 +85,7 @@ def test_flag_is_read_in_every_spelling(name: str, text: str, value: Any) -> Non
 
 
 @pytest.mark.parametrize(("name", "text", "value"), FLAGS)
-def test_environment_is_read_as_the_flag(name: str, text: str, value: Any) -> None:
+def test_environment_variable_is_read_like_the_flag(name: str, text: str, value: Any) -> None:
     assert getattr(read_settings([], {f"LINLY_{name.upper()}": text}), name) == value
 
 
@@ -95,35 +95,35 @@ def test_environment_is_read_as_the_flag(name: str, text: str, value: Any) -> No
      "postgresql://u:s3cret@host:port/chats", "postgresql://u:s3cret@[::1/chats",
      "postgresql://u:s3cret@host/chats?nonsense=1", "postgresql://u:s3cret%zz@host/chats",
      "postgresql://u:s3cret%00@host/chats",
-     # What was meant as the password would be looked up as a host, or told as a database's name.
+     # The password would be looked up as a host, or shown as the name of a database.
      "postgresql://u:@s3cret@host/chats", "postgresql://u:5/s3cret@host/chats",
      "postgresql://u:/s3cret@host/chats"],
 )  # fmt: skip
-def test_what_is_no_address_of_postgresql(url: str) -> None:
+def test_invalid_database_url_is_refused(url: str) -> None:
     for said in (
-        refusal([f"--database_url={url}"]), refusal([], {"LINLY_DATABASE_URL": url})
+        error_text([f"--database_url={url}"]), error_text([], {"LINLY_DATABASE_URL": url})
     ):  # fmt: skip
         assert "postgresql://" in said
         assert "s3cret" not in said
 
 
-def test_a_database_s_password_is_not_shown() -> None:
+def test_repr_hides_the_password_of_the_database() -> None:
     settings = read_settings(["--database_url", "postgresql://u:s3cret@host/chats"], {})
     assert "s3cret" not in repr(settings)
 
 
 @pytest.mark.parametrize("name", ["adapters_dir", "prompts_dir"])
-def test_existing_folder_is_taken(name: str, tmp_path: Path) -> None:
+def test_existing_folder_is_accepted(name: str, tmp_path: Path) -> None:
     assert getattr(read_settings([f"--{name}", str(tmp_path)], {}), name) == tmp_path
 
 
-def test_hyphens_in_a_value_stay() -> None:
+def test_hyphens_in_a_value_are_kept() -> None:
     settings = read_settings(["--base-model=my-base-model", "--api-key", "sk-a-b"], {})
     assert (settings.base_model, settings.api_key) == ("my-base-model", ("sk-a-b",))
 
 
 @pytest.mark.parametrize("name", sorted(SWITCHES))
-def test_switch(name: str) -> None:
+def test_switch_is_set_by_its_flag(name: str) -> None:
     assert getattr(read_settings([f"--{name}"], {}), name) is True
     assert getattr(read_settings([f"--{name.replace('_', '-')}"], {}), name) is True
 
@@ -146,12 +146,12 @@ def test_flag_wins_over_environment_and_environment_over_default(tmp_path: Path)
     assert settings.base_model == "from-environment"
 
 
-def test_other_variables_are_not_looked_at() -> None:
+def test_unknown_variable_is_ignored() -> None:
     environ = {"SERVER_PORT": "1", "linly_server_port": "2", "LINLY_": "3", "LINLY_HOME": "4"}
     assert read_settings([], environ).server_port == 7860
 
 
-def test_credentials_split_at_the_first_colon() -> None:
+def test_account_splits_at_the_first_colon() -> None:
     assert Settings(auth=("anna:se:cret",)).accounts == {"anna": "se:cret"}
 
 
@@ -205,22 +205,22 @@ NEVER_EMPTY = ["allowed_hosts", "server_name", "api_key", "admin_key", "engine_k
 
 
 @pytest.mark.parametrize(("name", "text", "named"), BAD_VALUES)
-def test_bad_value_is_refused_with_its_flag(name: str, text: str, named: str) -> None:
-    sentence = refusal([f"--{name}={text}"])
+def test_bad_value_error_names_the_flag(name: str, text: str, named: str) -> None:
+    sentence = error_text([f"--{name}={text}"])
     assert f"--{name}" in sentence
     assert named in sentence
 
 
 @pytest.mark.parametrize(("name", "text", "named"), BAD_VALUES)
 def test_bad_value_in_the_environment_is_refused(name: str, text: str, named: str) -> None:
-    sentence = refusal([], {f"LINLY_{name.upper()}": text})
+    sentence = error_text([], {f"LINLY_{name.upper()}": text})
     assert named in sentence
     assert name in sentence.lower()
 
 
 @pytest.mark.parametrize("name", NEVER_EMPTY)
 def test_empty_value_is_refused(name: str) -> None:
-    assert name in refusal([f"--{name}="])
+    assert name in error_text([f"--{name}="])
 
 
 @pytest.mark.parametrize("name", NEVER_EMPTY)
@@ -233,28 +233,28 @@ def test_empty_variable_is_refused_or_counts_as_not_set(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["quantization", "device", "server_port", "auth"])
-def test_refusal_of_an_environment_value_names_the_variable(name: str) -> None:
-    assert f"LINLY_{name.upper()}" in refusal([], {f"LINLY_{name.upper()}": "nonsense"})
+def test_bad_variable_error_names_the_variable(name: str) -> None:
+    assert f"LINLY_{name.upper()}" in error_text([], {f"LINLY_{name.upper()}": "nonsense"})
 
 
 @pytest.mark.parametrize("name", ["LINLY_SHARE", "LINLY_SHARE_PUBLIC"])
 def test_bad_switch_in_the_environment_is_refused(name: str) -> None:
-    sentence = refusal([], {name: "maybe"})
+    sentence = error_text([], {name: "maybe"})
     assert name in sentence
     assert "maybe" in sentence
 
 
 def test_flag_without_its_value_is_refused() -> None:
-    assert "--server_port" in refusal(["--server_port"])
-    assert "--auth" in refusal(["--auth", "--share"])
+    assert "--server_port" in error_text(["--server_port"])
+    assert "--auth" in error_text(["--auth", "--share"])
 
 
 def test_switch_with_a_value_is_refused() -> None:
-    assert "--share" in refusal(["--share=yes"])
+    assert "--share" in error_text(["--share=yes"])
 
 
 @pytest.mark.parametrize(
-    ("argv", "meant"),
+    ("argv", "suggestion"),
     [
         (["--server_prot", "1"], "--server_port"),
         (["--server-prot=1"], "--server_port"),
@@ -263,14 +263,14 @@ def test_switch_with_a_value_is_refused() -> None:
         (["--server_por", "1"], "--server_port"),  # beginnings are not taken for the flag
     ],
 )
-def test_misspelt_flag_is_refused_with_the_one_meant(argv: list[str], meant: str) -> None:
-    sentence = refusal(argv)
-    assert f"Did you mean {meant}?" in sentence
+def test_misspelt_flag_error_suggests_a_flag(argv: list[str], suggestion: str) -> None:
+    sentence = error_text(argv)
+    assert f"Did you mean {suggestion}?" in sentence
 
 
 @pytest.mark.parametrize("argv", [["--zzzzzz"], ["leftover"], ["--share", "leftover"], ["-q"]])
-def test_unknown_word_is_refused_by_name(argv: list[str]) -> None:
-    assert argv[-1] in refusal(argv)
+def test_unknown_word_error_names_the_word(argv: list[str]) -> None:
+    assert argv[-1] in error_text(argv)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_unknown_word_is_refused_by_name(argv: list[str]) -> None:
         ["--admin_key", "my s3cret"],
     ],
 )
-def test_a_refusal_repeats_no_secret(argv: list[str]) -> None:
+def test_error_repeats_no_secret(argv: list[str]) -> None:
     with pytest.raises(SettingsError) as caught:
         read_settings(argv, {})
     assert "s3cret" not in "".join(traceback.format_exception(caught.value))
@@ -300,7 +300,7 @@ def test_repr_shows_no_secret() -> None:
     assert "s3cret" not in repr(settings)
 
 
-def test_hosts_are_given_several_times_and_in_lines() -> None:
+def test_allowed_hosts_can_be_repeated() -> None:
     twice = read_settings(["--allowed_hosts", "a.example,b.example", "--allowed-hosts=c"], {})
     assert twice.allowed_hosts == ("a.example", "b.example", "c")
     environ = {"LINLY_ALLOWED_HOSTS": "a.example,b.example\nA.example"}
@@ -312,12 +312,12 @@ def test_hosts_are_given_several_times_and_in_lines() -> None:
     "argv",
     [["--share", "--share_public"], ["--share_public", "--auth", "a:b"]],
 )
-def test_contradiction_is_refused(argv: list[str]) -> None:
-    refusal(argv)
+def test_contradicting_flags_are_refused(argv: list[str]) -> None:
+    error_text(argv)
 
 
-def test_contradiction_of_flag_and_environment_is_refused() -> None:
-    refusal(["--share"], {"LINLY_SHARE_PUBLIC": "1"})
+def test_flag_that_contradicts_the_environment_is_refused() -> None:
+    error_text(["--share"], {"LINLY_SHARE_PUBLIC": "1"})
 
 
 def test_missing_default_folders_are_no_error(tmp_path: Path) -> None:
@@ -335,28 +335,28 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     assert "LINLY_SERVER_PORT" in said
 
 
-def test_open_linly_in_the_checkout_is_the_default(tmp_path: Path) -> None:
+def test_open_linly_in_the_checkout_is_the_default_base(tmp_path: Path) -> None:
     (tmp_path / "models" / "Open-Linly-13b").mkdir(parents=True)
     assert default_base_model(tmp_path) == str(tmp_path / "models" / "Open-Linly-13b")
     (tmp_path / "Open-Linly-13b").mkdir()
     assert read_settings([], {}, tmp_path).base_model == str(tmp_path / "Open-Linly-13b")
 
 
-def test_file_named_open_linly_is_not_the_default(tmp_path: Path) -> None:
+def test_file_named_open_linly_is_not_the_default_base(tmp_path: Path) -> None:
     (tmp_path / "Open-Linly-13b").write_text("not a folder")
     assert default_base_model(tmp_path) == EMBEDDED_DEFAULT
 
 
-def test_the_defaults_do_not_depend_on_where_one_stands(
+def test_defaults_do_not_depend_on_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Started from elsewhere, the program served without its adapters, and said nothing."""
+    """In another working directory the program served without its adapters, without an error."""
     monkeypatch.chdir(tmp_path)
     settings = read_settings([], {})
     assert (settings.adapters_dir / "lighthouse").is_dir()
     assert (settings.prompts_dir / "linly.toml").is_file()
 
 
-def test_given_base_wins_over_open_linly(tmp_path: Path) -> None:
+def test_base_model_flag_wins_over_open_linly(tmp_path: Path) -> None:
     (tmp_path / "Open-Linly-13b").mkdir()
     assert read_settings(["--base_model", "other"], {}, tmp_path).base_model == "other"

@@ -17,7 +17,7 @@ from model.diagnostics import Finding
 from model.doctor.adapter_effect import measure_effect
 from model.doctor.check_adapter import check_adapter
 from model.doctor.check_base import collect_findings
-from model.folders.base_info import BaseInfo, base_facts
+from model.folders.base_info import BaseInfo, read_base_info
 from model.folders.fingerprint import RELATED, SAME, distance, fingerprint
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.text.prompt import PromptTemplate
@@ -32,7 +32,7 @@ NOTES = {"adapter_targets"}
 @pytest.fixture(scope="module")
 def facts(tiny_folder: Path) -> BaseInfo:
     folder = read_model_folder(tiny_folder)
-    return base_facts(folder, "tiny", load_tokenizer(folder))
+    return read_base_info(folder, "tiny", load_tokenizer(folder))
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ def test_another_base_is_told_by_its_shapes(
     sizes: dict[str, int], adapter: Path, tmp_path: Path
 ) -> None:
     folder = read_model_folder(make_folder(tmp_path / "base", **sizes))
-    other = base_facts(folder, "tiny", load_tokenizer(folder))
+    other = read_base_info(folder, "tiny", load_tokenizer(folder))
     assert codes(adapter, other) <= {"adapter_shape", "adapter_no_layer"}
     assert codes(adapter, other)
 

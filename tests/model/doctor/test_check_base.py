@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from model.diagnostics import Finding
 from model.doctor.check_base import METAS_SUM, check_base, quick_check
+from model.folders.model_folder import ModelFolder
 from tests.model.tokenizers import write_spm
 
 Change = Callable[[Path], None]
@@ -296,4 +297,5 @@ def test_an_old_gpu_is_named_with_the_advice(
 def test_pickles_stay_closed_at_the_door(folder: Path) -> None:
     """Opening them takes torch, whose import takes seconds."""
     as_evil_pickle(folder)
-    assert [one.code for one in quick_check(folder, pickles=False)] == ["pickle_weights"]
+    found = quick_check(ModelFolder(folder), pickles=False)
+    assert [finding.code for finding in found] == ["pickle_weights"]

@@ -48,10 +48,10 @@ def said(manager: ModelManager, *requests: ChatRequest | CompletionRequest) -> l
 
     async def one(request: ChatRequest | CompletionRequest) -> str:
         if isinstance(request, ChatRequest):
-            bursts = manager.chat(request)
+            batches = manager.chat(request)
         else:
-            bursts = manager.complete(request)
-        deltas: list[Delta] = [delta async for burst in bursts for delta in burst]
+            batches = manager.complete(request)
+        deltas: list[Delta] = [delta async for batch in batches for delta in batch]
         return "".join(delta.text for delta in deltas)
 
     async def everybody() -> list[str]:

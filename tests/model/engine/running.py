@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import pytest
 
 from model.engine.local_engine import LocalEngine
 from model.engine.sampler import Floats
-from model.folders.base_info import base_facts
+from model.folders.base_info import read_base_info
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.layers.llama import Llama, SequenceSlice
 from model.serving.adapter_registry import AdapterRegistry
@@ -37,7 +38,7 @@ class NumberDetokenizer:
 
 
 @dataclass
-class Reply:
+class RunningReply:
     """A request's deltas as they arrive; `done` is set by the last one."""
 
     id: str
@@ -52,7 +53,7 @@ class Reply:
         if delta.finish_reason:
             self.done.set()
 
-    def wait(self) -> Reply:
+    def wait(self) -> RunningReply:
         assert self.done.wait(120), "the reply never ended"
         return self
 
@@ -91,7 +92,7 @@ class Running:
         on_delta: Callable[[Delta], None] | None = None,
         sampling: Sampling | None = None,
         prefill_only: bool = False,
-    ) -> Reply:
+    ) -> RunningReply:
         """Submit a request; `name` is its id."""
         prepared = vocab_size = None
         if adapter:
@@ -99,7 +100,7 @@ class Running:
             prepared = self.engine.prepare(adapter, digest or found.digest)
             if found.tokenizer and adapter_scale:
                 vocab_size = found.tokenizer.vocab_size
-        reply = Reply(name or f"{adapter}-{len(prompt)}-{id(prompt)}", on_delta)
+        reply = RunningReply(name or f"{adapter}-{len(prompt)}-{id(prompt)}", on_delta)
         request = EngineRequest(
             reply.id,
             tuple(prompt),
@@ -155,6 +156,7 @@ def running(
     cache_bytes: int | None = None,
     adapter_bytes: int | None = None,
     max_waiting: int = 256,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Running]:
     """Runs an engine over the folder `base` on the CPU."""
     folder = read_model_folder(base)
@@ -163,7 +165,7 @@ def running(
         progress=lambda share: None,
     )  # fmt: skip
     tokenizer = load_tokenizer(folder)
-    registry = AdapterRegistry(adapters, base_facts(folder, base.name, tokenizer), {"model"})
+    registry = AdapterRegistry(adapters, read_base_info(folder, base.name, tokenizer), {"model"})
     broken = [adapter for adapter in registry.scan() if adapter.problem]
     assert not broken, broken
     engine = LocalEngine(
@@ -174,6 +176,7 @@ def running(
         cache_bytes,
         adapter_bytes,
         max_waiting,
+        clock,
     )
     try:
         yield Running(engine, model, registry)

@@ -11,8 +11,8 @@ from model.errors import EngineError
 from model.types import EngineRequest, PreparedAdapter, Sampling
 from tests.model.engine.running import (
     NumberDetokenizer,
-    Reply,
     Running,
+    RunningReply,
     pause,
     random_tokens,
     running,
@@ -71,7 +71,7 @@ def test_a_prepared_adapter_is_ready_after_its_eviction(
         prepared = tiny.engine.prepare("all", tiny.registry.get("all").digest)
         for name in ("qv", "rs", "patterned"):
             tiny.ask(PROMPT, name).wait()
-        reply = Reply("r")
+        reply = RunningReply("r")
         sampling = Sampling(temperature=0, max_tokens=24)
         tiny.engine.submit(
             EngineRequest("r", PROMPT, sampling, frozenset(), NumberDetokenizer(), prepared),

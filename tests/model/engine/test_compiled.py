@@ -16,13 +16,13 @@ import pytest
 from platformdirs import user_cache_path
 
 from model.config.settings import APP_NAME
-from model.engine import kv_cache, kv_cache_manager, local_engine
+from model.engine import kv_cache, kv_cache_manager, step_runner
 from model.engine.scheduler import Scheduler
 from model.layers.kernel_build import build_folder, make_decoder
 from model.layers.linear import Int8Linear
 from model.layers.llama import SequenceSlice
 from model.types import Sampling
-from tests.model.engine.running import ForwardRecorder, Ids, Reply, Running, running
+from tests.model.engine.running import ForwardRecorder, Ids, Running, RunningReply, running
 from tests.model.engine.test_equality import ADAPTERS, prompts
 
 Job = tuple[Ids, str | None, Sampling]
@@ -58,11 +58,11 @@ def looping(tiny: Running) -> Running:
     return tiny
 
 
-def one_by_one(tiny: Running, jobs: Sequence[Job]) -> list[Reply]:
+def one_by_one(tiny: Running, jobs: Sequence[Job]) -> list[RunningReply]:
     """The replies without draft tokens, one after another, nothing reused."""
     replies = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local_engine, "MAX_SPECULATIVE_ROWS", 0)
+        patch.setattr(step_runner, "MAX_SPECULATIVE_ROWS", 0)
         for prompt, adapter, sampling in jobs:
             replies.append(tiny.ask(prompt, adapter, sampling=sampling).wait())
             tiny.clear_cache()
@@ -127,8 +127,7 @@ def test_many_sequences_have_no_draft_tokens(
 ) -> None:
     recorder = ForwardRecorder(tiny, monkeypatch)
     replies = [
-        tiny.ask(p, sampling=GREEDY)
-        for p in prompts(local_engine.MAX_SPECULATIVE_ROWS + 1, 320, 40)
+        tiny.ask(p, sampling=GREEDY) for p in prompts(step_runner.MAX_SPECULATIVE_ROWS + 1, 320, 40)
     ]
     for reply in replies:
         reply.wait()
@@ -137,7 +136,7 @@ def test_many_sequences_have_no_draft_tokens(
     assert all(size == 1 for sizes in full[1:] for size in sizes)
     assert (
         max(sum(sizes) for sizes in recorder.sizes if max(sizes) < 3)
-        <= local_engine.MAX_SPECULATIVE_ROWS + 1
+        <= step_runner.MAX_SPECULATIVE_ROWS + 1
     )
 
 

@@ -114,12 +114,12 @@ def test_the_adapters_differ(tiny: Running) -> None:
 
 
 @pytest.mark.parametrize("adapter", ["all", "whole", "extended"])
-def test_scale_zero_is_the_base(tiny: Running, adapter: str) -> None:
+def test_adapter_scale_zero_is_the_base(tiny: Running, adapter: str) -> None:
     (prompt,) = prompts(1, 320, 12)
     assert tiny.ask(prompt, adapter, adapter_scale=0).wait().ids == tiny.ask(prompt).wait().ids
 
 
-def test_scale_one_half_halves_the_update(
+def test_adapter_scale_one_half_halves_the_update(
     tiny: Running, tiny_folder: Path, tiny_adapters: Path
 ) -> None:
     (prompt,) = prompts(1, 320, 12)

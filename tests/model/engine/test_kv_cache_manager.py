@@ -17,7 +17,7 @@ from model.engine.sampler import Floats
 from model.engine.scheduler import Scheduler
 from model.layers.llama import SequenceSlice
 from model.types import Delta, FinishReason, Sampling
-from tests.model.engine.running import Reply, Running, pause, random_tokens, running
+from tests.model.engine.running import Running, RunningReply, pause, random_tokens, running
 
 MakeEngine = Callable[[int | None], AbstractContextManager[Running]]
 
@@ -65,7 +65,7 @@ def engine(tiny_folder: Path, tiny_adapters: Path) -> MakeEngine:
 
 def ask_at_once(
     tiny: Running, count: int, sampling: Sampling, running_then: list[int]
-) -> list[Reply]:
+) -> list[RunningReply]:
     """`count` different prompts; `running_then` gets the number of running ones at each delta."""
 
     def note(_: Delta) -> None:

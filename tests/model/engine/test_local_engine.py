@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from model.engine.heartbeat import Heartbeat
-from model.engine.local_engine import PREFILL_CHUNK
 from model.engine.sampler import Floats
+from model.engine.step_runner import PREFILL_CHUNK
 from model.errors import BusyError, EngineError
 from model.layers.llama import SequenceSlice
 from model.translations import LocalizedText
 from model.types import Delta, FinishReason, Sampling
-from tests.model.engine.running import ForwardRecorder, Reply, Running, running
+from tests.model.engine.running import ForwardRecorder, Running, RunningReply, running
 from tests.tiny import make_adapter
 
 LONG = Sampling(temperature=0, max_tokens=200)
@@ -30,7 +29,7 @@ def tiny(tiny_folder: Path, tiny_adapters: Path) -> Iterator[Running]:
         yield engine
 
 
-def completed(reply: Reply) -> int:
+def completed(reply: RunningReply) -> int:
     assert reply.last.stats
     return reply.last.stats.completion_tokens
 
@@ -225,38 +224,38 @@ def test_8bit_stays_close_to_full_precision(tiny_folder: Path, tiny_adapters: Pa
     assert (error < 0.05).all()
 
 
-def test_a_step_that_hangs_shows_in_the_status(
-    tiny: Running, monkeypatch: pytest.MonkeyPatch
+def test_step_that_hangs_shows_in_the_status(
+    tiny_folder: Path, tiny_adapters: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """/health reports it; idle time does not count."""
     now = 0.0
-    tiny.engine._heartbeat = Heartbeat(lambda: now)
     inside, released = threading.Event(), threading.Event()
-    logits = tiny.model.logits
+    with running(tiny_folder, tiny_adapters, clock=lambda: now) as tiny:
+        logits = tiny.model.logits
 
-    def hang(*args: Any, **kwargs: Any) -> Floats:
-        inside.set()
-        released.wait()
-        return logits(*args, **kwargs)
+        def hang(*args: Any, **kwargs: Any) -> Floats:
+            inside.set()
+            released.wait()
+            return logits(*args, **kwargs)
 
-    monkeypatch.setattr(tiny.model, "logits", hang)
-    now = 1000.0
-    reply = tiny.ask(PROMPT)
-    assert inside.wait(60)
-    now = 1090.0
-    status = tiny.engine.status()
-    assert (status.running, status.step_age, status.slowest_step) == (1, 90, None)
-    released.set()
-    assert reply.wait().last.finish_reason is FinishReason.LENGTH
-    while tiny.engine.status().slowest_step != 90:
-        pass  # the step that emits the last token ends after it
-    assert tiny.engine.status().step_age == 0
+        monkeypatch.setattr(tiny.model, "logits", hang)
+        now = 1000.0
+        reply = tiny.ask(PROMPT)
+        assert inside.wait(60)
+        now = 1090.0
+        status = tiny.engine.status()
+        assert (status.running, status.step_age, status.slowest_step) == (1, 90, None)
+        released.set()
+        assert reply.wait().last.finish_reason is FinishReason.LENGTH
+        while tiny.engine.status().slowest_step != 90:
+            pass  # the step that emits the last token ends after it
+        assert tiny.engine.status().step_age == 0
 
 
-def test_a_thread_that_has_ended_is_an_error(
+def test_engine_thread_that_has_ended_is_an_error(
     tiny: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiny.engine._thread, "is_alive", lambda: False)
+    monkeypatch.setattr(threading.Thread, "is_alive", lambda thread: False)
     assert tiny.engine.status().error == LocalizedText("engine_thread_ended")
     monkeypatch.undo()
     assert tiny.engine.status().error is None

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from model.engine.local_engine import PREFILL_CHUNK
 from model.engine.sampler import Floats
+from model.engine.step_runner import PREFILL_CHUNK
 from model.errors import BusyError, EngineError
 from model.layers.llama import SequenceSlice
 from model.types import Delta, Emit, FinishReason, Sampling
 from tests.model.engine.running import (
     ForwardRecorder,
     Ids,
-    Reply,
     Running,
+    RunningReply,
     pause,
     random_tokens,
     running,
@@ -41,7 +41,7 @@ def fresh(tiny_folder: Path, tiny_adapters: Path) -> Iterator[Running]:
 
 def prefill(
     engine: Running, prompt: Ids, adapter: str | None = None, name: str = "prefill"
-) -> Reply:
+) -> RunningReply:
     return engine.ask(prompt, adapter, name=name, prefill_only=True)
 
 

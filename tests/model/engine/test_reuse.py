@@ -204,11 +204,11 @@ def test_an_evicted_prefix_is_computed_again(
 
 def test_nothing_is_shared_between_adapters_and_scales(tiny: Running, fresh: Running) -> None:
     prompt = random_tokens(60, 1)
-    for name, scale in (("all", 1.0), (None, 1.0), ("qv", 1.0), ("all", 0.5), ("qv", 0.25)):
-        reply = tiny.ask(prompt, name, adapter_scale=scale).wait()
-        assert reply.ids == fresh.ask(prompt, name, adapter_scale=scale).wait().ids
+    for name, adapter_scale in (("all", 1.0), (None, 1.0), ("qv", 1.0), ("all", 0.5), ("qv", 0.25)):
+        reply = tiny.ask(prompt, name, adapter_scale=adapter_scale).wait()
+        assert reply.ids == fresh.ask(prompt, name, adapter_scale=adapter_scale).wait().ids
         assert reply.cached == 0
-        assert tiny.ask(prompt, name, adapter_scale=scale).wait().cached == 59
+        assert tiny.ask(prompt, name, adapter_scale=adapter_scale).wait().cached == 59
 
 
 def test_nothing_is_shared_between_running_adapters(tiny: Running, fresh: Running) -> None:
@@ -217,8 +217,8 @@ def test_nothing_is_shared_between_running_adapters(tiny: Running, fresh: Runnin
     jobs = [("all", 1.0), (None, 1.0), ("qv", 1.0), ("all", 0.5)]
     replies = [tiny.ask(prompt, n, adapter_scale=s, name=f"{n} {s}") for n, s in jobs]
     resume.set()
-    for (name, scale), reply in zip(jobs, replies, strict=True):
-        assert reply.wait().ids == fresh.ask(prompt, name, adapter_scale=scale).wait().ids
+    for (name, adapter_scale), reply in zip(jobs, replies, strict=True):
+        assert reply.wait().ids == fresh.ask(prompt, name, adapter_scale=adapter_scale).wait().ids
         assert reply.cached == 0
 
 

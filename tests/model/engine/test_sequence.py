@@ -59,7 +59,7 @@ def likeliest(letter: str | int) -> Floats:
     return logits
 
 
-class Reply:
+class SequenceReply:
     """A sequence that gets letters as its tokens, and the deltas that it emits."""
 
     def __init__(
@@ -84,7 +84,7 @@ class Reply:
         cache = SequenceCache(FORMAT)
         self.sequence = Sequence(request, self.deltas.append, cache, None, VOCAB)
 
-    def feed(self, letters: str, then_eos: bool = False) -> Reply:
+    def feed(self, letters: str, then_eos: bool = False) -> SequenceReply:
         """Let the model choose `letters`, until the sequence has finished."""
         if self.sequence.prefilling:
             self.sequence.next_slice(1000)
@@ -108,7 +108,7 @@ class Reply:
 
 
 def test_prompt_is_computed_in_chunks_without_text_before_its_end() -> None:
-    reply = Reply(prompt="abcdefgh")
+    reply = SequenceReply(prompt="abcdefgh")
     sequence = reply.sequence
     chunks = []
     for _ in range(2):
@@ -125,7 +125,7 @@ def test_prompt_is_computed_in_chunks_without_text_before_its_end() -> None:
 
 
 def test_prefill_only_ends_after_its_prompt_without_text() -> None:
-    reply = Reply(prompt="abcdefgh", prefill_only=True)
+    reply = SequenceReply(prompt="abcdefgh", prefill_only=True)
     for _ in range(2):
         reply.sequence.next_slice(4)
         assert reply.deltas == []
@@ -138,7 +138,7 @@ def test_prefill_only_ends_after_its_prompt_without_text() -> None:
 
 
 def test_chosen_token_is_computed_next() -> None:
-    reply = Reply()
+    reply = SequenceReply()
     reply.sequence.next_slice(10)
     reply.sequence.accept_logits(likeliest("x"))
     part = reply.sequence.next_slice(10)
@@ -147,7 +147,7 @@ def test_chosen_token_is_computed_next() -> None:
 
 
 def test_every_slice_has_the_same_cache() -> None:
-    sequence = Reply(prompt="abcd").sequence
+    sequence = SequenceReply(prompt="abcd").sequence
     assert sequence.next_slice(2).cache is sequence.next_slice(2).cache
 
 
@@ -155,43 +155,43 @@ def test_every_slice_has_the_same_cache() -> None:
 
 
 def test_end_token_stops_and_is_no_text() -> None:
-    reply = Reply().feed("abc", then_eos=True)
+    reply = SequenceReply().feed("abc", then_eos=True)
     assert (reply.text, reply.finish_reason) == ("abc", FinishReason.STOP)
     assert reply.sequence.finished
 
 
 def test_reply_of_nothing_but_the_end_token() -> None:
-    reply = Reply().feed("", then_eos=True)
+    reply = SequenceReply().feed("", then_eos=True)
     assert (reply.text, reply.finish_reason) == ("", FinishReason.STOP)
     assert len(reply.deltas) == 1
 
 
 @pytest.mark.parametrize("max_tokens", [1, 2, 5])
 def test_max_tokens_ends_the_reply(max_tokens: int) -> None:
-    reply = Reply(max_tokens=max_tokens).feed("abcdefgh")
+    reply = SequenceReply(max_tokens=max_tokens).feed("abcdefgh")
     assert (reply.text, reply.finish_reason) == ("abcdefgh"[:max_tokens], FinishReason.LENGTH)
     assert reply.deltas[-1].stats
     assert reply.deltas[-1].stats.completion_tokens == max_tokens
 
 
 def test_end_token_as_the_last_allowed_one_is_a_stop() -> None:
-    assert Reply(max_tokens=3).feed("ab", then_eos=True).finish_reason is FinishReason.STOP
+    assert SequenceReply(max_tokens=3).feed("ab", then_eos=True).finish_reason is FinishReason.STOP
 
 
 def test_stop_string_as_the_last_allowed_token_is_a_stop() -> None:
-    reply = Reply(max_tokens=3, stop=("c",)).feed("abc")
+    reply = SequenceReply(max_tokens=3, stop=("c",)).feed("abc")
     assert (reply.text, reply.finish_reason) == ("ab", FinishReason.STOP)
 
 
 def test_without_max_tokens_the_reply_goes_on() -> None:
-    reply = Reply().feed("a" * 100)
+    reply = SequenceReply().feed("a" * 100)
     assert reply.finish_reason is None
     assert reply.text == "a" * 100
 
 
 @pytest.mark.parametrize("min_tokens", [1, 3])
 def test_end_token_waits_for_min_tokens(min_tokens: int) -> None:
-    reply = Reply(min_tokens=min_tokens)
+    reply = SequenceReply(min_tokens=min_tokens)
     reply.sequence.next_slice(10)
     for count in range(1, min_tokens + 1):
         reply.sequence.accept_logits(likeliest(EOS))
@@ -203,7 +203,7 @@ def test_end_token_waits_for_min_tokens(min_tokens: int) -> None:
 
 
 def test_ignored_end_token_does_not_end_the_reply() -> None:
-    reply = Reply(ignore_eos=True, max_tokens=4)
+    reply = SequenceReply(ignore_eos=True, max_tokens=4)
     reply.sequence.next_slice(10)
     for _ in range(4):
         reply.sequence.accept_logits(likeliest(EOS))
@@ -213,14 +213,14 @@ def test_ignored_end_token_does_not_end_the_reply() -> None:
 
 
 def test_abort_ends_the_reply_with_its_text_so_far() -> None:
-    reply = Reply().feed("ab")
+    reply = SequenceReply().feed("ab")
     reply.sequence.finish(FinishReason.ABORT)
     assert (reply.text, reply.finish_reason) == ("ab", FinishReason.ABORT)
     assert reply.deltas[-1].error is None
 
 
 def test_abort_before_the_first_token() -> None:
-    reply = Reply()
+    reply = SequenceReply()
     reply.sequence.finish(FinishReason.ABORT)
     assert (reply.text, reply.finish_reason) == ("", FinishReason.ABORT)
     assert reply.deltas[-1].stats
@@ -228,14 +228,14 @@ def test_abort_before_the_first_token() -> None:
 
 
 def test_error_is_in_the_last_delta() -> None:
-    reply = Reply().feed("ab")
+    reply = SequenceReply().feed("ab")
     reply.sequence.finish(FinishReason.ERROR, "no memory")
     assert (reply.finish_reason, reply.deltas[-1].error) == (FinishReason.ERROR, "no memory")
     assert reply.text == "ab"
 
 
 def test_reply_ends_only_once() -> None:
-    reply = Reply(max_tokens=1).feed("a")
+    reply = SequenceReply(max_tokens=1).feed("a")
     reply.sequence.finish(FinishReason.ABORT)
     reply.sequence.finish(FinishReason.ERROR, "late")
     assert [delta.finish_reason for delta in reply.deltas if delta.finish_reason] == [
@@ -244,12 +244,12 @@ def test_reply_ends_only_once() -> None:
 
 
 def test_only_the_last_delta_has_a_reason_and_stats() -> None:
-    reply = Reply().feed("abc", then_eos=True)
+    reply = SequenceReply().feed("abc", then_eos=True)
     assert all(d.finish_reason is None and d.stats is None for d in reply.deltas[:-1])
 
 
 def test_stats_count_prompt_and_reply() -> None:
-    reply = Reply(prompt="Hello", seed=77).feed("abc", then_eos=True)
+    reply = SequenceReply(prompt="Hello", seed=77).feed("abc", then_eos=True)
     stats = reply.deltas[-1].stats
     assert stats
     assert (stats.prompt_tokens, stats.completion_tokens, stats.seed) == (5, 4, 77)
@@ -258,7 +258,7 @@ def test_stats_count_prompt_and_reply() -> None:
 
 
 def test_drawn_seed_is_in_the_stats() -> None:
-    stats = Reply(seed=None).feed("", then_eos=True).deltas[-1].stats
+    stats = SequenceReply(seed=None).feed("", then_eos=True).deltas[-1].stats
     assert stats
     assert 0 <= stats.seed < 2**63
 
@@ -267,23 +267,23 @@ def test_drawn_seed_is_in_the_stats() -> None:
 
 
 def test_each_token_is_emitted_at_once() -> None:
-    reply = Reply().feed("abc")
+    reply = SequenceReply().feed("abc")
     assert [delta.text for delta in reply.deltas] == ["a", "b", "c"]
 
 
 def test_halves_of_characters_give_no_delta() -> None:
-    reply = Reply().feed("a~b")
+    reply = SequenceReply().feed("a~b")
     assert [delta.text for delta in reply.deltas] == ["a", "~b"]
 
 
 def test_stop_string_ends_the_reply_before_it() -> None:
-    reply = Reply(stop=("END",)).feed("abENDcd")
+    reply = SequenceReply(stop=("END",)).feed("abENDcd")
     assert (reply.text, reply.finish_reason) == ("ab", FinishReason.STOP)
     assert reply.sequence.finished
 
 
 def test_beginning_of_a_stop_string_is_held_back_and_then_shown() -> None:
-    reply = Reply(stop=("END",)).feed("aEN")
+    reply = SequenceReply(stop=("END",)).feed("aEN")
     assert reply.text == "a"
     reply.feed("x")
     assert reply.text == "aENx"
@@ -291,21 +291,23 @@ def test_beginning_of_a_stop_string_is_held_back_and_then_shown() -> None:
 
 @pytest.mark.parametrize("reason", [FinishReason.ABORT, FinishReason.ERROR, FinishReason.LENGTH])
 def test_held_back_text_comes_out_at_the_end(reason: FinishReason) -> None:
-    reply = Reply(stop=("END",)).feed("aEN")
+    reply = SequenceReply(stop=("END",)).feed("aEN")
     reply.sequence.finish(reason)
     assert reply.text == "aEN"
 
 
 def test_held_back_text_comes_out_before_the_end_token() -> None:
-    assert Reply(stop=("END",)).feed("aEN", then_eos=True).text == "aEN"
+    assert SequenceReply(stop=("END",)).feed("aEN", then_eos=True).text == "aEN"
 
 
 def test_detokenizer_is_flushed_at_the_end() -> None:
-    assert Reply(detokenizer=LateDetokenizer()).feed("abc", then_eos=True).text == "abc"
+    assert SequenceReply(detokenizer=LateDetokenizer()).feed("abc", then_eos=True).text == "abc"
 
 
 def test_stop_string_is_found_in_the_flushed_text() -> None:
-    reply = Reply(detokenizer=LateDetokenizer(), stop=("END",), max_tokens=7).feed("abENDcd")
+    reply = SequenceReply(detokenizer=LateDetokenizer(), stop=("END",), max_tokens=7).feed(
+        "abENDcd"
+    )
     assert reply.text == "ab"
 
 
@@ -313,7 +315,7 @@ def test_stop_string_is_found_in_the_flushed_text() -> None:
 
 
 def test_logprobs_come_with_their_token() -> None:
-    reply = Reply(logprobs=2).feed("ab")
+    reply = SequenceReply(logprobs=2).feed("ab")
     first = reply.deltas[0].logprobs
     assert [entry.token for entry in first] == ["<a>"]
     expected = 5.0 - math.log(math.exp(5.0) + VOCAB - 1)
@@ -324,7 +326,7 @@ def test_logprobs_come_with_their_token() -> None:
 
 
 def test_no_logprobs_unless_requested() -> None:
-    assert all(delta.logprobs == () for delta in Reply().feed("ab", then_eos=True).deltas)
+    assert all(delta.logprobs == () for delta in SequenceReply().feed("ab", then_eos=True).deltas)
 
 
 @pytest.mark.parametrize(
@@ -333,7 +335,7 @@ def test_no_logprobs_unless_requested() -> None:
 def test_every_token_has_its_logprobs_though_its_text_is_held_back(
     letters: str, stop: tuple[str, ...]
 ) -> None:
-    reply = Reply(logprobs=0, stop=stop).feed(letters)
+    reply = SequenceReply(logprobs=0, stop=stop).feed(letters)
     tokens = [entry.token for delta in reply.deltas for entry in delta.logprobs]
     assert tokens == [f"<{letter}>" for letter in letters]
 
@@ -449,7 +451,9 @@ def test_continued_text_ends_where_the_full_one_does(text: str, stops: tuple[str
 
 
 def test_stop_string_that_began_in_the_previous_text_ends_the_reply() -> None:
-    reply = Reply(so_far="Hi.\nUser", stop=("\nUser:",)).feed(": me")
+    reply = SequenceReply(so_far="Hi.\nUser", stop=("\nUser:",)).feed(": me")
     assert (reply.text, reply.finish_reason) == ("", FinishReason.STOP)
-    reply = Reply(so_far="Hi.\nUser", stop=("\nUser:",)).feed("s are").feed("x", then_eos=True)
+    reply = (
+        SequenceReply(so_far="Hi.\nUser", stop=("\nUser:",)).feed("s are").feed("x", then_eos=True)
+    )
     assert reply.text == "s arex"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from model.engine import local_engine
+from model.engine import step_runner, timing
 from model.errors import BusyError
 from model.types import Delta, Emit, Sampling
 from tests.model.engine.running import ForwardRecorder, pause, random_tokens, running
@@ -18,7 +18,7 @@ CHUNK = 32
 def test_a_short_prompt_waits_one_chunk_for_each_long_one(
     tiny_folder: Path, tiny_adapters: Path, monkeypatch: pytest.MonkeyPatch, long_ones: int
 ) -> None:
-    monkeypatch.setattr(local_engine, "PREFILL_CHUNK", CHUNK)
+    monkeypatch.setattr(step_runner, "PREFILL_CHUNK", CHUNK)
     ended: list[tuple[str, int]] = []
 
     def ending(name: str) -> Emit:
@@ -89,10 +89,12 @@ def test_each_request_is_sent_its_queue_position_whenever_it_changes(
     assert {reason for emitted in positions.values() for _, reason in emitted} == {"slots"}
 
 
-def test_a_refusal_has_the_seconds_to_wait(tiny_folder: Path, tiny_adapters: Path) -> None:
+def test_busy_error_has_the_seconds_to_wait(
+    tiny_folder: Path, tiny_adapters: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "INITIAL_SECONDS", 20.0)
     with running(tiny_folder, tiny_adapters, max_sequences=2, max_waiting=3) as tiny:
         resume = pause(tiny)
-        tiny.engine._wait_estimator.record(20.0)
         replies = [tiny.ask(random_tokens(9, i), name=f"{i}") for i in range(3)]
         with pytest.raises(BusyError, match=r"3 replies .* about 40 s") as caught:
             tiny.ask(random_tokens(9, 9))

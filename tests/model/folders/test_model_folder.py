@@ -26,14 +26,14 @@ SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
 
 def write(path: Path, content: Any) -> None:
-    """JSON, or text as it is."""
+    """Writes a value as JSON, or a text unchanged."""
     text = content if isinstance(content, str) else json.dumps(content)
     path.write_text(text, encoding="utf-8")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """What is sound about a folder as far as its small files tell; the weights are a stub."""
+    """A folder with sound small files; the weights are a stub."""
     path = tmp_path / "tiny-llama"
     path.mkdir()
     make_fast(path)
@@ -43,15 +43,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 def shard(folder: Path, weight_map: Any) -> None:
-    """Replace the one file by shards with an index."""
+    """Replaces the weight file by shards with an index."""
     (folder / "model.safetensors").unlink()
     for name in SHARDS:
         (folder / name).write_bytes(b"stub")
     write(folder / "model.safetensors.index.json", {"weight_map": weight_map})
 
 
-def refusal(path: Path) -> str:
-    """The sentence with which `path` is refused, remedy included."""
+def error_text(path: Path) -> str:
+    """Returns the error message for `path`, with its remedy."""
     with pytest.raises(ModelFolderError) as caught:
         load_tokenizer(read_model_folder(path))
     assert caught.value.remedy
@@ -95,7 +95,7 @@ def test_config_of_transformers_is_accepted(folder: Path) -> None:
     assert read_model_folder(folder).config["num_attention_heads"] == 6
 
 
-def test_shards_are_those_of_the_index(folder: Path) -> None:
+def test_weight_files_are_those_of_the_index(folder: Path) -> None:
     shard(folder, {"a": SHARDS[1], "b": SHARDS[0], "c": SHARDS[1]})
     found = read_model_folder(folder)
     assert [path.name for path in found.weight_files] == SHARDS
@@ -122,7 +122,7 @@ def test_safetensors_are_preferred(folder: Path) -> None:
         (-1, None, set()),
     ],
 )
-def test_end_tokens_come_from_both_configurations(
+def test_eos_ids_come_from_both_configurations(
     config: Any, generation: Any, expected: set[int], folder: Path
 ) -> None:
     write(folder / "config.json", {**CONFIG, "eos_token_id": config})
@@ -166,42 +166,42 @@ def test_folder_without_tokenizer_configuration_has_no_chat_template(folder: Pat
 # Faults
 
 
-def test_missing_folder_is_named_with_the_one_meant(folder: Path) -> None:
-    sentence = refusal(folder.parent / "tiny-lama")
+def test_missing_folder_error_suggests_a_folder(folder: Path) -> None:
+    sentence = error_text(folder.parent / "tiny-lama")
     assert f"no model folder {folder.parent / 'tiny-lama'}" in sentence
     assert f"Did you mean {folder}?" in sentence
 
 
-def test_missing_folder_with_nothing_like_it(tmp_path: Path) -> None:
-    sentence = refusal(tmp_path / "no" / "such")
+def test_missing_folder_error_without_a_suggestion(tmp_path: Path) -> None:
+    sentence = error_text(tmp_path / "no" / "such")
     assert "--base_model" in sentence
     assert "Did you mean" not in sentence
 
 
-def test_file_is_no_folder(folder: Path) -> None:
-    assert "no model folder" in refusal(folder / "config.json")
+def test_file_instead_of_a_folder_is_refused(folder: Path) -> None:
+    assert "no model folder" in error_text(folder / "config.json")
 
 
 def test_folder_without_config(folder: Path) -> None:
     (folder / "config.json").unlink()
-    assert f"{folder} has no config.json" in refusal(folder)
+    assert f"{folder} has no config.json" in error_text(folder)
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"vocab_size": 320,}', "[]", "null", '"llama"'])
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "generation_config.json"])
 def test_broken_json_is_named(name: str, content: str, folder: Path) -> None:
     write(folder / name, content)
-    assert str(folder / name) in refusal(folder)
+    assert str(folder / name) in error_text(folder)
 
 
 def test_file_that_is_no_text_is_named(folder: Path) -> None:
     (folder / "config.json").write_bytes(b"\xff\xfe\x00")
-    assert str(folder / "config.json") in refusal(folder)
+    assert str(folder / "config.json") in error_text(folder)
 
 
 def test_chat_template_that_is_no_text_is_named(folder: Path) -> None:
     (folder / "chat_template.jinja").write_bytes(b"\xff\xfe\x00")
-    assert "chat_template.jinja" in refusal(folder)
+    assert "chat_template.jinja" in error_text(folder)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_other_architecture_is_refused_by_name(
     names: dict[str, Any], named: str, folder: Path
 ) -> None:
     write(folder / "config.json", {**CONFIG, **names})
-    sentence = refusal(folder)
+    sentence = error_text(folder)
     assert named in sentence
     assert "LlamaForCausalLM" in sentence  # what to look for
 
@@ -225,70 +225,70 @@ def test_other_architecture_is_refused_by_name(
 @pytest.mark.parametrize("key", ["vocab_size", "hidden_size"])
 def test_config_without_a_size_is_refused(key: str, folder: Path) -> None:
     write(folder / "config.json", {k: v for k, v in CONFIG.items() if k != key})
-    assert key in refusal(folder)
+    assert key in error_text(folder)
 
 
 @pytest.mark.parametrize("size", [None, "many", [320]])
 def test_vocabulary_size_that_is_no_number_is_refused(size: Any, folder: Path) -> None:
     write(folder / "config.json", {**CONFIG, "vocab_size": size})
-    assert "vocab_size" in refusal(folder)
+    assert "vocab_size" in error_text(folder)
 
 
 def test_folder_without_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    assert f"{folder} has no weights" in refusal(folder)
+    assert f"{folder} has no weights" in error_text(folder)
 
 
 @pytest.mark.parametrize("names", [["model.gguf"], ["openllama_13b.bin", "open_llama.model"]])
-def test_another_format_is_named_with_the_command(names: list[str], folder: Path) -> None:
+def test_other_format_error_has_the_command(names: list[str], folder: Path) -> None:
     (folder / "config.json").unlink()
     for name in names:
         (folder / name).write_bytes(b"stub")
-    assert "python -m model convert" in refusal(folder)
+    assert "python -m model convert" in error_text(folder)
 
 
-def test_metas_own_format_is_named(folder: Path) -> None:
+def test_format_of_meta_is_named(folder: Path) -> None:
     (folder / "config.json").unlink()
     (folder / "consolidated.00.pth").write_bytes(b"stub")
-    assert "Meta's own format" in refusal(folder)
+    assert "Meta's own format" in error_text(folder)
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model"])
-def test_a_note_of_git_lfs_is_named(name: str, folder: Path) -> None:
+def test_git_lfs_pointer_is_named(name: str, folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     (folder / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0")
-    assert "git lfs pull" in refusal(folder)
+    assert "git lfs pull" in error_text(folder)
 
 
 def test_missing_shard_is_named(folder: Path) -> None:
     shard(folder, {"a": SHARDS[0], "b": SHARDS[1]})
     (folder / SHARDS[1]).unlink()
-    assert f"lacks 1 of 2 weight files; the first is {SHARDS[1]}" in refusal(folder)
+    assert f"lacks 1 of 2 weight files; the first is {SHARDS[1]}" in error_text(folder)
 
 
 def test_index_that_names_a_file_outside_of_the_folder_is_refused(folder: Path) -> None:
     shutil.copy(folder / "model.safetensors", folder.parent / "other.safetensors")
     shard(folder, {"a": SHARDS[0], "b": "../other.safetensors"})
-    assert "outside its folder" in refusal(folder)
+    assert "outside its folder" in error_text(folder)
 
 
 def test_index_that_names_an_absolute_path_is_refused(folder: Path) -> None:
     outside = folder.parent / "other.safetensors"
     outside.write_bytes(b"stub")
     shard(folder, {"a": str(outside)})
-    assert "outside its folder" in refusal(folder)
+    assert "outside its folder" in error_text(folder)
 
 
 @pytest.mark.parametrize("weight_map", [{}, [], None, {"a": 1}, {"a": SHARDS[0], "b": None}, "x"])
-def test_index_that_maps_nothing_usable_is_refused(weight_map: Any, folder: Path) -> None:
+def test_invalid_index_is_refused(weight_map: Any, folder: Path) -> None:
     shard(folder, weight_map)
-    assert "model.safetensors.index.json" in refusal(folder)
+    assert "model.safetensors.index.json" in error_text(folder)
 
 
 def test_broken_index_is_named(folder: Path) -> None:
     shard(folder, {})
     write(folder / "model.safetensors.index.json", "{")
-    assert "model.safetensors.index.json" in refusal(folder)
+    assert "model.safetensors.index.json" in error_text(folder)
 
 
 # The tokenizer
@@ -310,19 +310,19 @@ def test_sentencepiece_tokenizer_is_loaded(folder: Path) -> None:
 
 def test_folder_without_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
-    assert "neither tokenizer.json nor tokenizer.model" in refusal(folder)
+    assert "neither tokenizer.json nor tokenizer.model" in error_text(folder)
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", "[1, 2]", '{"version": "1.0", "model": {}}'])
 def test_broken_fast_tokenizer_is_named(content: str, folder: Path) -> None:
     write(folder / "tokenizer.json", content)
-    assert str(folder / "tokenizer.json") in refusal(folder)
+    assert str(folder / "tokenizer.json") in error_text(folder)
 
 
 def test_broken_sentencepiece_tokenizer_is_named(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     (folder / "tokenizer.model").write_bytes(b"version https://git-lfs.github.com/spec/v1")
-    assert "tokenizer.model" in refusal(folder)
+    assert "tokenizer.model" in error_text(folder)
 
 
 def with_rows(folder: Path, rows: int) -> Path:
@@ -335,34 +335,34 @@ def test_vocabulary_may_be_padded(rows: int, folder: Path) -> None:
     assert load_tokenizer(read_model_folder(with_rows(folder, rows))).vocab_size == 320
 
 
-def test_tokenizer_with_more_pieces_than_the_model_has_rows(folder: Path) -> None:
-    sentence = refusal(with_rows(folder, 319))
+def test_tokenizer_with_more_tokens_than_embeddings_is_refused(folder: Path) -> None:
+    sentence = error_text(with_rows(folder, 319))
     assert "320 pieces" in sentence
     assert "319 rows" in sentence
 
 
-def test_tokenizer_with_far_fewer_pieces_than_the_model_has_rows(folder: Path) -> None:
-    """Open-Linly's classic mishap: LLaMA's own tokenizer.model beside an extended vocabulary."""
-    sentence = refusal(with_rows(folder, 320 + MAX_PADDING))
+def test_tokenizer_with_far_fewer_tokens_than_embeddings_is_refused(folder: Path) -> None:
+    """A common mistake with Open-Linly: LLaMA's tokenizer.model with an extended vocabulary."""
+    sentence = error_text(with_rows(folder, 320 + MAX_PADDING))
     assert f"{320 + MAX_PADDING} rows" in sentence
     assert "320 pieces" in sentence
     assert "piece id is out of range" in sentence
 
 
 @pytest.mark.parametrize("rows", [321, 322, 511])
-def test_a_piece_or_two_missing_is_no_padding(rows: int, folder: Path) -> None:
-    """Chinese-LLaMA has 49953 pieces and Chinese-Alpaca 49954: they must not be mixed."""
-    assert f"{rows} rows" in refusal(with_rows(folder, rows))
+def test_vocabulary_that_lacks_few_tokens_is_refused(rows: int, folder: Path) -> None:
+    """Chinese-LLaMA has 49953 pieces and Chinese-Alpaca 49954: they must not be confused."""
+    assert f"{rows} rows" in error_text(with_rows(folder, rows))
 
 
-def test_the_likely_tokenizer_is_named(folder: Path) -> None:
-    assert "likely Chinese-Alpaca's" in refusal(with_rows(folder, 49954))
+def test_tokenizer_error_names_the_likely_tokenizer(folder: Path) -> None:
+    assert "likely Chinese-Alpaca's" in error_text(with_rows(folder, 49954))
 
 
 def test_sentencepiece_size_is_checked_too(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     write_spm(folder / "tokenizer.model", **LIKE_LLAMA)
-    assert f"{LIKE_LLAMA['vocab_size']} pieces" in refusal(with_rows(folder, 320))
+    assert f"{LIKE_LLAMA['vocab_size']} pieces" in error_text(with_rows(folder, 320))
 
 
 @pytest.mark.slow

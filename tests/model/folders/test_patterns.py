@@ -22,12 +22,12 @@ NAMES = [
         "q_proj|v_proj", "model.layers.11.mlp.down_proj", "(?P<side>q|v)_proj", "[^.]+_proj$", "",
     ],
 )  # fmt: skip
-def test_as_in_peft(pattern: str) -> None:
+def test_module_matcher_matches_as_peft_does(pattern: str) -> None:
     for name in NAMES:
         found = get_pattern_key([pattern], name) == pattern and pattern != name
         assert module_matcher(pattern)(name) == (found or pattern == name), name
 
 
-def test_what_only_backtracking_can_is_refused() -> None:
+def test_pattern_that_needs_backtracking_is_refused() -> None:
     with pytest.raises(UnfitPatternError):
         module_matcher(r"(q|v)_\1")

@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.errors import ModelFolderError
+from model.folders.lazy_tensor import LazyTensor, read_bytes
 from model.folders.weight_writer import write_weights
-from model.folders.weights import LazyTensor, list_tensors, read_bytes, read_tensors
+from model.folders.weights import list_tensors, read_tensors
 
 
 def some_tensors() -> dict[str, Tensor]:
@@ -39,7 +40,7 @@ def save(tensors: dict[str, Tensor], file: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.bin", "中 文.bin"])
-def test_every_type_and_shape_is_read_as_it_was_saved(name: str, tmp_path: Path) -> None:
+def test_tensors_of_every_type_and_shape_are_read_unchanged(name: str, tmp_path: Path) -> None:
     expected = some_tensors()
     file = save(expected, tmp_path / name)
     found = {tensor.name: tensor for tensor in list_tensors(file)}
@@ -53,44 +54,46 @@ def test_every_type_and_shape_is_read_as_it_was_saved(name: str, tmp_path: Path)
         assert read.is_contiguous()
 
 
-def test_views_of_one_storage_are_read_as_what_they_are(tmp_path: Path) -> None:
+def test_views_of_one_storage_are_read_as_separate_tensors(tmp_path: Path) -> None:
     base = torch.arange(24.0).view(4, 6)
     views = {"turned": base.t(), "part": base[1:3, 2:], "step": base[:, ::2], "whole": base}
     file = save(views, tmp_path / "views.bin")
-    assert {name: tensor.tolist() for name, tensor in read_tensors([file])} == {
+    assert {name: tensor.tolist() for name, tensor in read_tensors(list_tensors(file))} == {
         name: tensor.tolist() for name, tensor in views.items()
     }
 
 
-def test_the_old_format_is_read_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_pytorch_format_is_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "old.bin"
     torch.save(some_tensors(), file, _use_new_zipfile_serialization=False)
-    assert dict(read_tensors([file]))["half"].equal(some_tensors()["half"])
-    monkeypatch.setattr("model.folders.weights.available_memory", lambda: 5)
+    assert dict(read_tensors(list_tensors(file)))["half"].equal(some_tensors()["half"])
+    monkeypatch.setattr("model.folders.pytorch_file.available_memory", lambda: 5)
     with pytest.raises(ModelFolderError, match="old format"):
         list_tensors(file)
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.bin"])
-@pytest.mark.parametrize("keep", [0, 9, 200, -1])
-def test_a_torn_file_is_one_sentence(name: str, keep: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("length", [0, 9, 200, -1])
+def test_torn_file_has_a_plain_message(name: str, length: int, tmp_path: Path) -> None:
     file = save(some_tensors(), tmp_path / name)
-    file.write_bytes(file.read_bytes()[:keep])
+    file.write_bytes(file.read_bytes()[:length])
     with pytest.raises(ModelFolderError) as caught:
-        dict(read_tensors([file]))
+        dict(read_tensors(list_tensors(file)))
     assert str(file) in caught.value.message
     assert "again" in caught.value.remedy
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.bin"])
-def test_a_note_of_git_lfs_is_named(name: str, tmp_path: Path) -> None:
+def test_git_lfs_pointer_is_named(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\n")
     with pytest.raises(ModelFolderError, match="git-lfs"):
         list_tensors(tmp_path / name)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_that_runs_code_is_refused(zipped: bool, tmp_path: Path) -> None:
+def test_pickle_that_runs_code_is_refused(zipped: bool, tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return (exec, (f"open({str(tmp_path / 'pwned')!r}, 'w')",))
@@ -103,20 +106,20 @@ def test_a_pickle_that_runs_code_is_refused(zipped: bool, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("held", [[torch.zeros(2)], {"w": 1}, {"model": {"w": torch.zeros(2)}}, 5])
-def test_what_holds_no_weights_by_name_is_refused(held: object, tmp_path: Path) -> None:
+def test_pickle_without_tensors_by_name_is_refused(held: object, tmp_path: Path) -> None:
     torch.save(held, tmp_path / "other.bin")
     with pytest.raises(ModelFolderError, match="no named weights"):
         list_tensors(tmp_path / "other.bin")
 
 
-def test_a_file_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+def test_missing_file_has_a_plain_message(tmp_path: Path) -> None:
     with pytest.raises(ModelFolderError, match="cannot be read"):
         list_tensors(tmp_path / "absent.safetensors")
     with pytest.raises(ModelFolderError, match="cannot be read"):
         read_bytes(tmp_path / "absent.gguf", 0, 4)
 
 
-def test_a_type_that_is_not_served_is_named(tmp_path: Path) -> None:
+def test_unsupported_type_is_named(tmp_path: Path) -> None:
     save_file({"w": torch.zeros(4).to(torch.float8_e4m3fn)}, tmp_path / "w.safetensors")
     with pytest.raises(ModelFolderError, match="F8_E4M3"):
         list_tensors(tmp_path / "w.safetensors")
@@ -130,7 +133,7 @@ def lazy(tensors: dict[str, Tensor], tmp_path: Path) -> list[LazyTensor]:
 
 
 @pytest.mark.parametrize("most", [10**9, 60])
-def test_what_is_written_is_what_the_library_reads(
+def test_written_weights_are_read_by_the_library(
     most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from safetensors.torch import load_file
@@ -151,7 +154,7 @@ def test_what_is_written_is_what_the_library_reads(
     assert shares[-1] == 1.0
 
 
-def test_files_that_are_done_are_not_written_again(
+def test_finished_files_are_not_written_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("model.folders.weight_writer.SHARD_BYTES", 60)
@@ -174,7 +177,7 @@ def test_files_that_are_done_are_not_written_again(
     assert 0 < len(reads) < len(tensors)
 
 
-def test_an_interrupted_file_has_no_final_name(tmp_path: Path) -> None:
+def test_interrupted_file_has_no_final_name(tmp_path: Path) -> None:
     def read() -> Tensor:
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""Replies that go on where they were cut: the prompt's ids, and the text behind them."""
+"""Continued replies: the ids of their prompts, and the text after the cut."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from tokenizers import AddedToken, decoders, models, normalizers
-from tokenizers import Tokenizer as Backend
+from tokenizers import Tokenizer as HFTokenizer
 
 from model.config.settings import CHECKOUT
 from model.errors import PromptTooLongError
-from model.serving.request_builder import PreparedRequest, _detokenizer
+from model.serving.request_builder import PreparedRequest, build_detokenizer
 from model.text.prompt import END as END_MARK
 from model.text.prompt import (
     REPLIED,
@@ -41,27 +41,27 @@ TEXTS = [
     f"a {END} b {START}user\n<s></s>",
     "1 + 2 = 3",
 ]
-ONE = chat("hello")
+ONE_QUESTION = chat("hello")
 
 
 def converted(path: Path) -> FastTokenizer:
-    """tokenizer.json as it is made from LLaMA's tokenizer.model."""
+    """A tokenizer.json as converters make it from LLaMA's tokenizer.model."""
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
     pieces += [chr(i) for i in range(33, 127)]
     pieces += ["▁", "▁h", "▁hi", "he", "▁he", "▁t", "▁▁"]
     merges = [("▁", "h"), ("▁h", "i"), ("h", "e"), ("▁", "he"), ("▁", "t"), ("▁", "▁")]
     vocab = {piece: i for i, piece in enumerate(pieces)}
-    backend = Backend(
+    hf_tokenizer = HFTokenizer(
         models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
     )
     replace = normalizers.Replace(" ", "▁")
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), replace])
-    backend.decoder = decoders.Sequence(
+    hf_tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), replace])
+    hf_tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
          decoders.Strip(" ", 1, 0)]
     )  # fmt: skip
-    backend.add_special_tokens([AddedToken(t, normalized=False) for t in pieces[:3]])
-    backend.save(str(path))
+    hf_tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in pieces[:3]])
+    hf_tokenizer.save(str(path))
     return FastTokenizer(path, "<s>", "</s>")
 
 
@@ -79,34 +79,33 @@ def tokenizers(
     }
 
 
-def header_of(template: str, tokenizer: Tokenizer) -> tuple[int, ...]:
-    return encode_chat(ONE, TEMPLATES[template], tokenizer, 9999).ids
+def empty_reply_ids(template: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+    return encode_chat(ONE_QUESTION, TEMPLATES[template], tokenizer, 9999).ids
 
 
-def begun(template: str, tokenizer: Tokenizer, so_far: str) -> tuple[int, ...]:
-    return encode_chat(ONE, TEMPLATES[template], tokenizer, 9999, so_far=so_far).ids
+def begun_reply_ids(template: str, tokenizer: Tokenizer, so_far: str) -> tuple[int, ...]:
+    return encode_chat(ONE_QUESTION, TEMPLATES[template], tokenizer, 9999, so_far=so_far).ids
 
 
-def in_the_middle(text: str, tokenizer: Tokenizer) -> list[int]:
-    """Ids of a text that something stands before."""
+def continuation_ids(text: str, tokenizer: Tokenizer) -> list[int]:
+    """The ids of a text that follows another text."""
     before = tokenizer.encode([TextSpan(".", control=False)])
     ids = tokenizer.encode([TextSpan("." + text, control=False)])
     if ids[: len(before)] != before:
-        pytest.skip("merged with what stands before")
+        pytest.skip("merged with the text before")
     return ids[len(before) :]
 
 
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("name", ["fast", "spm", "converted", "no dummy"])
-def test_every_beginning_is_read_as_it_is(
+def test_cut_reply_is_encoded_after_the_ids_of_the_empty_one(
     name: str, template: str, text: str, tokenizers: dict[str, Tokenizer]
 ) -> None:
-    """Behind the very ids that the reply was asked for with."""
     tokenizer = tokenizers[name]
-    header = header_of(template, tokenizer)
+    header = empty_reply_ids(template, tokenizer)
     for cut in range(len(text) + 1):
-        ids = begun(template, tokenizer, text[:cut])
+        ids = begun_reply_ids(template, tokenizer, text[:cut])
         assert ids[: len(header)] == header
         assert decode_continuation(header, ids[len(header) :], tokenizer) == text[:cut]
         assert not any(map(tokenizer.is_control, ids[len(header) :]))
@@ -115,16 +114,16 @@ def test_every_beginning_is_read_as_it_is(
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("template", ["linly", "chinese-alpaca", "chatml", "tight"])
 @pytest.mark.parametrize("name", ["fast", "spm", "converted", "no dummy"])
-def test_what_comes_next_is_neither_glued_nor_apart_nor_torn(
+def test_text_after_a_cut_has_no_lost_or_added_characters(
     name: str, template: str, text: str, tokenizers: dict[str, Tokenizer]
 ) -> None:
     tokenizer = tokenizers[name]
     for cut in range(1, len(text)):
-        prompt = encode_chat(ONE, TEMPLATES[template], tokenizer, 9999, so_far=text[:cut])
-        detokenizer = _detokenizer(
+        prompt = encode_chat(ONE_QUESTION, TEMPLATES[template], tokenizer, 9999, so_far=text[:cut])
+        detokenizer = build_detokenizer(
             PreparedRequest(prompt, None, tokenizer, frozenset(), (), text[:cut])
         )
-        ids = in_the_middle(text[cut:], tokenizer)
+        ids = continuation_ids(text[cut:], tokenizer)
         assert "".join(map(detokenizer.push, ids)) + detokenizer.flush() == text[cut:]
 
 
@@ -133,41 +132,51 @@ def test_what_comes_next_is_neither_glued_nor_apart_nor_torn(
     ("so_far", "word", "new"),
     [("hello ", "there", "there"), ("hello", "there", " there"), ("hello  ", "there", "there")],
 )
-def test_space_that_a_tokenizer_drops_does_not_come_twice(
+def test_space_that_the_tokenizer_dropped_does_not_come_twice(
     template: str, so_far: str, word: str, new: str, tokenizers: dict[str, Tokenizer]
 ) -> None:
     tokenizer = tokenizers["t5"]
-    prompt = encode_chat(ONE, TEMPLATES[template], tokenizer, 9999, so_far=so_far)
-    detokenizer = _detokenizer(PreparedRequest(prompt, None, tokenizer, frozenset(), (), so_far))
+    prompt = encode_chat(ONE_QUESTION, TEMPLATES[template], tokenizer, 9999, so_far=so_far)
+    detokenizer = build_detokenizer(
+        PreparedRequest(prompt, None, tokenizer, frozenset(), (), so_far)
+    )
     ids = tokenizer.encode([TextSpan(word)])
     assert "".join(map(detokenizer.push, ids)) + detokenizer.flush() == new
 
 
 @pytest.mark.parametrize("name", ["fast", "spm", "converted", "no dummy"])
-def test_the_ids_are_those_that_a_model_writes(name: str, tokenizers: dict[str, Tokenizer]) -> None:
+def test_cut_reply_has_the_ids_that_the_model_chose(
+    name: str, tokenizers: dict[str, Tokenizer]
+) -> None:
     """A reply in the tokenizer's own tokens, cut between any two of them."""
     tokenizer = tokenizers[name]
-    header = header_of("chatml", tokenizer)
-    reply = begun("chatml", tokenizer, "hello there, how are you?")[len(header) :]
+    header = empty_reply_ids("chatml", tokenizer)
+    reply = begun_reply_ids("chatml", tokenizer, "hello there, how are you?")[len(header) :]
     assert len(reply) > 3
     for cut in range(1, len(reply)):
         so_far = decode_continuation(header, reply[:cut], tokenizer)
-        assert begun("chatml", tokenizer, so_far) == header + reply[:cut]
+        assert begun_reply_ids("chatml", tokenizer, so_far) == header + reply[:cut]
 
 
-def test_markers_and_control_tokens_in_it_are_text(fast: FastTokenizer, spm: SpmTokenizer) -> None:
+def test_markers_and_control_tokens_in_a_cut_reply_are_text(
+    fast: FastTokenizer, spm: SpmTokenizer
+) -> None:
     for tokenizer in (fast, spm):
         marked = f"hel{SAID}lo {REPLIED}there{END_MARK}"
-        assert begun("chatml", tokenizer, marked) == begun("chatml", tokenizer, "hello there")
-        header = header_of("chatml", tokenizer)
-        rest = begun("chatml", tokenizer, f"a{tokenizer.eos}b{tokenizer.bos}")[len(header) :]
-        assert not any(map(tokenizer.is_control, rest))
+        assert begun_reply_ids("chatml", tokenizer, marked) == begun_reply_ids(
+            "chatml", tokenizer, "hello there"
+        )
+        header = empty_reply_ids("chatml", tokenizer)
+        ids = begun_reply_ids("chatml", tokenizer, f"a{tokenizer.eos}b{tokenizer.bos}")[
+            len(header) :
+        ]
+        assert not any(map(tokenizer.is_control, ids))
 
 
-def test_nothing_so_far_is_the_prompt_as_ever(fast: FastTokenizer, spm: SpmTokenizer) -> None:
+def test_empty_so_far_does_not_change_the_prompt(fast: FastTokenizer, spm: SpmTokenizer) -> None:
     for tokenizer in (fast, spm):
         for text in ("", SAID):
-            assert begun("linly", tokenizer, text) == header_of("linly", tokenizer)
+            assert begun_reply_ids("linly", tokenizer, text) == empty_reply_ids("linly", tokenizer)
 
 
 # Chats that do not fit: see test_prompt for the lengths
@@ -177,13 +186,13 @@ def test_nothing_so_far_is_the_prompt_as_ever(fast: FastTokenizer, spm: SpmToken
     ("room", "kept"),
     [(49, ["1", "a", "2", "b", "3"]), (48, ["2", "b", "3"]), (33, ["3"]), (19, ["3"])],
 )
-def test_turns_make_room_for_what_is_said_already(room: int, kept: list[str]) -> None:
+def test_oldest_turns_are_dropped_to_fit_a_cut_reply(room: int, kept: list[str]) -> None:
     linly = TEMPLATES["linly"]
     prompt = encode_chat(LONG, linly, Letters(), room, drop_oldest=True, so_far="Yes")
-    alone = encode_chat(chat(*kept), linly, Letters(), 99)
-    assert Letters().decode(prompt.ids) == Letters().decode(alone.ids) + "Yes"
-    gone = len(LONG) - len(kept)
-    assert prompt.dropped == (TruncatedTurns(gone, gone // 2 * 15) if gone else None)
+    expected = encode_chat(chat(*kept), linly, Letters(), 99)
+    assert Letters().decode(prompt.ids) == Letters().decode(expected.ids) + "Yes"
+    dropped = len(LONG) - len(kept)
+    assert prompt.dropped == (TruncatedTurns(dropped, dropped // 2 * 15) if dropped else None)
 
 
 @pytest.mark.parametrize(
@@ -195,33 +204,34 @@ def test_turns_make_room_for_what_is_said_already(room: int, kept: list[str]) ->
         (48, False, "The chat", 49),
     ],
 )
-def test_what_is_said_already_never_goes(room: int, drop: bool, what: str, tokens: int) -> None:
+def test_cut_reply_is_never_dropped(room: int, drop: bool, what: str, tokens: int) -> None:
     expected = f"{what} is {tokens} tokens long, but only {room}"
     with pytest.raises(PromptTooLongError, match=expected):
         encode_chat(LONG, TEMPLATES["linly"], Letters(), room, drop, so_far="Yes")
 
 
-# A chat at rest: "User: 1\nBot: a\n" is 15 letters
+# A chat that ends with a reply: "User: 1\nBot: a\n" is 15 letters
 
-REST = chat("1", "a", "2", "b")
+CHAT = chat("1", "a", "2", "b")
 SYSTEM = Message("system", "S")
 
 
 @pytest.mark.parametrize("template", ["linly", "chatml", "alpaca", "chinese-alpaca"])
 @pytest.mark.parametrize("name", ["fast", "spm", "converted"])
-def test_the_next_prompt_begins_with_the_chat_at_rest(
+def test_next_prompt_begins_with_the_encoded_chat(
     name: str, template: str, tokenizers: dict[str, Tokenizer]
 ) -> None:
-    rest = [SYSTEM, *chat("hello", "hi there.", "今天?", "你好 🙂")]
-    made, tokenizer = TEMPLATES[template], tokenizers[name]
-    ids = encode_without_generation_prompt(rest, made, tokenizer, 9999).ids
-    after = encode_chat([*rest, Message("user", "how?")], made, tokenizer, 9999).ids
+    messages = [SYSTEM, *chat("hello", "hi there.", "今天?", "你好 🙂")]
+    prompt_template, tokenizer = TEMPLATES[template], tokenizers[name]
+    ids = encode_without_generation_prompt(messages, prompt_template, tokenizer, 9999).ids
+    question = Message("user", "how?")
+    after = encode_chat([*messages, question], prompt_template, tokenizer, 9999).ids
     assert len(ids) > 10
-    # Its very last line break may be one token with the next.
+    # The last line break may merge with the text after it into one token.
     assert after[: len(ids) - 1] == ids[:-1]
 
 
-def said(*messages: Message) -> str:
+def encoded_text(*messages: Message) -> str:
     return Letters().decode(
         encode_without_generation_prompt(messages, TEMPLATES["linly"], Letters(), 99).ids
     )
@@ -230,24 +240,24 @@ def said(*messages: Message) -> str:
 @pytest.mark.parametrize(
     ("room", "text", "dropped"),
     [
-        (33, said(*REST), None),
-        (32, said(*REST[2:]), TruncatedTurns(2, 15)),
-        (18, said(*REST[2:]), TruncatedTurns(2, 15)),
+        (33, encoded_text(*CHAT), None),
+        (32, encoded_text(*CHAT[2:]), TruncatedTurns(2, 15)),
+        (18, encoded_text(*CHAT[2:]), TruncatedTurns(2, 15)),
         (17, "", TruncatedTurns(4, 33)),
     ],
 )
-def test_at_rest_goes_what_the_next_question_would_drop(
+def test_encoded_chat_drops_what_the_next_question_would_drop(
     room: int, text: str, dropped: TruncatedTurns | None
 ) -> None:
-    assert len(said(*REST)) == 33
+    assert len(encoded_text(*CHAT)) == 33
     prompt = encode_without_generation_prompt(
-        REST, TEMPLATES["linly"], Letters(), room, drop_oldest=True
+        CHAT, TEMPLATES["linly"], Letters(), room, drop_oldest=True
     )
     assert (Letters().decode(prompt.ids), prompt.dropped) == (text, dropped)
 
 
-def test_the_system_prompt_stays_at_rest_too() -> None:
-    linly, messages = TEMPLATES["linly"], [SYSTEM, *REST]
+def test_encoded_chat_keeps_the_system_prompt() -> None:
+    linly, messages = TEMPLATES["linly"], [SYSTEM, *CHAT]
     prompt = encode_without_generation_prompt(messages, linly, Letters(), 10, drop_oldest=True)
     assert Letters().decode(prompt.ids) == "<s>S\n"
     with pytest.raises(PromptTooLongError, match="system prompt alone is 5 tokens"):
@@ -256,6 +266,6 @@ def test_the_system_prompt_stays_at_rest_too() -> None:
         encode_without_generation_prompt(messages, linly, Letters(), 10)
 
 
-def test_an_empty_chat_takes_nothing() -> None:
+def test_encoded_empty_chat_has_no_ids() -> None:
     assert encode_without_generation_prompt((), TEMPLATES["linly"], Letters(), 10).ids == ()
-    assert said(SYSTEM) == "<s>S\n"
+    assert encoded_text(SYSTEM) == "<s>S\n"

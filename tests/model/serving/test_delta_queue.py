@@ -1,4 +1,4 @@
-"""Bursts: everything arrives, in order, in few of them, and nothing is held back for long."""
+"""DeltaQueue: all Deltas arrive in order, in few batches, and none waits long."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from model.serving.delta_queue import DeltaBatch, DeltaQueue
 from model.types import Delta, FinishReason
 
 LAST = Delta("!", FinishReason.STOP)
-LONG = 3600.0  # nobody waits for it: only what need not wait comes
+LONG = 3600.0  # longer than a test: only batches that are due at once come
 
 
 def run(work: Callable[[], Awaitable[list[DeltaBatch]]]) -> list[DeltaBatch]:
@@ -22,83 +22,83 @@ def run(work: Callable[[], Awaitable[list[DeltaBatch]]]) -> list[DeltaBatch]:
     return asyncio.run(bounded())
 
 
-def text(bursts: list[DeltaBatch]) -> str:
-    return "".join(delta.text for burst in bursts for delta in burst)
+def text(batches: list[DeltaBatch]) -> str:
+    return "".join(delta.text for batch in batches for delta in batch)
 
 
-async def until_the_end(outbox: DeltaQueue) -> list[DeltaBatch]:
-    bursts = [await outbox.take()]
-    while not bursts[-1][-1].finish_reason:
-        bursts.append(await outbox.take())
-    return bursts
+async def read_to_end(queue: DeltaQueue) -> list[DeltaBatch]:
+    batches = [await queue.get()]
+    while not batches[-1][-1].finish_reason:
+        batches.append(await queue.get())
+    return batches
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.001])
-def test_everything_arrives_in_order_from_another_thread(seconds: float) -> None:
+def test_all_deltas_arrive_in_order_from_another_thread(seconds: float) -> None:
     words = [f"{number} " for number in range(2000)]
 
     async def work() -> list[DeltaBatch]:
-        outbox = DeltaQueue(seconds)
+        queue = DeltaQueue(seconds)
 
-        def speak() -> None:
+        def produce() -> None:
             for word in words:
-                outbox.put(Delta(word))
-            outbox.put(LAST)
+                queue.put(Delta(word))
+            queue.put(LAST)
 
-        threading.Thread(target=speak).start()
-        return await until_the_end(outbox)
+        threading.Thread(target=produce).start()
+        return await read_to_end(queue)
 
     assert text(run(work)) == "".join(words) + "!"
 
 
-def test_the_first_comes_at_once_and_so_does_the_end() -> None:
+def test_first_and_last_batch_come_at_once() -> None:
     async def work() -> list[DeltaBatch]:
-        outbox = DeltaQueue(LONG)
-        outbox.put(Delta("a"))
-        first = await outbox.take()
+        queue = DeltaQueue(LONG)
+        queue.put(Delta("a"))
+        first = await queue.get()
         for letter in "bcd":
-            outbox.put(Delta(letter))
-        outbox.put(LAST)
-        return [first, *await until_the_end(outbox)]
+            queue.put(Delta(letter))
+        queue.put(LAST)
+        return [first, *await read_to_end(queue)]
 
-    assert [text([burst]) for burst in run(work)] == ["a", "bcd!"]
+    assert [text([batch]) for batch in run(work)] == ["a", "bcd!"]
 
 
-def test_a_pause_holds_nothing_back() -> None:
-    """Text that came within the pace must be shown even if no other delta follows for long."""
+def test_delta_does_not_wait_for_the_next_one() -> None:
+    """A Delta that came within the interval is delivered even if none follows for long."""
 
     async def work() -> list[DeltaBatch]:
-        outbox = DeltaQueue(0.01)
-        outbox.put(Delta("a"))
-        bursts = [await outbox.take()]
-        outbox.put(Delta("b"))
-        outbox.put(Delta("c"))
-        while text(bursts) != "abc":
-            bursts.append(await outbox.take())
-        return bursts
+        queue = DeltaQueue(0.01)
+        queue.put(Delta("a"))
+        batches = [await queue.get()]
+        queue.put(Delta("b"))
+        queue.put(Delta("c"))
+        while text(batches) != "abc":
+            batches.append(await queue.get())
+        return batches
 
     assert text(run(work)) == "abc"
 
 
-def test_what_comes_within_the_pace_comes_together() -> None:
+def test_deltas_within_the_interval_come_in_one_batch() -> None:
     async def work() -> list[DeltaBatch]:
-        outbox = DeltaQueue(LONG)
-        outbox.put(Delta("a"))
-        await outbox.take()
-        outbox.put(Delta("b"))
-        waiting = asyncio.ensure_future(outbox.take())
+        queue = DeltaQueue(LONG)
+        queue.put(Delta("a"))
+        await queue.get()
+        queue.put(Delta("b"))
+        waiting = asyncio.ensure_future(queue.get())
         done, _ = await asyncio.wait({waiting}, timeout=0.05)
         assert not done
-        outbox.put(LAST)
+        queue.put(LAST)
         return [await waiting]
 
-    assert [len(burst) for burst in run(work)] == [2]
+    assert [len(batch) for batch in run(work)] == [2]
 
 
-def test_a_loop_that_is_gone_is_told() -> None:
-    async def make() -> DeltaQueue:
+def test_put_raises_when_the_loop_is_closed() -> None:
+    async def create() -> DeltaQueue:
         return DeltaQueue(0.0)
 
-    outbox = asyncio.run(make())
+    queue = asyncio.run(create())
     with pytest.raises(RuntimeError):
-        outbox.put(Delta("a"))
+        queue.put(Delta("a"))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from model.serving.adapter_registry import Adapter
+from model.serving.adapter_folders import Adapter
 from model.types import Sampling
 from tests.fake import ADAPTERS, FakeEngine, fake_manager
 from web.chats.chat_service import ChatService

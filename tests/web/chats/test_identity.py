@@ -13,7 +13,7 @@ from playwright.sync_api import expect
 
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
-from tests.web.browser import PATIENCE, Chat, chromium
+from tests.web.browser import PATIENCE, ChatPage, chromium
 from tests.web.page_client import Caller, said
 from web import page_middleware
 from web.chats import tab_sessions
@@ -219,7 +219,7 @@ def test_page_works_in_a_browser_that_blocks_cookies_and_storage(
     with chromium() as browser:
         context = browser.new_context()
         context.add_init_script(BLOCKED)
-        chat = Chat(context.new_page()).open(url)
+        chat = ChatPage(context.new_page()).open(url)
         expect(chat.sidebar).to_contain_text("Cookies are off, so the chats of this visit are not")
         chat.ask("hello")
         expect(chat.log).to_contain_text("base heard: hello")

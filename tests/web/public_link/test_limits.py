@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, Page, expect
 from model.types import EngineRequest
 from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
-from tests.web.browser import Chat
+from tests.web.browser import ChatPage
 from tests.web.page_client import Caller, said
 from web.access import AccessPolicy
 from web.listen_socket import bind
@@ -73,18 +73,18 @@ def shared(stack: ExitStack, rules: LinkRules | None = None, **other: Any) -> Sh
     return stack.enter_context(Shared(rules or LinkRules(), **other).served())
 
 
-def visitor(stack: ExitStack, browser: Browser, url: str) -> Chat:
+def visitor(stack: ExitStack, browser: Browser, url: str) -> ChatPage:
     """Somebody with a browser of their own."""
-    return Chat(stack.enter_context(browser.new_context()).new_page()).open(url)
+    return ChatPage(stack.enter_context(browser.new_context()).new_page()).open(url)
 
 
-def ask(chat: Chat, text: str, answer: str) -> None:
+def ask(chat: ChatPage, text: str, answer: str) -> None:
     chat.ask(text)
     expect(chat.log).to_contain_text(answer)
     expect(chat.send).to_be_visible()
 
 
-def toast(chat: Chat, sentence: str) -> None:
+def toast(chat: ChatPage, sentence: str) -> None:
     expect(chat.page.locator(".linly-toast").last).to_contain_text(sentence)
 
 

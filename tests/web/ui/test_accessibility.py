@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
-from tests.web.browser import Chat
+from tests.web.browser import ChatPage
 from tests.web.conftest import Serve
 from tests.web.ui.test_train import LINES, Shop, to_training, upload
 from web.access import AccessPolicy
@@ -70,21 +70,21 @@ def speaks(*pieces: str) -> FakeEngine:
     return FakeEngine(lambda prompt, request: list(pieces))
 
 
-def there(chat: Chat) -> Chat:
+def there(chat: ChatPage) -> ChatPage:
     """Wait for what comes after the page itself: names, roles, the base."""
     expect(chat.page.locator("#status[role=status]")).to_contain_text("fake-base")
     expect(chat.page.locator("#chats[aria-label]")).to_have_count(1)
     return chat
 
 
-def send(chat: Chat, text: str = "Tell me") -> None:
+def send(chat: ChatPage, text: str = "Tell me") -> None:
     chat.page.locator("#message textarea").fill(text)
     chat.page.locator("#send").click()
     expect(chat.log.locator(".facts summary").first).to_be_visible()
     expect(chat.page.locator("#send")).to_be_visible()
 
 
-def compare(chat: Chat) -> None:
+def compare(chat: ChatPage) -> None:
     """Ask base and pirate, by what is there in any language."""
     chat.page.locator("#compare").click()
     for place, choice in enumerate(("fake-base", "pirate")):
@@ -130,7 +130,7 @@ def test_the_train_tab_is_accessible(
         serving(shop.manager, AccessPolicy(training="local"), shop.desk) as url,
         browser.new_context(**context) as visitor,
     ):
-        page = there(Chat(visitor.new_page()).open(url)).page
+        page = there(ChatPage(visitor.new_page()).open(url)).page
         to_training(page)
         assert violations(page) == []
         upload(page, shop.data())

@@ -11,10 +11,10 @@ import pytest
 from playwright.sync_api import Browser, Locator, Route, expect
 
 from model.diagnostics import finding
-from model.serving.adapter_registry import Adapter
+from model.serving.adapter_folders import Adapter
 from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
-from tests.web.browser import Chat
+from tests.web.browser import ChatPage
 from tests.web.conftest import Serve
 
 pytestmark = pytest.mark.browser
@@ -25,24 +25,24 @@ ZERO = finding("tensor_zero", name="lora_B", file="adapter_model.safetensors")
 WARNED = replace(PIRATE, name="warned", description="A doubtful one", warnings=(ZERO,))
 
 
-def box(chat: Chat) -> Locator:
+def box(chat: ChatPage) -> Locator:
     return chat.page.get_by_label("Adapter", exact=True)
 
 
-def offered(chat: Chat) -> list[str]:
+def offered(chat: ChatPage) -> list[str]:
     """The adapters of a page whose model is there."""
     expect(chat.page.locator("#status")).to_contain_text("fake-base")
     return chat.offered()
 
 
-def slide(chat: Chat, label: str, value: str) -> None:
+def slide(chat: ChatPage, label: str, value: str) -> None:
     """Type into the number beside a slider."""
     number = chat.page.get_by_label(f"{label} as a number")
     number.fill(value)
     number.blur()
 
 
-def ask(chat: Chat, text: str, answer: str) -> None:
+def ask(chat: ChatPage, text: str, answer: str) -> None:
     chat.ask(text)
     expect(chat.log).to_contain_text(answer)
     expect(chat.send).to_be_visible()
@@ -185,7 +185,7 @@ def test_over_a_model_server_an_adapter_is_whole_or_off(visit: Serve) -> None:
     assert [request.adapter_scale for request in engine.requests] == [1, 0]
 
 
-def set_up(chat: Chat) -> None:
+def set_up(chat: ChatPage) -> None:
     """A chat with everything set otherwise."""
     chat.choose("Adapter", "● pirate")
     chat.settings()
@@ -198,7 +198,7 @@ def set_up(chat: Chat) -> None:
     ask(chat, "set up", "pirate heard")
 
 
-def is_set_up(chat: Chat) -> None:
+def is_set_up(chat: ChatPage) -> None:
     expect(box(chat)).to_have_value(re.compile("● pirate"))
     page = chat.page
     expect(page.get_by_label("Strength as a number")).to_have_value("0.75")
@@ -218,7 +218,7 @@ def test_settings_come_back_with_their_chat(browser: Browser, tmp_path: Path) ->
         manager = fake_manager(engine)
         manager.wait()
         with serving(manager, data=tmp_path) as url:
-            chat = Chat(context.new_page()).open(url)
+            chat = ChatPage(context.new_page()).open(url)
             set_up(chat)
             asked = engine.requests[-1]
             chat.new_chat.click()
@@ -230,7 +230,7 @@ def test_settings_come_back_with_their_chat(browser: Browser, tmp_path: Path) ->
             chat.row("set up").click()
             is_set_up(chat)
             number = chat.page.url.partition("chat=")[2]
-            other = Chat(context.new_page()).open(f"{url}?chat={number}")
+            other = ChatPage(context.new_page()).open(f"{url}?chat={number}")
             other.settings()
             is_set_up(other)
             other.row("another").click()
@@ -239,7 +239,7 @@ def test_settings_come_back_with_their_chat(browser: Browser, tmp_path: Path) ->
         loading = threading.Event()
         engine = FakeEngine(echo)
         with serving(fake_manager(engine, loading), data=tmp_path) as url:
-            chat = Chat(context.new_page()).open(f"{url}?chat={number}")
+            chat = ChatPage(context.new_page()).open(f"{url}?chat={number}")
             chat.settings()
             expect(chat.page.get_by_label("System prompt")).to_have_value("Be a poet.")
             chat.ask("early")

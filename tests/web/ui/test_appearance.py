@@ -14,11 +14,11 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from model.config.settings import CHECKOUT
-from model.serving.adapter_registry import Adapter
+from model.serving.adapter_folders import Adapter
 from model.translations import texts
 from tests.fake import ADAPTERS, FakeEngine, echo
 from tests.web.app_server import serving
-from tests.web.browser import Chat
+from tests.web.browser import ChatPage
 from tests.web.conftest import Serve
 from tests.web.ui.test_accessibility import PHONE, WIDE, compare, send, speaks, there
 from tests.web.ui.test_train import LINES, Shop, upload
@@ -45,14 +45,14 @@ NAMES = (
 
 
 @contextmanager
-def training(browser: Browser, folder: Path, **context: object) -> Iterator[tuple[Chat, Shop]]:
+def training(browser: Browser, folder: Path, **context: object) -> Iterator[tuple[ChatPage, Shop]]:
     """A visitor who may train."""
     shop = Shop(folder, LINES)
     with (
         serving(shop.manager, AccessPolicy(training="local"), shop.desk) as url,
         browser.new_context(**context) as visitor,  # type: ignore[arg-type]
     ):
-        yield there(Chat(visitor.new_page()).open(url)), shop
+        yield there(ChatPage(visitor.new_page()).open(url)), shop
         shop.desk.trainings.close()
 
 
@@ -66,7 +66,7 @@ def test_nothing_comes_from_another_host(browser: Browser, tmp_path: Path) -> No
     ):
         page = visitor.new_page()
         page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
-        chat = there(Chat(page).open(url))
+        chat = there(ChatPage(page).open(url))
         send(chat)
         chat.settings()
         page.get_by_role("tab", name="Train").click()

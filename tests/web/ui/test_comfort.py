@@ -12,19 +12,19 @@ from playwright.sync_api import Browser, Locator, expect
 from model.types import Delta, Emit, EngineRequest, Queued
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
-from tests.web.browser import Chat
+from tests.web.browser import ChatPage
 from tests.web.conftest import Serve
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
-def ask(chat: Chat, text: str, answer: str) -> None:
+def ask(chat: ChatPage, text: str, answer: str) -> None:
     chat.ask(text)
     expect(chat.log).to_contain_text(answer)
     expect(chat.send).to_be_visible()
 
 
-def meter(chat: Chat, tokens: int) -> None:
+def meter(chat: ChatPage, tokens: int) -> None:
     expect(chat.page.locator("#meter")).to_contain_text(f"{tokens} of 2000 tokens")
 
 
@@ -62,12 +62,12 @@ def test_the_meter_is_there_once_the_model_is(browser: Browser, tmp_path: Path) 
         manager = fake_manager(FakeEngine(echo))
         manager.wait()
         with serving(manager, data=tmp_path) as url:
-            chat = Chat(context.new_page()).open(url)
+            chat = ChatPage(context.new_page()).open(url)
             ask(chat, "hello", "base heard: hello")
             number = chat.page.url.partition("chat=")[2]
         loading = threading.Event()
         with serving(fake_manager(FakeEngine(echo), loading), data=tmp_path) as url:
-            chat = Chat(context.new_page()).open(f"{url}?chat={number}")
+            chat = ChatPage(context.new_page()).open(f"{url}?chat={number}")
             expect(chat.log).to_contain_text("base heard: hello")
             loading.set()
             meter(chat, length("hello", "base heard: hello "))
@@ -156,30 +156,30 @@ def test_the_arrow_up_edits_the_last_question_only_in_an_empty_box(visit: Serve)
     expect(chat.log).to_contain_text("base heard: second")
 
 
-def slide(chat: Chat, label: str, value: str) -> None:
+def slide(chat: ChatPage, label: str, value: str) -> None:
     number = chat.page.get_by_label(f"{label} as a number")
     number.fill(value)
     number.blur()
 
 
-def shelf(chat: Chat, title: str) -> None:
+def shelf(chat: ChatPage, title: str) -> None:
     """Open a part of the settings."""
     chat.page.locator("#settings").get_by_role("button", name=title).click()
 
 
-def preset(chat: Chat, name: str) -> Locator:
+def preset(chat: ChatPage, name: str) -> Locator:
     return chat.page.get_by_role("radio", name=name, exact=True)
 
 
-def press(chat: Chat, name: str) -> None:
+def press(chat: ChatPage, name: str) -> None:
     chat.page.get_by_role("button", name=name, exact=True).click()
 
 
-def toast(chat: Chat, sentence: str) -> None:
+def toast(chat: ChatPage, sentence: str) -> None:
     expect(chat.page.locator(".linly-toast").last).to_contain_text(sentence)
 
 
-def save_preset(chat: Chat, name: str) -> None:
+def save_preset(chat: ChatPage, name: str) -> None:
     chat.page.get_by_role("textbox", name="Name of the preset").fill(name)
     press(chat, "Save preset")
 
@@ -208,7 +208,7 @@ def test_presets_of_ones_own(visit: Serve, browser: Browser) -> None:
     expect(preset(chat, "Wild <b>")).to_be_checked()
 
     with browser.new_context() as context:
-        other = Chat(context.new_page()).open(chat.page.url.partition("?")[0])
+        other = ChatPage(context.new_page()).open(chat.page.url.partition("?")[0])
         other.settings()
         expect(preset(other, "Precise")).to_be_visible()
         expect(preset(other, "Wild <b>")).to_have_count(0)
@@ -244,7 +244,7 @@ def test_a_preset_that_another_tab_deleted(visit: Serve) -> None:
     shelf(chat, "Presets of your own")
     save_preset(chat, "Mine")
     expect(preset(chat, "Mine")).to_be_checked()
-    other = Chat(chat.page.context.new_page()).open(chat.page.url)
+    other = ChatPage(chat.page.context.new_page()).open(chat.page.url)
     other.settings()
     preset(other, "Mine").check()
     shelf(other, "Presets of your own")
@@ -255,27 +255,27 @@ def test_a_preset_that_another_tab_deleted(visit: Serve) -> None:
     assert other.complaints == []
 
 
-def save_prompt(chat: Chat, name: str, text: str) -> None:
+def save_prompt(chat: ChatPage, name: str, text: str) -> None:
     chat.message.fill(text)
     chat.page.get_by_role("textbox", name="Name of the prompt").fill(name)
     press(chat, "Save prompt")
 
 
 @pytest.fixture
-def prompts(visit: Serve) -> Chat:
+def prompts(visit: Serve) -> ChatPage:
     chat = visit(FakeEngine(echo))
     chat.settings()
     shelf(chat, "Saved prompts")
     return chat
 
 
-def insert(chat: Chat, name: str) -> None:
+def insert(chat: ChatPage, name: str) -> None:
     box = chat.page.get_by_label("Insert a prompt")
     box.click()
     chat.page.get_by_role("option", name=name, exact=True).click()
 
 
-def test_prompts_are_saved_inserted_and_deleted(prompts: Chat, browser: Browser) -> None:
+def test_prompts_are_saved_inserted_and_deleted(prompts: ChatPage, browser: Browser) -> None:
     chat = prompts
     save_prompt(chat, "Summary", "Sum it up:\nin three lines")
     insert(chat, "Summary")  # behind what was typed, and that is the prompt itself here
@@ -297,7 +297,7 @@ def test_prompts_are_saved_inserted_and_deleted(prompts: Chat, browser: Browser)
     expect(chat.message).to_have_value("Another one")
 
     with browser.new_context() as context:
-        other = Chat(context.new_page()).open(chat.page.url.partition("?")[0])
+        other = ChatPage(context.new_page()).open(chat.page.url.partition("?")[0])
         other.settings()
         shelf(other, "Saved prompts")
         other.page.get_by_label("Insert a prompt").click()
@@ -310,7 +310,7 @@ def test_prompts_are_saved_inserted_and_deleted(prompts: Chat, browser: Browser)
     expect(chat.page.get_by_role("option")).to_have_count(0)
 
 
-def test_prompts_that_are_refused(prompts: Chat) -> None:
+def test_prompts_that_are_refused(prompts: ChatPage) -> None:
     chat = prompts
     press(chat, "Delete prompt")
     toast(chat, "No saved prompt is chosen")

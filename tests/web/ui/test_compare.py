@@ -15,7 +15,7 @@ from model.errors import RequestError
 from model.types import EngineRequest, Sampling
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
-from tests.web.browser import Chat
+from tests.web.browser import ChatPage
 from tests.web.conftest import Serve
 from web.chats.store.models import ChatSettings
 from web.ui.compare_panel import NOBODY, chosen
@@ -34,7 +34,7 @@ def words(count: int) -> Callable[[str, EngineRequest], list[str]]:
     return script
 
 
-def choose(chat: Chat, *rivals: str, presets: tuple[str, ...] = ()) -> None:
+def choose(chat: ChatPage, *rivals: str, presets: tuple[str, ...] = ()) -> None:
     """Open the panel and say who is asked."""
     chat.page.get_by_role("button", name="Compare", exact=True).click()
     for number, rival in enumerate(rivals, 1):
@@ -43,17 +43,17 @@ def choose(chat: Chat, *rivals: str, presets: tuple[str, ...] = ()) -> None:
         chat.choose(f"Preset {number}", preset)
 
 
-def ask_all(chat: Chat) -> None:
+def ask_all(chat: ChatPage) -> None:
     chat.page.get_by_role("button", name="Ask all of them").click()
 
 
-def compare(chat: Chat, text: str, *rivals: str) -> None:
+def compare(chat: ChatPage, text: str, *rivals: str) -> None:
     choose(chat, *rivals)
     chat.message.fill(text)
     ask_all(chat)
 
 
-def columns(chat: Chat) -> Locator:
+def columns(chat: ChatPage) -> Locator:
     return chat.log.locator(".comparison article")
 
 
@@ -109,7 +109,7 @@ def test_one_adapter_with_two_presets(visit: Serve) -> None:
     assert {request.adapter.name for request in engine.requests if request.adapter} == {"pirate"}
 
 
-def vote(chat: Chat, column: int) -> Locator:
+def vote(chat: ChatPage, column: int) -> Locator:
     return columns(chat).nth(column).get_by_role("button", name="Best")
 
 
@@ -276,7 +276,7 @@ def test_a_comparison_that_a_restart_interrupted(browser: Browser, tmp_path: Pat
         manager = fake_manager(engine)
         manager.wait()
         with serving(manager, data=tmp_path) as url:
-            chat = Chat(context.new_page()).open(url)
+            chat = ChatPage(context.new_page()).open(url)
             compare(chat, "who?", BASE, PIRATE)
             everybody_speaks(engine, 2, pieces=2)
             expect(columns(chat).nth(0)).to_contain_text("base0 base1")
@@ -285,7 +285,7 @@ def test_a_comparison_that_a_restart_interrupted(browser: Browser, tmp_path: Pat
         manager = fake_manager(FakeEngine(lambda p, r: ["and on"]))
         manager.wait()
         with serving(manager, data=tmp_path) as url:
-            chat = Chat(context.new_page()).open(f"{url}?chat={number}")
+            chat = ChatPage(context.new_page()).open(f"{url}?chat={number}")
             expect(columns(chat).nth(0)).to_contain_text("base0 base1")
             expect(columns(chat).nth(1)).to_contain_text("pirate0 pirate1")
             for column in columns(chat).all():

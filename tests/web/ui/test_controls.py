@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Route, expect
 
 from tests.fake import FakeEngine, echo
-from tests.web.browser import Chat
+from tests.web.browser import ChatPage
 from tests.web.conftest import Serve
 
 pytestmark = pytest.mark.browser
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.browser
 CALLS = "**/page/actions/**"
 
 
-def two_chats(visit: Serve) -> Chat:
+def two_chats(visit: Serve) -> ChatPage:
     """ "first" with an adapter, and "second", which is shown, with the base."""
     chat = visit(FakeEngine(echo))
     chat.choose("Adapter", "● pirate")
@@ -28,7 +28,7 @@ def two_chats(visit: Serve) -> Chat:
     return chat
 
 
-def ask(chat: Chat, text: str, answer: str) -> None:
+def ask(chat: ChatPage, text: str, answer: str) -> None:
     chat.ask(text)
     expect(chat.log).to_contain_text(answer)
     expect(chat.send).to_be_visible()

@@ -14,7 +14,7 @@ from model.translations import verbatim
 from model.types import EngineRequest
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
-from tests.web.browser import PATIENCE, Chat
+from tests.web.browser import PATIENCE, ChatPage
 from tests.web.conftest import Serve
 from web.access import AccessPolicy
 from web.listen_socket import bind
@@ -332,7 +332,7 @@ def test_two_visitors_at_once(visit: Serve, browser: Browser) -> None:
     first = visit(engine)
     url = first.page.url
     with browser.new_context() as context:
-        second = Chat(context.new_page()).open(url)
+        second = ChatPage(context.new_page()).open(url)
         first.choose("Adapter", "pirate")
         first.ask("mine")
         second.ask("yours")
@@ -383,7 +383,7 @@ def test_a_script_that_comes_at_last(browser: Browser, monkeypatch: pytest.Monke
         page.locator("#message textarea").wait_for()
         page.wait_for_timeout(1_500)
         page.unroute("**/page/messages.js")
-        chat = Chat(page)
+        chat = ChatPage(page)
         chat.ask("hello")
         expect(chat.log).to_contain_text("base heard: hello")
 

@@ -9,12 +9,12 @@ import pytest
 from playwright.sync_api import Browser, Locator, expect
 
 from model.config.settings import Settings
-from model.serving.adapter_registry import Adapter
+from model.serving.adapter_folders import Adapter
 from model.serving.manager import ModelManager
 from model.types import EngineRequest
 from tests.fake import ADAPTERS, FakeEngine, echo, fake_load, fake_manager
 from tests.web.app_server import serving
-from tests.web.browser import Chat
+from tests.web.browser import ChatPage
 from tests.web.conftest import Serve
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -28,7 +28,7 @@ def drawn(prompt: str, request: EngineRequest) -> list[str]:
     return [f"{who} ", "says ", f"{request.sampling.seed} ", "and ", "more"]
 
 
-def reply(chat: Chat, number: int = -1) -> Locator:
+def reply(chat: ChatPage, number: int = -1) -> Locator:
     return chat.log.locator("article.assistant").nth(number)
 
 
@@ -42,13 +42,13 @@ def rows(article: Locator) -> dict[str, str]:
     return dict(zip(labels.all_inner_texts(), values.all_inner_texts(), strict=True))
 
 
-def ask(chat: Chat, text: str, answer: str) -> None:
+def ask(chat: ChatPage, text: str, answer: str) -> None:
     chat.ask(text)
     expect(chat.log).to_contain_text(answer)
     expect(chat.send).to_be_visible()
 
 
-def again(chat: Chat) -> None:
+def again(chat: ChatPage) -> None:
     button = reply(chat).get_by_role("button", name="Run again exactly")
     if not button.is_visible():
         reply(chat).locator("summary").click()
@@ -177,7 +177,7 @@ def test_regenerating_with_another_adapter(visit: Serve) -> None:
     assert rows(reply(chat))["Its digest"] == "d1d1d1d1d1d1"
 
 
-def refused(chat: Chat, sentence: str) -> None:
+def refused(chat: ChatPage, sentence: str) -> None:
     """Running it again is refused, and nothing is added."""
     again(chat)
     expect(chat.page.locator(".linly-toast")).to_contain_text(sentence)
@@ -205,7 +205,7 @@ def test_another_base_is_not_asked(browser: Browser, tmp_path: Path, settings: S
         manager = fake_manager(FakeEngine(echo))
         manager.wait()
         with serving(manager, data=tmp_path) as url:
-            chat = Chat(context.new_page()).open(url)
+            chat = ChatPage(context.new_page()).open(url)
             ask(chat, "hello", "base heard: hello")
             number = chat.page.url.partition("chat=")[2]
         engine = FakeEngine(echo, quantization=settings.quantization)
@@ -213,5 +213,5 @@ def test_another_base_is_not_asked(browser: Browser, tmp_path: Path, settings: S
         manager.start()
         manager.wait()
         with serving(manager, data=tmp_path) as url:
-            chat = Chat(context.new_page()).open(f"{url}?chat={number}")
+            chat = ChatPage(context.new_page()).open(f"{url}?chat={number}")
             refused(chat, "This reply was made by fake-base in 8bit")

@@ -14,7 +14,7 @@ from model.translations import verbatim
 from model.types import EngineRequest
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
-from tests.web.browser import Chat
+from tests.web.browser import ChatPage
 from tests.web.conftest import Serve
 from web.access import AccessPolicy
 from web.chats.store.chat_store import ChatStore
@@ -30,8 +30,8 @@ def words(count: int) -> Callable[[str, EngineRequest], list[str]]:
     return lambda prompt, request: [f"w{i} " for i in range(count)]
 
 
-def second_tab(chat: Chat) -> Chat:
-    return Chat(chat.page.context.new_page()).open(chat.page.url)
+def second_tab(chat: ChatPage) -> ChatPage:
+    return ChatPage(chat.page.context.new_page()).open(chat.page.url)
 
 
 def test_a_reload_shows_the_same_chat(visit: Serve) -> None:
@@ -68,7 +68,7 @@ def test_a_reply_goes_on_while_the_page_is_closed(visit: Serve) -> None:
     url, context = chat.page.url, chat.page.context
     chat.page.close()
     engine.tick(4)
-    again = Chat(context.new_page()).open(url)
+    again = ChatPage(context.new_page()).open(url)
     expect(again.log).to_contain_text("w0 w1 w2 w3 w4 w5")
 
 
@@ -95,7 +95,7 @@ def test_a_restart_in_the_middle_of_a_reply(browser: Browser, tmp_path: Path) ->
         manager = fake_manager(engine)
         manager.wait()
         with serving(manager, data=tmp_path) as url:
-            chat = Chat(context.new_page()).open(url)
+            chat = ChatPage(context.new_page()).open(url)
             chat.ask("go on")
             engine.tick(2)
             expect(chat.log).to_contain_text("w0 w1")
@@ -105,7 +105,7 @@ def test_a_restart_in_the_middle_of_a_reply(browser: Browser, tmp_path: Path) ->
         manager = fake_manager(FakeEngine(lambda p, r: [p[-3:], "and on"]))
         manager.wait()
         with serving(manager, data=tmp_path) as url:
-            chat = Chat(context.new_page()).open(f"{url}?chat={number}")
+            chat = ChatPage(context.new_page()).open(f"{url}?chat={number}")
             expect(chat.log).to_contain_text("w0 w1")
             expect(chat.log).to_contain_text("Interrupted")
             chat.log.get_by_role("button", name="Continue").click()
@@ -117,19 +117,19 @@ def test_chats_of_others_are_not_there(visit: Serve, browser: Browser) -> None:
     chat.ask("my secret")
     expect(chat.log).to_contain_text("base heard")
     with browser.new_context() as context:
-        other = Chat(context.new_page()).open(chat.page.url)
+        other = ChatPage(context.new_page()).open(chat.page.url)
         expect(other.page.get_by_text("This chat does not exist")).to_be_visible()
         expect(other.sidebar).to_contain_text("Your chats will be here")
         assert "secret" not in other.page.content()
 
 
-def log_in(page: Page, url: str, user: str, password: str) -> Chat:
+def log_in(page: Page, url: str, user: str, password: str) -> ChatPage:
     page.goto(url)
     page.locator("input").nth(0).fill(user)
     page.locator("input[type=password]").fill(password)
     page.get_by_role("button", name="Login").click()
     page.locator("#message").wait_for()
-    return Chat(page)
+    return ChatPage(page)
 
 
 def test_an_account_has_its_chats_on_every_device(browser: Browser) -> None:
@@ -301,7 +301,7 @@ def test_a_tab_that_the_server_forgot_asks_in_its_own_chat(
         manager = fake_manager(FakeEngine(echo))
         manager.wait()
         with serving(manager, data=tmp_path, port=port) as url:
-            chat = Chat(context.new_page()).open(url)
+            chat = ChatPage(context.new_page()).open(url)
             chat.ask("before")
             expect(chat.log).to_contain_text("base heard: before")
             expect(chat.send).to_be_visible()

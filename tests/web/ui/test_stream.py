@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from model.serving.adapter_registry import Adapter
+from model.serving.adapter_folders import Adapter
 from model.translations import verbatim
 from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
 from tests.web.app_server import serving

@@ -14,13 +14,13 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from model.config.settings import Settings, read_settings
-from model.serving.adapter_registry import Adapter
+from model.serving.adapter_folders import Adapter
 from model.serving.manager import ModelManager
 from model.translations import verbatim
 from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
 from tests.training.fake_finetune import command, until
 from tests.web.app_server import serving
-from tests.web.browser import Chat
+from tests.web.browser import ChatPage
 from training.events import HeldOut, Note, Stage, Step, TrainingEnded, to_line
 from training.job import TrainingRunner
 from web.access import AccessPolicy
@@ -76,23 +76,23 @@ class Shop:
         return path
 
 
-Visit = Callable[..., Chat]
+Visit = Callable[..., ChatPage]
 
 
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Visit]:
     """Serve a shop and open its page, by its own port or through a public link's."""
     with ExitStack() as stack:
-        chats: list[Chat] = []
+        chats: list[ChatPage] = []
 
-        def serve(shop: Shop, training: str = "local", through_link: bool = False) -> Chat:
+        def serve(shop: Shop, training: str = "local", through_link: bool = False) -> ChatPage:
             link = bind("127.0.0.1", 0)
             port = link.getsockname()[1]
             access = AccessPolicy(training=training, link_port=port)
             own = stack.enter_context(serving(shop.manager, access, shop.desk, link))
             stack.callback(shop.desk.trainings.close)
             page = stack.enter_context(browser.new_context()).new_page()
-            chats.append(Chat(page).open(f"http://127.0.0.1:{port}" if through_link else own))
+            chats.append(ChatPage(page).open(f"http://127.0.0.1:{port}" if through_link else own))
             return chats[-1]
 
         yield serve
@@ -329,9 +329,9 @@ def test_what_finetune_is_given(tmp_path: Path) -> None:
     settings = Settings(base_model="models/b", cache_dir=tmp_path, prompts_dir=tmp_path / "p")
     wanted = TrainingForm(Path("d.jsonl"), "mine", None, 3, 16, None, " A keeper ", False)
     told = flags(settings, wanted, Path("adapters/mine"))
-    from training.options import read_options
+    from training.options import read_training_options
 
-    options = read_options(told)
+    options = read_training_options(told)
     assert (options.base_model, options.data_path) == ("models/b", "d.jsonl")
     assert options.output_dir == Path("adapters/mine")
     assert options.description == "A keeper"

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
-from tests.web.browser import Chat
+from tests.web.browser import ChatPage
 from tests.web.postgres import PostgresServer, postgres_server
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -32,7 +32,7 @@ def test_what_one_says_the_other_shows_and_stops(browser: Browser, server: Postg
             manager.wait()
             addresses.append(stack.enter_context(serving(manager, database_url=url)))
         context = stack.enter_context(browser.new_context())
-        here, there = (Chat(context.new_page()).open(address) for address in addresses)
+        here, there = (ChatPage(context.new_page()).open(address) for address in addresses)
         here.ask("one two three")
         there.row("one two three").click()
         engines[0].tick(2)

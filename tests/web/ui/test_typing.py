@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Route, expect
 
 from tests.fake import FakeEngine, echo
-from tests.web.browser import Chat
+from tests.web.browser import ChatPage
 from tests.web.conftest import Serve
 from tests.web.ui.test_compare import BASE, PIRATE, ask_all, choose
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.browser
 BEGUN = re.compile("chat=")
 
 
-def hold(chat: Chat) -> tuple[list[Route], Callable[[], None]]:
+def hold(chat: ChatPage) -> tuple[list[Route], Callable[[], None]]:
     """Keep what the page asks for from the server until `release` is called."""
     held: list[Route] = []
 
@@ -31,16 +31,16 @@ def hold(chat: Chat) -> tuple[list[Route], Callable[[], None]]:
     return held, release
 
 
-def draft(chat: Chat, key: str) -> str | None:
+def draft(chat: ChatPage, key: str) -> str | None:
     found: str | None = chat.page.evaluate("key => localStorage.getItem(`linly.draft.${key}`)", key)
     return found
 
 
-def shown(chat: Chat) -> str:
+def shown(chat: ChatPage) -> str:
     return chat.page.url.partition("chat=")[2]
 
 
-def wait_for_draft(chat: Chat, key: str, text: str | None) -> None:
+def wait_for_draft(chat: ChatPage, key: str, text: str | None) -> None:
     chat.page.wait_for_function(
         "([key, text]) => localStorage.getItem(`linly.draft.${key}`) === text", arg=[key, text]
     )

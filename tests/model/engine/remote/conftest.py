@@ -83,8 +83,8 @@ def ask(manager: ModelManager, request: ChatRequest | CompletionRequest) -> list
         stream = (
             manager.chat(request) if isinstance(request, ChatRequest) else manager.complete(request)
         )
-        async with aclosing(stream) as bursts:
-            return [delta async for burst in bursts for delta in burst]
+        async with aclosing(stream) as batches:
+            return [delta async for batch in batches for delta in batch]
 
     return asyncio.run(collect())
 

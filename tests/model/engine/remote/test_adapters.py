@@ -143,7 +143,7 @@ def test_a_load_does_not_block_other_requests(
 
 
 async def reply_text(manager: ModelManager, request: ChatRequest) -> str:
-    return "".join([d.text async for burst in manager.chat(request) for d in burst])
+    return "".join([d.text async for batch in manager.chat(request) for d in batch])
 
 
 def test_an_adapter_that_the_server_refuses_is_tried_once(

@@ -89,8 +89,8 @@ def test_a_server_that_dies_interrupts_running_replies(
         manager: ModelManager = open_manager.at(stack.enter_context(running(server)))
 
         async def stop_server() -> list[Delta]:
-            async with aclosing(manager.chat(ChatRequest(HELLO))) as bursts:
-                task = asyncio.ensure_future(anext(bursts))
+            async with aclosing(manager.chat(ChatRequest(HELLO))) as batches:
+                task = asyncio.ensure_future(anext(batches))
                 while not server.requests:
                     await asyncio.sleep(0.01)
                 await asyncio.to_thread(stack.close)
@@ -109,8 +109,8 @@ def test_a_client_that_leaves_ends_the_reply_on_the_server(
     manager = open_manager(server)
 
     async def leave() -> None:
-        async with aclosing(manager.chat(ChatRequest(HELLO))) as bursts:
-            await anext(bursts)
+        async with aclosing(manager.chat(ChatRequest(HELLO))) as batches:
+            await anext(batches)
 
     asyncio.run(leave())
     until(lambda: server.disconnects == 1)
@@ -124,10 +124,10 @@ def test_abort_ends_the_reply_on_the_server(open_manager: ManagerOpener, server:
 
     async def stop() -> Delta:
         last = Delta()
-        async with aclosing(manager.chat(request)) as bursts:
-            async for burst in bursts:
+        async with aclosing(manager.chat(request)) as batches:
+            async for batch in batches:
                 manager.abort(request.id)
-                last = burst[-1]
+                last = batch[-1]
         return last
 
     last = asyncio.run(stop())
@@ -148,8 +148,8 @@ def test_many_aborts_close_the_connection(open_manager: ManagerOpener, server: S
 
     async def stop() -> None:
         request = ChatRequest(HELLO)
-        async with aclosing(manager.chat(request)) as bursts:
-            await anext(bursts)
+        async with aclosing(manager.chat(request)) as batches:
+            await anext(batches)
             await asyncio.to_thread(abort_again, request.id)
 
     for number in range(1, 11):
@@ -161,8 +161,8 @@ def test_a_reply_aborted_at_once_ends(open_manager: ManagerOpener, server: Serve
     """Its task has not started by then, and a cancelled task would never start."""
     server.resume = threading.Event()  # else some replies would end first
     manager = open_manager(server)
-    serving = manager._loader.backend()
-    engine = serving.engine
+    assert manager.backend
+    engine = manager.backend.engine
     deltas: list[Delta] = []
     for number in range(50):
         request = EngineRequest(
@@ -188,8 +188,8 @@ def test_a_failed_poll_ends_no_reply(open_manager: ManagerOpener, server: Server
     manager = open_manager(server)
 
     async def fail_polls() -> list[Delta]:
-        async with aclosing(manager.chat(ChatRequest(HELLO))) as bursts:
-            task = asyncio.ensure_future(anext(bursts))
+        async with aclosing(manager.chat(ChatRequest(HELLO))) as batches:
+            task = asyncio.ensure_future(anext(batches))
             while not server.requests:
                 await asyncio.sleep(0.01)
             for response in (refusal(429, "busy"), refusal(401, "who?"), None):
@@ -197,7 +197,7 @@ def test_a_failed_poll_ends_no_reply(open_manager: ManagerOpener, server: Server
                 while server.polls < 3:
                     await asyncio.sleep(0.01)
             server.resume.set()  # type: ignore[union-attr]
-            return [*(await task), *[d async for burst in bursts for d in burst]]
+            return [*(await task), *[d async for batch in batches for d in batch]]
 
     deltas = asyncio.run(fail_polls())
     assert deltas[-1].finish_reason is FinishReason.STOP
@@ -212,12 +212,12 @@ def test_closing_does_not_wait_for_a_silent_server(
     server.ignores_polls, server.polls = True, 0
 
     async def close() -> Delta:
-        async with aclosing(manager.chat(ChatRequest(HELLO))) as bursts:
-            task = asyncio.ensure_future(anext(bursts))
+        async with aclosing(manager.chat(ChatRequest(HELLO))) as batches:
+            task = asyncio.ensure_future(anext(batches))
             while not (server.requests and server.polls):
                 await asyncio.sleep(0.01)
             await asyncio.to_thread(manager.close)
-            assert not manager._loader.backend().engine._thread.is_alive()  # type: ignore[attr-defined]
+            assert not manager.backend.engine._thread.is_alive()  # type: ignore[attr-defined, union-attr]
             return (await task)[-1]
 
     assert asyncio.run(close()).finish_reason is FinishReason.ABORT
@@ -229,8 +229,8 @@ def test_closing_aborts_running_replies(open_manager: ManagerOpener, server: Ser
     manager = open_manager(server)
 
     async def close() -> Delta:
-        async with aclosing(manager.chat(ChatRequest(HELLO))) as bursts:
-            task = asyncio.ensure_future(anext(bursts))
+        async with aclosing(manager.chat(ChatRequest(HELLO))) as batches:
+            task = asyncio.ensure_future(anext(batches))
             while not server.requests:
                 await asyncio.sleep(0.01)
             await asyncio.to_thread(manager.close)
@@ -247,7 +247,7 @@ def test_many_requests_run_at_once(open_manager: ManagerOpener, server: Server) 
     async def ask_all() -> list[str]:
         async def reply_to(number: int) -> str:
             request = ChatRequest((Message("user", "x" * number),))
-            return "".join([d.text async for burst in manager.chat(request) for d in burst])
+            return "".join([d.text async for batch in manager.chat(request) for d in batch])
 
         return await asyncio.gather(*map(reply_to, range(1, 201)))
 

@@ -218,7 +218,7 @@ def test_prefill_only_requests_are_not_sent(open_manager: ManagerOpener, server:
 
     async def read() -> list[Delta]:
         request = ChatRequest((*HELLO, Message("assistant", "Yes.")))
-        return [delta async for burst in manager.read_ahead(request) for delta in burst]
+        return [delta async for batch in manager.prefill(request) for delta in batch]
 
     assert asyncio.run(read())[-1].finish_reason is FinishReason.STOP
     assert server.requests == []

@@ -1,0 +1,151 @@
+"""Runs requests on the loaded backend, and yields their Deltas on the caller's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import TypeVar
+
+from model.engine.protocol import Engine
+from model.errors import LinlyError
+from model.serving.backend import Backend
+from model.serving.delta_queue import DeltaBatch, DeltaQueue, DeltaStream
+from model.serving.request_accounting import Listener, RequestAccounting, with_adapter_info
+from model.serving.request_builder import PreparedRequest, build_engine_request
+from model.types import (
+    ChatRequest,
+    CompletionRequest,
+    Delta,
+    EngineRequest,
+    FinishReason,
+    PreparedAdapter,
+    RequestKind,
+    Stats,
+)
+
+R = TypeVar("R", ChatRequest, CompletionRequest)
+
+
+class RequestRunner:
+    """Runs requests, from any event loop.
+
+    Args:
+        get_backend: returns the loaded backend, or raises NotReadyError.
+        record_text: whether the completed requests have their text.
+    """
+
+    def __init__(self, get_backend: Callable[[], Backend], record_text: bool) -> None:
+        self._get_backend = get_backend
+        self._record_text = record_text
+        self._live: set[str] = set()  # ids of the requests that are being answered
+        self._aborted: set[str] = set()  # those of them that `abort` was called for
+        self._listeners: list[Listener] = []
+
+    def add_listener(self, listener: Listener) -> None:
+        """Adds a listener, which receives each request when it completes, on the event loop of the
+        request."""
+        self._listeners.append(listener)
+
+    def abort(self, request_id: str) -> None:
+        """Notes that a request is to end, for the time before it is submitted to the engine."""
+        if request_id in self._live:
+            self._aborted.add(request_id)
+
+    def stream(
+        self,
+        request: R,
+        prepare: Callable[[Backend, R], PreparedRequest],
+        min_interval: float,
+        kind: RequestKind,
+    ) -> DeltaStream:
+        """Returns the Deltas of a request in batches.
+
+        Args:
+            request: the request.
+            prepare: prepares it for the engine, on a worker thread.
+            min_interval: seconds between two batches, at least.
+            kind: of request, for the listeners.
+        """
+        # Now and not at the iterator's first step: `abort` may be called in between.
+        self._live.add(request.id)
+        return self._steps(request, prepare, min_interval, kind)
+
+    async def _steps(
+        self,
+        request: R,
+        prepare: Callable[[Backend, R], PreparedRequest],
+        min_interval: float,
+        kind: RequestKind,
+    ) -> DeltaStream:
+        account = RequestAccounting(request, kind, self._listeners, self._record_text)
+        try:
+            backend = self._get_backend()
+            # Rendering a long chat and loading an adapter take time: not on the event loop.
+            prepared = await asyncio.to_thread(prepare, backend, request)
+            if prepared.prompt.dropped:
+                yield (Delta(dropped=prepared.prompt.dropped),)
+            finish_reason = self._early_finish(request.id, prepared)
+            if finish_reason:
+                yield (_early_last_delta(prepared, finish_reason, account),)
+                return
+            engine_request = build_engine_request(backend, request, prepared)
+            stream = _run(backend.engine, engine_request, min_interval, account)
+            async with aclosing(stream) as batches:
+                async for batch in batches:
+                    yield _with_adapter_info(batch, prepared.adapter)
+        except LinlyError as error:
+            account.close(error.code)
+            raise
+        finally:
+            account.close()
+            self._live.discard(request.id)
+            self._aborted.discard(request.id)
+
+    def _early_finish(self, request_id: str, prepared: PreparedRequest) -> FinishReason | None:
+        """Returns why a request ends before it is submitted to the engine, if it does."""
+        if request_id in self._aborted:
+            return FinishReason.ABORT
+        is_empty_prefill = prepared.prefill_only and not prepared.prompt.ids
+        return FinishReason.STOP if is_empty_prefill else None
+
+
+def _with_adapter_info(batch: DeltaBatch, adapter: PreparedAdapter | None) -> DeltaBatch:
+    return (*batch[:-1], with_adapter_info(batch[-1], adapter))
+
+
+def _early_last_delta(
+    prepared: PreparedRequest, finish_reason: FinishReason, account: RequestAccounting
+) -> Delta:
+    """Returns the only Delta of a request that ends before it is submitted to the engine."""
+    stats = Stats(len(prepared.prompt.ids), 0, 0.0, 0.0, seed=0)
+    delta = with_adapter_info(Delta("", finish_reason, stats), prepared.adapter)
+    account.on_delta(delta, None)
+    return delta
+
+
+async def _run(
+    engine: Engine, request: EngineRequest, min_interval: float, account: RequestAccounting
+) -> DeltaStream:
+    """Submits a request, and yields on this event loop what the engine's thread emits."""
+    queue = DeltaQueue(min_interval)
+
+    def emit(delta: Delta) -> None:
+        account.on_delta(delta, request.adapter)
+        try:
+            queue.put(delta)
+        except RuntimeError:  # the loop is closed, so nothing reads the reply any more
+            engine.abort(request.id)
+
+    engine.submit(request, emit)
+    account.submitted()
+    try:
+        while True:
+            batch = await queue.get()
+            if batch[-1].refusal:
+                raise batch[-1].refusal
+            yield batch
+            if batch[-1].finish_reason:
+                return
+    finally:
+        engine.abort(request.id)
