@@ -28,8 +28,8 @@ RUN grep '^torch==' requirements.txt > /tmp/torch.txt \
     && pip install -r requirements.txt \
     && rm /tmp/torch.txt
 
-# The default model, so that a container needs no network and answers within seconds. What is
-# compiled for the processor, and weights once quantised, join it at the first start.
+# The default model, so that a container needs no network and answers within seconds. The
+# compiled kernels and the quantized weights are added at the first start.
 COPY model ./model
 RUN python -m model.default_model /opt/cache && chown -R linly:linly /opt/cache
 
@@ -45,8 +45,8 @@ RUN chmod -R a+rX /app
 # Data, unlike the code: training writes here, and a new volume starts as a copy of this folder.
 COPY --chown=linly:linly adapters ./adapters
 
-# The published port decides who gets in, hence 0.0.0.0. What the hub or Gradio downloads on
-# request is kept with the chats, or each new container would download it again.
+# The published port decides who has access, hence 0.0.0.0. Downloads of the hub and of Gradio
+# are stored with the chats, so that a new container does not download them again.
 ENV LINLY_SERVER_NAME=0.0.0.0 \
     LINLY_ADAPTERS_DIR=/app/adapters \
     LINLY_CACHE_DIR=/opt/cache \
@@ -56,11 +56,11 @@ ENV LINLY_SERVER_NAME=0.0.0.0 \
 VOLUME ["/app/adapters", "/data"]
 EXPOSE 7860
 
-# A number, so that Kubernetes' runAsNonRoot can tell that this is not root.
+# A number, so that Kubernetes' runAsNonRoot can see that this is not root.
 USER 1000
 
-# /health is 503 while the model loads, which takes minutes for a large one. No proxy: the
-# container's may not know that 127.0.0.1 is in here.
+# /health is 503 while the model loads, which takes minutes for a large one. Without a proxy: the
+# container's proxy settings may not exclude 127.0.0.1.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=5m --retries=3 \
     CMD ["python", "-c", \
     "import os, urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:%s/health' % os.environ.get('LINLY_SERVER_PORT', 7860), timeout=4)"]

@@ -1,13 +1,12 @@
-# Two commands: `make run` serves the page, `make test` checks everything. Both set up what they
-# need in .venv first.
+# Two commands: `make run` serves the page, `make test` runs the tests. Both first set up .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# For a smaller download without CUDA: make run TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# A smaller download without CUDA: make run TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 # Flags for app.py: make run ARGS="--share"; for bench/serve.py: make bench ARGS="--rounds 5"
 ARGS ?=
-# All tests, also those that take long, as CI has them: make test ALL=1
+# All tests, slow ones included, as in CI: make test ALL=1
 ALL ?= $(CI)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
@@ -24,7 +23,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder \
 		$(if $(ALL)$(TESTS),,-m "not slow") $(TESTS)
 
-# For the tests over the real vLLM, which are skipped without it: 3.4 GB in the cache folder, once.
+# vLLM for the tests that need it and are skipped without it: 3.4 GB in the cache folder, once.
 vllm:
 	@PYTHON=$(PYTHON) scripts/install-vllm
 
@@ -51,7 +50,7 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || \
 		{ echo "The venv module is missing: sudo apt-get install python3-venv" >&2; exit 1; }
 
-# Torch alone comes from TORCH_INDEX, so that nothing else is taken from there.
+# Only torch comes from TORCH_INDEX; all other packages come from the default index.
 $(VENV)/.installed: requirements.txt | $(BIN)/python
 	@echo "Installing the requirements into $(VENV) (once; some minutes) …"
 	@$(if $(TORCH_INDEX),$(PIP) --index-url $(TORCH_INDEX) "$$(grep '^torch==' requirements.txt)",true)

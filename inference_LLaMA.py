@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
         )
     except Exception as error:  # files can be damaged in ways that no check covers
         reason = (str(error).splitlines() or [""])[0]
-        return _fail(f"This went wrong: {type(error).__name__}: {reason}. {REMEDY}", 1)
+        return _fail(f"Unexpected error: {type(error).__name__}: {reason}. {REMEDY}", 1)
 
 
 def _run_with_options(argv: list[str]) -> int:

@@ -137,7 +137,7 @@ def add_names(
     """Add the flag `--NAME A,B` for names of `choices`, which are the default, or of `also`."""
     parser.add_argument(
         f"--{name}", type=partial(_names, (*choices, *also), what), default=tuple(choices),
-        metavar="A,B", help=f"of {', '.join(choices)}",
+        metavar="A,B", help=f"some of {', '.join(choices)} (default: all)",
     )  # fmt: skip
 
 

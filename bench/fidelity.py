@@ -75,11 +75,15 @@ def fidelity_of(compared: Tensor) -> Fidelity:
 def main() -> int:
     parser = script_parser("fidelity", __doc__)
     add = parser.add_argument
-    add("--base_model", default=EMBEDDED_DEFAULT, help="a model folder")
-    add("--lora_model", type=Path, help="an adapter folder")
-    add("--text", type=Path, required=True, help="a text file in UTF-8")
-    add_number(parser, "tokens", 4096, "how many of the text")
-    add_number(parser, "window", 512, "tokens in a window")
+    add(
+        "--base_model",
+        default=EMBEDDED_DEFAULT,
+        help="model folder (default: smollm2-135m-instruct)",
+    )
+    add("--lora_model", type=Path, help="adapter folder (default: none)")
+    add("--text", type=Path, required=True, help="text file in UTF-8")
+    add_number(parser, "tokens", 4096, "number of tokens of the text")
+    add_number(parser, "window", 512, "tokens per window")
     args = parser.read(sys.argv[1:])
     results = measure_fidelity(
         args.base_model, args.lora_model, args.text, args.tokens, args.window

@@ -50,7 +50,8 @@ def main() -> int:
     add_geometry(parser, LAYERS)
     parser.add_argument(
         "--dir", type=Path, metavar="DIR",
-        help="a folder on the disk to measure, with room for four times the model",
+        help="folder on the disk to measure, with space for four times the model "
+        "(default: the system's temporary folder)",
     )  # fmt: skip
     args = parser.read(sys.argv[1:])
     geometry = geometry_of(args, LAYERS)

@@ -154,7 +154,7 @@ def main() -> int:
         prog="bench/random_model.py", description=(__doc__ or "").split("\n\n")[0],
         allow_abbrev=False,
     )  # fmt: skip
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="to be made")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder to create")
     add_geometry(parser, Geometry.layers)
     add_number(parser, "seed", 0, minimum=0)
     args = parser.read(sys.argv[1:])

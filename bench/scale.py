@@ -79,19 +79,19 @@ def _parser() -> ArgumentParser:
         "--base_model",
         type=common.existing_folder,
         metavar="FOLDER",
-        help="measure this model instead",
+        help="model to measure (default: a random model of the size below)",
     )
     add_geometry(parser, LAYERS)
     add("--context", type=partial(_numbers, 0), default=(0, 512, 2048), metavar="N,N",
-        help="tokens before those that are measured (default: 0,512,2048)")  # fmt: skip
+        help="tokens in the context before the measured ones (default: 0,512,2048)")  # fmt: skip
     add("--users", type=partial(_numbers, 1), default=(1, 2, 4, 8, 12, 16), metavar="N,N",
         help="users at the same time (default: 1,2,4,8,12,16)")  # fmt: skip
     add("--adapters", type=partial(_numbers, 0), default=(0, 1, 4, 12), metavar="N,N",
-        help="adapters among the most users (default: 0,1,4,12)")  # fmt: skip
-    common.add_number(parser, "steps", 16, "steps that a median is of")
+        help="adapters at the largest number of users (default: 0,1,4,12)")  # fmt: skip
+    common.add_number(parser, "steps", 16, "steps per median")
     add("--llama_cpp", action="store_true", default=True,
-        help="measure llama.cpp in turns with ours (default)")  # fmt: skip
-    add("--no_llama_cpp", dest="llama_cpp", action="store_false", help="leave llama.cpp out")
+        help="measure llama.cpp in turn with this program (default)")  # fmt: skip
+    add("--no_llama_cpp", dest="llama_cpp", action="store_false", help="do not measure llama.cpp")
     return parser
 
 

@@ -90,15 +90,26 @@ def _parser(environ: Mapping[str, str]) -> ArgumentParser:
     common.add_names(parser, "peers", PEERS, "peer", also=(THIS_PROGRAM,))
     common.add_names(parser, "workloads", NAMES, "workload")
     common.add_number(parser, "tokens", 64, "tokens of a reply", minimum=2)  # a speed needs two
-    add("--chart", type=_png_file, metavar="FILE.png", help="draw the medians")
-    add("--check", action="store_true", help="compare the servers' first tokens; measure nothing")
-    add("--base_model", type=folder, metavar="FOLDER", help="default: the embedded default")
+    add(
+        "--chart",
+        type=_png_file,
+        metavar="FILE.png",
+        help="chart of the medians to draw (default: none)",
+    )
+    add("--check", action="store_true", help="only compare the first tokens of the servers")
+    add(
+        "--base_model",
+        type=folder,
+        metavar="FOLDER",
+        help="base model (default: smollm2-135m-instruct)",
+    )
     add("--adapter", type=folder, default=CHECKOUT / "adapters" / "lighthouse",
-        metavar="FOLDER", help="a PEFT LoRA folder, from which all adapters are made")  # fmt: skip
+        metavar="FOLDER",
+        help="PEFT LoRA folder from which all adapters are made (default: lighthouse)")  # fmt: skip
     add("--vllm_python", type=_executable, default=environ.get(VLLM_PYTHON), metavar="PATH",
-        help="the Python of vLLM's environment")  # fmt: skip
+        help="Python of the vLLM environment (default: $LINLY_BENCH_VLLM_PYTHON)")  # fmt: skip
     add("--hf_dtype", choices=["auto", "bfloat16", "float32"], default="auto",
-        help="what hf computes in; auto tries which is faster here")  # fmt: skip
+        help="type in which transformers computes (default: auto, the faster one)")  # fmt: skip
     return parser
 
 

@@ -54,7 +54,11 @@ def main() -> int:
     parser = common.script_parser("store", __doc__, rounds=3)
     common.add_number(parser, "chats", 500)
     common.add_number(parser, "messages", 50, "of each chat")
-    parser.add_argument("--database_url", metavar="URL", help="a PostgreSQL database, not a file")
+    parser.add_argument(
+        "--database_url",
+        metavar="URL",
+        help="PostgreSQL database to measure (default: an SQLite file)",
+    )
     args = parser.read(sys.argv[1:])
     database = "PostgreSQL" if args.database_url else "SQLite"
     with (

@@ -37,11 +37,18 @@ def main() -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     parser = common.script_parser("training", __doc__, rounds=3)
     parser.add_argument(
-        "--data", type=Path, default=DATA, metavar="FILE", help="JSON Lines of dialogues"
+        "--data",
+        type=Path,
+        default=DATA,
+        metavar="FILE",
+        help="file of dialogues in JSON Lines (default: the lighthouse's)",
     )
-    common.add_number(parser, "chats", 100, "how many of its first dialogues")
+    common.add_number(parser, "chats", 100, "number of dialogues, from the start of the file")
     parser.add_argument(
-        "--dtype", choices=("auto", "bf16", "fp32"), default="auto", help="of the base"
+        "--dtype",
+        choices=("auto", "bf16", "fp32"),
+        default="auto",
+        help="type of the base's weights (default: auto)",
     )
     args = parser.read(sys.argv[1:])
     with tempfile.TemporaryDirectory(prefix="linly-bench-") as folder:

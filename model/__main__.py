@@ -1,4 +1,4 @@
-"""`python -m model COMMAND`: checks, converts and merges model folders and adapters."""
+"""`python -m model COMMAND`: prepares model folders and adapters for serving."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def main(argv: list[str]) -> int:
     except LinlyError as error:
         print(error, file=sys.stderr)
         return error.exit_status
-    except Exception as error:  # a damaged file can cause any error
+    except Exception as error:  # a file with unexpected contents
         reason = (str(error).splitlines() or [""])[0]
-        print(f"This went wrong: {type(error).__name__}: {reason}. {REMEDY}", file=sys.stderr)
+        print(f"Unexpected error: {type(error).__name__}: {reason}. {REMEDY}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

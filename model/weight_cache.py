@@ -55,7 +55,7 @@ class WeightCache:
                 _read_into(parts, self._entry / f"{name}.safetensors")
                 progress((done + 1) / len(files))
         except Exception as error:  # safetensors, the disk and torch each raise their own
-            log.info("The cached weights in %s are not used: %s", self._entry, error)
+            log.info("The cached weights in %s cannot be used: %s", self._entry, error)
             return False
         return True
 
@@ -69,12 +69,12 @@ class WeightCache:
             needed = sum(t.nbytes for _, parts in model_parts(model) for t in parts.values())
             self._entry.mkdir(parents=True, exist_ok=True)
             if shutil.disk_usage(self._entry).free < needed + MIN_FREE_BYTES:
-                log.info("No room in %s for the quantised weights", self._entry)
+                log.info("The disk has no space for the quantized weights in %s", self._entry)
                 return
             self._write(model)
             self._remove_older()
         except OSError as error:
-            log.info("The quantised weights could not be written to the cache: %s", error)
+            log.info("The quantized weights could not be written to the cache: %s", error)
 
     def _write(self, model: Llama) -> None:
         from safetensors.torch import save_file

@@ -123,7 +123,7 @@ def _served_positions(config: Any) -> int:
     limit = MAX_ROPE_BYTES // (ROPE_TABLE_COPIES * 4 * config.head_dim)
     if trained > limit:
         log.warning(
-            "config.json has %d positions; %d are served: see --context_length", trained, limit
+            "The model has %d positions, the engine serves %d: see --context_length", trained, limit
         )
     return min(trained, limit)
 

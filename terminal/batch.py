@@ -48,7 +48,9 @@ def run(options: TerminalOptions, defaults: RequestDefaults, load: Load) -> int:
         if first is None and not progress.done:
             raise empty_input_error(path)
         if first is None:
-            print(f"{target} holds the results of all {progress.done} lines.", file=sys.stderr)
+            print(
+                f"{target} already has the results of all {progress.done} lines.", file=sys.stderr
+            )
             return _exit_status(progress)
         output = Output(target, resumed.size)
         try:

@@ -77,7 +77,7 @@ def error_sentence(error: Exception) -> str:
         text = str(error)
     else:
         reason = (str(error).splitlines() or [""])[0]
-        text = f"This went wrong: {type(error).__name__}: {reason}"
+        text = f"Unexpected error: {type(error).__name__}: {reason}"
     return text if text.endswith((".", "?", "!")) else f"{text}."
 
 

@@ -88,7 +88,7 @@ def _parse(line: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise _BadLineError("The line's JSON is neither an object nor a string.")
     if has_lone_surrogate(json.dumps(value, ensure_ascii=False)):
-        raise _BadLineError("The line holds half a character (a lone surrogate).")
+        raise _BadLineError("The line contains an invalid character (a lone surrogate).")
     return value
 
 
@@ -122,7 +122,7 @@ def _chat(rows: Any) -> tuple[Message, ...]:
         raise _BadLineError('"messages" is not a list of messages, or empty.')
     messages = tuple(_message(row) for row in rows)
     if messages[-1].role != "user":
-        raise _BadLineError("The messages do not end with the user's.")
+        raise _BadLineError("The last message is not the user's.")
     return messages
 
 

@@ -25,13 +25,13 @@ SHARED_FLAGS = (
 )  # fmt: skip
 SAMPLING_FLAGS = [name for name, parameter in SAMPLING_PARAMETERS.items() if parameter.help]
 DESCRIPTION = """\
-Chat in the terminal with a LLaMA-family model and its LoRA adapters. With --data_file, or with
-lines from a pipe, answer each line and write a line of JSON for it.
+Chat in the terminal with a LLaMA-family model and its LoRA adapters. With --data_file, or when
+lines come from a pipe, the program answers each line and writes one line of JSON for it.
 """
 EPILOG = """\
-A line of --data_file is a JSON object with "prompt", with "instruction" and perhaps "input", or
-with "messages"; or a JSON string; or a plain question. Flags about the model can come from the
-environment: --base_model from LINLY_BASE_MODEL.
+A line of --data_file is a JSON object with "prompt", with "instruction" and an optional "input",
+or with "messages"; or a JSON string; or a plain question. Flags of the model can also be set in the
+environment: --base_model as LINLY_BASE_MODEL.
 """
 
 
@@ -106,24 +106,26 @@ def _parser() -> ArgumentParser:
     add = parser.add_argument
     add(
         "--lora_model", type=not_empty, metavar="A",
-        help="a LoRA adapter: a folder, or a name in the adapters folder (default: none)",
+        help="LoRA adapter: a folder, or a name in --adapters_dir (default: none)",
     )  # fmt: skip
     add(
         "--scale", type=_adapter_scale, metavar="S",
-        help=f"the adapter's strength, from 0 to {MAX_ADAPTER_SCALE:g} (default: 1)",
+        help=f"strength of the adapter, from 0 to {MAX_ADAPTER_SCALE:g} (default: 1)",
     )  # fmt: skip
     add(
         "--prompt_template", type=not_empty, metavar="NAME",
-        help="a template in prompts/, or model (default: the adapter's or the model's own)",
+        help="prompt template: a name in --prompts_dir, or model (default: the adapter's or the "
+        "model's own)",
     )  # fmt: skip
-    add("--system", metavar="TEXT", help="the system prompt")
-    add("--data_file", type=Path, metavar="F", help="questions to answer, one a line")
+    add("--system", metavar="TEXT", help="system prompt (default: none)")
+    add("--data_file", type=Path, metavar="F", help="file of questions to answer, one a line")
     add(
         "--output_file", type=Path, metavar="G",
-        help="file for the replies (default: standard output); an earlier run's file is continued",
+        help="file for the replies (default: standard output); the file of an earlier run is "
+        "continued",
     )  # fmt: skip
-    _add_sampling(parser.add_argument_group("how words are chosen"))
-    model = parser.add_argument_group("the model")
+    _add_sampling(parser.add_argument_group("sampling"))
+    model = parser.add_argument_group("model")
     for action in build_parser()._actions:
         if action.dest in SHARED_FLAGS:
             model._add_action(action)
@@ -143,11 +145,12 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
         )
     add(
         "--max_new_tokens", type=int, metavar="N",
-        help="longest reply in tokens (default: what the context has room for)",
+        help="maximum tokens of a reply (default: up to the end of the context)",
     )  # fmt: skip
     add(
         "--seed", type=int, metavar="N",
-        help="the same seed gives the same reply; line n of a file gets seed N + n",
+        help="seed: the same seed gives the same reply; line n of a file gets seed N + n "
+        "(default: a new one each time)",
     )  # fmt: skip
 
 
@@ -166,5 +169,7 @@ def _adapter_scale(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= MAX_ADAPTER_SCALE:
-        raise argparse.ArgumentTypeError(f"{text!r} is no strength from 0 to {MAX_ADAPTER_SCALE:g}")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a strength from 0 to {MAX_ADAPTER_SCALE:g}"
+        )
     return value

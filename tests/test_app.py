@@ -36,7 +36,7 @@ def run(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
     ("flags", "status", "message"),
     [
         (["--server-prt", "1"], 2, "Did you mean --server_port?"),
-        (["--server_port", "many"], 2, "'many' is no port"),
+        (["--server_port", "many"], 2, "'many' is not a port"),
         (["--quantization", "3bit"], 2, "invalid choice: '3bit'"),
         (["--adapters_dir", "nowhere"], 2, "there is no folder nowhere"),
         (["--auth", "nameless"], 2, "user:password"),
@@ -45,13 +45,13 @@ def run(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
         (["--base_model", "docs"], 1, "docs has no config.json"),
         (["--base_model", "./adapter"], 1, "There is no model folder adapter. Check --base_model"),
         (["--server_port", "0", "--data_dir", "app.py"], 1, "Pass another folder with --data_dir."),
-        (["--database_url", "mysql://u:p@host/chats"], 2, "mysql:// is no PostgreSQL"),
+        (["--database_url", "mysql://u:p@host/chats"], 2, "mysql:// is not a PostgreSQL address"),
         (
             ["--server_port", "0", "--database_url", "postgresql://u:p@127.0.0.1:1/chats"],
             1,
-            "The chats cannot be opened in the database chats: connection to server",
+            "The chats in the database chats cannot be opened: connection to server",
         ),
-        (["--share_hours", "-1"], 2, "no number of hours"),
+        (["--share_hours", "-1"], 2, "not a number of hours"),
         (["--share_messages", "0"], 2, "not a whole number above 0"),
         (["--share_adapters", ","], 2, "no adapter is named"),
     ],
@@ -68,7 +68,7 @@ def test_wrong_use_is_one_sentence(flags: list[str], status: int, message: str) 
     [
         (lambda p: (p / "model.safetensors").write_bytes(b"torn"), "cannot be read"),
         (lambda p: (p / "tokenizer.json").unlink(), "neither tokenizer.json nor tokenizer.model"),
-        (lambda p: (p / "config.json").write_text('{"model_type": "gpt2"}'), "is gpt2, and only"),
+        (lambda p: (p / "config.json").write_text('{"model_type": "gpt2"}'), "is gpt2, but only"),
         (lambda p: [(p / "config.json").unlink(), (p / "m.gguf").touch()], "-m model convert"),
     ],
 )
@@ -101,7 +101,7 @@ def test_a_port_in_use_is_an_error() -> None:
         port = taken.getsockname()[1]
         done = run("--server_port", str(port))
     assert done.returncode == 1
-    assert done.stderr == f"Port {port} is in use already. Pass another one with --server_port.\n"
+    assert done.stderr == f"Port {port} is already in use. Pass another one with --server_port.\n"
 
 
 def test_a_missing_package_is_named(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from model.config.settings import CHECKOUT, FIELDS
+from model.translations import languages, texts, texts_by_code
 
 CHINESE = sorted([*CHECKOUT.glob("*.zh.md"), *CHECKOUT.glob("docs/*.zh.md")])
 
@@ -40,3 +41,19 @@ def test_chinese_page_has_the_commands_and_parts_of_the_english_one(chinese: Pat
         for page in (chinese, english)
     )
     assert headings == expected
+
+
+@pytest.mark.parametrize("name", ["troubleshooting.md", "troubleshooting.zh.md"])
+def test_troubleshooting_quotes_messages_of_the_program(name: str) -> None:
+    """A reworded message is easily left as it was on the page. Numbers and … stand for values."""
+    messages: list[str] = []
+    for language in languages():
+        messages += [entry["message"] for entry in texts_by_code(language).values()]
+        messages += texts(language).values()
+    page = (CHECKOUT / "docs" / name).read_text(encoding="utf-8")
+    cells = re.findall(r"^\| ([^|]*`[^|]*) \|", page, re.M)
+    quotes = [quote for cell in cells for quote in re.findall(r"`([^`]*)`", cell)]
+    assert len(quotes) > 10
+    for quote in quotes:
+        parts = [part.strip() for part in re.split(r"…|\b\d+\b", quote)]
+        assert any(all(part in message for part in parts) for message in messages), quote

@@ -17,8 +17,8 @@ from model.errors import SettingsError
 from model.tensor_names import LINEAR_MODULES
 
 DESCRIPTION = """\
-Train a LoRA adapter on dialogues. Defaults follow from the data and the base. The same command
-continues an interrupted training.
+Train a LoRA adapter on dialogues. Some defaults depend on the data and the base. To continue an
+interrupted training, run the same command again.
 """
 HYPERPARAMETERS = (
     "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "num_epochs", "batch_size",
@@ -82,80 +82,100 @@ def read_training_options(argv: Sequence[str]) -> TrainingOptions:
 
 def build_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="finetune.py", description=DESCRIPTION, allow_abbrev=False)
-    _add_paths(parser.add_argument_group("what is trained"))
-    _add_training(parser.add_argument_group("how it is trained"))
-    _add_lora(parser.add_argument_group("the adapter"))
-    _add_compute(parser.add_argument_group("the machine, and the output"))
+    _add_paths(parser.add_argument_group("data and folders"))
+    _add_training(parser.add_argument_group("training"))
+    _add_lora(parser.add_argument_group("adapter"))
+    _add_compute(parser.add_argument_group("machine and output"))
     return parser
 
 
 def _add_paths(group: Any) -> None:
     add = group.add_argument
     add("--base_model", type=_not_blank, metavar="B",
-        help="a folder, a name in models/, a hub id, or the embedded default "
-        "(default: Open-Linly-13b if that folder exists, else the embedded default)")  # fmt: skip
+        help="base model: a folder, a name in models/, a hub id, or smollm2-135m-instruct "
+        "(default: the folder Open-Linly-13b if it exists, else "
+        "smollm2-135m-instruct)")  # fmt: skip
     add("--data_path", type=_not_blank, required=True, metavar="D",
-        help="JSON or JSON Lines of instruction/input/output, messages or conversations; or a "
-        "data set on the hub (org/name)")  # fmt: skip
+        help="training data: a file of JSON or JSON Lines with instruction/input/output, messages "
+        "or conversations, or a data set on the hub (org/name)")  # fmt: skip
     add("--output_dir", type=Path, default=Path("lora-alpaca"), metavar="O",
-        help="the adapter's folder, which is created (default: lora-alpaca)")  # fmt: skip
+        help="folder to create for the adapter (default: lora-alpaca)")  # fmt: skip
     add("--prompt_template_name", type=_not_blank, metavar="T",
-        help="a template in prompts/ (default: the base's own)")  # fmt: skip
-    add("--description", default="", help="one line about the adapter, for the page")
+        help="prompt template in prompts/ (default: the base's own)")  # fmt: skip
+    add("--description", default="", help="one line about the adapter, shown in the page")
     add("--resume_from_checkpoint", nargs="?", const="last", metavar="C",
-        help="a checkpoint to continue from, or an adapter to start with (an interrupted training "
-        "needs no flag: the same command continues it)")  # fmt: skip
+        help="checkpoint to continue from, or adapter to start with (to continue an interrupted "
+        "training, run the same command without this flag)")  # fmt: skip
 
 
 def _add_training(group: Any) -> None:
     add = group.add_argument
-    add("--num_epochs", type=_positive_number, default=3.0, help="passes over the data (3)")
+    add(
+        "--num_epochs", type=_positive_number, default=3.0, help="passes over the data (default: 3)"
+    )
     add("--batch_size", type=_positive_integer,
         help="chats per optimizer step (default: up to 128, so that there are 60 steps)",
     )  # fmt: skip
-    add("--micro_batch_size", type=_positive_integer, default=4, help="chats computed at once (4)")
+    add("--micro_batch_size", type=_positive_integer, default=4,
+        help="chats computed at once (default: 4)")  # fmt: skip
     add("--learning_rate", type=_positive_number,
-        help="the highest one (default: 3e-4 at a hidden size of 4096, more for smaller bases)",
+        help="highest learning rate (default: 3e-4 at a hidden size of 4096, more for smaller "
+        "bases)",
     )  # fmt: skip
     add("--warmup_steps", type=_integer,
-        help="steps until the highest rate (default: one step in twenty)")  # fmt: skip
-    add("--cutoff_len", type=_positive_integer, default=512, help="longest chat in tokens (512)")
+        help="steps until the highest learning rate (default: one step in twenty)")  # fmt: skip
+    add("--cutoff_len", type=_positive_integer, default=512,
+        help="maximum tokens of a chat; longer ones are cut (default: 512)")  # fmt: skip
     add("--val_set_size", type=_integer,
         help="chats held out to evaluate with (default: one in ten)")  # fmt: skip
-    _add_switch(add, "--train_on_inputs", False, "learn the users' messages, too")
-    _add_switch(add, "--add_eos_token", True, "ignored: the end of a reply is always learned")
-    _add_switch(add, "--group_by_length", False, "chats of similar length in one batch")
+    _add_switch(
+        add, "--train_on_inputs", False, "train on the users' messages, too (default: False)"
+    )
+    _add_switch(add, "--add_eos_token", True, "ignored: the end of a reply is always trained")
+    _add_switch(
+        add, "--group_by_length", False, "put chats of similar length in one batch (default: False)"
+    )
     add("--early_stopping_patience", type=_integer, default=3,
-        help="end after so many evaluations without a better one (3; 0: never)")  # fmt: skip
-    add("--seed", type=_seed, default=42, help="the same seed gives the same adapter (42)")
+        help="evaluations without improvement until the training ends "
+        "(default: 3; 0: never)")  # fmt: skip
+    add(
+        "--seed",
+        type=_seed,
+        default=42,
+        help="seed: the same seed gives the same adapter (default: 42)",
+    )
 
 
 def _add_lora(group: Any) -> None:
     add = group.add_argument
-    add("--lora_r", type=_positive_integer, default=8, help="rank (8)")
-    add("--lora_alpha", type=_positive_integer, default=16, help="alpha (16)")
-    add("--lora_dropout", type=_fraction, default=0.05, help="dropout (0.05)")
+    add("--lora_r", type=_positive_integer, default=8, help="rank (default: 8)")
+    add("--lora_alpha", type=_positive_integer, default=16, help="alpha (default: 16)")
+    add("--lora_dropout", type=_fraction, default=0.05, help="dropout (default: 0.05)")
     add("--lora_target_modules", type=_module_names, default=LINEAR_MODULES, metavar="M[,M…]",
-        help=f"all (the default), or some of {', '.join(LINEAR_MODULES)}")  # fmt: skip
+        help=f"trained layers: all (default), or some of {', '.join(LINEAR_MODULES)}")  # fmt: skip
 
 
 def _add_compute(group: Any) -> None:
     add = group.add_argument
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto",
+        help="device of the training (default: auto)")  # fmt: skip
     add("--quantization", choices=("auto", "8bit", "4bit", "none"), default="auto",
-        help="of the base during training (default: 8bit on CUDA, none on the CPU)")  # fmt: skip
+        help="format of the base's weights during training "
+        "(default: 8bit on CUDA, none on the CPU)")  # fmt: skip
     add("--dtype", choices=("auto", "bf16", "fp32"), default="auto",
-        help="on the CPU: bf16 if the processor computes in it, else fp32")  # fmt: skip
+        help="number format of the base (default: auto, 16 bits on CUDA; on the CPU bf16 if the "
+        "processor computes in it, else fp32)")  # fmt: skip
     _add_switch(add, "--gradient_checkpointing", None,
-                "less memory, a third more time (default: on CUDA)")  # fmt: skip
-    add("--threads", type=_positive_integer, help="threads on the CPU (default: one per core)")
+                "use less memory and a third more time (default: only on CUDA)")  # fmt: skip
+    add("--threads", type=_positive_integer, help="CPU threads (default: one per core)")
     _add_switch(add, "--eval", False,
-                "evaluate base and adapter on the held-out chats, and write their replies side by "
-                "side; if output_dir has an adapter, nothing is trained")  # fmt: skip
+                "evaluate base and adapter on the held-out chats and write their replies side by "
+                "side; if --output_dir has an adapter, only evaluate (default: False)")  # fmt: skip
     for name in WANDB_FLAGS:
         add(f"--{name}", default="", help=argparse.SUPPRESS)
     add("--progress", choices=("bar", "json"), default="bar",
-        help="json: a line of JSON on stdout for each event, for programs")  # fmt: skip
+        help="progress: bar (default), or json (one JSON object a line on standard output, for "
+        "programs)")  # fmt: skip
 
 
 def _add_switch(add: Callable[..., Any], flag: str, default: bool | None, text: str) -> None:

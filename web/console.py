@@ -31,7 +31,7 @@ POLL_SECONDS = 0.2
 def print_address(host: str, port: int) -> None:
     """Prints the page's address."""
     name = "127.0.0.1" if host in ALL_INTERFACES else host
-    print_status(f"Linly Chat: http://{name}:{port} (Ctrl-C ends it)")
+    print_status(f"Linly Chat: http://{name}:{port} (press Ctrl-C to stop)")
 
 
 def report_loading(manager: ModelManager, link: PublicLink | None = None) -> None:
@@ -90,7 +90,7 @@ def _print_missing_adapters(shared: Sequence[str], existing: Sequence[str]) -> N
 
 def open_link(settings: Settings, access: AccessPolicy, port: int, link: PublicLink) -> None:
     """Opens the public link, and prints its address and passphrase."""
-    print_status("Asking for a public link …")
+    print_status("Opening a public link …")
     try:
         address = open_tunnel(port)
     except ShareError as error:
@@ -100,9 +100,7 @@ def open_link(settings: Settings, access: AccessPolicy, port: int, link: PublicL
     link.opened(address)
     print_status(f"Public link: {address}")
     if settings.share_public:
-        print_status(
-            "Anybody who has the link can chat here: --share_public asks for no passphrase."
-        )
+        print_status("Everyone who has the link can chat: --share_public sets no passphrase.")
     elif access.passphrase:
         print_status(f"Passphrase:  {access.passphrase}")
 

@@ -122,7 +122,8 @@ class _BackgroundCheck:
         silent = LocalizedText("check_silent", {"part": self._check.part})
         problem = silent if hangs else self._error
         if (problem is None) is not (self._reported is None):
-            log.warning("not ready: %s" if problem else "ready again", *filter(None, [problem]))
+            text = "The server is not ready: %s" if problem else "The server is ready again"
+            log.warning(text, *filter(None, [problem]))
         self._reported = problem
         return problem
 
@@ -138,7 +139,7 @@ class _BackgroundCheck:
             return redact_paths(error.text)
         except Exception as error:
             if self._error is None:
-                log.warning("%s failed its check", self._check.part, exc_info=True)
+                log.warning("%s failed its health check", self._check.part, exc_info=True)
             facts = {"part": self._check.part, "reason": type(error).__name__}
             return LocalizedText("check_crashed", facts)
         return None

@@ -41,27 +41,27 @@ class Metrics:
         registry.register(_EngineCollector(manager, checks))
         by = ["adapter"]
         self._requests = Counter(
-            "linly_requests", "Requests that have ended, and how: stop, length, abort, error, or "
-            "the code of a refusal.", ["kind", "adapter", "ended"], registry=registry,
+            "linly_requests", "Completed requests by their end: stop, length, abort, error, or the "
+            "code of a refusal.", ["kind", "adapter", "ended"], registry=registry,
         )  # fmt: skip
         self._prompt = Counter("linly_prompt_tokens", "Tokens of prompts.", by, registry=registry)
         self._cached = Counter(
-            "linly_cached_tokens", "Those that were computed before: hits of the prefix cache.", by,
+            "linly_cached_tokens", "Tokens of prompts that the prefix cache had.", by,
             registry=registry,
         )  # fmt: skip
         self._completion = Counter(
             "linly_completion_tokens", "Tokens of replies.", by, registry=registry
         )
         self._first = Histogram(
-            "linly_first_token_seconds", "From the request to its first token.", by,
+            "linly_first_token_seconds", "Time from a request to its first token.", by,
             buckets=FIRST_TOKEN, registry=registry,
         )  # fmt: skip
         self._token = Histogram(
-            "linly_token_seconds", "A reply's time per token after the first.", by,
+            "linly_token_seconds", "Time per token of a reply after its first token.", by,
             buckets=PER_TOKEN, registry=registry,
         )  # fmt: skip
         self._queue = Histogram(
-            "linly_queue_seconds", "From the request to its first step.", buckets=FIRST_TOKEN,
+            "linly_queue_seconds", "Time from a request to its first step.", buckets=FIRST_TOKEN,
             registry=registry,
         )  # fmt: skip
 
@@ -103,20 +103,30 @@ class _EngineCollector(Collector):
             "base_model": status.base_model, "engine": status.engine,
             "device": status.device, "quantization": status.quantization,
         }  # fmt: skip
-        yield InfoMetricFamily("linly_model", "What answers.", value=info)
+        yield InfoMetricFamily("linly_model", "The model that generates the replies.", value=info)
         ready = status.ready and self._checks.wait_for_problem() is None
-        yield _gauge("linly_ready", "1 if /health says ready.", float(ready))
-        yield _gauge("linly_running", "Replies in the making.", status.running)
+        yield _gauge("linly_ready", "1 if /health is 200.", float(ready))
+        yield _gauge("linly_running", "Replies that are being generated.", status.running)
         yield _gauge("linly_waiting", "Requests in the queue.", status.waiting)
         yield _gauge("linly_adapters_loaded", "Adapters in memory.", len(counts.adapters))
         yield _gauge("linly_adapter_bytes", "Memory of adapters.", counts.adapter_bytes)
-        yield _gauge("linly_cache_bytes", "Memory of keys and values.", counts.cache_bytes)
+        yield _gauge("linly_cache_bytes", "Memory of the KV cache.", counts.cache_bytes)
         if counts.cache_budget is not None:
-            yield _gauge("linly_cache_budget_bytes", "What they may take.", counts.cache_budget)
+            yield _gauge(
+                "linly_cache_budget_bytes", "Memory limit of the KV cache.", counts.cache_budget
+            )
         for name, help_text, value in (
             ("linly_adapter_loads", "Adapters that were read into memory.", counts.adapter_loads),
-            ("linly_adapter_evictions", "And that had to leave it.", counts.adapter_evictions),
-            ("linly_preemptions", "Replies that gave way for want of memory.", counts.preemptions),
+            (
+                "linly_adapter_evictions",
+                "Adapters that were removed from memory.",
+                counts.adapter_evictions,
+            ),
+            (
+                "linly_preemptions",
+                "Replies that were preempted because memory was short.",
+                counts.preemptions,
+            ),
         ):
             yield CounterMetricFamily(name, help_text, value=value)
         yield _batches(counts.decode_steps)
@@ -131,7 +141,7 @@ def _batches(steps: Mapping[int, int]) -> HistogramMetricFamily:
     buckets = [(str(size), sum(n for rows, n in steps.items() if rows <= size)) for size in BATCHES]
     return HistogramMetricFamily(
         "linly_batch_size",
-        "Replies that a decode step moved on.",
+        "Replies in a decode step.",
         buckets=[*buckets, ("+Inf", sum(steps.values()))],
         sum_value=sum(rows * n for rows, n in steps.items()),
     )

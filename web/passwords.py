@@ -136,7 +136,7 @@ def main(argv: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return error.exit_status
     except (KeyboardInterrupt, EOFError):
-        print("Nothing was made.", file=sys.stderr)
+        print("Interrupted: no line was written.", file=sys.stderr)
         return 1
     return 0
 
@@ -158,13 +158,18 @@ def account_line(argv: Sequence[str]) -> str:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m web.passwords",
-        description="Make a line for the file of --auth_file: a user with a hashed password.",
-        epilog="On a terminal the password is asked for twice and not shown; in a pipe it is the "
-        "one line of standard input. The line is written to standard output, so that "
-        "`>> accounts` adds it to a file.",
+        description="Print a line for the file of --auth_file: a user with a hashed password.",
+        epilog="On a terminal, the program asks for the password twice and does not show it; in a "
+        "pipe, it reads one line from standard input. It writes the line to standard output: "
+        "add it to a file with `>> accounts`.",
         allow_abbrev=False,
     )
-    parser.add_argument("user", nargs="?", metavar="USER", help="default: asked for on a terminal")
+    parser.add_argument(
+        "user",
+        nargs="?",
+        metavar="USER",
+        help="user name (default: the program asks for it on a terminal)",
+    )
     return parser
 
 

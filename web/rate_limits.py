@@ -109,9 +109,9 @@ class AttemptLimiter:
             slowed = account is not None and self._accounts.add(pair[1], now)
         name = "keys" if account is None else f"the account {one_line(account[:MAX_NAME])}"
         if locked:
-            log.warning("too many wrong attempts from %s, last for %s", one_line(address), name)
+            log.warning("Too many wrong attempts from %s, last for %s", one_line(address), name)
         if slowed:
-            log.warning("many wrong attempts for %s: new addresses have to wait", name)
+            log.warning("Many wrong attempts for %s: new addresses must wait", name)
 
     def succeeded(self, address: str, account: str | None) -> None:
         """Resets the failures after a right password or key, and remembers the address as one that

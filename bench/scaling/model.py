@@ -118,7 +118,7 @@ def check_room_for_llama_cpp(model: BenchModel, int8_bytes: int, own_bytes: int)
     is_made = (model.cache / "base.gguf").exists()
     if not is_made and shutil.disk_usage(model.cache).free < needed + SPARE_BYTES:
         raise PeerMissingError(
-            f"there is no room for a file of {needed / 1e9:.1f} GB in {model.cache}"
+            f"there is no space for a file of {needed / 1e9:.1f} GB in {model.cache}"
         )
 
 

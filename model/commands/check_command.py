@@ -1,4 +1,4 @@
-"""`python -m model check`: reports what is wrong with a model folder or an adapter."""
+"""`python -m model check FOLDER`: lists the problems of a folder."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from model.translations import DEFAULT, languages
 
 DESCRIPTION = """\
 Check a model folder or an adapter before it is served: what each file is for, and every problem
-with its remedy. FOLDER is a path, or a name in models/ or adapters/. Exit status 0 if there is no
-error, else 1.
+with its remedy. FOLDER is a path, or a name in models/ or adapters/. The exit status is 0 if there
+is no error, else 1.
 """
 
 
 def add_to(commands: Any) -> None:
     command = commands.add_parser(
-        "check", help="what is wrong with a model folder or an adapter", description=DESCRIPTION,
+        "check", help="find the problems of a model folder or an adapter", description=DESCRIPTION,
         allow_abbrev=False,
     )  # fmt: skip
     add = command.add_argument
-    add("folder", metavar="FOLDER", help="a base model or an adapter")
+    add("folder", metavar="FOLDER", help="base model or adapter")
     add(
         "--base_model", metavar="B",
-        help="the base that an adapter is for: shapes, vocabulary, origin and effect are compared",
+        help="base of the adapter: compare shapes, vocabulary, origin and effect (default: none)",
     )  # fmt: skip
     add(
         "--deep", action="store_true",
-        help="read every number and compare every sum; of an adapter, measure its effect however "
-        "large the base",
+        help="read every number and compare every checksum; measure an adapter's effect even if "
+        "the base is large",
     )  # fmt: skip
     add(
         "--lang",
         choices=languages(),
         default=DEFAULT,
-        help="the language of the report (default: en)",
+        help="language of the report (default: en)",
     )
-    add("--json", action="store_true", help="JSON instead of text")
+    add("--json", action="store_true", help="print JSON instead of text")
     command.set_defaults(run=run)
 
 

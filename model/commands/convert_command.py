@@ -1,4 +1,4 @@
-"""`python -m model convert`: converts a model to a folder in the Hugging Face layout."""
+"""`python -m model convert SOURCE DEST`: converts a model to the Hugging Face layout."""
 
 from __future__ import annotations
 
@@ -14,32 +14,35 @@ from model.progress_bar import bar
 DESCRIPTION = """\
 Convert a model into a folder in the Hugging Face layout, with safetensors and a tokenizer that
 fits. SOURCE is a GGUF file of the llama architecture, a TencentPretrain LLaMA checkpoint (.bin, as
-Linly publishes them), a folder with one of these or with pytorch_model.bin, or any of this on the
-hub: its id (org/name), or one file of it (org/name/file.gguf). DEST appears when it is complete;
-the same command continues an interrupted conversion.
+Linly publishes them), a folder with one of these or with pytorch_model.bin, or any of these on the
+hub: an id (org/name), or one file of it (org/name/file.gguf). DEST appears when it is complete. To
+continue an interrupted conversion, run the same command again.
 """
 
 
 def add_to(commands: Any) -> None:
     command = commands.add_parser(
         "convert",
-        help="other formats to a model folder",
+        help="convert another format to a model folder",
         description=DESCRIPTION,
         allow_abbrev=False,
     )
     add = command.add_argument
-    add("source", metavar="SOURCE", help="a file, a folder or a hub id")
+    add("source", metavar="SOURCE", help="file, folder or hub id")
     add(
-        "destination", type=Path, metavar="DEST", help="the folder to make; empty, or not there yet"
+        "destination",
+        type=Path,
+        metavar="DEST",
+        help="folder to create; it must be empty or not exist yet",
     )
     add(
         "--tokenizer", type=Path, metavar="FILE",
-        help="the tokenizer: needed for a .bin without a .model file beside it",
+        help="SentencePiece model; needed for a .bin without a .model file beside it",
     )  # fmt: skip
     add(
         "--config", type=Path, metavar="FILE",
-        help="JSON with settings that weights do not contain, such as num_attention_heads; "
-        "TencentPretrain's own configuration files work, too",
+        help="JSON file with settings that the weights do not contain, such as "
+        "num_attention_heads; TencentPretrain's own configuration files work, too",
     )  # fmt: skip
     command.set_defaults(run=run)
 

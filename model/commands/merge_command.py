@@ -13,36 +13,42 @@ from model.progress_bar import bar
 from model.types import MAX_ADAPTER_SCALE
 
 DESCRIPTION = """\
-Merge adapters into their base: their updates are added to the weights, and the new folder needs no
-adapter any more. Several adapters are merged in their order, each at its own strength. Serve
-adapters as they are while you want to choose between them; merge one for programs without support
-for adapters, or if it cannot be served.
+Merge adapters into their base: the program adds the changes of each adapter to the weights and
+writes a model folder that needs no adapter. Several adapters are merged in their order, each at its
+own strength. While you want to choose between adapters, serve them unmerged; merge one for programs
+without support for adapters, or if it cannot be served.
 """
 DTYPES = {"auto": None, "bf16": "BF16", "fp16": "F16", "fp32": "F32"}
 
 
 def add_to(commands: Any) -> None:
     command = commands.add_parser(
-        "merge", help="adapters into the weights of their base", description=DESCRIPTION,
+        "merge", help="merge adapters into the weights of their base", description=DESCRIPTION,
         allow_abbrev=False,
     )  # fmt: skip
     add = command.add_argument
     add(
         "--base_model", required=True, metavar="B",
-        help="a folder, a name in models/, a hub id, or the embedded default",
+        help="base model: a folder, a name in models/, a hub id, or smollm2-135m-instruct",
     )  # fmt: skip
     add(
         "--lora_model", required=True, nargs="+", metavar="A",
-        help="one adapter or several in their order: folders, or names in adapters/",
+        help="one or more adapters in their order: folders, or names in adapters/",
     )  # fmt: skip
-    add("--output_dir", required=True, type=Path, metavar="O", help="to be made")
+    add(
+        "--output_dir",
+        required=True,
+        type=Path,
+        metavar="O",
+        help="folder to create for the merged model",
+    )
     add(
         "--scale", type=_adapter_scale, nargs="+", default=[], metavar="S",
-        help="the strength of each adapter, in their order (default: 1)",
+        help="strength of each adapter, in the same order (default: 1)",
     )  # fmt: skip
     add(
         "--dtype", choices=DTYPES, default="auto",
-        help="the type of the weights: auto (the default) is the base's own",
+        help="type of the merged weights (default: auto, the base's own)",
     )  # fmt: skip
     command.set_defaults(run=run)
 
@@ -78,6 +84,6 @@ def _adapter_scale(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < abs(value) <= MAX_ADAPTER_SCALE:
-        message = f"{text!r} is no strength: a number up to {MAX_ADAPTER_SCALE:g}, not 0"
+        message = f"{text!r} is not a strength (a number up to {MAX_ADAPTER_SCALE:g}, but not 0)"
         raise ArgumentTypeError(message)
     return value

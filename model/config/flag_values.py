@@ -14,7 +14,7 @@ SIZES = {"M": 1 << 20, "G": 1 << 30}
 def port(text: str) -> int:
     """A TCP port, 0 for any."""
     if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port: a number from 0 to 65535")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port (a number from 0 to 65535)")
     return int(text)
 
 
@@ -32,7 +32,7 @@ def hours(text: str) -> float:
     except ValueError:
         number = -1
     if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of hours")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of hours, 0 or more")
     return number
 
 
@@ -48,7 +48,7 @@ def memory_size(text: str) -> int:
     """A size in bytes, written with a unit: 500M or 4G."""
     number, unit = text[:-1], text[-1:].upper()
     if unit not in SIZES or not number.replace(".", "", 1).isdecimal() or float(number) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size, as in 500M or 4G")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500M or 4G")
     return int(float(number) * SIZES[unit])
 
 
@@ -70,7 +70,7 @@ def _host_name(text: str) -> str:
         name = ""
     if text != "*" and not (len(name) <= 253 and all(map(LABEL_RE.fullmatch, name.split(".")))):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no host name, as in chat.example.com (without scheme and port)"
+            f"{text!r} is not a host name such as chat.example.com (without scheme and port)"
         )
     return wildcard + name
 
@@ -79,19 +79,23 @@ def origin(text: str) -> str:
     """The origin of a web page: scheme, host and port."""
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no origin, as in https://chat.example.com")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an origin such as https://chat.example.com"
+        )
     return f"{parts.scheme}://{parts.netloc}"
 
 
 def engine_url(text: str) -> str:
     """The URL of a server's API; /v1 is added if the URL has no path."""
     if "@" in text:  # checked first, so that no other error message repeats a password
-        raise argparse.ArgumentTypeError("keys do not belong into an address: use --engine_key")
+        raise argparse.ArgumentTypeError("the address contains a key or password: use --engine_key")
     try:
         parts = urlsplit(text)
         is_valid = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
     except ValueError:
         is_valid = False
     if not is_valid or parts.query or parts.fragment:
-        raise argparse.ArgumentTypeError(f"{text!r} is no address, as in http://127.0.0.1:8000/v1")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an address such as http://127.0.0.1:8000/v1"
+        )
     return text.rstrip("/") if parts.path.strip("/") else f"{text.rstrip('/')}/v1"

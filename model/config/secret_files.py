@@ -127,7 +127,7 @@ def _read_text(source: str, file: Path) -> str:
     try:
         return _decode(_read_bytes(file))
     except OSError as error:
-        reason = error.strerror or "it is not there"
+        reason = error.strerror or "it does not exist"
     except ValueError as error:
         reason = str(error)
     raise SettingsError("secret_file_unreadable", source=source, file=file, reason=reason)
@@ -135,7 +135,7 @@ def _read_text(source: str, file: Path) -> str:
 
 def _read_bytes(file: Path) -> bytes:
     if not stat.S_ISREG(file.stat().st_mode):  # reading a named pipe would block
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
     with file.open("rb") as stream:
         data = stream.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
@@ -147,9 +147,9 @@ def _decode(data: bytes) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise ValueError("it is no UTF-8 text") from None
+        raise ValueError("it is not UTF-8 text") from None
     if "\0" in text:
-        raise ValueError("it has NUL characters")
+        raise ValueError("it contains NUL characters")
     if not text.strip():
         raise ValueError("it is empty")
     return text

@@ -26,8 +26,8 @@ HASH_RE = re.compile(
 # What remains of a hash after a shell or an .env file has replaced `$argon2id` as a variable.
 HASH_REMAINS_RE = re.compile(r",t=\d+,p=\d+", re.ASCII)
 MALFORMED_HASH = (
-    "the password hash is no whole argon2id hash, as `python -m web.passwords` makes it (on a "
-    "command line it belongs in single quotes)"
+    "the password hash is not a complete argon2id hash, as `python -m web.passwords` makes it "
+    "(on a command line, put it in single quotes)"
 )
 
 
@@ -86,11 +86,11 @@ def keys(text: str) -> str:
 def one_key(text: str) -> str:
     """A key that an HTTP header can contain."""
     if not text.isascii() or any(not character.isprintable() for character in text):
-        raise argparse.ArgumentTypeError("a key is of ASCII letters, digits and signs")
+        raise argparse.ArgumentTypeError("a key must consist of ASCII letters, digits and signs")
     if " " in text:
-        raise argparse.ArgumentTypeError("a key has no spaces")
+        raise argparse.ArgumentTypeError("a key must not contain spaces")
     if is_hash(text):
-        raise argparse.ArgumentTypeError("keys are not hashed, only the passwords of --auth")
+        raise argparse.ArgumentTypeError("a key cannot be a hash; only passwords of --auth can")
     return not_empty(text)
 
 
@@ -99,11 +99,13 @@ def database_url(text: str) -> str:
     scheme, colon, _ = text.partition("://")
     if scheme not in ("postgresql", "postgres"):
         kind = f"{scheme}://" if colon and scheme.isalpha() and len(scheme) <= 12 else "it"
-        raise argparse.ArgumentTypeError(f"{kind} is no PostgreSQL: it begins with postgresql://")
+        raise argparse.ArgumentTypeError(
+            f"{kind} is not a PostgreSQL address, which begins with postgresql://"
+        )
     if not _is_database_address(text):
         raise argparse.ArgumentTypeError(
-            "no address as in postgresql://user:password@host/database; in a password, signs like "
-            "@ : / ? # % are written as %40 and so on"
+            "it is not an address such as postgresql://user:password@host/database; in a password, "
+            "write signs like @ : / ? # % as %40 and so on"
         )
     return text
 

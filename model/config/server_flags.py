@@ -30,8 +30,8 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="app.py",
         description="Chat in a browser with a LLaMA-family model and its LoRA adapters.",
-        epilog="Every flag can come from the environment: --server_port as LINLY_SERVER_PORT, or "
-        "from the file that LINLY_SERVER_PORT_FILE names.",
+        epilog="Every flag can also be set in the environment: --server_port as LINLY_SERVER_PORT, "
+        "or LINLY_SERVER_PORT_FILE with the path of a file that contains the value.",
         argument_default=None,
         allow_abbrev=False,
     )
@@ -50,21 +50,27 @@ def _add_model_flags(add: AddFlag) -> None:
         "--base_model",
         type=not_empty,
         metavar="MODEL",
-        help="a model folder, a name in models/, a hub id, or "
-        f"{EMBEDDED_DEFAULT} (default: Open-Linly-13b if that folder is there, else the latter)",
+        help="base model: a folder, a name in models/, a hub id, or "
+        f"{EMBEDDED_DEFAULT} (default: the folder Open-Linly-13b if it exists, else "
+        f"{EMBEDDED_DEFAULT})",
     )
     add(
         "--adapters_dir",
         type=Path,
         metavar="DIR",
-        help="a folder of PEFT LoRA adapter folders (default: adapters)",
+        help="folder that contains PEFT LoRA adapter folders (default: adapters)",
     )
-    add("--prompts_dir", type=Path, metavar="DIR", help="prompt templates (default: prompts)")
+    add(
+        "--prompts_dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of prompt templates (default: prompts)",
+    )
     add(
         "--quantization",
         choices=["8bit", "4bit", "none"],
-        help="weights of the base: 8bit "
-        "(default), 4bit (needs a CUDA GPU), none (float32 on the CPU, 16 bits on CUDA)",
+        help="format of the base's weights: 8bit (default), 4bit (needs a CUDA GPU), "
+        "none (float32 on the CPU, 16 bits on CUDA)",
     )
 
 
@@ -74,39 +80,43 @@ def _add_page_flags(add: AddFlag) -> None:
         "--server_name",
         type=not_empty,
         metavar="ADDRESS",
-        help="address to listen on (default: 127.0.0.1; 0.0.0.0 for every one)",
+        help="address to listen on (default: 127.0.0.1; 0.0.0.0: all addresses)",
     )
-    add("--server_port", type=port, metavar="PORT", help="port (default: 7860; 0: any free one)")
+    add(
+        "--server_port",
+        type=port,
+        metavar="PORT",
+        help="port to listen on (default: 7860; 0: any free port)",
+    )
     add(
         "--share",
         action="store_true",
         default=None,
-        help="print a temporary public link and the passphrase that its visitors must enter",
+        help="open a temporary public link and print it with the passphrase for its visitors",
     )
     add(
         "--share_public",
         action="store_true",
         default=None,
-        help="a public link with no passphrase: whoever has it can chat",
+        help="open a public link without a passphrase: everyone who has the link can chat",
     )
     add(
         "--share_hours",
         type=hours,
         metavar="HOURS",
-        help="after which the public link ends (default: 72; 0: never)",
+        help="hours until the public link ends (default: 72; 0: never)",
     )
     add(
         "--share_messages",
         type=positive,
         metavar="N",
-        help="replies for each visitor of the public link (default: no limit)",
+        help="maximum replies of each visitor of the public link (default: no limit)",
     )
     add(
         "--share_adapters",
         type=adapter_names,
         metavar="A,B",
-        help="the adapters that visitors of the public link may use; base is the base alone "
-        "(default: all of them)",
+        help="adapters that visitors of the public link may use; base: no adapter (default: all)",
     )
 
 
@@ -117,58 +127,57 @@ def _add_access_flags(add: AddFlag) -> None:
         type=user_and_password,
         action="append",
         metavar="USER:PASSWORD",
-        help="ask visitors for these; given several times, each account has its own chats "
-        "(in LINLY_AUTH: one a line)",
+        help="account for the login; can be passed several times (in LINLY_AUTH: one a line), and "
+        "each account has its own chats",
     )
     add(
         "--auth_file",
         type=Path,
         metavar="FILE",
-        help="a file of such accounts, one a line; the passwords may be hashes: "
-        "python -m web.passwords makes such lines",
+        help="file of accounts, one USER:PASSWORD a line; a password can be a hash: "
+        "python -m web.passwords USER prints such a line",
     )
     add(
         "--api_key",
         type=keys,
         action="append",
         metavar="KEY",
-        help="a key that /v1 asks for (Authorization: Bearer KEY); may be given several times "
-        "(in LINLY_API_KEY: with spaces between). Without any, only this machine may use /v1",
+        help="key for /v1 (Authorization: Bearer KEY); can be passed several times (in "
+        "LINLY_API_KEY: separated by spaces). Without a key, only this machine may use /v1",
     )
     add(
         "--api_key_file",
         type=Path,
         metavar="FILE",
-        help="a file of such keys, one a line; the machine's other users do not see it",
+        help="file of API keys, one a line; other users of the machine cannot see it, unlike flags",
     )
     add(
         "--api_without_key",
         action="store_true",
         default=None,
-        help="let other machines use /v1 without a key, too",
+        help="allow other machines to use /v1 without a key",
     )
     add(
         "--allow_origin",
         type=origin,
         action="append",
         metavar="ORIGIN",
-        help="let web pages of this origin, such as https://chat.example.com, use /v1 from a "
-        "browser; may be given several times (default: none)",
+        help="origin whose web pages may use /v1 from a browser, such as https://chat.example.com; "
+        "can be passed several times (default: none)",
     )
     add(
         "--allowed_hosts",
         type=host_names,
         action="extend",
         metavar="NAME,NAME",
-        help="further names under which browsers may ask for the page, such as chat.example.com "
-        "or *.example.com; * for any. Known without this flag: loopback names, IP addresses, "
-        "--server_name and this machine's own name",
+        help="more host names of the page, such as chat.example.com or *.example.com; *: any name. "
+        "Always allowed: loopback names, IP addresses, --server_name and this machine's own name",
     )
     add(
         "--admin_key",
         type=one_key,
         metavar="KEY",
-        help="the key that loads, unloads and rescans adapters through /v1/adapters",
+        help="key for loading, unloading and rescanning adapters through /v1/adapters",
     )
 
 
@@ -178,40 +187,40 @@ def _add_engine_flags(add: AddFlag) -> None:
         "--engine_url",
         type=engine_url,
         metavar="URL",
-        help="answer through this OpenAI-compatible server, such as vLLM: http://gpu-box:8000/v1. "
-        "Of --base_model only its tokenizer is read then",
+        help="OpenAI-compatible model server that generates the replies, such as vLLM at "
+        "http://gpu-box:8000/v1; this program then reads only the tokenizer of --base_model",
     )
-    add("--engine_key", type=one_key, metavar="KEY", help="the key that this server asks for")
+    add("--engine_key", type=one_key, metavar="KEY", help="API key of that model server")
     add(
         "--max_sequences",
         type=positive,
         metavar="N",
-        help="replies made at the same time (default: 16); more wait in a queue",
+        help="maximum replies generated at the same time (default: 16); more wait in a queue",
     )
     add(
         "--max_waiting",
         type=positive,
         metavar="N",
-        help="how many may wait there (default: 256); more are told when to try again",
+        help="maximum replies in that queue (default: 256); more are refused, with a time to wait",
     )
     add(
         "--cache_memory",
         type=memory_size,
         metavar="SIZE",
-        help="memory for the keys and values of running and idle chats, as in 500M or 4G "
-        "(default: half of what is free once the model is loaded)",
+        help="memory for the KV cache of running and idle chats, such as 500M or 4G "
+        "(default: half of the free memory after the model is loaded)",
     )
     add(
         "--threads",
         type=positive,
         metavar="N",
-        help="threads that compute on the CPU (default: the cores that this program may use)",
+        help="CPU threads for the model (default: the cores that this program may use)",
     )
     add(
         "--context_length",
         type=positive,
         metavar="TOKENS",
-        help="longest prompt with its reply (default: what the model was trained for)",
+        help="maximum tokens of prompt and reply (default: the length of the model's training)",
     )
 
 
@@ -221,43 +230,43 @@ def _add_storage_and_log_flags(add: AddFlag) -> None:
         "--data_dir",
         type=Path,
         metavar="DIR",
-        help="where chats are kept (default: your data folder)",
+        help="folder in which chats are saved (default: your data folder)",
     )
     add(
         "--database_url",
         type=database_url,
         metavar="URL",
-        help="keep chats in this PostgreSQL instead, for several replicas at once: "
-        "postgresql://user:password@host/database (the machine's other users see flags, not "
-        "LINLY_DATABASE_URL)",
+        help="PostgreSQL database in which chats are saved instead, also for several replicas: "
+        "postgresql://user:password@host/database (other users of the machine can see flags, but "
+        "not LINLY_DATABASE_URL)",
     )
     add(
         "--training",
         choices=["local", "everyone", "off"],
-        help="who may train adapters in the page: local (default) is everybody but the visitors of "
-        "a public link",
+        help="who may train adapters in the page: local (default: everyone except visitors of a "
+        "public link), everyone, off",
     )
     add(
         "--log_format",
         choices=["text", "json"],
-        help="what the terminal gets to see: text (default), or a JSON object a line",
+        help="format of the log in the terminal: text (default), or json (one object a line)",
     )
     add(
         "--log_requests",
         action="store_true",
         default=None,
-        help="a line for each request to the API and for each reply",
+        help="log a line for each request to the API and for each reply",
     )
     add(
         "--log_prompts",
         action="store_true",
         default=None,
-        help="in these lines what was asked and said, too",
+        help="log the text of prompts and replies in these lines, too",
     )
-    add("--device", choices=["auto", "cpu", "cuda"], help="where the model runs (default: auto)")
+    add("--device", choices=["auto", "cpu", "cuda"], help="device of the model (default: auto)")
     add(
         "--cache_dir",
         type=Path,
         metavar="DIR",
-        help="where the embedded default model is kept (default: your cache folder)",
+        help="folder for downloaded and converted models (default: your cache folder)",
     )

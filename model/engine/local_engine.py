@@ -158,7 +158,7 @@ class LocalEngine:
                 self._heartbeat.beat()
             self._steps.finish_all(FinishReason.ABORT)
         except BaseException as error:  # the thread must not die without a message
-            log.exception("the engine stopped")
+            log.exception("The engine stopped")
             with self._wake:
                 self._error = LocalizedText(
                     "engine_stopped", {"error": str(error) or type(error).__name__}
@@ -189,7 +189,7 @@ def _bounded(context_length: int, max_positions: int | None) -> int:
     if max_positions is None or max_positions >= context_length:
         return context_length
     log.warning(
-        "memory is enough for a context of %d tokens, not for %d", max_positions, context_length
+        "The memory is enough for a context of %d tokens, not of %d", max_positions, context_length
     )
     return max_positions
 

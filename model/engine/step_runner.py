@@ -157,13 +157,13 @@ class StepRunner:
             return False
         sequence.start(self._memory.new_cache())
         self.preemptions += 1
-        log.warning("not enough memory for all replies: one starts over later")
+        log.warning("The engine lacks memory for all replies: one of them starts again later")
         return True
 
     def _give_up(self, sequence: Sequence) -> None:
         """End a sequence that has all the memory there is, as if it had reached its length."""
         if sequence.completion_tokens:
-            log.warning("not enough memory for a longer reply")
+            log.warning("The engine lacks memory for a longer reply: the reply ends here")
             sequence.finish(FinishReason.LENGTH)
         else:
             sequence.finish(FinishReason.ERROR, NO_MEMORY)
@@ -192,7 +192,7 @@ class StepRunner:
 
     def _recover(self, sequences: Seq[Sequence], error: Exception) -> Seq[Sequence]:
         """Clean up after a step that failed; returns the sequences that can try again."""
-        log.exception("a step failed")
+        log.exception("A step of the engine failed")
         for sequence in sequences:
             sequence.rewind()
         if _lacks_memory(error):
@@ -215,7 +215,7 @@ class StepRunner:
         try:
             sequence.accept_logits(logits)
         except Exception as error:
-            log.exception("a reply failed")
+            log.exception("The engine failed on a reply")
             sequence.finish(FinishReason.ERROR, _explain(error))
 
     def retire(self) -> None:

@@ -81,5 +81,5 @@ def _torn(file: Path, error: Exception) -> ModelFolderError:
         return folder_error("pickle_runs_code", file=file)
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     if "Weights only" in reason:  # torch's message advises to switch its protection off
-        reason = "it is no PyTorch file, or torn"
+        reason = "it is not a PyTorch file, or it is damaged"
     return folder_error("weights_torn", file=file, reason=reason)

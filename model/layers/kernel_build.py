@@ -102,7 +102,7 @@ class KernelBuild:
         if self._cancelled:
             return False
         last_line = output.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
-        log.warning("Decoding stays slow: its kernels did not compile: %s", last_line[0])
+        log.warning("The kernels did not compile, so decoding stays slow: %s", last_line[0])
         return False
 
     def _attach(self, model: Llama, threads: int, max_rows: int, max_sequences: int) -> None:
@@ -111,7 +111,7 @@ class KernelBuild:
         try:
             model.set_decoder(make_decoder(self._folder, model, threads, max_rows, max_sequences))
         except Exception:
-            log.exception("Decoding stays slow: the compiled kernels do not start")
+            log.exception("The compiled kernels do not start, so decoding stays slow")
         freeze_loaded_objects()  # numba's
 
 

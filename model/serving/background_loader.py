@@ -98,7 +98,7 @@ class BackgroundLoader:
         except MemoryError:
             self._set(LoadState(Phase.FAILED, error=LocalizedText("loading_out_of_memory")))
         except Exception as error:
-            log.exception("loading failed")
+            log.exception("The model could not be loaded")
             failure = LocalizedText("loading_failed", {"reason": str(error)})
             self._set(LoadState(Phase.FAILED, error=redact_paths(failure)))
         else:

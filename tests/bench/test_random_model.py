@@ -126,7 +126,7 @@ def test_default_geometry_has_the_size_of_the_13b_file() -> None:
 
 def test_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(ModelFolderError, match="exists already and is not empty"):
+    with pytest.raises(ModelFolderError, match="already exists and is not empty"):
         make(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
 

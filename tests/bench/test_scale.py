@@ -98,7 +98,7 @@ def test_kv_heads_default_to_the_heads() -> None:
         (["--steps", "0"], "at least 1"),
         (["--base_model", "nowhere"], "there is no folder nowhere"),
         (["--base_model", ".", "--layers", "2"], "leave out --layers"),
-        (["--layer", "2"], "There is no flag --layer. Did you mean --layers?"),
+        (["--layer", "2"], "Unknown flag --layer. Did you mean --layers?"),
     ],
 )
 def test_wrong_flags_are_one_sentence(refuse: Refuse, words: list[str], message: str) -> None:
@@ -166,7 +166,7 @@ def test_llama_cpp_is_left_out_without_memory_or_disk(
         assert found is None
         assert "not measured, both models together" in why
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Disk", (), {"free": 1_000_000}))
-    with pytest.raises(PeerMissingError, match="no room for a file"):
+    with pytest.raises(PeerMissingError, match="no space for a file"):
         check(random_model, 1_000_000, 1_000_000)
 
 

@@ -75,9 +75,9 @@ def test_vllm_python_can_come_from_the_environment() -> None:
         (["--tokens", "1"], "at least 2"),
         (["--tokens", "many"], "'many' is not a whole number"),
         (["--base_model", "nowhere"], "there is no folder nowhere"),
-        (["--vllm_python", "nowhere"], "nowhere is no program"),
-        (["--chart", "nowhere/chart.png"], "is no name for a .png"),
-        (["--chart", "chart.svg"], "is no name for a .png"),
+        (["--vllm_python", "nowhere"], "nowhere is not a program"),
+        (["--chart", "nowhere/chart.png"], "is not the name of a .png"),
+        (["--chart", "chart.svg"], "is not the name of a .png"),
     ],
 )
 def test_wrong_flags_are_refused_in_one_sentence(words: list[str], message: str) -> None:
@@ -89,7 +89,7 @@ def test_wrong_flags_are_refused_in_one_sentence(words: list[str], message: str)
 
 
 def test_unknown_flags_are_refused_with_a_suggestion() -> None:
-    with pytest.raises(SettingsError, match=r"^There is no flag --peer\. Did you mean --peers\?$"):
+    with pytest.raises(SettingsError, match=r"^Unknown flag --peer\. Did you mean --peers\?$"):
         options("--peer", "hf")
 
 

@@ -18,7 +18,7 @@ def test_closest_ignores_case() -> None:
 def test_did_you_mean_is_a_text_in_every_language() -> None:
     assert did_you_mean("linli", ["linly"], "choose_listed").message() == "Did you mean linly?"
     otherwise = did_you_mean("zzz", ["linly"], "there_are", names=("linly",))
-    assert otherwise.message("zh") == "现有：linly。"
+    assert otherwise.message("zh") == "可选：linly。"
 
 
 @pytest.mark.parametrize("file", ["config.json", "adapter_config.json", "base.gguf", "x.bin"])

@@ -93,10 +93,12 @@ def test_language_has_no_text_and_no_placeholder_that_english_lacks(
         assert placeholders(text) <= placeholders(english[key]), key
 
 
-@pytest.mark.parametrize("name", ["page", "scripts", "diagnostics"])
-def test_chinese_texts_are_complete(name: str) -> None:
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("language", [tag for tag in languages() if tag != "en"])
+def test_every_language_has_every_text_of_english(language: str, name: str) -> None:
+    """A missing text would be shown in English without a warning."""
     levels = {key for key in texts_of_file("en", name) if key.endswith(".level")}
-    assert texts_of_file("zh", name).keys() == texts_of_file("en", name).keys() - levels
+    assert texts_of_file(language, name).keys() == texts_of_file("en", name).keys() - levels
 
 
 def sources() -> Iterator[ast.AST]:
@@ -154,10 +156,14 @@ def test_unknown_code_is_an_error() -> None:
 
 def test_message_remedy_and_full_text() -> None:
     text = LocalizedText("queue_full", {"waiting": 3, "seconds": 7.4})
-    assert text.message() == "3 replies are waiting already"
+    assert text.message() == "The queue is full: 3 replies are waiting"
     assert text.remedy() == "Try again in about 7 s."
-    assert text.full() == str(text) == "3 replies are waiting already. Try again in about 7 s."
-    assert text.full("zh") == "已有 3 条回复在排队。请在约 7 秒后再试。"
+    assert (
+        text.full()
+        == str(text)
+        == "The queue is full: 3 replies are waiting. Try again in about 7 s."
+    )
+    assert text.full("zh") == "队列已满：已有 3 条回复在等待。请在约 7 秒后再试。"
     assert LocalizedText("prompt_empty").sentence("zh").endswith("。")
 
 
@@ -179,8 +185,8 @@ def test_error_as_a_fact_is_replaced_by_its_text() -> None:
 def test_lists_have_the_separators_of_the_language() -> None:
     text = LocalizedText("there_are", {"names": ("alpaca", "linly")})
     assert (text.message(), text.message("zh")) == (
-        "There are: alpaca, linly.",
-        "现有：alpaca、linly。",
+        "Choose one of: alpaca, linly.",
+        "可选：alpaca、linly。",
     )
 
 

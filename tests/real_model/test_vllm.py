@@ -197,7 +197,7 @@ def test_the_page_through_the_servers_death(
         article = chat.log.locator("article.assistant").nth(1)  # not the first one's "the first …"
         expect(article).to_contain_text("the")
         server.kill()
-        expect(article).to_contain_text("The model server broke off")
+        expect(article).to_contain_text("The connection to the model server was lost")
         expect(chat.page.get_by_text("cannot be reached").first).to_be_visible()
         assert httpx.get(f"{url}/health").status_code == 503
         chat.message.fill("words that must not be lost")
@@ -207,7 +207,7 @@ def test_the_page_through_the_servers_death(
         expect(chat.page.get_by_text("on a model server")).to_be_visible()
         article.get_by_role("button", name="Continue").click()
         expect(chat.stop).to_be_visible()
-        expect(article).not_to_contain_text("broke off")
+        expect(article).not_to_contain_text("was lost")
         chat.stop.click()
         expect(chat.message).to_have_value("words that must not be lost")
         assert httpx.get(f"{url}/health").status_code == 200

@@ -170,7 +170,7 @@ def test_actions_in_the_tab_of_another_visitor(page: Served, anna: Caller, kind:
     with Caller(page.own, tab=anna.tab) as mallory:
         mallory.headers["X-Linly-Chat"] = anna.form["loaded_chat"]
         answer = mallory.call(kind, **BODIES[kind])
-        assert said(answer).startswith("This chat is not here")
+        assert said(answer).startswith("This chat does not exist")
         mallory.headers.pop("X-Linly-Chat")
         answer = mallory.call(kind, **BODIES[kind])
         assert "precious" not in answer.text

@@ -105,7 +105,7 @@ def test_a_failed_reply_does_not_affect_the_others(source: Path, target: Path) -
 def test_a_line_that_is_too_long_gets_an_error(source: Path, target: Path) -> None:
     source.write_text(f"short\n{'long ' * 500}\nshort\n")
     assert run(source, target) == 1
-    assert "room for" in results(target)[1]["error"]
+    assert " fit" in results(target)[1]["error"]
 
 
 class StoppingEngine(FakeEngine):
@@ -259,7 +259,7 @@ def test_a_complete_output_is_reported_and_no_model_is_loaded(
 ) -> None:
     run(source, target)
     assert run(source, target, fail=AssertionError("loaded")) == 0
-    assert capfd.readouterr().err == f"{target} holds the results of all 7 lines.\n"
+    assert capfd.readouterr().err == f"{target} already has the results of all 7 lines.\n"
 
 
 def test_failures_of_an_earlier_run_count(source: Path, target: Path) -> None:

@@ -131,8 +131,8 @@ class FailingEngine(FakeEngine):
 @pytest.mark.parametrize(
     ("engine", "message"),
     [
-        (FullEngine(echo), "256 replies are waiting already. Try again in about 5 s."),
-        (FailingEngine(echo), "This went wrong: ValueError: unexpected."),
+        (FullEngine(echo), "The queue is full: 256 replies are waiting. Try again in about 5 s."),
+        (FailingEngine(echo), "Unexpected error: ValueError: unexpected."),
         (FakeEngine(lambda *_: ["<fail>"]), "No reply: There was not enough memory for this"),
         (FakeEngine(lambda *_: []), "The model said nothing."),
         (FakeEngine(echo, context_length=40), "The question alone is "),
@@ -202,7 +202,7 @@ def test_adapter_changes_the_adapter_of_the_next_reply() -> None:
         ("/sytem hello", "There is no command /sytem. Did you mean /system?"),
         ("/home/me/notes", "There is no command /home/me/notes. /help lists them; //home/me"),
         ("/", "There is no command /."),
-        ("/save", "/save needs a file."),
+        ("/save", "/save needs the name of a file."),
         ("/save x.jsonl", "There is nothing to save yet."),
     ],
 )
@@ -262,7 +262,9 @@ def test_save_does_not_write_to_other_files(content: bytes, tmp_path: Path) -> N
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
     _, console, _ = talk("a", f"/save {path}")
-    assert errors(console) == [f"{path} contains something other than chats. Name another file."]
+    assert errors(console) == [
+        f"{path} already contains something other than chats. Choose another file."
+    ]
     assert path.read_bytes() == content
 
 

@@ -78,7 +78,7 @@ def test_empty_lines_are_counted_and_a_byte_order_mark_is_skipped() -> None:
         ('{"prompt": 3}', '"prompt" is not text'),
         ('{"prompt": " "}', '"prompt" is not text, or empty'),
         ('{"instruction": "a", "input": 3}', '"input" is not text'),
-        ('{"prompt": "\\ud800"}', "half a character"),
+        ('{"prompt": "\\ud800"}', "invalid character"),
         ('{"messages": []}', '"messages" is not a list'),
         ('{"messages": "hello"}', '"messages" is not a list'),
         ('{"messages": ["hello"]}', "A message is not"),

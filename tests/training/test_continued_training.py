@@ -44,11 +44,11 @@ def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_continues(
     assert train("mine", *flags) == 1
     err = capsys.readouterr().err
     assert "Interrupted after step 14 of" in err or "Interrupted after step 13 of" in err
-    assert "the same command continues from there" in err
+    assert "Run the same command to continue from the checkpoint in" in err
     monkeypatch.undo()
     assert not (tmp_path / "mine" / "adapter_config.json").exists()
     assert train("mine", *flags, "--batch_size", "3") == 2
-    assert "holds an unfinished training with other settings (batch_size: 2, now 3)" in (
+    assert "contains an unfinished training with other settings (batch_size: 2, now 3)" in (
         capsys.readouterr().err
     )
     assert train("mine", *flags) == 0
@@ -104,10 +104,10 @@ def test_a_training_interrupted_after_its_last_step_is_not_trained_on(
 
     monkeypatch.setattr(finalize, "save_adapter", interrupt)
     assert train("mine", *flags) == 1
-    assert "Interrupted. The same command continues" in capsys.readouterr().err
+    assert "Interrupted. Run the same command to continue" in capsys.readouterr().err
     monkeypatch.undo()
     assert train("mine", *flags) == 0
-    assert "The training had ended" in capsys.readouterr().err
+    assert "The training was already complete" in capsys.readouterr().err
     assert same_weights(tmp_path / "mine", uninterrupted)
     figures = read_json(tmp_path / "mine" / "training.json")
     assert figures == read_json(uninterrupted / "training.json")
@@ -176,7 +176,7 @@ def test_a_full_disk_is_reported_with_the_checkpoint_that_is_kept(
     err = capsys.readouterr().err
     assert f"The disk with {tmp_path / 'mine'} is full" in err
     (checkpoint,) = run_folder.checkpoints(tmp_path / "mine")
-    assert f"{checkpoint.name} is kept: the same command continues from there" in err
+    assert f"Run the same command to continue from {checkpoint.name}" in err
     monkeypatch.undo()
     assert train("mine") == 0
 
@@ -184,7 +184,7 @@ def test_a_full_disk_is_reported_with_the_checkpoint_that_is_kept(
 def test_run_folder_lets_one_training_into_a_folder(tmp_path: Path) -> None:
     with (
         run_folder.run_folder(tmp_path / "mine", {"a": 1}),
-        pytest.raises(run_folder.FolderTakenError, match="Another process trains"),
+        pytest.raises(run_folder.FolderTakenError, match="Another process is training"),
         run_folder.run_folder(tmp_path / "mine", {"a": 1}),
     ):
         pass

@@ -74,7 +74,7 @@ def test_a_missing_file_is_reported_with_a_similar_path(tmp_path: Path) -> None:
 
 
 def test_a_data_set_is_not_downloaded_offline() -> None:
-    with pytest.raises(DataError, match="There is no file org/name here, and HF_HUB_OFFLINE"):
+    with pytest.raises(DataError, match="There is no file org/name, and HF_HUB_OFFLINE"):
         resolve_data_path("org/name")
 
 

@@ -24,7 +24,7 @@ def test_the_output_folder_has_all_files_of_an_adapter(
     out, err = capsys.readouterr()
     folder = tmp_path / "mine"
     assert out.startswith(f"{folder} is ready. Held-out loss: ")
-    assert "36 chats to learn, 4 held out" in err
+    assert "36 chats to train on, 4 held out" in err
     assert "tokens/s" in err
     assert {path.name for path in folder.iterdir()} == {
         "README.md", "adapter_config.json", "adapter_model.safetensors", "linly_adapter.json",
@@ -44,7 +44,7 @@ def test_the_output_folder_has_all_files_of_an_adapter(
     assert training["example"]["adapter"] == training["example"]["wanted"] == "The lazy dog jumps."
     assert training["example"]["base"] != training["example"]["adapter"]
     readme = (folder / "README.md").read_text(encoding="utf-8")
-    assert f"{training['loss']['adapter']:.3f} of the adapter" in readme
+    assert f"{training['loss']['adapter']:.3f} for the adapter" in readme
     for fact in (
         "# mine",
         "About a dog",
@@ -128,7 +128,7 @@ def test_training_without_held_out_chats_reports_no_losses(train: Train, tmp_pat
     assert train("mine", "--val_set_size", "0", "--num_epochs", "1") == 0
     card = read_json(tmp_path / "mine" / "linly_adapter.json")
     assert card["training"]["loss"] == {"base": None, "adapter": None}
-    assert "nothing was held out" in (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
+    assert "no chats were held out" in (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
 
 
 def test_eval_compares_base_and_adapter_after_training_and_later(

@@ -96,7 +96,7 @@ def test_flags_are_read_in_alpaca_loras_spelling() -> None:
         (["--train_on_inputs", "maybe"], "is neither True nor False"),
         (["--dtype", "int8"], "invalid choice"),
         (["--base_model", ""], "the value is empty"),
-        (["--lr", "1"], "There is no flag --lr"),
+        (["--lr", "1"], "Unknown flag --lr"),
         (["--learning_rat", "1"], "Did you mean --learning_rate?"),
         (["--wandb_project", "p"], "needs the package wandb"),
     ],

@@ -35,7 +35,7 @@ from training.job import (
 
 EVENTS = (
     Stage("data"),
-    Note(verbatim("3 chats to learn")),
+    Note(verbatim("3 chats to train on")),
     HeldOut(0, 4.0),
     Stage("training"),
     Step(1, 4, 0.5, 3.5, 100.0, 9.0),
@@ -107,7 +107,7 @@ def test_a_job_follows_its_events_to_the_end(tmp_path: Path) -> None:
         job = job_of(runner)
         assert job.running
         assert runner.running
-        assert (job.stage, job.notes) == ("training", (verbatim("3 chats to learn"),))
+        assert (job.stage, job.notes) == ("training", (verbatim("3 chats to train on"),))
         assert job.losses == ((1, 3.5), (2, 2.5))
         (tmp_path / "go").touch()
         job = ended_job(runner)

@@ -60,7 +60,7 @@ def test_a_broken_list_is_refused_with_the_line(text: str, message: str) -> None
 
 
 def test_text_after_a_list_is_refused() -> None:
-    with pytest.raises(DataError, match="more text after the list that ends on line 2"):
+    with pytest.raises(DataError, match="more text after the list, which ends on line 2"):
         list(parse_rows('[{"a": 1},\n{"a": 2}]\n[{"a": 3}]'))
 
 

@@ -129,7 +129,7 @@ def test_changes_are_logged(part: Part, clock: FakeClock, caplog: pytest.LogCapt
             part.error = error
             clock.now += 1
             problem(checks)
-    assert caplog.messages == ["not ready: torn", "ready again"]
+    assert caplog.messages == ["The server is not ready: torn", "The server is ready again"]
 
 
 @dataclass
@@ -160,7 +160,7 @@ def test_engine_check_fails_if_the_engine_stalls(work: EngineStatus, stalled: bo
     manager.wait()
     check = engine_check(manager)
     if stalled:
-        with pytest.raises(NotReadyError, match=r"stood still for \d+ s"):
+        with pytest.raises(NotReadyError, match=r"made no progress for \d+ s"):
             check.run()
     else:
         check.run()

@@ -78,7 +78,7 @@ def _purge(store: ChatStore) -> None:
         # Without a cookie, their owners cannot find them again.
         store.purge_owners(SESSION, time.time() - SESSION_SECONDS)
     except StoreError as error:
-        log.warning("Old chats are not cleared away. %s", error)
+        log.warning("Old chats could not be deleted. %s", error)
 
 
 def _open_folder(folder: Path) -> OpenStore:

@@ -209,7 +209,7 @@ class ReplyGenerator:
         except _StoppedError:
             state = MessageState.STOPPED
         except Exception:
-            log.exception("a reply failed")
+            log.exception("The page failed on a reply")
             state, error = MessageState.FAILED, FAULT.dump()
         finally:
             if not runs or len(job.text) > job.run.begins > runs[-1].begins:

@@ -74,7 +74,7 @@ class ReplySaver:
         self._unsaved[message.id] = job.owner, message
         await self._workers.call(Kind.SAVE, self._finish_all)
         if message.id in self._unsaved:
-            log.warning("a reply could not be saved; it is tried again until it can")
+            log.warning("A reply could not be saved; the server tries again until it succeeds")
 
     async def _save_often(self) -> None:
         while self._running() or self._unsaved:

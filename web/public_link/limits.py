@@ -134,10 +134,9 @@ class PublicLink:
             raise LinkLimitError("link_ended")
         for adapter in adapters:
             if not self.allows(adapter):
-                names = ", ".join(self.rules.adapters or ())
-                raise LinkLimitError(
-                    "link_adapter_not_offered", adapter=adapter or "the base", names=names
-                )
+                shown = adapter or LocalizedText("the_base")
+                names = self.rules.adapters or ()
+                raise LinkLimitError("link_adapter_not_offered", adapter=shown, names=names)
         limit = self.rules.messages
         if limit is not None:
             _check_remaining(limit, limit - self._replies[visitor], len(adapters))

@@ -33,7 +33,7 @@ class ModelWatcher:
             try:
                 seen = await asyncio.to_thread(self._look)
             except Exception:  # one bad look is no reason to stop: a disk may come back
-                log.exception("the adapters cannot be looked at")
+                log.exception("The adapters could not be refreshed")
             else:
                 self._tell(seen)
             await asyncio.sleep(LOOK_SECONDS)

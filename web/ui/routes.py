@@ -143,7 +143,7 @@ class Endpoints:
         except LinlyError as error:
             return _refusal(error, request)
         except Exception:
-            log.exception("an action failed")
+            log.exception("An action of the page failed")
             body = {
                 "code": "fault",
                 "message": LocalizedText("fault").sentence(_language(request.headers)),

@@ -299,7 +299,7 @@ class Tab:
         error = None if task.cancelled() else task.exception()
         gone = isinstance(error, RuntimeError) and not self._open
         if error is not None and not gone and not isinstance(error, GONE):
-            log.error("a tab failed", exc_info=error)
+            log.error("The stream of a tab failed", exc_info=error)
 
     @property
     def _open(self) -> bool:

@@ -163,7 +163,7 @@ class RemoteEngine:
         try:
             self._loop.run_until_complete(self._work())
         except BaseException as error:  # the thread must not die without a message
-            log.exception("the engine stopped")
+            log.exception("The remote engine stopped")
             self._connection.mark_down(
                 EngineError("engine_stopped", error=error or type(error).__name__)
             )
@@ -272,7 +272,7 @@ class RemoteEngine:
         except LinlyError as error:
             reply.on_error(error)
         except Exception as error:
-            log.exception("a reply failed")
+            log.exception("A reply of the model server failed")
             reply.on_error(EngineError("model_server_answer_unreadable", error=error))
         finally:
             del self._replies[reply.request.id], self._tasks[reply.request.id]

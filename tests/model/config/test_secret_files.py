@@ -77,14 +77,14 @@ def test_secret_file_has_a_maximum_size(flag: str, line: str, field: str, tmp_pa
 
 MAKERS: list[tuple[Callable[[Path], object], str]] = [
     (lambda p: None, "No such file or directory"),
-    (lambda p: p.mkdir(), "no regular file"),
-    (lambda p: os.mkfifo(p), "no regular file"),  # would be waited for
-    (lambda p: p.symlink_to("/dev/zero"), "no regular file"),
+    (lambda p: p.mkdir(), "not a regular file"),
+    (lambda p: os.mkfifo(p), "not a regular file"),  # would be waited for
+    (lambda p: p.symlink_to("/dev/zero"), "not a regular file"),
     (lambda p: p.write_bytes(b""), "empty"),
     (lambda p: p.write_bytes(b" \n\t\n"), "empty"),
-    (lambda p: p.write_bytes(SECRET.encode() + b"\xff"), "no UTF-8"),
+    (lambda p: p.write_bytes(SECRET.encode() + b"\xff"), "not UTF-8"),
     (lambda p: p.write_bytes(f"anna:{SECRET}\0".encode()), "NUL"),
-    (lambda p: p.write_bytes(b"# none yet\n"), "Write one into each line"),
+    (lambda p: p.write_bytes(b"# none yet\n"), "on each line"),
 ]
 
 
@@ -191,7 +191,9 @@ def test_error_repeats_no_value_of_a_file(name: str, content: str, tmp_path: Pat
 
 
 def test_empty_file_variable_is_refused() -> None:
-    assert "LINLY_ADMIN_KEY_FILE names no file" in refusal([], {"LINLY_ADMIN_KEY_FILE": ""})
+    assert "LINLY_ADMIN_KEY_FILE is set, but names no file" in refusal(
+        [], {"LINLY_ADMIN_KEY_FILE": ""}
+    )
     assert "LINLY_ADMIN_KEY_FILE" in refusal([], {"LINLY_ADMIN_KEY_FILE": "/nowhere/key"})
 
 

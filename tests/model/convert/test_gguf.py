@@ -196,7 +196,7 @@ def test_other_rope_factors_are_refused(
 
     source = write(tmp_path / "m.gguf", spm, extra=add)
     assert main(["convert", str(source), str(tmp_path / "out")]) == 1
-    assert "stretches positions" in capsys.readouterr().err
+    assert "rope scaling that is not supported" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -289,8 +289,8 @@ def test_wrong_source_is_reported_in_one_sentence(
     torch.save({"lm_head.weight": torch.zeros(2, 2)}, tmp_path / "other.bin")
     for source, expected_text in (
         ("absent.bin", "There is no file or folder"),
-        ("text.bin", "it is no PyTorch file, or torn"),
-        ("other.bin", "is no TencentPretrain LLaMA checkpoint"),
+        ("text.bin", "it is not a PyTorch file, or it is damaged"),
+        ("other.bin", "is not a TencentPretrain LLaMA checkpoint"),
     ):
         flags = ["--tokenizer", str(spm)]
         assert main(["convert", str(tmp_path / source), str(tmp_path / "out"), *flags]) == 1

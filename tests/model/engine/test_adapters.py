@@ -139,5 +139,5 @@ def test_an_adapter_prepared_by_another_engine_is_refused(
         request = EngineRequest(
             "r", PROMPT, Sampling(max_tokens=1), frozenset(), NumberDetokenizer(), foreign
         )
-        with pytest.raises(EngineError, match="'all' was not made ready"):
+        with pytest.raises(EngineError, match="has not loaded the adapter 'all'"):
             tiny.engine.submit(request, lambda delta: None)

@@ -70,7 +70,7 @@ def test_new_folder_overwrites_nothing(kind: str, tmp_path: Path) -> None:
     else:
         destination.mkdir()
         (destination / "mine.txt").touch()
-    assert "exists already" in refusal(destination).message
+    assert "already exists" in refusal(destination).message
     assert destination.exists()
     assert not staging_dir(destination).exists()
 
@@ -83,7 +83,7 @@ def test_error_leaves_no_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "expected"),
-    [(errno.ENOSPC, "disk is full"), (errno.EROFS, "written to"), (errno.EIO, "could not be")],
+    [(errno.ENOSPC, "disk is full"), (errno.EROFS, "not writable"), (errno.EIO, "could not be")],
 )
 def test_disk_error_has_a_plain_message(number: int, expected: str, tmp_path: Path) -> None:
     with pytest.raises(ModelFolderError, match=expected):
@@ -155,7 +155,7 @@ def test_too_small_disk_keeps_finished_files(
 def test_symlink_is_no_destination(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "empty")
-    assert "exists already" in refusal(tmp_path / "link").message
+    assert "already exists" in refusal(tmp_path / "link").message
 
 
 def test_two_processes_cannot_create_the_same_folder(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_pickle_that_runs_code_is_refused(zipped: bool, tmp_path: Path) -> None:
 
     file = tmp_path / "evil.bin"
     torch.save({"w": Evil()}, file, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ModelFolderError, match="asks for code to be run"):
+    with pytest.raises(ModelFolderError, match="tries to run code"):
         list_tensors(file)
     assert not (tmp_path / "pwned").exists()
 
@@ -108,7 +108,7 @@ def test_pickle_that_runs_code_is_refused(zipped: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize("held", [[torch.zeros(2)], {"w": 1}, {"model": {"w": torch.zeros(2)}}, 5])
 def test_pickle_without_tensors_by_name_is_refused(held: object, tmp_path: Path) -> None:
     torch.save(held, tmp_path / "other.bin")
-    with pytest.raises(ModelFolderError, match="no weights by name"):
+    with pytest.raises(ModelFolderError, match="no named weights"):
         list_tensors(tmp_path / "other.bin")
 
 

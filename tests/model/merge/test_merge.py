@@ -289,9 +289,9 @@ def with_scaled_b(adapter: Path, tmp_path: Path, factor: float) -> Path:
     ("factor", "flags", "expected_text"),
     [
         (0.0, [], "every lora_B is zero"),
-        (float("nan"), [], "no numbers"),
-        (1e-12, ["--dtype", "bf16"], "changed no weight at all"),
-        (1e9, ["--dtype", "fp16"], "gives values that are no numbers"),
+        (float("nan"), [], "not finite numbers"),
+        (1e-12, ["--dtype", "bf16"], "changed no weight"),
+        (1e9, ["--dtype", "fp16"], "has values that are not finite numbers"),
     ],
 )
 def test_failed_merge_leaves_no_files(
@@ -317,8 +317,8 @@ def test_other_base_is_refused_before_writing(
     ("flags", "status", "expected_text"),
     [
         (["--scale", "1", "2"], 2, "2 numbers for 1 adapters"),
-        (["--scale", "0"], 2, "'0' is no strength"),
-        (["--scale", "much"], 2, "'much' is no strength"),
+        (["--scale", "0"], 2, "'0' is not a strength"),
+        (["--scale", "much"], 2, "'much' is not a strength"),
         (["--dtype", "int8"], 2, "invalid choice: 'int8'"),
     ],
 )
@@ -342,7 +342,7 @@ def test_existing_files_are_not_overwritten(
 ) -> None:
     (tmp_path / "mine.txt").touch()
     assert run(tiny_folder, [tiny_adapters / "qv"], tmp_path) == 1
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_full_disk_leaves_no_files(

@@ -74,7 +74,7 @@ def test_trained_biases_are_refused(bias: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["LOHA", "PROMPT_TUNING", None])
 def test_other_kind_of_adapter_is_refused_by_name(kind: str | None, tmp_path: Path) -> None:
     write_adapter(tmp_path / "poet", {"peft_type": kind})
-    assert f"type {kind}" in problem_text(tmp_path)
+    assert f"type is {kind}" in problem_text(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ def test_oldest_turns_are_dropped_to_fit_a_cut_reply(room: int, kept: list[str])
     ],
 )
 def test_cut_reply_is_never_dropped(room: int, drop: bool, what: str, tokens: int) -> None:
-    expected = f"{what} is {tokens} tokens long and there is room for {room}"
+    expected = f"{what} is {tokens} tokens long, but only {room}"
     with pytest.raises(PromptTooLongError, match=expected):
         encode_chat(LONG, TEMPLATES["linly"], Letters(), room, drop, so_far="Yes")
 

@@ -75,7 +75,7 @@ def test_question_that_is_too_long_alone_is_refused(
 ) -> None:
     with pytest.raises(PromptTooLongError, match=f"question alone is {tokens} tokens") as caught:
         encode_chat(messages, templates["linly"], Letters(), room=15, drop_oldest=True)
-    assert "room for 15" in caught.value.message
+    assert "only 15 fit" in caught.value.message
     assert caught.value.code == "context_length_exceeded"
 
 

@@ -50,12 +50,12 @@ def test_adapter_is_unloaded_and_loaded_again(admin: httpx.Client, engine: FakeE
 
     gone = admin.post("/adapters/pirate/unload").json()
     assert (gone["ready"], gone["loaded"]) == (False, False)
-    assert "out of service" in gone["problem"]
+    assert "disabled by an administrator" in gone["problem"]
     assert engine.loaded == ()
     assert names(admin) == ["fake-base", "linly"]
     refused = admin.post("/chat/completions", json={"model": "pirate", "messages": HELLO})
     assert (refused.status_code, refused.json()["error"]["code"]) == (422, "adapter_broken")
-    assert "not served at present" in refused.json()["error"]["message"]
+    assert "is disabled" in refused.json()["error"]["message"]
 
     admin.post("/adapters/rescan")  # does not enable the adapter
     assert names(admin) == ["fake-base", "linly"]

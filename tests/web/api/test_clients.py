@@ -31,7 +31,7 @@ class LogprobsEngine(FakeEngine):
     def submit(self, request: EngineRequest, emit: Emit) -> None:
         if request.adapter and request.adapter.name == "linly":
             raise BusyError(
-                verbatim("9 replies are waiting already", "Try again."), retry_after=2.2
+                verbatim("The queue is full: 9 replies are waiting", "Try again."), retry_after=2.2
             )
         if request.sampling.logprobs is not None:
             other = TokenLogprob("好", -1.5)

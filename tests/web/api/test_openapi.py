@@ -22,15 +22,15 @@ ADMIN = "Bearer the-admins"
 # Errors of requests that the schema allows: it cannot express dependencies between fields, or
 # which models exist.
 ALLOWED_ERRORS = (
-    "top_logprobs goes with logprobs",
-    "A prompt's logprobs are not served",
-    "At most 32 choices a request",
+    "top_logprobs needs logprobs",
+    "Log probabilities of a prompt are not supported",
+    "at most 32 choices",
     "The prompts of all choices",
-    "best_of other than n",
-    "A token id lies outside",
+    "best_of must be equal to n",
+    "A token id is not between",
     "is longer than the context",
-    "tokens long and there is room for",
-    "a stop string",
+    "tokens long, but only",
+    "A stop string",
     "a seed has 64 bits",
     "The prompt is empty",
 )

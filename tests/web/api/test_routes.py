@@ -144,13 +144,13 @@ def test_sampling_fields_reach_the_engine(client: openai.OpenAI, engine: FakeEng
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-            400, "invalid_value", "Only text",
+            400, "invalid_value", "must be text",
         ),
         ({"messages": HELLO, "stop": ["x"] * 100}, 400, "invalid_value", "stop"),
         ({"messages": HELLO, "repetition_penalty": 1e-37}, 400, "invalid_value", "penalty"),
         (
             {"messages": [{"role": "user", "content": "long " * 1000}]},
-            400, "context_length_exceeded", "room for 1999",
+            400, "context_length_exceeded", "only 1999 fit",
         ),
     ],
 )  # fmt: skip

@@ -41,7 +41,7 @@ def test_link_limit_refuses_before_anything_is_stored(chat_app: ChatApp) -> None
         lambda: service.rerun_exactly(tab, reply.id),
         lambda: service.compare(tab, "two", [GREEDY, PIRATE]),
     ):
-        assert_refused(LinkLimitError, action, "for 1 replies a visitor")
+        assert_refused(LinkLimitError, action, "allows 1 replies for each visitor")
     assert chat_app.message_count == 2
     assert link.replies == 1
     chat_app.chat_list.open(tab, None)
@@ -56,7 +56,7 @@ def test_link_counts_each_reply_of_a_comparison(chat_app: ChatApp) -> None:
     assert_refused(
         LinkLimitError,
         lambda: service.compare(tab, "who?", rivals),
-        "takes 3 replies, and of 2 you have 2 left",
+        "needs 3 replies, but you have only 2 of 2 left",
     )
     assert chat_app.store.chats(ANNA) == []
     chat_app.run_each(lambda: service.compare(tab, "who?", rivals[:2]))
@@ -86,10 +86,14 @@ def test_link_does_not_count_what_is_refused_for_another_reason(
 def test_link_excludes_adapters(chat_app: ChatApp) -> None:
     service, tab = chat_app.chat_service, chat_app.tab
     link = chat_app.come_through_link(LinkRules(adapters=("pirate",)))
-    assert_refused(LinkLimitError, lambda: service.send(tab, "a", LINLY), "not for linly")
-    assert_refused(LinkLimitError, lambda: service.send(tab, "a", GREEDY), "not for the base")
+    assert_refused(LinkLimitError, lambda: service.send(tab, "a", LINLY), "does not offer linly")
+    assert_refused(
+        LinkLimitError, lambda: service.send(tab, "a", GREEDY), "does not offer the base"
+    )
     rivals = [PIRATE, LINLY]
-    assert_refused(LinkLimitError, lambda: service.compare(tab, "a", rivals), "not for linly")
+    assert_refused(
+        LinkLimitError, lambda: service.compare(tab, "a", rivals), "does not offer linly"
+    )
     chat_app.run_each(lambda: service.send(tab, "hello", PIRATE))
     assert_refused(LinkLimitError, lambda: service.regenerate(tab, None, LINLY))
     assert chat_app.message_count == 2
@@ -101,9 +105,9 @@ def test_link_excludes_adapters(chat_app: ChatApp) -> None:
         "r", chat_app.branch[0].id, "assistant", "Lin", MessageState.STOPPED, runs=(run,)
     )
     chat_app.store.add(ANNA, chat_app.chat, reply)
-    assert_refused(LinkLimitError, lambda: service.rerun_exactly(tab, "r"), "not for linly")
+    assert_refused(LinkLimitError, lambda: service.rerun_exactly(tab, "r"), "does not offer linly")
     assert_refused(
-        LinkLimitError, lambda: service.continue_reply(tab, "r", PIRATE), "not for linly"
+        LinkLimitError, lambda: service.continue_reply(tab, "r", PIRATE), "does not offer linly"
     )
     assert link.replies == 1
     assert len(chat_app.engine.requests) == 1
@@ -126,7 +130,7 @@ def test_missing_adapter_is_refused_before_anything_is_stored(chat_app: ChatApp)
         lambda: service.edit(tab, chat_app.branch[0].id, "other", PIRATE),
         lambda: service.regenerate(tab, None, PIRATE),
     ):
-        assert_refused(RequestError, action, "The adapter pirate is not here any more")
+        assert_refused(RequestError, action, "The adapter pirate no longer exists")
     assert chat_app.message_count == 2
 
 

@@ -99,7 +99,7 @@ def test_replies_are_counted_by_browser(browser: Browser, stack: ExitStack) -> N
     chat.page.reload()
     expect(chat.log).to_contain_text("base heard: two")  # nor does a reload
     chat.ask("precious words")
-    toast(chat, "This link is for 2 replies a visitor, and you have had them")
+    toast(chat, "This link allows 2 replies for each visitor, and you have used them all")
     expect(chat.message).to_have_value("precious words")
     expect(chat.log).not_to_contain_text("precious words")
     friend = visitor(stack, browser, here.link)
@@ -147,7 +147,7 @@ def until(condition: Any) -> None:
         time.sleep(0.02)
 
 
-FORBIDDEN = "This link is not for linly"
+FORBIDDEN = "This link does not offer linly"
 
 
 def test_forged_requests_cannot_use_other_adapters(stack: ExitStack) -> None:
@@ -165,7 +165,7 @@ def test_forged_requests_cannot_use_other_adapters(stack: ExitStack) -> None:
         # An imported chat in which another adapter has replied.
         forged = exported.replace('"pirate"', '"linly"').replace('"done"', '"stopped"')
         adopted = caller.adopt(forged)
-        assert said(adopted).startswith("linly is not here")
+        assert said(adopted).startswith("linly no longer exists")
         caller.form["loaded_chat"] = adopted.json()["loaded_chat"]
         again = caller.export("json").json()["chats"][0]
         assert "linly" in json.dumps(again)
@@ -179,7 +179,7 @@ def test_forged_requests_cannot_use_other_adapters(stack: ExitStack) -> None:
         ):
             # Another run checks the digest first, and the file has another adapter's.
             answer = said(caller.call(kind, **values))
-            assert answer.startswith((FORBIDDEN, "The adapter linly is not the one")), kind
+            assert answer.startswith((FORBIDDEN, "The adapter linly has changed")), kind
         begin(caller, "and now?", "pirate", here.engine)
     requests = [*here.engine.requests, *here.engine.read]
     assert {request.adapter.name for request in requests if request.adapter} == {"pirate"}
@@ -192,7 +192,7 @@ def test_the_api_is_closed_through_a_link_with_limits(stack: ExitStack) -> None:
         here = shared(stack, rules)
         answer = httpx.post(f"{here.link}/v1/chat/completions", json=question)
         assert answer.status_code == 403
-        assert "not served through a link with limits" in answer.json()["error"]["message"]
+        assert "A link with limits does not serve the API" in answer.json()["error"]["message"]
         assert httpx.get(f"{here.link}/v1/models").status_code == 403
         assert httpx.post(f"{here.own}/v1/chat/completions", json=question).status_code == 200
     here = shared(stack, LinkRules(hours=1))
@@ -372,15 +372,17 @@ def test_guests_cannot_fill_the_disk(stack: ExitStack, monkeypatch: pytest.Monke
         with Caller(here.link) as caller:
             assert said(caller.adopt(text)) == ""
     with Caller(here.link) as caller:
-        assert said(caller.adopt(text)).startswith("There is no room left for what visitors")
+        assert said(caller.adopt(text)).startswith(
+            "The visitors of this link have used up its storage"
+        )
 
         def save(name: str, message: str) -> str:
             return said(caller.call("save_snippet", name=name, message=message))
 
         # Text that is refused for another reason does not count.
         for _ in range(5):
-            assert save("", "x" * 100).startswith("A name has")
-        assert save("name", "x" * 500).startswith("There is no room left")
+            assert save("", "x" * 100).startswith("A name must have")
+        assert "have used up its storage" in save("name", "x" * 500)
         assert save("name", "x" * 100) == ""
     with Caller(here.own) as owner:
         for _ in range(4):

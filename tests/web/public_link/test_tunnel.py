@@ -97,7 +97,7 @@ def test_a_failed_request_for_an_address_is_an_error(
 ) -> None:
     use_client(monkeypatch, tmp_path / "frpc", WORKING)
     use_server(monkeypatch, httpx.ConnectError("name not known"))
-    with pytest.raises(ShareError, match=r"share server's address .* \(name not known\)"):
+    with pytest.raises(ShareError, match=r"address of the share server .* \(name not known\)"):
         tunnel.open_tunnel(7860)
 
 
@@ -128,14 +128,14 @@ def test_open_link_prints_an_error_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(port: int) -> str:
-        raise ShareError(verbatim("No public link: it rained", "The local page goes on."))
+        raise ShareError(verbatim("No public link: it rained", "The local page still works."))
 
     monkeypatch.setattr(console, "open_tunnel", fail)
     link = PublicLink(LinkRules(), lambda: None)
     console.open_link(Settings(share=True), access.AccessPolicy(), 7860, link)
     assert str(link.problem).startswith("No public link: it rained")
     _, line = capsys.readouterr().out.splitlines()
-    assert line == "No public link: it rained. The local page goes on."
+    assert line == "No public link: it rained. The local page still works."
 
 
 # --share_adapters; the fake manager has pirate, linly and torn
@@ -159,7 +159,7 @@ def test_unknown_names_in_share_adapters_are_reported(capsys: pytest.CaptureFixt
     assert warnings_of_link(link, capsys).splitlines() == [
         "--share_adapters: there is no adapter pirat. Did you mean pirate?",
         "--share_adapters: there is no adapter bsae. Did you mean base?",
-        "--share_adapters: there is no adapter zzz. There are: base, pirate, linly, torn.",
+        "--share_adapters: there is no adapter zzz. Choose one of: base, pirate, linly, torn.",
     ]
 
 

@@ -22,7 +22,7 @@ from web.chats.store.chat_store import ChatStore
 from web.chats.store.errors import StoreError
 from web.ui.form_values import MAX_SYSTEM
 
-MISSING = "This chat is not here"
+MISSING = "This chat does not exist"
 
 
 @pytest.fixture(scope="module")
@@ -216,11 +216,11 @@ def test_huge_texts(caller: Caller) -> None:
     assert said(caller.call("search", text="长" * 10_001)) == "A text is too long. Reload the page."
     assert caller.call("search", text=huge).status_code == 413
     titled = caller.call("rename", id="x", title="长" * 201)
-    assert said(titled).startswith("The title has over 200 characters")
+    assert said(titled).startswith("The title has more than 200 characters")
     assert said(caller.adopt("[" * 100_000))
     assert caller.adopt(" " * 5_000_001).status_code == 413
     saved = caller.call("save_snippet", name="x" * 100, message="text")
-    assert said(saved).startswith("A name has 1 to 60 characters")
+    assert said(saved).startswith("A name must have 1 to 60 characters")
     assert len(caller.chats()) == 1
 
 
@@ -234,7 +234,7 @@ def test_the_last_part_of_a_file_is_shown(caller: Caller) -> None:
 
 
 def test_a_file_that_is_no_text(caller: Caller) -> None:
-    assert said(caller.adopt(b"\xff\xfe\x00")) == "The file is no text in UTF-8. Save it as UTF-8."
+    assert said(caller.adopt(b"\xff\xfe\x00")) == "The file is not UTF-8 text. Save it as UTF-8."
     chat = b'{"messages": [{"role": "user", "content": "x"}]}'
     assert said(caller.adopt(b"\xef\xbb\xbf" + chat)) == ""
 

@@ -55,7 +55,8 @@ def test_each_is_shown_with_its_light_and_reason(visit: Serve) -> None:
         "Base model (fake-base)",
         "● pirate: Talks like a pirate",
         "✕ torn: broken, it has no adapter_model.safetensors",
-        "▲ warned: A doubtful one (note: lora_B in adapter_model.safetensors is zero throughout)",
+        "▲ warned: A doubtful one "
+        "(note: All values of lora_B in adapter_model.safetensors are zero)",
     ]
 
 
@@ -92,7 +93,7 @@ def test_the_chosen_adapter_vanishes(visit: Serve) -> None:
     expect(box(chat)).to_have_value("")
     chat.ask("precious words")
     toast = chat.page.locator(".linly-toast")
-    expect(toast).to_contain_text("The adapter pirate is not here any more")
+    expect(toast).to_contain_text("The adapter pirate no longer exists")
     expect(chat.message).to_have_value("precious words")
     expect(chat.log.locator("article")).to_have_count(2)
     chat.choose("Adapter", "Base model")
@@ -132,7 +133,7 @@ def test_switching_keeps_the_chat_and_says_what_is_read_again(visit: Serve) -> N
     assert "hello" in prompt
     assert "base heard: hello" in prompt
     said = reading.inner_text()
-    assert f"{len(read.prompt_ids)} tokens, 2 of them known already" in said
+    assert f"{len(read.prompt_ids)} tokens, 2 of them from the cache" in said
     ask(chat, "and now?", "pirate heard: and now?")
     assert "".join(map(chr, engine.requests[-1].prompt_ids)).startswith(prompt)
     expect(reading).to_have_count(0)  # it was about the chat as it was
@@ -174,7 +175,7 @@ def test_over_a_model_server_an_adapter_is_whole_or_off(visit: Serve) -> None:
     chat = visit(engine)
     chat.choose("Adapter", "● pirate")
     chat.settings()
-    expect(chat.page.get_by_text("A model server knows nothing between")).to_be_visible()
+    expect(chat.page.get_by_text("A model server supports only 0 and 1")).to_be_visible()
     number = chat.page.get_by_label("Strength as a number")
     expect(number).to_have_attribute("max", "1")
     expect(number).to_have_attribute("step", "1")
@@ -261,7 +262,7 @@ def test_a_chat_whose_adapter_is_gone(visit: Serve) -> None:
     adapters.clear()
     chat.page.reload()
     toast = chat.page.locator(".linly-toast")
-    expect(toast).to_contain_text("pirate is not here any more: this chat goes on with Base model")
+    expect(toast).to_contain_text("pirate no longer exists: this chat continues with Base model")
     expect(box(chat)).to_have_value("Base model (fake-base)")
     expect(chat.log).to_contain_text("pirate heard: hello")
     ask(chat, "and now?", "base heard: and now?")

@@ -206,8 +206,8 @@ def test_an_empty_box_compares_the_last_question_again(visit: Serve) -> None:
 @pytest.mark.parametrize(
     ("rivals", "presets", "sentence"),
     [
-        ((BASE,), (), "A comparison needs two at least"),
-        ((PIRATE, PIRATE), ("Precise", "Precise"), "Two of them would say the same"),
+        ((BASE,), (), "A comparison needs at least two choices"),
+        ((PIRATE, PIRATE), ("Precise", "Precise"), "Two of the choices are the same"),
     ],
 )
 def test_what_is_refused_loses_nothing(
@@ -228,7 +228,7 @@ def test_what_is_refused_loses_nothing(
 def test_comparing_in_a_chat_that_is_empty(visit: Serve) -> None:
     chat = visit(FakeEngine(echo))
     compare(chat, "", BASE, PIRATE)
-    expect(chat.page.locator(".linly-toast")).to_contain_text("There is no question to answer yet")
+    expect(chat.page.locator(".linly-toast")).to_contain_text("This chat has no question yet")
 
 
 @pytest.mark.browser
@@ -326,7 +326,7 @@ SEEDED = ChatSettings(sampling=Sampling(seed=7))
     ],
 )
 def test_who_would_say_the_same(settings: ChatSettings, presets: tuple[str, str]) -> None:
-    with pytest.raises(RequestError, match="would say the same"):
+    with pytest.raises(RequestError, match="choices are the same"):
         chosen(settings, [("pirate", preset) for preset in presets], PRESETS)
 
 

@@ -192,7 +192,7 @@ def test_a_changed_adapter_is_not_run_again(visit: Serve) -> None:
     chat.choose("Adapter", "● pirate")
     ask(chat, "hello", "pirate heard: hello")
     adapters[0] = replace(PIRATE, digest="ff" * 32)
-    refused(chat, "The adapter pirate is not the one that made this reply any more")
+    refused(chat, "The adapter pirate has changed since it made this reply")
     assert len(engine.requests) == 1
 
 

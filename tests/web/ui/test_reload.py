@@ -118,7 +118,7 @@ def test_chats_of_others_are_not_there(visit: Serve, browser: Browser) -> None:
     expect(chat.log).to_contain_text("base heard")
     with browser.new_context() as context:
         other = ChatPage(context.new_page()).open(chat.page.url)
-        expect(other.page.get_by_text("This chat is not here")).to_be_visible()
+        expect(other.page.get_by_text("This chat does not exist")).to_be_visible()
         expect(other.sidebar).to_contain_text("Your chats will be here")
         assert "secret" not in other.page.content()
 

@@ -158,7 +158,7 @@ def test_stream_of_a_chat_that_is_not_the_visitor_s(serve: Serve, chat: str) -> 
         with Caller(page.url, chat=name) as mallory:
             tab = own(mallory)
             tab.until(lambda tab: tab.log and tab.sidebar)
-            assert len(chat) > 100 or tab.events[1]["say"].startswith("This chat is not here")
+            assert len(chat) > 100 or tab.events[1]["say"].startswith("This chat does not exist")
             assert tab.log["chat"] is None
             anna.begin("more that is secret")
             said(mallory.call("new_chat"))
@@ -360,7 +360,7 @@ def test_stream_that_fails_is_ended_and_told_of(
             patch.setattr(stream, "sidebar_value", broken)
             caller.call("new_chat")
             own(caller).ended()
-        assert [record.message for record in caplog.records] == ["a tab failed"]
+        assert [record.message for record in caplog.records] == ["The stream of a tab failed"]
         caplog.clear()
         again = caller.open()
         again.until(lambda tab: tab.sidebar)
@@ -628,7 +628,7 @@ def test_model_watch_one_look_serves_all_tabs(
         await watch._task  # where no tab is open, nothing is looked at
 
     run(chat())
-    assert [record.message for record in caplog.records] == ["the adapters cannot be looked at"]
+    assert [record.message for record in caplog.records] == ["The adapters could not be refreshed"]
     caplog.clear()
 
 

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 LINES = [
     to_line(Stage("training")),
-    to_line(Note(verbatim("2 chats to learn"))),
+    to_line(Note(verbatim("2 chats to train on"))),
     to_line(HeldOut(0, 4.0)),
     to_line(Step(1, 2, 0.5, 3.5, 100.0, 65.0)),
     "<wait>",
@@ -204,12 +204,12 @@ def test_what_is_missing_is_asked_for(visit: Visit, tmp_path: Path) -> None:
     expect(page.locator("#preview pre")).to_have_count(2)
     page.get_by_label("Name of the adapter").fill("../../etc")
     start.click()
-    expect(notice).to_contain_text("Name the adapter: letters, digits")
+    expect(notice).to_contain_text("Name the adapter with letters, digits")
     (tmp_path / "adapters" / "mine").mkdir(parents=True)
     (tmp_path / "adapters" / "mine" / "adapter_config.json").write_text("{}", encoding="utf-8")
     page.get_by_label("Name of the adapter").fill("mine")
     start.click()
-    expect(notice).to_contain_text("holds an adapter already")
+    expect(notice).to_contain_text("already contains an adapter")
     assert shop.flags == []
 
 
@@ -313,7 +313,11 @@ def test_visitors_of_a_public_link_cannot_start_one_by_hand(tmp_path: Path) -> N
         ):
             answer = client.post(f"{address}/page/actions/{call}", json=body)
             assert answer.status_code == (200 if address == own else 403)
-            said = "Upload a file with dialogues first." if address == own else "Training is off"
+            said = (
+                "Upload a file with dialogues first."
+                if address == own
+                else "Training is not available"
+            )
             assert said in answer.text
             assert "secret" not in answer.text
     assert shop.desk.running

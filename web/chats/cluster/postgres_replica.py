@@ -258,7 +258,7 @@ class Replica:
                 self._pending.extend((since, event) for event, since in events.items())
             if connection.closed:
                 raise
-            log.warning("%s takes no events: %s", self._postgres, first_line(error))
+            log.warning("%s does not accept events: %s", self._postgres, first_line(error))
             self._publish_at = time.monotonic() + self._publish_backoff.pause()
         else:
             self._publish_backoff.reset()

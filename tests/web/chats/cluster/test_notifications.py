@@ -71,7 +71,7 @@ def test_event_that_the_server_refuses_is_dropped(
     async def chat() -> None:
         replica_of(local).subscribe(events.append)
         replica_of(remote).publish(ReplicaEvent("x" * 9000))
-        await wait_until(lambda: "takes no events" in caplog.text)
+        await wait_until(lambda: "does not accept events" in caplog.text)
         replica_of(remote).publish(LAST)
         await wait_until(lambda: LAST in events)
 

@@ -213,7 +213,7 @@ def test_lone_surrogates_are_replaced(store: ChatStore) -> None:
     assert store.message(MEI, "q")[1].text == "b�"
     assert store.chat(MEI, chat.id).title == "c�"
     assert store.chat(MEI, chat.id).settings.system == "�"
-    with pytest.raises(RequestError, match="half a character"):
+    with pytest.raises(RequestError, match="invalid character"):
         store.chat(MEI, "\ud83d")
 
 

@@ -58,9 +58,9 @@ def test_prompts_and_presets_are_bounded(store: ChatStore, monkeypatch: pytest.M
 
     for name in ("a", "b", "b"):
         save(name)
-    with pytest.raises(RequestError, match="no room for more than 2"):
+    with pytest.raises(RequestError, match="cannot save more than 2"):
         store.save_snippet(MEI, Snippet("c", "text"))
-    with pytest.raises(RequestError, match="no room for more than 2"):
+    with pytest.raises(RequestError, match="cannot save more than 2"):
         store.save_preset(MEI, SavedPreset("c", Sampling()))
     save("c", OTHER)
     store.delete_snippet(MEI, "a")

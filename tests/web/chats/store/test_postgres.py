@@ -85,7 +85,7 @@ def test_options_in_the_address_take_precedence(url: str) -> None:
 
 def test_database_in_another_encoding_is_refused(server: PostgresServer) -> None:
     url = server.database("ENCODING 'LATIN1' TEMPLATE template0")
-    assert "is not in UTF-8" in start_error(url)
+    assert "does not use UTF-8" in start_error(url)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_user_without_rights_is_refused(server: PostgresServer, url: str) -> Non
     execute(url, "CREATE USER reader PASSWORD 'r'")
     name = database_name(url)
     message = start_error(server.url(name, "reader", "r"))
-    assert f"the database {name} does not let its user do that" in message
+    assert f"the database user lacks a permission in the database {name}" in message
 
 
 def test_read_only_database_can_be_read(url: str) -> None:
@@ -390,7 +390,7 @@ def test_failed_purge_does_not_keep_the_program_from_starting(
             store.delete(MEI, store.create(MEI, "title", ChatSettings()).id)
     execute(url, "UPDATE chats SET deleted = 1", *KEEP_TWO_CHATS)
     open_store(Path("nowhere"), url).close()
-    assert "Old chats are not cleared away" in caplog.text
+    assert "Old chats could not be deleted" in caplog.text
     assert rows(url, "SELECT count(*) FROM chats") == [(2,)]
 
 

@@ -102,7 +102,7 @@ def test_value_that_is_no_object(value: object) -> None:
     with pytest.raises(RequestError):
         serialization.read_settings(value, strict=True)
     assert serialization.read_run({"base": "b", "settings": value}).settings == ChatSettings()
-    with pytest.raises(RequestError, match="Settings are not as they should be"):
+    with pytest.raises(RequestError, match="The settings are invalid"):
         serialization.read_run({"settings": value}, strict=True)
 
 

@@ -97,7 +97,7 @@ def test_refused_file_is_not_changed(path: Path) -> None:
 
 def test_file_that_is_no_database_is_refused(path: Path) -> None:
     path.write_text("These are no chats, but a text that is longer than a header. " * 20)
-    with pytest.raises(StoreError, match="is no database") as caught:
+    with pytest.raises(StoreError, match="is not a database") as caught:
         open_database(path)
     assert (caught.value.code, caught.value.exit_status) == ("store", 1)
     assert "Move it away" in caught.value.remedy
@@ -120,7 +120,7 @@ def test_folder_in_place_of_the_file_is_refused(path: Path) -> None:
 
 def test_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match="cannot be kept in") as caught:
+    with pytest.raises(StoreError, match="cannot be saved in") as caught:
         open_database(tmp_path / "file" / "chats.db")
     assert "writable" in caught.value.remedy
 
@@ -131,7 +131,7 @@ def test_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
 def test_read_only_folder_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir(mode=0o500)
-    with pytest.raises(StoreError, match="cannot be kept in"):
+    with pytest.raises(StoreError, match="cannot be saved in"):
         open_database(folder / "chats.db")
 
 
@@ -163,7 +163,7 @@ def test_locked_file_is_refused(path: Path) -> None:
     open_database(path).close()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StoreError, match="another program holds") as caught:
+        with pytest.raises(StoreError, match="another program is using") as caught:
             open_database(path)
     assert "Close that program" in caught.value.remedy
 
@@ -456,5 +456,5 @@ def test_check_fails_beside_a_writer_that_does_not_end(
         assert isinstance(error, StoreError)
         assert "is busy" in str(error)
         store.check()
-    with pytest.raises(StoreError, match="the program is ending"):
+    with pytest.raises(StoreError, match="the program is shutting down"):
         store.check()

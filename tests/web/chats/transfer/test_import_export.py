@@ -297,7 +297,7 @@ INVALID = {
     "its own parent": with_message(0, parent="q1"),
     "a circle": with_message(0, parent="q2"),
     "a parent that is no text": with_message(4, parent=1),
-    "somebody unknown": with_message(0, role="tool"),
+    "unknown role": with_message(0, role="tool"),
     "no text": with_message(0, text=None),
     "a text that is none": with_message(0, text=["x"]),
     "an unknown state": with_message(0, state="thinking"),
@@ -331,11 +331,11 @@ def test_file_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     assert most == 10_000
     assert len(from_json(json.dumps({"messages": turns * most}))[0].messages) == most
     for value in ({"messages": turns * (most + 1)}, {"conversations": turns * (most + 1)}):
-        with pytest.raises(RequestError, match="over 10000 messages"):
+        with pytest.raises(RequestError, match="more than 10000 messages"):
             from_json(json.dumps(value))
     monkeypatch.setattr(import_file, "MAX_CHATS", 2)
     assert from_json(json.dumps([OPENAI] * 2))
-    with pytest.raises(RequestError, match="over 2 chats"):
+    with pytest.raises(RequestError, match="more than 2 chats"):
         from_json(json.dumps([OPENAI] * 3))
     monkeypatch.setattr(import_file, "MAX_MESSAGES", 3)
     with pytest.raises(RequestError, match="or 3 messages"):

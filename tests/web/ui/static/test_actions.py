@@ -254,7 +254,7 @@ def test_a_tab_whose_stream_has_gone_connects_again(opened: Open, chat: str | No
 
 @pytest.mark.parametrize("status", [401, 410])
 def test_a_login_that_has_ended(harness: Harness, status: int) -> None:
-    harness.refuse("actions/new_chat", "This page asks for a password.", status)
+    harness.refuse("actions/new_chat", "This page needs a password.", status)
     with harness.page.expect_navigation():
         act(harness, "new_chat")
     harness.wait()

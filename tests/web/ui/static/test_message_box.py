@@ -215,7 +215,7 @@ def test_what_is_typed_after_another_chat_was_chosen_goes_there(harness: Harness
 def test_what_is_typed_stays_where_another_chat_is_refused(harness: Harness) -> None:
     harness.log(asked("u", "Hi"))
     harness.box.fill("half")
-    harness.refuse("actions/open", "This chat is not here.", 404)
+    harness.refuse("actions/open", "This chat does not exist.", 404)
     harness.page.evaluate(OPEN, "c2")
     harness.box.fill("half of it")
     harness.log(asked("u", "Hi"), chat="c3")

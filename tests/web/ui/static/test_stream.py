@@ -247,7 +247,7 @@ def test_websockets_that_are_blocked(harness: Harness) -> None:
     run(harness, 1_500)
     expect(banner(harness)).to_have_text(LOST)
     run(harness, 30_000)
-    expect(banner(harness)).to_contain_text("a proxy on the way has to let WebSockets through")
+    expect(banner(harness)).to_contain_text("a proxy in between must let WebSockets through")
     assert not reloaded(harness)
     harness.server(**BACK)
     run(harness, RETRIES)
