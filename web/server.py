@@ -17,13 +17,13 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.routing import BaseRoute, Mount
 
 from model.serving.manager import ModelManager
 from model.system_resources import allow_many_files
 from web import api, login
 from web.access import AccessPolicy
 from web.chats.open_store import OpenStore
+from web.gradio_adapter import keep_routes
 from web.health_checks import HealthCheck
 from web.http_protocol import server_config
 from web.login import Logins
@@ -87,21 +87,9 @@ def build_app(
     )  # fmt: skip
     # Gradio's own would start its queue, which looks for work a thousand times a second.
     app.router.lifespan_context = lifespan
-    _close_gradio(app)
+    keep_routes(app, GRADIO_PATHS)
     app.state.service = service
     return app
-
-
-def _close_gradio(app: FastAPI) -> None:
-    """Take away what Gradio serves beside its document and its files."""
-    for mount in app.routes:
-        if isinstance(mount, Mount) and isinstance(mount.app, gr.routes.App):
-            mount.app.router.routes[:] = [one for one in mount.app.routes if _is_needed(one)]
-
-
-def _is_needed(route: BaseRoute) -> bool:
-    methods = getattr(route, "methods", None) or set()
-    return getattr(route, "path", None) in GRADIO_PATHS and methods <= {"GET", "HEAD"}
 
 
 def serve(app: FastAPI, socks: list[socket.socket], on_end: Callable[[], None]) -> None:

@@ -6,15 +6,10 @@ server, and the tunnel itself. Each is named; the local page goes on in any case
 
 from __future__ import annotations
 
-import io
 import os
 import secrets
-import subprocess
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from unittest import mock
 
 from model.errors import ShareError
 
@@ -32,19 +27,12 @@ def open_tunnel(port: int) -> str:
     Raises:
         ShareError: with the step that failed.
     """
-    from gradio import networking, tunneling
+    from web.gradio_adapter import ShareTunnel
 
     _download_client()
     try:
-        # On failure that module prints the client's log; its last line is in our sentence. Only
-        # its own stderr goes: the program's is for the other threads' words.
-        with (
-            mock.patch.object(tunneling, "sys", SimpleNamespace(stderr=io.StringIO())),
-            mock.patch.object(tunneling, "subprocess", _client_processes()),
-        ):
-            address = networking.setup_tunnel(
-                "127.0.0.1", port, secrets.token_urlsafe(32), None, None
-            )
+        tunnel = ShareTunnel(port, secrets.token_urlsafe(32), client_environment(os.environ))
+        address = tunnel.start_tunnel()
     except RuntimeError as error:
         raise ShareError(
             "share_server_unreachable",
@@ -56,12 +44,6 @@ def open_tunnel(port: int) -> str:
             error=_because(error),
         ) from error
     return str(address)
-
-
-def _client_processes() -> SimpleNamespace:
-    """The `subprocess` of Gradio's tunnel module, for a client with few variables."""
-    start = partial(subprocess.Popen, env=client_environment(os.environ))
-    return SimpleNamespace(Popen=start, PIPE=subprocess.PIPE)
 
 
 def client_environment(environ: Mapping[str, str]) -> dict[str, str]:
