@@ -240,8 +240,8 @@ def test_tags_of_browsers() -> None:
 def test_a_third_language_is_found_by_itself(third: str) -> None:
     from model.doctor.report import Report
     from web.public_link.middleware import _ended
-    from web.ui.actions import Language
     from web.ui.custom_components import script_texts
+    from web.ui.request_models import Language
 
     assert next(iter(languages().items())) == ("en", "English")
     assert languages()[third] == "Deutsch"

@@ -1,7 +1,7 @@
-"""A calm look: one accent, quiet greys, the fonts that people's own systems have.
+"""Gradio theme of the page: one accent colour, greys, and fonts of the reader's own system.
 
-Fonts come from no other place: a page that asks the network for them would be blank where there is
-none, and would tell others who reads it.
+No font is fetched: without a network the page would be blank, and a font server would learn who
+reads it.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ SANS = [
     "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif",
 ]  # fmt: skip
 MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Noto Sans Mono", "monospace"]
-ACCENT = "#0f766e"  # with white on it 5.5 to 1, in the light and in the dark
+ACCENT = "#0f766e"  # contrast of white on it: 5.5 to 1
 ACCENT_HOVER = "#115e59"
-ACCENT_DARK = "#5eead4"  # as text and lines on dark grey
-QUIET = "#57606a"  # small print on white: 6.4 to 1
+ACCENT_DARK = "#5eead4"  # for text and lines on dark grey
+QUIET = "#57606a"  # small text; contrast on white: 6.4 to 1
 QUIET_DARK = "#a5b0bd"  # and on dark grey: 8 to 1
-# What Gradio has no name for: the accent as a line or a drawing in the dark, and the login page's
-# fields. No other style of ours reaches that page.
-REST = f"""
+# Without a variable in Gradio: the accent of lines and icons in the dark, and the fields of the
+# login page, which gets no other style sheet of the page.
+EXTRA_CSS = f"""
 .dark {{ --color-accent: {ACCENT_DARK}; }}
 .gradio-container .form.form {{ background: none; gap: 1rem; }}
 """
 
 
 def theme() -> Base:
-    """The page's theme, for light and dark."""
+    """Returns the theme, for light and dark."""
     base = Base(
         primary_hue=colors.teal, secondary_hue=colors.teal, neutral_hue=colors.slate,
         font=SANS, font_mono=MONO, radius_size=sizes.radius_lg, spacing_size=sizes.spacing_md,
         text_size=sizes.text_md,
     )  # fmt: skip
-    base.custom_css = REST
+    base.custom_css = EXTRA_CSS
     return base.set(
         body_background_fill="#ffffff",
         body_background_fill_dark="#16191d",

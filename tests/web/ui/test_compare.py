@@ -18,7 +18,7 @@ from tests.web.app_server import serving
 from tests.web.browser import Chat
 from tests.web.conftest import Serve
 from web.chats.store.models import ChatSettings
-from web.ui.compare_panel import NOBODY, chosen
+from web.ui.compare_panel import NO_RIVAL, chosen_rivals
 from web.ui.presets import PRESETS
 
 BASE, PIRATE, LINLY, TORN = "Base model", "● pirate", "● linly", "✕ torn"
@@ -327,7 +327,7 @@ SEEDED = ChatSettings(sampling=Sampling(seed=7))
 )
 def test_who_would_say_the_same(settings: ChatSettings, presets: tuple[str, str]) -> None:
     with pytest.raises(RequestError, match="would say the same"):
-        chosen(settings, [("pirate", preset) for preset in presets], PRESETS)
+        chosen_rivals(settings, [("pirate", preset) for preset in presets], PRESETS)
 
 
 @pytest.mark.parametrize(
@@ -342,13 +342,13 @@ def test_who_would_say_the_same(settings: ChatSettings, presets: tuple[str, str]
 def test_who_may_say_something_else(
     settings: ChatSettings, adapters: tuple[str, str], presets: tuple[str, str]
 ) -> None:
-    assert len(chosen(settings, list(zip(adapters, presets, strict=True)), PRESETS)) == 2
+    assert len(chosen_rivals(settings, list(zip(adapters, presets, strict=True)), PRESETS)) == 2
 
 
 def test_a_template_is_asked_of_its_own_adapter_alone() -> None:
     settings = ChatSettings(
         adapter="pirate", template="alpaca", system="Be brief.", adapter_scale=0.5
     )
-    rivals = chosen(settings, [("pirate", ""), (NOBODY, ""), ("", "")], PRESETS)
+    rivals = chosen_rivals(settings, [("pirate", ""), (NO_RIVAL, ""), ("", "")], PRESETS)
     assert [(r.adapter, r.template) for r in rivals] == [("pirate", "alpaca"), (None, None)]
     assert {(r.system, r.adapter_scale) for r in rivals} == {("Be brief.", 0.5)}

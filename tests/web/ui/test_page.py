@@ -373,7 +373,7 @@ def test_a_shared_page_asks_for_the_passphrase(browser: Browser) -> None:
 @pytest.mark.slow
 def test_a_script_that_comes_at_last(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every part of the page asked for it in vain, and asks once more."""
-    monkeypatch.setattr(custom_components, "AGAIN_MS", 5_000)
+    monkeypatch.setattr(custom_components, "RETRY_MS", 5_000)
     manager = fake_manager(FakeEngine(echo))
     manager.wait()
     with serving(manager) as url, browser.new_context() as context:

@@ -52,19 +52,19 @@ def kinds(harness: Harness) -> list[str]:
 
 
 def test_the_server_takes_every_action_as_it_is_posted(harness: Harness) -> None:
-    known = Actions(*[MagicMock() for _ in range(6)]).known
+    registered = Actions(*[MagicMock() for _ in range(6)]).registered
     harness.page.evaluate("Object.assign(harness.values, {scale: '', seed: null})")
     harness.event(loaded_chat="c1")
     harness.box.fill("Ahoy")
     posted = []
-    for kind, (body, _) in known.items():
+    for kind, (body, _) in registered.items():
         act(harness, kind, **GIVEN.get(kind, {}))
         for post in harness.posts():
             name = post["path"].removeprefix("page/actions/")
-            known[name][0].model_validate_json(post["body"])
+            registered[name].body.model_validate_json(post["body"])
             posted.append(name)
         assert kind in posted, body
-    assert set(posted) == set(known)
+    assert set(posted) == set(registered)
 
 
 def test_what_is_sent_with_a_message(opened: Open) -> None:
