@@ -250,5 +250,5 @@ def sidebar_value(chats: Sequence[Chat], running: Collection[str], tab: TabSessi
         "deleted": {"id": tab.deleted_chat.id, "title": tab.deleted_chat.title}
         if tab.deleted_chat
         else None,
-        "kept": tab.owner.persistent,
+        "persistent": tab.owner.persistent,
     }

@@ -29,12 +29,12 @@ const load = () => import(new URL('page/chat.js', document.baseURI));
 load().catch(() => new Promise((resolve) => setTimeout(resolve, %d)).then(load)).then(
   (chat) => chat.mount%s(element, trigger), // it triggers %s
   () => {
-    const tags = Object.keys(window.linlyWords);
+    const tags = Object.keys(window.linlyTexts);
     const browser = navigator.language.toLowerCase();
     const language = tags.find((tag) => browser.startsWith(tag)) ?? tags[0];
     const alert = document.createElement('p');
     alert.setAttribute('role', 'alert');
-    alert.textContent = window.linlyWords[language]['not_loaded'];
+    alert.textContent = window.linlyTexts[language]['not_loaded'];
     element.replaceChildren(alert);
   });
 """
@@ -69,7 +69,7 @@ def head() -> str:
     styles = (f'<link rel="stylesheet" href="{ROUTE[1:]}/{name}.css">' for name in STYLES)
     return (
         f"{''.join(styles)}"
-        f"<script>window.linlyWords = {safe};</script>"
+        f"<script>window.linlyTexts = {safe};</script>"
         f'<link rel="modulepreload" href="{ROUTE[1:]}/chat.js">'
     )
 

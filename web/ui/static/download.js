@@ -1,4 +1,4 @@
-// A file that the page hands out.
+// Downloads a blob as a file.
 
 import { h } from './dom.js';
 

@@ -104,7 +104,7 @@ class Harness:
     def sidebar(self, *chats: dict[str, Any], **more: Any) -> None:
         """Show these chats in the side bar."""
         value = {"language": "en", "chats": chats, "more": False, "current": None, "query": "",
-                 "deleted": None, "kept": True}  # fmt: skip
+                 "deleted": None, "persistent": True}  # fmt: skip
         self.page.evaluate("(value) => harness.sidebar(value)", value | more)
 
     def live(self, notice: str = "", **texts: str) -> None:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.browser
 
 NOT_SENT = "This did not reach the server. Try again."
 HEARS = """window.said = [];
-  document.addEventListener('linly:said', ({ detail }) => said.push(detail));"""
+  document.addEventListener('linly:message-shown', ({ detail }) => said.push(detail));"""
 DO = """(action) => import(new URL('page/actions.js', document.baseURI))
   .then(({ act }) => { act(action); })"""
 EXPORT = """(kind) => import(new URL('page/actions.js', document.baseURI))

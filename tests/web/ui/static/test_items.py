@@ -11,17 +11,17 @@ from tests.web.ui.static.harness import Harness, asked, replied
 
 pytestmark = pytest.mark.browser
 
-WHOLE = """(parts) => import(new URL('page/items.js', document.baseURI)).then(({ Items }) => {
+MERGE = """(parts) => import(new URL('page/items.js', document.baseURI)).then(({ Items }) => {
   const items = new Items();
-  return parts.map((part) => items.whole(part));
+  return parts.map((part) => items.merge(part));
 })"""
 SAME = """(parts) => import(new URL('page/items.js', document.baseURI)).then(({ Items }) => {
   const items = new Items();
-  const [before, after] = parts.map((part) => items.whole(part));
+  const [before, after] = parts.map((part) => items.merge(part));
   return after.map((item) => before.includes(item));
 })"""
-HEAR = """(all) => import(new URL('page/streaming_state.js', document.baseURI)).then((live) => {
-  const ids = all.map((news) => live.hear(news));
+RECEIVE = """(all) => import(new URL('page/streaming_state.js', document.baseURI)).then((live) => {
+  const ids = all.map((news) => live.receiveLive(news));
   return [ids, (id, text) => live.withLive({ id, text, state: 'streaming' }).text];
 }).then(([ids, text]) => [ids, text('a', ''), text('b', '')])"""
 
@@ -40,7 +40,7 @@ def whole(number: int, key: str, text: str, notice: str = "") -> dict[str, Any]:
 
 
 def test_a_list_is_put_together(harness: Harness) -> None:
-    lists = harness.page.evaluate(WHOLE, [
+    lists = harness.page.evaluate(MERGE, [
         parts("ab", item("a"), item("b")),
         parts("ab"),
         parts("bca", item("c"), item("b", "new")),
@@ -60,12 +60,12 @@ def test_what_stayed_the_same_is_the_same_object(harness: Harness) -> None:
 
 def test_ids_that_look_like_numbers_keep_their_order(harness: Harness) -> None:
     """An object of JavaScript has such keys first, in their order."""
-    (found,) = harness.page.evaluate(WHOLE, [parts("921", item("1"), item("2"), item("9"))])
+    (found,) = harness.page.evaluate(MERGE, [parts("921", item("1"), item("2"), item("9"))])
     assert [one["id"] for one in found] == ["9", "2", "1"]
 
 
 def test_replies_go_on_by_number(harness: Harness) -> None:
-    ids, a, b = harness.page.evaluate(HEAR, [
+    ids, a, b = harness.page.evaluate(RECEIVE, [
         [whole(1, "a", "Arr"), whole(2, "b", "", "2nd in the queue")],
         [[2, "Ay"], [1, ", me"]],
         [[2, "e"]],
@@ -77,7 +77,7 @@ def test_replies_go_on_by_number(harness: Harness) -> None:
 
 
 def test_a_stream_that_begins_anew_counts_anew(harness: Harness) -> None:
-    _, a, b = harness.page.evaluate(HEAR, [
+    _, a, b = harness.page.evaluate(RECEIVE, [
         [whole(1, "a", "Arr")],
         [whole(1, "b", "Aye")],
         [[1, "!"]],

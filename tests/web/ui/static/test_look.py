@@ -38,7 +38,7 @@ def fill(harness: Harness) -> None:
     chats = [
         {"id": str(i), "title": "t" * 90, "updated": time.time(), "running": True} for i in range(2)
     ]
-    harness.sidebar(*chats, current="1", kept=False, deleted={"id": "d", "title": "d" * 90})
+    harness.sidebar(*chats, current="1", persistent=False, deleted={"id": "d", "title": "d" * 90})
     harness.page.locator(".hljs-keyword").first.wait_for()
     harness.page.locator("math").first.wait_for()
 

@@ -52,7 +52,7 @@ def test_chats_by_day(harness: Harness) -> None:
 
 
 def test_no_chats(harness: Harness) -> None:
-    harness.sidebar(kept=False)
+    harness.sidebar(persistent=False)
     expect(harness.page.get_by_text("Your chats will be here.")).to_be_visible()
     expect(harness.page.get_by_text("Cookies are off")).to_be_visible()
     harness.sidebar(query="rum")
