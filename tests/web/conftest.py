@@ -16,12 +16,12 @@ from tests.web.app_server import serving
 from tests.web.browser import Chat
 from web.access import AccessPolicy
 
-Serve = Callable[..., Chat]
+OpenPage = Callable[..., Chat]
 
 
 @pytest.fixture
-def visit(browser: Browser) -> Iterator[Serve]:
-    """Serve an engine and open its page; fails a test whose page complained."""
+def open_page(browser: Browser) -> Iterator[OpenPage]:
+    """Serves an engine and opens its page; fails a test in which a page logged an error."""
     with ExitStack() as stack:
         chats: list[Chat] = []
 

@@ -154,8 +154,8 @@ class TabStream:
             await _wait(tab.chats_changed, REMOTE_SECONDS if self._other_replica else None)
             try:
                 await self._send_live_changes()  # the last ones of replies that have ended
-                known = self._live.texts()
-                text, tree = await self._draw(partial(self._chats_json, known), bool(tab.query))
+                render = partial(self._chats_json, self._live.texts())
+                text, tree = await self._draw(render, slow=bool(tab.query))
                 await self._send_text(text)
                 self._live.keep([reply.message.id for reply in self._replies()] + streaming(tree))
                 if not self._is_busy(tree):
@@ -174,11 +174,11 @@ class TabStream:
         active = self._chat_service.reply_generator.active_in_chat(tree.chat.id)
         return tree.other_replica or bool(active)
 
-    def _chats_json(self, known: Mapping[str, str]) -> tuple[str, MessageTree | None]:
+    def _chats_json(self, live_texts: Mapping[str, str]) -> tuple[str, MessageTree | None]:
         """Returns the changes of log and side bar as JSON, and the shown chat.
 
         Args:
-            known: texts that the tab has from `live`, by message.
+            live_texts: texts that the tab has from `live`, by message.
         """
         tab, store, owner = self._tab, self._chat_service.store, self._tab.owner.id
         tree = self._chat_service.shown_chat.message_tree(tab)
@@ -190,7 +190,10 @@ class TabStream:
         sidebar = sidebar_value(chats, running, tab)
         value["messages"] = self._messages.changes(value["messages"])
         for key, message in value["messages"]["changed"].items():
-            if message["state"] != MessageState.STREAMING and known.get(key) == message["text"]:
+            if (
+                message["state"] != MessageState.STREAMING
+                and live_texts.get(key) == message["text"]
+            ):
                 message["text"] = None
         sidebar["chats"] = self._chats.changes(sidebar["chats"])
         return _json({"log": value, "sidebar": sidebar}), tree

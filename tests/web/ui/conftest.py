@@ -12,14 +12,14 @@ import pytest
 
 from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
-from tests.web.ui.stream_page import Page, Serve
+from tests.web.ui.stream_page import Page, ServePage
 from tests.web.ui.tab_backend import TabBackend
 from web import server
 from web.ui.service import PageService
 
 
 @pytest.fixture
-def serve_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Serve]:
+def serve_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ServePage]:
     """Serves a page; arguments are for `serving`."""
     built: list[PageService] = []
     build = PageService.build

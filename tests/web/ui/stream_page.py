@@ -1,4 +1,4 @@
-"""A page that is served, and the streams of its tabs."""
+"""Helpers for tests of a served page and the streams of its tabs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECONDS = 30.0  # a bound, not a measure
 
 
 class Page:
-    """A page that is served, and what is behind it."""
+    """A served page, its service and its engine."""
 
     def __init__(self, url: str, service: PageService, engine: FakeEngine) -> None:
         self.url, self.service, self.engine = url, service, engine
@@ -26,7 +26,7 @@ class Page:
         return layout.controls.components.index(component(layout))
 
 
-Serve = Callable[..., Page]
+ServePage = Callable[..., Page]
 
 
 def own(caller: Caller) -> Stream:

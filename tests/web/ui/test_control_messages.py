@@ -9,14 +9,14 @@ import pytest
 from model.serving.adapter_registry import Adapter
 from tests.fake import ADAPTERS
 from tests.web.page_client import Caller, said
-from tests.web.ui.stream_page import Serve, own
+from tests.web.ui.stream_page import ServePage, own
 from web.ui import model_watcher
 from web.ui.page import build_page
 
 pytestmark = pytest.mark.usefixtures("no_fault")
 
 
-def test_stream_controls_are_sent_when_they_are_news(serve_page: Serve) -> None:
+def test_stream_sends_only_changed_controls(serve_page: ServePage) -> None:
     page = serve_page()
     snippet = page.number(lambda ui: ui.settings.library.snippet)
     meter = page.number(lambda ui: ui.meter)
@@ -27,11 +27,13 @@ def test_stream_controls_are_sent_when_they_are_news(serve_page: Serve) -> None:
         assert said(caller.call("language", language="en")) == ""
         assert said(caller.call("save_snippet", name="mine", message="text")) == ""
         tab.until(lambda tab: "mine" in json.dumps(tab.updates()[snippet]))
-        told = [number for event in tab.events[count:] for number, _ in event.get("controls", [])]
-        assert set(told) - {meter} == {snippet}
+        numbers = [
+            number for event in tab.events[count:] for number, _ in event.get("controls", [])
+        ]
+        assert set(numbers) - {meter} == {snippet}
 
 
-def test_stream_labels_follow_the_language_of_the_tab(serve_page: Serve) -> None:
+def test_stream_labels_follow_the_language_of_the_tab(serve_page: ServePage) -> None:
     page = serve_page()
     send = page.number(lambda ui: ui.send)
     with Caller(page.url) as caller:
@@ -51,10 +53,10 @@ def test_stream_labels_follow_the_language_of_the_tab(serve_page: Serve) -> None
         unknown.close()
 
 
-def test_stream_a_drop_down_that_offers_less_is_hidden_first(
-    serve_page: Serve, monkeypatch: pytest.MonkeyPatch
+def test_stream_hides_a_drop_down_before_it_loses_choices(
+    serve_page: ServePage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Gradio's list, while it is open, fails over what is missing, and never opens again."""
+    """Gradio's list, while it is open, fails on a missing choice, and never opens again."""
     monkeypatch.setattr(model_watcher, "POLL_SECONDS", 0.05)
     adapters: list[Adapter] = list(ADAPTERS)
     page = serve_page(adapters=adapters)
@@ -80,8 +82,8 @@ def test_stream_a_drop_down_that_offers_less_is_hidden_first(
         assert [frame[number].get("visible") for frame in frames] == [None]
 
 
-def test_page_numbers_are_the_same_for_every_tab() -> None:
-    """They are how the stream and the page name a control."""
+def test_numbers_of_controls_are_the_same_for_every_tab() -> None:
+    """The stream and the page name controls by these numbers."""
     first, second = (build_page(False, True)[1].controls.components for _ in range(2))
     assert [type(one) for one in first] == [type(one) for one in second]
     assert len(first) == len(set(first)) > 40

@@ -11,7 +11,7 @@ import pytest
 from model.translations import verbatim
 from tests.fake import FakeEngine
 from tests.web.page_client import Caller, said
-from tests.web.ui.stream_page import Serve, own, shows
+from tests.web.ui.stream_page import ServePage, own, shows
 from web.chats.chat_list import ChatList
 from web.chats.identity import Owner
 from web.chats.store.chat_store import ChatStore
@@ -21,7 +21,7 @@ from web.ui import stream
 pytestmark = pytest.mark.usefixtures("no_fault")
 
 
-def test_stream_begins_with_the_tab_and_all_that_it_shows(serve_page: Serve) -> None:
+def test_stream_begins_with_the_tab_and_all_that_it_shows(serve_page: ServePage) -> None:
     page = serve_page()
     with Caller(page.url) as caller:
         tab = own(caller)
@@ -36,9 +36,9 @@ def test_stream_begins_with_the_tab_and_all_that_it_shows(serve_page: Serve) -> 
 
 
 def test_stream_opens_the_chat_of_the_address_before_it_names_the_tab(
-    serve_page: Serve, monkeypatch: pytest.MonkeyPatch
+    serve_page: ServePage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A message that was sent in between began another chat."""
+    """A message that was sent before that began another chat."""
     page = serve_page()
     with Caller(page.url) as caller:
         caller.begin("hello")
@@ -62,7 +62,7 @@ def test_stream_opens_the_chat_of_the_address_before_it_names_the_tab(
 
 
 @pytest.mark.parametrize("chat", ["nonsense", "%00", "%ed%a0%80", "x" * 300, "others"])
-def test_stream_of_a_chat_that_is_not_the_visitor_s(serve_page: Serve, chat: str) -> None:
+def test_stream_refuses_a_chat_that_is_not_the_visitor_s(serve_page: ServePage, chat: str) -> None:
     page = serve_page()
     with Caller(page.url) as anna:
         anna.begin("secret")
@@ -77,8 +77,8 @@ def test_stream_of_a_chat_that_is_not_the_visitor_s(serve_page: Serve, chat: str
             assert "secret" not in json.dumps(tab.events)
 
 
-def test_stream_sends_what_has_changed_alone(serve_page: Serve) -> None:
-    """A long chat was sent anew with each message."""
+def test_stream_sends_only_changes(serve_page: ServePage) -> None:
+    """A long chat was sent again with each message."""
     page = serve_page()
     with Caller(page.url) as caller:
         tab = own(caller)
@@ -87,9 +87,9 @@ def test_stream_sends_what_has_changed_alone(serve_page: Serve) -> None:
         tab.until(shows("base heard: two "))
         assert tab.texts == ["one", "base heard: one ", "two", "base heard: two "]
         first, *_ = (message["id"] for message in tab.log["messages"])
-        told = [set(event["log"]["messages"]["changed"])
+        changes = [set(event["log"]["messages"]["changed"])
                 for event in tab.events if "log" in event]  # fmt: skip
-        assert sum(first in ids for ids in told) == 1
+        assert sum(first in ids for ids in changes) == 1
         chats = [set(event["sidebar"]["chats"]["changed"])
                  for event in tab.events if "sidebar" in event]  # fmt: skip
         caller.call("new_chat")
@@ -105,8 +105,8 @@ def test_stream_sends_what_has_changed_alone(serve_page: Serve) -> None:
                 assert len(event["sidebar"]["chats"]["changed"]) == 1
 
 
-def test_stream_live_sends_additions(serve_page: Serve) -> None:
-    """Not the chat, nor the reply from its beginning."""
+def test_stream_live_sends_additions(serve_page: ServePage) -> None:
+    """Neither the chat, nor the reply from its beginning."""
     engine = FakeEngine(lambda p, r: ["x" * 10_000, *["and on "] * 20], ticking=True)
     page = serve_page(engine)
     with Caller(page.url) as caller:
@@ -135,7 +135,7 @@ def test_stream_live_sends_additions(serve_page: Serve) -> None:
         later.close()
 
 
-def test_stream_tabs_of_one_visitor_show_the_same_chats(serve_page: Serve) -> None:
+def test_stream_tabs_of_one_visitor_show_the_same_chats(serve_page: ServePage) -> None:
     page = serve_page()
     with Caller(page.url) as caller, Caller(page.url) as other:
         second = caller.open()
@@ -148,8 +148,8 @@ def test_stream_tabs_of_one_visitor_show_the_same_chats(serve_page: Serve) -> No
         second.close()
 
 
-def test_stream_store_that_fails_and_comes_back(
-    serve_page: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_stream_recovers_when_the_store_can_be_read_again(
+    serve_page: ServePage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(stream, "RETRY_SECONDS", 0.05)
     page = serve_page()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.web.page_client import Caller, said
-from tests.web.ui.stream_page import Serve, own, shows, until
+from tests.web.ui.stream_page import ServePage, own, shows, until
 from web.access import AccessPolicy
 from web.chats import tab_sessions
 from web.chats.identity import Owner
@@ -20,17 +20,17 @@ from web.ui import stream
 pytestmark = pytest.mark.usefixtures("no_fault")
 
 
-def test_stream_gives_signs_of_life(serve_page: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stream_sends_signs_of_life(serve_page: ServePage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "BEAT_SECONDS", 0.1)
     page = serve_page()
     with Caller(page.url) as caller:
         own(caller).until(lambda tab: sum("beat" in event for event in tab.events) > 3)
 
 
-def test_stream_of_a_client_that_takes_nothing_is_ended(
-    serve_page: Serve, monkeypatch: pytest.MonkeyPatch
+def test_stream_of_a_client_that_reads_nothing_is_closed(
+    serve_page: ServePage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And leaves the visitor's other tabs alone."""
+    """The visitor's other tabs go on."""
     monkeypatch.setattr(stream, "SEND_SECONDS", 0.5)
     page = serve_page()
     chat = {"messages": [{"role": "user", "content": "x" * 1_500_000}] * 3}
@@ -55,11 +55,11 @@ def test_stream_of_a_client_that_takes_nothing_is_ended(
 
 
 @pytest.mark.parametrize("error", [ValueError, RuntimeError, OSError])
-def test_stream_that_fails_is_ended_and_told_of(
-    serve_page: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+def test_stream_that_fails_is_closed_and_logged(
+    serve_page: ServePage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
     error: type[Exception],
 ) -> None:  # fmt: skip
-    """Whatever it is, it must not look like a client that has gone."""
+    """No fault may be taken for a client that is gone."""
     page = serve_page()
     with Caller(page.url) as caller:
         own(caller).until(lambda tab: tab.sidebar)
@@ -78,7 +78,9 @@ def test_stream_that_fails_is_ended_and_told_of(
         again.close()
 
 
-def test_stream_too_many_tabs(serve_page: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stream_refuses_too_many_tabs(
+    serve_page: ServePage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tab_sessions, "MAX_TABS_OF_VISITOR", 2)
     page = serve_page()
     with Caller(page.url) as caller, Caller(page.url) as other:
@@ -101,8 +103,8 @@ def test_stream_too_many_tabs(serve_page: Serve, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("how", ["close", "gone"])
-def test_stream_that_is_closed_leaves_nothing(
-    serve_page: Serve, monkeypatch: pytest.MonkeyPatch, how: str
+def test_stream_that_is_closed_frees_its_tab(
+    serve_page: ServePage, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(tab_sessions, "MAX_TABS_OF_VISITOR", 4)
     page = serve_page()
@@ -126,7 +128,9 @@ def test_stream_that_is_closed_leaves_nothing(
 
 
 @pytest.mark.parametrize("message", ["hello", b"\x00\xff", ""])
-def test_stream_a_client_has_nothing_to_say(serve_page: Serve, message: str | bytes) -> None:
+def test_stream_closes_when_the_client_sends_a_message(
+    serve_page: ServePage, message: str | bytes
+) -> None:
     """A message of bytes left a stack trace in the terminal."""
     page = serve_page()
     with Caller(page.url) as caller:
@@ -138,7 +142,7 @@ def test_stream_a_client_has_nothing_to_say(serve_page: Serve, message: str | by
 
 
 def test_stream_of_a_guest_ends_with_the_link(
-    serve_page: Serve, monkeypatch: pytest.MonkeyPatch
+    serve_page: ServePage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "BEAT_SECONDS", 0.1)
     tunnel = bind("127.0.0.1", 0)

@@ -12,7 +12,7 @@ TEXTS = table("en", "scripts")
 SCRIPTS = MOUNT + "".join(path.read_text(encoding="utf-8") for path in STATIC.glob("*.js"))
 
 
-def test_every_text_that_is_asked_for_is_there() -> None:
+def test_every_used_text_exists() -> None:
     asked_for = set(re.findall(r"(?:\bt|words\(\))\('(\w+)'", SCRIPTS))
     assert asked_for
     assert asked_for <= TEXTS.keys()
