@@ -190,10 +190,8 @@ class TabStream:
         sidebar = sidebar_value(chats, running, tab)
         value["messages"] = self._messages.changes(value["messages"])
         for key, message in value["messages"]["changed"].items():
-            if (
-                message["state"] != MessageState.STREAMING
-                and live_texts.get(key) == message["text"]
-            ):
+            ended = message["state"] != MessageState.STREAMING
+            if ended and live_texts.get(key) == message["text"]:
                 message["text"] = None
         sidebar["chats"] = self._chats.changes(sidebar["chats"])
         return _json({"log": value, "sidebar": sidebar}), tree

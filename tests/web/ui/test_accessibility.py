@@ -19,7 +19,7 @@ from web.access import AccessPolicy
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-# Gradio's login page is a form and nothing around it: it takes a theme from us, but no markup.
+# Gradio's login page is a form and nothing around it: it takes our theme, but no markup.
 LOGIN = ["document-title", "landmark-one-main", "page-has-heading-one", "region"]
 REPLY = """## A heading
 
@@ -60,7 +60,7 @@ def violations(page: Page, *without: str) -> list[str]:
         "rules": {rule: {"enabled": False} for rule in without},
         "resultTypes": ["violations"],
     }
-    # What fades in has other colours meanwhile.
+    # While an element fades in, its colours differ.
     page.evaluate("Promise.all(document.getAnimations().map((a) => a.finished.catch(() => 0)))")
     found: list[dict[str, Any]] = Axe().run(page, options=options).response["violations"]
     return [f"{one['id']}: {node['target']}" for one in found for node in one["nodes"]]
@@ -157,7 +157,7 @@ def test_the_login_page_is_accessible(browser: Browser, context: dict[str, Any])
         assert violations(page, *LOGIN) == []
 
 
-# What has the focus: its name, whether it is on the screen, and whether one sees that it has it.
+# The focused element: its label, whether it is on the screen, and whether the focus is visible.
 FOCUSED = """() => {
   const e = document.activeElement;
   if (!e || e === document.body) return null;
@@ -206,7 +206,7 @@ def test_tab_reaches_every_control_and_shows_the_focus(
 ) -> None:
     chat = there(open_page(FakeEngine(echo), **context))
     if context is PHONE:
-        expect(chat.page.locator("#sidebar")).to_be_hidden()  # it has slid away
+        expect(chat.page.locator("#sidebar")).to_be_hidden()  # the bar has slid out
     send(chat)
     start_over(chat.page)
     stops = walk(chat.page)
@@ -251,7 +251,7 @@ def test_a_bar_over_the_page_does_not_trap_the_focus(open_page: OpenPage) -> Non
     expect(chat.page.locator("#tabs")).not_to_have_attribute("inert", "")
     button.click()
     expect(bar).to_have_count(1)
-    chat.page.wait_for_timeout(400)  # until it has slid in
+    chat.page.wait_for_timeout(400)  # until the bar has slid in
     chat.page.touchscreen.tap(380, 500)
     expect(bar).to_have_count(0)
 

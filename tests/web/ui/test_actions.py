@@ -57,7 +57,7 @@ def no_stack_trace(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixtur
     assert "Traceback" not in capfd.readouterr().err
 
 
-# What each action takes, beside the form.
+# The fields of each action, beside the form.
 FIELDS: dict[str, tuple[str, ...]] = {
     "edit": ("id", "text"), "regenerate": ("id",), "continue": ("id",), "again": ("id",),
     "branch": ("id",), "side_by_side": ("id",), "choose": ("id",), "open": ("id",),
@@ -335,7 +335,7 @@ def test_send_refuses_a_missing_number(silent: Caller, name: str) -> None:
 )
 def test_send_refuses_a_number_out_of_range(caller: Caller, name: str, value: float) -> None:
     answer = caller.send("hello", **{name: value})
-    if answer.status_code == 200:  # then it is the reply that says so
+    if answer.status_code == 200:  # then the reply shows the error
         deadline = time.monotonic() + 20
         while caller.chats()[0]["messages"][-1]["state"] == "interrupted":
             assert time.monotonic() < deadline

@@ -75,7 +75,7 @@ def test_a_removed_adapter_leaves_the_list(open_page: OpenPage) -> None:
     chat = open_page(FakeEngine(echo), adapters=adapters)
     assert len(offered(chat)) == 3
     adapters.remove(LINLY)
-    while len(offered(chat)) == 3:  # the page notices by itself
+    while len(offered(chat)) == 3:  # the page updates by itself
         chat.page.wait_for_timeout(200)
     assert offered(chat) == ["Base model (fake-base)", "● pirate: Talks like a pirate"]
 
@@ -135,7 +135,7 @@ def test_switching_the_adapter_keeps_the_chat_and_shows_the_prefill(open_page: O
     assert f"{len(read.prompt_ids)} tokens, 2 of them known already" in line
     ask(chat, "and now?", "pirate heard: and now?")
     assert "".join(map(chr, engine.requests[-1].prompt_ids)).startswith(prompt)
-    expect(reading).to_have_count(0)  # it was about the chat as it was
+    expect(reading).to_have_count(0)  # it belonged to the chat as it was then
 
 
 def test_prefill_progress_is_shown_only_in_its_own_chat(open_page: OpenPage) -> None:
@@ -298,7 +298,7 @@ def test_a_late_settings_request_does_not_change_another_chat(open_page: OpenPag
     box.blur()
     while not delayed:
         chat.page.wait_for_timeout(20)
-    chat.row("first").click()  # waits for its turn
+    chat.row("first").click()  # waits in the queue
     with chat.page.expect_response("**/page/actions/**"):
         delayed[0].continue_()
     expect(chat.log).to_contain_text("base heard: first")

@@ -88,7 +88,7 @@ SIDEWAYS = """() => {
 
 
 def fits(page: Page) -> None:
-    page.wait_for_timeout(400)  # bars slide
+    page.wait_for_timeout(400)  # the bars slide in
     assert page.evaluate(SIDEWAYS) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]  # type: ignore[index]
 
@@ -208,9 +208,9 @@ def test_light_and_dark(open_page: OpenPage, system: str) -> None:
     chat.page.reload()
     there(chat)
     other(dark)
-    # Nor was it in the other one for a moment.
+    # It was not drawn in the other theme first.
     assert chat.page.evaluate("[...seen]") == [system == "light"]
-    # Whoever has chosen keeps it, whatever the system prefers by now.
+    # The visitor's choice stays when the system's preference changes.
     for scheme in ("light" if system == "dark" else "dark", system):
         prefer(chat.page, scheme)
     other(dark)
@@ -233,7 +233,7 @@ def test_reduced_motion_disables_animations(open_page: OpenPage) -> None:
     assert moving == []
 
 
-# Whatever can be read or heard: texts, names, tips, placeholders, values.
+# Every text that is shown or read out: texts, labels, tooltips, placeholders, values.
 TEXTS = """() => {
   const texts = [];
   const NAMES = ['aria-label', 'title', 'placeholder', 'alt'];
@@ -306,14 +306,14 @@ def test_both_languages_have_the_same_texts() -> None:
         assert re.search(r"[一-鿿]", I18N["zh"][key]) or text == I18N["zh"][key] or key == "title"
 
 
-def test_no_text_is_left_over() -> None:
+def test_every_text_of_the_page_is_used() -> None:
     code = "".join(path.read_text("utf-8") for path in WEB.rglob("*.py"))
-    # Some are put together: `queued_{reason}`, `suggestion_{n + 1}`.
-    made = re.findall(r'f"([a-z]+_\{[^"]*\})"', code)
-    ways = [re.compile(re.sub(r"\{.*?\}", r"\\w+", one)) for one in made]
-    left = [
+    # Some keys are built: `queued_{reason}`, `suggestion_{n + 1}`.
+    built = re.findall(r'f"([a-z]+_\{[^"]*\})"', code)
+    patterns = [re.compile(re.sub(r"\{.*?\}", r"\\w+", key)) for key in built]
+    unused = [
         key
         for key in I18N["en"]
-        if not re.search(f"[\"']{key}[\"']", code) and not any(way.fullmatch(key) for way in ways)
+        if not re.search(f"[\"']{key}[\"']", code) and not any(p.fullmatch(key) for p in patterns)
     ]
-    assert left == []
+    assert unused == []

@@ -46,7 +46,7 @@ def test_the_meter_follows_the_chat_and_its_settings(open_page: OpenPage) -> Non
     meter(chat, size)
     chat.settings()
     box = chat.page.get_by_role("textbox", name="System prompt")
-    box.fill("Be brief.")  # as if it was pasted, which Gradio does not tell
+    box.fill("Be brief.")  # as if pasted, which Gradio does not report
     box.blur()
     size += len("<|im_start|>system\nBe brief.<|im_end|>\n")
     meter(chat, size)
@@ -203,7 +203,7 @@ def test_presets_are_saved_used_and_deleted(open_page: OpenPage, browser: Browse
     expect(chat.page.get_by_label("Temperature as a number")).to_have_value("1.35")
     ask(chat, "more", "base heard: more")
     assert engine.requests[-1].sampling.temperature == 1.35
-    chat.page.reload()  # the chat remembers which it was
+    chat.page.reload()  # the chat stores it
     chat.settings()
     expect(preset(chat, "Wild <b>")).to_be_checked()
 
@@ -233,7 +233,7 @@ def test_invalid_presets_are_refused(open_page: OpenPage) -> None:
     press(chat, "Delete preset")
     toast(chat, "Only presets of your own can be deleted")
     expect(preset(chat, "Balanced")).to_be_visible()
-    save_preset(chat, "Balanced")  # is another one than the built-in one
+    save_preset(chat, "Balanced")  # differs from the built-in one
     expect(preset(chat, "Balanced")).to_have_count(2)
 
 
@@ -278,7 +278,7 @@ def insert(chat: Chat, name: str) -> None:
 def test_prompts_are_saved_inserted_and_deleted(prompts: Chat, browser: Browser) -> None:
     chat = prompts
     save_prompt(chat, "Summary", "Sum it up:\nin three lines")
-    insert(chat, "Summary")  # behind what was typed, and that is the prompt itself here
+    insert(chat, "Summary")  # behind the typed text, which is the prompt itself here
     expect(chat.message).to_have_value("Sum it up:\nin three lines\nSum it up:\nin three lines")
     chat.page.reload()
     chat.settings()

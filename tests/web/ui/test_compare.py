@@ -91,7 +91,7 @@ def test_rivals_stream_side_by_side(open_page: OpenPage, rivals: tuple[str, ...]
     expect(chat.send).to_be_visible()
     for column in columns(chat).all():
         expect(column).to_contain_text("Stopped")
-        expect(column.locator(".body")).to_contain_text("0")  # what was there stays
+        expect(column.locator(".body")).to_contain_text("0")  # the text so far stays
     assert {request.id for request in engine.requests} <= engine.aborted
 
 
@@ -144,7 +144,7 @@ def test_continuing_with_one_reply_and_returning_to_the_comparison(open_page: Op
     expect(chat.log).to_contain_text("pirate heard: who?")
     expect(chat.log).to_contain_text("2/3")
     chat.ask("and then?")
-    expect(chat.log).to_contain_text("base heard: and then?")  # whom the settings name
+    expect(chat.log).to_contain_text("base heard: and then?")  # the adapter of the settings
     prompt = "".join(map(chr, engine.requests[-1].prompt_ids))
     assert "pirate heard: who?" in prompt
     assert "linly heard" not in prompt
@@ -319,9 +319,12 @@ SEEDED = ChatSettings(sampling=Sampling(seed=7))
         (GREEDY, ("", "")),
         (SEEDED, ("", "")),
         (SEEDED, ("creative", "creative")),
-        (ChatSettings(), ("precise", "precise")),  # was let pass: the settings themselves draw lots
+        (
+            ChatSettings(),
+            ("precise", "precise"),
+        ),  # was accepted, because the settings themselves sample
         (ChatSettings(sampling=Sampling(top_k=1)), ("", "")),
-        # Who takes the likeliest word does not look at the other settings.
+        # Greedy decoding ignores the other settings.
         (ChatSettings(sampling=Sampling(temperature=0, repetition_penalty=1.1)), ("", "precise")),
     ],
 )
@@ -335,8 +338,8 @@ def test_rivals_that_would_reply_the_same_are_refused(
 @pytest.mark.parametrize(
     ("settings", "adapters", "presets"),
     [
-        (ChatSettings(), ("pirate", "pirate"), ("", "")),  # each draws its own lots
-        (GREEDY, ("pirate", "pirate"), ("creative", "creative")),  # was refused, but they do, too
+        (ChatSettings(), ("pirate", "pirate"), ("", "")),  # each samples with its own seed
+        (GREEDY, ("pirate", "pirate"), ("creative", "creative")),  # was refused, but both sample
         (GREEDY, ("", "pirate"), ("", "")),
         (SEEDED, ("pirate", "pirate"), ("precise", "creative")),
     ],

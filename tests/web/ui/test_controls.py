@@ -49,7 +49,7 @@ def test_a_question_sent_before_the_controls_are_updated(open_page: OpenPage) ->
     chat.row("first").click()
     expect(chat.log).to_contain_text("pirate heard: first")
     adapter = chat.page.get_by_label("Adapter", exact=True)
-    expect(adapter).to_have_value("Base model (fake-base)")  # still
+    expect(adapter).to_have_value("Base model (fake-base)")  # not updated yet
     chat.ask("and now?")
     ((route, response),) = delayed
     route.fulfill(response=response)
@@ -67,7 +67,7 @@ def test_a_setting_that_arrives_after_another_chat_was_opened(open_page: OpenPag
     chat.choose("Adapter", "● linly")
     while not delayed:
         chat.page.wait_for_timeout(20)
-    chat.row("first").click()  # waits for its turn: what was done first is done first
+    chat.row("first").click()  # waits in the queue: actions are posted in order
     delayed[0].continue_()
     expect(chat.log).to_contain_text("pirate heard: first")
     adapter = chat.page.get_by_label("Adapter", exact=True)

@@ -163,7 +163,7 @@ def test_markdown_code_and_latex_in_replies(open_page: OpenPage) -> None:
     expect(chat.log.locator("math").first).to_be_visible()
 
 
-# Selectors of `:has()`, cut off before it, that fit an element around the log's messages.
+# Selectors with `:has()`, cut off before it, that match an ancestor of the log's messages.
 SEARCHES = """() => {
     const around = [];
     for (let one = document.querySelector('.messages'); one; one = one.parentElement) {

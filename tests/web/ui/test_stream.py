@@ -120,12 +120,12 @@ def test_stream_live_sends_additions(serve_page: ServePage) -> None:
             tab.until(lambda tab, n=n: "x" * 10_000 + "and on " * n in tab.live.values())
         fresh = [event for event in tab.events[count:] if "live" in event]
         assert [event["live"] for event in fresh] == [[[1, "and on "]]] * 3
-        # Another tab of the visitor's, that comes later, has all of it.
+        # A tab that the visitor opens later gets the full text.
         later = caller.open(f"?chat={caller.form['loaded_chat']}")
         later.until(lambda tab: tab.live == own(caller).live)
         tabs = (tab, later)
         for one in tabs:
-            one.until(lambda one: len(one.texts) == 2)  # no log is on its way any more
+            one.until(lambda one: len(one.texts) == 2)  # no log is being sent any more
         counts = [len(one.received) for one in tabs]
         engine.tick(30)
         for one, count in zip(tabs, counts, strict=True):

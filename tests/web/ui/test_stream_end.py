@@ -119,7 +119,7 @@ def test_stream_that_is_closed_frees_its_tab(
         until(lambda: len(page.service.tab_sessions) == 1)
         found = page.service.tab_sessions.get(tab.tab, Owner("x"))
         assert found.lost
-        others = [caller.open() for _ in range(3)]  # the closed tabs count no more
+        others = [caller.open() for _ in range(3)]  # the closed tabs do not count any more
         for other in others:
             other.until(lambda tab: tab.sidebar)
             other.close()

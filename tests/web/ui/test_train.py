@@ -116,7 +116,7 @@ def test_the_preview_marks_the_learned_text(open_page: Visit, tmp_path: Path) ->
     to_training(page)
     upload(page, scripted.data(*ROWS, {"text": "x"}, name="my dialogues.jsonl"))
     first = page.locator("#preview pre").first
-    expect(first).to_contain_text("Who <b>are</b> you?")  # as text, whatever is in it
+    expect(first).to_contain_text("Who <b>are</b> you?")  # HTML is shown as text
     expect(first.locator("mark")).to_have_text("A *keeper*.")
     expect(page.locator("#preview pre")).to_have_count(2)
     expect(page.locator("#preview .warn")).to_contain_text("line 3: it has text")

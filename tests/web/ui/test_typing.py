@@ -70,7 +70,7 @@ def test_text_typed_while_a_message_is_sent_stays(open_page: OpenPage) -> None:
     wait_for_draft(chat, shown(chat), None)
 
 
-# Enter, and before Gradio tells of it, a word more.
+# Enter, and one more word before Gradio reports it.
 ENTER_AND_MORE = """(box, more) => {
   for (const kind of ['keydown', 'keypress']) {
     const init = {key: 'Enter', code: 'Enter', bubbles: true, cancelable: true};
@@ -113,7 +113,7 @@ def test_text_typed_while_a_new_chat_is_opened_stays(open_page: OpenPage, sent_e
     delayed, release = hold(chat)
     chat.new_chat.click()
     chat.message.fill("Who are you?")
-    chat.page.wait_for_timeout(300)  # until it is kept
+    chat.page.wait_for_timeout(300)  # until it is stored
     assert len(delayed) == 1
     if sent_early:
         chat.send.click()
@@ -170,4 +170,4 @@ def test_a_refused_edit_stays(open_page: OpenPage, reloaded: bool) -> None:
     expect(chat.log.locator("article.user")).to_have_text(re.compile("better words"))
     chat.log.get_by_role("button", name="Version before").first.click()
     expect(chat.log.locator("article.user")).to_have_text(re.compile("first words"))
-    expect(box).to_have_count(0)  # it arrived, and is not kept any more
+    expect(box).to_have_count(0)  # it arrived, and is no longer stored

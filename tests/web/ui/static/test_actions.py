@@ -26,7 +26,7 @@ EXPORT = """(kind) => import(new URL('page/actions.js', document.baseURI))
 IMPORT = """(texts) => import(new URL('page/actions.js', document.baseURI))
   .then(({ importChats }) => texts.forEach((text, i) => { importChats(text, i < 2); }))"""
 BUSY = {"code": "reply_busy", "message": "A reply is under way."}
-# What the page's parts say with an action; the rest is read from the controls.
+# Values that the page's scripts pass to an action; the others are read from the controls.
 GIVEN: dict[str, dict[str, Any]] = {
     **{kind: {"id": "x"} for kind in (
         "open", "continue", "again", "branch", "side_by_side", "choose", "delete", "undo"
@@ -108,7 +108,7 @@ def test_posts_name_tab_chat_and_language_in_headers(opened: Open) -> None:
     harness.drop()
     act(harness, "new_chat")
     (post,) = harness.posts()
-    assert post["headers"]["x-linly-tab"] == "none"  # this one's stream has gone
+    assert post["headers"]["x-linly-tab"] == "none"  # the stream of this tab is gone
 
 
 def test_posts_omit_a_chat_that_is_no_valid_header(opened: Open) -> None:
@@ -130,7 +130,7 @@ def test_actions_are_posted_one_after_another(harness: Harness) -> None:
     harness.release()
     actions = harness.actions()
     assert [action["kind"] for action in actions] == ["open", "send"]
-    assert actions[1]["text"] == "two"  # as it was then
+    assert actions[1]["text"] == "two"  # as it was at Enter
 
 
 def test_stop_does_not_wait_for_earlier_actions(harness: Harness) -> None:
@@ -230,7 +230,7 @@ def test_controls_that_do_not_answer_block_actions_only_briefly(opened: Open) ->
     harness.page.clock.run_for(10_000)
     expect(toasts(harness)).to_have_text(NOT_SENT)
     assert kinds(harness) == ["new_chat"]
-    harness.complaints.clear()  # the browser's console has it, too
+    harness.complaints.clear()  # it is in the browser's console, too
 
 
 @pytest.mark.parametrize("chat", ["c2", None])

@@ -45,7 +45,7 @@ def test_items_merge_changes(harness: Harness) -> None:
         parts("ab"),
         parts("bca", item("c"), item("b", "new")),
         parts("c"),
-        parts("ca"),  # what has gone is not known any more
+        parts("ca"),  # a removed item is forgotten
         parts("ca", item("a", "again")),
         parts(""),
     ])  # fmt: skip

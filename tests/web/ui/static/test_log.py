@@ -161,7 +161,7 @@ def test_an_edit_that_does_not_arrive_stays(opened: Open, why: str) -> None:
         harness.release()
     else:
         harness.page.clock.run_for(20_000)
-        expect(box).to_be_disabled()  # sent again, it would be there twice
+        expect(box).to_be_disabled()  # if it were sent again, it would be there twice
         harness.release()
         harness.page.clock.run_for(10_000)
     expect(box).to_be_enabled()
@@ -253,7 +253,7 @@ def test_live_text_changes_no_attribute(harness: Harness) -> None:
     harness.live(a="Arr, me hearties")
     expect(harness.message("a")).to_contain_text("hearties")
     assert harness.page.evaluate("changed") == []
-    harness.log(*messages)  # nothing new
+    harness.log(*messages)  # no change
     assert not {"HTML lang", "ARTICLE aria-busy"} & set(harness.page.evaluate("changed"))
     harness.log(asked("q", "Hi"), replied("a", "Arr, me hearties"))
     assert "ARTICLE aria-busy" in harness.page.evaluate("changed")

@@ -75,7 +75,7 @@ def test_buttons_are_large_enough_for_touch(
     assert small == []
 
 
-# Each text's colour against what lies behind it: colours of which the last is opaque.
+# Each text's colour, and the colours behind it, of which the last is opaque.
 CONTRASTS = """() => {
   const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
   const rgba = (color) => {

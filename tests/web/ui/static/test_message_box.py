@@ -10,7 +10,7 @@ from tests.web.ui.static.harness import Harness, asked, replied
 
 pytestmark = pytest.mark.browser
 
-# Stands for Gradio: it sends at Enter, and what the server has is taken out later.
+# A fake of Gradio: sends at Enter; the sent text is removed when the server has it.
 SENDS = """window.sent = [];
   document.querySelector('#message textarea').addEventListener('keydown', (event) => {
     if (event.key !== 'Enter') return;
@@ -257,7 +257,7 @@ def test_the_first_message_of_a_chat(harness: Harness, order: str) -> None:
     if order == "log first":
         harness.box.fill("Hello again")
         answered(harness, "Hello")
-        assert harness.box.input_value() == "Hello again"  # it has been taken once
+        assert harness.box.input_value() == "Hello again"  # it has been removed once
 
 
 def test_a_message_sent_before_the_first_log(harness: Harness) -> None:

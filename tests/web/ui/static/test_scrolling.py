@@ -113,7 +113,7 @@ def test_sending_a_message_scrolls_to_it(harness: Harness) -> None:
 LAID_OUT = """() => [...document.querySelectorAll('article')]
   .filter((article) => article.checkVisibility({contentVisibilityAuto: true}))
   .map((article) => article.dataset.id)"""
-# Scrolls up step by step; how far what is read went beside what it should have.
+# Scrolls up step by step; returns how far the text moved beyond the scrolled distance.
 STEPS = """async (steps) => {
   const scroller = document.querySelector('.scroller');
   const next = () => new Promise((done) => requestAnimationFrame(done));

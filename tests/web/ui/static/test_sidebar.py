@@ -70,7 +70,7 @@ def test_a_search_waits_until_typing_pauses(opened: Open) -> None:
     assert harness.actions() == []
     harness.page.clock.run_for(200)
     assert harness.actions() == [{"kind": "search", "text": "rum"}]
-    harness.sidebar(query="ru")  # an answer that is late
+    harness.sidebar(query="ru")  # a late update
     expect(search).to_have_value("rum")
     expect(search).to_be_focused()
 

@@ -15,7 +15,7 @@ AWAY = {"way": {"code": 1006, "reason": ""}, "head": 0}
 BLOCKED = {"way": {"code": 1006, "reason": ""}, "head": 200}
 FULL = {"way": {"code": 4429, "reason": "You have too many tabs of this page open. Close some."}}
 BACK = {"way": "open", "head": 200}
-RETRIES = 8_000  # milliseconds in which there is a retry, however long it has been away
+RETRIES = 8_000  # milliseconds in which a retry happens, also after a long absence
 SEEN = "document.dispatchEvent(new Event('visibilitychange'))"
 ONLINE = "window.dispatchEvent(new Event('online'))"
 RETURNED = "window.dispatchEvent(new PageTransitionEvent('pageshow', {persisted: true}))"
@@ -137,7 +137,9 @@ def test_an_ended_reply_keeps_the_text_that_was_streamed(harness: Harness) -> No
     expect(harness.message("a").locator(".body")).to_have_text("Arr, matey 🏴")
     expect(harness.message("a").locator(".facts")).to_have_text("3 tokens")
     assert count(harness) == 1
-    harness.log(asked("u", "Hi"), replied("a", None, facts="4 tokens"))  # it is not heard any more
+    harness.log(
+        asked("u", "Hi"), replied("a", None, facts="4 tokens")
+    )  # it has no listener any more
     run(harness, 1_000)
     assert count(harness) == 2
     harness.log(asked("u", "Hi"), replied("a", "Arr, matey"))
@@ -232,7 +234,7 @@ def test_too_many_tabs_shows_the_reason(harness: Harness) -> None:
     expect(banner(harness)).to_have_text(FULL["way"]["reason"])
     assert count(harness) == 2
     harness.server(**BACK)
-    harness.page.evaluate(SEEN)  # others were closed, and this one is looked at again
+    harness.page.evaluate(SEEN)  # other tabs were closed, and this one is shown again
     expect(banner(harness)).to_have_count(0)
 
 
