@@ -7,12 +7,14 @@ the controls and posts to the endpoints of `web/ui/routes.py`.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 
 from web.ui import layout as page_layout
 from web.ui.layout import Layout
+from web.ui.train_layout import TrainLayout
 
 TOGGLE_THEME = "() => { document.dispatchEvent(new Event('linly:theme')); }"
 TOGGLE_COMPARE = """() => {
@@ -63,13 +65,17 @@ def _connect(ui: Layout) -> None:
     on([library.save_snippet.click], "save_snippet")
     on([library.delete_snippet.click], "delete_snippet")
     if ui.train is not None:
-        on([ui.train.template.input, ui.train.inputs.input], "train_look")
-        on([ui.train.start.click], "train_start")
-        on([ui.train.cancel.click], "train_cancel")
-        on([ui.train.chat.click], "train_chat")
+        _connect_train(ui.train, on)
     gr.on([ui.theme.click], None, None, None, js=TOGGLE_THEME, **options)
     gr.on([compare.toggle.click], None, None, compare.panel, js=TOGGLE_COMPARE, **options)
     _connect_bridge(ui, options)
+
+
+def _connect_train(ui: TrainLayout, on: Callable[[Any, str], None]) -> None:
+    on([ui.template.input, ui.inputs.input], "train_look")
+    on([ui.start.click], "train_start")
+    on([ui.cancel.click], "train_cancel")
+    on([ui.chat.click], "train_chat")
 
 
 def _connect_bridge(ui: Layout, options: dict[str, Any]) -> None:

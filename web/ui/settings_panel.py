@@ -71,8 +71,7 @@ class SettingsPanel:
     @classmethod
     def build(cls, only_0_or_1: bool = False) -> SettingsPanel:
         """Lays the panel out; call it inside a `gr.Blocks`."""
-        t = texts(DEFAULT)
-        first = PRESETS[FIRST]
+        t, first = texts(DEFAULT), PRESETS[FIRST]
         with gr.Sidebar(
             label=t["settings"], open=False, position="right", width=340, elem_id="settings"
         ) as bar:

@@ -80,25 +80,34 @@ def _curve(job: Job, language: str) -> str:
 
     stride = -(-len(job.losses) // MAX_POINTS)
     learned = " ".join(map(place, job.losses[::stride]))
-    measured = " ".join(map(place, job.measured))
+    measured = [place(point) for point in job.measured]
     dots = "".join(
-        f"<circle cx='{x}' cy='{y}' r='3'/>"
-        for x, y in (place(point).split(",") for point in job.measured)
-    )
-    labels = (
-        f"<text x='{MARGIN}' y='{MARGIN - 8}'>{top:.1f}</text>"
-        f"<text x='{MARGIN}' y='{HEIGHT - MARGIN + 16}'>0</text>"
-        f"<text x='{WIDTH - MARGIN}' y='{HEIGHT - MARGIN + 16}' text-anchor='end'>"
-        f"{escape(translate(language, 'train_steps', steps=last))}</text>"
+        f"<circle cx='{x}' cy='{y}' r='3'/>" for x, y in (point.split(",") for point in measured)
     )
     title = escape(translate(language, "train_curve"))
+    steps = escape(translate(language, "train_steps", steps=last))
     return (
         f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img' aria-label='{title}'>"
         f"<title>{title}</title>"
         f"<path d='M{MARGIN},{MARGIN} V{HEIGHT - MARGIN} H{WIDTH - MARGIN}' class='axis'/>"
         f"<polyline points='{learned}' class='learned'/>"
-        f"<polyline points='{measured}' class='measured'/>"
-        f"<g class='measured'>{dots}</g>{labels}</svg>"
+        f"<polyline points='{' '.join(measured)}' class='measured'/>"
+        f"<g class='measured'>{dots}</g>{_axis_labels(top, steps)}</svg>"
+        f"{_legend(language)}"
+    )
+
+
+def _axis_labels(top: float, steps: str) -> str:
+    """Returns the labels of the largest loss, of 0, and of the last step."""
+    return (
+        f"<text x='{MARGIN}' y='{MARGIN - 8}'>{top:.1f}</text>"
+        f"<text x='{MARGIN}' y='{HEIGHT - MARGIN + 16}'>0</text>"
+        f"<text x='{WIDTH - MARGIN}' y='{HEIGHT - MARGIN + 16}' text-anchor='end'>{steps}</text>"
+    )
+
+
+def _legend(language: str) -> str:
+    return (
         "<p class='note'>"
         f"<span class='learned'>—</span> {escape(translate(language, 'train_loss'))} "
         f"<span class='measured'>●</span> {escape(translate(language, 'train_held_out'))}</p>"

@@ -29,7 +29,7 @@ class Page:
 ServePage = Callable[..., Page]
 
 
-def own(caller: Caller) -> Stream:
+def stream_of(caller: Caller) -> Stream:
     assert caller.stream
     return caller.stream
 

@@ -9,7 +9,7 @@ import pytest
 from model.serving.adapter_registry import Adapter
 from tests.fake import ADAPTERS
 from tests.web.page_client import Caller, said
-from tests.web.ui.stream_page import ServePage, own
+from tests.web.ui.stream_page import ServePage, stream_of
 from web.ui import model_watcher
 from web.ui.page import build_page
 
@@ -21,7 +21,7 @@ def test_stream_sends_only_changed_controls(serve_page: ServePage) -> None:
     snippet = page.number(lambda ui: ui.settings.library.snippet)
     meter = page.number(lambda ui: ui.meter)
     with Caller(page.url) as caller:
-        tab = own(caller)
+        tab = stream_of(caller)
         tab.until(lambda tab: snippet in tab.updates() and meter in tab.updates())
         count = len(tab.events)
         assert said(caller.call("language", language="en")) == ""
@@ -37,7 +37,7 @@ def test_stream_labels_follow_the_language_of_the_tab(serve_page: ServePage) -> 
     page = serve_page()
     send = page.number(lambda ui: ui.send)
     with Caller(page.url) as caller:
-        tab = own(caller)
+        tab = stream_of(caller)
         other = caller.open("?language=zh")
         tab.until(lambda tab: tab.updates().get(send) == {"value": "Send"})
         other.until(lambda tab: tab.updates().get(send) == {"value": "发送"})
@@ -62,7 +62,7 @@ def test_stream_hides_a_drop_down_before_it_loses_choices(
     page = serve_page(adapters=adapters)
     number = page.number(lambda ui: ui.adapter)
     with Caller(page.url) as caller:
-        tab = own(caller)
+        tab = stream_of(caller)
         offered = lambda tab: [name for _, name in tab.updates()[number]["choices"]]  # noqa: E731
         tab.until(lambda tab: "choices" in tab.updates().get(number, {}))
         tab.until(lambda tab: offered(tab) == ["", "pirate", "linly", "torn"])

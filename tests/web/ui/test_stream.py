@@ -11,7 +11,7 @@ import pytest
 from model.translations import verbatim
 from tests.fake import FakeEngine
 from tests.web.page_client import Caller, said
-from tests.web.ui.stream_page import ServePage, own, shows
+from tests.web.ui.stream_page import ServePage, shows, stream_of
 from web.chats.chat_list import ChatList
 from web.chats.identity import Owner
 from web.chats.store.chat_store import ChatStore
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("no_fault")
 def test_stream_begins_with_the_tab_and_all_that_it_shows(serve_page: ServePage) -> None:
     page = serve_page()
     with Caller(page.url) as caller:
-        tab = own(caller)
+        tab = stream_of(caller)
         tab.until(lambda tab: tab.log and tab.sidebar and page.number(lambda ui: ui.send) in
                   tab.updates())  # fmt: skip
         first, second, *_ = tab.events
@@ -68,7 +68,7 @@ def test_stream_refuses_a_chat_that_is_not_the_visitor_s(serve_page: ServePage, 
         anna.begin("secret")
         name = anna.form["loaded_chat"] if chat == "others" else chat
         with Caller(page.url, chat=name) as mallory:
-            tab = own(mallory)
+            tab = stream_of(mallory)
             tab.until(lambda tab: tab.log and tab.sidebar)
             assert len(chat) > 100 or tab.events[1]["say"].startswith("This chat is not here")
             assert tab.log["chat"] is None
@@ -81,7 +81,7 @@ def test_stream_sends_only_changes(serve_page: ServePage) -> None:
     """A long chat was sent again with each message."""
     page = serve_page()
     with Caller(page.url) as caller:
-        tab = own(caller)
+        tab = stream_of(caller)
         caller.begin("one")
         caller.begin("two")
         tab.until(shows("base heard: two "))
@@ -110,7 +110,7 @@ def test_stream_live_sends_additions(serve_page: ServePage) -> None:
     engine = FakeEngine(lambda p, r: ["x" * 10_000, *["and on "] * 20], ticking=True)
     page = serve_page(engine)
     with Caller(page.url) as caller:
-        tab = own(caller)
+        tab = stream_of(caller)
         assert said(caller.send("go")) == ""
         engine.tick()
         tab.until(lambda tab: "x" * 10_000 in tab.live.values())
@@ -122,7 +122,7 @@ def test_stream_live_sends_additions(serve_page: ServePage) -> None:
         assert [event["live"] for event in fresh] == [[[1, "and on "]]] * 3
         # A tab that the visitor opens later gets the full text.
         later = caller.open(f"?chat={caller.form['loaded_chat']}")
-        later.until(lambda tab: tab.live == own(caller).live)
+        later.until(lambda tab: tab.live == stream_of(caller).live)
         tabs = (tab, later)
         for one in tabs:
             one.until(lambda one: len(one.texts) == 2)  # no log is being sent any more
@@ -144,7 +144,7 @@ def test_stream_tabs_of_one_visitor_show_the_same_chats(serve_page: ServePage) -
         second.until(lambda tab: [chat["title"] for chat in tab.sidebar["chats"]] == ["hello"])
         assert second.log["chat"] is None
         said(other.call("new_chat"))
-        assert own(other).sidebar.get("chats", []) == []
+        assert stream_of(other).sidebar.get("chats", []) == []
         second.close()
 
 
@@ -154,7 +154,7 @@ def test_stream_recovers_when_the_store_can_be_read_again(
     monkeypatch.setattr(stream, "RETRY_SECONDS", 0.05)
     page = serve_page()
     with Caller(page.url) as caller:
-        tab = own(caller)
+        tab = stream_of(caller)
         caller.begin("hello")
         tab.until(shows("base heard: hello "))
         with monkeypatch.context() as patch:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.web.page_client import Caller, said
-from tests.web.ui.stream_page import ServePage, own, shows, until
+from tests.web.ui.stream_page import ServePage, shows, stream_of, until
 from web.access import AccessPolicy
 from web.chats import tab_sessions
 from web.chats.identity import Owner
@@ -24,7 +24,7 @@ def test_stream_sends_signs_of_life(serve_page: ServePage, monkeypatch: pytest.M
     monkeypatch.setattr(stream, "BEAT_SECONDS", 0.1)
     page = serve_page()
     with Caller(page.url) as caller:
-        own(caller).until(lambda tab: sum("beat" in event for event in tab.events) > 3)
+        stream_of(caller).until(lambda tab: sum("beat" in event for event in tab.events) > 3)
 
 
 def test_stream_of_a_client_that_reads_nothing_is_closed(
@@ -36,8 +36,8 @@ def test_stream_of_a_client_that_reads_nothing_is_closed(
     chat = {"messages": [{"role": "user", "content": "x" * 1_500_000}] * 3}
     with Caller(page.url) as caller, Caller(page.url) as other:
         assert said(caller.adopt(json.dumps(chat))) == ""
-        own(caller).until(lambda tab: tab.log.get("messages"))
-        number = own(caller).log["chat"]
+        stream_of(caller).until(lambda tab: tab.log.get("messages"))
+        number = stream_of(caller).log["chat"]
         slow = sockets.create_connection(("127.0.0.1", int(page.url.rpartition(":")[2])), 30)
         slow.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
         head = (
@@ -48,7 +48,7 @@ def test_stream_of_a_client_that_reads_nothing_is_closed(
         slow.sendall(f"{head}\r\n".encode())
         until(lambda: len(page.service.tab_sessions) == 3)
         caller.begin("hello")
-        own(caller).until(shows("base heard: hello "))
+        stream_of(caller).until(shows("base heard: hello "))
         other.begin("hi")
         until(lambda: len(page.service.tab_sessions) == 2)
         slow.close()
@@ -62,7 +62,7 @@ def test_stream_that_fails_is_closed_and_logged(
     """No fault may be taken for a client that is gone."""
     page = serve_page()
     with Caller(page.url) as caller:
-        own(caller).until(lambda tab: tab.sidebar)
+        stream_of(caller).until(lambda tab: tab.sidebar)
 
         def broken(*args: Any) -> None:
             raise error("a fault")
@@ -70,7 +70,7 @@ def test_stream_that_fails_is_closed_and_logged(
         with monkeypatch.context() as patch:
             patch.setattr(stream, "sidebar_value", broken)
             caller.call("new_chat")
-            own(caller).ended()
+            stream_of(caller).ended()
         assert [record.message for record in caplog.records] == ["a tab failed"]
         caplog.clear()
         again = caller.open()
@@ -134,8 +134,8 @@ def test_stream_closes_when_the_client_sends_a_message(
     """A message of bytes left a stack trace in the terminal."""
     page = serve_page()
     with Caller(page.url) as caller:
-        own(caller).socket.send(message)
-        assert own(caller).ended() == 1008
+        stream_of(caller).socket.send(message)
+        assert stream_of(caller).ended() == 1008
         big = caller.open()
         big.socket.send(b"x" * 5_000)
         assert big.ended() in (1008, 1009)
@@ -150,8 +150,8 @@ def test_stream_of_a_guest_ends_with_the_link(
     public = PublicLink(LinkRules(), lambda: None)
     page = serve_page(access=AccessPolicy(link_port=port), link=tunnel, public=public)
     with Caller(f"http://127.0.0.1:{port}") as guest, Caller(page.url) as local:
-        own(guest).until(lambda tab: tab.sidebar)
+        stream_of(guest).until(lambda tab: tab.sidebar)
         public.until = 0.0  # its time is over
-        assert own(guest).ended() == 4410
+        assert stream_of(guest).ended() == 4410
         local.begin("hello")
-        own(local).until(shows("base heard: hello "))
+        stream_of(local).until(shows("base heard: hello "))
