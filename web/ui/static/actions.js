@@ -3,10 +3,11 @@
 // fails, the page shows a message, and the document gets the event `linly:message-shown`. When the
 // server has received a question, the document gets `linly:sent`.
 
+import { updateAddress } from './address.js';
 import {
   collectForm, collectTrainForm, readControls, setLoadedChat, updateControls,
 } from './controls.js';
-import { download } from './download.js';
+import { h } from './dom.js';
 import { currentText, insert, takeSubmittedText } from './message_box.js';
 import { storeLanguage } from './store.js';
 import { reconnect, tab } from './stream.js';
@@ -113,6 +114,15 @@ export function exportChats(kind) {
   return post('page/export', body, { 'Content-Type': 'application/json' }, save, null);
 }
 
+function download(blob, name) {
+  const href = URL.createObjectURL(blob);
+  const link = h('a', { href, download: name, hidden: true });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(href), 60_000); // large files are read after the click
+}
+
 /** Upload a file with training data; returns its token, or null. */
 export async function upload(file) {
   let token = null;
@@ -164,10 +174,7 @@ function applyResult({ say, sent, inserted, chat, loaded_chat, lost, controls })
 
 // The action was done without this tab's stream, which was gone: the next stream shows its chat.
 function reconnectTo(chat) {
-  const address = new URL(location.href);
-  if (chat) address.searchParams.set('chat', chat);
-  else address.searchParams.delete('chat');
-  history.replaceState(history.state, '', address);
+  updateAddress({ chat });
   reconnect();
 }
 
