@@ -66,11 +66,11 @@ def violations(page: Page, *without: str) -> list[str]:
     return [f"{one['id']}: {node['target']}" for one in found for node in one["nodes"]]
 
 
-def speaks(*pieces: str) -> FakeEngine:
+def engine_with_reply(*pieces: str) -> FakeEngine:
     return FakeEngine(lambda prompt, request: list(pieces))
 
 
-def there(chat: Chat) -> Chat:
+def wait_until_loaded(chat: Chat) -> Chat:
     """Waits for labels, roles and the base, which are set after the page is loaded."""
     expect(chat.page.locator("#status[role=status]")).to_contain_text("fake-base")
     expect(chat.page.locator("#chats[aria-label]")).to_have_count(1)
@@ -99,7 +99,7 @@ def compare(chat: Chat) -> None:
 
 @each_visitor
 def test_a_chat_is_accessible(open_page: OpenPage, context: dict[str, object]) -> None:
-    chat = there(open_page(speaks(REPLY), **context))
+    chat = wait_until_loaded(open_page(engine_with_reply(REPLY), **context))
     assert violations(chat.page) == []
     send(chat)
     chat.log.locator("summary").click()
@@ -112,7 +112,7 @@ def test_a_chat_is_accessible(open_page: OpenPage, context: dict[str, object]) -
 def test_settings_and_comparisons_are_accessible(
     open_page: OpenPage, context: dict[str, object]
 ) -> None:
-    chat = there(open_page(speaks(REPLY), **context))
+    chat = wait_until_loaded(open_page(engine_with_reply(REPLY), **context))
     chat.page.locator("#settings > .toggle-button").click()
     expect(chat.page.locator("#settings.open")).to_have_count(1)
     for fold in chat.page.locator("#settings .label-wrap").all():
@@ -132,7 +132,7 @@ def test_the_train_tab_is_accessible(
         serving(scripted.manager, AccessPolicy(training="local"), scripted.service) as url,
         browser.new_context(**context) as visitor,
     ):
-        page = there(Chat(visitor.new_page()).open(url)).page
+        page = wait_until_loaded(Chat(visitor.new_page()).open(url)).page
         to_training(page)
         assert violations(page) == []
         upload(page, scripted.data())
@@ -204,7 +204,7 @@ def start_over(page: Page) -> None:
 def test_tab_reaches_every_control_and_shows_the_focus(
     open_page: OpenPage, context: dict[str, object]
 ) -> None:
-    chat = there(open_page(FakeEngine(echo), **context))
+    chat = wait_until_loaded(open_page(FakeEngine(echo), **context))
     if context is PHONE:
         expect(chat.page.locator("#sidebar")).to_be_hidden()  # the bar has slid out
     send(chat)
@@ -221,7 +221,7 @@ def test_tab_reaches_every_control_and_shows_the_focus(
 
 
 def test_tab_reaches_every_setting_and_the_rivals(open_page: OpenPage) -> None:
-    chat = there(open_page(FakeEngine(echo), **WIDE))
+    chat = wait_until_loaded(open_page(FakeEngine(echo), **WIDE))
     chat.page.locator("#settings > .toggle-button").press("Enter")
     expect(chat.page.locator("#settings > .toggle-button")).to_have_attribute(
         "aria-expanded", "true"
@@ -239,7 +239,7 @@ def test_tab_reaches_every_setting_and_the_rivals(open_page: OpenPage) -> None:
 
 
 def test_a_bar_over_the_page_does_not_trap_the_focus(open_page: OpenPage) -> None:
-    chat = there(open_page(FakeEngine(echo), **PHONE))
+    chat = wait_until_loaded(open_page(FakeEngine(echo), **PHONE))
     button, bar = chat.page.locator("#chats > .toggle-button"), chat.page.locator("#chats.open")
     expect(bar).to_have_count(0)
     button.press("Enter")
@@ -257,7 +257,7 @@ def test_a_bar_over_the_page_does_not_trap_the_focus(open_page: OpenPage) -> Non
 
 
 def test_the_document_has_title_language_and_landmarks(open_page: OpenPage) -> None:
-    chat = there(open_page(speaks("## Aye"), **WIDE))
+    chat = wait_until_loaded(open_page(engine_with_reply("## Aye"), **WIDE))
     html = chat.page.locator("html")
     expect(html).to_have_attribute("lang", "en")
     send(chat)
@@ -276,5 +276,5 @@ def test_the_document_has_title_language_and_landmarks(open_page: OpenPage) -> N
 
 
 def test_errors_are_announced_to_screen_readers(open_page: OpenPage) -> None:
-    chat = there(open_page(FakeEngine(echo), tuned=False))
+    chat = wait_until_loaded(open_page(FakeEngine(echo), tuned=False))
     expect(chat.page.get_by_role("alert")).to_contain_text("no chat template")

@@ -19,7 +19,14 @@ from tests.fake import ADAPTERS, FakeEngine, echo
 from tests.web.app_server import serving
 from tests.web.browser import Chat
 from tests.web.conftest import OpenPage
-from tests.web.ui.test_accessibility import PHONE, WIDE, compare, send, speaks, there
+from tests.web.ui.test_accessibility import (
+    PHONE,
+    WIDE,
+    compare,
+    engine_with_reply,
+    send,
+    wait_until_loaded,
+)
 from tests.web.ui.test_train import LINES, ScriptedTraining, upload
 from web.access import AccessPolicy
 
@@ -53,7 +60,7 @@ def training(
         serving(scripted.manager, AccessPolicy(training="local"), scripted.service) as url,
         browser.new_context(**context) as visitor,  # type: ignore[arg-type]
     ):
-        yield there(Chat(visitor.new_page()).open(url)), scripted
+        yield wait_until_loaded(Chat(visitor.new_page()).open(url)), scripted
         scripted.service.trainings.close()
 
 
@@ -67,7 +74,7 @@ def test_the_page_loads_nothing_from_another_host(browser: Browser, tmp_path: Pa
     ):
         page = visitor.new_page()
         page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
-        chat = there(Chat(page).open(url))
+        chat = wait_until_loaded(Chat(page).open(url))
         send(chat)
         chat.settings()
         page.get_by_role("tab", name="Train").click()
@@ -97,9 +104,9 @@ def fits(page: Page) -> None:
 @pytest.mark.parametrize("width", [360, 390, 768, 1200])
 def test_the_page_never_scrolls_sideways(open_page: OpenPage, width: int) -> None:
     long = Adapter("a-long-name" * 5, Path("a"), "Described at length " * 8, digest="d9" * 32)
-    chat = open_page(speaks(LONG), adapters=[*ADAPTERS, long],
+    chat = open_page(engine_with_reply(LONG), adapters=[*ADAPTERS, long],
                  viewport={"width": width, "height": 800})  # fmt: skip
-    there(chat)
+    wait_until_loaded(chat)
     fits(chat.page)
     send(chat, "y" * 300)
     expect(chat.log.locator("math")).to_have_count(1)
@@ -122,7 +129,7 @@ def test_the_page_never_scrolls_sideways(open_page: OpenPage, width: int) -> Non
 
 @pytest.mark.browser
 def test_nothing_in_the_top_line_overlaps(open_page: OpenPage) -> None:
-    chat = there(open_page(FakeEngine(echo), **WIDE))
+    chat = wait_until_loaded(open_page(FakeEngine(echo), **WIDE))
     send(chat)
     chat.settings()
     chat.page.wait_for_timeout(400)
@@ -141,7 +148,7 @@ def test_nothing_in_the_top_line_overlaps(open_page: OpenPage) -> None:
 def test_buttons_are_large_enough(
     open_page: OpenPage, context: dict[str, object], least: int
 ) -> None:
-    chat = there(open_page(FakeEngine(echo), **context))
+    chat = wait_until_loaded(open_page(FakeEngine(echo), **context))
     chat.page.locator("#compare").click()
     expect(chat.page.locator("#rivals")).to_be_visible()
     small = """(least) => [...document.querySelectorAll(
@@ -159,13 +166,13 @@ def test_buttons_are_large_enough(
 
 @pytest.mark.browser
 def test_a_single_tab_is_hidden(open_page: OpenPage) -> None:
-    chat = there(open_page(FakeEngine(echo)))
+    chat = wait_until_loaded(open_page(FakeEngine(echo)))
     expect(chat.page.get_by_role("tablist")).to_have_count(0)
 
 
 @pytest.mark.browser
 def test_an_empty_chat_offers_suggestions(open_page: OpenPage) -> None:
-    chat = there(open_page(FakeEngine(echo)))
+    chat = wait_until_loaded(open_page(FakeEngine(echo)))
     proposal = chat.page.get_by_role("group", name="Suggestions").get_by_role("button")
     expect(proposal).to_have_count(3)
     proposal.first.click()
@@ -196,7 +203,7 @@ EACH_FRAME = """window.seen = new Set();
 @pytest.mark.browser
 @pytest.mark.parametrize("system", ["light", "dark"])
 def test_light_and_dark(open_page: OpenPage, system: str) -> None:
-    chat = there(open_page(FakeEngine(echo), color_scheme=system))
+    chat = wait_until_loaded(open_page(FakeEngine(echo), color_scheme=system))
     body, toggle = chat.page.locator("body"), chat.page.get_by_role("button", name="Dark / light")
     dark = re.compile(r"\bdark\b")
     is_dark, is_light = expect(body).to_have_class, expect(body).not_to_have_class
@@ -206,7 +213,7 @@ def test_light_and_dark(open_page: OpenPage, system: str) -> None:
     other(dark)
     chat.page.add_init_script(EACH_FRAME)
     chat.page.reload()
-    there(chat)
+    wait_until_loaded(chat)
     other(dark)
     # It was not drawn in the other theme first.
     assert chat.page.evaluate("[...seen]") == [system == "light"]
@@ -220,14 +227,14 @@ def test_light_and_dark(open_page: OpenPage, system: str) -> None:
 
 @pytest.mark.browser
 def test_the_theme_follows_the_system_until_the_visitor_chooses(open_page: OpenPage) -> None:
-    chat = there(open_page(FakeEngine(echo), color_scheme="light"))
+    chat = wait_until_loaded(open_page(FakeEngine(echo), color_scheme="light"))
     prefer(chat.page, "dark")
     expect(chat.page.locator("body")).to_have_class(re.compile(r"\bdark\b"))
 
 
 @pytest.mark.browser
 def test_reduced_motion_disables_animations(open_page: OpenPage) -> None:
-    chat = there(open_page(FakeEngine(echo), reduced_motion="reduce"))
+    chat = wait_until_loaded(open_page(FakeEngine(echo), reduced_motion="reduce"))
     chat.page.locator("#settings > .toggle-button").click()
     moving = chat.page.evaluate("document.getAnimations().map((a) => a.effect.target.className)")
     assert moving == []
@@ -255,7 +262,7 @@ TEXTS = """() => {
 }"""
 
 
-def english(page: Page) -> list[str]:
+def english_texts(page: Page) -> list[str]:
     """Returns the texts that contain English words, except for names."""
     page.wait_for_timeout(300)
     longest_first = sorted(map(re.escape, NAMES), key=len, reverse=True)
@@ -274,29 +281,29 @@ def test_every_text_changes_with_the_language(browser: Browser, tmp_path: Path) 
         page.locator("#settings > .toggle-button").click()
         for fold in page.locator("#settings .label-wrap").all():
             fold.click()
-        assert english(page) == []
+        assert english_texts(page) == []
         send(chat, "你好")
         chat.log.locator("summary").click()
         page.locator("#sidebar summary").click()
         page.locator("#sidebar li").first.hover()
-        rest = [text for text in english(page) if "heard" not in text]
-        assert rest == []
+        remaining = [text for text in english_texts(page) if "heard" not in text]
+        assert remaining == []
         compare(chat)
-        assert [text for text in english(page) if not re.search("heard|Both", text)] == []
+        assert [text for text in english_texts(page) if not re.search("heard|Both", text)] == []
         page.get_by_role("tab", name="训练").click()
         expect(page.get_by_role("button", name="开始训练")).to_be_visible()
-        assert [text for text in english(page) if not re.search("heard|Both", text)] == []
+        assert [text for text in english_texts(page) if not re.search("heard|Both", text)] == []
         upload(page, scripted.data())
         expect(page.locator("#preview pre")).to_have_count(2)
-        assert [text for text in english(page) if not re.search("heard|Both", text)] == []
+        assert [text for text in english_texts(page) if not re.search("heard|Both", text)] == []
 
 
 @pytest.mark.browser
 def test_a_chinese_browser_gets_the_chinese_page(open_page: OpenPage) -> None:
-    chat = there(open_page(FakeEngine(echo), locale="zh-CN"))
+    chat = wait_until_loaded(open_page(FakeEngine(echo), locale="zh-CN"))
     expect(chat.page.get_by_role("button", name=I18N["zh"]["send"], exact=True)).to_be_visible()
     expect(chat.page.get_by_role("region", name=I18N["zh"]["settings"])).to_have_count(1)
-    assert english(chat.page) == []
+    assert english_texts(chat.page) == []
 
 
 def test_both_languages_have_the_same_texts() -> None:

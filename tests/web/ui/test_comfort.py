@@ -89,8 +89,8 @@ def test_turns_that_do_not_fit_are_counted(open_page: OpenPage) -> None:
     expect(chat.log.locator("article.assistant").first).not_to_contain_text("oldest")
 
 
-class Crowded(FakeEngine):
-    """An engine whose requests wait until the test releases them."""
+class QueueingEngine(FakeEngine):
+    """An engine that reports every request as the third in the queue."""
 
     def submit(self, request: EngineRequest, emit: Emit) -> None:
         emit(Delta(queued=Queued(2, "slots", 7.4)))
@@ -98,7 +98,7 @@ class Crowded(FakeEngine):
 
 
 def test_a_waiting_reply_shows_its_place_in_the_queue(open_page: OpenPage) -> None:
-    engine = Crowded(echo, ticking=True)
+    engine = QueueingEngine(echo, ticking=True)
     chat = open_page(engine)
     chat.ask("hello")
     place = "Waiting until another reply has ended: number 3 in the queue, about 7 s."

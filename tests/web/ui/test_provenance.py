@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 PIRATE, LINLY, _ = ADAPTERS
 
 
-def drawn(prompt: str, request: EngineRequest) -> list[str]:
+def sampled_words(prompt: str, request: EngineRequest) -> list[str]:
     """Returns the reply of a model that samples: it depends on seed and adapter."""
     who = request.adapter.name if request.adapter else "base"
     return [f"{who} ", "says ", f"{request.sampling.seed} ", "and ", "more"]
@@ -96,7 +96,7 @@ def test_provenance_of_the_base_shows_the_drawn_seed(open_page: OpenPage) -> Non
 
 def test_rerun_gives_the_same_reply(open_page: OpenPage) -> None:
     """The settings may have changed since."""
-    engine = FakeEngine(drawn)
+    engine = FakeEngine(sampled_words)
     chat = open_page(engine)
     chat.choose("Adapter", "● pirate")
     ask(chat, "hello", "and more")
@@ -121,7 +121,7 @@ def test_rerun_shows_that_its_text_differs(open_page: OpenPage) -> None:
 
 
 def test_rerun_of_a_stopped_reply_ends_at_the_same_place(open_page: OpenPage) -> None:
-    engine = FakeEngine(drawn, ticking=True)
+    engine = FakeEngine(sampled_words, ticking=True)
     chat = open_page(engine)
     chat.ask("hello")
     engine.tick(2)

@@ -66,7 +66,7 @@ class ScriptedTraining:
         return self.service.manager
 
     def go(self) -> None:
-        """Let a training that waits go on; it leaves its adapter."""
+        """Lets a waiting training continue and save its adapter."""
         self.adapters.append(Adapter("mine", Path("mine"), "Fresh", digest="d3" * 32))
         (self.folder / "go").touch()
 
@@ -76,11 +76,11 @@ class ScriptedTraining:
         return path
 
 
-Visit = Callable[..., Chat]
+OpenPage = Callable[..., Chat]
 
 
 @pytest.fixture
-def open_page(browser: Browser) -> Iterator[Visit]:
+def open_page(browser: Browser) -> Iterator[OpenPage]:
     """Serves the page, and opens it by its own port or through a public link's."""
     with ExitStack() as stack:
         chats: list[Chat] = []
@@ -91,10 +91,12 @@ def open_page(browser: Browser) -> Iterator[Visit]:
             link = bind("127.0.0.1", 0)
             port = link.getsockname()[1]
             access = AccessPolicy(training=training, link_port=port)
-            own = stack.enter_context(serving(scripted.manager, access, scripted.service, link))
+            local_url = stack.enter_context(
+                serving(scripted.manager, access, scripted.service, link)
+            )
             stack.callback(scripted.service.trainings.close)
             page = stack.enter_context(browser.new_context()).new_page()
-            chats.append(Chat(page).open(f"http://127.0.0.1:{port}" if through_link else own))
+            chats.append(Chat(page).open(f"http://127.0.0.1:{port}" if through_link else local_url))
             return chats[-1]
 
         yield serve
@@ -110,7 +112,7 @@ def upload(page: Page, path: Path) -> None:
 
 
 @pytest.mark.browser
-def test_the_preview_marks_the_learned_text(open_page: Visit, tmp_path: Path) -> None:
+def test_the_preview_marks_the_learned_text(open_page: OpenPage, tmp_path: Path) -> None:
     scripted = ScriptedTraining(tmp_path, LINES)
     page = open_page(scripted).page
     to_training(page)
@@ -130,7 +132,9 @@ def test_the_preview_marks_the_learned_text(open_page: Visit, tmp_path: Path) ->
 
 
 @pytest.mark.browser
-def test_a_training_is_followed_and_its_adapter_is_used(open_page: Visit, tmp_path: Path) -> None:
+def test_a_training_is_followed_and_its_adapter_is_used(
+    open_page: OpenPage, tmp_path: Path
+) -> None:
     scripted = ScriptedTraining(tmp_path, LINES)
     chat = open_page(scripted)
     page = chat.page
@@ -163,7 +167,7 @@ def test_a_training_is_followed_and_its_adapter_is_used(open_page: Visit, tmp_pa
 
 
 @pytest.mark.browser
-def test_a_training_is_cancelled(open_page: Visit, tmp_path: Path) -> None:
+def test_a_training_is_cancelled(open_page: OpenPage, tmp_path: Path) -> None:
     scripted = ScriptedTraining(tmp_path, LINES)
     page = open_page(scripted).page
     to_training(page)
@@ -178,7 +182,7 @@ def test_a_training_is_cancelled(open_page: Visit, tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
-def test_a_failure_shows_its_reason(open_page: Visit, tmp_path: Path) -> None:
+def test_a_failure_shows_its_reason(open_page: OpenPage, tmp_path: Path) -> None:
     scripted = ScriptedTraining(tmp_path, ["<fail>"])
     page = open_page(scripted).page
     to_training(page)
@@ -189,7 +193,7 @@ def test_a_failure_shows_its_reason(open_page: Visit, tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
-def test_missing_fields_are_refused(open_page: Visit, tmp_path: Path) -> None:
+def test_missing_fields_are_refused(open_page: OpenPage, tmp_path: Path) -> None:
     scripted = ScriptedTraining(tmp_path, LINES)
     page = open_page(scripted).page
     to_training(page)
@@ -214,7 +218,7 @@ def test_missing_fields_are_refused(open_page: Visit, tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
-def test_the_train_tab_in_chinese(open_page: Visit, tmp_path: Path) -> None:
+def test_the_train_tab_in_chinese(open_page: OpenPage, tmp_path: Path) -> None:
     scripted = ScriptedTraining(tmp_path, LINES)
     page = open_page(scripted).page
     page.get_by_text("中文").click()
@@ -231,7 +235,7 @@ def test_the_train_tab_in_chinese(open_page: Visit, tmp_path: Path) -> None:
      ("off", False, False)],
 )  # fmt: skip
 def test_visitors_of_a_public_link_do_not_train_unless_allowed(
-    training: str, through_link: bool, shown: bool, open_page: Visit, tmp_path: Path
+    training: str, through_link: bool, shown: bool, open_page: OpenPage, tmp_path: Path
 ) -> None:
     chat = open_page(ScriptedTraining(tmp_path, LINES), training, through_link)
     expect(chat.page.locator("#status")).to_contain_text("fake-base")

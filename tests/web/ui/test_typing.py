@@ -36,7 +36,7 @@ def draft(chat: Chat, key: str) -> str | None:
     return found
 
 
-def shown(chat: Chat) -> str:
+def shown_chat(chat: Chat) -> str:
     return chat.page.url.partition("chat=")[2]
 
 
@@ -59,7 +59,7 @@ def test_text_typed_while_a_message_is_sent_stays(open_page: OpenPage) -> None:
     expect(chat.log).to_contain_text("base heard: first")
     expect(chat.message).to_have_value(" second")
     expect(chat.page).to_have_url(BEGUN)
-    wait_for_draft(chat, shown(chat), " second")
+    wait_for_draft(chat, shown_chat(chat), " second")
     assert draft(chat, "new") is None
     chat.page.reload()
     expect(chat.message).to_have_value(" second")
@@ -67,7 +67,7 @@ def test_text_typed_while_a_message_is_sent_stays(open_page: OpenPage) -> None:
     chat.message.press("Enter")
     expect(chat.log).to_contain_text(re.compile(r"base heard:\s+second"))
     expect(chat.message).to_have_value("")
-    wait_for_draft(chat, shown(chat), None)
+    wait_for_draft(chat, shown_chat(chat), None)
 
 
 # Enter, and one more word before Gradio reports it.
@@ -96,7 +96,7 @@ def test_a_sent_message_leaves_an_empty_box(open_page: OpenPage) -> None:
     chat.send.click()
     expect(chat.log).to_contain_text("base heard: two lines")
     expect(chat.message).to_have_value("")
-    wait_for_draft(chat, shown(chat), None)
+    wait_for_draft(chat, shown_chat(chat), None)
     chat.page.reload()
     expect(chat.log).to_contain_text("base heard: two lines")
     expect(chat.message).to_have_value("")
@@ -108,7 +108,7 @@ def test_text_typed_while_a_new_chat_is_opened_stays(open_page: OpenPage, sent_e
     chat = open_page(FakeEngine(echo))
     chat.ask("first")
     expect(chat.log).to_contain_text("base heard: first")
-    first = shown(chat)
+    first = shown_chat(chat)
     chat.message.fill("half a")
     delayed, release = hold(chat)
     chat.new_chat.click()
@@ -124,9 +124,9 @@ def test_text_typed_while_a_new_chat_is_opened_stays(open_page: OpenPage, sent_e
         chat.send.click()
     expect(chat.log).to_contain_text("base heard: Who are you?")
     expect(chat.message).to_have_value("")
-    assert shown(chat) != first
+    assert shown_chat(chat) != first
     assert draft(chat, first) == "half a"
-    wait_for_draft(chat, shown(chat), None)
+    wait_for_draft(chat, shown_chat(chat), None)
 
 
 def test_comparing_without_a_text_keeps_the_box(open_page: OpenPage) -> None:
@@ -142,7 +142,7 @@ def test_comparing_without_a_text_keeps_the_box(open_page: OpenPage) -> None:
     release()
     expect(chat.log).to_contain_text("pirate heard: who?")
     expect(chat.message).to_have_value("a thought")
-    wait_for_draft(chat, shown(chat), "a thought")
+    wait_for_draft(chat, shown_chat(chat), "a thought")
 
 
 @pytest.mark.parametrize("reloaded", [False, True])
