@@ -11,6 +11,8 @@ import pytest
 
 from model.config.settings import Settings
 from tests.fake import FakeEngine, echo, fake_manager
+from tests.security.echo_app import App
+from tests.security.raw_client import running
 from tests.web.app_server import serving
 from tests.web.page_client import Caller, said
 from training.job import TrainingRunner
@@ -70,3 +72,17 @@ def anna(page: Served) -> Iterator[Caller]:
         yield anna
         assert anna.chats() == before
         assert said(anna.send("and on")) == ""
+
+
+@pytest.fixture
+def app() -> App:
+    """An application that echoes requests."""
+    return App()
+
+
+@pytest.fixture
+def port(app: App) -> Iterator[int]:
+    """The port at which `app` is served."""
+    with running(app) as number:
+        yield number
+    app.released.set()
