@@ -17,13 +17,13 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.routing import BaseRoute, Mount
 
 from model.serving.manager import ModelManager
 from model.system_resources import allow_many_files
 from web import api, login
 from web.access import AccessPolicy
 from web.chats.open_store import OpenStore
+from web.gradio_adapter import keep_routes
 from web.health_checks import HealthCheck
 from web.http_protocol import server_config
 from web.login import Logins
@@ -102,21 +102,8 @@ def _mount_gradio(app: FastAPI, blocks: gr.Blocks) -> FastAPI:
     )
     # Gradio's lifespan would start its queue, which polls for work a thousand times a second.
     app.router.lifespan_context = lifespan
-    _remove_gradio_routes(app)
+    keep_routes(app, GRADIO_PATHS)
     return app
-
-
-def _remove_gradio_routes(app: FastAPI) -> None:
-    """Removes Gradio's routes except its document and its static files."""
-    for mount in app.routes:
-        if isinstance(mount, Mount) and isinstance(mount.app, gr.routes.App):
-            needed = [route for route in mount.app.routes if _is_needed(route)]
-            mount.app.router.routes[:] = needed
-
-
-def _is_needed(route: BaseRoute) -> bool:
-    methods = getattr(route, "methods", None) or set()
-    return getattr(route, "path", None) in GRADIO_PATHS and methods <= {"GET", "HEAD"}
 
 
 def serve(app: FastAPI, socks: list[socket.socket], on_end: Callable[[], None]) -> None:

@@ -248,8 +248,8 @@ def test_supported_language_of_browser_tags() -> None:
 def test_third_language_needs_no_registration(third_language: str) -> None:
     from model.doctor.report import Report
     from web.public_link.middleware import ended_text
-    from web.ui.actions import Language
     from web.ui.custom_components import script_texts
+    from web.ui.request_models import Language
 
     assert next(iter(languages().items())) == ("en", "English")
     assert languages()[third_language] == "Deutsch"

@@ -16,7 +16,8 @@ from schemathesis import GenerationMode
 from tests.security.conftest import Served
 from tests.security.test_actions import BODIES
 from tests.web.page_client import Caller, said
-from web.ui.actions import Actions, Export
+from web.ui.actions import Actions
+from web.ui.request_models import Export
 
 pytestmark = [
     pytest.mark.slow,
@@ -39,9 +40,9 @@ def mallory(page: Served, anna: Caller) -> Iterator[Caller]:
 
 
 def bodies() -> dict[str, Any]:
-    """Returns the JSON schema of each POST body, by path."""
-    known = Actions(*[MagicMock() for _ in range(5)], training=MagicMock()).known
-    models = {kind: model for kind, (model, _) in known.items()}
+    """The JSON schema of each post's body, by its path."""
+    registered = Actions(*[MagicMock() for _ in range(5)], training=MagicMock()).registered
+    models = {kind: model for kind, (model, _) in registered.items()}
     assert set(models) == set(BODIES)
     paths = {f"/page/actions/{kind}": model.model_json_schema() for kind, model in models.items()}
     return {**paths, "/page/export": Export.model_json_schema()}

@@ -17,7 +17,7 @@ from tests.web.browser import ChatPage
 from tests.web.fake_clock import FakeClock
 from web.access import AccessPolicy
 
-Serve = Callable[..., ChatPage]
+OpenPage = Callable[..., ChatPage]
 
 
 @pytest.fixture
@@ -26,8 +26,8 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def visit(browser: Browser) -> Iterator[Serve]:
-    """Serves an engine and opens its page at each call; fails if a page has logged an error."""
+def open_page(browser: Browser) -> Iterator[OpenPage]:
+    """Serves an engine and opens its page; fails a test in which a page logged an error."""
     with ExitStack() as stack:
         chats: list[ChatPage] = []
 

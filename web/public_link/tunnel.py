@@ -6,15 +6,10 @@ server's address, and the tunnel itself. Errors name the step; the local page wo
 
 from __future__ import annotations
 
-import io
 import os
 import secrets
-import subprocess
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from unittest import mock
 
 from model.errors import ShareError
 
@@ -33,30 +28,17 @@ def open_tunnel(port: int) -> str:
     Raises:
         ShareError: a step failed.
     """
-    from gradio import networking, tunneling
+    from web.gradio_adapter import ShareTunnel
 
     _download_client()
     try:
-        # On failure that module prints the client's log; the ShareError has its last line. Only the
-        # module's `sys` is replaced, as other threads write to the program's stderr.
-        with (
-            mock.patch.object(tunneling, "sys", SimpleNamespace(stderr=io.StringIO())),
-            mock.patch.object(tunneling, "subprocess", _client_processes()),
-        ):
-            address = networking.setup_tunnel(
-                "127.0.0.1", port, secrets.token_urlsafe(32), None, None
-            )
+        tunnel = ShareTunnel(port, secrets.token_urlsafe(32), client_environment(os.environ))
+        address = tunnel.start_tunnel()
     except RuntimeError as error:
         raise ShareError("share_server_unreachable", error=_reason(error)) from error
     except Exception as error:  # the client, its log and its certificate can raise any error
         raise ShareError("tunnel_refused", error=_reason(error)) from error
     return str(address)
-
-
-def _client_processes() -> SimpleNamespace:
-    """Returns a `subprocess` for Gradio's tunnel module that limits the client's environment."""
-    start = partial(subprocess.Popen, env=client_environment(os.environ))
-    return SimpleNamespace(Popen=start, PIPE=subprocess.PIPE)
 
 
 def client_environment(environ: Mapping[str, str]) -> dict[str, str]:

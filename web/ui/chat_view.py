@@ -1,4 +1,4 @@
-"""What the browser draws of chats: values for the log and the side bar.
+"""Values that the browser draws: the log, the side bar, and lines of HTML about the chat.
 
 Their shape is a contract with `web/ui/static/log.js` and `sidebar.js`.
 """
@@ -10,26 +10,33 @@ from html import escape
 from typing import Any
 
 from model.translations import LocalizedText, load_text, translate
-from model.types import Queued, Status
+from model.types import Queued, Sampling, Status
 from web.chats.message_tree import MessageTree
 from web.chats.reply_job import ReplyJob
 from web.chats.store.chats import MAX_LISTED_CHATS
-from web.chats.store.models import Chat, ChatMessage, GenerationRun, MessageState, Vote
+from web.chats.store.models import (
+    Chat,
+    ChatMessage,
+    ChatSettings,
+    GenerationRun,
+    MessageState,
+    Vote,
+)
 from web.chats.tab_sessions import PrefillProgress, TabSession
 
 DIGEST = 12  # characters of a digest that are shown
-SUGGESTIONS = 3  # for who does not know what to ask
+SUGGESTIONS = 3  # questions that an empty chat offers
 Value = dict[str, Any]
 
 
 def failed_value(chat: str | None, error: LocalizedText, language: str) -> Value:
-    """A log that cannot be read now: the chat stays the one that is shown."""
-    said = error.sentence(language)
-    return {"chat": chat, "language": language, "messages": [], "comparison": None, "empty": said}
+    """Returns a log that cannot be read now, with the error. The shown chat stays the same."""
+    value: Value = {"chat": chat, "language": language, "messages": [], "comparison": None}
+    return {**value, "empty": error.sentence(language)}
 
 
 def log_value(tree: MessageTree | None, votes: Iterable[Vote], language: str) -> Value:
-    """The branch that is shown, and replies side by side where it ends with a comparison."""
+    """Returns the shown branch; if it ends with a comparison, its replies are side by side."""
     value: Value = {
         "chat": tree.chat.id if tree else None,
         "language": language,
@@ -62,28 +69,22 @@ def _comparison(
         "id": number,
         "vote": (vote.winner or "tie") if vote else None,
         "replies": [
-            {**_message(reply, tree, language, last=False), "who": _rival(reply, language)}
+            {**_message(reply, tree, language, last=False), "who": _rival_name(reply, language)}
             for reply in compared
         ],
     }
 
 
-def _rival(reply: ChatMessage, language: str) -> str:
-    """Who answers, in a comparison: adapter, strength and what else tells rivals apart."""
+def _rival_name(reply: ChatMessage, language: str) -> str:
+    """Returns the heading of a compared reply: adapter, its scale, and the temperature."""
     if not reply.runs:
         return ""
     settings = reply.runs[0].settings
-    who = settings.adapter or translate(language, "the_base")
-    is_scaled = settings.adapter and settings.adapter_scale != 1
-    strength = f" × {settings.adapter_scale:g}" if is_scaled else ""
-    return (
-        f"{who}{strength} · {translate(language, 'temperature')} {settings.sampling.temperature:g}"
-    )
+    name = _adapter_name(settings) or translate(language, "the_base")
+    return f"{name} · {translate(language, 'temperature')} {settings.sampling.temperature:g}"
 
 
 def _message(message: ChatMessage, tree: MessageTree, language: str, last: bool) -> Value:
-    beside = tree.siblings[message.parent, message.role]
-    at = next(i for i, other in enumerate(beside) if other.id == message.id)
     run = message.runs[-1] if message.runs else None
     streaming = message.state is MessageState.STREAMING
     ended = run is not None and run.reason is not None
@@ -94,12 +95,7 @@ def _message(message: ChatMessage, tree: MessageTree, language: str, last: bool)
         "state": message.state.value,
         "error": load_text(message.error).sentence(language) if message.error else "",
         "notice": _notice(message, tree, language),
-        "branch": {
-            "at": at + 1,
-            "of": len(beside),
-            "before": beside[at - 1].id if at else None,
-            "after": beside[at + 1].id if at + 1 < len(beside) else None,
-        },
+        "branch": _versions(message, tree),
         "facts": facts_line(message.runs, language) if ended else "",
         "provenance": _provenance(message.runs, language) if run and not streaming else [],
         "exact": ended and not streaming,
@@ -108,62 +104,69 @@ def _message(message: ChatMessage, tree: MessageTree, language: str, last: bool)
     }
 
 
+def _versions(message: ChatMessage, tree: MessageTree) -> Value:
+    """Returns a message's place among its versions, counted from 1, and the ids beside it."""
+    versions = tree.siblings[message.parent, message.role]
+    at = next(i for i, version in enumerate(versions) if version.id == message.id)
+    return {
+        "at": at + 1,
+        "of": len(versions),
+        "before": versions[at - 1].id if at else None,
+        "after": versions[at + 1].id if at + 1 < len(versions) else None,
+    }
+
+
 def _notice(message: ChatMessage, tree: MessageTree, language: str) -> str:
-    """What is to be known about a reply: turns that were left out, or how a repetition went."""
-    said = []
+    """Returns remarks on a reply: turns that did not fit the context, or how a rerun went."""
+    sentences = []
     dropped = [run for run in message.runs if run.dropped_messages]
     if dropped:
         last = dropped[-1]
-        said.append(translate(language, "dropped", messages=last.dropped_messages,
-                        tokens=last.dropped_tokens))  # fmt: skip
+        sentences.append(translate(language, "dropped", messages=last.dropped_messages,
+                                   tokens=last.dropped_tokens))  # fmt: skip
     first = tree.messages.get(message.repeats or "")
     if first and message.state is not MessageState.STREAMING:
         key = "same_text" if first.text == message.text else "other_text"
-        said.append(translate(language, key))
-    return " ".join(said)
+        sentences.append(translate(language, key))
+    return " ".join(sentences)
 
 
 def facts_line(runs: tuple[GenerationRun, ...], language: str) -> str:
-    """Tokens, speed and who answered."""
+    """Returns the line under a reply: tokens, speed, and the adapter or base."""
     last = runs[-1]
     return translate(
         language, "facts",
         completion=sum(run.completion_tokens for run in runs),
         prompt=last.prompt_tokens,
         speed=f"{last.tokens_per_second:.1f}",
-        who=_who(last),
+        who=_adapter_name(last.settings) or last.base,
     )  # fmt: skip
 
 
-def _who(run: GenerationRun) -> str:
-    settings = run.settings
-    if not settings.adapter:
-        return run.base
-    strength = f" × {settings.adapter_scale:g}" if settings.adapter_scale != 1 else ""
-    return f"{settings.adapter}{strength}"
+def _adapter_name(settings: ChatSettings) -> str:
+    """Returns the adapter with its scale, unless that is 1; "" for the base."""
+    if not settings.adapter or settings.adapter_scale == 1:
+        return settings.adapter or ""
+    return f"{settings.adapter} × {settings.adapter_scale:g}"
 
 
 def _provenance(runs: tuple[GenerationRun, ...], language: str) -> list[list[str]]:
-    """Everything that a reply came from, as rows of a label and a value."""
+    """Returns everything that determined a reply, as rows of a label and a value."""
     run = runs[-1]
-    settings, sampling = run.settings, run.settings.sampling
+    settings = run.settings
     rows = {
         "provenance_adapter": settings.adapter or "–",
-        "provenance_digest": _each(one.adapter_digest[:DIGEST] for one in runs),
+        "provenance_digest": _distinct(run.adapter_digest[:DIGEST] for run in runs),
         "strength": f"{settings.adapter_scale:g}" if settings.adapter else "–",
-        "provenance_base": _each(one.base for one in runs),
-        "provenance_quantization": _each(one.quantization for one in runs),
+        "provenance_base": _distinct(run.base for run in runs),
+        "provenance_quantization": _distinct(run.quantization for run in runs),
         "template": settings.template or "–",
         "system_prompt": settings.system or "–",
-        "provenance_seed": ", ".join(str(one.settings.sampling.seed) for one in runs),
-        "preset": translate(
-            language, "provenance_sampling", temperature=f"{sampling.temperature:g}",
-            top_p=f"{sampling.top_p:g}", top_k=sampling.top_k, min_p=f"{sampling.min_p:g}",
-            penalty=f"{sampling.repetition_penalty:g}", max_tokens=sampling.max_tokens,
-        ),
+        "provenance_seed": ", ".join(str(run.settings.sampling.seed) for run in runs),
+        "preset": _sampling_line(settings.sampling, language),
         "provenance_tokens": translate(
             language, "provenance_counts", prompt=run.prompt_tokens, cached=run.cached_tokens,
-            completion=sum(one.completion_tokens for one in runs),
+            completion=sum(run.completion_tokens for run in runs),
         ),
         "provenance_speed": translate(
             language, "provenance_speeds", speed=f"{run.tokens_per_second:.1f}",
@@ -173,14 +176,22 @@ def _provenance(runs: tuple[GenerationRun, ...], language: str) -> list[list[str
     return [[translate(language, key), value] for key, value in rows.items()]
 
 
-def _each(values: Iterable[str]) -> str:
-    """What the runs of a reply have in common, or else each: it may have been continued by another
-    base, or by an adapter that was trained anew."""
+def _sampling_line(sampling: Sampling, language: str) -> str:
+    return translate(
+        language, "provenance_sampling", temperature=f"{sampling.temperature:g}",
+        top_p=f"{sampling.top_p:g}", top_k=sampling.top_k, min_p=f"{sampling.min_p:g}",
+        penalty=f"{sampling.repetition_penalty:g}", max_tokens=sampling.max_tokens,
+    )  # fmt: skip
+
+
+def _distinct(values: Iterable[str]) -> str:
+    """Returns the distinct values of a reply's runs: it may have been continued by another base, or
+    by an adapter that was trained again."""
     return ", ".join(dict.fromkeys(filter(None, values))) or "–"
 
 
 def live_notice(reply: ReplyJob, language: str) -> str:
-    """What a reply in the making waits for; "" if it does not."""
+    """Returns what a reply in the making waits for; "" if it does not wait."""
     if reply.model_status:
         return _loading(reply.model_status, language)
     return _queue_line(reply.queued, language) if reply.queued else ""
@@ -191,35 +202,39 @@ def _loading(status: Status, language: str) -> str:
 
 
 def _queue_line(queued: Queued, language: str) -> str:
-    """What a reply waits for, and for how long."""
+    """Returns a reply's place in the queue, and the time until it begins."""
     place, seconds = queued.ahead + 1, round(queued.seconds)
     return translate(language, f"queued_{queued.reason}", place=place, seconds=seconds)
 
 
 def meter_line(tokens: int, context_length: int, language: str) -> str:
-    """How much of the context a chat takes, as HTML."""
-    words = escape(translate(language, "meter", tokens=tokens, context=context_length))
+    """Returns how much of the context a chat takes, as HTML."""
+    text = escape(translate(language, "meter", tokens=tokens, context=context_length))
     return (
         f'<meter min="0" max="{context_length}" high="{context_length * 0.85:.0f}" '
-        f'value="{tokens}" aria-label="{words}" title="{words}"></meter>'
-        f"<span>{words}</span>"
+        f'value="{tokens}" aria-label="{text}" title="{text}"></meter>'
+        f"<span>{text}</span>"
     )
 
 
-def reading_line(reading: PrefillProgress | None, language: str) -> str:
-    """What is read ahead, as HTML."""
-    if reading is None:
+def prefill_line(progress: PrefillProgress | None, language: str) -> str:
+    """Returns the progress of the prefill ahead, as HTML."""
+    if progress is None:
         return ""
-    who = reading.adapter or translate(language, "the_base")
-    key = "read" if reading.done else "reading"
-    words = translate(language, key, who=who, tokens=reading.tokens, known=reading.cached_tokens)
-    return f'<span class="reading" role="status">{escape(words)}</span>'
+    text = translate(
+        language,
+        "read" if progress.done else "reading",
+        who=progress.adapter or translate(language, "the_base"),
+        tokens=progress.tokens,
+        known=progress.cached_tokens,
+    )
+    return f'<span class="reading" role="status">{escape(text)}</span>'
 
 
-def sidebar_value(chats: Sequence[Chat], running: Collection[str], visit: TabSession) -> Value:
-    """The visitor's chats; one more than are shown tells that there are more."""
+def sidebar_value(chats: Sequence[Chat], running: Collection[str], tab: TabSession) -> Value:
+    """Returns the visitor's chats. One more than `MAX_LISTED_CHATS` means that there are more."""
     return {
-        "language": visit.language,
+        "language": tab.language,
         "chats": [
             {
                 "id": chat.id,
@@ -229,11 +244,11 @@ def sidebar_value(chats: Sequence[Chat], running: Collection[str], visit: TabSes
             }
             for chat in chats[:MAX_LISTED_CHATS]
         ],
-        "more": len(chats) > MAX_LISTED_CHATS and not visit.query,
-        "current": visit.chat,
-        "query": visit.query,
-        "deleted": {"id": visit.deleted_chat.id, "title": visit.deleted_chat.title}
-        if visit.deleted_chat
+        "more": len(chats) > MAX_LISTED_CHATS and not tab.query,
+        "current": tab.chat,
+        "query": tab.query,
+        "deleted": {"id": tab.deleted_chat.id, "title": tab.deleted_chat.title}
+        if tab.deleted_chat
         else None,
-        "kept": visit.owner.persistent,
+        "persistent": tab.owner.persistent,
     }

@@ -1,4 +1,4 @@
-"""What there is to choose from, as labels and values for a drop-down. Free of Gradio."""
+"""Choices of the page's drop-downs: labels and values. Independent of Gradio."""
 
 from __future__ import annotations
 
@@ -9,42 +9,46 @@ from web.chats.chat_service import ChatService
 from web.chats.tab_sessions import TabSession
 from web.ui.presets import PRESETS
 
-BASE = ""  # the value for "no adapter"
-AUTOMATIC = ""  # and for "whatever template belongs to it"
+BASE = ""  # the widget's value for the base, which is None elsewhere
+AUTOMATIC = ""  # the widget's value for the template that belongs to the adapter
 
 Choices = list[tuple[str, str]]
 
 
-def adapter_choices(chat_service: ChatService, visit: TabSession) -> Choices:
-    """The base and the adapters, as far as a visitor may use them."""
-    status, language = chat_service.manager.status(), visit.language
+def adapter_choices(chat_service: ChatService, tab: TabSession) -> Choices:
+    """Returns the base and the adapters that the visitor may use."""
+    status, language = chat_service.manager.status(), tab.language
     base = (translate(language, "base", name=status.base_model), BASE)
     adapters = chat_service.manager.cached_adapters()
-    found = [(adapter_label(adapter, language), adapter.name) for adapter in adapters]
+    labelled = [(adapter_label(adapter, language), adapter.name) for adapter in adapters]
     limits = chat_service.limits
-    return [c for c in (base, *found) if limits.may_use_adapter(visit, c[1] or None)]
+    return [
+        (label, value)
+        for label, value in (base, *labelled)
+        if limits.may_use_adapter(tab, value or None)
+    ]
 
 
-def adapter_label(found: Adapter, language: str) -> str:
-    """An adapter as a drop-down shows it: ready, with a warning, or broken and why."""
-    if found.problem:
+def adapter_label(adapter: Adapter, language: str) -> str:
+    """Returns an adapter's label: ready, with a warning, or broken and why."""
+    if adapter.problem:
         return translate(
-            language, "broken", name=found.name, reason=found.problem.message(language)
+            language, "broken", name=adapter.name, reason=adapter.problem.message(language)
         )
-    label = f"{found.name}: {found.description}" if found.description else found.name
-    if found.warnings:
+    label = f"{adapter.name}: {adapter.description}" if adapter.description else adapter.name
+    if adapter.warnings:
         return translate(
-            language, "warned", label=label, reason=found.warnings[0].message(language)
+            language, "warned", label=label, reason=adapter.warnings[0].message(language)
         )
     return translate(language, "healthy", label=label)
 
 
 def template_choices(manager: ModelManager, language: str) -> Choices:
-    """The prompt templates; none but the automatic one while the model loads."""
-    known = [(t.description or t.name, t.name) for t in manager.templates()]
-    return [(translate(language, "template_auto"), AUTOMATIC), *known]
+    """Returns the prompt templates; while the model loads, only the automatic one."""
+    templates = [(t.description or t.name, t.name) for t in manager.templates()]
+    return [(translate(language, "template_auto"), AUTOMATIC), *templates]
 
 
 def preset_choices(language: str) -> Choices:
-    """The presets that everybody has."""
+    """Returns the built-in presets."""
     return [(translate(language, f"preset_{name}"), name) for name in PRESETS]

@@ -1,4 +1,4 @@
-"""One question to several: who is asked, in a panel that opens on request."""
+"""The panel for comparisons: one question to several rivals."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from web.chats.store.models import ChatSettings
 from web.ui.presets import Preset, apply_preset
 
 MAX_RIVALS = 4
-NOBODY = "-"  # the value of a place that is not taken; "" is the base
-AS_SET = ""  # the preset's value for "as the settings say"
+NO_RIVAL = "-"  # the widget's value of an empty place; "" is the base
+AS_SET = ""  # the widget's value for "no preset: as the settings are"
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class ComparePanel:
 
     @classmethod
     def button(cls) -> gr.Button:
-        """What opens the panel; it lies among the tools."""
+        """Returns the button that opens the panel. It belongs to the tools."""
         return gr.Button(texts(DEFAULT)["compare"], scale=1, min_width=110, elem_id="compare")
 
     @classmethod
     def build(cls, toggle: gr.Button) -> ComparePanel:
-        """Lay the panel out; call it inside a `gr.Blocks`."""
+        """Lays the panel out; call it inside a `gr.Blocks`."""
         t = texts(DEFAULT)
         with gr.Column(visible=False, elem_id="rivals") as panel:
             about = gr.Markdown(t["compare_about"])
@@ -48,7 +48,7 @@ class ComparePanel:
         return cls(toggle, panel, about, adapters, presets, ask)
 
     def labels(self, t: Mapping[str, str]) -> Iterable[tuple[Any, dict[str, Any]]]:
-        """Its texts."""
+        """Returns the panel's texts."""
         return (
             (self.toggle, {"value": t["compare"]}),
             (self.about, {"value": t["compare_about"]}),
@@ -61,12 +61,12 @@ class ComparePanel:
         self, adapters: Sequence[tuple[str, str]], presets: Sequence[tuple[str, str]],
         t: Mapping[str, str],
     ) -> dict[Any, Any]:  # fmt: skip
-        """Updates with what there is to choose from: labels and names."""
-        who = [(t["compare_nobody"], NOBODY), *adapters]
-        how = [(t["compare_as_set"], AS_SET), *presets]
+        """Returns updates with the choices: labels and names."""
+        adapters = [(t["compare_nobody"], NO_RIVAL), *adapters]
+        presets = [(t["compare_as_set"], AS_SET), *presets]
         return {
-            **{box: gr.update(choices=who) for box in self.adapters},
-            **{box: gr.update(choices=how) for box in self.presets},
+            **{box: gr.update(choices=adapters) for box in self.adapters},
+            **{box: gr.update(choices=presets) for box in self.presets},
         }
 
 
@@ -74,7 +74,7 @@ def _place(number: int) -> tuple[gr.Dropdown, gr.Dropdown]:
     t = texts(DEFAULT)
     with gr.Column(min_width=180):
         adapter = gr.Dropdown(
-            [(t["compare_nobody"], NOBODY)], value=NOBODY, filterable=False,
+            [(t["compare_nobody"], NO_RIVAL)], value=NO_RIVAL, filterable=False,
             label=_label(t["compare_who"], number),
         )  # fmt: skip
         preset = gr.Dropdown(
@@ -88,54 +88,55 @@ def _label(word: str, number: int) -> str:
     return f"{word} {number + 1}"
 
 
-def chosen(
-    settings: ChatSettings, places: Sequence[tuple[str, str]], known: Mapping[str, Preset]
+def chosen_rivals(
+    settings: ChatSettings, places: Sequence[tuple[str, str]], presets: Mapping[str, Preset]
 ) -> list[ChatSettings]:
-    """Those who are asked: the chat's settings with another adapter, and a preset of `known`.
+    """Returns the rivals: the chat's settings with another adapter, and with one of `presets`.
 
     Args:
-        places: the adapter and the preset of each, in their order.
+        places: the values of each place's drop-downs, adapter and preset, in order.
 
     Raises:
-        RequestError: fewer than two, or two that would say the same.
+        RequestError: there are fewer than two, or two that would reply the same.
     """
     rivals = [
-        _rival(settings, adapter, known.get(preset))
+        _rival(settings, adapter or None, presets.get(preset))
         for adapter, preset in places
-        if adapter != NOBODY
+        if adapter != NO_RIVAL
     ]
     if len(rivals) < 2:
         raise RequestError("comparison_needs_two")
-    certain = [_what_is_said(rival) for rival in rivals if _is_certain(rival.sampling)]
-    if len(set(certain)) < len(certain):
+    effective = [
+        _effective_settings(rival) for rival in rivals if _is_deterministic(rival.sampling)
+    ]
+    if len(set(effective)) < len(effective):
         raise RequestError("comparison_duplicates")
     return rivals
 
 
-def _rival(settings: ChatSettings, adapter: str, preset: Preset | None) -> ChatSettings:
+def _rival(settings: ChatSettings, adapter: str | None, preset: Preset | None) -> ChatSettings:
     sampling = settings.sampling
     return replace(
         settings,
-        adapter=adapter or None,
-        # A template belongs to an adapter; another's would put words into its mouth.
-        template=settings.template if (adapter or None) == settings.adapter else None,
+        adapter=adapter,
+        # A template belongs to one adapter: another adapter was trained with other words.
+        template=settings.template if adapter == settings.adapter else None,
         sampling=apply_preset(preset, sampling) if preset else sampling,
     )
 
 
-def _is_certain(sampling: Sampling) -> bool:
-    """Whether a reply says the same each time that it is made."""
+def _is_deterministic(sampling: Sampling) -> bool:
+    """Whether a question gets the same reply each time."""
     return sampling.seed is not None or sampling.temperature == 0 or sampling.top_k == 1
 
 
-def _what_is_said(rival: ChatSettings) -> ChatSettings:
-    """The settings as far as they make a difference: who always takes the likeliest word does not
-    look at the others."""
+def _effective_settings(rival: ChatSettings) -> ChatSettings:
+    """Returns the settings without what has no effect: greedy decoding ignores most of them."""
     sampling = rival.sampling
     if sampling.temperature and sampling.top_k != 1:
         return rival
-    likeliest = Sampling(
+    greedy = Sampling(
         max_tokens=sampling.max_tokens, repetition_penalty=sampling.repetition_penalty,
         temperature=0,
     )  # fmt: skip
-    return replace(rival, sampling=likeliest)
+    return replace(rival, sampling=greedy)

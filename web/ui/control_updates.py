@@ -1,4 +1,4 @@
-"""What the page's controls show a visitor: texts, choices, a chat's settings, how the model is."""
+"""Updates of the page's controls: texts, choices, a chat's settings, the model's state."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class ControlUpdates:
     def __init__(
         self,
         chat_service: ChatService,
-        shelf: PromptLibrary,
+        library: PromptLibrary,
         layout: Layout,
         training: TrainActions | None,
     ) -> None:
         self._chat_service = chat_service
         self._manager = chat_service.manager
-        self._shelf = shelf
+        self._library = library
         self._layout = layout
         self._training = training
 
-    def all(self, visit: TabSession) -> Updates:
-        """Everything but a chat's settings."""
-        ui, language = self._layout, visit.language
+    def all(self, tab: TabSession) -> Updates:
+        """Returns everything except a chat's settings."""
+        ui, language = self._layout, tab.language
         status = self._manager.status()
         notice = self._notice(status, language)
         updates: Updates = relabel(ui, language)
@@ -45,92 +45,100 @@ class ControlUpdates:
             ui.status: status_line(status, language),
             ui.notice: gr.update(value=notice, visible=bool(notice)),
         })  # fmt: skip
-        merge(updates, self._choices(visit))
-        merge(updates, ui.settings.share.shown(self._chat_service.limits.link, visit))
+        merge(updates, self._choices(tab))
+        merge(updates, ui.settings.share.updates(self._chat_service.limits.link, tab))
         if self._training is not None:
-            merge(updates, self._training.updates(visit))
+            merge(updates, self._training.updates(tab))
         return updates
 
-    def fill(self, visit: TabSession, settings: ChatSettings) -> Updates:
-        """The controls as a chat has them; what is not there any more is left to the base."""
-        adapter = self._adapter(visit, settings.adapter)
-        panel, presets = self._layout.settings, self._shelf.presets(visit.owner.id)
+    def fill(self, tab: TabSession, settings: ChatSettings) -> Updates:
+        """Returns a chat's settings. If its adapter is gone, the base takes its place."""
+        adapter = self._usable_adapter(tab, settings.adapter)
+        panel, presets = self._layout.settings, self._library.presets(tab.owner.id)
         return {
             **panel.fill(settings, presets),
-            self._layout.adapter: self.adapter(visit, adapter),
-            panel.template: self._template(visit, settings.template or AUTOMATIC),
+            self._layout.adapter: self._adapter_update(tab, adapter),
+            panel.template: self._template_update(tab, settings.template),
         }
 
-    def begun(self, visit: TabSession) -> Updates:
-        """The controls for a chat to come, where the base is not for this visitor."""
-        first = self._fallback(visit)
-        return {} if first == BASE else {self._layout.adapter: self.adapter(visit, first)}
+    def new_chat(self, tab: TabSession) -> Updates:
+        """Returns a new chat's controls: another adapter, if the visitor may not use the base."""
+        adapter = self._fallback(tab)
+        if adapter is None:
+            return {}
+        return {self._layout.adapter: self._adapter_update(tab, adapter)}
 
-    def missed(self, visit: TabSession, settings: ChatSettings) -> str:
-        """That a chat's adapter is not there any more, if it is not."""
-        adapter = self._adapter(visit, settings.adapter)
-        if adapter == (settings.adapter or BASE):
+    def open_chat_tab(self, tab: TabSession, adapter: str | None) -> Updates:
+        """Returns updates that show the Chat tab; with an `adapter`, that one is chosen."""
+        shown: Updates = {self._layout.tabs: gr.update(selected="chat")}
+        if adapter is None:
+            return shown
+        return {self._layout.adapter: self._adapter_update(tab, adapter)} | shown
+
+    def missing_adapter(self, tab: TabSession, settings: ChatSettings) -> str:
+        """Returns a sentence if a chat's adapter is gone, else ""."""
+        adapter = self._usable_adapter(tab, settings.adapter)
+        if adapter == settings.adapter:
             return ""
-        base = translate(visit.language, "the_base")
+        base = translate(tab.language, "the_base")
         names = {"name": settings.adapter or base, "other": adapter or base}
-        return translate(visit.language, "adapter_gone", **names)
+        return translate(tab.language, "adapter_gone", **names)
 
-    def adapter(self, visit: TabSession, adapter: str) -> Any:
-        """The drop-down with an adapter, whether or not it has been told yet what to offer."""
-        return _with(adapter_choices(self._chat_service, visit), adapter)
-
-    def presets(self, visit: TabSession, value: str | None) -> Updates:
-        """The presets that there are; this one is marked."""
-        choices = self._shelf.preset_choices(visit.owner.id, visit.language)
+    def presets(self, tab: TabSession, value: str | None) -> Updates:
+        """Returns the presets; the one of this `value` is marked."""
+        choices = self._library.preset_choices(tab.owner.id, tab.language)
         return {self._layout.settings.preset: gr.update(choices=choices, value=value)}
 
-    def _choices(self, visit: TabSession) -> Updates:
-        """The choices of every drop-down."""
-        ui, language, owner = self._layout, visit.language, visit.owner.id
-        presets = self._shelf.preset_choices(owner, language)
-        adapters = adapter_choices(self._chat_service, visit)
+    def _choices(self, tab: TabSession) -> Updates:
+        """Returns the choices of every drop-down."""
+        ui, language, owner = self._layout, tab.language, tab.owner.id
+        presets = self._library.preset_choices(owner, language)
+        adapters = adapter_choices(self._chat_service, tab)
         return {
             ui.adapter: gr.update(choices=adapters),
             ui.settings.template: gr.update(choices=template_choices(self._manager, language)),
             **ui.compare.offer(adapters, presets, texts(language)),
             ui.settings.preset: gr.update(choices=presets),
-            ui.settings.shelf.snippet: gr.update(choices=self._shelf.snippets(owner)),
+            ui.settings.library.snippet: gr.update(choices=self._library.snippets(owner)),
         }
 
     def _notice(self, status: Status, language: str) -> str:
-        """What is to be known about the model, if anything."""
+        """Returns a remark on the model, or ""."""
         if status.ready and not self._manager.has_chat_template:
             return translate(language, "untuned")
         return status.error.sentence(language) if status.error else ""
 
-    def _template(self, visit: TabSession, template: str) -> Any:
-        """What is gone gives way once it is known to be."""
-        choices = template_choices(self._manager, visit.language)
-        gone = self._manager.status().ready and template not in [name for _, name in choices]
-        return _with(choices, AUTOMATIC if gone else template)
+    def _adapter_update(self, tab: TabSession, adapter: str | None) -> Any:
+        return _dropdown(adapter_choices(self._chat_service, tab), adapter or BASE)
 
-    def _adapter(self, visit: TabSession, adapter: str | None) -> str:
-        """The adapter, or who goes on in its place: it is gone, or not for this visitor."""
+    def _template_update(self, tab: TabSession, template: str | None) -> Any:
+        """Shows a template; once the model is ready, a template that is gone is replaced."""
+        choices, value = template_choices(self._manager, tab.language), template or AUTOMATIC
+        gone = self._manager.status().ready and value not in [name for _, name in choices]
+        return _dropdown(choices, AUTOMATIC if gone else value)
+
+    def _usable_adapter(self, tab: TabSession, adapter: str | None) -> str | None:
+        """Returns the adapter, or another one if it is gone or not for this visitor."""
         limits = self._chat_service.limits
-        if limits.may_use_adapter(visit, adapter) and limits.adapter_exists(adapter):
-            return adapter or BASE
-        return self._fallback(visit)
+        if limits.may_use_adapter(tab, adapter) and limits.adapter_exists(adapter):
+            return adapter
+        return self._fallback(tab)
 
-    def _fallback(self, visit: TabSession) -> str:
+    def _fallback(self, tab: TabSession) -> str | None:
         link = self._chat_service.limits.link
-        if link is None or self._chat_service.limits.may_use_adapter(visit, None):
-            return BASE
-        return link.default_adapter(self._chat_service.limits.adapter_exists) or ""
+        if link is None or self._chat_service.limits.may_use_adapter(tab, None):
+            return None
+        return link.default_adapter(self._chat_service.limits.adapter_exists)
 
 
-def _with(choices: Choices, value: str) -> Any:
-    """A drop-down of these, and of the value that is shown in any case."""
+def _dropdown(choices: Choices, value: str) -> Any:
+    """Returns a drop-down's update. Its value is among the choices in any case."""
     missing = [] if value in (name for _, name in choices) else [(value, value)]
     return gr.update(choices=[*choices, *missing], value=value)
 
 
 def status_line(status: Status, language: str) -> str:
-    """The model's name, or a progress bar while it loads."""
+    """Returns the model's name, or a progress bar while it loads."""
     if status.ready:
         if status.remote:
             return escape(translate(language, "ready_remote", name=status.base_model))
@@ -139,8 +147,7 @@ def status_line(status: Status, language: str) -> str:
     if status.error:
         return "&nbsp;"
     percent = round(status.progress * 100)
-    words = escape(translate(language, f"phase_{status.phase}"))
+    text = escape(translate(language, f"phase_{status.phase}"))
     return (
-        f'{words} <progress value="{percent}" max="100" aria-label="{words}"></progress> '
-        f"{percent} %"
+        f'{text} <progress value="{percent}" max="100" aria-label="{text}"></progress> {percent} %'
     )

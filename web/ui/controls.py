@@ -1,6 +1,6 @@
-"""Numbers for the Gradio components that are brought up to date, and updates as the page gets them.
+"""Numbers of the Gradio components that are updated, and updates as JSON.
 
-Gradio's own events run in the browser alone. The page's stream carries updates by number, and
+Gradio's own events run only in the browser. The page's stream carries updates by number, and
 `static/controls.js` hands them to Gradio through one hidden component.
 """
 
@@ -9,31 +9,32 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from web.gradio_adapter import update_properties
+
 Updates = dict[Any, Any]  # a component to `gr.update(...)`, or to its value
 Encoded = list[list[Any]]  # [number, properties] each
 
 
 class Controls:
-    """The components in the order in which the page knows them."""
+    """The components in the order of their numbers."""
 
     def __init__(self, components: Sequence[Any]) -> None:
         self.components = list(dict.fromkeys(components))
-        self._numbers = {one: number for number, one in enumerate(self.components)}
+        self._numbers = {component: i for i, component in enumerate(self.components)}
 
     def encode(self, updates: Mapping[Any, Any]) -> Encoded:
-        """Updates as JSON has them."""
-        return [[self._numbers[one], _properties(value)] for one, value in updates.items()]
+        """Returns updates as values of JSON."""
+        return [
+            [self._numbers[component], update_properties(value)]
+            for component, value in updates.items()
+        ]
 
 
 def merge(updates: Updates, more: Mapping[Any, Any]) -> None:
-    """Add updates; of one component, those of `more` come on top of what is there."""
-    for one, value in more.items():
-        before = updates.get(one)
-        both = isinstance(before, dict) and isinstance(value, dict)
-        updates[one] = {**before, **value} if both and before is not None else value
-
-
-def _properties(value: Any) -> dict[str, Any]:
-    if isinstance(value, dict) and value.get("__type__") == "update":
-        return {name: one for name, one in value.items() if name != "__type__"}
-    return {"value": value}
+    """Adds updates. Of one component, the properties of `more` replace those of `updates`."""
+    for component, value in more.items():
+        before = updates.get(component)
+        if isinstance(before, dict) and isinstance(value, dict):
+            updates[component] = {**before, **value}
+        else:
+            updates[component] = value

@@ -1,7 +1,7 @@
-"""Components that JavaScript of our own draws, from the events of the page's stream.
+"""Components that the page's own scripts draw, from the events of the page's stream.
 
-Gradio's Chatbot is sent its whole history for each word, knows no branches and nothing to press
-under a reply. These are sent what has changed.
+Gradio's Chatbot is sent its complete history for each word, and has neither branches nor buttons
+under a reply. These components are sent only what has changed.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ from model.translations import languages, table, texts
 STATIC = Path(__file__).parent / "static"
 ROUTE = "/page"
 STYLES = ("page", "sidebars", "controls", "train", "chat")
-AGAIN_MS = 1_000  # before what did not come is asked for once more
-# If it never comes, nothing is drawn: say so.
+RETRY_MS = 1_000  # before a script that could not be loaded is requested once more
+# If it fails again, the component shows a sentence instead.
 MOUNT = """
-const door = () => import(new URL('page/chat.js', document.baseURI));
-door().catch(() => new Promise((later) => setTimeout(later, %d)).then(door)).then(
+const load = () => import(new URL('page/chat.js', document.baseURI));
+load().catch(() => new Promise((resolve) => setTimeout(resolve, %d)).then(load)).then(
   (chat) => chat.mount%s(element, trigger), // it triggers %s
   () => {
-    const tags = Object.keys(window.linlyWords);
+    const tags = Object.keys(window.linlyTexts);
     const browser = navigator.language.toLowerCase();
     const language = tags.find((tag) => browser.startsWith(tag)) ?? tags[0];
-    const said = document.createElement('p');
-    said.setAttribute('role', 'alert');
-    said.textContent = window.linlyWords[language]['not_loaded'];
-    element.replaceChildren(said);
+    const alert = document.createElement('p');
+    alert.setAttribute('role', 'alert');
+    alert.textContent = window.linlyTexts[language]['not_loaded'];
+    element.replaceChildren(alert);
   });
 """
-EVENTS = ("read", "update")  # of the bridge: Gradio looks for their names in the script
+EVENTS = ("read", "update")  # of the bridge: Gradio searches the script for their names
 
 
-def drawn(name: str, elem_id: str, visible: bool | Literal["hidden"] = True) -> gr.HTML:
-    """A component that `mount<name>` of chat.js draws."""
+def js_component(name: str, elem_id: str, visible: bool | Literal["hidden"] = True) -> gr.HTML:
+    """Returns a component that `mount<name>` of chat.js draws."""
     events = " and ".join(f"'{event}'" for event in EVENTS) if name == "Page" else "nothing"
     return gr.HTML(
-        {}, html_template='<div class="drawn"></div>',
-        js_on_load=MOUNT % (AGAIN_MS, name, events), elem_id=elem_id, apply_default_css=False,
+        {}, html_template='<div class="js-component"></div>',
+        js_on_load=MOUNT % (RETRY_MS, name, events), elem_id=elem_id, apply_default_css=False,
         visible=visible, padding=False,
     )  # fmt: skip
 
 
 def script_texts() -> dict[str, dict[str, str]]:
-    """Every text that JavaScript shows, by language and key."""
+    """Returns every text that JavaScript shows, by language and key."""
     return {
         tag: {
             **table(tag, "scripts"),
@@ -63,20 +63,20 @@ def script_texts() -> dict[str, dict[str, str]]:
 
 
 def head() -> str:
-    """What the page's head needs: the style, and every text that JavaScript shows."""
+    """Returns the styles and texts for the page's head, as HTML."""
     safe = json.dumps(script_texts(), ensure_ascii=False).replace("</", "<\\/")
-    # Not through Gradio, which rewrites style: within @media it breaks selectors.
+    # Not through Gradio, which rewrites styles: within @media it breaks selectors.
     styles = (f'<link rel="stylesheet" href="{ROUTE[1:]}/{name}.css">' for name in STYLES)
     return (
         f"{''.join(styles)}"
-        f"<script>window.linlyWords = {safe};</script>"
+        f"<script>window.linlyTexts = {safe};</script>"
         f'<link rel="modulepreload" href="{ROUTE[1:]}/chat.js">'
     )
 
 
 @cache
 def version() -> str:
-    """Changes with any of the files: a tab that was opened before then loads itself again."""
+    """Returns a digest of all files. A tab with scripts of another version reloads itself."""
     digest = hashlib.sha256()
     for path in sorted(STATIC.glob("*.*")):
         digest.update(path.read_bytes())
@@ -84,7 +84,7 @@ def version() -> str:
 
 
 class StaticFilesNoCache(StaticFiles):
-    """The folder `static`. A browser asks each time whether a file is still the same, or it would
+    """Serves the folder `static`. Browsers revalidate each file on every use; otherwise they would
     mix the modules of two versions."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Chats as files for a visitor: a name, a media type, and the text in pieces."""
+"""Exports of a tabor's chats: a file name, a media type, and the text in parts."""
 
 from __future__ import annotations
 
@@ -19,34 +19,36 @@ from web.chats.transfer.export import (
 File = tuple[str, str, Iterator[str]]
 
 
-def exported(chat_service: ChatService, visit: TabSession, kind: str) -> File:
-    """One of: the chat that is shown as `json` or `markdown`, `all` chats, votes as `pairs`. Its
-    first piece is made here, the others when they are asked for.
+def export_file(chat_service: ChatService, tab: TabSession, kind: str) -> File:
+    """Returns the shown chat as `json` or `markdown`, `all` chats, or the votes as `pairs`.
+
+    The first part is made here, the others as the iterator is read.
 
     Raises:
         LinlyError: there is nothing to export, or it cannot be read.
     """
-    store, owner = chat_service.store, visit.owner.id
+    store, owner = chat_service.store, tab.owner.id
     if kind == "all":
-        return "chats.json", "application/json", _begun(export_chats(store, owner))
+        return "chats.json", "application/json", _with_first(export_chats(store, owner))
     if kind == "pairs":
-        pairs = _begun(export_pairs(store, owner), "no_votes")
+        pairs = _with_first(export_pairs(store, owner), "no_votes")
         return "preferences.jsonl", "application/jsonl", pairs
-    if visit.chat is None:
+    if tab.chat is None:
         raise RequestError("no_chat_to_export")
-    chat = store.chat(owner, visit.chat)
+    chat = store.chat(owner, tab.chat)
     if kind == "markdown":
         return (
             f"{file_name(chat)}.md",
             "text/markdown",
-            _begun(export_markdown(store, owner, chat.id)),
+            _with_first(export_markdown(store, owner, chat.id)),
         )
-    text = _begun(export_chat(store, owner, chat.id))
+    text = _with_first(export_chat(store, owner, chat.id))
     return f"{file_name(chat)}.json", "application/json", text
 
 
-def _begun(pieces: Iterator[str], empty: str = "") -> Iterator[str]:
-    first = next(pieces, "")
+def _with_first(parts: Iterator[str], empty: str = "") -> Iterator[str]:
+    """Makes the first part, so that errors come before the response; `empty` is one of them."""
+    first = next(parts, "")
     if not first and empty:
         raise RequestError(empty)
-    return chain([first], pieces)
+    return chain([first], parts)

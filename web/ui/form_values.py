@@ -1,65 +1,94 @@
-"""What the page's controls say, as the browser sends it: checked, then turned into settings.
+"""Values of the page's controls as the browser sends them, validated and turned into settings.
 
-Numbers may be missing: what was emptied, or never opened, arrives as null.
+Numbers may be missing: an emptied box, or a control that was never drawn, arrives as null.
 """
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 
 from model.errors import RequestError
+from model.types import Sampling
 from web.chats.store.models import ChatSettings
-from web.ui.presets import Preset, sampling
+from web.ui.presets import MAX_TOKENS, Preset
 
 MAX_SYSTEM = 100_000  # characters of a system prompt: no context holds as much
 MAX_TEXT = 2_000_000  # and of a message
 MAX_NAME = 300
 
+
+def _empty_as_none(choice: str | None) -> str | None:
+    return choice or None
+
+
 Name = Annotated[str, StringConstraints(max_length=MAX_NAME)]
+# What is chosen in a drop-down; the widget's "" is the base, or the automatic template.
+Choice = Annotated[Name | None, AfterValidator(_empty_as_none)]
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
-Number = Annotated[float, Field(allow_inf_nan=False)] | None
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Number = Finite | None
+Integer = Annotated[Finite, AfterValidator(int)] | None  # Gradio sends every number as a float
 
 
 class Body(BaseModel):
-    """A body of the page's endpoints: no field is unknown, and no value of another type."""
+    """A request body of the page's endpoints: strict types, and no unknown field."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class FormValues(Body):
-    """The settings of the controls. `loaded_chat` is the chat that they are about."""
+    """The controls' values. `loaded_chat` is the chat whose settings the controls show."""
 
     loaded_chat: Name | None = None
-    adapter: Name | None = None
+    adapter: Choice = None
     scale: Number = None
-    template: Name | None = None
+    template: Choice = None
     system: Annotated[str, StringConstraints(max_length=MAX_SYSTEM)] | None = None
     temperature: Number = None
     top_p: Number = None
-    top_k: Number = None
+    top_k: Integer = None
     min_p: Number = None
     repetition_penalty: Number = None
     max_tokens: Number = None
     seed: Number = None
 
     def settings(self) -> ChatSettings:
-        """
+        """Returns the settings that the controls describe.
+
         Raises:
             RequestError: a number is missing or out of range.
         """
-        numbers = (
-            self.temperature, self.top_p, self.top_k, self.min_p, self.repetition_penalty
-        )  # fmt: skip
-        preset = Preset(*numbers)  # type: ignore[arg-type]  # `sampling` says what is missing
+        return ChatSettings(
+            adapter=self.adapter,
+            adapter_scale=1.0 if self.scale is None else self.scale,
+            template=self.template,
+            system=self.system or "",
+            sampling=self.sampling(),
+        )
+
+    def sampling(self) -> Sampling:
+        """Returns the sampling. A seed below 0, or none, means a new one for each reply.
+
+        Raises:
+            RequestError: a number is missing or out of range.
+        """
+        return Sampling(
+            max_tokens=int(self.max_tokens or MAX_TOKENS),
+            seed=None if self.seed is None or self.seed < 0 else int(self.seed),
+            **self._preset().model_dump(),
+        )
+
+    def _preset(self) -> Preset:
         try:
-            return ChatSettings(
-                adapter=self.adapter or None,
-                adapter_scale=1.0 if self.scale is None else self.scale,
-                template=self.template or None,
-                system=self.system or "",
-                sampling=sampling(preset, self.max_tokens, self.seed),
-            )
-        except (ValueError, OverflowError) as error:
-            raise RequestError("form_value_unknown") from error
+            return Preset.model_validate(self)
+        except ValidationError as error:
+            raise RequestError("setting_number_missing") from error

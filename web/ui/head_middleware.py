@@ -1,6 +1,5 @@
-"""The head of the page: what has to be in it before Gradio's own script runs, and a nonce for each
-of its scripts. Gradio would read a head from its configuration and put it in late: light or dark
-would flash."""
+"""ASGI middleware that adds to the page's head: styles and scripts that run before Gradio's, and a
+nonce for every script. Gradio would add a head of its own late, so light or dark would flash."""
 
 from __future__ import annotations
 
@@ -14,14 +13,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from web.security_headers import PAGE_POLICY
 from web.ui.custom_components import ROUTE, STATIC, head
 
-# All at once, while Gradio's own load: each would be asked for only by the one that imports it.
+# Loaded at once, beside Gradio's; otherwise each would wait for the module that imports it.
 MODULES = "".join(
     f'<link rel="modulepreload" fetchpriority="low" href="{ROUTE[1:]}/{path.name}">'
     for path in sorted(STATIC.glob("*.js"))
     if path.name != "theme.js"
 )
-# The colours that Gradio begins with follow the system; theme.js says what was chosen instead.
-FIRST = f"""
+# Gradio's first colours follow the system; theme.js sets the theme that the visitor chose.
+HEAD = f"""
 <style>
   :root[data-theme=light] {{ --bg-dark: var(--bg); --col-dark: var(--col); }}
   :root[data-theme=dark] {{ --bg: var(--bg-dark); --col: var(--col-dark); }}
@@ -31,7 +30,7 @@ FIRST = f"""
 {MODULES}
 """.encode()
 SCRIPT = re.compile(rb"<script(?=[\s>])")
-BASE = b'<base href="./" />'  # in Gradio's page, for addresses like the script's
+BASE_TAG = b'<base href="./" />'  # in Gradio's page; relative addresses must come after it
 
 
 class HeadInjectionMiddleware:
@@ -44,37 +43,36 @@ class HeadInjectionMiddleware:
         if scope["type"] != "http" or scope["path"] != "/":
             await self._app(scope, receive, send)
             return
-        if scope["method"] == "HEAD":  # a tab that looks whether the server is back
+        if scope["method"] == "HEAD":  # a tab that checks whether the server is back
             await Response(media_type="text/html")(scope, receive, send)
             return
         parts: list[bytes] = []
-        began: list[Message] = []
+        start: list[Message] = []
 
-        async def whole(message: Message) -> None:
+        async def collect(message: Message) -> None:
             if message["type"] == "http.response.start":
-                began.append(message)
+                start.append(message)
                 return
             parts.append(message.get("body", b""))
             if message.get("more_body"):
                 return
             nonce = secrets.token_urlsafe(16)
-            body = _with_nonce(_with_first(b"".join(parts)), nonce)
-            (start,) = began
-            headers = MutableHeaders(scope=start)
+            body = _with_nonce(_with_head(b"".join(parts)), nonce)
+            headers = MutableHeaders(scope=start[0])
             headers["content-length"] = str(len(body))
             headers["content-security-policy"] = PAGE_POLICY.format(nonce=nonce)
             headers["cache-control"] = "no-store"
-            await send(start)
+            await send(start[0])
             await send({"type": "http.response.body", "body": body})
 
-        await self._app(scope, receive, whole)
+        await self._app(scope, receive, collect)
 
 
-def _with_first(page: bytes) -> bytes:
-    """The page; whatever else is sent, such as a redirection, stays as it is."""
-    return page.replace(BASE, BASE + FIRST, 1)
+def _with_head(page: bytes) -> bytes:
+    """Adds to the page's head. Other responses, such as a redirection, stay as they are."""
+    return page.replace(BASE_TAG, BASE_TAG + HEAD, 1)
 
 
 def _with_nonce(page: bytes, nonce: str) -> bytes:
-    """Every script tag of the page gets the nonce. Within scripts, `<` is written as an escape."""
+    """Adds the nonce to every script tag of the page. Within scripts, `<` is escaped."""
     return SCRIPT.sub(b'<script nonce="%s"' % nonce.encode(), page)

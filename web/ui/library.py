@@ -1,4 +1,4 @@
-"""What a visitor keeps for later: presets of the sampling, and prompts to use again, by owner."""
+"""The library: presets of the sampling and prompts that visitors save, by owner."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from web.chats.store.models import SavedPreset, Snippet
 from web.ui.choices import preset_choices
 from web.ui.presets import PRESETS, Preset, preset_from_sampling
 
-OWN = "own:"  # before the name of a preset of the visitor's, so that it hides none of ours
+OWN = "own:"  # before the name of a visitor's preset, so that it hides no built-in one
 
 
 class PromptLibrary:
-    """Presets and prompts in a store."""
+    """Presets and prompts in the chat store, which calls prompts snippets."""
 
     def __init__(self, store: ChatStore) -> None:
         self._store = store
 
     def presets(self, owner: str) -> dict[str, Preset]:
-        """Ours and the owner's own, by value of the control."""
+        """Returns the built-in presets and the owner's, by the control's values."""
         own = {
-            f"{OWN}{p.name}": preset_from_sampling(p.sampling) for p in self._store.presets(owner)
+            f"{OWN}{saved.name}": preset_from_sampling(saved.sampling)
+            for saved in self._store.presets(owner)
         }
         return {**PRESETS, **own}
 
     def preset_choices(self, owner: str, language: str) -> list[tuple[str, str]]:
-        """The presets with their labels."""
-        own = [(p.name, f"{OWN}{p.name}") for p in self._store.presets(owner)]
+        """Returns the presets with their labels."""
+        own = [(saved.name, f"{OWN}{saved.name}") for saved in self._store.presets(owner)]
         return [*preset_choices(language), *own]
 
     def save_preset(self, owner: str, saved: SavedPreset) -> str:
-        """Keep a preset; the value of the control for it.
+        """Saves a preset; returns the control's value for it.
 
         Raises:
             RequestError: it has no name, or too long a one.
@@ -40,25 +41,25 @@ class PromptLibrary:
         return f"{OWN}{validate_name(saved.name)}"
 
     def delete_preset(self, owner: str, value: str | None) -> None:
-        """Forget one of the owner's.
+        """Deletes a preset of the owner.
 
         Raises:
-            RequestError: it is one of ours, or none.
+            RequestError: it is a built-in one, or none is chosen.
         """
         if not value or not value.startswith(OWN):
             raise RequestError("preset_not_deletable")
         self._store.delete_preset(owner, value.removeprefix(OWN))
 
     def snippets(self, owner: str) -> list[tuple[str, str]]:
-        """The owner's prompts as choices: name and value are the same."""
+        """Returns the owner's prompts as choices: label and value are the same."""
         return [(name, name) for name in self._store.snippets(owner)]
 
     def snippet(self, owner: str, name: str | None) -> str:
-        """A prompt's text; "" for one that is gone."""
+        """Returns a prompt's text; "" for one that is gone."""
         return self._store.snippet(owner, name or "")
 
     def save_snippet(self, owner: str, name: str, text: str) -> None:
-        """Keep a prompt.
+        """Saves a prompt.
 
         Raises:
             RequestError: it has no text, no name, or too long a one.
@@ -68,7 +69,7 @@ class PromptLibrary:
         self._store.save_snippet(owner, Snippet(name, text))
 
     def delete_snippet(self, owner: str, name: str | None) -> None:
-        """Forget a prompt.
+        """Deletes a prompt.
 
         Raises:
             RequestError: none is chosen.

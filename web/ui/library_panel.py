@@ -1,4 +1,4 @@
-"""Where presets and prompts are saved and taken out again: a part of the settings."""
+"""The part of the settings where presets and prompts are saved, used and deleted."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from model.translations import DEFAULT, texts
 
 
 @dataclass(frozen=True)
-class ShelfPanel:
-    """The part of the settings where things are saved and taken out again."""
+class LibraryPanel:
+    """Two accordions: prompts, which the code calls snippets, and presets."""
 
     prompts: gr.Accordion
     snippet: gr.Dropdown
@@ -26,8 +26,8 @@ class ShelfPanel:
     delete_preset: gr.Button
 
     @classmethod
-    def build(cls) -> ShelfPanel:
-        """Lay it out; call it inside of the settings."""
+    def build(cls) -> LibraryPanel:
+        """Lays the panel out; call it inside of the settings."""
         t = texts(DEFAULT)
         with gr.Accordion(t["shelf_presets"], open=False) as presets:
             preset_name = gr.Textbox(label=t["shelf_preset_name"], max_lines=1)
@@ -51,7 +51,7 @@ class ShelfPanel:
         )  # fmt: skip
 
     def labels(self, t: Mapping[str, str]) -> Iterable[tuple[Any, dict[str, Any]]]:
-        """Its texts."""
+        """Returns the panel's texts."""
         return (
             (self.prompts, {"label": t["shelf_prompts"]}),
             (self.snippet, {"label": t["shelf_snippet"], "info": t["shelf_snippet_info"]}),

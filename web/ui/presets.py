@@ -1,16 +1,18 @@
-"""Sampling settings as the page offers them."""
+"""Sampling presets of the page: values for the sliders."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import replace
 
-from model.errors import RequestError
+from pydantic import BaseModel, ConfigDict
+
 from model.types import Sampling
 
 
-@dataclass(frozen=True)
-class Preset:
-    """Values for the sliders, in their order on the page."""
+class Preset(BaseModel):
+    """The sampling values that a preset sets, each by the name of its slider."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
 
     temperature: float
     top_p: float
@@ -20,40 +22,19 @@ class Preset:
 
 
 PRESETS = {
-    "precise": Preset(0.0, 1.0, 0, 0.0, 1.1),
-    "balanced": Preset(0.7, 0.9, 40, 0.0, 1.1),
-    "creative": Preset(1.0, 0.95, 100, 0.05, 1.1),
+    "precise": Preset(temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.1),
+    "balanced": Preset(temperature=0.7, top_p=0.9, top_k=40, min_p=0.0, repetition_penalty=1.1),
+    "creative": Preset(temperature=1.0, top_p=0.95, top_k=100, min_p=0.05, repetition_penalty=1.1),
 }
 FIRST = "balanced"
 MAX_TOKENS = 512
 
 
-def sampling(preset: Preset, max_tokens: float | None, seed: float | None) -> Sampling:
-    """From what the sliders say; Gradio hands numbers over as floats, an emptied box as None.
-
-    A seed below 0, or none, means a new one each time.
-    """
-    if None in astuple(preset):
-        raise RequestError("setting_number_missing")
-    return Sampling(
-        max_tokens=int(max_tokens or MAX_TOKENS),
-        temperature=float(preset.temperature),
-        top_p=float(preset.top_p),
-        top_k=int(preset.top_k),
-        min_p=float(preset.min_p),
-        repetition_penalty=float(preset.repetition_penalty),
-        seed=None if seed is None or seed < 0 else int(seed),
-    )
-
-
 def apply_preset(preset: Preset, sampling: Sampling) -> Sampling:
-    """`sampling` with the preset's values; how long, and from which seed, stays as it is."""
-    return replace(sampling, **asdict(preset))
+    """Returns `sampling` with the preset's values; its length and seed stay."""
+    return replace(sampling, **preset.model_dump())
 
 
 def preset_from_sampling(sampling: Sampling) -> Preset:
-    """The sliders' values of a sampling."""
-    return Preset(
-        sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p,
-        sampling.repetition_penalty,
-    )  # fmt: skip
+    """Returns the sliders' values of a sampling."""
+    return Preset.model_validate(sampling)

@@ -1,4 +1,4 @@
-"""What a tab has been sent, so that only what is new is sent again."""
+"""The state that a tab has been sent, so that only changes are sent."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import gradio as gr
+
 from web.chats.reply_job import ReplyJob
 from web.ui.chat_view import live_notice
+from web.ui.controls import Encoded
 
 Value = dict[str, Any]
 
@@ -19,52 +22,93 @@ class SentItems:
 
     hashes: dict[str, int] = field(default_factory=dict)
 
-    def changed(self, items: Iterable[Value]) -> Value:
-        """Their order, and those that are new or another than before, by id."""
-        fresh: dict[str, Value] = {}
+    def changes(self, items: Iterable[Value]) -> Value:
+        """Returns the items' order, and those that are new or have changed, by id."""
+        changed: dict[str, Value] = {}
         hashes: dict[str, int] = {}
         for item in items:
             key = item["id"]
             hashes[key] = hash(json.dumps(item, ensure_ascii=False))
             if self.hashes.get(key) != hashes[key]:
-                fresh[key] = item
+                changed[key] = item
         self.hashes = hashes
-        return {"order": list(hashes), "changed": fresh}
+        return {"order": list(hashes), "changed": changed}
+
+
+@dataclass(frozen=True)
+class SentReply:
+    """A streaming reply as it was sent last, with the short number that the tab knows it by."""
+
+    reply: ReplyJob
+    number: int
+    text: str
+    notice: str
 
 
 @dataclass
 class LiveTexts:
-    """The texts of streaming replies that a tab has been sent, each reply with a short number."""
+    """The texts of streaming replies that a tab has been sent."""
 
     count: int = 0
-    # By message: the reply (a message that is continued has another), its number, text and notice.
-    sent: dict[str, tuple[ReplyJob, int, str, str]] = field(default_factory=dict)
+    # By message. A message that is continued gets another reply.
+    sent: dict[str, SentReply] = field(default_factory=dict)
 
-    def news(self, replies: Sequence[ReplyJob], language: str) -> list[Value | list[Any]]:
-        """For each reply that has changed: [number, added text], or an object with all of it.
+    def changes(self, replies: Sequence[ReplyJob], language: str) -> list[Value | list[Any]]:
+        """Returns for each changed reply [number, added text], or an object with its full text.
 
-        Those that have ended since are among them, until `keep`.
+        Replies that have ended since are included, until `keep`.
         """
         running = {reply.message.id for reply in replies}
-        ended = [reply for key, (reply, *_) in self.sent.items() if key not in running]
-        return [one for reply in (*ended, *replies) if (one := self._of(reply, language))]
+        ended = [sent.reply for key, sent in self.sent.items() if key not in running]
+        changes = [self._change(reply, language) for reply in (*ended, *replies)]
+        return [change for change in changes if change]
 
     def texts(self) -> dict[str, str]:
-        """The texts by message."""
-        return {key: text for key, (_, _, text, _) in self.sent.items()}
+        """Returns the texts by message."""
+        return {key: sent.text for key, sent in self.sent.items()}
 
     def keep(self, messages: Sequence[str]) -> None:
-        """Forget all others: the log has their last word."""
-        self.sent = {key: one for key, one in self.sent.items() if key in messages}
+        """Forgets all other messages: the log has sent their final state."""
+        self.sent = {key: sent for key, sent in self.sent.items() if key in messages}
 
-    def _of(self, reply: ReplyJob, language: str) -> Value | list[Any]:
+    def _change(self, reply: ReplyJob, language: str) -> Value | list[Any]:
         key, text, notice = reply.message.id, reply.text, live_notice(reply, language)
         before = self.sent.get(key)
-        if before is None or before[0] is not reply:
+        if before is None or before.reply is not reply:
             self.count += 1
             before = None
-        _, number, known, noticed = before or (reply, self.count, "", "")
-        self.sent[key] = reply, number, text, notice
-        if before is None or noticed != notice or not text.startswith(known):
+        number = before.number if before else self.count
+        self.sent[key] = SentReply(reply, number, text, notice)
+        if before is None or before.notice != notice or not text.startswith(before.text):
             return {"n": number, "id": key, "text": text, "notice": notice}
-        return [number, text[len(known) :]] if text != known else []
+        return [number, text[len(before.text) :]] if text != before.text else []
+
+
+@dataclass
+class SentControls:
+    """Updates of controls, by hashes of their JSON, and the numbers of choices."""
+
+    hashes: dict[int, int] = field(default_factory=dict)
+    counts: dict[int, int] = field(default_factory=dict)
+
+    def changes(self, updates: Encoded, components: Sequence[Any]) -> list[Encoded]:
+        """Returns the updates that the tab does not have, in one or two messages.
+
+        A drop-down that loses choices is hidden first: Gradio's list, while it is open, would fail
+        on a missing choice.
+        """
+        changed: Encoded = []
+        hidden: Encoded = []
+        for number, properties in updates:
+            digest = hash(json.dumps(properties, ensure_ascii=False))
+            if self.hashes.get(number) == digest:
+                continue
+            self.hashes[number] = digest
+            changed.append([number, properties])
+            if isinstance(components[number], gr.Dropdown) and "choices" in properties:
+                count = len(properties["choices"])
+                if count < self.counts.get(number, 0):
+                    hidden.append([number, {"visible": False}])
+                    properties["visible"] = True
+                self.counts[number] = count
+        return [message for message in (hidden, changed) if message]

@@ -1,4 +1,4 @@
-"""Everything behind the page, tied together: chats, replies, controls, actions, tabs."""
+"""The objects behind the page, built and connected: chats, replies, controls, actions, tabs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ UPLOADS = "uploads"  # in the data folder
 
 @dataclass(frozen=True)
 class PageService:
-    """What the page's endpoints use."""
+    """The objects that the page's endpoints use."""
 
     blocks: gr.Blocks
     layout: Layout
@@ -40,29 +40,29 @@ class PageService:
     workers: Workers
     controls: ControlUpdates
     actions: Actions
-    watch: ModelWatcher
+    watcher: ModelWatcher
     uploads: Uploads | None
 
     def check(self) -> None:
-        """That a page can be drawn now: controls for an unknown visitor, and threads that work.
+        """Checks that a page can be drawn: controls for an unknown visitor, and free threads.
 
         Raises:
-            Exception: it cannot.
+            Exception: it cannot be drawn.
         """
-        visit = TabSession(Owner("session:health", persistent=False))
-        updates = self.layout.controls.encode(self.controls.all(visit))
+        tab = TabSession(Owner("session:health", persistent=False))
+        updates = self.layout.controls.encode(self.controls.all(tab))
         json.dumps(updates, ensure_ascii=False).encode()
         self.workers.check()
 
     def bind(self) -> None:
-        """Something is asked for on the event loop that runs now; it may precede any tab."""
+        """Binds the running event loop. A request may come before any tab is open."""
         self.tab_sessions.on_loop.bind()
         self.tab_sessions.subscribe(self.chat_service.on_replica_event)
 
     def begin(self) -> None:
-        """A tab has been opened, on the event loop that runs now."""
+        """Prepares for a new tab, on the running event loop."""
         self.bind()
-        self.watch.begin()
+        self.watcher.begin()
 
     @property
     def tab_sessions(self) -> TabSessions:
@@ -73,41 +73,46 @@ class PageService:
         cls,
         manager: ModelManager,
         store_handle: OpenStore,
-        desk: TrainingService | None,
+        training_service: TrainingService | None,
         link: PublicLink | None,
         data_dir: Path,
     ) -> PageService:
-        """The service for `manager`; with a `desk` the page has a tab for training."""
-        blocks, layout = build_page(manager.status().remote, desk is not None)
-        workers, on_loop = Workers(), LoopCaller()
-        store = store_handle.store
-        tab_sessions = TabSessions(store_handle.replica_bus, on_loop)
-        reply_generator = ReplyGenerator(
-            manager,
-            store,
-            store_handle.lock.id,
-            tab_sessions.notify_changed,
-            tab_sessions.notify_progress,
-            tab_sessions.notify_saved,
-            store_handle.replica_bus,
-            workers,
-            on_loop,
-        )
-        chat_service = ChatService(
-            manager,
-            store,
-            tab_sessions,
-            reply_generator,
-            link,
-            store_handle.mark_interrupted_replies,
-        )
-        shelf = PromptLibrary(store)
+        """Builds the service. With a `training_service` the page has a Train tab."""
+        blocks, layout = build_page(manager.status().remote, training_service is not None)
+        workers = Workers()
+        chat_service = _chat_service(manager, store_handle, link, workers)
+        library = PromptLibrary(store_handle.store)
         training = uploads = None
-        if desk is not None and layout.train is not None:
+        if training_service is not None and layout.train is not None:
             uploads = Uploads(data_dir / UPLOADS)
-            training = TrainActions(desk, layout.train, uploads)
-        controls = ControlUpdates(chat_service, shelf, layout, training)
-        ahead = PrefillAhead(manager, chat_service, workers)
-        actions = Actions(chat_service, shelf, layout, controls, ahead, training)
-        watch = ModelWatcher(chat_service, desk)
-        return cls(blocks, layout, chat_service, workers, controls, actions, watch, uploads)
+            training = TrainActions(training_service, layout.train, uploads)
+        controls = ControlUpdates(chat_service, library, layout, training)
+        prefill_ahead = PrefillAhead(manager, chat_service, workers)
+        actions = Actions(chat_service, library, layout, controls, prefill_ahead, training)
+        watcher = ModelWatcher(chat_service, training_service)
+        return cls(blocks, layout, chat_service, workers, controls, actions, watcher, uploads)
+
+
+def _chat_service(
+    manager: ModelManager, store_handle: OpenStore, link: PublicLink | None, workers: Workers
+) -> ChatService:
+    tab_sessions = TabSessions(store_handle.replica_bus, LoopCaller())
+    reply_generator = ReplyGenerator(
+        manager,
+        store_handle.store,
+        store_handle.lock.id,
+        tab_sessions.notify_changed,
+        tab_sessions.notify_progress,
+        tab_sessions.notify_saved,
+        store_handle.replica_bus,
+        workers,
+        tab_sessions.on_loop,
+    )
+    return ChatService(
+        manager,
+        store_handle.store,
+        tab_sessions,
+        reply_generator,
+        link,
+        store_handle.mark_interrupted_replies,
+    )

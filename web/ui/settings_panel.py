@@ -1,33 +1,33 @@
-"""The settings, one click away: how a chat is answered."""
+"""The side bar with the settings of a chat, the library and the public link."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
 from model.translations import DEFAULT, texts
 from web.chats.store.models import ChatSettings
-from web.ui.choices import preset_choices
-from web.ui.library_panel import ShelfPanel
+from web.ui.choices import AUTOMATIC, preset_choices
+from web.ui.controls import Updates
+from web.ui.library_panel import LibraryPanel
 from web.ui.presets import FIRST, MAX_TOKENS, PRESETS, Preset, preset_from_sampling
 from web.ui.share_panel import SharePanel
 
-SLIDER_MAX = 1.5  # of the adapter's scale: what the slider offers
-Updates = dict[Any, Any]
+MAX_SLIDER_SCALE = 1.5  # the largest adapter scale that the slider offers
 
 
 @dataclass(frozen=True)
 class SettingsPanel:
-    """A side bar at the right with everything that a chat remembers beside its adapter.
+    """A side bar at the right with everything that a chat stores besides its adapter.
 
-    `whole` adapters are served at strength 0 or 1, and nothing between.
+    With `only_0_or_1`, an adapter's scale is 0 or 1, and nothing between.
     """
 
     bar: gr.Sidebar
-    scale: gr.Slider
+    adapter_scale: gr.Slider
     preset: gr.Radio
     temperature: gr.Slider
     top_p: gr.Slider
@@ -38,28 +38,29 @@ class SettingsPanel:
     seed: gr.Number
     template: gr.Dropdown
     system: gr.Textbox
-    shelf: ShelfPanel
+    library: LibraryPanel
     share: SharePanel
-    whole: bool = False
+    only_0_or_1: bool = False
 
     @property
-    def sliders(self) -> list[gr.Slider]:
-        """Those that a preset sets, in its order."""
-        return [self.temperature, self.top_p, self.top_k, self.min_p, self.repetition_penalty]
+    def sliders(self) -> dict[str, gr.Slider]:
+        """The sliders that a preset sets, by the names of `Preset`'s fields."""
+        return {
+            "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k,
+            "min_p": self.min_p, "repetition_penalty": self.repetition_penalty,
+        }  # fmt: skip
 
     @property
-    def boxes(self) -> list[Any]:
-        """Those in which something can be written."""
+    def text_boxes(self) -> list[Any]:
+        """The controls that take typed text."""
         return [self.system, self.seed]
 
     @property
     def form(self) -> dict[str, Any]:
-        """What a reply is asked for with, by the names of `form_values.FormValues`."""
+        """The controls of a reply's settings, by the names of `form_values.FormValues`."""
         return {
-            "scale": self.scale, "template": self.template, "system": self.system,
-            "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k,
-            "min_p": self.min_p, "repetition_penalty": self.repetition_penalty,
-            "max_tokens": self.max_tokens, "seed": self.seed,
+            "scale": self.adapter_scale, "template": self.template, "system": self.system,
+            **self.sliders, "max_tokens": self.max_tokens, "seed": self.seed,
         }  # fmt: skip
 
     @property
@@ -68,17 +69,13 @@ class SettingsPanel:
         return list(self.form.values())
 
     @classmethod
-    def build(cls, whole: bool = False) -> SettingsPanel:
-        """Lay it out; call it inside a `gr.Blocks`."""
-        t = texts(DEFAULT)
-        first = PRESETS[FIRST]
+    def build(cls, only_0_or_1: bool = False) -> SettingsPanel:
+        """Lays the panel out; call it inside a `gr.Blocks`."""
+        t, first = texts(DEFAULT), PRESETS[FIRST]
         with gr.Sidebar(
             label=t["settings"], open=False, position="right", width=340, elem_id="settings"
         ) as bar:
-            scale = gr.Slider(
-                0, 1 if whole else SLIDER_MAX, 1, step=1 if whole else 0.05, label=t["strength"],
-                info=t[_strength_info(whole)],
-            )  # fmt: skip
+            scale = _scale_slider(only_0_or_1)
             system = gr.Textbox(label=t["system_prompt"], info=t["system_prompt_info"], lines=3)
             preset = gr.Radio(preset_choices(DEFAULT), value=FIRST, label=t["preset"])
             temperature = gr.Slider(
@@ -94,20 +91,21 @@ class SettingsPanel:
             max_tokens = gr.Slider(16, 4096, MAX_TOKENS, step=16, label=t["max_tokens"])
             seed = gr.Number(-1, label=t["seed"], precision=0, minimum=-1)
             template = gr.Dropdown(
-                [(t["template_auto"], "")], value="", label=t["template"], filterable=False
-            )
-            shelf = ShelfPanel.build()
+                [(t["template_auto"], AUTOMATIC)], value=AUTOMATIC, label=t["template"],
+                filterable=False,
+            )  # fmt: skip
+            library = LibraryPanel.build()
             share = SharePanel.build()
         return cls(
             bar, scale, preset, temperature, top_p, top_k, min_p, penalty, max_tokens, seed,
-            template, system, shelf, share, whole,
+            template, system, library, share, only_0_or_1,
         )  # fmt: skip
 
     def labels(self, t: Mapping[str, str]) -> Iterable[tuple[Any, dict[str, Any]]]:
-        """Its texts."""
+        """Returns the panel's texts."""
         return (
             (self.bar, {"label": t["settings"]}),
-            (self.scale, {"label": t["strength"], "info": t[_strength_info(self.whole)]}),
+            (self.adapter_scale, _scale_texts(t, self.only_0_or_1)),
             (self.preset, {"label": t["preset"]}),
             (self.temperature, {"label": t["temperature"], "info": t["temperature_info"]}),
             (self.top_p, {"label": t["top_p"]}),
@@ -118,24 +116,34 @@ class SettingsPanel:
             (self.seed, {"label": t["seed"]}),
             (self.template, {"label": t["template"]}),
             (self.system, {"label": t["system_prompt"], "info": t["system_prompt_info"]}),
-            *self.shelf.labels(t),
+            *self.library.labels(t),
             *self.share.labels(t),
         )
 
     def fill(self, settings: ChatSettings, presets: Mapping[str, Preset]) -> Updates:
-        """Updates that show a chat's settings, but for its template."""
+        """Returns updates that show a chat's settings, except for its template."""
         sampling = settings.sampling
         preset = preset_from_sampling(sampling)
         return {
-            self.scale: settings.adapter_scale,
+            self.adapter_scale: settings.adapter_scale,
             self.system: settings.system,
             self.max_tokens: sampling.max_tokens or MAX_TOKENS,
             self.seed: -1 if sampling.seed is None else sampling.seed,
-            # The values may be nobody's preset, and then none is marked.
-            self.preset: next((name for name, known in presets.items() if known == preset), None),
-            **dict(zip(self.sliders, astuple(preset), strict=True)),
+            # Where the values are no preset's, none is marked.
+            self.preset: next((name for name, other in presets.items() if other == preset), None),
+            **self.slider_updates(preset),
         }
 
+    def slider_updates(self, preset: Preset) -> Updates:
+        """Returns updates that move the sliders to a preset's values."""
+        return {self.sliders[name]: value for name, value in preset.model_dump().items()}
 
-def _strength_info(whole: bool) -> str:
-    return "strength_info_whole" if whole else "strength_info"
+
+def _scale_slider(only_0_or_1: bool) -> gr.Slider:
+    largest, step = (1, 1) if only_0_or_1 else (MAX_SLIDER_SCALE, 0.05)
+    return gr.Slider(0, largest, 1, step=step, **_scale_texts(texts(DEFAULT), only_0_or_1))
+
+
+def _scale_texts(t: Mapping[str, str], only_0_or_1: bool) -> dict[str, Any]:
+    info = "strength_info_whole" if only_0_or_1 else "strength_info"
+    return {"label": t["strength"], "info": t[info]}

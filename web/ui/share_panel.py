@@ -1,4 +1,4 @@
-"""The public link, for whoever opened it: its code to scan, its limits, and its end."""
+"""The panel of the public link, for its owner: QR code, limits, and a button that ends it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ import gradio as gr
 from model.translations import DEFAULT, texts, translate
 from web.chats.tab_sessions import TabSession
 from web.public_link.limits import HOUR, PublicLink
-
-Updates = dict[Any, Any]
+from web.ui.controls import Updates
 
 
 @dataclass(frozen=True)
 class SharePanel:
-    """A part of the settings that visitors of the link never get to see."""
+    """A part of the settings that is hidden from visitors of the link."""
 
     panel: gr.Accordion
     share_link: gr.HTML
@@ -27,7 +26,7 @@ class SharePanel:
 
     @classmethod
     def build(cls) -> SharePanel:
-        """Lay it out; call it inside of the settings."""
+        """Lays the panel out; call it inside of the settings."""
         t = texts(DEFAULT)
         with gr.Accordion(t["share"], open=True, visible=False, elem_id="share") as panel:
             link = gr.HTML(elem_id="link")
@@ -35,26 +34,26 @@ class SharePanel:
         return cls(panel, link, revoke)
 
     def labels(self, t: Mapping[str, str]) -> Iterable[tuple[Any, dict[str, Any]]]:
-        """Its texts."""
+        """Returns the panel's texts."""
         return ((self.panel, {"label": t["share"]}), (self.revoke, {"value": t["share_revoke"]}))
 
     @property
     def outputs(self) -> list[Any]:
         return [self.panel, self.share_link, self.revoke]
 
-    def shown(self, link: PublicLink | None, visit: TabSession) -> Updates:
-        """How the link is; nothing for its visitors."""
-        if link is None or visit.guest:
+    def updates(self, link: PublicLink | None, tab: TabSession) -> Updates:
+        """Returns the link's state; the panel is hidden from the link's visitors."""
+        if link is None or tab.guest:
             return {self.panel: gr.update(visible=False)}
         return {
             self.panel: gr.update(visible=True),
-            self.share_link: describe(link, visit.language),
+            self.share_link: describe(link, tab.language),
             self.revoke: gr.update(visible=link.address is not None and not link.closed),
         }
 
 
 def describe(link: PublicLink, language: str) -> str:
-    """The link as HTML."""
+    """Returns the link's state as HTML."""
     if link.problem:
         return f"<p>{escape(link.problem.sentence(language))}</p>"
     if link.closed:
@@ -64,7 +63,7 @@ def describe(link: PublicLink, language: str) -> str:
     address = escape(link.address)
     lines = "".join(f"<p>{escape(line)}</p>" for line in _facts(link, language))
     return (
-        f"{_code(link.address, translate(language, 'share_code'))}"
+        f"{_qr_code(link.address, translate(language, 'share_code'))}"
         f'<p><a href="{address}" target="_blank" rel="noopener">{address}</a></p>{lines}'
     )
 
@@ -84,13 +83,13 @@ def _facts(link: PublicLink, language: str) -> list[str]:
     return facts
 
 
-def _code(address: str, label: str) -> str:
-    """A QR code as SVG: dark on white in any theme, for scanners that know no other."""
+def _qr_code(address: str, label: str) -> str:
+    """Returns a QR code as SVG: dark on white in any theme, as some scanners need."""
     import segno
 
     drawing = io.BytesIO()
     segno.make(address, error="m").save(
         drawing, kind="svg", scale=4, xmldecl=False, light="white", omitsize=True
     )
-    words = escape(label)
-    return f'<div class="code" role="img" aria-label="{words}">{drawing.getvalue().decode()}</div>'
+    text = escape(label)
+    return f'<div class="code" role="img" aria-label="{text}">{drawing.getvalue().decode()}</div>'

@@ -1,107 +1,93 @@
-"""What the Train tab asks for: a look at uploaded data, a training, its end; and what it shows."""
+"""Actions of the Train tab: preview data, start and cancel a training; and the tab's controls."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
 
 import gradio as gr
-from pydantic import Field, StringConstraints
 
 from model.errors import LinlyError
 from model.translations import redact_paths, translate
 from web.chats.tab_sessions import TabSession
 from web.training.service import TrainingForm, TrainingService, name_for
 from web.training.uploads import Uploads
+from web.ui.action_result import ActionResult, error_sentence
 from web.ui.choices import AUTOMATIC
 from web.ui.controls import Updates
-from web.ui.form_values import Body, Name, Number
+from web.ui.request_models import Empty, Train
 from web.ui.train_layout import TrainLayout, relabel
 from web.ui.train_view import data_view, job_view
 
-EPOCHS, RANK = 3, 8  # where the sliders were never touched
-MAX_EPOCHS, MAX_RANK = 100, 1_024
-
-
-class TrainForm(Body):
-    """The tab's controls, and the token of the file that was uploaded."""
-
-    upload: Annotated[str, StringConstraints(max_length=100)] | None = None
-    train_name: Name | None = None
-    train_template: Name | None = None
-    train_epochs: Annotated[float, Field(ge=1, le=MAX_EPOCHS)] | None = None
-    train_rank: Annotated[float, Field(ge=1, le=MAX_RANK)] | None = None
-    train_rate: Number = None
-    train_description: Name | None = None
-    train_inputs: bool | None = None
+EPOCHS, RANK = 3, 8  # where the sliders were never moved
 
 
 @dataclass(frozen=True)
 class TrainActions:
-    """For worker threads; the page's middleware has seen to it that the visitor may train.
+    """For worker threads. The page's middleware has checked that the visitor may train."""
 
-    `adapter` updates the adapters' drop-down so that one of them is chosen.
-    """
-
-    desk: TrainingService
+    service: TrainingService
     layout: TrainLayout
     uploads: Uploads
 
-    def look(self, visit: TabSession, form: TrainForm) -> Updates:
-        """Show what is in the file, and suggest a name."""
-        ui = self.layout
+    def preview(self, tab: TabSession, body: Train) -> ActionResult:
+        """Shows the uploaded data, and suggests a name."""
+        ui, form = self.layout, body.form
         if not form.upload:
-            return {ui.data: "", ui.notice: gr.update(visible=False)}
-        path = self.uploads.path(visit.owner.id, form.upload)
+            return ActionResult(updates={ui.data: "", ui.notice: gr.update(visible=False)})
+        path = self.uploads.path(tab.owner.id, form.upload)
         try:
-            seen = self.desk.look(path, form.train_template or None, bool(form.train_inputs))
+            data = self.service.look(path, form.train_template, bool(form.train_inputs))
         except LinlyError as error:
-            said = redact_paths(error.text).sentence(visit.language)
-            return {ui.data: "", **self._notice(said)}
-        return {
-            ui.data: data_view(seen, visit.language),
+            message = redact_paths(error.text).sentence(tab.language)
+            return ActionResult(updates={ui.data: "", **self._notice(message)})
+        return ActionResult(updates={
+            ui.data: data_view(data, tab.language),
             ui.notice: gr.update(visible=False),
             ui.name: form.train_name or name_for(path),
-        }
+        })  # fmt: skip
 
-    def start(self, visit: TabSession, form: TrainForm) -> Updates:
-        """Begin to train."""
+    def start(self, tab: TabSession, body: Train) -> ActionResult:
+        """Begins a training."""
+        form = body.form
         try:
-            data = self.uploads.path(visit.owner.id, form.upload or "")
-            self.desk.start(TrainingForm(
-                data, (form.train_name or "").strip(), form.train_template or None,
-                int(form.train_epochs or EPOCHS), int(form.train_rank or RANK),
-                form.train_rate or None, form.train_description or "", bool(form.train_inputs),
+            self.service.start(TrainingForm(
+                data=self.uploads.path(tab.owner.id, form.upload or ""),
+                name=(form.train_name or "").strip(),
+                template=form.train_template,
+                epochs=int(form.train_epochs or EPOCHS),
+                rank=int(form.train_rank or RANK),
+                learning_rate=form.train_rate or None,
+                description=form.train_description or "",
+                train_on_inputs=bool(form.train_inputs),
             ))  # fmt: skip
         except LinlyError as error:
-            return self._notice(error.text.sentence(visit.language))
-        return {self.layout.notice: gr.update(visible=False), **self.updates(visit)}
+            return ActionResult(updates=self._notice(error_sentence(error, tab.language)))
+        hidden: Updates = {self.layout.notice: gr.update(visible=False)}
+        return ActionResult(updates=hidden | self.updates(tab))
 
-    def cancel(self, visit: TabSession) -> Updates:
-        """End it after its step."""
-        self.desk.cancel()
-        return self.updates(visit)
+    def cancel(self, tab: TabSession, _: Empty) -> ActionResult:
+        """Ends the training after its step."""
+        self.service.cancel()
+        return ActionResult(updates=self.updates(tab))
 
-    def chosen(self, choose: Callable[[str], Updates]) -> Updates:
-        """On to the chat, with what was trained; `choose` selects an adapter."""
-        job = self.desk.job
-        self.desk.manager.adapters()
-        return choose(job.name) if job else {}
+    def trained_adapter(self) -> str | None:
+        """Returns the adapter of the last training, after it has been registered."""
+        job = self.service.job
+        self.service.manager.adapters()
+        return job.name if job else None
 
-    def updates(self, visit: TabSession) -> Updates:
-        """The tab as it is now: nothing of a training is shown to those who may not train."""
-        ui, language = self.layout, visit.language
-        if not visit.may_train:
+    def updates(self, tab: TabSession) -> Updates:
+        """Returns the tab as it is now; it is hidden from visitors who may not train."""
+        ui, language = self.layout, tab.language
+        if not tab.may_train:
             return {ui.tab: gr.update(visible=False)}
-        job, running = self.desk.job, self.desk.running
-        known = [(t.description or t.name, t.name) for t in self.desk.manager.templates()]
+        job, running = self.service.job, self.service.running
+        templates = [(t.description or t.name, t.name) for t in self.service.manager.templates()]
         return {
             **relabel(ui, language),
             ui.tab: gr.update(label=translate(language, "train"), visible=True),
             ui.template: gr.update(
-                choices=[(translate(language, "train_template_auto"), AUTOMATIC), *known],
+                choices=[(translate(language, "train_template_auto"), AUTOMATIC), *templates],
                 label=translate(language, "template"),
             ),
             ui.start: gr.update(value=translate(language, "train_start"), visible=not running),
@@ -113,9 +99,5 @@ class TrainActions:
             ui.job: job_view(job, language),
         }
 
-    def _notice(self, said: str) -> Updates:
-        return {self.layout.notice: gr.update(value=said, visible=True)}
-
-
-def _without_folder(text: str, path: Path) -> str:
-    return text.replace(str(path), path.name)
+    def _notice(self, message: str) -> Updates:
+        return {self.layout.notice: gr.update(value=message, visible=True)}

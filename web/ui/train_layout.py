@@ -10,12 +10,12 @@ import gradio as gr
 
 from model.translations import DEFAULT, texts
 from web.ui.choices import AUTOMATIC
-from web.ui.custom_components import drawn
+from web.ui.custom_components import js_component
 
 
 @dataclass(frozen=True)
 class TrainLayout:
-    """Every component of the tab. The browser's own script draws `file`, and uploads it."""
+    """The components of the tab. A script of the page draws `file`, and uploads it."""
 
     tab: gr.Tab
     about: gr.Markdown
@@ -36,7 +36,7 @@ class TrainLayout:
 
     @property
     def form(self) -> dict[str, Any]:
-        """What a training is started with, by the names of `actions.TrainForm`."""
+        """The controls of a training, by the names of `request_models.TrainForm`."""
         return {
             "train_name": self.name, "train_template": self.template,
             "train_epochs": self.epochs, "train_rank": self.rank,
@@ -46,17 +46,17 @@ class TrainLayout:
 
 
 def build() -> TrainLayout:
-    """Lay the tab out; call it inside of the page's tabs."""
+    """Lays the tab out; call it inside of the page's tabs."""
     with gr.Tab(texts(DEFAULT)["train"], id="train", elem_id="train-tab", visible=False) as tab:
-        return _inside(tab)
+        return _components(tab)
 
 
-def _inside(tab: gr.Tab) -> TrainLayout:
+def _components(tab: gr.Tab) -> TrainLayout:
     t = texts(DEFAULT)
     about = gr.Markdown(t["train_about"])
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            file = drawn("Upload", elem_id="data")
+            file = js_component("Upload", elem_id="data")
             name = gr.Textbox(label=t["train_name"], info=t["train_name_info"], max_lines=1)
             description = gr.Textbox(label=t["train_description"], max_lines=1)
             template = gr.Dropdown(
@@ -82,7 +82,7 @@ def _inside(tab: gr.Tab) -> TrainLayout:
 
 
 def relabel(layout: TrainLayout, language: str) -> dict[Any, Any]:
-    """Updates that put every fixed text of the tab into `language`."""
+    """Returns updates that put every fixed text of the tab into `language`."""
     t = texts(language)
     labelled: Iterable[tuple[Any, dict[str, Any]]] = (
         (layout.tab, {"label": t["train"]}),

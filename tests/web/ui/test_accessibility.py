@@ -1,4 +1,4 @@
-"""Everybody can use the page: axe finds nothing, the keyboard reaches everything."""
+"""Accessibility: axe finds no violation, and the keyboard reaches every control."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from playwright.sync_api import Browser, Page, expect
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from tests.web.browser import ChatPage
-from tests.web.conftest import Serve
-from tests.web.ui.test_train import LINES, Shop, to_training, upload
+from tests.web.conftest import OpenPage
+from tests.web.ui.test_train import LINES, ScriptedTraining, to_training, upload
 from web.access import AccessPolicy
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-# Gradio's login page is a form and nothing around it: it takes a theme from us, but no markup.
+# Gradio's login page is a form and nothing around it: it takes our theme, but no markup.
 LOGIN = ["document-title", "landmark-one-main", "page-has-heading-one", "region"]
 REPLY = """## A heading
 
@@ -54,24 +54,24 @@ each_visitor = pytest.mark.parametrize("context", VISITORS.values(), ids=VISITOR
 
 
 def violations(page: Page, *without: str) -> list[str]:
-    """What axe complains about, with the elements that it means."""
+    """Returns axe's violations with their elements."""
     options = {
         "runOnly": {"type": "tag", "values": TAGS},
         "rules": {rule: {"enabled": False} for rule in without},
         "resultTypes": ["violations"],
     }
-    # What fades in has other colours meanwhile.
+    # While an element fades in, its colours differ.
     page.evaluate("Promise.all(document.getAnimations().map((a) => a.finished.catch(() => 0)))")
     found: list[dict[str, Any]] = Axe().run(page, options=options).response["violations"]
     return [f"{one['id']}: {node['target']}" for one in found for node in one["nodes"]]
 
 
-def speaks(*pieces: str) -> FakeEngine:
+def engine_with_reply(*pieces: str) -> FakeEngine:
     return FakeEngine(lambda prompt, request: list(pieces))
 
 
-def there(chat: ChatPage) -> ChatPage:
-    """Wait for what comes after the page itself: names, roles, the base."""
+def wait_until_loaded(chat: ChatPage) -> ChatPage:
+    """Waits for labels, roles and the base, which are set after the page is loaded."""
     expect(chat.page.locator("#status[role=status]")).to_contain_text("fake-base")
     expect(chat.page.locator("#chats[aria-label]")).to_have_count(1)
     return chat
@@ -85,7 +85,7 @@ def send(chat: ChatPage, text: str = "Tell me") -> None:
 
 
 def compare(chat: ChatPage) -> None:
-    """Ask base and pirate, by what is there in any language."""
+    """Compares base and pirate, by selectors that are the same in any language."""
     chat.page.locator("#compare").click()
     for place, choice in enumerate(("fake-base", "pirate")):
         chat.page.locator("#rivals [role=combobox]").nth(2 * place).click()
@@ -98,8 +98,8 @@ def compare(chat: ChatPage) -> None:
 
 
 @each_visitor
-def test_a_chat_is_accessible(visit: Serve, context: dict[str, object]) -> None:
-    chat = there(visit(speaks(REPLY), **context))
+def test_a_chat_is_accessible(open_page: OpenPage, context: dict[str, object]) -> None:
+    chat = wait_until_loaded(open_page(engine_with_reply(REPLY), **context))
     assert violations(chat.page) == []
     send(chat)
     chat.log.locator("summary").click()
@@ -109,8 +109,10 @@ def test_a_chat_is_accessible(visit: Serve, context: dict[str, object]) -> None:
 
 
 @each_visitor
-def test_settings_and_comparisons_are_accessible(visit: Serve, context: dict[str, object]) -> None:
-    chat = there(visit(speaks(REPLY), **context))
+def test_settings_and_comparisons_are_accessible(
+    open_page: OpenPage, context: dict[str, object]
+) -> None:
+    chat = wait_until_loaded(open_page(engine_with_reply(REPLY), **context))
     chat.page.locator("#settings > .toggle-button").click()
     expect(chat.page.locator("#settings.open")).to_have_count(1)
     for fold in chat.page.locator("#settings .label-wrap").all():
@@ -125,20 +127,20 @@ def test_settings_and_comparisons_are_accessible(visit: Serve, context: dict[str
 def test_the_train_tab_is_accessible(
     browser: Browser, tmp_path: Path, context: dict[str, Any]
 ) -> None:
-    shop = Shop(tmp_path, LINES)
+    scripted = ScriptedTraining(tmp_path, LINES)
     with (
-        serving(shop.manager, AccessPolicy(training="local"), shop.desk) as url,
+        serving(scripted.manager, AccessPolicy(training="local"), scripted.service) as url,
         browser.new_context(**context) as visitor,
     ):
-        page = there(ChatPage(visitor.new_page()).open(url)).page
+        page = wait_until_loaded(ChatPage(visitor.new_page()).open(url)).page
         to_training(page)
         assert violations(page) == []
-        upload(page, shop.data())
+        upload(page, scripted.data())
         expect(page.locator("#preview pre")).to_have_count(2)
         page.get_by_role("button", name="Start training").click()
         expect(page.locator("#job[role=status] svg")).to_be_visible()
         assert violations(page) == []
-        shop.desk.trainings.close()
+        scripted.service.trainings.close()
 
 
 @pytest.mark.parametrize("context", [WIDE, DARK], ids=["light", "dark"])
@@ -155,7 +157,7 @@ def test_the_login_page_is_accessible(browser: Browser, context: dict[str, Any])
         assert violations(page, *LOGIN) == []
 
 
-# What has the focus: its name, whether it is on the screen, and whether one sees that it has it.
+# The focused element: its label, whether it is on the screen, and whether the focus is visible.
 FOCUSED = """() => {
   const e = document.activeElement;
   if (!e || e === document.body) return null;
@@ -176,7 +178,7 @@ FOCUSED = """() => {
 
 
 def walk(page: Page, key: str = "Tab", most: int = 90) -> list[dict[str, Any]]:
-    """Press `key` from the page's beginning until the focus leaves it; what had it on the way."""
+    """Presses `key` until the focus leaves the page; returns the focused elements."""
     page.evaluate("document.activeElement.blur()")
     stops: list[dict[str, Any]] = []
     for _ in range(most):
@@ -191,7 +193,7 @@ def walk(page: Page, key: str = "Tab", most: int = 90) -> list[dict[str, Any]]:
 
 
 def start_over(page: Page) -> None:
-    """The next Tab goes to the first thing on the page."""
+    """Has the next Tab go to the first element of the page."""
     page.evaluate(
         "() => { const top = document.createElement('a'); top.tabIndex = -1;"
         " document.body.prepend(top); top.focus(); top.remove(); }"
@@ -199,12 +201,12 @@ def start_over(page: Page) -> None:
 
 
 @pytest.mark.parametrize("context", [WIDE, PHONE], ids=["wide", "phone"])
-def test_tab_reaches_everything_and_it_can_be_seen(
-    visit: Serve, context: dict[str, object]
+def test_tab_reaches_every_control_and_shows_the_focus(
+    open_page: OpenPage, context: dict[str, object]
 ) -> None:
-    chat = there(visit(FakeEngine(echo), **context))
+    chat = wait_until_loaded(open_page(FakeEngine(echo), **context))
     if context is PHONE:
-        expect(chat.page.locator("#sidebar")).to_be_hidden()  # it has slid away
+        expect(chat.page.locator("#sidebar")).to_be_hidden()  # the bar has slid out
     send(chat)
     start_over(chat.page)
     stops = walk(chat.page)
@@ -218,8 +220,8 @@ def test_tab_reaches_everything_and_it_can_be_seen(
     assert "Temperature" not in names  # the settings are closed
 
 
-def test_tab_reaches_every_setting_and_the_rivals(visit: Serve) -> None:
-    chat = there(visit(FakeEngine(echo), **WIDE))
+def test_tab_reaches_every_setting_and_the_rivals(open_page: OpenPage) -> None:
+    chat = wait_until_loaded(open_page(FakeEngine(echo), **WIDE))
     chat.page.locator("#settings > .toggle-button").press("Enter")
     expect(chat.page.locator("#settings > .toggle-button")).to_have_attribute(
         "aria-expanded", "true"
@@ -236,8 +238,8 @@ def test_tab_reaches_every_setting_and_the_rivals(visit: Serve) -> None:
     assert [stop["name"] for stop in stops if not stop["ringed"]] == []
 
 
-def test_a_bar_over_the_page_lets_go(visit: Serve) -> None:
-    chat = there(visit(FakeEngine(echo), **PHONE))
+def test_a_bar_over_the_page_does_not_trap_the_focus(open_page: OpenPage) -> None:
+    chat = wait_until_loaded(open_page(FakeEngine(echo), **PHONE))
     button, bar = chat.page.locator("#chats > .toggle-button"), chat.page.locator("#chats.open")
     expect(bar).to_have_count(0)
     button.press("Enter")
@@ -249,13 +251,13 @@ def test_a_bar_over_the_page_lets_go(visit: Serve) -> None:
     expect(chat.page.locator("#tabs")).not_to_have_attribute("inert", "")
     button.click()
     expect(bar).to_have_count(1)
-    chat.page.wait_for_timeout(400)  # until it has slid in
+    chat.page.wait_for_timeout(400)  # until the bar has slid in
     chat.page.touchscreen.tap(380, 500)
     expect(bar).to_have_count(0)
 
 
-def test_the_document_says_what_it_is(visit: Serve) -> None:
-    chat = there(visit(speaks("## Aye"), **WIDE))
+def test_the_document_has_title_language_and_landmarks(open_page: OpenPage) -> None:
+    chat = wait_until_loaded(open_page(engine_with_reply("## Aye"), **WIDE))
     html = chat.page.locator("html")
     expect(html).to_have_attribute("lang", "en")
     send(chat)
@@ -273,6 +275,6 @@ def test_the_document_says_what_it_is(visit: Serve) -> None:
     expect(chat.page.get_by_role("region", name="设置")).to_have_count(1)
 
 
-def test_a_problem_is_read_out(visit: Serve) -> None:
-    chat = there(visit(FakeEngine(echo), tuned=False))
+def test_errors_are_announced_to_screen_readers(open_page: OpenPage) -> None:
+    chat = wait_until_loaded(open_page(FakeEngine(echo), tuned=False))
     expect(chat.page.get_by_role("alert")).to_contain_text("no chat template")

@@ -1,4 +1,4 @@
-"""Whatever a browser may send to the page's actions: one sentence, never a fault."""
+"""Requests to the page's actions by hand: invalid ones get a sentence, never a fault."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def caller(url: str) -> Iterator[Caller]:
 
 @pytest.fixture(scope="module")
 def silent(url: str) -> Iterator[Caller]:
-    """A visitor who comes to have no chat."""
+    """A visitor none of whose requests may create a chat."""
     with Caller(url) as caller:
         yield caller
         assert caller.chats() == []
@@ -57,7 +57,7 @@ def no_stack_trace(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixtur
     assert "Traceback" not in capfd.readouterr().err
 
 
-# What each action takes, beside the form.
+# The fields of each action, beside the form.
 FIELDS: dict[str, tuple[str, ...]] = {
     "edit": ("id", "text"), "regenerate": ("id",), "continue": ("id",), "again": ("id",),
     "branch": ("id",), "side_by_side": ("id",), "choose": ("id",), "open": ("id",),
@@ -68,26 +68,26 @@ WITH_FORM = ("edit", "regenerate", "continue")
 
 
 def act(caller: Caller, kind: str, value: Any) -> httpx.Response:
-    """An action with one value for all of its fields."""
+    """Posts an action with one value for all of its fields."""
     form = {"form": caller.form} if kind in WITH_FORM else {}
     return caller.call(kind, **dict.fromkeys(FIELDS[kind], value), **form)
 
 
 @pytest.mark.parametrize("kind", ["nonsense", "__init__", "Send", "do", "known"])
-def test_an_action_that_there_is_not(silent: Caller, kind: str) -> None:
+def test_unknown_actions_are_refused(silent: Caller, kind: str) -> None:
     answer = silent.call(kind)
     assert refused(answer)[0] == 404
 
 
 @pytest.mark.parametrize("body", ["null", "[]", '"edit"', "7", "", "{", "nonsense"])
 @pytest.mark.parametrize("kind", [*FIELDS, "send", "settings", "compare"])
-def test_a_body_that_is_no_object(silent: Caller, kind: str, body: str) -> None:
+def test_actions_refuse_bodies_that_are_no_object(silent: Caller, kind: str, body: str) -> None:
     assert refused(silent.post(f"/page/actions/{kind}", body))[0] == 400
 
 
 @pytest.mark.parametrize("kind", FIELDS)
 @pytest.mark.parametrize("value", [None, 7, ["x"], {"x": 1}, True])
-def test_values_of_another_kind(silent: Caller, kind: str, value: Any) -> None:
+def test_actions_refuse_values_of_another_type(silent: Caller, kind: str, value: Any) -> None:
     answer = act(silent, kind, value)
     assert said(answer)
     assert 400 <= answer.status_code < 500
@@ -95,22 +95,22 @@ def test_values_of_another_kind(silent: Caller, kind: str, value: Any) -> None:
 
 @pytest.mark.parametrize("kind", FIELDS)
 @pytest.mark.parametrize("number", ["", "x", "../../etc/passwd", "'; DROP TABLE chats; --", "\0"])
-def test_ids_of_nothing(silent: Caller, kind: str, number: str) -> None:
+def test_actions_refuse_unknown_ids(silent: Caller, kind: str, number: str) -> None:
     answer = said(act(silent, kind, number))
     assert answer or kind == "search" or (kind, number) == ("open", "")
 
 
 @pytest.mark.parametrize("kind", [*FIELDS, "stop", "new_chat", "language"])
-def test_a_value_that_no_action_takes(silent: Caller, kind: str) -> None:
-    """A page of another version, or a guess; it is not read over."""
+def test_actions_refuse_unknown_fields(silent: Caller, kind: str) -> None:
+    """A page of another version, or a guess: an unknown field is not ignored."""
     form = {"form": silent.form} if kind in WITH_FORM else {}
     fields = dict.fromkeys(FIELDS.get(kind, ()), "x")
     answer = silent.call(kind, **fields, **form, owner="browser:anna")
     assert refused(answer)[0] == 400
 
 
-def test_ids_of_others(url: str) -> None:
-    """Known by a link that leaked, say."""
+def test_actions_refuse_ids_of_other_visitors(url: str) -> None:
+    """They may be known from a leaked link."""
     with Caller(url) as anna, Caller(url) as mallory:
         messages = anna.begin("secret")
         mallory.begin("hello")
@@ -135,8 +135,8 @@ def attempts(mallory: Caller, messages: list[str]) -> Iterator[httpx.Response]:
     yield mallory.call("branch", id=messages[0])
 
 
-def test_the_tab_of_somebody_else_opens_nothing(url: str) -> None:
-    """An id that leaked, of a tab that is open: with a cookie of one's own, or none at all."""
+def test_the_tab_id_of_another_visitor_gives_no_access(url: str) -> None:
+    """The leaked id of an open tab, used with another cookie or without one."""
     with Caller(url) as anna:
         messages = anna.begin("secret")
         for known in (True, False):
@@ -151,7 +151,7 @@ def test_the_tab_of_somebody_else_opens_nothing(url: str) -> None:
 
 
 @pytest.mark.parametrize("tab", ["", "x" * 201])
-def test_without_a_tab_nothing_is_done(url: str, tab: str) -> None:
+def test_requests_without_a_tab_are_refused(url: str, tab: str) -> None:
     with Caller(url, tab=tab) as caller:
         assert refused(caller.send("hello"))[0] == 400
         caller.tab = None
@@ -160,8 +160,8 @@ def test_without_a_tab_nothing_is_done(url: str, tab: str) -> None:
         assert caller.chats() == []
 
 
-def test_a_tab_whose_stream_is_gone_goes_on_by_its_chat(url: str) -> None:
-    """The server was started anew: the message that is sent meanwhile goes where it was meant."""
+def test_a_tab_without_stream_continues_in_the_chat_it_names(url: str) -> None:
+    """After a restart of the server, a message goes to the chat that the tab shows."""
     with Caller(url) as caller:
         caller.begin("first")
         chat = caller.form["loaded_chat"]
@@ -176,9 +176,9 @@ def test_a_tab_whose_stream_is_gone_goes_on_by_its_chat(url: str) -> None:
         assert said(caller.send("third")).startswith(MISSING)
 
 
-def test_the_first_request_to_a_server_may_be_a_message(tmp_path: Any) -> None:
-    """A tab of before the restart was quicker with its post than with its stream: the reply was
-    begun in a thread that has no event loop."""
+def test_a_message_may_be_the_first_request_to_a_server(tmp_path: Any) -> None:
+    """A tab from before a restart posted before its stream was open: the reply began in a thread
+    without an event loop."""
     manager = fake_manager(FakeEngine(echo))
     manager.wait()
     with serving(manager, data=tmp_path) as url, Caller(url, tab="from-before") as caller:
@@ -187,8 +187,8 @@ def test_the_first_request_to_a_server_may_be_a_message(tmp_path: Any) -> None:
         assert chat["messages"][-1]["text"] == "base heard: hello "
 
 
-def test_without_cookies_a_visitor_is_known_by_the_stream_alone(url: str) -> None:
-    """A post without either would leave a chat that belongs to no visitor."""
+def test_without_a_cookie_only_the_stream_identifies_a_visitor(url: str) -> None:
+    """A post without cookie and stream would create a chat that belongs to no visitor."""
     with Caller(url, known=False) as caller:
         caller.begin("hello")
         with Caller(url, known=False) as other:
@@ -204,7 +204,7 @@ def test_without_cookies_a_visitor_is_known_by_the_stream_alone(url: str) -> Non
         assert said(caller.call("stop")) == "此标签页的连接已断开。请稍后再试。"
 
 
-def test_huge_texts(caller: Caller) -> None:
+def test_actions_refuse_huge_texts(caller: Caller) -> None:
     huge = "长" * 1_000_000  # 3 MB
     messages = caller.begin("hello")
     edited = caller.call("edit", id=messages[0], text=huge, form=caller.form)
@@ -224,8 +224,8 @@ def test_huge_texts(caller: Caller) -> None:
     assert len(caller.chats()) == 1
 
 
-def test_the_last_part_of_a_file_is_shown(caller: Caller) -> None:
-    """Whichever came last was, also of a file that came in many parts at once."""
+def test_import_opens_the_last_part_of_a_file(caller: Caller) -> None:
+    """The part that arrived last was shown, although the parts arrived in any order."""
     for at, more in enumerate([True, True, False, True]):
         chat = {"title": f"part {at}", "messages": [{"role": "user", "content": "hello"}]}
         assert said(caller.adopt(json.dumps(chat), more)) == ""
@@ -233,16 +233,16 @@ def test_the_last_part_of_a_file_is_shown(caller: Caller) -> None:
     assert len(caller.chats()) == 4
 
 
-def test_a_file_that_is_no_text(caller: Caller) -> None:
+def test_import_refuses_files_that_are_no_text(caller: Caller) -> None:
     assert said(caller.adopt(b"\xff\xfe\x00")) == "The file is not UTF-8 text. Save it as UTF-8."
     chat = b'{"messages": [{"role": "user", "content": "x"}]}'
     assert said(caller.adopt(b"\xef\xbb\xbf" + chat)) == ""
 
 
-def test_a_chat_whose_first_question_failed_takes_the_controls(
+def test_a_chat_whose_first_question_failed_has_its_controls(
     caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The chat was there, and ignored from then on what was chosen for it."""
+    """The chat existed, and ignored later changes of its controls."""
     begin_reply = ReplyGenerator.begin
 
     def once(*args: Any, **named: Any) -> Any:
@@ -257,8 +257,10 @@ def test_a_chat_whose_first_question_failed_takes_the_controls(
     assert chat["messages"][-1]["runs"][0]["settings"]["adapter"] == "pirate"
 
 
-def test_a_disk_that_is_gone(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sentence, from whatever is asked."""
+def test_actions_report_a_store_that_cannot_be_read(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every action returns a sentence."""
     caller.begin("hello")
 
     def gone(*args: Any) -> None:
@@ -271,8 +273,8 @@ def test_a_disk_that_is_gone(caller: Caller, monkeypatch: pytest.MonkeyPatch) ->
         assert answer.status_code == StoreError.http_status
 
 
-def test_controls_of_another_chat_are_put_right(caller: Caller) -> None:
-    """Answers can overtake each other: the controls then stayed another chat's."""
+def test_controls_of_another_chat_are_corrected(caller: Caller) -> None:
+    """Responses can overtake each other: the controls kept another chat's settings."""
     caller.begin("first")
     first = caller.form["loaded_chat"]
     caller.call("new_chat")
@@ -297,7 +299,7 @@ def test_controls_of_another_chat_are_put_right(caller: Caller) -> None:
     assert settings == {"second": "pirate", "first": "linly"}
 
 
-def test_a_system_prompt_that_no_context_holds(caller: Caller) -> None:
+def test_send_refuses_a_huge_system_prompt(caller: Caller) -> None:
     assert said(caller.send("hi", system="x" * (MAX_SYSTEM + 1))).startswith("A text is too long")
     assert caller.chats() == []
 
@@ -314,14 +316,14 @@ NUMBERS = (
     + [(name, value) for name in NUMBERS
        for value in ("nonsense", "1", ["x"], {"x": 1}, True, math.inf, math.nan, 10**400)],
 )  # fmt: skip
-def test_settings_of_another_kind(silent: Caller, name: str, value: Any) -> None:
+def test_forms_refuse_values_of_another_type(silent: Caller, name: str, value: Any) -> None:
     for kind, values in (("send", {"text": "hello"}), ("settings", {})):
         answer = silent.call(kind, **values, form=silent.formed(**{name: value}))
         assert refused(answer)[0] == 400
 
 
 @pytest.mark.parametrize("name", ["temperature", "top_p", "top_k", "min_p", "repetition_penalty"])
-def test_a_number_that_is_missing(silent: Caller, name: str) -> None:
+def test_send_refuses_a_missing_number(silent: Caller, name: str) -> None:
     answer = silent.send("hello", **{name: None})
     assert said(answer).startswith("A number in the settings is missing")
 
@@ -331,9 +333,9 @@ def test_a_number_that_is_missing(silent: Caller, name: str) -> None:
     [(name, value) for name in NUMBERS for value in (-1e300, 1e300) if name != "seed"]
     + [("seed", 1e300)],
 )
-def test_a_number_that_is_out_of_range(caller: Caller, name: str, value: float) -> None:
+def test_send_refuses_a_number_out_of_range(caller: Caller, name: str, value: float) -> None:
     answer = caller.send("hello", **{name: value})
-    if answer.status_code == 200:  # then it is the reply that says so
+    if answer.status_code == 200:  # then the reply shows the error
         deadline = time.monotonic() + 20
         while caller.chats()[0]["messages"][-1]["state"] == "interrupted":
             assert time.monotonic() < deadline
@@ -343,7 +345,7 @@ def test_a_number_that_is_out_of_range(caller: Caller, name: str, value: float) 
 
 
 @pytest.mark.parametrize("value", [7, ["x"], {"x": 1}])
-def test_controls_of_another_kind(silent: Caller, value: Any) -> None:
+def test_library_actions_refuse_values_of_another_type(silent: Caller, value: Any) -> None:
     for kind, values in (
         ("save_preset", {"name": value, "form": silent.form}),
         ("save_snippet", {"name": value, "message": value}),
@@ -359,8 +361,8 @@ def test_controls_of_another_kind(silent: Caller, value: Any) -> None:
         assert refused(silent.call(kind, **values))[0] == 400
 
 
-def test_what_was_not_chosen_is_null(caller: Caller) -> None:
-    """As a drop-down says that nothing is chosen in it."""
+def test_actions_take_null_for_an_empty_choice(caller: Caller) -> None:
+    """A drop-down without a choice sends null."""
     assert said(caller.call("save_preset", name=None, form=caller.form))
     assert said(caller.call("save_snippet", name=None, message=None))
     assert said(caller.call("delete_snippet", name=None)) is not None

@@ -1,4 +1,4 @@
-"""Adapters on the page, in a real browser: which there are, who answers, and what a chat keeps."""
+"""Adapters on the page, in a real browser: the list, the replies, and the settings of chats."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from model.serving.adapter_folders import Adapter
 from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from tests.web.browser import ChatPage
-from tests.web.conftest import Serve
+from tests.web.conftest import OpenPage
 
 pytestmark = pytest.mark.browser
 
@@ -30,7 +30,7 @@ def box(chat: ChatPage) -> Locator:
 
 
 def offered(chat: ChatPage) -> list[str]:
-    """The adapters of a page whose model is there."""
+    """Returns the offered adapters, once the model is ready."""
     expect(chat.page.locator("#status")).to_contain_text("fake-base")
     return chat.offered()
 
@@ -48,8 +48,8 @@ def ask(chat: ChatPage, text: str, answer: str) -> None:
     expect(chat.send).to_be_visible()
 
 
-def test_each_is_shown_with_its_light_and_reason(visit: Serve) -> None:
-    chat = visit(FakeEngine(echo), adapters=[PIRATE, TORN, WARNED])
+def test_the_list_shows_each_adapter_s_state(open_page: OpenPage) -> None:
+    chat = open_page(FakeEngine(echo), adapters=[PIRATE, TORN, WARNED])
     expect(box(chat)).to_have_value("Base model (fake-base)")
     assert offered(chat) == [
         "Base model (fake-base)",
@@ -60,9 +60,9 @@ def test_each_is_shown_with_its_light_and_reason(visit: Serve) -> None:
     ]
 
 
-def test_a_new_adapter_appears_by_itself(visit: Serve) -> None:
+def test_a_new_adapter_appears_by_itself(open_page: OpenPage) -> None:
     adapters = [PIRATE]
-    chat = visit(FakeEngine(echo), adapters=adapters)
+    chat = open_page(FakeEngine(echo), adapters=adapters)
     assert offered(chat) == ["Base model (fake-base)", "● pirate: Talks like a pirate"]
     adapters.append(NEWLY)
     box(chat).click()
@@ -71,22 +71,22 @@ def test_a_new_adapter_appears_by_itself(visit: Serve) -> None:
     ask(chat, "hello", "newly heard: hello")
 
 
-def test_an_adapter_that_is_gone_vanishes(visit: Serve) -> None:
+def test_a_removed_adapter_leaves_the_list(open_page: OpenPage) -> None:
     adapters = [PIRATE, LINLY]
-    chat = visit(FakeEngine(echo), adapters=adapters)
+    chat = open_page(FakeEngine(echo), adapters=adapters)
     assert len(offered(chat)) == 3
     adapters.remove(LINLY)
-    while len(offered(chat)) == 3:  # the page notices by itself
+    while len(offered(chat)) == 3:  # the page updates by itself
         chat.page.wait_for_timeout(200)
     assert offered(chat) == ["Base model (fake-base)", "● pirate: Talks like a pirate"]
 
 
-def test_the_chosen_adapter_vanishes(visit: Serve) -> None:
-    """Gradio refuses a value that is no choice any more; nothing could be sent, and why was told
-    in words of its own."""
+def test_a_chosen_adapter_that_is_removed(open_page: OpenPage) -> None:
+    """Gradio refuses a value that is no longer a choice: nothing could be sent, and the error was
+    Gradio's own."""
     adapters = [PIRATE]
     engine = FakeEngine(echo)
-    chat = visit(engine, adapters=adapters)
+    chat = open_page(engine, adapters=adapters)
     chat.choose("Adapter", "● pirate")
     ask(chat, "hello", "pirate heard: hello")
     adapters.clear()
@@ -102,10 +102,10 @@ def test_the_chosen_adapter_vanishes(visit: Serve) -> None:
     assert len(engine.requests) == 2
 
 
-def test_a_rival_that_is_gone(visit: Serve) -> None:
-    """The others answer, and its column says why it does not."""
+def test_a_compared_adapter_that_is_removed(open_page: OpenPage) -> None:
+    """The others reply, and its column shows the error."""
     adapters = [PIRATE]
-    chat = visit(FakeEngine(echo), adapters=adapters)
+    chat = open_page(FakeEngine(echo), adapters=adapters)
     chat.page.get_by_role("button", name="Compare", exact=True).click()
     chat.choose("Rival 1", "● pirate")
     chat.choose("Rival 2", "Base model")
@@ -118,9 +118,9 @@ def test_a_rival_that_is_gone(visit: Serve) -> None:
     expect(columns.nth(1)).to_contain_text("base heard: who?")
 
 
-def test_switching_keeps_the_chat_and_says_what_is_read_again(visit: Serve) -> None:
+def test_switching_the_adapter_keeps_the_chat_and_shows_the_prefill(open_page: OpenPage) -> None:
     engine = FakeEngine(echo)
-    chat = visit(engine)
+    chat = open_page(engine)
     ask(chat, "hello", "base heard: hello")
     chat.choose("Adapter", "● pirate")
     reading = chat.page.locator("#meter .reading")
@@ -132,15 +132,15 @@ def test_switching_keeps_the_chat_and_says_what_is_read_again(visit: Serve) -> N
     prompt = "".join(map(chr, read.prompt_ids))
     assert "hello" in prompt
     assert "base heard: hello" in prompt
-    said = reading.inner_text()
-    assert f"{len(read.prompt_ids)} tokens, 2 of them from the cache" in said
+    line = reading.inner_text()
+    assert f"{len(read.prompt_ids)} tokens, 2 of them known already" in line
     ask(chat, "and now?", "pirate heard: and now?")
     assert "".join(map(chr, engine.requests[-1].prompt_ids)).startswith(prompt)
-    expect(reading).to_have_count(0)  # it was about the chat as it was
+    expect(reading).to_have_count(0)  # it belonged to the chat as it was then
 
 
-def test_what_is_read_ahead_is_told_of_its_own_chat_alone(visit: Serve) -> None:
-    chat = visit(FakeEngine(echo))
+def test_prefill_progress_is_shown_only_in_its_own_chat(open_page: OpenPage) -> None:
+    chat = open_page(FakeEngine(echo))
     ask(chat, "hello", "base heard: hello")
     chat.choose("Adapter", "● pirate")
     expect(chat.page.locator("#meter .reading")).to_contain_text("has read this chat")
@@ -149,9 +149,9 @@ def test_what_is_read_ahead_is_told_of_its_own_chat_alone(visit: Serve) -> None:
     expect(chat.page.locator("#meter .reading")).to_have_count(0)
 
 
-def test_the_strength_is_this_chats_alone(visit: Serve) -> None:
+def test_the_adapter_scale_belongs_to_one_chat(open_page: OpenPage) -> None:
     engine = FakeEngine(echo)
-    chat = visit(engine)
+    chat = open_page(engine)
     chat.choose("Adapter", "● pirate")
     ask(chat, "plain", "pirate heard: plain")
     assert engine.requests[-1].adapter_scale == 1
@@ -169,10 +169,10 @@ def test_the_strength_is_this_chats_alone(visit: Serve) -> None:
     assert engine.requests[-1].adapter_scale == 1
 
 
-def test_over_a_model_server_an_adapter_is_whole_or_off(visit: Serve) -> None:
-    """It knows no other strengths, so the page offers none."""
+def test_over_a_model_server_the_adapter_scale_is_0_or_1(open_page: OpenPage) -> None:
+    """It has no other scales, so the page offers none."""
     engine = FakeEngine(echo, name="remote")
-    chat = visit(engine)
+    chat = open_page(engine)
     chat.choose("Adapter", "● pirate")
     chat.settings()
     expect(chat.page.get_by_text("A model server supports only 0 and 1")).to_be_visible()
@@ -186,7 +186,7 @@ def test_over_a_model_server_an_adapter_is_whole_or_off(visit: Serve) -> None:
 
 
 def set_up(chat: ChatPage) -> None:
-    """A chat with everything set otherwise."""
+    """Makes a chat in which every setting differs from its default."""
     chat.choose("Adapter", "● pirate")
     chat.settings()
     slide(chat, "Strength", "0.75")
@@ -220,7 +220,7 @@ def test_settings_come_back_with_their_chat(browser: Browser, tmp_path: Path) ->
         with serving(manager, data=tmp_path) as url:
             chat = ChatPage(context.new_page()).open(url)
             set_up(chat)
-            asked = engine.requests[-1]
+            original = engine.requests[-1]
             chat.new_chat.click()
             expect(chat.log).not_to_contain_text("set up")
             chat.choose("Adapter", "Base model")
@@ -250,13 +250,13 @@ def test_settings_come_back_with_their_chat(browser: Browser, tmp_path: Path) ->
         again = engine.requests[-1]
         assert again.adapter
         assert again.adapter.name == "pirate"
-        assert (again.adapter_scale, again.sampling) == (asked.adapter_scale, asked.sampling)
+        assert (again.adapter_scale, again.sampling) == (original.adapter_scale, original.sampling)
         assert "Be a poet." in "".join(map(chr, again.prompt_ids))
 
 
-def test_a_chat_whose_adapter_is_gone(visit: Serve) -> None:
+def test_a_chat_whose_adapter_is_gone(open_page: OpenPage) -> None:
     adapters = [PIRATE]
-    chat = visit(FakeEngine(echo), adapters=adapters)
+    chat = open_page(FakeEngine(echo), adapters=adapters)
     chat.choose("Adapter", "● pirate")
     ask(chat, "hello", "pirate heard: hello")
     adapters.clear()
@@ -268,40 +268,40 @@ def test_a_chat_whose_adapter_is_gone(visit: Serve) -> None:
     ask(chat, "and now?", "base heard: and now?")
 
 
-def test_a_base_without_a_chat_template(visit: Serve) -> None:
-    chat = visit(FakeEngine(echo), tuned=False)
+def test_a_base_without_a_chat_template(open_page: OpenPage) -> None:
+    chat = open_page(FakeEngine(echo), tuned=False)
     expect(chat.page.locator("#notice")).to_contain_text("This base has no chat template")
-    tuned = visit(FakeEngine(echo))
+    tuned = open_page(FakeEngine(echo))
     expect(tuned.page.locator("#status")).to_contain_text("fake-base")
     expect(tuned.page.locator("#notice")).to_have_count(0)
 
 
-def test_what_is_set_late_is_not_kept_for_another_chat(visit: Serve) -> None:
-    """The request that keeps a chat's settings may arrive when the next one is open already."""
+def test_a_late_settings_request_does_not_change_another_chat(open_page: OpenPage) -> None:
+    """The request that stores a chat's settings may arrive after the next chat was opened."""
     engine = FakeEngine(echo)
-    chat = visit(engine)
+    chat = open_page(engine)
     ask(chat, "first", "base heard: first")
     chat.new_chat.click()
     expect(chat.log).not_to_contain_text("first")
     ask(chat, "second", "base heard: second")
     chat.settings()
-    held: list[Route] = []
+    delayed: list[Route] = []
 
     def hold(route: Route) -> None:  # the first one
-        if held:
+        if delayed:
             route.continue_()
         else:
-            held.append(route)
+            delayed.append(route)
 
     chat.page.route("**/page/actions/**", hold)
     box = chat.page.get_by_label("System prompt")
     box.fill("Be a poet.")
     box.blur()
-    while not held:
+    while not delayed:
         chat.page.wait_for_timeout(20)
-    chat.row("first").click()  # waits for its turn
+    chat.row("first").click()  # waits in the queue
     with chat.page.expect_response("**/page/actions/**"):
-        held[0].continue_()
+        delayed[0].continue_()
     expect(chat.log).to_contain_text("base heard: first")
     chat.page.reload()
     chat.settings()
@@ -309,10 +309,10 @@ def test_what_is_set_late_is_not_kept_for_another_chat(visit: Serve) -> None:
     expect(chat.page.get_by_label("System prompt")).to_have_value("")
 
 
-def test_an_adapter_vanishes_while_the_list_is_open(visit: Serve) -> None:
-    """Gradio's list failed over the choice that was missing, and never opened again."""
+def test_an_adapter_is_removed_while_the_list_is_open(open_page: OpenPage) -> None:
+    """Gradio's list failed on the missing choice, and never opened again."""
     adapters = [PIRATE, LINLY]
-    chat = visit(FakeEngine(echo), adapters=adapters)
+    chat = open_page(FakeEngine(echo), adapters=adapters)
     assert len(offered(chat)) == 3
     box(chat).click()
     expect(chat.page.get_by_role("option", name="linly")).to_be_visible()

@@ -1,5 +1,4 @@
-"""How the whole page looks: at every width, in light and dark, in each language, from no other
-host."""
+"""Appearance of the page: each width, light and dark, each language, and only one host."""
 
 from __future__ import annotations
 
@@ -19,9 +18,16 @@ from model.translations import texts
 from tests.fake import ADAPTERS, FakeEngine, echo
 from tests.web.app_server import serving
 from tests.web.browser import ChatPage
-from tests.web.conftest import Serve
-from tests.web.ui.test_accessibility import PHONE, WIDE, compare, send, speaks, there
-from tests.web.ui.test_train import LINES, Shop, upload
+from tests.web.conftest import OpenPage
+from tests.web.ui.test_accessibility import (
+    PHONE,
+    WIDE,
+    compare,
+    engine_with_reply,
+    send,
+    wait_until_loaded,
+)
+from tests.web.ui.test_train import LINES, ScriptedTraining, upload
 from web.access import AccessPolicy
 
 pytestmark = pytest.mark.slow
@@ -45,35 +51,37 @@ NAMES = (
 
 
 @contextmanager
-def training(browser: Browser, folder: Path, **context: object) -> Iterator[tuple[ChatPage, Shop]]:
+def training(
+    browser: Browser, folder: Path, **context: object
+) -> Iterator[tuple[ChatPage, ScriptedTraining]]:
     """A visitor who may train."""
-    shop = Shop(folder, LINES)
+    scripted = ScriptedTraining(folder, LINES)
     with (
-        serving(shop.manager, AccessPolicy(training="local"), shop.desk) as url,
+        serving(scripted.manager, AccessPolicy(training="local"), scripted.service) as url,
         browser.new_context(**context) as visitor,  # type: ignore[arg-type]
     ):
-        yield there(ChatPage(visitor.new_page()).open(url)), shop
-        shop.desk.trainings.close()
+        yield wait_until_loaded(ChatPage(visitor.new_page()).open(url)), scripted
+        scripted.service.trainings.close()
 
 
 @pytest.mark.browser
-def test_nothing_comes_from_another_host(browser: Browser, tmp_path: Path) -> None:
+def test_the_page_loads_nothing_from_another_host(browser: Browser, tmp_path: Path) -> None:
     hosts = set()
-    shop = Shop(tmp_path, LINES)
+    scripted = ScriptedTraining(tmp_path, LINES)
     with (
-        serving(shop.manager, AccessPolicy(training="local"), shop.desk) as url,
+        serving(scripted.manager, AccessPolicy(training="local"), scripted.service) as url,
         browser.new_context() as visitor,
     ):
         page = visitor.new_page()
         page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
-        chat = there(ChatPage(page).open(url))
+        chat = wait_until_loaded(ChatPage(page).open(url))
         send(chat)
         chat.settings()
         page.get_by_role("tab", name="Train").click()
-        upload(page, shop.data())
+        upload(page, scripted.data())
         expect(page.locator("#preview pre")).to_have_count(2)
-        asked = page.evaluate("performance.getEntriesByType('resource').map((e) => e.name)")
-        hosts |= {urlsplit(one).netloc for one in asked}
+        loaded = page.evaluate("performance.getEntriesByType('resource').map((e) => e.name)")
+        hosts |= {urlsplit(one).netloc for one in loaded}
         assert hosts - {""} == {urlsplit(url).netloc}
 
 
@@ -87,18 +95,18 @@ SIDEWAYS = """() => {
 
 
 def fits(page: Page) -> None:
-    page.wait_for_timeout(400)  # bars slide
+    page.wait_for_timeout(400)  # the bars slide in
     assert page.evaluate(SIDEWAYS) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]  # type: ignore[index]
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [360, 390, 768, 1200])
-def test_the_page_never_scrolls_sideways(visit: Serve, width: int) -> None:
+def test_the_page_never_scrolls_sideways(open_page: OpenPage, width: int) -> None:
     long = Adapter("a-long-name" * 5, Path("a"), "Described at length " * 8, digest="d9" * 32)
-    chat = visit(speaks(LONG), adapters=[*ADAPTERS, long],
+    chat = open_page(engine_with_reply(LONG), adapters=[*ADAPTERS, long],
                  viewport={"width": width, "height": 800})  # fmt: skip
-    there(chat)
+    wait_until_loaded(chat)
     fits(chat.page)
     send(chat, "y" * 300)
     expect(chat.log.locator("math")).to_have_count(1)
@@ -120,8 +128,8 @@ def test_the_page_never_scrolls_sideways(visit: Serve, width: int) -> None:
 
 
 @pytest.mark.browser
-def test_nothing_in_the_top_line_overlaps(visit: Serve) -> None:
-    chat = there(visit(FakeEngine(echo), **WIDE))
+def test_nothing_in_the_top_line_overlaps(open_page: OpenPage) -> None:
+    chat = wait_until_loaded(open_page(FakeEngine(echo), **WIDE))
     send(chat)
     chat.settings()
     chat.page.wait_for_timeout(400)
@@ -137,8 +145,10 @@ def test_nothing_in_the_top_line_overlaps(visit: Serve) -> None:
 
 @pytest.mark.browser
 @pytest.mark.parametrize(("context", "least"), [(WIDE, 24), (PHONE, 44)], ids=["mouse", "finger"])
-def test_buttons_are_large_enough(visit: Serve, context: dict[str, object], least: int) -> None:
-    chat = there(visit(FakeEngine(echo), **context))
+def test_buttons_are_large_enough(
+    open_page: OpenPage, context: dict[str, object], least: int
+) -> None:
+    chat = wait_until_loaded(open_page(FakeEngine(echo), **context))
     chat.page.locator("#compare").click()
     expect(chat.page.locator("#rivals")).to_be_visible()
     small = """(least) => [...document.querySelectorAll(
@@ -155,14 +165,14 @@ def test_buttons_are_large_enough(visit: Serve, context: dict[str, object], leas
 
 
 @pytest.mark.browser
-def test_one_tab_is_no_choice(visit: Serve) -> None:
-    chat = there(visit(FakeEngine(echo)))
+def test_a_single_tab_is_hidden(open_page: OpenPage) -> None:
+    chat = wait_until_loaded(open_page(FakeEngine(echo)))
     expect(chat.page.get_by_role("tablist")).to_have_count(0)
 
 
 @pytest.mark.browser
-def test_an_empty_chat_proposes_something(visit: Serve) -> None:
-    chat = there(visit(FakeEngine(echo)))
+def test_an_empty_chat_offers_suggestions(open_page: OpenPage) -> None:
+    chat = wait_until_loaded(open_page(FakeEngine(echo)))
     proposal = chat.page.get_by_role("group", name="Suggestions").get_by_role("button")
     expect(proposal).to_have_count(3)
     proposal.first.click()
@@ -174,7 +184,7 @@ def test_an_empty_chat_proposes_something(visit: Serve) -> None:
 
 
 def prefer(page: Page, scheme: str) -> None:
-    """Have the system prefer another scheme, and wait until the page has heard of it."""
+    """Sets the system's colour scheme, and waits until the page has applied it."""
     page.evaluate(
         "() => { window.heard = false; matchMedia('(prefers-color-scheme: dark)')"
         ".addEventListener('change', () => { window.heard = true; }, {once: true}); }"
@@ -192,8 +202,8 @@ EACH_FRAME = """window.seen = new Set();
 
 @pytest.mark.browser
 @pytest.mark.parametrize("system", ["light", "dark"])
-def test_light_and_dark(visit: Serve, system: str) -> None:
-    chat = there(visit(FakeEngine(echo), color_scheme=system))
+def test_light_and_dark(open_page: OpenPage, system: str) -> None:
+    chat = wait_until_loaded(open_page(FakeEngine(echo), color_scheme=system))
     body, toggle = chat.page.locator("body"), chat.page.get_by_role("button", name="Dark / light")
     dark = re.compile(r"\bdark\b")
     is_dark, is_light = expect(body).to_have_class, expect(body).not_to_have_class
@@ -203,11 +213,11 @@ def test_light_and_dark(visit: Serve, system: str) -> None:
     other(dark)
     chat.page.add_init_script(EACH_FRAME)
     chat.page.reload()
-    there(chat)
+    wait_until_loaded(chat)
     other(dark)
-    # Nor was it in the other one for a moment.
+    # It was not drawn in the other theme first.
     assert chat.page.evaluate("[...seen]") == [system == "light"]
-    # Whoever has chosen keeps it, whatever the system prefers by now.
+    # The visitor's choice stays when the system's preference changes.
     for scheme in ("light" if system == "dark" else "dark", system):
         prefer(chat.page, scheme)
     other(dark)
@@ -216,23 +226,23 @@ def test_light_and_dark(visit: Serve, system: str) -> None:
 
 
 @pytest.mark.browser
-def test_the_system_is_followed_until_somebody_chooses(visit: Serve) -> None:
-    chat = there(visit(FakeEngine(echo), color_scheme="light"))
+def test_the_theme_follows_the_system_until_the_visitor_chooses(open_page: OpenPage) -> None:
+    chat = wait_until_loaded(open_page(FakeEngine(echo), color_scheme="light"))
     prefer(chat.page, "dark")
     expect(chat.page.locator("body")).to_have_class(re.compile(r"\bdark\b"))
 
 
 @pytest.mark.browser
-def test_nothing_moves_for_those_who_asked(visit: Serve) -> None:
-    chat = there(visit(FakeEngine(echo), reduced_motion="reduce"))
+def test_reduced_motion_disables_animations(open_page: OpenPage) -> None:
+    chat = wait_until_loaded(open_page(FakeEngine(echo), reduced_motion="reduce"))
     chat.page.locator("#settings > .toggle-button").click()
     moving = chat.page.evaluate("document.getAnimations().map((a) => a.effect.target.className)")
     assert moving == []
 
 
-# Whatever can be read or heard: texts, names, tips, placeholders, values.
-SAID = """() => {
-  const said = [];
+# Every text that is shown or read out: texts, labels, tooltips, placeholders, values.
+TEXTS = """() => {
+  const texts = [];
   const NAMES = ['aria-label', 'title', 'placeholder', 'alt'];
   const whatever = NodeFilter.SHOW_ELEMENT | NodeFilter.SHOW_TEXT;
   const walker = document.createTreeWalker(document.body, whatever);
@@ -240,60 +250,60 @@ SAID = """() => {
     const node = walker.currentNode;
     const e = node.nodeType === Node.TEXT_NODE ? node.parentElement : node;
     if (e.closest('script, style, #preview, [aria-hidden=true]') || !e.checkVisibility()) continue;
-    if (e !== node) said.push(node.data);
+    if (e !== node) texts.push(node.data);
     else {
-      said.push(...NAMES.map((name) => e.getAttribute(name)));
+      texts.push(...NAMES.map((name) => e.getAttribute(name)));
       if (e.matches('textarea, input:not([type=radio], [type=checkbox], [type=file])')) {
-        said.push(e.value);
+        texts.push(e.value);
       }
     }
   }
-  return [...new Set(said.filter(Boolean).map((text) => text.trim()))];
+  return [...new Set(texts.filter(Boolean).map((text) => text.trim()))];
 }"""
 
 
-def english(page: Page) -> list[str]:
-    """What is said in English words, but for names."""
+def english_texts(page: Page) -> list[str]:
+    """Returns the texts that contain English words, except for names."""
     page.wait_for_timeout(300)
     longest_first = sorted(map(re.escape, NAMES), key=len, reverse=True)
     names = re.compile(rf"(?<![A-Za-z])(?:{'|'.join(longest_first)})(?![A-Za-z])")
-    said: list[str] = page.evaluate(SAID)
-    assert len(said) > 20
-    return [text for text in said if re.search(r"[A-Za-z]{2}", names.sub("", text))]
+    texts: list[str] = page.evaluate(TEXTS)
+    assert len(texts) > 20
+    return [text for text in texts if re.search(r"[A-Za-z]{2}", names.sub("", text))]
 
 
 @pytest.mark.browser
 def test_every_text_changes_with_the_language(browser: Browser, tmp_path: Path) -> None:
-    with training(browser, tmp_path, **WIDE) as (chat, shop):
+    with training(browser, tmp_path, **WIDE) as (chat, scripted):
         page = chat.page
         page.get_by_text("中文").click()
         expect(page.get_by_role("button", name="发送", exact=True)).to_be_visible()
         page.locator("#settings > .toggle-button").click()
         for fold in page.locator("#settings .label-wrap").all():
             fold.click()
-        assert english(page) == []
+        assert english_texts(page) == []
         send(chat, "你好")
         chat.log.locator("summary").click()
         page.locator("#sidebar summary").click()
         page.locator("#sidebar li").first.hover()
-        rest = [text for text in english(page) if "heard" not in text]
-        assert rest == []
+        remaining = [text for text in english_texts(page) if "heard" not in text]
+        assert remaining == []
         compare(chat)
-        assert [text for text in english(page) if not re.search("heard|Both", text)] == []
+        assert [text for text in english_texts(page) if not re.search("heard|Both", text)] == []
         page.get_by_role("tab", name="训练").click()
         expect(page.get_by_role("button", name="开始训练")).to_be_visible()
-        assert [text for text in english(page) if not re.search("heard|Both", text)] == []
-        upload(page, shop.data())
+        assert [text for text in english_texts(page) if not re.search("heard|Both", text)] == []
+        upload(page, scripted.data())
         expect(page.locator("#preview pre")).to_have_count(2)
-        assert [text for text in english(page) if not re.search("heard|Both", text)] == []
+        assert [text for text in english_texts(page) if not re.search("heard|Both", text)] == []
 
 
 @pytest.mark.browser
-def test_a_chinese_browser_is_spoken_to_in_chinese(visit: Serve) -> None:
-    chat = there(visit(FakeEngine(echo), locale="zh-CN"))
+def test_a_chinese_browser_gets_the_chinese_page(open_page: OpenPage) -> None:
+    chat = wait_until_loaded(open_page(FakeEngine(echo), locale="zh-CN"))
     expect(chat.page.get_by_role("button", name=I18N["zh"]["send"], exact=True)).to_be_visible()
     expect(chat.page.get_by_role("region", name=I18N["zh"]["settings"])).to_have_count(1)
-    assert english(chat.page) == []
+    assert english_texts(chat.page) == []
 
 
 def test_both_languages_have_the_same_texts() -> None:
@@ -303,14 +313,14 @@ def test_both_languages_have_the_same_texts() -> None:
         assert re.search(r"[一-鿿]", I18N["zh"][key]) or text == I18N["zh"][key] or key == "title"
 
 
-def test_no_text_is_left_over() -> None:
+def test_every_text_of_the_page_is_used() -> None:
     code = "".join(path.read_text("utf-8") for path in WEB.rglob("*.py"))
-    # Some are put together: `queued_{reason}`, `suggestion_{n + 1}`.
-    made = re.findall(r'f"([a-z]+_\{[^"]*\})"', code)
-    ways = [re.compile(re.sub(r"\{.*?\}", r"\\w+", one)) for one in made]
-    left = [
+    # Some keys are built: `queued_{reason}`, `suggestion_{n + 1}`.
+    built = re.findall(r'f"([a-z]+_\{[^"]*\})"', code)
+    patterns = [re.compile(re.sub(r"\{.*?\}", r"\\w+", key)) for key in built]
+    unused = [
         key
         for key in I18N["en"]
-        if not re.search(f"[\"']{key}[\"']", code) and not any(way.fullmatch(key) for way in ways)
+        if not re.search(f"[\"']{key}[\"']", code) and not any(p.fullmatch(key) for p in patterns)
     ]
-    assert left == []
+    assert unused == []

@@ -16,14 +16,14 @@ def chats(count: int) -> list[Chat]:
 
 
 @pytest.mark.parametrize(
-    ("found", "query", "shown", "more"),
+    ("total", "query", "shown", "more"),
     [(2, "", 2, False), (3, "", 3, False), (4, "", 3, True), (4, "ship", 3, False)],
 )
-def test_that_there_are_more_chats_is_told(
-    monkeypatch: pytest.MonkeyPatch, found: int, query: str, shown: int, more: bool
+def test_sidebar_value_says_that_there_are_more_chats(
+    monkeypatch: pytest.MonkeyPatch, total: int, query: str, shown: int, more: bool
 ) -> None:
-    """And that a search finds them, where nothing is searched for."""
+    """So that the visitor can search for them; while they search, nothing is said."""
     monkeypatch.setattr(chat_view, "MAX_LISTED_CHATS", 3)
-    value = sidebar_value(chats(found), (), TabSession(Owner("anna"), query=query))
+    value = sidebar_value(chats(total), (), TabSession(Owner("anna"), query=query))
     assert [chat["title"] for chat in value["chats"]] == [f"chat {n}" for n in range(shown)]
     assert value["more"] is more

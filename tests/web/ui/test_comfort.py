@@ -1,4 +1,4 @@
-"""Knowing where one stands, and what saves typing, in a real browser."""
+"""Context meter, queue, keys, presets and saved prompts, in a real browser."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from model.types import Delta, Emit, EngineRequest, Queued
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from tests.web.browser import ChatPage
-from tests.web.conftest import Serve
+from tests.web.conftest import OpenPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -29,14 +29,14 @@ def meter(chat: ChatPage, tokens: int) -> None:
 
 
 def length(*turns: str) -> int:
-    """Of a chat in the fake base's template, whose tokens are letters."""
+    """Returns a chat's length in the fake base's template, whose tokens are letters."""
     marks = len("<|im_start|>\n<|im_end|>\n")
     roles = ("user", "assistant")
     return sum(len(roles[n % 2]) + len(turn) + marks for n, turn in enumerate(turns))
 
 
-def test_the_meter_follows_the_chat_and_its_settings(visit: Serve) -> None:
-    chat = visit(FakeEngine(echo))
+def test_the_meter_follows_the_chat_and_its_settings(open_page: OpenPage) -> None:
+    chat = open_page(FakeEngine(echo))
     expect(chat.page.locator("#meter meter")).to_have_count(0)
     ask(chat, "hello", "base heard: hello")
     size = length("hello", "base heard: hello ")
@@ -46,7 +46,7 @@ def test_the_meter_follows_the_chat_and_its_settings(visit: Serve) -> None:
     meter(chat, size)
     chat.settings()
     box = chat.page.get_by_role("textbox", name="System prompt")
-    box.fill("Be brief.")  # as if it was pasted, which Gradio does not tell
+    box.fill("Be brief.")  # as if pasted, which Gradio does not report
     box.blur()
     size += len("<|im_start|>system\nBe brief.<|im_end|>\n")
     meter(chat, size)
@@ -56,8 +56,8 @@ def test_the_meter_follows_the_chat_and_its_settings(visit: Serve) -> None:
     expect(chat.page.locator("#meter meter")).to_have_count(0)
 
 
-def test_the_meter_is_there_once_the_model_is(browser: Browser, tmp_path: Path) -> None:
-    """A chat that is opened while the model loads."""
+def test_the_meter_appears_once_the_model_is_ready(browser: Browser, tmp_path: Path) -> None:
+    """The chat was opened while the model was loading."""
     with browser.new_context() as context:
         manager = fake_manager(FakeEngine(echo))
         manager.wait()
@@ -73,9 +73,9 @@ def test_the_meter_is_there_once_the_model_is(browser: Browser, tmp_path: Path) 
             meter(chat, length("hello", "base heard: hello "))
 
 
-def test_turns_that_do_not_fit_are_counted(visit: Serve) -> None:
+def test_turns_that_do_not_fit_are_counted(open_page: OpenPage) -> None:
     engine = FakeEngine(lambda prompt, request: ["y" * 400])
-    chat = visit(engine)
+    chat = open_page(engine)
     for number in range(3):
         chat.ask(f"{number}" * 400)
         expect(chat.log.locator("article.assistant")).to_have_count(number + 1)
@@ -89,17 +89,17 @@ def test_turns_that_do_not_fit_are_counted(visit: Serve) -> None:
     expect(chat.log.locator("article.assistant").first).not_to_contain_text("oldest")
 
 
-class Crowded(FakeEngine):
-    """Lets everybody wait until the test says so."""
+class QueueingEngine(FakeEngine):
+    """An engine that reports every request as the third in the queue."""
 
     def submit(self, request: EngineRequest, emit: Emit) -> None:
         emit(Delta(queued=Queued(2, "slots", 7.4)))
         super().submit(request, emit)
 
 
-def test_the_place_in_the_queue(visit: Serve) -> None:
-    engine = Crowded(echo, ticking=True)
-    chat = visit(engine)
+def test_a_waiting_reply_shows_its_place_in_the_queue(open_page: OpenPage) -> None:
+    engine = QueueingEngine(echo, ticking=True)
+    chat = open_page(engine)
     chat.ask("hello")
     place = "Waiting until another reply has ended: number 3 in the queue, about 7 s."
     expect(chat.log).to_contain_text(place)
@@ -110,9 +110,9 @@ def test_the_place_in_the_queue(visit: Serve) -> None:
     expect(chat.log).not_to_contain_text("Waiting until")
 
 
-def test_escape_stops(visit: Serve) -> None:
+def test_escape_stops(open_page: OpenPage) -> None:
     engine = FakeEngine(lambda prompt, request: ["word "] * 99, ticking=True)
-    chat = visit(engine)
+    chat = open_page(engine)
     chat.message.fill("go on")
     chat.message.press("Enter")
     engine.tick(2)
@@ -123,9 +123,9 @@ def test_escape_stops(visit: Serve) -> None:
     assert engine.requests[0].id in engine.aborted
 
 
-def test_escape_closes_a_list_and_stops_nothing(visit: Serve) -> None:
+def test_escape_closes_a_list_and_stops_no_reply(open_page: OpenPage) -> None:
     engine = FakeEngine(lambda prompt, request: ["word "] * 99, ticking=True)
-    chat = visit(engine)
+    chat = open_page(engine)
     chat.ask("go on")
     engine.tick(2)
     expect(chat.log).to_contain_text("word word")
@@ -139,8 +139,8 @@ def test_escape_closes_a_list_and_stops_nothing(visit: Serve) -> None:
     expect(chat.send).to_be_visible()
 
 
-def test_the_arrow_up_edits_the_last_question_only_in_an_empty_box(visit: Serve) -> None:
-    chat = visit(FakeEngine(echo))
+def test_the_arrow_up_edits_the_last_question_only_in_an_empty_box(open_page: OpenPage) -> None:
+    chat = open_page(FakeEngine(echo))
     ask(chat, "first", "base heard: first")
     ask(chat, "second", "base heard: second")
     editor = chat.log.get_by_role("textbox")
@@ -162,8 +162,8 @@ def slide(chat: ChatPage, label: str, value: str) -> None:
     number.blur()
 
 
-def shelf(chat: ChatPage, title: str) -> None:
-    """Open a part of the settings."""
+def open_accordion(chat: ChatPage, title: str) -> None:
+    """Opens a part of the settings."""
     chat.page.locator("#settings").get_by_role("button", name=title).click()
 
 
@@ -184,12 +184,12 @@ def save_preset(chat: ChatPage, name: str) -> None:
     press(chat, "Save preset")
 
 
-def test_presets_of_ones_own(visit: Serve, browser: Browser) -> None:
+def test_presets_are_saved_used_and_deleted(open_page: OpenPage, browser: Browser) -> None:
     engine = FakeEngine(echo)
-    chat = visit(engine)
+    chat = open_page(engine)
     chat.settings()
     slide(chat, "Temperature", "1.35")
-    shelf(chat, "Presets of your own")
+    open_accordion(chat, "Presets of your own")
     save_preset(chat, "  Wild <b>  ")
     expect(preset(chat, "Wild <b>")).to_be_checked()
     expect(chat.page.get_by_role("textbox", name="Name of the preset")).to_have_value("")
@@ -203,7 +203,7 @@ def test_presets_of_ones_own(visit: Serve, browser: Browser) -> None:
     expect(chat.page.get_by_label("Temperature as a number")).to_have_value("1.35")
     ask(chat, "more", "base heard: more")
     assert engine.requests[-1].sampling.temperature == 1.35
-    chat.page.reload()  # the chat remembers which it was
+    chat.page.reload()  # the chat stores it
     chat.settings()
     expect(preset(chat, "Wild <b>")).to_be_checked()
 
@@ -213,17 +213,17 @@ def test_presets_of_ones_own(visit: Serve, browser: Browser) -> None:
         expect(preset(other, "Precise")).to_be_visible()
         expect(preset(other, "Wild <b>")).to_have_count(0)
 
-    shelf(chat, "Presets of your own")
+    open_accordion(chat, "Presets of your own")
     press(chat, "Delete preset")
     expect(preset(chat, "Wild <b>")).to_have_count(0)
     expect(chat.page.get_by_label("Temperature as a number")).to_have_value("1.35")
     ask(chat, "still here", "base heard: still here")
 
 
-def test_presets_that_are_refused(visit: Serve) -> None:
-    chat = visit(FakeEngine(echo))
+def test_invalid_presets_are_refused(open_page: OpenPage) -> None:
+    chat = open_page(FakeEngine(echo))
     chat.settings()
-    shelf(chat, "Presets of your own")
+    open_accordion(chat, "Presets of your own")
     press(chat, "Save preset")
     toast(chat, "A name must have 1 to 60 characters")
     save_preset(chat, "x" * 61)
@@ -233,21 +233,21 @@ def test_presets_that_are_refused(visit: Serve) -> None:
     press(chat, "Delete preset")
     toast(chat, "Only your own presets can be deleted")
     expect(preset(chat, "Balanced")).to_be_visible()
-    save_preset(chat, "Balanced")  # is another one than ours
+    save_preset(chat, "Balanced")  # differs from the built-in one
     expect(preset(chat, "Balanced")).to_have_count(2)
 
 
-def test_a_preset_that_another_tab_deleted(visit: Serve) -> None:
-    """Gradio refused the value, in words of its own."""
-    chat = visit(FakeEngine(echo))
+def test_a_preset_that_another_tab_deleted(open_page: OpenPage) -> None:
+    """Gradio refused the value, with an error of its own."""
+    chat = open_page(FakeEngine(echo))
     chat.settings()
-    shelf(chat, "Presets of your own")
+    open_accordion(chat, "Presets of your own")
     save_preset(chat, "Mine")
     expect(preset(chat, "Mine")).to_be_checked()
     other = ChatPage(chat.page.context.new_page()).open(chat.page.url)
     other.settings()
     preset(other, "Mine").check()
-    shelf(other, "Presets of your own")
+    open_accordion(other, "Presets of your own")
     press(chat, "Delete preset")
     expect(preset(other, "Mine")).to_have_count(0)
     press(other, "Delete preset")
@@ -262,10 +262,10 @@ def save_prompt(chat: ChatPage, name: str, text: str) -> None:
 
 
 @pytest.fixture
-def prompts(visit: Serve) -> ChatPage:
-    chat = visit(FakeEngine(echo))
+def prompts(open_page: OpenPage) -> ChatPage:
+    chat = open_page(FakeEngine(echo))
     chat.settings()
-    shelf(chat, "Saved prompts")
+    open_accordion(chat, "Saved prompts")
     return chat
 
 
@@ -278,11 +278,11 @@ def insert(chat: ChatPage, name: str) -> None:
 def test_prompts_are_saved_inserted_and_deleted(prompts: ChatPage, browser: Browser) -> None:
     chat = prompts
     save_prompt(chat, "Summary", "Sum it up:\nin three lines")
-    insert(chat, "Summary")  # behind what was typed, and that is the prompt itself here
+    insert(chat, "Summary")  # behind the typed text, which is the prompt itself here
     expect(chat.message).to_have_value("Sum it up:\nin three lines\nSum it up:\nin three lines")
     chat.page.reload()
     chat.settings()
-    shelf(chat, "Saved prompts")
+    open_accordion(chat, "Saved prompts")
     expect(chat.message).to_have_value("Sum it up:\nin three lines\nSum it up:\nin three lines")
     chat.message.fill("")
     insert(chat, "Summary")
@@ -299,7 +299,7 @@ def test_prompts_are_saved_inserted_and_deleted(prompts: ChatPage, browser: Brow
     with browser.new_context() as context:
         other = ChatPage(context.new_page()).open(chat.page.url.partition("?")[0])
         other.settings()
-        shelf(other, "Saved prompts")
+        open_accordion(other, "Saved prompts")
         other.page.get_by_label("Insert a prompt").click()
         expect(other.page.get_by_role("option")).to_have_count(0)
 
@@ -310,7 +310,7 @@ def test_prompts_are_saved_inserted_and_deleted(prompts: ChatPage, browser: Brow
     expect(chat.page.get_by_role("option")).to_have_count(0)
 
 
-def test_prompts_that_are_refused(prompts: ChatPage) -> None:
+def test_invalid_prompts_are_refused(prompts: ChatPage) -> None:
     chat = prompts
     press(chat, "Delete prompt")
     toast(chat, "No saved prompt is chosen")

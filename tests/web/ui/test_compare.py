@@ -1,4 +1,4 @@
-"""Comparisons in a real browser: several answer one question, and somebody says who is best."""
+"""Comparisons in a real browser: several replies to one question, and votes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from model.types import EngineRequest, Sampling
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from tests.web.browser import ChatPage
-from tests.web.conftest import Serve
+from tests.web.conftest import OpenPage
 from web.chats.store.models import ChatSettings
-from web.ui.compare_panel import NOBODY, chosen
+from web.ui.compare_panel import NO_RIVAL, chosen_rivals
 from web.ui.presets import PRESETS
 
 BASE, PIRATE, LINLY, TORN = "Base model", "● pirate", "● linly", "✕ torn"
 
 
 def words(count: int) -> Callable[[str, EngineRequest], list[str]]:
-    """A script: everybody counts, and says who does."""
+    """Returns a script in which every reply counts, with its adapter's name."""
 
     def script(prompt: str, request: EngineRequest) -> list[str]:
         who = request.adapter.name if request.adapter else "base"
@@ -35,7 +35,7 @@ def words(count: int) -> Callable[[str, EngineRequest], list[str]]:
 
 
 def choose(chat: ChatPage, *rivals: str, presets: tuple[str, ...] = ()) -> None:
-    """Open the panel and say who is asked."""
+    """Opens the panel and chooses the rivals."""
     chat.page.get_by_role("button", name="Compare", exact=True).click()
     for number, rival in enumerate(rivals, 1):
         chat.choose(f"Rival {number}", rival)
@@ -57,8 +57,8 @@ def columns(chat: ChatPage) -> Locator:
     return chat.log.locator(".comparison article")
 
 
-def everybody_speaks(engine: FakeEngine, rivals: int, pieces: int = 1) -> None:
-    """Tick until each of so many has said so much."""
+def tick_until_all_reply(engine: FakeEngine, rivals: int, pieces: int = 1) -> None:
+    """Ticks until each of the rivals' replies has so many pieces."""
 
     def said() -> list[int]:
         return [engine.emitted.get(request.id, 0) for request in engine.requests]
@@ -73,11 +73,11 @@ def everybody_speaks(engine: FakeEngine, rivals: int, pieces: int = 1) -> None:
     "rivals",
     [(BASE, PIRATE), pytest.param((BASE, PIRATE, LINLY, PIRATE), marks=pytest.mark.slow)],
 )
-def test_rivals_stream_side_by_side(visit: Serve, rivals: tuple[str, ...]) -> None:
+def test_rivals_stream_side_by_side(open_page: OpenPage, rivals: tuple[str, ...]) -> None:
     engine = FakeEngine(words(200), ticking=True)
-    chat = visit(engine)
+    chat = open_page(engine)
     compare(chat, "who are you?", *rivals)
-    everybody_speaks(engine, len(rivals))
+    tick_until_all_reply(engine, len(rivals))
     expect(columns(chat)).to_have_count(len(rivals))
     for column, rival in zip(columns(chat).all(), rivals, strict=True):
         own = "base" if rival == BASE else rival.partition(" ")[2]
@@ -91,14 +91,14 @@ def test_rivals_stream_side_by_side(visit: Serve, rivals: tuple[str, ...]) -> No
     expect(chat.send).to_be_visible()
     for column in columns(chat).all():
         expect(column).to_contain_text("Stopped")
-        expect(column.locator(".body")).to_contain_text("0")  # what was there stays
+        expect(column.locator(".body")).to_contain_text("0")  # the text so far stays
     assert {request.id for request in engine.requests} <= engine.aborted
 
 
 @pytest.mark.browser
-def test_one_adapter_with_two_presets(visit: Serve) -> None:
+def test_one_adapter_with_two_presets(open_page: OpenPage) -> None:
     engine = FakeEngine(lambda p, r: [f"at {r.sampling.temperature:g}"])
-    chat = visit(engine)
+    chat = open_page(engine)
     choose(chat, PIRATE, PIRATE, presets=("Precise", "Creative"))
     chat.message.fill("who?")
     ask_all(chat)
@@ -114,8 +114,8 @@ def vote(chat: ChatPage, column: int) -> Locator:
 
 
 @pytest.mark.browser
-def test_a_vote_is_changed_and_outlives_a_reload(visit: Serve) -> None:
-    chat = visit(FakeEngine(echo))
+def test_a_vote_is_changed_and_outlives_a_reload(open_page: OpenPage) -> None:
+    chat = open_page(FakeEngine(echo))
     compare(chat, "who?", BASE, PIRATE)
     expect(columns(chat).nth(1)).to_contain_text("pirate heard: who?")
     tie = chat.log.get_by_role("button", name="Tie")
@@ -134,9 +134,9 @@ def test_a_vote_is_changed_and_outlives_a_reload(visit: Serve) -> None:
 
 
 @pytest.mark.browser
-def test_going_on_with_one_and_coming_back(visit: Serve) -> None:
+def test_continuing_with_one_reply_and_returning_to_the_comparison(open_page: OpenPage) -> None:
     engine = FakeEngine(echo)
-    chat = visit(engine)
+    chat = open_page(engine)
     compare(chat, "who?", BASE, PIRATE, LINLY)
     expect(columns(chat).nth(2)).to_contain_text("linly heard")
     columns(chat).nth(1).get_by_role("button", name="Go on with this one").click()
@@ -144,7 +144,7 @@ def test_going_on_with_one_and_coming_back(visit: Serve) -> None:
     expect(chat.log).to_contain_text("pirate heard: who?")
     expect(chat.log).to_contain_text("2/3")
     chat.ask("and then?")
-    expect(chat.log).to_contain_text("base heard: and then?")  # whom the settings name
+    expect(chat.log).to_contain_text("base heard: and then?")  # the adapter of the settings
     prompt = "".join(map(chr, engine.requests[-1].prompt_ids))
     assert "pirate heard: who?" in prompt
     assert "linly heard" not in prompt
@@ -152,7 +152,7 @@ def test_going_on_with_one_and_coming_back(visit: Serve) -> None:
     before = chat.log.get_by_role("button", name="Version before")
     before.click()
     expect(chat.log).to_contain_text("base heard: who?")
-    expect(chat.log).not_to_contain_text("and then?")  # that was said on another branch
+    expect(chat.log).not_to_contain_text("and then?")  # that was on another branch
     expect(before).to_be_disabled()
     after = chat.log.get_by_role("button", name="Version after")
     after.click()
@@ -166,9 +166,9 @@ def test_going_on_with_one_and_coming_back(visit: Serve) -> None:
 
 
 @pytest.mark.browser
-def test_side_by_side_brings_back_the_comparison_of_that_reply(visit: Serve) -> None:
-    """A question can be compared twice; the newest was shown whichever was asked for."""
-    chat = visit(FakeEngine(echo))
+def test_side_by_side_shows_the_comparison_of_that_reply(open_page: OpenPage) -> None:
+    """A question can be compared twice; always the newest comparison was shown."""
+    chat = open_page(FakeEngine(echo))
     compare(chat, "who?", BASE, PIRATE)
     expect(columns(chat).nth(1)).to_contain_text("pirate heard: who?")
     expect(chat.send).to_be_visible()
@@ -188,9 +188,9 @@ def test_side_by_side_brings_back_the_comparison_of_that_reply(visit: Serve) -> 
 
 
 @pytest.mark.browser
-def test_an_empty_box_compares_the_last_question_again(visit: Serve) -> None:
+def test_an_empty_box_compares_the_last_question_again(open_page: OpenPage) -> None:
     engine = FakeEngine(echo)
-    chat = visit(engine)
+    chat = open_page(engine)
     chat.ask("who?")
     expect(chat.log).to_contain_text("base heard: who?")
     expect(chat.send).to_be_visible()
@@ -210,11 +210,11 @@ def test_an_empty_box_compares_the_last_question_again(visit: Serve) -> None:
         ((PIRATE, PIRATE), ("Precise", "Precise"), "Two of the choices are the same"),
     ],
 )
-def test_what_is_refused_loses_nothing(
-    visit: Serve, rivals: tuple[str, ...], presets: tuple[str, ...], sentence: str
+def test_a_refused_comparison_keeps_the_text(
+    open_page: OpenPage, rivals: tuple[str, ...], presets: tuple[str, ...], sentence: str
 ) -> None:
     engine = FakeEngine(echo)
-    chat = visit(engine)
+    chat = open_page(engine)
     choose(chat, *rivals, presets=presets)
     chat.message.fill("precious words")
     ask_all(chat)
@@ -225,15 +225,15 @@ def test_what_is_refused_loses_nothing(
 
 
 @pytest.mark.browser
-def test_comparing_in_a_chat_that_is_empty(visit: Serve) -> None:
-    chat = visit(FakeEngine(echo))
+def test_comparing_without_a_question_is_refused(open_page: OpenPage) -> None:
+    chat = open_page(FakeEngine(echo))
     compare(chat, "", BASE, PIRATE)
     expect(chat.page.locator(".linly-toast")).to_contain_text("This chat has no question yet")
 
 
 @pytest.mark.browser
-def test_a_broken_rival_stops_nobody_else(visit: Serve) -> None:
-    chat = visit(FakeEngine(echo))
+def test_a_broken_rival_does_not_stop_the_others(open_page: OpenPage) -> None:
+    chat = open_page(FakeEngine(echo))
     compare(chat, "who?", TORN, PIRATE, BASE)
     expect(columns(chat).nth(0)).to_contain_text("The adapter 'torn' is broken")
     expect(columns(chat).nth(1)).to_contain_text("pirate heard: who?")
@@ -242,9 +242,9 @@ def test_a_broken_rival_stops_nobody_else(visit: Serve) -> None:
 
 
 @pytest.mark.browser
-def test_votes_as_preference_pairs(visit: Serve) -> None:
+def test_votes_are_exported_as_preference_pairs(open_page: OpenPage) -> None:
     """As TRL takes them: prompts and replies are lists of messages, and a tie makes no pair."""
-    chat = visit(FakeEngine(echo))
+    chat = open_page(FakeEngine(echo))
     compare(chat, "who?", BASE, PIRATE, LINLY)
     expect(columns(chat).nth(2)).to_contain_text("linly heard")
     expect(vote(chat, 1)).to_be_enabled()
@@ -270,7 +270,7 @@ def test_votes_as_preference_pairs(visit: Serve) -> None:
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_a_comparison_that_a_restart_interrupted(browser: Browser, tmp_path: Path) -> None:
+def test_a_comparison_interrupted_by_a_restart(browser: Browser, tmp_path: Path) -> None:
     with browser.new_context() as context:
         engine = FakeEngine(words(50), ticking=True)
         manager = fake_manager(engine)
@@ -278,7 +278,7 @@ def test_a_comparison_that_a_restart_interrupted(browser: Browser, tmp_path: Pat
         with serving(manager, data=tmp_path) as url:
             chat = ChatPage(context.new_page()).open(url)
             compare(chat, "who?", BASE, PIRATE)
-            everybody_speaks(engine, 2, pieces=2)
+            tick_until_all_reply(engine, 2, pieces=2)
             expect(columns(chat).nth(0)).to_contain_text("base0 base1")
             expect(columns(chat).nth(1)).to_contain_text("pirate0 pirate1")
             number = chat.page.url.partition("chat=")[2]
@@ -296,9 +296,9 @@ def test_a_comparison_that_a_restart_interrupted(browser: Browser, tmp_path: Pat
 
 
 @pytest.mark.browser
-def test_a_new_chat_does_not_begin_with_what_was_compared(visit: Serve) -> None:
-    """The comparison took the text out of the box; its draft is not to come back."""
-    chat = visit(FakeEngine(echo))
+def test_a_new_chat_does_not_begin_with_the_compared_text(open_page: OpenPage) -> None:
+    """The comparison took the text out of the box; its draft must not come back."""
+    chat = open_page(FakeEngine(echo))
     choose(chat, BASE, PIRATE)
     chat.message.press_sequentially("who?")
     ask_all(chat)
@@ -319,36 +319,41 @@ SEEDED = ChatSettings(sampling=Sampling(seed=7))
         (GREEDY, ("", "")),
         (SEEDED, ("", "")),
         (SEEDED, ("creative", "creative")),
-        (ChatSettings(), ("precise", "precise")),  # was let pass: the settings themselves draw lots
+        (
+            ChatSettings(),
+            ("precise", "precise"),
+        ),  # was accepted, because the settings themselves sample
         (ChatSettings(sampling=Sampling(top_k=1)), ("", "")),
-        # Who takes the likeliest word does not look at the other settings.
+        # Greedy decoding ignores the other settings.
         (ChatSettings(sampling=Sampling(temperature=0, repetition_penalty=1.1)), ("", "precise")),
     ],
 )
-def test_who_would_say_the_same(settings: ChatSettings, presets: tuple[str, str]) -> None:
-    with pytest.raises(RequestError, match="choices are the same"):
-        chosen(settings, [("pirate", preset) for preset in presets], PRESETS)
+def test_rivals_that_would_reply_the_same_are_refused(
+    settings: ChatSettings, presets: tuple[str, str]
+) -> None:
+    with pytest.raises(RequestError, match="would say the same"):
+        chosen_rivals(settings, [("pirate", preset) for preset in presets], PRESETS)
 
 
 @pytest.mark.parametrize(
     ("settings", "adapters", "presets"),
     [
-        (ChatSettings(), ("pirate", "pirate"), ("", "")),  # each draws its own lots
-        (GREEDY, ("pirate", "pirate"), ("creative", "creative")),  # was refused, but they do, too
+        (ChatSettings(), ("pirate", "pirate"), ("", "")),  # each samples with its own seed
+        (GREEDY, ("pirate", "pirate"), ("creative", "creative")),  # was refused, but both sample
         (GREEDY, ("", "pirate"), ("", "")),
         (SEEDED, ("pirate", "pirate"), ("precise", "creative")),
     ],
 )
-def test_who_may_say_something_else(
+def test_rivals_that_may_reply_differently_are_accepted(
     settings: ChatSettings, adapters: tuple[str, str], presets: tuple[str, str]
 ) -> None:
-    assert len(chosen(settings, list(zip(adapters, presets, strict=True)), PRESETS)) == 2
+    assert len(chosen_rivals(settings, list(zip(adapters, presets, strict=True)), PRESETS)) == 2
 
 
-def test_a_template_is_asked_of_its_own_adapter_alone() -> None:
+def test_rivals_keep_the_template_only_with_its_adapter() -> None:
     settings = ChatSettings(
         adapter="pirate", template="alpaca", system="Be brief.", adapter_scale=0.5
     )
-    rivals = chosen(settings, [("pirate", ""), (NOBODY, ""), ("", "")], PRESETS)
+    rivals = chosen_rivals(settings, [("pirate", ""), (NO_RIVAL, ""), ("", "")], PRESETS)
     assert [(r.adapter, r.template) for r in rivals] == [("pirate", "alpaca"), (None, None)]
     assert {(r.system, r.adapter_scale) for r in rivals} == {("Be brief.", 0.5)}

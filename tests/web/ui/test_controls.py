@@ -1,4 +1,4 @@
-"""The controls above a chat, in a real browser, while another chat is on its way."""
+"""The controls of a chat, in a real browser, while another chat is being opened."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from playwright.sync_api import Route, expect
 
 from tests.fake import FakeEngine, echo
 from tests.web.browser import ChatPage
-from tests.web.conftest import Serve
+from tests.web.conftest import OpenPage
 
 pytestmark = pytest.mark.browser
 
 CALLS = "**/page/actions/**"
 
 
-def two_chats(visit: Serve) -> ChatPage:
-    """ "first" with an adapter, and "second", which is shown, with the base."""
-    chat = visit(FakeEngine(echo))
+def two_chats(open_page: OpenPage) -> ChatPage:
+    """Makes the chats "first" with an adapter, and "second", which is shown, with the base."""
+    chat = open_page(FakeEngine(echo))
     chat.choose("Adapter", "● pirate")
     ask(chat, "first", "pirate heard: first")
     chat.new_chat.click()
@@ -34,14 +34,14 @@ def ask(chat: ChatPage, text: str, answer: str) -> None:
     expect(chat.send).to_be_visible()
 
 
-def test_a_question_that_is_quicker_than_the_controls(visit: Serve) -> None:
-    """It was asked of the adapter of the chat before, and the chat kept that."""
-    chat = two_chats(visit)
-    held: list[Any] = []
+def test_a_question_sent_before_the_controls_are_updated(open_page: OpenPage) -> None:
+    """It went to the adapter of the chat before, and the chat kept that one."""
+    chat = two_chats(open_page)
+    delayed: list[Any] = []
 
     def hold(route: Route) -> None:
         if route.request.url.endswith("/open"):
-            held.append((route, route.fetch()))
+            delayed.append((route, route.fetch()))
         else:
             route.continue_()
 
@@ -49,9 +49,9 @@ def test_a_question_that_is_quicker_than_the_controls(visit: Serve) -> None:
     chat.row("first").click()
     expect(chat.log).to_contain_text("pirate heard: first")
     adapter = chat.page.get_by_label("Adapter", exact=True)
-    expect(adapter).to_have_value("Base model (fake-base)")  # still
+    expect(adapter).to_have_value("Base model (fake-base)")  # not updated yet
     chat.ask("and now?")
-    ((route, response),) = held
+    ((route, response),) = delayed
     route.fulfill(response=response)
     expect(chat.log).to_contain_text("pirate heard: and now?")
     expect(chat.send).to_be_visible()
@@ -59,16 +59,16 @@ def test_a_question_that_is_quicker_than_the_controls(visit: Serve) -> None:
     ask(chat, "and then?", "pirate heard: and then?")
 
 
-def test_a_setting_that_is_slower_than_another_chat(visit: Serve) -> None:
-    """It was dropped, as its chat was not the one that was shown any more."""
-    chat = two_chats(visit)
-    held: list[Any] = []
-    chat.page.route(CALLS, lambda route: held.append(route), times=1)
+def test_a_setting_that_arrives_after_another_chat_was_opened(open_page: OpenPage) -> None:
+    """It was lost, because its chat was no longer shown."""
+    chat = two_chats(open_page)
+    delayed: list[Any] = []
+    chat.page.route(CALLS, lambda route: delayed.append(route), times=1)
     chat.choose("Adapter", "● linly")
-    while not held:
+    while not delayed:
         chat.page.wait_for_timeout(20)
-    chat.row("first").click()  # waits for its turn: what was done first is done first
-    held[0].continue_()
+    chat.row("first").click()  # waits in the queue: actions are posted in order
+    delayed[0].continue_()
     expect(chat.log).to_contain_text("pirate heard: first")
     adapter = chat.page.get_by_label("Adapter", exact=True)
     expect(adapter).to_have_value("● pirate: Talks like a pirate")
@@ -77,8 +77,8 @@ def test_a_setting_that_is_slower_than_another_chat(visit: Serve) -> None:
     ask(chat, "and now?", "linly heard: User")
 
 
-def test_a_new_chat_keeps_what_is_changed_in_it(visit: Serve) -> None:
-    chat = two_chats(visit)
+def test_a_new_chat_keeps_its_changed_settings(open_page: OpenPage) -> None:
+    chat = two_chats(open_page)
     chat.new_chat.click()
     expect(chat.log.locator("article")).to_have_count(0)
     chat.choose("Adapter", "● pirate")

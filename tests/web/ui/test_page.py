@@ -15,7 +15,7 @@ from model.types import EngineRequest
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from tests.web.browser import PATIENCE, ChatPage
-from tests.web.conftest import Serve
+from tests.web.conftest import OpenPage
 from web.access import AccessPolicy
 from web.listen_socket import bind
 from web.ui import custom_components
@@ -27,8 +27,8 @@ def script(*pieces: str) -> Callable[[str, EngineRequest], list[str]]:
     return lambda prompt, request: list(pieces)
 
 
-def test_a_chat(visit: Serve) -> None:
-    chat = visit(FakeEngine(echo))
+def test_a_question_gets_a_reply(open_page: OpenPage) -> None:
+    chat = open_page(FakeEngine(echo))
     expect(chat.page.locator("#status")).to_contain_text("fake-base")
     chat.ask("hello there")
     expect(chat.log).to_contain_text("base heard: hello there")
@@ -38,9 +38,9 @@ def test_a_chat(visit: Serve) -> None:
     expect(chat.send).to_be_visible()
 
 
-def test_the_model_is_sent_the_whole_chat(visit: Serve) -> None:
+def test_the_model_gets_the_complete_chat(open_page: OpenPage) -> None:
     engine = FakeEngine(script("Aye *indeed*."))
-    chat = visit(engine)
+    chat = open_page(engine)
     chat.ask("first <b>bold</b>")
     expect(chat.log).to_contain_text("Aye indeed")
     expect(chat.send).to_be_visible()
@@ -55,8 +55,8 @@ def test_the_model_is_sent_the_whole_chat(visit: Serve) -> None:
     )
 
 
-def test_enter_sends_and_shift_enter_does_not(visit: Serve) -> None:
-    chat = visit(FakeEngine(echo))
+def test_enter_sends_and_shift_enter_does_not(open_page: OpenPage) -> None:
+    chat = open_page(FakeEngine(echo))
     chat.message.fill("one")
     chat.message.press("Shift+Enter")
     chat.message.type("two")
@@ -65,18 +65,18 @@ def test_enter_sends_and_shift_enter_does_not(visit: Serve) -> None:
     expect(chat.log).to_contain_text("two")
 
 
-def test_an_empty_message_is_not_sent(visit: Serve) -> None:
+def test_an_empty_message_is_not_sent(open_page: OpenPage) -> None:
     engine = FakeEngine(echo)
-    chat = visit(engine)
+    chat = open_page(engine)
     chat.ask("   ")
     chat.ask("real")
     expect(chat.log).to_contain_text("base heard: real")
     assert len(engine.requests) == 1
 
 
-def test_the_adapter_drop_down(visit: Serve) -> None:
+def test_the_adapter_drop_down(open_page: OpenPage) -> None:
     engine = FakeEngine(echo)
-    chat = visit(engine)
+    chat = open_page(engine)
     expect(chat.page.get_by_label("Adapter")).to_have_value(re.compile("Base model"))
     chat.choose("Adapter", "pirate")
     chat.ask("hello")
@@ -88,8 +88,8 @@ def test_the_adapter_drop_down(visit: Serve) -> None:
     assert "".join(map(chr, engine.requests[-1].prompt_ids)).endswith("User: again\nBot: ")
 
 
-def test_a_broken_adapter_shows_its_reason_and_loses_nothing(visit: Serve) -> None:
-    chat = visit(FakeEngine(echo))
+def test_a_broken_adapter_shows_its_reason_and_loses_nothing(open_page: OpenPage) -> None:
+    chat = open_page(FakeEngine(echo))
     chat.choose("Adapter", "✕ torn: broken, it has no adapter_model")
     chat.ask("precious words")
     expect(chat.log).to_contain_text("adapter_model.safetensors")
@@ -101,9 +101,9 @@ def test_a_broken_adapter_shows_its_reason_and_loses_nothing(visit: Serve) -> No
     expect(chat.log).not_to_contain_text("adapter_model.safetensors")
 
 
-def test_stop_ends_within_one_token_and_keeps_the_text(visit: Serve) -> None:
+def test_stop_ends_within_one_token_and_keeps_the_text(open_page: OpenPage) -> None:
     engine = FakeEngine(script(*["word "] * 500), ticking=True)
-    chat = visit(engine)
+    chat = open_page(engine)
     chat.ask("go on")
     engine.tick(3)
     expect(chat.log).to_contain_text("word word word")
@@ -116,9 +116,9 @@ def test_stop_ends_within_one_token_and_keeps_the_text(visit: Serve) -> None:
     assert "word word word" in chat.log.inner_text()
 
 
-def test_regenerate_shows_the_new_reply(visit: Serve) -> None:
+def test_regenerate_shows_the_new_reply(open_page: OpenPage) -> None:
     counter = iter(range(10))
-    chat = visit(FakeEngine(lambda prompt, request: [f"attempt {next(counter)}"]))
+    chat = open_page(FakeEngine(lambda prompt, request: [f"attempt {next(counter)}"]))
     chat.ask("hello")
     expect(chat.log).to_contain_text("attempt 0")
     expect(chat.send).to_be_visible()
@@ -128,9 +128,9 @@ def test_regenerate_shows_the_new_reply(visit: Serve) -> None:
 
 
 @pytest.mark.parametrize("midway", [False, True])
-def test_new_chat_empties_the_log(visit: Serve, midway: bool) -> None:
+def test_new_chat_empties_the_log(open_page: OpenPage, midway: bool) -> None:
     engine = FakeEngine(script(*["word "] * 50), ticking=midway)
-    chat = visit(engine)
+    chat = open_page(engine)
     chat.ask("hello")
     engine.tick(2)
     expect(chat.log).to_contain_text("word word")
@@ -143,17 +143,19 @@ def test_new_chat_empties_the_log(visit: Serve, midway: bool) -> None:
     assert "hello" not in "".join(map(chr, engine.requests[-1].prompt_ids))
 
 
-def test_markup_is_shown_and_never_run(visit: Serve) -> None:
-    chat = visit(FakeEngine(script("<script>window.pwned = 1</script> <img src=x onerror=", "1>")))
+def test_html_in_messages_is_not_run(open_page: OpenPage) -> None:
+    chat = open_page(
+        FakeEngine(script("<script>window.pwned = 1</script> <img src=x onerror=", "1>"))
+    )
     chat.ask("<script>window.pwned = 2</script> **stars** `code` $5")
     expect(chat.log).to_contain_text("<script>window.pwned = 2</script> **stars** `code` $5")
     expect(chat.log).to_contain_text("<script>window.pwned = 1</script> <img src=x onerror=1>")
     assert chat.page.evaluate("window.pwned") is None
 
 
-def test_markdown_code_and_latex_in_replies(visit: Serve) -> None:
+def test_markdown_code_and_latex_in_replies(open_page: OpenPage) -> None:
     reply = "**bold**\n\n```python\nif a < b: print('<b>')\n```\n\n$$a < b^2$$ and \\(x\\)"
-    chat = visit(FakeEngine(script(*reply)))
+    chat = open_page(FakeEngine(script(*reply)))
     chat.ask("show me")
     expect(chat.log.locator("strong").get_by_text("bold")).to_be_visible()
     expect(chat.log.locator("pre code")).to_contain_text("if a < b: print('<b>')")
@@ -161,7 +163,7 @@ def test_markdown_code_and_latex_in_replies(visit: Serve) -> None:
     expect(chat.log.locator("math").first).to_be_visible()
 
 
-# Selectors of `:has()`, cut off before it, that fit an element around the log's messages.
+# Selectors with `:has()`, cut off before it, that match an ancestor of the log's messages.
 SEARCHES = """() => {
     const around = [];
     for (let one = document.querySelector('.messages'); one; one = one.parentElement) {
@@ -177,23 +179,23 @@ SEARCHES = """() => {
 }"""
 
 
-def test_no_style_searches_the_log(visit: Serve) -> None:
-    """By `:has()` of an element around it: the browser would search all of a chat for each word."""
-    chat = visit(FakeEngine(echo))
+def test_no_style_rule_searches_the_log(open_page: OpenPage) -> None:
+    """Not by `:has()` of an ancestor: the browser would search the complete chat at each word."""
+    chat = open_page(FakeEngine(echo))
     expect(chat.page.locator(".with-bars.chats-open")).to_be_visible()
-    said = chat.page.evaluate(SEARCHES)
-    assert said["found"] > 5
-    assert said["around"] == []
+    rules = chat.page.evaluate(SEARCHES)
+    assert rules["found"] > 5
+    assert rules["around"] == []
 
 
-def test_chinese_and_emoji(visit: Serve) -> None:
-    chat = visit(FakeEngine(echo))
+def test_chinese_and_emoji(open_page: OpenPage) -> None:
+    chat = open_page(FakeEngine(echo))
     chat.ask("你好，世界 👩‍🚀")
     expect(chat.log).to_contain_text("base heard: 你好，世界 👩‍🚀")
 
 
-def test_a_failure_midway_keeps_everything(visit: Serve) -> None:
-    chat = visit(FakeEngine(script("half a reply", "<fail>")))
+def test_a_reply_that_fails_keeps_its_text(open_page: OpenPage) -> None:
+    chat = open_page(FakeEngine(script("half a reply", "<fail>")))
     chat.ask("precious words")
     expect(chat.log).to_contain_text("not enough memory")
     expect(chat.log).to_contain_text("precious words")
@@ -201,9 +203,9 @@ def test_a_failure_midway_keeps_everything(visit: Serve) -> None:
     expect(chat.send).to_be_visible()
 
 
-def test_old_turns_are_dropped_with_a_notice(visit: Serve) -> None:
+def test_old_turns_are_dropped_with_a_notice(open_page: OpenPage) -> None:
     engine = FakeEngine(echo, context_length=400)
-    chat = visit(engine)
+    chat = open_page(engine)
     for word in ("one", "two"):
         chat.ask(f"{word} " + "x" * 100)
         expect(chat.log).to_contain_text(f"base heard: {word}")
@@ -213,16 +215,16 @@ def test_old_turns_are_dropped_with_a_notice(visit: Serve) -> None:
     assert "one " not in "".join(map(chr, engine.requests[-1].prompt_ids))
 
 
-def test_a_question_too_long_says_so_and_is_kept(visit: Serve) -> None:
-    chat = visit(FakeEngine(echo, context_length=200))
+def test_a_question_that_is_too_long_is_refused_and_stays(open_page: OpenPage) -> None:
+    chat = open_page(FakeEngine(echo, context_length=200))
     chat.ask("y" * 500)
     expect(chat.log).to_contain_text("The question alone is")
     expect(chat.log).to_contain_text("yyyy")
 
 
-def test_sending_while_the_model_loads_waits(visit: Serve) -> None:
+def test_sending_while_the_model_loads_waits(open_page: OpenPage) -> None:
     loading = threading.Event()
-    chat = visit(FakeEngine(echo), ready=False, loading=loading)
+    chat = open_page(FakeEngine(echo), ready=False, loading=loading)
     expect(chat.page.locator("#status progress")).to_be_visible()
     chat.ask("early bird")
     expect(chat.log).to_contain_text("still loading")
@@ -233,18 +235,18 @@ def test_sending_while_the_model_loads_waits(visit: Serve) -> None:
     chat.choose("Adapter", "pirate")
 
 
-def test_a_failed_load_says_why_and_keeps_the_message(visit: Serve) -> None:
+def test_a_failed_load_shows_its_reason_and_keeps_the_message(open_page: OpenPage) -> None:
     failure = ModelFolderError(verbatim("The weights are torn", "Download them again."))
-    chat = visit(FakeEngine(echo), fail=failure)
+    chat = open_page(FakeEngine(echo), fail=failure)
     expect(chat.page.locator("#notice")).to_contain_text("Download them again.")
     chat.ask("precious words")
     expect(chat.log).to_contain_text("precious words")
     expect(chat.page.locator("#notice")).to_contain_text("torn")
 
 
-def test_the_settings_arrive(visit: Serve) -> None:
+def test_the_settings_reach_the_engine(open_page: OpenPage) -> None:
     engine = FakeEngine(echo)
-    chat = visit(engine)
+    chat = open_page(engine)
     chat.settings()
     chat.page.get_by_role("radio", name="Precise").check()
     expect(chat.page.get_by_role("spinbutton", name=re.compile("Temperature"))).to_have_value("0")
@@ -262,13 +264,13 @@ def test_the_settings_arrive(visit: Serve) -> None:
     ("locale", "word"),
     [("zh-CN", "发送"), pytest.param("zh-TW", "发送", marks=pytest.mark.slow), ("de", "Send")],
 )
-def test_the_browsers_language(visit: Serve, locale: str, word: str) -> None:
-    chat = visit(FakeEngine(echo), locale=locale)
+def test_the_browsers_language(open_page: OpenPage, locale: str, word: str) -> None:
+    chat = open_page(FakeEngine(echo), locale=locale)
     expect(chat.page.get_by_role("button", name=word, exact=True)).to_be_visible()
 
 
-def test_the_language_switch_is_remembered(visit: Serve) -> None:
-    chat = visit(FakeEngine(echo))
+def test_the_language_switch_is_remembered(open_page: OpenPage) -> None:
+    chat = open_page(FakeEngine(echo))
     expect(chat.send).to_be_visible()
     chat.page.get_by_role("radio", name="中文").click()
     send = chat.page.get_by_role("button", name="发送", exact=True)
@@ -281,8 +283,8 @@ def test_the_language_switch_is_remembered(visit: Serve) -> None:
     expect(chat.log).to_contain_text("词元/秒")
 
 
-def test_dark_and_light(visit: Serve) -> None:
-    chat = visit(FakeEngine(echo), color_scheme="dark")
+def test_dark_and_light(open_page: OpenPage) -> None:
+    chat = open_page(FakeEngine(echo), color_scheme="dark")
     dark = "document.body.classList.contains('dark')"
     assert chat.page.evaluate(dark) is True
     chat.page.get_by_role("button", name="Dark / light").click()
@@ -290,9 +292,9 @@ def test_dark_and_light(visit: Serve) -> None:
 
 
 @pytest.mark.slow
-def test_a_phone_needs_no_sideways_scrolling(visit: Serve) -> None:
+def test_a_phone_needs_no_sideways_scrolling(open_page: OpenPage) -> None:
     code = "```\n" + "wide " * 60 + "\n```\n" + "w" * 300
-    chat = visit(FakeEngine(script(code)), viewport={"width": 360, "height": 740})
+    chat = open_page(FakeEngine(script(code)), viewport={"width": 360, "height": 740})
     chat.ask("x" * 300)
     expect(chat.log).to_contain_text("tokens/s")
     widths = "[document.documentElement.scrollWidth, window.innerWidth]"
@@ -305,9 +307,9 @@ def test_a_phone_needs_no_sideways_scrolling(visit: Serve) -> None:
         assert box["x"] + box["width"] <= visible
 
 
-def test_an_emptied_seed_means_a_new_one(visit: Serve) -> None:
+def test_an_emptied_seed_means_a_new_one(open_page: OpenPage) -> None:
     engine = FakeEngine(echo)
-    chat = visit(engine)
+    chat = open_page(engine)
     chat.settings()
     chat.page.get_by_role("spinbutton", name="Seed").fill("")
     chat.page.get_by_role("spinbutton", name="Seed").blur()
@@ -319,17 +321,17 @@ def test_an_emptied_seed_means_a_new_one(visit: Serve) -> None:
     assert len({request.sampling.seed for request in engine.requests}) == 2
 
 
-def test_the_facts_stay_out_of_code_that_was_cut(visit: Serve) -> None:
-    chat = visit(FakeEngine(script("```python\nprint(1)")))
+def test_the_facts_stay_outside_of_an_unclosed_code_block(open_page: OpenPage) -> None:
+    chat = open_page(FakeEngine(script("```python\nprint(1)")))
     chat.ask("code")
     expect(chat.log.locator(".assistant > .facts")).to_contain_text("tokens/s")
     expect(chat.log.locator("pre code")).not_to_contain_text("facts")
 
 
-def test_two_visitors_at_once(visit: Serve, browser: Browser) -> None:
-    """Each gets the answer to the own question, from the own adapter."""
+def test_two_visitors_at_once(open_page: OpenPage, browser: Browser) -> None:
+    """Each gets the reply to their own question, from their own adapter."""
     engine = FakeEngine(echo, ticking=True)
-    first = visit(engine)
+    first = open_page(engine)
     url = first.page.url
     with browser.new_context() as context:
         second = ChatPage(context.new_page()).open(url)
@@ -345,7 +347,7 @@ def test_two_visitors_at_once(visit: Serve, browser: Browser) -> None:
 
 
 def test_a_shared_page_asks_for_the_passphrase(browser: Browser) -> None:
-    """Those who come through the link; at this machine's own address nothing is asked."""
+    """Only visitors of the link are asked for it, not those on this machine."""
     manager = fake_manager(FakeEngine(echo))
     manager.wait()
     link = bind("127.0.0.1", 0)
@@ -371,9 +373,11 @@ def test_a_shared_page_asks_for_the_passphrase(browser: Browser) -> None:
 
 
 @pytest.mark.slow
-def test_a_script_that_comes_at_last(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every part of the page asked for it in vain, and asks once more."""
-    monkeypatch.setattr(custom_components, "AGAIN_MS", 5_000)
+def test_a_script_is_loaded_at_the_second_attempt(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every part of the page failed to load it, and tries once more."""
+    monkeypatch.setattr(custom_components, "RETRY_MS", 5_000)
     manager = fake_manager(FakeEngine(echo))
     manager.wait()
     with serving(manager) as url, browser.new_context() as context:
@@ -392,8 +396,10 @@ def test_a_script_that_comes_at_last(browser: Browser, monkeypatch: pytest.Monke
     ("locale", "sentence"),
     [("en", "A part of the page could not be loaded"), ("zh-CN", "页面未能完整加载")],
 )
-def test_a_script_that_never_comes(browser: Browser, locale: str, sentence: str) -> None:
-    """The page stayed blank, and did not say why."""
+def test_a_script_that_cannot_be_loaded_shows_a_sentence(
+    browser: Browser, locale: str, sentence: str
+) -> None:
+    """The page stayed blank, without a reason."""
     manager = fake_manager(FakeEngine(echo))
     manager.wait()
     with serving(manager) as url, browser.new_context(locale=locale) as context:

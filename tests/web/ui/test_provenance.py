@@ -1,4 +1,4 @@
-"""Where a reply comes from, and running it again exactly, in a real browser."""
+"""Provenance of replies, and exact reruns, in a real browser."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from model.types import EngineRequest
 from tests.fake import ADAPTERS, FakeEngine, echo, fake_load, fake_manager
 from tests.web.app_server import serving
 from tests.web.browser import ChatPage
-from tests.web.conftest import Serve
+from tests.web.conftest import OpenPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 PIRATE, LINLY, _ = ADAPTERS
 
 
-def drawn(prompt: str, request: EngineRequest) -> list[str]:
-    """What a model says that draws its words: others with another seed or adapter."""
+def sampled_words(prompt: str, request: EngineRequest) -> list[str]:
+    """Returns the reply of a model that samples: it depends on seed and adapter."""
     who = request.adapter.name if request.adapter else "base"
     return [f"{who} ", "says ", f"{request.sampling.seed} ", "and ", "more"]
 
@@ -33,7 +33,7 @@ def reply(chat: ChatPage, number: int = -1) -> Locator:
 
 
 def rows(article: Locator) -> dict[str, str]:
-    """What a reply came from, by label."""
+    """Returns the provenance of a reply by label."""
     details = article.locator("details")
     if details.get_attribute("open") is None:
         details.locator("summary").click()
@@ -55,9 +55,9 @@ def again(chat: ChatPage) -> None:
     button.click()
 
 
-def test_every_row_is_the_truth(visit: Serve) -> None:
+def test_provenance_shows_the_run_s_values(open_page: OpenPage) -> None:
     engine = FakeEngine(echo)
-    chat = visit(engine)
+    chat = open_page(engine)
     chat.choose("Adapter", "● pirate")
     chat.settings()
     page = chat.page
@@ -85,19 +85,19 @@ def test_every_row_is_the_truth(visit: Serve) -> None:
     assert request.sampling.seed == 42
 
 
-def test_the_base_has_no_digest_and_a_drawn_seed_is_told(visit: Serve) -> None:
+def test_provenance_of_the_base_shows_the_drawn_seed(open_page: OpenPage) -> None:
     engine = FakeEngine(echo)
-    chat = visit(engine)
+    chat = open_page(engine)
     ask(chat, "hello", "base heard: hello")
     shown = rows(reply(chat))
     assert (shown["Adapter"], shown["Its digest"], shown["Strength"]) == ("–", "–", "–")
     assert shown["Seed"] == str(engine.requests[0].sampling.seed)
 
 
-def test_run_again_exactly(visit: Serve) -> None:
-    """Whatever is set by now."""
-    engine = FakeEngine(drawn)
-    chat = visit(engine)
+def test_rerun_gives_the_same_reply(open_page: OpenPage) -> None:
+    """The settings may have changed since."""
+    engine = FakeEngine(sampled_words)
+    chat = open_page(engine)
     chat.choose("Adapter", "● pirate")
     ask(chat, "hello", "and more")
     first = reply(chat).locator(".body").inner_text()
@@ -112,17 +112,17 @@ def test_run_again_exactly(visit: Serve) -> None:
     assert (one.prompt_ids, one.sampling) == (two.prompt_ids, two.sampling)
 
 
-def test_another_text_is_admitted(visit: Serve) -> None:
+def test_rerun_shows_that_its_text_differs(open_page: OpenPage) -> None:
     counter = iter(range(9))
-    chat = visit(FakeEngine(lambda prompt, request: [f"attempt {next(counter)}"]))
+    chat = open_page(FakeEngine(lambda prompt, request: [f"attempt {next(counter)}"]))
     ask(chat, "hello", "attempt 0")
     again(chat)
     expect(reply(chat)).to_contain_text("Run again: the text is another one.")
 
 
-def test_a_stopped_reply_is_run_again_to_where_it_was_stopped(visit: Serve) -> None:
-    engine = FakeEngine(drawn, ticking=True)
-    chat = visit(engine)
+def test_rerun_of_a_stopped_reply_ends_at_the_same_place(open_page: OpenPage) -> None:
+    engine = FakeEngine(sampled_words, ticking=True)
+    chat = open_page(engine)
     chat.ask("hello")
     engine.tick(2)
     expect(chat.log).to_contain_text("base says")
@@ -135,13 +135,13 @@ def test_a_stopped_reply_is_run_again_to_where_it_was_stopped(visit: Serve) -> N
     expect(reply(chat).locator(".body")).to_have_text("base says")
 
 
-def test_a_continued_reply_has_both_its_runs(visit: Serve) -> None:
+def test_provenance_of_a_continued_reply_has_both_runs(open_page: OpenPage) -> None:
     def script(prompt: str, request: EngineRequest) -> list[str]:
         begun = prompt.split("assistant\n")[-1]
         return ["three ", "four"] if begun else ["one ", "two ", "never "]
 
     engine = FakeEngine(script, ticking=True)
-    chat = visit(engine)
+    chat = open_page(engine)
     chat.settings()
     chat.page.get_by_role("spinbutton", name="Seed").fill("5")
     chat.ask("count")
@@ -161,8 +161,8 @@ def test_a_continued_reply_has_both_its_runs(visit: Serve) -> None:
     assert [request.so_far for request in engine.requests] == ["", "one two ", "", "one two "]
 
 
-def test_regenerating_with_another_adapter(visit: Serve) -> None:
-    chat = visit(FakeEngine(echo))
+def test_regenerating_with_another_adapter(open_page: OpenPage) -> None:
+    chat = open_page(FakeEngine(echo))
     chat.choose("Adapter", "● pirate")
     ask(chat, "hello", "pirate heard: hello")
     chat.choose("Adapter", "● linly")
@@ -178,17 +178,17 @@ def test_regenerating_with_another_adapter(visit: Serve) -> None:
 
 
 def refused(chat: ChatPage, sentence: str) -> None:
-    """Running it again is refused, and nothing is added."""
+    """Checks that the rerun is refused, and no message is added."""
     again(chat)
     expect(chat.page.locator(".linly-toast")).to_contain_text(sentence)
     expect(chat.log.locator("article")).to_have_count(2)
     assert "2/2" not in chat.log.inner_text()
 
 
-def test_a_changed_adapter_is_not_run_again(visit: Serve) -> None:
+def test_rerun_refuses_a_changed_adapter(open_page: OpenPage) -> None:
     adapters: list[Adapter] = [PIRATE]
     engine = FakeEngine(echo)
-    chat = visit(engine, adapters=adapters)
+    chat = open_page(engine, adapters=adapters)
     chat.choose("Adapter", "● pirate")
     ask(chat, "hello", "pirate heard: hello")
     adapters[0] = replace(PIRATE, digest="ff" * 32)
@@ -200,7 +200,7 @@ def test_a_changed_adapter_is_not_run_again(visit: Serve) -> None:
     "settings",
     [Settings(base_model="other-base"), Settings(base_model="fake-base", quantization="none")],
 )
-def test_another_base_is_not_asked(browser: Browser, tmp_path: Path, settings: Settings) -> None:
+def test_rerun_refuses_another_base(browser: Browser, tmp_path: Path, settings: Settings) -> None:
     with browser.new_context() as context:
         manager = fake_manager(FakeEngine(echo))
         manager.wait()

@@ -1,4 +1,4 @@
-"""Chats that last, and replies that belong to the server: reloads, second tabs, restarts."""
+"""Chats and replies over reloads, second tabs and restarts, in a real browser."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from model.types import EngineRequest
 from tests.fake import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from tests.web.browser import ChatPage
-from tests.web.conftest import Serve
+from tests.web.conftest import OpenPage
 from web.access import AccessPolicy
 from web.chats.store.chat_store import ChatStore
 from web.chats.store.errors import StoreError
@@ -34,8 +34,8 @@ def second_tab(chat: ChatPage) -> ChatPage:
     return ChatPage(chat.page.context.new_page()).open(chat.page.url)
 
 
-def test_a_reload_shows_the_same_chat(visit: Serve) -> None:
-    chat = visit(FakeEngine(echo))
+def test_a_reload_shows_the_same_chat(open_page: OpenPage) -> None:
+    chat = open_page(FakeEngine(echo))
     chat.ask("remember me")
     expect(chat.log).to_contain_text("base heard: remember me")
     expect(chat.page).to_have_url(re.compile("chat="))
@@ -44,9 +44,9 @@ def test_a_reload_shows_the_same_chat(visit: Serve) -> None:
     expect(chat.sidebar).to_contain_text("remember me")
 
 
-def test_a_reply_goes_on_while_the_page_is_reloaded(visit: Serve) -> None:
+def test_a_reply_goes_on_while_the_page_is_reloaded(open_page: OpenPage) -> None:
     engine = FakeEngine(words(6), ticking=True)
-    chat = visit(engine)
+    chat = open_page(engine)
     chat.ask("go on")
     engine.tick(3)
     expect(chat.log).to_contain_text("w0 w1 w2")
@@ -59,9 +59,9 @@ def test_a_reply_goes_on_while_the_page_is_reloaded(visit: Serve) -> None:
     assert engine.emitted[engine.requests[0].id] == 6
 
 
-def test_a_reply_goes_on_while_the_page_is_closed(visit: Serve) -> None:
+def test_a_reply_goes_on_while_the_page_is_closed(open_page: OpenPage) -> None:
     engine = FakeEngine(words(6), ticking=True)
-    chat = visit(engine)
+    chat = open_page(engine)
     chat.ask("go on")
     engine.tick(2)
     expect(chat.log).to_contain_text("w0 w1")
@@ -72,9 +72,9 @@ def test_a_reply_goes_on_while_the_page_is_closed(visit: Serve) -> None:
     expect(again.log).to_contain_text("w0 w1 w2 w3 w4 w5")
 
 
-def test_a_second_tab_streams_along_and_stops_it(visit: Serve) -> None:
+def test_a_second_tab_shows_the_stream_and_can_stop_it(open_page: OpenPage) -> None:
     engine = FakeEngine(words(50), ticking=True)
-    chat = visit(engine)
+    chat = open_page(engine)
     chat.ask("go on")
     engine.tick(2)
     expect(chat.log).to_contain_text("w0 w1")
@@ -88,8 +88,10 @@ def test_a_second_tab_streams_along_and_stops_it(visit: Serve) -> None:
     assert engine.emitted[engine.requests[0].id] == 4
 
 
-def test_a_restart_in_the_middle_of_a_reply(browser: Browser, tmp_path: Path) -> None:
-    """The server dies; the next one shows what was there, and goes on with it."""
+def test_a_reply_interrupted_by_a_restart_can_be_continued(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """The server dies; the next one shows the text so far, and continues it."""
     with browser.new_context() as context:
         engine = FakeEngine(words(9), ticking=True)
         manager = fake_manager(engine)
@@ -112,8 +114,8 @@ def test_a_restart_in_the_middle_of_a_reply(browser: Browser, tmp_path: Path) ->
             expect(chat.log).to_contain_text("w0 w1 w1 and on")
 
 
-def test_chats_of_others_are_not_there(visit: Serve, browser: Browser) -> None:
-    chat = visit(FakeEngine(echo))
+def test_chats_of_other_visitors_are_not_shown(open_page: OpenPage, browser: Browser) -> None:
+    chat = open_page(FakeEngine(echo))
     chat.ask("my secret")
     expect(chat.log).to_contain_text("base heard")
     with browser.new_context() as context:
@@ -150,8 +152,8 @@ def test_an_account_has_its_chats_on_every_device(browser: Browser) -> None:
             expect(chat.sidebar).to_contain_text("Your chats will be here")
 
 
-def test_search_rename_delete_and_undo(visit: Serve) -> None:
-    chat = visit(FakeEngine(echo))
+def test_search_rename_delete_and_undo(open_page: OpenPage) -> None:
+    chat = open_page(FakeEngine(echo))
     for text in ("about ships", "关于灯塔的问题"):
         chat.new_chat.click()
         expect(chat.log).not_to_contain_text("heard")
@@ -174,8 +176,8 @@ def test_search_rename_delete_and_undo(visit: Serve) -> None:
     expect(chat.log).to_contain_text("base heard: about ships")
 
 
-def test_export_and_import(visit: Serve, tmp_path: Path) -> None:
-    chat = visit(FakeEngine(echo))
+def test_export_and_import(open_page: OpenPage, tmp_path: Path) -> None:
+    chat = open_page(FakeEngine(echo))
     chat.ask("keep this")
     expect(chat.log).to_contain_text("base heard: keep this")
     expect(chat.send).to_be_visible()
@@ -200,8 +202,8 @@ def test_export_and_import(visit: Serve, tmp_path: Path) -> None:
     expect(chat.page.locator(".linly-toast")).to_contain_text("no")
 
 
-def test_drafts_are_kept_for_each_chat(visit: Serve) -> None:
-    chat = visit(FakeEngine(echo))
+def test_drafts_survive_for_each_chat(open_page: OpenPage) -> None:
+    chat = open_page(FakeEngine(echo))
     chat.ask("first")
     expect(chat.log).to_contain_text("base heard: first")
     expect(chat.send).to_be_visible()
@@ -215,8 +217,8 @@ def test_drafts_are_kept_for_each_chat(visit: Serve) -> None:
     expect(chat.message).to_have_value("half a thought")
 
 
-def test_edit_and_branches(visit: Serve) -> None:
-    chat = visit(FakeEngine(echo))
+def test_edit_and_branches(open_page: OpenPage) -> None:
+    chat = open_page(FakeEngine(echo))
     chat.ask("first words")
     expect(chat.log).to_contain_text("base heard: first words")
     expect(chat.send).to_be_visible()
@@ -232,13 +234,13 @@ def test_edit_and_branches(visit: Serve) -> None:
     expect(chat.log).to_contain_text("1/2")
 
 
-def test_a_stopped_reply_is_continued(visit: Serve) -> None:
+def test_a_stopped_reply_is_continued(open_page: OpenPage) -> None:
     def script(prompt: str, request: EngineRequest) -> list[str]:
         begun = prompt.split("assistant\n")[-1]
         return ["three ", "four "] if begun else ["one ", "two ", "never "]
 
     engine = FakeEngine(script, ticking=True)
-    chat = visit(engine)
+    chat = open_page(engine)
     chat.ask("count")
     engine.tick(2)
     expect(chat.log).to_contain_text("one two")
@@ -249,16 +251,16 @@ def test_a_stopped_reply_is_continued(visit: Serve) -> None:
     expect(chat.log).to_contain_text("one two three four")
 
 
-def test_a_store_that_cannot_be_read_for_a_while(
-    visit: Serve, monkeypatch: pytest.MonkeyPatch
+def test_the_page_recovers_when_the_store_can_be_read_again(
+    open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The page says so, and comes back by itself; it must not go silent."""
-    chat = visit(FakeEngine(echo))
+    """The page shows the error, and recovers by itself."""
+    chat = open_page(FakeEngine(echo))
     chat.ask("before")
     expect(chat.log).to_contain_text("base heard: before")
     expect(chat.send).to_be_visible()
     monkeypatch.setattr(stream, "RETRY_SECONDS", 0.2)
-    whole = ChatStore.messages
+    original = ChatStore.messages
 
     def broken(self: ChatStore, owner: str, number: str) -> dict[str, ChatMessage]:
         raise StoreError(verbatim("The chats cannot be read: the disk is gone", "Check that disk."))
@@ -269,7 +271,7 @@ def test_a_store_that_cannot_be_read_for_a_while(
     expect(chat.page.get_by_text("the disk is gone").first).to_be_visible()
     expect(chat.message).to_have_value("precious")
     chat.new_chat.click()
-    monkeypatch.setattr(ChatStore, "messages", whole)
+    monkeypatch.setattr(ChatStore, "messages", original)
     chat.row("before").click()
     expect(chat.log).to_contain_text("base heard: before")
 
@@ -289,11 +291,9 @@ def test_a_link_to_a_chat_survives_the_login(browser: Browser) -> None:
 
 
 @pytest.mark.slow
-def test_a_tab_that_the_server_forgot_asks_in_its_own_chat(
-    browser: Browser, tmp_path: Path
-) -> None:
-    """The server is started anew under an open page: what is sent then must not begin another
-    chat, nor go unseen."""
+def test_a_tab_from_before_a_restart_asks_in_its_own_chat(browser: Browser, tmp_path: Path) -> None:
+    """The server is restarted under an open page: a message must not begin another chat, and its
+    reply must be shown."""
     link = bind("127.0.0.1", 0)
     port = link.getsockname()[1]
     link.close()

@@ -45,12 +45,12 @@ ROWS = [
 
 
 @dataclass
-class Shop:
-    """A desk whose trainings are scripted, and what there is to see of them."""
+class ScriptedTraining:
+    """A training service with scripted trainings, and the flags that they got."""
 
     folder: Path
     lines: Sequence[str]
-    desk: TrainingService = field(init=False)
+    service: TrainingService = field(init=False)
     flags: list[Sequence[str]] = field(default_factory=list)
     adapters: list[Adapter] = field(default_factory=lambda: list(ADAPTERS))
 
@@ -59,14 +59,14 @@ class Shop:
         manager = fake_manager(FakeEngine(echo), settings=settings, adapters=self.adapters)
         manager.wait()
         trainings = TrainingRunner(command=command(self.lines, self.folder / "go", self.flags))
-        self.desk = TrainingService(settings, manager, trainings)
+        self.service = TrainingService(settings, manager, trainings)
 
     @property
     def manager(self) -> ModelManager:
-        return self.desk.manager
+        return self.service.manager
 
     def go(self) -> None:
-        """Let a training that waits go on; it leaves its adapter."""
+        """Lets a waiting training continue and save its adapter."""
         self.adapters.append(Adapter("mine", Path("mine"), "Fresh", digest="d3" * 32))
         (self.folder / "go").touch()
 
@@ -76,23 +76,29 @@ class Shop:
         return path
 
 
-Visit = Callable[..., ChatPage]
+OpenPage = Callable[..., ChatPage]
 
 
 @pytest.fixture
-def visit(browser: Browser) -> Iterator[Visit]:
-    """Serve a shop and open its page, by its own port or through a public link's."""
+def open_page(browser: Browser) -> Iterator[OpenPage]:
+    """Serves the page, and opens it by its own port or through a public link's."""
     with ExitStack() as stack:
         chats: list[ChatPage] = []
 
-        def serve(shop: Shop, training: str = "local", through_link: bool = False) -> ChatPage:
+        def serve(
+            scripted: ScriptedTraining, training: str = "local", through_link: bool = False
+        ) -> ChatPage:
             link = bind("127.0.0.1", 0)
             port = link.getsockname()[1]
             access = AccessPolicy(training=training, link_port=port)
-            own = stack.enter_context(serving(shop.manager, access, shop.desk, link))
-            stack.callback(shop.desk.trainings.close)
+            local_url = stack.enter_context(
+                serving(scripted.manager, access, scripted.service, link)
+            )
+            stack.callback(scripted.service.trainings.close)
             page = stack.enter_context(browser.new_context()).new_page()
-            chats.append(ChatPage(page).open(f"http://127.0.0.1:{port}" if through_link else own))
+            chats.append(
+                ChatPage(page).open(f"http://127.0.0.1:{port}" if through_link else local_url)
+            )
             return chats[-1]
 
         yield serve
@@ -108,13 +114,13 @@ def upload(page: Page, path: Path) -> None:
 
 
 @pytest.mark.browser
-def test_data_are_shown_as_they_will_be_learned(visit: Visit, tmp_path: Path) -> None:
-    shop = Shop(tmp_path, LINES)
-    page = visit(shop).page
+def test_the_preview_marks_the_learned_text(open_page: OpenPage, tmp_path: Path) -> None:
+    scripted = ScriptedTraining(tmp_path, LINES)
+    page = open_page(scripted).page
     to_training(page)
-    upload(page, shop.data(*ROWS, {"text": "x"}, name="my dialogues.jsonl"))
+    upload(page, scripted.data(*ROWS, {"text": "x"}, name="my dialogues.jsonl"))
     first = page.locator("#preview pre").first
-    expect(first).to_contain_text("Who <b>are</b> you?")  # as text, whatever is in it
+    expect(first).to_contain_text("Who <b>are</b> you?")  # HTML is shown as text
     expect(first.locator("mark")).to_have_text("A *keeper*.")
     expect(page.locator("#preview pre")).to_have_count(2)
     expect(page.locator("#preview .warn")).to_contain_text("line 3: it has text")
@@ -128,14 +134,14 @@ def test_data_are_shown_as_they_will_be_learned(visit: Visit, tmp_path: Path) ->
 
 
 @pytest.mark.browser
-def test_a_training_is_followed_and_its_result_is_chatted_with(
-    visit: Visit, tmp_path: Path
+def test_a_training_is_followed_and_its_adapter_is_used(
+    open_page: OpenPage, tmp_path: Path
 ) -> None:
-    shop = Shop(tmp_path, LINES)
-    chat = visit(shop)
+    scripted = ScriptedTraining(tmp_path, LINES)
+    chat = open_page(scripted)
     page = chat.page
     to_training(page)
-    upload(page, shop.data())
+    upload(page, scripted.data())
     expect(page.locator("#preview pre")).to_have_count(2)
     page.get_by_label("Name of the adapter").fill("mine")
     page.get_by_role("button", name="Start training").click()
@@ -152,22 +158,22 @@ def test_a_training_is_followed_and_its_result_is_chatted_with(
     page.locator("#message textarea").wait_for()
     to_training(page)
     expect(job).to_contain_text("step 1 of 2")
-    shop.go()
+    scripted.go()
     expect(job).to_contain_text("mine: done. mine is ready")
     page.get_by_role("button", name="Chat with it").click()
     expect(page.locator("#adapter input")).to_have_value("● mine: Fresh")
     chat.ask("who is there?")
     expect(chat.log).to_contain_text("mine heard: who is there?")
-    (told,) = shop.flags
-    assert f"--output_dir={tmp_path / 'adapters' / 'mine'}" in told
+    (flag_list,) = scripted.flags
+    assert f"--output_dir={tmp_path / 'adapters' / 'mine'}" in flag_list
 
 
 @pytest.mark.browser
-def test_a_training_is_cancelled(visit: Visit, tmp_path: Path) -> None:
-    shop = Shop(tmp_path, LINES)
-    page = visit(shop).page
+def test_a_training_is_cancelled(open_page: OpenPage, tmp_path: Path) -> None:
+    scripted = ScriptedTraining(tmp_path, LINES)
+    page = open_page(scripted).page
     to_training(page)
-    upload(page, shop.data())
+    upload(page, scripted.data())
     expect(page.get_by_label("Name of the adapter")).to_have_value("mine")
     page.get_by_role("button", name="Start training").click()
     expect(page.locator("#job")).to_contain_text("step 1 of 2")
@@ -178,27 +184,27 @@ def test_a_training_is_cancelled(visit: Visit, tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
-def test_a_failure_shows_its_reason(visit: Visit, tmp_path: Path) -> None:
-    shop = Shop(tmp_path, ["<fail>"])
-    page = visit(shop).page
+def test_a_failure_shows_its_reason(open_page: OpenPage, tmp_path: Path) -> None:
+    scripted = ScriptedTraining(tmp_path, ["<fail>"])
+    page = open_page(scripted).page
     to_training(page)
-    upload(page, shop.data())
+    upload(page, scripted.data())
     expect(page.get_by_label("Name of the adapter")).to_have_value("mine")
     page.get_by_role("button", name="Start training").click()
     expect(page.locator("#job")).to_contain_text("mine: failed. The training has diverged.")
 
 
 @pytest.mark.browser
-def test_what_is_missing_is_asked_for(visit: Visit, tmp_path: Path) -> None:
-    shop = Shop(tmp_path, LINES)
-    page = visit(shop).page
+def test_missing_fields_are_refused(open_page: OpenPage, tmp_path: Path) -> None:
+    scripted = ScriptedTraining(tmp_path, LINES)
+    page = open_page(scripted).page
     to_training(page)
     start, notice = page.get_by_role("button", name="Start training"), page.locator("#train-notice")
     start.click()
     expect(notice).to_contain_text("Upload a file with dialogues first.")
-    upload(page, shop.data({"text": "x"}))
+    upload(page, scripted.data({"text": "x"}))
     expect(notice).to_contain_text("1 of 1 rows in mine.jsonl cannot be used: line 1: it has text")
-    upload_again = shop.data()
+    upload_again = scripted.data()
     page.locator("#data [aria-label='Clear']").first.click()
     upload(page, upload_again)
     expect(page.locator("#preview pre")).to_have_count(2)
@@ -209,18 +215,18 @@ def test_what_is_missing_is_asked_for(visit: Visit, tmp_path: Path) -> None:
     (tmp_path / "adapters" / "mine" / "adapter_config.json").write_text("{}", encoding="utf-8")
     page.get_by_label("Name of the adapter").fill("mine")
     start.click()
-    expect(notice).to_contain_text("already contains an adapter")
-    assert shop.flags == []
+    expect(notice).to_contain_text("holds an adapter already")
+    assert scripted.flags == []
 
 
 @pytest.mark.browser
-def test_the_tab_speaks_chinese(visit: Visit, tmp_path: Path) -> None:
-    shop = Shop(tmp_path, LINES)
-    page = visit(shop).page
+def test_the_train_tab_in_chinese(open_page: OpenPage, tmp_path: Path) -> None:
+    scripted = ScriptedTraining(tmp_path, LINES)
+    page = open_page(scripted).page
     page.get_by_text("中文").click()
     page.get_by_role("tab", name="训练").click()
     expect(page.get_by_role("button", name="开始训练")).to_be_visible()
-    upload(page, shop.data())
+    upload(page, scripted.data())
     expect(page.locator("#preview")).to_contain_text("共 2 段对话")
 
 
@@ -231,9 +237,9 @@ def test_the_tab_speaks_chinese(visit: Visit, tmp_path: Path) -> None:
      ("off", False, False)],
 )  # fmt: skip
 def test_visitors_of_a_public_link_do_not_train_unless_allowed(
-    training: str, through_link: bool, shown: bool, visit: Visit, tmp_path: Path
+    training: str, through_link: bool, shown: bool, open_page: OpenPage, tmp_path: Path
 ) -> None:
-    chat = visit(Shop(tmp_path, LINES), training, through_link)
+    chat = open_page(ScriptedTraining(tmp_path, LINES), training, through_link)
     expect(chat.page.locator("#status")).to_contain_text("fake-base")
     expect(chat.page.get_by_role("tab", name="Train")).to_have_count(int(shown))
     chat.ask("hello")
@@ -244,12 +250,12 @@ TAB = {"X-Linly-Tab": "by-hand"}
 
 
 def test_visitors_of_a_public_link_leave_no_files(tmp_path: Path) -> None:
-    shop = Shop(tmp_path, LINES)
+    scripted = ScriptedTraining(tmp_path, LINES)
     link: socket.socket = bind("127.0.0.1", 0)
     port = link.getsockname()[1]
     access = AccessPolicy(training="local", link_port=port)
     with (
-        serving(shop.manager, access, shop.desk, link, data=tmp_path / "data") as own,
+        serving(scripted.manager, access, scripted.service, link, data=tmp_path / "data") as own,
         httpx.Client(headers=TAB) as client,
     ):
         client.get(own)  # gives the cookie
@@ -263,14 +269,14 @@ def test_visitors_of_a_public_link_leave_no_files(tmp_path: Path) -> None:
             url = f"{address}/page/upload"
             answer = client.post(url, content=b"{}", params={"name": name}, headers=headers)
             assert answer.status_code == status, (address, name, answer.text)
-        kept = sorted((tmp_path / "data" / "uploads").glob("*/*"))
-        assert [path.name for path in kept] == ["a.jsonl", "a.jsonl"]
+        files = sorted((tmp_path / "data" / "uploads").glob("*/*"))
+        assert [path.name for path in files] == ["a.jsonl", "a.jsonl"]
 
 
-def test_an_upload_is_its_visitors_own(tmp_path: Path) -> None:
-    shop = Shop(tmp_path, LINES)
+def test_an_upload_belongs_to_its_visitor(tmp_path: Path) -> None:
+    scripted = ScriptedTraining(tmp_path, LINES)
     form = {"train_name": "mine"}
-    with serving(shop.manager, AccessPolicy(training="local"), shop.desk) as url:
+    with serving(scripted.manager, AccessPolicy(training="local"), scripted.service) as url:
         anna, mallory = (httpx.Client(base_url=url, headers=TAB) for _ in range(2))
         for client in (anna, mallory):
             client.get("/")  # gives the cookie
@@ -279,28 +285,28 @@ def test_an_upload_is_its_visitors_own(tmp_path: Path) -> None:
         body = {"form": {**form, "upload": token}}
         refused = mallory.post("/page/actions/train_start", json=body)
         assert "Upload a file" in refused.text
-        assert shop.flags == []
+        assert scripted.flags == []
         for wrong in ("../../etc/passwd", "/etc/passwd", {"path": "/etc/passwd"}, ["x"], 7):
             body = {"form": {**form, "upload": wrong}}
             refused = anna.post("/page/actions/train_start", json=body)
             assert refused.status_code in (200, 400), refused.text
             assert "root:" not in refused.text
-        assert shop.flags == []
+        assert scripted.flags == []
         anna.close()
         mallory.close()
 
 
-def test_visitors_of_a_public_link_cannot_start_one_by_hand(tmp_path: Path) -> None:
-    """The tab is hidden from them, and what it would call refuses them."""
-    shop = Shop(tmp_path, LINES)
+def test_visitors_of_a_public_link_cannot_train_by_hand_made_requests(tmp_path: Path) -> None:
+    """The tab is hidden from them, and its endpoints refuse them."""
+    scripted = ScriptedTraining(tmp_path, LINES)
     link = bind("127.0.0.1", 0)
     port = link.getsockname()[1]
     access = AccessPolicy(training="local", link_port=port)
-    shop.desk.trainings.start("secret", tmp_path / "secret", [])
-    until(lambda: bool(shop.desk.job and shop.desk.job.losses))
-    shop.flags.clear()
+    scripted.service.trainings.start("secret", tmp_path / "secret", [])
+    until(lambda: bool(scripted.service.job and scripted.service.job.losses))
+    scripted.flags.clear()
     with (
-        serving(shop.manager, access, shop.desk, link) as own,
+        serving(scripted.manager, access, scripted.service, link) as own,
         httpx.Client(headers=TAB) as client,
     ):
         client.get(own)  # gives the cookie
@@ -313,25 +319,21 @@ def test_visitors_of_a_public_link_cannot_start_one_by_hand(tmp_path: Path) -> N
         ):
             answer = client.post(f"{address}/page/actions/{call}", json=body)
             assert answer.status_code == (200 if address == own else 403)
-            said = (
-                "Upload a file with dialogues first."
-                if address == own
-                else "Training is not available"
-            )
-            assert said in answer.text
+            message = "Upload a file with dialogues first." if address == own else "Training is off"
+            assert message in answer.text
             assert "secret" not in answer.text
-    assert shop.desk.running
-    assert shop.flags == []
-    shop.desk.trainings.close()
+    assert scripted.service.running
+    assert scripted.flags == []
+    scripted.service.trainings.close()
 
 
-def test_what_finetune_is_given(tmp_path: Path) -> None:
+def test_flags_of_finetune(tmp_path: Path) -> None:
     settings = Settings(base_model="models/b", cache_dir=tmp_path, prompts_dir=tmp_path / "p")
     wanted = TrainingForm(Path("d.jsonl"), "mine", None, 3, 16, None, " A keeper ", False)
-    told = flags(settings, wanted, Path("adapters/mine"))
+    flag_list = flags(settings, wanted, Path("adapters/mine"))
     from training.options import read_training_options
 
-    options = read_training_options(told)
+    options = read_training_options(flag_list)
     assert (options.base_model, options.data_path) == ("models/b", "d.jsonl")
     assert options.output_dir == Path("adapters/mine")
     assert options.description == "A keeper"

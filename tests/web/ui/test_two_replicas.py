@@ -1,4 +1,4 @@
-"""Two replicas of the page on one PostgreSQL: a visitor's tabs may be at both."""
+"""Two replicas of the page on one PostgreSQL, with a visitor's tabs at both."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def server() -> Iterator[PostgresServer]:
         yield server
 
 
-def test_what_one_says_the_other_shows_and_stops(browser: Browser, server: PostgresServer) -> None:
+def test_a_reply_at_one_replica_is_shown_and_stopped_at_the_other(
+    browser: Browser, server: PostgresServer
+) -> None:
     engines = FakeEngine(echo, ticking=True), FakeEngine(echo)
     url = server.database()
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What is typed is not lost: not while a message is on its way, nor where an edit is refused."""
+"""Typed text is not lost, while a message is being sent or after a refused edit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from playwright.sync_api import Route, expect
 
 from tests.fake import FakeEngine, echo
 from tests.web.browser import ChatPage
-from tests.web.conftest import Serve
+from tests.web.conftest import OpenPage
 from tests.web.ui.test_compare import BASE, PIRATE, ask_all, choose
 
 pytestmark = pytest.mark.browser
@@ -19,16 +19,16 @@ BEGUN = re.compile("chat=")
 
 
 def hold(chat: ChatPage) -> tuple[list[Route], Callable[[], None]]:
-    """Keep what the page asks for from the server until `release` is called."""
-    held: list[Route] = []
+    """Delays the page's requests until `release` is called."""
+    delayed: list[Route] = []
 
     def release() -> None:
-        for route in held:
+        for route in delayed:
             route.continue_()
         chat.page.unroute("**/page/actions/*")
 
-    chat.page.route("**/page/actions/*", lambda route: held.append(route))
-    return held, release
+    chat.page.route("**/page/actions/*", lambda route: delayed.append(route))
+    return delayed, release
 
 
 def draft(chat: ChatPage, key: str) -> str | None:
@@ -36,7 +36,7 @@ def draft(chat: ChatPage, key: str) -> str | None:
     return found
 
 
-def shown(chat: ChatPage) -> str:
+def shown_chat(chat: ChatPage) -> str:
     return chat.page.url.partition("chat=")[2]
 
 
@@ -46,20 +46,20 @@ def wait_for_draft(chat: ChatPage, key: str, text: str | None) -> None:
     )
 
 
-def test_what_is_typed_while_a_message_is_on_its_way(visit: Serve) -> None:
-    chat = visit(FakeEngine(echo))
-    held, release = hold(chat)
+def test_text_typed_while_a_message_is_sent_stays(open_page: OpenPage) -> None:
+    chat = open_page(FakeEngine(echo))
+    delayed, release = hold(chat)
     chat.message.press_sequentially("first")
     chat.message.press("Enter")
     chat.message.press_sequentially(" second")
     expect(chat.message).to_have_value("first second")
     chat.page.wait_for_timeout(300)
-    assert len(held) == 1
+    assert len(delayed) == 1
     release()
     expect(chat.log).to_contain_text("base heard: first")
     expect(chat.message).to_have_value(" second")
     expect(chat.page).to_have_url(BEGUN)
-    wait_for_draft(chat, shown(chat), " second")
+    wait_for_draft(chat, shown_chat(chat), " second")
     assert draft(chat, "new") is None
     chat.page.reload()
     expect(chat.message).to_have_value(" second")
@@ -67,10 +67,10 @@ def test_what_is_typed_while_a_message_is_on_its_way(visit: Serve) -> None:
     chat.message.press("Enter")
     expect(chat.log).to_contain_text(re.compile(r"base heard:\s+second"))
     expect(chat.message).to_have_value("")
-    wait_for_draft(chat, shown(chat), None)
+    wait_for_draft(chat, shown_chat(chat), None)
 
 
-# Enter, and before Gradio tells of it, a word more.
+# Enter, and one more word before Gradio reports it.
 ENTER_AND_MORE = """(box, more) => {
   for (const kind of ['keydown', 'keypress']) {
     const init = {key: 'Enter', code: 'Enter', bubbles: true, cancelable: true};
@@ -81,8 +81,8 @@ ENTER_AND_MORE = """(box, more) => {
 }"""
 
 
-def test_what_is_typed_just_after_enter_is_not_sent(visit: Serve) -> None:
-    chat = visit(FakeEngine(echo))
+def test_text_typed_just_after_enter_is_not_sent(open_page: OpenPage) -> None:
+    chat = open_page(FakeEngine(echo))
     chat.message.press_sequentially("first")
     chat.message.evaluate(ENTER_AND_MORE, " second")
     expect(chat.log).to_contain_text("base heard: first")
@@ -90,31 +90,31 @@ def test_what_is_typed_just_after_enter_is_not_sent(visit: Serve) -> None:
     expect(chat.message).to_have_value(" second")
 
 
-def test_a_sent_message_leaves_an_empty_box(visit: Serve) -> None:
-    chat = visit(FakeEngine(echo))
+def test_a_sent_message_leaves_an_empty_box(open_page: OpenPage) -> None:
+    chat = open_page(FakeEngine(echo))
     chat.message.press_sequentially("two lines")
     chat.send.click()
     expect(chat.log).to_contain_text("base heard: two lines")
     expect(chat.message).to_have_value("")
-    wait_for_draft(chat, shown(chat), None)
+    wait_for_draft(chat, shown_chat(chat), None)
     chat.page.reload()
     expect(chat.log).to_contain_text("base heard: two lines")
     expect(chat.message).to_have_value("")
 
 
 @pytest.mark.parametrize("sent_early", [True, False])
-def test_what_is_typed_while_a_new_chat_is_on_its_way(visit: Serve, sent_early: bool) -> None:
+def test_text_typed_while_a_new_chat_is_opened_stays(open_page: OpenPage, sent_early: bool) -> None:
     """It went into the draft of the chat before, and an empty message was sent."""
-    chat = visit(FakeEngine(echo))
+    chat = open_page(FakeEngine(echo))
     chat.ask("first")
     expect(chat.log).to_contain_text("base heard: first")
-    first = shown(chat)
+    first = shown_chat(chat)
     chat.message.fill("half a")
-    held, release = hold(chat)
+    delayed, release = hold(chat)
     chat.new_chat.click()
     chat.message.fill("Who are you?")
-    chat.page.wait_for_timeout(300)  # until it is kept
-    assert len(held) == 1
+    chat.page.wait_for_timeout(300)  # until it is stored
+    assert len(delayed) == 1
     if sent_early:
         chat.send.click()
     release()
@@ -124,13 +124,13 @@ def test_what_is_typed_while_a_new_chat_is_on_its_way(visit: Serve, sent_early: 
         chat.send.click()
     expect(chat.log).to_contain_text("base heard: Who are you?")
     expect(chat.message).to_have_value("")
-    assert shown(chat) != first
+    assert shown_chat(chat) != first
     assert draft(chat, first) == "half a"
-    wait_for_draft(chat, shown(chat), None)
+    wait_for_draft(chat, shown_chat(chat), None)
 
 
-def test_comparing_without_a_text_takes_nothing(visit: Serve) -> None:
-    chat = visit(FakeEngine(echo))
+def test_comparing_without_a_text_keeps_the_box(open_page: OpenPage) -> None:
+    chat = open_page(FakeEngine(echo))
     chat.ask("who?")
     expect(chat.log).to_contain_text("base heard: who?")
     expect(chat.send).to_be_visible()
@@ -142,13 +142,13 @@ def test_comparing_without_a_text_takes_nothing(visit: Serve) -> None:
     release()
     expect(chat.log).to_contain_text("pirate heard: who?")
     expect(chat.message).to_have_value("a thought")
-    wait_for_draft(chat, shown(chat), "a thought")
+    wait_for_draft(chat, shown_chat(chat), "a thought")
 
 
 @pytest.mark.parametrize("reloaded", [False, True])
-def test_an_edit_that_is_refused_is_kept(visit: Serve, reloaded: bool) -> None:
+def test_a_refused_edit_stays(open_page: OpenPage, reloaded: bool) -> None:
     engine = FakeEngine(lambda prompt, request: ["heard ", "it ", "all "], ticking=True)
-    chat = visit(engine)
+    chat = open_page(engine)
     chat.ask("first words")
     engine.tick()
     expect(chat.log).to_contain_text("heard")
@@ -170,4 +170,4 @@ def test_an_edit_that_is_refused_is_kept(visit: Serve, reloaded: bool) -> None:
     expect(chat.log.locator("article.user")).to_have_text(re.compile("better words"))
     chat.log.get_by_role("button", name="Version before").first.click()
     expect(chat.log.locator("article.user")).to_have_text(re.compile("first words"))
-    expect(box).to_have_count(0)  # it arrived, and is not kept any more
+    expect(box).to_have_count(0)  # it arrived, and is no longer stored

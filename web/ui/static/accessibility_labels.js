@@ -1,48 +1,48 @@
-// What Gradio leaves unnamed, or names in words of its own, in the page's language: controls, and
-// lines that are to be read out when they change. Svelte writes some of it again
-// when a control changes, so those parts of the page are watched.
+// Accessible names and roles, in the page's language, where Gradio sets none or English ones: controls,
+// and lines that screen readers read out when they change. Svelte overwrites some of them when a
+// control changes, so those parts of the page are observed.
 
-import { setAttribute, whenThere } from './dom.js';
-import { onShown } from './current_chat.js';
-import { speak, words } from './i18n.js';
+import { setAttribute, whenPresent } from './dom.js';
+import { onLogChange } from './current_chat.js';
+import { setLanguage, translator } from './i18n.js';
 
 const LABEL = '[data-testid="block-info"]';
 const INSIDE = { childList: true, subtree: true, attributeFilter: ['aria-label', 'class'] };
-const READ_OUT = {
+const ROLES = {
   status: 'status', meter: 'status', job: 'status', notice: 'alert', 'train-notice': 'alert',
 };
 
-export function mountNames() {
-  onShown((value) => {
-    speak(value.language);
-    nameSoon();
+export function mountLabels() {
+  onLogChange((value) => {
+    setLanguage(value.language);
+    labelSoon();
   });
-  whenThere('#settings').then((bar) => watch(bar, INSIDE));
-  whenThere('#train-tab').then((tab) => watch(tab, INSIDE));
-  // Not what is inside of it, which changes with each word of a reply.
-  whenThere('#entry').then((entry) => watch(entry.parentElement, { childList: true }));
+  whenPresent('#settings').then((bar) => watch(bar, INSIDE));
+  whenPresent('#train-tab').then((tab) => watch(tab, INSIDE));
+  // Not its descendants: the log beside it changes with each word of a reply.
+  whenPresent('#entry').then((entry) => watch(entry.parentElement, { childList: true }));
 }
 
-function watch(element, what) {
-  new MutationObserver(nameSoon).observe(element, what);
-  nameSoon();
+function watch(element, options) {
+  new MutationObserver(labelSoon).observe(element, options);
+  labelSoon();
 }
 
-let due = false;
+let scheduled = false;
 
-function nameSoon() {
-  if (due) return;
-  due = true;
+function labelSoon() {
+  if (scheduled) return;
+  scheduled = true;
   requestAnimationFrame(() => {
-    due = false;
-    for (const part of [nameSliders, nameChoices, nameFolds, nameLines]) part(words());
+    scheduled = false;
+    for (const label of [labelSliders, labelChoices, labelAccordions, setRoles]) label(translator());
   });
 }
 
 const all = (selector) => document.querySelectorAll(selector);
 const labelOf = (block) => block.querySelector(LABEL)?.textContent.trim() ?? '';
 
-function nameSliders(t) {
+function labelSliders(t) {
   for (const reset of all('.reset-button')) {
     const block = reset.closest('.block');
     const label = labelOf(block);
@@ -53,19 +53,21 @@ function nameSliders(t) {
   }
 }
 
-function nameChoices() {
+function labelChoices() {
   for (const choice of all('fieldset.block')) setAttribute(choice, 'aria-label', labelOf(choice));
 }
 
-function nameFolds() {
-  for (const fold of all('.label-wrap')) {
-    setAttribute(fold, 'aria-expanded', String(fold.classList.contains('open')));
-    setAttribute(fold.querySelector('.icon'), 'aria-hidden', 'true');
+function labelAccordions() {
+  for (const header of all('.label-wrap')) {
+    setAttribute(header, 'aria-expanded', String(header.classList.contains('open')));
+    setAttribute(header.querySelector('.icon'), 'aria-hidden', 'true');
   }
   const compare = document.getElementById('compare');
   setAttribute(compare, 'aria-expanded', String(Boolean(document.getElementById('rivals'))));
 }
 
-function nameLines() {
-  for (const [id, role] of Object.entries(READ_OUT)) setAttribute(document.getElementById(id), 'role', role);
+function setRoles() {
+  for (const [id, role] of Object.entries(ROLES)) {
+    setAttribute(document.getElementById(id), 'role', role);
+  }
 }

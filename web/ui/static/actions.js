@@ -1,117 +1,129 @@
-// What the visitor does, told to the server: one post after another, in the order in which it was
-// done. `act` is for the page's own parts, `mountActions` listens to Gradio's controls. What could
-// not be done is said in a sentence; the document hears of it as `linly:said`, and of a message that
-// has arrived as `linly:sent`.
+// The visitor's actions, posted to the server one after another, in the order in which they were
+// done. `act` is for the page's own scripts; `mountActions` listens to Gradio's controls. If an action
+// fails, the page shows a message, and the document gets the event `linly:message-shown`. When the
+// server has received a question, the document gets `linly:sent`.
 
-import { fill, form, trainForm, update, values } from './controls.js';
-import { download } from './download.js';
-import { entered, insert, typed } from './message_box.js';
-import { keepLanguage } from './store.js';
+import { updateAddress } from './address.js';
+import {
+  collectForm, collectTrainForm, readControls, setLoadedChat, updateControls,
+} from './controls.js';
+import { h } from './dom.js';
+import { currentText, insert, takeSubmittedText } from './message_box.js';
+import { storeLanguage } from './store.js';
 import { reconnect, tab } from './stream.js';
 import { toast } from './toast.js';
-import { uploaded } from './upload.js';
-import { language, words } from './i18n.js';
+import { uploadToken } from './upload.js';
+import { language, translator } from './i18n.js';
 
-const AT_ONCE = ['stop']; // not kept waiting by what was asked before
-const SENDS = ['send', 'compare']; // what was in the message box at Enter or Send
+const UNQUEUED = ['stop']; // does not wait for earlier actions
+const SENDS = ['send', 'compare']; // send the message box as it was at Enter or Send
 const LATEST = ['settings', 'train_look', 'search']; // only the newest of these is sent
-// Not twice at a time: Gradio tells of an option that was clicked, and again as its list closes.
+// Not twice at a time: Gradio reports a clicked option, and reports it again as its list closes.
 const ONE_AT_A_TIME = ['use_snippet'];
-const WAIT = 60_000; // milliseconds for an answer
-// What these need of the controls and of the message box, beside what the page's own parts say.
+const TIMEOUT = 60_000; // milliseconds for a response
+// Request bodies that contain values of the controls and the message box.
 const BODIES = {
-  send: (all) => ({ text: all.message, form: form(all) }),
-  regenerate: (all) => ({ form: form(all) }),
-  settings: (all) => ({ form: form(all) }),
-  edit: (all) => ({ form: form(all) }),
-  continue: (all) => ({ form: form(all) }),
-  compare: (all) => ({ text: all.message, form: form(all), rivals: rivals(all) }),
-  preset: (all) => ({ name: all.preset }),
-  language: (all) => ({ language: all.language }),
-  save_preset: (all) => ({ name: all.preset_name, form: form(all) }),
-  delete_preset: (all) => ({ name: all.preset }),
-  use_snippet: (all) => ({ name: all.snippet }),
-  save_snippet: (all) => ({ name: all.snippet_name, message: all.message }),
-  delete_snippet: (all) => ({ name: all.snippet_name }),
-  train_look: (all) => ({ form: trainForm(all, uploaded()) }),
-  train_start: (all) => ({ form: trainForm(all, uploaded()) }),
+  send: (values) => ({ text: values.message, form: collectForm(values) }),
+  regenerate: (values) => ({ form: collectForm(values) }),
+  settings: (values) => ({ form: collectForm(values) }),
+  edit: (values) => ({ form: collectForm(values) }),
+  continue: (values) => ({ form: collectForm(values) }),
+  compare: (values) => ({ text: values.message, form: collectForm(values), rivals: rivals(values) }),
+  preset: (values) => ({ name: values.preset }),
+  language: (values) => ({ language: values.language }),
+  save_preset: (values) => ({ name: values.preset_name, form: collectForm(values) }),
+  delete_preset: (values) => ({ name: values.preset }),
+  use_snippet: (values) => ({ name: values.snippet }),
+  save_snippet: (values) => ({ name: values.snippet_name, message: values.message }),
+  delete_snippet: (values) => ({ name: values.snippet_name }),
+  train_look: (values) => ({ form: collectTrainForm(values, uploadToken()) }),
+  train_start: (values) => ({ form: collectTrainForm(values, uploadToken()) }),
 };
-// What these leave for, if the server lets them.
-const LEAVES = { new_chat: () => null, open: ({ id }) => id };
-// Sliders that were set by a preset are settings of the chat, too.
-const THEN = { preset: 'settings' };
+// The chat that these actions open, if the server accepts them; null is a new one.
+const OPENED_CHAT = { new_chat: () => null, open: ({ id }) => id };
+// A preset moves sliders, which are settings of the chat, too.
+const FOLLOW_UPS = { preset: 'settings' };
 
-let line = Promise.resolve(); // the end of what was asked so far
-let imports = Promise.resolve(); // and of what is imported
-const newest = {}; // of each kind in LATEST, how many there were
-const underway = new Set(); // kinds in ONE_AT_A_TIME
+let queue = Promise.resolve(); // settles after the last action
+let importQueue = Promise.resolve(); // and after the last import
+const counts = {}; // of actions, by kind
+const running = new Set(); // kinds in ONE_AT_A_TIME
 
 export function mountActions() {
-  const early = window.linlyControl ?? []; // what was done before this script had come
+  const early = window.linlyControl ?? []; // actions from before this script was loaded
   window.linlyControl = { push: (kind) => act({ kind }) };
   for (const kind of early) act({ kind });
 }
 
-/** Do `kind` with these values, and with what it needs of the controls as they are now. */
-export function act({ kind, ...given }) {
-  if (underway.has(kind)) return line;
-  if (ONE_AT_A_TIME.includes(kind)) underway.add(kind);
-  const count = (newest[kind] ?? 0) + 1;
-  newest[kind] = count;
-  if (kind === 'language') remember();
-  if (LEAVES[kind]) tell('linly:leaving', LEAVES[kind](given));
-  const text = SENDS.includes(kind) ? entered() : typed();
-  const needed = BODIES[kind] ? gathered(kind, text, given) : given;
-  const outdated = () => LATEST.includes(kind) && newest[kind] !== count;
+/** Do the action `kind` with these values, and with the controls' values as they are now. */
+export function act({ kind, ...args }) {
+  if (running.has(kind)) return queue;
+  if (ONE_AT_A_TIME.includes(kind)) running.add(kind);
+  const count = (counts[kind] ?? 0) + 1;
+  counts[kind] = count;
+  if (kind === 'language') rememberLanguage();
+  if (OPENED_CHAT[kind]) dispatch('linly:leaving', OPENED_CHAT[kind](args));
+  const text = SENDS.includes(kind) ? takeSubmittedText() : currentText();
+  const pendingBody = BODIES[kind] ? collectBody(kind, text, args) : args;
+  const outdated = () => LATEST.includes(kind) && counts[kind] !== count;
   const send = async () => {
-    const body = await needed;
+    const body = await pendingBody;
     if (outdated()) return;
     const path = `page/actions/${kind}`;
-    const done = await post(path, JSON.stringify(body), { 'Content-Type': 'application/json' });
-    if (LEAVES[kind] && !done) tell('linly:stayed');
-    if (THEN[kind]) act({ kind: THEN[kind] });
+    const ok = await post(path, JSON.stringify(body), { 'Content-Type': 'application/json' });
+    if (OPENED_CHAT[kind] && !ok) dispatch('linly:open-refused');
+    if (FOLLOW_UPS[kind]) act({ kind: FOLLOW_UPS[kind] });
   };
-  if (AT_ONCE.includes(kind)) return send();
-  line = line.then(send).catch(failed) // what comes behind it is done all the same
-    .finally(() => underway.delete(kind));
-  return line;
+  if (UNQUEUED.includes(kind)) return send();
+  queue = queue.then(send).catch(onFault) // later actions are done all the same
+    .finally(() => running.delete(kind));
+  return queue;
 }
 
-const gathered = async (kind, message, given) =>
-  ({ ...BODIES[kind]({ ...await values(), message }), ...given });
+const collectBody = async (kind, message, args) =>
+  ({ ...BODIES[kind]({ ...await readControls(), message }), ...args });
 
-function failed(error) {
+function onFault(error) {
   console.error(error);
-  said(words()('not_sent'));
+  showMessage(translator()('not_sent'));
 }
 
-async function remember() {
-  keepLanguage((await values()).language);
+async function rememberLanguage() {
+  storeLanguage((await readControls()).language);
 }
 
-const rivals = (all) => [0, 1, 2, 3]
-  .map((n) => ({ adapter: all[`rival_${n}`] ?? '-', preset: all[`rival_preset_${n}`] ?? '' }));
+const rivals = (values) => [0, 1, 2, 3]
+  .map((n) => ({ adapter: values[`rival_${n}`] ?? '-', preset: values[`rival_preset_${n}`] ?? '' }));
 
-/** Chats from a file: its text, or a part of it with `more` behind. */
+/** Import chats from a file's text, or from a part of it with `more` to come. */
 export function importChats(text, more) {
   const path = `page/import?more=${more ? 1 : 0}`;
-  const send = () => post(path, text, { 'Content-Type': 'text/plain' }, taking, null);
-  imports = imports.then(send);
-  return imports;
+  const send = () => post(path, text, { 'Content-Type': 'text/plain' }, readResult, null);
+  importQueue = importQueue.then(send);
+  return importQueue;
 }
 
-/** Chats into a file. */
+/** Export chats into a file. */
 export function exportChats(kind) {
   const body = JSON.stringify({ kind });
   const save = async (response) => {
-    const told = response.headers.get('content-disposition') ?? '';
-    const named = /filename\*=UTF-8''([^;]+)/.exec(told);
-    download(await response.blob(), named ? decodeURIComponent(named[1]) : 'chats.json');
+    const disposition = response.headers.get('content-disposition') ?? '';
+    const name = /filename\*=UTF-8''([^;]+)/.exec(disposition);
+    download(await response.blob(), name ? decodeURIComponent(name[1]) : 'chats.json');
   };
   return post('page/export', body, { 'Content-Type': 'application/json' }, save, null);
 }
 
-/** A file with training data; the token that it is known by, or null. */
+function download(blob, name) {
+  const href = URL.createObjectURL(blob);
+  const link = h('a', { href, download: name, hidden: true });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(href), 60_000); // large files are read after the click
+}
+
+/** Upload a file with training data; returns its token, or null. */
 export async function upload(file) {
   let token = null;
   const path = `page/upload?${new URLSearchParams({ name: file.name })}`;
@@ -121,28 +133,28 @@ export async function upload(file) {
   return token;
 }
 
-const taking = async (response) => taken(await response.json());
+const readResult = async (response) => applyResult(await response.json());
 
-// Whether it was done. `take` takes the answer. Files travel for as long as it takes: without `wait`.
-async function post(path, body, headers, take = taking, wait = WAIT) {
+// Returns whether it succeeded. `onResponse` reads the response. Files have no `timeout`.
+async function post(path, body, headers, onResponse = readResult, timeout = TIMEOUT) {
   let response;
   try {
     response = await fetch(new URL(path, document.baseURI), {
       method: 'POST',
       body,
-      headers: { ...headers, ...who() },
-      signal: wait ? AbortSignal.timeout(wait) : undefined,
+      headers: { ...headers, ...tabHeaders() },
+      signal: timeout ? AbortSignal.timeout(timeout) : undefined,
     });
-    if (response.ok) await take(response);
-    else await refused(response);
+    if (response.ok) await onResponse(response);
+    else await showError(response);
     return response.ok;
   } catch {
-    said(words()('not_sent'));
+    showMessage(translator()('not_sent'));
     return false;
   }
 }
 
-function who() {
+function tabHeaders() {
   const chat = new URL(location.href).searchParams.get('chat') ?? '';
   return {
     'X-Linly-Tab': tab || 'none',
@@ -151,33 +163,30 @@ function who() {
   };
 }
 
-function taken({ say, sent, inserted, chat, loaded_chat, lost, controls }) {
-  fill(loaded_chat);
-  update(controls);
-  if (say) said(say);
-  if (sent) tell('linly:sent', sent);
+function applyResult({ say, sent, inserted, chat, loaded_chat, lost, controls }) {
+  setLoadedChat(loaded_chat);
+  updateControls(controls);
+  if (say) showMessage(say);
+  if (sent) dispatch('linly:sent', sent);
   if (inserted) insert(inserted);
-  if (lost) show(chat);
+  if (lost) reconnectTo(chat);
 }
 
-// This tab's stream had gone when it was done: the next one shows what it was done in.
-function show(chat) {
-  const address = new URL(location.href);
-  if (chat) address.searchParams.set('chat', chat);
-  else address.searchParams.delete('chat');
-  history.replaceState(history.state, '', address);
+// The action was done without this tab's stream, which was gone: the next stream shows its chat.
+function reconnectTo(chat) {
+  updateAddress({ chat });
   reconnect();
 }
 
-async function refused(response) {
+async function showError(response) {
   if (response.status === 401 || response.status === 410) location.reload();
-  const answer = await response.json().catch(() => null);
-  said(answer?.error?.message ?? words()('not_sent'));
+  const body = await response.json().catch(() => null);
+  showMessage(body?.error?.message ?? translator()('not_sent'));
 }
 
-function said(sentence) {
+function showMessage(sentence) {
   toast(sentence);
-  tell('linly:said', sentence);
+  dispatch('linly:message-shown', sentence);
 }
 
-const tell = (event, detail) => document.dispatchEvent(new CustomEvent(event, { detail }));
+const dispatch = (event, detail) => document.dispatchEvent(new CustomEvent(event, { detail }));

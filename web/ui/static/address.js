@@ -1,6 +1,6 @@
-// Keeps the page's address at the chat that is shown: ?chat=<id>, and without it for a new one.
+// Keeps the page's address at the shown chat: ?chat=<id>, and nothing for a new chat.
 
-export function keepAddress({ chat }) {
+export function updateAddress({ chat }) {
   const url = new URL(location.href);
   if (url.searchParams.get('chat') === chat) return;
   if (chat) url.searchParams.set('chat', chat);

@@ -1,13 +1,13 @@
-// A chat in the side bar: `item` is its element, `show(chat, isCurrent)` brings it up to date. A
-// name that is being typed stays until it is saved or given up, whatever is shown meanwhile.
+// A chat in the side bar: `item` is its element, `show(chat, isCurrent)` updates it. While the visitor
+// types a new title, updates leave the text box alone.
 
 import { composing, h, refresh } from './dom.js';
 import { iconButton } from './icons.js';
-import { language, words } from './i18n.js';
+import { language, translator } from './i18n.js';
 
 export class ChatRow {
   #chat = null;
-  #box = null; // while the chat is renamed
+  #box = null; // for the new title, while the chat is renamed
 
   constructor(id, act) {
     this.id = id;
@@ -28,7 +28,7 @@ export class ChatRow {
   }
 
   #buttons() {
-    const t = words();
+    const t = translator();
     const remove = () => this.act({ kind: 'delete', id: this.id });
     return [
       iconButton('edit', t('rename'), () => this.#rename()),
@@ -37,32 +37,32 @@ export class ChatRow {
   }
 
   #rename() {
-    const label = words()('rename_chat');
+    const label = translator()('rename_chat');
     this.#box = h('input', { class: 'rename', 'aria-label': label, maxlength: 200 });
     this.#box.value = this.#chat.title;
-    this.#box.addEventListener('keydown', (event) => this.#pressed(event));
+    this.#box.addEventListener('keydown', (event) => this.#onKeyDown(event));
     this.item.prepend(this.#box);
     this.item.classList.add('renaming');
     this.#box.select();
     this.#box.focus();
   }
 
-  #pressed(event) {
+  #onKeyDown(event) {
     if (composing(event) || !['Enter', 'Escape'].includes(event.key)) return;
     event.preventDefault();
     event.stopPropagation(); // Escape closes this box, and stops no reply
     const title = this.#box.value.trim();
-    const renamed = event.key === 'Enter' && title && title !== this.#chat.title;
+    const isNew = event.key === 'Enter' && title && title !== this.#chat.title;
     this.#box.remove();
     this.#box = null;
     this.item.classList.remove('renaming');
     this.open.focus();
-    if (renamed) this.act({ kind: 'rename', id: this.id, title });
+    if (isNew) this.act({ kind: 'rename', id: this.id, title });
   }
 }
 
 function titleOf({ title, running }) {
-  const t = words();
+  const t = translator();
   const name = h('span', { class: 'title' }, title || t('untitled'));
   const dot = h('span', { class: 'dot' }, h('span', { class: 'linly-hidden' }, t('replying')));
   return [name, running && dot];

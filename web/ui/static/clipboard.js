@@ -2,9 +2,9 @@
 
 import { h } from './dom.js';
 import { icon } from './icons.js';
-import { words } from './i18n.js';
+import { translator } from './i18n.js';
 
-const SHOWN = 1500; // milliseconds for which a button says that it has copied
+const SHOWN = 1500; // milliseconds for which a button shows that it has copied
 
 export async function copy(text) {
   try {
@@ -14,24 +14,24 @@ export async function copy(text) {
   }
 }
 
-/** Copy, and have the button that was pressed say so. */
+/** Copy, and show that on the pressed button. */
 export async function copyFrom(button, text) {
   await copy(text);
   if (button.dataset.copied) return;
   const before = [button.title, ...button.childNodes];
   button.dataset.copied = 'yes';
-  name(button, words()('copied'));
+  setLabel(button, translator()('copied'));
   button.replaceChildren(icon('done'));
   setTimeout(() => restore(button, ...before), SHOWN);
 }
 
 function restore(button, title, ...children) {
   delete button.dataset.copied;
-  name(button, title);
+  setLabel(button, title);
   button.replaceChildren(...children);
 }
 
-function name(button, label) {
+function setLabel(button, label) {
   button.title = label;
   button.setAttribute('aria-label', label);
 }

@@ -1,28 +1,28 @@
-// Code blocks of a reply as HTML: a head with the language and a copy button over the code.
-// `library` is a Lazy with highlight.js: code is plain until it has come.
+// HTML of a reply's code blocks: a header with the language and a copy button, and the code. `library`
+// is a LazyLibrary with highlight.js; until it is loaded, code has no colours.
 
 import { copyFrom } from './clipboard.js';
 import { icon } from './icons.js';
-import { remembering } from './lazy_library.js';
-import { words } from './i18n.js';
+import { memoize } from './lazy_library.js';
+import { translator } from './i18n.js';
 
-const LONGEST = 50_000; // characters that are highlighted; more would hold up a streaming reply
+const MAX_HIGHLIGHTED = 50_000; // characters; more would delay a streaming reply
 
-/** Teach a markdown-it to draw code with and without fences. */
+/** A plugin of markdown-it: draws code blocks with and without fences. */
 export function code(md, library) {
   const { escapeHtml } = md.utils;
   const { rules } = md.renderer;
-  const highlight = remembering((text, language) => {
+  const highlight = memoize((text, language) => {
     return library.get().highlight(text, { language, ignoreIllegals: true }).value;
   });
-  const inside = (text, language) => {
-    const known = language && text.length < LONGEST && library.get()?.getLanguage(language);
-    return known ? highlight(text, language) : escapeHtml(text);
+  const codeHtml = (text, language) => {
+    const supported = language && text.length < MAX_HIGHLIGHTED && library.get()?.getLanguage(language);
+    return supported ? highlight(text, language) : escapeHtml(text);
   };
   const block = ({ content }, language) => frame(
-    escapeHtml(language || words()('code')),
-    escapeHtml(words()('copy_code')),
-    inside(content, language),
+    escapeHtml(language || translator()('code')),
+    escapeHtml(translator()('copy_code')),
+    codeHtml(content, language),
   );
   rules.fence = (tokens, i) => block(tokens[i], tokens[i].info.trim().split(/\s+/)[0]);
   rules.code_block = (tokens, i) => block(tokens[i], '');
@@ -33,7 +33,7 @@ const frame = (language, copyLabel, html) => `<div class="code">
  aria-label="${copyLabel}" title="${copyLabel}">${icon('copy').outerHTML}</button></div>
 <pre tabindex="0"><code>${html}</code></pre></div>`;
 
-/** A click handler: copies the code over which a copy button was pressed. */
+/** A click handler: copies the code of the pressed copy button. */
 export function copyCode(event) {
   const button = event.target.closest('.copy-code');
   if (!button) return;

@@ -1,10 +1,10 @@
-// Replies side by side: `element` has a column for each, with what its reader can say about them;
-// `show(comparison)` brings it up to date.
+// Replies side by side: `element` has a column for each, and buttons for a vote. `show(comparison)`
+// updates it.
 
 import { arrange, h, keepingFocus, refresh } from './dom.js';
 import { MessageView } from './message.js';
 import { withLive } from './streaming_state.js';
-import { language, words } from './i18n.js';
+import { language, translator } from './i18n.js';
 
 export class ComparisonView {
   #views = new Map();
@@ -19,14 +19,14 @@ export class ComparisonView {
   show(comparison) {
     const { id, vote, replies } = comparison;
     const busy = replies.some(({ state }) => state === 'streaming');
-    this.element.setAttribute('aria-label', words()('side_by_side'));
+    this.element.setAttribute('aria-label', translator()('side_by_side'));
     const views = replies.map((reply) => {
       const view = this.#view(reply, id);
       view.show({ ...withLive(reply), vote, busy });
       return view;
     });
     const ids = new Set(replies.map((reply) => reply.id));
-    for (const known of this.#views.keys()) if (!ids.has(known)) this.#views.delete(known);
+    for (const key of this.#views.keys()) if (!ids.has(key)) this.#views.delete(key);
     arrange(this.columns, views.map(({ article }) => article));
     keepingFocus(() => this.#showTie(id, vote, busy));
   }
@@ -43,7 +43,7 @@ export class ComparisonView {
   #showTie(comparison, vote, busy) {
     const press = () => this.act({ kind: 'vote', comparison, winner: 'tie' });
     refresh(this.tie, [language(), comparison, vote, busy], () =>
-      choice('tie', press, { 'aria-pressed': String(vote === 'tie'), disabled: busy }));
+      voteButton('tie', press, { 'aria-pressed': String(vote === 'tie'), disabled: busy }));
   }
 }
 
@@ -53,12 +53,12 @@ function votingTools({ message, act }, comparison) {
   const { id, vote, busy } = message;
   const best = { 'aria-pressed': String(vote === id), disabled: busy };
   return [
-    choice('best', () => act({ kind: 'vote', comparison, winner: id }), best),
-    choice('choose', () => act({ kind: 'choose', id }), { disabled: busy }),
+    voteButton('best', () => act({ kind: 'vote', comparison, winner: id }), best),
+    voteButton('choose', () => act({ kind: 'choose', id }), { disabled: busy }),
   ];
 }
 
-function choice(kind, onclick, attributes) {
+function voteButton(kind, onclick, attributes) {
   const names = { type: 'button', class: 'linly-button', 'data-act': kind };
-  return h('button', { ...names, onclick, ...attributes }, words()(kind));
+  return h('button', { ...names, onclick, ...attributes }, translator()(kind));
 }

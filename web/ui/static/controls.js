@@ -1,20 +1,21 @@
-// Gradio's controls, for the page's own scripts. Gradio alone knows their values and draws them: it
-// is asked through the hidden component `bridge`, whose events `read` and `update` run functions of
-// this module (see `web/ui/page.py`).
+// Reads and updates Gradio's controls for the page's own scripts. Only Gradio knows their values and
+// draws them, so this goes through the hidden component `bridge`: its events `read` and `update` run
+// functions of this module (see `web/ui/page.py`).
 
-const WAIT = 10_000; // milliseconds for the controls' values
-const readers = []; // functions that wait for them
-const updates = []; // what Gradio has yet to be given, oldest first
+const TIMEOUT = 10_000; // milliseconds for the controls' values
+const readers = []; // functions that wait for the values
+const updates = []; // that Gradio has not taken yet, oldest first
 let trigger = null;
-let loaded_chat = ''; // the chat that the controls are about
+let loaded_chat = ''; // the chat whose settings the controls show
 
 const SETTINGS = ['adapter', 'scale', 'template', 'system', 'temperature', 'top_p', 'top_k',
   'min_p', 'repetition_penalty', 'max_tokens', 'seed'];
 const TRAINING = ['train_name', 'train_template', 'train_epochs', 'train_rank', 'train_rate',
   'train_description', 'train_inputs'];
 
-export function mountControls(send) {
-  trigger = send;
+/** `triggerEvent(name, {})` triggers an event of the bridge. */
+export function mountControls(triggerEvent) {
+  trigger = triggerEvent;
   window.linlyControls = {
     read: (names, values) => {
       readers.shift()?.(Object.fromEntries(names.map((name, i) => [name, values[i]])));
@@ -29,44 +30,45 @@ export function mountControls(send) {
   };
 }
 
-/** What the controls say, by name. Rejects where Gradio does not tell. */
-export function values() {
+/** The controls' values by name. Rejects if Gradio does not answer. */
+export function readControls() {
   return new Promise((resolve, reject) => {
-    const late = setTimeout(() => {
+    const timer = setTimeout(() => {
       readers.splice(readers.indexOf(reader), 1);
       reject(new Error('the controls do not answer'));
-    }, WAIT);
-    const reader = (all) => {
-      clearTimeout(late);
-      resolve(all);
+    }, TIMEOUT);
+    const reader = (values) => {
+      clearTimeout(timer);
+      resolve(values);
     };
     readers.push(reader);
     trigger('read', {});
   });
 }
 
-/** Bring controls up to date: [number, properties] each. */
-export function update(encoded) {
+/** Update controls: [number, properties] each. */
+export function updateControls(encoded) {
   if (!encoded?.length) return;
   updates.push(encoded);
   trigger('update', {});
 }
 
-/** From now on the controls are about this chat; '' is one to come. */
-export function fill(chat) {
+/** From now on the controls show this chat's settings; '' is a new chat. */
+export function setLoadedChat(chat) {
   if (typeof chat === 'string') loaded_chat = chat;
 }
 
-const number = (value) => (value === '' || value === null || value === undefined ? null : value);
-const picked = (all, names) => Object.fromEntries(names.map((name) => [name, number(all[name])]));
+const emptyAsNull = (value) => (value === '' || value === undefined ? null : value);
+const pick = (values, names) =>
+  Object.fromEntries(names.map((name) => [name, emptyAsNull(values[name])]));
 
-/** How the visitor wants to be answered, as the server takes it. */
-export const form = (all) => ({
-  ...picked(all, SETTINGS),
-  adapter: all.adapter ?? '',
-  template: all.template ?? '',
-  system: all.system ?? '',
+/** The settings of a reply, as the server takes them. */
+export const collectForm = (values) => ({
+  ...pick(values, SETTINGS),
+  adapter: values.adapter ?? '',
+  template: values.template ?? '',
+  system: values.system ?? '',
   loaded_chat,
 });
 
-export const trainForm = (all, upload) => ({ ...picked(all, TRAINING), upload });
+export const collectTrainForm = (values, upload) => ({ ...pick(values, TRAINING), upload });

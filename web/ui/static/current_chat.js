@@ -1,22 +1,23 @@
-// The newest value of the log, for modules beside it. Until one has come, nobody is told anything.
+// The newest value of the log, for other modules. Until the first value, no listener is called.
 
-let shown = null;
+let current = null;
 const listeners = new Set();
 
-export function show(value) {
-  shown = value;
-  markSpeaking(value);
+export function setLogValue(value) {
+  current = value;
+  markStreaming(value);
   for (const listen of listeners) listen(value);
 }
 
-/** Call `listen` with the value that is shown, if any, and with each that follows. */
-export function onShown(listen) {
+/** Call `listen` with the current value, if there is one, and with each later one. */
+export function onLogChange(listen) {
   listeners.add(listen);
-  if (shown) listen(shown);
+  if (current) listen(current);
 }
 
-// The page's style shows Stop in the place of Send by this.
-function markSpeaking({ messages = [], comparison }) {
+// By this attribute the style sheet shows Stop in the place of Send.
+function markStreaming({ messages = [], comparison }) {
   const all = [...messages, ...(comparison?.replies ?? [])];
-  document.body.toggleAttribute('data-speaking', all.some(({ state }) => state === 'streaming'));
+  const streaming = all.some(({ state }) => state === 'streaming');
+  document.body.toggleAttribute('data-streaming', streaming);
 }

@@ -1,33 +1,34 @@
-// Keeps what is in the message box and has not been sent, for each chat, in this browser.
+// Stores the unsent text of the message box in this browser, for each chat.
 
-import { keep, kept } from './store.js';
+import { readText, storeText } from './store.js';
 
-const DELAY = 200; // milliseconds after typing until it is kept
+const DELAY = 200; // milliseconds after typing until it is stored
 const NEW = 'new';
 
-const key = (chat) => `draft.${chat ?? NEW}`;
+const keyOf = (chat) => `draft.${chat ?? NEW}`;
 const lastQuestion = (messages) => messages.findLast(({ role }) => role === 'user');
 const without = (text, sent) => (text.startsWith(sent) ? text.slice(sent.length) : text);
 
-/** `read()` is the text of the box, `write(text)` changes it. */
+/** `read()` returns the text of the box, `write(text)` changes it. */
 export class Drafts {
-  #chat; // undefined until the log has said which it is
-  #typing = 0;
-  #asked; // the id of the last question that the log showed
-  #leaving = null; // the chat that was asked for, and what was in the box then
-  #underway = []; // what was sent, until both the server has said so and its chat is known
+  #chat; // undefined until the log has shown a chat
+  #timer = 0;
+  #questionId; // of the last question that the log showed
+  #leaving = null; // the chat that is being opened, and the box's text at that moment
+  #pending = []; // sent texts, until the server has confirmed them and their chat is known
 
   constructor(read, write) {
     this.read = read;
     this.write = write;
   }
 
+  /** The visitor has typed. */
   typed() {
-    clearTimeout(this.#typing);
-    this.#typing = setTimeout(() => this.#keep(), DELAY);
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#store(), DELAY);
   }
 
-  /** Another chat was asked for. What is typed from now on belongs to that one. */
+  /** Another chat is being opened. Text that is typed from now on belongs to it. */
   leaving(chat) {
     if (this.#chat === undefined) return;
     if (chat === this.#chat) this.#leaving = null;
@@ -35,94 +36,97 @@ export class Drafts {
   }
 
   /** The server refused to open it. */
-  stayed() {
+  openRefused() {
     this.#leaving = null;
   }
 
-  /** What is in the box is on its way. It belongs to this chat, whichever is shown by then. */
+  /** The box's text is being sent. It belongs to this chat, even if another one is shown soon. */
   sending() {
     const chat = this.#leaving ? this.#leaving.chat : this.#chat;
     const text = this.read();
     if (!text.trim()) return;
-    const others = this.#underway.filter((one) => one.chat !== chat || one.text !== text);
-    this.#underway = [...others, { chat, text, after: this.#asked, taken: false, shown: false }];
+    const others = this.#pending.filter((sent) => sent.chat !== chat || sent.text !== text);
+    const sent = { chat, text, previousId: this.#questionId, removed: false, shown: false };
+    this.#pending = [...others, sent];
   }
 
-  /** The server has this text: it leaves the box, and what was typed behind it stays. */
+  /** The server has this text: it leaves the box, and text that was typed behind it stays. */
   sent(text) {
-    const found = this.#underway.find((one) => one.text === text);
-    this.#take(found ?? { chat: this.#chat, text });
+    const pending = this.#pending.find((sent) => sent.text === text);
+    this.#remove(pending ?? { chat: this.#chat, text });
     // The log has yet to show which chat the first message of a new one has begun.
-    const begins = (found?.chat ?? null) === null;
-    if (!begins) this.#underway = this.#underway.filter((one) => one !== found);
+    const beginsChat = (pending?.chat ?? null) === null;
+    if (!beginsChat) this.#pending = this.#pending.filter((sent) => sent !== pending);
   }
 
-  /** Keep what is in the box now. */
+  /** Store the box's text now. */
   flush() {
-    clearTimeout(this.#typing);
-    this.#keep();
+    clearTimeout(this.#timer);
+    this.#store();
   }
 
-  /** The log shows this chat with these messages. It may do so before the server says `sent`. */
+  /** The log shows this chat with these messages. It may do so before `sent` is called. */
   show({ chat, messages }) {
     const question = lastQuestion(messages);
-    // The log may skip the new chat, and show what its first message made of it.
-    if (this.#leaving?.chat === null && chat !== this.#chat && chat !== null) this.#turnTo(null);
-    const arrived = this.#underway.find((one) => this.#isShown(one, chat, question));
-    if (arrived && this.#chat === null && chat !== null) this.#moveTo(chat);
-    else if (chat !== this.#chat) this.#turnTo(chat);
-    if (arrived) this.#settle(arrived, chat);
-    this.#asked = question?.id;
+    // The log may skip the new chat, and show the chat that its first message has begun.
+    if (this.#leaving?.chat === null && chat !== this.#chat && chat !== null) this.#switchTo(null);
+    const arrived = this.#pending.find((sent) => this.#isShown(sent, chat, question));
+    if (arrived && this.#chat === null && chat !== null) this.#nameNewChat(chat);
+    else if (chat !== this.#chat) this.#switchTo(chat);
+    if (arrived) this.#confirm(arrived, chat);
+    this.#questionId = question?.id;
   }
 
-  #keep() {
-    if (this.#chat !== undefined) keep(key(this.#chat), this.read() || null);
+  #store() {
+    if (this.#chat !== undefined) storeText(keyOf(this.#chat), this.read() || null);
   }
 
-  // The same words may have been asked before: only another message tells that these arrived.
-  #isShown(one, chat, question) {
-    const here = one.chat === chat || (one.chat === null && this.#chat === null);
-    const another = question && question.id !== one.after && !one.shown;
-    return here && another && question.text.trim() === one.text.trim();
+  // An earlier question may have the same text: only another message shows that this one arrived.
+  #isShown(sent, chat, question) {
+    const inThisChat = sent.chat === chat || (sent.chat === null && this.#chat === null);
+    const isNew = question && question.id !== sent.previousId && !sent.shown;
+    return inThisChat && isNew && question.text.trim() === sent.text.trim();
   }
 
-  #settle(one, chat) {
-    const told = one.taken;
-    Object.assign(one, { chat, shown: true });
-    this.#take(one);
-    if (told) this.#underway = this.#underway.filter((other) => other !== one);
+  #confirm(sent, chat) {
+    const confirmedBefore = sent.removed;
+    Object.assign(sent, { chat, shown: true });
+    this.#remove(sent);
+    if (confirmedBefore) this.#pending = this.#pending.filter((other) => other !== sent);
   }
 
-  #take(one) {
-    if (one.taken) return;
-    one.taken = true;
-    if (one.chat !== this.#chat) {
-      keep(key(one.chat), without(kept(key(one.chat)) ?? '', one.text) || null);
+  // Remove a sent text from the box, or from the draft of its chat.
+  #remove(sent) {
+    if (sent.removed) return;
+    sent.removed = true;
+    if (sent.chat !== this.#chat) {
+      const key = keyOf(sent.chat);
+      storeText(key, without(readText(key) ?? '', sent.text) || null);
       return;
     }
-    this.write(without(this.read(), one.text));
+    this.write(without(this.read(), sent.text));
     this.flush();
   }
 
-  // The first message made a chat of the new one: what has been typed since belongs to it.
-  #moveTo(chat) {
-    keep(key(null), null);
+  // The first message has begun a chat: text that was typed since belongs to it.
+  #nameNewChat(chat) {
+    storeText(keyOf(null), null);
     this.#chat = chat;
     this.flush();
   }
 
-  #turnTo(chat) {
-    const first = this.#chat === undefined;
+  #switchTo(chat) {
+    const isFirst = this.#chat === undefined;
     const added = this.#leave();
     this.#chat = chat;
-    if (first) for (const one of this.#underway) one.chat ??= chat;
-    else this.#underway = this.#underway.filter(({ taken }) => !taken);
-    const draft = [kept(key(chat)), added].filter(Boolean).join('\n');
-    // Whoever typed while the page was loading keeps that.
-    if (!first || !this.read()) this.write(draft);
+    if (isFirst) for (const sent of this.#pending) sent.chat ??= chat;
+    else this.#pending = this.#pending.filter(({ removed }) => !removed);
+    const draft = [readText(keyOf(chat)), added].filter(Boolean).join('\n');
+    // Text that was typed while the page was loading stays.
+    if (!isFirst || !this.read()) this.write(draft);
   }
 
-  /** Keep the draft of the chat that is left; what was typed after another one was asked for. */
+  /** Store the draft of the chat that is left; returns the text that was typed since `leaving`. */
   #leave() {
     const leaving = this.#leaving;
     this.#leaving = null;
@@ -130,8 +134,8 @@ export class Drafts {
       this.flush();
       return '';
     }
-    clearTimeout(this.#typing);
-    keep(key(this.#chat), leaving.text || null);
+    clearTimeout(this.#timer);
+    storeText(keyOf(this.#chat), leaving.text || null);
     return without(this.read(), leaving.text);
   }
 }

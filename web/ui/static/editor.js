@@ -1,76 +1,76 @@
-// The box in which one's own message is written anew. What is in it is kept in this browser until
-// it has arrived or is given up, so that neither a redraw, nor a reload, nor a refusal loses it.
+// The box for editing one's own message. Its text is stored in this browser until it has arrived or
+// is cancelled, so that neither a redraw, nor a reload, nor an error loses it.
 
 import { composing, h } from './dom.js';
-import { keep, kept } from './store.js';
-import { words } from './i18n.js';
+import { readText, storeText } from './store.js';
+import { translator } from './i18n.js';
 
-const PATIENCE = 10_000; // milliseconds after the answer until it can be sent again
+const UNLOCK_DELAY = 10_000; // milliseconds after the response until it can be sent again
 
-const key = (id) => `edit.${id}`;
+const keyOf = (id) => `edit.${id}`;
 
-/** What was written into message `id`'s box and has neither arrived nor been given up; or null. */
-export const unfinished = (id) => kept(key(id));
+/** The stored text of message `id`'s box, or null. */
+export const storedEdit = (id) => readText(keyOf(id));
 
-/** The log shows `text` in message `id`'s place. What was written since stays. */
-export function arrived(id, text) {
-  if (unfinished(id)?.trim() === text.trim()) keep(key(id), null);
+/** The log shows `text` in message `id`'s place. If the box has another text by now, it stays. */
+export function discardSentEdit(id, text) {
+  if (storedEdit(id)?.trim() === text.trim()) storeText(keyOf(id), null);
 }
 
-/** An element; `send(text)` is called whenever it is to be sent, and settles with the server's
- * answer; `cancel()` is called at its end. */
+/** Returns the box. `send(text)` sends the text; its promise settles with the server's response.
+ * `cancel()` is called when the visitor cancels. */
 export function editor(id, text, { send, cancel }) {
-  const t = words();
+  const t = translator();
   const area = h('textarea', { 'aria-label': t('edit_message'), rows: 1 });
   const save = () => {
     if (!area.value.trim()) return;
-    wait(box, area, send(area.value));
+    lockUntilDone(box, area, send(area.value));
   };
-  const giveUp = () => {
-    keep(key(id), null);
+  const discard = () => {
+    storeText(keyOf(id), null);
     cancel();
   };
   area.value = text;
-  area.addEventListener('input', () => keep(key(id), area.value));
-  area.addEventListener('keydown', (event) => pressed(event, save, giveUp));
-  keep(key(id), text);
+  area.addEventListener('input', () => storeText(keyOf(id), area.value));
+  area.addEventListener('keydown', (event) => onKeyDown(event, save, discard));
+  storeText(keyOf(id), text);
   const button = (kind, onclick, name) => h('button', { type: 'button', class: kind, onclick }, name);
   const box = h('div', { class: 'editor' }, area, h('div', { class: 'choices' },
-    button('linly-button', giveUp, t('cancel')),
+    button('linly-button', discard, t('cancel')),
     button('linly-button primary', save, t('save_and_send'))));
   return box;
 }
 
-// Where it arrives, the log takes the box away. Else a sentence says why not, or nothing comes. Until
-// there is an answer it may still arrive: sent again, it would be there twice.
-async function wait(box, area, answer) {
-  let late = 0;
-  let ended = false;
-  const end = () => {
-    ended = true;
-    clearTimeout(late);
-    document.removeEventListener('linly:said', end);
+// When the text arrives, the log removes the box. Otherwise a message says why not, or nothing comes.
+// Until then it may still arrive: if it were sent again, it would be there twice.
+async function lockUntilDone(box, area, response) {
+  let timer = 0;
+  let unlocked = false;
+  const unlock = () => {
+    unlocked = true;
+    clearTimeout(timer);
+    document.removeEventListener('linly:message-shown', unlock);
     setBusy(box, false);
     if (document.activeElement === document.body) area.focus();
   };
-  document.addEventListener('linly:said', end);
+  document.addEventListener('linly:message-shown', unlock);
   setBusy(box, true);
-  await answer;
-  if (!ended) late = setTimeout(end, PATIENCE);
+  await response;
+  if (!unlocked) timer = setTimeout(unlock, UNLOCK_DELAY);
 }
 
 function setBusy(box, busy) {
-  // What is disabled would keep the focus in some browsers, and lose it in others.
+  // A disabled element would keep the focus in some browsers, and lose it in others.
   if (busy && box.contains(document.activeElement)) document.activeElement.blur();
   box.setAttribute('aria-busy', busy);
   for (const control of box.querySelectorAll('textarea, button')) control.disabled = busy;
 }
 
-function pressed(event, save, giveUp) {
+function onKeyDown(event, save, discard) {
   if (composing(event)) return;
   const sends = event.key === 'Enter' && !event.shiftKey;
   if (!sends && event.key !== 'Escape') return;
   event.preventDefault();
   event.stopPropagation(); // Escape closes this box, and stops no reply
-  (sends ? save : giveUp)();
+  (sends ? save : discard)();
 }

@@ -1,6 +1,6 @@
-// The articles of a chat in groups of some. Once a group has been laid out, the browser may leave it
-// out while it is far from what is seen (see `.at-rest` in chat.css): it stays as high as it was, and
-// a word more at the end of a long chat costs no more than in a short one.
+// Groups of a chat's articles. Once a group has been laid out, the browser may skip it while it is far
+// from the viewport (see `.laid-out` in chat.css). Its height stays, and a new word at the end of a
+// long chat costs as little as in a short one.
 
 import { arrange, h } from './dom.js';
 
@@ -8,36 +8,35 @@ const SIZE = 20;
 
 export class Groups {
   #groups = [];
-  #laidOut = new ResizeObserver((entries) => this.#rest(entries));
+  #observer = new ResizeObserver((entries) => this.#onLaidOut(entries));
 
-  /** The groups that hold these articles, in their order. Null stands for one that is not there yet. */
+  /** Returns the groups of these articles, in order. Null is an article that is not drawn yet. */
   of(articles) {
     const before = this.#groups;
     this.#groups = [];
     for (let first = 0; first < articles.length; first += SIZE) {
-      const there = articles.slice(first, first + SIZE).filter(Boolean);
+      const drawn = articles.slice(first, first + SIZE).filter(Boolean);
       const group = before[first / SIZE] ?? h('div', { class: 'group' });
-      if (there.length) this.#groups[first / SIZE] = this.#filled(group, there);
+      if (drawn.length) this.#groups[first / SIZE] = this.#fill(group, drawn);
     }
     return this.#groups.filter(Boolean);
   }
 
-  #filled(group, articles) {
+  #fill(group, articles) {
     const { children } = group;
-    if (children.length === articles.length && articles.every((one, i) => one === children[i])) {
-      return group;
-    }
+    const same = articles.every((article, i) => article === children[i]);
+    if (same && children.length === articles.length) return group;
     arrange(group, articles);
-    group.classList.remove('at-rest');
-    this.#laidOut.observe(group);
+    group.classList.remove('laid-out');
+    this.#observer.observe(group);
     return group;
   }
 
-  #rest(entries) {
+  #onLaidOut(entries) {
     for (const { target, contentRect } of entries) {
-      this.#laidOut.unobserve(target);
+      this.#observer.unobserve(target);
       target.style.containIntrinsicBlockSize = `auto ${contentRect.height}px`;
-      target.classList.add('at-rest');
+      target.classList.add('laid-out');
     }
   }
 }

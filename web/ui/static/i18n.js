@@ -1,32 +1,31 @@
-// Texts of the page by key: `words()('copy')`. They come from `window.linlyWords`, which the server
-// fills from translations/*/scripts.toml. `speak(language)` sets the language of everything that is
-// drawn from now on.
+// Texts of the page by key: `translator()('copy')`. They come from `window.linlyTexts`, which the
+// server fills from translations/*/scripts.toml. `setLanguage(language)` sets the language of
+// everything that is drawn from now on.
 
 import { setAttribute } from './dom.js';
 
 const FALLBACK = 'en';
-let spoken = FALLBACK;
+let current = FALLBACK;
 
-export function speak(language) {
-  spoken = language || FALLBACK;
-  setAttribute(document.documentElement, 'lang', spoken); // for voices, fonts, ends of lines
-  return spoken;
+export function setLanguage(language) {
+  current = language || FALLBACK;
+  setAttribute(document.documentElement, 'lang', current); // for voices, fonts and line breaks
 }
 
-export const language = () => spoken;
+export const language = () => current;
 
-/** The browser's language where the page has texts in it, else the first one. */
+/** The browser's language if the page has texts in it, else the first one. */
 export function browserLanguage() {
-  const tags = Object.keys(window.linlyWords ?? { [FALLBACK]: {} });
+  const tags = Object.keys(window.linlyTexts ?? { [FALLBACK]: {} });
   const browser = navigator.language.toLowerCase();
   return tags.find((tag) => browser.startsWith(tag)) ?? tags[0];
 }
 
-/** A function from a key, and values for its {placeholders}, to a text. */
-export function words(language = spoken) {
-  const all = window.linlyWords ?? {};
+/** Returns a function from a key, and values for its {placeholders}, to a text. */
+export function translator() {
+  const all = window.linlyTexts ?? {};
   return (key, values = {}) => {
-    const text = all[language]?.[key] ?? all[FALLBACK]?.[key] ?? key;
-    return text.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
+    const text = all[current]?.[key] ?? all[FALLBACK]?.[key] ?? key;
+    return text.replace(/\{(\w+)\}/g, (placeholder, name) => values[name] ?? placeholder);
   };
 }

@@ -1,4 +1,4 @@
-// Line drawings of 24 × 24, and the buttons that show them.
+// Icons as line drawings of 24 × 24, and buttons with an icon.
 
 import { h } from './dom.js';
 
@@ -29,7 +29,7 @@ export function icon(name) {
   return svg;
 }
 
-/** A button that shows a drawing alone: `label` is its name and its tip. */
+/** A button with only an icon: `label` is its accessible name and its tooltip. */
 export function iconButton(name, label, onclick, attributes = {}) {
   const names = { type: 'button', class: 'linly-tool', 'aria-label': label, title: label };
   return h('button', { ...names, onclick, ...attributes }, icon(name));

@@ -1,20 +1,20 @@
-// The side bar's menu: chats out as files, in from a file, and the link to a chat. `element` is the
-// menu, `show(chat)` tells it which chat is open, if any.
+// The side bar's menu: export chats to files, import them from a file, copy a chat's link. `element` is
+// the menu; `show(chat)` sets the open chat, or null.
 
 import { exportChats, importChats } from './actions.js';
 import { copy } from './clipboard.js';
 import { h, refresh } from './dom.js';
 import { toast } from './toast.js';
-import { language, words } from './i18n.js';
+import { language, translator } from './i18n.js';
 
-const LARGEST = 5_000_000; // bytes that are sent at once
-const PART = 1_000_000; // characters of each part of a larger file, if its chats are not larger
-const KINDS = '.json,application/json';
+const MAX_BYTES = 5_000_000; // of one request
+const PART_LENGTH = 1_000_000; // characters of each part of a larger file, unless a chat is larger
+const FILE_TYPES = '.json,application/json';
 
 export class TransferMenu {
   constructor() {
-    const chosen = () => this.#import();
-    this.file = h('input', { type: 'file', hidden: true, accept: KINDS, onchange: chosen });
+    const onchange = () => this.#import();
+    this.file = h('input', { type: 'file', hidden: true, accept: FILE_TYPES, onchange });
     this.element = h('details', { class: 'menu' });
   }
 
@@ -23,9 +23,9 @@ export class TransferMenu {
   }
 
   #entries(isOpen) {
-    const t = words();
+    const t = translator();
     const entry = (key, press, enabled = true) => h('li', {}, h('button',
-      { type: 'button', disabled: !enabled, onclick: () => this.#choose(press) }, t(key)));
+      { type: 'button', disabled: !enabled, onclick: () => this.#onChoice(press) }, t(key)));
     const save = (kind) => () => exportChats(kind);
     this.file.setAttribute('aria-label', t('import'));
     return [
@@ -41,7 +41,7 @@ export class TransferMenu {
     ];
   }
 
-  #choose(press) {
+  #onChoice(press) {
     this.element.open = false;
     press();
   }
@@ -51,39 +51,39 @@ export class TransferMenu {
     if (!file) return;
     const { name } = file;
     try {
-      const texts = parts(await file.text());
-      texts.forEach((text, at) => this.#send(name, text, at < texts.length - 1));
+      const texts = splitFile(await file.text());
+      texts.forEach((text, i) => this.#send(name, text, i < texts.length - 1));
     } catch {
-      toast(words()('unreadable', { name }));
+      toast(translator()('unreadable', { name }));
     }
     this.file.value = ''; // so that the same file can be chosen again
   }
 
   #send(name, text, more) {
-    if (bytes(text) > LARGEST) toast(words()('too_large', { name }));
+    if (byteLength(text) > MAX_BYTES) toast(translator()('too_large', { name }));
     else importChats(text, more);
   }
 }
 
-/** A file that is too large to be sent at once, as several with some of its chats each. */
-function parts(text) {
-  if (bytes(text) <= LARGEST) return [text];
-  const value = parsed(text);
-  if (Array.isArray(value)) return grouped(value).map((chats) => JSON.stringify(chats));
+/** Splits a file that is too large for one request into several with some of its chats each. */
+function splitFile(text) {
+  if (byteLength(text) <= MAX_BYTES) return [text];
+  const value = parseJson(text);
+  if (Array.isArray(value)) return groupChats(value).map((chats) => JSON.stringify(chats));
   if (!Array.isArray(value?.chats)) return [text];
-  return grouped(value.chats).map((chats) => JSON.stringify({ ...value, chats }));
+  return groupChats(value.chats).map((chats) => JSON.stringify({ ...value, chats }));
 }
 
-const bytes = (text) => new Blob([text]).size;
+const byteLength = (text) => new Blob([text]).size;
 
-function grouped(chats) {
+function groupChats(chats) {
   const groups = [];
   let room = 0;
   for (const chat of chats) {
     const { length } = JSON.stringify(chat);
     if (length > room) {
       groups.push([]);
-      room = PART;
+      room = PART_LENGTH;
     }
     groups.at(-1).push(chat);
     room -= length;
@@ -91,15 +91,15 @@ function grouped(chats) {
   return groups;
 }
 
-function parsed(text) {
+function parseJson(text) {
   try {
     return JSON.parse(text);
   } catch {
-    return null; // the server says what is wrong with it
+    return null; // the server's error says what is wrong with it
   }
 }
 
 async function copyLink() {
   await copy(location.href);
-  toast(words()('link_copied'));
+  toast(translator()('link_copied'));
 }

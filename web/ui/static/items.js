@@ -1,13 +1,13 @@
 // Lists that the stream sends in parts: their order, and the items that are new or have changed.
 
 export class Items {
-  #known = new Map();
+  #items = new Map(); // by id
 
-  /** The whole list, from {order, changed}. Items that stayed the same are the same objects. */
-  whole({ order, changed }) {
-    for (const [id, item] of Object.entries(changed)) this.#known.set(id, item);
-    const wanted = new Set(order);
-    for (const id of this.#known.keys()) if (!wanted.has(id)) this.#known.delete(id);
-    return order.map((id) => this.#known.get(id)).filter(Boolean);
+  /** Returns the complete list, from {order, changed}. Unchanged items are the same objects. */
+  merge({ order, changed }) {
+    for (const [id, item] of Object.entries(changed)) this.#items.set(id, item);
+    const ids = new Set(order);
+    for (const id of this.#items.keys()) if (!ids.has(id)) this.#items.delete(id);
+    return order.map((id) => this.#items.get(id)).filter(Boolean);
   }
 }

@@ -1,13 +1,13 @@
-// A library that is fetched when it is first needed. `get()` is the library or, while it is under
-// way or could not be had, null. `settled` is called once, when it has come or failed.
+// A library that is loaded when it is first used. `get()` returns the library, or null while it is
+// loading or after that has failed. `onSettled` is called once, when it has loaded or failed.
 
-export class Lazy {
+export class LazyLibrary {
   #library = null;
-  #state = 'unasked';
+  #state = 'idle';
 
-  constructor(load, settled) {
+  constructor(load, onSettled) {
     this.load = load;
-    this.settled = settled;
+    this.onSettled = onSettled;
   }
 
   get pending() {
@@ -15,26 +15,26 @@ export class Lazy {
   }
 
   get() {
-    if (this.#state === 'unasked') this.#fetch();
+    if (this.#state === 'idle') this.#load();
     return this.#library;
   }
 
-  async #fetch() {
+  async #load() {
     this.#state = 'pending';
-    // Without it, code has no colours and formulas are shown as TeX.
+    // Without a library, code has no colours, or formulas are shown as TeX.
     this.#library = await this.load().catch(() => null);
     this.#state = 'settled';
-    this.settled();
+    this.onSettled();
   }
 }
 
-/** `make` with its last `room` results remembered. */
-export function remembering(make, room = 100) {
+/** Returns `make` with a cache of its last `size` results. */
+export function memoize(make, size = 100) {
   const results = new Map();
-  return (...inputs) => {
-    const key = JSON.stringify(inputs);
-    if (!results.has(key)) results.set(key, make(...inputs));
-    if (results.size > room) results.delete(results.keys().next().value);
+  return (...args) => {
+    const key = JSON.stringify(args);
+    if (!results.has(key)) results.set(key, make(...args));
+    if (results.size > size) results.delete(results.keys().next().value);
     return results.get(key);
   };
 }

@@ -1,11 +1,11 @@
-// Where a reply's links may lead, as a plugin of markdown-it: http(s) and mail, in a new tab that
-// knows nothing of this one. Images become links, so that reading a reply fetches nothing.
+// A plugin of markdown-it for a reply's links: only http(s) and mail, opened in a new tab without a
+// referrer. Images become links, so that showing a reply fetches nothing.
 
 const SAFE = /^(https?:\/\/|mailto:)/i;
 
 export function links(md) {
   md.validateLink = (url) => SAFE.test(url);
-  // Words such as `main.py` are no addresses, though .py is a domain.
+  // Words such as `main.py` do not become links, though .py is a domain.
   md.linkify.set({ fuzzyLink: false, fuzzyEmail: false });
   md.core.ruler.push('images_as_links', (state) => {
     for (const token of state.tokens) {
@@ -20,7 +20,7 @@ export function links(md) {
 }
 
 function withoutImages(tokens, Token) {
-  let depth = 0; // within a link: links cannot lie in each other
+  let depth = 0; // of links: they cannot be nested
   return tokens.flatMap((token) => {
     if (token.type === 'link_open') depth += 1;
     if (token.type === 'link_close') depth -= 1;
@@ -28,10 +28,10 @@ function withoutImages(tokens, Token) {
   });
 }
 
-function asLink(image, within, Token) {
+function asLink(image, insideLink, Token) {
   const text = new Token('text', '', 0);
   text.content = image.content || image.attrGet('src');
-  if (within) return [text];
+  if (insideLink) return [text];
   const open = new Token('link_open', 'a', 1);
   open.attrSet('href', image.attrGet('src'));
   return [open, text, new Token('link_close', 'a', -1)];

@@ -1,4 +1,4 @@
-// The log of a chat, and what is said live in it: the stream's events `log` and `live`.
+// The log of a chat with its streaming replies: the stream's events `log` and `live`.
 
 import { act } from './actions.js';
 import { ComparisonView } from './comparison.js';
@@ -7,32 +7,32 @@ import { h, refresh, setAttribute } from './dom.js';
 import { propose } from './message_box.js';
 import { icon, iconButton } from './icons.js';
 import { Items } from './items.js';
-import { fillTexts, hear, settle } from './streaming_state.js';
+import { fillKnownTexts, forgetEnded, receiveLive } from './streaming_state.js';
 import { Messages } from './messages.js';
 import { Follower } from './scroll.js';
-import { onShown, show } from './current_chat.js';
+import { onLogChange, setLogValue } from './current_chat.js';
 import { onEvent, reconnect } from './stream.js';
-import { language, speak, words } from './i18n.js';
+import { language, setLanguage, translator } from './i18n.js';
 
 export function mountLog(element) {
   const log = new Log(act);
   let messages = new Items();
   element.replaceChildren(log.element);
-  onShown((value) => log.take(value));
-  onEvent('tab', () => { messages = new Items(); }); // the stream begins anew
+  onLogChange((value) => log.show(value));
+  onEvent('tab', () => { messages = new Items(); }); // a new stream sends all items again
   onEvent('log', (value) => {
-    if (!fillTexts(Object.values(value.messages.changed))) return reconnect();
-    return show({ ...value, messages: messages.whole(value.messages) });
+    if (!fillKnownTexts(Object.values(value.messages.changed))) return reconnect();
+    return setLogValue({ ...value, messages: messages.merge(value.messages) });
   });
-  onEvent('live', (news) => log.drawLive(hear(news)));
+  onEvent('live', (changes) => log.drawLive(receiveLive(changes)));
   document.addEventListener('linly:edit-last', () => log.editLast());
 }
 
 class Log {
   #value = null; // the newest
   #drawn = null; // the one on the screen
-  #due = new Set(); // what the next frame is to draw
-  #heard = new Set(); // the messages that have grown since the last one
+  #due = new Set(); // parts that the next frame draws: 'all', 'live'
+  #grown = new Set(); // ids of the messages that have grown since the last frame
 
   constructor(act) {
     this.list = h('div', { class: 'messages' });
@@ -42,20 +42,20 @@ class Log {
     this.end = h('div', { class: 'to-end', hidden: true });
     this.element = h('div', { class: 'linly-log' }, this.scroller, this.empty, this.end);
     this.element.addEventListener('click', copyCode);
-    this.follower = new Follower(this.scroller, this.list, (away) => { this.end.hidden = !away; });
+    this.follower = new Follower(this.scroller, this.list, (isAway) => { this.end.hidden = !isAway; });
     this.messages = new Messages(this.list, this.follower, act);
     this.comparison = new ComparisonView(act);
   }
 
-  take(value) {
-    settle([...value.messages, ...(value.comparison?.replies ?? [])]);
+  show(value) {
+    forgetEnded([...value.messages, ...(value.comparison?.replies ?? [])]);
     this.#value = value;
-    this.#nextFrame('all');
+    this.#schedule('all');
   }
 
   drawLive(ids) {
-    for (const id of ids) this.#heard.add(id);
-    this.#nextFrame('live');
+    for (const id of ids) this.#grown.add(id);
+    this.#schedule('live');
   }
 
   editLast() {
@@ -64,22 +64,22 @@ class Log {
     view?.article.scrollIntoView({ block: 'nearest' });
   }
 
-  // Values may come faster than the screen shows them. Only the newest is drawn.
-  #nextFrame(what) {
+  // Values may come faster than frames are drawn. Only the newest is drawn.
+  #schedule(part) {
     if (!this.#due.size) requestAnimationFrame(() => this.#draw());
-    this.#due.add(what);
+    this.#due.add(part);
   }
 
   #draw() {
     const all = this.#due.has('all');
     this.#due.clear();
     if (all) this.#drawAll();
-    else if (this.#drawn) this.#drawReplies();
-    this.#heard.clear();
+    else if (this.#drawn) this.#drawLiveMessages();
+    this.#grown.clear();
   }
 
-  #drawReplies() {
-    this.messages.showLive(this.#heard);
+  #drawLiveMessages() {
+    this.messages.showLive(this.#grown);
     const { comparison } = this.#drawn;
     if (comparison) this.follower.keep(() => this.comparison.show(comparison));
   }
@@ -88,15 +88,15 @@ class Log {
     const value = this.#value;
     const before = this.#drawn;
     this.#drawn = value;
-    speak(value.language);
+    setLanguage(value.language);
     this.#drawFrame(value);
     if (value.comparison) this.follower.keep(() => this.comparison.show(value.comparison));
     this.messages.show(value.messages, value.comparison && this.comparison.element);
-    if (before?.chat !== value.chat || spokeNow(before, value)) this.follower.toEnd();
+    if (before?.chat !== value.chat || hasJustAsked(before, value)) this.follower.toEnd();
   }
 
   #drawFrame({ messages, comparison, empty, suggestions }) {
-    const t = words();
+    const t = translator();
     setAttribute(this.scroller, 'aria-label', t('log'));
     const toEnd = () => this.follower.toEnd();
     refresh(this.end, language(), () => iconButton('down', t('to_the_end'), toEnd));
@@ -106,8 +106,8 @@ class Log {
   }
 }
 
-/** Whether the reader has just sent a message: then they want to see it, wherever they were. */
-function spokeNow(before, { messages }) {
+/** Whether the reader has just sent a message: then the log scrolls to it. */
+function hasJustAsked(before, { messages }) {
   const lastOf = (all) => all.findLast(({ role }) => role === 'user')?.id;
   return before && messages.length > before.messages.length
     && lastOf(messages) !== lastOf(before.messages);
@@ -120,6 +120,6 @@ function welcome(text, suggestions) {
     icon('chat'),
     h('p', {}, text),
     suggestions.length && h('div', { class: 'suggestions', role: 'group',
-      'aria-label': words()('suggestions') }, suggestions.map(suggest)),
+      'aria-label': translator()('suggestions') }, suggestions.map(suggest)),
   ];
 }

@@ -1,11 +1,11 @@
-// Text of messages into elements. `renderReply` draws a model's Markdown and, called again with
-// more of it, changes only what is new: a streaming reply does not flicker, and what its reader has
-// selected stays so. `renderTyped` shows what a person typed as it is.
+// Renders texts of messages into elements. `renderReply` draws a model's Markdown; called again with a
+// longer text, it changes only what is new: a streaming reply does not flicker, and keeps the reader's
+// selection. `renderTyped` shows a user's text as it is.
 // Replies are untrusted: their HTML is text, images are links, and links lead to http(s) or mail.
 
 import MarkdownIt from './vendor/markdown-it/markdown-it.esm.min.mjs';
 import { code } from './code.js';
-import { Lazy, remembering } from './lazy_library.js';
+import { LazyLibrary, memoize } from './lazy_library.js';
 import { links } from './links.js';
 import { math } from './math.js';
 import { patch } from './patch.js';
@@ -14,38 +14,38 @@ const TEX = {
   output: 'mathml',
   throwOnError: false,
   trust: false,
-  strict: 'ignore', // Chinese in a formula is no reason to warn
+  strict: 'ignore', // no warnings about Chinese in a formula
   errorColor: 'inherit',
   maxSize: 20, // or a \rule could cover the page
 };
 
-const unfinished = new Map(); // what was drawn while a library was under way, and its text
-const blocksOf = new WeakMap(); // the HTML of each block that a target shows
+const unfinished = new Map(); // target → text, where a library was still loading
+const drawnBlocks = new WeakMap(); // target → the HTML of each of its blocks
 
-const highlighter = new Lazy(importHighlighter, drawAgain);
-const katex = new Lazy(importKatex, drawAgain);
-const typeset = remembering((tex, displayMode) => {
+const highlighter = new LazyLibrary(importHighlighter, drawAgain);
+const katex = new LazyLibrary(importKatex, drawAgain);
+const typeset = memoize((tex, displayMode) => {
   return katex.get().renderToString(tex, { ...TEX, displayMode });
 });
 const md = makeMarkdown();
 
-// Thousands of accents make one letter, which a browser takes seconds to draw. The sign for an accent
-// without a letter begins another; no language has 32 upon each other.
-const apart = (text) => text.replace(/\p{M}{32}(?=\p{M})/gu, '$&\u25cc');
+// A letter with thousands of accents takes a browser seconds to draw. A dotted circle after each 32
+// begins another letter; no language has as many accents on one.
+const separateAccents = (text) => text.replace(/\p{M}{32}(?=\p{M})/gu, '$&\u25cc');
 
 export function renderTyped(target, text) {
   target.classList.add('typed');
-  const shown = apart(text);
+  const shown = separateAccents(text);
   if (target.textContent !== shown) target.textContent = shown;
 }
 
 export function renderReply(target, text) {
-  const before = blocksOf.get(target) ?? [];
-  const blocks = htmlOfBlocks(apart(text));
+  const before = drawnBlocks.get(target) ?? [];
+  const blocks = htmlOfBlocks(separateAccents(text));
   const changed = blocks.findIndex((html, i) => html !== before[i]);
-  const same = changed < 0 ? blocks.length : changed;
-  patch(target, same, blocks.slice(same));
-  blocksOf.set(target, blocks);
+  const unchanged = changed < 0 ? blocks.length : changed;
+  patch(target, unchanged, blocks.slice(unchanged));
+  drawnBlocks.set(target, blocks);
   if (highlighter.pending || katex.pending) unfinished.set(target, text);
 }
 
@@ -72,12 +72,12 @@ function htmlOfBlocks(text) {
 }
 
 function makeMarkdown() {
-  const made = new MarkdownIt({ html: false, linkify: true, typographer: false, breaks: true });
-  made.use(links).use(code, highlighter).use(math, formula);
+  const parser = new MarkdownIt({ html: false, linkify: true, typographer: false, breaks: true });
+  parser.use(links).use(code, highlighter).use(math, formula);
   // Wide tables scroll in a box of their own.
-  made.renderer.rules.table_open = () => '<div class="table" tabindex="0"><table>';
-  made.renderer.rules.table_close = () => '</table></div>';
-  return made;
+  parser.renderer.rules.table_open = () => '<div class="table" tabindex="0"><table>';
+  parser.renderer.rules.table_close = () => '</table></div>';
+  return parser;
 }
 
 function formula(tex, display) {
@@ -90,7 +90,7 @@ async function importHighlighter() {
   return (await import('./vendor/highlight/highlight.min.js')).default;
 }
 
-// Its minified build is no module: it leaves itself as a global.
+// Its minified build is not a module: it sets a global.
 async function importKatex() {
   await import('./vendor/katex/katex.min.js');
   return globalThis.katex;

@@ -1,13 +1,13 @@
-// Formulas in Markdown, as a plugin of markdown-it: $$…$$ and \[…\] as displays, $…$ and \(…\) in
-// a line. Tokens are `formula` (inline) and `formula_block`; their content is TeX, and `render`
-// (TeX, display) makes HTML of it. Code is never looked into, because markdown-it takes it first.
+// A plugin of markdown-it for formulas: $$…$$ and \[…\] as blocks, $…$ and \(…\) in a line. Its tokens
+// are `formula` (inline) and `formula_block`; their content is TeX, and `render(TeX, display)` returns
+// its HTML. Code has no formulas, because markdown-it parses it first.
 
 const PAIRS = [
   { open: '$$', close: '$$', display: true },
   { open: '\\[', close: '\\]', display: true },
   { open: '\\(', close: '\\)', display: false },
 ];
-const MAX_LINES = 200; // of a formula: for one without an end, the rest of a reply would be searched
+const MAX_LINES = 200; // of a formula: without this bound, an unclosed one is searched to the end
 const LINE = { open: '$', close: '$', display: false };
 
 export function math(md, render) {
@@ -34,7 +34,7 @@ function inline(state, silent) {
 }
 
 function endOfPair(state, start, { close }) {
-  const without = (state.withoutEnd ??= new Map()); // from where on there is no such mark
+  const without = (state.withoutEnd ??= new Map()); // mark → position after which it does not occur
   if (start >= without.get(close)) return -1;
   const end = unescaped(state.src, close, start);
   if (end < 0) without.set(close, start);
@@ -42,7 +42,7 @@ function endOfPair(state, start, { close }) {
   return end >= 0 && end < state.posMax && content.trim() && !content.includes('`') ? end : -1;
 }
 
-// Pandoc's rule tells formulas from prices: no space inside the dollars, no digit behind them.
+// Pandoc's rule against prices: no space inside the dollars, no digit behind them.
 function endOfLine(state, start) {
   const end = unescaped(state.src, '$', start);
   if (end <= start || end >= state.posMax) return -1;
@@ -57,7 +57,7 @@ function unescaped(text, mark, from) {
   return at;
 }
 
-// Two dollars without an end are text, and no beginning of a formula in a line.
+// Unclosed `$$` is text, not the beginning of a formula in a line.
 function plainDollars(state, silent) {
   if (!silent) state.pending += '$$';
   state.pos += 2;
@@ -80,7 +80,7 @@ function block(state, first, last, silent) {
   return true;
 }
 
-// The line that the closing mark ends; -1 where it is followed by text, or never comes.
+// The line that ends with the closing mark; -1 if text follows the mark, or there is none.
 function lineOfEnd(state, first, last, start, close) {
   for (let line = first; line < Math.min(last, first + MAX_LINES); line += 1) {
     if (line > first && state.sCount[line] < state.blkIndent && !state.isEmpty(line)) return -1;

@@ -1,42 +1,42 @@
-// One message of the log: `article` is its element, `show(message)` brings it up to date part by
-// part. `act(action)` tells the server what its reader wants. `kind` may replace the accessible
+// One message of the log: `article` is its element, `show(message)` updates it part by
+// part. `act(action)` runs an action of the reader. `kind` may replace the accessible
 // `name`, the `heading` and the `tools`, for replies side by side.
 
 import { copyFrom } from './clipboard.js';
 import { h, refresh, setAttribute } from './dom.js';
-import { arrived, editor, unfinished } from './editor.js';
+import { discardSentEdit, editor, storedEdit } from './editor.js';
 import { iconButton } from './icons.js';
 import { renderReply, renderTyped } from './markdown.js';
-import { language, words } from './i18n.js';
+import { language, translator } from './i18n.js';
 
 const PARTS = ['heading', 'notice', 'state', 'facts', 'tools'];
 const ENDED_EARLY = ['stopped', 'cut', 'interrupted', 'failed'];
 
 export class MessageView {
   #editor = null;
-  #shown = '';
+  #shownKey = '';
 
   constructor(message, act, kind = {}) {
     this.act = act;
-    this.kind = { name: nameOf, heading: () => null, tools: ownTools, ...kind };
+    this.kind = { name: nameOf, heading: () => null, tools: messageTools, ...kind };
     this.body = h('div', { class: 'body' });
     this.slots = Object.fromEntries(PARTS.map((part) => [part, h('div', { class: part })]));
     const { heading, ...below } = this.slots;
     this.article = h('article', { class: message.role, 'data-id': message.id },
       heading, this.body, Object.values(below));
-    const edited = message.role === 'user' ? unfinished(message.id) : null;
-    if (edited !== null) this.#open(edited);
+    const edited = message.role === 'user' ? storedEdit(message.id) : null;
+    if (edited !== null) this.#openEditor(edited);
   }
 
   show(message) {
     const key = JSON.stringify([language(), message]);
-    if (key === this.#shown) return;
-    this.#shown = key;
+    if (key === this.#shownKey) return;
+    this.#shownKey = key;
     this.message = message;
     const streaming = message.state === 'streaming';
     setAttribute(this.article, 'aria-label', this.kind.name(message));
     setAttribute(this.article, 'aria-busy', streaming);
-    this.article.classList.toggle('speaking', streaming);
+    this.article.classList.toggle('streaming', streaming);
     this.#showBody(message);
     this.#fill('heading', [message.who], () => this.kind.heading(message));
     this.#fill('notice', [message.notice], () => message.notice);
@@ -46,15 +46,15 @@ export class MessageView {
   }
 
   edit() {
-    if (!this.#editor) this.#open(this.message.text);
+    if (!this.#editor) this.#openEditor(this.message.text);
     const area = this.#editor.querySelector('textarea');
     area.focus();
     area.setSelectionRange(area.value.length, area.value.length);
   }
 
   /** The log shows another message, or none, in this one's place. */
-  replaced(other) {
-    if (this.#editor && other?.role === 'user') arrived(this.message.id, other.text);
+  onReplaced(other) {
+    if (this.#editor && other?.role === 'user') discardSentEdit(this.message.id, other.text);
   }
 
   #showBody({ role, text }) {
@@ -69,16 +69,16 @@ export class MessageView {
     if (slot.hidden !== empty) slot.hidden = empty;
   }
 
-  #open(text) {
+  #openEditor(text) {
     this.#editor = editor(this.article.dataset.id, text, {
       send: (edited) => this.act({ kind: 'edit', id: this.message.id, text: edited }),
-      cancel: () => this.#close(),
+      cancel: () => this.#closeEditor(),
     });
     this.body.after(this.#editor);
     this.article.classList.add('editing');
   }
 
-  #close() {
+  #closeEditor() {
     this.#editor.remove();
     this.#editor = null;
     this.article.classList.remove('editing');
@@ -86,16 +86,16 @@ export class MessageView {
   }
 }
 
-const nameOf = ({ role }) => words()(role === 'user' ? 'you' : 'reply');
+const nameOf = ({ role }) => translator()(role === 'user' ? 'you' : 'reply');
 
-// What each part is drawn from. It is drawn again only when this changes.
+// The data of each part, which is redrawn only when they change.
 const stateData = ({ state, error, continues }) => [state, error, continues];
 const factsData = ({ facts, provenance, exact }) => [facts, provenance, exact];
 const toolsData = ({ role, state, branch, comparison, vote, busy }) =>
   [role, state === 'streaming', branch, comparison, vote, busy];
 
 function stateLine({ message, act }) {
-  const t = words();
+  const t = translator();
   const { id, state, error, continues } = message;
   if (state === 'streaming') return h('span', { class: 'linly-hidden' }, t('streaming'));
   return [
@@ -105,7 +105,7 @@ function stateLine({ message, act }) {
 }
 
 function factsLine({ message, act }) {
-  const t = words();
+  const t = translator();
   const { id, facts, provenance, exact, state } = message;
   if (state === 'streaming' || !(facts || provenance?.length)) return null;
   if (!provenance?.length) return facts;
@@ -117,26 +117,26 @@ function factsLine({ message, act }) {
 }
 
 const button = (kind, onclick) =>
-  h('button', { type: 'button', class: 'linly-button', 'data-act': kind, onclick }, words()(kind));
+  h('button', { type: 'button', class: 'linly-button', 'data-act': kind, onclick }, translator()(kind));
 
-function ownTools(view) {
+function messageTools(view) {
   const { id, role, state, branch, comparison } = view.message;
-  const t = words();
-  const tool = (drawing, kind, press = () => view.act({ kind, id })) =>
-    iconButton(drawing, t(kind), press, { 'data-act': kind });
+  const t = translator();
+  const tool = (icon, kind, press = () => view.act({ kind, id })) =>
+    iconButton(icon, t(kind), press, { 'data-act': kind });
   const copy = tool('copy', 'copy', (event) => copyFrom(event.currentTarget, view.message.text));
   const edit = tool('edit', 'edit', () => view.edit());
   const again = state !== 'streaming' && tool('again', 'regenerate');
-  const beside = Boolean(comparison) && tool('columns', 'side_by_side');
-  return [pager(branch, view.act), copy, ...(role === 'user' ? [edit] : [again, beside])];
+  const sideBySide = Boolean(comparison) && tool('columns', 'side_by_side');
+  return [pager(branch, view.act), copy, ...(role === 'user' ? [edit] : [again, sideBySide])];
 }
 
-/** ‹ 2/3 ›: leads to the other versions of a message. */
+/** ‹ 2/3 ›: shows the other versions of a message. */
 function pager(branch, act) {
   if (!(branch?.of > 1)) return null;
-  const t = words();
-  const arrow = (drawing, id) => iconButton(drawing, t(`version_${drawing}`),
-    () => act({ kind: 'branch', id }), { disabled: !id, 'data-act': drawing });
+  const t = translator();
+  const arrow = (direction, id) => iconButton(direction, t(`version_${direction}`),
+    () => act({ kind: 'branch', id }), { disabled: !id, 'data-act': direction });
   const label = t('version', branch);
   return h('span', { class: 'pager', role: 'group', 'aria-label': label },
     arrow('before', branch.before),

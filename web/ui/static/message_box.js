@@ -1,13 +1,13 @@
-// Gradio's own message box: its keys, its drafts, and the address that belongs to it. Enter that
-// ends an input method's word sends nothing, ArrowUp in an empty box edits one's last message, and
-// Escape stops a reply.
+// Gradio's own message box: its keys, its drafts, and the page's address. Enter that ends a word of an
+// input method sends nothing, ArrowUp in an empty box edits the visitor's last message, and Escape
+// stops a reply.
 
-import { keepAddress } from './address.js';
-import { mountBars } from './sidebars.js';
-import { composing, whenThere } from './dom.js';
+import { updateAddress } from './address.js';
+import { mountSidebars } from './sidebars.js';
+import { composing, whenPresent } from './dom.js';
 import { Drafts } from './drafts.js';
-import { mountNames } from './accessibility_labels.js';
-import { onShown } from './current_chat.js';
+import { mountLabels } from './accessibility_labels.js';
+import { onLogChange } from './current_chat.js';
 
 const BOX = '#message textarea';
 const SEND = ':is(#send, #ask-all), :is(#send, #ask-all) button';
@@ -16,63 +16,63 @@ const STOP = '#stop button, button#stop';
 const OPEN_LIST = 'ul.options, :is([role="combobox"], [role="listbox"])[aria-expanded="true"]';
 
 const box = () => document.querySelector(BOX);
-const visible = (element) => Boolean(element?.getClientRects().length);
+const isVisible = (element) => Boolean(element?.getClientRects().length);
 const inBox = (event) => event.target.matches?.(BOX);
 
-export function mountEntry() {
-  const drafts = new Drafts(typed, write);
-  mountBars();
-  mountNames();
-  onShown(keepAddress);
-  whenThere(BOX).then(() => onShown((value) => drafts.show(value)));
+export function mountMessageBox() {
+  const drafts = new Drafts(currentText, write);
+  mountSidebars();
+  mountLabels();
+  onLogChange(updateAddress);
+  whenPresent(BOX).then(() => onLogChange((value) => drafts.show(value)));
   // Before Gradio's own listeners, which are further down.
-  window.addEventListener('keydown', (event) => pressed(event, drafts), { capture: true });
-  document.addEventListener('keydown', escaped);
+  window.addEventListener('keydown', (event) => onKeyDown(event, drafts), { capture: true });
+  document.addEventListener('keydown', onEscape);
   document.addEventListener('input', (event) => inBox(event) && drafts.typed());
-  document.addEventListener('click', (event) => event.target.closest(SEND) && enter(drafts),
+  document.addEventListener('click', (event) => event.target.closest(SEND) && submit(drafts),
     { capture: true });
-  // At the click itself: Gradio tells of it later.
+  // At the click itself: Gradio reports it later.
   document.addEventListener('click', (event) => event.target.closest(NEW_CHAT)
     && drafts.leaving(null), { capture: true });
   document.addEventListener('linly:leaving', ({ detail }) => drafts.leaving(detail));
-  document.addEventListener('linly:stayed', () => drafts.stayed());
+  document.addEventListener('linly:open-refused', () => drafts.openRefused());
   document.addEventListener('linly:sent', ({ detail }) => drafts.sent(detail));
   window.addEventListener('pagehide', () => drafts.flush());
 }
 
-/** What is in the message box. */
-export const typed = () => box()?.value ?? '';
+/** The text of the message box. */
+export const currentText = () => box()?.value ?? '';
 
-let atEnter = null; // what was in the box at Enter or Send: Gradio tells of them a little later
+let submitted = null; // the box's text at Enter or Send, which Gradio reports a little later
 
-function enter(drafts) {
-  atEnter = typed();
+function submit(drafts) {
+  submitted = currentText();
   drafts.sending();
 }
 
-/** What is to be sent: not what has been typed since Enter. */
-export function entered() {
-  const text = atEnter ?? typed();
-  atEnter = null;
+/** The text to send: without what was typed since Enter. */
+export function takeSubmittedText() {
+  const text = submitted ?? currentText();
+  submitted = null;
   return text;
 }
 
-/** Put a text into the message box, as if it had been typed. */
+/** Put a text into the message box, as if the visitor had typed it. */
 export function write(text) {
   const area = box();
   if (!area || area.value === text) return;
-  const left = area.value.endsWith(text) ? area.value.length - area.selectionEnd : 0;
+  // A visitor who is typing in the middle of the remaining text stays at that place.
+  const behindCaret = area.value.endsWith(text) ? area.value.length - area.selectionEnd : 0;
   // Svelte listens to `input`, and frameworks may have replaced the element's own setter.
   Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, 'value').set.call(area, text);
   area.dispatchEvent(new Event('input', { bubbles: true }));
-  if (document.activeElement === area) placeCaret(area, text.length - left);
+  if (document.activeElement === area) placeCaret(area, text.length - behindCaret);
 }
 
-// Whoever was typing in the middle of what stays goes on there.
 const placeCaret = (area, at) => area.setSelectionRange(Math.max(0, at), Math.max(0, at));
 
-/** Put a text behind what is in the box by now. */
-export const insert = (text) => write(typed().trim() ? `${typed()}\n${text}` : text);
+/** Add a text to the end of the box. */
+export const insert = (text) => write(currentText().trim() ? `${currentText()}\n${text}` : text);
 
 /** Put a question into the box, to be sent or to be changed. */
 export function propose(question) {
@@ -82,11 +82,11 @@ export function propose(question) {
 
 let listWasOpen = false; // when Escape was pressed: by the time it bubbles, the list is closed
 
-function pressed(event, drafts) {
-  listWasOpen = [...document.querySelectorAll(OPEN_LIST)].some(visible);
+function onKeyDown(event, drafts) {
+  listWasOpen = [...document.querySelectorAll(OPEN_LIST)].some(isVisible);
   if (!inBox(event)) return;
   if (event.key === 'Enter' && composing(event)) event.stopImmediatePropagation();
-  else if (event.key === 'Enter' && !event.shiftKey) enter(drafts);
+  else if (event.key === 'Enter' && !event.shiftKey) submit(drafts);
   else if (event.key === 'ArrowUp' && !event.target.value) editLast(event);
 }
 
@@ -95,9 +95,9 @@ function editLast(event) {
   document.dispatchEvent(new CustomEvent('linly:edit-last'));
 }
 
-function escaped(event) {
+function onEscape(event) {
   if (event.key !== 'Escape' || event.defaultPrevented || composing(event) || listWasOpen) return;
   const clearsSearch = event.target.matches?.('input[type="search"]') && event.target.value;
   const stop = document.querySelector(STOP);
-  if (!clearsSearch && visible(stop)) stop.click();
+  if (!clearsSearch && isVisible(stop)) stop.click();
 }

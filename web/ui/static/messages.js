@@ -1,14 +1,14 @@
-// The messages of a chat as children of `list`, each drawn again only when its data changes. Of a
-// long chat the end is drawn at once, and the rest, from the end to the beginning, when the browser
-// has time. `follower` keeps what is read in its place.
+// The messages of a chat as children of `list`, each redrawn only when its data change. Of a long chat
+// the end is drawn at once, and the other messages, from the end to the beginning, while the browser is
+// idle. `follower` keeps the reader's place.
 
 import { arrange, keepingFocus, setAttribute } from './dom.js';
 import { Groups } from './groups.js';
 import { MessageView } from './message.js';
 import { withLive } from './streaming_state.js';
 
-const AT_ONCE = 20;
-const WAITING = '.editor[aria-busy="true"]';
+const DRAWN_AT_ONCE = 20;
+const SENDING_EDITOR = '.editor[aria-busy="true"]';
 const SLICE = 8; // milliseconds of drawing at a time: half a frame
 
 const whenIdle = window.requestIdleCallback ?? ((work) => setTimeout(work, 30));
@@ -19,7 +19,7 @@ export class Messages {
   #footer = null;
   #filling = false;
   #groups = new Groups();
-  #last = null; // the last article
+  #lastArticle = null;
 
   constructor(list, follower, act) {
     this.list = list;
@@ -33,34 +33,34 @@ export class Messages {
     this.#drop(messages);
     this.#messages = messages;
     this.#footer = footer;
-    const late = messages.length - AT_ONCE;
-    this.#draw(messages.filter(({ id }, i) => i >= late || this.#views.has(id)));
-    this.#focusAgain(focused);
+    const firstAtOnce = messages.length - DRAWN_AT_ONCE;
+    this.#draw(messages.filter(({ id }, i) => i >= firstAtOnce || this.#views.has(id)));
+    this.#restoreFocus(focused);
     this.#fill();
   }
 
-  /** Draw again the messages of these ids, which are being said. */
+  /** Redraw the streaming messages of these ids. */
   showLive(ids) {
-    const said = this.#messages.slice(-AT_ONCE).filter(({ id }) => ids.has(id));
-    if (!said.length) return;
+    const grown = this.#messages.slice(-DRAWN_AT_ONCE).filter(({ id }) => ids.has(id));
+    if (!grown.length) return;
     this.follower.keep(() => {
-      for (const message of said) this.#views.get(message.id)?.show(withLive(message));
+      for (const message of grown) this.#views.get(message.id)?.show(withLive(message));
     });
   }
 
   /** The view of the last message by `role`, if there is one. */
   last(role) {
-    const message = this.#messages.findLast((one) => one.role === role);
+    const message = this.#messages.findLast((candidate) => candidate.role === role);
     if (message) this.#draw([message]);
     return message && this.#views.get(message.id);
   }
 
-  // Forget the views of what is not among `messages`.
+  // Forget the views of messages that are gone.
   #drop(messages) {
     const ids = new Set(messages.map(({ id }) => id));
     this.#messages.forEach(({ id }, i) => {
       if (ids.has(id)) return;
-      this.#views.get(id)?.replaced(messages[i]);
+      this.#views.get(id)?.onReplaced(messages[i]);
       this.#views.delete(id);
     });
   }
@@ -74,12 +74,12 @@ export class Messages {
     }));
   }
 
-  // By a class: `:last-of-type` would have the browser style every message again when one comes.
+  // By a class: `:last-of-type` would make the browser restyle every message when one is added.
   #markLast(article) {
-    if (this.#last === article) return;
-    this.#last?.classList.remove('last');
+    if (this.#lastArticle === article) return;
+    this.#lastArticle?.classList.remove('last');
     article?.classList.add('last');
-    this.#last = article;
+    this.#lastArticle = article;
   }
 
   #view(message) {
@@ -89,7 +89,7 @@ export class Messages {
     return this.#views.get(message.id);
   }
 
-  // Screen readers are not to read out what was said long ago: the list is busy until it is whole.
+  // The list is busy until it is complete, so that screen readers do not read out old messages.
   #fill() {
     const missing = this.#messages.filter(({ id }) => !this.#views.has(id));
     setAttribute(this.list, 'aria-busy', missing.length > 0);
@@ -112,17 +112,17 @@ export class Messages {
     this.#draw([]);
   }
 
-  // Another version of a message is another element; whoever pages by keyboard stays on the arrow,
-  // and whoever wrote that version, and waited without a focus, comes to its tools.
+  // Another version of a message is another element. A reader who pages by keyboard stays on the arrow;
+  // a reader whose edit was being sent, when nothing has the focus, comes to the new message's tools.
   #focusedTool() {
     const focused = document.activeElement;
-    const waiting = focused === document.body ? this.list.querySelector(WAITING) : null;
-    const article = (waiting ?? focused)?.closest?.('article');
+    const sending = focused === document.body ? this.list.querySelector(SENDING_EDITOR) : null;
+    const article = (sending ?? focused)?.closest?.('article');
     const at = this.#messages.findIndex(({ id }) => this.#views.get(id)?.article === article);
-    return { at, tool: waiting ? 'edit' : article && at >= 0 && focused.dataset.act };
+    return { at, tool: sending ? 'edit' : article && at >= 0 && focused.dataset.act };
   }
 
-  #focusAgain({ at, tool }) {
+  #restoreFocus({ at, tool }) {
     if (!tool || document.activeElement !== document.body) return;
     const article = this.#views.get(this.#messages[at]?.id)?.article;
     article?.querySelector(`[data-act="${tool}"]`)?.focus({ preventScroll: true });

@@ -1,20 +1,20 @@
-// Follows the end of a scrolling element while its reader is there, and leaves it alone otherwise.
-// `keep(change)` changes the content without moving what is read; `away(told)` says by true and
-// false whether the reader has left the end. The content's children may be groups of what is read.
+// Follows the end of a scrolling element while its reader is at the end, and not otherwise.
+// `keep(change)` changes the content without moving the text that is being read; `onAway(isAway)` is
+// called when the reader leaves the end or returns. The content's children may be groups of articles.
 
 const NEAR = 40; // pixels from the end that still count as being there
 
 export class Follower {
   #following = true;
   #top = 0;
-  #mark = null; // what is read, away from the end: an element, and how far it is from the top
+  #anchor = null; // the element that is being read away from the end, and its distance from the top
 
-  constructor(scroller, content, away) {
+  constructor(scroller, content, onAway) {
     this.scroller = scroller;
     this.content = content;
-    this.away = away;
-    scroller.addEventListener('scroll', () => this.#scrolled(), { passive: true });
-    const resized = new ResizeObserver(() => (this.#leads ? this.toEnd() : this.#toMark()));
+    this.onAway = onAway;
+    scroller.addEventListener('scroll', () => this.#onScroll(), { passive: true });
+    const resized = new ResizeObserver(() => (this.#followsNow ? this.toEnd() : this.#toAnchor()));
     resized.observe(scroller);
     resized.observe(content);
   }
@@ -26,21 +26,21 @@ export class Follower {
   }
 
   keep(change) {
-    const marked = this.#mark?.element.isConnected && this.scroller.scrollTop === this.#top;
-    if (!this.#leads && !marked) this.#mark = this.#marked();
+    const isAnchored = this.#anchor?.element.isConnected && this.scroller.scrollTop === this.#top;
+    if (!this.#followsNow && !isAnchored) this.#anchor = this.#findAnchor();
     change();
-    if (this.#leads) this.toEnd();
-    else this.#toMark();
+    if (this.#followsNow) this.toEnd();
+    else this.#toAnchor();
   }
 
-  // Whoever edits a message would be carried away from it by what comes in below.
-  get #leads() {
+  // Not while the reader edits a message: new text below would move it out of view.
+  get #followsNow() {
     const focused = document.activeElement;
     const editing = focused?.tagName === 'TEXTAREA' && this.content.contains(focused);
     return this.#following && !editing;
   }
 
-  #marked() {
+  #findAnchor() {
     const { top } = this.scroller.getBoundingClientRect();
     const firstOf = (parent) => [...parent.children]
       .find((child) => child.getBoundingClientRect().bottom > top);
@@ -49,9 +49,9 @@ export class Follower {
     return element && { element, from: element.getBoundingClientRect().top - top };
   }
 
-  #toMark() {
-    if (!this.#mark?.element.isConnected) return;
-    const { element, from } = this.#mark;
+  #toAnchor() {
+    if (!this.#anchor?.element.isConnected) return;
+    const { element, from } = this.#anchor;
     const { top } = this.scroller.getBoundingClientRect();
     const moved = element.getBoundingClientRect().top - top - from;
     if (!moved) return;
@@ -59,18 +59,18 @@ export class Follower {
     this.#top = this.scroller.scrollTop;
   }
 
-  // Only moving up leaves the end: growing content makes the distance larger all by itself.
-  #scrolled() {
+  // Only scrolling up leaves the end: the distance grows with the content, too.
+  #onScroll() {
     const { scrollTop, scrollHeight, clientHeight } = this.scroller;
     if (scrollHeight - scrollTop - clientHeight <= NEAR) this.#follow(true);
     else if (scrollTop < this.#top) this.#follow(false);
     this.#top = scrollTop;
-    this.#mark = this.#following ? null : this.#marked();
+    this.#anchor = this.#following ? null : this.#findAnchor();
   }
 
   #follow(following) {
     if (this.#following === following) return;
     this.#following = following;
-    this.away(!following);
+    this.onAway(!following);
   }
 }

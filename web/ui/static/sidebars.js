@@ -1,27 +1,27 @@
-// Gradio's two side bars: their buttons get names and say whether a bar is open. Where a bar lies
-// over the page, opening a chat, a click beside it and Escape close it, and what it covers cannot
-// be reached by Tab.
+// Gradio's two side bars: their buttons get labels, and the state of their bar. If a bar covers the
+// page, opening a chat, a click beside it and Escape close it, and the covered elements cannot be
+// reached by Tab.
 
-import { composing, setAttribute, whenThere } from './dom.js';
-import { barsCover, onBarsCover } from './viewport.js';
-import { onShown } from './current_chat.js';
-import { speak, words } from './i18n.js';
+import { composing, setAttribute, whenPresent } from './dom.js';
+import { sidebarsCover, onSidebarsCover } from './viewport.js';
+import { onLogChange } from './current_chat.js';
+import { setLanguage, translator } from './i18n.js';
 
-const BARS = ['chats', 'settings']; // ids of the bars, and keys of what their buttons are called
+const BARS = ['chats', 'settings']; // ids of the bars, and keys of their buttons' labels
 const COVERED = ['language', 'theme', 'tabs'];
-const BOTH = window.matchMedia('(width > 1024px)'); // below, two bars leave too little of a chat
+const BOTH_FIT = window.matchMedia('(width > 1024px)'); // below, two bars leave too little of a chat
 
-export function mountBars() {
-  onShown((value) => {
-    speak(value.language);
-    name();
+export function mountSidebars() {
+  onLogChange((value) => {
+    setLanguage(value.language);
+    setLabels();
   });
-  for (const id of BARS) whenThere(`#${id}`).then((element) => follow(element, id));
-  onBarsCover(look);
-  document.addEventListener('linly:opened', () => barsCover() && closeAll());
-  document.addEventListener('click', asked, { capture: true });
-  document.addEventListener('pointerdown', pressed);
-  document.addEventListener('keydown', escaped);
+  for (const id of BARS) whenPresent(`#${id}`).then((element) => observe(element, id));
+  onSidebarsCover(updateState);
+  document.addEventListener('linly:opened', () => sidebarsCover() && closeAll());
+  document.addEventListener('click', noteRequest, { capture: true });
+  document.addEventListener('pointerdown', onPointerDown);
+  document.addEventListener('keydown', onEscape);
 }
 
 const bar = (id) => document.getElementById(id);
@@ -35,64 +35,63 @@ function closeAll() {
   return open;
 }
 
-function name() {
+function setLabels() {
   for (const id of BARS) {
-    const label = words()(`bar_${id}`);
+    const label = translator()(`bar_${id}`);
     setAttribute(bar(id), 'role', 'region');
     for (const element of [bar(id), button(id)]) setAttribute(element, 'aria-label', label);
     setAttribute(button(id), 'title', label);
   }
 }
 
-let wanted = null; // the bar whose button the visitor has pressed
+let requested = null; // the bar whose button the visitor has pressed
 
-function asked({ isTrusted, target }) {
-  if (isTrusted && target.closest('.toggle-button')) wanted = target.closest('.sidebar').id;
+function noteRequest({ isTrusted, target }) {
+  if (isTrusted && target.closest('.toggle-button')) requested = target.closest('.sidebar').id;
 }
 
-function follow(element, id) {
+function observe(element, id) {
   let open = false;
   const changed = () => {
-    mark(element.closest('.wrap'));
+    setPageClasses(element.closest('.wrap'));
     const opened = !open && isOpen(id);
     open = isOpen(id);
-    if (opened) makeRoom(id);
-    look();
+    if (opened) onOpened(id);
+    updateState();
   };
   const observer = new MutationObserver(changed);
   observer.observe(element, { attributeFilter: ['class'] });
   observer.observe(element.closest('.wrap'), { attributeFilter: ['class'] });
   changed();
-  name();
+  setLabels();
 }
 
-// Gradio's style looks by `:has()` for an open bar in all of the page. Classes say it for less: they
-// are read without a search through every message of a chat.
-function mark(page) {
+// Gradio's style finds an open bar by `:has()`, which searches every message of a chat. Classes cost
+// less.
+function setPageClasses(page) {
   page.classList.replace('sidebar-parent', 'with-bars');
   for (const id of BARS) page.classList.toggle(`${id}-open`, isOpen(id));
 }
 
-// Gradio opens the chats from the beginning, sooner or later. Where they cover everything, only the
-// visitor is to open them.
-function makeRoom(id) {
-  if (barsCover() && wanted !== id) toggle(id);
-  else if (!BOTH.matches) BARS.filter((other) => other !== id && isOpen(other)).forEach(toggle);
+// Gradio opens the chats' bar after loading. If it would cover everything, only the visitor opens it.
+function onOpened(id) {
+  if (sidebarsCover() && requested !== id) toggle(id);
+  else if (!BOTH_FIT.matches) BARS.filter((other) => other !== id && isOpen(other)).forEach(toggle);
 }
 
-function look() {
+function updateState() {
   for (const id of BARS) setAttribute(button(id), 'aria-expanded', isOpen(id));
-  const covered = barsCover() && BARS.some(isOpen);
+  const covered = sidebarsCover() && BARS.some(isOpen);
   for (const id of COVERED) bar(id)?.toggleAttribute('inert', covered);
 }
 
-function pressed({ target }) {
-  if (barsCover() && target.isConnected && !target.closest('.sidebar, ul.options')) closeAll();
+function onPointerDown({ target }) {
+  if (sidebarsCover() && target.isConnected && !target.closest('.sidebar, ul.options')) closeAll();
 }
 
-// A drop-down and a search have their own use for Escape.
-function escaped(event) {
-  if (event.key !== 'Escape' || event.defaultPrevented || composing(event) || !barsCover()) return;
+// Drop-downs and the search use Escape themselves.
+function onEscape(event) {
+  if (event.key !== 'Escape' || event.defaultPrevented || composing(event) || !sidebarsCover()) return;
   if (event.target.matches?.('[role="combobox"], [role="listbox"]') || event.target.value) return;
   const [first] = closeAll();
   if (!first) return;

@@ -1,39 +1,30 @@
-// What this browser keeps over a reload. Where storage is off or full, nothing is kept.
+// Texts that this browser stores over a reload. If storage is off or full, nothing is stored.
 
 const PREFIX = 'linly.';
-
-export function kept(key) {
-  try {
-    return localStorage.getItem(PREFIX + key);
-  } catch {
-    return null;
-  }
-}
-
 const LANGUAGE = 'linly-language';
 
-export function keptLanguage() {
+export const readText = (key) => read(PREFIX + key);
+
+/** Store a text; null removes it. */
+export const storeText = (key, text) => write(PREFIX + key, text);
+
+export const storedLanguage = () => read(LANGUAGE);
+
+export const storeLanguage = (language) => write(LANGUAGE, language);
+
+function read(key) {
   try {
-    return localStorage.getItem(LANGUAGE);
+    return localStorage.getItem(key);
   } catch {
     return null;
   }
 }
 
-export function keepLanguage(language) {
+function write(key, text) {
   try {
-    localStorage.setItem(LANGUAGE, language);
+    if (text === null) localStorage.removeItem(key);
+    else localStorage.setItem(key, text);
   } catch {
-    // As below.
-  }
-}
-
-/** Keep a text; null removes it. */
-export function keep(key, text) {
-  try {
-    if (text === null) localStorage.removeItem(PREFIX + key);
-    else localStorage.setItem(PREFIX + key, text);
-  } catch {
-    // A private window, or no room left: the page works without.
+    // A private window, or a full storage: the page works without.
   }
 }

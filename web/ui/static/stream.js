@@ -1,27 +1,30 @@
 // The tab's stream: one WebSocket, with everything that the page shows (see `web/ui/stream.py`).
-// `onEvent` listens to an event by name. When the connection is lost, the page says so, and goes on
-// once the server answers; drafts are in this browser, and replies go on at the server.
+// `onEvent` listens to an event by name. When the connection is lost, the page shows a banner, and
+// reconnects once the server answers. Drafts are in this browser, and replies go on at the server.
 
 import { h } from './dom.js';
-import { words } from './i18n.js';
+import { translator } from './i18n.js';
 
-const PATIENCE = 25_000; // milliseconds without a sign of life; the server gives one each 10 s
-const LOOK = 1_000;
+const TIMEOUT = 25_000; // milliseconds without a message; the server sends one at least each 10 s
+const CHECK_INTERVAL = 1_000;
 const FIRST_RETRY = 300;
 const MAX_RETRY = 5_000;
-const REFUSALS = 4;
-const BANNER = 1_000; // for which a connection may be away before the page says so
-const TOO_MANY_TABS = 4429; // close codes of the server's
-const FINAL = [TOO_MANY_TABS];
+const MAX_REFUSALS = 4;
+const BANNER_DELAY = 1_000; // after the loss of a connection
+const TOO_MANY_TABS = 4429; // a close code of the server
+const FINAL_CODES = [TOO_MANY_TABS];
 
 const listeners = new Map(); // event → functions
 let socket = null;
-let heard = 0; // when the last message came
-let retry = FIRST_RETRY;
+let lastReceived = 0; // the time of the last message
+let retryDelay = FIRST_RETRY;
 let banner = null;
 let version = null; // of the scripts that this page was loaded with
-let begun = false;
-let askLanguage = () => 'en';
+let started = false;
+let requestedLanguage = () => 'en';
+let bannerTimer = 0;
+let retryTimer = 0;
+let refusals = 0; // times in a row that the server answered, but its stream did not begin
 
 export let tab = ''; // this tab's id at the server
 
@@ -29,22 +32,22 @@ export function onEvent(name, listen) {
   listeners.set(name, [...(listeners.get(name) ?? []), listen]);
 }
 
-/** Connect, and stay connected. `spoken()` is the language to ask for. */
-export function begin(spoken) {
-  if (begun) return;
-  begun = true;
-  askLanguage = spoken;
-  onEvent('tab', greet);
+/** Connect, and stay connected. `language()` is the language to request. */
+export function start(language) {
+  if (started) return;
+  started = true;
+  requestedLanguage = language;
+  onEvent('tab', onTab);
   connect();
-  setInterval(look, LOOK);
+  setInterval(checkConnection, CHECK_INTERVAL);
   window.addEventListener('online', wake);
   document.addEventListener('visibilitychange', () => document.hidden || wake());
-  // A page that comes back from the browser's cache has a connection no more.
+  // A page that comes back from the browser's cache has lost its connection.
   window.addEventListener('pageshow', ({ persisted }) => persisted && reconnect());
 }
 
 function wake() {
-  look();
+  checkConnection();
   connect();
 }
 
@@ -52,20 +55,20 @@ function connect() {
   if (socket && socket.readyState <= WebSocket.OPEN) return;
   const url = new URL('page/events', document.baseURI);
   url.protocol = url.protocol.replace('http', 'ws');
-  url.searchParams.set('language', askLanguage());
+  url.searchParams.set('language', requestedLanguage());
   const chat = new URL(location.href).searchParams.get('chat');
   if (chat) url.searchParams.set('chat', chat);
-  const mine = new WebSocket(url);
-  socket = mine;
-  heard = Date.now();
-  mine.addEventListener('message', ({ data }) => socket === mine && take(JSON.parse(data)));
-  mine.addEventListener('close', (event) => socket === mine && lost(event));
+  const opened = new WebSocket(url);
+  socket = opened;
+  lastReceived = Date.now();
+  opened.addEventListener('message', ({ data }) => socket === opened && receive(JSON.parse(data)));
+  opened.addEventListener('close', (event) => socket === opened && onClose(event));
 }
 
-/** Connect anew, for another chat than the server would show. Before `begin`, that will do it: what
- *  comes earlier would be heard by the parts alone that are there by then. */
+/** Connect anew, for the chat of the page's address. Before `start` this does nothing, as some parts
+ *  of the page would not listen yet. */
 export function reconnect() {
-  if (!begun) return;
+  if (!started) return;
   const before = socket;
   socket = null;
   tab = '';
@@ -73,75 +76,71 @@ export function reconnect() {
   connect();
 }
 
-function take(received) {
-  heard = Date.now();
+function receive(received) {
+  lastReceived = Date.now();
   const message = Array.isArray(received) ? { live: received } : received;
   for (const [name, value] of Object.entries(message)) {
     for (const listen of listeners.get(name) ?? []) listen(value, message);
   }
 }
 
-function greet(id, { version: served }) {
+function onTab(id, { version: served }) {
   tab = id;
-  retry = FIRST_RETRY;
+  retryDelay = FIRST_RETRY;
   refusals = 0;
-  // The server was started anew with other scripts than these.
+  // The server was restarted with other scripts than these.
   if (version && version !== served) location.reload();
   version = served;
-  clearTimeout(waiting);
-  clearTimeout(retrying);
+  clearTimeout(bannerTimer);
+  clearTimeout(retryTimer);
   banner?.remove();
   banner = null;
 }
 
-let waiting = 0; // until the banner shows
-let retrying = 0;
-let refusals = 0; // times in a row that the server answered, and its stream did not begin
-
-function lost({ code, reason }) {
+function onClose({ code, reason }) {
   tab = '';
-  if (FINAL.includes(code)) {
-    say(reason || words()('connection_lost'));
+  if (FINAL_CODES.includes(code)) {
+    showBanner(reason || translator()('connection_lost'));
     return;
   }
   if (!banner) {
-    clearTimeout(waiting);
-    waiting = setTimeout(() => say(words()('connection_lost')), BANNER);
+    clearTimeout(bannerTimer);
+    bannerTimer = setTimeout(() => showBanner(translator()('connection_lost')), BANNER_DELAY);
   }
-  clearTimeout(retrying);
-  retrying = setTimeout(again, retry * (0.5 + Math.random()));
-  retry = Math.min(retry * 2, MAX_RETRY);
+  clearTimeout(retryTimer);
+  retryTimer = setTimeout(retry, retryDelay * (0.5 + Math.random()));
+  retryDelay = Math.min(retryDelay * 2, MAX_RETRY);
 }
 
-// A server that answers, but not to this page, wants a login, or its link has ended: it says so
-// where the page would be.
-async function again() {
+// If the server refuses this page, it requires a login, or its public link has ended. Both are shown
+// in the place of the page, after a reload.
+async function retry() {
   const page = new URL('./', document.baseURI);
   try {
-    const signal = AbortSignal.timeout(PATIENCE);
+    const signal = AbortSignal.timeout(TIMEOUT);
     const { ok, status } = await fetch(page, { method: 'HEAD', cache: 'no-store', signal });
     if (tab) return; // connected meanwhile
     if (!ok && status < 500) location.reload();
     refusals = ok ? refusals + 1 : 0;
-    if (refusals >= REFUSALS) say(words()('no_websocket'));
+    if (refusals >= MAX_REFUSALS) showBanner(translator()('no_websocket'));
   } catch {
-    refusals = 0; // it is away
+    refusals = 0; // the server is unreachable
   }
   connect();
 }
 
-function say(sentence) {
-  clearTimeout(waiting);
+function showBanner(sentence) {
+  clearTimeout(bannerTimer);
   banner?.remove();
   banner = h('div', { class: 'linly-banner', role: 'status' }, sentence);
   document.body.append(banner);
 }
 
-// A connection can be dead without an end, or never begin: a machine that was unplugged says nothing.
-function look() {
-  if (!socket || socket.readyState > WebSocket.OPEN || Date.now() - heard < PATIENCE) return;
+// A connection can be dead without a close event, or never open, as when a machine is unplugged.
+function checkConnection() {
+  if (!socket || socket.readyState > WebSocket.OPEN || Date.now() - lastReceived < TIMEOUT) return;
   const before = socket;
   socket = null;
   before.close();
-  lost({ code: 0 });
+  onClose({ code: 0 });
 }

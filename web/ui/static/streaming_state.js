@@ -1,42 +1,42 @@
-// Replies in the making. What is heard of them live is newer than the log, and may come before it:
-// `hear` takes what the server says now, `settle` what the log says, `withLive` adds the one to
-// the other. A reply never gets shorter by it.
+// Texts of replies in the making. The stream's event `live` is newer than the log, and may come before
+// it: `receiveLive` takes its texts, `forgetEnded` drops those that the log has completely, `withLive`
+// adds them to the log's messages. A reply never gets shorter by it.
 
-const heard = new Map(); // message id → {text, notice}
-const ids = new Map(); // the number that the stream knows a reply by → its message's id
+const live = new Map(); // message id → {text, notice}
+const ids = new Map(); // the stream's number of a reply → its message's id
 
-/** What is new of some replies; the messages' ids. A stream that begins anew counts anew. */
-export function hear(news) {
-  return news.map((one) => {
-    if (Array.isArray(one)) return grow(...one);
-    const { n, id, text, notice } = one;
+/** Take changes of replies; returns the messages' ids. A new stream counts its numbers anew. */
+export function receiveLive(changes) {
+  return changes.map((change) => {
+    if (Array.isArray(change)) return append(...change);
+    const { n, id, text, notice } = change;
     ids.set(n, id);
-    heard.set(id, { text, notice });
+    live.set(id, { text, notice });
     return id;
   });
 }
 
-function grow(number, added) {
+function append(number, added) {
   const id = ids.get(number);
-  const live = heard.get(id);
-  if (live) heard.set(id, { ...live, text: live.text + added });
+  const reply = live.get(id);
+  if (reply) live.set(id, { ...reply, text: reply.text + added });
   return id;
 }
 
-/** Give messages of the log that came without their text what was heard of it; whether all have one. */
-export function fillTexts(messages) {
-  for (const message of messages) message.text ??= heard.get(message.id)?.text;
+/** Fill in messages that the log sent without their text; returns whether all have a text now. */
+export function fillKnownTexts(messages) {
+  for (const message of messages) message.text ??= live.get(message.id)?.text;
   return messages.every(({ text }) => text !== undefined);
 }
 
-/** Forget what the log has the last word on. */
-export function settle(messages) {
-  for (const { id, state } of messages) if (state !== 'streaming') heard.delete(id);
+/** Forget replies that have ended: the log has their final text. */
+export function forgetEnded(messages) {
+  for (const { id, state } of messages) if (state !== 'streaming') live.delete(id);
 }
 
 export function withLive(message) {
-  const live = heard.get(message.id);
-  if (message.state !== 'streaming' || !live) return message;
-  const text = live.text.length > message.text.length ? live.text : message.text;
-  return { ...message, text, notice: live.notice || message.notice };
+  const reply = live.get(message.id);
+  if (message.state !== 'streaming' || !reply) return message;
+  const text = reply.text.length > message.text.length ? reply.text : message.text;
+  return { ...message, text, notice: reply.notice || message.notice };
 }

@@ -1,12 +1,11 @@
-// Light or dark: what the visitor has chosen in this browser, else what their system prefers. Gradio
-// follows the system by itself; here its word is changed where it is not the visitor's. This is in
-// the page's head and no module (see `early.py`), so that nothing is drawn in the wrong one first.
-// `linly:theme` on the document turns to the other.
+// Light or dark: the visitor's choice in this browser, else the system's preference, which Gradio
+// follows by itself. This script is in the page's head and not a module (see `head_middleware.py`), so
+// that nothing is drawn in the wrong theme first. The document's event `linly:theme` switches.
 (() => {
   const KEY = 'linly-theme';
-  let chosen = kept();
+  let chosen = read();
 
-  function kept() {
+  function read() {
     try {
       return localStorage.getItem(KEY);
     } catch {
@@ -14,11 +13,11 @@
     }
   }
 
-  function keep(theme) {
+  function store(theme) {
     try {
       localStorage.setItem(KEY, theme);
     } catch {
-      // A private window, or no room left: then it lasts until the next reload.
+      // A private window, or a full storage: the choice lasts until the next reload.
     }
   }
 
@@ -30,7 +29,7 @@
 
   function toggle() {
     chosen = document.body.classList.contains('dark') ? 'light' : 'dark';
-    keep(chosen);
+    store(chosen);
     apply();
   }
 

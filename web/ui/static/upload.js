@@ -1,23 +1,23 @@
-// The Train tab's file: a box to drop one into, or to choose one with. It is uploaded at once, and
-// known by a token from then on: `uploaded()`. While it is on its way, there is none.
+// The Train tab's file: a box to drop a file into, or to choose one. The file is uploaded at once;
+// `uploadToken()` is its token, or null while it is being uploaded.
 
 import { act, upload } from './actions.js';
 import { h } from './dom.js';
 import { iconButton } from './icons.js';
-import { onShown } from './current_chat.js';
-import { speak, words } from './i18n.js';
+import { onLogChange } from './current_chat.js';
+import { setLanguage, translator } from './i18n.js';
 
 const TYPES = '.json,.jsonl,.txt';
 
 let token = null;
 
-export const uploaded = () => token;
+export const uploadToken = () => token;
 
 export function mountUpload(element) {
   const box = new UploadBox();
   element.replaceChildren(box.element);
-  onShown((value) => {
-    speak(value.language);
+  onLogChange((value) => {
+    setLanguage(value.language);
     box.show();
   });
   box.show();
@@ -26,11 +26,11 @@ export function mountUpload(element) {
 class UploadBox {
   #name = '';
   #busy = false;
-  #count = 0; // of what was chosen or cleared: only the newest counts
+  #count = 0; // of choices and clearings: only the newest counts
 
   constructor() {
     this.input = h('input', { type: 'file', accept: TYPES, class: 'linly-hidden', tabindex: -1,
-      onchange: () => this.#chosen(this.input.files[0]) });
+      onchange: () => this.#onFile(this.input.files[0]) });
     this.label = h('span', { class: 'label' });
     this.choose = h('button', { type: 'button', class: 'choose',
       onclick: () => this.input.click() });
@@ -40,12 +40,12 @@ class UploadBox {
     this.element.addEventListener('dragover', (event) => event.preventDefault());
     this.element.addEventListener('drop', (event) => {
       event.preventDefault();
-      this.#chosen(event.dataTransfer.files[0]);
+      this.#onFile(event.dataTransfer.files[0]);
     });
   }
 
   show() {
-    const t = words();
+    const t = translator();
     this.input.setAttribute('aria-label', t('upload_file'));
     this.element.setAttribute('aria-busy', this.#busy);
     this.label.textContent = t('train_file');
@@ -56,20 +56,20 @@ class UploadBox {
     this.clear.setAttribute('aria-label', t('clear_file'));
   }
 
-  async #chosen(file) {
+  async #onFile(file) {
     this.input.value = ''; // so that the same file can be chosen again
     if (!file) return;
-    const mine = this.#set(file.name, true);
-    const answer = await upload(file);
-    if (mine !== this.#count) return;
-    this.#set(answer && file.name, false);
-    token = answer;
+    const count = this.#set(file.name, true);
+    const uploaded = await upload(file);
+    if (count !== this.#count) return;
+    this.#set(uploaded && file.name, false);
+    token = uploaded;
     act({ kind: 'train_look' });
   }
 
   #clear() {
     this.#set('', false);
-    this.choose.focus(); // what was pressed is hidden now
+    this.choose.focus(); // the pressed button is hidden now
     act({ kind: 'train_look' });
   }
 

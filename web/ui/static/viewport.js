@@ -1,8 +1,8 @@
-// Whether the side bars lie over the page instead of beside it. Gradio's style draws the same line.
+// Whether the side bars cover the page instead of lying beside it. Gradio's style has the same limit.
 
 const NARROW = window.matchMedia('(width <= 768px)');
 
-export const barsCover = () => NARROW.matches;
+export const sidebarsCover = () => NARROW.matches;
 
 /** Call `listen` whenever that changes. */
-export const onBarsCover = (listen) => NARROW.addEventListener('change', listen);
+export const onSidebarsCover = (listen) => NARROW.addEventListener('change', listen);

@@ -82,7 +82,7 @@ def test_tab_notices_that_the_replica_of_its_reply_died(
     replicas: Replicas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tab showed a streaming reply for ever."""
-    monkeypatch.setattr(stream, "AFAR_SECONDS", 0.05)
+    monkeypatch.setattr(stream, "REMOTE_SECONDS", 0.05)
     local, remote = replicas
     message, state = add_streaming(local.store_handle, remote.store_handle.lock.id)
     local.tab.chat = local.store.message(ANNA, message)[0]

@@ -1,4 +1,4 @@
-"""A browser for the package, and the harness in a fresh context for each test."""
+"""Fixtures: a browser for the package, and the harness in a fresh context for each test."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def served() -> Iterator[Site]:
 
 @pytest.fixture
 def opened(browser: Browser, served: Site) -> Iterator[Open]:
-    """Open the harness in a browser context of its own; fails a test whose page complained."""
+    """Opens the harness in its own browser context; fails a test whose page logged an error."""
     with ExitStack() as stack:
         opened: list[Harness] = []
 

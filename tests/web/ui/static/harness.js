@@ -1,5 +1,5 @@
-// A server, and Gradio's controls, that a test has in its hands. It is there before the page's own
-// scripts: they connect to `Socket`, post through `fetch`, and read controls by the bridge.
+// A fake server and fake Gradio controls that tests steer. Loaded before the page's own scripts, which
+// connect to `Socket`, post through `fetch`, and read controls by the bridge.
 (() => {
   const NONE = { say: null, sent: null, inserted: null, chat: null, loaded_chat: null, lost: false, controls: [] };
   const VALUES = { // of Gradio's controls, by the names of `Layout.form`; a test may change them
@@ -31,59 +31,59 @@
     }
 
     send() {
-      throw new Error('the page has nothing to say in its stream');
+      throw new Error('the page sends nothing in its stream');
     }
 
-    /** The server, or the network, ends it. */
+    /** The server or the network closes the connection. */
     end(code = 1006, reason = '') {
       if (this.readyState === Socket.CLOSED) return;
       this.readyState = Socket.CLOSED;
       this.dispatchEvent(new CloseEvent('close', { code, reason, wasClean: code !== 1006 }));
     }
 
-    hear(events) {
+    receive(events) {
       if (this.readyState !== Socket.OPEN) throw new Error('there is no connection');
       this.dispatchEvent(new MessageEvent('message', { data: JSON.stringify(events) }));
     }
   }
 
-  /** What `web/ui/stream.py` remembers of a tab. */
+  /** The state of a tab, as `web/ui/stream.py` has it. */
   class Tab {
     #parts = { messages: new Map(), chats: new Map() };
-    #told = new Map();
+    #sent = new Map();
     #count = 0;
 
-    /** A whole list as the order, and what has changed since the last time. */
+    /** Returns a list's order, and the items that have changed since the last time. */
     changed(kind, items) {
       const before = this.#parts[kind];
       const now = new Map(items.map((item) => [item.id, JSON.stringify(item)]));
-      const fresh = items.filter(({ id }) => before.get(id) !== now.get(id));
+      const changed = items.filter(({ id }) => before.get(id) !== now.get(id));
       this.#parts[kind] = now;
-      return { order: [...now.keys()], changed: Object.fromEntries(fresh.map((item) => [item.id, item])) };
+      return { order: [...now.keys()], changed: Object.fromEntries(changed.map((item) => [item.id, item])) };
     }
 
-    /** Replies in the making as what they go on with, or all of one. */
-    news(replies) {
+    /** Returns for each changed reply its added text, or its full text. */
+    liveChanges(replies) {
       const all = Object.entries(replies);
-      const news = all.map(([id, { text, notice }]) => {
-        const before = this.#told.get(id);
+      const changes = all.map(([id, { text, notice }]) => {
+        const before = this.#sent.get(id);
         const n = before?.n ?? (this.#count += 1);
-        this.#told.set(id, { n, text, notice });
-        const goesOn = before && before.notice === notice && text.startsWith(before.text);
-        if (!goesOn) return { n, id, text, notice };
+        this.#sent.set(id, { n, text, notice });
+        const hasGrown = before && before.notice === notice && text.startsWith(before.text);
+        if (!hasGrown) return { n, id, text, notice };
         return text !== before.text && [n, text.slice(before.text.length)];
       });
-      for (const id of this.#told.keys()) if (!(id in replies)) this.#told.delete(id);
-      return news.filter(Boolean);
+      for (const id of this.#sent.keys()) if (!(id in replies)) this.#sent.delete(id);
+      return changes.filter(Boolean);
     }
   }
 
   const server = {
-    way: 'open', // what becomes of a connection: open, silent, or {code, reason} at once
+    way: 'open', // what happens to a connection: open, silent, or closed with {code, reason}
     version: 'v1',
-    head: 200, // the status of the page itself; 0 is no answer
+    head: 200, // the status of the page itself; 0 is no response
     tabs: 0,
-    answers: {}, // by path: what the next posts are answered, one after another
+    answers: {}, // path → the responses to its next posts, in order
     ...window.harnessServer,
     accept(socket) {
       if (this.way === 'silent') return;
@@ -95,33 +95,33 @@
       harness.tab = new Tab();
       socket.readyState = Socket.OPEN;
       socket.dispatchEvent(new Event('open'));
-      socket.hear({ tab: `t${this.tabs}`, version: this.version });
+      socket.receive({ tab: `t${this.tabs}`, version: this.version });
     },
   };
 
   async function answer(path) {
-    const given = server.answers[path]?.shift() ?? {};
-    if (given.held) await new Promise((go) => { harness.held.push(go); });
-    if (given.fails) throw new TypeError('Failed to fetch');
-    const { status = 200, text, headers, ...values } = given;
+    const planned = server.answers[path]?.shift() ?? {};
+    if (planned.delayed) await new Promise((go) => { harness.delayed.push(go); });
+    if (planned.fails) throw new TypeError('Failed to fetch');
+    const { status = 200, text, headers, ...values } = planned;
     const error = status >= 400 ? values : { ...NONE, ...values };
     const body = text ?? JSON.stringify(error);
     const response = new Response(body, { status, headers });
-    response.json = async () => JSON.parse(body); // at once, so that tests need not wait
+    response.json = async () => JSON.parse(body); // synchronous, so that tests need not wait
     return response;
   }
 
-  const whole = window.fetch.bind(window);
+  const realFetch = window.fetch.bind(window);
   window.WebSocket = Socket;
   window.fetch = async (url, init = {}) => {
     if (init.method === 'HEAD') {
-      harness.looks += 1;
+      harness.headRequests += 1;
       if (!server.head) throw new TypeError('Failed to fetch');
       return new Response(null, { status: server.head });
     }
-    if (init.method !== 'POST') return whole(url, init);
+    if (init.method !== 'POST') return realFetch(url, init);
     const { pathname, search } = new URL(url);
-    const { headers } = new Request(url, init); // as a browser would send them, or refuse to
+    const { headers } = new Request(url, init); // throws if a browser would refuse them
     const { body } = init;
     harness.posts.push({
       path: pathname.slice(1), query: search, headers: Object.fromEntries(headers),
@@ -144,17 +144,17 @@
     server,
     sockets: [],
     posts: [],
-    held: [], // answers that wait for `release`
-    looks: 0, // how often the page has asked whether the server answers
-    updates: [], // of controls, as Gradio was given them
+    delayed: [], // responses that wait for `release`
+    headRequests: 0, // by which the page checks whether the server answers
+    updates: [], // of controls, as Gradio gets them
     values: { ...VALUES },
-    mute: false, // whether the controls do not answer
+    mute: false, // the controls do not answer
     tab: null,
     get socket() {
       return this.sockets.at(-1);
     },
     event(events) {
-      this.socket.hear(events);
+      this.socket.receive(events);
     },
     log(value) {
       this.event({ log: { ...value, messages: this.tab.changed('messages', value.messages) } });
@@ -163,18 +163,18 @@
       this.event({ sidebar: { ...value, chats: this.tab.changed('chats', value.chats) } });
     },
     live(replies) {
-      const news = this.tab.news(replies);
-      if (news.length) this.event(news.every(Array.isArray) ? news : { live: news });
+      const changes = this.tab.liveChanges(replies);
+      if (changes.length) this.event(changes.every(Array.isArray) ? changes : { live: changes });
     },
     control(kind) {
       (window.linlyControl ??= []).push(kind);
     },
     async mount() {
-      const door = await import(new URL('page/chat.js', document.baseURI));
+      const scripts = await import(new URL('page/chat.js', document.baseURI));
       for (const name of ['Upload', 'Log', 'Sidebar', 'Page']) {
-        door[`mount${name}`](document.getElementById(places[name]), bridge);
+        scripts[`mount${name}`](document.getElementById(places[name]), bridge);
       }
-      await Promise.resolve(); // the connection is there
+      await Promise.resolve(); // the connection is open
       this.ready = true;
     },
   };

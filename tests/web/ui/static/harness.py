@@ -1,4 +1,4 @@
-"""The page's scripts without Gradio and without a model: a page that sets what they are to draw."""
+"""A page with the product's scripts, but with a fake server and without Gradio."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ACTIONS = "page/actions/"
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """The harness, and the scripts below `page/`."""
+    """Serves the harness, and the scripts below `page/`."""
 
     def translate_path(self, path: str) -> str:
         name = path.partition("?")[0].removeprefix("/")
@@ -45,7 +45,7 @@ class Handler(SimpleHTTPRequestHandler):
 
 @dataclass
 class Site:
-    """Where the harness is."""
+    """The address of the harness."""
 
     url: str = ""
 
@@ -62,7 +62,7 @@ def site() -> Iterator[Site]:
 
 @dataclass
 class Harness:
-    """The open page, and the server and the controls that `harness.js` stands for."""
+    """The open page, with the fake server and controls of `harness.js`."""
 
     page: Page
     site: Site
@@ -90,51 +90,52 @@ class Harness:
     # What the server sends.
 
     def event(self, **events: Any) -> None:
-        """Send one message of the stream, and let what is due be drawn."""
+        """Sends one message of the stream, and waits until it is drawn."""
         self.page.evaluate("(events) => harness.event(events)", events)
         self.frames()
 
     def log(self, *messages: dict[str, Any], **more: Any) -> None:
-        """Show these messages, and wait until they are drawn."""
+        """Shows these messages, and waits until they are drawn."""
         value = {"chat": "c1", "language": "en", "messages": messages, "comparison": None,
                  "empty": "Say something.", "suggestions": []}  # fmt: skip
         self.page.evaluate("(value) => harness.log(value)", value | more)
         self.frames()
 
     def sidebar(self, *chats: dict[str, Any], **more: Any) -> None:
-        """Show these chats in the side bar."""
+        """Shows these chats in the side bar."""
         value = {"language": "en", "chats": chats, "more": False, "current": None, "query": "",
-                 "deleted": None, "kept": True}  # fmt: skip
+                 "deleted": None, "persistent": True}  # fmt: skip
         self.page.evaluate("(value) => harness.sidebar(value)", value | more)
 
     def live(self, notice: str = "", **texts: str) -> None:
-        """These replies are in the making, by message, and have said so much."""
+        """Streams replies: their texts so far, by message."""
         replies = {key: {"text": text, "notice": notice} for key, text in texts.items()}
         self.page.evaluate("(replies) => harness.live(replies)", replies)
         self.frames()
 
-    # What becomes of connections.
+    # Connections.
 
     def server(self, **values: Any) -> None:
-        """How it answers from now on: `way`, `version` and `head` of `harness.js`."""
+        """Sets how the server responds: `way`, `version` and `head` of `harness.js`."""
         self.page.evaluate("(values) => { Object.assign(harness.server, values); }", values)
 
     def drop(self, code: int = 1006, reason: str = "") -> None:
-        """End the connection."""
+        """Closes the connection."""
         self.page.evaluate("([code, reason]) => harness.socket.end(code, reason)", [code, reason])
 
     def connections(self) -> list[str]:
-        """The queries of all connections, in their order."""
+        """Returns the queries of all connections, in order."""
         found: list[str] = self.page.evaluate(
             "harness.sockets.map(({ url }) => url.replace('ws://' + location.host + '/', ''))"
         )
         return found
 
-    # What is posted, and answered.
+    # Posts and their responses.
 
     def answer(self, path: str, **values: Any) -> None:
-        """What the next post to this path is answered: the action's answer; with `status` an error;
-        `held` until `release`; `fails` for none. With `text` and `headers` it is a file."""
+        """Plans the response to the next post to this path: an action's result, or with `status`
+        an error; `delayed` until `release`; none if it `fails`; with `text` and `headers` a file.
+        """
         script = "([path, values]) => { (harness.server.answers[path] ??= []).push(values); }"
         self.page.evaluate(script, [f"page/{path}", values])
 
@@ -142,11 +143,11 @@ class Harness:
         self.answer(path, status=status, error={"code": "refused", "message": message})
 
     def release(self) -> None:
-        """Give the answer that has been held back for longest."""
-        self.page.evaluate("harness.held.shift()()")
+        """Sends the response that has been delayed for longest."""
+        self.page.evaluate("harness.delayed.shift()()")
 
     def posts(self) -> list[dict[str, Any]]:
-        """What has been posted since the last call: path, query, headers and body of each."""
+        """Returns the posts since the last call: path, query, headers and body of each."""
         found: list[dict[str, Any]] = self.page.evaluate("harness.posts.splice(0)")
         return found
 
@@ -155,31 +156,30 @@ class Harness:
         return self.posts()
 
     def actions(self, form: bool = False) -> list[dict[str, Any]]:
-        """The actions among the posts since the last call, without what the controls say unless
-        that is asked for."""
+        """Returns the actions among the posts since the last call; their forms only with `form`."""
         actions = [
             {"kind": post["path"].removeprefix(ACTIONS), **json.loads(post["body"])}
             for post in self.posts()
             if post["path"].startswith(ACTIONS)
         ]
-        left_out = () if form else ("form",)
-        return [{k: v for k, v in one.items() if k not in left_out} for one in actions]
+        omitted = () if form else ("form",)
+        return [{k: v for k, v in action.items() if k not in omitted} for action in actions]
 
-    # What the visitor does.
+    # Actions of the visitor.
 
     def control(self, kind: str, **values: Any) -> None:
-        """Gradio tells of an event of one of its controls; the controls have these values."""
+        """Triggers an event of one of Gradio's controls, which have these values."""
         self.page.evaluate("(values) => { Object.assign(harness.values, values); }", values)
         self.page.evaluate("(kind) => harness.control(kind)", kind)
 
     def frames(self) -> None:
-        """Let what is due be drawn."""
+        """Waits until scheduled frames are drawn."""
         self.page.evaluate(
             "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
         )
 
     def idle(self) -> None:
-        """Let everything be drawn that waits for an idle moment."""
+        """Waits until everything is drawn that waits for an idle moment."""
         self.page.wait_for_function("document.querySelector('.messages').ariaBusy === 'false'")
         self.frames()
 
@@ -192,7 +192,7 @@ class Harness:
 
 
 def message(key: str, role: str, text: str | None, **more: Any) -> dict[str, Any]:
-    """A message as the log's value has it."""
+    """Returns a message of the log's value."""
     return {
         "id": key, "role": role, "text": text, "state": "done", "error": "", "notice": "",
         "branch": {"at": 1, "of": 1, "before": None, "after": None}, "facts": "",

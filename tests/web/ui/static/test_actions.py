@@ -1,4 +1,4 @@
-"""What the visitor does, as it is posted; and what becomes of the answers."""
+"""Actions: how they are posted, and how their responses are handled."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from web.ui.actions import Actions
 pytestmark = pytest.mark.browser
 
 NOT_SENT = "This did not reach the server. Try again."
-HEARS = """window.said = [];
-  document.addEventListener('linly:said', ({ detail }) => said.push(detail));"""
+COLLECT_MESSAGES = """window.shown = [];
+  document.addEventListener('linly:message-shown', ({ detail }) => shown.push(detail));"""
 DO = """(action) => import(new URL('page/actions.js', document.baseURI))
   .then(({ act }) => { act(action); })"""
 EXPORT = """(kind) => import(new URL('page/actions.js', document.baseURI))
@@ -26,7 +26,7 @@ EXPORT = """(kind) => import(new URL('page/actions.js', document.baseURI))
 IMPORT = """(texts) => import(new URL('page/actions.js', document.baseURI))
   .then(({ importChats }) => texts.forEach((text, i) => { importChats(text, i < 2); }))"""
 BUSY = {"code": "reply_busy", "message": "A reply is under way."}
-# What the page's parts say with an action; the rest is read from the controls.
+# Values that the page's scripts pass to an action; the others are read from the controls.
 GIVEN: dict[str, dict[str, Any]] = {
     **{kind: {"id": "x"} for kind in (
         "open", "continue", "again", "branch", "side_by_side", "choose", "delete", "undo"
@@ -39,7 +39,7 @@ GIVEN: dict[str, dict[str, Any]] = {
 
 
 def act(harness: Harness, kind: str, **values: Any) -> None:
-    """A part of the page does something."""
+    """Runs an action, as a script of the page does."""
     harness.page.evaluate(DO, {"kind": kind, **values})
 
 
@@ -51,23 +51,23 @@ def kinds(harness: Harness) -> list[str]:
     return [action["kind"] for action in harness.actions()]
 
 
-def test_the_server_takes_every_action_as_it_is_posted(harness: Harness) -> None:
-    known = Actions(*[MagicMock() for _ in range(6)]).known
+def test_every_posted_action_has_a_valid_body(harness: Harness) -> None:
+    registered = Actions(*[MagicMock() for _ in range(6)]).registered
     harness.page.evaluate("Object.assign(harness.values, {scale: '', seed: null})")
     harness.event(loaded_chat="c1")
     harness.box.fill("Ahoy")
     posted = []
-    for kind, (body, _) in known.items():
+    for kind, (body, _) in registered.items():
         act(harness, kind, **GIVEN.get(kind, {}))
         for post in harness.posts():
             name = post["path"].removeprefix("page/actions/")
-            known[name][0].model_validate_json(post["body"])
+            registered[name].body.model_validate_json(post["body"])
             posted.append(name)
         assert kind in posted, body
-    assert set(posted) == set(known)
+    assert set(posted) == set(registered)
 
 
-def test_what_is_sent_with_a_message(opened: Open) -> None:
+def test_send_posts_text_and_form(opened: Open) -> None:
     harness = opened("?chat=c1")
     harness.event(loaded_chat="c1")
     harness.box.fill("Ahoy")
@@ -78,8 +78,8 @@ def test_what_is_sent_with_a_message(opened: Open) -> None:
     assert action["form"].items() >= chosen.items()
 
 
-def test_a_prompt_goes_behind_what_is_typed_by_then(harness: Harness) -> None:
-    harness.answer("actions/use_snippet", held=True, inserted="Sum it up")
+def test_a_used_prompt_is_appended_to_the_box(harness: Harness) -> None:
+    harness.answer("actions/use_snippet", delayed=True, inserted="Sum it up")
     harness.box.fill("A te")
     harness.control("use_snippet")
     harness.control("use_snippet")  # as Gradio does by itself
@@ -92,7 +92,7 @@ def test_a_prompt_goes_behind_what_is_typed_by_then(harness: Harness) -> None:
     expect(harness.box).to_have_value("Sum it up")
 
 
-def test_who_asks_is_in_the_headers(opened: Open) -> None:
+def test_posts_name_tab_chat_and_language_in_headers(opened: Open) -> None:
     harness = opened("?chat=c1", fake_clock=True)
     act(harness, "new_chat")
     (post,) = harness.posts()
@@ -108,18 +108,18 @@ def test_who_asks_is_in_the_headers(opened: Open) -> None:
     harness.drop()
     act(harness, "new_chat")
     (post,) = harness.posts()
-    assert post["headers"]["x-linly-tab"] == "none"  # this one's stream has gone
+    assert post["headers"]["x-linly-tab"] == "none"  # the stream of this tab is gone
 
 
-def test_an_address_that_is_no_header(opened: Open) -> None:
+def test_posts_omit_a_chat_that_is_no_valid_header(opened: Open) -> None:
     harness = opened("?chat=%E8%88%B9%0A")
     act(harness, "new_chat")
     (post,) = harness.posts()
     assert "x-linly-chat" not in post["headers"]
 
 
-def test_one_after_another(harness: Harness) -> None:
-    harness.answer("actions/send", held=True)
+def test_actions_are_posted_one_after_another(harness: Harness) -> None:
+    harness.answer("actions/send", delayed=True)
     harness.box.fill("one")
     harness.control("send")
     harness.box.fill("two")
@@ -130,11 +130,11 @@ def test_one_after_another(harness: Harness) -> None:
     harness.release()
     actions = harness.actions()
     assert [action["kind"] for action in actions] == ["open", "send"]
-    assert actions[1]["text"] == "two"  # as it was then
+    assert actions[1]["text"] == "two"  # as it was at Enter
 
 
-def test_stop_waits_for_nothing(harness: Harness) -> None:
-    harness.answer("actions/send", held=True)
+def test_stop_does_not_wait_for_earlier_actions(harness: Harness) -> None:
+    harness.answer("actions/send", delayed=True)
     harness.control("send")
     act(harness, "new_chat")
     harness.control("stop")
@@ -144,7 +144,7 @@ def test_stop_waits_for_nothing(harness: Harness) -> None:
 
 
 def test_only_the_newest_settings_are_sent(harness: Harness) -> None:
-    harness.answer("actions/send", held=True)
+    harness.answer("actions/send", delayed=True)
     harness.control("send")
     for temperature in (0.1, 0.2, 0.3):
         harness.control("settings", temperature=temperature)
@@ -165,7 +165,7 @@ def test_a_preset_s_sliders_are_settings_of_the_chat(harness: Harness) -> None:
     assert updates == [[None, None, None, {"__type__": "update", "value": 0.9}]]
 
 
-def test_controls_are_about_the_chat_that_filled_them(harness: Harness) -> None:
+def test_forms_name_the_chat_that_the_controls_show(harness: Harness) -> None:
     harness.event(loaded_chat="c1", controls=[[0, {"visible": False}], [1, {"value": "x"}]])
     harness.control("settings")
     harness.answer("actions/open", loaded_chat="c2")
@@ -181,18 +181,18 @@ def test_controls_are_about_the_chat_that_filled_them(harness: Harness) -> None:
     assert len(harness.page.evaluate("harness.updates")) == 1
 
 
-def test_a_sentence_that_goes_by_itself(opened: Open) -> None:
+def test_a_toast_disappears_by_itself(opened: Open) -> None:
     harness = opened(fake_clock=True)
-    harness.page.evaluate(HEARS)
+    harness.page.evaluate(COLLECT_MESSAGES)
     harness.answer("actions/new_chat", say="Done <b>")
     act(harness, "new_chat")
     expect(toasts(harness)).to_have_text("Done <b>")
-    assert harness.page.evaluate("said") == ["Done <b>"]
+    assert harness.page.evaluate("shown") == ["Done <b>"]
     harness.page.clock.run_for(6_000)
     expect(toasts(harness)).to_have_count(0)
 
 
-def test_a_sentence_is_closed(harness: Harness) -> None:
+def test_a_toast_can_be_closed(harness: Harness) -> None:
     harness.answer("actions/new_chat", say="Done")
     act(harness, "new_chat")
     harness.page.locator(".linly-toast").get_by_role("button", name="Close").click()
@@ -208,20 +208,20 @@ def test_a_sentence_is_closed(harness: Harness) -> None:
         ({"text": "<html>a proxy's page"}, NOT_SENT),
     ],
 )  # fmt: skip
-def test_what_is_refused_is_said_and_holds_up_nothing(
+def test_a_refused_action_shows_its_error_and_blocks_no_other(
     harness: Harness, answer: dict[str, Any], sentence: str
 ) -> None:
-    harness.page.evaluate(HEARS)
+    harness.page.evaluate(COLLECT_MESSAGES)
     harness.answer("actions/regenerate", **answer)
     harness.control("regenerate")
     harness.control("send")
     expect(toasts(harness)).to_have_text(sentence)
-    assert harness.page.evaluate("said") == [sentence]
+    assert harness.page.evaluate("shown") == [sentence]
     assert kinds(harness) == ["regenerate", "send"]
 
 
-def test_controls_that_do_not_answer_hold_up_nothing_for_long(opened: Open) -> None:
-    """Everything that was done afterwards waited without an end."""
+def test_controls_that_do_not_answer_block_actions_only_briefly(opened: Open) -> None:
+    """Later actions waited for ever."""
     harness = opened(fake_clock=True)
     harness.page.evaluate("harness.mute = true")
     harness.control("send")
@@ -230,11 +230,11 @@ def test_controls_that_do_not_answer_hold_up_nothing_for_long(opened: Open) -> N
     harness.page.clock.run_for(10_000)
     expect(toasts(harness)).to_have_text(NOT_SENT)
     assert kinds(harness) == ["new_chat"]
-    harness.complaints.clear()  # the browser's console has it, too
+    harness.complaints.clear()  # it is in the browser's console, too
 
 
 @pytest.mark.parametrize("chat", ["c2", None])
-def test_a_tab_whose_stream_has_gone_connects_again(opened: Open, chat: str | None) -> None:
+def test_a_tab_whose_stream_is_gone_reconnects(opened: Open, chat: str | None) -> None:
     harness = opened("?chat=c1", fake_clock=True)
     harness.log(asked("u", "Hi"))
     harness.answer("actions/send", lost=True, chat=chat, sent="Ahoy")
@@ -253,7 +253,7 @@ def test_a_tab_whose_stream_has_gone_connects_again(opened: Open, chat: str | No
 
 
 @pytest.mark.parametrize("status", [401, 410])
-def test_a_login_that_has_ended(harness: Harness, status: int) -> None:
+def test_an_expired_login_reloads_the_page(harness: Harness, status: int) -> None:
     harness.refuse("actions/new_chat", "This page needs a password.", status)
     with harness.page.expect_navigation():
         act(harness, "new_chat")
@@ -267,7 +267,7 @@ def test_a_login_that_has_ended(harness: Harness, status: int) -> None:
         ({}, "chats.json"),
     ],
 )
-def test_an_export(harness: Harness, headers: dict[str, str], name: str) -> None:
+def test_an_export_is_downloaded(harness: Harness, headers: dict[str, str], name: str) -> None:
     harness.answer("export", text='{"船": 1}', headers=headers)
     with harness.page.expect_download() as download:
         harness.page.evaluate(EXPORT, "json")
@@ -278,14 +278,14 @@ def test_an_export(harness: Harness, headers: dict[str, str], name: str) -> None
     assert post["headers"]["x-linly-tab"] == "t1"
 
 
-def test_an_export_that_is_refused(harness: Harness) -> None:
+def test_a_refused_export_shows_its_error(harness: Harness) -> None:
     harness.refuse("export", "This chat does not exist.", 404)
     harness.page.evaluate(EXPORT, "json")
     expect(toasts(harness)).to_have_text("This chat does not exist.")
 
 
-def test_imports_come_one_after_another_beside_the_rest(harness: Harness) -> None:
-    harness.answer("import", held=True)
+def test_imports_are_posted_in_order_beside_other_actions(harness: Harness) -> None:
+    harness.answer("import", delayed=True)
     harness.refuse("import", "These are no chats.")
     harness.answer("import", say="Imported.", chat="c9", loaded_chat="c9")
     harness.page.evaluate(IMPORT, ["1", "2", "3"])

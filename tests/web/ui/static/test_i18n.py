@@ -12,12 +12,12 @@ TEXTS = table("en", "scripts")
 SCRIPTS = MOUNT + "".join(path.read_text(encoding="utf-8") for path in STATIC.glob("*.js"))
 
 
-def test_every_text_that_is_asked_for_is_there() -> None:
-    asked_for = set(re.findall(r"(?:\bt|words\(\))\('(\w+)'", SCRIPTS))
-    assert asked_for
-    assert asked_for <= TEXTS.keys()
+def test_every_used_text_exists() -> None:
+    used = set(re.findall(r"(?:\bt|translator\(\))\('(\w+)'", SCRIPTS))
+    assert used
+    assert used <= TEXTS.keys()
 
 
-def test_no_text_is_left_over() -> None:
-    left = [key for key in TEXTS if not re.search(rf"['`]{key}['`]", SCRIPTS)]
-    assert left == ["version_before", "version_after"]  # `version_${drawing}`
+def test_every_text_is_used() -> None:
+    unused = [key for key in TEXTS if not re.search(rf"['`]{key}['`]", SCRIPTS)]
+    assert unused == ["version_before", "version_after"]  # `version_${direction}`

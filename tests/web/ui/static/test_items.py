@@ -1,4 +1,4 @@
-"""What the stream sends in parts, put together: lists, and replies in the making."""
+"""`Items` and the streaming state: parts that the stream sends, put together."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from tests.web.ui.static.harness import Harness, asked, replied
 
 pytestmark = pytest.mark.browser
 
-WHOLE = """(parts) => import(new URL('page/items.js', document.baseURI)).then(({ Items }) => {
+MERGE = """(parts) => import(new URL('page/items.js', document.baseURI)).then(({ Items }) => {
   const items = new Items();
-  return parts.map((part) => items.whole(part));
+  return parts.map((part) => items.merge(part));
 })"""
 SAME = """(parts) => import(new URL('page/items.js', document.baseURI)).then(({ Items }) => {
   const items = new Items();
-  const [before, after] = parts.map((part) => items.whole(part));
+  const [before, after] = parts.map((part) => items.merge(part));
   return after.map((item) => before.includes(item));
 })"""
-HEAR = """(all) => import(new URL('page/streaming_state.js', document.baseURI)).then((live) => {
-  const ids = all.map((news) => live.hear(news));
+RECEIVE = """(all) => import(new URL('page/streaming_state.js', document.baseURI)).then((live) => {
+  const ids = all.map((news) => live.receiveLive(news));
   return [ids, (id, text) => live.withLive({ id, text, state: 'streaming' }).text];
 }).then(([ids, text]) => [ids, text('a', ''), text('b', '')])"""
 
@@ -34,59 +34,59 @@ def parts(order: str, *changed: dict[str, str]) -> dict[str, Any]:
     return {"order": list(order), "changed": {one["id"]: one for one in changed}}
 
 
-def whole(number: int, key: str, text: str, notice: str = "") -> dict[str, Any]:
-    """All of a reply in the making, which is known by a number from then on."""
+def full_reply(number: int, key: str, text: str, notice: str = "") -> dict[str, Any]:
+    """Returns a streaming reply with its full text, and the number that it has from then on."""
     return {"n": number, "id": key, "text": text, "notice": notice}
 
 
-def test_a_list_is_put_together(harness: Harness) -> None:
-    lists = harness.page.evaluate(WHOLE, [
+def test_items_merge_changes(harness: Harness) -> None:
+    lists = harness.page.evaluate(MERGE, [
         parts("ab", item("a"), item("b")),
         parts("ab"),
         parts("bca", item("c"), item("b", "new")),
         parts("c"),
-        parts("ca"),  # what has gone is not known any more
+        parts("ca"),  # a removed item is forgotten
         parts("ca", item("a", "again")),
         parts(""),
     ])  # fmt: skip
-    found = [[one["id"] + one["text"] for one in whole] for whole in lists]
+    found = [[one["id"] + one["text"] for one in items] for items in lists]
     assert found == [["a", "b"], ["a", "b"], ["bnew", "c", "a"], ["c"], ["c"], ["c", "aagain"], []]
 
 
-def test_what_stayed_the_same_is_the_same_object(harness: Harness) -> None:
+def test_items_keep_unchanged_objects(harness: Harness) -> None:
     lists = [parts("ab", item("a"), item("b")), parts("bca", item("c"), item("b", "new"))]
     assert harness.page.evaluate(SAME, lists) == [False, False, True]
 
 
-def test_ids_that_look_like_numbers_keep_their_order(harness: Harness) -> None:
-    """An object of JavaScript has such keys first, in their order."""
-    (found,) = harness.page.evaluate(WHOLE, [parts("921", item("1"), item("2"), item("9"))])
+def test_items_with_numeric_ids_keep_their_order(harness: Harness) -> None:
+    """An object of JavaScript puts numeric keys first, in numeric order."""
+    (found,) = harness.page.evaluate(MERGE, [parts("921", item("1"), item("2"), item("9"))])
     assert [one["id"] for one in found] == ["9", "2", "1"]
 
 
-def test_replies_go_on_by_number(harness: Harness) -> None:
-    ids, a, b = harness.page.evaluate(HEAR, [
-        [whole(1, "a", "Arr"), whole(2, "b", "", "2nd in the queue")],
+def test_live_additions_find_their_reply_by_number(harness: Harness) -> None:
+    ids, a, b = harness.page.evaluate(RECEIVE, [
+        [full_reply(1, "a", "Arr"), full_reply(2, "b", "", "2nd in the queue")],
         [[2, "Ay"], [1, ", me"]],
         [[2, "e"]],
-        [whole(1, "a", "Anew")],
+        [full_reply(1, "a", "Anew")],
         [[7, "of a reply that is not known"]],
     ])  # fmt: skip
     assert ids[:4] == [["a", "b"], ["b", "a"], ["b"], ["a"]]
     assert (a, b) == ("Anew", "Aye")
 
 
-def test_a_stream_that_begins_anew_counts_anew(harness: Harness) -> None:
-    _, a, b = harness.page.evaluate(HEAR, [
-        [whole(1, "a", "Arr")],
-        [whole(1, "b", "Aye")],
+def test_live_numbers_restart_with_a_new_stream(harness: Harness) -> None:
+    _, a, b = harness.page.evaluate(RECEIVE, [
+        [full_reply(1, "a", "Arr")],
+        [full_reply(1, "b", "Aye")],
         [[1, "!"]],
     ])  # fmt: skip
     assert (a, b) == ("Arr", "Aye!")
 
 
-def test_a_chat_that_one_comes_back_to(harness: Harness) -> None:
-    """Its reply has another number then, and has gone on meanwhile."""
+def test_live_reply_of_a_reopened_chat(harness: Harness) -> None:
+    """Its reply has another number then, and a longer text."""
     reply = replied("a", "Arr", state="streaming")
     harness.log(asked("u", "Hi"), reply)
     harness.live(a="Arr, me")
@@ -98,7 +98,7 @@ def test_a_chat_that_one_comes_back_to(harness: Harness) -> None:
     expect(harness.message("a").locator(".body")).to_have_text("Arr, me hearties!")
 
 
-def test_a_reply_whose_text_is_another_than_before(harness: Harness) -> None:
+def test_live_reply_whose_text_was_replaced(harness: Harness) -> None:
     harness.log(replied("a", "", state="streaming"))
     harness.live(a="A long beginning that was wrong")
     harness.live(a="A better one, and longer than what was there before")

@@ -1,4 +1,4 @@
-"""The log: what it shows of messages, and what can be done with them."""
+"""The log: messages and their tools."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def clipboard(harness: Harness) -> str:
     return text
 
 
-def test_messages_have_names_and_texts(harness: Harness) -> None:
+def test_messages_have_labels_and_texts(harness: Harness) -> None:
     harness.log(asked("u", "Hi\n  *there*"), replied("a", "**Arr!**"))
     log = harness.page.get_by_role("log", name="Chat")
     expect(log).to_have_attribute("aria-live", "polite")
@@ -35,7 +35,7 @@ def test_messages_have_names_and_texts(harness: Harness) -> None:
     assert harness.message("u").locator(".body").evaluate("e => e.textContent") == "Hi\n  *there*"
 
 
-def test_an_empty_chat_is_friendly(harness: Harness) -> None:
+def test_an_empty_chat_shows_suggestions(harness: Harness) -> None:
     harness.log(chat=None, suggestions=["Tell me a story"])
     expect(harness.page.get_by_text("Say something.")).to_be_visible()
     press(harness.page.locator("#log"), "Tell me a story")
@@ -47,18 +47,18 @@ def test_an_empty_chat_is_friendly(harness: Harness) -> None:
 @pytest.mark.parametrize(
     ("name", "kind"), [("Answer again", "regenerate"), ("Side by side", "side_by_side")]
 )
-def test_a_reply_s_tools(harness: Harness, name: str, kind: str) -> None:
+def test_a_reply_has_tools(harness: Harness, name: str, kind: str) -> None:
     harness.log(asked("u", "Hi"), replied("a", "Arr", comparison="x"))
     press(harness.message("a"), name)
     assert harness.actions() == [{"kind": kind, "id": "a"}]
 
 
-def test_side_by_side_is_offered_where_there_was_a_comparison(harness: Harness) -> None:
+def test_compared_replies_have_a_side_by_side_button(harness: Harness) -> None:
     harness.log(replied("a", "Arr"))
     expect(harness.message("a").get_by_role("button", name="Side by side")).to_have_count(0)
 
 
-def test_copying_takes_the_newest_text(harness: Harness) -> None:
+def test_copy_takes_the_newest_text(harness: Harness) -> None:
     harness.log(asked("u", "a  b"), replied("a", "*Arr*", state="streaming"))
     press(harness.message("u"), "Copy")
     expect(harness.message("u").get_by_role("button", name="Copied")).to_be_visible()
@@ -89,7 +89,7 @@ def test_facts_and_provenance(harness: Harness) -> None:
         ("failed", "", "This reply failed"),
     ],
 )
-def test_a_reply_that_ended_early_goes_on(
+def test_a_reply_that_ended_early_can_be_continued(
     harness: Harness, state: str, error: str, line: str
 ) -> None:
     harness.log(replied("a", "Arr", state=state, error=error, continues=True))
@@ -115,7 +115,7 @@ def test_branches_by_mouse_and_by_keyboard(harness: Harness) -> None:
     expect(harness.page.get_by_role("button", name="Version after")).to_be_focused()
 
 
-def test_editing_sends_what_was_written(harness: Harness) -> None:
+def test_an_edit_is_sent(harness: Harness) -> None:
     harness.log(asked("u", "Hi"), replied("a", "Arr"))
     press(harness.message("u"), "Edit")
     box = harness.page.get_by_role("textbox", name="Edit what you wrote")
@@ -126,10 +126,10 @@ def test_editing_sends_what_was_written(harness: Harness) -> None:
     box.press("Enter")
     assert harness.actions() == [{"kind": "edit", "id": "u", "text": "Hi\nthere"}]
     expect(box).to_be_disabled()  # until the log has it
-    assert kept_edit(harness) == "Hi\nthere"
+    assert stored_edit(harness) == "Hi\nthere"
     harness.log(asked("v", "Hi\nthere"))
     expect(box).to_have_count(0)
-    assert kept_edit(harness) is None
+    assert stored_edit(harness) is None
     expect(harness.message("v").get_by_role("button", name="Edit")).to_be_focused()
     harness.log(asked("u", "Hi"), replied("a", "Arr"))
     press(harness.message("u"), "Edit")
@@ -138,22 +138,22 @@ def test_editing_sends_what_was_written(harness: Harness) -> None:
     assert harness.actions() == [{"kind": "edit", "id": "u", "text": "Hi"}]
 
 
-def kept_edit(harness: Harness) -> str | None:
+def stored_edit(harness: Harness) -> str | None:
     found: str | None = harness.page.evaluate("localStorage.getItem('linly.edit.u')")
     return found
 
 
 @pytest.mark.parametrize("why", ["refused", "not shown"])
-def test_an_edit_that_does_not_arrive_is_kept(opened: Open, why: str) -> None:
+def test_an_edit_that_does_not_arrive_stays(opened: Open, why: str) -> None:
     harness = opened(fake_clock=True)
     harness.log(asked("u", "Hi"), replied("a", "Arr"))
     press(harness.message("u"), "Edit")
     box = harness.page.get_by_role("textbox", name="Edit what you wrote")
     box.fill("Ahoy")
     if why == "refused":
-        harness.answer("actions/edit", held=True, status=429, error={"message": "Busy"})
+        harness.answer("actions/edit", delayed=True, status=429, error={"message": "Busy"})
     else:
-        harness.answer("actions/edit", held=True)
+        harness.answer("actions/edit", delayed=True)
     press(harness.message("u"), "Ask again")
     expect(harness.message("u").locator(".editor")).to_have_attribute("aria-busy", "true")
     expect(harness.message("u").get_by_role("button", name="Cancel")).to_be_disabled()
@@ -161,32 +161,32 @@ def test_an_edit_that_does_not_arrive_is_kept(opened: Open, why: str) -> None:
         harness.release()
     else:
         harness.page.clock.run_for(20_000)
-        expect(box).to_be_disabled()  # sent again, it would be there twice
+        expect(box).to_be_disabled()  # if it were sent again, it would be there twice
         harness.release()
         harness.page.clock.run_for(10_000)
     expect(box).to_be_enabled()
     expect(box).to_be_focused()
     expect(box).to_have_value("Ahoy")
-    assert kept_edit(harness) == "Ahoy"
+    assert stored_edit(harness) == "Ahoy"
     press(harness.message("u"), "Ask again")
     assert [action["text"] for action in harness.actions()] == ["Ahoy", "Ahoy"]
 
 
-def test_an_edit_is_kept_where_another_message_comes(harness: Harness) -> None:
+def test_an_edit_stays_if_another_message_takes_its_place(harness: Harness) -> None:
     harness.log(asked("u", "Hi"))
     press(harness.message("u"), "Edit")
     box = harness.page.get_by_role("textbox", name="Edit what you wrote")
     box.fill("Ahoy")
     box.press("Enter")
     harness.log(asked("v", "Something else"), chat="c2")
-    assert kept_edit(harness) == "Ahoy"
+    assert stored_edit(harness) == "Ahoy"
     harness.log(asked("u", "Hi"))
     expect(box).to_have_value("Ahoy")
     expect(box).to_be_enabled()
 
 
 @pytest.mark.parametrize("how", ["Cancel", "Escape"])
-def test_giving_up_an_edit(harness: Harness, how: str) -> None:
+def test_an_edit_can_be_cancelled(harness: Harness, how: str) -> None:
     harness.log(asked("u", "Hi"))
     press(harness.message("u"), "Edit")
     box = harness.page.get_by_role("textbox", name="Edit what you wrote")
@@ -204,7 +204,7 @@ def test_giving_up_an_edit(harness: Harness, how: str) -> None:
     expect(box).to_have_count(0)
 
 
-def test_an_edit_outlives_redraws_and_a_reload(harness: Harness) -> None:
+def test_an_edit_survives_redraws_and_a_reload(harness: Harness) -> None:
     harness.log(asked("u", "Hi"), replied("a", "Arr"))
     press(harness.message("u"), "Edit")
     box = harness.page.get_by_role("textbox", name="Edit what you wrote")
@@ -217,7 +217,7 @@ def test_an_edit_outlives_redraws_and_a_reload(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("order", ["live first", "log first"])
-def test_what_is_said_live(harness: Harness, order: str) -> None:
+def test_live_text_is_drawn(harness: Harness, order: str) -> None:
     message = replied("a", "Arr", state="streaming")
     if order == "live first":
         harness.live(a="Arr, me hearties")
@@ -244,8 +244,8 @@ WATCHES = """() => {
 }"""
 
 
-def test_a_word_more_changes_no_attribute(harness: Harness) -> None:
-    """Even the same value once more has the browser style what is inside again."""
+def test_live_text_changes_no_attribute(harness: Harness) -> None:
+    """Setting even the same value makes the browser restyle the descendants."""
     messages = [asked("q", "Hi"), replied("a", "", state="streaming")]
     harness.log(*messages)
     harness.live(a="Arr, me")
@@ -253,7 +253,7 @@ def test_a_word_more_changes_no_attribute(harness: Harness) -> None:
     harness.live(a="Arr, me hearties")
     expect(harness.message("a")).to_contain_text("hearties")
     assert harness.page.evaluate("changed") == []
-    harness.log(*messages)  # nothing new
+    harness.log(*messages)  # no change
     assert not {"HTML lang", "ARTICLE aria-busy"} & set(harness.page.evaluate("changed"))
     harness.log(asked("q", "Hi"), replied("a", "Arr, me hearties"))
     assert "ARTICLE aria-busy" in harness.page.evaluate("changed")
@@ -266,7 +266,7 @@ def test_live_never_shows_less_than_the_log(harness: Harness) -> None:
     expect(harness.message("b").locator(".body")).to_have_text("Done")
 
 
-def test_what_a_reply_waits_for(harness: Harness) -> None:
+def test_a_waiting_reply_shows_its_notice(harness: Harness) -> None:
     harness.log(replied("a", "", state="streaming"))
     harness.live(notice="number 3 in the queue", a="")
     expect(harness.message("a")).to_contain_text("number 3 in the queue")
@@ -276,7 +276,7 @@ def test_what_a_reply_waits_for(harness: Harness) -> None:
     expect(harness.message("a")).to_contain_text("2 turns were left out")
 
 
-def test_only_what_changed_is_drawn_again(harness: Harness) -> None:
+def test_only_changed_parts_are_redrawn(harness: Harness) -> None:
     harness.log(asked("u", "Hi"), replied("a", "Arr"), replied("b", "Aye"))
     harness.page.evaluate("""window.changes = []; new MutationObserver((all) => all.forEach(
         (one) => changes.push(one.target.closest('article')?.dataset.id))).observe(
@@ -285,7 +285,7 @@ def test_only_what_changed_is_drawn_again(harness: Harness) -> None:
     assert set(harness.page.evaluate("changes")) == {"b"}
 
 
-def test_the_language_changes_everything(harness: Harness) -> None:
+def test_a_new_language_redraws_every_text(harness: Harness) -> None:
     harness.log(replied("a", "Arr", state="stopped"))
     harness.log(replied("a", "Arr", state="stopped"), language="zh")
     expect(harness.message("a").get_by_role("button", name="再答一次")).to_be_attached()
@@ -299,7 +299,7 @@ def compared(vote: str | None = None, **more: object) -> dict[str, object]:
     ]}  # fmt: skip
 
 
-def test_a_comparison(harness: Harness) -> None:
+def test_a_comparison_has_columns_and_votes(harness: Harness) -> None:
     harness.log(asked("u", "Hi"), comparison=compared())
     column = harness.page.get_by_role("article", name="pirate · Precise")
     expect(column.get_by_role("heading")).to_have_text("pirate · Precise")
@@ -322,7 +322,7 @@ def test_a_comparison(harness: Harness) -> None:
     expect(harness.page.get_by_role("button", name="Tie")).to_have_count(0)
 
 
-def test_a_comparison_under_way(harness: Harness) -> None:
+def test_a_streaming_comparison_cannot_be_voted_on(harness: Harness) -> None:
     harness.log(asked("u", "Hi"), comparison=compared(state="streaming"))
     harness.live(q="Hello there")
     expect(harness.message("q").locator(".body")).to_have_text("Hello there")

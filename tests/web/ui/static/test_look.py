@@ -1,4 +1,4 @@
-"""How the page looks: on a phone, in the dark, for those who need large targets and contrast."""
+"""Style of the scripts' parts: on a phone, in the dark, sizes and contrast."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def fill(harness: Harness) -> None:
     chats = [
         {"id": str(i), "title": "t" * 90, "updated": time.time(), "running": True} for i in range(2)
     ]
-    harness.sidebar(*chats, current="1", kept=False, deleted={"id": "d", "title": "d" * 90})
+    harness.sidebar(*chats, current="1", persistent=False, deleted={"id": "d", "title": "d" * 90})
     harness.page.locator(".hljs-keyword").first.wait_for()
     harness.page.locator("math").first.wait_for()
 
@@ -57,7 +57,7 @@ def test_a_phone_never_scrolls_sideways(opened: Open, shown: str) -> None:
 
 
 @pytest.mark.parametrize(("context", "least"), [({}, 24), (PHONE, 44)])
-def test_whatever_is_pressed_is_large_enough(
+def test_buttons_are_large_enough_for_touch(
     opened: Open, context: dict[str, object], least: int
 ) -> None:
     harness = opened(**context)
@@ -75,7 +75,7 @@ def test_whatever_is_pressed_is_large_enough(
     assert small == []
 
 
-# Each text's colour against what lies behind it: colours of which the last is opaque.
+# Each text's colour, and the colours behind it, of which the last is opaque.
 CONTRASTS = """() => {
   const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
   const rgba = (color) => {
@@ -112,7 +112,7 @@ CONTRASTS = """() => {
 
 
 @pytest.mark.parametrize("mode", ["", "dark"])
-def test_every_text_can_be_read(harness: Harness, mode: str) -> None:
+def test_every_text_has_enough_contrast(harness: Harness, mode: str) -> None:
     harness.page.evaluate("(mode) => { document.body.className = mode; }", mode)
     fill(harness)
     harness.page.evaluate("document.querySelectorAll('details').forEach((e) => { e.open = true; })")
@@ -121,7 +121,7 @@ def test_every_text_can_be_read(harness: Harness, mode: str) -> None:
     assert [pale for pale in contrasts if pale[0] < 4.5] == []
 
 
-def test_nothing_moves_for_those_who_asked(opened: Open) -> None:
+def test_reduced_motion_disables_animations(opened: Open) -> None:
     harness = opened(reduced_motion="reduce")
     harness.log(replied("a", "Arr", state="streaming"))
     moving = harness.page.locator(".body p").evaluate(
@@ -130,7 +130,7 @@ def test_nothing_moves_for_those_who_asked(opened: Open) -> None:
     assert re.fullmatch("none", moving)
 
 
-def test_tools_come_with_the_pointer(harness: Harness) -> None:
+def test_tools_appear_under_the_pointer(harness: Harness) -> None:
     harness.log(asked("u", "Hi"), replied("a", "Arr"))
     copy = harness.message("u").get_by_role("button", name="Copy")
     seen = "e => getComputedStyle(e).opacity"

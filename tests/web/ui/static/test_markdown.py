@@ -1,4 +1,4 @@
-"""Replies as Markdown: what is drawn, what is left alone when more comes, and what is never run."""
+"""Replies as Markdown: rendering, updates of a growing text, and safety."""
 
 from __future__ import annotations
 
@@ -61,26 +61,28 @@ def test_formulas(harness: Harness, text: str, display: bool) -> None:
         "costs $5, see `a$`", "$$", "$$ open", "cost: $20,000",
     ],
 )  # fmt: skip
-def test_what_is_no_formula(harness: Harness, text: str) -> None:
+def test_prices_and_code_are_no_formulas(harness: Harness, text: str) -> None:
     body = reply(harness, text)
     expect(body.locator(".formula")).to_have_count(0)
     assert body.inner_text().count("$") == text.count("$")
 
 
 @pytest.mark.parametrize(("pairs", "count"), [(99, 1), (100, 0)])
-def test_a_formula_has_an_end(harness: Harness, pairs: int, count: int) -> None:
-    """Or else each line of a long reply would be searched to its end."""
+def test_an_unclosed_formula_is_not_searched_to_the_end(
+    harness: Harness, pairs: int, count: int
+) -> None:
+    """Otherwise every line of a long reply would be searched to its end."""
     harness.log(replied("a", "\\[\n" + "x\n\n" * pairs + "\\]"))
     expect(harness.message("a").locator(".formula")).to_have_count(count)
 
 
-def test_a_mark_without_an_end_hides_no_formula(harness: Harness) -> None:
+def test_an_unclosed_mark_hides_no_formula(harness: Harness) -> None:
     harness.log(replied("a", r"\(a\) [\(b\) and \(c"))
     expect(harness.message("a").locator(".formula")).to_have_count(2)
 
 
-def test_accents_without_end_are_taken_apart(harness: Harness) -> None:
-    """They were one letter, which took the browser seconds."""
+def test_a_letter_with_thousands_of_accents_is_split(harness: Harness) -> None:
+    """They formed one letter, which took the browser seconds."""
     accents = "\u0301" * 32
     harness.log(asked("q", "e" + accents * 2), replied("a", "e" + accents + "\u0302 é"))
     expect(harness.message("q").locator(".body")).to_have_text(f"e{accents}◌{accents}")
@@ -171,7 +173,7 @@ def test_blocks_may_change_into_others(harness: Harness) -> None:
     expect(body).to_have_text("")
 
 
-def test_nothing_that_was_written_is_run(harness: Harness) -> None:
+def test_html_and_scripts_of_a_reply_are_not_run(harness: Harness) -> None:
     rows = [[EVIL, EVIL]]
     evil = replied("a", EVIL, state="failed", error=EVIL, notice=EVIL, facts=EVIL, provenance=rows)
     fenced = replied("b", f"```{EVIL}\n{EVIL}\n```\n\n$$\n{EVIL}\n$$\n\n{EVIL} `{EVIL}`")

@@ -10,7 +10,7 @@ from tests.web.ui.static.harness import Harness, asked, replied
 
 pytestmark = pytest.mark.browser
 
-# Stands for Gradio: it sends at Enter, and what the server has is taken out later.
+# A fake of Gradio: sends at Enter; the sent text is removed when the server has it.
 SENDS = """window.sent = [];
   document.querySelector('#message textarea').addEventListener('keydown', (event) => {
     if (event.key !== 'Enter') return;
@@ -66,7 +66,7 @@ def test_escape_stops_the_reply(harness: Harness) -> None:
     assert harness.page.evaluate("stops") == 2
 
 
-def test_escape_may_be_meant_for_something_else(harness: Harness) -> None:
+def test_escape_in_a_list_or_search_stops_no_reply(harness: Harness) -> None:
     harness.page.evaluate(RUNS)
     harness.log(asked("u", "Hi"))
     chat = {"id": "c1", "title": "Ships", "updated": 0, "running": True}
@@ -88,7 +88,7 @@ def test_escape_may_be_meant_for_something_else(harness: Harness) -> None:
     assert harness.page.evaluate("stops") == 1
 
 
-def test_a_draft_for_each_chat(harness: Harness) -> None:
+def test_each_chat_has_its_own_draft(harness: Harness) -> None:
     harness.log(chat=None)
     harness.box.fill("for a new one")
     wait_for_draft(harness, "new", "for a new one")
@@ -106,7 +106,7 @@ def test_a_draft_for_each_chat(harness: Harness) -> None:
     expect(harness.box).to_have_value("for a new one")
 
 
-def test_a_restored_draft_is_heard_of(harness: Harness) -> None:
+def test_a_restored_draft_sends_an_input_event(harness: Harness) -> None:
     harness.log(chat=None)
     harness.box.fill("precious")
     wait_for_draft(harness, "new", "precious")
@@ -117,7 +117,7 @@ def test_a_restored_draft_is_heard_of(harness: Harness) -> None:
     assert harness.page.evaluate("heard") == "precious"
 
 
-def test_what_is_typed_while_the_page_loads_stays(harness: Harness) -> None:
+def test_text_typed_while_the_page_loads_stays(harness: Harness) -> None:
     harness.page.evaluate("localStorage.setItem('linly.draft.c1', 'older')")
     harness.box.fill("typed at once")
     harness.log(asked("u", "Hi"))
@@ -125,7 +125,7 @@ def test_what_is_typed_while_the_page_loads_stays(harness: Harness) -> None:
 
 
 def answered(harness: Harness, sent: str | None) -> None:
-    """The server has the message, or an action of another kind is done."""
+    """The server confirms the message, or another action."""
     harness.answer("actions/send", sent=sent)
     harness.control("send")
 
@@ -143,7 +143,7 @@ def test_a_sent_message_is_no_draft(harness: Harness) -> None:
     assert draft(harness, "c1") is None
 
 
-def test_what_is_typed_behind_a_sent_message_stays(harness: Harness) -> None:
+def test_text_typed_behind_a_sent_message_stays(harness: Harness) -> None:
     harness.page.evaluate(SENDS)
     harness.log(asked("u", "Hi"))
     harness.box.fill("And now?")
@@ -171,7 +171,7 @@ def test_a_text_that_was_rewritten_meanwhile_stays(harness: Harness) -> None:
     assert draft(harness, "c1") == "So: And now?"
 
 
-def test_the_same_question_again_is_not_there_before_the_server_says_so(harness: Harness) -> None:
+def test_a_repeated_question_leaves_the_box_only_once_it_arrived(harness: Harness) -> None:
     harness.page.evaluate(SENDS)
     harness.log(asked("u", "go on"), replied("a", "Arr"))
     harness.box.fill("go on")
@@ -182,7 +182,7 @@ def test_the_same_question_again_is_not_there_before_the_server_says_so(harness:
     assert draft(harness, "c1") == "go on"
 
 
-def test_a_chat_that_was_left_while_its_message_was_on_its_way(harness: Harness) -> None:
+def test_a_chat_left_while_its_message_was_sent(harness: Harness) -> None:
     harness.page.evaluate(SENDS)
     harness.log(asked("u", "Hi"))
     harness.box.fill("And now?")
@@ -201,7 +201,7 @@ OPEN = """async (id) => {
 }"""
 
 
-def test_what_is_typed_after_another_chat_was_chosen_goes_there(harness: Harness) -> None:
+def test_text_typed_after_choosing_another_chat_goes_there(harness: Harness) -> None:
     harness.page.evaluate("localStorage.setItem('linly.draft.c2', 'older')")
     harness.log(asked("u", "Hi"))
     harness.box.fill("half")
@@ -212,7 +212,7 @@ def test_what_is_typed_after_another_chat_was_chosen_goes_there(harness: Harness
     assert draft(harness, "c1") == "half"
 
 
-def test_what_is_typed_stays_where_another_chat_is_refused(harness: Harness) -> None:
+def test_typed_text_stays_if_opening_another_chat_fails(harness: Harness) -> None:
     harness.log(asked("u", "Hi"))
     harness.box.fill("half")
     harness.refuse("actions/open", "This chat does not exist.", 404)
@@ -257,10 +257,10 @@ def test_the_first_message_of_a_chat(harness: Harness, order: str) -> None:
     if order == "log first":
         harness.box.fill("Hello again")
         answered(harness, "Hello")
-        assert harness.box.input_value() == "Hello again"  # it has been taken once
+        assert harness.box.input_value() == "Hello again"  # it has been removed once
 
 
-def test_a_message_that_is_sent_before_the_log_has_come(harness: Harness) -> None:
+def test_a_message_sent_before_the_first_log(harness: Harness) -> None:
     harness.page.evaluate(SENDS)
     harness.box.fill("Hello")
     harness.box.press("Enter")
@@ -273,9 +273,9 @@ def test_a_message_that_is_sent_before_the_log_has_come(harness: Harness) -> Non
     assert draft(harness, "new") is None
 
 
-def test_the_address_is_the_chat_s(opened: Open) -> None:
+def test_the_address_names_the_shown_chat(opened: Open) -> None:
     harness = opened("?view=api&chat=c9")
-    assert harness.page.url.endswith("?view=api&chat=c9")  # until the log has said something
+    assert harness.page.url.endswith("?view=api&chat=c9")  # until the log has shown a chat
     harness.log(asked("u", "Hi"), chat="c1")
     assert harness.page.url.endswith("?view=api&chat=c1")
     harness.log(chat=None)

@@ -1,4 +1,4 @@
-"""The log's end is followed by those who are there, and long chats appear at once."""
+"""Scrolling: the log follows its end, and draws long chats from their end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def chat(count: int, name: str = "m") -> list[dict[str, Any]]:
 
 
 def distance(harness: Harness) -> float:
-    """How far from its end the log is scrolled."""
+    """Returns how far the log is scrolled from its end."""
     far: float = harness.page.locator(".scroller").evaluate(
         "e => e.scrollHeight - e.scrollTop - e.clientHeight"
     )
@@ -58,7 +58,7 @@ def test_a_long_chat_is_drawn_from_its_end(harness: Harness) -> None:
     assert distance(harness) < 2
 
 
-def test_what_is_read_stays_while_the_rest_is_drawn(harness: Harness) -> None:
+def test_the_reading_place_stays_while_older_messages_are_drawn(harness: Harness) -> None:
     messages = chat(60)
     harness.log(*messages[40:])
     scroll_up(harness)
@@ -68,14 +68,14 @@ def test_what_is_read_stays_while_the_rest_is_drawn(harness: Harness) -> None:
     assert abs(top_of(harness, "m58") - before) < 2
 
 
-def test_the_end_is_followed(harness: Harness) -> None:
+def test_the_log_follows_its_end(harness: Harness) -> None:
     harness.log(*chat(6), replied("s", "", state="streaming"))
     for count in range(1, 6):
         harness.live(s="\n\n".join(["word"] * count * 10))
         assert distance(harness) < 2
 
 
-def test_whoever_has_scrolled_up_is_left_there(harness: Harness) -> None:
+def test_the_log_stays_where_the_reader_scrolled_up_to(harness: Harness) -> None:
     harness.log(*chat(6), replied("s", "", state="streaming"))
     scroll_up(harness)
     before = top_of(harness, "m3")
@@ -88,7 +88,7 @@ def test_whoever_has_scrolled_up_is_left_there(harness: Harness) -> None:
     assert distance(harness) < 2
 
 
-def test_near_the_end_is_the_end(harness: Harness) -> None:
+def test_near_the_end_counts_as_the_end(harness: Harness) -> None:
     harness.log(*chat(6), replied("s", "", state="streaming"))
     harness.page.locator(".scroller").evaluate("e => { e.scrollTop -= 30; }")
     harness.frames()
@@ -103,7 +103,7 @@ def test_another_chat_opens_at_its_end(harness: Harness) -> None:
     assert distance(harness) < 2
 
 
-def test_one_s_own_message_is_seen(harness: Harness) -> None:
+def test_sending_a_message_scrolls_to_it(harness: Harness) -> None:
     harness.log(*chat(6))
     scroll_up(harness)
     harness.log(*chat(6), asked("new", "And now?"), replied("s", "", state="streaming"))
@@ -113,7 +113,7 @@ def test_one_s_own_message_is_seen(harness: Harness) -> None:
 LAID_OUT = """() => [...document.querySelectorAll('article')]
   .filter((article) => article.checkVisibility({contentVisibilityAuto: true}))
   .map((article) => article.dataset.id)"""
-# Scrolls up step by step; how far what is read went beside what it should have.
+# Scrolls up step by step; returns how far the text moved beyond the scrolled distance.
 STEPS = """async (steps) => {
   const scroller = document.querySelector('.scroller');
   const next = () => new Promise((done) => requestAnimationFrame(done));
@@ -132,8 +132,8 @@ STEPS = """async (steps) => {
 }"""
 
 
-def test_what_is_far_away_is_left_out(harness: Harness) -> None:
-    """A word more cost as much as all that was said before."""
+def test_groups_far_from_the_viewport_are_skipped(harness: Harness) -> None:
+    """One more word cost as much as the complete chat."""
     messages = chat(200)
     harness.log(*messages, replied("s", "", state="streaming"))
     harness.idle()
@@ -155,7 +155,7 @@ def test_what_is_far_away_is_left_out(harness: Harness) -> None:
 
 @pytest.mark.parametrize("width", [1280, 500])
 def test_scrolling_through_a_long_chat_never_jumps(harness: Harness, width: int) -> None:
-    """With another width of the page, what is left out is not as high as it was."""
+    """With another width of the page, skipped groups have other heights than before."""
     harness.log(*chat(120))
     harness.idle()
     harness.page.set_viewport_size({"width": width, "height": 720})
@@ -166,8 +166,8 @@ def test_scrolling_through_a_long_chat_never_jumps(harness: Harness, width: int)
     assert max(errors) < 2
 
 
-def test_what_is_read_stays_when_something_above_grows_by_itself(harness: Harness) -> None:
-    """As formulas do, whose library comes late."""
+def test_the_reading_place_stays_when_content_above_grows(harness: Harness) -> None:
+    """As formulas do when their library is loaded late."""
     harness.log(*chat(8))
     scroll_up(harness)
     before = top_of(harness, "m6")
@@ -176,7 +176,7 @@ def test_what_is_read_stays_when_something_above_grows_by_itself(harness: Harnes
     assert abs(top_of(harness, "m6") - before) < 2
 
 
-def test_the_tools_of_the_last_message_are_always_there(harness: Harness) -> None:
+def test_the_last_message_always_shows_its_tools(harness: Harness) -> None:
     harness.log(*chat(45))
     harness.idle()
     harness.page.mouse.move(0, 0)

@@ -1,4 +1,4 @@
-"""The side bar: the visitor's chats, and what can be done with them."""
+"""The side bar: the visitor's chats and their tools."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def menu(harness: Harness, entry: str) -> None:
     press(harness.page.locator(".menu"), entry)
 
 
-def test_chats_by_day(harness: Harness) -> None:
+def test_chats_are_grouped_by_day(harness: Harness) -> None:
     harness.sidebar(
         chat("a", "Ships"), chat("b", "Sea", running=True), chat("c", "Rum", 1.01 * DAY),
         chat("d", "Gold", 40 * DAY), current="a",
@@ -51,8 +51,8 @@ def test_chats_by_day(harness: Harness) -> None:
     assert harness.actions() == [{"kind": "open", "id": "c"}]
 
 
-def test_no_chats(harness: Harness) -> None:
-    harness.sidebar(kept=False)
+def test_an_empty_list_shows_a_sentence(harness: Harness) -> None:
+    harness.sidebar(persistent=False)
     expect(harness.page.get_by_text("Your chats will be here.")).to_be_visible()
     expect(harness.page.get_by_text("Cookies are off")).to_be_visible()
     harness.sidebar(query="rum")
@@ -60,7 +60,7 @@ def test_no_chats(harness: Harness) -> None:
     expect(harness.page.get_by_text("Cookies are off")).to_be_hidden()
 
 
-def test_searching_waits_for_the_word(opened: Open) -> None:
+def test_a_search_waits_until_typing_pauses(opened: Open) -> None:
     harness = opened(fake_clock=True)
     harness.sidebar(chat("a", "Ships"))
     search = harness.page.get_by_role("searchbox", name="Search chats")
@@ -70,12 +70,12 @@ def test_searching_waits_for_the_word(opened: Open) -> None:
     assert harness.actions() == []
     harness.page.clock.run_for(200)
     assert harness.actions() == [{"kind": "search", "text": "rum"}]
-    harness.sidebar(query="ru")  # an answer that is late
+    harness.sidebar(query="ru")  # a late update
     expect(search).to_have_value("rum")
     expect(search).to_be_focused()
 
 
-def test_renaming(harness: Harness) -> None:
+def test_a_chat_is_renamed(harness: Harness) -> None:
     harness.sidebar(chat("a", "Ships"), chat("b", "Sea"))
     row(harness, "a").hover()
     press(row(harness, "a"), "Rename")
@@ -91,7 +91,7 @@ def test_renaming(harness: Harness) -> None:
     expect(box).to_have_count(0)
 
 
-def test_giving_up_a_name(harness: Harness) -> None:
+def test_renaming_can_be_cancelled(harness: Harness) -> None:
     harness.sidebar(chat("a", "Ships"))
     for keys in (["x", "Escape"], ["Enter"], ["Backspace", "Enter"]):
         row(harness, "a").hover()
@@ -102,7 +102,7 @@ def test_giving_up_a_name(harness: Harness) -> None:
     assert harness.actions() == []
 
 
-def test_deleting_and_the_way_back(harness: Harness) -> None:
+def test_a_chat_is_deleted_and_restored(harness: Harness) -> None:
     harness.sidebar(chat("a", "Ships"))
     row(harness, "a").hover()
     press(row(harness, "a"), "Delete")
@@ -130,7 +130,7 @@ def test_deleting_and_the_way_back(harness: Harness) -> None:
         ("Export votes", "pairs"),
     ],
 )
-def test_exports(harness: Harness, entry: str, kind: str) -> None:
+def test_the_menu_exports_chats(harness: Harness, entry: str, kind: str) -> None:
     harness.sidebar(chat("a", "Ships"), current="a")
     harness.answer("export", text="x", headers=NAMED)
     with harness.page.expect_download() as download:
@@ -154,7 +154,7 @@ def choose(harness: Harness, text: str) -> None:
     harness.page.locator("#side input[type=file]").set_input_files(file)
 
 
-def test_importing(harness: Harness) -> None:
+def test_a_file_is_imported(harness: Harness) -> None:
     harness.sidebar()
     with harness.page.expect_file_chooser() as chooser:
         menu(harness, "Import …")
@@ -167,33 +167,33 @@ def test_importing(harness: Harness) -> None:
 
 @pytest.mark.slow
 def test_a_large_file_is_imported_in_parts(harness: Harness) -> None:
-    """As the server takes so much at once; a file with everybody's chats could not be read back."""
+    """The server limits a request's size; an export of all chats could not be imported."""
     harness.sidebar()
     chats = [{"title": f"{number}", "text": "长" * 300_000} for number in range(7)]
-    whole = {"format": "linly-chats", "version": 1, "chats": chats}
-    for value, those in ((whole, lambda part: part["chats"]), (chats, lambda part: part)):
+    export = {"format": "linly-chats", "version": 1, "chats": chats}
+    for value, those in ((export, lambda part: part["chats"]), (chats, lambda part: part)):
         choose(harness, json.dumps(value, ensure_ascii=False))
         posts = harness.wait_for_posts(3)
         assert [post["query"] for post in posts] == ["?more=1", "?more=1", "?more=0"]
         sent = [json.loads(post["body"]) for post in posts]
         assert [chat for part in sent for chat in those(part)] == chats
         assert len(sent) == 3
-        if value is whole:
-            assert all(part | {"chats": chats} == whole for part in sent)
+        if value is export:
+            assert all(part | {"chats": chats} == export for part in sent)
 
 
 ENDLESS = json.dumps({"chats": [{"text": "长" * 1_700_000}]}, ensure_ascii=False)
 
 
 @pytest.mark.parametrize("text", [" " * 5_000_001, ENDLESS])
-def test_what_is_too_large_even_so(harness: Harness, text: str) -> None:
+def test_a_chat_too_large_for_one_part_is_refused(harness: Harness, text: str) -> None:
     harness.sidebar()
     choose(harness, text)
     expect(harness.page.get_by_text("A part of “my.json” is larger than 5 MB")).to_be_visible()
     assert harness.posts() == []
 
 
-def test_that_there_are_more_is_said(harness: Harness) -> None:
+def test_a_sentence_says_that_there_are_older_chats(harness: Harness) -> None:
     harness.sidebar(chat("c1", "Ships"), chat("c2", "Sails"), more=True)
     expect(harness.page.get_by_text("These are the last 2; a search finds")).to_be_visible()
     harness.sidebar(chat("c1", "Ships"))
@@ -209,17 +209,17 @@ def test_the_link_to_a_chat(harness: Harness) -> None:
     assert link == f"{harness.site.url}?chat=c1"
 
 
-@pytest.mark.parametrize(("width", "told"), [(1200, 0), (400, 1)])
-def test_on_a_phone_an_opened_chat_takes_the_room(opened: Open, width: int, told: int) -> None:
+@pytest.mark.parametrize(("width", "count"), [(1200, 0), (400, 1)])
+def test_opening_a_chat_closes_the_bar_on_a_phone(opened: Open, width: int, count: int) -> None:
     harness = opened(viewport={"width": width, "height": 800})
     harness.page.evaluate("""document.getElementById('side').className = 'shown';
-        window.told = 0; document.addEventListener('linly:opened', () => { told += 1; })""")
+        window.count = 0; document.addEventListener('linly:opened', () => { count += 1; })""")
     harness.sidebar(chat("a", "Ships"))
     press(row(harness, "a"), "Ships")
-    assert harness.page.evaluate("told") == told
+    assert harness.page.evaluate("count") == count
 
 
-def test_titles_are_never_run(harness: Harness) -> None:
+def test_html_in_titles_is_not_run(harness: Harness) -> None:
     harness.sidebar(chat("a", EVIL), deleted={"id": "d", "title": EVIL})
     expect(row(harness, "a").locator(".title")).to_have_text(EVIL)
     expect(harness.page.locator(".deleted")).to_contain_text(EVIL)

@@ -1,4 +1,4 @@
-"""The tab's connection: lost, dead, refused, and back."""
+"""The tab's connection: lost, dead, refused, and restored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AWAY = {"way": {"code": 1006, "reason": ""}, "head": 0}
 BLOCKED = {"way": {"code": 1006, "reason": ""}, "head": 200}
 FULL = {"way": {"code": 4429, "reason": "You have too many tabs of this page open. Close some."}}
 BACK = {"way": "open", "head": 200}
-RETRIES = 8_000  # milliseconds in which there is a retry, however long it has been away
+RETRIES = 8_000  # milliseconds in which a retry happens, also after a long absence
 SEEN = "document.dispatchEvent(new Event('visibilitychange'))"
 ONLINE = "window.dispatchEvent(new Event('online'))"
 RETURNED = "window.dispatchEvent(new PageTransitionEvent('pageshow', {persisted: true}))"
@@ -36,7 +36,7 @@ def reloaded(harness: Harness) -> bool:
 
 
 def run(harness: Harness, milliseconds: int) -> None:
-    """Let time pass, in steps that leave room for what is asynchronous."""
+    """Advances the fake clock in steps, so that asynchronous work can run between them."""
     for _ in range(0, milliseconds, 500):
         harness.page.clock.run_for(500)
 
@@ -49,7 +49,7 @@ def count(harness: Harness) -> int:
     return len(harness.connections())
 
 
-def test_a_lost_connection_is_said_and_found_again_without_a_reload(opened: Open) -> None:
+def test_a_lost_connection_shows_a_banner_until_it_is_back(opened: Open) -> None:
     harness = marked(opened("?chat=c1", fake_clock=True))
     harness.log(asked("u", "Hi"), replied("a", "Arr", state="streaming"))
     harness.live(a="Arr, me")
@@ -73,7 +73,7 @@ def test_a_lost_connection_is_said_and_found_again_without_a_reload(opened: Open
     assert not reloaded(harness)
 
 
-def test_a_short_break_is_not_worth_a_word(harness: Harness) -> None:
+def test_a_short_break_shows_no_banner(harness: Harness) -> None:
     harness.drop()
     harness.page.clock.run_for(500)
     assert count(harness) == 2
@@ -90,7 +90,7 @@ def test_retries_become_rarer(harness: Harness) -> None:
 
 
 def test_one_retry_at_a_time(harness: Harness) -> None:
-    """A network that comes and goes began another row of retries each time."""
+    """An unstable network began another series of retries each time."""
     harness.server(**AWAY)
     harness.drop()
     run(harness, 30_000)
@@ -101,7 +101,7 @@ def test_one_retry_at_a_time(harness: Harness) -> None:
     assert count(harness) - before < 9
 
 
-def test_what_another_connection_sent_is_not_this_one_s(harness: Harness) -> None:
+def test_events_of_an_older_connection_are_ignored(harness: Harness) -> None:
     harness.log(asked("u", "Hi"), replied("a", "Arr"))
     harness.sidebar({"id": "c1", "title": "Ships", "updated": 0, "running": False})
     harness.drop()
@@ -116,7 +116,7 @@ def test_what_another_connection_sent_is_not_this_one_s(harness: Harness) -> Non
     expect(harness.page.get_by_text("Your chats will be here.")).to_be_visible()
 
 
-def test_replies_have_other_numbers_afterwards(harness: Harness) -> None:
+def test_replies_have_new_numbers_after_a_reconnect(harness: Harness) -> None:
     both = replied("a", "", state="streaming"), replied("b", "", state="streaming")
     harness.log(*both)
     harness.live(a="one", b="two")
@@ -129,7 +129,7 @@ def test_replies_have_other_numbers_afterwards(harness: Harness) -> None:
     expect(harness.message("b").locator(".body")).to_have_text("two and more")
 
 
-def test_a_reply_that_has_ended_comes_without_the_text_that_was_heard(harness: Harness) -> None:
+def test_an_ended_reply_keeps_the_text_that_was_streamed(harness: Harness) -> None:
     harness.log(asked("u", "Hi"), replied("a", "", state="streaming"))
     harness.live(a="Arr")
     harness.live(a="Arr, matey 🏴")
@@ -137,14 +137,16 @@ def test_a_reply_that_has_ended_comes_without_the_text_that_was_heard(harness: H
     expect(harness.message("a").locator(".body")).to_have_text("Arr, matey 🏴")
     expect(harness.message("a").locator(".facts")).to_have_text("3 tokens")
     assert count(harness) == 1
-    harness.log(asked("u", "Hi"), replied("a", None, facts="4 tokens"))  # it is not heard any more
+    harness.log(
+        asked("u", "Hi"), replied("a", None, facts="4 tokens")
+    )  # it has no listener any more
     run(harness, 1_000)
     assert count(harness) == 2
     harness.log(asked("u", "Hi"), replied("a", "Arr, matey"))
     expect(harness.message("a").locator(".body")).to_have_text("Arr, matey")
 
 
-def test_signs_of_life_keep_the_page_calm(harness: Harness) -> None:
+def test_signs_of_life_keep_the_connection(harness: Harness) -> None:
     for _ in range(6):
         run(harness, 10_000)
         harness.event(beat=True)
@@ -152,7 +154,7 @@ def test_signs_of_life_keep_the_page_calm(harness: Harness) -> None:
     assert count(harness) == 1
 
 
-def test_a_dead_connection_is_noticed_without_its_end(harness: Harness) -> None:
+def test_a_dead_connection_is_noticed_without_a_close_event(harness: Harness) -> None:
     harness.server(**AWAY)
     run(harness, 24_000)
     assert count(harness) == 1
@@ -164,7 +166,7 @@ def test_a_dead_connection_is_noticed_without_its_end(harness: Harness) -> None:
     expect(banner(harness)).to_have_count(0)
 
 
-def test_a_connection_that_never_begins_is_given_up(harness: Harness) -> None:
+def test_a_connection_that_never_opens_is_given_up(harness: Harness) -> None:
     harness.server(way="silent")
     harness.drop()
     run(harness, 1_000)
@@ -178,7 +180,7 @@ def test_a_connection_that_never_begins_is_given_up(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("event", [ONLINE, SEEN])
-def test_a_laptop_that_wakes_up(harness: Harness, event: str) -> None:
+def test_a_page_that_becomes_visible_reconnects(harness: Harness, event: str) -> None:
     now = harness.page.evaluate("Date.now()")
     harness.page.clock.pause_at((now + 200) / 1000)
     harness.page.clock.set_system_time((now + 60_000) / 1000)  # no timer has run
@@ -198,7 +200,7 @@ def test_a_network_that_is_back_is_used_at_once(harness: Harness, event: str) ->
 
 
 def test_a_page_from_the_browser_s_cache(harness: Harness) -> None:
-    """Its connection may have ended without a word while it was there."""
+    """Its connection may have ended without an event while it was there."""
     harness.page.evaluate(RETURNED.replace("true", "false"))
     assert count(harness) == 1
     harness.page.evaluate(RETURNED)
@@ -210,7 +212,7 @@ def test_a_page_from_the_browser_s_cache(harness: Harness) -> None:
     assert count(harness) == 2
 
 
-def test_other_scripts_are_loaded(harness: Harness) -> None:
+def test_a_new_version_of_the_scripts_reloads_the_page(harness: Harness) -> None:
     harness.box.fill("half a sen")
     harness.log(chat=None)
     harness.server(version="v2")
@@ -224,24 +226,24 @@ def test_other_scripts_are_loaded(harness: Harness) -> None:
     assert not reloaded(harness)
 
 
-def test_too_many_tabs(harness: Harness) -> None:
-    """The reason was replaced by that of a lost connection a moment later."""
+def test_too_many_tabs_shows_the_reason(harness: Harness) -> None:
+    """A moment later, the reason was replaced by that of a lost connection."""
     harness.server(**FULL)
     harness.drop()
     run(harness, 60_000)
     expect(banner(harness)).to_have_text(FULL["way"]["reason"])
     assert count(harness) == 2
     harness.server(**BACK)
-    harness.page.evaluate(SEEN)  # others were closed, and this one is looked at again
+    harness.page.evaluate(SEEN)  # other tabs were closed, and this one is shown again
     expect(banner(harness)).to_have_count(0)
 
 
-def test_a_tab_too_many_from_the_beginning(opened: Open) -> None:
+def test_a_first_connection_refused_for_too_many_tabs(opened: Open) -> None:
     harness = opened(server=FULL)
     expect(banner(harness)).to_have_text(FULL["way"]["reason"])
 
 
-def test_websockets_that_are_blocked(harness: Harness) -> None:
+def test_blocked_websockets_show_a_banner(harness: Harness) -> None:
     harness.server(**BLOCKED)
     harness.drop()
     run(harness, 1_500)
@@ -255,7 +257,9 @@ def test_websockets_that_are_blocked(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("status", [0, 502, 503])
-def test_a_server_that_is_away_blocks_nothing(harness: Harness, status: int) -> None:
+def test_an_unreachable_server_is_not_taken_for_blocked_websockets(
+    harness: Harness, status: int
+) -> None:
     harness.server(**AWAY | {"head": status})
     harness.drop()
     run(harness, 40_000)
@@ -264,7 +268,7 @@ def test_a_server_that_is_away_blocks_nothing(harness: Harness, status: int) -> 
 
 
 @pytest.mark.parametrize(("code", "status"), [(1006, 401), (4410, 410), (1006, 421)])
-def test_a_server_that_will_not_have_this_page_says_why_itself(
+def test_a_server_that_refuses_the_page_causes_a_reload(
     harness: Harness, code: int, status: int
 ) -> None:
     harness.server(way={"code": 1006, "reason": ""}, head=status)
@@ -273,17 +277,19 @@ def test_a_server_that_will_not_have_this_page_says_why_itself(
         run(harness, 1_000)
 
 
-def test_events_of_later_versions_are_left_alone(harness: Harness) -> None:
+def test_unknown_events_are_ignored(harness: Harness) -> None:
     harness.event(later={"x": 1}, say="Ahoy")
     expect(harness.page.locator(".linly-toast")).to_have_text("Ahoy")
 
 
 @pytest.mark.parametrize(("locale", "language"), [("en-GB", "en"), ("zh-TW", "zh"), ("fr", "en")])
-def test_the_browser_s_language_is_asked_for(opened: Open, locale: str, language: str) -> None:
+def test_the_stream_requests_the_browser_s_language(
+    opened: Open, locale: str, language: str
+) -> None:
     assert opened(locale=locale).connections() == [f"page/events?language={language}"]
 
 
-def test_the_language_that_was_chosen_is_asked_for(opened: Open) -> None:
+def test_the_stream_requests_the_chosen_language(opened: Open) -> None:
     harness = opened(locale="en-GB", fake_clock=True)
     harness.control("language", language="zh")
     harness.drop()

@@ -36,14 +36,14 @@ def choose(harness: Harness, name: str = "ships.json") -> None:
     harness.page.locator(".upload input").set_input_files(file(name))
 
 
-def looked_at(harness: Harness) -> str | None:
-    """The file that a look at the data is about."""
+def previewed_token(harness: Harness) -> str | None:
+    """Returns the token of the previewed file."""
     (action,) = [one for one in harness.actions(form=True) if one["kind"] == "train_look"]
     token: str | None = action["form"]["upload"]
     return token
 
 
-def test_choosing_a_file(harness: Harness, box: Locator) -> None:
+def test_a_chosen_file_is_uploaded(harness: Harness, box: Locator) -> None:
     expect(box).to_contain_text("Dialogues (.json, .jsonl)")
     harness.answer("upload", upload="token", name="ships.json")
     with harness.page.expect_file_chooser() as chooser:
@@ -64,7 +64,7 @@ def test_choosing_a_file(harness: Harness, box: Locator) -> None:
     )
 
 
-def test_dropping_a_file(harness: Harness, box: Locator) -> None:
+def test_a_dropped_file_is_uploaded(harness: Harness, box: Locator) -> None:
     assert harness.page.evaluate(DROP, ["ships.jsonl", "second.jsonl"])
     (post, _) = harness.wait_for_posts(2)
     assert post["query"] == "?name=ships.jsonl"
@@ -72,26 +72,26 @@ def test_dropping_a_file(harness: Harness, box: Locator) -> None:
     assert harness.posts() == []
 
 
-def test_a_file_that_is_on_its_way(harness: Harness, box: Locator) -> None:
-    harness.answer("upload", upload="token", held=True)
+def test_an_unfinished_upload_has_no_token(harness: Harness, box: Locator) -> None:
+    harness.answer("upload", upload="token", delayed=True)
     choose(harness)
     expect(box).to_have_attribute("aria-busy", "true")
     expect(box.get_by_role("button", name="ships.json")).to_be_visible()
     harness.wait_for_posts()
     harness.control("train_look")
-    assert looked_at(harness) is None
+    assert previewed_token(harness) is None
     harness.release()
     expect(box).to_have_attribute("aria-busy", "false")
-    assert looked_at(harness) == "token"
+    assert previewed_token(harness) == "token"
 
 
-def test_clearing(harness: Harness, box: Locator) -> None:
+def test_a_file_is_cleared(harness: Harness, box: Locator) -> None:
     harness.answer("upload", upload="token")
     expect(box.get_by_role("button", name="Clear")).to_be_hidden()
     choose(harness)
     harness.wait_for_posts(2)
     box.get_by_role("button", name="Clear").click()
-    assert looked_at(harness) is None
+    assert previewed_token(harness) is None
     expect(box.get_by_role("button", name="Clear")).to_be_hidden()
     expect(box.get_by_role("button", name=EMPTY)).to_be_focused()
     harness.answer("upload", upload="another")
@@ -100,19 +100,19 @@ def test_clearing(harness: Harness, box: Locator) -> None:
     expect(box.get_by_role("button", name="ships.json")).to_be_visible()
 
 
-def test_a_file_that_is_refused(harness: Harness, box: Locator) -> None:
+def test_a_refused_upload_shows_its_error(harness: Harness, box: Locator) -> None:
     harness.refuse("upload", "Files of this kind cannot be read.", 415)
     choose(harness, "ships.exe")
     expect(harness.page.get_by_text("Files of this kind cannot be read.")).to_be_visible()
     expect(box.get_by_role("button", name=EMPTY)).to_be_visible()
     harness.wait_for_posts(2)
     harness.control("train_look")
-    assert looked_at(harness) is None
+    assert previewed_token(harness) is None
 
 
-def test_the_file_that_was_chosen_last_counts(harness: Harness, box: Locator) -> None:
-    """A slow upload took the place of the file that was chosen after it."""
-    harness.answer("upload", upload="slow", held=True)
+def test_the_file_chosen_last_counts(harness: Harness, box: Locator) -> None:
+    """A slow upload replaced the file that was chosen after it."""
+    harness.answer("upload", upload="slow", delayed=True)
     harness.answer("upload", upload="quick")
     choose(harness, "slow.json")
     choose(harness, "quick.json")
@@ -120,21 +120,21 @@ def test_the_file_that_was_chosen_last_counts(harness: Harness, box: Locator) ->
     harness.release()
     expect(box.get_by_role("button", name="quick.json")).to_be_visible()
     harness.control("train_look")
-    assert looked_at(harness) == "quick"
+    assert previewed_token(harness) == "quick"
 
 
-def test_what_was_cleared_does_not_come_back(harness: Harness, box: Locator) -> None:
-    harness.answer("upload", upload="token", held=True)
+def test_a_cleared_upload_does_not_come_back(harness: Harness, box: Locator) -> None:
+    harness.answer("upload", upload="token", delayed=True)
     choose(harness)
     box.get_by_role("button", name="Clear").click()
     harness.wait_for_posts(2)
     harness.release()
     harness.control("train_look")
-    assert looked_at(harness) is None
+    assert previewed_token(harness) is None
     expect(box.get_by_role("button", name=EMPTY)).to_be_visible()
 
 
-def test_it_speaks_the_page_s_language(harness: Harness, box: Locator) -> None:
+def test_upload_texts_follow_the_language(harness: Harness, box: Locator) -> None:
     harness.log(language="zh")
     expect(box).to_contain_text("对话文件")
     expect(box.get_by_role("button", name="将文件拖到这里")).to_be_visible()

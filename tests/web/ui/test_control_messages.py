@@ -1,0 +1,89 @@
+"""Messages of a tab's stream that update controls."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from model.serving.adapter_folders import Adapter
+from tests.fake import ADAPTERS
+from tests.web.page_client import Caller, said
+from tests.web.ui.stream_page import ServePage, stream_of
+from web.ui import model_watcher
+from web.ui.page import build_page
+
+pytestmark = pytest.mark.usefixtures("no_fault")
+
+
+def test_stream_sends_only_changed_controls(serve_page: ServePage) -> None:
+    page = serve_page()
+    snippet = page.number(lambda ui: ui.settings.library.snippet)
+    meter = page.number(lambda ui: ui.meter)
+    with Caller(page.url) as caller:
+        tab = stream_of(caller)
+        tab.until(lambda tab: snippet in tab.updates() and meter in tab.updates())
+        count = len(tab.events)
+        assert said(caller.call("language", language="en")) == ""
+        assert said(caller.call("save_snippet", name="mine", message="text")) == ""
+        tab.until(lambda tab: "mine" in json.dumps(tab.updates()[snippet]))
+        numbers = [
+            number for event in tab.events[count:] for number, _ in event.get("controls", [])
+        ]
+        assert set(numbers) - {meter} == {snippet}
+
+
+def test_stream_labels_follow_the_language_of_the_tab(serve_page: ServePage) -> None:
+    page = serve_page()
+    send = page.number(lambda ui: ui.send)
+    with Caller(page.url) as caller:
+        tab = stream_of(caller)
+        other = caller.open("?language=zh")
+        tab.until(lambda tab: tab.updates().get(send) == {"value": "Send"})
+        other.until(lambda tab: tab.updates().get(send) == {"value": "发送"})
+        assert said(caller.call("language", language="zh")) == ""
+        tab.until(lambda tab: tab.updates().get(send) == {"value": "发送"})
+        tab.until(lambda tab: tab.log["language"] == "zh")
+        caller.call("language", language="en")
+        tab.until(lambda tab: tab.updates().get(send) == {"value": "Send"})
+        assert other.updates()[send] == {"value": "发送"}
+        other.close()
+        unknown = caller.open("?language=xx")
+        unknown.until(lambda tab: tab.updates().get(send) == {"value": "Send"})
+        unknown.close()
+
+
+def test_stream_hides_a_drop_down_before_it_loses_choices(
+    serve_page: ServePage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradio's list, while it is open, fails on a missing choice, and never opens again."""
+    monkeypatch.setattr(model_watcher, "POLL_SECONDS", 0.05)
+    adapters: list[Adapter] = list(ADAPTERS)
+    page = serve_page(adapters=adapters)
+    number = page.number(lambda ui: ui.adapter)
+    with Caller(page.url) as caller:
+        tab = stream_of(caller)
+        offered = lambda tab: [name for _, name in tab.updates()[number]["choices"]]  # noqa: E731
+        tab.until(lambda tab: "choices" in tab.updates().get(number, {}))
+        tab.until(lambda tab: offered(tab) == ["", "pirate", "linly", "torn"])
+        count = len(tab.events)
+        del adapters[1:]
+        tab.until(lambda tab: offered(tab) == ["", "pirate"])
+        frames = [dict(map(tuple, event["controls"])) for event in tab.events[count:]
+                  if number in dict(map(tuple, event.get("controls", [])))]  # fmt: skip
+        hidden, shown = frames
+        assert hidden[number] == {"visible": False}
+        assert shown[number]["visible"] is True
+        count = len(tab.events)
+        adapters.extend(ADAPTERS[1:])
+        tab.until(lambda tab: offered(tab) == ["", "pirate", "linly", "torn"])
+        frames = [dict(map(tuple, event["controls"])) for event in tab.events[count:]
+                  if number in dict(map(tuple, event.get("controls", [])))]  # fmt: skip
+        assert [frame[number].get("visible") for frame in frames] == [None]
+
+
+def test_numbers_of_controls_are_the_same_for_every_tab() -> None:
+    """The stream and the page name controls by these numbers."""
+    first, second = (build_page(False, True)[1].controls.components for _ in range(2))
+    assert [type(one) for one in first] == [type(one) for one in second]
+    assert len(first) == len(set(first)) > 40
