@@ -28,6 +28,7 @@ FIRST_TOKEN = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
 PER_TOKEN = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
 BASE = "base"  # the label of replies without an adapter
+KIND_LABELS = {"prefill": "reading"}  # dashboards know it by the older word
 
 
 class Metrics:
@@ -75,7 +76,8 @@ class Metrics:
         # A refused request can name any adapter, and would create a new label value.
         adapter = (stats.adapter or BASE) if stats else ""
         ended = completed.reason.value if completed.reason else completed.code
-        self._requests.labels(completed.kind, adapter, ended).inc()
+        kind = KIND_LABELS.get(completed.kind, completed.kind)
+        self._requests.labels(kind, adapter, ended).inc()
         if stats is None:
             return
         self._prompt.labels(adapter).inc(stats.prompt_tokens)

@@ -21,7 +21,7 @@ from web.ui.presets import FIRST, MAX_TOKENS, PRESETS
 SECONDS = 30.0  # far more than any response takes
 FORM: dict[str, Any] = {
     "loaded_chat": "", "adapter": "", "scale": 1.0, "template": "", "system": "",
-    **vars(PRESETS[FIRST]), "max_tokens": MAX_TOKENS, "seed": -1,
+    **PRESETS[FIRST], "max_tokens": MAX_TOKENS, "seed": -1,
 }  # fmt: skip
 Event = dict[str, Any]
 

@@ -23,6 +23,7 @@ from web.chats.store.models import (
     Vote,
 )
 from web.chats.tab_sessions import PrefillProgress, TabSession
+from web.ui.presets import preset_from_sampling
 
 DIGEST = 12  # characters of a digest that are shown
 SUGGESTIONS = 3  # questions that an empty chat offers
@@ -177,11 +178,8 @@ def _provenance(runs: tuple[GenerationRun, ...], language: str) -> list[list[str
 
 
 def _sampling_line(sampling: Sampling, language: str) -> str:
-    return translate(
-        language, "provenance_sampling", temperature=f"{sampling.temperature:g}",
-        top_p=f"{sampling.top_p:g}", top_k=sampling.top_k, min_p=f"{sampling.min_p:g}",
-        penalty=f"{sampling.repetition_penalty:g}", max_tokens=sampling.max_tokens,
-    )  # fmt: skip
+    values = {name: f"{value:g}" for name, value in preset_from_sampling(sampling).items()}
+    return translate(language, "provenance_sampling", max_tokens=sampling.max_tokens, **values)
 
 
 def _distinct(values: Iterable[str]) -> str:

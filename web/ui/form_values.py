@@ -5,7 +5,7 @@ Numbers may be missing: an emptied box, or a control that was never drawn, arriv
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -13,17 +13,18 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
-    ValidationError,
+    create_model,
 )
 
 from model.errors import RequestError
 from model.types import Sampling
 from web.chats.store.models import ChatSettings
-from web.ui.presets import MAX_TOKENS, Preset
+from web.ui.presets import MAX_TOKENS, SLIDERS
 
 MAX_SYSTEM = 100_000  # characters of a system prompt: no context holds as much
 MAX_TEXT = 2_000_000  # and of a message
 MAX_NAME = 300
+DEFAULTS = Sampling()
 
 
 def _empty_as_none(choice: str | None) -> str | None:
@@ -45,7 +46,20 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class FormValues(Body):
+if TYPE_CHECKING:
+    SliderValues = Body
+else:  # a field for each slider
+    SliderValues = create_model(
+        "SliderValues",
+        __base__=Body,
+        **{
+            name: (Integer if isinstance(getattr(DEFAULTS, name), int) else Number, None)
+            for name in SLIDERS
+        },
+    )
+
+
+class FormValues(SliderValues):
     """The controls' values. `loaded_chat` is the chat whose settings the controls show."""
 
     loaded_chat: Name | None = None
@@ -53,11 +67,6 @@ class FormValues(Body):
     scale: Number = None
     template: Choice = None
     system: Annotated[str, StringConstraints(max_length=MAX_SYSTEM)] | None = None
-    temperature: Number = None
-    top_p: Number = None
-    top_k: Integer = None
-    min_p: Number = None
-    repetition_penalty: Number = None
     max_tokens: Number = None
     seed: Number = None
 
@@ -84,11 +93,11 @@ class FormValues(Body):
         return Sampling(
             max_tokens=int(self.max_tokens or MAX_TOKENS),
             seed=None if self.seed is None or self.seed < 0 else int(self.seed),
-            **self._preset().model_dump(),
+            **self._slider_values(),
         )
 
-    def _preset(self) -> Preset:
-        try:
-            return Preset.model_validate(self)
-        except ValidationError as error:
-            raise RequestError("setting_number_missing") from error
+    def _slider_values(self) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in SLIDERS}
+        if None in values.values():
+            raise RequestError("setting_number_missing")
+        return values

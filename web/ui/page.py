@@ -80,8 +80,8 @@ def _connect_train(ui: TrainLayout, on: Callable[[Any, str], None]) -> None:
 
 def _connect_bridge(ui: Layout, options: dict[str, Any]) -> None:
     """Connects the events through which the page's scripts read and update the controls."""
-    names = json.dumps(list(ui.form))
-    read = f"(...values) => {{ window.linlyControls.read({names}, values); }}"
+    names, settings = json.dumps(list(ui.form)), json.dumps(["adapter", *ui.settings.form])
+    read = f"(...values) => {{ window.linlyControls.read({names}, values, {settings}); }}"
     ui.bridge.read(None, list(ui.form.values()), None, js=read, **options)
     update = "() => window.linlyControls.next()"
     ui.bridge.update(None, None, ui.controls.components, js=update, **options)

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from pydantic import BaseModel, ConfigDict
+from model.types import SAMPLING_PARAMETERS, Sampling
 
-from model.types import Sampling
+# Lowest value, highest value and step of each slider, by the name of its field of `Sampling`.
+SLIDERS = {
+    name: parameter.slider for name, parameter in SAMPLING_PARAMETERS.items() if parameter.slider
+}
+Preset = Mapping[str, float]  # a value for each slider
 
 
-class Preset(BaseModel):
-    """The sampling values that a preset sets, each by the name of its slider."""
-
-    model_config = ConfigDict(frozen=True, from_attributes=True)
-
-    temperature: float
-    top_p: float
-    top_k: int
-    min_p: float
-    repetition_penalty: float
+def _preset(**values: float) -> Preset:
+    """Returns the values, and those that switch the other sliders off."""
+    return {name: values.get(name, SAMPLING_PARAMETERS[name].off or 0) for name in SLIDERS}
 
 
 PRESETS = {
-    "precise": Preset(temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.1),
-    "balanced": Preset(temperature=0.7, top_p=0.9, top_k=40, min_p=0.0, repetition_penalty=1.1),
-    "creative": Preset(temperature=1.0, top_p=0.95, top_k=100, min_p=0.05, repetition_penalty=1.1),
+    "precise": _preset(temperature=0.0, repetition_penalty=1.1),
+    "balanced": _preset(temperature=0.7, top_p=0.9, top_k=40, repetition_penalty=1.1),
+    "creative": _preset(temperature=1.0, top_p=0.95, top_k=100, min_p=0.05, repetition_penalty=1.1),
 }
 FIRST = "balanced"
 MAX_TOKENS = 512
@@ -32,9 +30,9 @@ MAX_TOKENS = 512
 
 def apply_preset(preset: Preset, sampling: Sampling) -> Sampling:
     """Returns `sampling` with the preset's values; its length and seed stay."""
-    return replace(sampling, **preset.model_dump())
+    return replace(sampling, **preset)  # type: ignore[arg-type]
 
 
 def preset_from_sampling(sampling: Sampling) -> Preset:
     """Returns the sliders' values of a sampling."""
-    return Preset.model_validate(sampling)
+    return {name: getattr(sampling, name) for name in SLIDERS}

@@ -13,7 +13,7 @@ from web.chats.store.models import ChatSettings
 from web.ui.choices import AUTOMATIC, preset_choices
 from web.ui.controls import Updates
 from web.ui.library_panel import LibraryPanel
-from web.ui.presets import FIRST, MAX_TOKENS, PRESETS, Preset, preset_from_sampling
+from web.ui.presets import FIRST, MAX_TOKENS, PRESETS, SLIDERS, Preset, preset_from_sampling
 from web.ui.share_panel import SharePanel
 
 MAX_SLIDER_SCALE = 1.5  # the largest adapter scale that the slider offers
@@ -29,11 +29,7 @@ class SettingsPanel:
     bar: gr.Sidebar
     adapter_scale: gr.Slider
     preset: gr.Radio
-    temperature: gr.Slider
-    top_p: gr.Slider
-    top_k: gr.Slider
-    min_p: gr.Slider
-    repetition_penalty: gr.Slider
+    sliders: Mapping[str, gr.Slider]  # by the names of `presets.SLIDERS`
     max_tokens: gr.Slider
     seed: gr.Number
     template: gr.Dropdown
@@ -41,14 +37,6 @@ class SettingsPanel:
     library: LibraryPanel
     share: SharePanel
     only_0_or_1: bool = False
-
-    @property
-    def sliders(self) -> dict[str, gr.Slider]:
-        """The sliders that a preset sets, by the names of `Preset`'s fields."""
-        return {
-            "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k,
-            "min_p": self.min_p, "repetition_penalty": self.repetition_penalty,
-        }  # fmt: skip
 
     @property
     def text_boxes(self) -> list[Any]:
@@ -78,16 +66,10 @@ class SettingsPanel:
             scale = _scale_slider(only_0_or_1)
             system = gr.Textbox(label=t["system_prompt"], info=t["system_prompt_info"], lines=3)
             preset = gr.Radio(preset_choices(DEFAULT), value=FIRST, label=t["preset"])
-            temperature = gr.Slider(
-                0, 2, first.temperature, step=0.05, label=t["temperature"],
-                info=t["temperature_info"],
-            )  # fmt: skip
-            top_p = gr.Slider(0.05, 1, first.top_p, step=0.05, label=t["top_p"])
-            top_k = gr.Slider(0, 200, first.top_k, step=1, label=t["top_k"])
-            min_p = gr.Slider(0, 0.5, first.min_p, step=0.01, label=t["min_p"])
-            penalty = gr.Slider(
-                1, 2, first.repetition_penalty, step=0.05, label=t["repetition_penalty"]
-            )
+            sliders = {
+                name: gr.Slider(lowest, highest, first[name], step=step, **_slider_texts(t, name))
+                for name, (lowest, highest, step) in SLIDERS.items()
+            }
             max_tokens = gr.Slider(16, 4096, MAX_TOKENS, step=16, label=t["max_tokens"])
             seed = gr.Number(-1, label=t["seed"], precision=0, minimum=-1)
             template = gr.Dropdown(
@@ -97,8 +79,8 @@ class SettingsPanel:
             library = LibraryPanel.build()
             share = SharePanel.build()
         return cls(
-            bar, scale, preset, temperature, top_p, top_k, min_p, penalty, max_tokens, seed,
-            template, system, library, share, only_0_or_1,
+            bar, scale, preset, sliders, max_tokens, seed, template, system, library, share,
+            only_0_or_1,
         )  # fmt: skip
 
     def labels(self, t: Mapping[str, str]) -> Iterable[tuple[Any, dict[str, Any]]]:
@@ -107,11 +89,7 @@ class SettingsPanel:
             (self.bar, {"label": t["settings"]}),
             (self.adapter_scale, _scale_texts(t, self.only_0_or_1)),
             (self.preset, {"label": t["preset"]}),
-            (self.temperature, {"label": t["temperature"], "info": t["temperature_info"]}),
-            (self.top_p, {"label": t["top_p"]}),
-            (self.top_k, {"label": t["top_k"]}),
-            (self.min_p, {"label": t["min_p"]}),
-            (self.repetition_penalty, {"label": t["repetition_penalty"]}),
+            *((slider, _slider_texts(t, name)) for name, slider in self.sliders.items()),
             (self.max_tokens, {"label": t["max_tokens"]}),
             (self.seed, {"label": t["seed"]}),
             (self.template, {"label": t["template"]}),
@@ -136,7 +114,12 @@ class SettingsPanel:
 
     def slider_updates(self, preset: Preset) -> Updates:
         """Returns updates that move the sliders to a preset's values."""
-        return {self.sliders[name]: value for name, value in preset.model_dump().items()}
+        return {self.sliders[name]: value for name, value in preset.items()}
+
+
+def _slider_texts(t: Mapping[str, str], name: str) -> dict[str, Any]:
+    info = t.get(f"{name}_info")
+    return {"label": t[name], "info": info} if info else {"label": t[name]}
 
 
 def _scale_slider(only_0_or_1: bool) -> gr.Slider:

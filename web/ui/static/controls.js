@@ -8,8 +8,7 @@ const updates = []; // that Gradio has not taken yet, oldest first
 let trigger = null;
 let loaded_chat = ''; // the chat whose settings the controls show
 
-const SETTINGS = ['adapter', 'scale', 'template', 'system', 'temperature', 'top_p', 'top_k',
-  'min_p', 'repetition_penalty', 'max_tokens', 'seed'];
+let settings = []; // names of the controls of a reply's settings
 const TRAINING = ['train_name', 'train_template', 'train_epochs', 'train_rank', 'train_rate',
   'train_description', 'train_inputs'];
 
@@ -17,7 +16,8 @@ const TRAINING = ['train_name', 'train_template', 'train_epochs', 'train_rank', 
 export function mountControls(triggerEvent) {
   trigger = triggerEvent;
   window.linlyControls = {
-    read: (names, values) => {
+    read: (names, values, settingNames) => {
+      settings = settingNames;
       readers.shift()?.(Object.fromEntries(names.map((name, i) => [name, values[i]])));
     },
     next: () => {
@@ -64,7 +64,7 @@ const pick = (values, names) =>
 
 /** The settings of a reply, as the server takes them. */
 export const collectForm = (values) => ({
-  ...pick(values, SETTINGS),
+  ...pick(values, settings),
   adapter: values.adapter ?? '',
   template: values.template ?? '',
   system: values.system ?? '',

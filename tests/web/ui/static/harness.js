@@ -11,6 +11,9 @@
     train_rate: 0.0003, train_description: '', train_inputs: false,
   };
 
+  const SETTINGS = ['adapter', 'scale', 'template', 'system', 'temperature', 'top_p', 'top_k', 'min_p',
+    'repetition_penalty', 'max_tokens', 'seed'];
+
   class Socket extends EventTarget {
     static CONNECTING = 0;
     static OPEN = 1;
@@ -137,7 +140,8 @@
       harness.updates.push(window.linlyControls.next());
       return;
     }
-    window.linlyControls.read(Object.keys(harness.values), Object.values(harness.values));
+    window.linlyControls.read(
+      Object.keys(harness.values), Object.values(harness.values), SETTINGS);
   });
 
   window.harness = {
