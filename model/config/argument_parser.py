@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from model.errors import SettingsError
 from model.suggestions import did_you_mean
@@ -14,10 +14,24 @@ from model.translations import LocalizedText
 class ArgumentParser(argparse.ArgumentParser):
     """An argument parser that raises one SettingsError where argparse prints and exits.
 
-    Errors do not repeat the words after a flag of `secret_flags`.
+    Errors do not repeat the words after a flag of `secret_flags`. `switches` are the flags without
+    a value, `repeated` those that can be given several times.
     """
 
     secret_flags: frozenset[str] = frozenset()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.switches: set[str] = set()
+        self.repeated: set[str] = set()
+        super().__init__(*args, **kwargs)
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:
+        action = super().add_argument(*args, **kwargs)
+        if kwargs.get("action") == "store_true":
+            self.switches.add(action.dest)
+        if kwargs.get("action") in ("append", "extend"):
+            self.repeated.add(action.dest)
+        return action
 
     def error(self, message: str) -> NoReturn:
         message = message.removeprefix("argument ")

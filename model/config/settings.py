@@ -22,8 +22,6 @@ from model.errors import SettingsError
 APP_NAME = "linly-chat"
 CHECKOUT = Path(__file__).parents[2]
 TRUE_WORDS = {"1", "true", "yes", "on"}
-SWITCHES = {"share", "share_public", "api_without_key", "log_requests", "log_prompts"}
-REPEATED = {"auth", "api_key", "allow_origin", "allowed_hosts"}  # in a variable: one value a line
 FALSE_WORDS = {"", "0", "false", "no", "off"}
 
 
@@ -191,10 +189,10 @@ def _parse_file(name: str, variable: str, text: str, parser: ArgumentParser) -> 
 
 
 def _parse(name: str, variable: str, text: str, parser: ArgumentParser) -> Any:
-    if name in SWITCHES:
+    if name in parser.switches:
         return _parse_switch(variable, text)
     # One value a line: any other separator may be part of a password.
-    values = text.split("\n") if name in REPEATED else [text]
+    values = text.split("\n") if name in parser.repeated else [text]
     try:
         return getattr(parser.parse_args([f"--{name}={value}" for value in values]), name)
     except SettingsError as error:

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from model.config.server_flags import EMBEDDED_DEFAULT
-from model.config.settings import SWITCHES, Settings, default_base_model, read_settings
+from model.config.settings import Settings, default_base_model, read_settings
 from model.errors import SettingsError
+
+SWITCHES = {"share", "share_public", "api_without_key", "log_requests", "log_prompts"}
 
 
 def error_text(argv: list[str], environ: dict[str, str] | None = None) -> str:
@@ -163,7 +165,7 @@ BAD_VALUES = [
     ("server_port", "-1", "server_port"),
     ("server_port", "", "server_port"),
     ("server_port", "7860.0", "7860.0"),
-    ("server_port", "²", "no port"),  # isdigit() says yes to it, int() says no
+    ("server_port", "²", "not a port"),  # isdigit() says yes to it, int() says no
     ("max_sequences", "0", "above 0"),
     ("max_sequences", "-4", "max_sequences"),
     ("max_sequences", "many", "many"),

@@ -22,6 +22,7 @@ from web.chats.store import migrations
 from web.chats.store.errors import ClosedError, ReadOnlyError, StoreError, translate_db_errors
 from web.chats.store.migrations import POSTGRES, statements
 from web.chats.store.postgres_timeouts import BoundedConnection, has_unread_data
+from web.chats.store.schema import METADATA
 from web.chats.store.sqlite import APPLICATION_ID, BUSY_SECONDS, OPEN_SECONDS
 
 START_SECONDS = 15  # for a connection at the start, when only the operator waits
@@ -47,7 +48,6 @@ DETECT_DEAD_CLIENT = """
     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
     SET tcp_user_timeout = 25000
 """
-TABLES = "chats", "messages", "votes", "snippets", "presets"
 
 
 class Postgres:
@@ -255,7 +255,7 @@ class Postgres:
             StoreError: the database is newer than this program, or another program's.
         """
         if not _table_exists(connection, "linly_schema"):
-            if any(_table_exists(connection, table) for table in TABLES):
+            if any(_table_exists(connection, table) for table in METADATA.tables):
                 raise StoreError("database_of_another_program", database=self)
             _run(connection, "CREATE TABLE linly_schema (version INTEGER NOT NULL)")
             _run(connection, "INSERT INTO linly_schema VALUES (0)")
