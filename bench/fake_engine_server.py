@@ -33,7 +33,7 @@ from model.types import (
     Sampling,
     Stats,
 )
-from tests.fake import FakeEngine, LetterTokenizer
+from tests.fake_engine import FakeEngine, LetterTokenizer
 from web.access import AccessPolicy
 from web.api.routes import EVENT_SECONDS
 from web.chats.open_store import open_store

@@ -18,7 +18,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # each has a core, and threads of two w
 
 from model.config.settings import APP_NAME
 from model.default_model import ensure_default_model
-from tests.tiny import make_adapter, make_extended_adapter, make_folder
+from tests.tiny_model import make_adapter, make_extended_adapter, make_folder
 from tests.web.browser import PATIENCE, chromium
 
 # Ignored where a shell has started the tests in the background: those that interrupt would hang.

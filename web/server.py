@@ -35,7 +35,7 @@ from web.security_headers import SecurityHeaders
 from web.training.service import TrainingService
 from web.ui import custom_components, routes
 from web.ui.head_middleware import HeadInjectionMiddleware
-from web.ui.service import PageService
+from web.ui.page_service import PageService
 from web.ui.theme import theme
 
 GRACE_SECONDS = 1  # for open connections at the end; the page's own never end by themselves

@@ -237,7 +237,7 @@ class TabClient:
             self._changed.set()
 
     def _receive(self, frame: Json | list[Any], size: int) -> None:
-        """Take a frame of `size` bytes; `web/ui/stream.py` describes its parts."""
+        """Take a frame of `size` bytes; `web/ui/tab_stream.py` describes its parts."""
         events: Json = {"live": frame} if isinstance(frame, list) else frame
         self._events.update(name for name, value in events.items() if value)
         self.tab = events.get("tab", self.tab)

@@ -11,7 +11,7 @@ import torch
 from bench import fidelity
 from bench.fidelity import compare_logits, fidelity_of, measure_fidelity
 from tests.bench.conftest import Refuse, RunAsJson
-from tests.tiny import TEXT
+from tests.tiny_model import TEXT
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from bench.peers.gguf_files import (
     write_base,
 )
 from bench.random_model import Geometry, write_model
-from tests.tiny import make_adapter, make_folder
+from tests.tiny_model import make_adapter, make_folder
 
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
 LAYER = "model.layers.7"

@@ -31,7 +31,7 @@ from bench.page_load.pauses import (
 )
 from bench.page_load.tab_client import PageReply, TabClient, http_client
 from tests.bench.conftest import Refuse, RunAsJson
-from tests.fake import FakeEngine, echo, fake_manager
+from tests.fake_engine import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 
 

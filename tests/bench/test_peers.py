@@ -16,7 +16,7 @@ import pytest
 from bench.common import PeerError
 from bench.peers.base import ChildProcess
 from bench.peers.openai_client import ask_all, first_token, read_events
-from tests.tiny import make_adapter
+from tests.tiny_model import make_adapter
 
 ECHO = "import sys; [print(line.strip() * 2, flush=True) for line in sys.stdin]"
 DIES = "import sys; print('up', flush=True); sys.exit('no\\nroom left')"

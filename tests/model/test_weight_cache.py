@@ -16,7 +16,7 @@ from model.folders.weights import read_tensors
 from model.layers.llama import Llama
 from model.weight_cache import DONE, WeightCache, model_parts
 from model.weight_loader import load_model
-from tests.tiny import make_folder
+from tests.tiny_model import make_folder
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from model.text.detokenizer import IncrementalDetokenizer
 from model.text.fast_tokenizer import FastTokenizer
 from model.text.spm_tokenizer import SpmTokenizer
 from model.text.tokenizer import Tokenizer
-from tests.tiny import CONTROL, write_tokenizer
+from tests.tiny_model import CONTROL, write_tokenizer
 
 START, END = CONTROL[1:]
 SENTENCES = [

@@ -24,7 +24,7 @@ from model.errors import UnknownModelError
 from model.serving.manager import ModelManager
 from model.types import ChatRequest, Delta, FinishReason, Message, Sampling, TokenLogprob
 from tests.real_model import helpers
-from tests.vllm import KEY, VllmServer
+from tests.vllm_server import KEY, VllmServer
 from tests.web.app_server import serving
 from tests.web.browser import ChatPage
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from model.config.settings import Settings
-from tests.fake import FakeEngine, echo, fake_manager
+from tests.fake_engine import FakeEngine, echo, fake_manager
 from tests.security.raw_app import App
 from tests.security.raw_client import running
 from tests.web.app_server import serving

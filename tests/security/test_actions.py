@@ -17,7 +17,7 @@ from tests.security.conftest import Served, served
 from tests.web.log_state import no_stack_trace as no_stack_trace
 from tests.web.page_client import FORM, Caller, refused, said
 from web.chats.identity import COOKIE
-from web.ui import stream
+from web.ui import tab_stream
 from web.ui.actions import Actions
 
 pytestmark = pytest.mark.usefixtures("patient", "no_stack_trace")
@@ -284,7 +284,7 @@ def test_actions_twice(page: Served) -> None:
 
 
 def test_actions_after_the_link_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "BEAT_SECONDS", 10_000.0)  # the stream must be notified
+    monkeypatch.setattr(tab_stream, "BEAT_SECONDS", 10_000.0)  # the stream must be notified
     with served(tmp_path) as page, Caller(page.link) as guest, Caller(page.own) as local:
         guest.begin("hello")
         assert said(local.call("revoke")) == ""

@@ -15,7 +15,7 @@ from model.text.tokenizer_files import read_tokenizer
 from model.types import Message
 from tests.model.tokenizers import make_spm
 from tests.security.own_process import survives
-from tests.tiny import write_tokenizer
+from tests.tiny_model import write_tokenizer
 
 # Tokenizers
 

@@ -19,7 +19,7 @@ from model.folders.model_config import MAX_SIZES
 from model.folders.model_folder import read_model_folder
 from model.folders.weights import list_tensors, read_tensors
 from tests.model.serving.adapters import problem_text, write_adapter
-from tests.tiny import make_folder
+from tests.tiny_model import make_folder
 
 # Tables of tensors
 

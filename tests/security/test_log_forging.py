@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from model.config.settings import Settings
-from tests.fake import FakeEngine, echo, fake_manager
+from tests.fake_engine import FakeEngine, echo, fake_manager
 from tests.security.raw_client import exchange, running
 from tests.web.app_server import serving
 from tests.web.log_state import restored_logging

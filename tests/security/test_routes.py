@@ -12,7 +12,7 @@ import httpx
 import pytest
 from starlette.routing import BaseRoute, Mount, WebSocketRoute
 
-from tests.fake import FakeEngine, echo, fake_manager
+from tests.fake_engine import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from web.access import AccessPolicy
 from web.chats.open_store import open_store

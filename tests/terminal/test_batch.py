@@ -21,7 +21,7 @@ from terminal import batch
 from terminal.batch import WINDOW, Record, in_order
 from terminal.jsonl import BatchRow
 from terminal.options import read_terminal_options
-from tests.fake import FakeEngine, echo, fake_load
+from tests.fake_engine import FakeEngine, echo, fake_load
 
 TIMEOUT_SECONDS = 20
 

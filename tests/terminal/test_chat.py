@@ -17,7 +17,7 @@ from terminal.chat import TerminalChat
 from terminal.console import Console
 from terminal.options import RequestDefaults
 from terminal.repl import converse
-from tests.fake import FakeEngine, echo, fake_manager
+from tests.fake_engine import FakeEngine, echo, fake_manager
 from tests.terminal.consoles import errors, make_console, printed
 
 

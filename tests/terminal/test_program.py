@@ -120,7 +120,7 @@ FAKE = """
 import itertools, sys, threading
 import inference_LLaMA
 from terminal import startup
-from tests.fake import FakeEngine, echo, fake_load
+from tests.fake_engine import FakeEngine, echo, fake_load
 
 def counts(prompt, request):
     if "count" not in prompt:

@@ -11,7 +11,7 @@ from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.text.prompt_template import PromptTemplate, load_templates
 from model.text.tokenizer import Tokenizer
 from model.types import Message
-from tests.tiny import TEMPLATE
+from tests.tiny_model import TEMPLATE
 from training.dataset import TrainingChat
 from training.encoding import IGNORED, Encoder, Example, split_held_out
 

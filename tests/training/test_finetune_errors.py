@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.tiny import make_adapter, make_folder
+from tests.tiny_model import make_adapter, make_folder
 from tests.training.conftest import Train, Trained
 from training import finalize, trainer
 

@@ -9,7 +9,7 @@ import pytest
 
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.text.prompt_template import PromptTemplate
-from tests.tiny import TEMPLATE
+from tests.tiny_model import TEMPLATE
 from training.parsing import DataError
 from training.preview import Piece, preview
 

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from model.serving.adapter_folders import Adapter
-from tests.fake import ADAPTERS, FakeEngine, fake_manager
+from tests.fake_engine import ADAPTERS, FakeEngine, fake_manager
 from tests.web.app_server import serving
 from tests.web.browser import ChatPage
 from tests.web.fake_clock import FakeClock

@@ -13,7 +13,7 @@ import pytest
 from model.errors import LinlyError, NotReadyError
 from model.translations import verbatim
 from model.types import EngineStatus
-from tests.fake import FakeEngine, echo, fake_manager
+from tests.fake_engine import FakeEngine, echo, fake_manager
 from tests.web.fake_clock import FakeClock
 from web.health_checks import (
     FIRST_STEP_SECONDS,

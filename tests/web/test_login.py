@@ -17,7 +17,7 @@ import pytest
 from itsdangerous import URLSafeTimedSerializer
 from websockets.exceptions import InvalidStatus
 
-from tests.fake import FakeEngine, echo, fake_manager
+from tests.fake_engine import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from tests.web.page_client import FORM, Stream
 from web import login

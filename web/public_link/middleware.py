@@ -1,7 +1,7 @@
 """ASGI middleware for the public link: refuses requests once it is closed, and enforces its limits.
 
 When the link is closed, a stream of the API ends with its next token. The page's streams end
-themselves, with their next keep-alive at the latest (`web/ui/stream.py`).
+themselves, with their next keep-alive at the latest (`web/ui/tab_stream.py`).
 """
 
 from __future__ import annotations

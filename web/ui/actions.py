@@ -18,8 +18,8 @@ from web.ui.control_updates import ControlUpdates
 from web.ui.form_sync import FormSync
 from web.ui.form_values import Body
 from web.ui.layout import Layout
-from web.ui.library import PromptLibrary
 from web.ui.library_actions import LibraryActions
+from web.ui.prompt_library import PromptLibrary
 from web.ui.reply_actions import ReplyActions
 from web.ui.request_models import (
     ById,

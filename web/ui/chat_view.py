@@ -1,6 +1,6 @@
 """Values that the browser draws: the log, the side bar, and lines of HTML about the chat.
 
-Their shape is a contract with `web/ui/static/log.js` and `sidebar.js`.
+Their shape is a contract with `web/ui/static/chat_log.js` and `sidebar.js`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from web.chats.tab_sessions import TabSession
 from web.ui.choices import AUTOMATIC, BASE, Choices, adapter_choices, template_choices
 from web.ui.controls import Updates, merge
 from web.ui.layout import Layout, relabel
-from web.ui.library import PromptLibrary
+from web.ui.prompt_library import PromptLibrary
 from web.ui.train_actions import TrainActions
 
 

@@ -9,7 +9,7 @@ from web.ui.action_result import ActionResult
 from web.ui.control_updates import ControlUpdates
 from web.ui.controls import Updates
 from web.ui.layout import Layout
-from web.ui.library import PromptLibrary
+from web.ui.prompt_library import PromptLibrary
 from web.ui.request_models import ByName, SavePreset, SaveSnippet
 
 

@@ -7,7 +7,7 @@ from web.chats.tab_sessions import TabSession
 from web.ui.action_result import ActionResult
 from web.ui.compare_panel import chosen_rivals
 from web.ui.form_sync import FormSync
-from web.ui.library import PromptLibrary
+from web.ui.prompt_library import PromptLibrary
 from web.ui.request_models import ById, ByIdWithForm, Compare, Edit, Empty, Regenerate, Send
 
 

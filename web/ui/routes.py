@@ -24,9 +24,9 @@ from model.translations import LocalizedText, supported_language
 from web.chats.tab_sessions import TabSession
 from web.ui.action_result import error_sentence
 from web.ui.exports import File, export_file
+from web.ui.page_service import PageService
 from web.ui.request_models import Export
-from web.ui.service import PageService
-from web.ui.stream import serve_tab
+from web.ui.tab_stream import serve_tab
 from web.visitor import Visitor, visitor_of
 from web.workers import Kind, Order
 

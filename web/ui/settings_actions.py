@@ -9,8 +9,8 @@ from web.chats.tab_sessions import TabSession
 from web.ui.action_result import ActionResult
 from web.ui.form_sync import FormSync
 from web.ui.layout import Layout
-from web.ui.library import PromptLibrary
 from web.ui.presets import FIRST, PRESETS
+from web.ui.prompt_library import PromptLibrary
 from web.ui.request_models import ByName, Empty, Form, Language
 
 

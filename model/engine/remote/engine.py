@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from model.engine.remote.client import RESPONSE_SECONDS, OpenAIClient, UnknownOnServerError
-from model.engine.remote.connection import ServerConnection, TokenizerProbe, is_loaded_name
 from model.engine.remote.response_stream import ResponseStream
+from model.engine.remote.server_state import ServerConnection, TokenizerProbe, is_loaded_name
 from model.errors import (
     AdapterError,
     BusyError,

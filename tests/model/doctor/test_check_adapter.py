@@ -22,7 +22,7 @@ from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.text.prompt_template import PromptTemplate
 from tests.model.doctor.changes import Change, change_tensors, edit_json
 from tests.model.tokenizers import LIKE_LLAMA, write_spm
-from tests.tiny import TEMPLATE, make_adapter, make_folder, write_tokenizer
+from tests.tiny_model import TEMPLATE, make_adapter, make_folder, write_tokenizer
 
 WEIGHTS = "adapter_model.safetensors"
 NOTES = {"adapter_targets"}

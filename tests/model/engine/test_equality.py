@@ -16,7 +16,7 @@ from model.doctor.vocabulary import adapter_tokenizer
 from model.engine.kv_cache import SequenceCache
 from model.layers.llama import SequenceSlice
 from tests.model.engine.running import Ids, Running, running
-from tests.tiny import make_adapter, make_folder
+from tests.tiny_model import make_adapter, make_folder
 
 # The adapter "extended" has settings of the peft of 2023.
 pytestmark = pytest.mark.filterwarnings("ignore:Unexpected keyword arguments.*enable_lora")

@@ -17,7 +17,7 @@ from model.layers.llama import SequenceSlice
 from model.translations import LocalizedText
 from model.types import Delta, FinishReason, Sampling
 from tests.model.engine.running import ForwardRecorder, Running, RunningReply, running
-from tests.tiny import make_adapter
+from tests.tiny_model import make_adapter
 
 LONG = Sampling(temperature=0, max_tokens=200)
 PROMPT = (5, 6, 7, 8)

@@ -17,7 +17,7 @@ from model.layers.llama import SequenceSlice
 from model.types import Delta, FinishReason, Sampling
 from tests.model.engine.running import Ids, Running, pause, random_tokens, running
 from tests.model.engine.test_equality import reference
-from tests.tiny import make_adapter
+from tests.tiny_model import make_adapter
 
 PLENTY = 1 << 26
 LONG = Sampling(temperature=0, max_tokens=150)

@@ -17,7 +17,7 @@ from model.__main__ import main
 from model.base_resolver import MODEL_TEMPLATE, available_templates
 from model.config.settings import CHECKOUT, read_settings
 from model.folders.model_folder import load_tokenizer, read_model_folder
-from tests.tiny import make_adapter, make_folder
+from tests.tiny_model import make_adapter, make_folder
 
 Capture = pytest.CaptureFixture[str]
 IDS = torch.tensor([[1, 5, 77, 300, 8, 12]])

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from model.text.prompt_template import PromptTemplate
 from model.text.tokenizer import TextSpan
 from model.types import Message
-from tests.fake import LetterTokenizer
-from tests.tiny import TEMPLATE as CHATML
+from tests.fake_engine import LetterTokenizer
+from tests.tiny_model import TEMPLATE as CHATML
 
 __all__ = ["CHATML", "LLAMA_2", "LONG", "Letters", "chat", "template", "text_of"]
 

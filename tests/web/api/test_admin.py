@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.fake import FakeEngine, echo, fake_manager
+from tests.fake_engine import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from web.access import AccessPolicy
 

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from model.errors import BusyError
 from model.translations import verbatim
 from model.types import Delta, Emit, EngineRequest, TokenLogprob
-from tests.fake import FakeEngine, echo, fake_manager
+from tests.fake_engine import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from web.access import AccessPolicy
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from model.translations import verbatim
-from tests.fake import FakeEngine, echo, fake_manager
+from tests.fake_engine import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from web.chats.store.chat_store import ChatStore
 from web.chats.store.errors import StoreError

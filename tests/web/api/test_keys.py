@@ -12,7 +12,7 @@ import pytest
 
 from model.config.settings import Settings, read_settings
 from model.errors import SettingsError
-from tests.fake import FakeEngine, echo, fake_manager
+from tests.fake_engine import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from web import passwords
 from web.access import AccessPolicy, access_policy

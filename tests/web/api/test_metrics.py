@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from model.config.settings import CHECKOUT, Settings
 from model.types import EngineRequest
-from tests.fake import FakeEngine, echo, fake_manager
+from tests.fake_engine import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from tests.web.log_state import restored_logging
 from web import logs

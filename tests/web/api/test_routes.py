@@ -14,7 +14,7 @@ from model.errors import ModelFolderError
 from model.serving.manager import ModelManager
 from model.translations import verbatim
 from model.types import EngineRequest
-from tests.fake import FakeEngine, echo, fake_manager
+from tests.fake_engine import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from web.api.request_models import ChatCompletion, TextCompletion
 

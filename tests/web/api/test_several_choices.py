@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from model.types import Delta, Emit, EngineRequest, Queued
-from tests.fake import FakeEngine, fake_manager
+from tests.fake_engine import FakeEngine, fake_manager
 from tests.web.app_server import serving
 
 HELLO = [{"role": "user", "content": "hello"}]

@@ -10,7 +10,7 @@ from typing import Any
 
 from model.serving.adapter_folders import Adapter
 from model.types import Sampling
-from tests.fake import ADAPTERS, FakeEngine, fake_manager
+from tests.fake_engine import ADAPTERS, FakeEngine, fake_manager
 from web.chats.chat_service import ChatService
 from web.chats.identity import Owner
 from web.chats.open_store import OpenStore

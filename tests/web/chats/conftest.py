@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fake import FakeEngine, echo
+from tests.fake_engine import FakeEngine, echo
 from tests.web.chats.chat_app import ChatApp, OpenReplica
 from tests.web.postgres import PostgresServer, postgres_server
 from web.chats.open_store import OpenStore, open_store

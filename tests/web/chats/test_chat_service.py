@@ -9,7 +9,7 @@ import pytest
 
 from model.errors import LinlyError, RequestError
 from model.types import FinishReason
-from tests.fake import FakeEngine, echo
+from tests.fake_engine import FakeEngine, echo
 from tests.web.chats.chat_app import ANNA, GREEDY, ChatApp
 from tests.web.chats.conftest import MakeChatApp
 from web.chats.identity import Owner

@@ -13,7 +13,7 @@ import pytest
 
 from model.translations import verbatim
 from model.types import Delta, Emit, EngineRequest, Queued
-from tests.fake import FakeEngine, echo
+from tests.fake_engine import FakeEngine, echo
 from tests.web.chats.chat_app import ANNA, GREEDY, ChatApp, run, wait_until
 from tests.web.chats.conftest import MakeChatApp
 from web.chats.cluster.file_lock import ServerLock

@@ -18,7 +18,7 @@ import segno
 from playwright.sync_api import Browser, Page, expect
 
 from model.types import EngineRequest
-from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
+from tests.fake_engine import ADAPTERS, FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from tests.web.browser import ChatPage
 from tests.web.page_client import Caller, said

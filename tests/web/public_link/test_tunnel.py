@@ -14,7 +14,7 @@ from gradio import networking, tunneling
 from model.config.settings import Settings
 from model.errors import ShareError
 from model.translations import verbatim
-from tests.fake import FakeEngine, echo, fake_manager
+from tests.fake_engine import FakeEngine, echo, fake_manager
 from web import access, console
 from web.public_link import tunnel
 from web.public_link.limits import LinkRules, PublicLink

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
+from tests.fake_engine import ADAPTERS, FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from tests.web.ui.stream_page import Page, ServePage
 from tests.web.ui.tab_backend import TabBackend
 from web import server
-from web.ui.service import PageService
+from web.ui.page_service import PageService
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.fake import FakeEngine
+from tests.fake_engine import FakeEngine
 from tests.web.page_client import Caller, Stream
 from web.ui.layout import Layout
-from web.ui.service import PageService
+from web.ui.page_service import PageService
 
 SECONDS = 30.0  # a bound, not a measure
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tests.fake import FakeEngine, fake_manager
+from tests.fake_engine import FakeEngine, fake_manager
 from web.chats.chat_service import ChatService
 from web.chats.reply_generator import ReplyGenerator
 from web.chats.store.chat_store import ChatStore

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from model.translations import verbatim
-from tests.fake import FakeEngine, echo, fake_manager
+from tests.fake_engine import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from tests.web.page_client import Caller, refused, said
 from web import page_middleware

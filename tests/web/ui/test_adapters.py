@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Locator, Route, expect
 
 from model.diagnostics import finding
 from model.serving.adapter_folders import Adapter
-from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
+from tests.fake_engine import ADAPTERS, FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from tests.web.browser import ChatPage
 from tests.web.conftest import OpenPage

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 from model.config.settings import CHECKOUT
 from model.serving.adapter_folders import Adapter
 from model.translations import texts
-from tests.fake import ADAPTERS, FakeEngine, echo
+from tests.fake_engine import ADAPTERS, FakeEngine, echo
 from tests.web.app_server import serving
 from tests.web.browser import ChatPage
 from tests.web.conftest import OpenPage

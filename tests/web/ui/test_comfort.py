@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, expect
 
 from model.types import Delta, Emit, EngineRequest, Queued
-from tests.fake import FakeEngine, echo, fake_manager
+from tests.fake_engine import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from tests.web.browser import ChatPage
 from tests.web.conftest import OpenPage

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Locator, expect
 
 from model.errors import RequestError
 from model.types import EngineRequest, Sampling
-from tests.fake import FakeEngine, echo, fake_manager
+from tests.fake_engine import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from tests.web.browser import ChatPage
 from tests.web.conftest import OpenPage

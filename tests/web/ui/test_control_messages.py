@@ -7,7 +7,7 @@ import json
 import pytest
 
 from model.serving.adapter_folders import Adapter
-from tests.fake import ADAPTERS
+from tests.fake_engine import ADAPTERS
 from tests.web.page_client import Caller, said
 from tests.web.ui.stream_page import ServePage, stream_of
 from web.ui import model_watcher

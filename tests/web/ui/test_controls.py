@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Route, expect
 
-from tests.fake import FakeEngine, echo
+from tests.fake_engine import FakeEngine, echo
 from tests.web.browser import ChatPage
 from tests.web.conftest import OpenPage
 

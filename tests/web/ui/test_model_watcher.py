@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from model.serving.adapter_folders import Adapter
-from tests.fake import ADAPTERS
+from tests.fake_engine import ADAPTERS
 from tests.web.ui.tab_backend import SECONDS, TabBackend, run
 from web.chats.identity import Owner
 from web.chats.tab_sessions import TabSession

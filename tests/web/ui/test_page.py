@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, expect
 from model.errors import ModelFolderError
 from model.translations import verbatim
 from model.types import EngineRequest
-from tests.fake import FakeEngine, echo, fake_manager
+from tests.fake_engine import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from tests.web.browser import PATIENCE, ChatPage
 from tests.web.conftest import OpenPage
@@ -382,11 +382,11 @@ def test_a_script_is_loaded_at_the_second_attempt(
     manager.wait()
     with serving(manager) as url, browser.new_context() as context:
         page = context.new_page()
-        page.route("**/page/messages.js", lambda route: route.abort())
+        page.route("**/page/message_list.js", lambda route: route.abort())
         page.goto(url)
         page.locator("#message textarea").wait_for()
         page.wait_for_timeout(1_500)
-        page.unroute("**/page/messages.js")
+        page.unroute("**/page/message_list.js")
         chat = ChatPage(page)
         chat.ask("hello")
         expect(chat.log).to_contain_text("base heard: hello")
@@ -404,6 +404,6 @@ def test_a_script_that_cannot_be_loaded_shows_a_sentence(
     manager.wait()
     with serving(manager) as url, browser.new_context(locale=locale) as context:
         page = context.new_page()
-        page.route("**/page/messages.js", lambda route: route.abort())
+        page.route("**/page/message_list.js", lambda route: route.abort())
         page.goto(url)
         expect(page.locator("#log").get_by_role("alert")).to_contain_text(sentence)

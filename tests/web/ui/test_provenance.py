@@ -12,7 +12,7 @@ from model.config.settings import Settings
 from model.serving.adapter_folders import Adapter
 from model.serving.manager import ModelManager
 from model.types import EngineRequest
-from tests.fake import ADAPTERS, FakeEngine, echo, fake_load, fake_manager
+from tests.fake_engine import ADAPTERS, FakeEngine, echo, fake_load, fake_manager
 from tests.web.app_server import serving
 from tests.web.browser import ChatPage
 from tests.web.conftest import OpenPage

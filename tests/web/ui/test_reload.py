@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from model.translations import verbatim
 from model.types import EngineRequest
-from tests.fake import FakeEngine, echo, fake_manager
+from tests.fake_engine import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from tests.web.browser import ChatPage
 from tests.web.conftest import OpenPage
@@ -21,7 +21,7 @@ from web.chats.store.chat_store import ChatStore
 from web.chats.store.errors import StoreError
 from web.chats.store.models import ChatMessage
 from web.listen_socket import bind
-from web.ui import stream
+from web.ui import tab_stream
 
 pytestmark = pytest.mark.browser
 
@@ -259,7 +259,7 @@ def test_the_page_recovers_when_the_store_can_be_read_again(
     chat.ask("before")
     expect(chat.log).to_contain_text("base heard: before")
     expect(chat.send).to_be_visible()
-    monkeypatch.setattr(stream, "RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(tab_stream, "RETRY_SECONDS", 0.2)
     original = ChatStore.messages
 
     def broken(self: ChatStore, owner: str, number: str) -> dict[str, ChatMessage]:

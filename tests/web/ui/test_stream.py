@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from model.translations import verbatim
-from tests.fake import FakeEngine
+from tests.fake_engine import FakeEngine
 from tests.web.page_client import Caller, said
 from tests.web.ui.stream_page import ServePage, shows, stream_of
 from web.chats.chat_list import ChatList
 from web.chats.identity import Owner
 from web.chats.store.chat_store import ChatStore
 from web.chats.store.errors import StoreError
-from web.ui import stream
+from web.ui import tab_stream
 
 pytestmark = pytest.mark.usefixtures("no_fault")
 
@@ -151,7 +151,7 @@ def test_stream_tabs_of_one_visitor_show_the_same_chats(serve_page: ServePage) -
 def test_stream_recovers_when_the_store_can_be_read_again(
     serve_page: ServePage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(stream, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(tab_stream, "RETRY_SECONDS", 0.05)
     page = serve_page()
     with Caller(page.url) as caller:
         tab = stream_of(caller)

@@ -15,13 +15,13 @@ from web.chats import tab_sessions
 from web.chats.identity import Owner
 from web.listen_socket import bind
 from web.public_link.limits import LinkRules, PublicLink
-from web.ui import stream
+from web.ui import tab_stream
 
 pytestmark = pytest.mark.usefixtures("no_fault")
 
 
 def test_stream_sends_signs_of_life(serve_page: ServePage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(tab_stream, "BEAT_SECONDS", 0.1)
     page = serve_page()
     with Caller(page.url) as caller:
         stream_of(caller).until(lambda tab: sum("beat" in event for event in tab.events) > 3)
@@ -31,7 +31,7 @@ def test_stream_of_a_client_that_reads_nothing_is_closed(
     serve_page: ServePage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The visitor's other tabs go on."""
-    monkeypatch.setattr(stream, "SEND_SECONDS", 0.5)
+    monkeypatch.setattr(tab_stream, "SEND_SECONDS", 0.5)
     page = serve_page()
     chat = {"messages": [{"role": "user", "content": "x" * 1_500_000}] * 3}
     with Caller(page.url) as caller, Caller(page.url) as other:
@@ -68,7 +68,7 @@ def test_stream_that_fails_is_closed_and_logged(
             raise error("a fault")
 
         with monkeypatch.context() as patch:
-            patch.setattr(stream, "sidebar_value", broken)
+            patch.setattr(tab_stream, "sidebar_value", broken)
             caller.call("new_chat")
             stream_of(caller).ended()
         assert [record.message for record in caplog.records] == ["a tab failed"]
@@ -144,7 +144,7 @@ def test_stream_closes_when_the_client_sends_a_message(
 def test_stream_of_a_guest_ends_with_the_link(
     serve_page: ServePage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(tab_stream, "BEAT_SECONDS", 0.1)
     tunnel = bind("127.0.0.1", 0)
     port = tunnel.getsockname()[1]
     public = PublicLink(LinkRules(), lambda: None)

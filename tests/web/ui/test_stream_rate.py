@@ -13,8 +13,8 @@ from tests.web.ui.tab_backend import Socket, TabBackend, run
 from web.chats.identity import Owner
 from web.chats.store.models import ChatSettings
 from web.chats.tab_sessions import TabSession
-from web.ui import stream
-from web.ui.stream import CROWD_SECONDS, UPDATE_SECONDS, TabStream
+from web.ui import tab_stream
+from web.ui.tab_stream import CROWD_SECONDS, UPDATE_SECONDS, TabStream
 
 pytestmark = pytest.mark.usefixtures("no_fault")
 
@@ -39,7 +39,7 @@ async def pauses_between_updates(
         tab.reply_changed.set()
         await asyncio.sleep(0)
 
-    monkeypatch.setattr(stream, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
+    monkeypatch.setattr(tab_stream, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
     sending = asyncio.create_task(TabStream(backend.service, socket, tab).send_live())
     while len(pauses) < count:
         await asyncio.sleep(0)

@@ -17,7 +17,7 @@ from model.config.settings import Settings, read_settings
 from model.serving.adapter_folders import Adapter
 from model.serving.manager import ModelManager
 from model.translations import verbatim
-from tests.fake import ADAPTERS, FakeEngine, echo, fake_manager
+from tests.fake_engine import ADAPTERS, FakeEngine, echo, fake_manager
 from tests.training.fake_finetune import command, until
 from tests.web.app_server import serving
 from tests.web.browser import ChatPage

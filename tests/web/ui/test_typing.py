@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Route, expect
 
-from tests.fake import FakeEngine, echo
+from tests.fake_engine import FakeEngine, echo
 from tests.web.browser import ChatPage
 from tests.web.conftest import OpenPage
 from tests.web.ui.test_compare import BASE, PIRATE, ask_all, choose

@@ -3,13 +3,13 @@
 // fails, the page shows a message, and the document gets the event `linly:message-shown`. When the
 // server has received a question, the document gets `linly:sent`.
 
-import { updateAddress } from './address.js';
+import { updateAddress } from './page_url.js';
 import {
   collectForm, collectTrainForm, readControls, setLoadedChat, updateControls,
 } from './controls.js';
 import { h } from './dom.js';
 import { currentText, insert, takeSubmittedText } from './message_box.js';
-import { storeLanguage } from './store.js';
+import { storeLanguage } from './browser_storage.js';
 import { reconnect, tab } from './stream.js';
 import { toast } from './toast.js';
 import { uploadToken } from './upload.js';

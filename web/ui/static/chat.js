@@ -5,9 +5,9 @@ import { mountActions } from './actions.js';
 import { mountControls, setLoadedChat, updateControls } from './controls.js';
 import { mountMessageBox } from './message_box.js';
 import { browserLanguage } from './i18n.js';
-import * as log from './log.js';
+import * as log from './chat_log.js';
 import * as sidebar from './sidebar.js';
-import { storedLanguage } from './store.js';
+import { storedLanguage } from './browser_storage.js';
 import { onEvent, start } from './stream.js';
 import { toast } from './toast.js';
 

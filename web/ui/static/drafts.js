@@ -1,6 +1,6 @@
 // Stores the unsent text of the message box in this browser, for each chat.
 
-import { readText, storeText } from './store.js';
+import { readText, storeText } from './browser_storage.js';
 
 const DELAY = 200; // milliseconds after typing until it is stored
 const NEW = 'new';

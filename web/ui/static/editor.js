@@ -2,7 +2,7 @@
 // is cancelled, so that neither a redraw, nor a reload, nor an error loses it.
 
 import { composing, h } from './dom.js';
-import { readText, storeText } from './store.js';
+import { readText, storeText } from './browser_storage.js';
 import { translator } from './i18n.js';
 
 const UNLOCK_DELAY = 10_000; // milliseconds after the response until it can be sent again

@@ -8,7 +8,7 @@ import { code } from './code.js';
 import { LazyLibrary, memoize } from './lazy_library.js';
 import { links } from './links.js';
 import { math } from './math.js';
-import { patch } from './patch.js';
+import { patch } from './patch_html.js';
 
 const TEX = {
   output: 'mathml',

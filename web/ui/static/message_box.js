@@ -2,8 +2,8 @@
 // input method sends nothing, ArrowUp in an empty box edits the visitor's last message, and Escape
 // stops a reply.
 
-import { updateAddress } from './address.js';
-import { mountSidebars } from './sidebars.js';
+import { updateAddress } from './page_url.js';
+import { mountSidebars } from './sidebar_toggle.js';
 import { composing, whenPresent } from './dom.js';
 import { Drafts } from './drafts.js';
 import { mountLabels } from './accessibility_labels.js';

@@ -1,4 +1,4 @@
-// The tab's stream: one WebSocket, with everything that the page shows (see `web/ui/stream.py`).
+// The tab's stream: one WebSocket, with everything that the page shows (see `web/ui/tab_stream.py`).
 // `onEvent` listens to an event by name. When the connection is lost, the page shows a banner, and
 // reconnects once the server answers. Drafts are in this browser, and replies go on at the server.
 

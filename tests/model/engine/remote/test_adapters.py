@@ -16,7 +16,7 @@ from model.serving.manager import ModelManager
 from model.types import ChatRequest, Message
 from tests.model.engine.remote.conftest import ManagerOpener, ask, text
 from tests.model.engine.remote.fake_server import Server
-from tests.tiny import make_adapter
+from tests.tiny_model import make_adapter
 
 HELLO = (Message("user", "Hello"),)
 

@@ -20,7 +20,7 @@ from web.chats.store.errors import ReplyBusyError
 from web.chats.store.models import MessageState
 from web.chats.store.postgres_timeouts import BoundedConnection
 from web.chats.tab_sessions import TabSession
-from web.ui import stream
+from web.ui import tab_stream
 from web.workers import Workers
 
 Replicas = tuple[ChatApp, ChatApp]
@@ -82,7 +82,7 @@ def test_tab_notices_that_the_replica_of_its_reply_died(
     replicas: Replicas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tab showed a streaming reply for ever."""
-    monkeypatch.setattr(stream, "REMOTE_SECONDS", 0.05)
+    monkeypatch.setattr(tab_stream, "REMOTE_SECONDS", 0.05)
     local, remote = replicas
     message, state = add_streaming(local.store_handle, remote.store_handle.lock.id)
     local.tab.chat = local.store.message(ANNA, message)[0]
@@ -93,7 +93,7 @@ def test_tab_notices_that_the_replica_of_its_reply_died(
 
     async def watch() -> None:
         socket: Any = RecordingSocket()
-        sending = asyncio.create_task(stream.Tab(service, socket, local.tab)._send_chats())
+        sending = asyncio.create_task(tab_stream.Tab(service, socket, local.tab)._send_chats())
         local.tab.request_redraw()
         for _ in range(2):  # no meter in between, which costs the tokenizer's time
             assert set(json.loads(await socket.sent.get())) == {"log", "sidebar"}

@@ -50,7 +50,7 @@
     }
   }
 
-  /** The state of a tab, as `web/ui/stream.py` has it. */
+  /** The state of a tab, as `web/ui/tab_stream.py` has it. */
   class Tab {
     #parts = { messages: new Map(), chats: new Map() };
     #sent = new Map();

@@ -31,7 +31,7 @@ from model.types import (
     PreparedAdapter,
     Stats,
 )
-from tests.tiny import TEMPLATE
+from tests.tiny_model import TEMPLATE
 
 
 class LetterTokenizer:

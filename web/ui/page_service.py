@@ -21,9 +21,9 @@ from web.training.uploads import Uploads
 from web.ui.actions import Actions
 from web.ui.control_updates import ControlUpdates
 from web.ui.layout import Layout
-from web.ui.library import PromptLibrary
 from web.ui.model_watcher import ModelWatcher
 from web.ui.page import build_page
+from web.ui.prompt_library import PromptLibrary
 from web.ui.train_actions import TrainActions
 from web.workers import LoopCaller, Workers
 

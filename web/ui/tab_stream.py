@@ -47,8 +47,8 @@ from web.ui.chat_view import (
 )
 from web.ui.controls import Encoded
 from web.ui.custom_components import version
+from web.ui.page_service import PageService
 from web.ui.sent_state import LiveTexts, SentControls, SentItems
-from web.ui.service import PageService
 from web.visitor import visitor_of
 
 UPDATE_SECONDS = 0.05  # between two updates of a tab

@@ -8,7 +8,7 @@ import { propose } from './message_box.js';
 import { icon, iconButton } from './icons.js';
 import { Items } from './items.js';
 import { fillKnownTexts, forgetEnded, receiveLive } from './streaming_state.js';
-import { Messages } from './messages.js';
+import { Messages } from './message_list.js';
 import { Follower } from './scroll.js';
 import { onLogChange, setLogValue } from './current_chat.js';
 import { onEvent, reconnect } from './stream.js';
