@@ -45,6 +45,6 @@ def manager(settings: Settings) -> ModelManager:
 
 @pytest.fixture(scope="module")
 def url(manager: ModelManager, settings: Settings) -> Iterator[str]:
-    desk = TrainingService(settings, manager, TrainingRunner())
-    with serving(manager, AccessPolicy(training="local"), desk) as address:
+    training = TrainingService(settings, manager, TrainingRunner())
+    with serving(manager, AccessPolicy(training="local"), training) as address:
         yield address

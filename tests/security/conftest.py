@@ -14,7 +14,7 @@ from tests.fake_engine import FakeEngine, echo, fake_manager
 from tests.security.raw_app import App
 from tests.security.raw_client import running
 from tests.web.app_server import serving
-from tests.web.page_client import Caller, said
+from tests.web.page_client import Caller, shown_message
 from training.job import TrainingRunner
 from web import page_middleware
 from web.access import AccessPolicy
@@ -71,7 +71,7 @@ def anna(page: Served) -> Iterator[Caller]:
         before = anna.chats()
         yield anna
         assert anna.chats() == before
-        assert said(anna.send("and on")) == ""
+        assert shown_message(anna.send("and on")) == ""
 
 
 @pytest.fixture

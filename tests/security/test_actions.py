@@ -15,7 +15,7 @@ from websockets.exceptions import InvalidStatus
 
 from tests.security.conftest import Served, served
 from tests.web.log_state import no_stack_trace as no_stack_trace
-from tests.web.page_client import FORM, Caller, refused, said
+from tests.web.page_client import FORM, Caller, error_of, shown_message
 from web.chats.identity import COOKIE
 from web.ui import tab_stream
 from web.ui.actions import Actions
@@ -106,7 +106,7 @@ def test_actions_with_wrong_types(mallory: Caller, kind: str) -> None:
     for wrong in wrong_values(body):
         answer = mallory.post(f"/page/actions/{kind}", json.dumps(wrong))
         if answer.status_code != OK:
-            assert said(answer)
+            assert shown_message(answer)
             assert 400 <= answer.status_code < 500
             tried += 1
     assert tried >= len(WRONG) - 1
@@ -119,7 +119,7 @@ DEEP = 10_000
 def test_actions_that_are_nested_deep(mallory: Caller, kind: str) -> None:
     for body in ("[" * DEEP, "[" * DEEP + "]" * DEEP, '{"form":' * DEEP + "1" + "}" * DEEP,
                  '{"id":' + "[" * DEEP + "]" * DEEP + "}"):  # fmt: skip
-        assert refused(mallory.post(f"/page/actions/{kind}", body))[0] == 400
+        assert error_of(mallory.post(f"/page/actions/{kind}", body))[0] == 400
 
 
 @pytest.mark.parametrize("kind", BODIES)
@@ -131,7 +131,7 @@ def test_actions_with_half_characters(mallory: Caller, kind: str, half: str | by
             continue
         values = {key: value for key, value in BODIES[kind].items() if key != name}
         body = json.dumps({**values, name: "@"}).encode().replace(b'"@"', written)
-        assert refused(mallory.post(f"/page/actions/{kind}", body))[0] == 400
+        assert error_of(mallory.post(f"/page/actions/{kind}", body))[0] == 400
 
 
 @pytest.mark.parametrize("kind", BODIES)
@@ -145,12 +145,12 @@ def test_actions_with_texts_of_300_kilobytes(mallory: Caller, kind: str) -> None
             continue
         assert isinstance(value, str | None)
         answer = mallory.call(kind, **{**BODIES[kind], name: "x" * 300_000})
-        assert refused(answer)[0] == 400
+        assert error_of(answer)[0] == 400
     if "form" in BODIES[kind]:
         for name in ("adapter", "template", "system", "loaded_chat", "upload", "train_name"):
             if name in BODIES[kind]["form"]:
                 form = {**BODIES[kind]["form"], name: "x" * 300_000}
-                assert refused(mallory.call(kind, **{**BODIES[kind], "form": form}))[0] == 400
+                assert error_of(mallory.call(kind, **{**BODIES[kind], "form": form}))[0] == 400
 
 
 @pytest.mark.parametrize("kind", BY_ID)
@@ -158,7 +158,7 @@ def test_actions_with_ids_of_another_visitor(anna: Caller, mallory: Caller, kind
     (chat,) = anna.chats()
     for number in (anna.form["loaded_chat"], *(one["id"] for one in chat["messages"]), anna.tab):
         answer = mallory.call(kind, **{**BODIES[kind], "id": number})
-        assert said(answer)
+        assert shown_message(answer)
         assert answer.status_code in (400, 404)
         assert "precious" not in answer.text
 
@@ -171,13 +171,13 @@ def test_actions_in_the_tab_of_another_visitor(page: Served, anna: Caller, kind:
     with Caller(page.own, tab=anna.tab) as mallory:
         mallory.headers["X-Linly-Chat"] = anna.form["loaded_chat"]
         answer = mallory.call(kind, **BODIES[kind])
-        assert said(answer).startswith("This chat does not exist")
+        assert shown_message(answer).startswith("This chat does not exist")
         mallory.headers.pop("X-Linly-Chat")
         answer = mallory.call(kind, **BODIES[kind])
         assert "precious" not in answer.text
         if answer.status_code == 200:
             assert answer.json()["lost"] is True
-        assert said(mallory.export("json")) if kind not in ("send", "train_chat") else True
+        assert shown_message(mallory.export("json")) if kind not in ("send", "train_chat") else True
     assert len(anna.stream.events) - count <= 1  # a keep-alive
 
 
@@ -186,13 +186,13 @@ def test_actions_with_ids_that_were_deleted(page: Served, kind: str) -> None:
     with Caller(page.own) as caller:
         question, reply = caller.begin("hello")
         chat = caller.form["loaded_chat"]
-        assert said(caller.call("delete", id=chat)) == ""
+        assert shown_message(caller.call("delete", id=chat)) == ""
         for number in (chat, question, reply):
             if (kind, number) == ("undo", chat):
                 continue
-            assert said(caller.call(kind, **{**BODIES[kind], "id": number}))
+            assert shown_message(caller.call(kind, **{**BODIES[kind], "id": number}))
         assert caller.chats() == []
-        assert said(caller.call("undo", id=chat)) == ""
+        assert shown_message(caller.call("undo", id=chat)) == ""
         assert len(caller.chats()) == 1
 
 
@@ -203,7 +203,7 @@ def test_actions_of_a_tab_that_was_closed(page: Served) -> None:
         caller.close_stream()
         for kind in BODIES:
             answer = caller.call(kind, **BODIES[kind])
-            assert said(answer) or answer.json()["lost"] is True
+            assert shown_message(answer) or answer.json()["lost"] is True
             assert answer.status_code < 500
 
 
@@ -212,9 +212,9 @@ def test_actions_of_a_guest(page: Served, kind: str) -> None:
     with Caller(page.link) as guest:
         answer = guest.call(kind, **BODIES[kind])
         if kind in TRAINS:
-            assert refused(answer) == (403, "forbidden")
+            assert error_of(answer) == (403, "forbidden")
         if kind == "revoke":
-            assert refused(answer)[0] == 400
+            assert error_of(answer)[0] == 400
             assert not page.public.closed
         # A tab that was opened through the link cannot be used through the page's own port.
         with Caller(page.own, tab=guest.tab, known=False,
@@ -232,7 +232,7 @@ def test_actions_from_another_origin(page: Served, anna: Caller, kind: str) -> N
         ({"Sec_Fetch_Site": "cross-site"}, 403), ({"Host": "evil.example"}, 421),
         ({"Host": "evil.example", "Origin": "http://evil.example"}, 421),
     ):  # fmt: skip
-        assert refused(anna.post(f"/page/actions/{kind}", body, **headers))[0] == status
+        assert error_of(anna.post(f"/page/actions/{kind}", body, **headers))[0] == status
     for method in ("GET", "PUT", "DELETE", "PATCH", "OPTIONS"):
         assert anna.client.request(method, f"/page/actions/{kind}").status_code == 405
 
@@ -241,7 +241,7 @@ def test_actions_from_another_origin(page: Served, anna: Caller, kind: str) -> N
 def test_actions_without_a_cookie(page: Served, anna: Caller, kind: str) -> None:
     for tab in (anna.tab, "made-up"):
         with Caller(page.own, tab=tab, known=False) as stranger:
-            assert refused(stranger.call(kind, **BODIES[kind])) == (409, "lost_tab")
+            assert error_of(stranger.call(kind, **BODIES[kind])) == (409, "lost_tab")
 
 
 ORDER: list[Callable[[Caller], httpx.Response]] = [
@@ -261,7 +261,7 @@ ORDER: list[Callable[[Caller], httpx.Response]] = [
 def test_actions_out_of_order(mallory: Caller, act: Callable[[Caller], httpx.Response]) -> None:
     """There is no chat, question or comparison yet."""
     answer = act(mallory)
-    assert said(answer)
+    assert shown_message(answer)
     assert 400 <= answer.status_code < 500
 
 
@@ -275,11 +275,11 @@ def test_actions_twice(page: Served) -> None:
             ("open", {"id": chat}), ("save_snippet", {"name": "one", "message": "text"}),
         ):  # fmt: skip
             for _ in range(2):
-                assert said(caller.call(kind, **values)) == ""
-        assert said(caller.call("delete", id=chat)) == ""
-        assert refused(caller.call("delete", id=chat))[0] == 404
-        assert said(caller.call("undo", id=chat)) == ""
-        said(caller.call("undo", id=chat))
+                assert shown_message(caller.call(kind, **values)) == ""
+        assert shown_message(caller.call("delete", id=chat)) == ""
+        assert error_of(caller.call("delete", id=chat))[0] == 404
+        assert shown_message(caller.call("undo", id=chat)) == ""
+        shown_message(caller.call("undo", id=chat))
         assert len(caller.chats()) == 1
 
 
@@ -287,7 +287,7 @@ def test_actions_after_the_link_has_ended(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(tab_stream, "BEAT_SECONDS", 10_000.0)  # the stream must be notified
     with served(tmp_path) as page, Caller(page.link) as guest, Caller(page.own) as local:
         guest.begin("hello")
-        assert said(local.call("revoke")) == ""
+        assert shown_message(local.call("revoke")) == ""
         assert guest.stream
         assert guest.stream.ended() == 4410
         for kind in BODIES:
@@ -295,7 +295,7 @@ def test_actions_after_the_link_has_ended(tmp_path: Path, monkeypatch: pytest.Mo
         assert guest.export("all").status_code == 410
         with pytest.raises(InvalidStatus, match="403"):
             guest.open()
-        assert said(local.send("hello")) == ""
+        assert shown_message(local.send("hello")) == ""
 
 
 @pytest.mark.slow
@@ -323,7 +323,7 @@ def test_actions_a_thousand_at_once(tmp_path: Path) -> None:
                 async def meanwhile() -> None:
                     await asyncio.sleep(0.2)
                     answer = await asyncio.to_thread(other.send, "in the middle")
-                    assert said(answer) == ""
+                    assert shown_message(answer) == ""
 
                 calm = asyncio.ensure_future(meanwhile())
                 statuses = await asyncio.gather(*(post(n) for n in range(1_000)))
@@ -336,5 +336,5 @@ def test_actions_a_thousand_at_once(tmp_path: Path) -> None:
         assert 429 in statuses
         assert 200 in statuses
         other.answered()
-        assert said(caller.call("new_chat")) == ""
-        assert said(caller.send("still here")) == ""
+        assert shown_message(caller.call("new_chat")) == ""
+        assert shown_message(caller.send("still here")) == ""

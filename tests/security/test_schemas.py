@@ -15,7 +15,7 @@ from schemathesis import GenerationMode
 
 from tests.security.conftest import Served
 from tests.security.test_actions import BODIES
-from tests.web.page_client import Caller, said
+from tests.web.page_client import Caller, shown_message
 from web.ui.actions import Actions
 from web.ui.request_models import Export
 
@@ -77,7 +77,7 @@ def is_answered(mallory: Caller, case: schemathesis.Case) -> int:
     answer = mallory.post(case.path, body)
     if case.path == "/page/export" and answer.status_code == 200:
         return 200
-    sentence = said(answer)
+    sentence = shown_message(answer)
     assert answer.status_code == 200 or (400 <= answer.status_code < 500 and sentence)
     return answer.status_code
 

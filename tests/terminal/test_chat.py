@@ -36,7 +36,7 @@ class Keys:
         return line
 
 
-def talk(
+def run_chat(
     *lines: str | BaseException,
     engine: FakeEngine | None = None,
     defaults: RequestDefaults | None = None,
@@ -57,7 +57,7 @@ def turns(chat: TerminalChat) -> list[tuple[str, str]]:
 
 def test_a_reply_is_printed_and_kept() -> None:
     engine = FakeEngine(echo)
-    chat, console, _ = talk("hello", "and you?", engine=engine)
+    chat, console, _ = run_chat("hello", "and you?", engine=engine)
     assert printed(console) == "base heard: hello \nbase heard: and you? \n"
     assert turns(chat)[1] == ("assistant", "base heard: hello ")
     second = "".join(map(chr, engine.requests[1].prompt_ids))
@@ -67,23 +67,23 @@ def test_a_reply_is_printed_and_kept() -> None:
 
 
 def test_a_terminal_shows_tokens_and_speed_after_a_reply() -> None:
-    _, console, _ = talk("hello", terminal=True)
+    _, console, _ = run_chat("hello", terminal=True)
     assert "3 tokens · 10.0 tokens/s" in printed(console)
 
 
 def test_control_characters_of_a_reply_are_not_printed() -> None:
-    _, console, _ = talk("hello", engine=FakeEngine(lambda *_: ["a\x1b[2J\x07b\x9b\tc\n"]))
+    _, console, _ = run_chat("hello", engine=FakeEngine(lambda *_: ["a\x1b[2J\x07b\x9b\tc\n"]))
     assert printed(console) == "a[2Jb\tc\n"
 
 
 def test_empty_lines_and_lines_that_are_not_text_are_not_sent() -> None:
-    chat, console, _ = talk("", "   ", UnicodeDecodeError("utf-8", b"", 0, 1, ""))
+    chat, console, _ = run_chat("", "   ", UnicodeDecodeError("utf-8", b"", 0, 1, ""))
     assert chat.turns == ()
     assert errors(console) == ["That was not UTF-8 text."]
 
 
 def test_ctrl_c_at_the_prompt_drops_the_line() -> None:
-    chat, _, keys = talk(KeyboardInterrupt(), "hello")
+    chat, _, keys = run_chat(KeyboardInterrupt(), "hello")
     assert len(chat.turns) == 2
     assert keys.offered == ["", "", ""]
 
@@ -98,7 +98,7 @@ def ctrl_c_after_a_word(prompt: str, request: EngineRequest) -> Iterator[str]:
 
 def test_ctrl_c_stops_a_reply_and_keeps_its_text() -> None:
     before = signal.getsignal(signal.SIGINT)
-    chat, console, keys = talk("count", engine=FakeEngine(ctrl_c_after_a_word), terminal=True)
+    chat, console, keys = run_chat("count", engine=FakeEngine(ctrl_c_after_a_word), terminal=True)
     assert chat.turns[-1].content.startswith("one ")
     assert " · stopped" in printed(console)
     assert keys.offered == ["", ""]
@@ -112,7 +112,7 @@ def ctrl_c_at_once(prompt: str, request: EngineRequest) -> Iterator[str]:
 
 
 def test_ctrl_c_before_the_first_word_offers_the_question_again() -> None:
-    chat, console, keys = talk("count", engine=FakeEngine(ctrl_c_at_once))
+    chat, console, keys = run_chat("count", engine=FakeEngine(ctrl_c_at_once))
     assert chat.turns == ()
     assert keys.offered == ["", "count"]
     assert errors(console) == ["Stopped."]
@@ -141,7 +141,7 @@ class FailingEngine(FakeEngine):
 def test_an_error_is_one_line_and_the_question_is_offered_again(
     engine: FakeEngine, message: str
 ) -> None:
-    chat, console, keys = talk("A question of some length", engine=engine)
+    chat, console, keys = run_chat("A question of some length", engine=engine)
     assert chat.turns == ()
     (line,) = errors(console)
     assert line.startswith(message)
@@ -149,14 +149,14 @@ def test_an_error_is_one_line_and_the_question_is_offered_again(
 
 
 def test_a_reply_that_breaks_off_is_kept() -> None:
-    chat, console, _ = talk("hello", engine=FakeEngine(lambda *_: ["half ", "<fail>"]))
+    chat, console, _ = run_chat("hello", engine=FakeEngine(lambda *_: ["half ", "<fail>"]))
     assert turns(chat)[-1] == ("assistant", "half ")
     assert printed(console) == "half \n"
     assert errors(console)[0].startswith("The reply broke off: ")
 
 
 def test_dropped_turns_are_reported() -> None:
-    _, console, _ = talk("long " * 20, "short", engine=FakeEngine(echo, context_length=300))
+    _, console, _ = run_chat("long " * 20, "short", engine=FakeEngine(echo, context_length=300))
     assert errors(console) == [
         "The chat had grown too long: its oldest 2 messages were left out of this question."
     ]
@@ -170,7 +170,7 @@ class QueueingEngine(FakeEngine):
 
 def test_a_waiting_request_shows_its_place_in_the_queue() -> None:
     # The text may come in the same batch as the place in the queue.
-    _, console, _ = talk("hello", engine=QueueingEngine(echo), terminal=True)
+    _, console, _ = run_chat("hello", engine=QueueingEngine(echo), terminal=True)
     assert "Waiting: 2 before this one, about 7 s" in "".join(errors(console))
 
 
@@ -178,7 +178,7 @@ def test_a_waiting_request_shows_its_place_in_the_queue() -> None:
 
 
 def test_adapter_lists_the_adapters_with_descriptions_and_problems() -> None:
-    _, console, _ = talk("/adapter", defaults=RequestDefaults("pirate"))
+    _, console, _ = run_chat("/adapter", defaults=RequestDefaults("pirate"))
     base, linly, pirate, torn = sorted(printed(console).splitlines(), key=lambda line: line[2:])
     assert base.split() == ["base", "fake-base"]
     assert pirate == "* pirate  Talks like a pirate"
@@ -187,7 +187,7 @@ def test_adapter_lists_the_adapters_with_descriptions_and_problems() -> None:
 
 
 def test_adapter_changes_the_adapter_of_the_next_reply() -> None:
-    _, console, _ = talk("/adapter pirate", "a", "/adapter base", "b", "/adapter linly",
+    _, console, _ = run_chat("/adapter pirate", "a", "/adapter base", "b", "/adapter linly",
                        "/adapter none", "c")  # fmt: skip
     replies = [line for line in printed(console).splitlines() if "heard" in line]
     assert replies == ["pirate heard: a ", "base heard: b ", "base heard: c "]
@@ -208,20 +208,20 @@ def test_adapter_changes_the_adapter_of_the_next_reply() -> None:
 )
 def test_a_failing_command_prints_one_line_and_changes_nothing(line: str, message: str) -> None:
     engine = FakeEngine(echo)
-    chat, console, _ = talk(line, engine=engine, defaults=RequestDefaults("linly"))
+    chat, console, _ = run_chat(line, engine=engine, defaults=RequestDefaults("linly"))
     (error,) = errors(console)
     assert error.startswith(message)
     assert (engine.requests, chat.defaults.adapter) == ([], "linly")
 
 
 def test_a_line_with_two_slashes_is_sent_with_one() -> None:
-    chat, _, _ = talk("//help me")
+    chat, _, _ = run_chat("//help me")
     assert turns(chat)[0] == ("user", "/help me")
 
 
 def test_system_sets_shows_and_removes_the_system_prompt() -> None:
     engine = FakeEngine(echo)
-    _, console, _ = talk("/system Be brief", "a", "/system", "/system none", "b", engine=engine)
+    _, console, _ = run_chat("/system Be brief", "a", "/system", "/system none", "b", engine=engine)
     with_it, without = ("".join(map(chr, r.prompt_ids)) for r in engine.requests)
     assert "Be brief" in with_it
     assert "Be brief" not in without
@@ -229,20 +229,22 @@ def test_system_sets_shows_and_removes_the_system_prompt() -> None:
 
 
 def test_reset_begins_a_new_chat_and_quit_ends_it() -> None:
-    chat, _, keys = talk("a", "/reset", "b", "/quit", "c")
+    chat, _, keys = run_chat("a", "/reset", "b", "/quit", "c")
     assert [text for _, text in turns(chat)] == ["b", "base heard: b "]
     assert len(keys.offered) == 4
 
 
 def test_help_names_every_command() -> None:
-    _, console, _ = talk("/help")
+    _, console, _ = run_chat("/help")
     for word in ("/adapter", "/system", "/save", "/reset", "/help", "/quit", "//", "Ctrl-C"):
         assert word in printed(console)
 
 
 def test_save_appends_chats_in_the_format_of_training_data(tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
-    _, console, _ = talk("/system Brief", "你好", f"/save {path}", "/reset", "b", f"/save {path}")
+    _, console, _ = run_chat(
+        "/system Brief", "你好", f"/save {path}", "/reset", "b", f"/save {path}"
+    )
     assert f"Saved as chat 2 of {path}." in printed(console)
     rows = [json.loads(line)["messages"] for line in path.read_text().splitlines()]
     assert [row["role"] for row in rows[0]] == ["system", "user", "assistant"]
@@ -253,7 +255,7 @@ def test_save_appends_chats_in_the_format_of_training_data(tmp_path: Path) -> No
 def test_save_adds_a_missing_line_end(tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
     path.write_text('{"messages": []}')
-    talk("a", f"/save {path}")
+    run_chat("a", f"/save {path}")
     assert [set(json.loads(line)) for line in path.read_text().splitlines()] == [{"messages"}] * 2
 
 
@@ -261,7 +263,7 @@ def test_save_adds_a_missing_line_end(tmp_path: Path) -> None:
 def test_save_does_not_write_to_other_files(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
-    _, console, _ = talk("a", f"/save {path}")
+    _, console, _ = run_chat("a", f"/save {path}")
     assert errors(console) == [
         f"{path} already contains something other than chats. Choose another file."
     ]
@@ -270,13 +272,13 @@ def test_save_does_not_write_to_other_files(content: bytes, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("place", ["", "nowhere/chats.jsonl"])
 def test_save_reports_a_path_that_cannot_be_written(place: str, tmp_path: Path) -> None:
-    _, console, _ = talk("a", f"/save {tmp_path / place}")
+    _, console, _ = run_chat("a", f"/save {tmp_path / place}")
     (line,) = errors(console)
     assert "cannot be written: " in line
 
 
 def test_bytes_that_are_not_utf8_become_question_marks() -> None:
-    chat, _, _ = talk("a\udce4b")
+    chat, _, _ = run_chat("a\udce4b")
     assert chat.turns[0] == Message("user", "a?b")
 
 
@@ -289,5 +291,5 @@ def test_a_reply_at_the_token_limit_says_that_it_was_cut_off() -> None:
 
             super().submit(request, cut)
 
-    _, console, _ = talk("hello", engine=LimitedEngine(echo), terminal=True)
+    _, console, _ = run_chat("hello", engine=LimitedEngine(echo), terminal=True)
     assert " · cut off at the longest reply" in printed(console)

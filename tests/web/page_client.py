@@ -189,19 +189,19 @@ class Caller:
             self.form["loaded_chat"] = answer.json()["loaded_chat"]
         return answer
 
-    def formed(self, **controls: Any) -> dict[str, Any]:
+    def form_with(self, **controls: Any) -> dict[str, Any]:
         """Returns the form with other values."""
         return {**self.form, **controls}
 
     def send(self, text: str, **controls: Any) -> httpx.Response:
         """Sends a message, with other values in the form."""
-        return self.call("send", text=text, form=self.formed(**controls))
+        return self.call("send", text=text, form=self.form_with(**controls))
 
     def export(self, kind: str) -> httpx.Response:
         """Requests an export."""
         return self.post("/page/export", json.dumps({"kind": kind}))
 
-    def adopt(self, text: str | bytes, more: bool = False) -> httpx.Response:
+    def import_text(self, text: str | bytes, more: bool = False) -> httpx.Response:
         """Imports chats from a file's text."""
         return self.post(f"/page/import?more={int(more)}", text)
 
@@ -212,7 +212,7 @@ class Caller:
 
     def begin(self, text: str, **controls: Any) -> list[str]:
         """Sends a message, and waits for the reply; returns the latest chat's message ids."""
-        assert said(self.send(text, **controls)) == ""
+        assert shown_message(self.send(text, **controls)) == ""
         return self.answered()
 
     def answered(self) -> list[str]:
@@ -224,7 +224,7 @@ class Caller:
         return [message["id"] for message in chats[0]["messages"]]
 
 
-def said(response: httpx.Response) -> str:
+def shown_message(response: httpx.Response) -> str:
     """Returns the message for the visitor, "" if there is none; fails on an internal error."""
     assert '"fault"' not in response.text
     if response.status_code == 200:
@@ -234,7 +234,7 @@ def said(response: httpx.Response) -> str:
     return message
 
 
-def refused(response: httpx.Response) -> tuple[int, str]:
+def error_of(response: httpx.Response) -> tuple[int, str]:
     """Returns the status and the code of an error, which must have a message."""
-    assert said(response)
+    assert shown_message(response)
     return response.status_code, response.json()["error"]["code"]

@@ -16,7 +16,7 @@ from websockets.exceptions import InvalidStatus
 from tests.fake_engine import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from tests.web.log_state import no_stack_trace as no_stack_trace
-from tests.web.page_client import Caller, Stream, refused, said
+from tests.web.page_client import Caller, Stream, error_of, shown_message
 from web import page_middleware
 from web.access import AccessPolicy
 from web.page_rules import RULES
@@ -178,14 +178,14 @@ def test_middleware_refuses_posts_and_streams_of_other_sites(url: str) -> None:
         ]  # fmt: skip
         for headers in foreign:
             for path in ("/page/actions/new_chat", "/page/import", "/page/export", "/login"):
-                assert refused(caller.post(path, "{}", **headers)) == (403, "forbidden")
+                assert error_of(caller.post(path, "{}", **headers)) == (403, "forbidden")
             with pytest.raises(InvalidStatus):
                 stream(url, caller.cookies, **headers)
         for headers in (
             {"Origin": f"http://{own}"}, {"Origin": f"https://{own}"}, {"Origin": f"HTTP://{own}"},
             {"Sec_Fetch_Site": "same-origin"}, {"Sec_Fetch_Site": "none"}, {},
         ):  # fmt: skip
-            assert said(caller.post("/page/actions/new_chat", "{}", **headers)) == ""
+            assert shown_message(caller.post("/page/actions/new_chat", "{}", **headers)) == ""
             stream(url, caller.cookies, **headers)
     # GET is allowed: other sites may link to the page, and their scripts cannot read the response.
     headers = {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}
@@ -274,15 +274,15 @@ def test_middleware_large_bodies_do_not_block_messages(
             )
         deadline = time.monotonic() + 20
         with Caller(url) as caller:
-            while caller.adopt(" " * 200_000).status_code != 503:
+            while caller.import_text(" " * 200_000).status_code != 503:
                 assert time.monotonic() < deadline
-            assert refused(caller.adopt(" " * 200_000)) == (503, "too_busy")
-            assert said(caller.send("hello")) == ""
+            assert error_of(caller.import_text(" " * 200_000)) == (503, "too_busy")
+            assert shown_message(caller.send("hello")) == ""
     finally:
         for line in lines:
             line.close()
     with Caller(url) as caller:
-        while caller.adopt(" " * 200_000).status_code == 503:
+        while caller.import_text(" " * 200_000).status_code == 503:
             assert time.monotonic() < deadline
 
 
@@ -331,7 +331,7 @@ def test_middleware_requires_a_login(closed: str, method: str, path: str, public
 @pytest.mark.parametrize("path", ["/page/upload", "/page/actions/train_start"])
 def test_middleware_refuses_training_if_it_is_off(url: str, path: str) -> None:
     with Caller(url) as caller:
-        assert refused(caller.post(path, "{}")) == (403, "forbidden")
+        assert error_of(caller.post(path, "{}")) == (403, "forbidden")
 
 
 def test_each_response_has_its_own_nonce(url: str) -> None:
@@ -359,5 +359,5 @@ def test_middleware_limits_the_requests_of_one_visitor(monkeypatch: pytest.Monke
         statuses = [answer.status_code for answer in answers]
         assert statuses == [200] * 9 + [429] * 11  # the stream was the first
         assert int(answers[-1].headers["retry-after"]) > 0
-        assert refused(answers[-1]) == (429, "too_many_requests")
+        assert error_of(answers[-1]) == (429, "too_many_requests")
         assert calm.call("stop").status_code == 200

@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 from tests.fake_engine import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from tests.web.browser import PATIENCE, ChatPage, chromium
-from tests.web.page_client import Caller, said
+from tests.web.page_client import Caller, shown_message
 from web import page_middleware
 from web.chats import tab_sessions
 from web.chats.identity import (
@@ -117,7 +117,7 @@ def test_store_contains_no_token(served: tuple[str, Path]) -> None:
     url, folder = served
     with Caller(url) as caller:
         token = caller.client.cookies[COOKIE]
-        assert said(caller.send("hello")) == ""
+        assert shown_message(caller.send("hello")) == ""
         assert "hello" in caller.export("all").text
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert files

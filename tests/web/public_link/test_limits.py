@@ -21,7 +21,7 @@ from model.types import EngineRequest
 from tests.fake_engine import ADAPTERS, FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from tests.web.browser import ChatPage
-from tests.web.page_client import Caller, said
+from tests.web.page_client import Caller, shown_message
 from web.access import AccessPolicy
 from web.listen_socket import bind
 from web.public_link import limits
@@ -138,7 +138,7 @@ def test_a_link_without_the_base_begins_with_an_adapter(browser: Browser, stack:
 def begin(caller: Caller, text: str, adapter: str, engine: FakeEngine) -> None:
     """Asks a question, and waits for the reply."""
     before = len(engine.emitted)
-    assert said(caller.send(text, adapter=adapter)) == ""
+    assert shown_message(caller.send(text, adapter=adapter)) == ""
     until(lambda: len(engine.emitted) > before and not engine.status().running)
 
 
@@ -153,24 +153,24 @@ FORBIDDEN = "This link does not offer linly"
 def test_forged_requests_cannot_use_other_adapters(stack: ExitStack) -> None:
     here = shared(stack, LinkRules(adapters=("pirate",)))
     with Caller(here.link) as caller:
-        assert said(caller.send("hello", adapter="linly")).startswith(FORBIDDEN)
+        assert shown_message(caller.send("hello", adapter="linly")).startswith(FORBIDDEN)
         begin(caller, "hello", "pirate", here.engine)
         rivals = [{"adapter": name, "preset": ""} for name in ("pirate", "linly", "-", "-")]
-        pirate = caller.formed(adapter="pirate")
+        pirate = caller.form_with(adapter="pirate")
         compared = caller.call("compare", text="who?", rivals=rivals, form=pirate)
-        assert said(compared).startswith(FORBIDDEN)
-        linly = caller.formed(adapter="linly")
-        assert said(caller.call("regenerate", form=linly)).startswith(FORBIDDEN)
+        assert shown_message(compared).startswith(FORBIDDEN)
+        linly = caller.form_with(adapter="linly")
+        assert shown_message(caller.call("regenerate", form=linly)).startswith(FORBIDDEN)
         exported = caller.export("json").text
         # An imported chat in which another adapter has replied.
         forged = exported.replace('"pirate"', '"linly"').replace('"done"', '"stopped"')
-        adopted = caller.adopt(forged)
-        assert said(adopted).startswith("linly no longer exists")
+        adopted = caller.import_text(forged)
+        assert shown_message(adopted).startswith("linly no longer exists")
         caller.form["loaded_chat"] = adopted.json()["loaded_chat"]
         again = caller.export("json").json()["chats"][0]
         assert "linly" in json.dumps(again)
         question, reply = (message["id"] for message in again["messages"])
-        form = caller.formed(adapter="linly")
+        form = caller.form_with(adapter="linly")
         for kind, values in (
             ("again", {"id": reply}),
             ("continue", {"id": reply, "form": form}),
@@ -178,7 +178,7 @@ def test_forged_requests_cannot_use_other_adapters(stack: ExitStack) -> None:
             ("edit", {"id": question, "text": "other", "form": form}),
         ):
             # Another run checks the digest first, and the file has another adapter's.
-            answer = said(caller.call(kind, **values))
+            answer = shown_message(caller.call(kind, **values))
             assert answer.startswith((FORBIDDEN, "The adapter linly has changed")), kind
         begin(caller, "and now?", "pirate", here.engine)
     requests = [*here.engine.requests, *here.engine.read]
@@ -370,14 +370,14 @@ def test_guests_cannot_fill_the_disk(stack: ExitStack, monkeypatch: pytest.Monke
     text = json.dumps({"messages": messages})
     for _ in ("anna", "mei"):
         with Caller(here.link) as caller:
-            assert said(caller.adopt(text)) == ""
+            assert shown_message(caller.import_text(text)) == ""
     with Caller(here.link) as caller:
-        assert said(caller.adopt(text)).startswith(
+        assert shown_message(caller.import_text(text)).startswith(
             "The visitors of this link have used up its storage"
         )
 
         def save(name: str, message: str) -> str:
-            return said(caller.call("save_snippet", name=name, message=message))
+            return shown_message(caller.call("save_snippet", name=name, message=message))
 
         # Text that is refused for another reason does not count.
         for _ in range(5):
@@ -386,7 +386,7 @@ def test_guests_cannot_fill_the_disk(stack: ExitStack, monkeypatch: pytest.Monke
         assert save("name", "x" * 100) == ""
     with Caller(here.own) as owner:
         for _ in range(4):
-            assert said(owner.adopt(text)) == ""
+            assert shown_message(owner.import_text(text)) == ""
 
 
 def test_a_link_revoked_while_the_tunnel_opens_is_closed() -> None:

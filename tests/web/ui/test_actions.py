@@ -15,7 +15,7 @@ import pytest
 from model.translations import verbatim
 from tests.fake_engine import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
-from tests.web.page_client import Caller, refused, said
+from tests.web.page_client import Caller, error_of, shown_message
 from web import page_middleware
 from web.chats.reply_generator import ReplyGenerator
 from web.chats.store.chat_store import ChatStore
@@ -76,27 +76,27 @@ def act(caller: Caller, kind: str, value: Any) -> httpx.Response:
 @pytest.mark.parametrize("kind", ["nonsense", "__init__", "Send", "do", "known"])
 def test_unknown_actions_are_refused(silent: Caller, kind: str) -> None:
     answer = silent.call(kind)
-    assert refused(answer)[0] == 404
+    assert error_of(answer)[0] == 404
 
 
 @pytest.mark.parametrize("body", ["null", "[]", '"edit"', "7", "", "{", "nonsense"])
 @pytest.mark.parametrize("kind", [*FIELDS, "send", "settings", "compare"])
 def test_actions_refuse_bodies_that_are_no_object(silent: Caller, kind: str, body: str) -> None:
-    assert refused(silent.post(f"/page/actions/{kind}", body))[0] == 400
+    assert error_of(silent.post(f"/page/actions/{kind}", body))[0] == 400
 
 
 @pytest.mark.parametrize("kind", FIELDS)
 @pytest.mark.parametrize("value", [None, 7, ["x"], {"x": 1}, True])
 def test_actions_refuse_values_of_another_type(silent: Caller, kind: str, value: Any) -> None:
     answer = act(silent, kind, value)
-    assert said(answer)
+    assert shown_message(answer)
     assert 400 <= answer.status_code < 500
 
 
 @pytest.mark.parametrize("kind", FIELDS)
 @pytest.mark.parametrize("number", ["", "x", "../../etc/passwd", "'; DROP TABLE chats; --", "\0"])
 def test_actions_refuse_unknown_ids(silent: Caller, kind: str, number: str) -> None:
-    answer = said(act(silent, kind, number))
+    answer = shown_message(act(silent, kind, number))
     assert answer or kind == "search" or (kind, number) == ("open", "")
 
 
@@ -106,7 +106,7 @@ def test_actions_refuse_unknown_fields(silent: Caller, kind: str) -> None:
     form = {"form": silent.form} if kind in WITH_FORM else {}
     fields = dict.fromkeys(FIELDS.get(kind, ()), "x")
     answer = silent.call(kind, **fields, **form, owner="browser:anna")
-    assert refused(answer)[0] == 400
+    assert error_of(answer)[0] == 400
 
 
 def test_actions_refuse_ids_of_other_visitors(url: str) -> None:
@@ -117,12 +117,12 @@ def test_actions_refuse_ids_of_other_visitors(url: str) -> None:
         for kind in ("edit", "regenerate", "again", "branch", "side_by_side", "choose"):
             for number in messages:
                 answer = act(mallory, kind, number)
-                assert said(answer).startswith(MISSING)
+                assert shown_message(answer).startswith(MISSING)
                 assert answer.status_code == 404
                 assert "secret" not in answer.text
         chat = anna.form["loaded_chat"]
         for kind in ("open", "rename", "delete", "undo"):
-            assert said(act(mallory, kind, chat)).startswith(MISSING)
+            assert shown_message(act(mallory, kind, chat)).startswith(MISSING)
         assert len(anna.chats()[0]["messages"]) == 2
 
 
@@ -143,19 +143,19 @@ def test_the_tab_id_of_another_visitor_gives_no_access(url: str) -> None:
             with Caller(url, tab=anna.tab, known=known) as mallory:
                 for answer in attempts(mallory, messages):
                     assert "secret" not in answer.text
-                assert said(mallory.export("json"))
-                said(mallory.call("new_chat"))
-                said(mallory.call("language", language="zh"))
+                assert shown_message(mallory.export("json"))
+                shown_message(mallory.call("new_chat"))
+                shown_message(mallory.call("language", language="zh"))
         assert "secret" in anna.export("json").text
-        assert said(anna.call("new_chat")) == ""
+        assert shown_message(anna.call("new_chat")) == ""
 
 
 @pytest.mark.parametrize("tab", ["", "x" * 201])
 def test_requests_without_a_tab_are_refused(url: str, tab: str) -> None:
     with Caller(url, tab=tab) as caller:
-        assert refused(caller.send("hello"))[0] == 400
+        assert error_of(caller.send("hello"))[0] == 400
         caller.tab = None
-        assert refused(caller.send("hello"))[0] == 400
+        assert error_of(caller.send("hello"))[0] == 400
         caller.tab = "x"
         assert caller.chats() == []
 
@@ -168,12 +168,16 @@ def test_a_tab_without_stream_continues_in_the_chat_it_names(url: str) -> None:
         caller.close_stream()
         caller.headers["X-Linly-Chat"] = chat
         answer = caller.send("second")
-        assert (said(answer), answer.json()["lost"], answer.json()["chat"]) == ("", True, chat)
+        assert (shown_message(answer), answer.json()["lost"], answer.json()["chat"]) == (
+            "",
+            True,
+            chat,
+        )
         caller.answered()
         (only,) = caller.chats()
         assert [one["text"] for one in only["messages"]][::2] == ["first", "second"]
         caller.headers["X-Linly-Chat"] = "of somebody else"
-        assert said(caller.send("third")).startswith(MISSING)
+        assert shown_message(caller.send("third")).startswith(MISSING)
 
 
 def test_a_message_may_be_the_first_request_to_a_server(tmp_path: Any) -> None:
@@ -196,31 +200,34 @@ def test_without_a_cookie_only_the_stream_identifies_a_visitor(url: str) -> None
             assert len(other.chats()) == len(caller.chats()) == 1
         for tab in ("made-up", other.tab):
             with Caller(url, tab=tab, known=False) as stranger:
-                assert refused(stranger.send("hello")) == (409, "lost_tab")
-                assert refused(stranger.adopt('{"messages": []}')) == (409, "lost_tab")
-                assert refused(stranger.export("all")) == (409, "lost_tab")
+                assert error_of(stranger.send("hello")) == (409, "lost_tab")
+                assert error_of(stranger.import_text('{"messages": []}')) == (409, "lost_tab")
+                assert error_of(stranger.export("all")) == (409, "lost_tab")
         caller.headers["X-Linly-Language"] = "zh"
         caller.tab = "made-up"
-        assert said(caller.call("stop")) == "此标签页的连接已断开。请稍后再试。"
+        assert shown_message(caller.call("stop")) == "此标签页的连接已断开。请稍后再试。"
 
 
 def test_actions_refuse_huge_texts(caller: Caller) -> None:
     huge = "长" * 1_000_000  # 3 MB
     messages = caller.begin("hello")
     edited = caller.call("edit", id=messages[0], text=huge, form=caller.form)
-    assert said(edited).startswith("The text is longer than 2 MB")
-    assert said(caller.send(huge)).startswith("The text is longer")
-    assert said(caller.send("x" * 2_000_001)).startswith("A text is too long")
+    assert shown_message(edited).startswith("The text is longer than 2 MB")
+    assert shown_message(caller.send(huge)).startswith("The text is longer")
+    assert shown_message(caller.send("x" * 2_000_001)).startswith("A text is too long")
     assert caller.send("x" * 5_000_001).status_code == 413
-    assert said(caller.call("search", text="长" * 10_000)) == ""
-    assert said(caller.call("search", text="长" * 10_001)) == "A text is too long. Reload the page."
+    assert shown_message(caller.call("search", text="长" * 10_000)) == ""
+    assert (
+        shown_message(caller.call("search", text="长" * 10_001))
+        == "A text is too long. Reload the page."
+    )
     assert caller.call("search", text=huge).status_code == 413
     titled = caller.call("rename", id="x", title="长" * 201)
-    assert said(titled).startswith("The title has more than 200 characters")
-    assert said(caller.adopt("[" * 100_000))
-    assert caller.adopt(" " * 5_000_001).status_code == 413
+    assert shown_message(titled).startswith("The title has more than 200 characters")
+    assert shown_message(caller.import_text("[" * 100_000))
+    assert caller.import_text(" " * 5_000_001).status_code == 413
     saved = caller.call("save_snippet", name="x" * 100, message="text")
-    assert said(saved).startswith("A name must have 1 to 60 characters")
+    assert shown_message(saved).startswith("A name must have 1 to 60 characters")
     assert len(caller.chats()) == 1
 
 
@@ -228,15 +235,18 @@ def test_import_opens_the_last_part_of_a_file(caller: Caller) -> None:
     """The part that arrived last was shown, although the parts arrived in any order."""
     for at, more in enumerate([True, True, False, True]):
         chat = {"title": f"part {at}", "messages": [{"role": "user", "content": "hello"}]}
-        assert said(caller.adopt(json.dumps(chat), more)) == ""
+        assert shown_message(caller.import_text(json.dumps(chat), more)) == ""
     assert caller.export("markdown").text.startswith("# part 2")
     assert len(caller.chats()) == 4
 
 
 def test_import_refuses_files_that_are_no_text(caller: Caller) -> None:
-    assert said(caller.adopt(b"\xff\xfe\x00")) == "The file is not UTF-8 text. Save it as UTF-8."
+    assert (
+        shown_message(caller.import_text(b"\xff\xfe\x00"))
+        == "The file is not UTF-8 text. Save it as UTF-8."
+    )
     chat = b'{"messages": [{"role": "user", "content": "x"}]}'
-    assert said(caller.adopt(b"\xef\xbb\xbf" + chat)) == ""
+    assert shown_message(caller.import_text(b"\xef\xbb\xbf" + chat)) == ""
 
 
 def test_a_chat_whose_first_question_failed_has_its_controls(
@@ -250,8 +260,8 @@ def test_a_chat_whose_first_question_failed_has_its_controls(
         raise StoreError(verbatim("The disk is full"))
 
     monkeypatch.setattr(ReplyGenerator, "begin", once)
-    assert said(caller.send("hello")) == "The disk is full."
-    assert said(caller.send("hello", adapter="pirate")) == ""
+    assert shown_message(caller.send("hello")) == "The disk is full."
+    assert shown_message(caller.send("hello", adapter="pirate")) == ""
     caller.answered()
     (chat,) = caller.chats()
     assert chat["messages"][-1]["runs"][0]["settings"]["adapter"] == "pirate"
@@ -284,9 +294,9 @@ def test_controls_of_another_chat_are_corrected(caller: Caller) -> None:
     assert first != second
     for kind, values in (("settings", {}), ("send", {"text": "again"})):
         caller.answered()
-        form = caller.formed(loaded_chat=first, adapter="linly")
+        form = caller.form_with(loaded_chat=first, adapter="linly")
         answer = caller.call(kind, **values, form=form)
-        assert said(answer) == ""
+        assert shown_message(answer) == ""
         assert caller.form["loaded_chat"] == second
         (adapter,) = (
             properties for _, properties in answer.json()["controls"]
@@ -300,7 +310,9 @@ def test_controls_of_another_chat_are_corrected(caller: Caller) -> None:
 
 
 def test_send_refuses_a_huge_system_prompt(caller: Caller) -> None:
-    assert said(caller.send("hi", system="x" * (MAX_SYSTEM + 1))).startswith("A text is too long")
+    assert shown_message(caller.send("hi", system="x" * (MAX_SYSTEM + 1))).startswith(
+        "A text is too long"
+    )
     assert caller.chats() == []
 
 
@@ -318,14 +330,14 @@ NUMBERS = (
 )  # fmt: skip
 def test_forms_refuse_values_of_another_type(silent: Caller, name: str, value: Any) -> None:
     for kind, values in (("send", {"text": "hello"}), ("settings", {})):
-        answer = silent.call(kind, **values, form=silent.formed(**{name: value}))
-        assert refused(answer)[0] == 400
+        answer = silent.call(kind, **values, form=silent.form_with(**{name: value}))
+        assert error_of(answer)[0] == 400
 
 
 @pytest.mark.parametrize("name", ["temperature", "top_p", "top_k", "min_p", "repetition_penalty"])
 def test_send_refuses_a_missing_number(silent: Caller, name: str) -> None:
     answer = silent.send("hello", **{name: None})
-    assert said(answer).startswith("A number in the settings is missing")
+    assert shown_message(answer).startswith("A number in the settings is missing")
 
 
 @pytest.mark.parametrize(
@@ -341,7 +353,7 @@ def test_send_refuses_a_number_out_of_range(caller: Caller, name: str, value: fl
             assert time.monotonic() < deadline
             time.sleep(0.02)
     else:
-        assert refused(answer)[0] in (400, 422)
+        assert error_of(answer)[0] in (400, 422)
 
 
 @pytest.mark.parametrize("value", [7, ["x"], {"x": 1}])
@@ -358,16 +370,16 @@ def test_library_actions_refuse_values_of_another_type(silent: Caller, value: An
         ("preset", {"name": value}),
         ("language", {"language": value}),
     ):
-        assert refused(silent.call(kind, **values))[0] == 400
+        assert error_of(silent.call(kind, **values))[0] == 400
 
 
 def test_actions_take_null_for_an_empty_choice(caller: Caller) -> None:
     """A drop-down without a choice sends null."""
-    assert said(caller.call("save_preset", name=None, form=caller.form))
-    assert said(caller.call("save_snippet", name=None, message=None))
-    assert said(caller.call("delete_snippet", name=None)) is not None
-    assert said(caller.call("delete_preset", name=None))
-    said(caller.call("use_snippet", name=None))
+    assert shown_message(caller.call("save_preset", name=None, form=caller.form))
+    assert shown_message(caller.call("save_snippet", name=None, message=None))
+    assert shown_message(caller.call("delete_snippet", name=None)) is not None
+    assert shown_message(caller.call("delete_preset", name=None))
+    shown_message(caller.call("use_snippet", name=None))
     assert caller.call("preset", name=None).status_code == 200
-    assert said(caller.call("compare", text="x", form=caller.form, rivals=[]))
+    assert shown_message(caller.call("compare", text="x", form=caller.form, rivals=[]))
     assert caller.chats() == []

@@ -8,7 +8,7 @@ import pytest
 
 from model.serving.adapter_folders import Adapter
 from tests.fake_engine import ADAPTERS
-from tests.web.page_client import Caller, said
+from tests.web.page_client import Caller, shown_message
 from tests.web.ui.stream_page import ServePage, stream_of
 from web.ui import model_watcher
 from web.ui.page import build_page
@@ -24,8 +24,8 @@ def test_stream_sends_only_changed_controls(serve_page: ServePage) -> None:
         tab = stream_of(caller)
         tab.until(lambda tab: snippet in tab.updates() and meter in tab.updates())
         count = len(tab.events)
-        assert said(caller.call("language", language="en")) == ""
-        assert said(caller.call("save_snippet", name="mine", message="text")) == ""
+        assert shown_message(caller.call("language", language="en")) == ""
+        assert shown_message(caller.call("save_snippet", name="mine", message="text")) == ""
         tab.until(lambda tab: "mine" in json.dumps(tab.updates()[snippet]))
         numbers = [
             number for event in tab.events[count:] for number, _ in event.get("controls", [])
@@ -41,7 +41,7 @@ def test_stream_labels_follow_the_language_of_the_tab(serve_page: ServePage) -> 
         other = caller.open("?language=zh")
         tab.until(lambda tab: tab.updates().get(send) == {"value": "Send"})
         other.until(lambda tab: tab.updates().get(send) == {"value": "发送"})
-        assert said(caller.call("language", language="zh")) == ""
+        assert shown_message(caller.call("language", language="zh")) == ""
         tab.until(lambda tab: tab.updates().get(send) == {"value": "发送"})
         tab.until(lambda tab: tab.log["language"] == "zh")
         caller.call("language", language="en")

@@ -10,7 +10,7 @@ import pytest
 
 from model.translations import verbatim
 from tests.fake_engine import FakeEngine
-from tests.web.page_client import Caller, said
+from tests.web.page_client import Caller, shown_message
 from tests.web.ui.stream_page import ServePage, shows, stream_of
 from web.chats.chat_list import ChatList
 from web.chats.identity import Owner
@@ -54,7 +54,7 @@ def test_stream_opens_the_chat_of_the_address_before_it_names_the_tab(
         again.until(lambda tab: tab.tab)
         caller.tab = again.tab
         answer = caller.send("and on")
-        assert (said(answer), answer.json()["chat"]) == ("", chat)
+        assert (shown_message(answer), answer.json()["chat"]) == ("", chat)
         again.until(lambda tab: len(tab.texts) == 4)
         assert again.events[1]["loaded_chat"] == chat
         assert again.log["language"] == "zh"
@@ -73,7 +73,7 @@ def test_stream_refuses_a_chat_that_is_not_the_visitor_s(serve_page: ServePage, 
             assert len(chat) > 100 or tab.events[1]["say"].startswith("This chat does not exist")
             assert tab.log["chat"] is None
             anna.begin("more that is secret")
-            said(mallory.call("new_chat"))
+            shown_message(mallory.call("new_chat"))
             assert "secret" not in json.dumps(tab.events)
 
 
@@ -111,7 +111,7 @@ def test_stream_live_sends_additions(serve_page: ServePage) -> None:
     page = serve_page(engine)
     with Caller(page.url) as caller:
         tab = stream_of(caller)
-        assert said(caller.send("go")) == ""
+        assert shown_message(caller.send("go")) == ""
         engine.tick()
         tab.until(lambda tab: "x" * 10_000 in tab.live.values())
         count = len(tab.events)
@@ -143,7 +143,7 @@ def test_stream_tabs_of_one_visitor_show_the_same_chats(serve_page: ServePage) -
         caller.begin("hello")
         second.until(lambda tab: [chat["title"] for chat in tab.sidebar["chats"]] == ["hello"])
         assert second.log["chat"] is None
-        said(other.call("new_chat"))
+        shown_message(other.call("new_chat"))
         assert stream_of(other).sidebar.get("chats", []) == []
         second.close()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.web.page_client import Caller, said
+from tests.web.page_client import Caller, shown_message
 from tests.web.ui.stream_page import ServePage, shows, stream_of, until
 from web.access import AccessPolicy
 from web.chats import tab_sessions
@@ -35,7 +35,7 @@ def test_stream_of_a_client_that_reads_nothing_is_closed(
     page = serve_page()
     chat = {"messages": [{"role": "user", "content": "x" * 1_500_000}] * 3}
     with Caller(page.url) as caller, Caller(page.url) as other:
-        assert said(caller.adopt(json.dumps(chat))) == ""
+        assert shown_message(caller.import_text(json.dumps(chat))) == ""
         stream_of(caller).until(lambda tab: tab.log.get("messages"))
         number = stream_of(caller).log["chat"]
         slow = sockets.create_connection(("127.0.0.1", int(page.url.rpartition(":")[2])), 30)
@@ -94,7 +94,7 @@ def test_stream_refuses_too_many_tabs(
             assert third.ended() == 4429
             assert third.socket.protocol.close_reason == reason
             assert third.events == []
-        assert said(other.send("hello")) == ""
+        assert shown_message(other.send("hello")) == ""
         second.close()
         until(lambda: len(page.service.tab_sessions) == 2)
         third = caller.open()
