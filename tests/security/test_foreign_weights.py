@@ -115,7 +115,7 @@ def test_a_zip_bomb_is_refused(tmp_path: Path) -> None:
         for member in old.infolist():
             new.writestr(member.filename, old.read(member))
     assert list_tensors(good)
-    with pytest.raises(ModelFolderError, match="unpacks to more"):
+    with pytest.raises(ModelFolderError, match="contents are larger"):
         list_tensors(bad)
 
 
@@ -135,7 +135,7 @@ def test_an_archive_with_too_many_members_or_a_large_pickle_is_refused(
 
 def test_a_tensor_that_repeats_one_value_is_refused(tmp_path: Path) -> None:
     torch.save({"w": torch.zeros(1).expand(50_000, 50_000)}, tmp_path / "w.bin")
-    with pytest.raises(ModelFolderError, match="does not fit the file"):
+    with pytest.raises(ModelFolderError, match="does not match the file"):
         list_tensors(tmp_path / "w.bin")
 
 

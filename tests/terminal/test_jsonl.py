@@ -85,7 +85,10 @@ def test_empty_lines_are_counted_and_a_byte_order_mark_is_skipped() -> None:
         ('{"messages": ' + CHAT % '{"role": "bot", "content": "c"}' + "}", "a role of system"),
         ('{"messages": ' + CHAT % '{"role": ["user"], "content": "c"}' + "}", "a role of system"),
         ('{"messages": ' + CHAT % '{"role": "user", "content": 1}' + "}", "with text"),
-        ('{"messages": ' + CHAT % '{"role": "assistant", "content": "c"}' + "}", "do not end"),
+        (
+            '{"messages": ' + CHAT % '{"role": "assistant", "content": "c"}' + "}",
+            "is not the user's",
+        ),
         (b"\xc4\xe3\xba\xc3", "is not UTF-8"),
     ],
 )

@@ -76,7 +76,7 @@ def test_an_adapter_in_any_folder_is_loaded_with_its_warnings(
 ) -> None:
     flags = ["--base_model", str(tiny_folder), "--quantization", "none", "--max_new_tokens", "3"]
     done = run(*flags, "--lora_model", str(tiny_adapters / "qv"), lines="hello\n")
-    assert done.stderr.startswith("The adapter qv: nothing tells which prompt template")
+    assert done.stderr.startswith("The adapter qv: no file names the prompt template")
     assert len(done.stderr.splitlines()) == 1
     assert json.loads(done.stdout)["adapter"] == "qv"
 

@@ -48,7 +48,7 @@ def test_an_empty_list_has_no_rows() -> None:
     ("text", "message"),
     [
         ('[{"a": 1},\n{"a": 2', "begins on line 2: not JSON"),
-        ('[{"a": 1}\n{"a": 2}]', "line 1: the list breaks off, or a comma is missing"),
+        ('[{"a": 1}\n{"a": 2}]', "line 1: the list ends after this row, or a comma is missing"),
         ('[{"a": 1},\n', "line 2: not JSON"),
         ("[" * 100_000, "not JSON (RecursionError)"),
     ],

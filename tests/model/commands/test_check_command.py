@@ -134,7 +134,7 @@ def test_shipped_folders_are_found_by_name_and_have_no_problems(
         (["check", "x", "--lang", "de"], 2, "invalid choice: 'de'"),
         (["chek"], 2, "invalid choice: 'chek'"),
         ([], 2, "required: COMMAND"),
-        (["check", "missing"], 1, "There is no model and no adapter missing"),
+        (["check", "missing"], 1, "There is no model or adapter missing"),
         (["check", "README.md"], 1, "is a file"),
         (["check", "lighthouse", "--base_model", "missing"], 1, "There is no model folder"),
     ],

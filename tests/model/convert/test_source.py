@@ -159,7 +159,7 @@ def test_interrupted_download_is_continued(
     monkeypatch.setattr("time.sleep", lambda _: None)  # between the library's attempts
     assert main(command) == 1
     error_text = capsys.readouterr().err
-    assert "goes on where a download stopped" in error_text
+    assert "continue an interrupted download" in error_text
     assert "Traceback" not in error_text
     served.end_after = None
     before = len(served.ranges)

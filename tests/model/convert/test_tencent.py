@@ -199,8 +199,8 @@ def test_config_file_can_declare_padding(tmp_path: Path, spm: Path) -> None:
 
 @pytest.mark.parametrize(
     ("config", "expected_text"),
-    [({}, "do not make heads of 128"), ({"heads_num": 5}, "do not make heads"),
-     ([1], "holds no JSON object"), ("{", "cannot be read")],
+    [({}, "cannot be divided into heads of 128"), ({"heads_num": 5}, "divided into heads"),
+     ([1], "is not a JSON object"), ("{", "cannot be read")],
 )  # fmt: skip
 def test_config_file_that_does_not_fit_is_refused(
     config: object,

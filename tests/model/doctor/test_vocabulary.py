@@ -88,7 +88,7 @@ def test_ids_are_checked_against_the_requested_vocabulary(
     vocab_size = load_tokenizer(read_model_folder(tiny_folder)).vocab_size
     assert replies(manager, completion((vocab_size + 5,), "extended"))
     for adapter, adapter_scale in ((None, 1.0), ("qv", 1.0), ("extended", 0.0)):
-        with pytest.raises(RequestError, match=f"0 to {vocab_size - 1}"):
+        with pytest.raises(RequestError, match=f"between 0 and {vocab_size - 1}"):
             replies(manager, completion((vocab_size + 5,), adapter, adapter_scale))
 
 

@@ -62,7 +62,7 @@ def test_dropped_counts_the_tokens_of_the_dropped_turns(fast: FastTokenizer) -> 
 
 
 def test_long_chat_is_refused_without_drop_oldest(templates: dict[str, PromptTemplate]) -> None:
-    with pytest.raises(PromptTooLongError, match="46 tokens long and there is room for 45"):
+    with pytest.raises(PromptTooLongError, match="46 tokens long, but only 45 fit"):
         encode_chat(LONG, templates["linly"], Letters(), room=45)
 
 

@@ -262,7 +262,7 @@ def test_typed_control_token_stays_text_if_a_template_cuts_the_message(
     ids=["refuses", "undefined", "type", "division", "syntax", "reaches out", "mutates"],
 )
 def test_template_that_fails_is_a_request_error(source: str, in_message: str) -> None:
-    with pytest.raises(RequestError, match="'mine' cannot write this chat") as caught:
+    with pytest.raises(RequestError, match="'mine' cannot render this chat") as caught:
         encode_chat(ONE, template(source), Letters(), room=100)
     assert in_message in caught.value.message
     assert caught.value.http_status == 400

@@ -120,7 +120,7 @@ def test_open_link_prints_address_and_passphrase(
     output = capsys.readouterr().out
     assert "https://abc.example:7860" in output
     assert ("Passphrase:" in output) == settings.share
-    assert ("asks for no passphrase" in output) == settings.share_public
+    assert ("sets no passphrase" in output) == settings.share_public
     assert rules.passphrase is None or rules.passphrase in output
 
 

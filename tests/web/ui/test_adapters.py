@@ -133,7 +133,7 @@ def test_switching_the_adapter_keeps_the_chat_and_shows_the_prefill(open_page: O
     assert "hello" in prompt
     assert "base heard: hello" in prompt
     line = reading.inner_text()
-    assert f"{len(read.prompt_ids)} tokens, 2 of them known already" in line
+    assert f"{len(read.prompt_ids)} tokens, 2 of them from the cache" in line
     ask(chat, "and now?", "pirate heard: and now?")
     assert "".join(map(chr, engine.requests[-1].prompt_ids)).startswith(prompt)
     expect(reading).to_have_count(0)  # it belonged to the chat as it was then

@@ -77,5 +77,5 @@ def test_model_watcher_polls_once_for_all_tabs(
         await until(lambda: not watcher.running)  # with no open tab, nothing is polled
 
     run(watch())
-    assert [record.message for record in caplog.records] == ["the adapters cannot be looked at"]
+    assert [record.message for record in caplog.records] == ["The adapters could not be refreshed"]
     caplog.clear()

@@ -71,7 +71,7 @@ def test_stream_that_fails_is_closed_and_logged(
             patch.setattr(tab_stream, "sidebar_value", broken)
             caller.call("new_chat")
             stream_of(caller).ended()
-        assert [record.message for record in caplog.records] == ["a tab failed"]
+        assert [record.message for record in caplog.records] == ["The stream of a tab failed"]
         caplog.clear()
         again = caller.open()
         again.until(lambda tab: tab.sidebar)

@@ -215,7 +215,7 @@ def test_missing_fields_are_refused(open_page: OpenPage, tmp_path: Path) -> None
     (tmp_path / "adapters" / "mine" / "adapter_config.json").write_text("{}", encoding="utf-8")
     page.get_by_label("Name of the adapter").fill("mine")
     start.click()
-    expect(notice).to_contain_text("holds an adapter already")
+    expect(notice).to_contain_text("already contains an adapter")
     assert scripted.flags == []
 
 
@@ -319,7 +319,11 @@ def test_visitors_of_a_public_link_cannot_train_by_hand_made_requests(tmp_path: 
         ):
             answer = client.post(f"{address}/page/actions/{call}", json=body)
             assert answer.status_code == (200 if address == own else 403)
-            message = "Upload a file with dialogues first." if address == own else "Training is off"
+            message = (
+                "Upload a file with dialogues first."
+                if address == own
+                else "Training is not available"
+            )
             assert message in answer.text
             assert "secret" not in answer.text
     assert scripted.service.running

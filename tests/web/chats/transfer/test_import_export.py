@@ -341,7 +341,7 @@ def test_file_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(RequestError, match="or 3 messages"):
         from_json(json.dumps([OPENAI] * 2))
     monkeypatch.setattr(import_file, "MAX_JSON", 10)
-    with pytest.raises(RequestError, match="longer"):
+    with pytest.raises(RequestError, match="larger than"):
         from_json(json.dumps(OPENAI))
 
 
