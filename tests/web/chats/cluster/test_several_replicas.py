@@ -93,9 +93,7 @@ def test_tab_notices_that_the_replica_of_its_reply_died(
 
     async def watch() -> None:
         socket: Any = RecordingSocket()
-        sending = asyncio.create_task(
-            tab_stream.TabStream(service, socket, local.tab)._send_chats()
-        )
+        sending = asyncio.create_task(tab_stream.TabStream(service, socket, local.tab).send_chats())
         local.tab.request_redraw()
         for _ in range(2):  # no meter in between, which costs the tokenizer's time
             assert set(json.loads(await socket.sent.get())) == {"log", "sidebar"}
