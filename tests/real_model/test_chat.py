@@ -48,6 +48,8 @@ def test_stop_frees_the_model_and_a_closed_page_does_not(
         chat.stop.click()
         expect(chat.log).to_contain_text("Stopped")
         assert manager.status().running == 0
+        chat.settings()
+        chat.slide("Longest reply in tokens", "64")
         chat.ask("Write another very long story.")
         expect(chat.stop).to_be_visible()
         while manager.status().running == 0:

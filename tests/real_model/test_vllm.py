@@ -87,9 +87,9 @@ async def answer(manager: ModelManager, request: ChatRequest) -> list[Delta]:
 
 
 def questions(logprobs: int | None = None) -> list[ChatRequest]:
-    wishes = Sampling(temperature=0, max_tokens=24, logprobs=logprobs)
+    sampling = Sampling(temperature=0, max_tokens=16, logprobs=logprobs)
     return [
-        ChatRequest((Message("user", text),), adapter=adapter, sampling=wishes)
+        ChatRequest((Message("user", text),), adapter=adapter, sampling=sampling)
         for adapter in ADAPTERS
         for text in QUESTIONS
     ]
@@ -166,11 +166,11 @@ def test_an_adapter_outlives_its_folder(folder: Path, remote: ModelManager) -> N
 def test_the_next_turn_finds_its_prefix_there(remote: ModelManager) -> None:
     """Prompts grow at their end, so a server that caches prefixes reads only what is new."""
     first = Message("user", "Tell me about the sea, the land and the sky, please. " * 20)
-    wishes = Sampling(temperature=0, max_tokens=48)
-    said = asyncio.run(answer(remote, ChatRequest((first,), sampling=wishes)))
+    sampling = Sampling(temperature=0, max_tokens=48)
+    said = asyncio.run(answer(remote, ChatRequest((first,), sampling=sampling)))
     reply = Message("assistant", "".join(delta.text for delta in said))
     then = (first, reply, Message("user", "And now?"))
-    last = asyncio.run(answer(remote, ChatRequest(then, sampling=wishes)))[-1]
+    last = asyncio.run(answer(remote, ChatRequest(then, sampling=sampling)))[-1]
     assert last.stats
     assert last.stats.cached_tokens >= 128  # its blocks for CPUs
 

@@ -119,6 +119,12 @@ class ChatPage:
         row.hover()
         return row.get_by_role("button", name=name, exact=True)
 
+    def slide(self, label: str, value: str) -> None:
+        """Types into the number beside a slider."""
+        number = self.page.get_by_label(f"{label} as a number")
+        number.fill(value)
+        number.blur()
+
     def settings(self) -> None:
         """Opens the settings."""
         self.page.get_by_role("button", name="Settings").click()

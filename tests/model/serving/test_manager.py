@@ -148,7 +148,7 @@ def test_cut_greedy_reply_is_completed_to_the_same_text(
         request = chat_request(QUESTION, adapter=adapter, so_far=so_far)
         reply, beginnings = recording.cuts(request)
         full_text = so_far + reply
-        for beginning, ids in beginnings.items():
+        for beginning, ids in list(beginnings.items())[::2]:
             continuation = recording.ask(request, so_far=beginning)
             if recording.prompt == ids:
                 compared += 1
@@ -317,7 +317,7 @@ def test_embedded_default_completes_a_cut_reply(
         recording = RecordingManager(manager, monkeypatch)
         reply, beginnings = recording.cuts(request)
         before, compared = manager.context_usage(request).tokens, 0
-        chosen = list(beginnings.items())[::6]
+        chosen = list(beginnings.items())[::12]
         for so_far, ids in chosen:
             sampling = replace(request.sampling, max_tokens=60 - (len(ids) - before))
             continuation = recording.ask(request, so_far=so_far, sampling=sampling)

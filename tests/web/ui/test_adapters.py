@@ -35,13 +35,6 @@ def offered(chat: ChatPage) -> list[str]:
     return chat.offered()
 
 
-def slide(chat: ChatPage, label: str, value: str) -> None:
-    """Type into the number beside a slider."""
-    number = chat.page.get_by_label(f"{label} as a number")
-    number.fill(value)
-    number.blur()
-
-
 def ask(chat: ChatPage, text: str, answer: str) -> None:
     chat.ask(text)
     expect(chat.log).to_contain_text(answer)
@@ -159,7 +152,7 @@ def test_the_adapter_scale_belongs_to_one_chat(open_page: OpenPage) -> None:
     expect(chat.log).not_to_contain_text("plain")
     ask(chat, "half", "pirate heard: half")
     chat.settings()
-    slide(chat, "Strength", "0.5")
+    chat.slide("Strength", "0.5")
     ask(chat, "and now?", "pirate heard: and now?")
     assert engine.requests[-1].adapter_scale == 0.5
     expect(chat.log).to_contain_text("pirate × 0.5")
@@ -180,7 +173,7 @@ def test_over_a_model_server_the_adapter_scale_is_0_or_1(open_page: OpenPage) ->
     expect(number).to_have_attribute("max", "1")
     expect(number).to_have_attribute("step", "1")
     ask(chat, "whole", "pirate heard: whole")
-    slide(chat, "Strength", "0")
+    chat.slide("Strength", "0")
     ask(chat, "off", "pirate heard: off")
     assert [request.adapter_scale for request in engine.requests] == [1, 0]
 
@@ -189,9 +182,9 @@ def set_up(chat: ChatPage) -> None:
     """Makes a chat in which every setting differs from its default."""
     chat.choose("Adapter", "● pirate")
     chat.settings()
-    slide(chat, "Strength", "0.75")
-    slide(chat, "Temperature", "1.5")
-    slide(chat, "Longest reply in tokens", "64")
+    chat.slide("Strength", "0.75")
+    chat.slide("Temperature", "1.5")
+    chat.slide("Longest reply in tokens", "64")
     chat.page.get_by_role("textbox", name="System prompt").fill("Be a poet.")
     chat.page.get_by_role("spinbutton", name="Seed").fill("42")
     chat.choose("Prompt template", "Alpaca")
@@ -224,7 +217,7 @@ def test_settings_come_back_with_their_chat(browser: Browser, tmp_path: Path) ->
             chat.new_chat.click()
             expect(chat.log).not_to_contain_text("set up")
             chat.choose("Adapter", "Base model")
-            slide(chat, "Strength", "1")
+            chat.slide("Strength", "1")
             chat.page.get_by_role("textbox", name="System prompt").fill("")
             ask(chat, "another", "base heard")
             chat.row("set up").click()

@@ -156,12 +156,6 @@ def test_the_arrow_up_edits_the_last_question_only_in_an_empty_box(open_page: Op
     expect(chat.log).to_contain_text("base heard: second")
 
 
-def slide(chat: ChatPage, label: str, value: str) -> None:
-    number = chat.page.get_by_label(f"{label} as a number")
-    number.fill(value)
-    number.blur()
-
-
 def open_accordion(chat: ChatPage, title: str) -> None:
     """Opens a part of the settings."""
     chat.page.locator("#settings").get_by_role("button", name=title).click()
@@ -188,7 +182,7 @@ def test_presets_are_saved_used_and_deleted(open_page: OpenPage, browser: Browse
     engine = FakeEngine(echo)
     chat = open_page(engine)
     chat.settings()
-    slide(chat, "Temperature", "1.35")
+    chat.slide("Temperature", "1.35")
     open_accordion(chat, "Presets of your own")
     save_preset(chat, "  Wild <b>  ")
     expect(preset(chat, "Wild <b>")).to_be_checked()
