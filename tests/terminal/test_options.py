@@ -55,6 +55,7 @@ def test_a_data_file_or_a_pipe_makes_a_batch(argv: list[str], keyboard: bool) ->
         (["--server_port", "1"], "Unknown flag --server_port"),
         (["--temperature", "-1"], "--temperature must be 0 or more"),
         (["--temperature", "nan"], "--temperature must be 0 or more"),
+        (["--temperature", "inf"], "--temperature must be 0 or more"),
         (["--temperature", "warm"], "'warm'"),
         (["--top_p", "0"], "--top_p must be above 0"),
         (["--max_new_tokens", "0"], "--max_new_tokens must be 1 or more"),
