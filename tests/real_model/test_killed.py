@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.real_model.helpers import precise
 from tests.test_app import read_until, started
-from tests.web.browser import ChatPage
+from tests.web.browser import PATIENCE, ChatPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.real_model, pytest.mark.slow]
 HALF_A_SECOND = 500  # milliseconds: no more than that may be lost
@@ -28,6 +28,7 @@ def test_nothing_is_lost_and_the_page_comes_back_by_itself(
             precise(chat)  # a drawn story may end by itself, before or right behind "Continue"
             chat.ask("Write a very long story about the sea, with many chapters.")
             body = chat.log.locator("article.assistant .body")
+            chat.page.set_default_timeout(4 * PATIENCE)  # a real model on a busy machine
             chat.page.wait_for_function(
                 "document.querySelector('article.assistant .body')?.innerText.length > 40"
             )

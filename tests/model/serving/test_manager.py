@@ -148,7 +148,7 @@ def test_cut_greedy_reply_is_completed_to_the_same_text(
         request = chat_request(QUESTION, adapter=adapter, so_far=so_far)
         reply, beginnings = recording.cuts(request)
         full_text = so_far + reply
-        for beginning, ids in list(beginnings.items())[::2]:
+        for beginning, ids in beginnings.items():
             continuation = recording.ask(request, so_far=beginning)
             if recording.prompt == ids:
                 compared += 1

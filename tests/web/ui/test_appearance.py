@@ -29,6 +29,7 @@ from tests.web.ui.test_accessibility import (
 )
 from tests.web.ui.test_train import LINES, ScriptedTraining, upload
 from web.access import AccessPolicy
+from web.ui.presets import SLIDERS
 
 pytestmark = pytest.mark.slow
 
@@ -318,6 +319,7 @@ def test_every_text_of_the_page_is_used() -> None:
     # Some keys are built: `queued_{reason}`, `suggestion_{n + 1}`.
     built = re.findall(r'f"([a-z]+_\{[^"]*\})"', code)
     patterns = [re.compile(re.sub(r"\{.*?\}", r"\\w+", key)) for key in built]
+    patterns += [re.compile(f"{name}(_info)?") for name in SLIDERS]
     unused = [
         key
         for key in I18N["en"]
