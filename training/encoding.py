@@ -21,7 +21,7 @@ MAX_TOKEN_CHARS = 64  # no token is longer, so text beyond the cutoff times this
 
 @dataclass(frozen=True)
 class Example:
-    """An encoded chat. `labels` are the `ids` of tokens to learn, and IGNORED elsewhere.
+    """An encoded chat. `labels` are the `ids` of tokens to learn, and IGNORED at all other places.
 
     `truncated`: the chat was too long and lost its end.
     """

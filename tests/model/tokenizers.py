@@ -11,7 +11,7 @@ from sentencepiece import SentencePieceTrainer
 from model.text.detokenizer import IncrementalDetokenizer
 from model.text.fast_tokenizer import FastTokenizer
 from model.text.spm_tokenizer import SpmTokenizer
-from model.text.tokenizer import Tokenizer
+from model.text.tokenizer import TextSpan, Tokenizer
 from tests.tiny_model import CONTROL, write_tokenizer
 
 START, END = CONTROL[1:]
@@ -43,6 +43,12 @@ LIKE_LLAMA: dict[str, Any] = {
     "split_digits": True,
 }
 LIKE_T5 = {"model_type": "unigram", "vocab_size": 70, "hard_vocab_limit": False}
+TORN = "\ufffd"  # the character for bytes that are no UTF-8
+
+
+def typed(text: str) -> TextSpan:
+    """A text that a user typed."""
+    return TextSpan(text, control=False)
 
 
 def make_fast(folder: Path) -> FastTokenizer:

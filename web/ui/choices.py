@@ -9,7 +9,7 @@ from web.chats.chat_service import ChatService
 from web.chats.tab_sessions import TabSession
 from web.ui.presets import PRESETS
 
-BASE = ""  # the widget's value for the base, which is None elsewhere
+BASE = ""  # the widget's value for the base, which is None in all other code
 AUTOMATIC = ""  # the widget's value for the template that belongs to the adapter
 
 Choices = list[tuple[str, str]]

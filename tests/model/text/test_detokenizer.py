@@ -20,14 +20,10 @@ from tests.model.tokenizers import (
     FAMILY,
     ORDINARY,
     SENTENCES,
+    TORN,
     stream,
+    typed,
 )
-
-TORN = "\ufffd"
-
-
-def typed(text: str) -> TextSpan:
-    return TextSpan(text, control=False)
 
 
 @pytest.fixture(scope="module")

@@ -22,14 +22,9 @@ from tests.model.tokenizers import (
     START,
     make_fast,
     make_spm,
+    typed,
     write_spm,
 )
-
-TORN = "\ufffd"
-
-
-def typed(text: str) -> TextSpan:
-    return TextSpan(text, control=False)
 
 
 @pytest.fixture(scope="module")
