@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # each has a core, and threads of two w
 from model.config.settings import APP_NAME
 from model.default_model import ensure_default_model
 from tests.tiny_model import make_adapter, make_extended_adapter, make_folder
-from tests.web.browser import PATIENCE, chromium
+from tests.web.browser import PATIENCE, chromium, page_state
 
 # Ignored where a shell has started the tests in the background: those that interrupt would hang.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -30,6 +30,19 @@ MakeAdapter = Callable[..., Path]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take minutes come first: at the end, one process would wait for the other."""
     items.sort(key=lambda item: "real_model" not in item.path.parts)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Adds what the open pages show to the report of a failed test."""
+    report = yield
+    browser = getattr(item, "funcargs", {}).get("browser")
+    if call.when == "call" and report.failed and browser is not None:
+        pages = [page for context in browser.contexts for page in context.pages]
+        report.sections += [(f"page {page.url}", page_state(page)) for page in pages]
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Error as PlaywrightError
 
 NAMES = (
     "chromium-headless-shell",
@@ -50,6 +51,22 @@ def chromium() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield browser
         browser.close()
+
+
+STATE = """(html) => JSON.stringify({
+  focused: document.activeElement?.outerHTML.slice(0, 300),
+  toasts: [...html.querySelectorAll('.linly-toast')].map((toast) => toast.textContent),
+  text: document.body.innerText.slice(0, 2000),
+}, null, 1)"""
+
+
+def page_state(page: Page) -> str:
+    """Returns what a page shows, for the report of a failed test."""
+    try:
+        state: str = page.locator("html").evaluate(STATE, timeout=2000)
+    except PlaywrightError as error:
+        return str(error)
+    return state
 
 
 class ChatPage:
