@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,11 +18,11 @@ from model.folders.base_info import BaseInfo, read_base_info
 from model.folders.fingerprint import RELATED, SAME, distance, fingerprint
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.text.prompt_template import PromptTemplate
-from tests.model.doctor.changes import Change, change_tensors, edit_json
+from tests.model.doctor.adapter_faults import FAULTS, NO_FAULTS, weights
+from tests.model.doctor.changes import edit_json
 from tests.model.tokenizers import LIKE_LLAMA, write_spm
 from tests.tiny_model import TEMPLATE, make_adapter, make_folder, write_tokenizer
 
-WEIGHTS = "adapter_model.safetensors"
 NOTES = {"adapter_targets"}
 
 
@@ -50,104 +48,30 @@ def codes(adapter: Path, base: BaseInfo | None) -> set[str]:
     return {finding.code for finding in check(adapter, base)} - NOTES
 
 
-def config(**changes: Any) -> Change:
-    return lambda path: edit_json(path / "adapter_config.json", **changes)
-
-
-def card(**changes: Any) -> Change:
-    return lambda path: edit_json(path / "linly_adapter.json", **changes)
-
-
-def weights(change: Callable[[dict[str, Any]], object]) -> Change:
-    return change_tensors(WEIGHTS, change)
-
-
-def set_to_zero(tensors: dict[str, Any]) -> None:
-    for name, tensor in tensors.items():
-        if "lora_B" in name:
-            tensor.zero_()
-
-
-def without_tensors(path: Path) -> None:
-    """As old training scripts write it."""
-    (path / WEIGHTS).unlink()
-    torch.save({}, path / "adapter_model.bin")
-
-
-def full_layers(rows: int, *names: str) -> Change:
-    """Adds its own embedding or head, with so many rows."""
-
-    def apply(path: Path) -> None:
-        weights(lambda tensors: tensors.update(
-            {f"base_model.model.model.{name}.weight": torch.ones(rows, 48) for name in names}
-        ))(path)  # fmt: skip
-
-    return apply
-
-
-B = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"
-FAULTS: list[tuple[str, Change, set[str]]] = [
-    ("no config", lambda p: (p / "adapter_config.json").unlink(), {"adapter_file_missing"}),
-    ("torn config", lambda p: (p / "adapter_config.json").write_text("{"), {"adapter_unreadable"}),
-    ("torn card", lambda p: (p / "linly_adapter.json").write_text("{"), {"adapter_unreadable"}),
-    ("no weights", lambda p: (p / WEIGHTS).unlink(), {"adapter_file_missing"}),
-    ("torn weights", lambda p: (p / WEIGHTS).write_bytes(b"torn"), {"adapter_unreadable"}),
-    ("a pointer of git-lfs", lambda p: (p / WEIGHTS).write_text("version https://git-lfs.github.com"),
-     {"lfs_pointer"}),
-    ("443 bytes", without_tensors, {"adapter_empty"}), ("never trained", weights(set_to_zero),
-    {"adapter_zero"}), ("half a pair", weights(lambda tensors: tensors.pop(B)),
-    {"adapter_half_pair"}), ("a vector", weights(lambda tensors: tensors.update({B:
-    torch.ones(3)})), {"adapter_no_matrices"}), ("diverged", weights(lambda tensors:
-    tensors[B].fill_(torch.nan)), {"adapter_not_finite"}), ("another weight", weights(lambda
-    tensors: tensors.update(unknown=torch.ones(3))),
-     {"adapter_weight_unknown"}),
-    ("another kind", config(peft_type="PREFIX_TUNING"), {"adapter_not_lora"}),
-    ("DoRA", config(use_dora=True), {"adapter_kind"}),
-    ("biases", config(bias="all"), {"adapter_kind"}),
-    ("PiSSA", config(init_lora_weights="pissa"), {"adapter_changes_base"}),
-    ("another full layer", config(modules_to_save=["norm"]), {"adapter_other_layer"}),
-    ("a full layer missing", config(modules_to_save=["lm_head"]), {"adapter_own_missing"}),
-    ("no alpha", config(lora_alpha=None), {"alpha_missing"}),
-    ("alpha 0", config(lora_alpha=0), {"alpha_unsound"}),
-    ("alpha in words", config(lora_alpha="much"), {"alpha_unsound"}),
-    ("rank 0", config(r=0), {"rank_unsound"}),
-    ("another rank", config(r=4), {"rank_differs"}),
-    ("huge alpha", config(lora_alpha=8000), {"scaling_large"}),
-    ("another module named", config(target_modules=["q_proj", "query_key_value"]),
-     {"target_without_weights"}),
-    ("no template", card(template=None), {"template_untold"}), ("another template",
-    card(template="odd"), {"template_unknown"}), ("another base's name",
-    card(base_model="Llama-2-13b"), {"adapter_base_name"}), ("another base", card(fingerprint=[0.1]
-    * 64), {"adapter_other_base"}), ("half a vocabulary", full_layers(322, "lm_head"),
-    {"adapter_half_vocabulary"}), ("two vocabularies", lambda p: [full_layers(322, "lm_head")(p),
-    full_layers(323, "embed_tokens")(p)],
-     {"adapter_half_vocabulary"}),
-    ("no tokenizer", full_layers(322, "lm_head", "embed_tokens"), {"adapter_no_tokenizer"}),
-    ("another tokenizer", lambda p: [full_layers(322, "lm_head", "embed_tokens")(p),
-    write_tokenizer(p)],
-     {"adapter_tokenizer_size"}),
-    ("a narrow head", weights(lambda tensors: tensors.update(
-        {"base_model.model.lm_head.weight": torch.ones(320, 8)})), {"adapter_own_shape"}),
-]  # fmt: skip
-
-
 def test_a_sound_adapter_has_no_problems(adapter: Path, facts: BaseInfo) -> None:
     assert codes(adapter, facts) == set()
     assert codes(adapter, None) == set()
 
 
-@pytest.mark.parametrize(
-    ("change", "expected"), [fault[1:] for fault in FAULTS], ids=[fault[0] for fault in FAULTS]
-)
-def test_every_fault_has_its_code(
-    change: Change, expected: set[str], adapter: Path, facts: BaseInfo
-) -> None:
-    change(adapter)
-    assert codes(adapter, facts) == expected
-    for finding in check(adapter, facts):
-        for language in ("en", "zh"):
-            assert finding.message(language)
-            assert finding.remedy(language) or finding.level == "note"
+@pytest.mark.parametrize("name", FAULTS)
+def test_every_fault_has_its_code(name: str, adapter: Path, facts: BaseInfo) -> None:
+    fault = FAULTS[name]
+    fault.change(adapter)
+    assert codes(adapter, facts) == {fault.code}
+    (result,) = [finding for finding in check(adapter, facts) if finding.code == fault.code]
+    assert [part for part in fault.named if part not in result.message()] == []
+    for language in ("en", "zh"):
+        assert result.message(language)
+        assert result.remedy(language)
+        assert "\n" not in result.message(language) + result.remedy(language)
+        assert str(adapter) not in result.message(language)  # a visitor reads it
+    assert not (adapter / "sprung").exists()  # no code of the folder has run
+
+
+@pytest.mark.parametrize("name", NO_FAULTS)
+def test_change_that_is_no_fault(name: str, adapter: Path, facts: BaseInfo) -> None:
+    NO_FAULTS[name](adapter)
+    assert codes(adapter, facts) == set()
 
 
 def test_note_lists_the_changed_layers(adapter: Path, facts: BaseInfo) -> None:
