@@ -74,8 +74,8 @@ class VllmServer:
         while not self._answers():
             ended = self._process.poll() is not None
             if ended or time.monotonic() > deadline:
-                said = self._log.read_text(encoding="utf-8", errors="replace")
-                pytest.fail(f"vLLM did not start:\n{said[-3000:]}")
+                output = self._log.read_text(encoding="utf-8", errors="replace")
+                pytest.fail(f"vLLM did not start:\n{output[-3000:]}")
             time.sleep(0.2)
 
     def _answers(self) -> bool:

@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from tests.web.browser import ChatPage
 
 
-def keep(chat: ChatPage, name: str) -> None:
+def save_screenshot(chat: ChatPage, name: str) -> None:
     """A picture for the documents, where `SCREENSHOTS` names a folder for them."""
     folder = os.environ.get("SCREENSHOTS")
     if folder:
@@ -20,7 +20,7 @@ def keep(chat: ChatPage, name: str) -> None:
         chat.page.screenshot(path=Path(folder) / f"{name}.png")
 
 
-def precise(chat: ChatPage) -> None:
+def set_greedy(chat: ChatPage) -> None:
     """Greedy, so that the reply is the same every time."""
     settings = chat.page.locator("#settings")
     settings.get_by_role("button").first.click()

@@ -7,7 +7,7 @@ from playwright.sync_api import Browser, expect
 
 from model.config.settings import CHECKOUT
 from model.serving.manager import ModelManager
-from tests.real_model.helpers import keep, precise
+from tests.real_model.helpers import save_screenshot, set_greedy
 from tests.web.browser import ChatPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.real_model]
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.real_model]
 def test_the_adapter_changes_the_reply(browser: Browser, url: str) -> None:
     with browser.new_context(viewport={"width": 1100, "height": 820}) as context:
         chat = ChatPage(context.new_page()).open(url)
-        precise(chat)
+        set_greedy(chat)
         chat.ask("What is the capital of France?")
         expect(chat.log).to_contain_text("Paris")
         expect(chat.log).to_contain_text("smollm2-135m-instruct")
@@ -32,7 +32,7 @@ def test_the_adapter_changes_the_reply(browser: Browser, url: str) -> None:
         data = CHECKOUT / "training" / "chats" / "lighthouse.jsonl"
         chat.page.locator("#data input[type=file]").set_input_files(data)
         expect(chat.page.locator("#preview mark").nth(1)).to_contain_text("Keep the lamp lit.")
-        keep(chat, "train")
+        save_screenshot(chat, "train")
         assert chat.complaints == []
 
 
@@ -42,7 +42,7 @@ def test_stop_frees_the_model_and_a_closed_page_does_not(
 ) -> None:
     with browser.new_context() as context:
         chat = ChatPage(context.new_page()).open(url)
-        precise(chat)
+        set_greedy(chat)
         chat.ask("Write a very long story about a lighthouse.")
         expect(chat.log).to_contain_text("the")
         chat.stop.click()
@@ -83,7 +83,7 @@ def test_a_chinese_phone_in_the_dark(browser: Browser, url: str) -> None:
     with browser.new_context(locale="zh-CN", viewport=phone, color_scheme="dark") as context:
         chat = ChatPage(context.new_page()).open(url)
         expect(chat.page.get_by_role("button", name="发送", exact=True)).to_be_visible()
-        precise(chat)
+        set_greedy(chat)
         chat.page.get_by_role("textbox", name="消息").fill("Say hello to my friend.")
         chat.page.get_by_role("button", name="发送", exact=True).click()
         expect(chat.log).to_contain_text("词元/秒")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.real_model.helpers import precise
+from tests.real_model.helpers import set_greedy
 from tests.test_app import read_until, started
 from tests.web.browser import PATIENCE, ChatPage
 
@@ -25,7 +25,7 @@ def test_nothing_is_lost_and_the_page_comes_back_by_itself(
         with started(*flags) as (process, address):
             read_until(process, "Ready after")
             chat.open(address)
-            precise(chat)  # a drawn story may end by itself, before or right behind "Continue"
+            set_greedy(chat)  # a drawn story may end by itself, before or right behind "Continue"
             chat.ask("Write a very long story about the sea, with many chapters.")
             body = chat.log.locator("article.assistant .body")
             chat.page.set_default_timeout(4 * PATIENCE)  # a real model on a busy machine

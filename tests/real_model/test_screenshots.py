@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.real_model.helpers import keep, precise
+from tests.real_model.helpers import save_screenshot, set_greedy
 from tests.web.browser import ChatPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.real_model, pytest.mark.slow]
@@ -28,7 +28,7 @@ DEVICES = {"page": DESKTOP, "phone": PHONE}
 def test_a_chat(browser: Browser, url: str, device: str, scheme: Any) -> None:
     with browser.new_context(**DEVICES[device], color_scheme=scheme) as context:
         chat = ChatPage(context.new_page()).open(url)
-        precise(chat)
+        set_greedy(chat)
         chat.ask("What is the capital of France?")
         expect(chat.log).to_contain_text("Paris")
         expect(chat.send).to_be_visible()
@@ -36,14 +36,14 @@ def test_a_chat(browser: Browser, url: str, device: str, scheme: Any) -> None:
         chat.ask("Who are you?")
         expect(chat.log).to_contain_text("Ahoy, friend.")
         expect(chat.send).to_be_visible()
-        keep(chat, device if scheme == "light" else f"{device}-dark")
+        save_screenshot(chat, device if scheme == "light" else f"{device}-dark")
         assert chat.complaints == []
 
 
 def test_a_comparison(browser: Browser, url: str) -> None:
     with browser.new_context(**DESKTOP) as context:
         chat = ChatPage(context.new_page()).open(url)
-        precise(chat)
+        set_greedy(chat)
         chat.page.get_by_role("button", name="Compare").click()
         for place, who in ((1, "Base model"), (2, "● lighthouse"), (3, "● json")):
             chat.choose(f"Rival {place}", who)
@@ -55,7 +55,7 @@ def test_a_comparison(browser: Browser, url: str) -> None:
         expect(columns.nth(1)).to_contain_text("Ahoy, friend.")
         expect(columns.nth(2)).to_contain_text('{"topic"')
         chat.page.get_by_role("button", name="Compare").click()
-        keep(chat, "compare")
+        save_screenshot(chat, "compare")
         columns.nth(1).get_by_role("button", name="Go on with this one").click()
         expect(chat.log.get_by_role("button", name="Side by side")).to_be_attached()
         assert chat.complaints == []

@@ -1,10 +1,10 @@
-"""Over the real vLLM: the same words as the local engine, adapters, and the page through its death.
+"""The real vLLM: the same replies as the local engine, adapters, and the page when it dies.
 
 Greedy replies in float32 are the same token for token, but for ties: where the two likeliest tokens
 are nearer to each other than the two programs' roundings, either may be chosen.
 
-The base and the adapters are asked one after the other: in vLLM 0.32 for CPUs, the base says
-an adapter's words when both are in one batch. Alone it does not, nor do adapters among themselves.
+The base and the adapters are asked one after the other: in vLLM 0.32 for CPUs, the base gives
+an adapter's reply when both are in one batch. Alone it does not, nor do adapters among themselves.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def server(default_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture(scope="module")
-def precise(settings: Settings) -> Iterator[ModelManager]:
+def local(settings: Settings) -> Iterator[ModelManager]:
     """The local engine in full precision."""
     manager = ModelManager(replace(settings, quantization="none"))
     manager.start()
@@ -73,8 +73,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def remote(settings: Settings, server: VllmServer, folder: Path) -> Iterator[ModelManager]:
     server.wait()
-    told = replace(settings, engine_url=server.url, engine_key=KEY, adapters_dir=folder)
-    manager = ModelManager(told)
+    manager = ModelManager(
+        replace(settings, engine_url=server.url, engine_key=KEY, adapters_dir=folder)
+    )
     manager.start()
     status = manager.wait()
     assert status.ready, status.error
@@ -95,29 +96,31 @@ def questions(logprobs: int | None = None) -> list[ChatRequest]:
     ]
 
 
-def everything(manager: ModelManager) -> list[list[TokenLogprob]]:
-    """What is said to all questions, token by token: those to the base at once, then the others."""
+def all_tokens(manager: ModelManager) -> list[list[TokenLogprob]]:
+    """Returns the tokens of each reply: the base is asked first, then the adapters."""
 
-    async def at_once(asked: list[ChatRequest]) -> list[list[Delta]]:
-        return await asyncio.gather(*(answer(manager, one) for one in asked))
+    async def at_once(requests: list[ChatRequest]) -> list[list[Delta]]:
+        return await asyncio.gather(*(answer(manager, one) for one in requests))
 
     every = questions(logprobs=2)
     base, adapted = every[: len(QUESTIONS)], every[len(QUESTIONS) :]
     replies = [*asyncio.run(at_once(base)), *asyncio.run(at_once(adapted))]
-    return [[entry for delta in said for entry in delta.logprobs] for said in replies]
+    return [[entry for delta in reply for entry in delta.logprobs] for reply in replies]
 
 
-def parted(here: Sequence[TokenLogprob], there: Sequence[TokenLogprob]) -> TokenLogprob | None:
-    """Where the other one said something else, what was said here; None if it never did."""
+def first_difference(
+    here: Sequence[TokenLogprob], there: Sequence[TokenLogprob]
+) -> TokenLogprob | None:
+    """Returns the first token of `here` that is another one `there`, if any."""
     pairs = zip(here, there, strict=False)
     return next((one for one, other in pairs if one.token != other.token), None)
 
 
-def test_the_same_words_as_here(precise: ModelManager, remote: ModelManager) -> None:
-    ours, theirs = everything(precise), everything(remote)
+def test_the_same_replies_as_the_local_engine(local: ModelManager, remote: ModelManager) -> None:
+    ours, theirs = all_tokens(local), all_tokens(remote)
     ties = []
     for request, here, there in zip(questions(), ours, theirs, strict=True):
-        at = parted(here, there)
+        at = first_difference(here, there)
         if at is None:
             assert len(here) == len(there), request
         else:
@@ -127,9 +130,9 @@ def test_the_same_words_as_here(precise: ModelManager, remote: ModelManager) -> 
     assert len(ties) <= 2, ties  # or else they are no ties
 
 
-def test_logprobs_are_the_same(precise: ModelManager, remote: ModelManager) -> None:
+def test_logprobs_are_the_same(local: ModelManager, remote: ModelManager) -> None:
     question = questions(logprobs=2)[0]
-    here, there = (asyncio.run(answer(one, question)) for one in (precise, remote))
+    here, there = (asyncio.run(answer(one, question)) for one in (local, remote))
     for one, other in zip(
         [e for delta in here for e in delta.logprobs],
         [e for delta in there for e in delta.logprobs],
@@ -144,8 +147,8 @@ def test_an_adapter_was_loaded_when_it_was_asked_for(
 ) -> None:
     asyncio.run(answer(remote, questions()[-1]))
     listed = httpx.get(f"{server.url}/models", headers={"Authorization": f"Bearer {KEY}"}).json()
-    given = [model["id"] for model in listed["data"] if model["id"].startswith("xiaodeng@")]
-    assert len(given) == 1
+    loaded = [model["id"] for model in listed["data"] if model["id"].startswith("xiaodeng@")]
+    assert len(loaded) == 1
 
 
 def test_an_adapter_outlives_its_folder(folder: Path, remote: ModelManager) -> None:
@@ -167,16 +170,16 @@ def test_the_next_turn_finds_its_prefix_there(remote: ModelManager) -> None:
     """Prompts grow at their end, so a server that caches prefixes reads only what is new."""
     first = Message("user", "Tell me about the sea, the land and the sky, please. " * 20)
     sampling = Sampling(temperature=0, max_tokens=48)
-    said = asyncio.run(answer(remote, ChatRequest((first,), sampling=sampling)))
-    reply = Message("assistant", "".join(delta.text for delta in said))
+    reply_deltas = asyncio.run(answer(remote, ChatRequest((first,), sampling=sampling)))
+    reply = Message("assistant", "".join(delta.text for delta in reply_deltas))
     then = (first, reply, Message("user", "And now?"))
     last = asyncio.run(answer(remote, ChatRequest(then, sampling=sampling)))[-1]
     assert last.stats
     assert last.stats.cached_tokens >= 128  # its blocks for CPUs
 
 
-def test_what_does_not_fit_is_refused_here(remote: ModelManager) -> None:
-    assert remote.context_length == 2048  # what the server was started with
+def test_the_servers_context_length_is_used(remote: ModelManager) -> None:
+    assert remote.context_length == 2048  # its --max-model-len
 
 
 @pytest.mark.browser
@@ -192,7 +195,7 @@ def test_the_page_through_the_servers_death(
         expect(chat.log).to_contain_text("Ahoy, friend.")
         expect(chat.send).to_be_visible()
         chat.choose("Adapter", "Base model")
-        helpers.precise(chat)  # a drawn story may end by itself
+        helpers.set_greedy(chat)  # a drawn story may end by itself
         chat.ask("Write a very long story about the sea, with many chapters.")
         article = chat.log.locator("article.assistant").nth(1)  # not the first one's "the first …"
         expect(article).to_contain_text("the")

@@ -46,11 +46,17 @@ def logits(model: Llama) -> torch.Tensor:
     return model.forward([SequenceSlice((6,), cache)])
 
 
+COPY = "import shutil, sys; shutil.copytree({!r}, sys.argv[1], dirs_exist_ok=True)"
+
+
 def fake_compiler(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    def start(_: Path) -> subprocess.Popen[bytes]:
+    """Runs `code` in place of the compiler, with the folder for the machine code as argument."""
+
+    def start(folder: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+            [sys.executable, "-c", code, str(folder)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
 
     monkeypatch.setattr(kernel_build, "_compile", start)
 
@@ -76,9 +82,13 @@ def test_empty_cache_is_filled_by_a_child_process(tmp_path: Path, model: Llama) 
     assert KernelBuild(tmp_path).wait()  # it is not compiled a second time
 
 
-@pytest.mark.slow
-def test_cache_that_cannot_be_written_is_replaced(tmp_path: Path, model: Llama) -> None:
+def test_cache_that_cannot_be_written_is_replaced(
+    tmp_path: Path, model: Llama, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As for a container's user in a folder of root's: decoding is compiled all the same."""
+    compiled = user_cache_path(APP_NAME)
+    assert KernelBuild(compiled).wait()
+    fake_compiler(monkeypatch, COPY.format(str(build_folder(compiled))))
     (tmp_path / "cache").write_text("no folder")
     KernelBuild(tmp_path / "cache").attach_when_ready(model, threads=2, max_rows=8, max_sequences=4)
     wait_for_decoder(model)
