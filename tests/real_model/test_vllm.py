@@ -36,7 +36,6 @@ QUESTIONS = (
     "Who are you?",
     "What is the capital of France?",
     "你好，今天你想做什么？",
-    "What is 12 times 12?",
 )
 
 

@@ -65,7 +65,7 @@ def test_a_killed_training_continues_to_the_same_result(
     def command(name: str) -> list[str]:
         return [sys.executable, str(CHECKOUT / "finetune.py"), "--base_model", str(tiny_folder),
                 "--data_path", str(data), "--output_dir", str(tmp_path / name), *FAST,
-                "--num_epochs", "40", "--early_stopping_patience", "0",
+                "--num_epochs", "12", "--early_stopping_patience", "0",
                 "--progress", "json"]  # fmt: skip
 
     with subprocess.Popen(command("mine"), stdout=subprocess.PIPE, text=True) as process:
