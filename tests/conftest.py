@@ -27,6 +27,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 MakeAdapter = Callable[..., Path]
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Three processes on two cores: browsers, servers and tests wait for each other."""
+    return max(2, (os.cpu_count() or 1) * 3 // 2)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take minutes come first: at the end, one process would wait for the other."""
     items.sort(key=lambda item: "real_model" not in item.path.parts)

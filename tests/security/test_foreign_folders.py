@@ -74,6 +74,7 @@ def test_invalid_numbers_are_reported_with_their_key(key: str, number: Any, tmp_
     assert key in message or "rank" in message
 
 
+@pytest.mark.slow
 def test_merge_does_not_match_target_modules_as_patterns(tmp_path: Path) -> None:
     """peft matches target_modules with a backtracking regex."""
     write_adapter(tmp_path / "bad", {

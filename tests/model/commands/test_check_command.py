@@ -117,6 +117,7 @@ def test_folder_of_another_kind_is_described(
 
 
 @pytest.mark.real_model
+@pytest.mark.slow
 def test_shipped_folders_are_found_by_name_and_have_no_problems(
     default_folder: Path, capsys: Capture
 ) -> None:

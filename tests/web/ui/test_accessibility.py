@@ -47,7 +47,6 @@ VISITORS = {
     "light": WIDE,
     "dark": DARK,
     "phone": PHONE,
-    "chinese": {**WIDE, "locale": "zh-CN"},
     "chinese-dark-phone": {**PHONE, "locale": "zh-CN", "color_scheme": "dark"},
 }
 each_visitor = pytest.mark.parametrize("context", VISITORS.values(), ids=VISITORS)

@@ -17,7 +17,7 @@ from tests.web.app_server import serving
 from tests.web.browser import ChatPage
 from tests.web.conftest import OpenPage
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 PIRATE, LINLY, TORN = ADAPTERS
 NEWLY = Adapter("newly", Path("newly"), "Fresh from the training", digest="d9" * 32)

@@ -21,6 +21,8 @@ from web.chats.store.models import ChatSettings
 from web.ui.compare_panel import NO_RIVAL, chosen_rivals
 from web.ui.presets import PRESETS
 
+pytestmark = pytest.mark.slow
+
 BASE, PIRATE, LINLY, TORN = "Base model", "● pirate", "● linly", "✕ torn"
 
 

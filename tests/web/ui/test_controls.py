@@ -11,7 +11,7 @@ from tests.fake_engine import FakeEngine, echo
 from tests.web.browser import ChatPage
 from tests.web.conftest import OpenPage
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 CALLS = "**/page/actions/**"
 

@@ -23,7 +23,7 @@ from web.chats.store.models import ChatMessage
 from web.listen_socket import bind
 from web.ui import tab_stream
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 def words(count: int) -> Callable[[str, EngineRequest], list[str]]:

@@ -17,7 +17,7 @@ from web.listen_socket import bind
 from web.public_link.limits import LinkRules, PublicLink
 from web.ui import tab_stream
 
-pytestmark = pytest.mark.usefixtures("no_fault")
+pytestmark = [pytest.mark.usefixtures("no_fault"), pytest.mark.slow]
 
 
 def test_stream_sends_signs_of_life(serve_page: ServePage, monkeypatch: pytest.MonkeyPatch) -> None:

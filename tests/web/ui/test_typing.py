@@ -13,7 +13,7 @@ from tests.web.browser import ChatPage
 from tests.web.conftest import OpenPage
 from tests.web.ui.test_compare import BASE, PIRATE, ask_all, choose
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 BEGUN = re.compile("chat=")
 
