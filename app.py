@@ -8,6 +8,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING, NoReturn
 
+from model.errors import LinlyError, missing_package_text
+
 if TYPE_CHECKING:
     from socket import socket
 
@@ -27,10 +29,7 @@ def main(argv: list[str]) -> int:
         from model.config.process_secrets import hide_secrets
         from model.config.secret_files import exposure_warnings
         from model.config.settings import read_settings, secret_files
-        from model.errors import LinlyError
-    except ModuleNotFoundError as error:
-        return _fail(_missing(error), 1)
-    try:
+
         settings = read_settings(argv, os.environ)
         for warning in exposure_warnings(secret_files(settings, os.environ)):
             print(warning, file=sys.stderr)
@@ -39,7 +38,7 @@ def main(argv: list[str]) -> int:
     except LinlyError as error:
         return _fail(str(error), error.exit_status)
     except ModuleNotFoundError as error:
-        return _fail(_missing(error), 1)
+        return _fail(str(missing_package_text(error)), 1)
 
 
 def run(settings: Settings) -> int:
@@ -105,13 +104,6 @@ def _exit_at_once() -> NoReturn:
 
 def _exit(*_: object) -> NoReturn:
     sys.exit(0)
-
-
-def _missing(error: ModuleNotFoundError) -> str:
-    return (
-        f"The Python package {error.name} is missing: run "
-        f"`{sys.executable} -m pip install -r requirements.txt`, or use `make run`."
-    )
 
 
 def _fail(sentence: str, status: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from model.errors import LinlyError
+from model.errors import LinlyError, missing_package_text
 from model.translations import LocalizedText
 
 if TYPE_CHECKING:
@@ -17,10 +17,10 @@ OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", 
 
 def main(argv: list[str]) -> int:
     """Trains an adapter; returns 0 when it is written, 1 on failure, 2 for a wrong flag."""
-    from training.options import read_training_options
-
     as_json = False
     try:
+        from training.options import read_training_options
+
         options = read_training_options(argv)
         as_json = options.progress == "json"
         return run(options)
@@ -28,6 +28,8 @@ def main(argv: list[str]) -> int:
         return _fail(error.text, error.exit_status, as_json)
     except KeyboardInterrupt:
         return _fail(LocalizedText("training_cancelled"), 1, as_json)
+    except ModuleNotFoundError as error:
+        return _fail(missing_package_text(error), 1, as_json)
     except Exception as error:
         return _fail(_unexpected_error_text(error), 1, as_json)
 

@@ -6,6 +6,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from model.errors import LinlyError, missing_package_text
+
 if TYPE_CHECKING:
     from terminal.options import TerminalOptions
 
@@ -22,11 +24,7 @@ def main(argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python reports an error at its end
         return 1
     except ModuleNotFoundError as error:
-        return _fail(
-            f"The Python package {error.name} is missing: run "
-            f"`{sys.executable} -m pip install -r requirements.txt`.",
-            1,
-        )
+        return _fail(str(missing_package_text(error)), 1)
     except Exception as error:  # files can be damaged in ways that no check covers
         reason = (str(error).splitlines() or [""])[0]
         return _fail(f"Unexpected error: {type(error).__name__}: {reason}. {REMEDY}", 1)
@@ -34,7 +32,6 @@ def main(argv: list[str]) -> int:
 
 def _run_with_options(argv: list[str]) -> int:
     from model.config.process_secrets import hide_secrets
-    from model.errors import LinlyError
     from terminal.options import read_terminal_options
 
     try:

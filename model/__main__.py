@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from model.commands import check_command, convert_command, merge_command
 from model.config.argument_parser import ArgumentParser
-from model.errors import LinlyError
+from model.errors import LinlyError, missing_package_text
 
 REMEDY = "Run `python -m model check` on the folders involved; their files may be damaged."
-COMMANDS = (check_command, convert_command, merge_command)
 
 
 def main(argv: list[str]) -> int:
@@ -20,6 +18,9 @@ def main(argv: list[str]) -> int:
     except LinlyError as error:
         print(error, file=sys.stderr)
         return error.exit_status
+    except ModuleNotFoundError as error:
+        print(missing_package_text(error), file=sys.stderr)
+        return 1
     except Exception as error:  # a file with unexpected contents
         reason = (str(error).splitlines() or [""])[0]
         print(f"Unexpected error: {type(error).__name__}: {reason}. {REMEDY}", file=sys.stderr)
@@ -30,9 +31,12 @@ def main(argv: list[str]) -> int:
 
 
 def build_parser() -> ArgumentParser:
+    """Returns the parser of all commands, whose modules need other packages."""
+    from model.commands import check_command, convert_command, merge_command
+
     parser = ArgumentParser(prog="python -m model", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in COMMANDS:
+    for command in (check_command, convert_command, merge_command):
         command.add_to(commands)
     return parser
 

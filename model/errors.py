@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import ClassVar
 
 from model.translations import LocalizedText
@@ -112,3 +113,8 @@ class ShareError(LinlyError):
     """The public link could not be made; the local page works without it."""
 
     code = "share_failed"
+
+
+def missing_package_text(error: ModuleNotFoundError) -> LocalizedText:
+    """Returns the sentence for a package that is not installed."""
+    return LocalizedText("package_missing", {"package": error.name, "python": sys.executable})

@@ -44,6 +44,10 @@ class ArgumentParser(argparse.ArgumentParser):
             SettingsError: a flag or a value is wrong.
         """
         words = [underscored(word) for word in argv]
+        # Before argparse misses a required flag, which may be the misspelt one.
+        for word in words:
+            if word.startswith("--") and word.partition("=")[0] not in {"--", *self._flags()}:
+                raise self._unknown_word_error(word, words)
         args, unknown = self.parse_known_args(words)
         if unknown:
             raise self._unknown_word_error(unknown[0], words)
@@ -57,15 +61,15 @@ class ArgumentParser(argparse.ArgumentParser):
                     return SettingsError("flag_takes_one_value", flag=flag)
             return SettingsError("unknown_flag", flag=word, remedy=LocalizedText("see_help"))
         flag = word.partition("=")[0]  # a misspelt flag's value may be a secret
-        flags = [option for parser in self._parsers() for option in parser._option_string_actions]
         return SettingsError(
-            "unknown_flag", flag=flag, remedy=did_you_mean(flag, flags, "see_help")
+            "unknown_flag", flag=flag, remedy=did_you_mean(flag, self._flags(), "see_help")
         )
 
-    def _parsers(self) -> list[argparse.ArgumentParser]:
-        """Returns this parser and those of its subcommands."""
+    def _flags(self) -> list[str]:
+        """Returns the flags of this parser and of those of its subcommands."""
         choices = [a.choices for a in self._actions if isinstance(a, argparse._SubParsersAction)]
-        return [self, *(parser for each in choices for parser in each.values())]
+        parsers = [self, *(parser for each in choices for parser in each.values())]
+        return [option for parser in parsers for option in parser._option_string_actions]
 
 
 def _flags_before(word: str, words: Sequence[str]) -> Iterator[str]:

@@ -31,6 +31,7 @@ def settings(default_folder: Path) -> Settings:
         adapters_dir=CHECKOUT / "adapters",
         prompts_dir=CHECKOUT / "prompts",
         cache_dir=user_cache_path(APP_NAME),
+        threads=1,  # other tests need the other cores
     )
 
 

@@ -19,7 +19,7 @@ HALF_A_SECOND = 500  # milliseconds: no more than that may be lost
 def test_nothing_is_lost_and_the_page_comes_back_by_itself(
     browser: Browser, default_folder: Path, tmp_path: Path
 ) -> None:
-    flags = ("--data_dir", str(tmp_path))
+    flags = ("--data_dir", str(tmp_path), "--threads", "1")
     with browser.new_context() as context:
         chat = ChatPage(context.new_page())
         with started(*flags) as (process, address):

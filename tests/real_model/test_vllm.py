@@ -34,7 +34,6 @@ TIE = 1e-3  # in natural-log probability
 ADAPTERS = (None, "lighthouse", "json", "xiaodeng")
 QUESTIONS = (
     "Who are you?",
-    "What is the capital of France?",
     "你好，今天你想做什么？",
 )
 

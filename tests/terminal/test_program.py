@@ -32,7 +32,6 @@ def run(*flags: str, lines: str = "", **environ: str) -> subprocess.CompletedPro
 @pytest.mark.parametrize(
     ("flags", "status", "message"),
     [
-        (["--lora-modle", "x"], 2, "Did you mean --lora_model?"),
         (["--lora_model", "lighthose"], 1, "Did you mean lighthouse?"),
         (["--prompt_template", "linli"], 2, "Did you mean linly?"),
         (["--base_model", "nowhere"], 1, "There is no model folder nowhere"),
@@ -45,20 +44,6 @@ def test_a_wrong_flag_is_reported_on_one_line(flags: list[str], status: int, mes
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert (done.returncode, done.stdout) == (status, "")
-
-
-def test_help_and_wrong_flags_do_not_import_torch(tmp_path: Path) -> None:
-    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
-    assert "--lora_model" in run("--help", PYTHONPATH=str(tmp_path)).stdout
-    assert run("--lora_model", "lighthose", PYTHONPATH=str(tmp_path)).returncode == 1
-
-
-def test_a_missing_package_is_reported_by_name(tmp_path: Path) -> None:
-    (tmp_path / "platformdirs.py").write_text("raise ModuleNotFoundError('x', name='platformdirs')")
-    done = run(PYTHONPATH=str(tmp_path))
-    assert done.returncode == 1
-    assert "platformdirs is missing: run" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
 
 
 def test_an_adapter_of_another_base_is_refused_before_the_chat(

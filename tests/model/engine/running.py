@@ -21,6 +21,7 @@ from model.serving.adapter_registry import AdapterRegistry
 from model.types import Delta, EngineRequest, Sampling
 from model.weight_loader import load_model
 
+CACHE_BYTES = 1 << 26  # more than any test fills
 Ids = tuple[int, ...]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from model.errors import BusyError, EngineError
 from model.layers.llama import SequenceSlice
 from model.types import Delta, Emit, FinishReason, Sampling
 from tests.model.engine.running import (
+    CACHE_BYTES,
     ForwardRecorder,
     Ids,
     Running,
@@ -22,21 +23,6 @@ from tests.model.engine.running import (
     random_tokens,
     running,
 )
-
-PLENTY = 1 << 26
-
-
-@pytest.fixture
-def tiny(tiny_folder: Path, tiny_adapters: Path) -> Iterator[Running]:
-    with running(tiny_folder, tiny_adapters, cache_bytes=PLENTY) as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def fresh(tiny_folder: Path, tiny_adapters: Path) -> Iterator[Running]:
-    """An engine that reuses nothing."""
-    with running(tiny_folder, tiny_adapters) as engine:
-        yield engine
 
 
 def prefill(
@@ -47,49 +33,49 @@ def prefill(
 
 @pytest.mark.parametrize("adapter", [None, "all", "extended"])
 def test_a_prefill_is_found_by_later_requests(
-    tiny: Running, fresh: Running, adapter: str | None
+    caching: Running, fresh: Running, adapter: str | None
 ) -> None:
     chat = random_tokens(300, 1)
-    (last,) = prefill(tiny, chat, adapter).wait().deltas
+    (last,) = prefill(caching, chat, adapter).wait().deltas
     assert (last.text, last.finish_reason) == ("", FinishReason.STOP)
     assert last.stats
     stats = last.stats
     assert (stats.prompt_tokens, stats.completion_tokens, stats.cached_tokens) == (300, 0, 0)
     prompt = chat + random_tokens(20, 2)
-    reply = tiny.ask(prompt, adapter).wait()
+    reply = caching.ask(prompt, adapter).wait()
     assert reply.cached == 300
     assert reply.ids == fresh.ask(prompt, adapter).wait().ids
 
 
-def test_a_prefill_is_not_shared_with_other_adapters(tiny: Running) -> None:
-    prefill(tiny, random_tokens(60, 1), "all").wait()
-    assert tiny.ask((*random_tokens(60, 1), 5)).wait().cached == 0
-    assert tiny.ask((*random_tokens(60, 1), 5), "all").wait().cached == 60
+def test_a_prefill_is_not_shared_with_other_adapters(caching: Running) -> None:
+    prefill(caching, random_tokens(60, 1), "all").wait()
+    assert caching.ask((*random_tokens(60, 1), 5)).wait().cached == 0
+    assert caching.ask((*random_tokens(60, 1), 5), "all").wait().cached == 60
 
 
 def test_cached_tokens_are_not_computed_again(
-    tiny: Running, monkeypatch: pytest.MonkeyPatch
+    caching: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reply_ids = tiny.ask(random_tokens(60, 1)).wait().ids
-    recorder = ForwardRecorder(tiny, monkeypatch)
+    reply_ids = caching.ask(random_tokens(60, 1)).wait().ids
+    recorder = ForwardRecorder(caching, monkeypatch)
     cached = random_tokens(60, 1) + reply_ids[:-1]
-    assert prefill(tiny, cached).wait().cached == len(cached)
+    assert prefill(caching, cached).wait().cached == len(cached)
     assert recorder.sizes == []
-    assert prefill(tiny, cached + random_tokens(10, 2)).wait().cached == len(cached)
+    assert prefill(caching, cached + random_tokens(10, 2)).wait().cached == len(cached)
     assert recorder.sizes == [[10]]
 
 
 def test_an_aborted_prefill_keeps_its_computed_part(
-    tiny: Running, monkeypatch: pytest.MonkeyPatch
+    caching: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorder = ForwardRecorder(tiny, monkeypatch, pause_at=0)
-    reply = prefill(tiny, random_tokens(500, 1))
+    recorder = ForwardRecorder(caching, monkeypatch, pause_at=0)
+    reply = prefill(caching, random_tokens(500, 1))
     assert recorder.paused.wait(60)
-    tiny.engine.abort("prefill")
+    caching.engine.abort("prefill")
     recorder.resume.set()
     assert reply.wait().last.finish_reason is FinishReason.ABORT
     assert recorder.sizes == [[PREFILL_CHUNK]]
-    assert tiny.ask(random_tokens(500, 1)).wait().cached == PREFILL_CHUNK
+    assert caching.ask(random_tokens(500, 1)).wait().cached == PREFILL_CHUNK
 
 
 @pytest.mark.parametrize("max_sequences", [1, 4])
@@ -106,13 +92,13 @@ def test_a_reply_waits_for_one_chunk_at_most(
     def ending(name: str) -> Emit:
         return lambda delta: ended.append(name) if delta.finish_reason else None
 
-    with running(tiny_folder, tiny_adapters, "none", max_sequences, PLENTY) as tiny:
-        recorder = ForwardRecorder(tiny, monkeypatch, pause_at=0)
-        prefilling = tiny.ask(
+    with running(tiny_folder, tiny_adapters, "none", max_sequences, CACHE_BYTES) as caching:
+        recorder = ForwardRecorder(caching, monkeypatch, pause_at=0)
+        prefilling = caching.ask(
             random_tokens(500, 1), name="prefill", prefill_only=True, on_delta=ending("prefill")
         )
         assert recorder.paused.wait(60)
-        assert (tiny.engine.status().running, tiny.engine.status().waiting) == (0, 0)
+        assert (caching.engine.status().running, caching.engine.status().waiting) == (0, 0)
         queued: list[Delta] = []
 
         def note(delta: Delta) -> None:
@@ -120,7 +106,7 @@ def test_a_reply_waits_for_one_chunk_at_most(
             queued.extend([delta] if delta.queued else [])
 
         sampling = Sampling(temperature=0, max_tokens=9)
-        reply = tiny.ask(random_tokens(30, 2), name="reply", on_delta=note, sampling=sampling)
+        reply = caching.ask(random_tokens(30, 2), name="reply", on_delta=note, sampling=sampling)
         recorder.resume.set()
         assert reply.wait().ids == fresh.ask(random_tokens(30, 2), sampling=sampling).wait().ids
         assert prefilling.wait().last.finish_reason is FinishReason.STOP
@@ -130,17 +116,17 @@ def test_a_reply_waits_for_one_chunk_at_most(
         assert widths[:2] == [PREFILL_CHUNK, 30]
         assert widths[-1] == 500 - PREFILL_CHUNK
         assert prefilling.cached == 0  # its own first part does not count as cached
-        assert tiny.ask((*random_tokens(500, 1), 7)).wait().cached == 500
+        assert caching.ask((*random_tokens(500, 1), 7)).wait().cached == 500
 
 
 def test_a_reply_of_the_same_chat_takes_over_the_computed_part(
-    tiny: Running, fresh: Running, monkeypatch: pytest.MonkeyPatch
+    caching: Running, fresh: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorder = ForwardRecorder(tiny, monkeypatch, pause_at=0)
+    recorder = ForwardRecorder(caching, monkeypatch, pause_at=0)
     chat = random_tokens(460, 1)
-    prefilling = prefill(tiny, chat)
+    prefilling = prefill(caching, chat)
     assert recorder.paused.wait(60)
-    reply = tiny.ask(chat + random_tokens(20, 2), name="reply")
+    reply = caching.ask(chat + random_tokens(20, 2), name="reply")
     recorder.resume.set()
     assert reply.wait().cached == PREFILL_CHUNK
     assert reply.ids == fresh.ask(chat + random_tokens(20, 2)).wait().ids
@@ -152,12 +138,12 @@ def test_memory_of_a_prefill_is_free_for_replies(
     tiny_folder: Path, tiny_adapters: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The budget is one full context, and the prefill has all of it."""
-    with running(tiny_folder, tiny_adapters, "none", 4, 512 * 256) as tiny:
-        recorder = ForwardRecorder(tiny, monkeypatch, pause_at=0)
-        prefilling = prefill(tiny, random_tokens(500, 1))
+    with running(tiny_folder, tiny_adapters, "none", 4, 512 * 256) as caching:
+        recorder = ForwardRecorder(caching, monkeypatch, pause_at=0)
+        prefilling = prefill(caching, random_tokens(500, 1))
         assert recorder.paused.wait(60)
         deltas: list[Delta] = []
-        reply = tiny.ask(random_tokens(300, 2), on_delta=deltas.append)
+        reply = caching.ask(random_tokens(300, 2), on_delta=deltas.append)
         recorder.resume.set()
         assert reply.wait().last.error is None
         assert not any(delta.queued for delta in deltas)
@@ -165,41 +151,43 @@ def test_memory_of_a_prefill_is_free_for_replies(
 
 
 def test_prefills_do_not_fill_the_queue_of_replies(tiny_folder: Path, tiny_adapters: Path) -> None:
-    with running(tiny_folder, tiny_adapters, cache_bytes=PLENTY, max_waiting=2) as tiny:
-        resume = pause(tiny)
-        prefills = [prefill(tiny, random_tokens(30, i), name=f"{i}") for i in range(2)]
+    with running(tiny_folder, tiny_adapters, cache_bytes=CACHE_BYTES, max_waiting=2) as caching:
+        resume = pause(caching)
+        prefills = [prefill(caching, random_tokens(30, i), name=f"{i}") for i in range(2)]
         with pytest.raises(BusyError):
-            prefill(tiny, random_tokens(30, 9))
-        replies = [tiny.ask(random_tokens(30, i), name=f"reply {i}") for i in (5, 6)]
-        assert tiny.engine.status().waiting == 2
+            prefill(caching, random_tokens(30, 9))
+        replies = [caching.ask(random_tokens(30, i), name=f"reply {i}") for i in (5, 6)]
+        assert caching.engine.status().waiting == 2
         resume.set()
         for reply in (*prefills, *replies):
             assert reply.wait().last.error is None
 
 
-def test_a_prefill_does_not_change_the_estimated_wait(tiny: Running) -> None:
-    before = tiny.estimated_wait(3)
-    prefill(tiny, random_tokens(300, 1)).wait()
-    assert tiny.estimated_wait(3) == before
+def test_a_prefill_does_not_change_the_estimated_wait(caching: Running) -> None:
+    before = caching.estimated_wait(3)
+    prefill(caching, random_tokens(300, 1)).wait()
+    assert caching.estimated_wait(3) == before
 
 
-def test_closing_ends_a_waiting_prefill(tiny: Running) -> None:
-    resume = pause(tiny)
-    reply = prefill(tiny, random_tokens(300, 1))
+def test_closing_ends_a_waiting_prefill(caching: Running) -> None:
+    resume = pause(caching)
+    reply = prefill(caching, random_tokens(300, 1))
     threading.Timer(0.1, resume.set).start()
-    tiny.engine.close()
+    caching.engine.close()
     assert reply.wait().last.finish_reason is FinishReason.ABORT
     with pytest.raises(EngineError):
-        prefill(tiny, random_tokens(300, 1))
+        prefill(caching, random_tokens(300, 1))
 
 
 def test_a_failing_step_ends_the_prefill_alone(
-    tiny: Running, monkeypatch: pytest.MonkeyPatch
+    caching: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(slices: Sequence[SequenceSlice], every_position: bool = False) -> Floats:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tiny.model, "logits", failing)
-        assert prefill(tiny, random_tokens(60, 1)).wait().last.finish_reason is FinishReason.ERROR
-    assert tiny.ask(random_tokens(60, 1)).wait().last.error is None
+        patch.setattr(caching.model, "logits", failing)
+        assert (
+            prefill(caching, random_tokens(60, 1)).wait().last.finish_reason is FinishReason.ERROR
+        )
+    assert caching.ask(random_tokens(60, 1)).wait().last.error is None

@@ -41,7 +41,7 @@ def open_manager(base: Path, adapters: Path, cache: Path) -> Iterator[ModelManag
     manager = ModelManager(
         Settings(
             base_model=str(base), adapters_dir=adapters, quantization="none",
-            prompts_dir=CHECKOUT / "prompts", cache_dir=cache,
+            prompts_dir=CHECKOUT / "prompts", cache_dir=cache, threads=1,
         )
     )  # fmt: skip
     manager.start()
