@@ -144,7 +144,7 @@ def health(address: str) -> dict[str, Any]:
 @pytest.mark.parametrize("when", ["loading", "ready"])
 def test_signals_end_it_cleanly(default_folder: Path, number: signal.Signals, when: str) -> None:
     """It ends within 5 s, with status 0 and an empty stderr, also while loading."""
-    with started() as (process, address):
+    with started("--threads", "1") as (process, address):
         assert health(address)["status"] in ("loading", "ready")
         if when == "ready":
             read_until(process, "Ready after")

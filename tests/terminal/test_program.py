@@ -20,6 +20,7 @@ from model.text.tokenizer import TextSpan
 from tests.model.engine.remote.fake_server import Server, running
 
 COMMAND = [sys.executable, "inference_LLaMA.py"]
+TINY = ("--threads", "1", "--quantization", "none", "--max_new_tokens", "3", "--base_model")
 
 
 def run(*flags: str, lines: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
@@ -59,7 +60,7 @@ def test_an_adapter_of_another_base_is_refused_before_the_chat(
 def test_an_adapter_in_any_folder_is_loaded_with_its_warnings(
     tiny_folder: Path, tiny_adapters: Path, tmp_path: Path
 ) -> None:
-    flags = ["--base_model", str(tiny_folder), "--quantization", "none", "--max_new_tokens", "3"]
+    flags = [*TINY, str(tiny_folder)]
     done = run(*flags, "--lora_model", str(tiny_adapters / "qv"), lines="hello\n")
     assert done.stderr.startswith("The adapter qv: no file names the prompt template")
     assert len(done.stderr.splitlines()) == 1
@@ -67,7 +68,7 @@ def test_an_adapter_in_any_folder_is_loaded_with_its_warnings(
 
 
 def test_a_closed_output_pipe_ends_the_program_silently(tiny_folder: Path) -> None:
-    flags = ["--base_model", str(tiny_folder), "--quantization", "none", "--max_new_tokens", "3"]
+    flags = [*TINY, str(tiny_folder)]
     process = subprocess.Popen(
         [*COMMAND, *flags], cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
@@ -87,7 +88,7 @@ def test_a_closed_output_pipe_ends_the_program_silently(tiny_folder: Path) -> No
 @pytest.mark.slow
 def test_the_default_model_with_and_without_an_adapter(default_folder: Path) -> None:
     def replies(*flags: str) -> list[dict[str, Any]]:
-        greedy = ["--temperature", "0", "--max_new_tokens", "12", *flags]
+        greedy = ["--temperature", "0", "--max_new_tokens", "12", "--threads", "1", *flags]
         done = run(*greedy, lines='Who are you?\n{"prompt": "How do I boil an egg?", "id": 7}\n')
         assert (done.returncode, done.stderr) == (0, "")
         return [json.loads(line) for line in done.stdout.splitlines()]
