@@ -58,12 +58,16 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def default_folder() -> Path:
-    """The embedded default, fetched and converted where it is not in the cache yet."""
+    """The embedded default, fetched and converted where it is not in the cache yet, and kernels."""
     from platformdirs import user_cache_path
+
+    from model.layers.kernel_build import KernelBuild
 
     cache = user_cache_path(APP_NAME)
     cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / "tests.lock"):  # of two processes that test, the first one fetches
+    # Of the processes that test, the first one fetches and compiles. Without the lock, each would.
+    with FileLock(cache / "tests.lock"):
+        assert KernelBuild(cache).wait()
         return ensure_default_model(cache, lambda phase, share: None)
 
 

@@ -45,13 +45,20 @@ class ArgumentParser(argparse.ArgumentParser):
         """
         words = [underscored(word) for word in argv]
         # Before argparse misses a required flag, which may be the misspelt one.
-        for word in words:
-            if word.startswith("--") and word.partition("=")[0] not in {"--", *self._flags()}:
-                raise self._unknown_word_error(word, words)
+        misspelt = [word for word in words if self._is_misspelt_flag(word, words)]
+        if misspelt:
+            raise self._unknown_word_error(misspelt[0], words)
         args, unknown = self.parse_known_args(words)
         if unknown:
             raise self._unknown_word_error(unknown[0], words)
         return args
+
+    def _is_misspelt_flag(self, word: str, words: Sequence[str]) -> bool:
+        """Whether a word is no flag, but looks like one and is not a secret."""
+        flag = word.partition("=")[0]
+        if not flag.startswith("--") or flag in ("--", *self._flags()):
+            return False
+        return not any(before[2:] in self.secret_flags for before in _flags_before(word, words))
 
     def _unknown_word_error(self, word: str, words: Sequence[str]) -> SettingsError:
         """Returns the error for a word that belongs to no flag."""

@@ -286,6 +286,7 @@ def test_unknown_word_error_names_the_word(argv: list[str]) -> None:
         ["--engine_url", "http://user:s3cret@host:port/v1?x=1"],
         ["--auth_file", "nowhere", "--auth", "s3cret"],
         ["--admin_key", "my s3cret"],
+        ["--admin_key", "--s3cret"],
     ],
 )
 def test_error_repeats_no_secret(argv: list[str]) -> None:
