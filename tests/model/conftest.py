@@ -1,14 +1,20 @@
-"""Tokenizers that several files of tests use."""
+"""Tokenizers that several files of tests use, and the same random numbers in every run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+import torch
 
 from model.text.fast_tokenizer import FastTokenizer
 from model.text.spm_tokenizer import SpmTokenizer
 from tests.model.tokenizers import LIKE_T5, make_fast, make_spm
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,6 @@ PHONE = {"viewport": {"width": 390, "height": 800}, "is_mobile": True, "has_touc
 VISITORS = {
     "light": WIDE,
     "dark": DARK,
-    "phone": PHONE,
     "chinese-dark-phone": {**PHONE, "locale": "zh-CN", "color_scheme": "dark"},
 }
 each_visitor = pytest.mark.parametrize("context", VISITORS.values(), ids=VISITORS)
