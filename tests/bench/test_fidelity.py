@@ -43,6 +43,7 @@ def test_known_logits_give_known_figures() -> None:
     assert figures.mean_kl == pytest.approx(sum(divergences) / 2, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_small_model_with_and_without_an_adapter(
     tiny_folder: Path, tiny_adapters: Path, text: Path
 ) -> None:

@@ -119,6 +119,7 @@ def test_an_endless_template_is_an_error(kind: str, tmp_path: Path) -> None:
     str(caught.value).encode()
 
 
+@pytest.mark.slow
 def test_no_thread_goes_on_rendering_an_endless_template(tmp_path: Path) -> None:
     """The process ends by itself."""
     code = """

@@ -189,6 +189,7 @@ def test_cached_entries_are_evicted_before_a_preemption(
     assert not preempted
 
 
+@pytest.mark.slow
 def test_the_budget_is_not_exceeded(
     engine: MakeEngine, preempted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

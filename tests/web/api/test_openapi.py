@@ -64,6 +64,7 @@ def test_api_matches_its_document(url: str, tmp_path: Path) -> None:
 
 # The server runs in this process, and hypothesis takes its random numbers for the strategy's.
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
 def test_requests_that_the_document_allows_are_served(url: str, path: str) -> None:
     document = schemathesis.openapi.from_url(f"{url}/openapi.json")

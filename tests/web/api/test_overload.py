@@ -36,6 +36,7 @@ def url(manager: ModelManager) -> Iterator[str]:
         yield address
 
 
+@pytest.mark.slow
 def test_overload_gives_429_only_and_leaves_no_state(url: str, manager: ModelManager) -> None:
     """A quarter of the clients disconnect during the reply; the others retry after a 429."""
     answers: list[httpx.Response] = []

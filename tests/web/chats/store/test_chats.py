@@ -174,6 +174,7 @@ def test_search_for_a_huge_text_finds_nothing(store: ChatStore, query: str) -> N
     assert titles(store, query) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("query", ["找不到", "zebra", "nicht übrig"])
 def test_search_in_many_chats_is_not_ended_by_the_store(
     open_chat_store: OpenChatStore, query: str

@@ -10,7 +10,7 @@ import pytest
 from tests.web.ui.static.conftest import Open
 from tests.web.ui.static.harness import Harness, asked, replied
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
 WIDE = (

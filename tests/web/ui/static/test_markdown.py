@@ -7,7 +7,7 @@ from playwright.sync_api import Locator, expect
 
 from tests.web.ui.static.harness import Harness, asked, replied
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 FENCED = "```python\ndef f():\n    return 1\n```"
 EVIL = "<script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'>"

@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 from tests.web.ui.static.harness import Harness, asked, replied
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 PARAGRAPHS = "\n\n".join(["Some words about the sea and its ships."] * 12)
 
