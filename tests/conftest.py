@@ -61,13 +61,13 @@ def default_folder() -> Path:
     """The embedded default, fetched and converted where it is not in the cache yet, and kernels."""
     from platformdirs import user_cache_path
 
-    from model.layers.kernel_build import KernelBuild
+    from model.layers.kernel_build import KernelBuild, supported
 
     cache = user_cache_path(APP_NAME)
     cache.mkdir(parents=True, exist_ok=True)
     # Of the processes that test, the first one fetches and compiles. Without the lock, each would.
     with FileLock(cache / "tests.lock"):
-        assert KernelBuild(cache).wait()
+        assert not supported("cpu", "8bit") or KernelBuild(cache).wait()
         return ensure_default_model(cache, lambda phase, share: None)
 
 

@@ -5,6 +5,7 @@ A change is made to the tiny adapter `all`, whose card has the template "linly".
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ CONFIG, CARD, WEIGHTS = "adapter_config.json", "linly_adapter.json", "adapter_mo
 ROWS = 320  # of the base's vocabulary
 WIDTH = 48  # of its layers
 Q = "base_model.model.model.layers.{}.self_attn.q_proj.lora_{}.weight"
+OWN = ("lm_head", "embed_tokens")  # layers that an adapter may have of its own
 HEAD = "base_model.model.lm_head.weight"
 LFS_POINTER = "version https://git-lfs.github.com"
 PEFT_VALUES = {  # as peft writes them
@@ -79,6 +81,20 @@ def weights(change: Callable[[dict[str, Tensor]], object]) -> Change:
     return change_tensors(WEIGHTS, change)
 
 
+def without(name: str) -> Change:
+    return weights(lambda tensors: tensors.pop(name))
+
+
+def null(key: str) -> Change:
+    """Writes null into the config, as peft does for what is off."""
+
+    def apply(path: Path) -> None:
+        file = path / CONFIG
+        file.write_text(json.dumps({**json.loads(file.read_text()), key: None}))
+
+    return apply
+
+
 def write(name: str, content: str) -> Change:
     return lambda path: (path / name).write_text(content)
 
@@ -111,9 +127,6 @@ def own_layers(rows: int, *names: str) -> Change:
 def own_vocabulary(*more: Change) -> Change:
     """Adds a vocabulary of two more rows, and makes other changes."""
     return lambda path: [change(path) for change in (own_layers(ROWS + 2, *OWN), *more)]
-
-
-OWN = ("lm_head", "embed_tokens")
 
 
 def module_pair(module: str, inputs: int, outputs: int) -> Change:
@@ -166,10 +179,10 @@ def _weights() -> Iterator[tuple[str, Fault]]:
     yield "no tensors", Fault(pickled(lambda path: {}), "adapter_empty")  # as old peft wrote it
     yield "never trained", Fault(weights(set_to_zero), "adapter_zero")
     for side in "AB":
-        yield f"no lora_{side}", Fault(
-            weights(lambda tensors, side=side: tensors.pop(Q.format(1, side))),  # type: ignore[misc]
-            "adapter_half_pair", ("layer 1 q_proj",),
-        )  # fmt: skip
+        yield (
+            f"no lora_{side}",
+            Fault(without(Q.format(1, side)), "adapter_half_pair", ("layer 1 q_proj",)),
+        )
     yield "a vector", Fault(add({Q.format(0, "B"): torch.ones(3)}), "adapter_no_matrices")
     yield (
         "diverged",
@@ -232,6 +245,7 @@ FAULTS = dict(
 )  # fmt: skip
 NO_FAULTS: dict[str, Change] = {
     **{f"{key} {off}": config(**{key: off}) for key in REFUSED for off in (False, [])},
+    **{f"{key} null": null(key) for key in REFUSED},
     **{
         f"init {init}": config(init_lora_weights=init)
         for init in (True, False, "gaussian", "orthogonal", "eva")

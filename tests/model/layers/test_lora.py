@@ -39,7 +39,7 @@ def test_int8_pair_does_not_depend_on_the_size_of_the_weights(factor: float) -> 
     delta, expected = (int8_pair(a * size, b, 2.0 / size).delta(x) for size in (factor, 1.0))
     # An element near 0 is a sum of large ones, with their rounding.
     largest = float(expected.abs().max())
-    torch.testing.assert_close(delta, expected, rtol=0, atol=1e-6 * largest)
+    torch.testing.assert_close(delta, expected, rtol=0, atol=5e-7 * largest)
 
 
 def test_a_rank_of_zeros_adds_nothing() -> None:
