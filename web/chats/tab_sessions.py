@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from model.errors import LinlyError
@@ -39,6 +40,35 @@ class PrefillProgress:
     done: bool = False
 
 
+class ControlOrder:
+    """Numbers a tab's updates of controls, which come by its stream and in responses to actions.
+
+    A response may arrive after an update that the stream has made later: the page drops what is
+    older than what it shows. In turn, the stream sends once more what a response has changed. Safe
+    to call from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last = 0
+        self._changed: set[int] = set()
+
+    def next_response(self, controls: Iterable[int]) -> int:
+        """Returns the number of a response; call it when the response is complete."""
+        with self._lock:
+            self._changed.update(controls)
+            self._last += 1
+            return self._last
+
+    def next_update(self) -> tuple[int, set[int]]:
+        """Returns the number of the stream's next update, and the controls that responses have
+        changed since its last one; call it before the update's state is read."""
+        with self._lock:
+            changed, self._changed = self._changed, set()
+            self._last += 1
+            return self._last, changed
+
+
 @dataclass
 class TabSession:
     """One tab. A change sets an event; the tab's stream then sends what is new.
@@ -66,6 +96,7 @@ class TabSession:
     chats_changed: asyncio.Event = field(default_factory=asyncio.Event)
     reply_changed: asyncio.Event = field(default_factory=asyncio.Event)
     controls_changed: asyncio.Event = field(default_factory=asyncio.Event)  # choices and labels
+    control_order: ControlOrder = field(default_factory=ControlOrder)
     on_loop: LoopCaller = field(default_factory=LoopCaller)
     address: str = ""
 

@@ -15,6 +15,7 @@ from web.chats.tab_sessions import TabSession
 from web.ui.action_result import ActionResult
 from web.ui.chat_actions import ChatActions
 from web.ui.control_updates import ControlUpdates
+from web.ui.controls import Encoded
 from web.ui.form_sync import FormSync
 from web.ui.form_values import Body
 from web.ui.layout import Layout
@@ -100,6 +101,7 @@ class Actions:
             updates |= self._controls.fill(tab, result.settings)
             message = message or self._controls.missing_adapter(tab, result.settings)
             loaded_chat = tab.chat or ""
+        controls = self._layout.controls.encode(updates)
         return {
             "say": message or None,
             "sent": result.sent or None,
@@ -107,7 +109,8 @@ class Actions:
             "chat": tab.chat,
             "loaded_chat": loaded_chat,
             "lost": tab.lost,
-            "controls": self._layout.controls.encode(updates),
+            "controls": controls,
+            "order": _order(tab, controls),
         }
 
     def _train_actions(self, training: TrainActions) -> dict[str, Action]:
@@ -121,6 +124,15 @@ class Actions:
             "train_cancel": Action(Empty, training.cancel),
             "train_chat": Action(Empty, chat_with_trained),
         }
+
+
+def _order(tab: TabSession, controls: Encoded) -> int | None:
+    """Returns the number of a response's updates, which the tab's stream, if any, then confirms."""
+    if tab.lost or not controls:
+        return None
+    order = tab.control_order.next_response(number for number, _ in controls)
+    tab.refresh_controls()
+    return order
 
 
 def _reply_actions(replies: ReplyActions) -> dict[str, Action]:

@@ -6,7 +6,8 @@ A message is a JSON object of one or more events by name:
   once the chat of the page's address is open; a question before that would begin another chat;
 - `log`, `sidebar`: their values, with only those messages and chats that have changed;
 - `live`: texts of replies in the making, each with the number that it has from now on;
-- `controls`: updates of Gradio's components by number; `loaded_chat` is the chat they belong to;
+- `controls`: updates of Gradio's components by number; `loaded_chat` is the chat they belong to.
+  Responses to actions have such updates, too, and `order` says which of two is the newer one;
 - `say`: a sentence for the visitor;
 - `beat`: a sign of life.
 
@@ -262,20 +263,22 @@ class TabStream:
         while True:
             await _wait(self._tab.controls_changed, None)
             try:
-                messages = await self._draw(self._control_changes)
+                order, messages = await self._draw(self._control_changes)
             except LinlyError as error:
                 log.warning("%s", error)
                 await asyncio.sleep(RETRY_SECONDS)
                 self._tab.controls_changed.set()
                 continue
             for message in messages:
-                await self._send({"controls": message})
+                await self._send({"controls": message, "order": order})
             await asyncio.sleep(UPDATE_SECONDS)
 
-    def _control_changes(self) -> list[Encoded]:
+    def _control_changes(self) -> tuple[int, list[Encoded]]:
+        """Returns the number of an update, and its messages."""
+        order, changed_since = self._tab.control_order.next_update()
         controls = self._service.layout.controls
         updates = controls.encode(self._service.controls.all(self._tab))
-        return self._controls.changes(updates, controls.components)
+        return order, self._controls.changes(updates, controls.components, changed_since)
 
     async def _receive(self) -> None:
         """Waits for the client to close. The page sends no messages, so others are refused."""

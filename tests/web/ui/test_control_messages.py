@@ -33,6 +33,37 @@ def test_stream_sends_only_changed_controls(serve_page: ServePage) -> None:
         assert set(numbers) - {meter} == {snippet}
 
 
+def test_stream_confirms_what_a_response_has_changed(serve_page: ServePage) -> None:
+    """The page drops the older of two: a response may arrive after a later update."""
+    page = serve_page()
+    snippet = page.number(lambda ui: ui.settings.library.snippet)
+    with Caller(page.url) as caller:
+        tab = stream_of(caller)
+        assert shown_message(caller.call("save_snippet", name="mine", message="text")) == ""
+        tab.until(lambda tab: "mine" in json.dumps(tab.updates().get(snippet)))
+        count = len(tab.events)
+        response = caller.call("use_snippet", name="mine").json()
+        assert [snippet, {"value": None}] in response["controls"]
+        sent = lambda tab: [  # noqa: E731
+            event["order"] for event in tab.events[count:]
+            if snippet in dict(event.get("controls", []))
+        ]  # fmt: skip
+        tab.until(sent)
+        assert sent(tab)[0] > response["order"]
+
+
+def test_a_tab_without_a_stream_gets_no_order(serve_page: ServePage) -> None:
+    """Its next stream counts anew, and sends everything."""
+    page = serve_page()
+    with Caller(page.url) as caller:
+        stream_of(caller)
+        caller.call("save_snippet", name="mine", message="text")
+        caller.tab = "gone"
+        response = caller.call("use_snippet", name="mine").json()
+    assert (response["lost"], response["order"]) == (True, None)
+    assert response["controls"]
+
+
 def test_stream_labels_follow_the_language_of_the_tab(serve_page: ServePage) -> None:
     page = serve_page()
     send = page.number(lambda ui: ui.send)

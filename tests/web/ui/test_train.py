@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import APIResponse, Browser, Page, Route, expect
 
 from model.config.settings import Settings, read_settings
 from model.serving.adapter_folders import Adapter
@@ -192,6 +192,31 @@ def test_a_failure_shows_its_reason(open_page: OpenPage, tmp_path: Path) -> None
     expect(page.get_by_label("Name of the adapter")).to_have_value("mine")
     page.get_by_role("button", name="Start training").click()
     expect(page.locator("#job")).to_contain_text("mine: failed. The training has diverged.")
+
+
+@pytest.mark.browser
+def test_a_late_response_does_not_replace_a_newer_state(
+    open_page: OpenPage, tmp_path: Path
+) -> None:
+    """The response says "running", and arrives after the stream has said "failed"."""
+    scripted = ScriptedTraining(tmp_path, ["<fail>"])
+    page = open_page(scripted).page
+    late: list[tuple[Route, APIResponse]] = []
+    page.route("**/page/actions/train_start", lambda route: late.append((route, route.fetch())))
+    to_training(page)
+    upload(page, scripted.data())
+    expect(page.get_by_label("Name of the adapter")).to_have_value("mine")
+    page.get_by_role("button", name="Start training").click()
+    expect(page.locator("#job")).to_contain_text("mine: failed. The training has diverged.")
+    route, response = late[0]
+    assert "reading the data" in response.text()
+    with page.expect_response("**/page/actions/train_start"):
+        route.fulfill(json={**response.json(), "say": "the late one"})
+    expect(page.get_by_text("the late one")).to_be_visible()
+    page.wait_for_timeout(200)  # in which Gradio would draw it
+    expect(page.locator("#job")).to_contain_text("mine: failed. The training has diverged.")
+    expect(page.get_by_role("button", name="Start training")).to_be_visible()
+    expect(page.get_by_role("button", name="Cancel training")).to_be_hidden()
 
 
 @pytest.mark.browser

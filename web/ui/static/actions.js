@@ -163,9 +163,9 @@ function tabHeaders() {
   };
 }
 
-function applyResult({ say, sent, inserted, chat, loaded_chat, lost, controls }) {
+function applyResult({ say, sent, inserted, chat, loaded_chat, lost, controls, order }) {
   setLoadedChat(loaded_chat);
-  updateControls(controls);
+  updateControls(controls, { order });
   if (say) showMessage(say);
   if (sent) dispatch('linly:sent', sent);
   if (inserted) insert(inserted);

@@ -2,7 +2,7 @@
 // starts once log, side bar and controls are mounted.
 
 import { mountActions } from './actions.js';
-import { mountControls, setLoadedChat, updateControls } from './controls.js';
+import { forgetOrders, mountControls, setLoadedChat, updateControls } from './controls.js';
 import { mountMessageBox } from './message_box.js';
 import { browserLanguage } from './i18n.js';
 import * as log from './chat_log.js';
@@ -34,6 +34,7 @@ export function mountPage(_, trigger) {
   mountControls(trigger);
   mountActions();
   mountMessageBox();
+  onEvent('tab', forgetOrders);
   onEvent('controls', updateControls);
   onEvent('loaded_chat', setLoadedChat);
   onEvent('say', (sentence) => toast(sentence));

@@ -6,6 +6,7 @@ const TIMEOUT = 10_000; // milliseconds for the controls' values
 const readers = []; // functions that wait for the values
 const updates = []; // that Gradio has not taken yet, oldest first
 let trigger = null;
+const orders = new Map(); // of a control's property → of the update that it was last set by
 let loaded_chat = ''; // the chat whose settings the controls show
 
 let settings = []; // names of the controls of a reply's settings
@@ -46,11 +47,27 @@ export function readControls() {
   });
 }
 
-/** Update controls: [number, properties] each. */
-export function updateControls(encoded) {
-  if (!encoded?.length) return;
-  updates.push(encoded);
+/** Update controls: [number, properties] each. Of the updates with an `order`, late ones are dropped:
+ *  a response to an action may arrive after the stream has sent a newer state. */
+export function updateControls(encoded, { order } = {}) {
+  const newer = order ? withoutOlder(encoded, order) : encoded;
+  if (!newer?.length) return;
+  updates.push(newer);
   trigger('update', {});
+}
+
+/** The next updates are those of another stream, which counts anew. */
+export const forgetOrders = () => orders.clear();
+
+function withoutOlder(encoded, order) {
+  const isNew = (key) => {
+    if (order < (orders.get(key) ?? 0)) return false;
+    orders.set(key, order);
+    return true;
+  };
+  return encoded.map(([number, properties]) => [number, Object.fromEntries(
+    Object.entries(properties).filter(([name]) => isNew(`${number} ${name}`)),
+  )]);
 }
 
 /** From now on the controls show this chat's settings; '' is a new chat. */
