@@ -87,6 +87,10 @@ class Harness:
         self.page.reload()
         return self.wait()
 
+    def pause_clock(self) -> None:
+        """Stops a fake clock, which until then runs with the real one, after one more second."""
+        self.page.clock.pause_at(self.page.evaluate("Date.now() + 1000") / 1000)
+
     # What the server sends.
 
     def event(self, **events: Any) -> None:
