@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from playwright.sync_api import Browser, expect
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -21,6 +22,10 @@ from model.default_model import ensure_default_model
 from tests.tiny_model import make_adapter, make_extended_adapter, make_folder
 from tests.web.browser import PATIENCE, chromium, page_state
 
+# httpx waits 5 seconds, unless it is told otherwise, and has no public way to change that for all
+# requests. A loaded machine takes longer to build its first page.
+for phase in ("connect", "read", "write", "pool"):
+    setattr(DEFAULT_TIMEOUT_CONFIG, phase, PATIENCE / 1000)
 # Ignored where a shell has started the tests in the background: those that interrupt would hang.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
