@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,12 +91,13 @@ class SentControls:
     hashes: dict[int, int] = field(default_factory=dict)
     counts: dict[int, int] = field(default_factory=dict)
 
-    def changes(
-        self, updates: Encoded, components: Sequence[Any], changed_since: Container[int] = ()
-    ) -> list[Encoded]:
-        """Returns the updates that the tab does not have, in one or two messages.
+    def forget(self, controls: Iterable[int]) -> None:
+        """Forgets controls that are no longer as they were sent."""
+        for number in controls:
+            self.hashes.pop(number, None)
 
-        The controls `changed_since` are no longer as they were sent.
+    def changes(self, updates: Encoded, components: Sequence[Any]) -> list[Encoded]:
+        """Returns the updates that the tab does not have, in one or two messages.
 
         A drop-down that loses choices is hidden first: Gradio's list, while it is open, would fail
         on a missing choice.
@@ -105,7 +106,7 @@ class SentControls:
         hidden: Encoded = []
         for number, properties in updates:
             digest = hash(json.dumps(properties, ensure_ascii=False))
-            if self.hashes.get(number) == digest and number not in changed_since:
+            if self.hashes.get(number) == digest:
                 continue
             self.hashes[number] = digest
             changed.append([number, properties])

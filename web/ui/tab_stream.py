@@ -275,10 +275,11 @@ class TabStream:
 
     def _control_changes(self) -> tuple[int, list[Encoded]]:
         """Returns the number of an update, and its messages."""
-        order, changed_since = self._tab.control_order.next_update()
+        order, changed = self._tab.control_order.next_update()
+        self._controls.forget(changed)  # also if the state cannot be read now
         controls = self._service.layout.controls
         updates = controls.encode(self._service.controls.all(self._tab))
-        return order, self._controls.changes(updates, controls.components, changed_since)
+        return order, self._controls.changes(updates, controls.components)
 
     async def _receive(self) -> None:
         """Waits for the client to close. The page sends no messages, so others are refused."""

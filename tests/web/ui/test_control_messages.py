@@ -7,10 +7,14 @@ import json
 import pytest
 
 from model.serving.adapter_folders import Adapter
+from model.translations import verbatim
 from tests.fake_engine import ADAPTERS
-from tests.web.page_client import Caller, shown_message
+from tests.web.page_client import Caller, Stream, shown_message
 from tests.web.ui.stream_page import ServePage, stream_of
-from web.ui import model_watcher
+from web.chats.store.errors import StoreError
+from web.chats.tab_sessions import TabSession
+from web.ui import model_watcher, tab_stream
+from web.ui.controls import Updates
 from web.ui.page import build_page
 
 pytestmark = pytest.mark.usefixtures("no_fault")
@@ -44,12 +48,40 @@ def test_stream_confirms_what_a_response_has_changed(serve_page: ServePage) -> N
         count = len(tab.events)
         response = caller.call("use_snippet", name="mine").json()
         assert [snippet, {"value": None}] in response["controls"]
-        sent = lambda tab: [  # noqa: E731
-            event["order"] for event in tab.events[count:]
-            if snippet in dict(event.get("controls", []))
-        ]  # fmt: skip
-        tab.until(sent)
-        assert sent(tab)[0] > response["order"]
+
+        def orders(tab: Stream) -> list[int]:
+            events = tab.events[count:]
+            return [e["order"] for e in events if snippet in dict(e.get("controls", []))]
+
+        tab.until(orders)
+        assert orders(tab)[0] > response["order"]
+
+
+def test_stream_confirms_once_the_store_can_be_read_again(
+    serve_page: ServePage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tab_stream, "RETRY_SECONDS", 0.05)
+    page = serve_page()
+    number = page.number(lambda ui: ui.settings.library.snippet_name)
+    with Caller(page.url) as caller:
+        tab = stream_of(caller)
+        caller.call("save_snippet", name="mine", message="text")
+        tab.until(lambda tab: "mine" in json.dumps([*tab.updates().values()]))
+        count = len(tab.events)
+        failures = [StoreError(verbatim("The disk is gone"))]
+        all_updates = page.service.controls.all
+
+        def fail_once(session: TabSession) -> Updates:
+            if failures:
+                raise failures.pop()
+            return all_updates(session)
+
+        monkeypatch.setattr(page.service.controls, "all", fail_once)
+        caller.call("delete_snippet", name="mine")
+        tab.until(
+            lambda tab: any(number in dict(e.get("controls", [])) for e in tab.events[count:])
+        )
+    assert failures == []
 
 
 def test_a_tab_without_a_stream_gets_no_order(serve_page: ServePage) -> None:

@@ -133,10 +133,11 @@ export async function upload(file) {
   return token;
 }
 
-const readResult = async (response) => applyResult(await response.json());
+const readResult = async (response, sender) => applyResult(await response.json(), sender);
 
 // Returns whether it succeeded. `onResponse` reads the response. Files have no `timeout`.
 async function post(path, body, headers, onResponse = readResult, timeout = TIMEOUT) {
+  const sender = tab;
   let response;
   try {
     response = await fetch(new URL(path, document.baseURI), {
@@ -145,7 +146,7 @@ async function post(path, body, headers, onResponse = readResult, timeout = TIME
       headers: { ...headers, ...tabHeaders() },
       signal: timeout ? AbortSignal.timeout(timeout) : undefined,
     });
-    if (response.ok) await onResponse(response);
+    if (response.ok) await onResponse(response, sender);
     else await showError(response);
     return response.ok;
   } catch {
@@ -163,9 +164,10 @@ function tabHeaders() {
   };
 }
 
-function applyResult({ say, sent, inserted, chat, loaded_chat, lost, controls, order }) {
+function applyResult({ say, sent, inserted, chat, loaded_chat, lost, controls, order }, sender) {
   setLoadedChat(loaded_chat);
-  updateControls(controls, { order });
+  // Each stream counts for itself: all that this one has sent is newer than a response to another.
+  updateControls(controls, { order: (sender === tab && order) || 0 });
   if (say) showMessage(say);
   if (sent) dispatch('linly:sent', sent);
   if (inserted) insert(inserted);

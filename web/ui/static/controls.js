@@ -6,7 +6,7 @@ const TIMEOUT = 10_000; // milliseconds for the controls' values
 const readers = []; // functions that wait for the values
 const updates = []; // that Gradio has not taken yet, oldest first
 let trigger = null;
-const orders = new Map(); // of a control's property → of the update that it was last set by
+const orders = new Map(); // a control's number and property → the order of its last update
 let loaded_chat = ''; // the chat whose settings the controls show
 
 let settings = []; // names of the controls of a reply's settings
@@ -47,12 +47,11 @@ export function readControls() {
   });
 }
 
-/** Update controls: [number, properties] each. Of the updates with an `order`, late ones are dropped:
- *  a response to an action may arrive after the stream has sent a newer state. */
+/** Update controls: [number, properties] each. Properties with a later `order` stay: a response to an
+ *  action may arrive after the stream has sent a newer state. */
 export function updateControls(encoded, { order } = {}) {
-  const newer = order ? withoutOlder(encoded, order) : encoded;
-  if (!newer?.length) return;
-  updates.push(newer);
+  if (!encoded?.length) return;
+  updates.push(order === undefined ? encoded : withoutOlder(encoded, order));
   trigger('update', {});
 }
 

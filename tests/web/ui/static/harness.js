@@ -1,7 +1,7 @@
 // A fake server and fake Gradio controls that tests steer. Loaded before the page's own scripts, which
 // connect to `Socket`, post through `fetch`, and read controls by the bridge.
 (() => {
-  const NONE = { say: null, sent: null, inserted: null, chat: null, loaded_chat: null, lost: false, controls: [] };
+  const NONE = { say: null, sent: null, inserted: null, chat: null, loaded_chat: null, lost: false, controls: [], order: null };
   const VALUES = { // of Gradio's controls, by the names of `Layout.form`; a test may change them
     language: 'en', adapter: '', scale: 1, template: '', system: '', temperature: 0.7, top_p: 0.9,
     top_k: 40, min_p: 0, repetition_penalty: 1.1, max_tokens: 512, seed: null, preset: 'Balanced',

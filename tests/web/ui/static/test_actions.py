@@ -165,6 +165,52 @@ def test_a_preset_s_sliders_are_settings_of_the_chat(harness: Harness) -> None:
     assert updates == [[None, None, None, {"__type__": "update", "value": 0.9}]]
 
 
+def properties(harness: Harness) -> dict[str, Any]:
+    """Returns the properties of control 0 after all updates."""
+    updates = harness.page.evaluate("harness.updates")
+    return {name: value for update in updates if update for name, value in update[0].items()}
+
+
+def test_a_late_response_leaves_what_the_stream_has_sent_since(harness: Harness) -> None:
+    harness.answer("actions/rename", delayed=True, order=2, controls=[
+        [0, {"choices": ["old"], "value": "a"}],
+    ])  # fmt: skip
+    act(harness, "rename", id="x", title="y")
+    harness.event(controls=[[0, {"choices": ["new"]}]], order=3)
+    harness.release()
+    harness.page.wait_for_function("harness.updates.length === 2")
+    assert properties(harness) == {"__type__": "update", "choices": ["new"], "value": "a"}
+
+
+def test_an_early_response_is_followed_by_the_stream(harness: Harness) -> None:
+    harness.answer("actions/rename", order=2, controls=[[0, {"choices": ["one"]}]])
+    act(harness, "rename", id="x", title="y")
+    harness.event(controls=[[0, {"choices": ["late"]}]], order=1)  # made before the response
+    assert properties(harness)["choices"] == ["one"]
+    harness.event(controls=[[0, {"choices": ["two"]}]], order=3)
+    assert properties(harness)["choices"] == ["two"]
+
+
+@pytest.mark.parametrize("order", [50, None])
+def test_a_response_to_an_earlier_stream_is_older_than_all_of_this_one(
+    harness: Harness, order: int | None
+) -> None:
+    """Each stream counts from 1: the number of another one must not block its updates."""
+    harness.answer("actions/rename", delayed=True, order=order, controls=[
+        [0, {"choices": ["old"], "value": "a", "label": "Old"}],
+    ])  # fmt: skip
+    act(harness, "rename", id="x", title="y")
+    harness.drop()
+    harness.page.wait_for_function("harness.sockets.length === 2")
+    harness.event(controls=[[0, {"choices": ["new"]}]], order=1)
+    harness.release()
+    harness.page.wait_for_function("harness.updates.length === 2")
+    assert properties(harness)["choices"] == ["new"]
+    assert properties(harness)["value"] == "a"
+    harness.event(controls=[[0, {"label": "New"}]], order=2)
+    assert properties(harness)["label"] == "New"
+
+
 def test_forms_name_the_chat_that_the_controls_show(harness: Harness) -> None:
     harness.event(loaded_chat="c1", controls=[[0, {"visible": False}], [1, {"value": "x"}]])
     harness.control("settings")
