@@ -22,7 +22,7 @@ let banner = null;
 let version = null; // of the scripts that this page was loaded with
 let started = false;
 let requestedLanguage = () => 'en';
-let bannerTimer = 0;
+let bannerTimer = null; // from the loss of a connection until its banner is due or it is back
 let retryTimer = 0;
 let refusals = 0; // times in a row that the server answered, but its stream did not begin
 
@@ -91,10 +91,8 @@ function onTab(id, { version: served }) {
   // The server was restarted with other scripts than these.
   if (version && version !== served) location.reload();
   version = served;
-  clearTimeout(bannerTimer);
   clearTimeout(retryTimer);
-  banner?.remove();
-  banner = null;
+  removeBanner();
 }
 
 function onClose({ code, reason }) {
@@ -103,8 +101,8 @@ function onClose({ code, reason }) {
     showBanner(reason || translator()('connection_lost'));
     return;
   }
-  if (!banner) {
-    clearTimeout(bannerTimer);
+  // A retry that fails must not put the banner off.
+  if (!banner && bannerTimer === null) {
     bannerTimer = setTimeout(() => showBanner(translator()('connection_lost')), BANNER_DELAY);
   }
   clearTimeout(retryTimer);
@@ -129,9 +127,15 @@ async function retry() {
   connect();
 }
 
-function showBanner(sentence) {
+function removeBanner() {
   clearTimeout(bannerTimer);
+  bannerTimer = null;
   banner?.remove();
+  banner = null;
+}
+
+function showBanner(sentence) {
+  removeBanner();
   banner = h('div', { class: 'linly-banner', role: 'status' }, sentence);
   document.body.append(banner);
 }

@@ -40,10 +40,8 @@ def opened(browser: Browser, served: Site) -> Iterator[Open]:
             **context: object,
         ) -> Harness:  # fmt: skip
             visitor = stack.enter_context(browser.new_context(permissions=MAY_COPY, **context))
-            harness = Harness(visitor.new_page(), served)
+            harness = Harness(visitor.new_page(), served, fake_clock)
             harness.page.add_init_script(f"window.harnessServer = {json.dumps(server or {})};")
-            if fake_clock:
-                harness.page.clock.install()
             opened.append(harness)
             return harness.open(query)
 

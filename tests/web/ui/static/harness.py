@@ -66,14 +66,21 @@ class Harness:
 
     page: Page
     site: Site
+    fake_clock: bool = False
     complaints: list[str] = field(default_factory=list)
 
     def open(self, query: str = "") -> Harness:
+        """Opens the page; a fake clock stands still from then on, until a test advances it."""
         self.page.set_default_timeout(PATIENCE)
+        if self.fake_clock:
+            self.page.clock.install()
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("console", self._listen)
         self.page.goto(self.site.url + query)
-        return self.wait()
+        self.wait()
+        if self.fake_clock:
+            self.page.clock.pause_at(self.page.evaluate("Date.now() + 1000") / 1000)
+        return self
 
     def _listen(self, message: Any) -> None:
         if message.type in ("error", "warning"):
@@ -86,10 +93,6 @@ class Harness:
     def reload(self) -> Harness:
         self.page.reload()
         return self.wait()
-
-    def pause_clock(self) -> None:
-        """Stops a fake clock, which until then runs with the real one, after one more second."""
-        self.page.clock.pause_at(self.page.evaluate("Date.now() + 1000") / 1000)
 
     # What the server sends.
 
@@ -178,6 +181,9 @@ class Harness:
 
     def frames(self) -> None:
         """Waits until scheduled frames are drawn."""
+        if self.fake_clock:
+            self.page.clock.run_for(50)
+            return
         self.page.evaluate(
             "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
         )
