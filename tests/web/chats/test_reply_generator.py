@@ -7,21 +7,17 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from model.translations import verbatim
 from model.types import Delta, Emit, EngineRequest, Queued
 from tests.fake_engine import FakeEngine, echo
 from tests.web.chats.chat_app import ANNA, GREEDY, ChatApp, run, wait_until
 from tests.web.chats.conftest import MakeChatApp
 from web.chats.cluster.file_lock import ServerLock
 from web.chats.identity import Owner
-from web.chats.reply_saver import SAVE_SECONDS
 from web.chats.reproducibility import NotExactError
-from web.chats.store.chat_store import ChatStore
-from web.chats.store.errors import ReplyBusyError, StoreError, UnknownChatError
+from web.chats.store.errors import ReplyBusyError, UnknownChatError
 from web.chats.store.models import ChatMessage, ChatSettings, MessageState
 from web.chats.tab_sessions import TabSession
 
@@ -42,25 +38,6 @@ def test_question_and_reply_are_stored(chat_app: ChatApp) -> None:
     assert generated.settings.template
     assert generated.completion_tokens == 3
     assert chat_app.store.chats(ANNA)[0].title == "hello there"
-
-
-def test_streaming_text_is_stored_before_the_reply_ends(make_chat_app: MakeChatApp) -> None:
-    """If the process is killed, the text is there, and the adapter that wrote it."""
-    chat_app = make_chat_app(FakeEngine(lambda p, r: ["word "] * 9, ticking=True))
-
-    async def chat() -> None:
-        chat_app.chat_service.send(chat_app.tab, "go on", LINLY)
-        chat_app.engine.tick(3)
-        await wait_until(lambda: "word word word" in chat_app.last.text)
-        assert chat_app.last.state is MessageState.STREAMING
-        (generated,) = chat_app.last.runs
-        assert (generated.settings.template, generated.adapter_digest) == ("linly", "d2" * 32)
-        chat_app.engine.tick(6)
-        await chat_app.replies_ended()
-
-    run(chat())
-    assert SAVE_SECONDS < 0.5
-    assert chat_app.branch[-1].state is MessageState.DONE
 
 
 def test_reply_goes_on_without_its_tab(make_chat_app: MakeChatApp) -> None:
@@ -349,44 +326,6 @@ def test_stop_by_another_owner_does_nothing(make_chat_app: MakeChatApp) -> None:
     assert chat_app.last.state is MessageState.DONE
 
 
-def test_each_token_is_stored_without_waiting_for_the_next(make_chat_app: MakeChatApp) -> None:
-    chat_app = make_chat_app(FakeEngine(lambda p, r: ["a", "b", "c"], ticking=True))
-
-    async def chat() -> None:
-        chat_app.chat_service.send(chat_app.tab, "slow", GREEDY)
-        chat_app.engine.tick()
-        await wait_until(lambda: chat_app.last.text == "a")
-        chat_app.engine.tick()
-        await wait_until(lambda: chat_app.last.text == "ab")
-        chat_app.engine.tick()
-        await chat_app.replies_ended()
-
-    run(chat())
-
-
-def test_reply_that_cannot_be_saved_now_is_saved_later(
-    chat_app: ChatApp, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A disk that is full for a moment costs no text, and does not leave the chat busy."""
-    finish = ChatStore.finish
-
-    def fail(*_: object) -> None:
-        raise StoreError(
-            verbatim("The chats cannot be saved: the disk is full", "Free some space.")
-        )
-
-    async def chat() -> None:
-        monkeypatch.setattr(ChatStore, "finish", fail)
-        chat_app.chat_service.send(chat_app.tab, "precious", GREEDY)
-        await chat_app.replies_ended()
-        assert chat_app.last.state is MessageState.STREAMING
-        monkeypatch.setattr(ChatStore, "finish", finish)
-        await wait_until(lambda: chat_app.last.state is MessageState.DONE)
-
-    run(chat())
-    assert chat_app.last.text == "base heard: precious "
-
-
 def test_reply_of_a_server_that_died_is_interrupted(chat_app: ChatApp, tmp_path: Path) -> None:
     """Two servers share a folder; the living one marks the reply, so that it can be continued."""
     other_server = ServerLock(tmp_path / "servers")
@@ -421,52 +360,5 @@ def test_worker_threads_start_replies_on_the_event_loop(chat_app: ChatApp) -> No
             assert [message.text for message in tree.branch] == [
                 "one", "base heard: one ", "two", "base heard: two ",
             ]  # fmt: skip
-
-    run(chat())
-
-
-def test_chat_is_busy_while_its_reply_is_being_saved(
-    chat_app: ChatApp, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A question meanwhile was stored and then refused a reply, so the chat ended with it."""
-    service, tab = chat_app.chat_service, chat_app.tab
-    saving, may_go_on = threading.Event(), threading.Event()
-    finish = ChatStore.finish
-
-    def finish_slowly(self: ChatStore, *args: Any) -> None:
-        saving.set()
-        assert may_go_on.wait(20)
-        finish(self, *args)
-
-    async def chat() -> None:
-        monkeypatch.setattr(ChatStore, "finish", finish_slowly)
-        service.send(tab, "hello", GREEDY)
-        await wait_until(saving.is_set)
-        with pytest.raises(ReplyBusyError):
-            service.send(tab, "and on", GREEDY)
-        may_go_on.set()
-        await chat_app.replies_ended()
-        assert chat_app.texts == ["hello", "base heard: hello "]
-        service.send(tab, "and on", GREEDY)
-        await chat_app.replies_ended()
-
-    run(chat())
-    assert chat_app.texts[2:] == ["and on", "base heard: and on "]
-
-
-def test_fault_in_saving_does_not_leave_the_chat_busy(
-    chat_app: ChatApp, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> None:
-        raise ValueError("a fault")
-
-    async def chat() -> None:
-        monkeypatch.setattr(ChatStore, "finish", fail)
-        chat_app.chat_service.send(chat_app.tab, "hello", GREEDY)
-        (job,) = chat_app.reply_generator.active_in_chat(chat_app.chat)
-        await chat_app.replies_ended()
-        assert job.task
-        await asyncio.wait([job.task])
-        assert isinstance(job.task.exception(), ValueError)
 
     run(chat())
