@@ -22,7 +22,7 @@ let banner = null;
 let version = null; // of the scripts that this page was loaded with
 let started = false;
 let requestedLanguage = () => 'en';
-let bannerTimer = null; // from the loss of a connection until its banner is due or it is back
+let bannerTimer = null; // runs from the loss of a connection until its banner is shown
 let retryTimer = 0;
 let refusals = 0; // times in a row that the server answered, but its stream did not begin
 
