@@ -139,13 +139,14 @@ async def _run(
 
     engine.submit(request, emit)
     account.submitted()
+    ended = False
     try:
-        while True:
+        while not ended:
             batch = await queue.get()
+            ended = batch[-1].finish_reason is not None
             if batch[-1].refusal:
                 raise batch[-1].refusal
             yield batch
-            if batch[-1].finish_reason:
-                return
     finally:
-        engine.abort(request.id)
+        if not ended:  # a later request may have the id of one that has ended
+            engine.abort(request.id)
