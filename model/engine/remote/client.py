@@ -182,13 +182,24 @@ class OpenAIClient:
         headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[httpx.Response]:
         timeout = httpx.Timeout(seconds, connect=CONNECT_SECONDS)
+        request = self._http.build_request(method, url, json=body, headers=headers, timeout=timeout)
         try:
-            async with self._http.stream(
-                method, url, json=body, headers=headers, timeout=timeout
-            ) as response:
+            response = await self._send(request)
+            try:
                 yield response
+            finally:
+                await response.aclose()
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
+
+    async def _send(self, request: httpx.Request) -> httpx.Response:
+        """Sends a request, and once more if its connection is lost before the response: servers
+        close idle connections, and uvicorn those of a failed request, just as the next one comes.
+        """
+        try:
+            return await self._http.send(request, stream=True)
+        except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
+            return await self._http.send(request, stream=True)
 
     def _unreachable(self, error: httpx.HTTPError) -> NotReadyError:
         reason = str(error).partition("\n")[0] or type(error).__name__
