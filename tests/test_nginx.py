@@ -117,7 +117,7 @@ def proxied(nginx: str, folder: Path, pages: list[Page]) -> Iterator[str]:
     command = [nginx, "-e", "stderr", "-c", str(path), "-g", "daemon off;"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
                 break

@@ -23,7 +23,7 @@ from terminal.jsonl import BatchRow
 from terminal.options import read_terminal_options
 from tests.fake_engine import FakeEngine, echo, fake_load
 
-TIMEOUT_SECONDS = 20
+TIMEOUT_SECONDS = 60
 
 
 @pytest.fixture

@@ -139,7 +139,7 @@ class Terminal:
 
     def read_until(self, words: str) -> str:
         """Waits for `words` in the new output; returns it up to them."""
-        start, deadline = self._position, time.monotonic() + 30
+        start, deadline = self._position, time.monotonic() + 60
         while words not in self.output[start:]:
             assert time.monotonic() < deadline, self.output
             if select.select([self._fd], [], [], 1)[0]:

@@ -18,7 +18,7 @@ from websockets.sync.client import connect
 from web.chats.identity import COOKIE
 from web.ui.presets import FIRST, MAX_TOKENS, PRESETS
 
-SECONDS = 30.0  # far more than any response takes
+SECONDS = 60.0  # far more than any response takes
 FORM: dict[str, Any] = {
     "loaded_chat": "", "adapter": "", "scale": 1.0, "template": "", "system": "",
     **PRESETS[FIRST], "max_tokens": MAX_TOKENS, "seed": -1,

@@ -6,7 +6,6 @@ import logging
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,8 +21,6 @@ from model.layers.kernel_build import DONE, KernelBuild, build_folder, supported
 from model.layers.llama import Llama, SequenceSlice
 from tests.model.layers.conftest import GROUPED, make_model
 
-COMPILE_SECONDS = 120  # compiling takes about ten
-
 
 @pytest.fixture
 def model() -> Iterator[Llama]:
@@ -34,9 +31,10 @@ def model() -> Iterator[Llama]:
 
 
 def wait_for_decoder(model: Llama) -> None:
-    deadline = time.monotonic() + COMPILE_SECONDS
-    while model.decoder is None and time.monotonic() < deadline:
-        time.sleep(0.05)
+    """Wait for the thread that attaches the decoder; a busy machine compiles for minutes."""
+    for thread in threading.enumerate():
+        if thread.name == "kernels":
+            thread.join()
     assert model.decoder is not None
 
 

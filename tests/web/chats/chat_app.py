@@ -22,7 +22,7 @@ from web.workers import LoopCaller
 
 ANNA = "browser:anna"
 GREEDY = ChatSettings(sampling=Sampling(temperature=0))
-SECONDS = 30.0  # a bound for hanging tests, not a measurement
+SECONDS = 60.0  # a bound for hanging tests, not a measurement
 POLL_SECONDS = 0.005
 Script = Callable[..., list[str]]
 OpenReplica = Callable[[], OpenStore]

@@ -15,7 +15,7 @@ from web.chats.store.chat_store import ChatStore
 from web.chats.tab_sessions import TabSessions
 from web.workers import Workers
 
-SECONDS = 30.0  # a bound, not a measure
+SECONDS = 60.0  # a bound, not a measure
 
 
 class Socket:
