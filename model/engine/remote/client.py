@@ -17,9 +17,10 @@ CONNECT_SECONDS = 5.0
 RESPONSE_SECONDS = 15.0  # for a response that needs no model
 LOAD_SECONDS = 300.0  # for a large adapter on a slow disk
 STREAM_SECONDS = 600.0  # between two chunks of a reply: the queue or the prompt may be long
-# How long an idle connection is reused. vLLM closes it after 5 seconds; a request that is sent at
-# that moment is lost, and the server would seem to be unreachable.
+# How long an idle connection is reused. vLLM closes it after 5 seconds; a request that comes at
+# that moment is lost, and has to be sent again.
 KEEPALIVE_SECONDS = 2.0
+MAX_IDLE = 100  # connections
 MAX_SERVER_MESSAGE = 300  # characters of a server's message that are passed on
 
 Json = dict[str, Any]
@@ -61,7 +62,7 @@ class OpenAIClient:
             timeout=httpx.Timeout(RESPONSE_SECONDS, connect=CONNECT_SECONDS),
             limits=httpx.Limits(
                 max_connections=None,
-                max_keepalive_connections=100,
+                max_keepalive_connections=MAX_IDLE,
                 keepalive_expiry=KEEPALIVE_SECONDS,
             ),
             follow_redirects=False,
@@ -193,13 +194,22 @@ class OpenAIClient:
             raise self._unreachable(error) from error
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
-        """Sends a request, and once more if its connection is lost before the response: servers
-        close idle connections, and uvicorn those of a failed request, just as the next one comes.
-        """
-        try:
-            return await self._http.send(request, stream=True)
-        except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
-            return await self._http.send(request, stream=True)
+        """Sends a request; once more if it was lost on an idle connection, which the server has
+        closed at that moment. On a new connection the loss has another reason."""
+        is_new = False
+
+        async def trace(event: str, _: Mapping[str, Any]) -> None:
+            nonlocal is_new
+            is_new = is_new or event == "connection.connect_tcp.started"
+
+        request.extensions["trace"] = trace
+        for _ in range(MAX_IDLE):
+            try:
+                return await self._http.send(request, stream=True)
+            except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
+                if is_new:
+                    raise
+        return await self._http.send(request, stream=True)
 
     def _unreachable(self, error: httpx.HTTPError) -> NotReadyError:
         reason = str(error).partition("\n")[0] or type(error).__name__

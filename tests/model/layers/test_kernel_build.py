@@ -21,6 +21,8 @@ from model.layers.kernel_build import DONE, KernelBuild, build_folder, supported
 from model.layers.llama import Llama, SequenceSlice
 from tests.model.layers.conftest import GROUPED, make_model
 
+HANG_SECONDS = 900  # compiling takes about ten, and minutes on a busy machine
+
 
 @pytest.fixture
 def model() -> Iterator[Llama]:
@@ -31,10 +33,10 @@ def model() -> Iterator[Llama]:
 
 
 def wait_for_decoder(model: Llama) -> None:
-    """Wait for the thread that attaches the decoder; a busy machine compiles for minutes."""
+    """Wait for the thread that attaches the decoder."""
     for thread in threading.enumerate():
         if thread.name == "kernels":
-            thread.join()
+            thread.join(HANG_SECONDS)
     assert model.decoder is not None
 
 

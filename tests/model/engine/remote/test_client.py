@@ -65,17 +65,31 @@ def run(answers: Sequence[int], work: Callable[[OpenAIClient], Awaitable[None]])
     return asyncio.run(main())
 
 
+async def ask(client: OpenAIClient) -> None:
+    assert (await client.models()).bases == ("tiny",)
+
+
 def test_a_request_on_a_connection_that_was_just_closed_is_sent_again() -> None:
     async def ask_twice(client: OpenAIClient) -> None:
-        assert (await client.models()).bases == ("tiny",)
-        assert (await client.models()).bases == ("tiny",)
+        await ask(client)
+        await ask(client)
 
     assert run([1, 1], ask_twice) == [2, 1]
 
 
-def test_a_server_that_answers_nothing_is_asked_twice() -> None:
-    async def ask(client: OpenAIClient) -> None:
+def test_a_request_is_sent_again_until_a_connection_is_new() -> None:
+    async def ask_at_once_and_again(client: OpenAIClient) -> None:
+        await asyncio.gather(*(ask(client) for _ in range(3)))
+        await ask(client)
+
+    assert run([1, 1, 1, 1], ask_at_once_and_again) == [2, 2, 2, 1]
+
+
+def test_a_request_that_is_lost_on_a_new_connection_is_not_sent_again() -> None:
+    """It may be what ends the server."""
+
+    async def fail(client: OpenAIClient) -> None:
         with pytest.raises(NotReadyError, match="cannot be reached"):
             await client.models()
 
-    assert run([0, 0, 1], ask) == [1, 1]
+    assert run([0, 1], fail) == [1]
