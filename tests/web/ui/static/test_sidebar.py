@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from tests.web.ui.static.harness import Harness
 pytestmark = pytest.mark.browser
 
 DAY = 24 * 60 * 60
+NOON = datetime(2026, 5, 5, 12, tzinfo=UTC)
 NAMED = {"Content-Disposition": "attachment; filename*=UTF-8''chats.md"}
 EVIL = "<img src=x onerror='window.pwned = 1'>"
 
@@ -36,19 +38,27 @@ def menu(harness: Harness, entry: str) -> None:
     press(harness.page.locator(".menu"), entry)
 
 
-def test_chats_are_grouped_by_day(harness: Harness) -> None:
+def test_chats_are_grouped_by_day(opened: Open) -> None:
+    harness = opened(timezone_id="UTC")
+    harness.page.clock.set_fixed_time(NOON)  # the day may end while the test runs
+    ages = {"Ships": 0, "Sea": 11.9, "Rum": 12.1, "Gold": 35.9, "Map": 36.1, "Sail": 40 * 24}
     harness.sidebar(
-        chat("a", "Ships"), chat("b", "Sea", running=True), chat("c", "Rum", 1.01 * DAY),
-        chat("d", "Gold", 40 * DAY), current="a",
+        *(
+            {"id": title, "title": title, "updated": NOON.timestamp() - hours * 60 * 60,
+             "running": title == "Sea"}
+            for title, hours in ages.items()
+        ),
+        current="Ships",
     )  # fmt: skip
     nav = harness.page.get_by_role("navigation", name="Chats")
-    today = nav.locator("section", has=harness.page.get_by_role("heading", name="Today"))
-    expect(today.get_by_role("listitem")).to_have_count(2)
-    expect(nav.locator("section", has_text="Earlier").get_by_role("listitem")).to_have_text("Gold")
+    days = {"Today": ["Ships", "Sea"], "Yesterday": ["Rum", "Gold"], "Earlier": ["Map", "Sail"]}
+    for day, titles in days.items():
+        section = nav.locator("section", has=harness.page.get_by_role("heading", name=day))
+        expect(section.locator(".open")).to_contain_text(titles)
     expect(nav.locator('[aria-current="page"]')).to_have_text("Ships")
-    expect(row(harness, "b")).to_contain_text("A reply is under way")
-    press(row(harness, "c"), "Rum")
-    assert harness.actions() == [{"kind": "open", "id": "c"}]
+    expect(row(harness, "Sea")).to_contain_text("A reply is under way")
+    press(row(harness, "Rum"), "Rum")
+    assert harness.actions() == [{"kind": "open", "id": "Rum"}]
 
 
 def test_an_empty_list_shows_a_sentence(harness: Harness) -> None:
