@@ -1,16 +1,19 @@
-"""Lines of a batch: reads input lines as rows to answer, and makes the records of output lines.
+"""Rows of a batch: reads them from lines or a JSON list, and makes the records of output lines.
 
-An input line is a JSON object with `prompt`, with `instruction` (and `input`), or with `messages`
-that end with the user's; or a JSON string; or plain text, which is a question. An output line has
-the row's own fields with its reply, or the error.
+A row is a JSON object with `prompt`, with `instruction` (and `input`), or with `messages` that end
+with the user's; or a JSON string; or, as a line, plain text, which is a question. An output line
+has the row's own fields with its reply, or the error.
 """
 
 from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Generator, Mapping
+import re
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from typing import Any, BinaryIO, get_args
 
 from model.text.chat_rows import has_lone_surrogate, instruction_messages
@@ -18,6 +21,9 @@ from model.text.prompt_template import PromptTemplate
 from model.types import Delta, Message, Role
 
 ROLES: tuple[Role, ...] = get_args(Role)
+# The first line of a list of objects or strings, which may be "[" alone. Other text in brackets is
+# a question, such as "[INST] …" and "[1, 2]: what is the sum?".
+LIST_START = re.compile(rb"\[\s*(\{.*|\".*[\],]|\]?)", re.DOTALL)
 INPUT_FIELDS = ("messages", "prompt", "instruction")  # the first one that a row has counts
 # A row's own fields of these names are replaced: so a file of replies can be answered again.
 REPLY_FIELDS = ("reply", "finish_reason", "prompt_tokens", "completion_tokens", "adapter")
@@ -29,7 +35,7 @@ class _BadLineError(Exception):
 
 @dataclass(frozen=True)
 class BatchRow:
-    """Line `number` (from 1): its own fields, and the messages to answer or its `problem`.
+    """Line or element `number` (from 1): its fields, and the messages to answer or its `problem`.
 
     `input_text` belongs to an instruction; the prompt template decides how it is written.
     """
@@ -54,15 +60,40 @@ def read_rows(source: BinaryIO) -> Generator[BatchRow, None, None]:
     would wait for it.
     """
     with source:
-        for number, line in enumerate(source, 1):
-            text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            if text.strip():
-                yield _read_row(number, text.strip())
+        lines = _texts(source)
+        first = next(lines, None)
+        if first is None:
+            return
+        number, text = first
+        if LIST_START.fullmatch(text):
+            yield from _read_list(number, b"\n".join([text, *(more for _, more in lines)]))
+            return
+        for number, text in chain([first], lines):
+            yield _read_row(number, partial(_parse, text))
 
 
-def _read_row(number: int, line: bytes) -> BatchRow:
+def _texts(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not empty, with their numbers."""
+    for number, line in enumerate(source, 1):
+        text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        if text.strip():
+            yield number, text.strip()
+
+
+def _read_list(number: int, text: bytes) -> Generator[BatchRow, None, None]:
+    """The rows of a JSON list that begins on line `number`."""
     try:
-        fields = _parse(line)
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        yield BatchRow(number, problem=f"The JSON list cannot be read: {error}.")
+        return
+    for index, value in enumerate(values, 1):
+        yield _read_row(index, partial(_fields, value))
+
+
+def _read_row(number: int, read_fields: Callable[[], dict[str, Any]]) -> BatchRow:
+    try:
+        fields = read_fields()
         return BatchRow(number, fields, _messages(fields), _input_text(fields))
     except _BadLineError as error:
         return BatchRow(number, problem=str(error))
@@ -83,12 +114,17 @@ def _parse(line: bytes) -> dict[str, Any]:
         if text[0] == "{" and text[1:].lstrip()[:1] in ('"', "", "}"):
             raise _BadLineError(f"The line is not valid JSON: {error}.") from error
         return {"prompt": text}
+    return _fields(value)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """The fields of a row's JSON value; a string is a prompt."""
     if isinstance(value, str):
         value = {"prompt": value}
     if not isinstance(value, dict):
-        raise _BadLineError("The line's JSON is neither an object nor a string.")
+        raise _BadLineError("The JSON is neither an object nor a string.")
     if has_lone_surrogate(json.dumps(value, ensure_ascii=False)):
-        raise _BadLineError("The line contains an invalid character (a lone surrogate).")
+        raise _BadLineError("The text contains an invalid character (a lone surrogate).")
     return value
 
 

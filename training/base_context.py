@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model.base_resolver import available_templates, base_name, find_base
@@ -26,25 +26,34 @@ from training.options import TrainingOptions
 
 @dataclass(frozen=True)
 class BaseContext:
-    """The base model of a training run; `template_name` is stored in the adapter's card."""
+    """The base model of a training run.
+
+    `template_name` and `opens_thought` are stored in the adapter's card; see `PromptTemplate`.
+    """
 
     name: str
     folder: ModelFolder
     tokenizer: Tokenizer
     templates: Mapping[str, PromptTemplate]
     template_name: str
+    opens_thought: bool = True
 
     @property
     def template(self) -> PromptTemplate:
         """The prompt template that the adapter is trained with."""
-        return self.templates[self.template_name]
+        template = self.templates[self.template_name]
+        return replace(template, opens_thought=self.opens_thought)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """The tokens at which a reply ends."""
+        tokenizer = self.tokenizer
+        return end_token_ids(self.folder.eos_ids, tokenizer.eos_id, tokenizer.prefix_ids)
 
     @property
     def generator(self) -> GreedyGenerator:
         """Generates replies with this template and tokenizer."""
-        tokenizer = self.tokenizer
-        eos_ids = end_token_ids(self.folder.eos_ids, tokenizer.eos_id, tokenizer.prefix_ids)
-        return GreedyGenerator(self.template, tokenizer, eos_ids)
+        return GreedyGenerator(self.template, self.tokenizer, self.end_ids)
 
     def base_info(self) -> BaseInfo:
         """The base's shapes, and the sample of its weights that identifies it."""

@@ -18,15 +18,18 @@ Row = dict[str, list[int]]
 
 def training_rows(examples: Sequence[Example]) -> list[Row]:
     """The examples as a Trainer's data set; it reads lengths from "input_ids"."""
-    return [{"input_ids": list(e.ids), "labels": list(e.labels)} for e in examples]
+    return [
+        {"input_ids": list(e.ids), "labels": list(e.labels), "starts": list(e.starts)}
+        for e in examples
+    ]
 
 
 def collate(rows: Sequence[Row]) -> dict[str, Tensor | bool]:
     """Packs examples one after the other into one row of N tokens, K of which predict a label.
 
-    Positions start again at 0 with each example; from that, transformers knows that an example must
-    not attend to another one (only without a KV cache, hence `use_cache`). Logits are computed only
-    where there is a label: with a large vocabulary, the logits of prompts would cost more than
+    Positions start again at 0 with each sequence; from that, transformers knows that a sequence
+    must not attend to another one (only without a KV cache, hence `use_cache`). Logits are computed
+    only where there is a label: with a large vocabulary, the logits of prompts would cost more than
     attention does. N and K are padded, with filler tokens and with ignored labels, because torch's
     CPU code is compiled again for each new size.
 
@@ -36,22 +39,32 @@ def collate(rows: Sequence[Row]) -> dict[str, Tensor | bool]:
     """
     import torch
 
-    starts = list(accumulate((len(row["input_ids"]) for row in rows), initial=0))
-    padding = -starts[-1] % SIZE_MULTIPLE
-    positions = chain(*(range(len(row["input_ids"])) for row in rows), range(padding))
+    ids = [token for row in rows for token in row["input_ids"]]
+    labels = [label for row in rows for label in row["labels"]]
+    offsets = accumulate((len(row["input_ids"]) for row in rows), initial=0)
+    starts = [
+        offset + start
+        for offset, row in zip(offsets, rows, strict=False)
+        for start in row["starts"]
+    ]
+    padding = -len(ids) % SIZE_MULTIPLE
+    ends = [*starts[1:], len(ids), len(ids) + padding]
+    positions = chain(
+        *(range(end - start) for start, end in zip([*starts, len(ids)], ends, strict=True))
+    )
+    first = set(starts)
     targets = [
-        (start + offset, label)
-        for start, row in zip(starts, rows, strict=False)
-        for offset, label in enumerate(row["labels"][1:])
-        if label != IGNORED
+        (place - 1, label)
+        for place, label in enumerate(labels)
+        if label != IGNORED and place not in first
     ]
     targets += [(0, IGNORED)] * (-len(targets) % SIZE_MULTIPLE)
-    labels = torch.tensor([[label for _, label in targets]])
+    shifted = torch.tensor([[label for _, label in targets]])
     return {
-        "input_ids": torch.tensor([[i for row in rows for i in row["input_ids"]] + [0] * padding]),
+        "input_ids": torch.tensor([ids + [0] * padding]),
         "position_ids": torch.tensor([list(positions)]),
         "logits_to_keep": torch.tensor([position for position, _ in targets]),
-        "labels": labels,
-        "shift_labels": labels,
+        "labels": shifted,
+        "shift_labels": shifted,
         "use_cache": False,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from model.errors import SettingsError
 from model.translations import LocalizedText
@@ -15,7 +15,7 @@ from training.dataset import (
     read_data,
     resolve_data_path,
 )
-from training.encoding import Encoder, Example, split_held_out
+from training.encoding import Encoder, Example, data_notes, fit_template, split_held_out
 from training.events import EventHandler, Note
 from training.hyperparameters import Hyperparameters, held_out_size, resolve_hyperparameters
 from training.options import TrainingOptions
@@ -24,8 +24,12 @@ from training.parsing import BadRow
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The data as examples to train on and examples held out, with the hyperparameters."""
+    """The data as examples to train on and examples held out, with the hyperparameters.
 
+    `base` has the template that fits the data.
+    """
+
+    base: BaseContext
     dataset: Dataset
     learned: list[Example]
     held_out: list[Example]
@@ -34,20 +38,31 @@ class TrainingData:
 
 def prepare_data(
     options: TrainingOptions, base: BaseContext, on_event: EventHandler, *,
-    all_held_out: bool = False,
+    all_held_out: bool = False, for_adapter: bool = False,
 ) -> TrainingData:  # fmt: skip
     """Reads, encodes and splits the data; with `all_held_out`, none of it is trained on.
+
+    With `for_adapter` the template is one that an adapter was trained with; else it is fitted to
+    the data.
 
     Raises:
         DataError, SettingsError
     """
     dataset = read_data(resolve_data_path(options.data_path), base.template)
     flags = options.hyperparameters
-    encoder = Encoder(base.template, base.tokenizer, flags["cutoff_len"], flags["train_on_inputs"])
+    template = base.template
+    if not for_adapter:
+        template = fit_template(template, base.tokenizer, dataset.chats)
+    base = replace(base, opens_thought=template.opens_thought)
+    encoder = Encoder(
+        template, base.tokenizer, base.end_ids, flags["cutoff_len"], flags["train_on_inputs"]
+    )
     examples, bad = encoder.encode(dataset.chats)
-    bad = sorted([*dataset.bad, *bad], key=lambda row: row.line)
+    bad = sorted([*dataset.bad, *bad], key=lambda row: row.place)
     check_bad_rows(bad, len(examples) + len(bad), options.data_path)
     for text in _notes(examples, bad, flags["cutoff_len"]):
+        on_event(Note(text))
+    for text in data_notes(dataset, examples, template):
         on_event(Note(text))
     size = len(examples)
     if not all_held_out:
@@ -60,7 +75,7 @@ def prepare_data(
     counts = {"learned": len(learned), "held_out": len(held_out)}
     code = "chats_to_measure" if all_held_out else "chats_to_learn"
     on_event(Note(LocalizedText(code, counts)))
-    return TrainingData(dataset, learned, held_out, hyperparameters)
+    return TrainingData(base, dataset, learned, held_out, hyperparameters)
 
 
 def _notes(examples: Sequence[Example], bad: Sequence[BadRow], cutoff: int) -> list[LocalizedText]:

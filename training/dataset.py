@@ -4,32 +4,45 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.display import clean_text
 from model.folders.hub import is_hub_id, is_offline
 from model.suggestions import did_you_mean
 from model.text.prompt_template import PromptTemplate
 from model.translations import LocalizedText
 from model.types import Message
-from training.formats import RowError, read_messages
-from training.parsing import BadRow, DataError, DataRow, parse_rows, read_text
+from training.data_files import read_rows
+from training.formats import RowError, read_chat
+from training.parsing import BadRow, DataError, DataRow, Place
 
 # A share of the rows, and a number of them that is always accepted. With more bad rows, the file is
 # probably not training data.
 MAX_BAD_SHARE, ALWAYS_ALLOWED = 0.1, 3
+MAX_NAMED_KEYS, MAX_KEY = 10, 40  # keys that a note names, and their characters
 MAX_NAMED = 3  # bad rows that a message names
-SUFFIXES = (".jsonl", ".json")
+JSON_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
+SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv", ".parquet")
 METADATA_FILES = ("dataset_infos.json", "config.json")
 
 
 @dataclass(frozen=True)
 class TrainingChat:
-    """A chat, and the line of its file where it begins."""
+    """A chat, and its place in the file. See `RowChat` for the other fields."""
 
-    line: int
+    place: Place
     messages: tuple[Message, ...]
+    unlearned: frozenset[int] = frozenset()
+    unread: frozenset[str] = frozenset()
+
+    @property
+    def learned_replies(self) -> tuple[int, ...]:
+        """The indices of the replies that are learned."""
+        roles = enumerate(message.role for message in self.messages)
+        return tuple(i for i, r in roles if r == "assistant" and i not in self.unlearned)
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,17 @@ class Dataset:
     bad: tuple[BadRow, ...]
     digest: str
 
+    def unread_keys(self) -> LocalizedText | None:
+        """Names the keys that were not read, with the number of their rows; None without any."""
+        counts = Counter(key for chat in self.chats for key in chat.unread)
+        if not counts:
+            return None
+        named = [
+            f'"{clean_text(key, MAX_KEY)}" ({n})' for key, n in counts.most_common(MAX_NAMED_KEYS)
+        ]
+        more = ["…"] if len(counts) > MAX_NAMED_KEYS else []
+        return LocalizedText("keys_not_read", {"keys": ", ".join([*named, *more])})
+
 
 def read_data(path: Path, template: PromptTemplate) -> Dataset:
     """Reads the chats in `path`; `template` decides how Alpaca's inputs are written.
@@ -47,7 +71,7 @@ def read_data(path: Path, template: PromptTemplate) -> Dataset:
     Raises:
         DataError: the file cannot be used; the error names the first reasons.
     """
-    rows = [_read_row(row, template) for row in parse_rows(read_text(path))]
+    rows = [_read_row(row, template) for row in read_rows(path)]
     chats = tuple(row for row in rows if isinstance(row, TrainingChat))
     bad = tuple(row for row in rows if isinstance(row, BadRow))
     if not rows:
@@ -62,9 +86,10 @@ def _read_row(row: DataRow | BadRow, template: PromptTemplate) -> TrainingChat |
     if isinstance(row, BadRow):
         return row
     try:
-        return TrainingChat(row.line, read_messages(row.value, template))
+        chat = read_chat(row.value, template)
     except RowError as error:
-        return BadRow(row.line, error.text)
+        return BadRow(row.place, error.text)
+    return TrainingChat(row.place, chat.messages, chat.unlearned, chat.unread)
 
 
 def check_bad_rows(bad: Sequence[BadRow], count: int, name: str) -> None:
@@ -132,10 +157,12 @@ def _download(repo: str) -> Path:
 
 
 def choose_data_file(names: list[str]) -> str | None:
-    """The file of a data set to train on: one with "train" in its name, else the first in JSON."""
+    """The file of a data set to train on: one with "train" in its name, else the first one; JSON
+    before other formats."""
     candidates = sorted(
-        name for name in names
-        if name.endswith(SUFFIXES) and Path(name).name not in METADATA_FILES
+        (name for name in names
+         if name.endswith(SUFFIXES) and Path(name).name not in METADATA_FILES),
+        key=lambda name: (not name.endswith(JSON_SUFFIXES), name),
     )  # fmt: skip
     named = [name for name in candidates if "train" in Path(name).name.lower()]
     return next(iter([*named, *candidates]), None)

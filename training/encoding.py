@@ -5,14 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, chain
 
 from model.errors import LinlyError
-from model.text.prompt import encode_training
 from model.text.prompt_template import PromptTemplate
+from model.text.reply_format import find_reply_format, has_thought
 from model.text.tokenizer import Tokenizer
+from model.text.training_sequences import ChatEncoder
 from model.translations import LocalizedText
 from model.types import Message
-from training.dataset import TrainingChat
+from training.dataset import Dataset, TrainingChat
 from training.parsing import BadRow
 
 IGNORED = -100  # the label that torch's cross-entropy leaves out
@@ -21,77 +23,98 @@ MAX_TOKEN_CHARS = 64  # no token is longer, so text beyond the cutoff times this
 
 @dataclass(frozen=True)
 class Example:
-    """An encoded chat. `labels` are the `ids` of tokens to learn, and IGNORED at all other places.
+    """An encoded chat: one sequence of tokens, or several one after the other.
 
-    `truncated`: the chat was too long and lost its end.
+    `labels` are the `ids` of tokens to learn, and IGNORED at all other places. `starts` are the
+    places where the sequences begin. `truncated`: the chat was too long and lost its end.
+    `is_exact`: what is learned is the text of its replies, character by character.
     """
 
     chat: TrainingChat
     ids: tuple[int, ...]
     labels: tuple[int, ...]
+    starts: tuple[int, ...] = (0,)
     truncated: bool = False
+    is_exact: bool = True
+
+
+def fit_template(
+    template: PromptTemplate, tokenizer: Tokenizer, chats: Sequence[TrainingChat]
+) -> PromptTemplate:
+    """The template for these chats: without the thought that it opens, if none of them has one."""
+    if not find_reply_format(template, tokenizer).opened:
+        return template
+    replies = (chat.messages[i].content for chat in chats for i in chat.learned_replies)
+    return template if any(map(has_thought, replies)) else replace(template, opens_thought=False)
+
+
+def data_notes(
+    dataset: Dataset, examples: Sequence[Example], template: PromptTemplate
+) -> tuple[LocalizedText, ...]:
+    """What the user should know of data that was encoded with `template`."""
+    notes = [dataset.unread_keys()]
+    if not template.opens_thought:
+        notes.append(LocalizedText("thoughts_not_opened"))
+    if changed := sum(not example.is_exact for example in examples):
+        notes.append(LocalizedText("replies_changed", {"count": changed}))
+    return tuple(filter(None, notes))
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """Encodes chats as examples of at most `cutoff` tokens.
+    """Encodes chats as examples, each sequence of at most `cutoff` tokens.
 
-    With `train_on_inputs` all tokens are learned, else the replies and the tokens that end them.
+    `end_ids` are those at which serving ends a reply. With `train_on_inputs` all tokens are
+    learned, else the replies and the tokens that end them.
     """
 
     template: PromptTemplate
     tokenizer: Tokenizer
+    end_ids: frozenset[int]
     cutoff: int
     train_on_inputs: bool = False
 
     def encode(self, chats: Sequence[TrainingChat]) -> tuple[list[Example], list[BadRow]]:
         """The examples, and the rows that cannot be encoded as one."""
+        chat_encoder = ChatEncoder(
+            self.template, self.tokenizer, find_reply_format(self.template, self.tokenizer),
+            self.end_ids, self.cutoff, self.train_on_inputs,
+        )  # fmt: skip
         examples: list[Example] = []
         bad: list[BadRow] = []
         for chat in chats:
-            result = self._to_example(chat)
+            result = self._to_example(chat, chat_encoder)
             if isinstance(result, Example):
                 examples.append(result)
             else:
                 bad.append(result)
         return examples, bad
 
-    def _to_example(self, chat: TrainingChat) -> Example | BadRow:
+    def _to_example(self, chat: TrainingChat, chat_encoder: ChatEncoder) -> Example | BadRow:
         shortened = tuple(map(self._shorten, chat.messages))
+        opened = chat_encoder.reply_format.opened
+        replies = [chat.messages[i].content for i in chat.learned_replies]
+        if opened and not all(map(has_thought, replies)):
+            return BadRow(chat.place, LocalizedText("reply_without_thought"))
         try:
-            example = self._fit_to_cutoff(replace(chat, messages=shortened))
+            encoded = chat_encoder.encode(shortened, chat.unlearned)
+            is_exact = chat_encoder.check(shortened, encoded)
         except LinlyError as error:  # the template refuses these messages
-            return BadRow(chat.line, error.text)
-        if all(label == IGNORED for label in example.labels[1:]):
+            return BadRow(chat.place, error.text)
+        if not encoded.sequences:
             reason = LocalizedText("question_over_cutoff", {"cutoff": self.cutoff})
-            return BadRow(chat.line, reason)
-        truncated = example.truncated or shortened != chat.messages
-        return replace(example, chat=chat, truncated=truncated)
+            return BadRow(chat.place, reason)
+        sequences = encoded.sequences
+        ids = tuple(chain.from_iterable(sequence.ids for sequence in sequences))
+        learned = chain.from_iterable(sequence.learned for sequence in sequences)
+        labels = tuple(i if learn else IGNORED for i, learn in zip(ids, learned, strict=True))
+        starts = tuple(accumulate((len(s.ids) for s in sequences[:-1]), initial=0))
+        truncated = encoded.truncated or shortened != chat.messages
+        return Example(chat, ids, labels, starts, truncated, is_exact or truncated)
 
     def _shorten(self, message: Message) -> Message:
         """Drops text that is certainly beyond the cutoff: encoding it takes time and memory."""
         return replace(message, content=message.content[: self.cutoff * MAX_TOKEN_CHARS])
-
-    def _fit_to_cutoff(self, chat: TrainingChat) -> Example:
-        """Drops the last turns of a long chat; a single long turn loses its end."""
-        full = self._encode_chat(chat)
-        example = full
-        while len(example.ids) > self.cutoff and (shorter := _without_last_turn(example.chat)):
-            example = self._encode_chat(shorter)
-        ids, labels = example.ids[: self.cutoff], example.labels[: self.cutoff]
-        return Example(chat, ids, labels, truncated=len(full.ids) > self.cutoff)
-
-    def _encode_chat(self, chat: TrainingChat) -> Example:
-        ids, is_reply = encode_training(chat.messages, self.template, self.tokenizer)
-        learned = (flag or self.train_on_inputs for flag in is_reply)
-        labels = (i if learn else IGNORED for i, learn in zip(ids, learned, strict=True))
-        return Example(chat, tuple(ids), tuple(labels))
-
-
-def _without_last_turn(chat: TrainingChat) -> TrainingChat | None:
-    """The chat up to its last but one reply; None if it has only one."""
-    replies = [i for i, message in enumerate(chat.messages) if message.role == "assistant"]
-    return replace(chat, messages=chat.messages[: replies[-2] + 1]) if len(replies) > 1 else None
 
 
 def split_held_out(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from model.folders.adapter_files import read_card
+from model.folders.adapter_files import opens_thought, read_card
 from model.translations import LocalizedText
 from training.base_context import BaseContext, resolve_base
 from training.base_loader import load_base, resolve_compute_config, silence_libraries
@@ -36,6 +36,7 @@ def evaluate(options: TrainingOptions, on_event: EventHandler) -> TrainingEnded:
     card = read_card(adapter)
     on_event(Stage("data"))
     base = resolve_base(replace(options, template=options.template or card.get("template")))
+    base = replace(base, opens_thought=opens_thought(card))
     data = _evaluation_data(options, base, card.get("training") or {}, on_event)
     base.check_adapter_fits(adapter)
     on_event(Stage("base"))
@@ -82,7 +83,7 @@ def _evaluation_data(
         flags = {name: trained_with.get(name, value) for name, value in flags.items()}
     options = replace(options, hyperparameters=flags)
     if same_data and trained_with.get("val_set_size"):
-        return prepare_data(options, base, on_event)
+        return prepare_data(options, base, on_event, for_adapter=True)
     code = "evaluating_learned" if same_data else "evaluating_other_data"
     on_event(Note(LocalizedText(code)))
-    return prepare_data(options, base, on_event, all_held_out=True)
+    return prepare_data(options, base, on_event, all_held_out=True, for_adapter=True)

@@ -56,7 +56,7 @@ def finalize(
     save_adapter(model, staging, base.name)
     origin = Origin(
         base.name, base.base_info().fingerprint, base.template_name, options.description,
-        Path(options.data_path).name, data_digest, config.compute.dtype,
+        Path(options.data_path).name, data_digest, config.compute.dtype, base.opens_thought,
     )  # fmt: skip
     on_event(Stage("checking"))
     _check_saved_adapter(staging, base, origin)

@@ -7,6 +7,7 @@ OpenAI's (`messages`), ShareGPT's (`conversations`), and `prompt` with `completi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from model.errors import LinlyError
@@ -20,30 +21,64 @@ from model.text.prompt_template import PromptTemplate
 from model.types import Message
 
 KEYS = "instruction and output, messages, or conversations"
+# On a reply: false or 0 excludes it from learning. OpenAI, ms-swift, axolotl and others.
+MARKS = ("weight", "loss", "train", "training", "trainable")
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+# Keys of rows and turns that do not change what is learned.
+METADATA = frozenset({
+    "author", "category", "conversation_id", "create_time", "created", "created_at", "dataset",
+    "date", "id", "idx", "index", "lang", "language", "license", "meta", "metadata", "model",
+    "name", "num_turns", "prompt_id", "source", "split", "subset", "tags", "task", "timestamp",
+    "title", "topic", "turn", "update_time", "url", "uuid",
+})  # fmt: skip
 
 
 class RowError(LinlyError):
     """A row cannot be learned from: its text is the reason."""
 
 
-def read_messages(value: Any, template: PromptTemplate) -> tuple[Message, ...]:
+@dataclass(frozen=True)
+class RowChat:
     """The chat in a row, up to its last reply.
 
-    `template` decides how an instruction's input is written.
+    `unlearned` are the indices of replies with a mark that excludes them from learning. `unread`
+    are the keys of the row and of its turns that are neither read nor known to be metadata.
+    """
+
+    messages: tuple[Message, ...]
+    unlearned: frozenset[int] = frozenset()
+    unread: frozenset[str] = frozenset()
+
+
+def read_chat(value: Any, template: PromptTemplate) -> RowChat:
+    """Reads a row. `template` decides how an instruction's input is written.
 
     Raises:
-        RowError: it is not a chat.
+        RowError: it is not a chat, or nothing in it is learned.
     """
     if not isinstance(value, dict):
         raise RowError("row_not_an_object", kind=_kind(value), keys=KEYS)
     for keys, read in _formats(template):
         if all(key in value for key in keys):
-            return _check_chat(read(value))
+            turns, used = read(value)
+            return _check_chat(turns, value.keys() - used)
     found = ", ".join(map(str, value)) or "nothing"
     raise RowError("row_without_keys", found=found[:80], keys=KEYS)
 
 
-def _formats(template: PromptTemplate) -> Sequence[tuple[tuple[str, ...], Callable[..., Any]]]:
+@dataclass(frozen=True)
+class _Turn:
+    """A message, whether it is learned, and the keys that were not read."""
+
+    message: Message
+    learned: bool = True
+    unread: frozenset[str] = frozenset()
+
+
+_Read = tuple[list[_Turn], set[str]]  # the turns, and the row's keys that were read
+
+
+def _formats(template: PromptTemplate) -> Sequence[tuple[tuple[str, ...], Callable[..., _Read]]]:
     """Each format's reader, by the keys that a row of the format has."""
     return (
         (("messages",), lambda row: _turns(row, "messages")),
@@ -55,16 +90,14 @@ def _formats(template: PromptTemplate) -> Sequence[tuple[tuple[str, ...], Callab
     )
 
 
-def _alpaca(row: Mapping[str, Any], template: PromptTemplate) -> list[Message]:
+def _alpaca(row: Mapping[str, Any], template: PromptTemplate) -> _Read:
     input_text = _text(row.get("input") or "", "input")
     instruction = _text(row["instruction"], "instruction")
     *opening, question = instruction_messages(instruction, input_text, template)
-    return [
-        *(_system(row) or opening),
-        *_history(row.get("history") or []),
-        question,
-        Message("assistant", _text(row["output"], "output")),
-    ]
+    messages = [*(_system(row) or opening), *_history(row.get("history") or []), question]
+    used = {"instruction", "input", "output", "system", "history", *REASONING_KEYS}
+    # Alpaca's own data has each row as `text` once more.
+    return [*map(_Turn, messages), _Turn(_reply(row, "output", "output"))], used | {"text"}
 
 
 def _history(turns: Any) -> list[Message]:
@@ -78,12 +111,24 @@ def _history(turns: Any) -> list[Message]:
     return messages
 
 
-def _single_turn(row: Mapping[str, Any], question: str, reply: str) -> list[Message]:
-    turn = [
+def _single_turn(row: Mapping[str, Any], question: str, reply: str) -> _Read:
+    messages = [
+        *_system(row),
         Message("user", _text(row[question], question)),
-        Message("assistant", _text(row[reply], reply)),
+        _reply(row, reply, reply),
     ]
-    return [*_system(row), *turn]
+    return list(map(_Turn, messages)), {"system", question, reply, *REASONING_KEYS}
+
+
+def _reply(row: Mapping[str, Any], key: str, place: str) -> Message:
+    """The reply in `row[key]`, after its reasoning if that has a key of its own."""
+    text = _text(row.get(key), place)
+    for name in REASONING_KEYS:
+        if row.get(name) is not None:
+            reasoning = _text(row[name], f"{place}.{name}").strip()
+            thought = f"<think>\n{reasoning}\n</think>\n\n" if reasoning else ""
+            return Message("assistant", thought + text)
+    return Message("assistant", text)
 
 
 def _system(row: Mapping[str, Any]) -> list[Message]:
@@ -91,25 +136,34 @@ def _system(row: Mapping[str, Any]) -> list[Message]:
     return [Message("system", prompt)] if prompt.strip() else []
 
 
-def _turns(row: Mapping[str, Any], key: str) -> list[Message]:
+def _turns(row: Mapping[str, Any], key: str) -> _Read:
     turns = row[key]
     if not isinstance(turns, list):
         raise RowError("row_field_not_a_list", place=key, kind=_kind(turns))
-    messages = [_turn(turn, f"{key}[{number}]") for number, turn in enumerate(turns)]
-    has_system = messages and messages[0].role == "system"
-    return messages if has_system else [*_system(row), *messages]
+    read = [_turn(turn, f"{key}[{number}]") for number, turn in enumerate(turns)]
+    has_system = read and read[0].message.role == "system"
+    return read if has_system else [*map(_Turn, _system(row)), *read], {key, "system"}
 
 
-def _turn(turn: Any, place: str) -> Message:
+def _turn(turn: Any, place: str) -> _Turn:
     if not isinstance(turn, dict):
         raise RowError("row_field_not_an_object", place=place, kind=_kind(turn))
     name = turn.get("role", turn.get("from"))
     role = find_role(name)
     if role is None:
         raise RowError("row_role_unknown", place=place, role=name)
-    if turn.get("weight") == 0:
-        raise RowError("row_weight_zero", place=place)
-    return Message(role, _text(turn.get("content", turn.get("value")), place))
+    key = "content" if "content" in turn else "value"
+    used = {"role", "from", "content", "value"}
+    if role != "assistant":
+        message = Message(role, _text(turn.get(key), place))
+        return _Turn(message, unread=frozenset(turn.keys() - used))
+    marks = {mark: turn[mark] for mark in MARKS if turn.get(mark) is not None}
+    for mark, value in marks.items():
+        if value not in (0, 1):  # True and False are, too
+            raise RowError("row_mark_unknown", place=place, mark=mark, value=value)
+    learned = all(marks.values())
+    used |= {*MARKS, *REASONING_KEYS}
+    return _Turn(_reply(turn, key, place), learned, frozenset(turn.keys() - used))
 
 
 def _text(value: Any, place: str) -> str:
@@ -121,17 +175,26 @@ def _text(value: Any, place: str) -> str:
     return text
 
 
-def _check_chat(messages: list[Message]) -> tuple[Message, ...]:
-    """The messages up to the last reply: nothing can be learned from those after it."""
-    while messages and messages[-1].role != "assistant":
-        messages = messages[:-1]
-    if not messages:
+def _check_chat(turns: list[_Turn], unread: set[str]) -> RowChat:
+    """The chat up to the last reply that is learned: there is nothing to learn after it."""
+    messages = [turn.message for turn in turns]
+    if not any(message.role == "assistant" for message in messages):
         raise RowError("row_without_reply")
-    if not any(m.content.strip() for m in messages if m.role == "assistant"):
+    if turns[0].message.role == "assistant":  # there is no prompt that could ask for it
+        turns = [replace(turns[0], learned=False), *turns[1:]]
+    while turns and not (turns[-1].message.role == "assistant" and turns[-1].learned):
+        turns = turns[:-1]
+    if not turns:
+        raise RowError("row_without_learned_reply")
+    messages = messages[: len(turns)]
+    replies = [t.message.content for t in turns if t.message.role == "assistant" and t.learned]
+    if not any(map(str.strip, replies)):
         raise RowError("row_reply_empty")
     if any(message.role == "system" for message in messages[1:]):
         raise RowError("row_system_not_first")
-    return tuple(messages)
+    unlearned = (i for i, turn in enumerate(turns) if not turn.learned)
+    unread = unread.union(*(turn.unread for turn in turns))
+    return RowChat(tuple(messages), frozenset(unlearned), frozenset(unread - METADATA))
 
 
 def _kind(value: Any) -> str:

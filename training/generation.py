@@ -9,8 +9,10 @@ from typing import Any
 from model.text.detokenizer import REPLACEMENT
 from model.text.prompt import encode_chat
 from model.text.prompt_template import PromptTemplate
+from model.text.reply_format import ReplyStart, find_reply_format
 from model.text.tokenizer import Tokenizer
 from model.types import Message
+from training.dataset import TrainingChat
 from training.encoding import Example
 
 MAX_TOKENS = 64
@@ -68,14 +70,16 @@ class GreedyGenerator:
         text = self.tokenizer.decode([i for i in ids[:end] if i < self.tokenizer.vocab_size])
         for stop in self.template.stop:
             text = text.partition(stop)[0]
+        text = ReplyStart(find_reply_format(self.template, self.tokenizer)).push(text)
         return text.rstrip(REPLACEMENT).strip()  # the last character may be incomplete
 
 
 def compare_replies(
     model: Any, generator: GreedyGenerator, examples: Sequence[Example]
 ) -> list[Comparison]:
-    """Replies to each example's first question, by `model` (base and adapter) and by its base."""
-    chats = [_first_turn(example.chat.messages) for example in examples]
+    """Replies to the question before each example's first learned reply, by `model` (base and
+    adapter) and by its base."""
+    chats = [_first_turn(example.chat) for example in examples]
     questions = [question for question, _ in chats]
     was_training = model.training
     model.eval()
@@ -89,7 +93,7 @@ def compare_replies(
     ]
 
 
-def _first_turn(messages: Sequence[Message]) -> tuple[tuple[Message, ...], str]:
-    """The messages before the first reply, and that reply."""
-    index = next(i for i, message in enumerate(messages) if message.role == "assistant")
-    return tuple(messages[:index]), messages[index].content
+def _first_turn(chat: TrainingChat) -> tuple[tuple[Message, ...], str]:
+    """The messages before the first reply that is learned, and that reply."""
+    index = chat.learned_replies[0]
+    return chat.messages[:index], chat.messages[index].content

@@ -79,12 +79,13 @@ def resolve_hyperparameters(
     epochs = flags["num_epochs"]
     batch_size = flags["batch_size"] or default_batch_size(learned * epochs)
     steps = max(1, round(epochs * math.ceil(learned / batch_size)))
-    warmup = flags["warmup_steps"]
+    # The first of them has a rate of 0: a training of one step would learn nothing.
+    warmup = min(math.ceil(steps * WARMUP_SHARE), steps - 1)
     resolved = {
         "batch_size": batch_size,
         "micro_batch_size": _largest_divisor(batch_size, flags["micro_batch_size"]),
         "learning_rate": flags["learning_rate"] or _default_rate(width),
-        "warmup_steps": math.ceil(steps * WARMUP_SHARE) if warmup is None else warmup,
+        "warmup_steps": warmup if flags["warmup_steps"] is None else flags["warmup_steps"],
         "val_set_size": held_out,
     }
     return Hyperparameters(**{**flags, **resolved})

@@ -1,14 +1,15 @@
-"""Parses a file of training data into rows, each with the line on which it begins.
+"""Parses the text of a data file into rows, each with its place.
 
-The file is JSON (one list of objects) if it begins with "[", else JSON Lines. `formats` reads the
-rows themselves.
+The text is JSON Lines, a list, or other JSON: objects one after the other, one row, an object with
+a list of rows, or columns. `formats` reads the rows themselves.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,25 @@ class DataError(LinlyError):
     code = "bad_data"
 
 
-@dataclass(frozen=True)
-class DataRow:
-    """A JSON value that begins on line `line`."""
+@dataclass(frozen=True, order=True)
+class Place:
+    """Where a row is: the line on which it begins; with `row`, its number in the file instead."""
 
     line: int
+    row: int = 0
+
+    @property
+    def text(self) -> LocalizedText:
+        if self.row:
+            return LocalizedText("row_place", {"number": self.row})
+        return LocalizedText("line_place", {"number": self.line})
+
+
+@dataclass(frozen=True)
+class DataRow:
+    """A JSON value, and its place."""
+
+    place: Place
     value: Any
 
 
@@ -39,25 +54,25 @@ class DataRow:
 class BadRow:
     """A row that cannot be learned from, with the reason."""
 
-    line: int
+    place: Place
     reason: LocalizedText
 
     @property
     def text(self) -> LocalizedText:
-        return LocalizedText("bad_row", {"line": self.line, "reason": self.reason})
+        return LocalizedText("bad_row", {"place": self.place.text, "reason": self.reason})
 
     def __str__(self) -> str:
         return str(self.text)
 
 
-def read_text(path: Path) -> str:
-    """Reads the text of `path`.
+def read_bytes(path: Path) -> bytes:
+    """Reads a data file.
 
     Raises:
-        DataError: it is missing, empty, not a file, or not in UTF-8.
+        DataError: it is missing, or not a file.
     """
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError as error:
         remedy = LocalizedText("fix_data_path")
         raise DataError("input_missing", path=path, remedy=remedy) from error
@@ -65,6 +80,14 @@ def read_text(path: Path) -> str:
         raise DataError("data_file_is_folder", path=path) from error
     except OSError as error:
         raise DataError("data_unreadable", path=path, reason=error.strerror) from error
+
+
+def decode_text(path: Path, data: bytes) -> str:
+    """The text of a data file.
+
+    Raises:
+        DataError: it is empty, or not in UTF-8.
+    """
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -98,9 +121,17 @@ def parse_rows(text: str) -> Iterator[DataRow | BadRow]:
     """Parses the rows of a file's text.
 
     Raises (from the iterator):
-        DataError: a list is incomplete or broken, so the rows after that place cannot be found.
+        DataError: a list is incomplete or broken, so the rows after that place cannot be found; or
+            an object holds no rows.
     """
-    yield from _parse_list(text) if text.lstrip().startswith("[") else _parse_lines(text)
+    begin = _skip_space(text, 0)
+    if text[begin] == "[":
+        yield from _number(_parse_values(text, begin + 1, "]"))
+    elif text[begin] == "{" and not _is_json(text[begin:].partition("\n")[0]):
+        yield from _parse_objects(text, begin)
+    else:
+        rows = list(_parse_lines(text))
+        yield from _unfold(rows[0]) if len(rows) == 1 else rows
 
 
 def _parse_lines(text: str) -> Iterator[DataRow | BadRow]:
@@ -108,31 +139,105 @@ def _parse_lines(text: str) -> Iterator[DataRow | BadRow]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                yield DataRow(number, json.loads(line))
+                yield DataRow(Place(number), json.loads(line))
             except (ValueError, RecursionError) as error:
-                yield BadRow(number, _reason(error))
+                yield BadRow(Place(number), _reason(error))
 
 
-def _parse_list(text: str) -> Iterator[DataRow]:
-    """Parses the elements one by one, to know the line of each."""
+def _parse_objects(text: str, begin: int) -> Iterator[DataRow | BadRow]:
+    """Parses objects on several lines, one after the other."""
+    rows = list(_parse_values(text, begin, ""))
+    yield from _unfold(rows[0]) if len(rows) == 1 else rows
+
+
+def _parse_values(text: str, begin: int, end: str) -> Iterator[DataRow]:
+    """Parses values one by one, to know the line of each.
+
+    Args:
+        text: has values, separated by commas if they are in a list.
+        begin: where the first one is.
+        end: what follows the last one; empty: the end of the text.
+    """
     decoder = json.JSONDecoder()
-    position = _skip_space(text, text.index("[") + 1)
+    position = _skip_space(text, begin)
     line, counted = 1, 0
-    while text[position : position + 1] != "]":
+    while text[position : position + 1] != end:
         line, counted = line + text.count("\n", counted, position), position
         try:
             value, position = decoder.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
             raise _broken_list_error(line, _reason(error)) from error
-        yield DataRow(line, value)
+        yield DataRow(Place(line), value)
         position = _skip_space(text, position)
-        if text[position : position + 1] == ",":
+        if end and text[position : position + 1] == ",":
             position = _skip_space(text, position + 1)
-        elif text[position : position + 1] != "]":
+        elif end and text[position : position + 1] != end:
             raise _broken_list_error(line, LocalizedText("list_breaks_off"))
-    if _skip_space(text, position + 1) < len(text):
+    if end and _skip_space(text, position + 1) < len(text):
         line += text.count("\n", counted, position)
         raise DataError("data_after_list", line=line)
+
+
+def _number(rows: Iterable[DataRow]) -> Iterator[DataRow]:
+    """The rows of a list, with their numbers if the first two are on one line."""
+    rows = iter(rows)
+    first = list(islice(rows, 2))
+    is_numbered = len(first) == 2 and first[0].place == first[1].place
+    for number, row in enumerate(chain(first, rows), 1):
+        yield DataRow(Place(row.place.line, number), row.value) if is_numbered else row
+
+
+def _unfold(row: DataRow | BadRow) -> Iterator[DataRow | BadRow]:
+    """The rows that a file's only object holds: a list of them, or columns; else the row itself.
+
+    Raises:
+        DataError: the object has several lists of rows.
+    """
+    value = row.value if isinstance(row, DataRow) else None
+    if not isinstance(value, dict):
+        yield row
+        return
+    columns = [list(v.values()) if isinstance(v, dict) else v for v in value.values()]
+    lists = {key: v for key, v in value.items() if _is_list_of(v, dict) and not _is_turns(v)}
+    if _are_columns(columns):
+        rows = [dict(zip(value, values, strict=True)) for values in zip(*columns, strict=True)]
+    elif len(lists) == 1 or "train" in lists:
+        rows = lists.get("train") or next(iter(lists.values()))
+    elif lists:
+        raise DataError("data_several_lists", keys=", ".join(map(repr, lists)))
+    else:
+        yield row
+        return
+    for number, each in enumerate(rows, 1):
+        yield DataRow(Place(row.place.line, number), each)
+
+
+def _is_list_of(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, kind) for v in value)
+
+
+def _is_turns(values: list[Mapping[str, Any]]) -> bool:
+    """Whether these objects are the turns of one chat."""
+    return any("role" in value or "from" in value for value in values)
+
+
+def _are_columns(columns: list[Any]) -> bool:
+    """Whether these are lists of texts, or of chats, of one length."""
+    if not columns or not all(isinstance(column, list) and column for column in columns):
+        return False
+    if len({len(column) for column in columns}) != 1:
+        return False
+    if any(_is_list_of(column, dict) for column in columns):
+        return False
+    return any(_is_list_of(column, str) or _is_list_of(column, list) for column in columns)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _skip_space(text: str, position: int) -> int:

@@ -11,7 +11,7 @@ from model.text.prompt_template import PromptTemplate
 from model.text.tokenizer import Tokenizer
 from model.translations import LocalizedText
 from training.dataset import check_bad_rows, first_reasons, read_data
-from training.encoding import IGNORED, Encoder, Example
+from training.encoding import IGNORED, Encoder, Example, data_notes, fit_template
 
 MAX_SHOWN_CHATS = 3
 SAMPLE_SIZE = 200  # chats that are encoded: a preview must not take the cores from the chats
@@ -30,7 +30,8 @@ class Preview:
     """Preview of a data file.
 
     `chats` are the first ones, in pieces; `count` counts all. `mean_tokens` is the mean length of
-    the first 200. `bad` counts the rows that are left out, for the `reasons`.
+    the first 200. `bad` counts the rows that are left out, for the `reasons`. `notes` tell what is
+    not as one would expect.
     """
 
     chats: tuple[tuple[Piece, ...], ...]
@@ -38,11 +39,12 @@ class Preview:
     mean_tokens: float
     bad: int
     reasons: tuple[LocalizedText, ...]
+    notes: tuple[LocalizedText, ...]
 
 
 def preview(
-    path: Path, template: PromptTemplate, tokenizer: Tokenizer, cutoff: int,
-    train_on_inputs: bool = False,
+    path: Path, template: PromptTemplate, tokenizer: Tokenizer, end_ids: frozenset[int],
+    cutoff: int, train_on_inputs: bool = False,
 ) -> Preview:  # fmt: skip
     """Reads `path` as a training run would.
 
@@ -50,10 +52,11 @@ def preview(
         DataError: the file cannot be used.
     """
     dataset = read_data(path, template)
-    encoder = Encoder(template, tokenizer, cutoff, train_on_inputs)
+    template = fit_template(template, tokenizer, dataset.chats)
+    encoder = Encoder(template, tokenizer, end_ids, cutoff, train_on_inputs)
     examples, unusable = encoder.encode(dataset.chats[:SAMPLE_SIZE])
     check_bad_rows(unusable, len(examples) + len(unusable), path.name)
-    bad = sorted([*dataset.bad, *unusable], key=lambda row: row.line)
+    bad = sorted([*dataset.bad, *unusable], key=lambda row: row.place)
     tokens = sum(len(example.ids) for example in examples)
     return Preview(
         tuple(_pieces(example, tokenizer) for example in examples[:MAX_SHOWN_CHATS]),
@@ -61,6 +64,7 @@ def preview(
         tokens / len(examples),
         len(bad),
         first_reasons(bad),
+        data_notes(dataset, examples, template),
     )
 
 

@@ -21,7 +21,10 @@ MAX_CELL = 200  # characters of a reply in a table
 
 @dataclass(frozen=True)
 class Origin:
-    """What an adapter was made from. `fingerprint` is a sample of the base's weights."""
+    """What an adapter was made from.
+
+    `fingerprint` is a sample of the base's weights. `opens_thought`: see `PromptTemplate`.
+    """
 
     base_model: str
     fingerprint: Sequence[float]
@@ -30,6 +33,7 @@ class Origin:
     data_name: str
     data_digest: str
     dtype: str
+    opens_thought: bool = True
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ def write_results(folder: Path, result: TrainingResult) -> None:
     origin = result.origin
     card = {
         "template": origin.template,
+        "opens_thought": origin.opens_thought,
         "description": origin.description,
         "base_model": origin.base_model,
         "fingerprint": list(origin.fingerprint),

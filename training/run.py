@@ -34,8 +34,8 @@ def fine_tune(options: TrainingOptions, on_event: EventHandler, stop: StopReques
     """
     run_folder.check_destination(options.output_dir)
     on_event(Stage("data"))
-    base = resolve_base(options)
-    data = prepare_data(options, base, on_event)
+    data = prepare_data(options, resolve_base(options), on_event)
+    base = data.base
     on_event(Stage("base"))
     from training.base_loader import resolve_compute_config, silence_libraries
 
@@ -57,6 +57,7 @@ def _run_settings(base: BaseContext, data: TrainingData, compute: ComputeConfig)
         "base_model": base.name,
         "data": data.dataset.digest,
         "template": base.template_name,
+        "opens_thought": base.opens_thought,
         **data.hyperparameters.to_json(),
         "dtype": compute.dtype,
         "quantization": compute.quantization,

@@ -66,6 +66,12 @@ def read_card(path: Path) -> dict[str, Any]:
     return read_json_object(path / CARD) if (path / CARD).is_file() else {}
 
 
+def opens_thought(card: Mapping[str, Any]) -> bool:
+    """Whether the prompts that an adapter was trained with end with an opened thought, where the
+    template opens one. See `PromptTemplate`."""
+    return card.get("opens_thought") is not False
+
+
 def load(path: Path, maker: LoraMaker) -> Lora:
     """Loads the weights of the adapter in `path`, which was checked before.
 

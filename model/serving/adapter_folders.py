@@ -22,7 +22,7 @@ from model.doctor.check_adapter import check_adapter, default_template
 from model.doctor.vocabulary import adapter_tokenizer
 from model.errors import AdapterError
 from model.folders.adapter_config import CONFIG
-from model.folders.adapter_files import FILES, digest, read_card
+from model.folders.adapter_files import FILES, digest, opens_thought, read_card
 from model.folders.base_info import BaseInfo
 from model.serving.folder_checks import FolderChecks
 from model.text.tokenizer import Tokenizer
@@ -42,7 +42,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Adapter:
     """An adapter folder as it was read. `problem` says why it cannot be used, if it cannot;
-    `warnings` what a user should know. `tokenizer` is set if the adapter has its own vocabulary."""
+    `warnings` what a user should know. `tokenizer` is set if the adapter has its own vocabulary.
+    `opens_thought`: see `PromptTemplate`."""
 
     name: str
     path: Path
@@ -52,6 +53,7 @@ class Adapter:
     problem: Finding | None = None
     warnings: tuple[Finding, ...] = ()
     tokenizer: Tokenizer | None = None
+    opens_thought: bool = True
 
     @property
     def ready(self) -> bool:
@@ -192,6 +194,7 @@ def read_adapter(path: Path, base: BaseInfo | None, templates: Collection[str]) 
         digest=sha256,
         warnings=tuple(entry for entry in findings if entry.level == "warning"),
         tokenizer=tokenizer,
+        opens_thought=opens_thought(card),
     )
 
 

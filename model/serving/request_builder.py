@@ -17,6 +17,7 @@ from model.suggestions import did_you_mean
 from model.text.detokenizer import IncrementalDetokenizer
 from model.text.prompt import Prompt, decode_context, encode_chat, encode_without_generation_prompt
 from model.text.prompt_template import PromptTemplate
+from model.text.reply_format import PLAIN, ReplyFormat, find_reply_format
 from model.text.tokenizer import TextSpan, Tokenizer, to_text_with_control_tokens
 from model.types import (
     MAX_ADAPTER_SCALE,
@@ -37,7 +38,7 @@ class PreparedRequest:
     """The tokens to continue, the adapter, and the tokenizer of the reply.
 
     `eos_ids` and the strings in `stop` end the reply, and `so_far` is the text that it begins with
-    already. With `prefill_only` there is no reply.
+    already. `reply_format` is that of the template. With `prefill_only` there is no reply.
     """
 
     prompt: Prompt
@@ -46,6 +47,7 @@ class PreparedRequest:
     eos_ids: frozenset[int]
     stop: tuple[str, ...] = ()
     so_far: str = ""
+    reply_format: ReplyFormat = PLAIN
     prefill_only: bool = False
 
 
@@ -57,6 +59,7 @@ class _ChatTarget:
     template: PromptTemplate
     tokenizer: Tokenizer
     eos_ids: frozenset[int]
+    reply_format: ReplyFormat
 
 
 def prepare_chat(backend: Backend, request: ChatRequest) -> PreparedRequest:
@@ -124,7 +127,10 @@ def resolve_template(backend: Backend, name: str | None, adapter: Adapter | None
     if name not in backend.templates:
         remedy = did_you_mean(name, backend.templates, "there_are", names=tuple(backend.templates))
         raise RequestError("unknown_template", name=name, remedy=remedy)
-    return backend.templates[name]
+    template = backend.templates[name]
+    if adapter and name == adapter.template:
+        return replace(template, opens_thought=adapter.opens_thought)
+    return template
 
 
 def build_engine_request(
@@ -161,7 +167,8 @@ def _chat_target(backend: Backend, request: ChatRequest) -> _ChatTarget:
     adapter = _find_adapter(backend, request)
     template = resolve_template(backend, request.template, adapter)
     tokenizer, eos_ids = _vocabulary(backend, adapter, request.adapter_scale)
-    return _ChatTarget(adapter, template, tokenizer, eos_ids)
+    reply_format = find_reply_format(template, tokenizer)
+    return _ChatTarget(adapter, template, tokenizer, eos_ids, reply_format)
 
 
 def _prepare(
@@ -169,15 +176,17 @@ def _prepare(
 ) -> PreparedRequest:
     adapter = _prepare_adapter(backend, target.adapter)
     return PreparedRequest(
-        prompt, adapter, target.tokenizer, target.eos_ids, target.template.stop, so_far
-    )
+        prompt, adapter, target.tokenizer, target.eos_ids, target.template.stop, so_far,
+        target.reply_format,
+    )  # fmt: skip
 
 
 def _encode_for_reply(backend: Backend, request: ChatRequest, target: _ChatTarget) -> Prompt:
     """Encodes the chat up to the place where the model goes on."""
+    so_far = target.reply_format.written(request.so_far) if request.so_far else ""
     return encode_chat(
         request.messages, target.template, target.tokenizer,
-        _max_prompt_tokens(request, backend.engine), request.drop_oldest, request.so_far,
+        _max_prompt_tokens(request, backend.engine), request.drop_oldest, so_far,
     )  # fmt: skip
 
 

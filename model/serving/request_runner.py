@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TypeVar
 
 from model.engine.protocol import Engine
@@ -13,6 +14,7 @@ from model.serving.backend import Backend
 from model.serving.delta_queue import DeltaBatch, DeltaQueue, DeltaStream
 from model.serving.request_accounting import Listener, RequestAccounting, with_adapter_info
 from model.serving.request_builder import PreparedRequest, build_engine_request
+from model.text.reply_format import PLAIN, ReplyStart
 from model.types import (
     ChatRequest,
     CompletionRequest,
@@ -90,7 +92,8 @@ class RequestRunner:
                 yield (_early_last_delta(prepared, finish_reason, account),)
                 return
             engine_request = build_engine_request(backend, request, prepared)
-            stream = _run(backend.engine, engine_request, min_interval, account)
+            start = ReplyStart(PLAIN if prepared.so_far else prepared.reply_format)
+            stream = _run(backend.engine, engine_request, min_interval, account, start)
             async with aclosing(stream) as batches:
                 async for batch in batches:
                     yield _with_adapter_info(batch, prepared.adapter)
@@ -125,12 +128,18 @@ def _early_last_delta(
 
 
 async def _run(
-    engine: Engine, request: EngineRequest, min_interval: float, account: RequestAccounting
+    engine: Engine,
+    request: EngineRequest,
+    min_interval: float,
+    account: RequestAccounting,
+    start: ReplyStart,
 ) -> DeltaStream:
     """Submits a request, and yields on this event loop what the engine's thread emits."""
     queue = DeltaQueue(min_interval)
 
     def emit(delta: Delta) -> None:
+        text = start.push(delta.text)
+        delta = delta if text == delta.text else replace(delta, text=text)
         account.on_delta(delta, request.adapter)
         try:
             queue.put(delta)

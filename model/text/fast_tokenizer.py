@@ -9,7 +9,7 @@ from typing import Any
 
 from model.bounded_files import read_text
 from model.errors import RequestError
-from model.text.tokenizer import TextSpan, match_any, split_at_control
+from model.text.tokenizer import THOUGHT_TAGS, TextSpan, match_any, split_at_control
 
 MARK = "\ufdd3"  # a noncharacter: never part of exchanged text
 NEG_INF = -1e9  # a Unigram score with which a token is never chosen
@@ -29,7 +29,7 @@ class FastTokenizer:
     ) -> None:
         from tokenizers import Tokenizer as Backend
 
-        self._text = read_text(path) if text is None else text
+        self._text = _with_visible_tags(read_text(path) if text is None else text)
         self._backend = Backend.from_str(self._text)
         self._marked: tuple[Any, dict[int, int]] | None = None
         tokens = self._backend.get_added_tokens_decoder()
@@ -121,6 +121,18 @@ def _encode(backend: Any, text: str, add_special_tokens: bool = False) -> list[i
             raise
         raise RequestError("tokenizer_cannot_read") from None
     return ids
+
+
+def _with_visible_tags(text: str) -> str:
+    """tokenizer.json with the tags of a thought as tokens that decoding shows, as most models have
+    them."""
+    if not any(json.dumps(tag) in text for tag in THOUGHT_TAGS):
+        return text
+    data = json.loads(text)
+    for token in data.get("added_tokens", ()):
+        if token["content"] in THOUGHT_TAGS:
+            token["special"] = False
+    return json.dumps(data)
 
 
 def _remove_from_vocabulary(model: dict[str, Any], contents: set[str]) -> None:

@@ -1,14 +1,13 @@
-"""Encodes chats with a template: prompts that fit the context, and examples for training."""
+"""Encodes chats with a template: prompts that fit the context, and the beginnings of replies."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 from model.errors import LinlyError, PromptTooLongError
 from model.text.detokenizer import CONTEXT_TOKENS, REPLACEMENT
-from model.text.prompt_template import NO_MARKERS, PromptTemplate
+from model.text.prompt_template import PromptTemplate, reply_spans
 from model.text.tokenizer import TextSpan, Tokenizer
 from model.translations import LocalizedText
 from model.types import Message, TruncatedTurns
@@ -44,10 +43,14 @@ def encode_chat(
     Raises:
         PromptTooLongError: it does not fit, or even the question alone does not.
     """
-    reply_start = so_far.translate(NO_MARKERS)
 
     def encode(turns: Sequence[Message]) -> list[int]:
-        return _encode_with_reply(template.render(turns, tokenizer), reply_start, tokenizer)
+        header = template.render(turns, tokenizer)
+        ids = tokenizer.encode(header)
+        reply_ids = encode_reply(header, ids, so_far, tokenizer) if so_far else []
+        if reply_ids is None:
+            return tokenizer.encode([*header, *reply_spans(so_far)])
+        return [*ids, *reply_ids]
 
     prompt = _fit(messages, encode, _later_questions(messages), room, drop_oldest)
     if prompt is None:
@@ -145,30 +148,34 @@ def _later_questions(messages: Sequence[Message]) -> list[int]:
     return [i for i in range(first + 1, len(messages)) if messages[i].role == "user"]
 
 
-def _encode_with_reply(header: list[TextSpan], so_far: str, tokenizer: Tokenizer) -> list[int]:
-    """The ids of `header`, and after them those of the reply's beginning `so_far`.
+def encode_reply(
+    header: Sequence[TextSpan], ids: Sequence[int], reply: str, tokenizer: Tokenizer
+) -> list[int] | None:
+    """The ids of a reply's text after the spans `header`, whose own ids are `ids`.
 
     The model wrote the reply after the header's own ids. Encoding both as one text may merge the
     two where they meet; encoding the reply alone puts SentencePiece's space before it. So the ids
-    to take are those that decode to `so_far` after the header's ids.
+    to take are those that decode to the reply after the header's ids; if there are none, because
+    the tokenizer changes some of the text, those that it has in the middle of a chat.
+
+    Returns:
+        None if one token always covers parts of both.
     """
-    ids = tokenizer.encode(header)
-    if not so_far:
-        return ids
-    reply = TextSpan(so_far, control=False, reply=True)
+    spans = reply_spans(reply)
     fallback: list[int] | None = None
     for before in (header, *ANCHORS):
-        reply_ids = _encode_after(before, reply, tokenizer)
-        if reply_ids is not None and decode_continuation(ids, reply_ids, tokenizer) == so_far:
-            return [*ids, *reply_ids]
+        reply_ids = _encode_after(before, spans, tokenizer)
+        if reply_ids is not None and decode_continuation(ids, reply_ids, tokenizer) == reply:
+            return reply_ids
         fallback = reply_ids if fallback is None else fallback
-    # The tokenizer changes some of this text, as NFKC does.
-    return tokenizer.encode([*header, reply]) if fallback is None else [*ids, *fallback]
+    return fallback
 
 
-def _encode_after(before: list[TextSpan], span: TextSpan, tokenizer: Tokenizer) -> list[int] | None:
-    """The ids of `span` when it follows `before`; None if one token covers parts of both."""
-    ids, both = tokenizer.encode(before), tokenizer.encode([*before, span])
+def _encode_after(
+    before: Sequence[TextSpan], spans: Sequence[TextSpan], tokenizer: Tokenizer
+) -> list[int] | None:
+    """The ids of `spans` when they follow `before`; None if one token covers parts of both."""
+    ids, both = tokenizer.encode(before), tokenizer.encode([*before, *spans])
     return both[len(ids) :] if both[: len(ids)] == ids else None
 
 
@@ -194,38 +201,3 @@ def _too_long(what: str, tokens: int, room: int) -> LinlyError:
     return PromptTooLongError(
         "text_too_long_for_context", what=LocalizedText(what), tokens=tokens, room=room
     )
-
-
-def encode_training(
-    messages: Sequence[Message], template: PromptTemplate, tokenizer: Tokenizer
-) -> tuple[list[int], list[bool]]:
-    """Token ids of a chat with its replies, and for each id whether training learns it.
-
-    It learns the replies and the token that ends each of them: the template's own if a control
-    token follows the reply, else the tokenizer's eos, which is inserted.
-    """
-    ids: list[int] = []
-    learned: list[bool] = []
-    after_reply = False
-    for is_reply, spans in _segments(template.render(messages, tokenizer, reply_follows=False)):
-        new_ids = tokenizer.encode(spans)
-        has_end = after_reply and bool(new_ids) and tokenizer.is_control(new_ids[0])
-        if after_reply and not has_end:
-            ids += _eos(tokenizer)
-            learned += [True] * len(_eos(tokenizer))
-        ids += new_ids
-        learned += [is_reply or (has_end and i == 0) for i in range(len(new_ids))]
-        after_reply = is_reply
-    if after_reply:
-        ids += _eos(tokenizer)
-        learned += [True] * len(_eos(tokenizer))
-    return ids, learned
-
-
-def _segments(spans: Sequence[TextSpan]) -> list[tuple[bool, list[TextSpan]]]:
-    """The spans in groups, each with whether it is a reply."""
-    return [(reply, list(group)) for reply, group in groupby(spans, key=lambda span: span.reply)]
-
-
-def _eos(tokenizer: Tokenizer) -> list[int]:
-    return [] if tokenizer.eos_id is None else [tokenizer.eos_id]

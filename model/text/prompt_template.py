@@ -1,10 +1,8 @@
 """Chat templates: renders messages into spans of text, and loads templates from `prompts/`.
 
 This is the only renderer. A template is Jinja, as in transformers; the project's own templates are
-TOML files. The messages' text passes through the template between markers, so that the tokenizer
+TOML files. The messages' text passes through the template as `TracedText`, so that the tokenizer
 can tell it from the template's own text: an `<|im_end|>` typed by a user stays text.
-
-A template is a program by the model's author: `template_sandbox` limits its time and memory.
 """
 
 from __future__ import annotations
@@ -12,25 +10,25 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Template, TemplateError
 
 from model.bounded_files import read_text
 from model.display import clean_description
 from model.errors import RequestError, SettingsError
-from model.text.template_sandbox import BoundedEnvironment
+from model.text.template_environment import ChatTemplateEnvironment
 from model.text.tokenizer import TextSpan, Tokenizer
+from model.text.traced_text import TracedText, is_control, message_of, origin
 from model.types import Message
 
-# Unicode noncharacters: never part of exchanged text, so removing them from messages loses nothing.
-USER_START, REPLY_START, SPAN_END = "\ufdd0", "\ufdd1", "\ufdd2"
-THINK = re.compile("(</?think>)")
-MARKER = re.compile(f"([{USER_START}{REPLY_START}{SPAN_END}])")
+THINK = re.compile("</?think>")
+OPENED_THOUGHT = re.compile(r"<think>\s*\Z")
 INPUT_PLACEHOLDER = re.compile(r"\{instruction\}|\{input\}")
-NO_MARKERS = str.maketrans("", "", USER_START + REPLY_START + SPAN_END)
+SAME_ORIGIN = re.compile(r"(.)\1*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,8 @@ class PromptTemplate:
 
     `source` is Jinja over `messages`, `add_generation_prompt`, `bos_token` and `eos_token`; a
     reply ends at any of the strings `stop`. `input_user` and `input_system` are for training data
-    with an instruction and an input.
+    with an instruction and an input. Without `opens_thought`, prompts do not end with the tag of a
+    thought that the template opens: for adapters whose replies have none.
     """
 
     name: str
@@ -48,17 +47,13 @@ class PromptTemplate:
     stop: tuple[str, ...] = ()
     input_user: str = "{instruction}\n{input}"
     input_system: str = ""
+    opens_thought: bool = True
 
     def with_input(self, instruction: str, input_text: str) -> tuple[str, str]:
         """The system prompt ("" for none) and the user message for an instruction and its input."""
         values = {"{instruction}": instruction, "{input}": input_text}
         user = INPUT_PLACEHOLDER.sub(lambda match: values[match.group()], self.input_user)
         return self.input_system, user
-
-    @cached_property
-    def _compiled(self) -> tuple[BoundedEnvironment, Template]:
-        environment = BoundedEnvironment()
-        return environment, environment.compile_template(self.source)
 
     def render(
         self, messages: Sequence[Message], tokenizer: Tokenizer, reply_follows: bool = True
@@ -69,10 +64,10 @@ class PromptTemplate:
             RequestError: the template cannot render these messages.
         """
         try:
-            environment, template = self._compiled
-            text = environment.render_template(
+            environment, template = _compile(self.source)
+            text = environment.render_chat(
                 template,
-                [_with_markers(message) for message in messages],
+                [_traced(message, i) for i, message in enumerate(messages)],
                 add_generation_prompt=reply_follows,
                 bos_token=tokenizer.bos or "",
                 eos_token=tokenizer.eos or "",
@@ -80,42 +75,59 @@ class PromptTemplate:
             text.encode()  # "\ud800" in a template is half a character
         except Exception as error:  # a template is a program, which can raise any error
             raise RequestError("template_cannot_render", name=self.name, error=error) from error
-        return _split_at_markers(text)
+        spans = _spans(TracedText.of(text))
+        return spans if self.opens_thought else _without_opened_thought(spans)
 
 
-def _with_markers(message: Message) -> dict[str, str]:
-    """The message for a template, with markers around its text.
+@lru_cache(maxsize=64)
+def _compile(source: str) -> tuple[ChatTemplateEnvironment, Template]:
+    environment = ChatTemplateEnvironment()
+    return environment, environment.compile_template(source)
 
-    Leading and trailing space stays outside of the markers, where the template's `trim` removes it.
-    """
-    text = message.content.translate(NO_MARKERS)
-    core = text.strip()
-    lead, _, trail = text.partition(core) if core else (text, "", "")
-    if message.role != "assistant":
-        return {"role": message.role, "content": f"{lead}{USER_START}{core}{SPAN_END}{trail}"}
-    # Templates cut replies at <think> and </think>, so these stay outside of the markers.
-    parts = [
-        part if THINK.fullmatch(part) else f"{REPLY_START}{part}{SPAN_END}"
-        for part in THINK.split(core)
-        if part
+
+def opened_thought(spans: Sequence[TextSpan]) -> str:
+    """The tag of a thought at the end of a prompt, with the white space after it."""
+    last = spans[-1] if spans else TextSpan("")
+    tag = OPENED_THOUGHT.search(last.text) if last.message is None else None
+    return tag.group() if tag else ""
+
+
+def _without_opened_thought(spans: list[TextSpan]) -> list[TextSpan]:
+    tag = opened_thought(spans)
+    if not tag:
+        return spans
+    last = spans[-1]
+    return [*spans[:-1], replace(last, text=last.text.removesuffix(tag))]
+
+
+def _traced(message: Message, index: int) -> dict[str, str]:
+    """The message for a template."""
+    content = message.content
+    if message.role == "assistant":
+        return {"role": message.role, "content": _traced_reply(content, index)}
+    return {"role": message.role, "content": TracedText(content, origin(index) * len(content))}
+
+
+def _traced_reply(text: str, index: int) -> TracedText:
+    """The text of a reply, in which the tags of a thought may be control tokens."""
+    origins = origin(index) * len(text)
+    for tag in THINK.finditer(text):
+        tag_origins = origin(index, control=True) * len(tag.group())
+        origins = origins[: tag.start()] + tag_origins + origins[tag.end() :]
+    return TracedText(text, origins)
+
+
+def reply_spans(text: str, message: int = 0) -> list[TextSpan]:
+    """The text of a reply, in which the tags of a thought may be control tokens."""
+    return _spans(_traced_reply(text, message))
+
+
+def _spans(text: TracedText) -> list[TextSpan]:
+    """Rendered text as spans, each of one origin."""
+    return [
+        TextSpan(str.__getitem__(text, slice(*run.span())), is_control(run[1]), message_of(run[1]))
+        for run in SAME_ORIGIN.finditer(text.origins)
     ]
-    return {"role": message.role, "content": f"{lead}{''.join(parts)}{trail}"}
-
-
-def _split_at_markers(text: str) -> list[TextSpan]:
-    """Rendered text as spans, which end at the markers.
-
-    If a template has cut a message, one of its two markers is gone. All text up to the next marker
-    then counts as message text: rather too much of the template than a typed control token.
-    """
-    pieces = MARKER.split(text)
-    spans: list[TextSpan] = []
-    before = ""
-    for piece, after in zip(pieces[::2], [*pieces[1::2], ""], strict=True):
-        in_message = before in (USER_START, REPLY_START) or after == SPAN_END
-        spans.append(TextSpan(piece, control=not in_message, reply=before == REPLY_START))
-        before = after
-    return [span for span in spans if span.text]
 
 
 def load_templates(folder: Path) -> dict[str, PromptTemplate]:
@@ -130,16 +142,16 @@ def load_templates(folder: Path) -> dict[str, PromptTemplate]:
 def _read_template(path: Path) -> PromptTemplate:
     try:
         data = tomllib.loads(read_text(path))
-        input_texts = data.get("with_input", {})
+        with_input = data.get("with_input", {})
+        inputs: dict[str, Any] = {f"input_{role}": str(text) for role, text in with_input.items()}
         template = PromptTemplate(
             path.stem, data["template"], clean_description(data.get("description")),
-            tuple(data.get("stop", ())),
-            **{f"input_{role}": str(text) for role, text in input_texts.items()},
+            tuple(data.get("stop", ())), **inputs,
         )  # fmt: skip
         stop = data.get("stop", [])
         if not isinstance(stop, list) or not all(isinstance(s, str) and s for s in stop):
             raise ValueError("stop must be a list of strings")
-        _ = template._compiled
+        _compile(template.source)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError,
             TemplateError) as error:  # fmt: skip
         raise SettingsError("template_unreadable", path=path, error=error) from error

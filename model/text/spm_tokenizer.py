@@ -11,7 +11,7 @@ from model.bounded_files import check_not_lfs_pointer, read_file
 from model.diagnostics import folder_error
 from model.errors import ModelFolderError
 from model.text.special_tokens import SpecialTokens
-from model.text.tokenizer import TextSpan, match_any, split_at_control
+from model.text.tokenizer import THOUGHT_TAGS, TextSpan, match_any, split_at_control
 from model.text.tokenizer_bounds import check_charsmap
 
 
@@ -52,7 +52,8 @@ class SpmTokenizer:
         special = special or self._special_tokens_of_file()
         added = {text: token for text, token in special.added.items() if token >= self._spm_size}
         self._added = {token: text for text, token in added.items()}
-        self._plain = special.plain & self._added.keys()
+        tags = {token for token, text in self._added.items() if text in THOUGHT_TAGS}
+        self._plain = (special.plain | tags) & self._added.keys()
         self.vocab_size = max(self._spm_size, *(token + 1 for token in self._added), 0)
         names = [self._spm.id_to_piece(i) for i in range(self._spm_size) if self._spm.is_control(i)]
         self._ids = {name: self._spm.piece_to_id(name) for name in names} | added

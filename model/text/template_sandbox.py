@@ -19,6 +19,7 @@ from collections.abc import (
     Callable,
     ItemsView,
     Iterable,
+    Iterator,
     KeysView,
     Mapping,
     Sequence,
@@ -27,15 +28,17 @@ from collections.abc import (
 from dataclasses import dataclass
 from functools import wraps
 from itertools import islice
-from typing import Any, NoReturn
+from typing import Any
 
-from jinja2 import Template, TemplateError, nodes, pass_context
-from jinja2.compiler import CodeGenerator, Frame
+from jinja2 import Template, TemplateError, pass_context
+from jinja2.ext import Extension
 from jinja2.filters import FILTERS as JINJAS_FILTERS
 from jinja2.runtime import Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.tests import TESTS as JINJAS_TESTS
 from jinja2.utils import Namespace
+
+from model.text.template_codegen import BoundedGenerator
 
 MAX_SOURCE = 100_000  # characters; the longest published one has 30,000
 MAX_STEPS = 1_000_000  # blocks that are entered
@@ -89,69 +92,25 @@ class _Namespace(Namespace):
         return "<namespace>"
 
 
-class _CountingGenerator(CodeGenerator):
-    """Generates code that calls the environment's checks where Jinja has no hook for them."""
-
-    def blockvisit(self, nodes: Iterable[nodes.Node], frame: Frame) -> None:
-        self.writeline("environment.tick()")
-        super().blockvisit(nodes, frame)
-
-    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802
-        self.write("environment.concat_values((")
-        for part in node.nodes:
-            self.visit(part, frame)
-            self.write(", ")
-        self.write("))")
-
-    def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:  # noqa: N802
-        self.write("(environment.tick_true() and ")
-        super().visit_Compare(node, frame)
-        self.write(")")
-
-    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:  # noqa: N802
-        if not isinstance(node.arg, nodes.Slice):
-            super().visit_Getitem(node, frame)
-            return
-        self.write("environment.tick_slice(")
-        super().visit_Getitem(node, frame)
-        self.write(")")
-
-    def visit_List(self, node: nodes.List, frame: Frame) -> None:  # noqa: N802
-        self._visit_weighed(super().visit_List, node, frame)
-
-    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:  # noqa: N802
-        self._visit_weighed(super().visit_Dict, node, frame)
-
-    def visit_Tuple(self, node: nodes.Tuple, frame: Frame) -> None:  # noqa: N802
-        if node.ctx == "load":
-            self._visit_weighed(super().visit_Tuple, node, frame)
-        else:
-            super().visit_Tuple(node, frame)
-
-    def _visit_weighed(
-        self, visit: Callable[[Any, Frame], None], node: nodes.Node, frame: Frame
-    ) -> None:
-        self.write("environment.weighed(")
-        visit(node, frame)
-        self.write(")")
-
-
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
     """Compiles one template, and renders it within a budget of steps, characters and time."""
 
-    code_generator_class = _CountingGenerator
+    code_generator_class = BoundedGenerator
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
-    def __init__(self) -> None:
-        super().__init__(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
+    def __init__(
+        self,
+        extensions: Sequence[str | type[Extension]] = (),
+        filters: Mapping[str, Callable[..., Any]] | None = None,
+    ) -> None:
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
         self._running = threading.local()
-        self.filters = {name: self._bounded_filter(name) for name in FILTERS}
+        functions = {name: JINJAS_FILTERS[name] for name in FILTERS} | dict(filters or {})
+        self.filters = {name: self._bounded_filter(name, f) for name, f in functions.items()}
         self.tests = {name: self._counted_test(test) for name, test in JINJAS_TESTS.items()}
         jinjas_globals = self.globals
         self.globals = {name: jinjas_globals[name] for name in GLOBALS}
-        self.globals |= {"namespace": _Namespace, "raise_exception": _raise}
+        self.globals["namespace"] = _Namespace
 
     def compile_template(self, source: str) -> Template:
         """Compiles the template `source`.
@@ -167,21 +126,26 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             raise TemplateError("it is nested too deeply") from error
 
     def render_template(
-        self, template: Template, messages: Sequence[Mapping[str, str]], **values: Any
+        self, template: Template, message_count: int, chars: int, **values: Any
     ) -> str:
-        """Renders `messages` with `template`.
+        """Renders `template` with `values`.
+
+        Args:
+            template: the compiled template.
+            message_count: how many messages are among the values, for the budget.
+            chars: characters of these messages.
+            values: by their names in the template.
 
         Raises:
             TemplateError: it takes too long or becomes too large, or fails in another way.
         """
-        chars = sum(len(message["content"]) for message in messages)
         self._running.budget = Budget(
-            MAX_STEPS + STEPS_A_MESSAGE * len(messages),
+            MAX_STEPS + STEPS_A_MESSAGE * message_count,
             MAX_CHARS + CHARS_A_CHAR * chars,
             time.thread_time() + CPU_SECONDS,
         )
         try:
-            return template.render(messages=messages, **values)
+            return template.render(**values)
         except RecursionError as error:
             raise TemplateError("it is nested too deeply") from error
         finally:
@@ -225,18 +189,25 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def concat(self, parts: Iterable[str]) -> str:
         """Joins the parts of an output, while they are not too long. Jinja calls this too."""
-        texts, chars, max_chars = [], 0, self._running.budget.max_chars
+        return "".join(self.bounded_parts(parts))
+
+    def bounded_parts(self, parts: Iterable[str]) -> Iterator[str]:
+        """The parts of a text, while it is not too long."""
+        chars, max_chars = 0, self._running.budget.max_chars
         for part in parts:
             chars += len(part)
             if chars > max_chars:
                 raise TemplateError(TOO_LARGE)
-            texts.append(part)
-        return "".join(texts)
+            yield part
+
+    def to_text(self, value: Any) -> str:
+        """The text of a value that a template prints."""
+        return str(value)
 
     def concat_values(self, parts: Sequence[Any]) -> str:
         """The result of the operator `~`."""
         self.spend(1)
-        return self.concat(map(str, parts))
+        return self.concat(map(self.to_text, parts))
 
     def weighed(self, value: Any) -> Any:
         """A new list, tuple or dictionary, if it is not too large."""
@@ -360,18 +331,17 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
                 if items * count > MAX_ITEMS:
                     raise TemplateError(TOO_LARGE)
 
-    def _bounded_filter(self, name: str) -> Callable[..., Any]:
-        """Jinja's filter of that name, with a check of its input.
+    def _bounded_filter(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The filter `function`, with a check of its input.
 
         It takes a context, so that Jinja does not compute it while it compiles the template, when
         there is no budget.
         """
-        jinjas_filter = JINJAS_FILTERS[name]
-        passed = getattr(jinjas_filter, "jinja_pass_arg", None)
+        passed = getattr(function, "jinja_pass_arg", None)
         check = getattr(self, f"_check_{name}", None)
 
         @pass_context
-        @wraps(jinjas_filter, updated=())
+        @wraps(function, updated=())
         def bounded(context: Context, value: Any, *args: Any, **kwargs: Any) -> Any:
             self.tick()
             numbers = (*args, *kwargs.values())
@@ -383,7 +353,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
                 check(value, *args, **kwargs)  # a wrong number of arguments is an error either way
             first = {"context": context, "eval_context": context.eval_ctx, "environment": self}
             lead = () if passed is None else (first[passed.name],)
-            return jinjas_filter(*lead, value, *args, **kwargs)
+            return function(*lead, value, *args, **kwargs)
 
         return bounded
 
@@ -414,7 +384,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         text = str(value)
         self._require_format(text, text.count("%"), (args, kwargs))
 
-    def _check_tojson(self, value: Any, indent: Any = None) -> None:
+    def _check_tojson(self, value: Any, indent: Any = None, **_: Any) -> None:
         items, chars = self._weight(value)
         depth = indent if isinstance(indent, int) else 0
         self.require_chars(6 * chars + items * (8 + 100 * depth))
@@ -428,7 +398,3 @@ def _require_power(base: Any, exponent: Any) -> None:
 def _require_bits(bits: int) -> None:
     if bits > MAX_BITS:
         raise TemplateError("it computes with a number that is too large")
-
-
-def _raise(message: str) -> NoReturn:
-    raise TemplateError(message)

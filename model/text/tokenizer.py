@@ -14,6 +14,8 @@ from typing import Protocol
 
 import re2
 
+# Before and after the thought of a reasoning model. In some vocabularies they are control tokens.
+THOUGHT_TAGS = ("<think>", "</think>")
 MAX_RE_LITERALS = 256  # up to so many texts, Python's own search is faster
 RE2_MEMORY = 256 << 20  # bytes for the automaton of a vocabulary's control tokens
 
@@ -22,12 +24,12 @@ RE2_MEMORY = 256 << 20  # bytes for the automaton of a vocabulary's control toke
 class TextSpan:
     """A piece of a prompt. Control tokens are recognised only where `control` is True.
 
-    `reply` marks an assistant's text: the part that training learns.
+    `message` is the index of the message that the text comes from; None for a template's own text.
     """
 
     text: str
     control: bool = True
-    reply: bool = False
+    message: int | None = None
 
 
 class Tokenizer(Protocol):
@@ -38,6 +40,8 @@ class Tokenizer(Protocol):
     eos: str | None
     eos_id: int | None
     prefix_ids: tuple[int, ...]  # what the model expects before any text: bos, or nothing
+
+    def __hash__(self) -> int: ...
 
     def encode(self, spans: Sequence[TextSpan]) -> list[int]:
         """The ids of the joined spans, with nothing added before or after."""

@@ -12,7 +12,7 @@ from model.config.settings import CHECKOUT
 from model.text.prompt_template import PromptTemplate, load_templates
 from model.types import Message
 from terminal.jsonl import BatchRow, read_rows
-from training.formats import read_messages
+from training.formats import read_chat
 
 
 def rows(data: bytes | str) -> list[BatchRow]:
@@ -47,7 +47,49 @@ def test_an_input_is_written_as_in_training() -> None:
     row = {"instruction": "Add {input}", "input": "1 2", "output": "3"}
     (batch_row,) = rows(json.dumps(row))
     for template in load_templates(CHECKOUT / "prompts").values():
-        assert batch_row.to_messages(template) == read_messages(row, template)[:-1]
+        assert batch_row.to_messages(template) == read_chat(row, template).messages[:-1]
+
+
+LIST = [{"id": n, "instruction": f"Say {n}"} for n in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(LIST),
+        json.dumps(LIST, indent=2),
+        "\ufeff\n[\n" + ",\n".join(map(json.dumps, LIST)) + "\n]\n",
+        "\ufeff" + json.dumps(LIST, indent="\t").replace("[\n", "[ \r\n"),
+    ],
+    ids=["one line", "indented", "a row a line", "Windows"],
+)
+def test_a_list_has_a_row_for_each_element(text: str) -> None:
+    assert [(row.number, row.fields, row.problem) for row in rows(text)] == [
+        (n, fields, "") for n, fields in enumerate(LIST, 1)
+    ]
+
+
+def test_a_list_may_have_strings_and_bad_elements() -> None:
+    first, second, third = rows('["a",\n 3, {"prompt": ""}]')
+    assert first.messages == (Message("user", "a"),)
+    assert (second.number, second.problem) == (2, "The JSON is neither an object nor a string.")
+    assert "empty" in third.problem
+
+
+@pytest.mark.parametrize("text", ["[", '[{"prompt": "a"},', '[{"prompt": "a"}]\nb', "[{" * 100_000])
+def test_a_broken_list_is_one_bad_row(text: str) -> None:
+    (row,) = rows(text)
+    assert row.problem.startswith("The JSON list cannot be read")
+
+
+@pytest.mark.parametrize("text", ["[INST] Hi [/INST]", "[1, 2]: what is the sum?", '["a" is what?'])
+def test_a_question_may_begin_with_a_bracket(text: str) -> None:
+    (row,) = rows(text)
+    assert row.fields == {"prompt": text}
+
+
+def test_an_empty_list_has_no_rows() -> None:
+    assert rows("[\n]") == rows("[]") == []
 
 
 def test_a_line_with_messages_is_a_chat() -> None:

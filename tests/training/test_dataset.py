@@ -26,8 +26,8 @@ def write(path: Path, lines: list[str]) -> Path:
 def test_read_data_lists_a_few_bad_rows_by_line(tmp_path: Path) -> None:
     path = write(tmp_path / "d.jsonl", [GOOD, "oops", GOOD, '{"instruction": "Hi"}', *[GOOD] * 6])
     data = read_data(path, PLAIN)
-    assert [chat.line for chat in data.chats] == [1, 3, 5, 6, 7, 8, 9, 10]
-    assert [row.line for row in data.bad] == [2, 4]
+    assert [chat.place.line for chat in data.chats] == [1, 3, 5, 6, 7, 8, 9, 10]
+    assert [row.place.line for row in data.bad] == [2, 4]
     assert data.digest == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -83,10 +83,28 @@ def test_a_data_set_is_not_downloaded_offline() -> None:
     [
         (["README.md", "data/test.jsonl", "data/train.jsonl"], "data/train.jsonl"),
         (["b.json", "alpaca_data_cleaned.json", "dataset_infos.json"], "alpaca_data_cleaned.json"),
-        (["data.parquet"], None),
+        (["data.parquet", "train.arrow"], "data.parquet"),
+        (["a.csv", "b.jsonl.gz"], "b.jsonl.gz"),
+        (["data.arrow"], None),
     ],
 )
 def test_choose_data_file_prefers_the_training_file_of_a_data_set(
     names: list[str], chosen: str | None
 ) -> None:
     assert choose_data_file(names) == chosen
+
+
+def test_unread_keys_are_named_once_with_their_rows(tmp_path: Path) -> None:
+    rows = [{"instruction": "Hi", "output": "Hello", "id": n, "rejected": "x"} for n in range(3)]
+    rows[0]["tools"] = "[]"
+    data = read_data(write(tmp_path / "d.jsonl", list(map(json.dumps, rows))), PLAIN)
+    assert str(data.unread_keys()).endswith(': "rejected" (3), "tools" (1)')
+    assert read_data(write(tmp_path / "e.jsonl", [GOOD]), PLAIN).unread_keys() is None
+
+
+def test_unread_keys_are_cut_in_number_and_length(tmp_path: Path) -> None:
+    row = {"instruction": "Hi", "output": "x", **{f"\x1b[31m{n}" + "k" * 999: 1 for n in range(99)}}
+    text = str(read_data(write(tmp_path / "d.jsonl", [json.dumps(row)]), PLAIN).unread_keys())
+    assert len(text) < 700
+    assert "\x1b" not in text
+    assert text.endswith("…")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from model.text.prompt_template import PromptTemplate, load_templates
 from model.text.tokenizer import Tokenizer
 from model.types import Message
 from tests.tiny_model import TEMPLATE
-from training.dataset import TrainingChat
-from training.encoding import IGNORED, Encoder, Example, split_held_out
+from training.dataset import Dataset, TrainingChat
+from training.encoding import IGNORED, Encoder, Example, data_notes, fit_template, split_held_out
+from training.parsing import Place
 
 TEMPLATES = {
     **load_templates(CHECKOUT / "prompts"),
@@ -26,14 +28,21 @@ def tokenizer(tiny_folder: Path) -> Tokenizer:
     return load_tokenizer(read_model_folder(tiny_folder))
 
 
+def encoder(
+    tokenizer: Tokenizer, name: str = "model", cutoff: int = 500, **options: bool
+) -> Encoder:
+    end_ids = frozenset([tokenizer.eos_id])
+    return Encoder(TEMPLATES[name], tokenizer, end_ids, cutoff, **options)  # type: ignore[arg-type]
+
+
 def chat(*texts: str, line: int = 1) -> TrainingChat:
     roles = ("user", "assistant")
-    return TrainingChat(line, tuple(Message(roles[i % 2], text) for i, text in enumerate(texts)))  # type: ignore[arg-type]
+    messages = tuple(Message(roles[i % 2], text) for i, text in enumerate(texts))  # type: ignore[arg-type]
+    return TrainingChat(Place(line), messages)
 
 
 def encode(tokenizer: Tokenizer, chat: TrainingChat, cutoff: int = 500, **options: bool) -> Example:
-    encoder = Encoder(TEMPLATES["model"], tokenizer, cutoff, **options)
-    (example,), bad = encoder.encode([chat])
+    (example,), bad = encoder(tokenizer, "model", cutoff, **options).encode([chat])
     assert not bad
     return example
 
@@ -50,8 +59,9 @@ def learned(tokenizer: Tokenizer, example: Example) -> str:
 def test_labels_are_the_replies_and_the_tokens_that_end_them(
     name: str, tokenizer: Tokenizer
 ) -> None:
-    encoder = Encoder(TEMPLATES[name], tokenizer, 500)
-    (example,), _ = encoder.encode([chat("The fox", "jumps over.", "x", "the dog.")])
+    (example,), _ = encoder(tokenizer, name).encode(
+        [chat("The fox", "jumps over.", "x", "the dog.")]
+    )
     assert learned(tokenizer, example) == "jumps over.<|im_end|>the dog.<|im_end|>"
     assert all(label in (i, IGNORED) for i, label in zip(example.ids, example.labels, strict=True))
 
@@ -77,8 +87,7 @@ def test_a_single_long_turn_loses_its_end(tokenizer: Tokenizer) -> None:
 
 
 def test_a_question_longer_than_the_cutoff_is_a_bad_row(tokenizer: Tokenizer) -> None:
-    encoder = Encoder(TEMPLATES["model"], tokenizer, 12)
-    examples, (bad,) = encoder.encode([chat("x" * 50, "y", line=7)])
+    examples, (bad,) = encoder(tokenizer, cutoff=12).encode([chat("x" * 50, "y", line=7)])
     assert not examples
     assert str(bad) == "line 7: its question alone is longer than 12 tokens (--cutoff_len)"
 
@@ -95,8 +104,8 @@ def test_a_huge_message_is_shortened_before_the_tokenizer_gets_it(tokenizer: Tok
             lengths.append(sum(len(run.text) for run in runs))  # type: ignore[attr-defined]
             return tokenizer.encode(runs)  # type: ignore[arg-type]
 
-    encoder = Encoder(TEMPLATES["model"], RecordingTokenizer(), 100)  # type: ignore[arg-type]
-    (example,), _ = encoder.encode([chat("Hi", "ab" * 5_000_000)])
+    recording = encoder(RecordingTokenizer(), cutoff=100)  # type: ignore[arg-type]
+    (example,), _ = recording.encode([chat("Hi", "ab" * 5_000_000)])
     assert example.truncated
     assert len(example.ids) == 100
     assert max(lengths) < 20_000
@@ -105,10 +114,59 @@ def test_a_huge_message_is_shortened_before_the_tokenizer_gets_it(tokenizer: Tok
 
 def test_a_chat_that_the_template_refuses_is_a_bad_row(tokenizer: Tokenizer) -> None:
     strict = PromptTemplate("strict", "{{ raise_exception('users come first') }}")
-    examples, (bad,) = Encoder(strict, tokenizer, 100).encode([chat("Hi", "a", line=3)])
+    refusing = replace(encoder(tokenizer), template=strict)
+    examples, (bad,) = refusing.encode([chat("Hi", "a", line=3)])
     assert not examples
     assert "line 3" in str(bad)
     assert "users come first" in str(bad)
+
+
+OPENING = PromptTemplate(
+    "opening",
+    "{% for m in messages %}{{ m.content.split('</think>')[-1] }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<think>\n{% endif %}",
+)
+THOUGHT = "<think>\nHm.\n</think>\n\nSo."
+
+
+def test_template_opens_no_thought_if_no_reply_has_one(tokenizer: Tokenizer) -> None:
+    plain = chat("Hi", "So.")
+    fitted = fit_template(OPENING, tokenizer, [plain])
+    assert not fitted.opens_thought
+    opening = replace(encoder(tokenizer), template=fitted)
+    (example,), _ = opening.encode([plain])
+    assert learned(tokenizer, example) == "So.<|im_end|>"
+    assert "<think>" not in tokenizer.decode(list(example.ids))
+    (note,) = data_notes(Dataset((plain,), (), ""), [example], fitted)
+    assert "written without it" in str(note)
+
+
+def test_reply_without_the_thought_of_the_others_is_a_bad_row(tokenizer: Tokenizer) -> None:
+    chats = [chat("Hi", THOUGHT), chat("Hi", "So.", line=2)]
+    fitted = fit_template(OPENING, tokenizer, chats)
+    assert fitted is OPENING
+    (example,), (bad,) = replace(encoder(tokenizer), template=fitted).encode(chats)
+    assert learned(tokenizer, example) == "Hm.\n</think>\n\nSo.<|im_end|>"
+    assert str(bad).startswith("line 2: a reply has no <think>")
+
+
+def test_sequences_of_an_example_begin_at_its_starts(tokenizer: Tokenizer) -> None:
+    example = encode_with(tokenizer, "linly", chat("The fox", "jumps.", "x", "the dog."))
+    first, second = example.starts
+    assert first == 0
+    one = encode_with(tokenizer, "linly", chat("The fox", "jumps."))
+    assert (example.ids[:second], example.labels[:second]) == (one.ids, one.labels)
+
+
+def test_reply_that_the_tokenizer_changes_is_noted(tokenizer: Tokenizer) -> None:
+    examples = [replace(example, is_exact=False) for example in numbered(1, 2)]
+    (note,) = data_notes(Dataset((), (), ""), examples, TEMPLATES["model"])
+    assert str(note).endswith(": 2")
+
+
+def encode_with(tokenizer: Tokenizer, name: str, one: TrainingChat) -> Example:
+    (example,), _ = encoder(tokenizer, name).encode([one])
+    return example
 
 
 def numbered(*numbers: int) -> list[Example]:

@@ -37,6 +37,10 @@ def test_one_example_makes_one_step() -> None:
     assert (values.batch_size, values.warmup_steps) == (1, 1)
 
 
+def test_single_step_is_not_warmed_up_at_a_rate_of_0() -> None:
+    assert resolve(1, 0, "--num_epochs", "1").warmup_steps == 0
+
+
 def test_a_narrow_base_gets_a_higher_learning_rate() -> None:
     assert resolve(90, 10, width=576).learning_rate == pytest.approx(8e-4, abs=1e-5)
 

@@ -14,6 +14,7 @@ from training.parsing import DataError
 from training.preview import Piece, preview
 
 MODEL = PromptTemplate("model", TEMPLATE)
+END_IDS = frozenset([2])  # <|im_end|>
 
 
 def write(path: Path, *rows: object) -> Path:
@@ -30,19 +31,26 @@ def test_preview_has_the_first_chats_in_learned_and_other_pieces(
 ) -> None:
     tokenizer = load_tokenizer(read_model_folder(tiny_folder))
     path = write(tmp_path / "d.jsonl", *(row(f"x = {n}", "你好 <|im_end|>") for n in range(5)), 3)
-    shown = preview(path, MODEL, tokenizer, 100)
+    shown = preview(path, MODEL, tokenizer, END_IDS, 100)
     assert (shown.count, shown.bad, len(shown.chats)) == (5, 1, 3)
     assert str(shown.reasons[0]).startswith("line 6: a number")
     assert shown.chats[1] == (
         Piece("<|im_start|>user\nx = 1<|im_end|>\n<|im_start|>assistant\n", learned=False),
         Piece("你好 <|im_end|><|im_end|>", learned=True),
-        Piece("\n", learned=False),
     )
-    everything = preview(path, MODEL, tokenizer, 100, train_on_inputs=True)
+    assert not shown.notes
+    everything = preview(path, MODEL, tokenizer, END_IDS, 100, train_on_inputs=True)
     assert [[piece.learned for piece in chat] for chat in everything.chats] == [[True]] * 3
 
 
 def test_preview_refuses_a_file_without_usable_rows(tmp_path: Path, tiny_folder: Path) -> None:
     tokenizer = load_tokenizer(read_model_folder(tiny_folder))
     with pytest.raises(DataError, match=r"2 of 2 rows in .*d\.jsonl cannot be used: line 1"):
-        preview(write(tmp_path / "d.jsonl", 1, 2), MODEL, tokenizer, 100)
+        preview(write(tmp_path / "d.jsonl", 1, 2), MODEL, tokenizer, END_IDS, 100)
+
+
+def test_preview_tells_of_keys_that_are_not_learned(tmp_path: Path, tiny_folder: Path) -> None:
+    tokenizer = load_tokenizer(read_model_folder(tiny_folder))
+    path = write(tmp_path / "d.jsonl", *({**row("x", "y"), "rejected": "z"} for _ in range(2)))
+    (note,) = preview(path, MODEL, tokenizer, END_IDS, 100).notes
+    assert str(note) == 'keys that are not learned (rows): "rejected" (2)'

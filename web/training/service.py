@@ -75,11 +75,13 @@ class TrainingService:
         Raises:
             LinlyError: the file cannot be used, or the model is still loading.
         """
-        tokenizer = self.manager.tokenizer
-        if tokenizer is None:
+        backend = self.manager.backend
+        if backend is None:
             raise NotReadyError("model_loading")
         prompt_template = self.manager.template_for(None, template)
-        return preview(data, prompt_template, tokenizer, CUTOFF, train_on_inputs)
+        return preview(
+            data, prompt_template, backend.tokenizer, backend.eos_ids, CUTOFF, train_on_inputs
+        )
 
     def start(self, form: TrainingForm) -> None:
         """Starts a training.

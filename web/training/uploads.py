@@ -12,7 +12,8 @@ from pathlib import Path
 from model.errors import LinlyError
 from web.training.service import TrainingRequestError
 
-TYPES = (".json", ".jsonl", ".txt")
+TYPES = (".json", ".jsonl", ".txt", ".csv", ".tsv")
+PACKED = ".gz"
 TOKEN = re.compile(r"[\w-]{16,40}", re.ASCII)
 MAX_AGE_SECONDS = 86_400.0
 MAX_FILES = 20  # of one visitor; the oldest are deleted
@@ -62,7 +63,7 @@ class Uploads:
             UploadError: the file type is not supported, or the files would exceed MAX_BYTES.
         """
         stem = re.sub(r"[^\w. ()-]+", "_", Path(name).name)[-100:].lstrip(".")
-        if not stem.lower().endswith(TYPES):
+        if not stem.lower().removesuffix(PACKED).endswith(TYPES):
             raise UploadError("upload_not_dialogues")
         self._delete_old_files(owner)
         if sum(upload.size for upload in self._files.values()) + size > MAX_BYTES:

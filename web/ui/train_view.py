@@ -25,6 +25,8 @@ def data_view(preview: Preview, language: str) -> str:
         reasons = LocalizedText("reasons", {"reasons": preview.reasons}).message(language)
         bad = translate(language, "train_bad_rows", bad=preview.bad, reasons=reasons)
         parts.append(f"<p class='warn'>{escape(bad)}</p>")
+    parts += [f"<p class='warn'>{escape(note.sentence(language))}</p>" for note in preview.notes]
+    parts.append(f"<p class='note'>{escape(translate(language, 'train_checked'))}</p>")
     parts += [f"<pre>{''.join(map(_piece, chat))}</pre>" for chat in preview.chats]
     return "".join(parts)
 

@@ -13,8 +13,7 @@ from model.errors import PromptTooLongError
 from model.serving.request_builder import PreparedRequest, build_detokenizer
 from model.text.fast_tokenizer import FastTokenizer
 from model.text.prompt import decode_continuation, encode_chat, encode_without_generation_prompt
-from model.text.prompt_template import REPLY_START, USER_START, PromptTemplate, load_templates
-from model.text.prompt_template import SPAN_END as END_MARK
+from model.text.prompt_template import PromptTemplate, load_templates
 from model.text.spm_tokenizer import SpmTokenizer
 from model.text.tokenizer import TextSpan, Tokenizer
 from model.types import Message, TruncatedTurns
@@ -152,14 +151,8 @@ def test_cut_reply_has_the_ids_that_the_model_chose(
         assert begun_reply_ids("chatml", tokenizer, so_far) == header + reply[:cut]
 
 
-def test_markers_and_control_tokens_in_a_cut_reply_are_text(
-    fast: FastTokenizer, spm: SpmTokenizer
-) -> None:
+def test_control_tokens_in_a_cut_reply_are_text(fast: FastTokenizer, spm: SpmTokenizer) -> None:
     for tokenizer in (fast, spm):
-        marked = f"hel{USER_START}lo {REPLY_START}there{END_MARK}"
-        assert begun_reply_ids("chatml", tokenizer, marked) == begun_reply_ids(
-            "chatml", tokenizer, "hello there"
-        )
         header = empty_reply_ids("chatml", tokenizer)
         ids = begun_reply_ids("chatml", tokenizer, f"a{tokenizer.eos}b{tokenizer.bos}")[
             len(header) :
@@ -169,8 +162,7 @@ def test_markers_and_control_tokens_in_a_cut_reply_are_text(
 
 def test_empty_so_far_does_not_change_the_prompt(fast: FastTokenizer, spm: SpmTokenizer) -> None:
     for tokenizer in (fast, spm):
-        for text in ("", USER_START):
-            assert begun_reply_ids("linly", tokenizer, text) == empty_reply_ids("linly", tokenizer)
+        assert begun_reply_ids("linly", tokenizer, "") == empty_reply_ids("linly", tokenizer)
 
 
 # Chats that do not fit: see test_prompt for the lengths

@@ -7,7 +7,7 @@ import { iconButton } from './icons.js';
 import { onLogChange } from './current_chat.js';
 import { setLanguage, translator } from './i18n.js';
 
-const TYPES = '.json,.jsonl,.txt';
+const TYPES = '.json,.jsonl,.txt,.csv,.tsv,.gz';
 
 let token = null;
 
