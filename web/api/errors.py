@@ -71,7 +71,8 @@ def as_response(error: LinlyError) -> JSONResponse:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, WrongMethodError):
         headers["Allow"] = error.allowed
-    return _response(str(error), kind, None, error.code, status, headers)
+    param = getattr(error, "param", None)
+    return _response(str(error), kind, param, error.code, status, headers)
 
 
 def install(app: FastAPI) -> None:
