@@ -16,11 +16,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from model.display import clean_text
 from model.errors import RequestError
 from model.suggestions import did_you_mean
 from model.translations import LocalizedText
 
-MAX_FIELD_NAME = 100  # characters of a client's field name in an error
+MAX_PATH = 200  # characters of a field's path in an error
 Json = Mapping[str, Any]
 # By the code of the remedy: unsupported fields, with the values that change nothing.
 Unsupported = Mapping[str, Mapping[str, tuple[object, ...]]]
@@ -143,9 +144,8 @@ class FieldRules:
                 continue
             neutral = self.neutral_values(name)
             if neutral is None:
-                short = name[:MAX_FIELD_NAME]
-                remedy = did_you_mean(short, served, "remedy_leave_out")
-                raise FieldError("field_unknown", field=path + short, remedy=remedy)
+                remedy = did_you_mean(name[:MAX_PATH], served, "remedy_leave_out")
+                raise FieldError("field_unknown", field=(path + name)[:MAX_PATH], remedy=remedy)
             if not any(_is_same(value, other) for other in neutral):
                 raise FieldError("field_unsupported", field=path + name, remedy=self._remedy(name))
 
@@ -185,7 +185,7 @@ class FieldError(RequestError):
 
     def __init__(self, text: str, /, *, field: str, **facts: object) -> None:
         super().__init__(text, field=field, **facts)
-        self.param = field
+        self.param = clean_text(field, MAX_PATH)
 
 
 CHAT_FIELDS = FieldRules(NO_EFFECT, UNSUPPORTED, OTHER_NAMES)
