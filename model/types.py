@@ -15,10 +15,12 @@ from model.translations import LocalizedText
 MAX_STOPS = 20  # each token is searched for all of them, on the thread that all replies share
 MAX_STOP = 200
 MAX_BIASES = 1000
+MAX_STOP_TOKENS = 1000
 MAX_ADAPTER_SCALE = 8.0  # beyond it an adapter's update is only noise
 SAMPLING_BOUNDS: Mapping[str, object] = {
     "max_biases": MAX_BIASES,
     "max_stops": MAX_STOPS,
+    "max_stop_tokens": MAX_STOP_TOKENS,
     "max_chars": MAX_STOP,
 }
 
@@ -112,9 +114,10 @@ class Sampling:
     `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 switch those filters off.
     `presence_penalty` and `frequency_penalty` are OpenAI's: they are subtracted from the logit of a
     token that was chosen before, the first one once, the second one for each time. `logit_bias` has
-    pairs (token id, value to add to its logit). With a `seed` of None a random one is used; the
-    last Delta has it. `logprobs` is the number of alternatives to report for each token; None
-    reports no log probabilities.
+    pairs (token id, value to add to its logit). A token of `stop_token_ids` ends the reply and is
+    no part of it, also with `ignore_eos`. With a `seed` of None a random one is used; the last
+    Delta has it. `logprobs` is the number of alternatives to report for each token; None reports
+    no log probabilities.
     """
 
     max_tokens: int | None = None
@@ -131,6 +134,7 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name, parameter in SAMPLING_PARAMETERS.items():
@@ -141,6 +145,7 @@ class Sampling:
                 "logit_bias_range",
             ),
             (len(self.logit_bias) <= MAX_BIASES, "too_many_biases"),
+            (len(self.stop_token_ids) <= MAX_STOP_TOKENS, "too_many_stop_tokens"),
             (self.seed is None or 0 <= self.seed < 2**63, "seed_range"),
             (self.logprobs is None or 0 <= self.logprobs <= 20, "too_many_logprobs"),
             (all(self.stop), "stop_string_empty"),
@@ -319,6 +324,11 @@ class EngineRequest:
     prefill_only: bool = False
     affinity: str = ""
     prompt_text: str = ""
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """The tokens that end the reply and are no part of it."""
+        return self.eos_ids.union(self.sampling.stop_token_ids)
 
 
 Emit = Callable[[Delta], None]

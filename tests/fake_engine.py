@@ -70,6 +70,7 @@ class FakeEngine:
     quantization: str = "8bit"
     accepts_token_ids: bool = True
     context_length: int = 2000
+    max_waiting: int = 256
     ticking: bool = False
     error: LocalizedText | None = None
     requests: list[EngineRequest] = field(default_factory=list)

@@ -74,7 +74,7 @@ class LocalEngine:
         self._memory = KVCacheManager(model.cache_format, cache_bytes)
         self.context_length = _bounded(model.context_length, self._memory.max_positions)
         self._scheduler = Scheduler(max_sequences)
-        self._max_waiting = max_waiting
+        self.max_waiting = max_waiting
         self._wait_estimator = WaitEstimator(max_sequences)
         self._steps = StepRunner(model, self._memory, self._scheduler, self._wait_estimator)
         self._inbox: list[Sequence] = []
@@ -102,7 +102,7 @@ class LocalEngine:
             scheduler, prefill_only = self._scheduler, sequence.prefill_only
             queue = scheduler.prefill_only if prefill_only else scheduler.waiting
             waiting = len(queue) + sum(s.prefill_only is prefill_only for s in self._inbox)
-            if waiting >= self._max_waiting:
+            if waiting >= self.max_waiting:
                 raise self._busy(waiting)
             if not (self._inbox or self._scheduler):
                 self._heartbeat.wake()

@@ -28,6 +28,11 @@ class Engine(Protocol):
         """Tokens that a prompt and its reply may have together."""
         ...
 
+    @property
+    def max_waiting(self) -> int:
+        """Requests that can wait for their turn at the same time."""
+        ...
+
     def prepare(self, adapter: str, digest: str) -> PreparedAdapter:
         """Make an adapter ready for a request; blocks while it loads, the caller alone.
 

@@ -44,7 +44,8 @@ class Sampler:
     Args:
         sampling: temperature, filters, penalties, seed.
         prompt_ids: seen tokens for the repetition penalty.
-        eos_ids: never chosen before `min_tokens`, nor ever with `ignore_eos`.
+        eos_ids: never chosen before `min_tokens`, nor ever with `ignore_eos`, which does not hold
+            for `stop_token_ids`.
         vocab_size: ids from here on have embeddings but no text, and are never chosen.
     """
 
@@ -62,15 +63,19 @@ class Sampler:
         self._chosen: Counter[int] = Counter()  # stays empty without penalties on it
         self._counts_chosen = bool(sampling.presence_penalty or sampling.frequency_penalty)
         self._bias = dict(sampling.logit_bias)
-        self._eos = sorted(i for i in eos_ids if i < vocab_size)
+        stop_ids = frozenset(sampling.stop_token_ids)
+        ignored = eos_ids - stop_ids if sampling.ignore_eos else ()
+        self._ignored_ids = [i for i in ignored if i < vocab_size]
+        self._end_ids = [i for i in eos_ids | stop_ids if i < vocab_size]
         self._vocab_size = vocab_size
         self._count = 0
 
     def choose(self, logits: Floats) -> Choice:
         """The next token for `logits` [vocab_size], which may be changed."""
         row = logits[: self._vocab_size]
-        if self._eos and (self.sampling.ignore_eos or self._count < self.sampling.min_tokens):
-            row[self._eos] = NEG_INF
+        is_too_early = self._count < self.sampling.min_tokens
+        if banned := self._end_ids if is_too_early else self._ignored_ids:
+            row[banned] = NEG_INF
         logprobs = None if self.sampling.logprobs is None else _log_softmax(row)
         self._penalize(row)
         token_id = self._pick(row)

@@ -46,6 +46,7 @@ class Sequence:
         self._emit = emit
         self._lora = lora
         self._sampler = Sampler(request.sampling, request.prompt_ids, request.eos_ids, vocab_size)
+        self._end_ids = request.end_ids
         self._stops = StopStrings(request.sampling.stop, request.so_far)
         self._pending = tuple(self.tokens)  # not in a forward yet
         self._lookup = PromptLookup(self.tokens)
@@ -163,7 +164,7 @@ class Sequence:
             self._first_token = time.perf_counter()
         choice = self._sampler.choose(logits)
         self.completion_tokens += 1
-        if choice.token_id in self.request.eos_ids:
+        if choice.token_id in self._end_ids:
             self.finish(FinishReason.STOP)
         else:
             self.tokens.append(choice.token_id)

@@ -158,6 +158,11 @@ class ModelManager:
         return self.backend.engine.context_length if self.backend else None
 
     @property
+    def max_waiting(self) -> int | None:
+        """Requests that can wait for the engine at the same time; None while the model loads."""
+        return self.backend.engine.max_waiting if self.backend else None
+
+    @property
     def has_chat_template(self) -> bool:
         """Whether the base has a chat template; without one its replies are poor."""
         return self.backend.has_chat_template if self.backend else True

@@ -139,10 +139,11 @@ def build_engine_request(
     """Builds the engine's request.
 
     Raises:
-        RequestError: `logit_bias` has an id that is not in the vocabulary.
+        RequestError: `logit_bias` or `stop_token_ids` has an id that is not in the vocabulary.
     """
     ids, sampling = prepared.prompt.ids, request.sampling
-    _check_ids([i for i, _ in sampling.logit_bias], prepared.tokenizer)
+    biased = [i for i, _ in sampling.logit_bias]
+    _check_ids([*biased, *sampling.stop_token_ids], prepared.tokenizer)
     remaining = backend.engine.context_length - len(ids)
     max_tokens = min(sampling.max_tokens or remaining, remaining)
     return EngineRequest(

@@ -71,7 +71,8 @@ def as_response(error: LinlyError) -> JSONResponse:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, WrongMethodError):
         headers["Allow"] = error.allowed
-    return _response(str(error), kind, None, error.code, status, headers)
+    param = getattr(error, "param", None)
+    return _response(str(error), kind, param, error.code, status, headers)
 
 
 def install(app: FastAPI) -> None:
@@ -112,7 +113,8 @@ def _on_validation_error(_: Request, error: RequestValidationError) -> JSONRespo
     # `loc` also has the types that pydantic tried, which are no part of the field's path.
     names = [str(part) for part in parts if isinstance(part, int) or str(part).isidentifier()]
     field = ".".join(name for name in names if name not in ("body", "str", "int", "float"))
-    message = f"{field}: {first['msg']}" if field else str(first["msg"])
+    text = str(first["msg"]).removeprefix("Value error, ")  # pydantic's, before a ValueError's own
+    message = f"{field}: {text}" if field else text
     return _response(message, "invalid_request_error", field or None, "invalid_value", 400, {})
 
 

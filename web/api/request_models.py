@@ -1,24 +1,28 @@
 """OpenAI's requests as pydantic models, with this project's own fields in addition.
 
-A null field counts as missing. Unknown fields are ignored, as OpenAI's clients send fields that are
-new or optional. Fields that would change the reply and are not supported are refused.
+A null field counts as missing. `request_fields` has the fields that are not served: some have no
+effect, and the others are refused by name, because without them the reply would be another one.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from model.errors import RequestError
-from model.types import MAX_BIASES, MAX_STOPS, Message, Sampling
+from model.translations import LocalizedText
+from model.types import MAX_BIASES, MAX_STOP_TOKENS, MAX_STOPS, Message, Sampling
+from web.api.request_fields import CHAT_FIELDS, COMPLETION_FIELDS, STREAM_FIELDS, FieldError
+from web.api.request_messages import MAX_TEXT, Name, RequestBody, RequestMessage, to_messages
 
 MAX_MESSAGES = 2000
-MAX_TEXT = 1_000_000  # characters of a message or a prompt
 MAX_TOTAL_TEXT = 2_000_000  # characters of all choices' prompts: each is tokenized on its own
-MAX_PARTS = 100  # of a message
+MAX_PROMPTS = 2048  # of a request, as at OpenAI; the engine's queue has to hold all choices
 MAX_PROMPT_TOKENS = 200_000  # tokens of a prompt
-MAX_CHOICES = 32  # of one request, over all of its prompts
+MAX_CHOICES = 128  # of a prompt, as at OpenAI
+MAX_TOOLS = 1000  # which are not used
+MAX_USER = 1024  # characters
 MAX_LOGPROBS = 20
 MAX_SEED = 2**63
 MAX_TOKEN_ID = 2**31  # in any vocabulary
@@ -46,88 +50,56 @@ def _check_seed(seed: int) -> int:
     return seed
 
 
+def _check_max_tokens(max_tokens: int) -> int:
+    if max_tokens == 0:
+        raise ValueError("must be at least 1, or -1 for as many as fit")
+    return max_tokens
+
+
 # Not `ge` and `lt`: the document would show these bounds as floats, which cannot be 2^63 - 1.
 SEED = AfterValidator(_check_seed)
 
-Int = Annotated[int, INTEGER]
-Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Prompt = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
-Name = Annotated[str, Field(max_length=256)]
-Positive = Annotated[int, Field(ge=1), INTEGER]
+MaxTokens = Annotated[
+    int,
+    Field(ge=-1, json_schema_extra={"not": {"const": 0}}, description="-1: as many as fit"),
+    INTEGER,
+    AfterValidator(_check_max_tokens),
+]
+Tools = Annotated[
+    list[Any],
+    Field(max_length=MAX_TOOLS, description='Has no effect with the choice "none", else refused'),
+]
+User = Annotated[str, Field(max_length=MAX_USER)]
+Id = Annotated[int, Field(ge=0, lt=MAX_TOKEN_ID), INTEGER]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 # Validation of a list ends at its first fault: a million faults would be a million errors to
 # format, on the event loop that all clients share.
 Ids = Annotated[
-    list[Annotated[int, Field(ge=0, lt=MAX_TOKEN_ID), INTEGER]],
+    list[Id],
     Field(min_length=1, max_length=MAX_PROMPT_TOKENS, fail_fast=True),
 ]
-# The validator accepts more, so that `check` can refuse it with a clear sentence. The document
-# shows only the value that is allowed.
-NoTools = Annotated[list[Any], Field(json_schema_extra={"maxItems": 0})]
-OnlyText = Annotated[str, Field(json_schema_extra={"const": "text"})]
-
-
-class RequestBody(BaseModel):
-    """A body of JSON's own types: "5" is not a number."""
-
-    model_config = ConfigDict(strict=True)
-
-
-class TextPart(RequestBody):
-    """One part of a message whose content is a list."""
-
-    type: OnlyText
-    text: Text | None = None
-
-
-class RequestMessage(RequestBody):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: (
-        Text | Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None
-    ) = None
-    tool_calls: NoTools | None = None
-
-    @property
-    def text_length(self) -> int:
-        """In characters."""
-        if isinstance(self.content, list):
-            return sum(len(part.text or "") for part in self.content)
-        return len(self.content or "")
-
-    def to_message(self) -> Message:
-        """Returns the message as the engine takes it.
-
-        Raises:
-            RequestError: it contains something other than text.
-        """
-        if self.tool_calls:
-            raise RequestError("tool_calls_unsupported")
-        role = "system" if self.role == "developer" else self.role
-        if isinstance(self.content, list):
-            if any(part.type != "text" for part in self.content):
-                raise RequestError("content_not_text")
-            return Message(role, "".join(part.text or "" for part in self.content))
-        return Message(role, self.content or "")
 
 
 class StreamOptions(RequestBody):
+    rules = STREAM_FIELDS
     include_usage: bool | None = None
-
-
-class ResponseFormat(RequestBody):
-    type: OnlyText
 
 
 class Generation(RequestBody):
     """The fields that chat and text completions share."""
 
-    model: Name | None = Field(None, description="An adapter's name, or the base's, the default")
+    default_max_tokens: ClassVar[int | None] = None
+    model: Annotated[Name, Field(min_length=1)] | None = Field(
+        None, description="An adapter's name, or the base's, the default"
+    )
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES), INTEGER] | None = None
-    max_tokens: Positive | None = None
+    max_tokens: MaxTokens | None = None
+    max_completion_tokens: MaxTokens | None = None
     temperature: Annotated[float, Field(ge=0, le=1e6)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="0: greedy")
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: (
@@ -143,15 +115,40 @@ class Generation(RequestBody):
     ) = None
     seed: Annotated[int, Field(description="64 bits, signed; -1: any"), INTEGER, SEED] | None = None
     stop: str | Annotated[list[str], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
-    user: str | None = None
-    prompt_cache_key: str | None = None
+    user: User | None = None
+    prompt_cache_key: User | None = None
     # Not in OpenAI's API. The names are vLLM's, except `adapter_scale`.
-    top_k: Int | None = Field(None, description="0 or less: off")
+    top_k: Annotated[int, Field(ge=-1, le=MAX_TOKEN_ID), INTEGER] | None = Field(
+        None, description="0 or -1: off"
+    )
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.1, le=10)] | None = None
     min_tokens: Annotated[int, Field(ge=0), INTEGER] | None = None
     ignore_eos: bool | None = None
+    stop_token_ids: (
+        Annotated[list[Id], Field(max_length=MAX_STOP_TOKENS, fail_fast=True)] | None
+    ) = None
     adapter_scale: Annotated[float, Field(ge=0, le=8)] | None = None
+
+    def check(self) -> None:
+        """Checks what pydantic cannot.
+
+        Raises:
+            RequestError: the reply would not be what the client expects.
+        """
+        self.check_fields()
+        if self.stream_options:
+            self.stream_options.check_fields("stream_options.")
+            if not self.stream:
+                raise FieldError("stream_options_without_stream", field="stream_options")
+        limits = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(limits) > 1:
+            raise FieldError("max_tokens_differ", field="max_completion_tokens")
+        max_tokens = self._max_tokens()
+        if max_tokens is not None and (self.min_tokens or 0) > max_tokens:
+            raise FieldError(
+                "min_tokens_over_max_tokens", field="min_tokens", max_tokens=max_tokens
+            )
 
     @property
     def choices(self) -> int:
@@ -175,15 +172,29 @@ class Generation(RequestBody):
         seed."""
         return None if self.seed in (None, -1) else (self.seed or 0) % MAX_SEED
 
-    def sampling(self, max_tokens: int | None, logprobs: int | None) -> Sampling:
-        """Returns the engine's sampling parameters; as at OpenAI, temperature and top_p are 1 by
-        default."""
+    def _temperature(self) -> float:
+        """Returns the temperature, by default 1 as at OpenAI. A `top_p` of 0 is greedy: it leaves
+        the likeliest token alone."""
+        return 0.0 if self.top_p == 0 else 1.0 if self.temperature is None else self.temperature
+
+    def _max_tokens(self) -> int | None:
+        """Returns the limit of a reply; None: as many as fit."""
+        numbers = (self.max_tokens, self.max_completion_tokens, self.default_max_tokens)
+        limit = next((number for number in numbers if number is not None), None)
+        return None if limit == -1 else limit
+
+    def _sampling(self, logprobs: int | None) -> Sampling:
+        """Returns the engine's sampling parameters.
+
+        Args:
+            logprobs: the number of alternatives; None: no log probabilities.
+        """
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         bias = {int(token): value for token, value in (self.logit_bias or {}).items()}
         return Sampling(
-            max_tokens=max_tokens,
+            max_tokens=self._max_tokens(),
             min_tokens=self.min_tokens or 0,
-            temperature=1.0 if self.temperature is None else self.temperature,
+            temperature=self._temperature(),
             top_k=max(0, self.top_k or 0),
             top_p=self.top_p or 1.0,
             min_p=self.min_p or 0.0,
@@ -195,73 +206,68 @@ class Generation(RequestBody):
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
             logit_bias=tuple(bias.items()),
+            stop_token_ids=tuple(self.stop_token_ids or ()),
         )
 
 
 class ChatCompletion(Generation):
+    rules = CHAT_FIELDS
     messages: Annotated[
         list[RequestMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
     ]
-    max_completion_tokens: Positive | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), INTEGER] | None = None
-    response_format: ResponseFormat | None = None
-    tools: NoTools | None = None
-    functions: NoTools | None = None
+    tools: Tools | None = None
+    functions: Tools | None = None
 
     def check(self) -> None:
-        """Checks what pydantic cannot.
+        super().check()
+        for name, choice in (("tools", "tool_choice"), ("functions", "function_call")):
+            if getattr(self, name) and (self.model_extra or {}).get(choice) != "none":
+                remedy = LocalizedText("remedy_tool_choice_none")
+                raise FieldError("field_unsupported", field=name, remedy=remedy)
+        if self.top_logprobs and not self.logprobs:
+            raise FieldError("top_logprobs_without_logprobs", field="top_logprobs")
+
+    def to_messages(self) -> tuple[Message, ...]:
+        """Returns the messages as a prompt template gets them.
 
         Raises:
-            RequestError: the reply would not be what the client expects.
+            RequestError: a message has no content, or something other than text, or the prompts
+                are too long.
         """
-        if self.tools or self.functions:
-            raise RequestError("tools_unsupported")
-        if self.response_format and self.response_format.type != "text":
-            raise RequestError(
-                "response_format_unsupported",
-            )
-        length = sum(message.text_length for message in self.messages)
-        _check_total_length(length * self.choices)
-        if self.top_logprobs and not self.logprobs:
-            raise RequestError("top_logprobs_without_logprobs")
+        messages = to_messages(self.messages)
+        _check_total_length(sum(len(message.content) for message in messages) * self.choices)
+        return messages
 
     def to_sampling(self) -> Sampling:
         logprobs = (self.top_logprobs or 0) if self.logprobs else None
-        return self.sampling(self.max_completion_tokens or self.max_tokens, logprobs)
+        return self._sampling(logprobs)
 
 
 class TextCompletion(Generation):
+    rules = COMPLETION_FIELDS
+    default_max_tokens = 16  # as at OpenAI
     prompt: (
         Prompt
         | Ids
-        | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
-        | Annotated[list[Ids], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
+        | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
+        | Annotated[list[Ids], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
     )
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), INTEGER] | None = None
     echo: bool | None = None
-    best_of: Int | None = Field(None, json_schema_extra={"const": 1})
-    suffix: str | None = Field(None, json_schema_extra={"maxLength": 0})
+    best_of: Annotated[int, INTEGER] | None = Field(None, json_schema_extra={"const": 1})
 
     def check(self) -> None:
-        """Checks what pydantic cannot.
-
-        Raises:
-            RequestError: the reply would not be what the client expects.
-        """
-        if self.suffix:
-            raise RequestError("suffix_unsupported")
-        if self.best_of not in (None, 1, self.choices):
-            raise RequestError("best_of_unsupported")
+        super().check()
+        if self.best_of not in (None, self.choices):
+            raise FieldError("best_of_unsupported", field="best_of")
         if self.echo and self.logprobs is not None:
-            raise RequestError("echo_logprobs_unsupported")
-        prompts = self.prompts()
-        _check_total_length(sum(map(len, prompts)) * self.choices)
-        if len(prompts) * self.choices > MAX_CHOICES:
-            raise RequestError("too_many_choices", max_choices=MAX_CHOICES)
+            raise FieldError("echo_logprobs_unsupported", field="echo")
+        _check_total_length(sum(map(len, self.prompts())) * self.choices)
 
     def to_sampling(self) -> Sampling:
-        return self.sampling(16 if self.max_tokens is None else self.max_tokens, self.logprobs)
+        return self._sampling(self.logprobs)
 
     def prompts(self) -> list[str | tuple[int, ...]]:
         """Returns the prompts, each as text or token ids."""

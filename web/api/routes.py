@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
-from model.errors import UnknownModelError
+from model.errors import RequestError, UnknownModelError
 from model.serving.manager import ModelManager
 from model.translations import LocalizedText
 from model.types import ChatRequest, CompletionRequest, Sampling, new_id
@@ -55,13 +55,14 @@ class Api:
         """Answer a chat's messages."""
         body.check()
         template = ChatRequest(
-            messages=tuple(message.to_message() for message in body.messages),
+            messages=body.to_messages(),
             adapter=self._adapter(body),
             adapter_scale=body.scale,
             trace=request_id_of(request.scope),
             affinity=body.affinity,
         )
         samplings = _sampling_by_choice(body, body.to_sampling())
+        self._check_queue(len(samplings))
         requests = [replace(template, sampling=sampling, id=new_id()) for sampling in samplings]
         writer = ChatWriter(requests[0].id, self._name(body), body.with_usage, body.choices)
         choices = [self.manager.chat(choice, EVENT_SECONDS) for choice in requests]
@@ -78,9 +79,11 @@ class Api:
             affinity=body.affinity,
         )
         samplings = _sampling_by_choice(body, body.to_sampling())
+        prompts = body.prompts()
+        self._check_queue(len(prompts) * len(samplings))
         requests = [
             replace(template, prompt=prompt, sampling=sampling, id=new_id())
-            for prompt in body.prompts()
+            for prompt in prompts
             for sampling in samplings
         ]
         echoes = await asyncio.to_thread(self._prompt_texts, requests) if body.echo else ()
@@ -88,6 +91,17 @@ class Api:
         writer = TextWriter(requests[0].id, name, body.with_usage, body.choices, echoes)
         choices = [self.manager.complete(choice, EVENT_SECONDS) for choice in requests]
         return await respond(choices, writer, bool(body.stream), request)
+
+    def _check_queue(self, choices: int) -> None:
+        """Checks that the engine's queue can hold all choices of a request: otherwise the client
+        would be told again and again that it is full.
+
+        Raises:
+            RequestError: it cannot.
+        """
+        limit = self.manager.max_waiting
+        if limit is not None and choices > limit:
+            raise RequestError("too_many_choices", max_choices=limit)
 
     def _name(self, body: Generation) -> str:
         return body.model or self.manager.status().base_model

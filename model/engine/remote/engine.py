@@ -55,6 +55,7 @@ class RemoteEngine:
     name = "remote"
     device = "remote"
     quantization = "remote"
+    max_waiting = MAX_RUNNING
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from model.engine.stop_strings import StopStrings
-from model.errors import LinlyError
+from model.errors import LinlyError, RequestError
 from model.translations import LocalizedText
 from model.types import (
     SAMPLING_PARAMETERS,
@@ -47,7 +47,7 @@ class ResponseStream:
         self.cancelled = False
         self.accepted = False  # by the server
         self.has_output = False  # the first token has come
-        self.stopped_early = False  # by a stop string: the server would go on
+        self.stopped_early = False  # while the server would go on
         self._emit = emit
         self._stops = StopStrings(request.sampling.stop, request.so_far)
         self._submitted = self._first_token = time.perf_counter()
@@ -72,8 +72,9 @@ class ResponseStream:
             "seed": self._seed,
             "stop": [stop for stop in sampling.stop if _encodable(stop)][:MAX_STOPS],
         }
-        if request.eos_ids and not sampling.ignore_eos:
-            body["stop_token_ids"] = sorted(request.eos_ids)
+        end_ids = sampling.stop_token_ids if sampling.ignore_eos else request.end_ids
+        if end_ids:
+            body["stop_token_ids"] = sorted(end_ids)
         if sampling.logprobs is not None:
             body["logprobs"] = sampling.logprobs
         if sampling.logit_bias:
@@ -90,6 +91,11 @@ class ResponseStream:
 
     def _emit_choice(self, choice: Json) -> None:
         ids, ended = choice.get("token_ids"), choice.get("finish_reason")
+        if self._lacks_stop_ids(choice):
+            error = RequestError("model_server_stop_token_ids")
+            self._end(FinishReason.ERROR, error, error.text)
+            self.stopped_early = not ended
+            return
         if not self.has_output and (ids or choice.get("text") or ended):
             self.has_output, self._first_token = True, time.perf_counter()
         shown, stopped = self._stops.push(self._text(ids, choice.get("text")))
@@ -101,12 +107,18 @@ class ResponseStream:
         elif ended:
             self._end(FINISH_REASONS.get(str(ended), FinishReason.STOP))
 
+    def _lacks_stop_ids(self, choice: Json) -> bool:
+        """Whether the reply should stop at token ids and the server sends text alone: such a
+        server, for example llama.cpp's, may not know `stop_token_ids`."""
+        has_ids = isinstance(choice.get("token_ids"), list)
+        return bool(self.request.sampling.stop_token_ids and choice.get("text") and not has_ids)
+
     def _text(self, ids: object, text: object) -> str:
         """The text of the ids, where the server sends them; else the server's text."""
         if isinstance(ids, list):
             self._tokens += len(ids)
-            push, eos = self.request.detokenizer.push, self.request.eos_ids
-            return "".join(push(token) for token in ids if token not in eos)
+            push, end_ids = self.request.detokenizer.push, self.request.end_ids
+            return "".join(push(token) for token in ids if token not in end_ids)
         self._tokens += bool(text)
         return text if isinstance(text, str) else ""
 
@@ -116,9 +128,9 @@ class ResponseStream:
         entries = _read_logprobs(data, self.request.sampling.logprobs)
         if not isinstance(ids, list) or len(ids) != len(entries):
             return entries
-        text_of, eos = self.request.detokenizer.token_text, self.request.eos_ids
+        text_of, end_ids = self.request.detokenizer.token_text, self.request.end_ids
         pairs = zip(entries, ids, strict=True)
-        return tuple(replace(entry, token=text_of(id_)) for entry, id_ in pairs if id_ not in eos)
+        return tuple(replace(e, token=text_of(id_)) for e, id_ in pairs if id_ not in end_ids)
 
     def skip(self) -> None:
         """End a prefill-only request, which has no reply."""

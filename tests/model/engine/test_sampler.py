@@ -355,6 +355,7 @@ def test_requesting_logprobs_changes_no_token() -> None:
         {"frequency_penalty": -2.1}, {"frequency_penalty": float("nan")},
         {"logit_bias": ((1, 101.0),)}, {"logit_bias": ((-1, 1.0),)},
         {"logit_bias": ((1, float("nan")),)}, {"logit_bias": tuple((i, 1.0) for i in range(1001))},
+        {"stop_token_ids": tuple(range(1001))},
     ],
     ids=str,
 )  # fmt: skip

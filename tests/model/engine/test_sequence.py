@@ -210,6 +210,26 @@ def test_ignored_end_token_does_not_end_the_reply() -> None:
     assert chr(EOS) not in reply.text
 
 
+@pytest.mark.parametrize("ignore_eos", [False, True])
+def test_stop_token_ends_the_reply_and_is_no_text(ignore_eos: bool) -> None:
+    """Also with `ignore_eos`, and also if it is the end token itself."""
+    reply = SequenceReply(stop_token_ids=(ord("x"),), ignore_eos=ignore_eos).feed("abxc")
+    assert (reply.text, reply.finish_reason) == ("ab", FinishReason.STOP)
+    reply = SequenceReply(stop_token_ids=(EOS,), ignore_eos=ignore_eos).feed("ab", then_eos=True)
+    assert (reply.text, reply.finish_reason) == ("ab", FinishReason.STOP)
+
+
+def test_stop_token_waits_for_min_tokens() -> None:
+    reply = SequenceReply(stop_token_ids=(ord("x"),), min_tokens=2)
+    reply.sequence.next_slice(10)
+    for _ in range(2):
+        reply.sequence.accept_logits(likeliest("x"))
+        reply.sequence.next_slice(1)
+    assert "x" not in reply.text
+    assert reply.finish_reason is None
+    assert reply.feed("x").finish_reason is FinishReason.STOP
+
+
 def test_abort_ends_the_reply_with_its_text_so_far() -> None:
     reply = SequenceReply().feed("ab")
     reply.sequence.finish(FinishReason.ABORT)

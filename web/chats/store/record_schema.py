@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from model.errors import RequestError
-from model.types import MAX_BIASES, FinishReason
+from model.types import MAX_BIASES, MAX_STOP_TOKENS, FinishReason
 from web.chats.store.models import MAX_SETTING, sanitize_text
 
 MAX_INTEGER = 2**63
@@ -47,6 +47,7 @@ TYPES: dict[object, Any] = {  # by the type of a dataclass's field
     bool: bool,
     int | None: Integer | None,
     tuple[str, ...]: Annotated[tuple[Text, ...], LAX],
+    tuple[int, ...]: Annotated[tuple[Integer, ...], LAX, Field(max_length=MAX_STOP_TOKENS)],
     tuple[tuple[int, float], ...]: Annotated[tuple[Pair, ...], LAX, Field(max_length=MAX_BIASES)],
     FinishReason | None: Annotated[FinishReason, LAX] | None,
 }

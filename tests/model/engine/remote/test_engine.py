@@ -121,6 +121,27 @@ def test_the_end_token_has_no_text(
     assert [(entry.token, entry.logprob) for entry in first.top] == [("a", -0.5), ("b", -0.7)]
 
 
+@pytest.mark.parametrize(("ignore_eos", "sent"), [(False, [2, 7]), (True, [7])])
+def test_stop_tokens_are_sent_and_have_no_text(
+    open_manager: ManagerOpener, server: Server, encode: Encode, ignore_eos: bool, sent: list[int]
+) -> None:
+    server.script = lambda body: [*encode("done"), 7]
+    sampling = Sampling(stop_token_ids=(7,), ignore_eos=ignore_eos)
+    deltas = ask(open_manager(server), ChatRequest(HELLO, sampling=sampling))
+    assert server.requests[0]["stop_token_ids"] == sent
+    assert text(deltas) == "done"
+
+
+def test_a_server_that_sends_no_ids_is_not_asked_to_stop_at_them(
+    open_manager: ManagerOpener, server: Server, encode: Encode
+) -> None:
+    """llama.cpp's server ignores `stop_token_ids`, and would go on."""
+    server.script, server.text = lambda body: encode("on and on"), lambda ids: "on "
+    request = ChatRequest(HELLO, sampling=Sampling(stop_token_ids=(7,)))
+    with pytest.raises(RequestError, match="stop_token_ids"):
+        ask(open_manager(server), request)
+
+
 def test_a_server_that_accepts_no_ids_gets_text(
     open_manager: ManagerOpener, server: Server, tokenizer: Tokenizer, encode: Encode
 ) -> None:

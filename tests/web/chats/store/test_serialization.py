@@ -15,6 +15,7 @@ from web.chats.store.models import ChatSettings, GenerationRun, sanitize_text
 SAMPLING = Sampling(
     max_tokens=7, min_tokens=2, temperature=0.25, top_k=3, top_p=0.5, min_p=0.1,
     repetition_penalty=1.2, seed=2**62, stop=("。", "\n"), ignore_eos=True, logprobs=3,
+    logit_bias=((5, -1.5),), stop_token_ids=(2, 7),
 )  # fmt: skip
 SETTINGS = ChatSettings("古文", 0.5, "alpaca", "你是诗人。", SAMPLING)
 RUN = GenerationRun(
