@@ -181,7 +181,12 @@ class Sequence:
         """End the reply; emits the text that was held back. A second call does nothing."""
         if self.finished:
             return
-        text, _ = self._stops.push(self.request.detokenizer.flush())
+        try:
+            text, _ = self._stops.push(self.request.detokenizer.flush())
+        except Exception:
+            if reason not in (FinishReason.ABORT, FinishReason.ERROR):
+                raise  # the caller ends this reply with an error
+            text = ""
         self._end(reason, text + self._stops.flush(), error=error)
 
     def _emit_token(self, choice: Choice) -> None:
