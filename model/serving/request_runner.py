@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TypeVar
@@ -55,9 +55,9 @@ class RequestRunner:
         self._listeners: list[Listener] = []
 
     @property
-    def live_ids(self) -> Iterable[str]:
+    def live_ids(self) -> frozenset[str]:
         """The ids of the requests that are being answered."""
-        return self._live.keys()
+        return frozenset(self._live)
 
     def add_listener(self, listener: Listener) -> None:
         """Adds a listener, which receives each request when it completes, on the event loop of the
@@ -117,6 +117,7 @@ class RequestRunner:
             raise
         finally:
             account.close()
+            self._live.pop(request.id, None)  # an error's traceback can hold this frame
 
 
 def _prepare(

@@ -70,10 +70,10 @@ def test_stream_closed_before_its_first_step_leaves_nothing_behind() -> None:
 
     async def close() -> None:
         stream = runner.stream(REQUEST, prepare_chat, 0.0, "chat")
-        assert list(runner.live_ids) == [REQUEST.id]
+        assert runner.live_ids == {REQUEST.id}
         runner.abort(REQUEST.id)
         await stream.aclose()
-        assert not list(runner.live_ids)
+        assert not runner.live_ids
 
     asyncio.run(close())
 
