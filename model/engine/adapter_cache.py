@@ -57,6 +57,7 @@ class AdapterCache:
 
         Raises:
             AdapterError: they cannot be loaded.
+            OutOfMemoryError: there is not enough memory for them.
         """
         key = name, digest
         with self._lock:
