@@ -52,9 +52,9 @@ def _turn(message: dict[str, Any], counts: LeftOutCounts) -> Turn | None:
     content = {"parts": [content]} if isinstance(content, str) else fields(content)
     kind = str(content.get("content_type", "text"))
     created = read_time(message.get("create_time"))
-    if kind == CUSTOM_INSTRUCTIONS:
-        return Turn("system", _custom_instructions(content), created)
     metadata = fields(message.get("metadata"))
+    if kind == CUSTOM_INSTRUCTIONS:
+        return Turn("system", _custom_instructions(content, metadata), created)
     count_files(_unshown_files(metadata), counts)
     left_out: LeftOutCounts = Counter()
     text = _text(content, left_out)
@@ -98,7 +98,9 @@ def _text(content: dict[str, Any], counts: LeftOutCounts) -> str:
 
 
 def _part(part: object) -> object:
-    return {"type": "text", "text": part} if isinstance(part, str) else part
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    return part if isinstance(fields(part).get("content_type"), str) else {"type": "unknown"}
 
 
 def _code_block(text: str, content: dict[str, Any]) -> str:
@@ -115,9 +117,13 @@ def _unshown_files(metadata: dict[str, Any]) -> list[Any]:
     return [f for f in files if not str(fields(f).get("mime_type")).startswith("image/")]
 
 
-def _custom_instructions(content: dict[str, Any]) -> str:
+def _custom_instructions(content: dict[str, Any], metadata: dict[str, Any]) -> str:
     """Returns what the user told ChatGPT about themselves and its replies."""
-    texts = (content.get("user_profile"), content.get("user_instructions"))
+    data = fields(metadata.get("user_context_message_data"))
+    texts = (
+        content.get("user_profile") or data.get("about_user_message"),
+        content.get("user_instructions") or data.get("about_model_message"),
+    )
     text = "\n\n".join(text for text in texts if isinstance(text, str) and text.strip())
     check_length(text)
     return sanitize_text(text)
