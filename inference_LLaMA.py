@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from model.errors import LinlyError, OutOfMemoryError, lacks_memory, missing_package_text
+from model.errors import LinlyError, lack_of_memory, missing_package_text
 
 if TYPE_CHECKING:
     from terminal.options import TerminalOptions
@@ -26,8 +26,8 @@ def main(argv: list[str]) -> int:
     except ModuleNotFoundError as error:
         return _fail(str(missing_package_text(error)), 1)
     except Exception as error:  # files can be damaged in ways that no check covers
-        if lacks_memory(error):
-            return _fail(str(OutOfMemoryError("out_of_memory")), 1)
+        if lack := lack_of_memory(error):
+            return _fail(str(lack), 1)
         reason = (str(error).splitlines() or [""])[0]
         return _fail(f"Unexpected error: {type(error).__name__}: {reason}. {REMEDY}", 1)
 
@@ -41,8 +41,7 @@ def _run_with_options(argv: list[str]) -> int:
         hide_secrets()  # --engine_key
         return run(options)
     except LinlyError as error:
-        text = OutOfMemoryError("out_of_memory") if lacks_memory(error) else error
-        return _fail(str(text), error.exit_status)
+        return _fail(str(lack_of_memory(error) or error), error.exit_status)
 
 
 def run(options: TerminalOptions) -> int:

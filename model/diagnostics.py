@@ -15,8 +15,7 @@ from model.errors import (
     AdapterError,
     FolderError,
     ModelFolderError,
-    OutOfMemoryError,
-    lacks_memory,
+    lack_of_memory,
 )
 from model.translations import DEFAULT, LocalizedText, texts_by_code
 
@@ -42,8 +41,8 @@ def finding_of(error: FolderError) -> Finding:
     Raises:
         OutOfMemoryError: memory ran out, which says nothing about the folder.
     """
-    if lacks_memory(error):
-        raise OutOfMemoryError("out_of_memory") from error
+    if lack := lack_of_memory(error):
+        raise lack from error
     return Finding(error.text.code, error.text.facts)
 
 

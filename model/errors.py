@@ -144,6 +144,13 @@ def lacks_memory(error: BaseException) -> bool:
     return any(map(_says_no_memory, _with_causes(error)))
 
 
+def lack_of_memory(error: Exception) -> OutOfMemoryError | None:
+    """The error to report in place of this one if memory ran out, else None."""
+    if isinstance(error, OutOfMemoryError):
+        return error
+    return OutOfMemoryError("out_of_memory") if lacks_memory(error) else None
+
+
 def _with_causes(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
     cause: BaseException | None = error

@@ -11,7 +11,7 @@ from model.bounded_files import read_file
 from model.diagnostics import Finding, finding, finding_of
 from model.doctor.hardware import check_hardware
 from model.doctor.integrity import bytes_to_sum, check_numbers, check_sums
-from model.errors import FolderError, ModelFolderError, OutOfMemoryError, lacks_memory
+from model.errors import FolderError, ModelFolderError, lack_of_memory
 from model.folders.lazy_tensor import LazyTensor
 from model.folders.model_folder import ModelFolder
 from model.folders.tensor_schema import diff_tensors, expected_tensors
@@ -92,8 +92,8 @@ def collect_findings(check: Callable[[], Iterable[Finding]]) -> Iterator[Finding
     except FolderError as error:
         yield finding_of(error)
     except Exception as error:
-        if lacks_memory(error):
-            raise OutOfMemoryError("out_of_memory") from error
+        if lack := lack_of_memory(error):
+            raise lack from error
         reason = (str(error).splitlines() or [""])[0]
         yield finding("check_failed", reason=f"{type(error).__name__}: {reason}")
 

@@ -9,7 +9,7 @@ import torch
 
 from model.diagnostics import adapter_error, finding_of, folder_error
 from model.doctor.check_base import collect_findings
-from model.errors import LinlyError, OutOfMemoryError, RequestError, lacks_memory
+from model.errors import LinlyError, OutOfMemoryError, RequestError, lack_of_memory, lacks_memory
 from model.translations import verbatim
 
 
@@ -49,6 +49,13 @@ def test_error_of_memory_is_known(error: Exception) -> None:
 def test_other_error_is_none_of_memory(error: Exception) -> None:
     """A file that names memory in its contents is still a bad file."""
     assert not lacks_memory(error)
+
+
+def test_named_lack_of_memory_keeps_its_name() -> None:
+    named = OutOfMemoryError("adapter_lacks_memory", name="poet")
+    assert lack_of_memory(named) is named
+    assert lack_of_memory(ValueError()) is None
+    assert str(lack_of_memory(MemoryError())).startswith("There is not enough memory. End")
 
 
 def test_circle_of_causes_ends() -> None:
