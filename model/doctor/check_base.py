@@ -12,7 +12,7 @@ from model.diagnostics import Finding, finding, finding_of
 from model.doctor.check_template import check_template, compare_template
 from model.doctor.hardware import check_hardware
 from model.doctor.integrity import bytes_to_sum, check_numbers, check_sums
-from model.errors import FolderError, ModelFolderError
+from model.errors import FolderError, ModelFolderError, lack_of_memory
 from model.folders.lazy_tensor import LazyTensor
 from model.folders.model_folder import ModelFolder
 from model.folders.tensor_schema import diff_tensors, expected_tensors
@@ -91,12 +91,18 @@ def refuse_errors(found: Iterable[Finding]) -> list[Finding]:
 
 
 def collect_findings(check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-    """Yields the findings of `check`, and a finding for the error with which it ends, if any."""
+    """Yields the findings of `check`, and a finding for the error with which it ends, if any.
+
+    Raises:
+        OutOfMemoryError: memory ran out, which is no finding about the folder.
+    """
     try:
         yield from check()
     except FolderError as error:
         yield finding_of(error)
     except Exception as error:
+        if lack := lack_of_memory(error):
+            raise lack from error
         reason = (str(error).splitlines() or [""])[0]
         yield finding("check_failed", reason=f"{type(error).__name__}: {reason}")
 
