@@ -100,6 +100,7 @@ def test_table_with_a_broken_row_names_it(tmp_path: Path) -> None:
         ("d.csv", "a,b\n你,好\n".encode("gb18030"), "not UTF-8"),
         ("d.jsonl", None, "There is no file"),
     ],
+    ids=["torn gzip", "no gzip", "torn Parquet", "ZIP", "empty gzip", "empty", "gb18030", "none"],
 )  # fmt: skip
 def test_broken_files_are_refused_by_name(
     name: str, content: bytes | None, message: str, tmp_path: Path
