@@ -37,6 +37,16 @@ def check_framing(version: str, headers: Sequence[tuple[bytes, bytes]]) -> None:
         raise RefusedError(501, "Of transfer codings, this server knows chunked alone.")
 
 
+def may_open_websocket(method: bytes, version: str, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    """Whether a request that offers the WebSocket protocol may open one (RFC 6455, 4.1): it is a
+    GET of HTTP/1.1 without a body. Other offers are ignored."""
+    has_body = any(
+        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+        for name, value in headers
+    )
+    return method == b"GET" and version == "1.1" and not has_body
+
+
 def unchunked(cycle: RequestResponseCycle, app: Any) -> Any:
     """Returns `app` for an HTTP/1.0 client: a body of unknown length is sent without chunks, and
     ends with the connection (RFC 9112, 6.1). uvicorn would send it in chunks."""

@@ -147,6 +147,7 @@ DESCRIPTIONS = {
     404: "No model or adapter of that name",
     405: "Not by this method",
     413: "The request is too large",
+    415: "The body is not JSON in UTF-8, or compressed",
     422: "The adapter cannot be used",
     429: "The queue is full; Retry-After says for how many seconds",
     500: "The reply failed",

@@ -126,7 +126,7 @@ def router(manager: ModelManager) -> APIRouter:
         responses=errors(),
         name="models",
     )
-    generates = errors(400, 404, 413, 422, 429, 500, 503)
+    generates = errors(400, 404, 413, 415, 422, 429, 500, 503)
     v1.add_api_route(
         "/chat/completions", api.chat, methods=["POST"], name="chat completions",
         response_model=response_models.ChatResponse, responses={**streamed(), **generates},
