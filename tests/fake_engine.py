@@ -55,6 +55,9 @@ class LetterTokenizer:
     def token_text(self, token_id: int) -> str:
         return chr(token_id)
 
+    def token_bytes(self, token_id: int) -> bytes:
+        return chr(token_id).encode()
+
 
 @dataclass
 class FakeEngine:

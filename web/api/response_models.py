@@ -32,6 +32,7 @@ class Model(BaseModel):
     owned_by: str
     root: str
     parent: str | None
+    max_model_len: int | None
 
 
 class Models(BaseModel):
@@ -53,7 +54,7 @@ class TokenUsage(BaseModel):
 class TopLogprob(BaseModel):
     token: str
     logprob: float
-    bytes: list[int] | None
+    bytes: list[int]
 
 
 class ChatLogprob(TopLogprob):
@@ -96,6 +97,7 @@ class Response(BaseModel):
     id: str
     created: int
     model: str
+    system_fingerprint: str
     usage: TokenUsage
 
 

@@ -34,8 +34,8 @@ class AsciiDetokenizer:
     def flush(self) -> str:
         return ""
 
-    def token_text(self, token_id: int) -> str:
-        return f"<{chr(token_id)}>"
+    def token_bytes(self, token_id: int) -> bytes:
+        return f"<{chr(token_id)}>".encode()
 
 
 class LateDetokenizer(AsciiDetokenizer):
@@ -345,6 +345,23 @@ def test_logprobs_come_with_their_token() -> None:
 
 def test_no_logprobs_unless_requested() -> None:
     assert all(delta.logprobs == () for delta in SequenceReply().feed("ab", then_eos=True).deltas)
+
+
+def test_the_end_token_has_its_logprobs_too() -> None:
+    """A reply that ended with its first token had none."""
+    for letters in ("", "ab"):
+        reply = SequenceReply(logprobs=1).feed(letters, then_eos=True)
+        *_, last = [entry for delta in reply.deltas for entry in delta.logprobs]
+        assert (last.token, last.offset) == (f"<{chr(EOS)}>", len(letters))
+        assert len(last.top) == 1
+
+
+@pytest.mark.parametrize("stop", [(), ("bc",)])
+def test_logprobs_tell_where_their_token_begins(stop: tuple[str, ...]) -> None:
+    """Two tokens of one character begin at the same place; held-back text counts."""
+    reply = SequenceReply(logprobs=0, stop=stop).feed("a~bc")
+    offsets = [entry.offset for delta in reply.deltas for entry in delta.logprobs]
+    assert offsets == [0, 1, 1, 3]
 
 
 @pytest.mark.parametrize(
