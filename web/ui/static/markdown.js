@@ -4,11 +4,15 @@
 // Replies are untrusted: their HTML is text, images are links, and links lead to http(s) or mail.
 
 import MarkdownIt from './vendor/markdown-it/markdown-it.esm.min.mjs';
+import { cjkEmphasis } from './cjk.js';
 import { code } from './code.js';
+import { direction } from './direction.js';
+import { translator } from './i18n.js';
 import { LazyLibrary, memoize } from './lazy_library.js';
 import { links } from './links.js';
 import { math } from './math.js';
 import { patch } from './patch_html.js';
+import { splitThoughts } from './thoughts.js';
 
 const TEX = {
   output: 'mathml',
@@ -41,7 +45,7 @@ export function renderTyped(target, text) {
 
 export function renderReply(target, text) {
   const before = drawnBlocks.get(target) ?? [];
-  const blocks = htmlOfBlocks(separateAccents(text));
+  const blocks = splitThoughts(separateAccents(text)).flatMap(htmlOfPart);
   const changed = blocks.findIndex((html, i) => html !== before[i]);
   const unchanged = changed < 0 ? blocks.length : changed;
   patch(target, unchanged, blocks.slice(unchanged));
@@ -53,6 +57,13 @@ function drawAgain() {
   const targets = [...unfinished];
   unfinished.clear();
   for (const [target, text] of targets) renderReply(target, text);
+}
+
+function htmlOfPart({ text, thought, open }) {
+  const blocks = htmlOfBlocks(text);
+  if (!thought) return blocks;
+  const label = md.utils.escapeHtml(translator()(open ? 'thinking' : 'thought'));
+  return `<details class="thought"><summary>${label}</summary>${blocks.join('')}</details>`;
 }
 
 /** HTML of each block at the top level: a paragraph, a list, a code block … */
@@ -73,9 +84,11 @@ function htmlOfBlocks(text) {
 
 function makeMarkdown() {
   const parser = new MarkdownIt({ html: false, linkify: true, typographer: false, breaks: true });
-  parser.use(links).use(code, highlighter).use(math, formula);
+  parser.use(links).use(code, highlighter).use(math, formula).use(cjkEmphasis).use(direction);
   // Wide tables scroll in a box of their own.
-  parser.renderer.rules.table_open = () => '<div class="table" tabindex="0"><table>';
+  parser.renderer.rules.table_open = (tokens, i, options, env, renderer) => {
+    return `<div class="table" tabindex="0"><table${renderer.renderAttrs(tokens[i])}>`;
+  };
   parser.renderer.rules.table_close = () => '</table></div>';
   return parser;
 }

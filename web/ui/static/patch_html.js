@@ -43,7 +43,8 @@ function updateText(node, text) {
 
 function copyAttributes(old, fresh) {
   for (const { name } of [...old.attributes]) {
-    if (!fresh.hasAttribute(name)) old.removeAttribute(name);
+    // The reader opens and closes details.
+    if (!fresh.hasAttribute(name) && name !== 'open') old.removeAttribute(name);
   }
   for (const { name, value } of fresh.attributes) setAttribute(old, name, value);
 }
