@@ -7,6 +7,7 @@ damaged the source is read again; it is never an error.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import json
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 FORMAT = 3  # of the entries; those with another number are not used
 DONE = "complete.json"  # written last: {"source": the source's folder}
 MIN_FREE_BYTES = 2 << 30  # to leave free on the disk
+MAX_END_SECONDS = 5.0  # that the end of the program waits for an entry
 
 Parts = dict[str, Tensor]
 log = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ class WeightCache:
     def __init__(self, cache: Path, folder: ModelFolder) -> None:
         self._source = folder.path.resolve()
         self._entry = cache / "weights" / _fingerprint(folder)
+        self._stopped = threading.Event()
 
     def load(self, model: Llama, progress: Progress) -> bool:
         """Fills the empty `model` from the entry; returns False if there is no usable entry.
@@ -60,8 +63,20 @@ class WeightCache:
         return True
 
     def save_later(self, model: Llama) -> None:
-        """Writes the entry in the background, if the disk has room; the weights must not change."""
-        threading.Thread(target=self.save, args=(model,), name="weights", daemon=True).start()
+        """Writes the entry in the background, if the disk has room; the weights must not change.
+
+        When the program ends, it waits for the entry, but not long. The thread must not be left to
+        the interpreter's end, which aborts a process with a thread in torch.
+        """
+        thread = threading.Thread(target=self.save, args=(model,), name="weights", daemon=True)
+
+        def end() -> None:
+            thread.join(MAX_END_SECONDS)
+            self._stopped.set()
+            thread.join()
+
+        atexit.register(end)
+        thread.start()
 
     def save(self, model: Llama) -> None:
         """Writes the entry, if the disk has room, and removes older entries of the source."""
@@ -73,7 +88,7 @@ class WeightCache:
                 return
             self._write(model)
             self._remove_older()
-        except OSError as error:
+        except Exception as error:  # as above
             log.info("The quantized weights could not be written to the cache: %s", error)
 
     def _write(self, model: Llama) -> None:
@@ -85,11 +100,16 @@ class WeightCache:
             part = file.with_suffix(f".{os.getpid()}.part")  # two programs can start at once
             save_file(parts, part)
             part.rename(file)
+            if self._stopped.is_set():
+                return
         (self._entry / DONE).write_text(json.dumps({"source": str(self._source)}))
 
     def _remove_older(self) -> None:
         for other in self._entry.parent.glob(f"*/{DONE}"):
-            source = json.loads(other.read_text()).get("source")
+            try:
+                source = json.loads(other.read_text())["source"]
+            except (OSError, ValueError, LookupError, TypeError):  # torn: of no use to any source
+                source = str(self._source)
             if source == str(self._source) and other.parent != self._entry:
                 shutil.rmtree(other.parent, ignore_errors=True)
 

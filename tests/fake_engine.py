@@ -33,9 +33,11 @@ from model.types import (
 )
 from tests.tiny_model import TEMPLATE
 
+END_ID = 0x10FFFF  # of the fake base: ends a reply, and has no text
+
 
 class LetterTokenizer:
-    """One token a character: its code point."""
+    """One token a character: its code point; and END_ID."""
 
     vocab_size = 0x110000
     bos: str | None = None
@@ -47,13 +49,13 @@ class LetterTokenizer:
         return [ord(letter) for run in runs for letter in run.text]
 
     def decode(self, ids: Sequence[int]) -> str:
-        return "".join(map(chr, ids))
+        return "".join(map(self.token_text, ids))
 
     def is_control(self, token_id: int) -> bool:
-        return False
+        return token_id == END_ID
 
     def token_text(self, token_id: int) -> str:
-        return chr(token_id)
+        return "" if token_id == END_ID else chr(token_id)
 
     def token_bytes(self, token_id: int) -> bytes:
         return chr(token_id).encode()
@@ -196,7 +198,13 @@ def fake_load(
         registry = FakeRegistry(adapters)
         default = MODEL_TEMPLATE if tuned else "linly"
         return Backend(
-            "fake-base", engine, LetterTokenizer(), frozenset(), registry, templates, default
+            "fake-base",
+            engine,
+            LetterTokenizer(),
+            frozenset([END_ID]),
+            registry,
+            templates,
+            default,
         )
 
     return load

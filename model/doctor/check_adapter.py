@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.diagnostics import Finding, adapter_error, finding
+from model.doctor.chat_format import own_template
 from model.doctor.vocabulary import check_vocabulary
 from model.folders.adapter_config import (
     MAX_ALPHA,
@@ -36,6 +37,7 @@ from model.folders.fingerprint import RELATED, SAME, distance
 
 if TYPE_CHECKING:
     from model.folders.lazy_tensor import LazyTensor
+    from model.text.prompt_template import PromptTemplate
 
 CHINESE_ALPACA = "chinese-alpaca"
 MAX_SCALING = 64  # of published adapters; with more, alpha is probably a mistake
@@ -71,7 +73,7 @@ def check_adapter(
     own_vocabulary = base is not None and any(
         weight.shape[0] != base.rows for weight in weights.whole.values()
     )
-    yield from _check_template(card, templates, own_vocabulary)
+    yield from _check_template(card, templates, own_vocabulary, own_template(path))
 
 
 def check_for_merging(path: Path, base: BaseInfo) -> None:
@@ -248,14 +250,17 @@ def default_template(own_vocabulary: bool, templates: Collection[str]) -> str | 
 
 
 def _check_template(
-    card: Mapping[str, Any], templates: Collection[str], own_vocabulary: bool
+    card: Mapping[str, Any],
+    templates: Collection[str],
+    own_vocabulary: bool,
+    own: PromptTemplate | None,
 ) -> Iterator[Finding]:
     template = card.get("template")
-    if template is None:
+    if template is None and own is None:
         default = default_template(own_vocabulary, templates)
         if default:
             yield finding("template_guessed", file=CARD, used=default)
         else:
             yield finding("template_untold", file=CARD)
-    elif not isinstance(template, str) or template not in templates:
+    elif template is not None and not (isinstance(template, str) and template in templates):
         raise adapter_error("template_unknown", template=repr(template))

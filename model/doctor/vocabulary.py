@@ -36,6 +36,7 @@ def check_vocabulary(
         if (
             tokenizer is not None
             and base.tokenizer is not None
+            and tokenizer.vocab_size > base.rows
             and tokenizers_differ(tokenizer, base.tokenizer)
         ):
             yield finding("adapter_tokenizer_differs")

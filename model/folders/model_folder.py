@@ -22,7 +22,13 @@ from model.folders.weights import list_tensors
 from model.suggestions import closest_folder
 from model.text.special_tokens import SpecialTokens
 from model.text.tokenizer import Tokenizer
-from model.text.tokenizer_files import check_vocab_size, read_json, read_tokenizer
+from model.text.tokenizer_files import (
+    CHAT_TEMPLATE,
+    chat_template_in,
+    check_vocab_size,
+    read_json,
+    read_tokenizer,
+)
 
 # In the order in which transformers prefers them.
 WEIGHTS = (
@@ -83,15 +89,10 @@ class ModelFolder:
     @cached_property
     def chat_template(self) -> str | None:
         """The model's chat template; newer and older folders have it in different files."""
-        file = self.path / "chat_template.jinja"
+        file = self.path / CHAT_TEMPLATE
         if file.is_file():
             return _read_text(file)
-        template = self._json("tokenizer_config.json").get("chat_template")
-        if isinstance(template, list):  # several by name
-            entries = [entry for entry in template if isinstance(entry, dict)]
-            named = {entry.get("name"): entry.get("template") for entry in entries}
-            template = named.get("default")
-        return template if isinstance(template, str) else None
+        return chat_template_in(self._json("tokenizer_config.json"))
 
     @cached_property
     def tokenizer(self) -> tuple[Tokenizer, SpecialTokens]:

@@ -66,7 +66,7 @@ class KernelBuild:
         self._thread: threading.Thread | None = None
         if not (self._folder / DONE).is_file():
             self._child = _compile(self._folder)
-            atexit.register(self.cancel)
+        atexit.register(self.cancel)
 
     def cancel(self) -> None:
         """End the child process and the thread that waits for it: its result is not needed.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from model.config.process_secrets import without_secrets
 from model.config.settings import read_settings
+from model.doctor.chat_format import own_template, own_tokenizer
 from model.doctor.check import find_folder
 from model.doctor.check_adapter import check_for_merging, default_template
 from model.doctor.check_base import quick_check, refuse_errors
@@ -52,7 +53,7 @@ def plan_merge(
     facts = read_base_info(base, base_name(settings), load_tokenizer(base))
     paths = [find_folder(name) for name in lora_models]
     adapters = [_checked(*pair, facts) for pair in zip(paths, adapter_scales, strict=True)]
-    tokenizer = _tokenizer(paths, adapters)
+    tokenizer = _tokenizer(paths, adapters, facts)
     grown = any(len(w) != facts.rows for a in adapters for w in a.full_tensors.values())
     template = _template(paths, templates, default_template(grown, templates) or MODEL_TEMPLATE)
     if tokenizer is None and template is not None and template.source == base.chat_template:
@@ -69,12 +70,14 @@ def _checked(path: Path, adapter_scale: float, facts: BaseInfo) -> AdapterWeight
         raise AdapterError("adapter_not_mergeable", name=path.name, problem=error) from error
 
 
-def _tokenizer(paths: Sequence[Path], adapters: Sequence[AdapterWeights]) -> Path | None:
-    """The folder of the last adapter that has both its own embedding and its own tokenizer."""
+def _tokenizer(
+    paths: Sequence[Path], adapters: Sequence[AdapterWeights], facts: BaseInfo
+) -> Path | None:
+    """The folder of the last adapter whose chats are served with its own tokenizer."""
     folders = [
         path
         for path, adapter in zip(paths, adapters, strict=True)
-        if adapter.full_tensors and adapter_tokenizer(path) is not None
+        if (adapter_tokenizer(path) if adapter.full_tensors else own_tokenizer(path, facts))
     ]
     return folders[-1] if folders else None
 
@@ -82,10 +85,12 @@ def _tokenizer(paths: Sequence[Path], adapters: Sequence[AdapterWeights]) -> Pat
 def _template(
     paths: Sequence[Path], templates: Mapping[str, PromptTemplate], default: str
 ) -> PromptTemplate | None:
-    """The template of the last adapter whose card names one; else the one called `default`."""
-    names = [str(read_card(path).get("template")) for path in paths]
-    named = [templates[name] for name in names if name in templates]
-    return named[-1] if named else templates.get(default)
+    """The template of the last adapter that has one: its card's, else its own; or `default`."""
+    for path in reversed(paths):
+        template = templates.get(str(read_card(path).get("template"))) or own_template(path)
+        if template is not None:
+            return template
+    return templates.get(default)
 
 
 def _readme(facts: BaseInfo, adapters: Sequence[AdapterWeights]) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from model.diagnostics import Finding, finding
 from model.display import clean_description, is_plain_name, printable_name
+from model.doctor.chat_format import own_template, own_tokenizer
 from model.doctor.check_adapter import check_adapter, default_template
 from model.doctor.vocabulary import adapter_tokenizer
 from model.errors import AdapterError
@@ -25,8 +26,9 @@ from model.folders.adapter_config import CONFIG
 from model.folders.adapter_files import FILES, digest, opens_thought, read_card
 from model.folders.base_info import BaseInfo
 from model.serving.folder_checks import FolderChecks
+from model.text.prompt_template import PromptTemplate
 from model.text.tokenizer import Tokenizer
-from model.text.tokenizer_files import TOKENIZER_FILES
+from model.text.tokenizer_files import CHAT_TEMPLATE, TOKENIZER_FILES
 
 MAX_ADAPTERS = 2000  # folders that are checked; a check of an unchanged one takes 20 µs
 MAX_ENTRIES = 100_000  # of the directory that is listed
@@ -42,8 +44,10 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Adapter:
     """An adapter folder as it was read. `problem` says why it cannot be used, if it cannot;
-    `warnings` what a user should know. `tokenizer` is set if the adapter has its own vocabulary.
-    `opens_thought`: see `PromptTemplate`."""
+    `warnings` what a user should know. `tokenizer` is set if chats use the adapter's own, with its
+    own vocabulary or with the base's.
+    `opens_thought`: see `PromptTemplate`. `own_template` is the chat template in its folder, if the
+    card names no other."""
 
     name: str
     path: Path
@@ -53,7 +57,9 @@ class Adapter:
     problem: Finding | None = None
     warnings: tuple[Finding, ...] = ()
     tokenizer: Tokenizer | None = None
+    has_own_vocabulary: bool = False
     opens_thought: bool = True
+    own_template: PromptTemplate | None = None
 
     @property
     def ready(self) -> bool:
@@ -180,7 +186,8 @@ def read_adapter(path: Path, base: BaseInfo | None, templates: Collection[str]) 
         card = read_card(path)
         sha256 = digest(path)
         has_own_vocabulary = any(entry.code == "adapter_vocabulary" for entry in findings)
-        tokenizer = adapter_tokenizer(path) if has_own_vocabulary else None
+        tokenizer = adapter_tokenizer(path) if has_own_vocabulary else own_tokenizer(path, base)
+        own = None if card.get("template") else own_template(path)
     except AdapterError as error:
         return Adapter(path.name, path, problem=_problem(error))
     except BaseException as error:  # Rust libraries panic with exceptions that are no Exception
@@ -190,11 +197,14 @@ def read_adapter(path: Path, base: BaseInfo | None, templates: Collection[str]) 
         path.name,
         path,
         description=clean_description(card.get("description")),
-        template=card.get("template") or default_template(has_own_vocabulary, templates),
+        template=card.get("template")
+        or (own.name if own else default_template(has_own_vocabulary, templates)),
         digest=sha256,
         warnings=tuple(entry for entry in findings if entry.level == "warning"),
         tokenizer=tokenizer,
+        has_own_vocabulary=has_own_vocabulary,
         opens_thought=opens_thought(card),
+        own_template=own,
     )
 
 
@@ -202,7 +212,7 @@ def file_stamp(path: Path) -> Stamp:
     """Times and sizes of the files of an adapter; differs if one of them changes, comes or goes."""
     stamp: list[float] = []
     folder = os.fspath(path)
-    for name in (*FILES, *TOKENIZER_FILES):
+    for name in (*FILES, *TOKENIZER_FILES, CHAT_TEMPLATE):
         try:
             status = os.stat(f"{folder}/{name}")  # noqa: PTH116 -- a third of Path's time, each second
         except OSError:

@@ -77,6 +77,7 @@ def _create_engine(
         settings.context_length or _max_context_length(folder),
         TokenizerProbe(probe_ids, tokenizer.vocab_size, PROBE),
         registry.folder_of,
+        settings.max_waiting,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from model.base_resolver import MODEL_TEMPLATE
 from model.engine.protocol import Engine
 from model.errors import PromptTooLongError, RequestError
 from model.serving.adapter_folders import Adapter
@@ -124,6 +125,10 @@ def resolve_template(backend: Backend, name: str | None, adapter: Adapter | None
         RequestError: there is none of that name.
     """
     name = name or (adapter.template if adapter else None) or backend.default_template
+    if adapter and adapter.own_template and name == adapter.own_template.name:
+        base_template = backend.templates.get(MODEL_TEMPLATE)
+        stop = base_template.stop if base_template else ()
+        return replace(adapter.own_template, stop=stop, opens_thought=adapter.opens_thought)
     if name not in backend.templates:
         remedy = did_you_mean(name, backend.templates, "there_are", names=tuple(backend.templates))
         raise RequestError("unknown_template", name=name, remedy=remedy)
@@ -213,15 +218,16 @@ def _find_adapter(backend: Backend, request: ChatRequest | CompletionRequest) ->
 def _vocabulary(
     backend: Backend, adapter: Adapter | None, adapter_scale: float
 ) -> tuple[Tokenizer, frozenset[int]]:
-    """Returns the tokenizer and the ids that end a reply: the adapter's own, if it has a
-    vocabulary of its own.
+    """Returns the tokenizer and the ids that end a reply: the adapter's own, if it has a tokenizer
+    of its own; and also the base's where both share a vocabulary.
 
     With an `adapter_scale` of 0 the base replies alone, in its own vocabulary.
     """
-    tokenizer = adapter.tokenizer if adapter and adapter_scale else None
-    if tokenizer is None:
+    if adapter is None or adapter.tokenizer is None or not adapter_scale:
         return backend.tokenizer, backend.eos_ids
-    return tokenizer, frozenset() if tokenizer.eos_id is None else frozenset([tokenizer.eos_id])
+    eos_id = adapter.tokenizer.eos_id
+    own_ids = frozenset() if eos_id is None else frozenset([eos_id])
+    return adapter.tokenizer, own_ids if adapter.has_own_vocabulary else own_ids | backend.eos_ids
 
 
 def _prepare_adapter(backend: Backend, adapter: Adapter | None) -> PreparedAdapter | None:

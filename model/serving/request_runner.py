@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 from model.engine.protocol import Engine
 from model.errors import LinlyError
@@ -29,6 +30,15 @@ from model.types import (
 R = TypeVar("R", ChatRequest, CompletionRequest)
 
 
+class _LiveRequest:
+    """A request that is being answered, until its stream ends, or is closed before it begins.
+
+    `aborted` is for the time before it is submitted to the engine.
+    """
+
+    aborted = False
+
+
 class RequestRunner:
     """Runs requests, from any event loop.
 
@@ -40,9 +50,14 @@ class RequestRunner:
     def __init__(self, get_backend: Callable[[], Backend], record_text: bool) -> None:
         self._get_backend = get_backend
         self._record_text = record_text
-        self._live: set[str] = set()  # ids of the requests that are being answered
-        self._aborted: set[str] = set()  # those of them that `abort` was called for
+        # The requests that are being answered, by id. The streams hold them.
+        self._live: WeakValueDictionary[str, _LiveRequest] = WeakValueDictionary()
         self._listeners: list[Listener] = []
+
+    @property
+    def live_ids(self) -> frozenset[str]:
+        """The ids of the requests that are being answered."""
+        return frozenset(self._live)
 
     def add_listener(self, listener: Listener) -> None:
         """Adds a listener, which receives each request when it completes, on the event loop of the
@@ -51,8 +66,8 @@ class RequestRunner:
 
     def abort(self, request_id: str) -> None:
         """Notes that a request is to end, for the time before it is submitted to the engine."""
-        if request_id in self._live:
-            self._aborted.add(request_id)
+        if live := self._live.get(request_id):
+            live.aborted = True
 
     def stream(
         self,
@@ -70,8 +85,8 @@ class RequestRunner:
             kind: of request, for the listeners.
         """
         # Now and not at the iterator's first step: `abort` may be called in between.
-        self._live.add(request.id)
-        return self._steps(request, prepare, min_interval, kind)
+        self._live[request.id] = live = _LiveRequest()
+        return self._steps(request, prepare, min_interval, kind, live)
 
     async def _steps(
         self,
@@ -79,19 +94,19 @@ class RequestRunner:
         prepare: Callable[[Backend, R], PreparedRequest],
         min_interval: float,
         kind: RequestKind,
+        live: _LiveRequest,
     ) -> DeltaStream:
         account = RequestAccounting(request, kind, self._listeners, self._record_text)
         try:
             backend = self._get_backend()
             # Rendering a long chat and loading an adapter take time: not on the event loop.
-            prepared = await asyncio.to_thread(prepare, backend, request)
+            prepared, engine_request = await asyncio.to_thread(_prepare, backend, request, prepare)
             if prepared.prompt.dropped:
                 yield (Delta(dropped=prepared.prompt.dropped),)
-            finish_reason = self._early_finish(request.id, prepared)
+            finish_reason = _early_finish(live, prepared)
             if finish_reason:
                 yield (_early_last_delta(prepared, finish_reason, account),)
                 return
-            engine_request = build_engine_request(backend, request, prepared)
             start = ReplyStart(PLAIN if prepared.so_far else prepared.reply_format)
             stream = _run(backend.engine, engine_request, min_interval, account, start)
             async with aclosing(stream) as batches:
@@ -102,15 +117,22 @@ class RequestRunner:
             raise
         finally:
             account.close()
-            self._live.discard(request.id)
-            self._aborted.discard(request.id)
+            self._live.pop(request.id, None)  # an error's traceback can hold this frame
 
-    def _early_finish(self, request_id: str, prepared: PreparedRequest) -> FinishReason | None:
-        """Returns why a request ends before it is submitted to the engine, if it does."""
-        if request_id in self._aborted:
-            return FinishReason.ABORT
-        is_empty_prefill = prepared.prefill_only and not prepared.prompt.ids
-        return FinishReason.STOP if is_empty_prefill else None
+
+def _prepare(
+    backend: Backend, request: R, prepare: Callable[[Backend, R], PreparedRequest]
+) -> tuple[PreparedRequest, EngineRequest]:
+    prepared = prepare(backend, request)
+    return prepared, build_engine_request(backend, request, prepared)
+
+
+def _early_finish(live: _LiveRequest, prepared: PreparedRequest) -> FinishReason | None:
+    """Returns why a request ends before it is submitted to the engine, if it does."""
+    if live.aborted:
+        return FinishReason.ABORT
+    is_empty_prefill = prepared.prefill_only and not prepared.prompt.ids
+    return FinishReason.STOP if is_empty_prefill else None
 
 
 def _with_adapter_info(batch: DeltaBatch, adapter: PreparedAdapter | None) -> DeltaBatch:

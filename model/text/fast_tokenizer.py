@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +68,13 @@ class FastTokenizer:
 
     def _only_in_control_spans(self, full_text: str, spans: Sequence[TextSpan]) -> bool:
         """Whether every control token in the text is completely in a template's span."""
-        ranges, start = [], 0
-        for span in spans:
-            if span.control:
-                ranges.append((start, start + len(span.text)))
-            start += len(span.text)
-        matches = self._control.finditer(full_text) if self._control else ()
-        return all(any(a <= m.start() and m.end() <= b for a, b in ranges) for m in matches)
+        spans = [span for span in spans if span.text]
+        starts = list(accumulate((len(span.text) for span in spans), initial=0))
+        for match in self._control.finditer(full_text) if self._control else ():
+            index = bisect_right(starts, match.start()) - 1
+            if not spans[index].control or match.end() > starts[index + 1]:
+                return False
+        return True
 
     def _encode_marked(self, spans: Sequence[TextSpan]) -> list[int]:
         """Encodes text in which a user typed a control token: marks the template's, and parses only

@@ -64,7 +64,7 @@ class PromptTemplate:
             RequestError: the template cannot render these messages.
         """
         try:
-            environment, template = _compile(self.source)
+            environment, template = compile_template(self.source)
             text = environment.render_chat(
                 template,
                 [_traced(message, i) for i, message in enumerate(messages)],
@@ -80,7 +80,12 @@ class PromptTemplate:
 
 
 @lru_cache(maxsize=64)
-def _compile(source: str) -> tuple[ChatTemplateEnvironment, Template]:
+def compile_template(source: str) -> tuple[ChatTemplateEnvironment, Template]:
+    """A template compiled, and the environment that renders it.
+
+    Raises:
+        TemplateError: it is no template, or too large.
+    """
     environment = ChatTemplateEnvironment()
     return environment, environment.compile_template(source)
 
@@ -151,7 +156,7 @@ def _read_template(path: Path) -> PromptTemplate:
         stop = data.get("stop", [])
         if not isinstance(stop, list) or not all(isinstance(s, str) and s for s in stop):
             raise ValueError("stop must be a list of strings")
-        _compile(template.source)
+        compile_template(template.source)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError,
             TemplateError) as error:  # fmt: skip
         raise SettingsError("template_unreadable", path=path, error=error) from error

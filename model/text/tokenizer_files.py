@@ -28,6 +28,7 @@ TOKENIZER_FILES = (
     TOKENIZER_JSON, TOKENIZER_MODEL, "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json",
 )  # fmt: skip
+CHAT_TEMPLATE = "chat_template.jinja"
 # A vocabulary is padded to a multiple of PADDED_TO, by fewer rows than MAX_PADDING.
 PADDED_TO, MAX_PADDING = 8, 512
 # The tokenizers of published models, by the number of rows of their embeddings.
@@ -35,6 +36,16 @@ VOCAB_OWNERS = {
     32000: "LLaMA's own", 49953: "Chinese-LLaMA's", 49954: "Chinese-Alpaca's",
     55296: "Chinese-LLaMA-2's",
 }  # fmt: skip
+
+
+def chat_template_in(config: Mapping[str, Any]) -> str | None:
+    """The chat template in the content of tokenizer_config.json, if there is one."""
+    template = config.get("chat_template")
+    if isinstance(template, list):  # several by name
+        entries = [entry for entry in template if isinstance(entry, dict)]
+        named = {entry.get("name"): entry.get("template") for entry in entries}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
 
 
 def has_tokenizer(path: Path) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from model import weight_cache
@@ -114,6 +117,60 @@ def test_full_disk_means_no_entry_and_no_failure(
     monkeypatch.setattr(weight_cache.shutil, "disk_usage", lambda _: usage(10, 9, 1))
     load(source, tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob(DONE))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff", b'{"source": 3}'])
+def test_torn_entry_of_another_source_is_no_failure(
+    content: bytes, source: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "cache" / "weights" / "other"
+    other.mkdir(parents=True)
+    (other / DONE).write_bytes(content)
+    first, _ = load(source, tmp_path / "cache")
+    assert_same(first, load(source, tmp_path / "cache")[0])
+
+
+def test_writing_that_fails_in_any_way_is_no_failure(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """safetensors has an error of its own for a disk that is full."""
+
+    def fail(*_: object) -> None:
+        raise SafetensorError("no space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    load(source, tmp_path / "cache")
+    assert not list((tmp_path / "cache").rglob(DONE))
+
+
+SAVE_AND_END = """
+import sys
+import torch
+from model import weight_cache
+
+weight_cache.MAX_END_SECONDS = float(sys.argv[2])
+tensor = torch.ones(1 << 22)
+parts = {str(n): tensor for n in range(1)}
+weight_cache.model_parts = lambda _: ((f"part-{n}", {"t": tensor.clone()}) for n in range(60))
+cache = weight_cache.WeightCache.__new__(weight_cache.WeightCache)
+cache._entry = weight_cache.Path(sys.argv[1])
+cache._source = cache._entry
+cache._stopped = weight_cache.threading.Event()
+cache.save_later(None)
+"""
+
+
+@pytest.mark.parametrize(("seconds", "is_complete"), [("600", True), ("0", False)])
+def test_program_that_ends_while_an_entry_is_written_ends_well(
+    seconds: str, is_complete: bool, tmp_path: Path
+) -> None:
+    """Torch would abort it with status 134."""
+    done = subprocess.run(
+        [sys.executable, "-c", SAVE_AND_END, str(tmp_path / "entry"), seconds],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "entry" / DONE).exists() == is_complete
 
 
 def test_folder_that_cannot_be_written_is_no_failure(source: Path, tmp_path: Path) -> None:

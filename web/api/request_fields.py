@@ -3,7 +3,7 @@
 A field of a request is exactly one of these:
 
 - served: its pydantic model in `request_models` has it;
-- without effect: the reply is the same whatever its value is;
+- without effect: the reply is the same with any value;
 - unsupported: it would change the reply, so only its values that change nothing are accepted;
 - unknown: refused by name.
 
@@ -119,7 +119,7 @@ class FieldRules:
     """Which fields an object of a request may have, beside those of its pydantic model.
 
     Args:
-        no_effect: fields that change nothing, whatever their value is.
+        no_effect: fields that change nothing, with any value.
         unsupported: fields that are accepted with some values only.
         other_names: for each field, the one to use instead, and the values that change nothing.
     """

@@ -50,12 +50,12 @@ class RemoteEngine:
         max_context_length: tokens that a prompt and its reply may have together, at the most.
         probe: tells whether its tokenizer is the right one.
         find_folder: returns an adapter's folder by its name; None if it is not on this machine.
+        max_waiting: requests that may wait for their first token.
     """
 
     name = "remote"
     device = "remote"
     quantization = "remote"
-    max_waiting = MAX_RUNNING
 
     def __init__(
         self,
@@ -65,7 +65,9 @@ class RemoteEngine:
         max_context_length: int,
         probe: TokenizerProbe,
         find_folder: Callable[[str], Path | None],
+        max_waiting: int,
     ) -> None:
+        self.max_waiting = max_waiting
         self._max_context_length = max_context_length
         self._server = OpenAIClient(url, key)
         self._connection = ServerConnection(self._server, base, probe, find_folder)
@@ -120,6 +122,9 @@ class RemoteEngine:
             raise RequestError("model_server_adapter_scale")
         if len(self._replies) >= MAX_RUNNING:
             raise BusyError("too_many_remote_replies", running=MAX_RUNNING)
+        waiting = sum(not reply.has_output for reply in tuple(self._replies.values()))
+        if waiting >= self.max_waiting:
+            raise BusyError("too_many_remote_waiting", waiting=waiting)
         self._loop.call_soon_threadsafe(self._begin, ResponseStream(request, emit))
 
     def abort(self, request_id: str) -> None:

@@ -322,6 +322,33 @@ def test_detokenizer_is_flushed_at_the_end() -> None:
     assert SequenceReply(detokenizer=LateDetokenizer()).feed("abc", then_eos=True).text == "abc"
 
 
+class FailingDetokenizer(AsciiDetokenizer):
+    def push(self, token_id: int) -> str:
+        if token_id == ord("x"):
+            raise ValueError("no text")
+        return super().push(token_id)
+
+    def flush(self) -> str:
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize("reason", [FinishReason.ABORT, FinishReason.ERROR])
+def test_reply_whose_detokenizer_fails_can_be_ended(reason: FinishReason) -> None:
+    """The engine ends it, and must not fail for the others."""
+    reply = SequenceReply(detokenizer=FailingDetokenizer(), stop=("bcd",)).feed("abc")
+    with pytest.raises(ValueError, match="no text"):
+        reply.feed("x")
+    reply.sequence.finish(reason)
+    assert (reply.finish_reason, reply.text) == (reason, "abc")
+
+
+def test_failing_flush_is_raised_where_a_reply_would_end_well() -> None:
+    reply = SequenceReply(detokenizer=FailingDetokenizer(), max_tokens=3)
+    with pytest.raises(ValueError, match="no text"):
+        reply.feed("abc")
+    assert not reply.sequence.finished
+
+
 def test_stop_string_is_found_in_the_flushed_text() -> None:
     reply = SequenceReply(detokenizer=LateDetokenizer(), stop=("END",), max_tokens=7).feed(
         "abENDcd"

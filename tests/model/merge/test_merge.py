@@ -17,7 +17,8 @@ from model.__main__ import main
 from model.base_resolver import MODEL_TEMPLATE, available_templates
 from model.config.settings import CHECKOUT, read_settings
 from model.folders.model_folder import load_tokenizer, read_model_folder
-from tests.tiny_model import make_adapter, make_folder
+from tests.model.doctor.changes import edit_json
+from tests.tiny_model import make_adapter, make_folder, write_tokenizer
 
 Capture = pytest.CaptureFixture[str]
 IDS = torch.tensor([[1, 5, 77, 300, 8, 12]])
@@ -248,6 +249,22 @@ def test_adapters_template_becomes_the_models_own(
     templates, default = available_templates(folder, read_settings([], {}))
     assert default == MODEL_TEMPLATE
     assert "User:" in templates[MODEL_TEMPLATE].stop
+
+
+def test_adapters_own_template_and_tokenizer_are_taken_over(
+    tiny_folder: Path, tiny_adapters: Path, tmp_path: Path
+) -> None:
+    """Without stop strings, which belong to the templates in prompts/."""
+    adapter = Path(shutil.copytree(tiny_adapters / "qv", tmp_path / "a"))
+    edit_json(adapter / "linly_adapter.json", template=None)
+    write_tokenizer(adapter)
+    own = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    edit_json(adapter / "tokenizer_config.json", chat_template=own, eos_token="<|endoftext|>")
+    assert run(tiny_folder, [adapter], tmp_path / "out") == 0
+    folder = read_model_folder(tmp_path / "out")
+    assert folder.chat_template == own
+    assert folder.stop == ()
+    assert load_tokenizer(folder).eos == "<|endoftext|>"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -203,3 +204,35 @@ def test_system_prompt_alone_is_rendered_only_if_nothing_else_fits() -> None:
     assert prompt.dropped.messages == 2
     with pytest.raises(RequestError, match="Ask"):
         encode_without_generation_prompt(messages, prompt_template, Letters(), 90, drop_oldest=True)
+
+
+def count_calls(function: Callable[[], object]) -> int:
+    """How many functions and generators are entered while `function` runs."""
+    calls = 0
+
+    def count(_: object, event: str, __: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+@pytest.mark.parametrize("name", ["chatml", "linly"])
+def test_work_grows_with_the_turns_and_not_with_their_square(
+    name: str, fast: FastTokenizer, spm: SpmTokenizer, templates: dict[str, PromptTemplate]
+) -> None:
+    prompt_template = template(CHATML) if name == "chatml" else templates[name]
+    for tokenizer in (fast, spm):
+
+        def encode(turns: int, tokenizer: Tokenizer = tokenizer) -> None:
+            encode_chat(chat(*["hello"] * turns), prompt_template, tokenizer, room=10**6)
+
+        encode(3)
+        assert count_calls(lambda encode=encode: encode(801)) < 2.5 * count_calls(
+            lambda encode=encode: encode(401)
+        )

@@ -115,7 +115,7 @@ def test_renders_as_in_transformers(
 
 @pytest.mark.parametrize("name", sorted({*SOURCES} - {"digits", "length"}))
 def test_typed_control_tokens_stay_text(name: str, fast: FastTokenizer) -> None:
-    """Whatever a template does with a text, no typed control token becomes one."""
+    """No operation of a template makes a control token of one that a user typed."""
     plain, typed = (f"a {word} b" for word in ("X", END))
     for role in ("user", "assistant"):
         counts = []

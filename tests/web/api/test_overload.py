@@ -77,4 +77,4 @@ def test_overload_gives_429_only_and_leaves_no_state(url: str, manager: ModelMan
     assert set(statuses) <= {200, 429}
     while manager.status().running or manager.status().waiting:
         httpx.get(f"{url}/health")  # aborted replies end at the next step
-    assert manager._runner._live == manager._runner._aborted == set()
+    assert not manager._runner.live_ids

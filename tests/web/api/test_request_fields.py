@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -15,9 +15,7 @@ from pydantic import SecretStr, ValidationError
 
 from model.config.settings import CHECKOUT
 from model.errors import RequestError
-from model.types import EngineRequest
-from tests.fake_engine import FakeEngine, fake_manager
-from tests.web.app_server import serving
+from tests.fake_engine import FakeEngine
 from web.api.request_fields import MAX_PATH, NO_EFFECT, OTHER_NAMES, UNSUPPORTED, FieldError
 from web.api.request_models import ChatCompletion, TextCompletion
 
@@ -76,28 +74,6 @@ def is_known(path: str, name: str) -> bool:
     assert rules
     is_unsupported = rules.neutral_values(name) is not None
     return name in kind.model_fields or name in rules.no_effect or is_unsupported
-
-
-def answers(prompt: str, request: EngineRequest) -> list[str]:
-    return ["an answer"]
-
-
-@pytest.fixture(scope="module")
-def engine() -> FakeEngine:
-    return FakeEngine(answers)
-
-
-@pytest.fixture(scope="module")
-def url(engine: FakeEngine) -> Iterator[str]:
-    manager = fake_manager(engine)
-    manager.wait()
-    with serving(manager) as address:
-        yield address
-
-
-@pytest.fixture
-def client(url: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -12,9 +11,8 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr, ValidationError
 
-from model.types import EngineRequest, Message
-from tests.fake_engine import FakeEngine, fake_manager
-from tests.web.app_server import serving
+from model.types import Message
+from tests.fake_engine import FakeEngine
 from web.api.request_fields import FieldError
 from web.api.request_models import ChatCompletion
 
@@ -28,23 +26,6 @@ def messages(*given: object) -> tuple[Message, ...]:
 
 def user(content: object) -> dict[str, Any]:
     return {"role": "user", "content": content}
-
-
-def answers(prompt: str, request: EngineRequest) -> list[str]:
-    return ["an answer"]
-
-
-@pytest.fixture(scope="module")
-def engine() -> FakeEngine:
-    return FakeEngine(answers)
-
-
-@pytest.fixture(scope="module")
-def url(engine: FakeEngine) -> Iterator[str]:
-    manager = fake_manager(engine)
-    manager.wait()
-    with serving(manager) as address:
-        yield address
 
 
 WITHOUT_CONTENT: list[tuple[list[Any], str]] = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -10,7 +10,6 @@ import openai
 import pytest
 from pydantic import ValidationError
 
-from model.types import EngineRequest
 from tests.fake_engine import FakeEngine, fake_manager
 from tests.web.app_server import serving
 from web.api.request_models import ChatCompletion, TextCompletion
@@ -25,28 +24,6 @@ KINDS = {"chat/completions": ChatCompletion, "completions": TextCompletion}
 
 def check(path: str, **fields: object) -> None:
     KINDS[path].model_validate({**BODIES[path], **fields}).check()
-
-
-def answers(prompt: str, request: EngineRequest) -> list[str]:
-    return ["an answer"]
-
-
-@pytest.fixture(scope="module")
-def engine() -> FakeEngine:
-    return FakeEngine(answers)
-
-
-@pytest.fixture(scope="module")
-def url(engine: FakeEngine) -> Iterator[str]:
-    manager = fake_manager(engine)
-    manager.wait()
-    with serving(manager) as address:
-        yield address
-
-
-@pytest.fixture
-def client(url: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
 
 
 @pytest.mark.parametrize("path", BODIES)
@@ -149,7 +126,7 @@ def test_more_choices_than_the_queue_ever_holds_are_a_lasting_error(
     path: str, fields: Body
 ) -> None:
     """Not 429, after which clients try again."""
-    full = FakeEngine(answers, max_waiting=100 if "n" in fields else 256)
+    full = FakeEngine(lambda *_: ["an answer"], max_waiting=100 if "n" in fields else 256)
     manager = fake_manager(full)
     manager.wait()
     with serving(manager) as address:

@@ -11,7 +11,6 @@ import pytest
 from pydantic import ValidationError
 
 from model.errors import ModelFolderError
-from model.serving.manager import ModelManager
 from model.translations import verbatim
 from model.types import EngineRequest
 from tests.fake_engine import FakeEngine, echo, fake_manager
@@ -24,23 +23,6 @@ HELLO = [{"role": "user", "content": "hello there"}]
 @pytest.fixture(scope="module")
 def engine() -> FakeEngine:
     return FakeEngine(echo)
-
-
-@pytest.fixture(scope="module")
-def manager(engine: FakeEngine) -> ModelManager:
-    return fake_manager(engine)
-
-
-@pytest.fixture(scope="module")
-def url(manager: ModelManager) -> Iterator[str]:
-    manager.wait()
-    with serving(manager) as address:
-        yield address
-
-
-@pytest.fixture
-def client(url: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
 
 
 def test_models_lists_the_base_and_the_healthy_adapters(client: openai.OpenAI) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
 
 import httpx
 import openai
@@ -25,19 +24,6 @@ def seeded(prompt: str, request: EngineRequest) -> list[str]:
 @pytest.fixture(scope="module")
 def engine() -> FakeEngine:
     return FakeEngine(seeded)
-
-
-@pytest.fixture(scope="module")
-def url(engine: FakeEngine) -> Iterator[str]:
-    manager = fake_manager(engine)
-    manager.wait()
-    with serving(manager) as address:
-        yield address
-
-
-@pytest.fixture
-def client(url: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
 
 
 def test_each_choice_has_its_seed(client: openai.OpenAI) -> None:

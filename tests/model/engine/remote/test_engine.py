@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 from starlette.responses import PlainTextResponse
 
 from model.errors import BusyError, EngineError, LinlyError, NotReadyError, RequestError
+from model.serving.delta_queue import DeltaBatch
+from model.serving.manager import ModelManager
 from model.text.tokenizer import Tokenizer
 from model.types import ChatRequest, CompletionRequest, Delta, FinishReason, Message, Sampling
 from tests.model.engine.remote.conftest import ManagerOpener, ask, text
@@ -314,3 +319,29 @@ def test_a_base_folder_without_weights_is_enough(
             (folder / file.name).write_bytes(file.read_bytes())
     manager = open_manager(server, base_model=str(folder))
     assert text(ask(manager, ChatRequest(HELLO))).startswith("tiny read")
+
+
+def test_requests_beyond_max_waiting_are_refused(
+    open_manager: ManagerOpener, server: Server
+) -> None:
+    server.resume = threading.Event()
+    manager = open_manager(server, max_waiting=2)
+    assert manager.max_waiting == 2
+    requests = [CompletionRequest("Hi", id=f"r{n}") for n in range(3)]
+
+    async def run() -> None:
+        waiting = [asyncio.ensure_future(first_batch(manager, r)) for r in requests[:2]]
+        while len(server.requests) < 2:
+            await asyncio.sleep(0.005)
+        with pytest.raises(BusyError, match="2 requests wait already"):
+            await first_batch(manager, requests[2])
+        server.resume.set()
+        await asyncio.gather(*waiting)
+        await first_batch(manager, requests[2])
+
+    asyncio.run(run())
+
+
+async def first_batch(manager: ModelManager, request: CompletionRequest) -> DeltaBatch:
+    async with aclosing(manager.complete(request)) as batches:
+        return await anext(batches)

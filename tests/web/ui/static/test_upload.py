@@ -44,7 +44,7 @@ def previewed_token(harness: Harness) -> str | None:
 
 
 def test_a_chosen_file_is_uploaded(harness: Harness, box: Locator) -> None:
-    expect(box).to_contain_text("Dialogues (.json, .jsonl)")
+    expect(box).to_contain_text("Dialogues (.json, .jsonl, .csv)")
     harness.answer("upload", upload="token", name="ships.json")
     with harness.page.expect_file_chooser() as chooser:
         box.get_by_role("button", name=EMPTY).click()
