@@ -23,7 +23,7 @@ const TEX = {
   maxSize: 20, // or a \rule could cover the page
 };
 
-const unfinished = new Map(); // target → text, where a library was still loading
+const unfinished = new Map(); // target → text and whether it grows, where a library was still loading
 const drawnBlocks = new WeakMap(); // target → the HTML of each of its blocks
 
 const highlighter = new LazyLibrary(importHighlighter, drawAgain);
@@ -43,20 +43,20 @@ export function renderTyped(target, text) {
   if (target.textContent !== shown) target.textContent = shown;
 }
 
-export function renderReply(target, text) {
+export function renderReply(target, text, streaming = false) {
   const before = drawnBlocks.get(target) ?? [];
-  const blocks = splitThoughts(separateAccents(text)).flatMap(htmlOfPart);
+  const blocks = splitThoughts(separateAccents(text), streaming).flatMap(htmlOfPart);
   const changed = blocks.findIndex((html, i) => html !== before[i]);
   const unchanged = changed < 0 ? blocks.length : changed;
   patch(target, unchanged, blocks.slice(unchanged));
   drawnBlocks.set(target, blocks);
-  if (highlighter.pending || katex.pending) unfinished.set(target, text);
+  if (highlighter.pending || katex.pending) unfinished.set(target, [text, streaming]);
 }
 
 function drawAgain() {
   const targets = [...unfinished];
   unfinished.clear();
-  for (const [target, text] of targets) renderReply(target, text);
+  for (const [target, [text, streaming]] of targets) renderReply(target, text, streaming);
 }
 
 function htmlOfPart({ text, thought, open }) {

@@ -133,6 +133,8 @@ def test_every_block_runs_as_its_first_letter(harness: Harness) -> None:
         ("Use <think> and </think> here.", [], ["Use <think> and </think> here."]),
         ("`<think>` opens, `</think>`\ncloses", [], ["<think> opens, </think>\ncloses"]),
         ("<think>a", ["a"], []),
+        ("```x```\n<think>\na\n</think>\nb", ["a"], ["x", "b"]),
+        ("- b\n\n<think>\n- `a\n</think>\nc", ["`a"], ["b", "c"]),
     ],
 )  # fmt: skip
 def test_thoughts_are_folded(
@@ -156,6 +158,8 @@ def test_thoughts_are_folded(
     [
         "```xml\n<think>\na\n</think>\n```", "~~~\n</think>\n~~~", "````\n```\n<think>\n````",
         "```xml\n<think>\na\n</think>\n", "    <think>\n    a\n    </think>",
+        "- ```xml\n  <think>\n  ```\n\nb", "12. a\n\n    ```\n    </think>\n    ```\nb",
+        "> ```\n> </think>\n> ```\n> b", "1. > ~~~ `x`\n   > <think>\n   > ~~~\nb",
     ],
 )  # fmt: skip
 def test_tags_in_code_are_text(harness: Harness, text: str) -> None:
@@ -179,6 +183,23 @@ def test_a_thought_grows_while_it_is_read(harness: Harness) -> None:
     expect(body.locator(":scope > p")).to_have_text("Done")
     expect(summary).to_have_text("Thought")
     assert body.locator("details").evaluate("e => e === details && e.open")
+
+
+def test_a_reply_that_ends_in_a_thought_does_not_think_any_more(harness: Harness) -> None:
+    """It is cut at the longest reply, or stopped."""
+    body = reply(harness, "<think>\nFirst", "streaming")
+    expect(body.locator("summary")).to_have_text("Thinking …")
+    reply(harness, "<think>\nFirst", "cut")
+    expect(body.locator("summary")).to_have_text("Thought")
+
+
+def test_a_half_tag_is_not_shown(harness: Harness) -> None:
+    """A tag may come in several tokens."""
+    for text in ("a\n\n<", "a\n\n<th", "<think>\na\n</think", "a\n</"):
+        body = reply(harness, text, "streaming")
+        assert (body.text_content() or "").strip().removeprefix("Thinking …") == "a"
+    assert (reply(harness, "a <").text_content() or "").strip() == "a <"
+    assert (reply(harness, "a <th").text_content() or "").strip() == "a <th"
 
 
 def test_a_question_is_shown_as_typed(harness: Harness) -> None:
