@@ -2,7 +2,8 @@
 
 A client whose base URL ends with a slash, or that adds `/v1` to one that has it, sends
 `/v1//chat/completions`, `/v1/v1/models` or `/v1/models/`: all of them are served. A path without
-`/v1` is refused with the right one: proxies guard the API by this prefix.
+`/v1` is refused with the right one: proxies guard the API by this prefix. They may also close
+`/v1/adapters`, so the admin's paths are served only as they are.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from web.api.errors import NoSuchRouteError, as_response
 
 PREFIX = "/v1/"
-# First parts of OpenAI's paths, served or not. The page has none of them.
-ROOTS = {"chat", "completions", "models", "embeddings", "responses"}
+# First parts of OpenAI's paths. The page has none of them.
+SERVED = {"chat", "completions", "models"}
+UNSERVED = {"embeddings", "responses"}
 MAX_SHOWN = 200  # characters of a path in an error
 
 
@@ -31,8 +33,7 @@ class ApiPathMiddleware:
             cleaned = {**scope, "path": path, "raw_path": path.encode()}
             await self._app(cleaned, receive, send)
         else:
-            facts = {"path": scope["path"][:MAX_SHOWN], "suggestion": path[:MAX_SHOWN]}
-            await as_response(NoSuchRouteError("path_outside_v1", **facts))(scope, receive, send)
+            await as_response(_refusal(scope["path"], path))(scope, receive, send)
 
 
 def _clean(path: str) -> str | None:
@@ -40,5 +41,12 @@ def _clean(path: str) -> str | None:
     parts = [part for part in path.split("/") if part]
     version = next((i for i, part in enumerate(parts) if part != "v1"), len(parts))
     names = parts[version:]
-    is_api = version > 0 or (names and names[0] in ROOTS)
+    is_api = names[0] in SERVED | UNSERVED if names else version > 0
     return PREFIX + "/".join(names) if is_api else None
+
+
+def _refusal(path: str, suggestion: str) -> NoSuchRouteError:
+    shown = path[:MAX_SHOWN]
+    if suggestion.removeprefix(PREFIX).partition("/")[0] not in SERVED:
+        return NoSuchRouteError("path_not_found", path=shown)
+    return NoSuchRouteError("path_outside_v1", path=shown, suggestion=suggestion[:MAX_SHOWN])

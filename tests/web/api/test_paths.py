@@ -15,6 +15,7 @@ from tests.web.app_server import serving
 from web.access import AccessPolicy
 
 KEY = "sk-of-a-friend"
+ADMIN = "sk-of-the-boss"
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 ORIGIN = "https://chat.example.com"
 
@@ -25,7 +26,7 @@ def client() -> Iterator[httpx.Client]:
     manager.wait()
     headers = {"Authorization": f"Bearer {KEY}"}
     with (
-        serving(manager, AccessPolicy(api_keys=(KEY,), origins=(ORIGIN,))) as url,
+        serving(manager, AccessPolicy(api_keys=(KEY,), admin_key=ADMIN, origins=(ORIGIN,))) as url,
         httpx.Client(base_url=url, headers=headers) as client,
     ):
         yield client
@@ -55,7 +56,6 @@ def test_chats_are_served_at_these_paths(client: httpx.Client) -> None:
         ("GET", "/models/pirate", "/v1/models/pirate"),
         ("GET", "//v1/models", "/v1/models"),
         ("POST", "//chat//completions", "/v1/chat/completions"),
-        ("POST", "/embeddings", "/v1/embeddings"),
     ],
 )
 def test_a_base_url_without_v1_is_named(
@@ -68,9 +68,21 @@ def test_a_base_url_without_v1_is_named(
     assert f"Use {suggestion}:" in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1/nothing", "/v1/v1", "/v1/embeddings"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1",
+        "/v1/",
+        "/v1/nothing",
+        "/v1/v1",
+        "/v1/embeddings",
+        "/embeddings",
+        "/responses/",
+        "//v1",
+    ],
+)
 def test_an_unknown_path_lists_those_that_exist(client: httpx.Client, path: str) -> None:
-    answer = client.get(path)
+    answer = client.get(str(client.base_url).rstrip("/") + path)
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
     assert "/v1/chat/completions" in answer.json()["error"]["message"]
 
@@ -88,6 +100,22 @@ def test_these_paths_lead_to_no_part_of_the_page(client: httpx.Client, path: str
         text = answer.read(100_000)
     assert (answer.status, json.loads(text)["error"]["code"]) == (404, "not_found")
     assert len(text) < 1000
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1//adapters", "/v1/v1/adapters", "/v1/adapters/", "//v1/adapters", "/adapters",
+             "/v1/v1/adapters/pirate/load", "/v1/./adapters", "/v1/%2fadapters"],
+)  # fmt: skip
+def test_the_admin_paths_have_one_form(client: httpx.Client, path: str) -> None:
+    """A proxy that closes /v1/adapters would let these through."""
+    admin = {"Authorization": f"Bearer {ADMIN}"}
+    url = client.base_url
+    assert client.get("/v1/adapters", headers=admin).status_code == 200
+    for method in ("GET", "POST"):
+        connection = http.client.HTTPConnection(url.host, url.port or 80)
+        with contextlib.closing(connection):
+            connection.request(method, path, headers=admin)
+            assert connection.getresponse().status == 404
 
 
 def preflight(client: httpx.Client, origin: str, **headers: str) -> httpx.Response:
