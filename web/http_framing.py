@@ -47,6 +47,16 @@ def may_open_websocket(method: bytes, version: str, headers: Sequence[tuple[byte
     return method == b"GET" and version == "1.1" and not has_body
 
 
+def framing_head(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Returns the head of a request whose body has the same framing, and no other header fields."""
+    framing = [
+        name + b": " + value + b"\r\n"
+        for name, value in headers
+        if name in (b"content-length", b"transfer-encoding")
+    ]
+    return b"".join([b"POST / HTTP/1.1\r\n", *framing, b"\r\n"])
+
+
 def unchunked(cycle: RequestResponseCycle, app: Any) -> Any:
     """Returns `app` for an HTTP/1.0 client: a body of unknown length is sent without chunks, and
     ends with the connection (RFC 9112, 6.1). uvicorn would send it in chunks."""

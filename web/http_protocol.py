@@ -28,6 +28,7 @@ from web.http_framing import (
     BAD_REQUEST,
     RefusedError,
     check_framing,
+    framing_head,
     may_open_websocket,
     unchunked,
 )
@@ -276,15 +277,10 @@ class HttpProtocol(HttpToolsProtocol):
     def _ignore_upgrade(self, remaining: bytes) -> None:
         """Continues with HTTP/1.1 (RFC 9110, 7.8): the parser would treat the body as data of the
         other protocol. A new parser gets a head with the same framing, and then `remaining`."""
-        framing = [
-            name + b": " + value + b"\r\n"
-            for name, value in self.headers
-            if name in (b"content-length", b"transfer-encoding")
-        ]
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._part = _Part.REPLAY
-        self._parse(b"".join([b"POST / HTTP/1.1\r\n", *framing, b"\r\n"]))
+        self._parse(framing_head(self.headers))
         self._parse(remaining)
 
     def _count_head(self, count: int) -> None:
