@@ -30,6 +30,7 @@ from web.http_framing import (
     check_framing,
     framing_head,
     may_open_websocket,
+    refusal_of,
     unchunked,
 )
 
@@ -135,11 +136,8 @@ class HttpProtocol(HttpToolsProtocol):
         try:
             self._parse(data)
         except httptools.HttpParserError as error:
-            refusal = error.__context__
-            if isinstance(refusal, RefusedError):
-                self._refuse(refusal.status, refusal.sentence)
-            else:
-                self._refuse(400, BAD_REQUEST)
+            refusal = refusal_of(error, data)
+            self._refuse(refusal.status, refusal.sentence)
             return
         self._unreported = 0 if self._callbacks != callbacks else self._unreported + len(data)
         if self._unreported > self.MAX_HEAD_BYTES:
