@@ -45,13 +45,19 @@ function endOfPair(state, start, { close }) {
   return end >= 0 && end < state.posMax && content.trim() && !content.includes('`') ? end : -1;
 }
 
-// The rule against prices and variables: no space inside the dollars, no letter or digit outside. CJK
-// text has no spaces around a formula.
+// Dollars of prices, variables and prose open and close nothing: with a space inside, or a letter or
+// digit outside. CJK text has no spaces around a formula.
 function endOfLine(state, start) {
   const end = unescaped(state.src, '$', start);
   if (end <= start || end >= state.posMax) return -1;
-  const outside = [state.src[start - 2], state.src[end + 1]].join('');
-  return /^\s|\s$|`/.test(state.src.slice(start, end)) || WORD.test(outside) ? -1 : end;
+  const [before, after] = [state.src[start - 2] ?? '', state.src[end + 1] ?? ''];
+  const isShell = /[({]/.test(after) && after === state.src[start]; // $(a)/$(b), ${a}/${b}
+  return isShell || WORD.test(before + after) || isProse(state.src.slice(start, end)) ? -1 : end;
+}
+
+function isProse(text) {
+  if (/^[\s)}'"”’,;?]|[\s(]$|`/.test(text)) return true;
+  return !text.includes('\\') && /\p{L}{2}\s+\p{L}{2}|[，。；！？]/u.test(text);
 }
 
 function unescaped(text, mark, from) {

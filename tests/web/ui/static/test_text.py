@@ -74,7 +74,9 @@ def test_addresses_end_before_cjk_text(harness: Harness, text: str, addresses: l
     [
         "Set $HOME/$USER in $PATH:$HOME/bin", "Das kostet 5$, das andere 10$.", "5$-10$ or 20$/30$",
         "Use $foo->bar($baz) here", "变量$a和$b相加", "US$5 to US$10, A$x and C$y.",
-        "between $5 and $10", "($5), ($6)", "é$x$ and $y$é",
+        "between $5 and $10", "($5), ($6)", "é$x$ and $y$é", "run $(pwd)/$(date) or ${A}/${B}",
+        "'$' and '$', “$” or “$”, ($) or ($)", "in :$HOME/bin; it costs 5$ now",
+        "$('#a').add($('#b'))", "价格为$5，另一个是10$。", "5 $/kg, 6 $/l; echo $? $!",
     ],
 )  # fmt: skip
 def test_dollars_in_prose_are_no_formulas(harness: Harness, text: str) -> None:
@@ -84,7 +86,22 @@ def test_dollars_in_prose_are_no_formulas(harness: Harness, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["其中$x_1$是", "（$x$）", '"$x$", ', "$x$-ish", "那么\\(x\\)是", "因此$$x$$成立"]
+    "text",
+    [
+        "其中$x_1$是",
+        "（$x$）",
+        '"$x$", ',
+        "$x$-ish",
+        "那么\\(x\\)是",
+        "因此$$x$$成立",
+        "$O(n log n)$",
+        "$f'$ is",
+        "$]0, 1[$",
+        "$速度 = 路程/时间$",
+        "$x \\text{ for all users}$",
+        "$n$(even)",
+        "${}^3P$",
+    ],
 )
 def test_formulas_beside_cjk_text_and_punctuation(harness: Harness, text: str) -> None:
     expect(reply(harness, text).locator("math")).to_have_count(1)
