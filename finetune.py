@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from model.errors import LinlyError, missing_package_text
+from model.errors import LinlyError, lacks_memory, missing_package_text
 from model.translations import LocalizedText
 
 if TYPE_CHECKING:
     from training.options import TrainingOptions
 
 # Parts of the messages with which torch and the system report that memory is exhausted.
-OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "Cannot allocate")
 
 
 def main(argv: list[str]) -> int:
@@ -25,7 +24,8 @@ def main(argv: list[str]) -> int:
         as_json = options.progress == "json"
         return run(options)
     except LinlyError as error:
-        return _fail(error.text, error.exit_status, as_json)
+        text = LocalizedText("training_out_of_memory") if lacks_memory(error) else error.text
+        return _fail(text, error.exit_status, as_json)
     except KeyboardInterrupt:
         return _fail(LocalizedText("training_cancelled"), 1, as_json)
     except ModuleNotFoundError as error:
@@ -60,7 +60,7 @@ def run(options: TrainingOptions) -> int:
 def _unexpected_error_text(error: Exception) -> LocalizedText:
     """The text for an error that is no LinlyError; many kinds of them mean too little memory."""
     reason = (str(error).splitlines() or [""])[0]
-    if isinstance(error, MemoryError) or any(words in reason for words in OUT_OF_MEMORY):
+    if lacks_memory(error):
         return LocalizedText("training_out_of_memory")
     return LocalizedText("went_wrong", {"kind": type(error).__name__, "reason": reason})
 

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from model.errors import LinlyError, missing_package_text
+from model.errors import LinlyError, lack_of_memory, missing_package_text
 
 if TYPE_CHECKING:
     from terminal.options import TerminalOptions
@@ -26,6 +26,8 @@ def main(argv: list[str]) -> int:
     except ModuleNotFoundError as error:
         return _fail(str(missing_package_text(error)), 1)
     except Exception as error:  # files can be damaged in ways that no check covers
+        if lack := lack_of_memory(error):
+            return _fail(str(lack), 1)
         reason = (str(error).splitlines() or [""])[0]
         return _fail(f"Unexpected error: {type(error).__name__}: {reason}. {REMEDY}", 1)
 
@@ -39,7 +41,7 @@ def _run_with_options(argv: list[str]) -> int:
         hide_secrets()  # --engine_key
         return run(options)
     except LinlyError as error:
-        return _fail(str(error), error.exit_status)
+        return _fail(str(lack_of_memory(error) or error), error.exit_status)
 
 
 def run(options: TerminalOptions) -> int:

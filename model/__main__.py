@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from model.config.argument_parser import ArgumentParser
-from model.errors import LinlyError, missing_package_text
+from model.errors import LinlyError, lack_of_memory, missing_package_text
 
 REMEDY = "Run `python -m model check` on the folders involved; their files may be damaged."
 
@@ -16,12 +16,15 @@ def main(argv: list[str]) -> int:
         options = build_parser().read(argv)
         return int(options.run(options))
     except LinlyError as error:
-        print(error, file=sys.stderr)
+        print(lack_of_memory(error) or error, file=sys.stderr)
         return error.exit_status
     except ModuleNotFoundError as error:
         print(missing_package_text(error), file=sys.stderr)
         return 1
     except Exception as error:  # a file with unexpected contents
+        if lack := lack_of_memory(error):
+            print(lack, file=sys.stderr)
+            return 1
         reason = (str(error).splitlines() or [""])[0]
         print(f"Unexpected error: {type(error).__name__}: {reason}. {REMEDY}", file=sys.stderr)
         return 1

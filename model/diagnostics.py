@@ -11,7 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from model.errors import AdapterError, FolderError, ModelFolderError
+from model.errors import (
+    AdapterError,
+    FolderError,
+    ModelFolderError,
+    lack_of_memory,
+)
 from model.translations import DEFAULT, LocalizedText, texts_by_code
 
 Level = Literal["error", "warning", "note"]
@@ -31,7 +36,13 @@ def finding(code: str, **facts: object) -> Finding:
 
 
 def finding_of(error: FolderError) -> Finding:
-    """An error about a folder as a finding."""
+    """An error about a folder as a finding.
+
+    Raises:
+        OutOfMemoryError: memory ran out, which says nothing about the folder.
+    """
+    if lack := lack_of_memory(error):
+        raise lack from error
     return Finding(error.text.code, error.text.facts)
 
 

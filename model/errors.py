@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import sys
+from collections.abc import Iterator
 from typing import ClassVar
 
 from model.translations import LocalizedText
+
+# How torch and the libraries below it say that memory ran out.
+LACKS_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "not enough memory",
+    "ALLOC_FAILED",
+)
+LACKS_MEMORY_IN_RUST = f"(os error {errno.ENOMEM})"
 
 
 class LinlyError(Exception):
@@ -108,6 +120,13 @@ class BusyError(LinlyError):
         self.retry_after = retry_after
 
 
+class OutOfMemoryError(LinlyError):
+    """The machine has too little memory at the moment. The files involved may be sound."""
+
+    http_status = 503
+    code = "out_of_memory"
+
+
 class EngineError(LinlyError):
     """The engine failed while it worked on a reply."""
 
@@ -123,3 +142,36 @@ class ShareError(LinlyError):
 def missing_package_text(error: ModuleNotFoundError) -> LocalizedText:
     """Returns the sentence for a package that is not installed."""
     return LocalizedText("package_missing", {"package": error.name, "python": sys.executable})
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether memory ran out: by this error, or by one that it was raised from."""
+    return any(map(_says_no_memory, _with_causes(error)))
+
+
+def lack_of_memory(error: Exception) -> OutOfMemoryError | None:
+    """The error to report in place of this one if memory ran out, else None."""
+    if isinstance(error, OutOfMemoryError):
+        return error
+    return OutOfMemoryError("out_of_memory") if lacks_memory(error) else None
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        yield cause
+        seen.add(id(cause))
+        cause = cause.__cause__
+
+
+def _says_no_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError | OutOfMemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, LinlyError):  # its facts may come from the file
+        return False
+    text = str(error)
+    is_said = isinstance(error, RuntimeError) and any(words in text for words in LACKS_MEMORY)
+    return is_said or LACKS_MEMORY_IN_RUST in text

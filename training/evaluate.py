@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from model.folders.adapter_files import opens_thought, read_card
+from model.folders.adapter_files import read_card
 from model.translations import LocalizedText
 from training.base_context import BaseContext, resolve_base
 from training.base_loader import load_base, resolve_compute_config, silence_libraries
@@ -35,8 +35,7 @@ def evaluate(options: TrainingOptions, on_event: EventHandler) -> TrainingEnded:
     adapter = options.output_dir
     card = read_card(adapter)
     on_event(Stage("data"))
-    base = resolve_base(replace(options, template=options.template or card.get("template")))
-    base = replace(base, opens_thought=opens_thought(card))
+    base = resolve_base(options, adapter)
     data = _evaluation_data(options, base, card.get("training") or {}, on_event)
     base.check_adapter_fits(adapter)
     on_event(Stage("base"))

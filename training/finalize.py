@@ -54,8 +54,9 @@ def finalize(
     staging, model = output / STAGING, trainer.model
     on_event(Stage("saving"))
     save_adapter(model, staging, base.name)
+    base.write_chat_format(staging)
     origin = Origin(
-        base.name, base.base_info().fingerprint, base.template_name, options.description,
+        base.name, base.base_info().fingerprint, base.card_template, options.description,
         Path(options.data_path).name, data_digest, config.compute.dtype, base.opens_thought,
     )  # fmt: skip
     on_event(Stage("checking"))

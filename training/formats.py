@@ -12,10 +12,12 @@ from typing import Any
 
 from model.errors import LinlyError
 from model.text.chat_rows import (
+    REASONING_KEYS,
     content_text,
     find_role,
     has_lone_surrogate,
     instruction_messages,
+    with_reasoning,
 )
 from model.text.prompt_template import PromptTemplate
 from model.types import Message
@@ -23,7 +25,6 @@ from model.types import Message
 KEYS = "instruction and output, messages, or conversations"
 # On a reply: false or 0 excludes it from learning. OpenAI, ms-swift, axolotl and others.
 MARKS = ("weight", "loss", "train", "training", "trainable")
-REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 # Keys of rows and turns that do not change what is learned.
 METADATA = frozenset({
     "author", "category", "conversation_id", "create_time", "created", "created_at", "dataset",
@@ -125,9 +126,7 @@ def _reply(row: Mapping[str, Any], key: str, place: str) -> Message:
     text = _text(row.get(key), place)
     for name in REASONING_KEYS:
         if row.get(name) is not None:
-            reasoning = _text(row[name], f"{place}.{name}").strip()
-            thought = f"<think>\n{reasoning}\n</think>\n\n" if reasoning else ""
-            return Message("assistant", thought + text)
+            return Message("assistant", with_reasoning(text, _text(row[name], f"{place}.{name}")))
     return Message("assistant", text)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from model.folders.adapter_files import CARD
+from model.text.tokenizer_files import CHAT_TEMPLATE
 from model.translations import LocalizedText
 from training.generation import Comparison
 from training.hyperparameters import Hyperparameters
@@ -23,12 +24,13 @@ MAX_CELL = 200  # characters of a reply in a table
 class Origin:
     """What an adapter was made from.
 
-    `fingerprint` is a sample of the base's weights. `opens_thought`: see `PromptTemplate`.
+    `fingerprint` is a sample of the base's weights. `template` is None for one in the adapter's
+    folder. `opens_thought`: see `PromptTemplate`.
     """
 
     base_model: str
     fingerprint: Sequence[float]
-    template: str
+    template: str | None
     description: str
     data_name: str
     data_digest: str
@@ -112,7 +114,7 @@ def readme(name: str, result: TrainingResult) -> str:
         "base": f"`{origin.base_model}`, known by a sample of its weights in `{CARD}`",
         "data": f"`{origin.data_name}`, sha256 `{origin.data_digest}`",
         "chats": f"{result.learned} learned, {result.held_out} held out",
-        "template": f"`{origin.template}`",
+        "template": f"`{origin.template or CHAT_TEMPLATE}`",
         "LoRA": f"rank {used.lora_r}, alpha {used.lora_alpha}, dropout "
         f"{used.lora_dropout:g}, {', '.join(used.lora_target_modules)}",
         "training": f"{used.num_epochs:g} epochs, {result.steps} steps of {used.batch_size} "

@@ -19,6 +19,8 @@ from training.run_folder import ENDED_STATE, STATE
 if TYPE_CHECKING:
     from training.base_loader import ComputeConfig
 
+NEWEST = ("last", "True")  # values of --resume_from_checkpoint for the newest checkpoint
+
 
 class StoppedError(LinlyError):
     """The user stopped the training; its checkpoint stays."""
@@ -34,7 +36,7 @@ def fine_tune(options: TrainingOptions, on_event: EventHandler, stop: StopReques
     """
     run_folder.check_destination(options.output_dir)
     on_event(Stage("data"))
-    data = prepare_data(options, resolve_base(options), on_event)
+    data = prepare_data(options, resolve_base(options, _adapter_to_continue(options)), on_event)
     base = data.base
     on_event(Stage("base"))
     from training.base_loader import resolve_compute_config, silence_libraries
@@ -135,12 +137,26 @@ def _starting_point(
         AdapterError: the adapter belongs to another base.
     """
     name = options.resume_from
-    if name in (None, "last", "True"):
+    if name in (None, *NEWEST):
         return newest, None
-    path = Path(str(name))
+    adapter = _adapter_to_continue(options)
+    if adapter is None:
+        return Path(str(name)), None
+    base.check_adapter_fits(adapter)
+    return (newest, None) if newest else (None, adapter)
+
+
+def _adapter_to_continue(options: TrainingOptions) -> Path | None:
+    """The folder of a finished adapter that --resume_from_checkpoint names, if it does.
+
+    Raises:
+        SettingsError: it names neither an adapter nor a checkpoint.
+    """
+    if options.resume_from in (None, *NEWEST):
+        return None
+    path = Path(str(options.resume_from))
     if (path / STATE).is_file():
-        return path, None
+        return None
     if (path / CONFIG).is_file():
-        base.check_adapter_fits(path)
-        return (newest, None) if newest else (None, path)
+        return path
     raise SettingsError("resume_path_unusable", path=path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from jinja2 import TemplateError
@@ -12,10 +13,12 @@ from model.folders.adapter_config import read_json_object, read_text_file
 from model.folders.base_info import BaseInfo
 from model.text.prompt_template import PromptTemplate, compile_template
 from model.text.tokenizer import Tokenizer
-from model.text.tokenizer_files import CHAT_TEMPLATE, chat_template_in
+from model.text.tokenizer_files import CHAT_TEMPLATE, TOKENIZER_FILES, chat_template_in
 
 OWN_TEMPLATE = "own"  # the name under which an adapter's own chat template is shown
 TOKENIZER_CONFIG = "tokenizer_config.json"
+# Files of a tokenizer beside TOKENIZER_FILES; another tokenizer's must not stay.
+OTHER_TOKENIZER_FILES = ("tokenizer_checklist.chk", "vocab.json", "merges.txt")
 
 
 def own_template(path: Path) -> PromptTemplate | None:
@@ -56,3 +59,11 @@ def own_tokenizer(path: Path, base: BaseInfo | None) -> Tokenizer | None:
     if special == (others.bos, others.eos, others.eos_id, others.prefix_ids):
         return tokenizer if tokenizers_differ(tokenizer, others) else None
     return tokenizer
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copies the files of the tokenizer in `source` into `folder`, in place of those there."""
+    for name in (*TOKENIZER_FILES, *OTHER_TOKENIZER_FILES):
+        (folder / name).unlink(missing_ok=True)
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)

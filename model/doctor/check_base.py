@@ -9,9 +9,10 @@ from typing import Any
 
 from model.bounded_files import read_file
 from model.diagnostics import Finding, finding, finding_of
+from model.doctor.check_template import check_template, compare_template
 from model.doctor.hardware import check_hardware
 from model.doctor.integrity import bytes_to_sum, check_numbers, check_sums
-from model.errors import FolderError, ModelFolderError
+from model.errors import FolderError, ModelFolderError, lack_of_memory
 from model.folders.lazy_tensor import LazyTensor
 from model.folders.model_folder import ModelFolder
 from model.folders.tensor_schema import diff_tensors, expected_tensors
@@ -41,8 +42,7 @@ def check_base(folder: Path, *, deep: bool, bar: Bar, template: str = "linly") -
     if config is None:
         return
     yield from collect_findings(lambda: _check_settings(folder, config))
-    if _or_none(lambda: model.chat_template) is None:
-        yield finding("no_chat_template", template=template)
+    yield from collect_findings(lambda: _check_chat_template(model, template))
     tensors = _or_none(lambda: list(model.tensors())) or []
     if tensors and _or_none(lambda: expected_tensors(config)):
         yield from check_hardware(config, [tensor for _, tensor in tensors])
@@ -55,7 +55,7 @@ def check_base(folder: Path, *, deep: bool, bar: Bar, template: str = "linly") -
 
 def quick_check(folder: ModelFolder, pickles: bool = True) -> Iterator[Finding]:
     """Findings that take no time: the configuration, the headers of the weights against it, and
-    the tokenizer.
+    the tokenizer and the chat template.
 
     Without `pickles`, weights in that format are not opened, and torch is not imported.
     """
@@ -66,6 +66,15 @@ def quick_check(folder: ModelFolder, pickles: bool = True) -> Iterator[Finding]:
         return
     yield from collect_findings(lambda: _check_weights(folder, pickles))
     yield from collect_findings(lambda: _check_tokenizer(folder))
+
+
+def compare_chat_template(folder: ModelFolder) -> Iterator[Finding]:
+    """Yields a finding if the base's chat template renders in another way than in transformers.
+
+    Takes about two seconds.
+    """
+    if folder.chat_template is not None:
+        yield from compare_template(folder.chat_template, folder.tokenizer[0])
 
 
 def refuse_errors(found: Iterable[Finding]) -> list[Finding]:
@@ -82,12 +91,18 @@ def refuse_errors(found: Iterable[Finding]) -> list[Finding]:
 
 
 def collect_findings(check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-    """Yields the findings of `check`, and a finding for the error with which it ends, if any."""
+    """Yields the findings of `check`, and a finding for the error with which it ends, if any.
+
+    Raises:
+        OutOfMemoryError: memory ran out, which is no finding about the folder.
+    """
     try:
         yield from check()
     except FolderError as error:
         yield finding_of(error)
     except Exception as error:
+        if lack := lack_of_memory(error):
+            raise lack from error
         reason = (str(error).splitlines() or [""])[0]
         yield finding("check_failed", reason=f"{type(error).__name__}: {reason}")
 
@@ -131,6 +146,15 @@ def _check_tokenizer(folder: ModelFolder) -> Iterator[Finding]:
     tokenizer, special = folder.tokenizer
     check_vocab_size(tokenizer, folder.config)
     yield from special.repairs
+    if folder.chat_template is not None:
+        yield from check_template(folder.chat_template, tokenizer)
+
+
+def _check_chat_template(folder: ModelFolder, default: str) -> Iterator[Finding]:
+    if folder.chat_template is None:
+        yield finding("no_chat_template", template=default)
+    elif not list(check_template(folder.chat_template, folder.tokenizer[0])):
+        yield from compare_chat_template(folder)
 
 
 def _is_metas(file: Path) -> bool:

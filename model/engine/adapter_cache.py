@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from model.errors import lacks_memory
 from model.layers.lora import Lora
 from model.types import PreparedAdapter
 
@@ -57,6 +58,7 @@ class AdapterCache:
 
         Raises:
             AdapterError: they cannot be loaded.
+            OutOfMemoryError: there is not enough memory for them.
         """
         key = name, digest
         with self._lock:
@@ -79,7 +81,7 @@ class AdapterCache:
 
     def _fill(self, key: Key, loading: Future[LoadedAdapter]) -> None:
         try:
-            lora = self._load(*key)
+            lora = self._load_with_room(key)
         except BaseException as error:  # the threads that wait for the future get any error
             with self._lock:
                 del self._loading[key]
@@ -89,6 +91,24 @@ class AdapterCache:
             del self._loading[key]
             adapter = self._add(key, lora)
         loading.set_result(adapter)
+
+    def _load_with_room(self, key: Key) -> Lora:
+        """Loads weights; if memory runs out, once more without the adapters that are not in use."""
+        try:
+            return self._load(*key)
+        except Exception as error:
+            if not (lacks_memory(error) and self._evict_unused()):
+                raise
+        return self._load(*key)
+
+    def _evict_unused(self) -> bool:
+        """Removes all adapters that no reply uses; returns whether there was any."""
+        with self._lock:
+            unused = [name for name, entry in self._entries.items() if not entry.in_use]
+            for name in unused:
+                del self._entries[name]
+            self.evictions += len(unused)
+        return bool(unused)
 
     def _add(self, key: Key, lora: Lora) -> LoadedAdapter:
         name, digest = key

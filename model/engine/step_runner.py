@@ -16,6 +16,7 @@ from model.engine.sampler import Floats
 from model.engine.scheduler import Scheduler
 from model.engine.sequence import Sequence
 from model.engine.timing import WaitEstimator
+from model.errors import lacks_memory
 from model.layers.llama import Llama
 from model.translations import LocalizedText
 from model.types import FinishReason, Queued
@@ -145,7 +146,7 @@ class StepRunner:
             try:
                 return request_memory(sequence, self._scheduler.running)
             except (RuntimeError, MemoryError) as error:
-                if not _lacks_memory(error):
+                if not lacks_memory(error):
                     raise
             self._memory.clear()
         return False
@@ -178,7 +179,7 @@ class StepRunner:
                 logits = self._model.logits(slices, every_position=max(rows) > 1)
             except (RuntimeError, MemoryError) as error:
                 sequences = self._recover(sequences, error)
-                if len(sequences) > 1 and not _lacks_memory(error):
+                if len(sequences) > 1 and not lacks_memory(error):
                     # Each alone: the sequence that causes the failure ends, the others go on.
                     for sequence in sequences:
                         self._advance({sequence: counts[sequence]})
@@ -195,7 +196,7 @@ class StepRunner:
         log.exception("A step of the engine failed")
         for sequence in sequences:
             sequence.rewind()
-        if _lacks_memory(error):
+        if lacks_memory(error):
             return self._give_way(sequences)
         if len(sequences) == 1:
             sequences[0].finish(FinishReason.ERROR, _explain(error))
@@ -233,14 +234,9 @@ class StepRunner:
         self._memory.clear()
 
 
-def _lacks_memory(error: Exception) -> bool:
-    text = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text
-
-
 def _explain(error: Exception) -> LocalizedText:
     """The error message for the user whose reply has failed."""
-    if _lacks_memory(error):
+    if lacks_memory(error):
         return NO_MEMORY
     text = str(error)
     reason = text.splitlines()[0] if text else type(error).__name__

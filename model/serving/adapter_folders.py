@@ -21,7 +21,7 @@ from model.display import clean_description, is_plain_name, printable_name
 from model.doctor.chat_format import own_template, own_tokenizer
 from model.doctor.check_adapter import check_adapter, default_template
 from model.doctor.vocabulary import adapter_tokenizer
-from model.errors import AdapterError
+from model.errors import AdapterError, lacks_memory
 from model.folders.adapter_config import CONFIG
 from model.folders.adapter_files import FILES, digest, opens_thought, read_card
 from model.folders.base_info import BaseInfo
@@ -36,6 +36,7 @@ CHECK_TIMEOUT = 10.0  # seconds for one folder
 STARTUP_CHECK_TIMEOUT = 300.0  # for folders that the user named when starting the program
 LISTING = ""  # the key of the check that lists the directory
 SLOW = finding("adapter_slow")
+OUT_OF_MEMORY = finding("adapter_out_of_memory")
 
 Stamp = tuple[float, ...]
 log = logging.getLogger(__name__)
@@ -154,7 +155,9 @@ class AdapterFolders:
         cached = self._scanned.get(path.name)
         if cached and cached.adapter.path == path and stamp and cached.stamp == stamp:
             return cached
-        return ScannedFolder(read_adapter(path, self._base, self._templates), stamp, bool(stamp))
+        adapter = read_adapter(path, self._base, self._templates)
+        is_known = adapter.problem != OUT_OF_MEMORY
+        return ScannedFolder(adapter, stamp if is_known else (), bool(stamp))
 
     def _list_folders(self) -> list[Path]:
         entries: list[Path] = []
@@ -180,7 +183,10 @@ class AdapterFolders:
 
 
 def read_adapter(path: Path, base: BaseInfo | None, templates: Collection[str]) -> Adapter:
-    """Reads and checks the adapter in `path`. Raises nothing: `problem` tells what failed."""
+    """Reads and checks the adapter in `path`. Raises nothing: `problem` tells what failed.
+
+    `OUT_OF_MEMORY` is a problem of the moment, after which the folder is to be read again.
+    """
     try:
         findings = tuple(check_adapter(path, base, templates))
         card = read_card(path)
@@ -188,9 +194,11 @@ def read_adapter(path: Path, base: BaseInfo | None, templates: Collection[str]) 
         has_own_vocabulary = any(entry.code == "adapter_vocabulary" for entry in findings)
         tokenizer = adapter_tokenizer(path) if has_own_vocabulary else own_tokenizer(path, base)
         own = None if card.get("template") else own_template(path)
-    except AdapterError as error:
-        return Adapter(path.name, path, problem=_problem(error))
     except BaseException as error:  # Rust libraries panic with exceptions that are no Exception
+        if lacks_memory(error):
+            return Adapter(path.name, path, problem=OUT_OF_MEMORY)
+        if isinstance(error, AdapterError):
+            return Adapter(path.name, path, problem=_problem(error))
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return Adapter(path.name, path, problem=finding("adapter_unreadable", reason=reason))
     return Adapter(

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 from model.diagnostics import finding
 from model.display import MAX_NAME
-from model.errors import AdapterError, UnknownModelError
+from model.errors import AdapterError, OutOfMemoryError, UnknownModelError, lacks_memory
 from model.folders import adapter_files
 from model.folders.base_info import BaseInfo
-from model.serving.adapter_folders import CHECK_TIMEOUT, Adapter, AdapterFolders
+from model.serving.adapter_folders import CHECK_TIMEOUT, OUT_OF_MEMORY, Adapter, AdapterFolders
 from model.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -95,10 +95,13 @@ class AdapterRegistry:
         Raises:
             UnknownModelError: there is none of that name.
             AdapterError: it is broken or disabled.
+            OutOfMemoryError: there was not enough memory to read it.
         """
         adapter = self._with_availability(self._find(name))
         if adapter.problem and adapter.problem.code == DISABLED:
             raise AdapterError("adapter_disabled", name=name)
+        if adapter.problem == OUT_OF_MEMORY:
+            raise OutOfMemoryError("adapter_lacks_memory", name=name)
         if adapter.problem:
             raise AdapterError("adapter_broken", name=name, problem=adapter.problem)
         return adapter
@@ -108,12 +111,17 @@ class AdapterRegistry:
 
         Raises:
             AdapterError: they cannot be read, or have changed.
+            OutOfMemoryError: there is not enough memory for them.
         """
         path = self.get(name).path
         try:
             lora = adapter_files.load(path, maker)
-        except AdapterError as error:
-            raise AdapterError("adapter_not_read", name=name, problem=error) from error
+        except Exception as error:
+            if lacks_memory(error):
+                raise OutOfMemoryError("adapter_lacks_memory", name=name) from error
+            if isinstance(error, AdapterError):
+                raise AdapterError("adapter_not_read", name=name, problem=error) from error
+            raise
         # The digest is checked after the read: a training may write while this reads.
         if self.get(name).digest != digest:
             raise AdapterError("adapter_changed", name=name)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from model.base_resolver import Report
 from model.config.settings import Settings
-from model.errors import LinlyError, NotReadyError
+from model.errors import LinlyError, NotReadyError, lacks_memory
 from model.serving.backend import Backend
 from model.translations import LocalizedText, redact_paths
 from model.types import Phase
@@ -93,14 +93,8 @@ class BackgroundLoader:
     def _run(self) -> None:
         try:
             backend = self._load(self._settings, self._report)
-        except LinlyError as error:
-            self._set(LoadState(Phase.FAILED, error=redact_paths(error.text)))
-        except MemoryError:
-            self._set(LoadState(Phase.FAILED, error=LocalizedText("loading_out_of_memory")))
         except Exception as error:
-            log.exception("The model could not be loaded")
-            failure = LocalizedText("loading_failed", {"reason": str(error)})
-            self._set(LoadState(Phase.FAILED, error=redact_paths(failure)))
+            self._set(LoadState(Phase.FAILED, error=redact_paths(_failure_text(error))))
         else:
             self._set(LoadState(Phase.READY, 1.0, backend))
             if self._closed:  # close() was called before there was an engine
@@ -118,3 +112,12 @@ class BackgroundLoader:
         with self._changed:
             self.state = state
             self._changed.notify_all()
+
+
+def _failure_text(error: Exception) -> LocalizedText:
+    if lacks_memory(error):
+        return LocalizedText("loading_out_of_memory")
+    if isinstance(error, LinlyError):
+        return error.text
+    log.error("The model could not be loaded", exc_info=error)
+    return LocalizedText("loading_failed", {"reason": str(error)})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,13 @@ from typing import TYPE_CHECKING
 from model.base_resolver import Report, available_templates, base_name, find_base, local_folder
 from model.config.server_flags import EMBEDDED_DEFAULT
 from model.config.settings import Settings
-from model.doctor.check_base import collect_findings, quick_check, refuse_errors
+from model.diagnostics import Finding
+from model.doctor.check_base import (
+    collect_findings,
+    compare_chat_template,
+    quick_check,
+    refuse_errors,
+)
 from model.folders.base_info import read_base_info
 from model.folders.hub import is_hub_id
 from model.folders.model_folder import ModelFolder, load_tokenizer, read_model_folder
@@ -88,12 +95,26 @@ def load_local(
     with _compiling(settings, device) as build:
         folder = folder or ModelFolder(find_base(settings, report))
         findings = collect_findings(lambda: quick_check(folder))
-        for warning in refuse_errors(findings):
-            log.warning("%s. %s", warning.message().rstrip("."), warning.remedy())
+        _log(refuse_errors(findings))
         folder.check_small_files()
+        _compare_chat_template(folder)
         backend = _start(settings, folder, device, build, report, adapters)
     freeze_loaded_objects()
     return backend
+
+
+def _log(warnings: Iterable[Finding]) -> None:
+    for warning in warnings:
+        log.warning("%s. %s", warning.message().rstrip("."), warning.remedy())
+
+
+def _compare_chat_template(folder: ModelFolder) -> None:
+    """Warns, while the base is loading, of a template that renders otherwise than it should."""
+
+    def compare() -> None:
+        _log(collect_findings(lambda: compare_chat_template(folder)))
+
+    threading.Thread(target=compare, name="template", daemon=True).start()
 
 
 @contextmanager

@@ -26,6 +26,9 @@ ROLES: Mapping[str, Role] = {
     "model": "assistant",
 }
 
+# Keys of a reply, or of a row with one, that hold the thoughts before it.
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+
 
 def find_role(name: object) -> Role | None:
     """The role with this name, in upper or lower case; None if it is unknown or not text."""
@@ -39,6 +42,12 @@ def content_text(content: object) -> str | None:
             return None
         return "\n".join(str(part.get("text", "")) for part in content)
     return content if isinstance(content, str) else None
+
+
+def with_reasoning(text: str, reasoning: str) -> str:
+    """A reply after its thoughts, which are between the tags that most models write."""
+    reasoning = reasoning.strip()
+    return f"<think>\n{reasoning}\n</think>\n\n{text}" if reasoning else text
 
 
 def has_lone_surrogate(text: str) -> bool:

@@ -11,10 +11,13 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+import inference_LLaMA
 from model.config.settings import CHECKOUT
+from model.errors import OutOfMemoryError
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.text.tokenizer import TextSpan
 from tests.model.engine.remote.fake_server import Server, running
@@ -218,3 +221,16 @@ def test_lines_are_answered_by_a_model_server(tiny_folder: Path, tmp_path: Path)
     gone = run(*flags, lines="Who are you?\n")
     assert gone.returncode == 1
     assert "cannot be reached" in gone.stderr
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_too_little_memory_is_said(
+    is_named: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was an unexpected error, whose remedy was to check the files."""
+    error = OutOfMemoryError("adapter_lacks_memory", name="poet") if is_named else MemoryError()
+    monkeypatch.setattr(inference_LLaMA, "run", Mock(side_effect=error))
+    assert inference_LLaMA.main(["--base_model", "x"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("There is not enough memory")
+    assert ("'poet'" in line) == is_named

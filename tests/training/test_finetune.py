@@ -12,9 +12,26 @@ from transformers import AutoModelForCausalLM
 
 from model.folders.base_info import read_base_info
 from model.folders.model_folder import load_tokenizer, read_model_folder
+from model.serving.adapter_folders import read_adapter
 from model.serving.adapter_registry import AdapterRegistry
 from model.text.tokenizer import TextSpan
-from tests.training.conftest import Train, Trained, read_json, same_weights, weights
+from model.text.tokenizer_files import read_tokenizer
+from tests.model.doctor.changes import edit_json
+from tests.tiny_model import CONTROL, write_tokenizer
+from tests.training.conftest import (
+    Train,
+    Trained,
+    read_json,
+    run_finetune,
+    same_weights,
+    weights,
+)
+
+OWN_TEMPLATE = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}USER: {{ m['content'] }} {% else %}"
+    "ASSISTANT: {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
 
 
 def test_the_output_folder_has_all_files_of_an_adapter(
@@ -110,6 +127,53 @@ def test_an_adapter_can_be_trained_further(
     capsys.readouterr()
     assert train("third", "--resume_from_checkpoint", str(tmp_path)) == 2
     assert "neither a checkpoint nor an adapter" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_adapter_is_trained_further_in_its_own_chat_format(
+    train: Train, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its card's template, else the chat template and the tokenizer in its folder."""
+    first, flags = trained("--prompt_template_name", "linly"), ("--num_epochs", "1")
+    assert train("card", *flags, "--resume_from_checkpoint", str(first)) == 0
+    assert read_json(tmp_path / "card" / "linly_adapter.json")["template"] == "linly"
+
+    shutil.copytree(first, tmp_path / "own")
+    edit_json(tmp_path / "own" / "linly_adapter.json", template=None)
+    write_tokenizer(tmp_path / "own")
+    edit_json(
+        tmp_path / "own" / "tokenizer_config.json", eos_token=CONTROL[0], chat_template=OWN_TEMPLATE
+    )
+    resume = ("--resume_from_checkpoint", str(tmp_path / "own"))
+    assert train("further", *flags, *resume) == 0
+    folder = tmp_path / "further"
+    assert read_json(folder / "linly_adapter.json")["template"] is None
+    assert (folder / "chat_template.jinja").read_text(encoding="utf-8") == OWN_TEMPLATE
+    assert "`chat_template.jinja`" in (folder / "README.md").read_text(encoding="utf-8")
+    before, after = (read_adapter(path, None, ()) for path in (tmp_path / "own", folder))
+    assert after.problem is None
+    assert after.own_template == before.own_template
+    assert read_tokenizer(folder)[0].eos == CONTROL[0]
+    shutil.copytree(folder, tmp_path / "evaluated")
+    assert train("evaluated", "--eval", *flags) == 0
+    assert train("named", *flags, *resume, "--prompt_template_name", "model") == 0
+    assert read_json(tmp_path / "named" / "linly_adapter.json")["template"] == "model"
+    assert not (tmp_path / "named" / "chat_template.jinja").exists()
+    capsys.readouterr()
+    (tmp_path / "own" / "chat_template.jinja").write_text("{% for", encoding="utf-8")
+    assert train("broken", *flags, *resume) == 1
+    assert "its chat template is broken" in capsys.readouterr().err
+
+
+def test_a_base_with_a_broken_template_is_refused(
+    data: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = shutil.copytree(tiny_folder, tmp_path / "base")
+    (base / "chat_template.jinja").write_text("{{ messages | shout }}", encoding="utf-8")
+    assert run_finetune(base, data, tmp_path / "mine") == 1
+    assert "No filter named 'shout'" in capsys.readouterr().err
+    named = ("--prompt_template_name", "linly", "--num_epochs", "1")
+    assert run_finetune(base, data, tmp_path / "mine", *named) == 0
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from model.errors import ModelFolderError
+from model.translations import verbatim
 from tests.tiny_model import make_adapter, make_folder
 from tests.training.conftest import Train, Trained
 from training import finalize, trainer
@@ -85,13 +87,24 @@ def test_a_diverged_training_is_reported(train: Train, capsys: pytest.CaptureFix
     assert "The training has diverged" in capsys.readouterr().err
 
 
+NO_MEMORY = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"
+)
+NO_MEMORY_TO_READ = ModelFolderError(verbatim("the weights are torn"))
+NO_MEMORY_TO_READ.__cause__ = MemoryError()
+
+
+@pytest.mark.parametrize("error", [NO_MEMORY, NO_MEMORY_TO_READ], ids=["training", "reading"])
 def test_too_little_memory_is_reported(
-    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception,
+    train: Train,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """Also where a file could not be read for want of it, which was called torn."""
+
     def fail(*_: Any) -> None:
-        raise RuntimeError(
-            "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"
-        )
+        raise error
 
     monkeypatch.setattr(trainer, "add_lora", fail)
     assert train("mine") == 1

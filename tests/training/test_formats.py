@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from model.config.settings import CHECKOUT
+from model.text.chat_rows import REASONING_KEYS
 from model.text.prompt_template import PromptTemplate, load_templates
 from model.types import Message
-from training.formats import MARKS, REASONING_KEYS, RowError, read_chat
+from training.formats import MARKS, RowError, read_chat
 
 PLAIN = PromptTemplate("plain", "")
 TEMPLATES = load_templates(CHECKOUT / "prompts")

@@ -55,9 +55,21 @@ def chromium() -> Iterator[Browser]:
 
 STATE = """(html) => JSON.stringify({
   focused: document.activeElement?.outerHTML.slice(0, 300),
-  toasts: [...html.querySelectorAll('.linly-toast')].map((toast) => toast.textContent),
+  toasts: window.shownToasts,
+  values: [...html.querySelectorAll('input:not([type=hidden]), textarea')]
+    .map((box) => [box.ariaLabel ?? box.labels?.[0]?.innerText ?? box.name, box.value]),
   text: document.body.innerText.slice(0, 2000),
 }, null, 1)"""
+
+
+# Toasts disappear before a failed test is reported.
+COLLECT_TOASTS = """
+window.shownToasts = [];
+new MutationObserver((changes) => changes.flatMap(({ addedNodes }) => [...addedNodes])
+  .filter((node) => node.matches?.('.linly-toast'))
+  .forEach((toast) => window.shownToasts.push(toast.textContent)),
+).observe(document, { childList: true, subtree: true });
+"""
 
 
 def page_state(page: Page) -> str:
@@ -74,6 +86,7 @@ class ChatPage:
 
     def __init__(self, page: Page) -> None:
         page.set_default_timeout(PATIENCE)
+        page.add_init_script(COLLECT_TOASTS)
         self.page = page
         self.complaints: list[str] = []
         page.on("pageerror", lambda error: self._note(str(error)))

@@ -153,7 +153,7 @@ DESCRIPTIONS = {
     422: "The adapter cannot be used",
     429: "The queue is full; Retry-After says for how many seconds",
     500: "The reply failed",
-    503: "The model is not there yet, or not any more",
+    503: "The model is not there yet, or not any more, or memory is short",
 }
 Documented = dict[int | str, dict[str, Any]]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from model.errors import LinlyError
 from web.chats.store.models import ChatSettings
+from web.chats.transfer.message_content import LeftOut
 from web.ui.controls import Updates
 
 
@@ -19,6 +21,7 @@ class ActionResult:
         sent: the text to take out of the message box.
         inserted: the text to add to the message box.
         updates: of controls.
+        left_out: what an imported file has and its chats cannot have, counted by kind.
         loaded_chat: the chat whose settings the controls show from now on, "" for a new one; None
             if that stays the same.
     """
@@ -28,6 +31,7 @@ class ActionResult:
     sent: str = ""
     inserted: str = ""
     updates: Updates = field(default_factory=dict)
+    left_out: Mapping[LeftOut, int] = field(default_factory=dict)
     loaded_chat: str | None = None
 
 

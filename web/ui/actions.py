@@ -106,6 +106,7 @@ class Actions:
             "say": message or None,
             "sent": result.sent or None,
             "inserted": result.inserted or None,
+            "left_out": result.left_out,
             "chat": tab.chat,
             "loaded_chat": loaded_chat,
             "lost": tab.lost,

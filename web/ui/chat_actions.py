@@ -5,6 +5,7 @@ from __future__ import annotations
 from web.chats.chat_service import ChatService
 from web.chats.tab_sessions import TabSession
 from web.chats.transfer.import_file import read_chats
+from web.chats.transfer.message_content import LeftOutCounts
 from web.ui.action_result import ActionResult
 from web.ui.request_models import ById, Empty, Rename, Search, Vote
 
@@ -51,13 +52,13 @@ class ChatActions:
 
         The last chat of the last part is shown.
         """
-        owner = tab.owner.id
+        owner, left_out = tab.owner.id, LeftOutCounts()
         with self._chat_service.limits.reserve_quota(tab, len(text)):
-            chats = self._chat_service.store.import_chats(owner, read_chats(text))
+            chats = self._chat_service.store.import_chats(owner, read_chats(text, left_out))
         self._chat_service.tab_sessions.notify_changed(owner)
         if more:
-            return ActionResult()
-        return ActionResult(self._chat_list.open(tab, chats[-1].id))
+            return ActionResult(left_out=left_out)
+        return ActionResult(self._chat_list.open(tab, chats[-1].id), left_out=left_out)
 
     def show_branch(self, tab: TabSession, body: ById) -> None:
         """Shows another version of a message."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from model.__main__ import main
+from model.diagnostics import adapter_error
 from model.doctor.report import format_bytes
+from model.folders import weights
 
 Capture = pytest.CaptureFixture[str]
 
@@ -158,6 +162,35 @@ def test_unexpected_error_is_reported_in_one_sentence(
     assert main(["check", "x"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "KeyError: 'unexpected'" in line
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "no memory")])
+@pytest.mark.parametrize("reader", ["list_safetensors", "check_not_lfs_pointer"])
+def test_too_little_memory_is_no_damage(
+    error: Exception,
+    reader: str,
+    tiny_folder: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The weights were called torn."""
+    monkeypatch.setattr(weights, reader, Mock(side_effect=error))
+    assert main(["check", str(tiny_folder)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("There is not enough memory. End other programs")
+
+
+def test_error_that_comes_of_too_little_memory_says_so(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A merge that ran out of memory blamed a layer of the adapter."""
+    error = adapter_error("merge_failed", layer="x", reason="y")
+    error.__cause__ = RuntimeError("DefaultCPUAllocator: can't allocate memory")
+    for raised in (error, error.__cause__):
+        monkeypatch.setattr("model.doctor.check.check_folder", Mock(side_effect=raised))
+        assert main(["check", "x"]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("There is not enough memory.")
 
 
 def test_help_lists_the_options(capsys: Capture) -> None:

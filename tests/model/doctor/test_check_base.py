@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import model.doctor.check_base as doctor
 from model.diagnostics import Finding
 from model.doctor.check_base import check_base, quick_check
 from model.folders.model_folder import ModelFolder
@@ -33,6 +34,12 @@ def check(folder: Path, deep: bool = False) -> list[Finding]:
 def codes(folder: Path, deep: bool = False) -> set[str]:
     """The codes of the findings, except those about this machine's memory."""
     return {finding.code for finding in check(folder, deep)} - {"memory", "memory_short"}
+
+
+@pytest.fixture(autouse=True)
+def no_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison with transformers takes seconds; `test_check_template` has it."""
+    monkeypatch.setattr(doctor, "compare_template", lambda source, tokenizer: iter(()))
 
 
 @pytest.fixture
@@ -138,6 +145,13 @@ FAULTS: list[tuple[str, Change, set[str]]] = [
     ("a broken id", config(pad_token_id=-1), {"special_token_broken"}),
     ("no end", lambda f: [edit_json(f / n, eos_token=None, eos_token_id=None) for n in
      ("tokenizer_config.json", "config.json", "generation_config.json")], {"eos_missing"}),
+    ("torn chat template", write("chat_template.jinja", "{% for m in messages %}{{ m.cont"),
+     {"chat_template_broken"}),
+    ("an unknown filter", write("chat_template.jinja", "{{ messages[0].content | shout }}"),
+     {"chat_template_broken"}),
+    ("a template that refuses a question",
+     write("chat_template.jinja", "{{ raise_exception('no questions') }}"),
+     {"chat_template_broken"}),
     ("no chat template", lambda f: edit_json(f / "tokenizer_config.json", chat_template=None),
      {"no_chat_template"}),
 ]  # fmt: skip

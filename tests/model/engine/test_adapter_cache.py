@@ -137,3 +137,34 @@ def test_failed_load_raises_for_all_waiting_and_can_be_retried(load: Loader) -> 
                 future.result(20)
     load.fails = False
     assert cache.acquire("a", "1").name == "a"
+
+
+def test_unused_adapters_make_room_for_one_that_lacks_memory(load: Loader) -> None:
+    """Otherwise it could never be loaded, however few replies run."""
+    cache = AdapterCache(lambda name, digest: load_if_alone(name, digest), None)
+
+    def load_if_alone(name: str, digest: str) -> Lora:
+        if len(cache.names) > 1:
+            raise MemoryError
+        return load(name, digest)
+
+    in_use = cache.acquire("a", "1")
+    cache.acquire("b", "1")
+    cache.acquire("c", "1")
+    assert in_use.lora
+    assert (cache.names, cache.evictions) == (("a", "c"), 1)
+
+
+def test_lack_of_memory_is_an_error_if_all_adapters_are_in_use(load: Loader) -> None:
+    def fail(name: str, digest: str) -> Lora:
+        if name == "b":
+            load.loads.append(name)
+            raise MemoryError
+        return load(name, digest)
+
+    cache = AdapterCache(fail, None)
+    in_use = cache.acquire("a", "1")
+    with pytest.raises(MemoryError):
+        cache.acquire("b", "1")
+    assert load.loads == ["a", "b"]
+    assert cache.acquire("a", "1") is in_use

@@ -264,7 +264,14 @@ def test_adapters_own_template_and_tokenizer_are_taken_over(
     folder = read_model_folder(tmp_path / "out")
     assert folder.chat_template == own
     assert folder.stop == ()
-    assert load_tokenizer(folder).eos == "<|endoftext|>"
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.eos == "<|endoftext|>"
+    base_ids = read_model_folder(tiny_folder).eos_ids
+    assert tokenizer.eos_id not in base_ids
+    from transformers import GenerationConfig
+
+    generation = GenerationConfig.from_pretrained(tmp_path / "out")
+    assert generation.eos_token_id == [tokenizer.eos_id, *base_ids]
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from model.errors import AdapterError, UnknownModelError
+from model.engine.adapter_cache import AdapterCache
+from model.errors import AdapterError, OutOfMemoryError, UnknownModelError
+from model.folders import weights
 from model.folders.base_info import BaseInfo
 from model.serving import adapter_folders
 from model.serving.adapter_folders import Adapter, AdapterFolders
@@ -250,6 +254,54 @@ def test_rescan_reads_only_what_has_changed(
     touch(tmp_path / "changed" / "adapter_config.json")
     registry.scan()
     assert read == ["changed"]
+
+
+# Memory runs out
+
+NO_MEMORY: list[Exception] = [
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("place", ["read_card", "digest", "check_adapter"])
+def test_adapter_without_memory_to_read_it_is_read_again(
+    error: Exception, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counted as damaged until its files changed."""
+    write_adapter(tmp_path / "poet")
+    with monkeypatch.context() as patch:
+        patch.setattr(adapter_folders, place, Mock(side_effect=error))
+        registry = scanned_registry(tmp_path)
+        (adapter,) = registry.scan()
+        assert adapter.problem
+        assert adapter.problem.code == "adapter_out_of_memory"
+        with pytest.raises(OutOfMemoryError, match="not enough memory for the adapter 'poet'"):
+            registry.get("poet")
+    assert registry.get("poet").ready
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("place", ["list_safetensors", "make_lora_pair"])
+def test_adapter_without_memory_to_load_it_is_refused_for_now(
+    error: Exception, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """API clients got a bare 500, or an error that blamed the file."""
+    write_adapter(tmp_path / "poet")
+    registry = scanned_registry(tmp_path)
+    digest, maker = registry.get("poet").digest, PairMaker()
+    with monkeypatch.context() as patch:
+        if place == "make_lora_pair":
+            patch.setattr(maker, place, Mock(side_effect=error))
+        else:
+            patch.setattr(weights, place, Mock(side_effect=error))
+        cache = AdapterCache(lambda name, sha256: registry.load(name, sha256, maker), None)
+        with pytest.raises(OutOfMemoryError, match="Ask again when") as caught:
+            cache.acquire("poet", digest)
+        assert (caught.value.http_status, caught.value.code) == (503, "out_of_memory")
+    assert cache.acquire("poet", digest).lora.pairs
 
 
 # Digests

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer as Backend
 
 from model.errors import ModelFolderError
 from model.text.fast_tokenizer import FastTokenizer
+from model.text.special_tokens import SpecialTokens
 from model.text.spm_tokenizer import SpmTokenizer
 from model.text.tokenizer import TextSpan, Tokenizer
 from tests.model.tokenizers import (
@@ -102,6 +103,39 @@ def test_control_tokens_of_a_template_are_control_ids_in_spm(
 ) -> None:
     ids = spm.encode([TextSpan("<s>User: "), typed("Hello"), TextSpan("\nBot: </s>")])
     assert ids == [1, *spm_library.encode("User: Hello\nBot: "), 2]
+
+
+class CountedId(int):
+    """A token id that counts how often it is compared."""
+
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        CountedId.compared += 1
+        return int(self) == other
+
+    __hash__ = int.__hash__
+
+
+@pytest.mark.parametrize("kind", ["fast", "spm", "plain tokens of spm"])
+def test_control_token_is_found_without_a_search(kind: str, tmp_path: Path) -> None:
+    """Each token is looked up, and some vocabularies have thousands of control tokens."""
+    names = [f"<extra_{number}>" for number in range(1000)]
+    tokenizer: Tokenizer
+    if kind == "fast":
+        backend = Backend(models.BPE(vocab={"a": 0}, merges=[]))
+        backend.add_special_tokens(names)
+        tokenizer = save(backend, tmp_path / "tokenizer.json")
+    else:
+        path = write_spm(tmp_path / "tokenizer.model", **LIKE_LLAMA)
+        size = SentencePieceProcessor(model_file=str(path)).get_piece_size()
+        added = {name: size + number for number, name in enumerate(names)}
+        plain = frozenset(added.values()) if kind == "plain tokens of spm" else frozenset()
+        tokenizer = SpmTokenizer(path, SpecialTokens(added=added, plain=plain))
+    CountedId.compared = 0
+    for token_id in range(tokenizer.vocab_size - 100, tokenizer.vocab_size):
+        assert tokenizer.is_control(CountedId(token_id)) == (kind != "plain tokens of spm")
+    assert CountedId.compared < 100 * 10
 
 
 ATTACKS = ["{}", "a{}b", "{}{}", "{0} {0}\n", "<{}>", "你好{}世界", "<|im_{}end|>", " {} "]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from unittest.mock import Mock
 
 import httpx
 import openai
 import pytest
 from pydantic import ValidationError
 
-from model.errors import ModelFolderError
+from model.errors import ModelFolderError, OutOfMemoryError
 from model.translations import verbatim
 from model.types import EngineRequest
 from tests.fake_engine import FakeEngine, echo, fake_manager
@@ -364,3 +365,20 @@ def test_a_dropped_request_ends_the_reply_within_one_token() -> None:
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{url}/v1/chat/completions", json={"messages": HELLO}, timeout=1.0)
         assert tokens_after_disconnect(engine, url) <= 1
+
+
+def test_too_little_memory_for_an_adapter_is_refused_for_now(
+    url: str, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was a bare 500."""
+    request = {"model": "pirate", "messages": HELLO}
+    with monkeypatch.context() as patch:
+        refusal = OutOfMemoryError("adapter_lacks_memory", name="pirate")
+        patch.setattr(engine, "prepare", Mock(side_effect=refusal))
+        reply = httpx.post(f"{url}/v1/chat/completions", json=request)
+        error = reply.json()["error"]
+        assert (reply.status_code, error["code"]) == (503, "out_of_memory")
+        assert error["message"].startswith(
+            "There is not enough memory for the adapter 'pirate'. Ask"
+        )
+    assert httpx.post(f"{url}/v1/chat/completions", json=request).status_code == 200

@@ -249,6 +249,15 @@ def test_import_refuses_files_that_are_no_text(caller: Caller) -> None:
     assert shown_message(caller.import_text(b"\xef\xbb\xbf" + chat)) == ""
 
 
+def test_import_tells_what_was_left_out(caller: Caller) -> None:
+    image = {"type": "image_url", "image_url": {"url": "x"}}
+    parts = [{"type": "text", "text": "What is this?"}, image, image]
+    chat = {"messages": [{"role": "user", "content": parts}]}
+    for more in (True, False):
+        response = caller.import_text(json.dumps(chat), more)
+        assert response.json()["left_out"] == {"images": 2}
+
+
 def test_a_chat_whose_first_question_failed_has_its_controls(
     caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:

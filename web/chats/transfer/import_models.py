@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -23,7 +22,6 @@ from pydantic import (
 )
 
 from model.errors import RequestError
-from model.text.chat_rows import ROLES
 from model.translations import MAX_STORED, LocalizedText, load_text
 from model.types import Role
 from web.chats.store.models import MessageState, check_length, collapse_whitespace, sanitize_text
@@ -33,6 +31,9 @@ MAX_ROLE = 20  # characters that are compared
 MAX_ERROR = 300  # characters: few of the program's own errors are longer
 MAX_RUNS = 100  # of one reply: it has one more each time that it is continued
 EXPORTED_ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
+
+
+Container = TypeVar("Container", list[Any], dict[str, Any])
 
 
 class NoExportError(RequestError):
@@ -72,7 +73,8 @@ class ImportModel(BaseModel):
             raise NoExportError("import_field_missing", name=name) from error
 
 
-def _bound_messages(messages: list[Any]) -> list[Any]:
+def bound_messages(messages: Container) -> Container:
+    """Returns the messages of a chat, or refuses too many."""
     if len(messages) > MAX_CHAT_MESSAGES:
         raise RequestError("import_too_many_messages", max_chat_messages=MAX_CHAT_MESSAGES)
     return messages
@@ -90,19 +92,10 @@ def _message_text(text: str) -> str:
 
 
 def _role(value: object) -> Role:
-    return _require_role(value, EXPORTED_ROLES)
-
-
-def _speaker(value: object) -> Role:
-    """The role of a message from another program."""
-    return _require_role(value, ROLES)
-
-
-def _require_role(value: object, roles: Mapping[str, Role]) -> Role:
     name = _require_text(value)[:MAX_ROLE].lower()
-    if name not in roles:
+    if name not in EXPORTED_ROLES:
         raise NoExportError("import_unknown_role")
-    return roles[name]
+    return EXPORTED_ROLES[name]
 
 
 def _require_text(value: object) -> str:
@@ -134,24 +127,29 @@ def _past_time(value: object, info: ValidationInfo) -> float:
     return float(min(value, time.time()))
 
 
-def _content(value: object) -> str:
-    """Returns the text of a message: OpenAI's may be a list of parts."""
-    if isinstance(value, list):
-        if not all(isinstance(part, dict) and part.get("type") == "text" for part in value):
-            raise NoExportError("import_message_not_text")
-        value = "\n".join(TextPart.parse(part).text for part in value)
-    return _message_text(_require_text(value))
-
-
 def _title(title: str) -> str:
     return sanitize_text(collapse_whitespace(title))
 
 
+def read_title(title: object) -> str:
+    """Returns the title of another program's chat, or "" if it has none."""
+    return _title(_optional_text(title, "title"))
+
+
+def system_text(text: object) -> str:
+    """Returns the system prompt of another program's chat, or "" if it has none."""
+    return sanitize_text(_optional_text(text, "system"))
+
+
+def _optional_text(value: object, name: str) -> str:
+    if not isinstance(value, str | None):
+        raise NoExportError("import_field_missing", name=name)
+    return value or ""
+
+
 Title = Annotated[str, AfterValidator(_title)]
-Messages = Annotated[list[Any], AfterValidator(_bound_messages)]
+Messages = Annotated[list[Any], AfterValidator(bound_messages)]
 Time = Annotated[float, BeforeValidator(_past_time), Field(default_factory=time.time)]
-Content = Annotated[str, BeforeValidator(_content)]
-Speaker = Annotated[Role, BeforeValidator(_speaker)]
 
 
 class ExportFile(ImportModel):
@@ -194,37 +192,3 @@ class ExportedVote(ImportModel):
     comparison: str
     winner: str | None = None
     created: Time
-
-
-class TextPart(ImportModel):
-    """A part of a message as OpenAI has it."""
-
-    text: str
-
-
-class OpenAIMessage(ImportModel):
-    """A message as OpenAI has it."""
-
-    role: Speaker
-    content: Content
-
-
-class OpenAIChat(ImportModel):
-    """A chat as OpenAI has it. Its messages are validated by themselves."""
-
-    messages: Messages
-    system: Annotated[str, AfterValidator(sanitize_text)] = ""
-    title: Title = ""
-
-
-class ShareGPTMessage(ImportModel):
-    """A message as ShareGPT has it."""
-
-    role: Speaker = Field(alias="from")
-    content: Content = Field(alias="value")
-
-
-class ShareGPTChat(OpenAIChat):
-    """A chat as ShareGPT has it. Its messages are validated by themselves."""
-
-    messages: Messages = Field(alias="conversations")

@@ -95,11 +95,18 @@ async function rememberLanguage() {
 const rivals = (values) => [0, 1, 2, 3]
   .map((n) => ({ adapter: values[`rival_${n}`] ?? '-', preset: values[`rival_preset_${n}`] ?? '' }));
 
-/** Import chats from a file's text, or from a part of it with `more` to come. */
+/** Import chats from a file's text, or from a part of it with `more` to come. Returns what was left
+out, counted by kind. */
 export function importChats(text, more) {
   const path = `page/import?more=${more ? 1 : 0}`;
-  const send = () => post(path, text, { 'Content-Type': 'text/plain' }, readResult, null);
-  importQueue = importQueue.then(send);
+  let leftOut = {};
+  const read = async (response, sender) => {
+    const result = await response.json();
+    leftOut = result.left_out ?? {};
+    applyResult(result, sender);
+  };
+  const send = () => post(path, text, { 'Content-Type': 'text/plain' }, read, null);
+  importQueue = importQueue.then(send).then(() => leftOut);
   return importQueue;
 }
 

@@ -9,6 +9,7 @@ import { language, translator } from './i18n.js';
 
 const MAX_BYTES = 5_000_000; // of one request
 const PART_LENGTH = 1_000_000; // characters of each part of a larger file, unless a chat is larger
+const ARCHIVES = /^(PK\x03\x04|\x1f)/; // zip and gzip files
 const FILE_TYPES = '.json,application/json';
 
 export class TransferMenu {
@@ -50,19 +51,40 @@ export class TransferMenu {
     const [file] = this.file.files;
     if (!file) return;
     const { name } = file;
+    let sent = [];
     try {
-      const texts = splitFile(await file.text());
-      texts.forEach((text, i) => this.#send(name, text, i < texts.length - 1));
+      const texts = splitFile(await readFile(file));
+      sent = texts.map((text, i) => this.#send(name, text, i < texts.length - 1));
     } catch {
       toast(translator()('unreadable', { name }));
     }
     this.file.value = ''; // so that the same file can be chosen again
+    tellLeftOut(name, await Promise.all(sent));
   }
 
   #send(name, text, more) {
-    if (byteLength(text) > MAX_BYTES) toast(translator()('too_large', { name }));
-    else importChats(text, more);
+    if (byteLength(text) <= MAX_BYTES) return importChats(text, more);
+    toast(translator()('too_large', { name }));
+    return {};
   }
+}
+
+/** Returns a file's text; of an archive only the beginning, which the server's error explains. */
+async function readFile(file) {
+  const start = await file.slice(0, 4).text();
+  return ARCHIVES.test(start) ? start : file.text();
+}
+
+/** Shows what was left out of all parts of a file, each as counts by kind. */
+function tellLeftOut(name, parts) {
+  const counts = new Map();
+  for (const [kind, count] of parts.flatMap(Object.entries)) {
+    counts.set(kind, (counts.get(kind) ?? 0) + count);
+  }
+  if (!counts.size) return;
+  const t = translator();
+  const items = [...counts].map(([kind, count]) => t(`left_out_${kind}`, { count }));
+  toast(t('left_out', { name, items: items.join(t('left_out_comma')) }));
 }
 
 /** Splits a file that is too large for one request into several with some of its chats each. */

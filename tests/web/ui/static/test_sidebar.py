@@ -193,6 +193,35 @@ def test_a_large_file_is_imported_in_parts(harness: Harness) -> None:
             assert all(part | {"chats": chats} == export for part in sent)
 
 
+@pytest.mark.slow
+def test_what_all_parts_of_a_file_lack_is_told_once(harness: Harness) -> None:
+    harness.sidebar()
+    harness.answer("import", left_out={"images": 2, "tool_calls": 1})
+    harness.answer("import", left_out={"images": 2})
+    choose(harness, json.dumps([{"text": "长" * 900_000}, {"text": "长" * 900_000}]))
+    sentence = "Not imported from “my.json”: images: 4, tool calls: 1."
+    expect(harness.page.get_by_text("Not imported")).to_have_text(sentence)
+
+
+def test_nothing_is_told_of_a_file_that_lacks_nothing(harness: Harness) -> None:
+    harness.sidebar()
+    harness.answer("import", left_out={}, say="Done.")
+    choose(harness, "[]")
+    expect(harness.page.get_by_text("Done.")).to_be_visible()
+    expect(harness.page.get_by_text("Not imported")).to_be_hidden()
+
+
+@pytest.mark.parametrize("start", [b"PK\x03\x04", b"\x1f\x8b\x08\x00"])
+def test_only_the_beginning_of_an_archive_is_sent(harness: Harness, start: bytes) -> None:
+    """The server says what to do with it; a large one was "larger than 5 MB"."""
+    harness.sidebar()
+    buffer = start + b"\xfe" * 6_000_000
+    file = {"name": "export.zip", "mimeType": "application/zip", "buffer": buffer}
+    harness.page.locator("#side input[type=file]").set_input_files(file)
+    (post,) = harness.wait_for_posts()
+    assert post["body"] == start.decode("utf-8", "replace")
+
+
 ENDLESS = json.dumps({"chats": [{"text": "长" * 1_700_000}]}, ensure_ascii=False)
 
 
