@@ -153,7 +153,9 @@ def _check_tokenizer(folder: ModelFolder) -> Iterator[Finding]:
 def _check_chat_template(folder: ModelFolder, default: str) -> Iterator[Finding]:
     if folder.chat_template is None:
         yield finding("no_chat_template", template=default)
-    elif not list(check_template(folder.chat_template, folder.tokenizer[0])):
+    elif _or_none(lambda: folder.tokenizer) and not list(
+        check_template(folder.chat_template, folder.tokenizer[0])
+    ):
         yield from compare_chat_template(folder)
 
 

@@ -66,12 +66,15 @@ def _bound_count(chats: Iterator[ImportedChat], counts: LeftOutCounts) -> Iterat
 
 
 def _all_chats(reader: JsonReader, counts: LeftOutCounts) -> Iterator[ImportedChat]:
-    if reader.peek() == "[":
-        for _ in reader.items():
+    """Yields the chats of a list, or of one object after the other, as in JSON Lines."""
+    while True:
+        if reader.peek() == "[":
+            for _ in reader.items():
+                yield from _chats(reader, counts)
+        else:
             yield from _chats(reader, counts)
-    else:
-        yield from _chats(reader, counts)
-    reader.finish()
+        if not reader.peek():
+            return
 
 
 def _chats(reader: JsonReader, counts: LeftOutCounts) -> Iterator[ImportedChat]:

@@ -60,11 +60,6 @@ class JsonReader:
                 break
         return self._text[self._position : self._position + 1]
 
-    def finish(self) -> None:
-        """Checks that only white space remains."""
-        if self.peek():
-            raise JsonError
-
     def items(self) -> Iterator[None]:
         """Yields at each item of a list, which the caller then reads."""
         self._enter("[")

@@ -10,7 +10,7 @@ import { language, translator } from './i18n.js';
 const MAX_BYTES = 5_000_000; // of one request
 const PART_LENGTH = 1_000_000; // characters of each part of a larger file, unless a chat is larger
 const ARCHIVES = /^(PK\x03\x04|\x1f)/; // zip and gzip files
-const FILE_TYPES = '.json,application/json';
+const FILE_TYPES = '.json,.jsonl,application/json';
 
 export class TransferMenu {
   constructor() {
@@ -91,9 +91,17 @@ function tellLeftOut(name, parts) {
 function splitFile(text) {
   if (byteLength(text) <= MAX_BYTES) return [text];
   const value = parseJson(text);
+  if (value === null) return splitLines(text);
   if (Array.isArray(value)) return groupChats(value).map((chats) => JSON.stringify(chats));
   if (!Array.isArray(value?.chats)) return [text];
   return groupChats(value.chats).map((chats) => JSON.stringify({ ...value, chats }));
+}
+
+/** Splits a file with a chat on each line. */
+function splitLines(text) {
+  const lines = text.split('\n').filter((line) => line.trim());
+  if (!lines.length || parseJson(lines[0]) === null) return [text];
+  return groupChats(lines).map((group) => group.join('\n'));
 }
 
 const byteLength = (text) => new Blob([text]).size;

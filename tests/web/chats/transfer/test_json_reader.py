@@ -23,7 +23,8 @@ def window(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> i
 def read(text: str) -> Any:
     reader = JsonReader(text)
     value = reader.value()
-    reader.finish()
+    if reader.peek():
+        raise JsonError
     return value
 
 
@@ -125,7 +126,7 @@ def test_reader_yields_at_items_and_members() -> None:
             found += [(key, reader.value()) for _ in reader.items()]
         else:
             found.append((key, reader.value()))
-    reader.finish()
+    assert reader.peek() == ""
     assert found == [("a", 1), ("a", [2]), ("b", {"c": "d"})]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -76,6 +77,19 @@ def test_reasoning_is_imported_as_it_is_trained(key: str) -> None:
     for value in ({"messages": [HI, {**HELLO, key: "Hm."}]},
                   {"instruction": "Hi", "output": "Hello", key: "Hm."}):  # fmt: skip
         assert read_one(value) == ([("user", "Hi"), ("assistant", thought)], "", {})
+
+
+def test_lines_with_a_chat_each_are_read() -> None:
+    rows = [{"messages": [HI, HELLO]}, {"instruction": "Sum", "output": "3"}]
+    chats, counts = read_all("\n".join(map(json.dumps, rows)) + "\n\n")
+    assert [chat.chat.title for chat in chats] == ["Hi", "Sum"]
+    assert counts == {}
+
+
+@pytest.mark.parametrize("rest", ["x", "{", "[1]", '{"a": 1}', "]", "null"])
+def test_anything_else_behind_a_chat_is_refused(rest: str) -> None:
+    with pytest.raises(RequestError):
+        read_all(json.dumps({"messages": [HI, HELLO]}) + "\n" + rest)
 
 
 NO_CHATS: dict[str, tuple[Any, str]] = {

@@ -194,6 +194,16 @@ def test_a_large_file_is_imported_in_parts(harness: Harness) -> None:
 
 
 @pytest.mark.slow
+def test_a_large_file_of_lines_is_imported_in_parts(harness: Harness) -> None:
+    harness.sidebar()
+    lines = [json.dumps({"title": f"{n}", "text": "x" * 900_000}) for n in range(7)]
+    choose(harness, "\n".join(lines) + "\n")
+    posts = harness.wait_for_posts(7)
+    assert [post["body"] for post in posts] == lines
+    assert [post["query"] for post in posts] == ["?more=1"] * 6 + ["?more=0"]
+
+
+@pytest.mark.slow
 def test_what_all_parts_of_a_file_lack_is_told_once(harness: Harness) -> None:
     harness.sidebar()
     harness.answer("import", left_out={"images": 2, "tool_calls": 1})
