@@ -189,13 +189,13 @@ class Sequence:
         that ends it. A second call does nothing."""
         if self.finished:
             return
-        logprobs = self._logprobs(choice) if choice else ()
         try:
             text, _ = self._push(self.request.detokenizer.flush())
         except Exception:
             if reason not in (FinishReason.ABORT, FinishReason.ERROR):
                 raise  # the caller ends this reply with an error
             text = ""
+        logprobs = self._logprobs(choice) if choice else ()
         self._end(reason, text + self._stops.flush(), logprobs, error)
 
     def _push(self, text: str) -> tuple[str, bool]:
