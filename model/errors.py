@@ -90,9 +90,14 @@ class RequestError(LinlyError):
 
 
 class PromptTooLongError(RequestError):
-    """The prompt does not fit the context."""
+    """The prompt does not fit the context: it has `tokens`, and only `room` fit with a reply."""
 
     code = "context_length_exceeded"
+
+    def __init__(self, text: str, /, *, tokens: int, room: int, **facts: object) -> None:
+        super().__init__(text, tokens=tokens, room=room, **facts)
+        self.tokens = tokens
+        self.room = room
 
 
 class NotReadyError(LinlyError):

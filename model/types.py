@@ -204,11 +204,21 @@ class CompletionRequest:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token's text and natural-log probability, with the likeliest tokens in its place."""
+    """A token's bytes and natural-log probability, with the likeliest tokens in its place.
 
-    token: str
+    `offset` is where it begins in the reply's text, in characters; those in `top` have none. A
+    token can be a part of a character, or the control token that ends the reply.
+    """
+
+    data: bytes
     logprob: float
     top: tuple[TokenLogprob, ...] = ()
+    offset: int = 0
+
+    @property
+    def token(self) -> str:
+        """The token's text; bytes that are no complete character are written as `\\xe4`."""
+        return self.data.decode(errors="backslashreplace")
 
 
 @dataclass(frozen=True)
@@ -288,7 +298,7 @@ class Detokenizer(Protocol):
 
     def flush(self) -> str: ...
 
-    def token_text(self, token_id: int) -> str: ...
+    def token_bytes(self, token_id: int) -> bytes: ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,6 +57,9 @@ class LetterTokenizer:
     def token_text(self, token_id: int) -> str:
         return "" if token_id == END_ID else chr(token_id)
 
+    def token_bytes(self, token_id: int) -> bytes:
+        return chr(token_id).encode()
+
 
 @dataclass
 class FakeEngine:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import functools
 import selectors
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,12 +23,20 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from web.client_address import address_group, is_loopback
-from web.http_framing import BAD_REQUEST, RefusedError, check_framing, unchunked
+from web.connection_limit import MAX_CONNECTIONS, MAX_REFUSED_CONNECTIONS, max_connections
+from web.http_framing import (
+    BAD_REQUEST,
+    RefusedError,
+    check_framing,
+    framing_head,
+    may_open_websocket,
+    refusal_of,
+    unchunked,
+)
 
 KEEP_ALIVE_SECONDS = 75  # longer than nginx (60) and most pools keep an idle connection
 MAX_WEBSOCKET_BYTES = 4_000  # of one message; the page's tabs send none
 PING_SECONDS = 30.0  # between two pings of a WebSocket, and until the pong
-OTHER_FILES = 200  # open files other than connections: weights, chats, logs
 
 
 def server_config(
@@ -78,9 +85,9 @@ class HttpProtocol(HttpToolsProtocol):
     MAX_BODY_BYTES = 100_000_000  # for all paths; the application has lower limits
     MAX_PIPELINED = 16  # requests that wait for the response to an earlier one
     MAX_DRAIN_BYTES = 64_000_000  # a refused upload may arrive completely
-    MAX_CONNECTIONS = 5_000
+    MAX_CONNECTIONS = MAX_CONNECTIONS
     MAX_CONNECTIONS_PER_ADDRESS = 1_500  # except loopback, where proxies are
-    MAX_REFUSED_CONNECTIONS = 200  # beyond the maximum that still get a response
+    MAX_REFUSED_CONNECTIONS = MAX_REFUSED_CONNECTIONS
     OPEN_SECONDS = 30.0  # for the first byte of the first request
     HEAD_SECONDS = 20.0  # from a head's first byte to its last
     BODY_SECONDS = 30.0  # MIN_BODY_BYTES have to arrive in each such period while a body is read
@@ -129,11 +136,8 @@ class HttpProtocol(HttpToolsProtocol):
         try:
             self._parse(data)
         except httptools.HttpParserError as error:
-            refusal = error.__context__
-            if isinstance(refusal, RefusedError):
-                self._refuse(refusal.status, refusal.sentence)
-            else:
-                self._refuse(400, BAD_REQUEST)
+            refusal = refusal_of(error, data)
+            self._refuse(refusal.status, refusal.sentence)
             return
         self._unreported = 0 if self._callbacks != callbacks else self._unreported + len(data)
         if self._unreported > self.MAX_HEAD_BYTES:
@@ -191,7 +195,9 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._callbacks += 1
         if self._part is not _Part.REPLAY:
-            check_framing(self.parser.get_http_version(), self.headers)
+            version = self.parser.get_http_version()
+            check_framing(version, self.headers)
+            self.expect_100_continue = self.expect_100_continue and version != "1.0"
             if len(self.pipeline) >= self.MAX_PIPELINED:
                 raise RefusedError(400, "Too many requests were sent ahead.")
             self._stop_timer()
@@ -254,18 +260,25 @@ class HttpProtocol(HttpToolsProtocol):
                 self._part = _Part.DISCARDED
                 self.handle_websocket_upgrade()
 
+    def _should_upgrade(self) -> bool:
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        return may_open_websocket(method, version, self.headers) and super()._should_upgrade()
+
+    def handle_websocket_upgrade(self) -> None:
+        super().handle_websocket_upgrade()
+        websocket: Any = self.transport.get_protocol()
+        if not websocket.handshake_initiated:
+            # The head exceeds a limit of the library. uvicorn would leave the connection open.
+            self.transport.write(b"".join(websocket.conn.data_to_send()))
+            self.transport.close()
+
     def _ignore_upgrade(self, remaining: bytes) -> None:
         """Continues with HTTP/1.1 (RFC 9110, 7.8): the parser would treat the body as data of the
         other protocol. A new parser gets a head with the same framing, and then `remaining`."""
-        framing = [
-            name + b": " + value + b"\r\n"
-            for name, value in self.headers
-            if name in (b"content-length", b"transfer-encoding")
-        ]
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._part = _Part.REPLAY
-        self._parse(b"".join([b"POST / HTTP/1.1\r\n", *framing, b"\r\n"]))
+        self._parse(framing_head(self.headers))
         self._parse(remaining)
 
     def _count_head(self, count: int) -> None:
@@ -383,20 +396,3 @@ def has_unread(transport: asyncio.Transport) -> bool:
     with selectors.DefaultSelector() as selector:
         selector.register(transport.get_extra_info("socket").fileno(), selectors.EVENT_READ)
         return bool(selector.select(0))
-
-
-@functools.cache
-def max_connections() -> int:
-    """Returns how many connections the limit of open files allows, after raising it if possible."""
-    try:
-        import resource
-    except ModuleNotFoundError:  # on Windows, which has no such limit
-        return HttpProtocol.MAX_CONNECTIONS
-    needed = HttpProtocol.MAX_CONNECTIONS + HttpProtocol.MAX_REFUSED_CONNECTIONS + OTHER_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    unlimited = resource.RLIM_INFINITY
-    target = needed if hard == unlimited else min(needed, hard)
-    if soft != unlimited and soft < target:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
-        soft = target
-    return needed if soft == unlimited else max(soft - OTHER_FILES, 64)

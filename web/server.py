@@ -22,6 +22,7 @@ from model.serving.manager import ModelManager
 from model.system_resources import allow_many_files
 from web import api, login
 from web.access import AccessPolicy
+from web.api.paths import ApiPathMiddleware
 from web.chats.open_store import OpenStore
 from web.gradio_adapter import keep_routes
 from web.health_checks import HealthCheck
@@ -89,6 +90,7 @@ def _add_middleware(
     """Adds the page's middleware; the last one added runs first."""
     app.add_middleware(HeadInjectionMiddleware)
     app.add_middleware(PageMiddleware, access=access, logins=logins, link=link)
+    app.add_middleware(ApiPathMiddleware)
     if link is not None:
         app.add_middleware(LinkMiddleware, access=access, link=link)
     app.add_middleware(SecurityHeaders)

@@ -12,6 +12,7 @@ from model.engine.prefix_cache import PrefixKey, Tokens
 from model.engine.prompt_lookup import PromptLookup
 from model.engine.sampler import Choice, Floats, Sampler
 from model.engine.stop_strings import StopStrings
+from model.engine.token_offset import token_offset
 from model.layers.llama import SequenceSlice
 from model.layers.lora import Lora
 from model.translations import LocalizedText
@@ -52,6 +53,7 @@ class Sequence:
         self._lookup = PromptLookup(self.tokens)
         self._draft: tuple[int, ...] = ()  # may follow the pending token
         self.completion_tokens = 0
+        self._text_length = 0  # characters of the text so far, those held back included
         self._cached_tokens = 0
         self._submitted = self._first_token = time.perf_counter()
         self._started: float | None = None
@@ -165,7 +167,7 @@ class Sequence:
         choice = self._sampler.choose(logits)
         self.completion_tokens += 1
         if choice.token_id in self._end_ids:
-            self.finish(FinishReason.STOP)
+            self.finish(FinishReason.STOP, choice=choice)
         else:
             self.tokens.append(choice.token_id)
             self._pending = (choice.token_id,)
@@ -177,21 +179,34 @@ class Sequence:
             self._queue_position = position.ahead, position.reason
             self._emit(Delta(queued=position))
 
-    def finish(self, reason: FinishReason, error: LocalizedText | None = None) -> None:
-        """End the reply; emits the text that was held back. A second call does nothing."""
+    def finish(
+        self,
+        reason: FinishReason,
+        error: LocalizedText | None = None,
+        choice: Choice | None = None,
+    ) -> None:
+        """End the reply; emits the text that was held back, and the logprobs of `choice`, the token
+        that ends it. A second call does nothing."""
         if self.finished:
             return
         try:
-            text, _ = self._stops.push(self.request.detokenizer.flush())
+            text, _ = self._push(self.request.detokenizer.flush())
         except Exception:
             if reason not in (FinishReason.ABORT, FinishReason.ERROR):
                 raise  # the caller ends this reply with an error
             text = ""
-        self._end(reason, text + self._stops.flush(), error=error)
+        logprobs = self._logprobs(choice) if choice else ()
+        self._end(reason, text + self._stops.flush(), logprobs, error)
+
+    def _push(self, text: str) -> tuple[str, bool]:
+        """Returns what can be shown now, and whether a stop string has ended the reply."""
+        self._text_length += len(text)
+        return self._stops.push(text)
 
     def _emit_token(self, choice: Choice) -> None:
-        text, stopped = self._stops.push(self.request.detokenizer.push(choice.token_id))
-        logprobs = self._logprobs(choice)
+        new_text = self.request.detokenizer.push(choice.token_id)
+        logprobs = self._logprobs(choice, new_text)
+        text, stopped = self._push(new_text)
         if stopped:
             self._end(FinishReason.STOP, text, logprobs)
             return
@@ -221,12 +236,14 @@ class Sequence:
             queue_seconds=(self._started or time.perf_counter()) - self._submitted,
         )
 
-    def _logprobs(self, choice: Choice) -> tuple[TokenLogprob, ...]:
+    def _logprobs(self, choice: Choice, new_text: str = "") -> tuple[TokenLogprob, ...]:
         if choice.logprob is None:
             return ()
-        text_of = self.request.detokenizer.token_text
-        top = tuple(TokenLogprob(text_of(token_id), value) for token_id, value in choice.top)
-        return (TokenLogprob(text_of(choice.token_id), choice.logprob, top),)
+        bytes_of = self.request.detokenizer.token_bytes
+        top = tuple(TokenLogprob(bytes_of(token_id), value) for token_id, value in choice.top)
+        data = bytes_of(choice.token_id)
+        offset = token_offset(self._text_length, new_text, data)
+        return (TokenLogprob(data, choice.logprob, top, offset),)
 
 
 def _prefix_key(request: EngineRequest) -> PrefixKey:

@@ -160,7 +160,10 @@ def _start(
         max_waiting=settings.max_waiting,
     )
     eos_ids = end_token_ids(folder.eos_ids, tokenizer.eos_id, tokenizer.prefix_ids)
-    return Backend(base_name(settings), engine, tokenizer, eos_ids, registry, templates, default)
+    return Backend(
+        base_name(settings), engine, tokenizer, eos_ids, registry, templates, default,
+        base_info.fingerprint,
+    )  # fmt: skip
 
 
 def _load_model(

@@ -99,6 +99,12 @@ class ModelManager:
         """Returns the adapters as of the last scan. Never blocks once there was one."""
         return self.backend.registry.cached() if self.backend else []
 
+    def fingerprint(self, adapter: str | None) -> str:
+        """Returns a short name of the base, its settings and the adapter, as of the last scan;
+        empty while the model loads. Never blocks."""
+        digests = {each.name: each.digest for each in self.cached_adapters()}
+        return self.backend.fingerprint(digests.get(adapter or "", "")) if self.backend else ""
+
     def load_adapter(self, name: str) -> None:
         """Serves an adapter, also if it was disabled, and loads its weights. Reads files.
 

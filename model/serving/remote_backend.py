@@ -60,7 +60,10 @@ def load_remote(
     engine.wait_for_poll(FIRST_POLL_SECONDS)
     registry.scan()
     eos_ids = end_token_ids(folder.eos_ids, tokenizer.eos_id, tokenizer.prefix_ids)
-    return Backend(base_name(settings), engine, tokenizer, eos_ids, registry, templates, default)
+    return Backend(
+        base_name(settings), engine, tokenizer, eos_ids, registry, templates, default,
+        base_info.fingerprint,
+    )  # fmt: skip
 
 
 def _create_engine(

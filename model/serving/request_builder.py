@@ -268,7 +268,7 @@ def build_detokenizer(prepared: PreparedRequest) -> Detokenizer:
     """Returns a detokenizer for the reply, whose text follows the prompt's and `so_far`."""
     tokenizer = prepared.tokenizer
     context = decode_context(prepared.prompt.ids, tokenizer)
-    detokenizer = IncrementalDetokenizer(tokenizer.decode, tokenizer.token_text, context)
+    detokenizer = IncrementalDetokenizer(tokenizer.decode, tokenizer.token_bytes, context)
     space = _dropped_space(tokenizer.decode(context), prepared.so_far)
     return _WithoutLeadingSpace(detokenizer, space) if space else detokenizer
 
@@ -296,7 +296,7 @@ class _WithoutLeadingSpace:
     def __init__(self, detokenizer: Detokenizer, space: str) -> None:
         self._detokenizer = detokenizer
         self._space = space
-        self.token_text = detokenizer.token_text
+        self.token_bytes = detokenizer.token_bytes
 
     def push(self, token_id: int) -> str:
         return self._cut(self._detokenizer.push(token_id))

@@ -19,18 +19,18 @@ class IncrementalDetokenizer:
 
     Args:
         decode: ids to text.
-        token_text: one id to text.
+        token_bytes: one id to its bytes.
         prompt_ids: the ids before the reply; only the last few matter.
     """
 
     def __init__(
         self,
         decode: Callable[[Sequence[int]], str],
-        token_text: Callable[[int], str],
+        token_bytes: Callable[[int], bytes],
         prompt_ids: Sequence[int] = (),
     ) -> None:
         self._decode = decode
-        self.token_text = token_text
+        self.token_bytes = token_bytes
         self._window = list(prompt_ids[-CONTEXT_TOKENS:])
         self._certain = len(self._window)
         self._before = self._decode(self._window)  # the text of the certain tokens alone

@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from model.bounded_files import read_text
 from model.errors import RequestError
-from model.text.tokenizer import THOUGHT_TAGS, TextSpan, match_any, split_at_control
+from model.text.tokenizer import (
+    THOUGHT_TAGS,
+    TextSpan,
+    match_any,
+    parse_byte_piece,
+    split_at_control,
+)
 
 MARK = "\ufdd3"  # a noncharacter: never part of exchanged text
 NEG_INF = -1e9  # a Unigram score with which a token is never chosen
@@ -33,6 +40,8 @@ class FastTokenizer:
 
         self._text = _with_visible_tags(read_text(path) if text is None else text)
         self._backend = Backend.from_str(self._text)
+        decoder = self._backend.decoder
+        self._decoder = decoder.__getstate__().decode() if decoder else ""  # JSON
         self._marked: tuple[Any, dict[int, int]] | None = None
         tokens = self._backend.get_added_tokens_decoder()
         contents = sorted({t.content for t in tokens.values()} - {""}, key=len, reverse=True)
@@ -103,6 +112,25 @@ class FastTokenizer:
     def token_text(self, token_id: int) -> str:
         text: str = self._backend.decode([token_id], skip_special_tokens=False)
         return text
+
+    def token_bytes(self, token_id: int) -> bytes:
+        piece = self._backend.id_to_token(token_id) or ""
+        if self.is_control(token_id):
+            return piece.encode()
+        if "ByteLevel" in self._decoder:
+            letters = byte_letters()
+            return b"".join(letters.get(letter, letter.encode()) for letter in piece)
+        byte = parse_byte_piece(piece) if "ByteFallback" in self._decoder else b""
+        return byte or piece.replace("▁", " ").encode()
+
+
+@cache
+def byte_letters() -> dict[str, bytes]:
+    """The byte for each letter with which a byte-level vocabulary writes it (GPT-2's table)."""
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in visible]
+    letters = {chr(byte): bytes([byte]) for byte in visible}
+    return letters | {chr(0x100 + i): bytes([byte]) for i, byte in enumerate(others)}
 
 
 def _encode(backend: Any, text: str, add_special_tokens: bool = False) -> list[int]:

@@ -11,7 +11,13 @@ from model.bounded_files import check_not_lfs_pointer, read_file
 from model.diagnostics import folder_error
 from model.errors import ModelFolderError
 from model.text.special_tokens import SpecialTokens
-from model.text.tokenizer import THOUGHT_TAGS, TextSpan, match_any, split_at_control
+from model.text.tokenizer import (
+    THOUGHT_TAGS,
+    TextSpan,
+    match_any,
+    parse_byte_piece,
+    split_at_control,
+)
 from model.text.tokenizer_bounds import check_charsmap
 
 
@@ -106,3 +112,8 @@ class SpmTokenizer:
             return self._added.get(token_id, "")
         text: str = self._spm.id_to_piece(token_id)
         return text.replace("▁", " ")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        if token_id < self._spm_size and self._spm.is_byte(token_id):
+            return parse_byte_piece(self._spm.id_to_piece(token_id))
+        return self.token_text(token_id).encode()

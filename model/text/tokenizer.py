@@ -17,6 +17,7 @@ import re2
 # Before and after the thought of a reasoning model. In some vocabularies they are control tokens.
 THOUGHT_TAGS = ("<think>", "</think>")
 MAX_RE_LITERALS = 256  # up to so many texts, Python's own search is faster
+BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 RE2_MEMORY = 256 << 20  # bytes for the automaton of a vocabulary's control tokens
 
 
@@ -59,6 +60,10 @@ class Tokenizer(Protocol):
         """The token's text in the vocabulary, control tokens included."""
         ...
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes in UTF-8 that the token stands for, perhaps only a part of a character."""
+        ...
+
 
 def match_any(longest_first: Sequence[str]) -> re.Pattern[str]:
     """A pattern that matches any of these texts.
@@ -73,6 +78,12 @@ def match_any(longest_first: Sequence[str]) -> re.Pattern[str]:
     options.max_mem = RE2_MEMORY
     options.literal = False
     return re2.compile("|".join(map(re2.escape, longest_first)), options)
+
+
+def parse_byte_piece(piece: str) -> bytes:
+    """The byte of a piece such as `<0xE4>`; empty for other pieces."""
+    match = BYTE_PIECE.fullmatch(piece)
+    return bytes([int(match[1], 16)]) if match else b""
 
 
 def to_text_with_control_tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

@@ -77,5 +77,5 @@ def make_spm(folder: Path, **options: Any) -> SpmTokenizer:
 
 def stream(tokenizer: Tokenizer, ids: list[int], prompt_ids: list[int] | None = None) -> list[str]:
     """The text that each token returns, and as the last entry that of the end."""
-    detokenizer = IncrementalDetokenizer(tokenizer.decode, tokenizer.token_text, prompt_ids or [])
+    detokenizer = IncrementalDetokenizer(tokenizer.decode, tokenizer.token_bytes, prompt_ids or [])
     return [*(detokenizer.push(token_id) for token_id in ids), detokenizer.flush()]

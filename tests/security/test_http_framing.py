@@ -108,6 +108,60 @@ def test_an_offer_of_http_2_without_a_body_is_ignored(port: int) -> None:
         assert read_response(client)[0] == 200
 
 
+WEBSOCKET = (
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "framing", "body"),
+    [
+        (b"POST / HTTP/1.1", b"Content-Length: 5\r\n", b"hello"),
+        (b"GET / HTTP/1.1", b"Content-Length: 5\r\n", b"hello"),
+        (b"GET / HTTP/1.1", b"Transfer-Encoding: chunked\r\n", b"5\r\nhello\r\n0\r\n\r\n"),
+        (b"POST / HTTP/1.1", b"", b""),
+        (b"GET / HTTP/1.0", b"", b""),
+    ],
+)
+def test_only_a_get_without_a_body_opens_a_websocket(
+    port: int, line: bytes, framing: bytes, body: bytes
+) -> None:
+    """Such a connection got no response, and stayed open for ever."""
+    with connected(port) as client:
+        client.sendall(line + b"\r\nHost: a\r\n" + WEBSOCKET + framing + b"\r\n" + body)
+        status, _, received = read_response(client)
+        assert (status, received) == (200, b"hello" if body else b"")
+
+
+def test_a_websocket_with_a_head_over_its_limits_is_closed(port: int) -> None:
+    head = b"GET / HTTP/1.1\r\nHost: a\r\n" + WEBSOCKET + b"X: " + b"a" * 9000 + b"\r\n\r\n"
+    received = exchange(port, head)
+    assert b"101 " not in received
+
+
+def test_a_client_of_http_1_0_gets_no_100_continue(port: int) -> None:
+    """RFC 9110, 10.1.1: it would take that for the response."""
+    head = b"POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+    assert exchange(port, head + b"hello").startswith(b"HTTP/1.1 200 ")
+
+
+def test_an_offer_of_http_2_in_http_1_0_is_ignored(port: int) -> None:
+    head = b"POST / HTTP/1.0\r\nHost: a\r\n" + H2C + b"Content-Length: 5\r\n\r\n"
+    assert exchange(port, head + b"hello").endswith(b"\r\n\r\nhello")
+
+
+@pytest.mark.parametrize("framing", [
+    b"Content-Length: 5\r\nTransfer-Encoding: chunked", b"Content-Length: 5\r\nContent-Length: 6",
+    b"Transfer-Encoding: gzip, chunked", b"Content-Length: +5",
+])  # fmt: skip
+def test_an_offer_of_http_2_hides_no_ambiguous_framing(port: int, framing: bytes) -> None:
+    head = b"POST /wait HTTP/1.1\r\nHost: a\r\n" + H2C + framing + b"\r\n\r\n"
+    received = exchange(port, head + b"0\r\n\r\n" + GET)
+    assert received.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 "))
+    assert received.count(b"HTTP/1.1") == 1
+
+
 def test_websockets_are_served(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPEN_SECONDS", "HEAD_SECONDS", "BODY_SECONDS", "WRITE_SECONDS"):
         monkeypatch.setattr(HttpProtocol, name, 0.2)
@@ -155,7 +209,7 @@ def test_ambiguous_requests_are_refused(port: int, fields: bytes, status: int) -
         (b"GET / HTTP/1.1\r\n\r\n", 400),
         (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
         (b"GET / HTTP/1.1\nHost: a\n\n", 400),
         (b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01", 400),

@@ -256,9 +256,12 @@ def test_time_limits_do_not_end_a_stream(port: int, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_client_of_http_1_0_gets_no_chunks(port: int) -> None:
-    head, _, body = exchange(port, b"GET /stream HTTP/1.0\r\n\r\n").partition(b"\r\n\r\n")
-    assert b"transfer-encoding" not in head.lower()
-    assert body == b"piece piece piece end"
+    for field in (b"", b"Connection: keep-alive\r\n", b"Connection: close\r\n"):
+        received = exchange(port, b"GET /stream HTTP/1.0\r\n" + field + b"\r\n")
+        head, _, body = received.partition(b"\r\n\r\n")
+        assert b"transfer-encoding" not in head.lower()
+        assert head.endswith(b"connection: close")
+        assert body == b"piece piece piece end"
     assert exchange(port, b"GET / HTTP/1.0\r\n\r\n").endswith(
         b"content-length: 0\r\nconnection: close\r\n\r\n"
     )

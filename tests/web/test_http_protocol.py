@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from web import http_protocol
+from web import connection_limit, http_protocol
 from web.http_protocol import HttpProtocol
 
 
@@ -47,6 +47,14 @@ def test_open_files_bound_the_connections(
     limits: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
     monkeypatch.setattr(resource, "setrlimit", lambda _, pair: limits.append(pair))
-    assert http_protocol.max_connections.__wrapped__() == connections
+    assert connection_limit.max_connections.__wrapped__() == connections
     assert limits == ([] if raised is None else [(raised, hard)])
     assert HttpProtocol.MAX_CONNECTIONS == 5000
+
+
+def test_idle_connections_outlive_those_of_proxies() -> None:
+    """A proxy that reuses a connection just as it is closed loses the request: nginx and AWS's
+    load balancer close theirs after 60 seconds."""
+    assert http_protocol.server_config(None).timeout_keep_alive > 60
+    assert HttpProtocol.OPEN_SECONDS <= 30
+    assert HttpProtocol.HEAD_SECONDS <= 30

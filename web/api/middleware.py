@@ -1,4 +1,4 @@
-"""ASGI middleware for /v1: checks the key and the size of a request before it is read, and CORS."""
+"""ASGI middleware for /v1: checks a request's key and headers before its body is read, and CORS."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from fastapi import Security
 from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.errors import LinlyError
 from web.access import AccessPolicy
+from web.api.body_format import check_body_format
 from web.api.errors import KeyRefusedError, TooLargeError, as_response, too_large_exception
 from web.client_address import client_address, is_loopback
 from web.rate_limits import AttemptLimiter
@@ -24,7 +26,7 @@ TOO_LARGE = f"The request is larger than {MAX_BODY_BYTES // 1_000_000} MB"
 
 
 class ApiAuthMiddleware:
-    """ASGI middleware that checks the key and the body's size for paths below /v1."""
+    """ASGI middleware that checks the key, and the body's size and format, for paths below /v1."""
 
     def __init__(self, app: ASGIApp, access: AccessPolicy, keys: KeyAttempts) -> None:
         self._app = app
@@ -53,6 +55,7 @@ class ApiAuthMiddleware:
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > MAX_BODY_BYTES:
             raise TooLargeError("request_too_large", max_bytes=MAX_BODY_BYTES)
+        check_body_format(headers)
 
     async def _check_key(self, scope: Scope, key: str) -> None:
         self._keys.check(scope, key)
@@ -98,14 +101,24 @@ class ApiCorsMiddleware:
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
         self._app = app
-        self._cors = CORSMiddleware(
+        self._cors = _Cors(
             app, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"],
-            expose_headers=["X-Request-Id", "Retry-After"],
+            expose_headers=["X-Request-Id", "Retry-After"], allow_private_network=True,
         )  # fmt: skip
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_api = scope["type"] == "http" and scope["path"].startswith("/v1/")
         await (self._cors if is_api else self._app)(scope, receive, send)
+
+
+class _Cors(CORSMiddleware):
+    """Starlette's, but a preflight response lets only allowed origins into a private network."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if not self.is_allowed_origin(request_headers["origin"]):
+            del response.headers["access-control-allow-private-network"]
+        return response
 
 
 def bearer(headers: Headers) -> str:

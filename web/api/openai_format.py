@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from model.errors import EngineError, NotReadyError
-from model.text.detokenizer import REPLACEMENT
 from model.translations import LocalizedText
 from model.types import Delta, FinishReason, Stats, TokenLogprob
 
@@ -22,14 +22,29 @@ DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": still at it\n\n"
 
 
+@dataclass(frozen=True)
+class ResponseFormat:
+    """What the request says about its response.
+
+    `model` is the name in the request. `fingerprint` returns that of the model and its settings,
+    when the first text is there: by then the adapter's files have been read. `n` counts the choices
+    for each prompt. With `with_usage` a stream's chunks have the field `usage`, null except in the
+    last. With `with_logprobs` each choice has the object `logprobs`, also for no tokens.
+    """
+
+    model: str
+    fingerprint: Callable[[], str]
+    n: int = 1
+    with_usage: bool = False
+    with_logprobs: bool = False
+
+
 class ResponseFormatter(ABC):
     """Formats one response. The subclasses are for chat and for text completions.
 
     Args:
         request_id: the response's id, without its prefix.
-        model: the name in the request.
-        with_usage: whether a stream's chunks have the field `usage`, null except in the last.
-        n: choices for each prompt.
+        response_format: what the request says about it.
         echoes: for each choice, the prompt that comes before its text.
     """
 
@@ -38,20 +53,20 @@ class ResponseFormatter(ABC):
     id_prefix: str
 
     def __init__(
-        self,
-        request_id: str,
-        model: str,
-        with_usage: bool = False,
-        n: int = 1,
-        echoes: Sequence[str] = (),
+        self, request_id: str, response_format: ResponseFormat, echoes: Sequence[str] = ()
     ) -> None:
-        created = int(time.time())
-        self._head = {"id": self.id_prefix + request_id, "created": created, "model": model}
-        self._with_usage = with_usage
-        self._n = n
+        self._id = self.id_prefix + request_id
+        self._created = int(time.time())
+        self._format = response_format
         self._echoes = echoes
         self._frames: dict[int, tuple[bytes, bytes]] = {}
-        self._offsets: Counter[int] = Counter()  # characters of the tokens so far, by choice
+
+    @cached_property
+    def _head(self) -> Json:
+        return {
+            "id": self._id, "created": self._created, "model": self._format.model,
+            "system_fingerprint": self._format.fingerprint(),
+        }  # fmt: skip
 
     def response(self, replies: Sequence[Sequence[Delta]]) -> Json:
         """Returns the response to a request that does not stream, from the Deltas of each choice.
@@ -66,7 +81,7 @@ class ResponseFormatter(ABC):
             if last.error:
                 raise EngineError(last.error)
         choices = [self._choice(index, deltas) for index, deltas in enumerate(replies)]
-        token_usage = usage([deltas[-1].stats for deltas in replies], self._n)
+        token_usage = usage([deltas[-1].stats for deltas in replies], self._format.n)
         return {**self._head, "object": self.kind, "choices": choices, "usage": token_usage}
 
     def opening(self, choices: int) -> bytes:
@@ -79,16 +94,16 @@ class ResponseFormatter(ABC):
 
     def closing(self, stats: Sequence[Stats | None]) -> bytes:
         """Returns the events at the end of a stream."""
-        if not self._with_usage:
+        if not self._format.with_usage:
             return DONE
-        return self._chunk([], usage(stats, self._n)) + DONE
+        return self._chunk([], usage(stats, self._format.n)) + DONE
 
     def _choice(self, index: int, deltas: Sequence[Delta]) -> Json:
         text = self._echo(index) + "".join(delta.text for delta in deltas)
         logprobs = [entry for delta in deltas for entry in delta.logprobs]
         return {
             "index": index, **self._text_field(text),
-            "logprobs": self._logprobs(index, logprobs) if logprobs else None,
+            "logprobs": self._logprobs(logprobs) if self._format.with_logprobs else None,
             "finish_reason": deltas[-1].finish_reason,
         }  # fmt: skip
 
@@ -113,13 +128,13 @@ class ResponseFormatter(ABC):
     def _chunk_choice(self, index: int, delta: Delta) -> Json:
         return {
             "index": index, **self._delta_field(delta.text),
-            "logprobs": self._logprobs(index, delta.logprobs) if delta.logprobs else None,
+            "logprobs": self._logprobs(delta.logprobs) if self._format.with_logprobs else None,
             "finish_reason": delta.finish_reason,
         }  # fmt: skip
 
     def _chunk(self, choices: list[Json], token_usage: Json | None = None) -> bytes:
         chunk = {**self._head, "object": self.chunk_kind, "choices": choices}
-        return _sse({**chunk, "usage": token_usage} if self._with_usage else chunk)
+        return _sse({**chunk, "usage": token_usage} if self._format.with_usage else chunk)
 
     def _echo(self, index: int) -> str:
         return self._echoes[index] if self._echoes else ""
@@ -137,7 +152,7 @@ class ResponseFormatter(ABC):
         """Returns the field with the text that a chunk adds."""
 
     @abstractmethod
-    def _logprobs(self, index: int, entries: Sequence[TokenLogprob]) -> Json: ...
+    def _logprobs(self, entries: Sequence[TokenLogprob]) -> Json: ...
 
 
 class ChatWriter(ResponseFormatter):
@@ -149,7 +164,9 @@ class ChatWriter(ResponseFormatter):
 
     def _first_event(self, index: int) -> bytes:
         first = {"role": "assistant", "content": self._echo(index)}
-        return self._chunk([{"index": index, "delta": first, "finish_reason": None}])
+        logprobs = self._logprobs(()) if self._format.with_logprobs else None
+        choice = {"index": index, "delta": first, "logprobs": logprobs, "finish_reason": None}
+        return self._chunk([choice])
 
     def _text_field(self, text: str) -> Json:
         return {"message": {"role": "assistant", "content": text, "refusal": None}}
@@ -157,7 +174,7 @@ class ChatWriter(ResponseFormatter):
     def _delta_field(self, text: str) -> Json:
         return {"delta": {"content": text} if text else {}}
 
-    def _logprobs(self, _: int, entries: Sequence[TokenLogprob]) -> Json:
+    def _logprobs(self, entries: Sequence[TokenLogprob]) -> Json:
         return {"content": [_chat_logprob(entry) for entry in entries], "refusal": None}
 
 
@@ -176,16 +193,12 @@ class TextWriter(ResponseFormatter):
 
     _delta_field = _text_field
 
-    def _logprobs(self, index: int, entries: Sequence[TokenLogprob]) -> Json:
-        offsets = []
-        for entry in entries:
-            offsets.append(self._offsets[index])
-            self._offsets[index] += len(entry.token)
+    def _logprobs(self, entries: Sequence[TokenLogprob]) -> Json:
         return {
-            "tokens": [entry.token for entry in entries],
+            "tokens": [_name(entry) for entry in entries],
             "token_logprobs": [entry.logprob for entry in entries],
-            "top_logprobs": [{other.token: other.logprob for other in e.top} for e in entries],
-            "text_offset": offsets,
+            "top_logprobs": [_top_by_name(entry) for entry in entries],
+            "text_offset": [entry.offset for entry in entries],
         }
 
 
@@ -222,6 +235,23 @@ def _chat_logprob(entry: TokenLogprob) -> Json:
 
 
 def _token(entry: TokenLogprob) -> Json:
-    is_partial = REPLACEMENT in entry.token  # a part of a character, whose bytes are lost here
-    encoded = None if is_partial else list(entry.token.encode())
-    return {"token": entry.token, "logprob": entry.logprob, "bytes": encoded}
+    return {"token": entry.token, "logprob": entry.logprob, "bytes": list(entry.data)}
+
+
+def _top_by_name(entry: TokenLogprob) -> dict[str, float]:
+    """The likeliest tokens, and the chosen one, as at OpenAI, by names that are all different."""
+    top: dict[str, float] = {}
+    for other in (*entry.top, entry):
+        name = _name(other)
+        if name in top and top[name] != other.logprob:  # a byte that the vocabulary has as text too
+            name = "bytes:" + "".join(f"\\x{byte:02x}" for byte in other.data)
+        top.setdefault(name, other.logprob)
+    return top
+
+
+def _name(entry: TokenLogprob) -> str:
+    """A token's text; of a part of a character its bytes, in OpenAI's form `bytes:\\xe4\\xb8`."""
+    try:
+        return entry.data.decode()
+    except UnicodeDecodeError:
+        return f"bytes:{entry.token}"

@@ -32,6 +32,7 @@ class Model(BaseModel):
     owned_by: str
     root: str
     parent: str | None
+    max_model_len: int | None
 
 
 class Models(BaseModel):
@@ -53,7 +54,7 @@ class TokenUsage(BaseModel):
 class TopLogprob(BaseModel):
     token: str
     logprob: float
-    bytes: list[int] | None
+    bytes: list[int]
 
 
 class ChatLogprob(TopLogprob):
@@ -96,6 +97,7 @@ class Response(BaseModel):
     id: str
     created: int
     model: str
+    system_fingerprint: str
     usage: TokenUsage
 
 
@@ -147,6 +149,7 @@ DESCRIPTIONS = {
     404: "No model or adapter of that name",
     405: "Not by this method",
     413: "The request is too large",
+    415: "The body is not JSON in UTF-8, or compressed",
     422: "The adapter cannot be used",
     429: "The queue is full; Retry-After says for how many seconds",
     500: "The reply failed",

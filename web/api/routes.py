@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -18,7 +19,7 @@ from model.types import ChatRequest, CompletionRequest, Sampling, new_id
 from web.api import response_models
 from web.api.errors import NoSuchRouteError, WrongMethodError
 from web.api.middleware import KEY_IN_DOCS
-from web.api.openai_format import ChatWriter, TextWriter
+from web.api.openai_format import ChatWriter, ResponseFormat, TextWriter
 from web.api.request_models import MAX_SEED, ChatCompletion, Generation, TextCompletion
 from web.api.response_models import errors, streamed
 from web.api.streaming import respond
@@ -39,7 +40,8 @@ class Api:
         """The base first, then every healthy adapter."""
         base = self.manager.status().base_model
         healthy = [a.name for a in self.manager.adapters(SCAN_SECONDS) if a.ready]
-        entries = [_model(base, None), *(_model(name, base) for name in healthy)]
+        length = self.manager.context_length
+        entries = [_model(base, None, length), *(_model(name, base, length) for name in healthy)]
         return {"object": "list", "data": entries}
 
     def model(self, name: str) -> dict[str, Any]:
@@ -64,7 +66,7 @@ class Api:
         samplings = _sampling_by_choice(body, body.to_sampling())
         self._check_queue(len(samplings))
         requests = [replace(template, sampling=sampling, id=new_id()) for sampling in samplings]
-        writer = ChatWriter(requests[0].id, self._name(body), body.with_usage, body.choices)
+        writer = ChatWriter(requests[0].id, self._format(body, samplings[0]))
         choices = [self.manager.chat(choice, EVENT_SECONDS) for choice in requests]
         return await respond(choices, writer, bool(body.stream), request)
 
@@ -87,8 +89,7 @@ class Api:
             for sampling in samplings
         ]
         echoes = await asyncio.to_thread(self._prompt_texts, requests) if body.echo else ()
-        name = self._name(body)
-        writer = TextWriter(requests[0].id, name, body.with_usage, body.choices, echoes)
+        writer = TextWriter(requests[0].id, self._format(body, samplings[0]), echoes)
         choices = [self.manager.complete(choice, EVENT_SECONDS) for choice in requests]
         return await respond(choices, writer, bool(body.stream), request)
 
@@ -102,6 +103,15 @@ class Api:
         limit = self.manager.max_waiting
         if limit is not None and choices > limit:
             raise RequestError("too_many_choices", max_choices=limit)
+
+    def _format(self, body: Generation, sampling: Sampling) -> ResponseFormat:
+        return ResponseFormat(
+            model=self._name(body),
+            fingerprint=partial(self.manager.fingerprint, self._adapter(body)),
+            n=body.choices,
+            with_usage=body.with_usage,
+            with_logprobs=sampling.logprobs is not None,
+        )
 
     def _name(self, body: Generation) -> str:
         return body.model or self.manager.status().base_model
@@ -126,7 +136,7 @@ def router(manager: ModelManager) -> APIRouter:
         responses=errors(),
         name="models",
     )
-    generates = errors(400, 404, 413, 422, 429, 500, 503)
+    generates = errors(400, 404, 413, 415, 422, 429, 500, 503)
     v1.add_api_route(
         "/chat/completions", api.chat, methods=["POST"], name="chat completions",
         response_model=response_models.ChatResponse, responses={**streamed(), **generates},
@@ -177,8 +187,8 @@ def _sampling_by_choice(body: Generation, sampling: Sampling) -> list[Sampling]:
     return [replace(sampling, seed=seed % MAX_SEED) for seed in seeds]
 
 
-def _model(name: str, parent: str | None) -> dict[str, Any]:
+def _model(name: str, parent: str | None, max_model_len: int | None) -> dict[str, Any]:
     return {
         "id": name, "object": "model", "created": CREATED, "owned_by": "linly-chat",
-        "root": parent or name, "parent": parent,
+        "root": parent or name, "parent": parent, "max_model_len": max_model_len,
     }  # fmt: skip

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
-from collections.abc import Mapping
+from codecs import getincrementaldecoder
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 from model.engine.stop_strings import StopStrings
+from model.engine.token_offset import token_offset
 from model.errors import LinlyError, RequestError
 from model.translations import LocalizedText
 from model.types import (
@@ -24,6 +28,7 @@ from model.types import (
 Json = dict[str, Any]
 
 MAX_STOPS = 16  # sent to the server; this program searches for all stop strings anyway
+BYTES = "bytes:"  # OpenAI's mark of a token that is a part of a character: bytes:\xe4\xb8
 FINISH_REASONS = {"length": FinishReason.LENGTH}  # all others count as a stop
 # Fields that servers other than vLLM may not know: sent only with other values than these.
 NEUTRAL_VALUES: Mapping[str, float] = {
@@ -52,6 +57,8 @@ class ResponseStream:
         self._stops = StopStrings(request.sampling.stop, request.so_far)
         self._submitted = self._first_token = time.perf_counter()
         self._tokens = 0
+        self._decoder = getincrementaldecoder("utf-8")("replace")
+        self._text_length = 0  # characters of the text so far, those held back included
         self._usage: Json = {}
         self._refusal: LinlyError | None = None
         self._error: LocalizedText | None = None
@@ -98,8 +105,11 @@ class ResponseStream:
             return
         if not self.has_output and (ids or choice.get("text") or ended):
             self.has_output, self._first_token = True, time.perf_counter()
-        shown, stopped = self._stops.push(self._text(ids, choice.get("text")))
-        logprobs = self._logprobs(choice.get("logprobs"), ids)
+        texts = self._texts(ids, choice.get("text"))
+        logprobs = self._logprobs(choice.get("logprobs"), ids, texts)
+        text = "".join(texts)
+        self._text_length += len(text)
+        shown, stopped = self._stops.push(text)
         if shown or logprobs:
             self._emit(Delta(shown, logprobs=logprobs))
         if stopped:
@@ -113,24 +123,30 @@ class ResponseStream:
         has_ids = isinstance(choice.get("token_ids"), list)
         return bool(self.request.sampling.stop_token_ids and choice.get("text") and not has_ids)
 
-    def _text(self, ids: object, text: object) -> str:
-        """The text of the ids, where the server sends them; else the server's text."""
+    def _texts(self, ids: object, text: object) -> list[str]:
+        """The text of each id, where the server sends them; else the server's text."""
         if isinstance(ids, list):
             self._tokens += len(ids)
             push, end_ids = self.request.detokenizer.push, self.request.end_ids
-            return "".join(push(token) for token in ids if token not in end_ids)
+            return ["" if token in end_ids else push(token) for token in ids]
         self._tokens += bool(text)
-        return text if isinstance(text, str) else ""
+        return [text] if isinstance(text, str) else []
 
-    def _logprobs(self, data: object, ids: object) -> tuple[TokenLogprob, ...]:
-        """A choice's logprobs, without that of the end token. Where the ids are known, tokens have
-        the detokenizer's text: vLLM has none for a part of a character."""
+    def _logprobs(
+        self, data: object, ids: object, texts: Sequence[str]
+    ) -> tuple[TokenLogprob, ...]:
+        """A choice's logprobs; `texts` are those of its ids, which the server may not send."""
         entries = _read_logprobs(data, self.request.sampling.logprobs)
-        if not isinstance(ids, list) or len(ids) != len(entries):
-            return entries
-        text_of, end_ids = self.request.detokenizer.token_text, self.request.end_ids
-        pairs = zip(entries, ids, strict=True)
-        return tuple(replace(e, token=text_of(id_)) for e, id_ in pairs if id_ not in end_ids)
+        if isinstance(ids, list) and len(ids) == len(entries):
+            bytes_of = self.request.detokenizer.token_bytes
+            entries = [replace(e, data=bytes_of(i)) for e, i in zip(entries, ids, strict=True)]
+        else:
+            texts = [self._decoder.decode(entry.data) for entry in entries]
+        lengths = accumulate(map(len, texts), initial=self._text_length)
+        return tuple(
+            replace(entry, offset=token_offset(length, text, entry.data))
+            for entry, text, length in zip(entries, texts, lengths, strict=False)
+        )
 
     def skip(self) -> None:
         """End a prefill-only request, which has no reply."""
@@ -193,25 +209,34 @@ def _encodable(text: str) -> bool:
     return text == text.encode("utf-8", "replace").decode()
 
 
-def _read_logprobs(data: object, count: int | None) -> tuple[TokenLogprob, ...]:
+def _read_logprobs(data: object, count: int | None) -> list[TokenLogprob]:
     """A choice's logprobs, each with the `count` likeliest: vLLM adds the chosen one to them."""
     if count is None or not isinstance(data, dict):
-        return ()
+        return []
     if isinstance(data.get("content"), list):  # llama.cpp has the form of chat completions
-        return tuple(_read_entry(entry, count) for entry in data["content"])
+        return [_read_entry(entry, count) for entry in data["content"]]
     tokens, values = data.get("tokens") or (), data.get("token_logprobs") or ()
     tops = data.get("top_logprobs") or [{}] * len(tokens)
-    return tuple(
-        TokenLogprob(token, value, _likeliest(top or {}, count))
+    return [
+        TokenLogprob(_token_bytes(token), value, _likeliest(top or {}, count))
         for token, value, top in zip(tokens, values, tops, strict=False)
-    )
+    ]
 
 
 def _read_entry(entry: Json, count: int) -> TokenLogprob:
     top = tuple(_read_entry(other, 0) for other in (entry.get("top_logprobs") or ())[:count])
-    return TokenLogprob(entry["token"], entry["logprob"], top)
+    data = entry.get("bytes")  # of a part of a character the text is wrong
+    encoded = bytes(data) if isinstance(data, list) else entry["token"].encode(errors="replace")
+    return TokenLogprob(encoded, entry["logprob"], top)
 
 
 def _likeliest(top: Mapping[str, float], count: int) -> tuple[TokenLogprob, ...]:
     ranked = sorted(top.items(), key=lambda pair: pair[1], reverse=True)
-    return tuple(TokenLogprob(token, value) for token, value in ranked[:count])
+    return tuple(TokenLogprob(_token_bytes(token), value) for token, value in ranked[:count])
+
+
+def _token_bytes(token: str) -> bytes:
+    if not token.startswith(BYTES):
+        return token.encode(errors="replace")
+    escaped = token.removeprefix(BYTES).encode(errors="replace")
+    return re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), escaped)

@@ -34,8 +34,8 @@ class NumberDetokenizer:
     def flush(self) -> str:
         return ""
 
-    def token_text(self, token_id: int) -> str:
-        return str(token_id)
+    def token_bytes(self, token_id: int) -> bytes:
+        return str(token_id).encode()
 
 
 @dataclass

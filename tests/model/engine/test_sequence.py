@@ -2,105 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
-import numpy as np
 import pytest
-import torch
 
-from model.engine.kv_cache import SequenceCache
-from model.engine.sampler import Floats
-from model.engine.sequence import Sequence
-from model.layers.kv_layout import CacheFormat
-from model.types import Delta, EngineRequest, FinishReason, Sampling
-
-EOS = 0
-VOCAB = 128  # ids are ASCII codes
-FORMAT = CacheFormat(1, 1, 8, torch.float32, "cpu")
-
-
-class AsciiDetokenizer:
-    """Each id is a letter; `~` is the first half of a character that the next id completes."""
-
-    def __init__(self) -> None:
-        self._buffer = ""
-
-    def push(self, token_id: int) -> str:
-        text = self._buffer + chr(token_id)
-        self._buffer = text if text.endswith("~") else ""
-        return "" if self._buffer else text
-
-    def flush(self) -> str:
-        return ""
-
-    def token_text(self, token_id: int) -> str:
-        return f"<{chr(token_id)}>"
-
-
-class LateDetokenizer(AsciiDetokenizer):
-    """Gives all of its text at the end."""
-
-    def push(self, token_id: int) -> str:
-        self._buffer += chr(token_id)
-        return ""
-
-    def flush(self) -> str:
-        text, self._buffer = self._buffer, ""
-        return text
-
-
-def likeliest(letter: str | int) -> Floats:
-    """Logits [1, VOCAB] with one winner; every other letter has the same, smaller chance."""
-    logits = np.zeros((1, VOCAB), np.float32)
-    logits[0, letter if isinstance(letter, int) else ord(letter)] = 5.0
-    return logits
-
-
-class SequenceReply:
-    """A sequence that gets letters as its tokens, and the deltas that it emits."""
-
-    def __init__(
-        self,
-        prompt: str = "Hi",
-        detokenizer: AsciiDetokenizer | None = None,
-        so_far: str = "",
-        prefill_only: bool = False,
-        **sampling: Any,
-    ) -> None:
-        self.deltas: list[Delta] = []
-        request = EngineRequest(
-            id="r",
-            prompt_ids=[ord(letter) for letter in prompt],
-            sampling=Sampling(**{"temperature": 0, "seed": 9, **sampling}),
-            eos_ids=frozenset({EOS}),
-            detokenizer=detokenizer or AsciiDetokenizer(),
-            adapter_scale=0.5,
-            so_far=so_far,
-            prefill_only=prefill_only,
-        )
-        cache = SequenceCache(FORMAT)
-        self.sequence = Sequence(request, self.deltas.append, cache, None, VOCAB)
-
-    def feed(self, letters: str, then_eos: bool = False) -> SequenceReply:
-        """Let the model choose `letters`, until the sequence has finished."""
-        if self.sequence.prefilling:
-            self.sequence.next_slice(1000)
-        for letter in [*letters, *([EOS] if then_eos else [])]:
-            if self.sequence.finished:
-                break
-            self.sequence.accept_logits(likeliest(letter))
-            self.sequence.next_slice(1)
-        return self
-
-    @property
-    def text(self) -> str:
-        return "".join(delta.text for delta in self.deltas)
-
-    @property
-    def finish_reason(self) -> FinishReason | None:
-        return self.deltas[-1].finish_reason if self.deltas else None
-
+from model.types import FinishReason
+from tests.model.engine.sequence_reply import (
+    EOS,
+    AsciiDetokenizer,
+    LateDetokenizer,
+    SequenceReply,
+    likeliest,
+)
 
 # Prefill
 
@@ -354,35 +265,6 @@ def test_stop_string_is_found_in_the_flushed_text() -> None:
         "abENDcd"
     )
     assert reply.text == "ab"
-
-
-# Log-probabilities
-
-
-def test_logprobs_come_with_their_token() -> None:
-    reply = SequenceReply(logprobs=2).feed("ab")
-    first = reply.deltas[0].logprobs
-    assert [entry.token for entry in first] == ["<a>"]
-    expected = 5.0 - math.log(math.exp(5.0) + VOCAB - 1)
-    assert first[0].logprob == pytest.approx(expected, abs=1e-5)
-    assert len(first[0].top) == 2
-    assert first[0].top[0].token == "<a>"
-    assert first[0].top[0].logprob == pytest.approx(first[0].logprob)
-
-
-def test_no_logprobs_unless_requested() -> None:
-    assert all(delta.logprobs == () for delta in SequenceReply().feed("ab", then_eos=True).deltas)
-
-
-@pytest.mark.parametrize(
-    ("letters", "stop"), [("a~bc", ()), ("aENx", ("END",)), ("abEND", ("END",))]
-)
-def test_every_token_has_its_logprobs_though_its_text_is_held_back(
-    letters: str, stop: tuple[str, ...]
-) -> None:
-    reply = SequenceReply(logprobs=0, stop=stop).feed(letters)
-    tokens = [entry.token for delta in reply.deltas for entry in delta.logprobs]
-    assert tokens == [f"<{letter}>" for letter in letters]
 
 
 def test_stop_string_that_began_in_the_previous_text_ends_the_reply() -> None:

@@ -106,8 +106,8 @@ class RecordingDetokenizer:
     def flush(self) -> str:
         return self.inner.flush()
 
-    def token_text(self, token_id: int) -> str:
-        return self.inner.token_text(token_id)
+    def token_bytes(self, token_id: int) -> bytes:
+        return self.inner.token_bytes(token_id)
 
 
 class RecordingManager:

@@ -99,7 +99,7 @@ def test_unfinished_character_is_dropped_at_the_end(
 
 
 def test_flush_returns_nothing_the_second_time(fast: FastTokenizer) -> None:
-    detokenizer = IncrementalDetokenizer(fast.decode, fast.token_text)
+    detokenizer = IncrementalDetokenizer(fast.decode, fast.token_bytes)
     for token_id in fast.encode([typed("ok🙂")])[:-1]:
         detokenizer.push(token_id)
     detokenizer.flush()

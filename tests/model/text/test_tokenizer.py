@@ -350,6 +350,30 @@ def test_spm_token_text_has_spaces(spm: SpmTokenizer) -> None:
     assert "".join(map(spm.token_text, ids)) == " hello world"
 
 
+@pytest.mark.parametrize("text", [*ORDINARY, "龘 🦤"])
+def test_token_bytes_join_to_the_text(text: str, fast: FastTokenizer, spm: SpmTokenizer) -> None:
+    """Also where a character takes several tokens."""
+    for tokenizer, space in ((fast, b""), (spm, b" " if text else b"")):
+        ids = tokenizer.encode([typed(text)])
+        assert b"".join(map(tokenizer.token_bytes, ids)) == space + text.encode()
+
+
+def test_tokens_of_byte_fallback_are_bytes(tmp_path: Path, spm: SpmTokenizer) -> None:
+    """As in the tokenizer.json of LLaMA 2, whose pieces have "▁" for a space."""
+    vocab = {"<unk>": 0, "▁hi": 1, "<0xE4>": 2, "<0xB8>": 3, "<s>": 4}
+    backend = Backend(models.BPE(vocab=vocab, merges=[], byte_fallback=True, unk_token="<unk>"))
+    backend.decoder = decoders.Sequence([
+        decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
+        decoders.Strip(" ", 1, 0),
+    ])  # fmt: skip
+    backend.add_special_tokens([AddedToken("<s>", special=True)])
+    fast = save(backend, tmp_path / "tokenizer.json")
+    found = [fast.token_bytes(i) for i in (*range(1, 5), 99)]
+    assert found == [b" hi", b"\xe4", b"\xb8", b"<s>", b""]
+    byte = next(i for i in range(spm.vocab_size) if spm.token_text(i) == "<0xE4>")
+    assert (spm.token_bytes(byte), spm.token_bytes(2)) == (b"\xe4", b"</s>")
+
+
 def test_only_control_tokens_are_control(fast: FastTokenizer, spm: SpmTokenizer) -> None:
     assert sum(map(fast.is_control, range(fast.vocab_size))) == 3
     assert [i for i in range(spm.vocab_size) if spm.is_control(i)] == [1, 2]

@@ -41,6 +41,7 @@ def test_second_copy_gives_the_replies_of_the_first(
         bodies = [
             {**BODY, "model": model},
             {**BODY, "model": model, "ignore_eos": True, "top_p": 0},
+            {**BODY, "model": model, "logprobs": True, "top_logprobs": 3, "max_tokens": 40},
         ]
         for body in bodies:
             texts = [

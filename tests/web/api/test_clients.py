@@ -34,9 +34,9 @@ class LogprobsEngine(FakeEngine):
                 verbatim("The queue is full: 9 replies are waiting", "Try again."), retry_after=2.2
             )
         if request.sampling.logprobs is not None:
-            other = TokenLogprob("好", -1.5)
-            emit(Delta("你", logprobs=(TokenLogprob("你", -0.5, (other,)),)))
-            emit(Delta("", logprobs=(TokenLogprob("\ufffd", -0.25),)))
+            top = (TokenLogprob("好".encode(), -1.5), TokenLogprob(b"\xe5\xa5", -2.5))
+            emit(Delta("你", logprobs=(TokenLogprob("你".encode(), -0.5, top),)))
+            emit(Delta("", logprobs=(TokenLogprob(b" \xe5\xa5", -0.25, offset=1),)))
         super().submit(request, emit)
 
 
@@ -60,8 +60,10 @@ def test_openai_chat_logprobs(client: openai.OpenAI) -> None:
     assert reply.choices[0].logprobs
     first, second = reply.choices[0].logprobs.content or []
     assert (first.token, first.logprob, first.bytes) == ("你", -0.5, list("你".encode()))
-    assert [(one.token, one.logprob) for one in first.top_logprobs] == [("好", -1.5)]
-    assert second.bytes is None  # a part of a character
+    assert [(one.token, one.logprob) for one in first.top_logprobs] == [
+        ("好", -1.5), ("\\xe5\\xa5", -2.5),
+    ]  # fmt: skip
+    assert (second.token, second.bytes) == (" \\xe5\\xa5", [0x20, 0xE5, 0xA5])
     assert reply.choices[0].message.content == "你pirate heard: 你好 there "
 
 
@@ -69,16 +71,22 @@ def test_openai_chat_logprobs_stream(client: openai.OpenAI) -> None:
     stream = client.chat.completions.create(
         model="pirate", messages=HELLO, logprobs=True, stream=True  # type: ignore[arg-type]
     )  # fmt: skip
-    logprobs = [c.choices[0].logprobs for c in stream if c.choices and c.choices[0].logprobs]
-    assert [one.content[0].token for one in logprobs if one.content] == ["你", "\ufffd"]
+    logprobs = [chunk.choices[0].logprobs for chunk in stream]
+    assert None not in logprobs
+    assert [one.content[0].token for one in logprobs if one and one.content] == [
+        "你",
+        " \\xe5\\xa5",
+    ]
 
 
 def test_openai_text_logprobs(client: openai.OpenAI) -> None:
     logprobs = client.completions.create(model="pirate", prompt="x", logprobs=1).choices[0].logprobs
     assert logprobs
-    assert logprobs.tokens == ["你", "\ufffd"]
+    assert logprobs.tokens == ["你", "bytes: \\xe5\\xa5"]
     assert logprobs.token_logprobs == [-0.5, -0.25]
-    assert logprobs.top_logprobs == [{"好": -1.5}, {}]
+    assert logprobs.top_logprobs == [
+        {"好": -1.5, "bytes:\\xe5\\xa5": -2.5, "你": -0.5}, {"bytes: \\xe5\\xa5": -0.25},
+    ]  # fmt: skip
     assert logprobs.text_offset == [0, 1]
 
 

@@ -4,11 +4,15 @@
 // Replies are untrusted: their HTML is text, images are links, and links lead to http(s) or mail.
 
 import MarkdownIt from './vendor/markdown-it/markdown-it.esm.min.mjs';
+import { cjkEmphasis } from './cjk.js';
 import { code } from './code.js';
+import { direction } from './direction.js';
+import { translator } from './i18n.js';
 import { LazyLibrary, memoize } from './lazy_library.js';
 import { links } from './links.js';
 import { math } from './math.js';
 import { patch } from './patch_html.js';
+import { splitThoughts } from './thoughts.js';
 
 const TEX = {
   output: 'mathml',
@@ -19,7 +23,7 @@ const TEX = {
   maxSize: 20, // or a \rule could cover the page
 };
 
-const unfinished = new Map(); // target → text, where a library was still loading
+const unfinished = new Map(); // target → text and whether it grows, where a library was still loading
 const drawnBlocks = new WeakMap(); // target → the HTML of each of its blocks
 
 const highlighter = new LazyLibrary(importHighlighter, drawAgain);
@@ -39,20 +43,27 @@ export function renderTyped(target, text) {
   if (target.textContent !== shown) target.textContent = shown;
 }
 
-export function renderReply(target, text) {
+export function renderReply(target, text, streaming = false) {
   const before = drawnBlocks.get(target) ?? [];
-  const blocks = htmlOfBlocks(separateAccents(text));
+  const blocks = splitThoughts(separateAccents(text), streaming).flatMap(htmlOfPart);
   const changed = blocks.findIndex((html, i) => html !== before[i]);
   const unchanged = changed < 0 ? blocks.length : changed;
   patch(target, unchanged, blocks.slice(unchanged));
   drawnBlocks.set(target, blocks);
-  if (highlighter.pending || katex.pending) unfinished.set(target, text);
+  if (highlighter.pending || katex.pending) unfinished.set(target, [text, streaming]);
 }
 
 function drawAgain() {
   const targets = [...unfinished];
   unfinished.clear();
-  for (const [target, text] of targets) renderReply(target, text);
+  for (const [target, [text, streaming]] of targets) renderReply(target, text, streaming);
+}
+
+function htmlOfPart({ text, thought, open }) {
+  const blocks = htmlOfBlocks(text);
+  if (!thought) return blocks;
+  const label = md.utils.escapeHtml(translator()(open ? 'thinking' : 'thought'));
+  return `<details class="thought"><summary>${label}</summary>${blocks.join('')}</details>`;
 }
 
 /** HTML of each block at the top level: a paragraph, a list, a code block … */
@@ -73,9 +84,11 @@ function htmlOfBlocks(text) {
 
 function makeMarkdown() {
   const parser = new MarkdownIt({ html: false, linkify: true, typographer: false, breaks: true });
-  parser.use(links).use(code, highlighter).use(math, formula);
+  parser.use(links).use(code, highlighter).use(math, formula).use(cjkEmphasis).use(direction);
   // Wide tables scroll in a box of their own.
-  parser.renderer.rules.table_open = () => '<div class="table" tabindex="0"><table>';
+  parser.renderer.rules.table_open = (tokens, i, options, env, renderer) => {
+    return `<div class="table" tabindex="0"><table${renderer.renderAttrs(tokens[i])}>`;
+  };
   parser.renderer.rules.table_close = () => '</table></div>';
   return parser;
 }

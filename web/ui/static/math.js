@@ -2,12 +2,15 @@
 // are `formula` (inline) and `formula_block`; their content is TeX, and `render(TeX, display)` returns
 // its HTML. Code has no formulas, because markdown-it parses it first.
 
+import { CJK } from './cjk.js';
+
 const PAIRS = [
   { open: '$$', close: '$$', display: true },
   { open: '\\[', close: '\\]', display: true },
   { open: '\\(', close: '\\)', display: false },
 ];
 const MAX_LINES = 200; // of a formula: without this bound, an unclosed one is searched to the end
+const WORD = new RegExp(`(?![${CJK}])[\\p{L}\\p{N}]`, 'u');
 const LINE = { open: '$', close: '$', display: false };
 
 export function math(md, render) {
@@ -42,13 +45,19 @@ function endOfPair(state, start, { close }) {
   return end >= 0 && end < state.posMax && content.trim() && !content.includes('`') ? end : -1;
 }
 
-// Pandoc's rule against prices: no space inside the dollars, no digit behind them.
+// Dollars of prices, variables and prose open and close nothing: with a space inside, or a letter or
+// digit outside. CJK text has no spaces around a formula.
 function endOfLine(state, start) {
   const end = unescaped(state.src, '$', start);
   if (end <= start || end >= state.posMax) return -1;
-  const content = state.src.slice(start, end);
-  const price = /^\s|\s$|`/.test(content) || /\d/.test(state.src[end + 1] ?? '');
-  return price ? -1 : end;
+  const [before, after] = [state.src[start - 2] ?? '', state.src[end + 1] ?? ''];
+  const isShell = /[({]/.test(after) && after === state.src[start]; // $(a)/$(b), ${a}/${b}
+  return isShell || WORD.test(before + after) || isProse(state.src.slice(start, end)) ? -1 : end;
+}
+
+function isProse(text) {
+  if (/^[\s)}'"”’,;?]|[\s(]$|`/.test(text)) return true;
+  return !text.includes('\\') && /\p{L}{2}\s+\p{L}{2}|[，。；！？]/u.test(text);
 }
 
 function unescaped(text, mark, from) {

@@ -57,9 +57,9 @@ export class MessageView {
     if (this.#editor && other?.role === 'user') discardSentEdit(this.message.id, other.text);
   }
 
-  #showBody({ role, text }) {
+  #showBody({ role, text, state }) {
     if (role === 'user') renderTyped(this.body, text);
-    else renderReply(this.body, text);
+    else renderReply(this.body, text, state === 'streaming');
   }
 
   #fill(part, data, draw) {

@@ -5,12 +5,10 @@ import { setAttribute } from './dom.js';
 
 /** Replace the children of `parent` from number `first` on by `htmls`, an element each. */
 export function patch(parent, first, htmls) {
-  htmls.forEach((html, i) => {
-    const old = parent.children[first + i];
-    if (old) update(old, parse(html));
-    else parent.append(parse(html));
-  });
-  while (parent.children.length > first + htmls.length) parent.lastElementChild.remove();
+  // A copy: after each change, a browser counts `children` from the beginning.
+  const before = [...parent.children].slice(first);
+  htmls.forEach((html, i) => (before[i] ? update(before[i], parse(html)) : parent.append(parse(html))));
+  for (const extra of before.slice(htmls.length)) extra.remove();
 }
 
 function parse(html) {
@@ -43,7 +41,8 @@ function updateText(node, text) {
 
 function copyAttributes(old, fresh) {
   for (const { name } of [...old.attributes]) {
-    if (!fresh.hasAttribute(name)) old.removeAttribute(name);
+    // The reader opens and closes details.
+    if (!fresh.hasAttribute(name) && name !== 'open') old.removeAttribute(name);
   }
   for (const { name, value } of fresh.attributes) setAttribute(old, name, value);
 }

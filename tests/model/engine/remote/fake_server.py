@@ -35,6 +35,9 @@ class Server:
     script: Script
     encode: Callable[[str], Sequence[int]] | None = None
     text: Callable[[Sequence[int]], str] | None = None  # to send text instead of token ids
+    top: dict[str, float] = field(
+        default_factory=lambda: {"b": -0.7, "a": -0.5, "c": -0.9}
+    )  # the likeliest tokens, at each place
     llama: bool = False  # has the API of llama.cpp's server
     base: str = "tiny"
     context_length: int | None = None
@@ -165,7 +168,7 @@ class Server:
         elif body.get("logprobs") is not None:
             choice["logprobs"] = {
                 "tokens": [""], "token_logprobs": [-0.5],
-                "top_logprobs": [{"b": -0.7, "a": -0.5, "c": -0.9}],
+                "top_logprobs": [self.top],
             }  # fmt: skip
         return f"data: {json.dumps({'choices': [choice]})}\n\n"
 

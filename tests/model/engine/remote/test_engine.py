@@ -114,16 +114,30 @@ def test_a_reply_continues_its_first_part(
     assert tokenizer.decode(server.requests[0]["prompt"]).endswith("assistant\nThe quick brown")
 
 
-def test_the_end_token_has_no_text(
+def test_the_end_token_has_a_logprob_and_no_text(
     open_manager: ManagerOpener, server: Server, encode: Encode
 ) -> None:
     server.script = lambda body: [*encode("done"), 2]
     deltas = ask(open_manager(server), ChatRequest(HELLO, sampling=Sampling(logprobs=2)))
     assert text(deltas) == "done"
     names = [entry.token for delta in deltas for entry in delta.logprobs]
-    assert "".join(names) == "done"  # and it has no logprob, as with the local engine
+    assert "".join(names) == "done<|im_end|>"  # as with the local engine
+    entries = [entry for delta in deltas for entry in delta.logprobs]
+    assert entries[0].offset == 0
+    assert entries[-1].offset == 4
     first = next(entry for delta in deltas for entry in delta.logprobs)
     assert [(entry.token, entry.logprob) for entry in first.top] == [("a", -0.5), ("b", -0.7)]
+
+
+def test_logprobs_of_parts_of_characters(
+    open_manager: ManagerOpener, server: Server, encode: Encode
+) -> None:
+    """In OpenAI's form, which this program's own API has too."""
+    server.top = {"bytes: \\xe4\\xb8": -0.5, "\\xe4": -0.7}
+    server.script = lambda body: encode("x")
+    deltas = ask(open_manager(server), ChatRequest(HELLO, sampling=Sampling(logprobs=2)))
+    first = next(entry for delta in deltas for entry in delta.logprobs)
+    assert [entry.data for entry in first.top] == [b" \xe4\xb8", b"\\xe4"]
 
 
 @pytest.mark.parametrize(("ignore_eos", "sent"), [(False, [2, 7]), (True, [7])])

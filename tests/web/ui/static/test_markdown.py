@@ -81,6 +81,22 @@ def test_an_unclosed_mark_hides_no_formula(harness: Harness) -> None:
     expect(harness.message("a").locator(".formula")).to_have_count(2)
 
 
+def test_many_blocks_are_drawn_one_after_the_other(harness: Harness) -> None:
+    """A browser counts `children` from the beginning after each change: thousands took seconds."""
+    harness.page.evaluate("""() => {
+        const children = Object.getOwnPropertyDescriptor(Element.prototype, 'children').get;
+        window.reads = 0;
+        Object.defineProperty(HTMLDivElement.prototype, 'children', {
+            get() { window.reads += this.className === 'body'; return children.call(this); },
+        });
+    }""")
+    body = reply(harness, "a\n\n" * 50)
+    expect(body.locator("p")).to_have_count(50)
+    reply(harness, "b\n\n" * 60)
+    expect(body.locator("p")).to_have_count(60)
+    assert harness.page.evaluate("window.reads") == 2
+
+
 def test_a_letter_with_thousands_of_accents_is_split(harness: Harness) -> None:
     """They formed one letter, which took the browser seconds."""
     accents = "\u0301" * 32
