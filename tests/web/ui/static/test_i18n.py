@@ -6,6 +6,7 @@ import re
 
 from model.translations import table
 from tests.web.ui.static.harness import STATIC
+from web.chats.transfer.message_content import LeftOut
 from web.ui.custom_components import MOUNT
 
 TEXTS = table("en", "scripts")
@@ -20,4 +21,5 @@ def test_every_used_text_exists() -> None:
 
 def test_every_text_is_used() -> None:
     unused = [key for key in TEXTS if not re.search(rf"['`]{key}['`]", SCRIPTS)]
-    assert unused == ["version_before", "version_after"]  # `version_${direction}`
+    composed = [f"left_out_{kind}" for kind in LeftOut]  # `left_out_${kind}`
+    assert unused == ["version_before", "version_after", *composed]  # `version_${direction}`
