@@ -3,9 +3,11 @@
 // functions of this module (see `web/ui/page.py`).
 
 const TIMEOUT = 10_000; // milliseconds for the controls' values
+const RETRY = 1_000; // milliseconds until an update that Gradio has not taken is announced again
 const readers = []; // functions that wait for the values
 const updates = []; // that Gradio has not taken yet, oldest first
 let trigger = null;
+let retryTimer = 0;
 const orders = new Map(); // a control's number and property → the order of its last update
 let loaded_chat = ''; // the chat whose settings the controls show
 
@@ -52,7 +54,15 @@ export function readControls() {
 export function updateControls(encoded, { order } = {}) {
   if (!encoded?.length) return;
   updates.push(order === undefined ? encoded : withoutOlder(encoded, order));
+  announceUpdates();
+}
+
+/** Gradio takes one update for each event. If it missed one, the controls would stay behind by one. */
+function announceUpdates() {
+  if (!updates.length) return;
   trigger('update', {});
+  clearTimeout(retryTimer);
+  retryTimer = setTimeout(announceUpdates, RETRY);
 }
 
 /** The next updates are those of another stream, which counts anew. */

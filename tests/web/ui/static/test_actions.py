@@ -191,6 +191,20 @@ def test_an_early_response_is_followed_by_the_stream(harness: Harness) -> None:
     assert properties(harness)["choices"] == ["two"]
 
 
+def test_an_update_that_the_controls_missed_is_announced_again(opened: Open) -> None:
+    """All later ones were shown too late by one."""
+    harness = opened(fake_clock=True)
+    harness.page.evaluate("harness.mute = true")
+    harness.event(controls=[[0, {"choices": ["one"]}]], order=1)
+    harness.page.evaluate("harness.mute = false")
+    harness.event(controls=[[0, {"choices": ["two"]}]], order=2)
+    harness.page.clock.run_for(1_000)
+    harness.page.wait_for_function("harness.updates.length === 2")
+    assert properties(harness)["choices"] == ["two"]
+    harness.page.clock.run_for(5_000)
+    assert len(harness.page.evaluate("harness.updates")) == 2
+
+
 @pytest.mark.parametrize("order", [50, None])
 def test_a_response_to_an_earlier_stream_is_older_than_all_of_this_one(
     harness: Harness, order: int | None
