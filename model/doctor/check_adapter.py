@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from model.diagnostics import Finding, adapter_error, finding
 from model.doctor.chat_format import own_template
 from model.doctor.vocabulary import check_vocabulary
+from model.errors import AdapterError
 from model.folders.adapter_config import (
     MAX_ALPHA,
     MAX_RANK,
@@ -17,21 +18,27 @@ from model.folders.adapter_config import (
     is_positive,
     module_path,
     module_setting,
-    modules_to_save,
     read_config,
-    refuse_changed_base,
-    refuse_kind,
     scaling,
 )
 from model.folders.adapter_files import (
     CARD,
     PAIR_NAME,
-    WHOLE_NAME,
+    ROWS_DELTA,
     AdapterTensors,
     list_adapter_tensors,
     read_card,
     read_weights,
+    replaced_tensor,
 )
+from model.folders.adapter_kinds import (
+    WHOLE,
+    modules_to_save,
+    refuse_unmergeable,
+    refuse_unserved,
+    unknown_settings,
+)
+from model.folders.adapter_targets import check_targets
 from model.folders.base_info import BaseInfo
 from model.folders.fingerprint import RELATED, SAME, distance
 
@@ -40,6 +47,7 @@ if TYPE_CHECKING:
     from model.text.prompt_template import PromptTemplate
 
 CHINESE_ALPACA = "chinese-alpaca"
+MERGE_ADVISED = ("adapter_kind", "adapter_other_layer")
 MAX_SCALING = 64  # of published adapters; with more, alpha is probably a mistake
 
 
@@ -56,9 +64,7 @@ def check_adapter(
         AdapterError: it has an error after which no other check makes sense.
     """
     config, card = read_config(path), read_card(path)
-    refuse_kind(path, config)
-    _check_settings(config)
-    weights = read_weights(path)
+    weights = _read_served(path, config, base)
     if not weights.pairs and not weights.whole:
         raise adapter_error("adapter_empty")
     _check_pairs(config, weights)
@@ -66,14 +72,32 @@ def check_adapter(
         for key, sides in weights.pairs.items():
             _check_fit(key, sides, base)
         yield from check_vocabulary(path, weights.whole, base)
+    check_targets(config, map(module_path, weights.pairs))
     _check_numbers(weights)  # after the sizes are checked, because it reads the weights
     if base is not None:
         yield from _check_origin(config, card, base)
+    yield from unknown_settings(config)
     yield from _check_targets(config, weights)
     own_vocabulary = base is not None and any(
         weight.shape[0] != base.rows for weight in weights.whole.values()
     )
     yield from _check_template(card, templates, own_vocabulary, own_template(path))
+
+
+def _read_served(path: Path, config: Mapping[str, Any], base: BaseInfo | None) -> AdapterTensors:
+    """Lists the weights of an adapter of a kind that is served.
+
+    Raises:
+        AdapterError: it is of another kind. If the remedy is to merge it, it can be merged.
+    """
+    try:
+        refuse_unserved(path, config)
+        _check_settings(config)
+        return read_weights(path)
+    except AdapterError as error:
+        if error.text.code in MERGE_ADVISED and base is not None:
+            check_for_merging(path, base)
+        raise
 
 
 def check_for_merging(path: Path, base: BaseInfo) -> None:
@@ -83,7 +107,7 @@ def check_for_merging(path: Path, base: BaseInfo) -> None:
         AdapterError: it cannot be merged, or the result would be wrong.
     """
     config, card = read_config(path), read_card(path)
-    refuse_changed_base(config)
+    refuse_unmergeable(config)
     _check_settings(config)
     tensors = {tensor.name: tensor for tensor in list_adapter_tensors(path)}
     if not tensors:
@@ -95,11 +119,16 @@ def check_for_merging(path: Path, base: BaseInfo) -> None:
     for key, sides in pairs.items():
         _check_pair(key, sides)
         _check_fit(key, sides, base)
-    full_tensors = {
-        m[1]: tensor for name, tensor in tensors.items() if (m := WHOLE_NAME.match(name))
-    }
-    if not _check_finite(tensors.items(), "lora_B") and not full_tensors:
+    check_targets(config, map(module_path, pairs))
+    replaced = {replaced_tensor(name): tensor for name, tensor in tensors.items()}
+    has_rows = any(ROWS_DELTA in name for name in tensors)
+    if not (_check_finite(tensors.items(), "lora_B") or has_rows or any(replaced)):
         raise adapter_error("adapter_zero")
+    full_tensors = {
+        name: replaced[f"{layer}.weight"]
+        for name, layer in WHOLE.items()
+        if f"{layer}.weight" in replaced
+    }
     # Only for their errors: the command `check` shows their warnings.
     list(check_vocabulary(path, full_tensors, base))
     list(_check_origin(config, card, base))

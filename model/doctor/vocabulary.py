@@ -12,7 +12,7 @@ from model.errors import AdapterError, ModelFolderError
 from model.folders.base_info import BaseInfo
 from model.tensor_names import EMBEDDING
 from model.text.tokenizer import TextSpan, Tokenizer
-from model.text.tokenizer_files import TOKENIZER_FILES, has_tokenizer, read_tokenizer
+from model.text.tokenizer_files import TOKENIZER_FILES, has_tokenizer, is_padded, read_tokenizer
 
 if TYPE_CHECKING:
     from model.folders.lazy_tensor import LazyTensor
@@ -45,7 +45,7 @@ def check_vocabulary(
         raise adapter_error("adapter_half_vocabulary", rows=max(rows), base=base.rows)
     if tokenizer is None:
         raise adapter_error("adapter_no_tokenizer", rows=max(rows), base=base.rows)
-    if tokenizer.vocab_size != max(rows):
+    if not is_padded(max(rows), tokenizer.vocab_size):
         raise adapter_error("adapter_tokenizer_size", rows=max(rows), pieces=tokenizer.vocab_size)
     yield finding("adapter_vocabulary", rows=max(rows), base=base.rows)
 

@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from model.diagnostics import adapter_error
 from model.doctor.check_base import quick_check, refuse_errors
+from model.errors import AdapterError
+from model.folders.adapter_kinds import WHOLE
 from model.folders.atomic_folder import FINISHED, new_folder
 from model.folders.lazy_tensor import LazyTensor, torch_dtype
 from model.folders.model_folder import IGNORED, ModelFolder
 from model.folders.weight_writer import nbytes_of, write_weights
+from model.merge.adapter_weights import AdapterWeights
 from model.merge.extra_files import ChatFormat, write_extra_files
 from model.merge.statistics import MergeStatistics
-from model.merge.weights import AdapterWeights, Merger
+from model.merge.weights import Merger
 from model.progress_bar import Bar
 from model.tensor_names import EMBEDDING, HEAD
 
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 FORMAT = 1  # of the folders that are written
 CONFIG_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 CHUNK_VALUES = 1 << 20  # merged at once: 4 MB in float32
-EMBEDDING_AND_HEAD = {"model.embed_tokens", "lm_head"}
+EMBEDDING_AND_HEAD = set(WHOLE.values())
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ def merge(plan: MergePlan, destination: Path, bar: Bar) -> MergeStatistics:
         ModelFolderError: the base cannot be read, or `destination` cannot be written.
     """
     base_tensors = _base_tensors(plan)
+    for adapter in plan.adapters:
+        _check_layers(adapter, base_tensors)
     dtype = plan.dtype or _most_common_dtype(base_tensors)
     statistics = MergeStatistics()
     tensors = [_merged(tensor, plan.adapters, dtype, statistics) for tensor in base_tensors]
@@ -83,6 +88,32 @@ def _base_tensors(plan: MergePlan) -> list[LazyTensor]:
     if tied and untie:
         tensors += [tensor.renamed(HEAD) for tensor in tensors if tensor.name == EMBEDDING]
     return tensors
+
+
+def _check_layers(adapter: AdapterWeights, base_tensors: Sequence[LazyTensor]) -> None:
+    """Checks that the base has each layer that the adapter changes; only its vocabulary can grow.
+
+    Raises:
+        AdapterError: it lacks one, or one has another shape.
+    """
+    shapes = {tensor.name.removesuffix(".weight"): tensor.shape for tensor in base_tensors}
+    missing = sorted(adapter.changed_layers - set(shapes))
+    if missing:
+        raise _not_mergeable(adapter, "merge_no_layer", layer=missing[0])
+    for name, tensor in adapter.full_tensors.items():
+        fixed = shapes[name][1:] if name in EMBEDDING_AND_HEAD else shapes[name]
+        if tuple(tensor.shape)[-len(fixed) :] != fixed or tensor.dim() != len(shapes[name]):
+            raise _not_mergeable(adapter, "merge_shape", layer=name, shape=list(tensor.shape))
+    for name, token_rows in adapter.token_rows.items():
+        num_rows = len(adapter.full_tensors.get(name, range(shapes[name][0])))
+        count, *size = token_rows.values.shape
+        if tuple(size) != shapes[name][1:] or int(token_rows.indices.max()) >= num_rows:
+            raise _not_mergeable(adapter, "adapter_tokens_unfit", layer=name, rows=count)
+
+
+def _not_mergeable(adapter: AdapterWeights, code: str, **facts: object) -> AdapterError:
+    problem = adapter_error(code, **facts)
+    return AdapterError("adapter_not_mergeable", name=adapter.name, problem=problem)
 
 
 def _most_common_dtype(tensors: Sequence[LazyTensor]) -> str:
@@ -116,7 +147,7 @@ def _read_merged(
     merger = Merger(tensor.name.removesuffix(".weight"), adapters)
     before = tensor.read()
     after = torch.empty(merger.merged_shape(tensor.shape), dtype=torch_dtype(dtype))
-    step = max(1, CHUNK_VALUES // before.shape[1])
+    step = max(1, CHUNK_VALUES // before[0].numel()) if merger.by_rows else len(after)
     statistics.begin()
     for start in range(0, len(after), step):
         stop = min(start + step, len(after))

@@ -18,8 +18,8 @@ from model.folders.adapter_files import read_card
 from model.folders.base_info import BaseInfo, read_base_info
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.merge import MergePlan
+from model.merge.adapter_weights import AdapterWeights, read_adapter
 from model.merge.extra_files import ChatFormat
-from model.merge.weights import AdapterWeights, read_adapter
 from model.text.prompt_template import PromptTemplate
 from model.types import Phase
 
@@ -52,9 +52,10 @@ def plan_merge(
     templates, _ = available_templates(base, settings)
     facts = read_base_info(base, base_name(settings), load_tokenizer(base))
     paths = [find_folder(name) for name in lora_models]
-    adapters = [_checked(*pair, facts) for pair in zip(paths, adapter_scales, strict=True)]
+    tied = bool(base.config.get("tie_word_embeddings"))
+    adapters = [_checked(*pair, facts, tied) for pair in zip(paths, adapter_scales, strict=True)]
     tokenizer = _tokenizer(paths, adapters, facts)
-    grown = any(len(w) != facts.rows for a in adapters for w in a.full_tensors.values())
+    grown = any(len(w) != facts.rows for a in adapters for w in a.vocabulary)
     template = _template(paths, templates, default_template(grown, templates) or MODEL_TEMPLATE)
     if tokenizer is None and template is not None and template.source == base.chat_template:
         template = None  # the base's files with it are copied
@@ -62,10 +63,10 @@ def plan_merge(
     return MergePlan(base, adapters, dtype, chat_format)
 
 
-def _checked(path: Path, adapter_scale: float, facts: BaseInfo) -> AdapterWeights:
+def _checked(path: Path, adapter_scale: float, facts: BaseInfo, tied: bool) -> AdapterWeights:
     try:
         check_for_merging(path, facts)
-        return read_adapter(path, adapter_scale)
+        return read_adapter(path, adapter_scale, tied)
     except AdapterError as error:
         raise AdapterError("adapter_not_mergeable", name=path.name, problem=error) from error
 
@@ -77,7 +78,7 @@ def _tokenizer(
     folders = [
         path
         for path, adapter in zip(paths, adapters, strict=True)
-        if (adapter_tokenizer(path) if adapter.full_tensors else own_tokenizer(path, facts))
+        if (adapter_tokenizer(path) if adapter.vocabulary else own_tokenizer(path, facts))
     ]
     return folders[-1] if folders else None
 
