@@ -9,10 +9,10 @@ from pathlib import Path
 
 from model.diagnostics import folder_error
 from model.folders import hub
+from model.folders.incomplete_folders import NOT_MODELS, missing_config_error
 
 WEIGHTS = ("*.gguf", "*.bin")
 EXTRA_FILES = ("*.json", "*.model", "*.jinja", "*.txt", "*.md", "LICENSE*", "*.chk")
-NOT_MODELS = ("training_args.bin", "optimizer.bin", "scheduler.bin", "adapter_model.bin")
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,9 @@ def find_source(name: str, tokenizer: Path | None, log: Callable[[str], None]) -
 def _source_in_folder(folder: Path) -> Path:
     """The folder itself if it is in the Hugging Face layout, else the weights file in it."""
     names = [path.name for path in folder.iterdir() if path.is_file()]
+    error = None if "config.json" in names else missing_config_error(folder)
+    if error is not None and not any(fnmatch(name, "*.gguf") for name in names):
+        raise error
     chosen = choose_source_file(names, str(folder))
     return folder if chosen is None else folder / chosen
 

@@ -24,6 +24,7 @@ from model.folders.adapter_config import (
     scaling,
 )
 from model.folders.adapter_kinds import WHOLE, merged_only
+from model.folders.incomplete_folders import training_remains
 from model.tensor_names import ATTENTION, MLP
 from model.translations import LocalizedText
 
@@ -121,6 +122,9 @@ def weights_file(path: Path) -> Path:
     """
     file = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
     if file is None:
+        remains = training_remains(path)
+        if remains is not None:
+            raise adapter_error("adapter_in_checkpoint", name=remains.name)
         raise adapter_error("adapter_file_missing", name=WEIGHTS[0])
     try:
         require_inside(file)
