@@ -176,7 +176,9 @@ def _is_metas(file: Path) -> bool:
 
 def _check_settings(folder: Path, config: Mapping[str, Any]) -> Iterator[Finding]:
     """Checks the settings that transformers and this engine's forward use."""
-    from model.weight_loader import check_llama_config
+    from model.weight_loader import check_llama_config, max_positions
 
-    check_llama_config(folder, config)
-    yield from ()
+    checked = check_llama_config(folder, config)
+    limit = max_positions(checked)
+    if limit is not None:
+        yield finding("rope_limited", kind=checked.rope_parameters["rope_type"], length=limit)

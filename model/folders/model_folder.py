@@ -22,6 +22,7 @@ from model.folders.pytorch_file import is_old_pickle
 from model.folders.quantized_weights import check_not_quantized, quantization_setting
 from model.folders.weights import list_tensors
 from model.suggestions import closest_folder
+from model.tensor_names import EMBEDDING, HEAD
 from model.text.special_tokens import SpecialTokens
 from model.text.tokenizer import Tokenizer
 from model.text.tokenizer_files import (
@@ -79,6 +80,17 @@ class ModelFolder:
         if self.needs_weights:
             self._check_not_quantized(config)
         return config
+
+    @cached_property
+    def tied_head(self) -> bool:
+        """Whether the head is the embedding. As in transformers, it is not where the weights have
+        another one, whatever config.json says."""
+        if not self.config.get("tie_word_embeddings"):
+            return False
+        tensors = {tensor.name: tensor for _, tensor in self.tensors()}
+        if HEAD not in tensors or EMBEDDING not in tensors:
+            return True
+        return tensors[HEAD].read().equal(tensors[EMBEDDING].read())
 
     @cached_property
     def eos_ids(self) -> frozenset[int]:

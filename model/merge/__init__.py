@@ -82,7 +82,7 @@ def _base_tensors(plan: MergePlan) -> list[LazyTensor]:
     tensor.
     """
     stored = [tensor for _, tensor in plan.base.tensors()]
-    tied = bool(plan.base.config.get("tie_word_embeddings"))
+    tied = plan.base.tied_head
     tensors = [t for t in stored if not t.name.endswith(IGNORED) and not (tied and t.name == HEAD)]
     untie = any(EMBEDDING_AND_HEAD & adapter.changed_layers for adapter in plan.adapters)
     if tied and untie:

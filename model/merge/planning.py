@@ -52,8 +52,9 @@ def plan_merge(
     templates, _ = available_templates(base, settings)
     facts = read_base_info(base, base_name(settings), load_tokenizer(base))
     paths = [find_folder(name) for name in lora_models]
-    tied = bool(base.config.get("tie_word_embeddings"))
-    adapters = [_checked(*pair, facts, tied) for pair in zip(paths, adapter_scales, strict=True)]
+    adapters = [
+        _checked(*pair, facts, base.tied_head) for pair in zip(paths, adapter_scales, strict=True)
+    ]
     tokenizer = _tokenizer(paths, adapters, facts)
     grown = any(len(w) != facts.rows for a in adapters for w in a.vocabulary)
     template = _template(paths, templates, default_template(grown, templates) or MODEL_TEMPLATE)
