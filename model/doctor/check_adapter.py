@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from model.diagnostics import Finding, adapter_error, finding
 from model.doctor.chat_format import own_template
+from model.doctor.check_merge import check_merged_tensors
 from model.doctor.vocabulary import check_vocabulary
 from model.errors import AdapterError
 from model.folders.adapter_config import (
@@ -24,7 +25,6 @@ from model.folders.adapter_config import (
 from model.folders.adapter_files import (
     CARD,
     PAIR_NAME,
-    ROWS_DELTA,
     AdapterTensors,
     list_adapter_tensors,
     read_card,
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 CHINESE_ALPACA = "chinese-alpaca"
 MERGE_ADVISED = ("adapter_kind", "adapter_other_layer")
+BEGIN_AS_ZERO = ("lora_B", "lora_embedding_A")  # in the names of tensors
 MAX_SCALING = 64  # of published adapters; with more, alpha is probably a mistake
 
 
@@ -109,29 +110,41 @@ def check_for_merging(path: Path, base: BaseInfo) -> None:
     config, card = read_config(path), read_card(path)
     refuse_unmergeable(config)
     _check_settings(config)
-    tensors = {tensor.name: tensor for tensor in list_adapter_tensors(path)}
+    tensors = list_adapter_tensors(path)
     if not tensors:
         raise adapter_error("adapter_empty")
+    _check_merged_pairs(config, tensors, base)
+    replaces = check_merged_tensors(config, tensors, base)
+    if not (_check_finite((tensor.name, tensor) for tensor in tensors) or replaces):
+        raise adapter_error("adapter_zero")
+    # Only for their errors: the command `check` shows their warnings.
+    list(check_vocabulary(path, _own_vocabulary(tensors), base))
+    list(_check_origin(config, card, base))
+
+
+def _check_merged_pairs(
+    config: Mapping[str, Any], tensors: Iterable[LazyTensor], base: BaseInfo
+) -> None:
+    """Checks the pairs "A" and "B" of linear layers among `tensors`, as for serving.
+
+    Raises:
+        AdapterError: one of them does not fit.
+    """
     pairs: dict[Key, dict[str, LazyTensor]] = {}
-    for name, tensor in tensors.items():
-        if match := PAIR_NAME.match(name):
+    for tensor in tensors:
+        if match := PAIR_NAME.match(tensor.name):
             pairs.setdefault((int(match[1]), match[2]), {})[match[3]] = tensor
     for key, sides in pairs.items():
         _check_pair(key, sides)
         _check_fit(key, sides, base)
     check_targets(config, map(module_path, pairs))
-    replaced = {replaced_tensor(name): tensor for name, tensor in tensors.items()}
-    has_rows = any(ROWS_DELTA in name for name in tensors)
-    if not (_check_finite(tensors.items(), "lora_B") or has_rows or any(replaced)):
-        raise adapter_error("adapter_zero")
-    full_tensors = {
-        name: replaced[f"{layer}.weight"]
-        for name, layer in WHOLE.items()
-        if f"{layer}.weight" in replaced
-    }
-    # Only for their errors: the command `check` shows their warnings.
-    list(check_vocabulary(path, full_tensors, base))
-    list(_check_origin(config, card, base))
+
+
+def _own_vocabulary(tensors: Iterable[LazyTensor]) -> dict[str, LazyTensor]:
+    """The embedding and the head among `tensors` that replace the base's."""
+    replaced = {replaced_tensor(tensor.name): tensor for tensor in tensors}
+    names = {name: f"{layer}.weight" for name, layer in WHOLE.items()}
+    return {name: replaced[tensor] for name, tensor in names.items() if tensor in replaced}
 
 
 def _check_settings(config: Mapping[str, Any]) -> None:
@@ -164,12 +177,12 @@ def _check_numbers(weights: AdapterTensors) -> None:
     Raises:
         AdapterError: they are not finite, or have no effect.
     """
-    if not _check_finite(_named(weights), "lora_B") and not weights.whole:
+    if not _check_finite(_named(weights)) and not weights.whole:
         raise adapter_error("adapter_zero")
 
 
-def _check_finite(tensors: Iterable[tuple[str, LazyTensor]], name_part: str) -> bool:
-    """Whether any tensor with `name_part` in its name has a value that is not zero.
+def _check_finite(tensors: Iterable[tuple[str, LazyTensor]]) -> bool:
+    """Whether any tensor that a training begins with zeros, by its name, has another value.
 
     Raises:
         AdapterError: a tensor contains NaN or infinity.
@@ -179,7 +192,8 @@ def _check_finite(tensors: Iterable[tuple[str, LazyTensor]], name_part: str) -> 
         values = tensor.read()
         if not values.isfinite().all():
             raise adapter_error("adapter_not_finite", name=name)
-        has_effect = has_effect or (name_part in name and bool(values.any()))
+        begins_as_zero = any(part in name for part in BEGIN_AS_ZERO)
+        has_effect = has_effect or (begins_as_zero and bool(values.any()))
     return has_effect
 
 

@@ -7,7 +7,7 @@ anything is computed with them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,28 @@ def setting_by_name(config: Mapping[str, Any], patterns: str, name: str, default
     """Returns the same setting by the module's dotted name."""
     overrides = config.get(patterns) or {}
     return next((v for pattern, v in overrides.items() if module_matcher(pattern)(name)), default)
+
+
+def token_indices(config: Mapping[str, Any], layer: str, shape: Sequence[int]) -> list[int]:
+    """Returns the indices of the trained rows of `layer`, embed_tokens or lm_head.
+
+    Args:
+        shape: of the tensor with these rows.
+
+    Raises:
+        AdapterError: the configuration has other ones.
+    """
+    indices = config.get("trainable_token_indices")
+    if isinstance(indices, dict):
+        named = {name.rpartition(".")[2]: entry for name, entry in indices.items()}
+        indices = named.get(layer, named.get("embed_tokens"))  # a tied head has the embedding's
+    if (
+        not isinstance(indices, list)
+        or len(indices) != shape[0]
+        or not all(type(index) is int and index >= 0 for index in indices)
+    ):
+        raise adapter_error("adapter_tokens_unfit", layer=layer, rows=shape[0])
+    return indices
 
 
 def read_json_object(file: Path) -> dict[str, Any]:

@@ -55,8 +55,12 @@ FULL_NAME = re.compile(
     PREFIX + r"((?:model|lm_head|embed_tokens)\b.*?)(?:\.modules_to_save(?:\.default)?)?"
     r"(?:(?:\.token_adapter)?\.base_layer)?\.(weight|bias)$"
 )
+# A tensor of an adapted layer, such as its lora_A; and one with the trained rows of tokens.
+LAYER_TENSOR = re.compile(PREFIX + r"(model\.layers\..+?|model\.embed_tokens|lm_head)\.(lora_.+)$")
+TOKENS_TENSOR = re.compile(
+    PREFIX + r"(?:model\.)?(embed_tokens|lm_head)\.token_adapter\.trainable_tokens_delta$"
+)
 BIAS_NAME = re.compile(PREFIX + r"model\..+(?<!lora_A)(?<!lora_B)\.bias$")
-ROWS_DELTA = ".trainable_tokens_delta"  # in the name of rows that replace the base's
 FACTOR = re.compile(r"\.lora_[AB]\.")
 FLOATS = ("F16", "BF16", "F32", "F64")
 ORIGINAL = ".original_module."  # the base's layer, which peft saves beside a resized one

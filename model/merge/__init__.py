@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from model.diagnostics import adapter_error
 from model.doctor.check_base import quick_check, refuse_errors
-from model.errors import AdapterError
 from model.folders.adapter_kinds import WHOLE
 from model.folders.atomic_folder import FINISHED, new_folder
 from model.folders.lazy_tensor import LazyTensor, torch_dtype
@@ -56,8 +55,6 @@ def merge(plan: MergePlan, destination: Path, bar: Bar) -> MergeStatistics:
         ModelFolderError: the base cannot be read, or `destination` cannot be written.
     """
     base_tensors = _base_tensors(plan)
-    for adapter in plan.adapters:
-        _check_layers(adapter, base_tensors)
     dtype = plan.dtype or _most_common_dtype(base_tensors)
     statistics = MergeStatistics()
     tensors = [_merged(tensor, plan.adapters, dtype, statistics) for tensor in base_tensors]
@@ -88,32 +85,6 @@ def _base_tensors(plan: MergePlan) -> list[LazyTensor]:
     if tied and untie:
         tensors += [tensor.renamed(HEAD) for tensor in tensors if tensor.name == EMBEDDING]
     return tensors
-
-
-def _check_layers(adapter: AdapterWeights, base_tensors: Sequence[LazyTensor]) -> None:
-    """Checks that the base has each layer that the adapter changes; only its vocabulary can grow.
-
-    Raises:
-        AdapterError: it lacks one, or one has another shape.
-    """
-    shapes = {tensor.name.removesuffix(".weight"): tensor.shape for tensor in base_tensors}
-    missing = sorted(adapter.changed_layers - set(shapes))
-    if missing:
-        raise _not_mergeable(adapter, "merge_no_layer", layer=missing[0])
-    for name, tensor in adapter.full_tensors.items():
-        fixed = shapes[name][1:] if name in EMBEDDING_AND_HEAD else shapes[name]
-        if tuple(tensor.shape)[-len(fixed) :] != fixed or tensor.dim() != len(shapes[name]):
-            raise _not_mergeable(adapter, "merge_shape", layer=name, shape=list(tensor.shape))
-    for name, token_rows in adapter.token_rows.items():
-        num_rows = len(adapter.full_tensors.get(name, range(shapes[name][0])))
-        count, *size = token_rows.values.shape
-        if tuple(size) != shapes[name][1:] or int(token_rows.indices.max()) >= num_rows:
-            raise _not_mergeable(adapter, "adapter_tokens_unfit", layer=name, rows=count)
-
-
-def _not_mergeable(adapter: AdapterWeights, code: str, **facts: object) -> AdapterError:
-    problem = adapter_error(code, **facts)
-    return AdapterError("adapter_not_mergeable", name=adapter.name, problem=problem)
 
 
 def _most_common_dtype(tensors: Sequence[LazyTensor]) -> str:

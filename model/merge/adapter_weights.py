@@ -10,20 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.diagnostics import adapter_error
-from model.folders.adapter_config import read_config, setting_by_name
-from model.folders.adapter_files import digest, list_adapter_tensors, replaced_tensor
+from model.folders.adapter_config import read_config, setting_by_name, token_indices
+from model.folders.adapter_files import (
+    LAYER_TENSOR,
+    TOKENS_TENSOR,
+    digest,
+    list_adapter_tensors,
+    replaced_tensor,
+)
 from model.folders.adapter_kinds import WHOLE
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-LAYER_TENSOR = re.compile(
-    r"^(?:base_model\.model\.)?(model\.layers\..+?|model\.embed_tokens|lm_head)\.(lora_.+)$"
-)
-TOKENS_TENSOR = re.compile(
-    r"^(?:base_model\.model\.)?(?:model\.)?(embed_tokens|lm_head)"
-    r"\.token_adapter\.trainable_tokens_delta$"
-)
 # Settings of peft that are not for the merge of single layers: which layers there are, and how
 # lora_A and lora_B began.
 UNUSED_SETTINGS = {
@@ -70,17 +69,18 @@ class AdapterWeights:
 
 
 def read_adapter(path: Path, adapter_scale: float, tied: bool) -> AdapterWeights:
-    """Reads the adapter in `path`, with its configuration as peft has it.
+    """Reads the adapter in `path`, which was checked before, with its configuration as peft has it.
 
     Args:
         tied: whether the base's head is its embedding; then rows of the embedding are of the head,
             too, as in peft.
 
     Raises:
-        AdapterError: it is torn, or has weights that cannot be merged.
+        AdapterError: its files have changed since the check, or peft refuses its configuration.
     """
     # At its import it logs which of its kernels are missing.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    import torch
     from peft import LoraConfig
 
     layers: dict[str, dict[str, Tensor]] = {}
@@ -97,7 +97,10 @@ def read_adapter(path: Path, adapter_scale: float, tied: bool) -> AdapterWeights
         else:
             raise adapter_error("adapter_weight_unknown", name=name)
     config = read_config(path)
-    token_rows = {WHOLE[name]: _token_rows(config, name, rows) for name, rows in deltas.items()}
+    token_rows = {
+        WHOLE[name]: TokenRows(torch.tensor(token_indices(config, name, rows.shape)), rows)
+        for name, rows in deltas.items()
+    }
     if tied and WHOLE["embed_tokens"] in token_rows:
         token_rows.setdefault(WHOLE["lm_head"], token_rows[WHOLE["embed_tokens"]])
     try:
@@ -108,23 +111,6 @@ def read_adapter(path: Path, adapter_scale: float, tied: bool) -> AdapterWeights
     return AdapterWeights(
         path.name, digest(path), peft_config, adapter_scale, layers, full_tensors, token_rows
     )
-
-
-def _token_rows(config: Mapping[str, Any], layer: str, values: Tensor) -> TokenRows:
-    """The trained rows of `layer`, whose indices are in the configuration."""
-    import torch
-
-    indices = config.get("trainable_token_indices")
-    if isinstance(indices, dict):
-        named = {name.rpartition(".")[2]: entry for name, entry in indices.items()}
-        indices = named.get(layer, named.get("embed_tokens"))  # a tied head has the embedding's
-    if (
-        not isinstance(indices, list)
-        or len(indices) != len(values)
-        or not all(type(index) is int and index >= 0 for index in indices)
-    ):
-        raise adapter_error("adapter_tokens_unfit", layer=layer, rows=len(values))
-    return TokenRows(torch.tensor(indices), values)
 
 
 def _with_exact_names(config: Mapping[str, Any], layers: Iterable[str]) -> dict[str, Any]:

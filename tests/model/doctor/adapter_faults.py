@@ -45,15 +45,17 @@ UNKNOWN_WEIGHTS = (
     "base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias",
     "base_model.model.transformer.h.0.attn.c_attn.lora_A.weight",
 )
-MERGED_WEIGHTS = {  # tensors of adapters that are only merged, and what the message names
-    "model.embed_tokens.lora_embedding_A": "LoRA on embed_tokens",
-    "model.embed_tokens.base_layer.weight": "LoRA on embed_tokens",
-    "lm_head.lora_A.weight": "LoRA on lm_head",
-    "lm_head.base_layer.weight": "LoRA on lm_head",
-    "model.embed_tokens.token_adapter.trainable_tokens_delta": "LoRA on embed_tokens",
-    "model.layers.0.self_attn.q_proj.base_layer.bias": "biases",
-    "model.layers.0.mlp.up_proj.bias": "biases",
+RANK = 4
+# Tensors of adapters that are only merged: their shapes, and what the message names.
+EMBEDDING_LORA = {"lora_embedding_A": (RANK, ROWS), "lora_embedding_B": (WIDTH, RANK)}
+HEAD_LORA = {"lora_A.weight": (RANK, WIDTH), "lora_B.weight": (ROWS, RANK)}
+MERGED_WEIGHTS: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
+    "model.embed_tokens": (EMBEDDING_LORA, "LoRA on embed_tokens"),
+    "model.embed_tokens.base_layer": ({"weight": (ROWS, WIDTH)}, "LoRA on embed_tokens"),
+    "lm_head": (HEAD_LORA, "LoRA on lm_head"),
+    "lm_head.base_layer": ({"weight": (ROWS, WIDTH)}, "LoRA on lm_head"),
 }
+BIASES = ("self_attn.q_proj.base_layer.bias", "mlp.up_proj.bias")  # which the base lacks
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,21 @@ def add(tensors: dict[str, Tensor]) -> Change:
 
 def weights(change: Callable[[dict[str, Tensor]], object]) -> Change:
     return change_tensors(WEIGHTS, change)
+
+
+def both(first: Change, second: Change) -> Change:
+    def change(path: Path) -> None:
+        first(path)
+        second(path)
+
+    return change
+
+
+def add_magnitudes(tensors: dict[str, Tensor]) -> None:
+    """Adds what DoRA trains beside each pair."""
+    for name in [name for name in tensors if name.endswith("lora_B.weight")]:
+        magnitude = name.replace("lora_B.weight", "lora_magnitude_vector")
+        tensors[magnitude] = torch.ones(len(tensors[name]))
 
 
 def without(name: str) -> Change:
@@ -159,17 +176,45 @@ def _unreadable() -> Iterator[tuple[str, Fault]]:
     yield "a pickle that runs code", Fault(pickled(FolderMaker), "adapter_unreadable")
 
 
+MERGED_CHANGES = {
+    "use_dora": weights(add_magnitudes),
+    "trainable_token_indices": add(
+        {
+            "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta": torch.ones(
+                1, WIDTH
+            )
+        }
+    ),
+}
+
+
 def _unserved_kinds() -> Iterator[tuple[str, Fault]]:
     for key, name in MERGED_ONLY.items():
-        yield key, Fault(config(**{key: PEFT_VALUES.get(key, True)}), "adapter_kind", (name,))
+        setting = config(**{key: PEFT_VALUES.get(key, True)})
+        yield (
+            f"{key} with its weights",
+            Fault(both(setting, MERGED_CHANGES.get(key, config())), "adapter_kind", (name,)),
+        )
+    yield "use_dora alone", Fault(config(use_dora=True), "merge_lora_incomplete", ("magnitude",))
+    yield (
+        "tokens alone",
+        Fault(
+            config(trainable_token_indices=[5]), "adapter_own_missing", ("trainable_tokens_delta",)
+        ),
+    )
     for key, name in REFUSED.items():
         yield (
             key,
             Fault(config(**{key: PEFT_VALUES.get(key, True)}), "adapter_kind_refused", (name,)),
         )
-    for tensor, name in MERGED_WEIGHTS.items():
-        tensors = {f"base_model.model.{tensor}": torch.ones(ROWS, WIDTH)}
-        yield tensor, Fault(add(tensors), "adapter_kind", (name,))
+    for layer, (shapes, name) in MERGED_WEIGHTS.items():
+        tensors = {
+            f"base_model.model.{layer}.{part}": torch.ones(shape) for part, shape in shapes.items()
+        }
+        yield f"{layer} with {name}", Fault(add(tensors), "adapter_kind", (name,))
+    for bias in BIASES:
+        name = f"base_model.model.model.layers.0.{bias}"
+        yield bias, Fault(add({name: torch.ones(WIDTH)}), "merge_no_layer", ("layers.0.",))
     for init in ("pissa", "pissa_niter_4", "olora", "corda", "lora_ga"):
         yield init, Fault(config(init_lora_weights=init), "adapter_changes_base", (init,))
     yield "loftq", Fault(config(init_lora_weights="loftq"), "adapter_inseparable", ("loftq",))
@@ -272,7 +317,18 @@ def _other_base() -> Iterator[tuple[str, Fault]]:
 def _own_layers() -> Iterator[tuple[str, Fault]]:
     yield (
         "another own layer",
-        Fault(config(modules_to_save=["norm"]), "adapter_other_layer", ("norm",)),
+        Fault(
+            both(
+                config(modules_to_save=["norm"]),
+                add({"base_model.model.model.norm.weight": torch.ones(WIDTH)}),
+            ),
+            "adapter_other_layer",
+            ("norm",),
+        ),
+    )
+    yield (
+        "another own layer not saved",
+        Fault(config(modules_to_save=["norm"]), "adapter_own_missing", ("norm",)),
     )
     yield (
         "own layer not saved",

@@ -215,6 +215,16 @@ def shorten(part: str) -> Change:
     )
 
 
+def without(part: str) -> Change:
+    """Removes the tensors with `part` in their names."""
+
+    def change(tensors: dict[str, Any]) -> None:
+        for name in [name for name in tensors if part in name]:
+            del tensors[name]
+
+    return change_tensors(WEIGHTS, change)
+
+
 def config(**changes: Any) -> Change:
     return lambda adapter: edit_json(adapter / "adapter_config.json", **changes)
 
@@ -229,18 +239,28 @@ def config(**changes: Any) -> Change:
         ("tokens", config(trainable_token_indices=[5, 320]), "the 2 trained rows"),
         ("tokens", config(trainable_token_indices=[5, -1]), "the 2 trained rows"),
         ("tokens", config(trainable_token_indices=[5, "6"]), "the 2 trained rows"),
+        ("tokens", shorten("delta"), "the 1 trained rows"),
+        ("dora", shorten("magnitude"), "DoRA has the shape"),
+        ("dora", without("magnitude"), "matrices lora_A, lora_B, lora_magnitude_vector"),
+        ("head", shorten("lm_head.lora_B"), "lm_head LoRA has the shape"),
+        ("head", without("lm_head.lora_A"), "matrices lora_A, lora_B"),
+        ("embedding", shorten("embedding_A"), "embed_tokens LoRA has the shape"),
+        ("biases", rename("q_proj.base_layer", "q_proj.c_fc"), "has no model.layers.0.self_attn"),
+        ("norm", rename("model.norm", "norm"), "weight that is not supported"),
         ("dora", config(exclude_modules=["up_proj"]), "exclude_modules"),
         ("dora", config(init_lora_weights="lora_ga"), "lora_ga"),
         ("dora", config(use_bdlora={"nblocks": 2}), "uses BD-LoRA"),
     ],
 )  # fmt: skip
-def test_adapter_that_does_not_fit_is_refused_before_writing(
+def test_adapter_that_does_not_fit_is_refused_before_writing_and_not_advised_to_be_merged(
     kind: str, change: Change, text: str, bases: dict[str, Path], tmp_path: Path, capsys: Capture
 ) -> None:
-    make(bases["plain"], tmp_path / "a", **KINDS[kind])
+    base = bases["biased" if kind == "biases" else "plain"]
+    make(base, tmp_path / "a", **KINDS[kind])
     change(tmp_path / "a")
+    assert not {"adapter_kind", "adapter_other_layer"} & set(problems(tmp_path / "a", base))
     capsys.readouterr()  # progress of transformers
-    assert merge(bases["plain"], tmp_path / "a", tmp_path / "out") == 1
+    assert merge(base, tmp_path / "a", tmp_path / "out") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert text in line
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
