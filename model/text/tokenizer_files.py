@@ -29,9 +29,11 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )  # fmt: skip
 CHAT_TEMPLATE = "chat_template.jinja"
-# A vocabulary is padded to a multiple of PADDED_TO, by fewer rows than MAX_PADDING or a share of
-# all: DeepSeek LLM has 102,400 rows for 100,015 pieces.
-PADDED_TO, MAX_PADDING, MAX_PADDING_SHARE = 8, 512, 1 / 40
+# A vocabulary is padded to a multiple of PADDED_TO, by fewer rows than MAX_PADDING. With more of
+# them it is usually another model's: Mistral 0.3 has 32,768 rows, and older ones 32,000 pieces.
+PADDED_TO, MAX_PADDING = 8, 512
+# Published models with more padding, by their rows: DeepSeek LLM has 100,015 pieces.
+LARGE_PADDINGS = {102_400: 2_401}
 # The tokenizers of published models, by the number of rows of their embeddings.
 VOCAB_OWNERS = {
     32000: "LLaMA's own", 49953: "Chinese-LLaMA's", 49954: "Chinese-Alpaca's",
@@ -150,7 +152,7 @@ def is_padded(rows: int, vocab_size: int) -> bool:
     padding = rows - vocab_size
     if padding > 0 and rows % PADDED_TO:
         return False
-    return 0 <= padding < max(MAX_PADDING, rows * MAX_PADDING_SHARE)
+    return 0 <= padding < LARGE_PADDINGS.get(rows, MAX_PADDING)
 
 
 def read_json(path: Path, optional: bool = False) -> dict[str, Any]:

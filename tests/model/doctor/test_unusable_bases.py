@@ -151,6 +151,8 @@ def put(name: str) -> Callable[[Path], None]:
 
 INCOMPLETE = [
     ("global_step500/mp_rank_00_model_states.pt", "weights_in_zero", "zero_to_fp32.py"),
+    ("mp_rank_00_model_states.pt", "weights_in_zero_step", "zero_to_fp32.py"),
+    ("bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "weights_in_zero_step", "zero_to_fp32.py"),
     ("pytorch_model_fsdp_0/__0_0.distcp", "weights_in_fsdp", "accelerate merge-weights"),
     ("__0_0.distcp", "weights_in_fsdp", "accelerate merge-weights"),
     ("pytorch_model_fsdp.bin", "weights_fsdp_file", "pytorch_model_fsdp.bin"),
@@ -173,6 +175,21 @@ def test_remains_in_place_of_weights_are_named(
     assert words in text
     assert main(["convert", str(folder), str(folder.parent / "out")]) == 1
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [
+        ("model-00001-of-00002.safetensors", "model.safetensors.index.json"),
+        ("pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"),
+    ],
+)
+def test_missing_index_is_named(name: str, index: str, folder: Path) -> None:
+    """The weights were called missing, though only their index is."""
+    (folder / WEIGHTS).rename(folder / name)
+    ((code, text),) = errors(folder)
+    assert code == "weight_index_missing"
+    assert f"Download {index}" in text
 
 
 def test_checkpoint_of_a_training_without_configuration_is_no_other_format(folder: Path) -> None:
