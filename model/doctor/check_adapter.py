@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from model.diagnostics import Finding, adapter_error, finding
 from model.doctor.chat_format import own_template
 from model.doctor.check_merge import check_merged_tensors
-from model.doctor.vocabulary import check_vocabulary
+from model.doctor.vocabulary import check_vocabulary, replaces_vocabulary
 from model.errors import AdapterError
 from model.folders.adapter_config import (
     MAX_ALPHA,
@@ -69,20 +69,20 @@ def check_adapter(
     if not weights.pairs and not weights.whole:
         raise adapter_error("adapter_empty")
     _check_pairs(config, weights)
+    vocabulary: list[Finding] = []
     if base is not None:
         for key, sides in weights.pairs.items():
             _check_fit(key, sides, base)
-        yield from check_vocabulary(path, weights.whole, base)
+        vocabulary += check_vocabulary(path, weights.whole, base)
+    yield from vocabulary
     check_targets(config, map(module_path, weights.pairs))
     _check_numbers(weights)  # after the sizes are checked, because it reads the weights
     if base is not None:
         yield from _check_origin(config, card, base)
     yield from unknown_settings(config)
     yield from _check_targets(config, weights)
-    own_vocabulary = base is not None and any(
-        weight.shape[0] != base.rows for weight in weights.whole.values()
-    )
-    yield from _check_template(card, templates, own_vocabulary, own_template(path))
+    replaced = replaces_vocabulary(vocabulary)
+    yield from _check_template(card, templates, replaced, own_template(path))
 
 
 def _read_served(path: Path, config: Mapping[str, Any], base: BaseInfo | None) -> AdapterTensors:
@@ -283,24 +283,24 @@ def _check_targets(config: Mapping[str, Any], weights: AdapterTensors) -> Iterat
         yield finding("scaling_large", scaling=largest)
 
 
-def default_template(own_vocabulary: bool, templates: Collection[str]) -> str | None:
+def default_template(replaced_vocabulary: bool, templates: Collection[str]) -> str | None:
     """The template of an adapter whose card names none; None for the base's template.
 
-    An own vocabulary lacks the control tokens of the base's template. All published adapters with
-    one are Chinese-Alpaca's.
+    A vocabulary that replaces the base's lacks the control tokens of the base's template. All
+    published adapters with one are Chinese-Alpaca's.
     """
-    return CHINESE_ALPACA if own_vocabulary and CHINESE_ALPACA in templates else None
+    return CHINESE_ALPACA if replaced_vocabulary and CHINESE_ALPACA in templates else None
 
 
 def _check_template(
     card: Mapping[str, Any],
     templates: Collection[str],
-    own_vocabulary: bool,
+    replaced_vocabulary: bool,
     own: PromptTemplate | None,
 ) -> Iterator[Finding]:
     template = card.get("template")
     if template is None and own is None:
-        default = default_template(own_vocabulary, templates)
+        default = default_template(replaced_vocabulary, templates)
         if default:
             yield finding("template_guessed", file=CARD, used=default)
         else:

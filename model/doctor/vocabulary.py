@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +47,21 @@ def check_vocabulary(
         raise adapter_error("adapter_no_tokenizer", rows=max(rows), base=base.rows)
     if not is_padded(max(rows), tokenizer.vocab_size):
         raise adapter_error("adapter_tokenizer_size", rows=max(rows), pieces=tokenizer.vocab_size)
-    yield finding("adapter_vocabulary", rows=max(rows), base=base.rows)
+    replaces = is_other_vocabulary(tokenizer, base)
+    yield finding("adapter_vocabulary", rows=max(rows), base=base.rows, replaces=replaces)
+
+
+def is_other_vocabulary(tokenizer: Tokenizer | None, base: BaseInfo) -> bool:
+    """Whether an adapter's tokenizer has other ids for the same text than its base's; else it is
+    the base's, maybe with more tokens."""
+    if tokenizer is None or base.tokenizer is None:
+        return True
+    return tokenizers_differ(tokenizer, base.tokenizer)
+
+
+def replaces_vocabulary(findings: Iterable[Finding]) -> bool:
+    """Whether the findings of `check_vocabulary` say that the base's vocabulary is replaced."""
+    return any(entry.code == "adapter_vocabulary" and entry.facts["replaces"] for entry in findings)
 
 
 def adapter_tokenizer(path: Path) -> Tokenizer | None:

@@ -12,7 +12,7 @@ from model.doctor.chat_format import own_template, own_tokenizer
 from model.doctor.check import find_folder
 from model.doctor.check_adapter import check_for_merging, default_template
 from model.doctor.check_base import quick_check, refuse_errors
-from model.doctor.vocabulary import adapter_tokenizer
+from model.doctor.vocabulary import adapter_tokenizer, is_other_vocabulary
 from model.errors import AdapterError, SettingsError
 from model.folders.adapter_files import read_card
 from model.folders.base_info import BaseInfo, read_base_info
@@ -56,8 +56,12 @@ def plan_merge(
         _checked(*pair, facts, base.tied_head) for pair in zip(paths, adapter_scales, strict=True)
     ]
     tokenizer = _tokenizer(paths, adapters, facts)
-    grown = any(len(w) != facts.rows for a in adapters for w in a.vocabulary)
-    template = _template(paths, templates, default_template(grown, templates) or MODEL_TEMPLATE)
+    replaced = any(
+        any(len(rows) != facts.rows for rows in adapter.vocabulary)
+        and is_other_vocabulary(adapter_tokenizer(path), facts)
+        for path, adapter in zip(paths, adapters, strict=True)
+    )
+    template = _template(paths, templates, default_template(replaced, templates) or MODEL_TEMPLATE)
     if tokenizer is None and template is not None and template.source == base.chat_template:
         template = None  # the base's files with it are copied
     chat_format = ChatFormat(tokenizer, template, _readme(facts, adapters))
