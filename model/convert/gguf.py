@@ -56,6 +56,7 @@ PARTS = {
     "attn_norm": INPUT_NORM,
     "ffn_norm": POST_ATTENTION_NORM,
 }
+LORA_TENSOR = re.compile(r"\.lora_[ab]$")
 ROPE_FACTORS = "rope_freqs.weight"  # by which Llama 3.1 divides its frequencies
 LLAMA3 = {
     "rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -141,10 +142,13 @@ def _check_split(parts: Sequence[Metadata]) -> None:
         return
     for number, part in enumerate(parts):
         if (part.get("split.no"), part.get("split.count")) != (number, len(parts)):
-            raise folder_error("gguf_part_differs", file=part.file, name=parts[0].file.name)
+            raise folder_error(
+                "gguf_part_differs", file=part.file, number=number + 1, count=len(parts)
+            )
     total = parts[0].get("split.tensors.count")
-    if len({tensor.name for part in parts for tensor in part.reader.tensors}) != total:
-        raise folder_error("gguf_part_differs", file=parts[-1].file, name=parts[0].file.name)
+    found = len({tensor.name for part in parts for tensor in part.reader.tensors})
+    if found != total:
+        raise folder_error("gguf_parts_differ", file=parts[0].file, found=found, total=total)
 
 
 def _check_model(metadata: Metadata) -> None:
@@ -154,7 +158,8 @@ def _check_model(metadata: Metadata) -> None:
         ModelFolderError: it has not.
     """
     kind = metadata.get("general.type", "model")
-    if kind == "adapter" or metadata.get("adapter.type"):
+    names = (tensor.name for tensor in metadata.reader.tensors)
+    if kind == "adapter" or metadata.get("adapter.type") or any(map(LORA_TENSOR.search, names)):
         raise folder_error("gguf_adapter", file=metadata.file)
     if kind != "model":
         raise folder_error("gguf_no_model", file=metadata.file, kind=str(kind)[:50])

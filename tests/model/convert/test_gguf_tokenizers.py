@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from model.__main__ import main
+from model.convert.bpe_file import SPLIT_RULES
 from model.convert.gguf import Metadata
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.text.tokenizer import TextSpan
@@ -99,6 +101,40 @@ def test_text_gets_the_ids_of_the_original(
     eos = original.token_to_id(special[1])
     assert tokenizer.encode([TextSpan(special[1], control=True)]) == [eos]
     assert (tokenizer.eos_id, tokenizer.vocab_size) == (eos, original.get_vocab_size())
+
+
+@pytest.mark.parametrize("pre", SPLIT_RULES)
+def test_every_rule_can_be_used(pre: str, tmp_path: Path) -> None:
+    """A pattern that Oniguruma cannot read, or that can take very long, is refused."""
+    original = train([LLAMA3], LLAMA3_SPECIAL)
+    write(tmp_path / "m.gguf", vocabulary_of(original, LLAMA3_SPECIAL, pre))
+    assert main(["convert", str(tmp_path / "m.gguf"), str(tmp_path / "out")]) == 0
+    tokenizer = load_tokenizer(read_model_folder(tmp_path / "out"))
+    for text in TEXTS:
+        assert tokenizer.decode(tokenizer.encode([TextSpan(text, control=False)])) == normal(text)
+
+
+def normal(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+@pytest.mark.parametrize(
+    ("pre", "text", "words"),
+    [
+        ("deepseek-llm", "Hi, Ωα 你好!12 ώ\n", ["Hi", ",", " Ωα", " ", "你好", "!", "1", "2",
+                                                    " ώ", "\n"]),
+        ("deepseek-v3", "Hi, 你好ア!1234\n", ["Hi", ",", " ", "你好ア", "!", "123", "4", "\n"]),
+        ("tekken", "HelloWorld 12/\n", ["Hello", "World", " ", "1", "2", "/\n"]),
+        ("llama-bpe", "I'LL 1234!\n\n", ["I", "'LL", " ", "123", "4", "!\n\n"]),
+        ("smollm", " 12 a", [" ", "1", "2", " a"]),
+    ],
+)  # fmt: skip
+def test_rule_splits_text_into_these_words(pre: str, text: str, words: list[str]) -> None:
+    parts = [text]
+    for pattern in SPLIT_RULES[pre].patterns:
+        split = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+        parts = [word for part in parts for word, _ in split.pre_tokenize_str(part)]
+    assert parts == words
 
 
 @pytest.mark.parametrize("said", [None, True, False])
