@@ -36,8 +36,11 @@ from model.weight_cache import WeightCache
 log = logging.getLogger(__name__)
 Slot = Callable[[Tensor], None]
 MAX_ROPE_BYTES = 4 << 30  # of the rotary table: a million positions of heads of 128
+ORIGINAL_POSITIONS = "original_max_position_embeddings"
 ROPE_TABLE_COPIES = 8  # in float32, while the table is made
-UNSUPPORTED_ROPE = {"dynamic", "longrope"}  # their frequencies depend on the chat's length
+# Rope scalings whose frequencies change where a chat becomes longer than the original training: the
+# name of that length. Up to it, they are fixed.
+ORIGINAL_LENGTH = {"dynamic": "max_position_embeddings", "longrope": ORIGINAL_POSITIONS}
 
 
 def resolve_device(device: str, quantization: str) -> str:
@@ -105,9 +108,13 @@ def _empty_model(
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
     config = check_llama_config(folder.path, folder.config)
+    limit = max_positions(config)
+    if context_length and limit is not None and context_length > limit:
+        kind = config.rope_parameters["rope_type"]
+        raise folder_error("rope_length", kind=kind, requested=context_length, length=limit)
     rope = LlamaRotaryEmbedding(config)
     return Llama(
-        _shape(config),
+        _shape(config, folder.tied_head),
         dtype=_dtype(config, device),
         device=device,
         quantization=quantization,
@@ -119,13 +126,22 @@ def _empty_model(
 
 def _served_positions(config: Any) -> int:
     """The context that the model was trained for, or as many positions as MAX_ROPE_BYTES allow."""
-    trained: int = config.max_position_embeddings
+    trained: int = max_positions(config) or config.max_position_embeddings
     limit = MAX_ROPE_BYTES // (ROPE_TABLE_COPIES * 4 * config.head_dim)
     if trained > limit:
         log.warning(
             "The model has %d positions, the engine serves %d: see --context_length", trained, limit
         )
     return min(trained, limit)
+
+
+def max_positions(config: Any) -> int | None:
+    """The positions up to which the frequencies of `config`, a LlamaConfig, are fixed; None if they
+    are for all. transformers computes others for longer chats, and the engine does not."""
+    name = ORIGINAL_LENGTH.get(config.rope_parameters["rope_type"])
+    if name is None:
+        return None
+    return int(config.rope_parameters.get(name) or config.max_position_embeddings)
 
 
 def check_llama_config(folder: Path, content: Mapping[str, Any]) -> Any:
@@ -139,7 +155,6 @@ def check_llama_config(folder: Path, content: Mapping[str, Any]) -> Any:
         ModelFolderError: a setting is wrong, or needs a feature that is not supported.
     """
     from transformers import LlamaConfig
-    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
     try:
         config = LlamaConfig(**{**content, "model_type": "llama"})
@@ -154,17 +169,37 @@ def check_llama_config(folder: Path, content: Mapping[str, Any]) -> Any:
         raise folder_error("config_unsound", file=folder / "config.json", reason=reason) from error
     if config.hidden_act != "silu":
         raise folder_error("activation_unknown", kind=config.hidden_act)
-    rope_type = config.rope_parameters["rope_type"]
-    if rope_type in UNSUPPORTED_ROPE:
-        raise folder_error("rope_unknown", kind=rope_type)
-    try:
-        LlamaRotaryEmbedding(config)
-    except Exception as error:  # its formulas may fail in any way
-        raise folder_error("rope_unknown", kind=rope_type) from error
+    _check_rope(config)
     return config
 
 
-def _shape(config: Any) -> LlamaShape:
+def _check_rope(config: Any) -> None:
+    """Checks that transformers has frequencies for the rope scaling, one for each pair of numbers.
+
+    Raises:
+        ModelFolderError: it does not.
+    """
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    rope_type, pairs = config.rope_parameters["rope_type"], config.head_dim // 2
+    for name in ("short_factor", "long_factor"):
+        factors = config.rope_parameters.get(name)
+        if rope_type == "longrope" and not (isinstance(factors, list) and len(factors) == pairs):
+            found = len(factors) if isinstance(factors, list) else 0
+            raise folder_error("rope_table", name=name, found=found, pairs=pairs)
+    try:
+        original = max_positions(config)
+        rope = LlamaRotaryEmbedding(config)
+        sound = bool(rope.inv_freq.isfinite().all()) and math.isfinite(rope.attention_scaling)
+    except Exception as error:  # its formulas may fail in any way
+        raise folder_error("rope_unknown", kind=str(rope_type)[:50]) from error
+    if len(rope.inv_freq) != pairs:
+        raise folder_error("rope_table", name=rope_type, found=len(rope.inv_freq), pairs=pairs)
+    if not sound or not (original is None or original > 0):
+        raise folder_error("rope_unknown", kind=rope_type)
+
+
+def _shape(config: Any, tied_head: bool) -> LlamaShape:
     return LlamaShape(
         vocab_size=config.vocab_size,
         hidden_size=config.hidden_size,
@@ -174,7 +209,7 @@ def _shape(config: Any) -> LlamaShape:
         num_kv_heads=config.num_key_value_heads,
         head_dim=config.head_dim,
         rms_norm_eps=config.rms_norm_eps,
-        tied_head=config.tie_word_embeddings,
+        tied_head=tied_head,
     )
 
 

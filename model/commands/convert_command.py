@@ -37,7 +37,8 @@ def add_to(commands: Any) -> None:
     )
     add(
         "--tokenizer", type=Path, metavar="FILE",
-        help="SentencePiece model; needed for a .bin without a .model file beside it",
+        help="tokenizer.model, needed for a .bin without a .model file beside it; tokenizer.json "
+        "for a .gguf that does not say how its tokenizer splits text",
     )  # fmt: skip
     add(
         "--config", type=Path, metavar="FILE",

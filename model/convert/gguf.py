@@ -2,21 +2,23 @@
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Quantised tensors become
 bfloat16, others keep their dtype. The rows of q and k are permuted, as in Meta's checkpoints. A
-SentencePiece vocabulary becomes a tokenizer.model, so that the ids stay the same; transformers
-converts byte-level BPE.
+SentencePiece vocabulary becomes a tokenizer.model, and a byte-level one a tokenizer.json, so that
+the ids stay the same. A split file is read as one, by the name of any of its parts.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model.convert.bpe_file import write_bpe
 from model.convert.conversion import Conversion, config_overrides
+from model.convert.gguf_parts import check_parts
 from model.convert.hf import replace_tokenizer
 from model.convert.spm_file import write_spm
 from model.convert.tencent import unpermute_rope
@@ -54,6 +56,7 @@ PARTS = {
     "attn_norm": INPUT_NORM,
     "ffn_norm": POST_ATTENTION_NORM,
 }
+LORA_TENSOR = re.compile(r"\.lora_[ab]$")
 ROPE_FACTORS = "rope_freqs.weight"  # by which Llama 3.1 divides its frequencies
 LLAMA3 = {
     "rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -92,29 +95,78 @@ def open_gguf(source: Path, tokenizer: Path | None, config_file: Mapping[str, An
     """Opens the model in the GGUF file `source`, with the settings of a --config file.
 
     Raises:
-        ModelFolderError: it is torn, or of another architecture.
+        ModelFolderError: it is torn, incomplete, no model, or of another architecture.
     """
-    from gguf import GGUFReader
-
+    names = check_parts(source.name, {path.name for path in source.parent.glob("*.gguf")})
+    parts = [_open_file(source.with_name(name)) for name in names]
+    metadata = parts[0]
     try:
-        metadata = Metadata(GGUFReader(source), source)
-        architecture = metadata.get("general.architecture")
-    except Exception as error:  # its parser can raise any error
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise folder_error("weights_torn", file=source, reason=reason) from error
-    if architecture != "llama" or metadata.get("llama.expert_count"):
-        what = architecture if architecture != "llama" else LocalizedText("mixture_of_experts")
-        raise folder_error("not_llama", folder=source, what=what)
-    tensors = {tensor.name: tensor for tensor in metadata.reader.tensors}
-    try:
+        _check_split(parts)
+        _check_model(metadata)
+        tensors = {tensor.name: tensor for part in parts for tensor in part.reader.tensors}
         config = _config(metadata, tensors) | config_overrides(config_file)
-        size = config["head_dim"]
-        lazy = [_lazy(source, t, size) for t in tensors.values() if t.name != ROPE_FACTORS]
+        lazy = [
+            _lazy(part.file, tensor, config["head_dim"])
+            for part in parts
+            for tensor in part.reader.tensors
+            if tensor.name != ROPE_FACTORS
+        ]
     except METADATA_ERRORS as error:
         raise _metadata_error(source, error) from error
     write_extra_files = partial(_write_extra_files, metadata, tokenizer)
-    sources = (source, *((tokenizer,) if tokenizer else ()))
+    sources = (*(part.file for part in parts), *((tokenizer,) if tokenizer else ()))
     return Conversion(config, lazy, write_extra_files, sources)
+
+
+def _open_file(file: Path) -> Metadata:
+    from gguf import GGUFReader
+
+    try:
+        return Metadata(GGUFReader(file), file)
+    except Exception as error:  # its parser can raise any error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise folder_error("weights_torn", file=file, reason=reason) from error
+
+
+def _check_split(parts: Sequence[Metadata]) -> None:
+    """Checks that the files are all parts of one file, in their order.
+
+    Raises:
+        ModelFolderError: they are not.
+    """
+    count = parts[0].get("split.count", 0)
+    if len(parts) == 1 and count > 1:
+        number = parts[0].get("split.no", 0) + 1
+        raise folder_error("gguf_part_renamed", file=parts[0].file, number=number, count=count)
+    if len(parts) == 1:
+        return
+    for number, part in enumerate(parts):
+        if (part.get("split.no"), part.get("split.count")) != (number, len(parts)):
+            raise folder_error(
+                "gguf_part_differs", file=part.file, number=number + 1, count=len(parts)
+            )
+    total = parts[0].get("split.tensors.count")
+    found = len({tensor.name for part in parts for tensor in part.reader.tensors})
+    if found != total:
+        raise folder_error("gguf_parts_differ", file=parts[0].file, found=found, total=total)
+
+
+def _check_model(metadata: Metadata) -> None:
+    """Checks that the file has a model of the architecture.
+
+    Raises:
+        ModelFolderError: it has not.
+    """
+    kind = metadata.get("general.type", "model")
+    names = (tensor.name for tensor in metadata.reader.tensors)
+    if kind == "adapter" or metadata.get("adapter.type") or any(map(LORA_TENSOR.search, names)):
+        raise folder_error("gguf_adapter", file=metadata.file)
+    if kind != "model":
+        raise folder_error("gguf_no_model", file=metadata.file, kind=str(kind)[:50])
+    architecture = metadata.get("general.architecture")
+    if architecture != "llama" or metadata.get("llama.expert_count"):
+        what = architecture if architecture != "llama" else LocalizedText("mixture_of_experts")
+        raise folder_error("not_llama", folder=metadata.file, what=what)
 
 
 def _metadata_error(source: Path, error: Exception) -> ModelFolderError:
@@ -249,12 +301,30 @@ def _write_extra_files(metadata: Metadata, tokenizer: Path | None, folder: Path)
 
 
 def _write_tokenizer(metadata: Metadata, tokenizer: Path | None, folder: Path) -> None:
+    """Writes the tokenizer in the way of its kind.
+
+    Raises:
+        ModelFolderError: it is of a kind that is not supported, or torn.
+    """
+    kind = metadata.get("tokenizer.ggml.model")
     if tokenizer is not None:
         replace_tokenizer(tokenizer, folder)
-    elif metadata.get("tokenizer.ggml.model") == "llama":
+    elif kind == "llama":
         write_spm(metadata.get, folder)
+    elif kind == "gpt2":
+        _write_bpe(metadata, folder)
     else:
-        _write_fast_tokenizer(metadata.file, folder)
+        raise folder_error("gguf_tokenizer", file=metadata.file, kind=str(kind)[:50])
+
+
+def _write_bpe(metadata: Metadata, folder: Path) -> None:
+    try:
+        write_bpe(metadata.get, metadata.file, folder)
+    except (ModelFolderError, *METADATA_ERRORS):
+        raise
+    except Exception as error:  # as the tokenizers library raises for a merge without its token
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise folder_error("tokenizer_unreadable", file=metadata.file, reason=reason) from error
 
 
 def _write_chat_files(metadata: Metadata, folder: Path) -> None:
@@ -267,16 +337,3 @@ def _write_chat_files(metadata: Metadata, folder: Path) -> None:
     if ends:
         text = json.dumps({"eos_token_id": ends if len(ends) > 1 else ends[0]}, indent=2)
         (folder / "generation_config.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _write_fast_tokenizer(source: Path, folder: Path) -> None:
-    """Writes a byte-level BPE, which transformers builds from the file's vocabulary and merges."""
-    from transformers import AutoTokenizer
-
-    try:
-        AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(folder)
-    except ModelFolderError:
-        raise
-    except Exception as error:  # its parsers can raise any error
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise folder_error("tokenizer_unreadable", file=source, reason=reason) from error

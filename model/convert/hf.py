@@ -28,16 +28,16 @@ EXTRA_FILES = (
 NOT_COPIED = ("config.json", "*.index.json")
 
 
-def open_hf(source: Path, tokenizer: Path | None, config: Mapping[str, Any]) -> Conversion:
-    """Opens the model in the folder `source`; a `config` with content replaces its config.json.
+def open_hf(source: Path, tokenizer: Path | None, config_file: Mapping[str, Any]) -> Conversion:
+    """Opens the model in the folder `source`; a full `config_file` replaces its config.json.
 
     Raises:
         ModelFolderError: it is incomplete, or has safetensors already.
     """
-    folder = read_model_folder(source, config or None)
+    folder = read_model_folder(source, config_file or None)
     if any(file.suffix == ".safetensors" for file in folder.weight_files):
         raise folder_error("converted_already", folder=source)
-    tied = bool(folder.config.get("tie_word_embeddings"))
+    tied = folder.tied_head
     tensors = [
         tensor
         for file in folder.weight_files
@@ -46,7 +46,8 @@ def open_hf(source: Path, tokenizer: Path | None, config: Mapping[str, Any]) -> 
     ]
     write_extra_files = partial(_write_extra_files, source, tokenizer)
     sources = (*folder.weight_files, *(() if tokenizer is None else (tokenizer,)))
-    return Conversion(folder.config, tensors, write_extra_files, sources)
+    config = {**folder.config, **({} if tied else {"tie_word_embeddings": False})}
+    return Conversion(config, tensors, write_extra_files, sources)
 
 
 def _is_redundant(tensor: LazyTensor, tied: bool) -> bool:

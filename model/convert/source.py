@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from model.convert.gguf_parts import check_parts, is_piece, part_names
 from model.diagnostics import folder_error
 from model.folders import hub
+from model.folders.incomplete_folders import NOT_MODELS, missing_config_error
 
 WEIGHTS = ("*.gguf", "*.bin")
 EXTRA_FILES = ("*.json", "*.model", "*.jinja", "*.txt", "*.md", "LICENSE*", "*.chk")
-NOT_MODELS = ("training_args.bin", "optimizer.bin", "scheduler.bin", "adapter_model.bin")
 
 
 @dataclass(frozen=True)
@@ -39,18 +40,24 @@ def find_source(name: str, tokenizer: Path | None, log: Callable[[str], None]) -
         raise folder_error("source_missing", source=path)
     if path.is_dir():
         path = _source_in_folder(path)
+    if is_piece(path.name):
+        raise folder_error("gguf_pieces", name=path.name)
     return Source(path, tokenizer or _tokenizer_beside(path, log))
 
 
 def _source_in_folder(folder: Path) -> Path:
     """The folder itself if it is in the Hugging Face layout, else the weights file in it."""
     names = [path.name for path in folder.iterdir() if path.is_file()]
+    error = None if "config.json" in names else missing_config_error(folder)
+    if error is not None and not any(fnmatch(name, "*.gguf") for name in names):
+        raise error
     chosen = choose_source_file(names, str(folder))
     return folder if chosen is None else folder / chosen
 
 
 def choose_source_file(names: Sequence[str], folder: str) -> str | None:
-    """The file of a folder that is the source; None for a folder in the Hugging Face layout.
+    """The file of a folder that is the source; None for a folder in the Hugging Face layout. Of a
+    split GGUF file it is the first part, whether that exists or not.
 
     Raises:
         ModelFolderError: no file can be it, or more than one.
@@ -60,10 +67,14 @@ def choose_source_file(names: Sequence[str], folder: str) -> str | None:
     if any(fnmatch(name, "consolidated.*.pth") for name in names):
         raise folder_error("metas_format", folder=folder)
     weights = [n for n in names if any(fnmatch(n, p) for p in WEIGHTS) and n not in NOT_MODELS]
-    if len(weights) != 1:
-        code = "source_ambiguous" if weights else "source_empty"
-        raise folder_error(code, folder=folder, names=", ".join(sorted(weights)))
-    return weights[0]
+    sources = sorted({part_names(name)[0] for name in weights})
+    pieces = sorted(filter(is_piece, names))
+    if not sources and pieces:
+        raise folder_error("gguf_pieces", name=pieces[0])
+    if len(sources) != 1:
+        code = "source_ambiguous" if sources else "source_empty"
+        raise folder_error(code, folder=folder, names=", ".join(sources))
+    return sources[0]
 
 
 def _tokenizer_beside(path: Path, log: Callable[[str], None]) -> Path | None:
@@ -96,7 +107,7 @@ def _needed_files(names: Sequence[str], chosen: str | None, repo: str) -> list[s
     """The files to download: the chosen one, or all weights, and the small files beside them."""
     small = [name for name in names if any(fnmatch(name, pattern) for pattern in EXTRA_FILES)]
     if chosen is not None:
-        return [chosen, *(small if chosen.endswith(".bin") else ())]
+        return [*check_parts(chosen, names), *(small if chosen.endswith(".bin") else ())]
     if any(name.endswith(".safetensors") for name in names):
         raise folder_error("converted_already", folder=repo)
     return [*small, *(n for n in names if n.endswith(".bin") and n not in NOT_MODELS)]

@@ -40,13 +40,17 @@ def write_spm(get: Get, folder: Path) -> None:
     model.normalizer_spec.remove_extra_whitespaces = get(f"{GGML}remove_extra_whitespaces", False)
     model.normalizer_spec.escape_whitespaces = True
     (folder / "tokenizer.model").write_bytes(model.SerializeToString())
-    _write_config(get, tokens, folder)
+    add_bos = bool(get(f"{GGML}add_bos_token", True))
+    write_tokenizer_config(get, "LlamaTokenizer", add_bos, folder)
 
 
-def _write_config(get: Get, tokens: list[str], folder: Path) -> None:
+def write_tokenizer_config(get: Get, tokenizer_class: str, add_bos: bool, folder: Path) -> None:
+    """Writes tokenizer_config.json, which names the special tokens, from the fields that `get`
+    returns."""
+    tokens = get(f"{GGML}tokens")
     config: dict[str, Any] = {
-        "tokenizer_class": "LlamaTokenizer",
-        "add_bos_token": bool(get(f"{GGML}add_bos_token", True)),
+        "tokenizer_class": tokenizer_class,
+        "add_bos_token": add_bos,
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
     }

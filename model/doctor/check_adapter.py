@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from model.diagnostics import Finding, adapter_error, finding
 from model.doctor.chat_format import own_template
-from model.doctor.vocabulary import check_vocabulary
+from model.doctor.check_merge import check_merged_tensors
+from model.doctor.vocabulary import check_vocabulary, replaces_vocabulary
+from model.errors import AdapterError
 from model.folders.adapter_config import (
     MAX_ALPHA,
     MAX_RANK,
@@ -17,21 +19,26 @@ from model.folders.adapter_config import (
     is_positive,
     module_path,
     module_setting,
-    modules_to_save,
     read_config,
-    refuse_changed_base,
-    refuse_kind,
     scaling,
 )
 from model.folders.adapter_files import (
     CARD,
     PAIR_NAME,
-    WHOLE_NAME,
     AdapterTensors,
     list_adapter_tensors,
     read_card,
     read_weights,
+    replaced_tensor,
 )
+from model.folders.adapter_kinds import (
+    WHOLE,
+    modules_to_save,
+    refuse_unmergeable,
+    refuse_unserved,
+    unknown_settings,
+)
+from model.folders.adapter_targets import check_targets
 from model.folders.base_info import BaseInfo
 from model.folders.fingerprint import RELATED, SAME, distance
 
@@ -40,6 +47,8 @@ if TYPE_CHECKING:
     from model.text.prompt_template import PromptTemplate
 
 CHINESE_ALPACA = "chinese-alpaca"
+MERGE_ADVISED = ("adapter_kind", "adapter_other_layer")
+BEGIN_AS_ZERO = ("lora_B", "lora_embedding_A")  # in the names of tensors
 MAX_SCALING = 64  # of published adapters; with more, alpha is probably a mistake
 
 
@@ -56,24 +65,40 @@ def check_adapter(
         AdapterError: it has an error after which no other check makes sense.
     """
     config, card = read_config(path), read_card(path)
-    refuse_kind(path, config)
-    _check_settings(config)
-    weights = read_weights(path)
+    weights = _read_served(path, config, base)
     if not weights.pairs and not weights.whole:
         raise adapter_error("adapter_empty")
     _check_pairs(config, weights)
+    vocabulary: list[Finding] = []
     if base is not None:
         for key, sides in weights.pairs.items():
             _check_fit(key, sides, base)
-        yield from check_vocabulary(path, weights.whole, base)
+        vocabulary += check_vocabulary(path, weights.whole, base)
+    yield from vocabulary
+    check_targets(config, map(module_path, weights.pairs))
     _check_numbers(weights)  # after the sizes are checked, because it reads the weights
     if base is not None:
         yield from _check_origin(config, card, base)
+    yield from unknown_settings(config)
     yield from _check_targets(config, weights)
-    own_vocabulary = base is not None and any(
-        weight.shape[0] != base.rows for weight in weights.whole.values()
-    )
-    yield from _check_template(card, templates, own_vocabulary, own_template(path))
+    replaced = replaces_vocabulary(vocabulary)
+    yield from _check_template(card, templates, replaced, own_template(path))
+
+
+def _read_served(path: Path, config: Mapping[str, Any], base: BaseInfo | None) -> AdapterTensors:
+    """Lists the weights of an adapter of a kind that is served.
+
+    Raises:
+        AdapterError: it is of another kind. If the remedy is to merge it, it can be merged.
+    """
+    try:
+        refuse_unserved(path, config)
+        _check_settings(config)
+        return read_weights(path)
+    except AdapterError as error:
+        if error.text.code in MERGE_ADVISED and base is not None:
+            check_for_merging(path, base)
+        raise
 
 
 def check_for_merging(path: Path, base: BaseInfo) -> None:
@@ -83,26 +108,43 @@ def check_for_merging(path: Path, base: BaseInfo) -> None:
         AdapterError: it cannot be merged, or the result would be wrong.
     """
     config, card = read_config(path), read_card(path)
-    refuse_changed_base(config)
+    refuse_unmergeable(config)
     _check_settings(config)
-    tensors = {tensor.name: tensor for tensor in list_adapter_tensors(path)}
+    tensors = list_adapter_tensors(path)
     if not tensors:
         raise adapter_error("adapter_empty")
+    _check_merged_pairs(config, tensors, base)
+    replaces = check_merged_tensors(config, tensors, base)
+    if not (_check_finite((tensor.name, tensor) for tensor in tensors) or replaces):
+        raise adapter_error("adapter_zero")
+    # Only for their errors: the command `check` shows their warnings.
+    list(check_vocabulary(path, _own_vocabulary(tensors), base))
+    list(_check_origin(config, card, base))
+
+
+def _check_merged_pairs(
+    config: Mapping[str, Any], tensors: Iterable[LazyTensor], base: BaseInfo
+) -> None:
+    """Checks the pairs "A" and "B" of linear layers among `tensors`, as for serving.
+
+    Raises:
+        AdapterError: one of them does not fit.
+    """
     pairs: dict[Key, dict[str, LazyTensor]] = {}
-    for name, tensor in tensors.items():
-        if match := PAIR_NAME.match(name):
+    for tensor in tensors:
+        if match := PAIR_NAME.match(tensor.name):
             pairs.setdefault((int(match[1]), match[2]), {})[match[3]] = tensor
     for key, sides in pairs.items():
         _check_pair(key, sides)
         _check_fit(key, sides, base)
-    full_tensors = {
-        m[1]: tensor for name, tensor in tensors.items() if (m := WHOLE_NAME.match(name))
-    }
-    if not _check_finite(tensors.items(), "lora_B") and not full_tensors:
-        raise adapter_error("adapter_zero")
-    # Only for their errors: the command `check` shows their warnings.
-    list(check_vocabulary(path, full_tensors, base))
-    list(_check_origin(config, card, base))
+    check_targets(config, map(module_path, pairs))
+
+
+def _own_vocabulary(tensors: Iterable[LazyTensor]) -> dict[str, LazyTensor]:
+    """The embedding and the head among `tensors` that replace the base's."""
+    replaced = {replaced_tensor(tensor.name): tensor for tensor in tensors}
+    names = {name: f"{layer}.weight" for name, layer in WHOLE.items()}
+    return {name: replaced[tensor] for name, tensor in names.items() if tensor in replaced}
 
 
 def _check_settings(config: Mapping[str, Any]) -> None:
@@ -135,12 +177,12 @@ def _check_numbers(weights: AdapterTensors) -> None:
     Raises:
         AdapterError: they are not finite, or have no effect.
     """
-    if not _check_finite(_named(weights), "lora_B") and not weights.whole:
+    if not _check_finite(_named(weights)) and not weights.whole:
         raise adapter_error("adapter_zero")
 
 
-def _check_finite(tensors: Iterable[tuple[str, LazyTensor]], name_part: str) -> bool:
-    """Whether any tensor with `name_part` in its name has a value that is not zero.
+def _check_finite(tensors: Iterable[tuple[str, LazyTensor]]) -> bool:
+    """Whether any tensor that a training begins with zeros, by its name, has another value.
 
     Raises:
         AdapterError: a tensor contains NaN or infinity.
@@ -150,7 +192,8 @@ def _check_finite(tensors: Iterable[tuple[str, LazyTensor]], name_part: str) -> 
         values = tensor.read()
         if not values.isfinite().all():
             raise adapter_error("adapter_not_finite", name=name)
-        has_effect = has_effect or (name_part in name and bool(values.any()))
+        begins_as_zero = any(part in name for part in BEGIN_AS_ZERO)
+        has_effect = has_effect or (begins_as_zero and bool(values.any()))
     return has_effect
 
 
@@ -240,24 +283,24 @@ def _check_targets(config: Mapping[str, Any], weights: AdapterTensors) -> Iterat
         yield finding("scaling_large", scaling=largest)
 
 
-def default_template(own_vocabulary: bool, templates: Collection[str]) -> str | None:
+def default_template(replaced_vocabulary: bool, templates: Collection[str]) -> str | None:
     """The template of an adapter whose card names none; None for the base's template.
 
-    An own vocabulary lacks the control tokens of the base's template. All published adapters with
-    one are Chinese-Alpaca's.
+    A vocabulary that replaces the base's lacks the control tokens of the base's template. All
+    published adapters with one are Chinese-Alpaca's.
     """
-    return CHINESE_ALPACA if own_vocabulary and CHINESE_ALPACA in templates else None
+    return CHINESE_ALPACA if replaced_vocabulary and CHINESE_ALPACA in templates else None
 
 
 def _check_template(
     card: Mapping[str, Any],
     templates: Collection[str],
-    own_vocabulary: bool,
+    replaced_vocabulary: bool,
     own: PromptTemplate | None,
 ) -> Iterator[Finding]:
     template = card.get("template")
     if template is None and own is None:
-        default = default_template(own_vocabulary, templates)
+        default = default_template(replaced_vocabulary, templates)
         if default:
             yield finding("template_guessed", file=CARD, used=default)
         else:

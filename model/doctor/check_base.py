@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from model.bounded_files import read_file
-from model.diagnostics import Finding, finding, finding_of
+from model.diagnostics import Finding, finding, finding_of, folder_error
 from model.doctor.check_template import check_template, compare_template
 from model.doctor.hardware import check_hardware
 from model.doctor.integrity import bytes_to_sum, check_numbers, check_sums
 from model.errors import FolderError, ModelFolderError, lack_of_memory
 from model.folders.lazy_tensor import LazyTensor
 from model.folders.model_folder import ModelFolder
+from model.folders.quantized_weights import check_not_quantized
 from model.folders.tensor_schema import diff_tensors, expected_tensors
 from model.progress_bar import Bar
 from model.text.tokenizer_files import TOKENIZER_MODEL, check_vocab_size
@@ -122,6 +123,12 @@ def _check_weights(folder: ModelFolder, pickles: bool) -> Iterator[Finding]:
         if not pickles:
             return
     tensors = list(folder.tensors())
+    check_not_quantized(folder.path, folder.config, [tensor.name for _, tensor in tensors])
+    empty = [tensor.name for _, tensor in tensors if 0 in tensor.shape]
+    if empty:
+        raise folder_error(
+            "weights_not_gathered", folder=folder.path, count=len(empty), name=empty[0]
+        )
     yield from diff_tensors(folder.config, [tensor for _, tensor in tensors], folder.path)
     yield from _check_index(folder, tensors)
 
@@ -169,7 +176,9 @@ def _is_metas(file: Path) -> bool:
 
 def _check_settings(folder: Path, config: Mapping[str, Any]) -> Iterator[Finding]:
     """Checks the settings that transformers and this engine's forward use."""
-    from model.weight_loader import check_llama_config
+    from model.weight_loader import check_llama_config, max_positions
 
-    check_llama_config(folder, config)
-    yield from ()
+    checked = check_llama_config(folder, config)
+    limit = max_positions(checked)
+    if limit is not None:
+        yield finding("rope_limited", kind=checked.rope_parameters["rope_type"], length=limit)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from model.errors import AdapterError, ModelFolderError
 from model.folders.base_info import BaseInfo
 from model.tensor_names import EMBEDDING
 from model.text.tokenizer import TextSpan, Tokenizer
-from model.text.tokenizer_files import TOKENIZER_FILES, has_tokenizer, read_tokenizer
+from model.text.tokenizer_files import TOKENIZER_FILES, has_tokenizer, is_padded, read_tokenizer
 
 if TYPE_CHECKING:
     from model.folders.lazy_tensor import LazyTensor
@@ -45,9 +45,23 @@ def check_vocabulary(
         raise adapter_error("adapter_half_vocabulary", rows=max(rows), base=base.rows)
     if tokenizer is None:
         raise adapter_error("adapter_no_tokenizer", rows=max(rows), base=base.rows)
-    if tokenizer.vocab_size != max(rows):
+    if not is_padded(max(rows), tokenizer.vocab_size):
         raise adapter_error("adapter_tokenizer_size", rows=max(rows), pieces=tokenizer.vocab_size)
-    yield finding("adapter_vocabulary", rows=max(rows), base=base.rows)
+    replaces = is_other_vocabulary(tokenizer, base)
+    yield finding("adapter_vocabulary", rows=max(rows), base=base.rows, replaces=replaces)
+
+
+def is_other_vocabulary(tokenizer: Tokenizer | None, base: BaseInfo) -> bool:
+    """Whether an adapter's tokenizer has other ids for the same text than its base's; else it is
+    the base's, maybe with more tokens."""
+    if tokenizer is None or base.tokenizer is None:
+        return True
+    return tokenizers_differ(tokenizer, base.tokenizer)
+
+
+def replaces_vocabulary(findings: Iterable[Finding]) -> bool:
+    """Whether the findings of `check_vocabulary` say that the base's vocabulary is replaced."""
+    return any(entry.code == "adapter_vocabulary" and entry.facts["replaces"] for entry in findings)
 
 
 def adapter_tokenizer(path: Path) -> Tokenizer | None:

@@ -7,7 +7,7 @@ anything is computed with them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +22,9 @@ CONFIG = "adapter_config.json"
 MAX_RANK = 65_536  # more than any layer has rows
 MAX_ALPHA = 1e6
 MAX_OWN_LAYERS = 1000  # names in modules_to_save
-WHOLE = ("embed_tokens", "lm_head")  # layers that an adapter may replace as a whole
-# Settings of peft's LoraConfig that change what the adapter computes, and are not supported:
-# the key, and its name in the error message.
-REFUSED = {
-    "use_dora": "DoRA",
-    "trainable_token_indices": "trainable tokens",
-    "lora_bias": "a bias in the update",
-    "fan_in_fan_out": "transposed weights",
-    "alora_invocation_tokens": "activation by tokens (aLoRA)",
-    "use_qalora": "QALoRA",
-    "use_bdlora": "BD-LoRA",
-    "kasa_config": "KaSA",
-    "arrow_config": "Arrow routing",
-    "layer_replication": "replicated layers",
-    "target_parameters": "updates of bare parameters",
-}
-# Kinds of `init_lora_weights` that subtract the initial weights from the base, also on loading.
-CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
-
+# Settings with names of modules, or one regular expression.
+NAMES = ("target_modules", "exclude_modules", "layers_pattern", "target_parameters")
+MAX_NAMES = 10_000  # in target_modules, and layers in layers_to_transform
 Key = tuple[int, str]  # layer and module, for example (3, "q_proj")
 
 
@@ -56,17 +40,27 @@ def read_config(path: Path) -> dict[str, Any]:
         raise adapter_error("adapter_not_lora", kind=peft_type)
     for name, bound in (("rank_pattern", MAX_RANK), ("alpha_pattern", MAX_ALPHA)):
         _check_patterns(name, config.get(name), bound)
-    if config.get("modules_to_save") is not None and not _is_name_list(config["modules_to_save"]):
-        raise _invalid_value("modules_to_save")
+    _check_list("modules_to_save", config.get("modules_to_save"), str, MAX_OWN_LAYERS)
+    for name in NAMES:
+        if not isinstance(config.get(name), str):
+            _check_list(name, config.get(name), str, MAX_NAMES)
+    if type(config.get("layers_to_transform")) is not int:
+        _check_list("layers_to_transform", config.get("layers_to_transform"), int, MAX_NAMES)
     return config
 
 
-def _is_name_list(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) <= MAX_OWN_LAYERS
-        and all(isinstance(name, str) for name in value)
-    )
+def _check_list(name: str, value: Any, kind: type, max_length: int) -> None:
+    """Checks that `value` is null or false, or a list of values of the type `kind`.
+
+    Raises:
+        AdapterError: it is something else, or longer than `max_length`.
+    """
+    if value is None or value is False:
+        return
+    if not isinstance(value, list) or len(value) > max_length:
+        raise _invalid_value(name)
+    if not all(type(entry) is kind for entry in value):
+        raise _invalid_value(name)
 
 
 def _check_patterns(name: str, patterns: Any, bound: float) -> None:
@@ -109,34 +103,6 @@ def is_positive(value: Any) -> bool:
     return is_number(value) and value > 0
 
 
-def refuse_kind(path: Path, config: Mapping[str, Any]) -> None:
-    """Refuses the kinds of adapters that are not served.
-
-    Raises:
-        AdapterError: it is one; the remedy is to merge it into its base.
-    """
-    for key, feature in REFUSED.items():
-        if config.get(key):
-            raise adapter_error("adapter_kind", what=feature, name=path.name)
-    if config.get("bias", "none") != "none":
-        raise adapter_error("adapter_kind", what=LocalizedText("trained_biases"), name=path.name)
-    other = modules_to_save(config) - set(WHOLE)
-    if other:
-        raise adapter_error("adapter_other_layer", layer=min(other), name=path.name)
-    refuse_changed_base(config)
-
-
-def refuse_changed_base(config: Mapping[str, Any]) -> None:
-    """Refuses an adapter whose training changed the weights of the base.
-
-    Raises:
-        AdapterError: its initial weights were subtracted from the base.
-    """
-    init = str(config.get("init_lora_weights")).lower()
-    if init.startswith(CHANGES_BASE):
-        raise adapter_error("adapter_changes_base", init=init)
-
-
 def module_path(key: Key) -> str:
     """Returns the name of the base's weight for a key such as (3, "q_proj"), without ".weight"."""
     layer, module = key
@@ -170,9 +136,26 @@ def setting_by_name(config: Mapping[str, Any], patterns: str, name: str, default
     return next((v for pattern, v in overrides.items() if module_matcher(pattern)(name)), default)
 
 
-def modules_to_save(config: Mapping[str, Any]) -> set[str]:
-    """Returns the names of the layers that the adapter replaces as a whole."""
-    return {name.rpartition(".")[2] for name in config.get("modules_to_save") or ()}
+def token_indices(config: Mapping[str, Any], layer: str, shape: Sequence[int]) -> list[int]:
+    """Returns the indices of the trained rows of `layer`, embed_tokens or lm_head.
+
+    Args:
+        shape: of the tensor with these rows.
+
+    Raises:
+        AdapterError: the configuration has other ones.
+    """
+    indices = config.get("trainable_token_indices")
+    if isinstance(indices, dict):
+        named = {name.rpartition(".")[2]: entry for name, entry in indices.items()}
+        indices = named.get(layer, named.get("embed_tokens"))  # a tied head has the embedding's
+    if (
+        not isinstance(indices, list)
+        or len(indices) != shape[0]
+        or not all(type(index) is int and index >= 0 for index in indices)
+    ):
+        raise adapter_error("adapter_tokens_unfit", layer=layer, rows=shape[0])
+    return indices
 
 
 def read_json_object(file: Path) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from model.folders.adapter_config import (
     read_text_file,
     scaling,
 )
+from model.folders.adapter_kinds import WHOLE, merged_only
+from model.folders.incomplete_folders import training_remains
 from model.tensor_names import ATTENTION, MLP
 from model.translations import LocalizedText
 
@@ -40,10 +42,26 @@ PAIR_NAME = re.compile(
     PREFIX
     + rf"model\.layers\.(\d+)\.(?:{ATTENTION}|{MLP})\.(\w+)\.lora_(A|B)(?:\.default)?\.weight$"
 )
-# The weights of a layer that the adapter replaces as a whole: `adapter_config.WHOLE`.
+# The weights of a layer that the adapter replaces as a whole: `adapter_kinds.WHOLE`.
 WHOLE_NAME = re.compile(
     PREFIX + r"(?:model\.)?(embed_tokens|lm_head)(?:\.modules_to_save(?:\.default)?)?\.weight$"
 )
+# LoRA or trained tokens on a layer that is no linear one of a decoder layer.
+ADAPTED_NAME = re.compile(
+    PREFIX + r"(?:model\.)?(embed_tokens|lm_head)\.(?:lora_|base_layer\.|token_adapter\.)"
+)
+# A tensor that replaces one of the base, as peft names it: under a wrapper that it may have had.
+FULL_NAME = re.compile(
+    PREFIX + r"((?:model|lm_head|embed_tokens)\b.*?)(?:\.modules_to_save(?:\.default)?)?"
+    r"(?:(?:\.token_adapter)?\.base_layer)?\.(weight|bias)$"
+)
+# A tensor of an adapted layer, such as its lora_A; and one with the trained rows of tokens.
+LAYER_TENSOR = re.compile(PREFIX + r"(model\.layers\..+?|model\.embed_tokens|lm_head)\.(lora_.+)$")
+TOKENS_TENSOR = re.compile(
+    PREFIX + r"(?:model\.)?(embed_tokens|lm_head)\.token_adapter\.trainable_tokens_delta$"
+)
+BIAS_NAME = re.compile(PREFIX + r"model\..+(?<!lora_A)(?<!lora_B)\.bias$")
+FACTOR = re.compile(r"\.lora_[AB]\.")
 FLOATS = ("F16", "BF16", "F32", "F64")
 ORIGINAL = ".original_module."  # the base's layer, which peft saves beside a resized one
 
@@ -108,6 +126,9 @@ def weights_file(path: Path) -> Path:
     """
     file = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
     if file is None:
+        remains = training_remains(path)
+        if remains is not None:
+            raise adapter_error("adapter_in_checkpoint", name=remains.name)
         raise adapter_error("adapter_file_missing", name=WEIGHTS[0])
     try:
         require_inside(file)
@@ -130,8 +151,17 @@ def read_weights(path: Path) -> AdapterTensors:
         elif match := WHOLE_NAME.match(tensor.name):
             weights.whole[match[1]] = tensor
         else:
-            raise adapter_error("adapter_weight_unknown", name=tensor.name)
+            raise _unserved(path, tensor.name)
     return weights
+
+
+def _unserved(path: Path, name: str) -> AdapterError:
+    """The error for a tensor that is not served; some kinds can be merged."""
+    if match := ADAPTED_NAME.match(name):
+        return merged_only(path, LocalizedText("lora_on_layer", {"layer": match[1]}))
+    if BIAS_NAME.match(name):
+        return merged_only(path, LocalizedText("trained_biases"))
+    return adapter_error("adapter_weight_unknown", name=name)
 
 
 def list_adapter_tensors(path: Path) -> list[LazyTensor]:
@@ -148,6 +178,9 @@ def list_adapter_tensors(path: Path) -> list[LazyTensor]:
     except ModelFolderError as error:
         raise _as_adapter_error(error, file) from error
     tensors = [_with_adapter_errors(t, file) for t in listed if ORIGINAL not in t.name]
+    torn = [tensor.name for tensor in tensors if _is_shard(tensor)]
+    if torn:
+        raise adapter_error("adapter_not_gathered", count=len(torn), name=torn[0])
     unserved = [tensor.name for tensor in tensors if tensor.dtype not in FLOATS]
     if unserved:
         raise adapter_error(
@@ -155,6 +188,24 @@ def list_adapter_tensors(path: Path) -> list[LazyTensor]:
             reason=LocalizedText("tensor_type_unserved", {"name": unserved[0]}),
         )
     return tensors
+
+
+def replaced_tensor(name: str) -> str | None:
+    """Returns the name of the base's tensor that the tensor `name` of an adapter replaces; None if
+    it replaces none."""
+    match = FULL_NAME.match(name)
+    if match is None or FACTOR.search(name):
+        return None
+    layer = match[1].removeprefix("model.")
+    if layer in WHOLE:
+        return f"{WHOLE[layer]}.{match[2]}"
+    return f"{match[1]}.{match[2]}"
+
+
+def _is_shard(tensor: LazyTensor) -> bool:
+    """Whether the tensor is what DeepSpeed's ZeRO-3 or FSDP leave of one that was not gathered:
+    empty, or a matrix in one dimension."""
+    return 0 in tensor.shape or (len(tensor.shape) < 2 and bool(FACTOR.search(tensor.name)))
 
 
 def _with_adapter_errors(tensor: LazyTensor, file: Path) -> LazyTensor:

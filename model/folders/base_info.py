@@ -16,6 +16,7 @@ from model.text.tokenizer import Tokenizer
 class BaseInfo:
     """A base's name, the shapes of its tensors by their names, and a sample of its weights.
 
+    A tied head is not among the tensors, biases are if the base has them.
     `tokenizer` is None where it is not known.
     """
 
@@ -40,4 +41,7 @@ def read_base_info(folder: ModelFolder, name: str, tokenizer: Tokenizer | None) 
     Raises:
         ModelFolderError: its configuration or a file is broken.
     """
-    return BaseInfo(name, expected_tensors(folder.config), fingerprint(folder), tokenizer)
+    stored = {tensor.name: tensor.shape for _, tensor in folder.tensors()}
+    tensors = expected_tensors(folder.config)
+    tensors |= {name: shape for name, shape in stored.items() if name.endswith(".bias")}
+    return BaseInfo(name, tensors, fingerprint(folder), tokenizer)

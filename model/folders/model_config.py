@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from model.diagnostics import folder_error
+from model.folders.incomplete_folders import NOT_MODELS, missing_config_error
 from model.translations import LocalizedText
 
 ARCHITECTURES = {"LlamaForCausalLM", "LLaMAForCausalLM"}  # the second is in early files
@@ -37,6 +38,9 @@ def check_format(path: Path) -> None:
         raise folder_error("needs_conversion", folder=path, source=source)
     if any(path.glob("consolidated.*.pth")):
         raise folder_error("metas_format", folder=path)
+    error = missing_config_error(path)
+    if error is not None:
+        raise error
 
 
 def _other_format(path: Path) -> Path | None:
@@ -48,7 +52,12 @@ def _other_format(path: Path) -> Path | None:
     ggufs = sorted(path.glob("*.gguf"))
     if ggufs:
         return ggufs[0] if len(ggufs) == 1 else path
-    return path if any(path.glob("*.bin")) and any(path.glob("*.model")) else None
+    checkpoints = [
+        file
+        for file in path.glob("*.bin")
+        if file.name not in NOT_MODELS and not file.match("pytorch_model*.bin")
+    ]
+    return path if checkpoints and any(path.glob("*.model")) else None
 
 
 def check_config(path: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -15,11 +15,14 @@ from typing import Any
 from model.bounded_files import read_text
 from model.diagnostics import folder_error
 from model.errors import ModelFolderError
+from model.folders.incomplete_folders import missing_weights_error
 from model.folders.lazy_tensor import LazyTensor
 from model.folders.model_config import MAX_SIZES, check_config, check_format
 from model.folders.pytorch_file import is_old_pickle
+from model.folders.quantized_weights import check_not_quantized, quantization_setting
 from model.folders.weights import list_tensors
 from model.suggestions import closest_folder
+from model.tensor_names import EMBEDDING, HEAD
 from model.text.special_tokens import SpecialTokens
 from model.text.tokenizer import Tokenizer
 from model.text.tokenizer_files import (
@@ -40,6 +43,7 @@ WEIGHTS = (
 MAX_END_TOKENS, MAX_STOPS, MAX_STOP = 1000, 64, 1000  # of a stop string, in characters
 # Ends of tensor names in old checkpoints that are no weights.
 IGNORED = ("rotary_emb.inv_freq", "attention.bias", "masked_bias")
+FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,24 @@ class ModelFolder:
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """The content of config.json, checked: a model of the LLaMA family."""
-        if self.other_config is not None:
-            return check_config(self.path, self.other_config)
-        check_format(self.path)
-        return check_config(self.path, self._json("config.json", optional=False))
+        if self.other_config is None:
+            check_format(self.path)
+        content = self.other_config or self._json("config.json", optional=False)
+        config = check_config(self.path, content)
+        if self.needs_weights:
+            self._check_not_quantized(config)
+        return config
+
+    @cached_property
+    def tied_head(self) -> bool:
+        """Whether the head is the embedding. As in transformers, it is not where the weights have
+        another one, whatever config.json says."""
+        if not self.config.get("tie_word_embeddings"):
+            return False
+        tensors = {tensor.name: tensor for _, tensor in self.tensors()}
+        if HEAD not in tensors or EMBEDDING not in tensors:
+            return True
+        return tensors[HEAD].read().equal(tensors[EMBEDDING].read())
 
     @cached_property
     def eos_ids(self) -> frozenset[int]:
@@ -141,6 +159,27 @@ class ModelFolder:
             for tensor in self._list_file(file):
                 yield file, tensor
 
+    def _check_not_quantized(self, config: Mapping[str, Any]) -> None:
+        """Raises ModelFolderError if the configuration says that the weights are quantized."""
+        key = quantization_setting(config)
+        if key is not None and self._has_plain_weights():
+            raise folder_error("quantized_in_name_only", folder=self.path, key=key)
+        check_not_quantized(self.path, config)
+
+    def _has_plain_weights(self) -> bool:
+        """Whether all tensors are weights in 16 or 32 bits; False if that takes reading pickles."""
+        try:
+            files = self._find_weight_files()
+            if any(file.suffix != ".safetensors" for file in files):
+                return False
+            tensors = [tensor for file in files for tensor in self._list_file(file)]
+        except ModelFolderError:
+            return False
+        return all(
+            tensor.dtype in FLOATS and tensor.name.endswith((".weight", ".bias", *IGNORED))
+            for tensor in tensors
+        )
+
     def _list_file(self, file: Path) -> list[LazyTensor]:
         try:
             status = file.stat()
@@ -165,7 +204,7 @@ class ModelFolder:
     def _find_weight_files(self) -> tuple[Path, ...]:
         file = self._find_weights()
         if file is None:
-            raise folder_error("weights_missing", folder=self.path, names=" or ".join(WEIGHTS[::2]))
+            raise missing_weights_error(self.path, " or ".join(WEIGHTS[::2]))
         if not self.weight_index:
             return (file,)
         shards = sorted(set(self.weight_map.values()))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import re2
 
@@ -35,12 +36,27 @@ def module_matcher(pattern: str) -> Matcher:
     Raises:
         UnfitPatternError: it is no regular expression, or needs backtracking.
     """
+    compiled = _compiled(pattern, rf"(.*\.)?({pattern})$")
+    return lambda name: compiled.match(name) is not None
+
+
+@lru_cache(maxsize=MAX_PATTERNS)
+def compile_pattern(pattern: str) -> Any:
+    """Returns `pattern` compiled: an object with the methods of `re.Pattern`.
+
+    Raises:
+        UnfitPatternError: it is no regular expression, or needs backtracking.
+    """
+    return _compiled(pattern, pattern)
+
+
+def _compiled(pattern: str, full_pattern: str) -> Any:
+    """Compiles `full_pattern`, which contains the foreign `pattern`."""
     if len(pattern) > MAX_PATTERN or any(part in pattern for part in READ_DIFFERENTLY):
         raise UnfitPatternError(pattern)
-    full_pattern = rf"(.*\.)?({pattern})$"
     try:
         re.compile(full_pattern)  # peft could not read an invalid one either
-        compiled = re2.compile(full_pattern, _options())
+        return re2.compile(full_pattern, _options())
     except (
         re.error,
         re2.error,
@@ -50,7 +66,6 @@ def module_matcher(pattern: str) -> Matcher:
         UnicodeError,
     ) as error:
         raise UnfitPatternError(pattern) from error
-    return lambda name: compiled.match(name) is not None
 
 
 def _options() -> re2.Options:

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from model.diagnostics import adapter_error
 from model.doctor.check_base import quick_check, refuse_errors
+from model.folders.adapter_kinds import WHOLE
 from model.folders.atomic_folder import FINISHED, new_folder
 from model.folders.lazy_tensor import LazyTensor, torch_dtype
 from model.folders.model_folder import IGNORED, ModelFolder
 from model.folders.weight_writer import nbytes_of, write_weights
+from model.merge.adapter_weights import AdapterWeights
 from model.merge.extra_files import ChatFormat, write_extra_files
 from model.merge.statistics import MergeStatistics
-from model.merge.weights import AdapterWeights, Merger
+from model.merge.weights import Merger
 from model.progress_bar import Bar
 from model.tensor_names import EMBEDDING, HEAD
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 FORMAT = 1  # of the folders that are written
 CONFIG_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 CHUNK_VALUES = 1 << 20  # merged at once: 4 MB in float32
-EMBEDDING_AND_HEAD = {"model.embed_tokens", "lm_head"}
+EMBEDDING_AND_HEAD = set(WHOLE.values())
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def _base_tensors(plan: MergePlan) -> list[LazyTensor]:
     tensor.
     """
     stored = [tensor for _, tensor in plan.base.tensors()]
-    tied = bool(plan.base.config.get("tie_word_embeddings"))
+    tied = plan.base.tied_head
     tensors = [t for t in stored if not t.name.endswith(IGNORED) and not (tied and t.name == HEAD)]
     untie = any(EMBEDDING_AND_HEAD & adapter.changed_layers for adapter in plan.adapters)
     if tied and untie:
@@ -116,7 +118,7 @@ def _read_merged(
     merger = Merger(tensor.name.removesuffix(".weight"), adapters)
     before = tensor.read()
     after = torch.empty(merger.merged_shape(tensor.shape), dtype=torch_dtype(dtype))
-    step = max(1, CHUNK_VALUES // before.shape[1])
+    step = max(1, CHUNK_VALUES // before[0].numel()) if merger.by_rows else len(after)
     statistics.begin()
     for start in range(0, len(after), step):
         stop = min(start + step, len(after))

@@ -12,14 +12,14 @@ from model.doctor.chat_format import own_template, own_tokenizer
 from model.doctor.check import find_folder
 from model.doctor.check_adapter import check_for_merging, default_template
 from model.doctor.check_base import quick_check, refuse_errors
-from model.doctor.vocabulary import adapter_tokenizer
+from model.doctor.vocabulary import adapter_tokenizer, is_other_vocabulary
 from model.errors import AdapterError, SettingsError
 from model.folders.adapter_files import read_card
 from model.folders.base_info import BaseInfo, read_base_info
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.merge import MergePlan
+from model.merge.adapter_weights import AdapterWeights, read_adapter
 from model.merge.extra_files import ChatFormat
-from model.merge.weights import AdapterWeights, read_adapter
 from model.text.prompt_template import PromptTemplate
 from model.types import Phase
 
@@ -52,20 +52,26 @@ def plan_merge(
     templates, _ = available_templates(base, settings)
     facts = read_base_info(base, base_name(settings), load_tokenizer(base))
     paths = [find_folder(name) for name in lora_models]
-    adapters = [_checked(*pair, facts) for pair in zip(paths, adapter_scales, strict=True)]
+    adapters = [
+        _checked(*pair, facts, base.tied_head) for pair in zip(paths, adapter_scales, strict=True)
+    ]
     tokenizer = _tokenizer(paths, adapters, facts)
-    grown = any(len(w) != facts.rows for a in adapters for w in a.full_tensors.values())
-    template = _template(paths, templates, default_template(grown, templates) or MODEL_TEMPLATE)
+    replaced = any(
+        any(len(rows) != facts.rows for rows in adapter.vocabulary)
+        and is_other_vocabulary(adapter_tokenizer(path), facts)
+        for path, adapter in zip(paths, adapters, strict=True)
+    )
+    template = _template(paths, templates, default_template(replaced, templates) or MODEL_TEMPLATE)
     if tokenizer is None and template is not None and template.source == base.chat_template:
         template = None  # the base's files with it are copied
     chat_format = ChatFormat(tokenizer, template, _readme(facts, adapters))
     return MergePlan(base, adapters, dtype, chat_format)
 
 
-def _checked(path: Path, adapter_scale: float, facts: BaseInfo) -> AdapterWeights:
+def _checked(path: Path, adapter_scale: float, facts: BaseInfo, tied: bool) -> AdapterWeights:
     try:
         check_for_merging(path, facts)
-        return read_adapter(path, adapter_scale)
+        return read_adapter(path, adapter_scale, tied)
     except AdapterError as error:
         raise AdapterError("adapter_not_mergeable", name=path.name, problem=error) from error
 
@@ -77,7 +83,7 @@ def _tokenizer(
     folders = [
         path
         for path, adapter in zip(paths, adapters, strict=True)
-        if (adapter_tokenizer(path) if adapter.full_tensors else own_tokenizer(path, facts))
+        if (adapter_tokenizer(path) if adapter.vocabulary else own_tokenizer(path, facts))
     ]
     return folders[-1] if folders else None
 

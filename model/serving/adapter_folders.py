@@ -20,7 +20,7 @@ from model.diagnostics import Finding, finding
 from model.display import clean_description, is_plain_name, printable_name
 from model.doctor.chat_format import own_template, own_tokenizer
 from model.doctor.check_adapter import check_adapter, default_template
-from model.doctor.vocabulary import adapter_tokenizer
+from model.doctor.vocabulary import adapter_tokenizer, replaces_vocabulary
 from model.errors import AdapterError, lacks_memory
 from model.folders.adapter_config import CONFIG
 from model.folders.adapter_files import FILES, digest, opens_thought, read_card
@@ -58,7 +58,7 @@ class Adapter:
     problem: Finding | None = None
     warnings: tuple[Finding, ...] = ()
     tokenizer: Tokenizer | None = None
-    has_own_vocabulary: bool = False
+    replaces_vocabulary: bool = False
     opens_thought: bool = True
     own_template: PromptTemplate | None = None
 
@@ -191,8 +191,9 @@ def read_adapter(path: Path, base: BaseInfo | None, templates: Collection[str]) 
         findings = tuple(check_adapter(path, base, templates))
         card = read_card(path)
         sha256 = digest(path)
-        has_own_vocabulary = any(entry.code == "adapter_vocabulary" for entry in findings)
-        tokenizer = adapter_tokenizer(path) if has_own_vocabulary else own_tokenizer(path, base)
+        has_own_rows = any(entry.code == "adapter_vocabulary" for entry in findings)
+        replaced_vocabulary = replaces_vocabulary(findings)
+        tokenizer = adapter_tokenizer(path) if has_own_rows else own_tokenizer(path, base)
         own = None if card.get("template") else own_template(path)
     except BaseException as error:  # Rust libraries panic with exceptions that are no Exception
         if lacks_memory(error):
@@ -206,11 +207,11 @@ def read_adapter(path: Path, base: BaseInfo | None, templates: Collection[str]) 
         path,
         description=clean_description(card.get("description")),
         template=card.get("template")
-        or (own.name if own else default_template(has_own_vocabulary, templates)),
+        or (own.name if own else default_template(replaced_vocabulary, templates)),
         digest=sha256,
         warnings=tuple(entry for entry in findings if entry.level == "warning"),
         tokenizer=tokenizer,
-        has_own_vocabulary=has_own_vocabulary,
+        replaces_vocabulary=replaced_vocabulary,
         opens_thought=opens_thought(card),
         own_template=own,
     )

@@ -227,7 +227,7 @@ def _vocabulary(
         return backend.tokenizer, backend.eos_ids
     eos_id = adapter.tokenizer.eos_id
     own_ids = frozenset() if eos_id is None else frozenset([eos_id])
-    return adapter.tokenizer, own_ids if adapter.has_own_vocabulary else own_ids | backend.eos_ids
+    return adapter.tokenizer, own_ids if adapter.replaces_vocabulary else own_ids | backend.eos_ids
 
 
 def _prepare_adapter(backend: Backend, adapter: Adapter | None) -> PreparedAdapter | None:

@@ -29,8 +29,11 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )  # fmt: skip
 CHAT_TEMPLATE = "chat_template.jinja"
-# A vocabulary is padded to a multiple of PADDED_TO, by fewer rows than MAX_PADDING.
+# A vocabulary is padded to a multiple of PADDED_TO, by fewer rows than MAX_PADDING. With more of
+# them it is usually another model's: Mistral 0.3 has 32,768 rows, and older ones 32,000 pieces.
 PADDED_TO, MAX_PADDING = 8, 512
+# Published models with more padding, by their rows: DeepSeek LLM has 100,015 pieces.
+LARGE_PADDINGS = {102_400: 2_401}
 # The tokenizers of published models, by the number of rows of their embeddings.
 VOCAB_OWNERS = {
     32000: "LLaMA's own", 49953: "Chinese-LLaMA's", 49954: "Chinese-Alpaca's",
@@ -136,12 +139,20 @@ def check_vocab_size(tokenizer: Tokenizer, config: Mapping[str, Any], exact: boo
     rows, vocab_size = int(config["vocab_size"]), tokenizer.vocab_size
     if vocab_size > rows:
         raise folder_error("tokenizer_too_large", pieces=vocab_size, rows=rows)
-    padded = rows % PADDED_TO == 0 and rows - vocab_size < MAX_PADDING and not exact
-    if vocab_size < rows and not padded:
+    if vocab_size < rows and (exact or not is_padded(rows, vocab_size)):
         owner = VOCAB_OWNERS.get(rows)
         likely = LocalizedText("likely_owner", {"rows": rows, "owner": owner}) if owner else ""
         code = "rows_without_text" if exact else "tokenizer_too_small"
         raise folder_error(code, pieces=vocab_size, rows=rows, likely=likely)
+
+
+def is_padded(rows: int, vocab_size: int) -> bool:
+    """Whether an embedding of so many rows can belong to a tokenizer of that size: the other rows,
+    if there are any, are padding."""
+    padding = rows - vocab_size
+    if padding > 0 and rows % PADDED_TO:
+        return False
+    return 0 <= padding < LARGE_PADDINGS.get(rows, MAX_PADDING)
 
 
 def read_json(path: Path, optional: bool = False) -> dict[str, Any]:

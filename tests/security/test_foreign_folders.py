@@ -84,9 +84,10 @@ def test_merge_does_not_match_target_modules_as_patterns(tmp_path: Path) -> None
     code = """
 import sys
 from pathlib import Path
-from model.merge.weights import Merger, read_adapter
+from model.merge.adapter_weights import read_adapter
+from model.merge.weights import Merger
 import torch
-adapter = read_adapter(Path(sys.argv[1]), 1.0)
+adapter = read_adapter(Path(sys.argv[1]), 1.0, tied=False)
 name = "model.layers.0.self_attn.q_proj"
 merged = Merger(name, [adapter]).merge_rows(torch.zeros(32, 16), 0, 32)
 print(bool(merged.any()))

@@ -171,7 +171,7 @@ def test_interrupted_download_is_continued(
 def test_one_of_several_gguf_files_on_the_hub_must_be_named(
     served: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tests.model.convert.test_gguf import write
+    from tests.model.convert.gguf_files import write
 
     spm = write_spm(tmp_path / "s.model", **LIKE_LLAMA)
     content = write(tmp_path / "m.gguf", spm).read_bytes()
@@ -182,6 +182,24 @@ def test_one_of_several_gguf_files_on_the_hub_must_be_named(
     assert [name for name, _ in served.ranges] == ["a-Q8.gguf"]  # and nothing else
     assert main(["convert", "org/name/b.gguf", str(tmp_path / "out2")]) == 1
     assert "There is no file" in capsys.readouterr().err
+
+
+def test_all_parts_of_a_split_gguf_on_the_hub_are_downloaded(
+    served: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.model.convert.gguf_files import write
+    from tests.model.convert.test_gguf_parts import split
+
+    spm = write_spm(tmp_path / "s.model", **LIKE_LLAMA)
+    parts = split(write(tmp_path / "complete.gguf", spm), tmp_path / "parts")
+    served.files = {f"Q8/{part.name}": part.read_bytes() for part in parts} | {"a.gguf": b"other"}
+    assert main(["convert", f"org/name/Q8/{parts[1].name}", str(tmp_path / "out")]) == 0
+    assert sorted(name for name, _ in served.ranges) == [f"Q8/{part.name}" for part in parts]
+    served.files = {part.name: part.read_bytes() for part in parts[1:]}
+    served.ranges.clear()
+    assert main(["convert", "org/name", str(tmp_path / "out2")]) == 1
+    assert f"part 1 is not there: {parts[0].name}" in capsys.readouterr().err
+    assert served.ranges == []
 
 
 def test_source_that_needs_no_conversion_is_not_downloaded(
@@ -224,6 +242,7 @@ def test_missing_network_is_reported_in_one_sentence(
         (["a.bin", "training_args.bin"], "a.bin"),
         (["config.json", "pytorch_model.bin"], None),
         (["config.json", "a.gguf"], "a.gguf"),
+        (["a-00002-of-00002.gguf", "a-00001-of-00002.gguf"], "a-00001-of-00002.gguf"),
     ],
 )
 def test_choose_source_file_finds_the_model(names: list[str], chosen: str | None) -> None:
@@ -235,6 +254,7 @@ def test_choose_source_file_finds_the_model(names: list[str], chosen: str | None
     [
         ([], "nothing that can be converted"),
         (["a.bin", "b.bin"], "a.bin, b.bin"),
+        (["a-00001-of-00002.gguf", "a-00002-of-00002.gguf", "b.gguf"], "a-00001-of-00002.gguf, b"),
         (["consolidated.00.pth", "params.json"], "Meta's own format"),
     ],
 )

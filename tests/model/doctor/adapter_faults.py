@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.folders.adapter_config import REFUSED
+from model.folders.adapter_kinds import MERGED_ONLY, REFUSED
+from model.tensor_names import LINEAR_MODULES
 from tests.model.doctor.changes import Change, change_tensors, edit_json
 from tests.tiny_model import write_tokenizer
 
@@ -35,15 +36,26 @@ PEFT_VALUES = {  # as peft writes them
     "use_bdlora": {"nblocks": 2},
     "kasa_config": {"beta": 1e-4},
     "arrow_config": {"top_k": 3},
+    "velora_config": {"num_groups": 8},
+    "monteclora_config": {"num_samples": 8},
 }
 UNKNOWN_WEIGHTS = (
     "unknown",
-    "base_model.model.model.embed_tokens.lora_embedding_A",
-    "base_model.model.lm_head.lora_A.weight",
     "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector",
     "base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias",
     "base_model.model.transformer.h.0.attn.c_attn.lora_A.weight",
 )
+RANK = 4
+# Tensors of adapters that are only merged: their shapes, and what the message names.
+EMBEDDING_LORA = {"lora_embedding_A": (RANK, ROWS), "lora_embedding_B": (WIDTH, RANK)}
+HEAD_LORA = {"lora_A.weight": (RANK, WIDTH), "lora_B.weight": (ROWS, RANK)}
+MERGED_WEIGHTS: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
+    "model.embed_tokens": (EMBEDDING_LORA, "LoRA on embed_tokens"),
+    "model.embed_tokens.base_layer": ({"weight": (ROWS, WIDTH)}, "LoRA on embed_tokens"),
+    "lm_head": (HEAD_LORA, "LoRA on lm_head"),
+    "lm_head.base_layer": ({"weight": (ROWS, WIDTH)}, "LoRA on lm_head"),
+}
+BIASES = ("self_attn.q_proj.base_layer.bias", "mlp.up_proj.bias")  # which the base lacks
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,21 @@ def add(tensors: dict[str, Tensor]) -> Change:
 
 def weights(change: Callable[[dict[str, Tensor]], object]) -> Change:
     return change_tensors(WEIGHTS, change)
+
+
+def both(first: Change, second: Change) -> Change:
+    def change(path: Path) -> None:
+        first(path)
+        second(path)
+
+    return change
+
+
+def add_magnitudes(tensors: dict[str, Tensor]) -> None:
+    """Adds what DoRA trains beside each pair."""
+    for name in [name for name in tensors if name.endswith("lora_B.weight")]:
+        magnitude = name.replace("lora_B.weight", "lora_magnitude_vector")
+        tensors[magnitude] = torch.ones(len(tensors[name]))
 
 
 def without(name: str) -> Change:
@@ -149,17 +176,90 @@ def _unreadable() -> Iterator[tuple[str, Fault]]:
     yield "a pickle that runs code", Fault(pickled(FolderMaker), "adapter_unreadable")
 
 
+MERGED_CHANGES = {
+    "use_dora": weights(add_magnitudes),
+    "trainable_token_indices": add(
+        {
+            "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta": torch.ones(
+                1, WIDTH
+            )
+        }
+    ),
+}
+
+
 def _unserved_kinds() -> Iterator[tuple[str, Fault]]:
+    for key, name in MERGED_ONLY.items():
+        setting = config(**{key: PEFT_VALUES.get(key, True)})
+        yield (
+            f"{key} with its weights",
+            Fault(both(setting, MERGED_CHANGES.get(key, config())), "adapter_kind", (name,)),
+        )
+    yield "use_dora alone", Fault(config(use_dora=True), "merge_lora_incomplete", ("magnitude",))
+    yield (
+        "tokens alone",
+        Fault(
+            config(trainable_token_indices=[5]), "adapter_own_missing", ("trainable_tokens_delta",)
+        ),
+    )
     for key, name in REFUSED.items():
-        yield key, Fault(config(**{key: PEFT_VALUES.get(key, True)}), "adapter_kind", (name,))
-    for bias in ("all", "lora_only"):
-        yield f"bias {bias}", Fault(config(bias=bias), "adapter_kind", ("biases",))
-    for init in ("pissa", "pissa_niter_4", "olora", "corda", "loftq"):
-        yield init, Fault(config(init_lora_weights=init), "adapter_changes_base")
+        yield (
+            key,
+            Fault(config(**{key: PEFT_VALUES.get(key, True)}), "adapter_kind_refused", (name,)),
+        )
+    for layer, (shapes, name) in MERGED_WEIGHTS.items():
+        tensors = {
+            f"base_model.model.{layer}.{part}": torch.ones(shape) for part, shape in shapes.items()
+        }
+        yield f"{layer} with {name}", Fault(add(tensors), "adapter_kind", (name,))
+    for bias in BIASES:
+        name = f"base_model.model.model.layers.0.{bias}"
+        yield bias, Fault(add({name: torch.ones(WIDTH)}), "merge_no_layer", ("layers.0.",))
+    for init in ("pissa", "pissa_niter_4", "olora", "corda", "lora_ga"):
+        yield init, Fault(config(init_lora_weights=init), "adapter_changes_base", (init,))
+    yield "loftq", Fault(config(init_lora_weights="loftq"), "adapter_inseparable", ("loftq",))
+    yield (
+        "pissa by rank",
+        Fault(
+            config(init_lora_weights="pissa", use_rslora=True, alpha_pattern={"q_proj": 4}),
+            "adapter_inseparable",
+        ),
+    )
+    for unknown in ("of 2030", ["pissa"]):
+        yield f"{unknown}", Fault(config(init_lora_weights=unknown), "adapter_init_unknown")
+    yield "a classifier", Fault(config(task_type="SEQ_CLS"), "adapter_task", ("SEQ_CLS",))
+    yield "a newer setting", Fault(config(use_future=True), "adapter_settings_unknown", ("use_fu",))
     for kind in ("LOHA", "PREFIX_TUNING", None):
         yield f"kind {kind}", Fault(config(peft_type=kind), "adapter_not_lora", (f"is {kind}",))
     for name in UNKNOWN_WEIGHTS:
         yield name, Fault(add({name: torch.ones(3, 16)}), "adapter_weight_unknown", (name,))
+
+
+def _targets() -> Iterator[tuple[str, Fault]]:
+    """Weights of modules that the configuration leaves out: peft would not use them."""
+    for key, values in {
+        "target_modules": (["k_proj"], "k_proj", ".*mlp.*", "q_proj"),
+        "exclude_modules": (["layers.1.mlp.up_proj"], ".*k_proj"),
+        "layers_to_transform": (0, [1]),
+    }.items():
+        for value in values:
+            yield f"{key} {value}", Fault(config(**{key: value}), "adapter_not_target", (key,))
+    for key, value in (
+        ("target_modules", 7), ("target_modules", [7]), ("exclude_modules", {}),
+        ("layers_to_transform", "all"), ("layers_to_transform", [True]), ("layers_pattern", [1]),
+        ("target_modules", ["q_proj"] * 10_001),
+    ):  # fmt: skip
+        yield f"{key} {value!r:.20}", Fault(config(**{key: value}), "adapter_unreadable", (key,))
+
+
+def _not_gathered() -> Iterator[tuple[str, Fault]]:
+    """What ZeRO-3 and FSDP leave of tensors that were not gathered before they were saved."""
+    for side in "AB":
+        for shard in (torch.ones(0), torch.ones(8 * WIDTH), torch.ones(0, WIDTH)):
+            name = Q.format(1, side)
+            fault = Fault(add({name: shard}), "adapter_not_gathered", ("ZeRO-3", name))
+            yield f"{side} with {tuple(shard.shape)}", fault
+    yield "an empty head", Fault(add({HEAD: torch.ones(0)}), "adapter_not_gathered", (HEAD,))
 
 
 def _settings() -> Iterator[tuple[str, Fault]]:
@@ -171,7 +271,9 @@ def _settings() -> Iterator[tuple[str, Fault]]:
     yield "another rank", Fault(config(r=4), "rank_differs")
     yield (
         "another module named",
-        Fault(config(target_modules=["q_proj", "query_key_value"]), "target_without_weights"),
+        Fault(
+            config(target_modules=[*LINEAR_MODULES, "query_key_value"]), "target_without_weights"
+        ),
     )
 
 
@@ -183,7 +285,7 @@ def _weights() -> Iterator[tuple[str, Fault]]:
             f"no lora_{side}",
             Fault(without(Q.format(1, side)), "adapter_half_pair", ("layer 1 q_proj",)),
         )
-    yield "a vector", Fault(add({Q.format(0, "B"): torch.ones(3)}), "adapter_no_matrices")
+    yield "a kernel", Fault(add({Q.format(0, "B"): torch.ones(3, 3, 3)}), "adapter_no_matrices")
     yield (
         "diverged",
         Fault(
@@ -215,7 +317,18 @@ def _other_base() -> Iterator[tuple[str, Fault]]:
 def _own_layers() -> Iterator[tuple[str, Fault]]:
     yield (
         "another own layer",
-        Fault(config(modules_to_save=["norm"]), "adapter_other_layer", ("norm",)),
+        Fault(
+            both(
+                config(modules_to_save=["norm"]),
+                add({"base_model.model.model.norm.weight": torch.ones(WIDTH)}),
+            ),
+            "adapter_other_layer",
+            ("norm",),
+        ),
+    )
+    yield (
+        "another own layer not saved",
+        Fault(config(modules_to_save=["norm"]), "adapter_own_missing", ("norm",)),
     )
     yield (
         "own layer not saved",
@@ -239,16 +352,31 @@ def _template() -> Iterator[tuple[str, Fault]]:
 
 FAULTS = dict(
     chain(
-        _unreadable(), _unserved_kinds(), _settings(), _weights(), _other_base(), _own_layers(),
-        _template(),
+        _unreadable(), _unserved_kinds(), _targets(), _not_gathered(), _settings(), _weights(),
+        _other_base(), _own_layers(), _template(),
     )
 )  # fmt: skip
+SWITCHES = (*MERGED_ONLY, *REFUSED)
 NO_FAULTS: dict[str, Change] = {
-    **{f"{key} {off}": config(**{key: off}) for key in REFUSED for off in (False, [])},
-    **{f"{key} null": null(key) for key in REFUSED},
+    **{f"{key} {off}": config(**{key: off}) for key in SWITCHES for off in (False, [])},
+    **{f"{key} null": null(key) for key in SWITCHES},
     **{
         f"init {init}": config(init_lora_weights=init)
-        for init in (True, False, "gaussian", "orthogonal", "eva")
+        for init in (True, False, "gaussian", "orthogonal", "eva", "mica")
     },
+    # peft trains the biases that there are, and writes nothing where there are none.
+    **{f"bias {bias}": config(bias=bias) for bias in ("none", "all", "lora_only")},
+    # peft ignores these for a LLaMA's linear layers, or uses them only before the training.
+    "fan_in_fan_out": config(fan_in_fan_out=True),
+    "megatron": config(megatron_config={"tensor_model_parallel_size": 2}),
+    "settings of initialisations": config(eva_config={"rho": 2.0}, lora_ga_config={"stable_c": 1}),
+    "settings of 2023": config(enable_lora=[True], merge_weights=True),
+    "a newer setting that is off": config(use_future=False),
+    "all linear layers": config(target_modules="all-linear"),
+    "a pattern": config(target_modules=r".*\.(q|k|v|o|gate|up|down)_proj"),
+    "a pattern with look-ahead": config(target_modules=r"^(model(?=\.).*_proj)$"),
+    "layers": config(layers_to_transform=[0, 1], layers_pattern="layers"),
+    "layers in a pattern": config(layers_to_transform=[0, 1], layers_pattern=["h", "(lay)ers"]),
+    "nothing excluded": config(exclude_modules=["lm_head"]),
     "one lora_B is zero": weights(lambda tensors: tensors[Q.format(0, "B")].zero_()),
 }

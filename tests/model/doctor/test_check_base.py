@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 import model.doctor.check_base as doctor
 from model.diagnostics import Finding
 from model.doctor.check_base import check_base, quick_check
+from model.errors import ModelFolderError
 from model.folders.model_folder import ModelFolder
 from tests.model.doctor.changes import Change, change_tensors, edit_json
 from tests.model.tokenizers import write_spm
@@ -108,6 +109,12 @@ def metas_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.model").write_bytes(b"meta")
 
 
+def longrope(**changes: Any) -> Change:
+    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 64}
+    return config(rope_parameters={**rope, **factors, **changes})
+
+
 NORM, Q = "model.norm.weight", "model.layers.0.self_attn.q_proj.weight"
 FAULTS: list[tuple[str, Change, set[str]]] = [
     ("no config", remove("config.json"), {"file_missing"}),
@@ -119,7 +126,15 @@ FAULTS: list[tuple[str, Change, set[str]]] = [
     ("text for a size", config(num_hidden_layers="two"), {"config_unsound"}),
     ("another activation", config(hidden_act="gelu"), {"activation_unknown"}),
     ("scaled positions", config(rope_parameters={"rope_type": "dynamic", "factor": 2.0,
-     "rope_theta": 1e4}), {"rope_unknown"}),
+     "rope_theta": 1e4}), {"rope_limited"}),
+    *((f"rope {kind}", config(rope_parameters={"rope_type": kind, "rope_theta": 1e4}),
+     {"rope_unknown"}) for kind in ("su", "mrope", "ntk")),
+    *((f"{name} {factors}", longrope(**{name: factors}), {"rope_table"}) for name in
+     ("short_factor", "long_factor") for factors in ([1.0], [1.0] * 3, [1.0] * 5, [], "x")),
+    ("no frequencies", longrope(short_factor=[0.0] * 4), {"rope_unknown"}),
+    ("no length", longrope(original_max_position_embeddings=-1), {"rope_unknown"}),
+    ("part of a head", config(partial_rotary_factor=0.5, rope_parameters={"rope_type": "linear",
+     "factor": 2.0, "rope_theta": 1e4}), {"rope_table"}),
     ("no weights", remove("model.safetensors"), {"weights_missing"}),
     ("torn weights", cut("model.safetensors", -10), {"weights_torn"}),
     ("empty weights", cut("model.safetensors", 0), {"weights_torn"}),
@@ -173,6 +188,28 @@ def test_every_fault_has_its_code(change: Change, expected: set[str], folder: Pa
             assert finding.message(language)
             assert finding.remedy(language) or finding.level == "note"
     assert not Path("pwned").exists()
+
+
+@pytest.mark.parametrize("length", [64, 65])
+def test_longrope_is_served_up_to_its_original_length(length: int, folder: Path) -> None:
+    from model.weight_loader import load_model
+
+    longrope()(folder)
+    (warning,) = [found for found in check(folder) if found.code == "rope_limited"]
+    assert (warning.level, warning.facts["length"]) == ("warning", 64)
+
+    def load(context_length: int | None) -> int:
+        return load_model(
+            ModelFolder(folder), quantization="none", device="cpu", context_length=context_length,
+            progress=lambda _: None,
+        ).context_length  # fmt: skip
+
+    assert load(None) == 64
+    if length == 64:
+        assert load(length) == 64
+    else:
+        with pytest.raises(ModelFolderError, match="Pass --context_length 64 or less"):
+            load(length)
 
 
 def test_faults_do_not_hide_each_other(folder: Path) -> None:

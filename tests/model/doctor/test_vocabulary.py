@@ -7,16 +7,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from tokenizers import Tokenizer as Backend
 
 from model.config.settings import CHECKOUT, Settings
 from model.doctor.vocabulary import adapter_tokenizer
 from model.errors import RequestError
+from model.folders.base_info import read_base_info
 from model.folders.model_folder import load_tokenizer, read_model_folder
+from model.serving.adapter_folders import read_adapter
 from model.serving.manager import ModelManager
 from model.text.tokenizer import TextSpan, Tokenizer
 from model.types import ChatRequest, CompletionRequest, Delta, Message, Sampling
+from tests.model.serving.adapters import write_adapter
 
 GREEDY = Sampling(temperature=0, max_tokens=12, ignore_eos=True)
+HIDDEN = 48  # of the tiny base
 TEXT = "The quick 你好"
 
 
@@ -107,3 +113,57 @@ def test_chat_uses_a_template_that_fits_the_vocabulary(
     assert [warning.code for warning in adapter.warnings] == ["template_guessed"]
     request = ChatRequest((Message("user", "你好"),), "extended", sampling=GREEDY)
     assert replies(manager, request)
+
+
+def resized_adapter(base: Path, folder: Path, rows: int, *added: str) -> Path:
+    """An adapter with the base's tokenizer, maybe with tokens `added`, and resized layers."""
+    adapter = write_adapter(
+        folder,
+        tensors={
+            "base_model.model.model.embed_tokens.weight": torch.ones(rows, HIDDEN),
+            "base_model.model.lm_head.weight": torch.ones(rows, HIDDEN),
+        },
+        config={"modules_to_save": ["embed_tokens", "lm_head"]},
+    )
+    backend = Backend.from_file(str(base / "tokenizer.json"))
+    backend.add_special_tokens(list(added))
+    backend.save(str(adapter / "tokenizer.json"))
+    return adapter
+
+
+@pytest.mark.parametrize(
+    ("rows", "added"), [(384, ()), (384, ("<|a|>",)), (322, ("<|a|>", "<|b|>"))]
+)
+def test_vocabulary_that_extends_the_bases_keeps_its_template_and_ends(
+    rows: int, added: tuple[str, ...], tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Its chats got Chinese-Alpaca's template, as if the base's control tokens were gone."""
+    folder = read_model_folder(tiny_folder)
+    base = read_base_info(folder, "tiny", load_tokenizer(folder))
+    path = resized_adapter(tiny_folder, tmp_path / "resized", rows, *added)
+    adapter = read_adapter(path, base, {"chinese-alpaca", "linly"})
+    assert adapter.problem is None
+    assert adapter.template is None
+    assert not adapter.replaces_vocabulary
+    assert adapter.tokenizer
+    assert adapter.tokenizer.vocab_size == base.rows + len(added)
+
+
+@pytest.mark.parametrize(
+    ("rows", "added", "code"),
+    [
+        (384, ("<|a|>",), None),
+        (384 + 1, ("<|a|>",), "adapter_tokenizer_size"),  # no padding has such a size
+        (320 + 640, (), "adapter_tokenizer_size"),
+        (312, (), "adapter_tokenizer_size"),
+        (321, ("<|a|>", "<|b|>"), "adapter_tokenizer_size"),
+    ],
+)
+def test_rows_have_to_fit_the_tokenizer(
+    rows: int, added: tuple[str, ...], code: str | None, tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = read_model_folder(tiny_folder)
+    base = read_base_info(folder, "tiny", load_tokenizer(folder))
+    path = resized_adapter(tiny_folder, tmp_path / "resized", rows, *added)
+    problem = read_adapter(path, base, {"linly"}).problem
+    assert (problem.code if problem else None) == code

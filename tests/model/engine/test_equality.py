@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from model.__main__ import main
 from model.config.settings import CHECKOUT
 from model.doctor.vocabulary import adapter_tokenizer
 from model.engine.kv_cache import SequenceCache
@@ -147,6 +150,20 @@ RELATIVES = {
             "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
         }
     },
+    "yarn rope": {
+        "rope_parameters": {
+            "rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4,
+            "original_max_position_embeddings": 128,
+        }
+    },
+    "dynamic rope": {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
+    "longrope": {
+        "max_position_embeddings": 2048,
+        "rope_parameters": {
+            "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 512,
+            "short_factor": [1.0, 1.1, 1.3, 2.0], "long_factor": [1.0, 4.0, 9.0, 30.0],
+        }
+    },
 }  # fmt: skip
 
 
@@ -159,6 +176,36 @@ def test_relatives_of_llama_are_the_reference(tmp_path: Path, config: dict[str, 
         replies = [engine.ask(prompt, adapter) for prompt, adapter in jobs]
         got = [reply.wait().ids for reply in replies]
     assert got == reference(base, tmp_path / "adapters", jobs)
+
+
+def with_own_head(base: Path) -> Path:
+    """Writes a tied config.json beside a head that differs from the embedding."""
+    file = base / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**config, "tie_word_embeddings": True}), encoding="utf-8")
+    return base
+
+
+def test_head_that_differs_is_used_beside_a_tied_config(tmp_path: Path) -> None:
+    """transformers keeps it, too. Converted, merged and with an adapter it stays."""
+    base = with_own_head(make_folder(tmp_path / "base", seed=5))
+    adapter = make_adapter(
+        base, tmp_path / "adapters" / "a", seed=6, r=4, target_modules=["q_proj"]
+    )
+    jobs = list(zip(prompts(2, 320, 90), (None, "a"), strict=True))
+    expected = reference(base, tmp_path / "adapters", jobs)
+    names = ["--base_model", str(base), "--lora_model", str(adapter)]
+    assert main(["merge", *names, "--output_dir", str(tmp_path / "merged")]) == 0
+    with running(base, tmp_path / "adapters") as engine:
+        assert [engine.ask(prompt, name).wait().ids for prompt, name in jobs] == expected
+    with running(tmp_path / "merged", tmp_path / "none") as engine:
+        assert engine.ask(jobs[1][0]).wait().ids == expected[1]
+    tensors = load_file(base / "model.safetensors")
+    torch.save(tensors, base / "pytorch_model.bin")
+    (base / "model.safetensors").unlink()
+    assert main(["convert", str(base), str(tmp_path / "converted")]) == 0
+    with running(tmp_path / "converted", tmp_path / "none") as engine:
+        assert engine.ask(jobs[0][0]).wait().ids == expected[0]
 
 
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings")

@@ -13,7 +13,7 @@ from model.errors import ModelFolderError
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.text.fast_tokenizer import FastTokenizer
 from model.text.spm_tokenizer import SpmTokenizer
-from model.text.tokenizer_files import MAX_PADDING
+from model.text.tokenizer_files import MAX_PADDING, is_padded
 from tests.model.tokenizers import END, LIKE_LLAMA, START, make_fast, write_spm
 
 CONFIG = {
@@ -329,6 +329,23 @@ def test_broken_sentencepiece_tokenizer_is_named(folder: Path) -> None:
 def with_rows(folder: Path, rows: int) -> Path:
     write(folder / "config.json", {**CONFIG, "vocab_size": rows})
     return folder
+
+
+@pytest.mark.parametrize(
+    ("rows", "pieces", "padded"),
+    [
+        (102_400, 100_015, True),  # DeepSeek LLM
+        (32_256, 32_022, True),  # DeepSeek Coder
+        (152_064, 151_665, True),  # Qwen 2.5
+        (32_064, 32_011, True),  # Phi 3
+        (32_001, 32_000, False),  # a pad token that the tokenizer lacks
+        (32_768, 32_000, False),  # Mistral 0.3 with the tokenizer of 0.1: all ids differ
+        (131_072, 128_256, False),  # Mistral Nemo with the tokenizer of Llama 3
+        (32_000, 32_016, False),
+    ],
+)
+def test_padding_is_told_from_another_tokenizer(rows: int, pieces: int, padded: bool) -> None:
+    assert is_padded(rows, pieces) is padded
 
 
 @pytest.mark.parametrize("rows", [320, 328, 312 + MAX_PADDING])

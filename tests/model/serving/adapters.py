@@ -23,7 +23,7 @@ SIZES = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "tie_word_embeddings": True,
 }  # fmt: skip
 BASE = BaseInfo("tiny", expected_tensors(SIZES))
-CONFIG = {"peft_type": "LORA", "r": 3, "lora_alpha": 6, "target_modules": ["q_proj"]}
+CONFIG = {"peft_type": "LORA", "r": 3, "lora_alpha": 6, "target_modules": "all-linear"}
 Q = "base_model.model.model.layers.{}.self_attn.q_proj"
 DOWN = "base_model.model.model.layers.{}.mlp.down_proj"
 # Layers that an adapter has of its own, and the config for them.

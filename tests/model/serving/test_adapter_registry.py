@@ -84,12 +84,12 @@ def test_extra_folders_are_served_too(tmp_path: Path) -> None:
 
 
 def test_broken_adapter_is_refused_with_its_reason(tmp_path: Path) -> None:
-    write_adapter(tmp_path / "poet", {"use_dora": True})
+    write_adapter(tmp_path / "poet", {"use_qalora": True})
     for call in (
         lambda: scanned_registry(tmp_path).get("poet"),
         lambda: load_lora(scanned_registry(tmp_path), "poet"),
     ):
-        with pytest.raises(AdapterError, match="'poet' is broken: it uses DoRA") as caught:
+        with pytest.raises(AdapterError, match="'poet' is broken: it uses QALoRA") as caught:
             call()
         assert caught.value.http_status == 422
 
