@@ -19,12 +19,14 @@ class ChatFormat:
     """The tokenizer, prompt template and README of a merged model.
 
     `tokenizer` is the folder of an adapter with its own tokenizer; `template` the one with which an
-    adapter was trained. Each is None for the base's own.
+    adapter was trained. Each is None for the base's own. With `replaces_vocabulary` the base's ids
+    of end tokens mean something else in the tokenizer.
     """
 
     tokenizer: Path | None
     template: PromptTemplate | None
     readme: str
+    replaces_vocabulary: bool = False
 
 
 def write_extra_files(folder: Path, base: ModelFolder, chat_format: ChatFormat) -> None:
@@ -32,7 +34,8 @@ def write_extra_files(folder: Path, base: ModelFolder, chat_format: ChatFormat) 
     copy_extra_files(base.path, folder)
     if chat_format.tokenizer is not None:
         copy_tokenizer(chat_format.tokenizer, folder)
-        _name_end_token(folder, base)
+        others = frozenset() if chat_format.replaces_vocabulary else base.eos_ids
+        _name_end_token(folder, others)
     if chat_format.template is not None:
         _write_template(folder, chat_format.template)
     (folder / "README.md").write_text(f"{chat_format.readme}\n", encoding="utf-8")
@@ -45,18 +48,15 @@ def _write_template(folder: Path, template: PromptTemplate) -> None:
         _edit_generation_config(folder, stop_strings=list(template.stop))
 
 
-def _name_end_token(folder: Path, base: ModelFolder) -> None:
-    """Adds the end token of the tokenizer in `folder` to the base's; larger vocabularies have
-    their own alone.
+def _name_end_token(folder: Path, base_ids: frozenset[int]) -> None:
+    """Names the end token of the tokenizer in `folder` before those of the base.
 
     Other programs know an adapter's end token from here only.
     """
-    tokenizer, _ = read_tokenizer(folder)
-    if tokenizer.eos_id is None:
-        return
-    same_rows = tokenizer.vocab_size <= base.config["vocab_size"]
-    others = base.eos_ids - {tokenizer.eos_id} if same_rows else ()
-    _edit_generation_config(folder, eos_token_id=[tokenizer.eos_id, *sorted(others)])
+    eos_id = read_tokenizer(folder)[0].eos_id
+    if eos_id is not None:
+        others = sorted(base_ids - {eos_id})
+        _edit_generation_config(folder, eos_token_id=[eos_id, *others])
 
 
 def _edit_generation_config(folder: Path, **changes: Any) -> None:

@@ -64,7 +64,7 @@ def plan_merge(
     template = _template(paths, templates, default_template(replaced, templates) or MODEL_TEMPLATE)
     if tokenizer is None and template is not None and template.source == base.chat_template:
         template = None  # the base's files with it are copied
-    chat_format = ChatFormat(tokenizer, template, _readme(facts, adapters))
+    chat_format = ChatFormat(tokenizer, template, _readme(facts, adapters), replaced)
     return MergePlan(base, adapters, dtype, chat_format)
 
 

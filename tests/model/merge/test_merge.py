@@ -148,7 +148,7 @@ def extended(tiny_adapters: Path) -> Path:
 def test_merge_takes_over_the_adapters_vocabulary(
     extended: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     out = tmp_path / "out"
     assert run(tiny_folder, [extended], out) == 0
@@ -156,6 +156,7 @@ def test_merge_takes_over_the_adapters_vocabulary(
     assert folder.config["vocab_size"] == 361
     tokenizer = load_tokenizer(folder)
     assert tokenizer.vocab_size == 361
+    assert GenerationConfig.from_pretrained(out).eos_token_id == [tokenizer.eos_id]
     assert not (out / "tokenizer.json").exists()
     # The base's template has control tokens that this vocabulary lacks.
     assert "### Instruction" in (folder.chat_template or "")
