@@ -77,6 +77,7 @@ def test_other_types_are_refused_by_name(url: str, content_type: str | None, sho
     ("encoding", "content"),
     [("gzip", gzip.compress(BODY)), ("deflate", zlib.compress(BODY)), ("br", BODY),
      ("identity, gzip", BODY), ("zstd", BODY)],
+    ids=["gzip", "deflate", "br", "two", "zstd"],
 )  # fmt: skip
 def test_compressed_bodies_are_refused_by_name(url: str, encoding: str, content: bytes) -> None:
     answer = post(url, content, Content_Encoding=encoding)
