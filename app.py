@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from model.errors import LinlyError, missing_package_text
+from model.program import run_program
 
 if TYPE_CHECKING:
     from socket import socket
@@ -17,14 +16,11 @@ if TYPE_CHECKING:
     from model.folders.model_folder import ModelFolder
     from web.public_link.limits import PublicLink
 
-JOIN_SECONDS = 2.0  # how long to wait at the end for the loading thread to stop
-
 
 def main(argv: list[str]) -> int:
     """Serves until a signal; returns 0, 1 on failure, 2 for wrong use."""
-    # Until uvicorn sets its handlers: the imports alone take seconds.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _exit)
+    from model.errors import LinlyError, missing_package_text
+
     try:
         from model.config.process_secrets import hide_secrets
         from model.config.secret_files import exposure_warnings
@@ -80,8 +76,6 @@ def _serve(
     server.serve(app, [sock, link_sock] if link_sock else [sock], on_end=manager.close)
     trainings.close()
     store_handle.close()
-    if not manager.join(JOIN_SECONDS):
-        _exit_at_once()
     return 0
 
 
@@ -92,24 +86,10 @@ def _public_link(settings: Settings, passphrase: str | None) -> PublicLink:
     return PublicLink(link_rules(settings), close_tunnels, passphrase)
 
 
-def _exit_at_once() -> NoReturn:
-    """Exits without Python's clean-up: torch aborts a process that exits while another thread
-    computes."""
-    from web.public_link.tunnel import close_tunnels
-
-    close_tunnels()
-    sys.stdout.flush()
-    os._exit(0)
-
-
-def _exit(*_: object) -> NoReturn:
-    sys.exit(0)
-
-
 def _fail(sentence: str, status: int) -> int:
     print(sentence, file=sys.stderr)
     return status
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_program(main, lambda: 0)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from model.errors import LinlyError, lacks_memory, missing_package_text
-from model.translations import LocalizedText
+from model.program import run_program
 
 if TYPE_CHECKING:
+    from model.translations import LocalizedText
     from training.options import TrainingOptions
-
-# Parts of the messages with which torch and the system report that memory is exhausted.
 
 
 def main(argv: list[str]) -> int:
     """Trains an adapter; returns 0 when it is written, 1 on failure, 2 for a wrong flag."""
+    from model.errors import LinlyError, lacks_memory, missing_package_text
+    from model.translations import LocalizedText
+
     as_json = False
     try:
         from training.options import read_training_options
@@ -59,10 +60,21 @@ def run(options: TrainingOptions) -> int:
 
 def _unexpected_error_text(error: Exception) -> LocalizedText:
     """The text for an error that is no LinlyError; many kinds of them mean too little memory."""
+    from model.errors import lacks_memory
+    from model.translations import LocalizedText
+
     reason = (str(error).splitlines() or [""])[0]
     if lacks_memory(error):
         return LocalizedText("training_out_of_memory")
     return LocalizedText("went_wrong", {"kind": type(error).__name__, "reason": reason})
+
+
+def _interrupted() -> int:
+    """Tells that a signal came while the training could not be stopped with a checkpoint."""
+    from model.translations import LocalizedText
+
+    as_json = not {"json", "--progress=json"}.isdisjoint(sys.argv)
+    return _fail(LocalizedText("training_interrupted_early"), 1, as_json)
 
 
 def _fail(text: LocalizedText, status: int, as_json: bool) -> int:
@@ -77,4 +89,4 @@ def _fail(text: LocalizedText, status: int, as_json: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_program(main, _interrupted)

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from model.errors import LinlyError, lack_of_memory, missing_package_text
+from model.program import run_program
 
 if TYPE_CHECKING:
     from terminal.options import TerminalOptions
@@ -16,12 +16,13 @@ REMEDY = "Run `python -m model check` on the folders involved; their files may b
 
 def main(argv: list[str]) -> int:
     """Runs the program; returns 0, 1 on failure or interruption, 2 for a wrong flag."""
+    from model.errors import lack_of_memory, missing_package_text
+
     try:
         return _run_with_options(argv)
     except KeyboardInterrupt:
         return _fail("Interrupted.", 1)
     except BrokenPipeError:  # the reader of the pipe, such as `head -1`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python reports an error at its end
         return 1
     except ModuleNotFoundError as error:
         return _fail(str(missing_package_text(error)), 1)
@@ -34,6 +35,7 @@ def main(argv: list[str]) -> int:
 
 def _run_with_options(argv: list[str]) -> int:
     from model.config.process_secrets import hide_secrets
+    from model.errors import LinlyError, lack_of_memory
     from terminal.options import read_terminal_options
 
     try:
@@ -67,4 +69,4 @@ def _fail(sentence: str, status: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_program(main)

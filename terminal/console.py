@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TextIO
 
+from model.cleanup import at_end
 from model.errors import LinlyError
 
 CLEAR_LINE = "\r\x1b[K"
@@ -106,6 +107,7 @@ def line_reader(history: Path) -> ReadLine:
     except ImportError:  # some builds of Python lack it
         return lambda prompt, _: input(prompt)
     _load_history(readline, history)
+    _restore_terminal_at_end()
 
     def read(prompt: str, text: str) -> str:
         length = readline.get_current_history_length()
@@ -123,6 +125,17 @@ def line_reader(history: Path) -> ReadLine:
                     readline.append_history_file(1, history)
 
     return read
+
+
+def _restore_terminal_at_end() -> None:
+    """A signal can end the program while readline has switched off the echo."""
+    try:
+        import termios
+
+        modes = termios.tcgetattr(sys.stdin)
+    except (ImportError, OSError, ValueError, termios.error):
+        return  # no terminal
+    at_end(lambda: termios.tcsetattr(sys.stdin, termios.TCSANOW, modes))
 
 
 def _insert(readline: ModuleType, text: str) -> Callable[[], None]:

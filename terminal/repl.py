@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from model.errors import LinlyError
+from model.program import interruptible
 from model.serving.background_loader import Load
 from terminal.chat import TerminalChat
 from terminal.commands import run_command
@@ -26,7 +27,8 @@ def run(options: TerminalOptions, defaults: RequestDefaults, load: Load) -> int:
         model = f"{defaults.adapter} on {base}" if defaults.adapter else base
         console.print(f"{model} is ready. /help lists the commands, Ctrl-D ends the chat.")
         chat = TerminalChat(manager, console, defaults)
-        converse(chat, line_reader(options.settings.data_dir / HISTORY))
+        with interruptible():
+            converse(chat, line_reader(options.settings.data_dir / HISTORY))
     return 0
 
 

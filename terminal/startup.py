@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -35,7 +34,6 @@ PHASE_TEXTS = {
 }
 BAR_WIDTH = 24  # characters
 POLL_SECONDS = 0.2
-JOIN_SECONDS = 2.0  # for the loading thread to notice that it is cancelled
 
 
 def validate(options: TerminalOptions) -> tuple[RequestDefaults, Load]:
@@ -128,11 +126,6 @@ def running_manager(
         yield manager
     finally:
         manager.close()
-        if not manager.join(JOIN_SECONDS):
-            console.print_error("Interrupted.")
-            # Torch aborts the process if it ends while another thread is in torch.
-            sys.stdout.flush()
-            os._exit(1)
 
 
 def _show_loading(manager: ModelManager, console: Console) -> None:

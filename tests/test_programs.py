@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from model.config.settings import CHECKOUT
+from model.translations import LocalizedText
+from training.events import TrainingFailed, from_line
 
 # Each program, as Python's arguments, with one of its flags.
 PROGRAMS = {
@@ -17,6 +20,11 @@ PROGRAMS = {
     "inference_LLaMA.py": "--lora_model",
     "finetune.py": "--data_path",
     "-m model merge": "--lora_model",
+}
+COMMANDS = ["app.py", "inference_LLaMA.py", "finetune.py", "-m model check adapters/lighthouse"]
+SENTENCES = {  # after a signal, where it is no "Interrupted."
+    "app.py": "",
+    "finetune.py": "Interrupted before the first step. Run the same command to start again.\n",
 }
 MISSING = "raise ModuleNotFoundError('x', name='platformdirs')"
 each_program = pytest.mark.parametrize(("program", "flag"), PROGRAMS.items(), ids=PROGRAMS)
@@ -52,9 +60,7 @@ def test_misspelt_flag_is_one_sentence(program: str, flag: str, without_torch: s
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    "program", ["app.py", "inference_LLaMA.py", "finetune.py", "-m model check adapters/lighthouse"]
-)
+@pytest.mark.parametrize("program", COMMANDS)
 def test_missing_package_is_named(program: str, tmp_path: Path) -> None:
     """As after a `git clone` without `pip install`: one sentence, no stack trace."""
     (tmp_path / "platformdirs.py").write_text(MISSING)
@@ -64,3 +70,25 @@ def test_missing_package_is_named(program: str, tmp_path: Path) -> None:
         f"The Python package platformdirs is missing. Run `{sys.executable} -m pip install "
         "-r requirements.txt`, or use `make run`.\n"
     )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("program", COMMANDS)
+def test_a_signal_during_the_imports_ends_it(
+    program: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    """A KeyboardInterrupt there printed a stack trace, or aborted the process in a library."""
+    (tmp_path / "platformdirs.py").write_text(
+        f"import os\ntry:\n    os.kill(os.getpid(), {number.value})\nfinally:\n    print('unwound')"
+    )
+    done = run(program, PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (0 if program == "app.py" else 1, "")
+    assert done.stderr == SENTENCES.get(program, "Interrupted.\n")
+
+
+def test_a_training_that_is_cancelled_at_once_is_told_to_the_page(tmp_path: Path) -> None:
+    (tmp_path / "platformdirs.py").write_text("import os; os.kill(os.getpid(), 15)")
+    done = run("finetune.py", "--progress", "json", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    event = from_line(done.stdout.strip())
+    assert event == TrainingFailed(LocalizedText("training_interrupted_early"))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from model.cleanup import temporary_folder
 from model.folders.adapter_files import read_card
 from model.translations import LocalizedText
 from training.base_context import BaseContext, resolve_base
@@ -46,8 +46,8 @@ def evaluate(options: TrainingOptions, on_event: EventHandler) -> TrainingEnded:
     model = PeftModel.from_pretrained(load_base(base.folder.path, compute), adapter)
     on_event(Stage("evaluating"))
     config = TrainerConfig(data.held_out, data.held_out, data.hyperparameters, compute)
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer = build_trainer(model, config, Path(scratch), [], {})
+    with temporary_folder() as scratch:
+        trainer = build_trainer(model, config, scratch, [], {})
         base_loss, adapter_loss = held_out_loss(trainer, base=True), held_out_loss(trainer)
     losses = None if base_loss is None or adapter_loss is None else (base_loss, adapter_loss)
     comparisons = compare_replies(model, base.generator, data.held_out)

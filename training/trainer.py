@@ -6,9 +6,11 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from model.cleanup import at_end
 from training.base_loader import ComputeConfig
 from training.collator import collate, training_rows
 from training.encoding import Example
@@ -79,6 +81,8 @@ def build_trainer(
         callbacks=[*callbacks, *early],
     )
     trainer.remove_callback(PrinterCallback)
+    if wandb:
+        at_end(import_module("wandb").finish)  # uploads the rest
     return trainer
 
 

@@ -5,7 +5,6 @@ Written for Gradio 6.31; check each of them when Gradio is upgraded.
 
 from __future__ import annotations
 
-import atexit
 import re
 import subprocess
 import time
@@ -18,6 +17,8 @@ import httpx
 from fastapi import FastAPI
 from gradio import networking, tunneling
 from starlette.routing import BaseRoute, Mount
+
+from model.cleanup import ChildProcess
 
 UPDATE = {"__type__": "update"}  # marks the dict that `gr.update` returns
 
@@ -63,12 +64,11 @@ class ShareTunnel(tunneling.Tunnel):
 
     def _start_tunnel(self, binary: str) -> str:
         tunneling.CURRENT_TUNNELS.append(self)
-        process = subprocess.Popen(
+        process = ChildProcess(
             self._command(binary), env=self._environment, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )  # fmt: skip
         self.proc = process  # type: ignore[assignment]  # Gradio declares it by its first value, None
-        atexit.register(self.kill)
         return _read_address(process)
 
     def _command(self, binary: str) -> list[str]:
@@ -84,7 +84,7 @@ class ShareTunnel(tunneling.Tunnel):
         return [*command, "--tls_enable", "--tls_trusted_ca_file", certificate]
 
 
-def _read_address(process: subprocess.Popen[bytes]) -> str:
+def _read_address(process: ChildProcess) -> str:
     """Reads the tunnel client's log up to the tunnel's address.
 
     Raises:

@@ -9,7 +9,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from tempfile import mkdtemp
 from types import FrameType
 
 import gradio as gr
@@ -18,6 +17,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.gzip import GZipMiddleware
 
+from model.cleanup import keep_temporary_folder
 from model.serving.manager import ModelManager
 from model.system_resources import allow_many_files
 from web import api, login
@@ -62,7 +62,7 @@ def build_app(
         data_dir: for uploads and the login key; None keeps them for this run only.
     """
     app = FastAPIOffline(title="Linly Chat", description=DESCRIPTION, version="1", redoc_url=None)
-    folder = data_dir or Path(mkdtemp(prefix="linly-"))
+    folder = data_dir or keep_temporary_folder()
     attempts = AttemptLimiter()
     logins = Logins(access, link, attempts, key=login.key_in(folder))
     service = PageService.build(manager, store_handle, training, link, folder)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model.folders.atomic_folder import interruption_message
+from model.program import interruptible
 from model.progress_bar import bar
 
 DESCRIPTION = """\
@@ -53,10 +54,11 @@ def run(options: Namespace) -> int:
 
     destination: Path = options.destination
     try:
-        convert(
-            options.source, destination, tokenizer=options.tokenizer, config=options.config,
-            bar=bar, log=lambda sentence: print(sentence, flush=True),
-        )  # fmt: skip
+        with interruptible():
+            convert(
+                options.source, destination, tokenizer=options.tokenizer, config=options.config,
+                bar=bar, log=lambda sentence: print(sentence, flush=True),
+            )  # fmt: skip
     except KeyboardInterrupt:
         print(interruption_message(destination), file=sys.stderr)
         return 1

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model.folders.atomic_folder import check_destination, interruption_message
+from model.program import interruptible
 from model.progress_bar import bar
 from model.types import MAX_ADAPTER_SCALE
 
@@ -60,10 +61,11 @@ def run(options: Namespace) -> int:
 
     destination: Path = options.output_dir
     try:
-        plan = plan_merge(
-            options.base_model, options.lora_model, options.scale, DTYPES[options.dtype]
-        )
-        statistics = merge(plan, destination, bar)
+        with interruptible():
+            plan = plan_merge(
+                options.base_model, options.lora_model, options.scale, DTYPES[options.dtype]
+            )
+            statistics = merge(plan, destination, bar)
     except KeyboardInterrupt:
         print(interruption_message(destination), file=sys.stderr)
         return 1

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from jinja2 import TemplateError
 
+from model.cleanup import run_child
 from model.config.process_secrets import without_secrets
 from model.diagnostics import Finding, finding
 from model.errors import RequestError
@@ -86,11 +87,11 @@ def _transformers_renderings(source: str, bos: str, eos: str) -> list[str | None
     """transformers' renderings of the chats; None if they take too much time or memory."""
     task = json.dumps({"chat_template": source, "bos_token": bos, "eos_token": eos})
     try:
-        child = subprocess.run(
-            [sys.executable, "-m", "model.doctor.check_template"], input=task, text=True,
-            encoding="utf-8", capture_output=True, cwd=CHECKOUT,
-            env=without_secrets(os.environ), timeout=MAX_SECONDS, check=True,
+        child = run_child(
+            [sys.executable, "-m", "model.doctor.check_template"], text=task, cwd=CHECKOUT,
+            env=without_secrets(os.environ), timeout=MAX_SECONDS,
         )  # fmt: skip
+        child.check_returncode()
         renderings: list[str | None] = json.loads(child.stdout)
     except (OSError, subprocess.SubprocessError, ValueError):
         return None

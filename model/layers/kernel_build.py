@@ -6,11 +6,9 @@ stored on disk, in a folder whose name changes with the sources, the compiler an
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import logging
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model import tensor_names
+from model.cleanup import ChildProcess, at_end, keep_temporary_folder
 from model.system_resources import freeze_loaded_objects
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 SOURCES = Path(__file__).parent / "kernels"
 CONSTANTS = Path(tensor_names.__file__)  # of another folder, but compiled into the code
 DONE = "complete"  # an empty file, written last
+MAX_END_SECONDS = 5.0  # that the end of the program waits for the thread
 
 log = logging.getLogger(__name__)
 
@@ -60,25 +60,23 @@ class KernelBuild:
     def __init__(self, cache: Path) -> None:
         self._folder = build_folder(cache)
         if not _is_usable(self._folder):
-            self._folder = build_folder(_temporary_folder())
-        self._child: subprocess.Popen[bytes] | None = None
+            # Not a predictable name in a folder that others can write to: its files are executed.
+            self._folder = build_folder(keep_temporary_folder())
+        self._child: ChildProcess | None = None
         self._cancelled = False
         self._thread: threading.Thread | None = None
         if not (self._folder / DONE).is_file():
             self._child = _compile(self._folder)
-        atexit.register(self.cancel)
+        at_end(self.cancel)
 
     def cancel(self) -> None:
-        """End the child process and the thread that waits for it: its result is not needed.
-
-        The thread must not be left to the interpreter's end, which would abort the process.
-        """
+        """End the child process and the thread that waits for it: its result is not needed."""
         self._cancelled = True
         if self._child:
             self._child.kill()
             self._child.wait()
         if self._thread:
-            self._thread.join()
+            self._thread.join(MAX_END_SECONDS)
 
     def attach_when_ready(
         self, model: Llama, threads: int, max_rows: int, max_sequences: int
@@ -139,21 +137,10 @@ def _is_usable(folder: Path) -> bool:
         return False
 
 
-def _temporary_folder() -> Path:
-    """A folder for this run alone, where the cache cannot be written, as in some containers.
-
-    Its name must not be predictable in a folder that other users can write to: files in it are
-    executed.
-    """
-    folder = tempfile.mkdtemp(prefix="linly-chat-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
-
-
-def _compile(folder: Path) -> subprocess.Popen[bytes]:
+def _compile(folder: Path) -> ChildProcess:
     command = [sys.executable, "-m", "model.layers.kernels", str(folder), str(folder / DONE)]
     root = Path(__file__).parents[2]
-    return subprocess.Popen(
+    return ChildProcess(
         command, cwd=root, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )  # fmt: skip

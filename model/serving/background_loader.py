@@ -71,12 +71,6 @@ class BackgroundLoader:
         if self.state.backend:
             self.state.backend.engine.close()
 
-    def join(self, timeout: float) -> bool:
-        """Waits for the thread. Returns whether it has ended."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
-        return not self._thread.is_alive()
-
     def backend(self) -> Backend:
         """Returns the loaded backend.
 

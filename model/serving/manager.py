@@ -238,7 +238,3 @@ class ModelManager:
     def close(self) -> None:
         """Ends all replies and the engine's thread; loading stops at its next progress report."""
         self._loader.close()
-
-    def join(self, timeout: float) -> bool:
-        """Waits for the loading thread. Returns whether it has ended."""
-        return self._loader.join(timeout)

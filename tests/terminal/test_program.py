@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -106,8 +107,9 @@ def test_the_default_model_with_and_without_an_adapter(default_folder: Path) -> 
 
 # The program with a fake engine that counts until its reply is stopped.
 FAKE = """
-import itertools, sys, threading
+import itertools, threading
 import inference_LLaMA
+from model.program import run_program
 from terminal import startup
 from tests.fake_engine import FakeEngine, echo, fake_load
 
@@ -121,7 +123,7 @@ def counts(prompt, request):
 
 fake = fake_load(FakeEngine(counts))
 startup.load_local = lambda settings, report, adapters, folder: fake(settings, report)
-sys.exit(inference_LLaMA.main(sys.argv[1:]))
+run_program(inference_LLaMA.main)
 """
 
 
@@ -165,6 +167,14 @@ class Terminal:
             if select.select([self._fd], [], [], 1)[0]:
                 return
 
+    def terminate(self) -> int:
+        """Sends SIGTERM until the program ends: Python misses it just before it waits for a key."""
+        for _ in range(30):
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self.process.wait(2)
+        return self.process.wait(0)
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -207,6 +217,22 @@ def test_a_chat_on_a_terminal_has_commands_ctrl_c_and_a_history(tmp_path: Path) 
     history = tmp_path / "data" / "terminal_history"
     assert history.read_text() == "/halp\nhello\ncount\n/quite\n"
     assert history.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
+def test_a_signal_at_the_prompt_leaves_the_terminal_as_it_was(tmp_path: Path) -> None:
+    """The shell that started the program would not show what is typed."""
+    import termios
+
+    terminal = Terminal("--data_dir", str(tmp_path / "data"))
+    try:
+        before = termios.tcgetattr(terminal._fd)
+        terminal.read_until("> ")
+        assert termios.tcgetattr(terminal._fd) != before
+        assert terminal.terminate() == 1
+        assert termios.tcgetattr(terminal._fd) == before
+    finally:
+        terminal.close()
 
 
 def test_lines_are_answered_by_a_model_server(tiny_folder: Path, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_a_comparison_that_fails_is_told(
     def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 0, output)
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(checks, "run_child", run)
     (finding,) = findings(f"{CHATML}{{# {output} #}}", fast)
     assert finding.code == "chat_template_not_compared"
 

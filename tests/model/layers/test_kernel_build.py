@@ -14,6 +14,7 @@ import torch
 from llvmlite.binding import get_host_cpu_features
 from platformdirs import user_cache_path
 
+from model.cleanup import ChildProcess
 from model.config.settings import APP_NAME, CHECKOUT
 from model.engine.kv_cache import SequenceCache
 from model.layers import kernel_build
@@ -52,8 +53,8 @@ COPY = "import shutil, sys; shutil.copytree({!r}, sys.argv[1], dirs_exist_ok=Tru
 def fake_compiler(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     """Runs `code` in place of the compiler, with the folder for the machine code as argument."""
 
-    def start(folder: Path) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
+    def start(folder: Path) -> ChildProcess:
+        return ChildProcess(
             [sys.executable, "-c", code, str(folder)],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
