@@ -19,6 +19,7 @@ from pathlib import Path
 
 from model.base_resolver import MODEL_TEMPLATE, Report
 from model.config.settings import Settings
+from model.sampling import Sampling
 from model.serving.adapter_registry import AdapterRegistry
 from model.serving.backend import Backend
 from model.serving.manager import ModelManager
@@ -30,7 +31,6 @@ from model.types import (
     EngineRequest,
     EngineStatus,
     FinishReason,
-    Sampling,
     Stats,
 )
 from tests.fake_engine import FakeEngine, LetterTokenizer

@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench import common
 from bench.common import seconds_of
-from model.types import FinishReason, Sampling
+from model.sampling import Sampling
+from model.types import FinishReason
 from web.chats.open_store import open_store
 from web.chats.store.chat_store import ChatStore
 from web.chats.store.models import (

@@ -15,9 +15,9 @@ from typing import Any
 
 from model.errors import EngineError, LinlyError
 from model.program import interruptible
+from model.sampling import Sampling
 from model.serving.background_loader import Load
 from model.serving.manager import ModelManager
-from model.types import Sampling
 from terminal.batch_files import BatchProgress, Output, empty_input_error, open_source, resume
 from terminal.console import error_sentence, standard_console
 from terminal.jsonl import BatchRow, failure_record, read_rows, reply_record

@@ -15,7 +15,8 @@ from model.config.process_secrets import without_secrets
 from model.config.server_flags import build_parser
 from model.config.settings import Settings, read_settings
 from model.errors import RequestError, SettingsError
-from model.types import MAX_ADAPTER_SCALE, SAMPLING_PARAMETERS, ChatRequest, Message, Sampling
+from model.sampling import SAMPLING_PARAMETERS, Sampling
+from model.types import MAX_ADAPTER_SCALE, ChatRequest, Message
 
 # Flags that app.py has, too.
 SHARED_FLAGS = (

@@ -1,6 +1,6 @@
 """Checks the tensors of an adapter that is to be merged against its base's.
 
-Whatever passes can be merged: the advice to merge an adapter is only given after these checks.
+What passes can be merged: the advice to merge an adapter is only given after these checks.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def _render_in_transformers() -> None:
 
 
 def _limit_resources() -> None:
-    # Also ends the process where nobody waits for it any more.
+    # The limit also ends the process if its parent has been killed.
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 

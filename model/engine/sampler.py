@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.types import Sampling
+from model.sampling import Sampling
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

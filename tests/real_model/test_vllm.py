@@ -21,8 +21,9 @@ from playwright.sync_api import Browser, expect
 
 from model.config.settings import CHECKOUT, Settings
 from model.errors import UnknownModelError
+from model.sampling import Sampling
 from model.serving.manager import ModelManager
-from model.types import ChatRequest, Delta, FinishReason, Message, Sampling, TokenLogprob
+from model.types import ChatRequest, Delta, FinishReason, Message, TokenLogprob
 from tests.real_model import helpers
 from tests.vllm_server import KEY, VllmServer
 from tests.web.app_server import serving

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from model.errors import SettingsError
-from model.types import Message, Sampling
+from model.sampling import Sampling
+from model.types import Message
 from terminal.options import RequestDefaults, TerminalOptions, read_terminal_options
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from model.config.settings import CHECKOUT, Settings
+from model.sampling import Sampling
 from model.serving.manager import ModelManager
-from model.types import ChatRequest, Delta, Message, Sampling
+from model.types import ChatRequest, Delta, Message
 from tests.model.doctor.changes import edit_json
 from tests.model.text.family_templates import FAMILIES, family_tokenizer
 from tests.tiny_model import make_folder

@@ -11,8 +11,9 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from model.errors import RequestError
+from model.sampling import MAX_BIASES, MAX_STOP_TOKENS, MAX_STOPS, Sampling
 from model.translations import LocalizedText
-from model.types import MAX_BIASES, MAX_STOP_TOKENS, MAX_STOPS, Message, Sampling
+from model.types import Message
 from web.api.request_fields import CHAT_FIELDS, COMPLETION_FIELDS, STREAM_FIELDS, FieldError
 from web.api.request_messages import MAX_TEXT, Name, RequestBody, RequestMessage, to_messages
 

@@ -13,9 +13,10 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from model.errors import RequestError, UnknownModelError
+from model.sampling import Sampling
 from model.serving.manager import ModelManager
 from model.translations import LocalizedText
-from model.types import ChatRequest, CompletionRequest, Sampling, new_id
+from model.types import ChatRequest, CompletionRequest, new_id
 from web.api import response_models
 from web.api.errors import NoSuchRouteError, WrongMethodError
 from web.api.middleware import KEY_IN_DOCS

@@ -9,8 +9,9 @@ from collections.abc import Collection, Iterable, Sequence
 from html import escape
 from typing import Any
 
+from model.sampling import Sampling
 from model.translations import LocalizedText, load_text, translate
-from model.types import Queued, Sampling, Status
+from model.types import Queued, Status
 from web.chats.message_tree import MessageTree
 from web.chats.reply_job import ReplyJob
 from web.chats.store.chats import MAX_LISTED_CHATS

@@ -9,8 +9,8 @@ from typing import Any
 import gradio as gr
 
 from model.errors import RequestError
+from model.sampling import Sampling
 from model.translations import DEFAULT, texts
-from model.types import Sampling
 from web.chats.store.models import ChatSettings
 from web.ui.presets import Preset, apply_preset
 

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from model.errors import RequestError
-from model.types import Sampling
+from model.sampling import Sampling
 from web.chats.store.models import ChatSettings
 from web.ui.presets import MAX_TOKENS, SLIDERS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from model.types import SAMPLING_PARAMETERS, Sampling
+from model.sampling import SAMPLING_PARAMETERS, Sampling
 
 # Lowest value, highest value and step of each slider, by the name of its field of `Sampling`.
 SLIDERS = {

@@ -14,16 +14,9 @@ from typing import Any
 from model.engine.stop_strings import StopStrings
 from model.engine.token_offset import token_offset
 from model.errors import LinlyError, RequestError
+from model.sampling import SAMPLING_PARAMETERS
 from model.translations import LocalizedText
-from model.types import (
-    SAMPLING_PARAMETERS,
-    Delta,
-    Emit,
-    EngineRequest,
-    FinishReason,
-    Stats,
-    TokenLogprob,
-)
+from model.types import Delta, Emit, EngineRequest, FinishReason, Stats, TokenLogprob
 
 Json = dict[str, Any]
 

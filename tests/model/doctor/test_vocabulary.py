@@ -15,10 +15,11 @@ from model.doctor.vocabulary import adapter_tokenizer
 from model.errors import RequestError
 from model.folders.base_info import read_base_info
 from model.folders.model_folder import load_tokenizer, read_model_folder
+from model.sampling import Sampling
 from model.serving.adapter_folders import read_adapter
 from model.serving.manager import ModelManager
 from model.text.tokenizer import TextSpan, Tokenizer
-from model.types import ChatRequest, CompletionRequest, Delta, Message, Sampling
+from model.types import ChatRequest, CompletionRequest, Delta, Message
 from tests.model.serving.adapters import write_adapter
 
 GREEDY = Sampling(temperature=0, max_tokens=12, ignore_eos=True)

@@ -17,8 +17,9 @@ from model.engine.sampler import Floats
 from model.folders.base_info import read_base_info
 from model.folders.model_folder import load_tokenizer, read_model_folder
 from model.layers.llama import Llama, SequenceSlice
+from model.sampling import Sampling
 from model.serving.adapter_registry import AdapterRegistry
-from model.types import Delta, EngineRequest, Sampling
+from model.types import Delta, EngineRequest
 from model.weight_loader import load_model
 
 CACHE_BYTES = 1 << 26  # more than any test fills

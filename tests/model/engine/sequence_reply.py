@@ -11,7 +11,8 @@ from model.engine.kv_cache import SequenceCache
 from model.engine.sampler import Floats
 from model.engine.sequence import Sequence
 from model.layers.kv_layout import CacheFormat
-from model.types import Delta, EngineRequest, FinishReason, Sampling
+from model.sampling import Sampling
+from model.types import Delta, EngineRequest, FinishReason
 
 EOS = 0
 VOCAB = 128  # ids are ASCII codes

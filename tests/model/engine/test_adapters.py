@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from model.errors import EngineError
-from model.types import EngineRequest, PreparedAdapter, Sampling
+from model.sampling import Sampling
+from model.types import EngineRequest, PreparedAdapter
 from tests.model.engine.running import (
     NumberDetokenizer,
     Running,

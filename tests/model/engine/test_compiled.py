@@ -21,7 +21,7 @@ from model.engine.scheduler import Scheduler
 from model.layers.kernel_build import build_folder, make_decoder
 from model.layers.linear import Int8Linear
 from model.layers.llama import SequenceSlice
-from model.types import Sampling
+from model.sampling import Sampling
 from tests.model.engine.running import ForwardRecorder, Ids, Running, RunningReply, running
 from tests.model.engine.test_equality import ADAPTERS, prompts
 

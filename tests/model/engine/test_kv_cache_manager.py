@@ -16,7 +16,8 @@ from model.engine.kv_cache import SequenceCache
 from model.engine.sampler import Floats
 from model.engine.scheduler import Scheduler
 from model.layers.llama import SequenceSlice
-from model.types import Delta, FinishReason, Sampling
+from model.sampling import Sampling
+from model.types import Delta, FinishReason
 from tests.model.engine.running import Running, RunningReply, pause, random_tokens, running
 
 MakeEngine = Callable[[int | None], AbstractContextManager[Running]]

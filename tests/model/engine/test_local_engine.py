@@ -14,8 +14,9 @@ from model.engine.sampler import Floats
 from model.engine.step_runner import PREFILL_CHUNK
 from model.errors import BusyError, EngineError
 from model.layers.llama import SequenceSlice
+from model.sampling import Sampling
 from model.translations import LocalizedText
-from model.types import Delta, FinishReason, Sampling
+from model.types import Delta, FinishReason
 from tests.model.engine.running import ForwardRecorder, Running, RunningReply, running
 from tests.tiny_model import make_adapter
 

@@ -12,7 +12,8 @@ from model.engine.sampler import Floats
 from model.engine.step_runner import PREFILL_CHUNK
 from model.errors import BusyError, EngineError
 from model.layers.llama import SequenceSlice
-from model.types import Delta, Emit, FinishReason, Sampling
+from model.sampling import Sampling
+from model.types import Delta, Emit, FinishReason
 from tests.model.engine.running import (
     CACHE_BYTES,
     ForwardRecorder,

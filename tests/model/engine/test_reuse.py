@@ -14,7 +14,8 @@ import pytest
 from model.engine.kv_cache import SequenceCache
 from model.engine.sampler import Floats
 from model.layers.llama import SequenceSlice
-from model.types import Delta, FinishReason, Sampling
+from model.sampling import Sampling
+from model.types import Delta, FinishReason
 from tests.model.engine.running import CACHE_BYTES, Ids, Running, pause, random_tokens, running
 from tests.model.engine.test_equality import reference
 from tests.tiny_model import make_adapter

@@ -19,7 +19,7 @@ from transformers.generation.logits_process import (
 
 from model.engine.sampler import Floats, Sampler
 from model.errors import RequestError
-from model.types import Sampling
+from model.sampling import Sampling
 
 VOCAB = 200
 EOS = frozenset({3, 7})

@@ -8,7 +8,8 @@ import pytest
 
 from model.engine import step_runner, timing
 from model.errors import BusyError
-from model.types import Delta, Emit, Sampling
+from model.sampling import Sampling
+from model.types import Delta, Emit
 from tests.model.engine.running import ForwardRecorder, pause, random_tokens, running
 
 CHUNK = 32

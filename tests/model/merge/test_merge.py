@@ -1,5 +1,4 @@
-"""Merging: the result equals peft's merge of the complete model, in a folder that needs no
-other."""
+"""Merging: the result equals peft's merge, in a folder that needs no other."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ import pytest
 
 from model.config.settings import CHECKOUT, Settings
 from model.errors import NotReadyError, PromptTooLongError, RequestError, UnknownModelError
+from model.sampling import Sampling
 from model.serving.delta_queue import DeltaStream
 from model.serving.manager import ModelManager
 from model.types import (
@@ -24,7 +25,6 @@ from model.types import (
     EngineRequest,
     FinishReason,
     Message,
-    Sampling,
     Stats,
     TruncatedTurns,
 )

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from model.sampling import Sampling
 from model.serving.adapter_folders import Adapter
-from model.types import Sampling
 from tests.fake_engine import ADAPTERS, FakeEngine, fake_manager
 from web.chats.chat_service import ChatService
 from web.chats.identity import Owner

@@ -12,7 +12,8 @@ import pytest
 from playwright.sync_api import Browser, Locator, expect
 
 from model.errors import RequestError
-from model.types import EngineRequest, Sampling
+from model.sampling import Sampling
+from model.types import EngineRequest
 from tests.fake_engine import FakeEngine, echo, fake_manager
 from tests.web.app_server import serving
 from tests.web.browser import ChatPage

@@ -6,7 +6,8 @@ import enum
 from dataclasses import dataclass, field
 
 from model.errors import RequestError
-from model.types import FinishReason, Role, Sampling
+from model.sampling import Sampling
+from model.types import FinishReason, Role
 
 MAX_TEXT = 2_000_000  # bytes of one message
 MAX_SETTING = 100_000  # characters of a text that comes from outside, as a system prompt

@@ -17,7 +17,8 @@ from pydantic import (
 )
 
 from model.errors import RequestError
-from model.types import MAX_BIASES, MAX_STOP_TOKENS, FinishReason
+from model.sampling import MAX_BIASES, MAX_STOP_TOKENS
+from model.types import FinishReason
 from web.chats.store.models import MAX_SETTING, sanitize_text
 
 MAX_INTEGER = 2**63

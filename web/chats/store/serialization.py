@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-from model.types import Sampling
+from model.sampling import Sampling
 from web.chats.store.models import ChatSettings, GenerationRun
 from web.chats.store.record_schema import RecordSchema
 

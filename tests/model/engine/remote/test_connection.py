@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from model.errors import NotReadyError
+from model.sampling import Sampling
 from model.serving.manager import ModelManager
-from model.types import ChatRequest, Delta, EngineRequest, FinishReason, Message, Phase, Sampling
+from model.types import ChatRequest, Delta, EngineRequest, FinishReason, Message, Phase
 from tests.model.engine.remote.conftest import ManagerOpener, ask, text
 from tests.model.engine.remote.fake_server import Server, refusal, running
 from tests.model.engine.running import NumberDetokenizer

@@ -12,10 +12,11 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from model.errors import BusyError, EngineError, LinlyError, NotReadyError, RequestError
+from model.sampling import Sampling
 from model.serving.delta_queue import DeltaBatch
 from model.serving.manager import ModelManager
 from model.text.tokenizer import Tokenizer
-from model.types import ChatRequest, CompletionRequest, Delta, FinishReason, Message, Sampling
+from model.types import ChatRequest, CompletionRequest, Delta, FinishReason, Message
 from tests.model.engine.remote.conftest import ManagerOpener, ask, text
 from tests.model.engine.remote.fake_server import Server, refusal
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from model.types import FinishReason, Sampling
+from model.sampling import Sampling
+from model.types import FinishReason
 from web.chats.store.chat_store import ChatStore
 from web.chats.store.models import (
     Chat,

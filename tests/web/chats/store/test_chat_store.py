@@ -15,7 +15,7 @@ import pytest
 
 from model.config.settings import CHECKOUT
 from model.errors import RequestError
-from model.types import Sampling
+from model.sampling import Sampling
 from tests.web.chats.conftest import OpenChatStore
 from tests.web.chats.store.samples import (
     MEI,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from model.errors import RequestError
-from model.types import Sampling
+from model.sampling import Sampling
 from tests.web.chats.store.samples import MEI, OTHER, begin_chat, streaming_reply
 from web.chats.store import library
 from web.chats.store.chat_store import ChatStore, UnknownChatError

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from model.errors import RequestError
-from model.types import FinishReason, Sampling
+from model.sampling import Sampling
+from model.types import FinishReason
 from web.chats.store import serialization
 from web.chats.store.models import ChatSettings, GenerationRun, sanitize_text
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from model.types import Sampling
+from model.sampling import Sampling
 from web.chats.store import chats, messages
 from web.chats.store.chat_store import ChatStore
 from web.chats.store.errors import UnknownChatError

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from model.errors import RequestError
+from model.sampling import Sampling
 from model.translations import LocalizedText, load_text
-from model.types import FinishReason, Sampling
+from model.types import FinishReason
 from web.chats.store.chat_store import ChatStore
 from web.chats.store.models import (
     Chat,
