@@ -91,7 +91,7 @@ def write_results(folder: Path, result: TrainingResult) -> None:
     origin = result.origin
     card = {
         "template": origin.template,
-        "opens_thought": origin.opens_thought,
+        **({} if origin.opens_thought else {"opens_thought": False}),
         "description": origin.description,
         "base_model": origin.base_model,
         "fingerprint": list(origin.fingerprint),

@@ -52,6 +52,7 @@ def test_the_output_folder_has_all_files_of_an_adapter(
     assert (folder / "adapter_model.safetensors").stat().st_mode & 0o044
     card = read_json(folder / "linly_adapter.json")
     assert card["template"] == "model"
+    assert "opens_thought" not in card  # only where a thought would be opened
     assert card["description"] == "About a dog"
     assert len(card["fingerprint"]) == 64
     training = card["training"]
