@@ -21,6 +21,8 @@ from model.errors import RequestError
 from model.suggestions import did_you_mean
 from model.translations import LocalizedText
 
+# Of llama.cpp: which of the tokens before are penalized, and the values that mean all of them.
+PENALTY_OPTIONS: Mapping[str, object] = {"repeat_last_n": -1, "penalize_nl": True}
 MAX_PATH = 200  # characters of a field's path in an error
 Json = Mapping[str, Any]
 # By the code of the remedy: unsupported fields, with the values that change nothing.
@@ -38,7 +40,7 @@ NO_EFFECT = frozenset({
     "backend_sampling", "cache_prompt", "id_slot", "n_cache_reuse", "n_discard", "n_keep",
     "parse_tool_calls", "preserved_tokens", "slot_id", "speculative.n_max", "speculative.n_min",
     "speculative.p_min", "speculative_ngram", "sse_ping_interval",
-    # Options of samplers that are refused themselves
+    # Options of samplers that are refused themselves; `PENALTY_OPTIONS` without a penalty
     "adaptive_decay", "dry_allowed_length", "dry_base", "dry_penalty_last_n",
     "dry_sequence_breakers", "dynatemp_exponent", "mirostat_eta", "mirostat_tau", "penalize_nl",
     "post_sampling_probs", "repeat_last_n", "xtc_threshold",

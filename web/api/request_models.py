@@ -14,7 +14,13 @@ from model.errors import RequestError
 from model.sampling import MAX_BIASES, MAX_STOP_TOKENS, MAX_STOPS, Sampling
 from model.translations import LocalizedText
 from model.types import Message
-from web.api.request_fields import CHAT_FIELDS, COMPLETION_FIELDS, STREAM_FIELDS, FieldError
+from web.api.request_fields import (
+    CHAT_FIELDS,
+    COMPLETION_FIELDS,
+    PENALTY_OPTIONS,
+    STREAM_FIELDS,
+    FieldError,
+)
 from web.api.request_messages import MAX_TEXT, Name, RequestBody, RequestMessage, to_messages
 
 MAX_MESSAGES = 2000
@@ -142,6 +148,7 @@ class Generation(RequestBody):
             self.stream_options.check_fields("stream_options.")
             if not self.stream:
                 raise FieldError("stream_options_without_stream", field="stream_options")
+        self._check_penalty_options()
         limits = {self.max_tokens, self.max_completion_tokens} - {None}
         if len(limits) > 1:
             raise FieldError("max_tokens_differ", field="max_completion_tokens")
@@ -150,6 +157,17 @@ class Generation(RequestBody):
             raise FieldError(
                 "min_tokens_over_max_tokens", field="min_tokens", max_tokens=max_tokens
             )
+
+    def _check_penalty_options(self) -> None:
+        """Penalties are of all tokens before: refuses a request with one that is to spare some."""
+        if (self.repetition_penalty or 1) == 1 and not (
+            self.presence_penalty or self.frequency_penalty
+        ):
+            return
+        for name, everything in PENALTY_OPTIONS.items():
+            if (self.model_extra or {}).get(name) not in (None, everything):
+                remedy = LocalizedText("remedy_leave_out")
+                raise FieldError("field_unsupported", field=name, remedy=remedy)
 
     @property
     def choices(self) -> int:

@@ -287,6 +287,25 @@ def test_usual_bodies_of_clients_are_served(path: str, body: Body, url: str) -> 
     assert "an answer" in answer.text
 
 
+@pytest.mark.parametrize("penalty", ["repetition", "presence", "frequency"])
+@pytest.mark.parametrize(
+    ("option", "value", "is_refused"),
+    [
+        ("repeat_last_n", 64, True), ("repeat_last_n", 0, True), ("repeat_last_n", -1, False),
+        ("repeat_last_n", None, False), ("penalize_nl", False, True), ("penalize_nl", True, False),
+    ],
+)  # fmt: skip
+def test_a_penalty_spares_no_token_before(
+    penalty: str, option: str, value: object, is_refused: bool, url: str
+) -> None:
+    """A window of llama.cpp had no effect, which only matters with a penalty."""
+    for path, body in BODIES.items():
+        extra = {option: value, f"{penalty}_penalty": 1.5}
+        answer = httpx.post(f"{url}/v1/{path}", json={**body, **extra})
+        assert answer.status_code == (400 if is_refused else 200), answer.text
+        assert answer.json().get("error", {}).get("param") == (option if is_refused else None)
+
+
 @pytest.mark.parametrize("language", ["", ".zh"])
 def test_every_field_is_in_the_documentation(language: str) -> None:
     page = (CHECKOUT / "docs" / f"api{language}.md").read_text(encoding="utf-8")
