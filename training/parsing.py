@@ -194,11 +194,11 @@ def _unfold(row: DataRow | BadRow) -> Iterator[DataRow | BadRow]:
         DataError: the object has several lists of rows.
     """
     value = row.value if isinstance(row, DataRow) else None
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or _is_row(value):
         yield row
         return
     columns = [list(v.values()) if isinstance(v, dict) else v for v in value.values()]
-    lists = {key: v for key, v in value.items() if _is_list_of(v, dict) and not _is_turns(v)}
+    lists = {key: v for key, v in value.items() if _is_list_of(v, dict)}
     if _are_columns(columns):
         rows = [dict(zip(value, values, strict=True)) for values in zip(*columns, strict=True)]
     elif len(lists) == 1 or "train" in lists:
@@ -210,6 +210,13 @@ def _unfold(row: DataRow | BadRow) -> Iterator[DataRow | BadRow]:
         return
     for number, each in enumerate(rows, 1):
         yield DataRow(Place(row.place.line, number), each)
+
+
+def _is_row(value: Mapping[str, Any]) -> bool:
+    """Whether this is a row: it has a chat, or one text as its question."""
+    if any(isinstance(value.get(key), str) for key in ("instruction", "prompt")):
+        return True
+    return any(_is_list_of(v, dict) and _is_turns(v) for v in value.values())
 
 
 def _is_list_of(value: Any, kind: type) -> bool:

@@ -133,7 +133,9 @@ def test_other_shapes_of_json_have_the_same_rows(text: str) -> None:
 @pytest.mark.parametrize("indent", [None, 2])
 def test_one_object_is_one_row(indent: int | None) -> None:
     for row in (ROWS[0], {"messages": [{"role": "user", "content": "Hi"}]},
-                {"conversations": [{"from": "human", "value": "Hi"}]}):  # fmt: skip
+                {"conversations": [{"from": "human", "value": "Hi"}]},
+                {"messages": [{"role": "user", "content": "Hi"}], "tools": [{"name": "look_up"}]},
+                {**ROWS[0], "images": [{"url": "x"}]}):  # fmt: skip
         assert values(json.dumps(row, indent=indent)) == [row]
 
 
