@@ -26,7 +26,8 @@ SIGNALS = [
 def announce_interruption() -> int:
     """Tells the user that the program was interrupted; returns the exit status."""
     with contextlib.suppress(OSError):
-        os.write(2, b"Interrupted.\n")  # not `print`, which the signal may have interrupted
+        # Not `print`, which the signal may have interrupted. A terminal can show a progress bar.
+        os.write(2, b"\nInterrupted.\n" if os.isatty(2) else b"Interrupted.\n")
     return INTERRUPTED
 
 
@@ -70,7 +71,7 @@ def end_process(status: int) -> NoReturn:
     run_callbacks()
     for stream in (sys.stdout, sys.stderr):
         try:
-            if stream is not None:  # as with pythonw
+            if stream is not None:  # the caller can have closed it
                 stream.flush()
         except BrokenPipeError:  # its reader, such as `head -1`, has ended
             status = status or 1

@@ -83,6 +83,20 @@ def test_words_that_fail_are_replaced() -> None:
     assert done == (1, "", "Interrupted.\n")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
+def test_the_words_have_a_line_of_their_own_on_a_terminal() -> None:
+    import pty
+
+    controller, terminal = pty.openpty()
+    code = "os.write(2, b'Loading 50 %')\nrun_program(lambda _: wait())"
+    try:
+        assert after_signals(code, signal.SIGTERM, stderr=terminal)[0] == 1
+        assert os.read(controller, 100) == b"Loading 50 %\r\nInterrupted.\r\n"
+    finally:
+        os.close(controller)
+        os.close(terminal)
+
+
 def test_nohup_is_heeded() -> None:
     """But SIGINT is not ignored, as shells do it for programs in the background."""
 
