@@ -42,6 +42,8 @@ def run_program(
             ends the process without clean-up.
     """
 
+    _open_closed_streams()
+
     def end(*_: object) -> NoReturn:
         for number in SIGNALS:
             signal.signal(number, lambda *_: os._exit(INTERRUPTED))
@@ -71,16 +73,15 @@ def end_process(status: int) -> NoReturn:
     run_callbacks()
     for stream in (sys.stdout, sys.stderr):
         try:
-            if stream is not None:  # the caller can have closed it
-                stream.flush()
+            stream.flush()
         except BrokenPipeError:  # its reader, such as `head -1`, has ended
             status = status or 1
-        except (RuntimeError, ValueError):
-            pass  # a signal came while this was writing, or it is closed: nothing is left to write
         except OSError as error:
             status = status or 1
             with contextlib.suppress(Exception):
                 print(f"The output could not be written: {error}.", file=sys.stderr, flush=True)
+        except Exception:  # noqa: S110 (a signal has interrupted its writing, or it is closed)
+            pass
     os._exit(status)
 
 
@@ -92,6 +93,22 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def _open_closed_streams() -> None:
+    """Replaces standard streams that the caller has closed, as with `2>&-`, by the null device.
+
+    Their numbers stay unusable: else the next file to be opened would get one of them, and with it
+    what is written to the stream.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            unusable = os.open(os.devnull, os.O_RDONLY)
+            if unusable != number:
+                os.dup2(unusable, number)
+                os.close(unusable)
+            null = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(null, "w" if number else "r"))
 
 
 def _exit_status(request: SystemExit) -> int:

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 
 from model.config.settings import CHECKOUT
+from tests.training.fake_finetune import until
 
 Process = subprocess.Popen[str]
 
@@ -119,6 +121,38 @@ def _greeted(process: Process) -> Iterator[tuple[Process, str]]:
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("output", ["full", "closed", "unread"])
+def test_lost_output_does_not_end_it(output: str, tiny_folder: Path, tmp_path: Path) -> None:
+    """A full disk for the log ended it, and `| head -1` gave a stack trace."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.Popen(
+            [sys.executable, "app.py", "--base_model", str(tiny_folder), f"--server_port={port}"],
+            cwd=CHECKOUT, stdout=full if output == "full" else writer, stderr=subprocess.PIPE,
+            text=True, env={**os.environ, "LINLY_DATA_DIR": str(tmp_path)},
+            preexec_fn=partial(os.close, 1) if output == "closed" else None,
+        )  # fmt: skip
+    os.close(writer)
+    try:
+        until(lambda: is_served(port))
+        process.terminate()
+        assert (process.wait(60), process.stderr and process.stderr.read()) == (0, "")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def is_served(port: int) -> bool:
+    try:
+        return health(f"http://127.0.0.1:{port}")["status"] == "ready"
+    except OSError:
+        return False
 
 
 def read_until(process: Process, words: str) -> None:

@@ -7,6 +7,7 @@ writes them. Streams replace stdout and stderr, and escape what is printed.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -61,7 +62,10 @@ def indented(text: str) -> str:
 
 
 class EscapingStream(io.TextIOBase):
-    """A text stream that escapes what is printed and writes it to `stream`."""
+    """A text stream that escapes what is printed and writes it to `stream`.
+
+    What cannot be written, as on a full disk, is lost: it is no reason to end the server.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -72,11 +76,13 @@ class EscapingStream(io.TextIOBase):
             safe = "".join(p if i % 2 else multiple_lines(p) for i, p in enumerate(parts))
         else:
             safe = multiple_lines(text)
-        self._stream.write(safe)
+        with contextlib.suppress(OSError):
+            self._stream.write(safe)
         return len(text)
 
     def flush(self) -> None:
-        self._stream.flush()
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
     def isatty(self) -> bool:
         return self._stream.isatty()

@@ -31,6 +31,7 @@ def configure(settings: Settings) -> None:
     """
     logging.setLogRecordFactory(SafeRecord)
     logging.captureWarnings(True)
+    logging.raiseExceptions = False  # no stack trace for a line that cannot be written
     threading.excepthook = _log_thread_error
     log_requests = settings.log_requests or settings.log_prompts
     REQUESTS.setLevel(logging.INFO if log_requests else logging.WARNING)

@@ -221,6 +221,28 @@ def test_output_that_cannot_be_written_is_a_failure() -> None:
     assert len(error.splitlines()) == 1
 
 
+def test_closed_streams_get_no_other_file(tmp_path: Path) -> None:
+    """The next file to be opened had the number of stderr."""
+    file = tmp_path / "file"
+    code = f"""
+def main(_):
+    with open({str(file)!r}, "w"):
+        for stream in (sys.stdout, sys.stderr):
+            print("text", file=stream, flush=True)
+        for number in (1, 2):
+            try:
+                os.write(number, b"text")
+            except OSError:
+                pass
+    return sys.stdin.read() != ""
+
+run_program(main)
+"""
+    status, *_ = ended(code, preexec_fn=lambda: os.closerange(0, 3))
+    assert status == 0
+    assert file.read_text() == ""
+
+
 @pytest.mark.parametrize("flush", [True, False])
 def test_a_closed_pipe_is_a_silent_failure(flush: bool) -> None:
     reader, writer = os.pipe()
