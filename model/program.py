@@ -18,6 +18,7 @@ from typing import NoReturn
 from model.cleanup import run_callbacks
 
 INTERRUPTED = 1  # the exit status
+STDERR = 2  # its number
 SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
@@ -27,7 +28,7 @@ def announce_interruption() -> int:
     """Tells the user that the program was interrupted; returns the exit status."""
     with contextlib.suppress(OSError):
         # Not `print`, which the signal may have interrupted. A terminal can show a progress bar.
-        os.write(2, b"\nInterrupted.\n" if os.isatty(2) else b"Interrupted.\n")
+        os.write(STDERR, b"\nInterrupted.\n" if os.isatty(STDERR) else b"Interrupted.\n")
     return INTERRUPTED
 
 
@@ -101,14 +102,14 @@ def _open_closed_streams() -> None:
     Their numbers stay unusable: else the next file to be opened would get one of them, and with it
     what is written to the stream.
     """
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:
-            unusable = os.open(os.devnull, os.O_RDONLY)
-            if unusable != number:
-                os.dup2(unusable, number)
-                os.close(unusable)
-            null = os.open(os.devnull, os.O_RDWR)
-            setattr(sys, name, os.fdopen(null, "w" if number else "r"))
+    closed = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
+    if closed:
+        while (number := os.open(os.devnull, os.O_RDONLY)) <= STDERR:
+            pass
+        os.close(number)
+    for name in closed:
+        null = os.open(os.devnull, os.O_RDWR)
+        setattr(sys, name, os.fdopen(null, "r" if name == "stdin" else "w"))
 
 
 def _exit_status(request: SystemExit) -> int:
