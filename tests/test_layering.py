@@ -132,7 +132,7 @@ def test_imports_go_one_way(path: Path) -> None:
     assert not broken, f"{name} must not import {', '.join(sorted(broken))}"
 
 
-VALUES = ("model.display", "model.translations", "model.errors", "model.types")
+VALUES = ("model.display", "model.translations", "model.errors", "model.sampling", "model.types")
 
 
 @pytest.mark.parametrize("name", VALUES)
