@@ -14,6 +14,7 @@ import torch
 from llvmlite.binding import get_host_cpu_features
 from platformdirs import user_cache_path
 
+from model import cleanup
 from model.cleanup import ChildProcess
 from model.config.settings import APP_NAME, CHECKOUT
 from model.engine.kv_cache import SequenceCache
@@ -172,16 +173,21 @@ def test_cancelled_build_leaves_no_process(
     assert build._child.returncode != 0
 
 
+@pytest.mark.parametrize("is_end", [True, False])
 def test_cancelling_ends_the_thread_that_waits_for_the_compilation(
-    tmp_path: Path, model: Llama, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    is_end: bool, tmp_path: Path, model: Llama, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     """Python aborted at its end while that daemon thread was waiting."""
+    monkeypatch.setattr(cleanup, "_callbacks", {})
     fake_compiler(monkeypatch, "import time; time.sleep(600)")
     build = KernelBuild(tmp_path)
     build.attach_when_ready(model, 1, 8, 2)
     assert "kernels" in {thread.name for thread in threading.enumerate()}
-    build.cancel()
+    with caplog.at_level(logging.WARNING):
+        cleanup.run_callbacks() if is_end else build.cancel()
     assert "kernels" not in {thread.name for thread in threading.enumerate()}
+    assert caplog.text == ""  # as of a compilation that failed
     assert model.decoder is None
 
 
