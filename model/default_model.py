@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-import shutil
 import sys
 import time
 import zipfile
@@ -57,7 +56,6 @@ def ensure_default_model(cache: Path, report: Report) -> Path:
         with _gguf() as source:
             _verify(source)
             _convert(source, folder, report)
-        _remove_older(cache / "models")
     return folder
 
 
@@ -72,13 +70,6 @@ def _convert(source: Path, folder: Path, report: Report) -> None:
             if not is_busy(error):
                 raise
             time.sleep(POLL_SECONDS)
-
-
-def _remove_older(models: Path) -> None:
-    """Removes what an older version of the program has converted."""
-    for folder in models.iterdir():
-        if folder.name != CONVERSION:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

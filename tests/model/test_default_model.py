@@ -102,20 +102,23 @@ def test_progress_of_the_conversion_is_reported(
     assert reports == [(Phase.FETCHING, 0.0), (Phase.CONVERTING, 0.0), (Phase.CONVERTING, 0.5)]
 
 
-def test_the_model_of_an_older_version_is_replaced(
+def test_the_model_of_an_older_version_is_not_used(
     tmp_path: Path, fake_package: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its tokenizer split numbers in another way."""
-    older = tmp_path / "cache" / "models" / EMBEDDED_DEFAULT
-    older.mkdir(parents=True)
-    (older / "config.json").touch()
+    """Its tokenizer split numbers in another way. It stays, as do a user's own models: the cache
+    can be any folder."""
+    models = tmp_path / "models"
+    others = [models / EMBEDDED_DEFAULT / "config.json", models / "My-13b" / "config.json"]
+    for file in others:
+        file.parent.mkdir(parents=True)
+        file.touch()
     monkeypatch.setattr(
         default_model, "convert", lambda _, folder, **__: folder.mkdir(parents=True)
     )
-    folder = ensure_default_model(tmp_path / "cache", silent)
-    assert folder == default_model_folder(tmp_path / "cache") != older
+    folder = ensure_default_model(tmp_path, silent)
+    assert folder == default_model_folder(tmp_path) != others[0].parent
     assert folder.is_dir()
-    assert not older.exists()
+    assert all(file.is_file() for file in others)
 
 
 def test_ensure_waits_for_another_process_that_converts(

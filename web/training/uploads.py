@@ -14,7 +14,8 @@ from web.training.service import TrainingRequestError
 
 TYPES = (".json", ".jsonl", ".txt", ".csv", ".tsv")
 PACKED = ".gz"
-TOKEN = re.compile(r"[\w-]{16,40}", re.ASCII)
+TOKEN_BYTES = 16
+TOKEN = re.compile(r"[\w-]{22}", re.ASCII)  # 16 bytes in base 64
 MAX_AGE_SECONDS = 86_400.0
 MAX_FILES = 20  # of one visitor; the oldest are deleted
 MAX_BYTES = 2_000_000_000  # of all files
@@ -43,7 +44,9 @@ class Uploads:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: dict[str, Upload] = {}
-        shutil.rmtree(folder, ignore_errors=True)  # files of an earlier run, whose tokens are lost
+        for path in folder.glob("*"):  # not the whole folder: the data folder can be any folder
+            if TOKEN.fullmatch(path.name):  # of an earlier run, whose tokens are lost
+                shutil.rmtree(path, ignore_errors=True)
 
     def path(self, owner: str, token: str) -> Path:
         """Returns the path of the file with this token.
@@ -68,7 +71,7 @@ class Uploads:
         self._delete_old_files(owner)
         if sum(upload.size for upload in self._files.values()) + size > MAX_BYTES:
             raise UploadError("uploads_full")
-        token = secrets.token_urlsafe(16)
+        token = secrets.token_urlsafe(TOKEN_BYTES)
         path = self._folder / token / stem
         path.parent.mkdir(parents=True, mode=0o700)
         self._files[token] = Upload(owner, path, size)
