@@ -22,7 +22,7 @@ Callback = Callable[[], object]
 MAX_START_SECONDS = 1.0  # that the end waits for a child process that another thread starts
 
 _callbacks: dict[object, Callback] = {}  # by an object of their own, in the order of registration
-_starting = threading.RLock()  # held while a child process is started, and at the end
+_starting = threading.RLock()  # held while a child process is started, and at the end of this one
 
 
 def at_end(callback: Callback) -> Callback:
@@ -54,14 +54,18 @@ def run_callbacks() -> None:
 
 
 class ChildProcess(subprocess.Popen[Any]):
-    """A child process that is killed when this process ends."""
+    """A child process that is killed when this process ends.
+
+    It is in a session of its own: Ctrl-C in the terminal, which reaches all processes there, is for
+    the program, which would report a failure of the child before it ends.
+    """
 
     def __init__(self, command: Sequence[str], **options: Any) -> None:
         with _starting:
             # Before the start, during which a signal can come. kill() waits for no lock.
             self._withdraw = at_end(self.kill)
             try:
-                super().__init__(command, **options)
+                super().__init__(command, start_new_session=True, **options)
             except BaseException:
                 self._withdraw()
                 raise
@@ -99,7 +103,8 @@ def run_child(
         except BaseException:
             child.kill()
             raise
-    return subprocess.CompletedProcess(command, child.returncode, out, err)
+    with _starting:  # not at the end, which kills the child: its caller would report a failure
+        return subprocess.CompletedProcess(command, child.returncode, out, err)
 
 
 @contextlib.contextmanager

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +63,15 @@ def test_a_child_process_is_killed() -> None:
     assert child.returncode < 0
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no sessions of processes")
+def test_ctrl_c_in_the_terminal_does_not_reach_children() -> None:
+    """The program warned that its kernels, or the model's template, had failed."""
+    with ChildProcess(SLEEP) as child:
+        session = os.getsid(child.pid)
+        child.kill()
+    assert session == child.pid != os.getsid(0)
+
+
 def test_a_child_that_another_thread_starts_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """It was left behind if the program ended during the start."""
     monkeypatch.setattr(cleanup, "MAX_START_SECONDS", 60)
@@ -103,6 +114,25 @@ def test_a_child_that_takes_too_long_is_killed() -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         run_child(SLEEP, timeout=0.01)
     assert cleanup._callbacks == {}
+
+
+def test_a_child_that_the_end_kills_is_no_failure() -> None:
+    """The thread that waited for it warned of a failure before the process ended."""
+    thread = threading.Thread(target=run_child, args=(SLEEP,), daemon=True)
+    is_waiting = []
+
+    def check() -> None:
+        thread.join(1)
+        is_waiting.append(thread.is_alive())
+
+    at_end(check)  # called last
+    thread.start()
+    while len(cleanup._callbacks) < 2:
+        time.sleep(0.01)
+    run_callbacks()
+    assert is_waiting == [True]
+    thread.join(60)
+    assert not thread.is_alive()
 
 
 def test_temporary_folders_are_removed() -> None:
